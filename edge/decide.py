@@ -10,7 +10,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from edge.errors import UnfitModel
 from edge.findings import Decision, Finding, Route
@@ -31,28 +31,36 @@ class Thresholds:
         report: the edge reports a candidate at or above it without a second reading.
         alone: a candidate at or above it is a finding when its second reading is missing.
         final: a candidate whose merged probability is at or above it is a finding.
+        possible: an uncertain candidate at or above it that is no finding is a possible finding.
+            There are none where it is not below ``final``.
     """
 
     dismiss: float
     report: float
     alone: float
     final: float
+    possible: float = 1.0
+
+    @property
+    def lists_possible(self) -> bool:
+        """Whether reports have a list of possible findings."""
+        return self.possible < self.final
 
     @classmethod
     def from_manifest(cls, settings: Mapping[str, object]) -> "Thresholds":
         """Read the thresholds that were fitted with the model.
 
         Raises:
-            UnfitModel: one is missing or no number, or ``dismiss`` is above ``report``.
+            UnfitModel: one is missing or no number, ``dismiss`` is above ``report``, or
+                ``possible`` is above ``final``.
         """
         table = settings.get("thresholds")
         if not isinstance(table, Mapping):
-            raise UnfitModel(f"thresholds = {table!r}: the manifest must hold a table of four")
-        values = {name: _number(table, name) for name in ("dismiss", "report", "alone", "final")}
-        if values["dismiss"] > values["report"]:
-            raise UnfitModel(
-                f"thresholds: dismiss {values['dismiss']} is above report {values['report']}"
-            )
+            raise UnfitModel(f"thresholds = {table!r}: the manifest must hold a table of five")
+        values = {field.name: _number(table, field.name) for field in fields(cls)}
+        for low, high in (("dismiss", "report"), ("possible", "final")):
+            if values[low] > values[high]:
+                raise UnfitModel(f"thresholds: {low} {values[low]} is above {high} {values[high]}")
         return cls(**values)
 
 

@@ -86,8 +86,9 @@ class Terms:
         """The guarantee in a sentence."""
         return (
             f"With {_percent(1 - self.delta)} confidence, at most {_percent(self.alpha)} of "
-            "nodules are missed on average over patients, provided that they are as easy to find "
-            f"as those of calibration ({self.patients} patients; {self.basis})."
+            "nodules are missed (neither a finding nor a possible finding) on average over "
+            "patients, provided that they are as easy to find as those of calibration "
+            f"({self.patients} patients; {self.basis})."
         )
 
     @property

@@ -1,6 +1,6 @@
 """Merge the edge's scores with the cloud's verdicts into findings, each with its reason.
 
-A pure function: the same plan and verdicts give the same findings.
+A pure function: the same plan and verdicts give the same findings and possible findings.
 """
 
 import math
@@ -65,12 +65,13 @@ class MergeWeights:
 
 @dataclass(frozen=True)
 class Merged:
-    """The findings, and how complete the second reading is.
+    """The findings and possible findings, and how complete the second reading is.
 
-    The findings are in order of falling probability.
+    Both lists are in order of falling probability.
     """
 
     findings: tuple[Finding, ...]
+    possible: tuple[Finding, ...]
     second_reading: SecondReading
     reason: str
 
@@ -90,50 +91,78 @@ def merge(
       ``thresholds.final``.
     - An uncertain candidate without a verdict is a finding if its edge score is at or above
       ``thresholds.alone``.
+    - An uncertain candidate below that is a possible finding if the same probability or score is
+      at or above ``thresholds.possible``.
 
     ``geometry`` is that of the lung box.
     """
-    findings = []
+    listed: list[Finding] = []
     for i, decision in enumerate(plan.decisions):
         verdict = answers.verdicts.get(i)
         if verdict and (decision.route is not Route.DISMISS or i in plan.audit):
             mask = answers.masks.get(i)
             for finding in _with_verdict(decision, verdict, thresholds, weights):
-                findings.append(outlined(finding, mask, geometry))
+                listed.append(outlined(finding, mask, geometry))
         elif decision.route is Route.REPORT:
-            findings.append(_finding(decision, DecidedBy.EDGE, decision.reason))
-        elif decision.route is Route.ESCALATE and decision.candidate.score >= thresholds.alone:
-            score, why = decision.candidate.score, _why_missing(i, plan, answers)
-            reason = f"no second reading: {why}; "
-            reason += f"edge score {score:.2f} is at or above the threshold {thresholds.alone:.2f}"
-            findings.append(_finding(decision, DecidedBy.EDGE_ALONE, reason))
-    findings.sort(key=lambda finding: -finding.probability)
-    added = sum(finding.route is Route.DISMISS for finding in findings)
-    return Merged(tuple(findings), *_second_reading(plan, answers, added))
+            listed.append(_finding(decision, DecidedBy.EDGE, decision.reason))
+        elif decision.route is Route.ESCALATE:
+            listed += _without_verdict(decision, _why_missing(i, plan, answers), thresholds)
+    listed.sort(key=lambda one: -one.probability)
+    added = sum(one.route is Route.DISMISS for one in listed)
+    return Merged(
+        tuple(one for one in listed if _is_finding(one, thresholds)),
+        tuple(one for one in listed if not _is_finding(one, thresholds)),
+        *_second_reading(plan, answers, added),
+    )
+
+
+def _is_finding(listed: Finding, thresholds: Thresholds) -> bool:
+    """Tell a finding from a possible finding; only an uncertain candidate can be one."""
+    limit = thresholds.final if listed.verdict else thresholds.alone
+    return listed.route is not Route.ESCALATE or listed.probability >= limit
 
 
 def _with_verdict(
     decision: Decision, verdict: Verdict, thresholds: Thresholds, weights: MergeWeights
 ) -> Iterator[Finding]:
-    """Yield the finding of a candidate that has a verdict, or nothing."""
+    """Yield the finding or possible finding of a candidate that has a verdict, or nothing."""
     score, final = decision.candidate.score, thresholds.final
     probability = weights.merged(score, verdict.probability)
-    at_or_above = f"at or above the threshold {final:.2f}"
     match decision.route:
         case Route.REPORT:
             yield _finding(decision, DecidedBy.EDGE, decision.reason, probability, verdict)
-        case Route.ESCALATE if probability >= final:
+        case Route.ESCALATE if reached := _reached(probability, final, thresholds):
             moved = "raised" if probability > score else "lowered"
-            reason = f"the cloud {moved} {score:.2f} to {probability:.2f}, {at_or_above}"
+            reason = f"the cloud {moved} {score:.2f} to {probability:.2f}, {reached}"
             yield _finding(decision, DecidedBy.CLOUD, reason, probability, verdict)
         # The edge was sure that this is nothing: the merged probability would rarely overrule it,
         # so the cloud's own probability decides.
         case Route.DISMISS if confirms(verdict, thresholds):
             reason = (
                 f"audit: the edge dismissed it with {score:.2f}; "
-                f"the cloud gives {verdict.probability:.2f}, {at_or_above}"
+                f"the cloud gives {verdict.probability:.2f}, at or above the threshold {final:.2f}"
             )
             yield _finding(decision, DecidedBy.CLOUD, reason, verdict.probability, verdict)
+
+
+def _without_verdict(decision: Decision, why: str, thresholds: Thresholds) -> Iterator[Finding]:
+    """Yield what an uncertain candidate is without a verdict, which is missing for ``why``."""
+    score = decision.candidate.score
+    if reached := _reached(score, thresholds.alone, thresholds):
+        reason = f"no second reading: {why}; edge score {score:.2f} is {reached}"
+        yield _finding(decision, DecidedBy.EDGE_ALONE, reason)
+
+
+def _reached(value: float, limit: float, thresholds: Thresholds) -> str:
+    """Say which threshold ``value`` reaches; ``limit`` is that of findings. Empty for none."""
+    if value >= limit:
+        return f"at or above the threshold {limit:.2f}"
+    if thresholds.lists_possible and value >= thresholds.possible:
+        return (
+            f"below the threshold {limit:.2f} of findings, "
+            f"at or above {thresholds.possible:.2f} of possible findings"
+        )
+    return ""
 
 
 def outlined(finding: Finding, mask: BoolArray | None, geometry: Geometry) -> Finding:

@@ -30,7 +30,7 @@ from edge.errors import UnfitFolder
 from edge.escalation.client import SecondReader
 from edge.findings import Finding
 from edge.job import Job
-from edge.merge import merge
+from edge.merge import Merged, merge
 from edge.reader import EdgeReader
 from edge.report.model import Assessment, Provenance, Rejection, Report, compose, compose_rejection
 from edge.report.pictures import Pictures, undrawn_note
@@ -55,6 +55,7 @@ class Pipeline:
             gets None for a study that cannot be read.
         preprocess: a volume to the lung box; raises `imaging.errors.NoLung`.
         decide: chooses the candidates to send; the study key is for the log.
+        draw: draws findings and possible findings.
         second_reader: the cloud, or `NoSecondReader`.
         persist_pending: stores the pending reads, for an amendment of the report.
     """
@@ -65,7 +66,7 @@ class Pipeline:
     reader: EdgeReader
     decide: Callable[[Situation, str], Plan]
     second_reader: SecondReader
-    draw: Callable[[Sequence[Finding], Preprocessed, Path], Pictures]
+    draw: Callable[[Sequence[Finding], Sequence[Finding], Preprocessed, Path], Pictures]
     persist_pending: PersistPending
     write: Callable[[Report, Pictures, Path], ReportPaths]
     provenance: Provenance
@@ -98,7 +99,7 @@ def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
             raise
     assessment = detect(pipeline, box, budget, job.study_key)
     with budget.stage("draw"):
-        pictures, note = _draw(pipeline, assessment.merged.findings, box, job)
+        pictures, note = _draw(pipeline, assessment.merged, box, job)
     with budget.stage("report"):
         report = compose(pipeline.provenance, job, study, assessment, box, budget.ledger_so_far)
         report = replace(report, picture_note=note)
@@ -160,6 +161,7 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
         study_key=report.study_key,
         status=report.status.value,
         findings=len(report.findings),
+        possible_findings=len(report.possible),
         candidates=len(report.decisions),
         highest_dismissed_score=round(report.highest_dismissed_score, 4),
         second_reading=report.second_reading.value,
@@ -170,18 +172,17 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
     return result
 
 
-def _draw(
-    pipeline: Pipeline, findings: Sequence[Finding], box: Preprocessed, job: Job
-) -> tuple[Pictures, str]:
+def _draw(pipeline: Pipeline, merged: Merged, box: Preprocessed, job: Job) -> tuple[Pictures, str]:
     """Draw the pictures; an error costs pictures, and the note says which, but no finding."""
+    counts = len(merged.findings), len(merged.possible)
     try:
-        pictures = pipeline.draw(findings, box, job.out)
+        pictures = pipeline.draw(merged.findings, merged.possible, box, job.out)
     except OSError:
         raise  # the folder cannot be written, and so neither can the report
     except Exception:  # whatever it is: the findings are worth more than their pictures
         log.exception("no picture drawn", study_key=job.study_key)
-        return {}, undrawn_note(len(findings), {})
-    return pictures, undrawn_note(len(findings), pictures) if pictures else ""
+        return {}, undrawn_note(*counts, {})
+    return pictures, undrawn_note(*counts, pictures) if pictures else ""
 
 
 def _reject(

@@ -182,21 +182,27 @@ def _width() -> int:
 
 
 def truth_table(report: Json, truth: Sequence[Nodule]) -> Rows:
-    """Return a row for each nodule of the phantom: its finding, and who decided it."""
+    """Return a row for each nodule of the phantom: its finding, and who decided it.
+
+    The number of a possible finding has a question mark.
+    """
     findings = report["findings"]
-    hits = matches(findings, truth)
-    found = len(set(hits) - {None})
+    listed = [*findings, *report["possible_findings"]]
+    hits = matches(listed, truth)
+    found = len(set(hits[: len(findings)]) - {None})
+    false = hits[: len(findings)].count(None)
     title = (
         f"{found} of {len(truth)} nodules of the phantom found, "
-        f"{hits.count(None)} false positive{'s' if hits.count(None) != 1 else ''}"
+        f"{false} false positive{'s' if false != 1 else ''}"
     )
     rows = []
     for number, nodule in enumerate(truth):
         row = [number + 1, f"{nodule.diameter_mm:.1f}", nodule.kind]
         if number in hits:
-            finding = findings[hits.index(number)]
+            finding = listed[hits.index(number)]
+            named = str(finding["number"]) + ("" if finding in findings else "?")
             off = f"{_distance_mm(finding['centre_mm'], nodule):.1f}"
-            rows.append([*row, finding["number"], off, finding["decided_by"]])
+            rows.append([*row, named, off, finding["decided_by"]])
         else:
             rows.append([*row, "[red]missed[/]", "-", _fate(report, nodule)])
     return Rows(("nodule", "mm", "type", "finding", "mm off", "decided by"), rows, title)

@@ -6,6 +6,8 @@
     for finding in report.findings:
         print(finding.centre_mm, finding.diameter_mm, finding.probability)
 
+``report.possible`` has the possible findings, which are less probable and mostly no nodules.
+
 Not a medical device. For research and development only.
 """
 

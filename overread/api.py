@@ -65,6 +65,8 @@ def screen(
 ) -> Report:
     """Return the report of one chest CT.
 
+    ``findings`` and ``possible`` of the report are its findings and possible findings.
+
     Not a medical device. For research and development only.
 
     Args:

@@ -3,12 +3,13 @@
 The context is stored with the pending ROIs, so that a report can be amended without the study.
 Neither the lung box nor the findings are in it: the findings follow from plan and verdicts.
 
-A finding keeps its number through all versions of a report. No number is used twice.
+A finding or possible finding keeps its number through all versions of a report, also where it moves
+from one list to the other. No number is used twice.
 """
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from functools import cache
@@ -28,7 +29,7 @@ from edge.report.model import AMENDED_LATER, Change, ChangeKind, Report, Status,
 from imaging.volume import Geometry, Triple
 from protos.messages import Verdict
 
-DERIVED = frozenset({"findings", "decisions"})
+DERIVED = frozenset({"findings", "possible", "decisions"})
 """Fields of a report that follow from plan and verdicts, and are not stored."""
 
 
@@ -37,7 +38,7 @@ class AmendmentContext:
     """The report that is out, and what its findings follow from.
 
     Attributes:
-        report: as it is in the outbox, without its findings.
+        report: as it is in the outbox, without its findings and possible findings.
         plan: every candidate with its route.
         thresholds, weights: of the model that screened, so that a newer model changes nothing.
         geometry: of the lung box.
@@ -58,7 +59,7 @@ class AmendmentContext:
     def to_bytes(self) -> bytes:
         """Serialize the context as compressed JSON."""
         geometry = self.geometry
-        report = asdict(replace(self.report, findings=(), decisions=()))
+        report = asdict(replace(self.report, findings=(), possible=(), decisions=()))
         stored = {
             "report": {name: value for name, value in report.items() if name not in DERIVED},
             "plan": asdict(replace(self.plan, sizes=())),
@@ -134,12 +135,15 @@ def amend_report(
     ``old`` holds the verdicts in the version that is out, ``new`` these and the later ones. If it
     gives up, the ROIs that are still open will not be retried, for the reason in ``new``.
     """
-    before = replace(context.report, findings=context.merged(old).findings)
+    shown = context.merged(old)
+    before = replace(context.report, findings=shown.findings, possible=shown.possible)
     merged, version = context.merged(new), before.version + 1
-    numbers = _finding_numbers(before, merged.findings, context.plan)
+    numbers = _finding_numbers(before, (*merged.findings, *merged.possible), context.plan)
+    after = replace(
+        before, findings=merged.findings, possible=merged.possible, finding_numbers=numbers
+    )
     # what each new verdict changed, in the order of the candidates
-    was = _by_candidate(before.numbered, context.plan)
-    now = _by_candidate(zip(numbers, merged.findings, strict=True), context.plan)
+    was, now = (_by_candidate(report, context.plan) for report in (before, after))
     changes = [
         _change(version, i, verdict, was.get(i), now.get(i), context)
         for i, verdict in sorted(new.verdicts.items())
@@ -151,10 +155,8 @@ def amend_report(
         changes.append(Change(version, ChangeKind.GIVEN_UP, text))
     waits = bool(open_rois) and not gives_up
     return replace(
-        before,
+        after,
         created=created,
-        findings=merged.findings,
-        finding_numbers=numbers,
         second_reading=merged.second_reading,
         second_reading_reason=f"{merged.reason}; {AMENDED_LATER}" if waits else merged.reason,
         models=models_used(before.models["edge"], new),
@@ -165,51 +167,83 @@ def amend_report(
     )
 
 
-def _finding_numbers(before: Report, findings: Sequence[Finding], plan: Plan) -> tuple[int, ...]:
-    """Return a number for each of ``findings``: its old one, or the next that was never used."""
-    known = {plan.index_of(finding): number for number, finding in before.numbered}
+def _finding_numbers(before: Report, listed: Sequence[Finding], plan: Plan) -> tuple[int, ...]:
+    """Return a number for each that is ``listed``: its old one, or the next that was never used."""
+    known = {i: one.number for i, one in _by_candidate(before, plan).items()}
     used = [*known.values(), *(c.number for c in before.changes if c.number is not None)]
     unused = count(max(used, default=0) + 1)
-    candidates = [plan.index_of(finding) for finding in findings]
+    candidates = [plan.index_of(finding) for finding in listed]
     return tuple(known[i] if i in known else next(unused) for i in candidates)
 
 
-Numbered = tuple[int, Finding]
-"""A finding with its number."""
+@dataclass(frozen=True)
+class _Listed:
+    """A finding or possible finding of one version, with its number."""
+
+    number: int
+    finding: Finding
+    is_finding: bool
+
+    @property
+    def name(self) -> str:
+        return f"{'finding' if self.is_finding else 'possible finding'} {self.number}"
 
 
-def _by_candidate(findings: Iterable[Numbered], plan: Plan) -> Mapping[int, Numbered]:
-    return {plan.index_of(finding): (number, finding) for number, finding in findings}
+def _by_candidate(report: Report, plan: Plan) -> Mapping[int, _Listed]:
+    """Return what each candidate in the lists of the report is there."""
+    lists = (report.numbered, True), (report.numbered_possible, False)
+    return {
+        plan.index_of(finding): _Listed(number, finding, is_finding)
+        for numbered, is_finding in lists
+        for number, finding in numbered
+    }
 
 
 def _change(
     version: int,
     index: int,
     verdict: Verdict,
-    old: Numbered | None,
-    new: Numbered | None,
+    old: _Listed | None,
+    new: _Listed | None,
     context: AmendmentContext,
 ) -> Change:
     """Return what the verdict on the candidate ``index`` changed."""
     candidate = context.plan.decisions[index].candidate
     merged = context.weights.merged(candidate.score, verdict.probability)
-    number, finding = new or old or (None, None)
-    centre_mm = finding.centre_mm if finding else candidate.centre_mm
-    before = old[1].probability if old else candidate.score
+    shown = new or old
+    centre_mm = shown.finding.centre_mm if shown else candidate.centre_mm
+    before = old.finding.probability if old else candidate.score
     moved = f"probability from {before:.2f} to {merged:.2f} by the verdict"
-    match old, new:
-        case None, None:
-            kind, name = ChangeKind.NO_FINDING, "still no finding"
-        case None, _:
-            kind, name = ChangeKind.ADDED, f"new finding {number}"
-        case _, None:
-            kind, name = ChangeKind.REMOVED, f"finding {number} removed"
-        case _:
-            kind, name = ChangeKind.PROBABILITY, f"finding {number}"
+    kind, name = _kind_of(old, new)
     locator = context.report.locator
     named = f"{locator.locate(centre_mm).text}, at " if locator else ""
     where = "{}({:.1f}, {:.1f}, {:.1f}) mm".format(named, *centre_mm)
     text = f"{name}, {where}: {moved} {verdict.probability:.2f} of {verdict.model}"
     return Change(
-        version, kind, text, number, centre_mm, before, merged, verdict.probability, verdict.model
+        version,
+        kind,
+        text,
+        shown.number if shown else None,
+        centre_mm,
+        before,
+        merged,
+        verdict.probability,
+        verdict.model,
     )
+
+
+def _kind_of(old: _Listed | None, new: _Listed | None) -> tuple[ChangeKind, str]:
+    """Return the kind of a change from ``old`` to ``new``, and what it is about in words."""
+    if new is None:
+        if old is None:
+            return ChangeKind.NO_FINDING, "still no finding"
+        kind = ChangeKind.REMOVED if old.is_finding else ChangeKind.POSSIBLE_REMOVED
+        return kind, f"{old.name} removed"
+    if old is None:
+        kind = ChangeKind.ADDED if new.is_finding else ChangeKind.POSSIBLE_ADDED
+        return kind, f"new {new.name}"
+    if old.is_finding == new.is_finding:
+        return ChangeKind.PROBABILITY, new.name
+    if new.is_finding:
+        return ChangeKind.RAISED, f"{old.name} is now a finding"
+    return ChangeKind.LOWERED, f"{old.name} is now a possible finding"

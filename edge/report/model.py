@@ -54,6 +54,10 @@ class ChangeKind(Enum):
 
     ADDED = "finding added"
     REMOVED = "finding removed"
+    POSSIBLE_ADDED = "possible finding added"
+    POSSIBLE_REMOVED = "possible finding removed"
+    RAISED = "possible finding raised to finding"
+    LOWERED = "finding lowered to possible finding"
     PROBABILITY = "probability changed"
     NO_FINDING = "read again, no finding"
     GIVEN_UP = "given up"
@@ -66,7 +70,7 @@ class Change:
 
     Attributes:
         version: the later one.
-        number: of the finding, None if it is no finding.
+        number: of the finding or possible finding, None if it is neither.
         centre_mm: of finding or candidate, None if several are meant.
         probability_before, probability_after: in the two versions.
         verdict: the probability that the cloud gave, None without a verdict.
@@ -92,6 +96,8 @@ class Report:
         study_key: random name of this reading; it does not identify the patient.
         created: wall-clock time of the report, ISO 8601 with zone.
         findings: by falling probability.
+        possible: the possible findings, by falling probability. Limitations, groups and rates of
+            false positives leave them out.
         ledger: time by stage, in the order of the pipeline.
         second_reading_reason: what was read again, and why not all; what happens next.
         locator: gives each finding its image, side and zone; None for a study that was not read.
@@ -103,8 +109,8 @@ class Report:
         audit: of a scan in which no candidate was uncertain; None for any other.
         version: 1, and one more for each amendment.
         changes: of all amendments since version 1, in their order.
-        finding_numbers: a number for each finding, the same in all versions; empty means
-            1, 2, 3, … as in version 1.
+        finding_numbers: a number for each finding, then for each possible finding. A candidate
+            keeps its number in all versions. Empty means 1, 2, 3, … as in version 1.
         picture_note: which pictures belong to an older version, or are missing.
         rejection: set exactly when `status` is `Status.REJECTED`.
     """
@@ -116,6 +122,7 @@ class Report:
     header: StudyHeader = field(default_factory=StudyHeader)
     series_uid: str = ""
     findings: tuple[Finding, ...] = ()
+    possible: tuple[Finding, ...] = ()
     decisions: tuple[Decision, ...] = ()
     ledger: tuple[LedgerEntry, ...] = ()
     second_reading: SecondReading = SecondReading.MISSING
@@ -137,8 +144,18 @@ class Report:
     @property
     def numbered(self) -> tuple[tuple[int, Finding], ...]:
         """The findings with their numbers, by falling probability."""
-        numbers = self.finding_numbers or range(1, len(self.findings) + 1)
-        return tuple(zip(numbers, self.findings, strict=True))
+        return self._all_numbered[: len(self.findings)]
+
+    @property
+    def numbered_possible(self) -> tuple[tuple[int, Finding], ...]:
+        """The possible findings with their numbers, by falling probability."""
+        return self._all_numbered[len(self.findings) :]
+
+    @property
+    def _all_numbered(self) -> tuple[tuple[int, Finding], ...]:
+        listed = (*self.findings, *self.possible)
+        numbers = self.finding_numbers or range(1, len(listed) + 1)
+        return tuple(zip(numbers, listed, strict=True))
 
     def location_of(self, finding: Finding) -> Location | None:
         """Return image, side and zone of the finding; None where the report has no locator."""
@@ -185,7 +202,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Assessment:
-    """The result of detection in one lung box: the plan, the verdicts, and the findings.
+    """The result of detection in one lung box: the plan, the verdicts, and both lists of findings.
 
     ``audit`` is set where no candidate was uncertain.
     """
@@ -236,6 +253,7 @@ def compose(
         header=study.header,
         series_uid=study.volume.series_uid,
         findings=merged.findings,
+        possible=merged.possible,
         decisions=plan.decisions,
         ledger=ledger,
         second_reading=merged.second_reading,

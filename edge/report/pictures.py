@@ -1,11 +1,15 @@
 """Draw the pictures of a report: an overview of the lung box, and one picture a finding.
 
+Possible findings have pictures too, as far as findings leave room. In the overview they have a
+question mark behind their number.
+
 An amended report keeps the pictures of version 1, since a finding keeps its number. The lung box
-is gone by then: a finding that an amendment added is drawn from the ROI that was sent.
+is gone by then: a finding without a picture in version 1 is drawn from the ROI that was sent.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -21,7 +25,7 @@ from imaging.roi import roi_start
 from protos.messages import Roi
 
 PICTURED_FINDINGS = 20
-"""The largest number of findings with a picture each; the overview shows all."""
+"""The most findings and possible findings with a picture each; the overview shows all."""
 
 OVERVIEW = "overview.webp"
 
@@ -31,7 +35,9 @@ Pictures = Mapping[str, bytes]
 """File name to WebP: ``overview.webp``, then ``finding_01.webp`` and so on, in their order."""
 
 
-def draw_pictures(findings: Sequence[Finding], box: Preprocessed, out: Path) -> Pictures:
+def draw_pictures(
+    findings: Sequence[Finding], possible: Sequence[Finding], box: Preprocessed, out: Path
+) -> Pictures:
     """Draw the pictures of one study and write them into the folder ``out``.
 
     An older report is removed from there first. A picture that cannot be drawn is left out.
@@ -42,10 +48,12 @@ def draw_pictures(findings: Sequence[Finding], box: Preprocessed, out: Path) -> 
     """
     marks = [
         Mark(f.index_zyx, f.diameter_mm, str(n), _contour(f, (0, 0, 0)))
-        for n, f in enumerate(findings, 1)
+        for n, f in enumerate((*findings, *possible), 1)
     ]
+    sure, unsure = marks[: len(findings)], marks[len(findings) :]
+    overview = [*sure, *(replace(mark, label=f"{mark.label}?") for mark in unsure)]
     with ThreadPoolExecutor(max_workers=2) as pool:  # OpenCV releases the interpreter lock
-        tasks = {OVERVIEW: pool.submit(lambda: encode_webp(overview_picture(box.voxels, marks)))}
+        tasks = {OVERVIEW: pool.submit(lambda: encode_webp(overview_picture(box.voxels, overview)))}
         for number, mark in enumerate(marks[:PICTURED_FINDINGS], start=1):
             tasks[picture_name(number)] = pool.submit(_draw_finding, box, mark)
     pictures: dict[str, bytes] = {}
@@ -68,52 +76,68 @@ def redraw(report: Report, plan: Plan, roi_of: Callable[[int], Roi | None], out:
     ``out`` has those of the version before. ``roi_of`` gives the ROI of a candidate in ``plan``,
     None if it is not stored.
     """
-    names = [OVERVIEW, *(picture_name(number) for number, _ in report.numbered)]
-    pictures = {name: (out / name).read_bytes() for name in names if (out / name).is_file()}
-    added = added_numbers(report)
-    for number, finding in report.numbered:
-        name, has_room = picture_name(number), len(pictures) <= PICTURED_FINDINGS
-        # up to 99: file names have two digits
-        if number in added and name not in pictures and has_room and number <= 99:
-            roi = roi_of(plan.index_of(finding))
-            pictures |= {} if roi is None else {name: _draw_from_roi(number, finding, roi, plan)}
+    pictures = {OVERVIEW: (out / OVERVIEW).read_bytes()} if (out / OVERVIEW).is_file() else {}
+    undrawn = undrawn_numbers(report)
+    # findings before possible findings; in each list those drawn in version 1 before the others
+    for numbered in (report.numbered, report.numbered_possible):
+        for number, finding in sorted(numbered, key=lambda one: one[0] in undrawn):
+            path = out / picture_name(number)
+            if len(pictures) > PICTURED_FINDINGS:
+                break
+            if path.is_file():
+                pictures[path.name] = path.read_bytes()
+            elif number in undrawn and number <= 99:  # file names have two digits
+                roi = roi_of(plan.index_of(finding))
+                if roi is not None:
+                    pictures[path.name] = _draw_from_roi(number, finding, roi, plan)
     return pictures
 
 
 def picture_note(report: Report, pictures: Pictures) -> str:
     """Return the note on pictures that are missing, of an older version, or drawn from an ROI."""
-    added, version = added_numbers(report), _drawn_version(report)
-    drawn = [number for number, _ in report.numbered if picture_name(number) in pictures]
-    old, new = [n for n in drawn if n not in added], [n for n in drawn if n in added]
-    missing = [number for number, _ in report.numbered if number not in drawn]
+    undrawn, version = undrawn_numbers(report), _drawn_version(report)
+    numbers = [number for number, _ in report.numbered]
+    possible = [number for number, _ in report.numbered_possible]
+    names = {n: f"finding {n}" for n in numbers} | {n: f"possible finding {n}" for n in possible}
+    drawn = [number for number in names if picture_name(number) in pictures]
+    old, new = [n for n in drawn if n not in undrawn], [n for n in drawn if n in undrawn]
+    missing = [number for number in names if number not in drawn]
     sentences = []
     if OVERVIEW in pictures:
         sentences.append(f"The overview shows the findings of version {version}.")
-    if old:
-        sentences.append(f"Pictures of version {version}: {_list(old)}.")
-    if new:
-        sentences.append(f"Pictures of the ROI that was sent to the cloud: {_list(new)}.")
-    if missing:
-        sentences.append(f"Without a picture: {_list(missing)}.")
+    for words, listed in (
+        (f"Pictures of version {version}", old),
+        ("Pictures of the ROI that was sent to the cloud", new),
+        ("Without a picture", missing),
+    ):
+        if listed:
+            sentences.append(f"{words}: {', '.join(names[number] for number in listed)}.")
     return " ".join(sentences)
 
 
-def undrawn_note(findings: int, pictures: Pictures) -> str:
-    """Return the note on pictures of a first report that could not be drawn; empty for none."""
-    expected = {picture_name(n): f"finding {n}" for n in range(1, findings + 1)}
+def undrawn_note(findings: int, possible: int, pictures: Pictures) -> str:
+    """Return the note on pictures of a first report that could not be drawn; empty for none.
+
+    ``findings`` and ``possible`` count the findings and the possible findings.
+    """
+    expected = {
+        picture_name(n): f"{'finding' if n <= findings else 'possible finding'} {n}"
+        for n in range(1, findings + possible + 1)
+    }
     expected = {OVERVIEW: "overview", **dict([*expected.items()][:PICTURED_FINDINGS])}
     names = ", ".join(words for name, words in expected.items() if name not in pictures)
     return f"An error of this program prevented pictures: {names}." if names else ""
 
 
-def added_numbers(report: Report) -> frozenset[int]:
-    """Return the numbers of the findings that were added since the study was read."""
-    version = _drawn_version(report)
-    return frozenset(
-        c.number
-        for c in report.changes
-        if c.kind is ChangeKind.ADDED and c.number is not None and c.version > version
-    )
+def undrawn_numbers(report: Report) -> frozenset[int]:
+    """Return the numbers in the report that had no picture when the study was read.
+
+    They were added to either list later, or beyond the largest number of pictures.
+    """
+    version, kinds = _drawn_version(report), (ChangeKind.ADDED, ChangeKind.POSSIBLE_ADDED)
+    added = {c.number for c in report.changes if c.kind in kinds and c.version > version}
+    numbers = (number for number, _ in (*report.numbered, *report.numbered_possible))
+    return frozenset(n for n in numbers if n in added or n > PICTURED_FINDINGS)
 
 
 def _drawn_version(report: Report) -> int:
@@ -122,7 +146,7 @@ def _drawn_version(report: Report) -> int:
 
 
 def picture_name(number: int) -> str:
-    """Return the file name of the picture of a finding."""
+    """Return the file name of the picture of a finding or possible finding."""
     return f"finding_{number:02d}.webp"
 
 
@@ -161,7 +185,3 @@ def _contour(finding: Finding, first: Sequence[int]) -> Contour | None:
         return None
     z, y, x = (index - start for index, start in zip(finding.outline.start, first, strict=True))
     return Contour(finding.outline.mask, (z, y, x))
-
-
-def _list(numbers: Iterable[int]) -> str:
-    return ", ".join(f"finding {number}" for number in numbers)

@@ -1,6 +1,6 @@
-"""Print a report on a terminal: findings and ledger as tables, and the progress before it."""
+"""Print a report on a terminal: both lists of findings, the ledger, and the progress before it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Timer
 
@@ -25,11 +25,15 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
     return Group(
         *(f"[bold yellow]limitation[/]  {escape(x.text)}" for x in report.limitations),
         _findings_table(report),
+        *([_possible_table(report)] if report.possible else []),
         *(
             f"findings {', '.join(map(str, group))} lie in one consolidation"
             for group in report.groups
         ),
-        *(f"[bold]{n}[/]  {_where(report, f)}{escape(f.reason)}" for n, f in report.numbered),
+        *(
+            f"[bold]{n}[/]  {_where(report, f)}{escape(f.reason)}"
+            for n, f in (*report.numbered, *report.numbered_possible)
+        ),
         "",
         _ledger_table(report),
         f"[bold]second reading[/]  {_second_reading(report)}",
@@ -55,16 +59,25 @@ def _where(report: Report, finding: Finding) -> str:
 def _findings_table(report: Report) -> Table:
     caption = f"{len(report.dismissed)} dismissed on the edge, highest score "
     caption += f"{report.highest_dismissed_score:.3f}"
-    if any(finding.small for finding in report.findings):
-        caption += f"\n* below {SMALL_MM:g} mm"
     found = _plural(len(report.findings), "finding")
-    table = Table(
-        title=f"{found} of {_plural(len(report.decisions), 'candidate')}", caption=caption
-    )
+    title = f"{found} of {_plural(len(report.decisions), 'candidate')}"
+    return _table(report.numbered, title, caption)
+
+
+def _possible_table(report: Report) -> Table:
+    title = _plural(len(report.possible), "possible finding")
+    caption = "below the threshold of findings; most are not nodules"
+    return _table(report.numbered_possible, title, caption)
+
+
+def _table(numbered: Sequence[tuple[int, Finding]], title: str, caption: str) -> Table:
+    if any(finding.small for _, finding in numbered):
+        caption += f"\n* below {SMALL_MM:g} mm"
+    table = Table(title=title, caption=caption)
     for heading in ("#", "x, y, z mm (LPS)", "mm", "probability", "edge", "cloud"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("decided by")
-    for number, finding in report.numbered:
+    for number, finding in numbered:
         x, y, z = finding.centre_mm
         table.add_row(
             str(number),

@@ -182,6 +182,10 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "findings": [
             _finding(n, finding, report.location_of(finding)) for n, finding in report.numbered
         ],
+        "possible_findings": [
+            _finding(n, finding, report.location_of(finding))
+            for n, finding in report.numbered_possible
+        ],
         "groups": [{"count": len(group), "findings": list(group)} for group in report.groups],
         "picture_note": report.picture_note,
         "second_reading": report.second_reading.value,

@@ -4,11 +4,11 @@ A scan without any nodule counts: whatever is found in it is false. A scan that 
 all its nodules. Decisions are those of the agent's own code at the shipped thresholds.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Fate(Enum):
     EDGE = "reported by the edge"
     KEPT = "reported by edge and cloud"
     RESCUED = "rescued by the cloud"
+    POSSIBLE = "possible finding"
     REMOVED = "removed by the cloud"
     NOT_CONFIRMED = "not confirmed by the cloud"
     DISMISSED = "dismissed by the edge"
@@ -45,8 +46,23 @@ class Fate(Enum):
 
     @property
     def found(self) -> bool:
-        """Return whether the report has the nodule."""
+        """Return whether the nodule is a finding."""
         return self in (Fate.EDGE, Fate.KEPT, Fate.RESCUED)
+
+
+class Counts(NamedTuple):
+    """Counts of one report: nodules, and what is false by the rules.
+
+    ``found`` are the nodules among the findings, ``listed`` those among findings and possible
+    findings. ``false`` are false findings, the false positives; ``false_possible`` are false
+    possible findings.
+    """
+
+    nodules: int
+    found: int
+    listed: int
+    false: int
+    false_possible: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +98,17 @@ class WholeScan:
             return None
         return self.reading.both if stage is Stage.BOTH else self.reading.alone
 
-    def counts(self, stage: Stage) -> tuple[int, int, int]:
-        """Return the nodules, those that the report has, and its false positives."""
+    def counts(self, stage: Stage) -> Counts:
+        """Return what the report of that stage has of the nodules, and what is false in it."""
         report = self.report(stage)
         findings = () if report is None else report.merged.findings
-        best, false = self._matched([(*one.centre_mm, one.probability) for one in findings])
-        return best.size, int(np.isfinite(best).sum()), false.size
+        possible = () if report is None else report.merged.possible
+        (best, false), (_, false_possible), (either, _) = (
+            self._matched([(*one.centre_mm, one.probability) for one in listed])
+            for listed in (findings, possible, (*findings, *possible))
+        )
+        found, listed = int(np.isfinite(best).sum()), int(np.isfinite(either).sum())
+        return Counts(best.size, found, listed, false.size, false_possible.size)
 
     def _matched(self, rows: Sequence[tuple[float, ...]]) -> tuple[FloatArray, FloatArray]:
         found = np.array(rows, np.float64).reshape(-1, 4)
@@ -197,19 +218,36 @@ def group_json(
 
 
 def _shipped(scans: Sequence[WholeScan], stage: Stage, resamples: int, seed: int) -> dict[str, Any]:
-    counts = np.array([scan.counts(stage) for scan in scans], np.float64)
-    share, false = operating_point(counts, resamples=resamples, seed=seed)
+    counts = [scan.counts(stage) for scan in scans]
+    share, false = _operating_point(
+        [(one.nodules, one.found, one.false) for one in counts], resamples, seed
+    )
+    either, false_possible = _operating_point(
+        [(one.nodules, one.listed, one.false_possible) for one in counts], resamples, seed
+    )
     return {
-        "found": int(counts[:, 1].sum()),
-        "false_positives": int(counts[:, 2].sum()),
-        "sensitivity": None if share is None else share.as_dict(),
-        "false_positives_per_scan": false.as_dict(),
+        "found": sum(one.found for one in counts),
+        "found_in_either_list": sum(one.listed for one in counts),
+        "false_positives": sum(one.false for one in counts),
+        "false_possible": sum(one.false_possible for one in counts),
+        "sensitivity": share,
+        "sensitivity_of_either_list": either,
+        "false_positives_per_scan": false,
+        "false_possible_per_scan": false_possible,
     }
+
+
+def _operating_point(
+    counts: Sequence[tuple[int, int, int]], resamples: int, seed: int
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Return the sensitivity, None without a nodule, and what is false a scan, for JSON."""
+    share, false = operating_point(np.array(counts, np.float64), resamples=resamples, seed=seed)
+    return None if share is None else share.as_dict(), false.as_dict()
 
 
 @dataclass(frozen=True)
 class Change:
-    """A candidate that the cloud's verdict made a finding, or kept out of the report.
+    """A candidate that the cloud's verdict made a finding, or kept out of the findings.
 
     ``right`` is None on a place that does not count.
     """
@@ -235,7 +273,16 @@ def changes_of(scan: WholeScan) -> Iterator[Change]:
 
 def reported(report: Assessment) -> dict[int, Finding]:
     """Return the findings of a report by the number of their candidate."""
-    return {report.plan.index_of(finding): finding for finding in report.merged.findings}
+    return _by_candidate(report, report.merged.findings)
+
+
+def possible_in(report: Assessment) -> dict[int, Finding]:
+    """Return the possible findings of a report by the number of their candidate."""
+    return _by_candidate(report, report.merged.possible)
+
+
+def _by_candidate(report: Assessment, listed: Sequence[Finding]) -> dict[int, Finding]:
+    return {report.plan.index_of(finding): finding for finding in listed}
 
 
 def nodule_json(scan: WholeScan, number: int, stage: Stage) -> dict[str, Any]:
@@ -251,6 +298,7 @@ def nodule_json(scan: WholeScan, number: int, stage: Stage) -> dict[str, Any]:
         "cloud": finite(max(scan.cloud[hits].tolist(), default=-np.inf)),
         "merged": finite(max(scan.merged[hits].tolist(), default=-np.inf)),
         "found": fate.found,
+        "possible": fate is Fate.POSSIBLE,
         "decision": fate.value,
     }
 
@@ -267,9 +315,11 @@ def fate_of(scan: WholeScan, lesion: Lesion, hits: Sequence[int], stage: Stage) 
         if any(one.decided_by is not DecidedBy.CLOUD for one in found.values()):
             return Fate.EDGE
         return Fate.KEPT if found.keys() & before.keys() else Fate.RESCUED
+    if any(lesion.hit_by(one.centre_mm) for one in possible_in(report).values()):
+        return Fate.POSSIBLE
     if not hits:
         return Fate.NOT_PROPOSED
-    if set(hits) & after.keys():
+    if set(hits) & (after.keys() | possible_in(report).keys()):
         return Fate.MOVED
     if set(hits) & before.keys():
         return Fate.REMOVED
@@ -280,7 +330,7 @@ def fate_of(scan: WholeScan, lesion: Lesion, hits: Sequence[int], stage: Stage) 
 
 
 def scan_json(scan: WholeScan, stage: Stage) -> dict[str, Any]:
-    """Return one scan: its nodules, its false positives at the shipped thresholds, its regions."""
+    """Return one scan: its nodules, what is false at the shipped thresholds, its regions."""
     report = scan.report(stage)
     changes = list(changes_of(scan))
     stages = (Stage.EDGE, Stage.BOTH) if stage is Stage.BOTH else (Stage.EDGE,)
@@ -289,8 +339,12 @@ def scan_json(scan: WholeScan, stage: Stage) -> dict[str, Any]:
         "role": scan.truth.role or None,
         "refused": scan.refused or None,
         "nodules": [nodule_json(scan, i, stage) for i in range(len(scan.truth.lesions))],
-        "false_positives": {one.value: scan.counts(one)[2] for one in stages},
-        "false_findings": [] if report is None else list(_false_findings(scan, report)),
+        "false_positives": {one.value: scan.counts(one).false for one in stages},
+        "false_possible": {one.value: scan.counts(one).false_possible for one in stages},
+        "false_findings": [] if report is None else list(_false(scan, reported(report))),
+        "false_possible_findings": (
+            [] if report is None else list(_false(scan, possible_in(report)))
+        ),
         "uncertain": _uncertain(scan),
         "sent": _sent(scan),
         "changed": len(changes),
@@ -298,9 +352,9 @@ def scan_json(scan: WholeScan, stage: Stage) -> dict[str, Any]:
     }
 
 
-def _false_findings(scan: WholeScan, report: Assessment) -> Iterator[dict[str, Any]]:
-    """Yield the findings of a report that are false positives."""
-    for number, one in reported(report).items():
+def _false(scan: WholeScan, listed: Mapping[int, Finding]) -> Iterator[dict[str, Any]]:
+    """Yield the findings by candidate that are false positives."""
+    for number, one in listed.items():
         if scan.truth.is_false(one.centre_mm, 0.0):
             yield {
                 "centre_mm": [round(v, 1) for v in one.centre_mm],

@@ -25,7 +25,8 @@ from models.markdown import Rows, number, percents
 RULES = (
     "Rules of LUNA16: a finding nearer to a nodule than half its diameter hits it, a nodule counts"
     " once at its highest score, findings on excluded and doubtful places are ignored, and of a"
-    " scan the 100 highest count. A scan that is refused misses its nodules. Intervals are 95 % by"
+    " scan the 100 highest count. Found are findings, false positives false findings; possible"
+    " findings are counted apart. A scan that is refused misses its nodules. Intervals are 95 % by"
     " bootstrap over scans."
 )
 
@@ -109,12 +110,27 @@ def tables_of(result: Mapping[str, Any]) -> list[Rows | str]:
 def _shipped_table(group: Mapping[str, Any], title: str) -> Rows:
     cells = []
     for key, one in group["shipped"].items():
-        false = Interval(**one["false_positives_per_scan"])
-        share = "-" if one["sensitivity"] is None else f"{percents(one['sensitivity'])} %"
-        rate = f"{false.value:.2f} ({span(false, '{:.2f}')})"
-        cells.append([STAGES[Stage(key)], f"{one['found']} of {group['nodules']}", share, rate])
-    heads = ["reports", "found", "sensitivity", "false positives a scan"]
+        cells.append([
+            STAGES[Stage(key)],
+            *_found(one["found"], group["nodules"], one["sensitivity"]),
+            _rate(one["false_positives_per_scan"]),
+            *_found(
+                one["found_in_either_list"], group["nodules"], one["sensitivity_of_either_list"]
+            ),
+            _rate(one["false_possible_per_scan"]),
+        ])  # fmt: skip
+    heads = ["reports", "found", "sensitivity", "false positives a scan", "found in either list",
+             "sensitivity", "false possible findings a scan"]  # fmt: skip
     return Rows(heads, cells, f"At the shipped thresholds, {title}")
+
+
+def _found(count: int, nodules: int, share: Mapping[str, float | None] | None) -> list[str]:
+    return [f"{count} of {nodules}", "-" if share is None else f"{percents(share)} %"]
+
+
+def _rate(one: Mapping[str, Any]) -> str:
+    rate = Interval(**one)
+    return f"{rate.value:.2f} ({span(rate, '{:.2f}')})"
 
 
 def _remarks(group: Mapping[str, Any]) -> list[str]:
@@ -137,7 +153,8 @@ def _nodules_table(scans: Sequence[Mapping[str, Any]]) -> Rows:
             ",".join(f"{v:.0f}" for v in one["centre_mm"]),
             number(one["diameter_mm"], 1),
             *(number(one[key], 2) for key in ("edge", "cloud", "merged")),
-            f"{'found' if one['found'] else 'missed'}: {one['decision']}",
+            one["decision"] if one["possible"]
+            else f"{'found' if one['found'] else 'missed'}: {one['decision']}",
         ]
         for scan in scans
         for one in scan["nodules"]
@@ -151,11 +168,14 @@ def _scans_table(scans: Sequence[Mapping[str, Any]]) -> Rows:
         [
             scan["scan"], scan["role"] or "-", scan["refused"] or len(scan["nodules"]),
             sum(one["found"] for one in scan["nodules"]),
-            *(scan["false_positives"].get(key, "-") for key in ("edge", "both")),
+            sum(one["possible"] for one in scan["nodules"]),
+            *(scan[false].get(key, "-") for false in ("false_positives", "false_possible")
+              for key in ("edge", "both")),
             scan["uncertain"], scan["sent"], f"{scan['changed_rightly']} of {scan['changed']}",
         ]
         for scan in scans
     ]  # fmt: skip
-    heads = ["scan", "role", "nodules", "found", "false edge", "false both", "uncertain",
-             "sent", "right"]  # fmt: skip
+    heads = ["scan", "role", "nodules", "found", "possible", "false edge", "false both",
+             "false possible edge", "false possible both", "uncertain", "sent",
+             "right"]  # fmt: skip
     return Rows(heads, cells, "Scans at the shipped thresholds")

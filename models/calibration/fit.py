@@ -198,9 +198,10 @@ def logistic(features: FloatArray, truth: np.ndarray, ridge: float = 1e-2) -> Fl
 
 
 def thresholds(edge: FloatArray, merged: FloatArray, cases: Cases) -> dict[str, float]:
-    """Return the four thresholds on calibrated scores.
+    """Return the five thresholds on calibrated scores.
 
     ``final`` leaves `FINAL_FALSE_POSITIVES` a scan, and ``alone`` leaves `ALONE_FALSE_POSITIVES`.
+    ``possible`` is ``final``: no candidate is a possible finding.
     Between ``dismiss`` and ``report`` lie the candidates whose verdict changed what the report
     says. Below, no verdict brought a nodule to ``final``, or more than `REGIONS` a scan would be
     sent; above, none brought a false positive below ``final``.
@@ -214,6 +215,7 @@ def thresholds(edge: FloatArray, merged: FloatArray, cases: Cases) -> dict[str, 
     report = _just_above(edge, float(edge[~nodule & (merged < final)].max(initial=0.0)))
     alone = max(alone, dismiss)
     values = {"dismiss": dismiss, "report": max(report, alone), "alone": alone, "final": final}
+    values["possible"] = final
     return {name: round(value, 6) for name, value in values.items()}
 
 

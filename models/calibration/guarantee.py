@@ -198,7 +198,7 @@ def guaranteed_settings(
     # dismiss rises to where requests are useless; alone and report never lie below it
     dismiss = max(min(fitted["dismiss"], DISMISS_SHARE * final), out_of_reach(final, merge))
     moved = {"dismiss": dismiss, "final": final, "alone": max(fitted["alone"], dismiss)}
-    moved["report"] = max(report, moved["alone"])
+    moved["report"], moved["possible"] = max(report, moved["alone"]), final
     guarantee = {
         "alpha": target.alpha if holds else _up(reached),
         "delta": delta,

@@ -40,7 +40,9 @@ from models.runtime.screener import read_by
 from protos.deadline import Clock, Deadline
 from protos.messages import Refusal, Roi, Verdict
 
-THRESHOLDS = Thresholds(dismiss=0.1, report=0.9, alone=0.5, final=0.6)
+THRESHOLDS = Thresholds(dismiss=0.1, report=0.9, alone=0.5, final=0.6, possible=0.6)
+LISTING = replace(THRESHOLDS, possible=0.2)
+"""Thresholds with a list of possible findings."""
 WEIGHTS = MergeWeights(bias=0.0, edge=1.0, cloud=1.0)
 SHAPE = (48, 48, 48)
 GUARANTEE: dict[str, Any] = {
@@ -63,7 +65,7 @@ GUARANTEE: dict[str, Any] = {
 }
 TERMS = Terms(**{**GUARANTEE, "kernels": ("BONE", "STANDARD")})
 SETTINGS = {
-    "thresholds": {"dismiss": 0.1, "report": 0.9, "alone": 0.5, "final": 0.6},
+    "thresholds": {"dismiss": 0.1, "report": 0.9, "alone": 0.5, "final": 0.6, "possible": 0.6},
     "merge": [0.0, 1.0, 1.0],
 }
 

@@ -10,7 +10,7 @@ from edge.errors import UnfitModel
 from edge.findings import Route
 from edge.link.estimate import OFF, LinkEstimate, Pace
 from edge.selection import SELECTION_POLICY, Size
-from tests.edge.builders import THRESHOLDS, candidate, plan_of
+from tests.edge.builders import LISTING, THRESHOLDS, candidate, plan_of
 
 THIN = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, queue_s=0.0, roi_s=0.02))
 
@@ -140,6 +140,15 @@ def test_every_decision_gives_its_numbers() -> None:
         ({"thresholds": {**THRESHOLDS.__dict__, "alone": "half"}}, "alone = 'half'"),
         ({"thresholds": {**THRESHOLDS.__dict__, "final": float("nan")}}, "final = nan"),
         (
+            {"thresholds": {"dismiss": 0.1, "report": 0.9, "alone": 0.5, "final": 0.6}},
+            "possible = None",
+        ),
+        ({"thresholds": {**THRESHOLDS.__dict__, "possible": True}}, "possible = True"),
+        (
+            {"thresholds": {**THRESHOLDS.__dict__, "possible": 0.7}},
+            "possible 0.7 is above final 0.6",
+        ),
+        (
             {"thresholds": {**THRESHOLDS.__dict__, "dismiss": 0.95}},
             "dismiss 0.95 is above report 0.9",
         ),
@@ -148,6 +157,12 @@ def test_every_decision_gives_its_numbers() -> None:
 def test_unfit_manifest_is_refused(settings: dict[str, object], says: str) -> None:
     with pytest.raises(UnfitModel, match=says):
         Thresholds.from_manifest(settings)
+
+
+def test_possible_findings_are_listed_only_below_final() -> None:
+    settings = {"thresholds": {**THRESHOLDS.__dict__, "possible": 0.2}}
+    assert Thresholds.from_manifest(settings) == LISTING
+    assert (LISTING.lists_possible, THRESHOLDS.lists_possible) == (True, False)
 
 
 def test_reported_candidates_are_characterized_where_they_fit() -> None:

@@ -31,9 +31,9 @@ from tests.edge.fake_cloud import FakeCloud, escalator
 
 MOST = Guarantee(TERMS, "", permanent=False)
 TEXT = (
-    "With 90 % confidence, at most 5 % of nodules are missed on average over patients, provided "
-    "that they are as easy to find as those of calibration (62 patients; nodules in cubes of 50 "
-    "mm)."
+    "With 90 % confidence, at most 5 % of nodules are missed (neither a finding nor a possible "
+    "finding) on average over patients, provided that they are as easy to find as those of "
+    "calibration (62 patients; nodules in cubes of 50 mm)."
 )
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edge.decide import Thresholds
 from edge.errors import UnfitModel
 from edge.escalation.rois import EscalationResult
 from edge.findings import BoolArray, DecidedBy, Route, SecondReading
@@ -13,7 +14,7 @@ from edge.link.estimate import OFF
 from edge.merge import RIM_MM, Merged, MergeWeights, merge
 from imaging.volume import Geometry
 from protos.messages import Refusal, Verdict
-from tests.edge.builders import THRESHOLDS, WEIGHTS, plan_of
+from tests.edge.builders import LISTING, THRESHOLDS, WEIGHTS, plan_of
 
 
 def verdict(roi_id: int, probability: float) -> Verdict:
@@ -46,6 +47,80 @@ def test_cloud_raises_a_candidate_to_a_finding() -> None:
 def test_cloud_lowers_a_candidate_below_the_final_threshold() -> None:
     result = merged((0.8,), EscalationResult({0: verdict(0, 0.02)}))
     assert result.findings == ()
+    assert result.second_reading is SecondReading.COMPLETE
+
+
+def listed(score: float, probability: float | None, limits: Thresholds = LISTING) -> Merged:
+    """What an uncertain candidate becomes, with the cloud's probability or without a verdict."""
+    answers = EscalationResult(reason="Unreachable: refused")
+    if probability is not None:
+        answers = EscalationResult({0: verdict(0, probability)})
+    return merge(plan_of(score), answers, limits, WEIGHTS, Geometry())
+
+
+@pytest.mark.parametrize(
+    ("score", "cloud", "probability", "findings", "possible"),
+    [
+        (0.5, 0.6, 0.6, 1, 0),
+        (0.5, 0.59, 0.59, 0, 1),
+        (0.5, 0.21, 0.21, 0, 1),
+        (0.5, 0.19, 0.19, 0, 0),
+        (0.51, None, 0.51, 1, 0),
+        (0.49, None, 0.49, 0, 1),
+        (0.2, None, 0.2, 0, 1),
+        (0.19, None, 0.19, 0, 0),
+    ],
+)
+def test_an_uncertain_candidate_below_the_threshold_of_findings_may_be_a_possible_one(
+    score: float, cloud: float | None, probability: float, findings: int, possible: int
+) -> None:
+    """With a verdict and without one; the weights of this test give the cloud's probability."""
+    result = listed(score, cloud)
+    assert (len(result.findings), len(result.possible)) == (findings, possible)
+    for one in (*result.findings, *result.possible):
+        assert one.probability == pytest.approx(probability)
+    without = listed(score, cloud, THRESHOLDS)
+    assert (len(without.findings), without.possible) == (findings, ())
+
+
+def test_the_reason_of_a_possible_finding_names_both_thresholds() -> None:
+    (with_verdict,) = listed(0.45, 0.25).possible
+    assert with_verdict.decided_by is DecidedBy.CLOUD
+    assert with_verdict.reason == (
+        "the cloud lowered 0.45 to 0.21, below the threshold 0.60 of findings, "
+        "at or above 0.20 of possible findings"
+    )
+    (alone,) = listed(0.45, None).possible
+    assert alone.decided_by is DecidedBy.EDGE_ALONE
+    assert alone.reason == (
+        "no second reading: Unreachable: refused; edge score 0.45 is below the threshold 0.50 of "
+        "findings, at or above 0.20 of possible findings"
+    )
+
+
+def test_without_a_list_of_possible_findings_a_low_score_of_the_edge_is_nothing() -> None:
+    """``alone`` may lie above ``final``; the edge's score between them makes no list."""
+    limits = replace(THRESHOLDS, alone=0.8)
+    assert listed(0.7, None, limits).possible == ()
+
+
+def test_only_uncertain_candidates_can_be_possible_findings() -> None:
+    """What the edge reports stays a finding whatever the verdict, and an audit confirms or not."""
+    plan = plan_of(0.95, 0.05)
+    plan = replace(plan, send=(0, 1), audit=(1,))
+    for probability, count in ((0.3, 1), (0.7, 2)):
+        answers = EscalationResult({0: verdict(0, 0.001), 1: verdict(1, probability)})
+        result = merge(plan, answers, LISTING, WEIGHTS, Geometry())
+        assert (len(result.findings), result.possible) == (count, ())
+
+
+def test_possible_findings_come_by_falling_probability_and_have_outlines() -> None:
+    answers = EscalationResult(
+        {0: verdict(0, 0.3), 1: verdict(1, 0.55)}, masks={1: ball((27, 24, 24), 4.0)}
+    )
+    result = merge(plan_of(0.5, 0.5), answers, LISTING, WEIGHTS, Geometry())
+    assert [round(one.probability, 2) for one in result.possible] == [0.55, 0.3]
+    assert [one.outline is None for one in result.possible] == [False, True]
     assert result.second_reading is SecondReading.COMPLETE
 
 

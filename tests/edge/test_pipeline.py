@@ -24,7 +24,16 @@ from imaging.preprocess import Preprocessed
 from imaging.render import Mark, finding_picture
 from imaging.volume import Limitation, LimitationKind, Study, StudyHeader, UInt8Array, Volume
 from protos.deadline import Deadline
-from tests.edge.builders import TERMS, HandClock, box, pipeline_of, report_of, study_at
+from tests.edge.builders import (
+    LISTING,
+    SETTINGS,
+    TERMS,
+    HandClock,
+    box,
+    pipeline_of,
+    report_of,
+    study_at,
+)
 from tests.edge.fake_cloud import FakeCloud, escalator
 
 RESERVE_S = 20.0
@@ -186,9 +195,11 @@ def test_drawing_counts_though_the_pictures_are_in_the_report(tmp_path: Path) ->
     clock = HandClock()
     pipeline = pipeline_of(NoSecondReader(), clock=clock)
 
-    def draw(findings: Sequence[Finding], lung: Preprocessed, out: Path) -> Pictures:
+    def draw(
+        findings: Sequence[Finding], possible: Sequence[Finding], lung: Preprocessed, out: Path
+    ) -> Pictures:
         clock.sleep(3.0)
-        return pipeline.draw(findings, lung, out)
+        return pipeline.draw(findings, possible, lung, out)
 
     report_of(replace(pipeline, draw=draw), tmp_path)
     written = json.loads((tmp_path / "report.json").read_text())
@@ -242,6 +253,30 @@ def test_an_error_while_drawing_costs_the_picture_and_no_finding(
     assert [f.edge_score for f in report.findings] == [0.95, 0.7]
     assert report.picture_note == "An error of this program prevented pictures: finding 2."
     assert sorted(p.name for p in tmp_path.glob("*.webp")) == ["finding_01.webp", "overview.webp"]
+
+
+def test_possible_findings_reach_report_log_and_picture_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(SETTINGS, "thresholds", LISTING.__dict__)
+    scores = (0.95, 0.7, 0.45, 0.3, 0.15, 0.05)
+
+    def fail(*_: object) -> UInt8Array:
+        raise MemoryError
+
+    monkeypatch.setattr("edge.report.pictures.finding_picture", fail)
+    report = report_of(pipeline_of(NoSecondReader(), scores), tmp_path)
+    assert [f.edge_score for f in report.findings] == [0.95, 0.7]
+    assert [f.edge_score for f in report.possible] == [0.45, 0.3]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "study reported" in line]
+    assert " findings=2 " in line
+    assert " possible_findings=2 " in line
+    assert report.picture_note == (
+        "An error of this program prevented pictures: finding 1, finding 2, possible finding 3, "
+        "possible finding 4."
+    )
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert [one["number"] for one in written["possible_findings"]] == [3, 4]
 
 
 def test_a_report_without_any_picture_has_its_findings(tmp_path: Path) -> None:

@@ -88,6 +88,13 @@ def test_the_line_holds_all_that_was_decided_on(as_json: Log) -> None:
     }
 
 
+def test_a_line_from_before_possible_findings_is_replayed(as_json: Log) -> None:
+    plan = decide_and_log(situation(THIN), "key-1")
+    line = json.loads(as_json.getvalue())
+    del line["situation"]["thresholds"]["possible"]
+    assert replay(json.dumps(line)) == plan
+
+
 def test_another_policy_can_be_tried_on_the_same_day(logged: Log) -> None:
     decide_and_log(situation(THIN, budget_s=1.3), "key-1")
     plan = replay(logged.getvalue(), SelectionPolicy(reduced=0.1, slab=0.01))

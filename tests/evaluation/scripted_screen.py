@@ -23,9 +23,10 @@ class ScriptedScreening:
 
     name, version, engine = "scripted", "1", "none"
 
-    def __init__(self, places: Sequence[tuple[Triple, float]]) -> None:
+    def __init__(self, places: Sequence[tuple[Triple, float]], possible: float = 0.6) -> None:
         self.places = places
         thresholds = {"dismiss": 0.1, "report": 0.9, "alone": 0.5, "final": 0.6}
+        thresholds["possible"] = possible
         self.settings = {"thresholds": thresholds, "merge": [0.0, 0.5, 0.5]}
 
     def screen(self, box: Preprocessed) -> list[Candidate]:

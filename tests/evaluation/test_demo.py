@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from edge.store.studies import AlreadyRunning
 from evaluation import demo
 from evaluation.common import phantoms
-from evaluation.demo import Programs, main, matches, run_demo, second_readings
+from evaluation.demo import Programs, main, matches, run_demo, second_readings, truth_table
 from evaluation.errors import ServiceFailed
 from imaging.phantom.phantom import Phantom, PhantomSpec
 from imaging.volume import Geometry, Nodule, Volume
@@ -255,6 +255,22 @@ def test_nearest_of_two_nodules_is_hit() -> None:
     pair = (Nodule((0.0, 0.0, 0.0), 20.0), Nodule((8.0, 0.0, 0.0), 20.0))
     findings: list[dict[str, Any]] = [{"centre_mm": [x, 0.0, 0.0]} for x in (7.0, 1.0, 18.0)]
     assert matches(findings, pair) == [1, 0, None]
+
+
+def test_a_nodule_among_the_possible_findings_is_shown_and_not_counted_as_found() -> None:
+    truth = [Nodule((float(x), 0.0, 0.0), 10.0, "solid") for x in (0, 50, 100)]
+
+    def listed(number: int, x: float) -> dict[str, Any]:
+        return {"number": number, "centre_mm": [x, 0.0, 0.0], "decided_by": "cloud"}
+
+    report = {
+        "findings": [listed(1, 0.0), listed(2, 200.0)],
+        "possible_findings": [listed(3, 51.0), listed(4, 300.0)],
+        "candidates": [],
+    }
+    table = truth_table(report, truth)
+    assert table.title == "1 of 3 nodules of the phantom found, 1 false positive"
+    assert [row[3] for row in table.cells] == ["1", "3?", "[red]missed[/]"]
 
 
 def test_the_way_to_the_cloud_is_shown_for_each_finding_that_it_decided() -> None:

@@ -22,7 +22,7 @@ from evaluation.errors import MissingProgram
 from evaluation.screenshots import README_PX, VIEWS, Browser, View, browser, look
 from imaging.volume import Limitation, LimitationKind, StudyHeader
 from tests.edge.builders import TERMS
-from tests.edge.report.reports import CHANGE, FINDING, REPORT, VERDICT, box
+from tests.edge.report.reports import CHANGE, FINDING, POSSIBLE, REPORT, VERDICT, box
 
 NAME = "Wolfeschlegelsteinhausenbergerdorff^Hubert Blaine"
 SHOWN = replace(
@@ -47,6 +47,7 @@ SHOWN = replace(
         )
         for number in range(5)
     ),
+    possible=(POSSIBLE,) * 2,
     limitations=tuple(
         Limitation(kind, f"The {kind.value} is {'not ' * 12}covered.") for kind in LimitationKind
     ),
@@ -77,7 +78,9 @@ def shown() -> Iterator[Browser]:
 
 
 def page_of(report: Report, out: Path) -> Path:
-    pictures = {} if report.rejection else draw_pictures(report.findings, box(), out)
+    pictures = (
+        {} if report.rejection else draw_pictures(report.findings, report.possible, box(), out)
+    )
     return write_report(report, pictures, out).html
 
 

@@ -7,8 +7,9 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from edge.amend.amendment import DERIVED, AmendmentContext
+from edge.amend.amendment import DERIVED, AmendmentContext, amend_report
 from edge.audit import Audit, AuditOutcome
 from edge.budget import LedgerEntry
 from edge.decide import Plan
@@ -19,7 +20,7 @@ from edge.report.model import Change, ChangeKind, Report, Status
 from imaging.location import Locator
 from imaging.volume import Geometry, ImageRef, StudyHeader
 from protos.messages import Verdict
-from tests.edge.builders import TERMS, THRESHOLDS, WEIGHTS, plan_of
+from tests.edge.builders import LISTING, TERMS, THRESHOLDS, WEIGHTS, plan_of
 
 TURNED = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 GEOMETRY = Geometry((1.0, 0.5, 0.25), (-3.0, 4.0, 5.5), TURNED)
@@ -125,3 +126,87 @@ def test_a_candidate_held_back_at_first_counts_as_sent_later() -> None:
     verdict = Verdict(0, 0.99, 9.0, "m 1", 0.0, 0.0)
     merged = context_of(full_report(), held).merged(EscalationResult({0: verdict}))
     assert merged.second_reading is SecondReading.PARTIAL
+
+
+def listing(*scores: float) -> AmendmentContext:
+    """The context of a first report without any verdict, with a list of possible findings."""
+    plan = plan_of(*scores)
+    report = Report(
+        "k1", "2026-03-01T10:11:12+00:00", Path("/in/a"), 10.0,
+        decisions=plan.decisions, models={"edge": "e 1"},
+    )  # fmt: skip
+    return AmendmentContext(report, plan, LISTING, WEIGHTS, Geometry())
+
+
+def amended(context: AmendmentContext, old: dict[int, float], new: dict[int, float]) -> Report:
+    """The next version, with the cloud's probability by candidate before and after."""
+    before, after = (
+        EscalationResult({i: Verdict(i, p, 9.0, "m 1", 0.0, 0.0) for i, p in one.items()})
+        for one in (old, {**old, **new})
+    )
+    return amend_report(
+        context, before, after, created="2026-03-02T10:11:12+00:00", open_rois=0, gives_up=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("score", "cloud", "kind", "words", "lists"),
+    [
+        (0.15, 0.5, "read again, no finding", "still no finding", ([], [])),
+        (0.15, 0.95, "finding added", "new finding 1", ([1], [])),
+        (0.15, 0.7, "possible finding added", "new possible finding 1", ([], [1])),
+        (0.7, 0.01, "finding removed", "finding 1 removed", ([], [])),
+        (0.7, 0.9, "probability changed", "finding 1", ([1], [])),
+        (0.7, 0.3, "finding lowered to possible finding",
+         "finding 1 is now a possible finding", ([], [1])),
+        (0.3, 0.01, "possible finding removed", "possible finding 1 removed", ([], [])),
+        (0.3, 0.6, "probability changed", "possible finding 1", ([], [1])),
+        (0.3, 0.9, "possible finding raised to finding",
+         "possible finding 1 is now a finding", ([1], [])),
+    ],
+)  # fmt: skip
+def test_a_verdict_moves_a_candidate_between_the_lists(
+    score: float, cloud: float, kind: str, words: str, lists: tuple[list[int], list[int]]
+) -> None:
+    """Every step between no finding, possible finding and finding has its kind and its words."""
+    report = amended(listing(score), {}, {0: cloud})
+    (change,) = report.changes
+    assert change.kind.value == kind
+    merged = WEIGHTS.merged(score, cloud)
+    assert change.text == (
+        f"{words}, (0.0, 2.0, 3.0) mm: probability from {score:.2f} to {merged:.2f} "
+        f"by the verdict {cloud:.2f} of m 1"
+    )
+    assert change.number == (None if kind == "read again, no finding" else 1)
+    assert (change.probability_before, change.probability_after) == (score, pytest.approx(merged))
+    shown = [n for n, _ in report.numbered], [n for n, _ in report.numbered_possible]
+    assert shown == lists
+
+
+def test_a_candidate_keeps_its_number_in_both_lists_and_no_number_is_used_twice() -> None:
+    """Of five candidates, in three versions: raised, lowered, removed, added to each list."""
+    context = listing(0.8, 0.7, 0.4, 0.3, 0.15, 0.12)
+    first = context.merged(EscalationResult())
+    assert [round(f.edge_score, 2) for f in first.findings] == [0.8, 0.7]
+    assert [round(f.edge_score, 2) for f in first.possible] == [0.4, 0.3]
+    two = amended(context, {}, {1: 0.2, 2: 0.9, 4: 0.75})  # lowered, raised, added as possible
+    assert {n: round(f.edge_score, 2) for n, f in two.numbered} == {3: 0.4, 1: 0.8}
+    assert {n: f.edge_score for n, f in two.numbered_possible} == {2: 0.7, 5: 0.15, 4: 0.3}
+    stored = dataclasses.replace(context, report=two).to_bytes()
+    old = {1: 0.2, 2: 0.9, 4: 0.75}
+    three = amended(AmendmentContext.from_bytes(stored), old, {3: 0.01, 5: 0.95})
+    assert {n: f.edge_score for n, f in three.numbered} == {3: 0.4, 1: 0.8, 6: 0.12}
+    assert {n: f.edge_score for n, f in three.numbered_possible} == {2: 0.7, 5: 0.15}
+    assert [c.number for c in three.changes if c.version == 3] == [4, 6]
+
+
+def test_the_context_of_a_report_without_possible_findings_lists_none_later() -> None:
+    """An older version of this program stored no such threshold and no such list."""
+    context = dataclasses.replace(listing(0.7, 0.3), thresholds=THRESHOLDS)
+    words = json.loads(zlib.decompress(context.to_bytes()))
+    del words["thresholds"]["possible"]
+    assert "possible" not in words["report"]
+    kept = AmendmentContext.from_bytes(zlib.compress(json.dumps(words).encode()))
+    report = amended(kept, {}, {0: 0.3})
+    assert (report.findings, report.possible) == ((), ())
+    assert [c.kind for c in report.changes] == [ChangeKind.REMOVED]

@@ -15,7 +15,7 @@ from edge.report.model import NOT_A_DEVICE, Rejection, Report, Status
 from edge.report.write import Banner, banners, write_report
 from imaging.volume import Limitation, LimitationKind, StudyHeader
 from models.runtime.detection import Candidate
-from tests.edge.report.reports import FINDING, LOCATOR, REPORT, page, write
+from tests.edge.report.reports import FINDING, LOCATOR, POSSIBLE, REPORT, page, write
 
 
 def test_no_report_says_what_a_guideline_asks() -> None:
@@ -80,6 +80,37 @@ def test_page_holds_its_own_pictures_and_points_nowhere(tmp_path: Path) -> None:
     assert len(re.findall(r"role=\"img\" aria-label=\"[^\"]{40,}\"", text)) == len(inside) == 2
     assert len(re.findall(r'<use href="#[a-z0-9_.]+"/>', text)) == (2 - 1) + (8 - 1)
     assert not re.search(r"<script|<link|https?:|@import|url\(|javascript:", text)
+
+
+def test_possible_findings_have_a_section_only_where_there_are_some() -> None:
+    """It says what they are, after the findings and before the guarantee, which covers both."""
+    assert "possible findings" not in page().lower()
+    text = page(replace(REPORT, possible=(POSSIBLE,)))
+    assert "1 finding<" in text
+    assert "1 possible finding<" in text
+    assert "Most of them are not nodules." in text
+    assert text.index('id="findings"') < text.index('id="possible"') < text.index("Guarantee.")
+    section = text[text.index('id="possible"') : text.index("Guarantee.")]
+    assert re.findall(r'class="badge"[^>]*>(\d+)<', section) == ["2"]
+    assert POSSIBLE.reason in section
+    assert "The program found no nodule" not in text
+
+
+def test_a_report_of_possible_findings_alone_does_not_say_that_nothing_was_found() -> None:
+    text = page(replace(REPORT, findings=(), possible=(POSSIBLE,)))
+    assert "No findings" in text
+    assert "The program found no nodule" not in text
+    assert "No candidate is probable enough for a finding." in text
+    none = page(replace(REPORT, findings=()))
+    assert "The program found no nodule. It can miss nodules." in none
+
+
+def test_the_pictures_of_possible_findings_say_what_they_are(tmp_path: Path) -> None:
+    text = write(replace(REPORT, possible=(POSSIBLE,)), tmp_path).html.read_text()
+    assert "2</span> Possible finding, 4.6 mm, probability 0.21" in text
+    assert "in the overview with a question mark" in text
+    assert "1 numbered findings and 1 possible findings" in text
+    assert "question mark" not in write(REPORT, tmp_path).html.read_text()
 
 
 UNCERTAIN = Decision(

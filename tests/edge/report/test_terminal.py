@@ -68,6 +68,25 @@ def test_findings_below_6_mm_are_marked_in_one_table() -> None:
     assert "*" not in printed(study())
 
 
+def test_possible_findings_are_a_table_of_their_own() -> None:
+    possible = replace(study().findings[1], diameter_mm=4.0, probability=0.21, reason="lowered")
+    lines = printed(study(possible=(possible,))).splitlines()
+    assert any("2 findings of 3 candidates" in line for line in lines)
+    (title,) = [i for i, line in enumerate(lines) if "1 possible finding" in line]
+    (row,) = [i for i, line in enumerate(lines) if "│ 3 │" in line]
+    assert title < row
+    assert "4.0*" in lines[row]
+    assert "3  lowered" in lines
+    assert any("below the threshold of findings; most are not nodules" in one for one in lines)
+    assert "possible" not in printed(study())
+
+
+def test_possible_findings_alone_are_shown_below_no_finding() -> None:
+    text = printed(study(findings=(), possible=(study().findings[1],)))
+    assert "0 findings of 3 candidates" in text
+    assert "1 possible finding" in text
+
+
 def test_the_reason_of_a_finding_begins_with_its_location() -> None:
     axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
     locator = Locator((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), axes, 9, tuple(map(ImageRef, range(9))))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from edge.report.model import NOT_A_DEVICE
 from edge.report.pictures import PICTURED_FINDINGS, draw_pictures
 from edge.report.write import SCHEMA, report_to_dict, version_in, write_report, write_version
 from imaging.preprocess import Preprocessed
-from imaging.volume import Geometry
-from tests.edge.report.reports import CHANGE, FINDING, LOCATOR, REPORT, box, page, write
+from imaging.render import Mark, finding_picture, overview_picture
+from imaging.volume import Geometry, UInt8Array
+from tests.edge.report.reports import CHANGE, FINDING, LOCATOR, POSSIBLE, REPORT, box, page, write
 
 
 def test_json_keys_of_the_contract_are_there() -> None:
@@ -70,6 +72,23 @@ def test_findings_of_all_sizes_are_one_list_and_those_below_6_mm_are_marked() ->
     assert "2 findings<" in text
     assert text.count("below 6 mm") == 1
     assert "below 6 mm" not in page()
+
+
+def test_possible_findings_are_a_list_of_their_own_and_numbered_on() -> None:
+    """They have the keys of findings; a report without any has an empty list."""
+    values = report_to_dict(replace(REPORT, findings=(FINDING,) * 2, possible=(POSSIBLE,)))
+    assert [one["number"] for one in values["findings"]] == [1, 2]
+    (possible,) = values["possible_findings"]
+    assert possible.keys() == values["findings"][0].keys()
+    assert (possible["number"], possible["probability"], possible["small"]) == (3, 0.21, True)
+    assert values["schema"] == SCHEMA == "overread.report/2"
+    assert report_to_dict(REPORT)["possible_findings"] == []
+
+
+def test_numbers_of_an_amended_report_are_those_of_both_lists() -> None:
+    report = replace(REPORT, possible=(POSSIBLE,), finding_numbers=(5, 2))
+    assert [n for n, _ in report.numbered] == [5]
+    assert [n for n, _ in report.numbered_possible] == [2]
 
 
 def test_json_says_nothing_that_is_no_json() -> None:
@@ -176,13 +195,45 @@ def test_only_the_first_findings_get_pictures_of_their_own(tmp_path: Path) -> No
     assert len(json.loads(paths.json.read_text())["findings"]) == count
 
 
+def test_findings_are_drawn_before_possible_findings(tmp_path: Path) -> None:
+    """The limit is one for both lists."""
+    findings, possible = (FINDING,) * (PICTURED_FINDINGS - 1), (POSSIBLE,) * 2
+    paths = write(replace(REPORT, findings=findings, possible=possible), tmp_path)
+    assert [path.name for path in paths.pictures[-2:]] == ["finding_19.webp", "finding_20.webp"]
+    text = paths.html.read_text()
+    assert 'id="finding-20"' in text
+    assert 'id="finding-21"' not in text
+
+
+def test_a_possible_finding_has_a_question_mark_in_the_overview_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own picture keeps the bare number, since a later version may call it a finding."""
+    seen: list[list[str]] = []
+
+    def overview(voxels: UInt8Array, marks: Sequence[Mark]) -> UInt8Array:
+        seen.append([mark.label for mark in marks])
+        return overview_picture(voxels, marks)
+
+    def alone(voxels: UInt8Array, mark: Mark) -> UInt8Array:
+        seen.append([mark.label])
+        return finding_picture(voxels, mark)
+
+    monkeypatch.setattr("edge.report.pictures.overview_picture", overview)
+    monkeypatch.setattr("edge.report.pictures.finding_picture", alone)
+    draw_pictures((FINDING,), (POSSIBLE, POSSIBLE), box(), tmp_path)
+    assert sorted(seen) == [["1"], ["1", "2?", "3?"], ["2"], ["3"]]
+
+
 def test_a_report_of_14_findings_takes_less_than_2_megabytes(tmp_path: Path) -> None:
     """Page and files together, in a chest with the noise of thin slices."""
     noise = np.random.default_rng(0).normal(-850, 40, (230, 225, 290))
     voxels = np.clip((noise + 1000) * 255 / 1400, 0, 255).astype(np.uint8)
     report = replace(REPORT, findings=(replace(FINDING, index_zyx=(115.0, 112.0, 145.0)),) * 14)
     write_report(
-        report, draw_pictures(report.findings, Preprocessed(voxels, Geometry()), tmp_path), tmp_path
+        report,
+        draw_pictures(report.findings, report.possible, Preprocessed(voxels, Geometry()), tmp_path),
+        tmp_path,
     )
     assert len(list(tmp_path.glob("*.webp"))) == 15
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2_000_000
@@ -190,7 +241,7 @@ def test_a_report_of_14_findings_takes_less_than_2_megabytes(tmp_path: Path) -> 
 
 def test_an_outline_is_drawn(tmp_path: Path) -> None:
     outlined = replace(FINDING, outline=Outline(np.ones((4, 4, 4), bool), (18, 28, 38)))
-    plain, drawn = (draw_pictures((one,), box(), tmp_path) for one in (FINDING, outlined))
+    plain, drawn = (draw_pictures((one,), (), box(), tmp_path) for one in (FINDING, outlined))
     assert plain["finding_01.webp"] != drawn["finding_01.webp"]
 
 
@@ -207,7 +258,7 @@ FILES = ["finding_04.webp", "report.v1.html", "report.v1.json", "report.html", "
 
 def first(out: Path) -> dict[str, bytes]:
     """Version 1 in ``out``; returns its files."""
-    write_report(REPORT, draw_pictures(REPORT.findings, box(), out), out)
+    write_report(REPORT, draw_pictures(REPORT.findings, (), box(), out), out)
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from edge.settings import EdgeSettings
 from evaluation.accuracy import whole_command
 from evaluation.accuracy.truth import Lesion, Truth
-from evaluation.accuracy.whole import WholeScan, group_json, groups_of, read_box, scan_json
+from evaluation.accuracy.whole import Counts, WholeScan, group_json, groups_of, read_box, scan_json
 from evaluation.common.readers import Agent, Stage
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Triple, UInt8Array, Volume
@@ -113,14 +113,49 @@ def test_every_nodule_has_the_scores_of_both_readers(scan: WholeScan) -> None:
 
 def test_reports_are_those_of_the_shipped_thresholds(scan: WholeScan) -> None:
     """Of seven nodules each finds three, and one false positive; an ignored place is none."""
-    assert scan.counts(Stage.EDGE) == (7, 3, 1)
-    assert scan.counts(Stage.BOTH) == (7, 3, 1)
+    for stage in (Stage.EDGE, Stage.BOTH):
+        assert scan.counts(stage) == Counts(nodules=7, found=3, listed=3, false=1, false_possible=0)
     said = scan_json(scan, Stage.BOTH)
     assert said["false_positives"] == {"edge": 1, "both": 1}
     (false,) = said["false_findings"]
     assert false["centre_mm"] == [60, 60, 20]
     assert false["decided_by"] == "cloud"
     assert said["uncertain"] == 7
+
+
+def test_possible_findings_are_counted_apart(box: Preprocessed) -> None:
+    """What is neither found nor dismissed is a possible finding from 0.15, for each stage."""
+    places = [(place, edge) for place, edge, _ in PLACES.values()]
+    listing = Agent(ScriptedScreening(places, possible=0.15), Second(), EdgeSettings())
+    scan = read_box("a", TRUTH, box, listing, Stage.BOTH)
+    for stage in (Stage.EDGE, Stage.BOTH):
+        assert scan.counts(stage) == Counts(nodules=7, found=3, listed=5, false=1, false_possible=1)
+    said = scan_json(scan, Stage.BOTH)
+    assert [one["decision"] for one in said["nodules"]] == [
+        "reported by the edge",
+        "rescued by the cloud",
+        "possible finding",
+        "dismissed by the edge",
+        "reported by edge and cloud",
+        "possible finding",
+        "not proposed",
+    ]
+    assert [one["found"] for one in said["nodules"]] == [True, True, False, False, True, False,
+                                                         False]  # fmt: skip
+    assert [i for i, one in enumerate(said["nodules"]) if one["possible"]] == [2, 5]
+    assert said["false_positives"] == said["false_possible"] == {"edge": 1, "both": 1}
+    (false,) = said["false_possible_findings"]
+    assert false["centre_mm"] == [20, 60, 20]
+    group = group_json([scan], list(Stage), resamples=20, seed=0)
+    both = group["shipped"]["both"]
+    assert (both["found"], both["found_in_either_list"]) == (3, 5)
+    assert (both["false_positives"], both["false_possible"]) == (1, 1)
+    assert both["sensitivity_of_either_list"]["value"] == 5 / 7
+    assert both["false_possible_per_scan"]["value"] == 1
+    result = {"groups": {"test": group}, "scans": [said], "rules": whole_command.RULES}
+    text = "\n".join(map(str, whole_command.tables_of(result)))
+    assert "5 of 7" in text
+    assert "possible finding" in text
 
 
 def test_changed_decisions_are_right_wrong_or_do_not_count(scan: WholeScan) -> None:

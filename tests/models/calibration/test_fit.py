@@ -34,6 +34,7 @@ def test_thresholds_leave_the_stated_number_of_false_positives() -> None:
     assert (edge[~nodule] >= found["final"]).sum() == 1
     assert (edge[~nodule] >= found["alone"]).sum() == 4
     assert found["dismiss"] <= found["alone"] <= found["report"]
+    assert found["possible"] == found["final"]
 
 
 def test_false_positives_of_cubes_do_not_count_beside_those_of_scans() -> None:

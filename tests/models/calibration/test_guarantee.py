@@ -26,7 +26,7 @@ from models.runtime.artifacts import find
 MERGE = [0.0, 1.0, 1.0]
 """The cloud's logit counts without limit: any edge score can reach ``final``."""
 
-FITTED = {"dismiss": 0.2, "report": 0.9, "alone": 0.3, "final": 0.6}
+FITTED = {"dismiss": 0.2, "report": 0.9, "alone": 0.3, "final": 0.6, "possible": 0.6}
 
 
 def sound(patients: int, lost: int = 0) -> ScoredNodules:
@@ -85,6 +85,7 @@ def test_thresholds_are_lowered_until_the_guarantee_holds() -> None:
     at = found["thresholds"]
     assert found["guarantee"]["holds"]
     assert 0.39 < at["final"] <= 0.4
+    assert at["possible"] == at["final"]
     assert at["dismiss"] <= DISMISS_SHARE * at["final"]
     point = ThresholdPath(np.array([at["dismiss"]]), np.array([at["final"]]))
     assert losses(nodules, point, at["report"]).sum() == 0
@@ -198,7 +199,7 @@ def test_fitted_scores_separate_nodules_from_false_positives() -> None:
     for (slope, bias), middle in ((edge["calibration"], 3.0), (cloud["calibration"], -1.0)):
         assert slope > 0
         assert abs(-bias / slope - middle) < 0.1
-    assert set(edge["thresholds"]) == {"dismiss", "report", "alone", "final"}
+    assert set(edge["thresholds"]) == {"dismiss", "report", "alone", "final", "possible"}
     bias, edge_weight, cloud_weight, most = edge["merge"]
     assert abs(bias) < 0.1
     assert edge_weight > 0
