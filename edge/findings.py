@@ -28,7 +28,7 @@ class Route(Enum):
 
 
 class DecidedBy(Enum):
-    """Who made the decision that a candidate is a finding."""
+    """Who made the decision that a candidate is a finding or a possible finding."""
 
     EDGE = "edge"
     CLOUD = "cloud"

@@ -36,7 +36,7 @@ Answers = Callable[[Plan, Preprocessed, str], EscalationResult]
 """The cloud's verdicts on all uncertain candidates of a plan, by lung box and study key."""
 
 Essence = tuple[object, ...]
-"""The route of a finding; for an uncertain candidate also position and probability."""
+"""The list and the route of a finding; for an uncertain candidate also position and probability."""
 
 
 @dataclass(frozen=True)
@@ -216,27 +216,34 @@ def _compare(
 
 
 def expected(source: Path, study_key: str, answers: Answers) -> list[Essence]:
-    """Return the findings of a study once every uncertain candidate has its verdict."""
+    """Return both lists of a study once every uncertain candidate has its verdict."""
     pipeline, box = pipeline_of(source, RandomCloud(Random(0))), the_box()
     plan = detect(pipeline, box, Budget(Deadline.after(60.0)), study_key).plan
     whole = replace(plan, send=plan.uncertain, sizes=(), later=())
     verdicts, reader = answers(plan, box, study_key), pipeline.reader
     merged = merge(whole, verdicts, reader.thresholds, reader.weights, box.geometry)
     return sorted(
-        _essence(f.route.value, [round(mm, 2) for mm in f.centre_mm], round(f.probability, 4))
-        for f in merged.findings
+        _essence(name, f.route.value, [round(mm, 2) for mm in f.centre_mm], round(f.probability, 4))
+        for name, listed in (("findings", merged.findings), ("possible_findings", merged.possible))
+        for f in listed
     )
 
 
 def _findings(report: dict[str, Any]) -> list[Essence]:
-    """Return the findings of a report, without those of an audit, whose verdict may be missing."""
-    found = [f for f in report["findings"] if f["route"] != Route.DISMISS.value]
-    return sorted(_essence(f["route"], f["centre_mm"], f["probability"]) for f in found)
+    """Return both lists of a report, without those of an audit, whose verdict may be missing."""
+    return sorted(
+        _essence(name, f["route"], f["centre_mm"], f["probability"])
+        for name in ("findings", "possible_findings")
+        for f in report[name]
+        if f["route"] != Route.DISMISS.value
+    )
 
 
-def _essence(route: str, centre_mm: Sequence[float], probability: float) -> Essence:
+def _essence(name: str, route: str, centre_mm: Sequence[float], probability: float) -> Essence:
     """Return what must be the same; the verdict on a reported finding may be missing."""
-    return (route,) if route == Route.REPORT.value else (route, *centre_mm, probability)
+    if route == Route.REPORT.value:
+        return name, route
+    return name, route, *centre_mm, probability
 
 
 def _leftovers(root: Path) -> Iterator[str]:
