@@ -168,10 +168,10 @@ def cost(scores: Scores, report: float, at: ThresholdPath) -> dict[str, float] |
         return None
     edge, merged = scores.false_edge, scores.false_merged
     escalated = (edge >= at.dismiss[0]) & (edge < report)
-    false = (edge >= report) | (escalated & (merged >= at.final[0]))
+    listed = (edge >= report) | (escalated & (merged >= at.possible[0]))
     return {
         "escalated_per_scan": float(escalated.sum() / scores.scans),
-        "false_positives_per_scan": float(false.sum() / scores.scans),
+        "false_in_lists_per_scan": float(listed.sum() / scores.scans),
     }
 
 
@@ -183,7 +183,8 @@ def examine(
     found = control(
         nodules, spec.path, report=spec.report, alpha=spec.alpha, delta=spec.delta, bound=spec.bound
     )
-    given, at = found.guarantee, ThresholdPath(np.array([found.dismiss]), np.array([found.final]))
+    given = found.guarantee
+    at = ThresholdPath(np.array([found.dismiss]), np.array([found.possible]))
     return {
         "alpha": given.alpha,
         "delta": given.delta,
@@ -194,7 +195,7 @@ def examine(
         "calibration_id": given.calibration_id,
         "holds": given.holds,
         "guarantee": given.text,
-        "thresholds": {"dismiss": found.dismiss, "final": found.final, "report": spec.report},
+        "thresholds": {"dismiss": found.dismiss, "possible": found.possible, "report": spec.report},
         "alpha_reached": found.alpha_reached,
         "delta_reached": found.delta_reached,
         "cost": cost(scores, spec.report, at),
@@ -245,7 +246,7 @@ def served(
     ``settings`` has ``thresholds`` and ``guarantee`` as `models.calibration.guarantee` gives them.
     """
     fitted = settings["thresholds"]
-    at = ThresholdPath(np.array([fitted["dismiss"]]), np.array([fitted["final"]]))
+    at = ThresholdPath(np.array([fitted["dismiss"]]), np.array([fitted["possible"]]))
     shares = losses(scores.nodules, at, fitted["report"])[:, 0]
     spec = replace(spec, alpha=settings["guarantee"]["alpha"])
     n, taken = len(shares), _taken(len(shares))

@@ -17,7 +17,7 @@ from evaluation.accuracy.scores import Fitted, Scores, joined, read_scores, scor
 from evaluation.common import cli
 from evaluation.common.readers import open_screening, open_second
 from evaluation.errors import MissingData
-from models.calibration.guarantee import DISMISS_SHARE, Target, guaranteed_settings
+from models.calibration.guarantee import Target, guaranteed_settings
 from models.calibration.risk_control import ALPHA, DELTA, Bound, quantile_path, straight_path
 from models.markdown import Rows, percent
 from models.patients import CALIBRATION
@@ -51,12 +51,6 @@ def guarantee_command(
         Path | None,
         typer.Option(metavar="FILE", help="Other cases from which the path of thresholds is made."),
     ] = None,
-    dismiss_share: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="`dismiss` as a fraction of `final`, if there is no --path-from."
-        ),
-    ] = DISMISS_SHARE,
     alpha: Annotated[float, share_option("Largest share of missed nodules.")] = ALPHA,
     delta: Annotated[float, share_option("Probability that more are missed.")] = DELTA,
     bound: Annotated[Bound, typer.Option(help="Bound on the miss rate.")] = Bound.HOEFFDING_BENTKUS,
@@ -90,10 +84,10 @@ def guarantee_command(
     else:
         known = joined(read_scores(file, fitted) for file in cases or ())
         held_out = joined(read_scores(file, fitted) for file in test) if test else None
-    path = straight_path(dismiss_share)
+    thresholds = Thresholds.from_manifest(settings)
+    path = straight_path(thresholds.dismiss)
     if path_from is not None:
         path = quantile_path(read_scores(path_from, fitted).nodules)
-    thresholds = Thresholds.from_manifest(settings)
     spec = GuaranteeSpec(path, thresholds.report, alpha, delta, bound)
     terms = guaranteed_settings(
         known.nodules, asdict(thresholds), Target(alpha, delta), settings["merge"]
@@ -112,7 +106,7 @@ _percent = partial(percent, digits=2)
 
 def _shown(result: dict[str, Any]) -> list[Rows | str]:
     at, served = result["thresholds"], result["served"]
-    path = f"dismiss below {at['dismiss']:.4f}, final from {at['final']:.4f}"
+    path = f"dismiss below {at['dismiss']:.4f}, possible from {at['possible']:.4f}"
     heads = ("patients", "nodules", "lost", "miss rate", "at most", "pooled over nodules")
     levels = [
         [f"{one['patients']} of {name}", one["nodules"], one["lost"],
@@ -149,8 +143,8 @@ def _experiments(result: dict[str, Any]) -> Rows:
 def _served(served: dict[str, Any]) -> str:
     terms, at, test = served["guarantee"], served["thresholds"], served["test"]
     confidence = _percent(1 - terms["delta"])
-    words = f"served: dismiss below {at['dismiss']:.4f}, final from {at['final']:.4f}: at most "
-    words += f"{_percent(terms['alpha'])} missed with {confidence} confidence, "
+    words = f"served: dismiss below {at['dismiss']:.4f}, possible from {at['possible']:.4f}: "
+    words += f"at most {_percent(terms['alpha'])} missed with {confidence} confidence, "
     words += f"{_percent(terms['average'])} on average"
     if test is None:
         return words

@@ -32,12 +32,11 @@ FINAL_FALSE_POSITIVES = 0.25
 ALONE_FALSE_POSITIVES = 1.0
 """False positives per scan of the merged threshold and of the edge's own."""
 
-REGIONS = 20.0
-"""The most regions of false candidates that are sent for a scan, on average."""
+POSSIBLE_FALSE_POSITIVES = 3.0
+"""False candidates per scan in both lists, findings and possible findings."""
 
-RESCUE_SHARE = 0.5
-"""``dismiss`` is this share of the lowest edge score of a nodule that a verdict brings to
-``final``: other nodules score lower than those of validation."""
+REGIONS = 20.0
+"""False candidates that are sent for a scan, on average."""
 
 CLOUD_QUANTILE = 0.9
 """The cloud's logit counts up to this quantile of validation's nodules: the few above it do not
@@ -200,23 +199,21 @@ def logistic(features: FloatArray, truth: np.ndarray, ridge: float = 1e-2) -> Fl
 def thresholds(edge: FloatArray, merged: FloatArray, cases: Cases) -> dict[str, float]:
     """Return the five thresholds on calibrated scores.
 
-    ``final`` leaves `FINAL_FALSE_POSITIVES` a scan, and ``alone`` leaves `ALONE_FALSE_POSITIVES`.
-    ``possible`` is ``final``: no candidate is a possible finding.
-    Between ``dismiss`` and ``report`` lie the candidates whose verdict changed what the report
-    says. Below, no verdict brought a nodule to ``final``, or more than `REGIONS` a scan would be
-    sent; above, none brought a false positive below ``final``.
+    Each of four leaves its number of false positives a scan: ``dismiss`` `REGIONS`, ``alone``
+    `ALONE_FALSE_POSITIVES`, ``possible`` `POSSIBLE_FALSE_POSITIVES`, ``final``
+    `FINAL_FALSE_POSITIVES`. From ``report`` on, no verdict brought a false positive below
+    ``final``.
     """
-    nodule, false = cases.nodule, cases.false
-    alone = _leaving(edge, false, ALONE_FALSE_POSITIVES * cases.scans)
+    false = cases.false
+    dismiss = _leaving(edge, false, REGIONS * cases.scans)
+    alone = max(_leaving(edge, false, ALONE_FALSE_POSITIVES * cases.scans), dismiss)
+    possible = _leaving(merged, false, POSSIBLE_FALSE_POSITIVES * cases.scans)
     final = _leaving(merged, false, FINAL_FALSE_POSITIVES * cases.scans)
-    kept = edge[nodule & (merged >= final)]
-    least = _leaving(edge, false, REGIONS * cases.scans)
-    dismiss = max(RESCUE_SHARE * float(kept.min(initial=1.0)), least)
-    report = _just_above(edge, float(edge[~nodule & (merged < final)].max(initial=0.0)))
-    alone = max(alone, dismiss)
-    values = {"dismiss": dismiss, "report": max(report, alone), "alone": alone, "final": final}
-    values["possible"] = final
-    return {name: round(value, 6) for name, value in values.items()}
+    rejected = edge[~cases.nodule & (merged < final)]
+    report = max(_just_above(edge, float(rejected.max(initial=0.0))), alone)
+    names = ("dismiss", "report", "alone", "possible", "final")
+    values = (dismiss, report, alone, possible, final)
+    return {name: round(value, 6) for name, value in zip(names, values, strict=True)}
 
 
 def _leaving(score: FloatArray, false: np.ndarray, allowed: float) -> float:

@@ -1,13 +1,13 @@
 """Fit the settings of both artifacts, and the guarantee on missed nodules of their thresholds.
 
-The guarantee is sought along a path of thresholds that is fixed beforehand: ``dismiss`` is a set
-fraction of ``final``.
+A nodule is missed if it is in neither list of the report, findings and possible findings. So the
+guarantee is sought along a path of the threshold ``possible``; ``dismiss`` is what validation
+gave.
 
-- If the requested guarantee holds somewhere on the path, the fitted thresholds are lowered to it.
-- If not, they stay, and the bound for them alone is stated. This is valid because the thresholds
-  were not chosen from nodule scores: ``final`` was set by false positives, and ``dismiss`` is at
-  most its fraction of ``final``.
-- Last, ``dismiss`` is raised to the lowest edge score at which a verdict can reach ``final``:
+- If the requested guarantee holds somewhere on the path, ``possible`` is lowered to it.
+- If not, it stays, and the bound for it alone is stated. This is valid because no threshold was
+  chosen from calibration patients.
+- Last, ``dismiss`` is raised to the lowest edge score at which a verdict can reach ``possible``:
   requests below it cost time and find nothing.
 
 Calibration, merger and thresholds are fitted on validation patients, the guarantee on patients of
@@ -47,9 +47,6 @@ from models.runtime.screener import Screener, read_by
 from models.runtime.second_reader import SecondReader
 from models.runtime.session import open_session
 from models.runtime.sigmoid import sigmoid
-
-DISMISS_SHARE = 0.25
-"""``dismiss`` as a part of ``final`` along the path."""
 
 BOUND = Bound.BINOMIAL
 """Most patients have one or two nodules and lose all or none, where this bound is the tighter."""
@@ -184,21 +181,21 @@ def guaranteed_settings(
     """
     report, delta = fitted["report"], target.delta
     # the furthest point of the path at which the guarantee holds; the fitted one if none does
-    path = straight_path(DISMISS_SHARE)
+    path = straight_path(fitted["dismiss"])
     found = control(nodules, path, report=report, alpha=target.alpha, delta=delta, bound=BOUND)
     holds = found.guarantee.holds
-    final = min(fitted["final"], found.final) if holds else fitted["final"]
+    possible = min(fitted["possible"], found.possible) if holds else fitted["possible"]
     # the loss of every patient at that one point of the path, and the bound on its mean
-    point = ThresholdPath(np.array([DISMISS_SHARE * final]), np.array([final]))
+    point = ThresholdPath(np.array([fitted["dismiss"]]), np.array([possible]))
     shares = losses(nodules, point, report)[:, 0]
     mean, n = float(counted(shares, BOUND).mean()), len(shares)
     reached = upper_bound(mean, n, delta, BOUND)
     if reached >= 1:
         raise ValueError(f"all nodules of {n} patients are lost: nothing can be guaranteed")
     # dismiss rises to where requests are useless; alone and report never lie below it
-    dismiss = max(min(fitted["dismiss"], DISMISS_SHARE * final), out_of_reach(final, merge))
-    moved = {"dismiss": dismiss, "final": final, "alone": max(fitted["alone"], dismiss)}
-    moved["report"], moved["possible"] = max(report, moved["alone"]), final
+    dismiss = max(fitted["dismiss"], out_of_reach(possible, merge))
+    moved = {"dismiss": dismiss, "possible": possible, "alone": max(fitted["alone"], dismiss)}
+    moved["report"] = max(report, moved["alone"])
     guarantee = {
         "alpha": target.alpha if holds else _up(reached),
         "delta": delta,
@@ -215,17 +212,17 @@ def guaranteed_settings(
     }
 
 
-def out_of_reach(final: float, merge: Sequence[float]) -> float:
-    """Return the lowest edge score at which a verdict can bring the merged score to ``final``.
+def out_of_reach(least: float, merge: Sequence[float]) -> float:
+    """Return the lowest edge score at which a verdict can bring the merged score to ``least``.
 
     ``merge`` is ``[bias, edge, cloud, most]``: the cloud's logit counts no further than ``most``.
     0 if it counts without limit or the edge does not count.
     """
     bias, edge, cloud, *most = merge
-    if not most or edge <= 0 or cloud < 0 or not 0 < final < 1:
+    if not most or edge <= 0 or cloud < 0 or not 0 < least < 1:
         return 0.0
-    # solve final = sigmoid(bias + edge * logit + cloud * most) for the edge's logit
-    logit = (math.log(final / (1 - final)) - bias - cloud * most[0]) / edge
+    # solve least = sigmoid(bias + edge * logit + cloud * most) for the edge's logit
+    logit = (math.log(least / (1 - least)) - bias - cloud * most[0]) / edge
     return 1 / (1 + math.exp(-logit))
 
 

@@ -3,7 +3,8 @@
 **What is guaranteed.** With probability 1 - delta over the calibration patients, a new patient
 loses on average at most a share alpha of his nodules. Nodules of one patient resemble each
 other, so the patient is the exchangeable unit, and his loss is the *share* of his nodules that
-are lost: never proposed, dismissed on the edge, or below ``final`` after the merge. The miss rate
+are lost: never proposed, dismissed on the edge, or below ``possible`` after the merge, and so
+in neither list of the report. The miss rate
 pooled over nodules is not guaranteed; patients with many nodules weigh more there. Networks,
 calibration and merger must have been fitted on other patients.
 
@@ -86,17 +87,19 @@ class ScoredNodules:
 
 @dataclass(frozen=True, eq=False)
 class ThresholdPath:
-    """Thresholds from the most to the least cautious, both ``(steps,)`` and non-decreasing."""
+    """Thresholds from the most to the least cautious, both ``(steps,)`` and non-decreasing.
+
+    A nodule below ``dismiss`` on the edge, or below ``possible`` after the merge, is lost.
+    """
 
     dismiss: FloatArray
-    final: FloatArray
+    possible: FloatArray
 
     def __post_init__(self) -> None:
-        if self.dismiss.shape != self.final.shape or self.dismiss.size == 0:
-            raise ValueError(
-                f"thresholds of shapes {self.dismiss.shape} and {self.final.shape}, expected equal"
-            )
-        if (np.diff(self.dismiss) < 0).any() or (np.diff(self.final) < 0).any():
+        shapes = self.dismiss.shape, self.possible.shape
+        if shapes[0] != shapes[1] or self.dismiss.size == 0:
+            raise ValueError(f"thresholds of shapes {shapes[0]} and {shapes[1]}, expected equal")
+        if (np.diff(self.dismiss) < 0).any() or (np.diff(self.possible) < 0).any():
             raise ValueError("a threshold falls along the path, expected non-decreasing ones")
 
 
@@ -137,19 +140,18 @@ class Controlled:
     """
 
     dismiss: float
-    final: float
+    possible: float
     guarantee: Guarantee
     alpha_reached: float
     delta_reached: float
 
 
-def straight_path(dismiss_share: float = 0.5, *, steps: int = STEPS) -> ThresholdPath:
-    """Return a path with ``final`` from 0 to 1, denser near 0, and ``dismiss`` a share of it."""
-    if not 0 <= dismiss_share <= 1:
-        raise ValueError(f"dismiss_share = {dismiss_share}, expected a value in [0, 1]")
+def straight_path(dismiss: float = 0.0, *, steps: int = STEPS) -> ThresholdPath:
+    """Return a path with ``possible`` from 0 to 1, denser near 0, at one ``dismiss``."""
+    if not 0 <= dismiss <= 1:
+        raise ValueError(f"dismiss = {dismiss}, expected a value in [0, 1]")
     # squares are denser near 0, where the guarantee is decided
-    final = np.linspace(0, 1, steps) ** 2
-    return ThresholdPath(dismiss_share * final, final)
+    return ThresholdPath(np.full(steps, dismiss), np.linspace(0, 1, steps) ** 2)
 
 
 def quantile_path(others: ScoredNodules, *, steps: int = STEPS) -> ThresholdPath:
@@ -163,9 +165,9 @@ def quantile_path(others: ScoredNodules, *, steps: int = STEPS) -> ThresholdPath
     if not proposed.any():
         raise ValueError("none of the nodules was proposed, expected at least one")
     scores = (others.edge[proposed], others.merged[proposed])
-    dismiss, final = (np.quantile(one, share, method="lower") for one in scores)
-    dismiss[0] = final[0] = 0.0
-    return ThresholdPath(dismiss, final)
+    dismiss, possible = (np.quantile(one, share, method="lower") for one in scores)
+    dismiss[0] = possible[0] = 0.0
+    return ThresholdPath(dismiss, possible)
 
 
 def losses(nodules: ScoredNodules, path: ThresholdPath, report: float) -> FloatArray:
@@ -173,10 +175,10 @@ def losses(nodules: ScoredNodules, path: ThresholdPath, report: float) -> FloatA
 
     A nodule with an edge score of ``report`` or more is reported without the cloud.
     """
-    # lost: dismissed by the edge, below ``final`` after the merge, or never proposed
+    # lost: dismissed by the edge, below ``possible`` after the merge, or never proposed
     escalated = (nodules.edge < report)[:, None]
     dismissed = nodules.edge[:, None] < np.minimum(path.dismiss, report)
-    lost = dismissed | (escalated & (nodules.merged[:, None] < path.final))
+    lost = dismissed | (escalated & (nodules.merged[:, None] < path.possible))
     lost |= np.isneginf(nodules.edge)[:, None]
     return per_patient(lost, nodules.patient)
 
@@ -232,7 +234,7 @@ def control(
     reason = "" if step >= 0 else _why_not(n, alpha, delta, reached, sure)
     guarantee = Guarantee(alpha, delta, len(nodules), nodules.identity, step >= 0, reason, n)
     dismiss = min(float(path.dismiss[at]), report)
-    return Controlled(dismiss, float(path.final[at]), guarantee, reached, sure)
+    return Controlled(dismiss, float(path.possible[at]), guarantee, reached, sure)
 
 
 def _why_not(n: int, alpha: float, delta: float, reached: float, sure: float) -> str:

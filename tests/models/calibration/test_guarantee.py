@@ -10,7 +10,6 @@ from edge.guarantee import Terms
 from edge.merge import MergeWeights
 from models.calibration.fit import CLOUD_QUANTILE, Cases
 from models.calibration.guarantee import (
-    DISMISS_SHARE,
     ReadWith,
     Target,
     fit_settings,
@@ -24,9 +23,9 @@ from models.calibration.risk_control import ScoredNodules, ThresholdPath, losses
 from models.runtime.artifacts import find
 
 MERGE = [0.0, 1.0, 1.0]
-"""The cloud's logit counts without limit: any edge score can reach ``final``."""
+"""The cloud's logit counts without limit: any edge score can reach ``possible``."""
 
-FITTED = {"dismiss": 0.2, "report": 0.9, "alone": 0.3, "final": 0.6, "possible": 0.6}
+FITTED = {"dismiss": 0.2, "report": 0.9, "alone": 0.3, "possible": 0.6, "final": 0.7}
 
 
 def sound(patients: int, lost: int = 0) -> ScoredNodules:
@@ -53,7 +52,7 @@ def cases(seed: int = 0) -> Cases:
 
 
 def test_enough_patients_allow_the_requested_guarantee() -> None:
-    """100 without a miss guarantee 2.8 % at 90 %: the fit's ``final`` stays."""
+    """100 without a miss guarantee 2.8 % at 90 %: the fit's ``possible`` stays."""
     found = guaranteed_settings(sound(100), FITTED, Target(0.028, 0.1), MERGE)
     assert found["guarantee"] == {
         "alpha": 0.028,
@@ -65,7 +64,7 @@ def test_enough_patients_allow_the_requested_guarantee() -> None:
         "confidence": pytest.approx(1 - 0.972**100, abs=1e-6),
         "holds": True,
     }
-    assert found["thresholds"] == {**FITTED, "dismiss": DISMISS_SHARE * 0.6}
+    assert found["thresholds"] == FITTED
 
 
 def test_too_few_say_the_tightest_pair_that_holds() -> None:
@@ -75,21 +74,19 @@ def test_too_few_say_the_tightest_pair_that_holds() -> None:
     assert not guarantee["holds"]
     assert guarantee["alpha"] == pytest.approx(float(beta.ppf(0.9, 1, 62)), abs=2e-6)
     assert guarantee["confidence"] == pytest.approx(1 - 0.972**62, abs=2e-6)
-    assert found["thresholds"]["final"] == FITTED["final"]
+    assert found["thresholds"]["possible"] == FITTED["possible"]
 
 
 def test_thresholds_are_lowered_until_the_guarantee_holds() -> None:
-    """Six of 200 are lost at the fit's ``final`` and none below 0.4: it goes below 0.4."""
+    """Six of 200 are lost at the fit's ``possible`` and none below 0.4: it goes below 0.4."""
     nodules = faint(200, 6, 0.4)
     found = guaranteed_settings(nodules, FITTED, Target(0.028, 0.1), MERGE)
     at = found["thresholds"]
     assert found["guarantee"]["holds"]
-    assert 0.39 < at["final"] <= 0.4
-    assert at["possible"] == at["final"]
-    assert at["dismiss"] <= DISMISS_SHARE * at["final"]
-    point = ThresholdPath(np.array([at["dismiss"]]), np.array([at["final"]]))
+    assert 0.39 < at["possible"] <= 0.4
+    point = ThresholdPath(np.array([at["dismiss"]]), np.array([at["possible"]]))
     assert losses(nodules, point, at["report"]).sum() == 0
-    assert (at["report"], at["alone"]) == (FITTED["report"], FITTED["alone"])
+    assert at == {**FITTED, "possible": at["possible"]}
 
 
 def test_where_lowering_does_not_help_the_fit_s_stay() -> None:
@@ -97,27 +94,31 @@ def test_where_lowering_does_not_help_the_fit_s_stay() -> None:
     assert not found["guarantee"]["holds"]
     assert found["guarantee"]["alpha"] > 0.1
     assert found["guarantee"]["confidence"] == 0.0
-    assert found["thresholds"]["final"] == FITTED["final"]
+    assert found["thresholds"]["possible"] == FITTED["possible"]
 
 
-def test_a_cautious_fit_keeps_its_own_dismiss() -> None:
-    fitted = {**FITTED, "dismiss": 0.01}
-    assert guaranteed_settings(sound(100), fitted, Target(), MERGE)["thresholds"]["dismiss"] == 0.01
+def test_what_the_edge_dismisses_is_lost_whatever_the_second_reader_says() -> None:
+    """Ten of 200 lie below ``dismiss``, and no ``possible`` brings them back."""
+    nodules = sound(200)
+    nodules.edge[:10] = 0.1
+    found = guaranteed_settings(nodules, FITTED, Target(0.028, 0.1), MERGE)
+    assert not found["guarantee"]["holds"]
+    assert found["guarantee"]["average"] == pytest.approx(11 / 201, abs=1e-6)
 
 
-def test_what_no_verdict_can_bring_to_final_is_not_sent() -> None:
+def test_what_no_verdict_can_bring_into_a_list_is_not_sent() -> None:
     """``dismiss`` rises to the score that the highest verdict that counts just brings there."""
     merge = [0.3, 1.1, 0.4, 1.2]
     found = guaranteed_settings(sound(100), FITTED, Target(), merge)["thresholds"]
     assert found["dismiss"] > FITTED["dismiss"]
     assert found["alone"] == max(FITTED["alone"], found["dismiss"])
     weights = MergeWeights(*merge)
-    assert weights.merged(found["dismiss"] - 1e-4, 1 - 1e-9) < found["final"]
-    assert weights.merged(found["dismiss"] + 1e-4, 1 - 1e-9) > found["final"]
+    assert weights.merged(found["dismiss"] - 1e-4, 1 - 1e-9) < found["possible"]
+    assert weights.merged(found["dismiss"] + 1e-4, 1 - 1e-9) > found["possible"]
 
 
 @pytest.mark.parametrize("merge", [[0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 2.0], [0.0, 1.0, -1.0, 2.0]])
-def test_a_cloud_logit_without_limit_can_bring_any_score_to_final(merge: list[float]) -> None:
+def test_a_cloud_logit_without_limit_can_bring_any_score_into_a_list(merge: list[float]) -> None:
     assert out_of_reach(0.5, merge) == 0.0
 
 
@@ -175,7 +176,7 @@ def test_the_stated_level_holds_with_the_stated_confidence() -> None:
         nodules = ScoredNodules(edge, rng.beta(9, 1, 62), np.arange(62))
         found = guaranteed_settings(nodules, FITTED, Target(0.028, 0.1), MERGE)
         at = found["thresholds"]
-        true = 0.03 + 0.97 * float(beta.cdf(at["final"], 9, 1))
+        true = 0.03 + 0.97 * float(beta.cdf(at["possible"], 9, 1))
         kept += true <= found["guarantee"]["alpha"]
     assert kept >= 270
 
@@ -199,7 +200,7 @@ def test_fitted_scores_separate_nodules_from_false_positives() -> None:
     for (slope, bias), middle in ((edge["calibration"], 3.0), (cloud["calibration"], -1.0)):
         assert slope > 0
         assert abs(-bias / slope - middle) < 0.1
-    assert set(edge["thresholds"]) == {"dismiss", "report", "alone", "final", "possible"}
+    assert set(edge["thresholds"]) == {"dismiss", "report", "alone", "possible", "final"}
     bias, edge_weight, cloud_weight, most = edge["merge"]
     assert abs(bias) < 0.1
     assert edge_weight > 0

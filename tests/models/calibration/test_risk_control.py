@@ -59,13 +59,13 @@ def test_the_guarantee_holds_as_often_as_stated(bound: Bound) -> None:
 def test_one_more_step_would_not_hold() -> None:
     given, path = nodules(400, np.random.default_rng(2)), straight_path()
     found = control(given, path, report=REPORT, alpha=0.05)
-    step = int(np.searchsorted(path.final, found.final))
+    step = int(np.searchsorted(path.possible, found.possible))
     assert found.guarantee.holds
     assert found.guarantee.text == (
         "with 90 % confidence at most 5 % of nodules are missed, on average over patients "
         f"({len(given)} nodules of 400 patients, calibration {given.identity})"
     )
-    assert 0 < step < path.final.size - 1
+    assert 0 < step < path.possible.size - 1
     assert found.alpha_reached <= 0.05
     assert found.delta_reached <= 0.1
     mean = losses(given, path, REPORT).mean(0)
@@ -78,7 +78,7 @@ def test_too_few_patients_say_so_with_the_tightest_pair() -> None:
     given = ScoredNodules(np.full(62, 0.9), np.full(62, 0.9), owner)
     found = control(given, straight_path(), report=REPORT)
     assert not found.guarantee.holds
-    assert (found.dismiss, found.final) == (0.0, 0.0)
+    assert (found.dismiss, found.possible) == (0.0, 0.0)
     assert found.alpha_reached == pytest.approx(1 - 0.1 ** (1 / 62))
     assert found.delta_reached == pytest.approx((1 - 0.028) ** 62)
     assert found.guarantee.text == (
@@ -108,8 +108,8 @@ def test_the_exact_bound_counts_patients_who_lose_anything() -> None:
 def test_a_path_of_quantiles_comes_of_other_nodules() -> None:
     """It begins at 0, ends at the best scores, and never falls."""
     path = quantile_path(nodules(100, np.random.default_rng(4)))
-    assert (path.dismiss[0], path.final[0]) == (0.0, 0.0)
-    assert path.final[-1] > 0.99
+    assert (path.dismiss[0], path.possible[0]) == (0.0, 0.0)
+    assert path.possible[-1] > 0.99
     with pytest.raises(ValueError, match="proposed"):
         quantile_path(ScoredNodules(np.full(2, -np.inf), np.zeros(2), np.arange(2)))
 
