@@ -95,17 +95,6 @@ def strongest(parts: Sequence[Peaks], most: int) -> Peaks:
     return Peaks(logit[keep], index[keep], diameter[keep])
 
 
-def mirrored(maps: FloatMap, axes: tuple[int, ...]) -> FloatMap:
-    """Return the maps ``(5, z, y, x)`` of the box mirrored along ``axes`` (0 z, 1 y, 2 x).
-
-    The box's sides must be multiples of `STRIDE`.
-    """
-    along = tuple(axis + 1 for axis in axes)
-    sign = np.ones((len(maps), 1, 1, 1), np.float32)
-    sign[list(along)] = -1  # the offsets come after the heat, in the order of the axes
-    return np.asarray(np.flip(maps, along) * sign, np.float32)
-
-
 def to_candidates(
     peaks: Peaks, geometry: Geometry, calibration: tuple[float, float]
 ) -> list[Candidate]:

@@ -10,11 +10,9 @@ from imaging.preprocess import Preprocessed
 from imaging.volume import UInt8Array
 from models.runtime.detection import (
     Candidate,
-    FloatMap,
     Peaks,
     SizePrior,
     find_peaks,
-    mirrored,
     strongest,
     to_candidates,
 )
@@ -23,11 +21,8 @@ from models.runtime.session import AUTO, Opened, open_as
 PAD_TO = 16
 """The network halves the grid four times."""
 
-READING = 3
+READING = 4
 """Increase it if boxes are read differently: calibrations of another reading are void."""
-
-VIEWS: tuple[tuple[int, ...], ...] = ((), (2,))
-"""The axes (z, y, x) along which a box is mirrored for each of its views."""
 
 PRIOR = SizePrior(from_mm=18.0, per_mm=0.25, most=2.0)
 """Chosen on training and validation scans, where such large peaks in lungs are lesions only."""
@@ -54,8 +49,8 @@ class Screener(Opened):
     def screen(self, box: Preprocessed) -> list[Candidate]:
         """Return the candidates inside the lung, strongest first.
 
-        The box is read in its `VIEWS`, whose maps are averaged, and once more at half the
-        resolution, for nodules larger than the network's field of view.
+        The box is read once more at half the resolution, for nodules larger than the network's
+        field of view.
 
         Raises:
             ModelFailed: the engine failed on this box.
@@ -74,9 +69,9 @@ class Screener(Opened):
 
     def _peaks(self, voxels: UInt8Array, voxel_mm: float = 1.0) -> Peaks:
         """Return the peaks in a box of that voxel size."""
-        maps = np.mean([self._view(voxels, axes) for axes in VIEWS], axis=0)
+        (maps,) = self.session.run(voxels[None, None])
         return find_peaks(
-            np.asarray(maps, np.float32),
+            maps[0],
             least_logit=LEAST_LOGIT,
             most=2 * MOST_CANDIDATES,
             prior=PRIOR,
@@ -89,12 +84,6 @@ class Screener(Opened):
         index = (seen.index_zyx + 0.5) * COARSE_MM - 0.5
         large = seen.diameter_mm >= LARGE_MM
         return Peaks(seen.logit[large], index[large], seen.diameter_mm[large])
-
-    def _view(self, voxels: UInt8Array, axes: tuple[int, ...]) -> FloatMap:
-        """Return the maps ``(5, z, y, x)`` of the mirrored box, mirrored back."""
-        view = np.ascontiguousarray(np.flip(voxels, axes))
-        (maps,) = self.session.run(view[None, None])
-        return mirrored(maps[0], axes)
 
 
 def read_by(version: str) -> str:

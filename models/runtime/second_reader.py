@@ -17,7 +17,7 @@ BoolArray = npt.NDArray[np.bool_]
 TEXTURES = ("ground glass", "part-solid", "solid")
 """The texture classes, in the order of their logits."""
 
-VIEWS: tuple[tuple[int, ...], ...] = ((), (1, 2), (1, 3), (2, 3))
+VIEWS: tuple[tuple[int, ...], ...] = ((), (1, 3))
 """The axes along which a batch of ROIs is mirrored for each of its views, as in training."""
 
 
@@ -75,7 +75,7 @@ class SecondReader(Opened):
         return roi_shape_of(self.session.artifact)
 
     def read(self, batch: UInt8Array) -> Readings:
-        """Read uint8 ROIs ``(n, z, y, x)``, each in four `VIEWS` whose logits are averaged.
+        """Read uint8 ROIs ``(n, z, y, x)``, each in two `VIEWS` whose logits are averaged.
 
         Raises:
             ModelFailed: the engine failed on this batch.

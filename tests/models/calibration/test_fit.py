@@ -116,10 +116,10 @@ class Onion:
 
     def __init__(self) -> None:
         away = np.linalg.norm(np.moveaxis(np.indices((16, 16, 16)), 0, 3) - 8, axis=3)
-        logits = np.repeat((3 - away / 2)[None, None].astype(np.float32), 4, axis=0)
+        logits = np.repeat((3 - away / 2)[None, None].astype(np.float32), len(VIEWS), axis=0)
         # each view is mirrored; its mask is mirrored back
         views = [np.flip(one[None], axes) for one, axes in zip(logits, VIEWS, strict=True)]
-        outputs = (*(np.zeros((4, 1), np.float32),) * 4, np.concatenate(views))
+        outputs = (*(np.zeros((len(VIEWS), 1), np.float32),) * 4, np.concatenate(views))
         settings = {"roi_shape": self.roi_shape}
         artifact = SimpleNamespace(settings=settings, name="onion")
         self.session = SimpleNamespace(artifact=artifact, run=lambda _views: outputs)

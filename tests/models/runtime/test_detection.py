@@ -2,14 +2,7 @@ import numpy as np
 from scipy.special import expit
 
 from imaging.volume import Geometry
-from models.runtime.detection import (
-    Peaks,
-    SizePrior,
-    find_peaks,
-    mirrored,
-    strongest,
-    to_candidates,
-)
+from models.runtime.detection import Peaks, SizePrior, find_peaks, strongest, to_candidates
 from models.runtime.sigmoid import sigmoid
 
 
@@ -88,18 +81,6 @@ def test_candidates_have_patient_coordinates_and_a_calibrated_score() -> None:
     assert candidate.centre_mm == (13.0, 22.0, 31.0)
     assert candidate.index_zyx == (1.0, 2.0, 3.0)
     np.testing.assert_allclose(candidate.score, 1 / (1 + np.exp(-2.0)))
-
-
-def test_mirrored_maps_have_their_peaks_where_the_box_has_them() -> None:
-    maps = np.full((5, 4, 5, 6), -9, np.float32)
-    maps[1:4] = 0
-    maps[:, 1, 2, 4] = (3, 0.5, -0.25, 0.125, 2)
-    back = mirrored(mirrored(maps, (0, 2)), (0, 2))
-    np.testing.assert_array_equal(back, maps)
-    (there,) = find_peaks(mirrored(maps, (0, 2)), least_logit=0, most=9).index_zyx
-    (here,) = find_peaks(maps, least_logit=0, most=9).index_zyx
-    np.testing.assert_allclose(there[[0, 2]], [4 * 4 - 1 - here[0], 4 * 6 - 1 - here[2]])
-    assert there[1] == here[1]
 
 
 def test_sigmoid_equals_that_of_scipy_also_for_extreme_logits() -> None:

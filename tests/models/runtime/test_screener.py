@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
+import pytest
 
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry
@@ -48,13 +49,13 @@ def screened(draw: Callable[[np.ndarray], None], *shape: int) -> list[Candidate]
     return Screener(cast(Session, Drawn(draw))).screen(box)
 
 
-def test_the_views_of_a_box_are_averaged() -> None:
+def test_a_peak_is_a_candidate_with_its_calibrated_score() -> None:
     def left(maps: np.ndarray) -> None:
         maps[0, 1, 1, 0] = 4
 
-    found = screened(left, 16, 16, 32)
-    assert sorted(c.index_zyx[2] for c in found) == [1.5, 29.5]
-    np.testing.assert_allclose([c.score for c in found], 1 / (1 + np.exp(2)))
+    (found,) = screened(left, 16, 16, 32)
+    assert found.index_zyx[2] == 1.5
+    assert found.score == pytest.approx(1 / (1 + np.exp(-4)))
 
 
 def test_what_is_too_large_for_the_network_is_found_at_half_the_resolution() -> None:
