@@ -67,6 +67,18 @@ class Figures:
             point["threshold"] = finite(threshold)
         return found
 
+    def costs(self, thresholds: FloatArray | None = None) -> dict[str, dict[str, Any]]:
+        """Return the false positives a scan at each of `TARGETS`, in %, as `points` does."""
+        found = {
+            f"{100 * target:g}": dict(value.as_dict())
+            for target, value in zip(TARGETS, self.false_positives, strict=True)
+        }
+        for cost, threshold in zip(
+            found.values(), () if thresholds is None else thresholds, strict=False
+        ):
+            cost["threshold"] = finite(threshold)
+        return found
+
 
 @dataclass(frozen=True)
 class Gain:

@@ -116,9 +116,6 @@ def nodules_command(
     ] = Context.WHOLE,
     model: cli.Model = None,
     cloud_model: cli.CloudModel = None,
-    surround: Annotated[
-        int, typer.Option(min=0, help="Side of the boxes that cubes are mirrored into; 0: none.")
-    ] = 0,
     plot: cli.Plot = None,
     limit: cli.Limit = 0,
     resamples: cli.Resamples = RESAMPLES,
@@ -126,15 +123,13 @@ def nodules_command(
     as_json: cli.Json = False,
 ) -> None:
     """Sensitivity on cubes of nodules against false positives on whole scans."""
-    if surround and context is Context.SAME:
-        raise typer.BadParameter("--surround gives cubes other surroundings than --context same")
     splits = tuple(split.split(","))
     folders, known = cli.known_scans(scans, more_scans, truth)
     folders = scans_of_splits(folders, known, splits)
     cubes = read_cubes(data, splits)[: limit or None]
     same = context is Context.SAME
     reads = open_reads(stage, model, cloud_model, outlined=not same)
-    cube_scores = [read_cube(cube, reads, surround) for cube in cli.each(cubes, "nodules")]
+    cube_scores = [read_cube(cube, reads) for cube in cli.each(cubes, "nodules")]
     # tiles have a progress bar for each scan
     scan_scores = [
         read_scan(folder, known.get(scan_name(folder), UNKNOWN), tiled(reads) if same else reads)
@@ -156,7 +151,6 @@ def nodules_command(
     result: dict[str, Any] = {
         "stage": stage.value,
         "split": split,
-        "surround": surround,
         "context": context.value,
         **as_dict(read, value),
         "subgroups": subgroups,
@@ -182,28 +176,12 @@ def nodules_command(
     )
 
 
-def read_cube(cube: Cube, reads: Reads, surround: int = 0) -> dict[Stage, float]:
-    """Return the highest score of a candidate that hits the cube's nodule, or ``-inf``, by stage.
-
-    ``surround`` is the side of `surrounded`.
-    """
-    seen = surrounded(cube, surround)
+def read_cube(cube: Cube, reads: Reads) -> dict[Stage, float]:
+    """Return by stage the highest score of a candidate that hits the nodule, ``-inf`` if none."""
     return {
-        stage: max((c.score for c in found if seen.hit_by(c.index_zyx)), default=-np.inf)
-        for stage, found in reads(Preprocessed(seen.voxels, Geometry())).items()
+        stage: max((c.score for c in found if cube.hit_by(c.index_zyx)), default=-np.inf)
+        for stage, found in reads(Preprocessed(cube.voxels, Geometry())).items()
     }
-
-
-def surrounded(cube: Cube, side: int) -> Cube:
-    """Return the cube in the middle of a box of ``side`` voxels, filled with mirror images.
-
-    A network sees the faces of a small box, and with them that a nodule is in its middle; a scan
-    gives no such hint. A side that is no larger leaves the cube as it is.
-    """
-    grown = [max(0, side - n) for n in cube.voxels.shape]
-    pad = [(n // 2, n - n // 2) for n in grown]
-    z, y, x = (at + before for at, (before, _) in zip(cube.centre_zyx, pad, strict=True))
-    return replace(cube, voxels=np.pad(cube.voxels, pad, mode="symmetric"), centre_zyx=(z, y, x))
 
 
 def read_scan(folder: Path, truth: Truth, reads: Reads) -> dict[Stage, ScanScores]:
@@ -278,10 +256,7 @@ def as_dict(scores: NoduleScores, figures: Figures) -> dict[str, Any]:
         "proposed": int(np.isfinite(scores.nodule_score).sum()),
         "sensitivity": figures.points(by_rate),
         "cpm": figures.cpm.as_dict(),
-        "fp_at": {
-            f"{100 * target:g}": {"threshold": finite(t), **value.as_dict()}
-            for target, t, value in zip(TARGETS, by_target, figures.false_positives, strict=True)
-        },
+        "fp_at": figures.costs(by_target),
         "scans": [_scan_json(scan, by_rate, by_target) for scan in scores.scans],
         "without": _without_each(scores),
         "caveat": CAVEAT,

@@ -190,7 +190,8 @@ def group_json(
         for stage, one in of.items():
             value = figures(one, resamples=resamples, seed=seed)
             points = value.points(threshold_within(froc(one)))
-            found[stage.value] = {"sensitivity": points, "cpm": value.cpm.as_dict()}
+            cpm, costs = value.cpm.as_dict(), value.costs()
+            found[stage.value] = {"sensitivity": points, "cpm": cpm, "fp_at": costs}
         if Stage.BOTH in of:
             pair = of[Stage.EDGE], of[Stage.BOTH]
             gain = difference(*pair, resamples=resamples, seed=seed).as_dict()

@@ -203,6 +203,7 @@ def _group_json(
         "patients": len({one.insertion.donor.patient for one in nodules}),
         "sensitivity": value.points(threshold),
         "cpm": value.cpm.as_dict(),
+        "fp_at": value.costs(),
         "from_5_mm": subgroup(whole, large) if large.any() else None,
         "minus_edge": None if stage is Stage.EDGE else gain(edge, whole).as_dict(),
         "minus_edge_from_5_mm": gain(only(edge, large), only(whole, large)).as_dict()

@@ -68,13 +68,6 @@ def test_a_chart_without_matplotlib_names_the_extra(
     assert said == "matplotlib is missing: needs the extra `train`: pip install 'overread[train]'\n"
 
 
-def test_cubes_in_larger_boxes_have_no_equal_context() -> None:
-    data = ["--data", ".", "--split", "val", "--scans", ".", "--marks", __file__]
-    result = CliRunner().invoke(app, ["nodules", *data, "--context", "same", "--surround", "64"])
-    assert result.exit_code == 2
-    assert "--surround" in result.stderr
-
-
 def test_torch_is_not_loaded_before_a_command_needs_it() -> None:
     code = "import sys, evaluation.__main__; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

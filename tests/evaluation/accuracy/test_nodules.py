@@ -22,7 +22,6 @@ from evaluation.accuracy.nodules import (
     save_chart,
     score_scan,
     strongest_apart,
-    surrounded,
     tiled,
 )
 from evaluation.accuracy.truth import UNKNOWN, Lesion, Truth
@@ -130,18 +129,6 @@ def test_real_slab_is_read_from_its_files(shared_data: Path) -> None:
     assert found.false_score.tolist() == [0.9]
     z, y, x = (round(v) for v in seen[0].geometry.to_index(lesion.centre_mm))
     assert seen[0].voxels[z, y, x] > 150  # the middle of a solid nodule is soft tissue
-
-
-def test_a_cube_can_be_read_in_larger_surroundings() -> None:
-    """Mirrored into a box of 30 voxels, the nodule lies 5 voxels further, at the same voxels."""
-    one = cube(3, "p")
-    wide = surrounded(one, 30)
-    assert wide.voxels.shape == (30, 30, 30)
-    assert wide.centre_zyx == (15.0, 16.0, 17.0)
-    assert surrounded(one, 20).voxels.shape == surrounded(one, 0).voxels.shape == (20, 20, 20)
-    reads = scripted({3: [((15, 16, 17), 0.7)]})
-    assert read_cube(one, reads, 30) == {Stage.EDGE: 0.7}
-    assert read_cube(one, reads) == {Stage.EDGE: -np.inf}
 
 
 def curve(nodules: list[float], false: list[float]) -> Curve:
