@@ -107,11 +107,16 @@ def export(
         list[Path], typer.Option(help="averaged.pt of a run; repeat to join members of a hybrid.")
     ],
     method: Method = "minmax",
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="NAME-fp32 and NAME-int8; it begins with KIND.")
+    ] = "",
 ) -> None:
     """Export trained weights as FP32 and INT8 artifacts and enter both in the manifest."""
     from models.quantization.ptq import run_export
 
-    run_export(kind, data, weights, method)
+    if name and name.split("-")[0] != kind:
+        raise typer.BadParameter(f"{name}: it must begin with {kind}")
+    run_export(kind, data, weights, method, name or kind)
 
 
 for command in (distil, qat, int4, ranges, sensitivity):
@@ -129,6 +134,9 @@ def fit(
     delta: Annotated[
         float, typer.Option(min=1e-6, max=0.999999, help="Probability that more are missed.")
     ] = DELTA,
+    keep_hybrid: Annotated[
+        bool, typer.Option("--keep-hybrid", help="Leave the settings of --hybrid.")
+    ] = False,
 ) -> None:
     """Fit calibration, merger and thresholds on validation cases; write them to the manifest.
 
@@ -138,7 +146,7 @@ def fit(
     """
     from models.calibration.guarantee import Target, run_fit
 
-    run_fit(data, screening, hybrid, Target(alpha, delta))
+    run_fit(data, screening, hybrid, Target(alpha, delta), keep_hybrid=keep_hybrid)
 
 
 @app.command("split")

@@ -85,10 +85,13 @@ class ReadWith:
     contrast: bool = True
 
 
-def run_fit(data: Path, screening: str, hybrid: str, target: Target) -> None:
+def run_fit(
+    data: Path, screening: str, hybrid: str, target: Target, *, keep_hybrid: bool = False
+) -> None:
     """Fit the settings of both artifacts on validation, and their guarantee on calibration.
 
-    Both are entered in the manifest. No patient is in both.
+    Both are entered in the manifest. No patient is in both. A hybrid that serves several screening
+    networks has one calibration: ``keep_hybrid`` leaves its settings as they are.
     """
     # these need the extra `train`, which `guaranteed_settings` does without
     from models.export.manifest import amend
@@ -101,9 +104,11 @@ def run_fit(data: Path, screening: str, hybrid: str, target: Target) -> None:
     with console.status("reading validation cases"):
         scans = boxes_of_role(data, "val")
         cases = gather(screener, reader, cubes.pieces, cubes.patients, scans)
-    settings, cloud = fit_settings(cases)
-    sure = np.isfinite(cubes.malignancy)  # otherwise the outline may be a neighbour's
-    cloud["outline"] = [fit_outline(reader, [cubes.pieces[i] for i in np.flatnonzero(sure)])]
+    kept = find(hybrid).settings if keep_hybrid else {}
+    settings, cloud = fit_settings(cases, kept.get("calibration"))
+    if not keep_hybrid:
+        sure = np.isfinite(cubes.malignancy)  # otherwise the outline may be a neighbour's
+        cloud["outline"] = [fit_outline(reader, [cubes.pieces[i] for i in np.flatnonzero(sure)])]
     with console.status("reading calibration cases"):
         others = gather(screener, reader, held_out.pieces, held_out.patients)
     nodules = nodules_of(others, settings, cloud)
@@ -122,11 +127,19 @@ def uncalibrated(artifact: Artifact) -> Artifact:
     return replace(artifact, settings={**artifact.settings, "calibration": [1.0, 0.0]})
 
 
-def fit_settings(cases: Cases) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the edge's settings (calibration, merge, thresholds) and the cloud's (calibration)."""
+def fit_settings(
+    cases: Cases, cloud_calibration: Sequence[float] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the edge's settings (calibration, merge, thresholds) and the cloud's (calibration).
+
+    ``cloud_calibration``, slope and intercept, is kept if it is given.
+    """
     # Platt calibration of each reader alone
     edge_bias, edge_slope = logistic(cases.edge[:, None], cases.nodule)
-    cloud_bias, cloud_slope = logistic(cases.cloud[:, None], cases.nodule)
+    if cloud_calibration is None:
+        cloud_bias, cloud_slope = logistic(cases.cloud[:, None], cases.nodule)
+    else:
+        cloud_slope, cloud_bias = cloud_calibration
     edge, cloud = edge_bias + edge_slope * cases.edge, cloud_bias + cloud_slope * cases.cloud
     # the merger: a logistic regression on both calibrated logits, the cloud's clipped at the top
     most = float(np.quantile(cloud[cases.nodule], CLOUD_QUANTILE))

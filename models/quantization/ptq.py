@@ -47,15 +47,15 @@ CALIBRATION_CUBES = 96
 """Training cubes that quantisation is calibrated on, in addition to whole training scans."""
 
 
-def run_export(kind: str, data: Path, weights: Sequence[Path], method: str) -> None:
-    """Register `KIND-fp32` and `KIND-int8` of trained ``weights``; a hybrid joins its members."""
+def run_export(kind: str, data: Path, weights: Sequence[Path], method: str, name: str) -> None:
+    """Register `NAME-fp32` and `NAME-int8` of trained ``weights``; a hybrid joins its members."""
     network = make_network(kind, weights)
-    register(f"{kind}-fp32", export_fp32(network, kind), parent="", method="training")
+    register(f"{name}-fp32", export_fp32(network, kind), parent="", method="training")
     exact = export_float(network, kind)
     register(
-        f"{kind}-int8",
+        f"{name}-int8",
         quantize(exact, kind, calibration(kind, data), method=method),
-        parent=f"{kind}-fp32",
+        parent=f"{name}-fp32",
         method=f"post-training quantisation, {method}",
     )
 

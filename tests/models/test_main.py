@@ -51,6 +51,13 @@ def test_what_is_missing_is_one_line(
     assert [word for word in named if word not in said] == []
 
 
+def test_an_artifact_is_named_after_its_kind(tmp_path: Path) -> None:
+    words = ["export", "hybrid", "--data", str(tmp_path), "--weights", "a.pt", "--name", "large"]
+    result = CliRunner().invoke(command.app, words)
+    assert result.exit_code == 2
+    assert "large: it must begin with hybrid" in result.output
+
+
 def test_a_damaged_manifest_is_one_line(
     ended: Ended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

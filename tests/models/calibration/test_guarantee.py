@@ -181,6 +181,15 @@ def test_the_stated_level_holds_with_the_stated_confidence() -> None:
     assert kept >= 270
 
 
+def test_a_hybrid_s_calibration_may_be_kept() -> None:
+    """The merger then fits the edge to the hybrid as it is calibrated."""
+    given = cases()
+    edge, cloud = fit_settings(given, [2.0, 0.5])
+    assert cloud["calibration"] == [2.0, 0.5]
+    assert edge["calibration"] == fit_settings(given)[0]["calibration"]
+    assert edge["merge"] != fit_settings(given)[0]["merge"]
+
+
 def test_an_uncalibrated_artifact_leaves_the_shipped_one_fitted() -> None:
     """Fitting reads outputs as they are, while a service in use keeps the calibration."""
     shipped = find("hybrid-int8")

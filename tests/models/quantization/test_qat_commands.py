@@ -185,10 +185,10 @@ def test_missing_files_are_named_before_anything_is_quantised(start: Path, tmp_p
 
 def test_an_export_enters_both_files_and_keeps_what_was_fitted(shelf: Path, start: Path) -> None:
     """FP32 and INT8 of the same weights; a second export leaves the settings alone."""
-    run_export("screening", shelf, [start], "minmax")
+    run_export("screening", shelf, [start], "minmax", "screening")
     assert find("screening-int8", shelf).settings == UNFITTED["screening"]
     amend("screening-int8", "settings", {"calibration": [2.0, 1.0]}, shelf)
-    run_export("screening", shelf, [start], "percentile")
+    run_export("screening", shelf, [start], "percentile", "screening")
     again = find("screening-int8", shelf)
     assert again.settings == {"calibration": [2.0, 1.0]}
     assert again.method == "post-training quantisation, percentile"
