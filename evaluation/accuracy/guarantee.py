@@ -19,7 +19,6 @@ left out, and with the population. The highest possible miss rate is given with 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ import numpy.typing as npt
 from evaluation.accuracy.bootstrap import draw
 from evaluation.accuracy.scores import Scores
 from imaging.volume import FloatArray
+from models.calibration.guarantee import BOUND
 from models.calibration.risk_control import (
     ALPHA,
     DELTA,
@@ -39,6 +39,7 @@ from models.calibration.risk_control import (
     furthest,
     losses,
     upper_bound,
+    upper_bound_of,
 )
 
 MOST = 0.95
@@ -150,7 +151,7 @@ def level(
     shares = losses(nodules, at, spec.report)[:, 0]
     each = ScoredNodules(nodules.edge, nodules.merged, np.arange(len(nodules)))
     lost = losses(each, at, spec.report)[:, 0]
-    limit = upper_bound(shares.mean(), len(shares), spec.delta, Bound.HOEFFDING_BENTKUS)
+    limit = upper_bound_of(shares, spec.delta, BOUND)
     return {
         "nodules": len(nodules),
         "patients": len(shares),
@@ -252,29 +253,28 @@ def served(
     n, taken = len(shares), _taken(len(shares))
     # each half of the patients against the other half, then each set drawn against all of them
     orders = np.array([rng.permutation(shares) for _ in range(resamples)])
-    drawn = np.array([draw(n, rng) @ shares / n for _ in range(resamples)])
-    inside, rest = orders[:, :taken].mean(1), orders[:, taken:].mean(1)
-    luckiest, least = float(np.sort(shares)[:taken].mean()), float(shares.min())
+    drawn = rng.choice(shares, (resamples, n))
+    inside, rest = orders[:, :taken], orders[:, taken:].mean(1)
+    luckiest, least = np.sort(shares)[:taken], np.full(n, shares.min())
     whole = float(shares.mean())
     return {
         **settings,
         "cost": cost(scores, spec.report, at),
         "calibration": level(scores.nodules, spec, at, holds=True),
-        "splits": _stated(inside, taken, spec.delta, rest, luckiest, worst_rest(shares, taken)),
-        "draws": _stated(drawn, n, spec.delta, np.full(resamples, whole), least, whole),
+        "splits": _stated(inside, spec.delta, rest, luckiest, worst_rest(shares, taken)),
+        "draws": _stated(drawn, spec.delta, np.full(resamples, whole), least, whole),
         "test": None if test is None else level(test.nodules, spec, at, holds=True),
     }
 
 
 def _stated(
-    means: FloatArray, n: int, delta: float, elsewhere: FloatArray, luckiest: float, worst: float
+    sets: FloatArray, delta: float, elsewhere: FloatArray, luckiest: FloatArray, worst: float
 ) -> dict[str, Any]:
-    """Compare the alphas that sets of these means state with the rates ``elsewhere``."""
-    bound = cache(lambda mean: upper_bound(mean, n, delta, Bound.HOEFFDING_BENTKUS))
-    alpha = np.array([bound(round(float(mean), 9)) for mean in means])
+    """Compare the alphas that sets of losses ``(sets, n)`` state with the rates ``elsewhere``."""
+    alpha = np.array([upper_bound_of(one, delta, BOUND) for one in sets])
     kept = float((elsewhere <= alpha + 1e-12).mean())
     return {
-        "resamples": len(means),
+        "resamples": len(sets),
         "kept": kept,
         "alpha_mean": float(alpha.mean()),
         "alpha_p90": float(np.quantile(alpha, 0.9)),
@@ -283,7 +283,7 @@ def _stated(
         "worst": worst,
         # the luckiest set, that of the lowest mean, states the smallest alpha; worst is the highest
         # rate elsewhere
-        "can_fail": worst > bound(round(luckiest, 9)),
+        "can_fail": worst > upper_bound_of(luckiest, delta, BOUND),
     }
 
 

@@ -67,6 +67,8 @@ def guarantee_command(
         raise typer.BadParameter("expected either --cases or --data")
     screening = model or load_settings().screening_model
     hybrid = cloud_model or load_cloud_settings().model
+    if bound is Bound.BETTING:
+        raise typer.BadParameter("sets of patients are resampled with one of the other bounds")
     settings = find(screening).settings
     fitted = Fitted.of(settings, find(hybrid).settings)
     held_out: Scores | None = None

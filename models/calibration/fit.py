@@ -17,6 +17,7 @@ from imaging.volume import FloatArray, Geometry
 from models.runtime.detection import Candidate
 from models.runtime.screener import Screener
 from models.runtime.second_reader import SecondReader, mask_logits, nearest_piece, views_of
+from models.runtime.sigmoid import sigmoid
 
 if TYPE_CHECKING:
     # imports torch, which readers of cases can do without
@@ -28,15 +29,23 @@ FACE = 6
 CUBE_FALSE_POSITIVES = 6
 """The strongest false positives of a cube that are read; the others would be dismissed."""
 
-FINAL_FALSE_POSITIVES = 0.25
+FINAL_FALSE_POSITIVES = 0.1
 ALONE_FALSE_POSITIVES = 1.0
-"""False positives per scan of the merged threshold and of the edge's own."""
+"""False positives per scan of the merged threshold and of the edge's own. Findings may be few:
+what is less certain is a possible finding."""
 
 POSSIBLE_FALSE_POSITIVES = 3.0
 """False candidates per scan in both lists, findings and possible findings."""
 
-REGIONS = 20.0
+REGIONS = 12.0
 """False candidates that are sent for a scan, on average."""
+
+TAIL = 2
+"""The strongest false positives a scan, from which the rate of rarer ones is estimated."""
+
+REPORT_MARGIN = 2.0
+"""``report`` lies so many logits above the highest edge score of a false candidate that a verdict
+rejects: other patients have higher ones than those of validation."""
 
 CLOUD_QUANTILE = 0.9
 """The cloud's logit counts up to this quantile of validation's nodules: the few above it do not
@@ -201,16 +210,19 @@ def thresholds(edge: FloatArray, merged: FloatArray, cases: Cases) -> dict[str, 
 
     Each of four leaves its number of false positives a scan: ``dismiss`` `REGIONS`, ``alone``
     `ALONE_FALSE_POSITIVES`, ``possible`` `POSSIBLE_FALSE_POSITIVES`, ``final``
-    `FINAL_FALSE_POSITIVES`. From ``report`` on, no verdict brought a false positive below
-    ``final``.
+    `FINAL_FALSE_POSITIVES`. From ``report`` on, the edge decides alone: by `REPORT_MARGIN`, no
+    verdict brought such a false positive below ``final``.
     """
     false = cases.false
     dismiss = _leaving(edge, false, REGIONS * cases.scans)
     alone = max(_leaving(edge, false, ALONE_FALSE_POSITIVES * cases.scans), dismiss)
     possible = _leaving(merged, false, POSSIBLE_FALSE_POSITIVES * cases.scans)
-    final = _leaving(merged, false, FINAL_FALSE_POSITIVES * cases.scans)
-    rejected = edge[~cases.nodule & (merged < final)]
-    report = max(_just_above(edge, float(rejected.max(initial=0.0))), alone)
+    allowed = FINAL_FALSE_POSITIVES * cases.scans
+    final = _leaving(merged, false, allowed)
+    if allowed < 1:
+        final = max(_rare(merged, false, allowed, cases.scans), possible)
+    rejected = float(edge[~cases.nodule & (merged < final)].max(initial=0.0))
+    report = max(float(sigmoid(np.array(_logit(rejected) + REPORT_MARGIN))), alone)
     names = ("dismiss", "report", "alone", "possible", "final")
     values = (dismiss, report, alone, possible, final)
     return {name: round(value, 6) for name, value in zip(names, values, strict=True)}
@@ -221,6 +233,20 @@ def _leaving(score: FloatArray, false: np.ndarray, allowed: float) -> float:
     ranked = np.sort(score[false])[::-1]
     count = int(allowed)
     return _just_above(score, float(ranked[count])) if count < len(ranked) else 0.0
+
+
+def _rare(score: FloatArray, false: np.ndarray, allowed: float, scans: float) -> float:
+    """Return the threshold that leaves ``allowed`` false positives, fewer than can be counted.
+
+    The logits above a high one are taken for exponential (peaks over a threshold: Coles, An
+    Introduction to Statistical Modeling of Extreme Values, 2001, chapter 4).
+    """
+    logits = np.array([_logit(one) for one in np.sort(score[false])[::-1]])
+    count = min(int(TAIL * scans), len(logits) - 1)
+    if count < 1:
+        return _leaving(score, false, 0)
+    excess = float((logits[:count] - logits[count]).mean())
+    return float(sigmoid(logits[count] + excess * np.log(count / allowed)))
 
 
 def _just_above(score: FloatArray, value: float) -> float:

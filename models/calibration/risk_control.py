@@ -44,8 +44,12 @@ class Bound(Enum):
     ``HOEFFDING_BENTKUS`` holds for any losses in [0, 1] (Bates et al., Distribution-free,
     risk-controlling prediction sets, J. ACM 68(6), 2021, section 3.1; Angelopoulos et al., Learn
     then test, 2021, proposition 2).
+    ``BETTING`` holds for any losses too, and uses how much they vary (Waudby-Smith and Ramdas,
+    Estimating means of bounded random variables by betting, J. R. Stat. Soc. B 86(1), 2024, as in
+    Bates et al., section 3.1). It reads the patients in a fixed order.
     """
 
+    BETTING = "betting"
     BINOMIAL = "binomial"
     HOEFFDING_BENTKUS = "hoeffding-bentkus"
 
@@ -225,12 +229,12 @@ def control(
     if not (0 < alpha < 1 and 0 < delta < 1):
         raise ValueError(f"alpha = {alpha} and delta = {delta}, expected values in (0, 1)")
     # follow the path while the bound holds; without a first step, state the tightest pair
-    shares = counted(losses(nodules, path, report), bound)
-    n, mean = len(shares), shares.mean(0)
-    step = int(furthest(mean, n, alpha, delta, bound))
+    shares = losses(nodules, path, report)
+    n, p_values = len(shares), p_value_of(shares, alpha, delta, bound)
+    step = int(np.cumprod(p_values <= delta).sum() - 1)
     at = max(step, 0)
-    reached = upper_bound(mean[at], n, delta, bound)
-    sure = float(p_value(mean[at], n, alpha, bound))
+    reached = upper_bound_of(shares[:, at], delta, bound)
+    sure = float(p_values[at])
     reason = "" if step >= 0 else _why_not(n, alpha, delta, reached, sure)
     guarantee = Guarantee(alpha, delta, len(nodules), nodules.identity, step >= 0, reason, n)
     dismiss = min(float(path.dismiss[at]), report)
@@ -260,8 +264,11 @@ def p_value(mean_loss: npt.ArrayLike, n: int, alpha: float, bound: Bound) -> Flo
     """Return the p-value of "the risk exceeds ``alpha``" for each of ``mean_loss``.
 
     Raises:
-        ValueError: ``n`` < 1, or ``alpha`` is not in (0, 1).
+        ValueError: ``n`` < 1, ``alpha`` is not in (0, 1), or the bound needs every loss
+            (`p_value_of`).
     """
+    if bound is Bound.BETTING:
+        raise ValueError("the betting bound has no p-value of a mean alone")
     if n < 1 or not 0 < alpha < 1:
         raise ValueError(
             f"no p-value for n = {n} and alpha = {alpha}, expected n >= 1 and 0 < alpha < 1"
@@ -283,6 +290,36 @@ def upper_bound(mean_loss: float, n: int, delta: float, bound: Bound) -> float:
     for _ in range(45):
         middle = (low + high) / 2
         rejected = float(p_value(mean_loss, n, middle, bound)) <= delta
+        low, high = (low, middle) if rejected else (middle, high)
+    return high
+
+
+def p_value_of(shares: FloatArray, alpha: float, delta: float, bound: Bound) -> FloatArray:
+    """Return the p-value of "the risk exceeds ``alpha``" of losses ``(n, ...)``, by that bound.
+
+    ``BETTING`` is most powerful at ``delta``, and valid at any other level.
+    """
+    if bound is not Bound.BETTING:
+        return p_value(counted(shares, bound).mean(0), len(shares), alpha, bound)
+    # mean and variance of the losses before each patient, with one imaginary loss of 1/2 first
+    count = np.arange(2, len(shares) + 2).reshape(-1, *[1] * (shares.ndim - 1))
+    mean = (0.5 + np.cumsum(shares, 0)) / count
+    variance = (0.25 + np.cumsum((shares - mean) ** 2, 0)) / count
+    before = np.concatenate([np.full_like(variance[:1], 0.25), variance[:-1]])
+    # the stake of each bet that the next loss lies below alpha, and the capital after it
+    stake = np.minimum(1.0, np.sqrt(2 * math.log(1 / delta) / (len(shares) * before)))
+    capital = np.cumsum(np.log1p(-stake * (shares - alpha)), 0).max(0)
+    return np.asarray(np.exp(-np.maximum(capital, 0.0)))
+
+
+def upper_bound_of(shares: FloatArray, delta: float, bound: Bound) -> float:
+    """Return the smallest risk that losses ``(n,)`` reject at ``delta``, by bisection."""
+    if bound is not Bound.BETTING:
+        return upper_bound(float(counted(shares, bound).mean()), len(shares), delta, bound)
+    low, high = 0.0, 1.0
+    for _ in range(45):
+        middle = (low + high) / 2
+        rejected = float(p_value_of(shares, middle, delta, bound)) <= delta
         low, high = (low, middle) if rejected else (middle, high)
     return high
 

@@ -13,12 +13,16 @@ from models.calibration.risk_control import (
     furthest,
     losses,
     p_value,
+    p_value_of,
     quantile_path,
     straight_path,
     upper_bound,
+    upper_bound_of,
 )
 
 REPORT = 0.95
+BY_MEAN = [Bound.BINOMIAL, Bound.HOEFFDING_BENTKUS]
+"""The bounds that need no more than the mean of the losses."""
 
 
 def nodules(patients: int, rng: np.random.Generator, missed: float = 0.005) -> ScoredNodules:
@@ -40,7 +44,7 @@ def test_losses_by_hand() -> None:
     )
 
 
-@pytest.mark.parametrize("bound", list(Bound))
+@pytest.mark.parametrize("bound", BY_MEAN)
 def test_the_guarantee_holds_as_often_as_stated(bound: Bound) -> None:
     """Of 1,000 calibration sets drawn from a population, 90 % and more keep alpha on it."""
     rng = np.random.default_rng(1)
@@ -54,6 +58,27 @@ def test_the_guarantee_holds_as_often_as_stated(bound: Bound) -> None:
     kept = (step < 0) | (true[step] <= alpha)
     assert kept.mean() >= 1 - delta
     assert true[step].max() > alpha  # it is a guarantee of 90 %, not one that never fails
+
+
+def test_the_betting_bound_holds_as_often_as_stated_and_is_the_tightest() -> None:
+    """Of 300 sets of 115 patients, some of whom lose a part of their nodules."""
+    rng = np.random.default_rng(7)
+    true, kept, narrow = 0.03, 0, 0
+    for _ in range(300):
+        shares = np.where(rng.random(115) < 0.08, rng.choice([0.25, 0.5], 115), 0.0)
+        limit = upper_bound_of(shares, 0.1, Bound.BETTING)
+        kept += limit >= true
+        others = [upper_bound_of(shares, 0.1, bound) for bound in BY_MEAN]
+        narrow += limit < min(others)
+        assert p_value_of(shares, limit + 1e-6, 0.1, Bound.BETTING) <= 0.1
+    assert kept >= 270
+    assert narrow > 250
+
+
+def test_the_betting_bound_of_one_loss_by_hand() -> None:
+    """The first stake is sqrt(2 log(10) / (2 / 4)), which is cut to 1; the second is cut too."""
+    assert p_value_of(np.zeros(2), 0.5, 0.1, Bound.BETTING) == pytest.approx(1 / 1.5**2)
+    assert p_value_of(np.ones(2), 0.5, 0.1, Bound.BETTING) == 1.0
 
 
 def test_one_more_step_would_not_hold() -> None:
@@ -174,7 +199,7 @@ def test_the_upper_bound_is_where_mapie_s_p_value_passes_delta(
     assert mapie_p_value(np.array([mean]), n, limit - 1e-9) > delta
 
 
-@pytest.mark.parametrize("bound", list(Bound))
+@pytest.mark.parametrize("bound", BY_MEAN)
 def test_no_loss_gives_the_rule_of_all_patients_sound(bound: Bound) -> None:
     """Without a loss the bound solves (1 - alpha)^n = delta, whichever it is."""
     assert upper_bound(0.0, 82, 0.1, bound) == pytest.approx(1 - 0.1 ** (1 / 82))
@@ -187,3 +212,8 @@ def test_what_gives_no_p_value_is_refused(n: int, alpha: float) -> None:
     """No patients, or a level outside (0, 1)."""
     with pytest.raises(ValueError, match="p-value"):
         p_value(0.0, n, alpha, Bound.BINOMIAL)
+
+
+def test_a_mean_is_not_enough_for_the_betting_bound() -> None:
+    with pytest.raises(ValueError, match="mean alone"):
+        p_value(0.1, 9, 0.5, Bound.BETTING)
