@@ -21,7 +21,7 @@ from tests.imaging.small_ct import SmallCt
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = PhantomSpec(
-    seed=3, spacing_mm=(2.5, 1.0, 1.0), size_mm=(280.0, 320.0, 320.0), nodule_count=2,
+    seed=4, spacing_mm=(2.5, 1.0, 1.0), size_mm=(280.0, 320.0, 320.0), nodule_count=2,
     diameter_mm=(14.0, 20.0),
 )  # fmt: skip
 
