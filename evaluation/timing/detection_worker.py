@@ -17,6 +17,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from edge.decide import Situation, Thresholds, decide
 from edge.escalation.client import Escalator, open_link
 from edge.escalation.rois import RoiStates, cut_rois
@@ -121,6 +123,8 @@ def answers(commands: Iterable[str], folder: Path) -> Iterator[dict[str, Any]]:
 
 def main(seed: int, cache: Path) -> None:
     """Answer until stdin ends."""
+    # stdout is for answers
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(file=sys.stderr))
     (prepared,) = prepare([whole_chest(seed)], cache)
     for answer in answers(sys.stdin, prepared.folder):
         print(json.dumps(answer), flush=True)
