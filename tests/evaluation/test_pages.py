@@ -103,6 +103,11 @@ def test_points_lost_are_the_difference_of_the_tables(results: Path) -> None:
 
 
 def test_met_or_not_follows_from_the_results(results: Path) -> None:
+    found = read_results(results)
+    ways = [
+        one | {"more_median_ms": 9.0, "more_p95_ms": 9.0} for one in found["dead_cloud"]["ways"]
+    ]
+    change(results, "dead_cloud", ways=ways)
     sound = render(BUDGET, results)
     found = read_results(results)
     change(results, "link", late=1)
