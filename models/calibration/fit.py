@@ -44,8 +44,8 @@ TAIL = 2
 """The strongest false positives a scan, from which the rate of rarer ones is estimated."""
 
 REPORT_MARGIN = 2.0
-"""``report`` lies so many logits above the highest edge score of a false candidate that a verdict
-rejects: other patients have higher ones than those of validation."""
+"""The distance of ``report``, in logits, above the highest edge score of a false candidate that is
+rejected by a verdict: other patients have higher ones than those of validation."""
 
 CLOUD_QUANTILE = 0.9
 """The cloud's logit counts up to this quantile of validation's nodules: the few above it do not
