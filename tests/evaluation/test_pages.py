@@ -41,6 +41,15 @@ def test_the_committed_page_is_what_is_rendered(template: Path) -> None:
     assert render(template, DOCS / "results") == template.with_suffix("").read_text()
 
 
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)
+def test_every_table_begins_after_an_empty_line(template: Path) -> None:
+    """Else Markdown takes it for a part of the paragraph before it."""
+    lines = template.with_suffix("").read_text().splitlines()
+    rules = [number for number, line in enumerate(lines) if "| --- |" in line]
+    assert rules
+    assert all(lines[number].startswith("|") and not lines[number - 2] for number in rules)
+
+
 @pytest.mark.parametrize("template", [MODELS, BUDGET], ids=lambda path: path.name)
 def test_without_results_there_are_no_figures(template: Path, tmp_path: Path) -> None:
     page = render(template, tmp_path)
