@@ -70,6 +70,9 @@ class EdgeSettings(ProcessSettings):
             rejected.
         tls_ca: PEM authority that signed the cloud's certificate; setting it enables TLS.
         insecure: whether ROIs may be sent to another machine without TLS.
+        audit_syslog: ``HOST:PORT`` of the syslog server that gets the audit trail, over TLS; None
+            for none.
+        audit_syslog_ca: PEM authority that signed its certificate; None for those of the system.
         metrics_port: port of the metrics; None: off, 0: a free port.
     """
 
@@ -120,6 +123,11 @@ class EdgeSettings(ProcessSettings):
     tls_key: Path | None = None
     insecure: bool = False
 
+    audit_syslog: str | None = None
+    audit_syslog_ca: Path | None = None
+    audit_syslog_cert: Path | None = None
+    audit_syslog_key: Path | None = None
+
     log_format: Literal["text", "json"] = "text"
     metrics_address: str = "127.0.0.1"
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
@@ -128,6 +136,12 @@ class EdgeSettings(ProcessSettings):
     def tls(self) -> TlsFiles:
         """The files of TLS."""
         return TlsFiles(self.tls_ca, self.tls_cert, self.tls_key)
+
+    @property
+    def audit_tls(self) -> TlsFiles:
+        """The files of TLS with the syslog server."""
+        files = (self.audit_syslog_ca, self.audit_syslog_cert, self.audit_syslog_key)
+        return TlsFiles(*files, prefix="audit_syslog")
 
     @property
     def remote_clouds(self) -> list[str]:
@@ -151,6 +165,13 @@ class EdgeSettings(ProcessSettings):
             raise ValueError("invalid address, expected HOST:PORT or off")
         return cloud
 
+    @field_validator("audit_syslog")
+    @classmethod
+    def _syslog_address(cls, server: str | None) -> str | None:
+        if server is not None and not is_address(server):
+            raise ValueError("invalid address, expected HOST:PORT")
+        return server
+
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
         inbox = os.path.realpath(self.inbox)
@@ -171,6 +192,8 @@ class EdgeSettings(ProcessSettings):
             raise ValueError("cloud_hedge must differ from cloud")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key must be set together")
+        if (self.audit_syslog_cert is None) != (self.audit_syslog_key is None):
+            raise ValueError("audit_syslog_cert and audit_syslog_key must be set together")
         if self.tls_cert is not None and self.tls_ca is None:
             raise ValueError("tls_cert requires tls_ca")
         if self.remote_clouds and self.tls_ca is None and not self.insecure:
