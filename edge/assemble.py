@@ -52,7 +52,10 @@ def open_pipeline(
         # first of all: its process loads its libraries while this one loads the model
         isolated = parts.enter_context(IsolatedReader(limits)) if reads_files else None
         screener = open_screener(
-            settings.screening_model, engine=settings.engine, threads=settings.threads
+            settings.screening_model,
+            engine=settings.engine,
+            threads=settings.threads,
+            keys=settings.model_keys,
         )
         second_reader = open_second_reader(settings, parts, clock, on_sending)
         pipeline = build_pipeline(settings, screener, second_reader, on_stage=on_stage, clock=clock)

@@ -228,9 +228,17 @@ def _trail(folders: AgentFolders, settings: EdgeSettings) -> Results:
 
 def _model(settings: EdgeSettings) -> Results:
     screener = open_screener(
-        settings.screening_model, engine=settings.engine, threads=settings.threads
+        settings.screening_model,
+        engine=settings.engine,
+        threads=settings.threads,
+        keys=settings.model_keys,
     )
     yield Checked(Level.OK, "model", EdgeReader.of(screener).label)
+    if screener.signed_by:
+        yield Checked(Level.OK, "model", f"signed by {screener.signed_by}")
+    else:
+        text = "model_keys is not set: hashes are checked, and no signature"
+        yield Checked(Level.NOTE, "model", text)
 
 
 def _clouds(settings: EdgeSettings) -> Results:

@@ -59,6 +59,8 @@ class EdgeSettings(ProcessSettings):
         retry_pause_s: pause after the first failed retry of a pending read. It doubles up to 5
             minutes if the cloud did not respond, and up to an hour for a study that it refused.
         cloud_model: required major version of the cloud's model; empty for any.
+        model_keys: files of public keys, one of which must have signed the manifest of the models;
+            empty: no signature is required.
         engine: inference engine, or ``auto`` for the fastest that is correct.
         threads: threads of the inference engine; 0 for all cores.
         series: UID, number or description of the series to read; ``*`` and ``?`` stand for any
@@ -112,6 +114,7 @@ class EdgeSettings(ProcessSettings):
     cloud_model: str = ""
 
     screening_model: str = "screening-int8"
+    model_keys: tuple[Path, ...] = ()
     engine: str = "auto"
     threads: int = Field(default=0, ge=0)
     series: str = Field(default="", max_length=128, coerce_numbers_to_str=True)
