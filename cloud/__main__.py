@@ -178,6 +178,7 @@ def _description(settings: CloudSettings, reader: Reader) -> dict[str, object]:
     return {
         "encryption": settings.encryption,
         "model": f"{reader.name} {reader.version} ({reader.engine})",
+        "signature": "checked" if settings.model_keys else "not required",
         "version": version("overread"),
         "settings": str(settings.file or "no file"),
     }
@@ -186,9 +187,14 @@ def _description(settings: CloudSettings, reader: Reader) -> dict[str, object]:
 def _open_reader(settings: CloudSettings) -> Reader:
     name, engine, threads = settings.model, settings.engine, settings.threads
     if settings.stages == 1:
-        return open_second_reader(name, engine=engine, threads=threads)
+        return open_second_reader(name, engine=engine, threads=threads, keys=settings.model_keys)
     return open_staged(
-        name, settings.stages, engine=engine, engines=settings.stage_engines, threads=threads
+        name,
+        settings.stages,
+        engine=engine,
+        engines=settings.stage_engines,
+        threads=threads,
+        keys=settings.model_keys,
     )
 
 

@@ -40,6 +40,8 @@ class CloudSettings(ProcessSettings):
             ROI.
         return_margin_s: part of each budget that is kept for the answer's way back, at most half.
         grace_s: time that open studies have to finish after SIGTERM.
+        model_keys: files of public keys, one of which must have signed the manifest of the models;
+            empty: no signature is required.
         tls_ca: PEM authority that must have signed callers' certificates; setting it enables mutual
             TLS.
         insecure: whether another machine may send ROIs without TLS.
@@ -50,6 +52,7 @@ class CloudSettings(ProcessSettings):
 
     address: str = "127.0.0.1:50051"
     model: str = "hybrid-int8"
+    model_keys: tuple[Path, ...] = ()
     engine: str = "auto"
     threads: int = Field(0, ge=0)
     max_batch: int = Field(8, ge=1)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import sys
 from dataclasses import asdict, replace
+from datetime import datetime
 from enum import IntEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +16,7 @@ from rich.console import Console
 
 from edge.access import UMASK, make_folder, whose
 from edge.agent.agent import run_agent
-from edge.agent.folders import AgentFolders
+from edge.agent.folders import DATABASE, AgentFolders
 from edge.agent.queue import is_running, other_user, queued, render, requeue
 from edge.assemble import open_pipeline
 from edge.doctor import Level, examine
@@ -26,6 +28,10 @@ from edge.report.overwrite import admission, require_readable, require_separate
 from edge.report.terminal import Progress, render_report
 from edge.report.write import report_to_dict
 from edge.settings import EdgeSettings, load_settings
+from edge.trail.files import records_after
+from edge.trail.messages import AuditSource, message_of
+from edge.trail.store import agent_of
+from edge.trail.verify import verify as verify_trail
 from edge.trial_certificates import make_certificates, settings_for
 from imaging.errors import StudyError
 from models.runtime.errors import ModelError
@@ -40,6 +46,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+audit = typer.Typer(cls=PlainGroup, help="Check and export the audit trail.", no_args_is_help=True)
+app.add_typer(audit, name="audit")
 SETUP_ERRORS = (EdgeError, ModelError, OSError, MemoryError)
 Config = Annotated[
     Path | None, typer.Option(help="TOML file; OVERREAD_EDGE_* variables override it.")
@@ -201,6 +209,56 @@ def doctor(
             typer.echo(printable(f"{check.level.value:6} {check.what:10} {check.text}"))
     wrong = any(check.level is Level.WRONG for check in found)
     raise typer.Exit(ExitStatus.FAILED if wrong else ExitStatus.DONE)
+
+
+@audit.command(
+    epilog="Exit status: 0: the trail is sound. 1: a record is broken or missing, or there is no "
+    "trail. Without --config and FOLDER, the trail of the default settings is checked."
+)
+def verify(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of a copy; its end cannot be checked without its database."),
+    ] = None,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Check the chain of the audit trail, and name the first record that is broken."""
+    folders = AgentFolders.of(_settings(config))
+    try:
+        found = verify_trail(folder or folders.trail, None if folder else folders.state / DATABASE)
+    except SETUP_ERRORS as error:
+        raise _failed(error) from error
+    if as_json:
+        typer.echo(printable_json(json.dumps(asdict(found), indent=2, ensure_ascii=False)))
+    else:
+        typer.echo(printable(found.text))
+    raise typer.Exit(ExitStatus.FAILED if found.broken else ExitStatus.DONE)
+
+
+@audit.command()
+def export(
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            metavar="TIME",
+            help="Only records of this time and later, UTC, such as 2026-11-27T08:00:00.",
+            formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"],
+        ),
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Print the audit trail as DICOM audit messages (PS3.15), one XML document a line."""
+    settings = _settings(config)
+    folder = AgentFolders.of(settings).trail
+    try:
+        source = AuditSource(agent_of(folder), settings.site, socket.gethostname())
+        for record in records_after(folder, 0):
+            is_meant = since is None or record.time >= since.isoformat()
+            if is_meant and (message := message_of(record, source)):
+                typer.echo(message)
+    except SETUP_ERRORS as error:
+        raise _failed(error) from error
 
 
 @app.command()

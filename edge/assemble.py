@@ -9,7 +9,7 @@ from functools import partial
 
 from edge.budget import Budget
 from edge.decide import decide
-from edge.escalation.client import SecondReader, open_second_reader
+from edge.escalation.client import OnSending, SecondReader, open_second_reader
 from edge.guarantee import for_roi_side
 from edge.pipeline import Pipeline
 from edge.reader import EdgeReader, Screening
@@ -31,6 +31,7 @@ def open_pipeline(
     settings: EdgeSettings,
     *,
     on_stage: Callable[[str], None] | None = None,
+    on_sending: OnSending = lambda _sending: None,
     clock: Clock = time.monotonic,
     reads_files: bool = True,
 ) -> Iterator[Pipeline]:
@@ -38,8 +39,9 @@ def open_pipeline(
 
     It logs every decision.
 
-    ``on_stage`` gets the name of each stage as it begins. Each study is read in a child process;
-    without ``reads_files`` there is none, and the caller brings volumes.
+    ``on_stage`` gets the name of each stage as it begins, ``on_sending`` what is about to be sent
+    to a cloud. Each study is read in a child process; without ``reads_files`` there is none, and
+    the caller brings volumes.
 
     Raises:
         BadSettings: a certificate cannot be read.
@@ -50,9 +52,12 @@ def open_pipeline(
         # first of all: its process loads its libraries while this one loads the model
         isolated = parts.enter_context(IsolatedReader(limits)) if reads_files else None
         screener = open_screener(
-            settings.screening_model, engine=settings.engine, threads=settings.threads
+            settings.screening_model,
+            engine=settings.engine,
+            threads=settings.threads,
+            keys=settings.model_keys,
         )
-        second_reader = open_second_reader(settings, parts, clock)
+        second_reader = open_second_reader(settings, parts, clock, on_sending)
         pipeline = build_pipeline(settings, screener, second_reader, on_stage=on_stage, clock=clock)
         if isolated:
             read = partial(isolated.read, series=settings.series)

@@ -10,6 +10,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -26,8 +27,13 @@ from edge.link.tls import DIAGNOSE_S
 from edge.reader import EdgeReader
 from edge.report.model import Status
 from edge.settings import EdgeSettings
+from edge.store.database import open_database
 from edge.store.repair import RESTART, damaged_databases, is_damage
 from edge.store.studies import InvalidDatabase, Step, StudyStore
+from edge.trail.files import files_in
+from edge.trail.store import TrailStore
+from edge.trail.syslog import SyslogServer
+from edge.trail.verify import NoTrail, verify
 from models.runtime.errors import ModelError
 from models.runtime.screener import open_screener
 from process.tls import diagnose
@@ -57,7 +63,7 @@ Results = Iterator[Checked]
 
 
 def examine(settings: EdgeSettings) -> list[Checked]:
-    """Check folders, modes, disk, database, model and cloud; a check that fails is a result too."""
+    """Check all that the agent needs; a check that fails is a result too."""
     folders = AgentFolders.of(settings)
     checks: list[tuple[str, Callable[[], Results]]] = [
         ("settings", lambda: _settings(settings, folders)),
@@ -65,6 +71,7 @@ def examine(settings: EdgeSettings) -> list[Checked]:
         ("access", lambda: _access(folders, settings)),
         ("disk", lambda: _disk(folders, settings)),
         ("database", lambda: _database(folders)),
+        ("trail", lambda: _trail(folders, settings)),
         ("model", lambda: _model(settings)),
         ("cloud", lambda: _clouds(settings)),
     ]
@@ -106,8 +113,8 @@ def _folders(folders: AgentFolders) -> Results:
 
 def _access(folders: AgentFolders, settings: EdgeSettings) -> Results:
     """Find what other users can read; the agent closes its own folders at its start."""
-    private = [folders.state, folders.work, folders.done, folders.quarantine]
-    private += folders.state.glob(f"{DATABASE}*")
+    private = [folders.state, folders.work, folders.done, folders.quarantine, folders.trail]
+    private += [*folders.state.glob(f"{DATABASE}*"), *files_in(folders.trail)]
     open_to_all = [(path, 0o077) for path in private] + [(folders.outbox, 0o007)]
     if settings.tls_key is not None:
         open_to_all.append((settings.tls_key, 0o007))
@@ -201,11 +208,37 @@ def _never_amended(folders: AgentFolders, store: StudyStore) -> Iterator[str]:
             continue
 
 
+def _trail(folders: AgentFolders, settings: EdgeSettings) -> Results:
+    database = folders.state / DATABASE
+    if not files_in(folders.trail):
+        text = f"{folders.trail} has no file: the agent makes it at its start"
+        yield Checked(Level.NOTE, "trail", text)
+        return
+    try:
+        found = verify(folders.trail, database)
+    except NoTrail:  # what is wrong with the database was said
+        found = verify(folders.trail)
+    yield Checked(Level.WRONG if found.broken else Level.OK, "trail", found.text)
+    if SyslogServer.of(settings) is not None and found.end_checked:
+        with closing(open_database(database)) as opened:
+            waiting = found.sequence - TrailStore(opened, folders.trail).confirmed
+        text = f"{waiting} records wait to be sent to {settings.audit_syslog}"
+        yield Checked(Level.NOTE if waiting > 0 else Level.OK, "trail", text)
+
+
 def _model(settings: EdgeSettings) -> Results:
     screener = open_screener(
-        settings.screening_model, engine=settings.engine, threads=settings.threads
+        settings.screening_model,
+        engine=settings.engine,
+        threads=settings.threads,
+        keys=settings.model_keys,
     )
     yield Checked(Level.OK, "model", EdgeReader.of(screener).label)
+    if screener.signed_by:
+        yield Checked(Level.OK, "model", f"signed by {screener.signed_by}")
+    else:
+        text = "model_keys is not set: hashes are checked, and no signature"
+        yield Checked(Level.NOTE, "model", text)
 
 
 def _clouds(settings: EdgeSettings) -> Results:

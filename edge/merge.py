@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edge.audit import confirms
+from edge.audit_sampling import confirms
 from edge.decide import Plan, Thresholds
 from edge.errors import UnfitModel
 from edge.escalation.rois import EscalationResult, text_of

@@ -23,7 +23,7 @@ from pathlib import Path
 import structlog
 
 from edge.atomic_files import is_transient
-from edge.audit import audit_of, is_sampled
+from edge.audit_sampling import audit_of, is_sampled
 from edge.budget import Budget
 from edge.decide import Plan, Situation
 from edge.errors import UnfitFolder

@@ -59,6 +59,8 @@ class EdgeSettings(ProcessSettings):
         retry_pause_s: pause after the first failed retry of a pending read. It doubles up to 5
             minutes if the cloud did not respond, and up to an hour for a study that it refused.
         cloud_model: required major version of the cloud's model; empty for any.
+        model_keys: files of public keys, one of which must have signed the manifest of the models;
+            empty: no signature is required.
         engine: inference engine, or ``auto`` for the fastest that is correct.
         threads: threads of the inference engine; 0 for all cores.
         series: UID, number or description of the series to read; ``*`` and ``?`` stand for any
@@ -70,6 +72,9 @@ class EdgeSettings(ProcessSettings):
             rejected.
         tls_ca: PEM authority that signed the cloud's certificate; setting it enables TLS.
         insecure: whether ROIs may be sent to another machine without TLS.
+        audit_syslog: ``HOST:PORT`` of the syslog server that gets the audit trail, over TLS; None
+            for none.
+        audit_syslog_ca: PEM authority that signed its certificate; None for those of the system.
         metrics_port: port of the metrics; None: off, 0: a free port.
     """
 
@@ -109,6 +114,7 @@ class EdgeSettings(ProcessSettings):
     cloud_model: str = ""
 
     screening_model: str = "screening-int8"
+    model_keys: tuple[Path, ...] = ()
     engine: str = "auto"
     threads: int = Field(default=0, ge=0)
     series: str = Field(default="", max_length=128, coerce_numbers_to_str=True)
@@ -120,6 +126,11 @@ class EdgeSettings(ProcessSettings):
     tls_key: Path | None = None
     insecure: bool = False
 
+    audit_syslog: str | None = None
+    audit_syslog_ca: Path | None = None
+    audit_syslog_cert: Path | None = None
+    audit_syslog_key: Path | None = None
+
     log_format: Literal["text", "json"] = "text"
     metrics_address: str = "127.0.0.1"
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
@@ -128,6 +139,12 @@ class EdgeSettings(ProcessSettings):
     def tls(self) -> TlsFiles:
         """The files of TLS."""
         return TlsFiles(self.tls_ca, self.tls_cert, self.tls_key)
+
+    @property
+    def audit_tls(self) -> TlsFiles:
+        """The files of TLS with the syslog server."""
+        files = (self.audit_syslog_ca, self.audit_syslog_cert, self.audit_syslog_key)
+        return TlsFiles(*files, prefix="audit_syslog")
 
     @property
     def remote_clouds(self) -> list[str]:
@@ -151,6 +168,13 @@ class EdgeSettings(ProcessSettings):
             raise ValueError("invalid address, expected HOST:PORT or off")
         return cloud
 
+    @field_validator("audit_syslog")
+    @classmethod
+    def _syslog_address(cls, server: str | None) -> str | None:
+        if server is not None and not is_address(server):
+            raise ValueError("invalid address, expected HOST:PORT")
+        return server
+
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
         inbox = os.path.realpath(self.inbox)
@@ -171,6 +195,8 @@ class EdgeSettings(ProcessSettings):
             raise ValueError("cloud_hedge must differ from cloud")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key must be set together")
+        if (self.audit_syslog_cert is None) != (self.audit_syslog_key is None):
+            raise ValueError("audit_syslog_cert and audit_syslog_key must be set together")
         if self.tls_cert is not None and self.tls_ca is None:
             raise ValueError("tls_cert requires tls_ca")
         if self.remote_clouds and self.tls_ca is None and not self.insecure:

@@ -29,6 +29,7 @@ from evaluation.errors import EvaluationError
 from evaluation.lesion_insertion.command import lesion_insertion_command
 from evaluation.links.dead_cloud import dead_cloud_command
 from evaluation.links.link import link_command
+from evaluation.links.wire import wire_command
 from evaluation.load.load import load_command
 from evaluation.policies.command import policies_command
 from evaluation.policies.roi_sizes import sizes_command
@@ -80,7 +81,7 @@ COMMANDS = (
     full_disk_command, fuzz_command, guarantee_command, kills_command, latency_command,
     lesion_insertion_command, link_command, load_command, memory_command, network_command,
     nodules_command, phantoms_command, policies_command, reading_command, robustness_command,
-    screenshots_command, sizes_command, stages_command, whole_command,
+    screenshots_command, sizes_command, stages_command, whole_command, wire_command,
 )  # fmt: skip
 
 for _command in COMMANDS:

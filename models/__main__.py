@@ -1,4 +1,7 @@
-"""`overread-models`: train, export, fit and list the models. Only ``list`` works without torch."""
+"""`overread-models`: train, export, fit, list and sign the models.
+
+Only ``list``, ``keys`` and ``sign`` work without torch.
+"""
 
 import json
 import textwrap
@@ -27,8 +30,9 @@ from models.cli import (
     train,
 )
 from models.extra import how_to_install
-from models.runtime.artifacts import Artifact, every
+from models.runtime.artifacts import WEIGHTS, Artifact, every
 from models.runtime.errors import ModelError
+from models.runtime.signatures import SIGNATURES, make_keys, read_public_key, sign
 from process.command_line import PlainGroup
 from process.text import printable
 
@@ -73,6 +77,34 @@ def list_models(as_json: Json = False) -> None:
     console.print(table)
     for text in sorted({f"{a.licence}. {a.attribution}" for a in artifacts.values()}):
         console.print(text, style="dim")
+
+
+@app.command("keys")
+def keys(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for both files.")],
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="Name of the signer: NAME.key and NAME.pem.")
+    ] = "models",
+) -> None:
+    """Make a pair of keys to sign models with; the private one, NAME.key, stays with the signer."""
+    private, public = make_keys(folder, name)
+    signer = read_public_key(public)
+    print(printable(f"private key  {private}: keep it offline, it has no password"))
+    print(printable(f"public key   {public}: {signer.id}, for the setting model_keys"))
+
+
+@app.command("sign")
+def sign_manifest(
+    key: Annotated[Path, typer.Option(metavar="FILE", help="Private key of the signer.")],
+    folder: Annotated[
+        Path, typer.Option("--models", metavar="DIR", help="Folder with manifest.toml.")
+    ] = WEIGHTS,
+) -> None:
+    """Sign the manifest, which holds the hashes of all artifacts, after checking these."""
+    for artifact in every(folder).values():
+        artifact.stored()
+    signer = sign(folder, key)
+    print(printable(f"{folder / SIGNATURES}: signed by {signer}"))
 
 
 def _entry(artifact: Artifact) -> dict[str, Any]:

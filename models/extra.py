@@ -1,8 +1,12 @@
-"""Packages that only the extra `train` installs, and the error if one is missing."""
+"""Packages that only an extra installs, and the error if one is missing."""
 
 import importlib
 
-PACKAGES = {"torch", "tomli_w", "onnxscript", "matplotlib", "scipy", "sklearn"}
+PACKAGES = {
+    **dict.fromkeys(("torch", "tomli_w", "onnxscript", "matplotlib", "scipy", "sklearn"), "train"),
+    **dict.fromkeys(("hpack", "hyperframe"), "dev"),
+}
+"""Packages, and the extra that installs them."""
 
 
 def require(package: str) -> None:
@@ -15,7 +19,8 @@ def require(package: str) -> None:
 
 
 def how_to_install(error: ModuleNotFoundError) -> str | None:
-    """Return a line that names the package and the extra; None if the extra does not have it."""
-    if (error.name or "").partition(".")[0] not in PACKAGES:
+    """Return a line that names the package and its extra; None if no extra has it."""
+    extra = PACKAGES.get((error.name or "").partition(".")[0])
+    if extra is None:
         return None
-    return f"{error.name} is missing: needs the extra `train`: pip install 'overread[train]'"
+    return f"{error.name} is missing: needs the extra `{extra}`: pip install 'overread[{extra}]'"

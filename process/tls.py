@@ -27,20 +27,24 @@ CERTIFICATE = re.compile(
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """The files that the settings ``tls_ca``, ``tls_cert`` and ``tls_key`` name."""
+    """The files that the settings ``tls_ca``, ``tls_cert`` and ``tls_key`` name.
+
+    ``prefix`` is the beginning of these names.
+    """
 
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
+    prefix: str = "tls"
 
     def problems(self, now: datetime | None = None) -> list[str]:
         """Return what is wrong with the files, a sentence each; nothing if they can be used."""
-        found = [*_unreadable("tls_key", self.key)]
-        for setting, path in (("tls_ca", self.ca), ("tls_cert", self.cert)):
+        found = [*_unreadable(f"{self.prefix}_key", self.key)]
+        for setting, path in self._certificates.items():
             unreadable = list(_unreadable(setting, path))
             found += unreadable or _invalid(setting, path, now or datetime.now(UTC))
         if not found and self.cert is not None and self.key is not None:
-            found += _mismatch(self.cert, self.key)
+            found += _mismatch(self.prefix, self.cert, self.key)
         return found
 
     def contents(self) -> tuple[bytes | None, bytes | None, bytes | None]:
@@ -52,22 +56,24 @@ class TlsFiles:
 
     def expiries(self) -> dict[str, datetime]:
         """Return when each certificate expires, by its setting; of an authority the last one."""
-        named = {"tls_ca": self.ca, "tls_cert": self.cert}
         return {
             setting: max(end for _, end in _validities(path))
-            for setting, path in named.items()
+            for setting, path in self._certificates.items()
             if path is not None
         }
 
     def warnings(self, now: datetime | None = None) -> list[str]:
         """Return which certificates expire soon, a sentence each."""
         soon = (now or datetime.now(UTC)) + SOON
-        paths = {"tls_ca": self.ca, "tls_cert": self.cert}
         return [
-            f"{setting} = {paths[setting]} expires on {end:%Y-%m-%d}: renew it"
+            f"{setting} = {self._certificates[setting]} expires on {end:%Y-%m-%d}: renew it"
             for setting, end in self.expiries().items()
             if end < soon
         ]
+
+    @property
+    def _certificates(self) -> dict[str, Path | None]:
+        return {f"{self.prefix}_ca": self.ca, f"{self.prefix}_cert": self.cert}
 
 
 def is_address(text: str) -> bool:
@@ -203,7 +209,7 @@ def _invalid(setting: str, path: Path | None, now: datetime) -> list[str]:
     return []
 
 
-def _mismatch(cert: Path, key: Path) -> list[str]:
+def _mismatch(prefix: str, cert: Path, key: Path) -> list[str]:
     """Return why certificate and key are no pair."""
 
     def no_password() -> str:
@@ -212,11 +218,11 @@ def _mismatch(cert: Path, key: Path) -> list[str]:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, no_password)
     except ValueError:
-        return [f"tls_key = {key} has a password, expected a private key without one"]
+        return [f"{prefix}_key = {key} has a password, expected a private key without one"]
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            return [f"tls_key = {key} is not the private key of tls_cert = {cert}"]
-        return [f"tls_key = {key} holds no private key, expected PEM"]
+            return [f"{prefix}_key = {key} is not the private key of {prefix}_cert = {cert}"]
+        return [f"{prefix}_key = {key} holds no private key, expected PEM"]
     return []
 
 

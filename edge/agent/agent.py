@@ -3,19 +3,22 @@
 This module opens the parts and connects them. The work is in `edge.agent.loop`.
 """
 
+import os
 import signal
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from types import FrameType
+from typing import Any
 
 import structlog
 
+from edge.access import user_name
 from edge.agent.folders import DATABASE, AgentFolders
 from edge.agent.inbox import Inbox
 from edge.agent.loop import PAUSE_POLLS, MainLoop
@@ -24,6 +27,7 @@ from edge.agent.retention import Retention
 from edge.agent.study import process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import open_pipeline
+from edge.atomic_files import is_transient
 from edge.escalation.client import Escalator, NoSecondReader, SecondReader
 from edge.job import Job
 from edge.pipeline import Pipeline, StudyResult, read_and_report
@@ -33,6 +37,9 @@ from edge.store.pending import PendingStep, PersistPending, persist_in
 from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
 from edge.store.studies import Step, StepHook, StudyStore, exclusive
 from edge.telemetry import Telemetry
+from edge.trail.records import Event, canonical, digest
+from edge.trail.store import TrailStore
+from edge.trail.syslog import SyslogSender, SyslogServer, sending
 from process.endpoints import Checks, Pulse
 
 ReadStudy = Callable[[Job, PersistPending], StudyResult]
@@ -82,6 +89,10 @@ def run_agent(
         path = folders.state / DATABASE
         store = open_or_replace(path, step)
         held.callback(lambda: store.close())
+        server = SyslogServer.of(settings)
+        sender = None if server is None else SyslogSender(server, path, settings.site)
+        held.enter_context(sending(sender))
+        held.enter_context(recording(lambda: store.trail, settings))
         telemetry = Telemetry()
         ready: Checks = {
             "model": lambda: "".join(opening),
@@ -95,7 +106,12 @@ def run_agent(
             log.info("metrics served", address=address)
         model = ""
         if read is None:
-            opened = open_pipeline(settings, on_stage=lambda _stage: pulse.beat(), clock=clock)
+            opened = open_pipeline(
+                settings,
+                on_stage=lambda _stage: pulse.beat(),
+                on_sending=lambda sending: store.trail.record(Event.SENT, **asdict(sending)),
+                clock=clock,
+            )
             pipeline = held.enter_context(opened)
             read, second = partial(_read, pipeline), second or pipeline.second_reader
             model = pipeline.reader.label
@@ -108,6 +124,7 @@ def run_agent(
         held.enter_context(draining(stop))
         opening.clear()
         log.info("agent started", **description(settings), model=model)
+        _record_start(store.trail, settings, model, stop)
         while True:
             make = partial(_main_loop, settings, folders, store, read, second)
             try:
@@ -118,7 +135,60 @@ def run_agent(
                     raise
                 folders.make()
                 store = reopen(path, store, error, step)
+                store.trail.flush()
     log.info("agent stopped", hint="unfinished studies continue at the next start")
+
+
+@contextmanager
+def recording(trail: Callable[[], TrailStore], settings: EdgeSettings) -> Iterator[None]:
+    """Bring the trail's files up to its database, and record the end of the agent.
+
+    Raises:
+        OSError: the files cannot be read or written, and waiting does not help.
+    """
+    try:
+        trail().flush()
+    except (OSError, sqlite3.OperationalError) as error:
+        if not is_transient(error):
+            raise
+    reason = "it was stopped"
+    try:
+        yield
+    except BaseException as error:
+        reason = type(error).__name__
+        raise
+    finally:
+        with suppress(OSError, sqlite3.Error):  # they wait in the database, or it is damaged
+            trail().record(Event.STOPPED, site=settings.site, reason=reason)
+            trail().flush()
+
+
+def _record_start(
+    trail: TrailStore, settings: EdgeSettings, model: str, stop: threading.Event
+) -> None:
+    """Record the start of the agent; wait while nothing can be written."""
+    while not stop.is_set():
+        try:
+            trail.record(Event.STARTED, **trail_facts(settings), model=model)
+            return
+        except (OSError, sqlite3.OperationalError) as error:
+            if not is_transient(error):
+                raise
+            log.warning("start cannot be recorded, waiting", reason=str(error))
+            stop.wait(PAUSE_POLLS * settings.poll_s)
+
+
+def trail_facts(settings: EdgeSettings) -> dict[str, Any]:
+    """Return what the audit trail has of the start of an agent, the hash of all settings too."""
+    values = settings.model_dump(mode="json")
+    return {
+        "site": settings.site,
+        "program": f"overread-edge {version('overread')}",
+        "settings": str(settings.file or "no file"),
+        "settings_sha256": digest(canonical(values)),
+        "cloud": settings.cloud or CLOUD_OFF,
+        "user": user_name(os.geteuid()),
+    }
 
 
 def description(settings: EdgeSettings) -> dict[str, object]:

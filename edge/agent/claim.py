@@ -21,6 +21,7 @@ from edge.agent.inbox import DONE, CompleteStudy, report_names
 from edge.atomic_files import copy_whole, move, remove, sync_folder
 from edge.report.folder import release_folder, take_folder
 from edge.store.studies import Record, Step, StudyStore
+from edge.trail.facts import arrival_of
 
 log = structlog.get_logger()
 
@@ -89,7 +90,7 @@ def _take(record: Record, folders: AgentFolders, store: StudyStore) -> Record | 
         if marker.is_file():
             remove(marker)
     close_files(folder)
-    return store.advance(record.id, Step.CLAIMED)
+    return store.advance(record.id, Step.CLAIMED, arrival_of(folder / record.name))
 
 
 def _bring(source: Path, staged: Path, target: Path) -> None:

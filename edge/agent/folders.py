@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edge.access import close_folder, make_folder, warn_if_open
 from edge.settings import EdgeSettings
+from edge.trail.store import FOLDER
 
 DATABASE = "spool.sqlite3"
 """Name of the database in the state folder."""
@@ -16,7 +17,8 @@ class AgentFolders:
     """The folders of one agent, all below the three that are configured.
 
     By study key, ``work`` has the claimed studies until they are done, ``done`` those whose report
-    is in the outbox, and ``quarantine`` the rejected ones, each with its ``reason.json``.
+    is in the outbox, and ``quarantine`` the rejected ones, each with its ``reason.json``. ``trail``
+    has the files of the audit trail.
     """
 
     inbox: Path
@@ -25,12 +27,13 @@ class AgentFolders:
     work: Path
     done: Path
     quarantine: Path
+    trail: Path
 
     @classmethod
     def of(cls, settings: EdgeSettings) -> "AgentFolders":
         """Take the folders from the settings, as absolute paths."""
         state = settings.state_dir.absolute()
-        within = (state, state / "work", state / "done", state / "quarantine")
+        within = (state, state / "work", state / "done", state / "quarantine", state / FOLDER)
         return cls(settings.inbox.absolute(), settings.outbox.absolute(), *within)
 
     def make(self) -> None:
@@ -42,7 +45,7 @@ class AgentFolders:
         Raises:
             OSError: a folder cannot be made, or one of the agent's own may not be written.
         """
-        own = (self.state, self.work, self.done, self.quarantine)
+        own = (self.state, self.work, self.done, self.quarantine, self.trail)
         for folder in (self.inbox, self.outbox, *own):
             make_folder(folder)
         for folder in own:

@@ -72,6 +72,7 @@ class MainLoop:
         self._interrupted = False
         self._in_a_row = 0
         self._adopted = False
+        self._trail_error = ""
 
     def work(self, on_pass: Callable[[], None]) -> None:
         """Run until the stop is set, and call ``on_pass`` with each pass.
@@ -83,6 +84,7 @@ class MainLoop:
             on_pass()
             try:
                 busy = self.run_once()
+                self._write_trail()
             except (OSError, sqlite3.OperationalError) as error:
                 if not is_transient(error):
                     raise
@@ -121,6 +123,20 @@ class MainLoop:
         if full is not None and not busy:
             raise full
         return busy
+
+    def _write_trail(self) -> None:
+        """Append the records of this pass to the files of the audit trail.
+
+        Where that is not possible for a lasting reason, they wait in the database.
+        """
+        try:
+            self._store.trail.flush()
+        except OSError as error:
+            if is_transient(error):
+                raise
+            if str(error) != self._trail_error:
+                log.error("audit trail cannot be written, its records wait", reason=str(error))
+            self._trail_error = str(error)
 
     def _adopt(self) -> None:
         """Adopt the studies that lie in the folders and that the database does not know."""

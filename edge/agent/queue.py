@@ -1,7 +1,8 @@
 """What waits, is read, is pending or was refused, as the command line shows it; and the way back.
 
-Nothing here changes the database. A study goes back by moving its files into the inbox, which is
-safe while the agent runs: it is then a new study, with a new key and a report of its own.
+Nothing here changes a study in the database. A study goes back by moving its files into the inbox,
+which is safe while the agent runs: it is then a new study, with a new key and a report of its own.
+The audit trail says who did it.
 """
 
 import errno
@@ -26,7 +27,8 @@ from edge.errors import EdgeError
 from edge.job import KEY_CHARACTERS
 from edge.store.pending import PendingStep
 from edge.store.repair import opened
-from edge.store.studies import Record, Step
+from edge.store.studies import Record, Step, StudyStore
+from edge.trail.records import Event
 from process.text import printable_line
 
 STATES = {
@@ -158,28 +160,35 @@ def requeue(wanted: str | None, folders: AgentFolders) -> list[str]:
         raise NoSuchStudy(f"{path} is missing: start the agent, which makes it from the folders")
     with opened(path) as store:
         records = [r for r in store.at(Step.QUARANTINED, Step.DONE) if _is_here(r, folders)]
-    if wanted is None:
-        chosen = [record for record in records if record.step is Step.QUARANTINED]
-    else:
-        chosen = [record for record in records if wanted in (record.id, record.name)]
-        chosen = chosen or [record for record in records if wanted == record.report_name]
-        if len(chosen) > 1:
-            keys = ", ".join(record.id for record in chosen)
-            raise NoSuchStudy(f"{wanted}: there are several, choose one by its key: {keys}")
-        if not chosen:
-            raise NoSuchStudy(f"{wanted}: no study of this name or key is refused or done")
-    for record in chosen:
-        _bring_back(record, folders)
+        chosen = _chosen(wanted, records)
+        for record in chosen:
+            _bring_back(record, folders, store)
     return [record.name for record in chosen]
 
 
-def _bring_back(record: Record, folders: AgentFolders) -> None:
+def _chosen(wanted: str | None, records: list[Record]) -> list[Record]:
+    """Return the studies that are meant, of those whose files are here."""
+    if wanted is None:
+        return [record for record in records if record.step is Step.QUARANTINED]
+    chosen = [record for record in records if wanted in (record.id, record.name)]
+    chosen = chosen or [record for record in records if wanted == record.report_name]
+    if len(chosen) > 1:
+        keys = ", ".join(record.id for record in chosen)
+        raise NoSuchStudy(f"{wanted}: there are several, choose one by its key: {keys}")
+    if not chosen:
+        raise NoSuchStudy(f"{wanted}: no study of this name or key is refused or done")
+    return chosen
+
+
+def _bring_back(record: Record, folders: AgentFolders, store: StudyStore) -> None:
     """Move a study into the inbox: what belongs to a header first, so that it is never alone."""
     source = _place(record, folders)
     present = [member for member in record.members if os.path.lexists(source / member)]
     for member in reversed(present):
         if os.path.lexists(folders.inbox / member):
             raise NoSuchStudy(f"{member}: the inbox has another of this name, wait for its report")
+    user = user_name(os.geteuid())
+    store.trail.record(Event.REQUEUED, study_key=record.id, name=record.name, user=user)
     for member in reversed(present):
         try:
             move(source / member, folders.inbox / member)

@@ -23,6 +23,7 @@ from edge.report.model import Status
 from edge.report.pictures import stray_pictures
 from edge.settings import EdgeSettings
 from edge.store.studies import Step, StudyStore
+from edge.trail.records import Event
 
 SCAN_S = 60.0
 """Pause between two scans that found nothing to remove."""
@@ -189,11 +190,15 @@ class Retention:
                 is_amended = not reason and age_s <= (limits.days or 0.0) * DAY_S
                 if is_amended or owner_of(one.folder) != one.key:
                     continue
+            # before it is begun: half a removal is one too
+            event = Event.STUDY_REMOVED if limits is self._studies else Event.REPORT_REMOVED
+            self._store.trail.record_removal(event, one.key, why)
             if self._remove(one.folder, partial(remove_one, one)):
                 self._bytes.pop(one.folder, None)
                 log.info("removed", kind=limits.kind, study_key=one.key, reason=why)
                 self._on_removed(limits.kind)
                 return True
+            self._store.trail.record(Event.REMOVAL_FAILED, study_key=one.key, kind=limits.kind)
         return False
 
     def _is_provisional(self, key: str) -> bool:

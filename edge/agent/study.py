@@ -26,6 +26,7 @@ from edge.pipeline import StudyResult
 from edge.report.model import Rejection, Report, Status, more_images
 from edge.report.write import give_up_report, write_report, write_version
 from edge.store.studies import Record, Step, StudyStore
+from edge.trail.facts import report_in
 from imaging.errors import is_machine_fault
 
 MAX_ATTEMPTS = 3
@@ -84,12 +85,14 @@ def process_study(
             rejection = report.rejection
         if draft != job:
             remove(draft.out)
+        facts = report_in(out)
         if rejection is None:
-            record = store.advance(record.id, Step.REPORTED)
+            record = store.advance(record.id, Step.REPORTED, facts)
         else:
             log.warning("study quarantined", study_key=record.id, kind=rejection.kind)
             reason = f"{rejection.reason}\n{details}".strip()
-            record = store.quarantine(record.id, rejection.kind, reason, rejection.file)
+            kind, file = rejection.kind, rejection.file
+            record = store.quarantine(record.id, kind, reason, file, facts)
     if record.step is Step.REPORTED:
         _put_away(record, folders, store, folders.done / record.id, Step.DONE)
     else:

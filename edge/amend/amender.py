@@ -27,10 +27,11 @@ from edge.escalation.client import SecondReader
 from edge.report.folder import take_folder
 from edge.report.model import Report
 from edge.report.pictures import picture_note, redraw
-from edge.report.write import version_in, write_version
+from edge.report.write import report_to_dict, version_in, write_version
 from edge.settings import EdgeSettings
 from edge.store.pending import PendingRead, PendingStep
 from edge.store.studies import StudyStore
+from edge.trail.facts import report_facts
 from protos.deadline import Deadline
 
 MAX_LINK_PAUSE_S = 300.0
@@ -282,7 +283,8 @@ class Amender:
             pictures = redraw(report, context.plan, lambda roi_id: pending.roi(key, roi_id), out)
             report = replace(report, picture_note=picture_note(report, pictures))
             write_version(report, pictures, out)
-        if pending.version_written(read, replace(context, report=report)) is PendingStep.CLOSED:
+        facts, context = report_facts(report_to_dict(report)), replace(context, report=report)
+        if pending.version_written(read, context, facts) is PendingStep.CLOSED:
             self._backoff.forget(key)
         if self._on_amended is not None:
             self._on_amended(report)

@@ -261,11 +261,15 @@ class Race:
         self._events.put(_Event(stream, exception=exception))
 
 
+OpenStream = Callable[[RoiStates, Deadline, str], Stream]
+"""Opens a stream with the ROIs that are open now, until a deadline, under a study key."""
+
+
 @dataclass(frozen=True, eq=False)
 class Endpoint:
     """One cloud: how a stream to it is opened, and its link."""
 
-    open: Callable[[RoiStates, Deadline, str], Stream]
+    open: OpenStream
     link: Link
 
 

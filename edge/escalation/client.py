@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -20,7 +20,7 @@ import structlog
 from edge.budget import Budget
 from edge.decide import Plan
 from edge.errors import BadSettings
-from edge.escalation.attempt import Endpoint, Escalation
+from edge.escalation.attempt import Endpoint, Escalation, OpenStream
 from edge.escalation.rois import EscalationResult, RoiStates, cut_rois
 from edge.escalation.stream import GrpcStream
 from edge.link.estimate import OFF, LinkEstimate
@@ -86,6 +86,20 @@ class NoSecondReader:
     read_rois = read
 
 
+@dataclass(frozen=True)
+class Sending:
+    """What one stream is about to send to a cloud: at most so many ROIs, and bytes of voxels."""
+
+    study_key: str
+    cloud: str
+    rois: int
+    bytes: int
+
+
+OnSending = Callable[[Sending], None]
+"""Called before anything of a study is sent; what it raises keeps the study from being sent."""
+
+
 class Escalator:
     """The second reader at the other end of a channel, used for study after study.
 
@@ -93,6 +107,7 @@ class Escalator:
         link: learns from every escalation, and admits none while the cloud is unreachable.
         hedge: another cloud with its link: used in addition if the first is slow or fails, and
             in its place while the first is down.
+        on_sending: called with every stream before it is opened.
         jitter: a random number between two bounds.
     """
 
@@ -103,13 +118,26 @@ class Escalator:
         settings: EdgeSettings,
         *,
         hedge: tuple[grpc.Channel, Link] | None = None,
+        on_sending: OnSending = lambda _sending: None,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        clouds = [(channel, link), *([hedge] if hedge else [])]
+        clouds = [(channel, link, settings.cloud or "")]
+        if hedge:
+            clouds.append((*hedge, settings.cloud_hedge or ""))
+
+        def opener(stub: OverreadStub, of_cloud: Link, address: str) -> OpenStream:
+            def opened(states: RoiStates, deadline: Deadline, study_key: str) -> GrpcStream:
+                rois = states.open.values()
+                size = sum(roi.voxels.nbytes for roi in rois)
+                on_sending(Sending(study_key, address, len(rois), size))
+                return GrpcStream(stub, settings, of_cloud, states, deadline, study_key)
+
+            return opened
+
         self._endpoints = [
-            Endpoint(partial(GrpcStream, OverreadStub(to), settings, of_cloud), of_cloud)
-            for to, of_cloud in clouds
+            Endpoint(opener(OverreadStub(to), of_cloud, address), of_cloud)
+            for to, of_cloud, address in clouds
         ]
         self._settings, self._sleep, self._jitter = settings, sleep, jitter
 
@@ -199,8 +227,15 @@ class Escalator:
         return self._jitter(0.0, min(LONGEST_PAUSE_S, first_s * 2 ** (attempt - 1)))
 
 
-def open_second_reader(settings: EdgeSettings, held: ExitStack, clock: Clock) -> SecondReader:
+def open_second_reader(
+    settings: EdgeSettings,
+    held: ExitStack,
+    clock: Clock,
+    on_sending: OnSending = lambda _sending: None,
+) -> SecondReader:
     """Open the second reader of the settings; ``held`` closes it.
+
+    ``on_sending`` is called with every stream before it is opened.
 
     Raises:
         BadSettings: a certificate or key cannot be used.
@@ -214,9 +249,9 @@ def open_second_reader(settings: EdgeSettings, held: ExitStack, clock: Clock) ->
     link, hedge_link = Link(clock=clock), Link(clock=clock)
     channel = open_link(settings.cloud, link, settings, held, clock)
     if settings.cloud_hedge is None:
-        return Escalator(channel, link, settings)
+        return Escalator(channel, link, settings, on_sending=on_sending)
     hedge = open_link(settings.cloud_hedge, hedge_link, settings, held, clock)
-    return Escalator(channel, link, settings, hedge=(hedge, hedge_link))
+    return Escalator(channel, link, settings, hedge=(hedge, hedge_link), on_sending=on_sending)
 
 
 def open_link(

@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import Enum
 from pathlib import Path
 
-from edge.audit import Audit
+from edge.audit_sampling import Audit
 from edge.budget import LedgerEntry
 from edge.decide import Plan
 from edge.escalation.rois import EscalationResult

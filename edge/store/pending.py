@@ -11,10 +11,12 @@ ran.
 
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
+from types import MappingProxyType
+from typing import Any
 
 from edge.amend.amendment import AmendmentContext
 from edge.decide import Plan
@@ -23,6 +25,8 @@ from edge.findings import Route
 from edge.reader import EdgeReader
 from edge.report.model import Assessment, Report
 from edge.store.database import WrongStep, transaction
+from edge.trail.records import Event
+from edge.trail.store import TrailStore
 from imaging.preprocess import Preprocessed
 from protos import overread_pb2 as pb
 from protos.codec import (
@@ -127,10 +131,15 @@ CREATE TABLE IF NOT EXISTS pending_verdicts (
 
 
 class PendingStore:
-    """The pending reads in an open database; ``on_step`` is called with every durable step."""
+    """The pending reads in an open database.
 
-    def __init__(self, database: sqlite3.Connection, on_step: PendingHook) -> None:
-        self._database, self._on_step = database, on_step
+    ``on_step`` is called with every durable step; ``trail`` gets every new version.
+    """
+
+    def __init__(
+        self, database: sqlite3.Connection, on_step: PendingHook, trail: TrailStore
+    ) -> None:
+        self._database, self._on_step, self._trail = database, on_step, trail
         database.executescript(_SCHEMA)
 
     def save(
@@ -269,13 +278,22 @@ class PendingStore:
         )
         return tuple(row["roi_id"] for row in rows)
 
-    def version_written(self, read: PendingRead, context: AmendmentContext) -> PendingStep:
-        """Note that the next version is out; return PENDING, or CLOSED if it is the last."""
+    def version_written(
+        self,
+        read: PendingRead,
+        context: AmendmentContext,
+        facts: Mapping[str, Any] = MappingProxyType({}),
+    ) -> PendingStep:
+        """Note that the next version is out; return PENDING, or CLOSED if it is the last.
+
+        ``facts`` are for the audit trail.
+        """
         key, more = read.study_key, bool(self.open_rois(read)) and not read.gives_up
         step = PendingStep.PENDING if more else PendingStep.CLOSED
         with self._durable(step):
             change = "step = ?, version = version + 1, context = ?"
             self._move(read, change, (step.value, context.to_bytes()))
+            self._trail.record(Event.AMENDED, study_key=key, **facts)
             # Answered ROIs are not needed any more. After the last version everything goes:
             # deleting the row deletes its ROIs and verdicts.
             if more:

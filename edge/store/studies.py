@@ -13,7 +13,8 @@ A later part of a study ends JOINING in one transaction that sets its study, whi
 QUARANTINED, back to CLAIMED (`edge.store.parts`).
 
 Pending reads are in the same database (`edge.store.pending`), and begin to count in the same
-transaction as REPORTED.
+transaction as REPORTED. So is the audit trail (`edge.trail.store`): what is done with a study is
+recorded in the transaction of its step.
 """
 
 import errno
@@ -30,7 +31,7 @@ from enum import Enum
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import structlog
 
@@ -40,6 +41,8 @@ from edge.job import new_study_key
 from edge.store.database import WrongStep, columns, file_identities, open_database, transaction
 from edge.store.parts import LaterPart, PartStore
 from edge.store.pending import PendingStep, PendingStore
+from edge.trail.records import Event
+from edge.trail.store import FOLDER, TrailStore
 
 
 class Step(Enum):
@@ -64,6 +67,13 @@ _BEFORE: dict[Step, tuple[Step, ...]] = {
     Step.QUARANTINING: (Step.CLAIMED, Step.READING),
     Step.QUARANTINED: (Step.QUARANTINING,),
 }
+
+_RECORDED = {
+    Step.CLAIMED: Event.RECEIVED,
+    Step.REPORTED: Event.READ,
+    Step.QUARANTINING: Event.REJECTED,
+}
+"""The steps that the audit trail has, with their event."""
 
 StepHook = Callable[[Step | PendingStep, bool], None]
 """Called with each step twice: just before it is made durable (False) and just after (True)."""
@@ -130,9 +140,10 @@ class Record:
 
 
 class StudyStore:
-    """The table of studies, their later ``parts`` and the ``pending`` reads; a context manager.
+    """The studies, their later ``parts``, the ``pending`` reads and the ``trail``.
 
-    Several processes may open it at once. ``files`` are those that this one has open.
+    It is a context manager. Several processes may open it at once. ``files`` are those that this
+    one has open.
 
     Raises:
         InvalidDatabase: ``path`` cannot be opened, or is not a database.
@@ -146,7 +157,8 @@ class StudyStore:
                 opened.callback(self._database.close)
                 self._database.executescript(_SCHEMA)
                 self.parts = PartStore(self._database)
-                self.pending = PendingStore(self._database, self._on_step)
+                self.trail = TrailStore(self._database, path.parent / FOLDER)
+                self.pending = PendingStore(self._database, self._on_step, self.trail)
                 self.files = file_identities(path)
             except (sqlite3.Error, OSError) as error:
                 allowed = os.access(path, os.R_OK | os.W_OK, effective_ids=True)
@@ -230,6 +242,8 @@ class StudyStore:
                     " report_name, kind, reason, file) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (*values, self._first_free(report_names), *why),
                 )
+                facts = {"step": step.value, "name": members[0]}
+                self.trail.record(Event.ADOPTED, study_key=key, **facts)
         except sqlite3.IntegrityError:
             return None
         return self.get(key)
@@ -254,6 +268,7 @@ class StudyStore:
                 (step.value, _now(), *why, key),
             )
             self.pending.publish(key)
+            self.trail.record(Event.ADOPTED, study_key=key, step=step.value)
 
     def keys(self) -> set[str]:
         """Return the keys of all studies."""
@@ -273,6 +288,7 @@ class StudyStore:
         with transaction(self._database):
             self._database.execute("DELETE FROM studies WHERE id = ?", (key,))
             self.parts.forget(key)
+            self.trail.forget(key)
 
     def rename_report(self, key: str, report_names: Iterator[str]) -> Record:
         """Give the study the first of ``report_names`` that is free as its folder in the outbox."""
@@ -281,27 +297,39 @@ class StudyStore:
             self._database.execute("UPDATE studies SET report_name = ? WHERE id = ?", (name, key))
         return self.get(key)
 
-    def advance(self, key: str, step: Step) -> Record:
+    def advance(
+        self, key: str, step: Step, facts: Mapping[str, Any] = MappingProxyType({})
+    ) -> Record:
         """Make a step durable and return the record after it.
 
         READING counts an attempt; CLAIMED after READING takes the attempt back. REPORTED also
-        publishes the pending read.
+        publishes the pending read. ``facts`` are for the audit trail, which has CLAIMED after
+        CLAIMING, and REPORTED.
 
         Raises:
             WrongStep: the study is not at a step before this one.
         """
         counted = {Step.READING: "attempts + 1", Step.CLAIMED: "max(attempts - 1, 0)"}
-        return self._update(key, step, f"attempts = {counted.get(step, 'attempts')}", ())
+        change = f"attempts = {counted.get(step, 'attempts')}"
+        return self._update(key, step, change, (), facts=facts)
 
-    def quarantine(self, key: str, kind: str, reason: str, file: str) -> Record:
-        """Make QUARANTINING durable, with the reason.
+    def quarantine(
+        self,
+        key: str,
+        kind: str,
+        reason: str,
+        file: str,
+        facts: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Record:
+        """Make QUARANTINING durable, with the reason; ``facts`` are for the audit trail.
 
         Raises:
             WrongStep: the study is not being read.
         """
         texts = (kind, reason, file)
         values = tuple(text.encode("utf-8", "replace").decode() for text in texts)
-        return self._update(key, Step.QUARANTINING, "kind = ?, reason = ?, file = ?", values)
+        change = "kind = ?, reason = ?, file = ?"
+        return self._update(key, Step.QUARANTINING, change, values, facts={**facts, "kind": kind})
 
     def begin_join(self, key: str, study_key: str) -> Record:
         """Make JOINING durable for a later part of the study ``study_key``.
@@ -335,6 +363,9 @@ class StudyStore:
             ).rowcount
             if changed != 1:
                 raise WrongStep(f"study {study_key} is at {self.get(study_key).step.value}")
+            self.trail.forget_removals(study_key)
+            facts = {"part": key, "version": part.version, "images": part.images}
+            self.trail.record(Event.JOINED, study_key=study_key, **facts)
 
         self._update(key, Step.DONE, "attempts = 0", (), reopen)
         return self.get(study_key)
@@ -377,10 +408,12 @@ class StudyStore:
         change: str,
         values: tuple[str, ...],
         also: Callable[[], None] = lambda: None,
+        facts: Mapping[str, Any] = MappingProxyType({}),
     ) -> Record:
         before = [state.value for state in _BEFORE[step]]
         self._on_step(step, False)
         with transaction(self._database):
+            taken_back = step is Step.CLAIMED and self.get(key).step is Step.READING
             changed = self._database.execute(
                 f"UPDATE studies SET step = ?, updated = ?, {change} WHERE id = ?"
                 f" AND step IN ({', '.join('?' * len(before))})",
@@ -393,6 +426,8 @@ class StudyStore:
                 self.pending.publish(key)
             if step is Step.QUARANTINING:
                 self.pending.discard(key)
+            if step in _RECORDED and not taken_back:
+                self.trail.record(_RECORDED[step], study_key=key, **facts)
         self._on_step(step, True)
         return self.get(key)
 
@@ -432,7 +467,8 @@ def _own_columns() -> set[str]:
     with closing(sqlite3.connect(":memory:")) as database:
         database.executescript(_SCHEMA)
         PartStore(database)
-        PendingStore(database, lambda _step, _durable: None)
+        trail = TrailStore(database, Path(FOLDER))
+        PendingStore(database, lambda _step, _durable: None, trail)
         return columns(database)
 
 

@@ -86,11 +86,16 @@ class Carried:
         return self.up_bytes + self.down_bytes
 
 
+Tap = Callable[[int, bool, bytes], None]
+"""Called with the number of the connection, whether to the cloud, and the bytes delivered."""
+
+
 @dataclass(eq=False)
 class _Pair:
     """A connection from the edge and, once it is made, the one to the cloud."""
 
     edge: asyncio.StreamWriter
+    number: int
     cloud: asyncio.StreamWriter | None = None
     lost: bool = False
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -110,7 +115,8 @@ class _Pair:
 class Proxy:
     """Listens on loopback for the time of an ``async with``, and connects to ``upstream``.
 
-    The trace begins when the proxy is entered. ``clock`` and ``sleep`` are injected by tests.
+    The trace begins when the proxy is entered. ``tap`` gets all bytes that are delivered. ``clock``
+    and ``sleep`` are injected by tests.
     """
 
     def __init__(
@@ -119,10 +125,11 @@ class Proxy:
         trace: Trace,
         *,
         seed: int = 0,
+        tap: Tap = lambda _number, _up, _data: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        self._upstream, self._trace = upstream, trace
+        self._upstream, self._trace, self._tap = upstream, trace, tap
         self._clock, self._sleep, self._rng = clock, sleep, random.Random(seed)
         self._up, self._down = TokenBucket(), TokenBucket()
         self._pairs: set[_Pair] = set()
@@ -173,7 +180,7 @@ class Proxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection from the edge to its end."""
-        pair = _Pair(writer)
+        pair = _Pair(writer, self.carried.connections)
         task = asyncio.current_task()
         assert task is not None
         pair.tasks.append(task)
@@ -250,6 +257,7 @@ class Proxy:
         if content == _BROKEN:
             pair.reset()
         elif isinstance(content, bytes):
+            self._tap(pair.number, up, content)
             sink.write(content)
             await sink.drain()
             if up:
@@ -270,10 +278,13 @@ async def _next(source: asyncio.StreamReader) -> bytes | str:
 
 
 @contextmanager
-def proxied(upstream: str, trace: Trace, *, seed: int = 0) -> Iterator[Proxy]:
+def proxied(
+    upstream: str, trace: Trace, *, seed: int = 0, tap: Tap = lambda _number, _up, _data: None
+) -> Iterator[Proxy]:
     """Run a proxy to ``HOST:PORT`` in a thread for the time of the context.
 
-    Other threads may use its `Proxy.address`, `Proxy.carried` and `Proxy.rewind`.
+    ``tap`` gets all bytes that are delivered, in that thread. Other threads may use its
+    `Proxy.address`, `Proxy.carried` and `Proxy.rewind`.
 
     Raises:
         OSError: it cannot listen.
@@ -281,7 +292,7 @@ def proxied(upstream: str, trace: Trace, *, seed: int = 0) -> Iterator[Proxy]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="proxy", daemon=True)
     thread.start()
-    proxy = Proxy(upstream, trace, seed=seed)
+    proxy = Proxy(upstream, trace, seed=seed, tap=tap)
     try:
         asyncio.run_coroutine_threadsafe(proxy.__aenter__(), loop).result()
         try:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge.audit import is_sampled
+from edge.audit_sampling import is_sampled
 from edge.decide import Plan, Situation, Thresholds, decide
 from edge.findings import Decision, Route
 from edge.link.estimate import LinkEstimate

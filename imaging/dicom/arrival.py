@@ -22,7 +22,7 @@ from imaging.errors import is_machine_fault
 _HEAD_BYTES = 1 << 16
 """Identifiers and counts of images lie before it: private groups of scanners take 10 kB at most."""
 _LAST_TAG = 0x00201209
-_IDENTIFIERS = ("PatientID", "SeriesInstanceUID", "SOPInstanceUID")
+_IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _MAX_DIRECTORY_BYTES = 1 << 26
 """A record of a DICOMDIR takes some 500 bytes, so this is more than 100,000 of them."""
 
@@ -33,6 +33,7 @@ class Arrived:
 
     file: Path
     patient_id: str
+    study_uid: str
     series_uid: str
     image_uid: str
     announced: int
@@ -65,14 +66,16 @@ def look(file: Path) -> Arrived | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             data = _parsed(_head(file))
-            patient, series, image = (str(data.get(keyword) or "") for keyword in _IDENTIFIERS)
+            patient, study, series, image = (
+                str(data.get(keyword) or "") for keyword in _IDENTIFIERS
+            )
             numbers = [_count(data, keyword) for keyword in ANNOUNCED]
     # pydicom promises no set of exceptions for damaged files
     except Exception:
         return None
     if not (series and image):
         return None
-    return Arrived(file, patient, series, image, next(filter(None, numbers), 0))
+    return Arrived(file, patient, study, series, image, next(filter(None, numbers), 0))
 
 
 def _head(file: Path) -> bytes:

@@ -1,7 +1,7 @@
 """The artifacts: model files and their entries in the manifest.
 
 `models/weights/manifest.toml` is the only list. An artifact is used only if its content has the
-SHA-256 of the manifest.
+SHA-256 of the manifest. Where public keys are given, one of them must have signed the manifest.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from models.runtime.errors import DamagedArtifact, UnknownArtifact
+from models.runtime.signatures import MANIFEST, signer_of
 
 REQUIRED = ("sha256", "version", "kind", "precision")
 OPTIONAL = ("parent", "method", "settings", "metrics", "licence", "attribution")
@@ -41,6 +42,7 @@ class Artifact:
         metrics: measured figures; ``docs/models.md`` has the commands.
         licence: of the weights; ``attribution``: of the data that they were trained on.
         expand: whether INT4 weights are stored as INT8 for the engine.
+        signed_by: the trusted key that signed the manifest; empty where no key was required.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Artifact:
     licence: str = ""
     attribution: str = ""
     expand: bool = True
+    signed_by: str = ""
 
     @property
     def half(self) -> bool:
@@ -90,38 +93,45 @@ class Artifact:
         return content
 
 
-def find(name: str, folder: Path = WEIGHTS) -> Artifact:
-    """Return the artifact of that name.
+def find(name: str, folder: Path = WEIGHTS, keys: tuple[Path, ...] = ()) -> Artifact:
+    """Return the artifact of that name; other errors as `every`.
 
     Raises:
         UnknownArtifact: the manifest lacks it.
     """
-    known = every(folder)
+    known = every(folder, keys)
     if name not in known:
         raise UnknownArtifact(f"no artifact {name!r} in {folder}; there are: {', '.join(known)}")
     return known[name]
 
 
 @lru_cache(maxsize=8)
-def every(folder: Path = WEIGHTS) -> dict[str, Artifact]:
+def every(folder: Path = WEIGHTS, keys: tuple[Path, ...] = ()) -> dict[str, Artifact]:
     """Return all artifacts of a folder's manifest by name, in its order.
+
+    With files of public ``keys``, one of them must have signed the manifest.
 
     Raises:
         DamagedArtifact: the manifest cannot be read.
+        UntrustedManifest: no key of ``keys`` signed it.
+        InvalidKey: the file of a key cannot be read.
     """
-    manifest = folder / "manifest.toml"
+    manifest = folder / MANIFEST
     try:
-        entries = tomllib.loads(manifest.read_text())
+        content = manifest.read_bytes()
+        # of the same bytes that are used below
+        signed_by = signer_of(content, folder, keys)
+        entries = tomllib.loads(content.decode())
         return {
             name: Artifact(
                 name,
                 folder / entry["file"],
                 *(entry[key] for key in REQUIRED),
-                **{key: entry[key] for key in OPTIONAL if key in entry},
+                **{key: entry[key] for key in OPTIONAL if key in entry} | {"signed_by": signed_by},
             )
             for name, entry in entries.items()
         }
-    except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError) as error:
         raise DamagedArtifact(f"cannot read the manifest {manifest}: {error!r}") from error
 
 

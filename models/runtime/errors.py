@@ -3,6 +3,8 @@
 ModelError
 ├── UnknownArtifact      the manifest lacks the name: the operator picks another
 ├── DamagedArtifact      the file is missing or is not the one that the manifest describes
+├── UntrustedManifest    nobody who is trusted signed the manifest, or it was changed since
+├── InvalidKey           the file of a key cannot be used
 ├── UnfitArtifact        it is of another kind, or lacks a setting: the operator picks another
 ├── EngineUnavailable    no engine on this machine runs it correctly
 ├── ModelFailed          it raised an error, or its output is not finite
@@ -20,6 +22,14 @@ class UnknownArtifact(ModelError):
 
 class DamagedArtifact(ModelError):
     """The artifact's file is missing, or its content is not what the manifest says."""
+
+
+class UntrustedManifest(ModelError):
+    """A signature is required, and there is none by a trusted key, or it is wrong."""
+
+
+class InvalidKey(ModelError):
+    """The file of a key is missing, or holds no key of this kind."""
 
 
 class UnfitArtifact(ModelError):

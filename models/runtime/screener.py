@@ -1,6 +1,7 @@
 """The screening network as the edge uses it: a lung box in, candidates out."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -91,10 +92,12 @@ def read_by(version: str) -> str:
     return f"{version}, reading {READING}"
 
 
-def open_screener(name: str, *, engine: str = AUTO, threads: int = 0) -> Screener:
-    """Open the screening artifact of that name; errors as `open_as`."""
+def open_screener(
+    name: str, *, engine: str = AUTO, threads: int = 0, keys: tuple[Path, ...] = ()
+) -> Screener:
+    """Open the screening artifact of that name; ``keys`` and errors as `open_as`."""
     needed = {"calibration": 2}
-    return Screener(open_as("screening", name, needed, engine=engine, threads=threads))
+    return Screener(open_as("screening", name, needed, engine=engine, threads=threads, keys=keys))
 
 
 def padded(voxels: UInt8Array) -> UInt8Array:

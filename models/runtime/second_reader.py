@@ -1,6 +1,7 @@
 """The hybrid network as the cloud uses it: ROIs in, readings out."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -131,10 +132,12 @@ def _by_view(output: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return output.reshape(len(VIEWS), len(output) // len(VIEWS), *output.shape[1:])
 
 
-def open_second_reader(name: str, *, engine: str = AUTO, threads: int = 0) -> SecondReader:
-    """Open the hybrid artifact of that name; errors as `open_as`."""
+def open_second_reader(
+    name: str, *, engine: str = AUTO, threads: int = 0, keys: tuple[Path, ...] = ()
+) -> SecondReader:
+    """Open the hybrid artifact of that name; ``keys`` and errors as `open_as`."""
     needed = {"calibration": 2, "roi_shape": 3, "outline": 1}
-    return SecondReader(open_as("hybrid", name, needed, engine=engine, threads=threads))
+    return SecondReader(open_as("hybrid", name, needed, engine=engine, threads=threads, keys=keys))
 
 
 def _mean(views: npt.NDArray[np.float32]) -> FloatArray:

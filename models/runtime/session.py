@@ -77,23 +77,36 @@ class Opened:
         return self.session.artifact.version
 
     @property
+    def signed_by(self) -> str:
+        """The trusted key that signed its manifest; empty where none was required."""
+        return self.session.artifact.signed_by
+
+    @property
     def engine(self) -> str:
         """The engine that it runs on."""
         return self.session.engine
 
 
 def open_as(
-    kind: str, name: str, needed: Mapping[str, int], *, engine: str, threads: int
+    kind: str,
+    name: str,
+    needed: Mapping[str, int],
+    *,
+    engine: str,
+    threads: int,
+    keys: tuple[Path, ...] = (),
 ) -> Session:
     """Open the artifact of that name for a reader of ``kind``; errors as `open_session`.
 
-    ``needed`` gives the settings that the reader needs, and the count of numbers of each.
+    ``needed`` gives the settings that the reader needs, and the count of numbers of each. With
+    files of public ``keys``, one of them must have signed the manifest.
 
     Raises:
         UnknownArtifact: the manifest lacks it.
         UnfitArtifact: it is of another kind, or a setting is missing or invalid.
+        UntrustedManifest, InvalidKey: see `models.runtime.artifacts.every`.
     """
-    artifact = find(name)
+    artifact = find(name, keys=keys)
     if artifact.kind != kind:
         raise UnfitArtifact(f"{name} is of kind {artifact.kind!r}, expected {kind!r}")
     for setting, count in needed.items():

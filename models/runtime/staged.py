@@ -95,17 +95,21 @@ def open_staged(
     engines: Sequence[str] = (),
     threads: int = 0,
     folder: Path = WEIGHTS,
+    keys: tuple[Path, ...] = (),
 ) -> StagedReader:
     """Open a hybrid artifact in ``count`` >= 2 parts; errors as `open_session`.
+
+    With files of public ``keys``, one of them must have signed the manifest.
 
     ``engines`` has one for each part; if empty, all run on ``engine``, where ``auto`` is the
     fastest for the whole. ``threads`` are divided among the parts; 0 means every core.
 
     Raises:
         UnfitArtifact: it was not split so, or was exported again since.
+        UntrustedManifest, InvalidKey: see `models.runtime.artifacts.every`.
     """
-    whole = find(name, folder)
-    parts = [_part(whole, i, count, folder) for i in range(1, count + 1)]
+    whole = find(name, folder, keys)
+    parts = [_part(whole, i, count, folder, keys) for i in range(1, count + 1)]
     usual = chosen_engine(whole, engine, threads)
     each = max(1, (threads or hardware.cores()) // count)
     sessions = tuple(
@@ -121,10 +125,12 @@ def part_name(whole: str, number: int, count: int) -> str:
     return f"{whole}-part{number}of{count}"
 
 
-def _part(whole: Artifact, number: int, count: int, folder: Path) -> Artifact:
+def _part(
+    whole: Artifact, number: int, count: int, folder: Path, keys: tuple[Path, ...]
+) -> Artifact:
     name = part_name(whole.name, number, count)
     remedy = f"run: overread-models split {whole.name} --parts {count}"
-    part = every(folder).get(name)
+    part = every(folder, keys).get(name)
     if part is None:
         raise UnfitArtifact(f"{whole.name} is not split into {count} parts; {remedy}")
     if part.settings.get("whole") != whole.sha256:

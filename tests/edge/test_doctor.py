@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from edge.__main__ import app
 from edge.doctor import RESERVE_BYTES
 from edge.store.studies import exclusive
+from models.runtime.signatures import make_keys
 from tests.edge.agent.test_adopt import database, empty, noise, work
 from tests.edge.builders import put
 from tests.edge.fake_cloud import FakeCloud
@@ -62,6 +63,9 @@ def test_nothing_is_wrong_on_a_sound_machine(root: Path) -> None:
     assert checked["agent"] == [("note", "does not run")]
     assert checked["cloud"] == [("note", "not set: no second reading")]
     assert checked["studies"] == [("note", "1 are refused: overread-edge queue shows why")]
+    assert [level for level, _ in checked["trail"]] == ["ok"]
+    assert "records in 1 files are sound; the last is " in checked["trail"][0][1]
+    assert checked["model"][1][1].startswith("model_keys is not set")
     assert checked["model"][0][0] == "ok"
     assert "screening-int8" in checked["model"][0][1]
 
@@ -166,6 +170,33 @@ def test_a_damaged_database_that_was_set_aside_is_a_note(root: Path) -> None:
     status, checked = doctor(root)
     assert status == 0
     assert "was damaged and set aside" in checked["database"][0][1]
+
+
+def test_a_broken_record_of_the_trail_is_named_and_who_waits_for_it(root: Path) -> None:
+    """How many records a syslog server has not confirmed is a note."""
+    (file,) = (root / "state" / "trail").iterdir()
+    lines = file.read_text().splitlines(keepends=True)
+    waits = 'audit_syslog = "127.0.0.1:1"'
+    assert ("note", f"{len(lines)} records wait to be sent to 127.0.0.1:1") in doctor(root, waits)[
+        1
+    ]["trail"]
+    file.write_text("".join(lines[:3] + lines[4:]))
+    status, checked = doctor(root)
+    assert status == 1
+    ((what, text),) = wrong(checked)
+    assert what == "trail"
+    assert f"BROKEN at {file.name}, line 4" in text
+
+
+def test_who_signed_the_models_is_named(root: Path) -> None:
+    """A key that did not sign them is wrong, as it is at the start."""
+    _, public = make_keys(root, "hospital")
+    status, checked = doctor(root, f'model_keys = ["{public}"]')
+    assert status == 1
+    ((what, text),) = wrong(checked)
+    assert what == "model"
+    assert text.startswith("UntrustedManifest: ")
+    assert str(public) in text
 
 
 def test_a_model_file_that_is_missing_is_named(root: Path) -> None:

@@ -54,7 +54,7 @@ def fixed_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def preprocess(_volume: Volume, _source: Path) -> Preprocessed:
         return box()
 
-    def open_screener(_name: str, *, engine: str, threads: int) -> FixedScreener:
+    def open_screener(_name: str, *, engine: str, threads: int, keys: object) -> FixedScreener:  # noqa: ARG001 - the shape of the real one
         return FixedScreener((0.95, 0.7, 0.05), engine=f"{engine}, {threads} threads")
 
     monkeypatch.setattr(assemble, "IsolatedReader", InThisProcess)

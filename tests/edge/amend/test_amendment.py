@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge.amend.amendment import DERIVED, AmendmentContext, amend_report
-from edge.audit import Audit, AuditOutcome
+from edge.audit_sampling import Audit, AuditOutcome
 from edge.budget import LedgerEntry
 from edge.decide import Plan
 from edge.escalation.rois import EscalationResult

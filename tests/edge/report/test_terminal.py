@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from edge.audit import Audit, AuditOutcome
+from edge.audit_sampling import Audit, AuditOutcome
 from edge.budget import LedgerEntry
 from edge.escalation.rois import EscalationResult
 from edge.findings import SecondReading

@@ -16,6 +16,7 @@ from edge.merge import merge
 from edge.selection import SELECTION_POLICY
 from edge.store.database import WrongStep, open_database
 from edge.store.pending import PendingRead, PendingStep, PendingStore, pending_candidates
+from edge.trail.store import TrailStore
 from imaging.volume import Geometry
 from protos.messages import Roi, Verdict
 from tests.edge.amend.test_amendment import context_of, full_report
@@ -34,7 +35,7 @@ def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 @pytest.fixture
 def pending(database: sqlite3.Connection) -> PendingStore:
-    return PendingStore(database, lambda _step, _durable: None)
+    return PendingStore(database, lambda _step, _durable: None, TrailStore(database, Path("trail")))
 
 
 def roi(roi_id: int) -> Roi:

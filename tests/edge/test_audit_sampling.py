@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.audit import Audit, AuditOutcome, audit_of, is_sampled
+from edge.audit_sampling import Audit, AuditOutcome, audit_of, is_sampled
 from edge.decide import AUDITED, Plan
 from edge.escalation.client import NoSecondReader
 from edge.escalation.rois import EscalationResult

@@ -1,0 +1,255 @@
+"""``overread-eval wire``: everything that edge and cloud say to each other, searched for a patient.
+
+A phantom gets a header full of distinctive values, UIDs of its own, and a folder named after its
+patient. A real agent reads it with a real cloud process, in plain gRPC through a proxy that keeps
+all bytes: health checks, an escalation, and retries that amend the report. None of the values may
+be in the bytes, in the decoded headers or in the decoded messages, in either direction.
+"""
+
+import base64
+import json
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import typer
+from google.protobuf.message import Message
+
+from edge.agent.agent import run_agent
+from edge.settings import EdgeSettings
+from evaluation.common.cli import STUDIES, Cache, Json, show
+from evaluation.common.phantoms import prepare, whole_chest
+from evaluation.common.processes import cloud_service
+from evaluation.common.tables import columns_table
+from evaluation.errors import ServiceFailed
+from evaluation.links.proxy import proxied
+from evaluation.links.trace import Conditions, steady
+from protos import overread_pb2 as pb
+
+SEED = 19
+"""A phantom with many uncertain candidates, that of the demo."""
+MAX_ROIS = 6
+"""ROIs of one escalation: fewer than there are, so that the others are retried."""
+LIMIT_S = 900.0
+ROOT = "1.2.826.0.1.3680043.8.498.5550199"
+"""Beginning of all UIDs of the study."""
+SITE = "wire-test-site"
+
+SERVICE = "/overread.v1.Overread"
+REQUESTS: Mapping[str, type[Message]] = {
+    f"{SERVICE}/Read": pb.ReadRequest,
+    f"{SERVICE}/Describe": pb.DescribeRequest,
+}
+RESPONSES: Mapping[str, type[Message]] = {
+    f"{SERVICE}/Read": pb.ReadResponse,
+    f"{SERVICE}/Describe": pb.DescribeResponse,
+}
+
+PATIENT: Mapping[str, str] = {
+    "PatientName": "Quixwell^Zephyrine",
+    "PatientID": "MRN-7764201-K",
+    "PatientBirthDate": "19610317",
+    "PatientAddress": "17 Larkspur Crescent",
+    "AccessionNumber": "ACC9920417",
+    "InstitutionName": "Hospital Santa Umbra",
+    "ReferringPhysicianName": "Varnhagen^Ottokar",
+    "StationName": "CTROOM7B",
+    "StudyDate": "20260817",
+    "StudyTime": "143311",
+    "StudyID": "STUD55012",
+    "StudyDescription": "Thorax Quellenweg",
+    "SeriesDescription": "Lunge duenn 4711",
+    "ProtocolName": "Prot-Xylem-88",
+    "DeviceSerialNumber": "SER0099812",
+}
+"""What the header of the study states; each value is in no program and in no model."""
+
+COLUMNS = {"what": ("what", "{}"), "count": ("number", "{}")}
+
+
+@dataclass
+class Tap:
+    """All bytes that a proxy carried, by connection and direction (``True``: to the cloud)."""
+
+    data: dict[tuple[int, bool], bytearray] = field(default_factory=lambda: defaultdict(bytearray))
+
+    def __call__(self, connection: int, up: bool, data: bytes) -> None:
+        """Keep bytes of one connection."""
+        self.data[connection, up] += data
+
+
+@dataclass
+class Heard:
+    """What was said: headers, and messages by their type; and all texts to search in."""
+
+    headers: set[str] = field(default_factory=set)
+    messages: Counter[str] = field(default_factory=Counter)
+    texts: list[str] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
+    roi_bytes: int = 0
+    rest: int = 0
+
+
+def wire_command(cache: Cache = STUDIES, as_json: Json = False) -> None:
+    """Search all that crosses to the cloud and back for the data of a patient."""
+    with tempfile.TemporaryDirectory(prefix="overread-wire-") as folder:
+        result = measure(Path(folder), cache)
+    rows = [
+        {"what": "values searched for", "count": result["values"]},
+        {"what": "values found", "count": len(result["found"])},
+        {"what": "bytes to the cloud", "count": result["bytes_up"]},
+        {"what": "bytes back", "count": result["bytes_down"]},
+        {"what": "versions of the report", "count": result["versions"]},
+        *({"what": f"messages {n}", "count": c} for n, c in result["messages"].items()),
+    ]
+    show(result, as_json, columns_table(COLUMNS, rows, "What crossed between edge and cloud"))
+    if result["found"]:
+        raise typer.Exit(1)
+
+
+def measure(work: Path, cache: Path) -> dict[str, Any]:
+    """Read the study with agent and cloud, and search what was said.
+
+    Raises:
+        ServiceFailed: the cloud ended, or the last version of the report did not come.
+    """
+    patient = "Quixwell_Zephyrine_19610317"
+    study = work / "inbox" / patient
+    values = {*make_study(study, cache), *PATIENT.values(), patient, str(work)}
+    tap = Tap()
+    with cloud_service() as cloud, proxied(cloud, steady(Conditions()), tap=tap) as proxy:
+        report = read_by_agent(work, proxy.address, patient)
+    heard = decode(tap)
+    found = sorted(value for value in searched(values) if is_in(value, tap, heard))
+    return {
+        "command": "overread-eval wire",
+        "values": len(values),
+        "found": found,
+        "connections": len({connection for connection, _ in tap.data}),
+        "bytes_up": sum(len(data) for (_, up), data in tap.data.items() if up),
+        "bytes_down": sum(len(data) for (_, up), data in tap.data.items() if not up),
+        "undecoded_bytes": heard.rest,
+        "messages": dict(sorted(heard.messages.items())),
+        "headers": sorted(heard.headers),
+        "roi_bytes": heard.roi_bytes,
+        "study_keys": len(heard.keys),
+        "study_key_is_that_of_the_report": heard.keys == {report["study_key"]},
+        "site_seen": any(SITE in text for text in heard.texts),
+        "versions": report["version"],
+    }
+
+
+def make_study(folder: Path, cache: Path) -> set[str]:
+    """Write the phantom with the header of `PATIENT`; return its UIDs and file names."""
+    (prepared,) = prepare([whole_chest(SEED)], cache)
+    folder.mkdir(parents=True)
+    said = {f"{ROOT}.1", f"{ROOT}.2", f"{ROOT}.4"}
+    for number, file in enumerate(sorted(prepared.folder.glob("*.dcm")), 1):
+        image = pydicom.dcmread(file)
+        for keyword, value in PATIENT.items():
+            setattr(image, keyword, value)
+        image.StudyInstanceUID, image.SeriesInstanceUID = f"{ROOT}.1", f"{ROOT}.2"
+        image.FrameOfReferenceUID = f"{ROOT}.4"
+        image.SOPInstanceUID = f"{ROOT}.3.{number}"
+        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+        name = f"Quixwell-{number:05d}.dcm"
+        image.save_as(folder / name)
+        said |= {image.SOPInstanceUID, name}
+    (folder / ".done").touch()
+    return said
+
+
+def read_by_agent(work: Path, cloud: str, name: str) -> dict[str, Any]:
+    """Run an agent until the report of the study is final; return it."""
+    settings = EdgeSettings(
+        inbox=work / "inbox",
+        outbox=work / "outbox",
+        state_dir=work / "state",
+        cloud=cloud,
+        deadline_s=LIMIT_S / 3,
+        max_rois=MAX_ROIS,
+        site=SITE,
+        poll_s=0.05,
+        health_check_s=0.5,
+        retry_pause_s=0.1,
+    )
+    stop, failed = threading.Event(), list[BaseException]()
+
+    def work_off() -> None:
+        try:
+            run_agent(settings, stop=stop)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work_off, name="agent", daemon=True)
+    thread.start()
+    until = time.monotonic() + LIMIT_S
+    try:
+        while (report := _report(work / "outbox" / name)).get("status") != "final":
+            if failed or report.get("status") == "rejected" or time.monotonic() > until:
+                why = failed or report.get("rejection") or "it takes too long"
+                raise ServiceFailed(f"the agent did not come to a final report: {why}")
+            time.sleep(0.1)
+    finally:
+        stop.set()
+        thread.join(LIMIT_S)
+    return report
+
+
+def decode(tap: Tap) -> Heard:
+    """Decode all connections of a tap."""
+    from evaluation.links.http2 import carried_by  # needs packages of the extra dev
+
+    heard = Heard()
+    for connection in sorted({connection for connection, _ in tap.data}):
+        asked = carried_by(bytes(tap.data[connection, True]))
+        answered = carried_by(bytes(tap.data[connection, False]))
+        heard.rest += asked.rest + answered.rest
+        paths = {stream: dict(headers)[":path"] for stream, headers in asked.headers.items()}
+        for direction, kinds in ((asked, REQUESTS), (answered, RESPONSES)):
+            for headers in direction.headers.values():
+                heard.headers |= {name for name, _ in headers}
+                heard.texts += [f"{name}: {value}" for name, value in headers]
+            for stream, messages in direction.messages.items():
+                for data in messages:
+                    message = kinds[paths[stream]].FromString(data)
+                    _hear(message, heard)
+    return heard
+
+
+def _hear(message: Message, heard: Heard) -> None:
+    heard.texts.append(str(message))
+    which = next((one.name for one, _ in message.ListFields()), "")
+    heard.messages[f"{type(message).__name__} {which}".strip()] += 1
+    if isinstance(message, pb.ReadRequest) and message.HasField("header"):
+        heard.keys.add(message.header.study_key)
+    if isinstance(message, pb.ReadRequest) and message.HasField("roi"):
+        heard.roi_bytes += len(message.roi.voxels)
+
+
+def searched(values: set[str]) -> Iterator[str]:
+    """Yield the values to search for: also the parts of names, without regard to order."""
+    parts = {part for value in values if "^" in value for part in value.split("^")}
+    yield from sorted(values | parts)
+
+
+def is_in(value: str, tap: Tap, heard: Heard) -> bool:
+    """Tell whether a value is in the raw bytes, in some encodings, or in a decoded text."""
+    forms = [value.encode(code) for code in ("utf-8", "utf-16-le", "utf-16-be")]
+    forms += [value.lower().encode(), value.upper().encode(), value.encode().hex().encode()]
+    forms.append(base64.b64encode(value.encode()).rstrip(b"=")[:-1])
+    raw = any(form in data for data in tap.data.values() for form in forms)
+    return raw or any(value.lower() in text.lower() for text in heard.texts)
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / "report.json").read_bytes()))
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,178 @@
+"""The agent's audit trail: each step of a study once, whatever kills the agent."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge.agent.folders import AgentFolders
+from edge.agent.queue import requeue
+from edge.job import Job
+from edge.pipeline import StudyResult
+from edge.report.model import Report
+from edge.report.write import write_report
+from edge.store.pending import PendingStep, PersistPending
+from edge.store.studies import Step
+from edge.trail.facts import RECEIVED
+from edge.trail.files import records_after
+from edge.trail.records import Event, TrailRecord
+from edge.trail.verify import Verified, verify
+from evaluation.recovery.agent import settings_in
+from imaging.dicom.writer import write_series
+from imaging.volume import Geometry, StudyHeader, Volume
+from tests.edge.builders import put
+from tests.edge.running_agent import PATIENCE_S, drain, full_at, held_at, start, work_off
+
+REACHED = [step for step in (*Step, *PendingStep) if step is not Step.JOINING]
+CRASHES = [
+    *((step, True) for step in REACHED),
+    *((step, False) for step in (Step.CLAIMED, Step.REPORTED, PendingStep.PENDING)),
+]
+"""Where the agent dies: after a step is durable; before one, its record must be missing too."""
+
+
+def trail_of(root: Path) -> list[TrailRecord]:
+    return list(records_after(root / "state" / "trail", 0))
+
+
+def verified(root: Path) -> Verified:
+    return verify(root / "state" / "trail", root / "state" / "spool.sqlite3")
+
+
+def facts(root: Path, event: Event) -> list[dict[str, Any]]:
+    return [dict(record.fields) for record in trail_of(root) if record.event == event]
+
+
+def of_studies(root: Path) -> dict[str, list[str]]:
+    """By study key, the events of each study in their order."""
+    found: dict[str, list[str]] = {}
+    for record in trail_of(root):
+        if key := record.fields.get("study_key"):
+            found.setdefault(key, []).append(record.event)
+    return found
+
+
+def test_the_trail_has_the_start_every_study_and_the_stop(tmp_path: Path) -> None:
+    """A sound study, a refused one, and the stop of the agent, in one chain."""
+    put(tmp_path / "inbox", "a")
+    put(tmp_path / "inbox", "b", "bad")
+    work_off(tmp_path)
+    records = trail_of(tmp_path)
+    assert [record.event for record in records] == [
+        *(Event.FILE, Event.STARTED, Event.RECEIVED, Event.RECEIVED),
+        *(Event.READ, Event.REJECTED, Event.STOPPED),
+    ]
+    started, received, read, rejected = (records[i].fields for i in (1, 2, 4, 5))
+    assert len(started["settings_sha256"]) == 64
+    assert (received["name"], received["files"]) == ("a", 2)
+    assert (read["status"], read["findings"], read["version"]) == ("final", 0, 1)
+    assert (rejected["kind"], rejected["status"]) == ("NotCt", "rejected")
+    assert verified(tmp_path).broken is None
+    assert verified(tmp_path).waiting == 0
+
+
+def test_what_a_receiver_says_of_the_sender_is_in_the_trail(tmp_path: Path) -> None:
+    """With the identifiers of the first image; what is no known key is left out."""
+    header = StudyHeader(patient_id="P1", patient_name="Doe^Jane")
+    series = tmp_path / "inbox" / "a"
+    write_series(Volume(np.zeros((2, 8, 8), np.int16), Geometry()), series, header=header, seed=1)
+    sender = {"calling_ae": "CT1", "called_ae": "OVERREAD", "peer": "10.0.0.5", "count": 2}
+    (series / RECEIVED).write_text(json.dumps({**sender, "name": "Doe^Jane", "last": ["odd"]}))
+    (series / ".done").touch()
+
+    def read(job: Job, _persist: PersistPending) -> StudyResult:
+        report = Report(job.study_key, "2026-01-02T03:04:05+00:00", job.source, 10.0, header)
+        return StudyResult(report, write_report(report, {}, job.out))
+
+    work_off(tmp_path, read)
+    (received,) = facts(tmp_path, Event.RECEIVED)
+    assert received.items() >= {**sender, "patient_id": "P1", "name": "a", "files": 2}.items()
+    assert "last" not in received
+    assert "Doe" not in json.dumps([record.line for record in trail_of(tmp_path)])
+    (read_fields,) = facts(tmp_path, Event.READ)
+    assert read_fields["study_uid"] == received["study_uid"] != ""
+
+
+@pytest.mark.parametrize("crash", CRASHES, ids=lambda one: f"{one[0].value}-{one[1]}")
+def test_a_death_at_any_step_leaves_each_event_once(
+    tmp_path: Path, crash: tuple[Step | PendingStep, bool]
+) -> None:
+    """Three studies: one sound, one refused, one whose report is amended twice."""
+    for name, text in (("a", "x"), ("b", "bad"), ("c", "pending")):
+        put(tmp_path / "inbox", name, text)
+    process = start(tmp_path, crash)
+    process.join(PATIENCE_S)
+    assert verified(tmp_path).broken is None
+    drain(tmp_path)
+    assert verified(tmp_path).broken is None
+    assert sorted(of_studies(tmp_path).values()) == [
+        [Event.RECEIVED, Event.READ],
+        [Event.RECEIVED, Event.READ, Event.AMENDED, Event.AMENDED],
+        [Event.RECEIVED, Event.REJECTED],
+    ]
+    assert [amended["version"] for amended in facts(tmp_path, Event.AMENDED)] == [2, 3]
+
+
+def test_a_full_disk_or_a_locked_database_doubles_no_record(tmp_path: Path) -> None:
+    for name in "ab":
+        put(tmp_path / "inbox", name)
+    work_off(tmp_path, on_step=full_at(Step.REPORTED, times=2))
+    put(tmp_path / "inbox", "c")
+    path = tmp_path / "state" / "spool.sqlite3"
+    work_off(tmp_path, on_step=held_at(path, Step.READING, looks=2))
+    counts = Counter(record.event for record in trail_of(tmp_path))
+    assert (counts[Event.RECEIVED], counts[Event.READ]) == (3, 3)
+    assert verified(tmp_path).broken is None
+
+
+def test_a_trail_that_cannot_be_written_stops_no_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its records wait in the database, and are written by the next start."""
+
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    put(tmp_path / "inbox", "a")
+    with monkeypatch.context() as patched:
+        patched.setattr("edge.trail.store.append", denied)
+        work_off(tmp_path)
+    assert trail_of(tmp_path) == []
+    assert verified(tmp_path).waiting == 5
+    put(tmp_path / "inbox", "b")
+    work_off(tmp_path)
+    assert [*of_studies(tmp_path).values()] == [[Event.RECEIVED, Event.READ]] * 2
+
+
+def test_who_has_a_study_read_again_is_in_the_trail(tmp_path: Path) -> None:
+    put(tmp_path / "inbox", "a", "bad")
+    work_off(tmp_path)
+    requeue("a", AgentFolders.of(settings_in(tmp_path)))
+    assert verified(tmp_path).waiting == 1
+    work_off(tmp_path)
+    (again,) = facts(tmp_path, Event.REQUEUED)
+    first, second = of_studies(tmp_path).items()
+    assert first == (again["study_key"], [Event.RECEIVED, Event.REJECTED, Event.REQUEUED])
+    assert second[1] == [Event.RECEIVED, Event.REJECTED]
+    assert again["user"]
+
+
+def test_a_lost_database_is_in_the_trail_and_the_chain_goes_on(tmp_path: Path) -> None:
+    put(tmp_path / "inbox", "a")
+    work_off(tmp_path)
+    for file in (tmp_path / "state").glob("spool.sqlite3*"):
+        file.unlink()
+    put(tmp_path / "inbox", "b")
+    work_off(tmp_path)
+    events = [record.event for record in trail_of(tmp_path)]
+    assert events.count(Event.CONTINUED) == 1
+    assert [*of_studies(tmp_path).values()] == [
+        [Event.RECEIVED, Event.READ, Event.ADOPTED],
+        [Event.RECEIVED, Event.READ],
+    ]
+    assert verified(tmp_path).broken is None

@@ -1,0 +1,141 @@
+"""Audit messages as DICOM has them: valid by the schema of PS3.15, with codes of PS3.16."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.trail import messages
+from edge.trail.messages import AuditSource, message_of
+from edge.trail.records import ORIGIN, Event, TrailRecord
+
+etree = pytest.importorskip("lxml.etree", reason="needs lxml for RELAX NG")
+
+SOURCE = AuditSource("0123456789abcdef0123456789abcdef", "Nord", "ct-1")
+IDS = {"study_key": "k1", "patient_id": "P 17", "study_uid": "1.2.3"}
+BY_EVENT: dict[Event, dict[str, Any]] = {
+    Event.FILE: {"agent": SOURCE.agent, "host": "ct-1", "program": "overread-edge 1"},
+    Event.CONTINUED: {"reason": "the database is new"},
+    Event.STARTED: {"site": "Nord", "user": "overread", "settings_sha256": "00"},
+    Event.STOPPED: {"reason": "it was stopped"},
+    Event.RECEIVED: {**IDS, "name": "a", "owner": "orthanc", "files": 3},
+    Event.JOINED: {**IDS, "part": "k2", "version": 2, "images": 3},
+    Event.ADOPTED: {**IDS, "step": "done"},
+    Event.SENT: {**IDS, "cloud": "[::1]:50051", "rois": 4, "bytes": 442368},
+    Event.READ: {**IDS, "findings": 1, "models": {"edge": "m"}},
+    Event.REJECTED: {**IDS, "kind": "NotCt"},
+    Event.AMENDED: {**IDS, "version": 2},
+    Event.DELIVERED: {**IDS, "target": "PACS", "peer": "10.0.0.7", "outcome": "sent"},
+    Event.REQUEUED: {**IDS, "user": "anna", "name": "a"},
+    Event.STUDY_REMOVED: {**IDS, "reason": "older than keep_done_days"},
+    Event.REPORT_REMOVED: {**IDS, "reason": "older than keep_reports_days"},
+    Event.REMOVAL_FAILED: {**IDS, "kind": "study"},
+}
+
+
+def record_of(event: str, fields: dict[str, Any]) -> TrailRecord:
+    return TrailRecord(7, "2026-11-27T08:09:10.123+00:00", event, fields, ORIGIN)
+
+
+def parsed(event: str, fields: dict[str, Any]) -> Any:
+    """The message, after the schema has accepted it."""
+    tree = etree.fromstring(message_of(record_of(event, fields), SOURCE))
+    schema = etree.RelaxNG(etree.parse(str(Path(__file__).with_name("audit_message.rng"))))
+    schema.assertValid(tree)
+    return tree
+
+
+def values(tree: Any, path: str) -> list[str]:
+    return [str(value) for value in tree.xpath(path)]
+
+
+@pytest.mark.parametrize("event", list(Event))
+def test_every_event_has_a_message_that_the_schema_accepts(event: Event) -> None:
+    """It carries the record itself, with the chain."""
+    tree = parsed(event, BY_EVENT[event])
+    (record,) = values(tree, "//ParticipantObjectDetail[@type='record']/@value")
+    assert base64.b64decode(record).decode() == record_of(event, BY_EVENT[event]).line
+    assert values(tree, "//EventIdentification/@EventDateTime") == ["2026-11-27T08:09:10.123+00:00"]
+    assert values(tree, "//AuditSourceIdentification/@AuditSourceID") == [SOURCE.agent]
+
+
+@pytest.mark.parametrize("event", [e for e in Event if "study_key" in BY_EVENT[e]])
+def test_a_message_of_a_study_names_study_and_patient_by_their_identifiers(event: Event) -> None:
+    tree = parsed(event, BY_EVENT[event])
+    role = "//ParticipantObjectIdentification[@ParticipantObjectTypeCodeRole='{}']"
+    identifier = f"{role}/@ParticipantObjectID"
+    assert values(tree, identifier.format(3)) == ["1.2.3"]
+    assert values(tree, identifier.format(1)) == ["P 17"]
+
+
+def test_codes_and_their_meanings_are_those_of_dicom() -> None:
+    """The dictionary of pydicom is made from PS3.16. The two codes of one digit are of RFC 3881."""
+    from pydicom.sr.codedict import codes
+
+    known = {c.value: c.meaning for c in (getattr(codes.DCM, n) for n in _names(codes.DCM))}
+    used = {code for code in vars(messages).values() if isinstance(code, tuple) and len(code) == 2}
+    assert {known[value]: value for value, _ in used if len(value) > 2} == {
+        meaning: value for value, meaning in used if len(value) > 2
+    }
+
+
+def _names(collection: Any) -> list[str]:
+    return [name for name in dir(collection) if name[0].isupper()]
+
+
+def test_a_study_that_came_over_the_network_was_transferred_and_one_from_a_folder_imported() -> (
+    None
+):
+    folder = parsed(Event.RECEIVED, BY_EVENT[Event.RECEIVED])
+    network = parsed(
+        Event.RECEIVED,
+        {**IDS, "calling_ae": "CT1", "called_ae": "OVERREAD", "peer": "10.0.0.5", "owner": "x"},
+    )
+    assert values(folder, "//EventID/@csd-code") == ["110107"]
+    assert values(network, "//EventID/@csd-code") == ["110104"]
+    assert values(network, "//ActiveParticipant/@AlternativeUserID") == [
+        "AETITLES=CT1",
+        "AETITLES=OVERREAD",
+    ]
+    assert values(network, "//ActiveParticipant[1]/@NetworkAccessPointID") == ["10.0.0.5"]
+    assert values(network, "//ActiveParticipant[1]/@NetworkAccessPointTypeCode") == ["2"]
+
+
+def test_what_went_to_the_cloud_is_an_export_of_anonymous_data_to_its_address() -> None:
+    tree = parsed(Event.SENT, BY_EVENT[Event.SENT])
+    assert values(tree, "//EventID/@csd-code") == ["110106"]
+    assert values(tree, "//Anonymized/text()") == ["true"]
+    media = "//ActiveParticipant[RoleIDCode/@csd-code='110154']"
+    assert values(tree, f"{media}/@UserID") == ["[::1]:50051"]
+    assert values(tree, f"{media}/@NetworkAccessPointID") == ["::1"]
+
+
+@pytest.mark.parametrize(
+    ("event", "fields", "outcome"),
+    [
+        (Event.READ, {}, "0"),
+        (Event.REJECTED, {}, "4"),
+        (Event.CONTINUED, {}, "8"),
+        (Event.DELIVERED, {"outcome": "failed"}, "4"),
+    ],
+)
+def test_what_failed_has_an_outcome_and_a_reason(
+    event: Event, fields: dict[str, Any], outcome: str
+) -> None:
+    tree = parsed(event, BY_EVENT[event] | fields)
+    assert values(tree, "//@EventOutcomeIndicator") == [outcome]
+    assert bool(values(tree, "//EventOutcomeDescription/text()")) == (outcome != "0")
+
+
+def test_odd_identifiers_make_no_invalid_xml() -> None:
+    """What a header holds is untrusted: control characters, markup, half of a surrogate pair."""
+    odd = {"patient_id": "a\x00<b>&\ud800", "study_uid": "1\n2", "study_key": "k", "owner": "\x1b"}
+    tree = parsed(Event.RECEIVED, odd)
+    assert "a?<b>&?" in values(tree, "//@ParticipantObjectID")
+
+
+def test_an_event_of_a_newer_version_has_no_message() -> None:
+    assert message_of(record_of("teleported", {}), SOURCE) == ""

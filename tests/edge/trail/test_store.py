@@ -1,0 +1,331 @@
+"""The audit trail: no record lost, doubled or changed unseen, whatever dies on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import stat
+from collections.abc import Callable
+from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from edge.store.database import open_database, transaction
+from edge.trail import files
+from edge.trail.files import files_in, records_after
+from edge.trail.records import Event, TrailRecord
+from edge.trail.store import TrailStore
+from edge.trail.verify import Verified, verify
+from tests.edge.running_agent import Killed, full_error
+
+
+class Site:
+    """A database with its trail, which a new process opens each time."""
+
+    def __init__(self, root: Path) -> None:
+        self.path, self.folder = root / "s.db", root / "trail"
+        self.now, self.max_file_bytes = datetime(2026, 11, 30, 23, 59, tzinfo=UTC), 100_000
+
+    def opened(self) -> closing[sqlite3.Connection]:
+        return closing(open_database(self.path))
+
+    def trail(self, database: sqlite3.Connection) -> TrailStore:
+        return TrailStore(
+            database, self.folder, now=lambda: self.now, max_file_bytes=self.max_file_bytes
+        )
+
+    def record(self, *names: str, flush: bool = True) -> None:
+        with self.opened() as database:
+            trail = self.trail(database)
+            for name in names:
+                trail.record(Event.RECEIVED, study_key=name)
+            if flush:
+                trail.flush()
+
+    def verified(self) -> Verified:
+        return verify(self.folder, self.path)
+
+    def studies(self) -> list[str]:
+        records = records_after(self.folder, 0)
+        return [r.fields["study_key"] for r in records if r.event == Event.RECEIVED]
+
+    def reasons(self) -> list[str]:
+        records = records_after(self.folder, 0)
+        return [r.fields["reason"] for r in records if r.event == Event.CONTINUED]
+
+    def lines(self) -> list[str]:
+        return [line for file in files_in(self.folder) for line in file.read_text().splitlines()]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def test_records_are_chained_through_files_by_month_and_by_size(site: Site) -> None:
+    """Every file begins with the agent's identity, and its name with its first record."""
+    site.record("a")
+    site.now += timedelta(minutes=2)
+    site.record("b")
+    site.max_file_bytes = 1
+    site.record("c", "d")
+    assert site.studies() == ["a", "b", "c", "d"]
+    names = [file.name for file in files_in(site.folder)]
+    assert names == [
+        "trail-000000000001-2026-11.jsonl",
+        "trail-000000000003-2026-12.jsonl",
+        "trail-000000000005-2026-12.jsonl",
+        "trail-000000000007-2026-12.jsonl",
+    ]
+    heads = [TrailRecord.parse(file.read_text().splitlines()[0]) for file in files_in(site.folder)]
+    assert {(head.event, head.fields["agent"]) for head in heads} == {
+        (Event.FILE, heads[0].fields["agent"])
+    }
+    found = site.verified()
+    assert (found.files, found.records, found.waiting, found.broken) == (4, 8, 0, None)
+
+
+def test_a_record_belongs_to_the_transaction_of_its_step(site: Site) -> None:
+    with site.opened() as database:
+        trail = site.trail(database)
+        with suppress(Killed), transaction(database):
+            trail.record(Event.RECEIVED, study_key="undone")
+            raise Killed
+        with transaction(database):
+            trail.record(Event.RECEIVED, study_key="done")
+        trail.flush()
+    assert site.studies() == ["done"]
+    assert site.verified().broken is None
+
+
+def test_a_record_has_the_identifiers_that_an_earlier_one_of_its_study_had(site: Site) -> None:
+    with site.opened() as database:
+        trail = site.trail(database)
+        trail.record(Event.RECEIVED, study_key="a", patient_id="P1", study_uid="1.2")
+        trail.record(Event.SENT, study_key="a", rois=2)
+        trail.record(Event.SENT, study_key="other", rois=2)
+        trail.forget("a")
+        trail.record(Event.SENT, study_key="a", rois=3)
+        trail.flush()
+    sent = [r.fields for r in records_after(site.folder, 0) if r.event == Event.SENT]
+    assert sent == [
+        {"study_key": "a", "rois": 2, "patient_id": "P1", "study_uid": "1.2"},
+        {"study_key": "other", "rois": 2},
+        {"study_key": "a", "rois": 3},
+    ]
+
+
+def test_a_removal_is_recorded_once_until_the_study_gets_files_again(site: Site) -> None:
+    with site.opened() as database:
+        trail = site.trail(database)
+        for _ in range(2):
+            trail.record_removal(Event.STUDY_REMOVED, "a", "too old")
+        trail.forget_removals("a")
+        trail.record_removal(Event.STUDY_REMOVED, "a", "too old")
+        trail.flush()
+    removed = [r for r in records_after(site.folder, 0) if r.event == Event.STUDY_REMOVED]
+    assert len(removed) == 2
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "confirmed"])
+def test_a_death_while_records_are_written_loses_and_doubles_none(
+    site: Site, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Before the disk has them, in the middle of a line, and before the database knows of it."""
+    site.record("a")
+
+    def dies(*_: object) -> None:
+        raise Killed
+
+    def writes_half(folder: Path, lines: list[tuple[str, str]]) -> None:
+        with (folder / lines[0][0]).open("a") as file:
+            file.write("\n".join(line for _, line in lines)[:-20])
+        raise Killed
+
+    def writes_all(folder: Path, lines: list[tuple[str, str]]) -> None:
+        append(folder, lines)
+        raise Killed
+
+    append = files.append
+    if call == "fsync":
+        monkeypatch.setattr(os, "fsync", dies)
+    else:
+        fake = {"write": writes_half, "confirmed": writes_all}[call]
+        monkeypatch.setattr("edge.trail.store.append", fake)
+    with pytest.raises(Killed):
+        site.record("b", "c")
+    assert site.verified().broken is None  # also as it is: the records are in the database
+    monkeypatch.undo()
+    site.record("d")
+    assert site.studies() == ["a", "b", "c", "d"]
+    assert site.verified().broken is None
+
+
+def test_a_full_disk_leaves_the_records_where_they_are(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same store continues once there is room, without half of a line."""
+
+    def full(folder: Path, lines: list[tuple[str, str]]) -> None:
+        with (folder / lines[0][0]).open("a") as file:
+            file.write(lines[0][1][:30])
+        raise full_error()
+
+    with site.opened() as database:
+        trail = site.trail(database)
+        trail.record(Event.RECEIVED, study_key="a")
+        trail.flush()
+        with monkeypatch.context() as patched:
+            patched.setattr("edge.trail.store.append", full)
+            trail.record(Event.RECEIVED, study_key="b")
+            with pytest.raises(sqlite3.OperationalError):
+                trail.flush()
+        trail.record(Event.RECEIVED, study_key="c")
+        trail.flush()
+    assert site.studies() == ["a", "b", "c"]
+    assert site.verified().broken is None
+
+
+def test_two_processes_record_in_one_chain(site: Site) -> None:
+    with site.opened() as one, site.opened() as two:
+        agent, command = site.trail(one), site.trail(two)
+        agent.record(Event.RECEIVED, study_key="a")
+        agent.flush()
+        command.record(Event.REQUEUED, study_key="a")
+        agent.record(Event.RECEIVED, study_key="b")
+        assert site.verified().waiting == 2
+        agent.flush()
+    events = [record.event for record in records_after(site.folder, 0)]
+    assert events == [Event.FILE, Event.RECEIVED, Event.REQUEUED, Event.RECEIVED]
+    assert site.verified().broken is None
+
+
+def test_only_the_agents_user_can_read_the_trail(site: Site) -> None:
+    site.record("a")
+    paths = [site.folder, *site.folder.iterdir()]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in paths] == [0o700, 0o600]
+
+
+def test_a_new_database_continues_the_chain_of_the_files(site: Site) -> None:
+    """The agent keeps its identity, and a record says what was lost."""
+    site.record("a", "b")
+    agent = TrailRecord.parse(site.lines()[0]).fields["agent"]
+    site.path.rename(site.path.with_name("damaged"))
+    for file in site.path.parent.glob("s.db-*"):
+        file.unlink()
+    site.record("c")
+    assert site.studies() == ["a", "b", "c"]
+    assert site.reasons() == ["the database is new; records that were only in the old one are lost"]
+    assert site.verified().broken is None
+    site.max_file_bytes = 1
+    site.record("d")
+    last = TrailRecord.parse(files_in(site.folder)[-1].read_text().splitlines()[0])
+    assert last.fields["agent"] == agent
+
+
+def test_an_older_database_continues_after_the_files_that_are_newer(site: Site) -> None:
+    """A backup was restored: its own records, and one made since, are not doubled or lost."""
+    site.record("a")
+    site.record("b", flush=False)
+    backup = site.path.with_name("backup")
+    with site.opened() as database, closing(sqlite3.connect(backup)) as copy:
+        database.backup(copy)
+    site.record("c")
+    for file in site.path.parent.glob("s.db*"):
+        file.unlink()
+    backup.rename(site.path)
+    site.record("d")
+    assert site.studies() == ["a", "b", "c", "d"]
+    assert site.reasons() == ["the database was older than the files"]
+    assert site.verified().broken is None
+
+
+Change = Callable[[list[str]], list[str]]
+
+
+def replaced(number: int, old: str, new: str) -> Change:
+    def change(lines: list[str]) -> list[str]:
+        assert old in lines[number]
+        return [*lines[:number], lines[number].replace(old, new), *lines[number + 1 :]]
+
+    return change
+
+
+def rewritten(lines: list[str]) -> list[str]:
+    """The last record is changed, and is again a record in its place."""
+    values = json.loads(lines[-1])
+    record = TrailRecord(**values | {"fields": {"study_key": "other"}})
+    return [*lines[:-1], record.line]
+
+
+CHANGES: dict[str, tuple[Change, int, str]] = {
+    "a changed record": (replaced(2, '"b"', '"x"'), 4, "record 4 does not hold the hash"),
+    "spaces": (replaced(2, ":", ": "), 3, "canonical"),
+    "no JSON": (replaced(2, "{", ""), 3, "not JSON"),
+    "a removed record": (lambda lines: lines[:2] + lines[3:], 3, "record 4 follows record 2"),
+    "a record twice": (lambda lines: lines[:3] + lines[2:], 4, "record 3 follows record 3"),
+    "two exchanged": (lambda x: [x[0], x[2], x[1], x[3]], 2, "record 3 follows record 1"),
+    "the end cut off": (lambda lines: lines[:-1], 4, "records 4 to 4 are missing at the end"),
+    "all but the head cut off": (lambda lines: lines[:1], 2, "records 2 to 4 are missing"),
+    "the beginning cut off": (lambda lines: lines[1:], 1, "record 2 follows record 0"),
+    "the last record changed": (rewritten, 4, "record 4 is not the one that the database expects"),
+}
+
+
+@pytest.fixture
+def three(site: Site) -> Site:
+    """A site whose trail has a head and three records."""
+    site.record("a", "b", "c")
+    return site
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_changed_trail_is_found_and_the_first_broken_record_named(three: Site, what: str) -> None:
+    """Also after the agent has gone on: that hides nothing."""
+    change, line, reason = CHANGES[what]
+    (file,) = files_in(three.folder)
+    file.write_text("".join(f"{one}\n" for one in change(three.lines())))
+    broken = three.verified().broken
+    assert broken is not None
+    assert (broken.file, broken.line) == (file.name, line)
+    assert reason in broken.reason
+    three.record("d")
+    three.record("e")
+    later = three.verified().broken
+    assert later is not None
+    assert later.line <= line + 1
+
+
+def test_a_deleted_file_is_missed(three: Site) -> None:
+    """Whether it was the last one, in the middle, or the only one."""
+    three.max_file_bytes = 1
+    three.record("d", "e")
+    first, middle, last = files_in(three.folder)
+    for file, says in (
+        (last, "records 7 to 8 are missing at the end"),
+        (middle, "record 7 follows"),
+    ):
+        text = file.read_text()
+        file.unlink()
+        broken = three.verified().broken
+        assert broken is not None
+        assert says in broken.reason
+        file.write_text(text)
+    assert three.verified().broken is None
+    for file in (first, middle, last):
+        file.unlink()
+    broken = three.verified().broken
+    assert broken is not None
+    assert broken.reason == "records 1 to 8 are missing at the end"
+
+
+def test_a_copy_without_its_database_is_checked_up_to_its_end(three: Site) -> None:
+    """What was cut from the end of it cannot be missed, and the result says so."""
+    (file,) = files_in(three.folder)
+    file.write_text("".join(f"{one}\n" for one in three.lines()[:-1]))
+    found = verify(three.folder)
+    assert (found.broken, found.end_checked, found.records) == (None, False, 3)
+    assert "nobody knows whether more followed" in found.text

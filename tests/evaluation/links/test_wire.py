@@ -1,0 +1,109 @@
+"""What crosses between edge and cloud holds nothing of a patient; and the search would find it."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import grpc
+import pytest
+from hpack import Encoder
+from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame
+
+from edge.job import new_study_key
+from evaluation.links.http2 import PREFACE, carried_by
+from evaluation.links.proxy import proxied
+from evaluation.links.trace import Conditions, steady
+from evaluation.links.wire import PATIENT, Heard, Tap, decode, is_in, measure, searched
+from protos import overread_pb2 as pb
+from protos.metadata import ACCEPTED_KEY, COMPUTE_KEY, QUEUE_KEY, SITE_KEY
+from protos.overread_pb2_grpc import OverreadStub
+from tests.edge.fake_cloud import FakeCloud
+
+
+def said(study_key: str, site: str) -> tuple[Tap, Heard]:
+    """What a caller says to a cloud through the proxy, with this key and this site."""
+    tap = Tap()
+    with (
+        FakeCloud() as cloud,
+        proxied(cloud.address, steady(Conditions()), tap=tap) as proxy,
+        grpc.insecure_channel(proxy.address) as channel,
+    ):
+        header = pb.ReadRequest(header=pb.Header(study_key=study_key, budget_s=5.0))
+        metadata = (("overread-site", site),)
+        assert list(OverreadStub(channel).Read(iter([header]), metadata=metadata))
+    return tap, decode(tap)
+
+
+def test_headers_are_decoded_whether_they_are_compressed_or_not() -> None:
+    """Also in several frames, and where a header is only named by its place in the table."""
+    encoder, data = Encoder(), PREFACE
+    for stream in (1, 3):
+        block = encoder.encode([("x-patient", "Zephyrine")], huffman=True)
+        assert b"Zephyrine" not in block
+        first = HeadersFrame(stream, block[:1])
+        last = ContinuationFrame(stream, block[1:], flags=["END_HEADERS"])
+        data += first.serialize() + last.serialize()
+    body = b"\x00\x00\x00\x00\x03abc\x00\x00\x00\x00\x01d"
+    for part in (body[:4], body[4:]):
+        data += DataFrame(3, part).serialize()
+    found = carried_by(data + b"\x00\x00")
+    assert found.headers == {1: [("x-patient", "Zephyrine")], 3: [("x-patient", "Zephyrine")]}
+    assert found.messages == {3: [b"abc", b"d"]}
+    assert found.rest == 2
+
+
+def test_a_value_in_a_message_or_a_header_would_be_found() -> None:
+    key = new_study_key()
+    tap, heard = said(key, "Quixwell Zephyrine")
+    assert heard.keys == {key}
+    assert heard.rest == 0
+    assert is_in(key, tap, heard)
+    assert is_in("Zephyrine", tap, heard)
+    assert {"overread-site", ":path"} <= heard.headers
+    assert not is_in("Varnhagen", tap, heard)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "MRN-7764201-K".encode("utf-16-le"),
+        b"mrn-7764201-k",
+        base64.b64encode(b"MRN-7764201-K"),
+        b"MRN-7764201-K".hex().encode(),
+    ],
+)
+def test_a_value_is_found_in_other_encodings(form: bytes) -> None:
+    tap = Tap()
+    tap(1, True, b"\x00" + form[:5])
+    tap(1, True, form[5:] + b"\xff")
+    assert is_in("MRN-7764201-K", tap, Heard())
+    assert not is_in("ACC9920417", tap, Heard())
+
+
+def test_names_are_searched_for_by_their_parts_too() -> None:
+    values = set(searched(set(PATIENT.values())))
+    assert {"Quixwell^Zephyrine", "Quixwell", "Zephyrine", "19610317"} <= values
+
+
+def test_nothing_of_a_patient_crosses_to_a_real_cloud(tmp_path: Path) -> None:
+    """A real agent, model and cloud: health checks, an escalation, and retries that amend."""
+    result = measure(tmp_path / "work", tmp_path / "cache")
+    assert result["found"] == []
+    assert result["values"] > 250
+    # the search has seen all that was said, and what it was looking for would have been there
+    assert result["undecoded_bytes"] == 0
+    assert result["study_key_is_that_of_the_report"]
+    assert result["site_seen"]
+    assert result["versions"] >= 2
+    messages = result["messages"]
+    assert messages["DescribeRequest"] >= 1
+    assert messages["ReadRequest header"] >= 2
+    assert messages["ReadRequest roi"] > 6
+    assert messages["ReadResponse verdict"] >= 1
+    assert result["roi_bytes"] < result["bytes_up"] < 1.05 * result["roi_bytes"] + 100_000
+    own = {name for name in result["headers"] if name.startswith("overread-")}
+    assert own <= {
+        *(SITE_KEY, ACCEPTED_KEY, QUEUE_KEY, COMPUTE_KEY),
+        *("overread-error", "overread-estimate-s"),
+    }
