@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 from edge.budget import Budget
 from edge.decide import decide
@@ -18,10 +19,14 @@ from edge.report.model import Provenance
 from edge.report.pictures import draw_pictures
 from edge.report.write import write_report
 from edge.selection import SELECTION_POLICY
+from edge.rules.file import load_rules
+from edge.rules.rule import Rules
+from edge.rules.selection import selection
 from edge.settings import EdgeSettings
 from imaging.isolation.reader import IsolatedReader, ReadLimits
 from imaging.preprocess import preprocess
 from imaging.read import read_study
+from imaging.volume import Study
 from models.runtime.screener import open_screener
 from protos.deadline import Clock, Deadline
 
@@ -43,8 +48,10 @@ def open_pipeline(
 
     Raises:
         BadSettings: a certificate cannot be read.
+        BadRules: the file of rules cannot be read, or a rule is wrong.
         UnfitModel: the model's manifest lacks its thresholds.
     """
+    rules = load_rules(settings.rules)
     with ExitStack() as parts:
         limits = ReadLimits(settings.read_memory_mb, settings.read_timeout_s)
         # first of all: its process loads its libraries while this one loads the model
@@ -55,9 +62,17 @@ def open_pipeline(
         second_reader = open_second_reader(settings, parts, clock)
         pipeline = build_pipeline(settings, screener, second_reader, on_stage=on_stage, clock=clock)
         if isolated:
-            read = partial(isolated.read, series=settings.series)
-            pipeline = replace(pipeline, read=read, preprocess=isolated.preprocess)
+            read = _reading(isolated.read, settings.series, rules)
+            pipeline = replace(pipeline, read=read, preprocess=isolated.preprocess, rules=rules)
         yield replace(pipeline, decide=decide_and_log)
+
+
+def _reading(
+    read: Callable[..., Study], series: str, rules: Rules
+) -> Callable[[Path], Study]:
+    if not rules:
+        return partial(read, series=series)
+    return lambda path: read(path, series, selection(rules, path))
 
 
 def build_pipeline(

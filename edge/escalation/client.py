@@ -32,7 +32,7 @@ from imaging.preprocess import Preprocessed
 from protos import overread_pb2 as pb
 from protos.deadline import Clock, Deadline
 from protos.errors import DeadlinePassed, LinkFault, OverreadError, Unreachable, from_status
-from protos.messages import Roi
+from protos.messages import Priority, Roi
 from protos.overread_pb2_grpc import OverreadStub
 
 log = structlog.get_logger()
@@ -62,12 +62,24 @@ class SecondReader(Protocol):
         """Return what to expect of the link now."""
 
     def read(
-        self, plan: Plan, box: Preprocessed, budget: Budget, study_key: str
+        self,
+        plan: Plan,
+        box: Preprocessed,
+        budget: Budget,
+        study_key: str,
+        priority: Priority | None = None,
     ) -> EscalationResult:
-        """Read the ROIs that ``plan`` sends, within ``budget``."""
+        """Read the ROIs that ``plan`` sends, within ``budget``.
+
+        ``priority`` is that of the study; None for that of the settings.
+        """
 
     def read_rois(
-        self, rois: Sequence[Roi], deadline: Deadline, study_key: str
+        self,
+        rois: Sequence[Roi],
+        deadline: Deadline,
+        study_key: str,
+        priority: Priority | None = None,
     ) -> EscalationResult:
         """Read ROIs that were cut before, by ``deadline``."""
 
@@ -107,10 +119,7 @@ class Escalator:
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         clouds = [(channel, link), *([hedge] if hedge else [])]
-        self._endpoints = [
-            Endpoint(partial(GrpcStream, OverreadStub(to), settings, of_cloud), of_cloud)
-            for to, of_cloud in clouds
-        ]
+        self._clouds = [(OverreadStub(to), of_cloud) for to, of_cloud in clouds]
         self._settings, self._sleep, self._jitter = settings, sleep, jitter
 
     def estimate(self) -> LinkEstimate:
@@ -123,42 +132,58 @@ class Escalator:
 
     def _first_available(self, *, wait: bool) -> LinkEstimate:
         estimates = []
-        for endpoint in self._endpoints:
+        for _, link in self._clouds:
             if wait:
-                endpoint.link.wait_until_known()
-            estimates.append(endpoint.link.estimate())
+                link.wait_until_known()
+            estimates.append(link.estimate())
             if estimates[-1].available:
                 return estimates[-1]
         return estimates[0]
 
     def read(
-        self, plan: Plan, box: Preprocessed, budget: Budget, study_key: str
+        self,
+        plan: Plan,
+        box: Preprocessed,
+        budget: Budget,
+        study_key: str,
+        priority: Priority | None = None,
     ) -> EscalationResult:
         """Return the verdicts that came within ``budget`` less the reserve; raise nothing."""
         deadline = budget.deadline.capped(budget.left_s(self._settings.reserve_s))
         side = self._settings.roi_side
         rois = cut_rois(plan, box, (side, side, side))
-        return self._escalate(rois, deadline, study_key, counts=True)
+        return self._escalate(rois, deadline, study_key, priority, counts=True)
 
     def read_rois(
-        self, rois: Sequence[Roi], deadline: Deadline, study_key: str
+        self,
+        rois: Sequence[Roi],
+        deadline: Deadline,
+        study_key: str,
+        priority: Priority | None = None,
     ) -> EscalationResult:
         """Return the verdicts on ``rois`` that came by ``deadline``; raise nothing.
 
         Nothing is sent while no link is available. The deadline may be short: missing it does not
         count against the link of a cloud that responded.
         """
-        return self._escalate(rois, deadline, study_key, counts=False)
+        return self._escalate(rois, deadline, study_key, priority, counts=False)
 
     def _escalate(
-        self, rois: Sequence[Roi], deadline: Deadline, study_key: str, *, counts: bool
+        self,
+        rois: Sequence[Roi],
+        deadline: Deadline,
+        study_key: str,
+        priority: Priority | None,
+        *,
+        counts: bool,
     ) -> EscalationResult:
-        for endpoint in self._endpoints:
-            endpoint.link.wait_until_known()
+        for _, link in self._clouds:
+            link.wait_until_known()
         states = RoiStates(rois)
         if deadline.passed or not states.open:
             return states.result(DeadlinePassed("no time was left for a second reading"), 0)
-        escalation = Escalation(self._endpoints, states, deadline, study_key, counts=counts)
+        endpoints = self._endpoints(priority or Priority(self._settings.priority))
+        escalation = Escalation(endpoints, states, deadline, study_key, counts=counts)
         try:
             if not escalation.enter():
                 return EscalationResult(reason=self.estimate().why_not)
@@ -169,6 +194,14 @@ class Escalator:
         if isinstance(fault, LinkFault) and states.unanswered and not result.verdicts:
             return replace(result, reason=result.reason + self.estimate_now().silence)
         return result
+
+    def _endpoints(self, priority: Priority) -> list[Endpoint]:
+        """Return the clouds, whose streams say how urgent a study is."""
+        settings = self._settings
+        return [
+            Endpoint(partial(GrpcStream, stub, settings, link, priority=priority), link)
+            for stub, link in self._clouds
+        ]
 
     def _attempts(
         self, escalation: Escalation, states: RoiStates, deadline: Deadline

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -18,6 +18,8 @@ from edge.guarantee import NOT_CALIBRATED, UNREAD, Guarantee, guarantee_of
 from edge.job import Job
 from edge.limitations import limitations_of
 from edge.merge import Merged
+from edge.rules.rule import AppliedRule
+from edge.rules.selection import IgnoredStudy
 from imaging.coverage import Coverage
 from imaging.location import Location, Locator, locator_of
 from imaging.preprocess import Preprocessed
@@ -34,6 +36,7 @@ class Status(Enum):
     FINAL = "final"
     PROVISIONAL = "provisional"  # second readings are pending: it may be amended
     REJECTED = "rejected"
+    IGNORED = "ignored"  # a rule says not to read it
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ class Report:
             keeps its number in all versions. Empty means 1, 2, 3, … as in version 1.
         picture_note: which pictures belong to an older version, or are missing.
         rejection: set exactly when `status` is `Status.REJECTED`.
+        rule: the rule that took the series, or that ignores the study.
     """
 
     study_key: str
@@ -140,6 +144,12 @@ class Report:
     picture_note: str = ""
     status: Status = Status.FINAL
     rejection: Rejection | None = None
+    rule: AppliedRule = AppliedRule()
+
+    @property
+    def was_read(self) -> bool:
+        """Whether the study was read: it was neither rejected nor ignored."""
+        return self.status not in (Status.REJECTED, Status.IGNORED)
 
     @property
     def numbered(self) -> tuple[tuple[int, Finding], ...]:
@@ -293,6 +303,21 @@ def compose_rejection(
         guarantee=UNREAD,
         status=Status.REJECTED,
         rejection=rejection,
+    )
+
+
+def compose_ignored(
+    provenance: Provenance, job: Job, ignored: IgnoredStudy, ledger: tuple[LedgerEntry, ...]
+) -> Report:
+    """Compose the report of a study that rules ignore."""
+    unread = Rejection(ignored.kind, ignored.reason)
+    report = compose_rejection(provenance, job, ignored.study, unread, ledger)
+    return replace(
+        report,
+        second_reading_reason=ignored.reason,
+        status=Status.IGNORED,
+        rejection=None,
+        rule=ignored.rule,
     )
 
 

@@ -22,6 +22,8 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
     if report.rejection is not None:
         why = report.rejection
         return Panel(f"{escape(why.reason)}\n{escape(why.file)}", title=f"Refused: {why.kind}")
+    if not report.was_read:
+        return Panel(escape(report.second_reading_reason), title="Not read")
     return Group(
         *(f"[bold yellow]limitation[/]  {escape(x.text)}" for x in report.limitations),
         _findings_table(report),
@@ -38,6 +40,7 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
         _ledger_table(report),
         f"[bold]second reading[/]  {_second_reading(report)}",
         *(f"[bold]{role} model[/]  {escape(model)}" for role, model in report.models.items()),
+        f"[bold]rule[/]  {escape(report.rule.name)}",
         *(f"[bold]not read[/]  {escape(series)}" for series in report.other_series),
         f"[bold]guarantee[/]  {escape(report.guarantee.text)}",
         *([f"[bold]audit[/]  {escape(report.audit.text)}"] if report.audit else []),

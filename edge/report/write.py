@@ -193,6 +193,12 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "candidates": [_candidate(decision) for decision in report.decisions],
         "highest_dismissed_score": _number(report.highest_dismissed_score, 4),
         "rejection": asdict(report.rejection) if report.rejection else None,
+        "rule": {
+            "name": report.rule.name,
+            "action": report.rule.action.value,
+            "priority": report.rule.priority.value,
+            "screening": report.rule.screening,
+        },
         "deadline_s": _number(report.deadline_s, 3),
         "took_s": _number(report.took_s, 4),
         "ledger": [
@@ -351,6 +357,9 @@ def banners(report: Report) -> tuple[Banner, ...]:
         why = report.rejection
         text = f"{why.reason} ({why.file})" if why.file else why.reason
         return (Banner("bad", f"This study was not read: {why.kind}", text),)
+    if report.status is Status.IGNORED:
+        text = f"{report.second_reading_reason[:1].upper()}{report.second_reading_reason[1:]}."
+        return (Banner("note", "This study was not read", text),)
     messages = []
     if report.version > 1:
         title = f"Amended report, version {report.version}"

@@ -18,6 +18,8 @@ from typer.testing import CliRunner, Result
 from edge import assemble
 from edge.__main__ import ExitStatus, app
 from edge.report.folder import take_folder
+from edge.rules.rule import Action, AppliedRule
+from edge.rules.selection import IgnoredStudy
 from imaging.errors import IncompleteSeries
 from imaging.preprocess import Preprocessed
 from imaging.read import read_study
@@ -433,3 +435,17 @@ def test_edge_never_imports_torch_nor_the_cloud() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_a_study_that_rules_ignore_has_a_status_of_its_own(
+    study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = AppliedRule("scouts", Action.IGNORE)
+
+    def read(source: Path, series: str = "") -> Study:  # noqa: ARG001 - the shape of the real one
+        raise IgnoredStudy("ignored by the rule 'scouts'", source, rule)
+
+    monkeypatch.setattr(assemble, "read_study", read)
+    result = screen(tmp_path, study)
+    assert result.exit_code == ExitStatus.IGNORED == 6
+    assert "ignored by the rule 'scouts'" in result.stdout
