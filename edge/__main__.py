@@ -82,7 +82,7 @@ def _program(
     epilog="Exit status: 0: the second reading is complete, or off. 1: an error of the settings or "
     "of the program. 2: a wrong option, or the folder for the report cannot be used. 3: a cloud is "
     "set up, but the second reading is missing or partial. 4: the study is refused; the report "
-    "says why. 5: the path does not exist or must not be read. 6: a rule says not to read the study. "
+    "says why. 5: the path does not exist or must not be read. 6: a rule ignores the study. "
     "After 2 and 5 nothing is written."
 )
 def screen(

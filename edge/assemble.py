@@ -18,14 +18,16 @@ from edge.replay import decide_and_log
 from edge.report.model import Provenance
 from edge.report.pictures import draw_pictures
 from edge.report.write import write_report
-from edge.selection import SELECTION_POLICY
 from edge.rules.file import load_rules
 from edge.rules.rule import Rules
 from edge.rules.selection import selection
+from edge.selection import SELECTION_POLICY
 from edge.settings import EdgeSettings
+from imaging.errors import StudyError
 from imaging.isolation.reader import IsolatedReader, ReadLimits
 from imaging.preprocess import preprocess
 from imaging.read import read_study
+from imaging.selection import Preference, SeriesSummary
 from imaging.volume import Study
 from models.runtime.screener import open_screener
 from protos.deadline import Clock, Deadline
@@ -67,12 +69,27 @@ def open_pipeline(
         yield replace(pipeline, decide=decide_and_log)
 
 
-def _reading(
-    read: Callable[..., Study], series: str, rules: Rules
-) -> Callable[[Path], Study]:
+def _reading(read: Callable[..., Study], series: str, rules: Rules) -> Callable[[Path], Study]:
+    """Return the stage that reads a study by the rules; its refusal names the rule too."""
     if not rules:
         return partial(read, series=series)
-    return lambda path: read(path, series, selection(rules, path))
+
+    def read_by_rules(path: Path) -> Study:
+        select, taken = selection(rules, path), list[Preference]()
+
+        def noted(series: tuple[SeriesSummary, ...]) -> tuple[Preference, ...]:
+            answers = select(series)
+            fit = (a for one, a in zip(series, answers, strict=True) if not one.unfit)
+            taken.extend(sorted((a for a in fit if not a.ignored), key=lambda a: a.rank))
+            return answers
+
+        try:
+            return read(path, series, noted)
+        except StudyError as error:
+            error.rule = taken[0].rule if taken else ""
+            raise
+
+    return read_by_rules
 
 
 def build_pipeline(

@@ -25,6 +25,7 @@ import structlog
 from edge.atomic_files import is_transient
 from edge.audit import audit_of, is_sampled
 from edge.budget import Budget
+from edge.clinical.sidecar import clinical_of
 from edge.decide import Plan, Situation
 from edge.errors import UnfitFolder
 from edge.escalation.client import SecondReader
@@ -43,7 +44,7 @@ from edge.report.model import (
 )
 from edge.report.pictures import Pictures, undrawn_note
 from edge.report.write import ReportPaths
-from edge.rules.rule import AppliedRule, Rules
+from edge.rules.rule import NO_RULES, AppliedRule, Rules
 from edge.rules.selection import IgnoredStudy
 from edge.selection import SELECTION_POLICY, SelectionPolicy
 from edge.settings import EdgeSettings
@@ -85,11 +86,11 @@ class Pipeline:
     settings: EdgeSettings
     policy: SelectionPolicy = SELECTION_POLICY
     admit: Callable[[Job, Study | None], None] = lambda _job, _study: None
-    rules: Rules = Rules()
+    rules: Rules = NO_RULES
 
-    def rule_of(self, study: Study) -> AppliedRule:
-        """Return the rule that took the series of a study that was read."""
-        return AppliedRule.of(self.rules.named(study.rule), Priority(self.settings.priority))
+    def rule_named(self, name: str) -> AppliedRule:
+        """Return what the rule of this name says."""
+        return AppliedRule.of(self.rules.named(name), Priority(self.settings.priority))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,20 +108,21 @@ def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
     """Take one study from its files to its report."""
     with budget.stage("read"):
         study = pipeline.read(job.source)
+        clinical = clinical_of(job.source)
         pipeline.admit(job, study)
     with budget.stage("preprocess"):
         try:
             box = pipeline.preprocess(study.volume, job.source)
         except StudyError as error:
-            error.study = study
+            error.study, error.rule = study, study.rule
             raise
-    rule = pipeline.rule_of(study)
+    rule = pipeline.rule_named(study.rule)
     assessment = detect(pipeline, box, budget, job.study_key, rule.priority)
     with budget.stage("draw"):
         pictures, note = _draw(pipeline, assessment.merged, box, job)
     with budget.stage("report"):
         report = compose(pipeline.provenance, job, study, assessment, box, budget.ledger_so_far)
-        report = replace(report, picture_note=note, rule=rule)
+        report = replace(report, picture_note=note, rule=rule, clinical=clinical)
         pipeline.persist_pending(report, assessment, pipeline.reader, box)
         paths = pipeline.write(report, pictures, job.out)
     return StudyResult(replace(report, ledger=budget.ledger), paths)
@@ -175,7 +177,7 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
         result = _ignore(pipeline, job, budget, error)
     except StudyError as error:
         rejection = Rejection(error.kind, error.reason, str(error.file))
-        result = _reject(pipeline, job, budget, rejection, error.study)
+        result = _reject(pipeline, job, budget, rejection, error.study, error.rule)
     except UnfitFolder:
         raise
     except Exception as error:  # a fault of the program must not prevent the report
@@ -224,11 +226,16 @@ def _ignore(pipeline: Pipeline, job: Job, budget: Budget, ignored: IgnoredStudy)
 
 
 def _reject(
-    pipeline: Pipeline, job: Job, budget: Budget, rejection: Rejection, study: Study | None = None
+    pipeline: Pipeline,
+    job: Job,
+    budget: Budget,
+    rejection: Rejection,
+    study: Study | None = None,
+    rule: str = "",
 ) -> StudyResult:
     pipeline.admit(job, study)
     with budget.stage("report"):
-        ledger = budget.ledger_so_far
-        report = compose_rejection(pipeline.provenance, job, study, rejection, ledger)
+        ledger, applied = budget.ledger_so_far, pipeline.rule_named(rule)
+        report = compose_rejection(pipeline.provenance, job, study, rejection, ledger, applied)
         paths = pipeline.write(report, {}, job.out)
     return StudyResult(replace(report, ledger=budget.ledger), paths)

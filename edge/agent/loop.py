@@ -101,7 +101,8 @@ class MainLoop:
     def run_once(self) -> bool:
         """Claim what is complete, and process one study; return whether there was work.
 
-        It is the oldest of the stat studies, or the oldest of all where there is none. A pending read is retried when no study waits, and after every `AMEND_EVERY` studies.
+        It is the oldest of the stat studies, or the oldest of all where there is none. A pending
+        read is retried when no study waits, and after every `AMEND_EVERY` studies.
 
         Raises:
             OSError, sqlite3.OperationalError: nothing can be written now; call again later.

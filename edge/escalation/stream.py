@@ -24,8 +24,8 @@ FAILED_S = 0.02
 class GrpcStream:
     """One stream of the contract, opened with the ROIs that are open now.
 
-    Where the cloud is busy, the ROIs are held until it has accepted the header. ``priority`` is that
-    of the study.
+    Where the cloud is busy, the ROIs are held until it has accepted the header. ``priority`` is
+    that of the study.
     """
 
     def __init__(

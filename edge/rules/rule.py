@@ -153,3 +153,8 @@ class AppliedRule:
     def of(cls, rule: Rule, own: Priority) -> "AppliedRule":
         """Return what the rule says; ``own`` is the priority of a rule that names none."""
         return cls(rule.name, rule.action, rule.priority or own, rule.screening)
+
+
+NO_RULES = Rules()
+BY_DEFAULT = AppliedRule()
+"""Of a study that no rule took."""

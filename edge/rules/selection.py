@@ -102,9 +102,7 @@ def require_any(found: Sequence[RuledSeries], root: Path) -> None:
     names = ", ".join(repr(name) for name in dict.fromkeys(one.rule.name for one in ignored))
     several = "s" if "," in names else ""
     error = IgnoredStudy(
-        f"ignored by the rule{several} {names}",
-        root,
-        AppliedRule.of(first.rule, Priority.ROUTINE),
+        f"ignored by the rule{several} {names}", root, AppliedRule.of(first.rule, Priority.ROUTINE)
     )
     header, uid = first.series.header, first.series.uid
     volume = Volume(np.empty((0, 0, 0), np.int16), Geometry(), uid, header.series_description)

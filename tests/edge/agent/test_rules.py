@@ -104,12 +104,7 @@ def test_stat_studies_are_read_first_and_the_others_in_their_order(
     work_off(tmp_path, reader, settings={"rules": rules})
     assert reader.read == ["b", "d", "a", "c"]
     taken = report(tmp_path, "b")["rule"]
-    assert taken == {
-        "name": "emergency",
-        "action": "read",
-        "priority": "stat",
-        "screening": True,
-    }
+    assert taken == {"name": "emergency", "action": "read", "priority": "stat", "screening": True}
     assert report(tmp_path, "a")["rule"]["name"] == "default"
 
 

@@ -34,9 +34,7 @@ def test_a_file_gives_its_rules_in_their_order(tmp_path: Path) -> None:
     assert load_rules(file) == Rules(
         (
             Rule("scouts", scouts, action=Action.IGNORE),
-            Rule(
-                "screening", screening, Range(0.5, 2.0), priority=Priority.STAT, screening=True
-            ),
+            Rule("screening", screening, Range(0.5, 2.0), priority=Priority.STAT, screening=True),
         )
     )
 
