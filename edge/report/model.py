@@ -336,7 +336,7 @@ def compose_ignored(
         second_reading_reason=ignored.reason,
         status=Status.IGNORED,
         rejection=None,
-        rule=ignored.rule,
+        rule=ignored.applied,
     )
 
 

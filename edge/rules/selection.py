@@ -30,11 +30,14 @@ log = structlog.get_logger()
 
 
 class IgnoredStudy(StudyError):
-    """Rules ignore every series of the study that could be read: it is no error."""
+    """Rules ignore every series of the study that could be read: it is no error.
+
+    ``applied`` is the first of them.
+    """
 
     def __init__(self, reason: str, file: Path, rule: AppliedRule) -> None:
         super().__init__(reason, file)
-        self.rule = rule
+        self.applied = rule
 
 
 @dataclass(frozen=True)

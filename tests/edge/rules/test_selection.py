@@ -79,7 +79,7 @@ def test_a_study_of_which_all_ct_is_ignored_is_ignored_and_says_by_what(study: P
     SmallCt(1, series="8", attributes={"Modality": "SR"}).write(study / "d")
     with pytest.raises(IgnoredStudy, match="ignored by the rules 'no CT', 'no slabs'") as error:
         read(study, NO_SLABS, NO_CT)
-    assert error.value.rule == AppliedRule("no slabs", Action.IGNORE)
+    assert error.value.applied == AppliedRule("no slabs", Action.IGNORE)
     known = error.value.study
     assert known is not None
     assert (known.header.patient_id, known.volume.hu.size) == ("P1", 0)
