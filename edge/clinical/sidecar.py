@@ -108,5 +108,5 @@ def _clinical(values: Any) -> Clinical:
     if smoking is not None and smoking not in SMOKING:
         allowed = ", ".join(f'"{one}"' for one in SMOKING)
         raise BadClinical(f"smoking = {json.dumps(smoking)[:60]}: expected one of {allowed}")
-    flags = {name: values.get(name) for name in _FLAGS}
-    return Clinical(smoking=smoking or "", source=NAME, **flags)
+    family, emphysema, spiculation, prior = (values.get(name) for name in _FLAGS)
+    return Clinical(smoking or "", family, emphysema, spiculation, prior, NAME)

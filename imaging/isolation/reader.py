@@ -94,8 +94,8 @@ class IsolatedReader:
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                handles = [self._file, *([theirs] if select else [])]
-                socket.send_fds(self._connection, [request], [one.fileno() for one in handles])
+                handles = [self._file.fileno(), *([theirs.fileno()] if select else [])]
+                socket.send_fds(self._connection, [request], handles)
             self._busy = True
             if select is not None:
                 summaries = self._answer("series", Summaries, path)
