@@ -27,6 +27,7 @@ from edge.report.model import Report, Status
 from edge.report.overwrite import admission, require_readable, require_separate
 from edge.report.terminal import Progress, render_report
 from edge.report.write import report_to_dict
+from edge.rules.explain import as_values, explain, shown
 from edge.settings import EdgeSettings, load_settings
 from edge.trail.files import records_after
 from edge.trail.messages import AuditSource, message_of
@@ -48,6 +49,10 @@ app = typer.Typer(
 )
 audit = typer.Typer(cls=PlainGroup, help="Check and export the audit trail.", no_args_is_help=True)
 app.add_typer(audit, name="audit")
+rules_app = typer.Typer(
+    cls=PlainGroup, help="Rules that choose the series to read.", no_args_is_help=True
+)
+app.add_typer(rules_app, name="rules")
 SETUP_ERRORS = (EdgeError, ModelError, OSError, MemoryError)
 Config = Annotated[
     Path | None, typer.Option(help="TOML file; OVERREAD_EDGE_* variables override it.")
@@ -63,6 +68,7 @@ class ExitStatus(IntEnum):
     NO_SECOND_READING = 3
     REFUSED = 4
     MISSING_PATH = 5
+    IGNORED = 6
 
 
 def _print_version(given: bool) -> None:
@@ -84,7 +90,8 @@ def _program(
     epilog="Exit status: 0: the second reading is complete, or off. 1: an error of the settings or "
     "of the program. 2: a wrong option, or the folder for the report cannot be used. 3: a cloud is "
     "set up, but the second reading is missing or partial. 4: the study is refused; the report "
-    "says why. 5: the path does not exist or must not be read. After 2 and 5 nothing is written."
+    "says why. 5: the path does not exist or must not be read. 6: a rule ignores the study. "
+    "After 2 and 5 nothing is written."
 )
 def screen(
     path: Annotated[Path, typer.Argument(help="DICOM folder, NIfTI, NRRD or MHD file.")],
@@ -279,10 +286,43 @@ def certs(
     typer.echo(printable(f"{text}\n{settings_for(folder.absolute())}"))
 
 
+@rules_app.command(name="test")
+def rules_test(
+    path: Annotated[
+        Path, typer.Argument(help="Folder of one study, or a folder with a folder for each.")
+    ],
+    rules: Annotated[
+        Path | None, typer.Option(help="Rules to try, in place of those of the settings.")
+    ] = None,
+    calling_ae: Annotated[
+        str | None, typer.Option(metavar="TITLE", help="AE title of the sender, as if received.")
+    ] = None,
+    called_ae: Annotated[
+        str | None, typer.Option(metavar="TITLE", help="AE title of the receiver, as if received.")
+    ] = None,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Show the rule that takes each series, and which series of each study would be read."""
+    settings = _settings(config, rules=rules)
+    try:
+        require_readable(path)
+        found = explain(path.resolve(), settings, calling_ae, called_ae)
+    except SETUP_ERRORS as error:
+        raise _failed(error) from error
+    if as_json:
+        values = {"studies": [as_values(study) for study in found]}
+        typer.echo(printable_json(json.dumps(values, indent=2, ensure_ascii=False)))
+    else:
+        Console().print(Printable(*(shown(study) for study in found)))
+
+
 def exit_status(report: Report) -> ExitStatus:
     """Return the exit status for the report of one study."""
     if report.rejection is not None:
         return ExitStatus.FAILED if report.rejection.internal else ExitStatus.REFUSED
+    if report.status is Status.IGNORED:
+        return ExitStatus.IGNORED
     incomplete = report.status is Status.PROVISIONAL
     return ExitStatus.NO_SECOND_READING if incomplete else ExitStatus.DONE
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 from edge.budget import Budget
 from edge.decide import decide
@@ -17,11 +18,17 @@ from edge.replay import decide_and_log
 from edge.report.model import Provenance
 from edge.report.pictures import draw_pictures
 from edge.report.write import write_report
+from edge.rules.file import load_rules
+from edge.rules.rule import Rules
+from edge.rules.selection import selection
 from edge.selection import SELECTION_POLICY
 from edge.settings import EdgeSettings
+from imaging.errors import StudyError
 from imaging.isolation.reader import IsolatedReader, ReadLimits
 from imaging.preprocess import preprocess
 from imaging.read import read_study
+from imaging.selection import Preference, SeriesSummary
+from imaging.volume import Study
 from models.runtime.screener import open_screener
 from protos.deadline import Clock, Deadline
 
@@ -45,8 +52,10 @@ def open_pipeline(
 
     Raises:
         BadSettings: a certificate cannot be read.
+        BadRules: the file of rules cannot be read, or a rule is wrong.
         UnfitModel: the model's manifest lacks its thresholds.
     """
+    rules = load_rules(settings.rules)
     with ExitStack() as parts:
         limits = ReadLimits(settings.read_memory_mb, settings.read_timeout_s)
         # first of all: its process loads its libraries while this one loads the model
@@ -60,9 +69,32 @@ def open_pipeline(
         second_reader = open_second_reader(settings, parts, clock, on_sending)
         pipeline = build_pipeline(settings, screener, second_reader, on_stage=on_stage, clock=clock)
         if isolated:
-            read = partial(isolated.read, series=settings.series)
-            pipeline = replace(pipeline, read=read, preprocess=isolated.preprocess)
+            read = _reading(isolated.read, settings.series, rules)
+            pipeline = replace(pipeline, read=read, preprocess=isolated.preprocess, rules=rules)
         yield replace(pipeline, decide=decide_and_log)
+
+
+def _reading(read: Callable[..., Study], series: str, rules: Rules) -> Callable[[Path], Study]:
+    """Return the stage that reads a study by the rules; its refusal names the rule too."""
+    if not rules:
+        return partial(read, series=series)
+
+    def read_by_rules(path: Path) -> Study:
+        select, taken = selection(rules, path), list[Preference]()
+
+        def noted(series: tuple[SeriesSummary, ...]) -> tuple[Preference, ...]:
+            answers = select(series)
+            fit = (a for one, a in zip(series, answers, strict=True) if not one.unfit)
+            taken.extend(sorted((a for a in fit if not a.ignored), key=lambda a: a.rank))
+            return answers
+
+        try:
+            return read(path, series, noted)
+        except StudyError as error:
+            error.rule = taken[0].rule if taken else ""
+            raise
+
+    return read_by_rules
 
 
 def build_pipeline(

@@ -26,6 +26,7 @@ from edge.link.link import CONNECT_S
 from edge.link.tls import DIAGNOSE_S
 from edge.reader import EdgeReader
 from edge.report.model import Status
+from edge.rules.file import load_rules
 from edge.settings import EdgeSettings
 from edge.store.database import open_database
 from edge.store.repair import RESTART, damaged_databases, is_damage
@@ -72,6 +73,7 @@ def examine(settings: EdgeSettings) -> list[Checked]:
         ("disk", lambda: _disk(folders, settings)),
         ("database", lambda: _database(folders)),
         ("trail", lambda: _trail(folders, settings)),
+        ("rules", lambda: _rules(settings)),
         ("model", lambda: _model(settings)),
         ("cloud", lambda: _clouds(settings)),
     ]
@@ -89,6 +91,12 @@ def _settings(settings: EdgeSettings, folders: AgentFolders) -> Results:
     yield Checked(Level.OK, "settings", f"from {source}")
     runs = is_running(folders)
     yield Checked(Level.OK if runs else Level.NOTE, "agent", "runs" if runs else "does not run")
+
+
+def _rules(settings: EdgeSettings) -> Results:
+    if settings.rules is not None:
+        count = len(load_rules(settings.rules).rules)
+        yield Checked(Level.OK, "rules", f"{count} in {settings.rules}")
 
 
 def _folders(folders: AgentFolders) -> Results:

@@ -25,6 +25,7 @@ import structlog
 from edge.atomic_files import is_transient
 from edge.audit_sampling import audit_of, is_sampled
 from edge.budget import Budget
+from edge.clinical.sidecar import clinical_of
 from edge.decide import Plan, Situation
 from edge.errors import UnfitFolder
 from edge.escalation.client import SecondReader
@@ -32,15 +33,26 @@ from edge.findings import Finding
 from edge.job import Job
 from edge.merge import Merged, merge
 from edge.reader import EdgeReader
-from edge.report.model import Assessment, Provenance, Rejection, Report, compose, compose_rejection
+from edge.report.model import (
+    Assessment,
+    Provenance,
+    Rejection,
+    Report,
+    compose,
+    compose_ignored,
+    compose_rejection,
+)
 from edge.report.pictures import Pictures, undrawn_note
 from edge.report.write import ReportPaths
+from edge.rules.rule import NO_RULES, AppliedRule, Rules
+from edge.rules.selection import IgnoredStudy
 from edge.selection import SELECTION_POLICY, SelectionPolicy
 from edge.settings import EdgeSettings
 from edge.store.pending import PersistPending
 from imaging.errors import StudyError, is_machine_fault
 from imaging.preprocess import Preprocessed
 from imaging.volume import Study, Volume
+from protos.messages import Priority
 
 log = structlog.get_logger()
 
@@ -58,6 +70,7 @@ class Pipeline:
         draw: draws findings and possible findings.
         second_reader: the cloud, or `NoSecondReader`.
         persist_pending: stores the pending reads, for an amendment of the report.
+        rules: those that ``read`` obeys, which a study names its rule of.
     """
 
     start_budget: Callable[[], Budget]
@@ -73,6 +86,11 @@ class Pipeline:
     settings: EdgeSettings
     policy: SelectionPolicy = SELECTION_POLICY
     admit: Callable[[Job, Study | None], None] = lambda _job, _study: None
+    rules: Rules = NO_RULES
+
+    def rule_named(self, name: str) -> AppliedRule:
+        """Return what the rule of this name says."""
+        return AppliedRule.of(self.rules.named(name), Priority(self.settings.priority))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,26 +108,37 @@ def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
     """Take one study from its files to its report."""
     with budget.stage("read"):
         study = pipeline.read(job.source)
+        clinical = clinical_of(job.source)
         pipeline.admit(job, study)
     with budget.stage("preprocess"):
         try:
             box = pipeline.preprocess(study.volume, job.source)
         except StudyError as error:
-            error.study = study
+            error.study, error.rule = study, study.rule
             raise
-    assessment = detect(pipeline, box, budget, job.study_key)
+    rule = pipeline.rule_named(study.rule)
+    assessment = detect(pipeline, box, budget, job.study_key, rule.priority)
     with budget.stage("draw"):
         pictures, note = _draw(pipeline, assessment.merged, box, job)
     with budget.stage("report"):
         report = compose(pipeline.provenance, job, study, assessment, box, budget.ledger_so_far)
-        report = replace(report, picture_note=note)
+        report = replace(report, picture_note=note, rule=rule, clinical=clinical)
         pipeline.persist_pending(report, assessment, pipeline.reader, box)
         paths = pipeline.write(report, pictures, job.out)
     return StudyResult(replace(report, ledger=budget.ledger), paths)
 
 
-def detect(pipeline: Pipeline, box: Preprocessed, budget: Budget, study_key: str) -> Assessment:
-    """Find the nodules of a lung box: the stages between the files and the report."""
+def detect(
+    pipeline: Pipeline,
+    box: Preprocessed,
+    budget: Budget,
+    study_key: str,
+    priority: Priority | None = None,
+) -> Assessment:
+    """Find the nodules of a lung box: the stages between the files and the report.
+
+    ``priority`` is that for the cloud; None for that of the settings.
+    """
     reader, second, settings = pipeline.reader, pipeline.second_reader, pipeline.settings
     with budget.stage("screen"):
         candidates = reader.screen(box)
@@ -123,7 +152,7 @@ def detect(pipeline: Pipeline, box: Preprocessed, budget: Budget, study_key: str
         )  # fmt: skip
         plan = pipeline.decide(situation, study_key)
     with budget.stage("escalate", settings.reserve_s):
-        answers = second.read(plan, box, budget, study_key)
+        answers = second.read(plan, box, budget, study_key, priority)
     with budget.stage("merge"):
         merged = merge(plan, answers, reader.thresholds, reader.weights, box.geometry)
         rate, thresholds = settings.audit_rate, reader.thresholds
@@ -144,9 +173,11 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
         budget.backdate(job.since_s)
     try:
         result = run(pipeline, job, budget)
+    except IgnoredStudy as error:
+        result = _ignore(pipeline, job, budget, error)
     except StudyError as error:
         rejection = Rejection(error.kind, error.reason, str(error.file))
-        result = _reject(pipeline, job, budget, rejection, error.study)
+        result = _reject(pipeline, job, budget, rejection, error.study, error.rule)
     except UnfitFolder:
         raise
     except Exception as error:  # a fault of the program must not prevent the report
@@ -168,6 +199,7 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
         second_reading_reason=report.second_reading_reason,
         took_s=round(report.took_s, 3),
         rejection=report.rejection.kind if report.rejection else None,
+        rule=report.rule.name,
     )
     return result
 
@@ -185,12 +217,25 @@ def _draw(pipeline: Pipeline, merged: Merged, box: Preprocessed, job: Job) -> tu
     return pictures, undrawn_note(*counts, pictures) if pictures else ""
 
 
+def _ignore(pipeline: Pipeline, job: Job, budget: Budget, ignored: IgnoredStudy) -> StudyResult:
+    pipeline.admit(job, ignored.study)
+    with budget.stage("report"):
+        report = compose_ignored(pipeline.provenance, job, ignored, budget.ledger_so_far)
+        paths = pipeline.write(report, {}, job.out)
+    return StudyResult(replace(report, ledger=budget.ledger), paths)
+
+
 def _reject(
-    pipeline: Pipeline, job: Job, budget: Budget, rejection: Rejection, study: Study | None = None
+    pipeline: Pipeline,
+    job: Job,
+    budget: Budget,
+    rejection: Rejection,
+    study: Study | None = None,
+    rule: str = "",
 ) -> StudyResult:
     pipeline.admit(job, study)
     with budget.stage("report"):
-        ledger = budget.ledger_so_far
-        report = compose_rejection(pipeline.provenance, job, study, rejection, ledger)
+        ledger, applied = budget.ledger_so_far, pipeline.rule_named(rule)
+        report = compose_rejection(pipeline.provenance, job, study, rejection, ledger, applied)
         paths = pipeline.write(report, {}, job.out)
     return StudyResult(replace(report, ledger=budget.ledger), paths)

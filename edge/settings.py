@@ -66,6 +66,7 @@ class EdgeSettings(ProcessSettings):
         series: UID, number or description of the series to read; ``*`` and ``?`` stand for any
             letters and any letter. Empty: the pixels decide. A study without such a series is
             rejected.
+        rules: TOML file of rules that choose the series and say what happens to it; None for none.
         read_memory_mb: largest memory, in megabytes, of the process that reads a study; a study
             that needs more is rejected.
         read_timeout_s: longest time to read and preprocess a study; one that needs more is
@@ -118,6 +119,7 @@ class EdgeSettings(ProcessSettings):
     engine: str = "auto"
     threads: int = Field(default=0, ge=0)
     series: str = Field(default="", max_length=128, coerce_numbers_to_str=True)
+    rules: Path | None = None
     read_memory_mb: int = Field(default=3500, ge=500)
     read_timeout_s: float = Field(default=60.0, ge=1, le=LONGEST_S)
 

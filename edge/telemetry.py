@@ -96,7 +96,7 @@ class Telemetry:
     def count_report(self, report: Report) -> None:
         """Count one report."""
         self._studies.labels(report.status.value).inc()
-        if report.rejection is None:
+        if report.was_read:
             self._second.labels(report.second_reading.value).inc()
             self._guarantees.labels("yes" if report.guarantee.given else "no").inc()
         if report.audit is not None:

@@ -16,6 +16,7 @@ from cloud.errors import CloudError
 from edge.errors import EdgeError
 from evaluation.accuracy.calibration_command import calibration_command
 from evaluation.accuracy.characterization import characterization_command
+from evaluation.accuracy.clinical import clinical_command
 from evaluation.accuracy.commands import (
     detect_command,
     froc_command,
@@ -76,12 +77,13 @@ def _program(
 
 
 COMMANDS = (
-    calibration_command, characterization_command, clock_jumps_command, cost_command,
-    dead_cloud_command, detect_command, detection_command, flaps_command, froc_command,
-    full_disk_command, fuzz_command, guarantee_command, kills_command, latency_command,
-    lesion_insertion_command, link_command, load_command, memory_command, network_command,
-    nodules_command, phantoms_command, policies_command, reading_command, robustness_command,
-    screenshots_command, sizes_command, stages_command, whole_command, wire_command,
+    calibration_command, characterization_command, clinical_command, clock_jumps_command,
+    cost_command, dead_cloud_command, detect_command, detection_command, flaps_command,
+    froc_command, full_disk_command, fuzz_command, guarantee_command, kills_command,
+    latency_command, lesion_insertion_command, link_command, load_command, memory_command,
+    network_command, nodules_command, phantoms_command, policies_command, reading_command,
+    robustness_command, screenshots_command, sizes_command, stages_command, whole_command,
+    wire_command,
 )  # fmt: skip
 
 for _command in COMMANDS:

@@ -36,9 +36,11 @@ class StudyError(Exception):
         reason: what is wrong, the value, what is expected, and what to do.
         file: the file, or the folder where no single file is at fault.
         study: what was read before the error; its report then names the patient.
+        rule: name of the caller's rule that took the series (`imaging.selection`); empty for none.
     """
 
     study: Study | None = None
+    rule: str = ""
 
     def __init__(self, reason: str, file: Path | str) -> None:
         super().__init__(f"{file}: {reason}")

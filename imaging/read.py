@@ -16,6 +16,7 @@ from imaging.dicom.header import (
 from imaging.dicom.series import is_named
 from imaging.dicom.study import read_series
 from imaging.errors import SeriesNotFound, UnreadableFile
+from imaging.selection import SelectSeries, SeriesSummary
 from imaging.volume import Study
 from imaging.volume_files import FORMATS, format_of, read_file
 
@@ -23,8 +24,16 @@ ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.
 """Suffixes of archives, which are refused: they are unpacked by the user, who sees what is in."""
 
 
+SIDECARS = ("clinical.json",)
+"""Files that the caller reads: they lie beside the images, and are none of them."""
+
+
 def read_study(
-    path: Path, series: str = "", *, progress: Callable[[float], None] | None = None
+    path: Path,
+    series: str = "",
+    select: SelectSeries | None = None,
+    *,
+    progress: Callable[[float], None] | None = None,
 ) -> Study:
     """Read the study at ``path``: HU, with axes to the patient's left, back and head.
 
@@ -35,6 +44,7 @@ def read_study(
             read), a volume file (NIfTI, NRRD, MetaImage), or a folder with one volume file.
         series: UID, number or description of the DICOM series to read, or the name of the volume
             file; ``*`` and ``?`` stand for any letters and any letter. Empty: the pixels decide.
+        select: says which series may be read, and which come first; what it raises is raised.
         progress: called in the caller's thread with the share done, from 0 to 1.
 
     Raises:
@@ -42,27 +52,31 @@ def read_study(
     """
     report = progress or (lambda _share: None)
     report(0.0)
-    study = _read(path, series, report)
+    study = _read(path, series, select, report)
     report(1.0)
     return study
 
 
-def _read(path: Path, series: str, progress: Callable[[float], None]) -> Study:
+def _read(
+    path: Path, series: str, select: SelectSeries | None, progress: Callable[[float], None]
+) -> Study:
     if path.is_symlink():
         raise UnreadableFile("is a link: give the file or folder itself", path)
     if path.is_dir():
-        return _read_directory(path, series, progress)
+        return _read_directory(path, series, select, progress)
     if not path.is_file():
         raise UnreadableFile("does not exist or is not a file: check the path", path)
     if path.name.upper() == "DICOMDIR":
-        return _read_directory(path.parent, series, progress)
+        return _read_directory(path.parent, series, select, progress)
     if is_unfinished(path):
         raise UnreadableFile(lost_image(path, b""), path)
     if format_of(path):
-        return _read_volume([path], series, path)
+        return _read_volume([path], series, select, path)
     if is_dicom(head := read_head(path)):
         files, _others = find_dicom(path.parent)
-        return read_series(path.parent, files, only=path, request=series, progress=progress)
+        return read_series(
+            path.parent, files, only=path, request=series, select=select, progress=progress
+        )
     if path.name.lower().endswith(ARCHIVES):
         raise UnreadableFile("is an archive: unpack it, and give the folder of the study", path)
     if not head or path.suffix.lower() in DICOM_SUFFIXES:
@@ -72,15 +86,17 @@ def _read(path: Path, series: str, progress: Callable[[float], None]) -> Study:
     raise UnreadableFile(reason, path)
 
 
-def _read_directory(folder: Path, series: str, progress: Callable[[float], None]) -> Study:
+def _read_directory(
+    folder: Path, series: str, select: SelectSeries | None, progress: Callable[[float], None]
+) -> Study:
     """Read the DICOM files of a folder, or its volume file where there are none."""
     files, others = find_dicom(folder)
     if files:
-        study = read_series(folder, files, request=series, progress=progress)
+        study = read_series(folder, files, request=series, select=select, progress=progress)
         return replace(study, other_series=study.other_series + _ignored(others))
     volumes = [file for file in others if format_of(file)]
     if volumes:
-        return _read_volume(volumes, series, folder)
+        return _read_volume(volumes, series, select, folder)
     archives = [file for file in others if file.name.lower().endswith(ARCHIVES)]
     if archives:
         reason = f"no DICOM files in this folder, but an archive, {archives[0].name}: unpack it"
@@ -92,7 +108,9 @@ def _read_directory(folder: Path, series: str, progress: Callable[[float], None]
     raise UnreadableFile(reason, folder)
 
 
-def _read_volume(files: Sequence[Path], series: str, source: Path) -> Study:
+def _read_volume(
+    files: Sequence[Path], series: str, select: SelectSeries | None, source: Path
+) -> Study:
     """Read the volume file of the name ``series``, or the only one; the others may be anyone's."""
     meant = [file for file in files if is_named(file.name, series or "*")]
     if series and not meant:
@@ -102,11 +120,21 @@ def _read_volume(files: Sequence[Path], series: str, source: Path) -> Study:
         reason = f"{len(meant)} volume files ({names_of(meant)}), which may be of several patients"
         raise UnreadableFile(f"{reason}: give one of them", source)
     study = read_file(meant[0])
+    if select is not None:
+        (answer,) = select((_summary(study, meant[0]),))
+        study = replace(study, rule=answer.rule)
     others = tuple(f"{file.name}: not requested" for file in files if file != meant[0])
     return replace(study, other_series=study.other_series + others)
 
 
+def _summary(study: Study, file: Path) -> SeriesSummary:
+    """Return what is known of a volume file, which has no header of a series."""
+    header = replace(study.header, series_description=file.name)
+    return SeriesSummary(header, file.parent, images=study.volume.shape[0])
+
+
 def _ignored(others: Sequence[Path]) -> tuple[str, ...]:
+    others = [file for file in others if file.name not in SIDECARS]
     if not others:
         return ()
     return (f"not DICOM, ignored: {names_of(others)}",)

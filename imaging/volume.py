@@ -156,6 +156,7 @@ class Study:
         limitations: what reading the files showed.
         images: the image of each slice, in the order of the volume's z; empty for a volume file.
         frame_of_reference_uid: of the coordinates in mm; empty where the files do not state it.
+        rule: name of the caller's rule that took the series (`imaging.selection`); empty for none.
     """
 
     volume: Volume
@@ -165,6 +166,7 @@ class Study:
     limitations: tuple[Limitation, ...] = ()
     images: tuple[ImageRef, ...] = ()
     frame_of_reference_uid: str = ""
+    rule: str = ""
 
 
 @dataclass(frozen=True)

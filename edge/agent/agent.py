@@ -32,6 +32,9 @@ from edge.escalation.client import Escalator, NoSecondReader, SecondReader
 from edge.job import Job
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.report.model import Report
+from edge.rules.file import load_rules
+from edge.rules.rule import Rules
+from edge.rules.selection import priority_of
 from edge.settings import CLOUD_OFF, EdgeSettings
 from edge.store.pending import PendingStep, PersistPending, persist_in
 from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
@@ -41,6 +44,7 @@ from edge.trail.records import Event, canonical, digest
 from edge.trail.store import TrailStore
 from edge.trail.syslog import SyslogSender, SyslogServer, sending
 from process.endpoints import Checks, Pulse
+from protos.messages import Priority
 
 ReadStudy = Callable[[Job, PersistPending], StudyResult]
 """Reads one study, and persists what is still pending before its report is out."""
@@ -71,6 +75,7 @@ def run_agent(
         ModelError: the model cannot be opened.
         OSError: a folder cannot be created or written.
     """
+    rules = load_rules(settings.rules)
     folders = AgentFolders.of(settings)
     folders.make()
     stop = stop or threading.Event()
@@ -128,7 +133,7 @@ def run_agent(
         while True:
             make = partial(_main_loop, settings, folders, store, read, second)
             try:
-                make(telemetry, clock, stop).work(pulse.beat)
+                make(telemetry, clock, stop, rules).work(pulse.beat)
                 break
             except (LostDatabase, sqlite3.DatabaseError) as error:
                 if not isinstance(error, LostDatabase) and not is_damage(error):
@@ -204,6 +209,7 @@ def description(settings: EdgeSettings) -> dict[str, object]:
         **({"encryption": settings.encryption} if settings.cloud else {}),
         "quiet_s": settings.quiet_s,
         "deadline_s": settings.deadline_s,
+        **({"rules": str(settings.rules.absolute())} if settings.rules else {}),
     }
 
 
@@ -216,6 +222,7 @@ def _main_loop(
     telemetry: Telemetry,
     clock: Callable[[], float],
     stop: threading.Event,
+    rules: Rules,
 ) -> MainLoop:
     """Connect the parts around an open database."""
     budget = RetryBudget.of(settings)
@@ -241,7 +248,8 @@ def _main_loop(
     )
     inbox = Inbox(folders.inbox, settings.quiet_s, clock)
     retention = Retention(folders, store, settings, telemetry.count_removal, clock)
-    parts = (process, amender, retention, telemetry, settings, stop, clock)
+    priority = priority_of(rules, Priority(settings.priority))
+    parts = (process, amender, retention, telemetry, settings, stop, clock, priority)
     return MainLoop(folders, store, inbox, *parts)
 
 

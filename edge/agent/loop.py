@@ -1,4 +1,4 @@
-"""The main loop: claim complete studies, process the oldest one, then amend a report.
+"""The main loop: claim complete studies, process the most urgent one, then amend a report.
 
 Nothing that matters is only in memory. Every pass begins with the unfinished rows of the database,
 so that a start after a crash and the end of a full disk need no code of their own.
@@ -6,9 +6,10 @@ so that a start after a crash and the end of a full disk need no code of their o
 
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import structlog
 
@@ -25,6 +26,7 @@ from edge.store.repair import require_own_files
 from edge.store.studies import Record, Step, StudyStore
 from edge.telemetry import Telemetry
 from imaging.errors import is_machine_fault
+from protos.messages import Priority
 
 PAUSE_POLLS = 10
 """Length of a pause while nothing can be written, in polls of the inbox."""
@@ -43,6 +45,7 @@ class MainLoop:
         process: processes a claimed study to its end; the number is the start time of its budget.
         stop: ends the work when it is set.
         clock: monotonic, in seconds.
+        priority_of: how urgent the study in a folder is; called once for each study.
     """
 
     def __init__(
@@ -57,8 +60,10 @@ class MainLoop:
         settings: EdgeSettings,
         stop: threading.Event,
         clock: Callable[[], float],
+        priority_of: Callable[[Path], Priority] = lambda _source: Priority.ROUTINE,
     ) -> None:
         self._folders, self._store, self._inbox = folders, store, inbox
+        self._priority_of, self._priorities = priority_of, dict[str, Priority]()
         self._process, self._amender, self._telemetry = process, amender, telemetry
         self._retention = retention
         self._settings, self._stop = settings, stop
@@ -96,9 +101,10 @@ class MainLoop:
                 self._stop.wait(self._settings.poll_s)
 
     def run_once(self) -> bool:
-        """Claim what is complete, and process the oldest study; return whether there was work.
+        """Claim what is complete, and process one study; return whether there was work.
 
-        A pending read is retried when no study waits, and after every `AMEND_EVERY` studies.
+        It is the oldest of the stat studies, or the oldest of all where there is none. A pending
+        read is retried when no study waits, and after every `AMEND_EVERY` studies.
 
         Raises:
             OSError, sqlite3.OperationalError: nothing can be written now; call again later.
@@ -108,7 +114,7 @@ class MainLoop:
         self._take_attempts_back()
         full = self._claim()
         unfinished = self._store.at(*UNFINISHED)
-        waiting = [record for record in unfinished if not self._is_held(record.id)]
+        waiting = self._by_priority([r for r in unfinished if not self._is_held(r.id)])
         suspended = len(unfinished) - len(waiting) + self._amender.suspended
         self._telemetry.set_backlog(len(waiting), suspended, *self._store.pending.backlog())
         for record in waiting[:1]:
@@ -137,6 +143,20 @@ class MainLoop:
             if str(error) != self._trail_error:
                 log.error("audit trail cannot be written, its records wait", reason=str(error))
             self._trail_error = str(error)
+
+    def _by_priority(self, waiting: Sequence[Record]) -> list[Record]:
+        """Return stat studies first; the order stays the same within one priority.
+
+        Priorities follow from files and rules, and are looked up again after a restart.
+        """
+        for record in waiting:
+            if record.id not in self._priorities:
+                source = self._folders.work / record.id / record.name
+                with suppress(OSError):  # a fault of the machine, which its reading will name
+                    self._priorities[record.id] = self._priority_of(source)
+        known = {r.id: self._priorities[r.id] for r in waiting if r.id in self._priorities}
+        self._priorities = known
+        return sorted(waiting, key=lambda record: known.get(record.id) is not Priority.STAT)
 
     def _adopt(self) -> None:
         """Adopt the studies that lie in the folders and that the database does not know."""

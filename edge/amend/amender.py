@@ -245,7 +245,8 @@ class Amender:
         max_rois = 1 if self._second.estimate().probing else self._budget.max_rois
         rois = self._pending.rois(key)[:max_rois]
         limit_s = self._budget.budget_s(self._backoff.failed_in_a_row)
-        answers = self._second.read_rois(rois, Deadline.after(limit_s, self._clock), key)
+        priority = self._pending.context(key).report.rule.priority
+        answers = self._second.read_rois(rois, Deadline.after(limit_s, self._clock), key, priority)
         # The verdicts are made durable first, then the version is written from them. Without any,
         # the pause depends on who is to blame: this study, or the link.
         if answers.verdicts:

@@ -32,7 +32,7 @@ from imaging.preprocess import Preprocessed
 from protos import overread_pb2 as pb
 from protos.deadline import Clock, Deadline
 from protos.errors import DeadlinePassed, LinkFault, OverreadError, Unreachable, from_status
-from protos.messages import Roi
+from protos.messages import Priority, Roi
 from protos.overread_pb2_grpc import OverreadStub
 
 log = structlog.get_logger()
@@ -62,12 +62,24 @@ class SecondReader(Protocol):
         """Return what to expect of the link now."""
 
     def read(
-        self, plan: Plan, box: Preprocessed, budget: Budget, study_key: str
+        self,
+        plan: Plan,
+        box: Preprocessed,
+        budget: Budget,
+        study_key: str,
+        priority: Priority | None = None,
     ) -> EscalationResult:
-        """Read the ROIs that ``plan`` sends, within ``budget``."""
+        """Read the ROIs that ``plan`` sends, within ``budget``.
+
+        ``priority`` is that of the study; None for that of the settings.
+        """
 
     def read_rois(
-        self, rois: Sequence[Roi], deadline: Deadline, study_key: str
+        self,
+        rois: Sequence[Roi],
+        deadline: Deadline,
+        study_key: str,
+        priority: Priority | None = None,
     ) -> EscalationResult:
         """Read ROIs that were cut before, by ``deadline``."""
 
@@ -125,20 +137,8 @@ class Escalator:
         clouds = [(channel, link, settings.cloud or "")]
         if hedge:
             clouds.append((*hedge, settings.cloud_hedge or ""))
-
-        def opener(stub: OverreadStub, of_cloud: Link, address: str) -> OpenStream:
-            def opened(states: RoiStates, deadline: Deadline, study_key: str) -> GrpcStream:
-                rois = states.open.values()
-                size = sum(roi.voxels.nbytes for roi in rois)
-                on_sending(Sending(study_key, address, len(rois), size))
-                return GrpcStream(stub, settings, of_cloud, states, deadline, study_key)
-
-            return opened
-
-        self._endpoints = [
-            Endpoint(opener(OverreadStub(to), of_cloud, address), of_cloud)
-            for to, of_cloud, address in clouds
-        ]
+        self._clouds = [(OverreadStub(to), of_cloud, name) for to, of_cloud, name in clouds]
+        self._on_sending = on_sending
         self._settings, self._sleep, self._jitter = settings, sleep, jitter
 
     def estimate(self) -> LinkEstimate:
@@ -151,42 +151,58 @@ class Escalator:
 
     def _first_available(self, *, wait: bool) -> LinkEstimate:
         estimates = []
-        for endpoint in self._endpoints:
+        for _, link, _ in self._clouds:
             if wait:
-                endpoint.link.wait_until_known()
-            estimates.append(endpoint.link.estimate())
+                link.wait_until_known()
+            estimates.append(link.estimate())
             if estimates[-1].available:
                 return estimates[-1]
         return estimates[0]
 
     def read(
-        self, plan: Plan, box: Preprocessed, budget: Budget, study_key: str
+        self,
+        plan: Plan,
+        box: Preprocessed,
+        budget: Budget,
+        study_key: str,
+        priority: Priority | None = None,
     ) -> EscalationResult:
         """Return the verdicts that came within ``budget`` less the reserve; raise nothing."""
         deadline = budget.deadline.capped(budget.left_s(self._settings.reserve_s))
         side = self._settings.roi_side
         rois = cut_rois(plan, box, (side, side, side))
-        return self._escalate(rois, deadline, study_key, counts=True)
+        return self._escalate(rois, deadline, study_key, priority, counts=True)
 
     def read_rois(
-        self, rois: Sequence[Roi], deadline: Deadline, study_key: str
+        self,
+        rois: Sequence[Roi],
+        deadline: Deadline,
+        study_key: str,
+        priority: Priority | None = None,
     ) -> EscalationResult:
         """Return the verdicts on ``rois`` that came by ``deadline``; raise nothing.
 
         Nothing is sent while no link is available. The deadline may be short: missing it does not
         count against the link of a cloud that responded.
         """
-        return self._escalate(rois, deadline, study_key, counts=False)
+        return self._escalate(rois, deadline, study_key, priority, counts=False)
 
     def _escalate(
-        self, rois: Sequence[Roi], deadline: Deadline, study_key: str, *, counts: bool
+        self,
+        rois: Sequence[Roi],
+        deadline: Deadline,
+        study_key: str,
+        priority: Priority | None,
+        *,
+        counts: bool,
     ) -> EscalationResult:
-        for endpoint in self._endpoints:
-            endpoint.link.wait_until_known()
+        for _, link, _ in self._clouds:
+            link.wait_until_known()
         states = RoiStates(rois)
         if deadline.passed or not states.open:
             return states.result(DeadlinePassed("no time was left for a second reading"), 0)
-        escalation = Escalation(self._endpoints, states, deadline, study_key, counts=counts)
+        endpoints = self._endpoints(priority or Priority(self._settings.priority))
+        escalation = Escalation(endpoints, states, deadline, study_key, counts=counts)
         try:
             if not escalation.enter():
                 return EscalationResult(reason=self.estimate().why_not)
@@ -197,6 +213,28 @@ class Escalator:
         if isinstance(fault, LinkFault) and states.unanswered and not result.verdicts:
             return replace(result, reason=result.reason + self.estimate_now().silence)
         return result
+
+    def _endpoints(self, priority: Priority) -> list[Endpoint]:
+        """Return the clouds, whose streams say how urgent a study is."""
+        return [
+            Endpoint(self._opener(stub, link, address, priority), link)
+            for stub, link, address in self._clouds
+        ]
+
+    def _opener(
+        self, stub: OverreadStub, link: Link, address: str, priority: Priority
+    ) -> OpenStream:
+        """Return what opens a stream to one cloud, after it has said what will be sent."""
+
+        def opened(states: RoiStates, deadline: Deadline, study_key: str) -> GrpcStream:
+            rois = states.open.values()
+            size = sum(roi.voxels.nbytes for roi in rois)
+            self._on_sending(Sending(study_key, address, len(rois), size))
+            return GrpcStream(
+                stub, self._settings, link, states, deadline, study_key, priority=priority
+            )
+
+        return opened
 
     def _attempts(
         self, escalation: Escalation, states: RoiStates, deadline: Deadline

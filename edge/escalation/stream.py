@@ -24,7 +24,8 @@ FAILED_S = 0.02
 class GrpcStream:
     """One stream of the contract, opened with the ROIs that are open now.
 
-    Where the cloud is busy, the ROIs are held until it has accepted the header.
+    Where the cloud is busy, the ROIs are held until it has accepted the header. ``priority`` is
+    that of the study.
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class GrpcStream:
         states: RoiStates,
         deadline: Deadline,
         study_key: str,
+        *,
+        priority: Priority,
     ) -> None:
         rois, left_s = list(states.open.values()), deadline.remaining_s
         budget_s = left_s - min(link.round_trip_s or 0.0, left_s / 2)  # there and back
-        priority = Priority(settings.priority)
         header = Header(study_key, settings.cloud_model, budget_s, len(rois), priority)
         held = link.estimate().middle.busy
         self._requests = RequestIterator(header, rois, deadline, held=held)

@@ -4,13 +4,16 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
 
 from edge.audit_sampling import Audit
 from edge.budget import LedgerEntry
+from edge.clinical.brock import Brock, brock_of
+from edge.clinical.lung_rads import LungRads, suggest
+from edge.clinical.sidecar import UNKNOWN, Clinical
 from edge.decide import Plan
 from edge.escalation.rois import EscalationResult
 from edge.findings import Decision, Finding, Route, SecondReading, crowds
@@ -18,6 +21,8 @@ from edge.guarantee import NOT_CALIBRATED, UNREAD, Guarantee, guarantee_of
 from edge.job import Job
 from edge.limitations import limitations_of
 from edge.merge import Merged
+from edge.rules.rule import BY_DEFAULT, AppliedRule
+from edge.rules.selection import IgnoredStudy
 from imaging.coverage import Coverage
 from imaging.location import Location, Locator, locator_of
 from imaging.preprocess import Preprocessed
@@ -34,6 +39,7 @@ class Status(Enum):
     FINAL = "final"
     PROVISIONAL = "provisional"  # second readings are pending: it may be amended
     REJECTED = "rejected"
+    IGNORED = "ignored"  # a rule says not to read it
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,8 @@ class Report:
             keeps its number in all versions. Empty means 1, 2, 3, … as in version 1.
         picture_note: which pictures belong to an older version, or are missing.
         rejection: set exactly when `status` is `Status.REJECTED`.
+        rule: the rule that took the series, or that ignores the study.
+        clinical: what is known of the patient beside images and header.
     """
 
     study_key: str
@@ -140,6 +148,13 @@ class Report:
     picture_note: str = ""
     status: Status = Status.FINAL
     rejection: Rejection | None = None
+    rule: AppliedRule = BY_DEFAULT
+    clinical: Clinical = UNKNOWN
+
+    @property
+    def was_read(self) -> bool:
+        """Whether the study was read: it was neither rejected nor ignored."""
+        return self.status not in (Status.REJECTED, Status.IGNORED)
 
     @property
     def numbered(self) -> tuple[tuple[int, Finding], ...]:
@@ -160,6 +175,18 @@ class Report:
     def location_of(self, finding: Finding) -> Location | None:
         """Return image, side and zone of the finding; None where the report has no locator."""
         return self.locator.locate(finding.centre_mm) if self.locator else None
+
+    def brock_of(self, finding: Finding) -> Brock | None:
+        """Return the probability of cancer by the Brock model; None where it does not apply."""
+        location, count = self.location_of(finding), len(self.findings)
+        return brock_of(finding, location, count, self.header, self.clinical)
+
+    @property
+    def lung_rads(self) -> LungRads | None:
+        """The suggested category of a screening examination; None for any other."""
+        if not self.rule.screening or self.status is Status.IGNORED:
+            return None
+        return suggest(self.numbered, self.limitations, self.clinical, was_read=self.was_read)
 
     @property
     def second_reading_title(self) -> str:
@@ -275,6 +302,7 @@ def compose_rejection(
     study: Study | None,
     rejection: Rejection,
     ledger: tuple[LedgerEntry, ...],
+    rule: AppliedRule = BY_DEFAULT,
 ) -> Report:
     """Compose the report of a study that was refused; ``study`` is what of it could be read."""
     return Report(
@@ -293,6 +321,22 @@ def compose_rejection(
         guarantee=UNREAD,
         status=Status.REJECTED,
         rejection=rejection,
+        rule=rule,
+    )
+
+
+def compose_ignored(
+    provenance: Provenance, job: Job, ignored: IgnoredStudy, ledger: tuple[LedgerEntry, ...]
+) -> Report:
+    """Compose the report of a study that rules ignore."""
+    unread = Rejection(ignored.kind, ignored.reason)
+    report = compose_rejection(provenance, job, ignored.study, unread, ledger)
+    return replace(
+        report,
+        second_reading_reason=ignored.reason,
+        status=Status.IGNORED,
+        rejection=None,
+        rule=ignored.applied,
     )
 
 

@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.status import Status
 from rich.table import Table
 
+from edge.clinical.lung_rads import STANDARD
 from edge.findings import SMALL_MM, Finding
 from edge.report.model import NOT_A_DEVICE, Report
 from edge.report.write import ReportPaths
@@ -22,6 +23,8 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
     if report.rejection is not None:
         why = report.rejection
         return Panel(f"{escape(why.reason)}\n{escape(why.file)}", title=f"Refused: {why.kind}")
+    if not report.was_read:
+        return Panel(escape(report.second_reading_reason), title="Not read")
     return Group(
         *(f"[bold yellow]limitation[/]  {escape(x.text)}" for x in report.limitations),
         _findings_table(report),
@@ -38,12 +41,28 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
         _ledger_table(report),
         f"[bold]second reading[/]  {_second_reading(report)}",
         *(f"[bold]{role} model[/]  {escape(model)}" for role, model in report.models.items()),
+        *_clinical(report),
+        f"[bold]rule[/]  {escape(report.rule.name)}",
         *(f"[bold]not read[/]  {escape(series)}" for series in report.other_series),
         f"[bold]guarantee[/]  {escape(report.guarantee.text)}",
         *([f"[bold]audit[/]  {escape(report.audit.text)}"] if report.audit else []),
         f"[bold]report[/]  {escape(str(paths.html))}",
         f"[dim]{NOT_A_DEVICE}[/]",
     )
+
+
+def _clinical(report: Report) -> Iterator[str]:
+    """Yield the suggested category, and the probability of cancer of each finding."""
+    if suggested := report.lung_rads:
+        reasons = escape(" ".join(suggested.reasons))
+        yield f"[bold]{STANDARD}[/]  suggested: {suggested.text}. {reasons}"
+    found = [(n, report.brock_of(finding)) for n, finding in report.numbered]
+    if told := [f"{n}: {brock.probability:.1%}" for n, brock in found if brock]:
+        unknown = dict.fromkeys(text for _, brock in found if brock for text in brock.unknown)
+        without = f"; unknown: {', '.join(unknown)}" if unknown else ""
+        yield f"[bold]Brock model[/]  {', '.join(told)}{escape(without)}"
+    if report.clinical.problem:
+        yield f"[bold]not used[/]  {report.clinical.source}: {escape(report.clinical.problem)}"
 
 
 def _second_reading(report: Report) -> str:

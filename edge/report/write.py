@@ -24,6 +24,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from edge.access import make_folder
 from edge.atomic_files import sync_folder, write_atomically
+from edge.clinical.brock import MODEL as BROCK
+from edge.clinical.brock import Brock
+from edge.clinical.lung_rads import STANDARD, LungRads
 from edge.findings import Decision, Finding, SecondReading
 from edge.guarantee import Guarantee
 from edge.report.model import NOT_A_DEVICE, Change, ChangeKind, Report, Status
@@ -180,11 +183,14 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "series_uid": report.series_uid,
         "study": asdict(report.header),
         "findings": [
-            _finding(n, finding, report.location_of(finding)) for n, finding in report.numbered
+            _finding(n, one, report.location_of(one)) | {"brock": _brock(report.brock_of(one))}
+            for n, one in report.numbered
         ],
+        "lung_rads": _lung_rads(report.lung_rads),
+        "clinical": asdict(report.clinical),
         "possible_findings": [
-            _finding(n, finding, report.location_of(finding))
-            for n, finding in report.numbered_possible
+            _finding(n, one, report.location_of(one)) | {"brock": None}
+            for n, one in report.numbered_possible
         ],
         "groups": [{"count": len(group), "findings": list(group)} for group in report.groups],
         "picture_note": report.picture_note,
@@ -193,6 +199,12 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "candidates": [_candidate(decision) for decision in report.decisions],
         "highest_dismissed_score": _number(report.highest_dismissed_score, 4),
         "rejection": asdict(report.rejection) if report.rejection else None,
+        "rule": {
+            "name": report.rule.name,
+            "action": report.rule.action.value,
+            "priority": report.rule.priority.value,
+            "screening": report.rule.screening,
+        },
         "deadline_s": _number(report.deadline_s, 3),
         "took_s": _number(report.took_s, 4),
         "ledger": [
@@ -215,6 +227,27 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         },
         "other_series": list(report.other_series),
         "disclaimer": NOT_A_DEVICE,
+    }
+
+
+def _brock(brock: Brock | None) -> dict[str, Any] | None:
+    return brock and {
+        "probability": _number(brock.probability, 4),
+        "inputs": asdict(brock.inputs),
+        "unknown": list(brock.unknown),
+        "notes": list(brock.notes),
+        "model": BROCK,
+    }
+
+
+def _lung_rads(suggested: LungRads | None) -> dict[str, Any] | None:
+    return suggested and {
+        "category": suggested.category,
+        "least": suggested.least,
+        "most": suggested.most,
+        "inputs": [asdict(one) for one in suggested.inputs],
+        "reasons": list(suggested.reasons),
+        "standard": STANDARD,
     }
 
 
@@ -340,6 +373,8 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
         banners=banners(report),
         images={name: b64encode(data).decode() for name, data in pictures.items()},
         disclaimer=NOT_A_DEVICE,
+        standard=STANDARD,
+        brock_model=BROCK,
         running_head=_running_head(report),
         total_s=max(report.took_s, 1e-9),
     )
@@ -351,6 +386,9 @@ def banners(report: Report) -> tuple[Banner, ...]:
         why = report.rejection
         text = f"{why.reason} ({why.file})" if why.file else why.reason
         return (Banner("bad", f"This study was not read: {why.kind}", text),)
+    if report.status is Status.IGNORED:
+        text = f"{report.second_reading_reason[:1].upper()}{report.second_reading_reason[1:]}."
+        return (Banner("note", "This study was not read", text),)
     messages = []
     if report.version > 1:
         title = f"Amended report, version {report.version}"

@@ -35,7 +35,7 @@ from models.runtime.detection import Candidate
 from models.runtime.screener import Screener, open_screener
 from models.runtime.second_reader import Readings, SecondReader, open_second_reader
 from protos.deadline import Deadline
-from protos.messages import Roi
+from protos.messages import Priority, Roi
 
 Screens = Callable[[Preprocessed], Sequence[Candidate]]
 """A screening: returns the candidates of a lung box."""
@@ -86,17 +86,26 @@ class InProcess:
         return LinkEstimate()
 
     def read(
-        self, plan: Plan, box: Preprocessed, budget: Budget, study_key: str
+        self,
+        plan: Plan,
+        box: Preprocessed,
+        budget: Budget,
+        study_key: str,
+        priority: Priority | None = None,
     ) -> EscalationResult:
         """Return the model's verdicts on every ROI of ``plan``."""
         rois = cut_rois(plan, box, self._model.roi_shape)
-        return self.read_rois(rois, budget.deadline, study_key)
+        return self.read_rois(rois, budget.deadline, study_key, priority)
 
     def read_rois(
-        self, rois: Sequence[Roi], deadline: Deadline, study_key: str
+        self,
+        rois: Sequence[Roi],
+        deadline: Deadline,
+        study_key: str,
+        priority: Priority | None = None,
     ) -> EscalationResult:
         """Return the model's verdicts on ``rois``."""
-        del deadline, study_key  # nothing is late and nothing is sent
+        del deadline, study_key, priority  # nothing is late and nothing is sent
         if not rois:
             return EscalationResult()
         readings = self._model.read(np.stack([roi.voxels for roi in rois]))

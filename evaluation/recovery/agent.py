@@ -37,7 +37,7 @@ from models.runtime.detection import Candidate
 from process.logs import configure_logging
 from protos.codec import pack_mask
 from protos.deadline import Deadline
-from protos.messages import Roi, Verdict
+from protos.messages import Priority, Roi, Verdict
 
 Crash = tuple[Step | PendingStep, bool] | None
 """The durable step at which the agent kills itself, and whether just after it."""
@@ -167,13 +167,22 @@ class RandomCloud:
         return LinkEstimate()
 
     def read(
-        self, plan: Plan, _box: Preprocessed, _budget: Budget, study_key: str
+        self,
+        plan: Plan,
+        _box: Preprocessed,
+        _budget: Budget,
+        study_key: str,
+        _priority: Priority | None = None,
     ) -> EscalationResult:
         """Answer a study."""
         return self._some(plan.send, study_key)
 
     def read_rois(
-        self, rois: Sequence[Roi], _deadline: Deadline, study_key: str
+        self,
+        rois: Sequence[Roi],
+        _deadline: Deadline,
+        study_key: str,
+        _priority: Priority | None = None,
     ) -> EscalationResult:
         """Answer a retry."""
         return self._some([roi.roi_id for roi in rois], study_key)

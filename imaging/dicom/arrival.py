@@ -65,7 +65,7 @@ def look(file: Path) -> Arrived | None:
         # pydicom warns of values, with their text, when they are converted
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            data = _parsed(_head(file))
+            data = head_of(file, (*_IDENTIFIERS, *ANNOUNCED))
             patient, study, series, image = (
                 str(data.get(keyword) or "") for keyword in _IDENTIFIERS
             )
@@ -78,19 +78,26 @@ def look(file: Path) -> Arrived | None:
     return Arrived(file, patient, study, series, image, next(filter(None, numbers), 0))
 
 
+def head_of(file: Path, keywords: tuple[str, ...]) -> Dataset:
+    """Parse the named attributes in the first bytes of a file.
+
+    Raises:
+        Exception: it cannot be opened, or is no DICOM file; pydicom promises no set of exceptions.
+    """
+    head = _head(file)
+
+    def after(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+        return int(tag) > _LAST_TAG
+
+    tags: list[BaseTag | int] = [Tag(name) for name in keywords]
+    return read_partial(BytesIO(head), after, force=is_bare(head), specific_tags=tags)
+
+
 def _head(file: Path) -> bytes:
     # no link is followed, and a pipe does not make the agent wait
     handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(handle, "rb") as stream:
         return stream.read(_HEAD_BYTES) if stat.S_ISREG(os.fstat(handle).st_mode) else b""
-
-
-def _parsed(head: bytes) -> Dataset:
-    def after(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-        return int(tag) > _LAST_TAG
-
-    tags: list[BaseTag | int] = [Tag(name) for name in (*_IDENTIFIERS, *ANNOUNCED)]
-    return read_partial(BytesIO(head), after, force=is_bare(head), specific_tags=tags)
 
 
 def _count(data: Dataset, keyword: str) -> int:

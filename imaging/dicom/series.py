@@ -11,6 +11,7 @@ from pydicom import Dataset
 from imaging.dicom.header import Instance, names_of
 from imaging.dicom.stack import Stack, slice_of, stack_of
 from imaging.errors import IrregularGeometry, NotCt, SeriesNotFound, StudyError, UnreadableFile
+from imaging.selection import Preference
 
 MAX_FRAMES = 4096
 _MACROS = (
@@ -43,11 +44,16 @@ _SHARP = {"LUNG", "BONE", "BONEPLUS", "EDGE", "ULTRA", "SHARP", "YC", "YD", "YE"
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """Images of one SeriesInstanceUID; ``unfit`` says why they cannot be read, if so."""
+    """Images of one SeriesInstanceUID; ``unfit`` says why they cannot be read, if so.
+
+    ``rule`` and ``rank`` are those of the caller's preference, if it has one.
+    """
 
     uid: str
     images: tuple[Instance, ...]
     unfit: str = ""
+    rule: str = ""
+    rank: int = 0
 
     @property
     def first(self) -> Instance:
@@ -109,6 +115,19 @@ def group(images: Iterable[Instance]) -> list[Series]:
     return series
 
 
+def preferred(series: Sequence[Series], answers: Sequence[Preference]) -> list[Series]:
+    """Return the series with the caller's preferences; those that it ignores cannot be read."""
+    return [
+        replace(
+            one,
+            rule=answer.rule,
+            rank=answer.rank,
+            unfit=f"ignored by the rule {answer.rule!r}" if answer.ignored else one.unfit,
+        )
+        for one, answer in zip(series, answers, strict=True)
+    ]
+
+
 def only_requested(series: Sequence[Series], request: str, folder: Path) -> list[Series]:
     """Mark all series as not requested but those of one UID, one number or one description.
 
@@ -151,14 +170,15 @@ def choose(
     Series are passed over step by step, until one is left:
 
     1. no lung in its pixels;
-    2. less than three quarters of the height of the lungs that another shows;
-    3. an older examination;
-    4. less lung: under 90 % of the height or of the volume that another shows;
-    5. reformatted, where there is an original;
-    6. thicker slices;
-    7. a sharp kernel: most scans of the calibration had a soft or standard one;
-    8. a name that does not say chest, or says another part of the body;
-    9. fewer slices, or a higher number.
+    2. a later rule of the caller;
+    3. less than three quarters of the height of the lungs that another shows;
+    4. an older examination;
+    5. less lung: under 90 % of the height or of the volume that another shows;
+    6. reformatted, where there is an original;
+    7. thicker slices;
+    8. a sharp kernel: most scans of the calibration had a soft or standard one;
+    9. a name that does not say chest, or says another part of the body;
+    10. fewer slices, or a higher number.
 
     ``extent_of`` looks into the pixels of a stack. It is called only if there are several.
 
@@ -213,6 +233,7 @@ def _ranked(
 
     if extents:
         drop_worse("it shows {best}", lambda s: extents[s].volume_l == 0)
+        drop_worse("the rule {rule!r} comes first", lambda s: s.rank)
         most_mm = max(extents[s].height_mm for s in left)
         enough_mm = _MIN_HEIGHT_SHARE * most_mm
         drop("it shows {best}", lambda s: extents[s].height_mm >= enough_mm)
@@ -233,7 +254,7 @@ def _ranked(
     best = left[0]
     for one, reason in reasons.items():
         shown = f"{extents[one]}, slices of {_thickness_mm(stacks[one]):g} mm"
-        why = reason.format(best=extents[best])
+        why = reason.format(best=extents[best], rule=best.rule)
         reasons[one] = f"{shown}, another series was preferred: {why}"
     return best, reasons
 

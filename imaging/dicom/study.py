@@ -26,9 +26,10 @@ from pydicom.uid import (
 from imaging import c_stderr
 from imaging.coverage import coverage_of
 from imaging.dicom import codecs
-from imaging.dicom.arrival import listed_images
+from imaging.dicom.arrival import head_of, listed_images
 from imaging.dicom.header import (
     ANNOUNCED,
+    HEADER_KEYWORDS,
     Instance,
     is_bare,
     load,
@@ -43,13 +44,16 @@ from imaging.dicom.series import (
     LungExtent,
     Series,
     choose,
+    frames_of,
     group,
     only_requested,
+    preferred,
 )
 from imaging.dicom.stack import Stack
 from imaging.errors import NoLung, StudyError, UnreadableFile, is_machine_fault
 from imaging.files import open_plain
 from imaging.lungs import find_lungs
+from imaging.selection import SelectSeries, SeriesSummary
 from imaging.volume import (
     HuArray,
     ImageRef,
@@ -82,15 +86,17 @@ def read_series(
     *,
     only: Path | None = None,
     request: str = "",
+    select: SelectSeries | None = None,
     progress: Progress,
 ) -> Study:
     """Read the study of a folder's DICOM files.
 
     ``only`` names a file whose series is requested. ``request`` is the UID, the number or the
-    description of a series; if several have it, the best of them is read.
+    description of a series; if several have it, the best of them is read. ``select`` says which
+    series may be read, and which come first.
 
     Raises:
-        StudyError: a file is damaged or no series makes a CT volume.
+        StudyError: a file is damaged or no series makes a CT volume; and what ``select`` raises.
     """
     # pydicom warns of values that do not follow the standard; what matters is refused here,
     # with the file's name.
@@ -102,6 +108,8 @@ def read_series(
             raise UnreadableFile(reason, folder)
         images, copies = _without_copies(images, only)
         series = _requested(group(images), only)
+        if select is not None:
+            series = preferred(series, select(tuple(map(summary_of, series))))
         if request:
             series = only_requested(series, request, folder)
         choice, volume = _read_chest(series, folder, progress)
@@ -109,12 +117,71 @@ def read_series(
         return Study(
             volume,
             folder,
-            _header(choice),
+            _header(choice.series),
             choice.others + ignored,
             _missing_images(images, choice.series, folder),
             images=_images(choice.stack, volume),
             frame_of_reference_uid=choice.series.first.text("FrameOfReferenceUID"),
+            rule=choice.series.rule,
         )
+
+
+def summaries_of(files: Sequence[Path]) -> tuple[SeriesSummary, ...]:
+    """Return what the headers of DICOM files say of their series; no pixel is decoded.
+
+    Raises:
+        StudyError: a file is damaged, or a series mixes CT with another modality.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pydicom")
+        return tuple(map(summary_of, group(_read_headers(files, lambda _share: None))))
+
+
+def peek(file: Path) -> SeriesSummary | None:
+    """Return what the first bytes of a file say of its series; None if it is no DICOM image.
+
+    It costs little time and memory whatever the file holds, and may know less than `summaries_of`:
+    Enhanced CT states the thickness of its slices further back.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            data = head_of(file, HEADER_KEYWORDS)
+            if not data.get("SOPClassUID"):
+                return None
+            return summary_of(group([Instance(file, data)])[0])
+    # pydicom promises no set of exceptions for damaged files
+    except Exception as error:
+        if is_machine_fault(error):
+            raise
+        return None
+
+
+def summary_of(series: Series) -> SeriesSummary:
+    """Return what the first image says of its series."""
+    first, number = series.first, series.first.advisory("SeriesNumber")
+    return SeriesSummary(
+        header=_header(series),
+        folder=first.file.parent,
+        uid=series.uid,
+        number=None if number is None else int(number),
+        image_type=first.texts("ImageType"),
+        kernels=first.texts("ConvolutionKernel"),
+        body_part=first.text("BodyPartExamined"),
+        slice_thickness_mm=_stated_thickness_mm(series),
+        images=len(series.images),
+        unfit=series.unfit,
+    )
+
+
+def _stated_thickness_mm(series: Series) -> float | None:
+    """Return the thickness of the first slice, which Enhanced CT states by frame."""
+    if series.unfit:
+        return series.first.advisory("SliceThickness")
+    try:
+        return frames_of(series.first)[0].advisory("SliceThickness")
+    except StudyError:  # it matters only if the series is read, which then says so
+        return None
 
 
 def _read_headers(files: Sequence[Path], progress: Progress) -> list[Instance]:
@@ -327,11 +394,11 @@ def _missing_images(
     return ()
 
 
-def _header(choice: Choice) -> StudyHeader:
-    image = choice.series.first
+def _header(series: Series) -> StudyHeader:
+    image = series.first
     return StudyHeader(
         # some scanners leave it empty in single images
-        patient_id=next(filter(None, (i.text("PatientID") for i in choice.series.images)), ""),
+        patient_id=next(filter(None, (i.text("PatientID") for i in series.images)), ""),
         patient_name=image.text("PatientName"),
         sex=image.text("PatientSex"),
         age=image.text("PatientAge") or _age(image),

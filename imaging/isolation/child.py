@@ -3,7 +3,8 @@
 `imaging.isolation.reader` starts this program and sends it the path of a study and the file for
 its arrays. The forked child answers with the study, then with the lung box, or with the error. When
 it has ended, the program that forked it says how. It never opens a study itself, and it has one
-thread, so that forking is safe.
+thread, so that forking is safe. Where the caller chooses among the series, the child sends what the
+headers say, and waits for the answer.
 
 Run as ``python -m imaging.isolation.child SOCKET MEMORY_MB SECONDS``.
 """
@@ -31,6 +32,7 @@ from imaging.errors import StudyError, TooLarge, UnreadableFile, is_machine_faul
 from imaging.isolation.transfer import to_json
 from imaging.preprocess import preprocess
 from imaging.read import read_study
+from imaging.selection import Preference, SelectSeries, SeriesSummary, Summaries
 
 MAX_LINE = 16 << 20
 """Longest message in bytes: header, names of other series, and so on, but no voxel."""
@@ -40,10 +42,11 @@ def serve(connection: socket.socket, memory_bytes: int, limit_s: float) -> None:
     """Read studies until the other end is closed."""
     gc.freeze()  # the children then copy fewer pages
     while (request := _request(connection)) is not None:
-        path, series, file = request
+        path, series, file, *answers = request
         try:
             if (child := os.fork()) == 0:
-                _read(connection, path, series, file, memory_bytes, limit_s)
+                select = _asking(connection, file, answers[0]) if answers else None
+                _read(connection, path, series, select, file, memory_bytes, limit_s)
             _, status, used = os.wait4(child, 0)
             code, cpu_s = os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
             _send(connection, "exit", {"code": code, "cpu_s": cpu_s, "peak_kb": used.ru_maxrss})
@@ -51,28 +54,56 @@ def serve(connection: socket.socket, memory_bytes: int, limit_s: float) -> None:
             _send(connection, "fault", _fault(error))
             _send(connection, "exit", {"code": 0, "cpu_s": 0.0, "peak_kb": 0})
         finally:
-            os.close(file)
+            for handle in (file, *answers):
+                os.close(handle)
 
 
-def _request(connection: socket.socket) -> tuple[Path, str, int] | None:
+def _request(connection: socket.socket) -> tuple[Any, ...] | None:
+    """Return path, series, the file for arrays, and the socket for answers where there is one."""
     line, handles = b"", list[int]()
     while not line.endswith(b"\n"):
-        part, sent, _flags, _address = socket.recv_fds(connection, 1 << 16, 1)
+        part, sent, _flags, _address = socket.recv_fds(connection, 1 << 16, 2)
         if not part:
             return None
         line, handles = line + part, handles + sent
     path, series = json.loads(line)
-    return Path(path), series, handles[0]
+    return Path(path), series, *handles
+
+
+def _asking(connection: socket.socket, file: int, answers: int) -> SelectSeries:
+    """Return a choice of series that the process at the other end makes.
+
+    It answers in one line on the socket ``answers``, or closes it after an error of its own.
+    """
+
+    def select(series: tuple[SeriesSummary, ...]) -> tuple[Preference, ...]:
+        told = to_json(Summaries(series), file)
+        if len(json.dumps(told)) > MAX_LINE // 2:
+            raise UnreadableFile("too many series: send one study", series[0].folder)
+        _send(connection, "series", told)
+        with socket.socket(fileno=answers) as theirs, theirs.makefile("rb") as stream:
+            line = stream.readline()
+        if not line:
+            os._exit(0)
+        return tuple(Preference(*answer) for answer in json.loads(line))
+
+    return select
 
 
 def _read(
-    connection: socket.socket, path: Path, series: str, file: int, memory_bytes: int, limit_s: float
+    connection: socket.socket,
+    path: Path,
+    series: str,
+    select: SelectSeries | None,
+    file: int,
+    memory_bytes: int,
+    limit_s: float,
 ) -> None:
     """Read and preprocess one study in the forked child, which ends here."""
     try:
         _limit(memory_bytes, limit_s)
         threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
-        study = read_study(path, series)
+        study = read_study(path, series, select)
         # the voxels stay here: nothing after preprocessing needs them
         empty = replace(study.volume, hu=np.empty((0, 0, 0), np.int16))
         told = to_json(replace(study, volume=empty), file)

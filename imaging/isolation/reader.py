@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar
@@ -24,6 +24,7 @@ from imaging.files import anonymous_file
 from imaging.isolation.child import MAX_LINE
 from imaging.isolation.transfer import UnexpectedData, from_json
 from imaging.preprocess import Preprocessed, preprocess
+from imaging.selection import SelectSeries, Summaries
 from imaging.volume import Study, Volume
 
 _GRACE_S = 10.0
@@ -72,11 +73,14 @@ class IsolatedReader:
     ) -> None:
         self._stop()
 
-    def read(self, path: Path, series: str = "") -> Study:
+    def read(self, path: Path, series: str = "", select: SelectSeries | None = None) -> Study:
         """Read the study at ``path`` as `imaging.read.read_study` does; ``volume.hu`` is empty.
 
+        ``select`` is called in this process, with what the child has read of the headers.
+
         Raises:
-            StudyError: the study cannot be read, or not within the limits.
+            StudyError: the study cannot be read, or not within the limits; and what ``select``
+                raises.
             OSError, MemoryError: a fault of the machine; the study may be read later.
             ReaderFailed: a fault of the program.
         """
@@ -87,8 +91,17 @@ class IsolatedReader:
         self._file.close()
         self._file = _anonymous()
         request = json.dumps([str(path), series]).encode() + b"\n"
-        socket.send_fds(self._connection, [request], [self._file.fileno()])
-        self._busy = True
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                handles = [self._file.fileno(), *([theirs.fileno()] if select else [])]
+                socket.send_fds(self._connection, [request], handles)
+            self._busy = True
+            if select is not None:
+                summaries = self._answer("series", Summaries, path)
+                answers = [astuple(one) for one in select(summaries.series)]
+                with suppress(BrokenPipeError):  # it has ended, and the next message says how
+                    ours.sendall(json.dumps(answers).encode() + b"\n")
         study = self._answer("study", Study, path)
         self._volume = study.volume
         return study

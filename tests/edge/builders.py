@@ -38,7 +38,7 @@ from imaging.volume import Geometry, Study, StudyHeader, Volume
 from models.runtime.detection import Candidate
 from models.runtime.screener import read_by
 from protos.deadline import Clock, Deadline
-from protos.messages import Refusal, Roi, Verdict
+from protos.messages import Priority, Refusal, Roi, Verdict
 
 THRESHOLDS = Thresholds(dismiss=0.1, report=0.9, alone=0.5, final=0.6, possible=0.6)
 LISTING = replace(THRESHOLDS, possible=0.2)
@@ -180,6 +180,7 @@ class SilentCloud:
     probing: bool = False
     refuses: set[str] = field(default_factory=set)
     asked: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    priorities: list[Priority | None] = field(default_factory=list)
 
     def estimate(self) -> LinkEstimate:
         """Up, down or about to find out, as it is set."""
@@ -190,10 +191,15 @@ class SilentCloud:
         return EscalationResult(reason="Unreachable: nobody listens", attempts=1)
 
     def read_rois(
-        self, rois: Sequence[Roi], deadline: Deadline, study_key: str
+        self,
+        rois: Sequence[Roi],
+        deadline: Deadline,
+        study_key: str,
+        priority: Priority | None = None,
     ) -> EscalationResult:
         """The next of the answers."""
         assert not deadline.passed
+        self.priorities.append(priority)
         self.asked.append((study_key, tuple(roi.roi_id for roi in rois)))
         if study_key in self.refuses:
             refusals = {r.roi_id: Refusal(r.roi_id, "ModelFailed", "no") for r in rois}
@@ -218,7 +224,11 @@ class ForgetfulCloud(SilentCloud):
         self._log = log
 
     def read_rois(
-        self, rois: Sequence[Roi], deadline: Deadline, study_key: str
+        self,
+        rois: Sequence[Roi],
+        deadline: Deadline,
+        study_key: str,
+        priority: Priority | None = None,
     ) -> EscalationResult:
         """As many as this study's retries so far."""
         before = self._log.read_text().split() if self._log.exists() else []
@@ -226,7 +236,7 @@ class ForgetfulCloud(SilentCloud):
             log.write(f"{study_key}\n")
         asked = before.count(study_key)
         self.answers = [len(rois) if asked > 1 else asked]
-        return super().read_rois(rois, deadline, study_key)
+        return super().read_rois(rois, deadline, study_key, priority)
 
 
 def pending_pipeline(second: SecondReader, *, pictures: bool = False) -> Pipeline:

@@ -31,7 +31,7 @@ class InThisProcess(AbstractContextManager["InThisProcess"]):
     """Reads where the test has put its own study in place."""
 
     def __init__(self, _limits: object) -> None:
-        self.read = lambda path, series: assemble.read_study(path, series)
+        self.read = lambda path, series, *select: assemble.read_study(path, series, *select)
         self.preprocess = lambda volume, path: assemble.preprocess(volume, path)
 
     def __exit__(self, *_: object) -> None:
@@ -433,3 +433,61 @@ def test_edge_never_imports_torch_nor_the_cloud() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+RULES = """
+[[rules]]
+name = "scouts"
+description = "*scout*"
+action = "ignore"
+
+[[rules]]
+name = "lung screening"
+screening = true
+"""
+
+
+@pytest.fixture
+def by_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for studies that are read from their files, by the rules of the settings."""
+    monkeypatch.setattr(assemble, "read_study", read_study)
+    (tmp_path / "rules.toml").write_text(RULES)
+    monkeypatch.setenv("OVERREAD_EDGE_RULES", str(tmp_path / "rules.toml"))
+    return tmp_path / "study"
+
+
+def test_a_study_that_rules_ignore_has_a_status_of_its_own(by_rules: Path, tmp_path: Path) -> None:
+    SmallCt(12, description="Scout").write(by_rules)
+    result = screen(tmp_path / "out", str(by_rules))
+    assert result.exit_code == ExitStatus.IGNORED == 6
+    assert "ignored by the rule 'scouts'" in result.stdout
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (written["status"], written["rule"]["name"]) == ("ignored", "scouts")
+
+
+def test_the_rule_of_a_study_is_in_its_report_also_where_it_is_refused(
+    by_rules: Path, tmp_path: Path
+) -> None:
+    SmallCt(12).write(by_rules)
+    read = json.loads(screen(tmp_path / "out", str(by_rules), "--json").stdout)
+    assert read["rule"]["name"] == "lung screening"
+    # nothing was read again, so that the types are unknown
+    lung_rads = read["lung_rads"]
+    assert (lung_rads["category"], lung_rads["least"], lung_rads["most"]) == (None, "2", "4A")
+    for file in sorted(by_rules.iterdir())[3:]:
+        file.unlink()
+    refused = json.loads(screen(tmp_path / "refused", str(by_rules), "--json").stdout)
+    assert refused["rejection"]["kind"] == "IncompleteSeries"
+    assert refused["rule"]["name"] == "lung screening"
+    assert refused["lung_rads"]["category"] == "0"
+
+
+def test_bad_rules_are_named_and_nothing_is_written(
+    study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad.toml").write_text("[[rules]]\nname = 'a'\npriority = 'now'")
+    monkeypatch.setenv("OVERREAD_EDGE_RULES", str(tmp_path / "bad.toml"))
+    result = screen(tmp_path / "out", study)
+    assert result.exit_code == 1
+    assert "BadRules" in result.stderr
+    assert not (tmp_path / "out").exists()

@@ -19,9 +19,18 @@ from edge.settings import load_settings
 from edge.store.pending import PendingStep
 from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable, Overloaded, OverreadError, TooLarge, VersionMismatch
-from protos.messages import Roi
+from protos.messages import Priority, Roi
 from tests.edge.builders import BY_EDGE, UNHURRIED, SilentCloud, Site, findings, site_at
 from tests.edge.fake_cloud import FakeCloud, escalator
+
+
+def test_a_retry_is_as_urgent_as_the_study_was(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.study("a")
+    monkeypatch.setenv("OVERREAD_EDGE_PRIORITY", "stat")
+    site.study("b")
+    site.cloud.answers = [2, 2]
+    site.turns()
+    assert site.cloud.priorities == [Priority.ROUTINE, Priority.STAT]
 
 
 def test_a_pending_read_is_retried_and_amends_the_report(site: Site) -> None:

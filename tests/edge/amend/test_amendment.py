@@ -12,14 +12,16 @@ import pytest
 from edge.amend.amendment import DERIVED, AmendmentContext, amend_report
 from edge.audit_sampling import Audit, AuditOutcome
 from edge.budget import LedgerEntry
+from edge.clinical.sidecar import Clinical
 from edge.decide import Plan
 from edge.escalation.rois import EscalationResult
 from edge.findings import SecondReading
 from edge.guarantee import NOT_CALIBRATED, Guarantee
 from edge.report.model import Change, ChangeKind, Report, Status
+from edge.rules.rule import Action, AppliedRule
 from imaging.location import Locator
 from imaging.volume import Geometry, ImageRef, StudyHeader
-from protos.messages import Verdict
+from protos.messages import Priority, Verdict
 from tests.edge.builders import LISTING, TERMS, THRESHOLDS, WEIGHTS, plan_of
 
 TURNED = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
@@ -66,6 +68,8 @@ def full_report() -> Report:
         picture_note="note",
         locator=LOCATOR,
         status=Status.PROVISIONAL,
+        rule=AppliedRule("lung screening", Action.READ, Priority.STAT, screening=True),
+        clinical=Clinical("former", True, False, None, False, "clinical.json"),
     )
 
 

@@ -30,7 +30,7 @@ from protos.errors import (
     OverreadError,
     error_by_name,
 )
-from protos.messages import Refusal, Roi, Verdict
+from protos.messages import Priority, Refusal, Roi, Verdict
 from tests.edge.builders import box, plan_of
 from tests.edge.fake_cloud import FakeCloud, ask, escalator, free_port, read, stalled_cloud, sure
 
@@ -67,6 +67,14 @@ def test_a_transient_fault_is_retried_twice_and_a_lasting_one_never(
     assert (list(came.verdicts), came.attempts) == ([0] if answered else [], attempts)
     assert came.reason == ("" if answered else fault.text)
     assert [header.study_key for header in cloud.headers] == ["key-1"] * attempts
+
+
+@pytest.mark.parametrize("priority", [None, Priority.ROUTINE])
+def test_the_cloud_hears_how_urgent_a_study_is(priority: Priority | None) -> None:
+    """Without a priority of its own it is that of the settings: here stat."""
+    with FakeCloud() as cloud, escalator(cloud.address) as second:
+        second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key-1", priority)
+    assert [header.priority for header in cloud.headers] == [priority or Priority.STAT]
 
 
 @pytest.mark.parametrize("kind", ["Overloaded", "ChecksumMismatch"])

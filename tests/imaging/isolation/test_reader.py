@@ -20,6 +20,7 @@ from imaging.dicom.writer import write_series
 from imaging.errors import (
     IncompleteSeries,
     NoLung,
+    NotCt,
     StudyError,
     TookTooLong,
     TooLarge,
@@ -28,6 +29,7 @@ from imaging.errors import (
 from imaging.isolation.reader import IsolatedReader, ReadLimits
 from imaging.preprocess import preprocess
 from imaging.read import read_study
+from imaging.selection import Preference, SeriesSummary
 from tests.evaluation.plain_chest import chest
 from tests.imaging.small_ct import SmallCt
 
@@ -97,6 +99,45 @@ def test_the_child_reads_the_series_that_is_asked_for(
     for number in ("2", "1"):
         study = reader.read(tmp_path, f"série {number}")
         assert study.volume.series_uid == f"1.2.826.0.1.{number}"
+
+
+def test_the_caller_chooses_among_the_series_that_the_child_sees(
+    reader: IsolatedReader, tmp_path: Path
+) -> None:
+    for number in ("1", "2"):
+        SmallCt(series=number, description=f"série {number}").write(tmp_path / number)
+    seen: list[tuple[str, Path]] = []
+
+    def second_first(series: tuple[SeriesSummary, ...]) -> tuple[Preference, ...]:
+        seen.extend((one.header.series_description, one.folder) for one in series)
+        return tuple(Preference(f"rule {one.uid[-1]}", -int(one.uid[-1])) for one in series)
+
+    study = reader.read(tmp_path, select=second_first)
+    assert (study.volume.description, study.rule) == ("série 2", "rule 2")
+    assert sorted(seen) == [("série 1", tmp_path / "1"), ("série 2", tmp_path / "2")]
+
+
+def test_an_error_of_the_caller_s_choice_is_raised_and_the_next_study_is_read(
+    reader: IsolatedReader, tmp_path: Path
+) -> None:
+    SmallCt().write(tmp_path)
+
+    def refuse(_series: tuple[SeriesSummary, ...]) -> tuple[Preference, ...]:
+        raise NotCt("not this one", tmp_path)
+
+    for _ in range(2):
+        with pytest.raises(NotCt, match="not this one"):
+            reader.read(tmp_path, select=refuse)
+    assert reader.read(tmp_path).volume.series_uid == "1.2.826.0.1.1"
+
+
+def test_a_damaged_header_is_refused_before_the_choice(
+    reader: IsolatedReader, tmp_path: Path
+) -> None:
+    first, *_ = SmallCt().write(tmp_path)
+    first.write_bytes(b"")
+    with pytest.raises(UnreadableFile):
+        reader.read(tmp_path, select=lambda series: tuple(Preference("") for _ in series))
 
 
 def test_a_study_is_read_as_in_this_process(reader: IsolatedReader, tmp_path: Path) -> None:

@@ -1,0 +1,112 @@
+"""Read ``clinical.json`` from the folder of a study: what no image and no header says.
+
+    {
+      "smoking": "never" | "former" | "current",
+      "family_history_of_lung_cancer": true | false,
+      "emphysema": true | false,
+      "spiculation": true | false,
+      "prior_chest_ct": true | false
+    }
+
+Every field may be missing. ``spiculation`` holds for every finding, because findings have no number
+before the study is read. The file is a person's or a program's of the hospital, so that it is
+checked strictly: a misspelt field would otherwise count as unknown.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from edge.errors import EdgeError
+from imaging.errors import UnreadableFile
+from imaging.files import open_plain
+from imaging.read import SIDECARS
+from process.text import printable_line
+
+(NAME,) = SIDECARS
+SMOKING = ("never", "former", "current")
+_FLAGS = ("family_history_of_lung_cancer", "emphysema", "spiculation", "prior_chest_ct")
+_MAX_BYTES = 1 << 16
+
+
+class BadClinical(EdgeError):
+    """``clinical.json`` cannot be used: the message names field, value and what is expected."""
+
+
+@dataclass(frozen=True)
+class Clinical:
+    """What is known of a patient beside images and header; None, or empty, where it is unknown.
+
+    Attributes:
+        prior_chest_ct: whether there is an earlier CT of the chest to compare with.
+        source: the file it comes from; empty without one.
+        problem: why the file was not used; empty if it was, or if there is none.
+    """
+
+    smoking: str = ""
+    family_history_of_lung_cancer: bool | None = None
+    emphysema: bool | None = None
+    spiculation: bool | None = None
+    prior_chest_ct: bool | None = None
+    source: str = ""
+    problem: str = ""
+
+
+UNKNOWN = Clinical()
+
+
+def clinical_of(study: Path) -> Clinical:
+    """Return what the study's folder says; a file that cannot be used only leaves its reason.
+
+    Raises:
+        OSError: a fault of the machine.
+    """
+    try:
+        return read_clinical(study)
+    except BadClinical as error:
+        return Clinical(source=NAME, problem=str(error))
+
+
+def read_clinical(study: Path) -> Clinical:
+    """Read the file of a study's folder; nothing is known without one.
+
+    Raises:
+        BadClinical: it is no JSON, a field is unknown, or a value is not allowed.
+        OSError: a fault of the machine.
+    """
+    file = study / NAME
+    if not study.is_dir() or not (file.exists() or file.is_symlink()):
+        return UNKNOWN
+    try:
+        with open_plain(file) as stream:
+            text = stream.read(_MAX_BYTES + 1)
+        if len(text) > _MAX_BYTES:
+            raise BadClinical(f"more than {_MAX_BYTES} bytes, expected a small JSON object")
+        return _clinical(json.loads(text))
+    except UnreadableFile as error:
+        raise BadClinical(error.reason) from error
+    except (ValueError, RecursionError):
+        raise BadClinical("is no JSON, expected a JSON object") from None
+
+
+def _clinical(values: Any) -> Clinical:
+    if not isinstance(values, Mapping):
+        raise BadClinical("is no JSON object")
+    known = ("smoking", *_FLAGS)
+    for name in values.keys() - set(known):
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
+        raise BadClinical(f"{printable_line(name)[:60]}: there is no such field; {hint}")
+    for name in _FLAGS:
+        value = values.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise BadClinical(f"{name} = {json.dumps(value)[:60]}: expected true or false")
+    smoking = values.get("smoking")
+    if smoking is not None and smoking not in SMOKING:
+        allowed = ", ".join(f'"{one}"' for one in SMOKING)
+        raise BadClinical(f"smoking = {json.dumps(smoking)[:60]}: expected one of {allowed}")
+    family, emphysema, spiculation, prior = (values.get(name) for name in _FLAGS)
+    return Clinical(smoking or "", family, emphysema, spiculation, prior, NAME)

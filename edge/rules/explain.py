@@ -1,0 +1,184 @@
+"""``overread-edge rules test``: what the rules would do with the series of a folder.
+
+Each study is read as the agent reads it, up to its volume, so that the series that is named is the
+one that the agent would read. Nothing is written.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from edge.rules.file import load_rules
+from edge.rules.rule import AppliedRule, Received
+from edge.rules.selection import IgnoredStudy, RuledSeries, received_in, require_any, ruled
+from edge.settings import EdgeSettings
+from imaging.dicom.arrival import files_of
+from imaging.dicom.study import peek
+from imaging.errors import StudyError
+from imaging.isolation.reader import IsolatedReader, ReadLimits
+from imaging.selection import Preference, SeriesSummary
+from process.text import printable_line
+from protos.messages import Priority
+
+
+@dataclass(frozen=True)
+class ExplainedStudy:
+    """One study, its series with their rules, and what becomes of it.
+
+    Attributes:
+        outcome: ``read``, ``ignored`` or ``refused``.
+        reason: why it is not read; empty if it is.
+        chosen: the series that would be read, None for none.
+        own: priority of series whose rule names none.
+    """
+
+    path: Path
+    series: tuple[RuledSeries, ...]
+    outcome: str
+    reason: str
+    chosen: RuledSeries | None
+    own: Priority
+
+    def applied(self, one: RuledSeries) -> AppliedRule:
+        """Return what the rule of a series says."""
+        return AppliedRule.of(one.rule, self.own)
+
+
+def explain(
+    path: Path, settings: EdgeSettings, calling_ae: str | None = None, called_ae: str | None = None
+) -> list[ExplainedStudy]:
+    """Return what the rules of the settings do with each study at or below ``path``.
+
+    An AE title that is given replaces the one with which the series came.
+
+    Raises:
+        BadRules: the file of rules cannot be read, or a rule is wrong.
+        OSError: a fault of the machine.
+    """
+    rules = load_rules(settings.rules)
+
+    def received_as(folder: Path, root: Path) -> Received:
+        came = received_in(folder, root)
+        calling = came.calling_ae if calling_ae is None else calling_ae
+        return Received(calling, came.called_ae if called_ae is None else called_ae)
+
+    with IsolatedReader(ReadLimits(settings.read_memory_mb, settings.read_timeout_s)) as reader:
+        return [
+            _explained(
+                study,
+                settings,
+                reader,
+                lambda series, root: ruled(rules, series, root, received_as),
+            )
+            for study in studies_below(path)
+        ]
+
+
+def studies_below(path: Path) -> list[Path]:
+    """Return the folders of studies as the inbox would take them, by name.
+
+    ``path`` itself is one, unless its images are of several studies and all lie in sub-folders.
+    """
+    if not path.is_dir():
+        return [path]
+    files = [(file, peek(file)) for file in files_of(path)]
+    uids = {one.header.study_uid for _, one in files if one is not None}
+    if len(uids) < 2 or any(one is not None and file.parent == path for file, one in files):
+        return [path]
+    tops = {path / file.relative_to(path).parts[0] for file, one in files if one is not None}
+    return sorted(tops)
+
+
+def _explained(
+    path: Path,
+    settings: EdgeSettings,
+    reader: IsolatedReader,
+    rule: Callable[[tuple[SeriesSummary, ...], Path], tuple[RuledSeries, ...]],
+) -> ExplainedStudy:
+    found: tuple[RuledSeries, ...] = ()
+
+    def select(series: tuple[SeriesSummary, ...]) -> tuple[Preference, ...]:
+        nonlocal found
+        found = rule(series, path)
+        require_any(found, path)
+        return tuple(Preference(one.rule.name, one.rank, one.ignored) for one in found)
+
+    outcome, reason, chosen = "read", "", None
+    try:
+        uid = reader.read(path, settings.series, select).volume.series_uid
+        # what cannot be read of a series with the same UID, such as its localizer, is another one
+        same = (one for one in found if one.series.uid == uid and not one.series.unfit)
+        chosen = next(same, found[0])
+    except IgnoredStudy as error:
+        outcome, reason = "ignored", error.reason
+    except StudyError as error:
+        outcome, reason = "refused", f"{error.kind}: {error}"
+    return ExplainedStudy(path, found, outcome, reason, chosen, Priority(settings.priority))
+
+
+def as_values(study: ExplainedStudy) -> dict[str, Any]:
+    """Return the study as JSON values."""
+    series = []
+    for one in study.series:
+        summary, header, applied = one.series, one.series.header, study.applied(one)
+        series.append(
+            {
+                "series_uid": summary.uid,
+                "number": summary.number,
+                "images": summary.images,
+                "modality": header.modality,
+                "description": header.series_description,
+                "kernel": list(summary.kernels),
+                "slice_thickness_mm": summary.slice_thickness_mm,
+                "body_part": summary.body_part,
+                "manufacturer": header.manufacturer,
+                "image_type": list(summary.image_type),
+                "calling_ae": one.received.calling_ae,
+                "called_ae": one.received.called_ae,
+                "unfit": summary.unfit,
+                "rule": applied.name,
+                "action": applied.action.value,
+                "priority": applied.priority.value,
+                "screening": applied.screening,
+                "read": one is study.chosen,
+            }
+        )
+    return {
+        "path": str(study.path),
+        "outcome": study.outcome,
+        "reason": study.reason,
+        "series": series,
+    }
+
+
+def shown(study: ExplainedStudy) -> Table:
+    """Return the table of one study for people."""
+    ends = study.reason or "the marked series would be read"
+    table = Table(title=escape(printable_line(study.path.name)), caption=escape(ends))
+    table.add_column("read", no_wrap=True)
+    for heading in ("series", "attributes", "rule"):
+        table.add_column(heading, overflow="fold")
+    for values in as_values(study)["series"]:
+        name = f"{values['description'] or values['series_uid']}\n{values['images']} images"
+        thickness = values["slice_thickness_mm"]
+        facts = {
+            "modality": values["modality"],
+            "kernel": "\\".join(values["kernel"]),
+            "slice thickness": "" if thickness is None else f"{thickness:g} mm",
+            "body part": values["body_part"],
+            "manufacturer": values["manufacturer"],
+            "image type": "\\".join(values["image_type"]),
+            "calling AE": values["calling_ae"],
+            "called AE": values["called_ae"],
+            "cannot be read": values["unfit"],
+        }
+        told = "\n".join(f"{key}: {printable_line(str(v))}" for key, v in facts.items() if v)
+        marks = [values["action"], values["priority"], *["screening"] * values["screening"]]
+        rule = f"{values['rule']}\n{', '.join(marks if values['action'] == 'read' else marks[:1])}"
+        cells = ("yes" if values["read"] else "", name, told, rule)
+        table.add_row(*(escape(cell) for cell in cells))
+    return table

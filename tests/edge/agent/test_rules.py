@@ -1,0 +1,137 @@
+"""Rules in the agent: ignored studies end without alarm, and stat studies are read first."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.escalation.client import NoSecondReader
+from edge.job import Job
+from edge.pipeline import StudyResult, read_and_report
+from edge.report.model import Report
+from edge.rules.file import BadRules, load_rules
+from edge.rules.selection import selection
+from edge.store.pending import PersistPending
+from imaging.read import read_study
+from tests.edge.builders import SilentCloud, pending_pipeline
+from tests.edge.running_agent import statuses, work_off
+from tests.imaging.small_ct import SmallCt
+
+RULES = """
+[[rules]]
+name = "scouts"
+description = "*scout*"
+action = "ignore"
+
+[[rules]]
+name = "emergency"
+calling_ae = "ER*"
+priority = "stat"
+screening = true
+"""
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    file = tmp_path / "rules.toml"
+    file.write_text(RULES)
+    return file
+
+
+class Reader:
+    """The pipeline behind the agent, which reads files as the rules say."""
+
+    def __init__(self, rules: Path) -> None:
+        self._rules = load_rules(rules)
+        self.read: list[str] = []
+        self.reports: list[Report] = []
+
+    def __call__(self, job: Job, persist: PersistPending) -> StudyResult:
+        self.read.append(job.source.name)
+
+        def read(path: Path) -> Any:
+            return read_study(path, "", selection(self._rules, path))
+
+        pipeline = replace(pending_pipeline(NoSecondReader()), read=read, rules=self._rules)
+        result = read_and_report(replace(pipeline, persist_pending=persist), job)
+        self.reports.append(result.report)
+        return result
+
+
+def send(root: Path, name: str, *, calling_ae: str = "CT_1", description: str = "chest") -> None:
+    folder = root / "inbox" / name
+    number = str(sum(map(ord, name)))
+    SmallCt(12, series=number, description=description).write(folder)
+    (folder / ".received.json").write_text(json.dumps({"calling_ae": calling_ae}))
+    (folder / ".done").touch()
+
+
+def report(root: Path, name: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((root / "outbox" / name / "report.json").read_text())
+    return values
+
+
+def test_an_ignored_study_is_done_with_a_report_that_names_patient_and_rule(
+    rules: Path, tmp_path: Path
+) -> None:
+    send(tmp_path, "a", description="Scout")
+    work_off(tmp_path, Reader(rules), settings={"rules": rules})
+    ignored = report(tmp_path, "a")
+    assert statuses(tmp_path) == {"a": "ignored"}
+    assert ignored["rejection"] is None
+    assert ignored["rule"]["name"] == "scouts"
+    assert ignored["study"]["patient_id"] == "P1"
+    assert ignored["other_series"] == ["'Scout' (CT, 12 images): ignored by the rule 'scouts'"]
+    assert not list((tmp_path / "state" / "quarantine").iterdir())
+    assert len(list((tmp_path / "state" / "done").glob("*/a/*.dcm"))) == 12
+    page = (tmp_path / "outbox" / "a" / "report.html").read_text()
+    assert "Ignored by the rule &#39;scouts&#39;." in page
+    assert 'class="banner note"' in page
+    assert 'class="banner bad"' not in page
+    assert "found no nodule" not in page
+
+
+def test_stat_studies_are_read_first_and_the_others_in_their_order(
+    rules: Path, tmp_path: Path
+) -> None:
+    for name, calling_ae in (("a", "CT_1"), ("b", "ER_1"), ("c", "CT_1"), ("d", "ER_2")):
+        send(tmp_path, name, calling_ae=calling_ae)
+    reader = Reader(rules)
+    work_off(tmp_path, reader, settings={"rules": rules})
+    assert reader.read == ["b", "d", "a", "c"]
+    taken = report(tmp_path, "b")["rule"]
+    assert taken == {"name": "emergency", "action": "read", "priority": "stat", "screening": True}
+    assert report(tmp_path, "a")["rule"]["name"] == "default"
+
+
+def test_the_cloud_is_told_the_priority_of_the_rule(rules: Path, tmp_path: Path) -> None:
+    """Of a study as it is read; a retry follows the rule in its report, which was stored."""
+    heard: list[object] = []
+
+    class Listening(SilentCloud):
+        def read(self, *said: object) -> Any:
+            heard.append(said[-1])
+            return super().read(*said)
+
+    send(tmp_path, "b", calling_ae="ER_1")
+    known = load_rules(rules)
+    pipeline = replace(
+        pending_pipeline(Listening()),
+        read=lambda path: read_study(path, "", selection(known, path)),
+        rules=known,
+    )
+    read_and_report(pipeline, Job(tmp_path / "inbox" / "b", tmp_path / "out"))
+    assert [str(one) for one in heard] == ["Priority.STAT"]
+
+
+def test_an_agent_with_bad_rules_does_not_start(tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    bad = tmp_path / "bad.toml"
+    bad.write_text("[[rules]]\nname = 'a'\npriority = 'now'")
+    with pytest.raises(BadRules, match="rule 1 \\('a'\\), priority"):
+        work_off(tmp_path, settings={"rules": bad})
+    assert not (tmp_path / "state").exists()
