@@ -27,21 +27,43 @@ CERTIFICATE = re.compile(
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """The files that the settings ``tls_ca``, ``tls_cert`` and ``tls_key`` name."""
+    """The files that the settings ``tls_ca``, ``tls_cert`` and ``tls_key`` name.
+
+    ``prefix`` stands before these names where a process has several of them.
+    """
 
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
+    prefix: str = ""
 
     def problems(self, now: datetime | None = None) -> list[str]:
         """Return what is wrong with the files, a sentence each; nothing if they can be used."""
-        found = [*_unreadable("tls_key", self.key)]
-        for setting, path in (("tls_ca", self.ca), ("tls_cert", self.cert)):
+        found = [*_unreadable(f"{self.prefix}tls_key", self.key)]
+        for setting, path in self._certificates().items():
             unreadable = list(_unreadable(setting, path))
             found += unreadable or _invalid(setting, path, now or datetime.now(UTC))
         if not found and self.cert is not None and self.key is not None:
-            found += _mismatch(self.cert, self.key)
+            found += _mismatch(self.cert, self.key, self.prefix)
         return found
+
+    def server_context(self) -> ssl.SSLContext | None:
+        """Return the context of a server; None without a certificate. Callers need one with ``ca``.
+
+        Raises:
+            OSError: the files cannot be used; `problems` says why.
+        """
+        if self.cert is None or self.key is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self.cert, self.key)
+        if self.ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(self.ca)
+        return context
+
+    def _certificates(self) -> dict[str, Path | None]:
+        return {f"{self.prefix}tls_ca": self.ca, f"{self.prefix}tls_cert": self.cert}
 
     def contents(self) -> tuple[bytes | None, bytes | None, bytes | None]:
         """Return the content of authority, key and certificate, in gRPC's order."""
@@ -52,17 +74,16 @@ class TlsFiles:
 
     def expiries(self) -> dict[str, datetime]:
         """Return when each certificate expires, by its setting; of an authority the last one."""
-        named = {"tls_ca": self.ca, "tls_cert": self.cert}
         return {
             setting: max(end for _, end in _validities(path))
-            for setting, path in named.items()
+            for setting, path in self._certificates().items()
             if path is not None
         }
 
     def warnings(self, now: datetime | None = None) -> list[str]:
         """Return which certificates expire soon, a sentence each."""
         soon = (now or datetime.now(UTC)) + SOON
-        paths = {"tls_ca": self.ca, "tls_cert": self.cert}
+        paths = self._certificates()
         return [
             f"{setting} = {paths[setting]} expires on {end:%Y-%m-%d}: renew it"
             for setting, end in self.expiries().items()
@@ -203,7 +224,7 @@ def _invalid(setting: str, path: Path | None, now: datetime) -> list[str]:
     return []
 
 
-def _mismatch(cert: Path, key: Path) -> list[str]:
+def _mismatch(cert: Path, key: Path, prefix: str) -> list[str]:
     """Return why certificate and key are no pair."""
 
     def no_password() -> str:
@@ -212,11 +233,11 @@ def _mismatch(cert: Path, key: Path) -> list[str]:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, no_password)
     except ValueError:
-        return [f"tls_key = {key} has a password, expected a private key without one"]
+        return [f"{prefix}tls_key = {key} has a password, expected a private key without one"]
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            return [f"tls_key = {key} is not the private key of tls_cert = {cert}"]
-        return [f"tls_key = {key} holds no private key, expected PEM"]
+            return [f"{prefix}tls_key = {key} is not the private key of {prefix}tls_cert = {cert}"]
+        return [f"{prefix}tls_key = {key} holds no private key, expected PEM"]
     return []
 
 

@@ -9,6 +9,8 @@ from edge.settings import EdgeSettings
 
 DATABASE = "spool.sqlite3"
 """Name of the database in the state folder."""
+RECEIVED = ".received.json"
+"""Hidden file in the folder of a series that was received: who sent it, and when."""
 
 
 @dataclass(frozen=True)
