@@ -66,7 +66,16 @@ MakeSink = Callable[[DIMSEMessage, Association], DataSetSink]
 
 
 class BoundedSocket(AssociationSocket):
-    """A connection that receives no PDU larger than agreed on, and none for longer than allowed."""
+    """A connection that receives no PDU larger than agreed on, and none for longer than allowed.
+
+    Attributes:
+        connection: the socket itself, which pynetdicom forgets without closing it where the peer
+            was faster.
+    """
+
+    def __init__(self, assoc: Association, connection: socket.socket) -> None:
+        super().__init__(assoc, client_socket=connection)
+        self.connection = connection
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Receive bytes; fewer at the end of the connection.
@@ -174,6 +183,7 @@ class BoundedServer(ThreadedAssociationServer):
     """
 
     daemon_threads = True
+    request_queue_size = 64
 
     def __init__(
         self,
@@ -237,10 +247,13 @@ class BoundedServer(ThreadedAssociationServer):
         self.server_close()
 
     def service_actions(self) -> None:
-        """Look after associations that have ended, every half second."""
-        super().service_actions()
+        """Look after associations that have ended, every half second.
+
+        Pynetdicom collects garbage here, which would hold up the study that is being read.
+        """
         for association in [one for one in self.open if not _is_running(one)]:
             self.open.discard(association)
+            cast(BoundedSocket, association.dul.socket).connection.close()
             cast(BoundedDimse, association.dimse).discard()
             self._on_end(association)
 
@@ -256,7 +269,7 @@ class BoundedHandler(RequestHandler):
         # they are kept in the upper layer, which is new
         association.acse_timeout = server.ae.acse_timeout
         association.network_timeout = server.ae.network_timeout
-        association.set_socket(BoundedSocket(association, client_socket=self.request))
+        association.set_socket(BoundedSocket(association, self.request))
         server.open.add(association)
         return association
 

@@ -10,7 +10,6 @@ import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 from pydicom import Dataset
 from pydicom.filereader import read_dataset
@@ -61,7 +60,7 @@ def checked_uid(text: str, name: str) -> str:
         Refused: it is empty, too long, or holds other characters than digits and dots.
     """
     if len(text) > MAX_UID or not _UID.fullmatch(text):
-        raise Refused(Reason.UID, f"{name} is no valid UID: digits and dots, {MAX_UID} at most")
+        raise Refused(Reason.UID, f"{name} is no UID of digits and dots, {MAX_UID} at most")
     return text
 
 
@@ -99,12 +98,8 @@ def identify(file: Path) -> Identity:
 def data_set_digest(file: Path, offset: int) -> bytes:
     """Return the SHA-256 of a file's data set, without its file meta information."""
     with file.open("rb") as stream:
-        return _digest(stream, offset)
-
-
-def _digest(stream: BinaryIO, offset: int) -> bytes:
-    stream.seek(offset)
-    return hashlib.file_digest(stream, "sha256").digest()
+        stream.seek(offset)
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def _is_past_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
@@ -112,7 +107,7 @@ def _is_past_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
 
 
 def _is_past_identifiers(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-    return tag > _LAST
+    return bool(tag > _LAST)
 
 
 def _identifiers(head: bytes, syntax: str) -> Dataset:

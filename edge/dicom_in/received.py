@@ -297,7 +297,7 @@ class ReceivedStore:
             series = self._remembered(identity.folder)
             known = series.digests.get(identity.instance) or _digest_in(target)
             if known is not None and known != digest:
-                text = "another data set has this SOP Instance UID: the first one is kept"
+                text = "the SOP Instance UID is stored with another data set"
                 raise Refused(Reason.CONFLICT, text)
             if known is not None:
                 with suppress(FileNotFoundError):  # claimed

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import structlog
 from pydicom.dataset import Dataset
@@ -125,11 +125,9 @@ class _Node:
             ae.add_supported_context(sop_class, sorted(TRANSFER_SYNTAXES))
         host, port = settings.dicom_address, settings.dicom_port
         try:
-            *_, address = socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            return ae.make_server(
-                address,
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            server = ae.make_server(
+                cast(tuple[str, int], found[0][4]),
                 ssl_context=settings.dicom_tls.server_context(),
                 evt_handlers=[
                     (evt.EVT_REQUESTED, self._on_requested),
@@ -143,6 +141,7 @@ class _Node:
                 on_refused=self._on_refused_connection,
                 on_end=self._on_end,
             )
+            return cast(BoundedServer, server)
         except OSError as error:
             raise BadSettings(
                 f"DICOM at {address_text(host, port or 0)}: {error.strerror}"

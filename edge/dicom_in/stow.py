@@ -161,7 +161,8 @@ class _Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def _close_if_silent(self) -> None:
-        if self.cycle is None:  # no request came
+        no_request: bool = self.cycle is None
+        if no_request:
             self.transport.abort()
 
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydicom import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
@@ -87,7 +88,20 @@ def associate(
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
     ae.add_requested_context(sop_class, syntax)
     ae.add_requested_context(Verification)
-    return ae.associate(*endpoint, ae_title=called, tls_args=tls)
+    return ae.associate(
+        *endpoint,
+        ae_title=called,
+        tls_args=tls,  # type: ignore[arg-type]
+        evt_handlers=[(evt.EVT_CONN_OPEN, _remember)],
+    )
+
+
+CONNECTIONS: list[Any] = []
+"""Sockets of associations: pynetdicom leaves those open that the other side has closed."""
+
+
+def _remember(event: evt.Event) -> None:
+    CONNECTIONS.append(event.assoc.dul.socket.socket)  # type: ignore[union-attr]
 
 
 def send(endpoint: tuple[str, int], images: Sequence[Dataset], **how: str) -> list[int]:
