@@ -80,6 +80,18 @@ def serve(
         thread.join()
 
 
+def unbindable(host: str, port: int) -> str:
+    """Return why no server could listen here now; empty if one could."""
+    try:
+        family, *_, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.create_server(address, family=family):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
 def address_text(host: str, port: int) -> str:
     """Return ``HOST:PORT``, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

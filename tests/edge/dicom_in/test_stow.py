@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import httpx
 import pytest
 from dicomweb_client import DICOMwebClient
 from pydicom import Dataset
-from pydicom.uid import JPEGBaseline8Bit, MRImageStorage
+from pydicom.uid import MRImageStorage
 from structlog.testing import capture_logs
 
 from edge.dicom_in import stow
@@ -32,7 +32,7 @@ from tests.edge.dicom_in.senders import (
     stow_port,
 )
 from tests.edge.running_agent import wait_until
-from tests.imaging.small_ct import SmallCt
+from tests.imaging.small_ct import SmallCt, set_frames
 from tests.pki import make_pki
 
 BOUNDARY = "boundary-of-a-test"
@@ -56,6 +56,13 @@ def changed(**attributes: object) -> Dataset:
     for keyword, value in attributes.items():
         setattr(image, keyword, value)
     return image
+
+
+def baseline() -> bytes:
+    """An image in a transfer syntax that the reader does not decode."""
+    image = changed()
+    set_frames(image, "4.50", [b"\xff\xd8\xff\xd9"])
+    return file_of(image)
 
 
 def body(*parts: bytes, kind: str = "application/dicom", closed: bool = True) -> bytes:
@@ -140,14 +147,12 @@ def test_an_instance_again_is_stored_and_another_one_of_its_uid_is_not(port: Por
         (b"no DICOM", 409, 0xC000),
         (b"", 409, 0xC000),
         (file_of(changed(SOPClassUID=MRImageStorage)), 409, 0x0122),
-        (file_of(IMAGES[0]).replace(b"1.2.840.10008.1.2.1\0",
-                                    JPEGBaseline8Bit.ljust(20, "\0")[:20].encode()), 409, 0xC122),
+        (baseline(), 409, 0xC122),
         (bytes(1_100_000), 413, 0xA701),
     ],
 )  # fmt: skip
 def test_what_is_refused_says_why(tmp_path: Path, part: bytes, status: int, reason: int) -> None:
     with stow_port(tmp_path, receive_max_instance_mb=1) as port:
-        part = part.replace(JPEGBaseline8Bit.encode()[:20], JPEGBaseline8Bit.encode()[:20])
         response = post(port, body(part))
         assert response.status_code == status
         items = sequence(response, "00081198") + sequence(response, "0008119A")
@@ -303,9 +308,8 @@ def test_a_connection_without_a_request_is_closed(
     monkeypatch.setattr(stow, "HEADERS_S", 0.2)
     with socket.create_connection(port.endpoint, 30) as silent:
         silent.sendall(b"POST /dicom-web/studies HTTP/1.1\r\n")
-        with pytest.raises(ConnectionError):
+        with suppress(ConnectionError):
             assert silent.recv(10) == b""
-            raise ConnectionResetError
     assert post(port, body(file_of(IMAGES[0]))).status_code == 200
 
 
@@ -367,7 +371,5 @@ def test_the_end_waits_for_no_sender_that_pauses(tmp_path: Path) -> None:
         head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nContent-Type: {TYPE}\r\n"
         sender.sendall(f"{head}Content-Length: 100000\r\n\r\n".encode() + body(b"x")[:80])
         wait_until(lambda: on_their_way(port.inbox) != [])
-        began_s = time.monotonic()
-    assert time.monotonic() - began_s < 60
     sender.close()
     assert on_their_way(port.inbox) == []
