@@ -264,9 +264,7 @@ def _receiving(settings: EdgeSettings, folders: AgentFolders) -> Results:
         read_token(settings)
     free = shutil.disk_usage(_existing(folders.inbox)).free / MB
     if free < settings.receive_min_free_mb:
-        text = (
-            f"{free:.0f} MB are free for the inbox: less than receive_min_free_mb, all is refused"
-        )
+        text = f"{free:.0f} MB are free for the inbox, less than receive_min_free_mb: make room"
         yield Checked(Level.WRONG, "receiving", text)
 
 

@@ -6,6 +6,7 @@
 """
 
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -89,7 +90,14 @@ def unbindable(host: str, port: int) -> str:
         with socket.create_server(address, family=family):
             return ""
     except OSError as error:
-        return error.strerror or str(error)
+        return reason_of(error)
+
+
+def reason_of(error: OSError) -> str:
+    """Return the system's reason, without what Python adds to it."""
+    # those of host names have numbers of their own, below 0
+    known = error.errno is not None and error.errno > 0
+    return os.strerror(error.errno) if known and error.errno else error.strerror or str(error)
 
 
 def address_text(host: str, port: int) -> str:

@@ -9,6 +9,7 @@ import structlog
 from edge.dicom_in.received import Limits, ReceivedStore
 from edge.dicom_in.scp import receiving_by_dicom
 from edge.dicom_in.stow import receiving_by_stow
+from edge.errors import BadSettings
 from edge.settings import EdgeSettings
 from edge.telemetry import Telemetry
 
@@ -26,6 +27,12 @@ def receiving(settings: EdgeSettings, inbox: Path, telemetry: Telemetry) -> Iter
     if settings.dicom_port is None and settings.stow_port is None:
         yield
         return
+    for tls in (settings.dicom_tls, settings.stow_tls):
+        if problems := tls.problems():
+            raise BadSettings("; ".join(problems))
+        telemetry.set_expiries(tls.expiries())
+        for warning in tls.warnings():
+            log.warning("a certificate expires soon", reason=warning)
     store = ReceivedStore(inbox, Limits.of(settings))
     with ExitStack() as ports:
         if address := ports.enter_context(receiving_by_dicom(settings, store, telemetry)):

@@ -29,7 +29,7 @@ from edge.dicom_in.refusals import Reason, Refused, Rejection
 from edge.errors import BadSettings
 from edge.settings import EdgeSettings, Peer, plain_address
 from imaging.dicom.study import TRANSFER_SYNTAXES
-from process.endpoints import address_text
+from process.endpoints import address_text, reason_of
 
 WAY = "dicom"
 DRAIN_S = 10.0
@@ -67,13 +67,11 @@ def receiving_by_dicom(
     At the end the instances that are on their way have some seconds, and no others are begun.
 
     Raises:
-        BadSettings: the port cannot be bound, or the files of TLS cannot be used.
+        BadSettings: the port cannot be bound.
     """
     if settings.dicom_port is None:
         yield None
         return
-    if problems := settings.dicom_tls.problems():
-        raise BadSettings("; ".join(problems))
     quieten()
     node = _Node(settings, store, counters)
     server = node.server(settings)
@@ -144,7 +142,7 @@ class _Node:
             return cast(BoundedServer, server)
         except OSError as error:
             raise BadSettings(
-                f"DICOM at {address_text(host, port or 0)}: {error.strerror}"
+                f"DICOM at {address_text(host, port or 0)}: {reason_of(error)}"
                 " (dicom_address, dicom_port)"
             ) from error
 

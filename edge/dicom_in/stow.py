@@ -40,7 +40,7 @@ from edge.dicom_in.refusals import Reason, Refused
 from edge.dicom_in.scp import Counters, quieten
 from edge.errors import BadSettings
 from edge.settings import EdgeSettings, plain_address
-from process.endpoints import address_text
+from process.endpoints import address_text, reason_of
 
 WAY = "stow"
 PART_TYPE = "application/dicom"
@@ -63,13 +63,11 @@ def receiving_by_stow(
     """Receive studies while entered; yield the bound address, None if it is off.
 
     Raises:
-        BadSettings: the port cannot be bound, or the files of TLS or of the token cannot be used.
+        BadSettings: the port cannot be bound, or the file of the token cannot be used.
     """
     if settings.stow_port is None:
         yield None
         return
-    if problems := settings.stow_tls.problems():
-        raise BadSettings("; ".join(problems))
     quieten()
     service = _Service(settings, store, counters)
     listener = _listen(settings)
@@ -110,7 +108,7 @@ def _listen(settings: EdgeSettings) -> socket.socket:
         return socket.create_server(address, family=family, backlog=MAX_CONNECTIONS)
     except OSError as error:
         raise BadSettings(
-            f"STOW-RS at {address_text(host, port or 0)}: {error.strerror}"
+            f"STOW-RS at {address_text(host, port or 0)}: {reason_of(error)}"
             " (stow_address, stow_port)"
         ) from error
 

@@ -38,7 +38,9 @@ from pynetdicom.pdu_primitives import P_DATA
 from structlog.testing import capture_logs
 
 from edge.dicom_in.received import Limits, ReceivedStore
+from edge.dicom_in.receiving import receiving
 from edge.errors import BadSettings
+from edge.telemetry import Telemetry
 from tests.edge.dicom_in.senders import (
     IMAGES,
     Port,
@@ -423,7 +425,11 @@ def test_with_tls_only_senders_with_a_certificate_are_served(tmp_path: Path, pki
 def test_files_of_tls_that_do_not_fit_stop_the_start(tmp_path: Path, pki: Path) -> None:
     files = {"dicom_tls_cert": pki / "server.pem", "dicom_tls_key": pki / "client.key"}
     expected = "dicom_tls_key = .* is not the private key of dicom_tls_cert"
-    with pytest.raises(BadSettings, match=expected), dicom_port(tmp_path, **files):
+    settings = settings_in(tmp_path, dicom_port=0, **files)
+    with (
+        pytest.raises(BadSettings, match=expected),
+        receiving(settings, tmp_path, Telemetry()),
+    ):
         pass
 
 
