@@ -88,7 +88,8 @@ def receiving_by_dicom(
 def quieten() -> None:
     """Keep data of patients out of Python's log and warnings, where libraries would write it."""
     _config.LOG_HANDLER_LEVEL = "none"
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
+    for name in ("pynetdicom", "python_multipart", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", module=r"(pydicom|pynetdicom)\.")
 
 

@@ -264,6 +264,10 @@ class _Service:
             content = {"error": str(refusal)}
             headers |= refusal.headers
             return JSONResponse(content, status_code=refusal.status, headers=headers)
+        except Exception as error:  # whatever it is, the next request must be answered
+            log.error("request failed", way=WAY, error=type(error).__name__, exc_info=True)
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+            return Response(status_code=status, headers=headers)
         return Response(
             json.dumps(outcome.data_set().to_json_dict()),
             status_code=outcome.status,
