@@ -20,6 +20,7 @@ from edge.agent.folders import DATABASE, AgentFolders
 from edge.agent.queue import BLOCKED, arriving, is_running, other_user
 from edge.agent.ready import folder_problem
 from edge.amend.amender import MB
+from edge.dicom_in.stow import read_token
 from edge.errors import EdgeError
 from edge.escalation.client import open_channel, start_health_check
 from edge.link.link import CONNECT_S
@@ -37,7 +38,8 @@ from edge.trail.syslog import SyslogServer
 from edge.trail.verify import NoTrail, verify
 from models.runtime.errors import ModelError
 from models.runtime.screener import open_screener
-from process.tls import diagnose
+from process.endpoints import address_text, unbindable
+from process.tls import TlsFiles, diagnose, is_loopback
 
 RESERVE_BYTES = 1_000_000_000
 """Free disk space that studies and reports need beside the pending reads."""
@@ -76,6 +78,7 @@ def examine(settings: EdgeSettings) -> list[Checked]:
         ("rules", lambda: _rules(settings)),
         ("model", lambda: _model(settings)),
         ("cloud", lambda: _clouds(settings)),
+        ("receiving", lambda: _receiving(settings, folders)),
     ]
     found: list[Checked] = []
     for what, check in checks:
@@ -274,6 +277,55 @@ def _clouds(settings: EdgeSettings) -> Results:
         else:
             reason = diagnose(address, settings.tls, DIAGNOSE_S) or f"{fault.kind}: {fault.reason}"
             yield Checked(Level.WRONG, "cloud", f"{address}: {reason}")
+
+
+def _receiving(settings: EdgeSettings, folders: AgentFolders) -> Results:
+    """Check the ports on which studies are received, and who may send."""
+    if settings.dicom_port is None and settings.stow_port is None:
+        yield Checked(Level.NOTE, "receiving", "off: studies arrive as files; see dicom_port")
+        return
+    runs = is_running(folders)
+    if settings.dicom_port is not None:
+        address = settings.dicom_address
+        yield from _port("dicom", address, settings.dicom_port, settings.dicom_tls, runs)
+        others = not is_loopback(f"{address}:0")
+        if others and not settings.dicom_peers:
+            text = "dicom_peers is empty: other machines are rejected; name who may send"
+            yield Checked(Level.WRONG, "receiving", text)
+        open_titles = [one for one in settings.dicom_peers if "@" not in one]
+        if others and open_titles and settings.dicom_tls_ca is None:
+            text = f"{', '.join(open_titles)} may send from any address: AE titles are no secret"
+            yield Checked(Level.NOTE, "receiving", f"{text}; name the address, AE@ADDRESS")
+        if others and settings.dicom_tls_cert is None:
+            text = "studies come unencrypted by DICOM: set dicom_tls_cert where senders use TLS"
+            yield Checked(Level.NOTE, "receiving", text)
+    if settings.stow_port is not None:
+        address = settings.stow_address
+        yield from _port("stow", address, settings.stow_port, settings.stow_tls, runs)
+        read_token(settings)
+    free = shutil.disk_usage(_existing(folders.inbox)).free / MB
+    if free < settings.receive_min_free_mb:
+        text = f"{free:.0f} MB are free for the inbox, less than receive_min_free_mb: make room"
+        yield Checked(Level.WRONG, "receiving", text)
+
+
+def _port(name: str, address: str, port: int, tls: TlsFiles, runs: bool) -> Results:
+    """Check that the agent can bind a port, or has bound it, and its files of TLS."""
+    problems = tls.problems()
+    for problem in problems:
+        yield Checked(Level.WRONG, "receiving", problem)
+    for warning in [] if problems else tls.warnings():
+        yield Checked(Level.NOTE, "receiving", warning)
+    reason = unbindable(address, port)
+    where = address_text(address, port)
+    if reason and not runs:
+        text = f"{where}: {reason} ({name}_address, {name}_port)"
+        yield Checked(Level.WRONG, "receiving", text)
+    elif runs and not reason and port:
+        text = f"the agent that runs does not listen at {where}: restart it"
+        yield Checked(Level.WRONG, "receiving", text)
+    else:
+        yield Checked(Level.OK, "receiving", f"{where} {'is served' if runs else 'is free'}")
 
 
 def _mode(path: Path) -> int:

@@ -5,11 +5,20 @@ overrides the TOML file, the file overrides the defaults.
 """
 
 import os
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+)
 
 from edge.errors import BadSettings
 from process.settings import InvalidSettings, ProcessSettings, load
@@ -19,7 +28,46 @@ from protos.metadata import MAX_SITE_CHARACTERS
 CLOUD_OFF = "off"
 LONGEST_S = 31_536_000.0
 """Largest time in seconds: a year. Threads cannot wait for arbitrarily long."""
+_AE_TITLE = r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$"
+_AE_EXPECTED = "1 to 16 ASCII characters without a backslash, and without spaces at the ends"
 _PRINTABLE = r"^([!-~]([ -~]*[!-~])?)?$"  # what may stand in gRPC's metadata
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who may open associations: a calling AE title, and from which network; None for any."""
+
+    ae_title: str
+    network: IPv4Network | IPv6Network | None = None
+
+    @classmethod
+    def of(cls, text: str) -> "Peer":
+        """Read ``AE`` or ``AE@ADDRESS``; the address may be a network, as in 10.1.0.0/16.
+
+        Raises:
+            ValueError: it is none.
+        """
+        title, at, address = text.rpartition("@") if "@" in text else (text, "", "")
+        if not re.fullmatch(_AE_TITLE, title):
+            raise ValueError(f"{text!r}: expected an AE title of {_AE_EXPECTED}")
+        try:
+            return cls(title, ip_network(address) if at else None)
+        except ValueError:
+            raise ValueError(
+                f"{text!r}: expected AE@ADDRESS, with an IP address or a network"
+            ) from None
+
+    def admits(self, ae_title: str, address: str) -> bool:
+        """Tell whether this AE title may call from this IP address."""
+        if ae_title != self.ae_title:
+            return False
+        return self.network is None or plain_address(address) in self.network
+
+
+def plain_address(text: str) -> IPv4Address | IPv6Address:
+    """Return an IP address; an IPv4 address that came through an IPv6 socket as IPv4."""
+    address = ip_address(text.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 class EdgeSettings(ProcessSettings):
@@ -72,11 +120,34 @@ class EdgeSettings(ProcessSettings):
         read_timeout_s: longest time to read and preprocess a study; one that needs more is
             rejected.
         tls_ca: PEM authority that signed the cloud's certificate; setting it enables TLS.
-        insecure: whether ROIs may be sent to another machine without TLS.
+        insecure: whether ROIs may be sent to another machine, and studies come from one by
+            STOW-RS, without TLS.
         audit_syslog: ``HOST:PORT`` of the syslog server that gets the audit trail, over TLS; None
             for none.
         audit_syslog_ca: PEM authority that signed its certificate; None for those of the system.
         metrics_port: port of the metrics; None: off, 0: a free port.
+        dicom_port: port on which studies are received by C-STORE; None: off, 0: a free port.
+        dicom_address: address of that port; other machines reach only another one than loopback.
+        dicom_ae_title: AE title of the agent; an association that calls another one is rejected.
+        dicom_peers: who may send, ``AE`` or ``AE@ADDRESS``; an address may be a network. Empty:
+            whoever is on this machine.
+        dicom_complete_on_release: whether a series is complete when the association that sent all
+            of it is released.
+        dicom_max_pdu: largest PDU that is received, in bytes.
+        dicom_timeout_s: longest silence within an association, and longest time for one PDU.
+        dicom_acse_timeout_s: longest time until a connection requests an association.
+        dicom_tls_cert: PEM certificate of the agent; with ``dicom_tls_key`` it enables TLS.
+        dicom_tls_ca: PEM authority that must have signed the certificates of senders.
+        stow_port: port on which studies are received by STOW-RS; None: off, 0: a free port.
+        stow_address: address of that port; another one than loopback requires TLS, and a token or
+            certificates of the senders.
+        stow_token_file: file with the token that senders must name.
+        stow_max_requests: largest number of requests that are received at once.
+        stow_timeout_s: longest silence within a request.
+        receive_max_instance_mb: largest received instance, in megabytes.
+        receive_max_instances: largest number of instances of a series that wait in the inbox.
+        receive_min_free_mb: space in megabytes that stays free on the inbox's disk.
+        receive_sop_classes: UIDs of the storage classes that are received.
     """
 
     model_config = SettingsConfigDict(env_prefix="OVERREAD_EDGE_")
@@ -137,6 +208,49 @@ class EdgeSettings(ProcessSettings):
     metrics_address: str = "127.0.0.1"
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
 
+    dicom_port: int | None = Field(default=None, ge=0, le=65535)
+    dicom_address: str = "127.0.0.1"
+    dicom_ae_title: str = Field(default="OVERREAD", pattern=_AE_TITLE, description=_AE_EXPECTED)
+    dicom_peers: tuple[str, ...] = Field(
+        default=(), description='a list such as ["SCANNER@10.1.2.3", "PACS@10.2.0.0/16", "OTHER"]'
+    )
+    dicom_complete_on_release: bool = False
+    dicom_max_associations: int = Field(default=10, ge=1, le=100)
+    dicom_max_pdu: int = Field(default=131_072, ge=4096, le=1_048_576)
+    dicom_timeout_s: float = Field(default=60.0, ge=1, le=LONGEST_S)
+    dicom_acse_timeout_s: float = Field(default=30.0, ge=1, le=LONGEST_S)
+    dicom_tls_ca: Path | None = None
+    dicom_tls_cert: Path | None = None
+    dicom_tls_key: Path | None = None
+
+    stow_port: int | None = Field(default=None, ge=0, le=65535)
+    stow_address: str = "127.0.0.1"
+    stow_token_file: Path | None = None
+    stow_max_requests: int = Field(default=4, ge=1, le=100)
+    stow_timeout_s: float = Field(default=60.0, ge=1, le=LONGEST_S)
+    stow_tls_ca: Path | None = None
+    stow_tls_cert: Path | None = None
+    stow_tls_key: Path | None = None
+
+    receive_max_instance_mb: int = Field(default=1024, ge=1, le=4000)
+    receive_max_instances: int = Field(default=10_000, ge=1, le=20_000)
+    receive_min_free_mb: int = Field(default=1000, ge=1)
+    receive_sop_classes: tuple[str, ...] = Field(
+        default=(CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage),
+        min_length=1,
+        description="a list of UIDs of storage classes",
+    )
+
+    @property
+    def dicom_tls(self) -> TlsFiles:
+        """The files of TLS for C-STORE."""
+        return TlsFiles(self.dicom_tls_ca, self.dicom_tls_cert, self.dicom_tls_key, "dicom_tls")
+
+    @property
+    def stow_tls(self) -> TlsFiles:
+        """The files of TLS for STOW-RS."""
+        return TlsFiles(self.stow_tls_ca, self.stow_tls_cert, self.stow_tls_key, "stow_tls")
+
     @property
     def tls(self) -> TlsFiles:
         """The files of TLS."""
@@ -176,6 +290,44 @@ class EdgeSettings(ProcessSettings):
         if server is not None and not is_address(server):
             raise ValueError("invalid address, expected HOST:PORT")
         return server
+
+    @field_validator("dicom_peers")
+    @classmethod
+    def _are_peers(cls, peers: tuple[str, ...]) -> tuple[str, ...]:
+        for peer in peers:
+            Peer.of(peer)
+        return peers
+
+    @field_validator("receive_sop_classes")
+    @classmethod
+    def _are_storage_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        for one in classes:
+            if UID(one).type != "SOP Class" or "Storage" not in UID(one).name:
+                raise ValueError(f"{one!r} is no UID of a storage SOP class")
+        return classes
+
+    @model_validator(mode="after")
+    def _receiving_is_safe(self) -> Self:
+        for prefix, tls in (("dicom", self.dicom_tls), ("stow", self.stow_tls)):
+            if (tls.cert is None) != (tls.key is None):
+                raise ValueError(f"{prefix}_tls_cert and {prefix}_tls_key must be set together")
+            if tls.ca is not None and tls.cert is None:
+                raise ValueError(f"{prefix}_tls_ca requires {prefix}_tls_cert")
+        if self.stow_port is None or is_loopback(f"{self.stow_address}:0"):
+            return self
+        if self.stow_token_file is None and self.stow_tls_ca is None:
+            raise ValueError(
+                f"stow_address = {self.stow_address} can be reached from other machines, and"
+                " everyone there could send: set stow_token_file, or stow_tls_ca for certificates"
+                " of the senders"
+            )
+        if self.stow_tls_cert is None and not self.insecure:
+            raise ValueError(
+                f"stow_address = {self.stow_address} can be reached from other machines, and"
+                " studies would come unencrypted: set stow_tls_cert and stow_tls_key, or"
+                " insecure = true where the network itself is protected"
+            )
+        return self
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:

@@ -48,6 +48,14 @@ class Telemetry:
         self._pending = self._gauge("pending_studies", "Reports with a pending read")
         self._oldest = self._gauge("pending_oldest_seconds", "Age of the oldest pending read")
         self._cloud = self._gauge("cloud_available", "1 if the cloud is available, else 0")
+        self._received = self._counter("received_instances", "Instances received", "way")
+        self._refused = self._counter(
+            "refused_instances", "Instances refused by reason", "way", "reason"
+        )
+        self._refused_associations = self._counter(
+            "refused_associations", "Associations and connections refused by reason", "reason"
+        )
+        self._associations = self._gauge("open_associations", "DICOM associations open now")
         self._expiry = self._gauge(
             "certificate_expiry_timestamp_seconds", "When each certificate expires", "setting"
         )
@@ -88,6 +96,22 @@ class Telemetry:
     def count_removal(self, kind: str) -> None:
         """Count a study or report that was removed because of its age, or for its size."""
         self._removed.labels(kind).inc()
+
+    def count_received(self, way: str) -> None:
+        """Count an instance that was stored; ``way`` is dicom or stow."""
+        self._received.labels(way).inc()
+
+    def count_refused_instance(self, way: str, reason: str) -> None:
+        """Count an instance that was refused."""
+        self._refused.labels(way, reason).inc()
+
+    def count_refused_association(self, reason: str) -> None:
+        """Count an association that was rejected, or a connection that was refused."""
+        self._refused_associations.labels(reason).inc()
+
+    def set_associations(self, number: int) -> None:
+        """Set how many associations are open."""
+        self._associations.set(number)
 
     def count_amendment(self, report: Report) -> None:
         """Count a new version of a report that was counted before."""

@@ -40,6 +40,7 @@ from evaluation.recovery.full_disk import full_disk_command
 from evaluation.recovery.kills import kills_command
 from evaluation.robustness.fuzz import fuzz_command
 from evaluation.robustness.reading import reading_command
+from evaluation.robustness.receive_fuzz import receive_fuzz_command
 from evaluation.screenshots import screenshots_command
 from evaluation.stability.command import robustness_command
 from evaluation.timing.detection import detection_command
@@ -82,7 +83,7 @@ COMMANDS = (
     froc_command, full_disk_command, fuzz_command, guarantee_command, kills_command,
     latency_command, lesion_insertion_command, link_command, load_command, memory_command,
     network_command, nodules_command, phantoms_command, policies_command, reading_command,
-    robustness_command, screenshots_command, sizes_command, stages_command, whole_command,
+    receive_fuzz_command, robustness_command, screenshots_command, sizes_command, stages_command, whole_command,
     wire_command,
 )  # fmt: skip
 

@@ -6,6 +6,7 @@
 """
 
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -78,6 +79,25 @@ def serve(
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def unbindable(host: str, port: int) -> str:
+    """Return why no server could listen here now; empty if one could."""
+    try:
+        family, *_, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.create_server(address, family=family):
+            return ""
+    except OSError as error:
+        return reason_of(error)
+
+
+def reason_of(error: OSError) -> str:
+    """Return the system's reason, without what Python adds to it."""
+    # those of host names have numbers of their own, below 0
+    known = error.errno is not None and error.errno > 0
+    return os.strerror(error.errno) if known and error.errno else error.strerror or str(error)
 
 
 def address_text(host: str, port: int) -> str:

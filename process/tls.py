@@ -47,6 +47,21 @@ class TlsFiles:
             found += _mismatch(self.prefix, self.cert, self.key)
         return found
 
+    def server_context(self) -> ssl.SSLContext | None:
+        """Return the context of a server; None without a certificate. Callers need one with ``ca``.
+
+        Raises:
+            OSError: the files cannot be used; `problems` says why.
+        """
+        if self.cert is None or self.key is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self.cert, self.key)
+        if self.ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(self.ca)
+        return context
+
     def contents(self) -> tuple[bytes | None, bytes | None, bytes | None]:
         """Return the content of authority, key and certificate, in gRPC's order."""
         ca, key, cert = (

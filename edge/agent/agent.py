@@ -28,6 +28,7 @@ from edge.agent.study import process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import open_pipeline
 from edge.atomic_files import is_transient
+from edge.dicom_in.receiving import receiving
 from edge.escalation.client import Escalator, NoSecondReader, SecondReader
 from edge.job import Job
 from edge.pipeline import Pipeline, StudyResult, read_and_report
@@ -71,7 +72,7 @@ def run_agent(
 
     Raises:
         AlreadyRunning: another agent uses the inbox, the outbox or the state folder.
-        EdgeError: the pipeline, the database or the metrics cannot be opened.
+        EdgeError: the pipeline, the database, the metrics or a port for studies cannot be opened.
         ModelError: the model cannot be opened.
         OSError: a folder cannot be created or written.
     """
@@ -128,6 +129,8 @@ def run_agent(
         telemetry.observe_link(estimate)
         held.enter_context(draining(stop))
         opening.clear()
+        # opened last: at the end nothing comes in any more before the other parts are closed
+        held.enter_context(receiving(settings, folders.inbox, telemetry))
         log.info("agent started", **description(settings), model=model)
         _record_start(store.trail, settings, model, stop)
         while True:

@@ -10,6 +10,8 @@ from edge.trail.store import FOLDER
 
 DATABASE = "spool.sqlite3"
 """Name of the database in the state folder."""
+RECEIVED = ".received.json"
+"""Hidden file in the folder of a series that was received: who sent it, and when."""
 
 
 @dataclass(frozen=True)

@@ -120,8 +120,13 @@ def _changed(study: Path, files: Iterable[tuple[Path, os.stat_result]]) -> float
 
 
 def _walk(study: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield the files of a study, or the file itself; files that vanish meanwhile are skipped."""
-    inside = (Path(entry.path) for entry in walk(study) if not entry.is_dir())
+    """Yield the files of a study, or the file itself.
+
+    Left out are files that vanish meanwhile, and hidden ones: they are no images, and they change
+    while the study does not.
+    """
+    found = (entry for entry in walk(study) if not entry.name.startswith("."))
+    inside = (Path(entry.path) for entry in found if not entry.is_dir())
     for path in inside if study.is_dir() else [study]:
         with suppress(FileNotFoundError):
             yield path, path.stat()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from edge.agent.folders import AgentFolders
+from edge.agent.folders import RECEIVED, AgentFolders
 from edge.atomic_files import move, remove, sync_folder
 from edge.report.folder import release_folder
 from edge.report.write import version_in
@@ -76,6 +76,9 @@ def join(record: Record, folders: AgentFolders, store: StudyStore) -> Record:
             place = target / file.relative_to(came)
             place.parent.mkdir(parents=True, exist_ok=True)
             move(file, place)
+    sidecar = came / RECEIVED
+    if sidecar.is_file():
+        move(sidecar, target / RECEIVED)
     if any(path.is_file() for path in own.rglob("*")):
         move(own, folders.done / record.id)
     remove(own)

@@ -75,6 +75,8 @@ _NATIVE = {
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
 }
+TRANSFER_SYNTAXES = frozenset(map(UID, (_NATIVE - {""}) | codecs.SYNTAXES))
+"""What can be decoded."""
 _HEADERS_SHARE = 0.2  # of the time, and so of the progress
 _RANKING_STEP_MM = 8.0
 """At this distance the volume of the lungs in 15 whole scans comes out within 2 %."""

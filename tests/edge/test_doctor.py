@@ -255,3 +255,33 @@ def test_it_changes_nothing(root: Path) -> None:
     doctor(root)
     assert look() == before
     assert os.listdir(root / "inbox") == [".overread.lock"]
+
+
+def test_receiving_that_is_off_is_a_note(root: Path) -> None:
+    assert doctor(root)[1]["receiving"][0][0] == "note"
+
+
+def test_a_port_for_studies_that_is_taken_or_serves_nobody_is_wrong(root: Path) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, checked = doctor(root, f"dicom_port = {port}", 'dicom_address = "0.0.0.0"')
+    texts = [text for what, text in wrong(checked) if what == "receiving"]
+    assert status == 1
+    assert any("Address already in use (dicom_address, dicom_port)" in text for text in texts)
+    assert "dicom_peers is empty: other machines are rejected; name who may send" in texts
+
+
+def test_ports_for_studies_that_are_free_are_well(root: Path) -> None:
+    more = ("dicom_port = 0", "stow_port = 0", 'dicom_peers = ["PACS"]', "receive_min_free_mb = 1")
+    status, checked = doctor(root, *more)
+    assert (status, wrong(checked)) == (0, [])
+    assert checked["receiving"] == [("ok", "127.0.0.1:0 is free")] * 2
+
+
+def test_an_agent_that_does_not_listen_where_the_settings_say_is_wrong(root: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    with exclusive(root / "inbox" / ".overread.lock"), exclusive(root / "state" / ".overread.lock"):
+        _, checked = doctor(root, f"stow_port = {port}", "receive_min_free_mb = 1")
+    ((_, text),) = wrong(checked)
+    assert text == f"the agent that runs does not listen at 127.0.0.1:{port}: restart it"

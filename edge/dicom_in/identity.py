@@ -1,0 +1,132 @@
+"""Read from a received file what it is, without trusting a byte of it.
+
+Only the first bytes are parsed, so that no file costs more than a little time and memory. UIDs
+become names of files: one with anything but digits and dots is refused.
+"""
+
+import hashlib
+import re
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from pydicom import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+
+from edge.dicom_in.refusals import Reason, Refused
+from imaging.dicom.study import TRANSFER_SYNTAXES
+
+_HEAD_BYTES = 1 << 20
+"""The identifiers lie before it: private groups of scanners take 10 kB at most."""
+_PREAMBLE = 128
+_MAGIC = b"DICM"
+_META_GROUP = 0x0002
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
+MAX_UID = 64
+"""Characters of a UID (PS3.5, section 9.1)."""
+_IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_LAST = Tag("SeriesInstanceUID")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a file says it is.
+
+    Attributes:
+        offset: where the data set begins, behind the file meta information.
+        syntax: its transfer syntax.
+    """
+
+    offset: int
+    syntax: str
+    sop_class: str
+    instance: str
+    study: str
+    series: str
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder of its series: digits, dots, a dash and a hash of the study."""
+        return f"{self.series}-{hashlib.sha256(self.study.encode()).hexdigest()[:8]}"
+
+
+def checked_uid(text: str, name: str) -> str:
+    """Return the UID if it can be nothing else.
+
+    Raises:
+        Refused: it is empty, too long, or holds other characters than digits and dots.
+    """
+    if len(text) > MAX_UID or not _UID.fullmatch(text):
+        raise Refused(Reason.UID, f"{name} is no UID of digits and dots, {MAX_UID} at most")
+    return text
+
+
+def identify(file: Path) -> Identity:
+    """Read the identity of a DICOM file (PS3.10).
+
+    Raises:
+        Refused: it is no DICOM file, a UID is missing or invalid, or the transfer syntax is not
+            one that the reader decodes.
+    """
+    with file.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    if head[_PREAMBLE : _PREAMBLE + len(_MAGIC)] != _MAGIC:
+        raise Refused(Reason.UNREADABLE, "no DICOM file: the prefix DICM is missing")
+    try:
+        content = BytesIO(head)
+        content.seek(_PREAMBLE + len(_MAGIC))
+        meta = read_dataset(content, False, True, stop_when=_is_past_meta)
+        offset = content.tell()
+    # pydicom promises no set of exceptions for damaged files
+    except Exception as error:
+        text = f"the file meta information is damaged ({type(error).__name__})"
+        raise Refused(Reason.UNREADABLE, text) from None
+    syntax = _uid(meta, "TransferSyntaxUID")
+    if syntax not in TRANSFER_SYNTAXES:
+        raise Refused(Reason.SYNTAX, "the transfer syntax is not one that the reader decodes")
+    try:
+        data = _identifiers(head[offset:], syntax)
+    except Exception as error:
+        text = f"the data set is damaged ({type(error).__name__})"
+        raise Refused(Reason.UNREADABLE, text) from None
+    return Identity(offset, syntax, *(_uid(data, keyword) for keyword in _IDENTIFIERS))
+
+
+def data_set_digest(file: Path, offset: int) -> bytes:
+    """Return the SHA-256 of a file's data set, without its file meta information."""
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        return hashlib.file_digest(stream, "sha256").digest()
+
+
+def _is_past_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    return tag.group != _META_GROUP
+
+
+def _is_past_identifiers(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    return bool(tag > _LAST)
+
+
+def _identifiers(head: bytes, syntax: str) -> Dataset:
+    """Parse the beginning of a data set; a deflated one is inflated no further than needed."""
+    if syntax == DeflatedExplicitVRLittleEndian:
+        head = zlib.decompressobj(-zlib.MAX_WBITS).decompress(head, _HEAD_BYTES)
+    tags: list[BaseTag | int] = [Tag(keyword) for keyword in _IDENTIFIERS]
+    return read_dataset(
+        BytesIO(head),
+        syntax == ImplicitVRLittleEndian,
+        syntax != ExplicitVRBigEndian,
+        stop_when=_is_past_identifiers,
+        specific_tags=tags,
+    )
+
+
+def _uid(data: Dataset, keyword: str) -> str:
+    """Return a UID; its raw value, because pydicom warns of others with their text."""
+    element = data.get_item(keyword)
+    value = b"" if element is None else element.value
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else ""
+    return checked_uid(text.rstrip("\0 "), keyword)

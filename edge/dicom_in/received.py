@@ -1,0 +1,441 @@
+"""The durable store of received instances: a folder in the inbox for each series.
+
+An instance is written under a hidden name, synchronised, and renamed into the folder of its series.
+Only then is it acknowledged. The inbox decides as always when a folder is complete. The agent may
+claim a folder at any moment: what comes later begins a new folder of the same name, and joins its
+study.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from edge.access import file_mode, make_folder
+from edge.agent.folders import RECEIVED
+from edge.agent.inbox import DONE
+from edge.atomic_files import is_transient, remove, sync_folder
+from edge.dicom_in.identity import Identity, data_set_digest, identify
+from edge.dicom_in.refusals import Reason, Refused
+from edge.settings import EdgeSettings
+
+RECEIVING = ".receiving"
+"""Hidden folder in the inbox with the instances that are not whole yet."""
+RESENT_S = 600.0
+"""So long after the last instance of a series, one that is sent again is known to be stored.
+
+A sender that missed the acknowledgement sends it again, maybe after its folder was claimed.
+"""
+MAX_REMEMBERED = 200_000
+"""Instances that are remembered: 30 MB at most."""
+_CHECK_BYTES = 4 << 20
+"""After so many bytes the free disk space is looked at again."""
+_TRIES = 10
+MB = 1_000_000
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Who sends an instance.
+
+    Attributes:
+        way: ``dicom`` or ``stow``.
+        caller: calling AE title, or the name of the HTTP caller.
+        called: called AE title; empty for HTTP.
+        peer: network address.
+    """
+
+    way: str
+    caller: str
+    called: str
+    peer: str
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the request says of an instance; empty for what it does not say."""
+
+    sop_class: str = ""
+    instance: str = ""
+    study: str = ""
+
+    def require(self, identity: Identity) -> None:
+        """Compare with what the data set says.
+
+        Raises:
+            Refused: they differ.
+        """
+        pairs = (
+            ("SOP class", self.sop_class, identity.sop_class),
+            ("SOP instance", self.instance, identity.instance),
+            ("study", self.study, identity.study),
+        )
+        for name, said, found in pairs:
+            if said and said != found:
+                raise Refused(Reason.MISMATCH, f"the data set has another {name} than the request")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is accepted.
+
+    Attributes:
+        instance_bytes: largest file of one instance.
+        instances: largest number of instances of one series that wait in the inbox.
+        free_bytes: disk space that stays free.
+        sop_classes: UIDs of the accepted storage classes.
+    """
+
+    instance_bytes: int
+    instances: int
+    free_bytes: int
+    sop_classes: frozenset[str]
+
+    @classmethod
+    def of(cls, settings: EdgeSettings) -> "Limits":
+        """Take the limits from the settings."""
+        return cls(
+            settings.receive_max_instance_mb * MB,
+            settings.receive_max_instances,
+            settings.receive_min_free_mb * MB,
+            frozenset(settings.receive_sop_classes),
+        )
+
+
+@dataclass
+class _Series:
+    """What is remembered of one series.
+
+    Attributes:
+        digests: of the data sets that are stored, by SOP Instance UID.
+        instances: how many files are in its folder.
+        sender: who sent all that is in the folder; None if several did, or it is not known.
+        used_s: when the last instance came, on the store's clock.
+    """
+
+    used_s: float
+    digests: dict[str, bytes] = field(default_factory=dict)
+    instances: int = 0
+    sender: int | None = None
+    first: str = ""
+
+
+class Incoming:
+    """An instance on its way, in a hidden file."""
+
+    def __init__(self, path: Path, limits: Limits, require_room: Callable[[], None]) -> None:
+        self.path, self.bytes = path, 0
+        self._limits, self._require_room = limits, require_room
+        self._checked = 0
+        self._file = open(  # noqa: SIM115 - `sync` and `discard` close it
+            path, "xb", opener=partial(os.open, mode=0o600)
+        )
+        os.fchmod(self._file.fileno(), file_mode(path.parent.parent))
+
+    def write(self, data: bytes) -> None:
+        """Append data.
+
+        Raises:
+            Refused: it becomes too large, or the disk too full; nothing of it is left.
+        """
+        self.bytes += len(data)
+        try:
+            if self.bytes > self._limits.instance_bytes:
+                limit = self._limits.instance_bytes / MB
+                raise Refused(Reason.TOO_LARGE, f"the instance is larger than {limit:g} MB")
+            if self.bytes - self._checked >= _CHECK_BYTES:
+                self._checked = self.bytes
+                self._require_room()
+            with _refusing_faults():
+                self._file.write(data)
+        except Refused:
+            self.discard()
+            raise
+
+    def sync(self) -> None:
+        """Write all to the disk, and close the file.
+
+        Raises:
+            Refused: the disk is full.
+        """
+        with _refusing_faults():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def discard(self) -> None:
+        """Remove what has arrived; it may be called again."""
+        with suppress(OSError):  # closing writes what is buffered, and the disk may be full
+            self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+class ReceivedStore:
+    """Put received instances into the inbox; several threads may do so at once.
+
+    Args:
+        free_bytes: returns the free space on the disk of a folder.
+    """
+
+    def __init__(
+        self,
+        inbox: Path,
+        limits: Limits,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
+    ) -> None:
+        self._inbox, self._limits = inbox, limits
+        self._clock, self._free_bytes = clock, free_bytes
+        self._lock = threading.Lock()
+        self._series: dict[str, _Series] = {}
+        self._missed: set[int] = set()
+        self._stopping = False
+        self._receiving = inbox / RECEIVING
+        # what a crash left: the agent's lock on the inbox makes sure that nobody else receives
+        remove(self._receiving)
+        make_folder(self._receiving)
+        for folder in (path.parent for path in inbox.glob(f"*/{RECEIVED}")):
+            if set(os.listdir(folder)) <= {RECEIVED, f"{RECEIVED}.part"}:
+                remove(folder)
+
+    def stop(self) -> None:
+        """Begin no instance any more; those that are whole may still be kept."""
+        self._stopping = True
+
+    def begin(self) -> Incoming:
+        """Begin to receive an instance.
+
+        Raises:
+            Refused: the agent stops, or the disk is too full.
+        """
+        if self._stopping:
+            raise Refused(Reason.STOPPING, "the agent is being stopped")
+        self._require_room()
+        path = self._receiving / f"{secrets.token_hex(16)}.part"
+        with _refusing_faults():
+            make_folder(self._receiving)
+            return Incoming(path, self._limits, self._require_room)
+
+    def keep(
+        self,
+        incoming: Incoming,
+        source: Source,
+        expected: Expected | None = None,
+        sender: int | None = None,
+    ) -> Identity:
+        """Make an instance durable in the folder of its series; after that it may be acknowledged.
+
+        One that is stored already, with the same data set, is success too. ``sender`` is the number
+        of the association, for `released`.
+
+        Raises:
+            Refused: it is not stored, and nothing of it is left.
+        """
+        identity = None
+        try:
+            incoming.sync()
+            identity = identify(incoming.path)
+            (expected or Expected()).require(identity)
+            if identity.sop_class not in self._limits.sop_classes:
+                raise Refused(Reason.SOP_CLASS, "the SOP class is not among receive_sop_classes")
+            with _refusing_faults():
+                self._place(incoming, identity, source, sender)
+            return identity
+        except Refused as refusal:
+            if identity is not None:
+                refusal.sop_class, refusal.instance = identity.sop_class, identity.instance
+            if sender is not None:
+                self.missed(sender)
+            raise
+        finally:
+            incoming.discard()  # where it was renamed, nothing is left to discard
+
+    def missed(self, sender: int) -> None:
+        """Note that an instance of this sender was refused: its series are not whole."""
+        with self._lock:
+            self._missed.add(sender)
+
+    def released(self, sender: int, *, complete: bool) -> None:
+        """Forget a sender; with ``complete`` mark as complete what it alone has sent."""
+        with self._lock:
+            mine = [name for name, one in self._series.items() if one.sender == sender]
+            complete = complete and sender not in self._missed
+            self._missed.discard(sender)
+            for name in mine:
+                self._series[name].sender = None
+                if complete:
+                    with suppress(OSError):  # it was claimed: the quiet time was shorter
+                        (self._inbox / name / DONE).touch(exist_ok=False)
+                        sync_folder(self._inbox / name)
+
+    def _require_room(self) -> None:
+        if self._free_bytes(self._inbox) < self._limits.free_bytes:
+            limit = self._limits.free_bytes / MB
+            raise Refused(Reason.NO_ROOM, f"less than {limit:g} MB are free for the inbox")
+
+    def _place(
+        self, incoming: Incoming, identity: Identity, source: Source, sender: int | None
+    ) -> None:
+        digest = data_set_digest(incoming.path, identity.offset)
+        folder = self._inbox / identity.folder
+        target = folder / f"{identity.instance}.dcm"
+        with self._lock:
+            series = self._remembered(identity.folder)
+            known = series.digests.get(identity.instance) or _digest_in(target)
+            if known is not None and known != digest:
+                text = "the SOP Instance UID is stored with another data set"
+                raise Refused(Reason.CONFLICT, text)
+            if known is not None:
+                with suppress(FileNotFoundError):  # claimed
+                    sync_folder(folder)
+                return
+            descriptor = self._rename(incoming, target, series, source, sender)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        with self._lock:
+            series.digests[identity.instance] = digest
+
+    def _rename(
+        self, incoming: Incoming, target: Path, series: _Series, source: Source, sender: int | None
+    ) -> int:
+        """Rename the file into its folder; return the open folder, which is to be synchronised.
+
+        The agent may move the folder away between any two steps.
+        """
+        folder = target.parent
+        for _ in range(_TRIES):
+            try:
+                is_new = not folder.is_dir()
+                if is_new:
+                    make_folder(folder)
+                    sync_folder(self._inbox)
+                    series.instances, series.sender = 0, sender
+                    series.first = _now()
+                elif series.sender != sender:
+                    series.sender = None
+                if series.instances >= self._limits.instances:
+                    text = f"the series has more than {self._limits.instances} instances"
+                    raise Refused(Reason.TOO_MANY, text)
+                _write_sidecar(folder, source, series)
+                return _rename_into(incoming.path, target, series)
+            except FileNotFoundError:
+                continue
+        raise Refused(Reason.FAULT, "the folder of the series vanishes again and again")
+
+    def _remembered(self, name: str) -> _Series:
+        """Return what is known of a series; forget those of which nothing came for long."""
+        now = self._clock()
+        if name not in self._series:
+            old = [
+                other
+                for other, one in self._series.items()
+                if one.sender is None and now - one.used_s > RESENT_S
+            ]
+            for other in old:
+                del self._series[other]
+            total = sum(len(one.digests) for one in self._series.values())
+            for one in sorted(self._series.values(), key=lambda one: one.used_s):
+                if total <= MAX_REMEMBERED:
+                    break
+                total -= len(one.digests)
+                one.digests.clear()
+            folder = self._inbox / name
+            # left by an earlier process: who sent it all is not known
+            found = list(folder.glob("*.dcm")) if folder.is_dir() else []
+            self._series[name] = _Series(now, instances=len(found), first=_first_in(folder))
+        series = self._series[name]
+        series.used_s = now
+        return series
+
+
+@contextmanager
+def _refusing_faults() -> Iterator[None]:
+    """Turn the errors of a full or failing disk into a refusal."""
+    try:
+        yield
+    except OSError as error:
+        reason = Reason.NO_ROOM if is_transient(error) else Reason.FAULT
+        raise Refused(reason, f"the inbox cannot be written: {error.strerror}") from error
+
+
+def _rename_into(file: Path, target: Path, series: _Series) -> int:
+    """Rename the file, and return the open folder in which it lies now.
+
+    Raises:
+        FileNotFoundError: the folder was moved away before.
+    """
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        file.rename(target)
+    except OSError:
+        os.close(folder)
+        raise
+    series.instances += 1
+    if not _lies_in(target.name, folder):  # the folder was moved away, and made again by another
+        os.close(folder)
+        try:
+            folder = os.open(target.parent, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise Refused(Reason.FAULT, "the folder of the series was moved away") from error
+    return folder
+
+
+def _digest_in(file: Path) -> bytes | None:
+    """Return the digest of the data set in a stored file; None if there is none."""
+    try:
+        return data_set_digest(file, identify(file).offset)
+    except FileNotFoundError:
+        return None
+
+
+def _lies_in(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write_sidecar(folder: Path, source: Source, series: _Series) -> None:
+    """Write who sent the series; it is not synchronised: the images are what must not be lost."""
+    values: dict[str, Any] = {
+        "way": source.way,
+        "caller": source.caller,
+        "called": source.called,
+        "peer": source.peer,
+        "first": series.first,
+        "last": _now(),
+        "instances": series.instances + 1,
+    }
+    part = folder / f"{RECEIVED}.part"
+    with open(part, "w", encoding="utf-8", opener=partial(os.open, mode=0o600)) as file:
+        os.fchmod(file.fileno(), file_mode(folder))
+        json.dump(values, file, indent=2)
+    part.rename(folder / RECEIVED)
+
+
+def _first_in(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / RECEIVED).read_bytes())["first"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return _now()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

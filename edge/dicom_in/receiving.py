@@ -1,0 +1,43 @@
+"""Receive studies over the network, as the settings say, into one store."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import structlog
+
+from edge.dicom_in.received import Limits, ReceivedStore
+from edge.dicom_in.scp import receiving_by_dicom
+from edge.dicom_in.stow import receiving_by_stow
+from edge.errors import BadSettings
+from edge.settings import EdgeSettings
+from edge.telemetry import Telemetry
+
+log = structlog.get_logger()
+
+
+@contextmanager
+def receiving(settings: EdgeSettings, inbox: Path, telemetry: Telemetry) -> Iterator[None]:
+    """Receive studies while entered, if a port is set.
+
+    Raises:
+        BadSettings: a port cannot be bound, or files of TLS or of the token cannot be used.
+        OSError: the inbox cannot be written.
+    """
+    if settings.dicom_port is None and settings.stow_port is None:
+        yield
+        return
+    for tls in (settings.dicom_tls, settings.stow_tls):
+        if problems := tls.problems():
+            raise BadSettings("; ".join(problems))
+        telemetry.set_expiries(tls.expiries())
+        for warning in tls.warnings():
+            log.warning("a certificate expires soon", reason=warning)
+    store = ReceivedStore(inbox, Limits.of(settings))
+    with ExitStack() as ports:
+        if address := ports.enter_context(receiving_by_dicom(settings, store, telemetry)):
+            log.info("receiving by DICOM", address=address, ae_title=settings.dicom_ae_title)
+        if address := ports.enter_context(receiving_by_stow(settings, store, telemetry)):
+            log.info("receiving by STOW-RS", address=address)
+        ports.callback(store.stop)
+        yield

@@ -1,0 +1,338 @@
+"""Receive studies by C-STORE, and answer C-ECHO: the DICOM node of the agent.
+
+Data sets go to the disk as they come, and keep their transfer syntax.
+"""
+
+import logging
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any, Protocol, cast
+
+import structlog
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.dsutils import create_file_meta, encode_file_meta
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+
+from edge.dicom_in.bounds import BoundedServer, DataSetSink, close, is_store
+from edge.dicom_in.identity import checked_uid
+from edge.dicom_in.received import MB, Expected, Incoming, ReceivedStore, Source
+from edge.dicom_in.refusals import Reason, Refused, Rejection
+from edge.errors import BadSettings
+from edge.settings import EdgeSettings, Peer, plain_address
+from imaging.dicom.study import TRANSFER_SYNTAXES
+from process.endpoints import address_text, reason_of
+
+WAY = "dicom"
+DRAIN_S = 10.0
+"""Longest time that instances on their way have at the end."""
+ABORT_S = 2.0
+"""Longest time that senders have to close connections after their association was aborted."""
+SPARE_CONNECTIONS = 16
+"""Connections beyond `dicom_max_associations`: each gets its rejection, or has not asked yet."""
+
+log = structlog.get_logger()
+
+
+class Counters(Protocol):
+    """What `edge.telemetry.Telemetry` counts here."""
+
+    def count_received(self, way: str) -> None:
+        """Count a received instance."""
+
+    def count_refused_instance(self, way: str, reason: str) -> None:
+        """Count a refused instance."""
+
+    def count_refused_association(self, reason: str) -> None:
+        """Count a refused association or connection."""
+
+    def set_associations(self, number: int) -> None:
+        """Set how many associations are open."""
+
+
+@contextmanager
+def receiving_by_dicom(
+    settings: EdgeSettings, store: ReceivedStore, counters: Counters
+) -> Iterator[str | None]:
+    """Receive studies while entered; yield the bound address, None if it is off.
+
+    At the end the instances that are on their way have some seconds, and no others are begun.
+
+    Raises:
+        BadSettings: the port cannot be bound.
+    """
+    if settings.dicom_port is None:
+        yield None
+        return
+    quieten()
+    node = _Node(settings, store, counters)
+    server = node.server(settings)
+    thread = threading.Thread(target=server.serve_forever, name="dicom", daemon=True)
+    thread.start()
+    try:
+        yield address_text(settings.dicom_address, server.server_address[1])
+    finally:
+        node.drain(server)
+        server.shutdown()
+        thread.join()
+
+
+def quieten() -> None:
+    """Keep data of patients out of Python's log and warnings, where libraries would write it."""
+    _config.LOG_HANDLER_LEVEL = "none"
+    for name in ("pynetdicom", "python_multipart", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    warnings.filterwarnings("ignore", module=r"(pydicom|pynetdicom)\.")
+
+
+class _Session:
+    """One association: who it is from, and its number in the store."""
+
+    def __init__(self, number: int, source: Source) -> None:
+        self.number, self.source = number, source
+
+
+class _Node:
+    """Decides who may send, and answers."""
+
+    def __init__(self, settings: EdgeSettings, store: ReceivedStore, counters: Counters) -> None:
+        self._settings, self._store, self._counters = settings, store, counters
+        self._peers = tuple(map(Peer.of, settings.dicom_peers))
+        self._numbers = count(1)
+        self._lock = threading.Lock()
+        self._sessions: dict[Association, _Session] = {}
+        self._on_their_way: set[DataSetSink] = set()
+        self._stopping = False
+
+    def server(self, settings: EdgeSettings) -> BoundedServer:
+        """Make the server, and bind its port."""
+        ae = AE(settings.dicom_ae_title)
+        ae.maximum_pdu_size = settings.dicom_max_pdu
+        ae.network_timeout = ae.dimse_timeout = settings.dicom_timeout_s
+        ae.acse_timeout = settings.dicom_acse_timeout_s
+        ae.maximum_associations = settings.dicom_max_associations + 2 * SPARE_CONNECTIONS
+        ae.add_supported_context(Verification)
+        for sop_class in settings.receive_sop_classes:
+            ae.add_supported_context(sop_class, sorted(TRANSFER_SYNTAXES))
+        host, port = settings.dicom_address, settings.dicom_port
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            server = ae.make_server(
+                cast(tuple[str, int], found[0][4]),
+                ssl_context=settings.dicom_tls.server_context(),
+                evt_handlers=[
+                    (evt.EVT_REQUESTED, self._on_requested),
+                    (evt.EVT_C_ECHO, self._on_echo),
+                    (evt.EVT_C_STORE, self._on_store),
+                    (evt.EVT_RELEASED, self._on_released),
+                ],
+                server_class=BoundedServer,
+                make_sink=self._make_sink,
+                max_connections=settings.dicom_max_associations + SPARE_CONNECTIONS,
+                on_refused=self._on_refused_connection,
+                on_end=self._on_end,
+            )
+            return cast(BoundedServer, server)
+        except OSError as error:
+            raise BadSettings(
+                f"DICOM at {address_text(host, port or 0)}: {reason_of(error)}"
+                " (dicom_address, dicom_port)"
+            ) from error
+
+    def drain(self, server: BoundedServer) -> None:
+        """Reject new associations and instances, wait for those on their way, end the others."""
+        self._stopping = True
+        self._store.stop()
+        until_s = time.monotonic() + DRAIN_S
+        while self._on_their_way and time.monotonic() < until_s:
+            time.sleep(0.01)
+        for association in list(server.open):
+            association.abort(block=False)
+        until_s = time.monotonic() + ABORT_S
+        while server.open and time.monotonic() < until_s:
+            time.sleep(0.01)  # the server's thread sees their end
+        for association in list(server.open):
+            close(association)
+
+    def _on_requested(self, event: evt.Event) -> None:
+        """Reject the association, or note who it is from."""
+        association = event.assoc
+        request: Any = association.requestor.primitive
+        caller = str(request.calling_ae_title or "").strip()
+        called = str(request.called_ae_title or "").strip()
+        peer = str(association.requestor.address)
+        with self._lock:
+            rejection = self._rejection(caller, called, peer)
+            if rejection is None:
+                source = Source(WAY, caller, called, peer)
+                self._sessions[association] = _Session(next(self._numbers), source)
+                self._counters.set_associations(len(self._sessions))
+        if rejection is not None:
+            self._counters.count_refused_association(rejection.words)
+            log.warning("association rejected", peer=peer, caller=caller, reason=rejection.words)
+            association.acse.send_reject(*rejection.value)
+            association.kill()  # returns when the rejection is sent
+
+    def _rejection(self, caller: str, called: str, peer: str) -> Rejection | None:
+        if self._stopping:
+            return Rejection.STOPPING
+        admitted = any(one.admits(caller, peer) for one in self._peers)
+        if not self._peers:
+            admitted = plain_address(peer).is_loopback
+        if not admitted:
+            return Rejection.CALLING
+        if called != self._settings.dicom_ae_title:
+            return Rejection.CALLED
+        if len(self._sessions) >= self._settings.dicom_max_associations:
+            return Rejection.LIMIT
+        return None
+
+    def _on_echo(self, _event: evt.Event) -> int:
+        return 0x0000
+
+    def _on_store(self, event: evt.Event) -> Dataset:
+        """Make the instance durable; only then does pynetdicom acknowledge it."""
+        session = self._sessions[event.assoc]
+        request: Any = event.request
+        sink = request.DataSet
+        response = Dataset()
+        response.Status = 0x0000
+        try:
+            self._keep(sink, request, session)
+            self._counters.count_received(WAY)
+        except Refused as refusal:
+            self._store.missed(session.number)
+            response.Status = refusal.reason.status
+            response.ErrorComment = str(refusal)[:64]
+            self._refused(refusal, session.source)
+        return response
+
+    def _keep(self, sink: Any, request: Any, session: _Session) -> None:
+        if not isinstance(sink, _StoreSink):
+            raise Refused(Reason.UNREADABLE, "the request has no data set")
+        with sink.whole() as incoming:
+            expected = Expected(
+                str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
+            )
+            self._store.keep(incoming, session.source, expected, session.number)
+
+    def _on_released(self, event: evt.Event) -> None:
+        session = self._sessions.get(event.assoc)
+        if session is not None:
+            complete = self._settings.dicom_complete_on_release
+            self._store.released(session.number, complete=complete)
+
+    def _on_end(self, association: Association) -> None:
+        with self._lock:
+            session = self._sessions.pop(association, None)
+            self._counters.set_associations(len(self._sessions))
+        if session is not None:
+            self._store.released(session.number, complete=False)
+
+    def _on_refused_connection(self, peer: str, reason: str) -> None:
+        self._counters.count_refused_association(reason)
+        log.warning("connection refused", peer=peer, reason=reason)
+
+    def _refused(self, refusal: Refused, source: Source) -> None:
+        self._counters.count_refused_instance(WAY, refusal.reason.value)
+        log.warning(
+            "instance refused",
+            way=WAY,
+            peer=source.peer,
+            caller=source.caller,
+            reason=refusal.reason.value,
+            why=str(refusal),
+        )
+
+    def _make_sink(self, message: DIMSEMessage, association: Association) -> DataSetSink:
+        return _StoreSink(message, association, self._store, self._on_their_way, self._max_bytes)
+
+    @property
+    def _max_bytes(self) -> int:
+        return self._settings.receive_max_instance_mb * MB
+
+
+class _StoreSink(DataSetSink):
+    """Writes the data set of a C-STORE into the store.
+
+    One that is refused while it arrives is received to its end, so that the sender gets its
+    response, but not far beyond the limit of its size.
+    """
+
+    def __init__(
+        self,
+        message: DIMSEMessage,
+        association: Association,
+        store: ReceivedStore,
+        on_their_way: set[DataSetSink],
+        max_bytes: int,
+    ) -> None:
+        super().__init__(message, association)
+        self._store, self._on_their_way, self._max_bytes = store, on_their_way, max_bytes
+        self._incoming: Incoming | None = None
+        self._refusal: Refused | None = None
+
+    def take(self, data: bytes) -> None:
+        """Write the next part; before the first one the file meta information."""
+        if not is_store(self.message):
+            super().take(data)
+            return
+        if self.size > 2 * self._max_bytes:
+            raise ValueError("data set without end")
+        if self._refusal is not None:
+            return
+        try:
+            if self._incoming is None:
+                meta = self._file_meta()
+                self._incoming = self._store.begin()
+                self._on_their_way.add(self)
+                self._incoming.write(meta)
+            self._incoming.write(data)
+        except Refused as refusal:
+            self._refusal = refusal
+
+    @contextmanager
+    def whole(self) -> Iterator[Incoming]:
+        """Give the instance to the store; afterwards it is not on its way any more.
+
+        Raises:
+            Refused: there is none, or it was refused while it arrived.
+        """
+        try:
+            if self._refusal is not None:
+                raise self._refusal
+            if self._incoming is None:
+                raise Refused(Reason.UNREADABLE, "the request has no data set")
+            yield self._incoming
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove what has arrived; an instance that is stored stays."""
+        if self._incoming is not None:
+            self._incoming.discard()
+        self._on_their_way.discard(self)
+
+    def _file_meta(self) -> bytes:
+        """Return preamble, prefix and file meta information, as the request says."""
+        command = self.message.command_set
+        contexts = self.association.accepted_contexts
+        syntaxes = [one for one in contexts if one.context_id == self.message.context_id]
+        if not syntaxes:
+            raise ValueError("presentation context was not accepted")
+        sop_class = checked_uid(str(command.AffectedSOPClassUID), "Affected SOP Class UID")
+        instance = checked_uid(str(command.AffectedSOPInstanceUID), "Affected SOP Instance UID")
+        meta = create_file_meta(
+            sop_class_uid=UID(sop_class),
+            sop_instance_uid=UID(instance),
+            transfer_syntax=syntaxes[0].transfer_syntax[0],
+        )
+        return bytes(128) + b"DICM" + encode_file_meta(meta)

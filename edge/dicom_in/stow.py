@@ -1,0 +1,445 @@
+"""Receive studies over HTTP: the Store transaction of DICOMweb (STOW-RS, PS3.18 section 10.5).
+
+POST /dicom-web/studies            instances of any study
+POST /dicom-web/studies/{study}    instances of this study
+
+Each part of a request is written to the disk while it arrives, and is durable before the response.
+"""
+
+import asyncio
+import hmac
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+import uvicorn
+from pydicom.dataset import Dataset
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from edge.dicom_in.identity import Identity, checked_uid
+from edge.dicom_in.multipart import (
+    MalformedRequest,
+    PartBegins,
+    PartData,
+    RelatedParser,
+    media_type,
+)
+from edge.dicom_in.received import Expected, Incoming, ReceivedStore, Source
+from edge.dicom_in.refusals import Reason, Refused
+from edge.dicom_in.scp import Counters, quieten
+from edge.errors import BadSettings
+from edge.settings import EdgeSettings, plain_address
+from process.endpoints import address_text, reason_of
+
+WAY = "stow"
+PART_TYPE = "application/dicom"
+RESPONSE_TYPE = "application/dicom+json"
+MAX_CONNECTIONS = 64
+"""Connections that may be open at once; more are closed."""
+HEADERS_S = 15.0
+"""Longest time until the headers of a request are there."""
+START_S = 30.0
+"""Longest time for the server to start and to stop."""
+MAX_TOKEN_BYTES = 4096
+
+log = structlog.get_logger()
+
+
+@contextmanager
+def receiving_by_stow(
+    settings: EdgeSettings, store: ReceivedStore, counters: Counters
+) -> Iterator[str | None]:
+    """Receive studies while entered; yield the bound address, None if it is off.
+
+    Raises:
+        BadSettings: the port cannot be bound, or the file of the token cannot be used.
+    """
+    if settings.stow_port is None:
+        yield None
+        return
+    quieten()
+    service = _Service(settings, store, counters)
+    listener = _listen(settings)
+    context = settings.stow_tls.server_context()
+    config = uvicorn.Config(
+        service.app(),
+        http=_protocol(service.callers),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=16_384,
+        timeout_graceful_shutdown=int(START_S) // 3,
+        ssl_context_factory=None if context is None else lambda _config, _default: context,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(
+        target=server.run, kwargs={"sockets": [listener]}, name="stow", daemon=True
+    )
+    thread.start()
+    try:
+        yield address_text(settings.stow_address, listener.getsockname()[1])
+    finally:
+        service.stopping = True
+        server.should_exit = True
+        thread.join(START_S)
+        listener.close()
+
+
+def _listen(settings: EdgeSettings) -> socket.socket:
+    host, port = settings.stow_address, settings.stow_port
+    try:
+        family, *_, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address, family=family, backlog=MAX_CONNECTIONS)
+    except OSError as error:
+        raise BadSettings(
+            f"STOW-RS at {address_text(host, port or 0)}: {reason_of(error)}"
+            " (stow_address, stow_port)"
+        ) from error
+
+
+def read_token(settings: EdgeSettings) -> bytes:
+    """Return the token that senders must name; empty for none.
+
+    Raises:
+        BadSettings: the file cannot be read, or is empty.
+    """
+    path = settings.stow_token_file
+    if path is None:
+        return b""
+    try:
+        with path.open("rb") as file:
+            token = file.read(MAX_TOKEN_BYTES).strip()
+    except OSError as error:
+        raise BadSettings(f"stow_token_file = {path}: {error.strerror}") from error
+    if len(token) < 16 or not token.isascii() or any(c <= 32 for c in token):
+        raise BadSettings(
+            f"stow_token_file = {path}: expected one line of at least 16 ASCII characters"
+            " without spaces"
+        )
+    return token
+
+
+class _Protocol(H11Protocol):
+    """A connection that does not stay open without a request, and has one request."""
+
+    callers: dict[Any, str]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Note who calls; close one connection too many."""
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.abort()
+            return
+        certificate = transport.get_extra_info("peercert") or {}
+        names = [value for rdn in certificate.get("subject", ()) for key, value in rdn
+                 if key == "commonName"]  # fmt: skip
+        if names:
+            self.callers[self.client] = names[0]
+        self.loop.call_later(HEADERS_S, self._close_if_silent)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget who called."""
+        self.callers.pop(self.client, None)
+        super().connection_lost(exc)
+
+    def _close_if_silent(self) -> None:
+        no_request: bool = self.cycle is None
+        if no_request:
+            self.transport.abort()
+
+
+def _protocol(callers: dict[Any, str]) -> type[H11Protocol]:
+    return type("Protocol", (_Protocol,), {"callers": callers})
+
+
+@dataclass
+class _Outcome:
+    """What became of the parts of one request."""
+
+    stored: list[Identity] = field(default_factory=list)
+    failed: list[Refused] = field(default_factory=list)
+    other_types: int = 0
+
+    @property
+    def status(self) -> HTTPStatus:
+        """The status of the response (PS3.18, table 10.5.3-1)."""
+        if self.stored:
+            return HTTPStatus.ACCEPTED if self.failed or self.other_types else HTTPStatus.OK
+        reasons = {one.reason for one in self.failed}
+        if not reasons:
+            is_empty = not self.other_types
+            return HTTPStatus.BAD_REQUEST if is_empty else HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+        if reasons <= {Reason.NO_ROOM, Reason.STOPPING, Reason.FAULT}:
+            return HTTPStatus.SERVICE_UNAVAILABLE
+        if reasons <= {Reason.TOO_LARGE, Reason.TOO_MANY}:
+            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        return HTTPStatus.CONFLICT
+
+    def data_set(self) -> Dataset:
+        """Return the module of the response (PS3.18, table 10.5.3-2)."""
+        named = [one for one in self.failed if one.instance]
+        others = [one for one in self.failed if not one.instance]
+        data = Dataset()
+        if self.stored:
+            data.ReferencedSOPSequence = [_item(one.sop_class, one.instance) for one in self.stored]
+        if named:
+            data.FailedSOPSequence = [
+                _item(one.sop_class, one.instance, one.reason) for one in named
+            ]
+        if others:
+            data.OtherFailuresSequence = [_item("", "", one.reason) for one in others]
+        return data
+
+
+def _item(sop_class: str, instance: str, reason: Reason | None = None) -> Dataset:
+    item = Dataset()
+    if instance:
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, instance
+    if reason is not None:
+        item.FailureReason = reason.status
+    return item
+
+
+class _Refusal(Exception):
+    """A whole request is refused, with headers of the response."""
+
+    def __init__(self, status: HTTPStatus, text: str, **headers: str) -> None:
+        super().__init__(text)
+        self.status, self.headers = status, headers
+
+
+class _Service:
+    """The application: who may send, and what becomes of it.
+
+    Attributes:
+        callers: names in the certificates of open connections, by address.
+        stopping: whether requests are refused because the agent stops.
+    """
+
+    def __init__(self, settings: EdgeSettings, store: ReceivedStore, counters: Counters) -> None:
+        self._settings, self._store, self._counters = settings, store, counters
+        self._token = read_token(settings)
+        self._open = 0
+        self.callers: dict[Any, str] = {}
+        self.stopping = False
+
+    def app(self) -> Starlette:
+        """Return the application."""
+        paths = ("/dicom-web/studies", "/dicom-web/studies/{study}")
+        return Starlette(routes=[Route(path, self._answer, methods=["POST"]) for path in paths])
+
+    async def _answer(self, request: Request) -> Response:
+        # a connection has one request: what is left of a refused body is not read
+        headers = {"Connection": "close", "Cache-Control": "no-store"}
+        try:
+            source, study, parser = self._admit(request)
+            self._open += 1
+            try:
+                outcome = await self._receive(request, source, study, parser)
+            finally:
+                self._open -= 1
+        except ClientDisconnect:
+            log.warning("sender ended its request", way=WAY, peer=_peer(request))
+            return Response(status_code=HTTPStatus.BAD_REQUEST, headers=headers)
+        except _Refusal as refusal:
+            words = refusal.status.phrase.lower()
+            self._counters.count_refused_association(words)
+            log.warning("request refused", way=WAY, peer=_peer(request), reason=str(refusal))
+            content = {"error": str(refusal)}
+            headers |= refusal.headers
+            return JSONResponse(content, status_code=refusal.status, headers=headers)
+        except Exception as error:  # whatever it is, the next request must be answered
+            log.error("request failed", way=WAY, error=type(error).__name__, exc_info=True)
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+            return Response(status_code=status, headers=headers)
+        return Response(
+            json.dumps(outcome.data_set().to_json_dict()),
+            status_code=outcome.status,
+            media_type=RESPONSE_TYPE,
+            headers=headers,
+        )
+
+    def _admit(self, request: Request) -> tuple[Source, str, RelatedParser]:
+        """Return who sends, the study that the path names, and the parser of the body.
+
+        Raises:
+            _Refusal: the request is not received.
+        """
+        caller = self._caller(request)
+        try:
+            study = request.path_params.get("study", "")
+            study = checked_uid(study, "the study in the path") if study else ""
+        except Refused as refusal:
+            raise _Refusal(HTTPStatus.BAD_REQUEST, str(refusal)) from refusal
+        kind, parameters = media_type(request.headers.get("content-type", ""))
+        part_kind, _ = media_type(parameters.get("type", ""))
+        if kind != "multipart/related" or part_kind != PART_TYPE:
+            text = f'expected Content-Type: multipart/related; type="{PART_TYPE}"'
+            raise _Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, text, Accept="multipart/related")
+        if not _accepts(request.headers.get("accept", "*/*")):
+            raise _Refusal(HTTPStatus.NOT_ACCEPTABLE, f"the response is {RESPONSE_TYPE}")
+        retry = {"Retry-After": "10"}
+        if self.stopping:
+            text = "the agent is being stopped"
+            raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text, **retry)
+        if self._open >= self._settings.stow_max_requests:
+            text = f"{self._open} requests are open: stow_max_requests"
+            raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text, **retry)
+        try:
+            parser = RelatedParser(parameters.get("boundary", ""))
+        except MalformedRequest as error:
+            raise _Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
+        return Source(WAY, caller, "", _peer(request)), study, parser
+
+    def _caller(self, request: Request) -> str:
+        """Return the name of the caller.
+
+        Raises:
+            _Refusal: it has no token, or a wrong one.
+        """
+        if self._token:
+            scheme, _, given = request.headers.get("authorization", "").partition(" ")
+            same = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token)
+            if scheme.lower() != "bearer" or not same:
+                authenticate = {"WWW-Authenticate": "Bearer"}
+                raise _Refusal(HTTPStatus.UNAUTHORIZED, "token missing or wrong", **authenticate)
+        elif self._settings.stow_tls_ca is None and not _is_local(request):
+            raise _Refusal(HTTPStatus.FORBIDDEN, "without a token only this machine may send")
+        name = self.callers.get(tuple(request.client or ()), "")
+        return name or ("token" if self._token else "")
+
+    async def _receive(
+        self, request: Request, source: Source, study: str, parser: RelatedParser
+    ) -> _Outcome:
+        outcome, part = _Outcome(), None
+        parts = 0
+        try:
+            async for chunk in self._chunks(request):
+                for event in parser.feed(chunk):
+                    match event:
+                        case PartBegins(kind):
+                            parts += 1
+                            self._require_few(parts)
+                            part = _Part(kind)
+                            await run_in_threadpool(part.begin, self._store)
+                        case PartData(data) if part is not None:
+                            part.write(data)
+                        case _ if part is not None:
+                            await run_in_threadpool(self._keep, part, source, study, outcome)
+                            part = None
+            parser.finish()
+        except MalformedRequest as error:
+            raise _Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
+        finally:
+            if part is not None:
+                part.discard()
+        return outcome
+
+    async def _chunks(self, request: Request) -> AsyncIterator[bytes]:
+        stream = request.stream()
+        while True:
+            try:
+                yield await asyncio.wait_for(anext(stream), self._settings.stow_timeout_s)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                text = f"nothing came for {self._settings.stow_timeout_s:g} s"
+                raise _Refusal(HTTPStatus.REQUEST_TIMEOUT, text) from None
+
+    def _require_few(self, parts: int) -> None:
+        if parts > self._settings.receive_max_instances:
+            text = f"more than {self._settings.receive_max_instances} instances in one request"
+            raise _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
+
+    def _keep(self, part: "_Part", source: Source, study: str, outcome: _Outcome) -> None:
+        """Make the instance durable, and note what became of it."""
+        if part.kind != PART_TYPE:
+            outcome.other_types += 1
+            log.warning("part refused", way=WAY, peer=source.peer, reason="media type")
+            return
+        try:
+            identity = self._store.keep(part.whole(), source, Expected(study=study))
+        except Refused as refusal:
+            outcome.failed.append(refusal)
+            self._counters.count_refused_instance(WAY, refusal.reason.value)
+            log.warning(
+                "instance refused",
+                way=WAY,
+                peer=source.peer,
+                caller=source.caller,
+                reason=refusal.reason.value,
+                why=str(refusal),
+            )
+        else:
+            outcome.stored.append(identity)
+            self._counters.count_received(WAY)
+
+
+class _Part:
+    """One part of a request; the rest of one that is refused is dropped."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._incoming: Incoming | None = None
+        self._refusal: Refused | None = None
+
+    def begin(self, store: ReceivedStore) -> None:
+        """Begin an instance in the store, if it is to be one."""
+        if self.kind == PART_TYPE:
+            try:
+                self._incoming = store.begin()
+            except Refused as refusal:
+                self._refusal = refusal
+
+    def write(self, data: bytes) -> None:
+        """Write the next bytes."""
+        if self._incoming is not None and self._refusal is None:
+            try:
+                self._incoming.write(data)
+            except Refused as refusal:
+                self._refusal = refusal
+
+    def whole(self) -> Incoming:
+        """Return the instance.
+
+        Raises:
+            Refused: it was refused while it arrived.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        assert self._incoming is not None
+        return self._incoming
+
+    def discard(self) -> None:
+        """Remove what has arrived."""
+        if self._incoming is not None:
+            self._incoming.discard()
+
+
+def _accepts(header: str) -> bool:
+    kinds = {media_type(one)[0] for one in header.split(",")}
+    return bool(kinds & {RESPONSE_TYPE, "application/json", "application/*", "*/*"})
+
+
+def _peer(request: Request) -> str:
+    return "" if request.client is None else request.client.host
+
+
+def _is_local(request: Request) -> bool:
+    return request.client is not None and plain_address(request.client.host).is_loopback

@@ -1,0 +1,195 @@
+"""The real agent receives a series, and reads it as if it had come as a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dicomweb_client import DICOMwebClient
+from pydicom import Dataset, dcmread
+from structlog.testing import capture_logs
+
+from edge.agent.agent import run_agent
+from edge.escalation.client import NoSecondReader
+from edge.job import Job
+from edge.pipeline import StudyResult, read_and_report
+from edge.settings import EdgeSettings
+from edge.store.pending import PersistPending
+from imaging.dicom.arrival import arrived
+from imaging.dicom.writer import write_series
+from imaging.phantom.phantom import PhantomSpec, make_phantom
+from tests.edge.builders import pending_pipeline, study_at
+from tests.edge.dicom_in.senders import IMAGES, associate, names, send, settings_in
+from tests.edge.running_agent import wait_until
+
+SPEC = PhantomSpec(seed=3, spacing_mm=(3.0, 1.25, 1.25), size_mm=(210.0, 340.0, 340.0),
+                   nodule_count=2, diameter_mm=(12.0, 20.0))  # fmt: skip
+Endpoint = tuple[str, int]
+
+
+def list_images(job: Job, persist: PersistPending) -> StudyResult:
+    """A pipeline whose report needs no pixels."""
+    pipeline = replace(pending_pipeline(NoSecondReader()), read=study_at)
+    return read_and_report(replace(pipeline, persist_pending=persist), job)
+
+
+@contextmanager
+def agent(
+    settings: EdgeSettings, read: Callable[[Job, PersistPending], StudyResult] | None = None
+) -> Iterator[dict[str, Endpoint]]:
+    """The agent in a thread; yields the endpoint of each port by event of the log."""
+    stop, failures = threading.Event(), list[BaseException]()
+
+    def work() -> None:
+        try:
+            run_agent(settings, read=read, stop=stop)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    with capture_logs() as lines:
+        thread.start()
+        try:
+            expected = (settings.dicom_port is not None) + (settings.stow_port is not None)
+            wait_until(lambda: bool(failures) or len(_ports(lines)) == expected)
+            assert not failures, failures
+            yield _ports(lines)
+        finally:
+            stop.set()
+            thread.join(60)
+    assert not thread.is_alive()
+    assert not failures, failures
+
+
+def _ports(lines: Sequence[Any]) -> dict[str, Endpoint]:
+    found = [line for line in lines if line["event"].startswith("receiving by")]
+    return {
+        line["event"].removeprefix("receiving by "): (
+            line["address"].rpartition(":")[0],
+            int(line["address"].rpartition(":")[2]),
+        )
+        for line in found
+    }
+
+
+def report_in(outbox: Path) -> dict[str, Any]:
+    (path,) = outbox.glob("*/report.json")
+    values: dict[str, Any] = json.loads(path.read_text())
+    return values
+
+
+def version_of(outbox: Path) -> int:
+    return max((json.loads(p.read_text())["version"] for p in outbox.glob("*/report.json")),
+               default=0)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantom") / "phantom"
+    write_series(make_phantom(SPEC).volume, folder, seed=SPEC.seed)
+    return folder
+
+
+def by_dicom(ports: dict[str, Endpoint], images: list[Dataset]) -> None:
+    assert set(send(ports["DICOM"], images)) == {0x0000}
+
+
+def by_stow(ports: dict[str, Endpoint], images: list[Dataset]) -> None:
+    host, port = ports["STOW-RS"]
+    answer = DICOMwebClient(f"http://{host}:{port}/dicom-web").store_instances(images)
+    assert len(answer.ReferencedSOPSequence) == len(images)
+    assert "FailedSOPSequence" not in answer
+
+
+def findings_of(report: dict[str, Any]) -> Any:
+    """All that the pixels and headers decide."""
+    keys = ("findings", "possible_findings", "limitations", "guarantee", "coverage", "header")
+    return {key: report[key] for key in keys if key in report}
+
+
+@pytest.fixture(scope="module")
+def from_folder(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The report of the phantom as a folder in the inbox."""
+    root = tmp_path_factory.mktemp("folder")
+    settings = settings_in(root, dicom_port=0, poll_s=0.05)
+    with agent(settings):
+        target = shutil.copytree(phantom, root / "inbox" / ".copy")
+        (target / ".done").touch()
+        target.rename(root / "inbox" / "phantom")
+        wait_until(lambda: version_of(root / "outbox") == 1)
+    return report_in(root / "outbox")
+
+
+@pytest.mark.parametrize("sent", [by_dicom, by_stow])
+def test_a_received_series_has_the_report_of_the_same_folder(
+    tmp_path: Path,
+    phantom: Path,
+    from_folder: dict[str, Any],
+    sent: Callable[[dict[str, Endpoint], list[Dataset]], None],
+) -> None:
+    images = [dcmread(file) for file in sorted(phantom.glob("*.dcm"))]
+    settings = settings_in(tmp_path, dicom_port=0, stow_port=0, quiet_s=1.0, poll_s=0.05)
+    with agent(settings) as ports:
+        sent(ports, images)
+        wait_until(lambda: version_of(tmp_path / "outbox") == 1)
+    report = report_in(tmp_path / "outbox")
+    assert report["findings"]
+    assert findings_of(report) == findings_of(from_folder)
+
+
+def test_images_that_come_after_the_folder_was_claimed_amend_its_report(tmp_path: Path) -> None:
+    """The folder of the series is made again, and the agent joins it with its study."""
+    outbox, done = tmp_path / "outbox", tmp_path / "state_dir" / "done"
+    settings = settings_in(tmp_path, dicom_port=0, quiet_s=0.3, poll_s=0.02)
+    with agent(settings, list_images) as ports:
+        assert set(send(ports["DICOM"], IMAGES[:7])) == {0x0000}
+        wait_until(lambda: version_of(outbox) == 1 and len(os.listdir(done)) == 1)
+        assert set(send(ports["DICOM"], IMAGES[7:], caller="OTHER")) == {0x0000}
+        wait_until(lambda: version_of(outbox) == 2)
+    report = report_in(outbox)
+    assert report["changes"][-1]["text"].startswith("5 more images were added")
+    (study,) = done.iterdir()
+    assert study.name == report["study_key"]
+    assert {image.image_uid for image in arrived(study)} == {
+        str(image.SOPInstanceUID) for image in IMAGES
+    }
+    assert sorted(path.name for path in study.rglob("*.dcm")) == names(IMAGES)
+    callers = [json.loads(path.read_text()) for path in sorted(study.rglob(".received.json"))]
+    assert [(one["caller"], one["instances"]) for one in callers] == [("SCANNER", 7), ("OTHER", 5)]
+
+
+def test_an_image_that_is_sent_again_after_its_report_makes_no_study(tmp_path: Path) -> None:
+    """A sender that missed the acknowledgement sends once more."""
+    settings = settings_in(tmp_path, dicom_port=0, quiet_s=0.3, poll_s=0.02)
+    with agent(settings, list_images) as ports:
+        assert set(send(ports["DICOM"], IMAGES)) == {0x0000}
+        wait_until(lambda: version_of(tmp_path / "outbox") == 1)
+        assert send(ports["DICOM"], IMAGES[-1:]) == [0x0000]
+        assert [p for p in os.listdir(tmp_path / "inbox") if not p.startswith(".")] == []
+    assert len(list((tmp_path / "outbox").glob("*/report.json"))) == 1
+
+
+def test_a_release_completes_a_series_where_the_setting_says_so(tmp_path: Path) -> None:
+    settings = settings_in(
+        tmp_path, dicom_port=0, quiet_s=3600, poll_s=0.02, dicom_complete_on_release=True
+    )
+    with agent(settings, list_images) as ports:
+        assert set(send(ports["DICOM"], IMAGES)) == {0x0000}
+        wait_until(lambda: version_of(tmp_path / "outbox") == 1)
+
+
+def test_the_agent_that_stops_rejects_associations(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, dicom_port=0, quiet_s=3600, poll_s=0.02)
+    with agent(settings, list_images) as ports:
+        association = associate(ports["DICOM"])
+        assert association.send_c_store(IMAGES[0]).Status == 0x0000
+    wait_until(lambda: not association.is_established)
+    assert not associate(ports["DICOM"]).is_established

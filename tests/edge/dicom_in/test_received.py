@@ -1,0 +1,406 @@
+"""The store of received instances: nothing is acknowledged that is not durable and sound."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.uid import MRImageStorage
+
+from edge.agent.inbox import inspect_entry
+from edge.dicom_in import received as module
+from edge.dicom_in.identity import identify
+from edge.dicom_in.received import Expected, Incoming, Limits, ReceivedStore, Source
+from edge.dicom_in.refusals import Reason, Refused
+from tests.edge.builders import HandClock, names, watch
+from tests.edge.dicom_in.senders import IMAGES, on_their_way, received, settings_in
+from tests.edge.dicom_in.senders import names as files_of
+from tests.imaging.small_ct import SmallCt
+
+SOURCE = Source("dicom", "SCANNER", "OVERREAD", "10.1.2.3")
+
+
+def file_of(image: Dataset) -> bytes:
+    """The image as a file."""
+    stream = BytesIO()
+    image.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def changed(**attributes: object) -> Dataset:
+    """The first image with other attributes."""
+    image = SmallCt().images()[0]
+    for keyword, value in attributes.items():
+        setattr(image, keyword, value)
+    return image
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    (tmp_path / "inbox").mkdir()
+    return tmp_path / "inbox"
+
+
+@pytest.fixture
+def store(inbox: Path) -> ReceivedStore:
+    return store_in(inbox)
+
+
+def store_in(
+    inbox: Path, free: Callable[[Path], int] = lambda _: 10**12, **limits: int
+) -> ReceivedStore:
+    settings = settings_in(inbox.parent, **limits)
+    return ReceivedStore(inbox, Limits.of(settings), clock=HandClock(), free_bytes=free)
+
+
+def put(
+    store: ReceivedStore,
+    image: Dataset | bytes,
+    expected: Expected | None = None,
+    sender: int | None = None,
+) -> str:
+    """Send one instance; returns its UID."""
+    incoming = store.begin()
+    content = image if isinstance(image, bytes) else file_of(image)
+    for at in range(0, len(content), 1000):
+        incoming.write(content[at : at + 1000])
+    return store.keep(incoming, SOURCE, expected, sender).instance
+
+
+def refusal(store: ReceivedStore, *how: object) -> Reason:
+    with pytest.raises(Refused) as refused:
+        put(store, *how)  # type: ignore[arg-type]
+    return refused.value.reason
+
+
+def test_instances_of_a_series_lie_in_one_folder_as_they_came(
+    inbox: Path, store: ReceivedStore
+) -> None:
+    for image in IMAGES:
+        put(store, image)
+    ((folder, files),) = received(inbox).items()
+    assert folder.startswith("1.2.826.0.1.1-")
+    assert files == files_of(IMAGES)
+    assert on_their_way(inbox) == []
+    for image in IMAGES:
+        stored = (inbox / folder / f"{image.SOPInstanceUID}.dcm").read_bytes()
+        assert stored == file_of(image)
+
+
+def test_series_of_one_uid_in_two_studies_have_two_folders(
+    inbox: Path, store: ReceivedStore
+) -> None:
+    put(store, IMAGES[0])
+    put(store, changed(StudyInstanceUID="1.2.3", SOPInstanceUID="1.2.3.4"))
+    assert len(received(inbox)) == 2
+
+
+def test_the_sidecar_says_who_sent_the_series_and_is_no_file_of_the_study(
+    inbox: Path, store: ReceivedStore
+) -> None:
+    put(store, IMAGES[0])
+    put(store, IMAGES[1])
+    (name,) = received(inbox)
+    values = json.loads((inbox / name / ".received.json").read_text())
+    assert values.pop("first") <= values.pop("last")
+    assert values == {
+        "way": "dicom",
+        "caller": "SCANNER",
+        "called": "OVERREAD",
+        "peer": "10.1.2.3",
+        "instances": 2,
+    }
+    before = inspect_entry(inbox, name, set(os.listdir(inbox))).fingerprint
+    (inbox / name / ".received.json").write_text("{}")
+    assert inspect_entry(inbox, name, set(os.listdir(inbox))).fingerprint == before
+
+
+def test_the_inbox_sees_the_series_and_nothing_that_is_on_its_way(
+    inbox: Path, store: ReceivedStore
+) -> None:
+    entries, clock = watch(inbox)
+    put(store, IMAGES[0])
+    half = store.begin()
+    half.write(b"half")
+    assert names(entries) == []
+    clock.sleep(6.0)
+    assert names(entries) == list(received(inbox))
+    half.discard()
+
+
+def test_the_same_instance_again_is_success_without_a_second_file(
+    inbox: Path, store: ReceivedStore
+) -> None:
+    put(store, IMAGES[0])
+    (name,) = received(inbox)
+    before = (inbox / name / files_of(IMAGES[:1])[0]).stat()
+    put(store, IMAGES[0])
+    assert received(inbox) == {name: files_of(IMAGES[:1])}
+    assert (inbox / name / files_of(IMAGES[:1])[0]).stat().st_ino == before.st_ino
+    assert on_their_way(inbox) == []
+
+
+def test_the_same_instance_is_known_after_a_restart(inbox: Path, store: ReceivedStore) -> None:
+    put(store, IMAGES[0])
+    again = store_in(inbox)
+    put(again, IMAGES[0])
+    assert refusal(again, changed(PatientID="P2")) is Reason.CONFLICT
+    assert list(received(inbox).values()) == [files_of(IMAGES[:1])]
+
+
+def test_other_data_under_one_uid_is_refused_and_the_first_stays(
+    inbox: Path, store: ReceivedStore
+) -> None:
+    put(store, IMAGES[0])
+    assert refusal(store, changed(PatientID="P2")) is Reason.CONFLICT
+    (name,) = received(inbox)
+    assert dcmread(inbox / name / files_of(IMAGES[:1])[0]).PatientID == "P1"
+    assert on_their_way(inbox) == []
+
+
+def test_an_instance_after_its_folder_was_claimed_begins_a_new_folder(
+    tmp_path: Path, inbox: Path, store: ReceivedStore
+) -> None:
+    put(store, IMAGES[0])
+    (name,) = received(inbox)
+    (inbox / name).rename(tmp_path / "claimed")
+    put(store, IMAGES[0])  # it is stored already
+    assert received(inbox) == {}
+    put(store, IMAGES[1])
+    assert received(inbox) == {name: files_of(IMAGES[1:2])}
+
+
+@pytest.mark.parametrize("moment", ["open", "rename"])
+def test_a_folder_that_is_claimed_at_any_moment_loses_no_instance(
+    tmp_path: Path, inbox: Path, store: ReceivedStore, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    put(store, IMAGES[0])
+    (name,) = received(inbox)
+    real = module._rename_into
+    claims = [0]
+
+    def claim() -> None:
+        if claims[0] == 0:
+            claims[0] = 1
+            (inbox / name).rename(tmp_path / "claimed")
+
+    def rename_into(*how: object) -> int:
+        if moment == "open":
+            claim()
+        descriptor = real(*how)  # type: ignore[arg-type]
+        if moment == "rename":
+            claim()
+        return descriptor
+
+    monkeypatch.setattr(module, "_rename_into", rename_into)
+    put(store, IMAGES[1])
+    found = {*os.listdir(tmp_path / "claimed"), *(f for fs in received(inbox).values() for f in fs)}
+    assert set(files_of(IMAGES[:2])) <= found
+
+
+@pytest.mark.parametrize("keyword", ["SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"])
+@pytest.mark.parametrize(
+    "uid", ["../../etc/passwd", "1.2/3", "1.2.", ".1.2", "1..2", "", "1" * 65, "1.2\\3", "a.b"]
+)
+def test_a_uid_with_path_tricks_is_refused(
+    tmp_path: Path, store: ReceivedStore, keyword: str, uid: str
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    content = file_of(changed(**{keyword: "1.9.9.9"}))
+    raw = uid.encode()
+    raw += b"\0" * (len(raw) % 2)
+    at = content.rindex(b"UI\x08\x001.9.9.9\0")
+    content = content[:at] + b"UI" + len(raw).to_bytes(2, "little") + raw + content[at + 12 :]
+    assert refusal(store, content) is Reason.UID
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", Reason.UNREADABLE),
+        (b"no DICOM" * 100, Reason.UNREADABLE),
+        (bytes(128) + b"DICM", Reason.UID),
+        (bytes(128) + b"DICM" + bytes(range(64)), Reason.UID),
+        (file_of(IMAGES[0])[:340], Reason.UID),
+        (file_of(IMAGES[0]).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0"),
+         Reason.SYNTAX),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_refused(
+    inbox: Path, store: ReceivedStore, content: bytes, reason: Reason
+) -> None:
+    assert refusal(store, content) is reason
+    assert received(inbox) == {}
+    assert on_their_way(inbox) == []
+
+
+def test_another_sop_class_is_refused(inbox: Path, store: ReceivedStore) -> None:
+    assert refusal(store, changed(SOPClassUID=MRImageStorage)) is Reason.SOP_CLASS
+    assert received(inbox) == {}
+
+
+@pytest.mark.parametrize(
+    "expected", [Expected(sop_class="1.2"), Expected(instance="1.2"), Expected(study="1.2")]
+)
+def test_a_data_set_that_is_not_what_the_request_says_is_refused(
+    inbox: Path, store: ReceivedStore, expected: Expected
+) -> None:
+    assert refusal(store, IMAGES[0], expected) is Reason.MISMATCH
+    assert received(inbox) == {}
+
+
+def test_an_instance_beyond_the_limit_of_its_size_is_refused(inbox: Path) -> None:
+    store = store_in(inbox, receive_max_instance_mb=1)
+    incoming = store.begin()
+    incoming.write(bytes(999_000))
+    with pytest.raises(Refused, match="larger than 1 MB") as refused:
+        incoming.write(bytes(2000))
+    assert refused.value.reason is Reason.TOO_LARGE
+    assert on_their_way(inbox) == []
+
+
+def test_a_series_with_too_many_instances_is_refused(inbox: Path) -> None:
+    store = store_in(inbox, receive_max_instances=3)
+    for image in IMAGES[:3]:
+        put(store, image)
+    assert refusal(store, IMAGES[3]) is Reason.TOO_MANY
+    put(store, IMAGES[0])
+    again = store_in(inbox, receive_max_instances=3)
+    assert refusal(again, IMAGES[3]) is Reason.TOO_MANY
+
+
+def test_before_the_disk_is_full_nothing_is_begun_and_what_comes_is_dropped(inbox: Path) -> None:
+    free = [2_000_000]
+    store = store_in(inbox, lambda _: free[0], receive_min_free_mb=1)
+    incoming = store.begin()
+    incoming.write(bytes(4 << 20))
+    free[0] = 900_000
+    with pytest.raises(Refused) as refused:
+        incoming.write(bytes(4 << 20))
+    assert refused.value.reason is Reason.NO_ROOM
+    assert on_their_way(inbox) == []
+    with pytest.raises(Refused, match="less than 1 MB are free"):
+        store.begin()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("call", ["fsync", "rename"])
+def test_an_instance_that_cannot_be_written_is_refused(
+    inbox: Path, store: ReceivedStore, monkeypatch: pytest.MonkeyPatch, number: int, call: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    incoming = store.begin()
+    incoming.write(file_of(IMAGES[0]))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail) if call == "fsync" else patch.setattr(Path, "rename", fail)
+        with pytest.raises(Refused) as refused:
+            store.keep(incoming, SOURCE)
+    expected = Reason.FAULT if number == errno.EIO else Reason.NO_ROOM
+    assert refused.value.reason is expected
+    assert on_their_way(inbox) == []
+    assert all(files == [] for files in received(inbox).values())
+    put(store, IMAGES[0])
+    assert list(received(inbox).values()) == [files_of(IMAGES[:1])]
+
+
+def test_what_a_crash_left_is_removed_at_the_next_start(inbox: Path, store: ReceivedStore) -> None:
+    half = inbox / ".receiving" / "0.part"
+    half.write_bytes(b"half")
+    assert on_their_way(inbox) == [half.name]
+    put(store, IMAGES[0])
+    (inbox / "1.2.3-00000000").mkdir()
+    (inbox / "1.2.3-00000000" / ".received.json").write_text("{}")
+    store_in(inbox)
+    assert on_their_way(inbox) == []
+    assert list(received(inbox).values()) == [files_of(IMAGES[:1])]
+
+
+def test_a_stopping_store_begins_nothing_and_keeps_what_is_whole(
+    inbox: Path, store: ReceivedStore
+) -> None:
+    incoming = store.begin()
+    incoming.write(file_of(IMAGES[0]))
+    store.stop()
+    store.keep(incoming, SOURCE)
+    with pytest.raises(Refused) as refused:
+        store.begin()
+    assert refused.value.reason is Reason.STOPPING
+    assert list(received(inbox).values()) == [files_of(IMAGES[:1])]
+
+
+def marked(inbox: Path) -> bool:
+    (name,) = received(inbox)
+    return inspect_entry(inbox, name, set(os.listdir(inbox))).marked
+
+
+def test_a_release_marks_what_one_sender_sent_alone(inbox: Path, store: ReceivedStore) -> None:
+    for image in IMAGES:
+        put(store, image, None, 1)
+    assert not marked(inbox)
+    store.released(1, complete=True)
+    assert marked(inbox)
+
+
+def test_a_release_marks_nothing_that_another_sender_shares(
+    inbox: Path, store: ReceivedStore
+) -> None:
+    put(store, IMAGES[0], None, 1)
+    put(store, IMAGES[1], None, 2)
+    store.released(1, complete=True)
+    store.released(2, complete=True)
+    assert not marked(inbox)
+
+
+def test_a_release_marks_nothing_of_which_an_instance_was_refused(
+    inbox: Path, store: ReceivedStore
+) -> None:
+    put(store, IMAGES[0], None, 1)
+    assert refusal(store, b"no DICOM", None, 1) is Reason.UNREADABLE
+    store.released(1, complete=True)
+    assert not marked(inbox)
+
+
+def test_a_release_marks_nothing_that_began_before_the_start(
+    inbox: Path, store: ReceivedStore
+) -> None:
+    put(store, IMAGES[0], None, 1)
+    again = store_in(inbox)
+    put(again, IMAGES[1], None, 1)
+    again.released(1, complete=True)
+    assert not marked(inbox)
+
+
+def test_an_instance_after_the_mark_takes_it_back(inbox: Path, store: ReceivedStore) -> None:
+    put(store, IMAGES[0], None, 1)
+    store.released(1, complete=True)
+    put(store, IMAGES[1], None, 2)
+    assert not marked(inbox)
+
+
+def test_a_deflated_data_set_is_inflated_no_further_than_needed(
+    store: ReceivedStore, inbox: Path
+) -> None:
+    image = SmallCt().images()[0]
+    image.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+    image.PixelData = bytes(64 << 20)
+    content = file_of(image)
+    assert len(content) < 1 << 20
+    put(store, content)
+    (file,) = inbox.glob("*/*.dcm")
+    assert identify(file).series == image.SeriesInstanceUID
+
+
+def test_an_incoming_instance_may_be_discarded_twice(tmp_path: Path, store: ReceivedStore) -> None:
+    incoming: Incoming = store.begin()
+    incoming.discard()
+    incoming.discard()
+    assert on_their_way(tmp_path / "inbox") == []
