@@ -83,8 +83,8 @@ COMMANDS = (
     froc_command, full_disk_command, fuzz_command, guarantee_command, kills_command,
     latency_command, lesion_insertion_command, link_command, load_command, memory_command,
     network_command, nodules_command, phantoms_command, policies_command, reading_command,
-    receive_fuzz_command, robustness_command, screenshots_command, sizes_command, stages_command, whole_command,
-    wire_command,
+    receive_fuzz_command, robustness_command, screenshots_command, sizes_command, stages_command,
+    whole_command, wire_command,
 )  # fmt: skip
 
 for _command in COMMANDS:

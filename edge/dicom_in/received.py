@@ -414,14 +414,14 @@ def _lies_in(name: str, folder: int) -> bool:
 
 def _write_sidecar(folder: Path, source: Source, series: _Series) -> None:
     """Write who sent the series; it is not synchronised: the images are what must not be lost."""
+    titles = {"calling_ae": source.caller, "called_ae": source.called}
     values: dict[str, Any] = {
         "way": source.way,
-        "caller": source.caller,
-        "called": source.called,
+        **(titles if source.way == "dicom" else {"caller": source.caller}),
         "peer": source.peer,
         "first": series.first,
         "last": _now(),
-        "instances": series.instances + 1,
+        "count": series.instances + 1,
     }
     part = folder / f"{RECEIVED}.part"
     with open(part, "w", encoding="utf-8", opener=partial(os.open, mode=0o600)) as file:

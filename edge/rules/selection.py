@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import structlog
 
+from edge.agent.folders import RECEIVED
 from edge.rules.rule import Action, AppliedRule, Received, Rule, Rules
 from imaging.dicom.arrival import files_of
 from imaging.dicom.study import peek
@@ -20,8 +21,6 @@ from imaging.selection import Preference, SelectSeries, SeriesSummary
 from imaging.volume import Geometry, Study, Volume
 from protos.messages import Priority
 
-RECEIVED = ".received.json"
-"""How a series came; the receiver leaves it in the folder of the series."""
 _MAX_BYTES = 1 << 16
 _SAMPLE = 32
 """Files whose headers tell how urgent a study is: 2 ms each."""

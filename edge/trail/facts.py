@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from edge.access import user_name
+from edge.agent.folders import RECEIVED
 from imaging.dicom.arrival import files_of, look
 
-RECEIVED = ".received.json"
-"""Says in the folder of a received series who sent it; a folder that a program copied has none."""
-RECEIVED_KEYS = ("calling_ae", "called_ae", "peer", "first", "last", "count")
+RECEIVED_KEYS = ("way", "calling_ae", "called_ae", "caller", "peer", "first", "last", "count")
+"""What `RECEIVED` says; a folder that a program copied has no such file."""
 
 _SAMPLE = 16
 """Files of which the first that is a DICOM image tells the identifiers: 2 ms each."""

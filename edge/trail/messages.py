@@ -89,7 +89,7 @@ def message_of(record: TrailRecord, source: AuditSource) -> str:
     if kind is None:
         return ""
     fields = record.fields
-    if record.event == Event.RECEIVED and fields.get("calling_ae"):
+    if record.event == Event.RECEIVED and fields.get("way"):
         kind = _Kind(TRANSFERRED, "C")
     message = ET.Element("AuditMessage")
     _event(message, kind, record)
@@ -146,10 +146,13 @@ def _participants(record: TrailRecord, source: AuditSource) -> list[_Participant
         title = f"AETITLES={ae}" if ae else ""
         return _Participant(process, role, requestor, title, source.host)
 
-    if event == Event.RECEIVED and (calling := fields.get("calling_ae")):
-        called, peer = fields.get("called_ae"), str(fields.get("peer") or "")
-        sender = _Participant(str(calling), SOURCE, True, f"AETITLES={calling}", peer)
-        return [sender, own(DESTINATION, requestor=False, ae=called)]
+    if event == Event.RECEIVED and fields.get("way"):
+        calling, called = fields.get("calling_ae"), fields.get("called_ae")
+        peer = str(fields.get("peer") or "")
+        name = str(calling or fields.get("caller") or peer or "unknown")
+        title = f"AETITLES={calling}" if calling else ""
+        sender = _Participant(name, SOURCE, True, title, peer)
+        return [sender, own(DESTINATION, requestor=False, ae=called or "")]
     if event == Event.RECEIVED:
         owner = _Participant(str(fields.get("owner", "unknown")), SOURCE_MEDIA, False, media=True)
         return [own(DESTINATION), owner]

@@ -163,7 +163,7 @@ def test_images_that_come_after_the_folder_was_claimed_amend_its_report(tmp_path
     }
     assert sorted(path.name for path in study.rglob("*.dcm")) == names(IMAGES)
     callers = [json.loads(path.read_text()) for path in sorted(study.rglob(".received.json"))]
-    assert [(one["caller"], one["instances"]) for one in callers] == [("SCANNER", 7), ("OTHER", 5)]
+    assert [(one["calling_ae"], one["count"]) for one in callers] == [("SCANNER", 7), ("OTHER", 5)]
 
 
 def test_an_image_that_is_sent_again_after_its_report_makes_no_study(tmp_path: Path) -> None:

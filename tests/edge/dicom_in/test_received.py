@@ -111,10 +111,10 @@ def test_the_sidecar_says_who_sent_the_series_and_is_no_file_of_the_study(
     assert values.pop("first") <= values.pop("last")
     assert values == {
         "way": "dicom",
-        "caller": "SCANNER",
-        "called": "OVERREAD",
+        "calling_ae": "SCANNER",
+        "called_ae": "OVERREAD",
         "peer": "10.1.2.3",
-        "instances": 2,
+        "count": 2,
     }
     before = inspect_entry(inbox, name, set(os.listdir(inbox))).fingerprint
     (inbox / name / ".received.json").write_text("{}")

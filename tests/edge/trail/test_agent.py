@@ -81,7 +81,13 @@ def test_what_a_receiver_says_of_the_sender_is_in_the_trail(tmp_path: Path) -> N
     header = StudyHeader(patient_id="P1", patient_name="Doe^Jane")
     series = tmp_path / "inbox" / "a"
     write_series(Volume(np.zeros((2, 8, 8), np.int16), Geometry()), series, header=header, seed=1)
-    sender = {"calling_ae": "CT1", "called_ae": "OVERREAD", "peer": "10.0.0.5", "count": 2}
+    sender = {
+        "way": "dicom",
+        "calling_ae": "CT1",
+        "called_ae": "OVERREAD",
+        "peer": "10.0.0.5",
+        "count": 2,
+    }
     (series / RECEIVED).write_text(json.dumps({**sender, "name": "Doe^Jane", "last": ["odd"]}))
     (series / ".done").touch()
 

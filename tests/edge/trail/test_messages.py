@@ -92,7 +92,14 @@ def test_a_study_that_came_over_the_network_was_transferred_and_one_from_a_folde
     folder = parsed(Event.RECEIVED, BY_EVENT[Event.RECEIVED])
     network = parsed(
         Event.RECEIVED,
-        {**IDS, "calling_ae": "CT1", "called_ae": "OVERREAD", "peer": "10.0.0.5", "owner": "x"},
+        {
+            **IDS,
+            "way": "dicom",
+            "calling_ae": "CT1",
+            "called_ae": "OVERREAD",
+            "peer": "10.0.0.5",
+            "owner": "x",
+        },
     )
     assert values(folder, "//EventID/@csd-code") == ["110107"]
     assert values(network, "//EventID/@csd-code") == ["110104"]
