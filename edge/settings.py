@@ -11,6 +11,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from edge.dicom_out.settings import TargetSettings
 from edge.errors import BadSettings
 from process.settings import InvalidSettings, ProcessSettings, load
 from process.tls import TlsFiles, is_address, is_loopback
@@ -70,6 +71,7 @@ class EdgeSettings(ProcessSettings):
             rejected.
         tls_ca: PEM authority that signed the cloud's certificate; setting it enables TLS.
         insecure: whether ROIs may be sent to another machine without TLS.
+        targets: where result objects are sent; `edge.dicom_out.settings` has their settings.
         metrics_port: port of the metrics; None: off, 0: a free port.
     """
 
@@ -120,6 +122,10 @@ class EdgeSettings(ProcessSettings):
     tls_key: Path | None = None
     insecure: bool = False
 
+    targets: tuple[TargetSettings, ...] = Field(
+        default=(), description="a list of tables, each as [[targets]]"
+    )
+
     log_format: Literal["text", "json"] = "text"
     metrics_address: str = "127.0.0.1"
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
@@ -169,6 +175,9 @@ class EdgeSettings(ProcessSettings):
             )
         if self.cloud_hedge is not None and self.cloud_hedge == self.cloud:
             raise ValueError("cloud_hedge must differ from cloud")
+        names = [target.name for target in self.targets]
+        if twice := next((name for name in names if names.count(name) > 1), ""):
+            raise ValueError(f"targets: two have the name {twice}, expected one name for each")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key must be set together")
         if self.tls_cert is not None and self.tls_ca is None:

@@ -29,9 +29,9 @@ from edge.job import Job
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.report.model import Report
 from edge.settings import CLOUD_OFF, EdgeSettings
-from edge.store.pending import PendingStep, PersistPending, persist_in
+from edge.store.pending import PersistPending, persist_in
 from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
-from edge.store.studies import Step, StepHook, StudyStore, exclusive
+from edge.store.studies import AnyStep, StepHook, StudyStore, exclusive
 from edge.telemetry import Telemetry
 from process.endpoints import Checks, Pulse
 
@@ -74,7 +74,7 @@ def run_agent(
         waits_s = settings.deadline_s + PAUSE_POLLS * settings.poll_s
         pulse, opening = Pulse(STALLED_S + waits_s, clock), ["the model is being loaded"]
 
-        def step(to: Step | PendingStep, durable: bool) -> None:
+        def step(to: AnyStep, durable: bool) -> None:
             pulse.beat()
             if on_step is not None:
                 on_step(to, durable)

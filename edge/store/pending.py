@@ -11,7 +11,7 @@ ran.
 
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -127,10 +127,18 @@ CREATE TABLE IF NOT EXISTS pending_verdicts (
 
 
 class PendingStore:
-    """The pending reads in an open database; ``on_step`` is called with every durable step."""
+    """The pending reads in an open database; ``on_step`` is called with every durable step.
 
-    def __init__(self, database: sqlite3.Connection, on_step: PendingHook) -> None:
-        self._database, self._on_step = database, on_step
+    ``export`` begins the export of versions of a report, in the transaction that has them out.
+    """
+
+    def __init__(
+        self,
+        database: sqlite3.Connection,
+        on_step: PendingHook,
+        export: Callable[[str, Iterable[int]], None],
+    ) -> None:
+        self._database, self._on_step, self._export = database, on_step, export
         database.executescript(_SCHEMA)
 
     def save(
@@ -276,6 +284,7 @@ class PendingStore:
         with self._durable(step):
             change = "step = ?, version = version + 1, context = ?"
             self._move(read, change, (step.value, context.to_bytes()))
+            self._export(key, (context.report.version,))
             # Answered ROIs are not needed any more. After the last version everything goes:
             # deleting the row deletes its ROIs and verdicts.
             if more:

@@ -13,7 +13,7 @@ A later part of a study ends JOINING in one transaction that sets its study, whi
 QUARANTINED, back to CLAIMED (`edge.store.parts`).
 
 Pending reads are in the same database (`edge.store.pending`), and begin to count in the same
-transaction as REPORTED.
+transaction as REPORTED. So do the exports of a report to the targets (`edge.store.exports`).
 """
 
 import errno
@@ -22,7 +22,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,6 +38,7 @@ from edge.access import whose
 from edge.errors import EdgeError
 from edge.job import new_study_key
 from edge.store.database import WrongStep, columns, file_identities, open_database, transaction
+from edge.store.exports import DeliveryStep, ExportStep, ExportStore
 from edge.store.parts import LaterPart, PartStore
 from edge.store.pending import PendingStep, PendingStore
 
@@ -65,7 +66,10 @@ _BEFORE: dict[Step, tuple[Step, ...]] = {
     Step.QUARANTINED: (Step.QUARANTINING,),
 }
 
-StepHook = Callable[[Step | PendingStep, bool], None]
+AnyStep = Step | PendingStep | ExportStep | DeliveryStep
+"""A durable step of anything in the database."""
+
+StepHook = Callable[[AnyStep, bool], None]
 """Called with each step twice: just before it is made durable (False) and just after (True)."""
 
 _SCHEMA = """
@@ -130,15 +134,18 @@ class Record:
 
 
 class StudyStore:
-    """The table of studies, their later ``parts`` and the ``pending`` reads; a context manager.
+    """The studies, their later ``parts``, ``pending`` reads and ``exports``; a context manager.
 
-    Several processes may open it at once. ``files`` are those that this one has open.
+    Several processes may open it at once. ``files`` are those that this one has open. ``targets``
+    are the names of those that get the objects of each report; without any, nothing is exported.
 
     Raises:
         InvalidDatabase: ``path`` cannot be opened, or is not a database.
     """
 
-    def __init__(self, path: Path, on_step: StepHook | None = None) -> None:
+    def __init__(
+        self, path: Path, on_step: StepHook | None = None, targets: Collection[str] = ()
+    ) -> None:
         self._on_step = on_step or (lambda _step, _durable: None)
         with ExitStack() as opened:
             try:
@@ -146,7 +153,8 @@ class StudyStore:
                 opened.callback(self._database.close)
                 self._database.executescript(_SCHEMA)
                 self.parts = PartStore(self._database)
-                self.pending = PendingStore(self._database, self._on_step)
+                self.exports = ExportStore(self._database, self._on_step, targets)
+                self.pending = PendingStore(self._database, self._on_step, self.exports.add)
                 self.files = file_identities(path)
             except (sqlite3.Error, OSError) as error:
                 allowed = os.access(path, os.R_OK | os.W_OK, effective_ids=True)
@@ -215,11 +223,12 @@ class StudyStore:
         members: tuple[str, ...],
         report_names: Iterator[str],
         reason: Mapping[str, str],
+        versions: Iterable[int] = (),
     ) -> Record | None:
         """Insert a study that lies in the folders without a row, at this step.
 
-        ``reason`` says why it was quarantined. Return None while another study of the same name is
-        being claimed.
+        ``reason`` says why it was quarantined. ``versions`` of its report are out, and are exported
+        again. Return None while another study of the same name is being claimed.
         """
         values = (key, json.dumps(members), "", step.value, _now(), _now())
         why = tuple(reason.get(name, "") for name in ("kind", "reason", "file"))
@@ -230,6 +239,7 @@ class StudyStore:
                     " report_name, kind, reason, file) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (*values, self._first_free(report_names), *why),
                 )
+                self.exports.add(key, versions)
         except sqlite3.IntegrityError:
             return None
         return self.get(key)
@@ -240,11 +250,16 @@ class StudyStore:
         return self._database.execute(query, (key,)).fetchone() is not None
 
     def settle(
-        self, key: str, step: Step, reason: Mapping[str, str] = MappingProxyType({})
+        self,
+        key: str,
+        step: Step,
+        reason: Mapping[str, str] = MappingProxyType({}),
+        versions: Iterable[int] = (),
     ) -> None:
         """Set a study to the step at which its files are, whatever step it was at.
 
-        ``reason`` says why it was quarantined. A pending read that was saved is published.
+        ``reason`` says why it was quarantined. A pending read that was saved is published, and
+        ``versions`` of its report are exported.
         """
         why = tuple(reason.get(name, "") for name in ("kind", "reason", "file"))
         with transaction(self._database):
@@ -254,6 +269,7 @@ class StudyStore:
                 (step.value, _now(), *why, key),
             )
             self.pending.publish(key)
+            self.exports.add(key, versions)
 
     def keys(self) -> set[str]:
         """Return the keys of all studies."""
@@ -273,6 +289,7 @@ class StudyStore:
         with transaction(self._database):
             self._database.execute("DELETE FROM studies WHERE id = ?", (key,))
             self.parts.forget(key)
+            self.exports.forget(key)
 
     def rename_report(self, key: str, report_names: Iterator[str]) -> Record:
         """Give the study the first of ``report_names`` that is free as its folder in the outbox."""
@@ -281,17 +298,18 @@ class StudyStore:
             self._database.execute("UPDATE studies SET report_name = ? WHERE id = ?", (name, key))
         return self.get(key)
 
-    def advance(self, key: str, step: Step) -> Record:
+    def advance(self, key: str, step: Step, versions: Iterable[int] = ()) -> Record:
         """Make a step durable and return the record after it.
 
         READING counts an attempt; CLAIMED after READING takes the attempt back. REPORTED also
-        publishes the pending read.
+        publishes the pending read, and begins the export of ``versions`` of the report.
 
         Raises:
             WrongStep: the study is not at a step before this one.
         """
         counted = {Step.READING: "attempts + 1", Step.CLAIMED: "max(attempts - 1, 0)"}
-        return self._update(key, step, f"attempts = {counted.get(step, 'attempts')}", ())
+        change = f"attempts = {counted.get(step, 'attempts')}"
+        return self._update(key, step, change, (), lambda: self.exports.add(key, versions))
 
     def quarantine(self, key: str, kind: str, reason: str, file: str) -> Record:
         """Make QUARANTINING durable, with the reason.
@@ -338,6 +356,11 @@ class StudyStore:
 
         self._update(key, Step.DONE, "attempts = 0", (), reopen)
         return self.get(study_key)
+
+    def forget_exports(self, key: str) -> None:
+        """Delete what is known of the export of a report that is gone."""
+        with transaction(self._database):
+            self.exports.forget(key)
 
     def forget_claim(self, key: str) -> None:
         """Delete a claim of which no file was moved; the study stays in the inbox."""
@@ -432,7 +455,8 @@ def _own_columns() -> set[str]:
     with closing(sqlite3.connect(":memory:")) as database:
         database.executescript(_SCHEMA)
         PartStore(database)
-        PendingStore(database, lambda _step, _durable: None)
+        exports = ExportStore(database, lambda _step, _durable: None, ())
+        PendingStore(database, lambda _step, _durable: None, exports.add)
         return columns(database)
 
 
