@@ -24,6 +24,8 @@ from edge.agent.retention import Retention
 from edge.agent.study import process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import open_pipeline
+from edge.dicom_out.deliver import MakeObjects, delivering
+from edge.dicom_out.targets import open_target
 from edge.escalation.client import Escalator, NoSecondReader, SecondReader
 from edge.job import Job
 from edge.pipeline import Pipeline, StudyResult, read_and_report
@@ -52,11 +54,13 @@ def run_agent(
     clock: Callable[[], float] = time.monotonic,
     stop: threading.Event | None = None,
     on_step: StepHook | None = None,
+    make_objects: MakeObjects | None = None,
 ) -> None:
     """Work until ``stop`` is set or SIGTERM or SIGINT arrives; finish the current study.
 
     ``read`` and ``second`` stand in for the pipeline of the settings and its second reader;
-    ``on_step`` is called with every durable step.
+    ``on_step`` is called with every durable step, those of deliveries in other threads;
+    ``make_objects`` makes what the targets get.
 
     Raises:
         AlreadyRunning: another agent uses the inbox, the outbox or the state folder.
@@ -80,7 +84,8 @@ def run_agent(
                 on_step(to, durable)
 
         path = folders.state / DATABASE
-        store = open_or_replace(path, step)
+        targets = [target.name for target in settings.targets]
+        store = open_or_replace(path, step, targets)
         held.callback(lambda: store.close())
         telemetry = Telemetry()
         ready: Checks = {
@@ -106,6 +111,19 @@ def run_agent(
         estimate = second.estimate_now if isinstance(second, Escalator) else second.estimate
         telemetry.observe_link(estimate)
         held.enter_context(draining(stop))
+        if settings.targets and make_objects is not None:
+            held.enter_context(
+                delivering(
+                    path,
+                    folders.outbox,
+                    make_objects,
+                    [(one, open_target(one)) for one in settings.targets],
+                    poll_s=settings.poll_s,
+                    on_step=on_step,
+                    on_outcome=telemetry.count_delivery,
+                    on_backlog=telemetry.set_deliveries,
+                )
+            )
         opening.clear()
         log.info("agent started", **description(settings), model=model)
         while True:
@@ -117,7 +135,7 @@ def run_agent(
                 if not isinstance(error, LostDatabase) and not is_damage(error):
                     raise
                 folders.make()
-                store = reopen(path, store, error, step)
+                store = reopen(path, store, error, step, targets)
     log.info("agent stopped", hint="unfinished studies continue at the next start")
 
 
@@ -132,6 +150,7 @@ def description(settings: EdgeSettings) -> dict[str, object]:
         "cloud": settings.cloud or CLOUD_OFF,
         **({"cloud_hedge": settings.cloud_hedge} if settings.cloud_hedge else {}),
         **({"encryption": settings.encryption} if settings.cloud else {}),
+        **({"targets": [one.name for one in settings.targets]} if settings.targets else {}),
         "quiet_s": settings.quiet_s,
         "deadline_s": settings.deadline_s,
     }

@@ -126,6 +126,7 @@ def kind_of(file: Path) -> ObjectKind | None:
 _KIND_WORDS: Mapping[ObjectKind, str] = {
     "sr": "SR Storage",
     "seg": "Segmentation Storage",
+    "key-images": "Key Object Selection Document Storage",
     "capture": "Secondary Capture Image Storage",
     "pdf": "Encapsulated PDF Storage",
 }
@@ -320,8 +321,11 @@ class DicomWebService:
         target = self._settings
         if problems := target.tls.problems():
             raise _Unavailable("; ".join(problems))
-        if target.tls_ca is not None:
-            session.verify = str(target.tls_ca)
+        # of the environment only the proxies: REQUESTS_CA_BUNDLE would go before tls_ca
+        session.trust_env = False
+        session.proxies.update(requests.utils.get_environ_proxies(target.url))
+        trusted = ssl.get_default_verify_paths()
+        session.verify = str(target.tls_ca or trusted.cafile or trusted.capath or "") or True
         if target.tls_cert is not None and target.tls_key is not None:
             session.cert = (str(target.tls_cert), str(target.tls_key))
         session.auth = _Authorization(target.token_file)

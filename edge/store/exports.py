@@ -150,9 +150,10 @@ class ExportStore:
         return {row[0]: row[1] for row in self._database.execute(query)}
 
     def making(self) -> list[Export]:
-        """Return the exports whose objects are to be made, the oldest first."""
+        """Return the exports whose objects are to be made: the oldest first, versions in order."""
         rows = self._database.execute(
-            "SELECT * FROM exports WHERE step = 'making' ORDER BY rowid, version"
+            "SELECT * FROM exports WHERE step = 'making'"
+            " ORDER BY min(rowid) OVER (PARTITION BY study_key), version"
         )
         return [_export(row) for row in rows]
 
