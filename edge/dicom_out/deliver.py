@@ -208,7 +208,8 @@ class Sender:
                 reason = "its objects are not in the outbox any more"
                 self._give_up(delivery, reason, Sent())
                 return
-            sent = self._target.send(self._files(folder, delivery), self._stopped)
+            files = self._files(folder, delivery)
+            sent = self._target.send(files, self._stopped) if files else Sent()
         except Exception as error:  # whatever it is, the other deliveries must go on
             if is_transient(error) or is_machine_fault(error) or isinstance(error, sqlite3.Error):
                 exports.failed(delivery, "", (), counts=False)
@@ -268,7 +269,7 @@ class Sender:
 
     def _pause_target(self, sent: Sent) -> None:
         """Pause the target if it takes nothing now; end its pauses if it took something."""
-        if sent.stored or not sent.unreachable:
+        if sent.stored or sent.refused:
             self._failures, self._until = 0, float("-inf")
         if sent.unreachable and sent.unreachable != STOPPED:
             self._failures += 1

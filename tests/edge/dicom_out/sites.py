@@ -112,11 +112,11 @@ class Deliveries:
                 busy = sender.run_once() or busy
 
     def pass_time(self, seconds: float) -> None:
-        """All that is due in this time, looked for every second."""
+        """All that is due in this time, looked for every second or a few hundred times."""
         until_s = self.clock() + seconds
         while self.clock() < until_s:
             self.run()
-            self.clock.sleep(1.0)
+            self.clock.sleep(max(1.0, seconds / 200))
 
     def steps(self, target: str) -> list[str]:
         """The steps of the deliveries to a target, in the order of studies and versions."""
