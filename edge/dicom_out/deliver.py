@@ -15,6 +15,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import Protocol
@@ -39,6 +40,7 @@ MAX_MAKING = 3
 """Attempts to make objects that may fail or end with the process."""
 STOP_S = 15.0
 """How long a stop waits for the object that is being sent; a longer one is sent again."""
+ENDED = "the last attempt ended with the process"
 _SENT = ".sent-"
 
 MakeObjects = Callable[[Path, int], Sequence[Path]]
@@ -184,7 +186,7 @@ class Sender:
         if resends > self._resends:  # a person has done something about the target
             self._failures, self._until = 0, float("-inf")
         self._resends = resends
-        if self._clock() < self._until:
+        if self._stopped() or self._clock() < self._until:
             return False
         for delivery in self._store.exports.due(self._name):
             if self._clock() >= self._refused_until.get(_identity(delivery), float("-inf")):
@@ -198,7 +200,8 @@ class Sender:
             self._store.forget_exports(key)
             return
         if delivery.attempts >= MAX_ATTEMPTS:  # the last one ended with the process
-            self._give_up(delivery, "sending it has ended the process", Sent())
+            reason = "; ".join(filter(None, (delivery.reason, ENDED)))
+            self._give_up(replace(delivery, attempts=delivery.attempts - 1), reason, Sent())
             return
         folder = objects_folder(self._outbox / self._store.get(key).report_name, delivery.version)
         if not exports.begin_attempt(delivery):

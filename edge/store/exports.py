@@ -222,7 +222,8 @@ class ExportStore:
     def begin_attempt(self, delivery: Delivery) -> bool:
         """Count an attempt before it begins; return whether the delivery still waits."""
         with self._durable(DeliveryStep.TRYING):
-            return self._change(delivery, DeliveryStep.SENDING, delivery.attempts + 1, "")
+            attempts = delivery.attempts + 1
+            return self._change(delivery, DeliveryStep.SENDING, attempts, delivery.reason)
 
     def sent(self, delivery: Delivery, stored: Iterable[str]) -> None:
         """Note that the target has all objects."""

@@ -227,16 +227,19 @@ def test_objects_that_somebody_removed_are_a_dead_letter(tmp_path: Path) -> None
         assert site.store.exports.held() == {key}
 
 
-def test_a_stop_during_a_delivery_does_not_count_against_it(tmp_path: Path, pacs: Pacs) -> None:
-    with deliveries(tmp_path, pacs_at(pacs.port)) as site:
-        key = site.report("a")
-        site.maker.run_once()
+def test_a_stop_during_a_delivery_finishes_the_object_and_does_not_count(tmp_path: Path) -> None:
+    def stop(_dataset: Dataset) -> int:
         site.stops = True
-        site.run()
-        assert [(one.attempts, one.step) for one in site.of("pacs")] == [(0, DeliveryStep.SENDING)]
-        site.stops = False
-        site.run()
-        assert pacs.received == uids(key, 1)
+        return 0x0000
+
+    with Pacs(answer=stop).running() as pacs, deliveries(tmp_path, pacs_at(pacs.port)) as site:
+        key = site.report("a")
+        for sent in (1, 2):
+            site.stops = False
+            site.run()
+            assert pacs.received == uids(key, 1)[:sent]
+        (delivery,) = site.of("pacs")
+        assert delivery.attempts == 1
 
 
 STEPS: list[AnyStep] = [ExportStep.MADE, ExportStep.NONE, *DeliveryStep]
@@ -244,11 +247,7 @@ STEPS: list[AnyStep] = [ExportStep.MADE, ExportStep.NONE, *DeliveryStep]
 
 
 @pytest.mark.parametrize("durable", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(
-    "step",
-    [*STEPS, DeliveryStep.SENDING, DeliveryStep.DEAD, ExportStep.NONE],
-    ids=lambda s: s.value,
-)
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.value)
 def test_killed_at_any_durable_step_nothing_is_lost(
     tmp_path: Path, step: AnyStep, durable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,7 +285,9 @@ def test_killed_at_any_durable_step_nothing_is_lost(
         assert site.steps("pacs") == ["dead" if refuses else "sent"]
         assert pacs.kept == (uids(key, 1)[:1] if refuses else uids(key, 1))
         if refuses:
-            assert site.of("pacs")[0].attempts == MAX_ATTEMPTS
+            (letter,) = site.of("pacs")
+            assert letter.attempts == MAX_ATTEMPTS
+            assert "Does Not Match SOP Class" in letter.reason
 
 
 def test_an_object_that_ends_the_process_each_time_becomes_a_dead_letter(
@@ -304,7 +305,9 @@ def test_an_object_that_ends_the_process_each_time_becomes_a_dead_letter(
             with pytest.raises(Killed):
                 site.run()
         site.run()
-        assert site.steps("pacs") == ["dead"]
+        (letter,) = site.of("pacs")
+        assert (letter.step, letter.attempts) == (DeliveryStep.DEAD, MAX_ATTEMPTS)
+        assert letter.reason == "the last attempt ended with the process"
 
 
 def lose_rows(site: Deliveries) -> None:
