@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -155,6 +156,8 @@ class StowService:
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}/dicom-web"
         thread = threading.Thread(target=server.run, args=(sockets,))
         thread.start()
+        while not server.started and thread.is_alive():
+            time.sleep(0.005)
         try:
             yield self
         finally:

@@ -26,6 +26,7 @@ from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import open_pipeline
 from edge.dicom_out.deliver import MakeObjects, delivering
 from edge.dicom_out.targets import open_target
+from edge.errors import BadSettings
 from edge.escalation.client import Escalator, NoSecondReader, SecondReader
 from edge.job import Job
 from edge.pipeline import Pipeline, StudyResult, read_and_report
@@ -111,7 +112,9 @@ def run_agent(
         estimate = second.estimate_now if isinstance(second, Escalator) else second.estimate
         telemetry.observe_link(estimate)
         held.enter_context(draining(stop))
-        if settings.targets and make_objects is not None:
+        if settings.targets:
+            if make_objects is None:
+                raise BadSettings("targets: nothing here makes objects for them")
             held.enter_context(
                 delivering(
                     path,

@@ -46,9 +46,13 @@ class _TargetSettings(BaseModel):
         """The files of TLS."""
         return TlsFiles(self.tls_ca, self.tls_cert, self.tls_key)
 
-    def _check(self, address: str, *, encrypted: bool, remedy: str) -> None:
+    @model_validator(mode="after")
+    def _certificate_has_its_key(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key must be set together")
+        return self
+
+    def _require_encryption(self, address: str, *, encrypted: bool, remedy: str) -> None:
         if not encrypted and not self.insecure and not is_loopback(address):
             raise ValueError(
                 f"{address} is another machine, and {remedy}: results of"
@@ -90,7 +94,7 @@ class DicomTarget(_TargetSettings):
         if self.tls_cert is not None and self.tls_ca is None:
             raise ValueError("tls_cert requires tls_ca")
         encrypted = self.tls_ca is not None
-        self._check(self.address, encrypted=encrypted, remedy="tls_ca is not set")
+        self._require_encryption(self.address, encrypted=encrypted, remedy="tls_ca is not set")
         return self
 
 
@@ -138,7 +142,7 @@ class DicomWebTarget(_TargetSettings):
         if not encrypted and (self.tls_ca or self.tls_cert):
             raise ValueError("tls_ca and tls_cert need an https:// address")
         remedy = "url is not https://"
-        self._check(f"{host}:{port or 80}", encrypted=encrypted, remedy=remedy)
+        self._require_encryption(f"{host}:{port or 80}", encrypted=encrypted, remedy=remedy)
         return self
 
 

@@ -136,7 +136,7 @@ class PendingStore:
         self,
         database: sqlite3.Connection,
         on_step: PendingHook,
-        export: Callable[[str, Iterable[int]], None],
+        export: Callable[[str, Iterable[int]], None] = lambda _key, _versions: None,
     ) -> None:
         self._database, self._on_step, self._export = database, on_step, export
         database.executescript(_SCHEMA)

@@ -455,8 +455,8 @@ def _own_columns() -> set[str]:
     with closing(sqlite3.connect(":memory:")) as database:
         database.executescript(_SCHEMA)
         PartStore(database)
-        exports = ExportStore(database, lambda _step, _durable: None, ())
-        PendingStore(database, lambda _step, _durable: None, exports.add)
+        PendingStore(database, lambda _step, _durable: None)
+        ExportStore(database, lambda _step, _durable: None, ())
         return columns(database)
 
 

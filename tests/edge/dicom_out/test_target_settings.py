@@ -53,10 +53,7 @@ def test_targets_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         (DICOM + DICOM, "^targets: two have the name pacs"),
         (f'{WEB}url = "ftp://x"', r"targets\.pacs\.url = 'ftp://x': expected an address with http"),
         (f'{WEB}url = "https://u@x"', r"targets\.pacs: url = .*expected an address without user"),
-        (
-            f'{WEB}url = "http://x/"',
-            r"targets\.pacs: x:80 is another machine, .* not https",
-        ),
+        (f'{WEB}url = "http://x/"', r"targets\.pacs: x:80 is another machine, .* not https"),
         (f'{WEB}url = "http://[::1]/"\ntls_ca = "a"', r"targets\.pacs: tls_ca .* need an https://"),
         ("targets = 3", r"targets = 3: expected a list of tables"),
         ("targets = [3]", r"targets\.0: expected a table|targets\.0\.kind"),
