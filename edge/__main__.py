@@ -19,6 +19,8 @@ from edge.agent.agent import run_agent
 from edge.agent.folders import DATABASE, AgentFolders
 from edge.agent.queue import is_running, other_user, queued, render, requeue
 from edge.assemble import open_pipeline
+from edge.dicom_out.overview import overview, resend
+from edge.dicom_out.overview import render as render_targets
 from edge.doctor import Level, examine
 from edge.errors import EdgeError, MissingPath, UnfitFolder
 from edge.job import Job
@@ -201,12 +203,57 @@ def requeue_command(
     typer.echo("\n".join(f"back in the inbox: {printable(name)}" for name in names) or "none")
 
 
+@app.command(epilog="Exit status: 0: every target answers. 1: one does not, or a setting is wrong.")
+def targets(
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Ask each target whether it answers, and show what it lacks and its dead letters."""
+    settings = _settings(config)
+    try:
+        states, unmade = overview(settings.targets, AgentFolders.of(settings))
+    except SETUP_ERRORS as error:
+        raise _failed(error) from error
+    if as_json:
+        values = {
+            "targets": [asdict(one) for one in states],
+            "without_objects": [asdict(one) for one in unmade],
+        }
+        typer.echo(printable_json(json.dumps(values, indent=2, ensure_ascii=False)))
+    else:
+        Console().print(Printable(render_targets(states, unmade)))
+    silent = any(one.problem for one in states if one.address)
+    raise typer.Exit(ExitStatus.FAILED if silent else ExitStatus.DONE)
+
+
+@app.command(name="resend")
+def resend_command(
+    study: Annotated[
+        str | None, typer.Argument(help="Key of a study, or name of its report.")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="TARGET", help="Target; by default each one.")
+    ] = None,
+    dead: Annotated[bool, typer.Option("--dead", help="All dead letters.")] = False,
+    config: Config = None,
+) -> None:
+    """Send the objects of a study again, all versions in order; the agent may run."""
+    if (study is None) != dead:
+        raise typer.BadParameter("name one study, or give --dead")
+    settings = _settings(config)
+    try:
+        done = resend(study, to, settings.targets, AgentFolders.of(settings))
+    except SETUP_ERRORS as error:
+        raise _failed(error) from error
+    typer.echo("\n".join(f"due again: {printable(one)}" for one in done) or "none")
+
+
 @app.command(epilog="Exit status: 0: nothing is wrong. 1: something is, or a setting is.")
 def doctor(
     config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
-    """Check folders, access, disk, database, model and cloud, and say what to do."""
+    """Check folders, access, disk, database, model, cloud and targets, and say what to do."""
     found = examine(_settings(config))
     if as_json:
         values = [{"level": c.level.value, "what": c.what, "text": c.text} for c in found]

@@ -21,6 +21,8 @@ from edge.agent.queue import BLOCKED, arriving, is_running, other_user
 from edge.agent.ready import folder_problem
 from edge.amend.amender import MB
 from edge.dicom_in.stow import read_token
+from edge.dicom_out.overview import overview
+from edge.dicom_out.settings import DicomWebTarget
 from edge.errors import EdgeError
 from edge.escalation.client import open_channel, start_health_check
 from edge.link.link import CONNECT_S
@@ -79,6 +81,7 @@ def examine(settings: EdgeSettings) -> list[Checked]:
         ("model", lambda: _model(settings)),
         ("cloud", lambda: _clouds(settings)),
         ("receiving", lambda: _receiving(settings, folders)),
+        ("targets", lambda: _targets(settings, folders)),
     ]
     found: list[Checked] = []
     for what, check in checks:
@@ -127,8 +130,11 @@ def _access(folders: AgentFolders, settings: EdgeSettings) -> Results:
     private = [folders.state, folders.work, folders.done, folders.quarantine, folders.trail]
     private += [*folders.state.glob(f"{DATABASE}*"), *files_in(folders.trail)]
     open_to_all = [(path, 0o077) for path in private] + [(folders.outbox, 0o007)]
-    if settings.tls_key is not None:
-        open_to_all.append((settings.tls_key, 0o007))
+    secrets = [settings.tls_key]
+    for target in settings.targets:
+        token = target.token_file if isinstance(target, DicomWebTarget) else None
+        secrets += [target.tls_key, token]
+    open_to_all += [(path, 0o007) for path in secrets if path is not None]
     wide = [path for path, bits in open_to_all if _mode(path) & bits]
     for path in wide:
         text = f"{path} can be read by others: chmod go-rwx, or start the agent"
@@ -326,6 +332,31 @@ def _port(name: str, address: str, port: int, tls: TlsFiles, runs: bool) -> Resu
         yield Checked(Level.WRONG, "receiving", text)
     else:
         yield Checked(Level.OK, "receiving", f"{where} {'is served' if runs else 'is free'}")
+
+
+def _targets(settings: EdgeSettings, folders: AgentFolders) -> Results:
+    if not settings.targets:
+        return
+    states, unmade = overview(settings.targets, folders)
+    for target in settings.targets:
+        if target.encryption == "none" and target.insecure:
+            text = f"{target.name}: results travel unencrypted (insecure = true)"
+            yield Checked(Level.NOTE, "targets", text)
+        for warning in target.tls.warnings() if not target.tls.problems() else []:
+            yield Checked(Level.NOTE, "targets", f"{target.name}: {warning}")
+    for one in states:
+        if one.problem:
+            level = Level.WRONG if one.address else Level.NOTE
+            yield Checked(level, "targets", f"{one.name}: {one.problem}")
+        else:
+            text = f"{one.name}: {one.address} answers, encryption: {one.encryption}"
+            yield Checked(Level.OK, "targets", text)
+        if one.dead:
+            text = f"{one.name}: {len(one.dead)} dead letters: overread-edge targets says why"
+            yield Checked(Level.WRONG, "targets", text)
+    if unmade:
+        text = f"{len(unmade)} reports have no objects: overread-edge targets says why"
+        yield Checked(Level.NOTE, "targets", text)
 
 
 def _mode(path: Path) -> int:

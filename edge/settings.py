@@ -20,6 +20,7 @@ from pydicom.uid import (
     LegacyConvertedEnhancedCTImageStorage,
 )
 
+from edge.dicom_out.settings import TargetSettings
 from edge.errors import BadSettings
 from process.settings import InvalidSettings, ProcessSettings, load
 from process.tls import TlsFiles, is_address, is_loopback
@@ -125,6 +126,7 @@ class EdgeSettings(ProcessSettings):
         audit_syslog: ``HOST:PORT`` of the syslog server that gets the audit trail, over TLS; None
             for none.
         audit_syslog_ca: PEM authority that signed its certificate; None for those of the system.
+        targets: where result objects are sent; `edge.dicom_out.settings` has their settings.
         metrics_port: port of the metrics; None: off, 0: a free port.
         dicom_port: port on which studies are received by C-STORE; None: off, 0: a free port.
         dicom_address: address of that port; other machines reach only another one than loopback.
@@ -203,6 +205,9 @@ class EdgeSettings(ProcessSettings):
     audit_syslog_ca: Path | None = None
     audit_syslog_cert: Path | None = None
     audit_syslog_key: Path | None = None
+    targets: tuple[TargetSettings, ...] = Field(
+        default=(), description="a list of tables, each as [[targets]]"
+    )
 
     log_format: Literal["text", "json"] = "text"
     metrics_address: str = "127.0.0.1"
@@ -347,6 +352,9 @@ class EdgeSettings(ProcessSettings):
             )
         if self.cloud_hedge is not None and self.cloud_hedge == self.cloud:
             raise ValueError("cloud_hedge must differ from cloud")
+        names = [target.name for target in self.targets]
+        if twice := next((name for name in names if names.count(name) > 1), ""):
+            raise ValueError(f"targets: two have the name {twice}, expected one name for each")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key must be set together")
         if (self.audit_syslog_cert is None) != (self.audit_syslog_key is None):

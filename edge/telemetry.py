@@ -10,6 +10,7 @@ from edge.errors import BadSettings
 from edge.link.estimate import LinkEstimate
 from edge.report.model import Report
 from edge.settings import EdgeSettings
+from edge.store.exports import Backlog
 from process.endpoints import Checks, address_text, serve
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -47,6 +48,19 @@ class Telemetry:
         )
         self._pending = self._gauge("pending_studies", "Reports with a pending read")
         self._oldest = self._gauge("pending_oldest_seconds", "Age of the oldest pending read")
+        self._deliveries = self._counter(
+            "deliveries", "Attempts to deliver objects, by target and outcome", "target", "outcome"
+        )
+        self._undelivered = self._gauge(
+            "undelivered_reports", "Versions of reports that a target waits for", "target"
+        )
+        self._undelivered_age = self._gauge(
+            "undelivered_oldest_seconds", "Age of the oldest one that a target waits for", "target"
+        )
+        self._dead = self._gauge("dead_letters", "Deliveries that were given up", "target")
+        self._unmade = self._gauge(
+            "unexported_reports", "Versions of reports whose objects are not made yet"
+        )
         self._cloud = self._gauge("cloud_available", "1 if the cloud is available, else 0")
         self._received = self._counter("received_instances", "Instances received", "way")
         self._refused = self._counter(
@@ -88,6 +102,18 @@ class Telemetry:
         self._suspended.set(suspended)
         self._pending.set(pending)
         self._oldest.set(oldest_s)
+
+    def count_delivery(self, target: str, outcome: str) -> None:
+        """Count an attempt to deliver objects: ``sent``, ``failed``, or ``dead`` for the last."""
+        self._deliveries.labels(target, outcome).inc()
+
+    def set_deliveries(self, backlogs: Mapping[str, Backlog], making: int) -> None:
+        """Set the gauges of deliveries; ``making`` versions have no objects yet."""
+        self._unmade.set(making)
+        for target, backlog in backlogs.items():
+            self._undelivered.labels(target).set(backlog.waiting)
+            self._undelivered_age.labels(target).set(backlog.oldest_s)
+            self._dead.labels(target).set(backlog.dead)
 
     def set_blocked(self, count: int) -> None:
         """Set the gauge of studies in the inbox that the agent may not move or read."""

@@ -3,12 +3,12 @@
 import json
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import PrivateAttr, ValidationError
+from pydantic import BaseModel, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -84,16 +84,14 @@ def load(kind: type[Settings], file: Path | None, options: Mapping[str, object])
     values = {n: value for n, value in in_file.items() if n not in variables} | given
 
     for name, value in values.items():
-        if "\0" in str(
-            value
-        ):  # no path and no name may hold it, and each library says so in its way
+        if _holds_zero(value):  # no path and no name may, and each library says so in its way
             raise InvalidSettings(
                 f"{shown(name)} = {_value(value)}: expected text without zero bytes"
             )
     try:
         settings = kind(**values)
     except ValidationError as error:
-        problems = [_sentence(one, fields, shown) for one in error.errors()]
+        problems = [_sentence(one, fields, shown, values) for one in error.errors()]
         raise InvalidSettings("; ".join(problems)) from error
     settings._file = file
     return settings
@@ -133,7 +131,10 @@ def _unknown(shown: str, near: str) -> str:
 
 
 def _sentence(
-    error: ErrorDetails, fields: Mapping[str, FieldInfo], shown: Callable[[str], str]
+    error: ErrorDetails,
+    fields: Mapping[str, FieldInfo],
+    shown: Callable[[str], str],
+    values: Mapping[str, object],
 ) -> str:
     """Put one error of pydantic into our words: its own are for programmers."""
     # the exception of a validator of our own, which has its sentence
@@ -141,9 +142,74 @@ def _sentence(
     if not error["loc"]:  # settings that do not fit each other
         return str(cause)
     name, *inside = map(str, error["loc"])
+    if inside and (tables := list(_tables(fields[name].annotation))):
+        return _sentence_of_table(error, tables, shown(name), values.get(name))
     entry = "".join(f".{printable_line(part)}" for part in inside[:1])
     expected = cause or f"expected {_expected(fields[name])}"
     return f"{shown(name)}{entry} = {_value(error['input'])}: {expected}"
+
+
+def _sentence_of_table(
+    error: ErrorDetails, tables: Sequence[type[BaseModel]], shown: str, entries: object
+) -> str:
+    """Put an error in one table of a list into our words; the table goes by its name.
+
+    pydantic locates it by the setting, the number of the table, its kind, and names in it.
+    """
+    number, *inside = error["loc"][1:]
+    entry = f"{shown}.{_name_of_entry(entries, number)}"
+    if "discriminator" in error.get("ctx", {}):  # which of the tables it is
+        kind = str(error["ctx"]["discriminator"]).strip("'")
+        tags = [get_args(one.model_fields[kind].annotation)[0] for one in tables]
+        choices = " or ".join(f'"{tag}"' for tag in tags)
+        given = error["input"].get(kind) if isinstance(error["input"], Mapping) else None
+        what = "is missing, " if given is None else f"= {_value(given)}: "
+        return f"{entry}.{kind} {what}expected {choices}"
+    tagged = [one for one in tables if inside and _has_tag(one, inside[0])]
+    fields = {n: f for one in tagged or tables for n, f in one.model_fields.items()}
+    names = [str(part) for part in (inside[1:] if tagged else inside)]
+    if not names:  # settings of a table that do not fit each other
+        cause = error.get("ctx", {}).get("error")
+        return f"{entry}: {cause or 'expected a table'}"
+    name = printable_line(names[0])
+    if error["type"] == "extra_forbidden":
+        return _unknown(f"{entry}.{name}", _nearest(name, fields))
+    expected = _expected(fields[name])
+    if error["type"] == "missing":
+        return f"{entry}.{name} is missing, expected {expected}"
+    return f"{entry}.{name} = {_value(error['input'])}: expected {expected}"
+
+
+def _tables(annotation: object) -> Iterator[type[BaseModel]]:
+    """Yield the models of which a setting may have a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    else:
+        for one in get_args(annotation):
+            yield from _tables(one)
+
+
+def _has_tag(table: type[BaseModel], tag: object) -> bool:
+    """Return whether one of the model's fields has this text as its only value."""
+    return any(get_args(f.annotation) == (tag,) for f in table.model_fields.values())
+
+
+def _name_of_entry(entries: object, number: object) -> str:
+    """Return the name of a table in a list, or its number where it has none."""
+    if isinstance(entries, Sequence) and isinstance(number, int) and number < len(entries):
+        entry = entries[number]
+        if isinstance(entry, Mapping) and isinstance(entry.get("name"), str) and entry["name"]:
+            return printable_line(entry["name"])
+    return str(number)
+
+
+def _holds_zero(value: object) -> bool:
+    """Return whether a text in the value has a zero byte."""
+    if isinstance(value, Mapping):
+        return any(_holds_zero(one) for pair in value.items() for one in pair)
+    if isinstance(value, list | tuple):
+        return any(map(_holds_zero, value))
+    return "\0" in str(value)
 
 
 def _value(value: object) -> str:
@@ -160,6 +226,9 @@ def _expected(field: FieldInfo) -> str:
     choices = [one for one in get_args(kind) if one is not type(None)]
     if get_origin(kind) is Literal:
         return " or ".join(f'"{one}"' for one in choices)
+    if get_origin(kind) is tuple and get_origin(choices[0]) is Literal:
+        words = ", ".join(f'"{one}"' for one in get_args(choices[0]))
+        return f"a list of some of {words}"
     names: dict[Any, str] = {
         int: "a whole number", float: "a number", bool: "true or false", Path: "a path",
     }  # fmt: skip

@@ -3,7 +3,8 @@
 After a damaged or lost database the files say what remains to be done. A study in ``work`` is
 claimed again under its own key, and a report of it that is out counts as usual. A study in ``done``
 or ``quarantine`` gets its row back. Pending reads are lost with the database: a provisional report
-is given up in a last version, because no verdict will come.
+is given up in a last version, because no verdict will come. What is to be sent to targets is found
+out again from the reports.
 """
 
 import json
@@ -22,7 +23,7 @@ from edge.agent.study import UNFINISHED
 from edge.job import KEY_CHARACTERS
 from edge.report.folder import OWNER, owner_of, release_folder
 from edge.report.model import ChangeKind
-from edge.report.write import give_up_report, version_in
+from edge.report.write import give_up_report, read_versions, version_in
 from edge.store.parts import LaterPart
 from edge.store.studies import Record, Step, StudyStore
 from imaging.dicom.arrival import arrived
@@ -56,9 +57,10 @@ def settle(folders: AgentFolders, store: StudyStore) -> None:
         if record.step is Step.JOINING or (folders.work / record.id).exists():
             continue
         if (folders.done / record.id).exists():
+            out = folders.outbox / record.report_name
             if not store.pending.has(record.id):
-                give_up_report(folders.outbox / record.report_name, record.id)
-            store.settle(record.id, Step.DONE)
+                give_up_report(out, record.id)
+            store.settle(record.id, Step.DONE, versions=read_versions(out, record.id))
         elif (folders.quarantine / record.id / "study").exists():
             reason = _reason(folders.quarantine / record.id / "reason.json")
             store.settle(record.id, Step.QUARANTINED, reason)
@@ -139,7 +141,10 @@ def _insert(
         study, out = folders.work / key / members[0], folders.outbox / known[0]
         _adopt_later_parts(key, study, out, store)
     names = chain(known, free_report_names(members[0], folders.outbox))
-    return store.adopt(key, step, members, names, reason)
+    # those of a study that is claimed are exported once it is read
+    out = folders.outbox / known[0] if known and step is not Step.CLAIMING else None
+    versions = read_versions(out, key) if out and store.exports.targets else ()
+    return store.adopt(key, step, members, names, reason, versions)
 
 
 def _members(own: Sequence[Path], inbox: Path | None = None) -> tuple[str, ...]:

@@ -29,6 +29,9 @@ from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import open_pipeline
 from edge.atomic_files import is_transient
 from edge.dicom_in.receiving import receiving
+from edge.dicom_out.deliver import MakeObjects, delivering
+from edge.dicom_out.targets import open_target
+from edge.errors import BadSettings
 from edge.escalation.client import Escalator, NoSecondReader, SecondReader
 from edge.job import Job
 from edge.pipeline import Pipeline, StudyResult, read_and_report
@@ -37,9 +40,9 @@ from edge.rules.file import load_rules
 from edge.rules.rule import Rules
 from edge.rules.selection import priority_of
 from edge.settings import CLOUD_OFF, EdgeSettings
-from edge.store.pending import PendingStep, PersistPending, persist_in
+from edge.store.pending import PersistPending, persist_in
 from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
-from edge.store.studies import Step, StepHook, StudyStore, exclusive
+from edge.store.studies import AnyStep, StepHook, StudyStore, exclusive
 from edge.telemetry import Telemetry
 from edge.trail.records import Event, canonical, digest
 from edge.trail.store import TrailStore
@@ -64,11 +67,13 @@ def run_agent(
     clock: Callable[[], float] = time.monotonic,
     stop: threading.Event | None = None,
     on_step: StepHook | None = None,
+    make_objects: MakeObjects | None = None,
 ) -> None:
     """Work until ``stop`` is set or SIGTERM or SIGINT arrives; finish the current study.
 
     ``read`` and ``second`` stand in for the pipeline of the settings and its second reader;
-    ``on_step`` is called with every durable step.
+    ``on_step`` is called with every durable step, those of deliveries in other threads;
+    ``make_objects`` makes what the targets get.
 
     Raises:
         AlreadyRunning: another agent uses the inbox, the outbox or the state folder.
@@ -87,13 +92,14 @@ def run_agent(
         waits_s = settings.deadline_s + PAUSE_POLLS * settings.poll_s
         pulse, opening = Pulse(STALLED_S + waits_s, clock), ["the model is being loaded"]
 
-        def step(to: Step | PendingStep, durable: bool) -> None:
+        def step(to: AnyStep, durable: bool) -> None:
             pulse.beat()
             if on_step is not None:
                 on_step(to, durable)
 
         path = folders.state / DATABASE
-        store = open_or_replace(path, step)
+        targets = [target.name for target in settings.targets]
+        store = open_or_replace(path, step, targets)
         held.callback(lambda: store.close())
         server = SyslogServer.of(settings)
         sender = None if server is None else SyslogSender(server, path, settings.site)
@@ -128,6 +134,21 @@ def run_agent(
         estimate = second.estimate_now if isinstance(second, Escalator) else second.estimate
         telemetry.observe_link(estimate)
         held.enter_context(draining(stop))
+        if settings.targets:
+            if make_objects is None:
+                raise BadSettings("targets: nothing here makes objects for them")
+            held.enter_context(
+                delivering(
+                    path,
+                    folders.outbox,
+                    make_objects,
+                    [(one, open_target(one)) for one in settings.targets],
+                    poll_s=settings.poll_s,
+                    on_step=on_step,
+                    on_outcome=telemetry.count_delivery,
+                    on_backlog=telemetry.set_deliveries,
+                )
+            )
         opening.clear()
         # opened last: at the end nothing comes in any more before the other parts are closed
         held.enter_context(receiving(settings, folders.inbox, telemetry))
@@ -142,7 +163,7 @@ def run_agent(
                 if not isinstance(error, LostDatabase) and not is_damage(error):
                     raise
                 folders.make()
-                store = reopen(path, store, error, step)
+                store = reopen(path, store, error, step, targets)
                 store.trail.flush()
     log.info("agent stopped", hint="unfinished studies continue at the next start")
 
@@ -210,6 +231,7 @@ def description(settings: EdgeSettings) -> dict[str, object]:
         "cloud": settings.cloud or CLOUD_OFF,
         **({"cloud_hedge": settings.cloud_hedge} if settings.cloud_hedge else {}),
         **({"encryption": settings.encryption} if settings.cloud else {}),
+        **({"targets": [one.name for one in settings.targets]} if settings.targets else {}),
         "quiet_s": settings.quiet_s,
         "deadline_s": settings.deadline_s,
         **({"rules": str(settings.rules.absolute())} if settings.rules else {}),

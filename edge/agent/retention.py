@@ -1,8 +1,9 @@
 """Remove old studies and reports, where the settings say so; by default nothing is ever removed.
 
 The main loop calls `Retention.run_once` while it is idle. A study or report stays while anything of
-it is pending or provisional, and whatever its age if it is not the agent's own. The wall clock
-decides the age; while it does not agree with the monotonic clock, nothing is removed.
+it is pending or provisional, and whatever its age if it is not the agent's own. A report also stays
+while a target lacks objects of it. The wall clock decides the age; while it does not agree with the
+monotonic clock, nothing is removed.
 """
 
 import json
@@ -18,7 +19,7 @@ import structlog
 
 from edge.agent.folders import AgentFolders
 from edge.atomic_files import is_transient, move, remove, sync_folder
-from edge.report.folder import owner_of, release_folder
+from edge.report.folder import OBJECTS, owner_of, release_folder
 from edge.report.model import Status
 from edge.report.pictures import stray_pictures
 from edge.settings import EdgeSettings
@@ -147,9 +148,9 @@ class Retention:
         return self._limit(self._studies, kept, self._remove_study)
 
     def _limit_reports(self) -> bool:
-        present = set(os.listdir(self._folders.outbox))
+        present, held = set(os.listdir(self._folders.outbox)), self._store.exports.held()
         kept = [
-            _Kept(key, self._folders.outbox / name, changed, is_pending)
+            _Kept(key, self._folders.outbox / name, changed, is_pending or key in held)
             for key, name, changed, is_pending in self._ended(Step.DONE, Step.QUARANTINED)
             if name in present
         ]
@@ -224,10 +225,12 @@ class Retention:
         out = one.folder
         (out / "report.json").unlink(missing_ok=True)
         sync_folder(out)
+        remove(out / OBJECTS)
         for path in (out / "report.html", *out.glob("report.v[0-9]*.*"), *stray_pictures(out)):
             path.unlink(missing_ok=True)
         release_folder(out, one.key)
         sync_folder(out.parent)
+        self._store.forget_exports(one.key)
 
     def _forget_rows(self) -> None:
         """Delete the rows of which no file is left: they hold names too."""

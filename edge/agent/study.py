@@ -24,7 +24,7 @@ from edge.budget import LedgerEntry
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.report.model import Rejection, Report, Status, more_images
-from edge.report.write import give_up_report, write_report, write_version
+from edge.report.write import give_up_report, read_versions, write_report, write_version
 from edge.store.studies import Record, Step, StudyStore
 from edge.trail.facts import report_in
 from imaging.errors import is_machine_fault
@@ -87,7 +87,8 @@ def process_study(
             remove(draft.out)
         facts = report_in(out)
         if rejection is None:
-            record = store.advance(record.id, Step.REPORTED, facts)
+            versions = read_versions(out, record.id) if store.exports.targets else ()
+            record = store.advance(record.id, Step.REPORTED, facts, versions)
         else:
             log.warning("study quarantined", study_key=record.id, kind=rejection.kind)
             reason = f"{rejection.reason}\n{details}".strip()

@@ -12,6 +12,13 @@ from edge.access import make_folder
 from edge.atomic_files import sync_folder
 
 OWNER = ".study-"
+OBJECTS = "dicom"
+"""Name of the folder in a report's folder that has its objects."""
+
+
+def objects_folder(out: Path, version: int) -> Path:
+    """Return the folder with the objects of one version of the report in ``out``."""
+    return out / OBJECTS / f"v{version}"
 
 
 def take_folder(folder: Path, study_key: str) -> bool:

@@ -11,6 +11,7 @@ import math
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -145,6 +146,20 @@ def version_in(out: Path, study_key: str) -> int:
     except (FileNotFoundError, ValueError):
         return 0
     return int(values["version"]) if values.get("study_key") == study_key else 0
+
+
+def read_versions(out: Path, study_key: str) -> tuple[int, ...]:
+    """Return the versions of a study's report in ``out`` that report a reading, in their order.
+
+    A version that says that the study was not read is left out.
+    """
+    found = set[int]()
+    for path in (out / "report.json", *out.glob("report.v[0-9]*.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            values = json.loads(path.read_bytes())
+            if values["study_key"] == study_key and values["rejection"] is None:
+                found.add(int(values["version"]))
+    return tuple(sorted(found))
 
 
 def _write_files(report: Report, pictures: Pictures, out: Path) -> ReportPaths:

@@ -11,7 +11,7 @@ ran.
 
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -133,13 +133,19 @@ CREATE TABLE IF NOT EXISTS pending_verdicts (
 class PendingStore:
     """The pending reads in an open database.
 
-    ``on_step`` is called with every durable step; ``trail`` gets every new version.
+    ``on_step`` is called with every durable step; ``trail`` gets every new version. ``export``
+    begins the export of versions of a report, in the transaction that has them out.
     """
 
     def __init__(
-        self, database: sqlite3.Connection, on_step: PendingHook, trail: TrailStore
+        self,
+        database: sqlite3.Connection,
+        on_step: PendingHook,
+        trail: TrailStore,
+        export: Callable[[str, Iterable[int]], None] = lambda _key, _versions: None,
     ) -> None:
-        self._database, self._on_step, self._trail = database, on_step, trail
+        self._database, self._on_step = database, on_step
+        self._trail, self._export = trail, export
         database.executescript(_SCHEMA)
 
     def save(
@@ -294,6 +300,7 @@ class PendingStore:
             change = "step = ?, version = version + 1, context = ?"
             self._move(read, change, (step.value, context.to_bytes()))
             self._trail.record(Event.AMENDED, study_key=key, **facts)
+            self._export(key, (context.report.version,))
             # Answered ROIs are not needed any more. After the last version everything goes:
             # deleting the row deletes its ROIs and verdicts.
             if more:

@@ -5,7 +5,7 @@ A damaged one is set aside, not deleted. What the new one lacks is adopted from 
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,14 +27,18 @@ class LostDatabase(EdgeError):
     """The file of the open database, or of its log, was deleted, or another is in its place."""
 
 
-def open_or_replace(path: Path, on_step: StepHook | None = None) -> StudyStore:
+def open_or_replace(
+    path: Path, on_step: StepHook | None = None, targets: Collection[str] = ()
+) -> StudyStore:
     """Open the database and check all of it; replace it by a new one if it is damaged.
+
+    ``targets`` are those of `StudyStore`.
 
     Raises:
         InvalidDatabase: it cannot be opened for another reason, such as its permissions.
     """
     try:
-        store = StudyStore(path, on_step)
+        store = StudyStore(path, on_step, targets)
         problem = store.problem()
     except InvalidDatabase as error:
         if not is_damage(error.__cause__, opening=True):
@@ -45,18 +49,20 @@ def open_or_replace(path: Path, on_step: StepHook | None = None) -> StudyStore:
             return store
         store.close()
     set_aside(path, problem)
-    return StudyStore(path, on_step)
+    return StudyStore(path, on_step, targets)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[StudyStore]:
+def opened(path: Path, targets: Collection[str] = ()) -> Iterator[StudyStore]:
     """Open the database for a command; its errors say what to do.
+
+    ``targets`` are those of `StudyStore`.
 
     Raises:
         InvalidDatabase: it is damaged, of another layout, locked, or cannot be opened.
     """
     try:
-        with StudyStore(path) as store:
+        with StudyStore(path, targets=targets) as store:
             if lacking := store.lacking():
                 raise InvalidDatabase(f"{path}: {lacking}: {RESTART}")
             yield store
@@ -86,7 +92,11 @@ def require_own_files(path: Path, store: StudyStore) -> None:
 
 
 def reopen(
-    path: Path, store: StudyStore, error: Exception, on_step: StepHook | None = None
+    path: Path,
+    store: StudyStore,
+    error: Exception,
+    on_step: StepHook | None = None,
+    targets: Collection[str] = (),
 ) -> StudyStore:
     """Close a database that is damaged or lost, and open the one that takes its place.
 
@@ -96,7 +106,7 @@ def reopen(
     if is_damage(error):
         store.close()
         set_aside(path, str(error))
-        return open_or_replace(path, on_step)
+        return open_or_replace(path, on_step, targets)
     log.error(
         "database deleted or replaced, opening it again",
         reason=str(error),
@@ -112,7 +122,7 @@ def reopen(
             for log_file in now.keys() - {path}:
                 if now[log_file] == store.files.get(log_file):
                     log_file.unlink()
-    return open_or_replace(path, on_step)
+    return open_or_replace(path, on_step, targets)
 
 
 def set_aside(path: Path, problem: str) -> None:

@@ -13,8 +13,9 @@ A later part of a study ends JOINING in one transaction that sets its study, whi
 QUARANTINED, back to CLAIMED (`edge.store.parts`).
 
 Pending reads are in the same database (`edge.store.pending`), and begin to count in the same
-transaction as REPORTED. So is the audit trail (`edge.trail.store`): what is done with a study is
-recorded in the transaction of its step.
+transaction as REPORTED. So do the exports of a report to the targets (`edge.store.exports`). What
+is done with a study is recorded in the audit trail (`edge.trail.store`), in the transaction of its
+step.
 """
 
 import errno
@@ -23,7 +24,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,6 +40,7 @@ from edge.access import whose
 from edge.errors import EdgeError
 from edge.job import new_study_key
 from edge.store.database import WrongStep, columns, file_identities, open_database, transaction
+from edge.store.exports import DeliveryStep, ExportStep, ExportStore
 from edge.store.parts import LaterPart, PartStore
 from edge.store.pending import PendingStep, PendingStore
 from edge.trail.records import Event
@@ -75,7 +77,10 @@ _RECORDED = {
 }
 """The steps that the audit trail has, with their event."""
 
-StepHook = Callable[[Step | PendingStep, bool], None]
+AnyStep = Step | PendingStep | ExportStep | DeliveryStep
+"""A durable step of anything in the database."""
+
+StepHook = Callable[[AnyStep, bool], None]
 """Called with each step twice: just before it is made durable (False) and just after (True)."""
 
 _SCHEMA = """
@@ -140,16 +145,19 @@ class Record:
 
 
 class StudyStore:
-    """The studies, their later ``parts``, the ``pending`` reads and the ``trail``.
+    """The studies, their later ``parts``, ``pending`` reads, ``exports`` and the ``trail``.
 
     It is a context manager. Several processes may open it at once. ``files`` are those that this
-    one has open.
+    one has open. ``targets`` are the names of those that get the objects of each report; without
+    any, nothing is exported.
 
     Raises:
         InvalidDatabase: ``path`` cannot be opened, or is not a database.
     """
 
-    def __init__(self, path: Path, on_step: StepHook | None = None) -> None:
+    def __init__(
+        self, path: Path, on_step: StepHook | None = None, targets: Collection[str] = ()
+    ) -> None:
         self._on_step = on_step or (lambda _step, _durable: None)
         with ExitStack() as opened:
             try:
@@ -158,7 +166,10 @@ class StudyStore:
                 self._database.executescript(_SCHEMA)
                 self.parts = PartStore(self._database)
                 self.trail = TrailStore(self._database, path.parent / FOLDER)
-                self.pending = PendingStore(self._database, self._on_step, self.trail)
+                self.exports = ExportStore(self._database, self._on_step, targets, self.trail)
+                self.pending = PendingStore(
+                    self._database, self._on_step, self.trail, self.exports.add
+                )
                 self.files = file_identities(path)
             except (sqlite3.Error, OSError) as error:
                 allowed = os.access(path, os.R_OK | os.W_OK, effective_ids=True)
@@ -227,11 +238,12 @@ class StudyStore:
         members: tuple[str, ...],
         report_names: Iterator[str],
         reason: Mapping[str, str],
+        versions: Iterable[int] = (),
     ) -> Record | None:
         """Insert a study that lies in the folders without a row, at this step.
 
-        ``reason`` says why it was quarantined. Return None while another study of the same name is
-        being claimed.
+        ``reason`` says why it was quarantined. ``versions`` of its report are out, and are exported
+        again. Return None while another study of the same name is being claimed.
         """
         values = (key, json.dumps(members), "", step.value, _now(), _now())
         why = tuple(reason.get(name, "") for name in ("kind", "reason", "file"))
@@ -244,6 +256,7 @@ class StudyStore:
                 )
                 facts = {"step": step.value, "name": members[0]}
                 self.trail.record(Event.ADOPTED, study_key=key, **facts)
+                self.exports.add(key, versions)
         except sqlite3.IntegrityError:
             return None
         return self.get(key)
@@ -254,11 +267,16 @@ class StudyStore:
         return self._database.execute(query, (key,)).fetchone() is not None
 
     def settle(
-        self, key: str, step: Step, reason: Mapping[str, str] = MappingProxyType({})
+        self,
+        key: str,
+        step: Step,
+        reason: Mapping[str, str] = MappingProxyType({}),
+        versions: Iterable[int] = (),
     ) -> None:
         """Set a study to the step at which its files are, whatever step it was at.
 
-        ``reason`` says why it was quarantined. A pending read that was saved is published.
+        ``reason`` says why it was quarantined. A pending read that was saved is published, and
+        ``versions`` of its report are exported.
         """
         why = tuple(reason.get(name, "") for name in ("kind", "reason", "file"))
         with transaction(self._database):
@@ -269,6 +287,7 @@ class StudyStore:
             )
             self.pending.publish(key)
             self.trail.record(Event.ADOPTED, study_key=key, step=step.value)
+            self.exports.add(key, versions)
 
     def keys(self) -> set[str]:
         """Return the keys of all studies."""
@@ -289,6 +308,7 @@ class StudyStore:
             self._database.execute("DELETE FROM studies WHERE id = ?", (key,))
             self.parts.forget(key)
             self.trail.forget(key)
+            self.exports.forget(key)
 
     def rename_report(self, key: str, report_names: Iterator[str]) -> Record:
         """Give the study the first of ``report_names`` that is free as its folder in the outbox."""
@@ -298,20 +318,25 @@ class StudyStore:
         return self.get(key)
 
     def advance(
-        self, key: str, step: Step, facts: Mapping[str, Any] = MappingProxyType({})
+        self,
+        key: str,
+        step: Step,
+        facts: Mapping[str, Any] = MappingProxyType({}),
+        versions: Iterable[int] = (),
     ) -> Record:
         """Make a step durable and return the record after it.
 
         READING counts an attempt; CLAIMED after READING takes the attempt back. REPORTED also
-        publishes the pending read. ``facts`` are for the audit trail, which has CLAIMED after
-        CLAIMING, and REPORTED.
+        publishes the pending read, and begins the export of ``versions`` of the report. ``facts``
+        are for the audit trail, which has CLAIMED after CLAIMING, and REPORTED.
 
         Raises:
             WrongStep: the study is not at a step before this one.
         """
         counted = {Step.READING: "attempts + 1", Step.CLAIMED: "max(attempts - 1, 0)"}
         change = f"attempts = {counted.get(step, 'attempts')}"
-        return self._update(key, step, change, (), facts=facts)
+        also = partial(self.exports.add, key, versions)
+        return self._update(key, step, change, (), also, facts=facts)
 
     def quarantine(
         self,
@@ -369,6 +394,11 @@ class StudyStore:
 
         self._update(key, Step.DONE, "attempts = 0", (), reopen)
         return self.get(study_key)
+
+    def forget_exports(self, key: str) -> None:
+        """Delete what is known of the export of a report that is gone."""
+        with transaction(self._database):
+            self.exports.forget(key)
 
     def forget_claim(self, key: str) -> None:
         """Delete a claim of which no file was moved; the study stays in the inbox."""
@@ -469,6 +499,7 @@ def _own_columns() -> set[str]:
         PartStore(database)
         trail = TrailStore(database, Path(FOLDER))
         PendingStore(database, lambda _step, _durable: None, trail)
+        ExportStore(database, lambda _step, _durable: None, (), trail)
         return columns(database)
 
 

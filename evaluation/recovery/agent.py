@@ -28,8 +28,8 @@ from edge.job import Job
 from edge.link.estimate import LinkEstimate
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.settings import EdgeSettings
-from edge.store.pending import PendingStep, PersistPending
-from edge.store.studies import Step, StepHook
+from edge.store.pending import PersistPending
+from edge.store.studies import AnyStep, StepHook
 from imaging.errors import NotCt
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Study, Volume
@@ -39,7 +39,7 @@ from protos.codec import pack_mask
 from protos.deadline import Deadline
 from protos.messages import Priority, Roi, Verdict
 
-Crash = tuple[Step | PendingStep, bool] | None
+Crash = tuple[AnyStep, bool] | None
 """The durable step at which the agent kills itself, and whether just after it."""
 
 SIDE = 16
@@ -64,7 +64,7 @@ def put_study(inbox: Path, name: str, scores: Sequence[float] | None) -> None:
 def serve(root: Path, crash: Crash, seed: int) -> None:
     """Work until SIGTERM, or until the agent kills itself at ``crash``."""
 
-    def on_step(step: Step | PendingStep, durable: bool) -> None:
+    def on_step(step: AnyStep, durable: bool) -> None:
         if (step, durable) == crash:
             os.kill(os.getpid(), signal.SIGKILL)
 

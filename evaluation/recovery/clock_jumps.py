@@ -22,8 +22,7 @@ from typing import Annotated, Self
 
 import typer
 
-from edge.store.pending import PendingStep
-from edge.store.studies import Step
+from edge.store.studies import AnyStep
 from evaluation.common.cli import Json, each
 from evaluation.recovery.agent import RandomCloud, logging_below, work
 from evaluation.recovery.check import Found, Site, check, show_and_exit
@@ -63,7 +62,7 @@ def serve(root: Path, seed: int) -> None:
     """Work on the site below ``root`` until SIGTERM, and add the clock's counts to its file."""
     clock = WallClock(Random(seed), time.time())
 
-    def on_step(_step: Step | PendingStep, _durable: bool) -> None:
+    def on_step(_step: AnyStep, _durable: bool) -> None:
         clock.jump()  # before and after every step, even if the clock is not read
 
     with edge_clock(clock), logging_below(root):

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from edge.store.pending import PendingStep
-from edge.store.studies import Step
+from edge.store.studies import AnyStep, Step
 from evaluation.common.cli import Json, each
 from evaluation.errors import ServiceFailed
 from evaluation.recovery.agent import Crash, serve
@@ -46,7 +46,7 @@ class Killings(Site):
     def _kill(self) -> None:
         """Let an agent live until a random step, or for a random time."""
         chance = self.chance
-        kinds: tuple[list[Step | PendingStep], ...] = (list(Step), list(PendingStep))
+        kinds: tuple[list[AnyStep], ...] = (list(Step), list(PendingStep))
         step = (chance.choice(chance.choice(kinds)), chance.random() < 0.5)
         crash = step if chance.random() < 0.5 else None
         process = self._start(crash)

@@ -10,6 +10,7 @@ from edge.findings import SecondReading
 from edge.link.estimate import LinkEstimate
 from edge.report.model import Rejection, Report, Status
 from edge.settings import EdgeSettings
+from edge.store.exports import Backlog
 from edge.telemetry import Telemetry
 from tests.edge.builders import plan_of
 
@@ -88,3 +89,15 @@ def test_metrics_are_served_while_it_lasts() -> None:
         assert b'overread_edge_studies_total{status="final"} 1.0' in page.read()
     with telemetry.serve(EdgeSettings()) as none:
         assert none is None
+
+
+def test_deliveries_are_counted_by_target() -> None:
+    telemetry = Telemetry()
+    value = telemetry.registry.get_sample_value
+    telemetry.count_delivery("pacs", "sent")
+    telemetry.set_deliveries({"pacs": Backlog(waiting=3, oldest_s=60.0, dead=1)}, making=2)
+    sent = {"target": "pacs", "outcome": "sent"}
+    assert value("overread_edge_deliveries_total", sent) == 1
+    names = ("undelivered_reports", "undelivered_oldest_seconds", "dead_letters")
+    assert [value(f"overread_edge_{n}", {"target": "pacs"}) for n in names] == [3.0, 60.0, 1.0]
+    assert value("overread_edge_unexported_reports") == 2.0

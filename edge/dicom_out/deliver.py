@@ -1,0 +1,395 @@
+"""Make the objects of each report, and deliver them to every target until it has them all.
+
+`ObjectMaker` and a `Sender` for each target have a thread and a database connection of their own
+(`delivering`), so that a target that is down or slow delays neither the others nor the next study.
+All that matters is durable in `edge.store.exports`; what a crash interrupts is sent again, and the
+target knows the objects by their UIDs.
+
+Pauses double from a second up to a quarter of an hour, with jitter. A target that is unreachable
+pauses as a whole. An object that is refused pauses alone, and becomes a dead letter after
+`MAX_ATTEMPTS`. Pauses are in memory: at a start, and after a resend, everything is due once.
+"""
+
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from threading import Event, Thread
+from typing import Protocol
+
+import structlog
+
+from edge.atomic_files import is_transient, sync_folder
+from edge.dicom_out.settings import DicomTarget, DicomWebTarget
+from edge.dicom_out.targets import STOPPED, Refusal, Sent, Target, kind_of
+from edge.errors import EdgeError
+from edge.report.folder import objects_folder
+from edge.report.write import read_versions
+from edge.store.exports import Backlog, Delivery, Export
+from edge.store.repair import require_own_files
+from edge.store.studies import StepHook, StudyStore
+from imaging.errors import is_machine_fault
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 900.0
+MAX_ATTEMPTS = 12
+"""Attempts that a target may refuse; with their pauses they take about half an hour."""
+MAX_MAKING = 3
+"""Attempts to make objects that may fail or end with the process."""
+STOP_S = 15.0
+"""How long a stop waits for the object that is being sent; a longer one is sent again."""
+ENDED = "the last attempt ended with the process"
+_SENT = ".sent-"
+
+MakeObjects = Callable[[Path, int], Sequence[Path]]
+"""Makes the objects of one version of the report in a folder, once, and returns their files.
+
+It raises an `EdgeError` that says why if no objects can be made of it.
+"""
+
+log = structlog.get_logger()
+
+
+class Jitter(Protocol):
+    """Draws a number between two bounds."""
+
+    def __call__(self, low: float, high: float, /) -> float: ...  # noqa: D102 - as the class says
+
+
+class ObjectMaker:
+    """Makes the objects of the versions whose export has begun, the oldest first.
+
+    ``outbox`` has the folders of the reports. ``clock`` is monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        store: StudyStore,
+        outbox: Path,
+        make_objects: MakeObjects,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Jitter = random.uniform,
+    ) -> None:
+        self._store, self._outbox, self._make_objects = store, outbox, make_objects
+        self._clock, self._jitter = clock, jitter
+        self._until: dict[tuple[str, int], float] = {}
+        self._adopted = False
+
+    def run_once(self) -> bool:
+        """Make the objects of one version; return whether one was due.
+
+        Raises:
+            OSError, sqlite3.Error, MemoryError: the machine is at fault; call again later.
+        """
+        if not self._adopted:
+            self._adopt()
+            self._adopted = True
+        paused = set[str]()  # a version refers to the one before it, which must be made first
+        for export in self._store.exports.making():
+            due_s = self._until.get((export.study_key, export.version), float("-inf"))
+            if export.study_key not in paused and self._clock() >= due_s:
+                self._make(export)
+                return True
+            paused.add(export.study_key)
+        return False
+
+    def _adopt(self) -> None:
+        """Begin the export of versions that a database older than its files does not know.
+
+        Only studies of which a version was exported count: others are older than the targets.
+        """
+        for key, known in self._store.exports.known().items():
+            if self._store.has(key):
+                out = self._outbox / self._store.get(key).report_name
+                if len(list(out.glob("report*.json"))) > known:
+                    versions = read_versions(out, key)
+                    if {one.version for one in self._store.exports.of(key)} < set(versions):
+                        self._store.exports.adopt(key, versions)
+
+    def _make(self, export: Export) -> None:
+        key, exports = export.study_key, self._store.exports
+        if not self._store.has(key):
+            self._store.forget_exports(key)
+            return
+        out = self._outbox / self._store.get(key).report_name
+        if export.version not in read_versions(out, key):
+            self._none(export, "its report is not in the outbox any more")
+            return
+        if export.attempts >= MAX_MAKING:
+            self._none(export, f"making its objects has failed {MAX_MAKING} times: see the log")
+            return
+        exports.count_attempt(export)
+        try:
+            files = self._make_objects(out, export.version)
+        except EdgeError as error:
+            self._none(export, f"{type(error).__name__}: {error}")
+            return
+        except Exception as error:  # whatever it is, the other reports must be exported
+            if is_transient(error) or is_machine_fault(error):
+                exports.count_attempt(export, -1)
+                raise
+            log.exception("objects not made", study_key=key, version=export.version)
+            pause_s = _pause_s(export.attempts + 1, self._jitter)
+            self._until[key, export.version] = self._clock() + pause_s
+            return
+        folder = objects_folder(out, export.version)
+        exports.made(export, [path.name.removeprefix(_SENT) for path in folder.glob(f"{_SENT}*")])
+        log.info("objects made", study_key=key, version=export.version, objects=len(files))
+
+    def _none(self, export: Export, reason: str) -> None:
+        self._store.exports.not_made(export, reason)
+        log.warning(
+            "no objects of this report",
+            study_key=export.study_key,
+            version=export.version,
+            hint="overread-edge targets says why",
+        )
+
+
+class Sender:
+    """Sends what is due to one target.
+
+    Args:
+        target: where to; its settings are ``settings``.
+        stopped: whether the agent stops; an object that is being sent is finished.
+        on_outcome: called with ``sent``, ``failed`` or ``dead`` after each attempt.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        settings: DicomTarget | DicomWebTarget,
+        target: Target,
+        store: StudyStore,
+        outbox: Path,
+        *,
+        stopped: Callable[[], bool] = lambda: False,
+        on_outcome: Callable[[str], None] = lambda _outcome: None,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Jitter = random.uniform,
+    ) -> None:
+        self._settings, self._name, self._target = settings, settings.name, target
+        self._store, self._outbox, self._stopped = store, outbox, stopped
+        self._on_outcome, self._clock, self._jitter = on_outcome, clock, jitter
+        self._failures, self._until, self._resends = 0, float("-inf"), 0
+        self._refused_until: dict[tuple[str, int, int], float] = {}
+
+    def run_once(self) -> bool:
+        """Try one delivery; return whether one was due.
+
+        Raises:
+            OSError, sqlite3.Error, MemoryError: the machine is at fault; call again later.
+        """
+        resends = self._store.exports.resends(self._name)
+        if resends > self._resends:  # a person has done something about the target
+            self._failures, self._until = 0, float("-inf")
+        self._resends = resends
+        if self._stopped() or self._clock() < self._until:
+            return False
+        for delivery in self._store.exports.due(self._name):
+            if self._clock() >= self._refused_until.get(_identity(delivery), float("-inf")):
+                self._deliver(delivery)
+                return True
+        return False
+
+    def _deliver(self, delivery: Delivery) -> None:
+        exports, key = self._store.exports, delivery.study_key
+        if not self._store.has(key):
+            self._store.forget_exports(key)
+            return
+        if delivery.attempts >= MAX_ATTEMPTS:  # the last one ended with the process
+            reason = "; ".join(filter(None, (delivery.reason, ENDED)))
+            self._give_up(replace(delivery, attempts=delivery.attempts - 1), reason, Sent())
+            return
+        folder = objects_folder(self._outbox / self._store.get(key).report_name, delivery.version)
+        if not exports.begin_attempt(delivery):
+            return
+        try:
+            if not folder.is_dir():
+                reason = "its objects are not in the outbox any more"
+                self._give_up(delivery, reason, Sent())
+                return
+            files = self._files(folder, delivery)
+            sent = self._target.send(files, self._stopped) if files else Sent()
+        except Exception as error:  # whatever it is, the other deliveries must go on
+            if is_transient(error) or is_machine_fault(error) or isinstance(error, sqlite3.Error):
+                exports.failed(delivery, "", (), counts=False)
+                raise
+            log.exception("delivery interrupted", study_key=key, target=self._name)
+            sent = Sent(refused={"": Refusal(type(error).__name__, str(error))})
+        self._pause_target(sent)
+        if sent.refused:
+            self._refused(delivery, sent)
+        elif sent.unreachable:
+            exports.failed(delivery, sent.unreachable, sent.stored, counts=False)
+            if sent.unreachable != STOPPED:
+                self._on_outcome("failed")
+        else:
+            with suppress(OSError):  # it only saves sending it again after the database is lost
+                (folder / f"{_SENT}{self._name}").touch(mode=0o600)
+                sync_folder(folder)
+            exports.sent(delivery, sent.stored)
+            self._on_outcome("sent")
+            names = {"study_key": key, "version": delivery.version, "target": self._name}
+            log.info("delivered", **names, objects=len(sent.stored))
+
+    def _files(self, folder: Path, delivery: Delivery) -> list[Path]:
+        """Return the objects that the target shall get and does not have."""
+        wanted = self._settings.objects
+        left = (file for file in sorted(folder.glob("*.dcm")) if file.name not in delivery.stored)
+        return [file for file in left if not wanted or kind_of(file) in wanted]
+
+    def _refused(self, delivery: Delivery, sent: Sent) -> None:
+        attempts = delivery.attempts + 1
+        reason = "; ".join(f"{name}: {why}" for name, why in sorted(sent.refused.items()))
+        if attempts >= MAX_ATTEMPTS:
+            self._give_up(delivery, reason, sent)
+            return
+        self._store.exports.failed(delivery, reason, sent.stored, counts=True)
+        pause_s = _pause_s(attempts, self._jitter)
+        self._refused_until[_identity(delivery)] = self._clock() + pause_s
+        self._on_outcome("failed")
+        log.warning("delivery refused", **self._words(delivery, sent), pause_s=round(pause_s, 1))
+
+    def _give_up(self, delivery: Delivery, reason: str, sent: Sent) -> None:
+        self._store.exports.give_up(delivery, reason, sent.stored)
+        self._refused_until.pop(_identity(delivery), None)
+        self._on_outcome("dead")
+        hint = "overread-edge targets says why, overread-edge resend sends it again"
+        log.error("dead letter", **self._words(delivery, sent), hint=hint)
+
+    def _words(self, delivery: Delivery, sent: Sent) -> dict[str, object]:
+        """Return what the log says, without the target's own words."""
+        return {
+            "study_key": delivery.study_key,
+            "version": delivery.version,
+            "target": self._name,
+            "attempts": delivery.attempts + 1,
+            "reason": "; ".join(sorted({why.code for why in sent.refused.values()})),
+        }
+
+    def _pause_target(self, sent: Sent) -> None:
+        """Pause the target if it takes nothing now; end its pauses if it took something."""
+        if sent.stored or sent.refused:
+            self._failures, self._until = 0, float("-inf")
+        if sent.unreachable and sent.unreachable != STOPPED:
+            self._failures += 1
+            pause_s = _pause_s(self._failures, self._jitter)
+            self._until = self._clock() + pause_s
+            values = {"reason": sent.unreachable, "pause_s": round(pause_s, 1)}
+            log.warning("target unreachable", target=self._name, **values)
+
+
+def _identity(delivery: Delivery) -> tuple[str, int, int]:
+    return delivery.study_key, delivery.version, delivery.resends
+
+
+def _pause_s(failures: int, jitter: Jitter) -> float:
+    """Draw from the upper half of what is allowed, so that deliveries are not tried in step."""
+    most_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failures - 1, 30))
+    return jitter(most_s / 2, most_s)
+
+
+class Worker(Protocol):
+    """What a thread works on."""
+
+    def run_once(self) -> bool:
+        """Do one piece of work; return whether there was any."""
+        ...
+
+
+@contextmanager
+def delivering(
+    path: Path,
+    outbox: Path,
+    make_objects: MakeObjects,
+    targets: Sequence[tuple[DicomTarget | DicomWebTarget, Target]],
+    *,
+    poll_s: float,
+    on_step: StepHook | None = None,
+    on_outcome: Callable[[str, str], None] = lambda _target, _outcome: None,
+    on_backlog: Callable[[Mapping[str, Backlog], int], None] = lambda _backlogs, _making: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[None]:
+    """Make and send objects for the time of the context, in a thread each.
+
+    ``path`` is the database. ``on_outcome`` gets the name of a target and what became of an
+    attempt; ``on_backlog`` the backlog of each target, and how many versions have no objects yet.
+    All three are called by these threads.
+    """
+    stop, names = Event(), [settings.name for settings, _ in targets]
+
+    def maker(store: StudyStore) -> Worker:
+        return _Counted(ObjectMaker(store, outbox, make_objects, clock), store, on_backlog)
+
+    def sender(
+        settings: DicomTarget | DicomWebTarget, target: Target
+    ) -> Callable[[StudyStore], Worker]:
+        return lambda store: Sender(
+            settings,
+            target,
+            store,
+            outbox,
+            stopped=stop.is_set,
+            on_outcome=lambda outcome: on_outcome(settings.name, outcome),
+            clock=clock,
+        )
+
+    def work(start: Callable[[StudyStore], Worker]) -> None:
+        while not stop.is_set():
+            try:
+                if path.is_file():  # the main loop makes it
+                    with StudyStore(path, on_step, names) as store:
+                        _work(start(store), path, store, stop, poll_s)
+            except Exception as error:  # a full disk, a lost database: it passes
+                known = isinstance(error, EdgeError | OSError | sqlite3.Error | MemoryError)
+                tell = log.error if known else log.exception
+                tell("delivery pauses", error=f"{type(error).__name__}: {error}")
+            stop.wait(10 * poll_s)
+
+    starts = [maker, *(sender(*one) for one in targets)]
+    threads = [
+        Thread(target=work, args=(start,), name=f"deliver {name}", daemon=True)
+        for name, start in zip(["objects", *names], starts, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        until_s = time.monotonic() + STOP_S
+        for thread in threads:
+            thread.join(max(0.0, until_s - time.monotonic()))
+
+
+def _work(worker: Worker, path: Path, store: StudyStore, stop: Event, poll_s: float) -> None:
+    """Work until the stop is set.
+
+    Raises:
+        LostDatabase: the database was deleted or replaced.
+    """
+    while not stop.is_set():
+        busy = worker.run_once()
+        require_own_files(path, store)
+        if not busy:
+            stop.wait(poll_s)
+
+
+class _Counted:
+    """A worker that tells the backlog with each pass."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        store: StudyStore,
+        on_backlog: Callable[[Mapping[str, Backlog], int], None],
+    ) -> None:
+        self._worker, self._exports, self._on_backlog = worker, store.exports, on_backlog
+
+    def run_once(self) -> bool:
+        busy = self._worker.run_once()
+        self._on_backlog(self._exports.backlogs(), len(self._exports.making()))
+        return busy

@@ -1,0 +1,209 @@
+"""What the targets have and lack, as the command line shows it, and how to send something again.
+
+Commands work on the database of the agent, which may run: what they change is done at its next
+look.
+"""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from edge.agent.folders import DATABASE, AgentFolders
+from edge.dicom_out.settings import DicomTarget, DicomWebTarget
+from edge.dicom_out.targets import open_target
+from edge.errors import EdgeError
+from edge.report.write import read_versions
+from edge.store.exports import Backlog, DeliveryStep
+from edge.store.repair import opened
+from edge.store.studies import Record, Step, StudyStore
+from process.text import printable_line
+
+NOT_SET_UP = "is not set up any more"
+NO_TARGETS = "no targets are set up: docs/operations.md says how, with [[targets]]"
+
+
+class NothingToSend(EdgeError):
+    """There is no such study or target, or the report is not there."""
+
+
+@dataclass(frozen=True)
+class Letter:
+    """What a target lacks, or a report without objects: then ``target`` is empty.
+
+    ``attempts`` counts those that the target refused.
+    """
+
+    study: str
+    study_key: str
+    report: str
+    version: int
+    target: str
+    attempts: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class TargetState:
+    """One target.
+
+    Attributes:
+        address: where it is; empty if it is not set up any more.
+        encryption: of the way to it.
+        problem: why it does not answer; empty if it does.
+        last_reason: why the oldest delivery that waits has failed.
+        dead: its dead letters, the oldest first.
+    """
+
+    name: str
+    kind: str
+    address: str
+    encryption: str
+    problem: str
+    waiting: int
+    oldest_s: float
+    last_reason: str
+    dead: tuple[Letter, ...]
+
+
+def overview(
+    targets: Sequence[DicomTarget | DicomWebTarget], folders: AgentFolders
+) -> tuple[list[TargetState], list[Letter]]:
+    """Ask every target whether it answers; return their states, and the reports without objects.
+
+    Raises:
+        NothingToSend: no targets are set up.
+        InvalidDatabase: the database cannot be opened, or is damaged.
+    """
+    if not targets:
+        raise NothingToSend(NO_TARGETS)
+    backlogs, dead = dict[str, Backlog](), list[Letter]()
+    reasons, unmade = dict[str, str](), list[Letter]()
+    path = folders.state / DATABASE
+    if path.is_file():
+        with opened(path) as store:
+            backlogs = store.exports.backlogs()
+            dead = [
+                _letter(store, one.study_key, one.version, one.reason, one.target, one.attempts)
+                for one in store.exports.deliveries(DeliveryStep.DEAD)
+            ]
+            for one in store.exports.deliveries(DeliveryStep.SENDING):
+                reasons.setdefault(one.target, one.reason)
+            unmade = [
+                _letter(store, one.study_key, one.version, one.reason)
+                for one in store.exports.unmade()
+            ]
+    with ThreadPoolExecutor(max_workers=len(targets)) as pool:
+        problems = list(pool.map(lambda one: open_target(one).echo(), targets))
+    known = [
+        (one.name, one.kind, one.address, one.encryption, problem)
+        for one, problem in zip(targets, problems, strict=True)
+    ]
+    gone = backlogs.keys() - {one.name for one in targets}
+    known += [(name, "", "", "", NOT_SET_UP) for name in sorted(gone)]
+    states = [
+        TargetState(
+            *words,
+            backlogs.get(words[0], Backlog()).waiting,
+            backlogs.get(words[0], Backlog()).oldest_s,
+            reasons.get(words[0], ""),
+            tuple(letter for letter in dead if letter.target == words[0]),
+        )
+        for words in known
+    ]
+    return states, unmade
+
+
+def resend(
+    study: str | None,
+    to: str | None,
+    targets: Sequence[DicomTarget | DicomWebTarget],
+    folders: AgentFolders,
+) -> list[str]:
+    """Make deliveries due again: those of one study, or all dead letters; return what.
+
+    ``study`` is a study key or the name of a report; None stands for all dead letters. ``to`` is
+    the name of a target, None for all.
+
+    Raises:
+        NothingToSend: there is no such study or target, or the report is not there.
+        InvalidDatabase: the database cannot be opened, or is damaged.
+    """
+    names = [one.name for one in targets]
+    if not names:
+        raise NothingToSend(NO_TARGETS)
+    if to is not None and to not in names:
+        raise NothingToSend(f"{to}: no such target, expected {' or '.join(names)}")
+    chosen, path = [to] if to else names, folders.state / DATABASE
+    if not path.is_file():
+        raise NothingToSend(f"{path} is missing: the agent makes it at its start")
+    with opened(path, names) as store:
+        if study is None:
+            letters = store.exports.deliveries(DeliveryStep.DEAD)
+            dead = [one for one in letters if one.target in chosen]
+            for one in dead:
+                store.exports.resend(one.study_key, (one.version,), (one.target,))
+            return [_line(store, one.study_key, (one.version,), (one.target,)) for one in dead]
+        record = _find(store, study)
+        out = folders.outbox / record.report_name
+        versions = read_versions(out, record.id)
+        if not versions:
+            raise NothingToSend(f"{study}: no report of a study that was read is in {out}")
+        store.exports.resend(record.id, versions, chosen)
+        return [_line(store, record.id, versions, chosen)]
+
+
+def render(states: Sequence[TargetState], unmade: Sequence[Letter]) -> RenderableType:
+    """Return the tables for people."""
+    table = Table(title="Targets")
+    for name in ("target", "address", "encryption", "answers", "waiting", "oldest", "dead"):
+        table.add_column(name, overflow="fold")
+    for one in states:
+        answer = one.problem or "yes"
+        if one.last_reason and not one.problem:
+            answer = f"yes; last failure: {one.last_reason}"
+        words = (one.name, one.address, one.encryption, answer, str(one.waiting))
+        age = f"{one.oldest_s / 60:.0f} min" if one.waiting else ""
+        cells = (*words, age, str(len(one.dead)))
+        table.add_row(*(escape(printable_line(cell)) for cell in cells))
+    parts: list[RenderableType] = [table]
+    dead = [letter for one in states for letter in one.dead]
+    for title, letters in (("Dead letters", dead), ("Reports without objects", unmade)):
+        if letters:
+            parts.append(_letters(title, letters))
+    return Group(*parts)
+
+
+def _letters(title: str, letters: Iterable[Letter]) -> Table:
+    table = Table(title=title)
+    for name in ("report, key", "version", "target", "attempts", "reason"):
+        table.add_column(name, overflow="fold")
+    for one in letters:
+        report = f"{printable_line(one.report)}\n{one.study_key}"
+        words = (report, str(one.version), one.target, str(one.attempts))
+        table.add_row(*map(escape, words), escape(printable_line(one.reason)))
+    return table
+
+
+def _letter(
+    store: StudyStore, key: str, version: int, reason: str, target: str = "", attempts: int = 0
+) -> Letter:
+    record = store.get(key) if store.has(key) else None
+    name, report = (record.name, record.report_name) if record else ("", "")
+    return Letter(name, key, report, version, target, attempts, reason)
+
+
+def _line(store: StudyStore, key: str, versions: Iterable[int], targets: Iterable[str]) -> str:
+    report = store.get(key).report_name if store.has(key) else key
+    return f"{report} version {', '.join(map(str, versions))} to {', '.join(targets)}"
+
+
+def _find(store: StudyStore, study: str) -> Record:
+    """Return the study of this key, or whose report has this name."""
+    found = [one for one in store.at(*Step) if study in (one.id, one.report_name)]
+    if not found:
+        raise NothingToSend(f"{study}: no study has this key, and no report this name")
+    return found[0]

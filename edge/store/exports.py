@@ -1,0 +1,392 @@
+r"""Exports and deliveries: which versions of reports become objects, and which target has them.
+
+They are rows in the database of `edge.store.studies`. An export begins in the transaction that
+makes a version of a report durable: that of a study's step REPORTED, or that of an amendment. Where
+no targets are set up there are no rows.
+
+    MAKING -> MADE    and with MADE, a delivery for each target:    SENDING -> SENT
+         \-> NONE                                                          \-> DEAD
+
+When a delivery is due again after a failed attempt is not stored: at a start everything is due
+once. The wall clock only says for how long a delivery has waited.
+"""
+
+import json
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+
+from edge.store.database import transaction
+from edge.trail.records import Event
+from edge.trail.store import TrailStore
+
+
+class ExportStep(Enum):
+    """A durable step of an export."""
+
+    MAKING = "making"  # the version is out; its objects may not be made yet
+    MADE = "made"  # its objects are in the outbox, and its deliveries exist
+    NONE = "none"  # no objects can be made; the reason is stored
+
+
+class DeliveryStep(Enum):
+    """A durable step of a delivery."""
+
+    SENDING = "sending"  # the target does not have all objects; set again by a resend
+    TRYING = "trying"  # one more attempt is counted; the row stays SENDING
+    SENT = "sent"  # the target has all objects that it shall get
+    DEAD = "dead"  # given up, with the reason; a person may resend it
+
+
+ExportHook = Callable[[ExportStep | DeliveryStep, bool], None]
+"""Called with each step twice: just before it is made durable (False) and just after (True)."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """One version of a report that is to become objects.
+
+    ``attempts`` counts started attempts to make them, ``reason`` says why there are none.
+    """
+
+    study_key: str
+    version: int
+    step: ExportStep
+    attempts: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """The objects of one version for one target.
+
+    Attributes:
+        attempts: that ended with a refusal or with the process, the current one included.
+        resends: how often a person has made it due again.
+        stored: names of the files that the target has accepted since.
+        created: wall-clock time from which it has waited, ISO 8601.
+    """
+
+    study_key: str
+    version: int
+    target: str
+    step: DeliveryStep
+    attempts: int
+    resends: int
+    stored: tuple[str, ...]
+    reason: str
+    created: str
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What one target does not have: deliveries that wait, the age of the oldest, dead letters."""
+
+    waiting: int = 0
+    oldest_s: float = 0.0
+    dead: int = 0
+
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS exports (
+    study_key TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    step TEXT NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    reason TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (study_key, version)
+);
+CREATE INDEX IF NOT EXISTS exports_making ON exports (step) WHERE step = 'making';
+CREATE TABLE IF NOT EXISTS deliveries (
+    study_key TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    target TEXT NOT NULL,
+    step TEXT NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    resends INTEGER NOT NULL DEFAULT 0,
+    stored TEXT NOT NULL DEFAULT '[]',
+    reason TEXT NOT NULL DEFAULT '',
+    created TEXT NOT NULL,
+    PRIMARY KEY (study_key, version, target),
+    FOREIGN KEY (study_key, version) REFERENCES exports ON DELETE CASCADE
+);
+CREATE INDEX IF NOT EXISTS deliveries_open ON deliveries (target, step) WHERE step != 'sent';
+"""
+
+
+class ExportStore:
+    """The exports and deliveries in an open database.
+
+    ``targets`` are the names of all targets; ``on_step`` is called with every durable step.
+    ``trail`` gets every delivery that ends.
+    """
+
+    def __init__(
+        self,
+        database: sqlite3.Connection,
+        on_step: ExportHook,
+        targets: Collection[str],
+        trail: TrailStore,
+    ) -> None:
+        self._database, self._on_step, self._trail = database, on_step, trail
+        self.targets = tuple(targets)
+        database.executescript(_SCHEMA)
+
+    def add(self, key: str, versions: Iterable[int]) -> None:
+        """Begin the export of these versions; part of another's transaction.
+
+        Nothing is done for a version that is known, or where no targets are set up.
+        """
+        if self.targets:
+            self._database.executemany(
+                "INSERT OR IGNORE INTO exports (study_key, version, step) VALUES (?, ?, ?)",
+                [(key, version, ExportStep.MAKING.value) for version in sorted(versions)],
+            )
+
+    def adopt(self, key: str, versions: Iterable[int]) -> None:
+        """Begin the export of versions that the database does not know."""
+        with self._durable(ExportStep.MAKING):
+            self.add(key, versions)
+
+    def known(self) -> dict[str, int]:
+        """Return the number of versions of each study that has any here."""
+        query = "SELECT study_key, count(*) FROM exports GROUP BY study_key"
+        return {row[0]: row[1] for row in self._database.execute(query)}
+
+    def making(self) -> list[Export]:
+        """Return the exports whose objects are to be made: the oldest first, versions in order."""
+        rows = self._database.execute(
+            "SELECT * FROM exports WHERE step = 'making'"
+            " ORDER BY min(rowid) OVER (PARTITION BY study_key), version"
+        )
+        return [_export(row) for row in rows]
+
+    def of(self, key: str) -> list[Export]:
+        """Return the exports of one study, by version."""
+        query = "SELECT * FROM exports WHERE study_key = ? ORDER BY version"
+        return [_export(row) for row in self._database.execute(query, (key,))]
+
+    def count_attempt(self, export: Export, by: int = 1) -> None:
+        """Count an attempt to make objects before it begins, or take it back with -1."""
+        with transaction(self._database):
+            self._database.execute(
+                "UPDATE exports SET attempts = max(0, attempts + ?)"
+                " WHERE study_key = ? AND version = ?",
+                (by, export.study_key, export.version),
+            )
+
+    def made(self, export: Export, sent: Collection[str] = ()) -> None:
+        """Note that the objects are made; begin a delivery to each target.
+
+        The targets in ``sent`` have them already, as the files say.
+        """
+        key = (export.study_key, export.version)
+        with self._durable(ExportStep.MADE):
+            if not self._move(export, ExportStep.MADE, ""):
+                return
+            steps = {t: "sent" if t in sent else "sending" for t in self.targets}
+            self._database.executemany(
+                "INSERT OR IGNORE INTO deliveries (study_key, version, target, step, created)"
+                " VALUES (?, ?, ?, ?, ?)",
+                [(*key, target, step, _now()) for target, step in steps.items()],
+            )
+
+    def not_made(self, export: Export, reason: str) -> None:
+        """Note that no objects can be made, and why; what was to be sent of them is dropped."""
+        with self._durable(ExportStep.NONE):
+            self._move(export, ExportStep.NONE, reason)
+            self._database.execute(
+                "DELETE FROM deliveries WHERE study_key = ? AND version = ?",
+                (export.study_key, export.version),
+            )
+
+    def due(self, target: str) -> Iterator[Delivery]:
+        """Yield what may be sent to a target now, the oldest first.
+
+        A version waits while an older one of its study is not made, or not sent there.
+        """
+        rows = self._database.execute(
+            "SELECT d.* FROM deliveries AS d JOIN exports AS e USING (study_key, version)"
+            " WHERE d.target = ? AND d.step = 'sending' AND e.step = 'made'"
+            " AND NOT EXISTS (SELECT 1 FROM deliveries AS b WHERE b.study_key = d.study_key"
+            " AND b.target = d.target AND b.version < d.version AND b.step = 'sending')"
+            " AND NOT EXISTS (SELECT 1 FROM exports AS b WHERE b.study_key = d.study_key"
+            " AND b.version < d.version AND b.step = 'making')"
+            " ORDER BY d.rowid",
+            (target,),
+        ).fetchall()
+        return map(_delivery, rows)
+
+    def resends(self, target: str) -> int:
+        """Return how often persons have resent what waits for a target."""
+        query = "SELECT coalesce(sum(resends), 0) FROM deliveries WHERE target = ? AND step = ?"
+        row = self._database.execute(query, (target, DeliveryStep.SENDING.value)).fetchone()
+        return int(row[0])
+
+    def begin_attempt(self, delivery: Delivery) -> bool:
+        """Count an attempt before it begins; return whether the delivery still waits."""
+        with self._durable(DeliveryStep.TRYING):
+            attempts = delivery.attempts + 1
+            return self._change(delivery, DeliveryStep.SENDING, attempts, delivery.reason)
+
+    def sent(self, delivery: Delivery, stored: Iterable[str]) -> None:
+        """Note that the target has all objects."""
+        with self._durable(DeliveryStep.SENT):
+            if self._change(delivery, DeliveryStep.SENT, delivery.attempts + 1, "", stored):
+                self._record(delivery, "sent", "", stored)
+
+    def failed(
+        self, delivery: Delivery, reason: str, stored: Iterable[str], *, counts: bool
+    ) -> None:
+        """Note why an attempt failed, and what the target has; it is tried again.
+
+        An attempt for which the objects are not to blame does not count, and is taken back.
+        """
+        attempts = delivery.attempts + int(counts)
+        with self._durable(DeliveryStep.SENDING):
+            self._change(delivery, DeliveryStep.SENDING, attempts, reason, stored)
+
+    def give_up(self, delivery: Delivery, reason: str, stored: Iterable[str]) -> None:
+        """Make a dead letter of the delivery."""
+        with self._durable(DeliveryStep.DEAD):
+            if self._change(delivery, DeliveryStep.DEAD, delivery.attempts + 1, reason, stored):
+                self._record(delivery, "dead letter", reason, stored)
+
+    def resend(self, key: str, versions: Iterable[int], targets: Iterable[str]) -> None:
+        """Make deliveries due again, whatever step they are at, and those that never were.
+
+        Objects that cannot be made are tried again too.
+        """
+        places = [(key, version, target) for version in versions for target in targets]
+        with self._durable(DeliveryStep.SENDING):
+            self._database.executemany(
+                "INSERT INTO exports (study_key, version, step) VALUES (?, ?, 'making')"
+                " ON CONFLICT DO UPDATE SET step = 'making', attempts = 0, reason = ''"
+                " WHERE step = 'none'",
+                sorted({place[:2] for place in places}),
+            )
+            self._database.executemany(
+                "INSERT INTO deliveries (study_key, version, target, step, resends, created)"
+                " VALUES (?, ?, ?, 'sending', 1, ?)"
+                " ON CONFLICT DO UPDATE SET step = 'sending', attempts = 0, stored = '[]',"
+                " reason = '', resends = resends + 1, created = excluded.created",
+                [(*place, _now()) for place in places],
+            )
+
+    def deliveries(self, *steps: DeliveryStep) -> list[Delivery]:
+        """Return the deliveries at these steps, the oldest first."""
+        marks = ", ".join("?" * len(steps))
+        rows = self._database.execute(
+            f"SELECT * FROM deliveries WHERE step IN ({marks}) ORDER BY rowid",
+            [step.value for step in steps],
+        )
+        return [_delivery(row) for row in rows]
+
+    def unmade(self) -> list[Export]:
+        """Return the exports of which no objects can be made, the oldest first."""
+        query = "SELECT * FROM exports WHERE step = 'none' ORDER BY rowid"
+        return [_export(row) for row in self._database.execute(query)]
+
+    def backlogs(self) -> dict[str, Backlog]:
+        """Return the backlog of each target, also of one that is not set up any more."""
+        rows = self._database.execute(
+            "SELECT target, sum(step = 'sending'), sum(step = 'dead'),"
+            " min(CASE step WHEN 'sending' THEN created END)"
+            " FROM deliveries WHERE step != 'sent' GROUP BY target"
+        )
+        found = dict.fromkeys(self.targets, Backlog())
+        for target, waiting, dead, oldest in rows:
+            found[target] = Backlog(waiting, 0.0 if oldest is None else _age_s(oldest), dead)
+        return found
+
+    def held(self) -> set[str]:
+        """Return the studies whose files are needed: not all targets have all objects.
+
+        A dead letter needs them until a person has dealt with it. A target that is not set up any
+        more needs nothing.
+        """
+        marks = ", ".join("?" * len(self.targets))
+        rows = self._database.execute(
+            "SELECT study_key FROM exports WHERE step = 'making'"
+            f" UNION SELECT study_key FROM deliveries WHERE step != 'sent' AND target IN ({marks})",
+            self.targets,
+        )
+        return {row[0] for row in rows} if self.targets else set()
+
+    def forget(self, key: str) -> None:
+        """Delete the rows of a study whose report is gone; part of another's transaction."""
+        self._database.execute("DELETE FROM exports WHERE study_key = ?", (key,))
+
+    def _move(self, export: Export, step: ExportStep, reason: str) -> bool:
+        changed = self._database.execute(
+            "UPDATE exports SET step = ?, attempts = 0, reason = ?"
+            " WHERE study_key = ? AND version = ? AND step = 'making'",
+            (step.value, _storable(reason), export.study_key, export.version),
+        ).rowcount
+        return changed == 1
+
+    def _change(
+        self,
+        delivery: Delivery,
+        step: DeliveryStep,
+        attempts: int,
+        reason: str,
+        stored: Iterable[str] | None = None,
+    ) -> bool:
+        """Change the row, unless a person has resent it meanwhile; return whether it was changed.
+
+        Its attempts and files are counted from those of ``delivery``.
+        """
+        files = delivery.stored if stored is None else (*delivery.stored, *stored)
+        values = (step.value, attempts, json.dumps(sorted(set(files))), _storable(reason))
+        changed = self._database.execute(
+            "UPDATE deliveries SET step = ?, attempts = ?, stored = ?, reason = ?"
+            " WHERE study_key = ? AND version = ? AND target = ? AND step = 'sending'"
+            " AND resends = ?",
+            (*values, delivery.study_key, delivery.version, delivery.target, delivery.resends),
+        ).rowcount
+        return changed == 1
+
+    def _record(self, delivery: Delivery, outcome: str, reason: str, stored: Iterable[str]) -> None:
+        """Record the end of a delivery in the audit trail; ``objects`` are what the target has."""
+        self._trail.record(
+            Event.DELIVERED,
+            study_key=delivery.study_key,
+            version=delivery.version,
+            target=delivery.target,
+            outcome=outcome,
+            objects=sorted({*delivery.stored, *stored}),
+            **({"reason": _storable(reason)} if reason else {}),
+        )
+
+    @contextmanager
+    def _durable(self, step: ExportStep | DeliveryStep) -> Iterator[None]:
+        """Run a transaction, and tell the hook before and after it."""
+        self._on_step(step, False)
+        with transaction(self._database):
+            yield
+        self._on_step(step, True)
+
+
+def _export(row: sqlite3.Row) -> Export:
+    return Export(**dict(row) | {"step": ExportStep(row["step"])})
+
+
+def _delivery(row: sqlite3.Row) -> Delivery:
+    stored = tuple(json.loads(row["stored"]))
+    return Delivery(**dict(row) | {"step": DeliveryStep(row["step"]), "stored": stored})
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def _age_s(created: str) -> float:
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds())

@@ -1,0 +1,345 @@
+"""Every target gets every object, whatever fails on the way, and none is given up silently."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import EncapsulatedPDFStorage
+
+from edge.dicom_out.deliver import MAX_ATTEMPTS, MAX_MAKING
+from edge.report.folder import objects_folder
+from edge.store.exports import DeliveryStep, ExportStep
+from edge.store.studies import AnyStep
+from tests.dicom_peers import Pacs, StowService
+from tests.edge.dicom_out import sites
+from tests.edge.dicom_out.sites import Deliveries, NoObjects, deliveries, pacs_at, uids, web_at
+from tests.edge.running_agent import Killed
+
+# pynetdicom drops the socket of a connection that failed without closing it
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+
+@pytest.fixture
+def pacs() -> Iterator[Pacs]:
+    with Pacs().running() as pacs:
+        yield pacs
+
+
+def away(pacs: Pacs) -> Pacs:
+    """The same port, when nobody listens there."""
+    with pacs.running():
+        return pacs
+
+
+def test_each_object_is_delivered_once_to_each_target(tmp_path: Path, pacs: Pacs) -> None:
+    with (
+        StowService().running() as web,
+        deliveries(tmp_path, pacs_at(pacs.port), web_at(web.url)) as site,
+    ):
+        key = site.report("a")
+        for _ in range(3):
+            site.run()
+            site.start()
+        assert pacs.received == web.received == uids(key, 1)
+        assert site.steps("pacs") == site.steps("web") == ["sent"]
+        assert site.outcomes == [("pacs", "sent"), ("web", "sent")]
+
+
+def test_without_targets_nothing_is_exported(tmp_path: Path) -> None:
+    with deliveries(tmp_path) as site:
+        key = site.report("a")
+        site.amend(key, 2)
+        site.run()
+        assert site.store.exports.of(key) == []
+        assert not (site.outbox / "a" / "dicom").exists()
+
+
+def test_a_target_gets_the_kinds_that_it_shall_get(tmp_path: Path, pacs: Pacs) -> None:
+    with deliveries(
+        tmp_path, pacs_at(pacs.port, objects=("pdf",)), pacs_at(pacs.port, "none", objects=("seg",))
+    ) as site:
+        key = site.report("a")
+        site.run()
+        assert pacs.received == uids(key, 1)[1:]
+        assert site.steps("none") == ["sent"]
+        assert pacs.associations == 1
+
+
+def test_a_target_that_is_away_for_an_hour_gets_everything_in_order(tmp_path: Path) -> None:
+    """It is asked ever more rarely, and no attempt counts against the deliveries."""
+    pacs, other = away(Pacs()), Pacs()
+    with (
+        other.running(),
+        deliveries(tmp_path, pacs_at(pacs.port), pacs_at(other.port, "other")) as site,
+    ):
+        keys = [site.report(name) for name in ("a", "b")]
+        site.pass_time(3600.0)
+        assert other.received == [*uids(keys[0], 1), *uids(keys[1], 1)]
+        failed = site.outcomes.count(("pacs", "failed"))
+        assert 10 <= failed <= 16
+        assert {(one.attempts, one.step) for one in site.of("pacs")} == {(0, DeliveryStep.SENDING)}
+        assert site.of("pacs")[0].reason.endswith("Connection refused")
+        with pacs.running():
+            site.pass_time(901.0)
+        assert pacs.received == [*uids(keys[0], 1), *uids(keys[1], 1)]
+        assert site.steps("pacs") == ["sent", "sent"]
+
+
+def test_a_refused_object_becomes_a_dead_letter_with_its_reason_and_others_pass(
+    tmp_path: Path,
+) -> None:
+    with (
+        Pacs(answer=lambda d: 0xA900 if str(d.SOPInstanceUID) in bad else 0x0000).running() as pacs,
+        deliveries(tmp_path, pacs_at(pacs.port)) as site,
+    ):
+        bad = list[str]()
+        first = site.report("a")
+        bad += uids(first, 1)[1:]
+        site.run()
+        second = site.report("b")
+        site.pass_time(3600.0)
+        assert site.steps("pacs") == ["dead", "sent"]
+        letter = site.of("pacs")[0]
+        assert letter.attempts == MAX_ATTEMPTS
+        assert letter.reason == "report.dcm: Data Set Does Not Match SOP Class (0xA900)"
+        # what was accepted is not sent again
+        assert pacs.received == [uids(first, 1)[0], *uids(second, 1)]
+        bad.clear()
+        site.pass_time(3600.0)
+        assert site.steps("pacs") == ["dead", "sent"]
+        site.store.exports.resend(first, (1,), ("pacs",))
+        site.run()
+        assert site.steps("pacs") == ["sent", "sent"]
+        assert pacs.kept == [uids(first, 1)[0], *uids(second, 1), uids(first, 1)[1]]
+
+
+def test_a_resend_ends_the_pause_of_a_target(tmp_path: Path) -> None:
+    pacs = away(Pacs())
+    with deliveries(tmp_path, pacs_at(pacs.port)) as site:
+        key = site.report("a")
+        site.pass_time(600.0)
+        with pacs.running():
+            site.run()
+            assert pacs.received == []
+            site.store.exports.resend(key, (1,), ("pacs",))
+            site.run()
+        assert pacs.received == uids(key, 1)
+
+
+def test_an_object_on_which_the_target_aborts_does_not_keep_others_from_it(tmp_path: Path) -> None:
+    bad = list[str]()
+    with (
+        Pacs(aborts=lambda d: str(d.SOPInstanceUID) in bad).running() as pacs,
+        deliveries(tmp_path, pacs_at(pacs.port)) as site,
+    ):
+        first, second = site.report("a"), site.report("b")
+        bad += uids(first, 1)[:1]
+        site.pass_time(10.0)
+        assert site.steps("pacs") == ["sending", "sent"]
+        assert pacs.received == uids(second, 1)
+        site.pass_time(3600.0)
+        assert site.steps("pacs") == ["dead", "sent"]
+
+
+def test_versions_of_a_study_keep_their_order_at_each_target(tmp_path: Path) -> None:
+    """The second waits for the first, and passes once the first is a dead letter."""
+    bad = list[str]()
+    with (
+        Pacs(answer=lambda d: 0xC000 if str(d.SOPInstanceUID) in bad else 0x0000).running() as pacs,
+        deliveries(tmp_path, pacs_at(pacs.port)) as site,
+    ):
+        key = site.report("a")
+        bad += uids(key, 1)
+        site.run()
+        site.amend(key, 2)
+        other = site.report("b")
+        site.pass_time(60.0)
+        assert pacs.received == uids(other, 1)
+        site.pass_time(3600.0)
+        assert pacs.received == [*uids(other, 1), *uids(key, 2)]
+        assert site.steps("pacs") == ["dead", "sent", "sent"]
+
+
+def test_a_resend_of_a_study_sends_its_versions_in_order(tmp_path: Path, pacs: Pacs) -> None:
+    with deliveries(tmp_path, pacs_at(pacs.port)) as site:
+        key = site.report("a")
+        site.run()
+        site.amend(key, 2)
+        site.run()
+        site.store.exports.resend(key, (1, 2), ("pacs",))
+        site.run()
+        assert pacs.received == 2 * uids(key, 1, 2)
+
+
+def test_a_report_of_which_no_objects_can_be_made_says_so(
+    tmp_path: Path, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_headers(_out: Path, _version: int) -> list[Path]:
+        raise NoObjects("the study was a NIfTI file")
+
+    with deliveries(tmp_path, pacs_at(pacs.port)) as site:
+        monkeypatch.setattr(site.maker, "_make_objects", no_headers)
+        key = site.report("a")
+        site.run()
+        (export,) = site.store.exports.unmade()
+        assert export.reason == "NoObjects: the study was a NIfTI file"
+        assert site.of("pacs") == []
+        assert site.store.exports.held() == set()
+        site.start()
+        site.store.exports.resend(key, (1,), ("pacs",))
+        site.run()
+        assert pacs.received == uids(key, 1)
+
+
+def test_a_fault_in_making_objects_is_tried_again_and_keeps_no_other_report_from_its_target(
+    tmp_path: Path, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(out: Path, version: int) -> list[Path]:
+        if out.name == "a":
+            raise RuntimeError("a fault of the program")
+        return sites.make_objects(out, version)
+
+    with deliveries(tmp_path, pacs_at(pacs.port)) as site:
+        monkeypatch.setattr(site.maker, "_make_objects", faulty)
+        site.report("a")
+        key = site.report("b")
+        site.pass_time(60.0)
+        assert pacs.received == uids(key, 1)
+        (export,) = site.store.exports.unmade()
+        assert f"has failed {MAX_MAKING} times" in export.reason
+
+
+def test_objects_that_somebody_removed_are_a_dead_letter(tmp_path: Path) -> None:
+    pacs = away(Pacs())
+    with deliveries(tmp_path, pacs_at(pacs.port)) as site:
+        key = site.report("a")
+        site.run()
+        for file in objects_folder(site.outbox / "a", 1).iterdir():
+            file.unlink()
+        objects_folder(site.outbox / "a", 1).rmdir()
+        site.pass_time(5.0)
+        assert site.steps("pacs") == ["dead"]
+        assert "not in the outbox any more" in site.of("pacs")[0].reason
+        assert site.store.exports.held() == {key}
+
+
+def test_a_stop_during_a_delivery_finishes_the_object_and_does_not_count(tmp_path: Path) -> None:
+    def stop(_dataset: Dataset) -> int:
+        site.stops = True
+        return 0x0000
+
+    with Pacs(answer=stop).running() as pacs, deliveries(tmp_path, pacs_at(pacs.port)) as site:
+        key = site.report("a")
+        for sent in (1, 2):
+            site.stops = False
+            site.run()
+            assert pacs.received == uids(key, 1)[:sent]
+        (delivery,) = site.of("pacs")
+        assert delivery.attempts == 1
+
+
+STEPS: list[AnyStep] = [ExportStep.MADE, ExportStep.NONE, *DeliveryStep]
+"""MAKING is durable together with a step of the study, which test_agent_delivers kills at."""
+
+
+@pytest.mark.parametrize("durable", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.value)
+def test_killed_at_any_durable_step_nothing_is_lost(
+    tmp_path: Path, step: AnyStep, durable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was on its way is sent again, under the same UIDs: the target has it once."""
+    left = [(step, durable)]
+    refuses = step in (DeliveryStep.SENDING, DeliveryStep.DEAD)
+
+    def crash(now: AnyStep, is_durable: bool) -> None:
+        if left and (now, is_durable) == left[0]:
+            left.pop()
+            raise Killed
+
+    def answer(dataset: Dataset) -> int:
+        return 0xA900 if refuses and dataset.SOPClassUID == EncapsulatedPDFStorage else 0x0000
+
+    def no_headers(_out: Path, _version: int) -> list[Path]:
+        raise NoObjects("a NIfTI file")
+
+    with (
+        Pacs(answer=answer).running() as pacs,
+        deliveries(tmp_path, pacs_at(pacs.port), on_step=crash) as site,
+    ):
+        if step is ExportStep.NONE:
+            monkeypatch.setattr(sites, "make_objects", no_headers)
+            site.start()
+        key = site.report("a")
+        with pytest.raises(Killed):
+            site.pass_time(3600.0)
+        site.start()
+        if step is ExportStep.NONE:
+            site.pass_time(60.0)
+            assert [one.step for one in site.store.exports.of(key)] == [ExportStep.NONE]
+            return
+        site.pass_time(3600.0)
+        assert site.steps("pacs") == ["dead" if refuses else "sent"]
+        assert pacs.kept == (uids(key, 1)[:1] if refuses else uids(key, 1))
+        if refuses:
+            (letter,) = site.of("pacs")
+            assert letter.attempts == MAX_ATTEMPTS
+            assert "Does Not Match SOP Class" in letter.reason
+
+
+def test_an_object_that_ends_the_process_each_time_becomes_a_dead_letter(
+    tmp_path: Path, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deadly(*_: object) -> None:
+        raise Killed
+
+    with deliveries(tmp_path, pacs_at(pacs.port)) as site:
+        site.report("a")
+        site.maker.run_once()
+        for _ in range(MAX_ATTEMPTS):
+            site.start()
+            monkeypatch.setattr(site.senders["pacs"]._target, "send", deadly)
+            with pytest.raises(Killed):
+                site.run()
+        site.run()
+        (letter,) = site.of("pacs")
+        assert (letter.step, letter.attempts) == (DeliveryStep.DEAD, MAX_ATTEMPTS)
+        assert letter.reason == "the last attempt ended with the process"
+
+
+def lose_rows(site: Deliveries) -> None:
+    """As in a database that was made anew, and whose studies are adopted."""
+    database: sqlite3.Connection = site.store._database
+    database.execute("DELETE FROM exports")
+
+
+def test_after_a_lost_database_only_what_was_not_sent_is_sent(tmp_path: Path) -> None:
+    """The files say which target has which version."""
+    pacs, late = Pacs(), away(Pacs())
+    with (
+        pacs.running(),
+        deliveries(tmp_path, pacs_at(pacs.port), pacs_at(late.port, "late")) as site,
+    ):
+        key = site.report("a")
+        site.run()
+        lose_rows(site)
+        site.start()
+        site.amend(key, 2)
+        site.store.exports.adopt(key, (1,))
+        with late.running():
+            site.run()
+        assert pacs.received == late.received == uids(key, 1, 2)
+
+
+def test_versions_that_an_older_database_does_not_know_are_sent(tmp_path: Path, pacs: Pacs) -> None:
+    with deliveries(tmp_path, pacs_at(pacs.port)) as site:
+        key = site.report("a")
+        site.run()
+        site.amend(key, 2)
+        site.store._database.execute("DELETE FROM exports WHERE version = 2")
+        site.start()
+        site.run()
+        assert pacs.received == uids(key, 1, 2)

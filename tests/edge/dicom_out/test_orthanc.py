@@ -1,0 +1,32 @@
+"""Objects that are sent to a real archive arrive there, and are found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edge.dicom_out.targets import open_target
+from tests.edge.dicom_out.sites import deliveries, pacs_at, uids, web_at
+from tests.orthanc import orthanc
+
+
+def test_orthanc_gets_objects_by_c_store_and_by_stow_rs(tmp_path: Path) -> None:
+    """Each way brings the objects of one study; sending again adds none."""
+    with orthanc(tmp_path) as archive:
+        by_dicom = pacs_at(archive.dicom_port, called_ae=archive.ae_title)
+        by_web = web_at(archive.dicomweb_url)
+        assert open_target(by_dicom).echo() == open_target(by_web).echo() == ""
+        for target in (by_dicom, by_web):
+            root = tmp_path / target.name
+            root.mkdir()
+            with deliveries(root, target) as site:
+                key = site.report("a")
+                site.run()
+                assert site.steps(target.name) == ["sent"]
+                for uid in uids(key, 1):
+                    (found,) = archive.found(uid)
+                    assert found["00080018"]["Value"] == [uid]
+                before = archive.get("statistics")["CountInstances"]
+                site.store.exports.resend(key, (1,), (target.name,))
+                site.run()
+                assert site.steps(target.name) == ["sent"]
+                assert archive.get("statistics")["CountInstances"] == before
