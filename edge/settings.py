@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from edge.errors import BadSettings
+from process.endpoints import address_text
 from process.settings import InvalidSettings, ProcessSettings, load
 from process.tls import TlsFiles, is_address, is_loopback
 from protos.metadata import MAX_SITE_CHARACTERS
@@ -71,6 +72,9 @@ class EdgeSettings(ProcessSettings):
         tls_ca: PEM authority that signed the cloud's certificate; setting it enables TLS.
         insecure: whether ROIs may be sent to another machine without TLS.
         metrics_port: port of the metrics; None: off, 0: a free port.
+        status_port: port of the status page; None: off, 0: a free port.
+        status_password_file: file with the password of the status page, or with its hash.
+        status_tls_ca: PEM authority of client certificates, which open the page without password.
     """
 
     model_config = SettingsConfigDict(env_prefix="OVERREAD_EDGE_")
@@ -123,6 +127,13 @@ class EdgeSettings(ProcessSettings):
     log_format: Literal["text", "json"] = "text"
     metrics_address: str = "127.0.0.1"
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
+
+    status_address: str = "127.0.0.1"
+    status_port: int | None = Field(default=None, ge=0, le=65535)
+    status_password_file: Path | None = None
+    status_tls_ca: Path | None = None
+    status_tls_cert: Path | None = None
+    status_tls_key: Path | None = None
 
     @property
     def tls(self) -> TlsFiles:
@@ -178,6 +189,30 @@ class EdgeSettings(ProcessSettings):
                 f"{self.remote_clouds[0]} is another machine, and tls_ca is not set: pictures of"
                 " patients would be sent unencrypted; set tls_ca, or insecure = true (--insecure)"
                 " where the network itself is protected"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _status_page_is_safe(self) -> Self:
+        if (self.status_tls_cert is None) != (self.status_tls_key is None):
+            raise ValueError("status_tls_cert and status_tls_key must be set together")
+        if self.status_tls_ca is not None and self.status_tls_cert is None:
+            raise ValueError("status_tls_ca requires status_tls_cert")
+        if self.status_port is None:
+            return self
+        if is_loopback(address_text(self.status_address, self.status_port)):
+            return self
+        reached = f"other machines reach status_address = {self.status_address}"
+        if self.status_tls_cert is None:
+            raise ValueError(
+                f"{reached}, and status_tls_cert is not set: names and pictures of patients would"
+                " be sent unencrypted; set status_tls_cert and status_tls_key, or keep"
+                " status_address at 127.0.0.1"
+            )
+        if self.status_password_file is None and self.status_tls_ca is None:
+            raise ValueError(
+                f"{reached}, and everyone could look at patients: set status_password_file or"
+                " status_tls_ca"
             )
         return self
 

@@ -38,6 +38,7 @@ from edge.access import whose
 from edge.errors import EdgeError
 from edge.job import new_study_key
 from edge.store.database import WrongStep, columns, file_identities, open_database, transaction
+from edge.store.drift import DriftStore
 from edge.store.parts import LaterPart, PartStore
 from edge.store.pending import PendingStep, PendingStore
 
@@ -130,7 +131,7 @@ class Record:
 
 
 class StudyStore:
-    """The table of studies, their later ``parts`` and the ``pending`` reads; a context manager.
+    """The table of studies, with ``parts``, ``pending`` reads and ``drift``; a context manager.
 
     Several processes may open it at once. ``files`` are those that this one has open.
 
@@ -146,6 +147,7 @@ class StudyStore:
                 opened.callback(self._database.close)
                 self._database.executescript(_SCHEMA)
                 self.parts = PartStore(self._database)
+                self.drift = DriftStore(self._database)
                 self.pending = PendingStore(self._database, self._on_step)
                 self.files = file_identities(path)
             except (sqlite3.Error, OSError) as error:
@@ -432,6 +434,7 @@ def _own_columns() -> set[str]:
     with closing(sqlite3.connect(":memory:")) as database:
         database.executescript(_SCHEMA)
         PartStore(database)
+        DriftStore(database)
         PendingStore(database, lambda _step, _durable: None)
         return columns(database)
 

@@ -32,6 +32,9 @@ from imaging.isolation.transfer import to_json
 from imaging.preprocess import preprocess
 from imaging.read import read_study
 
+LOOKING = 5
+"""Niceness of a child that reads a study for somebody who looks at it: others have a deadline."""
+
 MAX_LINE = 16 << 20
 """Longest message in bytes: header, names of other series, and so on, but no voxel."""
 
@@ -40,10 +43,10 @@ def serve(connection: socket.socket, memory_bytes: int, limit_s: float) -> None:
     """Read studies until the other end is closed."""
     gc.freeze()  # the children then copy fewer pages
     while (request := _request(connection)) is not None:
-        path, series, file = request
+        path, series, whole, file = request
         try:
             if (child := os.fork()) == 0:
-                _read(connection, path, series, file, memory_bytes, limit_s)
+                _read(connection, path, series, whole, file, memory_bytes, limit_s)
             _, status, used = os.wait4(child, 0)
             code, cpu_s = os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
             _send(connection, "exit", {"code": code, "cpu_s": cpu_s, "peak_kb": used.ru_maxrss})
@@ -54,25 +57,39 @@ def serve(connection: socket.socket, memory_bytes: int, limit_s: float) -> None:
             os.close(file)
 
 
-def _request(connection: socket.socket) -> tuple[Path, str, int] | None:
+def _request(connection: socket.socket) -> tuple[Path, str, bool, int] | None:
     line, handles = b"", list[int]()
     while not line.endswith(b"\n"):
         part, sent, _flags, _address = socket.recv_fds(connection, 1 << 16, 1)
         if not part:
             return None
         line, handles = line + part, handles + sent
-    path, series = json.loads(line)
-    return Path(path), series, handles[0]
+    path, series, whole = json.loads(line)
+    return Path(path), series, whole, handles[0]
 
 
 def _read(
-    connection: socket.socket, path: Path, series: str, file: int, memory_bytes: int, limit_s: float
+    connection: socket.socket,
+    path: Path,
+    series: str,
+    whole: bool,
+    file: int,
+    memory_bytes: int,
+    limit_s: float,
 ) -> None:
-    """Read and preprocess one study in the forked child, which ends here."""
+    """Read one study in the forked child, which ends here.
+
+    ``whole`` sends its voxels and nothing else, after a study that is not in a hurry.
+    """
     try:
         _limit(memory_bytes, limit_s)
         threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+        if whole:
+            os.nice(LOOKING)
         study = read_study(path, series)
+        if whole:
+            _send(connection, "study", to_json(study, file))
+            return
         # the voxels stay here: nothing after preprocessing needs them
         empty = replace(study.volume, hu=np.empty((0, 0, 0), np.int16))
         told = to_json(replace(study, volume=empty), file)

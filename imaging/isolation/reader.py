@@ -80,18 +80,35 @@ class IsolatedReader:
             OSError, MemoryError: a fault of the machine; the study may be read later.
             ReaderFailed: a fault of the program.
         """
+        study = self._study(path, series, _anonymous(), whole=False)
+        self._volume = study.volume
+        return study
+
+    def read_whole(self, path: Path, file: BinaryIO, series: str = "") -> Study:
+        """Read a study with its voxels, which are appended to ``file``, opened for both ways.
+
+        ``volume.hu`` is a private map of the file. The child has a low priority.
+
+        Raises:
+            As `read`.
+        """
+        return self._study(path, series, file, whole=True)
+
+    def _study(self, path: Path, series: str, file: BinaryIO, *, whole: bool) -> Study:
+        """Have a child read the study; the answer's arrays are in ``file``, which is closed then.
+
+        After a study without voxels the child goes on with its lung box.
+        """
         self._volume = None
         self._finish()
         if self._process.poll() is not None:
             self._start()
         self._file.close()
-        self._file = _anonymous()
-        request = json.dumps([str(path), series]).encode() + b"\n"
-        socket.send_fds(self._connection, [request], [self._file.fileno()])
+        self._file = file
+        request = json.dumps([str(path), series, whole]).encode() + b"\n"
+        socket.send_fds(self._connection, [request], [file.fileno()])
         self._busy = True
-        study = self._answer("study", Study, path)
-        self._volume = study.volume
-        return study
+        return self._answer("study", Study, path)
 
     def preprocess(self, volume: Volume, source: Path) -> Preprocessed:
         """Return the lung box of the study that was read last; once for each study.
