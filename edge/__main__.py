@@ -17,6 +17,7 @@ from edge.agent.agent import run_agent
 from edge.agent.folders import AgentFolders
 from edge.agent.queue import is_running, other_user, queued, render, requeue
 from edge.assemble import open_pipeline
+from edge.atomic_files import write_atomically
 from edge.doctor import Level, examine
 from edge.errors import EdgeError, MissingPath, UnfitFolder
 from edge.job import Job
@@ -26,6 +27,7 @@ from edge.report.overwrite import admission, require_readable, require_separate
 from edge.report.terminal import Progress, render_report
 from edge.report.write import report_to_dict
 from edge.settings import EdgeSettings, load_settings
+from edge.status.login import Password
 from edge.trial_certificates import make_certificates, settings_for
 from imaging.errors import StudyError
 from models.runtime.errors import ModelError
@@ -40,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+LEAST_PASSWORD = 8
 SETUP_ERRORS = (EdgeError, ModelError, OSError, MemoryError)
 Config = Annotated[
     Path | None, typer.Option(help="TOML file; OVERREAD_EDGE_* variables override it.")
@@ -201,6 +204,22 @@ def doctor(
             typer.echo(printable(f"{check.level.value:6} {check.what:10} {check.text}"))
     wrong = any(check.level is Level.WRONG for check in found)
     raise typer.Exit(ExitStatus.FAILED if wrong else ExitStatus.DONE)
+
+
+@app.command()
+def password(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File for the hash; replaced.")],
+) -> None:
+    """Ask for the password of the status page, and write its hash for status_password_file."""
+    text = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    if len(text) < LEAST_PASSWORD:
+        raise typer.BadParameter(f"a password of at least {LEAST_PASSWORD} characters is expected")
+    try:
+        write_atomically(file.absolute(), f"{Password.of(text).line}\n".encode())
+        file.chmod(0o600)
+    except OSError as error:
+        raise _failed(error) from error
+    typer.echo(printable(f'status_password_file = "{file.absolute()}"'))
 
 
 @app.command()

@@ -26,10 +26,13 @@ from edge.link.tls import DIAGNOSE_S
 from edge.reader import EdgeReader
 from edge.report.model import Status
 from edge.settings import EdgeSettings
+from edge.status.login import Password
+from edge.status.serve import listener
 from edge.store.repair import RESTART, damaged_databases, is_damage
 from edge.store.studies import InvalidDatabase, Step, StudyStore
 from models.runtime.errors import ModelError
 from models.runtime.screener import open_screener
+from process.endpoints import address_text
 from process.tls import diagnose
 
 RESERVE_BYTES = 1_000_000_000
@@ -57,7 +60,7 @@ Results = Iterator[Checked]
 
 
 def examine(settings: EdgeSettings) -> list[Checked]:
-    """Check folders, modes, disk, database, model and cloud; a check that fails is a result too."""
+    """Check all that the agent needs; a check that fails is a result too."""
     folders = AgentFolders.of(settings)
     checks: list[tuple[str, Callable[[], Results]]] = [
         ("settings", lambda: _settings(settings, folders)),
@@ -67,6 +70,7 @@ def examine(settings: EdgeSettings) -> list[Checked]:
         ("database", lambda: _database(folders)),
         ("model", lambda: _model(settings)),
         ("cloud", lambda: _clouds(settings)),
+        ("status", lambda: _status_page(settings)),
     ]
     found: list[Checked] = []
     for what, check in checks:
@@ -106,11 +110,11 @@ def _folders(folders: AgentFolders) -> Results:
 
 def _access(folders: AgentFolders, settings: EdgeSettings) -> Results:
     """Find what other users can read; the agent closes its own folders at its start."""
-    private = [folders.state, folders.work, folders.done, folders.quarantine]
+    private = [folders.state, folders.work, folders.done, folders.quarantine, folders.viewer]
     private += folders.state.glob(f"{DATABASE}*")
     open_to_all = [(path, 0o077) for path in private] + [(folders.outbox, 0o007)]
-    if settings.tls_key is not None:
-        open_to_all.append((settings.tls_key, 0o007))
+    keys = (settings.tls_key, settings.status_tls_key)
+    open_to_all += [(key, 0o007) for key in keys if key is not None]
     wide = [path for path, bits in open_to_all if _mode(path) & bits]
     for path in wide:
         text = f"{path} can be read by others: chmod go-rwx, or start the agent"
@@ -233,6 +237,34 @@ def _clouds(settings: EdgeSettings) -> Results:
         else:
             reason = diagnose(address, settings.tls, DIAGNOSE_S) or f"{fault.kind}: {fault.reason}"
             yield Checked(Level.WRONG, "cloud", f"{address}: {reason}")
+
+
+def _status_page(settings: EdgeSettings) -> Results:
+    if settings.status_port is None:
+        yield Checked(Level.OK, "status", "no status page: status_port is not set")
+        return
+    at, file = listener(settings), settings.status_password_file
+    problems = at.problems()
+    for problem in problems:
+        yield Checked(Level.WRONG, "status", problem)
+    if problems:
+        return
+    for warning in at.warnings():
+        yield Checked(Level.NOTE, "status", warning)
+    if file is not None:
+        Password.load(file)
+        if _mode(file) & 0o077:
+            text = f"{file} can be read by others: chmod go-rwx"
+            yield Checked(Level.WRONG, "status", text)
+    elif not at.encrypted or settings.status_tls_ca is None:
+        text = (
+            "the status page has no password: every user of this machine sees names and pictures"
+            " of patients; set status_password_file"
+        )
+        yield Checked(Level.NOTE, "status", text)
+    where = address_text(settings.status_address, settings.status_port)
+    how = "TLS" if at.encrypted else "no encryption, this machine alone"
+    yield Checked(Level.OK, "status", f"at {where}, {how}")
 
 
 def _mode(path: Path) -> int:

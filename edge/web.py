@@ -115,10 +115,11 @@ def serving(app: ASGIApp, at: Listener, name: str) -> Iterator[str]:
         yield f"{'https' if at.encrypted else 'http'}://{address_text(at.address, port)}"
     finally:
         server.should_exit = True
-        thread.join(2 * STOP_S)
+        thread.join(5 * STOP_S)
         server.force_exit = True
         thread.join(STOP_S)
-        listening.close()
+        if not thread.is_alive():  # else its loop still looks at the socket
+            listening.close()
 
 
 def _bound(at: Listener) -> socket.socket:

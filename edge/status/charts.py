@@ -86,7 +86,7 @@ def _counts(drift: Drift) -> Chart:
     ]
     labels = [f"{b * step}" if step == 1 else f"{b * step} to {b * step + step - 1}"
               for b in range(bins)]  # fmt: skip
-    return _histogram(*shares, labels)
+    return _histogram(shares[0], shares[1], labels)
 
 
 def _histogram(before: Sequence[float], now: Sequence[float], labels: Sequence[str]) -> Chart:
@@ -102,7 +102,7 @@ def _histogram(before: Sequence[float], now: Sequence[float], labels: Sequence[s
                 y=round(HEIGHT - BOTTOM - height, 1),
                 height=round(height, 1),
                 before_y=round(_y(was, top), 1),
-                label=label.split(" ", 1)[0] if label.startswith("below") else label.split(" ")[0],
+                label="0" if label.startswith("below") else label.split(" ")[0],
                 text=f"{label}: {100 * is_:.1f} % now, {100 * was:.1f} % before",
             )
         )

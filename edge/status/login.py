@@ -215,7 +215,7 @@ class Door:
     def visitor(self, session: str, certificate: str) -> Visitor | None:
         """Return who calls with this session and this name in a certificate; None for nobody."""
         if self.is_open:
-            return Visitor("this machine", self.token("everyone"))
+            return Visitor("open to every user of this machine", self.token("everyone"))
         if self._by_certificate and certificate:
             return Visitor(certificate, self.token(f"certificate {certificate}"))
         return self._sessions.visitor(session) if session and self.takes_password else None

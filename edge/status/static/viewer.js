@@ -36,7 +36,6 @@ async function open() {
   const number = Number(location.hash.slice(1));
   const first = volume.marks.find(mark => mark.number === number);
   if (first) jump(first.number); else choosePlane("axial");
-  stage.focus();
 }
 
 async function ask(method) {
