@@ -6,6 +6,7 @@ refused. A browser then looks at the agent's page.
 
 import shutil
 import socket
+import sqlite3
 import tempfile
 import threading
 import time
@@ -29,7 +30,7 @@ from evaluation.errors import ServiceFailed
 from evaluation.screenshots import Browser, View, browser
 
 PATIENCE_S = 900.0
-COLOURS = 128
+COLOURS = 256
 """Of a picture; more are not seen, and the file is a third as large."""
 PAGE = View("page", 1180)
 VIEWER_PX = (1180, 720)
@@ -44,10 +45,13 @@ def status_pictures_command(
     with tempfile.TemporaryDirectory(prefix="overread-status-") as folder:
         settings = _settings(Path(folder), _free_port())
         _put(made.folder, settings.inbox)
-        with cloud_service() as cloud, browser() as shown:
-            with _agent(settings.model_copy(update={"cloud": cloud})) as state:
-                _wait(lambda: _is_idle(state), "the agent did not finish its studies")
-                _draw(shown, f"http://127.0.0.1:{settings.status_port}", state, out)
+        with (
+            cloud_service() as cloud,
+            browser() as shown,
+            _agent(settings.model_copy(update={"cloud": cloud})) as state,
+        ):
+            _wait(lambda: _is_idle(state), "the agent did not finish its studies")
+            _draw(shown, f"http://127.0.0.1:{settings.status_port}", state, out)
     typer.echo(f"pictures: {out / 'status.png'}, {out / 'viewer.png'}")
 
 
@@ -93,11 +97,11 @@ def _agent(settings: EdgeSettings) -> Iterator[SiteState]:
 
 
 def _is_idle(state: SiteState) -> bool:
-    if not (state.folders.state / "spool.sqlite3").exists():
+    try:
+        left = [*state.arriving(), *state.unfinished(), *state.pending()]
+        return not left and bool(state.latest(1)) and bool(state.refused())
+    except sqlite3.Error:  # the agent has not made its database yet
         return False
-    left = [state.unfinished(), state.pending(), [p for p in state.folders.inbox.iterdir()
-                                                   if not p.name.startswith(".")]]  # fmt: skip
-    return not any(left) and bool(state.latest(1)) and bool(state.refused())
 
 
 def _draw(shown: Browser, url: str, state: SiteState, out: Path) -> None:

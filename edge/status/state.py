@@ -94,7 +94,7 @@ class SiteState:
         self, folders: AgentFolders, quiet_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.folders, self._quiet_s, self._clock = folders, quiet_s, clock
-        self._lock = threading.Lock()
+        self._lock, self._inbox_lock = threading.Lock(), threading.Lock()
         self._arriving: tuple[float, list[Queued]] = (float("-inf"), [])
         self._reports: OrderedDict[Path, tuple[tuple[int, int], Json | None]] = OrderedDict()
 
@@ -113,7 +113,7 @@ class SiteState:
 
     def arriving(self) -> list[Queued]:
         """Return the studies in the inbox, at most `INBOX_S` old."""
-        with self._lock:
+        with self._inbox_lock:
             at_s, found = self._arriving
             if self._clock() - at_s > INBOX_S:
                 with suppress(OSError):  # `doctor` and the log say what is wrong with the inbox

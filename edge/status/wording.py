@@ -33,12 +33,11 @@ def since(moment: datetime) -> str:
 
 def moment(value: datetime | str) -> str:
     """Return date and time in the zone of this machine, to the minute."""
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            return value
-    return value.astimezone().strftime("%Y-%m-%d %H:%M")
+    try:
+        at = datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        return str(value)
+    return at.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def size(count: float) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typer.testing import CliRunner, Result
 from edge import assemble
 from edge.__main__ import ExitStatus, app
 from edge.report.folder import take_folder
+from edge.status.login import Password
 from imaging.errors import IncompleteSeries
 from imaging.preprocess import Preprocessed
 from imaging.read import read_study
@@ -433,3 +435,16 @@ def test_edge_never_imports_torch_nor_the_cloud() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_password_writes_the_hash_for_its_reader_alone(tmp_path: Path) -> None:
+    """Asked twice; a short one, or two that differ, are not taken."""
+    file = tmp_path / "status.password"
+    for typed, status in (("short\nshort\n", 2), ("one long word\nother word\n", 1)):
+        assert CliRunner().invoke(app, ["password", str(file)], input=typed).exit_code == status
+        assert not file.exists()
+    result = CliRunner().invoke(app, ["password", str(file)], input="one long word\n" * 2)
+    assert f'status_password_file = "{file}"' in result.stdout
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert "one long word" not in file.read_text()
+    assert Password.load(file).matches("one long word")

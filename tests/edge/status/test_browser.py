@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from edge.drift.compare import BASELINE, LEAST
 from edge.status.deliveries import DeadLetter
 from edge.store.studies import Step
 from edge.web import Listener, serving
 from evaluation.errors import MissingProgram
 from evaluation.screenshots import VIEWS, Browser, View, browser
 from tests.edge.builders import put
+from tests.edge.drift.test_compare import studies
 from tests.edge.status.site import CT, PASSWORD, SEEN, Letters, Site
 
 PATIENCE_S = 120.0
@@ -89,6 +91,9 @@ def site(tmp_path: Path) -> Site:
     site.add("refused", key=f"{8:032x}", step=Step.QUARANTINED, report=None, reason=reason)
     site.add("waits", key=f"{9:032x}", step=Step.CLAIMED, report=None)
     put(site.folders.inbox, "arrives", done=False)
+    with site.store() as store:
+        for seen in (*studies(BASELINE, 0), *studies(LEAST, 1, uncertain=20.0)):
+            store.drift.put(seen, "")
     return site
 
 
@@ -115,6 +120,13 @@ def test_the_page_keeps_itself_fresh(person: Person, site: Site) -> None:
     put(site.folders.inbox, "later", done=False)
     person.until("document.body.innerText.includes('later')")
     assert person.see("window.stays")
+
+
+def test_drift_is_an_alarm_that_leads_to_its_charts(person: Person) -> None:
+    person.run("document.querySelector('.card a[href=\"/drift\"]').click()")
+    person.until("document.querySelectorAll('.chart').length === 4")
+    assert person.see("document.querySelector('#uncertain ~ p .tag').innerText") == "alarm"
+    assert person.see("document.querySelectorAll('.chart rect').length") > 20
 
 
 def test_a_refused_study_is_put_back_by_its_button(person: Person, site: Site) -> None:

@@ -89,7 +89,7 @@ def test_a_form_needs_its_token_and_its_own_page(site: Site, visit: Visit) -> No
     assert (site.folders.inbox / "a").exists()
 
 
-def test_a_token_of_another_session_is_none(site: Site, visit: Visit) -> None:
+def test_a_token_of_another_session_is_none(visit: Visit) -> None:
     visit.log_in()
     other = visit.token()
     visit.client.cookies.clear()
@@ -97,7 +97,7 @@ def test_a_token_of_another_session_is_none(site: Site, visit: Visit) -> None:
     assert visit.post("/logout", {"token": other}).status_code == 403
 
 
-def test_a_form_without_a_session_is_refused_even_with_a_token(site: Site, visit: Visit) -> None:
+def test_a_form_without_a_session_is_refused_even_with_a_token(visit: Visit) -> None:
     assert visit.post("/requeue", {"token": visit.token("/login")}).status_code == 401
 
 

@@ -38,8 +38,8 @@ def test_the_page_is_there_while_the_agent_reads(tmp_path: Path) -> None:
         ["two"],
     ]
     assert ">reading</span>" in seen[0]
+    (url,) = [line["url"] for line in lines if line["event"] == "status page served"]
     with pytest.raises(httpx.ConnectError):
-        (url,) = [line["url"] for line in lines if line["event"] == "status page served"]
         httpx.get(url)
 
 
