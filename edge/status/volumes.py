@@ -83,8 +83,17 @@ class Volumes:
         self._failed: dict[str, str] = {}
         self._mapped: dict[str, tuple[str, Voxels]] = {}
         self._thread: threading.Thread | None = None
+        self._reader: IsolatedReader | None = None
+        self._closed = False
 
     def close(self) -> None:
+        """End the reading of a study that is being opened; nobody waits for it any more."""
+        self._closed = True
+        if self._reader is not None:
+            self._reader.cancel()
+        self.wait()
+
+    def wait(self) -> None:
         """Wait for the study that is being opened."""
         if self._thread is not None:
             self._thread.join()
@@ -160,6 +169,7 @@ class Volumes:
         except (ReaderFailed, ValueError):
             log.exception("study cannot be looked at", study_key=study.key)
             reason = "A fault of this program. The agent's log has the details."
+        self._reader = None
         with self._lock:
             self._reading = None
             if reason:
@@ -185,9 +195,12 @@ class Volumes:
         with open(part, "w+b", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
             file.write(bytes(HEADER_BYTES))
             file.flush()
-            copy = os.fdopen(os.dup(file.fileno()), "r+b", buffering=0)
             with IsolatedReader(self._limits) as reader:
-                read = reader.read_whole(source, copy, series)
+                self._reader = reader
+                if self._closed:
+                    raise MemoryError("the agent is being stopped")
+                copy = os.fdopen(os.dup(file.fileno()), "r+b", buffering=0)
+                read = reader.read_whole(source, copy, series)  # which closes the copy
             file.seek(0)
             file.write(_npy_header(read))
         told = {

@@ -94,6 +94,11 @@ class IsolatedReader:
         """
         return self._study(path, series, file, whole=True)
 
+    def cancel(self) -> None:
+        """Let the reading that runs in another thread fail now, as if memory had run out."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def _study(self, path: Path, series: str, file: BinaryIO, *, whole: bool) -> Study:
         """Have a child read the study; the answer's arrays are in ``file``, which is closed then.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +44,7 @@ def row(state: SiteState, key: str) -> StudyRow:
 def opened(volumes: Volumes, study: StudyRow, series: str = "") -> str:
     """Open a study and wait; how it ended."""
     volumes.open(study, series)
-    volumes.close()
+    volumes.wait()
     return volumes.opening(study).state
 
 
@@ -143,3 +144,17 @@ def test_a_file_that_somebody_damaged_is_no_volume(
     assert opened(volumes, row(state, key)) == "ready"
     (site.folders.viewer / f"{key}.npy").write_bytes(b"x" * 300)
     assert Volumes(state, site.settings).voxels(row(state, key)) is None
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.3, 1.0])
+def test_a_stop_does_not_wait_for_a_study_that_is_being_opened(
+    site: Site, state: SiteState, volumes: Volumes, after_s: float
+) -> None:
+    """Whenever it comes: before the child has begun, while it reads, or after it."""
+    key = site.add("a")
+    volumes.open(row(state, key), "")
+    time.sleep(after_s)
+    volumes.close()
+    left = {path.name for path in site.folders.viewer.glob("*")}
+    assert left in (set(), {f"{key}.npy", f"{key}.json"})
+    assert volumes.opening(row(state, key)).state in ("failed", "ready")
