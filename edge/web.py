@@ -74,7 +74,7 @@ class Listener:
 class _Protocol(H11Protocol):
     """HTTP/1.1 that tells the application whose certificate the caller has shown."""
 
-    def connection_made(self, transport: BaseTransport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
         tls = transport.get_extra_info("ssl_object")
         name = _common_name(tls.getpeercert() or {}) if tls is not None else ""

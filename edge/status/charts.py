@@ -55,9 +55,7 @@ def of(drift: Drift) -> dict[str, Chart]:
     if not drift.baseline:
         return {}
     return {
-        "scores": _histogram(
-            *(_scores(group) for group in (drift.baseline, drift.recent)), _labels()
-        ),
+        "scores": _histogram(_scores(drift.baseline), _scores(drift.recent), _labels()),
         "uncertain": _counts(drift),
         "changed": _line(drift, _changed_share),
         "with_findings": _line(drift, _found_share),

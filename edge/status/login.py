@@ -65,7 +65,9 @@ class Password:
         try:
             n, r, p, salt, hashed = _HASH.fullmatch(text).groups()  # type: ignore[union-attr]
             cost = (int(n), int(r), int(p))
-            loaded = cls(*(base64.b64decode(x, validate=True) for x in (salt, hashed)), cost)
+            loaded = cls(
+                base64.b64decode(salt, validate=True), base64.b64decode(hashed, validate=True), cost
+            )
             loaded.matches("")
         except (AttributeError, ValueError, binascii.Error, OverflowError) as error:
             hint = "make it again with overread-edge password"
