@@ -19,6 +19,7 @@ from edge.agent.agent import run_agent
 from edge.agent.folders import DATABASE, AgentFolders
 from edge.agent.queue import is_running, other_user, queued, render, requeue
 from edge.assemble import open_pipeline
+from edge.atomic_files import write_atomically
 from edge.dicom_out.overview import overview, resend
 from edge.dicom_out.overview import render as render_targets
 from edge.doctor import Level, examine
@@ -31,6 +32,7 @@ from edge.report.terminal import Progress, render_report
 from edge.report.write import report_to_dict
 from edge.rules.explain import as_values, explain, shown
 from edge.settings import EdgeSettings, load_settings
+from edge.status.login import Password
 from edge.trail.files import records_after
 from edge.trail.messages import AuditSource, message_of
 from edge.trail.store import agent_of
@@ -55,6 +57,7 @@ rules_app = typer.Typer(
     cls=PlainGroup, help="Rules that choose the series to read.", no_args_is_help=True
 )
 app.add_typer(rules_app, name="rules")
+LEAST_PASSWORD = 8
 SETUP_ERRORS = (EdgeError, ModelError, OSError, MemoryError)
 Config = Annotated[
     Path | None, typer.Option(help="TOML file; OVERREAD_EDGE_* variables override it.")
@@ -313,6 +316,22 @@ def export(
                 typer.echo(message)
     except SETUP_ERRORS as error:
         raise _failed(error) from error
+
+
+@app.command()
+def password(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File for the hash; replaced.")],
+) -> None:
+    """Ask for the password of the status page, and write its hash for status_password_file."""
+    text = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    if len(text) < LEAST_PASSWORD:
+        raise typer.BadParameter(f"a password of at least {LEAST_PASSWORD} characters is expected")
+    try:
+        write_atomically(file.absolute(), f"{Password.of(text).line}\n".encode())
+        file.chmod(0o600)
+    except OSError as error:
+        raise _failed(error) from error
+    typer.echo(printable(f'status_password_file = "{file.absolute()}"'))
 
 
 @app.command()

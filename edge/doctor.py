@@ -31,6 +31,8 @@ from edge.reader import EdgeReader
 from edge.report.model import Status
 from edge.rules.file import load_rules
 from edge.settings import EdgeSettings
+from edge.status.login import Password
+from edge.status.serve import listener
 from edge.store.database import open_database
 from edge.store.repair import RESTART, damaged_databases, is_damage
 from edge.store.studies import InvalidDatabase, Step, StudyStore
@@ -82,6 +84,7 @@ def examine(settings: EdgeSettings) -> list[Checked]:
         ("cloud", lambda: _clouds(settings)),
         ("receiving", lambda: _receiving(settings, folders)),
         ("targets", lambda: _targets(settings, folders)),
+        ("status", lambda: _status_page(settings)),
     ]
     found: list[Checked] = []
     for what, check in checks:
@@ -127,10 +130,11 @@ def _folders(folders: AgentFolders) -> Results:
 
 def _access(folders: AgentFolders, settings: EdgeSettings) -> Results:
     """Find what other users can read; the agent closes its own folders at its start."""
-    private = [folders.state, folders.work, folders.done, folders.quarantine, folders.trail]
+    private = [folders.state, folders.work, folders.done, folders.quarantine]
+    private += [folders.trail, folders.viewer]
     private += [*folders.state.glob(f"{DATABASE}*"), *files_in(folders.trail)]
     open_to_all = [(path, 0o077) for path in private] + [(folders.outbox, 0o007)]
-    secrets = [settings.tls_key]
+    secrets = [settings.tls_key, settings.status_tls_key]
     for target in settings.targets:
         token = target.token_file if isinstance(target, DicomWebTarget) else None
         secrets += [target.tls_key, token]
@@ -357,6 +361,34 @@ def _targets(settings: EdgeSettings, folders: AgentFolders) -> Results:
     if unmade:
         text = f"{len(unmade)} reports have no objects: overread-edge targets says why"
         yield Checked(Level.NOTE, "targets", text)
+
+
+def _status_page(settings: EdgeSettings) -> Results:
+    if settings.status_port is None:
+        yield Checked(Level.OK, "status", "no status page: status_port is not set")
+        return
+    at, file = listener(settings), settings.status_password_file
+    problems = at.problems()
+    for problem in problems:
+        yield Checked(Level.WRONG, "status", problem)
+    if problems:
+        return
+    for warning in at.warnings():
+        yield Checked(Level.NOTE, "status", warning)
+    if file is not None:
+        Password.load(file)
+        if _mode(file) & 0o077:
+            text = f"{file} can be read by others: chmod go-rwx"
+            yield Checked(Level.WRONG, "status", text)
+    elif not at.encrypted or settings.status_tls_ca is None:
+        text = (
+            "the status page has no password: every user of this machine sees names and pictures"
+            " of patients; set status_password_file"
+        )
+        yield Checked(Level.NOTE, "status", text)
+    where = address_text(settings.status_address, settings.status_port)
+    how = "TLS" if at.encrypted else "no encryption, this machine alone"
+    yield Checked(Level.OK, "status", f"at {where}, {how}")
 
 
 def _mode(path: Path) -> int:

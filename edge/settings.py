@@ -22,6 +22,7 @@ from pydicom.uid import (
 
 from edge.dicom_out.settings import TargetSettings
 from edge.errors import BadSettings
+from process.endpoints import address_text
 from process.settings import InvalidSettings, ProcessSettings, load
 from process.tls import TlsFiles, is_address, is_loopback
 from protos.metadata import MAX_SITE_CHARACTERS
@@ -150,6 +151,9 @@ class EdgeSettings(ProcessSettings):
         receive_max_instances: largest number of instances of a series that wait in the inbox.
         receive_min_free_mb: space in megabytes that stays free on the inbox's disk.
         receive_sop_classes: UIDs of the storage classes that are received.
+        status_port: port of the status page; None: off, 0: a free port.
+        status_password_file: file with the password of the status page, or with its hash.
+        status_tls_ca: PEM authority of client certificates, which open the page without password.
     """
 
     model_config = SettingsConfigDict(env_prefix="OVERREAD_EDGE_")
@@ -255,6 +259,13 @@ class EdgeSettings(ProcessSettings):
     def stow_tls(self) -> TlsFiles:
         """The files of TLS for STOW-RS."""
         return TlsFiles(self.stow_tls_ca, self.stow_tls_cert, self.stow_tls_key, "stow_tls")
+
+    status_address: str = "127.0.0.1"
+    status_port: int | None = Field(default=None, ge=0, le=65535)
+    status_password_file: Path | None = None
+    status_tls_ca: Path | None = None
+    status_tls_cert: Path | None = None
+    status_tls_key: Path | None = None
 
     @property
     def tls(self) -> TlsFiles:
@@ -366,6 +377,30 @@ class EdgeSettings(ProcessSettings):
                 f"{self.remote_clouds[0]} is another machine, and tls_ca is not set: pictures of"
                 " patients would be sent unencrypted; set tls_ca, or insecure = true (--insecure)"
                 " where the network itself is protected"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _status_page_is_safe(self) -> Self:
+        if (self.status_tls_cert is None) != (self.status_tls_key is None):
+            raise ValueError("status_tls_cert and status_tls_key must be set together")
+        if self.status_tls_ca is not None and self.status_tls_cert is None:
+            raise ValueError("status_tls_ca requires status_tls_cert")
+        if self.status_port is None:
+            return self
+        if is_loopback(address_text(self.status_address, self.status_port)):
+            return self
+        reached = f"other machines reach status_address = {self.status_address}"
+        if self.status_tls_cert is None:
+            raise ValueError(
+                f"{reached}, and status_tls_cert is not set: names and pictures of patients would"
+                " be sent unencrypted; set status_tls_cert and status_tls_key, or keep"
+                " status_address at 127.0.0.1"
+            )
+        if self.status_password_file is None and self.status_tls_ca is None:
+            raise ValueError(
+                f"{reached}, and everyone could look at patients: set status_password_file or"
+                " status_tls_ca"
             )
         return self
 

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from edge.drift.compare import NAMES
 from edge.errors import BadSettings
 from edge.link.estimate import LinkEstimate
 from edge.report.model import Report
@@ -74,6 +76,10 @@ class Telemetry:
             "certificate_expiry_timestamp_seconds", "When each certificate expires", "setting"
         )
 
+        self._drift = self._gauge(
+            "drift_level", "0 steady, 1 watch, 2 alarm, for each measure of drift", "measure"
+        )
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"overread_edge_{name}", text, labels, registry=self.registry)
 
@@ -87,6 +93,11 @@ class Telemetry:
     def observe_link(self, estimate: Callable[[], LinkEstimate]) -> None:
         """Call ``estimate`` at every collection of `cloud_available`; it must not wait."""
         self._cloud.set_function(lambda: float(estimate().available))
+
+    def observe_drift(self, level: Callable[[str], float]) -> None:
+        """Call ``level`` with each measure of drift at every collection of `drift_level`."""
+        for name in NAMES:
+            self._drift.labels(name).set_function(partial(level, name))
 
     def set_expiries(self, expiries: Mapping[str, datetime]) -> None:
         """Set when the certificate of each setting expires."""

@@ -43,6 +43,7 @@ from evaluation.robustness.reading import reading_command
 from evaluation.robustness.receive_fuzz import receive_fuzz_command
 from evaluation.screenshots import screenshots_command
 from evaluation.stability.command import robustness_command
+from evaluation.status_pictures import status_pictures_command
 from evaluation.timing.detection import detection_command
 from evaluation.timing.memory import memory_command
 from evaluation.timing.network import cost_command, network_command
@@ -84,7 +85,7 @@ COMMANDS = (
     latency_command, lesion_insertion_command, link_command, load_command, memory_command,
     network_command, nodules_command, phantoms_command, policies_command, reading_command,
     receive_fuzz_command, robustness_command, screenshots_command, sizes_command, stages_command,
-    whole_command, wire_command,
+    status_pictures_command, whole_command, wire_command,
 )  # fmt: skip
 
 for _command in COMMANDS:

@@ -104,7 +104,16 @@ class Browser:
 
     def open(self, page: Path) -> None:
         """Show a file."""
-        self._call("POST", f"{self._session}/url", {"url": page.resolve().as_uri()})
+        self.go(page.resolve().as_uri())
+
+    def go(self, url: str) -> None:
+        """Show the page at an address."""
+        self._call("POST", f"{self._session}/url", {"url": url})
+
+    def run(self, script: str, *values: object) -> Any:
+        """Run a script on the page, and return what it returns."""
+        body = {"script": script, "args": list(values)}
+        return self._call("POST", f"{self._session}/execute/sync", body)
 
     def show(self, view: View) -> None:
         """Change width, colours and kind of device."""
@@ -116,8 +125,7 @@ class Browser:
 
     def faults(self) -> list[str]:
         """Return what `PAGE_SCRIPT` finds."""
-        body = {"script": PAGE_SCRIPT, "args": [self._width]}
-        return [str(fault) for fault in self._call("POST", f"{self._session}/execute/sync", body)]
+        return [str(fault) for fault in self.run(PAGE_SCRIPT, self._width)]
 
     def screenshot(self, height: int | None = None) -> bytes:
         """Return the page as PNG, from its top: the whole of it or ``height`` CSS pixels."""

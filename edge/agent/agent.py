@@ -31,15 +31,20 @@ from edge.atomic_files import is_transient
 from edge.dicom_in.receiving import receiving
 from edge.dicom_out.deliver import MakeObjects, delivering
 from edge.dicom_out.targets import open_target
+from edge.drift.keeper import ALONE, DriftKeeper
+from edge.drift.monitor import DriftMonitor
 from edge.errors import BadSettings
 from edge.escalation.client import Escalator, NoSecondReader, SecondReader
+from edge.guarantee import NOT_CALIBRATED
 from edge.job import Job
+from edge.link.estimate import LinkEstimate
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.report.model import Report
 from edge.rules.file import load_rules
 from edge.rules.rule import Rules
 from edge.rules.selection import priority_of
 from edge.settings import CLOUD_OFF, EdgeSettings
+from edge.status.serve import serve_status, state_of
 from edge.store.pending import PersistPending, persist_in
 from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
 from edge.store.studies import AnyStep, StepHook, StudyStore, exclusive
@@ -106,6 +111,9 @@ def run_agent(
         held.enter_context(sending(sender))
         held.enter_context(recording(lambda: store.trail, settings))
         telemetry = Telemetry()
+        state = state_of(settings)
+        drift = DriftMonitor(state.database)
+        telemetry.observe_drift(drift.level)
         ready: Checks = {
             "model": lambda: "".join(opening),
             "inbox": partial(folder_problem, folders.inbox),
@@ -116,7 +124,7 @@ def run_agent(
         metrics = telemetry.serve(settings, {"main loop": pulse.problem}, ready)
         if (address := held.enter_context(metrics)) is not None:
             log.info("metrics served", address=address)
-        model = ""
+        model, guarantee, alone = "", NOT_CALIBRATED, ALONE
         if read is None:
             opened = open_pipeline(
                 settings,
@@ -126,13 +134,21 @@ def run_agent(
             )
             pipeline = held.enter_context(opened)
             read, second = partial(_read, pipeline), second or pipeline.second_reader
-            model = pipeline.reader.label
+            model, guarantee = pipeline.reader.label, pipeline.provenance.guarantee
+            alone = pipeline.reader.thresholds.alone
             if settings.cloud is not None:
                 telemetry.set_expiries(settings.tls.expiries())
         second = second or NoSecondReader()
         # collecting metrics must not wait for a health check
         estimate = second.estimate_now if isinstance(second, Escalator) else second.estimate
         telemetry.observe_link(estimate)
+        clouds = partial(_links, settings, second)
+        page = serve_status(
+            settings, state, drift, model=model, guarantee=guarantee, links=clouds,
+            alive=pulse.problem,
+        )  # fmt: skip
+        if (url := held.enter_context(page)) is not None:
+            log.info("status page served", url=url)
         held.enter_context(draining(stop))
         if settings.targets:
             if make_objects is None:
@@ -157,7 +173,7 @@ def run_agent(
         while True:
             make = partial(_main_loop, settings, folders, store, read, second)
             try:
-                make(telemetry, clock, stop, rules).work(pulse.beat)
+                make(alone, telemetry, clock, stop, rules).work(pulse.beat)
                 break
             except (LostDatabase, sqlite3.DatabaseError) as error:
                 if not isinstance(error, LostDatabase) and not is_damage(error):
@@ -244,19 +260,24 @@ def _main_loop(
     store: StudyStore,
     read: ReadStudy,
     second: SecondReader,
+    alone: float,
     telemetry: Telemetry,
     clock: Callable[[], float],
     stop: threading.Event,
     rules: Rules,
 ) -> MainLoop:
-    """Connect the parts around an open database."""
-    budget = RetryBudget.of(settings)
-    amender = Amender(
-        store, folders.outbox, second, budget, on_amended=telemetry.count_amendment, clock=clock
-    )
+    """Connect the parts around an open database; ``alone`` is the edge's own threshold."""
+    budget, keeper = RetryBudget.of(settings), DriftKeeper(store, folders.outbox, alone)
+
+    def on_amended(report: Report) -> None:
+        telemetry.count_amendment(report)
+        keeper.changed()
+
+    amender = Amender(store, folders.outbox, second, budget, on_amended=on_amended, clock=clock)
 
     def on_report(report: Report) -> None:
         telemetry.count_report(report)
+        keeper.changed()
         if "cloud" in report.models:
             amender.responded()
 
@@ -274,7 +295,7 @@ def _main_loop(
     inbox = Inbox(folders.inbox, settings.quiet_s, clock)
     retention = Retention(folders, store, settings, telemetry.count_removal, clock)
     priority = priority_of(rules, Priority(settings.priority))
-    parts = (process, amender, retention, telemetry, settings, stop, clock, priority)
+    parts = (process, amender, keeper, retention, telemetry, settings, stop, clock, priority)
     return MainLoop(folders, store, inbox, *parts)
 
 
@@ -282,6 +303,15 @@ def _read(pipeline: Pipeline, job: Job, persist: PersistPending) -> StudyResult:
     provenance = replace(pipeline.provenance, amends=True)
     amended = replace(pipeline, persist_pending=persist, provenance=provenance)
     return read_and_report(amended, job)
+
+
+def _links(settings: EdgeSettings, second: SecondReader) -> dict[str, LinkEstimate]:
+    """Return the estimate of each cloud by its address; nothing waits for a health check."""
+    if isinstance(second, Escalator):
+        clouds = filter(None, (settings.cloud, settings.cloud_hedge))
+        return dict(zip(clouds, second.estimates_now(), strict=False))
+    estimate = second.estimate()
+    return {} if estimate.off else {settings.cloud or "cloud": estimate}
 
 
 @contextmanager

@@ -38,6 +38,11 @@ class AgentFolders:
         within = (state, state / "work", state / "done", state / "quarantine", state / FOLDER)
         return cls(settings.inbox.absolute(), settings.outbox.absolute(), *within)
 
+    @property
+    def viewer(self) -> Path:
+        """The folder with voxels of studies that are looked at on the status page."""
+        return self.state / "viewer"
+
     def make(self) -> None:
         """Create the folders that are missing, and close the agent's own to other users.
 

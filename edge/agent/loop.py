@@ -21,6 +21,7 @@ from edge.agent.retention import Retention
 from edge.agent.study import UNFINISHED
 from edge.amend.amender import Amender
 from edge.atomic_files import is_transient
+from edge.drift.keeper import DriftKeeper
 from edge.settings import EdgeSettings
 from edge.store.repair import require_own_files
 from edge.store.studies import Record, Step, StudyStore
@@ -55,6 +56,7 @@ class MainLoop:
         inbox: Inbox,
         process: Callable[[Record, float], None],
         amender: Amender,
+        keeper: DriftKeeper,
         retention: Retention,
         telemetry: Telemetry,
         settings: EdgeSettings,
@@ -65,7 +67,7 @@ class MainLoop:
         self._folders, self._store, self._inbox = folders, store, inbox
         self._priority_of, self._priorities = priority_of, dict[str, Priority]()
         self._process, self._amender, self._telemetry = process, amender, telemetry
-        self._retention = retention
+        self._keeper, self._retention = keeper, retention
         self._settings, self._stop = settings, stop
         # A study that an earlier process claimed has its budget from now on: the clock of that
         # process is not known here.
@@ -125,7 +127,8 @@ class MainLoop:
         self._in_a_row = self._in_a_row + 1 if waiting else 0
         due = self._in_a_row % AMEND_EVERY == 0 or self._amender.over_limit
         amends = due and self._amender.run_once()
-        busy = bool(waiting) or amends or self._retention.run_once()
+        notes = due and self._keeper.run_once()
+        busy = bool(waiting) or amends or notes or self._retention.run_once()
         if full is not None and not busy:
             raise full
         return busy

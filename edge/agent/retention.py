@@ -23,6 +23,7 @@ from edge.report.folder import OBJECTS, owner_of, release_folder
 from edge.report.model import Status
 from edge.report.pictures import stray_pictures
 from edge.settings import EdgeSettings
+from edge.status.volumes import forget_voxels
 from edge.store.studies import Step, StudyStore
 from edge.trail.records import Event
 
@@ -213,6 +214,7 @@ class Retention:
 
     def _remove_study(self, one: _Kept) -> None:
         """Remove a study, so that half of it never lies where a whole one is expected."""
+        forget_voxels(self._folders.viewer, one.key)
         gone = one.folder.with_name(f"{_REMOVED}{one.key}")
         move(one.folder, gone)
         remove(gone)

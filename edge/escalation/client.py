@@ -149,6 +149,10 @@ class Escalator:
         """Return the estimate of the first available link, without waiting."""
         return self._first_available(wait=False)
 
+    def estimates_now(self) -> list[LinkEstimate]:
+        """Return the estimate of each link, the first cloud's first, without waiting."""
+        return [endpoint.link.estimate() for endpoint in self._endpoints]
+
     def _first_available(self, *, wait: bool) -> LinkEstimate:
         estimates = []
         for _, link, _ in self._clouds:

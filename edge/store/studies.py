@@ -40,6 +40,7 @@ from edge.access import whose
 from edge.errors import EdgeError
 from edge.job import new_study_key
 from edge.store.database import WrongStep, columns, file_identities, open_database, transaction
+from edge.store.drift import DriftStore
 from edge.store.exports import DeliveryStep, ExportStep, ExportStore
 from edge.store.parts import LaterPart, PartStore
 from edge.store.pending import PendingStep, PendingStore
@@ -145,7 +146,7 @@ class Record:
 
 
 class StudyStore:
-    """The studies, their later ``parts``, ``pending`` reads, ``exports`` and the ``trail``.
+    """The studies, their later ``parts``, ``pending`` reads, ``exports``, ``drift`` and ``trail``.
 
     It is a context manager. Several processes may open it at once. ``files`` are those that this
     one has open. ``targets`` are the names of those that get the objects of each report; without
@@ -170,6 +171,7 @@ class StudyStore:
                 self.pending = PendingStore(
                     self._database, self._on_step, self.trail, self.exports.add
                 )
+                self.drift = DriftStore(self._database)
                 self.files = file_identities(path)
             except (sqlite3.Error, OSError) as error:
                 allowed = os.access(path, os.R_OK | os.W_OK, effective_ids=True)
@@ -500,6 +502,7 @@ def _own_columns() -> set[str]:
         trail = TrailStore(database, Path(FOLDER))
         PendingStore(database, lambda _step, _durable: None, trail)
         ExportStore(database, lambda _step, _durable: None, (), trail)
+        DriftStore(database)
         return columns(database)
 
 

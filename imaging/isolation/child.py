@@ -34,6 +34,9 @@ from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.selection import Preference, SelectSeries, SeriesSummary, Summaries
 
+LOOKING = 5
+"""Niceness of a child that reads a study for somebody who looks at it: others have a deadline."""
+
 MAX_LINE = 16 << 20
 """Longest message in bytes: header, names of other series, and so on, but no voxel."""
 
@@ -42,11 +45,11 @@ def serve(connection: socket.socket, memory_bytes: int, limit_s: float) -> None:
     """Read studies until the other end is closed."""
     gc.freeze()  # the children then copy fewer pages
     while (request := _request(connection)) is not None:
-        path, series, file, *answers = request
+        path, series, whole, file, *answers = request
         try:
             if (child := os.fork()) == 0:
                 select = _asking(connection, file, answers[0]) if answers else None
-                _read(connection, path, series, select, file, memory_bytes, limit_s)
+                _read(connection, path, series, select, whole, file, memory_bytes, limit_s)
             _, status, used = os.wait4(child, 0)
             code, cpu_s = os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
             _send(connection, "exit", {"code": code, "cpu_s": cpu_s, "peak_kb": used.ru_maxrss})
@@ -59,15 +62,18 @@ def serve(connection: socket.socket, memory_bytes: int, limit_s: float) -> None:
 
 
 def _request(connection: socket.socket) -> tuple[Any, ...] | None:
-    """Return path, series, the file for arrays, and the socket for answers where there is one."""
+    """Return path, series, whether its voxels are wanted, and handles.
+
+    They are the file for arrays, and where there is one the socket for answers.
+    """
     line, handles = b"", list[int]()
     while not line.endswith(b"\n"):
         part, sent, _flags, _address = socket.recv_fds(connection, 1 << 16, 2)
         if not part:
             return None
         line, handles = line + part, handles + sent
-    path, series = json.loads(line)
-    return Path(path), series, *handles
+    path, series, whole = json.loads(line)
+    return Path(path), series, whole, *handles
 
 
 def _asking(connection: socket.socket, file: int, answers: int) -> SelectSeries:
@@ -95,15 +101,24 @@ def _read(
     path: Path,
     series: str,
     select: SelectSeries | None,
+    whole: bool,
     file: int,
     memory_bytes: int,
     limit_s: float,
 ) -> None:
-    """Read and preprocess one study in the forked child, which ends here."""
+    """Read one study in the forked child, which ends here.
+
+    ``whole`` sends its voxels and nothing else, after a study that is not in a hurry.
+    """
     try:
         _limit(memory_bytes, limit_s)
         threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+        if whole:
+            os.nice(LOOKING)
         study = read_study(path, series, select)
+        if whole:
+            _send(connection, "study", to_json(study, file))
+            return
         # the voxels stay here: nothing after preprocessing needs them
         empty = replace(study.volume, hu=np.empty((0, 0, 0), np.int16))
         told = to_json(replace(study, volume=empty), file)

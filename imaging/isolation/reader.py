@@ -84,17 +84,49 @@ class IsolatedReader:
             OSError, MemoryError: a fault of the machine; the study may be read later.
             ReaderFailed: a fault of the program.
         """
+        study = self._study(path, series, _anonymous(), whole=False, select=select)
+        self._volume = study.volume
+        return study
+
+    def read_whole(self, path: Path, file: BinaryIO, series: str = "") -> Study:
+        """Read a study with its voxels, which are appended to ``file``, opened for both ways.
+
+        ``volume.hu`` is a private map of the file. The child has a low priority.
+
+        Raises:
+            As `read`.
+        """
+        return self._study(path, series, file, whole=True)
+
+    def cancel(self) -> None:
+        """Let the reading that runs in another thread fail now, as if memory had run out."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _study(
+        self,
+        path: Path,
+        series: str,
+        file: BinaryIO,
+        *,
+        whole: bool,
+        select: SelectSeries | None = None,
+    ) -> Study:
+        """Have a child read the study; the answer's arrays are in ``file``, which is closed then.
+
+        After a study without voxels the child goes on with its lung box.
+        """
         self._volume = None
         self._finish()
         if self._process.poll() is not None:
             self._start()
         self._file.close()
-        self._file = _anonymous()
-        request = json.dumps([str(path), series]).encode() + b"\n"
+        self._file = file
+        request = json.dumps([str(path), series, whole]).encode() + b"\n"
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                handles = [self._file.fileno(), *([theirs.fileno()] if select else [])]
+                handles = [file.fileno(), *([theirs.fileno()] if select else [])]
                 socket.send_fds(self._connection, [request], handles)
             self._busy = True
             if select is not None:
@@ -102,9 +134,7 @@ class IsolatedReader:
                 answers = [astuple(one) for one in select(summaries.series)]
                 with suppress(BrokenPipeError):  # it has ended, and the next message says how
                     ours.sendall(json.dumps(answers).encode() + b"\n")
-        study = self._answer("study", Study, path)
-        self._volume = study.volume
-        return study
+        return self._answer("study", Study, path)
 
     def preprocess(self, volume: Volume, source: Path) -> Preprocessed:
         """Return the lung box of the study that was read last; once for each study.

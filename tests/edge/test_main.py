@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typer.testing import CliRunner, Result
 from edge import assemble
 from edge.__main__ import ExitStatus, app
 from edge.report.folder import take_folder
+from edge.status.login import Password
 from imaging.errors import IncompleteSeries
 from imaging.preprocess import Preprocessed
 from imaging.read import read_study
@@ -491,3 +493,16 @@ def test_bad_rules_are_named_and_nothing_is_written(
     assert result.exit_code == 1
     assert "BadRules" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_password_writes_the_hash_for_its_reader_alone(tmp_path: Path) -> None:
+    """Asked twice; a short one, or two that differ, are not taken."""
+    file = tmp_path / "status.password"
+    for typed, status in (("short\nshort\n", 2), ("one long word\nother word\n", 1)):
+        assert CliRunner().invoke(app, ["password", str(file)], input=typed).exit_code == status
+        assert not file.exists()
+    result = CliRunner().invoke(app, ["password", str(file)], input="one long word\n" * 2)
+    assert f'status_password_file = "{file}"' in result.stdout
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert "one long word" not in file.read_text()
+    assert Password.load(file).matches("one long word")

@@ -63,6 +63,19 @@ def run(of: Retention) -> None:
         pass
 
 
+def test_the_voxels_of_the_viewer_go_with_the_study(root: Path, store: StudyStore) -> None:
+    folders = AgentFolders.of(settings_in(root))
+    keys = {name: key for key, name, _ in store.ended(Step.DONE)}
+    folders.viewer.mkdir()
+    for name in ("a", "d"):
+        for suffix in ("npy", "json"):
+            (folders.viewer / f"{keys[name]}.{suffix}").write_text("x")
+    one = retention(root, store, keep_done_days=35.0)
+    while one.run_once():
+        pass
+    assert {path.stem for path in folders.viewer.iterdir()} == {keys["d"]}
+
+
 def test_by_default_nothing_is_ever_removed(root: Path, store: StudyStore) -> None:
     before = sorted(root.rglob("*"))
     run(retention(root, store))

@@ -156,6 +156,22 @@ def test_a_study_is_read_as_in_this_process(reader: IsolatedReader, tmp_path: Pa
         np.testing.assert_equal(getattr(box.lungs, one.name), getattr(here.lungs, one.name))
 
 
+def test_the_voxels_of_a_study_are_appended_to_a_file(
+    reader: IsolatedReader, tmp_path: Path
+) -> None:
+    """And the next study is read as always."""
+    ct = SmallCt(12)
+    ct.write(tmp_path / "ct")
+    with (tmp_path / "voxels").open("w+b", buffering=0) as file:
+        file.write(b"head" * 16)
+        study = reader.read_whole(tmp_path / "ct", os.fdopen(os.dup(file.fileno()), "r+b", 0))
+    np.testing.assert_array_equal(study.volume.hu, ct.hu())
+    data = (tmp_path / "voxels").read_bytes()
+    assert data[:64] == b"head" * 16
+    assert data[64 : 64 + ct.hu().nbytes] == ct.hu().tobytes()
+    assert reader.read(tmp_path / "ct").volume.hu.size == 0
+
+
 def test_a_volume_from_elsewhere_is_preprocessed_here(reader: IsolatedReader) -> None:
     volume = chest()
     box = reader.preprocess(volume, Path("array"))

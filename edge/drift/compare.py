@@ -1,0 +1,219 @@
+"""Compare the studies of the last time with the first ones that the current model read.
+
+The stability index (PSI) and differences of shares say how large a change is. A permutation test
+says how often chance alone makes one as large: whole studies change sides, because the candidates
+of one study are alike. Only a change that is both large and beyond chance is an alarm. The index
+and its limits are those of credit scoring (Siddiqi, Credit Risk Scorecards, 2006, chapter 9).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.drift.observe import BINS, Observation, bin_of
+
+BASELINE, RECENT = 100, 100
+"""Studies of the baseline, and the most of the last time."""
+LEAST = 30
+"""The fewest studies of the last time, after the baseline, that are compared."""
+
+PERMUTATIONS = 1999
+CHANCE = 0.005
+"""A change that chance makes more often is none. Four measures are compared."""
+
+STRONG = 0.1
+"""Candidates of this score and more are counted for people."""
+
+PSI_WATCH, PSI_ALARM = 0.1, 0.25
+SHARE_WATCH, SHARE_ALARM = 0.1, 0.2
+_LEAST_SHARE = 0.05  # of the baseline in each bin of an index
+_COUNT_QUANTILES = (0.2, 0.4, 0.6, 0.8)
+
+PROMISED = {"sent": 12.0, "listed": 3.0, "findings": 0.1, "alone": 1.0}
+"""False candidates a scan that the fit of the thresholds allows: `models.calibration.fit` has them
+as REGIONS, POSSIBLE_FALSE_POSITIVES, FINAL_FALSE_POSITIVES and ALONE_FALSE_POSITIVES."""
+
+Floats = npt.NDArray[np.float64]
+
+
+class Level(Enum):
+    """How large a change is; the value is that of the metric."""
+
+    STEADY = 0
+    WATCH = 1
+    ALARM = 2
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One comparison.
+
+    Attributes:
+        name: as the metric has it.
+        baseline, recent: the two values.
+        effect: the stability index, or the difference of two shares.
+        watch, alarm: limits of ``effect``.
+        chance: probability of such an effect by chance alone.
+    """
+
+    name: str
+    baseline: float
+    recent: float
+    effect: float
+    watch: float
+    alarm: float
+    chance: float
+
+    @property
+    def level(self) -> Level:
+        """Steady unless the change is beyond chance and large enough."""
+        if self.chance > CHANCE or self.effect < self.watch:
+            return Level.STEADY
+        return Level.ALARM if self.effect >= self.alarm else Level.WATCH
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What is known of drift: the two groups of studies, and their comparison.
+
+    ``measures`` is empty until there are `BASELINE` studies and `LEAST` after them.
+    """
+
+    model: str
+    baseline: tuple[Observation, ...]
+    recent: tuple[Observation, ...]
+    measures: tuple[Measure, ...] = ()
+
+    @property
+    def level(self) -> Level:
+        """The highest level of all measures."""
+        return max((one.level for one in self.measures), key=lambda x: x.value,
+                   default=Level.STEADY)  # fmt: skip
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there are enough studies to compare."""
+        return bool(self.measures)
+
+
+NAMES = ("scores", "uncertain", "changed", "with_findings")
+
+
+def compare(model: str, baseline: Sequence[Observation], recent: Sequence[Observation]) -> Drift:
+    """Compare the two groups of studies; the result is the same for the same studies."""
+    drift = Drift(model, tuple(baseline), tuple(recent))
+    if len(baseline) < BASELINE or len(recent) < LEAST:
+        return drift
+    every = [*baseline, *recent]
+    scores = np.array([one.scores for one in every], dtype=np.float64)
+    uncertain = np.array([one.uncertain for one in every])
+    # a row a study, a column for each thing that is counted
+    bins = _merged(scores, len(baseline))
+    counts = _one_hot(uncertain, len(baseline))
+    again = np.array([[one.changed, one.read_again] for one in every], dtype=np.float64)
+    found = np.array([[one.findings > 0, 1] for one in every], dtype=np.float64)
+    parts = [(bins, _psi), (counts, _psi), (again, _apart), (found, _apart)]
+    limits = [(PSI_WATCH, PSI_ALARM)] * 2 + [(SHARE_WATCH, SHARE_ALARM)] * 2
+    strong = scores[:, bin_of(STRONG) :].sum(axis=1)
+    groups = slice(len(baseline)), slice(len(baseline), None)
+    values = (
+        [float(strong[group].mean()) for group in groups],
+        [float(uncertain[group].mean()) for group in groups],
+        [float(_share(again[group].sum(0))) for group in groups],
+        [float(_share(found[group].sum(0))) for group in groups],
+    )
+    sides = _sides(len(baseline), len(recent))
+    measures = []
+    for name, (table, statistic), (watch, alarm), (before, now) in zip(
+        NAMES, parts, limits, values, strict=True
+    ):
+        recents = sides @ table
+        effects = statistic(table.sum(0) - recents, recents)
+        chance = float((effects >= effects[0] - 1e-12).mean())  # the first is how they really are
+        measures.append(Measure(name, before, now, float(effects[0]), watch, alarm, chance))
+    return Drift(model, drift.baseline, drift.recent, tuple(measures))
+
+
+def _sides(baseline: int, recent: int) -> Floats:
+    """Return a row for each way to choose the recent studies: as it is, then at random."""
+    chance = np.random.default_rng(0)  # the same studies give the same alarm
+    count = baseline + recent
+    order = chance.random((PERMUTATIONS, count)).argsort(axis=1)
+    sides = np.zeros((PERMUTATIONS + 1, count))
+    sides[0, baseline:] = 1
+    np.put_along_axis(sides[1:], order[:, :recent], 1, axis=1)
+    return sides
+
+
+def _psi(before: Floats, now: Floats) -> Floats:
+    """Return the stability index of counts by bin, ``(n, bins)`` each; an empty bin counts half."""
+    half = 0.5
+    p, q = ((x + half) / (x + half).sum(axis=1, keepdims=True) for x in (before, now))
+    return np.asarray(((q - p) * np.log(q / p)).sum(axis=1))
+
+
+def _apart(before: Floats, now: Floats) -> Floats:
+    """Return how far two shares are apart; each column pair is a part and its whole."""
+    return np.abs(_share(now) - _share(before))
+
+
+def _share(counts: Floats) -> Floats:
+    return np.asarray(counts[..., 0] / np.maximum(counts[..., 1], 1))
+
+
+def _merged(scores: Floats, baseline: int) -> Floats:
+    """Join neighbouring bins until each has `_LEAST_SHARE` of the baseline."""
+    total = scores[:baseline].sum(0)
+    least, starts, held = _LEAST_SHARE * total.sum(), [0], 0.0
+    for number in range(BINS):
+        if held >= least and total[number:].sum() >= least:
+            starts.append(number)
+            held = 0.0
+        held += total[number]
+    return np.asarray(np.add.reduceat(scores, starts, axis=1))
+
+
+def _one_hot(values: npt.NDArray[np.int_], baseline: int) -> Floats:
+    """Count studies by how many they have, between quantiles of the baseline."""
+    limits = np.unique(np.quantile(values[:baseline], _COUNT_QUANTILES))
+    table = np.zeros((len(values), len(limits) + 1))
+    table[np.arange(len(values)), np.searchsorted(limits, values)] = 1
+    return table
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A number a study, as the fit promises it of false candidates, and as it is here of all.
+
+    ``before`` and ``now`` are None where no study tells it.
+    """
+
+    what: str
+    promised: float
+    before: float | None
+    now: float | None
+
+
+def rates(drift: Drift) -> tuple[Rate, ...]:
+    """Return what is seen beside what the thresholds were fitted for."""
+    both = drift.baseline, drift.recent
+    again = [[one for one in group if one.is_read_again] for group in both]
+    alone = [[one for one in group if not one.is_read_again] for group in both]
+    rows = (
+        ("candidates that the edge does not dismiss", "sent", both, lambda x: x.kept),
+        ("findings and possible findings, after a complete second reading", "listed", again,
+         lambda x: x.findings + x.possible),
+        ("findings, after a complete second reading", "findings", again, lambda x: x.findings),
+        ("findings of the edge alone", "alone", alone, lambda x: x.findings),
+    )  # fmt: skip
+    return tuple(
+        Rate(what, PROMISED[name], *(_per_study(group, count) for group in groups))
+        for what, name, groups, count in rows
+    )
+
+
+def _per_study(group: Sequence[Observation], count: Callable[[Observation], int]) -> float | None:
+    return sum(map(count, group)) / len(group) if group else None

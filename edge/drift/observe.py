@@ -1,0 +1,100 @@
+"""What is noted of one report to recognise drift: counts, and no data of a patient.
+
+It is computed from ``report.json`` alone. So a row that is missing, after a lost database or in one
+of an older version, is made again from the file.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edge.findings import Route, SecondReading
+from edge.report.model import Status
+
+EDGES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95,
+         0.98)  # fmt: skip
+"""Limits between the bins of scores: narrow where most scores lie."""
+BINS = len(EDGES) + 1
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One study.
+
+    Attributes:
+        model: of the edge, name and version; empty for a study that has nothing to observe.
+        provisional: whether a later version of the report may change the numbers.
+        scores: number of candidates in each of `BINS`.
+        kept: candidates that the edge does not dismiss.
+        uncertain: those of them that it could not decide.
+        is_read_again: whether the second reading is complete.
+        findings, possible: in the report.
+        read_again: uncertain candidates of a study whose second reading is complete, else 0.
+        changed: those of them that the second reading decided otherwise than the edge alone.
+    """
+
+    study_key: str
+    model: str = ""
+    provisional: bool = False
+    scores: tuple[int, ...] = (0,) * BINS
+    kept: int = 0
+    uncertain: int = 0
+    is_read_again: bool = False
+    findings: int = 0
+    possible: int = 0
+    read_again: int = 0
+    changed: int = 0
+
+
+def observe(study_key: str, report: Mapping[str, Any] | None, alone: float) -> Observation:
+    """Return what is noted of a report; of one that is missing or rejected, only its key.
+
+    ``alone`` is the score from which the edge by itself reports a candidate.
+
+    Raises:
+        KeyError, TypeError, ValueError: the report is damaged.
+    """
+    if report is None or report["status"] == Status.REJECTED.value:
+        return Observation(study_key)
+    scores = [0] * BINS
+    for candidate in report["candidates"]:
+        scores[bin_of(float(candidate["score"]))] += 1
+    unsure = [
+        float(one["score"]) for one in report["candidates"] if one["route"] == Route.ESCALATE.value
+    ]
+    is_complete = report["second_reading"] == SecondReading.COMPLETE.value
+    return Observation(
+        study_key,
+        model=model_of(str(report["models"].get("edge", ""))),
+        provisional=report["status"] == Status.PROVISIONAL.value,
+        scores=tuple(scores),
+        kept=sum(one["route"] != Route.DISMISS.value for one in report["candidates"]),
+        uncertain=len(unsure),
+        is_read_again=is_complete,
+        findings=len(report["findings"]),
+        possible=len(report["possible_findings"]),
+        read_again=len(unsure) if is_complete else 0,
+        changed=_changed(unsure, report["findings"], alone) if is_complete else 0,
+    )
+
+
+def bin_of(score: float) -> int:
+    """Return the number of the bin of a score."""
+    return bisect_right(EDGES, score)
+
+
+def model_of(label: str) -> str:
+    """Return name and version of a model in a report, without the engine that ran it."""
+    return label.partition(" (")[0]
+
+
+def _changed(unsure: list[float], findings: list[Mapping[str, Any]], alone: float) -> int:
+    """Count the decisions that the second reading changed, in either direction."""
+    reported = [
+        float(one["edge_score"]) for one in findings if one["route"] == Route.ESCALATE.value
+    ]
+    raised = sum(score < alone for score in reported)
+    kept = len(reported) - raised
+    lowered = sum(score >= alone for score in unsure) - kept
+    return raised + max(lowered, 0)

@@ -1,0 +1,411 @@
+"""The status page: what a person who cares for the agent, or reads its reports, looks at.
+
+Jinja escapes every value: names and descriptions come from DICOM headers, which anyone may have
+written. Handlers are plain functions that Starlette runs in threads.
+"""
+
+import sqlite3
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import structlog
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from edge.agent.queue import NoSuchStudy, requeue
+from edge.drift.compare import rates
+from edge.drift.monitor import DriftMonitor
+from edge.errors import EdgeError
+from edge.guarantee import Guarantee
+from edge.link.estimate import PRIOR, LinkEstimate
+from edge.report.model import NOT_A_DEVICE
+from edge.status import charts, wording
+from edge.status.deliveries import Deliveries
+from edge.status.guard import LOGIN, REPORT_POLICY, Guard
+from edge.status.login import SESSION_S, Door, Visitor
+from edge.status.state import Json, SiteState, StudyRow
+from edge.status.volumes import Volumes
+from imaging.render import LUNG, MEDIASTINAL, Plane, Window
+
+BONE = Window(400, 1800)
+WINDOWS = {"lung": LUNG, "mediastinal": MEDIASTINAL, "bone": BONE}
+PER_PAGE = 20
+MOST_PAGES = 100_000
+_OWN_PAGES = ("/", "/drift")
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the pages have their content from.
+
+    Attributes:
+        model: of the edge, name, version and engine in one line.
+        guarantee: the most that a report may guarantee.
+        links: what to expect of each cloud by its address, without waiting.
+        alive: what is wrong with the main loop, empty for nothing.
+        deliveries: None where results are not sent anywhere.
+    """
+
+    state: SiteState
+    volumes: Volumes
+    drift: DriftMonitor
+    model: str
+    guarantee: Guarantee
+    links: Callable[[], Mapping[str, LinkEstimate]]
+    alive: Callable[[], str] = lambda: ""
+    deliveries: Deliveries | None = None
+
+
+def application(sources: Sources, door: Door, *, secure: bool) -> Guard:
+    """Return the application; ``secure`` says that the way to it is encrypted."""
+    pages = Pages(sources, door, secure=secure)
+    study = "/study/{key:str}"
+    app = Starlette(
+        routes=[
+            Route("/", pages.overview, methods=["GET"]),
+            Route("/login", pages.login, methods=["GET"]),
+            Route("/login", pages.log_in, methods=["POST"]),
+            Route("/logout", pages.log_out, methods=["POST"]),
+            Route("/requeue", pages.requeue, methods=["POST"]),
+            Route("/resend", pages.resend, methods=["POST"]),
+            Route("/drift", pages.drift, methods=["GET"]),
+            Route(study, pages.study, methods=["GET"]),
+            Route(f"{study}/view", pages.viewer, methods=["GET"]),
+            Route(f"{study}/volume", pages.volume, methods=["GET"]),
+            Route(f"{study}/volume", pages.open_volume, methods=["POST"]),
+            Route(f"{study}/slice/{{plane:str}}/{{index:int}}", pages.slice, methods=["GET"]),
+            Route(f"{study}/report/{{version:int}}", pages.report, methods=["GET"]),
+            Route(f"{study}/picture/{{name:str}}", pages.picture, methods=["GET"]),
+            Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
+        ],
+        exception_handlers={
+            HTTPException: pages.failed,
+            sqlite3.Error: pages.no_database,
+            Exception: pages.failed,
+        },
+    )
+    guard = Guard(app, door, secure=secure)
+    pages.cookie = guard.cookie
+    return guard
+
+
+class Pages:
+    """The handlers."""
+
+    def __init__(self, sources: Sources, door: Door, *, secure: bool) -> None:
+        self._from, self._door, self._secure, self.cookie = sources, door, secure, ""
+        self._started = datetime.now(UTC)
+        self._templates = Environment(
+            loader=PackageLoader("edge.status", "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        for name in ("age", "since", "moment", "size", "seconds", "date", "count", "patient",
+                     "place", "bars"):  # fmt: skip
+            self._templates.filters[name] = getattr(wording, name)
+
+    # --- coming and going
+
+    def login(self, request: Request) -> Response:
+        """Show the form for the password."""
+        if _visitor(request) is not None:
+            return RedirectResponse("/", 303)
+        return self._login_page(request.query_params.get("next", "/"))
+
+    def log_in(self, request: Request) -> Response:
+        """Take the password, and go where the visitor wanted to go."""
+        form, address = request.state.form, request.client.host if request.client else "unknown"
+        wanted = form.get("next", "/")
+        session, wait_s = self._door.log_in(form.get("password", ""), address)
+        if not session:
+            log.warning("login to the status page failed", address=address)
+            if wait_s:
+                problem = f"Too many failed attempts. Try again in {wording.age(wait_s)}."
+                return self._login_page(wanted, problem, 429)
+            return self._login_page(wanted, "This is not the password.", 403)
+        log.info("login to the status page", address=address)
+        answer = RedirectResponse(wanted if _is_own_page(wanted) else "/", 303)
+        answer.set_cookie(
+            self.cookie, session, max_age=round(SESSION_S), path="/", secure=self._secure,
+            httponly=True, samesite="strict",
+        )  # fmt: skip
+        return answer
+
+    def log_out(self, request: Request) -> Response:
+        """End the session."""
+        self._door.log_out(request.cookies.get(self.cookie, ""))
+        answer = RedirectResponse("/login", 303)
+        answer.delete_cookie(
+            self.cookie, path="/", secure=self._secure, httponly=True, samesite="strict"
+        )
+        return answer
+
+    def _login_page(self, wanted: str, problem: str = "", status: int = 200) -> Response:
+        values = {"next": wanted, "problem": problem, "token": self._door.token(LOGIN)}
+        text = self._templates.get_template("login.html.j2").render(
+            disclaimer=NOT_A_DEVICE, **values
+        )
+        return HTMLResponse(text, status)
+
+    # --- the agent
+
+    def overview(self, request: Request) -> Response:
+        """Show the agent, its queue, its link, and the latest studies."""
+        state, number = self._from.state, _page(request)
+        rows = state.latest(PER_PAGE + 1, skip=(number - 1) * PER_PAGE)
+        refused = state.refused()
+        deliveries = self._from.deliveries
+        return self._render(
+            request,
+            "overview.html.j2",
+            version=version("overread"),
+            started=self._started,
+            model=self._from.model,
+            guarantee=self._from.guarantee,
+            problem=self._from.alive(),
+            arriving=state.arriving(),
+            unfinished=state.unfinished(),
+            pending=state.pending(),
+            refused=refused,
+            refusals={row.key: state.report(row) for row in refused},
+            studies=[(row, state.report(row)) for row in rows[:PER_PAGE]],
+            pictures={row.key: "overview.webp" in state.pictures(row) for row in rows},
+            number=number,
+            has_more=len(rows) > PER_PAGE,
+            links=self._from.links(),
+            prior=PRIOR,
+            drift=self._from.drift.current(),
+            disks=state.disks(),
+            database_bytes=state.database_bytes(),
+            backlog=deliveries.backlog() if deliveries else None,
+            dead=self._dead(),
+            note=request.query_params.get("note", ""),
+            second=wording.SECOND_READING,
+            stages=wording.STAGES,
+        )
+
+    def requeue(self, request: Request) -> Response:
+        """Put a study back into the inbox."""
+        key = request.state.form.get("study", "")
+        study = self._from.state.study(key)
+        if study is None:
+            raise HTTPException(404, "There is no such study.")
+        try:
+            requeue(study.key, self._from.state.folders)
+        except NoSuchStudy as error:
+            raise HTTPException(409, f"This study cannot be read again: {error}.") from error
+        except OSError as error:
+            log.exception("study cannot be put back", study_key=study.key)
+            reason = f"Its files cannot be moved: {error.strerror}."
+            raise HTTPException(503, reason) from error
+        log.info("study put back into the inbox", study_key=study.key, by=_name(request))
+        return RedirectResponse("/?note=requeued", 303)
+
+    def resend(self, request: Request) -> Response:
+        """Have the results of a study sent to a target again."""
+        form, deliveries = request.state.form, self._from.deliveries
+        study = self._from.state.study(form.get("study", ""))
+        if deliveries is None or study is None:
+            raise HTTPException(404, "There is no such delivery.")
+        target = form.get("target", "")
+        try:
+            deliveries.resend(study.key, target)
+        except EdgeError as error:
+            raise HTTPException(409, f"It cannot be sent again: {error}.") from error
+        log.info("results are sent again", study_key=study.key, target=target, by=_name(request))
+        return RedirectResponse("/?note=resent", 303)
+
+    def _dead(self) -> list[tuple[Any, StudyRow | None]]:
+        deliveries, state = self._from.deliveries, self._from.state
+        dead = deliveries.dead() if deliveries else ()
+        return [(letter, state.study(letter.study)) for letter in dead]
+
+    def drift(self, request: Request) -> Response:
+        """Compare the last studies with the first ones of this model."""
+        drift = self._from.drift.current()
+        return self._render(
+            request, "drift.html.j2", drift=drift, charts=charts.of(drift), rates=rates(drift)
+        )
+
+    # --- one study
+
+    def study(self, request: Request) -> Response:
+        """Show the content of a report, its versions and changes."""
+        study, state = self._study(request), self._from.state
+        report = state.report(study)
+        return self._render(
+            request,
+            "study.html.j2",
+            study=study,
+            report=report,
+            versions=state.versions(study),
+            pictures=state.pictures(study),
+            has_images=state.source(study) is not None,
+            can_requeue=study.state in ("done", "refused") and state.source(study) is not None,
+            second=wording.SECOND_READING,
+            stages=wording.STAGES,
+        )
+
+    def report(self, request: Request) -> Response:
+        """Show the page of one version, as it was written."""
+        study, number = self._study(request), request.path_params["version"]
+        report = self._from.state.report(study)
+        newest = report is not None and report["version"] == number
+        name = "report.html" if newest else f"report.v{number}.html"
+        page = self._from.state.file_of(study, name)
+        if page is None:
+            raise HTTPException(404, "There is no such version of this report.")
+        return HTMLResponse(page, headers={"content-security-policy": REPORT_POLICY})
+
+    def picture(self, request: Request) -> Response:
+        """Show a picture of a report."""
+        study = self._study(request)
+        data = self._from.state.file_of(study, request.path_params["name"])
+        if data is None or not request.path_params["name"].endswith(".webp"):
+            raise HTTPException(404, "There is no such picture.")
+        return Response(data, media_type="image/webp")
+
+    def viewer(self, request: Request) -> Response:
+        """Show the slices of a study."""
+        study = self._study(request)
+        report = self._from.state.report(study)
+        if report is None:
+            raise HTTPException(404, "The report of this study is gone or damaged.")
+        return self._render(
+            request, "viewer.html.j2", study=study, report=report, windows=WINDOWS,
+            second=wording.SECOND_READING,
+        )  # fmt: skip
+
+    def volume(self, request: Request) -> Response:
+        """Say whether the slices can be shown, and what the viewer needs to know."""
+        study = self._study(request)
+        opening = self._from.volumes.opening(study)
+        voxels = self._from.volumes.voxels(study) if opening.state == "ready" else None
+        if voxels is None:
+            return JSONResponse({"state": opening.state, "reason": opening.reason})
+        report = self._from.state.report(study)
+        return JSONResponse(
+            {
+                "state": "ready",
+                "shape": voxels.hu.shape,
+                "spacing_mm": voxels.geometry.spacing_mm,
+                "images": voxels.images,
+                "marks": _marks(report, voxels.geometry.to_index),
+            }
+        )
+
+    def open_volume(self, request: Request) -> Response:
+        """Begin to read the images of a study."""
+        study = self._study(request)
+        report = self._from.state.report(study)
+        opening = self._from.volumes.open(study, str(report["series_uid"]) if report else "")
+        return JSONResponse({"state": opening.state, "reason": opening.reason})
+
+    def slice(self, request: Request) -> Response:
+        """Send one slice: HU as int16, little-endian, row by row."""
+        study = self._study(request)
+        voxels = self._from.volumes.voxels(study)
+        planes = {plane.title.lower(): plane for plane in Plane}
+        plane = planes.get(request.path_params["plane"])
+        if voxels is None or plane is None or self._from.state.source(study) is None:
+            raise HTTPException(404, "There is no such slice.")
+        try:
+            hu = voxels.slice(plane, request.path_params["index"])
+        except IndexError as error:
+            raise HTTPException(404, f"There is no such slice: {error}.") from error
+        rows, columns = hu.shape
+        packed = zlib.compress(hu.astype("<i2").tobytes(), 1)
+        headers = {"content-encoding": "deflate", "x-rows": str(rows), "x-columns": str(columns)}
+        return Response(packed, media_type="application/octet-stream", headers=headers)
+
+    def _study(self, request: Request) -> StudyRow:
+        study = self._from.state.study(request.path_params["key"])
+        if study is None:
+            raise HTTPException(404, "There is no such study.")
+        return study
+
+    # --- all pages
+
+    def failed(self, request: Request, error: Exception) -> Response:
+        """Say why a page cannot be shown."""
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        text = str(error.detail) if isinstance(error, HTTPException) else ""
+        if status == 404 and text == "Not Found":
+            text = "There is no such page."
+        return self._render(request, "message.html.j2", status, text=text)
+
+    def no_database(self, request: Request, error: Exception) -> Response:
+        """Say that the database does not answer."""
+        log.warning("status page: the database does not answer", error=str(error))
+        text = "The agent's database does not answer now. This page tries again by itself."
+        return self._render(request, "message.html.j2", 503, text=text)
+
+    def _render(
+        self, request: Request, template: str, status_code: int = 200, **values: Any
+    ) -> Response:
+        visitor = _visitor(request)
+        text = self._templates.get_template(template).render(
+            disclaimer=NOT_A_DEVICE,
+            visitor=visitor,
+            token=visitor.form_token if visitor else "",
+            path=request.url.path,
+            **values,
+        )
+        return HTMLResponse(text, status_code)
+
+
+def _visitor(request: Request) -> Visitor | None:
+    found = request.scope["state"].get("visitor")
+    return found if isinstance(found, Visitor) else None
+
+
+def _name(request: Request) -> str:
+    visitor = _visitor(request)
+    return visitor.name if visitor else ""
+
+
+def _is_own_page(path: str) -> bool:
+    """Tell whether a path may follow the login: a page of this server and nothing else."""
+    parts = path.split("/")
+    is_study = len(parts) in (3, 4) and parts[:2] == ["", "study"] and parts[2].isalnum()
+    return path in _OWN_PAGES or (is_study and parts[3:] in ([], ["view"]))
+
+
+def _page(request: Request) -> int:
+    text = request.query_params.get("page", "1")
+    return min(max(int(text), 1), MOST_PAGES) if text.isascii() and text.isdigit() else 1
+
+
+def _marks(report: Json | None, to_index: Callable[[Any], Any]) -> list[dict[str, Any]]:
+    """Return findings and possible findings with their place in the voxels, ``(z, y, x)``."""
+    if report is None:
+        return []
+    return [
+        {
+            "number": one["number"],
+            "possible": is_possible,
+            "index": [round(float(value), 2) for value in to_index(one["centre_mm"])],
+            "diameter_mm": one["diameter_mm"],
+            "probability": one["probability"],
+        }
+        for is_possible, listed in (
+            (False, report["findings"]),
+            (True, report["possible_findings"]),
+        )
+        for one in listed
+        if None not in one["centre_mm"]
+    ]

@@ -1,0 +1,65 @@
+"""Open the status page of an agent."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from edge.agent.folders import AgentFolders
+from edge.drift.monitor import DriftMonitor
+from edge.guarantee import NOT_CALIBRATED, Guarantee
+from edge.link.estimate import LinkEstimate
+from edge.settings import EdgeSettings
+from edge.status.deliveries import Deliveries
+from edge.status.login import Door, Password
+from edge.status.pages import Sources, application
+from edge.status.state import SiteState
+from edge.status.volumes import Volumes
+from edge.web import Listener, serving
+from process.tls import TlsFiles
+
+
+def listener(settings: EdgeSettings) -> Listener:
+    """Return where the status page is served.
+
+    A client certificate is required where there is no password; else it takes its place.
+    """
+    tls = TlsFiles(settings.status_tls_ca, settings.status_tls_cert, settings.status_tls_key)
+    port = settings.status_port or 0
+    required = settings.status_password_file is None
+    return Listener(settings.status_address, port, tls, required, "status")
+
+
+@contextmanager
+def serve_status(
+    settings: EdgeSettings,
+    state: SiteState,
+    drift: DriftMonitor,
+    *,
+    model: str = "",
+    guarantee: Guarantee = NOT_CALIBRATED,
+    links: Callable[[], Mapping[str, LinkEstimate]] = dict,
+    alive: Callable[[], str] = lambda: "",
+    deliveries: Deliveries | None = None,
+) -> Iterator[str | None]:
+    """Serve the status page while entered; yield its URL, None if it is off.
+
+    Raises:
+        BadSettings: the password or a file of TLS cannot be used, or the port is taken.
+    """
+    if settings.status_port is None:
+        yield None
+        return
+    at, file = listener(settings), settings.status_password_file
+    password = None if file is None else Password.load(file)
+    door = Door(password, by_certificate=settings.status_tls_ca is not None)
+    volumes = Volumes(state, settings)
+    sources = Sources(state, volumes, drift, model, guarantee, links, alive, deliveries)
+    try:
+        with serving(application(sources, door, secure=at.encrypted), at, "status page") as url:
+            yield url
+    finally:
+        volumes.close()
+
+
+def state_of(settings: EdgeSettings) -> SiteState:
+    """Return what can be read of this agent's folders and database."""
+    return SiteState(AgentFolders.of(settings), settings.quiet_s)

@@ -1,0 +1,106 @@
+"""How the pages put numbers, times and states into words."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+SECOND_READING = {
+    "complete": "complete",
+    "partial": "partial",
+    "missing": "missing",
+    "off": "edge only",
+}
+STAGES = ("wait", "read", "preprocess", "screen", "decide", "escalate", "merge", "draw", "report",
+          "failed")  # fmt: skip
+"""In the order of the pipeline; a stage has its colour by its place here."""
+
+_UNITS = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0))
+
+
+def age(seconds: float) -> str:
+    """Return a span in its largest unit: ``12 min``."""
+    for unit, length_s in _UNITS:
+        if seconds >= length_s:
+            return f"{seconds / length_s:.0f} {unit}"
+    return f"{max(seconds, 0.0):.0f} s"
+
+
+def since(moment: datetime) -> str:
+    """Return how long ago it was."""
+    return age((datetime.now(UTC) - moment).total_seconds())
+
+
+def moment(value: datetime | str) -> str:
+    """Return date and time in the zone of this machine, to the minute."""
+    try:
+        at = datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        return str(value)
+    return at.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def size(count: float) -> str:
+    """Return bytes in a fitting unit."""
+    for unit, length in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= length:
+            return f"{count / length:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"
+
+
+def seconds(value: float) -> str:
+    """Return a time with its unit."""
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
+
+
+def date(text: str) -> str:
+    """Turn DICOM's 20260301 into 2026-03-01; other text is returned as it is."""
+    return f"{text[:4]}-{text[4:6]}-{text[6:]}" if re.fullmatch(r"[0-9]{8}", text) else text
+
+
+def count(number: int, word: str) -> str:
+    """Return ``1 study`` or ``2 studies``."""
+    plural = f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
+    return f"{number} {word if number == 1 else plural}"
+
+
+def patient(report: Mapping[str, Any] | None, name: str) -> str:
+    """Return whom a study is of: name, else identifier, else the name of its folder."""
+    header = report["study"] if report else {}
+    words = header.get("patient_name", "").replace("^", " ").strip()
+    return str(words or header.get("patient_id", "") or name)
+
+
+def place(finding: Mapping[str, Any]) -> str:
+    """Return where a finding lies: ``left upper zone, image 45``."""
+    location = finding.get("location") or {}
+    zone = location.get("zone")
+    words = " ".join(filter(None, (location.get("side"), zone and f"{zone} zone")))
+    image, frame = location.get("image_number"), location.get("frame_number")
+    if image is not None:
+        slice_ = f"image {image}" + (f", frame {frame}" if frame is not None else "")
+    elif "slice_index" in location:
+        slice_ = f"slice {location['slice_index'] + 1} from the feet"
+    else:
+        slice_ = ""
+    return ", ".join(filter(None, (words, slice_)))
+
+
+def bars(ledger: list[Mapping[str, Any]], total_s: float) -> list[dict[str, Any]]:
+    """Return the parts of a bar of time: stage, its number, start and width in percent."""
+    parts, at = [], 0.0
+    whole = max(total_s, sum(float(one["took_s"] or 0) for one in ledger), 1e-9)
+    for entry in ledger:
+        width = 100 * float(entry["took_s"] or 0) / whole
+        known = entry["stage"] in STAGES
+        parts.append(
+            {
+                "stage": entry["stage"],
+                "number": STAGES.index(entry["stage"]) if known else len(STAGES) - 1,
+                "start": round(at, 2),
+                "width": round(max(width, 0.0), 2),
+                "took_s": float(entry["took_s"] or 0),
+            }
+        )
+        at += width
+    return parts

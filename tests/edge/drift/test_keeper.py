@@ -1,0 +1,171 @@
+"""Each report is noted once, again when it changes, and without its study's data."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edge.drift.compare import NAMES
+from edge.drift.keeper import DriftKeeper
+from edge.drift.monitor import NOTHING, DriftMonitor
+from edge.drift.observe import BINS, Observation, bin_of, observe
+from edge.findings import Decision, Route, SecondReading
+from edge.report.model import Status
+from edge.report.write import report_to_dict
+from edge.store.drift import observations, pack, unpack
+from edge.store.studies import Step, StudyStore
+from edge.telemetry import Telemetry
+from models.runtime.detection import Candidate
+from tests.edge.builders import SilentCloud, Site, site_at
+from tests.edge.report.reports import FINDING, REPORT
+
+
+def unsure(score: float) -> Decision:
+    return Decision(Candidate((1.0, 2.0, 3.0), (5.0, 6.0, 7.0), 5.0, score), Route.ESCALATE, "")
+
+
+def observed(store: StudyStore, model: str) -> list[Observation]:
+    return [one for _, one in observations(store._database, model, first=1000)]
+
+
+def test_an_observation_counts_what_the_second_reading_changed() -> None:
+    """Of four uncertain candidates one was raised, one lowered, and two stayed as they were."""
+    raised, kept = (replace(FINDING, edge_score=score) for score in (0.3, 0.8))
+    report = replace(
+        REPORT,
+        decisions=(*REPORT.decisions, *map(unsure, (0.3, 0.8, 0.7, 0.2))),
+        findings=(raised, kept),
+        models={"edge": "screening-int8 1 (openvino)", "cloud": "hybrid 1"},
+    )
+    seen = observe("k", report_to_dict(report), alone=0.5)
+    assert (seen.uncertain, seen.kept, seen.read_again, seen.changed) == (4, 4, 4, 2)
+    assert (seen.findings, seen.model, seen.provisional) == (2, "screening-int8 1", False)
+    assert sum(seen.scores) == 5
+    assert seen.scores[bin_of(0.8)] == 1
+    incomplete = replace(report, second_reading=SecondReading.PARTIAL, status=Status.PROVISIONAL)
+    seen = observe("k", report_to_dict(incomplete), alone=0.5)
+    assert (seen.uncertain, seen.read_again, seen.changed, seen.provisional) == (4, 0, 0, True)
+
+
+def test_counts_are_packed_in_36_bytes() -> None:
+    counts = tuple(range(BINS))
+    assert unpack(pack(counts)) == counts
+    assert len(pack(counts)) == 36
+    assert unpack(b"odd") == (0,) * BINS
+
+
+@contextmanager
+def kept(root: Path, cloud: SilentCloud) -> Iterator[tuple[Site, DriftKeeper]]:
+    with site_at(root, cloud) as site:
+        yield site, DriftKeeper(site.store, site.places.outbox)
+
+
+def work(keeper: DriftKeeper) -> int:
+    """How many observations were noted until there is nothing to note."""
+    return sum(1 for _ in iter(keeper.run_once, False))
+
+
+def test_a_report_is_noted_once_and_again_when_it_is_final(tmp_path: Path) -> None:
+    cloud = SilentCloud(answers=[2])
+    with kept(tmp_path, cloud) as (site, keeper):
+        record = site.study("a")
+        assert work(keeper) == 1
+        (first,) = observed(site.store, "fixed 1")
+        assert first.provisional
+        assert first.read_again == 0
+        assert work(keeper) == 0
+        site.turns()  # the verdicts come, and amend the report
+        keeper.changed()
+        assert work(keeper) == 1
+        (second,) = observed(site.store, "fixed 1")
+        assert (second.study_key, second.provisional, second.read_again) == (record.id, False, 2)
+        keeper.changed()
+        assert work(keeper) == 0
+
+
+def test_what_an_older_version_or_a_lost_database_left_is_noted_at_the_start(
+    tmp_path: Path, cloud: SilentCloud
+) -> None:
+    with kept(tmp_path, cloud) as (site, _):
+        for name in ("a", "b"):
+            site.study(name)
+        site.store._database.execute("DELETE FROM drift")
+        assert work(DriftKeeper(site.store, site.places.outbox)) == 2
+        assert [one.model for one in observed(site.store, "fixed 1")] == ["fixed 1"] * 2
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"study_key": "other"}', None])
+def test_a_damaged_report_is_noted_as_nothing_and_only_once(
+    tmp_path: Path, cloud: SilentCloud, damage: str | None
+) -> None:
+    with kept(tmp_path, cloud) as (site, keeper):
+        site.study("a")
+        report = site.places.outbox / "a" / "report.json"
+        if damage is None:
+            report.unlink()
+        else:
+            report.write_text(damage)
+        assert work(keeper) == 1
+        assert observed(site.store, "fixed 1") == []
+        keeper.changed()
+        assert work(keeper) == 0
+
+
+def test_nothing_of_a_patient_is_noted(tmp_path: Path, cloud: SilentCloud) -> None:
+    with kept(tmp_path, cloud) as (site, keeper):
+        site.study("Doe Jane")
+        work(keeper)
+        row = site.store._database.execute("SELECT * FROM drift").fetchone()
+        assert "Doe" not in repr(tuple(row))
+        assert "P1" not in repr(tuple(row))
+
+
+def test_the_row_outlives_the_study(tmp_path: Path, cloud: SilentCloud) -> None:
+    with kept(tmp_path, cloud) as (site, keeper):
+        record = site.study("a")
+        work(keeper)
+        site.store.forget(record.id)
+        assert len(observed(site.store, "fixed 1")) == 1
+
+
+def test_the_monitor_compares_the_studies_of_the_last_model(
+    tmp_path: Path, cloud: SilentCloud
+) -> None:
+    """Those of an older model are not its baseline; the metric has the level of each measure."""
+    with kept(tmp_path, cloud) as (site, _):
+
+        @contextmanager
+        def reading() -> Iterator[sqlite3.Connection]:
+            path = tmp_path / "state" / "s.db"
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+                database.row_factory = sqlite3.Row
+                yield database
+
+        monitor, telemetry = DriftMonitor(reading), Telemetry()
+        telemetry.observe_drift(monitor.level)
+        assert monitor.current() is NOTHING
+        for number in range(350):
+            model = "m 1" if number < 100 else "m 2"
+            seen = Observation(f"{number}", model, uncertain=3 if number < 250 else 9, findings=1)
+            site.store.drift.put(seen, "")
+        drift = monitor.current()
+        assert drift.model == "m 2"
+        assert [one.study_key for one in drift.baseline[:2]] == ["100", "101"]
+        assert [one.study_key for one in drift.recent] == [str(n) for n in range(250, 350)]
+        level = telemetry.registry.get_sample_value
+        levels = [level("overread_edge_drift_level", {"measure": name}) for name in NAMES]
+        assert levels == [0, 2, 0, 0]
+        assert monitor.current() is drift
+        (tmp_path / "state" / "s.db").rename(tmp_path / "moved")
+        assert monitor.level("uncertain") == 0
+
+
+def test_steps_other_than_done_are_not_noted(tmp_path: Path, cloud: SilentCloud) -> None:
+    with kept(tmp_path, cloud) as (site, keeper):
+        site.store.adopt("0" * 32, Step.QUARANTINED, ("a",), iter(["a"]), {})
+        assert work(keeper) == 0

@@ -1,0 +1,188 @@
+"""A site with reports, images and refused studies, and its status page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from edge.agent.folders import DATABASE, AgentFolders
+from edge.drift.monitor import DriftMonitor
+from edge.findings import Finding
+from edge.guarantee import NOT_CALIBRATED
+from edge.link.estimate import LinkEstimate
+from edge.report.folder import take_folder
+from edge.report.model import Report
+from edge.report.pictures import draw_pictures
+from edge.report.write import write_report
+from edge.settings import EdgeSettings
+from edge.status.deliveries import Backlog, DeadLetter, Deliveries
+from edge.status.guard import Guard
+from edge.status.login import Door, Password
+from edge.status.pages import Sources, application
+from edge.status.state import SiteState
+from edge.status.volumes import Volumes
+from edge.store.studies import Step, StudyStore
+from edge.web import Listener, serving
+from evaluation.recovery.agent import settings_in
+from imaging.preprocess import Preprocessed
+from imaging.volume import Geometry, StudyHeader
+from tests.edge.report.reports import FINDING, POSSIBLE, REPORT
+from tests.imaging.small_ct import SIZE, SmallCt
+
+PASSWORD = "correct horse battery"
+HASH = Password.of(PASSWORD)
+CT = SmallCt(24)
+MIDDLE = SIZE // 2
+LINK = LinkEstimate(silent_s=1.0)
+
+
+def centre_of(index_zyx: tuple[int, int, int]) -> tuple[float, float, float]:
+    """The world point of a voxel of `CT`."""
+    z, y, x = index_zyx
+    return (2.0 * x - 30, 2.0 * y - 30, CT.spacing_mm * z - 30)
+
+
+def found(at: tuple[int, int, int], **fields: Any) -> Finding:
+    """A finding at a voxel of `CT`."""
+    return replace(FINDING, centre_mm=centre_of(at), **fields)
+
+
+@dataclass
+class Site:
+    """The folders of an agent that does not run."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        self.settings: EdgeSettings = settings_in(self.root)
+        self.folders = AgentFolders.of(self.settings)
+        self.folders.make()
+        with self.store():
+            pass
+
+    def store(self) -> StudyStore:
+        """Its database, to write."""
+        return StudyStore(self.folders.state / DATABASE)
+
+    def add(
+        self,
+        name: str,
+        *,
+        key: str = "",
+        step: Step = Step.DONE,
+        report: Report | None = REPORT,
+        reason: Mapping[str, str] | None = None,
+        images: bool = True,
+    ) -> str:
+        """A study with real images at this step; its key."""
+        key = key or f"{len(list(self.folders.outbox.iterdir())):032x}"
+        home = {Step.QUARANTINED: self.folders.quarantine / key / "study"}.get(
+            step, (self.folders.done if step is Step.DONE else self.folders.work) / key
+        )
+        home.mkdir(parents=True)
+        if images:
+            CT.write(home / name)
+        with self.store() as store:
+            store.adopt(key, step, (name,), iter([name]), reason or {})
+        assert take_folder(self.folders.outbox / name, key)
+        if report is not None:
+            given = replace(report, study_key=key, series_uid="1.2.826.0.1.1")
+            self.write(given, name)
+        return key
+
+    def write(self, report: Report, name: str) -> None:
+        """The report of a study, with pictures."""
+        out = self.folders.outbox / name
+        box = Preprocessed(np.full((48, 64, 80), 90, np.uint8), Geometry())
+        pictures = (
+            {} if report.rejection else draw_pictures(report.findings, report.possible, box, out)
+        )
+        write_report(report, pictures, out)
+
+    def sources(self, **given: Any) -> Sources:
+        """What its pages show."""
+        state = SiteState(self.folders, self.settings.quiet_s)
+        values: dict[str, Any] = {
+            "volumes": Volumes(state, self.settings),
+            "drift": DriftMonitor(state.database),
+            "model": "screening-int8 1 (none)",
+            "guarantee": NOT_CALIBRATED,
+            "links": lambda: {"cloud:50051": LINK},
+        }
+        return Sources(state, **{**values, **given})
+
+    def app(self, door: Door | None = None, **given: Any) -> Guard:
+        """Its pages; with the password unless there is a door."""
+        return application(self.sources(**given), door or Door(HASH), secure=False)
+
+
+@dataclass
+class Visit:
+    """A visitor without a screen."""
+
+    client: httpx.Client
+
+    def get(self, path: str, **headers: str) -> Any:
+        """A page."""
+        return self.client.get(path, headers=headers, follow_redirects=False)
+
+    def post(self, path: str, fields: Mapping[str, str] | None = None, **headers: str) -> Any:
+        """A form, as this server's own page sends it."""
+        given = {"origin": str(self.client.base_url).rstrip("/"), **headers}
+        return self.client.post(path, data=fields or {}, headers=given, follow_redirects=False)
+
+    def token(self, path: str = "/") -> str:
+        """The form token in a page."""
+        return str(self.client.get(path).text.split('name="token" value="')[1].split('"')[0])
+
+    def log_in(self, password: str = PASSWORD, **fields: str) -> Any:
+        """The answer to a login."""
+        given = {"token": self.token("/login"), "password": password, **fields}
+        return self.post("/login", given)
+
+
+@contextmanager
+def visiting(app: Guard) -> Iterator[Visit]:
+    """The pages served over HTTP, and a visitor."""
+    with (
+        serving(app, Listener("127.0.0.1", 0, prefix="status"), "test") as url,
+        httpx.Client(base_url=url, timeout=60.0) as client,
+    ):
+        yield Visit(client)
+
+
+@dataclass
+class Letters:
+    """Deliveries of which one was given up, until it is sent again."""
+
+    given_up: list[DeadLetter]
+    sent: list[tuple[str, str]]
+    check: Callable[[str, str], None] = lambda _study, _target: None
+
+    def backlog(self) -> list[Backlog]:
+        return [Backlog("pacs", 3)]
+
+    def dead(self) -> list[DeadLetter]:
+        return self.given_up
+
+    def resend(self, study: str, target: str) -> None:
+        self.check(study, target)
+        self.sent.append((study, target))
+        self.given_up.clear()
+
+
+PROVIDER: type[Deliveries] = Letters
+HEADER = StudyHeader(patient_id="P1", patient_name="Doe^Jane", age="060Y", study_date="20260301")
+SEEN = replace(
+    REPORT,
+    header=HEADER,
+    findings=(found((6, 20, 12), diameter_mm=12.0),),
+    possible=(replace(POSSIBLE, centre_mm=centre_of((15, 10, 22))),),
+)
+"""A report of `CT` with a finding and a possible finding in its voxels."""

@@ -1,0 +1,268 @@
+"""The status page in a real browser; skipped where Chromium is not installed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.drift.compare import BASELINE, LEAST
+from edge.status.deliveries import DeadLetter
+from edge.store.studies import Step
+from edge.web import Listener, serving
+from evaluation.errors import MissingProgram
+from evaluation.screenshots import VIEWS, Browser, View, browser
+from tests.edge.builders import put
+from tests.edge.drift.test_compare import studies
+from tests.edge.status.site import CT, PASSWORD, SEEN, Letters, Site
+
+PATIENCE_S = 120.0
+DESKTOP = View("desktop", 1280)
+
+
+@pytest.fixture(scope="module")
+def shown() -> Iterator[Browser]:
+    """One browser for all tests."""
+    try:
+        with browser() as one:
+            yield one
+    except MissingProgram as error:
+        pytest.skip(str(error))
+
+
+class Person:
+    """Somebody at the browser."""
+
+    def __init__(self, shown: Browser, url: str) -> None:
+        self._shown, self._url = shown, url
+        shown.show(DESKTOP)
+
+    def go(self, path: str) -> None:
+        self._shown.go(f"{self._url}{path}")
+
+    def log_in(self) -> None:
+        """Through the form, as a person does."""
+        self.go("/login")
+        self.run(
+            "document.getElementById('password').value = arguments[0];"
+            "document.querySelector('form').requestSubmit()",
+            PASSWORD,
+        )
+        self.until("document.querySelector('#studies') !== null")
+
+    def run(self, script: str, *values: object) -> Any:
+        return self._shown.run(script, *values)
+
+    def see(self, expression: str) -> Any:
+        """The value of an expression of the page."""
+        return self.run(f"return ({expression})")
+
+    def until(self, expression: str) -> None:
+        """Wait until it holds."""
+        self.wait(lambda: bool(self.see(expression)), expression)
+
+    def wait(self, holds: Callable[[], bool], what: str) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not holds():
+            assert time.monotonic() < end, (
+                f"{what} never held; {self.see('document.body.innerText')}"
+            )
+            time.sleep(0.05)
+
+    def press(self, key: str) -> None:
+        """A key of the keyboard."""
+        for kind in ("keyDown", "keyUp"):
+            self._shown.command("Input.dispatchKeyEvent", type=kind, key=key)
+
+    def mouse(self, kind: str, x: float, y: float, **more: object) -> None:
+        self._shown.command("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """A study that was read, one that was refused, one that waits, and one that arrives."""
+    site = Site(tmp_path)
+    site.add("read", key=f"{7:032x}", report=SEEN)
+    reason = {"kind": "IncompleteSeries", "reason": "slice 12 is missing"}
+    site.add("refused", key=f"{8:032x}", step=Step.QUARANTINED, report=None, reason=reason)
+    site.add("waits", key=f"{9:032x}", step=Step.CLAIMED, report=None)
+    put(site.folders.inbox, "arrives", done=False)
+    with site.store() as store:
+        for seen in (*studies(BASELINE, 0), *studies(LEAST, 1, uncertain=20.0)):
+            store.drift.put(seen, "")
+    return site
+
+
+@pytest.fixture
+def person(shown: Browser, site: Site) -> Iterator[Person]:
+    letter = DeadLetter(f"{7:032x}", "pacs", 1, 9, "the association was refused", datetime.now(UTC))
+    app = site.app(deliveries=Letters([letter], []))
+    with serving(app, Listener("127.0.0.1", 0, prefix="status"), "test") as url:
+        person = Person(shown, url)
+        person.log_in()
+        yield person
+
+
+def test_a_person_logs_in_and_sees_queue_and_studies(person: Person) -> None:
+    text = person.see("document.body.innerText")
+    for words in ("waits", "arrives", "slice 12 is missing", "Doe Jane", "the association was"):
+        assert words in text
+    assert person.see("[...document.images].every(i => i.complete)")
+
+
+def test_the_page_keeps_itself_fresh(person: Person, site: Site) -> None:
+    """Without being loaded again: a new study appears."""
+    person.run("window.stays = true")
+    put(site.folders.inbox, "later", done=False)
+    person.until("document.body.innerText.includes('later')")
+    assert person.see("window.stays")
+
+
+def test_drift_is_an_alarm_that_leads_to_its_charts(person: Person) -> None:
+    person.run("document.querySelector('.card a[href=\"/drift\"]').click()")
+    person.until("document.querySelectorAll('.chart').length === 4")
+    assert person.see("document.querySelector('#uncertain ~ p .tag').innerText") == "alarm"
+    assert person.see("document.querySelectorAll('.chart rect').length") > 20
+
+
+def test_a_refused_study_is_put_back_by_its_button(person: Person, site: Site) -> None:
+    person.run("document.querySelector('[action=\"/requeue\"] button').click()")
+    person.until("document.body.innerText.includes('back in the inbox')")
+    assert (site.folders.inbox / "refused").is_dir()
+    assert person.see("document.querySelector('[action=\"/requeue\"]')") is None
+
+
+def test_a_delivery_that_was_given_up_is_sent_again_by_its_button(person: Person) -> None:
+    person.run("document.querySelector('[action=\"/resend\"] button').click()")
+    person.until("document.body.innerText.includes('sent again')")
+    assert person.see("document.querySelector('[action=\"/resend\"]')") is None
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/drift", f"/study/{7:032x}", f"/study/{8:032x}", f"/study/{7:032x}/view"]
+)
+def test_nothing_overflows_and_every_contrast_is_enough(
+    person: Person, shown: Browser, path: str
+) -> None:
+    """At 1280 and 390 pixels, light and dark, as in the report's page."""
+    person.go(path)
+    found = {}
+    for view in VIEWS:
+        shown.show(view)
+        found[view.name] = shown.faults()
+    assert found == {view.name: [] for view in VIEWS}
+
+
+def opened(person: Person, end: str = "") -> None:
+    """Open the images of the study that was read."""
+    person.go(f"/study/{7:032x}/view{end}")
+    person.until("document.getElementById('message').hidden && shown !== null")
+
+
+def state(person: Person) -> dict[str, Any]:
+    """Plane, slice, window and marks that are shown, and a pixel in the middle."""
+    script = """
+    const middle = shown && [Math.floor(shown.columns / 2), Math.floor(shown.rows / 2)];
+    const grey = middle && source.getContext('2d').getImageData(...middle, 1, 1).data[0];
+    return {plane: view.plane, at: view.at[view.plane], level: view.level, width: view.width,
+      grey, hu: shown && shown.hu[middle[1] * shown.columns + middle[0]],
+      rows: shown && shown.rows, label: document.getElementById('number').textContent,
+      marks: [...overlay.querySelectorAll('g')].map(g => g.dataset.number)};"""
+    found: dict[str, Any] = person.run(script)
+    return found
+
+
+def shows(person: Person, **expected: object) -> None:
+    """Wait until the viewer shows it."""
+
+    def holds() -> bool:
+        now = state(person)
+        return all(now[name] == value for name, value in expected.items())
+
+    person.wait(holds, str(expected))
+
+
+def test_the_viewer_scrolls_by_keys_wheel_and_slider(person: Person) -> None:
+    """Each slice of the phantom has its number as the value in its middle."""
+    opened(person)
+    shows(person, plane="axial", at=12, hu=12, label="image 13, slice 13 of 24")
+    for key, at in (("ArrowUp", 13), ("PageDown", 3), ("Home", 0), ("ArrowDown", 0), ("End", 23)):
+        person.press(key)
+        shows(person, at=at, hu=at)
+    person.mouse("mouseWheel", 400, 400, deltaX=0, deltaY=120)
+    shows(person, at=20, hu=20)
+    person.run("slider.value = 5; slider.dispatchEvent(new Event('input'))")
+    shows(person, at=5, hu=5, label="image 6, slice 6 of 24")
+
+
+def test_the_window_changes_by_presets_keys_and_dragging(person: Person) -> None:
+    opened(person)
+    shows(person, level=-600, width=1500, hu=12)
+    assert state(person)["grey"] == round(255 * (12 + 600 + 750) / 1500 - 0.5)
+    person.press("2")
+    shows(person, level=40, width=350, grey=round(255 * (12 - 40 + 175) / 350 - 0.5))
+    person.press("3")
+    shows(person, level=400, width=1800)
+    person.press("ArrowRight")
+    shows(person, level=420)
+    for kind, x, y in (("mousePressed", 300, 300), ("mouseMoved", 350, 320),
+                       ("mouseReleased", 350, 320)):  # fmt: skip
+        person.mouse(kind, x, y, button="left", buttons=1, clickCount=1)
+    shows(person, level=460, width=2000)
+
+
+def test_the_planes_and_a_jump_to_a_finding(person: Person) -> None:
+    """Circles with numbers appear in the slices that a finding reaches, and only there."""
+    opened(person)
+    shows(person, at=12, marks=[])
+    person.run("document.querySelector('.entry[data-number=\"1\"]').click()")
+    shows(person, at=6, marks=["1"])
+    circle = "document.querySelector('#overlay g[data-number=\"1\"] circle')"
+    box = "canvas.getBoundingClientRect()"
+    x, y = (person.see(f"{circle}.getAttribute('{name}') / {box}.{side}")
+            for name, side in (("cx", "width"), ("cy", "height")))  # fmt: skip
+    assert (x, y) == pytest.approx((12.5 / 32, 20.5 / 32), abs=0.01)
+    person.press("c")
+    shows(person, plane="coronal", at=20, rows=CT.count, marks=["1"])
+    assert person.see(f"{circle}.getAttribute('cy') / {box}.height") == pytest.approx(
+        (CT.count - 1 - 6 + 0.5) / CT.count, abs=0.01
+    )
+    person.press("n")
+    shows(person, plane="coronal", at=10, marks=["2"])
+    person.press("s")
+    shows(person, plane="sagittal", at=22, marks=["2"])
+    assert person.see("document.querySelector('#overlay g').classList.contains('possible')")
+    person.press("m")
+    person.until("document.getElementById('overlay').classList.contains('off')")
+
+
+def test_the_address_leads_to_a_finding(person: Person) -> None:
+    opened(person, "#2")
+    shows(person, at=15, marks=["2"])
+    assert "edge 0.45" in person.see("document.querySelector('[aria-current=true]').innerText")
+
+
+def test_one_finger_scrolls(person: Person, shown: Browser) -> None:
+    opened(person)
+    shows(person, at=12)
+    for kind, y in (("touchStart", 400), ("touchMove", 340), ("touchEnd", None)):
+        points = [] if y is None else [{"x": 300, "y": y}]
+        shown.command("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+    shows(person, at=22)
+
+
+def test_a_study_whose_images_were_removed_says_so(person: Person, site: Site) -> None:
+    (site.folders.done / f"{7:032x}").rename(site.root / "elsewhere")
+    person.go(f"/study/{7:032x}/view")
+    person.until("document.getElementById('message').innerText.includes('were removed')")
+
+
+def test_the_session_ends_with_the_button(person: Person) -> None:
+    person.run("document.querySelector('[action=\"/logout\"] button').click()")
+    person.until("document.getElementById('password') !== null")
+    person.go("/")
+    assert "/login" in person.see("location.href")

@@ -1,0 +1,264 @@
+"""What the pages show, and that texts from studies stay texts."""
+
+from __future__ import annotations
+
+import http.client
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.agent.folders import DATABASE
+from edge.errors import EdgeError
+from edge.findings import SecondReading
+from edge.report.model import Rejection, Report, Status
+from edge.report.write import write_version
+from edge.status.deliveries import DeadLetter
+from edge.status.login import Door
+from edge.store.studies import Step
+from imaging.volume import StudyHeader
+from tests.edge.builders import put
+from tests.edge.report.reports import CHANGE, REPORT
+from tests.edge.status.site import CT, SEEN, Letters, Site, Visit, visiting
+
+HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>{{ 7907 * 7919 }}'
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+@pytest.fixture
+def visit(site: Site) -> Iterator[Visit]:
+    with visiting(site.app(Door(None))) as visit:
+        yield visit
+
+
+def rejected(**given: object) -> Report:
+    why = Rejection("IncompleteSeries", "slice 12 of 100 is missing", "000012.dcm")
+    return replace(
+        REPORT, findings=(), status=Status.REJECTED, rejection=why, **given  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_the_status_shows_queue_refusals_pending_reads_and_reports(
+    site: Site, visit: Visit
+) -> None:
+    site.add("read", report=SEEN)
+    site.add("waits", step=Step.CLAIMED, report=None)
+    reason = {"kind": "IncompleteSeries", "reason": "slice 12 is missing\nTraceback", "file": "a/b"}
+    site.add("refused", step=Step.QUARANTINED, report=rejected(), reason=reason)
+    put(site.folders.inbox, "arrives", done=False)
+    text = visit.get("/").text
+    for words in ("Doe Jane", "waits", "arrives", "IncompleteSeries", "slice 12 is missing",
+                  "complete when nothing changes", "screening-int8 1 (none)", "cloud:50051",
+                  "No guarantee for this scan"):  # fmt: skip
+        assert words in text
+    assert "Traceback" not in text
+    assert text.count("/requeue") == 1
+
+
+def test_a_pending_read_shows_its_age_and_reason(site: Site, visit: Visit) -> None:
+    key = site.add("a", report=replace(SEEN, status=Status.PROVISIONAL,
+                                       second_reading=SecondReading.MISSING))  # fmt: skip
+    with closing(sqlite3.connect(site.folders.state / DATABASE)) as database, database:
+        database.execute(
+            "INSERT INTO pending VALUES (?, 'pending', 1, 0, 3, 7200.0, 'the cloud is gone', '')",
+            (key,),
+        )
+    text = visit.get("/").text
+    assert "the cloud is gone" in text
+    assert "2 h of running time" in text
+    assert "provisional" in text
+
+
+def test_hostile_text_stays_text(site: Site, visit: Visit) -> None:
+    """In every field of the header, in names of folders, and in reasons of refusals."""
+    name = HOSTILE.replace("/", "-")
+    finding = replace(SEEN.findings[0], reason=HOSTILE)
+    report = replace(
+        SEEN,
+        header=StudyHeader(*[HOSTILE] * len(fields(StudyHeader))),
+        findings=(finding,),
+        second_reading_reason=HOSTILE,
+        models={HOSTILE: HOSTILE, "edge": HOSTILE},
+        changes=(replace(CHANGE, version=1, text=HOSTILE),),
+    )
+    key = site.add(name, report=report)
+    reason = {"kind": HOSTILE, "reason": HOSTILE, "file": HOSTILE}
+    bad = site.add("bad", step=Step.QUARANTINED, report=None, reason=reason)
+    put(site.folders.inbox, f"in {name}", done=False)
+    for path in ("/", f"/study/{key}", f"/study/{key}/view", f"/study/{bad}", "/drift"):
+        text = visit.get(path).text
+        assert "<img src=x" not in text
+        assert "<script>alert" not in text
+        assert "62615533" not in text
+        if path != "/drift":
+            assert "&lt;script&gt;alert(2)&lt;/script&gt;" in text
+
+
+def test_paths_lead_to_files_of_the_report_alone(site: Site, visit: Visit) -> None:
+    key = site.add("a")
+    (site.folders.outbox / "a" / "secret.webp").write_bytes(b"x")
+    (site.folders.outbox / "a" / "finding_07.webp").symlink_to("/etc/passwd")
+    for path in (
+        f"/study/{key}/picture/..%2F..%2Fstate%2Fspool.sqlite3",
+        f"/study/{key}/picture/secret.webp",
+        f"/study/{key}/picture/report.html",
+        f"/study/{key}/picture/finding_07.webp",
+        f"/study/{key}/report/2",
+        f"/study/{key}/report/-1",
+        f"/study/{key}/report/..",
+        "/study/../../etc/passwd",
+        f"/study/{'g' * 32}",
+        f"/study/{key.upper()}X",
+        "/static/../pages.py",
+        "/static/%2e%2e/pages.py",
+        f"/study/{key}/slice/axial/-1",
+        f"/study/{key}/slice/oblique/0",
+    ):
+        server = http.client.HTTPConnection(visit.client.base_url.netloc.decode())
+        server.request("GET", path)  # as it is: other clients resolve the dots
+        assert server.getresponse().status == 404, path
+        server.close()
+    assert visit.get(f"/study/{key}/picture/overview.webp").headers["content-type"] == "image/webp"
+
+
+def test_a_report_of_another_study_in_the_folder_is_not_shown(site: Site, visit: Visit) -> None:
+    key, other = site.add("a"), site.add("b")
+    report = site.folders.outbox / "a" / "report.json"
+    report.write_text(report.read_text().replace(key, other))
+    assert "gone or damaged" in visit.get(f"/study/{key}").text
+    report.write_text('{"study_key": "' + key)
+    assert "gone or damaged" in visit.get(f"/study/{key}").text
+    assert visit.get("/").status_code == 200
+
+
+def test_versions_and_changes_of_a_report(site: Site, visit: Visit) -> None:
+    key = site.add("a", report=SEEN)
+    second = replace(SEEN, study_key=key, version=2, changes=(CHANGE,))
+    write_version(second, {}, site.folders.outbox / "a")
+    text = visit.get(f"/study/{key}").text
+    assert "finding 4 is new" in text
+    assert "the first report" in text
+    for number in (1, 2):
+        page = visit.get(f"/study/{key}/report/{number}")
+        assert f"version {number}<br>" in page.text
+
+
+def test_a_refused_study_is_put_back(site: Site, visit: Visit) -> None:
+    key = site.add("a", step=Step.QUARANTINED, report=rejected())
+    assert "slice 12 of 100 is missing" in visit.get(f"/study/{key}").text
+    answer = visit.post("/requeue", {"study": key, "token": visit.token()})
+    assert answer.headers["location"] == "/?note=requeued"
+    assert len(list((site.folders.inbox / "a").iterdir())) == CT.count
+    text = visit.get("/?note=requeued").text
+    assert "back in the inbox" in text
+    assert "/requeue" not in text
+
+
+def test_a_study_that_cannot_be_put_back_says_why(site: Site, visit: Visit) -> None:
+    key = site.add("a", step=Step.QUARANTINED, report=None)
+    token = visit.token()
+    put(site.folders.inbox, "a")
+    answer = visit.post("/requeue", {"study": key, "token": token})
+    assert answer.status_code == 409
+    assert "the inbox has another of this name" in answer.text
+    assert visit.post("/requeue", {"study": "0" * 31, "token": token}).status_code == 404
+
+
+def test_deliveries_are_shown_and_sent_again_where_there_are_some(site: Site, visit: Visit) -> None:
+    assert "Results sent" not in visit.get("/").text
+    key = site.add("a")
+    assert visit.post("/resend", {"study": key, "token": visit.token(f"/study/{key}")}
+                      ).status_code == 404  # fmt: skip
+    letter = DeadLetter(key, "pacs", 2, 9, f"refused {HOSTILE}", datetime.now(UTC))
+    letters = Letters([letter], [])
+    with visiting(site.app(Door(None), deliveries=letters)) as other:
+        text = other.get("/").text
+        assert "Results sent" in text
+        assert "<script>alert" not in text
+        token = other.token()
+        answer = other.post("/resend", {"study": key, "target": "pacs", "token": token})
+        assert answer.headers["location"] == "/?note=resent"
+        assert letters.sent == [(key, "pacs")]
+
+        def unknown(_study: str, target: str) -> None:
+            raise EdgeError(f"there is no target {target}")
+
+        letters.check = unknown
+        refused = other.post("/resend", {"study": key, "target": "x", "token": token})
+        assert refused.status_code == 409
+        assert "there is no target x" in refused.text
+
+
+def test_slices_are_the_study_s_own_voxels(site: Site, visit: Visit) -> None:
+    """In all planes as they are displayed: head up; the marks lie in the same voxels."""
+    key = site.add("a", report=SEEN)
+    token = visit.token(f"/study/{key}")
+    assert visit.get(f"/study/{key}/volume").json()["state"] == "closed"
+    assert visit.post(f"/study/{key}/volume").status_code == 403
+    opening = visit.post(f"/study/{key}/volume", **{"x-form-token": token})
+    assert opening.json()["state"] == "reading"
+    for _ in range(600):
+        answer = visit.get(f"/study/{key}/volume").json()
+        if answer["state"] != "reading":
+            break
+        threading.Event().wait(0.1)
+    assert answer["state"] == "ready"
+    hu = CT.hu()
+    assert answer["shape"] == list(hu.shape)
+    assert answer["images"][:3] == [1, 2, 3]
+    assert [(m["number"], m["possible"]) for m in answer["marks"]] == [(1, False), (2, True)]
+    assert answer["marks"][0]["index"] == [6.0, 20.0, 12.0]
+    expected = {"axial": hu[5], "coronal": hu[::-1, 7], "sagittal": hu[::-1, :, 9]}
+    index = {"axial": 5, "coronal": 7, "sagittal": 9}
+    for plane, truth in expected.items():
+        got = visit.get(f"/study/{key}/slice/{plane}/{index[plane]}")
+        shown = np.frombuffer(got.content, "<i2").reshape(
+            int(got.headers["x-rows"]), int(got.headers["x-columns"])
+        )
+        np.testing.assert_array_equal(shown, truth)
+    assert visit.get(f"/study/{key}/slice/axial/{CT.count}").status_code == 404
+    # once its files are gone, so are its voxels, and the page says so
+    (site.folders.done / key).rename(site.root / "elsewhere")
+    gone = visit.get(f"/study/{key}/volume").json()
+    assert gone["state"] == "failed"
+    assert "removed from this machine" in gone["reason"]
+    assert visit.get(f"/study/{key}/slice/axial/5").status_code == 404
+    assert list(site.folders.viewer.glob(f"{key}*")) == []
+    assert "were removed" in visit.get(f"/study/{key}").text
+
+
+def test_a_database_that_does_not_answer_is_said(site: Site, visit: Visit) -> None:
+    (site.folders.state / DATABASE).rename(site.root / "moved")
+    answer = visit.get("/")
+    assert answer.status_code == 503
+    assert "does not answer now" in answer.text
+
+
+def test_the_page_neither_waits_for_the_writer_nor_holds_it_up(site: Site, visit: Visit) -> None:
+    site.add("a")
+    with closing(sqlite3.connect(site.folders.state / DATABASE, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("UPDATE studies SET attempts = 2")
+        assert "Latest studies" in visit.get("/").text
+        writer.execute("COMMIT")
+
+
+def test_older_studies_are_on_further_pages(site: Site, visit: Visit) -> None:
+    for number in range(22):
+        site.add(f"study-{number:02}", key=f"{number:032x}", report=None, images=False)
+    first, second = visit.get("/").text, visit.get("/?page=2").text
+    assert "study-21" in first
+    assert "study-00" not in first
+    assert "study-00" in second
+    for odd in ("0", "-1", "x", "٣", "9" * 30):
+        assert visit.get(f"/?page={odd}").status_code == 200

@@ -1,0 +1,103 @@
+"""The status page of an agent that runs, and the settings that keep it closed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+from edge.doctor import Checked, Level, examine
+from edge.errors import BadSettings
+from edge.settings import EdgeSettings, load_settings
+from edge.status.login import Password
+from edge.store.pending import PendingStep
+from edge.store.studies import Step
+from evaluation.recovery.agent import settings_in
+from tests.edge.builders import put
+from tests.edge.running_agent import work_off
+
+
+def test_the_page_is_there_while_the_agent_reads(tmp_path: Path) -> None:
+    """It shows the study that is being read, and is gone when the agent has ended."""
+    for name in ("one", "two"):
+        put(tmp_path / "inbox", name)
+    seen: list[str] = []
+    with capture_logs() as lines:
+
+        def look(step: Step | PendingStep, durable: bool) -> None:
+            if step is Step.READING and durable:
+                (url,) = [line["url"] for line in lines if line["event"] == "status page served"]
+                seen.append(httpx.get(url, timeout=60).text)
+
+        work_off(tmp_path, on_step=look, settings={"status_port": 0})
+    assert [re.findall(r"<tr><td data-label=\"Study\">(\w+)</td>", page) for page in seen] == [
+        ["one", "two"],
+        ["two"],
+    ]
+    assert ">reading</span>" in seen[0]
+    (url,) = [line["url"] for line in lines if line["event"] == "status page served"]
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url)
+
+
+def test_a_damaged_password_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("")
+    put(tmp_path / "inbox", "one")
+    given = {"status_port": 0, "status_password_file": tmp_path / "password"}
+    with pytest.raises(BadSettings, match="status_password_file"):
+        work_off(tmp_path, settings=given)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"status_address": "0.0.0.0"}, "status_tls_cert is not set: names and pictures"),
+        ({"status_address": "ct.example.org"}, "status_tls_cert is not set"),
+        ({"status_address": "::", "status_password_file": "p"}, "status_tls_cert is not set"),
+        (
+            {"status_address": "0.0.0.0", "status_tls_cert": "c", "status_tls_key": "k"},
+            "set status_password_file or status_tls_ca",
+        ),
+        ({"status_tls_cert": "c"}, "must be set together"),
+        ({"status_tls_ca": "c"}, "status_tls_ca requires status_tls_cert"),
+    ],
+)
+def test_a_page_for_other_machines_needs_tls_and_a_password(
+    given: dict[str, str], expected: str
+) -> None:
+    with pytest.raises(BadSettings, match=expected):
+        load_settings(status_port=9466, **given)
+    if "status_address" in given:
+        assert load_settings(**given).status_port is None  # a page that is off needs nothing
+
+
+def test_safe_settings_are_accepted() -> None:
+    tls = {"status_tls_cert": "c", "status_tls_key": "k", "status_address": "0.0.0.0"}
+    for given in ({}, {"status_address": "::1"}, {**tls, "status_password_file": "p"},
+                  {**tls, "status_tls_ca": "a"}):  # fmt: skip
+        assert load_settings(status_port=9466, **given).status_port == 9466
+
+
+def status_of(settings: EdgeSettings) -> list[Checked]:
+    return [one for one in examine(settings) if one.what == "status"]
+
+
+def test_doctor_says_how_the_page_is_protected(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path).model_copy(update={"screening_model": "none"})
+    assert [one.level for one in status_of(settings)] == [Level.OK]
+    on = settings.model_copy(update={"status_port": 9466})
+    note, where = status_of(on)
+    assert note.level is Level.NOTE
+    assert "every user of this machine sees names" in note.text
+    assert where.text == "at 127.0.0.1:9466, no encryption, this machine alone"
+    file = tmp_path / "password"
+    closed = on.model_copy(update={"status_password_file": file})
+    assert status_of(closed)[0].level is Level.WRONG  # it is missing
+    file.write_text(Password.of("x").line)
+    file.chmod(0o644)
+    assert "can be read by others" in status_of(closed)[0].text
+    file.chmod(0o600)
+    assert [one.level for one in status_of(closed)] == [Level.OK]
