@@ -20,6 +20,7 @@ from edge.agent.folders import DATABASE, AgentFolders
 from edge.agent.queue import is_running, other_user, queued, render, requeue
 from edge.assemble import open_pipeline
 from edge.atomic_files import write_atomically
+from edge.dicom_out.errors import NotExportable
 from edge.dicom_out.overview import overview, resend
 from edge.dicom_out.overview import render as render_targets
 from edge.doctor import Level, examine
@@ -122,6 +123,9 @@ def screen(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Send ROIs to another machine without TLS.")
     ] = False,
+    dicom: Annotated[
+        bool, typer.Option("--dicom", help="Write DICOM objects too, into dicom/v1 of that folder.")
+    ] = False,
     config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
@@ -141,6 +145,8 @@ def screen(
             make_folder(out)  # an error here comes before the long work
             guarded = replace(pipeline, admit=admission(overwrite=overwrite))
             result = read_and_report(guarded, Job(path.resolve(), out))
+        if dicom:
+            _write_objects(out)
     except SETUP_ERRORS as error:
         raise _failed(error) from error
     if as_json:
@@ -391,6 +397,27 @@ def exit_status(report: Report) -> ExitStatus:
         return ExitStatus.IGNORED
     incomplete = report.status is Status.PROVISIONAL
     return ExitStatus.NO_SECOND_READING if incomplete else ExitStatus.DONE
+
+
+def _write_objects(out: Path) -> None:
+    """Write the DICOM objects of the report in ``out``, and say which, and why others are missing.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    # imported here: it takes as long as all else together, and no other command needs it
+    from edge.dicom_out.identity import Device
+    from edge.dicom_out.objects import make_objects
+
+    try:
+        made = make_objects(out, Device.here())
+    except NotExportable as error:
+        typer.echo(printable(f"no DICOM objects: {error}"), err=True)
+        return
+    names = ", ".join(file.name for file in made.files)
+    typer.echo(printable(f"DICOM objects in {made.folder}: {names}"), err=True)
+    for kind, reason in made.skipped.items():
+        typer.echo(printable(f"no {kind}: {reason}"), err=True)
 
 
 def _settings(config: Path | None, **overrides: object) -> EdgeSettings:

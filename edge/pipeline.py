@@ -27,6 +27,7 @@ from edge.audit_sampling import audit_of, is_sampled
 from edge.budget import Budget
 from edge.clinical.sidecar import clinical_of
 from edge.decide import Plan, Situation
+from edge.dicom_out.evidence import NO_EVIDENCE, OUTLINES, SOURCE, EvidenceFiles, outlines_file
 from edge.errors import UnfitFolder
 from edge.escalation.client import SecondReader
 from edge.findings import Finding
@@ -81,7 +82,7 @@ class Pipeline:
     second_reader: SecondReader
     draw: Callable[[Sequence[Finding], Sequence[Finding], Preprocessed, Path], Pictures]
     persist_pending: PersistPending
-    write: Callable[[Report, Pictures, Path], ReportPaths]
+    write: Callable[[Report, Pictures, Path, EvidenceFiles], ReportPaths]
     provenance: Provenance
     settings: EdgeSettings
     policy: SelectionPolicy = SELECTION_POLICY
@@ -124,7 +125,11 @@ def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
         report = compose(pipeline.provenance, job, study, assessment, box, budget.ledger_so_far)
         report = replace(report, picture_note=note, rule=rule, clinical=clinical)
         pipeline.persist_pending(report, assessment, pipeline.reader, box)
-        paths = pipeline.write(report, pictures, job.out)
+        evidence = {
+            SOURCE: _headers(study.headers, job),
+            OUTLINES: outlines_file((*report.numbered, *report.numbered_possible), box.geometry),
+        }
+        paths = pipeline.write(report, pictures, job.out, evidence)
     return StudyResult(replace(report, ledger=budget.ledger), paths)
 
 
@@ -177,7 +182,8 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
         result = _ignore(pipeline, job, budget, error)
     except StudyError as error:
         rejection = Rejection(error.kind, error.reason, str(error.file))
-        result = _reject(pipeline, job, budget, rejection, error.study, error.rule)
+        headers = (error.study and error.study.headers) or error.headers
+        result = _reject(pipeline, job, budget, rejection, error.study, error.rule, headers)
     except UnfitFolder:
         raise
     except Exception as error:  # a fault of the program must not prevent the report
@@ -221,8 +227,19 @@ def _ignore(pipeline: Pipeline, job: Job, budget: Budget, ignored: IgnoredStudy)
     pipeline.admit(job, ignored.study)
     with budget.stage("report"):
         report = compose_ignored(pipeline.provenance, job, ignored, budget.ledger_so_far)
-        paths = pipeline.write(report, {}, job.out)
+        paths = pipeline.write(report, {}, job.out, NO_EVIDENCE)
     return StudyResult(replace(report, ledger=budget.ledger), paths)
+
+
+def _headers(make: Callable[[], bytes] | None, job: Job) -> bytes:
+    """Return the headers of the source images; an error costs DICOM objects, but no finding."""
+    try:
+        return make() if make else b""
+    except Exception as error:
+        if is_transient(error) or is_machine_fault(error):
+            raise
+        log.exception("headers of the images not kept", study_key=job.study_key)
+        return b""
 
 
 def _reject(
@@ -232,10 +249,11 @@ def _reject(
     rejection: Rejection,
     study: Study | None = None,
     rule: str = "",
+    headers: Callable[[], bytes] | None = None,
 ) -> StudyResult:
     pipeline.admit(job, study)
     with budget.stage("report"):
         ledger, applied = budget.ledger_so_far, pipeline.rule_named(rule)
         report = compose_rejection(pipeline.provenance, job, study, rejection, ledger, applied)
-        paths = pipeline.write(report, {}, job.out)
+        paths = pipeline.write(report, {}, job.out, {SOURCE: _headers(headers, job)})
     return StudyResult(replace(report, ledger=budget.ledger), paths)

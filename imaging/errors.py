@@ -15,6 +15,7 @@ can be read when it has passed.
 """
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 from imaging.volume import Study
@@ -37,10 +38,13 @@ class StudyError(Exception):
         file: the file, or the folder where no single file is at fault.
         study: what was read before the error; its report then names the patient.
         rule: name of the caller's rule that took the series (`imaging.selection`); empty for none.
+        headers: makes the header of one image of the study, as `Study.headers` does; None where it
+            is not known whose study it is.
     """
 
     study: Study | None = None
     rule: str = ""
+    headers: Callable[[], bytes] | None = None
 
     def __init__(self, reason: str, file: Path | str) -> None:
         super().__init__(f"{file}: {reason}")

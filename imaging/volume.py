@@ -4,7 +4,7 @@ Axis order is declared here once. Arrays are ``(z, y, x)``; spacings follow the 
 ``(z, y, x)`` in mm; world points are ``(x, y, z)`` in DICOM patient coordinates (LPS), in mm.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import permutations
@@ -157,6 +157,8 @@ class Study:
         images: the image of each slice, in the order of the volume's z; empty for a volume file.
         frame_of_reference_uid: of the coordinates in mm; empty where the files do not state it.
         rule: name of the caller's rule that took the series (`imaging.selection`); empty for none.
+        headers: makes the headers of the images, as `imaging.dicom.source` keeps them; None for a
+            volume file.
     """
 
     volume: Volume
@@ -167,6 +169,7 @@ class Study:
     images: tuple[ImageRef, ...] = ()
     frame_of_reference_uid: str = ""
     rule: str = ""
+    headers: Callable[[], bytes] | None = None
 
 
 @dataclass(frozen=True)

@@ -163,5 +163,5 @@ def _spacing(spacing_mm: Sequence[float] | None) -> tuple[float, float, float]:
     return z, y, x
 
 
-def _write_nothing(_report: Report, _pictures: object, out: Path) -> ReportPaths:
+def _write_nothing(_report: Report, _pictures: object, out: Path, _evidence: object) -> ReportPaths:
     return ReportPaths(out / "report.json", out / "report.html")

@@ -29,11 +29,10 @@ from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import open_pipeline
 from edge.atomic_files import is_transient
 from edge.dicom_in.receiving import receiving
-from edge.dicom_out.deliver import MakeObjects, delivering
+from edge.dicom_out.deliver import MakeObjects, delivering, made_objects
 from edge.dicom_out.targets import open_target
 from edge.drift.keeper import ALONE, DriftKeeper
 from edge.drift.monitor import DriftMonitor
-from edge.errors import BadSettings
 from edge.escalation.client import Escalator, NoSecondReader, SecondReader
 from edge.guarantee import NOT_CALIBRATED
 from edge.job import Job
@@ -72,7 +71,7 @@ def run_agent(
     clock: Callable[[], float] = time.monotonic,
     stop: threading.Event | None = None,
     on_step: StepHook | None = None,
-    make_objects: MakeObjects | None = None,
+    make_objects: MakeObjects = made_objects,
 ) -> None:
     """Work until ``stop`` is set or SIGTERM or SIGINT arrives; finish the current study.
 
@@ -151,8 +150,6 @@ def run_agent(
             log.info("status page served", url=url)
         held.enter_context(draining(stop))
         if settings.targets:
-            if make_objects is None:
-                raise BadSettings("targets: nothing here makes objects for them")
             held.enter_context(
                 delivering(
                     path,

@@ -19,7 +19,8 @@ import structlog
 
 from edge.agent.folders import AgentFolders
 from edge.atomic_files import is_transient, move, remove, sync_folder
-from edge.report.folder import OBJECTS, owner_of, release_folder
+from edge.dicom_out.evidence import remove_evidence
+from edge.report.folder import owner_of, release_folder
 from edge.report.model import Status
 from edge.report.pictures import stray_pictures
 from edge.settings import EdgeSettings
@@ -227,9 +228,9 @@ class Retention:
         out = one.folder
         (out / "report.json").unlink(missing_ok=True)
         sync_folder(out)
-        remove(out / OBJECTS)
         for path in (out / "report.html", *out.glob("report.v[0-9]*.*"), *stray_pictures(out)):
             path.unlink(missing_ok=True)
+        remove_evidence(out)
         release_folder(out, one.key)
         sync_folder(out.parent)
         self._store.forget_exports(one.key)

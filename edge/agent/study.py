@@ -21,6 +21,7 @@ from edge.agent.folders import AgentFolders
 from edge.agent.join import earlier_part, join
 from edge.atomic_files import is_transient, move, remove, sync_folder, write_atomically
 from edge.budget import LedgerEntry
+from edge.dicom_out.evidence import evidence_files
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.report.model import Rejection, Report, Status, more_images
@@ -80,7 +81,7 @@ def process_study(
             report, details = _read(record, draft, read, deadline_s, clock)
             if draft != job:
                 pictures = {p.name: p.read_bytes() for p in sorted(draft.out.glob("*.webp"))}
-                write_version(report, pictures, out)
+                write_version(report, pictures, out, evidence_files(draft.out))
             on_report(report)
             rejection = report.rejection
         if draft != job:

@@ -22,6 +22,7 @@ import structlog
 
 from edge.amend.amendment import amend_report
 from edge.atomic_files import is_transient
+from edge.dicom_out.evidence import OUTLINES, outlines_file
 from edge.errors import EdgeError
 from edge.escalation.client import SecondReader
 from edge.report.folder import take_folder
@@ -283,7 +284,9 @@ class Amender:
                 raise ForeignReport(f"{out} belongs to another study: move it elsewhere")
             pictures = redraw(report, context.plan, lambda roi_id: pending.roi(key, roi_id), out)
             report = replace(report, picture_note=picture_note(report, pictures))
-            write_version(report, pictures, out)
+            listed = (*report.numbered, *report.numbered_possible)
+            outlines = outlines_file(listed, context.geometry)
+            write_version(report, pictures, out, {OUTLINES: outlines})
         facts, context = report_facts(report_to_dict(report)), replace(context, report=report)
         if pending.version_written(read, context, facts) is PendingStep.CLOSED:
             self._backoff.forget(key)

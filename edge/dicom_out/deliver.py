@@ -52,6 +52,15 @@ It raises an `EdgeError` that says why if no objects can be made of it.
 log = structlog.get_logger()
 
 
+def made_objects(out: Path, version: int) -> Sequence[Path]:
+    """Make the objects of one version of the report in ``out``, once; errors as `make_objects`."""
+    # imported here: highdicom takes as long as all else together, and few agents have targets
+    from edge.dicom_out.identity import Device
+    from edge.dicom_out.objects import make_objects
+
+    return make_objects(out, Device.here(), version).files
+
+
 class Jitter(Protocol):
     """Draws a number between two bounds."""
 

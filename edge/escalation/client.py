@@ -151,7 +151,7 @@ class Escalator:
 
     def estimates_now(self) -> list[LinkEstimate]:
         """Return the estimate of each link, the first cloud's first, without waiting."""
-        return [endpoint.link.estimate() for endpoint in self._endpoints]
+        return [link.estimate() for _, link, _ in self._clouds]
 
     def _first_available(self, *, wait: bool) -> LinkEstimate:
         estimates = []

@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from edge.dicom_out.evidence import beside
 from edge.errors import MissingPath, UnfitFolder
 from edge.job import Job
 from edge.report.folder import OWNER
@@ -78,8 +79,8 @@ def _may_replace(job: Job, study: Study | None, *, overwrite: bool) -> str:
         raise UnfitFolder(_advice(job.out, "belongs to the agent, which may amend its report"))
     report = job.out / "report.json"
     if not report.exists():
-        names = [path.name for path in (job.out / "report.html", *stray_pictures(job.out))]
-        found = [name for name in names if (job.out / name).exists()]
+        paths = (job.out / "report.html", *stray_pictures(job.out), *beside(job.out))
+        found = [str(path.relative_to(job.out)) for path in paths if path.exists()]
         if found and not overwrite:
             what = f"holds {', '.join(found)}, but no report.json of Overread"
             raise UnfitFolder(_advice(job.out, f"{what}: if they can go, add --overwrite"))

@@ -17,6 +17,7 @@ import structlog
 from edge.access import make_folder
 from edge.atomic_files import sync_folder, write_atomically
 from edge.decide import Plan
+from edge.dicom_out.evidence import remove_evidence
 from edge.findings import Finding
 from edge.report.model import ChangeKind, Report
 from imaging.preprocess import Preprocessed
@@ -163,6 +164,7 @@ def clear_pictures(out: Path, keep: Collection[str] = ()) -> None:
     versions = out.glob("report.v[0-9]*.*")
     for path in (out / "report.json", out / "report.html", *versions, *stray_pictures(out, keep)):
         path.unlink(missing_ok=True)
+    remove_evidence(out)
     sync_folder(out)
 
 

@@ -28,6 +28,7 @@ from edge.atomic_files import sync_folder, write_atomically
 from edge.clinical.brock import MODEL as BROCK
 from edge.clinical.brock import Brock
 from edge.clinical.lung_rads import STANDARD, LungRads
+from edge.dicom_out.evidence import NO_EVIDENCE, OUTLINES, SOURCE, EvidenceFiles, of_version
 from edge.findings import Decision, Finding, SecondReading
 from edge.guarantee import Guarantee
 from edge.report.model import NOT_A_DEVICE, Change, ChangeKind, Report, Status
@@ -51,25 +52,31 @@ class ReportPaths:
     pictures: tuple[Path, ...] = ()
 
 
-def write_report(report: Report, pictures: Pictures, out: Path) -> ReportPaths:
+def write_report(
+    report: Report, pictures: Pictures, out: Path, evidence: EvidenceFiles = NO_EVIDENCE
+) -> ReportPaths:
     """Write version 1 into the folder ``out``, which is made if it is missing.
 
     Every file is complete or absent. ``report.json`` is written last: if it exists, all other files
     of this report are complete. An older report, and pictures of another one, are removed first.
     ``pictures`` are as `draw_pictures` left them in ``out``; empty for a study that was not read.
+    ``evidence`` is what DICOM objects are made from later.
 
     Raises:
         OSError: the folder cannot be written.
     """
     clear_pictures(out, keep=pictures)
-    return _write_files(report, pictures, out)
+    return _write_files(report, pictures, out, evidence)
 
 
-def write_version(report: Report, pictures: Pictures, out: Path) -> ReportPaths:
+def write_version(
+    report: Report, pictures: Pictures, out: Path, evidence: EvidenceFiles = NO_EVIDENCE
+) -> ReportPaths:
     """Replace the report in ``out`` by its next version, and keep the older one beside it.
 
     It may be repeated after a crash at any point. ``report.json`` is written last. If somebody
-    has removed the older version, the new one is written without it.
+    has removed the older version, the new one is written without it. What ``evidence`` does not
+    name stays as it was.
 
     Raises:
         OSError: the folder cannot be written; the older version is unchanged, or complete under its
@@ -80,7 +87,7 @@ def write_version(report: Report, pictures: Pictures, out: Path) -> ReportPaths:
     for name, data in pictures.items():
         if not (out / name).is_file() or (out / name).read_bytes() != data:
             write_atomically(out / name, data)
-    paths = _write_files(report, pictures, out)
+    paths = _write_files(report, pictures, out, evidence)
     for path in stray_pictures(out, keep=pictures):
         path.unlink(missing_ok=True)
     sync_folder(out)
@@ -162,7 +169,14 @@ def read_versions(out: Path, study_key: str) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _write_files(report: Report, pictures: Pictures, out: Path) -> ReportPaths:
+def _write_files(
+    report: Report, pictures: Pictures, out: Path, evidence: EvidenceFiles
+) -> ReportPaths:
+    for name, data in evidence.items():
+        if data:
+            write_atomically(out / name, data)
+        else:
+            (out / name).unlink(missing_ok=True)
     html, json_file = out / "report.html", out / "report.json"
     text = json.dumps(report_to_dict(report), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(html, render_page(report, pictures).encode("utf-8", "replace"))
@@ -171,13 +185,12 @@ def _write_files(report: Report, pictures: Pictures, out: Path) -> ReportPaths:
 
 
 def _keep_version(out: Path, version: int) -> None:
-    """Copy the report under its version's name, JSON last: an existing JSON implies its page."""
+    """Copy the report under its version's name, JSON last: an existing JSON implies the others."""
     if (out / f"report.v{version}.json").exists():
         return
-    for suffix in ("html", "json"):
-        newest = out / f"report.{suffix}"
-        if newest.is_file():
-            write_atomically(out / f"report.v{version}.{suffix}", newest.read_bytes())
+    for name in (SOURCE, OUTLINES, "report.html", "report.json"):
+        if (out / name).is_file():
+            write_atomically(out / of_version(name, version), (out / name).read_bytes())
 
 
 def report_to_dict(report: Report) -> dict[str, Any]:

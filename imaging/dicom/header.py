@@ -26,6 +26,7 @@ ANNOUNCED = (
     "NumberOfStudyRelatedInstances",
 )
 """Where a header may announce a number of images, the most exact one first."""
+FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 HEADER_KEYWORDS = (
     *(
         "SOPClassUID",
@@ -48,9 +49,29 @@ HEADER_KEYWORDS = (
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("AcquisitionNumber", *ANNOUNCED),
     "SliceThickness",
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *FUNCTIONAL_GROUPS,
 )
-"""The attributes that are read of each file; all others are skipped unparsed."""
+"""The attributes on which reading depends."""
+SOURCE_KEYWORDS = (
+    *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex"),
+    *("PatientAge", "PatientSize", "PatientWeight"),
+    *("PatientIdentityRemoved", "DeidentificationMethod"),
+    *("StudyInstanceUID", "StudyID", "StudyDate", "StudyTime", "StudyDescription"),
+    *("AccessionNumber", "ReferringPhysicianName", "TimezoneOffsetFromUTC"),
+    *("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "BodyPartExamined"),
+    *("FrameOfReferenceUID", "PositionReferenceIndicator", "PatientPosition"),
+    *("Manufacturer", "ManufacturerModelName", "InstitutionName", "DeviceSerialNumber"),
+    *("SoftwareVersions", "StationName"),
+    *("SOPClassUID", "SOPInstanceUID", "InstanceNumber", "ImageType"),
+    *("Rows", "Columns", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient"),
+    *("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    *("AcquisitionDate", "AcquisitionTime", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "LossyImageCompression"),
+    *("LossyImageCompressionRatio", "LossyImageCompressionMethod"),
+)
+"""The attributes that are kept for the DICOM objects of a report."""
+_READ_KEYWORDS = tuple(dict.fromkeys((*HEADER_KEYWORDS, *SOURCE_KEYWORDS)))
+"""All others are skipped unparsed."""
 MAX_FILES = 20_000
 """More files than any one examination has: a wrong folder rather than a study."""
 MAX_INFLATED = 512 << 20
@@ -148,7 +169,7 @@ def read_instance(file: Path, *, bare: bool = False) -> Instance:
     Raises:
         UnreadableFile: the header is damaged or cut off.
     """
-    data = load(file, HEADER_KEYWORDS, bare=bare, pixels=False)
+    data = load(file, _READ_KEYWORDS, bare=bare, pixels=False)
     if not len(data):
         raise UnreadableFile("holds no DICOM attributes: send the file again", file)
     try:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ from imaging.dicom.series import (
     only_requested,
     preferred,
 )
+from imaging.dicom.source import source_headers, source_headers_of_one
 from imaging.dicom.stack import Stack
 from imaging.errors import NoLung, StudyError, UnreadableFile, is_machine_fault
 from imaging.files import open_plain
@@ -109,12 +111,16 @@ def read_series(
             reason = "no images, only a DICOM directory: give the folder of the images"
             raise UnreadableFile(reason, folder)
         images, copies = _without_copies(images, only)
-        series = _requested(group(images), only)
-        if select is not None:
-            series = preferred(series, select(tuple(map(summary_of, series))))
-        if request:
-            series = only_requested(series, request, folder)
-        choice, volume = _read_chest(series, folder, progress)
+        try:
+            series = _requested(group(images), only)
+            if select is not None:
+                series = preferred(series, select(tuple(map(summary_of, series))))
+            if request:
+                series = only_requested(series, request, folder)
+            choice, volume = _read_chest(series, folder, progress)
+        except StudyError as error:
+            error.headers = partial(source_headers_of_one, images)
+            raise
         ignored = (f"exact copies of other files, ignored: {names_of(copies)}",) if copies else ()
         return Study(
             volume,
@@ -125,6 +131,7 @@ def read_series(
             images=_images(choice.stack, volume),
             frame_of_reference_uid=choice.series.first.text("FrameOfReferenceUID"),
             rule=choice.series.rule,
+            headers=partial(source_headers, _in_order(choice)),
         )
 
 
@@ -184,6 +191,12 @@ def _stated_thickness_mm(series: Series) -> float | None:
         return frames_of(series.first)[0].advisory("SliceThickness")
     except StudyError:  # it matters only if the series is read, which then says so
         return None
+
+
+def _in_order(choice: Choice) -> list[Instance]:
+    """Return the images of the series, feet first."""
+    place = {one.file: z for z, one in reversed([*enumerate(choice.stack.slices)])}
+    return sorted(choice.series.images, key=lambda image: place.get(image.file, len(place)))
 
 
 def _read_headers(files: Sequence[Path], progress: Progress) -> list[Instance]:

@@ -21,6 +21,8 @@ import socket
 import sys
 import threading
 import traceback
+from base64 import b64encode
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -106,10 +108,12 @@ def _read(
     memory_bytes: int,
     limit_s: float,
 ) -> None:
-    """Read one study in the forked child, which ends here.
+    """Read and preprocess one study in the forked child, which ends here.
 
-    ``whole`` sends its voxels and nothing else, after a study that is not in a hurry.
+    The headers come last: the receiver goes on with the lung box, and takes them later. ``whole``
+    sends its voxels and nothing else, of a study that is not in a hurry.
     """
+    headers: Callable[[], bytes] | None = None
     try:
         _limit(memory_bytes, limit_s)
         threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
@@ -117,17 +121,20 @@ def _read(
             os.nice(LOOKING)
         study = read_study(path, series, select)
         if whole:
-            _send(connection, "study", to_json(study, file))
+            _send(connection, "study", to_json(replace(study, headers=None), file))
             return
         # the voxels stay here: nothing after preprocessing needs them
         empty = replace(study.volume, hu=np.empty((0, 0, 0), np.int16))
-        told = to_json(replace(study, volume=empty), file)
+        headers = study.headers
+        told = to_json(replace(study, volume=empty, headers=None), file)
         if len(json.dumps(told)) > MAX_LINE // 2:
             raise UnreadableFile("its header is too long: export the study again", path)
         _send(connection, "study", told)
         _send(connection, "box", to_json(preprocess(study.volume, path), file))
+        _send_headers(connection, headers)
     except StudyError as error:
         _send_error(connection, error)
+        _send_headers(connection, headers or error.headers)
     except BaseException as error:  # whatever it is: it is reported, and the child ends
         if is_out_of_memory(error):
             _send_no_memory(connection, path, memory_bytes)
@@ -182,6 +189,10 @@ def _send_no_memory(connection: socket.socket, path: Path, memory_bytes: int) ->
 def _send_error(connection: socket.socket, error: StudyError) -> None:
     values = {"kind": error.kind, "reason": error.reason, "file": str(error.file)}
     _send(connection, "error", values)
+
+
+def _send_headers(connection: socket.socket, headers: Callable[[], bytes] | None) -> None:
+    _send(connection, "headers", b64encode(headers() if headers else b"").decode())
 
 
 def _fault(error: OSError) -> dict[str, object]:

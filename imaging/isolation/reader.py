@@ -12,8 +12,10 @@ import signal
 import socket
 import subprocess
 import sys
+from base64 import b64decode
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar
@@ -86,7 +88,7 @@ class IsolatedReader:
         """
         study = self._study(path, series, _anonymous(), whole=False, select=select)
         self._volume = study.volume
-        return study
+        return replace(study, headers=partial(self._headers, path, self._file))
 
     def read_whole(self, path: Path, file: BinaryIO, series: str = "") -> Study:
         """Read a study with its voxels, which are appended to ``file``, opened for both ways.
@@ -149,6 +151,26 @@ class IsolatedReader:
         self._volume = None
         return self._answer("box", Preprocessed, source)
 
+    def _headers(self, path: Path, file: BinaryIO) -> bytes:
+        """Return the headers of the study that was read into ``file``; once, after its lung box.
+
+        They are empty for a volume file, where the child could not make them, and when another
+        study is being read.
+
+        Raises:
+            OSError, MemoryError: a fault of the machine.
+            StudyError: the time of the study is over.
+        """
+        if file is not self._file or self._volume is not None or not self._busy:
+            return b""
+        answer = self._receive(path)
+        if "exit" in answer:
+            self._ended(answer["exit"])
+        try:
+            return b64decode(answer.get("headers", ""), validate=True)
+        except (TypeError, ValueError):
+            return b""
+
     def _answer(self, name: str, kind: type[T], path: Path) -> T:
         """Return the child's next message, which should be ``name``, as a ``kind``."""
         try:
@@ -156,7 +178,10 @@ class IsolatedReader:
             if name in answer:
                 return from_json(kind, answer[name], self._file.fileno())
             if "error" in answer:
-                raise _study_error(**answer["error"])
+                error = _study_error(**answer["error"])
+                self._volume = None
+                error.headers = partial(self._headers, path, self._file)
+                raise error
         except (UnexpectedData, ValueError, TypeError, KeyError) as error:
             self._stop()
             raise ReaderFailed(f"the reading process sent nonsense: {error}") from error

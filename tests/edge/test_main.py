@@ -25,6 +25,7 @@ from imaging.preprocess import Preprocessed
 from imaging.read import read_study
 from imaging.volume import Geometry, Study, StudyHeader, Volume
 from tests.edge.builders import FixedScreener, box
+from tests.edge.dicom_out.studies import write_study
 from tests.edge.fake_cloud import FakeCloud
 from tests.imaging.small_ct import SmallCt
 
@@ -133,6 +134,32 @@ def test_dead_cloud_has_a_status_of_its_own(study: str, tmp_path: Path) -> None:
         "this report will not be amended, read the study again for a second reading"
     )
     assert (tmp_path / "report.html").is_file()
+
+
+def test_dicom_objects_are_written_beside_the_report(
+    study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = read_study(write_study(tmp_path / "series"))
+
+    def read(source: Path, series: str = "") -> Study:  # noqa: ARG001 - the shape of the real one
+        volume = Volume(np.zeros((2, 2, 2), np.int16), Geometry(), "1.2.3")
+        return Study(volume, source, images.header, headers=images.headers)
+
+    monkeypatch.setattr(assemble, "read_study", read)
+    result = screen(tmp_path / "out", study, "--dicom", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["findings"]
+    objects = tmp_path / "out/dicom/v1"
+    assert f"DICOM objects in {objects}" in result.stderr
+    assert "no seg: no finding has an outline" in result.stderr
+    assert {"sr.dcm", "report.dcm", "capture-overview.dcm"} <= {p.name for p in objects.iterdir()}
+
+
+def test_a_study_that_is_no_dicom_has_no_objects_and_its_report(study: str, tmp_path: Path) -> None:
+    result = screen(tmp_path / "out", study, "--dicom")
+    assert result.exit_code == 0
+    assert "no DICOM objects: " in result.stderr
+    assert (tmp_path / "out/report.json").is_file()
 
 
 def test_refused_study_has_a_status_of_its_own(tmp_path: Path) -> None:
@@ -319,6 +346,7 @@ def test_a_refused_study_replaces_no_other_report_and_still_says_why(
         ("report.html", "<p>sales", "but no report.json of Overread"),
         ("overview.webp", "mine", "but no report.json of Overread"),
         ("finding_01.webp", "mine", "but no report.json of Overread"),
+        ("outlines.npz", "mine", "but no report.json of Overread"),
     ],
 )
 def test_files_that_are_not_ours_are_never_cleared(

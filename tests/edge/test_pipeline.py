@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge.budget import Budget
+from edge.dicom_out.evidence import OUTLINES, SOURCE
 from edge.escalation.client import NoSecondReader
 from edge.findings import DecidedBy, Finding, SecondReading
 from edge.guarantee import Guarantee
@@ -289,6 +290,25 @@ def test_a_report_without_any_picture_has_its_findings(tmp_path: Path) -> None:
         "An error of this program prevented pictures: overview, finding 1, finding 2."
     )
     assert report.picture_note in (tmp_path / "report.html").read_text()
+
+
+def test_headers_and_outlines_lie_beside_the_report(tmp_path: Path) -> None:
+    pipeline = pipeline_of(NoSecondReader())
+    study = replace(study_at(tmp_path), headers=lambda: b"headers")
+    report_of(replace(pipeline, read=lambda _: study), tmp_path)
+    assert (tmp_path / SOURCE).read_bytes() == b"headers"
+    assert not (tmp_path / OUTLINES).exists()  # without a second reading there is none
+
+
+def test_headers_that_cannot_be_made_cost_no_report(tmp_path: Path) -> None:
+    def headers() -> bytes:
+        raise ZeroDivisionError
+
+    pipeline = pipeline_of(NoSecondReader())
+    study = replace(study_at(tmp_path), headers=headers)
+    report = report_of(replace(pipeline, read=lambda _: study), tmp_path)
+    assert report.status is Status.FINAL
+    assert not (tmp_path / SOURCE).exists()
 
 
 def test_a_lung_box_without_files_can_be_read() -> None:

@@ -17,6 +17,7 @@ import pytest
 from edge.agent import retention as removing
 from edge.agent.folders import AgentFolders
 from edge.agent.retention import DAY_S, Retention
+from edge.dicom_out.evidence import OBJECTS, SOURCE
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.store.pending import PersistPending
@@ -91,6 +92,10 @@ def test_studies_that_are_too_old_go_and_their_reports_stay(root: Path, store: S
 
 
 def test_reports_that_are_too_old_go_and_their_studies_stay(root: Path, store: StudyStore) -> None:
+    objects = root / "outbox" / "a" / OBJECTS / "v1"
+    objects.mkdir(parents=True)
+    for path in (objects / "sr.dcm", root / "outbox" / "a" / SOURCE):
+        path.touch()
     run(retention(root, store, keep_reports_days=15.0))
     assert sorted(statuses(root)) == ["c", "d"]
     assert whereabouts(root).keys() == set("abcde")

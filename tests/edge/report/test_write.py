@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edge.atomic_files import write_atomically
+from edge.dicom_out.evidence import OUTLINES, SOURCE, of_version
 from edge.findings import Outline
 from edge.report.model import NOT_A_DEVICE
 from edge.report.pictures import PICTURED_FINDINGS, draw_pictures
@@ -321,3 +322,26 @@ def test_a_new_study_s_report_leaves_no_version_of_an_older_one(tmp_path: Path) 
     write_version(SECOND, PICTURES, tmp_path)
     before = first(tmp_path)
     assert not [name for name in before if name.startswith("report.v")]
+
+
+def test_each_version_keeps_the_evidence_that_its_objects_are_made_from(tmp_path: Path) -> None:
+    """What a version does not name stays as it was; what is empty goes."""
+    write_report(REPORT, {}, tmp_path, {SOURCE: b"headers", OUTLINES: b"one"})
+    write_version(SECOND, {}, tmp_path, {OUTLINES: b""})
+    assert (tmp_path / SOURCE).read_bytes() == b"headers"
+    assert not (tmp_path / OUTLINES).exists()
+    assert (tmp_path / of_version(SOURCE, 1)).read_bytes() == b"headers"
+    assert (tmp_path / of_version(OUTLINES, 1)).read_bytes() == b"one"
+    write_report(REPORT, {}, tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["report.html", "report.json"]
+
+
+def test_evidence_is_complete_before_the_report_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(
+        "edge.report.write.write_atomically", lambda path, _data: written.append(path.name)
+    )
+    write_report(REPORT, {}, tmp_path, {SOURCE: b"headers", OUTLINES: b"one"})
+    assert written == [SOURCE, OUTLINES, "report.html", "report.json"]

@@ -16,6 +16,7 @@ import pytest
 import SimpleITK as sitk
 from pydicom import dcmread
 
+from imaging.dicom.source import read_source_headers
 from imaging.dicom.writer import write_series
 from imaging.errors import (
     IncompleteSeries,
@@ -170,6 +171,37 @@ def test_the_voxels_of_a_study_are_appended_to_a_file(
     assert data[:64] == b"head" * 16
     assert data[64 : 64 + ct.hu().nbytes] == ct.hu().tobytes()
     assert reader.read(tmp_path / "ct").volume.hu.size == 0
+
+
+def test_headers_come_after_the_lung_box_once(reader: IsolatedReader, tmp_path: Path) -> None:
+    write_series(chest(), tmp_path)
+    here = read_study(tmp_path)
+    study = reader.read(tmp_path)
+    assert here.headers is not None
+    assert study.headers is not None
+    assert study.headers() == b""  # the child is still at work
+    reader.preprocess(study.volume, tmp_path)
+    assert study.headers() == here.headers()
+    again = reader.read(tmp_path)
+    assert study.headers() == b""  # it is another study by now
+    assert again.headers is not None
+    reader.preprocess(again.volume, tmp_path)
+    assert again.headers() == here.headers()
+
+
+def test_headers_come_after_a_refusal(reader: IsolatedReader, tmp_path: Path) -> None:
+    SmallCt(12).write(tmp_path / "incomplete")[5].unlink()
+    SmallCt(12).write(tmp_path / "no lung")
+    with pytest.raises(IncompleteSeries) as refused:
+        reader.read(tmp_path / "incomplete")
+    study = reader.read(tmp_path / "no lung")
+    with pytest.raises(StudyError) as later:
+        reader.preprocess(study.volume, tmp_path / "no lung")
+    for error in (refused.value, later.value):
+        assert error.headers is not None
+    assert refused.value.headers() == b""  # it is another study by now
+    assert later.value.headers is not None
+    assert len(read_source_headers(later.value.headers())) == 12
 
 
 def test_a_volume_from_elsewhere_is_preprocessed_here(reader: IsolatedReader) -> None:

@@ -1,0 +1,151 @@
+"""How objects are named: UIDs that do not change when an object is made again, series, device."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.uid import UID, generate_uid
+
+from edge.dicom_out.subject import DESCRIBING, UTF8, Source, put
+from edge.report.model import ChangeKind
+
+MANUFACTURER = "Overread"
+MODEL = "Overread edge"
+_MACHINE = Path("/etc/machine-id")
+
+
+class Kind(Enum):
+    """The kinds of object, each a series of its own: name of the file, series number, its text."""
+
+    SR = ("sr", 9101, "Overread: lung nodules, not a medical device")
+    SEG = ("seg", 9102, "Overread: outlines of nodules")
+    CAPTURE = ("capture", 9103, "Overread: pictures of findings")
+    PDF = ("report", 9104, "Overread: report")
+    KEY_IMAGES = ("key-images", 9105, "Overread: images of findings")
+
+    @property
+    def file(self) -> str:
+        """The name of the file, without number and suffix."""
+        return self.value[0]
+
+    @property
+    def series_number(self) -> int:
+        """The SeriesNumber: behind all that a scanner uses."""
+        return self.value[1]
+
+    @property
+    def description(self) -> str:
+        """The SeriesDescription."""
+        return self.value[2]
+
+
+@dataclass(frozen=True)
+class Device:
+    """The machine that made the objects; ``serial`` tells it from others of its kind."""
+
+    serial: str
+    version: str
+
+    @classmethod
+    def here(cls) -> "Device":
+        """Return this machine, named by a UID that follows from its machine id."""
+        identity = _MACHINE.read_text().strip() if _MACHINE.is_file() else "unknown machine"
+        return cls(uid("device", identity).rpartition(".")[2][-16:], version("overread"))
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of the objects of one version of a report.
+
+    ``read_version`` is the version in which the study was read, with which its findings got their
+    numbers: 1, or a later one with more images.
+    """
+
+    study_key: str
+    version: int
+    created: datetime
+    read_version: int = 1
+
+    def series(self, kind: Kind) -> UID:
+        """Return the series UID; the versions of a report share it."""
+        return uid(self.study_key, kind.file, "series")
+
+    def instance(self, kind: Kind, number: int = 1) -> UID:
+        """Return the SOP instance UID of one object."""
+        return uid(self.study_key, kind.file, str(self.version), str(number))
+
+    def instance_number(self, number: int = 1) -> int:
+        """Return the InstanceNumber, which tells versions of one series apart."""
+        return (self.version - 1) * 100 + number
+
+    def tracking_uid(self, number: int) -> UID:
+        """Return the UID of a finding or possible finding, the same in all versions."""
+        return uid(self.study_key, str(self.read_version), "finding", str(number))
+
+
+def names_of(report: Mapping[str, Any]) -> Names:
+    """Return the names for the objects of a report."""
+    created, more = datetime.fromisoformat(report["created"]), ChangeKind.MORE_IMAGES.value
+    read = max((c["version"] for c in report["changes"] if c["kind"] == more), default=1)
+    return Names(report["study_key"], int(report["version"]), created, int(read))
+
+
+def uid(*parts: str) -> UID:
+    """Return the UID that always follows from these parts."""
+    return generate_uid(entropy_srcs=["overread", *parts])
+
+
+def general(kind: Kind, names: Names, device: Device, number: int = 1) -> dict[str, Any]:
+    """Return the arguments that every class of highdicom takes: series, instance and equipment."""
+    return {
+        "series_instance_uid": names.series(kind),
+        "series_number": kind.series_number,
+        "sop_instance_uid": names.instance(kind, number),
+        "instance_number": names.instance_number(number),
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": MODEL,
+        "software_versions": device.version,
+        "device_serial_number": device.serial,
+        "series_description": kind.description,
+        "specific_character_set": UTF8,
+    }
+
+
+def patient_and_study(source: Source) -> dict[str, Any]:
+    """Return the arguments for a class of highdicom that takes no source images."""
+    subject = source.subject
+    return {
+        "study_instance_uid": str(subject.StudyInstanceUID),
+        "patient_id": subject.PatientID,
+        "patient_birth_date": subject.PatientBirthDate,
+        "patient_sex": subject.PatientSex,
+        "accession_number": subject.AccessionNumber,
+        "study_id": subject.StudyID,
+        "study_date": subject.StudyDate or None,
+        "study_time": subject.StudyTime or None,
+    }
+
+
+def complete(made: Dataset, source: Source, names: Names) -> None:
+    """Add what is known of patient and study, and set every date to that of the report.
+
+    highdicom takes the clock for dates, and an object that is made again would differ.
+    """
+    # the time zone is among them: all times of an object are of one zone
+    for keyword in ("PatientName", "ReferringPhysicianName", *DESCRIBING):
+        if keyword in source.subject:
+            put(made, keyword, source.subject.get(keyword))
+    for equipment in made.get("ContributingEquipmentSequence") or []:
+        equipment.pop("ContributionDateTime", None)
+    moment = source.local(names.created)
+    day, time = moment.strftime("%Y%m%d"), moment.strftime("%H%M%S")
+    made.SeriesDate, made.SeriesTime = day, time
+    for what in ("InstanceCreation{}", "Content{}", "{}OfSecondaryCapture"):
+        if what.format("Date") in made:
+            setattr(made, what.format("Date"), day)
+            setattr(made, what.format("Time"), time)

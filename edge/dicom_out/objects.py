@@ -1,0 +1,225 @@
+"""Make all DICOM objects of one version of a report: ``dicom/vN`` in the folder of the report.
+
+They are made from files alone: the report, its pictures, and what `edge.dicom_out.evidence` keeps.
+The same files give the same objects with the same UIDs.
+
+A study that was refused gets the document that says so, and nothing else: a structured report
+without findings would read like one of healthy lungs.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any
+
+import structlog
+from pydicom import Dataset, dcmread
+from pydicom.config import disable_value_validation
+
+from edge.access import make_folder
+from edge.atomic_files import move, remove, write_atomically
+from edge.dicom_out.capture import capture
+from edge.dicom_out.errors import NotExportable
+from edge.dicom_out.evidence import OUTLINES, SOURCE, of_version, read_outlines
+from edge.dicom_out.identity import Device, Kind
+from edge.dicom_out.key_images import key_images
+from edge.dicom_out.pages import report_pages
+from edge.dicom_out.pdf import encapsulated_pdf
+from edge.dicom_out.seg import segmentation
+from edge.dicom_out.sr import structured_report
+from edge.dicom_out.subject import Source, source_of
+from edge.report.folder import objects_folder
+from edge.report.pictures import OVERVIEW, picture_name
+from imaging.dicom.source import read_source_headers
+
+SKIPPED = "skipped.json"
+"""Why objects are missing, by kind; absent where none is."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class MadeObjects:
+    """The objects of one version: their files by name, and by kind why others are missing."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """All that the objects of one version are made from; ``outlines`` is the file's content."""
+
+    report: Mapping[str, Any]
+    source: Source
+    outlines: bytes
+    pictures: Mapping[str, bytes]
+    predecessor: Dataset | None
+    device: Device
+
+
+def make_objects(out: Path, device: Device, version: int | None = None) -> MadeObjects:
+    """Make the objects of a version of the report in the folder ``out``, by default the newest.
+
+    The folder of the version is complete or missing. What was made is not made again.
+
+    Raises:
+        NotExportable: no object can be made; the message says why. Nothing is written.
+        OSError: files cannot be read or written; call again later.
+    """
+    newest = _report(out / "report.json")
+    version = int(newest["version"]) if version is None else version
+    folder = objects_folder(out, version)
+    if not folder.is_dir():
+        _write(folder, *_make(_inputs(out, newest, version, device)))
+    return objects_in(folder)
+
+
+def objects_in(folder: Path) -> MadeObjects:
+    """Return the objects that were made into the folder of a version."""
+    skipped = folder / SKIPPED
+    reasons = json.loads(skipped.read_bytes()) if skipped.is_file() else {}
+    return MadeObjects(folder, tuple(sorted(folder.glob("*.dcm"))), reasons)
+
+
+def _report(path: Path) -> Mapping[str, Any]:
+    try:
+        values: Mapping[str, Any] = json.loads(path.read_bytes())
+        int(values["version"])
+    except FileNotFoundError:
+        raise NotExportable(f"there is no {path.name}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise NotExportable(f"{path.name} is damaged: {type(error).__name__}") from None
+    return values
+
+
+def _inputs(out: Path, newest: Mapping[str, Any], version: int, device: Device) -> _Inputs:
+    """Read the files of a version; an older one has its own, but not its pictures."""
+    is_newest = version == int(newest["version"])
+    report = newest if is_newest else _report(out / of_version("report.json", version))
+    source, outlines = (
+        out / (name if is_newest else of_version(name, version)) for name in (SOURCE, OUTLINES)
+    )
+    if not source.is_file():
+        reason = "the study was no DICOM series that could be read, so there are no headers of its"
+        raise NotExportable(f"{reason} images to refer to ({SOURCE} is missing)")
+    try:
+        headers = read_source_headers(source.read_bytes())
+    except ValueError as error:
+        raise NotExportable(f"{source.name} is damaged: {error}") from None
+    return _Inputs(
+        report,
+        source_of(headers),
+        outlines.read_bytes() if outlines.is_file() else b"",
+        _pictures(out, report) if is_newest else {},
+        _predecessor(out, report),
+        device,
+    )
+
+
+def _pictures(out: Path, report: Mapping[str, Any]) -> dict[str, bytes]:
+    numbers = (int(v["number"]) for v in (*report["findings"], *report["possible_findings"]))
+    paths = [out / OVERVIEW, *(out / picture_name(number) for number in numbers)]
+    return {path.name: path.read_bytes() for path in paths if path.is_file()}
+
+
+def _predecessor(out: Path, report: Mapping[str, Any]) -> Dataset | None:
+    """Return the head of the structured report of the version before, if one was made."""
+    for version in range(int(report["version"]) - 1, 0, -1):
+        path = objects_folder(out, version) / f"{Kind.SR.file}.dcm"
+        if path.is_file():
+            tags = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
+            return dcmread(path, specific_tags=tags)
+    return None
+
+
+def _make(inputs: _Inputs) -> tuple[dict[str, Dataset], dict[str, str]]:
+    """Return the objects by file name, and why others are missing, by kind."""
+    made: dict[str, Dataset] = {}
+    skipped: dict[str, str] = {}
+
+    def attempt(kind: Kind, name: str, make: Callable[[], Dataset]) -> Dataset | None:
+        try:
+            made[name] = make()
+        except NotExportable as error:
+            skipped[kind.file] = str(error)
+        # highdicom meets values that it cannot use with any of these
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            # no message and no values: they may be of the patient
+            kind_of_error, last = type(error).__name__, extract_tb(error.__traceback__)[-1]
+            at = f"{Path(last.filename).name}:{last.lineno}"
+            log.error("object not made", kind=kind.file, error=kind_of_error, at=at)
+            skipped[kind.file] = f"a value of the source images cannot be used ({kind_of_error})"
+        return made.get(name)
+
+    report, source, device = inputs.report, inputs.source, inputs.device
+    # values that identify the patient are copied although they break a rule; pydicom would log them
+    with disable_value_validation():
+        if report["rejection"] is None:
+            if source.unfit:
+                skipped |= {
+                    kind.file: source.unfit for kind in (Kind.SR, Kind.SEG, Kind.KEY_IMAGES)
+                }
+            else:
+                seg = attempt(Kind.SEG, "seg", lambda: _segmentation(inputs))
+                attempt(
+                    Kind.SR,
+                    "sr",
+                    lambda: structured_report(
+                        report, source, device, segmentation=seg, predecessor=inputs.predecessor
+                    ),
+                )
+                attempt(Kind.KEY_IMAGES, "key-images", lambda: key_images(report, source, device))
+            for name, values, picture in _captured(inputs):
+                attempt(
+                    Kind.CAPTURE,
+                    name,
+                    lambda picture=picture, values=values: capture(  # type: ignore[misc]
+                        report, source, device, picture, values
+                    ),
+                )
+        attempt(
+            Kind.PDF,
+            "report",
+            lambda: encapsulated_pdf(report, source, device, report_pages(report, inputs.pictures)),
+        )
+    return made, skipped
+
+
+def _segmentation(inputs: _Inputs) -> Dataset:
+    try:
+        outlines = read_outlines(inputs.outlines)
+    except ValueError as error:
+        raise NotExportable(str(error)) from None
+    return segmentation(inputs.report, inputs.source, outlines, inputs.device)
+
+
+def _captured(inputs: _Inputs) -> Iterator[tuple[str, Mapping[str, Any] | None, bytes]]:
+    """Yield file name, finding and picture; the finding of the overview is None."""
+    report, pictures = inputs.report, inputs.pictures
+    if OVERVIEW in pictures:
+        yield f"{Kind.CAPTURE.file}-overview", None, pictures[OVERVIEW]
+    for values in (*report["findings"], *report["possible_findings"]):
+        if picture := pictures.get(picture_name(int(values["number"]))):
+            yield f"{Kind.CAPTURE.file}-{int(values['number']):02d}", values, picture
+
+
+def _write(folder: Path, made: Mapping[str, Dataset], skipped: Mapping[str, str]) -> None:
+    """Write the folder under a hidden name, then give it its own."""
+    make_folder(folder.parent)
+    hidden = folder.with_name(f".{folder.name}.part")
+    remove(hidden)
+    make_folder(hidden)
+    for name, dataset in made.items():
+        file = BytesIO()
+        with disable_value_validation():
+            dataset.save_as(file, enforce_file_format=True)
+        write_atomically(hidden / f"{name}.dcm", file.getvalue())
+    if skipped:
+        text = json.dumps(skipped, indent=2, ensure_ascii=False)
+        write_atomically(hidden / SKIPPED, f"{text}\n".encode())
+    move(hidden, folder)

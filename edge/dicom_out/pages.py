@@ -1,0 +1,339 @@
+"""Set the pages of the report as PDF, A4: for archives and viewers that show no HTML."""
+
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from reportlab.lib import colors
+from reportlab.lib.enums import TA_RIGHT
+from reportlab.lib.pagesizes import A4
+from reportlab.lib.styles import ParagraphStyle
+from reportlab.lib.units import mm
+from reportlab.pdfbase import pdfmetrics
+from reportlab.pdfbase.ttfonts import TTFont
+from reportlab.pdfgen.canvas import Canvas
+from reportlab.platypus import (
+    BaseDocTemplate,
+    Flowable,
+    Frame,
+    Image,
+    KeepTogether,
+    PageTemplate,
+    Paragraph,
+    Spacer,
+    Table,
+    TableStyle,
+)
+
+from edge.dicom_out.sr import coverage_text
+from edge.report.model import Status
+
+Values = Mapping[str, Any]
+
+_FONTS = (
+    # of Debian's fonts-dejavu-core: Latin, Greek, Cyrillic and more
+    ("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf", "DejaVuSans-Bold.ttf"),
+    ("/usr/share/fonts/dejavu-sans-fonts/DejaVuSans.ttf", "DejaVuSans-Bold.ttf"),
+    # comes with reportlab: western Latin alone
+    ("Vera.ttf", "VeraBd.ttf"),
+)
+_FONT, _BOLD = "Overread", "Overread-Bold"
+_MARGIN, _HEAD, _FOOT = 18 * mm, 30 * mm, 20 * mm
+_WIDTH = A4[0] - 2 * _MARGIN
+_PICTURES_IN_ROW = 3
+_RIGHT_TO_LEFT = ("R", "AL", "AN")
+_UNPRINTED = "Some characters of this text cannot be printed here. The DICOM header has them."
+_GREY, _LINE, _WARN = (
+    colors.HexColor("#555555"),
+    colors.HexColor("#bbbbbb"),
+    colors.HexColor("#8a4b00"),
+)
+
+
+def report_pages(report: Values, pictures: Mapping[str, bytes]) -> bytes:
+    """Return the report as PDF; the same report gives the same bytes.
+
+    ``report`` is the content of ``report.json``; ``pictures`` are WebP by file name.
+    """
+    _register_fonts()
+    file = BytesIO()
+    pages = BaseDocTemplate(
+        file,
+        pagesize=A4,
+        title=f"Overread report, version {report['version']}",
+        author="Overread",
+        subject=report["disclaimer"],
+        invariant=1,
+    )
+    frame = Frame(_MARGIN, _FOOT, _WIDTH, A4[1] - _HEAD - _FOOT, 0, 0, 0, 0)
+
+    def furnish(canvas: Canvas, _pages: BaseDocTemplate) -> None:
+        _draw_head_and_foot(canvas, report)
+
+    pages.addPageTemplates([PageTemplate(frames=[frame], onPage=furnish)])
+    pages.build(list(_content(report, pictures)))
+    return file.getvalue()
+
+
+@cache
+def _register_fonts() -> None:
+    for regular, bold in _FONTS:
+        path = Path(regular)
+        if not path.is_absolute() or path.is_file():
+            pdfmetrics.registerFont(TTFont(_FONT, regular))
+            pdfmetrics.registerFont(TTFont(_BOLD, str(path.with_name(bold))))
+            pdfmetrics.registerFontFamily(_FONT, normal=_FONT, bold=_BOLD, italic=_FONT)
+            return
+
+
+def _style(name: str, **values: Any) -> ParagraphStyle:
+    given: dict[str, Any] = {
+        "fontName": _FONT,
+        "fontSize": 9,
+        "leading": 12,
+        "splitLongWords": 1,
+    } | values
+    return ParagraphStyle(name, **given)
+
+
+_BODY, _SMALL = _style("body"), _style("small", fontSize=8, leading=10, textColor=_GREY)
+_CELL, _CELL_RIGHT = (
+    _style("cell", fontSize=8, leading=10),
+    _style("right", fontSize=8, leading=10, alignment=TA_RIGHT),
+)
+_TITLE = _style("title", fontName=_BOLD, fontSize=12, leading=16, spaceBefore=10, spaceAfter=4)
+_BANNER = _style("banner", fontName=_BOLD, textColor=_WARN)
+
+
+def _text(value: object, style: ParagraphStyle = _BODY) -> Paragraph:
+    return Paragraph(escape(printable(str(value))).replace("\n", "<br/>"), style)
+
+
+def printable(text: str) -> str:
+    """Return the text with a question mark for each character that the font cannot print.
+
+    Letters from right to left are among them: they would be set in the wrong order.
+    """
+    _register_fonts()
+    font = pdfmetrics.getFont(_FONT)
+    assert isinstance(font, TTFont)
+    glyphs = font.face.charToGlyph
+    return "".join(
+        letter
+        if letter == "\n"
+        or (ord(letter) in glyphs and unicodedata.bidirectional(letter) not in _RIGHT_TO_LEFT)
+        else "?"
+        for letter in text
+    )
+
+
+def shown_name(name: str) -> tuple[str, str]:
+    """Return a patient's name as it can be printed, and a note where that is not all of it.
+
+    A name may be written in letters, in ideographs and phonetically, with ``=`` between them.
+    """
+    parts = [part.replace("^", " ").strip() for part in name.split("=")]
+    parts = [part for part in parts if part]
+    whole = [part for part in parts if printable(part) == part]
+    if len(whole) == len(parts):
+        return " = ".join(parts), ""
+    return (" = ".join(whole) or printable(parts[0])), _UNPRINTED
+
+
+def _draw_head_and_foot(canvas: Canvas, report: Values) -> None:
+    study, width = report["study"], A4[0]
+    canvas.saveState()
+    canvas.setFont(_BOLD, 11)
+    canvas.drawString(_MARGIN, A4[1] - 14 * mm, "Overread: chest CT, lung nodules")
+    canvas.setFont(_FONT, 8)
+    state = f"{report['status']} report, version {report['version']}"
+    canvas.drawRightString(width - _MARGIN, A4[1] - 14 * mm, state)
+    name, _ = shown_name(study["patient_name"])
+    line = f"{name or 'no name'}   ID {printable(study['patient_id']) or 'not stated'}"
+    canvas.drawString(_MARGIN, A4[1] - 20 * mm, _fitting(canvas, line, _WIDTH * 0.7))
+    canvas.drawRightString(
+        width - _MARGIN, A4[1] - 20 * mm, f"study of {_day(study['study_date'])}"
+    )
+    canvas.setStrokeColor(_LINE)
+    canvas.line(_MARGIN, A4[1] - 23 * mm, width - _MARGIN, A4[1] - 23 * mm)
+    canvas.line(_MARGIN, 15 * mm, width - _MARGIN, 15 * mm)
+    canvas.setFont(_BOLD, 8)
+    canvas.drawString(_MARGIN, 10 * mm, report["disclaimer"])
+    canvas.setFont(_FONT, 8)
+    canvas.drawRightString(width - _MARGIN, 10 * mm, f"page {canvas.getPageNumber()}")
+    canvas.restoreState()
+
+
+def _fitting(canvas: Canvas, text: str, width: float) -> str:
+    """Cut the text where it would run into its neighbour."""
+    cut = text
+    while cut and canvas.stringWidth(cut, _FONT, 8) > width:
+        cut = cut[:-1]
+    return cut if cut == text else f"{cut[:-3]}..."
+
+
+def _content(report: Values, pictures: Mapping[str, bytes]) -> Iterator[Flowable]:
+    yield from _study(report)
+    rejection = report["rejection"]
+    if rejection is not None:
+        yield _text("This study was not read", _TITLE)
+        yield _text("No statement about nodules is made. A person must read the images.", _BANNER)
+        yield _text(f"{rejection['kind']}: {rejection['reason']}")
+        return
+    for banner in _banners(report):
+        yield _text(banner, _BANNER)
+    yield from _list("Findings", report["findings"], "No finding.")
+    possible = "Possible findings (most of these are no nodules)"
+    yield from _list(possible, report["possible_findings"], "No possible finding.")
+    state = f"{report['second_reading']}: {report['second_reading_reason']}"
+    yield from _section("Second reading", [state])
+    yield from _section("Guarantee on missed nodules", [report["guarantee"]["text"]])
+    limits = [one["text"] for one in report["limitations"]]
+    coverage = [coverage_text(report["coverage"])] if report["coverage"] else []
+    yield from _section("Limitations and coverage", [*limits, *coverage])
+    changes = [f"Version {c['version']}, {c['kind']}: {c['text']}" for c in report["changes"]]
+    yield from _section("Changes since the first version", changes)
+    yield from _section("Models", [f"{role}: {model}" for role, model in report["models"].items()])
+    yield from _pictures(report, pictures)
+
+
+def _study(report: Values) -> Iterator[Flowable]:
+    study = report["study"]
+    name, note = shown_name(study["patient_name"])
+    rows = (
+        ("Patient", name or "not stated", "Patient ID", study["patient_id"]),
+        (
+            "Sex, age",
+            ", ".join(filter(None, (study["sex"], study["age"]))),
+            "Accession",
+            study["accession"],
+        ),
+        ("Study date", _day(study["study_date"]), "Series", study["series_description"]),
+        ("Report of", report["created"].replace("T", " "), "Study key", report["study_key"]),
+    )
+    cells = [
+        [_text(v or "not stated", _SMALL if i % 2 == 0 else _CELL) for i, v in enumerate(row)]
+        for row in rows
+    ]
+    widths = [_WIDTH * share for share in (0.13, 0.37, 0.13, 0.37)]
+    yield Table(cells, colWidths=widths, style=TableStyle([("VALIGN", (0, 0), (-1, -1), "TOP")]))
+    if note:
+        yield _text(note, _SMALL)
+
+
+def _banners(report: Values) -> Iterator[str]:
+    if report["status"] == Status.PROVISIONAL.value:
+        yield "Provisional report: a second reading may change the findings."
+    if report["version"] > 1:
+        yield f"Amended report, version {report['version']}: the changes are listed below."
+    for group in report["groups"]:
+        numbers = ", ".join(str(number) for number in group["findings"])
+        yield f"Findings {numbers} lie in one consolidation."
+
+
+def _list(title: str, listed: Sequence[Values], none: str) -> Iterator[Flowable]:
+    yield _text(title, _TITLE)
+    if not listed:
+        yield _text(none)
+        return
+    heads = ("#", "where", "x, y, z mm (LPS)", "mm", "mm³", "probability", "type", "decided by")
+    rows = [[_text(head, _SMALL) for head in heads]]
+    rows += [[_text(value, _CELL) for value in _row(values)] for values in listed]
+    shares = (0.05, 0.23, 0.22, 0.08, 0.09, 0.11, 0.11, 0.11)
+    style = TableStyle(
+        [
+            ("LINEBELOW", (0, 0), (-1, -1), 0.4, _LINE),
+            ("VALIGN", (0, 0), (-1, -1), "TOP"),
+            ("LEFTPADDING", (0, 0), (-1, -1), 2),
+            ("RIGHTPADDING", (0, 0), (-1, -1), 2),
+        ]
+    )
+    yield Table(rows, colWidths=[_WIDTH * s for s in shares], style=style, repeatRows=1)
+    yield Spacer(1, 3)
+    for values in listed:
+        yield _text(f"{values['number']}: {values['reason']}", _SMALL)
+
+
+def _row(values: Values) -> Iterator[str]:
+    location, verdict = values["location"] or {}, values["verdict"] or {}
+    image = location.get("image_number")
+    frame = location.get("frame_number")
+    where = [
+        " ".join(filter(None, (location.get("side"), "lung" if location.get("side") else "")))
+        + (f", {location['zone']} zone" if location.get("zone") else ""),
+        f"image {image}" if image is not None else "",
+        f"frame {frame}" if frame is not None else "",
+    ]
+    yield str(values["number"])
+    yield ", ".join(part.strip(", ") for part in where if part.strip(", "))
+    yield ", ".join(f"{value:.1f}" for value in values["centre_mm"])
+    yield f"{values['diameter_mm']:.1f}" + (" (small)" if values["small"] else "")
+    yield "" if values["volume_mm3"] is None else f"{values['volume_mm3']:.0f}"
+    yield f"{values['probability']:.2f}"
+    yield verdict.get("texture") or ""
+    yield values["decided_by"]
+
+
+def _section(title: str, lines: Sequence[str]) -> Iterator[Flowable]:
+    given = [_text(line) for line in lines if line]
+    if given:
+        yield KeepTogether([_text(title, _TITLE), given[0]])
+        yield from given[1:]
+
+
+def _pictures(report: Values, pictures: Mapping[str, bytes]) -> Iterator[Flowable]:
+    cells = []
+    for name, data in pictures.items():
+        if (image := _image(data, name)) is not None:
+            cells.append([image, _text(_caption(name), _SMALL)])
+    if not cells:
+        return
+    title = [_text("Pictures", _TITLE)]
+    if report["picture_note"]:
+        title.append(_text(report["picture_note"], _SMALL))
+    wide = [cell for cell in cells if cell[0].wrap(*A4)[0] > _WIDTH / 2]
+    for cell in wide:
+        yield KeepTogether([*title, *cell, Spacer(1, 6)])
+        title = []
+    yield from title
+    small = [cell for cell in cells if cell not in wide]
+    rows = [small[i : i + _PICTURES_IN_ROW] for i in range(0, len(small), _PICTURES_IN_ROW)]
+    if rows:
+        rows[-1] += [[] for _ in range(_PICTURES_IN_ROW - len(rows[-1]))]
+        width = _WIDTH / _PICTURES_IN_ROW
+        style = TableStyle(
+            [("VALIGN", (0, 0), (-1, -1), "TOP"), ("LEFTPADDING", (0, 0), (-1, -1), 0)]
+        )
+        yield Table(rows, colWidths=[width] * _PICTURES_IN_ROW, style=style)
+
+
+def _image(data: bytes, name: str) -> Image | None:
+    """Return the picture as JPEG, as wide as its place; None where it is damaged."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if pixels is None:
+        return None
+    _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 88])
+    height, width = pixels.shape[:2]
+    place = _WIDTH if name.startswith("overview") else _WIDTH / _PICTURES_IN_ROW - 6
+    scale = min(place / width, 0.6 * A4[1] / height)
+    return Image(BytesIO(encoded.tobytes()), width * scale, height * scale)
+
+
+def _caption(name: str) -> str:
+    stem = name.removesuffix(".webp")
+    return "Overview" if stem == "overview" else f"Number {int(stem.removeprefix('finding_'))}"
+
+
+def _day(date: str) -> str:
+    """Write a date of DICOM with dashes."""
+    return (
+        f"{date[:4]}-{date[4:6]}-{date[6:]}"
+        if len(date) == 8 and date.isdecimal()
+        else (date or "date not stated")
+    )

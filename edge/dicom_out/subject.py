@@ -1,0 +1,159 @@
+"""The source images that objects refer to, with the patient and study that objects belong to.
+
+What identifies patient and study is copied as it is, also where it breaks a rule of DICOM: another
+value would be another patient. What only describes them, and is invalid, is left out.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.config import RAISE, disable_value_validation
+from pydicom.datadict import dictionary_VR
+from pydicom.valuerep import validate_value
+
+from edge.dicom_out.errors import NotExportable
+
+UTF8 = "ISO_IR 192"
+IDENTIFYING = ("PatientName", "PatientID", "AccessionNumber", "StudyID")
+"""Copied as they are; empty where the files do not state them, as DICOM requires."""
+_DESCRIBING_OR_EMPTY = (
+    *("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName"),
+)
+DESCRIBING = (
+    *("IssuerOfPatientID", "PatientAge", "PatientSize", "PatientWeight", "StudyDescription"),
+    *("PatientIdentityRemoved", "DeidentificationMethod", "TimezoneOffsetFromUTC"),
+)
+_OF_IMAGE = (
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "Modality"),
+    *("InstanceNumber", "FrameOfReferenceUID", "PositionReferenceIndicator"),
+    *("Rows", "Columns", "NumberOfFrames", "PixelSpacing", "SliceThickness"),
+    *("ImagePositionPatient", "ImageOrientationPatient"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("Manufacturer", "ManufacturerModelName", "InstitutionName", "DeviceSerialNumber"),
+    *("SoftwareVersions", "StationName", "AcquisitionDate", "AcquisitionTime"),
+    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
+)
+_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
+_TIMEZONE = re.compile(r"([+-])(\d\d)(\d\d)")
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The images of the series that was read, in the order of its slices.
+
+    Attributes:
+        subject: patient and study, in UTF-8.
+        images: data sets without pixels. Each has patient and study too, but no names of people:
+            highdicom would warn of a name that is unlikely, and the log would hold it.
+        unfit: why an object cannot name these images; empty where it can.
+    """
+
+    subject: Dataset
+    images: tuple[Dataset, ...]
+    unfit: str = ""
+
+    @property
+    def frame_of_reference_uid(self) -> str:
+        """Of all coordinates in mm; empty where the files do not state a valid one."""
+        uid = str(self.images[0].get("FrameOfReferenceUID") or "")
+        return uid if is_uid(uid) else ""
+
+    def local(self, moment: datetime) -> datetime:
+        """Return the moment on the clock of the study's times: its time zone, or this machine's."""
+        if match := _TIMEZONE.fullmatch(str(self.subject.get("TimezoneOffsetFromUTC", ""))):
+            sign = -1 if match[1] == "-" else 1
+            offset = sign * timedelta(hours=int(match[2]), minutes=int(match[3]))
+            return moment.astimezone(timezone(offset))
+        return moment.astimezone()
+
+
+def source_of(headers: Sequence[Dataset]) -> Source:
+    """Make the source images from the headers that were kept.
+
+    Raises:
+        NotExportable: the images do not say to which study they belong.
+    """
+    if not headers:
+        raise NotExportable("no header of a source image was kept")
+    study = str(headers[0].get("StudyInstanceUID") or "")
+    if not is_uid(study):
+        reason = f"the source images have no valid StudyInstanceUID, found {study[:70]!r}"
+        raise NotExportable(f"{reason}: an object could not be filed with its study")
+    # without this pydicom logs values that do not follow the standard, which may be of a patient
+    with disable_value_validation():
+        subject = _subject(headers)
+        images = []
+        for header in headers:
+            image = Dataset()
+            image.update(subject)
+            put(image, "PatientName", None)
+            put(image, "ReferringPhysicianName", None)
+            image.update({e.tag: e for e in _elements(header, _OF_IMAGE)})
+            images.append(image)
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"):
+        for image in images:
+            if not is_uid(uid := str(image.get(keyword) or "")):
+                reason = f"a source image has no valid {keyword}, found {uid[:70]!r}"
+                return Source(subject, tuple(images), reason)
+    return Source(subject, tuple(images))
+
+
+def put(data: Dataset, keyword: str, value: object) -> None:
+    """Give the data set an element of its own: those that it has may be shared with others."""
+    data.pop(keyword, None)
+    setattr(data, keyword, value)
+
+
+def is_uid(text: str) -> bool:
+    """Tell whether an archive will take the text as a UID; leading zeros are not looked at."""
+    return len(text) <= 64 and _UID.fullmatch(text) is not None
+
+
+def _subject(headers: Sequence[Dataset]) -> Dataset:
+    """Return patient and study; some scanners leave a value empty in single images."""
+    subject = Dataset()
+    subject.SpecificCharacterSet = UTF8
+    subject.StudyInstanceUID = str(headers[0].StudyInstanceUID)
+    for keyword in (*IDENTIFYING, *_DESCRIBING_OR_EMPTY, *DESCRIBING):
+        values = (header.get(keyword) for header in headers)
+        value = next((one for one in values if one not in (None, "")), "")
+        if keyword not in IDENTIFYING and not _is_valid(keyword, value):
+            value = ""
+        if value != "" or keyword not in DESCRIBING:
+            setattr(subject, keyword, value)
+    if subject.get("PatientSex") not in ("M", "F", "O"):
+        subject.PatientSex = ""
+    if subject.get("PatientIdentityRemoved") not in ("YES", "NO"):
+        subject.pop("PatientIdentityRemoved", None)
+    if subject.get("PatientIdentityRemoved") == "YES" and "DeidentificationMethod" not in subject:
+        subject.DeidentificationMethod = "not stated by the source images"
+    return subject
+
+
+def _elements(header: Dataset, keywords: Sequence[str]) -> Iterator[Any]:
+    """Yield the elements of an image that are valid, or that it cannot be named without."""
+    for keyword in keywords:
+        if keyword not in header:
+            continue
+        value = header.get(keyword)
+        if keyword.endswith(("UID", "Sequence")) or _is_valid(keyword, value):
+            yield header[keyword]
+
+
+def _is_valid(keyword: str, value: Any) -> bool:
+    """Tell whether a value follows its representation."""
+    if value is None or value == "":
+        return False
+    vr = dictionary_VR(keyword)
+    values = value if isinstance(value, list | tuple) or hasattr(value, "append") else [value]
+    try:
+        for one in values:
+            if vr in ("DS", "IS") or vr == "PN" or vr not in ("US", "UL", "SS", "FD", "FL"):
+                validate_value(vr, str(one), RAISE)
+    except ValueError:
+        return False
+    return True

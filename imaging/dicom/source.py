@@ -1,0 +1,141 @@
+"""Keep the headers of the images that were read, without pixels, for DICOM objects made later.
+
+A segmentation or a structured report names each image that it is of, and repeats patient and
+study. The files may be gone by then, so the headers are kept as DICOM JSON (PS3.18, annex F).
+"""
+
+import gzip
+import json
+from collections.abc import Iterable, Sequence
+from io import BytesIO
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.config import disable_value_validation
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.tag import BaseTag, Tag
+
+from imaging.dicom.header import FUNCTIONAL_GROUPS, SOURCE_KEYWORDS, Instance
+from imaging.errors import is_machine_fault
+
+FORMAT = "overread.source/1"
+MAX_VALUE = 4096
+"""Longest value in bytes that is kept: no text of patient or study is as long."""
+MAX_HEADERS = 6 << 20
+"""Largest compressed headers in bytes: those of 20,000 slices take half of it."""
+_MACROS = ("PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence")
+_TAGS = tuple(Tag(keyword) for keyword in SOURCE_KEYWORDS)
+_CHARSET = Tag("SpecificCharacterSet")
+
+
+def source_headers(images: Sequence[Instance]) -> bytes:
+    """Return the headers of these images as compressed JSON; empty where there are too many.
+
+    ``shared`` are the attributes of the first image; each of ``images`` has what differs in it.
+    What is damaged, private or long is left out. Text is UTF-8, whatever it was in the files.
+    """
+    with disable_value_validation():
+        first = images[0].data
+        shared = _to_json(first, _TAGS)
+        for keyword in FUNCTIONAL_GROUPS:
+            if keyword in first:
+                shared |= _groups_to_json(first, keyword)
+        own = [_to_json(image.data, _differing(image.data, first)) for image in images]
+    values = {"format": FORMAT, "shared": shared, "images": own}
+    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+    data = gzip.compress(text.encode("utf-8", "replace"), 4, mtime=0)
+    return data if len(data) <= MAX_HEADERS else b""
+
+
+def source_headers_of_one(images: Sequence[Instance]) -> bytes:
+    """Return the header of one CT image of a study that was refused; empty where that is not sure.
+
+    All images must be of one patient and one study: nothing may be said of another patient.
+    """
+    known = {(image.text("PatientID"), image.text("StudyInstanceUID")) for image in images}
+    ct = [image for image in images if image.text("Modality") == "CT"]
+    return source_headers(ct[:1]) if ct and len(known) == 1 else b""
+
+
+def _differing(data: Dataset, first: Dataset) -> Iterable[BaseTag]:
+    """Return the tags whose undecoded values differ from those of the first image."""
+    if data is first:
+        return ()
+    if _raw(data, _CHARSET) != _raw(first, _CHARSET):
+        return _TAGS  # equal bytes may be other letters
+    return [tag for tag in _TAGS if tag in data and _raw(data, tag) != _raw(first, tag)]
+
+
+def _raw(data: Dataset, tag: BaseTag) -> object:
+    element = data.get_item(tag) if tag in data else None
+    return element.value if isinstance(element, RawDataElement | DataElement) else None
+
+
+def _to_json(data: Dataset, tags: Iterable[BaseTag]) -> dict[str, Any]:
+    """Return the elements that can be converted, by tag."""
+    values: dict[str, Any] = {}
+    for tag in tags:
+        if tag not in data or tag == _CHARSET:
+            continue
+        value = _raw(data, tag)
+        if isinstance(value, bytes) and len(value) > MAX_VALUE:
+            continue
+        try:
+            element = data[tag]
+            converted = element.to_json_dict(None, MAX_VALUE)
+            json.dumps(converted, allow_nan=False)
+        # A damaged value fails in pydicom with any exception.
+        except Exception as error:
+            if is_machine_fault(error):
+                raise
+            continue
+        values[f"{tag.group:04X}{tag.element:04X}"] = converted
+    return values
+
+
+def _groups_to_json(data: Dataset, keyword: str) -> dict[str, Any]:
+    """Return a functional groups sequence, with the geometry of the frames alone."""
+    tag = Tag(keyword)
+    items = [_macros(item) for item in data[tag].value]
+    return {f"{tag.group:04X}{tag.element:04X}": {"vr": "SQ", "Value": items}}
+
+
+def _macros(group: Dataset) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for keyword in _MACROS:
+        if items := group.get(keyword):
+            tag = Tag(keyword)
+            inner = _to_json(items[0], [element.tag for element in items[0]])
+            values[f"{tag.group:04X}{tag.element:04X}"] = {"vr": "SQ", "Value": [inner]}
+    return values
+
+
+def _from_json(values: dict[str, Any]) -> Dataset:
+    with disable_value_validation():
+        return Dataset.from_json(values)
+
+
+def read_source_headers(data: bytes, longest: int = 512 << 20) -> list[Dataset]:
+    """Return one data set an image from what `source_headers` made.
+
+    Raises:
+        ValueError: it is damaged, or longer than ``longest`` bytes.
+    """
+    try:
+        with gzip.GzipFile(fileobj=BytesIO(data)) as file:
+            text = file.read(longest + 1)
+        if len(text) > longest:
+            raise ValueError(f"headers of more than {longest >> 20} MB")
+        stored = json.loads(text)
+        if stored["format"] != FORMAT:
+            raise ValueError(f"unknown format {stored['format']!r}, expected {FORMAT}")
+        shared = _from_json(stored["shared"])
+        images = []
+        for own in stored["images"]:
+            image = Dataset()
+            image.update(shared)
+            image.update(_from_json(own))
+            images.append(image)
+    except (OSError, EOFError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"damaged headers: {type(error).__name__}: {error}") from None
+    return images

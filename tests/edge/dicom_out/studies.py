@@ -1,0 +1,179 @@
+"""Reports of small chests in three geometries, with the files that DICOM objects are made from."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.sequence import Sequence
+from pydicom.uid import UID
+
+from edge.dicom_out.evidence import OUTLINES, SOURCE, outlines_file
+from edge.dicom_out.identity import Device
+from edge.findings import DecidedBy, Finding, Route, SecondReading
+from edge.merge import outlined
+from edge.report.model import Report
+from edge.report.pictures import draw_pictures
+from edge.report.write import write_report
+from imaging.dicom.writer import write_series
+from imaging.location import locator_of
+from imaging.preprocess import Preprocessed, preprocess
+from imaging.read import read_study
+from imaging.volume import Geometry, Study, StudyHeader, Volume
+from protos.messages import Verdict
+from tests.evaluation.plain_chest import chest
+
+DEVICE = Device("serial 7", "0.1.0")
+HEADER = StudyHeader(
+    patient_id="P7", patient_name="Doe^Jane", sex="F", age="060Y", study_date="20260228",
+    accession="A12", series_description="thorax", manufacturer="ACME", kernel="STANDARD",
+)  # fmt: skip
+KINDS = ("axial", "oblique", "enhanced")
+NODULE_MM = 12.0
+
+
+def write_study(folder: Path, kind: str = "axial") -> Path:
+    """Write a chest with two lungs as a DICOM series."""
+    volume = chest()
+    if kind == "oblique":
+        volume = Volume(volume.hu, _tilted(volume.geometry))
+    write_series(volume, folder, header=HEADER, seed=7)
+    if kind == "enhanced":
+        _join_frames(folder)
+    return folder
+
+
+def _tilted(geometry: Geometry) -> Geometry:
+    """Turn the patient by 12 degrees about the x axis, and by 5 about the new z axis."""
+    a, b = np.radians((12, 5))
+    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
+    return replace(geometry, direction=about_x @ about_z)
+
+
+def _item(**attributes: object) -> Sequence:
+    item = Dataset()
+    for keyword, value in attributes.items():
+        setattr(item, keyword, value)
+    return Sequence([item])
+
+
+def _join_frames(folder: Path) -> None:
+    """Replace the files of a series by one Enhanced CT image, its frames head first."""
+    images = [dcmread(file) for file in sorted(folder.glob("*.dcm"))][::-1]
+    joined = images[-1]
+    shared = Dataset()
+    shared.PixelMeasuresSequence = _item(PixelSpacing=joined.PixelSpacing, SliceThickness=2)
+    shared.PlaneOrientationSequence = _item(ImageOrientationPatient=joined.ImageOrientationPatient)
+    shared.PixelValueTransformationSequence = _item(RescaleSlope=1, RescaleIntercept=0)
+    frames = []
+    for image in images:
+        frames.append(Dataset())
+        position = _item(ImagePositionPatient=image.ImagePositionPatient)
+        frames[-1].PlanePositionSequence = position
+    enhanced = UID("1.2.840.10008.5.1.4.1.1.2.1")
+    joined.SOPClassUID = joined.file_meta.MediaStorageSOPClassUID = enhanced
+    joined.NumberOfFrames = len(frames)
+    joined.SharedFunctionalGroupsSequence = Sequence([shared])
+    joined.PerFrameFunctionalGroupsSequence = Sequence(frames)
+    joined.PixelData = b"".join(image.PixelData for image in images)
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        delattr(joined, keyword)
+    for file in folder.glob("*.dcm"):
+        file.unlink()
+    joined.save_as(folder / "joined.dcm", enforce_file_format=True)
+
+
+def change_headers(folder: Path, change: Callable[[Dataset], None]) -> None:
+    """Change every file of a series."""
+    for file in folder.glob("*.dcm"):
+        image = dcmread(file)
+        change(image)
+        image.save_as(file)
+
+
+def finding(
+    box: Preprocessed, at_zyx: tuple[float, float, float], probability: float, outline: bool
+) -> Finding:
+    """A finding at this share of the lung box, with the outline of a ball or without."""
+    index = tuple(float(v) for v in np.array(at_zyx) * np.array(box.voxels.shape))
+    x, y, z = (float(v) for v in box.geometry.to_world(index))
+    made = Finding(
+        (x, y, z), NODULE_MM, probability, 0.6, DecidedBy.CLOUD, "the cloud raised 0.60",
+        (index[0], index[1], index[2]), Route.ESCALATE,
+        Verdict(1, probability, NODULE_MM, "hybrid-int8 1", 0.01, 0.02, 0.3, "part-solid"),
+    )  # fmt: skip
+    if not outline:
+        return made
+    grid = np.indices((48, 48, 48)) - 24
+    return outlined(made, (grid**2).sum(0) <= (NODULE_MM / 2) ** 2, box.geometry)
+
+
+def report_of(study: Study, box: Preprocessed, *, outline: bool = True) -> Report:
+    """A report with two findings, the first with an outline, and a possible finding."""
+    findings = (
+        finding(box, (0.4, 0.5, 0.2), 0.95, outline),
+        finding(box, (0.6, 0.5, 0.8), 0.8, False),
+    )
+    return Report(
+        study_key="0123456789abcdef" * 2,
+        created="2026-03-01T10:11:12+00:00",
+        source=study.source,
+        deadline_s=10.0,
+        header=study.header,
+        series_uid=study.volume.series_uid,
+        findings=findings,
+        possible=(finding(box, (0.5, 0.6, 0.25), 0.3, outline),),
+        second_reading=SecondReading.COMPLETE,
+        second_reading_reason="3 of 3 uncertain candidates were read again",
+        locator=locator_of(study, box),
+        models={"edge": "screening-int8 1 (openvino)", "cloud": "hybrid-int8 1"},
+        coverage=box.coverage,
+    )
+
+
+def write_reported(folder: Path, out: Path, *, outline: bool = True) -> Report:
+    """Read the study, and write its report with all that objects are made from."""
+    study = read_study(folder)
+    box = preprocess(study.volume, folder)
+    report = report_of(study, box, outline=outline)
+    write_with_evidence(report, study, box, out)
+    return report
+
+
+def write_with_evidence(report: Report, study: Study, box: Preprocessed, out: Path) -> None:
+    assert study.headers is not None
+    pictures = draw_pictures(report.findings, report.possible, box, out)
+    listed = (*report.numbered, *report.numbered_possible)
+    evidence = {SOURCE: study.headers(), OUTLINES: outlines_file(listed, box.geometry)}
+    write_report(report, pictures, out, evidence)
+
+
+def values_of(out: Path) -> dict[str, Any]:
+    """The content of report.json."""
+    values: dict[str, Any] = json.loads((out / "report.json").read_bytes())
+    return values
+
+
+KNOWN: tuple[str, ...] = ()
+"""Messages of dciodvfy that are mistakes of its own."""
+
+
+def require_valid(*files: Path) -> None:
+    """Require that dciodvfy finds no error in the objects; skip where it is not installed."""
+    if which("dciodvfy") is None:
+        pytest.skip("needs dciodvfy (Debian: dicom3tools)")
+    assert files
+    for file in files:
+        done = subprocess.run(["dciodvfy", str(file)], capture_output=True, text=True, check=False)
+        lines = (done.stdout + done.stderr).splitlines()
+        errors = [line for line in lines if line.startswith("Error") and line not in KNOWN]
+        assert not errors, f"{file.name}: {errors}"

@@ -1,0 +1,90 @@
+"""The pages of the report as PDF, read back with poppler."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import pytest
+
+from edge.dicom_out.pages import printable, report_pages, shown_name
+from edge.report.write import report_to_dict
+from tests.edge.dicom_out.studies import values_of, write_reported, write_study
+from tests.edge.report.reports import REPORT
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("pages")
+    write_reported(write_study(folder / "study"), folder / "report")
+    return values_of(folder / "report")
+
+
+def text_of(pages: bytes, folder: Path) -> list[str]:
+    """The text of each page."""
+    if which("pdftotext") is None:
+        pytest.skip("needs pdftotext (Debian: poppler-utils)")
+    (folder / "report.pdf").write_bytes(pages)
+    command = ["pdftotext", "-layout", str(folder / "report.pdf"), "-"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.split("\f")[:-1]
+
+
+def test_the_pages_hold_what_the_report_says(values: dict[str, Any], tmp_path: Path) -> None:
+    text = "\n".join(text_of(report_pages(values, {}), tmp_path))
+    for said in (
+        *("Doe Jane", "P7", "2026-02-28", "A12", "screening-int8 1 (openvino)"),
+        *("part-solid", "3 of 3 uncertain candidates", "No guarantee for this scan"),
+    ):
+        assert said in text
+    x, y, z = values["findings"][0]["centre_mm"]
+    assert f"{x:.1f}, {y:.1f}, {z:.1f}" in text
+
+
+def test_every_page_says_that_it_is_no_medical_device(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    """Also with more findings, longer reasons and wider words than a page has room for."""
+    one = values["findings"][0]
+    many = [
+        {**one, "number": n, "reason": "because " * 80 + "x" * 400 + " <b>&</b>"}
+        for n in range(1, 40)
+    ]
+    pages = text_of(report_pages({**values, "findings": many}, {}), tmp_path)
+    assert len(pages) > 5
+    assert all(values["disclaimer"] in page for page in pages)
+    assert "<b>&</b>" in "".join(pages)
+
+
+def test_a_refused_study_s_page_says_why(tmp_path: Path) -> None:
+    refusal = {"kind": "NoLung", "reason": "there is no lung", "file": "", "internal": False}
+    values = {**report_to_dict(REPORT), "rejection": refusal}
+    text = "".join(text_of(report_pages(values, {}), tmp_path))
+    assert "This study was not read" in text
+    assert "there is no lung" in text
+    assert "Findings" not in text
+
+
+def test_the_same_report_gives_the_same_bytes(values: dict[str, Any]) -> None:
+    assert report_pages(values, {}) == report_pages(values, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "shown", "noted"),
+    [
+        ("Doe^Jane", "Doe Jane", False),
+        ("Yamada^Tarou=\u5c71\u7530^\u592a\u90ce", "Yamada Tarou", True),
+        ("\u5c71\u7530^\u592a\u90ce", "?? ??", True),
+        ("\u05db\u05d4\u05df^\u05d3\u05df", "??? ??", True),
+        ("", "", False),
+    ],
+)
+def test_a_name_is_printed_as_far_as_the_font_goes(name: str, shown: str, noted: bool) -> None:
+    text, note = shown_name(name)
+    assert (text, bool(note)) == (shown, noted)
+
+
+def test_western_letters_are_printed_with_any_font() -> None:
+    assert printable("J\u00e9r\u00f4me \u00d8\u00df") == "J\u00e9r\u00f4me \u00d8\u00df"

@@ -1,0 +1,96 @@
+"""The headers that are kept of source images: complete, bounded, and without what is damaged."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from imaging.dicom.source import read_source_headers
+from imaging.errors import IncompleteSeries
+from imaging.read import read_study
+from tests.imaging.small_ct import SmallCt
+
+
+def headers_of(folder: Path) -> bytes:
+    study = read_study(folder)
+    assert study.headers is not None
+    return study.headers()
+
+
+def test_each_image_keeps_its_own_values_feet_first(tmp_path: Path) -> None:
+    images = SmallCt().images()
+    SmallCt().write(tmp_path, images[::-1])
+    kept = read_source_headers(headers_of(tmp_path))
+    assert [one.SOPInstanceUID for one in kept] == [one.SOPInstanceUID for one in images]
+    for one, image in zip(kept, images, strict=True):
+        assert one.ImagePositionPatient == image.ImagePositionPatient
+        assert (one.PatientID, one.StudyInstanceUID) == ("P1", "1.2.826.1")
+        assert "PixelData" not in one
+
+
+def test_text_of_any_character_set_becomes_unicode(tmp_path: Path) -> None:
+    name = "Yamada^Tarou=\u5c71\u7530^\u592a\u90ce"
+    attributes = {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": name}
+    SmallCt(attributes=attributes).write(tmp_path)
+    assert str(read_source_headers(headers_of(tmp_path))[0].PatientName) == name
+
+
+def test_what_is_long_private_or_damaged_is_left_out(tmp_path: Path) -> None:
+    for file in SmallCt(attributes={"StudyDescription": "x", "PatientWeight": "70.5"}).write(
+        tmp_path
+    ):
+        image = dcmread(file)
+        image.add_new((0x0009, 0x0010), "LO", "PRIVATE")
+        image.add_new((0x0009, 0x1001), "LO", "secret")
+        image["StudyDescription"]._value = "y" * 5000
+        image.save_as(file)
+        file.write_bytes(file.read_bytes().replace(b"70.5", b"heav"))
+    data = headers_of(tmp_path)
+    kept = read_source_headers(data)[0]
+    assert "StudyDescription" not in kept
+    assert "PatientWeight" not in kept
+    assert b"secret" not in gzip.decompress(data)
+
+
+def test_a_thousand_images_take_little_room(tmp_path: Path) -> None:
+    """An image keeps what differs from the first one alone."""
+    SmallCt(count=60, spacing_mm=1.0).write(tmp_path)
+    data = headers_of(tmp_path)
+    assert len(data) < 60 * 100
+    stored = json.loads(gzip.decompress(data))
+    assert all(len(image) <= 4 for image in stored["images"])
+
+
+def test_a_refused_study_keeps_the_header_of_one_image(tmp_path: Path) -> None:
+    SmallCt(count=12).write(tmp_path)[5].unlink()
+    with pytest.raises(IncompleteSeries) as refused:
+        read_study(tmp_path)
+    assert refused.value.headers is not None
+    (kept,) = read_source_headers(refused.value.headers())
+    assert kept.PatientID == "P1"
+
+
+def test_of_several_studies_nothing_is_kept(tmp_path: Path) -> None:
+    """It would not be known to which of them the refusal belongs."""
+    SmallCt(count=2).write(tmp_path / "a")
+    SmallCt(count=2, series="2", attributes={"StudyInstanceUID": "1.2.9"}).write(tmp_path / "b")
+    with pytest.raises(IncompleteSeries) as refused:
+        read_study(tmp_path)
+    assert refused.value.headers is not None
+    assert refused.value.headers() == b""
+
+
+@pytest.mark.parametrize("data", [b"", b"no gzip", gzip.compress(b"[]"), gzip.compress(b"{}")])
+def test_damaged_headers_are_an_error(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"headers|format"):
+        read_source_headers(data)
+
+
+def test_headers_beyond_the_limit_are_an_error(tmp_path: Path) -> None:
+    SmallCt().write(tmp_path)
+    with pytest.raises(ValueError, match="more than"):
+        read_source_headers(headers_of(tmp_path), longest=100)
