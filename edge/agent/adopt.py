@@ -142,8 +142,8 @@ def _insert(
         _adopt_later_parts(key, study, out, store)
     names = chain(known, free_report_names(members[0], folders.outbox))
     # those of a study that is claimed are exported once it is read
-    out = folders.outbox / known[0] if known and step is not Step.CLAIMING else None
-    versions = read_versions(out, key) if out and store.exports.targets else ()
+    exported = known if step is not Step.CLAIMING and store.exports.targets else []
+    versions = [v for name in exported for v in read_versions(folders.outbox / name, key)]
     return store.adopt(key, step, members, names, reason, versions)
 
 

@@ -98,7 +98,7 @@ def overview(
             ]
     with ThreadPoolExecutor(max_workers=len(targets)) as pool:
         problems = list(pool.map(lambda one: open_target(one).echo(), targets))
-    known = [
+    known: list[tuple[str, str, str, str, str]] = [
         (one.name, one.kind, one.address, one.encryption, problem)
         for one, problem in zip(targets, problems, strict=True)
     ]
