@@ -26,6 +26,10 @@ _SIZE, _MEAN_SIZE = -5.3854, 1.58113883
 _TEXTURE = {"solid": 0.0, "part-solid": 0.3770, "ground glass": -0.1276}
 _UPPER, _SPICULATION = 0.6581, 0.7729
 _COUNT, _MEAN_COUNT = -0.0824, 4.0
+REFERENCE = f"{_MEAN_AGE:g} years, male, solid, and no for all else"
+"""What stands in for inputs that are unknown."""
+OF_NODULE = ("type", "upper lobe")
+"""Unknown inputs that are of one nodule; the others are of the patient."""
 AGES = (50.0, 75.0)
 """Of the participants, in years."""
 
@@ -57,14 +61,22 @@ class Brock:
     """The result for one finding.
 
     Attributes:
-        unknown: inputs for which the reference value of the model stands in.
-        notes: what else differs from the paper.
+        unknown: the inputs for which the value of `REFERENCE` stands in.
     """
 
     probability: float
     inputs: BrockInputs
     unknown: tuple[str, ...]
-    notes: tuple[str, ...]
+
+    @property
+    def unknown_of_nodule(self) -> tuple[str, ...]:
+        """What is unknown of this nodule."""
+        return tuple(one for one in self.unknown if one in OF_NODULE)
+
+    @property
+    def unknown_of_patient(self) -> tuple[str, ...]:
+        """What is unknown of the patient, for every nodule alike."""
+        return tuple(one for one in self.unknown if one not in OF_NODULE)
 
 
 def probability(inputs: BrockInputs) -> float:
@@ -106,17 +118,17 @@ def brock_of(
     zone = location.zone if location else ""
     unknown: list[str] = []
 
-    def known(name: str, value: float | bool | None, reference: float | bool, text: str) -> float:
+    def known(name: str, value: float | bool | None, reference: float | bool = False) -> float:
         if value is None:
-            unknown.append(f"{name} ({text} is assumed)")
+            unknown.append(name)
         return reference if value is None else value
 
     def flag(name: str, value: bool | None) -> bool:
-        return bool(known(name, value, False, "no"))
+        return bool(known(name, value))
 
     inputs = BrockInputs(
-        age_years=round(known("age", age, _MEAN_AGE, f"{_MEAN_AGE:g} years"), 1),
-        female=bool(known("sex", {"F": True, "M": False}.get(sex), False, "male")),
+        age_years=round(known("age", age, _MEAN_AGE), 1),
+        female=flag("sex", {"F": True, "M": False}.get(sex)),
         family_history=flag(
             "family history of lung cancer", clinical.family_history_of_lung_cancer
         ),
@@ -128,17 +140,19 @@ def brock_of(
         spiculation=flag("spiculation", clinical.spiculation),
     )
     if texture not in _TEXTURE:
-        unknown.append("type (solid is assumed)")
-    return Brock(probability(inputs), inputs, tuple(unknown), tuple(_notes(zone, age, clinical)))
+        unknown.append("type")
+    return Brock(probability(inputs), inputs, tuple(unknown))
 
 
-def _notes(zone: str, age: float | None, clinical: Clinical) -> list[str]:
-    """Say where the inputs differ from those of the paper."""
-    notes = ["the diameter is that of the sphere of the nodule's volume, not the longest one"]
-    if zone:
-        notes.append("the upper zone of the lungs stands in for the upper lobe")
+def notes_of(header: StudyHeader, clinical: Clinical) -> tuple[str, ...]:
+    """Say where the inputs of a study differ from those of the paper."""
+    notes = [
+        "the diameter is that of the sphere of the nodule's volume, not the longest one",
+        "the upper zone of the lungs stands in for the upper lobe",
+    ]
+    age = age_in_years(header.age)
     if age is not None and not AGES[0] <= age <= AGES[1]:
         notes.append(f"the model was made from people of {AGES[0]:g} to {AGES[1]:g} years")
     if clinical.smoking == "never":
         notes.append("the model was made from people who smoke or have smoked")
-    return notes
+    return tuple(notes)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edge.audit_sampling import Audit
 from edge.budget import LedgerEntry
-from edge.clinical.brock import Brock, brock_of
+from edge.clinical.brock import Brock, brock_of, notes_of
 from edge.clinical.lung_rads import LungRads, suggest
 from edge.clinical.sidecar import UNKNOWN, Clinical
 from edge.decide import Plan
@@ -180,6 +180,16 @@ class Report:
         """Return the probability of cancer by the Brock model; None where it does not apply."""
         location, count = self.location_of(finding), len(self.findings)
         return brock_of(finding, location, count, self.header, self.clinical)
+
+    @property
+    def brock_of_patient(self) -> Brock | None:
+        """The result of the first finding, whose inputs of the patient are those of all."""
+        return next((self.brock_of(finding) for finding in self.findings), None)
+
+    @property
+    def brock_notes(self) -> tuple[str, ...]:
+        """Where the inputs of the Brock model differ from those of its paper."""
+        return notes_of(self.header, self.clinical)
 
     @property
     def lung_rads(self) -> LungRads | None:

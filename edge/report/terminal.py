@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.status import Status
 from rich.table import Table
 
+from edge.clinical.brock import REFERENCE
 from edge.clinical.lung_rads import STANDARD
 from edge.findings import SMALL_MM, Finding
 from edge.report.model import NOT_A_DEVICE, Report
@@ -59,7 +60,7 @@ def _clinical(report: Report) -> Iterator[str]:
     found = [(n, report.brock_of(finding)) for n, finding in report.numbered]
     if told := [f"{n}: {brock.probability:.1%}" for n, brock in found if brock]:
         unknown = dict.fromkeys(text for _, brock in found if brock for text in brock.unknown)
-        without = f"; unknown: {', '.join(unknown)}" if unknown else ""
+        without = f"; unknown: {', '.join(unknown)} ({REFERENCE})" if unknown else ""
         yield f"[bold]Brock model[/]  {', '.join(told)}{escape(without)}"
     if report.clinical.problem:
         yield f"[bold]not used[/]  {report.clinical.source}: {escape(report.clinical.problem)}"

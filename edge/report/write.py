@@ -26,7 +26,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from edge.access import make_folder
 from edge.atomic_files import sync_folder, write_atomically
 from edge.clinical.brock import MODEL as BROCK
-from edge.clinical.brock import Brock
+from edge.clinical.brock import REFERENCE, Brock
 from edge.clinical.lung_rads import STANDARD, LungRads
 from edge.dicom_out.evidence import NO_EVIDENCE, OUTLINES, SOURCE, EvidenceFiles, of_version
 from edge.findings import Decision, Finding, SecondReading
@@ -215,6 +215,7 @@ def report_to_dict(report: Report) -> dict[str, Any]:
             for n, one in report.numbered
         ],
         "lung_rads": _lung_rads(report.lung_rads),
+        "brock": _brock_of_patient(report),
         "clinical": asdict(report.clinical),
         "possible_findings": [
             _finding(n, one, report.location_of(one)) | {"brock": None}
@@ -259,17 +260,32 @@ def report_to_dict(report: Report) -> dict[str, Any]:
 
 
 def _brock(brock: Brock | None) -> dict[str, Any] | None:
-    return brock and {
+    if brock is None:
+        return None
+    return {
         "probability": _number(brock.probability, 4),
-        "inputs": asdict(brock.inputs),
-        "unknown": list(brock.unknown),
-        "notes": list(brock.notes),
+        **{name: getattr(brock.inputs, name) for name in ("diameter_mm", "texture", "upper")},
+        "unknown": list(brock.unknown_of_nodule),
+    }
+
+
+def _brock_of_patient(report: Report) -> dict[str, Any]:
+    """Return what holds for the model's result of every finding."""
+    brock, names = report.brock_of_patient, ("age_years", "female", "family_history")
+    names = (*names, "emphysema", "spiculation", "count")
+    return {
         "model": BROCK,
+        "inputs": brock and {name: getattr(brock.inputs, name) for name in names},
+        "unknown": list(brock.unknown_of_patient) if brock else [],
+        "reference": REFERENCE,
+        "notes": list(report.brock_notes),
     }
 
 
 def _lung_rads(suggested: LungRads | None) -> dict[str, Any] | None:
-    return suggested and {
+    if suggested is None:
+        return None
+    return {
         "category": suggested.category,
         "least": suggested.least,
         "most": suggested.most,
@@ -403,6 +419,7 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
         disclaimer=NOT_A_DEVICE,
         standard=STANDARD,
         brock_model=BROCK,
+        brock_reference=REFERENCE,
         running_head=_running_head(report),
         total_s=max(report.took_s, 1e-9),
     )

@@ -40,11 +40,19 @@ def test_a_screening_examination_has_a_category_with_its_inputs_and_no_other_has
 def test_each_finding_has_its_probability_of_cancer_and_a_possible_finding_none() -> None:
     written = report_to_dict(SCREENED)
     (finding,), (possible,) = written["findings"], written["possible_findings"]
-    assert finding["brock"]["inputs"]["texture"] == "solid"
-    assert finding["brock"]["probability"] == 0.0976
+    assert finding["brock"] == {
+        "probability": 0.0976,
+        "diameter_mm": 12.3,
+        "texture": "solid",
+        "upper": True,
+        "unknown": [],
+    }
+    patient = written["brock"]
+    assert (patient["inputs"]["age_years"], patient["inputs"]["count"]) == (62.0, 1)
+    assert patient["unknown"][:2] == ["age", "sex"]
     assert possible["brock"] is None
     assert "9.8 %" in page(SCREENED)
-    assert "Brock model  1: 9.8%; unknown: age (62 years is assumed)" in printed(SCREENED, 300)
+    assert "Brock model  1: 9.8%; unknown: age, sex, " in printed(SCREENED, 300)
 
 
 def test_a_screening_examination_that_was_refused_is_category_0() -> None:
