@@ -5,7 +5,6 @@ port is an error of the start.
 """
 
 import logging
-import re
 import socket
 import ssl
 from asyncio import BaseTransport
@@ -61,14 +60,11 @@ class Listener:
 
     def problems(self) -> list[str]:
         """Return what is wrong with the files of TLS, a sentence each."""
-        return [self._named(one) for one in self.tls.problems()] if self.encrypted else []
+        return self.tls.problems() if self.encrypted else []
 
     def warnings(self) -> list[str]:
         """Return which certificates expire soon, a sentence each."""
-        return [self._named(one) for one in self.tls.warnings()] if self.encrypted else []
-
-    def _named(self, sentence: str) -> str:
-        return re.sub(r"\b(tls_(?:ca|cert|key))\b", rf"{self.prefix}_\1", sentence)
+        return self.tls.warnings() if self.encrypted else []
 
 
 class _Protocol(H11Protocol):

@@ -2,8 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
+
+from edge.agent.folders import DATABASE, AgentFolders
+from edge.dicom_out.overview import resend
+from edge.settings import EdgeSettings
+from edge.store.exports import DeliveryStep
+from edge.store.repair import opened
 
 
 @dataclass(frozen=True)
@@ -42,3 +48,37 @@ class Deliveries(Protocol):
         Raises:
             EdgeError: there is no such delivery.
         """
+
+
+class StoredDeliveries:
+    """The deliveries in the database of the agent, each look with a connection of its own."""
+
+    def __init__(self, settings: EdgeSettings) -> None:
+        self._targets, self._folders = settings.targets, AgentFolders.of(settings)
+
+    def backlog(self) -> list[Backlog]:
+        """Return every target with what waits for it."""
+        with opened(self._folders.state / DATABASE, [one.name for one in self._targets]) as store:
+            backlogs, now = store.exports.backlogs(), datetime.now(UTC)
+        return [
+            Backlog(
+                name, one.waiting, now - timedelta(seconds=one.oldest_s) if one.waiting else None
+            )
+            for name, one in sorted(backlogs.items())
+        ]
+
+    def dead(self) -> list[DeadLetter]:
+        """Return what was given up, the last first."""
+        with opened(self._folders.state / DATABASE) as store:
+            letters = store.exports.deliveries(DeliveryStep.DEAD)
+        return [
+            DeadLetter(
+                one.study_key, one.target, one.version, one.attempts, one.reason,
+                datetime.fromisoformat(one.created),
+            )
+            for one in reversed(letters)
+        ]  # fmt: skip
+
+    def resend(self, study: str, target: str) -> None:
+        """Have the results of a study sent to a target again; errors as `overview.resend`."""
+        resend(study, target, self._targets, self._folders)

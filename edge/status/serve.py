@@ -8,7 +8,7 @@ from edge.drift.monitor import DriftMonitor
 from edge.guarantee import NOT_CALIBRATED, Guarantee
 from edge.link.estimate import LinkEstimate
 from edge.settings import EdgeSettings
-from edge.status.deliveries import Deliveries
+from edge.status.deliveries import Deliveries, StoredDeliveries
 from edge.status.login import Door, Password
 from edge.status.pages import Sources, application
 from edge.status.state import SiteState
@@ -22,7 +22,8 @@ def listener(settings: EdgeSettings) -> Listener:
 
     A client certificate is required where there is no password; else it takes its place.
     """
-    tls = TlsFiles(settings.status_tls_ca, settings.status_tls_cert, settings.status_tls_key)
+    files = (settings.status_tls_ca, settings.status_tls_cert, settings.status_tls_key)
+    tls = TlsFiles(*files, prefix="status_tls")
     port = settings.status_port or 0
     required = settings.status_password_file is None
     return Listener(settings.status_address, port, tls, required, "status")
@@ -52,6 +53,8 @@ def serve_status(
     password = None if file is None else Password.load(file)
     door = Door(password, by_certificate=settings.status_tls_ca is not None)
     volumes = Volumes(state, settings)
+    if deliveries is None and settings.targets:
+        deliveries = StoredDeliveries(settings)
     sources = Sources(state, volumes, drift, model, guarantee, links, alive, deliveries)
     try:
         with serving(application(sources, door, secure=at.encrypted), at, "status page") as url:
