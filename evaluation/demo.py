@@ -61,6 +61,7 @@ class Programs:
 
     cloud: tuple[str, ...] = (sys.executable, "-m", "cloud", "serve")
     edge: tuple[str, ...] = (sys.executable, "-m", "edge", "screen")
+    agent: tuple[str, ...] = (sys.executable, "-m", "edge", "run")
 
 
 @app.command(
@@ -83,10 +84,17 @@ def demo(
             min=0, help="Seed of the phantom; the default shows what the second reading decides."
         ),
     ] = SEED,
+    pacs: Annotated[
+        bool,
+        typer.Option(
+            "--pacs", help="Send the study to an agent, and its results to Orthanc and back."
+        ),
+    ] = False,
 ) -> None:
     """Read one chest CT with edge and cloud. Not a medical device."""
     with _held(out):
-        raise typer.Exit(run_demo(out, Programs(), own=own, seed=seed))
+        run = run_pacs if pacs else run_demo
+        raise typer.Exit(run(out, Programs(), own=own, seed=seed))
 
 
 def run_demo(out: Path, programs: Programs, *, own: Path | None = None, seed: int = SEED) -> int:
@@ -121,6 +129,42 @@ def run_demo(out: Path, programs: Programs, *, own: Path | None = None, seed: in
                 shown = Group("", *truth, *second_readings(made))
                 Console(width=_width()).print(shown, highlight=False)
     return status
+
+
+def run_pacs(out: Path, programs: Programs, *, own: Path | None = None, seed: int = SEED) -> int:
+    """Send a study to an agent by C-STORE, and show what comes back by way of Orthanc.
+
+    The results are left in ``out / "pacs"``. All processes have ended on return.
+
+    Raises:
+        MissingProgram: there is no Orthanc.
+        ServiceFailed: a process did not start, ended before its time, or a result did not come.
+    """
+    # imported here: highdicom and pynetdicom take as long as the demo's start
+    from evaluation import pacs
+
+    logs = [out / "cloud.log", out / "edge.log"]
+    for log in logs:
+        log.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="overread-demo-") as folder:
+        address = Path(folder, "address")
+        listen = ("--address", "127.0.0.1:0", "--ready-file", str(address))
+        _say(f"starting cloud service, Orthanc and agent; logs: {logs[0]}, {logs[1]}")
+        with running("cloud", (*programs.cloud, *listen), logs[0]) as cloud:
+            with _waiting("waiting for the cloud service"):
+                cloud.wait_until(address.is_file, "serve", START_S)
+            study, _ = (own, ()) if own is not None else _phantom(seed, out)
+            cloud_at = address.read_text()
+            with pacs.site(out, cloud_at, programs.agent, deadline_s=DEADLINE_S) as site:
+                uid = pacs.study_uid_of(study)
+                count = site.send(study)
+                _say(f"{count} images sent by C-STORE to {pacs.OVERREAD}@127.0.0.1:{site.port}")
+                with _waiting("waiting for the results in the archive"):
+                    objects = site.results(uid, pacs.is_complete)
+            files = pacs.save(objects, out / "pacs")
+            Console(width=_width()).print(pacs.table(objects), highlight=False)
+            _say(f"files: {', '.join(str(file) for file in files)}")
+    return ExitStatus.DONE
 
 
 def _screened(command: tuple[str, ...], log: Path, tables: Path) -> int:

@@ -5,7 +5,6 @@ refused. A browser then looks at the agent's page.
 """
 
 import shutil
-import socket
 import sqlite3
 import tempfile
 import threading
@@ -24,7 +23,7 @@ from edge.settings import EdgeSettings
 from edge.status.serve import state_of
 from edge.status.state import SiteState
 from evaluation.common.phantoms import prepare, whole_chest
-from evaluation.common.processes import cloud_service
+from evaluation.common.processes import cloud_service, free_ports
 from evaluation.demo import DEADLINE_S, SEED
 from evaluation.errors import ServiceFailed
 from evaluation.screenshots import Browser, View, browser
@@ -43,7 +42,7 @@ def status_pictures_command(
     """Read a phantom with agent and cloud, and draw the status page and the viewer."""
     (made,) = prepare([whole_chest(SEED)], cache)
     with tempfile.TemporaryDirectory(prefix="overread-status-") as folder:
-        settings = _settings(Path(folder), _free_port())
+        settings = _settings(Path(folder), free_ports(1)[0])
         _put(made.folder, settings.inbox)
         with (
             cloud_service() as cloud,
@@ -131,8 +130,3 @@ def _wait(holds: Callable[[], bool], what: str) -> None:
         if time.monotonic() > end:
             raise ServiceFailed(what)
         time.sleep(0.2)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

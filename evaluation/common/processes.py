@@ -7,6 +7,7 @@ killed, and `edge_process` an edge that reads on command. A process that fails r
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -146,6 +147,15 @@ class Process:
         """End it by SIGKILL; return the exit status."""
         self._process.kill()
         return self._process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of loopback that were free a moment ago."""
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(server.getsockname()[1]) for server in servers]
+    for server in servers:
+        server.close()
+    return ports
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from edge.pipeline import StudyResult, read_and_report
 from edge.settings import EdgeSettings
 from edge.store.pending import PersistPending
 from evaluation.common.cli import Json, each
+from evaluation.common.processes import free_ports
 from evaluation.errors import ServiceFailed
 from evaluation.recovery.agent import PIPELINE, GivenScores, logging_below, settings_in, the_box
 from evaluation.recovery.check import PATIENCE_S, wait
@@ -77,7 +78,7 @@ def _settings(root: Path, ports: dict[str, int]) -> EdgeSettings:
 
 @contextmanager
 def _agent(root: Path) -> Iterator[tuple[BaseProcess, dict[str, int]]]:
-    ports = dict(zip(("dicom_port", "stow_port", "metrics_port"), _free_ports(3), strict=True))
+    ports = dict(zip(("dicom_port", "stow_port", "metrics_port"), free_ports(3), strict=True))
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=_serve, args=(root, ports))
     process.start()
@@ -89,14 +90,6 @@ def _agent(root: Path) -> Iterator[tuple[BaseProcess, dict[str, int]]]:
         process.terminate()
         process.join(PATIENCE_S)
         process.kill()
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def _listens(port: int) -> bool:

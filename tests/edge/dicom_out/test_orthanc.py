@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from edge.dicom_out.targets import open_target
+from evaluation.common.orthanc import REMEDY, is_installed, orthanc
 from tests.edge.dicom_out.sites import deliveries, pacs_at, uids, web_at
-from tests.orthanc import orthanc
 
 
+@pytest.mark.skipif(not is_installed(), reason=f"needs Orthanc. {REMEDY}")
 def test_orthanc_gets_objects_by_c_store_and_by_stow_rs(tmp_path: Path) -> None:
     """Each way brings the objects of one study; sending again adds none."""
     with orthanc(tmp_path) as archive:

@@ -1,12 +1,9 @@
-"""Orthanc, a real archive, as a process of a test: DICOM, DICOMweb and its own interface."""
+"""Orthanc, a real archive, as a process: DICOM, DICOMweb and its own interface."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import socket
-import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
+from evaluation.common.processes import free_ports, running
+from evaluation.errors import MissingProgram
 
 DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+REMEDY = "Install it (Debian: apt-get install orthanc orthanc-dicomweb)"
 START_S = 60.0
 
 
@@ -39,28 +38,45 @@ class Orthanc:
         """Of QIDO-RS, WADO-RS and STOW-RS."""
         return f"{self.url}/dicom-web"
 
+    def answers(self) -> bool:
+        """Return whether it has started."""
+        try:
+            self.get("system")
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+        return True
+
     def get(self, path: str) -> Any:
-        """What its interface answers, as JSON."""
+        """Return what its interface answers, as JSON."""
         with urllib.request.urlopen(f"{self.url}/{path}", timeout=30) as answer:
             return json.load(answer)
 
     def found(self, sop_instance_uid: str) -> list[dict[str, Any]]:
-        """What QIDO-RS finds of one instance, as DICOM JSON."""
+        """Return what QIDO-RS finds of one instance, as DICOM JSON."""
         path = f"dicom-web/instances?SOPInstanceUID={sop_instance_uid}"
         instances: list[dict[str, Any]] = self.get(path)
         return instances
 
 
+def is_installed() -> bool:
+    """Return whether Orthanc and its DICOMweb plugin are on this machine."""
+    return shutil.which("Orthanc") is not None and DICOMWEB_PLUGIN.is_file()
+
+
 @contextmanager
 def orthanc(folder: Path, **configuration: Any) -> Iterator[Orthanc]:
-    """Run an Orthanc with all its files in ``folder``; the test skips where there is none."""
-    program = shutil.which("Orthanc")
-    if program is None or not DICOMWEB_PLUGIN.is_file():
-        pytest.skip("needs Orthanc with its DICOMweb plugin (apt-get install orthanc-dicomweb)")
-    server = Orthanc("ORTHANC", *_free_ports(2))
+    """Run an Orthanc with all its files in ``folder``, on free ports of this machine alone.
+
+    Raises:
+        MissingProgram: it is not installed.
+        ServiceFailed: it did not start.
+    """
+    if not is_installed():
+        raise MissingProgram("Orthanc with DICOMweb", REMEDY)
+    server = Orthanc("ORTHANC", *free_ports(2))
     config = folder / "orthanc.json"
     values = {
-        "Name": "test",
+        "Name": "Overread",
         "StorageDirectory": str(folder / "orthanc"),
         "IndexDirectory": str(folder / "orthanc"),
         "Plugins": [str(DICOMWEB_PLUGIN)],
@@ -75,36 +91,6 @@ def orthanc(folder: Path, **configuration: Any) -> Iterator[Orthanc]:
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
     }
     config.write_text(json.dumps(values | configuration))
-    with (folder / "orthanc.log").open("wb") as log:
-        process = subprocess.Popen((program, str(config)), stdout=log, stderr=log)
-    try:
-        _wait(server, process, folder / "orthanc.log")
+    with running("Orthanc", ("Orthanc", str(config)), folder / "orthanc.log") as process:
+        process.wait_until(server.answers, "answer", START_S)
         yield server
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait(server: Orthanc, process: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + START_S
-    while process.poll() is None and time.monotonic() < until:
-        try:
-            server.get("system")
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.05)
-        else:
-            return
-    pytest.fail(f"Orthanc did not start:\n{log.read_text(errors='replace')[-2000:]}")
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago."""
-    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(server.getsockname()[1]) for server in servers]
-    for server in servers:
-        server.close()
-    return ports
