@@ -243,8 +243,8 @@ def _brock(brock: Brock | None) -> dict[str, Any] | None:
 
 def _brock_of_patient(report: Report) -> dict[str, Any]:
     """Return what holds for the model's result of every finding."""
-    brock, names = report.brock_of_patient, ("age_years", "female", "family_history")
-    names = (*names, "emphysema", "spiculation", "count")
+    brock = report.brock_of_patient
+    names = ("age_years", "female", "family_history", "emphysema", "spiculation", "count")
     return {
         "model": BROCK,
         "inputs": brock and {name: getattr(brock.inputs, name) for name in names},
