@@ -51,7 +51,7 @@ from edge.telemetry import Telemetry
 from edge.trail.records import Event, canonical, digest
 from edge.trail.store import TrailStore
 from edge.trail.syslog import SyslogSender, SyslogServer, sending
-from process.endpoints import Checks, Pulse
+from process.endpoints import Pulse
 from protos.messages import Priority
 
 ReadStudy = Callable[[Job, PersistPending], StudyResult]
@@ -113,13 +113,16 @@ def run_agent(
         state = state_of(settings)
         drift = DriftMonitor(state.database)
         telemetry.observe_drift(drift.level)
-        ready: Checks = {
+        receivers = list[Callable[[], str]]()
+        ready: dict[str, Callable[[], str]] = {
             "model": lambda: "".join(opening),
             "inbox": partial(folder_problem, folders.inbox),
             "outbox": partial(folder_problem, folders.outbox),
             "state_dir": partial(folder_problem, folders.state),
             "database": partial(database_problem, path),
         }
+        if (settings.dicom_port, settings.stow_port) != (None, None):
+            ready |= {"receiving": lambda: next((problem() for problem in receivers), "")}
         metrics = telemetry.serve(settings, {"main loop": pulse.problem}, ready)
         if (address := held.enter_context(metrics)) is not None:
             log.info("metrics served", address=address)
@@ -164,7 +167,7 @@ def run_agent(
             )
         opening.clear()
         # opened last: at the end nothing comes in any more before the other parts are closed
-        held.enter_context(receiving(settings, folders.inbox, telemetry))
+        receivers.append(held.enter_context(receiving(settings, folders.inbox, telemetry)))
         log.info("agent started", **description(settings), model=model)
         _record_start(store.trail, settings, model, stop)
         while True:

@@ -251,7 +251,7 @@ class BoundedServer(ThreadedAssociationServer):
 
         Pynetdicom collects garbage here, which would hold up the study that is being read.
         """
-        for association in [one for one in self.open if not _is_running(one)]:
+        for association in [one for one in list(self.open) if not _is_running(one)]:
             self.open.discard(association)
             cast(BoundedSocket, association.dul.socket).connection.close()
             cast(BoundedDimse, association.dimse).discard()

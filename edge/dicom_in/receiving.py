@@ -1,6 +1,6 @@
 """Receive studies over the network, as the settings say, into one store."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -17,15 +17,17 @@ log = structlog.get_logger()
 
 
 @contextmanager
-def receiving(settings: EdgeSettings, inbox: Path, telemetry: Telemetry) -> Iterator[None]:
-    """Receive studies while entered, if a port is set.
+def receiving(
+    settings: EdgeSettings, inbox: Path, telemetry: Telemetry
+) -> Iterator[Callable[[], str]]:
+    """Receive studies while entered, if a port is set; yield what is wrong with it, as a check.
 
     Raises:
         BadSettings: a port cannot be bound, or files of TLS or of the token cannot be used.
         OSError: the inbox cannot be written.
     """
     if settings.dicom_port is None and settings.stow_port is None:
-        yield
+        yield lambda: ""
         return
     for tls in (settings.dicom_tls, settings.stow_tls):
         if problems := tls.problems():
@@ -35,9 +37,18 @@ def receiving(settings: EdgeSettings, inbox: Path, telemetry: Telemetry) -> Iter
             log.warning("a certificate expires soon", reason=warning)
     store = ReceivedStore(inbox, Limits.of(settings))
     with ExitStack() as ports:
-        if address := ports.enter_context(receiving_by_dicom(settings, store, telemetry)):
-            log.info("receiving by DICOM", address=address, ae_title=settings.dicom_ae_title)
-        if address := ports.enter_context(receiving_by_stow(settings, store, telemetry)):
-            log.info("receiving by STOW-RS", address=address)
+        by_dicom = ports.enter_context(receiving_by_dicom(settings, store, telemetry))
+        if by_dicom is not None:
+            ae_title = settings.dicom_ae_title
+            log.info("receiving by DICOM", address=by_dicom.address, ae_title=ae_title)
+        by_stow = ports.enter_context(receiving_by_stow(settings, store, telemetry))
+        if by_stow is not None:
+            log.info("receiving by STOW-RS", address=by_stow.address)
         ports.callback(store.stop)
-        yield
+        listening = [one for one in (by_dicom, by_stow) if one is not None]
+
+        def problem() -> str:
+            dead = [one.address for one in listening if not one.is_served()]
+            return f"{' and '.join(dead)} is not served any more: restart" if dead else ""
+
+        yield problem

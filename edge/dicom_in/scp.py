@@ -8,8 +8,9 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol, cast
 
@@ -58,10 +59,18 @@ class Counters(Protocol):
         """Set how many associations are open."""
 
 
+@dataclass(frozen=True)
+class Listening:
+    """A port on which studies are received: its address, and whether it is served."""
+
+    address: str
+    is_served: Callable[[], bool]
+
+
 @contextmanager
 def receiving_by_dicom(
     settings: EdgeSettings, store: ReceivedStore, counters: Counters
-) -> Iterator[str | None]:
+) -> Iterator[Listening | None]:
     """Receive studies while entered; yield the bound address, None if it is off.
 
     At the end the instances that are on their way have some seconds, and no others are begun.
@@ -78,7 +87,8 @@ def receiving_by_dicom(
     thread = threading.Thread(target=server.serve_forever, name="dicom", daemon=True)
     thread.start()
     try:
-        yield address_text(settings.dicom_address, server.server_address[1])
+        address = address_text(settings.dicom_address, server.server_address[1])
+        yield Listening(address, thread.is_alive)
     finally:
         node.drain(server)
         server.shutdown()
@@ -165,21 +175,27 @@ class _Node:
     def _on_requested(self, event: evt.Event) -> None:
         """Reject the association, or note who it is from."""
         association = event.assoc
-        request: Any = association.requestor.primitive
-        caller = str(request.calling_ae_title or "").strip()
-        called = str(request.called_ae_title or "").strip()
-        peer = str(association.requestor.address)
-        with self._lock:
-            rejection = self._rejection(caller, called, peer)
-            if rejection is None:
-                source = Source(WAY, caller, called, peer)
-                self._sessions[association] = _Session(next(self._numbers), source)
-                self._counters.set_associations(len(self._sessions))
-        if rejection is not None:
-            self._counters.count_refused_association(rejection.words)
-            log.warning("association rejected", peer=peer, caller=caller, reason=rejection.words)
-            association.acse.send_reject(*rejection.value)
-            association.kill()  # returns when the rejection is sent
+        caller = peer = ""
+        rejection: Rejection | None = Rejection.CALLING
+        # pynetdicom accepts the association if this raises: until all is checked it is rejected
+        try:
+            request: Any = association.requestor.primitive
+            caller = str(request.calling_ae_title or "").strip()
+            called = str(request.called_ae_title or "").strip()
+            peer = str(association.requestor.address)
+            with self._lock:
+                rejection = self._rejection(caller, called, peer)
+                if rejection is None:
+                    source = Source(WAY, caller, called, peer)
+                    self._sessions[association] = _Session(next(self._numbers), source)
+                    self._counters.set_associations(len(self._sessions))
+        finally:
+            if rejection is not None:
+                association.acse.send_reject(*rejection.value)
+                self._counters.count_refused_association(rejection.words)
+                reason = rejection.words
+                log.warning("association rejected", peer=peer, caller=caller, reason=reason)
+                association.kill()  # returns when the connection is closed
 
     def _rejection(self, caller: str, called: str, peer: str) -> Rejection | None:
         if self._stopping:

@@ -37,7 +37,7 @@ from edge.dicom_in.multipart import (
 )
 from edge.dicom_in.received import Expected, Incoming, ReceivedStore, Source
 from edge.dicom_in.refusals import Reason, Refused
-from edge.dicom_in.scp import Counters, quieten
+from edge.dicom_in.scp import Counters, Listening, quieten
 from edge.errors import BadSettings
 from edge.settings import EdgeSettings, plain_address
 from process.endpoints import address_text, reason_of
@@ -59,7 +59,7 @@ log = structlog.get_logger()
 @contextmanager
 def receiving_by_stow(
     settings: EdgeSettings, store: ReceivedStore, counters: Counters
-) -> Iterator[str | None]:
+) -> Iterator[Listening | None]:
     """Receive studies while entered; yield the bound address, None if it is off.
 
     Raises:
@@ -91,7 +91,8 @@ def receiving_by_stow(
     )
     thread.start()
     try:
-        yield address_text(settings.stow_address, listener.getsockname()[1])
+        address = address_text(settings.stow_address, listener.getsockname()[1])
+        yield Listening(address, thread.is_alive)
     finally:
         service.stopping = True
         server.should_exit = True

@@ -57,9 +57,9 @@ def dicom_port(root: Path, store: ReceivedStore | None = None, **values: object)
     settings.inbox.mkdir(exist_ok=True)
     store = store or ReceivedStore(settings.inbox, Limits.of(settings))
     telemetry = Telemetry()
-    with receiving_by_dicom(settings, store, telemetry) as address:
-        assert address is not None
-        yield Port(address, settings.inbox, store, telemetry)
+    with receiving_by_dicom(settings, store, telemetry) as listening:
+        assert listening is not None
+        yield Port(listening.address, settings.inbox, store, telemetry)
 
 
 @contextmanager
@@ -69,9 +69,9 @@ def stow_port(root: Path, store: ReceivedStore | None = None, **values: object) 
     settings.inbox.mkdir(exist_ok=True)
     store = store or ReceivedStore(settings.inbox, Limits.of(settings))
     telemetry = Telemetry()
-    with receiving_by_stow(settings, store, telemetry) as address:
-        assert address is not None
-        yield Port(address, settings.inbox, store, telemetry)
+    with receiving_by_stow(settings, store, telemetry) as listening:
+        assert listening is not None
+        yield Port(listening.address, settings.inbox, store, telemetry)
 
 
 def associate(

@@ -40,6 +40,7 @@ from structlog.testing import capture_logs
 from edge.dicom_in.received import Limits, ReceivedStore
 from edge.dicom_in.receiving import receiving
 from edge.errors import BadSettings
+from edge.settings import Peer
 from edge.telemetry import Telemetry
 from tests.edge.dicom_in.senders import (
     IMAGES,
@@ -139,6 +140,17 @@ def test_an_unknown_calling_ae_title_is_rejected(tmp_path: Path) -> None:
         assert send(port.endpoint, IMAGES[:1]) == [0x0000]
         assert port.counted("refused_associations_total", reason="calling AE title") == 2
     assert [line["caller"] for line in logs if "rejected" in line["event"]] == ["STRANGER", "PACS"]
+
+
+def test_a_fault_while_a_sender_is_checked_admits_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bool:
+        raise RuntimeError("a fault of the program")
+
+    monkeypatch.setattr(Peer, "admits", fail)
+    with dicom_port(tmp_path, dicom_peers=("SCANNER",)) as port:
+        assert rejection(associate(port.endpoint)) == (1, 1, 3)
 
 
 def test_a_wrong_called_ae_title_is_rejected(port: Port) -> None:
@@ -489,8 +501,8 @@ elif at == "kept":
     store.keep = dying(store.keep)
 else:
     received.identify = dying(received.identify)
-with scp.receiving_by_dicom(settings, store, Telemetry()) as address:
-    (root / "port.part").write_text(address)
+with scp.receiving_by_dicom(settings, store, Telemetry()) as listening:
+    (root / "port.part").write_text(listening.address)
     (root / "port.part").rename(root / "port")
     signal.pause()
 """
