@@ -12,7 +12,7 @@ from pydicom.valuerep import DSfloat
 
 from edge.dicom_out.errors import NotExportable
 from edge.dicom_out.identity import Device, Kind, complete, general, names_of, patient_and_study
-from edge.dicom_out.subject import Source
+from edge.dicom_out.subject import Source, put
 
 OVERVIEW_NUMBER = 1
 
@@ -52,7 +52,7 @@ def capture(
         **general(Kind.CAPTURE, names, device, number),
     )
     made.BodyPartExamined = "CHEST"
-    made["PatientOrientation"].value = None  # several views in one picture
+    put(made, "PatientOrientation", None)  # several views in one picture
     made.BurnedInAnnotation = "NO"  # numbers of findings, but no patient
     made.ImageComments = _comment(report, values)
     made.DerivationDescription = "Picture of the report, with marks of findings"

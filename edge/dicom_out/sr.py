@@ -290,5 +290,5 @@ def coverage_text(coverage: Values) -> str:
     return f"{whole}: {height}{cut}." if coverage["complete"] else f"{whole} {height}{cut}."
 
 
-def _text(name: Any, value: str) -> TextContentItem:
+def _text(name: Code | CodedConcept, value: str) -> TextContentItem:
     return TextContentItem(name, value, relationship_type=RelationshipTypeValues.CONTAINS)

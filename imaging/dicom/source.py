@@ -63,7 +63,21 @@ def _differing(data: Dataset, first: Dataset) -> Iterable[BaseTag]:
         return ()
     if _raw(data, _CHARSET) != _raw(first, _CHARSET):
         return _TAGS  # equal bytes may be other letters
-    return [tag for tag in _TAGS if tag in data and _raw(data, tag) != _raw(first, tag)]
+    return [tag for tag in _TAGS if tag in data and not _is_same(data, first, tag)]
+
+
+def _is_same(data: Dataset, first: Dataset, tag: BaseTag) -> bool:
+    """Compare two elements, undecoded as far as neither was needed yet."""
+    if tag not in first:
+        return False
+    if type(data.get_item(tag)) is type(first.get_item(tag)):
+        return _raw(data, tag) == _raw(first, tag)
+    try:
+        return bool(data[tag].value == first[tag].value)
+    except Exception as error:  # a damaged value fails in pydicom with any exception
+        if is_machine_fault(error):
+            raise
+        return False
 
 
 def _raw(data: Dataset, tag: BaseTag) -> object:
@@ -136,6 +150,6 @@ def read_source_headers(data: bytes, longest: int = 512 << 20) -> list[Dataset]:
             image.update(shared)
             image.update(_from_json(own))
             images.append(image)
-    except (OSError, EOFError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"damaged headers: {type(error).__name__}: {error}") from None
+    except (OSError, EOFError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"damaged headers: {type(error).__name__}") from None
     return images
