@@ -42,7 +42,7 @@ def make_objects(out: Path, version: int) -> list[Path]:
     return sorted(folder.glob("*.dcm"))
 
 
-CLASSES = {"capture": SecondaryCaptureImageStorage, "report": EncapsulatedPDFStorage}
+CLASSES = {"capture-overview": SecondaryCaptureImageStorage, "report": EncapsulatedPDFStorage}
 
 
 def uids(key: str, *versions: int) -> list[str]:
@@ -93,7 +93,7 @@ class Deliveries:
         out = self.outbox / name
         assert take_folder(out, record.id)
         write_report(report_of(record.id), {}, out)
-        self.store.advance(record.id, Step.REPORTED, (1,))
+        self.store.advance(record.id, Step.REPORTED, versions=(1,))
         self.store.advance(record.id, Step.DONE)
         return record.id
 
