@@ -341,10 +341,12 @@ def test_a_retry_may_take_longer_after_failed_ones_of_any_study(
     given_s: list[float] = []
     ask = site.cloud.read_rois
 
-    def asked(rois: Sequence[Roi], deadline: Deadline, study_key: str) -> EscalationResult:
+    def asked(
+        rois: Sequence[Roi], deadline: Deadline, study_key: str, priority: Priority | None
+    ) -> EscalationResult:
         given_s.append(deadline.remaining_s)
         site.cloud.answers = [2] if len(given_s) in (4, 5) else []
-        return ask(rois, deadline, study_key)
+        return ask(rois, deadline, study_key, priority)
 
     monkeypatch.setattr(site.cloud, "read_rois", asked)
     site.amender = site.start(first_s=2.0)
