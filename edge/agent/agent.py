@@ -3,31 +3,28 @@
 This module opens the parts and connects them. The work is in `edge.agent.loop`.
 """
 
-import os
 import signal
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from types import FrameType
-from typing import Any
 
 import structlog
 
-from edge.access import user_name
 from edge.agent.folders import DATABASE, AgentFolders
 from edge.agent.inbox import Inbox
+from edge.agent.life import record_start, recording
 from edge.agent.loop import PAUSE_POLLS, MainLoop
 from edge.agent.ready import database_problem, folder_problem
 from edge.agent.retention import Retention
 from edge.agent.study import process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import open_pipeline
-from edge.atomic_files import is_transient
 from edge.dicom_in.receiving import receiving
 from edge.dicom_out.deliver import MakeObjects, delivering, made_objects
 from edge.dicom_out.targets import open_target
@@ -48,8 +45,7 @@ from edge.store.pending import PersistPending, persist_in
 from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
 from edge.store.studies import AnyStep, StepHook, StudyStore, exclusive
 from edge.telemetry import Telemetry
-from edge.trail.records import Event, canonical, digest
-from edge.trail.store import TrailStore
+from edge.trail.records import Event
 from edge.trail.syslog import SyslogSender, SyslogServer, sending
 from process.endpoints import Pulse
 from protos.messages import Priority
@@ -169,7 +165,7 @@ def run_agent(
         # opened last: at the end nothing comes in any more before the other parts are closed
         receivers.append(held.enter_context(receiving(settings, folders.inbox, telemetry)))
         log.info("agent started", **description(settings), model=model)
-        _record_start(store.trail, settings, model, stop)
+        record_start(store.trail, settings, model, stop)
         while True:
             make = partial(_main_loop, settings, folders, store, read, second)
             try:
@@ -182,58 +178,6 @@ def run_agent(
                 store = reopen(path, store, error, step, targets)
                 store.trail.flush()
     log.info("agent stopped", hint="unfinished studies continue at the next start")
-
-
-@contextmanager
-def recording(trail: Callable[[], TrailStore], settings: EdgeSettings) -> Iterator[None]:
-    """Bring the trail's files up to its database, and record the end of the agent.
-
-    Raises:
-        OSError: the files cannot be read or written, and waiting does not help.
-    """
-    try:
-        trail().flush()
-    except (OSError, sqlite3.OperationalError) as error:
-        if not is_transient(error):
-            raise
-    reason = "it was stopped"
-    try:
-        yield
-    except BaseException as error:
-        reason = type(error).__name__
-        raise
-    finally:
-        with suppress(OSError, sqlite3.Error):  # they wait in the database, or it is damaged
-            trail().record(Event.STOPPED, site=settings.site, reason=reason)
-            trail().flush()
-
-
-def _record_start(
-    trail: TrailStore, settings: EdgeSettings, model: str, stop: threading.Event
-) -> None:
-    """Record the start of the agent; wait while nothing can be written."""
-    while not stop.is_set():
-        try:
-            trail.record(Event.STARTED, **trail_facts(settings), model=model)
-            return
-        except (OSError, sqlite3.OperationalError) as error:
-            if not is_transient(error):
-                raise
-            log.warning("start cannot be recorded, waiting", reason=str(error))
-            stop.wait(PAUSE_POLLS * settings.poll_s)
-
-
-def trail_facts(settings: EdgeSettings) -> dict[str, Any]:
-    """Return what the audit trail has of the start of an agent, the hash of all settings too."""
-    values = settings.model_dump(mode="json")
-    return {
-        "site": settings.site,
-        "program": f"overread-edge {version('overread')}",
-        "settings": str(settings.file or "no file"),
-        "settings_sha256": digest(canonical(values)),
-        "cloud": settings.cloud or CLOUD_OFF,
-        "user": user_name(os.geteuid()),
-    }
 
 
 def description(settings: EdgeSettings) -> dict[str, object]:
