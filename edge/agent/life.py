@@ -1,4 +1,4 @@
-"""What the audit trail has of the agent itself: its start with the hash of all settings, its end."""
+"""What the audit trail has of the agent itself: its start, with a hash of the settings; its end."""
 
 import os
 import sqlite3
