@@ -288,13 +288,13 @@ def _section(title: str, lines: Sequence[str]) -> Iterator[Flowable]:
 
 
 def _pictures(report: Values, pictures: Mapping[str, bytes]) -> Iterator[Flowable]:
-    cells = []
+    cells: list[tuple[Image, Paragraph]] = []
     for name, data in pictures.items():
         if (image := _image(data, name)) is not None:
-            cells.append([image, _text(_caption(name), _SMALL)])
+            cells.append((image, _text(_caption(name), _SMALL)))
     if not cells:
         return
-    title = [_text("Pictures", _TITLE)]
+    title: list[Flowable] = [_text("Pictures", _TITLE)]
     if report["picture_note"]:
         title.append(_text(report["picture_note"], _SMALL))
     wide = [cell for cell in cells if cell[0].wrap(*A4)[0] > _WIDTH / 2]
@@ -302,7 +302,7 @@ def _pictures(report: Values, pictures: Mapping[str, bytes]) -> Iterator[Flowabl
         yield KeepTogether([*title, *cell, Spacer(1, 6)])
         title = []
     yield from title
-    small = [cell for cell in cells if cell not in wide]
+    small: list[list[Flowable]] = [[*cell] for cell in cells if cell not in wide]
     rows = [small[i : i + _PICTURES_IN_ROW] for i in range(0, len(small), _PICTURES_IN_ROW)]
     if rows:
         rows[-1] += [[] for _ in range(_PICTURES_IN_ROW - len(rows[-1]))]

@@ -27,7 +27,9 @@ from edge.dicom_out.subject import Source, put
 from imaging.volume import FloatArray
 
 BoolArray = npt.NDArray[np.bool_]
-Labels = npt.NDArray[np.uint16]
+Pixels = npt.NDArray[np.uint8 | np.uint16]
+MAX_STACKED = 256 << 20
+"""Most bytes of the pixels of outlines that overlap; beyond it they are cut, not whole."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,12 @@ class _Patch:
     row: int
     column: int
     mask: BoolArray
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """The rows and columns of its plane."""
+        height, width = self.mask.shape
+        return slice(self.row, self.row + height), slice(self.column, self.column + width)
 
 
 def segmentation(
@@ -67,11 +75,11 @@ def segmentation(
         raise NotExportable("the source images have no valid FrameOfReferenceUID")
     planes = planes_of(source)
     _require_one_grid(source, planes)
-    used, labels, numbers = _labelled(listed, outlines, planes)
+    used, pixels, numbers = _drawn(listed, outlines, planes)
     described = [one for one in listed if int(one[0]["number"]) in numbers]
     made = Segmentation(
         **_images(source, planes, used),
-        pixel_array=labels,
+        pixel_array=pixels,
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[
             _description(index, values, is_finding, names)
@@ -113,15 +121,16 @@ def _description(
     )
 
 
-def _labelled(
+def _drawn(
     listed: Sequence[tuple[Mapping[str, Any], bool]],
     outlines: Mapping[int, PlacedOutline],
     planes: Sequence[Plane],
-) -> tuple[list[int], Labels, set[int]]:
-    """Return the planes that any outline meets, their labels, and the numbers that have a segment.
+) -> tuple[list[int], Pixels, set[int]]:
+    """Return the planes that any outline meets, their pixels, and the numbers that have a segment.
 
-    A pixel of two outlines belongs to the more probable one. An outline that lies wholly in others
-    has no segment.
+    The pixels are labels ``(plane, row, column)``: a pixel of two outlines belongs to the more
+    probable one, and an outline that lies wholly in others has no segment. If outlines overlap and
+    memory suffices, they are ``(plane, row, column, segment)``, and each outline is whole.
     """
     patches = {
         int(values["number"]): list(patches_of(outlines[int(values["number"])], planes))
@@ -129,23 +138,28 @@ def _labelled(
     }
     used = sorted({patch.plane for some in patches.values() for patch in some})
     place = {plane: index for index, plane in enumerate(used)}
-    labels: Labels = np.zeros((len(used), planes[0].rows, planes[0].columns), np.uint16)
+    shape = len(used), planes[0].rows, planes[0].columns
+    labels: Pixels = np.zeros(shape, np.uint16)
     numbers: set[int] = set()
+    overlap = False
     for number, some in patches.items():
-        label, any_left = len(numbers) + 1, False
+        any_left = False
         for patch in some:
-            height, width = patch.mask.shape
-            rows, columns = (
-                slice(patch.row, patch.row + height),
-                slice(patch.column, patch.column + width),
-            )
-            part = labels[place[patch.plane], rows, columns]
+            part = labels[place[patch.plane], *patch.window]
+            overlap |= bool(part[patch.mask].any())
             free = patch.mask & (part == 0)
-            part[free] = label
+            part[free] = len(numbers) + 1
             any_left |= bool(free.any())
         if any_left:
             numbers.add(number)
-    return used, labels, numbers
+    whole = {number: some for number, some in patches.items() if some}
+    if not overlap or int(np.prod(shape)) * len(whole) > MAX_STACKED:
+        return used, labels, numbers
+    stacked: Pixels = np.zeros((*shape, len(whole)), np.uint8)
+    for segment, some in enumerate(whole.values()):
+        for patch in some:
+            stacked[place[patch.plane], *patch.window, segment][patch.mask] = 1
+    return used, stacked, set(whole)
 
 
 def patches_of(outline: PlacedOutline, planes: Sequence[Plane]) -> Iterator[_Patch]:

@@ -1,0 +1,78 @@
+"""Outlines on the pixels of source images: those that overlap, and those smaller than a slice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import highdicom as hd
+import numpy as np
+import pytest
+
+from edge.dicom_out import seg
+from edge.dicom_out.evidence import PlacedOutline, outlines_file, read_outlines
+from edge.dicom_out.planes import planes_of
+from edge.dicom_out.seg import patches_of, segmentation
+from edge.dicom_out.subject import Source, source_of
+from edge.report.write import report_to_dict
+from imaging.dicom.source import read_source_headers
+from imaging.preprocess import Preprocessed, preprocess
+from imaging.read import read_study
+from imaging.volume import Geometry
+from tests.edge.dicom_out.studies import DEVICE, finding, report_of, write_study
+
+Made = tuple[Source, Preprocessed, Callable[[tuple[float, float, float]], hd.seg.Segmentation]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The source images, the lung box, and what makes a segmentation of two outlines.
+
+    The second outline lies at the share of the lung box that is given.
+    """
+    study = read_study(write_study(tmp_path_factory.mktemp("study")))
+    box = preprocess(study.volume)
+    assert study.headers is not None
+    source = source_of(read_source_headers(study.headers()))
+    first = finding(box, (0.4, 0.5, 0.2), 0.9, True)
+
+    def make(at_zyx: tuple[float, float, float]) -> hd.seg.Segmentation:
+        second = finding(box, at_zyx, 0.8, True)
+        report = replace(report_of(study, box), findings=(first, second), possible=())
+        outlines = read_outlines(outlines_file(report.numbered, box.geometry))
+        values = report_to_dict(report)
+        return hd.seg.Segmentation.from_dataset(segmentation(values, source, outlines, DEVICE))
+
+    return source, box, make
+
+
+def voxels_of(made: hd.seg.Segmentation, segment: int) -> int:
+    return int((made.get_volume(segment_numbers=[segment], combine_segments=True).array > 0).sum())
+
+
+def test_outlines_that_overlap_are_whole(made: Made) -> None:
+    apart, overlapping = (made[2](at) for at in ((0.4, 0.5, 0.8), (0.42, 0.5, 0.22)))
+    assert voxels_of(overlapping, 1) == voxels_of(apart, 1)
+    assert voxels_of(overlapping, 2) == pytest.approx(voxels_of(apart, 2), rel=0.1)
+    assert overlapping.SegmentsOverlap == "YES"
+
+
+def test_without_memory_a_shared_pixel_is_the_more_probable_one_s(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seg, "MAX_STACKED", 0)
+    apart, overlapping = (made[2](at) for at in ((0.4, 0.5, 0.8), (0.42, 0.5, 0.22)))
+    assert voxels_of(overlapping, 1) == voxels_of(apart, 1)
+    assert 0 < voxels_of(overlapping, 2) < 0.9 * voxels_of(apart, 2)
+
+
+@pytest.mark.parametrize("off_mm", [0.0, 0.9, 1.0])
+def test_an_outline_smaller_than_a_pixel_has_one(made: Made, off_mm: float) -> None:
+    """Also where it lies between two planes."""
+    planes = planes_of(made[0])
+    middle = planes[30].points_mm(np.array([40.2]), np.array([50.4]))[0, 0]
+    origin = middle + off_mm * planes[30].normal
+    geometry = Geometry((0.2, 0.2, 0.2), (origin[0], origin[1], origin[2]))
+    (patch,) = patches_of(PlacedOutline(np.ones((1, 1, 1), bool), geometry), planes)
+    assert (patch.row, patch.column, patch.mask.sum()) == (40, 50, 1)
+    assert patch.plane in (30, 31)
