@@ -1,8 +1,8 @@
 """Measure every claim of the pages again, and render the pages: `make evaluate`.
 
-Each claim is a command of `overread-eval` with ``--json``; `docs/claims.toml` lists them. The
-outputs are kept in `docs/results`, so that the pages can be written without measuring
-(``--page-only``).
+Each claim is a command of `overread-eval` with ``--json``, or one of `overread-models`;
+`docs/claims.toml` lists them. The outputs are kept in `docs/results`, so that the pages can be
+written without measuring (``--page-only``).
 """
 
 import json
@@ -30,25 +30,38 @@ MOUNT = "mount -t tmpfs -o size=240m none /mnt"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+MODELS = "overread-models"
+PROGRAMS = {"overread-eval": "evaluation", MODELS: "models"}
+"""The programs whose commands measure, with their packages."""
+
+
 @dataclass(frozen=True)
 class Claim:
-    """One measurement: its name, and the words after ``overread-eval``.
+    """One measurement: its name, and the words after ``program``.
 
     With ``small_disk`` the command gets ``--at`` a separate small filesystem, which it may fill.
+    ``before`` are commands of `MODELS` that make what it needs.
     """
 
     name: str
     command: tuple[str, ...]
     small_disk: bool = False
+    program: str = "overread-eval"
+    before: tuple[tuple[str, ...], ...] = ()
 
 
 def claims(data: str) -> list[Claim]:
     """Return every measurement; ``data`` has ``nodules``, ``lidc``, ``ct`` and ``luna16``."""
-    commands = tomllib.loads(CLAIMS.read_text())
-    return [
-        Claim(name, tuple(shlex.split(line.format(data=shlex.quote(data)))), name == "full_disk")
-        for name, line in commands.items()
-    ]
+    found = []
+    for name, line in tomllib.loads(CLAIMS.read_text()).items():
+        lines = [line] if isinstance(line, str) else line
+        *before, command = (tuple(shlex.split(x.format(data=shlex.quote(data)))) for x in lines)
+        if command[0] in PROGRAMS:
+            made = tuple(words[1:] for words in before)
+            found.append(Claim(name, command[1:], program=command[0], before=made))
+        else:
+            found.append(Claim(name, command, name == "full_disk"))
+    return found
 
 
 def measure(claim: Claim) -> dict[str, Any]:
@@ -59,8 +72,11 @@ def measure(claim: Claim) -> dict[str, Any]:
     if "--journal" in claim.command:
         journal = claim.command[claim.command.index("--journal") + 1]
         (DOCS.parent / journal).unlink(missing_ok=True)
-    line = [sys.executable, "-m", "evaluation", *claim.command, "--json"]
-    typed = " ".join(("overread-eval", *claim.command))
+    for words in claim.before:
+        run = [sys.executable, "-m", PROGRAMS[MODELS], *words]
+        subprocess.run(run, check=True, stdout=sys.stderr, cwd=DOCS.parent)
+    line = [sys.executable, "-m", PROGRAMS[claim.program], *claim.command, "--json"]
+    typed = " ".join((claim.program, *claim.command))
     if claim.small_disk:
         line = [*SMALL_DISK, f"{MOUNT} && exec {shlex.join(line)} --at /mnt"]
         typed = f"{' '.join(SMALL_DISK)} '{MOUNT} && {typed} --at /mnt'"

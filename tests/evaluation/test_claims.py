@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from evaluation import claims
 from evaluation.__main__ import app
-from evaluation.claims import Claim, can_measure, measure, read_figures
+from evaluation.claims import MODELS, Claim, can_measure, measure, read_figures
+from models.__main__ import app as models_app
 
 
 class Started:
@@ -35,14 +36,27 @@ def test_each_claim_has_a_name_and_a_command() -> None:
     every = claims.claims("DATA")
     names = [one.name for one in every]
     assert len(set(names)) == len(names)
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined] # it is a group
-    assert {one.command[0] for one in every} <= set(commands)
+    for program, group in (("overread-eval", app), ("overread-models", models_app)):
+        commands = typer.main.get_command(group).commands  # type: ignore[attr-defined] # a group
+        used = {one.command[0] for one in every if one.program == program}
+        used |= {words[0] for one in every for words in one.before if program == MODELS}
+        assert used
+        assert used <= set(commands)
 
 
 def test_a_claim_is_run_and_named_by_its_command(started: Started) -> None:
     found = measure(Claim("kills", ("kills", "--rounds", "2")))
     assert found == {"command": "overread-eval kills --rounds 2", "n": 1}
     assert started.lines[0][1:] == ["-m", "evaluation", "kills", "--rounds", "2", "--json"]
+
+
+def test_a_claim_of_models_makes_first_what_it_needs(started: Started) -> None:
+    claim = Claim("d", ("distil",), program=MODELS, before=(("train", "screening"),))
+    assert measure(claim)["command"] == "overread-models distil"
+    assert [line[1:] for line in started.lines] == [
+        ["-m", "models", "train", "screening"],
+        ["-m", "models", "distil", "--json"],
+    ]
 
 
 def test_the_full_disk_is_a_small_filesystem(started: Started) -> None:
