@@ -84,7 +84,11 @@ def test_of_several_studies_nothing_is_kept(tmp_path: Path) -> None:
     assert refused.value.headers() == b""
 
 
-@pytest.mark.parametrize("data", [b"", b"no gzip", gzip.compress(b"[]"), gzip.compress(b"{}")])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no gzip", gzip.compress(b"[]"), gzip.compress(b"{}")],
+    ids=["empty", "no gzip", "a list", "an empty object"],
+)
 def test_damaged_headers_are_an_error(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"headers|format"):
         read_source_headers(data)
