@@ -86,7 +86,7 @@ def test_a_caller_without_the_required_certificate_is_refused(files: Path) -> No
 
 
 def test_wrong_files_of_tls_stop_the_start_and_are_named(files: Path) -> None:
-    tls = TlsFiles(None, files / "cloud.pem", files / "edge.key")
+    tls = TlsFiles(None, files / "cloud.pem", files / "edge.key", "status_tls")
     with (
         pytest.raises(
             BadSettings, match=r"status_tls_key = .* is not the private key of status_tls_c"
