@@ -97,10 +97,14 @@ def keys(
 def sign_manifest(
     key: Annotated[Path, typer.Option(metavar="FILE", help="Private key of the signer.")],
     folder: Annotated[
-        Path, typer.Option("--models", metavar="DIR", help="Folder with manifest.toml.")
-    ] = WEIGHTS,
+        Path | None,
+        typer.Option(
+            "--models", metavar="DIR", help="Folder with manifest.toml; default: the package's."
+        ),
+    ] = None,
 ) -> None:
     """Sign the manifest, which holds the hashes of all artifacts, after checking these."""
+    folder = folder or WEIGHTS
     for artifact in every(folder).values():
         artifact.stored()
     signer = sign(folder, key)
