@@ -38,7 +38,7 @@ demo: $(VENV)/run.stamp ## Read a chest CT with edge and cloud: a phantom, or IN
 	@$(BIN)/python -m evaluation.demo $(if $(INPUT),--input "$(INPUT)") $(ARGS)
 
 test: $(VENV)/dev.stamp ## Run the tests; ARGS=... goes to pytest.
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest $(ARGS)
 
 check: $(VENV)/dev.stamp ## Check format, lint, types, import contracts and generated stubs.
 	$(BIN)/ruff format --check .
