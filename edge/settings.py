@@ -133,7 +133,7 @@ class EdgeSettings(ProcessSettings):
         dicom_address: address of that port; other machines reach only another one than loopback.
         dicom_ae_title: AE title of the agent; an association that calls another one is rejected.
         dicom_peers: who may send, ``AE`` or ``AE@ADDRESS``; an address may be a network. Empty:
-            whoever is on this machine.
+            every user of this machine.
         dicom_complete_on_release: whether a series is complete when the association that sent all
             of it is released.
         dicom_max_pdu: largest PDU that is received, in bytes.

@@ -1,7 +1,7 @@
 """The parts of pynetdicom with bounds on time and memory, for senders that mean no good.
 
 By itself pynetdicom believes the length that a PDU states, collects a message in memory whatever
-its size, waits for ever for the rest of a PDU and for a TLS handshake, and ends its thread with a
+its size, waits forever for the rest of a PDU and for a TLS handshake, and ends its thread with a
 traceback where a message cannot be decoded.
 """
 

@@ -40,7 +40,7 @@ A sender that missed the acknowledgement sends it again, maybe after its folder 
 MAX_REMEMBERED = 200_000
 """Instances that are remembered: 30 MB at most."""
 _CHECK_BYTES = 4 << 20
-"""After so many bytes the free disk space is looked at again."""
+"""The free disk space is checked again after this many bytes."""
 _TRIES = 10
 MB = 1_000_000
 

@@ -77,7 +77,7 @@ class Sent:
         stored: names of the files that it has accepted.
         refused: by name, why it refused a file.
         unreachable: why it took no more; empty if it answered for every file. A file may be among
-            the refused ones all the same.
+            the refused ones too.
     """
 
     stored: tuple[str, ...] = ()

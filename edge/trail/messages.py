@@ -51,7 +51,7 @@ class AuditSource:
 
 @dataclass(frozen=True)
 class _Kind:
-    """How an event is told: identifier, action (C, R, U, D or E), and further type codes."""
+    """The codes of an event: identifier, action (C, R, U, D or E), and further type codes."""
 
     event: Code
     action: str
