@@ -43,7 +43,7 @@ from edge.report.model import (
     compose_ignored,
     compose_rejection,
 )
-from edge.report.pictures import Pictures, undrawn_note
+from edge.report.pictures import Pictures, first_note, picture_name
 from edge.report.write import ReportPaths
 from edge.rules.rule import NO_RULES, AppliedRule, Rules
 from edge.rules.selection import IgnoredStudy
@@ -123,11 +123,13 @@ def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
         pictures, note = _draw(pipeline, assessment.merged, box, job)
     with budget.stage("report"):
         report = compose(pipeline.provenance, job, study, assessment, box, budget.ledger_so_far)
-        report = replace(report, picture_note=note, rule=rule, clinical=clinical)
+        numbered = (*report.numbered, *report.numbered_possible)
+        pictured = tuple(number for number, _ in numbered if picture_name(number) in pictures)
+        report = replace(report, pictured=pictured, picture_note=note, rule=rule, clinical=clinical)
         pipeline.persist_pending(report, assessment, pipeline.reader, box)
         evidence = {
             SOURCE: _headers(study.headers, job),
-            OUTLINES: outlines_file((*report.numbered, *report.numbered_possible), box.geometry),
+            OUTLINES: outlines_file(numbered, box.geometry),
         }
         paths = pipeline.write(report, pictures, job.out, evidence)
     return StudyResult(replace(report, ledger=budget.ledger), paths)
@@ -219,8 +221,8 @@ def _draw(pipeline: Pipeline, merged: Merged, box: Preprocessed, job: Job) -> tu
         raise  # the folder cannot be written, and so neither can the report
     except Exception:  # whatever it is: the findings are worth more than their pictures
         log.exception("no picture drawn", study_key=job.study_key)
-        return {}, undrawn_note(*counts, {})
-    return pictures, undrawn_note(*counts, pictures) if pictures else ""
+        return {}, first_note(*counts, {})
+    return pictures, first_note(*counts, pictures) if pictures else ""
 
 
 def _ignore(pipeline: Pipeline, job: Job, budget: Budget, ignored: IgnoredStudy) -> StudyResult:

@@ -117,6 +117,7 @@ class Report:
         changes: of all amendments since version 1, in their order.
         finding_numbers: a number for each finding, then for each possible finding. A candidate
             keeps its number in all versions. Empty means 1, 2, 3, … as in version 1.
+        pictured: the numbers that were drawn in the lung box when the study was read.
         picture_note: which pictures belong to an older version, or are missing.
         rejection: set exactly when `status` is `Status.REJECTED`.
         rule: the rule that took the series, or that ignores the study.
@@ -145,6 +146,7 @@ class Report:
     version: int = 1
     changes: tuple[Change, ...] = ()
     finding_numbers: tuple[int, ...] = ()
+    pictured: tuple[int, ...] = ()
     picture_note: str = ""
     status: Status = Status.FINAL
     rejection: Rejection | None = None

@@ -1,7 +1,7 @@
 """Draw the pictures of a report: an overview of the lung box, and one picture a finding.
 
-Possible findings have pictures too, as far as findings leave room. In the overview they have a
-question mark behind their number.
+The first possible findings have pictures too, as far as findings leave room. In the overview they
+have a question mark behind their number.
 
 An amended report keeps the pictures of version 1, since a finding keeps its number. The lung box
 is gone by then: a finding without a picture in version 1 is drawn from the ROI that was sent.
@@ -25,8 +25,11 @@ from imaging.render import Contour, Mark, encode_webp, finding_picture, overview
 from imaging.roi import roi_start
 from protos.messages import Roi
 
-PICTURED_FINDINGS = 20
+PICTURED = 20
 """The most findings and possible findings with a picture each; the overview shows all."""
+
+PICTURED_POSSIBLE = 4
+"""The most possible findings that are drawn before the report, which must not wait for them."""
 
 OVERVIEW = "overview.webp"
 
@@ -55,7 +58,7 @@ def draw_pictures(
     overview = [*sure, *(replace(mark, label=f"{mark.label}?") for mark in unsure)]
     with ThreadPoolExecutor(max_workers=2) as pool:  # OpenCV releases the interpreter lock
         tasks = {OVERVIEW: pool.submit(lambda: encode_webp(overview_picture(box.voxels, overview)))}
-        for number, mark in enumerate(marks[:PICTURED_FINDINGS], start=1):
+        for number, mark in enumerate(marks[: _drawn_first(len(sure), len(unsure))], start=1):
             tasks[picture_name(number)] = pool.submit(_draw_finding, box, mark)
     pictures: dict[str, bytes] = {}
     for name, task in tasks.items():
@@ -71,6 +74,11 @@ def draw_pictures(
     return pictures
 
 
+def _drawn_first(findings: int, possible: int) -> int:
+    """Return how many are drawn before the report: that many numbers, findings first."""
+    return min(findings + min(possible, PICTURED_POSSIBLE), PICTURED)
+
+
 def redraw(report: Report, plan: Plan, roi_of: Callable[[int], Roi | None], out: Path) -> Pictures:
     """Return the pictures of an amended report by file name, the overview first.
 
@@ -83,7 +91,7 @@ def redraw(report: Report, plan: Plan, roi_of: Callable[[int], Roi | None], out:
     for numbered in (report.numbered, report.numbered_possible):
         for number, finding in sorted(numbered, key=lambda one: one[0] in undrawn):
             path = out / picture_name(number)
-            if len(pictures) > PICTURED_FINDINGS:
+            if len(pictures) > PICTURED:
                 break
             if path.is_file():
                 pictures[path.name] = path.read_bytes()
@@ -116,29 +124,30 @@ def picture_note(report: Report, pictures: Pictures) -> str:
     return " ".join(sentences)
 
 
-def undrawn_note(findings: int, possible: int, pictures: Pictures) -> str:
-    """Return the note on pictures of a first report that could not be drawn; empty for none.
+def first_note(findings: int, possible: int, pictures: Pictures) -> str:
+    """Return the note on pictures that a first report does not have; empty for none.
 
     ``findings`` and ``possible`` count the findings and the possible findings.
     """
-    expected = {
+    drawn = _drawn_first(findings, possible)
+    expected = {OVERVIEW: "overview"} | {
         picture_name(n): f"{'finding' if n <= findings else 'possible finding'} {n}"
-        for n in range(1, findings + possible + 1)
+        for n in range(1, drawn + 1)
     }
-    expected = {OVERVIEW: "overview", **dict([*expected.items()][:PICTURED_FINDINGS])}
-    names = ", ".join(words for name, words in expected.items() if name not in pictures)
-    return f"An error of this program prevented pictures: {names}." if names else ""
+    failed = ", ".join(words for name, words in expected.items() if name not in pictures)
+    sentences = [f"An error of this program prevented pictures: {failed}."] if failed else []
+    if drawn < findings + possible:
+        sentences.append(f"Numbers above {drawn} are in the overview only.")
+    return " ".join(sentences)
 
 
 def undrawn_numbers(report: Report) -> frozenset[int]:
     """Return the numbers in the report that had no picture when the study was read.
 
-    They were added to either list later, or beyond the largest number of pictures.
+    They were added to either list later, or are beyond those that are drawn first.
     """
-    version, kinds = _drawn_version(report), (ChangeKind.ADDED, ChangeKind.POSSIBLE_ADDED)
-    added = {c.number for c in report.changes if c.kind in kinds and c.version > version}
     numbers = (number for number, _ in (*report.numbered, *report.numbered_possible))
-    return frozenset(n for n in numbers if n in added or n > PICTURED_FINDINGS)
+    return frozenset(numbers) - frozenset(report.pictured)
 
 
 def _drawn_version(report: Report) -> int:

@@ -78,7 +78,7 @@ def test_a_report_that_was_taken_away_is_amended_all_the_same(site: Site) -> Non
     out.rmdir()
     site.cloud.answers = [2]
     site.turns()
-    files = [f".study-{key}", "finding_03.webp", "report.html", "report.json"]
+    files = [f".study-{key}", "finding_02.webp", "finding_03.webp", "report.html", "report.json"]
     assert sorted(os.listdir(out)) == files
     assert site.report("a")["version"] == 2
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge.report.model import Change, ChangeKind, Report
-from edge.report.pictures import OVERVIEW, PICTURED_FINDINGS, picture_name, picture_note, redraw
+from edge.report.pictures import OVERVIEW, PICTURED, picture_name, picture_note, redraw
 from protos.messages import Roi
 from tests.edge.builders import LISTING, SETTINGS, Site, plan_of
 from tests.edge.report.reports import FINDING, POSSIBLE, REPORT, VERDICT
@@ -93,7 +93,10 @@ def test_a_finding_that_becomes_possible_keeps_its_picture_and_a_removed_one_los
 
 
 def amended(
-    findings: Sequence[int], possible: Sequence[int], changes: Sequence[tuple[ChangeKind, int]]
+    findings: Sequence[int],
+    possible: Sequence[int],
+    changes: Sequence[tuple[ChangeKind, int]],
+    pictured: int,
 ) -> Report:
     """Version 2 with these numbers; the candidate of number ``n`` is ``n``."""
     listed = [
@@ -106,6 +109,7 @@ def amended(
         findings=tuple(listed[0]),
         possible=tuple(listed[1]),
         finding_numbers=(*findings, *possible),
+        pictured=tuple(range(1, pictured + 1)),
         changes=tuple(Change(2, kind, "", number) for kind, number in changes),
     )
 
@@ -115,16 +119,18 @@ def test_findings_take_the_place_of_possible_findings_where_pictures_are_too_man
 ) -> None:
     """An added finding, and a raised one that had no picture, are drawn from their ROIs."""
     plan = plan_of(*[0.5] * 30)
-    for name in (OVERVIEW, *map(picture_name, range(1, PICTURED_FINDINGS + 1))):
+    for name in (OVERVIEW, *map(picture_name, range(1, PICTURED + 1))):
         (tmp_path / name).write_bytes(name.encode())
     possible = [n for n in range(1, 25) if n != 23]
-    report = amended([23, 25], possible, [(ChangeKind.RAISED, 23), (ChangeKind.ADDED, 25)])
+    report = amended(
+        [23, 25], possible, [(ChangeKind.RAISED, 23), (ChangeKind.ADDED, 25)], PICTURED
+    )
 
     def roi_of(index: int) -> Roi:
         return Roi(index, np.zeros((16, 16, 16), np.uint8), (1.0, 1.0, 1.0), (-1000.0, 400.0), 0.5)
 
     pictures = redraw(report, plan, roi_of, tmp_path)
-    first = [picture_name(n) for n in (23, 25, *range(1, PICTURED_FINDINGS - 1))]
+    first = [picture_name(n) for n in (23, 25, *range(1, PICTURED - 1))]
     assert [*pictures] == [OVERVIEW, *first]
     assert pictures[picture_name(1)] == picture_name(1).encode()
     assert pictures[picture_name(25)].startswith(b"RIFF")
@@ -136,7 +142,7 @@ def test_findings_take_the_place_of_possible_findings_where_pictures_are_too_man
 
 def test_an_added_possible_finding_is_drawn_from_its_roi(tmp_path: Path) -> None:
     (tmp_path / picture_name(1)).write_bytes(b"1")
-    report = amended([1], [2], [(ChangeKind.POSSIBLE_ADDED, 2)])
+    report = amended([1], [2], [(ChangeKind.POSSIBLE_ADDED, 2)], 1)
     roi = Roi(2, np.zeros((16, 16, 16), np.uint8), (1.0, 1.0, 1.0), (-1000.0, 400.0), 0.5)
     pictures = redraw(report, plan_of(*[0.5] * 3), lambda _: roi, tmp_path)
     assert [*pictures] == [picture_name(1), picture_name(2)]

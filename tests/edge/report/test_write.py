@@ -13,7 +13,7 @@ from edge.atomic_files import write_atomically
 from edge.dicom_out.evidence import OUTLINES, SOURCE, of_version
 from edge.findings import Outline
 from edge.report.model import NOT_A_DEVICE
-from edge.report.pictures import PICTURED_FINDINGS, draw_pictures
+from edge.report.pictures import PICTURED, PICTURED_POSSIBLE, draw_pictures, first_note
 from edge.report.write import SCHEMA, report_to_dict, version_in, write_report, write_version
 from imaging.preprocess import Preprocessed
 from imaging.render import Mark, finding_picture, overview_picture
@@ -190,20 +190,30 @@ def test_a_name_that_is_no_utf8_does_not_stop_the_report(tmp_path: Path) -> None
 
 
 def test_only_the_first_findings_get_pictures_of_their_own(tmp_path: Path) -> None:
-    count = PICTURED_FINDINGS + 2
+    count = PICTURED + 2
     paths = write(replace(REPORT, findings=(FINDING,) * count), tmp_path)
-    assert len(paths.pictures) == PICTURED_FINDINGS + 1
+    assert len(paths.pictures) == PICTURED + 1
     assert len(json.loads(paths.json.read_text())["findings"]) == count
 
 
 def test_findings_are_drawn_before_possible_findings(tmp_path: Path) -> None:
     """The limit is one for both lists."""
-    findings, possible = (FINDING,) * (PICTURED_FINDINGS - 1), (POSSIBLE,) * 2
+    findings, possible = (FINDING,) * (PICTURED - 1), (POSSIBLE,) * 2
     paths = write(replace(REPORT, findings=findings, possible=possible), tmp_path)
     assert [path.name for path in paths.pictures[-2:]] == ["finding_19.webp", "finding_20.webp"]
     text = paths.html.read_text()
     assert 'id="finding-20"' in text
     assert 'id="finding-21"' not in text
+
+
+def test_only_the_first_possible_findings_are_drawn_before_the_report(tmp_path: Path) -> None:
+    """The overview shows the others too; a report must not wait for their pictures."""
+    possible = (POSSIBLE,) * (PICTURED_POSSIBLE + 1)
+    paths = write(replace(REPORT, findings=(FINDING,), possible=possible), tmp_path)
+    assert len(paths.pictures) == 1 + 1 + PICTURED_POSSIBLE
+    assert first_note(1, len(possible), draw_pictures((FINDING,), possible, box(), tmp_path)) == (
+        "Numbers above 5 are in the overview only."
+    )
 
 
 def test_a_possible_finding_has_a_question_mark_in_the_overview_alone(
