@@ -10,12 +10,10 @@ square tiles with points ``(x, y)`` in pixels; drawing changes a tile in place.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from io import BytesIO
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from imaging.volume import WINDOW_HU, Triple, UInt8Array
 
@@ -165,16 +163,13 @@ def overview_picture(voxels: UInt8Array, marks: Sequence[Mark]) -> UInt8Array:
     return np.hstack(tiles)
 
 
-def encode_webp(picture: UInt8Array) -> bytes:
-    """Encode a picture as WebP, with loss: that of a finding takes about 60 kB.
-
-    Pillow offers WebP's fastest method: 24 ms in place of OpenCV's 62, for a third more bytes.
-    """
-    file = BytesIO()
-    Image.fromarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)).save(
-        file, "WEBP", quality=70, method=0
-    )
-    return file.getvalue()
+def encode_jpeg(picture: UInt8Array) -> bytes:
+    """Encode a picture as JPEG: that of a finding takes about 70 kB, and 3 ms."""
+    options = (cv2.IMWRITE_JPEG_QUALITY, 48, cv2.IMWRITE_JPEG_OPTIMIZE, 1)
+    encoded, data = cv2.imencode(".jpg", picture, options)
+    if not encoded:
+        raise ValueError(f"a picture of shape {picture.shape} cannot be encoded")
+    return data.tobytes()
 
 
 def _near(voxels: UInt8Array, mark: Mark, plane: Plane, window: Window) -> UInt8Array:

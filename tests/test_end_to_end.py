@@ -97,7 +97,7 @@ def screened(home: Home, study: Path, cloud: str, out: Path) -> tuple[int, dict[
 def report_in(folder: Path) -> dict[str, Any]:
     """The report of a folder; its page and pictures are there too."""
     assert "Not a medical device" in (folder / "report.html").read_text()
-    assert (folder / "overview.webp").read_bytes().startswith(b"RIFF")
+    assert (folder / "overview.jpg").read_bytes().startswith(b"\xff\xd8")
     return dict(json.loads((folder / "report.json").read_text()))
 
 
@@ -139,7 +139,7 @@ def test_edge_and_cloud_read_a_study(home: Home, chest: Study, cloud: str, tmp_p
     assert status == 0
     assert (report["status"], report["second_reading"]) == ("final", "complete")
     assert some_found(chest.nodules, report)
-    assert (tmp_path / "finding_01.webp").is_file()
+    assert (tmp_path / "finding_01.jpg").is_file()
     assert set(report["models"]) == {"edge", "cloud"}
     images = {data.SOPInstanceUID: data for data in map(pydicom.dcmread, chest.folder.iterdir())}
     for finding in report["findings"]:

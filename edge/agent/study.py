@@ -80,7 +80,7 @@ def process_study(
         if not found:
             report, details = _read(record, draft, read, deadline_s, clock)
             if draft != job:
-                pictures = {p.name: p.read_bytes() for p in sorted(draft.out.glob("*.webp"))}
+                pictures = {p.name: p.read_bytes() for p in sorted(draft.out.glob("*.jpg"))}
                 write_version(report, pictures, out, evidence_files(draft.out))
             on_report(report)
             rejection = report.rejection

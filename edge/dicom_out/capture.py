@@ -30,7 +30,7 @@ def capture(
         report: content of ``report.json``.
         source: the images that were read.
         device: the machine that makes it.
-        picture: WebP.
+        picture: JPEG.
         values: the finding or possible finding in the picture; None for the overview.
 
     Raises:
@@ -57,7 +57,7 @@ def capture(
     made.ImageComments = _comment(report, values)
     made.DerivationDescription = "Picture of the report, with marks of findings"
     made.LossyImageCompression = "01"
-    made.LossyImageCompressionMethod = "WEBP"
+    made.LossyImageCompressionMethod = "ISO_10918_1"
     made.LossyImageCompressionRatio = DSfloat(pixels.nbytes / len(picture), auto_format=True)
     complete(made, source, names)
     return made

@@ -59,7 +59,7 @@ _GREY, _LINE, _WARN = (
 def report_pages(report: Values, pictures: Mapping[str, bytes]) -> bytes:
     """Return the report as PDF; the same report gives the same bytes.
 
-    ``report`` is the content of ``report.json``; ``pictures`` are WebP by file name.
+    ``report`` is the content of ``report.json``; ``pictures`` are JPEG by file name.
     """
     _register_fonts()
     file = BytesIO()
@@ -326,7 +326,7 @@ def _image(data: bytes, name: str) -> Image | None:
 
 
 def _caption(name: str) -> str:
-    stem = name.removesuffix(".webp")
+    stem = name.removesuffix(".jpg")
     return "Overview" if stem == "overview" else f"Number {int(stem.removeprefix('finding_'))}"
 
 

@@ -21,7 +21,7 @@ from edge.dicom_out.evidence import remove_evidence
 from edge.findings import Finding
 from edge.report.model import ChangeKind, Report
 from imaging.preprocess import Preprocessed
-from imaging.render import Contour, Mark, encode_webp, finding_picture, overview_picture
+from imaging.render import Contour, Mark, encode_jpeg, finding_picture, overview_picture
 from imaging.roi import roi_start
 from protos.messages import Roi
 
@@ -31,12 +31,12 @@ PICTURED = 20
 PICTURED_POSSIBLE = 4
 """The most possible findings that are drawn before the report, which must not wait for them."""
 
-OVERVIEW = "overview.webp"
+OVERVIEW = "overview.jpg"
 
 log = structlog.get_logger()
 
 Pictures = Mapping[str, bytes]
-"""File name to WebP: ``overview.webp``, then ``finding_01.webp`` and so on, in their order."""
+"""File name to JPEG: ``overview.jpg``, then ``finding_01.jpg`` and so on, in their order."""
 
 
 def draw_pictures(
@@ -57,7 +57,7 @@ def draw_pictures(
     sure, unsure = marks[: len(findings)], marks[len(findings) :]
     overview = [*sure, *(replace(mark, label=f"{mark.label}?") for mark in unsure)]
     with ThreadPoolExecutor(max_workers=2) as pool:  # OpenCV releases the interpreter lock
-        tasks = {OVERVIEW: pool.submit(lambda: encode_webp(overview_picture(box.voxels, overview)))}
+        tasks = {OVERVIEW: pool.submit(lambda: encode_jpeg(overview_picture(box.voxels, overview)))}
         for number, mark in enumerate(marks[: _drawn_first(len(sure), len(unsure))], start=1):
             tasks[picture_name(number)] = pool.submit(_draw_finding, box, mark)
     pictures: dict[str, bytes] = {}
@@ -157,12 +157,12 @@ def _drawn_version(report: Report) -> int:
 
 def picture_name(number: int) -> str:
     """Return the file name of the picture of a finding or possible finding."""
-    return f"finding_{number:02d}.webp"
+    return f"finding_{number:02d}.jpg"
 
 
 def stray_pictures(out: Path, keep: Collection[str] = ()) -> list[Path]:
     """Return the pictures in ``out`` that are not among ``keep``."""
-    pictures = [out / OVERVIEW, *out.glob("finding_[0-9][0-9].webp")]
+    pictures = [out / OVERVIEW, *out.glob("finding_[0-9][0-9].jpg")]
     return [path for path in pictures if path.name not in keep]
 
 
@@ -178,7 +178,7 @@ def clear_pictures(out: Path, keep: Collection[str] = ()) -> None:
 
 
 def _draw_finding(box: Preprocessed, mark: Mark) -> bytes:
-    return encode_webp(finding_picture(box.voxels, mark))
+    return encode_jpeg(finding_picture(box.voxels, mark))
 
 
 def _draw_from_roi(number: int, finding: Finding, roi: Roi, plan: Plan) -> bytes:
@@ -187,7 +187,7 @@ def _draw_from_roi(number: int, finding: Finding, roi: Roi, plan: Plan) -> bytes
     first = tuple(int(index) for index in roi_start(candidate.index_zyx, roi.voxels.shape))
     z, y, x = (index - start for index, start in zip(finding.index_zyx, first, strict=True))
     mark = Mark((z, y, x), finding.diameter_mm, str(number), _contour(finding, first))
-    return encode_webp(finding_picture(roi.voxels, mark, "ROI"))
+    return encode_jpeg(finding_picture(roi.voxels, mark, "ROI"))
 
 
 def _contour(finding: Finding, first: Sequence[int]) -> Contour | None:

@@ -183,7 +183,7 @@ class Pages:
             refused=refused,
             refusals={row.key: state.report(row) for row in refused},
             studies=[(row, state.report(row)) for row in rows[:PER_PAGE]],
-            pictures={row.key: "overview.webp" in state.pictures(row) for row in rows},
+            pictures={row.key: "overview.jpg" in state.pictures(row) for row in rows},
             number=number,
             has_more=len(rows) > PER_PAGE,
             links=self._from.links(),
@@ -275,9 +275,9 @@ class Pages:
         """Show a picture of a report."""
         study = self._study(request)
         data = self._from.state.file_of(study, request.path_params["name"])
-        if data is None or not request.path_params["name"].endswith(".webp"):
+        if data is None or not request.path_params["name"].endswith(".jpg"):
             raise HTTPException(404, "There is no such picture.")
-        return Response(data, media_type="image/webp")
+        return Response(data, media_type="image/jpeg")
 
     def viewer(self, request: Request) -> Response:
         """Show the slices of a study."""

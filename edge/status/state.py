@@ -29,7 +29,7 @@ Json = Mapping[str, Any]
 
 KEY = re.compile(rf"[0-9a-f]{{{KEY_CHARACTERS}}}")
 VERSION = re.compile(r"report\.v([1-9][0-9]{0,4})\.json")
-PICTURE = re.compile(r"overview\.webp|finding_[0-9]{2}\.webp")
+PICTURE = re.compile(r"overview\.jpg|finding_[0-9]{2}\.jpg")
 
 INBOX_S = 2.0
 """The inbox is listed at most once in this time, however many look."""
@@ -215,7 +215,7 @@ class SiteState:
     def pictures(self, study: StudyRow) -> list[str]:
         """Return the names of a report's pictures."""
         folder = self._report_folder(study)
-        names = () if folder is None else sorted(path.name for path in folder.glob("*.webp"))
+        names = () if folder is None else sorted(path.name for path in folder.glob("*.jpg"))
         return [name for name in names if PICTURE.fullmatch(name)]
 
     def disks(self) -> list[Disk]:

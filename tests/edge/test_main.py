@@ -344,8 +344,8 @@ def test_a_refused_study_replaces_no_other_report_and_still_says_why(
         ("report.json", '{"title": "sales"}', "its report.json is not of Overread"),
         ("report.json", "[1", "its report.json is not of Overread"),
         ("report.html", "<p>sales", "but no report.json of Overread"),
-        ("overview.webp", "mine", "but no report.json of Overread"),
-        ("finding_01.webp", "mine", "but no report.json of Overread"),
+        ("overview.jpg", "mine", "but no report.json of Overread"),
+        ("finding_01.jpg", "mine", "but no report.json of Overread"),
         ("outlines.npz", "mine", "but no report.json of Overread"),
     ],
 )

@@ -253,7 +253,7 @@ def test_an_error_while_drawing_costs_the_picture_and_no_finding(
     report = report_of(pipeline, tmp_path)
     assert [f.edge_score for f in report.findings] == [0.95, 0.7]
     assert report.picture_note == "An error of this program prevented pictures: finding 2."
-    assert sorted(p.name for p in tmp_path.glob("*.webp")) == ["finding_01.webp", "overview.webp"]
+    assert sorted(p.name for p in tmp_path.glob("*.jpg")) == ["finding_01.jpg", "overview.jpg"]
 
 
 def test_possible_findings_reach_report_log_and_picture_note(

@@ -140,7 +140,7 @@ def test_the_default_shows_whole_lungs_and_a_nodule_that_the_second_reading_deci
     assert "5 of 5 nodules of the phantom found, 0 false positives" in said.stdout
     assert "to the cloud and back" in said.stdout
     assert (folder / "report.html").is_file()
-    assert (folder / "overview.webp").is_file()
+    assert (folder / "overview.jpg").is_file()
 
 
 def test_phantom_is_compared_with_its_truth(

@@ -11,7 +11,7 @@ from imaging.render import (
     Contour,
     Mark,
     Plane,
-    encode_webp,
+    encode_jpeg,
     finding_picture,
     overview_picture,
 )
@@ -182,7 +182,7 @@ def test_a_picture_of_noise_takes_little_space_and_differs_little_when_it_is_enc
     hu = np.random.default_rng(0).normal(-850, 40, (200, 220, 290))
     voxels = np.clip((hu + 1000) * 255 / 1400, 0, 255).astype(np.uint8)
     picture = finding_picture(voxels, Mark((100, 110, 150), 12.0, "1"))
-    data = encode_webp(picture)
+    data = encode_jpeg(picture)
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert decoded is not None
     assert len(data) < 90_000

@@ -19,7 +19,7 @@ from tests.edge.running_agent import full_at, held_at
 
 
 @pytest.mark.parametrize(
-    "full_at", ["report.v1.html", "report.v1.json", "finding_03.webp", "report.html", "report.json"]
+    "full_at", ["report.v1.html", "report.v1.json", "finding_03.jpg", "report.html", "report.json"]
 )
 def test_a_disk_that_fills_up_costs_no_verdict_and_no_version(
     site: Site, monkeypatch: pytest.MonkeyPatch, full_at: str
@@ -78,7 +78,7 @@ def test_a_report_that_was_taken_away_is_amended_all_the_same(site: Site) -> Non
     out.rmdir()
     site.cloud.answers = [2]
     site.turns()
-    files = [f".study-{key}", "finding_02.webp", "finding_03.webp", "report.html", "report.json"]
+    files = [f".study-{key}", "finding_02.jpg", "finding_03.jpg", "report.html", "report.json"]
     assert sorted(os.listdir(out)) == files
     assert site.report("a")["version"] == 2
 

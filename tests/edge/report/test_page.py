@@ -75,7 +75,7 @@ def test_zones_and_outlines_are_explained_only_where_there_are_some(tmp_path: Pa
 def test_page_holds_its_own_pictures_and_points_nowhere(tmp_path: Path) -> None:
     paths = write(REPORT, tmp_path)
     text = paths.html.read_text()
-    inside = re.findall(r'href="data:image/webp;base64,([^"]+)"', text)
+    inside = re.findall(r'href="data:image/jpeg;base64,([^"]+)"', text)
     assert [base64.b64decode(data) for data in inside] == [p.read_bytes() for p in paths.pictures]
     assert len(re.findall(r"role=\"img\" aria-label=\"[^\"]{40,}\"", text)) == len(inside) == 2
     assert len(re.findall(r'<use href="#[a-z0-9_.]+"/>', text)) == (2 - 1) + (8 - 1)

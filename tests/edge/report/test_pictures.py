@@ -20,18 +20,13 @@ def test_pictures_of_findings_are_kept_and_a_new_one_is_drawn(site: Site) -> Non
     """The old files are untouched; an added finding is drawn from its ROI; the report says so."""
     site.study("a", pictures=True)
     out = site.places.outbox / "a"
-    before = {path.name: path.read_bytes() for path in out.glob("*.webp")}
-    assert sorted(before) == ["finding_01.webp", "finding_02.webp", "overview.webp"]
+    before = {path.name: path.read_bytes() for path in out.glob("*.jpg")}
+    assert sorted(before) == ["finding_01.jpg", "finding_02.jpg", "overview.jpg"]
     site.cloud.answers = [2]
     site.turns()
-    after = {path.name: path.read_bytes() for path in out.glob("*.webp")}
+    after = {path.name: path.read_bytes() for path in out.glob("*.jpg")}
     assert after.items() >= before.items()
-    assert sorted(after) == [
-        "finding_01.webp",
-        "finding_02.webp",
-        "finding_03.webp",
-        "overview.webp",
-    ]
+    assert sorted(after) == ["finding_01.jpg", "finding_02.jpg", "finding_03.jpg", "overview.jpg"]
     assert site.report("a")["picture_note"] == (
         "The overview shows the findings of version 1. "
         "Pictures of version 1: finding 2, finding 1. "
@@ -43,10 +38,10 @@ def test_a_removed_finding_loses_its_picture_and_a_missing_picture_is_noted(site
     """No picture of a finding that is none is left, and one that is gone is said to be gone."""
     site.study("a", pictures=True)
     out = site.places.outbox / "a"
-    (out / "finding_01.webp").unlink()
+    (out / "finding_01.jpg").unlink()
     site.cloud.answers, site.cloud.probability = [2], 0.01
     site.turns()
-    assert [path.name for path in out.glob("*.webp")] == ["overview.webp"]
+    assert [path.name for path in out.glob("*.jpg")] == ["overview.jpg"]
     assert "Without a picture: finding 1." in site.report("a")["picture_note"]
 
 
@@ -61,7 +56,7 @@ def test_a_possible_finding_that_becomes_a_finding_keeps_number_and_picture(site
     """Report, page and pictures of two versions through the whole agent."""
     site.study("a", pictures=True)
     out, first = site.places.outbox / "a", site.report("a")
-    before = {path.name: path.read_bytes() for path in out.glob("*.webp")}
+    before = {path.name: path.read_bytes() for path in out.glob("*.jpg")}
     assert sorted(before) == [*map(picture_name, (1, 2, 3)), OVERVIEW]
     assert [one["number"] for one in first["findings"]] == [1, 2]
     assert [one["number"] for one in first["possible_findings"]] == [3]
@@ -70,7 +65,7 @@ def test_a_possible_finding_that_becomes_a_finding_keeps_number_and_picture(site
     second = site.report("a")
     assert [one["number"] for one in second["findings"]] == [2, 3, 1]
     assert second["possible_findings"] == []
-    assert {path.name: path.read_bytes() for path in out.glob("*.webp")} == before
+    assert {path.name: path.read_bytes() for path in out.glob("*.jpg")} == before
     assert second["picture_note"].endswith(
         "Pictures of version 1: finding 2, finding 3, finding 1."
     )
@@ -86,7 +81,7 @@ def test_a_finding_that_becomes_possible_keeps_its_picture_and_a_removed_one_los
     site.turns()
     report, out = site.report("a"), site.places.outbox / "a"
     assert [one["number"] for one in report["possible_findings"]] == [2]
-    assert sorted(p.name for p in out.glob("*.webp")) == [*map(picture_name, (1, 2)), OVERVIEW]
+    assert sorted(p.name for p in out.glob("*.jpg")) == [*map(picture_name, (1, 2)), OVERVIEW]
     assert report["picture_note"].endswith("version 1: finding 1, possible finding 2.")
     kinds = [change["kind"] for change in report["changes"]]
     assert kinds == ["finding lowered to possible finding", "possible finding removed"]
@@ -133,7 +128,7 @@ def test_findings_take_the_place_of_possible_findings_where_pictures_are_too_man
     first = [picture_name(n) for n in (23, 25, *range(1, PICTURED - 1))]
     assert [*pictures] == [OVERVIEW, *first]
     assert pictures[picture_name(1)] == picture_name(1).encode()
-    assert pictures[picture_name(25)].startswith(b"RIFF")
+    assert pictures[picture_name(25)].startswith(b"\xff\xd8")
     note = picture_note(report, pictures)
     assert "Pictures of version 1: possible finding 1, " in note
     assert "Pictures of the ROI that was sent to the cloud: finding 23, finding 25." in note

@@ -104,11 +104,11 @@ def test_json_says_nothing_that_is_no_json() -> None:
 def test_files_are_written_and_named_by_finding(tmp_path: Path) -> None:
     report = replace(REPORT, findings=(FINDING, FINDING))
     paths = write(report, tmp_path / "out")
-    names = ["finding_01.webp", "finding_02.webp", "overview.webp", "report.html", "report.json"]
+    names = ["finding_01.jpg", "finding_02.jpg", "overview.jpg", "report.html", "report.json"]
     assert sorted(os.listdir(tmp_path / "out")) == names
-    assert [path.name for path in paths.pictures] == ["overview.webp", *names[:2]]
+    assert [path.name for path in paths.pictures] == ["overview.jpg", *names[:2]]
     assert json.loads(paths.json.read_text()) == report_to_dict(report)
-    assert all(path.read_bytes().startswith(b"RIFF") for path in paths.pictures)
+    assert all(path.read_bytes().startswith(b"\xff\xd8") for path in paths.pictures)
 
 
 def test_report_json_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,16 +121,16 @@ def test_report_json_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for module in ("pictures", "write"):
         monkeypatch.setattr(f"edge.report.{module}.write_atomically", watched)
     write(REPORT, tmp_path)
-    assert written == ["overview.webp", "finding_01.webp", "report.html", "report.json"]
+    assert written == ["overview.jpg", "finding_01.jpg", "report.html", "report.json"]
 
 
 def test_one_patient_s_pictures_never_lie_beside_another_s_report(tmp_path: Path) -> None:
     """A report with fewer findings, and one of a refusal, leave no picture of the one before."""
     write(replace(REPORT, findings=(FINDING,) * 3), tmp_path)
-    (tmp_path / "finding_notes.webp").touch()
+    (tmp_path / "finding_notes.jpg").touch()
     paths = write(REPORT, tmp_path)
-    others = ["finding_notes.webp", "report.html", "report.json"]
-    assert sorted(os.listdir(tmp_path)) == sorted(["overview.webp", "finding_01.webp", *others])
+    others = ["finding_notes.jpg", "report.html", "report.json"]
+    assert sorted(os.listdir(tmp_path)) == sorted(["overview.jpg", "finding_01.jpg", *others])
     assert all(path.is_file() for path in paths.pictures)
     write_report(REPORT, {}, tmp_path)
     assert sorted(os.listdir(tmp_path)) == others
@@ -142,7 +142,7 @@ def test_an_older_report_goes_before_the_pictures_change(
     write(REPORT, tmp_path)
 
     def dies(path: Path, _data: bytes) -> None:
-        assert path.name == "overview.webp"
+        assert path.name == "overview.jpg"
         raise KeyboardInterrupt
 
     monkeypatch.setattr("edge.report.pictures.write_atomically", dies)
@@ -200,7 +200,7 @@ def test_findings_are_drawn_before_possible_findings(tmp_path: Path) -> None:
     """The limit is one for both lists."""
     findings, possible = (FINDING,) * (PICTURED - 1), (POSSIBLE,) * 2
     paths = write(replace(REPORT, findings=findings, possible=possible), tmp_path)
-    assert [path.name for path in paths.pictures[-2:]] == ["finding_19.webp", "finding_20.webp"]
+    assert [path.name for path in paths.pictures[-2:]] == ["finding_19.jpg", "finding_20.jpg"]
     text = paths.html.read_text()
     assert 'id="finding-20"' in text
     assert 'id="finding-21"' not in text
@@ -246,14 +246,14 @@ def test_a_report_of_14_findings_takes_less_than_2_megabytes(tmp_path: Path) -> 
         draw_pictures(report.findings, report.possible, Preprocessed(voxels, Geometry()), tmp_path),
         tmp_path,
     )
-    assert len(list(tmp_path.glob("*.webp"))) == 15
+    assert len(list(tmp_path.glob("*.jpg"))) == 15
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2_000_000
 
 
 def test_an_outline_is_drawn(tmp_path: Path) -> None:
     outlined = replace(FINDING, outline=Outline(np.ones((4, 4, 4), bool), (18, 28, 38)))
     plain, drawn = (draw_pictures((one,), (), box(), tmp_path) for one in (FINDING, outlined))
-    assert plain["finding_01.webp"] != drawn["finding_01.webp"]
+    assert plain["finding_01.jpg"] != drawn["finding_01.jpg"]
 
 
 SECOND = replace(
@@ -261,10 +261,10 @@ SECOND = replace(
 )
 
 
-PICTURES = {"overview.webp": b"RIFF o", "finding_01.webp": b"RIFF 1", "finding_04.webp": b"4"}
+PICTURES = {"overview.jpg": b"RIFF o", "finding_01.jpg": b"RIFF 1", "finding_04.jpg": b"4"}
 
 
-FILES = ["finding_04.webp", "report.v1.html", "report.v1.json", "report.html", "report.json"]
+FILES = ["finding_04.jpg", "report.v1.html", "report.v1.json", "report.html", "report.json"]
 
 
 def first(out: Path) -> dict[str, bytes]:
@@ -287,9 +287,9 @@ def test_the_new_version_takes_the_place_and_the_old_one_lies_beside_it(tmp_path
 
 def test_pictures_that_are_not_of_the_new_version_go(tmp_path: Path) -> None:
     first(tmp_path)
-    (tmp_path / "finding_notes.webp").touch()
+    (tmp_path / "finding_notes.jpg").touch()
     write_version(SECOND, {}, tmp_path)
-    names = ["finding_notes.webp", "report.html", "report.json", "report.v1.html", "report.v1.json"]
+    names = ["finding_notes.jpg", "report.html", "report.json", "report.v1.html", "report.v1.json"]
     assert sorted(os.listdir(tmp_path)) == names
 
 

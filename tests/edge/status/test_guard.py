@@ -26,7 +26,7 @@ def visit(site: Site) -> Iterator[Visit]:
 
 PAGES = ("/", "/drift", f"/study/{0:032x}", f"/study/{0:032x}/view", f"/study/{0:032x}/volume",
          f"/study/{0:032x}/slice/axial/0", f"/study/{0:032x}/report/1",
-         f"/study/{0:032x}/picture/overview.webp", "/none")  # fmt: skip
+         f"/study/{0:032x}/picture/overview.jpg", "/none")  # fmt: skip
 
 
 @pytest.mark.parametrize("path", PAGES)

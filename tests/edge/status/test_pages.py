@@ -106,13 +106,13 @@ def test_hostile_text_stays_text(site: Site, visit: Visit) -> None:
 
 def test_paths_lead_to_files_of_the_report_alone(site: Site, visit: Visit) -> None:
     key = site.add("a")
-    (site.folders.outbox / "a" / "secret.webp").write_bytes(b"x")
-    (site.folders.outbox / "a" / "finding_07.webp").symlink_to("/etc/passwd")
+    (site.folders.outbox / "a" / "secret.jpg").write_bytes(b"x")
+    (site.folders.outbox / "a" / "finding_07.jpg").symlink_to("/etc/passwd")
     for path in (
         f"/study/{key}/picture/..%2F..%2Fstate%2Fspool.sqlite3",
-        f"/study/{key}/picture/secret.webp",
+        f"/study/{key}/picture/secret.jpg",
         f"/study/{key}/picture/report.html",
-        f"/study/{key}/picture/finding_07.webp",
+        f"/study/{key}/picture/finding_07.jpg",
         f"/study/{key}/report/2",
         f"/study/{key}/report/-1",
         f"/study/{key}/report/..",
@@ -128,7 +128,7 @@ def test_paths_lead_to_files_of_the_report_alone(site: Site, visit: Visit) -> No
         server.request("GET", path)  # as it is: other clients resolve the dots
         assert server.getresponse().status == 404, path
         server.close()
-    assert visit.get(f"/study/{key}/picture/overview.webp").headers["content-type"] == "image/webp"
+    assert visit.get(f"/study/{key}/picture/overview.jpg").headers["content-type"] == "image/jpeg"
 
 
 def test_a_report_of_another_study_in_the_folder_is_not_shown(site: Site, visit: Visit) -> None:
