@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from cloud.cache import VerdictCache
 from cloud.errors import AddressUnusable, BadSettings, BatcherFailed
 from cloud.scheduling.batcher import Batcher
-from cloud.scheduling.queue import QueueRules
+from cloud.scheduling.scheduler import Rules
 from cloud.service import OverreadService
 from cloud.settings import CloudSettings
 from cloud.stream import Backend
@@ -149,9 +149,9 @@ class CloudServer:
             self._telemetry,
             max_batch=settings.max_batch,
             max_batch_delay_s=settings.max_batch_delay_s,
-            max_queued=settings.max_queued_rois,
-            rules=QueueRules(
-                by_deadline=settings.scheduling == "deadline",
+            rules=Rules(
+                order=settings.scheduling,
+                max_queued=settings.max_queued_rois,
                 routine_max_wait_s=settings.routine_max_wait_s,
                 site_share=settings.site_share,
                 site_weights=settings.site_weights,

@@ -13,8 +13,8 @@ import grpc
 import structlog
 
 from cloud.limits import check_header
-from cloud.scheduling.entry import UNKNOWN_SITE
-from cloud.scheduling.quota import StreamQuota
+from cloud.quota import StreamQuota
+from cloud.scheduling.scheduler import UNKNOWN_SITE
 from cloud.settings import CloudSettings
 from cloud.stream import Backend, StudyStream
 from protos import codec, overread_pb2_grpc
@@ -149,9 +149,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
             return 0
         cached = self._backend.cache.count(header.study_key)  # they always can
         try:
-            admitted = self._backend.batcher.admission.check(
-                deadline, header.priority, site, rois=rois
-            )
+            admitted = self._backend.batcher.check(deadline, header.priority, site, rois=rois)
         except BusyFault:
             if not cached:
                 raise
@@ -159,7 +157,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         return min(rois, admitted + cached)
 
     def _load(self, compute_s: float = 0.0) -> Load:
-        return Load(self._backend.batcher.admission.queue_s, compute_s)
+        return Load(self._backend.batcher.queue.queue_s, compute_s)
 
 
 def site_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:

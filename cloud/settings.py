@@ -24,12 +24,14 @@ class CloudSettings(ProcessSettings):
         threads: threads of the engine; 0 for all cores that the process may use.
         max_batch_delay_s: longest wait of an ROI for others to join its batch.
         max_queued_rois: largest number of waiting ROIs; more are rejected as `Overloaded`.
-        scheduling: ``deadline``, or ``fcfs`` for first come, first served in full batches, which
-            ignores deadlines, priorities, sites and cancelled calls; for comparison.
+        scheduling: ``deadline``; or, for comparison, ``edf``, earliest deadline first, and
+            ``fifo``, first come, first served in full batches. These two refuse nothing on arrival,
+            know neither priority nor site, and drop what is late.
         routine_max_wait_s: a routine ROI that has waited this long, or half of its budget, is aged:
             while such ROIs wait, one routine ROI is read after three stat ROIs.
-        site_share: fraction of ``max_queued_rois`` that one site may hold while others wait, and
-            of ``max_streams`` once half of them are open.
+        site_share: part of ``max_queued_rois``, and of the time to its deadline, up to which one
+            site may fill the queue; beyond it every active site has its fair share. Also the part
+            of ``max_streams`` that one site may have once half of them are open.
         site_weights: the weight of each named site in shares and turns; others have weight 1.
         stages: parts of the model that work on different batches at once; 1 is the whole model.
         stage_engines: an engine for each part; empty: ``engine`` for all.
@@ -58,7 +60,7 @@ class CloudSettings(ProcessSettings):
     max_batch: int = Field(8, ge=1)
     max_batch_delay_s: float = Field(0.005, ge=0, le=1)
     max_queued_rois: int = Field(512, ge=1)
-    scheduling: Literal["deadline", "fcfs"] = "deadline"
+    scheduling: Literal["deadline", "edf", "fifo"] = "deadline"
     routine_max_wait_s: float = Field(1.0, gt=0)
     site_share: float = Field(0.5, gt=0, le=1)
     site_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(

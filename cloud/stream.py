@@ -12,7 +12,7 @@ from cloud.cache import CacheKey, VerdictCache
 from cloud.limits import check_roi, crop_mask, pad
 from cloud.multiplexer import ResponseMultiplexer
 from cloud.scheduling.batcher import Batcher
-from cloud.scheduling.entry import UNKNOWN_SITE, RoiResult
+from cloud.scheduling.scheduler import UNKNOWN_SITE, RoiResult
 from cloud.telemetry import Telemetry
 from imaging.volume import UInt8Array
 from models.runtime.second_reader import Reading

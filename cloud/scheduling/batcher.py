@@ -1,7 +1,6 @@
-"""The batcher: queues ROIs, forms batches of them by deadline, and feeds these to a stage.
+"""The batcher: takes ROIs for the scheduler, and feeds batches of them to a stage.
 
-An ROI that cannot be answered in time is rejected at once, with an estimate. One that is cancelled
-or runs out of time while it waits is never read.
+An ROI that is cancelled or runs out of time while it waits is never read.
 """
 
 import asyncio
@@ -9,24 +8,24 @@ import contextlib
 import copy
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Callable
-from functools import partial
 from typing import Self
 
 import numpy as np
 import structlog
 
-from cloud.scheduling.admission import AdmissionControl
-from cloud.scheduling.cost import CostModel
-from cloud.scheduling.entry import UNKNOWN_SITE, QueuedRoi, QueueEntry, RoiResult
-from cloud.scheduling.planner import BatchTiming, batch_size
-from cloud.scheduling.queue import Queue, QueueRules
+from cloud.scheduling.cost import BatchTiming, CostModel
+from cloud.scheduling.scheduler import UNKNOWN_SITE, RoiResult, Rules, Scheduler, WaitingRoi
 from cloud.telemetry import Telemetry
 from cloud.workers import BatchAbandoned, BatchResult, WorkerStage
 from imaging.volume import UInt8Array
 from protos.deadline import Clock, Deadline
-from protos.errors import DeadlinePassed, DeadlineUnmeetable, ModelFailed, OverreadError
+from protos.errors import DeadlineUnmeetable, ModelFailed, Overloaded
 from protos.messages import Priority
+
+STALE_S = 5.0
+"""Seconds without a batch after which the learnt cost may be out of date."""
 
 _log = structlog.get_logger(__name__)
 
@@ -34,10 +33,9 @@ _log = structlog.get_logger(__name__)
 class Batcher:
     """Feeds one stage from one queue; runs while it is entered as an async context.
 
-    First come, first served, if ``rules`` say so, rejects nothing for its deadline and fills every
-    batch. ``cost`` is the expected time of a batch, and learns from each. ``announced_rois`` are
-    those that open streams have announced and not sent yet: while there are none, a batch does not
-    wait for more, otherwise for ``max_batch_delay_s`` at most.
+    ``cost`` is the expected time of a batch, and learns from each. ``announced_rois`` are those
+    that open streams have announced and not sent yet: while there are none, a batch does not wait
+    for more, otherwise for ``max_batch_delay_s`` at most.
     """
 
     def __init__(
@@ -47,21 +45,20 @@ class Batcher:
         *,
         max_batch: int,
         max_batch_delay_s: float,
-        max_queued: int,
-        rules: QueueRules | None = None,
+        rules: Rules | None = None,
         cost: CostModel | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self.announced_rois = 0
         self._stage, self._telemetry, self._clock = stage, telemetry, clock
+        self._max_delay_s = max_batch_delay_s
         cost = cost or CostModel()
         self.timing = BatchTiming(cost, copy.deepcopy(cost), max_batch)
-        self.queue = Queue(rules)
-        self._former = BatchFormer(
-            self.queue, self.timing, max_batch_delay_s, lambda: self.announced_rois, clock
-        )
-        self.admission = AdmissionControl(self.queue, self.timing, max_queued, clock)
-        self._batches = self._failures = 0
+        self.queue = Scheduler(rules or Rules(), self.timing, clock)
+        self._batches = self._failures = self._running = 0
+        self._last_batch_s = -math.inf
+        self._waited = False
+        self._arrived = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self._reading: set[asyncio.Task[None]] = set()
 
@@ -74,7 +71,7 @@ class Batcher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for roi in self.queue.waiting():
+        for roi in self.queue.waiting:
             roi.result.cancel()
 
     async def wait_for_failure(self) -> None:
@@ -96,6 +93,26 @@ class Batcher:
                 self.timing.latency.observe(n, self._clock() - began_s)
                 self.timing.interval.observe(n, self._clock() - began_s)
 
+    def check(
+        self, deadline: Deadline, priority: Priority, site: str = UNKNOWN_SITE, rois: int = 1
+    ) -> int:
+        """Return how many of ``rois`` could be answered in time if they arrived now, at least one.
+
+        Raises:
+            Overloaded: the queue is full, or the site has used up its share.
+            DeadlineUnmeetable: an answer would be late, or make others late.
+        """
+        newcomers = [self._newcomer(deadline, priority, site) for _ in range(rois)]
+        self.queue.admit(newcomers[:1])
+
+        def is_refused(n: int) -> bool:
+            with contextlib.suppress(Overloaded, DeadlineUnmeetable):
+                return self.queue.admit(newcomers[:n]) is None
+            return True
+
+        # one more newcomer never helps the others
+        return 1 + bisect_left(range(2, rois + 1), True, key=is_refused)
+
     def submit(
         self,
         voxels: Callable[[], UInt8Array],
@@ -110,40 +127,48 @@ class Batcher:
         `Overloaded` or `ModelFailed`.
 
         Raises:
-            Overloaded: the queue is full, or the site has used up its quota.
-            DeadlineUnmeetable: the answer would be late, or make others late.
+            Overloaded, DeadlineUnmeetable: as `check`.
         """
-        arrived_s, is_probe = self._clock(), self.admission.is_probe(deadline)
-        entry = QueueEntry(deadline=deadline, priority=priority, arrived_s=arrived_s, site=site)
-        preempted = self.admission.admit(entry)
-        roi = QueuedRoi(
-            **vars(entry),
-            voxels=voxels(),
-            result=asyncio.get_running_loop().create_future(),
-            is_probe=is_probe,
-        )
+        roi = self._newcomer(deadline, priority, site)
+        preempted = self.queue.admit([roi])
+        roi.voxels, roi.result = voxels(), asyncio.get_running_loop().create_future()
         # only now, since invalid voxels must not preempt any
         self._telemetry.preempted.inc(len(preempted))
         for gone, error in preempted:
             gone.result.set_exception(error)
         self.queue.put(roi)
-        self._former.notify()
+        self._arrived.set()
         return roi.result
+
+    def _newcomer(self, deadline: Deadline, priority: Priority, site: str) -> WaitingRoi:
+        """Return an ROI that arrives now; one is read as a probe where nothing was read for long.
+
+        Otherwise the high estimate after a stall would reject every ROI that could correct it.
+        """
+        now_s = self._clock()
+        idle = not self._running and now_s - self._last_batch_s > STALE_S
+        return WaitingRoi(
+            deadline=deadline,
+            priority=priority,
+            arrived_s=now_s,
+            site=site,
+            is_probe=idle and not len(self.queue) and not deadline.passed,
+        )
 
     async def _run(self) -> None:
         began_s, n, failures = -math.inf, 0, 0
         while True:
             await self._stage.enter()
-            freed_s, busy = self._clock(), self._former.is_ready
-            self.admission.stage_free_s = -math.inf
-            rois = await self._former.next_batch()
+            freed_s, busy = self._clock(), self._delay_left_s() <= 0.0
+            self.queue.busy_until_s = -math.inf
+            rois = await self._next_batch()
             # The interval of the batch before ends when the stage was free again. If more work
             # was ready by then, the time until this batch begins belongs to it as well.
             if n and failures == self._failures:
-                until_s = freed_s if self._former.waited or not busy else self._clock()
+                until_s = freed_s if self._waited or not busy else self._clock()
                 self.timing.interval.observe(n, until_s - began_s)
             began_s, n, failures = self._clock(), len(rois), self._failures
-            self.admission.stage_free_s = began_s + self.timing.interval.estimate_s(n)
+            self.queue.busy_until_s = began_s + self.timing.interval.estimate_s(n)
             # stacked in the loop, not in the task: a fault must end the loop, since the stage has
             # been entered and would never be released
             voxels = np.stack([roi.voxels for roi in rois])
@@ -151,12 +176,41 @@ class Batcher:
             self._reading.add(task)
             task.add_done_callback(self._reading.discard)
 
-    async def _read(self, voxels: UInt8Array, rois: list[QueuedRoi], began_s: float) -> None:
+    async def _next_batch(self) -> list[WaitingRoi]:
+        """Return the next batch as soon as it should start."""
+        self._waited = False
+        while True:
+            # every arrival may change the delay: a batch is full, or a deadline is near
+            while (left_s := self._delay_left_s()) > 0.0:
+                self._waited = True
+                self._arrived.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(None if math.isinf(left_s) else left_s):
+                        await self._arrived.wait()
+            if batch := self.queue.take():
+                return batch
+
+    def _delay_left_s(self) -> float:
+        """Return how long the next batch should still wait for more ROIs.
+
+        Infinity if nothing waits; 0 or less if a batch is full, a deadline is near, or no open
+        stream has more to send.
+        """
+        if not (waiting := self.queue.waiting):
+            return math.inf
+        full = self.timing.interval.efficient_size(self.timing.max_batch)
+        if len(waiting) >= full or self.announced_rois == 0:
+            return 0.0
+        delay_s = min(roi.arrived_s for roi in waiting) + self._max_delay_s - self._clock()
+        soonest_s = min(roi.deadline.remaining_s for roi in waiting)
+        return min(delay_s, soonest_s - self.timing.latency.bound_s(len(waiting)))
+
+    async def _read(self, voxels: UInt8Array, rois: list[WaitingRoi], began_s: float) -> None:
         self._batches += 1
-        self.admission.running_batches += 1
+        self._running += 1
         batch = self._batches
         try:
-            result = await self._stage.run(voxels, partial(self._is_wanted, rois))
+            result = await self._stage.run(voxels, lambda: any(roi.waits for roi in rois))
             self.timing.latency.observe(len(rois), self._clock() - began_s)
             self._telemetry.batch_rois.observe(len(rois))
             self._telemetry.compute_s.observe(result.compute_s)
@@ -169,117 +223,20 @@ class Batcher:
             failed = error if isinstance(error, ModelFailed) else ModelFailed(repr(error))
             _log.error("batch failed", rois=len(rois), reason=failed.reason, exc_info=error)
             for roi in rois:
-                if not roi.result.done():
+                if roi.waits:
                     roi.result.set_exception(ModelFailed(failed.reason))
         finally:
-            self.admission.last_batch_s = self._clock()
-            self.admission.running_batches -= 1
+            self._last_batch_s = self._clock()
+            self._running -= 1
             for roi in rois:
                 roi.result.cancel()  # has an effect only if the service stops
 
-    def _is_wanted(self, rois: list[QueuedRoi]) -> bool:
-        """Return whether any caller still waits; always true for first come, first served."""
-        return not self.queue.rules.by_deadline or not all(roi.result.done() for roi in rois)
-
     def _deliver(
-        self, rois: list[QueuedRoi], result: BatchResult, began_s: float, batch: int
+        self, rois: list[WaitingRoi], result: BatchResult, began_s: float, batch: int
     ) -> None:
-        late = sum(roi.result.done() or roi.deadline.passed for roi in rois)
+        late = sum(not roi.waits or roi.deadline.passed for roi in rois)
         self._telemetry.wasted_s.inc(result.compute_s * late / len(rois))
         for i, roi in enumerate(rois):
-            if not roi.result.done():
-                queue_s = began_s - roi.arrived_s
-                roi.result.set_result(
-                    RoiResult(result.readings[i], queue_s, result.compute_s, batch)
-                )
-
-
-class BatchFormer:
-    """Decides when the next batch starts, and which waiting ROIs it contains.
-
-    ``announced_rois`` returns how many more ROIs may arrive on open streams. ``waited`` tells
-    whether the last batch had to wait for ROIs.
-    """
-
-    def __init__(
-        self,
-        queue: Queue,
-        timing: BatchTiming,
-        max_delay_s: float,
-        announced_rois: Callable[[], int],
-        clock: Clock,
-    ) -> None:
-        self._queue, self._timing, self._max_delay_s = queue, timing, max_delay_s
-        self._announced_rois, self._clock = announced_rois, clock
-        self._by_deadline = queue.rules.by_deadline
-        self._arrived = asyncio.Event()
-        self.waited = False
-
-    def notify(self) -> None:
-        """Signal that an ROI was put into the queue."""
-        self._arrived.set()
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether a batch would start at once."""
-        return self._delay_left_s() <= 0.0
-
-    async def next_batch(self) -> list[QueuedRoi]:
-        """Return the next batch as soon as it should start."""
-        self.waited = False
-        while True:
-            # every arrival may change the delay: a batch is full, or a deadline is near
-            while (left_s := self._delay_left_s()) > 0.0:
-                self.waited = True
-                self._arrived.clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(None if math.isinf(left_s) else left_s):
-                        await self._arrived.wait()
-            self._reject_late()
-            now_s = self._clock()
-            if order := self._queue.in_order(now_s):
-                n = self._timing.max_batch
-                if self._by_deadline:
-                    n = batch_size(order, now_s, self._timing)
-                return self._queue.take(n, now_s)
-
-    def _delay_left_s(self) -> float:
-        """Return how long the next batch should still wait for more ROIs.
-
-        Infinity if nothing waits; 0 or less if a batch is full, a deadline is near, or no open
-        stream has more to send.
-        """
-        if not (waiting := self._queue.waiting()):
-            return math.inf
-        # full, or nothing more is to come: start now
-        efficient = self._timing.efficient_size()
-        full = efficient if self._by_deadline else self._timing.max_batch
-        if len(waiting) >= full or (self._by_deadline and self._announced_rois() == 0):
-            return 0.0
-        # otherwise until the oldest ROI has waited enough, or the earliest deadline is at risk
-        delay_s = min(roi.arrived_s for roi in waiting) + self._max_delay_s - self._clock()
-        if not self._by_deadline:
-            return delay_s
-        soonest_s = min(roi.deadline.remaining_s for roi in waiting)
-        return min(delay_s, soonest_s - self._timing.latency.bound_s(len(waiting)))
-
-    def _reject_late(self) -> None:
-        """Reject the ROIs that can no longer be answered in time, even if read alone."""
-        if not self._by_deadline:
-            return
-        alone_s = self._timing.latency.bound_s(1)
-        for roi in self._queue.waiting():
-            waited_s, left_s = self._clock() - roi.arrived_s, roi.deadline.remaining_s
-            if roi.deadline.passed:
-                error: OverreadError = DeadlinePassed(
-                    f"the deadline passed after {waited_s:.3f} s in the queue"
-                )
-            elif left_s < alone_s and not roi.is_probe:
-                error = DeadlineUnmeetable(
-                    f"after {waited_s:.3f} s in the queue {left_s:.3f} s are left; "
-                    f"reading takes {alone_s:.3f} s",
-                    alone_s,
-                )
-            else:
-                continue
-            roi.result.set_exception(error)
+            if roi.waits:
+                queue_s, took_s = began_s - roi.arrived_s, result.compute_s
+                roi.result.set_result(RoiResult(result.readings[i], queue_s, took_s, batch))

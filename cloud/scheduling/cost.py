@@ -1,6 +1,7 @@
 """The cost of a batch, learnt while serving: its time as a straight line in its size."""
 
 import math
+from dataclasses import dataclass
 
 EFFICIENT = 1.1
 """A batch is efficient if an ROI in it costs at most this many times one in a full batch."""
@@ -97,3 +98,16 @@ class CostModel:
                 return intercept, slope
         # one size only, or a negative intercept: a line through the origin
         return 0.0, self._nt / self._nn
+
+
+@dataclass(frozen=True)
+class BatchTiming:
+    """How long batches of at most ``max_batch`` ROIs take, as learnt.
+
+    ``latency`` is from a batch's start to its results. ``interval`` is from its start until the
+    next batch may start: the same in a single stage, shorter in a pipeline.
+    """
+
+    latency: CostModel
+    interval: CostModel
+    max_batch: int

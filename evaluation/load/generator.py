@@ -82,26 +82,42 @@ LATE = "late"
 """An ROI without an answer at its deadline."""
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How one ROI of ``edge`` ended.
+
+    ``took_s`` is counted from the time at which its study was to arrive, and ``at_s`` from the
+    start. ``error`` is the class of its error, or ``late``; empty for an answer within its budget.
+    """
+
+    edge: int
+    is_stat: bool
+    took_s: float
+    at_s: float
+    error: str = ""
+
+
 @dataclass
 class Outcomes:
     """The outcomes of all ROIs; filled while studies run.
 
-    ``took_s`` is the time from sending to verdict of each ROI that was answered within its budget,
-    ``at_s`` when that was, since the start. ``lost`` counts the other ROIs by the error's class, or
-    ``late``; ``lag_s`` is the delay of the generator itself, for each study.
+    ``lag_s`` is the delay of the generator itself, for each study; ``span_s`` the time of all.
     """
 
     began_s: float = field(default_factory=time.monotonic)
-    took_s: list[float] = field(default_factory=list)
-    at_s: list[float] = field(default_factory=list)
-    lost: Counter[str] = field(default_factory=Counter)
+    rois: list[Outcome] = field(default_factory=list)
     lag_s: list[float] = field(default_factory=list)
     span_s: float = 0.0
 
     @property
-    def rois(self) -> int:
-        """Return the number of all ROIs, those of rejected streams too."""
-        return len(self.took_s) + sum(self.lost.values())
+    def in_time(self) -> list[Outcome]:
+        """The ROIs that were answered within their budgets."""
+        return [one for one in self.rois if not one.error]
+
+    @property
+    def lost(self) -> Counter[str]:
+        """The number of other ROIs by error, those of rejected streams too."""
+        return Counter(one.error for one in self.rois if one.error)
 
 
 @dataclass
@@ -159,7 +175,8 @@ class Edges:
 
         async def caller(edge: int) -> None:
             while time.monotonic() - began_s < span_s:
-                await self._study(Arrival(0.0, edge, rois, budget_s), outcomes)
+                at_s = time.monotonic() - began_s
+                await self._study(Arrival(at_s, edge, rois, budget_s), outcomes)
 
         async with asyncio.TaskGroup() as callers:
             for edge in range(at_once):
@@ -168,7 +185,13 @@ class Edges:
         return outcomes
 
     async def _study(self, arrival: Arrival, outcomes: Outcomes) -> None:
-        sent_s, open_, reason = time.monotonic(), arrival.rois, LATE
+        open_, reason, stat = arrival.rois, LATE, arrival.priority is Priority.STAT
+
+        def ended(error: str, rois: int = 1) -> None:
+            at_s = time.monotonic() - outcomes.began_s
+            one = Outcome(arrival.edge, stat, at_s - arrival.at_s, at_s, error)
+            outcomes.rois += [one] * rois
+
         load = self._loads[arrival.edge % self._count]
         accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if not load.holds_rois():
@@ -186,14 +209,9 @@ class Edges:
                     reason = DeadlineUnmeetable.__name__  # of ROIs beyond the cloud's capacity
                     continue
                 open_ -= 1
-                took_s = time.monotonic() - sent_s
-                if kind == "refusal":
-                    outcomes.lost[response.refusal.error] += 1
-                elif took_s > arrival.budget_s:
-                    outcomes.lost[LATE] += 1
-                else:
-                    outcomes.took_s.append(took_s)
-                    outcomes.at_s.append(sent_s + took_s - outcomes.began_s)
+                took_s = time.monotonic() - outcomes.began_s - arrival.at_s
+                late = LATE if took_s > arrival.budget_s else ""
+                ended(response.refusal.error if kind == "refusal" else late)
             reported = load_of(await call.trailing_metadata())
         except grpc.aio.AioRpcError as error:
             reason = _reason(error)
@@ -202,7 +220,7 @@ class Edges:
             await waiting
         if reported is not None:
             load.queue_s, load.reported_s = reported.queue_s, time.monotonic()
-        outcomes.lost[reason] += open_
+        ended(reason, open_)
 
     async def _requests(
         self, arrival: Arrival, accepted: asyncio.Future[int]

@@ -226,13 +226,13 @@ command.main()
 
 # The same, and the loop that forms batches ends by a bug with the first ROI.
 BROKEN = f"""
-from cloud.scheduling.batcher import BatchFormer
+from cloud.scheduling.batcher import Batcher
 
 async def broken(self):
     await self._arrived.wait()
     raise ZeroDivisionError("a bug")
 
-BatchFormer.next_batch = broken
+Batcher._next_batch = broken
 {PROCESS}"""
 
 

@@ -39,7 +39,7 @@ def test_settings_cannot_be_changed_afterwards() -> None:
         ("max_batch = 0", "max_batch = 0: expected a whole number of at least 1"),
         ("max_budget_s = inf", "max_budget_s = inf: expected a number greater than 0"),
         ('threads = "many"', "threads = 'many': expected a whole number of at least 0"),
-        ('scheduling = "lifo"', """scheduling = 'lifo': expected "deadline" or "fcfs\""""),
+        ('scheduling = "lifo"', """scheduling = 'lifo': expected "deadline" or "edf" or "fifo\""""),
         ("site_share = 0", "site_share = 0: expected a number greater than 0 and of at most 1"),
         ("site_weights = { north = 0 }", "site_weights.north = 0: expected a table with a number"),
         ("site_weights = { north = inf }", "site_weights.north = inf: expected a table with a nu"),

@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 
 from cloud.scheduling.batcher import Batcher
-from cloud.scheduling.cost import CostModel
-from cloud.scheduling.entry import QueuedRoi, QueueEntry
-from cloud.scheduling.planner import BatchTiming
-from cloud.scheduling.queue import Queue, QueueRules
+from cloud.scheduling.cost import BatchTiming, CostModel
+from cloud.scheduling.scheduler import Rules, Scheduler, WaitingRoi
 from cloud.telemetry import Telemetry
 from cloud.workers import BatchAbandoned, BatchResult
 from imaging.volume import UInt8Array
@@ -27,25 +25,23 @@ ROUTINE, STAT = Priority.ROUTINE, Priority.STAT
 NOW_S = 50.0
 
 
-def entry(at_s: float, priority: Priority = ROUTINE, **fields: Any) -> QueueEntry:
-    """An entry that arrived at 50 s and is due at ``at_s``; the clock stands still."""
+def due(at_s: float, priority: Priority = ROUTINE, **fields: Any) -> WaitingRoi:
+    """An ROI that arrived at 50 s and is due at ``at_s``; the clock stands still.
+
+    Its result needs no event loop.
+    """
     given = {"deadline": Deadline(at_s, lambda: NOW_S), "priority": priority, "arrived_s": NOW_S}
-    return QueueEntry(**{**given, **fields})
+    made, result = WaitingRoi(**{**given, **fields}), concurrent.futures.Future[Any]()
+    made.voxels, made.result = np.zeros((1, 1, 1), np.uint8), result  # type: ignore[assignment]
+    return made
 
 
-def queued(at_s: float, priority: Priority = ROUTINE, **fields: Any) -> QueuedRoi:
-    """The same as an ROI; its result needs no event loop."""
-    result: Any = concurrent.futures.Future()
-    voxels = np.zeros((1, 1, 1), np.uint8)
-    return QueuedRoi(**vars(entry(at_s, priority, **fields)), voxels=voxels, result=result)
-
-
-def queue_of(*rois: QueuedRoi, **rules: Any) -> Queue:
-    """A queue of ``rois``, in order of arrival."""
-    queue = Queue(QueueRules(**rules))
-    for roi in rois:
-        queue.put(roi)
-    return queue
+def scheduler_of(*rois: WaitingRoi, cost: BatchTiming | None = None, **rules: Any) -> Scheduler:
+    """A scheduler at which ``rois`` wait, in order of arrival, at 50 s."""
+    scheduler = Scheduler(Rules(**rules), cost or timing(), lambda: NOW_S)
+    for one in rois:
+        scheduler.put(one)
+    return scheduler
 
 
 def timing(
@@ -138,7 +134,6 @@ def with_batcher(
     stage_type: type[HandStage] = HandStage,
     *,
     max_batch: int = 2,
-    max_queued: int = 9,
     max_batch_delay_s: float = 0.0,
     **rules: Any,
 ) -> Callable[[Callable[[Batcher, HandStage], Coroutine[Any, Any, None]]], Callable[[], None]]:
@@ -156,8 +151,7 @@ def with_batcher(
                 Telemetry(),
                 max_batch=max_batch,
                 max_batch_delay_s=max_batch_delay_s,
-                max_queued=max_queued,
-                rules=QueueRules(**rules),
+                rules=Rules(**rules),
                 cost=cost,
                 clock=stage.clock,
             )

@@ -1,0 +1,64 @@
+"""The limit of open streams: in all, and for each site under contention."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+
+from protos.errors import Overloaded
+from protos.messages import Priority
+
+
+class StreamQuota:
+    """The limit of open streams: ``most`` in all, and for each site under contention.
+
+    Once half of all streams are open, no site may have more than ``site_share`` of ``most`` while
+    another has any; stat may exceed that by the streams that are reserved for it.
+    """
+
+    def __init__(self, most: int, site_share: float) -> None:
+        self._most, self._site_quota = most, max(1, int(site_share * most))
+        self._reserved = int(0.1 * most)  # for stat studies, once all others are open
+        self._open: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def open_stream(self, site: str) -> Iterator[None]:
+        """Count a stream of ``site`` as open while entered; `check_priority` follows its header.
+
+        Raises:
+            Overloaded: all streams are open, or the site has used up its quota and stat's reserve.
+        """
+        if (total := self._open.total()) >= self._most:
+            raise Overloaded(f"{total} streams are open, the limit is {self._most}")
+        if self._exceeds(site, self._site_quota + self._reserved):
+            raise Overloaded(self._over_quota(site))
+        self._open[site] += 1
+        try:
+            yield
+        finally:
+            self._open -= Counter((site,))
+
+    def check_priority(self, site: str, priority: Priority) -> None:
+        """Reject an open stream that is not stat and uses stat's reserve, or another site's quota.
+
+        Raises:
+            Overloaded: the stream is rejected.
+        """
+        if priority is Priority.STAT:
+            return
+        for_routine = self._most - self._reserved
+        if self._open.total() > for_routine:
+            raise Overloaded(
+                f"{for_routine} streams are open, the last {self._reserved} are reserved for stat"
+            )
+        if self._exceeds(site, self._site_quota + 1):
+            raise Overloaded(self._over_quota(site))
+
+    def _exceeds(self, site: str, limit: int) -> bool:
+        """Tell whether ``site`` has reached ``limit`` under contention with other sites."""
+        # contention: others have streams open too, and half of all streams are open
+        own, total = self._open[site], self._open.total()
+        return own >= limit and total > own and 2 * total >= self._most
+
+    def _over_quota(self, site: str) -> str:
+        own, quota = self._open[site], self._site_quota
+        return f"site {site} has {own} open streams; its quota under contention is {quota}"

@@ -1,0 +1,328 @@
+"""The scheduler: which ROIs may wait, in which order they are read, and how many at once.
+
+Stat is read before routine, except that one of four places is for routine that has waited long.
+Within a priority sites take turns of `TURN` ROIs, by start-time fair queueing (Goyal et al.,
+SIGCOMM 1996), and in a turn the earliest deadline is first.
+
+An ROI is refused on arrival if it could not be answered in time, or would make another late. So
+what was admitted is kept, except that stat may preempt routine.
+"""
+
+import asyncio
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cloud.scheduling.cost import BatchTiming
+from imaging.volume import UInt8Array
+from models.runtime.second_reader import Reading
+from protos.deadline import Clock, Deadline
+from protos.errors import DeadlinePassed, DeadlineUnmeetable, Overloaded, OverreadError
+from protos.messages import Priority
+
+UNKNOWN_SITE = "unknown"
+
+TURN = 8.0
+"""ROIs of one turn of a site, divided by its weight."""
+
+STATS_PER_ROUTINE = 3
+"""Stat ROIs that are read before the next aged routine ROI, while both wait."""
+
+ACTIVE_S = 2.0
+"""A site counts as active for this time after its last ROI was admitted or refused."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the queue is ordered and shared.
+
+    Attributes:
+        order: ``deadline``: all rules. For comparison: ``edf``, earliest deadline first, and
+            ``fifo``, first come, first served. Both refuse none on arrival while there is room,
+            know neither priority nor site, and drop what is late.
+        max_queued: largest number of ROIs that wait.
+        routine_max_wait_s: a routine ROI is aged after this wait, or after half of its budget if
+            that is shorter.
+        site_share: part of ``max_queued``, and of the time to its deadline, up to which a site may
+            fill the queue whoever else is active. Beyond it a site may have its fair share, and one
+            turn of stat.
+        site_weights: the weight of each named site; others have weight 1.
+    """
+
+    order: Literal["deadline", "edf", "fifo"] = "deadline"
+    max_queued: int = 512
+    routine_max_wait_s: float = 1.0
+    site_share: float = 0.5
+    site_weights: Mapping[str, float] = field(default_factory=dict)
+
+    def weight(self, site: str) -> float:
+        """Return the weight of ``site``, 1 where none is set."""
+        return self.site_weights.get(site, 1.0)
+
+
+@dataclass(frozen=True)
+class RoiResult:
+    """What the model read in one ROI.
+
+    The ROI waited ``queue_s`` and was read in the batch numbered ``batch``, which took
+    ``compute_s``.
+    """
+
+    reading: Reading
+    queue_s: float
+    compute_s: float
+    batch: int
+
+
+@dataclass(eq=False, kw_only=True)
+class WaitingRoi:
+    """One ROI of ``site``, which arrived at ``arrived_s`` on the clock.
+
+    It gets ``voxels``, uint8 ``(z, y, x)``, and ``result`` once it is admitted. Its caller awaits
+    ``result``; cancelling that takes the ROI out of the queue. A probe is read even if it is
+    expected to be late, so that the cost of a batch is measured again. ``start`` is its place in
+    fair queueing: what its site had before, in ROIs divided by the site's weight.
+    """
+
+    deadline: Deadline
+    priority: Priority
+    arrived_s: float
+    site: str = UNKNOWN_SITE
+    is_probe: bool = False
+    voxels: UInt8Array = field(init=False)
+    result: asyncio.Future[RoiResult] = field(init=False)
+    start: float = 0.0
+    number: int = field(default_factory=itertools.count().__next__)
+
+    @property
+    def is_stat(self) -> bool:
+        """Whether it is read before routine."""
+        return self.priority is Priority.STAT
+
+    @property
+    def waits(self) -> bool:
+        """Whether somebody still waits for its result."""
+        return not self.result.done()
+
+
+class Scheduler:
+    """Holds the waiting ROIs.
+
+    Attributes:
+        busy_until_s: when the next batch is expected to start; minus infinity while none runs.
+    """
+
+    def __init__(self, rules: Rules, timing: BatchTiming, clock: Clock) -> None:
+        self.busy_until_s = -math.inf
+        self.rules, self._timing, self._clock = rules, timing, clock
+        self._rois: list[WaitingRoi] = []
+        self._virtual, self._finish = 0.0, dict[str, float]()
+        self._stats_in_a_row = 0
+        self._active: dict[str, float] = {}  # when each site was last admitted or refused
+
+    def __len__(self) -> int:
+        return sum(roi.waits for roi in self._rois)  # metrics count in another thread
+
+    @property
+    def waiting(self) -> list[WaitingRoi]:
+        """The waiting ROIs, in order of arrival."""
+        self._rois = [roi for roi in self._rois if roi.waits]
+        return self._rois
+
+    @property
+    def queue_s(self) -> float:
+        """Seconds that a routine ROI with a late deadline would wait if it arrived now."""
+        full = self._timing.max_batch
+        before_s = len(self) // full * self._timing.interval.estimate_s(full)
+        return max(0.0, self._start_s() - self._clock()) + before_s
+
+    def admit(self, newcomers: Sequence[WaitingRoi]) -> list[tuple[WaitingRoi, OverreadError]]:
+        """Return the ROIs that ``newcomers`` would preempt, each with its error.
+
+        The newcomers are equal but for their numbers; none of them waits yet.
+
+        Raises:
+            Overloaded: there is no room for them, or the site has used up its share.
+            DeadlineUnmeetable: an answer would be late, or make others late.
+        """
+        first, waiting = newcomers[0], self.waiting
+        self._active[first.site] = self._clock()
+        gone = self._make_room(first, len(newcomers), waiting)
+        if self.rules.order != "deadline" or first.is_probe:
+            return gone
+        left = [roi for roi in waiting if all(roi is not one for one, _ in gone)]
+        late = self._late(left, newcomers)
+        now_s = self._clock()
+        if own := [late[one] for one in newcomers if one in late]:
+            takes_s, left_s = own[0] - now_s, first.deadline.at_s - now_s
+            raise DeadlineUnmeetable(
+                f"an answer would take {takes_s:.3f} s, {left_s:.3f} s are left", takes_s
+            )
+        if late:  # a newcomer does not count for those that would be late anyway
+            anyway = self._late(left, ())
+            late = {roi: at_s for roi, at_s in late.items() if roi not in anyway}
+        # stat may preempt routine; routine may preempt stat while less than one in four is routine
+        routine = sum(not roi.is_stat for roi in left) + len(newcomers)
+        may = first.is_stat or STATS_PER_ROUTINE * routine <= len(left) + len(newcomers) - routine
+        for roi, at_s in late.items():
+            takes_s = at_s - now_s
+            if roi.is_stat is first.is_stat or not may:
+                kept = f"a queued ROI would miss its deadline: it would take {takes_s:.3f} s"
+                raise DeadlineUnmeetable(kept, takes_s)
+            lost = f"preempted by another priority; an answer would take {takes_s:.3f} s"
+            gone.append((roi, DeadlineUnmeetable(lost, takes_s)))
+        return gone
+
+    def put(self, roi: WaitingRoi) -> None:
+        """Add an ROI that was admitted."""
+        if not self.waiting:
+            self._virtual, self._finish = 0.0, {}
+        self._tag([roi])
+        self._finish[roi.site] = roi.start + 1.0 / self.rules.weight(roi.site)
+        self._rois.append(roi)
+
+    def take(self) -> list[WaitingRoi]:
+        """Remove and return the next batch; empty if nothing waits any more.
+
+        What can no longer be answered in time is dropped, with its error.
+        """
+        now_s, alone_s = self._clock(), self._timing.latency.bound_s(1)
+        for roi in self.waiting:
+            waited = f"after {now_s - roi.arrived_s:.3f} s in the queue"
+            if (left_s := roi.deadline.remaining_s) <= 0.0:
+                roi.result.set_exception(DeadlinePassed(f"the deadline passed {waited}"))
+            elif left_s < alone_s and not roi.is_probe:
+                late = f"{waited} {left_s:.3f} s are left; reading takes {alone_s:.3f} s"
+                roi.result.set_exception(DeadlineUnmeetable(late, alone_s))
+        order = list(self.order(self.waiting, now_s))
+        batch = order[: self._batch_size(order, now_s)]
+        for roi in batch:
+            self._virtual = max(self._virtual, roi.start)
+            self._stats_in_a_row = self._stats_in_a_row + 1 if roi.is_stat else 0
+        self._rois = [roi for roi in self._rois if roi not in set(batch)]
+        return batch
+
+    def order(
+        self, rois: Sequence[WaitingRoi], start_s: float, each_s: float = 0.0
+    ) -> Iterator[WaitingRoi]:
+        """Yield ``rois`` in reading order; from ``start_s`` one is read every ``each_s``."""
+        if self.rules.order != "deadline":
+            fifo = self.rules.order == "fifo"
+            yield from sorted(rois, key=lambda r: (0.0 if fifo else r.deadline.at_s, r.number))
+            return
+        stat, routine = (
+            sorted(
+                (roi for roi in rois if roi.is_stat is is_stat),
+                key=lambda roi: (roi.start // TURN, roi.deadline.at_s, roi.number),
+            )
+            for is_stat in (True, False)
+        )
+        # the first of each tail of the routine ROIs to be aged
+        aged_s = list(itertools.accumulate((self._aged_s(r) for r in reversed(routine)), min))[::-1]
+        i, row = 0, self._stats_in_a_row
+        for at in range(len(rois)):
+            due = at - i < len(routine) and aged_s[at - i] <= start_s + at * each_s
+            if i < len(stat) and not (due and row >= STATS_PER_ROUTINE):
+                yield stat[i]
+                i, row = i + 1, row + 1
+            else:
+                yield routine[at - i]
+                row = 0
+
+    def _make_room(
+        self, first: WaitingRoi, count: int, waiting: Sequence[WaitingRoi]
+    ) -> list[tuple[WaitingRoi, OverreadError]]:
+        """Raise `Overloaded` beyond the site's share; in a full queue stat preempts routine."""
+        rules = self.rules
+        if rules.order == "deadline" and (reason := self._beyond_share(first, count, waiting)):
+            raise Overloaded(reason)
+        if (excess := len(waiting) + count - rules.max_queued) <= 0:
+            return []
+        last = [r for r in self.order(waiting, self._clock()) if not r.is_stat][-excess:]
+        if rules.order != "deadline" or not first.is_stat or len(last) < excess:
+            raise Overloaded(
+                f"the queue is full: {len(waiting)} ROIs wait, the limit is {rules.max_queued}"
+            )
+        error = "preempted: the queue is full, and a stat ROI arrived"
+        return [(roi, Overloaded(error)) for roi in last]
+
+    def _beyond_share(self, first: WaitingRoi, count: int, waiting: Sequence[WaitingRoi]) -> str:
+        """Return why the site may not have so many more beside others; empty where it may."""
+        now_s, rules = self._clock(), self.rules
+        waits = Counter(roi.site for roi in waiting if roi.priority is first.priority)
+        self._active = {s: at_s for s, at_s in self._active.items() if now_s - at_s < ACTIVE_S}
+        sites, own = {*self._active, *waits}, waits[first.site] + count
+        left_s = first.deadline.at_s - now_s
+        few = own <= rules.site_share * rules.max_queued
+        idle = few and self.queue_s <= rules.site_share * left_s
+        # where stat is rare, one study of it must not be cut
+        if len(sites) < 2 or idle or (first.is_stat and own <= TURN):
+            return ""
+        share = rules.weight(first.site) / sum(map(rules.weight, sites))
+        most = math.ceil(share * (waits.total() + count))
+        if own <= most:
+            return ""
+        return (
+            f"site {first.site} has {own - count} of {waits.total()} queued ROIs; its share beside"
+            f" {len(sites) - 1} other active sites is {most}"
+        )
+
+    def _tag(self, rois: Sequence[WaitingRoi]) -> None:
+        """Give the next ROIs of one site their places in fair queueing."""
+        for i, roi in enumerate(rois):
+            begin = max(self._virtual, self._finish.get(roi.site, 0.0))
+            roi.start = begin + i / self.rules.weight(roi.site)
+
+    def _late(
+        self, waiting: Sequence[WaitingRoi], newcomers: Sequence[WaitingRoi]
+    ) -> dict[WaitingRoi, float]:
+        """Return the ROIs that would be answered late with these newcomers, and when."""
+        self._tag(newcomers)
+        full, start_s = self._timing.max_batch, self._start_s()
+        each_s = self._timing.interval.estimate_s(full) / full
+        order = list(self.order([*waiting, *newcomers], start_s, each_s))
+        late, at, alone_s = dict[WaitingRoi, float](), 0, self._timing.latency.bound_s(1)
+        while at < len(order):
+            if start_s + alone_s > order[at].deadline.at_s:  # it will not be read
+                late[order[at]] = start_s + alone_s
+                at += 1
+                continue
+            n = self._batch_size(order[at : at + 2 * full], start_s)
+            answered_s = start_s + self._timing.latency.bound_s(n)
+            batch = order[at : at + n]
+            late |= {roi: answered_s for roi in batch if answered_s > roi.deadline.at_s}
+            start_s, at = start_s + self._timing.interval.estimate_s(n), at + n
+        return late
+
+    def _batch_size(self, order: Sequence[WaitingRoi], start_s: float) -> int:
+        """Return how many of the first ROIs to read at once: none is late because of the others.
+
+        It is the efficient size, or the full one when more than two full batches wait.
+        """
+        full = self._timing.max_batch
+        if self.rules.order == "fifo" or len(order) >= 2 * full:
+            most = full
+        else:
+            most = self._timing.interval.efficient_size(full)
+        soonest_s = math.inf
+        for n, roi in enumerate(order[:most]):
+            soonest_s = min(soonest_s, roi.deadline.at_s)
+            late = start_s + self._timing.latency.bound_s(n + 1) > soonest_s
+            if n and late and self.rules.order != "fifo":
+                return n
+        return min(most, len(order))
+
+    def _start_s(self) -> float:
+        """Return when the next batch may start; an overrun so far is expected to double."""
+        now_s = self._clock()
+        if math.isinf(self.busy_until_s) or now_s <= self.busy_until_s:
+            return max(now_s, self.busy_until_s)  # no batch runs, or it is within its time
+        return now_s + (now_s - self.busy_until_s)
+
+    def _aged_s(self, roi: WaitingRoi) -> float:
+        """Return when a routine ROI is aged."""
+        half_s = (roi.deadline.at_s - roi.arrived_s) / 2
+        return roi.arrived_s + min(self.rules.routine_max_wait_s, half_s)

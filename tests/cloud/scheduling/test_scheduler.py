@@ -1,0 +1,334 @@
+"""Order, admission and shares of the waiting ROIs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+
+import numpy as np
+import pytest
+
+from cloud.scheduling.scheduler import TURN, Scheduler, WaitingRoi
+from protos.errors import DeadlineUnmeetable, Overloaded
+from protos.messages import Priority
+from tests.cloud.scheduling.builders import NOW_S, ROUTINE, STAT, due, scheduler_of, timing
+
+
+def order(scheduler: Scheduler, each_s: float = 0.0) -> list[WaitingRoi]:
+    """All that wait, in reading order from 50 s."""
+    return list(scheduler.order(scheduler.waiting, NOW_S, each_s))
+
+
+def sites(text: str, at_s: float = 90.0) -> list[WaitingRoi]:
+    """An ROI for each letter, which is its site."""
+    return [due(at_s + i / 100, site=site) for i, site in enumerate(text)]
+
+
+# the order
+
+
+def test_the_earliest_deadline_is_read_first() -> None:
+    """Order of arrival decides only between equal deadlines."""
+    late, early, late_too = (due(at_s) for at_s in (90.0, 60.0, 90.0))
+    assert order(scheduler_of(late, early, late_too)) == [early, late, late_too]
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("fifo", [0, 1, 2]), ("edf", [1, 2, 0])])
+def test_orders_for_comparison_know_no_priority(rule: str, expected: list[int]) -> None:
+    rois = [due(90.0), due(60.0), due(70.0, STAT)]
+    assert order(scheduler_of(*rois, order=rule)) == [rois[i] for i in expected]
+
+
+def test_stat_is_read_before_routine() -> None:
+    routine, stat = due(60.0), due(90.0, STAT)
+    assert order(scheduler_of(routine, stat)) == [stat, routine]
+
+
+def test_routine_has_every_fourth_place_when_some_is_aged() -> None:
+    """However much stat waits: exactly three stat ROIs pass each aged one."""
+    stats = [due(160.0 + i, STAT) for i in range(9)]
+    aged = [due(190.0 + i, arrived_s=NOW_S - 6.0) for i in range(3)]
+    fresh = due(170.0)
+    scheduler = scheduler_of(*aged, fresh, *stats, routine_max_wait_s=5.0)
+    expected = [*stats[:3], fresh, *stats[3:6], aged[0], *stats[6:], *aged[1:]]
+    assert order(scheduler) == expected
+    read: list[WaitingRoi] = []
+    while batch := scheduler.take():
+        read += batch
+    assert read == expected
+
+
+def test_routine_ages_while_it_waits() -> None:
+    """A new ROI with a budget of 10 s is aged at the positions that are read after 5 s."""
+    fresh = due(60.0)
+    stats = [due(99.0 + i, STAT) for i in range(9)]
+    scheduler = scheduler_of(*stats, fresh, routine_max_wait_s=9.0)
+    assert order(scheduler, 1.0).index(fresh) == 5
+    assert order(scheduler, 0.1).index(fresh) == 9
+
+
+def test_routine_is_never_starved_by_stat_without_end() -> None:
+    """With stat arriving faster than it is read, an aged ROI is in the first four."""
+    routine = due(900.0, arrived_s=NOW_S - 2.0)
+    scheduler = scheduler_of(routine, cost=timing(most=1))
+    read: list[WaitingRoi] = []
+    for i in range(8):
+        scheduler.put(due(60.0 + i / 100, STAT))
+        scheduler.put(due(60.0 + i / 100, STAT))
+        read += scheduler.take()
+    assert read.index(routine) == 3
+
+
+def test_a_cancelled_roi_no_longer_waits() -> None:
+    given_up, kept = due(60.0), due(70.0)
+    scheduler = scheduler_of(given_up, kept)
+    given_up.result.cancel()
+    assert len(scheduler) == 1
+    assert scheduler.take() == [kept]
+
+
+def test_counting_does_not_change_the_queue() -> None:
+    """Metrics count in another thread while ROIs are put."""
+    given_up = due(60.0)
+    scheduler = scheduler_of(given_up)
+    given_up.result.cancel()
+    before = scheduler._rois
+    assert len(scheduler) == 0
+    assert scheduler._rois is before
+
+
+def test_a_site_that_floods_the_queue_does_not_bar_another() -> None:
+    """Beside forty ROIs due earlier, those of another site are read after one turn of eight."""
+    large, small = sites("l" * 40, at_s=60.0), sites("s" * 4)
+    read = "".join(one.site for one in order(scheduler_of(*large, *small)))
+    assert read == "l" * 8 + "ssss" + "l" * 32
+
+
+def test_weights_set_the_shares() -> None:
+    """Of eighty ROIs a site of weight 3 gets sixty beside one of weight 1, up to a turn."""
+    scheduler = scheduler_of(*sites("hl" * 100), site_weights={"h": 3.0})
+    got = Counter(one.site for one in order(scheduler)[:80])
+    assert abs(got["h"] - 60) <= TURN
+
+
+def test_no_site_is_more_than_four_turns_ahead_of_another_that_waits() -> None:
+    """Many sites, weights and deadlines, with ROIs that arrive while others are read."""
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        weights = {site: float(rng.choice([0.5, 1.0, 2.0])) for site in "abcdef"}
+        scheduler = scheduler_of(site_weights=weights, max_queued=999)
+        # served while both wait, for each pair of sites
+        ahead: Counter[tuple[str, str]] = Counter()
+        for _ in range(60):
+            for _ in range(rng.integers(8)):
+                site = str(rng.choice(list("abcdef"), p=[0.5, 0.1, 0.1, 0.1, 0.1, 0.1]))
+                scheduler.put(due(NOW_S + rng.uniform(60, 90), site=site))
+            waits = {one.site for one in scheduler.waiting}
+            ahead = Counter({pair: n for pair, n in ahead.items() if waits >= set(pair)})
+            for one in scheduler.take():
+                for other in waits - {one.site}:
+                    ahead[one.site, other] += 1.0 / weights[one.site]  # type: ignore[assignment]
+                    ahead[other, one.site] -= 1.0 / weights[one.site]  # type: ignore[assignment]
+            # their places differ by less than two turns at the beginning, and now
+            assert max(ahead.values(), default=0.0) <= 4 * TURN
+
+
+def test_in_a_turn_the_earliest_deadline_is_first() -> None:
+    rng = np.random.default_rng(4)
+    rois = [due(rng.uniform(60, 90), site=str(rng.integers(5))) for _ in range(100)]
+    read = order(scheduler_of(*rois))
+    turns = [one.start // TURN for one in read]
+    assert turns == sorted(turns)
+    for turn in set(turns):
+        at_s = [one.deadline.at_s for one in read if one.start // TURN == turn]
+        assert at_s == sorted(at_s)
+
+
+def test_idle_time_earns_no_credit() -> None:
+    """A site that comes late starts with the turn that is read now, not with the first."""
+    scheduler = scheduler_of(*sites("b" * 60))
+    while len(scheduler) > 12:
+        scheduler.take()
+    late = sites("c" * 40)
+    for one in late:
+        scheduler.put(one)
+    read = order(scheduler)
+    assert max(read.index(one) for one in read if one.site == "b") <= 12 + 2 * TURN
+
+
+# batches
+
+
+def test_a_batch_makes_none_of_its_rois_late() -> None:
+    """From 50 s on a batch of n is answered at 52 + n: with one due at 55, no more than three."""
+    rois = [due(at_s) for at_s in (55.0, 80.0, 80.0, 80.0)]
+    assert scheduler_of(*rois).take() == rois[:3]
+
+
+@pytest.mark.parametrize(("fixed_s", "waiting", "size"), [(0.0, 4, 1), (0.2, 4, 2), (0.0, 8, 4)])
+def test_a_batch_is_no_larger_than_is_efficient(fixed_s: float, waiting: int, size: int) -> None:
+    """Where a batch has no cost of its own, ROIs are read one by one, unless many wait."""
+    scheduler = scheduler_of(*(due(80.0) for _ in range(waiting)), cost=timing(fixed_s=fixed_s))
+    assert len(scheduler.take()) == size
+
+
+# admission: a batch of n takes n + 2 seconds, of at most four
+
+
+@pytest.fixture
+def four() -> Scheduler:
+    """Four routine ROIs of one site, due when a batch of them is answered."""
+    return scheduler_of(*(due(56.0, site="a") for _ in range(4)), routine_max_wait_s=100.0)
+
+
+def test_a_late_newcomer_is_rejected_with_its_own_estimate(four: Scheduler) -> None:
+    """Behind four of 6 s an answer comes after 9 s; before them, after 3 s."""
+    with pytest.raises(DeadlineUnmeetable, match=r"9\.000 s, 7\.000 s are left") as caught:
+        four.admit([due(57.0, site="a")])
+    assert caught.value.estimate_s == pytest.approx(9.0)
+    assert four.admit([due(59.5, site="a")]) == []
+
+
+@pytest.mark.parametrize("site", ["a", "b"])
+def test_no_admitted_roi_is_made_late_by_a_later_one(four: Scheduler, site: str) -> None:
+    """An ROI due earlier would be in time, but the others would not, whoever sent it."""
+    with pytest.raises((DeadlineUnmeetable, Overloaded)):
+        four.admit([due(55.5, site=site)])
+
+
+def test_no_admitted_roi_of_its_priority_is_ever_late() -> None:
+    """Whatever comes: what was admitted is read in time, or preempted by the other priority."""
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        now = [NOW_S]
+        scheduler = Scheduler(scheduler_of().rules, timing(), lambda now=now: now[0])
+        for _ in range(150):
+            newcomer = due(
+                now[0] + rng.uniform(3, 30),
+                STAT if rng.random() < 0.2 else ROUTINE,
+                site=str(rng.integers(4)),
+                arrived_s=now[0],
+            )
+            newcomer.deadline = type(newcomer.deadline)(
+                newcomer.deadline.at_s, lambda now=now: now[0]
+            )
+            try:
+                preempted = scheduler.admit([newcomer])
+            except (DeadlineUnmeetable, Overloaded):
+                pass
+            else:
+                assert all(one.is_stat is not newcomer.is_stat for one, _ in preempted)
+                for one, error in preempted:
+                    one.result.set_exception(error)
+                scheduler.put(newcomer)
+            if rng.random() < 0.3 and (batch := scheduler.take()):
+                now[0] += 2.0 + len(batch)
+                assert all(one.deadline.at_s >= now[0] - 1e-6 for one in batch)
+            assert not [one for one in scheduler.waiting if one.deadline.at_s < now[0]]
+
+
+def test_stat_may_preempt_routine_and_routine_not_stat(four: Scheduler) -> None:
+    (gone,) = four.admit([due(80.0, STAT, site="a")])
+    assert gone[1].estimate_s == pytest.approx(9.0)  # type: ignore[attr-defined]
+    urgent = scheduler_of(*(due(56.0, STAT, site="a") for _ in range(4)))
+    with pytest.raises(DeadlineUnmeetable):
+        urgent.admit([due(55.5, site="a")])
+
+
+@pytest.mark.parametrize(
+    ("at_s", "priority", "expected"),
+    [(62.0, ROUTINE, 4), (60.0, ROUTINE, 2), (90.0, ROUTINE, 6), (90.0, STAT, 6)],
+)
+def test_admissible_rois_are_counted(
+    four: Scheduler, at_s: float, priority: Priority, expected: int
+) -> None:
+    """Behind four of 6 s four more fit by 62 s; stat may preempt routine."""
+    fit = 0
+    with suppress(DeadlineUnmeetable):
+        while fit < 6:
+            four.admit([due(at_s, priority, site="a") for _ in range(fit + 1)])
+            fit += 1
+    assert fit == expected
+
+
+def test_routine_is_admitted_under_endless_stat() -> None:
+    """Behind 40 s of stat a routine ROI of 20 s has its place when it is aged, and keeps it."""
+    stats = [due(99.0 + i, STAT, site="a") for i in range(26)]
+    scheduler = scheduler_of(*stats, routine_max_wait_s=5.0)
+    newcomer = due(70.0, site="b")
+    assert scheduler.admit([newcomer]) == []
+    scheduler.put(newcomer)
+    assert scheduler.admit([due(150.0, STAT, site="a")]) == []
+
+
+def test_routine_may_preempt_stat_up_to_its_own_places() -> None:
+    """One stat ROI is preempted for the first routine one; none if a fourth is routine already."""
+    stats = [due(68.0, STAT, site="a") for _ in range(12)]
+    (gone,) = scheduler_of(*stats).admit([due(63.0, site="b")])
+    assert gone[0].is_stat
+    mixed = [due(68.0, STAT, site="a") for _ in range(9)]
+    mixed += [due(68.0, site="b") for _ in range(3)]
+    with pytest.raises(DeadlineUnmeetable):
+        scheduler_of(*mixed).admit([due(63.0, site="b")])
+
+
+# shares
+
+
+def test_a_site_alone_may_fill_the_queue() -> None:
+    scheduler = scheduler_of(*sites("aaa"), max_queued=4)
+    assert scheduler.admit(sites("a")) == []
+    scheduler.put(*sites("a"))
+    with pytest.raises(Overloaded, match="4 ROIs wait, the limit is 4"):
+        scheduler.admit(sites("a"))
+
+
+@pytest.mark.parametrize(
+    ("waiting", "site", "reason"),
+    [
+        pytest.param("aab", "a", "a has 2 of 3 queued ROIs; its share .* is 2", id="over half"),
+        pytest.param("aabb", "c", "queue is full: 4 ROIs", id="no place is left"),
+    ],
+)
+def test_beside_others_a_site_has_its_share(waiting: str, site: str, reason: str) -> None:
+    """Of four places a site may fill two whoever is active; beyond them it gets its fair share."""
+    with pytest.raises(Overloaded, match=reason):
+        scheduler_of(*sites(waiting), max_queued=4).admit(sites(site))
+    assert scheduler_of(*sites("aab"), max_queued=4).admit(sites("b")) == []
+
+
+def test_a_site_that_was_refused_is_active() -> None:
+    """A site that fills the time to its deadline leaves room for one that asks in vain."""
+    scheduler = scheduler_of(*sites("a" * 24, at_s=100.0), routine_max_wait_s=100.0)
+    assert scheduler.admit(sites("a", at_s=100.0)) == []
+    with pytest.raises(DeadlineUnmeetable):
+        scheduler.admit(sites("b", at_s=51.0))
+    with pytest.raises(Overloaded, match="a has 24 of 24 queued ROIs"):
+        scheduler.admit(sites("a", at_s=100.0))
+    assert scheduler.admit(sites("b", at_s=100.0)) == []
+
+
+def test_weights_count_in_shares() -> None:
+    """A site of weight 3 may hold three of four; with weight 1 it may not."""
+    heavy = scheduler_of(*sites("aab"), max_queued=4, site_weights={"a": 3.0})
+    assert heavy.admit(sites("a")) == []
+    with pytest.raises(Overloaded):
+        scheduler_of(*sites("aab"), max_queued=4).admit(sites("a"))
+
+
+def test_in_a_full_queue_stat_preempts_the_last_routine_roi() -> None:
+    """Of any site; stat is never preempted."""
+    ((gone, _),) = scheduler_of(*sites("aabb"), max_queued=4).admit([due(99.0, STAT, site="c")])
+    assert gone.deadline.at_s == 90.03
+    full = [due(90.0, STAT, site="a") for _ in range(4)]
+    with pytest.raises(Overloaded, match="4 ROIs wait"):
+        scheduler_of(*full, max_queued=4).admit([due(99.0, STAT, site="b")])
+
+
+@pytest.mark.parametrize("rule", ["fifo", "edf"])
+def test_orders_for_comparison_have_no_shares(rule: str) -> None:
+    scheduler = scheduler_of(*sites("aaab"), order=rule, max_queued=5)
+    assert scheduler.admit([due(50.1, site="a")]) == []
+    scheduler.put(due(99.0, site="a"))
+    with pytest.raises(Overloaded):
+        scheduler.admit(sites("b"))
