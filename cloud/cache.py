@@ -1,18 +1,21 @@
 """The verdict cache: an ROI that is sent again is answered without being read again."""
 
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass, replace
 
 from protos.deadline import Clock, Deadline
 from protos.messages import Verdict
+
+StudyId = tuple[str, str]
+"""The site that sent a study, and its key. No site gets the verdicts of another."""
 
 
 @dataclass(frozen=True)
 class CacheKey:
     """What makes two ROIs the same: the study, the number in it, and the content."""
 
-    study_key: str
+    study: StudyId
     roi_id: int
     checksum: bytes
 
@@ -23,8 +26,7 @@ class VerdictCache:
     def __init__(self, size: int, ttl_s: float, clock: Clock = time.monotonic) -> None:
         self._size, self._ttl_s, self._clock = size, ttl_s, clock
         self._verdicts: OrderedDict[CacheKey, tuple[Deadline, Verdict]] = OrderedDict()
-        # the newest key of each study: when that is evicted, nothing of the study is left
-        self._newest: dict[str, CacheKey] = {}
+        self._by_study: defaultdict[StudyId, set[CacheKey]] = defaultdict(set)
 
     def get(self, key: CacheKey) -> Verdict | None:
         """Return the cached verdict, with no queue and compute time, or None."""
@@ -33,19 +35,17 @@ class VerdictCache:
             return None
         return replace(verdict, queue_s=0.0, compute_s=0.0)
 
-    def count(self, study_key: str) -> int:
+    def count(self, study: StudyId) -> int:
         """Return how many verdicts of a study are cached."""
-        if study_key not in self._newest:
-            return 0
-        keys = (key for key in self._verdicts if key.study_key == study_key)
-        return sum(self.get(key) is not None for key in keys)
+        return sum(self.get(key) is not None for key in self._by_study.get(study, ()))
 
     def put(self, key: CacheKey, verdict: Verdict) -> None:
         """Cache ``verdict``, and evict the oldest ones beyond the size."""
         self._verdicts.pop(key, None)
         self._verdicts[key] = (Deadline.after(self._ttl_s, self._clock), verdict)
-        self._newest[key.study_key] = key
+        self._by_study[key.study].add(key)
         while len(self._verdicts) > self._size:
             oldest, _ = self._verdicts.popitem(last=False)
-            if self._newest[oldest.study_key] == oldest:
-                del self._newest[oldest.study_key]
+            self._by_study[oldest.study].discard(oldest)
+            if not self._by_study[oldest.study]:
+                del self._by_study[oldest.study]

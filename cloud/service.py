@@ -147,7 +147,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         self._quota.check_priority(site, header.priority)
         if not (rois := header.roi_count):
             return 0
-        cached = self._backend.cache.count(header.study_key)  # they always can
+        cached = self._backend.cache.count((site, header.study_key))  # they always can
         try:
             admitted = self._backend.batcher.check(deadline, header.priority, site, rois=rois)
         except BusyFault:

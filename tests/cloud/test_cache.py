@@ -10,11 +10,17 @@ VERDICT = Verdict(1, 0.5, 6.0, "m 1", 0.25, 0.125)
 
 def test_a_verdict_is_cached_by_study_number_and_content() -> None:
     """A cached verdict has no queue and no compute time."""
-    cache, key = VerdictCache(10, 60.0), CacheKey("k", 1, b"sum")
+    cache, key = VerdictCache(10, 60.0), CacheKey(("s", "k"), 1, b"sum")
     assert cache.get(key) is None
     cache.put(key, VERDICT)
     assert cache.get(key) == replace(VERDICT, queue_s=0.0, compute_s=0.0)
-    for other in (CacheKey("j", 1, b"sum"), CacheKey("k", 2, b"sum"), CacheKey("k", 1, b"mus")):
+    assert cache.count(("t", "k")) == 0
+    for other in (
+        CacheKey(("t", "k"), 1, b"sum"),
+        CacheKey(("s", "j"), 1, b"sum"),
+        CacheKey(("s", "k"), 2, b"sum"),
+        CacheKey(("s", "k"), 1, b"mus"),
+    ):
         assert cache.get(other) is None
 
 
@@ -22,27 +28,27 @@ def test_the_oldest_is_evicted_when_the_cache_is_full() -> None:
     """Memory is bounded by count, and a size of 0 caches nothing."""
     cache = VerdictCache(2, 60.0)
     for roi_id in (1, 2, 1, 3):
-        cache.put(CacheKey("k", roi_id, b""), VERDICT)
-    cached = [i for i in (1, 2, 3) if cache.get(CacheKey("k", i, b"")) is not None]
+        cache.put(CacheKey(("s", "k"), roi_id, b""), VERDICT)
+    cached = [i for i in (1, 2, 3) if cache.get(CacheKey(("s", "k"), i, b"")) is not None]
     assert cached == [1, 3]
     none = VerdictCache(0, 60.0)
-    none.put(CacheKey("k", 1, b""), VERDICT)
-    assert none.get(CacheKey("k", 1, b"")) is None
+    none.put(CacheKey(("s", "k"), 1, b""), VERDICT)
+    assert none.get(CacheKey(("s", "k"), 1, b"")) is None
 
 
 def test_the_verdicts_of_a_study_are_counted() -> None:
     """Evicted and expired ones do not count: at 60 s one cached for 60 s is expired."""
     now_s = 0.0
     cache = VerdictCache(2, 60.0, lambda: now_s)
-    assert cache.count("k") == 0
+    assert cache.count(("s", "k")) == 0
     for key, roi_id in (("k", 1), ("k", 2), ("j", 1)):
-        cache.put(CacheKey(key, roi_id, b""), VERDICT)
-    assert (cache.count("k"), cache.count("j")) == (1, 1)
-    cache.put(CacheKey("j", 2, b""), VERDICT)
-    assert (cache.count("k"), cache.count("j")) == (0, 2)
-    assert list(cache._newest) == ["j"]  # or memory would grow with every study
+        cache.put(CacheKey(("s", key), roi_id, b""), VERDICT)
+    assert (cache.count(("s", "k")), cache.count(("s", "j"))) == (1, 1)
+    cache.put(CacheKey(("s", "j"), 2, b""), VERDICT)
+    assert (cache.count(("s", "k")), cache.count(("s", "j"))) == (0, 2)
+    assert list(cache._by_study) == [("s", "j")]  # or memory would grow with every study
     now_s = 59.0
-    assert cache.get(CacheKey("j", 2, b"")) is not None
+    assert cache.get(CacheKey(("s", "j"), 2, b"")) is not None
     now_s = 60.0
-    assert cache.get(CacheKey("j", 2, b"")) is None
-    assert cache.count("j") == 0
+    assert cache.get(CacheKey(("s", "j"), 2, b"")) is None
+    assert cache.count(("s", "j")) == 0

@@ -358,6 +358,20 @@ def test_a_rejected_roi_costs_neither_checksum_nor_padding(
     assert (summary.answered, summary.refused) == (0, 2)
 
 
+def test_a_remembered_verdict_is_for_its_site_and_for_who_has_the_voxels() -> None:
+    """Another site's study of the same key is read; a known checksum alone is not enough."""
+    request = make_stream(make_roi(1))
+    stolen = pb.ReadRequest.FromString(request[1].SerializeToString())
+    stolen.roi.voxels = bytes(len(stolen.roi.voxels))
+    with run_cloud() as cloud, cloud.stub() as stub:
+        read(cloud, request)
+        list(stub.Read(iter(request), timeout=20, metadata=(("overread-site", "other"),)))
+        assert cloud.taken == 2
+        (refusal,) = outcomes_by_id(read(cloud, [request[0], stolen])).values()
+        assert refusal.error == "ChecksumMismatch"
+        assert cloud.count("rois_total", outcome="cached") == 0
+
+
 def test_a_study_sent_again_is_answered_whatever_the_load(admission: Admission) -> None:
     """Cached verdicts are sent although nothing is admitted; new ROIs are refused."""
     known, new = make_roi(1), make_roi(2, 102)
