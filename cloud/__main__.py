@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import os
 import sys
 from functools import partial
 from importlib.metadata import version
@@ -22,7 +23,7 @@ from cloud.server import CloudServer, server_credentials
 from cloud.server import serve as serve_until_signalled
 from cloud.settings import CloudSettings, load_settings
 from cloud.telemetry import Telemetry
-from cloud.workers import Reader
+from cloud.workers import Reader, hanging_steps
 from models.runtime.errors import ModelError
 from models.runtime.second_reader import open_second_reader
 from models.runtime.staged import open_staged
@@ -102,7 +103,9 @@ def serve(
         configure_logging(settings.log_format, sys.stderr)
         asyncio.run(_serve(settings, ready_file))
     except (CloudError, ModelError, OverreadError, OSError) as error:
+        _leave_hanging_model(1)
         _fail(error)
+    _leave_hanging_model(0)
 
 
 @app.command()
@@ -213,6 +216,15 @@ def _fetch(address: str, files: TlsFiles, timeout_s: float) -> Description:
         if known and (reason := diagnose(address, files, timeout_s)):
             raise Unreachable(reason) from None
         raise
+
+
+def _leave_hanging_model(status: int) -> None:
+    """End the process at once where the model hangs: Python would wait for its thread for ever."""
+    if steps := hanging_steps():
+        _log.error("the model hangs, the process ends without it", threads=steps)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status or 1)
 
 
 def _fail(error: Exception) -> NoReturn:

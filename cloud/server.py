@@ -24,6 +24,7 @@ from cloud.workers import Reader, WorkerStage
 from protos import overread_pb2 as pb
 from protos import overread_pb2_grpc
 from protos.deadline import Clock
+from protos.errors import ModelFailed
 from protos.messages import Description
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Overread"].full_name
@@ -119,23 +120,34 @@ class CloudServer:
         await self._parts.aclose()
 
     async def wait_for_failure(self) -> None:
-        """Wait as long as the service can read.
+        """Wait as long as the service can read; when it cannot, health is NOT_SERVING.
 
         Raises:
-            BatcherFailed: a fault of the program ended the loop that forms batches; it is logged.
+            BatcherFailed: the model hangs or fails every time, or a fault of the program ended the
+                loop that forms batches; it is logged.
         """
         try:
             await self._batcher.wait_for_failure()
         except Exception as error:  # whatever it is, a service that cannot read must not stay
+            await self._health.enter_graceful_shutdown()
+            if isinstance(error, ModelFailed):
+                _log.error("the model cannot read any more, stopping", reason=error.reason)
+                raise BatcherFailed(error.reason) from error
             _log.exception("batcher failed, stopping")
             raise BatcherFailed(f"no more batches are formed: {error!r}") from error
 
     async def drain(self) -> None:
-        """Reject new studies, and wait until open ones are finished or the grace period is over."""
+        """Take no new studies, and wait until open ones are finished or the grace period is over.
+
+        Callers are told to go elsewhere (GOAWAY); their open studies go on.
+        """
         await self._health.enter_graceful_shutdown()
         self._service.drain()
+        grace_s = self._settings.grace_s
+        # begins at once, and ends with this server: what is still open then gets its error before
+        self._stopping = asyncio.create_task(self._server.stop(grace_s + 1.0))
         try:
-            async with asyncio.timeout(self._settings.grace_s):
+            async with asyncio.timeout(grace_s):
                 await self._service.wait_until_idle()
         except TimeoutError:
             _log.warning("grace period is over", open_streams=self._service.open_streams)
@@ -143,7 +155,7 @@ class CloudServer:
     async def _open_batcher(self, parts: AsyncExitStack) -> Batcher:
         settings = self._settings
         stage = WorkerStage(self._reader, clock=self._clock)
-        parts.callback(stage.close)
+        parts.push_async_callback(stage.close)
         batcher = Batcher(
             stage,
             self._telemetry,
@@ -195,6 +207,7 @@ class CloudServer:
                 ("grpc.max_receive_message_length", size),
                 ("grpc.max_send_message_length", size),
                 ("grpc.so_reuseport", 0),  # otherwise a second service could share the port
+                ("grpc.max_connection_age_ms", round(1e3 * self._settings.max_connection_age_s)),
                 ("grpc.keepalive_time_ms", 30_000),
                 ("grpc.keepalive_timeout_ms", 10_000),
                 ("grpc.keepalive_permit_without_calls", 1),

@@ -40,6 +40,8 @@ class CloudSettings(ProcessSettings):
         max_budget_s: longer budgets are shortened to this.
         header_timeout_s: longest wait for the header of a stream, and from there for its first
             ROI.
+        max_connection_age_s: callers are told to connect again after this time, so that they find
+            new replicas; open studies go on.
         return_margin_s: part of each budget that is kept for the answer's way back, at most half.
         grace_s: time that open studies have to finish after SIGTERM.
         model_keys: files of public keys, one of which must have signed the manifest of the models;
@@ -74,6 +76,7 @@ class CloudSettings(ProcessSettings):
     max_message_bytes: int = Field(4 * 2**20, ge=4096)
     max_budget_s: float = Field(600.0, gt=0)
     header_timeout_s: float = Field(10.0, gt=0)
+    max_connection_age_s: float = Field(600.0, ge=1)
     return_margin_s: float = Field(0.01, ge=0)
     cache_size: int = Field(4096, ge=0)
     cache_ttl_s: float = Field(600.0, ge=0)

@@ -6,6 +6,7 @@ between two steps while one with an earlier deadline waits before the first.
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,11 @@ class Reader(Protocol):
         """Read ROIs uint8 ``(n, z, y, x)``."""
 
 
+CLOSE_S = 1.0
+"""How long to wait at the end for the steps that run."""
+
+_THREAD_NAME = "overread-step"
+
 Step = Callable[[Any], Any]
 """One step of a model: the first takes ROIs uint8 ``(n, z, y, x)``, the last gives `Readings`."""
 
@@ -77,7 +83,7 @@ class WorkerStage:
         self._steps: Sequence[Step] = reader.steps if hasattr(reader, "steps") else (reader.read,)
         self._locks = [asyncio.Lock() for _ in self._steps]
         self._workers = [
-            ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"step{i}")
+            ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{_THREAD_NAME}{i}")
             for i in range(len(self._steps))
         ]
 
@@ -117,14 +123,26 @@ class WorkerStage:
             held.release()
         return BatchResult(work, compute_s)
 
-    def close(self) -> None:
-        """Stop the worker threads after the steps that they run now."""
+    async def close(self) -> None:
+        """Stop the worker threads after the steps that they run now; wait `CLOSE_S` for these.
+
+        A step that takes longer hangs, and so does its thread: only the end of the process ends it.
+        """
         for worker in self._workers:
-            worker.shutdown(wait=True, cancel_futures=True)
+            worker.shutdown(wait=False, cancel_futures=True)
+        end_s = time.monotonic() + CLOSE_S
+        while hanging_steps() and time.monotonic() < end_s:
+            await asyncio.sleep(0.01)
 
     def _timed(self, i: int, work: Any) -> tuple[Any, float]:
         began_s = self._clock()
         return self._steps[i](work), self._clock() - began_s
+
+
+def hanging_steps() -> list[str]:
+    """Return the names of worker threads that still run; none after `WorkerStage.close`."""
+    names = (thread.name for thread in threading.enumerate())
+    return [name for name in names if name.startswith(_THREAD_NAME)]
 
 
 def check_readings(readings: Readings, n: int) -> None:

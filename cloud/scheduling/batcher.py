@@ -18,6 +18,7 @@ import structlog
 from cloud.scheduling.cost import BatchTiming, CostModel
 from cloud.scheduling.scheduler import UNKNOWN_SITE, RoiResult, Rules, Scheduler, WaitingRoi
 from cloud.telemetry import Telemetry
+from cloud.watchdog import Watchdog
 from cloud.workers import BatchAbandoned, BatchResult, WorkerStage
 from imaging.volume import UInt8Array
 from protos.deadline import Clock, Deadline
@@ -64,6 +65,7 @@ class Batcher:
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.create_task(self._run())
+        self._watchdog = Watchdog()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -75,9 +77,14 @@ class Batcher:
             roi.result.cancel()
 
     async def wait_for_failure(self) -> None:
-        """Wait as long as batches are formed, and raise the error that ends it."""
+        """Wait as long as batches are formed and read, and raise the error that ends it.
+
+        `ModelFailed`: see `cloud.watchdog`. Others: a fault of the program.
+        """
         if self._loop is not None:
-            await asyncio.shield(self._loop)
+            broken = self._watchdog.broken
+            await asyncio.wait((self._loop, broken), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.shield(broken if broken.done() else self._loop)
 
     async def warm_up(self, roi_shape: tuple[int, int, int]) -> None:
         """Read empty batches, so that engine and cost model are ready for the first study.
@@ -210,11 +217,13 @@ class Batcher:
         self._running += 1
         batch = self._batches
         try:
-            result = await self._stage.run(voxels, lambda: any(roi.waits for roi in rois))
+            with self._watchdog.batch(len(rois), self.timing.latency.bound_s(len(rois))):
+                result = await self._stage.run(voxels, lambda: any(roi.waits for roi in rois))
             self.timing.latency.observe(len(rois), self._clock() - began_s)
             self._telemetry.batch_rois.observe(len(rois))
             self._telemetry.compute_s.observe(result.compute_s)
             self._deliver(rois, result, began_s, batch)
+            self._watchdog.succeeded()
         except BatchAbandoned as error:
             self._failures += 1  # its time says nothing about the cost of a batch
             self._telemetry.wasted_s.inc(error.compute_s)
@@ -225,6 +234,7 @@ class Batcher:
             for roi in rois:
                 if roi.waits:
                     roi.result.set_exception(ModelFailed(failed.reason))
+            self._watchdog.failed(failed.reason)
         finally:
             self._last_batch_s = self._clock()
             self._running -= 1

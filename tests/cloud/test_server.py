@@ -50,6 +50,21 @@ def health_of(cloud: RunningCloud, service: str) -> int:
         return int(health_pb2_grpc.HealthStub(channel).Check(request, timeout=20).status)
 
 
+def watch_health(cloud: RunningCloud) -> Iterator[int]:
+    """The states of the whole service, as a channel with health checks sees them."""
+    with grpc.insecure_channel(cloud.address) as channel:
+        request = health_pb2.HealthCheckRequest(service="")
+        for response in health_pb2_grpc.HealthStub(channel).Watch(request, timeout=20):
+            yield int(response.status)
+
+
+def listens(cloud: RunningCloud) -> bool:
+    """Whether its port takes connections."""
+    host, _, port = cloud.address.rpartition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
 def end_of(call: Any) -> str | None:
     """The class of the error that ends a study, as the edge would meet it; None for a good end."""
     try:
@@ -73,16 +88,20 @@ def test_reflection_names_the_service() -> None:
         assert database.FindFileContainingSymbol("overread.v1.Roi").name == "protos/overread.proto"
 
 
-def test_drain_finishes_open_studies_and_rejects_new_ones() -> None:
+def test_drain_finishes_open_studies_and_sends_callers_elsewhere() -> None:
+    """Connections are closed for new calls at once, so that a channel takes another replica."""
     with run_cloud(grace_s=20.0) as cloud, cloud.stub() as stub:
+        watched = watch_health(cloud)
+        assert next(watched) == SERVING
         cloud.reader.gate.clear()
         open_call = stub.Read(iter(make_stream(make_roi(1))), timeout=20)
         until(lambda: cloud.open_streams == 1)
         draining = threading.Thread(target=cloud.drain)
         draining.start()
-        until(lambda: health_of(cloud, "") == NOT_SERVING)
-        assert health_of(cloud, SERVICE_NAME) == NOT_SERVING
-        assert end_of(stub.Read(iter(make_stream(make_roi(1))), timeout=20)) == "Draining"
+        assert next(watched) == NOT_SERVING
+        new = end_of(stub.Read(iter(make_stream(make_roi(1))), timeout=20))
+        assert new in ("Draining", "Unreachable")
+        until(lambda: listens(cloud) is False)
         assert draining.is_alive()
         cloud.reader.gate.set()
         verdict, summary = (codec.decode_response(r) for r in open_call)
@@ -334,3 +353,72 @@ def test_a_failed_batcher_stops_the_service(tmp_path: Path) -> None:
     assert "batcher failed, stopping" in log
     assert "in broken" in log
     assert log.splitlines()[-1].startswith("BatcherFailed: ")
+
+
+# The same, with a reader that hangs on an ROI of 200 and fails on one of 255; the watchdog waits
+# for half a second, or as long as the test says.
+UNSOUND = PROCESS.replace(
+    "        mean = batch",
+    """        if batch.max() == 200:
+            time.sleep(3600)
+        if batch.max() == 255:
+            raise ValueError("all 255")
+        mean = batch""",
+).replace(
+    "import numpy as np",
+    """import os
+import time
+import numpy as np
+import cloud.watchdog as watchdog
+watchdog.LEAST_HUNG_S = float(os.environ.get("LEAST_HUNG_S", "0.5"))""",
+)
+
+
+def send_roi(stub: Any, value: int) -> Any:
+    """Send a study of one ROI of this brightness, in the shape that the reader reads."""
+    roi = make_roi(1, voxels=np.full((4, 4, 4), value, np.uint8))
+    return stub.Read(iter(make_stream(roi, study_key=f"k{time.monotonic()}")), timeout=60)
+
+
+def test_a_hanging_model_ends_the_service(tmp_path: Path) -> None:
+    """Health says so, its callers get an error, and the supervisor can start it again."""
+    with (
+        run_process(tmp_path, program=UNSOUND) as (process, address, stub),
+        grpc.insecure_channel(address) as channel,
+    ):
+        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watched).status == SERVING
+        call = send_roi(stub, 200)
+        assert next(watched).status == NOT_SERVING
+        assert end_of(call) in ("Draining", "Unreachable")
+        _, log = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "the model hangs: a batch of 1 ROIs takes more than" in log
+    assert "the process ends without it" in log
+
+
+def test_one_signal_ends_a_service_with_a_hanging_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the watchdog has found it: Python alone would wait for the thread for ever."""
+    monkeypatch.setenv("LEAST_HUNG_S", "3600")
+    with run_process(tmp_path, "--grace-s", "0.5", program=UNSOUND) as (process, _, stub):
+        call = send_roi(stub, 200)
+        assert call.initial_metadata()
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert end_of(call) in ("Draining", "Unreachable")
+        _, log = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "the process ends without it" in log
+
+
+def test_three_failed_batches_in_a_row_end_the_service(tmp_path: Path) -> None:
+    with run_process(tmp_path, program=UNSOUND) as (process, _, stub):
+        for value in (255, 255, 10, 255, 255):  # one that is read begins a new row
+            assert end_of(send_roi(stub, value)) is None
+        with contextlib.suppress(grpc.RpcError):
+            list(send_roi(stub, 255))
+        _, log = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "3 batches in a row failed: " in log

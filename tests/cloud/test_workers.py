@@ -84,7 +84,7 @@ def run(reader: Any, scenario: Callable[[WorkerStage], Coroutine[Any, Any, Any]]
         finally:
             if isinstance(reader, ThreeSteps):
                 reader.gate.set()
-            stage.close()
+            await stage.close()
 
     return asyncio.run(with_stage())
 
