@@ -1,4 +1,4 @@
-"""The watchdog of the model: it notices a batch that hangs, and batches that fail one after another.
+"""The watchdog of the model: it notices a batch that hangs, and batches that fail in a row.
 
 A service whose model cannot read must not stay: its supervisor can start it again, and callers can
 use another.
