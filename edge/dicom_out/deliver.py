@@ -248,8 +248,8 @@ class Sender:
             log.info("delivered", **names, objects=len(sent.stored))
 
     def _send(self, files: list[Path], delivery: Delivery) -> Sent:
-        given = {"target": self._name, "version": delivery.version, "objects": len(files)}
-        with tracing.study(delivery.study_key), tracing.span("deliver", **given) as span:
+        with tracing.study(delivery.study_key), tracing.span("deliver") as span:
+            span.set(target=self._name, version=delivery.version, objects=len(files))
             sent = self._target.send(files, self._stopped)
             span.set(
                 stored=len(sent.stored),
