@@ -18,9 +18,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from structlog.contextvars import bound_contextvars
+from structlog.typing import EventDict
 
 EXTRA = "overread[trace]"
 TRACEPARENT = "traceparent"
@@ -183,12 +185,10 @@ def root_span_id(study_key: str) -> str:
 
 @contextmanager
 def study(study_key: str) -> Iterator[None]:
-    """Let the spans of this thread be those of a study, and its log lines name study and trace."""
-    root = root_of(study_key)
-    ids = {"study_key": study_key, **({"trace_id": study_key} if root else {})}
-    token = _parent.set(root)
+    """Let the spans of this thread be those of a study, and its log lines name the study."""
+    token = _parent.set(root_of(study_key))
     try:
-        with bound_contextvars(**ids):
+        with bound_contextvars(study_key=study_key):
             yield
     finally:
         _parent.reset(token)
@@ -220,6 +220,13 @@ def span(name: str, **attributes: Attribute) -> Iterator[Span]:
 def traceparent() -> str:
     """Return the traceparent of the span that this thread is in; empty for none."""
     return _parent.get()
+
+
+def log_trace(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Add the trace to a line of the log that names a study: a processor of structlog."""
+    if "trace_id" not in event and root_of(str(event.get("study_key", ""))):
+        event["trace_id"] = event["study_key"]
+    return event
 
 
 def loggable(study_key: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import io
 import json
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from structlog.testing import capture_logs
 
 from process import tracing
+from process.logs import configure_logging
 from process.otel import QUEUE_SPANS, FileExporter, OpenTelemetryTracer
 from process.tracing import TraceDestination, exporting, root_span_id
 from tests.traces import Seen, recorded, spans_in
@@ -143,11 +145,28 @@ def test_a_caller_that_does_not_sample_is_not_recorded() -> None:
 
 
 def test_the_log_names_study_and_trace() -> None:
-    with recorded(InMemorySpanExporter()), tracing.study(KEY):
-        assert structlog.contextvars.get_contextvars() == {"study_key": KEY, "trace_id": KEY}
+    """Where traces are recorded, each line of a study has its trace, wherever it is written."""
+    stream = io.StringIO()
+    configure_logging("json", stream)
+    log = structlog.get_logger()
+    with recorded(InMemorySpanExporter()):
+        with tracing.study(KEY):
+            log.info("a")
+        log.info("b", study_key=KEY)
+        log.info("c", study_key=KEY, trace_id="of another caller")
+        log.info("d")
     with tracing.study(KEY):
-        assert structlog.contextvars.get_contextvars() == {"study_key": KEY}
-    assert structlog.contextvars.get_contextvars() == {}
+        log.info("e")
+    lines = {line["event"]: line for line in map(json.loads, stream.getvalue().splitlines())}
+    ids = {name: (line.get("study_key"), line.get("trace_id")) for name, line in lines.items()}
+    other = (KEY, "of another caller")
+    assert ids == {
+        "a": (KEY, KEY),
+        "b": (KEY, KEY),
+        "c": other,
+        "d": (None, None),
+        "e": (KEY, None),
+    }
     assert tracing.loggable("DOE^JANE") == {}
 
 
