@@ -53,6 +53,7 @@ from edge.store.pending import PersistPending
 from imaging.errors import StudyError, is_machine_fault
 from imaging.preprocess import Preprocessed
 from imaging.volume import Study, Volume
+from process import tracing
 from protos.messages import Priority
 
 log = structlog.get_logger()
@@ -160,8 +161,9 @@ def detect(
             policy=pipeline.policy, audited=sampled,
         )  # fmt: skip
         plan = pipeline.decide(situation, study_key)
-    with budget.stage("escalate", settings.reserve_s):
+    with budget.stage("escalate", settings.reserve_s) as span:
         answers = second.read(plan, box, budget, study_key, priority)
+        span.set(rois=len(plan.send), **answers.counts)
     with budget.stage("merge"):
         merged = merge(plan, answers, reader.thresholds, reader.weights, box.geometry)
         rate, thresholds = settings.audit_rate, reader.thresholds
@@ -181,7 +183,8 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
     if job.since_s is not None:
         budget.backdate(job.since_s)
     try:
-        result = run(pipeline, job, budget)
+        with tracing.study(job.study_key):
+            result = run(pipeline, job, budget)
     except IgnoredStudy as error:
         result = _ignore(pipeline, job, budget, error)
     except StudyError as error:

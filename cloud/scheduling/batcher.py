@@ -190,7 +190,7 @@ class Batcher:
             if not roi.result.done():
                 queue_s = began_s - roi.arrived_s
                 roi.result.set_result(
-                    RoiResult(result.readings[i], queue_s, result.compute_s, batch)
+                    RoiResult(result.readings[i], queue_s, result.compute_s, batch, began_s)
                 )
 
 
