@@ -32,6 +32,7 @@ from process.endpoints import Pulse
 from process.logs import configure_logging
 from process.text import Printable, printable
 from process.tls import TlsFiles, diagnose, is_loopback
+from process.tracing import exporting
 from protos.errors import OverreadError, Unreachable
 from protos.messages import Description
 
@@ -101,7 +102,8 @@ def serve(
             insecure=insecure or None,
         )
         configure_logging(settings.log_format, sys.stderr)
-        asyncio.run(_serve(settings, ready_file))
+        with exporting("overread-cloud", settings.traces):
+            asyncio.run(_serve(settings, ready_file))
     except (CloudError, ModelError, OverreadError, OSError) as error:
         _leave_hanging_model(1)
         _fail(error)

@@ -17,6 +17,7 @@ from cloud.quota import StreamQuota
 from cloud.scheduling.scheduler import UNKNOWN_SITE
 from cloud.settings import CloudSettings
 from cloud.stream import Backend, StudyStream
+from cloud.study_trace import StudyTrace, traceparent_of
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.deadline import Clock, Deadline
@@ -70,7 +71,8 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         self, request_iterator: AsyncIterator[pb.ReadRequest], context: Context
     ) -> AsyncIterator[pb.ReadResponse]:
         """Read one study: yield outcomes as they finish, then the summary."""
-        with self._counted() as stack:
+        trace = StudyTrace(self._clock, traceparent_of(context.invocation_metadata()))
+        with self._counted(trace) as stack:
             try:
                 # whatever rejects the study comes before its ROIs are received
                 site = site_of(context)
@@ -79,9 +81,10 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 stack.enter_context(self._quota.open_stream(site))
                 requests = aiter(request_iterator)
                 header = await self._receive_header(requests)
+                trace.began(header)
                 deadline = self._deadline(header, context)
                 accepted = self._count_accepted(header, deadline, site)
-                stream = StudyStream(header, deadline, self._backend, site)
+                stream = StudyStream(header, deadline, self._backend, site, trace)
                 self._streams.add(stream)
                 stack.callback(stream.close)
                 stack.callback(self._streams.discard, stream)
@@ -89,24 +92,30 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 # sent at once, so that the caller can measure the round trip too
                 await context.send_initial_metadata(accepted_metadata(accepted))
                 async for outcome in stream.responses.outcomes():
+                    trace.answered()
                     yield codec.encode_response(outcome)
-                yield codec.encode_response(stream.responses.summary())
+                summary = stream.responses.summary()
+                trace.end("complete", summary)  # the edge may end the call once it has all
+                counts = {"answered": summary.answered, "refused": summary.refused}
+                _log.info("study read", **counts, **trace.ids)
+                yield codec.encode_response(summary)
                 context.set_trailing_metadata(self._load(stream.compute_s).to_metadata())
                 self._backend.telemetry.streams.labels("complete").inc()
             except OverreadError as error:
                 self._backend.telemetry.streams.labels(error.kind).inc()
-                _log.info(
-                    "study failed", error=error.kind, reason=error.reason, peer=context.peer()
-                )
+                trace.end(error.kind)
+                said = {"error": error.kind, "reason": error.reason, "peer": context.peer()}
+                _log.info("study failed", **said, **trace.ids)
                 code, details, metadata = to_status(error)
                 await context.abort(code, details, metadata + self._load().to_metadata())
             except Exception as error:  # a fault of the program: gRPC answers UNKNOWN
                 self._backend.telemetry.streams.labels(type(error).__name__).inc()
-                _log.exception("internal error", peer=context.peer())
+                trace.end(type(error).__name__)
+                _log.exception("internal error", peer=context.peer(), **trace.ids)
                 raise
 
     @contextlib.contextmanager
-    def _counted(self) -> Iterator[contextlib.ExitStack]:
+    def _counted(self, trace: StudyTrace) -> Iterator[contextlib.ExitStack]:
         """Count a study as open until it ends, however it ends."""
         self.open_streams += 1
         self._idle.clear()
@@ -115,6 +124,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 yield stack
         except (asyncio.CancelledError, GeneratorExit):
             self._backend.telemetry.streams.labels("cancelled").inc()
+            trace.end("cancelled")
             raise
         finally:
             self.open_streams -= 1

@@ -9,6 +9,7 @@ from pydantic_settings import SettingsConfigDict
 from cloud.errors import BadSettings
 from process.settings import InvalidSettings, ProcessSettings, load
 from process.tls import TlsFiles, is_address, is_loopback
+from process.tracing import TraceDestination
 
 
 class CloudSettings(ProcessSettings):
@@ -50,6 +51,9 @@ class CloudSettings(ProcessSettings):
             TLS.
         insecure: whether another machine may send ROIs without TLS.
         metrics_port: port of the metrics; not set: off, 0: a free port.
+        trace_endpoint: OTLP address of a collector that gets traces, over HTTP; not set: off.
+        trace_file: file for traces, where there is no collector.
+        trace_ca: PEM authority that signed the collector's certificate.
     """
 
     model_config = SettingsConfigDict(env_prefix="OVERREAD_CLOUD_")
@@ -87,12 +91,20 @@ class CloudSettings(ProcessSettings):
     insecure: bool = False
     metrics_address: str = "127.0.0.1"
     metrics_port: int | None = Field(None, ge=0, le=65535)
+    trace_endpoint: str | None = None
+    trace_file: Path | None = None
+    trace_ca: Path | None = None
     log_format: Literal["text", "json"] = "text"
 
     @property
     def tls(self) -> TlsFiles:
         """The files of TLS."""
         return TlsFiles(self.tls_ca, self.tls_cert, self.tls_key)
+
+    @property
+    def traces(self) -> TraceDestination:
+        """Where traces go."""
+        return TraceDestination(self.trace_endpoint, self.trace_file, self.trace_ca)
 
     @property
     def encryption(self) -> str:
@@ -107,6 +119,12 @@ class CloudSettings(ProcessSettings):
         if not (is_address(address) or address.startswith("unix:")):
             raise ValueError("invalid address, expected HOST:PORT")
         return address
+
+    @model_validator(mode="after")
+    def _traces_can_go(self) -> Self:
+        if problem := self.traces.problem():
+            raise ValueError(problem)
+        return self
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:

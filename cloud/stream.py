@@ -13,6 +13,7 @@ from cloud.limits import check_roi, crop_mask, pad
 from cloud.multiplexer import ResponseMultiplexer
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.scheduler import UNKNOWN_SITE, RoiResult
+from cloud.study_trace import StudyTrace
 from cloud.telemetry import Telemetry
 from imaging.volume import UInt8Array
 from models.runtime.second_reader import Reading
@@ -56,9 +57,15 @@ class StudyStream:
     """
 
     def __init__(
-        self, header: Header, deadline: Deadline, backend: Backend, site: str = UNKNOWN_SITE
+        self,
+        header: Header,
+        deadline: Deadline,
+        backend: Backend,
+        site: str = UNKNOWN_SITE,
+        trace: StudyTrace | None = None,
     ) -> None:
         self._header, self._deadline, self._backend, self._site = header, deadline, backend, site
+        self._trace = trace or StudyTrace(deadline.clock)
         self.responses = ResponseMultiplexer(deadline.clock)
         self._checksums: dict[int, bytes] = {}  # of the ROIs that were accepted, by number
         self._received = 0
@@ -142,6 +149,7 @@ class StudyStream:
     def _take(self, request: pb.ReadRequest) -> None:
         if (kind := request.WhichOneof("request")) != "roi":
             raise InvalidRequest(f"expected an ROI, not {kind or 'an empty message'}")
+        self._trace.received()
         message = request.roi
         if self._is_repeated(message):
             return
@@ -202,6 +210,7 @@ class StudyStream:
         except asyncio.CancelledError:  # by the batcher; an aborted stream needs no outcome
             return self._refused(key.roi_id, ModelFailed("the batch ended without an answer"))
         self._batch_s[roi.batch] = roi.compute_s
+        self._trace.read(roi)
         backend.telemetry.rois.labels("verdict").inc()
         backend.telemetry.queue_s.observe(roi.queue_s)
         reading = roi.reading

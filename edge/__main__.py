@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import sys
+import time
 from dataclasses import asdict, replace
 from datetime import datetime
 from enum import IntEnum
@@ -44,6 +45,7 @@ from models.runtime.errors import ModelError
 from process.command_line import PlainGroup
 from process.logs import configure_logging
 from process.text import Printable, printable, printable_json
+from process.tracing import exporting, record_study
 
 app = typer.Typer(
     cls=PlainGroup,
@@ -141,10 +143,16 @@ def screen(
             "insecure": insecure or None,
         }
         settings = _settings(config, **given)
-        with progress.shown(), open_pipeline(settings, on_stage=progress.on_stage) as pipeline:
+        with (
+            exporting("overread-edge", settings.traces),
+            progress.shown(),
+            open_pipeline(settings, on_stage=progress.on_stage) as pipeline,
+        ):
             make_folder(out)  # an error here comes before the long work
             guarded = replace(pipeline, admit=admission(overwrite=overwrite))
-            result = read_and_report(guarded, Job(path.resolve(), out))
+            job, began_s = Job(path.resolve(), out), time.time()
+            result = read_and_report(guarded, job)
+            record_study(job.study_key, began_s, time.time(), status=result.report.status.value)
         if dicom:
             _write_objects(out)
     except SETUP_ERRORS as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from process import tracing
 from protos.deadline import Deadline
 
 
@@ -58,8 +59,8 @@ class Budget:
         return max(0.0, self.deadline.remaining_s - reserve_s)
 
     @contextmanager
-    def stage(self, name: str, reserve_s: float = 0.0) -> Iterator[None]:
-        """Run one stage and enter its time in the ledger, also when it raises.
+    def stage(self, name: str, reserve_s: float = 0.0) -> Iterator[tracing.Span]:
+        """Run one stage, as a span, and enter its time in the ledger, also when it raises.
 
         Its budget is the time left less ``reserve_s``.
         """
@@ -67,7 +68,8 @@ class Budget:
             self._on_stage(name)
         self._running = (name, self.left_s(reserve_s), self.deadline.clock())
         try:
-            yield
+            with tracing.span(name) as span:
+                yield span
         finally:
             self._ledger.append(self.ledger_so_far[-1])
             self._running = None

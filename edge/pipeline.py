@@ -43,7 +43,7 @@ from edge.report.model import (
     compose_ignored,
     compose_rejection,
 )
-from edge.report.pictures import Pictures, first_note, picture_name
+from edge.report.pictures import PICTURED_POSSIBLE, Pictures, first_note, picture_name
 from edge.report.write import ReportPaths
 from edge.rules.rule import NO_RULES, AppliedRule, Rules
 from edge.rules.selection import IgnoredStudy
@@ -53,6 +53,7 @@ from edge.store.pending import PersistPending
 from imaging.errors import StudyError, is_machine_fault
 from imaging.preprocess import Preprocessed
 from imaging.volume import Study, Volume
+from process import tracing
 from protos.messages import Priority
 
 log = structlog.get_logger()
@@ -68,7 +69,7 @@ class Pipeline:
             gets None for a study that cannot be read.
         preprocess: a volume to the lung box; raises `imaging.errors.NoLung`.
         decide: chooses the candidates to send; the study key is for the log.
-        draw: draws findings and possible findings.
+        draw: draws findings and possible findings; the last argument is how many of these.
         second_reader: the cloud, or `NoSecondReader`.
         persist_pending: stores the pending reads, for an amendment of the report.
         rules: those that ``read`` obeys, which a study names its rule of.
@@ -80,7 +81,7 @@ class Pipeline:
     reader: EdgeReader
     decide: Callable[[Situation, str], Plan]
     second_reader: SecondReader
-    draw: Callable[[Sequence[Finding], Sequence[Finding], Preprocessed, Path], Pictures]
+    draw: Callable[[Sequence[Finding], Sequence[Finding], Preprocessed, Path, int], Pictures]
     persist_pending: PersistPending
     write: Callable[[Report, Pictures, Path, EvidenceFiles], ReportPaths]
     provenance: Provenance
@@ -120,7 +121,9 @@ def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
     rule = pipeline.rule_named(study.rule)
     assessment = detect(pipeline, box, budget, job.study_key, rule.priority)
     with budget.stage("draw"):
-        pictures, note = _draw(pipeline, assessment.merged, box, job)
+        # where waiting has left the reserve alone, the report must not wait for these
+        most_possible = PICTURED_POSSIBLE if budget.left_s(pipeline.settings.reserve_s) else 0
+        pictures, note = _draw(pipeline, assessment.merged, box, job, most_possible)
     with budget.stage("report"):
         report = compose(pipeline.provenance, job, study, assessment, box, budget.ledger_so_far)
         numbered = (*report.numbered, *report.numbered_possible)
@@ -158,8 +161,9 @@ def detect(
             policy=pipeline.policy, audited=sampled,
         )  # fmt: skip
         plan = pipeline.decide(situation, study_key)
-    with budget.stage("escalate", settings.reserve_s):
+    with budget.stage("escalate", settings.reserve_s) as span:
         answers = second.read(plan, box, budget, study_key, priority)
+        span.set(rois=len(plan.send), **answers.counts)
     with budget.stage("merge"):
         merged = merge(plan, answers, reader.thresholds, reader.weights, box.geometry)
         rate, thresholds = settings.audit_rate, reader.thresholds
@@ -179,7 +183,8 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
     if job.since_s is not None:
         budget.backdate(job.since_s)
     try:
-        result = run(pipeline, job, budget)
+        with tracing.study(job.study_key):
+            result = run(pipeline, job, budget)
     except IgnoredStudy as error:
         result = _ignore(pipeline, job, budget, error)
     except StudyError as error:
@@ -212,17 +217,19 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
     return result
 
 
-def _draw(pipeline: Pipeline, merged: Merged, box: Preprocessed, job: Job) -> tuple[Pictures, str]:
+def _draw(
+    pipeline: Pipeline, merged: Merged, box: Preprocessed, job: Job, most_possible: int
+) -> tuple[Pictures, str]:
     """Draw the pictures; an error costs pictures, and the note says which, but no finding."""
     counts = len(merged.findings), len(merged.possible)
     try:
-        pictures = pipeline.draw(merged.findings, merged.possible, box, job.out)
+        pictures = pipeline.draw(merged.findings, merged.possible, box, job.out, most_possible)
     except OSError:
         raise  # the folder cannot be written, and so neither can the report
     except Exception:  # whatever it is: the findings are worth more than their pictures
         log.exception("no picture drawn", study_key=job.study_key)
-        return {}, first_note(*counts, {})
-    return pictures, first_note(*counts, pictures) if pictures else ""
+        return {}, first_note(*counts, {}, most_possible)
+    return pictures, first_note(*counts, pictures, most_possible) if pictures else ""
 
 
 def _ignore(pipeline: Pipeline, job: Job, budget: Budget, ignored: IgnoredStudy) -> StudyResult:

@@ -25,6 +25,7 @@ from edge.errors import BadSettings
 from process.endpoints import address_text
 from process.settings import InvalidSettings, ProcessSettings, load
 from process.tls import TlsFiles, is_address, is_loopback
+from process.tracing import TraceDestination
 from protos.metadata import MAX_SITE_CHARACTERS
 
 CLOUD_OFF = "off"
@@ -129,6 +130,9 @@ class EdgeSettings(ProcessSettings):
         audit_syslog_ca: PEM authority that signed its certificate; None for those of the system.
         targets: where result objects are sent; `edge.dicom_out.settings` has their settings.
         metrics_port: port of the metrics; None: off, 0: a free port.
+        trace_endpoint: OTLP address of a collector that gets traces, over HTTP; None: off.
+        trace_file: file for traces, where there is no collector.
+        trace_ca: PEM authority that signed the collector's certificate.
         dicom_port: port on which studies are received by C-STORE; None: off, 0: a free port.
         dicom_address: address of that port; other machines reach only another one than loopback.
         dicom_ae_title: AE title of the agent; an association that calls another one is rejected.
@@ -216,6 +220,9 @@ class EdgeSettings(ProcessSettings):
     log_format: Literal["text", "json"] = "text"
     metrics_address: str = "127.0.0.1"
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    trace_endpoint: str | None = None
+    trace_file: Path | None = None
+    trace_ca: Path | None = None
 
     dicom_port: int | None = Field(default=None, ge=0, le=65535)
     dicom_address: str = "127.0.0.1"
@@ -277,6 +284,11 @@ class EdgeSettings(ProcessSettings):
         """The files of TLS with the syslog server."""
         files = (self.audit_syslog_ca, self.audit_syslog_cert, self.audit_syslog_key)
         return TlsFiles(*files, prefix="audit_syslog")
+
+    @property
+    def traces(self) -> TraceDestination:
+        """Where traces go."""
+        return TraceDestination(self.trace_endpoint, self.trace_file, self.trace_ca)
 
     @property
     def remote_clouds(self) -> list[str]:
@@ -343,6 +355,12 @@ class EdgeSettings(ProcessSettings):
                 " studies would come unencrypted: set stow_tls_cert and stow_tls_key, or"
                 " insecure = true where the network itself is protected"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _traces_can_go(self) -> Self:
+        if problem := self.traces.problem():
+            raise ValueError(problem)
         return self
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ import structlog
 from structlog.typing import EventDict, ExcInfo, Processor
 
 from process.text import printable, printable_line
+from process.tracing import log_trace
 
 
 def configure_logging(form: Literal["text", "json"], stream: TextIO) -> None:
@@ -32,6 +33,7 @@ def configure_logging(form: Literal["text", "json"], stream: TextIO) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            log_trace,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.StackInfoRenderer(),

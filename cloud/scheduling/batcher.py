@@ -60,7 +60,6 @@ class Batcher:
         self._last_batch_s = -math.inf
         self._waited = False
         self._arrived = asyncio.Event()
-        self._loop: asyncio.Task[None] | None = None
         self._reading: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -69,7 +68,7 @@ class Batcher:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        tasks = [*self._reading, *([self._loop] if self._loop is not None else [])]
+        tasks = [*self._reading, self._loop]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -81,10 +80,10 @@ class Batcher:
 
         `ModelFailed`: see `cloud.watchdog`. Others: a fault of the program.
         """
-        if self._loop is not None:
-            broken = self._watchdog.broken
-            await asyncio.wait((self._loop, broken), return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.shield(broken if broken.done() else self._loop)
+        ends = self._loop, self._watchdog.broken
+        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in done:
+            end.result()
 
     async def warm_up(self, roi_shape: tuple[int, int, int]) -> None:
         """Read empty batches, so that engine and cost model are ready for the first study.
@@ -152,14 +151,10 @@ class Batcher:
 
         Otherwise the high estimate after a stall would reject every ROI that could correct it.
         """
-        now_s = self._clock()
-        idle = not self._running and now_s - self._last_batch_s > STALE_S
+        now_s, idle = self._clock(), not self._running and not len(self.queue)
+        probe = idle and now_s - self._last_batch_s > STALE_S and not deadline.passed
         return WaitingRoi(
-            deadline=deadline,
-            priority=priority,
-            arrived_s=now_s,
-            site=site,
-            is_probe=idle and not len(self.queue) and not deadline.passed,
+            deadline=deadline, priority=priority, arrived_s=now_s, site=site, is_probe=probe
         )
 
     async def _run(self) -> None:
@@ -249,4 +244,6 @@ class Batcher:
         for i, roi in enumerate(rois):
             if roi.waits:
                 queue_s, took_s = began_s - roi.arrived_s, result.compute_s
-                roi.result.set_result(RoiResult(result.readings[i], queue_s, took_s, batch))
+                roi.result.set_result(
+                    RoiResult(result.readings[i], queue_s, took_s, batch, began_s)
+                )

@@ -67,14 +67,15 @@ class Rules:
 class RoiResult:
     """What the model read in one ROI.
 
-    The ROI waited ``queue_s`` and was read in the batch numbered ``batch``, which took
-    ``compute_s``.
+    The ROI waited ``queue_s`` and was read in the batch numbered ``batch``, which began at
+    ``began_s`` on the clock and took ``compute_s``.
     """
 
     reading: Reading
     queue_s: float
     compute_s: float
     batch: int
+    began_s: float
 
 
 @dataclass(eq=False, kw_only=True)

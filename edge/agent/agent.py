@@ -48,6 +48,7 @@ from edge.telemetry import Telemetry
 from edge.trail.records import Event
 from edge.trail.syslog import SyslogSender, SyslogServer, sending
 from process.endpoints import Pulse
+from process.tracing import exporting
 from protos.messages import Priority
 
 ReadStudy = Callable[[Job, PersistPending], StudyResult]
@@ -86,6 +87,7 @@ def run_agent(
     folders.make()
     stop = stop or threading.Event()
     with ExitStack() as held:
+        held.enter_context(exporting("overread-edge", settings.traces))
         for folder in dict.fromkeys((folders.inbox, folders.outbox, folders.state)):
             held.enter_context(exclusive(folder / ".overread.lock"))
         # No stage may take longer than STALLED_S, except waiting: for the cloud, or in a pause.

@@ -129,6 +129,8 @@ class MainLoop:
         amends = due and self._amender.run_once()
         notes = due and self._keeper.run_once()
         busy = bool(waiting) or amends or notes or self._retention.run_once()
+        if not busy:
+            self._store.write_log()  # now, so that no report has to wait for it
         if full is not None and not busy:
             raise full
         return busy

@@ -28,7 +28,7 @@ from edge.job import KEY_CHARACTERS
 from edge.store.pending import PendingStep
 from edge.store.repair import opened
 from edge.store.studies import Record, Step, StudyStore
-from edge.trail.records import Event
+from edge.trail.records import Event, Person
 from process.text import printable_line
 
 STATES = {
@@ -144,11 +144,12 @@ def other_user(folders: AgentFolders) -> str:
     )
 
 
-def requeue(wanted: str | None, folders: AgentFolders) -> list[str]:
+def requeue(wanted: str | None, folders: AgentFolders, by: Person | None = None) -> list[str]:
     """Move studies back into the inbox; return their names.
 
     ``wanted`` is the name or the key of one that is refused or done; None stands for all that are
-    refused. It may be repeated after a crash at any point.
+    refused. ``by`` is who wants it, by default this user. It may be repeated after a crash at any
+    point.
 
     Raises:
         NoSuchStudy: there is none, or several; or the inbox has another of this name.
@@ -162,7 +163,7 @@ def requeue(wanted: str | None, folders: AgentFolders) -> list[str]:
         records = [r for r in store.at(Step.QUARANTINED, Step.DONE) if _is_here(r, folders)]
         chosen = _chosen(wanted, records)
         for record in chosen:
-            _bring_back(record, folders, store)
+            _bring_back(record, folders, store, by or Person.here())
     return [record.name for record in chosen]
 
 
@@ -180,15 +181,14 @@ def _chosen(wanted: str | None, records: list[Record]) -> list[Record]:
     return chosen
 
 
-def _bring_back(record: Record, folders: AgentFolders, store: StudyStore) -> None:
+def _bring_back(record: Record, folders: AgentFolders, store: StudyStore, by: Person) -> None:
     """Move a study into the inbox: what belongs to a header first, so that it is never alone."""
     source = _place(record, folders)
     present = [member for member in record.members if os.path.lexists(source / member)]
     for member in reversed(present):
         if os.path.lexists(folders.inbox / member):
             raise NoSuchStudy(f"{member}: the inbox has another of this name, wait for its report")
-    user = user_name(os.geteuid())
-    store.trail.record(Event.REQUEUED, study_key=record.id, name=record.name, user=user)
+    store.trail.record(Event.REQUEUED, study_key=record.id, name=record.name, **by.fields)
     for member in reversed(present):
         try:
             move(source / member, folders.inbox / member)

@@ -27,6 +27,7 @@ from edge.pipeline import StudyResult
 from edge.report.model import Rejection, Report, Status, more_images
 from edge.report.write import give_up_report, read_versions, write_report, write_version
 from edge.store.studies import Record, Step, StudyStore
+from edge.traces import record_report
 from edge.trail.facts import report_in
 from imaging.errors import is_machine_fault
 
@@ -74,7 +75,7 @@ def process_study(
         draft = job if job.version == 1 else replace(job, out=source.parent / ".report")
         # an earlier attempt may have ended right after its report
         found, rejection = _report_in(job)
-        details = ""
+        details, began_s = "", time.time()
         if found and not store.pending.has(record.id):
             give_up_report(out, record.id)  # only if it is provisional
         if not found:
@@ -87,6 +88,7 @@ def process_study(
         if draft != job:
             remove(draft.out)
         facts = report_in(out)
+        record_report(record, source, facts, began_s)
         if rejection is None:
             versions = read_versions(out, record.id) if store.exports.targets else ()
             record = store.advance(record.id, Step.REPORTED, facts, versions)

@@ -33,6 +33,7 @@ from edge.settings import EdgeSettings
 from edge.store.pending import PendingRead, PendingStep
 from edge.store.studies import StudyStore
 from edge.trail.facts import report_facts
+from process import tracing
 from protos.deadline import Deadline
 
 MAX_LINK_PAUSE_S = 300.0
@@ -247,7 +248,10 @@ class Amender:
         rois = self._pending.rois(key)[:max_rois]
         limit_s = self._budget.budget_s(self._backoff.failed_in_a_row)
         priority = self._pending.context(key).report.rule.priority
-        answers = self._second.read_rois(rois, Deadline.after(limit_s, self._clock), key, priority)
+        deadline = Deadline.after(limit_s, self._clock)
+        with tracing.study(key), tracing.span("amend", retry=read.attempts, rois=len(rois)) as span:
+            answers = self._second.read_rois(rois, deadline, key, priority)
+            span.set(**answers.counts)
         # The verdicts are made durable first, then the version is written from them. Without any,
         # the pause depends on who is to blame: this study, or the link.
         if answers.verdicts:

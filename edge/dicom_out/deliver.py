@@ -32,6 +32,7 @@ from edge.store.exports import Backlog, Delivery, Export
 from edge.store.repair import require_own_files
 from edge.store.studies import StepHook, StudyStore
 from imaging.errors import is_machine_fault
+from process import tracing
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 900.0
 MAX_ATTEMPTS = 12
@@ -131,7 +132,9 @@ class ObjectMaker:
             return
         exports.count_attempt(export)
         try:
-            files = self._make_objects(out, export.version)
+            with tracing.study(key), tracing.span("make objects", version=export.version) as span:
+                files = self._make_objects(out, export.version)
+                span.set(objects=len(files))
         except EdgeError as error:
             self._none(export, f"{type(error).__name__}: {error}")
             return
@@ -221,7 +224,7 @@ class Sender:
                 self._give_up(delivery, reason, Sent())
                 return
             files = self._files(folder, delivery)
-            sent = self._target.send(files, self._stopped) if files else Sent()
+            sent = self._send(files, delivery) if files else Sent()
         except Exception as error:  # whatever it is, the other deliveries must go on
             if is_transient(error) or is_machine_fault(error) or isinstance(error, sqlite3.Error):
                 exports.failed(delivery, "", (), counts=False)
@@ -243,6 +246,17 @@ class Sender:
             self._on_outcome("sent")
             names = {"study_key": key, "version": delivery.version, "target": self._name}
             log.info("delivered", **names, objects=len(sent.stored))
+
+    def _send(self, files: list[Path], delivery: Delivery) -> Sent:
+        with tracing.study(delivery.study_key), tracing.span("deliver") as span:
+            span.set(target=self._name, version=delivery.version, objects=len(files))
+            sent = self._target.send(files, self._stopped)
+            span.set(
+                stored=len(sent.stored),
+                refused=len(sent.refused),
+                unreachable=bool(sent.unreachable),
+            )
+        return sent
 
     def _files(self, folder: Path, delivery: Delivery) -> list[Path]:
         """Return the objects that the target shall get and does not have."""

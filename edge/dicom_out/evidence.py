@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -19,7 +20,7 @@ import numpy as np
 
 from edge.findings import BoolArray, Finding
 from edge.report.folder import OBJECTS
-from imaging.volume import Geometry, triple
+from imaging.volume import FloatArray, Geometry, triple
 
 SOURCE = "source.json.gz"
 OUTLINES = "outlines.npz"
@@ -125,3 +126,17 @@ def read_outlines(data: bytes) -> dict[int, PlacedOutline]:
             }
     except (KeyError, OSError, EOFError, TypeError, ValueError, BadZipFile) as error:
         raise ValueError(f"{OUTLINES} is damaged: {type(error).__name__}") from None
+
+
+def interpolated(mask: BoolArray, index: FloatArray) -> FloatArray:
+    """Interpolate linearly at fractional indices ``(..., 3)``; outside of the mask is 0."""
+    padded = np.pad(mask.astype(np.float64), 2)
+    at = np.clip(index + 2, 0, np.array(padded.shape) - 1.001)
+    low = np.floor(at).astype(int)
+    share = at - low
+    value = np.zeros(index.shape[:-1])
+    for corner in product((0, 1), repeat=3):
+        weight = np.prod(np.where(corner, share, 1 - share), axis=-1)
+        z, y, x = np.moveaxis(low + corner, -1, 0)
+        value += weight * padded[z, y, x]
+    return value

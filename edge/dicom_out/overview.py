@@ -20,6 +20,7 @@ from edge.report.write import read_versions
 from edge.store.exports import Backlog, DeliveryStep
 from edge.store.repair import opened
 from edge.store.studies import Record, Step, StudyStore
+from edge.trail.records import Person
 from process.text import printable_line
 
 NOT_SET_UP = "is not set up any more"
@@ -122,11 +123,12 @@ def resend(
     to: str | None,
     targets: Sequence[DicomTarget | DicomWebTarget],
     folders: AgentFolders,
+    by: Person | None = None,
 ) -> list[str]:
     """Make deliveries due again: those of one study, or all dead letters; return what.
 
     ``study`` is a study key or the name of a report; None stands for all dead letters. ``to`` is
-    the name of a target, None for all.
+    the name of a target, None for all. ``by`` is who wants it, by default this user.
 
     Raises:
         NothingToSend: there is no such study or target, or the report is not there.
@@ -145,14 +147,14 @@ def resend(
             letters = store.exports.deliveries(DeliveryStep.DEAD)
             dead = [one for one in letters if one.target in chosen]
             for one in dead:
-                store.exports.resend(one.study_key, (one.version,), (one.target,))
+                store.exports.resend(one.study_key, (one.version,), (one.target,), by)
             return [_line(store, one.study_key, (one.version,), (one.target,)) for one in dead]
         record = _find(store, study)
         out = folders.outbox / record.report_name
         versions = read_versions(out, record.id)
         if not versions:
             raise NothingToSend(f"{study}: no report of a study that was read is in {out}")
-        store.exports.resend(record.id, versions, chosen)
+        store.exports.resend(record.id, versions, chosen, by)
         return [_line(store, record.id, versions, chosen)]
 
 

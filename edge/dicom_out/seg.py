@@ -20,7 +20,7 @@ from pydicom.valuerep import DSfloat
 
 from edge.dicom_out import terms
 from edge.dicom_out.errors import NotExportable
-from edge.dicom_out.evidence import PlacedOutline
+from edge.dicom_out.evidence import PlacedOutline, interpolated
 from edge.dicom_out.identity import Device, Kind, Names, complete, general, names_of, uid
 from edge.dicom_out.planes import Plane, nearest_plane, planes_of
 from edge.dicom_out.subject import Source, put
@@ -199,22 +199,8 @@ def _patch(outline: PlacedOutline, plane: Plane, number: int) -> _Patch | None:
         return None
     rows, columns = (np.arange(a, b, dtype=np.float64) for a, b in zip(first, last, strict=True))
     index = outline.geometry.to_index(plane.points_mm(rows, columns))
-    mask = _interpolated(outline.mask, index) >= 0.5
+    mask = interpolated(outline.mask, index) >= 0.5
     return _Patch(number, int(first[0]), int(first[1]), mask) if mask.any() else None
-
-
-def _interpolated(mask: BoolArray, index: FloatArray) -> FloatArray:
-    """Interpolate linearly at fractional indices ``(..., 3)``; outside of the mask is 0."""
-    padded = np.pad(mask.astype(np.float64), 2)
-    at = np.clip(index + 2, 0, np.array(padded.shape) - 1.001)
-    low = np.floor(at).astype(int)
-    share = at - low
-    value = np.zeros(index.shape[:-1])
-    for corner in product((0, 1), repeat=3):
-        weight = np.prod(np.where(corner, share, 1 - share), axis=-1)
-        z, y, x = np.moveaxis(low + corner, -1, 0)
-        value += weight * padded[z, y, x]
-    return value
 
 
 def _images(source: Source, planes: Sequence[Plane], used: Sequence[int]) -> dict[str, Any]:

@@ -57,6 +57,16 @@ class EscalationResult:
         """Whether the cloud itself refused some ROIs. It may still accept other studies."""
         return self.rejected or bool(self.refusals)
 
+    @property
+    def counts(self) -> dict[str, int | bool]:
+        """How many answers came, for a trace."""
+        return {
+            "verdicts": len(self.verdicts),
+            "refusals": len(self.refusals),
+            "attempts": self.attempts,
+            "complete": not self.reason,
+        }
+
 
 class RoiStates:
     """Which ROIs of one escalation are open, refused or answered, through all its attempts."""

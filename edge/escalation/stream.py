@@ -9,6 +9,7 @@ from edge.escalation.attempt import Received, StreamTiming
 from edge.escalation.rois import RoiStates
 from edge.link.link import Link
 from edge.settings import EdgeSettings
+from process import tracing
 from protos import overread_pb2 as pb
 from protos.codec import decode_response, encode_header, encode_roi
 from protos.deadline import Deadline
@@ -46,7 +47,8 @@ class GrpcStream:
         self._requests = RequestIterator(header, rois, deadline, held=held)
         self.timing = StreamTiming(rois, deadline.clock, held=held)
         self.load: Load | None = None
-        metadata = ((SITE_KEY, settings.site),) if settings.site else None
+        given = {SITE_KEY: settings.site, tracing.TRACEPARENT: tracing.traceparent()}
+        metadata = tuple((name, value) for name, value in given.items() if value) or None
         self._call = stub.Read(self._requests.requests(), timeout=left_s, metadata=metadata)
         self._cancel: Callable[[], object] = self._call.cancel
         self._ended = threading.Event()

@@ -40,11 +40,16 @@ Pictures = Mapping[str, bytes]
 
 
 def draw_pictures(
-    findings: Sequence[Finding], possible: Sequence[Finding], box: Preprocessed, out: Path
+    findings: Sequence[Finding],
+    possible: Sequence[Finding],
+    box: Preprocessed,
+    out: Path,
+    most_possible: int = PICTURED_POSSIBLE,
 ) -> Pictures:
     """Draw the pictures of one study and write them into the folder ``out``.
 
-    An older report is removed from there first. A picture that cannot be drawn is left out.
+    Of the possible findings ``most_possible`` have a picture. An older report is removed from the
+    folder first. A picture that cannot be drawn is left out.
 
     Raises:
         OSError: the folder cannot be written.
@@ -58,7 +63,9 @@ def draw_pictures(
     overview = [*sure, *(replace(mark, label=f"{mark.label}?") for mark in unsure)]
     with ThreadPoolExecutor(max_workers=2) as pool:  # OpenCV releases the interpreter lock
         tasks = {OVERVIEW: pool.submit(lambda: encode_jpeg(overview_picture(box.voxels, overview)))}
-        for number, mark in enumerate(marks[: _drawn_first(len(sure), len(unsure))], start=1):
+        for number, mark in enumerate(
+            marks[: min(len(sure) + min(len(unsure), most_possible), PICTURED)], start=1
+        ):
             tasks[picture_name(number)] = pool.submit(_draw_finding, box, mark)
     pictures: dict[str, bytes] = {}
     for name, task in tasks.items():
@@ -72,11 +79,6 @@ def draw_pictures(
     for name, data in pictures.items():
         write_atomically(out / name, data)
     return pictures
-
-
-def _drawn_first(findings: int, possible: int) -> int:
-    """Return how many are drawn before the report: that many numbers, findings first."""
-    return min(findings + min(possible, PICTURED_POSSIBLE), PICTURED)
 
 
 def redraw(report: Report, plan: Plan, roi_of: Callable[[int], Roi | None], out: Path) -> Pictures:
@@ -124,12 +126,15 @@ def picture_note(report: Report, pictures: Pictures) -> str:
     return " ".join(sentences)
 
 
-def first_note(findings: int, possible: int, pictures: Pictures) -> str:
+def first_note(
+    findings: int, possible: int, pictures: Pictures, most_possible: int = PICTURED_POSSIBLE
+) -> str:
     """Return the note on pictures that a first report does not have; empty for none.
 
-    ``findings`` and ``possible`` count the findings and the possible findings.
+    ``findings`` and ``possible`` count the findings and the possible findings, of which
+    ``most_possible`` were to be drawn.
     """
-    drawn = _drawn_first(findings, possible)
+    drawn = min(findings + min(possible, most_possible), PICTURED)
     expected = {OVERVIEW: "overview"} | {
         picture_name(n): f"{'finding' if n <= findings else 'possible finding'} {n}"
         for n in range(1, drawn + 1)

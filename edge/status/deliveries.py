@@ -10,6 +10,7 @@ from edge.dicom_out.overview import resend
 from edge.settings import EdgeSettings
 from edge.store.exports import DeliveryStep
 from edge.store.repair import opened
+from edge.trail.records import Person
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Deliveries(Protocol):
     def dead(self) -> Sequence[DeadLetter]:
         """Return what was given up, the last first."""
 
-    def resend(self, study: str, target: str) -> None:
-        """Have the results of a study sent to a target again.
+    def resend(self, study: str, target: str, by: Person) -> None:
+        """Have the results of a study sent to a target again, as ``by`` wants it.
 
         Raises:
             EdgeError: there is no such delivery.
@@ -79,6 +80,6 @@ class StoredDeliveries:
             for one in reversed(letters)
         ]  # fmt: skip
 
-    def resend(self, study: str, target: str) -> None:
+    def resend(self, study: str, target: str, by: Person) -> None:
         """Have the results of a study sent to a target again; errors as `overview.resend`."""
-        resend(study, target, self._targets, self._folders)
+        resend(study, target, self._targets, self._folders, by)

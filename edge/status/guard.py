@@ -8,12 +8,15 @@ from hmac import compare_digest
 from urllib.parse import parse_qs, quote, urlsplit
 
 import structlog
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge.status.login import Door, Visitor
+from edge.status.logins import LoginTrail
+from edge.trail.records import Person
 from edge.web import CLIENT
 from process.tls import is_loopback
 
@@ -40,10 +43,13 @@ log = structlog.get_logger()
 
 
 class Guard:
-    """The pages behind ``door``; ``secure`` says that the way to them is encrypted."""
+    """The pages behind ``door``; ``secure`` says that the way to them is encrypted.
 
-    def __init__(self, app: ASGIApp, door: Door, *, secure: bool) -> None:
-        self._app, self._door, self._secure = app, door, secure
+    ``logins`` records visitors with a certificate; pages record those with a password.
+    """
+
+    def __init__(self, app: ASGIApp, door: Door, logins: LoginTrail, *, secure: bool) -> None:
+        self._app, self._door, self._logins, self._secure = app, door, logins, secure
         self.cookie = "__Host-overread" if secure else "overread"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,6 +70,9 @@ class Guard:
             request.cookies.get(self.cookie, ""), str(state.get(CLIENT, ""))
         )
         state["visitor"] = visitor
+        if visitor is not None and not visitor.by_password and not self._door.is_open:
+            address = request.client.host if request.client else ""
+            await run_in_threadpool(self._logins.came, Person(visitor.name, address))
         answer = self._refusal(request, visitor)
         if answer is None and request.method == "POST":
             answer = await self._read_form(request, visitor)

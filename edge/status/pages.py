@@ -22,7 +22,9 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from edge.agent.folders import DATABASE
 from edge.agent.queue import NoSuchStudy, requeue
+from edge.dicom_out.evidence import PlacedOutline
 from edge.drift.compare import rates
 from edge.drift.monitor import DriftMonitor
 from edge.errors import EdgeError
@@ -33,8 +35,11 @@ from edge.status import charts, wording
 from edge.status.deliveries import Deliveries
 from edge.status.guard import LOGIN, REPORT_POLICY, Guard
 from edge.status.login import SESSION_S, Door, Visitor
+from edge.status.logins import LoginTrail
+from edge.status.outlines import outline_on
 from edge.status.state import Json, SiteState, StudyRow
-from edge.status.volumes import Volumes
+from edge.status.volumes import Volumes, Voxels
+from edge.trail.records import Person
 from imaging.render import LUNG, MEDIASTINAL, Plane, Window
 
 BONE = Window(400, 1800)
@@ -70,7 +75,8 @@ class Sources:
 
 def application(sources: Sources, door: Door, *, secure: bool) -> Guard:
     """Return the application; ``secure`` says that the way to it is encrypted."""
-    pages = Pages(sources, door, secure=secure)
+    logins = LoginTrail(sources.state.folders.state / DATABASE)
+    pages = Pages(sources, door, logins, secure=secure)
     study = "/study/{key:str}"
     app = Starlette(
         routes=[
@@ -96,7 +102,7 @@ def application(sources: Sources, door: Door, *, secure: bool) -> Guard:
             Exception: pages.failed,
         },
     )
-    guard = Guard(app, door, secure=secure)
+    guard = Guard(app, door, logins, secure=secure)
     pages.cookie = guard.cookie
     return guard
 
@@ -104,8 +110,9 @@ def application(sources: Sources, door: Door, *, secure: bool) -> Guard:
 class Pages:
     """The handlers."""
 
-    def __init__(self, sources: Sources, door: Door, *, secure: bool) -> None:
+    def __init__(self, sources: Sources, door: Door, logins: LoginTrail, *, secure: bool) -> None:
         self._from, self._door, self._secure, self.cookie = sources, door, secure, ""
+        self._logins = logins
         self._started = datetime.now(UTC)
         self._templates = Environment(
             loader=PackageLoader("edge.status", "templates"),
@@ -133,10 +140,16 @@ class Pages:
         session, wait_s = self._door.log_in(form.get("password", ""), address)
         if not session:
             log.warning("login to the status page failed", address=address)
+            reason = "too many failed attempts" if wait_s else "wrong password"
+            self._logins.failed(Person("unknown", address), reason)
             if wait_s:
                 problem = f"Too many failed attempts. Try again in {wording.age(wait_s)}."
                 return self._login_page(wanted, problem, 429)
             return self._login_page(wanted, "This is not the password.", 403)
+        visitor = self._door.visitor(session, "")
+        if visitor is None or not self._logins.succeeded(Person(visitor.name, address)):
+            self._door.log_out(session)
+            return self._login_page(wanted, "Logins cannot be recorded now. Try again.", 503)
         log.info("login to the status page", address=address)
         answer = RedirectResponse(wanted if _is_own_page(wanted) else "/", 303)
         answer.set_cookie(
@@ -205,7 +218,7 @@ class Pages:
         if study is None:
             raise HTTPException(404, "There is no such study.")
         try:
-            requeue(study.key, self._from.state.folders)
+            requeue(study.key, self._from.state.folders, _person(request))
         except NoSuchStudy as error:
             raise HTTPException(409, f"This study cannot be read again: {error}.") from error
         except OSError as error:
@@ -223,7 +236,7 @@ class Pages:
             raise HTTPException(404, "There is no such delivery.")
         target = form.get("target", "")
         try:
-            deliveries.resend(study.key, target)
+            deliveries.resend(study.key, target, _person(request))
         except EdgeError as error:
             raise HTTPException(409, f"It cannot be sent again: {error}.") from error
         log.info("results are sent again", study_key=study.key, target=target, by=_name(request))
@@ -297,14 +310,16 @@ class Pages:
         voxels = self._from.volumes.voxels(study) if opening.state == "ready" else None
         if voxels is None:
             return JSONResponse({"state": opening.state, "reason": opening.reason})
-        report = self._from.state.report(study)
+        report, outlines = self._from.state.report(study), self._from.state.outlines(study)
+        if self._from.state.report(study) is not report:  # a new version, between the two
+            outlines = {}
         return JSONResponse(
             {
                 "state": "ready",
                 "shape": voxels.hu.shape,
                 "spacing_mm": voxels.geometry.spacing_mm,
                 "images": voxels.images,
-                "marks": _marks(report, voxels.geometry.to_index),
+                "marks": _marks(report, outlines, voxels),
             }
         )
 
@@ -378,6 +393,10 @@ def _name(request: Request) -> str:
     return visitor.name if visitor else ""
 
 
+def _person(request: Request) -> Person:
+    return Person(_name(request), request.client.host if request.client else "")
+
+
 def _is_own_page(path: str) -> bool:
     """Tell whether a path may follow the login: a page of this server and nothing else."""
     parts = path.split("/")
@@ -390,17 +409,26 @@ def _page(request: Request) -> int:
     return min(max(int(text), 1), MOST_PAGES) if text.isascii() and text.isdigit() else 1
 
 
-def _marks(report: Json | None, to_index: Callable[[Any], Any]) -> list[dict[str, Any]]:
-    """Return findings and possible findings with their place in the voxels, ``(z, y, x)``."""
+def _marks(
+    report: Json | None, outlines: Mapping[int, PlacedOutline], voxels: Voxels
+) -> list[dict[str, Any]]:
+    """Return findings and possible findings with their place in the voxels, ``(z, y, x)``.
+
+    ``outline`` is there for those that have one.
+    """
+    geometry, shape = voxels.geometry, voxels.hu.shape
     if report is None:
         return []
     return [
         {
             "number": one["number"],
             "possible": is_possible,
-            "index": [round(float(value), 2) for value in to_index(one["centre_mm"])],
+            "index": [round(float(value), 2) for value in geometry.to_index(one["centre_mm"])],
             "diameter_mm": one["diameter_mm"],
             "probability": one["probability"],
+            "outline": outline_on(outlines[number], geometry, shape)
+            if (number := one["number"]) in outlines
+            else None,
         }
         for is_possible, listed in (
             (False, report["findings"]),

@@ -20,6 +20,7 @@ from typing import Any
 
 from edge.agent.folders import DATABASE, AgentFolders
 from edge.agent.queue import STATES, Queued, arriving
+from edge.dicom_out.evidence import OUTLINES, PlacedOutline, read_outlines
 from edge.job import KEY_CHARACTERS
 from edge.report.folder import owner_of
 from edge.store.database import BUSY_S
@@ -217,6 +218,17 @@ class SiteState:
         folder = self._report_folder(study)
         names = () if folder is None else sorted(path.name for path in folder.glob("*.jpg"))
         return [name for name in names if PICTURE.fullmatch(name)]
+
+    def outlines(self, study: StudyRow) -> dict[int, PlacedOutline]:
+        """Return the outlines of a report's newest version by number; none where it has none."""
+        folder = self._report_folder(study)
+        try:
+            file = None if folder is None else folder / OUTLINES
+            if file is None or file.is_symlink() or file.stat().st_size > LONGEST_REPORT:
+                return {}
+            return read_outlines(file.read_bytes())
+        except (OSError, ValueError):  # missing or damaged
+            return {}
 
     def disks(self) -> list[Disk]:
         """Return the free room of the folders; one disk is named once."""

@@ -18,6 +18,12 @@ It counts against a study's deadline, and must be well below the default of ``re
 sqlite raises an error that `edge.atomic_files.is_transient` knows.
 """
 
+MAX_LOG_PAGES = 16_384
+"""The log (WAL) is written into the database at this length, 64 MB, whatever else is due.
+
+Usually `edge.agent.loop` has it written before, when no study waits.
+"""
+
 
 class WrongStep(EdgeError):
     """A study or pending read is not at the expected step: another process has moved it."""
@@ -39,6 +45,7 @@ def open_database(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA foreign_keys = ON")
+        database.execute(f"PRAGMA wal_autocheckpoint = {MAX_LOG_PAGES}")
     except sqlite3.Error:
         database.close()
         raise

@@ -13,14 +13,14 @@ once. The wall clock only says for how long a delivery has waited.
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 
 from edge.store.database import transaction
-from edge.trail.records import Event
+from edge.trail.records import Event, Person
 from edge.trail.store import TrailStore
 
 
@@ -255,13 +255,18 @@ class ExportStore:
             if self._change(delivery, DeliveryStep.DEAD, delivery.attempts + 1, reason, stored):
                 self._record(delivery, "dead letter", reason, stored)
 
-    def resend(self, key: str, versions: Iterable[int], targets: Iterable[str]) -> None:
+    def resend(
+        self, key: str, versions: Sequence[int], targets: Sequence[str], by: Person | None = None
+    ) -> None:
         """Make deliveries due again, whatever step they are at, and those that never were.
 
-        Objects that cannot be made are tried again too.
+        Objects that cannot be made are tried again too. ``by`` is for the audit trail: who wants
+        it, by default the user of this process.
         """
         places = [(key, version, target) for version in versions for target in targets]
         with self._durable(DeliveryStep.SENDING):
+            who, what = by or Person.here(), {"versions": [*versions], "targets": [*targets]}
+            self._trail.record(Event.RESENT, study_key=key, **what, **who.fields)
             self._database.executemany(
                 "INSERT INTO exports (study_key, version, step) VALUES (?, ?, 'making')"
                 " ON CONFLICT DO UPDATE SET step = 'making', attempts = 0, reason = ''"

@@ -189,6 +189,10 @@ class StudyStore:
         """Write what is in the log into the file of the database, and empty the log."""
         self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def write_log(self) -> None:
+        """Write what is in the log into the file of the database as far as no reader needs it."""
+        self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
     def close(self) -> None:
         """Close the database."""
         self._database.close()

@@ -35,7 +35,7 @@ def arrival_of(study: Path) -> dict[str, Any]:
         "name": study.name,
         "files": len(files),
         "owner": user_name(study.lstat().st_uid),
-        **_received(study),
+        **received(study),
     }
     if image is not None:
         facts |= {
@@ -79,7 +79,7 @@ def report_facts(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _received(study: Path) -> dict[str, Any]:
+def received(study: Path) -> dict[str, Any]:
     """Return the known keys of the file that a receiver leaves; values of other types are not."""
     try:
         handle = os.open(study / RECEIVED, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -24,8 +24,10 @@ STUDY_DELETED: Code = ("110105", "DICOM Study Deleted")
 EXPORT: Code = ("110106", "Export")
 IMPORT: Code = ("110107", "Import")
 SECURITY_ALERT: Code = ("110113", "Security Alert")
+USER_AUTHENTICATION: Code = ("110114", "User Authentication")
 START: Code = ("110120", "Application Start")
 STOP: Code = ("110121", "Application Stop")
+LOGIN: Code = ("110122", "Login")
 RECORDING_STARTED: Code = ("110134", "Audit Recording Started")
 APPLICATION: Code = ("110150", "Application")
 DESTINATION: Code = ("110152", "Destination Role ID")
@@ -72,6 +74,8 @@ _KINDS: Mapping[str, _Kind] = {
     Event.AMENDED: _Kind(ACCESSED, "U"),
     Event.DELIVERED: _Kind(TRANSFERRED, "R"),
     Event.REQUEUED: _Kind(ACCESSED, "U"),
+    Event.RESENT: _Kind(ACCESSED, "R"),
+    Event.LOGIN: _Kind(USER_AUTHENTICATION, "E", (LOGIN,)),
     Event.STUDY_REMOVED: _Kind(STUDY_DELETED, "D"),
     Event.REPORT_REMOVED: _Kind(ACCESSED, "D"),
     Event.REMOVAL_FAILED: _Kind(STUDY_DELETED, "D"),
@@ -111,6 +115,8 @@ def outcome_of(record: TrailRecord) -> str:
     """Return how the event ended, as DICOM's EventOutcomeIndicator."""
     if record.event == Event.DELIVERED:
         return OUTCOME_OK if record.fields.get("outcome") == "sent" else OUTCOME_MINOR
+    if record.event == Event.LOGIN:
+        return OUTCOME_OK if record.fields.get("outcome") == "success" else OUTCOME_MINOR
     return _OUTCOMES.get(record.event, OUTCOME_OK)
 
 
@@ -164,7 +170,8 @@ def _participants(record: TrailRecord, source: AuditSource) -> list[_Participant
         target, host = str(fields.get("target", "unknown")), str(fields.get("peer") or "")
         return [own(SOURCE), _Participant(target, DESTINATION, False, address=host)]
     if user := fields.get("user"):
-        person = _Participant(str(user), APPLICATION, True)
+        peer = str(fields.get("peer") or "")
+        person = _Participant(str(user), APPLICATION, True, address=peer)
         return [own(APPLICATION, requestor=False), person]
     return [own(APPLICATION)]
 

@@ -7,10 +7,13 @@ it.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
+
+from edge.access import user_name
 
 ORIGIN = "0" * 64
 """What the first record of a trail holds as the hash of the record before it."""
@@ -34,9 +37,29 @@ class Event(StrEnum):
     AMENDED = "report amended"
     DELIVERED = "objects delivered"
     REQUEUED = "study requeued"
+    RESENT = "results resent"
+    LOGIN = "login"
     STUDY_REMOVED = "study removed"
     REPORT_REMOVED = "report removed"
     REMOVAL_FAILED = "removal failed"
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who does something: a user of this machine, or a visitor of the status page from ``peer``."""
+
+    user: str
+    peer: str = ""
+
+    @classmethod
+    def here(cls) -> Self:
+        """Return the user who runs this process."""
+        return cls(user_name(os.geteuid()))
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The fields of a record."""
+        return {"user": self.user, **({"peer": self.peer} if self.peer else {})}
 
 
 class InvalidRecord(ValueError):

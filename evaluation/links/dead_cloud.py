@@ -1,8 +1,9 @@
 """``overread-eval dead-cloud``: the delay of reports when the cloud refuses or never answers.
 
-The same studies are read with no cloud, with one that refuses and with one that swallows
-everything, in turn, so that a machine that grows slower is slow for all. Each study is compared
-with the same one without a cloud in the same round. The first study after a start knows nothing
+The same studies are read with no cloud, again with none, with one that refuses and with one that
+swallows everything, in turn, so that a machine that grows slower is slow for all. Each study is
+compared with the same one without a cloud in the same round; the second time without a cloud shows
+how far equal studies differ. The first study after a start knows nothing
 of the cloud, as in ``overread-edge screen``. The others follow after the health monitor has had
 time to find the cloud down, as in the agent.
 """
@@ -33,8 +34,8 @@ LIMIT_MS = 50.0
 SETTLE_S = 4.0
 """Time for two health checks after the first study."""
 
-REFUSED, SILENT = "refused", "black hole"
-CLOUDS = (OFF, REFUSED, SILENT)
+AGAIN, REFUSED, SILENT = "off again", "refused", "black hole"
+CLOUDS = (OFF, AGAIN, REFUSED, SILENT)
 
 Result = dict[str, Any]
 
@@ -87,7 +88,8 @@ def dead_clouds() -> Iterator[dict[str, str]]:
         closed = held.enter_context(socket.socket())
         closed.bind(("127.0.0.1", 0))
         hole = held.enter_context(proxied("127.0.0.1:9", find_trace("black-hole")))
-        yield {OFF: OFF, REFUSED: f"127.0.0.1:{closed.getsockname()[1]}", SILENT: hole.address}
+        refusing = f"127.0.0.1:{closed.getsockname()[1]}"
+        yield {OFF: OFF, AGAIN: OFF, REFUSED: refusing, SILENT: hole.address}
 
 
 def measure(

@@ -30,6 +30,7 @@ from evaluation.common.tables import columns_table
 from evaluation.errors import ServiceFailed
 from evaluation.links.proxy import proxied
 from evaluation.links.trace import Conditions, steady
+from process.tracing import TRACEPARENT
 from protos import overread_pb2 as pb
 
 SEED = 19
@@ -86,12 +87,16 @@ class Tap:
 
 @dataclass
 class Heard:
-    """What was said: headers, and messages by their type; and all texts to search in."""
+    """What was said: headers, and messages by their type; and all texts to search in.
+
+    The texts are those that crossed, and the traces that edge and cloud have written.
+    """
 
     headers: set[str] = field(default_factory=set)
     messages: Counter[str] = field(default_factory=Counter)
     texts: list[str] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
+    traces: set[str] = field(default_factory=set)
     roi_bytes: int = 0
     rest: int = 0
 
@@ -123,9 +128,15 @@ def measure(work: Path, cache: Path) -> dict[str, Any]:
     study = work / "inbox" / patient
     values = {*make_study(study, cache), *PATIENT.values(), patient, str(work)}
     tap = Tap()
-    with cloud_service() as cloud, proxied(cloud, steady(Conditions()), tap=tap) as proxy:
+    traces = [work / "cloud.jsonl", work / "edge.jsonl"]
+    (config := work / "cloud.toml").write_text(f'trace_file = "{traces[0]}"\n')
+    with (
+        cloud_service(config=config) as cloud,
+        proxied(cloud, steady(Conditions()), tap=tap) as proxy,
+    ):
         report = read_by_agent(work, proxy.address, patient)
     heard = decode(tap)
+    heard.texts += [text for path in traces for text in path.read_text().splitlines()]
     found = sorted(value for value in searched(values) if is_in(value, tap, heard))
     return {
         "command": "overread-eval wire",
@@ -142,6 +153,7 @@ def measure(work: Path, cache: Path) -> dict[str, Any]:
         "study_key_is_that_of_the_report": heard.keys == {report["study_key"]},
         "site_seen": any(SITE in text for text in heard.texts),
         "versions": report["version"],
+        "trace_is_that_of_the_study": heard.traces == {report["study_key"]},
     }
 
 
@@ -175,6 +187,7 @@ def read_by_agent(work: Path, cloud: str, name: str) -> dict[str, Any]:
         deadline_s=LIMIT_S / 3,
         max_rois=MAX_ROIS,
         site=SITE,
+        trace_file=work / "edge.jsonl",
         poll_s=0.05,
         health_check_s=0.5,
         retry_pause_s=0.1,
@@ -216,6 +229,8 @@ def decode(tap: Tap) -> Heard:
             for headers in direction.headers.values():
                 heard.headers |= {name for name, _ in headers}
                 heard.texts += [f"{name}: {value}" for name, value in headers]
+                named = dict(headers).get(TRACEPARENT, "").split("-")
+                heard.traces |= set(named[1:2])
             for stream, messages in direction.messages.items():
                 for data in messages:
                     message = kinds[paths[stream]].FromString(data)

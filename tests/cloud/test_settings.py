@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,12 @@ def test_other_machines_are_not_served_in_the_clear() -> None:
     assert load_settings(address="0.0.0.0:50051", **pair).encryption == "TLS"
     for address in ("localhost:1", "127.0.0.1:0", "[::1]:1", "unix:/run/overread.sock"):
         assert load_settings(address=address).address == address
+
+
+def test_traces_without_their_extra_are_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_settings(trace_file=tmp_path / "traces.jsonl").traces.problem() == ""
+    monkeypatch.setitem(sys.modules, "process.otel", None)
+    with pytest.raises(BadSettings, match=r"trace_file needs OpenTelemetry.*'overread\[trace\]'"):
+        load_settings(trace_file=tmp_path / "traces.jsonl")

@@ -197,10 +197,14 @@ def test_drawing_counts_though_the_pictures_are_in_the_report(tmp_path: Path) ->
     pipeline = pipeline_of(NoSecondReader(), clock=clock)
 
     def draw(
-        findings: Sequence[Finding], possible: Sequence[Finding], lung: Preprocessed, out: Path
+        findings: Sequence[Finding],
+        possible: Sequence[Finding],
+        lung: Preprocessed,
+        out: Path,
+        most_possible: int,
     ) -> Pictures:
         clock.sleep(3.0)
-        return pipeline.draw(findings, possible, lung, out)
+        return pipeline.draw(findings, possible, lung, out, most_possible)
 
     report_of(replace(pipeline, draw=draw), tmp_path)
     written = json.loads((tmp_path / "report.json").read_text())
@@ -278,6 +282,25 @@ def test_possible_findings_reach_report_log_and_picture_note(
     )
     written = json.loads((tmp_path / "report.json").read_text())
     assert [one["number"] for one in written["possible_findings"]] == [3, 4]
+
+
+@pytest.mark.parametrize(("waited_s", "drawn"), [(0.0, [1, 2, 3, 4]), (59.0, [1, 2])])
+def test_possible_findings_are_drawn_where_more_than_the_reserve_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waited_s: float, drawn: list[int]
+) -> None:
+    """The report must not wait for them; the numbers drawn are kept for an amendment."""
+    monkeypatch.setitem(SETTINGS, "thresholds", LISTING.__dict__)
+    clock = HandClock()
+    pipeline = pipeline_of(NoSecondReader(), (0.95, 0.7, 0.45, 0.3), clock=clock)
+
+    def preprocess(volume: Volume, source: Path) -> Preprocessed:
+        clock.sleep(waited_s)
+        return pipeline.preprocess(volume, source)
+
+    report = report_of(replace(pipeline, draw=draw_pictures, preprocess=preprocess), tmp_path)
+    assert [number for number, _ in (*report.numbered, *report.numbered_possible)] == [1, 2, 3, 4]
+    assert list(report.pictured) == drawn
+    assert ("Numbers above 2 are in the overview only." in report.picture_note) is (drawn == [1, 2])
 
 
 def test_a_report_without_any_picture_has_its_findings(tmp_path: Path) -> None:

@@ -135,17 +135,55 @@ function svg(name, attributes, text) {
   return made;
 }
 
+// --- outlines: which voxels are inside, and the line around them in one slice
+
+function unpack(outline) {
+  const packed = Uint8Array.from(atob(outline.bits), letter => letter.charCodeAt(0));
+  const [, rows, columns] = outline.shape, last = outline.start.map((first, axis) => first + outline.shape[axis]);
+  return (z, y, x) => {
+    if (z < outline.start[0] || y < outline.start[1] || x < outline.start[2] || z >= last[0] || y >= last[1] || x >= last[2]) return 0;
+    const bit = ((z - outline.start[0]) * rows + y - outline.start[1]) * columns + x - outline.start[2];
+    return (packed[bit >> 3] >> (7 - (bit & 7))) & 1;
+  };
+}
+
+// Between four voxels: which edges of their square (top, right, bottom, left) the line joins.
+const EDGES = [[0.5, 0], [1, 0.5], [0.5, 1], [0, 0.5]];
+const LINES = ["", "32", "21", "31", "01", "0321", "02", "03", "03", "02", "0123", "01", "31", "12", "32", ""];
+
+function lineAround(mark, perColumn, perRow) {
+  const { normal, rows, columns } = plane(), { start, shape } = mark.outline, at = [0, 0, 0];
+  mark.isInside ??= unpack(mark.outline);
+  at[normal] = view.at[view.plane];
+  const inside = (row, column) => { at[rows] = row; at[columns] = column; return mark.isInside(...at); };
+  const flip = row => (view.plane === "axial" ? row : volume.shape[rows] - 1 - row);
+  const point = (row, column) => `${((column + 0.5) * perColumn).toFixed(1)} ${((flip(row) + 0.5) * perRow).toFixed(1)}`;
+  let path = "";
+  for (let row = start[rows] - 1; row < start[rows] + shape[rows]; row++)
+    for (let column = start[columns] - 1; column < start[columns] + shape[columns]; column++) {
+      if (mark.possible && (row + column) & 2) continue;  // dashed, as its circle is
+      const line = LINES[8 * inside(row, column) + 4 * inside(row, column + 1) + 2 * inside(row + 1, column + 1) + inside(row + 1, column)];
+      for (let i = 0; i < line.length; i++) {
+        const [right, down] = EDGES[line[i]];
+        path += `${i % 2 ? "L" : "M"}${point(row + down, column + right)}`;
+      }
+    }
+  return path;
+}
+
 function drawMarks(perColumn, perRow, scale) {
   overlay.replaceChildren();
   const { normal, rows, columns } = plane(), step = volume.spacing_mm[normal];
   for (const mark of volume.marks) {
     const radius = mark.diameter_mm / 2, away = (mark.index[normal] - view.at[view.plane]) * step;
-    if (Math.abs(away) > Math.max(radius, step / 2)) continue;
+    if (!mark.outline && Math.abs(away) > Math.max(radius, step / 2)) continue;
     const row = view.plane === "axial" ? mark.index[rows] : volume.shape[rows] - 1 - mark.index[rows];
     const x = (mark.index[columns] + 0.5) * perColumn, y = (row + 0.5) * perRow;
     const r = Math.max(Math.sqrt(Math.max(radius * radius - away * away, 0)) * scale, 5) + 3;
     const group = svg("g", { class: `${mark.possible ? "possible" : "sure"}${mark.number === chosen ? " chosen" : ""}`, "data-number": mark.number });
-    group.append(svg("circle", { cx: x, cy: y, r }));
+    const around = mark.outline ? lineAround(mark, perColumn, perRow) : "";
+    if (mark.outline && !around && Math.abs(away) > step / 2) continue;
+    group.append(around ? svg("path", { d: around }) : svg("circle", { cx: x, cy: y, r }));
     group.append(svg("text", { x: x + r * 0.75 + 3, y: y - r * 0.75 - 2 }, `${mark.number}${mark.possible ? "?" : ""}  ${mark.probability.toFixed(2)}`));
     overlay.append(group);
   }

@@ -10,6 +10,8 @@ from typer.testing import CliRunner, Result
 
 from edge.__main__ import app
 from edge.store.studies import StudyStore
+from edge.trail.files import records_after
+from edge.trail.records import Event, Person
 from tests.dicom_peers import Pacs
 from tests.edge.builders import put
 from tests.edge.dicom_out.test_agent_delivers import count, keys, work
@@ -63,6 +65,20 @@ def test_resend_makes_a_study_or_all_dead_letters_due_again(root: Path) -> None:
     assert command(root, 9, "resend", "--dead").stdout == "none\n"
     assert command(root, 9, "resend").exit_code == 2
     assert "no study has this key" in command(root, 9, "resend", "b").output
+
+
+def test_who_resends_is_in_the_audit_trail(root: Path) -> None:
+    """Also for dead letters; a command that finds nothing records nothing."""
+    for arguments in (["a"], ["--dead"], ["b"]):
+        with StudyStore(root / "state" / "spool.sqlite3") as store:
+            store._database.execute("UPDATE deliveries SET step = 'dead'")
+        command(root, 9, "resend", *arguments)
+    with StudyStore(root / "state" / "spool.sqlite3") as store:
+        store.trail.flush()
+    records = [one for one in records_after(root / "state" / "trail", 0)
+               if one.event == Event.RESENT]  # fmt: skip
+    what = {"study_key": keys(root)["a"], "versions": [1], "targets": ["pacs"]}
+    assert [dict(one.fields) for one in records] == [{**what, **Person.here().fields}] * 2
 
 
 def test_without_targets_the_commands_say_so() -> None:

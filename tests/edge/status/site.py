@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import httpx
 import numpy as np
 
 from edge.agent.folders import DATABASE, AgentFolders
+from edge.dicom_out.evidence import OUTLINES, outlines_file
 from edge.drift.monitor import DriftMonitor
-from edge.findings import Finding
+from edge.findings import Finding, Outline
 from edge.guarantee import NOT_CALIBRATED
 from edge.link.estimate import LinkEstimate
 from edge.report.folder import take_folder
@@ -28,6 +29,7 @@ from edge.status.pages import Sources, application
 from edge.status.state import SiteState
 from edge.status.volumes import Volumes
 from edge.store.studies import Step, StudyStore
+from edge.trail.records import Person, TrailRecord
 from edge.web import Listener, serving
 from evaluation.recovery.agent import settings_in
 from imaging.preprocess import Preprocessed
@@ -103,7 +105,14 @@ class Site:
         pictures = (
             {} if report.rejection else draw_pictures(report.findings, report.possible, box, out)
         )
-        write_report(report, pictures, out)
+        numbered = (*report.numbered, *report.numbered_possible)
+        write_report(report, pictures, out, {OUTLINES: outlines_file(numbered, BOX)})
+
+    def trail(self) -> list[TrailRecord]:
+        """The records of the audit trail, before an agent has written them to files."""
+        with self.store() as store:
+            lines = [one.line for one in store.trail._waiting()]
+        return [TrailRecord.parse(line) for line in lines]
 
     def sources(self, **given: Any) -> Sources:
         """What its pages show."""
@@ -164,6 +173,7 @@ class Letters:
     given_up: list[DeadLetter]
     sent: list[tuple[str, str]]
     check: Callable[[str, str], None] = lambda _study, _target: None
+    by: list[Person] = field(default_factory=list)
 
     def backlog(self) -> list[Backlog]:
         return [Backlog("pacs", 3)]
@@ -171,9 +181,10 @@ class Letters:
     def dead(self) -> list[DeadLetter]:
         return self.given_up
 
-    def resend(self, study: str, target: str) -> None:
+    def resend(self, study: str, target: str, by: Person) -> None:
         self.check(study, target)
         self.sent.append((study, target))
+        self.by.append(by)
         self.given_up.clear()
 
 
@@ -186,3 +197,12 @@ SEEN = replace(
     possible=(replace(POSSIBLE, centre_mm=centre_of((15, 10, 22))),),
 )
 """A report of `CT` with a finding and a possible finding in its voxels."""
+BOX = Geometry(origin_mm=(-30.0, -30.0, -30.0))
+"""A lung box with the origin of `CT`, and voxels of 1 mm."""
+OUTLINED = replace(
+    SEEN,
+    findings=(
+        replace(SEEN.findings[0], outline=Outline(np.ones((7, 10, 10), bool), (12, 36, 20))),
+    ),
+)
+"""The same; the outline covers the voxels 5 to 7, 18 to 22, 10 to 14 of `CT`."""

@@ -18,7 +18,7 @@ from evaluation.errors import MissingProgram
 from evaluation.screenshots import VIEWS, Browser, View, browser
 from tests.edge.builders import put
 from tests.edge.drift.test_compare import studies
-from tests.edge.status.site import CT, PASSWORD, SEEN, Letters, Site
+from tests.edge.status.site import CT, OUTLINED, PASSWORD, SEEN, Letters, Site
 
 PATIENCE_S = 120.0
 DESKTOP = View("desktop", 1280)
@@ -238,6 +238,44 @@ def test_the_planes_and_a_jump_to_a_finding(person: Person) -> None:
     assert person.see("document.querySelector('#overlay g').classList.contains('possible')")
     person.press("m")
     person.until("document.getElementById('overlay').classList.contains('off')")
+
+
+def test_an_outline_is_drawn_where_there_is_one_and_hidden_with_the_marks(
+    person: Person, site: Site
+) -> None:
+    """In all planes, in the slices that it reaches; a possible finding without one has a circle."""
+    site.add("outlined", key=f"{6:032x}", report=OUTLINED)
+    person.go(f"/study/{6:032x}/view#1")
+    person.until("document.getElementById('message').hidden && shown !== null")
+    shows(person, plane="axial", at=6, marks=["1"])
+    box = """(() => {
+        const path = document.querySelector('#overlay g[data-number="1"] path').getBBox();
+        const all = canvas.getBoundingClientRect();
+        return [path.x / all.width, path.y / all.height, path.width / all.width,
+                path.height / all.height];
+    })()"""
+    assert person.see(box) == pytest.approx([10 / 32, 18 / 32, 5 / 32, 5 / 32], abs=0.004)
+    assert person.see("document.querySelector('#overlay circle')") is None
+    person.press("c")
+    shows(person, plane="coronal", at=20, marks=["1"])
+    high = (CT.count - 8) / CT.count
+    assert person.see(box) == pytest.approx([10 / 32, high, 5 / 32, 3 / CT.count], abs=0.004)
+    person.press("s")
+    shows(person, plane="sagittal", at=12, marks=["1"])
+    assert person.see(box) == pytest.approx([18 / 32, high, 5 / 32, 3 / CT.count], abs=0.004)
+    person.press("a")
+    for at, marks in ((7, ["1"]), (8, [])):  # a circle of 12 mm would reach slice 8
+        person.press("ArrowUp")
+        shows(person, at=at, marks=marks)
+    person.press("n")
+    shows(person, at=15, marks=["2"])
+    assert person.see("document.querySelector('#overlay g circle') !== null")
+    visible = "getComputedStyle(overlay).display !== 'none'"
+    assert person.see(visible)
+    person.run("document.getElementById('marks').click()")
+    assert not person.see(visible)
+    person.run("document.getElementById('marks').click()")
+    assert person.see(visible)
 
 
 def test_the_address_leads_to_a_finding(person: Person) -> None:

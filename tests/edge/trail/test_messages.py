@@ -30,6 +30,8 @@ BY_EVENT: dict[Event, dict[str, Any]] = {
     Event.AMENDED: {**IDS, "version": 2},
     Event.DELIVERED: {**IDS, "target": "PACS", "peer": "10.0.0.7", "outcome": "sent"},
     Event.REQUEUED: {**IDS, "user": "anna", "name": "a"},
+    Event.RESENT: {**IDS, "user": "anna", "versions": [1, 2], "targets": ["PACS"]},
+    Event.LOGIN: {"user": "password, from 10.0.0.9", "peer": "10.0.0.9", "outcome": "success"},
     Event.STUDY_REMOVED: {**IDS, "reason": "older than keep_done_days"},
     Event.REPORT_REMOVED: {**IDS, "reason": "older than keep_reports_days"},
     Event.REMOVAL_FAILED: {**IDS, "kind": "study"},
@@ -120,6 +122,15 @@ def test_what_went_to_the_cloud_is_an_export_of_anonymous_data_to_its_address() 
     assert values(tree, f"{media}/@NetworkAccessPointID") == ["::1"]
 
 
+def test_a_login_is_a_user_authentication_from_an_address() -> None:
+    tree = parsed(Event.LOGIN, BY_EVENT[Event.LOGIN])
+    assert values(tree, "//EventID/@csd-code") == ["110114"]
+    assert values(tree, "//EventTypeCode/@csd-code") == ["110122"]
+    person = "//ActiveParticipant[@UserIsRequestor='true']"
+    assert values(tree, f"{person}/@UserID") == ["password, from 10.0.0.9"]
+    assert values(tree, f"{person}/@NetworkAccessPointID") == ["10.0.0.9"]
+
+
 @pytest.mark.parametrize(
     ("event", "fields", "outcome"),
     [
@@ -127,6 +138,8 @@ def test_what_went_to_the_cloud_is_an_export_of_anonymous_data_to_its_address() 
         (Event.REJECTED, {}, "4"),
         (Event.CONTINUED, {}, "8"),
         (Event.DELIVERED, {"outcome": "failed"}, "4"),
+        (Event.LOGIN, {}, "0"),
+        (Event.LOGIN, {"outcome": "failure", "reason": "wrong password"}, "4"),
     ],
 )
 def test_what_failed_has_an_outcome_and_a_reason(

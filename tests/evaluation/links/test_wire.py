@@ -95,6 +95,7 @@ def test_nothing_of_a_patient_crosses_to_a_real_cloud(tmp_path: Path) -> None:
     assert result["undecoded_bytes"] == 0
     assert result["study_key_is_that_of_the_report"]
     assert result["site_seen"]
+    assert result["trace_is_that_of_the_study"]
     assert result["versions"] >= 2
     messages = result["messages"]
     assert messages["DescribeRequest"] >= 1

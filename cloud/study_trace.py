@@ -1,0 +1,83 @@
+"""The spans of one study in the cloud, recorded when its stream ends.
+
+    second reading > receive, queue, batch (one for each batch with an ROI of the study), answer
+
+The first is a child of the caller's span, if the call names one in ``traceparent``; else a trace
+begins here.
+"""
+
+from collections.abc import Iterable
+
+from cloud.scheduling.scheduler import RoiResult
+from process import tracing
+from protos.deadline import Clock
+from protos.messages import Header, Summary
+
+
+class StudyTrace:
+    """Notes when the parts of a study begin and end; ``parent`` is the caller's traceparent."""
+
+    def __init__(self, clock: Clock, parent: str = "") -> None:
+        self._clock = clock
+        self._span = tracing.begin("second reading", parent, is_server=True)
+        self._study_key, self._ended = "", False
+        self._header_s = self._first_s = self._last_s = self._answer_s = 0.0
+        self._batches: dict[int, tuple[float, float, int]] = {}
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """Study key and trace id, for the log, as far as they are known."""
+        trace_id = self._span.trace_id
+        return {**tracing.loggable(self._study_key), **({"trace_id": trace_id} if trace_id else {})}
+
+    def began(self, header: Header) -> None:
+        """Note that the header has come."""
+        self._header_s, self._study_key = self._clock(), header.study_key
+        self._span.set(announced=header.roi_count, priority=header.priority.value)
+
+    def received(self) -> None:
+        """Note that an ROI has come."""
+        self._last_s = self._clock()
+        self._first_s = self._first_s or self._last_s
+
+    def read(self, roi: RoiResult) -> None:
+        """Note that an ROI was read just now."""
+        _, _, rois = self._batches.get(roi.batch, (0.0, 0.0, 0))
+        self._batches[roi.batch] = roi.began_s, self._clock(), rois + 1
+
+    def answered(self) -> None:
+        """Note that an answer is about to be sent."""
+        self._answer_s = self._answer_s or self._clock()
+
+    def end(self, outcome: str, summary: Summary | None = None) -> None:
+        """Record all, once; ``outcome`` is ``complete``, or the class of the error."""
+        if self._ended or not self._span.trace_id:
+            return
+        self._ended = True
+        now_s = self._clock()
+        if self._first_s:
+            self._part("receive", self._header_s, self._last_s)
+        spans = sorted(self._batches.values())
+        if spans:
+            self._part("queue", self._first_s, spans[0][0])
+        for began_s, ended_s, rois in spans:
+            self._part("batch", began_s, ended_s, rois=rois)
+        if self._answer_s:
+            self._part("answer", self._answer_s, now_s)
+        if summary is not None:
+            self._span.set(answered=summary.answered, refused=summary.refused)
+        self._span.set(outcome=outcome)
+        self._span.end("" if outcome == "complete" else outcome)
+
+    def _part(self, name: str, start_s: float, end_s: float, **attributes: int) -> None:
+        now_s = self._clock()
+        start, end = (tracing.wall_s(one, now_s) for one in (start_s, end_s))
+        tracing.record(name, self._span.traceparent, start, end, **attributes)
+
+
+def traceparent_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    """Return the traceparent in the metadata of a call; empty if there is none."""
+    for key, value in metadata or ():
+        if key == tracing.TRACEPARENT and isinstance(value, str):
+            return value
+    return ""

@@ -1,0 +1,47 @@
+"""The root of a study's trace, and the spans of what came before its reading.
+
+They are recorded once the report is out, from what is durable by then: the row of the study, and
+what a receiver has left in its folder. So a restart loses none of them.
+"""
+
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from edge.store.studies import Record
+from edge.trail.facts import received
+from process import tracing
+
+
+def record_report(record: Record, source: Path, report: Mapping[str, Any], began_s: float) -> None:
+    """Record the root of a study whose first report is out, and how it arrived and waited.
+
+    Args:
+        record: the study.
+        source: its folder, with what a receiver says of it.
+        report: facts of its report; nothing of the patient or the findings is taken.
+        began_s: wall-clock time at which its reading began.
+    """
+    root = tracing.root_of(record.id)
+    if not root or report.get("version", 1) != 1:
+        return
+    claimed_s = datetime.fromisoformat(record.created).timestamp()
+    arrival = received(source)
+    first_s, last_s = (_seconds(arrival.get(name)) for name in ("first", "last"))
+    if first_s is not None and last_s is not None:
+        way, count = str(arrival.get("way", "")), arrival.get("count", 0)
+        tracing.record("receive", root, first_s, last_s, way=way, images=count)
+        tracing.record("inbox", root, last_s, claimed_s)
+    tracing.record("wait", root, claimed_s, began_s)
+    words = {name: report.get(name) for name in ("status", "second_reading", "kind")}
+    known = {name: str(word) for name, word in words.items() if word}
+    tracing.record_study(record.id, first_s or claimed_s, time.time(), **known)
+
+
+def _seconds(text: Any) -> float | None:
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,315 @@
+"""Traces: each span of a study finds its trace; a destination that is away costs spans alone."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from structlog.testing import capture_logs
+
+from process import tracing
+from process.logs import configure_logging
+from process.otel import QUEUE_SPANS, FileExporter, OpenTelemetryTracer
+from process.tracing import TraceDestination, exporting, root_span_id
+from tests.traces import Seen, recorded, spans_in
+
+KEY = "0af7651916cd43dd8448eb211c80319c"
+
+
+def test_without_a_destination_nothing_is_recorded_and_nothing_imported() -> None:
+    """Also where OpenTelemetry is installed."""
+    program = f"""
+import sys
+from process import tracing
+import edge.agent.agent, cloud.server
+with tracing.exporting("edge", tracing.TraceDestination()), tracing.study("{KEY}"):
+    with tracing.span("read") as span:
+        span.set(rois=1)
+        assert tracing.traceparent() == "" == span.trace_id
+    tracing.record_study("{KEY}", 0.0, 1.0)
+assert not any(name.startswith("opentelemetry") for name in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({}, ""),
+        ({"endpoint": "http://localhost:4318"}, ""),
+        ({"endpoint": "localhost:4318"}, "trace_endpoint = 'localhost:4318': expected an address"),
+        ({"endpoint": "http://[::1"}, "expected an address"),
+        ({"endpoint": "http://a", "file": Path("b")}, "exclude each other"),
+        ({"ca": Path("a.pem")}, "trace_ca requires trace_endpoint"),
+    ],
+)
+def test_a_destination_that_cannot_be_is_named(given: dict[str, Any], problem: str) -> None:
+    said = TraceDestination(**given).problem()
+    assert problem in said
+    assert bool(said) == bool(problem)
+
+
+@pytest.mark.parametrize("setting", ["trace_endpoint", "trace_file"])
+def test_without_the_extra_the_settings_name_it(
+    setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "process.otel", None)
+    given = {"endpoint" if setting == "trace_endpoint" else "file": "http://localhost"}
+    problem = TraceDestination(**given).problem()  # type: ignore[arg-type]
+    assert problem == (
+        f"{setting} needs OpenTelemetry: install it with pip install 'overread[trace]'"
+    )
+
+
+def test_all_spans_of_a_study_are_in_its_trace_also_after_a_restart() -> None:
+    """The study key is the trace id; the root's id follows from it."""
+    first, second = InMemorySpanExporter(), InMemorySpanExporter()
+    with recorded(first), tracing.study(KEY), tracing.span("read"):
+        pass
+    with recorded(second):
+        tracing.record_study(KEY, 10.0, 20.0, status="final")
+        with tracing.study(KEY), tracing.span("deliver", target="pacs") as span:
+            span.set(stored=2)
+    spans = [*Seen.of(first), *Seen.of(second)]
+    assert [one.name for one in spans] == ["read", "study", "deliver"]
+    assert {one.trace_id for one in spans} == {KEY}
+    assert [one.parent_id for one in spans] == [root_span_id(KEY), "", root_span_id(KEY)]
+    assert spans[1].span_id == root_span_id(KEY)
+    assert (spans[1].start_s, spans[1].end_s) == (10.0, 20.0)
+    assert spans[2].attributes == {"overread.target": "pacs", "overread.stored": 2}
+
+
+def test_spans_nest_and_outside_of_a_study_nothing_is_recorded() -> None:
+    kept = InMemorySpanExporter()
+    with recorded(kept):
+        with tracing.span("lost"):
+            assert tracing.traceparent() == ""
+        with tracing.study(KEY), tracing.span("escalate"):
+            parent = tracing.traceparent()
+            with tracing.span("attempt"):
+                pass
+        with tracing.study("not a key"), tracing.span("lost"):
+            pass
+        tracing.record("lost", "", 0.0, 1.0)
+    attempt, escalate = Seen.of(kept)
+    assert attempt.parent_id == escalate.span_id
+    assert parent == f"00-{KEY}-{escalate.span_id}-01"
+    assert tracing.traceparent() == ""
+
+
+def test_an_exception_is_noted_by_its_class_alone() -> None:
+    """Its message may hold a path, or what a header says."""
+    kept = InMemorySpanExporter()
+    with recorded(kept), tracing.study(KEY), pytest.raises(FileNotFoundError), tracing.span("read"):
+        raise FileNotFoundError(2, "gone", "/inbox/Doe_Jane")
+    (span,) = kept.get_finished_spans()
+    assert "Doe" not in span.to_json()
+    assert span.attributes == {"error.type": "FileNotFoundError"}
+    assert not span.status.is_ok
+
+
+@pytest.mark.parametrize(
+    "parent",
+    ["", "nonsense", "00-" + 32 * "0" + "-b7ad6b7169203331-01", f"00-{KEY}-{16 * '0'}-01",
+     f"ff-{KEY}-b7ad6b7169203331-01", f"00-{KEY}-b7ad6b7169203331-01-more", 600 * "0"],
+)  # fmt: skip
+def test_a_malformed_traceparent_is_ignored(parent: str) -> None:
+    kept = InMemorySpanExporter()
+    with recorded(kept), capture_logs():
+        tracing.begin("second reading", parent).end()
+    (span,) = Seen.of(kept)
+    assert span.trace_id not in (KEY, 32 * "0")
+    assert span.parent_id == ""
+
+
+def test_a_caller_that_does_not_sample_is_not_recorded() -> None:
+    kept = InMemorySpanExporter()
+    with recorded(kept):
+        tracing.begin("second reading", f"00-{KEY}-b7ad6b7169203331-00").end()
+    assert kept.get_finished_spans() == ()
+
+
+def test_the_log_names_study_and_trace() -> None:
+    """Where traces are recorded, each line of a study has its trace, wherever it is written."""
+    stream = io.StringIO()
+    configure_logging("json", stream)
+    log = structlog.get_logger()
+    with recorded(InMemorySpanExporter()):
+        with tracing.study(KEY):
+            log.info("a")
+        log.info("b", study_key=KEY)
+        log.info("c", study_key=KEY, trace_id="of another caller")
+        log.info("d")
+    with tracing.study(KEY):
+        log.info("e")
+    lines = {line["event"]: line for line in map(json.loads, stream.getvalue().splitlines())}
+    ids = {name: (line.get("study_key"), line.get("trace_id")) for name, line in lines.items()}
+    other = (KEY, "of another caller")
+    assert ids == {
+        "a": (KEY, KEY),
+        "b": (KEY, KEY),
+        "c": other,
+        "d": (None, None),
+        "e": (KEY, None),
+    }
+    assert tracing.loggable("DOE^JANE") == {}
+
+
+def test_a_file_has_spans_as_otlp_in_json(tmp_path: Path) -> None:
+    """One batch a line, for the agent's user alone."""
+    file = tmp_path / "traces.jsonl"
+    with exporting("overread-edge", TraceDestination(file=file)):
+        with tracing.study(KEY), tracing.span("read", rois=3):
+            pass
+        tracing.record_study(KEY, 1.5, 2.5)
+    assert file.stat().st_mode & 0o777 == 0o600
+    (resource,) = json.loads(file.read_text().splitlines()[0])["resourceSpans"]
+    names = {one["key"]: one["value"] for one in resource["resource"]["attributes"]}
+    assert names["service.name"] == {"stringValue": "overread-edge"}
+    read, root = spans_in(file)
+    assert (read.name, read.trace_id, read.parent_id) == ("read", KEY, root.span_id)
+    assert read.attributes == {"overread.rois": "3"}
+    assert (root.start_s, root.end_s) == (1.5, 2.5)
+
+
+def test_a_full_file_gives_way_to_a_new_one(tmp_path: Path) -> None:
+    """So traces take twice the size at most."""
+    file = tmp_path / "traces.jsonl"
+    exporter = FileExporter(file, max_bytes=2000)
+    for _ in range(20):
+        with recorded(exporter), tracing.study(KEY), tracing.span("read"):
+            pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["traces.jsonl", "traces.jsonl.1"]
+    assert all(path.stat().st_size <= 2000 for path in tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    destination = TraceDestination(file=tmp_path / "none" / "traces.jsonl")
+    with pytest.raises(OSError, match=r"trace_file cannot be written: No such file.*traces.jsonl"):
+        exporting("overread-edge", destination).__enter__()
+
+
+def test_a_collector_gets_spans_over_http(collector: Collector) -> None:
+    with (
+        exporting("overread-cloud", TraceDestination(endpoint=collector.url)),
+        tracing.study(KEY),
+        tracing.span("read"),
+    ):
+        pass
+    (path, body) = collector.requests[0]
+    assert path == "/v1/traces"
+    (resource,) = ExportTraceServiceRequest.FromString(body).resource_spans
+    assert [span.trace_id.hex() for span in resource.scope_spans[0].spans] == [KEY]
+
+
+def test_a_collector_that_never_answers_does_not_hold_up_the_end() -> None:
+    """It takes the connection and is silent: the end comes before it lets go."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, capture_logs() as lines:
+        host, port = silent.getsockname()
+        with (
+            exporting("overread-edge", TraceDestination(endpoint=f"http://{host}:{port}")),
+            tracing.study(KEY),
+            tracing.span("read"),
+        ):
+            pass
+        assert tracing.root_of(KEY) == ""
+    assert [line["event"] for line in lines] == ["the last spans are lost, nobody takes them"]
+
+
+def test_nobody_at_the_endpoint_is_a_line_in_the_log() -> None:
+    with socket.socket() as unused, capture_logs() as lines:
+        unused.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        with exporting("overread-edge", TraceDestination(endpoint=endpoint)):
+            for _ in range(3):
+                with tracing.study(KEY), tracing.span("read"):
+                    pass
+    assert [line["event"] for line in lines][:1] == ["traces are lost"]
+
+
+class Stuck(SpanExporter):
+    """Takes no span before ``go`` is set."""
+
+    def __init__(self) -> None:
+        self.go, self.spans = threading.Event(), 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.go.wait(60)
+        self.spans += len(spans)
+        return SpanExportResult.SUCCESS
+
+
+def test_spans_that_nobody_takes_are_bounded() -> None:
+    """They wait in a queue of fixed length; beyond it the oldest are dropped."""
+    stuck = Stuck()
+    with recorded(stuck), tracing.study(KEY):
+        for _ in range(3 * QUEUE_SPANS):
+            with tracing.span("read"):
+                pass
+        stuck.go.set()
+    assert 0 < stuck.spans <= QUEUE_SPANS + QUEUE_SPANS // 4
+
+
+class Collector:
+    """An HTTP server that keeps what is posted."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, bytes]] = []
+        self.url = ""
+
+    @contextmanager
+    def running(self) -> Iterator[Collector]:
+        kept = self.requests
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                kept.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
+                self.send_response(200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            self.url = f"http://127.0.0.1:{server.server_port}"
+            try:
+                yield self
+            finally:
+                server.shutdown()
+                thread.join()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector().running() as one:
+        yield one
+
+
+def test_ids_are_drawn_anew_for_other_traces() -> None:
+    kept = InMemorySpanExporter()
+    tracer = OpenTelemetryTracer("test", kept)
+    with tracing.recording(tracer):
+        tracing.record_study(KEY, 1.0, 2.0)
+        tracing.begin("second reading").end()
+    tracer.close()
+    root, own = Seen.of(kept)
+    assert own.trace_id != root.trace_id
+    assert own.span_id != root.span_id
