@@ -37,6 +37,11 @@ class ResponseMultiplexer:
         if self._cancelled:
             work.cancel()
 
+    @property
+    def pending(self) -> int:
+        """How many outcomes are still to come."""
+        return len(self._pending)
+
     def put(self, outcome: Outcome) -> None:
         """Send an outcome that is known already."""
         self._finished.put_nowait(outcome)

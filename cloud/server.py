@@ -1,6 +1,7 @@
 """The server around the service: address, TLS, health, reflection, signals and drain."""
 
 import asyncio
+import math
 import signal
 import socket
 import time
@@ -28,6 +29,12 @@ from protos.errors import ModelFailed
 from protos.messages import Description
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Overread"].full_name
+
+MESSAGE_MARGIN = 4096
+"""Bytes of an ROI's message besides its voxels, at most."""
+
+MAX_STREAMS_OF_CONNECTION = 64
+"""Studies that one connection may have open."""
 
 _log = structlog.get_logger(__name__)
 
@@ -183,8 +190,8 @@ class CloudServer:
                 models={reader.name: reader.version},
                 engine=reader.engine,
                 max_rois=settings.max_rois,
-                max_roi_voxels=settings.max_roi_voxels,
-                max_message_bytes=settings.max_message_bytes,
+                max_roi_voxels=math.prod(reader.roi_shape),
+                max_message_bytes=self._largest_message,
                 roi_shape=reader.roi_shape,
             ),
             telemetry=self._telemetry,
@@ -201,13 +208,17 @@ class CloudServer:
         add("batch_roi_seconds", "Expected time of each ROI of a batch", lambda: cost.line[1])
 
     def _make_server(self) -> grpc.aio.Server:
-        size = self._settings.max_message_bytes
+        size = self._largest_message
         server = grpc.aio.server(
             options=(
                 ("grpc.max_receive_message_length", size),
                 ("grpc.max_send_message_length", size),
                 ("grpc.so_reuseport", 0),  # otherwise a second service could share the port
                 ("grpc.max_connection_age_ms", round(1e3 * self._settings.max_connection_age_s)),
+                # what may be unfinished at once is bounded: an ROI for each stream
+                ("grpc.max_concurrent_streams", MAX_STREAMS_OF_CONNECTION),
+                ("grpc.max_allowed_incoming_connections", self._settings.max_streams + 64),
+                ("grpc.max_connection_idle_ms", 300_000),
                 ("grpc.keepalive_time_ms", 30_000),
                 ("grpc.keepalive_timeout_ms", 10_000),
                 ("grpc.keepalive_permit_without_calls", 1),
@@ -219,6 +230,11 @@ class CloudServer:
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         return server
+
+    @property
+    def _largest_message(self) -> int:
+        """The largest message, an ROI of the model's shape, in bytes."""
+        return math.prod(self._reader.roi_shape) + MESSAGE_MARGIN
 
     def _bind(self) -> str:
         address, credentials = self._settings.address, server_credentials(self._settings)

@@ -7,7 +7,9 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import structlog
@@ -18,11 +20,12 @@ from cloud.scheduling.scheduler import UNKNOWN_SITE
 from cloud.settings import CloudSettings
 from cloud.stream import Backend, StudyStream
 from cloud.study_trace import StudyTrace, traceparent_of
+from process.tls import is_loopback
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.deadline import Clock, Deadline
 from protos.errors import BusyFault, Draining, InvalidRequest, OverreadError, to_status
-from protos.messages import Header
+from protos.messages import Header, Priority
 from protos.metadata import MAX_SITE_CHARACTERS, SITE_KEY, Load, accepted_metadata
 
 _CERTIFICATE_NAMES = ("x509_common_name", "x509_subject_alternative_name")
@@ -75,12 +78,16 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         with self._counted(trace) as stack:
             try:
                 # whatever rejects the study comes before its ROIs are received
-                site = site_of(context)
+                caller = caller_of(context, self._settings)
+                site = caller.site
                 if self._draining:
                     raise Draining("the service is being stopped; use another one, or retry later")
                 stack.enter_context(self._quota.open_stream(site))
                 requests = aiter(request_iterator)
                 header = await self._receive_header(requests)
+                if header.priority is Priority.STAT and not caller.may_stat:
+                    self._backend.telemetry.demoted.inc()
+                    header = replace(header, priority=Priority.ROUTINE)
                 trace.began(header)
                 deadline = self._deadline(header, context)
                 accepted = self._count_accepted(header, deadline, site)
@@ -88,7 +95,9 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 self._streams.add(stream)
                 stack.callback(stream.close)
                 stack.callback(self._streams.discard, stream)
-                stream.open(requests, self._settings.header_timeout_s)
+                call = asyncio.current_task()
+                abandon = call.cancel if call is not None else lambda: None
+                stream.open(requests, self._settings.idle_timeout_s, abandon)
                 # sent at once, so that the caller can measure the round trip too
                 await context.send_initial_metadata(accepted_metadata(accepted))
                 async for outcome in stream.responses.outcomes():
@@ -133,7 +142,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
 
     async def _receive_header(self, requests: AsyncIterator[pb.ReadRequest]) -> Header:
         """Return the header; raise `CallerFault` if none arrived in time, or it is invalid."""
-        timeout_s = self._settings.header_timeout_s
+        timeout_s = self._settings.idle_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
                 header = codec.decode_header(await anext(requests))
@@ -170,19 +179,37 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         return Load(self._backend.batcher.queue.queue_s, compute_s)
 
 
-def site_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
-    """Return the caller's site: a name in its certificate, or ``unknown`` if that has none.
+@dataclass(frozen=True)
+class Caller:
+    """Who sends a study: the name of its site, and whether it may send stat."""
 
-    Only a caller without certificate may name its site itself, in ``overread-site``. With mutual
-    TLS no site can therefore use another site's quota.
+    site: str
+    may_stat: bool
+
+
+def caller_of(context: grpc.aio.ServicerContext[Any, Any], settings: CloudSettings) -> Caller:
+    """Return the caller: the name in its certificate, else the address of its machine.
+
+    A caller without certificate may name its site itself, in ``overread-site``, only where the
+    settings say so: otherwise it could take a new name with each study. Sites that may send stat
+    are those of the settings; where these name none, those with a certificate and this machine.
     """
     identity = context.auth_context()
-    if any(key in identity for key in ("x509_pem_cert", *_CERTIFICATE_NAMES)):
-        names: list[str | bytes] = [n for key in _CERTIFICATE_NAMES for n in identity.get(key, ())]
-    else:
-        names = [value for key, value in context.invocation_metadata() or () if key == SITE_KEY]
-    for name in names:
-        text = name.decode(errors="replace") if isinstance(name, bytes) else name
-        if text := text.strip()[:MAX_SITE_CHARACTERS]:
-            return text
-    return UNKNOWN_SITE
+    certified = any(key in identity for key in ("x509_pem_cert", *_CERTIFICATE_NAMES))
+    names: list[str | bytes] = [n for key in _CERTIFICATE_NAMES for n in identity.get(key, ())]
+    address = peer_address(context.peer())
+    if not certified:
+        metadata = context.invocation_metadata() or ()
+        said = [v for key, v in metadata if key == SITE_KEY and settings.trust_site_metadata]
+        names = [*said, address]
+    texts = (n.decode(errors="replace") if isinstance(n, bytes) else n for n in names)
+    site = next((t for text in texts if (t := text.strip()[:MAX_SITE_CHARACTERS])), UNKNOWN_SITE)
+    here = address == "unix" or is_loopback(f"{address}:0")
+    allowed = site in settings.stat_sites if settings.stat_sites else certified or here
+    return Caller(site, allowed)
+
+
+def peer_address(peer: str) -> str:
+    """Return the address of a machine without its port, from ``ipv4:HOST:PORT`` and the like."""
+    kind, _, rest = unquote(peer).partition(":")
+    return rest.rpartition(":")[0] if kind in ("ipv4", "ipv6") else kind

@@ -38,9 +38,13 @@ class CloudSettings(ProcessSettings):
         stage_engines: an engine for each part; empty: ``engine`` for all.
         max_streams: largest number of open studies, the last tenth for stat only; more are
             rejected as `Overloaded`. It bounds memory, while deadlines bound the load.
+        trust_site_metadata: whether a caller without certificate may name its site itself; only
+            where a proxy sets the name. Otherwise its site is the address of its machine.
+        stat_sites: sites that may send stat; empty: those with a certificate, and this machine.
+            Stat of others is read as routine.
         max_budget_s: longer budgets are shortened to this.
-        header_timeout_s: longest wait for the header of a stream, and from there for its first
-            ROI.
+        idle_timeout_s: longest wait for the header of a stream, and for an ROI while none of the
+            stream is waiting or being read.
         max_connection_age_s: callers are told to connect again after this time, so that they find
             new replicas; open studies go on.
         return_margin_s: part of each budget that is kept for the answer's way back, at most half.
@@ -76,10 +80,10 @@ class CloudSettings(ProcessSettings):
     stage_engines: tuple[str, ...] = Field((), description="a list with the name of each engine")
     max_streams: int = Field(1024, ge=1)
     max_rois: int = Field(64, ge=1)
-    max_roi_voxels: int = Field(64**3, ge=1)
-    max_message_bytes: int = Field(4 * 2**20, ge=4096)
+    trust_site_metadata: bool = False
+    stat_sites: tuple[str, ...] = Field((), description="a list with the name of each site")
     max_budget_s: float = Field(600.0, gt=0)
-    header_timeout_s: float = Field(10.0, gt=0)
+    idle_timeout_s: float = Field(10.0, gt=0)
     max_connection_age_s: float = Field(600.0, ge=1)
     return_margin_s: float = Field(0.01, ge=0)
     cache_size: int = Field(4096, ge=0)

@@ -4,7 +4,7 @@ A reading becomes a verdict, an error becomes a refusal of that ROI alone.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -34,6 +34,10 @@ from protos.messages import Description, Header, Refusal, Verdict
 
 CLOSE_AFTER_S = 1.0
 """Seconds after its deadline at which a stream is closed; late outcomes are sent until then."""
+
+
+ABANDON_AFTER_S = 0.5
+"""Seconds after that at which the call of a caller that reads nothing is abandoned."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +75,8 @@ class StudyStream:
         self._received = 0
         self._batch_s: dict[int, float] = {}  # model time by batch number
         self._receiver: asyncio.Task[None] | None = None
-        self._closing: asyncio.TimerHandle | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._idle_timeout_s = 0.0
         self._announced = header.roi_count  # and not received yet
         backend.batcher.announced_rois += header.roi_count
 
@@ -80,15 +85,25 @@ class StudyStream:
         """Model time spent on this study so far, each batch counted once."""
         return sum(self._batch_s.values())
 
-    def open(self, requests: AsyncIterator[pb.ReadRequest], first_timeout_s: float) -> None:
-        """Start to receive; the first ROI must arrive within ``first_timeout_s``.
+    def open(
+        self,
+        requests: AsyncIterator[pb.ReadRequest],
+        idle_timeout_s: float,
+        abandon: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Start to receive; an ROI must arrive within ``idle_timeout_s`` while none is pending.
 
-        A second after its deadline the stream fails, whatever is still pending.
+        A second after its deadline the stream fails, whatever is still pending. If its caller does
+        not take that error, because it reads nothing, ``abandon`` is called.
         """
+        loop, late_s = asyncio.get_running_loop(), self._deadline.remaining_s + CLOSE_AFTER_S
         late = DeadlinePassed(f"not all ROIs were answered {CLOSE_AFTER_S} s after the deadline")
-        close_s = self._deadline.remaining_s + CLOSE_AFTER_S
-        self._closing = asyncio.get_running_loop().call_later(close_s, self.fail, late)
-        self._receiver = asyncio.create_task(self._receive(requests, first_timeout_s))
+        self._timers = [
+            loop.call_later(late_s, self.fail, late),
+            loop.call_later(late_s + ABANDON_AFTER_S, abandon),
+        ]
+        self._idle_timeout_s = idle_timeout_s
+        self._receiver = asyncio.create_task(self._receive(requests))
 
     def fail(self, error: OverreadError) -> None:
         """End the stream with ``error``: cancel pending ROIs, and receive no more."""
@@ -99,37 +114,39 @@ class StudyStream:
     def close(self) -> None:
         """Cancel all pending ROIs, so that none of them is read."""
         self._expect_no_more()
-        for running in (self._receiver, self._closing):
+        for running in (self._receiver, *self._timers):
             if running is not None:
                 running.cancel()
         self.responses.cancel()
 
-    async def _receive(
-        self, requests: AsyncIterator[pb.ReadRequest], first_timeout_s: float
-    ) -> None:
-        left_s = self._deadline.remaining_s
-        deadline_s = asyncio.get_running_loop().time() + left_s
+    async def _receive(self, requests: AsyncIterator[pb.ReadRequest]) -> None:
+        next_request: asyncio.Future[pb.ReadRequest] | None = None
         try:
-            # until the first ROI the short timeout applies, then the deadline
-            async with asyncio.timeout(min(first_timeout_s, left_s)) as timeout:
-                self._close_if_complete()
-                async for request in requests:
-                    timeout.reschedule(deadline_s)
-                    self._take(request)
+            self._close_if_complete()
+            while True:
+                next_request = next_request or asyncio.ensure_future(anext(requests))
+                wait_s = min(self._idle_timeout_s, max(0.0, self._deadline.remaining_s))
+                await asyncio.wait((next_request,), timeout=wait_s)
+                if next_request.done():
+                    self._take(next_request.result())
+                    next_request = None
                     self._close_if_complete()
-        except TimeoutError:
-            if not self._received and first_timeout_s < left_s:
-                error = f"no ROI arrived within {first_timeout_s} s of the header"
-                self.responses.fail(InvalidRequest(error))
-            elif not self._is_complete:
-                self.responses.fail(
-                    DeadlinePassed("the deadline passed before the last ROI arrived")
-                )
+                elif self._deadline.passed:
+                    if not self._is_complete:
+                        late = "the deadline passed before the last ROI arrived"
+                        self.responses.fail(DeadlinePassed(late))
+                    return
+                elif not self.responses.pending and not self._is_complete:
+                    idle = f"no ROI arrived within {self._idle_timeout_s} s, and none was pending"
+                    self.responses.fail(InvalidRequest(idle))
+                    return
+        except StopAsyncIteration:
+            self.responses.close()
         except Exception as error:  # the servicer raises it, and logs a fault of the program
             self.responses.fail(error)
-        else:
-            self.responses.close()
         finally:
+            if next_request is not None:
+                next_request.cancel()
             self._expect_no_more()
 
     @property

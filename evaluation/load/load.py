@@ -183,7 +183,7 @@ def services(
                 probe.bind(("127.0.0.1", 0))
                 port = probe.getsockname()[1]
             config = folder / f"{number}.toml"
-            rows = {"metrics_port": str(port), **given}
+            rows = {"metrics_port": str(port), "trust_site_metadata": "true", **given}
             config.write_text("".join(f"{name} = {value}\n" for name, value in rows.items()))
             address = stack.enter_context(cloud_service(model, program=program, config=config))
             started.append(Service(mode, address, f"http://127.0.0.1:{port}/metrics"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import time
 from contextlib import ExitStack
 from typing import Any
@@ -11,8 +10,9 @@ import grpc
 import pytest
 import structlog
 
-from cloud.service import site_of
-from protos import codec
+from cloud.service import caller_of
+from cloud.settings import CloudSettings
+from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.errors import OverreadError
 from protos.messages import Priority, Refusal, Verdict
@@ -85,7 +85,7 @@ def test_a_compatible_version_is_served(version: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "kind"), [("9" * 3_000_000, "InvalidRequest"), ("\x00" * 128, "VersionMismatch")]
+    ("version", "kind"), [("9" * 4_000, "InvalidRequest"), ("\x00" * 128, "VersionMismatch")]
 )
 def test_a_long_version_is_cut_in_errors_and_logs(version: str, kind: str) -> None:
     """The class reaches the caller, and the log keeps a line of readable length."""
@@ -108,7 +108,7 @@ def test_a_message_beyond_the_limit_is_too_large() -> None:
     header, roi = make_stream(make_roi(1))
     huge = codec.encode_roi(make_roi(1))
     huge.roi.voxels = bytes(10_000)
-    with run_cloud(max_message_bytes=8192) as cloud:
+    with run_cloud() as cloud:
         assert refused(cloud, [header, huge]).kind == "TooLarge"
         assert isinstance(read(cloud, [header, roi])[0], Verdict)
 
@@ -148,7 +148,11 @@ def test_too_many_studies_are_refused_as_overloaded() -> None:
 
 def test_quotas_keep_streams_for_other_sites_and_for_stat() -> None:
     """Of ten streams one site may keep five under contention; the tenth is for stat."""
-    with run_cloud(max_streams=10) as cloud, cloud.stub() as stub, ExitStack() as calls:
+    with (
+        run_cloud(max_streams=10, trust_site_metadata=True) as cloud,
+        cloud.stub() as stub,
+        ExitStack() as calls,
+    ):
 
         def hold(site: str, **header: Any) -> Any:
             sent = calls.enter_context(unfinished(*make_stream(roi_count=1, **header)))
@@ -183,7 +187,7 @@ def test_a_silent_caller_does_not_hold_a_stream(
 ) -> None:
     """Header and first ROI must arrive within the header timeout, the others within the budget."""
     with (
-        run_cloud(header_timeout_s=timeout_s) as cloud,
+        run_cloud(idle_timeout_s=timeout_s) as cloud,
         cloud.stub() as stub,
         unfinished(*sent) as requests,
         pytest.raises(OverreadError, match=words) as caught,
@@ -193,19 +197,43 @@ def test_a_silent_caller_does_not_hold_a_stream(
     assert caught.value.kind == kind
 
 
-def test_after_the_first_roi_the_whole_budget_applies() -> None:
-    *first, second = make_stream(make_roi(1), make_roi(2))
-    outbox: queue.SimpleQueue[pb.ReadRequest | None] = queue.SimpleQueue()
-    with run_cloud(header_timeout_s=0.5) as cloud, cloud.stub() as stub:
-        answers = stub.Read(iter(outbox.get, None), timeout=20)
-        for request in first:
-            outbox.put(request)
-        assert next(answers).verdict.roi_id == 1
+def test_a_caller_may_be_silent_while_its_rois_are_read() -> None:
+    """Afterwards it must send the others, or close its side."""
+    header, first = make_stream(make_roi(1), roi_count=2)
+    with (
+        run_cloud(idle_timeout_s=0.3) as cloud,
+        cloud.stub() as stub,
+        unfinished(header, first) as requests,
+    ):
+        cloud.reader.gate.clear()
+        answers = stub.Read(requests, timeout=20)
+        until(lambda: cloud.taken == 1)
         time.sleep(0.8)
-        outbox.put(second)
-        outbox.put(None)
-        *_, last = answers
-    assert last.summary.answered == 2
+        assert cloud.open_streams == 1
+        cloud.reader.gate.set()
+        assert next(answers).verdict.roi_id == 1
+        with pytest.raises(OverreadError, match="none was pending") as caught, typed():
+            list(answers)
+    assert caught.value.kind == "InvalidRequest"
+
+
+def test_a_caller_that_reads_nothing_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place is free soon after the deadline, though the answers cannot be sent to it."""
+    monkeypatch.setattr("cloud.stream.CLOSE_AFTER_S", 0.1)
+    monkeypatch.setattr("cloud.stream.ABANDON_AFTER_S", 0.1)
+    monkeypatch.setattr(
+        "cloud.stream.verdict_of", lambda i, *_: Verdict(i, 0.5, 1.0, "m" * 4_000, 0.0, 0.0)
+    )
+    rois = [make_roi(i) for i in range(64)]
+    # a window that the answers exceed: the cloud waits for the caller to read
+    window = (("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0))
+    with run_cloud() as cloud, grpc.insecure_channel(cloud.address, options=window) as channel:
+        stub: Any = overread_pb2_grpc.OverreadStub(channel)
+        call = stub.Read(iter(make_stream(*rois, budget_s=1.0)), timeout=20)
+        until(lambda: cloud.taken == len(rois))
+        until(lambda: cloud.open_streams == 0)
+        assert cloud.count("streams_total", end="cancelled") == 1
+        call.cancel()
 
 
 def test_a_hanging_model_does_not_hold_a_study_beyond_its_deadline(
@@ -225,10 +253,10 @@ def test_a_hanging_model_does_not_hold_a_study_beyond_its_deadline(
 def test_a_long_checksum_is_not_repeated() -> None:
     """A caller cannot make the service send back or keep megabytes by being refused."""
     header, roi = make_stream(make_roi(1))
-    roi.roi.checksum = bytes(1_500_000)
+    roi.roi.checksum = bytes(2_000)
     with run_cloud() as cloud:
         refusal, _ = read(cloud, [header, roi])
-    assert refusal == Refusal(1, "InvalidRequest", "ROI 1: checksum of 1500000 bytes, expected 16")
+    assert refusal == Refusal(1, "InvalidRequest", "ROI 1: checksum of 2000 bytes, expected 16")
 
 
 @pytest.mark.parametrize("shape", [(2**32 - 1, 2**32 - 1, 0), (0, 0, 0), (1, 1, 2**32 - 1)])
@@ -279,13 +307,14 @@ class Caller:
     ) -> None:
         self.auth_context = lambda: identity
         self.invocation_metadata = lambda: metadata
+        self.peer = lambda: "ipv6:%5B2001:db8::7%5D:50000"
 
 
 @pytest.mark.parametrize(
     ("identity", "metadata", "site"),
     [
-        ({}, None, "unknown"),
-        ({}, (("user-agent", "x"),), "unknown"),
+        ({}, None, "[2001:db8::7]"),
+        ({}, (("user-agent", "x"),), "[2001:db8::7]"),
         ({}, (("overread-site", "north"),), "north"),
         ({}, (("overread-site", "n" * 500),), "n" * MAX_SITE_CHARACTERS),
         ({"transport_security_type": [b"ssl"]}, (("overread-site", "north"),), "north"),
@@ -296,9 +325,35 @@ class Caller:
         ({CN: [b" "]}, (("overread-site", "north"),), "unknown"),
     ],
 )
-def test_site_of_prefers_the_certificate(
+def test_the_site_is_that_of_the_certificate(
     identity: dict[str, list[bytes]], metadata: tuple[tuple[str, str], ...] | None, site: str
 ) -> None:
-    """Metadata counts only without a certificate, and is cut; otherwise the site is unknown."""
+    """Metadata counts only without a certificate and behind a trusted proxy, and is cut."""
     context: Any = Caller(identity, metadata)
-    assert site_of(context) == site
+    assert caller_of(context, CloudSettings(trust_site_metadata=True)).site == site
+    said = caller_of(context, CloudSettings())
+    assert said.site == (site if identity.keys() & {CN, PEM, ALT} else "[2001:db8::7]")
+
+
+@pytest.mark.parametrize(
+    ("identity", "stat_sites", "may"),
+    [
+        ({}, (), False),
+        ({CN: [b"south"]}, (), True),
+        ({CN: [b"south"]}, ("north",), False),
+        ({CN: [b"south"]}, ("north", "south"), True),
+        ({}, ("[2001:db8::7]",), True),
+    ],
+)
+def test_stat_needs_a_certificate_or_a_setting(
+    identity: dict[str, list[bytes]], stat_sites: tuple[str, ...], may: bool
+) -> None:
+    context: Any = Caller(identity, None)
+    assert caller_of(context, CloudSettings(stat_sites=stat_sites)).may_stat is may
+
+
+def test_stat_of_others_is_read_as_routine() -> None:
+    """The study is read all the same, and counted."""
+    with run_cloud(stat_sites=("north",)) as cloud:
+        assert isinstance(read(cloud, make_stream(make_roi(1), priority=Priority.STAT))[0], Verdict)
+        assert cloud.count("demoted_streams_total") == 1

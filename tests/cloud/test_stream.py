@@ -85,14 +85,14 @@ def test_waiting_rois_are_read_in_batches() -> None:
         ({"edge_score": 1.5}, "InvalidRequest", "edge_score"),
         ({"edge_score": float("nan")}, "InvalidRequest", "edge_score"),
         ({"voxels": np.zeros((1, 8, 8), np.uint8)}, "InvalidRequest", "(1, 8, 8)"),
-        ({"voxels": np.zeros((8, 8, 9), np.uint8)}, "InvalidRequest", "(8, 8, 9)"),
+        ({"voxels": np.zeros((4, 8, 9), np.uint8)}, "InvalidRequest", "(4, 8, 9)"),
         ({"voxels": np.zeros((16, 8, 8), np.uint8)}, "TooLarge", "1024 voxels"),
     ],
 )
 def test_an_invalid_roi_is_refused_alone(fields: dict[str, Any], kind: str, word: str) -> None:
     """One wrong ROI gets a refusal that names what is wrong; the smallest of all gets a verdict."""
     sound = make_roi(2, voxels=np.zeros((2, 8, 8), np.uint8))
-    with run_cloud(max_roi_voxels=600) as cloud:
+    with run_cloud() as cloud:
         answers = outcomes_by_id(read(cloud, make_stream(make_roi(1, **fields), sound)))
     assert answers[1].error == kind
     assert word in answers[1].reason
@@ -225,7 +225,12 @@ def test_an_roi_that_expires_in_the_queue_is_not_read() -> None:
 
 def test_a_site_may_hold_its_share_of_the_queue() -> None:
     """Of four places a site may hold two while another is active; the other is admitted."""
-    with run_cloud(max_batch=1, max_queued_rois=4, site_share=0.5) as cloud, cloud.stub() as stub:
+    with (
+        run_cloud(
+            max_batch=1, max_queued_rois=4, site_share=0.5, trust_site_metadata=True
+        ) as cloud,
+        cloud.stub() as stub,
+    ):
         cloud.reader.gate.clear()
         first = stub.Read(iter(make_stream(make_roi(1))), timeout=20)
         until(lambda: cloud.taken == 1)
@@ -343,7 +348,7 @@ def test_a_rejected_roi_costs_neither_checksum_nor_padding(
     for cost in ("verify", "pad"):
         monkeypatch.setattr(f"cloud.stream.{cost}", lambda *_: pytest.fail("it was paid for"))
     outbox = Outbox()
-    with run_cloud(max_roi_voxels=512) as cloud, cloud.stub() as stub:
+    with run_cloud() as cloud, cloud.stub() as stub:
         admission(cloud, 2)
         call = stub.Read(iter(outbox.get, None), timeout=20)
         outbox.put(header)
@@ -363,7 +368,7 @@ def test_a_remembered_verdict_is_for_its_site_and_for_who_has_the_voxels() -> No
     request = make_stream(make_roi(1))
     stolen = pb.ReadRequest.FromString(request[1].SerializeToString())
     stolen.roi.voxels = bytes(len(stolen.roi.voxels))
-    with run_cloud() as cloud, cloud.stub() as stub:
+    with run_cloud(trust_site_metadata=True) as cloud, cloud.stub() as stub:
         read(cloud, request)
         list(stub.Read(iter(request), timeout=20, metadata=(("overread-site", "other"),)))
         assert cloud.taken == 2
