@@ -111,6 +111,14 @@ def _ratio(these: Sequence[float], those: Sequence[float]) -> float:
     return float(np.median(np.divide(these, those)))
 
 
+async def _compare_and_close(
+    entered: Sequence[Contestant], rois: UInt8Array, batches: int, rounds: int
+) -> None:
+    await compare(entered, rois, batches, rounds)
+    for contestant in entered:
+        await contestant.stage.close()
+
+
 def stages_command(
     model: CloudModel = None,
     parts: Annotated[
@@ -129,9 +137,7 @@ def stages_command(
         entered = _entered(name, Path(folder), engine, threads, parts or (2, 3))
         shape = (batch, *map(int, find(name, Path(folder)).settings["roi_shape"]))
         rois = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-        asyncio.run(compare(entered, rois, batches, rounds))
-        for contestant in entered:
-            contestant.stage.close()
+        asyncio.run(_compare_and_close(entered, rois, batches, rounds))
     result = {
         "cpu": hardware.cpu_name(),
         "cores": hardware.cores(),

@@ -29,7 +29,7 @@ def compared(*readers: Any, batches: int, rounds: int) -> list[Contestant]:
         entered = [Contestant(one.name, 1, WorkerStage(one)) for one in readers]
         await compare(entered, np.zeros((3, 2, 2, 2), np.uint8), batches=batches, rounds=rounds)
         for contestant in entered:
-            contestant.stage.close()
+            await contestant.stage.close()
         return entered
 
     return asyncio.run(run())
