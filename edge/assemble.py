@@ -41,6 +41,7 @@ def open_pipeline(
     on_sending: OnSending = lambda _sending: None,
     clock: Clock = time.monotonic,
     reads_files: bool = True,
+    screening: Callable[[], Screening] | None = None,
 ) -> Iterator[Pipeline]:
     """Open a pipeline for all studies, with the model loaded and the channel to the cloud.
 
@@ -48,7 +49,7 @@ def open_pipeline(
 
     ``on_stage`` gets the name of each stage as it begins, ``on_sending`` what is about to be sent
     to a cloud. Each study is read in a child process; without ``reads_files`` there is none, and
-    the caller brings volumes.
+    the caller brings volumes. ``screening`` opens another model than that of the settings.
 
     Raises:
         BadSettings: a certificate cannot be read.
@@ -60,18 +61,22 @@ def open_pipeline(
         limits = ReadLimits(settings.read_memory_mb, settings.read_timeout_s)
         # first of all: its process loads its libraries while this one loads the model
         isolated = parts.enter_context(IsolatedReader(limits)) if reads_files else None
-        screener = open_screener(
-            settings.screening_model,
-            engine=settings.engine,
-            threads=settings.threads,
-            keys=settings.model_keys,
-        )
+        screener = (screening or partial(_open_screening, settings))()
         second_reader = open_second_reader(settings, parts, clock, on_sending)
         pipeline = build_pipeline(settings, screener, second_reader, on_stage=on_stage, clock=clock)
         if isolated:
             read = _reading(isolated.read, settings.series, rules)
             pipeline = replace(pipeline, read=read, preprocess=isolated.preprocess, rules=rules)
         yield replace(pipeline, decide=decide_and_log)
+
+
+def _open_screening(settings: EdgeSettings) -> Screening:
+    return open_screener(
+        settings.screening_model,
+        engine=settings.engine,
+        threads=settings.threads,
+        keys=settings.model_keys,
+    )
 
 
 def _reading(read: Callable[..., Study], series: str, rules: Rules) -> Callable[[Path], Study]:
