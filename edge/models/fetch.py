@@ -225,8 +225,9 @@ class _Transfer:
             self._on_step(step, False)
             folder.put(package, form, content)
             self._on_step(step, True)
-        engine = try_model(package, form, self._settings)
-        self._shadow(package, form, engine)
+        known = self._store.package(package.version)
+        if form is Form.FINAL or known is None or not known.first_engine:
+            self._shadow(package, form, try_model(package, form, self._settings))
         if form is Form.FINAL:
             folder.drop_parts()
 

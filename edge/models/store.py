@@ -165,7 +165,7 @@ class ModelStore:
                 (package.version, package.name, package.first_engine, package.engine, _now()),
             )
             self._trail.record(Event.MODEL_FETCHED, version=package.version, **facts)
-            if before.shadow != package.version:
+            if package.version not in (before.shadow, before.active):
                 self._choose(replace(before, shadow=package.version), facts["user"])
                 self._trail.record(
                     Event.MODEL_SHADOWED, version=package.version, user=facts["user"]
