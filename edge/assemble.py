@@ -13,7 +13,7 @@ from edge.decide import decide
 from edge.escalation.client import OnSending, SecondReader, open_second_reader
 from edge.guarantee import for_roi_side
 from edge.pipeline import Pipeline
-from edge.reader import EdgeReader, Screening
+from edge.reader import EdgeReader, Screening, open_configured
 from edge.replay import decide_and_log
 from edge.report.model import Provenance
 from edge.report.pictures import draw_pictures
@@ -29,7 +29,6 @@ from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.selection import Preference, SeriesSummary
 from imaging.volume import Study
-from models.runtime.screener import open_screener
 from protos.deadline import Clock, Deadline
 
 
@@ -61,22 +60,13 @@ def open_pipeline(
         limits = ReadLimits(settings.read_memory_mb, settings.read_timeout_s)
         # first of all: its process loads its libraries while this one loads the model
         isolated = parts.enter_context(IsolatedReader(limits)) if reads_files else None
-        screener = (screening or partial(_open_screening, settings))()
+        screener = (screening or partial(open_configured, settings))()
         second_reader = open_second_reader(settings, parts, clock, on_sending)
         pipeline = build_pipeline(settings, screener, second_reader, on_stage=on_stage, clock=clock)
         if isolated:
             read = _reading(isolated.read, settings.series, rules)
             pipeline = replace(pipeline, read=read, preprocess=isolated.preprocess, rules=rules)
         yield replace(pipeline, decide=decide_and_log)
-
-
-def _open_screening(settings: EdgeSettings) -> Screening:
-    return open_screener(
-        settings.screening_model,
-        engine=settings.engine,
-        threads=settings.threads,
-        keys=settings.model_keys,
-    )
 
 
 def _reading(read: Callable[..., Study], series: str, rules: Rules) -> Callable[[Path], Study]:

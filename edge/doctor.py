@@ -27,7 +27,7 @@ from edge.errors import EdgeError
 from edge.escalation.client import open_channel, start_health_check
 from edge.link.link import CONNECT_S
 from edge.link.tls import DIAGNOSE_S
-from edge.reader import EdgeReader
+from edge.reader import EdgeReader, open_configured
 from edge.report.model import Status
 from edge.rules.file import load_rules
 from edge.settings import EdgeSettings
@@ -41,7 +41,6 @@ from edge.trail.store import TrailStore
 from edge.trail.syslog import SyslogServer
 from edge.trail.verify import NoTrail, verify
 from models.runtime.errors import ModelError
-from models.runtime.screener import open_screener
 from process.endpoints import address_text, unbindable
 from process.tls import TlsFiles, diagnose, is_loopback
 
@@ -248,12 +247,7 @@ def _trail(folders: AgentFolders, settings: EdgeSettings) -> Results:
 
 
 def _model(settings: EdgeSettings) -> Results:
-    screener = open_screener(
-        settings.screening_model,
-        engine=settings.engine,
-        threads=settings.threads,
-        keys=settings.model_keys,
-    )
+    screener = open_configured(settings)
     yield Checked(Level.OK, "model", EdgeReader.of(screener).label)
     if screener.signed_by:
         yield Checked(Level.OK, "model", f"signed by {screener.signed_by}")

@@ -110,6 +110,7 @@ class EdgeSettings(ProcessSettings):
         retry_pause_s: pause after the first failed retry of a pending read. It doubles up to 5
             minutes if the cloud did not respond, and up to an hour for a study that it refused.
         cloud_model: required major version of the cloud's model; empty for any.
+        model_folder: folder with the models and their manifest; None: the package's.
         model_keys: files of public keys, one of which must have signed the manifest of the models;
             empty: no signature is required.
         fetch_models: whether the agent fetches the model that the cloud offers, and tries it in
@@ -202,6 +203,7 @@ class EdgeSettings(ProcessSettings):
     cloud_model: str = ""
 
     screening_model: str = "screening-int8"
+    model_folder: Path | None = None
     model_keys: tuple[Path, ...] = ()
     fetch_models: bool = False
     fetch_models_hours: float = Field(default=24.0, gt=0, le=8760)

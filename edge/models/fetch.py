@@ -30,6 +30,7 @@ from models.runtime.package import (
     MOST_MANIFEST,
     MOST_PIECE,
     SCREENING,
+    WEIGHTS,
     Package,
     is_version,
     read_package,
@@ -281,7 +282,8 @@ def _alone(folder: Path) -> Iterator[None]:
 def _shipped_version(settings: EdgeSettings) -> str:
     """Return the version of the model of the settings; empty where it cannot be read."""
     try:
-        return read_package(settings.screening_model).version
+        folder = (settings.model_folder or WEIGHTS).absolute()
+        return read_package(settings.screening_model, folder, settings.model_keys).version
     except ModelError:
         return ""
 

@@ -30,7 +30,7 @@ from edge.models.fetch import fetch
 from edge.models.folder import ModelFolders, artifact_of
 from edge.models.store import SHIPPED, Form, ModelStore, StoredPackage, open_models
 from edge.pipeline import Pipeline, StudyResult
-from edge.reader import EdgeReader, Screening
+from edge.reader import EdgeReader, Screening, open_configured
 from edge.report.model import Assessment, Report
 from edge.settings import EdgeSettings
 from edge.store.pending import PersistPending
@@ -291,14 +291,8 @@ class LiveModels:
 
     def _open(self, version: str, store: ModelStore | None = None) -> Screening:
         """Open a version; errors as `_open_package`, and those of the model of the settings."""
-        settings = self._settings
         if version == SHIPPED:
-            return open_screener(
-                settings.screening_model,
-                engine=settings.engine,
-                threads=settings.threads,
-                keys=settings.model_keys,
-            )
+            return open_configured(self._settings)
         package = store.package(version) if store else None
         if package is None or not package.engine:
             raise RefusedModel(f"model {version} is not complete: fetch it again")

@@ -21,7 +21,6 @@ from edge.trail.files import records_after
 from edge.trail.records import TrailRecord
 from evaluation.recovery.agent import settings_in
 from models.runtime.artifacts import WEIGHTS
-from models.runtime.package import Offer, open_offer
 from models.runtime.signatures import make_keys, sign
 from protos import overread_pb2 as pb
 from protos import overread_pb2_grpc
@@ -33,15 +32,12 @@ FILES = ("screening-int4.onnx", "screening-int8.onnx", "screening-small-int8.onn
 
 @dataclass(frozen=True)
 class Signed:
-    """A folder of models that was signed, and the public key of the signer."""
+    """A folder of models that are offered, one as it is shipped, and the key of their signer."""
 
     folder: Path
+    shipped: Path
     key: Path
     private: Path
-
-    def offer(self, name: str = NAME) -> Offer:
-        """What a cloud sends of it."""
-        return open_offer(name, self.folder)
 
 
 def refitted(manifest: str, share: float = 0.999) -> str:
@@ -57,15 +53,17 @@ def refitted(manifest: str, share: float = 0.999) -> str:
 
 
 def signed(into: Path, edit: Callable[[str], str] = refitted) -> Signed:
-    """The shipped models with an edited manifest, signed with a new key."""
-    folder = into / "offered"
-    folder.mkdir(parents=True)
-    for name in FILES:
-        os.symlink(WEIGHTS / name, folder / name)
-    (folder / "manifest.toml").write_text(edit((WEIGHTS / "manifest.toml").read_text()))
+    """The shipped models with an edited manifest and as they are, signed with a new key."""
     private, public = make_keys(into, "hospital")
-    sign(folder, private)
-    return Signed(folder, public, private)
+    folders = {"offered": edit, "shipped": str}
+    for name, change in folders.items():
+        folder = into / name
+        folder.mkdir(parents=True)
+        for file in FILES:
+            os.symlink(WEIGHTS / file, folder / file)
+        (folder / "manifest.toml").write_text(change((WEIGHTS / "manifest.toml").read_text()))
+        sign(folder, private)
+    return Signed(into / "offered", into / "shipped", public, private)
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,8 @@ class Edge:
 def edge(root: Path, cloud: str, key: Path | None, **settings: Any) -> Edge:
     """An edge with these settings."""
     keys = () if key is None else (key,)
-    given = {"cloud": cloud, "model_keys": keys, **settings}
+    folder = key.parent / "shipped" if key is not None else None
+    given = {"cloud": cloud, "model_keys": keys, "model_folder": folder, **settings}
     return Edge(root, settings_in(root).model_copy(update=given))
 
 
@@ -126,7 +125,11 @@ def sending(
     """A gRPC server that sends what it is told to, and ends so; its address."""
 
     class Liar(overread_pb2_grpc.OverreadServicer):
-        def GetModel(self, request: Any, context: Any) -> Iterator[pb.GetModelResponse]:
+        def GetModel(  # noqa: N802 - named by the contract
+            self,
+            request: Any,  # noqa: ARG002 - not needed
+            context: Any,
+        ) -> Iterator[pb.GetModelResponse]:
             yield from responses
             if then is not None:
                 context.abort(then, "the line broke")
