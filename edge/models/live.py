@@ -111,7 +111,7 @@ class LiveModels:
 
     def attach(self, pipeline: Pipeline) -> None:
         """Take the pipeline around the active model."""
-        self._pipeline = pipeline
+        self._pipeline = self._around(pipeline, pipeline.reader)
 
     @property
     def pipeline(self) -> Pipeline:
@@ -122,7 +122,7 @@ class LiveModels:
     @property
     def label(self) -> str:
         """Model, version and engine of the next study."""
-        return self.pipeline.reader.label
+        return self.pipeline.provenance.edge_model
 
     @property
     def guarantee(self) -> Guarantee:
@@ -261,11 +261,18 @@ class LiveModels:
                       version=version, reason=str(error))  # fmt: skip
             store.replace_active(self._active, f"{type(error).__name__}: {error}")
             return
-        guarantee = for_roi_side(reader.guarantee, self._settings.roi_side)
-        provenance = replace(self.pipeline.provenance, edge_model=reader.label, guarantee=guarantee)
-        self._pipeline = replace(self.pipeline, reader=reader, provenance=provenance)
         self._active, self._shadow, self._seen = version, None, None
-        log.info("model changed", model=reader.label)
+        self._pipeline = self._around(self.pipeline, reader)
+        log.info("model changed", model=self.label)
+
+    def _around(self, pipeline: Pipeline, reader: EdgeReader) -> Pipeline:
+        """Return the pipeline around the active model; reports name the version of its package."""
+        label, screener = reader.label, reader.screener
+        if self._active != SHIPPED:
+            label = f"{screener.name} {self._active} ({screener.engine})"
+        guarantee = for_roi_side(reader.guarantee, self._settings.roi_side)
+        provenance = replace(pipeline.provenance, edge_model=label, guarantee=guarantee)
+        return replace(pipeline, reader=reader, provenance=provenance)
 
     def _open_first(self, store: ModelStore) -> Screening:
         """Open the active model, else the one before it, else that of the settings."""

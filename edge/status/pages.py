@@ -127,7 +127,7 @@ class Pages:
             lstrip_blocks=True,
         )
         for name in ("age", "since", "moment", "size", "seconds", "date", "count", "patient",
-                     "place", "bars", "instant"):  # fmt: skip
+                     "place", "bars"):  # fmt: skip
             self._templates.filters[name] = getattr(wording, name)
 
     # --- coming and going
