@@ -124,8 +124,9 @@ def run_agent(
         metrics = telemetry.serve(settings, {"main loop": pulse.problem}, ready)
         if (address := held.enter_context(metrics)) is not None:
             log.info("metrics served", address=address)
-        models = LiveModels(settings, folders, clock) if read is None else None
-        if models is not None:
+        models: LiveModels | None = None
+        if read is None:
+            models = LiveModels(settings, folders, clock)
             opened = open_pipeline(
                 settings,
                 on_stage=lambda _stage: pulse.beat(),

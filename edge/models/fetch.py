@@ -237,9 +237,12 @@ class _Transfer:
         assert artifact is not None
         known = self._store.package(package.version)
         stored = known or StoredPackage(package.version, package.final.name, "", "", False, "")
-        field = "engine" if form is Form.FINAL else "first_engine"
+        if form is Form.FINAL:
+            stored = replace(stored, engine=engine)
+        else:
+            stored = replace(stored, first_engine=engine)
         self._store.shadow(
-            replace(stored, **{field: engine}),
+            stored,
             user=self._user,
             model=artifact.name,
             sha256=artifact.sha256,

@@ -150,7 +150,10 @@ class ModelStore:
             "SELECT version, name, first_engine, engine, rejected, fetched FROM model_packages"
             " ORDER BY rowid DESC"
         )
-        return [StoredPackage(*row[:4], bool(row[4]), row[5]) for row in rows]
+        return [
+            StoredPackage(version, name, first, engine, bool(rejected), fetched)
+            for version, name, first, engine, rejected, fetched in rows
+        ]
 
     def shadow(self, package: StoredPackage, **facts: Any) -> None:
         """Store what is there of a package now, and try it in shadow."""

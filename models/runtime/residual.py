@@ -196,7 +196,7 @@ class _Model:
         scaled = np.rint(value / _along(there.scale, there.axis, shape))
         low, high = (-128, 127) if wanted.data_type == TensorProto.INT8 else (0, 255)
         made = np.clip(scaled + _along(there.zero, there.axis, shape), low, high)
-        return made.astype(np.int64).astype(np.uint8).tobytes()
+        return bytes(made.astype(np.int64).astype(np.uint8).tobytes())
 
 
 def _parts(first: bytes, final: bytes) -> list[_Part]:
