@@ -7,6 +7,7 @@ may run beside the agent. Run it as the agent's user.
 import json
 import os
 import shutil
+import sqlite3
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ from edge.errors import EdgeError
 from edge.escalation.client import open_channel, start_health_check
 from edge.link.link import CONNECT_S
 from edge.link.tls import DIAGNOSE_S
+from edge.models.choose import models_state, require_sound
+from edge.models.errors import NotPromotable, UpdatesOff
 from edge.reader import EdgeReader, open_configured
 from edge.report.model import Status
 from edge.rules.file import load_rules
@@ -80,6 +83,7 @@ def examine(settings: EdgeSettings) -> list[Checked]:
         ("trail", lambda: _trail(folders, settings)),
         ("rules", lambda: _rules(settings)),
         ("model", lambda: _model(settings)),
+        ("models", lambda: _fetched_models(settings, folders)),
         ("cloud", lambda: _clouds(settings)),
         ("receiving", lambda: _receiving(settings, folders)),
         ("targets", lambda: _targets(settings, folders)),
@@ -254,6 +258,28 @@ def _model(settings: EdgeSettings) -> Results:
     else:
         text = "model_keys is not set: hashes are checked, and no signature"
         yield Checked(Level.NOTE, "model", text)
+
+
+def _fetched_models(settings: EdgeSettings, folders: AgentFolders) -> Results:
+    """Check the models that came from the cloud; what is wrong with the database was said."""
+    try:
+        state = models_state(settings, folders)
+    except (UpdatesOff, sqlite3.Error):
+        return
+    uses = {"active": state.choice.active, "previous": state.choice.previous,
+            "in shadow": state.choice.shadow}  # fmt: skip
+    for use, version in uses.items():
+        package = next((one for one in state.packages if one.version == version), None)
+        if not version:
+            continue
+        try:
+            if package is None:
+                raise NotPromotable(f"{version} is gone: fetch it again")
+            if package.engine:
+                require_sound(package, settings, folders)
+            yield Checked(Level.OK, "model", f"{use}: {version}, from the cloud")
+        except NotPromotable as error:
+            yield Checked(Level.WRONG, "model", f"{use}: {error}")
 
 
 def _clouds(settings: EdgeSettings) -> Results:

@@ -94,7 +94,7 @@ def promote(
             raise NotPromotable(f"no model {version or 'in shadow'}; there are: {known}")
         if package.version == choice.active:
             raise NotPromotable(f"{package.version} is active already")
-        found = _checked(package, settings, folders)
+        found = require_sound(package, settings, folders)
         agreement = agreement_of(store.compared(package.version, Form.FINAL, choice.active))
         problems = agreement.problems(settings.shadow_studies, settings.shadow_agreement)
         if problems and not force:
@@ -135,13 +135,13 @@ def roll_back(
             package = store.package(previous)
             if package is None:
                 raise NotPromotable(f"the previous model {previous} is gone")
-            _checked(package, settings, folders)
+            require_sound(package, settings, folders)
         store.roll_back(user=user)
     log.info("model rolled back", to=previous or settings.screening_model, by=user)
     return previous or SHIPPED
 
 
-def _checked(package: StoredPackage, settings: EdgeSettings, folders: AgentFolders) -> Package:
+def require_sound(package: StoredPackage, settings: EdgeSettings, folders: AgentFolders) -> Package:
     """Return a package whose file is complete, sound and signed.
 
     Raises:

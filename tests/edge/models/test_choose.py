@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from edge.__main__ import app
 from edge.access import user_name
+from edge.doctor import Level, examine
 from edge.models.agreement import Compared
 from edge.models.choose import models_state, promote, roll_back
 from edge.models.errors import NotPromotable, UpdatesOff
@@ -215,6 +216,21 @@ def test_the_model_before_is_taken_where_it_was_fetched_too(hospital: Signed, si
     assert LiveModels(site.settings, site.folders).open_active().name == SMALL
     with site.store() as store:
         assert store.choice().active == first
+
+
+def test_the_doctor_names_the_models_from_the_cloud(site: Edge) -> None:
+    version = add(site, GOOD, GOOD, GOOD)
+
+    def said() -> list[tuple[Level, str]]:
+        return [(c.level, c.text) for c in examine(site.settings) if version in c.text]
+
+    assert said() == [(Level.OK, f"in shadow: {version}, from the cloud")]
+    promote(site.settings, site.folders, user="anna")
+    assert said() == [(Level.OK, f"active: {version}, from the cloud")]
+    (site.models / version / f"{SMALL}.onnx").unlink()
+    ((level, text),) = said()
+    assert level is Level.WRONG
+    assert "cannot be used" in text
 
 
 def change_until(site: Edge, what: str, crash: tuple[ModelStep, bool]) -> None:

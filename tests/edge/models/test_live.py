@@ -20,7 +20,7 @@ from edge.models.agreement import Compared
 from edge.models.choose import models_state, promote, roll_back
 from edge.models.fetch import fetch
 from edge.models.live import LiveModels
-from edge.models.store import SHIPPED, Form
+from edge.models.store import SHIPPED, Form, ModelStep
 from edge.trail.records import Event
 from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import PhantomSpec, make_phantom
@@ -174,6 +174,41 @@ def test_a_really_different_network_is_compared_and_becomes_the_one_that_reads(
     assert SMALL in models.label
     assert models.alone != alone
     assert models.guarantee != guarantee
+
+
+class Broken(Exception):
+    """Ends a fetch."""
+
+
+def test_the_int4_form_is_read_with_before_the_rest_is_there(
+    hospital: Signed, study: Path, tmp_path: Path
+) -> None:
+    """When the model is whole, it is read with that, and the studies are counted anew."""
+
+    def break_off(step: ModelStep, durable: bool) -> None:
+        if (step, durable) == (ModelStep.FINAL, False):
+            raise Broken
+
+    with offering(hospital) as cloud:
+        site = edge(tmp_path, cloud.address, hospital.key, **READ)
+        with pytest.raises(Broken):
+            fetch(site.settings, site.folders, user="agent", on_step=break_off)
+        live = LiveModels(site.settings, site.folders)
+        with open_pipeline(site.settings, screening=live.open_active) as pipeline:
+            live.attach(pipeline)
+            read(live, study, tmp_path / "one")
+            assert live.run_once(False)
+            assert len(compared(site, Form.INT4)) == 1
+            shown = models_state(site.settings, site.folders).shadow
+            assert shown
+            assert (shown.form, shown.agreement.studies) == (Form.INT4, 1)
+            assert shown.problems[0] == "only its INT4 form is here"
+            fetch(site.settings, site.folders, user="agent")
+            read(live, study, tmp_path / "two")
+            assert live.run_once(False)
+    assert (len(compared(site, Form.INT4)), len(compared(site, Form.FINAL))) == (1, 1)
+    assert compared(site, Form.FINAL)[0].logit_p95 == 0.0
+    assert (compared(site, Form.INT4)[0].logit_p95 or 0) > 0
 
 
 def test_nothing_is_read_in_shadow_while_a_study_waits_or_arrives(
