@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,7 @@ from models.runtime.errors import ModelError
 from process.command_line import PlainGroup
 from process.text import Printable, printable, printable_json
 
-ERRORS = (EdgeError, ModelError, OSError)
+ERRORS = (EdgeError, ModelError, OSError, sqlite3.Error)
 
 Config = Annotated[
     Path | None, typer.Option(help="TOML file; OVERREAD_EDGE_* variables override it.")
@@ -151,7 +152,7 @@ def rendered(state: ModelsState, settings: EdgeSettings) -> list[Any]:
         f" {seen.regions_before:.1f}",
         "difference of logits, median": _figure(seen.logit_median),
         "difference of logits, 95 %": _figure(seen.logit_p95),
-        "time": f"{_figure(seen.time_ratio)} times",
+        "time, as a part of that of the active one": _figure(seen.time_ratio),
     }
     for name, value in rows.items():
         facts.add_row(name, value)

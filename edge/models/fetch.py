@@ -80,8 +80,8 @@ def fetch(
     cloud = require_updates(settings, folders)
     models = ModelFolders.of(folders)
     with (
-        _alone(models.top),
         open_models(folders, on_step) as store,
+        _alone(models.top),
         open_channel(cloud, settings, alone=True) as channel,
     ):
         transfer = _Transfer(settings, models, store, user, again, on_step, on_chunk)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 
@@ -36,7 +37,7 @@ from edge.settings import EdgeSettings
 from edge.store.pending import PersistPending
 from imaging.preprocess import Preprocessed
 from models.runtime.detection import Candidate
-from models.runtime.errors import ModelError
+from models.runtime.errors import EngineUnavailable, ModelError
 from models.runtime.screener import open_screener
 
 LOOK_S = 1.0
@@ -45,6 +46,8 @@ MOST_FAILURES = 3
 """After so many errors a model is not tried in shadow again by this process."""
 FIRST_PAUSE_S = 60.0
 """Pause after the first fetch that failed; it doubles up to the time between two looks."""
+AUTO = "auto"
+"""The value of the setting ``engine`` that leaves the choice to the program."""
 AGENT = "agent"
 """Who acts, in the audit trail, where no person does."""
 
@@ -316,13 +319,20 @@ class LiveModels:
         artifact = artifact_of(folder.package(package.name, settings.model_keys), form)
         if artifact is None:
             raise RefusedModel(f"model {package.version} has no {form.value} form")
-        return open_screener(
+        found = package.engine if form is Form.FINAL else package.first_engine
+        opened = partial(
+            open_screener,
             artifact.name,
-            engine=package.engine if form is Form.FINAL else package.first_engine,
             threads=settings.threads,
             keys=settings.model_keys,
             folder=folder.path,
         )
+        try:
+            return opened(engine=found if settings.engine == AUTO else settings.engine)
+        except EngineUnavailable:
+            if settings.engine != AUTO:
+                raise
+            return opened(engine=AUTO)  # the engine that its trial found is gone
 
 
 @contextmanager

@@ -261,9 +261,15 @@ class ModelStore:
         self._on_step(step, True)
 
     def _choose(self, choice: Choice, user: str) -> None:
+        """Store a choice; when and by whom is that of the active model."""
+        before = self.choice()
+        if before.active != choice.active:
+            changed = _now(), user
+        else:
+            changed = before.changed, before.changed_by
         self._database.execute(
             "INSERT OR REPLACE INTO model_choice VALUES (1, ?, ?, ?, ?, ?)",
-            (choice.active, choice.previous, choice.shadow, _now(), user),
+            (choice.active, choice.previous, choice.shadow, *changed),
         )
 
     def _reject(self, version: str) -> None:
