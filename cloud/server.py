@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from cloud.cache import VerdictCache
 from cloud.errors import AddressUnusable, BadSettings, BatcherFailed
+from cloud.models import ModelTransfers
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.scheduler import Rules
 from cloud.service import OverreadService
@@ -108,6 +109,7 @@ class CloudServer:
             AddressUnusable: the address cannot be listened on.
             BadSettings: a TLS file cannot be used.
             ModelFailed: the model cannot read.
+            ModelError: the model that is offered to the edges cannot be.
         """
         async with AsyncExitStack() as parts:
             self._batcher = await self._open_batcher(parts)
@@ -197,7 +199,7 @@ class CloudServer:
             telemetry=self._telemetry,
             model=f"{reader.name} {reader.version}",
         )
-        return OverreadService(backend, settings, self._clock)
+        return OverreadService(backend, settings, self._clock, ModelTransfers.of(settings))
 
     def _add_gauges(self) -> None:
         batcher, service, add = self._batcher, self._service, self._telemetry.add_gauge

@@ -15,6 +15,7 @@ import grpc
 import structlog
 
 from cloud.limits import check_header
+from cloud.models import ModelTransfers
 from cloud.quota import StreamQuota
 from cloud.scheduling.scheduler import UNKNOWN_SITE
 from cloud.settings import CloudSettings
@@ -39,9 +40,14 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
     """Implements the contract's service."""
 
     def __init__(
-        self, backend: Backend, settings: CloudSettings, clock: Clock = time.monotonic
+        self,
+        backend: Backend,
+        settings: CloudSettings,
+        clock: Clock = time.monotonic,
+        models: ModelTransfers | None = None,
     ) -> None:
         self._backend, self._settings, self._clock = backend, settings, clock
+        self._models = models or ModelTransfers()
         self._quota = StreamQuota(settings.max_streams, settings.site_share)
         self._draining = False
         self.open_streams = 0  # open studies
@@ -69,6 +75,22 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
     ) -> pb.DescribeResponse:
         """Answer with what the service offers, and its limits."""
         return codec.encode_description(self._backend.limits)
+
+    async def GetModel(  # noqa: N802 - named by the contract
+        self,
+        request: pb.GetModelRequest,
+        context: grpc.aio.ServicerContext[pb.GetModelRequest, pb.GetModelResponse],
+    ) -> AsyncIterator[pb.GetModelResponse]:
+        """Send the offered model for the edge."""
+        try:
+            if self._draining:
+                raise Draining("the service is being stopped; use another one, or retry later")
+            site, is_busy = site_of(context), lambda: self.open_streams > 0
+            async for response in self._models.responses(request, site, is_busy):
+                yield response
+        except OverreadError as error:
+            _log.info("model not sent", error=error.kind, reason=error.reason, peer=context.peer())
+            await context.abort(*to_status(error))
 
     async def Read(  # noqa: N802 - named by the contract
         self, request_iterator: AsyncIterator[pb.ReadRequest], context: Context

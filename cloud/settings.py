@@ -51,6 +51,11 @@ class CloudSettings(ProcessSettings):
         grace_s: time that open studies have to finish after SIGTERM.
         model_keys: files of public keys, one of which must have signed the manifest of the models;
             empty: no signature is required.
+        offered_model: artifact that sites may fetch for their edge; empty: none is offered.
+        offered_folder: folder with its manifest, ``manifest.sig`` and files; None: the package's.
+        max_transfers: largest number of models that are sent at once; more are rejected as
+            `Overloaded`.
+        transfer_timeout_s: longest time of one transfer; the caller continues it with another.
         tls_ca: PEM authority that must have signed callers' certificates; setting it enables mutual
             TLS.
         insecure: whether another machine may send ROIs without TLS.
@@ -89,6 +94,10 @@ class CloudSettings(ProcessSettings):
     cache_size: int = Field(4096, ge=0)
     cache_ttl_s: float = Field(600.0, ge=0)
     grace_s: float = Field(20.0, ge=0)
+    offered_model: str = ""
+    offered_folder: Path | None = None
+    max_transfers: int = Field(4, ge=1, le=100)
+    transfer_timeout_s: float = Field(600.0, gt=0)
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None

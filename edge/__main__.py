@@ -27,6 +27,7 @@ from edge.dicom_out.overview import render as render_targets
 from edge.doctor import Level, examine
 from edge.errors import EdgeError, MissingPath, UnfitFolder
 from edge.job import Job
+from edge.models.commands import models_commands
 from edge.pipeline import read_and_report
 from edge.report.model import Report, Status
 from edge.report.overwrite import admission, require_readable, require_separate
@@ -450,6 +451,9 @@ def _failed(error: Exception) -> typer.Exit:
             return typer.Exit(ExitStatus.MISSING_PATH)
         case _:
             return typer.Exit(ExitStatus.FAILED)
+
+
+app.add_typer(models_commands(_settings, _failed), name="models")
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from edge.decide import decide
 from edge.escalation.client import OnSending, SecondReader, open_second_reader
 from edge.guarantee import for_roi_side
 from edge.pipeline import Pipeline
-from edge.reader import EdgeReader, Screening
+from edge.reader import EdgeReader, Screening, open_configured
 from edge.replay import decide_and_log
 from edge.report.model import Provenance
 from edge.report.pictures import draw_pictures
@@ -29,7 +29,6 @@ from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.selection import Preference, SeriesSummary
 from imaging.volume import Study
-from models.runtime.screener import open_screener
 from protos.deadline import Clock, Deadline
 
 
@@ -41,6 +40,7 @@ def open_pipeline(
     on_sending: OnSending = lambda _sending: None,
     clock: Clock = time.monotonic,
     reads_files: bool = True,
+    screening: Callable[[], Screening] | None = None,
 ) -> Iterator[Pipeline]:
     """Open a pipeline for all studies, with the model loaded and the channel to the cloud.
 
@@ -48,7 +48,7 @@ def open_pipeline(
 
     ``on_stage`` gets the name of each stage as it begins, ``on_sending`` what is about to be sent
     to a cloud. Each study is read in a child process; without ``reads_files`` there is none, and
-    the caller brings volumes.
+    the caller brings volumes. ``screening`` opens another model than that of the settings.
 
     Raises:
         BadSettings: a certificate cannot be read.
@@ -60,12 +60,7 @@ def open_pipeline(
         limits = ReadLimits(settings.read_memory_mb, settings.read_timeout_s)
         # first of all: its process loads its libraries while this one loads the model
         isolated = parts.enter_context(IsolatedReader(limits)) if reads_files else None
-        screener = open_screener(
-            settings.screening_model,
-            engine=settings.engine,
-            threads=settings.threads,
-            keys=settings.model_keys,
-        )
+        screener = (screening or partial(open_configured, settings))()
         second_reader = open_second_reader(settings, parts, clock, on_sending)
         pipeline = build_pipeline(settings, screener, second_reader, on_stage=on_stage, clock=clock)
         if isolated:

@@ -7,6 +7,7 @@ may run beside the agent. Run it as the agent's user.
 import json
 import os
 import shutil
+import sqlite3
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,9 @@ from edge.errors import EdgeError
 from edge.escalation.client import open_channel, start_health_check
 from edge.link.link import CONNECT_S
 from edge.link.tls import DIAGNOSE_S
-from edge.reader import EdgeReader
+from edge.models.choose import models_state, require_sound
+from edge.models.errors import NotPromotable, UpdatesOff
+from edge.reader import EdgeReader, open_configured
 from edge.report.model import Status
 from edge.rules.file import load_rules
 from edge.settings import EdgeSettings
@@ -41,7 +44,6 @@ from edge.trail.store import TrailStore
 from edge.trail.syslog import SyslogServer
 from edge.trail.verify import NoTrail, verify
 from models.runtime.errors import ModelError
-from models.runtime.screener import open_screener
 from process.endpoints import address_text, unbindable
 from process.tls import TlsFiles, diagnose, is_loopback
 
@@ -81,6 +83,7 @@ def examine(settings: EdgeSettings) -> list[Checked]:
         ("trail", lambda: _trail(folders, settings)),
         ("rules", lambda: _rules(settings)),
         ("model", lambda: _model(settings)),
+        ("models", lambda: _fetched_models(settings, folders)),
         ("cloud", lambda: _clouds(settings)),
         ("receiving", lambda: _receiving(settings, folders)),
         ("targets", lambda: _targets(settings, folders)),
@@ -248,18 +251,35 @@ def _trail(folders: AgentFolders, settings: EdgeSettings) -> Results:
 
 
 def _model(settings: EdgeSettings) -> Results:
-    screener = open_screener(
-        settings.screening_model,
-        engine=settings.engine,
-        threads=settings.threads,
-        keys=settings.model_keys,
-    )
+    screener = open_configured(settings)
     yield Checked(Level.OK, "model", EdgeReader.of(screener).label)
     if screener.signed_by:
         yield Checked(Level.OK, "model", f"signed by {screener.signed_by}")
     else:
         text = "model_keys is not set: hashes are checked, and no signature"
         yield Checked(Level.NOTE, "model", text)
+
+
+def _fetched_models(settings: EdgeSettings, folders: AgentFolders) -> Results:
+    """Check the models that came from the cloud; what is wrong with the database was said."""
+    try:
+        state = models_state(settings, folders)
+    except (UpdatesOff, sqlite3.Error):
+        return
+    uses = {"active": state.choice.active, "previous": state.choice.previous,
+            "in shadow": state.choice.shadow}  # fmt: skip
+    for use, version in uses.items():
+        package = next((one for one in state.packages if one.version == version), None)
+        if not version:
+            continue
+        try:
+            if package is None:
+                raise NotPromotable(f"{version} is gone: fetch it again")
+            if package.engine:
+                require_sound(package, settings, folders)
+            yield Checked(Level.OK, "model", f"{use}: {version}, from the cloud")
+        except NotPromotable as error:
+            yield Checked(Level.WRONG, "model", f"{use}: {error}")
 
 
 def _clouds(settings: EdgeSettings) -> Results:

@@ -7,9 +7,11 @@ from typing import Protocol
 from edge.decide import Thresholds
 from edge.guarantee import Guarantee, guarantee_of_model
 from edge.merge import MergeWeights
+from edge.settings import EdgeSettings
 from imaging.preprocess import Preprocessed
 from models.runtime.detection import Candidate
-from models.runtime.screener import read_by
+from models.runtime.package import WEIGHTS
+from models.runtime.screener import Screener, open_screener, read_by
 
 
 class Screening(Protocol):
@@ -67,3 +69,14 @@ class EdgeReader:
     def screen(self, box: Preprocessed) -> tuple[Candidate, ...]:
         """Return all candidates of the lung box, by falling score."""
         return tuple(self.screener.screen(box))
+
+
+def open_configured(settings: EdgeSettings) -> Screener:
+    """Open the screening model of the settings; errors as `open_screener`."""
+    return open_screener(
+        settings.screening_model,
+        engine=settings.engine,
+        threads=settings.threads,
+        keys=settings.model_keys,
+        folder=(settings.model_folder or WEIGHTS).absolute(),
+    )

@@ -110,8 +110,15 @@ class EdgeSettings(ProcessSettings):
         retry_pause_s: pause after the first failed retry of a pending read. It doubles up to 5
             minutes if the cloud did not respond, and up to an hour for a study that it refused.
         cloud_model: required major version of the cloud's model; empty for any.
+        model_folder: folder with the models and their manifest; None: the package's.
         model_keys: files of public keys, one of which must have signed the manifest of the models;
             empty: no signature is required.
+        fetch_models: whether the agent fetches the model that the cloud offers, and tries it in
+            shadow. It is never promoted by itself.
+        fetch_models_hours: time between two looks for a new model.
+        shadow_studies: studies that a model must have read in shadow before it may be promoted.
+        shadow_agreement: share of the findings of the active model that the new one must put
+            forward too, as a finding or to the cloud, before it may be promoted.
         engine: inference engine, or ``auto`` for the fastest that is correct.
         threads: threads of the inference engine; 0 for all cores.
         series: UID, number or description of the series to read; ``*`` and ``?`` stand for any
@@ -196,7 +203,12 @@ class EdgeSettings(ProcessSettings):
     cloud_model: str = ""
 
     screening_model: str = "screening-int8"
+    model_folder: Path | None = None
     model_keys: tuple[Path, ...] = ()
+    fetch_models: bool = False
+    fetch_models_hours: float = Field(default=24.0, gt=0, le=8760)
+    shadow_studies: int = Field(default=20, ge=1, le=500)
+    shadow_agreement: float = Field(default=0.95, gt=0, le=1)
     engine: str = "auto"
     threads: int = Field(default=0, ge=0)
     series: str = Field(default="", max_length=128, coerce_numbers_to_str=True)
@@ -384,6 +396,11 @@ class EdgeSettings(ProcessSettings):
         names = [target.name for target in self.targets]
         if twice := next((name for name in names if names.count(name) > 1), ""):
             raise ValueError(f"targets: two have the name {twice}, expected one name for each")
+        if self.fetch_models and (self.cloud is None or not self.model_keys):
+            raise ValueError(
+                "fetch_models requires cloud, and model_keys: only a signed model is taken from a"
+                " cloud; set model_keys to the public keys of who may sign models"
+            )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key must be set together")
         if (self.audit_syslog_cert is None) != (self.audit_syslog_key is None):

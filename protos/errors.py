@@ -5,6 +5,7 @@
     │   ├── InvalidRequest       a field is missing, out of range or out of order
     │   ├── TooLarge             more ROIs, voxels or bytes than the service accepts
     │   ├── ChecksumMismatch     voxels changed on the way; the only caller fault that is retried
+    │   ├── NothingOffered       a model is requested that the service does not offer
     │   └── VersionMismatch      the caller expects another model or contract
     ├── BusyFault                the service has too much to do now
     │   ├── DeadlineUnmeetable   the answer would be late; `estimate_s` is how long it would take
@@ -84,6 +85,10 @@ class VersionMismatch(CallerFault):
     words = "the cloud has another model or version"
 
 
+class NothingOffered(CallerFault):
+    """The service offers no model of this kind."""
+
+
 class BusyFault(OverreadError):
     """The service has too much to do now."""
 
@@ -150,6 +155,7 @@ TABLE: tuple[tuple[type[OverreadError], grpc.StatusCode], ...] = (
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (DeadlineUnmeetable, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (ChecksumMismatch, grpc.StatusCode.DATA_LOSS),
+    (NothingOffered, grpc.StatusCode.NOT_FOUND),
     (VersionMismatch, grpc.StatusCode.FAILED_PRECONDITION),
     (VersionMismatch, grpc.StatusCode.UNIMPLEMENTED),
     (Unreachable, grpc.StatusCode.UNAVAILABLE),

@@ -42,6 +42,28 @@ PRIORITY_ROUTINE: Priority.ValueType  # 1
 PRIORITY_STAT: Priority.ValueType  # 2
 Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
+class _PieceRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PieceRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PieceRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PIECE_ROLE_UNSPECIFIED: _PieceRole.ValueType  # 0
+    PIECE_ROLE_INT4: _PieceRole.ValueType  # 1
+    """the small form, which can be run at once"""
+    PIECE_ROLE_FINAL: _PieceRole.ValueType  # 2
+
+class PieceRole(_PieceRole, metaclass=_PieceRoleEnumTypeWrapper):
+    """Each piece is a residual (`models.runtime.residual`): of the INT4 file to nothing, then of the
+    final file to the INT4 file. A model without an INT4 form has one piece, to nothing.
+    """
+
+PIECE_ROLE_UNSPECIFIED: PieceRole.ValueType  # 0
+PIECE_ROLE_INT4: PieceRole.ValueType  # 1
+"""the small form, which can be run at once"""
+PIECE_ROLE_FINAL: PieceRole.ValueType  # 2
+Global___PieceRole: _TypeAlias = PieceRole  # noqa: Y015
+
 @_typing.final
 class ReadRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -439,3 +461,174 @@ class DescribeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
+
+@_typing.final
+class GetModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"screening" """
+    version: _builtins.str
+    """that the caller has; if it is offered, only its name is sent"""
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldPiece]:
+        """beginnings of pieces, of a transfer that was interrupted"""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        version: _builtins.str = ...,
+        held: _abc.Iterable[Global___HeldPiece] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "kind", b"kind", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetModelRequest: _TypeAlias = GetModelRequest  # noqa: Y015
+
+@_typing.final
+class HeldPiece(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.bytes
+    """of the whole piece"""
+    bytes: _builtins.int
+    """that the caller has of it"""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.bytes = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldPiece: _TypeAlias = HeldPiece  # noqa: Y015
+
+@_typing.final
+class GetModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFER_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def offer(self) -> Global___ModelOffer:
+        """first, and once"""
+
+    @_builtins.property
+    def chunk(self) -> Global___ModelChunk: ...
+    def __init__(
+        self,
+        *,
+        offer: Global___ModelOffer | None = ...,
+        chunk: Global___ModelChunk | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "offer", b"offer", "response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "offer", b"offer", "response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["offer", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_response: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_response) -> _WhichOneofReturnType_response | None: ...
+
+Global___GetModelResponse: _TypeAlias = GetModelResponse  # noqa: Y015
+
+@_typing.final
+class ModelOffer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MANIFEST_FIELD_NUMBER: _builtins.int
+    SIGNATURES_FIELD_NUMBER: _builtins.int
+    PIECES_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """of the package: `models.runtime.package`"""
+    name: _builtins.str
+    """of the artifact in the manifest"""
+    manifest: _builtins.bytes
+    """manifest.toml, as it was signed"""
+    signatures: _builtins.bytes
+    """manifest.sig"""
+    @_builtins.property
+    def pieces(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelPiece]: ...
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        name: _builtins.str = ...,
+        manifest: _builtins.bytes = ...,
+        signatures: _builtins.bytes = ...,
+        pieces: _abc.Iterable[Global___ModelPiece] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "name", b"name", "pieces", b"pieces", "signatures", b"signatures", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelOffer: _TypeAlias = ModelOffer  # noqa: Y015
+
+@_typing.final
+class ModelPiece(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    role: Global___PieceRole.ValueType
+    bytes: _builtins.int
+    sha256: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        role: Global___PieceRole.ValueType = ...,
+        bytes: _builtins.int = ...,
+        sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "role", b"role", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelPiece: _TypeAlias = ModelPiece  # noqa: Y015
+
+@_typing.final
+class ModelChunk(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIECE_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    piece: _builtins.int
+    """index in the offer"""
+    offset: _builtins.int
+    """of the first byte in the piece"""
+    data: _builtins.bytes
+    """at most 64 KiB"""
+    def __init__(
+        self,
+        *,
+        piece: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "offset", b"offset", "piece", b"piece"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelChunk: _TypeAlias = ModelChunk  # noqa: Y015

@@ -44,6 +44,11 @@ class OverreadStub:
                 request_serializer=protos_dot_overread__pb2.DescribeRequest.SerializeToString,
                 response_deserializer=protos_dot_overread__pb2.DescribeResponse.FromString,
                 _registered_method=True)
+        self.GetModel = channel.unary_stream(
+                '/overread.v1.Overread/GetModel',
+                request_serializer=protos_dot_overread__pb2.GetModelRequest.SerializeToString,
+                response_deserializer=protos_dot_overread__pb2.GetModelResponse.FromString,
+                _registered_method=True)
 
 
 class OverreadServicer:
@@ -74,6 +79,15 @@ class OverreadServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetModel(self, request, context):
+        """Sends a model for the edge: an offer, then what the caller lacks of its pieces, in order. A
+        service that offers none fails with NothingOffered. Nothing is in a response that the caller
+        may use unchecked: the manifest is signed, and has the SHA-256 of each model file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OverreadServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -86,6 +100,11 @@ def add_OverreadServicer_to_server(servicer, server):
                     servicer.Describe,
                     request_deserializer=protos_dot_overread__pb2.DescribeRequest.FromString,
                     response_serializer=protos_dot_overread__pb2.DescribeResponse.SerializeToString,
+            ),
+            'GetModel': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetModel,
+                    request_deserializer=protos_dot_overread__pb2.GetModelRequest.FromString,
+                    response_serializer=protos_dot_overread__pb2.GetModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -142,6 +161,33 @@ class Overread:
             '/overread.v1.Overread/Describe',
             protos_dot_overread__pb2.DescribeRequest.SerializeToString,
             protos_dot_overread__pb2.DescribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/overread.v1.Overread/GetModel',
+            protos_dot_overread__pb2.GetModelRequest.SerializeToString,
+            protos_dot_overread__pb2.GetModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -31,9 +31,9 @@ from edge.dicom_out.targets import open_target
 from edge.drift.keeper import ALONE, DriftKeeper
 from edge.drift.monitor import DriftMonitor
 from edge.escalation.client import Escalator, NoSecondReader, SecondReader
-from edge.guarantee import NOT_CALIBRATED
 from edge.job import Job
 from edge.link.estimate import LinkEstimate
+from edge.models.live import LiveModels, fetching
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.report.model import Report
 from edge.rules.file import load_rules
@@ -124,18 +124,20 @@ def run_agent(
         metrics = telemetry.serve(settings, {"main loop": pulse.problem}, ready)
         if (address := held.enter_context(metrics)) is not None:
             log.info("metrics served", address=address)
-        model, guarantee, alone = "", NOT_CALIBRATED, ALONE
+        models: LiveModels | None = None
         if read is None:
+            models = LiveModels(settings, folders, clock)
             opened = open_pipeline(
                 settings,
                 on_stage=lambda _stage: pulse.beat(),
                 on_sending=lambda sending: store.trail.record(Event.SENT, **asdict(sending)),
                 clock=clock,
+                screening=models.open_active,
             )
             pipeline = held.enter_context(opened)
-            read, second = partial(_read, pipeline), second or pipeline.second_reader
-            model, guarantee = pipeline.reader.label, pipeline.provenance.guarantee
-            alone = pipeline.reader.thresholds.alone
+            models.attach(pipeline)
+            held.enter_context(fetching(settings, folders))
+            read, second = models.reading(_read), second or pipeline.second_reader
             if settings.cloud is not None:
                 telemetry.set_expiries(settings.tls.expiries())
         second = second or NoSecondReader()
@@ -143,10 +145,7 @@ def run_agent(
         estimate = second.estimate_now if isinstance(second, Escalator) else second.estimate
         telemetry.observe_link(estimate)
         clouds = partial(_links, settings, second)
-        page = serve_status(
-            settings, state, drift, model=model, guarantee=guarantee, links=clouds,
-            alive=pulse.problem,
-        )  # fmt: skip
+        page = serve_status(settings, state, drift, live=models, links=clouds, alive=pulse.problem)
         if (url := held.enter_context(page)) is not None:
             log.info("status page served", url=url)
         held.enter_context(draining(stop))
@@ -166,12 +165,13 @@ def run_agent(
         opening.clear()
         # opened last: at the end nothing comes in any more before the other parts are closed
         receivers.append(held.enter_context(receiving(settings, folders.inbox, telemetry)))
+        model = models.label if models else ""
         log.info("agent started", **description(settings), model=model)
         record_start(store.trail, settings, model, stop)
         while True:
-            make = partial(_main_loop, settings, folders, store, read, second)
+            make = partial(_main_loop, settings, folders, store, read, second, models)
             try:
-                make(alone, telemetry, clock, stop, rules).work(pulse.beat)
+                make(telemetry, clock, stop, rules).work(pulse.beat)
                 break
             except (LostDatabase, sqlite3.DatabaseError) as error:
                 if not isinstance(error, LostDatabase) and not is_damage(error):
@@ -206,14 +206,15 @@ def _main_loop(
     store: StudyStore,
     read: ReadStudy,
     second: SecondReader,
-    alone: float,
+    models: LiveModels | None,
     telemetry: Telemetry,
     clock: Callable[[], float],
     stop: threading.Event,
     rules: Rules,
 ) -> MainLoop:
-    """Connect the parts around an open database; ``alone`` is the edge's own threshold."""
-    budget, keeper = RetryBudget.of(settings), DriftKeeper(store, folders.outbox, alone)
+    """Connect the parts around an open database; without ``models`` the model never changes."""
+    budget = RetryBudget.of(settings)
+    keeper = DriftKeeper(store, folders.outbox, lambda: models.alone if models else ALONE)
 
     def on_amended(report: Report) -> None:
         telemetry.count_amendment(report)
@@ -242,7 +243,8 @@ def _main_loop(
     retention = Retention(folders, store, settings, telemetry.count_removal, clock)
     priority = priority_of(rules, Priority(settings.priority))
     parts = (process, amender, keeper, retention, telemetry, settings, stop, clock, priority)
-    return MainLoop(folders, store, inbox, *parts)
+    between = models.run_once if models else lambda _waiting: False
+    return MainLoop(folders, store, inbox, *parts, between=between)
 
 
 def _read(pipeline: Pipeline, job: Job, persist: PersistPending) -> StudyResult:

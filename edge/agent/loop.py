@@ -47,6 +47,7 @@ class MainLoop:
         stop: ends the work when it is set.
         clock: monotonic, in seconds.
         priority_of: how urgent the study in a folder is; called once for each study.
+        between: called between two studies, with whether one waits; returns whether it had work.
     """
 
     def __init__(
@@ -63,11 +64,12 @@ class MainLoop:
         stop: threading.Event,
         clock: Callable[[], float],
         priority_of: Callable[[Path], Priority] = lambda _source: Priority.ROUTINE,
+        between: Callable[[bool], bool] = lambda _waiting: False,
     ) -> None:
         self._folders, self._store, self._inbox = folders, store, inbox
         self._priority_of, self._priorities = priority_of, dict[str, Priority]()
         self._process, self._amender, self._telemetry = process, amender, telemetry
-        self._keeper, self._retention = keeper, retention
+        self._keeper, self._retention, self._between = keeper, retention, between
         self._settings, self._stop = settings, stop
         # A study that an earlier process claimed has its budget from now on: the clock of that
         # process is not known here.
@@ -128,7 +130,8 @@ class MainLoop:
         due = self._in_a_row % AMEND_EVERY == 0 or self._amender.over_limit
         amends = due and self._amender.run_once()
         notes = due and self._keeper.run_once()
-        busy = bool(waiting) or amends or notes or self._retention.run_once()
+        updates = due and self._between(bool(waiting))
+        busy = bool(waiting) or amends or notes or updates or self._retention.run_once()
         if not busy:
             self._store.write_log()  # now, so that no report has to wait for it
         if full is not None and not busy:

@@ -1,6 +1,7 @@
 """Note the observations of new reports; the main loop calls it while it is idle."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -21,10 +22,12 @@ class DriftKeeper:
     """Notes one observation at a time, until there is one for each report.
 
     Args:
-        alone: the score from which the edge by itself reports a candidate.
+        alone: gives the score from which the edge by itself reports a candidate.
     """
 
-    def __init__(self, store: StudyStore, outbox: Path, alone: float = ALONE) -> None:
+    def __init__(
+        self, store: StudyStore, outbox: Path, alone: Callable[[], float] = lambda: ALONE
+    ) -> None:
         self._store, self._outbox, self._alone = store, outbox, alone
         self._due: list[tuple[str, str, str]] = []
         self._may_be_due = True
@@ -53,7 +56,7 @@ class DriftKeeper:
         """Return what a report shows; nothing if it is gone, or of another study."""
         try:
             report = json.loads((self._outbox / name / "report.json").read_bytes())
-            return observe(key, report if report["study_key"] == key else None, self._alone)
+            return observe(key, report if report["study_key"] == key else None, self._alone())
         except OSError:
             return Observation(key)
         except (ValueError, KeyError, TypeError, AttributeError):

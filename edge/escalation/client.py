@@ -331,19 +331,21 @@ def start_health_check(
     return HealthCheck(fault, call.cancel)
 
 
-def open_channel(address: str, settings: EdgeSettings) -> grpc.Channel:
+def open_channel(address: str, settings: EdgeSettings, *, alone: bool = False) -> grpc.Channel:
     """Open a channel to ``HOST:PORT``: plain, TLS or mutual TLS. It connects on first use.
 
-    Log certificates that expire soon.
+    Channels to one address share a connection, except one that is ``alone``. Certificates that
+    expire soon are logged.
 
     Raises:
         BadSettings: a certificate or key cannot be used.
     """
+    options = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", int(alone)))
     if settings.tls_ca is None:
-        return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return grpc.insecure_channel(address, options=options)
     if problems := check_credentials(settings):
         raise BadSettings("; ".join(problems))
     for warning in settings.tls.warnings():
         log.warning("a certificate expires soon", reason=warning)
     credentials = grpc.ssl_channel_credentials(*settings.tls.contents())
-    return grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+    return grpc.secure_channel(address, credentials, options=options)

@@ -36,6 +36,7 @@ from edge.status.deliveries import Deliveries
 from edge.status.guard import LOGIN, REPORT_POLICY, Guard
 from edge.status.login import SESSION_S, Door, Visitor
 from edge.status.logins import LoginTrail
+from edge.status.models import ModelsView
 from edge.status.outlines import outline_on
 from edge.status.state import Json, SiteState, StudyRow
 from edge.status.volumes import Volumes, Voxels
@@ -61,6 +62,7 @@ class Sources:
         links: what to expect of each cloud by its address, without waiting.
         alive: what is wrong with the main loop, empty for nothing.
         deliveries: None where results are not sent anywhere.
+        models: None where the model never changes.
     """
 
     state: SiteState
@@ -71,6 +73,7 @@ class Sources:
     links: Callable[[], Mapping[str, LinkEstimate]]
     alive: Callable[[], str] = lambda: ""
     deliveries: Deliveries | None = None
+    models: ModelsView | None = None
 
 
 def application(sources: Sources, door: Door, *, secure: bool) -> Guard:
@@ -86,6 +89,8 @@ def application(sources: Sources, door: Door, *, secure: bool) -> Guard:
             Route("/logout", pages.log_out, methods=["POST"]),
             Route("/requeue", pages.requeue, methods=["POST"]),
             Route("/resend", pages.resend, methods=["POST"]),
+            Route("/models/promote", pages.promote_model, methods=["POST"]),
+            Route("/models/rollback", pages.roll_model_back, methods=["POST"]),
             Route("/drift", pages.drift, methods=["GET"]),
             Route(study, pages.study, methods=["GET"]),
             Route(f"{study}/view", pages.viewer, methods=["GET"]),
@@ -181,14 +186,16 @@ class Pages:
         state, number = self._from.state, _page(request)
         rows = state.latest(PER_PAGE + 1, skip=(number - 1) * PER_PAGE)
         refused = state.refused()
-        deliveries = self._from.deliveries
+        deliveries, models = self._from.deliveries, self._from.models
         return self._render(
             request,
             "overview.html.j2",
             version=version("overread"),
             started=self._started,
-            model=self._from.model,
-            guarantee=self._from.guarantee,
+            model=models.label if models else self._from.model,
+            guarantee=models.guarantee if models else self._from.guarantee,
+            models=models,
+            state=models.state() if models else None,
             problem=self._from.alive(),
             arriving=state.arriving(),
             unfinished=state.unfinished(),
@@ -241,6 +248,25 @@ class Pages:
             raise HTTPException(409, f"It cannot be sent again: {error}.") from error
         log.info("results are sent again", study_key=study.key, target=target, by=_name(request))
         return RedirectResponse("/?note=resent", 303)
+
+    def promote_model(self, request: Request) -> Response:
+        """Make the model in shadow the active one."""
+        version = request.state.form.get("version", "")
+        self._change_model(lambda models: models.promote(version, _name(request)))
+        return RedirectResponse("/?note=promoted", 303)
+
+    def roll_model_back(self, request: Request) -> Response:
+        """Make the previous model the active one again."""
+        self._change_model(lambda models: models.roll_back(_name(request)))
+        return RedirectResponse("/?note=rolled-back", 303)
+
+    def _change_model(self, change: Callable[[ModelsView], None]) -> None:
+        if (models := self._from.models) is None:
+            raise HTTPException(404, "The model of this agent does not change.")
+        try:
+            change(models)
+        except EdgeError as error:
+            raise HTTPException(409, f"The model stays: {error}.") from error
 
     def _dead(self) -> list[tuple[Any, StudyRow | None]]:
         deliveries, state = self._from.deliveries, self._from.state

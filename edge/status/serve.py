@@ -7,9 +7,11 @@ from edge.agent.folders import AgentFolders
 from edge.drift.monitor import DriftMonitor
 from edge.guarantee import NOT_CALIBRATED, Guarantee
 from edge.link.estimate import LinkEstimate
+from edge.models.live import LiveModels
 from edge.settings import EdgeSettings
 from edge.status.deliveries import Deliveries, StoredDeliveries
 from edge.status.login import Door, Password
+from edge.status.models import ModelsView
 from edge.status.pages import Sources, application
 from edge.status.state import SiteState
 from edge.status.volumes import Volumes
@@ -40,6 +42,7 @@ def serve_status(
     links: Callable[[], Mapping[str, LinkEstimate]] = dict,
     alive: Callable[[], str] = lambda: "",
     deliveries: Deliveries | None = None,
+    live: LiveModels | None = None,
 ) -> Iterator[str | None]:
     """Serve the status page while entered; yield its URL, None if it is off.
 
@@ -55,7 +58,8 @@ def serve_status(
     volumes = Volumes(state, settings)
     if deliveries is None and settings.targets:
         deliveries = StoredDeliveries(settings)
-    sources = Sources(state, volumes, drift, model, guarantee, links, alive, deliveries)
+    models = None if live is None else ModelsView(settings, live)
+    sources = Sources(state, volumes, drift, model, guarantee, links, alive, deliveries, models)
     try:
         with serving(application(sources, door, secure=at.encrypted), at, "status page") as url:
             yield url

@@ -28,6 +28,7 @@ USER_AUTHENTICATION: Code = ("110114", "User Authentication")
 START: Code = ("110120", "Application Start")
 STOP: Code = ("110121", "Application Stop")
 LOGIN: Code = ("110122", "Login")
+SOFTWARE_CONFIGURATION: Code = ("110131", "Software Configuration")
 RECORDING_STARTED: Code = ("110134", "Audit Recording Started")
 APPLICATION: Code = ("110150", "Application")
 DESTINATION: Code = ("110152", "Destination Role ID")
@@ -79,11 +80,24 @@ _KINDS: Mapping[str, _Kind] = {
     Event.STUDY_REMOVED: _Kind(STUDY_DELETED, "D"),
     Event.REPORT_REMOVED: _Kind(ACCESSED, "D"),
     Event.REMOVAL_FAILED: _Kind(STUDY_DELETED, "D"),
+    **dict.fromkeys(
+        (
+            Event.MODEL_FETCHED,
+            Event.MODEL_REFUSED,
+            Event.MODEL_SHADOWED,
+            Event.MODEL_PROMOTED,
+            Event.MODEL_ROLLED_BACK,
+            Event.MODEL_REPLACED,
+        ),
+        _Kind(SECURITY_ALERT, "E", (SOFTWARE_CONFIGURATION,)),
+    ),
 }
 _OUTCOMES: Mapping[str, str] = {
     Event.CONTINUED: OUTCOME_SERIOUS,
     Event.REJECTED: OUTCOME_MINOR,
     Event.REMOVAL_FAILED: OUTCOME_MINOR,
+    Event.MODEL_REFUSED: OUTCOME_MINOR,
+    Event.MODEL_REPLACED: OUTCOME_SERIOUS,
 }
 
 

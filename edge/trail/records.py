@@ -42,6 +42,12 @@ class Event(StrEnum):
     STUDY_REMOVED = "study removed"
     REPORT_REMOVED = "report removed"
     REMOVAL_FAILED = "removal failed"
+    MODEL_FETCHED = "model fetched"
+    MODEL_REFUSED = "model refused"
+    MODEL_SHADOWED = "model in shadow"
+    MODEL_PROMOTED = "model promoted"
+    MODEL_ROLLED_BACK = "model rolled back"
+    MODEL_REPLACED = "model replaced"  # the active one cannot be opened
 
 
 @dataclass(frozen=True)

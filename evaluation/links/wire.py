@@ -2,8 +2,9 @@
 
 A phantom gets a header full of distinctive values, UIDs of its own, and a folder named after its
 patient. A real agent reads it with a real cloud process, in plain gRPC through a proxy that keeps
-all bytes: health checks, an escalation, and retries that amend the report. None of the values may
-be in the bytes, in the decoded headers or in the decoded messages, in either direction.
+all bytes: health checks, an escalation, retries that amend the report, and a new model for the
+edge. None of the values may be in the bytes, in the decoded headers or in the decoded messages, in
+either direction.
 """
 
 import base64
@@ -30,6 +31,8 @@ from evaluation.common.tables import columns_table
 from evaluation.errors import ServiceFailed
 from evaluation.links.proxy import proxied
 from evaluation.links.trace import Conditions, steady
+from models.runtime.artifacts import WEIGHTS
+from models.runtime.signatures import MANIFEST, make_keys, sign
 from process.tracing import TRACEPARENT
 from protos import overread_pb2 as pb
 
@@ -41,15 +44,19 @@ LIMIT_S = 900.0
 ROOT = "1.2.826.0.1.3680043.8.498.5550199"
 """Beginning of all UIDs of the study."""
 SITE = "wire-test-site"
+OFFERED = "screening-small-int8"
+"""The model that the cloud offers: another one than the agent's."""
 
 SERVICE = "/overread.v1.Overread"
 REQUESTS: Mapping[str, type[Message]] = {
     f"{SERVICE}/Read": pb.ReadRequest,
     f"{SERVICE}/Describe": pb.DescribeRequest,
+    f"{SERVICE}/GetModel": pb.GetModelRequest,
 }
 RESPONSES: Mapping[str, type[Message]] = {
     f"{SERVICE}/Read": pb.ReadResponse,
     f"{SERVICE}/Describe": pb.DescribeResponse,
+    f"{SERVICE}/GetModel": pb.GetModelResponse,
 }
 
 PATIENT: Mapping[str, str] = {
@@ -129,12 +136,16 @@ def measure(work: Path, cache: Path) -> dict[str, Any]:
     values = {*make_study(study, cache), *PATIENT.values(), patient, str(work)}
     tap = Tap()
     traces = [work / "cloud.jsonl", work / "edge.jsonl"]
-    (config := work / "cloud.toml").write_text(f'trace_file = "{traces[0]}"\n')
+    models, key = sign_models(work / "models")
+    config = work / "cloud.toml"
+    config.write_text(
+        f'trace_file = "{traces[0]}"\noffered_model = "{OFFERED}"\noffered_folder = "{models}"\n'
+    )
     with (
         cloud_service(config=config) as cloud,
         proxied(cloud, steady(Conditions()), tap=tap) as proxy,
     ):
-        report = read_by_agent(work, proxy.address, patient)
+        report = read_by_agent(work, proxy.address, patient, models, key)
     heard = decode(tap)
     heard.texts += [text for path in traces for text in path.read_text().splitlines()]
     found = sorted(value for value in searched(values) if is_in(value, tap, heard))
@@ -177,8 +188,18 @@ def make_study(folder: Path, cache: Path) -> set[str]:
     return said
 
 
-def read_by_agent(work: Path, cloud: str, name: str) -> dict[str, Any]:
-    """Run an agent until the report of the study is final; return it."""
+def sign_models(folder: Path) -> tuple[Path, Path]:
+    """Sign the shipped models with a new key; return a folder with them, and the public key."""
+    private, public = make_keys(folder.parent, "wire")
+    folder.mkdir()
+    for file in (*WEIGHTS.glob("screening*.onnx"), WEIGHTS / MANIFEST):
+        (folder / file.name).symlink_to(file)
+    sign(folder, private)
+    return folder, public
+
+
+def read_by_agent(work: Path, cloud: str, name: str, models: Path, key: Path) -> dict[str, Any]:
+    """Run an agent until the report of the study is final and a model is fetched; return it."""
     settings = EdgeSettings(
         inbox=work / "inbox",
         outbox=work / "outbox",
@@ -191,6 +212,9 @@ def read_by_agent(work: Path, cloud: str, name: str) -> dict[str, Any]:
         poll_s=0.05,
         health_check_s=0.5,
         retry_pause_s=0.1,
+        model_folder=models,
+        model_keys=(key,),
+        fetch_models=True,
     )
     stop, failed = threading.Event(), list[BaseException]()
 
@@ -203,8 +227,13 @@ def read_by_agent(work: Path, cloud: str, name: str) -> dict[str, Any]:
     thread = threading.Thread(target=work_off, name="agent", daemon=True)
     thread.start()
     until = time.monotonic() + LIMIT_S
+
+    def is_done(report: dict[str, Any]) -> bool:
+        fetched = any((work / "state" / "models").glob(f"*/{OFFERED}.onnx"))
+        return report.get("status") == "final" and fetched
+
     try:
-        while (report := _report(work / "outbox" / name)).get("status") != "final":
+        while not is_done(report := _report(work / "outbox" / name)):
             if failed or report.get("status") == "rejected" or time.monotonic() > until:
                 why = failed or report.get("rejection") or "it takes too long"
                 raise ServiceFailed(f"the agent did not come to a final report: {why}")

@@ -9,6 +9,7 @@ import numpy as np
 
 from imaging.preprocess import Preprocessed
 from imaging.volume import UInt8Array
+from models.runtime.artifacts import WEIGHTS
 from models.runtime.detection import (
     Candidate,
     Peaks,
@@ -93,11 +94,19 @@ def read_by(version: str) -> str:
 
 
 def open_screener(
-    name: str, *, engine: str = AUTO, threads: int = 0, keys: tuple[Path, ...] = ()
+    name: str,
+    *,
+    engine: str = AUTO,
+    threads: int = 0,
+    keys: tuple[Path, ...] = (),
+    folder: Path = WEIGHTS,
 ) -> Screener:
-    """Open the screening artifact of that name; ``keys`` and errors as `open_as`."""
+    """Open the screening artifact of that name in ``folder``; ``keys`` and errors as `open_as`."""
     needed = {"calibration": 2}
-    return Screener(open_as("screening", name, needed, engine=engine, threads=threads, keys=keys))
+    session = open_as(
+        "screening", name, needed, engine=engine, threads=threads, keys=keys, folder=folder
+    )
+    return Screener(session)
 
 
 def padded(voxels: UInt8Array) -> UInt8Array:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.runtime import hardware
-from models.runtime.artifacts import Artifact, find
+from models.runtime.artifacts import WEIGHTS, Artifact, find
 from models.runtime.engines import LAYOUT, Outputs, Runner, start
 from models.runtime.errors import EngineUnavailable, ModelFailed, UnfitArtifact
 
@@ -95,18 +95,19 @@ def open_as(
     engine: str,
     threads: int,
     keys: tuple[Path, ...] = (),
+    folder: Path = WEIGHTS,
 ) -> Session:
     """Open the artifact of that name for a reader of ``kind``; errors as `open_session`.
 
     ``needed`` gives the settings that the reader needs, and the count of numbers of each. With
-    files of public ``keys``, one of them must have signed the manifest.
+    files of public ``keys``, one of them must have signed the manifest of ``folder``.
 
     Raises:
         UnknownArtifact: the manifest lacks it.
         UnfitArtifact: it is of another kind, or a setting is missing or invalid.
         UntrustedManifest, InvalidKey: see `models.runtime.artifacts.every`.
     """
-    artifact = find(name, keys=keys)
+    artifact = find(name, folder, keys)
     if artifact.kind != kind:
         raise UnfitArtifact(f"{name} is of kind {artifact.kind!r}, expected {kind!r}")
     for setting, count in needed.items():

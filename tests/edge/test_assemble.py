@@ -33,7 +33,7 @@ from tests.pki import make_pki
 
 @pytest.fixture(autouse=True)
 def _fixed_screener(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assemble, "open_screener", lambda *_, **__: FixedScreener(()))
+    monkeypatch.setattr(assemble, "open_configured", lambda *_, **__: FixedScreener(()))
 
 
 def test_the_log_records_every_decision() -> None:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from edge import assemble
 from edge.__main__ import ExitStatus, app
 from edge.report.folder import take_folder
+from edge.settings import EdgeSettings
 from edge.status.login import Password
 from imaging.errors import IncompleteSeries
 from imaging.preprocess import Preprocessed
@@ -57,11 +58,12 @@ def fixed_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def preprocess(_volume: Volume, _source: Path) -> Preprocessed:
         return box()
 
-    def open_screener(_name: str, *, engine: str, threads: int, keys: object) -> FixedScreener:  # noqa: ARG001 - the shape of the real one
-        return FixedScreener((0.95, 0.7, 0.05), engine=f"{engine}, {threads} threads")
+    def open_configured(settings: EdgeSettings) -> FixedScreener:
+        engine = f"{settings.engine}, {settings.threads} threads"
+        return FixedScreener((0.95, 0.7, 0.05), engine=engine)
 
     monkeypatch.setattr(assemble, "IsolatedReader", InThisProcess)
-    monkeypatch.setattr(assemble, "open_screener", open_screener)
+    monkeypatch.setattr(assemble, "open_configured", open_configured)
     monkeypatch.setattr(assemble, "read_study", read)
     monkeypatch.setattr(assemble, "preprocess", preprocess)
     yield

@@ -46,6 +46,6 @@ def _candidate(box: Preprocessed, place: Triple, score: float) -> Candidate:
 if __name__ == "__main__":
     proposed = json.loads(sys.argv.pop(1))
     scripted = ScriptedScreening([(tuple(place), score) for place, score in proposed])
-    edge.assemble.open_screener = lambda *_, **_given: scripted  # type: ignore[assignment] # a stand-in
+    edge.assemble.open_configured = lambda _settings: scripted  # type: ignore # a stand-in
     sys.argv.insert(1, "screen")
     edge.__main__.main()

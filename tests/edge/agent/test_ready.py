@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import structlog
 
-from edge import assemble
 from edge.agent.agent import STALLED_S, run_agent
 from edge.agent.ready import database_problem, folder_problem
 from edge.job import Job
+from edge.models import live
 from edge.pipeline import StudyResult
 from edge.settings import EdgeSettings, load_settings
 from edge.store.pending import PersistPending
@@ -55,7 +55,7 @@ def event(logs: Logs, name: str) -> Any:
 def test_the_agent_says_at_its_start_what_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assemble, "open_screener", lambda *_, **__: FixedScreener(()))
+    monkeypatch.setattr(live, "open_configured", lambda *_, **__: FixedScreener(()))
     config = tmp_path / "edge.toml"
     lines = [f'{name} = "{tmp_path / name}"' for name in ("inbox", "outbox", "state_dir")]
     config.write_text("\n".join([*lines, 'cloud = "127.0.0.1:1"', "metrics_port = 0"]))
@@ -86,7 +86,7 @@ def test_the_agent_is_ready_once_its_model_is_loaded(
         assert loaded.wait(60)
         return FixedScreener(())
 
-    monkeypatch.setattr(assemble, "open_screener", slowly)
+    monkeypatch.setattr(live, "open_configured", slowly)
     with running(settings_below(tmp_path)) as logs:
         address = event(logs, "metrics served")["address"]
         status, body = get(address, "/readyz")

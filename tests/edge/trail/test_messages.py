@@ -35,6 +35,12 @@ BY_EVENT: dict[Event, dict[str, Any]] = {
     Event.STUDY_REMOVED: {**IDS, "reason": "older than keep_done_days"},
     Event.REPORT_REMOVED: {**IDS, "reason": "older than keep_reports_days"},
     Event.REMOVAL_FAILED: {**IDS, "kind": "study"},
+    Event.MODEL_FETCHED: {"version": "1-2", "sha256": "00", "user": "agent"},
+    Event.MODEL_REFUSED: {"version": "1-2", "reason": "damaged", "user": "agent"},
+    Event.MODEL_SHADOWED: {"version": "1-2", "user": "agent"},
+    Event.MODEL_PROMOTED: {"version": "1-2", "previous": "", "user": "anna"},
+    Event.MODEL_ROLLED_BACK: {"version": "1-2", "to": "", "user": "anna"},
+    Event.MODEL_REPLACED: {"version": "1-2", "to": "", "reason": "damaged"},
 }
 
 

@@ -87,7 +87,7 @@ def test_names_are_searched_for_by_their_parts_too() -> None:
 
 
 def test_nothing_of_a_patient_crosses_to_a_real_cloud(tmp_path: Path) -> None:
-    """A real agent, model and cloud: health checks, an escalation, and retries that amend."""
+    """A real agent, model and cloud: health checks, an escalation, retries, and a new model."""
     result = measure(tmp_path / "work", tmp_path / "cache")
     assert result["found"] == []
     assert result["values"] > 250
@@ -102,6 +102,8 @@ def test_nothing_of_a_patient_crosses_to_a_real_cloud(tmp_path: Path) -> None:
     assert messages["ReadRequest header"] >= 2
     assert messages["ReadRequest roi"] > 6
     assert messages["ReadResponse verdict"] >= 1
+    assert messages["GetModelRequest kind"] == messages["GetModelResponse offer"] == 1
+    assert messages["GetModelResponse chunk"] > 2
     assert result["roi_bytes"] < result["bytes_up"] < 1.05 * result["roi_bytes"] + 100_000
     own = {name for name in result["headers"] if name.startswith("overread-")}
     assert own <= {

@@ -90,7 +90,7 @@ def test_shipped_artifacts_agree_on_both_engines(kind: str, precision: str) -> N
 @pytest.fixture
 def shelf(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The readers look for artifacts in this folder."""
-    monkeypatch.setattr(opened, "find", lambda name, keys: find(name, weights, keys))
+    monkeypatch.setattr(opened, "find", lambda name, _folder, keys: find(name, weights, keys))
     return weights
 
 

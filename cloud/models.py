@@ -1,0 +1,115 @@
+"""Sends a model for the edge to the sites, beside the verdicts and never in their way.
+
+Each transfer has one chunk on its way at a time, a few are open at once, and they pause while
+studies are open. A transfer that breaks off continues where it ended.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from cloud.settings import CloudSettings
+from models.runtime.package import SCREENING, WEIGHTS, Offer, open_offer
+from protos import overread_pb2 as pb
+from protos.errors import InvalidRequest, NothingOffered, Overloaded
+
+CHUNK_BYTES = 64 * 1024
+PAUSE_S = 0.02
+"""Between two chunks while studies are open: at most 3 MB/s for each transfer."""
+MOST_HELD = 64
+
+_log = structlog.get_logger(__name__)
+
+
+class ModelTransfers:
+    """The offered model, None for none, and the transfers that are open."""
+
+    def __init__(self, offer: Offer | None = None, most: int = 1, longest_s: float = 600.0) -> None:
+        self._offer, self._most, self._longest_s = offer, most, longest_s
+        self.open = 0
+
+    @classmethod
+    def of(cls, settings: CloudSettings) -> "ModelTransfers":
+        """Open the model that the settings offer; this takes seconds.
+
+        Raises:
+            ModelError: it cannot be offered; the message says why.
+        """
+        if not settings.offered_model:
+            return cls()
+        folder = settings.offered_folder or WEIGHTS
+        offer = open_offer(settings.offered_model, folder.absolute(), settings.model_keys)
+        sizes = {piece.role.name.lower(): len(piece.content) for piece in offer.pieces}
+        _log.info("model offered", model=offer.name, version=offer.version, bytes=sizes)
+        return cls(offer, settings.max_transfers, settings.transfer_timeout_s)
+
+    async def responses(
+        self, request: pb.GetModelRequest, site: str, is_busy: Callable[[], bool]
+    ) -> AsyncIterator[pb.GetModelResponse]:
+        """Yield the offer, then what the caller lacks of its pieces.
+
+        Raises:
+            NothingOffered: no model of this kind is offered.
+            Overloaded: too many transfers are open.
+            InvalidRequest: the request is wrong, or the transfer took too long.
+        """
+        offer = self._offer
+        if request.kind != SCREENING or offer is None:
+            raise NothingOffered(
+                f"no model of kind {request.kind!r} is offered here; the operator of the cloud"
+                " offers one with the setting offered_model"
+            )
+        if len(request.held) > MOST_HELD:
+            raise InvalidRequest(f"{len(request.held)} pieces held, expected at most {MOST_HELD}")
+        with self._counted():
+            if request.version == offer.version:
+                same = pb.ModelOffer(version=offer.version, name=offer.name)
+                yield pb.GetModelResponse(offer=same)
+                return
+            held = {piece.sha256: piece.bytes for piece in request.held}
+            loop, sent = asyncio.get_running_loop(), 0
+            until_s = loop.time() + self._longest_s
+            yield pb.GetModelResponse(offer=_encoded(offer))
+            for number, piece in enumerate(offer.pieces):
+                start = min(held.get(piece.sha256, 0), len(piece.content))
+                for at in range(start, len(piece.content), CHUNK_BYTES):
+                    if loop.time() > until_s:
+                        limit = f"{self._longest_s:g} s"
+                        raise InvalidRequest(f"the transfer took more than {limit}; continue it")
+                    data = piece.content[at : at + CHUNK_BYTES]
+                    # gRPC takes the next one when this one may be sent
+                    yield pb.GetModelResponse(
+                        chunk=pb.ModelChunk(piece=number, offset=at, data=data)
+                    )
+                    sent += len(data)
+                    await asyncio.sleep(PAUSE_S if is_busy() else 0)
+            _log.info("model sent", version=offer.version, site=site, bytes=sent)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        if self.open >= self._most:
+            raise Overloaded(f"{self.open} models are being sent, the limit is {self._most}")
+        self.open += 1
+        try:
+            yield
+        finally:
+            self.open -= 1
+
+
+def _encoded(offer: Offer) -> pb.ModelOffer:
+    return pb.ModelOffer(
+        version=offer.version,
+        name=offer.name,
+        manifest=offer.manifest,
+        signatures=offer.signatures,
+        pieces=[
+            pb.ModelPiece(
+                role=pb.PieceRole.ValueType(piece.role),
+                bytes=len(piece.content),
+                sha256=piece.sha256,
+            )
+            for piece in offer.pieces
+        ],
+    )

@@ -1,0 +1,205 @@
+"""How far a new model agrees with the active one: in one study, and over studies.
+
+Pure functions of what both networks found in the same lung box. The new model is measured by its
+own thresholds, which were fitted with it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge.decide import Thresholds
+from edge.findings import Finding
+from imaging.volume import Triple
+from models.runtime.detection import Candidate
+
+NEAR_MM = 5.0
+"""Two candidates are the same within this distance, or within half of the larger diameter."""
+MOST_ADDED = 0.5
+"""Findings a study that only the new model has, on average, at most."""
+MOST_REGIONS, MORE_REGIONS = 1.5, 2.0
+"""The new model may send so many times the regions of the active one, and so many more a study."""
+MOST_TIME = 1.5
+"""The new model may take so many times the time of the active one."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What one study showed.
+
+    Attributes:
+        findings: of the report, made with the active model.
+        kept: those that the new model puts forward too: as a finding, or to the cloud.
+        added: candidates that the new model alone puts forward as a finding.
+        regions_before, regions_after: uncertain candidates of both, which go to the cloud.
+        pairs: candidates that both have, and that one of them puts forward.
+        logit_median, logit_p95: of the differences of the logits of these; None without any.
+        before_s, after_s: time of both networks for the lung box.
+    """
+
+    findings: int
+    kept: int
+    added: int
+    regions_before: int
+    regions_after: int
+    pairs: int
+    logit_median: float | None
+    logit_p95: float | None
+    before_s: float
+    after_s: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What all studies showed together.
+
+    Attributes:
+        kept_share: part of the findings that the new model puts forward too; None without any.
+        added: findings a study of the new model alone.
+        logit_median, logit_p95: medians over the studies; None without any.
+        time_ratio: median over the studies; None without any.
+    """
+
+    studies: int = 0
+    findings: int = 0
+    kept: int = 0
+    kept_share: float | None = None
+    added: float = 0.0
+    regions_before: float = 0.0
+    regions_after: float = 0.0
+    logit_median: float | None = None
+    logit_p95: float | None = None
+    time_ratio: float | None = None
+
+    def problems(self, studies: int, least_share: float) -> list[str]:
+        """Return why the new model may not be promoted by itself; empty for nothing.
+
+        ``studies`` must have been compared, and ``least_share`` of the findings kept.
+        """
+        found = []
+        if self.studies < studies:
+            found.append(f"{self.studies} studies were compared, expected {studies}")
+        if self.kept_share is None:
+            found.append("no study with a finding was compared")
+        elif self.kept_share < least_share:
+            found.append(
+                f"it puts forward {self.kept} of {self.findings} findings"
+                f" ({100 * self.kept_share:.0f} %), expected {100 * least_share:g} %"
+            )
+        if self.added > MOST_ADDED:
+            found.append(
+                f"it has {self.added:.1f} findings a study of its own, at most {MOST_ADDED:g}"
+            )
+        most = MOST_REGIONS * self.regions_before + MORE_REGIONS
+        if self.regions_after > most:
+            found.append(
+                f"it sends {self.regions_after:.1f} regions a study, expected at most {most:.1f}"
+            )
+        if self.time_ratio is not None and self.time_ratio > MOST_TIME:
+            found.append(f"it takes {self.time_ratio:.1f} times as long, at most {MOST_TIME:g}")
+        return found
+
+
+def compare(
+    findings: Sequence[Finding],
+    before: Sequence[Candidate],
+    before_thresholds: Thresholds,
+    after: Sequence[Candidate],
+    after_thresholds: Thresholds,
+    before_s: float,
+    after_s: float,
+) -> Compared:
+    """Compare two readings of one lung box; both lists by falling score."""
+    put_before = [one for one in before if one.score >= before_thresholds.dismiss]
+    put_after = [one for one in after if one.score >= after_thresholds.dismiss]
+    kept = sum(_has(put_after, one.centre_mm, one.diameter_mm) for one in findings)
+    added = sum(
+        one.score >= after_thresholds.report
+        and not _has(put_before, one.centre_mm, one.diameter_mm)
+        for one in put_after
+    )
+    differences = [
+        abs(_logit(b.score) - _logit(a.score))
+        for b, a in _pairs(before, after)
+        if b.score >= before_thresholds.dismiss or a.score >= after_thresholds.dismiss
+    ]
+    middle, high = (
+        (round(float(np.median(differences)), 4), round(float(np.quantile(differences, 0.95)), 4))
+        if differences
+        else (None, None)
+    )
+    return Compared(
+        findings=len(findings),
+        kept=kept,
+        added=added,
+        regions_before=sum(one.score < before_thresholds.report for one in put_before),
+        regions_after=sum(one.score < after_thresholds.report for one in put_after),
+        pairs=len(differences),
+        logit_median=middle,
+        logit_p95=high,
+        before_s=round(before_s, 4),
+        after_s=round(after_s, 4),
+    )
+
+
+def agreement_of(compared: Sequence[Compared]) -> Agreement:
+    """Return what the studies show together."""
+    if not compared:
+        return Agreement()
+    findings, kept = sum(one.findings for one in compared), sum(one.kept for one in compared)
+
+    def mean(value: Callable[[Compared], float]) -> float:
+        return sum(map(value, compared)) / len(compared)
+
+    ratios = [one.after_s / one.before_s for one in compared if one.before_s > 0]
+    return Agreement(
+        studies=len(compared),
+        findings=findings,
+        kept=kept,
+        kept_share=kept / findings if findings else None,
+        added=mean(lambda one: one.added),
+        regions_before=mean(lambda one: one.regions_before),
+        regions_after=mean(lambda one: one.regions_after),
+        logit_median=_median([o.logit_median for o in compared if o.logit_median is not None]),
+        logit_p95=_median([o.logit_p95 for o in compared if o.logit_p95 is not None]),
+        time_ratio=_median(ratios),
+    )
+
+
+def _pairs(
+    before: Sequence[Candidate], after: Sequence[Candidate]
+) -> list[tuple[Candidate, Candidate]]:
+    """Return the candidates that both have, each in one pair; the strongest choose first."""
+    left, pairs = list(after), list[tuple[Candidate, Candidate]]()
+    for one in before:
+        near = [
+            other
+            for other in left
+            if _is_near(one.centre_mm, one.diameter_mm, other.centre_mm, other.diameter_mm)
+        ]
+        if near:
+            chosen = min(near, key=lambda other: math.dist(one.centre_mm, other.centre_mm))
+            left.remove(chosen)
+            pairs.append((one, chosen))
+    return pairs
+
+
+def _has(candidates: Sequence[Candidate], centre_mm: Triple, diameter_mm: float) -> bool:
+    return any(
+        _is_near(one.centre_mm, one.diameter_mm, centre_mm, diameter_mm) for one in candidates
+    )
+
+
+def _is_near(one: Triple, one_mm: float, other: Triple, other_mm: float) -> bool:
+    return math.dist(one, other) <= max(NEAR_MM, one_mm / 2, other_mm / 2)
+
+
+def _logit(score: float) -> float:
+    within = min(max(score, 1e-6), 1 - 1e-6)
+    return math.log(within / (1 - within))
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return float(np.median(values)) if values else None

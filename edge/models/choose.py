@@ -1,0 +1,177 @@
+"""Promote the model in shadow, or go back to the one before; and show where both stand.
+
+Commands and status page call this while the agent runs or not. The agent sees it between two
+studies.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from edge.agent.folders import AgentFolders
+from edge.models.agreement import Agreement, Compared, agreement_of
+from edge.models.errors import ModelUpdateError, NotPromotable
+from edge.models.fetch import require_owner
+from edge.models.folder import ModelFolders
+from edge.models.store import (
+    SHIPPED,
+    Choice,
+    Form,
+    ModelHook,
+    ModelStore,
+    StoredPackage,
+    open_models,
+)
+from edge.settings import EdgeSettings
+from models.runtime.errors import ModelError
+from models.runtime.package import Package
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class ShadowState:
+    """The model in shadow: how far it agrees with the active one, and what speaks against it.
+
+    ``agreement`` is of the file that may be promoted; while only the INT4 form is there it is of
+    that, and the first of the ``problems`` says so.
+    """
+
+    version: str
+    name: str
+    form: Form
+    agreement: Agreement
+    problems: tuple[str, ...]
+    compared: Sequence[Compared] = ()
+
+
+@dataclass(frozen=True)
+class ModelsState:
+    """Which models there are, and what each is used for."""
+
+    choice: Choice
+    packages: tuple[StoredPackage, ...]
+    shadow: ShadowState | None
+
+
+def models_state(settings: EdgeSettings, folders: AgentFolders) -> ModelsState:
+    """Return the state of all models.
+
+    Raises:
+        UpdatesOff: there is no database.
+        sqlite3.Error: it does not answer.
+    """
+    with open_models(folders) as store:
+        return _state(store, settings)
+
+
+def promote(
+    settings: EdgeSettings,
+    folders: AgentFolders,
+    *,
+    user: str,
+    version: str | None = None,
+    force: bool = False,
+    on_step: ModelHook = lambda _step, _durable: None,
+) -> str:
+    """Make the model in shadow, or another ``version``, the active one; return its version.
+
+    ``force`` does it although it agrees too little or was compared in too few studies.
+
+    Raises:
+        NotPromotable: there is none, it is incomplete or damaged, or something speaks against it.
+        UpdatesOff: this is not the agent's user, or there is no database.
+    """
+    require_owner(folders)
+    with open_models(folders, on_step) as store:
+        choice = store.choice()
+        chosen = version or choice.shadow
+        package = store.package(chosen) if chosen else None
+        if package is None:
+            known = ", ".join(one.version for one in store.packages()) or "none"
+            raise NotPromotable(f"no model {version or 'in shadow'}; there are: {known}")
+        if package.version == choice.active:
+            raise NotPromotable(f"{package.version} is active already")
+        found = require_sound(package, settings, folders)
+        agreement = agreement_of(store.compared(package.version, Form.FINAL, choice.active))
+        problems = agreement.problems(settings.shadow_studies, settings.shadow_agreement)
+        if problems and not force:
+            raise NotPromotable(f"{'; '.join(problems)}; --force promotes it even so")
+        facts: dict[str, Any] = {
+            "user": user,
+            "model": found.final.name,
+            "sha256": found.final.sha256,
+            "signed_by": found.signed_by,
+            "studies": agreement.studies,
+            "kept": agreement.kept,
+            "findings": agreement.findings,
+            "forced": bool(problems),
+            "against": problems,
+        }
+        store.promote(package.version, **facts)
+    log.info("model promoted", version=package.version, by=user, forced=bool(problems))
+    return package.version
+
+
+def roll_back(
+    settings: EdgeSettings,
+    folders: AgentFolders,
+    *,
+    user: str,
+    on_step: ModelHook = lambda _step, _durable: None,
+) -> str:
+    """Make the previous model the active one again; return its version, empty for the shipped one.
+
+    Raises:
+        NotPromotable: there is none, or it is damaged.
+        UpdatesOff: this is not the agent's user, or there is no database.
+    """
+    require_owner(folders)
+    with open_models(folders, on_step) as store:
+        previous = store.choice().previous
+        if previous:
+            package = store.package(previous)
+            if package is None:
+                raise NotPromotable(f"the previous model {previous} is gone")
+            require_sound(package, settings, folders)
+        store.roll_back(user=user)
+    log.info("model rolled back", to=previous or settings.screening_model, by=user)
+    return previous or SHIPPED
+
+
+def require_sound(package: StoredPackage, settings: EdgeSettings, folders: AgentFolders) -> Package:
+    """Return a package whose file is complete, sound and signed.
+
+    Raises:
+        NotPromotable: it is not.
+    """
+    if not package.engine:
+        raise NotPromotable(
+            f"{package.version}: only its INT4 form is here; fetch the rest: overread-edge models"
+            " fetch"
+        )
+    try:
+        folder = ModelFolders.of(folders).at(package.version)
+        found = folder.package(package.name, settings.model_keys)
+        found.final.stored()
+    except (ModelError, ModelUpdateError) as error:
+        raise NotPromotable(f"{package.version} cannot be used: {error}") from error
+    return found
+
+
+def _state(store: ModelStore, settings: EdgeSettings) -> ModelsState:
+    choice = store.choice()
+    package = store.package(choice.shadow) if choice.shadow else None
+    shadow = None
+    if package is not None:
+        compared = store.compared(package.version, package.form, choice.active)
+        agreement = agreement_of(compared)
+        problems = agreement.problems(settings.shadow_studies, settings.shadow_agreement)
+        if package.form is Form.INT4:
+            problems = ["only its INT4 form is here", *problems]
+        shadow = ShadowState(
+            package.version, package.name, package.form, agreement, tuple(problems), compared
+        )
+    return ModelsState(choice, tuple(store.packages()), shadow)

@@ -1,0 +1,371 @@
+"""The models of a running agent: the active one, and the one in shadow.
+
+The main loop calls `LiveModels.run_once` while it is between two studies. Then the active model may
+change, and the lung box of the last study is read once more with the model in shadow. That is done
+only while no study waits and none is in the inbox, so it is never in the way of a deadline; and
+after the report is out. One lung box is kept, that of the last study.
+"""
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+import structlog
+
+from edge.agent.folders import AgentFolders
+from edge.atomic_files import is_transient
+from edge.budget import LedgerEntry
+from edge.decide import Thresholds
+from edge.errors import EdgeError
+from edge.findings import Finding
+from edge.guarantee import Guarantee, for_roi_side
+from edge.job import Job
+from edge.models.agreement import compare
+from edge.models.errors import RefusedModel
+from edge.models.fetch import fetch
+from edge.models.folder import ModelFolders, artifact_of
+from edge.models.store import SHIPPED, Form, ModelStore, StoredPackage, open_models
+from edge.pipeline import Pipeline, StudyResult
+from edge.reader import EdgeReader, Screening, open_configured
+from edge.report.model import Assessment, Report
+from edge.settings import EdgeSettings
+from edge.store.pending import PersistPending
+from imaging.preprocess import Preprocessed
+from models.runtime.detection import Candidate
+from models.runtime.errors import EngineUnavailable, ModelError
+from models.runtime.screener import open_screener
+
+LOOK_S = 1.0
+"""The choice in the database is read at most once in this time."""
+MOST_FAILURES = 3
+"""After so many errors a model is not tried in shadow again by this process."""
+FIRST_PAUSE_S = 60.0
+"""Pause after the first fetch that failed; it doubles up to the time between two looks."""
+AUTO = "auto"
+"""The value of the setting ``engine`` that leaves the choice to the program."""
+AGENT = "agent"
+"""Who acts, in the audit trail, where no person does."""
+
+Reading = Callable[[Pipeline, Job, PersistPending], StudyResult]
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """The lung box of a study, and what the active model found in it."""
+
+    study_key: str
+    box: Preprocessed
+    candidates: tuple[Candidate, ...]
+    findings: tuple[Finding, ...]
+    thresholds: Thresholds
+    active: str
+    took_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Shadow:
+    """A model that is open beside the active one."""
+
+    version: str
+    form: Form
+    reader: EdgeReader
+
+
+class LiveModels:
+    """What an agent runs, and tries.
+
+    Use it as a screener to open first (`open_active`), then hand it the pipeline (`attach`).
+    """
+
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        folders: AgentFolders,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings, self._folders, self._clock = settings, folders, clock
+        self._active = SHIPPED
+        self._pipeline: Pipeline | None = None
+        self._shadow: _Shadow | None = None
+        self._seen: _Seen | None = None
+        self._failures: dict[tuple[str, Form], int] = {}
+        self._looked_s, self._is_wanted = float("-inf"), False
+
+    def open_active(self) -> Screening:
+        """Open the active model; one that cannot be opened is replaced, and the trail says so.
+
+        Raises:
+            ModelError: not even the model of the settings can be opened.
+        """
+        try:
+            with open_models(self._folders) as store:
+                return self._open_first(store)
+        except (sqlite3.Error, EdgeError, OSError) as error:
+            log.error("choice of models cannot be read, using screening_model", reason=str(error))
+        self._active = SHIPPED
+        return self._open(SHIPPED)
+
+    def attach(self, pipeline: Pipeline) -> None:
+        """Take the pipeline around the active model."""
+        self._pipeline = self._around(pipeline, pipeline.reader)
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The pipeline of the next study."""
+        assert self._pipeline is not None
+        return self._pipeline
+
+    @property
+    def label(self) -> str:
+        """Model, version and engine of the next study."""
+        return self.pipeline.provenance.edge_model
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """The most that the next report may guarantee."""
+        return self.pipeline.provenance.guarantee
+
+    @property
+    def alone(self) -> float:
+        """The score from which the active model reports without a second reading."""
+        return self.pipeline.reader.thresholds.alone
+
+    def reading(self, read: Reading) -> Callable[[Job, PersistPending], StudyResult]:
+        """Return ``read`` with the pipeline of the moment; it notes the lung box of each study."""
+
+        def read_and_note(job: Job, persist: PersistPending) -> StudyResult:
+            def persist_and_note(
+                report: Report, assessment: Assessment, reader: EdgeReader, box: Preprocessed
+            ) -> None:
+                persist(report, assessment, reader, box)
+                self._note(report, assessment, box)
+
+            return read(self.pipeline, job, persist_and_note)
+
+        return read_and_note
+
+    def run_once(self, waiting: bool) -> bool:
+        """Change the active model if that was decided, or read one lung box in shadow.
+
+        ``waiting`` says that a study waits: nothing is read in shadow then. Returns whether there
+        was something to do. Whatever goes wrong is logged, and harms no study.
+        """
+        try:
+            return self._run_once(waiting)
+        except sqlite3.Error as error:
+            if not is_transient(error):
+                log.warning("choice of models cannot be read", reason=str(error))
+        except Exception:  # whatever it is: the next study must be read
+            log.exception("model update failed")
+            self._seen = None
+        return False
+
+    def _run_once(self, waiting: bool) -> bool:
+        if self._clock() - self._looked_s < LOOK_S and (waiting or self._seen is None):
+            return False
+        self._looked_s = self._clock()
+        with open_models(self._folders) as store:
+            choice = store.choice()
+            if choice.active != self._active:
+                self._switch(store, choice.active)
+                return True
+            shadow = store.package(choice.shadow) if choice.shadow else None
+            self._is_wanted = shadow is not None
+            if shadow is None:
+                self._shadow = self._seen = None
+                return False
+            if waiting or self._seen is None or self._is_arriving():
+                return False
+            self._try(store, shadow, self._seen)
+            self._seen = None
+            return True
+
+    def _note(self, report: Report, assessment: Assessment, box: Preprocessed) -> None:
+        if not self._is_wanted:
+            return
+        took_s = next((one.took_s for one in report.ledger if _is_screening(one)), 0.0)
+        self._seen = _Seen(
+            report.study_key,
+            box,
+            tuple(one.candidate for one in assessment.plan.decisions),
+            assessment.merged.findings,
+            self.pipeline.reader.thresholds,
+            self._active,
+            took_s,
+        )
+
+    def _is_arriving(self) -> bool:
+        """Tell whether anything is in the inbox: its deadline may begin soon."""
+        return any(not name.startswith(".") for name in os.listdir(self._folders.inbox))
+
+    def _try(self, store: ModelStore, package: StoredPackage, seen: _Seen) -> None:
+        """Read a lung box with the model in shadow, and store how far it agrees."""
+        form = package.form
+        if self._failures.get((package.version, form), 0) >= MOST_FAILURES:
+            return
+        try:
+            shadow = self._opened(package, form)
+            began_s = time.perf_counter()
+            found = shadow.reader.screen(seen.box)
+            took_s = time.perf_counter() - began_s
+        except (ModelError, EdgeError, MemoryError) as error:
+            self._shadow = None
+            count = self._failures.get((package.version, form), 0) + 1
+            self._failures[package.version, form] = count
+            reason = f"{type(error).__name__}: {error}"
+            log.error("model in shadow failed", version=package.version, reason=reason)
+            if isinstance(error, RefusedModel) or count == MOST_FAILURES:
+                store.refuse(package.version, reason, AGENT)
+                ModelFolders.of(self._folders).at(package.version).remove()
+            return
+        thresholds = shadow.reader.thresholds
+        compared = compare(
+            seen.findings, seen.candidates, seen.thresholds, found, thresholds, seen.took_s, took_s
+        )
+        store.add_compared(package.version, form, seen.active, seen.study_key, compared)
+        log.info(
+            "model compared in shadow",
+            study_key=seen.study_key,
+            version=package.version,
+            form=form.value,
+            findings=compared.findings,
+            kept=compared.kept,
+            added=compared.added,
+        )
+
+    def _opened(self, package: StoredPackage, form: Form) -> _Shadow:
+        """Return the model in shadow, opened once."""
+        if self._shadow is None or (self._shadow.version, self._shadow.form) != (
+            package.version, form,
+        ):  # fmt: skip
+            self._shadow = None  # its memory first
+            reader = EdgeReader.of(self._open_package(package, form))
+            self._shadow = _Shadow(package.version, form, reader)
+            log.info("model in shadow", version=package.version, form=form.value)
+        return self._shadow
+
+    def _switch(self, store: ModelStore, version: str) -> None:
+        """Read the next studies with another model."""
+        shadow = self._shadow
+        try:
+            if shadow is not None and (shadow.version, shadow.form) == (version, Form.FINAL):
+                reader = shadow.reader
+            else:
+                reader = EdgeReader.of(self._open(version, store))
+        except (ModelError, EdgeError) as error:
+            log.error("model cannot be opened, the active one stays",
+                      version=version, reason=str(error))  # fmt: skip
+            store.replace_active(self._active, f"{type(error).__name__}: {error}")
+            return
+        self._active, self._shadow, self._seen = version, None, None
+        self._pipeline = self._around(self.pipeline, reader)
+        log.info("model changed", model=self.label)
+
+    def _around(self, pipeline: Pipeline, reader: EdgeReader) -> Pipeline:
+        """Return the pipeline around the active model; reports name the version of its package."""
+        label, screener = reader.label, reader.screener
+        if self._active != SHIPPED:
+            label = f"{screener.name} {self._active} ({screener.engine})"
+        guarantee = for_roi_side(reader.guarantee, self._settings.roi_side)
+        provenance = replace(pipeline.provenance, edge_model=label, guarantee=guarantee)
+        return replace(pipeline, reader=reader, provenance=provenance)
+
+    def _open_first(self, store: ModelStore) -> Screening:
+        """Open the active model, else the one before it, else that of the settings."""
+        choice, reason = store.choice(), ""
+        self._is_wanted = choice.shadow is not None
+        for version in dict.fromkeys((choice.active, choice.previous or SHIPPED, SHIPPED)):
+            try:
+                screener = self._open(version, store)
+                EdgeReader.of(screener)
+            except (ModelError, EdgeError) as error:
+                if version == SHIPPED:
+                    raise
+                reason = f"{type(error).__name__}: {error}"
+                log.error("active model cannot be opened", version=version, reason=reason)
+                continue
+            if version != choice.active:
+                log.error("another model is active now", version=version or "screening_model",
+                          instead_of=choice.active)  # fmt: skip
+                store.replace_active(version, reason)
+            self._active = version
+            return screener
+        raise AssertionError("the last one is returned, or its error raised")
+
+    def _open(self, version: str, store: ModelStore | None = None) -> Screening:
+        """Open a version; errors as `_open_package`, and those of the model of the settings."""
+        if version == SHIPPED:
+            return open_configured(self._settings)
+        package = store.package(version) if store else None
+        if package is None or not package.engine:
+            raise RefusedModel(f"model {version} is not complete: fetch it again")
+        return self._open_package(package, Form.FINAL)
+
+    def _open_package(self, package: StoredPackage, form: Form) -> Screening:
+        """Open a file of a package that was fetched.
+
+        Raises:
+            RefusedModel: nobody who is trusted signed it.
+            ModelError: the file is damaged, or cannot be run.
+        """
+        settings, folder = self._settings, ModelFolders.of(self._folders).at(package.version)
+        artifact = artifact_of(folder.package(package.name, settings.model_keys), form)
+        if artifact is None:
+            raise RefusedModel(f"model {package.version} has no {form.value} form")
+        found = package.engine if form is Form.FINAL else package.first_engine
+        opened = partial(
+            open_screener,
+            artifact.name,
+            threads=settings.threads,
+            keys=settings.model_keys,
+            folder=folder.path,
+        )
+        try:
+            return opened(engine=found if settings.engine == AUTO else settings.engine)
+        except EngineUnavailable:
+            if settings.engine != AUTO:
+                raise
+            return opened(engine=AUTO)  # the engine that its trial found is gone
+
+
+@contextmanager
+def fetching(settings: EdgeSettings, folders: AgentFolders) -> Iterator[None]:
+    """Fetch what the cloud offers, in a thread, while entered and if the settings say so."""
+    if not settings.fetch_models:
+        yield
+        return
+    stop = threading.Event()
+
+    def fetch_on() -> None:
+        every_s = 3600 * settings.fetch_models_hours
+        pause_s = min(FIRST_PAUSE_S, every_s)
+        while True:
+            try:
+                found = fetch(settings, folders, user=AGENT)
+                log.info("model looked for", version=found.version, new=found.new)
+                wait_s = every_s
+                pause_s = min(FIRST_PAUSE_S, every_s)
+            except Exception as error:  # the agent goes on, and it is tried again
+                log.warning("model not fetched", reason=f"{type(error).__name__}: {error}")
+                wait_s, pause_s = pause_s, min(2 * pause_s, every_s)
+            if stop.wait(wait_s):
+                return
+
+    thread = threading.Thread(target=fetch_on, name="models", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(1.0)  # a transfer that is not over is continued at the next start
+
+
+def _is_screening(entry: LedgerEntry) -> bool:
+    return entry.stage == "screen"

@@ -1,0 +1,306 @@
+"""Which model is active, which was before, which is in shadow; and what the shadow runs showed.
+
+One row of the agent's database, and a record of the audit trail in the same transaction: nothing
+is promoted without a record of who did it. Agent, commands and status page open it for each use.
+A lost database takes the choice with it: then the model of the settings is active.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from edge.agent.folders import DATABASE, AgentFolders
+from edge.models.agreement import Compared
+from edge.models.errors import NotPromotable, UpdatesOff
+from edge.store.database import BUSY_S, transaction
+from edge.trail.records import Event
+from edge.trail.store import TrailStore
+
+SHIPPED = ""
+"""Stands for the model of the setting ``screening_model`` in the package's own folder."""
+MOST_COMPARED = 1000
+"""Studies of one model whose comparison is kept; the oldest are removed."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS model_choice (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    active TEXT NOT NULL,
+    previous TEXT, -- NULL: there is none
+    shadow TEXT, -- NULL: there is none
+    changed TEXT NOT NULL,
+    changed_by TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS model_packages (
+    version TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    first_engine TEXT NOT NULL DEFAULT '', -- that runs the INT4 form; empty: it is not there
+    engine TEXT NOT NULL DEFAULT '', -- that runs the model; empty: it is not complete
+    rejected INTEGER NOT NULL DEFAULT 0, -- it was rolled back
+    fetched TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS model_compared (
+    version TEXT NOT NULL,
+    form TEXT NOT NULL, -- int4 or final
+    active TEXT NOT NULL, -- what it was compared with
+    study_key TEXT NOT NULL,
+    created TEXT NOT NULL,
+    findings INTEGER NOT NULL,
+    kept INTEGER NOT NULL,
+    added INTEGER NOT NULL,
+    regions_before INTEGER NOT NULL,
+    regions_after INTEGER NOT NULL,
+    pairs INTEGER NOT NULL,
+    logit_median REAL,
+    logit_p95 REAL,
+    before_s REAL NOT NULL,
+    after_s REAL NOT NULL,
+    PRIMARY KEY (version, form, active, study_key)
+);
+"""
+
+
+class ModelStep(Enum):
+    """A durable step of a model update."""
+
+    OFFERED = "offered"  # manifest and signatures are in its folder, checked
+    FIRST = "first"  # the INT4 form is in its folder
+    FINAL = "final"  # the model is in its folder
+    SHADOW = "shadow"  # it is tried in shadow
+    COMPLETE = "complete"  # it may be promoted
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled back"
+
+
+ModelHook = Callable[[ModelStep, bool], None]
+"""Called with each step twice: just before it is made durable (False) and just after (True)."""
+
+
+class Form(Enum):
+    """Which file of a package."""
+
+    INT4 = "int4"
+    FINAL = "final"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The versions in use; `SHIPPED` is that of the settings, None is none."""
+
+    active: str = SHIPPED
+    previous: str | None = None
+    shadow: str | None = None
+    changed: str = ""
+    changed_by: str = ""
+
+    @property
+    def versions(self) -> set[str]:
+        """All versions that are needed, without the shipped one."""
+        return {one for one in (self.active, self.previous, self.shadow) if one}
+
+
+@dataclass(frozen=True)
+class StoredPackage:
+    """What is known of a package that was fetched; an empty engine: that file is not there."""
+
+    version: str
+    name: str
+    first_engine: str
+    engine: str
+    rejected: bool
+    fetched: str
+
+    @property
+    def form(self) -> Form:
+        """The best file that is there."""
+        return Form.FINAL if self.engine else Form.INT4
+
+
+class ModelStore:
+    """Choice, packages and comparisons in an open database."""
+
+    def __init__(
+        self,
+        database: sqlite3.Connection,
+        folders: AgentFolders,
+        on_step: ModelHook = lambda _step, _durable: None,
+    ) -> None:
+        self._database, self._on_step = database, on_step
+        database.executescript(_SCHEMA)
+        self._trail = TrailStore(database, folders.trail)
+
+    def choice(self) -> Choice:
+        """Return which versions are in use."""
+        row = self._database.execute(
+            "SELECT active, previous, shadow, changed, changed_by FROM model_choice"
+        ).fetchone()
+        return Choice() if row is None else Choice(*row)
+
+    def package(self, version: str) -> StoredPackage | None:
+        """Return one package; None if it is not known."""
+        return next((one for one in self.packages() if one.version == version), None)
+
+    def packages(self) -> list[StoredPackage]:
+        """Return all packages, the last one first."""
+        rows = self._database.execute(
+            "SELECT version, name, first_engine, engine, rejected, fetched FROM model_packages"
+            " ORDER BY rowid DESC"
+        )
+        return [
+            StoredPackage(version, name, first, engine, bool(rejected), fetched)
+            for version, name, first, engine, rejected, fetched in rows
+        ]
+
+    def shadow(self, package: StoredPackage, **facts: Any) -> None:
+        """Store what is there of a package now, and try it in shadow."""
+        step = ModelStep.COMPLETE if package.engine else ModelStep.SHADOW
+        with self._step(step):
+            before = self.choice()
+            self._database.execute(
+                "INSERT INTO model_packages"
+                " (version, name, first_engine, engine, rejected, fetched)"
+                " VALUES (?, ?, ?, ?, 0, ?) ON CONFLICT (version) DO UPDATE SET"
+                " first_engine = excluded.first_engine, engine = excluded.engine, rejected = 0",
+                (package.version, package.name, package.first_engine, package.engine, _now()),
+            )
+            self._trail.record(Event.MODEL_FETCHED, version=package.version, **facts)
+            if package.version not in (before.shadow, before.active):
+                self._choose(replace(before, shadow=package.version), facts["user"])
+                self._trail.record(
+                    Event.MODEL_SHADOWED, version=package.version, user=facts["user"]
+                )
+
+    def promote(self, version: str, **facts: Any) -> None:
+        """Make a version the active one, from the next study on."""
+        with self._step(ModelStep.PROMOTED):
+            before = self.choice()
+            shadow = None if before.shadow == version else before.shadow
+            self._choose(Choice(version, before.active, shadow), facts["user"])
+            self._trail.record(
+                Event.MODEL_PROMOTED, version=version, previous=before.active, **facts
+            )
+
+    def roll_back(self, **facts: Any) -> None:
+        """Make the previous version the active one again; the other is not tried by itself again.
+
+        Raises:
+            NotPromotable: there is none.
+        """
+        with self._step(ModelStep.ROLLED_BACK):
+            before = self.choice()
+            if before.previous is None:
+                raise NotPromotable("there is no model to go back to: none was promoted")
+            self._reject(before.active)
+            self._choose(replace(before, active=before.previous, previous=None), facts["user"])
+            self._trail.record(
+                Event.MODEL_ROLLED_BACK, version=before.active, to=before.previous, **facts
+            )
+
+    def replace_active(self, version: str, reason: str) -> None:
+        """Make another version the active one because it cannot be opened."""
+        with transaction(self._database):
+            before = self.choice()
+            self._reject(before.active)
+            self._choose(replace(before, active=version, previous=None), "agent")
+            self._trail.record(
+                Event.MODEL_REPLACED, version=before.active, to=version, reason=reason
+            )
+
+    def refuse(self, version: str, reason: str, user: str) -> None:
+        """Record that what came was discarded; it is not in shadow any more."""
+        with transaction(self._database):
+            before = self.choice()
+            if before.shadow == version:
+                self._choose(replace(before, shadow=None), user)
+            if version not in (before.active, before.previous):
+                self._forget(version)
+            self._trail.record(Event.MODEL_REFUSED, version=version, reason=reason, user=user)
+
+    def forget(self, version: str) -> None:
+        """Forget a package whose files were removed, with its comparisons."""
+        with transaction(self._database):
+            self._forget(version)
+
+    def add_compared(
+        self, version: str, form: Form, active: str, study_key: str, compared: Compared
+    ) -> None:
+        """Store the comparison of one study."""
+        values = {"version": version, "form": form.value, "active": active,
+                  "study_key": study_key, "created": _now(), **asdict(compared)}  # fmt: skip
+        marks = ", ".join(f":{name}" for name in values)
+        with transaction(self._database):
+            self._database.execute(
+                f"INSERT OR REPLACE INTO model_compared ({', '.join(values)}) VALUES ({marks})",
+                values,
+            )
+            self._database.execute(
+                "DELETE FROM model_compared WHERE rowid IN (SELECT rowid FROM model_compared"
+                " WHERE version = ? ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
+                (version, MOST_COMPARED),
+            )
+
+    def compared(self, version: str, form: Form, active: str) -> list[Compared]:
+        """Return the comparisons of a version with the active one, the first study first."""
+        names = ", ".join(field.name for field in fields(Compared))
+        rows = self._database.execute(
+            f"SELECT {names} FROM model_compared WHERE version = ? AND form = ? AND active = ?"
+            " ORDER BY rowid",
+            (version, form.value, active),
+        )
+        return [Compared(*row) for row in rows]
+
+    @contextmanager
+    def _step(self, step: ModelStep) -> Iterator[None]:
+        self._on_step(step, False)
+        with transaction(self._database):
+            yield
+        self._on_step(step, True)
+
+    def _choose(self, choice: Choice, user: str) -> None:
+        """Store a choice; when and by whom is that of the active model."""
+        before = self.choice()
+        if before.active != choice.active:
+            changed = _now(), user
+        else:
+            changed = before.changed, before.changed_by
+        self._database.execute(
+            "INSERT OR REPLACE INTO model_choice VALUES (1, ?, ?, ?, ?, ?)",
+            (choice.active, choice.previous, choice.shadow, *changed),
+        )
+
+    def _reject(self, version: str) -> None:
+        self._database.execute(
+            "UPDATE model_packages SET rejected = 1 WHERE version = ?", (version,)
+        )
+
+    def _forget(self, version: str) -> None:
+        for table in ("model_packages", "model_compared"):
+            self._database.execute(f"DELETE FROM {table} WHERE version = ?", (version,))
+
+
+@contextmanager
+def open_models(
+    folders: AgentFolders, on_step: ModelHook = lambda _step, _durable: None
+) -> Iterator[ModelStore]:
+    """Open the store in the agent's database, which must exist.
+
+    Raises:
+        UpdatesOff: there is no database.
+        sqlite3.Error: it is damaged, or does not answer.
+    """
+    path: Path = folders.state / DATABASE
+    if not path.is_file():  # opening would make one, which may belong to another user
+        raise UpdatesOff(f"{path} is missing: start the agent, which makes it")
+    uri = f"{path.as_uri()}?mode=rw"
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_S)) as database:
+        database.row_factory = sqlite3.Row
+        database.execute("PRAGMA synchronous = FULL")
+        yield ModelStore(database, folders, on_step)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,125 @@
+"""Sending a model to the edges: an offer, its pieces, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.runtime.errors import UntrustedManifest
+from models.runtime.residual import apply_residual
+from protos import overread_pb2 as pb
+from protos.errors import Draining, NothingOffered, Overloaded, OverreadError
+from tests.cloud.running import make_roi, make_stream, read, run_cloud, typed, until
+from tests.edge.models.signed import SMALL, Signed, offering, responses_of, signed
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Signed:
+    return signed(tmp_path_factory.mktemp("hospital"))
+
+
+def asked(cloud: Any, **request: Any) -> list[pb.GetModelResponse]:
+    with cloud.stub() as stub, typed():
+        return list(stub.GetModel(pb.GetModelRequest(**request), timeout=60))
+
+
+def pieces(responses: list[pb.GetModelResponse]) -> list[bytes]:
+    """The content that the chunks give, each in its place."""
+    found = [b"" for _ in responses[0].offer.pieces]
+    for one in responses[1:]:
+        assert one.chunk.offset == len(found[one.chunk.piece])
+        assert len(one.chunk.data) <= 64 * 1024
+        found[one.chunk.piece] += one.chunk.data
+    return found
+
+
+def test_the_pieces_are_the_int4_file_and_what_makes_the_model_from_it(hospital: Signed) -> None:
+    with offering(hospital) as cloud:
+        sent = responses_of(cloud)
+    offer = sent[0].offer
+    assert offer.manifest == (hospital.folder / "manifest.toml").read_bytes()
+    assert offer.signatures == (hospital.folder / "manifest.sig").read_bytes()
+    contents = pieces(sent)
+    assert [hashlib.sha256(c).digest() for c in contents] == [p.sha256 for p in offer.pieces]
+    first = apply_residual(b"", contents[0])
+    assert first == (hospital.folder / "screening-int4.onnx").read_bytes()
+    final = (hospital.folder / "screening-int8.onnx").read_bytes()
+    assert apply_residual(first, contents[1]) == final
+
+
+def test_a_model_without_an_int4_form_is_one_piece(hospital: Signed) -> None:
+    with offering(hospital, SMALL) as cloud:
+        sent = responses_of(cloud)
+    (content,) = pieces(sent)
+    assert apply_residual(b"", content) == (hospital.folder / f"{SMALL}.onnx").read_bytes()
+
+
+def test_only_what_the_caller_lacks_is_sent(hospital: Signed) -> None:
+    with offering(hospital) as cloud:
+        whole = responses_of(cloud)
+        one, two = whole[0].offer.pieces
+        held = [
+            pb.HeldPiece(sha256=one.sha256, bytes=one.bytes),
+            pb.HeldPiece(sha256=two.sha256, bytes=100),
+            pb.HeldPiece(sha256=b"x" * 32, bytes=7),
+        ]
+        rest = asked(cloud, kind="screening", held=held)
+        same = asked(cloud, kind="screening", version=whole[0].offer.version)
+    assert sum(len(r.chunk.data) for r in rest) == two.bytes - 100
+    assert (rest[1].chunk.piece, rest[1].chunk.offset) == (1, 100)
+    assert len(same) == 1
+    assert not same[0].offer.manifest
+
+
+def refusal(cloud: Any, **request: Any) -> OverreadError:
+    with pytest.raises(OverreadError) as caught:
+        asked(cloud, **request)
+    return caught.value
+
+
+def test_without_an_offer_and_for_other_kinds_the_error_says_what_to_do(hospital: Signed) -> None:
+    with run_cloud() as cloud:
+        error = refusal(cloud, kind="screening")
+    assert isinstance(error, NothingOffered)
+    assert "offered_model" in error.reason
+    with offering(hospital) as cloud:
+        assert isinstance(refusal(cloud, kind="hybrid"), NothingOffered)
+
+
+def test_a_few_transfers_at_a_time_and_none_while_the_cloud_stops(hospital: Signed) -> None:
+    with offering(hospital, max_transfers=1) as cloud:
+        transfers = cloud.server._service._models
+        with transfers._counted():  # the model is small: a real one may end before the next begins
+            assert isinstance(refusal(cloud, kind="screening"), Overloaded)
+        assert len(asked(cloud, kind="screening")) > 2
+        assert transfers.open == 0
+        cloud.drain()
+        assert isinstance(refusal(cloud, kind="screening"), Draining)
+
+
+def test_a_caller_that_goes_away_gives_its_place_back(hospital: Signed) -> None:
+    with offering(hospital, max_transfers=1) as cloud, cloud.stub() as stub:
+        slow = stub.GetModel(pb.GetModelRequest(kind="screening"), timeout=60)
+        next(slow)
+        slow.cancel()
+        until(lambda: cloud.server._service._models.open == 0)
+        assert len(asked(cloud, kind="screening")) > 2
+
+
+def test_verdicts_come_while_a_model_is_sent(hospital: Signed) -> None:
+    with offering(hospital) as cloud, cloud.stub() as stub:
+        slow = stub.GetModel(pb.GetModelRequest(kind="screening"), timeout=60)
+        next(slow)
+        answers = read(cloud, make_stream(make_roi(1), make_roi(2)))
+        assert answers[-1].answered == 2
+        assert sum(1 for _ in slow) > 2
+
+
+def test_an_offer_that_no_edge_would_take_stops_the_start(tmp_path: Path) -> None:
+    one = signed(tmp_path)
+    (one.folder / "manifest.sig").unlink()
+    with pytest.raises(UntrustedManifest, match="overread-models sign"), offering(one):
+        pass

@@ -1,0 +1,150 @@
+"""Signed models that a cloud offers, an edge that may take them, and a cloud that lies."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from edge.agent.folders import DATABASE, AgentFolders
+from edge.models.store import ModelStore, open_models
+from edge.settings import EdgeSettings
+from edge.store.studies import StudyStore
+from edge.trail.files import records_after
+from edge.trail.records import TrailRecord
+from evaluation.recovery.agent import settings_in
+from models.runtime.artifacts import WEIGHTS
+from models.runtime.signatures import make_keys, sign
+from protos import overread_pb2 as pb
+from protos import overread_pb2_grpc
+from tests.cloud.running import MeanReader, RunningCloud, run_cloud
+
+NAME, SMALL = "screening-int8", "screening-small-int8"
+FILES = ("screening-int4.onnx", "screening-int8.onnx", "screening-small-int8.onnx")
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A folder of models that are offered, one as it is shipped, and the key of their signer."""
+
+    folder: Path
+    shipped: Path
+    key: Path
+    private: Path
+
+
+def refitted(manifest: str, share: float = 0.999) -> str:
+    """The manifest with another threshold of the shipped model: another version of it."""
+    pattern = r"(\[screening-int8\.settings\.thresholds\].*?\nalone = )([0-9.]+)"
+
+    def moved(found: re.Match[str]) -> str:
+        return f"{found[1]}{share * float(found[2]):.6f}"
+
+    changed, count = re.subn(pattern, moved, manifest, flags=re.DOTALL)
+    assert count == 1
+    return changed
+
+
+def signed(into: Path, edit: Callable[[str], str] = refitted) -> Signed:
+    """The shipped models with an edited manifest and as they are, signed with a new key."""
+    private, public = make_keys(into, "hospital")
+    folders = {"offered": edit, "shipped": str}
+    for name, change in folders.items():
+        folder = into / name
+        folder.mkdir(parents=True)
+        for file in FILES:
+            os.symlink(WEIGHTS / file, folder / file)
+        (folder / "manifest.toml").write_text(change((WEIGHTS / "manifest.toml").read_text()))
+        sign(folder, private)
+    return Signed(into / "offered", into / "shipped", public, private)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """The folders of an agent that was started once."""
+
+    root: Path
+    settings: EdgeSettings
+
+    def __post_init__(self) -> None:
+        self.folders.make()
+        with StudyStore(self.folders.state / DATABASE):
+            pass
+
+    @property
+    def folders(self) -> AgentFolders:
+        return AgentFolders.of(self.settings)
+
+    @property
+    def models(self) -> Path:
+        return self.folders.state / "models"
+
+    @contextmanager
+    def store(self) -> Iterator[ModelStore]:
+        with open_models(self.folders) as store:
+            yield store
+
+    def trail(self) -> list[TrailRecord]:
+        """All records of models, those that wait in the database too."""
+        with StudyStore(self.folders.state / DATABASE) as store:
+            store.trail.flush()
+        return [
+            one for one in records_after(self.folders.trail, 0) if one.event.startswith("model ")
+        ]
+
+
+def edge(root: Path, cloud: str, key: Path | None, **settings: Any) -> Edge:
+    """An edge with these settings."""
+    keys = () if key is None else (key,)
+    folder = key.parent / "shipped" if key is not None else None
+    given = {"cloud": cloud, "model_keys": keys, "model_folder": folder, **settings}
+    return Edge(root, settings_in(root).model_copy(update=given))
+
+
+@contextmanager
+def offering(one: Signed, name: str = NAME, **settings: Any) -> Iterator[RunningCloud]:
+    """A real cloud that offers a model."""
+    shape = (16, 16, 16)
+    with run_cloud(
+        MeanReader(roi_shape=shape), offered_model=name, offered_folder=one.folder, **settings
+    ) as cloud:
+        yield cloud
+
+
+@contextmanager
+def sending(
+    responses: Sequence[pb.GetModelResponse], then: grpc.StatusCode | None = None
+) -> Iterator[str]:
+    """A gRPC server that sends what it is told to, and ends so; its address."""
+
+    class Liar(overread_pb2_grpc.OverreadServicer):
+        def GetModel(  # noqa: N802 - named by the contract
+            self,
+            request: Any,  # noqa: ARG002 - not needed
+            context: Any,
+        ) -> Iterator[pb.GetModelResponse]:
+            yield from responses
+            if then is not None:
+                context.abort(then, "the line broke")
+
+    server = grpc.server(ThreadPoolExecutor(2))
+    overread_pb2_grpc.add_OverreadServicer_to_server(Liar(), server)  # type: ignore[no-untyped-call]
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+def responses_of(cloud: RunningCloud) -> list[pb.GetModelResponse]:
+    """All that a cloud sends of its model."""
+    with cloud.stub() as stub:
+        return list(stub.GetModel(pb.GetModelRequest(kind="screening"), timeout=60))

@@ -1,0 +1,315 @@
+"""Promoting a model and going back: what is refused, what is recorded, and kills in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from edge.__main__ import app
+from edge.access import user_name
+from edge.doctor import Level, examine
+from edge.models.agreement import Compared
+from edge.models.choose import models_state, promote, roll_back
+from edge.models.errors import NotPromotable, UpdatesOff
+from edge.models.fetch import fetch
+from edge.models.live import LiveModels
+from edge.models.store import MOST_COMPARED, SHIPPED, Choice, Form, ModelStep
+from edge.trail.records import Event
+from models.runtime.artifacts import every
+from tests.edge.models.signed import SMALL, Edge, Signed, edge, offering, signed
+from tests.edge.running_agent import PATIENCE_S, PROCESSES
+
+GOOD = Compared(2, 2, 0, 3, 3, 5, 0.1, 0.4, 1.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Signed:
+    return signed(tmp_path_factory.mktemp("hospital"))
+
+
+@pytest.fixture(scope="module")
+def fetched(hospital: Signed, tmp_path_factory: pytest.TempPathFactory) -> Edge:
+    """An edge that has fetched the small model, which is one piece and quickly tried."""
+    with offering(hospital, SMALL) as cloud:
+        site = edge(tmp_path_factory.mktemp("edge"), cloud.address, hospital.key)
+        fetch(site.settings, site.folders, user="agent")
+    return site
+
+
+@pytest.fixture
+def site(fetched: Edge, tmp_path: Path) -> Iterator[Edge]:
+    """A copy of that edge."""
+    shutil.copytree(fetched.root / "state", tmp_path / "state")
+    every.cache_clear()
+    cloud, key = fetched.settings.cloud or "", fetched.settings.model_keys[0]
+    yield edge(tmp_path, cloud, key, shadow_studies=3)
+    every.cache_clear()
+
+
+def add(site: Edge, *compared: Compared, active: str = SHIPPED) -> str:
+    """Store comparisons of the model in shadow; its version."""
+    with site.store() as store:
+        version = store.choice().shadow
+        assert version
+        for number, one in enumerate(compared):
+            store.add_compared(version, Form.FINAL, active, f"{number:032x}", one)
+    return version
+
+
+def test_a_model_that_agrees_is_promoted_and_the_record_says_by_whom(site: Edge) -> None:
+    version = add(site, GOOD, GOOD, GOOD)
+    assert promote(site.settings, site.folders, user="anna") == version
+    with site.store() as store:
+        choice = store.choice()
+    assert (choice.active, choice.previous, choice.shadow) == (version, SHIPPED, None)
+    record = site.trail()[-1]
+    assert record.event == Event.MODEL_PROMOTED
+    fields = {k: record.fields[k] for k in ("user", "forced", "studies", "kept", "findings")}
+    assert fields == {"user": "anna", "forced": False, "studies": 3, "kept": 6, "findings": 6}
+    assert len(record.fields["sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("compared", "says"),
+    [
+        ((), "0 studies were compared, expected 3"),
+        ((GOOD, GOOD), "2 studies were compared"),
+        ((GOOD, GOOD, replace(GOOD, kept=0)), "4 of 6 findings"),
+        ((GOOD, GOOD, replace(GOOD, added=9)), "findings a study of its own"),
+    ],
+)
+def test_a_model_that_agrees_too_little_is_promoted_by_force_alone(
+    compared: tuple[Compared, ...], says: str, site: Edge
+) -> None:
+    version = add(site, *compared)
+    with pytest.raises(NotPromotable, match=says):
+        promote(site.settings, site.folders, user="anna")
+    with site.store() as store:
+        assert store.choice().active == SHIPPED
+    assert promote(site.settings, site.folders, user="anna", force=True) == version
+    record = site.trail()[-1]
+    assert record.fields["forced"] is True
+    assert says in "; ".join(record.fields["against"])
+
+
+def test_what_was_compared_with_another_model_does_not_count(site: Edge) -> None:
+    add(site, GOOD, GOOD, GOOD, active="another-1")
+    with pytest.raises(NotPromotable, match="0 studies were compared"):
+        promote(site.settings, site.folders, user="anna")
+
+
+def test_an_int4_form_is_not_promoted_not_even_by_force(site: Edge) -> None:
+    version = add(site)
+    with site.store() as store:
+        package = store.package(version)
+        assert package
+        partial = replace(package, engine="", first_engine="onnxruntime")
+        store.shadow(partial, user="agent")
+    with pytest.raises(NotPromotable, match="only its INT4 form is here"):
+        promote(site.settings, site.folders, user="anna", force=True)
+
+
+def test_a_model_that_was_damaged_or_is_not_trusted_any_more_is_not_promoted(site: Edge) -> None:
+    version = add(site, GOOD, GOOD, GOOD)
+    untrusting = site.settings.model_copy(update={"model_keys": ()})
+    with pytest.raises(NotPromotable, match="set model_keys"):
+        promote(untrusting, site.folders, user="anna", force=True)
+    file = site.models / version / f"{SMALL}.onnx"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(NotPromotable, match="has SHA-256"):
+        promote(site.settings, site.folders, user="anna", force=True)
+
+
+def test_going_back_leads_to_the_model_before_and_only_once(site: Edge) -> None:
+    """The model that was left is not in shadow again by itself."""
+    version = add(site, GOOD, GOOD, GOOD)
+    with pytest.raises(NotPromotable, match="no model to go back to"):
+        roll_back(site.settings, site.folders, user="anna")
+    promote(site.settings, site.folders, user="anna")
+    assert roll_back(site.settings, site.folders, user="bert") == SHIPPED
+    with site.store() as store:
+        assert store.choice() == replace(Choice(), changed=store.choice().changed,
+                                         changed_by="bert")  # fmt: skip
+        package = store.package(version)
+    assert package
+    assert package.rejected
+    record = site.trail()[-1]
+    assert (record.event, record.fields["user"]) == (Event.MODEL_ROLLED_BACK, "bert")
+    assert (record.fields["version"], record.fields["to"]) == (version, SHIPPED)
+    with pytest.raises(NotPromotable, match="no model to go back to"):
+        roll_back(site.settings, site.folders, user="bert")
+
+
+def test_a_model_that_was_rolled_back_is_in_shadow_again_only_if_somebody_says_so(
+    hospital: Signed, site: Edge
+) -> None:
+    version = add(site, GOOD, GOOD, GOOD)
+    promote(site.settings, site.folders, user="anna")
+    roll_back(site.settings, site.folders, user="anna")
+    with offering(hospital, SMALL) as cloud:
+        settings = site.settings.model_copy(update={"cloud": cloud.address})
+        assert not fetch(settings, site.folders, user="agent").new
+        with site.store() as store:
+            assert store.choice().shadow is None
+        assert fetch(settings, site.folders, user="anna", again=True).new
+    with site.store() as store:
+        assert store.choice().shadow == version
+
+
+def test_the_active_model_is_opened_at_the_start(site: Edge) -> None:
+    version = add(site, GOOD, GOOD, GOOD)
+    promote(site.settings, site.folders, user="anna")
+    opened = LiveModels(site.settings, site.folders).open_active()
+    assert opened.name == SMALL
+    assert opened.version == version.partition("-")[0]
+
+
+@pytest.mark.parametrize("fault", ["damaged", "missing", "unsigned", "untrusted"])
+def test_an_active_model_that_cannot_be_opened_is_replaced_at_the_start(
+    fault: str, site: Edge
+) -> None:
+    """The agent works on with the model before, and the trail says so."""
+    version = add(site, GOOD, GOOD, GOOD)
+    promote(site.settings, site.folders, user="anna")
+    every.cache_clear()
+    folder, settings = site.models / version, site.settings
+    match fault:
+        case "damaged":
+            file = folder / f"{SMALL}.onnx"
+            file.write_bytes(file.read_bytes()[:-1] + b"x")
+        case "missing":
+            shutil.rmtree(folder)
+        case "unsigned":
+            (folder / "manifest.sig").unlink()
+        case _:
+            settings = settings.model_copy(update={"model_keys": ()})
+    live = LiveModels(settings, site.folders)
+    opened = live.open_active()
+    assert opened.name == settings.screening_model
+    with site.store() as store:
+        choice = store.choice()
+    assert (choice.active, choice.previous) == (SHIPPED, None)
+    record = site.trail()[-1]
+    assert record.event == Event.MODEL_REPLACED
+    assert record.fields["version"] == version
+    assert record.fields["reason"]
+
+
+def test_the_model_before_is_taken_where_it_was_fetched_too(hospital: Signed, site: Edge) -> None:
+    first = add(site, GOOD, GOOD, GOOD)
+    promote(site.settings, site.folders, user="anna")
+    with offering(hospital) as cloud:
+        settings = site.settings.model_copy(update={"cloud": cloud.address})
+        second = fetch(settings, site.folders, user="agent").version
+    promote(site.settings, site.folders, user="anna", force=True)
+    assert {one.name for one in site.models.iterdir() if one.is_dir()} == {first, second}
+    shutil.rmtree(site.models / second)
+    every.cache_clear()
+    assert LiveModels(site.settings, site.folders).open_active().name == SMALL
+    with site.store() as store:
+        assert store.choice().active == first
+
+
+def test_the_doctor_names_the_models_from_the_cloud(site: Edge) -> None:
+    version = add(site, GOOD, GOOD, GOOD)
+
+    def said() -> list[tuple[Level, str]]:
+        return [(c.level, c.text) for c in examine(site.settings) if version in c.text]
+
+    assert said() == [(Level.OK, f"in shadow: {version}, from the cloud")]
+    promote(site.settings, site.folders, user="anna")
+    assert said() == [(Level.OK, f"active: {version}, from the cloud")]
+    (site.models / version / f"{SMALL}.onnx").unlink()
+    ((level, text),) = said()
+    assert level is Level.WRONG
+    assert "cannot be used" in text
+
+
+def change_until(site: Edge, what: str, crash: tuple[ModelStep, bool]) -> None:
+    """Promote or roll back in this process, which kills itself at a step."""
+
+    def on_step(step: ModelStep, durable: bool) -> None:
+        if (step, durable) == crash:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    change = promote if what == "promote" else roll_back
+    change(site.settings, site.folders, user="anna", on_step=on_step)
+
+
+@pytest.mark.parametrize(
+    ("what", "step"), [("promote", ModelStep.PROMOTED), ("roll back", ModelStep.ROLLED_BACK)]
+)
+def test_a_kill_leaves_the_old_choice_or_the_new_one_with_its_record(
+    what: str, step: ModelStep, site: Edge
+) -> None:
+    version = add(site, GOOD, GOOD, GOOD)
+    if what == "roll back":
+        promote(site.settings, site.folders, user="anna")
+    for durable in (False, True):
+        with site.store() as store:
+            before = store.choice().active
+        records = len(site.trail())
+        process = PROCESSES.Process(target=change_until, args=(site, what, (step, durable)))
+        process.start()
+        process.join(PATIENCE_S)
+        assert process.exitcode == -signal.SIGKILL
+        with site.store() as store:
+            changed = store.choice().active != before
+        assert changed == durable
+        assert len(site.trail()) == records + durable
+    with site.store() as store:
+        assert store.choice().active == (version if what == "promote" else SHIPPED)
+
+
+def test_comparisons_are_bounded(site: Edge) -> None:
+    add(site, *[GOOD] * (MOST_COMPARED + 5))
+    with site.store() as store:
+        assert len(store.compared(store.choice().shadow or "", Form.FINAL, SHIPPED)) == (
+            MOST_COMPARED
+        )
+
+
+def run(site: Edge, *arguments: str) -> Result:
+    """Run a command with the settings of a site."""
+    file, settings = site.root / "edge.toml", site.settings
+    values = {name: str(getattr(settings, name)) for name in
+              ("inbox", "outbox", "state_dir", "cloud", "model_folder")}  # fmt: skip
+    lines = [f'{name} = "{value}"' for name, value in values.items()]
+    lines += [f'model_keys = ["{settings.model_keys[0]}"]', "shadow_studies = 3"]
+    file.write_text("\n".join(lines))
+    return CliRunner().invoke(app, ["models", *arguments, "--config", str(file)])
+
+
+def test_the_commands_show_promote_and_roll_back(site: Edge) -> None:
+    version = add(site, GOOD, GOOD)
+    shown = json.loads(run(site, "list", "--json").stdout)
+    assert (shown["active"], shown["previous"], shown["shadow"]) == (
+        "screening-int8", None, version,
+    )  # fmt: skip
+    assert shown["agreement"]["kept"] == 4
+    assert shown["against_promotion"] == ["2 studies were compared, expected 3"]
+    assert "2 of 3" in run(site, "list").stdout
+    refused = run(site, "promote")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("NotPromotable: 2 studies were compared")
+    assert run(site, "promote", "--force").stdout == f"active: {version}\n"
+    assert site.trail()[-1].fields["user"] == user_name(os.geteuid())
+    assert run(site, "rollback").stdout == "active: screening-int8\n"
+    assert run(site, "rollback").exit_code == 1
+    away = run(site, "fetch")
+    assert away.exit_code == 1
+    assert away.stderr.splitlines()[-1].startswith("FetchFailed: ")
+
+
+def test_without_an_agent_s_database_the_commands_say_what_to_do(site: Edge) -> None:
+    (site.folders.state / "spool.sqlite3").unlink()
+    with pytest.raises(UpdatesOff, match="start the agent"):
+        models_state(site.settings, site.folders)

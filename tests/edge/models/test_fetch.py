@@ -1,0 +1,292 @@
+"""Fetching a model over real gRPC: whole, broken off, damaged, unsigned, and killed anywhere."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from edge.models.errors import FetchFailed, RefusedModel, UpdatesOff
+from edge.models.fetch import fetch
+from edge.models.store import Form, ModelStep
+from edge.settings import EdgeSettings
+from edge.trail.records import Event
+from edge.trail.verify import verify
+from models.runtime.package import read_package
+from models.runtime.signatures import make_keys, sign
+from protos import overread_pb2 as pb
+from protos.errors import NothingOffered
+from tests.cloud.running import run_cloud
+from tests.edge.models.signed import (
+    NAME,
+    SMALL,
+    Edge,
+    Signed,
+    edge,
+    offering,
+    refitted,
+    responses_of,
+    sending,
+    signed,
+)
+from tests.edge.running_agent import PATIENCE_S, PROCESSES
+
+CHUNK = 64 * 1024
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Signed:
+    return signed(tmp_path_factory.mktemp("hospital"))
+
+
+@pytest.fixture(scope="module")
+def sent(hospital: Signed) -> list[pb.GetModelResponse]:
+    """All that an honest cloud sends."""
+    with offering(hospital) as cloud:
+        return responses_of(cloud)
+
+
+def events(site: Edge) -> list[str]:
+    return [one.event for one in site.trail()]
+
+
+def assert_nothing_is_left(site: Edge) -> None:
+    """No file of a refused model is there, and none of it is in shadow."""
+    assert [one.name for one in site.models.rglob("*") if one.name != ".lock"] == []
+    with site.store() as store:
+        assert store.choice().shadow is None
+        assert store.packages() == []
+
+
+def test_a_model_comes_whole_byte_for_byte_and_is_in_shadow(
+    hospital: Signed, tmp_path: Path
+) -> None:
+    with offering(hospital) as cloud:
+        site = edge(tmp_path, cloud.address, hospital.key)
+        steps = list[tuple[ModelStep, bool]]()
+        found = fetch(site.settings, site.folders, user="anna",
+                      on_step=lambda step, durable: steps.append((step, durable)))  # fmt: skip
+        again = fetch(site.settings, site.folders, user="anna")
+    assert found.new
+    assert (again.new, again.bytes, again.version) == (False, 0, found.version)
+    folder = site.models / found.version
+    for name in ("screening-int4.onnx", "screening-int8.onnx", "manifest.toml", "manifest.sig"):
+        assert (folder / name).read_bytes() == (hospital.folder / name).read_bytes()
+    assert [one.name for one in folder.iterdir() if one.name.startswith(".")] == []
+    assert oct(folder.stat().st_mode & 0o777) == "0o700"
+    with site.store() as store:
+        assert store.choice().shadow == found.version
+        package = store.package(found.version)
+    assert package is not None
+    assert package.form is Form.FINAL
+    assert package.first_engine
+    order = [ModelStep.OFFERED, ModelStep.FIRST, ModelStep.SHADOW, ModelStep.FINAL,
+             ModelStep.COMPLETE]  # fmt: skip
+    assert steps == [(step, durable) for step in order for durable in (False, True)]
+    records = site.trail()
+    assert [one.event for one in records] == [
+        Event.MODEL_FETCHED, Event.MODEL_SHADOWED, Event.MODEL_FETCHED,
+    ]  # fmt: skip
+    assert records[2].fields["sha256"] == read_package(NAME, hospital.folder).final.sha256
+    assert records[2].fields["user"] == "anna"
+    assert records[2].fields["signed_by"].startswith("hospital (")
+
+
+def test_a_newer_model_takes_the_place_of_the_one_in_shadow(
+    hospital: Signed, tmp_path: Path
+) -> None:
+    """The one that nobody needs any more is removed."""
+    with offering(hospital, SMALL) as cloud:
+        site = edge(tmp_path, cloud.address, hospital.key)
+        small = fetch(site.settings, site.folders, user="a").version
+    assert (site.models / small / f"{SMALL}.onnx").is_file()
+    with offering(hospital) as cloud:
+        settings = site.settings.model_copy(update={"cloud": cloud.address})
+        new = fetch(settings, site.folders, user="a").version
+    assert [one.name for one in site.models.iterdir() if one.is_dir()] == [new]
+    with site.store() as store:
+        assert [one.version for one in store.packages()] == [new]
+
+
+def test_a_transfer_that_broke_off_is_continued(
+    hospital: Signed, sent: list[pb.GetModelResponse], tmp_path: Path
+) -> None:
+    total = sum(piece.bytes for piece in sent[0].offer.pieces)
+    with sending(sent[:4], grpc.StatusCode.UNAVAILABLE) as address:
+        site = edge(tmp_path, address, hospital.key)
+        with pytest.raises(FetchFailed, match="fetch again"):
+            fetch(site.settings, site.folders, user="a")
+    assert events(site) == []
+    with offering(hospital) as cloud:
+        settings = site.settings.model_copy(update={"cloud": cloud.address})
+        assert fetch(settings, site.folders, user="a").bytes == total - 3 * CHUNK
+
+
+def test_a_transfer_that_ends_too_early_is_continued_later(
+    hospital: Signed, sent: list[pb.GetModelResponse], tmp_path: Path
+) -> None:
+    with sending(sent[:3]) as address:
+        site = edge(tmp_path, address, hospital.key)
+        with pytest.raises(FetchFailed, match="ended before"):
+            fetch(site.settings, site.folders, user="a")
+    assert list(site.models.glob("*/.*.part"))
+
+
+def damaged(sent: list[pb.GetModelResponse], number: int) -> list[pb.GetModelResponse]:
+    """What was sent, with one bit of one response changed."""
+    copies = [pb.GetModelResponse.FromString(one.SerializeToString()) for one in sent]
+    data = bytearray(copies[number].chunk.data)
+    data[100] ^= 1
+    copies[number].chunk.data = bytes(data)
+    return copies
+
+
+@pytest.mark.parametrize("number", [1, -1])
+def test_a_damaged_piece_is_discarded_and_recorded(
+    number: int, hospital: Signed, sent: list[pb.GetModelResponse], tmp_path: Path
+) -> None:
+    """Also the last one, when the INT4 form is in shadow already."""
+    with sending(damaged(sent, number)) as address:
+        site = edge(tmp_path, address, hospital.key)
+        with pytest.raises(RefusedModel, match="another hash than was offered"):
+            fetch(site.settings, site.folders, user="a")
+    assert_nothing_is_left(site)
+    last = site.trail()[-1]
+    assert last.event == Event.MODEL_REFUSED
+    assert last.fields["version"] == sent[0].offer.version
+    assert "another hash" in last.fields["reason"]
+
+
+def test_a_piece_that_makes_another_file_than_the_manifest_says_is_refused(
+    hospital: Signed, tmp_path: Path
+) -> None:
+    """The hashes of pieces are not signed: those of the files are."""
+    with offering(hospital, SMALL) as cloud:
+        small = responses_of(cloud)
+    with offering(hospital) as cloud:
+        full = responses_of(cloud)
+    offer = pb.ModelOffer.FromString(full[0].offer.SerializeToString())
+    del offer.pieces[0]
+    offer.pieces[0].CopyFrom(small[0].offer.pieces[0])
+    with sending([pb.GetModelResponse(offer=offer), *small[1:]]) as address:
+        site = edge(tmp_path, address, hospital.key)
+        with pytest.raises(RefusedModel):
+            fetch(site.settings, site.folders, user="a")
+    assert_nothing_is_left(site)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda offer: offer.pieces[0].__setattr__("bytes", 2**40),
+        lambda offer: offer.__setattr__("manifest", b"x" * 300_000),
+        lambda offer: offer.__setattr__("version", "../../evil"),
+        lambda offer: offer.__setattr__("version", "another-version"),
+        lambda offer: offer.__setattr__("name", "hybrid-int8"),
+        lambda offer: offer.__setattr__("manifest", offer.manifest.replace(b"0.9", b"0.1")),
+        lambda offer: offer.__setattr__("signatures", b""),
+        lambda offer: offer.ClearField("pieces"),
+    ],
+)
+def test_an_offer_that_is_wrong_is_refused_before_anything_is_stored(
+    change: Any, hospital: Signed, sent: list[pb.GetModelResponse], tmp_path: Path
+) -> None:
+    copy = pb.GetModelResponse.FromString(sent[0].SerializeToString())
+    change(copy.offer)
+    with sending([copy, *sent[1:]]) as address:
+        site = edge(tmp_path, address, hospital.key)
+        with pytest.raises(RefusedModel):
+            fetch(site.settings, site.folders, user="a")
+    assert_nothing_is_left(site)
+    assert events(site) == [Event.MODEL_REFUSED]
+
+
+def test_a_model_that_somebody_else_signed_is_refused(hospital: Signed, tmp_path: Path) -> None:
+    _, other = make_keys(tmp_path, "stranger")
+    with offering(hospital) as cloud:
+        site = edge(tmp_path, cloud.address, other)
+        with pytest.raises(RefusedModel, match="UntrustedManifest"):
+            fetch(site.settings, site.folders, user="a")
+    assert_nothing_is_left(site)
+
+
+def test_without_keys_or_a_cloud_no_model_is_taken(hospital: Signed, tmp_path: Path) -> None:
+    site = edge(tmp_path, "127.0.0.1:1", None)
+    with pytest.raises(UpdatesOff, match="set model_keys"):
+        fetch(site.settings, site.folders, user="a")
+    settings = site.settings.model_copy(update={"model_keys": (hospital.key,), "cloud": None})
+    with pytest.raises(UpdatesOff, match="set cloud"):
+        fetch(settings, site.folders, user="a")
+    with pytest.raises(ValueError, match="fetch_models requires cloud, and model_keys"):
+        EdgeSettings(fetch_models=True, cloud="127.0.0.1:1")
+
+
+def test_a_cloud_without_a_model_and_no_cloud_at_all_are_said(
+    hospital: Signed, tmp_path: Path
+) -> None:
+    with run_cloud() as cloud:
+        site = edge(tmp_path, cloud.address, hospital.key)
+        with pytest.raises(FetchFailed, match="offered_model") as caught:
+            fetch(site.settings, site.folders, user="a")
+    assert NothingOffered.words in str(caught.value)
+    with pytest.raises(FetchFailed, match="cannot be reached"):
+        fetch(site.settings, site.folders, user="a")
+
+
+def test_the_model_of_the_settings_is_not_fetched_again(tmp_path: Path) -> None:
+    """Signed and offered as it is, it is what the edge has."""
+    same = signed(tmp_path / "as-shipped", lambda text: text)
+    with offering(same) as cloud:
+        site = edge(tmp_path, cloud.address, same.key)
+        found = fetch(site.settings, site.folders, user="a")
+    assert (found.new, found.bytes) == (False, 0)
+
+
+def test_a_model_that_no_engine_opens_is_refused(tmp_path: Path) -> None:
+    """It is signed, and fails in a process of its own."""
+    odd = signed(tmp_path / "odd", lambda text: refitted(text).replace("report = ", "rapport = "))
+    with offering(odd) as cloud:
+        site = edge(tmp_path, cloud.address, odd.key)
+        with pytest.raises(RefusedModel, match="cannot be used here: UnfitModel"):
+            fetch(site.settings, site.folders, user="a")
+    assert_nothing_is_left(site)
+
+
+def fetch_until(site: Edge, crash: tuple[ModelStep, bool]) -> None:
+    """Fetch in this process, which kills itself at a step."""
+
+    def on_step(step: ModelStep, durable: bool) -> None:
+        if (step, durable) == crash:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    fetch(site.settings, site.folders, user="a", on_step=on_step)
+
+
+def test_a_fetch_that_is_killed_at_any_step_is_continued(hospital: Signed, tmp_path: Path) -> None:
+    """Never is there half a file under its name, nor a record too many or too few."""
+    order = (ModelStep.OFFERED, ModelStep.FIRST, ModelStep.SHADOW, ModelStep.FINAL,
+             ModelStep.COMPLETE)  # fmt: skip
+    with offering(hospital) as cloud:
+        site = edge(tmp_path, cloud.address, hospital.key)
+        for step in order:
+            for durable in (False, True):
+                process = PROCESSES.Process(target=fetch_until, args=(site, (step, durable)))
+                process.start()
+                process.join(PATIENCE_S)
+                assert process.exitcode == -signal.SIGKILL, (step, durable)
+                for file in site.models.glob("*/*.onnx"):
+                    assert file.read_bytes() == (hospital.folder / file.name).read_bytes()
+                with site.store() as store:
+                    known = store.packages()
+                for package in known:
+                    folder = site.models / package.version
+                    assert (folder / "screening-int4.onnx").is_file()
+                    assert (folder / "screening-int8.onnx").is_file() >= bool(package.engine)
+        assert not fetch(site.settings, site.folders, user="a").new
+    assert events(site) == [Event.MODEL_FETCHED, Event.MODEL_SHADOWED, Event.MODEL_FETCHED]
+    assert verify(site.folders.trail, site.folders.state / "spool.sqlite3").broken is None
+    sign(hospital.folder, hospital.private)

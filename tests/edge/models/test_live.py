@@ -1,0 +1,272 @@
+"""A model in shadow beside the active one, in a real agent with a real cloud."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.agent import agent
+from edge.agent.agent import run_agent
+from edge.assemble import open_pipeline
+from edge.job import Job
+from edge.models.agreement import Compared
+from edge.models.choose import models_state, promote, roll_back
+from edge.models.fetch import fetch
+from edge.models.live import LiveModels
+from edge.models.store import SHIPPED, Form, ModelStep
+from edge.trail.records import Event
+from imaging.dicom.writer import write_series
+from imaging.phantom.phantom import PhantomSpec, make_phantom
+from models.runtime.errors import ModelFailed
+from models.runtime.screener import Screener
+from tests.edge.models.signed import SMALL, Edge, Signed, edge, offering, signed
+
+LIMIT_S = 300.0
+SPEC = PhantomSpec(seed=3, spacing_mm=(3.0, 1.25, 1.25), size_mm=(210.0, 340.0, 340.0),
+                   nodule_count=2, diameter_mm=(12.0, 20.0))  # fmt: skip
+READ = {"deadline_s": 120.0, "reserve_s": 1.0, "poll_s": 0.05, "roi_side": 16}
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Signed:
+    return signed(tmp_path_factory.mktemp("hospital"))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The phantom as a DICOM folder."""
+    phantom = make_phantom(SPEC)
+    folder = tmp_path_factory.mktemp("phantom") / "chest"
+    write_series(phantom.volume, folder, seed=SPEC.seed)
+    return folder
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + LIMIT_S
+    while not holds():
+        assert time.monotonic() < end, "it never held"
+        time.sleep(0.1)
+
+
+@contextmanager
+def running(site: Edge) -> Iterator[None]:
+    """The agent in a thread."""
+    stop, failed = threading.Event(), list[BaseException]()
+
+    def work() -> None:
+        try:
+            run_agent(site.settings, stop=stop)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(LIMIT_S)
+    assert failed == []
+
+
+def report(site: Edge, study: Path, name: str) -> dict[str, Any]:
+    """The report of a study that is put into the inbox."""
+    copy = site.folders.inbox / f".{name}"
+    copy.mkdir()
+    for file in study.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    (copy / ".done").touch()
+    copy.rename(site.folders.inbox / name)
+    path = site.folders.outbox / name / "report.json"
+    until(path.is_file)
+    return dict(json.loads(path.read_text()))
+
+
+def report_by(version: str, site: Edge, study: Path, name: str) -> dict[str, Any]:
+    """The first report of this version; the agent sees a choice within a second."""
+    for number in range(10):
+        found = report(site, study, f"{name}-{number}")
+        if found["models"]["edge"].split()[1] == version:
+            return found
+    raise AssertionError(f"{version} never read a study")
+
+
+def compared(site: Edge, form: Form) -> list[Compared]:
+    with site.store() as store:
+        choice = store.choice()
+        return store.compared(choice.shadow or "", form, choice.active)
+
+
+def test_a_new_model_comes_is_tried_promoted_and_rolled_back_while_the_agent_works(
+    hospital: Signed, study: Path, tmp_path: Path
+) -> None:
+    """It is the shipped one with another threshold: it agrees in everything that it finds."""
+    with offering(hospital) as cloud:
+        given = {**READ, "fetch_models": True, "shadow_studies": 1}
+        site = edge(tmp_path, cloud.address, hospital.key, **given)
+        with running(site):
+            until(lambda: models_state(site.settings, site.folders).shadow is not None)
+            until(lambda: models_state(site.settings, site.folders).packages[0].engine != "")
+            first = report(site, study, "one")
+            until(lambda: compared(site, Form.FINAL) != [])
+            (seen,) = compared(site, Form.FINAL)
+            version = promote(site.settings, site.folders, user="anna")
+            second = report_by(version, site, study, "two")
+            roll_back(site.settings, site.folders, user="anna")
+            third = report_by(first["models"]["edge"].split()[1], site, study, "three")
+    assert len(first["findings"]) > 0
+    assert (seen.findings, seen.kept, seen.added) == (len(first["findings"]),) * 2 + (0,)
+    assert (seen.logit_median, seen.logit_p95) == (0.0, 0.0)
+    assert seen.regions_before == seen.regions_after
+    assert seen.after_s > 0
+    centres = [[one["centre_mm"] for one in r["findings"]] for r in (first, second, third)]
+    assert centres[0] == centres[1] == centres[2]
+    events = [one.event for one in site.trail()]
+    assert events[-2:] == [Event.MODEL_PROMOTED, Event.MODEL_ROLLED_BACK]
+    assert Event.MODEL_FETCHED in events
+    assert first["models"]["edge"] == third["models"]["edge"]
+
+
+@pytest.fixture
+def live(hospital: Signed, tmp_path: Path) -> Iterator[tuple[Edge, LiveModels]]:
+    """The models of an agent that has the small network in shadow; nothing is in its inbox."""
+    with offering(hospital, SMALL) as cloud:
+        site = edge(tmp_path, cloud.address, hospital.key, **READ)
+        fetch(site.settings, site.folders, user="agent")
+    site = Edge(tmp_path, site.settings.model_copy(update={"cloud": None}))
+    live = LiveModels(site.settings, site.folders)
+    with open_pipeline(site.settings, screening=live.open_active) as pipeline:
+        live.attach(pipeline)
+        yield site, live
+
+
+def read(live: LiveModels, study: Path, out: Path) -> Any:
+    """Read a study as the agent does."""
+    job = Job(study, out)
+    return live.reading(agent._read)(job, lambda *_: None).report
+
+
+def test_a_really_different_network_is_compared_and_becomes_the_one_that_reads(
+    live: tuple[Edge, LiveModels], study: Path, tmp_path: Path
+) -> None:
+    site, models = live
+    before = read(models, study, tmp_path / "one")
+    assert models.run_once(False)
+    (seen,) = compared(site, Form.FINAL)
+    assert seen.findings == len(before.findings)
+    assert seen.kept <= seen.findings
+    assert seen.pairs > 0
+    assert seen.logit_p95
+    assert seen.logit_p95 >= (seen.logit_median or 0) > 0
+    alone, guarantee = models.alone, models.guarantee
+    promote(site.settings, site.folders, user="anna", force=True)
+    models._looked_s = float("-inf")
+    assert models.run_once(True)  # a study waits: the change does not wait for it to end
+    after = read(models, study, tmp_path / "two")
+    assert SMALL in after.models["edge"]
+    assert SMALL in models.label
+    assert models.alone != alone
+    assert models.guarantee != guarantee
+
+
+class Broken(Exception):
+    """Ends a fetch."""
+
+
+def test_the_int4_form_is_read_with_before_the_rest_is_there(
+    hospital: Signed, study: Path, tmp_path: Path
+) -> None:
+    """When the model is whole, it is read with that, and the studies are counted anew."""
+
+    def break_off(step: ModelStep, durable: bool) -> None:
+        if (step, durable) == (ModelStep.FINAL, False):
+            raise Broken
+
+    with offering(hospital) as cloud:
+        site = edge(tmp_path, cloud.address, hospital.key, **READ)
+        with pytest.raises(Broken):
+            fetch(site.settings, site.folders, user="agent", on_step=break_off)
+        live = LiveModels(site.settings, site.folders)
+        with open_pipeline(site.settings, screening=live.open_active) as pipeline:
+            live.attach(pipeline)
+            read(live, study, tmp_path / "one")
+            assert live.run_once(False)
+            assert len(compared(site, Form.INT4)) == 1
+            shown = models_state(site.settings, site.folders).shadow
+            assert shown
+            assert (shown.form, shown.agreement.studies) == (Form.INT4, 1)
+            assert shown.problems[0] == "only its INT4 form is here"
+            fetch(site.settings, site.folders, user="agent")
+            read(live, study, tmp_path / "two")
+            assert live.run_once(False)
+    assert (len(compared(site, Form.INT4)), len(compared(site, Form.FINAL))) == (1, 1)
+    assert compared(site, Form.FINAL)[0].logit_p95 == 0.0
+    assert (compared(site, Form.INT4)[0].logit_p95 or 0) > 0
+
+
+def test_nothing_is_read_in_shadow_while_a_study_waits_or_arrives(
+    live: tuple[Edge, LiveModels], study: Path, tmp_path: Path
+) -> None:
+    """And of several studies only the last one's lung box is kept."""
+    site, models = live
+    read(models, study, tmp_path / "one")
+    read(models, study, tmp_path / "two")
+    models._looked_s = float("-inf")
+    assert not models.run_once(True)
+    (site.folders.inbox / "coming").mkdir()
+    assert not models.run_once(False)
+    assert compared(site, Form.FINAL) == []
+    (site.folders.inbox / "coming").rmdir()
+    assert models.run_once(False)
+    assert not models.run_once(False)
+    assert len(compared(site, Form.FINAL)) == 1
+
+
+def test_a_model_that_fails_in_shadow_harms_nothing_and_is_refused_in_the_end(
+    live: tuple[Edge, LiveModels], study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, models = live
+    read(models, study, tmp_path / "one")
+    seen = models._seen
+
+    def fails(*_: object) -> None:
+        raise ModelFailed("the engine gave up")
+
+    monkeypatch.setattr(Screener, "screen", fails)
+    for _ in range(3):
+        models._seen = seen
+        assert models.run_once(False)
+    assert compared(site, Form.FINAL) == []
+    record = site.trail()[-1]
+    assert record.event == Event.MODEL_REFUSED
+    assert "the engine gave up" in record.fields["reason"]
+    with site.store() as store:
+        assert store.choice().shadow is None
+
+
+def test_a_file_that_was_damaged_since_is_never_read_with(
+    live: tuple[Edge, LiveModels], study: Path, tmp_path: Path
+) -> None:
+    site, models = live
+    with site.store() as store:
+        version = store.choice().shadow
+    file = site.models / str(version) / f"{SMALL}.onnx"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    read(models, study, tmp_path / "one")
+    assert models.run_once(False)
+    assert compared(site, Form.FINAL) == []
+    with site.store() as store:  # without any check, as a database from elsewhere may say
+        store.promote(str(version), user="anna")
+    models._looked_s = float("-inf")
+    assert models.run_once(False)
+    assert SMALL not in models.label
+    with site.store() as store:
+        assert store.choice().active == SHIPPED
+    assert site.trail()[-1].event == Event.MODEL_REPLACED
