@@ -210,11 +210,9 @@ class CloudServer:
         add("batch_roi_seconds", "Expected time of each ROI of a batch", lambda: cost.line[1])
 
     def _make_server(self) -> grpc.aio.Server:
-        size = self._largest_message
         server = grpc.aio.server(
             options=(
-                ("grpc.max_receive_message_length", size),
-                ("grpc.max_send_message_length", size),
+                ("grpc.max_receive_message_length", self._largest_message),
                 ("grpc.so_reuseport", 0),  # otherwise a second service could share the port
                 ("grpc.max_connection_age_ms", round(1e3 * self._settings.max_connection_age_s)),
                 # what may be unfinished at once is bounded: an ROI for each stream

@@ -85,8 +85,9 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         try:
             if self._draining:
                 raise Draining("the service is being stopped; use another one, or retry later")
-            site, is_busy = site_of(context), lambda: self.open_streams > 0
-            async for response in self._models.responses(request, site, is_busy):
+            site = caller_of(context, self._settings).site
+            sent = self._models.responses(request, site, lambda: self.open_streams > 0)
+            async for response in sent:
                 yield response
         except OverreadError as error:
             _log.info("model not sent", error=error.kind, reason=error.reason, peer=context.peer())
