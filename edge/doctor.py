@@ -45,7 +45,7 @@ from edge.trail.syslog import SyslogServer
 from edge.trail.verify import NoTrail, verify
 from models.runtime.errors import ModelError
 from process.endpoints import address_text, unbindable
-from process.tls import TlsFiles, diagnose, is_loopback
+from process.tls import TlsFiles, diagnose, is_loopback, replicas_of
 
 RESERVE_BYTES = 1_000_000_000
 """Free disk space that studies and reports need beside the pending reads."""
@@ -305,7 +305,8 @@ def _clouds(settings: EdgeSettings) -> Results:
             text = f"{address} answers in {took_s:.2f} s, encryption: {settings.encryption}"
             yield Checked(Level.OK, "cloud", text)
         else:
-            reason = diagnose(address, settings.tls, DIAGNOSE_S) or f"{fault.kind}: {fault.reason}"
+            first = replicas_of(address)[0]
+            reason = diagnose(first, settings.tls, DIAGNOSE_S) or f"{fault.kind}: {fault.reason}"
             yield Checked(Level.WRONG, "cloud", f"{address}: {reason}")
 
 

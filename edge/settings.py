@@ -24,7 +24,7 @@ from edge.dicom_out.settings import TargetSettings
 from edge.errors import BadSettings
 from process.endpoints import address_text
 from process.settings import InvalidSettings, ProcessSettings, load
-from process.tls import TlsFiles, is_address, is_loopback
+from process.tls import TlsFiles, grpc_target, is_address, is_loopback, replicas_of
 from process.tracing import TraceDestination
 from protos.metadata import MAX_SITE_CHARACTERS
 
@@ -320,8 +320,10 @@ class EdgeSettings(ProcessSettings):
     def _host_and_port(cls, cloud: str | None) -> str | None:
         if cloud is None or cloud == CLOUD_OFF:
             return None
-        if not is_address(cloud) or not cloud.rpartition(":")[2].strip("0"):
-            raise ValueError("invalid address, expected HOST:PORT or off")
+        for one in replicas_of(cloud):
+            if not is_address(one) or not one.rpartition(":")[2].strip("0"):
+                raise ValueError("invalid address, expected HOST:PORT or off")
+        grpc_target(cloud)
         return cloud
 
     @field_validator("audit_syslog")

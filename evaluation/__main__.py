@@ -32,6 +32,7 @@ from evaluation.links.dead_cloud import dead_cloud_command
 from evaluation.links.link import link_command
 from evaluation.links.wire import wire_command
 from evaluation.load.load import load_command
+from evaluation.load.replicas import replicas_command
 from evaluation.policies.command import policies_command
 from evaluation.policies.roi_sizes import sizes_command
 from evaluation.recovery.clock_jumps import clock_jumps_command
@@ -85,7 +86,7 @@ COMMANDS = (
     latency_command, lesion_insertion_command, link_command, load_command, memory_command,
     network_command, nodules_command, phantoms_command, policies_command, reading_command,
     receive_fuzz_command, robustness_command, screenshots_command, sizes_command, stages_command,
-    status_pictures_command, whole_command, wire_command,
+    replicas_command, status_pictures_command, whole_command, wire_command,
 )  # fmt: skip
 
 for _command in COMMANDS:

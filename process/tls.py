@@ -97,11 +97,38 @@ def is_address(text: str) -> bool:
     return found is not None and int(found[1]) < 65536
 
 
+def replicas_of(address: str) -> list[str]:
+    """Return the addresses of ``HOST:PORT``, or of several with commas between them."""
+    return address.split(",")
+
+
+def grpc_target(address: str) -> str:
+    """Return what gRPC connects to: a name, or all of several numbers.
+
+    Raises:
+        ValueError: several addresses are not all IPv4, or all IPv6.
+    """
+    replicas = replicas_of(address)
+    if len(replicas) == 1:
+        return address
+    hosts = [one.rpartition(":")[0].strip("[]") for one in replicas]
+    try:
+        (version,) = {ipaddress.ip_address(host).version for host in hosts}
+    except ValueError:
+        raise ValueError(
+            "several addresses must be numbers of one kind, IPv4 or IPv6; use a name that leads to"
+            " all of them instead"
+        ) from None
+    return f"ipv{version}:{address}"
+
+
 def is_loopback(address: str) -> bool:
     """Tell whether ``HOST:PORT`` cannot be reached from another machine, by name or number.
 
     A name is not looked up: what it leads to may change while the process runs.
     """
+    if len(replicas := replicas_of(address)) > 1:
+        return all(map(is_loopback, replicas))
     if address.startswith(("unix:", "unix-abstract:")):
         return True
     host = address.rpartition(":")[0].strip("[]")

@@ -31,6 +31,9 @@ TURN = 8.0
 STATS_PER_ROUTINE = 3
 """Stat ROIs that are read before the next aged routine ROI, while both wait."""
 
+BATCH_SHARE = 0.25
+"""Part of the shortest budget that waits which a batch may take beyond the efficient size."""
+
 ACTIVE_S = 2.0
 """A site counts as active for this time after its last ROI was admitted or refused."""
 
@@ -47,8 +50,8 @@ class Rules:
         routine_max_wait_s: a routine ROI is aged after this wait, or after half of its budget if
             that is shorter.
         site_share: part of ``max_queued``, and of the time to its deadline, up to which a site may
-            fill the queue whoever else is active. Beyond it a site may have its fair share, and one
-            turn of stat.
+            fill the queue whoever else is active. Beyond it a site may have its fair share, or one
+            turn if that is more.
         site_weights: the weight of each named site; others have weight 1.
     """
 
@@ -155,16 +158,13 @@ class Scheduler:
         if self.rules.order != "deadline" or first.is_probe:
             return gone
         left = [roi for roi in waiting if all(roi is not one for one, _ in gone)]
-        late = self._late(left, newcomers)
-        now_s = self._clock()
-        if own := [late[one] for one in newcomers if one in late]:
-            takes_s, left_s = own[0] - now_s, first.deadline.at_s - now_s
-            raise DeadlineUnmeetable(
-                f"an answer would take {takes_s:.3f} s, {left_s:.3f} s are left", takes_s
-            )
-        if late:  # a newcomer does not count for those that would be late anyway
-            anyway = self._late(left, ())
-            late = {roi: at_s for roi, at_s in late.items() if roi not in anyway}
+        late, now_s = self._late(left, newcomers), self._clock()
+        if own := [late[one] - now_s for one in newcomers if one in late]:
+            ends = f"{first.deadline.at_s - now_s:.3f} s are left"
+            raise DeadlineUnmeetable(f"an answer would take {own[0]:.3f} s, {ends}", own[0])
+        # a newcomer does not count for those that would be late anyway
+        anyway = self._late(left, ()) if late else {}
+        late = {roi: at_s for roi, at_s in late.items() if roi not in anyway}
         # stat may preempt routine; routine may preempt stat while less than one in four is routine
         routine = sum(not roi.is_stat for roi in left) + len(newcomers)
         may = first.is_stat or STATS_PER_ROUTINE * routine <= len(left) + len(newcomers) - routine
@@ -244,11 +244,9 @@ class Scheduler:
             return []
         last = [r for r in self.order(waiting, self._clock()) if not r.is_stat][-excess:]
         if rules.order != "deadline" or not first.is_stat or len(last) < excess:
-            raise Overloaded(
-                f"the queue is full: {len(waiting)} ROIs wait, the limit is {rules.max_queued}"
-            )
-        error = "preempted: the queue is full, and a stat ROI arrived"
-        return [(roi, Overloaded(error)) for roi in last]
+            full = f"the queue is full: {len(waiting)} ROIs wait, the limit is {rules.max_queued}"
+            raise Overloaded(full)
+        return [(one, Overloaded("preempted: the queue is full, stat arrived")) for one in last]
 
     def _beyond_share(self, first: WaitingRoi, count: int, waiting: Sequence[WaitingRoi]) -> str:
         """Return why the site may not have so many more beside others; empty where it may."""
@@ -259,17 +257,14 @@ class Scheduler:
         left_s = first.deadline.at_s - now_s
         few = own <= rules.site_share * rules.max_queued
         idle = few and self.queue_s <= rules.site_share * left_s
-        # where stat is rare, one study of it must not be cut
-        if len(sites) < 2 or idle or (first.is_stat and own <= TURN):
+        if len(sites) < 2 or idle or own <= TURN:  # a study must not be cut
             return ""
         share = rules.weight(first.site) / sum(map(rules.weight, sites))
         most = math.ceil(share * (waits.total() + count))
         if own <= most:
             return ""
-        return (
-            f"site {first.site} has {own - count} of {waits.total()} queued ROIs; its share beside"
-            f" {len(sites) - 1} other active sites is {most}"
-        )
+        text = f"site {first.site} has {own - count} of {waits.total()} queued ROIs; its share"
+        return f"{text} beside {len(sites) - 1} other active sites is {most}"
 
     def _tag(self, rois: Sequence[WaitingRoi]) -> None:
         """Give the next ROIs of one site their places in fair queueing."""
@@ -301,14 +296,18 @@ class Scheduler:
     def _batch_size(self, order: Sequence[WaitingRoi], start_s: float) -> int:
         """Return how many of the first ROIs to read at once: none is late because of the others.
 
-        It is the efficient size, or the full one when more than two full batches wait.
+        It is the efficient size. When two full batches wait it is larger, up to the full one, as
+        long as a batch takes at most `BATCH_SHARE` of the shortest budget: what comes next and is
+        urgent must not find the model busy for too long.
         """
-        full = self._timing.max_batch
-        if self.rules.order == "fifo" or len(order) >= 2 * full:
+        full, soonest_s = self._timing.max_batch, math.inf
+        most = self._timing.interval.efficient_size(full)
+        if self.rules.order == "fifo":
             most = full
-        else:
-            most = self._timing.interval.efficient_size(full)
-        soonest_s = math.inf
+        elif len(order) >= 2 * full:
+            limit_s = BATCH_SHARE * min(roi.deadline.at_s - roi.arrived_s for roi in order)
+            fits = [n for n in range(full + 1) if self._timing.latency.bound_s(n) <= limit_s]
+            most = max(most, *fits)
         for n, roi in enumerate(order[:most]):
             soonest_s = min(soonest_s, roi.deadline.at_s)
             late = start_s + self._timing.latency.bound_s(n + 1) > soonest_s

@@ -29,6 +29,7 @@ from edge.link.link import CONNECT_S, Link
 from edge.link.tls import Diagnosis, check_credentials
 from edge.settings import EdgeSettings
 from imaging.preprocess import Preprocessed
+from process.tls import grpc_target
 from protos import overread_pb2 as pb
 from protos.deadline import Clock, Deadline
 from protos.errors import DeadlinePassed, LinkFault, OverreadError, Unreachable, from_status
@@ -38,6 +39,15 @@ from protos.overread_pb2_grpc import OverreadStub
 log = structlog.get_logger()
 
 RECONNECT_PAUSE_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.1, 1.0
+
+# All replicas that an address leads to, in turn; not those whose health is NOT_SERVING.
+BALANCED = (
+    (
+        "grpc.service_config",
+        '{"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}',
+    ),
+    ("grpc.dns_min_time_between_resolutions_ms", 5_000),
+)
 
 # A service that comes back is found again within a second, not within gRPC's two minutes.
 CHANNEL_OPTIONS = (
@@ -52,6 +62,7 @@ CHANNEL_OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", 1 << 20),
     ("grpc.enable_retries", 0),  # `Escalator` retries, within the study's budget
+    *BALANCED,
 )
 
 
@@ -334,6 +345,8 @@ def start_health_check(
 def open_channel(address: str, settings: EdgeSettings, *, alone: bool = False) -> grpc.Channel:
     """Open a channel to ``HOST:PORT``: plain, TLS or mutual TLS. It connects on first use.
 
+    Behind a name, or several addresses with commas between them, may be several replicas.
+
     Channels to one address share a connection, except one that is ``alone``. Certificates that
     expire soon are logged.
 
@@ -342,10 +355,10 @@ def open_channel(address: str, settings: EdgeSettings, *, alone: bool = False) -
     """
     options = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", int(alone)))
     if settings.tls_ca is None:
-        return grpc.insecure_channel(address, options=options)
+        return grpc.insecure_channel(grpc_target(address), options=options)
     if problems := check_credentials(settings):
         raise BadSettings("; ".join(problems))
     for warning in settings.tls.warnings():
         log.warning("a certificate expires soon", reason=warning)
     credentials = grpc.ssl_channel_credentials(*settings.tls.contents())
-    return grpc.secure_channel(address, credentials, options=options)
+    return grpc.secure_channel(grpc_target(address), credentials, options=options)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from edge.settings import EdgeSettings
-from process.tls import diagnose
+from process.tls import diagnose, replicas_of
 
 DIAGNOSE_EVERY_S = 30.0
 """Shortest time between two diagnoses: each opens a connection."""
@@ -23,7 +23,8 @@ class Diagnosis:
     def __init__(
         self, address: str, settings: EdgeSettings, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._address, self._files, self._clock = address, settings.tls, clock
+        self._address = replicas_of(address)[0]  # all have the same certificates
+        self._files, self._clock = settings.tls, clock
         self._reason, self._next_s = "", float("-inf")
 
     def reason(self) -> str:

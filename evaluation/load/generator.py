@@ -136,8 +136,16 @@ class CloudLoad:
 class Edges:
     """Simulated edges, each with a channel and a site name, for the time of an ``async with``."""
 
-    def __init__(self, address: str, roi_shape: tuple[int, int, int], count: int) -> None:
+    def __init__(
+        self,
+        address: str,
+        roi_shape: tuple[int, int, int],
+        count: int,
+        options: Sequence[tuple[str, str | int]] = (),
+    ) -> None:
         self._address, self._shape, self._count = address, roi_shape, count
+        # otherwise all channels to one address would share a connection
+        self._options = (("grpc.use_local_subchannel_pool", 1), *options)
         self._stubs: list[OverreadAsyncStub] = []
         self._loads = [CloudLoad() for _ in range(count)]
         self._rois: list[pb.ReadRequest] = []
@@ -145,9 +153,7 @@ class Edges:
 
     async def __aenter__(self) -> "Edges":
         for _ in range(self._count):
-            # otherwise all channels to one address would share a connection
-            options = (("grpc.use_local_subchannel_pool", 1),)
-            channel = grpc.aio.insecure_channel(self._address, options=options)
+            channel = grpc.aio.insecure_channel(self._address, options=self._options)
             await self._parts.enter_async_context(channel)
             await channel.channel_ready()
             self._stubs.append(OverreadStub(channel))

@@ -224,10 +224,10 @@ def test_an_roi_that_expires_in_the_queue_is_not_read() -> None:
 
 
 def test_a_site_may_hold_its_share_of_the_queue() -> None:
-    """Of four places a site may hold two while another is active; the other is admitted."""
+    """Of twenty places a site may hold ten while another is active; the other is admitted."""
     with (
         run_cloud(
-            max_batch=1, max_queued_rois=4, site_share=0.5, trust_site_metadata=True
+            max_batch=1, max_queued_rois=20, site_share=0.5, trust_site_metadata=True
         ) as cloud,
         cloud.stub() as stub,
     ):
@@ -239,19 +239,19 @@ def test_a_site_may_hold_its_share_of_the_queue() -> None:
             requests = make_stream(*map(make_roi, numbers), study_key=f"{site}{numbers}")
             return stub.Read(iter(requests), timeout=20, metadata=(("overread-site", site),))
 
-        north = send("north", 1, 2, 3, 4)
+        north = send("north", *range(1, 13))
         until(lambda: cloud.count("rois_total", outcome="Overloaded") == 2)
         south = send("south", 1)
-        until(lambda: cloud.queued == 3)
-        with pytest.raises(OverreadError, match=r"site north has 2 of 3 .* is 2"), typed():
-            list(send("north", 5))
+        until(lambda: cloud.queued == 11)
+        with pytest.raises(OverreadError, match=r"site north has 10 of 11 .* is 4"), typed():
+            list(send("north", 13))
         cloud.reader.gate.set()
         kinds = [
             sorted(type(codec.decode_response(r)).__name__ for r in call)
             for call in (first, north, south)
         ]
         assert kinds[0] == kinds[2] == ["Summary", "Verdict"]
-        assert kinds[1] == ["Refusal"] * 2 + ["Summary"] + ["Verdict"] * 2
+        assert kinds[1] == ["Refusal"] * 2 + ["Summary"] + ["Verdict"] * 10
 
 
 def test_a_reader_in_steps_answers_as_a_whole_one() -> None:

@@ -56,6 +56,8 @@ def test_settings_cannot_change() -> None:
         ('cloud = "nowhere"', "cloud = 'nowhere': .*HOST:PORT or off"),
         ('cloud = "host:99999"', "cloud = 'host:99999'"),
         ('cloud = "host:00"', "cloud = 'host:00': .*HOST:PORT or off"),
+        ('cloud = "127.0.0.1:5,host"', "cloud = '127.0.0.1:5,host': .*HOST:PORT or off"),
+        ('cloud = "127.0.0.1:5,[::1]:5"', "several addresses must be numbers of one kind"),
         ('cloud_hedge = "nowhere"', "cloud_hedge = 'nowhere': .*HOST:PORT or off"),
         (
             'cloud = "localhost:1"\ncloud_hedge = "localhost:1"',

@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from process.tls import TlsFiles, diagnose, is_loopback
+from process.tls import TlsFiles, diagnose, grpc_target, is_loopback
 from tests.pki import make_pki
 
 HERE = ("CN=x", "subjectAltName=IP:127.0.0.1")
@@ -198,3 +198,26 @@ def test_a_peer_that_speaks_neither_ends_the_diagnosis(pki: Path) -> None:
 )
 def test_only_names_and_numbers_of_this_machine_are_loopback(address: str, near: bool) -> None:
     assert is_loopback(address) is near
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [
+        ("cloud.example.org:5", "cloud.example.org:5"),
+        ("10.0.0.1:5,10.0.0.2:6", "ipv4:10.0.0.1:5,10.0.0.2:6"),
+        ("[::1]:5,[2001:db8::7]:5", "ipv6:[::1]:5,[2001:db8::7]:5"),
+    ],
+)
+def test_several_addresses_are_one_target(address: str, target: str) -> None:
+    assert grpc_target(address) == target
+
+
+@pytest.mark.parametrize("address", ["a.example.org:5,b.example.org:5", "10.0.0.1:5,[::1]:5"])
+def test_names_and_mixed_numbers_are_no_list(address: str) -> None:
+    with pytest.raises(ValueError, match="use a name that leads to all of them"):
+        grpc_target(address)
+
+
+def test_a_list_is_loopback_if_all_of_it_is() -> None:
+    assert is_loopback("127.0.0.1:5,127.0.0.2:5")
+    assert not is_loopback("127.0.0.1:5,10.0.0.1:5")

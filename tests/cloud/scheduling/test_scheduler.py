@@ -283,18 +283,25 @@ def test_a_site_alone_may_fill_the_queue() -> None:
         scheduler.admit(sites("a"))
 
 
-@pytest.mark.parametrize(
-    ("waiting", "site", "reason"),
-    [
-        pytest.param("aab", "a", "a has 2 of 3 queued ROIs; its share .* is 2", id="over half"),
-        pytest.param("aabb", "c", "queue is full: 4 ROIs", id="no place is left"),
-    ],
-)
-def test_beside_others_a_site_has_its_share(waiting: str, site: str, reason: str) -> None:
-    """Of four places a site may fill two whoever is active; beyond them it gets its fair share."""
-    with pytest.raises(Overloaded, match=reason):
-        scheduler_of(*sites(waiting), max_queued=4).admit(sites(site))
-    assert scheduler_of(*sites("aab"), max_queued=4).admit(sites("b")) == []
+def test_beside_others_a_site_has_its_share() -> None:
+    """Of forty places a site may fill twenty whoever is active; beyond them, its fair share."""
+    waiting = "a" * 20 + "b"
+    with pytest.raises(Overloaded, match=r"a has 20 of 21 queued ROIs; its share .* is 11"):
+        scheduler_of(*sites(waiting, 900.0), max_queued=40).admit(sites("a", 900.0))
+    assert scheduler_of(*sites(waiting, 900.0), max_queued=40).admit(sites("b", 900.0)) == []
+
+
+def test_a_site_may_always_have_one_turn() -> None:
+    """Otherwise a study would be cut where many sites are active, and few ROIs wait."""
+    scheduler = scheduler_of(*sites("abcdefgh"), max_queued=16)
+    assert scheduler.admit(sites("aaaaaaa", 900.0)) == []
+    with pytest.raises(Overloaded, match="its share"):
+        scheduler.admit(sites("aaaaaaaa", 900.0))
+
+
+def test_a_full_queue_takes_no_site() -> None:
+    with pytest.raises(Overloaded, match="queue is full: 4 ROIs"):
+        scheduler_of(*sites("aabb"), max_queued=4).admit(sites("c"))
 
 
 def test_a_site_that_was_refused_is_active() -> None:
@@ -309,11 +316,12 @@ def test_a_site_that_was_refused_is_active() -> None:
 
 
 def test_weights_count_in_shares() -> None:
-    """A site of weight 3 may hold three of four; with weight 1 it may not."""
-    heavy = scheduler_of(*sites("aab"), max_queued=4, site_weights={"a": 3.0})
-    assert heavy.admit(sites("a")) == []
+    """A site of weight 20 may hold 21 of 22; with weight 1 it may not."""
+    waiting = sites("a" * 20 + "b", 900.0)
+    heavy = scheduler_of(*waiting, max_queued=40, site_weights={"a": 20.0})
+    assert heavy.admit(sites("a", 900.0)) == []
     with pytest.raises(Overloaded):
-        scheduler_of(*sites("aab"), max_queued=4).admit(sites("a"))
+        scheduler_of(*waiting, max_queued=40).admit(sites("a", 900.0))
 
 
 def test_in_a_full_queue_stat_preempts_the_last_routine_roi() -> None:
