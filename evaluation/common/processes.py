@@ -158,6 +158,15 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def listens(port: int) -> bool:
+    """Return whether a port of loopback is served."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1.0).close()
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def running(name: str, command: Sequence[str], log: Path) -> Iterator[Process]:
     """Run a command, isolated, for the time of the context.
