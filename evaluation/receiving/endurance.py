@@ -13,7 +13,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,8 +20,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
 from pydicom.uid import generate_uid
 
+from edge.dicom_out.subject import put
 from evaluation.common.cli import STUDIES, Cache, Json, counting, show
 from evaluation.common.phantoms import prepare
 from evaluation.errors import ServiceFailed
@@ -41,8 +42,8 @@ SAMPLE_S = 0.5
 PAUSE_S = 1.0
 """A scanner waits so long before it sends again what was refused."""
 GROWTH_BAR = 0.1
-ROOM_SHARE = 0.5
-"""The agent may use so much of the size of all studies."""
+ROOM_SHARE, LEAST_ROOM_MB = 0.5, 1000
+"""The agent may use so much of the size of all studies, and so much at least: others write too."""
 LIMIT_S = 3600.0
 
 SPEC = PhantomSpec(
@@ -85,16 +86,22 @@ class Scanner:
         """Return the phantom as another study of another patient."""
         study, series, images = generate_uid(), generate_uid(), list[Dataset]()
         for one in self._images:
-            image = copy(one)
-            image.file_meta = copy(one.file_meta)
-            image.PatientID = study[-16:]
-            image.StudyInstanceUID, image.SeriesInstanceUID = study, series
-            image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+            image = Dataset()
+            image.update({element.tag: element for element in one})
+            image.file_meta = FileMetaDataset(one.file_meta)
+            put(image, "PatientID", study[-16:])
+            put(image, "StudyInstanceUID", study)
+            put(image, "SeriesInstanceUID", series)
+            put(image, "SOPInstanceUID", generate_uid())
             images.append(image)
         return Study(images, self._agent.report(study, series))
 
     def send(self, study: Study, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Send a study, and again what was refused, until all of it is acknowledged."""
+        """Send a study, and again what was refused, until all of it is acknowledged.
+
+        Raises:
+            ServiceFailed: the agent ended, or takes it not within `LIMIT_S`.
+        """
         left, last_s = list(study.images), time.monotonic()
         study.began_s = last_s
 
@@ -112,6 +119,9 @@ class Scanner:
             self.counts.refused_images += sent.refused
             self.counts.associations[_outcome(sent.associated, sent.aborted, bool(left))] += 1
             if left:
+                self._agent.process.require_alive()
+                if time.monotonic() > study.began_s + LIMIT_S:
+                    raise self._agent.process.failed(f"took no whole study within {LIMIT_S:g} s")
                 time.sleep(PAUSE_S)
         study.acknowledged_s, study.images = time.monotonic(), ()
 
@@ -143,7 +153,7 @@ def measure(phantom: Path, count: int, work: Path, step: Callable[[int, int], No
 def _bound_mb(phantom: Path, count: int, work: Path) -> int:
     """Return how much of the disk stays free, so that the agent may fill only a part of it."""
     each = sum(file.stat().st_size for file in files_of(phantom))
-    room = max(6 * (WARM_UP + AT_ONCE) * each, ROOM_SHARE * count * each)
+    room = max(LEAST_ROOM_MB * MB, ROOM_SHARE * count * each)
     return max(1, int((shutil.disk_usage(work).free - room) / MB))
 
 
@@ -256,7 +266,7 @@ def _result(
     doubled = sum(one.report.parent.with_name(f"{one.report.parent.name}-2").exists()
                   for one in studies)  # fmt: skip
     memory = {
-        name: _growth([getattr(one, key) for one in samples])
+        name: growth_of([getattr(one, key) for one in samples])
         for name, key in (("agent", "agent_mb"), ("reader", "reader_mb"))
     }
     flat = all(one["growth"] <= GROWTH_BAR for one in memory.values())
@@ -286,7 +296,7 @@ def _result(
     }
 
 
-def _growth(values: Sequence[float]) -> dict[str, float]:
+def growth_of(values: Sequence[float]) -> dict[str, float]:
     """Return the medians of the second and the last quarter in MB, and the growth between them."""
     count = len(values)
     second = [one for one in values[count // 4 : count // 2] if one > 0]

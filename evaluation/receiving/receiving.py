@@ -109,15 +109,15 @@ def _answer(agent: RealAgent, path: Path, began_s: float, arrived_s: float) -> d
         "arrival_s": arrived_s - began_s,
         "answer_s": ended_s - arrived_s,
         "all_s": ended_s - began_s,
-        "report": {key: _without_names(report.get(key)) for key in SAME},
+        "report": {key: without_uids(report.get(key)) for key in SAME},
     }
 
 
-def _without_names(value: Any) -> Any:
+def without_uids(value: Any) -> Any:
     """Return a value of a report without the UIDs of images, which differ between the series."""
     if isinstance(value, dict):
-        return {key: _without_names(v) for key, v in value.items() if not key.endswith("_uid")}
-    return [_without_names(one) for one in value] if isinstance(value, list) else value
+        return {key: without_uids(v) for key, v in value.items() if not key.endswith("_uid")}
+    return [without_uids(one) for one in value] if isinstance(value, list) else value
 
 
 def measure(study: Path, rounds: int, work: Path) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def send(
     endpoint: Endpoint,
     images: Sequence[Image],
     on_acknowledged: Callable[[Image], None] = lambda _image: None,
+    called: str = OVERREAD,
 ) -> Sent[Image]:
     """Send images over one association, and release it."""
     sockets = list[socket.socket]()
@@ -55,7 +56,7 @@ def send(
         sockets.append(event.assoc.dul.socket.socket)  # type: ignore[union-attr, arg-type]
 
     association = ae.associate(
-        *endpoint, ae_title=OVERREAD, evt_handlers=[(evt.EVT_CONN_OPEN, opened)]
+        *endpoint, ae_title=called, evt_handlers=[(evt.EVT_CONN_OPEN, opened)]
     )
     try:
         if not association.is_established:

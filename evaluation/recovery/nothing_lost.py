@@ -51,7 +51,7 @@ SPACING_MM = (5.0, 2.0, 2.0)
 
 FULL_S = 0.3
 """For so long the disk stays full."""
-AWAY_S, AWAY_STEP_S, LONGEST_PAUSE_S = 3600.0, 60.0, 900.0
+AWAY_S, AWAY_STEP_S = 3600.0, 60.0
 AWAY_STUDIES = 3
 MAX_SENDINGS = 200
 """A scanner gives up after so many associations for one series."""
@@ -143,12 +143,19 @@ class Site:
             self._require_all(study, self._send(study, files))
         self._until(lambda: not busy(self.root, waiting=("archive",)), "answer without the archive")
         for _ in range(round(AWAY_S / AWAY_STEP_S)):
-            self._ahead_s[0] += AWAY_STEP_S
-            time.sleep(0.02)
+            self._pass_time()
         with self.archive.by_dicom():
-            self._ahead_s[0] += LONGEST_PAUSE_S
-            self._until(lambda: not busy(self.root), "deliver when the archive is back")
+            self._until(self._has_delivered, "deliver when the archive is back")
             self._end()
+
+    def _pass_time(self) -> None:
+        self._ahead_s[0] += AWAY_STEP_S
+        time.sleep(0.02)
+
+    def _has_delivered(self) -> bool:
+        """Let time pass, for the pauses of deliveries, and return whether all is delivered."""
+        self._pass_time()
+        return not busy(self.root)
 
     def _new(self, event: str, step: str, when: str) -> tuple[Study, list[Path]]:
         number = len(self.studies)
@@ -261,6 +268,7 @@ def measure(
     """
     parts = list[tuple[Site, Wrong]]()
     moments = [(name, after) for name in steps for after in (False, True)]
+    inside = [name for name in steps if name != AT_TARGET]
     with tempfile.TemporaryDirectory(prefix="overread-nothing-lost-") as folder:
         with Site(Path(folder) / "killed", seed) as site:
             for name, after in each(moments * rounds, "kills"):
@@ -268,7 +276,7 @@ def measure(
         parts.append((site, site.wrong()))
         if full is not None:
             with Site(full / "site", seed, log=Path(folder) / "log") as site:
-                for name in each([name for name in steps if name != AT_TARGET], "full disks"):
+                for name in each(inside * max(1, rounds // 4), "full disks"):
                     site.fill_at(name)
             parts.append((site, site.wrong()))
         if away:
