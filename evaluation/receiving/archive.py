@@ -22,6 +22,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from evaluation.errors import ServiceFailed
+
 AE_TITLE = "ARCHIVE"
 
 
@@ -58,6 +60,8 @@ class Archive:
         server = entity.start_server(
             ("127.0.0.1", self.port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)]
         )
+        if server is None:  # pynetdicom returns one where it does not block
+            raise ServiceFailed("the archive does not listen")
         self.port = server.server_address[1]
         try:
             yield self

@@ -139,14 +139,17 @@ def measure(study: Path, rounds: int, work: Path) -> dict[str, Any]:
                     found[way].append(result)
     first = found[FOLDER][0]["report"]
     same = all(one["report"] == first for results in found.values() for one in results)
-    rows = [{"way": way, **_times(results)} for way, results in found.items()]
-    more = {key: rows[1][f"all_{key}_s"] - rows[0][f"all_{key}_s"] for key in ("median", "p95")}
+    times = {way: _times(results) for way, results in found.items()}
+    more = {
+        key: times[DICOM][f"all_{key}_s"] - times[FOLDER][f"all_{key}_s"]
+        for key in ("median", "p95")
+    }
     return {
         **this_machine(),
         "slices": len(files_of(study)),
         "megabytes": sum(file.stat().st_size for file in files_of(study)) / 1e6,
         "rounds": rounds,
-        "ways": rows,
+        "ways": [{"way": way, **one} for way, one in times.items()],
         "more_median_s": more["median"],
         "more_p95_s": more["p95"],
         "bar_s": BAR_S,

@@ -34,7 +34,7 @@ from edge.link.estimate import LinkEstimate
 from edge.pipeline import StudyResult, read_and_report
 from edge.report.model import Report
 from edge.report.pictures import Pictures
-from edge.report.write import ReportPaths
+from edge.report.write import ReportPaths, write_version
 from edge.settings import EdgeSettings
 from edge.store.exports import DeliveryStep, ExportStep
 from edge.store.pending import PendingStep, PersistPending
@@ -173,7 +173,7 @@ class Order:
             elif not os.readlink(f"/proc/self/fd/{number}").endswith("/inbox"):
                 self._seen.append("folder")  # that of a series
 
-        os.fsync = fsync
+        setattr(os, "fsync", fsync)  # noqa: B010 - for this process alone
 
     @property
     def _seen(self) -> list[str]:
@@ -286,7 +286,7 @@ def serve(root: Path, ports: Ports, trigger: Trigger, order: Order, ahead_s: Any
         if step in _NAME_OF:
             moment(_NAME_OF[step], durable)
 
-    amender.write_version = _around(amender.write_version, AMENDED, moment)
+    setattr(amender, "write_version", _around(write_version, AMENDED, moment))  # noqa: B010
     with logging_below(root):
         run_agent(
             settings_of(root, ports),
