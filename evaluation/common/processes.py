@@ -161,10 +161,11 @@ def free_ports(count: int) -> list[int]:
 def listens(port: int) -> bool:
     """Return whether a port of loopback is served."""
     try:
-        socket.create_connection(("127.0.0.1", port), 1.0).close()
+        with socket.create_connection(("127.0.0.1", port), 1.0) as connection:
+            # a connection to a free port may get this port for itself, and reach itself
+            return bool(connection.getsockname() != connection.getpeername())
     except OSError:
         return False
-    return True
 
 
 @contextmanager
