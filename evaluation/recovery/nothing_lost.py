@@ -56,7 +56,7 @@ AWAY_STUDIES = 3
 MAX_SENDINGS = 200
 """A scanner gives up after so many associations for one series."""
 
-KILL, FULL, AWAY = "agent killed", "disk filled", "archive away for an hour"
+KILL, FULL, AWAY = "killed", "disk filled", "archive away for an hour"
 
 
 @dataclass
@@ -138,7 +138,7 @@ class Site:
 
     def be_away(self) -> None:
         """Send series while the first archive is away for an hour by the agent's clock."""
-        sent = [self._new(AWAY, AWAY, "") for _ in range(AWAY_STUDIES)]
+        sent = [self._new(AWAY, "", "") for _ in range(AWAY_STUDIES)]
         for study, files in sent:
             self._require_all(study, self._send(study, files))
         self._until(lambda: not busy(self.root, waiting=("archive",)), "answer without the archive")
@@ -328,12 +328,12 @@ def _result(rounds: int, parts: Sequence[tuple[Site, Wrong]]) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> Rows:
     """Return a row for each step and moment."""
     cells = [
-        [one["event"], one["step"], one["when"] or "-", str(one["times"]),
+        [one["step"] or "-", f"{one['event']} {one['when']}".strip(), str(one["times"]),
          str(one["more_associations"]), str(one["refused"]), str(len(one["wrong"])),
          "no" if one["wrong"] else "yes"]
         for one in result["steps"]
     ]  # fmt: skip
-    heads = ["event", "durable step", "when", "times", "sent again", "refused", "wrong", "met"]
+    heads = ["durable step", "event", "times", "again", "refused", "wrong", "met"]
     return Rows(heads, cells, "From association to archive: required 0 wrong")
 
 
