@@ -158,6 +158,8 @@ class EdgeSettings(ProcessSettings):
         stow_token_file: file with the token that senders must name.
         stow_max_requests: largest number of requests that are received at once.
         stow_timeout_s: longest silence within a request.
+        stow_complete_on_request: whether a series is complete when the request that sent all of it
+            ends. Only for senders that send a series in one request.
         receive_max_instance_mb: largest received instance, in megabytes.
         receive_max_instances: largest number of instances of a series that wait in the inbox.
         receive_min_free_mb: space in megabytes that stays free on the inbox's disk.
@@ -256,6 +258,7 @@ class EdgeSettings(ProcessSettings):
     stow_token_file: Path | None = None
     stow_max_requests: int = Field(default=4, ge=1, le=100)
     stow_timeout_s: float = Field(default=60.0, ge=1, le=LONGEST_S)
+    stow_complete_on_request: bool = False
     stow_tls_ca: Path | None = None
     stow_tls_cert: Path | None = None
     stow_tls_key: Path | None = None

@@ -35,10 +35,13 @@ from evaluation.load.load import load_command
 from evaluation.load.replicas import replicas_command
 from evaluation.policies.command import policies_command
 from evaluation.policies.roi_sizes import sizes_command
+from evaluation.receiving.endurance import endurance_command
+from evaluation.receiving.receiving import receiving_command
 from evaluation.recovery.clock_jumps import clock_jumps_command
 from evaluation.recovery.flaps import flaps_command
 from evaluation.recovery.full_disk import full_disk_command
 from evaluation.recovery.kills import kills_command
+from evaluation.recovery.nothing_lost import nothing_lost_command
 from evaluation.robustness.fuzz import fuzz_command
 from evaluation.robustness.reading import reading_command
 from evaluation.robustness.receive_fuzz import receive_fuzz_command
@@ -81,12 +84,13 @@ def _program(
 
 COMMANDS = (
     calibration_command, characterization_command, clinical_command, clock_jumps_command,
-    cost_command, dead_cloud_command, detect_command, detection_command, flaps_command,
-    froc_command, full_disk_command, fuzz_command, guarantee_command, kills_command,
+    cost_command, dead_cloud_command, detect_command, detection_command, endurance_command,
+    flaps_command, froc_command, full_disk_command, fuzz_command, guarantee_command, kills_command,
     latency_command, lesion_insertion_command, link_command, load_command, memory_command,
-    network_command, nodules_command, phantoms_command, policies_command, reading_command,
-    receive_fuzz_command, robustness_command, screenshots_command, sizes_command, stages_command,
-    replicas_command, status_pictures_command, whole_command, wire_command,
+    network_command, nodules_command, nothing_lost_command, phantoms_command, policies_command,
+    reading_command, receive_fuzz_command, receiving_command, replicas_command, robustness_command,
+    screenshots_command, sizes_command, stages_command, status_pictures_command, whole_command,
+    wire_command,
 )  # fmt: skip
 
 for _command in COMMANDS:

@@ -26,6 +26,8 @@ CLAIMS = DOCS / "claims.toml"
 SMALL_DISK = ("unshare", "-rm", "sh", "-c")
 MOUNT = "mount -t tmpfs -o size=240m none /mnt"
 """Makes a small filesystem for one command, without privileges."""
+FILLS_A_DISK = ("full_disk", "nothing_lost")
+"""Claims whose command gets one."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -60,7 +62,7 @@ def claims(data: str) -> list[Claim]:
             made = tuple(words[1:] for words in before)
             found.append(Claim(name, command[1:], program=command[0], before=made))
         else:
-            found.append(Claim(name, command, name == "full_disk"))
+            found.append(Claim(name, command, name in FILLS_A_DISK))
     return found
 
 

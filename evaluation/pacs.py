@@ -5,7 +5,6 @@ sends it. The agent reads it with the cloud, and sends its results to Orthanc. F
 fetched by DICOMweb, as a viewer does. Not a medical device.
 """
 
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +24,7 @@ from pynetdicom.presentation import build_context
 
 from edge.access import make_folder
 from evaluation.common.orthanc import Orthanc, orthanc
-from evaluation.common.processes import Process, free_ports, running
+from evaluation.common.processes import Process, free_ports, listens, running
 from evaluation.errors import MissingData, ServiceFailed
 from imaging.dicom.arrival import arrived, files_of
 from models.markdown import Rows
@@ -142,7 +141,7 @@ def site(out: Path, cloud: str, edge: Sequence[str], *, deadline_s: float) -> It
         )  # fmt: skip
         command = (*edge, "--config", str(config))
         agent = held.enter_context(running("edge", command, out / "edge.log"))
-        agent.wait_until(lambda: _listens(port), "start", START_S)
+        agent.wait_until(lambda: listens(port), "start", START_S)
         yield Site(folder, port, archive, agent)
 
 
@@ -224,11 +223,3 @@ def measurement_groups(item: Dataset) -> Iterator[Dataset]:
         if name is not None and name.CodeValue == codes.DCM.MeasurementGroup.value:
             yield one
         yield from measurement_groups(one)
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1.0).close()
-    except OSError:
-        return False
-    return True

@@ -25,7 +25,7 @@ from edge.agent.retention import Retention
 from edge.agent.study import process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import open_pipeline
-from edge.dicom_in.receiving import receiving
+from edge.dicom_in.receiving import Receivers, receiving
 from edge.dicom_out.deliver import MakeObjects, delivering, made_objects
 from edge.dicom_out.targets import open_target
 from edge.drift.keeper import ALONE, DriftKeeper
@@ -111,7 +111,7 @@ def run_agent(
         state = state_of(settings)
         drift = DriftMonitor(state.database)
         telemetry.observe_drift(drift.level)
-        receivers = list[Callable[[], str]]()
+        receivers = list[Receivers]()
         ready: dict[str, Callable[[], str]] = {
             "model": lambda: "".join(opening),
             "inbox": partial(folder_problem, folders.inbox),
@@ -120,7 +120,7 @@ def run_agent(
             "database": partial(database_problem, path),
         }
         if (settings.dicom_port, settings.stow_port) != (None, None):
-            ready |= {"receiving": lambda: next((problem() for problem in receivers), "")}
+            ready |= {"receiving": lambda: next((one.problem() for one in receivers), "")}
         metrics = telemetry.serve(settings, {"main loop": pulse.problem}, ready)
         if (address := held.enter_context(metrics)) is not None:
             log.info("metrics served", address=address)
@@ -160,18 +160,21 @@ def run_agent(
                     on_step=on_step,
                     on_outcome=telemetry.count_delivery,
                     on_backlog=telemetry.set_deliveries,
+                    clock=clock,
                 )
             )
         opening.clear()
         # opened last: at the end nothing comes in any more before the other parts are closed
-        receivers.append(held.enter_context(receiving(settings, folders.inbox, telemetry)))
+        hook = on_step or (lambda _step, _durable: None)
+        ports = held.enter_context(receiving(settings, folders.inbox, telemetry, hook))
+        receivers.append(ports)
         model = models.label if models else ""
         log.info("agent started", **description(settings), model=model)
         record_start(store.trail, settings, model, stop)
         while True:
             make = partial(_main_loop, settings, folders, store, read, second, models)
             try:
-                make(telemetry, clock, stop, rules).work(pulse.beat)
+                make(telemetry, clock, stop, rules, ports.forget).work(pulse.beat)
                 break
             except (LostDatabase, sqlite3.DatabaseError) as error:
                 if not isinstance(error, LostDatabase) and not is_damage(error):
@@ -211,8 +214,12 @@ def _main_loop(
     clock: Callable[[], float],
     stop: threading.Event,
     rules: Rules,
+    on_refused: Callable[[str], None],
 ) -> MainLoop:
-    """Connect the parts around an open database; without ``models`` the model never changes."""
+    """Connect the parts around an open database; without ``models`` the model never changes.
+
+    ``on_refused`` is called with the name in the inbox of a study that was refused.
+    """
     budget = RetryBudget.of(settings)
     keeper = DriftKeeper(store, folders.outbox, lambda: models.alone if models else ALONE)
 
@@ -225,6 +232,8 @@ def _main_loop(
     def on_report(report: Report) -> None:
         telemetry.count_report(report)
         keeper.changed()
+        if report.rejection is not None:
+            on_refused(report.source.name)
         if "cloud" in report.models:
             amender.responded()
 

@@ -6,15 +6,22 @@ moved to those of the first part, and the report of both is the next version of 
 
 Every move can be repeated after a crash at any point; until the last step is durable the study
 keeps its report, and afterwards it is read again.
+
+A study that was refused and is received again unchanged is not read again: its refusal stands.
 """
 
+import filecmp
+import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
 
 from edge.agent.folders import RECEIVED, AgentFolders
 from edge.atomic_files import move, remove, sync_folder
+from edge.dicom_in.received import RESENT_S
 from edge.report.folder import release_folder
+from edge.report.model import Rejection
 from edge.report.write import version_in
 from edge.store.parts import LaterPart
 from edge.store.studies import Record, Step, StudyStore
@@ -48,6 +55,48 @@ def earlier_part(record: Record, folders: AgentFolders, store: StudyStore) -> Re
                 return earlier
     store.parts.add_series(record.id, series)
     return None
+
+
+def standing_refusal(record: Record, folders: AgentFolders, store: StudyStore) -> Rejection | None:
+    """Return the refusal that stands for the claimed study; None if it is to be read.
+
+    It was received over the network at most `RESENT_S` after that refusal, and each of its images
+    is the same file as one of the refused study. A fault of the program is no refusal that stands.
+    """
+    folder = folders.work / record.id / record.name
+    if not (folder / RECEIVED).is_file():
+        return None
+    files = files_of(folder)
+    first = next(filter(None, map(look, files[:_SAMPLE])), None)
+    owner = None if first is None else store.parts.owner({f"{first.series_uid} {first.patient_id}"})
+    if owner is None or owner == record.id:
+        return None
+    earlier = store.get(owner)
+    source = _files(earlier, folders)
+    age = datetime.now(UTC) - datetime.fromisoformat(earlier.updated)
+    recent = timedelta(0) <= age <= timedelta(seconds=RESENT_S)
+    if earlier.step is not Step.QUARANTINED or source is None or not recent:
+        return None
+    known = {image.image_uid: image.file for image in arrived(source)}
+    came = [look(file) for file in files]
+    for image in came:
+        before = None if image is None else known.get(image.image_uid)
+        if image is None or before is None or not filecmp.cmp(image.file, before, shallow=False):
+            return None
+    try:
+        report = json.loads((folders.outbox / earlier.report_name / "report.json").read_bytes())
+        refusal = Rejection(**report["rejection"])
+    except (OSError, ValueError, KeyError, TypeError):  # a person removed it
+        return None
+    if refusal.internal:
+        return None
+    log.warning(
+        "study received again unchanged, its refusal stands",
+        study_key=record.id,
+        refused=earlier.id,
+        kind=refusal.kind,
+    )
+    return refusal
 
 
 def join(record: Record, folders: AgentFolders, store: StudyStore) -> Record:

@@ -18,7 +18,7 @@ import structlog
 from edge.access import make_folder
 from edge.agent.claim import hold_report_folder
 from edge.agent.folders import AgentFolders
-from edge.agent.join import earlier_part, join
+from edge.agent.join import earlier_part, join, standing_refusal
 from edge.atomic_files import is_transient, move, remove, sync_folder, write_atomically
 from edge.budget import LedgerEntry
 from edge.dicom_out.evidence import evidence_files
@@ -60,8 +60,10 @@ def process_study(
         OSError, sqlite3.OperationalError: files or the database cannot be written. The study stays
             at its step; `edge.atomic_files.is_transient` tells whether trying again helps.
     """
+    refusal = None
     if record.step is Step.CLAIMED and record.attempts == 0:
-        earlier = earlier_part(record, folders, store)
+        refusal = standing_refusal(record, folders, store)
+        earlier = None if refusal else earlier_part(record, folders, store)
         record = store.begin_join(record.id, earlier.id) if earlier else record
     if record.step is Step.JOINING:
         record = join(record, folders, store)
@@ -79,7 +81,7 @@ def process_study(
         if found and not store.pending.has(record.id):
             give_up_report(out, record.id)  # only if it is provisional
         if not found:
-            report, details = _read(record, draft, read, deadline_s, clock)
+            report, details = _read(record, draft, read, deadline_s, clock, refusal)
             if draft != job:
                 pictures = {p.name: p.read_bytes() for p in sorted(draft.out.glob("*.jpg"))}
                 write_version(report, pictures, out, evidence_files(draft.out))
@@ -113,17 +115,22 @@ def _read(
     read: Callable[[Job], StudyResult],
     deadline_s: float,
     clock: Callable[[], float],
+    refusal: Rejection | None,
 ) -> tuple[Report, str]:
     """Return the report, which is out, and details for the developers.
 
-    A study that ``read`` cannot report gets a report that says so.
+    A study that ``read`` cannot report gets a report that says so, as does one that is not read
+    because its ``refusal`` stands.
     """
     began_s, details = clock(), ""
     wait_s = 0.0 if job.since_s is None else max(0.0, began_s - job.since_s)
     ledger = [LedgerEntry("wait", deadline_s, wait_s)]
-    if record.attempts > MAX_ATTEMPTS:
-        kind = "RepeatedCrash"
+    if refusal is not None:
+        reason = f"it was sent again unchanged, and was refused before: {refusal.reason}"
+        rejection = replace(refusal, reason=reason)
+    elif record.attempts > MAX_ATTEMPTS:
         reason = f"reading this study has ended the process {MAX_ATTEMPTS} times"
+        rejection = Rejection("RepeatedCrash", reason, job.source.name, internal=True)
     else:
         try:
             return read(job).report, ""
@@ -133,7 +140,8 @@ def _read(
             log.exception("study failed", study_key=record.id)
             left_s = max(0.0, deadline_s - wait_s)
             ledger.append(LedgerEntry("failed", left_s, clock() - began_s))
-            kind, reason, details = "InternalError", repr(error), traceback.format_exc()
+            details = traceback.format_exc()
+            rejection = Rejection("InternalError", repr(error), job.source.name, internal=True)
     report = Report(
         study_key=job.study_key,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -144,7 +152,7 @@ def _read(
         ledger=tuple(ledger),
         second_reading_reason="the study was not read",
         status=Status.REJECTED,
-        rejection=Rejection(kind, reason, job.source.name, internal=True),
+        rejection=rejection,
     )
     write_report(report, {}, job.out)
     return report, details

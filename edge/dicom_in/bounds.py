@@ -32,6 +32,12 @@ MAX_WAITING = 2
 INVALID = "Evt19"
 """The event of the state machine by which an association is aborted (PS3.8, table 9-10)."""
 
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+"""Acknowledges what was received at once: a sender with Nagle's algorithm waits 40 ms otherwise.
+
+The system takes it back, so it is set with each receipt. Only Linux has it.
+"""
+
 log = structlog.get_logger()
 
 
@@ -95,6 +101,8 @@ class BoundedSocket(AssociationSocket):
         while len(received) < nr_bytes:
             connection.settimeout(max(0.01, until_s - time.monotonic()))
             part = connection.recv(min(nr_bytes - len(received), 1 << 16))
+            if _QUICKACK is not None:
+                connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
             if not part:
                 break
             received += part

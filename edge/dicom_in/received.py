@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from edge.agent.inbox import DONE
 from edge.atomic_files import is_transient, remove, sync_folder
 from edge.dicom_in.identity import Identity, data_set_digest, identify
 from edge.dicom_in.refusals import Reason, Refused
+from edge.dicom_in.steps import ReceiveHook, ReceiveStep
 from edge.settings import EdgeSettings
 
 RECEIVING = ".receiving"
@@ -188,6 +190,7 @@ class ReceivedStore:
 
     Args:
         free_bytes: returns the free space on the disk of a folder.
+        on_step: is called with every durable step, by the thread that takes it.
     """
 
     def __init__(
@@ -197,8 +200,10 @@ class ReceivedStore:
         *,
         clock: Callable[[], float] = time.monotonic,
         free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
+        on_step: ReceiveHook = lambda _step, _durable: None,
     ) -> None:
         self._inbox, self._limits = inbox, limits
+        self._on_step, self._numbers = on_step, count(1)
         self._clock, self._free_bytes = clock, free_bytes
         self._lock = threading.Lock()
         self._series: dict[str, _Series] = {}
@@ -215,6 +220,10 @@ class ReceivedStore:
     def stop(self) -> None:
         """Begin no instance any more; those that are whole may still be kept."""
         self._stopping = True
+
+    def new_sender(self) -> int:
+        """Return the number of a new sender: an association, or a request."""
+        return next(self._numbers)
 
     def begin(self) -> Incoming:
         """Begin to receive an instance.
@@ -239,21 +248,25 @@ class ReceivedStore:
     ) -> Identity:
         """Make an instance durable in the folder of its series; after that it may be acknowledged.
 
-        One that is stored already, with the same data set, is success too. ``sender`` is the number
-        of the association, for `released`.
+        One that is stored already, with the same data set, is success too. ``sender`` is a number
+        of `new_sender`, for `released`.
 
         Raises:
             Refused: it is not stored, and nothing of it is left.
         """
         identity = None
         try:
+            with _refusing_faults():
+                self._on_step(ReceiveStep.WRITTEN, False)
             incoming.sync()
+            self._on_step(ReceiveStep.WRITTEN, True)
             identity = identify(incoming.path)
             (expected or Expected()).require(identity)
             if identity.sop_class not in self._limits.sop_classes:
                 raise Refused(Reason.SOP_CLASS, "the SOP class is not among receive_sop_classes")
             with _refusing_faults():
                 self._place(incoming, identity, source, sender)
+            self._on_step(ReceiveStep.ACKNOWLEDGED, False)
             return identity
         except Refused as refusal:
             if identity is not None:
@@ -279,8 +292,20 @@ class ReceivedStore:
                 self._series[name].sender = None
                 if complete:
                     with suppress(OSError):  # it was claimed: the quiet time was shorter
+                        self._on_step(ReceiveStep.COMPLETED, False)
                         (self._inbox / name / DONE).touch(exist_ok=False)
                         sync_folder(self._inbox / name)
+                        self._on_step(ReceiveStep.COMPLETED, True)
+
+    def forget(self, name: str) -> None:
+        """Forget what was taken out of this folder in the inbox: its study was refused.
+
+        What is sent again is stored again, whatever its data set is, and the agent decides.
+        """
+        with self._lock:
+            if (series := self._series.get(name)) is not None:
+                there = set(os.listdir(folder)) if (folder := self._inbox / name).is_dir() else ()
+                series.digests = {u: d for u, d in series.digests.items() if f"{u}.dcm" in there}
 
     def _require_room(self) -> None:
         if self._free_bytes(self._inbox) < self._limits.free_bytes:
@@ -303,11 +328,13 @@ class ReceivedStore:
                 with suppress(FileNotFoundError):  # claimed
                     sync_folder(folder)
                 return
+            self._on_step(ReceiveStep.STORED, False)
             descriptor = self._rename(incoming, target, series, source, sender)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        self._on_step(ReceiveStep.STORED, True)
         with self._lock:
             series.digests[identity.instance] = digest
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from edge.dicom_in.received import Limits, ReceivedStore
 from edge.dicom_in.scp import receiving_by_dicom
+from edge.dicom_in.steps import ReceiveHook
 from edge.dicom_in.stow import receiving_by_stow
 from edge.errors import BadSettings
 from edge.settings import EdgeSettings
@@ -16,18 +18,33 @@ from edge.telemetry import Telemetry
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True)
+class Receivers:
+    """The ports that receive.
+
+    ``problem`` returns what is wrong with them, empty for nothing. ``forget`` is called with the
+    folder of a series whose study was refused.
+    """
+
+    problem: Callable[[], str] = lambda: ""
+    forget: Callable[[str], None] = lambda _name: None
+
+
 @contextmanager
 def receiving(
-    settings: EdgeSettings, inbox: Path, telemetry: Telemetry
-) -> Iterator[Callable[[], str]]:
-    """Receive studies while entered, if a port is set; yield what is wrong with it, as a check.
+    settings: EdgeSettings,
+    inbox: Path,
+    telemetry: Telemetry,
+    on_step: ReceiveHook = lambda _step, _durable: None,
+) -> Iterator[Receivers]:
+    """Receive studies while entered, if a port is set.
 
     Raises:
         BadSettings: a port cannot be bound, or files of TLS or of the token cannot be used.
         OSError: the inbox cannot be written.
     """
     if settings.dicom_port is None and settings.stow_port is None:
-        yield lambda: ""
+        yield Receivers()
         return
     for tls in (settings.dicom_tls, settings.stow_tls):
         if problems := tls.problems():
@@ -35,7 +52,7 @@ def receiving(
         telemetry.set_expiries(tls.expiries())
         for warning in tls.warnings():
             log.warning("a certificate expires soon", reason=warning)
-    store = ReceivedStore(inbox, Limits.of(settings))
+    store = ReceivedStore(inbox, Limits.of(settings), on_step=on_step)
     with ExitStack() as ports:
         by_dicom = ports.enter_context(receiving_by_dicom(settings, store, telemetry))
         if by_dicom is not None:
@@ -51,4 +68,4 @@ def receiving(
             dead = [one.address for one in listening if not one.is_served()]
             return f"{' and '.join(dead)} is not served any more: restart" if dead else ""
 
-        yield problem
+        yield Receivers(problem, store.forget)

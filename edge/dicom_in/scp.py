@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from typing import Any, Protocol, cast
 
 import structlog
@@ -116,7 +115,6 @@ class _Node:
     def __init__(self, settings: EdgeSettings, store: ReceivedStore, counters: Counters) -> None:
         self._settings, self._store, self._counters = settings, store, counters
         self._peers = tuple(map(Peer.of, settings.dicom_peers))
-        self._numbers = count(1)
         self._lock = threading.Lock()
         self._sessions: dict[Association, _Session] = {}
         self._on_their_way: set[DataSetSink] = set()
@@ -187,7 +185,7 @@ class _Node:
                 rejection = self._rejection(caller, called, peer)
                 if rejection is None:
                     source = Source(WAY, caller, called, peer)
-                    self._sessions[association] = _Session(next(self._numbers), source)
+                    self._sessions[association] = _Session(self._store.new_sender(), source)
                     self._counters.set_associations(len(self._sessions))
         finally:
             if rejection is not None:

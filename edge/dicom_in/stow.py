@@ -14,6 +14,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -329,7 +330,7 @@ class _Service:
         self, request: Request, source: Source, study: str, parser: RelatedParser
     ) -> _Outcome:
         outcome, part = _Outcome(), None
-        parts = 0
+        parts, sender, complete = 0, self._store.new_sender(), False
         try:
             async for chunk in self._chunks(request):
                 for event in parser.feed(chunk):
@@ -342,14 +343,18 @@ class _Service:
                         case PartData(data) if part is not None:
                             part.write(data)
                         case _ if part is not None:
-                            await run_in_threadpool(self._keep, part, source, study, outcome)
+                            await run_in_threadpool(
+                                self._keep, part, source, study, outcome, sender
+                            )
                             part = None
             parser.finish()
+            complete = self._settings.stow_complete_on_request and outcome.status is HTTPStatus.OK
         except MalformedRequest as error:
             raise _Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
         finally:
             if part is not None:
                 part.discard()
+            await run_in_threadpool(partial(self._store.released, sender, complete=complete))
         return outcome
 
     async def _chunks(self, request: Request) -> AsyncIterator[bytes]:
@@ -368,14 +373,16 @@ class _Service:
             text = f"more than {self._settings.receive_max_instances} instances in one request"
             raise _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
 
-    def _keep(self, part: "_Part", source: Source, study: str, outcome: _Outcome) -> None:
+    def _keep(
+        self, part: "_Part", source: Source, study: str, outcome: _Outcome, sender: int
+    ) -> None:
         """Make the instance durable, and note what became of it."""
         if part.kind != PART_TYPE:
             outcome.other_types += 1
             log.warning("part refused", way=WAY, peer=source.peer, reason="media type")
             return
         try:
-            identity = self._store.keep(part.whole(), source, Expected(study=study))
+            identity = self._store.keep(part.whole(), source, Expected(study=study), sender)
         except Refused as refusal:
             outcome.failed.append(refusal)
             self._counters.count_refused_instance(WAY, refusal.reason.value)

@@ -37,6 +37,7 @@ from typing import IO, Any, Self
 import structlog
 
 from edge.access import whose
+from edge.dicom_in.steps import ReceiveStep
 from edge.errors import EdgeError
 from edge.job import new_study_key
 from edge.store.database import WrongStep, columns, file_identities, open_database, transaction
@@ -45,7 +46,7 @@ from edge.store.exports import DeliveryStep, ExportStep, ExportStore
 from edge.store.parts import LaterPart, PartStore
 from edge.store.pending import PendingStep, PendingStore
 from edge.trail.records import Event
-from edge.trail.store import FOLDER, TrailStore
+from edge.trail.store import FOLDER, TrailStep, TrailStore
 
 
 class Step(Enum):
@@ -78,8 +79,8 @@ _RECORDED = {
 }
 """The steps that the audit trail has, with their event."""
 
-AnyStep = Step | PendingStep | ExportStep | DeliveryStep
-"""A durable step of anything in the database."""
+AnyStep = Step | PendingStep | ExportStep | DeliveryStep | TrailStep | ReceiveStep
+"""A durable step of anything: in the database, in the trail's files, or of what is received."""
 
 StepHook = Callable[[AnyStep, bool], None]
 """Called with each step twice: just before it is made durable (False) and just after (True)."""
@@ -166,7 +167,7 @@ class StudyStore:
                 opened.callback(self._database.close)
                 self._database.executescript(_SCHEMA)
                 self.parts = PartStore(self._database)
-                self.trail = TrailStore(self._database, path.parent / FOLDER)
+                self.trail = TrailStore(self._database, path.parent / FOLDER, on_step=self._on_step)
                 self.exports = ExportStore(self._database, self._on_step, targets, self.trail)
                 self.pending = PendingStore(
                     self._database, self._on_step, self.trail, self.exports.add

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,16 @@ CREATE TABLE IF NOT EXISTS trail_removals (
 log = structlog.get_logger()
 
 
+class TrailStep(Enum):
+    """A durable step of the trail's files."""
+
+    APPENDED = "appended"  # the records are in their file; the database may have them too
+
+
+TrailHook = Callable[[TrailStep, bool], None]
+"""Called with each step twice: just before it is made durable (False) and just after (True)."""
+
+
 @dataclass(frozen=True)
 class Head:
     """The last record: the random identity of the agent that made it, sequence, hash and file."""
@@ -98,6 +109,7 @@ class TrailStore:
     Args:
         now: wall-clock time in UTC.
         max_file_bytes: beyond this size a file is ended.
+        on_step: is called with every durable step.
     """
 
     def __init__(
@@ -107,9 +119,10 @@ class TrailStore:
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         max_file_bytes: int = MAX_FILE_BYTES,
+        on_step: TrailHook = lambda _step, _durable: None,
     ) -> None:
         self._database, self.folder = database, folder
-        self._now, self._max_file_bytes = now, max_file_bytes
+        self._now, self._max_file_bytes, self._on_step = now, max_file_bytes, on_step
         self._end: End | None = None  # of the files; None: not looked at, or not to be relied on
         database.executescript(_SCHEMA)
 
@@ -170,7 +183,9 @@ class TrailStore:
             self._end = None  # until all is written
             waiting = self._waiting()
             if new := [one for one in waiting if one.sequence > end.sequence]:
+                self._on_step(TrailStep.APPENDED, False)
                 append(self.folder, [(one.file, one.line) for one in new])
+                self._on_step(TrailStep.APPENDED, True)
                 end = End(new[-1].sequence, digest(new[-1].line), new[-1].file)
             if waiting:
                 self._database.execute(

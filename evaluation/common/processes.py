@@ -158,6 +158,16 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def listens(port: int) -> bool:
+    """Return whether a port of loopback is served."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1.0) as connection:
+            # a connection to a free port may get this port for itself, and reach itself
+            return bool(connection.getsockname() != connection.getpeername())
+    except OSError:
+        return False
+
+
 @contextmanager
 def running(name: str, command: Sequence[str], log: Path) -> Iterator[Process]:
     """Run a command, isolated, for the time of the context.

@@ -166,12 +166,12 @@ def check(
         doubled += [f"{name}: also in {f}" for f in folders if end not in f.parts]
         if (root / "outbox" / f"{name}-2").exists():
             doubled.append(f"{name}: a second report")
-        versions, missing = _versions(root / "outbox" / name)
+        versions, missing = versions_of(root / "outbox" / name)
         lost += [f"{name}: {what}" for what in missing]
         if versions and scores is not None:
             amendments += len(versions) - 1
             provisional += versions[0]["status"] == "provisional"
-            _compare(name, versions, lost, doubled)
+            compare_versions(name, versions, lost, doubled)
             last = versions[-1]
             if folders and _findings(last) != expected(folders[0], last["study_key"], answers):
                 lost.append(f"{name}: a finding, or a verdict on one")
@@ -181,7 +181,7 @@ def check(
     return Found(len(studies), provisional, amendments, tuple(lost), tuple(doubled), left)
 
 
-def _versions(out: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def versions_of(out: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the versions of one report up to the first that is missing, and what that is."""
     newest = out / "report.json"
     if not newest.is_file():
@@ -196,7 +196,7 @@ def _versions(out: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return [*versions, last], []
 
 
-def _compare(
+def compare_versions(
     name: str, versions: list[dict[str, Any]], lost: list[str], doubled: list[str]
 ) -> None:
     """Check that each version continues the one before, and no read was given up."""

@@ -43,6 +43,18 @@ def fill(ballast: Path) -> None:
                     raise
 
 
+def require_small(at: Path) -> None:
+    """Refuse a filesystem that was not made for a test.
+
+    Raises:
+        typer.BadParameter: it is larger than `LARGEST_BYTES`.
+    """
+    if (size := shutil.disk_usage(at).total) > LARGEST_BYTES:
+        raise typer.BadParameter(
+            f"{at} has a filesystem of {size} bytes, expected at most {LARGEST_BYTES}"
+        )
+
+
 def run(root: Path, log: Path, fillings: int, seed: int) -> Found:
     """Fill the filesystem below ``root`` while studies arrive; ``log`` lies on another."""
     site, ballast = Site(root, chance := Random(seed)), root / "ballast"
@@ -72,10 +84,7 @@ def full_disk_command(
     as_json: Json = False,
 ) -> None:
     """Chaos test of the agent on a disk that fills up: counts lost and duplicated reports."""
-    if (size := shutil.disk_usage(at).total) > LARGEST_BYTES:
-        raise typer.BadParameter(
-            f"--at {at} has a filesystem of {size} bytes, expected at most {LARGEST_BYTES}"
-        )
+    require_small(at)
     with tempfile.TemporaryDirectory() as elsewhere:
         found = run(at / "site", Path(elsewhere) / "log", fillings, seed)
     show_and_exit({"fillings": fillings}, found, as_json)

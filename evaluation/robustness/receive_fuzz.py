@@ -7,7 +7,6 @@ one was not, or if the agent ended. Its memory, threads and open files are measu
 import json
 import multiprocessing
 import os
-import socket
 import tempfile
 import threading
 import urllib.request
@@ -33,7 +32,7 @@ from edge.pipeline import StudyResult, read_and_report
 from edge.settings import EdgeSettings
 from edge.store.pending import PersistPending
 from evaluation.common.cli import Json, each
-from evaluation.common.processes import free_ports
+from evaluation.common.processes import free_ports, listens
 from evaluation.errors import ServiceFailed
 from evaluation.recovery.agent import PIPELINE, GivenScores, logging_below, settings_in, the_box
 from evaluation.recovery.check import PATIENCE_S, wait
@@ -83,21 +82,13 @@ def _agent(root: Path) -> Iterator[tuple[BaseProcess, dict[str, int]]]:
     process = context.Process(target=_serve, args=(root, ports))
     process.start()
     try:
-        if not wait(lambda: _listens(ports["stow_port"]), process):
+        if not wait(lambda: listens(ports["stow_port"]), process):
             raise ServiceFailed(f"the agent ended with {process.exitcode} at its start")
         yield process, ports
     finally:
         process.terminate()
         process.join(PATIENCE_S)
         process.kill()
-
-
-def _listens(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), 1):
-            return True
-    except OSError:
-        return False
 
 
 def _metrics(ports: dict[str, int]) -> str | None:

@@ -23,12 +23,17 @@ from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
 from edge.settings import EdgeSettings
 from edge.store.pending import PersistPending
+from edge.trail.files import records_after
+from edge.trail.records import Event, TrailRecord
 from imaging.dicom.arrival import arrived
 from imaging.dicom.writer import write_series
+from imaging.errors import NotCt
 from imaging.phantom.phantom import PhantomSpec, make_phantom
+from imaging.volume import Study
 from tests.edge.builders import pending_pipeline, study_at
 from tests.edge.dicom_in.senders import IMAGES, associate, names, send, settings_in
 from tests.edge.running_agent import wait_until
+from tests.imaging.small_ct import SmallCt
 
 SPEC = PhantomSpec(seed=3, spacing_mm=(3.0, 1.25, 1.25), size_mm=(210.0, 340.0, 340.0),
                    nodule_count=2, diameter_mm=(12.0, 20.0))  # fmt: skip
@@ -193,3 +198,73 @@ def test_the_agent_that_stops_rejects_associations(tmp_path: Path) -> None:
         assert association.send_c_store(IMAGES[0]).Status == 0x0000
     wait_until(lambda: not association.is_established)
     assert not associate(ports["DICOM"]).is_established
+
+
+def refuse_all(job: Job, persist: PersistPending) -> StudyResult:
+    """A pipeline that refuses every study, and leaves a file for each that it reads."""
+
+    def read(source: Path) -> Study:
+        (job.out.parent.parent / f"read-{job.study_key}").touch()
+        raise NotCt("no CT, expected one", source)
+
+    pipeline = replace(pending_pipeline(NoSecondReader()), read=read)
+    return read_and_report(replace(pipeline, persist_pending=persist), job)
+
+
+def reports_of(root: Path) -> list[dict[str, Any]]:
+    """The reports, the oldest first."""
+    paths = sorted(root.glob("outbox/*/report.json"), key=lambda path: path.stat().st_mtime_ns)
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def rejections(root: Path) -> list[TrailRecord]:
+    return [one for one in records_after(root / "state_dir" / "trail", 0)
+            if one.event == Event.REJECTED]  # fmt: skip
+
+
+@pytest.mark.parametrize("images", [IMAGES, IMAGES[-1:]], ids=["all", "last"])
+def test_a_refused_series_that_is_sent_again_unchanged_is_refused_again_unread(
+    tmp_path: Path, images: list[Dataset]
+) -> None:
+    settings = settings_in(tmp_path, dicom_port=0, quiet_s=0.3, poll_s=0.02)
+    with agent(settings, refuse_all) as ports:
+        send(ports["DICOM"], IMAGES)
+        wait_until(lambda: len(rejections(tmp_path)) == 1)
+        assert set(send(ports["DICOM"], images)) == {0x0000}
+        wait_until(lambda: len(rejections(tmp_path)) == 2)
+    first, again = reports_of(tmp_path)
+    assert len(list(tmp_path.glob("read-*"))) == 1
+    assert again["rejection"]["kind"] == first["rejection"]["kind"] == "NotCt"
+    words = "it was sent again unchanged, and was refused before: no CT, expected one"
+    assert again["rejection"]["reason"] == words
+    said, repeated = rejections(tmp_path)
+    assert repeated.fields["kind"] == "NotCt"
+    assert repeated.fields["study_key"] != said.fields["study_key"]
+
+
+def test_a_refused_series_that_is_sent_again_changed_is_read_again(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, dicom_port=0, quiet_s=0.3, poll_s=0.02)
+    with agent(settings, refuse_all) as ports:
+        send(ports["DICOM"], IMAGES)
+        wait_until(lambda: len(rejections(tmp_path)) == 1)
+        changed = SmallCt(count=12).images()
+        changed[3].KVP = 99
+        assert set(send(ports["DICOM"], changed)) == {0x0000}
+        wait_until(lambda: len(rejections(tmp_path)) == 2)
+    assert len(list(tmp_path.glob("read-*"))) == 2
+    (kept,) = (tmp_path / "state_dir" / "quarantine").glob(
+        f"{rejections(tmp_path)[1].fields['study_key']}/study/*"
+    )
+    assert len(list(kept.glob("*.dcm"))) == 12
+
+
+def test_a_request_completes_a_series_where_the_setting_says_so(tmp_path: Path) -> None:
+    settings = settings_in(
+        tmp_path, stow_port=0, quiet_s=3600, poll_s=0.02, stow_complete_on_request=True
+    )
+    images = SmallCt(count=12).images()
+    for image in images:
+        image.preamble = bytes(128)
+    with agent(settings, list_images) as ports:
+        by_stow(ports, images)
+        wait_until(lambda: version_of(tmp_path / "outbox") == 1)

@@ -1,0 +1,107 @@
+"""Series by C-STORE and as files, to the installed agent with the real network: a few of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+
+from evaluation.common.phantoms import prepare
+from evaluation.receiving import endurance, receiving
+from evaluation.receiving.archive import Archive
+from evaluation.receiving.endurance import Sample, growth_of
+from evaluation.receiving.real_agent import children_of, resident_mb
+from evaluation.receiving.sender import send
+from imaging.phantom.phantom import PhantomSpec
+
+# pynetdicom drops the socket of a connection that failed without closing it
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+SPEC = PhantomSpec(seed=2, spacing_mm=(5.0, 2.5, 2.5), size_mm=(210.0, 340.0, 340.0),
+                   nodule_count=1, diameter_mm=(15.0, 20.0))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    (prepared,) = prepare([SPEC], tmp_path_factory.mktemp("phantom"))
+    return prepared.folder
+
+
+@pytest.fixture(scope="module")
+def times(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return receiving.measure(phantom, 1, tmp_path_factory.mktemp("receiving"))
+
+
+def test_both_ways_end_in_the_same_report(times: dict[str, Any]) -> None:
+    assert times["same_report"]
+    assert times["slices"] == 42
+    assert [one["way"] for one in times["ways"]] == [receiving.FOLDER, receiving.DICOM]
+    for one in times["ways"]:
+        parts = one["arrival_median_s"] + one["answer_median_s"]
+        assert one["all_median_s"] == pytest.approx(parts)
+    json.dumps(times)
+
+
+def test_names_of_images_do_not_make_reports_differ() -> None:
+    report = {"location": {"sop_instance_uid": "1.2", "slice": 3}, "all": [{"series_uid": "1"}]}
+    assert receiving.without_uids(report) == {"location": {"slice": 3}, "all": [{}]}
+
+
+@pytest.fixture(scope="module")
+def endured(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    steps = list[tuple[int, int]]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(endurance, "WARM_UP", 1)
+        patch.setattr(endurance, "AT_ONCE", 2)
+        patch.setattr(endurance, "SAMPLE_S", 0.05)
+        work = tmp_path_factory.mktemp("endurance")
+        yield endurance.measure(phantom, 4, work, lambda *step: steps.append(step))
+    assert steps
+
+
+def test_all_studies_are_answered_once(endured: dict[str, Any]) -> None:
+    assert (endured["studies"], endured["answered"], endured["doubled"]) == (4, 4, 0)
+    assert endured["associations"]["released, all acknowledged"] == 4
+    assert endured["answer_p50_s"] > 0
+    assert endured["acknowledge_p95_ms"] >= endured["acknowledge_p50_ms"] > 0
+    json.dumps(endured)
+
+
+def test_memory_of_agent_and_reader_is_sampled(endured: dict[str, Any]) -> None:
+    assert set(endured["memory"]) == {"agent", "reader"}
+    assert endured["memory"]["agent"]["most_mb"] > 50
+    cells = endurance.table(endured).cells
+    assert [row[-1] for row in cells[:2]] == ["yes", "yes"]
+
+
+def test_growth_is_from_the_second_quarter_to_the_last() -> None:
+    values = [*[500.0] * 4, *[100.0] * 4, *[300.0] * 4, *[120.0] * 4]
+    assert growth_of(values)["growth"] == pytest.approx(0.2)
+    assert growth_of([0.0, 0.0])["growth"] == 0.0
+    assert Sample(1.0, 2.0, 3, 4.0).waiting == 3
+
+
+def test_a_process_has_memory_until_it_has_ended() -> None:
+    assert resident_mb(os.getpid()) > 10
+    assert resident_mb(2**22 + 1) == 0.0
+    assert children_of(2**22 + 1) == []
+
+
+def test_an_archive_keeps_each_object_every_time(phantom: Path) -> None:
+    files = sorted(phantom.glob("*.dcm"))[:2]
+    archive, seen = Archive(), list[bool]()
+    archive.on_object = seen.append
+    with archive.by_dicom():
+        endpoint = ("127.0.0.1", archive.port)
+        for _ in range(2):
+            assert send(endpoint, files, called="ARCHIVE").acknowledged == tuple(files)
+    assert not send(endpoint, files, called="ARCHIVE").associated
+    uids = {str(dcmread(file).SOPInstanceUID) for file in files}
+    assert set(archive.kept) == uids
+    assert all(len(digests) == 2 and len(set(digests)) == 1 for digests in archive.kept.values())
+    assert seen == [False, True] * 4
