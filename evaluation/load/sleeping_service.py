@@ -33,8 +33,9 @@ class SleepingReader:
         """Sleep, and return one half for every probability."""
         count = len(batch)
         time.sleep(self.fixed_s + count * self.each_s)
-        half, zeros = np.full(count, 0.5), np.zeros(count)
-        return Readings(half, zeros, half, np.zeros(count, np.int64), np.zeros_like(batch, bool))
+        half, diameter_mm = np.full(count, 0.5), np.full(count, 6.0)
+        solid, nothing = np.zeros(count, np.int64), np.zeros_like(batch, bool)
+        return Readings(half, diameter_mm, half, solid, nothing)
 
 
 def main(
