@@ -21,6 +21,7 @@ from typing import Any
 import pydicom
 import typer
 from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
 
 from edge.agent.agent import run_agent
 from edge.settings import EdgeSettings
@@ -48,15 +49,20 @@ OFFERED = "screening-small-int8"
 """The model that the cloud offers: another one than the agent's."""
 
 SERVICE = "/overread.v1.Overread"
+HEALTH = "/grpc.health.v1.Health/Watch"
+"""By this gRPC learns which replicas are being stopped."""
+
 REQUESTS: Mapping[str, type[Message]] = {
     f"{SERVICE}/Read": pb.ReadRequest,
     f"{SERVICE}/Describe": pb.DescribeRequest,
     f"{SERVICE}/GetModel": pb.GetModelRequest,
+    HEALTH: health_pb2.HealthCheckRequest,
 }
 RESPONSES: Mapping[str, type[Message]] = {
     f"{SERVICE}/Read": pb.ReadResponse,
     f"{SERVICE}/Describe": pb.DescribeResponse,
     f"{SERVICE}/GetModel": pb.GetModelResponse,
+    HEALTH: health_pb2.HealthCheckResponse,
 }
 
 PATIENT: Mapping[str, str] = {
