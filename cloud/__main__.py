@@ -221,7 +221,7 @@ def _fetch(address: str, files: TlsFiles, timeout_s: float) -> Description:
 
 
 def _leave_hanging_model(status: int) -> None:
-    """End the process at once where the model hangs: Python would wait for its thread for ever."""
+    """End the process at once where the model hangs: Python would wait for its thread."""
     if steps := hanging_steps():
         _log.error("the model hangs, the process ends without it", threads=steps)
         sys.stdout.flush()

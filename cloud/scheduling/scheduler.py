@@ -50,7 +50,7 @@ class Rules:
         routine_max_wait_s: a routine ROI is aged after this wait, or after half of its budget if
             that is shorter.
         site_share: part of ``max_queued``, and of the time to its deadline, up to which a site may
-            fill the queue whoever else is active. Beyond it a site may have its fair share, or one
+            fill the queue while others are active. Beyond it a site may have its fair share, or one
             turn if that is more.
         site_weights: the weight of each named site; others have weight 1.
     """

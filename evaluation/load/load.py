@@ -4,7 +4,7 @@ The same Poisson arrivals are sent to four services in turn, A B C D A B C D: th
 plain order of deadlines, first come, first served with full batches (both drop what is late), and
 with batches of one. Services and load generator are pinned to disjoint CPU cores, so that neither
 slows the other. Times count from the intended arrival, and an ROI that was not answered in time
-counts as one that took for ever.
+counts as one that never came.
 """
 
 import asyncio

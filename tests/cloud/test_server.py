@@ -402,7 +402,7 @@ def test_a_hanging_model_ends_the_service(tmp_path: Path) -> None:
 def test_one_signal_ends_a_service_with_a_hanging_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the watchdog has found it: Python alone would wait for the thread for ever."""
+    """Before the watchdog has found it: Python alone would wait for its thread without end."""
     monkeypatch.setenv("LEAST_HUNG_S", "3600")
     with run_process(tmp_path, "--grace-s", "0.5", program=UNSOUND) as (process, _, stub):
         call = send_roi(stub, 200)

@@ -191,7 +191,7 @@ def test_a_late_newcomer_is_rejected_with_its_own_estimate(four: Scheduler) -> N
 
 @pytest.mark.parametrize("site", ["a", "b"])
 def test_no_admitted_roi_is_made_late_by_a_later_one(four: Scheduler, site: str) -> None:
-    """An ROI due earlier would be in time, but the others would not, whoever sent it."""
+    """An ROI due earlier would be in time, but the others would not, for any site."""
     with pytest.raises((DeadlineUnmeetable, Overloaded)):
         four.admit([due(55.5, site=site)])
 
@@ -284,7 +284,7 @@ def test_a_site_alone_may_fill_the_queue() -> None:
 
 
 def test_beside_others_a_site_has_its_share() -> None:
-    """Of forty places a site may fill twenty whoever is active; beyond them, its fair share."""
+    """Of forty places a site may fill twenty beside others; beyond them, its fair share."""
     waiting = "a" * 20 + "b"
     with pytest.raises(Overloaded, match=r"a has 20 of 21 queued ROIs; its share .* is 11"):
         scheduler_of(*sites(waiting, 900.0), max_queued=40).admit(sites("a", 900.0))
@@ -305,7 +305,7 @@ def test_a_full_queue_takes_no_site() -> None:
 
 
 def test_a_site_that_was_refused_is_active() -> None:
-    """A site that fills the time to its deadline leaves room for one that asks in vain."""
+    """A site that fills the time to its deadline leaves room for one that was refused."""
     scheduler = scheduler_of(*sites("a" * 24, at_s=100.0), routine_max_wait_s=100.0)
     assert scheduler.admit(sites("a", at_s=100.0)) == []
     with pytest.raises(DeadlineUnmeetable):
