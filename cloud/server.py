@@ -148,7 +148,7 @@ class CloudServer:
     async def drain(self) -> None:
         """Take no new studies, and wait until open ones are finished or the grace period is over.
 
-        Callers are told to go elsewhere (GOAWAY); their open studies go on.
+        Callers get GOAWAY and use another replica; their open studies go on.
         """
         await self._health.enter_graceful_shutdown()
         self._service.drain()

@@ -45,7 +45,7 @@ class CloudSettings(ProcessSettings):
         max_budget_s: longer budgets are shortened to this.
         idle_timeout_s: longest wait for the header of a stream, and for an ROI while none of the
             stream is waiting or being read.
-        max_connection_age_s: callers are told to connect again after this time, so that they find
+        max_connection_age_s: after this time callers must connect again, so that they find
             new replicas; open studies go on.
         return_margin_s: part of each budget that is kept for the answer's way back, at most half.
         grace_s: time that open studies have to finish after SIGTERM.

@@ -249,7 +249,7 @@ class Scheduler:
         return [(one, Overloaded("preempted: the queue is full, stat arrived")) for one in last]
 
     def _beyond_share(self, first: WaitingRoi, count: int, waiting: Sequence[WaitingRoi]) -> str:
-        """Return why the site may not have so many more beside others; empty where it may."""
+        """Return why ``count`` more would exceed the site's share; empty where they do not."""
         now_s, rules = self._clock(), self.rules
         waits = Counter(roi.site for roi in waiting if roi.priority is first.priority)
         self._active = {s: at_s for s, at_s in self._active.items() if now_s - at_s < ACTIVE_S}

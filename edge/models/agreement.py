@@ -20,9 +20,9 @@ NEAR_MM = 5.0
 MOST_ADDED = 0.5
 """Findings a study that only the new model has, on average, at most."""
 MOST_REGIONS, MORE_REGIONS = 1.5, 2.0
-"""The new model may send so many times the regions of the active one, and so many more a study."""
+"""The largest ratio of the regions sent, new model to active, and what is allowed beyond it."""
 MOST_TIME = 1.5
-"""The new model may take so many times the time of the active one."""
+"""The largest ratio of the times, new model to active."""
 
 
 @dataclass(frozen=True)

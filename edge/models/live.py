@@ -43,7 +43,7 @@ from models.runtime.screener import open_screener
 LOOK_S = 1.0
 """The choice in the database is read at most once in this time."""
 MOST_FAILURES = 3
-"""After so many errors a model is not tried in shadow again by this process."""
+"""After this number of errors this process no longer tries a model in shadow."""
 FIRST_PAUSE_S = 60.0
 """Pause after the first fetch that failed; it doubles up to the time between two looks."""
 AUTO = "auto"

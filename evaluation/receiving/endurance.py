@@ -35,7 +35,7 @@ from imaging.phantom.phantom import PhantomSpec
 from models.markdown import Rows
 
 OVERLOAD = 2.0
-"""The scanner sends at so many times the sustainable rate."""
+"""The rate at which the scanner sends, as a multiple of the sustainable one."""
 WARM_UP, AT_ONCE = 2, 6
 """Studies before the rate is measured, and for it."""
 SAMPLE_S = 0.5

@@ -54,7 +54,7 @@ FULL_S = 0.3
 AWAY_S, AWAY_STEP_S = 3600.0, 60.0
 AWAY_STUDIES = 3
 MAX_SENDINGS = 200
-"""A scanner gives up after so many associations for one series."""
+"""After this number of associations for one series a scanner gives up."""
 
 KILL, FULL, AWAY = "killed", "disk filled", "archive away for an hour"
 

@@ -353,7 +353,7 @@ def test_stat_needs_a_certificate_or_a_setting(
 
 
 def test_stat_of_others_is_read_as_routine() -> None:
-    """The study is read all the same, and counted."""
+    """The study is read and counted."""
     with run_cloud(stat_sites=("north",)) as cloud:
         assert isinstance(read(cloud, make_stream(make_roi(1), priority=Priority.STAT))[0], Verdict)
         assert cloud.count("demoted_streams_total") == 1

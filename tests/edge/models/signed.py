@@ -122,7 +122,7 @@ def offering(one: Signed, name: str = NAME, **settings: Any) -> Iterator[Running
 def sending(
     responses: Sequence[pb.GetModelResponse], then: grpc.StatusCode | None = None
 ) -> Iterator[str]:
-    """A gRPC server that sends what it is told to, and ends so; its address."""
+    """The address of a gRPC server that sends given responses and ends with a given status."""
 
     class Liar(overread_pb2_grpc.OverreadServicer):
         def GetModel(  # noqa: N802 - named by the contract

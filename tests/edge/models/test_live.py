@@ -183,7 +183,7 @@ class Broken(Exception):
 def test_the_int4_form_is_read_with_before_the_rest_is_there(
     hospital: Signed, study: Path, tmp_path: Path
 ) -> None:
-    """When the model is whole, it is read with that, and the studies are counted anew."""
+    """When the model is whole, it is read with that, and the count of studies begins again."""
 
     def break_off(step: ModelStep, durable: bool) -> None:
         if (step, durable) == (ModelStep.FINAL, False):
