@@ -12,6 +12,7 @@ from typing import Any
 
 from edge.store.studies import Record
 from edge.trail.facts import received
+from imaging.dicom.arrival import files_of
 from process import tracing
 
 
@@ -29,10 +30,12 @@ def record_report(record: Record, source: Path, report: Mapping[str, Any], began
         return
     claimed_s = datetime.fromisoformat(record.created).timestamp()
     arrival = received(source)
-    first_s, last_s = (_seconds(arrival.get(name)) for name in ("first", "last"))
-    if first_s is not None and last_s is not None:
-        way, count = str(arrival.get("way", "")), arrival.get("count", 0)
-        tracing.record("receive", root, first_s, last_s, way=way, images=count)
+    first_s = _seconds(arrival.get("first"))
+    if first_s is not None:
+        files = files_of(source)
+        last_s = max((file.stat().st_mtime for file in files), default=first_s)
+        way = str(arrival.get("way", ""))
+        tracing.record("receive", root, first_s, last_s, way=way, images=len(files))
         tracing.record("inbox", root, last_s, claimed_s)
     tracing.record("wait", root, claimed_s, began_s)
     words = {name: report.get(name) for name in ("status", "second_reading", "kind")}

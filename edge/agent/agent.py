@@ -166,7 +166,9 @@ def run_agent(
         opening.clear()
         # opened last: at the end nothing comes in any more before the other parts are closed
         hook = on_step or (lambda _step, _durable: None)
-        ports = held.enter_context(receiving(settings, folders.inbox, telemetry, hook))
+        arrived = threading.Event()
+        opened_ports = receiving(settings, folders.inbox, telemetry, hook, arrived.set)
+        ports = held.enter_context(opened_ports)
         receivers.append(ports)
         model = models.label if models else ""
         log.info("agent started", **description(settings), model=model)
@@ -174,7 +176,7 @@ def run_agent(
         while True:
             make = partial(_main_loop, settings, folders, store, read, second, models)
             try:
-                make(telemetry, clock, stop, rules, ports.forget).work(pulse.beat)
+                make(telemetry, clock, stop, arrived, rules, ports.forget).work(pulse.beat)
                 break
             except (LostDatabase, sqlite3.DatabaseError) as error:
                 if not isinstance(error, LostDatabase) and not is_damage(error):
@@ -213,6 +215,7 @@ def _main_loop(
     telemetry: Telemetry,
     clock: Callable[[], float],
     stop: threading.Event,
+    arrived: threading.Event,
     rules: Rules,
     on_refused: Callable[[str], None],
 ) -> MainLoop:
@@ -251,9 +254,9 @@ def _main_loop(
     inbox = Inbox(folders.inbox, settings.quiet_s, clock)
     retention = Retention(folders, store, settings, telemetry.count_removal, clock)
     priority = priority_of(rules, Priority(settings.priority))
-    parts = (process, amender, keeper, retention, telemetry, settings, stop, clock, priority)
+    parts = (process, amender, keeper, retention, telemetry, settings)
     between = models.run_once if models else lambda _waiting: False
-    return MainLoop(folders, store, inbox, *parts, between=between)
+    return MainLoop(folders, store, inbox, *parts, stop, arrived, clock, priority, between=between)
 
 
 def _read(pipeline: Pipeline, job: Job, persist: PersistPending) -> StudyResult:

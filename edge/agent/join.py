@@ -7,12 +7,15 @@ moved to those of the first part, and the report of both is the next version of 
 Every move can be repeated after a crash at any point; until the last step is durable the study
 keeps its report, and afterwards it is read again.
 
-A study that was refused and is received again unchanged is not read again: its refusal stands.
+A study that is received again unchanged, because its sender missed an acknowledgement, is not read
+again: its report or its refusal stands.
 """
 
 import filecmp
 import json
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -25,6 +28,7 @@ from edge.report.model import Rejection
 from edge.report.write import version_in
 from edge.store.parts import LaterPart
 from edge.store.studies import Record, Step, StudyStore
+from edge.trail.facts import received
 from imaging.dicom.arrival import arrived, files_of, look
 
 _SAMPLE = 16
@@ -33,12 +37,30 @@ _SAMPLE = 16
 log = structlog.get_logger()
 
 
-def earlier_part(record: Record, folders: AgentFolders, store: StudyStore) -> Record | None:
-    """Return the study of which the claimed one is a later part; None if it is none.
+@dataclass(frozen=True)
+class Earlier:
+    """The study, reported already, to which a claimed one belongs.
 
-    It has a series of that study and patient, and an image that the study lacks. A study that is
-    sent again has none, and is read as a study of its own. So is one that brings all images of a
-    study that was refused: the file for which that was refused would have both refused.
+    Attributes:
+        new_images: of the claimed one, which the study lacks; 0 if it was sent again unchanged.
+        refusal: of the study, which stands for the claimed one too; then nothing is joined.
+    """
+
+    study: Record
+    new_images: int = 0
+    refusal: Rejection | None = None
+
+
+def earlier_study(record: Record, folders: AgentFolders, store: StudyStore) -> Earlier | None:
+    """Return the study to which the claimed one belongs; None if it is to be read by itself.
+
+    The claimed one has a series of that study and patient. It is a later part if it has an image
+    that the study lacks; but not if it brings all images of a study that was refused: the file for
+    which that was refused would have both refused.
+
+    It is a repetition if it was received over the network and each of its images is the same file
+    as one of the study: some of them at any time, all of them within `RESENT_S` of the report. A
+    copy in the inbox is read again, because a person has put it there.
     """
     folder = folders.work / record.id / record.name
     files = files_of(folder)
@@ -46,69 +68,68 @@ def earlier_part(record: Record, folders: AgentFolders, store: StudyStore) -> Re
     series = {f"{image.series_uid} {image.patient_id}" for image in sample}
     owner = store.parts.owner(series)
     if owner is not None and owner != record.id:
-        earlier = store.get(owner)
-        source = _files(earlier, folders)
+        study = store.get(owner)
+        source = _files(study, folders)
         if source is not None:
-            known, new = ({i.image_uid for i in arrived(place)} for place in (source, folder))
-            replaces = earlier.step is Step.QUARANTINED and known <= new
-            if new - known and not replaces:
-                return earlier
+            known = {image.image_uid: image.file for image in arrived(source)}
+            if _is_repeated(folder, known, study):
+                if study.step is Step.DONE:
+                    return Earlier(study)
+                if (refusal := _refusal(study, folders)) is not None:
+                    return Earlier(study, refusal=refusal)
+            new = {image.image_uid for image in arrived(folder)}
+            replaces = study.step is Step.QUARANTINED and known.keys() <= new
+            if new - known.keys() and not replaces:
+                return Earlier(study, len(new - known.keys()))
     store.parts.add_series(record.id, series)
     return None
 
 
-def standing_refusal(record: Record, folders: AgentFolders, store: StudyStore) -> Rejection | None:
-    """Return the refusal that stands for the claimed study; None if it is to be read.
-
-    It was received over the network at most `RESENT_S` after that refusal, and each of its images
-    is the same file as one of the refused study. A fault of the program is no refusal that stands.
-    """
-    folder = folders.work / record.id / record.name
-    if not (folder / RECEIVED).is_file():
-        return None
-    files = files_of(folder)
-    first = next(filter(None, map(look, files[:_SAMPLE])), None)
-    owner = None if first is None else store.parts.owner({f"{first.series_uid} {first.patient_id}"})
-    if owner is None or owner == record.id:
-        return None
-    earlier = store.get(owner)
-    source = _files(earlier, folders)
-    age = datetime.now(UTC) - datetime.fromisoformat(earlier.updated)
-    recent = timedelta(0) <= age <= timedelta(seconds=RESENT_S)
-    if earlier.step is not Step.QUARANTINED or source is None or not recent:
-        return None
-    known = {image.image_uid: image.file for image in arrived(source)}
-    came = [look(file) for file in files]
-    for image in came:
+def _is_repeated(folder: Path, known: Mapping[str, Path], study: Record) -> bool:
+    """Return whether a folder was received with files of the study, and soon enough after it."""
+    try:
+        began = datetime.fromisoformat(received(folder)["first"])
+    except (KeyError, TypeError, ValueError):
+        return False
+    images = [look(file) for file in files_of(folder)]
+    late = began - datetime.fromisoformat(study.updated) > timedelta(seconds=RESENT_S)
+    if late and (study.step is not Step.DONE or len(images) >= len(known)):
+        return False
+    for image in images:
         before = None if image is None else known.get(image.image_uid)
         if image is None or before is None or not filecmp.cmp(image.file, before, shallow=False):
-            return None
+            return False
+    return bool(images)
+
+
+def _refusal(study: Record, folders: AgentFolders) -> Rejection | None:
+    """Return why a study was refused; None if a person removed it, or for a program fault."""
     try:
-        report = json.loads((folders.outbox / earlier.report_name / "report.json").read_bytes())
+        report = json.loads((folders.outbox / study.report_name / "report.json").read_bytes())
         refusal = Rejection(**report["rejection"])
-    except (OSError, ValueError, KeyError, TypeError):  # a person removed it
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    if refusal.internal:
-        return None
-    log.warning(
-        "study received again unchanged, its refusal stands",
-        study_key=record.id,
-        refused=earlier.id,
-        kind=refusal.kind,
-    )
-    return refusal
+    return None if refusal.internal else refusal
 
 
-def join(record: Record, folders: AgentFolders, store: StudyStore) -> Record:
+def join(record: Record, folders: AgentFolders, store: StudyStore) -> Record | None:
     """Move a later part to its study; return the study, which is to be read again.
 
-    Images that the study has already stay apart, in ``done``.
+    Images that the study has already stay apart, in ``done``. If it has all of them, its report
+    stands, and None is returned.
 
     Raises:
         OSError: files cannot be moved; call again.
     """
     study = store.get(store.parts.study_of(record.id))
     home, own = folders.work / study.id, folders.work / record.id
+    if store.parts.is_repetition(record.id):
+        if own.exists():
+            move(own, folders.done / record.id)
+        release_folder(folders.outbox / record.report_name, record.id)
+        log.warning("study received again unchanged", study_key=record.id, study=study.id)
+        store.finish_repetition(record.id)
+        return None
     # the study comes back from where it was put away
     for source in (folders.done / study.id, folders.quarantine / study.id / "study"):
         if source.exists():

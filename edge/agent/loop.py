@@ -36,6 +36,9 @@ MAX_REST_S = 300.0
 AMEND_EVERY = 10
 """Studies in a row after which a pending read is retried although more studies wait."""
 
+LOOK_S = 0.02
+"""Between two looks at whether a series has arrived."""
+
 log = structlog.get_logger()
 
 
@@ -45,6 +48,7 @@ class MainLoop:
     Args:
         process: processes a claimed study to its end; the number is the start time of its budget.
         stop: ends the work when it is set.
+        arrived: ends the pause between two polls of the inbox when it is set.
         clock: monotonic, in seconds.
         priority_of: how urgent the study in a folder is; called once for each study.
         between: called between two studies, with whether one waits; returns whether it had work.
@@ -62,6 +66,7 @@ class MainLoop:
         telemetry: Telemetry,
         settings: EdgeSettings,
         stop: threading.Event,
+        arrived: threading.Event,
         clock: Callable[[], float],
         priority_of: Callable[[Path], Priority] = lambda _source: Priority.ROUTINE,
         between: Callable[[bool], bool] = lambda _waiting: False,
@@ -70,7 +75,7 @@ class MainLoop:
         self._priority_of, self._priorities = priority_of, dict[str, Priority]()
         self._process, self._amender, self._telemetry = process, amender, telemetry
         self._keeper, self._retention, self._between = keeper, retention, between
-        self._settings, self._stop = settings, stop
+        self._settings, self._stop, self._arrived = settings, stop, arrived
         # A study that an earlier process claimed has its budget from now on: the clock of that
         # process is not known here.
         self._clock, self._start_s, self._since_s = clock, clock(), dict[str, float]()
@@ -102,7 +107,7 @@ class MainLoop:
             # after the pass: where files seem to change by themselves, studies are read even so
             require_own_files(self._folders.state / DATABASE, self._store)
             if not busy:
-                self._stop.wait(self._settings.poll_s)
+                self._rest()
 
     def run_once(self) -> bool:
         """Claim what is complete, and process one study; return whether there was work.
@@ -137,6 +142,13 @@ class MainLoop:
         if full is not None and not busy:
             raise full
         return busy
+
+    def _rest(self) -> None:
+        """Wait for the next poll of the inbox, not longer than until a series has arrived."""
+        left_s = self._settings.poll_s
+        while left_s > 0 and not (self._arrived.is_set() or self._stop.wait(min(left_s, LOOK_S))):
+            left_s -= LOOK_S
+        self._arrived.clear()
 
     def _write_trail(self) -> None:
         """Append the records of this pass to the files of the audit trail.

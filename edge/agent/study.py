@@ -18,7 +18,7 @@ import structlog
 from edge.access import make_folder
 from edge.agent.claim import hold_report_folder
 from edge.agent.folders import AgentFolders
-from edge.agent.join import earlier_part, join, standing_refusal
+from edge.agent.join import earlier_study, join
 from edge.atomic_files import is_transient, move, remove, sync_folder, write_atomically
 from edge.budget import LedgerEntry
 from edge.dicom_out.evidence import evidence_files
@@ -51,7 +51,8 @@ def process_study(
 ) -> None:
     """Process one study from any step in `UNFINISHED` to its end.
 
-    A later part of a study that was reported joins it, and that study is processed again.
+    A later part of a study that was reported joins it, and that study is processed again. One that
+    brings nothing new is put away.
     ``read`` leaves the report in the job's folder, ``report.json`` last. ``on_report`` is called
     once with the report, after it is written. ``since_s`` is the start time of the budget on
     ``clock``, None for now. ``deadline_s`` is that of a study that ``read`` cannot report.
@@ -62,11 +63,18 @@ def process_study(
     """
     refusal = None
     if record.step is Step.CLAIMED and record.attempts == 0:
-        refusal = standing_refusal(record, folders, store)
-        earlier = None if refusal else earlier_part(record, folders, store)
-        record = store.begin_join(record.id, earlier.id) if earlier else record
+        earlier = earlier_study(record, folders, store)
+        refusal = earlier.refusal if earlier else None
+        if refusal is not None:
+            said = {"study_key": record.id, "refused": earlier.study.id, "kind": refusal.kind}
+            log.warning("study received again unchanged, its refusal stands", **said)
+        elif earlier:
+            record = store.begin_join(record.id, earlier.study.id, earlier.new_images)
     if record.step is Step.JOINING:
-        record = join(record, folders, store)
+        joined = join(record, folders, store)
+        if joined is None:
+            return
+        record = joined
     if record.step in (Step.CLAIMED, Step.READING):
         record = store.advance(record.id, Step.READING)
         record = hold_report_folder(record, folders, store)

@@ -2,10 +2,12 @@
 
 By itself pynetdicom believes the length that a PDU states, collects a message in memory whatever
 its size, waits forever for the rest of a PDU and for a TLS handshake, and ends its thread with a
-traceback where a message cannot be decoded.
+traceback where a message cannot be decoded. It also sleeps a millisecond between two looks at its
+connection and its queues, which is most of the time that an image takes.
 """
 
 import queue
+import select
 import socket
 import ssl
 import threading
@@ -31,6 +33,9 @@ MAX_WAITING = 2
 """Requests of one association that wait: a sender must wait for each response."""
 INVALID = "Evt19"
 """The event of the state machine by which an association is aborted (PS3.8, table 9-10)."""
+
+_LOOK_S = 0.02
+"""Longest sleep of a thread of an association; what it waits for wakes it at once."""
 
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 """Acknowledges what was received at once: a sender with Nagle's algorithm waits 40 ms otherwise.
@@ -113,11 +118,18 @@ class BoundedSocket(AssociationSocket):
 
 
 class BoundedDul(DULServiceProvider):
-    """The upper layer, whose thread ends without a traceback and does not keep the process."""
+    """The upper layer, whose thread ends without a traceback and does not keep the process.
+
+    It sleeps until the peer sends, or there is something to send.
+    """
 
     def __init__(self, assoc: Association) -> None:
         super().__init__(assoc)
         self.daemon = True
+        self._run_loop_delay = 0.0  # `_is_transport_event` waits
+        self._woken, self._wake = socket.socketpair()
+        for one in (self._woken, self._wake):
+            one.setblocking(False)
 
     def run_reactor(self) -> None:
         """Run until the connection ends, whatever the peer sends."""
@@ -126,6 +138,27 @@ class BoundedDul(DULServiceProvider):
         except Exception as error:  # of any kind: pynetdicom promises none
             log.warning("connection ended by invalid data", error=type(error).__name__)
             close(self.assoc)
+        finally:
+            self._woken.close()
+            self._wake.close()
+
+    def send_pdu(self, primitive: Any) -> None:
+        """Queue what is to be sent, and wake the thread that sends it."""
+        super().send_pdu(primitive)
+        with suppress(OSError):  # it is awake, or has ended
+            self._wake.send(b"1")
+
+    def _is_transport_event(self) -> bool:
+        """Wait until there is something to do; receive what the peer has sent."""
+        transport = cast(AssociationSocket, self.socket)
+        if self.event_queue.empty() and not transport.ready:
+            try:
+                ready, _, _ = select.select([transport.socket, self._woken], [], [], _LOOK_S)
+                if self._woken in ready:
+                    self._woken.recv(4096)
+            except (OSError, ValueError, TypeError):  # the connection is closed
+                time.sleep(0.001)
+        return super()._is_transport_event()
 
 
 class BoundedDimse(DIMSEServiceProvider):
@@ -135,6 +168,12 @@ class BoundedDimse(DIMSEServiceProvider):
         super().__init__(assoc)
         self._make_sink = make_sink
         self._sink: DataSetSink | None = None
+
+    def get_msg(self, block: bool = False) -> Any:
+        """Return the next message, or two None; wait for it a little in any case."""
+        with suppress(queue.Empty):
+            return self.msg_queue.get(timeout=self.dimse_timeout if block else _LOOK_S)
+        return None, None
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Process a part of a message; abort the association if it is invalid."""

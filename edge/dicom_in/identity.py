@@ -19,7 +19,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 from edge.dicom_in.refusals import Reason, Refused
 from imaging.dicom.study import TRANSFER_SYNTAXES
 
-_HEAD_BYTES = 1 << 20
+_HEAD_BYTES = 1 << 18
 """The identifiers lie before it: private groups of scanners take 10 kB at most."""
 _PREAMBLE = 128
 _MAGIC = b"DICM"

@@ -6,6 +6,7 @@ claim a folder at any moment: what comes later begins a new folder of the same n
 study.
 """
 
+import hashlib
 import json
 import os
 import secrets
@@ -19,14 +20,13 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from edge.access import file_mode, make_folder
 from edge.agent.folders import RECEIVED
 from edge.agent.inbox import DONE
-from edge.atomic_files import is_transient, remove, sync_folder
+from edge.atomic_files import is_transient, remove, sync_folder, write_atomically
 from edge.dicom_in.identity import Identity, data_set_digest, identify
 from edge.dicom_in.refusals import Reason, Refused
 from edge.dicom_in.steps import ReceiveHook, ReceiveStep
@@ -125,6 +125,7 @@ class _Series:
         digests: of the data sets that are stored, by SOP Instance UID.
         instances: how many files are in its folder.
         sender: who sent all that is in the folder; None if several did, or it is not known.
+        source: who its `RECEIVED` names.
         used_s: when the last instance came, on the store's clock.
     """
 
@@ -132,7 +133,7 @@ class _Series:
     digests: dict[str, bytes] = field(default_factory=dict)
     instances: int = 0
     sender: int | None = None
-    first: str = ""
+    source: Source | None = None
 
 
 class Incoming:
@@ -141,11 +142,21 @@ class Incoming:
     def __init__(self, path: Path, limits: Limits, require_room: Callable[[], None]) -> None:
         self.path, self.bytes = path, 0
         self._limits, self._require_room = limits, require_room
-        self._checked = 0
+        self._checked, self._data_from, self._hash = 0, -1, hashlib.sha256()
         self._file = open(  # noqa: SIM115 - `sync` and `discard` close it
             path, "xb", opener=partial(os.open, mode=0o600)
         )
         os.fchmod(self._file.fileno(), file_mode(path.parent.parent))
+
+    def begin_data_set(self) -> None:
+        """Note that what is written from now on is the data set; it is hashed on its way."""
+        self._data_from = self.bytes
+
+    def digest(self, offset: int) -> bytes:
+        """Return the SHA-256 of the data set, which begins at ``offset``."""
+        if offset == self._data_from:
+            return self._hash.digest()
+        return data_set_digest(self.path, offset)
 
     def write(self, data: bytes) -> None:
         """Append data.
@@ -163,6 +174,8 @@ class Incoming:
                 self._require_room()
             with _refusing_faults():
                 self._file.write(data)
+            if self._data_from >= 0:
+                self._hash.update(data)
         except Refused:
             self.discard()
             raise
@@ -191,6 +204,7 @@ class ReceivedStore:
     Args:
         free_bytes: returns the free space on the disk of a folder.
         on_step: is called with every durable step, by the thread that takes it.
+        on_complete: is called when a series was marked as complete.
     """
 
     def __init__(
@@ -201,9 +215,10 @@ class ReceivedStore:
         clock: Callable[[], float] = time.monotonic,
         free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
         on_step: ReceiveHook = lambda _step, _durable: None,
+        on_complete: Callable[[], None] = lambda: None,
     ) -> None:
         self._inbox, self._limits = inbox, limits
-        self._on_step, self._numbers = on_step, count(1)
+        self._on_step, self._on_complete, self._numbers = on_step, on_complete, count(1)
         self._clock, self._free_bytes = clock, free_bytes
         self._lock = threading.Lock()
         self._series: dict[str, _Series] = {}
@@ -214,7 +229,7 @@ class ReceivedStore:
         remove(self._receiving)
         make_folder(self._receiving)
         for folder in (path.parent for path in inbox.glob(f"*/{RECEIVED}")):
-            if set(os.listdir(folder)) <= {RECEIVED, f"{RECEIVED}.part"}:
+            if all(name.startswith(".") for name in os.listdir(folder)):
                 remove(folder)
 
     def stop(self) -> None:
@@ -296,6 +311,7 @@ class ReceivedStore:
                         (self._inbox / name / DONE).touch(exist_ok=False)
                         sync_folder(self._inbox / name)
                         self._on_step(ReceiveStep.COMPLETED, True)
+                        self._on_complete()
 
     def forget(self, name: str) -> None:
         """Forget what was taken out of this folder in the inbox: its study was refused.
@@ -315,7 +331,7 @@ class ReceivedStore:
     def _place(
         self, incoming: Incoming, identity: Identity, source: Source, sender: int | None
     ) -> None:
-        digest = data_set_digest(incoming.path, identity.offset)
+        digest = incoming.digest(identity.offset)
         folder = self._inbox / identity.folder
         target = folder / f"{identity.instance}.dcm"
         with self._lock:
@@ -352,14 +368,15 @@ class ReceivedStore:
                 if is_new:
                     make_folder(folder)
                     sync_folder(self._inbox)
-                    series.instances, series.sender = 0, sender
-                    series.first = _now()
+                    series.instances, series.sender, series.source = 0, sender, None
                 elif series.sender != sender:
                     series.sender = None
                 if series.instances >= self._limits.instances:
                     text = f"the series has more than {self._limits.instances} instances"
                     raise Refused(Reason.TOO_MANY, text)
-                _write_sidecar(folder, source, series)
+                if series.source != source:
+                    _write_sidecar(folder, source)
+                    series.source = source
                 return _rename_into(incoming.path, target, series)
             except FileNotFoundError:
                 continue
@@ -385,7 +402,7 @@ class ReceivedStore:
             folder = self._inbox / name
             # left by an earlier process: who sent it all is not known
             found = list(folder.glob("*.dcm")) if folder.is_dir() else []
-            self._series[name] = _Series(now, instances=len(found), first=_first_in(folder))
+            self._series[name] = _Series(now, instances=len(found))
         series = self._series[name]
         series.used_s = now
         return series
@@ -439,30 +456,21 @@ def _lies_in(name: str, folder: int) -> bool:
     return True
 
 
-def _write_sidecar(folder: Path, source: Source, series: _Series) -> None:
-    """Write who sent the series; it is not synchronised: the images are what must not be lost."""
+def _write_sidecar(folder: Path, source: Source) -> None:
+    """Write who sends the series, and since when."""
     titles = {"calling_ae": source.caller, "called_ae": source.called}
-    values: dict[str, Any] = {
+    values = {
         "way": source.way,
         **(titles if source.way == "dicom" else {"caller": source.caller}),
         "peer": source.peer,
-        "first": series.first,
-        "last": _now(),
-        "count": series.instances + 1,
+        "first": _first_in(folder),
     }
-    part = folder / f"{RECEIVED}.part"
-    with open(part, "w", encoding="utf-8", opener=partial(os.open, mode=0o600)) as file:
-        os.fchmod(file.fileno(), file_mode(folder))
-        json.dump(values, file, indent=2)
-    part.rename(folder / RECEIVED)
+    write_atomically(folder / RECEIVED, json.dumps(values, indent=2).encode())
 
 
 def _first_in(folder: Path) -> str:
+    """Return since when the series comes: now, if nothing is known of it."""
     try:
         return str(json.loads((folder / RECEIVED).read_bytes())["first"])
     except (OSError, ValueError, KeyError, TypeError):
-        return _now()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+        return datetime.now(UTC).isoformat(timespec="milliseconds")

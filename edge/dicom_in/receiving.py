@@ -36,8 +36,9 @@ def receiving(
     inbox: Path,
     telemetry: Telemetry,
     on_step: ReceiveHook = lambda _step, _durable: None,
+    on_complete: Callable[[], None] = lambda: None,
 ) -> Iterator[Receivers]:
-    """Receive studies while entered, if a port is set.
+    """Receive studies while entered, if a port is set; call ``on_complete`` with each series.
 
     Raises:
         BadSettings: a port cannot be bound, or files of TLS or of the token cannot be used.
@@ -52,7 +53,7 @@ def receiving(
         telemetry.set_expiries(tls.expiries())
         for warning in tls.warnings():
             log.warning("a certificate expires soon", reason=warning)
-    store = ReceivedStore(inbox, Limits.of(settings), on_step=on_step)
+    store = ReceivedStore(inbox, Limits.of(settings), on_step=on_step, on_complete=on_complete)
     with ExitStack() as ports:
         by_dicom = ports.enter_context(receiving_by_dicom(settings, store, telemetry))
         if by_dicom is not None:

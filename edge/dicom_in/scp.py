@@ -309,6 +309,7 @@ class _StoreSink(DataSetSink):
                 self._incoming = self._store.begin()
                 self._on_their_way.add(self)
                 self._incoming.write(meta)
+                self._incoming.begin_data_set()
             self._incoming.write(data)
         except Refused as refusal:
             self._refusal = refusal

@@ -55,11 +55,17 @@ class PartStore:
             "INSERT OR REPLACE INTO series VALUES (?, ?)", [(one, study_key) for one in series]
         )
 
-    def begin(self, part_key: str, study_key: str) -> None:
+    def begin(self, part_key: str, study_key: str, new_images: int) -> None:
         """Note to which study the later part belongs; in the transaction of its step JOINING."""
         self._database.execute(
-            "INSERT INTO parts (part_key, study_key) VALUES (?, ?)", (part_key, study_key)
+            "INSERT INTO parts (part_key, study_key, images) VALUES (?, ?, ?)",
+            (part_key, study_key, new_images),
         )
+
+    def is_repetition(self, part_key: str) -> bool:
+        """Return whether a later part has no image that its study lacks."""
+        query = "SELECT images FROM parts WHERE part_key = ?"
+        return self._database.execute(query, (part_key,)).fetchone()["images"] == 0
 
     def forget(self, study_key: str) -> None:
         """Delete the rows of a study; in the transaction that deletes its own."""

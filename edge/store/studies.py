@@ -363,15 +363,26 @@ class StudyStore:
         change = "kind = ?, reason = ?, file = ?"
         return self._update(key, Step.QUARANTINING, change, values, facts={**facts, "kind": kind})
 
-    def begin_join(self, key: str, study_key: str) -> Record:
+    def begin_join(self, key: str, study_key: str, new_images: int) -> Record:
         """Make JOINING durable for a later part of the study ``study_key``.
+
+        ``new_images`` are those that the study lacks: with none it is a repetition.
 
         Raises:
             WrongStep: the part is not at CLAIMED.
         """
-        return self._update(
-            key, Step.JOINING, "attempts = 0", (), lambda: self.parts.begin(key, study_key)
-        )
+        also = partial(self.parts.begin, key, study_key, new_images)
+        return self._update(key, Step.JOINING, "attempts = 0", (), also)
+
+    def finish_repetition(self, key: str) -> Record:
+        """End a part that brought nothing new, and is put away; its study stays as it is.
+
+        Raises:
+            WrongStep: the part is not at JOINING.
+        """
+        study_key = self.parts.study_of(key)
+        record = partial(self.trail.record, Event.REPEATED, study_key=study_key, part=key)
+        return self._update(key, Step.DONE, "attempts = 0", (), record)
 
     def finish_join(self, key: str, part: LaterPart) -> Record:
         """End a later part whose images are in place, and set its study back to CLAIMED.

@@ -15,7 +15,7 @@ from edge.access import user_name
 from edge.agent.folders import RECEIVED
 from imaging.dicom.arrival import files_of, look
 
-RECEIVED_KEYS = ("way", "calling_ae", "called_ae", "caller", "peer", "first", "last", "count")
+RECEIVED_KEYS = ("way", "calling_ae", "called_ae", "caller", "peer", "first")
 """What `RECEIVED` says; a folder that a program copied has no such file."""
 
 _SAMPLE = 16

@@ -30,6 +30,7 @@ class Event(StrEnum):
     STOPPED = "agent stopped"
     RECEIVED = "study received"
     JOINED = "images joined"
+    REPEATED = "study repeated"
     ADOPTED = "study adopted"
     SENT = "ROIs sent"
     READ = "study read"

@@ -81,14 +81,8 @@ def test_what_a_receiver_says_of_the_sender_is_in_the_trail(tmp_path: Path) -> N
     header = StudyHeader(patient_id="P1", patient_name="Doe^Jane")
     series = tmp_path / "inbox" / "a"
     write_series(Volume(np.zeros((2, 8, 8), np.int16), Geometry()), series, header=header, seed=1)
-    sender = {
-        "way": "dicom",
-        "calling_ae": "CT1",
-        "called_ae": "OVERREAD",
-        "peer": "10.0.0.5",
-        "count": 2,
-    }
-    (series / RECEIVED).write_text(json.dumps({**sender, "name": "Doe^Jane", "last": ["odd"]}))
+    sender = {"way": "dicom", "calling_ae": "CT1", "called_ae": "OVERREAD", "peer": "10.0.0.5"}
+    (series / RECEIVED).write_text(json.dumps({**sender, "name": "Doe^Jane", "first": ["odd"]}))
     (series / ".done").touch()
 
     def read(job: Job, _persist: PersistPending) -> StudyResult:
@@ -98,7 +92,7 @@ def test_what_a_receiver_says_of_the_sender_is_in_the_trail(tmp_path: Path) -> N
     work_off(tmp_path, read)
     (received,) = facts(tmp_path, Event.RECEIVED)
     assert received.items() >= {**sender, "patient_id": "P1", "name": "a", "files": 2}.items()
-    assert "last" not in received
+    assert "first" not in received
     assert "Doe" not in json.dumps([record.line for record in trail_of(tmp_path)])
     (read_fields,) = facts(tmp_path, Event.READ)
     assert read_fields["study_uid"] == received["study_uid"] != ""
