@@ -9,7 +9,6 @@ end in the same report.
 
 import json
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from evaluation.common.phantoms import prepare, whole_chest
 from evaluation.common.tables import columns_table
 from evaluation.errors import MissingData
 from evaluation.receiving.real_agent import RealAgent, real_agent
-from evaluation.receiving.sender import OVERREAD, SCANNER, send
+from evaluation.receiving.sender import send_files, sender_name
 from evaluation.timing.latency import this_machine
 from imaging.dicom.arrival import files_of
 
@@ -40,9 +39,6 @@ SEED = 7
 LIMIT_S = 300.0
 POLL_S = 0.002
 FOLDER, DICOM = "files in the inbox", "C-STORE"
-
-STORESCU = "storescu"
-"""A sender that is a native program, as that of a scanner is."""
 
 SAME = (
     "findings", "possible_findings", "limitations", "guarantee", "coverage", "status", "models",
@@ -92,14 +88,8 @@ def by_dicom(agent: RealAgent, files: Sequence[Path]) -> dict[str, Any]:
     """
     head: Dataset = dcmread(files[0], stop_before_pixels=True)
     began_s = time.monotonic()
-    if storescu := shutil.which(STORESCU):
-        host, port = agent.endpoint
-        titles = ["-aet", SCANNER, "-aec", OVERREAD]
-        command = [storescu, "--required", *titles, host, str(port), *map(str, files)]
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            raise agent.process.failed("refused an image")
-    elif (sent := send(agent.endpoint, files)) and len(sent.acknowledged) != len(files):
-        raise agent.process.failed(f"took {len(sent.acknowledged)} of {len(files)} images")
+    if not send_files(agent.endpoint, files):
+        raise agent.process.failed("refused an image")
     arrived_s = time.monotonic()
     report = agent.report(str(head.StudyInstanceUID), str(head.SeriesInstanceUID))
     return _answer(agent, report, began_s, arrived_s)
@@ -162,7 +152,7 @@ def measure(study: Path, rounds: int, work: Path) -> dict[str, Any]:
         "megabytes": sum(file.stat().st_size for file in files_of(study)) / 1e6,
         "rounds": rounds,
         **polls,
-        "sender": STORESCU if shutil.which(STORESCU) else "pynetdicom",
+        "sender": sender_name(),
         "more_from_there_s": times[DICOM]["answer_median_s"] - times[FOLDER]["answer_median_s"],
         "ways": [{"way": way, **one} for way, one in times.items()],
         "more_median_s": more["median"],

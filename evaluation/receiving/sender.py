@@ -1,6 +1,8 @@
 """Send series by C-STORE as a scanner does."""
 
+import shutil
 import socket
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,9 @@ from pynetdicom.presentation import PresentationContext, build_context
 
 SCANNER, OVERREAD = "SCANNER", "OVERREAD"
 """AE titles of the sender and of the agent."""
+
+STORESCU = "storescu"
+"""A sender that is a native program, as that of a scanner is."""
 
 PATIENCE_S = 30.0
 """Longest wait for an association, a response or a PDU."""
@@ -82,6 +87,21 @@ def send(
             association.abort()
         for one in sockets:  # pynetdicom leaves those open that the other side has closed
             one.close()
+
+
+def send_files(endpoint: Endpoint, files: Sequence[Path]) -> bool:
+    """Send a series, by DCMTK where it is installed; return whether all of it is acknowledged."""
+    if storescu := shutil.which(STORESCU):
+        titles = ["-aet", SCANNER, "-aec", OVERREAD, "-ta", "30", "-td", "30"]
+        host, port = endpoint
+        command = [storescu, "--required", *titles, host, str(port), *map(str, files)]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    return len(send(endpoint, files).acknowledged) == len(files)
+
+
+def sender_name() -> str:
+    """Return what `send_files` sends with."""
+    return STORESCU if shutil.which(STORESCU) else "pynetdicom"
 
 
 def contexts_of(images: Sequence[Path] | Sequence[Dataset]) -> list[PresentationContext]:
