@@ -1,4 +1,4 @@
-"""The limit of open streams: in all, and for each site under contention."""
+"""The limit of open streams: in all, and for each site."""
 
 import contextlib
 from collections import Counter
@@ -9,15 +9,14 @@ from protos.messages import Priority
 
 
 class StreamQuota:
-    """The limit of open streams: ``most`` in all, and for each site under contention.
+    """The limit of open streams: ``most`` in all, and the part ``site_share`` of it for each site.
 
-    Once half of all streams are open, no site may have more than ``site_share`` of ``most`` while
-    another has any; stat may exceed that by the streams that are reserved for it.
+    The last tenth of all is for stat studies, and a site may have so many more of these.
     """
 
     def __init__(self, most: int, site_share: float) -> None:
         self._most, self._site_quota = most, max(1, int(site_share * most))
-        self._reserved = int(0.1 * most)  # for stat studies, once all others are open
+        self._reserved = int(0.1 * most)
         self._open: Counter[str] = Counter()
 
     @contextlib.contextmanager
@@ -29,7 +28,7 @@ class StreamQuota:
         """
         if (total := self._open.total()) >= self._most:
             raise Overloaded(f"{total} streams are open, the limit is {self._most}")
-        if self._exceeds(site, self._site_quota + self._reserved):
+        if self._open[site] >= self._site_quota + self._reserved:
             raise Overloaded(self._over_quota(site))
         self._open[site] += 1
         try:
@@ -50,15 +49,8 @@ class StreamQuota:
             raise Overloaded(
                 f"{for_routine} streams are open, the last {self._reserved} are reserved for stat"
             )
-        if self._exceeds(site, self._site_quota + 1):
+        if self._open[site] > self._site_quota:
             raise Overloaded(self._over_quota(site))
 
-    def _exceeds(self, site: str, limit: int) -> bool:
-        """Tell whether ``site`` has reached ``limit`` under contention with other sites."""
-        # contention: others have streams open too, and half of all streams are open
-        own, total = self._open[site], self._open.total()
-        return own >= limit and total > own and 2 * total >= self._most
-
     def _over_quota(self, site: str) -> str:
-        own, quota = self._open[site], self._site_quota
-        return f"site {site} has {own} open streams; its quota under contention is {quota}"
+        return f"site {site} has {self._open[site]} open streams; its quota is {self._site_quota}"

@@ -37,6 +37,9 @@ MESSAGE_MARGIN = 4096
 MAX_STREAMS_OF_CONNECTION = 64
 """Studies that one connection may have open."""
 
+WINDOW = 256 * 1024
+"""Bytes of a study that are received before they are asked for: 50 Mbit/s at 40 ms there and back."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -218,6 +221,9 @@ class CloudServer:
                 # what may be unfinished at once is bounded: an ROI for each stream
                 ("grpc.max_concurrent_streams", MAX_STREAMS_OF_CONNECTION),
                 ("grpc.max_allowed_incoming_connections", self._settings.max_streams + 64),
+                # and so is what is received ahead of its turn, for each stream
+                ("grpc.http2.bdp_probe", 0),
+                ("grpc.http2.lookahead_bytes", WINDOW),
                 ("grpc.max_connection_idle_ms", 300_000),
                 ("grpc.keepalive_time_ms", 30_000),
                 ("grpc.keepalive_timeout_ms", 10_000),

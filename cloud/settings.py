@@ -32,7 +32,7 @@ class CloudSettings(ProcessSettings):
             while such ROIs wait, one routine ROI is read after three stat ROIs.
         site_share: part of ``max_queued_rois``, and of the time to its deadline, up to which one
             site may fill the queue; beyond it every active site has its fair share. Also the part
-            of ``max_streams`` that one site may have once half of them are open.
+            of ``max_streams`` that one site may have.
         site_weights: the weight of each named site in shares and turns; others have weight 1.
         stages: parts of the model that work on different batches at once; 1 is the whole model.
         stage_engines: an engine for each part; empty: ``engine`` for all.

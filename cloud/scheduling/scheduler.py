@@ -49,9 +49,9 @@ class Rules:
         max_queued: largest number of ROIs that wait.
         routine_max_wait_s: a routine ROI is aged after this wait, or after half of its budget if
             that is shorter.
-        site_share: part of ``max_queued``, and of the time to its deadline, up to which a site may
-            fill the queue while others are active. Beyond it a site may have its fair share, or one
-            turn if that is more.
+        site_share: part of ``max_queued``, and of its share of the time to its deadline, up to
+            which a site may fill the queue while others are active. Beyond it a site may have its
+            fair share, or one turn if that is more.
         site_weights: the weight of each named site; others have weight 1.
     """
 
@@ -255,11 +255,12 @@ class Scheduler:
         self._active = {s: at_s for s, at_s in self._active.items() if now_s - at_s < ACTIVE_S}
         sites, own = {*self._active, *waits}, waits[first.site] + count
         left_s = first.deadline.at_s - now_s
+        share = rules.weight(first.site) / sum(map(rules.weight, sites))
         few = own <= rules.site_share * rules.max_queued
-        idle = few and self.queue_s <= rules.site_share * left_s
+        # at its share of the speed the site's ROIs would still have time to spare
+        idle = few and self.queue_s <= rules.site_share * share * left_s
         if len(sites) < 2 or idle or own <= TURN:  # a study must not be cut
             return ""
-        share = rules.weight(first.site) / sum(map(rules.weight, sites))
         most = math.ceil(share * (waits.total() + count))
         if own <= most:
             return ""

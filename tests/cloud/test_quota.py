@@ -25,26 +25,28 @@ def hold() -> Iterator[Open]:
         yield open_
 
 
-def test_beside_others_a_site_has_no_more_than_its_share(hold: Open) -> None:
-    """Once half of all streams are open; stat may exceed the quota."""
+def test_a_site_has_no_more_than_its_share(hold: Open) -> None:
+    """Stat may exceed the quota by the streams that are reserved for it."""
     quota = StreamQuota(20, 0.3)
-    hold(quota, "north", 10)
-    hold(quota, "south")
-    with pytest.raises(Overloaded, match=r"north has 10 open streams; .* is 6"):
+    hold(quota, "north", 6)
+    with pytest.raises(Overloaded, match=r"north has 7 open streams; its quota is 6"):
         hold(quota, "north")
-    hold(quota, "south", 5)
+    hold(quota, "south", 6)
     with quota.open_stream("south"):
         quota.check_priority("south", STAT)
         with pytest.raises(Overloaded, match="south has 7 open streams"):
             quota.check_priority("south", ROUTINE)
 
 
-def test_a_site_alone_may_exceed_its_share(hold: Open) -> None:
-    """For example if no edge names its site."""
-    quota = StreamQuota(20, 0.3)
-    hold(quota, "unknown", 18)
-    with quota.open_stream("unknown"):
-        quota.check_priority("unknown", STAT)
+def test_no_site_can_take_all_streams(hold: Open) -> None:
+    """Also while it is alone: the first study of another site must find a place."""
+    quota = StreamQuota(20, 0.5)
+    with ExitStack() as streams:
+        for _ in range(12):
+            streams.enter_context(quota.open_stream("north"))
+        with pytest.raises(Overloaded, match="its quota is 10"):
+            streams.enter_context(quota.open_stream("north"))
+        hold(quota, "south")
 
 
 def test_the_last_tenth_is_for_stat(hold: Open) -> None:

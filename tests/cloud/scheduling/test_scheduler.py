@@ -258,7 +258,7 @@ def test_routine_is_admitted_under_endless_stat() -> None:
     newcomer = due(70.0, site="b")
     assert scheduler.admit([newcomer]) == []
     scheduler.put(newcomer)
-    assert scheduler.admit([due(150.0, STAT, site="a")]) == []
+    assert scheduler.admit([due(300.0, STAT, site="a")]) == []
 
 
 def test_routine_may_preempt_stat_up_to_its_own_places() -> None:
