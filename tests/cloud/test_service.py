@@ -128,7 +128,7 @@ def test_an_internal_error_ends_its_study_and_is_logged(monkeypatch: pytest.Monk
         with monkeypatch.context() as patch:
             patch.setattr("cloud.service.check_header", lambda *_: 1 / 0)
             assert refused(cloud, requests).kind == "ServiceFault"
-        assert cloud.count("streams_total", end="ZeroDivisionError") == 1
+        assert cloud.count("streams_total", end="ZeroDivisionError", priority="unknown") == 1
         assert isinstance(read(cloud, requests)[0], Verdict)
     (told,) = [log for log in logs if log["event"] == "internal error"]
     assert told["exc_info"]
@@ -232,7 +232,7 @@ def test_a_caller_that_reads_nothing_is_abandoned(monkeypatch: pytest.MonkeyPatc
         call = stub.Read(iter(make_stream(*rois, budget_s=1.0)), timeout=20)
         until(lambda: cloud.taken == len(rois))
         until(lambda: cloud.open_streams == 0)
-        assert cloud.count("streams_total", end="cancelled") == 1
+        assert cloud.count("streams_total", end="cancelled", priority="routine") == 1
         call.cancel()
 
 

@@ -13,9 +13,8 @@ import pytest
 import yaml
 
 from cloud.settings import CloudSettings
-from cloud.telemetry import Telemetry as CloudTelemetry
 from edge.settings import EdgeSettings
-from edge.telemetry import Telemetry as EdgeTelemetry
+from tests.served_metrics import served
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -33,18 +32,6 @@ def run(*command: str | Path, **environment: str) -> str:
 
 def needs(program: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
-
-
-def served() -> set[str]:
-    """The names of the time series that both programs serve."""
-    names: set[str] = set()
-    for registry in (EdgeTelemetry().registry, CloudTelemetry().registry):
-        for metric in registry.collect():
-            endings = {"counter": ("_total",), "histogram": ("", "_bucket", "_sum", "_count")}
-            names |= {metric.name + end for end in endings.get(metric.type, ("",))}
-    # gauges of the queue
-    queue = (ROOT / "cloud" / "server.py").read_text()
-    return names | {f"overread_cloud_{name}" for name in re.findall(r'"(\w+)"', queue)}
 
 
 @pytest.mark.parametrize("file", ["prometheus/alerts.yml", "grafana/overread.json"])
