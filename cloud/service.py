@@ -212,18 +212,21 @@ def caller_of(context: grpc.aio.ServicerContext[Any, Any], settings: CloudSettin
     """Return the caller: the name in its certificate, else the address of its machine.
 
     A caller without certificate may name its site itself, in ``overread-site``, only where the
-    settings say so: otherwise it could take a new name with each study. Sites that may send stat
-    are those of the settings; where these name none, those with a certificate and this machine.
+    settings say so: otherwise it could take a new name with each study. So may a proxy whose
+    certificate is known to the settings, for its own callers. Sites that may send stat are those of
+    the settings; where these name none, those with a certificate and this machine.
     """
     identity = context.auth_context()
     certified = any(key in identity for key in ("x509_pem_cert", *_CERTIFICATE_NAMES))
     names: list[str | bytes] = [n for key in _CERTIFICATE_NAMES for n in identity.get(key, ())]
     address = peer_address(context.peer())
-    if not certified:
+    texts = [n.decode(errors="replace") if isinstance(n, bytes) else n for n in names]
+    proxied = any(name in settings.trusted_proxies for name in texts)
+    if proxied or not certified:
         metadata = context.invocation_metadata() or ()
-        said = [v for key, v in metadata if key == SITE_KEY and settings.trust_site_metadata]
-        names = [*said, address]
-    texts = (n.decode(errors="replace") if isinstance(n, bytes) else n for n in names)
+        may_name = proxied or settings.trust_site_metadata
+        said = [str(v) for key, v in metadata if key == SITE_KEY and may_name]
+        texts = [*said, *texts, address]
     site = next((t for text in texts if (t := text.strip()[:MAX_SITE_CHARACTERS])), UNKNOWN_SITE)
     here = address == "unix" or is_loopback(f"{address}:0")
     allowed = site in settings.stat_sites if settings.stat_sites else certified or here

@@ -9,6 +9,8 @@ from prometheus_client import Counter, Gauge, Histogram
 from cloud.errors import AddressUnusable
 from cloud.settings import CloudSettings
 from process.endpoints import Checks, address_text, process_registry, serve
+from protos.errors import TABLE
+from protos.messages import Priority
 
 _SECONDS = (
     0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2,
@@ -58,6 +60,11 @@ class Telemetry:
         self._model = self._gauge(
             "model_info", "1 for the model that is served", "model", "version", "engine"
         )
+        # an increase from nothing is no increase to Prometheus: series that alerts need begin at 0
+        for error, _ in TABLE:
+            for priority in Priority:
+                self.streams.labels(error.__name__, priority.value)
+                self.rois.labels(error.__name__, priority.value)
         self._expiry = self._gauge(
             "certificate_expiry_timestamp_seconds", "When each certificate expires", "setting"
         )

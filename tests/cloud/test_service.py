@@ -336,6 +336,23 @@ def test_the_site_is_that_of_the_certificate(
 
 
 @pytest.mark.parametrize(
+    ("identity", "metadata", "site"),
+    [
+        ({CN: [b"envoy"]}, (("overread-site", "north"),), "north"),
+        ({CN: [b"x"], ALT: [b"envoy"]}, (("overread-site", "north"),), "north"),
+        ({CN: [b"envoy"]}, None, "envoy"),
+        ({CN: [b"south"]}, (("overread-site", "north"),), "south"),
+        ({}, (("overread-site", "north"),), "[2001:db8::7]"),
+    ],
+)
+def test_a_trusted_proxy_names_the_site_of_its_callers(
+    identity: dict[str, list[bytes]], metadata: tuple[tuple[str, str], ...] | None, site: str
+) -> None:
+    context: Any = Caller(identity, metadata)
+    assert caller_of(context, CloudSettings(trusted_proxies=("envoy",))).site == site
+
+
+@pytest.mark.parametrize(
     ("identity", "stat_sites", "may"),
     [
         ({}, (), False),
