@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,26 @@ def test_the_dashboard_has_a_query_in_each_panel_and_no_panel_twice() -> None:
     panels = [one for one in board["panels"] if one["type"] != "row"]
     assert all(target["expr"] for one in panels for target in one["targets"])
     assert len({one["title"] for one in panels}) == len(panels) >= 15
-    places = [(one["gridPos"]["x"], one["gridPos"]["y"]) for one in board["panels"]]
-    assert len(set(places)) == len(places)
+    cells = [(x, y) for one in board["panels"] for x, y in cells_of(**one["gridPos"])]
+    assert len(set(cells)) == len(cells)
+
+
+def cells_of(x: int, y: int, w: int, h: int) -> list[tuple[int, int]]:
+    """The cells of the dashboard's grid that a panel covers."""
+    return list(product(range(x, x + w), range(y, y + h)))
+
+
+@needs("promtool")
+def test_prometheus_understands_every_query_of_the_dashboard(tmp_path: Path) -> None:
+    board = json.loads((DEPLOY / "grafana" / "overread.json").read_text())
+    targets = [target for one in board["panels"] for target in one.get("targets", ())]
+    rules = [
+        {"record": f"query_{number}", "expr": re.sub(r"\$\w+", "a", target["expr"])}
+        for number, target in enumerate(targets)
+    ]
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    run("promtool", "check", "rules", file)
 
 
 @needs("promtool")
