@@ -19,7 +19,8 @@ _SECONDS = (
 """Bounds of the histograms of an ROI and a batch: fine where budgets are decided, to 200 ms."""
 
 _STUDY_SECONDS = (
-    0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0,
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2,
+    0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
 
 COMPLETE, CANCELLED = "complete", "cancelled"

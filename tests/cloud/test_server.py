@@ -400,6 +400,49 @@ def test_a_hanging_model_ends_the_service(tmp_path: Path) -> None:
     assert "the process ends without it" in log
 
 
+# The same, with a model whose loading takes until a file is there.
+LOADING = PROCESS.replace(
+    "import numpy as np",
+    """import os
+import time
+import numpy as np""",
+).replace(
+    "command.open_second_reader = lambda name, *, engine, threads, keys: Mean()",
+    """def opened(*_, **__):
+    while not os.path.exists(os.environ["GO"]):
+        time.sleep(0.01)
+    return Mean()
+
+command.open_second_reader = opened""",
+)
+
+
+def test_a_service_that_loads_its_model_is_alive_and_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, said = tmp_path / "go", list[Any]()
+    monkeypatch.setenv("GO", str(go))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        pages = f"127.0.0.1:{free.getsockname()[1]}"
+
+    def look() -> None:
+        end_s = time.monotonic() + 60
+        while not said and time.monotonic() < end_s:
+            with contextlib.suppress(OSError):
+                said.extend(get(pages, page) for page in ("/healthz", "/readyz"))
+        go.touch()
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    port = pages.rpartition(":")[2]
+    with run_process(tmp_path, "--metrics-port", port, program=LOADING):
+        looking.join()
+        assert get(pages, "/readyz")[0] == 200
+    assert said[0] == (200, {"status": "ok", "checks": {"event loop": "ok"}})
+    checks = {"service": "the model is being loaded"}
+    assert said[1] == (503, {"status": "failed", "checks": checks})
+
+
 # The same, with an event loop that stands still from the first `Describe` on, for some seconds.
 STANDING = PROCESS.replace(
     "import numpy as np",
