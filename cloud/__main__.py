@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import sys
+import threading
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -45,7 +46,10 @@ app = typer.Typer(
 )
 
 STALLED_S = 30.0
-"""After this time without progress, the event loop counts as stalled."""
+"""After this time without progress, the event loop counts as stalled: the process must restart."""
+
+UNREADY_S = 5.0
+"""After this time without progress, no new study should come."""
 
 _log = structlog.get_logger(__name__)
 
@@ -142,6 +146,8 @@ def describe(
 
 async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
     telemetry, pulse, closed = Telemetry(), Pulse(STALLED_S), ["the model is being loaded"]
+    loading = threading.Event()
+    loading.set()
     server_credentials(settings)  # fails before the model is loaded
     for warning in settings.tls.warnings():
         _log.warning("a certificate expires soon", reason=warning)
@@ -149,11 +155,15 @@ async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
     if settings.tls_cert is None and not is_loopback(settings.address):
         _log.warning("ROIs are received unencrypted: set tls_cert and tls_key")
     # the loop stands still while the model is loaded
-    alive = {"event loop": lambda: "" if closed else pulse.problem()}
-    with telemetry.serve(settings, alive, {"service": lambda: "".join(closed)}) as metrics:
+    alive = {"event loop": lambda: "" if loading.is_set() else pulse.problem()}
+    usable = {"service": lambda: "".join(closed) or pulse.problem(UNREADY_S)}
+    with telemetry.serve(settings, alive, usable) as metrics:
         if metrics is not None:
             _log.info("metrics served", address=metrics)
         reader = _open_reader(settings)
+        pulse.beat()
+        beating = asyncio.create_task(_beat(pulse))
+        loading.clear()
 
         def ready(bound: str) -> None:
             closed.clear()
@@ -164,7 +174,6 @@ async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
                 part.replace(ready_file)  # atomic: no reader sees half of it
 
         server = CloudServer(settings, reader, telemetry, service_version=version("overread"))
-        beating = asyncio.create_task(_beat(pulse))
         try:
             stopping = partial(closed.append, "the service is being stopped")
             await serve_until_signalled(server, ready=ready, draining=stopping)

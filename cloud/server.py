@@ -52,7 +52,7 @@ async def serve(
     """Serve until SIGTERM or SIGINT, then drain; a second signal stops at once.
 
     ``ready`` is called with the bound address when the service can be used, ``draining`` when it
-    rejects new studies.
+    can no longer be used: at the first signal, and when the model cannot read any more.
 
     Raises:
         BatcherFailed: batches are no longer formed; the service has stopped, and open studies got
@@ -65,8 +65,10 @@ async def serve(
         )
     async with server:
         ready(server.address)
-        await _first_of(first.wait(), server.wait_for_failure())
-        draining()
+        try:
+            await _first_of(first.wait(), server.wait_for_failure())
+        finally:
+            draining()
         _log.info("draining", hint="a second signal stops at once")
         await _first_of(server.drain(), second.wait(), server.wait_for_failure())
     _log.info("stopped")
@@ -205,7 +207,9 @@ class CloudServer:
         return OverreadService(backend, settings, self._clock, ModelTransfers.of(settings))
 
     def _add_gauges(self) -> None:
-        batcher, service, add = self._batcher, self._service, self._telemetry.add_gauge
+        reader, telemetry = self._reader, self._telemetry
+        telemetry.set_model(reader.name, reader.version, reader.engine)
+        batcher, service, add = self._batcher, self._service, telemetry.add_gauge
         cost = batcher.timing.latency
         add("queued_rois", "ROIs that wait now", lambda: len(batcher.queue))
         add("open_streams", "Studies open now", lambda: service.open_streams)

@@ -21,6 +21,7 @@ from cloud.scheduling.scheduler import UNKNOWN_SITE
 from cloud.settings import CloudSettings
 from cloud.stream import Backend, StudyStream
 from cloud.study_trace import StudyTrace, traceparent_of
+from cloud.telemetry import CANCELLED, COMPLETE
 from process.tls import is_loopback
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
@@ -97,7 +98,8 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         self, request_iterator: AsyncIterator[pb.ReadRequest], context: Context
     ) -> AsyncIterator[pb.ReadResponse]:
         """Read one study: yield outcomes as they finish, then the summary."""
-        trace = StudyTrace(self._clock, traceparent_of(context.invocation_metadata()))
+        parent = traceparent_of(context.invocation_metadata())
+        trace = StudyTrace(self._clock, parent, self._backend.telemetry)
         with self._counted(trace) as stack:
             try:
                 # whatever rejects the study comes before its ROIs are received
@@ -127,21 +129,18 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                     trace.answered()
                     yield codec.encode_response(outcome)
                 summary = stream.responses.summary()
-                trace.end("complete", summary)  # the edge may end the call once it has all
+                trace.end(COMPLETE, summary)  # the edge may end the call once it has all
                 counts = {"answered": summary.answered, "refused": summary.refused}
                 _log.info("study read", **counts, **trace.ids)
                 yield codec.encode_response(summary)
                 context.set_trailing_metadata(self._load(stream.compute_s).to_metadata())
-                self._backend.telemetry.streams.labels("complete").inc()
             except OverreadError as error:
-                self._backend.telemetry.streams.labels(error.kind).inc()
                 trace.end(error.kind)
                 said = {"error": error.kind, "reason": error.reason, "peer": context.peer()}
                 _log.info("study failed", **said, **trace.ids)
                 code, details, metadata = to_status(error)
                 await context.abort(code, details, metadata + self._load().to_metadata())
             except Exception as error:  # a fault of the program: gRPC answers UNKNOWN
-                self._backend.telemetry.streams.labels(type(error).__name__).inc()
                 trace.end(type(error).__name__)
                 _log.exception("internal error", peer=context.peer(), **trace.ids)
                 raise
@@ -155,8 +154,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
             with contextlib.ExitStack() as stack:
                 yield stack
         except (asyncio.CancelledError, GeneratorExit):
-            self._backend.telemetry.streams.labels("cancelled").inc()
-            trace.end("cancelled")
+            trace.end(CANCELLED)
             raise
         finally:
             self.open_streams -= 1
@@ -214,18 +212,21 @@ def caller_of(context: grpc.aio.ServicerContext[Any, Any], settings: CloudSettin
     """Return the caller: the name in its certificate, else the address of its machine.
 
     A caller without certificate may name its site itself, in ``overread-site``, only where the
-    settings say so: otherwise it could take a new name with each study. Sites that may send stat
-    are those of the settings; where these name none, those with a certificate and this machine.
+    settings say so: otherwise it could take a new name with each study. So may a proxy whose
+    certificate is known to the settings, for its own callers. Sites that may send stat are those of
+    the settings; where these name none, those with a certificate and this machine.
     """
     identity = context.auth_context()
     certified = any(key in identity for key in ("x509_pem_cert", *_CERTIFICATE_NAMES))
     names: list[str | bytes] = [n for key in _CERTIFICATE_NAMES for n in identity.get(key, ())]
     address = peer_address(context.peer())
-    if not certified:
+    texts = [n.decode(errors="replace") if isinstance(n, bytes) else n for n in names]
+    proxied = any(name in settings.trusted_proxies for name in texts)
+    if proxied or not certified:
         metadata = context.invocation_metadata() or ()
-        said = [v for key, v in metadata if key == SITE_KEY and settings.trust_site_metadata]
-        names = [*said, address]
-    texts = (n.decode(errors="replace") if isinstance(n, bytes) else n for n in names)
+        may_name = proxied or settings.trust_site_metadata
+        said = [str(v) for key, v in metadata if key == SITE_KEY and may_name]
+        texts = [*said, *texts, address]
     site = next((t for text in texts if (t := text.strip()[:MAX_SITE_CHARACTERS])), UNKNOWN_SITE)
     here = address == "unix" or is_loopback(f"{address}:0")
     allowed = site in settings.stat_sites if settings.stat_sites else certified or here

@@ -40,6 +40,8 @@ class CloudSettings(ProcessSettings):
             rejected as `Overloaded`. It bounds memory, while deadlines bound the load.
         trust_site_metadata: whether a caller without certificate may name its site itself; only
             where a proxy sets the name. Otherwise its site is the address of its machine.
+        trusted_proxies: names in the certificates of proxies, which name the site of each of their
+            callers in ``overread-site``.
         stat_sites: sites that may send stat; empty: those with a certificate, and this machine.
             Stat of others is read as routine.
         max_budget_s: longer budgets are shortened to this.
@@ -86,6 +88,7 @@ class CloudSettings(ProcessSettings):
     max_streams: int = Field(1024, ge=1)
     max_rois: int = Field(64, ge=1)
     trust_site_metadata: bool = False
+    trusted_proxies: tuple[str, ...] = Field((), description="a list with the name of each proxy")
     stat_sites: tuple[str, ...] = Field((), description="a list with the name of each site")
     max_budget_s: float = Field(600.0, gt=0)
     idle_timeout_s: float = Field(10.0, gt=0)

@@ -205,7 +205,7 @@ class StudyStream:
         key = CacheKey((self._site, self._header.study_key), roi.roi_id, message.checksum)
         if (verdict := backend.cache.get(key)) is not None:
             verify(roi, message.checksum)  # who knows the checksum alone gets no verdict
-            backend.telemetry.rois.labels("cached").inc()
+            self._count("cached")
             self.responses.put(verdict)
             return
 
@@ -228,7 +228,7 @@ class StudyStream:
             return self._refused(key.roi_id, ModelFailed("the batch ended without an answer"))
         self._batch_s[roi.batch] = roi.compute_s
         self._trace.read(roi)
-        backend.telemetry.rois.labels("verdict").inc()
+        self._count("verdict")
         backend.telemetry.queue_s.observe(roi.queue_s)
         reading = roi.reading
         if shape != backend.limits.roi_shape:
@@ -237,8 +237,11 @@ class StudyStream:
         backend.cache.put(key, verdict)
         return verdict
 
+    def _count(self, outcome: str) -> None:
+        self._backend.telemetry.rois.labels(outcome, self._header.priority.value).inc()
+
     def _refused(self, roi_id: int, error: OverreadError) -> Refusal:
-        self._backend.telemetry.rois.labels(error.kind).inc()
+        self._count(error.kind)
         estimate_s = error.estimate_s if isinstance(error, DeadlineUnmeetable) else None
         return Refusal(roi_id, error.kind, error.reason, estimate_s or 0.0)
 

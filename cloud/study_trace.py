@@ -1,24 +1,29 @@
-"""The spans of one study in the cloud, recorded when its stream ends.
+"""What is recorded of one study in the cloud when its stream ends: its spans and its metrics.
 
     second reading > receive, queue, batch (one for each batch with an ROI of the study), answer
 
 The first is a child of the caller's span, if the call names one in ``traceparent``; else a trace
-begins here.
+begins here. A study is counted once, by its first end, whether spans are recorded or not.
 """
 
 from collections.abc import Iterable
 
 from cloud.scheduling.scheduler import RoiResult
+from cloud.telemetry import COMPLETE, NO_PRIORITY, Telemetry
 from process import tracing
 from protos.deadline import Clock
 from protos.messages import Header, Summary
 
 
 class StudyTrace:
-    """Notes when the parts of a study begin and end; ``parent`` is the caller's traceparent."""
+    """Notes when the parts of a study begin and end; ``parent`` is the caller's traceparent.
 
-    def __init__(self, clock: Clock, parent: str = "") -> None:
-        self._clock = clock
+    Without ``telemetry`` the study is not counted.
+    """
+
+    def __init__(self, clock: Clock, parent: str = "", telemetry: Telemetry | None = None) -> None:
+        self._clock, self._telemetry = clock, telemetry
+        self._called_s, self._priority = clock(), NO_PRIORITY
         self._span = tracing.begin("second reading", parent, is_server=True)
         self._study_key, self._ended = "", False
         self._header_s = self._first_s = self._last_s = self._answer_s = 0.0
@@ -33,7 +38,8 @@ class StudyTrace:
     def began(self, header: Header) -> None:
         """Note that the header has come."""
         self._header_s, self._study_key = self._clock(), header.study_key
-        self._span.set(announced=header.roi_count, priority=header.priority.value)
+        self._priority = header.priority.value
+        self._span.set(announced=header.roi_count, priority=self._priority)
 
     def received(self) -> None:
         """Note that an ROI has come."""
@@ -51,10 +57,14 @@ class StudyTrace:
 
     def end(self, outcome: str, summary: Summary | None = None) -> None:
         """Record all, once; ``outcome`` is ``complete``, or the class of the error."""
-        if self._ended or not self._span.trace_id:
+        if self._ended:
             return
         self._ended = True
         now_s = self._clock()
+        if self._telemetry is not None:
+            self._telemetry.count_study(outcome, self._priority, now_s - self._called_s)
+        if not self._span.trace_id:
+            return
         if self._first_s:
             self._part("receive", self._header_s, self._last_s)
         spans = sorted(self._batches.values())
@@ -67,7 +77,7 @@ class StudyTrace:
         if summary is not None:
             self._span.set(answered=summary.answered, refused=summary.refused)
         self._span.set(outcome=outcome)
-        self._span.end("" if outcome == "complete" else outcome)
+        self._span.end("" if outcome == COMPLETE else outcome)
 
     def _part(self, name: str, start_s: float, end_s: float, **attributes: int) -> None:
         now_s = self._clock()

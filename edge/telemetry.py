@@ -5,24 +5,57 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from edge.drift.compare import NAMES
 from edge.errors import BadSettings
 from edge.link.estimate import LinkEstimate
+from edge.models.choose import ShadowState
 from edge.report.model import Report
 from edge.settings import EdgeSettings
 from edge.store.exports import Backlog
-from process.endpoints import Checks, address_text, serve
+from process.endpoints import Checks, address_text, process_registry, serve
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class _Models(Collector):
+    """Which models read, and how far the one in shadow agrees; old versions leave no series."""
+
+    active: Callable[[], tuple[str, str]] | None = None
+    shadow: Callable[[], ShadowState | None] | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all, without samples for what there is not."""
+        info = GaugeMetricFamily(
+            "overread_edge_model_info",
+            "1 for the model that reads (active), and the one that is tried (shadow)",
+            labels=["role", "model", "version"],
+        )
+        studies = GaugeMetricFamily(
+            "overread_edge_shadow_studies", "Studies that the model in shadow has read"
+        )
+        kept = GaugeMetricFamily(
+            "overread_edge_shadow_agreement",
+            "Part of the findings that the model in shadow puts forward too, 0 to 1",
+        )
+        if self.active is not None:
+            info.add_metric(["active", *self.active()], 1)
+        if self.shadow is not None and (tried := self.shadow()) is not None:
+            info.add_metric(["shadow", tried.name, tried.version], 1)
+            studies.add_metric([], tried.agreement.studies)
+            if tried.agreement.kept_share is not None:
+                kept.add_metric([], tried.agreement.kept_share)
+        yield from (info, studies, kept)
 
 
 class Telemetry:
     """The metrics of the edge."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = process_registry("overread_edge")
         self._studies = self._counter("studies", "Reports by status", "status")
         self._second = self._counter(
             "second_readings", "Second readings by completeness", "second_reading"
@@ -79,6 +112,8 @@ class Telemetry:
         self._drift = self._gauge(
             "drift_level", "0 steady, 1 watch, 2 alarm, for each measure of drift", "measure"
         )
+        self._models = _Models()
+        self.registry.register(self._models)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"overread_edge_{name}", text, labels, registry=self.registry)
@@ -98,6 +133,12 @@ class Telemetry:
         """Call ``level`` with each measure of drift at every collection of `drift_level`."""
         for name in NAMES:
             self._drift.labels(name).set_function(partial(level, name))
+
+    def observe_models(
+        self, active: Callable[[], tuple[str, str]], shadow: Callable[[], ShadowState | None]
+    ) -> None:
+        """Call both at every collection: ``active`` returns name and version of the model."""
+        self._models.active, self._models.shadow = active, shadow
 
     def set_expiries(self, expiries: Mapping[str, datetime]) -> None:
         """Set when the certificate of each setting expires."""

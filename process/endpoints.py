@@ -12,12 +12,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
+from importlib.metadata import version
 from socketserver import TCPServer, ThreadingMixIn
 from threading import Thread
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import (
+    CollectorRegistry,
+    Gauge,
+    PlatformCollector,
+    ProcessCollector,
+    make_wsgi_app,
+)
 
 Checks = Mapping[str, Callable[[], str]]
 """Checks by name; each returns what is wrong, or an empty text. Another thread calls them."""
@@ -33,10 +40,14 @@ class Pulse:
         """Note progress."""
         self._last_s = self._clock()
 
-    def problem(self) -> str:
-        """Return how long there was no progress if that is too long, else an empty text."""
+    def problem(self, limit_s: float | None = None) -> str:
+        """Return how long there was no progress if that is too long, else an empty text.
+
+        A ``limit_s`` takes the place of the pulse's own.
+        """
         silent_s = self._clock() - self._last_s
-        return f"no progress for {silent_s:.0f} s" if silent_s > self._limit_s else ""
+        most_s = self._limit_s if limit_s is None else limit_s
+        return f"no progress for {silent_s:.0f} s" if silent_s > most_s else ""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -54,6 +65,20 @@ class _Handler(WSGIRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Log nothing: requests come every few seconds."""
+
+
+def process_registry(prefix: str) -> CollectorRegistry:
+    """Return a registry with what every process says of itself.
+
+    These are ``process_*`` (memory, CPU time, open files, start time), ``python_info``, and
+    ``<prefix>_build_info`` with the version of this package.
+    """
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    build = Gauge(f"{prefix}_build_info", "1 for this version", ["version"], registry=registry)
+    build.labels(version("overread")).set(1)
+    return registry
 
 
 @contextmanager

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import json
 import socket
+import time
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from pydicom import dcmread
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Comprehensive3DSRStorage, Verification
 
+from edge.escalation.client import open_second_reader
+from edge.settings import EdgeSettings
 from evaluation.common.processes import free_ports
-from process.tracing import root_span_id
+from process import tracing
+from process.tracing import TraceDestination, exporting, root_span_id
+from protos.deadline import Deadline
+from tests.cloud.running import make_roi, run_cloud
 from tests.dicom_peers import Pacs
 from tests.edge.dicom_in.senders import send
+from tests.process.test_tracing import Collector, collector
 from tests.test_end_to_end import LIMIT_S, Home, Study, chest, home, wait_for
 from tests.traces import Seen, spans_in
 
-# the chest and the home of the processes are those of the end-to-end tests
-__all__ = ["chest", "home"]
+# the chest and the home of the processes are those of the end-to-end tests, and the collector that
+# of the tests of tracing
+__all__ = ["chest", "collector", "home"]
 
 STAGES = ["read", "preprocess", "screen", "decide", "escalate", "merge", "draw", "report"]
 ORDER = ["receive", "inbox", "wait", *STAGES, "make objects", "deliver"]
@@ -85,6 +95,31 @@ def test_every_span_of_a_study_is_in_one_trace_also_after_a_kill(
             "StudyInstanceUID", "SeriesInstanceUID")}  # fmt: skip
     words = {*uids, str(tmp_path), report.parent.name} - {""}
     assert [word for word in words if word in text] == []
+
+
+def test_edge_and_cloud_send_one_trace_to_a_collector(collector: Collector) -> None:
+    """By OTLP over HTTP; the collector here is a server that decodes the protobuf messages."""
+    key = "4bf92f3577b34da6a3ce929d0e0e4736"
+    destination = TraceDestination(endpoint=collector.url)
+    with run_cloud() as cloud, ExitStack() as held:
+        second = open_second_reader(EdgeSettings(cloud=cloud.address), held, time.monotonic)
+        held.enter_context(exporting("overread", destination))
+        with tracing.study(key), tracing.span("escalate"):
+            result = second.read_rois([make_roi(1)], Deadline.after(20.0), key)
+    assert len(result.verdicts) == 1
+    requests = [ExportTraceServiceRequest.FromString(body) for _, body in collector.requests]
+    spans = {
+        one.name: one
+        for request in requests
+        for resource in request.resource_spans
+        for scope in resource.scope_spans
+        for one in scope.spans
+    }
+    assert {one.trace_id.hex() for one in spans.values()} == {key}
+    assert spans["escalate"].parent_span_id.hex() == root_span_id(key)
+    assert spans["second reading"].parent_span_id == spans["escalate"].span_id
+    below = [spans[name] for name in ("receive", "queue", "batch", "answer")]
+    assert {one.parent_span_id for one in below} == {spans["second reading"].span_id}
 
 
 def config(root: Path, cloud: str, port: int, pacs_port: int) -> Path:

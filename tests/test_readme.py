@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 from prometheus_client import CollectorRegistry
 from pydantic_settings import BaseSettings
 
@@ -18,6 +19,7 @@ from edge.settings import EdgeSettings
 from edge.telemetry import Telemetry as EdgeTelemetry
 from evaluation.pages import PROGRAMS, WIDTH, leaves
 from protos.errors import TABLE
+from tests.served_metrics import served
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -120,12 +122,21 @@ def test_operations_list_every_metric(registry: CollectorRegistry) -> None:
 
 def test_operations_list_no_metric_that_is_not_served() -> None:
     """Neither the table nor the rules for alarms."""
-    served = " ".join(words(f"{package}/telemetry.py") for package in ("edge", "cloud"))
-    served += words("cloud/server.py")  # gauges of the queue
-    page = set(re.findall(r"overread_(?:edge|cloud)_(\w+)", words("docs/operations.md")))
-    # the code adds these endings to some names
-    bare = {re.sub(r"(_seconds)?(_total|_bucket)?$", "", name) for name in page}
-    assert [name for name in bare if f'"{name}' not in served] == []
+    page = set(re.findall(r"overread_(?:edge|cloud)_\w+", words("docs/operations.md")))
+    assert page - served() == set()
+
+
+def test_operations_explain_every_alert() -> None:
+    """By its name and how urgent it is, and none that is no rule."""
+    groups = yaml.safe_load(words("deploy/prometheus/alerts.yml"))["groups"]
+    rules = {one["alert"]: one["labels"]["severity"] for group in groups for one in group["rules"]}
+    section = words("docs/operations.md").split("## Alerts\n")[1].split("\n## ")[0]
+    explained = {
+        name: severity
+        for names, severity in re.findall(r"^(\*\*.+?\*\*) \((\w+)\)\.", section, re.MULTILINE)
+        for name in re.findall(r"\w+", names)
+    }
+    assert explained == rules
 
 
 def test_operations_list_every_reason_of_a_missing_second_reading() -> None:

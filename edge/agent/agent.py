@@ -136,6 +136,7 @@ def run_agent(
             )
             pipeline = held.enter_context(opened)
             models.attach(pipeline)
+            telemetry.observe_models(models.active_model, models.shadow_state)
             held.enter_context(fetching(settings, folders))
             read, second = models.reading(_read), second or pipeline.second_reader
             if settings.cloud is not None:

@@ -26,6 +26,7 @@ from edge.findings import Finding
 from edge.guarantee import Guarantee, for_roi_side
 from edge.job import Job
 from edge.models.agreement import compare
+from edge.models.choose import ShadowState, models_state
 from edge.models.errors import RefusedModel
 from edge.models.fetch import fetch
 from edge.models.folder import ModelFolders, artifact_of
@@ -126,6 +127,18 @@ class LiveModels:
     def label(self) -> str:
         """Model, version and engine of the next study."""
         return self.pipeline.provenance.edge_model
+
+    def active_model(self) -> tuple[str, str]:
+        """Name and version of the model of the next study."""
+        screener = self.pipeline.reader.screener
+        return screener.name, self._active if self._active != SHIPPED else screener.version
+
+    def shadow_state(self) -> ShadowState | None:
+        """Return what is in shadow; None also while the database does not answer."""
+        try:
+            return models_state(self._settings, self._folders).shadow
+        except (sqlite3.Error, EdgeError):
+            return None
 
     @property
     def guarantee(self) -> Guarantee:

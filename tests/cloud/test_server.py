@@ -27,6 +27,7 @@ from cloud.server import SERVICE_NAME
 from cloud.service import Caller, caller_of
 from cloud.settings import CloudSettings
 from protos import codec, overread_pb2_grpc
+from protos import overread_pb2 as pb
 from protos.errors import OverreadError, Unreachable
 from protos.messages import Verdict
 from tests.cloud.running import (
@@ -397,6 +398,94 @@ def test_a_hanging_model_ends_the_service(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert "the model hangs: a batch of 1 ROIs takes more than" in log
     assert "the process ends without it" in log
+
+
+# The same, with a model whose loading takes until a file is there.
+LOADING = PROCESS.replace(
+    "import numpy as np",
+    """import os
+import time
+import numpy as np""",
+).replace(
+    "command.open_second_reader = lambda name, *, engine, threads, keys: Mean()",
+    """def opened(*_, **__):
+    while not os.path.exists(os.environ["GO"]):
+        time.sleep(0.01)
+    return Mean()
+
+command.open_second_reader = opened""",
+)
+
+
+def test_a_service_that_loads_its_model_is_alive_and_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, said = tmp_path / "go", list[Any]()
+    monkeypatch.setenv("GO", str(go))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        pages = f"127.0.0.1:{free.getsockname()[1]}"
+
+    def look() -> None:
+        end_s = time.monotonic() + 60
+        while not said and time.monotonic() < end_s:
+            with contextlib.suppress(OSError):
+                said.extend(get(pages, page) for page in ("/healthz", "/readyz"))
+        go.touch()
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    port = pages.rpartition(":")[2]
+    with run_process(tmp_path, "--metrics-port", port, program=LOADING):
+        looking.join()
+        assert get(pages, "/readyz")[0] == 200
+    assert said[0] == (200, {"status": "ok", "checks": {"event loop": "ok"}})
+    checks = {"service": "the model is being loaded"}
+    assert said[1] == (503, {"status": "failed", "checks": checks})
+
+
+# The same, with an event loop that stands still from the first `Describe` on, for some seconds.
+STANDING = PROCESS.replace(
+    "import numpy as np",
+    """import time
+import numpy as np
+import cloud.__main__ as command_line
+from cloud.service import OverreadService
+command_line.UNREADY_S, command_line.STALLED_S = 3.0, 4.0
+
+async def stand(*_):
+    time.sleep(8)
+    raise ZeroDivisionError
+
+OverreadService.Describe = stand""",
+)
+
+
+def test_an_event_loop_that_stands_still_is_not_ready_and_then_not_alive(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        pages = f"127.0.0.1:{free.getsockname()[1]}"
+    port = pages.rpartition(":")[2]
+    with run_process(tmp_path, "--metrics-port", port, program=STANDING) as (_, _, stub):
+        assert get(pages, "/readyz")[0] == get(pages, "/healthz")[0] == 200
+        call = stub.Describe.future(pb.DescribeRequest(), timeout=60)
+        until(lambda: get(pages, "/readyz")[0] == 503)
+        assert "no progress for" in get(pages, "/readyz")[1]["checks"]["service"]
+        until(lambda: get(pages, "/healthz")[0] == 503)
+        assert call.exception(timeout=60) is not None
+        until(lambda: get(pages, "/readyz")[0] == get(pages, "/healthz")[0] == 200)
+
+
+def test_a_service_whose_model_hangs_is_not_ready_any_more(tmp_path: Path) -> None:
+    """It says so between the watchdog's finding and the end of the process."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        pages = f"127.0.0.1:{free.getsockname()[1]}"
+    port, said = pages.rpartition(":")[2], set[str]()
+    with run_process(tmp_path, "--metrics-port", port, program=UNSOUND) as (process, _, stub):
+        call = send_roi(stub, 200)
+        while process.poll() is None:
+            with contextlib.suppress(OSError):
+                said.add(get(pages, "/readyz")[1]["checks"]["service"])
+        assert end_of(call) in ("Draining", "Unreachable")
+    assert said == {"ok", "the service is being stopped"}
 
 
 def test_one_signal_ends_a_service_with_a_hanging_model(

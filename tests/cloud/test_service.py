@@ -128,7 +128,7 @@ def test_an_internal_error_ends_its_study_and_is_logged(monkeypatch: pytest.Monk
         with monkeypatch.context() as patch:
             patch.setattr("cloud.service.check_header", lambda *_: 1 / 0)
             assert refused(cloud, requests).kind == "ServiceFault"
-        assert cloud.count("streams_total", end="ZeroDivisionError") == 1
+        assert cloud.count("streams_total", end="ZeroDivisionError", priority="unknown") == 1
         assert isinstance(read(cloud, requests)[0], Verdict)
     (told,) = [log for log in logs if log["event"] == "internal error"]
     assert told["exc_info"]
@@ -232,7 +232,7 @@ def test_a_caller_that_reads_nothing_is_abandoned(monkeypatch: pytest.MonkeyPatc
         call = stub.Read(iter(make_stream(*rois, budget_s=1.0)), timeout=20)
         until(lambda: cloud.taken == len(rois))
         until(lambda: cloud.open_streams == 0)
-        assert cloud.count("streams_total", end="cancelled") == 1
+        assert cloud.count("streams_total", end="cancelled", priority="routine") == 1
         call.cancel()
 
 
@@ -333,6 +333,23 @@ def test_the_site_is_that_of_the_certificate(
     assert caller_of(context, CloudSettings(trust_site_metadata=True)).site == site
     said = caller_of(context, CloudSettings())
     assert said.site == (site if identity.keys() & {CN, PEM, ALT} else "[2001:db8::7]")
+
+
+@pytest.mark.parametrize(
+    ("identity", "metadata", "site"),
+    [
+        ({CN: [b"envoy"]}, (("overread-site", "north"),), "north"),
+        ({CN: [b"x"], ALT: [b"envoy"]}, (("overread-site", "north"),), "north"),
+        ({CN: [b"envoy"]}, None, "envoy"),
+        ({CN: [b"south"]}, (("overread-site", "north"),), "south"),
+        ({}, (("overread-site", "north"),), "[2001:db8::7]"),
+    ],
+)
+def test_a_trusted_proxy_names_the_site_of_its_callers(
+    identity: dict[str, list[bytes]], metadata: tuple[tuple[str, str], ...] | None, site: str
+) -> None:
+    context: Any = Caller(identity, metadata)
+    assert caller_of(context, CloudSettings(trusted_proxies=("envoy",))).site == site
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ def test_a_cancelled_study_is_not_read() -> None:
         cloud.reader.gate.set()
         read(cloud, make_stream(make_roi(9), study_key="k2"))
         assert [len(batch) for batch in cloud.reader.batches] == [1, 1]  # the running one, and k2's
-        assert cloud.count("streams_total", end="cancelled") == 1
+        assert cloud.count("streams_total", end="cancelled", priority="routine") == 1
 
 
 def test_a_stat_study_overtakes_routine_ones() -> None:
@@ -240,7 +240,7 @@ def test_a_site_may_hold_its_share_of_the_queue() -> None:
             return stub.Read(iter(requests), timeout=20, metadata=(("overread-site", site),))
 
         north = send("north", *range(1, 13))
-        until(lambda: cloud.count("rois_total", outcome="Overloaded") == 2)
+        until(lambda: cloud.count("rois_total", outcome="Overloaded", priority="routine") == 2)
         south = send("south", 1)
         until(lambda: cloud.queued == 11)
         with pytest.raises(OverreadError, match=r"site north has 10 of 11 .* is 4"), typed():
@@ -374,7 +374,7 @@ def test_a_remembered_verdict_is_for_its_site_and_for_who_has_the_voxels() -> No
         assert cloud.taken == 2
         (refusal,) = outcomes_by_id(read(cloud, [request[0], stolen])).values()
         assert refusal.error == "ChecksumMismatch"
-        assert cloud.count("rois_total", outcome="cached") == 0
+        assert cloud.count("rois_total", outcome="cached", priority="routine") == 0
 
 
 def test_a_study_sent_again_is_answered_whatever_the_load(admission: Admission) -> None:

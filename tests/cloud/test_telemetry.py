@@ -3,29 +3,66 @@
 from __future__ import annotations
 
 import urllib.request
+from importlib.metadata import version
+from itertools import pairwise
+
+from prometheus_client import generate_latest
 
 from cloud.settings import CloudSettings
 from cloud.telemetry import Telemetry
+from protos.messages import Priority
+from tests.cloud.running import make_roi, make_stream, refused, run_cloud, until
 
 
 def test_metrics_are_served_while_entered() -> None:
     """A scrape shows the counts, and the port is free again afterwards."""
     telemetry = Telemetry()
-    telemetry.streams.labels("complete").inc()
-    telemetry.rois.labels("verdict").inc()
+    telemetry.count_study("complete", "stat", 0.12)
+    telemetry.rois.labels("verdict", "stat").inc()
     telemetry.queue_s.observe(0.02)
     telemetry.batch_rois.observe(3)
     telemetry.add_gauge("queued_rois", "ROIs that wait", lambda: 7)
     with telemetry.serve(CloudSettings(metrics_port=0)) as address:
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as page:
             lines = page.read().decode().splitlines()
-        assert 'overread_cloud_streams_total{end="complete"} 1.0' in lines
-        assert 'overread_cloud_rois_total{outcome="verdict"} 1.0' in lines
+        assert 'overread_cloud_streams_total{end="complete",priority="stat"} 1.0' in lines
+        assert 'overread_cloud_rois_total{outcome="verdict",priority="stat"} 1.0' in lines
         assert 'overread_cloud_queue_seconds_bucket{le="0.03"} 1.0' in lines
         assert 'overread_cloud_batch_rois_bucket{le="4.0"} 1.0' in lines
         assert "overread_cloud_queued_rois 7.0" in lines
+        assert f'overread_cloud_build_info{{version="{version("overread")}"}} 1.0' in lines
+        assert any(line.startswith("process_resident_memory_bytes ") for line in lines)
     port = int(str(address).rpartition(":")[2])
     with telemetry.serve(CloudSettings(metrics_port=port)) as again:
         assert again == address
     with telemetry.serve(CloudSettings()) as off:
         assert off is None
+
+
+def test_a_histogram_tells_5_from_200_ms() -> None:
+    """Within that range no bound is more than twice the one before it."""
+    telemetry = Telemetry()
+    for histogram in (telemetry.queue_s, telemetry.compute_s):
+        bounds = [one for one in histogram._upper_bounds if 0.005 <= one <= 0.2]
+        assert (bounds[0], bounds[-1]) == (0.005, 0.2)
+        assert all(after <= 2 * before for before, after in pairwise(bounds))
+
+
+def test_a_study_is_counted_once_by_end_and_priority_whoever_sends_it() -> None:
+    """Site and study key are in no label: a caller chooses them freely."""
+    with run_cloud(trust_site_metadata=True) as cloud, cloud.stub() as stub:
+        for number, priority in enumerate((Priority.STAT, Priority.ROUTINE, Priority.ROUTINE)):
+            study = make_stream(make_roi(1), study_key=f"key-{number}", priority=priority)
+            site = (("overread-site", f"site-{number}"),)
+            list(stub.Read(iter(study), timeout=20, metadata=site))
+        refused(cloud, make_stream(roi_count=9999))
+        until(lambda: cloud.count("streams_total", end="TooLarge", priority="unknown") == 1)
+        for priority, number in (("stat", 1), ("routine", 2)):
+            labels = {"end": "complete", "priority": priority}
+            assert cloud.count("streams_total", **labels) == number
+            assert cloud.count("study_seconds_count", **labels) == number
+            assert cloud.count("rois_total", outcome="verdict", priority=priority) == number
+        assert cloud.count("study_seconds_count", end="failed", priority="unknown") == 1
+        assert cloud.count("model_info", model="mean", version="2.1", engine="numpy") == 1
+        text = generate_latest(cloud.telemetry.registry).decode()
+    assert [word for word in ("site-0", "key-0", "127.0.0.1") if word in text] == []

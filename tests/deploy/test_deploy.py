@@ -7,15 +7,15 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from itertools import product
 from pathlib import Path
 
 import pytest
 import yaml
 
 from cloud.settings import CloudSettings
-from cloud.telemetry import Telemetry as CloudTelemetry
 from edge.settings import EdgeSettings
-from edge.telemetry import Telemetry as EdgeTelemetry
+from tests.served_metrics import served
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -35,18 +35,6 @@ def needs(program: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
 
 
-def served() -> set[str]:
-    """The names of the time series that both programs serve."""
-    names: set[str] = set()
-    for registry in (EdgeTelemetry().registry, CloudTelemetry().registry):
-        for metric in registry.collect():
-            endings = {"counter": ("_total",), "histogram": ("", "_bucket", "_sum", "_count")}
-            names |= {metric.name + end for end in endings.get(metric.type, ("",))}
-    # gauges of the queue
-    queue = (ROOT / "cloud" / "server.py").read_text()
-    return names | {f"overread_cloud_{name}" for name in re.findall(r'"(\w+)"', queue)}
-
-
 @pytest.mark.parametrize("file", ["prometheus/alerts.yml", "grafana/overread.json"])
 def test_every_time_series_of_alerts_and_dashboard_is_served(file: str) -> None:
     used = set(re.findall(r"\boverread_(?:edge|cloud)_\w+", (DEPLOY / file).read_text()))
@@ -59,8 +47,26 @@ def test_the_dashboard_has_a_query_in_each_panel_and_no_panel_twice() -> None:
     panels = [one for one in board["panels"] if one["type"] != "row"]
     assert all(target["expr"] for one in panels for target in one["targets"])
     assert len({one["title"] for one in panels}) == len(panels) >= 15
-    places = [(one["gridPos"]["x"], one["gridPos"]["y"]) for one in board["panels"]]
-    assert len(set(places)) == len(places)
+    cells = [(x, y) for one in board["panels"] for x, y in cells_of(**one["gridPos"])]
+    assert len(set(cells)) == len(cells)
+
+
+def cells_of(x: int, y: int, w: int, h: int) -> list[tuple[int, int]]:
+    """The cells of the dashboard's grid that a panel covers."""
+    return list(product(range(x, x + w), range(y, y + h)))
+
+
+@needs("promtool")
+def test_prometheus_understands_every_query_of_the_dashboard(tmp_path: Path) -> None:
+    board = json.loads((DEPLOY / "grafana" / "overread.json").read_text())
+    targets = [target for one in board["panels"] for target in one.get("targets", ())]
+    rules = [
+        {"record": f"query_{number}", "expr": re.sub(r"\$\w+", "a", target["expr"])}
+        for number, target in enumerate(targets)
+    ]
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    run("promtool", "check", "rules", file)
 
 
 @needs("promtool")

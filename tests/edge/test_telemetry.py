@@ -8,6 +8,9 @@ from typing import Any
 from edge.budget import LedgerEntry
 from edge.findings import SecondReading
 from edge.link.estimate import LinkEstimate
+from edge.models.agreement import Agreement
+from edge.models.choose import ShadowState
+from edge.models.store import Form
 from edge.report.model import Rejection, Report, Status
 from edge.settings import EdgeSettings
 from edge.store.exports import Backlog
@@ -69,6 +72,26 @@ def test_the_backlog_and_the_link_are_reported_as_they_are_now() -> None:
     assert value("overread_edge_cloud_available") == 1
     available[0] = False
     assert value("overread_edge_cloud_available") == 0
+
+
+def test_the_models_are_those_of_the_moment_and_old_versions_leave_no_series() -> None:
+    telemetry, active = Telemetry(), [("screening-int8", "1.0")]
+    agreement = Agreement(studies=3, findings=4, kept=3, kept_share=0.75)
+    tried = ShadowState("1.1", "screening-int8", Form.FINAL, agreement, ())
+    shadows: list[ShadowState | None] = [tried]
+    telemetry.observe_models(lambda: active[0], lambda: shadows[0])
+    value = telemetry.registry.get_sample_value
+
+    def info(role: str, version: str) -> float | None:
+        labels = {"role": role, "model": "screening-int8", "version": version}
+        return value("overread_edge_model_info", labels)
+
+    assert (info("active", "1.0"), info("shadow", "1.1")) == (1, 1)
+    assert value("overread_edge_shadow_agreement") == 0.75
+    assert value("overread_edge_shadow_studies") == 3
+    active[0], shadows[0] = ("screening-int8", "1.1"), None
+    assert (info("active", "1.0"), info("active", "1.1"), info("shadow", "1.1")) == (None, 1, None)
+    assert value("overread_edge_shadow_agreement") is None
 
 
 def test_when_certificates_expire_is_a_metric() -> None:

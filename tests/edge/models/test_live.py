@@ -165,6 +165,9 @@ def test_a_really_different_network_is_compared_and_becomes_the_one_that_reads(
     assert seen.pairs > 0
     assert seen.logit_p95
     assert seen.logit_p95 >= (seen.logit_median or 0) > 0
+    shadow = models.shadow_state()
+    assert shadow is not None
+    assert (shadow.name, shadow.agreement.studies) == (SMALL, 1)
     alone, guarantee = models.alone, models.guarantee
     promote(site.settings, site.folders, user="anna", force=True)
     models._looked_s = float("-inf")
@@ -172,6 +175,8 @@ def test_a_really_different_network_is_compared_and_becomes_the_one_that_reads(
     after = read(models, study, tmp_path / "two")
     assert SMALL in after.models["edge"]
     assert SMALL in models.label
+    assert models.active_model() == (SMALL, shadow.version)
+    assert models.shadow_state() is None
     assert models.alone != alone
     assert models.guarantee != guarantee
 
