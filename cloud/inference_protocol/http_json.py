@@ -41,6 +41,8 @@ def _value_as_json(field: Any, value: Any) -> Any:
             return field.enum_type.values_by_number[item].name
         return as_json(item) if field.message_type is not None else item
 
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return {key: as_json(item) for key, item in value.items()}  # its values are messages
     return [one(item) for item in value] if field.is_repeated else one(value)
 
 

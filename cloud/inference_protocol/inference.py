@@ -61,7 +61,8 @@ class Inference:
     ) -> None:
         self._backend, self._quota, self._settings = backend, quota, settings
         self._clock = clock
-        ((self._name, self._version),) = backend.limits.models.items()
+        ((self._name, self._own_version),) = backend.limits.models.items()
+        self._version = protocol_version(self._own_version)
         self._roi_shape = backend.limits.roi_shape
         self._statistics = Statistics()
         self._draining = False
@@ -90,7 +91,10 @@ class Inference:
             self._aborted.set_result(None)
 
     def check_model(self, name: str, version: str) -> None:
-        """Raise `NothingOffered` unless this is the model; an empty version is any."""
+        """Raise `NothingOffered` unless this is the model; an empty version is any.
+
+        The version may be the number of `protocol_version`, or as overread.v1 names it.
+        """
         if not self._has(name, version):
             raise NothingOffered(
                 f"model {name!r:.100} version {version!r:.100} is not served; served is"
@@ -136,6 +140,7 @@ class Inference:
                 priority_levels=ROUTINE_LEVEL,
                 default_priority_level=ROUTINE_LEVEL,
             ),
+            parameters={"version": pb.ModelParameter(string_value=self._own_version)},
             model_transaction_policy=pb.ModelTransactionPolicy(decoupled=False),
         )
 
@@ -232,7 +237,7 @@ class Inference:
         return response
 
     def _has(self, name: str, version: str) -> bool:
-        return name == self._name and version in ("", self._version)
+        return name == self._name and version in ("", self._version, self._own_version)
 
     def _priority(self, request: pb.ModelInferRequest, caller: Caller) -> Priority:
         if _number(request, "priority") != STAT_LEVEL:
@@ -274,6 +279,18 @@ class Inference:
         finally:
             for one in waiting:
                 one.cancel()
+
+
+def protocol_version(version: str) -> str:
+    """Return a model's version as a decimal number, if it is hexadecimal, else as it is.
+
+    In Triton a version is a number, and its clients calculate with it.
+    """
+    try:
+        number = int(version, 16)
+    except ValueError:
+        return version
+    return str(number) if 0 <= number < 2**63 else version
 
 
 def _number(request: pb.ModelInferRequest, name: str) -> int:
