@@ -32,7 +32,7 @@ from process.command_line import PlainGroup
 from process.endpoints import Pulse
 from process.logs import configure_logging
 from process.text import Printable, printable
-from process.tls import TlsFiles, diagnose, is_loopback
+from process.tls import TlsFiles, diagnose
 from process.tracing import exporting
 from protos.errors import OverreadError, Unreachable
 from protos.messages import Description
@@ -86,6 +86,10 @@ def serve(
     metrics_port: Annotated[
         int | None, typer.Option(help="Port of Prometheus metrics; 0: a free one.")
     ] = None,
+    http_port: Annotated[
+        int | None,
+        typer.Option(help="Port of the Open Inference Protocol over HTTP; 0: a free one."),
+    ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Serve other machines without TLS.")
     ] = False,
@@ -103,6 +107,7 @@ def serve(
             threads=threads,
             grace_s=grace_s,
             metrics_port=metrics_port,
+            http_port=http_port,
             insecure=insecure or None,
         )
         configure_logging(settings.log_format, sys.stderr)
@@ -152,7 +157,7 @@ async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
     for warning in settings.tls.warnings():
         _log.warning("a certificate expires soon", reason=warning)
     telemetry.set_expiries(settings.tls.expiries())
-    if settings.tls_cert is None and not is_loopback(settings.address):
+    if settings.tls_cert is None and settings.reachable:
         _log.warning("ROIs are received unencrypted: set tls_cert and tls_key")
     # the loop stands still while the model is loaded
     alive = {"event loop": lambda: "" if loading.is_set() else pulse.problem()}
@@ -167,7 +172,8 @@ async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
 
         def ready(bound: str) -> None:
             closed.clear()
-            _log.info("serving", address=bound, **_description(settings, reader))
+            http = {"http": server.http_address} if server.http_address else {}
+            _log.info("serving", address=bound, **http, **_description(settings, reader))
             if ready_file is not None:
                 part = ready_file.with_name(ready_file.name + ".part")
                 part.write_text(bound)

@@ -15,6 +15,10 @@ from grpc_reflection.v1alpha import reflection
 
 from cloud.cache import VerdictCache
 from cloud.errors import AddressUnusable, BadSettings, BatcherFailed
+from cloud.inference_protocol import rpc
+from cloud.inference_protocol.http_server import serving_http
+from cloud.inference_protocol.inference import Inference
+from cloud.inference_protocol.rest import RestService
 from cloud.models import ModelTransfers
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.scheduler import Rules
@@ -23,8 +27,8 @@ from cloud.settings import CloudSettings
 from cloud.stream import Backend
 from cloud.telemetry import Telemetry
 from cloud.workers import Reader, WorkerStage
+from protos import inference_pb2_grpc, overread_pb2_grpc
 from protos import overread_pb2 as pb
-from protos import overread_pb2_grpc
 from protos.deadline import Clock
 from protos.errors import ModelFailed
 from protos.messages import Description
@@ -33,6 +37,9 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Overread"].full_name
 
 MESSAGE_MARGIN = 4096
 """Bytes of an ROI's message besides its voxels, at most."""
+
+JSON_BYTES = 6
+"""Bytes of a voxel as a number in JSON, at most."""
 
 MAX_STREAMS_OF_CONNECTION = 64
 """Studies that one connection may have open."""
@@ -103,12 +110,14 @@ class CloudServer:
     ) -> None:
         self._settings, self._reader, self._telemetry = settings, reader, telemetry
         self._version, self._clock = service_version, clock
-        self.address = ""
+        self.address = self.http_address = ""
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # grpc-stubs omits it
         self._parts = AsyncExitStack()
 
     async def __aenter__(self) -> "CloudServer":
         """Warm up the model, then listen; `address` is then the bound ``HOST:PORT``.
+
+        `http_address` is that of the Open Inference Protocol over HTTP, empty if it is off.
 
         Raises:
             AddressUnusable: the address cannot be listened on.
@@ -118,19 +127,26 @@ class CloudServer:
         """
         async with AsyncExitStack() as parts:
             self._batcher = await self._open_batcher(parts)
-            self._service = self._make_service(self._batcher)
+            backend, models = self._make_backend(), ModelTransfers.of(self._settings)
+            self._service = OverreadService(backend, self._settings, self._clock, models)
+            quota = self._service.quota  # one for both, else a site could use it up twice
+            self._inference = Inference(backend, quota, self._settings, self._clock)
             self._add_gauges()
             self._server = self._make_server()
             self.address = self._bind()
             await self._server.start()
             parts.push_async_callback(self._server.stop, 1.0)
-            for name in ("", SERVICE_NAME):
+            rest = RestService(self._inference, self._settings, self._largest_body)
+            http = serving_http(rest.app(), self._settings)
+            self.http_address = await parts.enter_async_context(http)
+            for name in ("", SERVICE_NAME, rpc.SERVICE_NAME):
                 await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
             self._parts = parts.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._service.abort_streams()
+        self._inference.abort()
         await self._parts.aclose()
 
     async def wait_for_failure(self) -> None:
@@ -157,14 +173,17 @@ class CloudServer:
         """
         await self._health.enter_graceful_shutdown()
         self._service.drain()
+        self._inference.drain()
         grace_s = self._settings.grace_s
         # begins at once, and ends with this server: what is still open then gets its error before
         self._stopping = asyncio.create_task(self._server.stop(grace_s + 1.0))
         try:
             async with asyncio.timeout(grace_s):
                 await self._service.wait_until_idle()
+                await self._inference.wait_until_idle()
         except TimeoutError:
-            _log.warning("grace period is over", open_streams=self._service.open_streams)
+            left = self._service.open_streams + self._inference.open_requests
+            _log.warning("grace period is over", open_streams=left)
 
     async def _open_batcher(self, parts: AsyncExitStack) -> Batcher:
         settings = self._settings
@@ -187,10 +206,10 @@ class CloudServer:
         await batcher.warm_up(self._reader.roi_shape)
         return await parts.enter_async_context(batcher)
 
-    def _make_service(self, batcher: Batcher) -> OverreadService:
+    def _make_backend(self) -> Backend:
         settings, reader = self._settings, self._reader
-        backend = Backend(
-            batcher=batcher,
+        return Backend(
+            batcher=self._batcher,
             cache=VerdictCache(settings.cache_size, settings.cache_ttl_s, self._clock),
             limits=Description(
                 service_version=self._version,
@@ -204,7 +223,6 @@ class CloudServer:
             telemetry=self._telemetry,
             model=f"{reader.name} {reader.version}",
         )
-        return OverreadService(backend, settings, self._clock, ModelTransfers.of(settings))
 
     def _add_gauges(self) -> None:
         reader, telemetry = self._reader, self._telemetry
@@ -213,13 +231,15 @@ class CloudServer:
         cost = batcher.timing.latency
         add("queued_rois", "ROIs that wait now", lambda: len(batcher.queue))
         add("open_streams", "Studies open now", lambda: service.open_streams)
+        inference = self._inference
+        add("open_requests", "Inference requests open now", lambda: inference.open_requests)
         add("batch_fixed_seconds", "Expected time of a batch of any size", lambda: cost.line[0])
         add("batch_roi_seconds", "Expected time of each ROI of a batch", lambda: cost.line[1])
 
     def _make_server(self) -> grpc.aio.Server:
         server = grpc.aio.server(
             options=(
-                ("grpc.max_receive_message_length", self._largest_message),
+                ("grpc.max_receive_message_length", self._largest_request),
                 ("grpc.so_reuseport", 0),  # otherwise a second service could share the port
                 ("grpc.max_connection_age_ms", round(1e3 * self._settings.max_connection_age_s)),
                 # what may be unfinished at once is bounded: an ROI for each stream
@@ -236,15 +256,28 @@ class CloudServer:
             )
         )
         overread_pb2_grpc.add_OverreadServicer_to_server(self._service, server)
+        inference = rpc.InferenceService(self._inference, self._settings)
+        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (SERVICE_NAME, rpc.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         return server
 
     @property
     def _largest_message(self) -> int:
-        """The largest message, an ROI of the model's shape, in bytes."""
+        """The largest message of a study, an ROI of the model's shape, in bytes."""
         return math.prod(self._reader.roi_shape) + MESSAGE_MARGIN
+
+    @property
+    def _largest_request(self) -> int:
+        """The largest message of all, a batch of raw ROIs in one inference request, in bytes."""
+        return self._settings.max_batch * math.prod(self._reader.roi_shape) + MESSAGE_MARGIN
+
+    @property
+    def _largest_body(self) -> int:
+        """The largest body over HTTP: a batch of raw ROIs, or one in JSON, in bytes."""
+        json = JSON_BYTES * math.prod(self._reader.roi_shape) + MESSAGE_MARGIN
+        return max(self._largest_request, json)
 
     def _bind(self) -> str:
         address, credentials = self._settings.address, server_credentials(self._settings)

@@ -6,7 +6,7 @@ What happens while a stream is open is in `cloud.stream`.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
@@ -49,7 +49,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
     ) -> None:
         self._backend, self._settings, self._clock = backend, settings, clock
         self._models = models or ModelTransfers()
-        self._quota = StreamQuota(settings.max_streams, settings.site_share)
+        self.quota = StreamQuota(settings.max_streams, settings.site_share)
         self._draining = False
         self.open_streams = 0  # open studies
         self._streams: set[StudyStream] = set()
@@ -107,7 +107,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 site = caller.site
                 if self._draining:
                     raise Draining("the service is being stopped; use another one, or retry later")
-                stack.enter_context(self._quota.open_stream(site))
+                stack.enter_context(self.quota.open_stream(site))
                 requests = aiter(request_iterator)
                 header = await self._receive_header(requests)
                 if header.priority is Priority.STAT and not caller.may_stat:
@@ -175,16 +175,12 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         return header
 
     def _deadline(self, header: Header, context: Context) -> Deadline:
-        """Return the earliest deadline of header, settings and call, less the return margin."""
-        budget_s = min(header.budget_s, self._settings.max_budget_s)
-        if (left_s := context.time_remaining()) is not None:
-            budget_s = max(0.0, min(budget_s, left_s))
-        margin_s = min(self._settings.return_margin_s, budget_s / 2)
-        return Deadline.after(budget_s - margin_s, self._clock)
+        left_s = context.time_remaining()
+        return deadline_of(header.budget_s, left_s, self._settings, self._clock)
 
     def _count_accepted(self, header: Header, deadline: Deadline, site: str) -> int:
         """Return how many announced ROIs can be answered in time; raise `BusyFault` if none can."""
-        self._quota.check_priority(site, header.priority)
+        self.quota.check_priority(site, header.priority)
         if not (rois := header.roi_count):
             return 0
         cached = self._backend.cache.count((site, header.study_key))  # they always can
@@ -200,6 +196,16 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         return Load(self._backend.batcher.queue.queue_s, compute_s)
 
 
+def deadline_of(
+    budget_s: float, left_s: float | None, settings: CloudSettings, clock: Clock
+) -> Deadline:
+    """Return the earliest deadline of caller, settings and call, less the return margin."""
+    budget_s = min(budget_s, settings.max_budget_s)
+    if left_s is not None:
+        budget_s = max(0.0, min(budget_s, left_s))
+    return Deadline.after(budget_s - min(settings.return_margin_s, budget_s / 2), clock)
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who sends a study: the name of its site, and whether it may send stat."""
@@ -209,24 +215,35 @@ class Caller:
 
 
 def caller_of(context: grpc.aio.ServicerContext[Any, Any], settings: CloudSettings) -> Caller:
-    """Return the caller: the name in its certificate, else the address of its machine.
-
-    A caller without certificate may name its site itself, in ``overread-site``, only where the
-    settings say so: otherwise it could take a new name with each study. So may a proxy whose
-    certificate is known to the settings, for its own callers. Sites that may send stat are those of
-    the settings; where these name none, those with a certificate and this machine.
-    """
+    """Return the caller of a gRPC call, see `named_caller`."""
     identity = context.auth_context()
     certified = any(key in identity for key in ("x509_pem_cert", *_CERTIFICATE_NAMES))
     names: list[str | bytes] = [n for key in _CERTIFICATE_NAMES for n in identity.get(key, ())]
     address = peer_address(context.peer())
-    texts = [n.decode(errors="replace") if isinstance(n, bytes) else n for n in names]
+    said = [value for key, value in context.invocation_metadata() or () if key == SITE_KEY]
+    return named_caller(names, said, address, certified=certified, settings=settings)
+
+
+def named_caller(
+    names: Sequence[str | bytes],
+    said: Sequence[str | bytes],
+    address: str,
+    *,
+    certified: bool,
+    settings: CloudSettings,
+) -> Caller:
+    """Return the caller: a name in its certificate, else the address of its machine.
+
+    A caller without certificate may name its site itself, as ``said`` in ``overread-site``, only
+    where the settings say so: otherwise it could take a new name with each study. So may a proxy
+    whose certificate is known to the settings, for its own callers. Sites that may send stat are
+    those of the settings; where these name none, those with a certificate and this machine.
+    """
+    texts = [_text(name) for name in names]
     proxied = any(name in settings.trusted_proxies for name in texts)
     if proxied or not certified:
-        metadata = context.invocation_metadata() or ()
         may_name = proxied or settings.trust_site_metadata
-        said = [str(v) for key, v in metadata if key == SITE_KEY and may_name]
-        texts = [*said, *texts, address]
+        texts = [*(map(_text, said) if may_name else ()), *texts, address]
     site = next((t for text in texts if (t := text.strip()[:MAX_SITE_CHARACTERS])), UNKNOWN_SITE)
     here = address == "unix" or is_loopback(f"{address}:0")
     allowed = site in settings.stat_sites if settings.stat_sites else certified or here
@@ -237,3 +254,7 @@ def peer_address(peer: str) -> str:
     """Return the address of a machine without its port, from ``ipv4:HOST:PORT`` and the like."""
     kind, _, rest = unquote(peer).partition(":")
     return rest.rpartition(":")[0] if kind in ("ipv4", "ipv6") else kind
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode(errors="replace") if isinstance(name, bytes) else name

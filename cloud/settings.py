@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from cloud.errors import BadSettings
+from process.endpoints import address_text
 from process.settings import InvalidSettings, ProcessSettings, load
 from process.tls import TlsFiles, is_address, is_loopback
 from process.tracing import TraceDestination
@@ -21,6 +22,8 @@ class CloudSettings(ProcessSettings):
 
     Attributes:
         address: ``HOST:PORT`` to listen on; port 0 takes a free one.
+        http_port: port of the Open Inference Protocol over HTTP, on ``http_address``; not set: off,
+            0: a free port. Over gRPC it is served at ``address``.
         engine: inference engine, or ``auto`` for the fastest that is correct.
         threads: threads of the engine; 0 for all cores that the process may use.
         max_batch_delay_s: longest wait of an ROI for others to join its batch.
@@ -70,6 +73,8 @@ class CloudSettings(ProcessSettings):
     model_config = SettingsConfigDict(env_prefix="OVERREAD_CLOUD_")
 
     address: str = "127.0.0.1:50051"
+    http_address: str = "127.0.0.1"
+    http_port: int | None = Field(None, ge=0, le=65535)
     model: str = "hybrid-int8"
     model_keys: tuple[Path, ...] = ()
     engine: str = "auto"
@@ -123,6 +128,14 @@ class CloudSettings(ProcessSettings):
         return TraceDestination(self.trace_endpoint, self.trace_file, self.trace_ca)
 
     @property
+    def reachable(self) -> dict[str, str]:
+        """The addresses that other machines reach, by their settings."""
+        found = {} if is_loopback(self.address) else {"address": self.address}
+        if self.http_port is not None and not is_loopback(address_text(self.http_address, 0)):
+            found["http_address"] = self.http_address
+        return found
+
+    @property
     def encryption(self) -> str:
         """How the service's port is encrypted."""
         if self.tls_cert is None:
@@ -152,12 +165,14 @@ class CloudSettings(ProcessSettings):
             raise ValueError("tls_cert and tls_key must be set together")
         if self.tls_ca is not None and self.tls_cert is None:
             raise ValueError("tls_ca requires tls_cert and tls_key")
-        if self.tls_cert is None and not (self.insecure or is_loopback(self.address)):
-            raise ValueError(
-                f"address = {self.address} can be reached from other machines, and tls_cert is not"
-                " set: pictures of patients would be sent unencrypted; set tls_cert and tls_key, or"
-                " insecure = true (--insecure) where the network itself is protected"
-            )
+        if self.tls_cert is None and not self.insecure:
+            for setting, address in self.reachable.items():
+                raise ValueError(
+                    f"{setting} = {address} can be reached from other machines, and tls_cert is"
+                    " not set: pictures of patients would be sent unencrypted; set tls_cert and"
+                    " tls_key, or insecure = true (--insecure) where the network itself is"
+                    " protected"
+                )
         return self
 
 

@@ -1,4 +1,4 @@
-"""Regenerate the stubs of the contract, or check that they match it.
+"""Regenerate the stubs of the protocols, or check that they match them.
 
     python -m protos.generate [--check]
 
@@ -15,12 +15,11 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PROTO = "protos/overread.proto"
-STUBS = (
-    "protos/overread_pb2.py",
-    "protos/overread_pb2.pyi",
-    "protos/overread_pb2_grpc.py",
-    "protos/overread_pb2_grpc.pyi",
+PROTOS = ("protos/overread.proto", "protos/inference.proto")
+STUBS = tuple(
+    proto.replace(".proto", ending)
+    for proto in PROTOS
+    for ending in ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
 )
 # The version that a compiler writes into its stubs: no drift of the contract.
 _STAMPS = re.compile(
@@ -35,7 +34,7 @@ def generate(into: Path) -> None:
         *(sys.executable, "-m", "grpc_tools.protoc", "-I."),
         *(f"--plugin={p}={scripts / p}" for p in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")),
         *(f"--{kind}_out={into}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")),
-        PROTO,
+        *PROTOS,
     ]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
 
@@ -62,7 +61,7 @@ def main() -> int:
         return 0
     names = drifted()
     for name in names:
-        print(f"{name} does not match {PROTO}: run python -m protos.generate")
+        print(f"{name} does not match its .proto file: run python -m protos.generate")
     return 1 if names else 0
 
 

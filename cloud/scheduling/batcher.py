@@ -245,5 +245,5 @@ class Batcher:
             if roi.waits:
                 queue_s, took_s = began_s - roi.arrived_s, result.compute_s
                 roi.result.set_result(
-                    RoiResult(result.readings[i], queue_s, took_s, batch, began_s)
+                    RoiResult(result.readings[i], queue_s, took_s, batch, began_s, len(rois))
                 )

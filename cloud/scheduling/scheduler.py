@@ -71,7 +71,7 @@ class RoiResult:
     """What the model read in one ROI.
 
     The ROI waited ``queue_s`` and was read in the batch numbered ``batch``, which began at
-    ``began_s`` on the clock and took ``compute_s``.
+    ``began_s`` on the clock, held ``batch_rois`` and took ``compute_s``.
     """
 
     reading: Reading
@@ -79,6 +79,7 @@ class RoiResult:
     compute_s: float
     batch: int
     began_s: float
+    batch_rois: int = 1
 
 
 @dataclass(eq=False, kw_only=True)

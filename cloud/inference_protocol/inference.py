@@ -1,0 +1,305 @@
+"""Answers requests of the Open Inference Protocol, whichever way they came.
+
+Their ROIs wait in the same queue as those of studies, under the same rules: site, priority,
+deadline, shares and refusal on arrival.
+"""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Iterator
+from functools import partial
+
+from cloud.inference_protocol.statistics import Statistics
+from cloud.inference_protocol.tensors import (
+    decode_rois,
+    encode_readings,
+    input_of,
+    outputs_of,
+    requested,
+)
+from cloud.quota import StreamQuota
+from cloud.scheduling.scheduler import RoiResult
+from cloud.service import Caller, deadline_of
+from cloud.settings import CloudSettings
+from cloud.stream import CLOSE_AFTER_S, Backend
+from imaging.volume import UInt8Array
+from protos import inference_pb2 as pb
+from protos.deadline import Clock, Deadline
+from protos.errors import (
+    DeadlinePassed,
+    DeadlineUnmeetable,
+    Draining,
+    InvalidRequest,
+    ModelFailed,
+    NothingOffered,
+    OverreadError,
+)
+from protos.messages import Priority
+
+SERVER_NAME = "overread-cloud"
+EXTENSIONS = (
+    "binary_tensor_data",
+    "model_configuration",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+)
+PLATFORM = "overread_second_reader"
+STAT_LEVEL, ROUTINE_LEVEL = 1, 2
+"""Levels of the parameter ``priority``: 1 is the highest, as in Triton."""
+
+
+class Inference:
+    """The model of a service as the protocol shows it, and the requests that are open.
+
+    ``quota`` is that of open studies: each request counts as one.
+    """
+
+    def __init__(
+        self, backend: Backend, quota: StreamQuota, settings: CloudSettings, clock: Clock
+    ) -> None:
+        self._backend, self._quota, self._settings = backend, quota, settings
+        self._clock = clock
+        ((self._name, self._own_version),) = backend.limits.models.items()
+        self._version = protocol_version(self._own_version)
+        self._roi_shape = backend.limits.roi_shape
+        self._statistics = Statistics()
+        self._draining = False
+        self.open_requests = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._aborted = asyncio.get_running_loop().create_future()
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken."""
+        return not self._draining
+
+    def drain(self) -> None:
+        """Reject new requests as `Draining` from now on; open ones are answered."""
+        self._draining = True
+
+    async def wait_until_idle(self) -> None:
+        """Wait until no request is open."""
+        await self._idle.wait()
+
+    def abort(self) -> None:
+        """End open requests as `Draining`."""
+        self.drain()
+        if not self._aborted.done():
+            self._aborted.set_result(None)
+
+    def check_model(self, name: str, version: str) -> None:
+        """Raise `NothingOffered` unless this is the model; an empty version is any.
+
+        The version may be the number of `protocol_version`, or as overread.v1 names it.
+        """
+        if not self._has(name, version):
+            raise NothingOffered(
+                f"model {name!r:.100} version {version!r:.100} is not served; served is"
+                f" {self._name!r} version {self._version!r}"
+            )
+
+    def serves(self, name: str, version: str) -> bool:
+        """Tell whether requests for this model are taken."""
+        return self.ready and self._has(name, version)
+
+    def server_metadata(self) -> pb.ServerMetadataResponse:
+        """Return what the service is."""
+        version = self._backend.limits.service_version
+        return pb.ServerMetadataResponse(name=SERVER_NAME, version=version, extensions=EXTENSIONS)
+
+    def metadata(self, name: str, version: str) -> pb.ModelMetadataResponse:
+        """Return what the model reads and answers; raise `NothingOffered` as `check_model`."""
+        self.check_model(name, version)
+        return pb.ModelMetadataResponse(
+            name=self._name,
+            versions=[self._version],
+            platform=PLATFORM,
+            inputs=[input_of(self._roi_shape).metadata()],
+            outputs=[tensor.metadata() for tensor in outputs_of(self._roi_shape)],
+        )
+
+    def config(self, name: str, version: str) -> pb.ModelConfig:
+        """Return how the model is served; raise `NothingOffered` as `check_model`."""
+        self.check_model(name, version)
+        given = input_of(self._roi_shape)
+        return pb.ModelConfig(
+            name=self._name,
+            platform=PLATFORM,
+            backend=self._backend.limits.engine,
+            max_batch_size=self._settings.max_batch,
+            input=[pb.ModelInput(name=given.name, data_type=given.data_type, dims=given.dims)],
+            output=[
+                pb.ModelOutput(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+                for tensor in outputs_of(self._roi_shape)
+            ],
+            dynamic_batching=pb.ModelDynamicBatching(
+                max_queue_delay_microseconds=round(1e6 * self._settings.max_batch_delay_s),
+                priority_levels=ROUTINE_LEVEL,
+                default_priority_level=ROUTINE_LEVEL,
+            ),
+            parameters={"version": pb.ModelParameter(string_value=self._own_version)},
+            model_transaction_policy=pb.ModelTransactionPolicy(decoupled=False),
+        )
+
+    def statistics(self, name: str, version: str) -> pb.ModelStatisticsResponse:
+        """Return the statistics of the model, which an empty name is too.
+
+        Raises:
+            NothingOffered: as `check_model`.
+        """
+        self.check_model(name or self._name, version)
+        counted = self._statistics.message(self._name, self._version)
+        return pb.ModelStatisticsResponse(model_stats=[counted])
+
+    def index(self, *, only_ready: bool) -> pb.RepositoryIndexResponse:
+        """Return the models that there are."""
+        model = pb.RepositoryIndexResponse.ModelIndex(
+            name=self._name,
+            version=self._version,
+            state="READY" if self.ready else "UNAVAILABLE",
+            reason="" if self.ready else "the service is being stopped",
+        )
+        return pb.RepositoryIndexResponse(models=[model] if self.ready or not only_ready else [])
+
+    @contextlib.contextmanager
+    def admitted(self, caller: Caller) -> Iterator[None]:
+        """Count a request of ``caller`` as open while entered.
+
+        Raises:
+            Draining: the service is being stopped.
+            Overloaded: a quota is used up.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                if self._draining:
+                    raise Draining("the service is being stopped; use another one, or retry later")
+                stack.enter_context(self._quota.open_stream(caller.site))
+            except OverreadError:
+                self._statistics.failed(0.0)
+                raise
+            self.open_requests += 1
+            self._idle.clear()
+            try:
+                yield
+            finally:
+                self.open_requests -= 1
+                if self.open_requests == 0:
+                    self._idle.set()
+
+    async def infer(
+        self, request: pb.ModelInferRequest, caller: Caller, left_s: float | None = None
+    ) -> pb.ModelInferResponse:
+        """Return the readings of a request's ROIs: all of them, or none.
+
+        ``left_s`` are the seconds that the call itself has left, None without limit. Cancelling
+        withdraws the ROIs.
+
+        Raises:
+            NothingOffered, InvalidRequest, TooLarge: the request is wrong.
+            Overloaded, DeadlineUnmeetable: not all ROIs can be answered in time.
+            DeadlinePassed, Draining, ModelFailed: it was not answered.
+        """
+        began_s, rois, priority = self._clock(), 0, Priority.ROUTINE
+        self.check_model(request.model_name, request.model_version)
+        telemetry = self._backend.telemetry
+        try:
+            priority = self._priority(request, caller)
+            deadline = self._deadline(request, left_s)
+            outputs = requested(request, self._roi_shape)
+            voxels = decode_rois(request, self._roi_shape, self._settings.max_batch)
+            rois, input_s = len(voxels), self._clock() - began_s
+            self._quota.check_priority(caller.site, priority)
+            results = await self._read(voxels, deadline, priority, caller.site)
+        except BaseException as error:
+            self._statistics.failed(self._clock() - began_s)
+            if isinstance(error, OverreadError):
+                telemetry.rois.labels(error.kind, priority.value).inc(rois)
+            raise
+        read_s = self._clock()
+        encoded, contents = encode_readings([one.reading for one in results], outputs)
+        response = pb.ModelInferResponse(
+            model_name=self._name,
+            model_version=self._version,
+            id=request.id,
+            outputs=encoded,
+            raw_output_contents=contents,
+        )
+        telemetry.rois.labels("verdict", priority.value).inc(rois)
+        for one in results:
+            telemetry.queue_s.observe(one.queue_s)
+        end_s = self._clock()
+        self._statistics.succeeded(
+            results, input_s=input_s, output_s=end_s - read_s, total_s=end_s - began_s
+        )
+        return response
+
+    def _has(self, name: str, version: str) -> bool:
+        return name == self._name and version in ("", self._version, self._own_version)
+
+    def _priority(self, request: pb.ModelInferRequest, caller: Caller) -> Priority:
+        if _number(request, "priority") != STAT_LEVEL:
+            return Priority.ROUTINE
+        if caller.may_stat:
+            return Priority.STAT
+        self._backend.telemetry.demoted.inc()
+        return Priority.ROUTINE
+
+    def _deadline(self, request: pb.ModelInferRequest, left_s: float | None) -> Deadline:
+        timeout_us = _number(request, "timeout")
+        budget_s = 1e-6 * timeout_us if timeout_us else math.inf
+        return deadline_of(budget_s, left_s, self._settings, self._clock)
+
+    async def _read(
+        self, voxels: UInt8Array, deadline: Deadline, priority: Priority, site: str
+    ) -> list[RoiResult]:
+        """Have ROIs ``(n, z, y, x)`` read; whatever happens, none of them waits afterwards."""
+        batcher, count = self._backend.batcher, len(voxels)
+        if (fits := batcher.check(deadline, priority, site, rois=count)) < count:
+            raise DeadlineUnmeetable(f"only {fits} of {count} ROIs can be answered in time")
+        waiting: list[asyncio.Future[RoiResult]] = []
+        try:
+            for i in range(count):
+                roi = partial(voxels.__getitem__, i)
+                waiting.append(batcher.submit(roi, deadline, priority, site))
+            answers = asyncio.gather(*waiting)
+            answers.add_done_callback(lambda one: one.cancelled() or one.exception())  # is taken
+            wait_s = deadline.remaining_s + CLOSE_AFTER_S
+            ends = (answers, self._aborted)
+            await asyncio.wait(ends, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+            if answers.cancelled():
+                raise ModelFailed("the batch ended without an answer")
+            if answers.done():
+                return answers.result()
+            if self._aborted.done():
+                raise Draining("the service stopped before this request was answered")
+            raise DeadlinePassed(f"no answer {CLOSE_AFTER_S} s after the deadline")
+        finally:
+            for one in waiting:
+                one.cancel()
+
+
+def protocol_version(version: str) -> str:
+    """Return a model's version as a decimal number, if it is hexadecimal, else as it is.
+
+    In Triton a version is a number, and its clients calculate with it.
+    """
+    try:
+        number = int(version, 16)
+    except ValueError:
+        return version
+    return str(number) if 0 <= number < 2**63 else version
+
+
+def _number(request: pb.ModelInferRequest, name: str) -> int:
+    """Return an integer parameter, 0 if it is not given."""
+    if name not in request.parameters:  # reading it would add it
+        return 0
+    value = request.parameters[name]
+    kind = value.WhichOneof("parameter_choice")
+    number = getattr(value, kind) if kind in ("int64_param", "uint64_param") else -1
+    if number < 0:
+        raise InvalidRequest(f"parameter {name} is no integer of 0 or more")
+    return int(number)

@@ -1,0 +1,277 @@
+"""The Open Inference Protocol over HTTP: JSON, and Triton's extension for binary tensors.
+
+GET  /v2/health/live, /v2/health/ready, /v2
+GET  /v2/models/{model}[/versions/{version}]   and below it /ready, /config, /stats
+GET  /v2/models/stats
+POST /v2/models/{model}[/versions/{version}]/infer
+POST /v2/repository/index
+
+A request's body is JSON; with the header ``Inference-Header-Content-Length`` it is JSON of that
+length, and then the raw content of the input. Errors are ``{"error": …}``.
+"""
+
+import asyncio
+import contextlib
+import zlib
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import grpc
+import structlog
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from cloud.inference_protocol.http_json import (
+    HEADER_LENGTH,
+    as_json,
+    decode_request,
+    encode_response,
+)
+from cloud.inference_protocol.inference import Inference
+from cloud.service import Caller, named_caller
+from cloud.settings import CloudSettings
+from protos import inference_pb2 as pb
+from protos.errors import InvalidRequest, OverreadError, TooLarge, to_status
+from protos.metadata import SITE_KEY
+
+CERTIFICATE_NAMES = "certificate_names"
+"""Key in the request's state: the names in the caller's certificate, None without one."""
+
+_STATUS = {
+    grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
+    grpc.StatusCode.FAILED_PRECONDITION: HTTPStatus.BAD_REQUEST,
+    grpc.StatusCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+    grpc.StatusCode.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
+    grpc.StatusCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
+    grpc.StatusCode.UNIMPLEMENTED: HTTPStatus.NOT_IMPLEMENTED,
+    grpc.StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
+}
+"""HTTP status of a gRPC status; others are INTERNAL_SERVER_ERROR."""
+
+# The window bits of zlib for each encoding of a body: a header of gzip, or of zlib.
+_ENCODINGS = {"gzip": 31, "deflate": 15}
+
+DISCARDED_BYTES = 2**24
+"""Bytes of a refused body that are still received: its sender would not read the answer before."""
+
+_log = structlog.get_logger(__name__)
+
+Answer = Callable[[Request], Response]
+
+
+class RestService:
+    """The application; ``max_body`` is the largest body in bytes, unpacked too."""
+
+    def __init__(self, inference: Inference, settings: CloudSettings, max_body: int) -> None:
+        self._inference, self._settings, self._max_body = inference, settings, max_body
+
+    def app(self) -> Starlette:
+        """Return the application."""
+        routes = [
+            Route("/v2", _checked(self._server)),
+            Route("/v2/health/live", _checked(lambda _: _state(True))),
+            Route("/v2/health/ready", _checked(lambda _: _state(self._inference.ready))),
+            Route("/v2/models/stats", _checked(self._stats)),
+            Route("/v2/repository/index", _checked(self._index), methods=["POST"]),
+        ]
+        for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+            routes += [
+                Route(path, _checked(self._metadata)),
+                Route(f"{path}/ready", _checked(self._model_ready)),
+                Route(f"{path}/config", _checked(self._config)),
+                Route(f"{path}/stats", _checked(self._stats)),
+                Route(f"{path}/infer", self._infer, methods=["POST"]),
+            ]
+        return Starlette(routes=routes, exception_handlers={HTTPException: _unrouted})
+
+    def _server(self, _: Request) -> Response:
+        return JSONResponse(as_json(self._inference.server_metadata()))
+
+    def _metadata(self, request: Request) -> Response:
+        return JSONResponse(as_json(self._inference.metadata(*_model(request))))
+
+    def _model_ready(self, request: Request) -> Response:
+        return _state(self._inference.serves(*_model(request)))
+
+    def _config(self, request: Request) -> Response:
+        return JSONResponse(as_json(self._inference.config(*_model(request))))
+
+    def _stats(self, request: Request) -> Response:
+        return JSONResponse(as_json(self._inference.statistics(*_model(request))))
+
+    def _index(self, _: Request) -> Response:  # what the body may ask for makes no difference
+        return JSONResponse(as_json(self._inference.index(only_ready=False))["models"])
+
+    async def _infer(self, request: Request) -> Response:
+        peer = "" if request.client is None else request.client.host
+        try:
+            caller = self._caller(request)
+            with self._inference.admitted(caller):  # before its body is received
+                return await self._answer(request, caller)
+        except ClientDisconnect:
+            _log.info("inference request cancelled", peer=peer)
+            return Response(status_code=HTTPStatus.BAD_REQUEST)
+        except OverreadError as error:
+            _log.info("inference request failed", error=error.kind, reason=error.reason, peer=peer)
+            response = _failure(error)
+            if not (_is_complete(request) or await self._discard(request)):
+                response.headers["Connection"] = "close"
+            return response
+        except Exception as error:  # whatever it is, the next request must be answered
+            _log.exception("internal error", peer=peer)
+            text = {"error": f"internal error: {type(error).__name__}"}
+            return JSONResponse(text, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+    async def _answer(self, request: Request, caller: Caller) -> Response:
+        self._inference.check_model(*_model(request))
+        body = await self._body(request)
+        length = request.headers.get(HEADER_LENGTH)
+        # in a thread: a body of JSON alone takes long
+        message, binary = await run_in_threadpool(decode_request, body, length)
+        message.model_name, message.model_version = _model(request)
+        response = await self._unless_gone(request, self._inference.infer(message, caller))
+        content, headers = await run_in_threadpool(encode_response, response, binary)
+        if encoding := _accepted(request.headers.get("accept-encoding", "")):
+            content = await run_in_threadpool(_pack, content, encoding)
+            headers["Content-Encoding"] = encoding
+        return Response(content, headers=headers)
+
+    async def _body(self, request: Request) -> bytes:
+        """Return the body, unpacked."""
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", *_ENCODINGS):
+            raise InvalidRequest(f"Content-Encoding {encoding!r:.50}, expected gzip or deflate")
+        parts, size, stream = list[bytes](), 0, request.stream()
+        timeout_s = self._settings.idle_timeout_s
+        try:
+            while True:
+                parts.append(await asyncio.wait_for(anext(stream), timeout_s))
+                size += len(parts[-1])
+                self._require_bounded(size)
+        except StopAsyncIteration:
+            request.state.is_complete = True
+            body = b"".join(parts)
+        except TimeoutError:
+            raise InvalidRequest(f"no byte of the body arrived within {timeout_s} s") from None
+        if encoding == "identity":
+            return body
+        return await run_in_threadpool(self._unpacked, body, encoding)
+
+    async def _discard(self, request: Request) -> bool:
+        """Receive the rest of a body; return whether it came to its end."""
+        size = 0
+        with contextlib.suppress(TimeoutError, ClientDisconnect):
+            async with asyncio.timeout(self._settings.idle_timeout_s):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > DISCARDED_BYTES:
+                        return False
+                return True
+        return False
+
+    def _unpacked(self, body: bytes, encoding: str) -> bytes:
+        unpacker = zlib.decompressobj(_ENCODINGS[encoding])
+        try:
+            plain = unpacker.decompress(body, self._max_body + 1)
+        except zlib.error as error:
+            raise InvalidRequest(f"the body is not {encoding}: {error}") from None
+        self._require_bounded(len(plain))
+        if not unpacker.eof:
+            raise InvalidRequest(f"the body of {encoding} is not complete")
+        return plain
+
+    def _require_bounded(self, size: int) -> None:
+        if size > self._max_body:
+            raise TooLarge(f"a body of more than {self._max_body} bytes")
+
+    async def _unless_gone(
+        self, request: Request, answering: Awaitable[pb.ModelInferResponse]
+    ) -> pb.ModelInferResponse:
+        """Return the answer; cancel it when the caller goes away.
+
+        Raises:
+            ClientDisconnect: the caller went away.
+        """
+        answer = asyncio.ensure_future(answering)
+        gone = asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise ClientDisconnect
+            return answer.result()
+        finally:
+            gone.cancel()
+            answer.cancel()
+
+    def _caller(self, request: Request) -> Caller:
+        names = getattr(request.state, CERTIFICATE_NAMES, None)
+        return named_caller(
+            names or (),
+            request.headers.getlist(SITE_KEY),
+            "" if request.client is None else request.client.host,
+            certified=names is not None,
+            settings=self._settings,
+        )
+
+
+def _failure(error: OverreadError) -> Response:
+    """Return an error as a response: its class and estimate are headers, as gRPC's metadata."""
+    code, reason, metadata = to_status(error)
+    status = _STATUS.get(code, HTTPStatus.INTERNAL_SERVER_ERROR)
+    if isinstance(error, TooLarge):
+        status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    return JSONResponse({"error": reason}, status, dict(metadata))
+
+
+def _is_complete(request: Request) -> bool:
+    """Tell whether the whole body was received."""
+    return getattr(request.state, "is_complete", False)
+
+
+def _checked(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+    """Return a handler that answers its errors as the protocol does."""
+
+    async def handle(request: Request) -> Response:
+        try:
+            return answer(request)
+        except OverreadError as error:
+            return _failure(error)
+
+    return handle
+
+
+def _model(request: Request) -> tuple[str, str]:
+    """Return the name and the version of the model that the path names."""
+    return request.path_params.get("model", ""), request.path_params.get("version", "")
+
+
+def _state(is_so: bool) -> Response:
+    """Return 200 for true and 400 for false, as the protocol has it."""
+    return Response(status_code=HTTPStatus.OK if is_so else HTTPStatus.BAD_REQUEST)
+
+
+async def _unrouted(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _accepted(header: str) -> str:
+    """Return the encoding that the caller accepts, empty for none."""
+    names = [one.strip().lower() for one in header.split(",")]
+    return next((name for name in names if name in _ENCODINGS), "")
+
+
+def _pack(content: bytes, encoding: str) -> bytes:
+    packer = zlib.compressobj(1, wbits=_ENCODINGS[encoding])
+    return packer.compress(content) + packer.flush()

@@ -1,0 +1,171 @@
+"""The tensors of the Open Inference Protocol: what a request must hold, and what an answer holds.
+
+Input   ROI          UINT8  (n, z, y, x)  voxels of the HU window, as in `imaging.volume`
+Output  PROBABILITY  FP64   (n, 1)        of being a nodule, 0 to 1
+        DIAMETER_MM  FP64   (n, 1)
+        MALIGNANCY   FP64   (n, 1)        malignancy score, 0 to 1
+        TEXTURE      BYTES  (n, 1)        "ground glass", "part-solid" or "solid"
+        MASK         BOOL   (n, z, y, x)  the voxels of the nodule
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from imaging.volume import UInt8Array
+from models.runtime.second_reader import Reading
+from protos import inference_pb2 as pb
+from protos.errors import InvalidRequest, TooLarge
+
+INPUT = "ROI"
+
+Shape = tuple[int, ...]
+
+_DATA_TYPES: Mapping[str, "pb.DataType.ValueType"] = {
+    "UINT8": pb.TYPE_UINT8,
+    "FP64": pb.TYPE_FP64,
+    "BYTES": pb.TYPE_STRING,
+    "BOOL": pb.TYPE_BOOL,
+}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor by ``name``: ``dims`` is its shape without the batch."""
+
+    name: str
+    datatype: str
+    dims: Shape
+
+    @property
+    def data_type(self) -> "pb.DataType.ValueType":
+        """The data type in a model's configuration."""
+        return _DATA_TYPES[self.datatype]
+
+    def metadata(self) -> pb.ModelMetadataResponse.TensorMetadata:
+        """Return the tensor as a model's metadata has it; -1 is a batch of any size."""
+        return pb.ModelMetadataResponse.TensorMetadata(
+            name=self.name, datatype=self.datatype, shape=(-1, *self.dims)
+        )
+
+
+def input_of(roi_shape: Shape) -> Tensor:
+    """Return the input of a model that reads ROIs ``(z, y, x)``."""
+    return Tensor(INPUT, "UINT8", roi_shape)
+
+
+def outputs_of(roi_shape: Shape) -> tuple[Tensor, ...]:
+    """Return the outputs of a model that reads ROIs ``(z, y, x)``."""
+    return (
+        *(Tensor(name, "FP64", (1,)) for name in ("PROBABILITY", "DIAMETER_MM", "MALIGNANCY")),
+        Tensor("TEXTURE", "BYTES", (1,)),
+        Tensor("MASK", "BOOL", roi_shape),
+    )
+
+
+def decode_rois(request: pb.ModelInferRequest, roi_shape: Shape, max_batch: int) -> UInt8Array:
+    """Return the ROIs of a request, uint8 ``(n, z, y, x)``.
+
+    Raises:
+        InvalidRequest: its input is not the model's.
+        TooLarge: it has more than ``max_batch`` ROIs.
+    """
+    if len(request.inputs) != 1 or request.inputs[0].name != INPUT:
+        names = [one.name for one in request.inputs[:4]]
+        raise InvalidRequest(f"inputs {names!r:.100}, expected one input, {INPUT!r}")
+    tensor = request.inputs[0]
+    if tensor.datatype != "UINT8":
+        raise InvalidRequest(f"datatype {tensor.datatype!r:.50} of {INPUT}, expected 'UINT8'")
+    if "shared_memory_region" in tensor.parameters:
+        raise InvalidRequest("shared memory is not offered: send the voxels in the request")
+    shape = tuple(tensor.shape)
+    if len(shape) != 4 or shape[1:] != roi_shape or shape[0] < 1:
+        said = "[n, " + ", ".join(map(str, roi_shape)) + "]"
+        raise InvalidRequest(f"shape {list(shape[:8])!r:.100} of {INPUT}, expected {said}, n >= 1")
+    if shape[0] > max_batch:
+        raise TooLarge(f"{shape[0]} ROIs in one request, the limit is {max_batch}")
+    expected = math.prod(shape)  # bounded by now
+    data = _voxels(request, expected)
+    if len(data) != expected:
+        raise InvalidRequest(f"{len(data)} bytes of {INPUT}, expected {expected} for its shape")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _voxels(request: pb.ModelInferRequest, expected: int) -> bytes:
+    """Return the voxels: raw, or from a list of numbers."""
+    contents = request.inputs[0].contents.uint_contents
+    if (count := len(request.raw_input_contents)) > 1 or (count and contents):
+        raise InvalidRequest(f"{count} raw contents and {len(contents)} numbers for one input")
+    if count:
+        return request.raw_input_contents[0]
+    if len(contents) != expected:
+        raise InvalidRequest(
+            f"{len(contents)} values of {INPUT}, expected {expected} for its shape"
+        )
+    try:
+        return bytes(contents)
+    except ValueError:
+        raise InvalidRequest(f"a value of {INPUT} is above 255") from None
+
+
+def requested(request: pb.ModelInferRequest, roi_shape: Shape) -> list[Tensor]:
+    """Return the outputs that the request wants, all of them if it names none.
+
+    Raises:
+        InvalidRequest: the model has no such output, or it is wanted in another form.
+    """
+    known = {tensor.name: tensor for tensor in outputs_of(roi_shape)}
+    for output in request.outputs:
+        if output.name not in known:
+            raise InvalidRequest(f"output {output.name!r:.100}, expected one of {list(known)}")
+        for form in ("classification", "shared_memory_region"):
+            if form in output.parameters:
+                raise InvalidRequest(f"{form} of {output.name} is not offered")
+    return [known[output.name] for output in request.outputs] or list(known.values())
+
+
+def encode_readings(
+    readings: Sequence[Reading], tensors: Sequence[Tensor]
+) -> tuple[list[pb.ModelInferResponse.InferOutputTensor], list[bytes]]:
+    """Return the outputs of a response, and the raw content of each."""
+    outputs = [
+        pb.ModelInferResponse.InferOutputTensor(
+            name=tensor.name, datatype=tensor.datatype, shape=(len(readings), *tensor.dims)
+        )
+        for tensor in tensors
+    ]
+    return outputs, [_CONTENTS[tensor.name](readings) for tensor in tensors]
+
+
+def decode_output(datatype: str, raw: bytes) -> list[float] | list[bool] | list[str]:
+    """Return the values of a raw output, for JSON."""
+    if datatype == "BYTES":
+        values, at = list[str](), 0
+        while at < len(raw):
+            start = at + 4
+            at = start + int.from_bytes(raw[at:start], "little")
+            values.append(raw[start:at].decode())
+        return values
+    numbers: list[float] = np.frombuffer(raw, "<f8" if datatype == "FP64" else "?").tolist()
+    return numbers
+
+
+def _numbers(name: str) -> Callable[[Sequence[Reading]], bytes]:
+    return lambda readings: np.array([getattr(one, name) for one in readings], "<f8").tobytes()
+
+
+def _texts(readings: Sequence[Reading]) -> bytes:
+    """Return each text after its length, as the protocol has BYTES."""
+    texts = [one.texture.encode() for one in readings]
+    return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+
+
+_CONTENTS: Mapping[str, Callable[[Sequence[Reading]], bytes]] = {
+    "PROBABILITY": _numbers("probability"),
+    "DIAMETER_MM": _numbers("diameter_mm"),
+    "MALIGNANCY": _numbers("malignancy"),
+    "TEXTURE": _texts,
+    "MASK": lambda readings: np.stack([one.mask for one in readings]).astype("?").tobytes(),
+}
