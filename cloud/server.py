@@ -45,7 +45,7 @@ MAX_STREAMS_OF_CONNECTION = 64
 """Studies that one connection may have open."""
 
 WINDOW = 256 * 1024
-"""Bytes of a study that are received before they are asked for: 50 Mbit/s at 40 ms there and back."""
+"""Bytes of a study that are received ahead: enough for 50 Mbit/s at 40 ms there and back."""
 
 _log = structlog.get_logger(__name__)
 

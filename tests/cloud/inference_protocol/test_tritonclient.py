@@ -96,7 +96,7 @@ def test_a_request_gets_the_readings_of_its_rois(kind: str) -> None:
         assert given["DIAMETER_MM"] == [[5.1], [10.2], [20.4]]
         assert given["TEXTURE"] == [["ground glass"], ["ground glass"], ["ground glass"]]
         assert np.array(given["MASK"]).sum(axis=(1, 2, 3)).tolist() == [0, 512, 512]
-        assert cloud.count("rois_total", outcome="verdict") == 3
+        assert cloud.count("rois_total", outcome="verdict", priority="routine") == 3
         assert cloud.count("queue_seconds_count") == 3
 
 
