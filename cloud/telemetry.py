@@ -17,7 +17,8 @@ class Telemetry:
     """The metrics of one service; nothing is served until `serve` is entered.
 
     A stream's ``end`` is ``complete``, ``cancelled`` or an error class. An ROI's ``outcome`` is
-    ``verdict``, ``cached`` or an error class.
+    ``verdict``, ``cached``, ``repeated`` or an error class; one without an outcome when its stream
+    ends has the end of its stream. Each stream has one end, and each ROI that arrives one outcome.
     """
 
     def __init__(self) -> None:

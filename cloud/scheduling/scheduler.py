@@ -172,7 +172,7 @@ class Scheduler:
             takes_s = at_s - now_s
             if roi.is_stat is first.is_stat or not may:
                 kept = f"a queued ROI would miss its deadline: it would take {takes_s:.3f} s"
-                raise DeadlineUnmeetable(kept, takes_s)
+                raise DeadlineUnmeetable(kept)  # the bound is another ROI's
             lost = f"preempted by another priority; an answer would take {takes_s:.3f} s"
             gone.append((roi, DeadlineUnmeetable(lost, takes_s)))
         return gone
@@ -245,7 +245,7 @@ class Scheduler:
         last = [r for r in self.order(waiting, self._clock()) if not r.is_stat][-excess:]
         if rules.order != "deadline" or not first.is_stat or len(last) < excess:
             full = f"the queue is full: {len(waiting)} ROIs wait, the limit is {rules.max_queued}"
-            raise Overloaded(full)
+            raise Overloaded(full, limit=rules.max_queued)
         return [(one, Overloaded("preempted: the queue is full, stat arrived")) for one in last]
 
     def _beyond_share(self, first: WaitingRoi, count: int, waiting: Sequence[WaitingRoi]) -> str:

@@ -31,6 +31,8 @@ from protos.errors import OverreadError, Unreachable
 from protos.messages import Verdict
 from tests.cloud.running import (
     RunningCloud,
+    accepted_of,
+    answers,
     make_roi,
     make_stream,
     run_cloud,
@@ -105,7 +107,7 @@ def test_drain_finishes_open_studies_and_sends_callers_elsewhere() -> None:
         until(lambda: listens(cloud) is False)
         assert draining.is_alive()
         cloud.reader.gate.set()
-        verdict, summary = (codec.decode_response(r) for r in open_call)
+        verdict, summary = (codec.decode_response(r) for r in answers(open_call))
         draining.join(20)
         assert not draining.is_alive()
     assert isinstance(verdict, Verdict)
@@ -406,7 +408,7 @@ def test_one_signal_ends_a_service_with_a_hanging_model(
     monkeypatch.setenv("LEAST_HUNG_S", "3600")
     with run_process(tmp_path, "--grace-s", "0.5", program=UNSOUND) as (process, _, stub):
         call = send_roi(stub, 200)
-        assert call.initial_metadata()
+        assert accepted_of(call) == 1
         time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
         assert end_of(call) in ("Draining", "Unreachable")
