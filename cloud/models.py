@@ -63,8 +63,8 @@ class ModelTransfers:
             # of a later contract: there is only its number
             name = pb.ModelKind.Name(kind) if kind in pb.ModelKind.values() else f"{kind}"
             raise NothingOffered(
-                f"no model of the kind {name} is offered here; the operator of the cloud"
-                " offers one with the setting offered_model"
+                f"no model of kind {name.removeprefix('MODEL_KIND_').lower()} is offered here;"
+                " the operator of the cloud offers one with the setting offered_model"
             )
         if len(request.held) > MOST_HELD:
             many = f"{len(request.held)} pieces held, expected at most {MOST_HELD}"

@@ -160,7 +160,7 @@ class Scheduler:
         left = [roi for roi in waiting if all(roi is not one for one, _ in gone)]
         late, now_s = self._late(left, newcomers), self._clock()
         if own := [late[one] - now_s for one in newcomers if one in late]:
-            ends = f"{first.deadline.at_s - now_s:.3f} s are left"
+            ends = f"{max(0.0, first.deadline.at_s - now_s):.3f} s are left"
             raise DeadlineUnmeetable(f"an answer would take {own[0]:.3f} s, {ends}", own[0])
         # a newcomer does not count for those that would be late anyway
         anyway = self._late(left, ()) if late else {}

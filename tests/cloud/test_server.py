@@ -27,7 +27,8 @@ from cloud.server import SERVICE_NAME
 from cloud.service import Caller, caller_of
 from cloud.settings import CloudSettings
 from protos import codec, overread_pb2_grpc
-from protos.errors import OverreadError, Unreachable
+from protos import overread_pb2 as pb
+from protos.errors import OverreadError, Unreachable, from_status, status_of
 from protos.messages import Verdict
 from tests.cloud.running import (
     RunningCloud,
@@ -40,6 +41,7 @@ from tests.cloud.running import (
     unfinished,
     until,
 )
+from tests.edge.models.signed import offering, signed
 from tests.pki import make_pki
 from tests.process.test_endpoints import get
 
@@ -426,3 +428,42 @@ def test_three_failed_batches_in_a_row_end_the_service(tmp_path: Path) -> None:
         _, log = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "3 batches in a row failed: " in log
+
+
+def test_every_call_that_a_stop_meets_gets_draining_with_its_details(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its header, while it sends, while it waits for the model, and while it gets a model.
+
+    None of them gets the bare CANCELLED with which gRPC itself ends a call.
+    """
+    monkeypatch.setattr("cloud.models.PAUSE_S", 0.3)  # or the whole model might be there already
+    hospital = signed(tmp_path)
+    header, *rois = make_stream(make_roi(1, voxels=np.zeros((16, 16, 16), np.uint8)), roi_count=2)
+    with contextlib.ExitStack() as callers:
+        with offering(hospital) as cloud:
+            cloud.reader.gate.clear()
+            stub = callers.enter_context(cloud.stub())
+            sent = [[], [header], [header, *rois]]
+            calls = [
+                stub.Read(callers.enter_context(unfinished(*requests)), timeout=60)
+                for requests in sent
+            ]
+            until(lambda: cloud.open_streams == 3)
+            until(lambda: cloud.taken == 1)
+            calls.append(stub.GetModel(pb.GetModelRequest(kind=pb.MODEL_KIND_SCREENING)))
+            assert next(calls[-1]).HasField("offer")
+        for call in calls:
+            with pytest.raises(grpc.RpcError):
+                list(call)
+            assert call.code() is grpc.StatusCode.UNAVAILABLE
+            assert end_of_status(call).kind == "Draining"
+        ends = cloud.telemetry.registry.get_sample_value
+        assert ends("overread_cloud_streams_total", {"end": "Draining"}) == 3
+        assert ends("overread_cloud_rois_total", {"outcome": "Draining"}) == 1
+
+
+def end_of_status(call: Any) -> OverreadError:
+    """The error in the details of a call's status; fails where there are none."""
+    assert status_of(call.trailing_metadata()) is not None
+    return from_status(call.code(), call.details(), call.trailing_metadata())
