@@ -142,7 +142,7 @@ def _timeless(message: Message) -> str:
     """Return a message as text, with a dash for every time."""
     name = type(message).__name__
     text = re.sub(r"((?:queue|compute|total|bound)_s): \S+", r"\1: -", str(message))
-    text = re.sub(r"\d+\.\d+ s\b", "- s", text)
+    text = re.sub(r"-?\d+\.\d+ s\b", "- s", text)
     text = re.sub(r'(key: "bound_s"\s+value): \S+', r"\1: -", text)
     if isinstance(message, RetryInfo):
         text = "-"

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from cloud.stream import StudyStream
 from protos import overread_pb2 as pb
@@ -85,15 +86,13 @@ def test_a_fault_of_the_program_is_an_end_too(monkeypatch: pytest.MonkeyPatch) -
         assert streams(cloud) == {"ZeroDivisionError": 1}
 
 
-SEEDS = range(3)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", range(3))
 def test_the_counts_add_up_whatever_the_callers_do(seed: int) -> None:
     """Callers that send damaged, repeated and too many ROIs, go away, or stop to send."""
     draw, arrived = random.Random(seed), [0]
 
-    with run_cloud(max_batch=2, max_queued_rois=6, max_streams=6, idle_timeout_s=0.2) as cloud:
+    settings = {"max_batch": 2, "max_queued_rois": 6, "max_streams": 6, "idle_timeout_s": 0.2}
+    with capture_logs(), run_cloud(**settings) as cloud:
         with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as callers:
             patch.setattr("cloud.stream.StudyStream._take", _counting(arrived))
             scripts = [_script(random.Random(draw.random()), number) for number in range(40)]
