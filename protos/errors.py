@@ -8,7 +8,7 @@
     │   ├── NothingOffered       a model is requested that the service does not offer
     │   └── VersionMismatch      the caller expects another model or contract
     ├── BusyFault                the service has too much to do now
-    │   ├── DeadlineUnmeetable   the answer would be late; `estimate_s` is how long it would take
+    │   ├── DeadlineUnmeetable   the answer would be late; `bound_s` is how long it may take
     │   ├── Overloaded           the queue or a quota is full
     │   └── Draining             the service is being stopped
     ├── ServiceFault             the service is at fault
