@@ -75,7 +75,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
     def abort_streams(self) -> None:
         """End all open calls as `Draining`, and reject new ones.
 
-        A caller thus learns what happened. A call that gRPC ends by itself says CANCELLED only.
+        A caller thus learns what happened. A call that gRPC ends by itself has no details.
         """
         self._draining = self._stopped = True
         for stream in self._streams:

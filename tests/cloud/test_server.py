@@ -435,7 +435,7 @@ def test_every_call_that_a_stop_meets_gets_draining_with_its_details(
 ) -> None:
     """Before its header, while it sends, while it waits for the model, and while it gets a model.
 
-    None of them gets the bare CANCELLED with which gRPC itself ends a call.
+    None of them gets the bare status with which gRPC itself ends a call.
     """
     monkeypatch.setattr("cloud.models.PAUSE_S", 0.3)  # or the whole model might be there already
     hospital = signed(tmp_path)
