@@ -40,6 +40,9 @@ DOMAIN = "overread.v1"
 DETAILS_KEY = "grpc-status-details-bin"
 """gRPC's trailing metadata with the `google.rpc.Status`."""
 
+MAX_REASON = 600
+"""Characters of a reason that are sent: gRPC bounds all trailing metadata of a call at 8 KiB."""
+
 Metadata = tuple[tuple[str, str | bytes], ...]
 Given = Iterable[tuple[str, str | bytes]] | None
 """Metadata of a call, as gRPC gives it."""
@@ -224,25 +227,25 @@ _WORDS: tuple[tuple[grpc.StatusCode, str, str], ...] = (
 def to_status(error: OverreadError, *details: Message) -> tuple[grpc.StatusCode, str, Metadata]:
     """Return the status code, text and trailing metadata of ``error``, with more ``details``."""
     rows = (code for code, kinds in TABLE if type(error) in kinds)
-    code = next(rows, grpc.StatusCode.INTERNAL)
+    code, reason = next(rows, grpc.StatusCode.INTERNAL), error.reason[:MAX_REASON]
     said = {"limit": error.limit, "bound_s": getattr(error, "bound_s", None)}
     info = ErrorInfo(
         reason=reason_of(type(error).__name__),
         domain=DOMAIN,
-        metadata={name: f"{value:g}" for name, value in said.items() if value is not None},
+        metadata={name: f"{value}" for name, value in said.items() if value is not None},
     )
     parts: list[Message] = [info]
     if error.field:
-        broken = BadRequest.FieldViolation(field=error.field, description=error.reason)
+        broken = BadRequest.FieldViolation(field=error.field, description=reason)
         parts.append(BadRequest(field_violations=[broken]))
-    if error.retry_s is not None:
+    if error.retry_s is not None and math.isfinite(error.retry_s):
         parts.append(RetryInfo())
         parts[-1].retry_delay.FromNanoseconds(round(1e9 * error.retry_s))  # type: ignore[attr-defined]
-    status = Status(code=code.value[0], message=error.reason)
+    status = Status(code=code.value[0], message=reason)
     for part in (*parts, *details):
         status.details.add().Pack(part)
     sent = rpc_status.to_status(status)
-    return code, error.reason, tuple(sent.trailing_metadata or ())
+    return code, reason, tuple(sent.trailing_metadata or ())
 
 
 def from_status(code: grpc.StatusCode, text: str | None, metadata: Given) -> OverreadError:

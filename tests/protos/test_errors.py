@@ -132,6 +132,17 @@ def test_field_limit_bound_and_pause_travel() -> None:
     assert (late.bound_s, late.retry_s) == (1.25, 1.25)
 
 
+def test_a_long_reason_is_cut_and_an_endless_pause_left_out() -> None:
+    """All that is sent fits into the trailing metadata of a call, with each character in UTF-8."""
+    error = InvalidRequest("ü" * 10_000, field="roi.shape", limit=1_234_567)
+    error.retry_s = float("inf")
+    _, text, metadata = to_status(error)
+    assert len(3 * text.encode()) + sum(len(key) + len(value) for key, value in metadata) < 8192
+    met = from_status(grpc.StatusCode.INVALID_ARGUMENT, text, metadata)
+    assert (met.limit, met.retry_s) == (1_234_567.0, None)
+    assert error.reason.startswith(met.reason)
+
+
 def status_with(info: ErrorInfo) -> tuple[tuple[str, bytes], ...]:
     status = Status(code=8, message="late")
     status.details.add().Pack(info)
