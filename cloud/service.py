@@ -129,11 +129,12 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 stack.enter_context(self._quota.open_stream(site))
                 requests = aiter(request_iterator)
                 header = await self._receive_header(requests)
+                trace.named(header.study_key)
+                check_header(header, self._backend.limits)
                 if header.priority is Priority.STAT and not caller.may_stat:
                     self._backend.telemetry.demoted.inc()
                     header = replace(header, priority=Priority.ROUTINE)
                 trace.began(header)
-                check_header(header, self._backend.limits)
                 deadline = self._deadline(header, context)
                 accepted = self._count_accepted(header, deadline, site)
                 stream = StudyStream(header, deadline, self._backend, site, trace)

@@ -34,8 +34,12 @@ class StudyTrace:
         trace_id = {"trace_id": self._span.trace_id} if self._span.trace_id else {}
         return {**(ids if self._study_key else {}), **trace_id}
 
+    def named(self, study_key: str) -> None:
+        """Note the key of a header that has come; it may still be refused."""
+        self._study_key = study_key
+
     def began(self, header: Header) -> None:
-        """Note that the header has come."""
+        """Note that a valid header has come."""
         self._header_s, self._study_key = self._clock(), header.study_key
         self._span.set(announced=header.roi_count, priority=header.priority.value)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,6 +75,15 @@ class RunningCloud:
         """The value of a metric, by its name after ``overread_cloud_``."""
         name = f"overread_cloud_{sample}"
         return self.telemetry.registry.get_sample_value(name, labels) or 0.0
+
+    def counts(self, counter: str, label: str) -> dict[str, int]:
+        """All values of a counter by one of its labels, without zeros."""
+        found: Counter[str] = Counter()
+        for family in self.telemetry.registry.collect():
+            for sample in family.samples:
+                if sample.name == f"overread_cloud_{counter}_total":
+                    found[sample.labels[label]] += int(sample.value)
+        return {value: count for value, count in found.items() if count}
 
     @property
     def open_streams(self) -> int:

@@ -27,20 +27,12 @@ from tests.cloud.running import (
 )
 
 
-def counts(cloud: RunningCloud, metric: str, label: str) -> dict[str, int]:
-    """All values of a counter by its label, without zeros."""
-    samples = (s for family in cloud.telemetry.registry.collect() for s in family.samples)
-    name = f"overread_cloud_{metric}_total"
-    found = {one.labels[label]: int(one.value) for one in samples if one.name == name}
-    return {value: count for value, count in found.items() if count}
-
-
 def rois(cloud: RunningCloud) -> dict[str, int]:
-    return counts(cloud, "rois", "outcome")
+    return cloud.counts("rois", "outcome")
 
 
 def streams(cloud: RunningCloud) -> dict[str, int]:
-    return counts(cloud, "streams", "end")
+    return cloud.counts("streams", "end")
 
 
 def test_each_outcome_of_an_roi_is_counted_once() -> None:

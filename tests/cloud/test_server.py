@@ -458,9 +458,8 @@ def test_every_call_that_a_stop_meets_gets_draining_with_its_details(
                 list(call)
             assert call.code() is grpc.StatusCode.UNAVAILABLE
             assert end_of_status(call).kind == "Draining"
-        ends = cloud.telemetry.registry.get_sample_value
-        assert ends("overread_cloud_streams_total", {"end": "Draining"}) == 3
-        assert ends("overread_cloud_rois_total", {"outcome": "Draining"}) == 1
+        assert cloud.counts("streams", "end") == {"Draining": 3}
+        assert cloud.counts("rois", "outcome") == {"Draining": 1}
 
 
 def end_of_status(call: Any) -> OverreadError:
