@@ -38,19 +38,27 @@ def check_header(header: Header, limits: Description) -> None:
     ):
         if not least <= len(value) <= MAX_KEY_CHARACTERS:
             raise InvalidRequest(
-                f"{name} has {len(value)} characters, expected {least} to {MAX_KEY_CHARACTERS}"
+                f"{name} has {len(value)} characters, expected {least} to {MAX_KEY_CHARACTERS}",
+                field=f"header.{name}",
+                limit=MAX_KEY_CHARACTERS,
             )
     if not (math.isfinite(header.budget_s) and header.budget_s > 0):
         raise InvalidRequest(
-            f"budget_s is {header.budget_s}, expected a positive number of seconds"
+            f"budget_s is {header.budget_s}, expected a positive number of seconds",
+            field="header.budget_s",
         )
     if header.roi_count > limits.max_rois:
-        raise TooLarge(f"{header.roi_count} ROIs announced, the limit is {limits.max_rois}")
+        raise TooLarge(
+            f"{header.roi_count} ROIs announced, the limit is {limits.max_rois}",
+            field="header.roi_count",
+            limit=limits.max_rois,
+        )
     # compatible: the same text before the first dot, or all of a text without dots (a digest)
     expected, (served,) = header.model_version, limits.models.values()
     if expected and expected.partition(".")[0] != served.partition(".")[0]:
         raise VersionMismatch(  # not the whole of a caller's own text: it may be long
-            f"the caller expects model version {expected!r:.100}, the service has {served!r}"
+            f"the caller expects model version {expected!r:.100}, the service has {served!r}",
+            field="header.model_version",
         )
 
 
@@ -63,20 +71,26 @@ def check_roi(roi: Roi, limits: Description) -> None:
     """
     if roi.voxels.size > limits.max_roi_voxels:
         raise TooLarge(
-            f"the ROI has {roi.voxels.size} voxels, the limit is {limits.max_roi_voxels}"
+            f"the ROI has {roi.voxels.size} voxels, the limit is {limits.max_roi_voxels}",
+            field="roi.voxels",
+            limit=limits.max_roi_voxels,
         )
     sides = zip(roi.voxels.shape, limits.roi_shape, strict=True)
     if not all(full // MIN_SIDE_DIVISOR <= side <= full for side, full in sides):
         raise InvalidRequest(
             f"shape {roi.voxels.shape}, expected at most {limits.roi_shape} "
-            f"and at least 1/{MIN_SIDE_DIVISOR} of it along each axis"
+            f"and at least 1/{MIN_SIDE_DIVISOR} of it along each axis",
+            field="roi.shape",
         )
     if roi.window_hu != WINDOW_HU:
-        raise InvalidRequest(f"window_hu {roi.window_hu}, expected {WINDOW_HU}")
+        expected = f"window_hu {roi.window_hu}, expected {WINDOW_HU}"
+        raise InvalidRequest(expected, field="roi.window_hu")
     if not all(0.1 <= spacing <= 5.0 for spacing in roi.spacing_mm):
-        raise InvalidRequest(f"spacing_mm {roi.spacing_mm}, expected 0.1 to 5.0")
+        expected = f"spacing_mm {roi.spacing_mm}, expected 0.1 to 5.0"
+        raise InvalidRequest(expected, field="roi.spacing_mm")
     if not 0.0 <= roi.edge_score <= 1.0:
-        raise InvalidRequest(f"edge_score {roi.edge_score}, expected 0 to 1")
+        expected = f"edge_score {roi.edge_score}, expected 0 to 1"
+        raise InvalidRequest(expected, field="roi.edge_score")
 
 
 def pad(voxels: UInt8Array, full: Shape) -> UInt8Array:

@@ -5,15 +5,15 @@ studies are open. A transfer that breaks off continues where it ended.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 
 import structlog
 
 from cloud.settings import CloudSettings
-from models.runtime.package import SCREENING, WEIGHTS, Offer, open_offer
+from models.runtime.package import WEIGHTS, Offer, open_offer
 from protos import overread_pb2 as pb
-from protos.errors import InvalidRequest, NothingOffered, Overloaded
+from protos.errors import DeadlinePassed, InvalidRequest, NothingOffered, Overloaded
 
 CHUNK_BYTES = 64 * 1024
 PAUSE_S = 0.02
@@ -47,22 +47,28 @@ class ModelTransfers:
 
     async def responses(
         self, request: pb.GetModelRequest, site: str, is_busy: Callable[[], bool]
-    ) -> AsyncIterator[pb.GetModelResponse]:
+    ) -> AsyncGenerator[pb.GetModelResponse]:
         """Yield the offer, then what the caller lacks of its pieces.
 
         Raises:
             NothingOffered: no model of this kind is offered.
             Overloaded: too many transfers are open.
-            InvalidRequest: the request is wrong, or the transfer took too long.
+            InvalidRequest: the request is wrong.
+            DeadlinePassed: the transfer took too long; another call continues it.
         """
-        offer = self._offer
-        if request.kind != SCREENING or offer is None:
+        offer, kind = self._offer, request.kind
+        if kind == pb.MODEL_KIND_UNSPECIFIED:
+            raise InvalidRequest("the kind of model is missing", field="kind")
+        if kind != pb.MODEL_KIND_SCREENING or offer is None:
+            # of a later contract: there is only its number
+            name = pb.ModelKind.Name(kind) if kind in pb.ModelKind.values() else f"{kind}"
             raise NothingOffered(
-                f"no model of kind {request.kind!r} is offered here; the operator of the cloud"
-                " offers one with the setting offered_model"
+                f"no model of kind {name.removeprefix('MODEL_KIND_').lower()} is offered here;"
+                " the operator of the cloud offers one with the setting offered_model"
             )
         if len(request.held) > MOST_HELD:
-            raise InvalidRequest(f"{len(request.held)} pieces held, expected at most {MOST_HELD}")
+            many = f"{len(request.held)} pieces held, expected at most {MOST_HELD}"
+            raise InvalidRequest(many, field="held", limit=MOST_HELD)
         with self._counted():
             if request.version == offer.version:
                 same = pb.ModelOffer(version=offer.version, name=offer.name)
@@ -77,7 +83,7 @@ class ModelTransfers:
                 for at in range(start, len(piece.content), CHUNK_BYTES):
                     if loop.time() > until_s:
                         limit = f"{self._longest_s:g} s"
-                        raise InvalidRequest(f"the transfer took more than {limit}; continue it")
+                        raise DeadlinePassed(f"the transfer took more than {limit}; continue it")
                     data = piece.content[at : at + CHUNK_BYTES]
                     # gRPC takes the next one when this one may be sent
                     yield pb.GetModelResponse(
@@ -90,7 +96,8 @@ class ModelTransfers:
     @contextmanager
     def _counted(self) -> Iterator[None]:
         if self.open >= self._most:
-            raise Overloaded(f"{self.open} models are being sent, the limit is {self._most}")
+            busy = f"{self.open} models are being sent, the limit is {self._most}"
+            raise Overloaded(busy, limit=self._most)
         self.open += 1
         try:
             yield

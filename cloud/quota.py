@@ -27,7 +27,8 @@ class StreamQuota:
             Overloaded: all streams are open, or the site has used up its quota and stat's reserve.
         """
         if (total := self._open.total()) >= self._most:
-            raise Overloaded(f"{total} streams are open, the limit is {self._most}")
+            full = f"{total} streams are open, the limit is {self._most}"
+            raise Overloaded(full, limit=self._most)
         if self._open[site] >= self._site_quota + self._reserved:
             raise Overloaded(self._over_quota(site))
         self._open[site] += 1

@@ -8,11 +8,12 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import grpc
 import structlog
+from google.protobuf.message import Message
 
 from cloud.limits import check_header
 from cloud.models import ModelTransfers
@@ -26,9 +27,16 @@ from process.tls import is_loopback
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.deadline import Clock, Deadline
-from protos.errors import BusyFault, Draining, InvalidRequest, OverreadError, to_status
-from protos.messages import Header, Priority
-from protos.metadata import MAX_SITE_CHARACTERS, SITE_KEY, Load, accepted_metadata
+from protos.errors import (
+    BusyFault,
+    Draining,
+    InvalidRequest,
+    OverreadError,
+    ServiceFault,
+    to_status,
+)
+from protos.messages import Accepted, Header, Load, Priority, Summary
+from protos.metadata import MAX_SITE_CHARACTERS, SITE_KEY
 
 _CERTIFICATE_NAMES = ("x509_common_name", "x509_subject_alternative_name")
 
@@ -50,9 +58,10 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         self._backend, self._settings, self._clock = backend, settings, clock
         self._models = models or ModelTransfers()
         self.quota = StreamQuota(settings.max_streams, settings.site_share)
-        self._draining = False
+        self._draining = self._stopped = False
         self.open_streams = 0  # open studies
         self._streams: set[StudyStream] = set()
+        self._opening: set[asyncio.Task[Any]] = set()  # calls that wait for their header
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -65,17 +74,27 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         await self._idle.wait()
 
     def abort_streams(self) -> None:
-        """End open studies as `Draining`."""
+        """End all open calls as `Draining`, and reject new ones.
+
+        A caller thus learns what happened. A call that gRPC ends by itself has no details.
+        """
+        self._draining = self._stopped = True
         for stream in self._streams:
-            stream.fail(Draining("the service stopped before this study was finished"))
+            stream.fail(_stopped())
+        for call in self._opening:
+            call.cancel()
 
     async def Describe(  # noqa: N802 - named by the contract
         self,
         request: pb.DescribeRequest,  # noqa: ARG002 - it is empty
-        context: grpc.aio.ServicerContext[pb.DescribeRequest, pb.DescribeResponse],  # noqa: ARG002 - not needed
+        context: grpc.aio.ServicerContext[pb.DescribeRequest, pb.DescribeResponse],
     ) -> pb.DescribeResponse:
         """Answer with what the service offers, and its limits."""
-        return codec.encode_description(self._backend.limits)
+        try:
+            return codec.encode_description(self._backend.limits)
+        except Exception as error:
+            await _abort(context, error, "description not sent")
+            raise  # not reached: `abort` raises
 
     async def GetModel(  # noqa: N802 - named by the contract
         self,
@@ -83,33 +102,37 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         context: grpc.aio.ServicerContext[pb.GetModelRequest, pb.GetModelResponse],
     ) -> AsyncIterator[pb.GetModelResponse]:
         """Send the offered model for the edge."""
+        site = UNKNOWN_SITE
         try:
-            if self._draining:
-                raise Draining("the service is being stopped; use another one, or retry later")
+            self._check_open()
             site = caller_of(context, self._settings).site
-            sent = self._models.responses(request, site, lambda: self.open_streams > 0)
-            async for response in sent:
-                yield response
-        except OverreadError as error:
-            _log.info("model not sent", error=error.kind, reason=error.reason, peer=context.peer())
-            await context.abort(*to_status(error))
+            responses = self._models.responses(request, site, lambda: self.open_streams > 0)
+            async with contextlib.aclosing(responses) as sent:
+                async for response in sent:
+                    yield response
+                    if self._stopped:
+                        raise _stopped()
+        except Exception as error:
+            await _abort(context, error, "model not sent", site=site)
 
     async def Read(  # noqa: N802 - named by the contract
         self, request_iterator: AsyncIterator[pb.ReadRequest], context: Context
     ) -> AsyncIterator[pb.ReadResponse]:
-        """Read one study: yield outcomes as they finish, then the summary."""
+        """Read one study: yield what is accepted, outcomes as they finish, then the summary."""
         parent = traceparent_of(context.invocation_metadata())
-        trace = StudyTrace(self._clock, parent, self._backend.telemetry)
-        with self._counted(trace) as stack:
+        study = _Study(StudyTrace(self._clock, parent, self._backend.telemetry), self._backend)
+        trace = study.trace
+        with self._counted(study) as stack:
             try:
                 # whatever rejects the study comes before its ROIs are received
                 caller = caller_of(context, self._settings)
-                site = caller.site
-                if self._draining:
-                    raise Draining("the service is being stopped; use another one, or retry later")
+                study.site = site = caller.site
+                self._check_open()
                 stack.enter_context(self.quota.open_stream(site))
                 requests = aiter(request_iterator)
                 header = await self._receive_header(requests)
+                trace.named(header.study_key)
+                check_header(header, self._backend.limits)
                 if header.priority is Priority.STAT and not caller.may_stat:
                     self._backend.telemetry.demoted.inc()
                     header = replace(header, priority=Priority.ROUTINE)
@@ -117,36 +140,35 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 deadline = self._deadline(header, context)
                 accepted = self._count_accepted(header, deadline, site)
                 stream = StudyStream(header, deadline, self._backend, site, trace)
+                study.stream = stream
                 self._streams.add(stream)
                 stack.callback(stream.close)
                 stack.callback(self._streams.discard, stream)
-                call = asyncio.current_task()
-                abandon = call.cancel if call is not None else lambda: None
-                stream.open(requests, self._settings.idle_timeout_s, abandon)
+                stream.open(requests, self._settings.idle_timeout_s, _this_call().cancel)
                 # sent at once, so that the caller can measure the round trip too
-                await context.send_initial_metadata(accepted_metadata(accepted))
+                await context.send_initial_metadata(())
+                yield codec.encode_response(Accepted(accepted))
                 async for outcome in stream.responses.outcomes():
                     trace.answered()
                     yield codec.encode_response(outcome)
-                summary = stream.responses.summary()
-                trace.end(COMPLETE, summary)  # the edge may end the call once it has all
+                summary = replace(stream.responses.summary(), load=study.load)
+                study.end(COMPLETE, summary)  # the edge may end the call once it has all
                 counts = {"answered": summary.answered, "refused": summary.refused}
-                _log.info("study read", **counts, **trace.ids)
+                _log.info("study read", **counts, **study.ids)
                 yield codec.encode_response(summary)
-                context.set_trailing_metadata(self._load(stream.compute_s).to_metadata())
-            except OverreadError as error:
-                trace.end(error.kind)
-                said = {"error": error.kind, "reason": error.reason, "peer": context.peer()}
-                _log.info("study failed", **said, **trace.ids)
-                code, details, metadata = to_status(error)
-                await context.abort(code, details, metadata + self._load().to_metadata())
-            except Exception as error:  # a fault of the program: gRPC answers UNKNOWN
-                trace.end(type(error).__name__)
-                _log.exception("internal error", peer=context.peer(), **trace.ids)
-                raise
+            except Exception as error:
+                kind = error.kind if isinstance(error, OverreadError) else type(error).__name__
+                study.end(kind)
+                event = "study failed" if study.has_header else "call rejected"
+                await _abort(context, error, event, codec.encode_load(study.load), **study.ids)
+
+    def _check_open(self) -> None:
+        """Raise `Draining` when the service is being stopped."""
+        if self._draining:
+            raise Draining("the service is being stopped; use another one, or retry later")
 
     @contextlib.contextmanager
-    def _counted(self, trace: StudyTrace) -> Iterator[contextlib.ExitStack]:
+    def _counted(self, study: "_Study") -> Iterator[contextlib.ExitStack]:
         """Count a study as open until it ends, however it ends."""
         self.open_streams += 1
         self._idle.clear()
@@ -154,7 +176,8 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
             with contextlib.ExitStack() as stack:
                 yield stack
         except (asyncio.CancelledError, GeneratorExit):
-            trace.end(CANCELLED)
+            if study.end(CANCELLED) and study.has_header:
+                _log.info("study cancelled", **study.ids)
             raise
         finally:
             self.open_streams -= 1
@@ -162,17 +185,24 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 self._idle.set()
 
     async def _receive_header(self, requests: AsyncIterator[pb.ReadRequest]) -> Header:
-        """Return the header; raise `CallerFault` if none arrived in time, or it is invalid."""
-        timeout_s = self._settings.idle_timeout_s
+        """Return the header; raise `InvalidRequest` if none arrived in time."""
+        timeout_s, call = self._settings.idle_timeout_s, _this_call()
+        self._opening.add(call)
         try:
             async with asyncio.timeout(timeout_s):
-                header = codec.decode_header(await anext(requests))
+                return codec.decode_header(await anext(requests))
+        except asyncio.CancelledError:
+            if not self._stopped:
+                raise
+            call.uncancel()
+            raise _stopped() from None
         except TimeoutError:
-            raise InvalidRequest(f"no header arrived within {timeout_s} s") from None
+            late = f"no header arrived within {timeout_s} s"
+            raise InvalidRequest(late, field="header") from None
         except StopAsyncIteration:
-            raise InvalidRequest("the stream ended before its header") from None
-        check_header(header, self._backend.limits)
-        return header
+            raise InvalidRequest("the stream ended before its header", field="header") from None
+        finally:
+            self._opening.discard(call)
 
     def _deadline(self, header: Header, context: Context) -> Deadline:
         left_s = context.time_remaining()
@@ -192,8 +222,66 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
             admitted = 0
         return min(rois, admitted + cached)
 
-    def _load(self, compute_s: float = 0.0) -> Load:
-        return Load(self._backend.batcher.queue.queue_s, compute_s)
+
+class _Study:
+    """The call of one study: what is known of it, and how it ended."""
+
+    def __init__(self, trace: StudyTrace, backend: Backend) -> None:
+        self.trace, self._backend = trace, backend
+        self.site = UNKNOWN_SITE
+        self.stream: StudyStream | None = None
+        self._ended = False
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """What every log line of the study says: site, study key, and trace id if there is one."""
+        return {"site": self.site, **self.trace.ids}
+
+    @property
+    def has_header(self) -> bool:
+        """Whether its header has come; before it nothing is known but the caller."""
+        return "study_key" in self.trace.ids
+
+    @property
+    def load(self) -> Load:
+        """The queue now, and the model time of the study."""
+        spent_s = self.stream.compute_s if self.stream is not None else 0.0
+        return Load(self._backend.batcher.queue.queue_s, spent_s)
+
+    def end(self, how: str, summary: Summary | None = None) -> bool:
+        """Note how the study and its ROIs ended, once; return whether this was the first call."""
+        first, self._ended = not self._ended, True
+        if first:
+            if self.stream is not None:
+                self.stream.end(how)
+            self.trace.end(how, summary)
+        return first
+
+
+def _this_call() -> asyncio.Task[Any]:
+    """Return the task that handles the call: every coroutine of gRPC has one."""
+    return cast("asyncio.Task[Any]", asyncio.current_task())
+
+
+def _stopped() -> Draining:
+    return Draining("the service stopped before this was finished")
+
+
+async def _abort(
+    context: grpc.aio.ServicerContext[Any, Any],
+    error: Exception,
+    event: str,
+    *details: Message,
+    **ids: str,
+) -> None:
+    """Log ``error``, and end the call with its status; a fault of the program is `ServiceFault`."""
+    if isinstance(error, OverreadError):
+        said = {"error": error.kind, "reason": error.reason, "peer": context.peer()}
+        _log.info(event, **said, **ids)
+    else:
+        _log.exception("internal error", peer=context.peer(), **ids)
+        error = ServiceFault("an internal error; the log of the service has it")
+    await context.abort(*to_status(error, *details))
 
 
 def deadline_of(

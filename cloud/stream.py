@@ -28,16 +28,18 @@ from protos.errors import (
     InvalidRequest,
     ModelFailed,
     OverreadError,
-    TooLarge,
 )
 from protos.messages import Description, Header, Refusal, Verdict
 
-CLOSE_AFTER_S = 1.0
+CLOSE_AFTER_S = 0.5
 """Seconds after its deadline at which a stream is closed; late outcomes are sent until then."""
 
 
-ABANDON_AFTER_S = 0.5
+ABANDON_AFTER_S = 0.25
 """Seconds after that at which the call of a caller that reads nothing is abandoned."""
+
+HALF_CLOSE_S = 0.25
+"""Seconds after the last announced ROI in which its caller closes its side, or sends too many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,7 @@ class StudyStream:
         self.responses = ResponseMultiplexer(deadline.clock)
         self._checksums: dict[int, bytes] = {}  # of the ROIs that were accepted, by number
         self._received = 0
+        self._uncounted = 0  # ROIs that arrived and have no outcome yet
         self._batch_s: dict[int, float] = {}  # model time by batch number
         self._receiver: asyncio.Task[None] | None = None
         self._timers: list[asyncio.TimerHandle] = []
@@ -93,8 +96,8 @@ class StudyStream:
     ) -> None:
         """Start to receive; an ROI must arrive within ``idle_timeout_s`` while none is pending.
 
-        A second after its deadline the stream fails, whatever is still pending. If its caller does
-        not take that error, because it reads nothing, ``abandon`` is called.
+        Half a second after its deadline the stream fails, whatever is still pending. If its caller
+        does not take that error, because it reads nothing, ``abandon`` is called.
         """
         loop, late_s = asyncio.get_running_loop(), self._deadline.remaining_s + CLOSE_AFTER_S
         late = DeadlinePassed(f"not all ROIs were answered {CLOSE_AFTER_S} s after the deadline")
@@ -111,6 +114,13 @@ class StudyStream:
             self._receiver.cancel()
         self.responses.fail(error)
 
+    def end(self, how: str) -> None:
+        """Receive no more, and count ROIs without an outcome under the end of their stream."""
+        if self._receiver is not None:
+            self._receiver.cancel()
+        self._backend.telemetry.rois.labels(how, self._header.priority.value).inc(self._uncounted)
+        self._uncounted = 0
+
     def close(self) -> None:
         """Cancel all pending ROIs, so that none of them is read."""
         self._expect_no_more()
@@ -121,22 +131,28 @@ class StudyStream:
 
     async def _receive(self, requests: AsyncIterator[pb.ReadRequest]) -> None:
         next_request: asyncio.Future[pb.ReadRequest] | None = None
+        closed = False
         try:
-            self._close_if_complete()
             while True:
                 next_request = next_request or asyncio.ensure_future(anext(requests))
-                wait_s = min(self._idle_timeout_s, max(0.0, self._deadline.remaining_s))
+                wait_s = min(self._idle_timeout_s, self._deadline.remaining_s)
+                if self._is_complete and not closed:
+                    wait_s = min(wait_s, HALF_CLOSE_S)
                 await asyncio.wait((next_request,), timeout=wait_s)
                 if next_request.done():
                     self._take(next_request.result())
                     next_request = None
-                    self._close_if_complete()
+                elif self._is_complete:
+                    # the study ends with its last outcome, even if its caller keeps the stream open
+                    self.responses.close()
+                    closed = True
+                    if self._deadline.passed:
+                        return
                 elif self._deadline.passed:
-                    if not self._is_complete:
-                        late = "the deadline passed before the last ROI arrived"
-                        self.responses.fail(DeadlinePassed(late))
+                    late = "the deadline passed before the last ROI arrived"
+                    self.responses.fail(DeadlinePassed(late))
                     return
-                elif not self.responses.pending and not self._is_complete:
+                elif not self.responses.pending:
                     idle = f"no ROI arrived within {self._idle_timeout_s} s, and none was pending"
                     self.responses.fail(InvalidRequest(idle))
                     return
@@ -154,21 +170,19 @@ class StudyStream:
         """Whether all announced ROIs were accepted."""
         return len(self._checksums) == self._header.roi_count
 
-    def _close_if_complete(self) -> None:
-        """Let the study end with its last outcome, even if its caller keeps the stream open."""
-        if self._is_complete:
-            self.responses.close()
-
     def _expect_no_more(self) -> None:
         self._backend.batcher.announced_rois -= self._announced
         self._announced = 0
 
     def _take(self, request: pb.ReadRequest) -> None:
         if (kind := request.WhichOneof("request")) != "roi":
-            raise InvalidRequest(f"expected an ROI, not {kind or 'an empty message'}")
+            unexpected = f"expected an ROI, not {kind or 'an empty message'}"
+            raise InvalidRequest(unexpected, field=kind or "request")
         self._trace.received()
+        self._uncounted += 1
         message = request.roi
         if self._is_repeated(message):
+            self._count("repeated")
             return
         # a refused ROI may be sent again: the shared count must not fall twice for it
         if self._announced > 0:
@@ -184,18 +198,20 @@ class StudyStream:
         self._checksums[message.roi_id] = message.checksum
 
     def _is_repeated(self, message: pb.Roi) -> bool:
-        """Tell whether the ROI was accepted before; raise `CallerFault` if it ends the stream."""
+        """Tell whether the ROI was accepted before; raise `InvalidRequest` to end the stream."""
         announced = self._header.roi_count
         self._received += 1
+        accepted = self._checksums.get(message.roi_id)
+        if accepted is None and len(self._checksums) >= announced:
+            beyond = f"ROI {message.roi_id} is beyond the {announced} announced"
+            raise InvalidRequest(beyond, field="roi.roi_id", limit=announced)
         if self._received > 2 * announced:  # each may be sent twice, on average
-            raise TooLarge(f"{self._received} ROIs were sent, {announced} were announced")
-        if (accepted := self._checksums.get(message.roi_id)) is not None:
-            if accepted != message.checksum:
-                raise InvalidRequest(f"ROI {message.roi_id} was sent before with other voxels")
-            return True
-        if len(self._checksums) >= announced:
-            raise InvalidRequest(f"ROI {message.roi_id} is beyond the {announced} announced")
-        return False
+            many = f"{self._received} ROIs were sent, {announced} were announced"
+            raise InvalidRequest(many, field="roi", limit=2 * announced)
+        if accepted is not None and accepted != message.checksum:
+            other = f"ROI {message.roi_id} was sent before with other voxels"
+            raise InvalidRequest(other, field="roi.checksum")
+        return accepted is not None
 
     def _submit(self, message: pb.Roi) -> None:
         """Answer an ROI from the cache, or queue it; cheap checks come before costly ones."""
@@ -237,13 +253,16 @@ class StudyStream:
         backend.cache.put(key, verdict)
         return verdict
 
-    def _count(self, outcome: str) -> None:
-        self._backend.telemetry.rois.labels(outcome, self._header.priority.value).inc()
-
     def _refused(self, roi_id: int, error: OverreadError) -> Refusal:
         self._count(error.kind)
-        estimate_s = error.estimate_s if isinstance(error, DeadlineUnmeetable) else None
-        return Refusal(roi_id, error.kind, error.reason, estimate_s or 0.0)
+        bound_s = error.bound_s if isinstance(error, DeadlineUnmeetable) else None
+        return Refusal(roi_id, error.kind, error.reason, bound_s, error.field)
+
+    def _count(self, outcome: str) -> None:
+        """Count the outcome of an ROI; after the end of its stream it is counted already."""
+        if self._uncounted:
+            self._uncounted -= 1
+            self._backend.telemetry.rois.labels(outcome, self._header.priority.value).inc()
 
 
 def verdict_of(

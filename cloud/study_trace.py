@@ -14,6 +14,9 @@ from process import tracing
 from protos.deadline import Clock
 from protos.messages import Header, Summary
 
+UNLOGGED = "not random"
+"""In the log in place of a study key that might say something of a patient."""
+
 
 class StudyTrace:
     """Notes when the parts of a study begin and end; ``parent`` is the caller's traceparent.
@@ -31,12 +34,17 @@ class StudyTrace:
 
     @property
     def ids(self) -> dict[str, str]:
-        """Study key and trace id, for the log, as far as they are known."""
-        trace_id = self._span.trace_id
-        return {**tracing.loggable(self._study_key), **({"trace_id": trace_id} if trace_id else {})}
+        """Study key and trace id, for the log; no key before the header, no id without traces."""
+        ids = {"study_key": UNLOGGED, **tracing.loggable(self._study_key)}
+        trace_id = {"trace_id": self._span.trace_id} if self._span.trace_id else {}
+        return {**(ids if self._study_key else {}), **trace_id}
+
+    def named(self, study_key: str) -> None:
+        """Note the key of a header that has come; it may still be refused."""
+        self._study_key = study_key
 
     def began(self, header: Header) -> None:
-        """Note that the header has come."""
+        """Note that a valid header has come."""
         self._header_s, self._study_key = self._clock(), header.study_key
         self._priority = header.priority.value
         self._span.set(announced=header.roi_count, priority=self._priority)

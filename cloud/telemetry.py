@@ -34,8 +34,10 @@ class Telemetry:
     """The metrics of one service; nothing is served until `serve` is entered.
 
     The ``end`` of a study is ``complete``, ``cancelled`` or an error class. An ROI's ``outcome`` is
-    ``verdict``, ``cached`` or an error class. ``priority`` is ``stat``, ``routine`` or ``unknown``.
-    No label holds what a caller chooses freely: neither sites nor study keys are labels.
+    ``verdict``, ``cached``, ``repeated`` or an error class; one without an outcome when its stream
+    ends has the end of its stream. Each study has one end, and each ROI that arrives one outcome.
+    ``priority`` is ``stat``, ``routine`` or ``unknown``. No label holds what a caller chooses
+    freely: neither sites nor study keys are labels.
     """
 
     def __init__(self) -> None:
@@ -62,7 +64,7 @@ class Telemetry:
             "model_info", "1 for the model that is served", "model", "version", "engine"
         )
         # an increase from nothing is no increase to Prometheus: series that alerts need begin at 0
-        for error, _ in TABLE:
+        for error in {kind for _, kinds in TABLE for kind in kinds}:
             for priority in Priority:
                 self.streams.labels(error.__name__, priority.value)
                 self.rois.labels(error.__name__, priority.value)

@@ -13,10 +13,29 @@ import numpy as np
 import numpy.typing as npt
 
 from protos import overread_pb2 as pb
-from protos.errors import ChecksumMismatch, InvalidRequest
-from protos.messages import Description, Header, Priority, Refusal, Roi, Summary, Verdict
+from protos.errors import (
+    ChecksumMismatch,
+    Given,
+    InvalidRequest,
+    name_of,
+    reason_of,
+    status_of,
+    unpacked,
+)
+from protos.messages import (
+    Accepted,
+    Description,
+    Header,
+    Load,
+    Priority,
+    Refusal,
+    Roi,
+    Summary,
+    Verdict,
+)
 
 Outcome = Verdict | Refusal
+Response = Accepted | Outcome | Summary
 
 MAX_SIDE = 4096
 """Largest side of an ROI in voxels, whatever the limits of a service."""
@@ -24,11 +43,14 @@ MAX_SIDE = 4096
 CHECKSUM_BYTES = 16
 
 _PRIORITY_TO_WIRE = {Priority.ROUTINE: pb.PRIORITY_ROUTINE, Priority.STAT: pb.PRIORITY_STAT}
-_PRIORITY_OF_WIRE = {
-    pb.PRIORITY_UNSPECIFIED: Priority.ROUTINE,
-    pb.PRIORITY_ROUTINE: Priority.ROUTINE,
-    pb.PRIORITY_STAT: Priority.STAT,
+_TEXTURE_TO_WIRE = {
+    "": pb.TEXTURE_UNSPECIFIED,
+    "ground glass": pb.TEXTURE_GROUND_GLASS,
+    "part-solid": pb.TEXTURE_PART_SOLID,
+    "solid": pb.TEXTURE_SOLID,
 }
+_TEXTURE_OF_WIRE = {wire: texture for texture, wire in _TEXTURE_TO_WIRE.items()}
+_KIND_PREFIX = "ERROR_KIND_"
 
 
 def encode_header(header: Header) -> pb.ReadRequest:
@@ -41,13 +63,14 @@ def decode_header(request: pb.ReadRequest) -> Header:
     """Decode the request that opens a stream.
 
     Raises:
-        InvalidRequest: it is another message, or its priority is unknown.
+        InvalidRequest: it is another message.
     """
     if (kind := request.WhichOneof("request")) != "header":
-        raise InvalidRequest(f"a stream must begin with its header, not {kind or 'nothing'}")
+        begin = f"a stream must begin with its header, not {kind or 'nothing'}"
+        raise InvalidRequest(begin, field="header")
     header = request.header
-    if (priority := _PRIORITY_OF_WIRE.get(header.priority)) is None:
-        raise InvalidRequest(f"unknown priority {header.priority}")
+    is_stat = header.priority == pb.PRIORITY_STAT  # one of a later contract is read as routine
+    priority = Priority.STAT if is_stat else Priority.ROUTINE
     return Header(
         header.study_key, header.model_version, header.budget_s, header.roi_count, priority
     )
@@ -88,15 +111,18 @@ def decode_unverified(message: pb.Roi) -> Roi:
     voxels, claimed = message.voxels, message.checksum
     if not all(1 <= side <= MAX_SIDE for side in shape):
         raise InvalidRequest(
-            f"ROI {message.roi_id}: shape {shape}, expected 1 to {MAX_SIDE} a side"
+            f"ROI {message.roi_id}: shape {shape}, expected 1 to {MAX_SIDE} a side",
+            field="roi.shape",
         )
     if len(voxels) != math.prod(shape):
         raise InvalidRequest(
-            f"ROI {message.roi_id}: {len(voxels)} bytes of voxels for the shape {shape}"
+            f"ROI {message.roi_id}: {len(voxels)} bytes of voxels for the shape {shape}",
+            field="roi.voxels",
         )
     if len(claimed) != CHECKSUM_BYTES:
         raise InvalidRequest(
-            f"ROI {message.roi_id}: checksum of {len(claimed)} bytes, expected {CHECKSUM_BYTES}"
+            f"ROI {message.roi_id}: checksum of {len(claimed)} bytes, expected {CHECKSUM_BYTES}",
+            field="roi.checksum",
         )
     spacing, window = message.spacing_mm, message.window_hu
     return Roi(
@@ -109,11 +135,7 @@ def decode_unverified(message: pb.Roi) -> Roi:
 
 
 def checksum(roi: Roi) -> bytes:
-    """Return the BLAKE2b checksum, 16 bytes, of the voxels and of what gives them their meaning.
-
-    Hashed are, little-endian: shape (three uint32), spacing in mm (three float64), window in HU
-    (two float64), then the voxels, z slowest.
-    """
+    """Return the checksum of an ROI, 16 bytes, as the contract specifies it at `Roi.checksum`."""
     meaning = struct.pack("<3I5d", *roi.voxels.shape, *roi.spacing_mm, *roi.window_hu)
     digest = hashlib.blake2b(meaning, digest_size=CHECKSUM_BYTES)
     digest.update(np.ascontiguousarray(roi.voxels).data)
@@ -128,43 +150,93 @@ def verify(roi: Roi, claimed: bytes) -> None:
     """
     if (computed := checksum(roi)) != claimed:
         raise ChecksumMismatch(
-            f"ROI {roi.roi_id}: checksum {computed.hex()} as received, {claimed.hex()} as sent"
+            f"ROI {roi.roi_id}: checksum {computed.hex()} as received, {claimed.hex()} as sent",
+            field="roi.checksum",
         )
 
 
-def encode_response(response: Outcome | Summary) -> pb.ReadResponse:
-    """Encode a verdict, a refusal or the summary."""
+def encode_response(response: Response) -> pb.ReadResponse:
+    """Encode the accepted ROIs, a verdict, a refusal or the summary."""
     match response:
+        case Accepted():
+            return pb.ReadResponse(accepted=pb.Accepted(rois=response.rois))
         case Verdict():
-            return pb.ReadResponse(verdict=pb.Verdict(**vars(response)))  # None: not set
+            texture = _TEXTURE_TO_WIRE.get(response.texture, pb.TEXTURE_UNSPECIFIED)
+            fields = dict(vars(response), texture=texture)  # None: not set
+            return pb.ReadResponse(verdict=pb.Verdict(**fields))
         case Refusal():
-            return pb.ReadResponse(refusal=pb.Refusal(**vars(response)))
+            refusal = pb.Refusal(
+                roi_id=response.roi_id,
+                kind=_kind_to_wire(response.error),
+                reason=response.reason,
+                bound_s=response.bound_s,
+                field=response.field,
+            )
+            return pb.ReadResponse(refusal=refusal)
         case Summary():
-            return pb.ReadResponse(summary=pb.Summary(**vars(response)))
+            load = None if response.load is None else encode_load(response.load)
+            return pb.ReadResponse(summary=pb.Summary(**dict(vars(response), load=load)))
 
 
-def decode_response(response: pb.ReadResponse) -> Outcome | Summary:
-    """Decode a verdict, a refusal or the summary.
+def decode_response(response: pb.ReadResponse) -> Response:
+    """Decode the accepted ROIs, a verdict, a refusal or the summary.
 
     Raises:
         InvalidRequest: it is none of them.
     """
     match response.WhichOneof("response"):
+        case "accepted":
+            return Accepted(response.accepted.rois)
         case "verdict":
             v = response.verdict
             return Verdict(
                 v.roi_id, v.probability, v.diameter_mm, v.model, v.queue_s, v.compute_s,
-                v.malignancy if v.HasField("malignancy") else None, v.texture, v.mask,
+                v.malignancy if v.HasField("malignancy") else None,
+                _TEXTURE_OF_WIRE.get(v.texture, ""), v.mask,
             )  # fmt: skip
         case "refusal":
             r = response.refusal
-            known = math.isfinite(r.estimate_s) and r.estimate_s > 0.0
-            return Refusal(r.roi_id, r.error, r.reason, r.estimate_s if known else 0.0)
+            known = r.HasField("bound_s") and math.isfinite(r.bound_s) and r.bound_s >= 0.0
+            bound_s = r.bound_s if known else None
+            return Refusal(r.roi_id, _kind_of_wire(r.kind), r.reason, bound_s, r.field)
         case "summary":
             s = response.summary
-            return Summary(s.answered, s.refused, s.total_s)
+            load = decode_load(s.load) if s.HasField("load") else None
+            return Summary(s.answered, s.refused, s.total_s, load)
         case _:
             raise InvalidRequest("the response has no verdict, refusal or summary")
+
+
+def _kind_to_wire(error: str) -> pb.ErrorKind.ValueType:
+    name = _KIND_PREFIX + reason_of(error)
+    if name not in pb.ErrorKind.keys():  # noqa: SIM118 - it is no dictionary
+        return pb.ERROR_KIND_SERVICE_FAULT
+    return pb.ErrorKind.Value(name)
+
+
+def _kind_of_wire(kind: int) -> str:
+    """Return the class name; that of `ServiceFault` for a kind of a later contract."""
+    known = kind in pb.ErrorKind.values()
+    return name_of(
+        pb.ErrorKind.Name(pb.ErrorKind.ValueType(kind))[len(_KIND_PREFIX) :] if known else ""
+    )
+
+
+def encode_load(load: Load) -> pb.Load:
+    """Encode the load of the cloud, for the summary or for the details of a status."""
+    return pb.Load(queue_s=load.queue_s, compute_s=load.compute_s)
+
+
+def decode_load(message: pb.Load) -> Load | None:
+    """Decode the load of the cloud; None unless both times are finite and not negative."""
+    times = message.queue_s, message.compute_s
+    return Load(*times) if all(math.isfinite(s) and s >= 0.0 for s in times) else None
+
+
+def load_of(metadata: Given) -> Load | None:
+    """Return the load in the status details of a stream that failed; None if there is none."""
+    message = unpacked(status_of(metadata), pb.Load())
+    return None if message is None else decode_load(message)
 
 
 def pack_mask(mask: npt.NDArray[np.bool_]) -> bytes:

@@ -66,22 +66,43 @@ class Verdict:
 class Refusal:
     """An ROI that the cloud does not answer; ``error`` is a class name of `protos.errors`.
 
-    ``estimate_s`` is how long an answer would have taken, 0 if that is not known.
+    ``bound_s`` is an upper bound of how long an answer would have taken, None if that is not known.
+    ``field`` is the field at fault, by its path in the request; empty for none.
     """
 
     roi_id: int
     error: str
     reason: str
-    estimate_s: float = 0.0
+    bound_s: float | None = None
+    field: str = ""
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The first response: how many of the announced ROIs could be answered in time now."""
+
+    rois: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """The wait of an ROI that arrived now, and the model time that was spent on the stream."""
+
+    queue_s: float
+    compute_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The last message of a stream: ROIs answered and refused, and the total time in the cloud."""
+    """The last message of a stream: ROIs answered and refused, and the total time in the cloud.
+
+    ``load`` is that of the cloud; None if it is not known.
+    """
 
     answered: int
     refused: int
     total_s: float
+    load: Load | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,34 @@ The contract between the edge, which screens every study, and the cloud, which r
 that the edge is unsure of. Not a medical device.
 
 Axis order is (z, y, x) throughout. Nothing here identifies a patient.
+
+A peer of another version may send a field or an enum value that is not here. A field is ignored.
+An enum value is read as each enum says.
+
+Errors. A call that fails has a `google.rpc.Status`, in the trailing metadata
+`grpc-status-details-bin`, with these details:
+
+  google.rpc.ErrorInfo   always: `domain` is "overread.v1", `reason` is a name of `ErrorKind`
+                         without its prefix (OVERLOADED), `metadata` has "limit" where a limit
+                         was exceeded, and "bound_s" as `Refusal` has it
+  google.rpc.BadRequest  after INVALID_REQUEST and TOO_LARGE: the field at fault, by its path in
+                         the request ("header.budget_s", "roi.shape")
+  google.rpc.RetryInfo   where a later try may help: the shortest time to wait before it
+  Load                   of a `Read`
+
+  gRPC code              meaning                          kinds
+  INVALID_ARGUMENT       the request is wrong             INVALID_REQUEST
+  OUT_OF_RANGE           the request is too large         TOO_LARGE
+  DATA_LOSS              voxels changed on the way        CHECKSUM_MISMATCH
+  NOT_FOUND              there is no such model           NOTHING_OFFERED
+  FAILED_PRECONDITION    another model is expected        VERSION_MISMATCH
+  RESOURCE_EXHAUSTED     a queue or a quota is full       OVERLOADED
+  DEADLINE_EXCEEDED      too late for the deadline        DEADLINE_UNMEETABLE, DEADLINE_PASSED
+  UNAVAILABLE            the service is being stopped     DRAINING
+  INTERNAL               the service is at fault          MODEL_FAILED, SERVICE_FAULT
+
+gRPC itself sends codes without details. One is RESOURCE_EXHAUSTED for a message that is larger
+than `max_message_bytes`.
 """
 
 from collections import abc as _abc
@@ -23,6 +51,66 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ErrorKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ErrorKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ERROR_KIND_UNSPECIFIED: _ErrorKind.ValueType  # 0
+    ERROR_KIND_INVALID_REQUEST: _ErrorKind.ValueType  # 1
+    """a field is missing, out of range or out of order"""
+    ERROR_KIND_TOO_LARGE: _ErrorKind.ValueType  # 2
+    """more ROIs or voxels than the service accepts"""
+    ERROR_KIND_CHECKSUM_MISMATCH: _ErrorKind.ValueType  # 3
+    """voxels changed on the way: send them again"""
+    ERROR_KIND_NOTHING_OFFERED: _ErrorKind.ValueType  # 4
+    """no such model is offered"""
+    ERROR_KIND_VERSION_MISMATCH: _ErrorKind.ValueType  # 5
+    """the caller expects another model"""
+    ERROR_KIND_DEADLINE_UNMEETABLE: _ErrorKind.ValueType  # 6
+    """the answer would be late"""
+    ERROR_KIND_OVERLOADED: _ErrorKind.ValueType  # 7
+    """a queue or a quota is full"""
+    ERROR_KIND_DRAINING: _ErrorKind.ValueType  # 8
+    """the service is being stopped: use another one"""
+    ERROR_KIND_MODEL_FAILED: _ErrorKind.ValueType  # 9
+    """the model raised an error, or its answer is invalid"""
+    ERROR_KIND_DEADLINE_PASSED: _ErrorKind.ValueType  # 10
+    """the deadline passed before the answer was there"""
+    ERROR_KIND_SERVICE_FAULT: _ErrorKind.ValueType  # 11
+    """another fault of the service"""
+
+class ErrorKind(_ErrorKind, metaclass=_ErrorKindEnumTypeWrapper):
+    """The kind of an error: of a call in `ErrorInfo`, of one ROI in `Refusal`. A caller reads an
+    unknown one of a `Refusal` as SERVICE_FAULT, and an unknown one of a call by its gRPC code.
+    """
+
+ERROR_KIND_UNSPECIFIED: ErrorKind.ValueType  # 0
+ERROR_KIND_INVALID_REQUEST: ErrorKind.ValueType  # 1
+"""a field is missing, out of range or out of order"""
+ERROR_KIND_TOO_LARGE: ErrorKind.ValueType  # 2
+"""more ROIs or voxels than the service accepts"""
+ERROR_KIND_CHECKSUM_MISMATCH: ErrorKind.ValueType  # 3
+"""voxels changed on the way: send them again"""
+ERROR_KIND_NOTHING_OFFERED: ErrorKind.ValueType  # 4
+"""no such model is offered"""
+ERROR_KIND_VERSION_MISMATCH: ErrorKind.ValueType  # 5
+"""the caller expects another model"""
+ERROR_KIND_DEADLINE_UNMEETABLE: ErrorKind.ValueType  # 6
+"""the answer would be late"""
+ERROR_KIND_OVERLOADED: ErrorKind.ValueType  # 7
+"""a queue or a quota is full"""
+ERROR_KIND_DRAINING: ErrorKind.ValueType  # 8
+"""the service is being stopped: use another one"""
+ERROR_KIND_MODEL_FAILED: ErrorKind.ValueType  # 9
+"""the model raised an error, or its answer is invalid"""
+ERROR_KIND_DEADLINE_PASSED: ErrorKind.ValueType  # 10
+"""the deadline passed before the answer was there"""
+ERROR_KIND_SERVICE_FAULT: ErrorKind.ValueType  # 11
+"""another fault of the service"""
+Global___ErrorKind: _TypeAlias = ErrorKind  # noqa: Y015
+
 class _Priority:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -30,17 +118,60 @@ class _Priority:
 class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
-    """read as routine"""
+    """routine"""
     PRIORITY_ROUTINE: _Priority.ValueType  # 1
     PRIORITY_STAT: _Priority.ValueType  # 2
 
-class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper): ...
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """An unknown one is read as routine."""
 
 PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
-"""read as routine"""
+"""routine"""
 PRIORITY_ROUTINE: Priority.ValueType  # 1
 PRIORITY_STAT: Priority.ValueType  # 2
 Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
+class _Texture:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TextureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Texture.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TEXTURE_UNSPECIFIED: _Texture.ValueType  # 0
+    """the model has none"""
+    TEXTURE_GROUND_GLASS: _Texture.ValueType  # 1
+    TEXTURE_PART_SOLID: _Texture.ValueType  # 2
+    TEXTURE_SOLID: _Texture.ValueType  # 3
+
+class Texture(_Texture, metaclass=_TextureEnumTypeWrapper):
+    """An unknown one is read as unspecified."""
+
+TEXTURE_UNSPECIFIED: Texture.ValueType  # 0
+"""the model has none"""
+TEXTURE_GROUND_GLASS: Texture.ValueType  # 1
+TEXTURE_PART_SOLID: Texture.ValueType  # 2
+TEXTURE_SOLID: Texture.ValueType  # 3
+Global___Texture: _TypeAlias = Texture  # noqa: Y015
+
+class _ModelKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ModelKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MODEL_KIND_UNSPECIFIED: _ModelKind.ValueType  # 0
+    """not valid in a request"""
+    MODEL_KIND_SCREENING: _ModelKind.ValueType  # 1
+    """finds candidates on the edge"""
+
+class ModelKind(_ModelKind, metaclass=_ModelKindEnumTypeWrapper):
+    """An unknown one is not offered."""
+
+MODEL_KIND_UNSPECIFIED: ModelKind.ValueType  # 0
+"""not valid in a request"""
+MODEL_KIND_SCREENING: ModelKind.ValueType  # 1
+"""finds candidates on the edge"""
+Global___ModelKind: _TypeAlias = ModelKind  # noqa: Y015
 
 class _PieceRole:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -55,7 +186,8 @@ class _PieceRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PieceRole.V
 
 class PieceRole(_PieceRole, metaclass=_PieceRoleEnumTypeWrapper):
     """Each piece is a residual (`models.runtime.residual`): of the INT4 file to nothing, then of the
-    final file to the INT4 file. A model without an INT4 form has one piece, to nothing.
+    final file to the INT4 file. A model without an INT4 form has one piece, to nothing. A caller
+    refuses an offer with an unknown role.
     """
 
 PIECE_ROLE_UNSPECIFIED: PieceRole.ValueType  # 0
@@ -94,11 +226,18 @@ Global___ReadRequest: _TypeAlias = ReadRequest  # noqa: Y015
 
 @_typing.final
 class ReadResponse(_message.Message):
+    """A caller ignores a response that is none of these."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
+    ACCEPTED_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def accepted(self) -> Global___Accepted:
+        """first, and once"""
+
     @_builtins.property
     def verdict(self) -> Global___Verdict: ...
     @_builtins.property
@@ -110,15 +249,16 @@ class ReadResponse(_message.Message):
     def __init__(
         self,
         *,
+        accepted: Global___Accepted | None = ...,
         verdict: Global___Verdict | None = ...,
         refusal: Global___Refusal | None = ...,
         summary: Global___Summary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal", "response", b"response", "summary", b"summary", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "refusal", b"refusal", "response", b"response", "summary", b"summary", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal", "response", b"response", "summary", b"summary", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "refusal", b"refusal", "response", b"response", "summary", b"summary", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["verdict", "refusal", "summary"]  # noqa: Y015
+    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["accepted", "verdict", "refusal", "summary"]  # noqa: Y015
     _WhichOneofArgType_response: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_response) -> _WhichOneofReturnType_response | None: ...
 
@@ -250,7 +390,19 @@ class Roi(_message.Message):
     edge_score: _builtins.float
     """the edge's own probability, 0 to 1"""
     checksum: _builtins.bytes
-    """BLAKE2b, exactly 16 bytes, see `protos.codec`"""
+    """BLAKE2b (RFC 7693) with a digest of 16 bytes, without key, salt and personalization, of these
+    bytes in this order, all numbers little-endian:
+
+      12 bytes  shape.z, shape.y, shape.x, each as an unsigned integer of 32 bits
+      24 bytes  spacing_mm.z, .y, .x, each as an IEEE 754 number of 64 bits
+      16 bytes  window_hu.low, .high, each as an IEEE 754 number of 64 bits
+      the rest  voxels, as they are sent
+
+    Number and score are not in it. Test vector: shape (2, 3, 4), spacing (1.25, 0.5, 0.75) mm,
+    window (-1000, 400) HU, voxels 0, 1, 2, ... 23 in the order in which they are sent:
+
+      checksum  3d88183a04642fe5c24c0248eea0b6b7
+    """
     @_builtins.property
     def shape(self) -> Global___Shape: ...
     @_builtins.property
@@ -277,6 +429,30 @@ class Roi(_message.Message):
 Global___Roi: _TypeAlias = Roi  # noqa: Y015
 
 @_typing.final
+class Accepted(_message.Message):
+    """How many of the announced ROIs could be answered in time if they arrived now, cached ones
+    included. A caller should send this many, the most valuable first; each is still admitted by
+    itself.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROIS_FIELD_NUMBER: _builtins.int
+    rois: _builtins.int
+    def __init__(
+        self,
+        *,
+        rois: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rois", b"rois"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Accepted: _TypeAlias = Accepted  # noqa: Y015
+
+@_typing.final
 class Verdict(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -300,8 +476,7 @@ class Verdict(_message.Message):
     """model time of the batch that this ROI was read in"""
     malignancy: _builtins.float
     """malignancy score, 0 to 1; absent if the model has none"""
-    texture: _builtins.str
-    """"ground glass", "part-solid", "solid"; empty if the model has none"""
+    texture: Global___Texture.ValueType
     mask: _builtins.bytes
     """the nodule's voxels: zlib of bits in C order, z slowest, the first voxel"""
     def __init__(
@@ -314,7 +489,7 @@ class Verdict(_message.Message):
         queue_s: _builtins.float = ...,
         compute_s: _builtins.float = ...,
         malignancy: _builtins.float | None = ...,
-        texture: _builtins.str = ...,
+        texture: Global___Texture.ValueType = ...,
         mask: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_malignancy", b"_malignancy", "malignancy", b"malignancy"]  # noqa: Y015
@@ -332,31 +507,64 @@ class Refusal(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ROI_ID_FIELD_NUMBER: _builtins.int
-    ERROR_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
-    ESTIMATE_S_FIELD_NUMBER: _builtins.int
+    BOUND_S_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
     roi_id: _builtins.int
-    error: _builtins.str
-    """class name in `protos.errors`"""
+    kind: Global___ErrorKind.ValueType
     reason: _builtins.str
     """for people"""
-    estimate_s: _builtins.float
-    """for DeadlineUnmeetable: seconds that an answer would take; 0: unknown"""
+    bound_s: _builtins.float
+    """After DEADLINE_UNMEETABLE: an upper bound of the seconds that an answer to this ROI would take
+    from now, by which admission decides. It is the expected time of the batches before it, and a
+    time that its own batch seldom exceeds. Absent if it is not known, or if the ROI itself would
+    be in time but would make another one late.
+    """
+    field: _builtins.str
+    """after INVALID_REQUEST and TOO_LARGE: as in `BadRequest`; may be empty"""
     def __init__(
         self,
         *,
         roi_id: _builtins.int = ...,
-        error: _builtins.str = ...,
+        kind: Global___ErrorKind.ValueType = ...,
         reason: _builtins.str = ...,
-        estimate_s: _builtins.float = ...,
+        bound_s: _builtins.float | None = ...,
+        field: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bound_s", b"_bound_s", "bound_s", b"bound_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound_s", b"_bound_s", "bound_s", b"bound_s", "field", b"field", "kind", b"kind", "reason", b"reason", "roi_id", b"roi_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bound_s: _TypeAlias = _typing.Literal["bound_s"]  # noqa: Y015
+    _WhichOneofArgType__bound_s: _TypeAlias = _typing.Literal["_bound_s", b"_bound_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bound_s) -> _WhichOneofReturnType__bound_s | None: ...
+
+Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
+
+@_typing.final
+class Load(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUE_S_FIELD_NUMBER: _builtins.int
+    COMPUTE_S_FIELD_NUMBER: _builtins.int
+    queue_s: _builtins.float
+    """how long an ROI that arrived now would wait"""
+    compute_s: _builtins.float
+    """model time spent on this stream"""
+    def __init__(
+        self,
+        *,
+        queue_s: _builtins.float = ...,
+        compute_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "estimate_s", b"estimate_s", "reason", b"reason", "roi_id", b"roi_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_s", b"compute_s", "queue_s", b"queue_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
+Global___Load: _TypeAlias = Load  # noqa: Y015
 
 @_typing.final
 class Summary(_message.Message):
@@ -365,20 +573,24 @@ class Summary(_message.Message):
     ANSWERED_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     TOTAL_S_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
     answered: _builtins.int
     refused: _builtins.int
     total_s: _builtins.float
     """from header to summary, in the cloud"""
+    @_builtins.property
+    def load(self) -> Global___Load: ...
     def __init__(
         self,
         *,
         answered: _builtins.int = ...,
         refused: _builtins.int = ...,
         total_s: _builtins.float = ...,
+        load: Global___Load | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "refused", b"refused", "total_s", b"total_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "load", b"load", "refused", b"refused", "total_s", b"total_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -469,8 +681,7 @@ class GetModelRequest(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
-    kind: _builtins.str
-    """"screening" """
+    kind: Global___ModelKind.ValueType
     version: _builtins.str
     """that the caller has; if it is offered, only its name is sent"""
     @_builtins.property
@@ -480,7 +691,7 @@ class GetModelRequest(_message.Message):
     def __init__(
         self,
         *,
-        kind: _builtins.str = ...,
+        kind: Global___ModelKind.ValueType = ...,
         version: _builtins.str = ...,
         held: _abc.Iterable[Global___HeldPiece] | None = ...,
     ) -> None: ...

@@ -55,18 +55,21 @@ class OverreadServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Read(self, request_iterator, context):
-        """Reads one study in one stream: a header, then its ROIs in any order. Verdicts and refusals come
-        back as they finish, in any order, and a summary closes the stream. An ROI may be sent again.
-        A caller may send fewer ROIs than its header announced: closing its side ends the study.
+        """Reads one study in one stream: a header, then its ROIs in any order. `Accepted` comes back
+        first, then verdicts and refusals as they finish, in any order, and a summary closes the
+        stream. The initial metadata is empty. It is sent with `Accepted`, before any ROI is needed, so
+        that a caller can measure the round trip.
 
-        Initial metadata: `overread-accepted`, how many of the announced ROIs could be answered in time
-        if they arrived now, cached ones included, in decimal. A caller should send this many, the most
-        valuable first; each is still admitted by itself.
+        An ROI that was accepted may be sent again: it is not answered twice. A refused one may be
+        corrected and sent again. In all at most twice as many ROIs may be sent as were announced. One
+        more ROI, or one more number than was announced, ends the stream with INVALID_REQUEST.
 
-        Trailing metadata: `overread-queue-s`, how long an ROI that arrived now would wait, and
-        `overread-compute-s`, the model time spent on this stream. A stream that fails also carries
-        `overread-error`, the name of its error class, and for DeadlineUnmeetable
-        `overread-estimate-s`.
+        A caller may send fewer ROIs than its header announced: closing its side ends the study. It
+        should close its side in any case. Otherwise the summary comes a quarter of a second later, for
+        ROIs that were not announced.
+
+        Request metadata: `overread-site`, the name of the caller's site where no certificate gives it,
+        and `traceparent` (W3C Trace Context).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -81,7 +84,7 @@ class OverreadServicer:
 
     def GetModel(self, request, context):
         """Sends a model for the edge: an offer, then what the caller lacks of its pieces, in order. A
-        service that offers none fails with NothingOffered. Nothing is in a response that the caller
+        service that offers none fails with NOTHING_OFFERED. Nothing is in a response that the caller
         may use unchecked: the manifest is signed, and has the SHA-256 of each model file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

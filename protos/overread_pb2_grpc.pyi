@@ -5,6 +5,34 @@ The contract between the edge, which screens every study, and the cloud, which r
 that the edge is unsure of. Not a medical device.
 
 Axis order is (z, y, x) throughout. Nothing here identifies a patient.
+
+A peer of another version may send a field or an enum value that is not here. A field is ignored.
+An enum value is read as each enum says.
+
+Errors. A call that fails has a `google.rpc.Status`, in the trailing metadata
+`grpc-status-details-bin`, with these details:
+
+  google.rpc.ErrorInfo   always: `domain` is "overread.v1", `reason` is a name of `ErrorKind`
+                         without its prefix (OVERLOADED), `metadata` has "limit" where a limit
+                         was exceeded, and "bound_s" as `Refusal` has it
+  google.rpc.BadRequest  after INVALID_REQUEST and TOO_LARGE: the field at fault, by its path in
+                         the request ("header.budget_s", "roi.shape")
+  google.rpc.RetryInfo   where a later try may help: the shortest time to wait before it
+  Load                   of a `Read`
+
+  gRPC code              meaning                          kinds
+  INVALID_ARGUMENT       the request is wrong             INVALID_REQUEST
+  OUT_OF_RANGE           the request is too large         TOO_LARGE
+  DATA_LOSS              voxels changed on the way        CHECKSUM_MISMATCH
+  NOT_FOUND              there is no such model           NOTHING_OFFERED
+  FAILED_PRECONDITION    another model is expected        VERSION_MISMATCH
+  RESOURCE_EXHAUSTED     a queue or a quota is full       OVERLOADED
+  DEADLINE_EXCEEDED      too late for the deadline        DEADLINE_UNMEETABLE, DEADLINE_PASSED
+  UNAVAILABLE            the service is being stopped     DRAINING
+  INTERNAL               the service is at fault          MODEL_FAILED, SERVICE_FAULT
+
+gRPC itself sends codes without details. One is RESOURCE_EXHAUSTED for a message that is larger
+than `max_message_bytes`.
 """
 
 from collections import abc as _abc
@@ -36,24 +64,27 @@ class OverreadStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OverreadAsyncStub: ...
     Read: _grpc.StreamStreamMultiCallable[_overread_pb2.ReadRequest, _overread_pb2.ReadResponse]
-    """Reads one study in one stream: a header, then its ROIs in any order. Verdicts and refusals come
-    back as they finish, in any order, and a summary closes the stream. An ROI may be sent again.
-    A caller may send fewer ROIs than its header announced: closing its side ends the study.
+    """Reads one study in one stream: a header, then its ROIs in any order. `Accepted` comes back
+    first, then verdicts and refusals as they finish, in any order, and a summary closes the
+    stream. The initial metadata is empty. It is sent with `Accepted`, before any ROI is needed, so
+    that a caller can measure the round trip.
 
-    Initial metadata: `overread-accepted`, how many of the announced ROIs could be answered in time
-    if they arrived now, cached ones included, in decimal. A caller should send this many, the most
-    valuable first; each is still admitted by itself.
+    An ROI that was accepted may be sent again: it is not answered twice. A refused one may be
+    corrected and sent again. In all at most twice as many ROIs may be sent as were announced. One
+    more ROI, or one more number than was announced, ends the stream with INVALID_REQUEST.
 
-    Trailing metadata: `overread-queue-s`, how long an ROI that arrived now would wait, and
-    `overread-compute-s`, the model time spent on this stream. A stream that fails also carries
-    `overread-error`, the name of its error class, and for DeadlineUnmeetable
-    `overread-estimate-s`.
+    A caller may send fewer ROIs than its header announced: closing its side ends the study. It
+    should close its side in any case. Otherwise the summary comes a quarter of a second later, for
+    ROIs that were not announced.
+
+    Request metadata: `overread-site`, the name of the caller's site where no certificate gives it,
+    and `traceparent` (W3C Trace Context).
     """
     Describe: _grpc.UnaryUnaryMultiCallable[_overread_pb2.DescribeRequest, _overread_pb2.DescribeResponse]
     """Describes the model served, and the limits that a caller must keep."""
     GetModel: _grpc.UnaryStreamMultiCallable[_overread_pb2.GetModelRequest, _overread_pb2.GetModelResponse]
     """Sends a model for the edge: an offer, then what the caller lacks of its pieces, in order. A
-    service that offers none fails with NothingOffered. Nothing is in a response that the caller
+    service that offers none fails with NOTHING_OFFERED. Nothing is in a response that the caller
     may use unchecked: the manifest is signed, and has the SHA-256 of each model file.
     """
 
@@ -61,24 +92,27 @@ class OverreadStub:
 class OverreadAsyncStub(OverreadStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Read: _aio.StreamStreamMultiCallable[_overread_pb2.ReadRequest, _overread_pb2.ReadResponse]  # type: ignore[assignment]
-    """Reads one study in one stream: a header, then its ROIs in any order. Verdicts and refusals come
-    back as they finish, in any order, and a summary closes the stream. An ROI may be sent again.
-    A caller may send fewer ROIs than its header announced: closing its side ends the study.
+    """Reads one study in one stream: a header, then its ROIs in any order. `Accepted` comes back
+    first, then verdicts and refusals as they finish, in any order, and a summary closes the
+    stream. The initial metadata is empty. It is sent with `Accepted`, before any ROI is needed, so
+    that a caller can measure the round trip.
 
-    Initial metadata: `overread-accepted`, how many of the announced ROIs could be answered in time
-    if they arrived now, cached ones included, in decimal. A caller should send this many, the most
-    valuable first; each is still admitted by itself.
+    An ROI that was accepted may be sent again: it is not answered twice. A refused one may be
+    corrected and sent again. In all at most twice as many ROIs may be sent as were announced. One
+    more ROI, or one more number than was announced, ends the stream with INVALID_REQUEST.
 
-    Trailing metadata: `overread-queue-s`, how long an ROI that arrived now would wait, and
-    `overread-compute-s`, the model time spent on this stream. A stream that fails also carries
-    `overread-error`, the name of its error class, and for DeadlineUnmeetable
-    `overread-estimate-s`.
+    A caller may send fewer ROIs than its header announced: closing its side ends the study. It
+    should close its side in any case. Otherwise the summary comes a quarter of a second later, for
+    ROIs that were not announced.
+
+    Request metadata: `overread-site`, the name of the caller's site where no certificate gives it,
+    and `traceparent` (W3C Trace Context).
     """
     Describe: _aio.UnaryUnaryMultiCallable[_overread_pb2.DescribeRequest, _overread_pb2.DescribeResponse]  # type: ignore[assignment]
     """Describes the model served, and the limits that a caller must keep."""
     GetModel: _aio.UnaryStreamMultiCallable[_overread_pb2.GetModelRequest, _overread_pb2.GetModelResponse]  # type: ignore[assignment]
     """Sends a model for the edge: an offer, then what the caller lacks of its pieces, in order. A
-    service that offers none fails with NothingOffered. Nothing is in a response that the caller
+    service that offers none fails with NOTHING_OFFERED. Nothing is in a response that the caller
     may use unchecked: the manifest is signed, and has the SHA-256 of each model file.
     """
 
@@ -89,18 +123,21 @@ class OverreadServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_overread_pb2.ReadRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_overread_pb2.ReadResponse], _abc.AsyncIterator[_overread_pb2.ReadResponse]]:
-        """Reads one study in one stream: a header, then its ROIs in any order. Verdicts and refusals come
-        back as they finish, in any order, and a summary closes the stream. An ROI may be sent again.
-        A caller may send fewer ROIs than its header announced: closing its side ends the study.
+        """Reads one study in one stream: a header, then its ROIs in any order. `Accepted` comes back
+        first, then verdicts and refusals as they finish, in any order, and a summary closes the
+        stream. The initial metadata is empty. It is sent with `Accepted`, before any ROI is needed, so
+        that a caller can measure the round trip.
 
-        Initial metadata: `overread-accepted`, how many of the announced ROIs could be answered in time
-        if they arrived now, cached ones included, in decimal. A caller should send this many, the most
-        valuable first; each is still admitted by itself.
+        An ROI that was accepted may be sent again: it is not answered twice. A refused one may be
+        corrected and sent again. In all at most twice as many ROIs may be sent as were announced. One
+        more ROI, or one more number than was announced, ends the stream with INVALID_REQUEST.
 
-        Trailing metadata: `overread-queue-s`, how long an ROI that arrived now would wait, and
-        `overread-compute-s`, the model time spent on this stream. A stream that fails also carries
-        `overread-error`, the name of its error class, and for DeadlineUnmeetable
-        `overread-estimate-s`.
+        A caller may send fewer ROIs than its header announced: closing its side ends the study. It
+        should close its side in any case. Otherwise the summary comes a quarter of a second later, for
+        ROIs that were not announced.
+
+        Request metadata: `overread-site`, the name of the caller's site where no certificate gives it,
+        and `traceparent` (W3C Trace Context).
         """
 
     @_abc_1.abstractmethod
@@ -118,7 +155,7 @@ class OverreadServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_overread_pb2.GetModelResponse], _abc.AsyncIterator[_overread_pb2.GetModelResponse]]:
         """Sends a model for the edge: an offer, then what the caller lacks of its pieces, in order. A
-        service that offers none fails with NothingOffered. Nothing is in a response that the caller
+        service that offers none fails with NOTHING_OFFERED. Nothing is in a response that the caller
         may use unchecked: the manifest is signed, and has the SHA-256 of each model file.
         """
 

@@ -23,6 +23,7 @@ from cloud.scheduling.scheduler import RoiResult
 from cloud.service import Caller, deadline_of
 from cloud.settings import CloudSettings
 from cloud.stream import CLOSE_AFTER_S, Backend
+from cloud.telemetry import CANCELLED
 from imaging.volume import UInt8Array
 from protos import inference_pb2 as pb
 from protos.deadline import Clock, Deadline
@@ -215,8 +216,8 @@ class Inference:
             results = await self._read(voxels, deadline, priority, caller.site)
         except BaseException as error:
             self._statistics.failed(self._clock() - began_s)
-            if isinstance(error, OverreadError):
-                telemetry.rois.labels(error.kind, priority.value).inc(rois)
+            outcome = error.kind if isinstance(error, OverreadError) else CANCELLED
+            telemetry.rois.labels(outcome, priority.value).inc(rois)
             raise
         read_s = self._clock()
         encoded, contents = encode_readings([one.reading for one in results], outputs)

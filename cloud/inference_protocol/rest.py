@@ -12,6 +12,7 @@ length, and then the raw content of the input. Errors are ``{"error": …}``.
 
 import asyncio
 import contextlib
+import math
 import zlib
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -35,7 +36,7 @@ from cloud.inference_protocol.inference import Inference
 from cloud.service import Caller, named_caller
 from cloud.settings import CloudSettings
 from protos import inference_pb2 as pb
-from protos.errors import InvalidRequest, OverreadError, TooLarge, to_status
+from protos.errors import DeadlineUnmeetable, InvalidRequest, OverreadError, TooLarge, to_status
 from protos.metadata import SITE_KEY
 
 CERTIFICATE_NAMES = "certificate_names"
@@ -47,6 +48,7 @@ _STATUS = {
     grpc.StatusCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
     grpc.StatusCode.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
     grpc.StatusCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    grpc.StatusCode.OUT_OF_RANGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
     grpc.StatusCode.UNIMPLEMENTED: HTTPStatus.NOT_IMPLEMENTED,
     grpc.StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -221,12 +223,15 @@ class RestService:
 
 
 def _failure(error: OverreadError) -> Response:
-    """Return an error as a response: its class and estimate are headers, as gRPC's metadata."""
-    code, reason, metadata = to_status(error)
+    """Return an error as a response; headers name its class, and when to try again."""
+    code, reason, _ = to_status(error)
     status = _STATUS.get(code, HTTPStatus.INTERNAL_SERVER_ERROR)
-    if isinstance(error, TooLarge):
-        status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    return JSONResponse({"error": reason}, status, dict(metadata))
+    if isinstance(error, DeadlineUnmeetable):  # refused at once, where another would be in time
+        status = HTTPStatus.TOO_MANY_REQUESTS
+    headers = {"overread-error": error.kind}
+    if error.retry_s is not None and math.isfinite(error.retry_s):
+        headers["retry-after"] = str(math.ceil(error.retry_s))
+    return JSONResponse({"error": reason}, status, headers)
 
 
 def _is_complete(request: Request) -> bool:

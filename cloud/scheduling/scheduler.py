@@ -161,7 +161,7 @@ class Scheduler:
         left = [roi for roi in waiting if all(roi is not one for one, _ in gone)]
         late, now_s = self._late(left, newcomers), self._clock()
         if own := [late[one] - now_s for one in newcomers if one in late]:
-            ends = f"{first.deadline.at_s - now_s:.3f} s are left"
+            ends = f"{max(0.0, first.deadline.at_s - now_s):.3f} s are left"
             raise DeadlineUnmeetable(f"an answer would take {own[0]:.3f} s, {ends}", own[0])
         # a newcomer does not count for those that would be late anyway
         anyway = self._late(left, ()) if late else {}
@@ -173,7 +173,7 @@ class Scheduler:
             takes_s = at_s - now_s
             if roi.is_stat is first.is_stat or not may:
                 kept = f"a queued ROI would miss its deadline: it would take {takes_s:.3f} s"
-                raise DeadlineUnmeetable(kept, takes_s)
+                raise DeadlineUnmeetable(kept)  # the bound is another ROI's
             lost = f"preempted by another priority; an answer would take {takes_s:.3f} s"
             gone.append((roi, DeadlineUnmeetable(lost, takes_s)))
         return gone
@@ -246,7 +246,7 @@ class Scheduler:
         last = [r for r in self.order(waiting, self._clock()) if not r.is_stat][-excess:]
         if rules.order != "deadline" or not first.is_stat or len(last) < excess:
             full = f"the queue is full: {len(waiting)} ROIs wait, the limit is {rules.max_queued}"
-            raise Overloaded(full)
+            raise Overloaded(full, limit=rules.max_queued)
         return [(one, Overloaded("preempted: the queue is full, stat arrived")) for one in last]
 
     def _beyond_share(self, first: WaitingRoi, count: int, waiting: Sequence[WaitingRoi]) -> str:

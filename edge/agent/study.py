@@ -64,11 +64,11 @@ def process_study(
     refusal = None
     if record.step is Step.CLAIMED and record.attempts == 0:
         earlier = earlier_study(record, folders, store)
-        refusal = earlier.refusal if earlier else None
-        if refusal is not None:
+        if earlier is not None and earlier.refusal is not None:
+            refusal = earlier.refusal
             said = {"study_key": record.id, "refused": earlier.study.id, "kind": refusal.kind}
             log.warning("study received again unchanged, its refusal stands", **said)
-        elif earlier:
+        elif earlier is not None:
             record = store.begin_join(record.id, earlier.study.id, earlier.new_images)
     if record.step is Step.JOINING:
         joined = join(record, folders, store)

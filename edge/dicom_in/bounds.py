@@ -153,7 +153,8 @@ class BoundedDul(DULServiceProvider):
         transport = cast(AssociationSocket, self.socket)
         if self.event_queue.empty() and not transport.ready:
             try:
-                ready, _, _ = select.select([transport.socket, self._woken], [], [], _LOOK_S)
+                ends = [cast(socket.socket, transport.socket), self._woken]
+                ready, _, _ = select.select(ends, [], [], _LOOK_S)
                 if self._woken in ready:
                     self._woken.recv(4096)
             except (OSError, ValueError, TypeError):  # the connection is closed

@@ -21,8 +21,7 @@ from edge.link.link import Link
 from protos.codec import Outcome
 from protos.deadline import Clock, Deadline
 from protos.errors import CallerFault, DeadlinePassed, LinkFault, OverreadError
-from protos.messages import Roi, Summary, Verdict
-from protos.metadata import Load
+from protos.messages import Load, Roi, Summary, Verdict
 
 
 @dataclass(frozen=True)
@@ -188,7 +187,7 @@ class Race:
 
     def _next(self) -> _Event | None:
         """Wait for the next event; None when a time limit comes first."""
-        # When all is answered, only the trailer of the last stream, with the queue it reports, is
+        # When all is answered, only the summary of the last stream, with the queue it reports, is
         # still of interest. Before, the first of three limits counts: deadline, slow stream, silent
         # cloud.
         left_s = self._deadline.remaining_s

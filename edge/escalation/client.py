@@ -260,9 +260,10 @@ class Escalator:
         """
         fault: OverreadError | None = None
         for attempt in range(self._settings.max_attempts):
-            self._sleep(min(self._pause_s(attempt, fault), deadline.remaining_s))
-            if deadline.passed or not states.open:
+            pause_s = self._pause_s(attempt, fault)
+            if pause_s > deadline.remaining_s or deadline.passed or not states.open:
                 return fault, attempt
+            self._sleep(pause_s)
             fault = escalation.attempt()
             if not states.is_retryable(fault):
                 return fault, attempt + 1
@@ -271,13 +272,16 @@ class Escalator:
     def _pause_s(self, attempt: int, fault: OverreadError | None) -> float:
         """Return the pause before an attempt after ``fault``: random, up to a bound that doubles.
 
+        It is longer by the time that the cloud said with the fault.
+
         Full jitter: M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015. The
         pauses after a broken connection are short, so that a dead cloud costs little time.
         """
         if attempt == 0:
             return 0.0
         first_s = RECONNECT_PAUSE_S if isinstance(fault, Unreachable) else FIRST_PAUSE_S
-        return self._jitter(0.0, min(LONGEST_PAUSE_S, first_s * 2 ** (attempt - 1)))
+        least_s = (fault.retry_s if fault is not None else None) or 0.0
+        return least_s + self._jitter(0.0, min(LONGEST_PAUSE_S, first_s * 2 ** (attempt - 1)))
 
 
 def open_second_reader(

@@ -11,15 +11,12 @@ from edge.link.link import Link
 from edge.settings import EdgeSettings
 from process import tracing
 from protos import overread_pb2 as pb
-from protos.codec import decode_response, encode_header, encode_roi
+from protos.codec import decode_response, encode_header, encode_roi, load_of
 from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable, from_status
-from protos.messages import Header, Priority, Refusal, Roi
-from protos.metadata import SITE_KEY, Load, accepted_of, load_of
+from protos.messages import Accepted, Header, Load, Priority, Refusal, Roi, Summary
+from protos.metadata import SITE_KEY
 from protos.overread_pb2_grpc import OverreadStub
-
-FAILED_S = 0.02
-"""gRPC gives empty metadata for a stream that failed; it reports the failure within this time."""
 
 
 class GrpcStream:
@@ -51,9 +48,6 @@ class GrpcStream:
         metadata = tuple((name, value) for name, value in given.items() if value) or None
         self._call = stub.Read(self._requests.requests(), timeout=left_s, metadata=metadata)
         self._cancel: Callable[[], object] = self._call.cancel
-        self._ended = threading.Event()
-        if not self._call.add_callback(self._ended.set):
-            self._ended.set()
 
     def listen(self) -> Iterator[Received]:
         """Yield every answer as it comes.
@@ -62,15 +56,26 @@ class GrpcStream:
             OverreadError: the stream ended early, or an answer breaks the contract.
         """
         try:
-            yield from self._first_response()
+            # Empty metadata comes when the cloud accepts the header, but also when the stream
+            # failed: only what follows tells which.
+            self._call.initial_metadata()
+            first_s = self.timing.after_s
             for response in self._call:
-                yield self.timing.received(decode_response(response), response.ByteSize())
+                if response.WhichOneof("response") is None:
+                    continue  # of a later contract
+                message = decode_response(response)
+                if isinstance(message, Accepted):
+                    yield from self._first_response(message.rois, first_s)
+                    continue
+                if isinstance(message, Summary):
+                    self.load = message.load
+                yield self.timing.received(message, response.ByteSize())
         except grpc.RpcError:
             metadata = self._call.trailing_metadata()
+            self.load = load_of(metadata)
             raise from_status(self._call.code(), self._call.details(), metadata) from None
         finally:
             self.cancel()  # changes nothing of a call that has ended
-            self.load = load_of(self._call.trailing_metadata())
 
     @property
     def sent(self) -> bool:
@@ -82,13 +87,8 @@ class GrpcStream:
         self._requests.end()
         self._cancel()
 
-    def _first_response(self) -> Iterator[Received]:
+    def _first_response(self, accepted: int, after_s: float) -> Iterator[Received]:
         """Yield the first response, and a refusal for every ROI that the cloud cannot accept."""
-        # The metadata comes when the cloud accepts the header, but also when the stream failed.
-        accepted = accepted_of(self._call.initial_metadata())
-        after_s = self.timing.after_s
-        if accepted is None and self._ended.wait(FAILED_S):
-            return
         received = self.timing.first_response(after_s)
         left_out = self._requests.admit(accepted)
         yield received
@@ -119,11 +119,11 @@ class RequestIterator:
         while (roi := self._next()) is not None:
             yield encode_roi(roi)
 
-    def admit(self, accepted: int | None) -> list[Refusal]:
-        """Send the first ``accepted`` ROIs, all for None; refuse the others not sent yet."""
+    def admit(self, accepted: int) -> list[Refusal]:
+        """Send the first ``accepted`` ROIs; refuse the others not sent yet."""
         count = len(self._rois)
         with self._lock:
-            self._limit = max(self._taken, count if accepted is None else min(accepted, count))
+            self._limit = max(self._taken, min(accepted, count))
             left_out = self._rois[self._limit :]
         self._released.set()
         reason = f"the cloud accepted {accepted} of {count} ROIs"

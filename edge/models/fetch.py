@@ -29,7 +29,6 @@ from models.runtime.errors import ModelError
 from models.runtime.package import (
     MOST_MANIFEST,
     MOST_PIECE,
-    SCREENING,
     WEIGHTS,
     Package,
     is_version,
@@ -142,7 +141,9 @@ class _Transfer:
         held = [pb.HeldPiece(sha256=s, bytes=n) for s, n in self._models.held()]
         shipped = _shipped_version(self._settings)
         version = known.version if known else shipped
-        request = pb.GetModelRequest(kind=SCREENING, version=version, held=held[:MOST_HELD])
+        request = pb.GetModelRequest(
+            kind=pb.MODEL_KIND_SCREENING, version=version, held=held[:MOST_HELD]
+        )
         metadata = ((SITE_KEY, self._settings.site),) if self._settings.site else None
         call: Any = stub.GetModel(request, timeout=TRANSFER_S, metadata=metadata)
         try:

@@ -65,7 +65,7 @@ class PartStore:
     def is_repetition(self, part_key: str) -> bool:
         """Return whether a later part has no image that its study lacks."""
         query = "SELECT images FROM parts WHERE part_key = ?"
-        return self._database.execute(query, (part_key,)).fetchone()["images"] == 0
+        return bool(self._database.execute(query, (part_key,)).fetchone()["images"] == 0)
 
     def forget(self, study_key: str) -> None:
         """Delete the rows of a study; in the transaction that deletes its own."""

@@ -3,6 +3,7 @@
 Headers may be compressed on the wire (HPACK): a search through raw bytes alone could miss them.
 """
 
+import base64
 import struct
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -47,7 +48,8 @@ def carried_by(data: bytes) -> Carried:
             block += frame.data
             if "END_HEADERS" in frame.flags:
                 found.headers[frame.stream_id] += [
-                    (_text(name), _text(value)) for name, value in decoder.decode(block)
+                    _header(bytes(name), bytes(value))
+                    for name, value in decoder.decode(block, raw=True)
                 ]
                 block = b""
     for stream, body in bodies.items():
@@ -68,5 +70,10 @@ def _messages(body: bytes) -> list[bytes]:
     return found
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+def _header(name: bytes, value: bytes) -> tuple[str, str]:
+    """Return name and value as text; bytes of a binary header (``-bin``) as Latin-1."""
+    if name.endswith(b"-bin"):
+        # after a zero byte as they are, otherwise in base64 without padding
+        data = value[1:] if value.startswith(b"\0") else base64.b64decode(value + b"==")
+        return name.decode(), data.decode("latin-1")
+    return name.decode("utf-8", "replace"), value.decode("utf-8", "replace")

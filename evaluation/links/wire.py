@@ -21,6 +21,7 @@ from typing import Any
 import pydicom
 import typer
 from google.protobuf.message import Message
+from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2
 
 from edge.agent.agent import run_agent
@@ -36,6 +37,7 @@ from models.runtime.artifacts import WEIGHTS
 from models.runtime.signatures import MANIFEST, make_keys, sign
 from process.tracing import TRACEPARENT
 from protos import overread_pb2 as pb
+from protos.errors import DETAILS_KEY
 
 SEED = 19
 """A phantom with many uncertain candidates, that of the demo."""
@@ -264,6 +266,8 @@ def decode(tap: Tap) -> Heard:
             for headers in direction.headers.values():
                 heard.headers |= {name for name, _ in headers}
                 heard.texts += [f"{name}: {value}" for name, value in headers]
+                for value in (value for name, value in headers if name == DETAILS_KEY):
+                    _hear(Status.FromString(value.encode("latin-1")), heard)
                 named = dict(headers).get(TRACEPARENT, "").split("-")
                 heard.traces |= set(named[1:2])
             for stream, messages in direction.messages.items():

@@ -4,6 +4,7 @@ Studies arrive as from many sites, in an open loop: none waits for the answer of
 """
 
 import asyncio
+import contextlib
 import math
 import time
 import uuid
@@ -19,9 +20,9 @@ import numpy as np
 from imaging.volume import WINDOW_HU
 from protos import codec
 from protos import overread_pb2 as pb
-from protos.errors import DeadlineUnmeetable, from_status
-from protos.messages import Header, Priority, Roi
-from protos.metadata import SITE_KEY, accepted_of, load_of
+from protos.errors import DeadlinePassed, DeadlineUnmeetable, from_status, status_of
+from protos.messages import Accepted, Header, Load, Priority, Refusal, Roi, Summary
+from protos.metadata import SITE_KEY
 from protos.overread_pb2_grpc import OverreadStub
 
 if TYPE_CHECKING:
@@ -207,23 +208,30 @@ class Edges:
             timeout=arrival.budget_s,
             metadata=((SITE_KEY, f"edge-{arrival.edge}"),),
         )
-        waiting = asyncio.create_task(_await_accepted(call, arrival.rois, accepted, load))
+        timing = asyncio.create_task(_time_round_trip(call, load))
+        reported: Load | None = None
         try:
             async for response in call:
-                kind = response.WhichOneof("response")
-                if kind == "summary":
+                message = codec.decode_response(response)
+                if isinstance(message, Accepted):
+                    if not accepted.done():
+                        accepted.set_result(min(message.rois, arrival.rois))
+                    continue
+                if isinstance(message, Summary):
                     reason = DeadlineUnmeetable.__name__  # of ROIs beyond the cloud's capacity
+                    reported = message.load
                     continue
                 open_ -= 1
                 took_s = time.monotonic() - outcomes.began_s - arrival.at_s
                 late = LATE if took_s > arrival.budget_s else ""
-                ended(response.refusal.error if kind == "refusal" else late)
-            reported = load_of(await call.trailing_metadata())
+                ended(message.error if isinstance(message, Refusal) else late)
         except grpc.aio.AioRpcError as error:
-            reason = _reason(error)
-            reported = load_of(error.trailing_metadata())  # type: ignore[arg-type] # pairs, though its type does not say so
+            metadata: Any = error.trailing_metadata()  # pairs, though its type does not say so
+            reason, reported = _reason(error, metadata), codec.load_of(metadata)
         finally:
-            await waiting
+            if not accepted.done():
+                accepted.set_result(0)  # the stream has ended: no ROI is sent
+            await timing
         if reported is not None:
             load.queue_s, load.reported_s = reported.queue_s, time.monotonic()
         ended(reason, open_)
@@ -247,24 +255,17 @@ class Edges:
         return self._rois[number]
 
 
-async def _await_accepted(
-    call: Any, rois: int, accepted: asyncio.Future[int], load: CloudLoad
-) -> None:
-    """Wait for the cloud's first response, and set the number of ROIs that may be sent."""
+async def _time_round_trip(call: Any, load: CloudLoad) -> None:
+    """Measure the time to the cloud's first response."""
     began_s = time.monotonic()
-    try:
-        count = accepted_of(await call.initial_metadata())
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+        await call.initial_metadata()
         load.round_trip_s = min(load.round_trip_s, time.monotonic() - began_s)
-    except (grpc.aio.AioRpcError, asyncio.CancelledError):
-        count = 0  # the stream has ended: no ROI is sent
-    if not accepted.done():
-        accepted.set_result(rois if count is None else min(count, rois))
 
 
-def _reason(error: grpc.aio.AioRpcError) -> str:
-    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return LATE
+def _reason(error: grpc.aio.AioRpcError, metadata: Any) -> str:
     if error.details() == "Internal error from Core":
         return BROKEN_OFF
-    metadata: Any = error.trailing_metadata()  # pairs, though its type does not say so
-    return from_status(error.code(), error.details(), metadata).kind
+    kind = from_status(error.code(), error.details(), metadata).kind
+    is_own = status_of(metadata) is None  # its own deadline, not the cloud's answer
+    return LATE if kind == DeadlinePassed.__name__ and is_own else kind

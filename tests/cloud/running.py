@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,7 @@ from models.runtime.second_reader import Readings
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.errors import OverreadError, from_status
-from protos.messages import Header, Refusal, Roi, Summary, Verdict
+from protos.messages import Accepted, Header, Refusal, Roi, Summary, Verdict
 from tests.plain_readings import plain
 
 SHAPE = (8, 8, 8)
@@ -74,6 +75,15 @@ class RunningCloud:
         """The value of a metric, by its name after ``overread_cloud_``."""
         name = f"overread_cloud_{sample}"
         return self.telemetry.registry.get_sample_value(name, labels) or 0.0
+
+    def counts(self, counter: str, label: str) -> dict[str, int]:
+        """All values of a counter by one of its labels, without zeros."""
+        found: Counter[str] = Counter()
+        for family in self.telemetry.registry.collect():
+            for sample in family.samples:
+                if sample.name == f"overread_cloud_{counter}_total":
+                    found[sample.labels[label]] += int(sample.value)
+        return {value: count for value, count in found.items() if count}
 
     @property
     def open_streams(self) -> int:
@@ -145,9 +155,22 @@ def make_stream(*rois: Roi, **header: Any) -> list[pb.ReadRequest]:
 
 
 def read(cloud: RunningCloud, requests: list[pb.ReadRequest]) -> list[Verdict | Refusal | Summary]:
-    """The responses of a study's stream; raises what the edge would raise."""
+    """The responses of a study's stream after the first; raises what the edge would raise."""
     with cloud.stub() as stub, typed():
-        return [codec.decode_response(r) for r in stub.Read(iter(requests), timeout=20)]
+        return list(map(codec.decode_response, answers(stub.Read(iter(requests), timeout=20))))  # type: ignore[arg-type]
+
+
+def answers(call: Any) -> Iterator[pb.ReadResponse]:
+    """The responses of a call after the first, which says how many ROIs are accepted."""
+    accepted_of(call)
+    return iter(call)
+
+
+def accepted_of(call: Any) -> int:
+    """How many ROIs the first response of a call accepts."""
+    message = codec.decode_response(next(call))
+    assert isinstance(message, Accepted)
+    return message.rois
 
 
 def outcomes_by_id(responses: Any) -> dict[int, Any]:

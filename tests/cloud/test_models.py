@@ -66,8 +66,8 @@ def test_only_what_the_caller_lacks_is_sent(hospital: Signed) -> None:
             pb.HeldPiece(sha256=two.sha256, bytes=100),
             pb.HeldPiece(sha256=b"x" * 32, bytes=7),
         ]
-        rest = asked(cloud, kind="screening", held=held)
-        same = asked(cloud, kind="screening", version=whole[0].offer.version)
+        rest = asked(cloud, kind=pb.MODEL_KIND_SCREENING, held=held)
+        same = asked(cloud, kind=pb.MODEL_KIND_SCREENING, version=whole[0].offer.version)
     assert sum(len(r.chunk.data) for r in rest) == two.bytes - 100
     assert (rest[1].chunk.piece, rest[1].chunk.offset) == (1, 100)
     assert len(same) == 1
@@ -82,36 +82,36 @@ def refusal(cloud: Any, **request: Any) -> OverreadError:
 
 def test_without_an_offer_and_for_other_kinds_the_error_says_what_to_do(hospital: Signed) -> None:
     with run_cloud() as cloud:
-        error = refusal(cloud, kind="screening")
+        error = refusal(cloud, kind=pb.MODEL_KIND_SCREENING)
     assert isinstance(error, NothingOffered)
     assert "offered_model" in error.reason
     with offering(hospital) as cloud:
-        assert isinstance(refusal(cloud, kind="hybrid"), NothingOffered)
+        assert isinstance(refusal(cloud, kind=99), NothingOffered)
 
 
 def test_a_few_transfers_at_a_time_and_none_while_the_cloud_stops(hospital: Signed) -> None:
     with offering(hospital, max_transfers=1) as cloud:
         transfers = cloud.server._service._models
         with transfers._counted():  # the model is small: a real one may end before the next begins
-            assert isinstance(refusal(cloud, kind="screening"), Overloaded)
-        assert len(asked(cloud, kind="screening")) > 2
+            assert isinstance(refusal(cloud, kind=pb.MODEL_KIND_SCREENING), Overloaded)
+        assert len(asked(cloud, kind=pb.MODEL_KIND_SCREENING)) > 2
         assert transfers.open == 0
         cloud.drain()
-        assert isinstance(refusal(cloud, kind="screening"), (Draining, Unreachable))
+        assert isinstance(refusal(cloud, kind=pb.MODEL_KIND_SCREENING), (Draining, Unreachable))
 
 
 def test_a_caller_that_goes_away_gives_its_place_back(hospital: Signed) -> None:
     with offering(hospital, max_transfers=1) as cloud, cloud.stub() as stub:
-        slow = stub.GetModel(pb.GetModelRequest(kind="screening"), timeout=60)
+        slow = stub.GetModel(pb.GetModelRequest(kind=pb.MODEL_KIND_SCREENING), timeout=60)
         next(slow)
         slow.cancel()
         until(lambda: cloud.server._service._models.open == 0)
-        assert len(asked(cloud, kind="screening")) > 2
+        assert len(asked(cloud, kind=pb.MODEL_KIND_SCREENING)) > 2
 
 
 def test_verdicts_come_while_a_model_is_sent(hospital: Signed) -> None:
     with offering(hospital) as cloud, cloud.stub() as stub:
-        slow = stub.GetModel(pb.GetModelRequest(kind="screening"), timeout=60)
+        slow = stub.GetModel(pb.GetModelRequest(kind=pb.MODEL_KIND_SCREENING), timeout=60)
         next(slow)
         answers = read(cloud, make_stream(make_roi(1), make_roi(2)))
         assert answers[-1].answered == 2

@@ -28,10 +28,12 @@ from cloud.service import Caller, caller_of
 from cloud.settings import CloudSettings
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
-from protos.errors import OverreadError, Unreachable
+from protos.errors import OverreadError, Unreachable, from_status, status_of
 from protos.messages import Verdict
 from tests.cloud.running import (
     RunningCloud,
+    accepted_of,
+    answers,
     make_roi,
     make_stream,
     run_cloud,
@@ -39,6 +41,7 @@ from tests.cloud.running import (
     unfinished,
     until,
 )
+from tests.edge.models.signed import offering, signed
 from tests.pki import make_pki
 from tests.process.test_endpoints import get
 
@@ -106,7 +109,7 @@ def test_drain_finishes_open_studies_and_sends_callers_elsewhere() -> None:
         until(lambda: listens(cloud) is False)
         assert draining.is_alive()
         cloud.reader.gate.set()
-        verdict, summary = (codec.decode_response(r) for r in open_call)
+        verdict, summary = (codec.decode_response(r) for r in answers(open_call))
         draining.join(20)
         assert not draining.is_alive()
     assert isinstance(verdict, Verdict)
@@ -495,7 +498,7 @@ def test_one_signal_ends_a_service_with_a_hanging_model(
     monkeypatch.setenv("LEAST_HUNG_S", "3600")
     with run_process(tmp_path, "--grace-s", "0.5", program=UNSOUND) as (process, _, stub):
         call = send_roi(stub, 200)
-        assert call.initial_metadata()
+        assert accepted_of(call) == 1
         time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
         assert end_of(call) in ("Draining", "Unreachable")
@@ -513,3 +516,41 @@ def test_three_failed_batches_in_a_row_end_the_service(tmp_path: Path) -> None:
         _, log = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "3 batches in a row failed: " in log
+
+
+def test_every_call_that_a_stop_meets_gets_draining_with_its_details(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its header, while it sends, while it waits for the model, and while it gets a model.
+
+    None of them gets the bare status with which gRPC itself ends a call.
+    """
+    monkeypatch.setattr("cloud.models.PAUSE_S", 0.3)  # or the whole model might be there already
+    hospital = signed(tmp_path)
+    header, *rois = make_stream(make_roi(1, voxels=np.zeros((16, 16, 16), np.uint8)), roi_count=2)
+    with contextlib.ExitStack() as callers:
+        with offering(hospital) as cloud:
+            cloud.reader.gate.clear()
+            stub = callers.enter_context(cloud.stub())
+            sent = [[], [header], [header, *rois]]
+            calls = [
+                stub.Read(callers.enter_context(unfinished(*requests)), timeout=60)
+                for requests in sent
+            ]
+            until(lambda: cloud.open_streams == 3)
+            until(lambda: cloud.taken == 1)
+            calls.append(stub.GetModel(pb.GetModelRequest(kind=pb.MODEL_KIND_SCREENING)))
+            assert next(calls[-1]).HasField("offer")
+        for call in calls:
+            with pytest.raises(grpc.RpcError):
+                list(call)
+            assert call.code() is grpc.StatusCode.UNAVAILABLE
+            assert end_of_status(call).kind == "Draining"
+        assert cloud.counts("streams", "end") == {"Draining": 3}
+        assert cloud.counts("rois", "outcome") == {"Draining": 1}
+
+
+def end_of_status(call: Any) -> OverreadError:
+    """The error in the details of a call's status; fails where there are none."""
+    assert status_of(call.trailing_metadata()) is not None
+    return from_status(call.code(), call.details(), call.trailing_metadata())

@@ -15,9 +15,11 @@ from cloud.settings import CloudSettings
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.errors import OverreadError
-from protos.messages import Priority, Refusal, Verdict
-from protos.metadata import MAX_SITE_CHARACTERS, load_of
+from protos.messages import Load, Priority, Refusal, Verdict
+from protos.metadata import MAX_SITE_CHARACTERS
 from tests.cloud.running import (
+    accepted_of,
+    answers,
     make_roi,
     make_stream,
     outcomes_by_id,
@@ -37,24 +39,21 @@ def test_a_caller_that_never_closes_its_stream_gets_its_summary(values: tuple[in
     """When all announced ROIs are answered the study ends, long before its budget."""
     requests = make_stream(*(make_roi(i, value) for i, value in enumerate(values)))
     with run_cloud() as cloud, cloud.stub() as stub, unfinished(*requests) as sent:
-        *verdicts, last = stub.Read(sent, timeout=5)
+        *verdicts, last = answers(stub.Read(sent, timeout=5))
     assert sorted(one.verdict.roi_id for one in verdicts) == list(range(len(values)))
     assert last.summary.answered == len(values)
 
 
-def test_trailing_metadata_holds_the_load() -> None:
-    """Queue estimate and compute time are there after success and after failure."""
+def test_the_load_is_in_the_summary_and_in_the_details_of_an_error() -> None:
+    """The queue now, and the model time of the study."""
     with run_cloud() as cloud, cloud.stub() as stub:
-        call = stub.Read(iter(make_stream(make_roi(1))), timeout=20)
-        list(call)
-        load = load_of(call.trailing_metadata())
-        assert load is not None
+        load = read(cloud, make_stream(make_roi(1)))[-1].load
         assert load.queue_s == 0.0
-        assert load.compute_s >= 0.0
+        assert load.compute_s > 0.0
         failed = stub.Read(iter(make_stream(budget_s=-1.0)), timeout=20)
         with pytest.raises(grpc.RpcError):
             list(failed)
-        assert load_of(failed.trailing_metadata()) is not None
+        assert codec.load_of(failed.trailing_metadata()) == Load(0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -115,10 +114,10 @@ def test_a_message_beyond_the_limit_is_too_large() -> None:
 
 def test_a_failed_batch_is_refused_and_the_service_continues() -> None:
     with run_cloud(max_batch=1) as cloud:
-        answers = outcomes_by_id(read(cloud, make_stream(make_roi(1, 255), make_roi(2))))
+        outcomes = outcomes_by_id(read(cloud, make_stream(make_roi(1, 255), make_roi(2))))
         assert isinstance(read(cloud, make_stream(make_roi(3)))[0], Verdict)
-    assert answers[1] == Refusal(1, "ModelFailed", "mean: ValueError: all 255")
-    assert isinstance(answers[2], Verdict)
+    assert outcomes[1] == Refusal(1, "ModelFailed", "mean: ValueError: all 255")
+    assert isinstance(outcomes[2], Verdict)
 
 
 def test_an_internal_error_ends_its_study_and_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +140,7 @@ def test_too_many_studies_are_refused_as_overloaded() -> None:
         until(lambda: cloud.open_streams == 1)
         assert refused(cloud, make_stream(make_roi(1), study_key="k2")).kind == "Overloaded"
         cloud.reader.gate.set()
-        assert len(list(call)) == 2
+        assert len(list(answers(call))) == 2
         until(lambda: cloud.open_streams == 0)
         assert len(read(cloud, make_stream(make_roi(1), study_key="k2"))) == 2
 
@@ -171,7 +170,7 @@ def test_quotas_keep_streams_for_other_sites_and_for_stat() -> None:
             if count == 6:
                 refused("north", "north has 6 open streams; .* is 5")
         refused("east", "are reserved for stat")
-        assert hold("north", priority=Priority.STAT).initial_metadata()
+        assert accepted_of(hold("north", priority=Priority.STAT)) == 1
 
 
 @pytest.mark.parametrize(
@@ -206,14 +205,14 @@ def test_a_caller_may_be_silent_while_its_rois_are_read() -> None:
         unfinished(header, first) as requests,
     ):
         cloud.reader.gate.clear()
-        answers = stub.Read(requests, timeout=20)
+        call = stub.Read(requests, timeout=20)
         until(lambda: cloud.taken == 1)
         time.sleep(0.8)
         assert cloud.open_streams == 1
         cloud.reader.gate.set()
-        assert next(answers).verdict.roi_id == 1
+        assert next(answers(call)).verdict.roi_id == 1
         with pytest.raises(OverreadError, match="none was pending") as caught, typed():
-            list(answers)
+            list(call)
     assert caught.value.kind == "InvalidRequest"
 
 
@@ -256,7 +255,8 @@ def test_a_long_checksum_is_not_repeated() -> None:
     roi.roi.checksum = bytes(2_000)
     with run_cloud() as cloud:
         refusal, _ = read(cloud, [header, roi])
-    assert refusal == Refusal(1, "InvalidRequest", "ROI 1: checksum of 2000 bytes, expected 16")
+    reason = "ROI 1: checksum of 2000 bytes, expected 16"
+    assert refusal == Refusal(1, "InvalidRequest", reason, field="roi.checksum")
 
 
 @pytest.mark.parametrize("shape", [(2**32 - 1, 2**32 - 1, 0), (0, 0, 0), (1, 1, 2**32 - 1)])
@@ -266,9 +266,9 @@ def test_an_invalid_shape_refuses_that_roi_alone(shape: tuple[int, int, int]) ->
     wrong.roi.shape.z, wrong.roi.shape.y, wrong.roi.shape.x = shape
     wrong.roi.voxels = b""
     with run_cloud() as cloud:
-        answers = outcomes_by_id(read(cloud, [header, wrong, sound]))
-    assert answers[1].error == "InvalidRequest"
-    assert isinstance(answers[2], Verdict)
+        outcomes = outcomes_by_id(read(cloud, [header, wrong, sound]))
+    assert outcomes[1].error == "InvalidRequest"
+    assert isinstance(outcomes[2], Verdict)
 
 
 def test_a_damaged_roi_is_refused_and_may_be_sent_again() -> None:
@@ -294,7 +294,8 @@ def test_a_batch_without_an_answer_is_a_refusal(monkeypatch: pytest.MonkeyPatch)
             return result
 
         monkeypatch.setattr(cloud.server._batcher, "submit", given_up)
-        refusal, summary = map(codec.decode_response, stub.Read(iter(make_stream(make_roi(1)))))
+        call = stub.Read(iter(make_stream(make_roi(1))))
+        refusal, summary = map(codec.decode_response, answers(call))
     assert refusal == Refusal(1, "ModelFailed", "the batch ended without an answer")
     assert (summary.answered, summary.refused) == (0, 1)
 

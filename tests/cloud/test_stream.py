@@ -18,10 +18,11 @@ from protos import codec
 from protos import overread_pb2 as pb
 from protos.errors import DeadlineUnmeetable, Overloaded, OverreadError
 from protos.messages import Priority, Refusal, Verdict
-from protos.metadata import accepted_of
 from tests.cloud.running import (
     MeanReader,
     RunningCloud,
+    accepted_of,
+    answers,
     make_roi,
     make_stream,
     outcomes_by_id,
@@ -54,14 +55,14 @@ def test_verdicts_arrive_before_the_study_is_complete() -> None:
     header, first, second = make_stream(make_roi(1), make_roi(2))
     outbox = Outbox()
     with run_cloud() as cloud, cloud.stub() as stub:
-        answers = stub.Read(iter(outbox.get, None), timeout=20)
+        call = stub.Read(iter(outbox.get, None), timeout=20)
         outbox.put(header)
         outbox.put(first)
-        assert next(answers).verdict.roi_id == 1
+        assert next(answers(call)).verdict.roi_id == 1
         outbox.put(second)
-        assert next(answers).verdict.roi_id == 2
+        assert next(call).verdict.roi_id == 2
         outbox.put(None)
-        assert next(answers).summary.answered == 2
+        assert next(call).summary.answered == 2
 
 
 def test_waiting_rois_are_read_in_batches() -> None:
@@ -71,7 +72,7 @@ def test_waiting_rois_are_read_in_batches() -> None:
         until(lambda: cloud.queued + cloud.taken == 12)
         running = cloud.taken
         cloud.reader.gate.set()
-        assert len(list(call)) == 13
+        assert len(list(answers(call))) == 13
         full, rest = divmod(12 - running, 4)
         assert [len(b) for b in cloud.reader.batches[1:]] == [4] * full + [rest] * bool(rest)
 
@@ -93,10 +94,12 @@ def test_an_invalid_roi_is_refused_alone(fields: dict[str, Any], kind: str, word
     """One wrong ROI gets a refusal that names what is wrong; the smallest of all gets a verdict."""
     sound = make_roi(2, voxels=np.zeros((2, 8, 8), np.uint8))
     with run_cloud() as cloud:
-        answers = outcomes_by_id(read(cloud, make_stream(make_roi(1, **fields), sound)))
-    assert answers[1].error == kind
-    assert word in answers[1].reason
-    assert isinstance(answers[2], Verdict)
+        outcomes = outcomes_by_id(read(cloud, make_stream(make_roi(1, **fields), sound)))
+    assert outcomes[1].error == kind
+    assert word in outcomes[1].reason
+    field = "roi.shape" if kind == "InvalidRequest" and "(" in word else f"roi.{word}"
+    assert outcomes[1].field == (field if kind == "InvalidRequest" else "roi.voxels")
+    assert isinstance(outcomes[2], Verdict)
 
 
 def test_a_smaller_roi_is_mirrored_and_its_mask_cut_back() -> None:
@@ -138,16 +141,22 @@ def test_a_study_sent_again_costs_nothing() -> None:
     assert isinstance(other[0], Verdict)
 
 
-def test_more_rois_than_announced_end_the_stream() -> None:
-    """The header's count is binding, and an ROI's number stands for one content."""
+@pytest.mark.parametrize("announced", [0, 1])
+def test_more_rois_than_announced_end_the_stream(announced: int) -> None:
+    """Also where all that were announced are answered, and where none was."""
+    rois = [make_roi(number) for number in range(announced + 1)]
     with run_cloud() as cloud:
-        cloud.reader.gate.clear()  # or the study could end before the rest is there
-        more = make_stream(make_roi(1), make_roi(2), roi_count=1)
-        assert refused(cloud, more).kind == "InvalidRequest"
-        other = make_stream(make_roi(1), make_roi(1, 200))
-        assert refused(cloud, other).kind == "InvalidRequest"
+        error = refused(cloud, make_stream(*rois, roi_count=announced))
+    assert (error.kind, error.field, error.limit) == ("InvalidRequest", "roi.roi_id", announced)
+
+
+def test_an_roi_is_sent_with_one_content_and_twice_at_most() -> None:
+    with run_cloud() as cloud:
+        other = refused(cloud, make_stream(make_roi(1), make_roi(1, 200), roi_count=1))
+        assert (other.kind, other.field) == ("InvalidRequest", "roi.checksum")
         header, roi = make_stream(make_roi(1))
-        assert refused(cloud, [header, roi, roi, roi]).kind == "TooLarge"
+        often = refused(cloud, [header, roi, roi, roi])
+        assert (often.kind, often.limit) == ("InvalidRequest", 2.0)
 
 
 def test_a_caller_that_sends_fewer_ends_its_study_with_them() -> None:
@@ -164,14 +173,15 @@ def test_a_refused_roi_that_comes_again_is_not_counted_as_announced_twice() -> N
     with run_cloud() as cloud, cloud.stub() as stub:
         batcher = cloud.server._batcher
         batcher.announced_rois += 5
-        answers = stub.Read(iter(outbox.get, None), timeout=20)
+        call = stub.Read(iter(outbox.get, None), timeout=20)
         header, wrong = make_stream(make_roi(1, edge_score=1.5))
         for request in (header, wrong, wrong):
             outbox.put(request)
-        assert [next(answers).refusal.roi_id for _ in range(2)] == [1, 1]
+        assert accepted_of(call) == 1
+        assert [next(call).refusal.roi_id for _ in range(2)] == [1, 1]
         assert batcher.announced_rois == 5
         outbox.put(None)
-        assert next(answers).summary.refused == 1
+        assert next(call).summary.refused == 1
         until(lambda: batcher.announced_rois == 5)
 
 
@@ -203,7 +213,7 @@ def test_a_stat_study_overtakes_routine_ones() -> None:
             calls.append(stub.Read(iter(requests), timeout=20))
             until(partial(one_is_read, cloud, queued))
         cloud.reader.gate.set()
-        assert all(len(list(call)) == 2 for call in calls)
+        assert all(len(list(answers(call))) == 2 for call in calls)
         assert cloud.reader.batches == [[10.0], [30.0], [20.0]]
 
 
@@ -217,7 +227,7 @@ def test_an_roi_that_expires_in_the_queue_is_not_read() -> None:
         until(lambda: cloud.queued == 2)
         time.sleep(0.5)
         cloud.reader.gate.set()
-        assert len(list(call)) == 2
+        assert len(list(answers(call))) == 2
         refusals = [r for r in map(codec.decode_response, outcomes) if isinstance(r, Refusal)]
         assert [r.error for r in refusals] == ["DeadlinePassed", "DeadlinePassed"]
         assert cloud.reader.batches == [[10.0]]
@@ -247,7 +257,7 @@ def test_a_site_may_hold_its_share_of_the_queue() -> None:
             list(send("north", 13))
         cloud.reader.gate.set()
         kinds = [
-            sorted(type(codec.decode_response(r)).__name__ for r in call)
+            sorted(type(codec.decode_response(r)).__name__ for r in answers(call))
             for call in (first, north, south)
         ]
         assert kinds[0] == kinds[2] == ["Summary", "Verdict"]
@@ -267,7 +277,7 @@ def test_a_reader_in_steps_answers_as_a_whole_one() -> None:
         rois = list(map(make_roi, range(26), values))
         studies = [make_stream(*rois, study_key=key) for key in ("k1", "k2")]
         for call in [stub.Read(iter(requests), timeout=20) for requests in studies]:
-            *outcomes, summary = map(codec.decode_response, call)
+            *outcomes, summary = map(codec.decode_response, answers(call))
             verdicts = {v.roi_id: v for v in outcomes if isinstance(v, Verdict)}
             refusals = {r.roi_id: r for r in outcomes if isinstance(r, Refusal)}
             assert sorted([*verdicts, *refusals]) == list(range(26))
@@ -305,12 +315,13 @@ def admission(monkeypatch: pytest.MonkeyPatch) -> Admission:
     return set_
 
 
-def accepted(cloud: RunningCloud, requests: list[pb.ReadRequest]) -> int | None:
-    """What the initial metadata of a study's stream says."""
+def accepted(cloud: RunningCloud, requests: list[pb.ReadRequest]) -> int:
+    """What the first response of a study's stream says."""
     with cloud.stub() as stub:
         call = stub.Read(iter(requests), timeout=20)
+        count = accepted_of(call)
         list(call)
-        return accepted_of(call.initial_metadata())
+        return count
 
 
 def test_the_header_is_checked_for_all_rois_that_it_announces(admission: Admission) -> None:
@@ -321,7 +332,8 @@ def test_the_header_is_checked_for_all_rois_that_it_announces(admission: Admissi
         counts = admission(cloud, 3)
         outbox.put(header)
         call = stub.Read(iter(outbox.get, None), timeout=20)
-        assert accepted_of(call.initial_metadata()) == 3
+        assert call.initial_metadata() is not None
+        assert accepted_of(call) == 3
         assert counts == [5]
         outbox.put(first)
         assert next(call).verdict.roi_id == 0
@@ -352,7 +364,7 @@ def test_a_rejected_roi_costs_neither_checksum_nor_padding(
         admission(cloud, 2)
         call = stub.Read(iter(outbox.get, None), timeout=20)
         outbox.put(header)
-        call.initial_metadata()
+        accepted_of(call)
         admission(cloud, DeadlineUnmeetable("no time", 2.5))
         for request in (*rois, None):
             outbox.put(request)

@@ -8,6 +8,7 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from structlog.testing import capture_logs
 
+from protos.errors import InvalidRequest
 from tests.cloud.running import make_roi, make_stream, run_cloud, typed, unfinished, until
 from tests.traces import Seen, recorded
 
@@ -65,7 +66,10 @@ def test_without_a_traceparent_the_cloud_begins_a_trace(
 
 
 def test_a_study_that_fails_or_is_cancelled_says_so_by_a_word(kept: InMemorySpanExporter) -> None:
-    """A key that is not random, as another caller may send, is in no span and in no line."""
+    """A key that is not random, as another caller may send, is in no span and in no line.
+
+    All lines of a study have its site and its key, or that the key is not logged.
+    """
     metadata = (("traceparent", PARENT),)
     with capture_logs() as lines, run_cloud() as cloud, cloud.stub() as stub:
         failing = make_stream(roi_count=9999, study_key="DOE^JANE")
@@ -77,17 +81,41 @@ def test_a_study_that_fails_or_is_cancelled_says_so_by_a_word(kept: InMemorySpan
             call.cancel()
             until(lambda: cloud.open_streams == 0)
     assert [one.attributes["overread.outcome"] for one in ended(kept)] == ["TooLarge", "cancelled"]
-    (line,) = [line for line in lines if line["event"] == "study failed"]
-    assert line["trace_id"] == KEY
+    said = [line for line in lines if line["event"].startswith("study")]
+    assert [line["event"] for line in said] == ["study failed", "study cancelled"]
+    assert [line["study_key"] for line in said] == ["not random"] * 2
+    assert all((line["trace_id"], line["site"]) == (KEY, "127.0.0.1") for line in said)
     assert "DOE" not in str((lines, [one.attributes for one in ended(kept)]))
 
 
 def test_an_untraced_cloud_logs_the_study_alone() -> None:
     with capture_logs() as lines, run_cloud() as cloud, cloud.stub() as stub:
         list(stub.Read(iter(make_stream(make_roi(1), study_key=KEY)), timeout=20))
-    (line,) = [line for line in lines if line["event"] == "study read"]
-    assert line["study_key"] == KEY
-    assert "trace_id" not in line
+    (line,) = [line for line in lines if line["event"].startswith("study")]
+    assert line == {
+        "event": "study read",
+        "log_level": "info",
+        "study_key": KEY,
+        "site": "127.0.0.1",
+        "answered": 1,
+        "refused": 0,
+    }
+
+
+def test_a_call_without_a_header_is_no_study_in_the_log() -> None:
+    """There is no study key yet: the line says who called."""
+    with (
+        capture_logs() as lines,
+        run_cloud() as cloud,
+        cloud.stub() as stub,
+        pytest.raises(InvalidRequest),
+        typed(),
+    ):
+        list(stub.Read(iter([]), timeout=20))
+    (line,) = [line for line in lines if "site" in line]
+    assert (line["event"], line["error"]) == ("call rejected", "InvalidRequest")
+    assert line["site"] == "127.0.0.1"
+    assert "study_key" not in line
 
 
 def ended(kept: InMemorySpanExporter) -> list[Seen]:

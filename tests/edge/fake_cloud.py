@@ -21,8 +21,7 @@ from edge.settings import load_settings
 from protos.codec import decode_header, decode_roi, encode_description, encode_response
 from protos.deadline import Deadline
 from protos.errors import OverreadError, to_status
-from protos.messages import Description, Header, Refusal, Roi, Summary, Verdict
-from protos.metadata import COMPUTE_KEY, QUEUE_KEY, accepted_metadata
+from protos.messages import Accepted, Description, Header, Load, Refusal, Roi, Summary, Verdict
 from protos.overread_pb2_grpc import OverreadServicer, add_OverreadServicer_to_server
 from tests.edge.builders import box, plan_of
 
@@ -40,7 +39,7 @@ class FakeCloud(OverreadServicer):
     the whole service stops. What it was sent is kept in ``headers`` and in ``asked`` (region
     identifiers, a list a stream), who sent it in ``sites``. ``on_end`` is called when a stream
     has ended, however it did. ``turns_away`` end one stream each at its header; of the others each
-    hears that ``accepts`` ROIs are accepted, once ``admits`` has returned.
+    hears that ``accepts`` ROIs are accepted, None for all, once ``admits`` has returned.
     """
 
     answer: Callable[[Roi], Verdict | Refusal] = sure
@@ -50,7 +49,7 @@ class FakeCloud(OverreadServicer):
     turns_away: list[OverreadError] = field(default_factory=list)
     accepts: int | None = None
     admits: Callable[[], object] = lambda: None
-    queue_s: str = "0.25"
+    queue_s: float = 0.25
     headers: list[Header] = field(default_factory=list)
     asked: list[list[int]] = field(default_factory=list)
     sites: list[str | None] = field(default_factory=list)
@@ -76,15 +75,16 @@ class FakeCloud(OverreadServicer):
     def Read(self, request_iterator: Any, context: Any) -> Iterator[Any]:  # noqa: N802 - gRPC's name
         """Answers every region in its order, unless a fault is scripted."""
         self.sites.append(dict(context.invocation_metadata()).get("overread-site"))
-        self.headers.append(decode_header(next(request_iterator)))
+        header = decode_header(next(request_iterator))
+        self.headers.append(header)
         self.asked.append([])
         context.add_callback(self.on_end)
         if self.turns_away:
             self._abort(context, self.turns_away.pop(0))
         self.admits()
-        context.send_initial_metadata(
-            () if self.accepts is None else accepted_metadata(self.accepts)
-        )
+        count = header.roi_count if self.accepts is None else self.accepts
+        context.send_initial_metadata(())
+        yield encode_response(Accepted(count))
         for done, request in enumerate(request_iterator):
             if self.faults and done == self.fault_after:
                 self._abort(context, self.faults.pop(0))
@@ -95,8 +95,7 @@ class FakeCloud(OverreadServicer):
             roi = decode_roi(request.roi)
             self.asked[-1].append(roi.roi_id)
             yield encode_response(self.answer(roi))
-        yield encode_response(Summary(len(self.asked[-1]), 0, 0.01))
-        context.set_trailing_metadata(((QUEUE_KEY, self.queue_s), (COMPUTE_KEY, "0.01")))
+        yield encode_response(Summary(len(self.asked[-1]), 0, 0.01, Load(self.queue_s, 0.01)))
 
     def _abort(self, context: Any, error: OverreadError) -> None:
         code, details, metadata = to_status(error)

@@ -2,18 +2,33 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from models.runtime.second_reader import TEXTURES
 from protos import codec
 from protos import overread_pb2 as pb
 from protos.codec import checksum, verify
-from protos.errors import ChecksumMismatch, InvalidRequest
-from protos.messages import Description, Header, Priority, Refusal, Roi, Summary, Verdict
+from protos.errors import ChecksumMismatch, InvalidRequest, Overloaded, to_status
+from protos.messages import (
+    Accepted,
+    Description,
+    Header,
+    Load,
+    Priority,
+    Refusal,
+    Roi,
+    Summary,
+    Verdict,
+)
+
+PROTO = "overread.proto"
 
 
 def an_roi() -> Roi:
@@ -33,11 +48,33 @@ def test_an_unspecified_priority_is_routine() -> None:
     assert codec.decode_header(request).priority is Priority.ROUTINE
 
 
-def test_an_unknown_priority_is_refused() -> None:
-    request = codec.encode_header(Header("k", "", 1.0, 1))
+def test_unknown_values_of_a_later_contract_are_read_as_the_contract_says() -> None:
+    """A priority as routine, a texture as none, a kind of refusal as a fault of the service."""
+    request = codec.encode_header(Header("k", "", 1.0, 1, Priority.STAT))
     request.header.priority = 99  # type: ignore[assignment] # what a later contract might send
-    with pytest.raises(InvalidRequest, match="99"):
-        codec.decode_header(request)
+    assert codec.decode_header(request).priority is Priority.ROUTINE
+    response = codec.encode_response(Verdict(1, 0.5, 6.0, "m 1", 0.0, 0.0, texture="solid"))
+    response.verdict.texture = 99  # type: ignore[assignment]
+    verdict = codec.decode_response(pb.ReadResponse.FromString(response.SerializeToString()))
+    assert isinstance(verdict, Verdict)
+    assert verdict.texture == ""
+    for kind in (99, 0):
+        response = pb.ReadResponse(refusal=pb.Refusal(roi_id=1, kind=kind, reason="why"))  # type: ignore[arg-type]
+        assert codec.decode_response(response) == Refusal(1, "ServiceFault", "why")
+
+
+def test_a_class_without_a_kind_of_its_own_is_sent_as_a_fault_of_the_service() -> None:
+    response = codec.encode_response(Refusal(1, "Unreachable", "why"))
+    assert response.refusal.kind == pb.ERROR_KIND_SERVICE_FAULT
+
+
+def test_every_texture_of_the_model_has_a_value() -> None:
+    for texture in TEXTURES:
+        sent = codec.encode_response(Verdict(1, 0.5, 6.0, "m 1", 0.0, 0.0, texture=texture))
+        assert sent.verdict.texture != pb.TEXTURE_UNSPECIFIED
+        back = codec.decode_response(sent)
+        assert isinstance(back, Verdict)
+        assert back.texture == texture
 
 
 @pytest.mark.parametrize("request_", [pb.ReadRequest(), pb.ReadRequest(roi=pb.Roi(roi_id=1))])
@@ -107,9 +144,9 @@ def test_decode_unverified_ignores_the_checksum() -> None:
     np.testing.assert_array_equal(codec.decode_unverified(message).voxels, an_roi().voxels)
 
 
-@pytest.mark.parametrize("estimate_s", [float("nan"), float("inf"), -1.0])
-def test_an_invalid_estimate_is_unknown(estimate_s: float) -> None:
-    refusal = Refusal(4, "DeadlineUnmeetable", "why", estimate_s)
+@pytest.mark.parametrize("bound_s", [float("nan"), float("inf"), -1.0])
+def test_an_invalid_bound_is_unknown(bound_s: float) -> None:
+    refusal = Refusal(4, "DeadlineUnmeetable", "why", bound_s)
     back = codec.decode_response(codec.encode_response(refusal))
     assert back == Refusal(4, "DeadlineUnmeetable", "why")
 
@@ -121,10 +158,14 @@ def test_an_invalid_estimate_is_unknown(estimate_s: float) -> None:
         Verdict(3, 0.25, 6.5, "hybrid 1.0", 0.01, 0.05, 0.0, "solid", b"\x00\x01"),
         Refusal(4, "ChecksumMismatch", "why"),
         Refusal(4, "DeadlineUnmeetable", "why", 2.5),
+        Refusal(4, "InvalidRequest", "why", field="roi.shape"),
         Summary(3, 1, 0.5),
+        Summary(3, 1, 0.5, Load(0.25, 0.0)),
+        Accepted(0),
+        Accepted(3),
     ],
 )
-def test_a_response_comes_back_as_it_went(response: Verdict | Refusal | Summary) -> None:
+def test_a_response_comes_back_as_it_went(response: codec.Response) -> None:
     assert codec.decode_response(codec.encode_response(response)) == response
 
 
@@ -166,11 +207,36 @@ def test_a_description_comes_back_as_it_went() -> None:
 
 
 def test_the_checksum_is_what_the_contract_says() -> None:
-    """Another implementation can compute the same checksum from the documentation."""
-    roi = an_roi()
-    meaning = struct.pack("<IIIddddd", 2, 3, 4, 1.25, 0.5, 0.75, -1000.0, 400.0)
-    expected = hashlib.blake2b(meaning + roi.voxels.tobytes(), digest_size=16).digest()
-    assert checksum(roi) == expected
+    """The test vector, computed from the words of the contract alone, and by the code."""
+    said = re.search(r"checksum  ([0-9a-f]{32})", Path(codec.__file__).with_name(PROTO).read_text())
+    assert said is not None
+    data = b"".join(
+        [
+            *(number.to_bytes(4, "little") for number in (2, 3, 4)),
+            *(struct.pack("<d", number) for number in (1.25, 0.5, 0.75)),
+            *(struct.pack("<d", number) for number in (-1000.0, 400.0)),
+            bytes(range(24)),
+        ]
+    )
+    assert len(data) == 12 + 24 + 16 + 24
+    expected = hashlib.blake2b(data, digest_size=16).digest()
+    assert expected.hex() == said[1]
+    assert checksum(an_roi()) == expected
+    assert codec.encode_roi(an_roi()).roi.checksum == expected
+
+
+@pytest.mark.parametrize("times", [(float("nan"), 1.0), (1.0, float("inf")), (-0.5, 1.0)])
+def test_an_invalid_load_is_none(times: tuple[float, float]) -> None:
+    summary = codec.decode_response(codec.encode_response(Summary(1, 0, 0.5, Load(*times))))
+    assert summary == Summary(1, 0, 0.5)
+    assert codec.load_of(to_status(Overloaded("full"), codec.encode_load(Load(*times)))[2]) is None
+
+
+def test_the_load_is_found_among_the_details_of_a_status() -> None:
+    metadata = to_status(Overloaded("full"), codec.encode_load(Load(0.25, 1.5)))[2]
+    assert codec.load_of(metadata) == Load(0.25, 1.5)
+    assert codec.load_of(to_status(Overloaded("full"))[2]) is None
+    assert codec.load_of(None) is None
 
 
 def test_verify_names_both_checksums() -> None:

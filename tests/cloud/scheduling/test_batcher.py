@@ -226,7 +226,7 @@ async def test_stat_preempts_a_routine_roi_at_once(batcher: Batcher, stage: Hand
     (preempted,) = [result for result in routine if result.done()]
     error = preempted.exception()
     assert isinstance(error, DeadlineUnmeetable)
-    assert error.estimate_s == pytest.approx(10.0)
+    assert error.bound_s == pytest.approx(10.0)
     stage.allow(2)
     assert (await stat).reading.diameter_mm == 4.0
     assert len(stage.batches) == 2
@@ -254,7 +254,7 @@ async def test_first_come_first_served_drops_what_is_late(
 
 
 @with_batcher()
-async def test_an_roi_that_would_be_late_is_rejected_with_an_estimate(
+async def test_an_roi_that_would_be_late_is_rejected_with_a_bound(
     batcher: Batcher, stage: HandStage
 ) -> None:
     """Three ahead in batches of two, 4 s each: 4 s of waiting; one due first is read in 3 s."""
@@ -263,7 +263,7 @@ async def test_an_roi_that_would_be_late_is_rejected_with_an_estimate(
     assert batcher.queue.queue_s == pytest.approx(4.0)
     with pytest.raises(DeadlineUnmeetable) as caught:
         batcher.submit(roi(4), stage.after(0.5), ROUTINE)
-    assert caught.value.estimate_s == pytest.approx(3.0)
+    assert caught.value.bound_s == pytest.approx(3.0)
 
 
 @with_batcher()

@@ -181,11 +181,11 @@ def four() -> Scheduler:
     return scheduler_of(*(due(56.0, site="a") for _ in range(4)), routine_max_wait_s=100.0)
 
 
-def test_a_late_newcomer_is_rejected_with_its_own_estimate(four: Scheduler) -> None:
+def test_a_late_newcomer_is_rejected_with_its_own_bound(four: Scheduler) -> None:
     """Behind four of 6 s an answer comes after 9 s; before them, after 3 s."""
     with pytest.raises(DeadlineUnmeetable, match=r"9\.000 s, 7\.000 s are left") as caught:
         four.admit([due(57.0, site="a")])
-    assert caught.value.estimate_s == pytest.approx(9.0)
+    assert caught.value.bound_s == pytest.approx(9.0)
     assert four.admit([due(59.5, site="a")]) == []
 
 
@@ -229,7 +229,7 @@ def test_no_admitted_roi_of_its_priority_is_ever_late() -> None:
 
 def test_stat_may_preempt_routine_and_routine_not_stat(four: Scheduler) -> None:
     (gone,) = four.admit([due(80.0, STAT, site="a")])
-    assert gone[1].estimate_s == pytest.approx(9.0)  # type: ignore[attr-defined]
+    assert gone[1].bound_s == pytest.approx(9.0)  # type: ignore[attr-defined]
     urgent = scheduler_of(*(due(56.0, STAT, site="a") for _ in range(4)))
     with pytest.raises(DeadlineUnmeetable):
         urgent.admit([due(55.5, site="a")])

@@ -10,7 +10,9 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
+import grpc
 import pytest
 
 from edge.budget import Budget
@@ -160,6 +162,42 @@ def test_service_that_dies_in_mid_study_leaves_what_it_answered() -> None:
         came = ask(cloud.address, 0.5, 0.45, 0.4)
     assert list(came.verdicts) == [0]
     assert came.reason.startswith("the cloud cannot be reached")
+
+
+def test_a_bare_cancelled_of_a_closing_server_is_retried() -> None:
+    """It is what gRPC says of a call that meets a server which is just closing."""
+    closed: list[bool] = []
+
+    class Closing(FakeCloud):
+        def Read(self, request_iterator: Any, context: Any) -> Iterator[Any]:  # noqa: N802 - gRPC's name
+            if not closed:
+                closed.append(True)
+                context.abort(grpc.StatusCode.CANCELLED, "")
+            yield from super().Read(request_iterator, context)
+
+    with Closing() as cloud:
+        came = ask(cloud.address, 0.4)
+    assert (list(came.verdicts), came.attempts, came.reason) == ([0], 2, "")
+
+
+def test_a_response_of_a_later_contract_is_ignored() -> None:
+    class Later(FakeCloud):
+        def Read(self, request_iterator: Any, context: Any) -> Iterator[Any]:  # noqa: N802 - gRPC's name
+            for response in super().Read(request_iterator, context):
+                yield from (response, pb.ReadResponse())
+
+    with Later() as cloud:
+        came = ask(cloud.address, 0.5, 0.4)
+    assert (sorted(came.verdicts), came.attempts, came.reason) == ([0, 1], 1, "")
+
+
+def test_the_edge_waits_as_long_as_the_cloud_says_or_not_at_all() -> None:
+    """A pause beyond the deadline is no attempt."""
+    late = Overloaded("full")
+    late.retry_s = 3600.0
+    with FakeCloud(faults=[late]) as cloud:
+        came = ask(cloud.address, 0.4)
+    assert (came.attempts, came.reason) == (1, late.text)
 
 
 def test_a_retry_sends_only_open_rois() -> None:

@@ -147,4 +147,4 @@ def sending(
 def responses_of(cloud: RunningCloud) -> list[pb.GetModelResponse]:
     """All that a cloud sends of its model."""
     with cloud.stub() as stub:
-        return list(stub.GetModel(pb.GetModelRequest(kind="screening"), timeout=60))
+        return list(stub.GetModel(pb.GetModelRequest(kind=pb.MODEL_KIND_SCREENING), timeout=60))
