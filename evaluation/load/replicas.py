@@ -57,19 +57,24 @@ class Replica:
 
     def samples(self) -> dict[str, float]:
         """Return its metrics, summed over labels; raise OSError if it does not answer."""
-        with urllib.request.urlopen(self.metrics, timeout=2) as answer:
-            text = answer.read().decode()
-        found: dict[str, float] = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                found[sample.name] = found.get(sample.name, 0.0) + sample.value
-        return found
+        return samples_at(self.metrics)
 
     def opened(self) -> float:
         """Return how many studies were opened at it."""
         samples = self.samples()
         ended = samples.get("overread_cloud_streams_total", 0.0)
         return ended + samples["overread_cloud_open_streams"]
+
+
+def samples_at(metrics: str) -> dict[str, float]:
+    """Return the metrics at a URL, summed over labels; raise OSError if nobody answers."""
+    with urllib.request.urlopen(metrics, timeout=2) as answer:
+        text = answer.read().decode()
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found[sample.name] = found.get(sample.name, 0.0) + sample.value
+    return found
 
 
 @dataclass(frozen=True)
