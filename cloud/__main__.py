@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import sys
+from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from rich.table import Table
 
 from cloud.describe import fetch_description
 from cloud.errors import BadSettings, CloudError
+from cloud.instances import open_instances
 from cloud.server import CloudServer, server_credentials
 from cloud.server import serve as serve_until_signalled
 from cloud.settings import CloudSettings, load_settings
@@ -150,10 +152,12 @@ async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
         _log.warning("ROIs are received unencrypted: set tls_cert and tls_key")
     # the loop stands still while the model is loaded
     alive = {"event loop": lambda: "" if closed else pulse.problem()}
-    with telemetry.serve(settings, alive, {"service": lambda: "".join(closed)}) as metrics:
+    with ExitStack() as opened:
+        ready_checks = {"service": lambda: "".join(closed)}
+        metrics = opened.enter_context(telemetry.serve(settings, alive, ready_checks))
         if metrics is not None:
             _log.info("metrics served", address=metrics)
-        reader = _open_reader(settings)
+        reader = opened.enter_context(open_instances(settings, partial(_open_reader, settings)))
 
         def ready(bound: str) -> None:
             closed.clear()
@@ -189,17 +193,18 @@ def _description(settings: CloudSettings, reader: Reader) -> dict[str, object]:
     }
 
 
-def _open_reader(settings: CloudSettings) -> Reader:
-    name, engine, threads = settings.model, settings.engine, settings.threads
+def _open_reader(settings: CloudSettings, device: str, threads: int) -> Reader:
+    name, engine, keys = settings.model, settings.engine, settings.model_keys
     if settings.stages == 1:
-        return open_second_reader(name, engine=engine, threads=threads, keys=settings.model_keys)
+        return open_second_reader(name, engine=engine, device=device, threads=threads, keys=keys)
     return open_staged(
         name,
         settings.stages,
         engine=engine,
         engines=settings.stage_engines,
+        device=device,
         threads=threads,
-        keys=settings.model_keys,
+        keys=keys,
     )
 
 

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from cloud.cache import VerdictCache
 from cloud.errors import AddressUnusable, BadSettings, BatcherFailed
+from cloud.instances import stages_of
 from cloud.models import ModelTransfers
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.scheduler import Rules
@@ -22,7 +23,7 @@ from cloud.service import OverreadService
 from cloud.settings import CloudSettings
 from cloud.stream import Backend
 from cloud.telemetry import Telemetry
-from cloud.workers import Reader, WorkerStage
+from cloud.workers import Reader
 from protos import overread_pb2 as pb
 from protos import overread_pb2_grpc
 from protos.deadline import Clock
@@ -163,11 +164,13 @@ class CloudServer:
 
     async def _open_batcher(self, parts: AsyncExitStack) -> Batcher:
         settings = self._settings
-        stage = WorkerStage(self._reader, clock=self._clock)
-        parts.push_async_callback(stage.close)
+        stage, *others = stages = stages_of(self._reader, self._clock)
+        for one in stages:
+            parts.push_async_callback(one.close)
         batcher = Batcher(
             stage,
             self._telemetry,
+            others=others,
             max_batch=settings.max_batch,
             max_batch_delay_s=settings.max_batch_delay_s,
             rules=Rules(
@@ -206,6 +209,9 @@ class CloudServer:
         cost = batcher.timing.latency
         add("queued_rois", "ROIs that wait now", lambda: len(batcher.queue))
         add("open_streams", "Studies open now", lambda: service.open_streams)
+        add(
+            "instances", "Instances of the model that read", lambda: len(batcher.queue.busy_until_s)
+        )
         add("batch_fixed_seconds", "Expected time of a batch of any size", lambda: cost.line[0])
         add("batch_roi_seconds", "Expected time of each ROI of a batch", lambda: cost.line[1])
 

@@ -241,7 +241,7 @@ class Mean:
         zero = np.zeros(len(batch), int)
         return Readings(mean / 255, mean, zero, zero, nothing)
 
-command.open_second_reader = lambda name, *, engine, threads, keys: Mean()
+command.open_second_reader = lambda name, **_: Mean()
 command.main()
 """
 
