@@ -7,7 +7,9 @@ An instance is a reader of its own, with its own threads. Instances on other mac
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 
+from cloud.errors import BadSettings
 from cloud.settings import CloudSettings
 from cloud.workers import OpenOne, Reader, WorkerStage
 from imaging.volume import UInt8Array
@@ -60,9 +62,12 @@ def open_instances(settings: CloudSettings, open_one: OpenOne) -> Iterator[Reade
         ModelError: whatever ``open_one`` raises.
     """
     if settings.ray:
-        from cloud.ray_actors import opened_actors  # Ray is an extra
-
-        with opened_actors(settings, open_one) as actors:
+        try:
+            ray_actors = import_module("cloud.ray_actors")
+        except ModuleNotFoundError as error:
+            missing = f"ray is set, and {error.name} is missing: pip install 'overread[ray]'"
+            raise BadSettings(missing) from error
+        with ray_actors.opened_actors(settings, open_one) as actors:
             yield Instances(actors)
         return
     devices = [*(settings.devices or ("",))] * settings.instances

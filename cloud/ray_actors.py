@@ -5,12 +5,16 @@ a stage of its own, so there is no second queue. Every machine needs this packag
 ``ray`` in the same version, and the files that ``model_keys`` names.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from cloud.errors import BadSettings
 from cloud.settings import CloudSettings
@@ -38,7 +42,12 @@ class _Copy:
     """What runs in the actor's process."""
 
     def __init__(self, open_one: OpenOne, device: str, threads: int) -> None:
-        self._reader = open_one(device, threads)
+        self._open_one, self._device, self._threads = open_one, device, threads
+
+    @cached_property
+    def _reader(self) -> Reader:
+        """The reader, opened in the first call: an error in the constructor would lose its type."""
+        return self._open_one(self._device, self._threads)
 
     def describe(self) -> tuple[str, str, str, tuple[int, int, int]]:
         """Return name, version, engine and ROI shape."""
@@ -114,6 +123,7 @@ def opened_actors(settings: CloudSettings, open_one: OpenOne) -> Iterator[tuple[
         ModelError: whatever ``open_one`` raises.
     """
     device, threads = "".join(settings.devices), settings.threads or 1
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray that starts here reports nothing
     try:
         ray.init(address=settings.ray, log_to_driver=False, include_dashboard=False)
     except (RayError, OSError, RuntimeError, ValueError) as error:

@@ -1,0 +1,99 @@
+"""Instances as Ray actors: two on a Ray of this machine, which one test starts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ray", reason="needs the extra ray")
+
+from cloud.instances import Instances, open_instances, stages_of
+from cloud.scheduling.batcher import Batcher
+from cloud.settings import CloudSettings
+from cloud.telemetry import Telemetry
+from models.runtime.errors import UnknownArtifact
+from models.runtime.second_reader import Readings
+from protos.deadline import Deadline
+from protos.errors import ModelFailed
+from protos.messages import Priority
+from tests.plain_readings import plain
+
+SETTINGS = CloudSettings(ray="local", instances=2)
+
+
+class Reader:
+    """Says as the diameter which process read it; 255 fails, 200 ends the process."""
+
+    name, version, engine, roi_shape = "ray test", "1", "numpy", (2, 2, 2)
+
+    def read(self, batch: Any) -> Readings:
+        if batch.max() == 200:
+            os._exit(1)
+        if batch.max() == 255:
+            raise ValueError("all 255")
+        return plain([0.5] * len(batch), [float(os.getpid())] * len(batch), side=2)
+
+
+def open_one(device: str, threads: int) -> Reader:
+    """What each actor opens."""
+    assert (device, threads) == ("", 1)
+    return Reader()
+
+
+def fails(_device: str, _threads: int) -> Reader:
+    raise UnknownArtifact("no such model")
+
+
+@pytest.fixture(autouse=True)
+def local_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers, whatever this machine has; they find the tests."""
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 2}')
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_two_workers_read_and_a_dead_one_starts_again() -> None:
+    """Its batch fails, alone; then both read again. The model's own error is passed on."""
+
+    def submit(batcher: Batcher, value: int) -> asyncio.Future[Any]:
+        voxels = np.full((2, 2, 2), value, np.uint8)
+        return batcher.submit(lambda: voxels, Deadline.after(100.0), Priority.ROUTINE)
+
+    async def processes(batcher: Batcher) -> set[float]:
+        """The processes that read 60 ROIs."""
+        results = await asyncio.gather(*(submit(batcher, 1) for _ in range(60)))
+        return {one.reading.diameter_mm for one in results}
+
+    async def scenario(reader: Any) -> None:
+        stage, *others = stages_of(reader, asyncio.get_running_loop().time)
+        batcher = Batcher(stage, Telemetry(), max_batch=1, max_batch_delay_s=0.0, others=others)
+        await batcher.warm_up((2, 2, 2))
+        async with asyncio.timeout(120), batcher:
+            before = await processes(batcher)
+            assert len(before) == 2
+            assert os.getpid() not in before
+            with pytest.raises(ModelFailed, match="ValueError: all 255"):
+                await submit(batcher, 255)
+            with pytest.raises(ModelFailed, match="Ray actor died"):
+                await submit(batcher, 200)
+            after = await processes(batcher)
+            while len(after) < 2:
+                after = await processes(batcher)
+            assert len(before & after) == 1
+            assert len(batcher.queue.busy_until_s) == 2
+        for one in (stage, *others):
+            await one.close()
+
+    with open_instances(SETTINGS, open_one) as reader:
+        assert isinstance(reader, Instances)
+        assert reader.engine == "2 x ray numpy"
+        assert (reader.name, reader.version, reader.roi_shape) == ("ray test", "1", (2, 2, 2))
+        asyncio.run(scenario(reader))
+    with pytest.raises(UnknownArtifact, match="no such model"), open_instances(SETTINGS, fails):
+        pass
