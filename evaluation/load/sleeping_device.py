@@ -40,7 +40,7 @@ class SleepingReader:
     devices: tuple[SleepingDevice, ...] = (SleepingDevice(),)
     name: str = "sleeping"
     version: str = "1"
-    engine: str = "asleep"
+    engine: str = "asleep:fake"
     roi_shape: tuple[int, int, int] = (48, 48, 48)
 
     @property
@@ -76,7 +76,7 @@ class SleepingModel:
         """Open one instance on ``device``, or its parts on those of ``stage_engines``."""
         names = self.settings.stage_engines or (device,) * self.settings.stages
         parts = tuple(self.devices.setdefault(name, SleepingDevice()) for name in names)
-        engine = " + ".join(dict.fromkeys(f"asleep:{name}" if name else "asleep" for name in names))
+        engine = " + ".join(dict.fromkeys(f"asleep:{name or 'fake'}" for name in names))
         return SleepingReader(self.fixed_s, self.each_s, parts, engine=engine)
 
 
