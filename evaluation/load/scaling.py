@@ -141,7 +141,8 @@ def scaling_command(
         **as_dict(figures, {name: on["engine"] for name, on in engines.items()}),
     }
     title = f"{result['reader']}; studies of {rois} ROIs; {result['cpu']}; engine"
-    title += f" {result['engine']}, device {result['device']}. Ratios to {SINGLE}, below {BATCHES} to that"
+    title += f" {result['engine']}, device {result['device']}. Ratios to {SINGLE}, below"
+    title += f" {BATCHES} to that"
     show(result, as_json, columns_table(_COLUMNS, result["services"], title))
 
 
