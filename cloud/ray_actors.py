@@ -31,6 +31,10 @@ except ImportError as error:
         "ray is set, and Ray is not installed: pip install 'overread[ray]'"
     ) from error
 
+LOCAL = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+"""The environment of a Ray that starts here: it reports nothing to its makers, and its actors have
+the priority of this process, where Ray's default is a nice value of 15."""
+
 START_S = 300.0
 """How long an actor may take to open its copy, which includes the wait for a free machine."""
 
@@ -123,7 +127,8 @@ def opened_actors(settings: CloudSettings, open_one: OpenOne) -> Iterator[tuple[
         ModelError: whatever ``open_one`` raises.
     """
     device, threads = "".join(settings.devices), settings.threads or 1
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray that starts here reports nothing
+    for name, value in LOCAL.items():
+        os.environ.setdefault(name, value)
     try:
         ray.init(address=settings.ray, log_to_driver=False, include_dashboard=False)
     except (RayError, OSError, RuntimeError, ValueError) as error:
