@@ -115,7 +115,7 @@ def scaling_command(
     as_json: Json = False,
 ) -> None:
     """What batches, stages, instances, Ray workers and early answers gain on this machine."""
-    rois = batches * CloudSettings().max_batch
+    rois = batches * int(CloudSettings.model_fields["max_batch"].default)
     modes = modes_of(instances, stages, device or (), asleep=synthetic is not None, ray=ray)
     service, generator = split_cores(shared=shared)
     with ExitStack() as stack:
