@@ -424,3 +424,20 @@ def test_three_failed_batches_in_a_row_end_the_service(tmp_path: Path) -> None:
         _, log = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "3 batches in a row failed: " in log
+
+
+def test_an_instance_that_hangs_leaves_the_others_and_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ROI is refused, and health stays; the last instance that hangs ends the service."""
+    monkeypatch.setenv("OVERREAD_CLOUD_INSTANCES", "2")
+    with run_process(tmp_path, program=UNSOUND) as (process, address, stub):
+        assert fetch_description(address, timeout_s=20.0).engine == "2 x numpy"
+        refusal, _ = send_roi(stub, 200)
+        assert refusal.refusal.error == "ModelFailed"
+        assert end_of(send_roi(stub, 10)) is None
+        assert end_of(send_roi(stub, 200)) in ("Draining", "Unreachable")
+        _, log = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "an instance of the model is dropped" in log
+    assert "the model cannot read any more" in log
