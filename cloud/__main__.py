@@ -76,7 +76,7 @@ def serve(
     model: Annotated[str | None, typer.Option(help="Artifact that reads ROIs.")] = None,
     engine: Annotated[str | None, typer.Option(help="Inference engine, or auto.")] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of the engine; 0: one for each core.")
+        int | None, typer.Option(help="Threads of each instance; 0: all cores, divided.")
     ] = None,
     grace_s: Annotated[
         float | None, typer.Option(help="Seconds for open studies to finish after SIGTERM.")

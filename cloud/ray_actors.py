@@ -23,14 +23,6 @@ from imaging.volume import UInt8Array
 from models.runtime.second_reader import Readings
 from protos.errors import ModelFailed
 
-try:
-    import ray
-    from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
-except ImportError as error:
-    raise BadSettings(
-        "ray is set, and Ray is not installed: pip install 'overread[ray]'"
-    ) from error
-
 LOCAL = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 """The environment of a Ray that starts here: it reports nothing to its makers, and its actors have
 the priority of this process, where Ray's default is a nice value of 15."""
@@ -108,7 +100,7 @@ def _wait(answer: Any, timeout_s: float | None) -> Any:
     try:
         return ray.get(answer, timeout=None if timeout_s is None else max(0.0, timeout_s))
     except RayTaskError as error:
-        raise error.cause from None
+        raise (error.cause or ModelFailed(str(error))) from None
     except GetTimeoutError as error:
         raise ModelFailed(f"a Ray actor did not answer in {timeout_s:.0f} s") from error
     except RayActorError as error:

@@ -106,7 +106,10 @@ class WorkerStage:
             loop = asyncio.get_running_loop()
             try:
                 await loop.run_in_executor(self._workers[0], self._recover)
-            except BaseException:
+            except Exception as error:
+                self._locks[0].release()
+                raise ModelFailed(f"{self._name}: {type(error).__name__}: {error}") from error
+            except asyncio.CancelledError:
                 self._locks[0].release()
                 raise
         self._failed = False
