@@ -54,13 +54,12 @@ class Batcher:
     ) -> None:
         self.announced_rois = 0
         self._stages, self._telemetry, self._clock = (stage, *others), telemetry, clock
-        self._max_delay_s = max_batch_delay_s
+        self._max_delay_s, self._reading = max_batch_delay_s, set[asyncio.Task[None]]()
         cost = cost or CostModel()
         self.timing = BatchTiming(cost, copy.deepcopy(cost), max_batch)
         self.queue = Scheduler(rules or Rules(), self.timing, clock)
         self._batches = self._failures = self._running = 0
         self._arrived, self._last_batch_s = asyncio.Event(), -math.inf
-        self._reading: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self._loops = [asyncio.create_task(self._run(i)) for i in range(len(self._stages))]
