@@ -209,9 +209,7 @@ class CloudServer:
         cost = batcher.timing.latency
         add("queued_rois", "ROIs that wait now", lambda: len(batcher.queue))
         add("open_streams", "Studies open now", lambda: service.open_streams)
-        add(
-            "instances", "Instances of the model that read", lambda: len(batcher.queue.busy_until_s)
-        )
+        add("instances", "Instances that read", lambda: len(batcher.queue.busy_until_s))
         add("batch_fixed_seconds", "Expected time of a batch of any size", lambda: cost.line[0])
         add("batch_roi_seconds", "Expected time of each ROI of a batch", lambda: cost.line[1])
 
