@@ -28,7 +28,7 @@ from cloud.service import Caller, caller_of
 from cloud.settings import CloudSettings
 from protos import codec, overread_pb2_grpc
 from protos.errors import OverreadError, Unreachable
-from protos.messages import Verdict
+from protos.messages import Refusal, Verdict
 from tests.cloud.running import (
     RunningCloud,
     make_roi,
