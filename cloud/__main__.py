@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ from rich.table import Table
 
 from cloud.describe import fetch_description
 from cloud.errors import BadSettings, CloudError
+from cloud.instances import open_instances
 from cloud.server import CloudServer, server_credentials
 from cloud.server import serve as serve_until_signalled
 from cloud.settings import CloudSettings, load_settings
@@ -78,7 +80,7 @@ def serve(
     model: Annotated[str | None, typer.Option(help="Artifact that reads ROIs.")] = None,
     engine: Annotated[str | None, typer.Option(help="Inference engine, or auto.")] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of the engine; 0: one for each core.")
+        int | None, typer.Option(help="Threads of each instance; 0: all cores, divided.")
     ] = None,
     grace_s: Annotated[
         float | None, typer.Option(help="Seconds for open studies to finish after SIGTERM.")
@@ -162,10 +164,11 @@ async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
     # the loop stands still while the model is loaded
     alive = {"event loop": lambda: "" if loading.is_set() else pulse.problem()}
     usable = {"service": lambda: "".join(closed) or pulse.problem(UNREADY_S)}
-    with telemetry.serve(settings, alive, usable) as metrics:
+    with ExitStack() as opened:
+        metrics = opened.enter_context(telemetry.serve(settings, alive, usable))
         if metrics is not None:
             _log.info("metrics served", address=metrics)
-        reader = _open_reader(settings)
+        reader = opened.enter_context(open_instances(settings, partial(_open_reader, settings)))
         pulse.beat()
         beating = asyncio.create_task(_beat(pulse))
         loading.clear()
@@ -204,17 +207,18 @@ def _description(settings: CloudSettings, reader: Reader) -> dict[str, object]:
     }
 
 
-def _open_reader(settings: CloudSettings) -> Reader:
-    name, engine, threads = settings.model, settings.engine, settings.threads
+def _open_reader(settings: CloudSettings, device: str, threads: int) -> Reader:
+    name, engine, keys = settings.model, settings.engine, settings.model_keys
     if settings.stages == 1:
-        return open_second_reader(name, engine=engine, threads=threads, keys=settings.model_keys)
+        return open_second_reader(name, engine=engine, device=device, threads=threads, keys=keys)
     return open_staged(
         name,
         settings.stages,
         engine=engine,
         engines=settings.stage_engines,
+        device=device,
         threads=threads,
-        keys=settings.model_keys,
+        keys=keys,
     )
 
 

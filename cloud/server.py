@@ -19,6 +19,7 @@ from cloud.inference_protocol import rpc
 from cloud.inference_protocol.http_server import serving_http
 from cloud.inference_protocol.inference import Inference
 from cloud.inference_protocol.rest import RestService
+from cloud.instances import stages_of
 from cloud.models import ModelTransfers
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.scheduler import Rules
@@ -26,7 +27,7 @@ from cloud.service import OverreadService
 from cloud.settings import CloudSettings
 from cloud.stream import Backend
 from cloud.telemetry import Telemetry
-from cloud.workers import Reader, WorkerStage
+from cloud.workers import Reader
 from protos import inference_pb2_grpc, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.deadline import Clock
@@ -187,11 +188,13 @@ class CloudServer:
 
     async def _open_batcher(self, parts: AsyncExitStack) -> Batcher:
         settings = self._settings
-        stage = WorkerStage(self._reader, clock=self._clock)
-        parts.push_async_callback(stage.close)
+        stage, *others = stages = stages_of(self._reader, self._clock)
+        for one in stages:
+            parts.push_async_callback(one.close)
         batcher = Batcher(
             stage,
             self._telemetry,
+            others=others,
             max_batch=settings.max_batch,
             max_batch_delay_s=settings.max_batch_delay_s,
             rules=Rules(
@@ -233,6 +236,7 @@ class CloudServer:
         add("open_streams", "Studies open now", lambda: service.open_streams)
         inference = self._inference
         add("open_requests", "Inference requests open now", lambda: inference.open_requests)
+        add("instances", "Instances that read", lambda: len(batcher.queue.busy_until_s))
         add("batch_fixed_seconds", "Expected time of a batch of any size", lambda: cost.line[0])
         add("batch_roi_seconds", "Expected time of each ROI of a batch", lambda: cost.line[1])
 

@@ -25,7 +25,7 @@ class CloudSettings(ProcessSettings):
         http_port: port of the Open Inference Protocol over HTTP, on ``http_address``; not set: off,
             0: a free port. Over gRPC it is served at ``address``.
         engine: inference engine, or ``auto`` for the fastest that is correct.
-        threads: threads of the engine; 0 for all cores that the process may use.
+        threads: threads of each instance; 0 divides all cores that the process may use.
         max_batch_delay_s: longest wait of an ROI for others to join its batch.
         max_queued_rois: largest number of waiting ROIs; more are rejected as `Overloaded`.
         scheduling: ``deadline``; or, for comparison, ``edf``, earliest deadline first, and
@@ -37,8 +37,13 @@ class CloudSettings(ProcessSettings):
             site may fill the queue; beyond it every active site has its fair share. Also the part
             of ``max_streams`` that one site may have.
         site_weights: the weight of each named site in shares and turns; others have weight 1.
-        stages: parts of the model that work on different batches at once; 1 is the whole model.
+        instances: copies of the model on each device; each reads batches of its own.
+        devices: ``cpu``, ``cuda:0``, ``GPU.0`` and the like, see `models.runtime.hardware`; empty:
+            where ``engine`` runs.
+        stages: parts of each instance that work on different batches at once; 1 is the whole model.
         stage_engines: an engine for each part; empty: ``engine`` for all.
+        ray: Ray cluster that runs the instances: ``auto`` for the one of this machine, ``local``
+            for a new one in it, or ``HOST:PORT``; empty: they run in this process.
         max_streams: largest number of open studies, the last tenth for stat only; more are
             rejected as `Overloaded`. It bounds memory, while deadlines bound the load.
         trust_site_metadata: whether a caller without certificate may name its site itself; only
@@ -88,8 +93,11 @@ class CloudSettings(ProcessSettings):
     site_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}, description="a table with a number greater than 0 for each site"
     )
+    instances: int = Field(1, ge=1, le=64)
+    devices: tuple[str, ...] = Field((), description="a list with the name of each device")
     stages: int = Field(1, ge=1, le=8)
     stage_engines: tuple[str, ...] = Field((), description="a list with the name of each engine")
+    ray: str = ""
     max_streams: int = Field(1024, ge=1)
     max_rois: int = Field(64, ge=1)
     trust_site_metadata: bool = False
@@ -153,6 +161,18 @@ class CloudSettings(ProcessSettings):
     def _traces_can_go(self) -> Self:
         if problem := self.traces.problem():
             raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _instances_can_be_opened(self) -> Self:
+        if self.devices and (self.stage_engines or ":" in self.engine):
+            raise ValueError("devices is set, and engine or stage_engines names devices too")
+        if self.ray and self.stages > 1:
+            raise ValueError(f"ray runs whole models, and stages = {self.stages}: set stages = 1")
+        if self.ray and len(self.devices) > 1:
+            raise ValueError(
+                "ray places the instances itself: devices may name one kind, such as cuda"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,5 +1,7 @@
 """The stage that runs the model on batches in worker threads, so that the event loop is free.
 
+Each instance of the model has a stage of its own, and one batcher feeds them all.
+
 A model may be split into steps, which then work on different batches at the same time. A batch
 moves on only when the next step is free, and only then lets the next batch in: no batch waits
 between two steps while one with an earlier deadline waits before the first.
@@ -44,6 +46,9 @@ class Reader(Protocol):
         """Read ROIs uint8 ``(n, z, y, x)``."""
 
 
+OpenOne = Callable[[str, int], Reader]
+"""Opens one instance on a device, empty where the engine chooses it, with a number of threads."""
+
 CLOSE_S = 1.0
 """How long to wait at the end for the steps that run."""
 
@@ -75,12 +80,15 @@ class BatchAbandoned(asyncio.CancelledError):
 class WorkerStage:
     """Runs a whole model, or its ``steps`` if it has any, in one worker thread each.
 
-    A batch is read as a whole; every `run` must follow one `enter`.
+    A batch is read as a whole; every `run` must follow one `enter`. If the reader has ``recover``,
+    the next `enter` after a failed batch calls it, and lets no batch in before it returns.
     """
 
     def __init__(self, reader: Reader, *, clock: Clock = time.monotonic) -> None:
         self._name, self._clock = reader.name, clock
         self._steps: Sequence[Step] = reader.steps if hasattr(reader, "steps") else (reader.read,)
+        self._recover: Callable[[], None] | None = getattr(reader, "recover", None)
+        self._failed = False
         self._locks = [asyncio.Lock() for _ in self._steps]
         self._workers = [
             ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{_THREAD_NAME}{i}")
@@ -88,8 +96,23 @@ class WorkerStage:
         ]
 
     async def enter(self) -> None:
-        """Wait until a batch could start at once, and reserve the stage for the caller."""
+        """Wait until a batch could start at once, and reserve the stage for the caller.
+
+        Raises:
+            ModelFailed: the reader cannot recover.
+        """
         await self._locks[0].acquire()
+        if self._failed and self._recover is not None:
+            loop = asyncio.get_running_loop()
+            try:
+                await loop.run_in_executor(self._workers[0], self._recover)
+            except Exception as error:
+                self._locks[0].release()
+                raise ModelFailed(f"{self._name}: {type(error).__name__}: {error}") from error
+            except asyncio.CancelledError:
+                self._locks[0].release()
+                raise
+        self._failed = False
 
     async def run(
         self, batch: UInt8Array, is_wanted: Callable[[], bool] = lambda: True
@@ -118,6 +141,7 @@ class WorkerStage:
                 compute_s += took_s
             check_readings(work, len(batch))
         except Exception as error:  # whatever the engine raises, the service must survive
+            self._failed = True
             raise ModelFailed(f"{self._name}: {type(error).__name__}: {error}") from error
         finally:
             held.release()

@@ -34,6 +34,7 @@ from evaluation.links.wire import wire_command
 from evaluation.load.hostile_clients import hostile_clients_command
 from evaluation.load.load import load_command
 from evaluation.load.replicas import replicas_command
+from evaluation.load.scaling import scaling_command
 from evaluation.policies.command import policies_command
 from evaluation.policies.roi_sizes import sizes_command
 from evaluation.receiving.endurance import endurance_command
@@ -91,8 +92,8 @@ COMMANDS = (
     latency_command, lesion_insertion_command, link_command, load_command, memory_command,
     network_command, nodules_command, nothing_lost_command, phantoms_command, policies_command,
     reading_command, receive_fuzz_command, receiving_command, replicas_command, robustness_command,
-    screenshots_command, sizes_command, stages_command, status_pictures_command, whole_command,
-    wire_command,
+    scaling_command, screenshots_command, sizes_command, stages_command, status_pictures_command,
+    whole_command, wire_command,
 )  # fmt: skip
 
 for _command in COMMANDS:

@@ -1,4 +1,4 @@
-"""The batcher: takes ROIs for the scheduler, and feeds batches of them to a stage.
+"""The batcher: takes ROIs for the scheduler, and feeds batches of them to the stages.
 
 An ROI that is cancelled or runs out of time while it waits is never read.
 """
@@ -9,7 +9,7 @@ import copy
 import math
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import numpy as np
@@ -32,11 +32,12 @@ _log = structlog.get_logger(__name__)
 
 
 class Batcher:
-    """Feeds one stage from one queue; runs while it is entered as an async context.
+    """Feeds stages from one queue; runs while it is entered as an async context.
 
-    ``cost`` is the expected time of a batch, and learns from each. ``announced_rois`` are those
-    that open streams have announced and not sent yet: while there are none, a batch does not wait
-    for more, otherwise for ``max_batch_delay_s`` at most.
+    ``stage`` and ``others`` are instances of one model, about equally fast: a batch goes to one
+    that is free. ``cost`` is the expected time of a batch, and learns from each.
+    ``announced_rois`` are those that open streams have announced and not sent yet: while there are
+    none, a batch does not wait for more, otherwise for ``max_batch_delay_s`` at most.
     """
 
     def __init__(
@@ -46,29 +47,27 @@ class Batcher:
         *,
         max_batch: int,
         max_batch_delay_s: float,
+        others: Sequence[WorkerStage] = (),
         rules: Rules | None = None,
         cost: CostModel | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self.announced_rois = 0
-        self._stage, self._telemetry, self._clock = stage, telemetry, clock
-        self._max_delay_s = max_batch_delay_s
+        self._stages, self._telemetry, self._clock = (stage, *others), telemetry, clock
+        self._max_delay_s, self._reading = max_batch_delay_s, set[asyncio.Task[None]]()
         cost = cost or CostModel()
         self.timing = BatchTiming(cost, copy.deepcopy(cost), max_batch)
         self.queue = Scheduler(rules or Rules(), self.timing, clock)
         self._batches = self._failures = self._running = 0
-        self._last_batch_s = -math.inf
-        self._waited = False
-        self._arrived = asyncio.Event()
-        self._reading: set[asyncio.Task[None]] = set()
+        self._arrived, self._last_batch_s = asyncio.Event(), -math.inf
 
     async def __aenter__(self) -> Self:
-        self._loop = asyncio.create_task(self._run())
-        self._watchdog = Watchdog()
+        self._loops = [asyncio.create_task(self._run(i)) for i in range(len(self._stages))]
+        self._watchdog = Watchdog(self._loops, self.queue.busy_until_s.pop)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        tasks = [*self._reading, self._loop]
+        tasks = [*self._reading, *self._loops]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -80,24 +79,28 @@ class Batcher:
 
         `ModelFailed`: see `cloud.watchdog`. Others: a fault of the program.
         """
-        ends = self._loop, self._watchdog.broken
-        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        for end in done:
-            end.result()
+        await asyncio.shield(self._watchdog.broken)
 
     async def warm_up(self, roi_shape: tuple[int, int, int]) -> None:
         """Read empty batches, so that engine and cost model are ready for the first study.
 
+        All instances read at once, as they do under load: they may share processors.
+
         Raises:
-            ModelFailed: the model cannot read them.
+            ModelFailed: an instance cannot read them.
         """
-        for n, counts in ((1, False), (1, True), (self.timing.max_batch, True)):
-            await self._stage.enter()
+
+        async def read(stage: WorkerStage, n: int) -> float:
+            await stage.enter()
             began_s = self._clock()
-            await self._stage.run(np.zeros((n, *roi_shape), np.uint8))
-            if counts:
-                self.timing.latency.observe(n, self._clock() - began_s)
-                self.timing.interval.observe(n, self._clock() - began_s)
+            await stage.run(np.zeros((n, *roi_shape), np.uint8))
+            return self._clock() - began_s
+
+        for n, counts in ((1, False), (1, True), (self.timing.max_batch, True)):
+            for took_s in await asyncio.gather(*(read(stage, n) for stage in self._stages)):
+                if counts:
+                    self.timing.latency.observe(n, took_s)
+                    self.timing.interval.observe(n, took_s)
 
     def check(
         self, deadline: Deadline, priority: Priority, site: str = UNKNOWN_SITE, rois: int = 1
@@ -157,40 +160,41 @@ class Batcher:
             deadline=deadline, priority=priority, arrived_s=now_s, site=site, is_probe=probe
         )
 
-    async def _run(self) -> None:
+    async def _run(self, i: int) -> None:
+        """Feed instance ``i``."""
         began_s, n, failures = -math.inf, 0, 0
         while True:
-            await self._stage.enter()
+            await self._stages[i].enter()
             freed_s, busy = self._clock(), self._delay_left_s() <= 0.0
-            self.queue.busy_until_s = -math.inf
-            rois = await self._next_batch()
+            self.queue.busy_until_s[i] = -math.inf
+            rois, waited = await self._next_batch()
             # The interval of the batch before ends when the stage was free again. If more work
             # was ready by then, the time until this batch begins belongs to it as well.
             if n and failures == self._failures:
-                until_s = freed_s if self._waited or not busy else self._clock()
+                until_s = freed_s if waited or not busy else self._clock()
                 self.timing.interval.observe(n, until_s - began_s)
             began_s, n, failures = self._clock(), len(rois), self._failures
-            self.queue.busy_until_s = began_s + self.timing.interval.estimate_s(n)
+            self.queue.busy_until_s[i] = began_s + self.timing.interval.estimate_s(n)
             # stacked in the loop, not in the task: a fault must end the loop, since the stage has
             # been entered and would never be released
             voxels = np.stack([roi.voxels for roi in rois])
-            task = asyncio.create_task(self._read(voxels, rois, began_s))
+            task = asyncio.create_task(self._read(i, voxels, rois, began_s))
             self._reading.add(task)
             task.add_done_callback(self._reading.discard)
 
-    async def _next_batch(self) -> list[WaitingRoi]:
-        """Return the next batch as soon as it should start."""
-        self._waited = False
+    async def _next_batch(self) -> tuple[list[WaitingRoi], bool]:
+        """Return the next batch as soon as it should start, and whether that was later."""
+        waited = False
         while True:
             # every arrival may change the delay: a batch is full, or a deadline is near
             while (left_s := self._delay_left_s()) > 0.0:
-                self._waited = True
+                waited = True
                 self._arrived.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(None if math.isinf(left_s) else left_s):
                         await self._arrived.wait()
             if batch := self.queue.take():
-                return batch
+                return batch, waited
 
     def _delay_left_s(self) -> float:
         """Return how long the next batch should still wait for more ROIs.
@@ -207,18 +211,18 @@ class Batcher:
         soonest_s = min(roi.deadline.remaining_s for roi in waiting)
         return min(delay_s, soonest_s - self.timing.latency.bound_s(len(waiting)))
 
-    async def _read(self, voxels: UInt8Array, rois: list[WaitingRoi], began_s: float) -> None:
+    async def _read(self, i: int, batch: UInt8Array, rois: list[WaitingRoi], at_s: float) -> None:
         self._batches += 1
         self._running += 1
-        batch = self._batches
+        number = self._batches
         try:
-            with self._watchdog.batch(len(rois), self.timing.latency.bound_s(len(rois))):
-                result = await self._stage.run(voxels, lambda: any(roi.waits for roi in rois))
-            self.timing.latency.observe(len(rois), self._clock() - began_s)
+            with self._watchdog.batch(i, len(rois), self.timing.latency.bound_s(len(rois))):
+                result = await self._stages[i].run(batch, lambda: any(roi.waits for roi in rois))
+            self.timing.latency.observe(len(rois), self._clock() - at_s)
             self._telemetry.batch_rois.observe(len(rois))
             self._telemetry.compute_s.observe(result.compute_s)
-            self._deliver(rois, result, began_s, batch)
-            self._watchdog.succeeded()
+            self._deliver(rois, result, at_s, number)
+            self._watchdog.succeeded(i)
         except BatchAbandoned as error:
             self._failures += 1  # its time says nothing about the cost of a batch
             self._telemetry.wasted_s.inc(error.compute_s)
@@ -229,7 +233,7 @@ class Batcher:
             for roi in rois:
                 if roi.waits:
                     roi.result.set_exception(ModelFailed(failed.reason))
-            self._watchdog.failed(failed.reason)
+            self._watchdog.failed(i, failed.reason)
         finally:
             self._last_batch_s = self._clock()
             self._running -= 1

@@ -9,6 +9,7 @@ what was admitted is kept, except that stat may preempt routine.
 """
 
 import asyncio
+import heapq
 import itertools
 import math
 from collections import Counter
@@ -117,11 +118,12 @@ class Scheduler:
     """Holds the waiting ROIs.
 
     Attributes:
-        busy_until_s: when the next batch is expected to start; minus infinity while none runs.
+        busy_until_s: when each instance of the model, by number, is expected to start its next
+            batch; minus infinity while it reads none. There is at least one.
     """
 
     def __init__(self, rules: Rules, timing: BatchTiming, clock: Clock) -> None:
-        self.busy_until_s = -math.inf
+        self.busy_until_s = {0: -math.inf}
         self.rules, self._timing, self._clock = rules, timing, clock
         self._rois: list[WaitingRoi] = []
         self._virtual, self._finish = 0.0, dict[str, float]()
@@ -140,9 +142,9 @@ class Scheduler:
     @property
     def queue_s(self) -> float:
         """Seconds that a routine ROI with a late deadline would wait if it arrived now."""
-        full = self._timing.max_batch
-        before_s = len(self) // full * self._timing.interval.estimate_s(full)
-        return max(0.0, self._start_s() - self._clock()) + before_s
+        full, starts_s = self._timing.max_batch, self._starts_s()
+        before_s = len(self) // full * self._timing.interval.estimate_s(full) / len(starts_s)
+        return max(0.0, starts_s[0] - self._clock()) + before_s
 
     def admit(self, newcomers: Sequence[WaitingRoi]) -> list[tuple[WaitingRoi, OverreadError]]:
         """Return the ROIs that ``newcomers`` would preempt, each with its error.
@@ -279,11 +281,12 @@ class Scheduler:
     ) -> dict[WaitingRoi, float]:
         """Return the ROIs that would be answered late with these newcomers, and when."""
         self._tag(newcomers)
-        full, start_s = self._timing.max_batch, self._start_s()
-        each_s = self._timing.interval.estimate_s(full) / full
-        order = list(self.order([*waiting, *newcomers], start_s, each_s))
+        full, starts_s = self._timing.max_batch, self._starts_s()
+        each_s = self._timing.interval.estimate_s(full) / full / len(starts_s)
+        order = list(self.order([*waiting, *newcomers], starts_s[0], each_s))
         late, at, alone_s = dict[WaitingRoi, float](), 0, self._timing.latency.bound_s(1)
         while at < len(order):
+            start_s = starts_s[0]  # each batch goes to the instance that is free first
             if start_s + alone_s > order[at].deadline.at_s:  # it will not be read
                 late[order[at]] = start_s + alone_s
                 at += 1
@@ -292,7 +295,8 @@ class Scheduler:
             answered_s = start_s + self._timing.latency.bound_s(n)
             batch = order[at : at + n]
             late |= {roi: answered_s for roi in batch if answered_s > roi.deadline.at_s}
-            start_s, at = start_s + self._timing.interval.estimate_s(n), at + n
+            heapq.heapreplace(starts_s, start_s + self._timing.interval.estimate_s(n))
+            at += n
         return late
 
     def _batch_size(self, order: Sequence[WaitingRoi], start_s: float) -> int:
@@ -317,12 +321,13 @@ class Scheduler:
                 return n
         return min(most, len(order))
 
-    def _start_s(self) -> float:
-        """Return when the next batch may start; an overrun so far is expected to double."""
-        now_s = self._clock()
-        if math.isinf(self.busy_until_s) or now_s <= self.busy_until_s:
-            return max(now_s, self.busy_until_s)  # no batch runs, or it is within its time
-        return now_s + (now_s - self.busy_until_s)
+    def _starts_s(self) -> list[float]:
+        """Return when each instance may start a batch, as a heap.
+
+        An overrun so far is expected to double.
+        """
+        now_s, ends_s = self._clock(), self.busy_until_s.values()
+        return sorted(now_s if math.isinf(at) else max(at, 2 * now_s - at) for at in ends_s)
 
     def _aged_s(self, roi: WaitingRoi) -> float:
         """Return when a routine ROI is aged."""

@@ -9,6 +9,7 @@ counts as one that never came.
 
 import asyncio
 import itertools
+import json
 import math
 import os
 import socket
@@ -40,6 +41,17 @@ MODES: Mapping[str, Mapping[str, str]] = {
     "one at a time": {"max_batch": "1"},
 }
 """The settings of the services that are compared."""
+
+Devices = Annotated[
+    list[str] | None,
+    typer.Option("--device", metavar="NAME", help="Device as in the setting; may be repeated."),
+]
+Synthetic = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FIXED,EACH", help="Simulated reader without a model: ms a batch, ms an ROI."
+    ),
+]
 
 LOADS = (0.5, 1.0, 2.0)
 """Offered load, as a share of the capacity of the best mode."""
@@ -89,12 +101,10 @@ def load_command(
     budgets: Annotated[
         str, typer.Option(metavar="S[,S]", help="Budgets of studies in seconds, equally likely.")
     ] = "0.5,1,2",
-    synthetic: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FIXED,EACH", help="Simulated reader without a model: ms a batch, ms an ROI."
-        ),
-    ] = None,
+    synthetic: Synthetic = None,
+    device: Devices = None,
+    instances: Annotated[int, typer.Option(min=1, help="Copies of the model on each device.")] = 1,
+    stages: Annotated[int, typer.Option(min=1, help="Parts of each copy.")] = 1,
     shared: Annotated[
         bool, typer.Option("--shared", help="Run service and edges on the same cores.")
     ] = False,
@@ -102,26 +112,28 @@ def load_command(
     as_json: Json = False,
 ) -> None:
     """Goodput, rejections and wasted work of an overloaded cloud, compared with simpler ones."""
-    traffic = Traffic(edges=edges, budgets_s=_numbers(budgets, "--budgets"))
-    plan = Plan(_numbers(loads, "--loads"), rounds, seconds, traffic, seed)
+    traffic = Traffic(edges=edges, budgets_s=numbers_of(budgets, "--budgets"))
+    plan = Plan(numbers_of(loads, "--loads"), rounds, seconds, traffic, seed)
     service, generator = split_cores(shared=shared)
-    program: Sequence[str] = CLOUD
-    if synthetic is not None:
-        fixed, a_roi = map(str, _numbers(synthetic, "--synthetic"))
-        program = ("evaluation.load.sleeping_service", "--fixed-ms", fixed, "--each-ms", a_roi)
+    given = {"devices": json.dumps(device or []), "instances": str(instances)}
+    given |= {"stages": str(stages)} if stages > 1 else {}
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="overread-load-"))
         with Console(stderr=True).status("starting the services"), pinned(service):
-            started = stack.enter_context(services(Path(folder), model, program))
+            program = program_of(synthetic)
+            started = stack.enter_context(services(Path(folder), model, program, given=given))
         stack.enter_context(pinned(generator))
+        on = ran_on(started[0])
         capacity = asyncio.run(capacities(started, plan))
         runs = asyncio.run(under_load(started, plan, best_of(capacity)))
     result = {
-        "cpu": hardware.cpu_name(),
+        **on,
+        "instances": instances * max(1, len(device or [])),
+        "stages": stages,
         "cores": hardware.cores(),
         "service_cores": len(service),
         "pinned": not service & generator,
-        "reader": f"asleep {synthetic} ms" if synthetic else model or "the cloud's own",
+        "reader": reader_name(model, synthetic),
         **as_dict(plan, capacity, runs),
     }
     ratios = result["throughput_of_one_at_a_time"]
@@ -131,6 +143,27 @@ def load_command(
     ]
     heads = ["service", "ROIs a second", "of one at a time"]
     show(result, as_json, Rows(heads, saturated, "Saturated"), _load_table(result))
+
+
+def program_of(synthetic: str | None) -> Sequence[str]:
+    """Return the module that serves, and its options: the cloud, or one that sleeps."""
+    if synthetic is None:
+        return CLOUD
+    fixed, a_roi = map(str, numbers_of(synthetic, "--synthetic"))
+    return "evaluation.load.sleeping_service", "--fixed-ms", fixed, "--each-ms", a_roi
+
+
+def reader_name(model: str | None, synthetic: str | None) -> str:
+    """Return what reads, for a result."""
+    return f"asleep {synthetic} ms" if synthetic else model or "the cloud's own"
+
+
+def ran_on(service: "Service") -> dict[str, str]:
+    """Return the processor, the engine that the service names, and the devices in that name."""
+    engine = fetch_description(service.address).engine
+    devices = (one.partition(":")[2] or "cpu" for one in engine.split(" + "))
+    device = ", ".join(dict.fromkeys(devices))
+    return {"cpu": hardware.cpu_name(), "device": device, "engine": engine}
 
 
 def split_cores(*, shared: bool = False) -> tuple[Set[int], Set[int]]:
@@ -161,7 +194,8 @@ def pinned(cores: Set[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _numbers(text: str, option: str) -> tuple[float, ...]:
+def numbers_of(text: str, option: str) -> tuple[float, ...]:
+    """Return the numbers of an option, ``X,X``, all finite and not negative."""
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -173,17 +207,30 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
 
 @contextmanager
 def services(
-    folder: Path, model: str | None = None, program: Sequence[str] = CLOUD
+    folder: Path,
+    model: str | None = None,
+    program: Sequence[str] = CLOUD,
+    *,
+    modes: Mapping[str, Mapping[str, str]] = MODES,
+    given: Mapping[str, str] | None = None,
 ) -> Iterator[list[Service]]:
-    """Run one service for each of `MODES` at the same time; those not under load are idle."""
+    """Run one service for each of ``modes`` at the same time; those not under load are idle.
+
+    All have the settings ``given``, as TOML.
+    """
     with ExitStack() as stack:
         started = []
-        for number, (mode, given) in enumerate(MODES.items()):
+        for number, (mode, own) in enumerate(modes.items()):
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 port = probe.getsockname()[1]
             config = folder / f"{number}.toml"
-            rows = {"metrics_port": str(port), "trust_site_metadata": "true", **given}
+            rows = {
+                "metrics_port": str(port),
+                "trust_site_metadata": "true",
+                **(given or {}),
+                **own,
+            }
             config.write_text("".join(f"{name} = {value}\n" for name, value in rows.items()))
             address = stack.enter_context(cloud_service(model, program=program, config=config))
             started.append(Service(mode, address, f"http://127.0.0.1:{port}/metrics"))
@@ -364,7 +411,9 @@ def _load_table(result: Mapping[str, Any]) -> Rows:
     heads = ("load", "service", "goodput", "95 %", "in time", "refused", "late", "p50", "p95",
              "stat p95", "refusal p95", "Jain", "wasted")  # fmt: skip
     where = f"{result['service_cores']} of {result['cores']} cores"
-    title = f"{result['reader']}; the service on {where}, {result['cpu']}. Goodput of the best"
+    title = f"{result['reader']}; the service on {where}, {result['cpu']}; engine"
+    title += f" {result['engine']}, device {result['device']}, instances {result['instances']},"
+    title += f" stages {result['stages']}. Goodput of the best"
     title += " capacity; times in ms, - where that many had no answer in time"
     cells = [
         [f"{run['load']:g}", run["mode"], percent(run["goodput_of_capacity"]),

@@ -56,6 +56,20 @@ def engines() -> tuple[str, ...]:
     )
 
 
+def engines_on(device: str) -> tuple[str, ...]:
+    """Return the engines that run on a device, whether this machine has it or not.
+
+    ``cpu`` is the processor, ``cuda`` or ``cuda:1`` an NVIDIA GPU, by its number; any other name
+    is one of openvino's, such as ``GPU.0`` or ``NPU``.
+    """
+    kind, _, number = device.partition(":")
+    if device.lower() == "cpu":
+        return "openvino", "onnxruntime"
+    if kind.lower() == "cuda":
+        return (f"onnxruntime:CUDAExecutionProvider:{number or 0}",)
+    return (f"openvino:{device}",)
+
+
 def fingerprint() -> str:
     """Return a key that changes if engines should be timed again on this machine."""
     return "|".join((cpu_name(), str(cores()), version("openvino"), version("onnxruntime")))

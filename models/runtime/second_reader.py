@@ -133,11 +133,18 @@ def _by_view(output: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def open_second_reader(
-    name: str, *, engine: str = AUTO, threads: int = 0, keys: tuple[Path, ...] = ()
+    name: str,
+    *,
+    engine: str = AUTO,
+    device: str = "",
+    threads: int = 0,
+    keys: tuple[Path, ...] = (),
 ) -> SecondReader:
-    """Open the hybrid artifact of that name; ``keys`` and errors as `open_as`."""
+    """Open the hybrid artifact of that name; the rest and errors as `open_as`."""
     needed = {"calibration": 2, "roi_shape": 3, "outline": 1}
-    return SecondReader(open_as("hybrid", name, needed, engine=engine, threads=threads, keys=keys))
+    return SecondReader(
+        open_as("hybrid", name, needed, engine=engine, device=device, threads=threads, keys=keys)
+    )
 
 
 def _mean(views: npt.NDArray[np.float32]) -> FloatArray:

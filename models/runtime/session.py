@@ -94,6 +94,7 @@ def open_as(
     *,
     engine: str,
     threads: int,
+    device: str = "",
     keys: tuple[Path, ...] = (),
     folder: Path = WEIGHTS,
 ) -> Session:
@@ -118,18 +119,20 @@ def open_as(
             and all(isinstance(n, int | float) and math.isfinite(n) for n in given)
         ):
             raise UnfitArtifact(f"{name}: {setting} = {given!r}, expected {count} numbers")
-    return open_session(artifact, engine=engine, threads=threads)
+    return open_session(artifact, engine=engine, device=device, threads=threads)
 
 
 def open_session(
     artifact: Artifact,
     *,
     engine: str = AUTO,
+    device: str = "",
     threads: int = 0,
     probe_cache: Path | None = PROBE_CACHE,
 ) -> Session:
     """Open ``artifact`` on ``engine``, one of `models.runtime.hardware.engines()` or ``auto``.
 
+    With a ``device``, ``engine`` is one without: see `models.runtime.hardware.engines_on`.
     ``threads`` 0 means every core that the process may use. The choice of ``auto`` is cached in
     ``probe_cache``, or not at all if that lies in a home folder and there is none.
 
@@ -138,22 +141,36 @@ def open_session(
         EngineUnavailable: the engine is missing or rejects the model.
     """
     count = threads or hardware.cores()
-    chosen = chosen_engine(artifact, engine, threads, probe_cache)
+    chosen = chosen_engine(artifact, engine, threads, probe_cache, device)
     run = start(chosen, artifact.content(), count, half=artifact.half)
     return Session(artifact, chosen, count, run)
 
 
 def chosen_engine(
-    artifact: Artifact, engine: str, threads: int = 0, probe_cache: Path | None = PROBE_CACHE
+    artifact: Artifact,
+    engine: str,
+    threads: int = 0,
+    probe_cache: Path | None = PROBE_CACHE,
+    device: str = "",
 ) -> str:
-    """Return ``engine``, or for ``auto`` the fastest correct one; errors as `open_session`."""
-    if engine != AUTO:
-        return engine
+    """Return ``engine`` on ``device``, for ``auto`` the fastest correct one.
+
+    Raises:
+        EngineUnavailable: as `open_session`; also if the engine does not run on that device.
+    """
+    among = hardware.engines_on(device) if device else ()
+    if engine != AUTO and among:
+        among = tuple(one for one in among if one.partition(":")[0] == engine)
+    if device and not among:
+        raise EngineUnavailable(f"{engine} does not run on the device {device!r}")
+    if engine != AUTO or len(among) == 1:
+        return among[0] if among else engine
     try:
         cache = probe_cache and probe_cache.expanduser()
     except RuntimeError:  # a system user without an entry and without HOME
         cache = None
-    return fastest(artifact, probe_input(artifact), threads or hardware.cores(), cache)
+    count = threads or hardware.cores()
+    return fastest(artifact, probe_input(artifact), count, cache, among=among)
 
 
 def probe_input(artifact: Artifact) -> npt.NDArray[np.uint8]:
@@ -172,17 +189,21 @@ def fastest(
     threads: int,
     cache: Path | None,
     clock: Callable[[], float] = time.perf_counter,
+    *,
+    among: Sequence[str] = (),
 ) -> str:
     """Return the name of the fastest correct engine, from ``cache`` if it is known.
+
+    Only those ``among`` are tried, if any are named.
 
     Raises:
         EngineUnavailable: not even the reference runs the artifact.
     """
-    key = f"{artifact.sha256}|{threads}|{hardware.fingerprint()}|{LAYOUT}"
+    key = f"{artifact.sha256}|{threads}|{hardware.fingerprint()}|{LAYOUT}{'|'.join(['', *among])}"
     known = _load(cache)
     if key in known:
         return known[key]
-    times = _measure(artifact, sample, threads, clock)
+    times = _measure(artifact, sample, threads, clock, among or hardware.engines())
     best = min(times, key=lambda name: times[name])
     _log.info("engine chosen for %s: %s of %s", artifact.name, best, times)
     _store(cache, known | {key: best})
@@ -190,11 +211,15 @@ def fastest(
 
 
 def _measure(
-    artifact: Artifact, sample: npt.NDArray[np.uint8], threads: int, clock: Callable[[], float]
+    artifact: Artifact,
+    sample: npt.NDArray[np.uint8],
+    threads: int,
+    clock: Callable[[], float],
+    engines: Sequence[str],
 ) -> dict[str, float]:
     truth, reference_s = _time(REFERENCE, artifact, sample, threads, clock)
     times = {REFERENCE: reference_s}
-    for engine in hardware.engines():
+    for engine in engines:
         if engine == REFERENCE:
             continue
         try:

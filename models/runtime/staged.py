@@ -93,6 +93,7 @@ def open_staged(
     *,
     engine: str = AUTO,
     engines: Sequence[str] = (),
+    device: str = "",
     threads: int = 0,
     folder: Path = WEIGHTS,
     keys: tuple[Path, ...] = (),
@@ -101,8 +102,9 @@ def open_staged(
 
     With files of public ``keys``, one of them must have signed the manifest.
 
-    ``engines`` has one for each part; if empty, all run on ``engine``, where ``auto`` is the
-    fastest for the whole. ``threads`` are divided among the parts; 0 means every core.
+    ``engines`` has one for each part; if empty, all run on ``engine`` and ``device``, where
+    ``auto`` is the fastest for the whole. ``threads`` are divided among the parts; 0 means every
+    core.
 
     Raises:
         UnfitArtifact: it was not split so, or was exported again since.
@@ -110,7 +112,7 @@ def open_staged(
     """
     whole = find(name, folder, keys)
     parts = [_part(whole, i, count, folder, keys) for i in range(1, count + 1)]
-    usual = chosen_engine(whole, engine, threads)
+    usual = chosen_engine(whole, engine, threads, device=device)
     each = max(1, (threads or hardware.cores()) // count)
     sessions = tuple(
         open_session(part, engine=chosen, threads=each)

@@ -29,7 +29,7 @@ from cloud.settings import CloudSettings
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.errors import OverreadError, Unreachable, from_status, status_of
-from protos.messages import Verdict
+from protos.messages import Refusal, Verdict
 from tests.cloud.running import (
     RunningCloud,
     accepted_of,
@@ -245,7 +245,7 @@ class Mean:
         zero = np.zeros(len(batch), int)
         return Readings(mean / 255, mean, zero, zero, nothing)
 
-command.open_second_reader = lambda name, *, engine, threads, keys: Mean()
+command.open_second_reader = lambda name, **_: Mean()
 command.main()
 """
 
@@ -554,3 +554,20 @@ def end_of_status(call: Any) -> OverreadError:
     """The error in the details of a call's status; fails where there are none."""
     assert status_of(call.trailing_metadata()) is not None
     return from_status(call.code(), call.details(), call.trailing_metadata())
+
+
+def test_an_instance_that_hangs_leaves_the_others_and_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ROI is refused, and health stays; the last instance that hangs ends the service."""
+    monkeypatch.setenv("OVERREAD_CLOUD_INSTANCES", "2")
+    with run_process(tmp_path, program=UNSOUND) as (process, address, stub):
+        assert fetch_description(address, timeout_s=20.0).engine == "2 x numpy"
+        outcomes = [codec.decode_response(one) for one in send_roi(stub, 200)]
+        assert [one.error for one in outcomes if isinstance(one, Refusal)] == ["ModelFailed"]
+        assert end_of(send_roi(stub, 10)) is None
+        assert end_of(send_roi(stub, 200)) in ("Draining", "Unreachable")
+        _, log = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "an instance of the model is dropped" in log
+    assert "the model cannot read any more" in log

@@ -10,7 +10,7 @@ from models.runtime.artifacts import find
 from models.runtime.errors import EngineUnavailable, ModelFailed, UnfitArtifact
 from models.runtime.screener import open_screener
 from models.runtime.second_reader import open_second_reader
-from models.runtime.session import TOLERANCE, fastest, open_session, probe_input
+from models.runtime.session import TOLERANCE, chosen_engine, fastest, open_session, probe_input
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
@@ -128,3 +128,44 @@ def test_settings_that_cannot_be_are_refused(shelf: Path, old: str, new: str, me
     opens, name = (open_second_reader, "hybrid") if "roi" in old else (open_screener, "screening")
     with pytest.raises(UnfitArtifact, match=f"bright-{name}: {message}"):
         opens(f"bright-{name}")
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "chosen"),
+    [
+        ("cuda", "auto", "onnxruntime:CUDAExecutionProvider:0"),
+        ("cuda:1", "onnxruntime", "onnxruntime:CUDAExecutionProvider:1"),
+        ("GPU.0", "auto", "openvino:GPU.0"),
+        ("NPU", "openvino", "openvino:NPU"),
+        ("cpu", "onnxruntime", "onnxruntime"),
+        ("", "openvino:GPU.0", "openvino:GPU.0"),
+    ],
+)
+def test_a_device_names_its_engine(weights: Path, device: str, engine: str, chosen: str) -> None:
+    artifact = find("bright-screening", weights)
+    assert chosen_engine(artifact, engine, device=device) == chosen
+
+
+@pytest.mark.parametrize(("device", "engine"), [("cuda:0", "openvino"), ("GPU.0", "onnxruntime")])
+def test_an_engine_that_does_not_run_on_a_device_is_refused(
+    weights: Path, device: str, engine: str
+) -> None:
+    with pytest.raises(EngineUnavailable, match=f"{engine} does not run on the device"):
+        open_session(find("bright-screening", weights), engine=engine, device=device)
+
+
+def test_a_device_that_is_missing_is_unavailable(weights: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="onnxruntime"):
+        open_session(find("bright-screening", weights), device="cuda:0")
+
+
+def test_auto_on_the_processor_tries_no_accelerator(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its choice is cached apart from the one among all engines."""
+    monkeypatch.setattr(hardware, "engines", lambda: ("openvino:GPU.0",))
+    artifact, cache = find("bright-screening", weights), weights / "cache.json"
+    chosen = chosen_engine(artifact, "auto", 1, cache, "cpu")
+    assert chosen in ("openvino", "onnxruntime")
+    (key,) = json.loads(cache.read_text())
+    assert key.endswith("|openvino|onnxruntime")

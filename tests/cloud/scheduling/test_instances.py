@@ -1,0 +1,226 @@
+"""Several instances of the model behind one batcher."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cloud.watchdog as watchdog
+from cloud.scheduling.batcher import Batcher
+from cloud.scheduling.cost import CostModel
+from cloud.scheduling.scheduler import Rules, Scheduler, WaitingRoi
+from cloud.telemetry import Telemetry
+from protos.deadline import Deadline
+from protos.errors import DeadlineUnmeetable, ModelFailed, Overloaded
+from tests.cloud.scheduling.builders import (
+    NOW_S,
+    ROUTINE,
+    STAT,
+    HandStage,
+    due,
+    roi,
+    settle,
+    timing,
+)
+
+Scenario = Callable[[Batcher, HandStage, HandStage], Coroutine[Any, Any, None]]
+
+
+def with_two(scenario: Scenario) -> Callable[[], None]:
+    """Turns a coroutine into a test with a batcher of two stages that know one cost."""
+
+    async def run() -> None:
+        first, second = HandStage(), HandStage()
+        cost = CostModel()
+        for n in (1, 4):
+            cost.observe(n, first.fixed_s + n)
+        batcher = Batcher(
+            first, Telemetry(), max_batch=2, max_batch_delay_s=0.0, others=(second,), cost=cost,
+            clock=lambda: first.now_s + second.now_s,
+        )  # fmt: skip
+        async with asyncio.timeout(20), batcher:
+            await settle()
+            await scenario(batcher, first, second)
+
+    def test() -> None:
+        asyncio.run(run())
+
+    test.__doc__ = scenario.__doc__
+    return test
+
+
+def submit(batcher: Batcher, value: int, budget_s: float = 60.0) -> asyncio.Future[Any]:
+    """Queue one ROI of this value."""
+    deadline = Deadline.after(budget_s, batcher._clock)
+    return batcher.submit(roi(value), deadline, ROUTINE)
+
+
+@with_two
+async def test_a_batch_goes_to_the_instance_that_is_free(
+    batcher: Batcher, first: HandStage, second: HandStage
+) -> None:
+    """The queue is one: the earliest deadline is read next, whichever instance is free."""
+    results = [submit(batcher, 1)]
+    await settle()
+    results.append(submit(batcher, 2))
+    await settle()
+    assert sorted(first.batches + second.batches) == [[1], [2]]
+    busy, free = (first, second) if first.batches == [[1]] else (second, first)
+    results += [submit(batcher, value, budget_s) for value, budget_s in ((3, 50), (4, 30), (5, 40))]
+    await settle()
+    assert len(first.batches + second.batches) == 2
+    free.allow()
+    await settle()
+    assert free.batches[1:] == [[4, 5]]
+    free.allow(2)
+    await settle()
+    assert free.batches[2:] == [[3]]
+    busy.allow()
+    values = [(await result).reading.diameter_mm for result in results]
+    assert values == [1, 2, 3, 4, 5]
+
+
+@with_two
+async def test_admission_counts_on_all_instances(
+    batcher: Batcher, first: HandStage, second: HandStage
+) -> None:
+    """In batches of two, 4 s each, one instance reads four ROIs in 9 s, and two read eight."""
+    batcher._last_batch_s = 0.0  # otherwise the first would be read as a probe
+    deadline = Deadline.after(9, batcher._clock)
+    assert batcher.check(deadline, ROUTINE, rois=20) == 8
+    for value in range(8):
+        submit(batcher, value, 9.0)
+    with pytest.raises(DeadlineUnmeetable):
+        submit(batcher, 9, 9.0)
+    assert batcher.queue.queue_s == pytest.approx(8.0)  # four batches of 4 s on two
+    first.allow(4)
+    second.allow(4)
+
+
+@with_two
+async def test_light_load_does_not_hide_the_time_of_a_batch(
+    batcher: Batcher, first: HandStage, second: HandStage
+) -> None:
+    """With one instance always free, the next batch starts at once, and yet each takes 3 s."""
+    for value in range(40):
+        first.allow()
+        second.allow()
+        await submit(batcher, value)
+    await settle()
+    assert batcher.timing.interval.estimate_s(1) == pytest.approx(3.0)
+
+
+@with_two
+async def test_an_instance_that_fails_is_dropped_and_the_other_reads_on(
+    batcher: Batcher, first: HandStage, second: HandStage
+) -> None:
+    """After three failed batches in a row it gets no more."""
+    first.allow(99)
+    failed = asyncio.create_task(batcher.wait_for_failure())
+    second.allow(99)
+    while len(batcher.queue.busy_until_s) == 2:
+        with pytest.raises(ModelFailed):
+            await submit(batcher, 255)
+    assert not failed.done()
+    before = len(first.batches), len(second.batches)
+    for value in range(5):
+        assert (await submit(batcher, value)).reading.diameter_mm == value
+    after = len(first.batches), len(second.batches)
+    assert sorted(b - a for a, b in zip(before, after, strict=True)) == [0, 5]
+    for _ in range(3):
+        with pytest.raises(ModelFailed):
+            await submit(batcher, 255)
+    with pytest.raises(ModelFailed, match="3 batches in a row"):
+        await failed
+
+
+def test_an_instance_that_hangs_is_dropped_and_its_rois_fail(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The callers of its batch learn it at once, and the other instance reads on."""
+    monkeypatch.setattr(watchdog, "LEAST_HUNG_S", 0.05)
+    monkeypatch.setattr(watchdog, "HUNG", 0.0)
+
+    @with_two
+    async def scenario(batcher: Batcher, first: HandStage, second: HandStage) -> None:
+        hanging = submit(batcher, 1)
+        with pytest.raises(ModelFailed, match="the model hangs"):
+            await hanging
+        assert len(batcher.queue.busy_until_s) == 1
+        first.allow(99)
+        second.allow(99)
+        assert (await submit(batcher, 2)).reading.diameter_mm == 2
+
+    scenario()
+
+
+def test_a_fault_in_the_loop_of_one_instance_ends_the_service() -> None:
+    """It is a fault of the program, which the other loop has too."""
+
+    @with_two
+    async def scenario(batcher: Batcher, *_: HandStage) -> None:
+        batcher.queue.take = lambda: 1 / 0  # type: ignore[assignment, return-value]
+        submit(batcher, 1)
+        with pytest.raises(ZeroDivisionError):
+            await batcher.wait_for_failure()
+
+    scenario()
+
+
+class Day:
+    """Random ROIs on a clock of its own, read by instances for which the estimate is exact."""
+
+    def __init__(self, instances: int, seed: int) -> None:
+        self.now_s, self.read, self.late = NOW_S, 0, 0
+        self.admitted: list[WaitingRoi] = []
+        self.scheduler = Scheduler(Rules(), timing(), lambda: self.now_s)
+        self.scheduler.busy_until_s = dict.fromkeys(range(instances), -math.inf)
+        rng = np.random.default_rng(seed)
+        for _ in range(400):
+            self._run_until(self.now_s + rng.exponential(0.3))
+            self._arrive(rng)
+        self._run_until(math.inf)
+
+    def _arrive(self, rng: np.random.Generator) -> None:
+        deadline = Deadline(self.now_s + rng.uniform(4, 30), lambda: self.now_s)
+        priority = STAT if rng.random() < 0.2 else ROUTINE
+        newcomer = due(0.0, priority, deadline=deadline, site=str(rng.integers(4)))
+        newcomer.arrived_s = self.now_s
+        with suppress(DeadlineUnmeetable, Overloaded):
+            for gone, error in self.scheduler.admit([newcomer]):
+                gone.result.set_exception(error)
+                self.admitted.remove(gone)
+            self.scheduler.put(newcomer)
+            self.admitted.append(newcomer)
+
+    def _run_until(self, end_s: float) -> None:
+        ends_s = self.scheduler.busy_until_s
+        while True:
+            for i in ends_s:
+                if math.isinf(ends_s[i]) and (batch := self.scheduler.take()):
+                    ends_s[i] = self.now_s + 2.0 + len(batch)
+                    self.read += len(batch)
+                    self.late += sum(one.deadline.at_s < ends_s[i] - 1e-6 for one in batch)
+            at_s, i = min((at_s, i) for i, at_s in [*ends_s.items(), (-1, math.inf)] if at_s > 0)
+            if i < 0 or at_s > end_s:
+                break
+            self.now_s, ends_s[i] = at_s, -math.inf
+        self.now_s = end_s if math.isfinite(end_s) else self.now_s
+
+
+def test_three_instances_admit_three_times_as_much_and_keep_it() -> None:
+    """At several times the capacity: nothing is read late, and fewer than 1 in 200 are dropped."""
+    read = {}
+    for instances in (1, 3):
+        days = [Day(instances, seed) for seed in range(10)]
+        read[instances] = sum(day.read for day in days)
+        admitted = sum(len(day.admitted) for day in days)
+        assert not any(day.late for day in days)
+        assert read[instances] >= 0.995 * admitted
+    assert read[3] >= 2.7 * read[1]

@@ -1,0 +1,199 @@
+"""The instances that the settings ask for, on devices that sleep in place of GPUs."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from cloud.errors import BadSettings
+from cloud.instances import Instances, open_instances, stages_of
+from cloud.scheduling.batcher import Batcher
+from cloud.settings import CloudSettings
+from cloud.telemetry import Telemetry
+from cloud.workers import WorkerStage
+from evaluation.load.sleeping_device import SleepingModel
+from imaging.volume import UInt8Array
+from models.runtime import hardware
+from protos.deadline import Deadline
+from protos.errors import ModelFailed
+from protos.messages import Priority
+from tests.cloud.running import MeanReader, make_roi, make_stream, read, run_cloud
+from tests.plain_readings import plain
+
+FIXED_S, EACH_S = 0.008, 0.001
+
+
+def busy_s(rois: int = 48, **settings: Any) -> dict[str, float]:
+    """The time of each device for so many ROIs that arrive at once, by its name."""
+    given = CloudSettings(**settings)
+    model = SleepingModel(given, FIXED_S, EACH_S)
+
+    async def run() -> None:
+        with open_instances(given, model.open) as reader:
+            stage, *others = stages = stages_of(reader, time.monotonic)
+            batcher = Batcher(
+                stage, Telemetry(), max_batch=given.max_batch, max_batch_delay_s=0.0, others=others
+            )
+            await batcher.warm_up((2, 2, 2))
+            for device in model.devices.values():
+                device.busy_s = 0.0
+            voxels = np.zeros((2, 2, 2), np.uint8)
+            async with asyncio.timeout(30), batcher:
+                waiting = [
+                    batcher.submit(lambda: voxels, Deadline.after(60.0), Priority.ROUTINE)
+                    for _ in range(rois)
+                ]
+                await asyncio.gather(*waiting)
+            for one in stages:
+                await one.close()
+
+    asyncio.run(run())
+    return {name: device.busy_s for name, device in model.devices.items()}
+
+
+def test_batches_save_the_fixed_time_of_a_device() -> None:
+    """160 ROIs one by one take 160 x 9 ms of the device, and in full batches 20 x 16 ms."""
+    (single,) = busy_s(160, max_batch=1, devices=["cuda:0"]).values()
+    (batches,) = busy_s(160, max_batch=8, devices=["cuda:0"]).values()
+    assert single == pytest.approx(160 * (FIXED_S + EACH_S))
+    assert batches <= single / 3
+
+
+def test_instances_share_the_work_of_a_queue() -> None:
+    """Each device reads batches of its own; none does all."""
+    taken = busy_s(devices=["cuda:0", "cuda:1"], rois=96)
+    assert set(taken) == {"cuda:0", "cuda:1"}
+    assert max(taken.values()) <= 0.75 * sum(taken.values())
+
+
+def test_parts_of_a_model_work_on_a_device_each() -> None:
+    """Three parts take a third of each batch, two of them besides the first."""
+    taken = busy_s(stages=3, stage_engines=["GPU.0", "GPU.1", "GPU.2"])
+    assert [one / sum(taken.values()) for one in taken.values()] == pytest.approx([1 / 3] * 3)
+
+
+def test_parts_and_instances_combine() -> None:
+    """Two instances on two devices, both parts of each on its own."""
+    taken = busy_s(stages=2, devices=["cuda:0", "cuda:1"], rois=96)
+    assert max(taken.values()) <= 0.75 * sum(taken.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [("", 0)]),
+        ({"threads": 3}, [("", 3)]),
+        ({"instances": 2}, [("", 2), ("", 2)]),
+        ({"instances": 2, "threads": 3}, [("", 3), ("", 3)]),
+        ({"devices": ["cuda:0", "cuda:1"]}, [("cuda:0", 2), ("cuda:1", 2)]),
+        ({"devices": ["cpu", "GPU.0"], "instances": 2}, [("cpu", 1), ("GPU.0", 1)] * 2),
+    ],
+)
+def test_instances_go_to_devices_in_turn_and_divide_the_cores(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], expected: list[tuple[str, int]]
+) -> None:
+    monkeypatch.setattr(hardware, "cores", lambda: 4)
+    opened: list[tuple[str, int]] = []
+
+    def open_one(device: str, threads: int) -> MeanReader:
+        opened.append((device, threads))
+        return MeanReader()
+
+    with open_instances(CloudSettings(**settings), open_one) as reader:
+        assert isinstance(reader, Instances) is (len(expected) > 1)
+        assert (reader.name, reader.version, reader.roi_shape) == ("mean", "2.1", (8, 8, 8))
+        assert reader.engine == ("numpy" if len(expected) == 1 else f"{len(expected)} x numpy")
+    assert opened == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"devices": ["cuda:0"], "engine": "openvino:GPU.0"}, "names devices too"),
+        ({"devices": ["cpu"], "stages": 2, "stage_engines": ["a", "b"]}, "names devices too"),
+        ({"ray": "auto", "stages": 2}, "set stages = 1"),
+        ({"ray": "auto", "devices": ["cuda:0", "cuda:1"]}, "may name one kind"),
+        ({"instances": 0}, "instances"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(
+    settings: dict[str, Any], word: str
+) -> None:
+    with pytest.raises(ValidationError, match=word):
+        CloudSettings(**settings)
+
+
+def test_ray_without_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "cloud.ray_actors", raising=False)
+    with pytest.raises(BadSettings, match=r"overread\[ray\]"):
+        open_instances(CloudSettings(ray="local"), lambda *_: MeanReader()).__enter__()
+
+
+class Pair(Instances):
+    """Two copies, with what `run_cloud` needs of a reader."""
+
+    gate: ClassVar = threading.Event()
+    batches: ClassVar[list[Any]] = []
+
+
+def test_a_service_with_two_instances_answers_and_counts_them() -> None:
+    reader: Any = Pair((MeanReader(), MeanReader()))
+    with run_cloud(reader) as cloud:
+        assert cloud.count("instances") == 2
+        responses = read(cloud, make_stream(*(make_roi(i) for i in range(4))))
+        assert len(responses) == 5
+
+
+class Recovering:
+    """A reader that fails at every other batch, and counts how often it recovered."""
+
+    name, version, engine, roi_shape = "recovering", "1", "none", (2, 2, 2)
+
+    def __init__(self, *, works: bool = True) -> None:
+        self.reads = self.recovered = 0
+        self._works = works
+
+    def read(self, batch: UInt8Array) -> Any:
+        self.reads += 1
+        if self.reads % 2:
+            raise ValueError("it died")
+        return plain([0.5] * len(batch), [1.0] * len(batch))
+
+    def recover(self) -> None:
+        self.recovered += 1
+        if not self._works:
+            raise ModelFailed("it does not start again")
+
+
+def test_a_reader_recovers_before_the_next_batch() -> None:
+    """It is called once for each failure; without success no batch may enter."""
+
+    async def scenario() -> None:
+        reader, batch = Recovering(), np.zeros((1, 2, 2, 2), np.uint8)
+        stage = WorkerStage(reader)
+        for _ in range(3):
+            await stage.enter()
+            with pytest.raises(ModelFailed, match="it died"):
+                await stage.run(batch)
+            await stage.enter()
+            await stage.run(batch)
+        assert reader.recovered == 3
+        await stage.close()
+        broken = WorkerStage(Recovering(works=False))
+        await broken.enter()
+        with pytest.raises(ModelFailed, match="it died"):
+            await broken.run(batch)
+        for _ in range(2):
+            with pytest.raises(ModelFailed, match="does not start again"):
+                await broken.enter()
+        await broken.close()
+
+    asyncio.run(scenario())

@@ -1,0 +1,137 @@
+"""Instances as Ray actors: two on a Ray of this machine, which one test starts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ray", reason="needs the extra ray")
+
+from cloud import watchdog
+from cloud.instances import Instances, open_instances, stages_of
+from cloud.scheduling.batcher import Batcher
+from cloud.settings import CloudSettings
+from cloud.telemetry import Telemetry
+from models.runtime.errors import UnknownArtifact
+from models.runtime.second_reader import Readings
+from protos.deadline import Deadline
+from protos.errors import ModelFailed
+from protos.messages import Priority
+from tests.plain_readings import plain
+
+SETTINGS = CloudSettings(ray="local", instances=2)
+
+
+class Reader:
+    """Says as the diameter which process read it; 255 fails, 200 ends the process, 201 hangs."""
+
+    name, version, engine, roi_shape = "ray test", "1", "numpy", (2, 2, 2)
+
+    def read(self, batch: Any) -> Readings:
+        if batch.max() == 200:
+            os._exit(1)
+        if batch.max() == 201:
+            time.sleep(3600)
+        if batch.max() == 255:
+            raise ValueError("all 255")
+        return plain([0.5] * len(batch), [float(os.getpid())] * len(batch), side=2)
+
+
+def open_one(device: str, threads: int) -> Reader:
+    """What each actor opens."""
+    assert (device, threads) == ("", 1)
+    return Reader()
+
+
+def fails(_device: str, _threads: int) -> Reader:
+    raise UnknownArtifact("no such model")
+
+
+@pytest.fixture(autouse=True)
+def local_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers, whatever this machine has; they find the tests."""
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 2}')
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+"""Ray's own."""
+
+
+def submit(batcher: Batcher, value: int) -> asyncio.Future[Any]:
+    """Queue one ROI of this value."""
+    voxels = np.full((2, 2, 2), value, np.uint8)
+    return batcher.submit(lambda: voxels, Deadline.after(100.0), Priority.ROUTINE)
+
+
+async def processes(batcher: Batcher) -> set[float]:
+    """The processes that read 60 ROIs."""
+    results = await asyncio.gather(*(submit(batcher, 1) for _ in range(60)))
+    return {one.reading.diameter_mm for one in results}
+
+
+def run(reader: Any, scenario: Callable[[Batcher], Coroutine[Any, Any, None]]) -> None:
+    """Run ``scenario`` with a batcher of the reader's instances."""
+
+    async def with_batcher() -> None:
+        stage, *others = stages = stages_of(reader, time.monotonic)
+        batcher = Batcher(stage, Telemetry(), max_batch=1, max_batch_delay_s=0.0, others=others)
+        await batcher.warm_up((2, 2, 2))
+        async with asyncio.timeout(120), batcher:
+            await scenario(batcher)
+        for one in stages:
+            await one.close()
+
+    asyncio.run(with_batcher())
+
+
+def test_two_workers_read_and_a_dead_one_starts_again() -> None:
+    """Its batch fails, alone; then both read again. The model's own error is passed on."""
+
+    async def scenario(batcher: Batcher) -> None:
+        before = await processes(batcher)
+        assert len(before) == 2
+        assert os.getpid() not in before
+        with pytest.raises(ModelFailed, match="ValueError: all 255"):
+            await submit(batcher, 255)
+        with pytest.raises(ModelFailed, match="Ray actor died"):
+            await submit(batcher, 200)
+        after = await processes(batcher)
+        while len(after) < 2:
+            after = await processes(batcher)
+        assert len(before & after) == 1
+        assert len(batcher.queue.busy_until_s) == 2
+
+    with open_instances(SETTINGS, open_one) as reader:
+        assert isinstance(reader, Instances)
+        assert reader.engine == "2 x ray numpy"
+        assert (reader.name, reader.version, reader.roi_shape) == ("ray test", "1", (2, 2, 2))
+        run(reader, scenario)
+
+
+def test_a_hanging_actor_is_dropped_and_an_error_at_the_start_keeps_its_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(batcher: Batcher) -> None:
+        monkeypatch.setattr(watchdog, "LEAST_HUNG_S", 1.0)
+        with pytest.raises(ModelFailed, match="the model hangs"):
+            await submit(batcher, 201)
+        monkeypatch.setattr(watchdog, "LEAST_HUNG_S", 60.0)
+        assert len(batcher.queue.busy_until_s) == 1
+        assert len(await processes(batcher)) == 1
+
+    with open_instances(SETTINGS, open_one) as reader:
+        run(reader, scenario)
+    with pytest.raises(UnknownArtifact, match="no such model"), open_instances(SETTINGS, fails):
+        pass
