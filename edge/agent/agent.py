@@ -16,7 +16,7 @@ from types import FrameType
 
 import structlog
 
-from edge.agent.folders import DATABASE, AgentFolders
+from edge.agent.folders import DATABASE, AgentFolders, exclusive
 from edge.agent.inbox import Inbox
 from edge.agent.life import record_start, recording
 from edge.agent.loop import PAUSE_POLLS, MainLoop
@@ -43,7 +43,7 @@ from edge.settings import CLOUD_OFF, EdgeSettings
 from edge.status.serve import serve_status, state_of
 from edge.store.pending import PersistPending, persist_in
 from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
-from edge.store.studies import AnyStep, StepHook, StudyStore, exclusive
+from edge.store.studies import AnyStep, StepHook, StudyStore
 from edge.telemetry import Telemetry
 from edge.trail.records import Event
 from edge.trail.syslog import SyslogSender, SyslogServer, sending

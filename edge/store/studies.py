@@ -18,23 +18,18 @@ is done with a study is recorded in the audit trail (`edge.trail.store`), in the
 step.
 """
 
-import errno
-import fcntl
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, Self
-
-import structlog
+from typing import Any, Self
 
 from edge.access import whose
 from edge.dicom_in.steps import ReceiveStep
@@ -102,12 +97,6 @@ CREATE TABLE IF NOT EXISTS studies (
 CREATE UNIQUE INDEX IF NOT EXISTS one_claim ON studies (members) WHERE step = 'claiming';
 CREATE INDEX IF NOT EXISTS by_step ON studies (step);
 """
-
-log = structlog.get_logger()
-
-
-class AlreadyRunning(EdgeError):
-    """Another agent uses this inbox, outbox or state folder: stop it, or use other folders."""
 
 
 class InvalidDatabase(EdgeError):
@@ -478,36 +467,6 @@ class StudyStore:
                 self.trail.record(_RECORDED[step], study_key=key, **facts)
         self._on_step(step, True)
         return self.get(key)
-
-
-@contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``; the kernel releases it when the process ends.
-
-    A network share may know no locks. Then a warning is logged: no study is lost even so, because
-    studies and names of reports are claimed by `rename` and `mkdir`.
-
-    Raises:
-        AlreadyRunning: another process holds it.
-    """
-    with open(path, "w", opener=partial(os.open, mode=0o600)) as file:
-        try:
-            _lock(file)
-        except BlockingIOError as error:
-            raise AlreadyRunning(f"{path.parent}: another agent uses this folder") from error
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
-            log.warning("folder cannot be locked", folder=str(path.parent), reason=error.strerror)
-        yield
-
-
-def _lock(file: IO[str]) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        time.sleep(0.1)  # a command that asks whether an agent runs holds it for a moment
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _own_columns() -> set[str]:
