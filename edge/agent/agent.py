@@ -43,7 +43,8 @@ from edge.settings import CLOUD_OFF, EdgeSettings
 from edge.status.serve import serve_status, state_of
 from edge.store.pending import PersistPending, persist_in
 from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
-from edge.store.studies import AnyStep, StepHook, StudyStore
+from edge.store.steps import AnyStep, StepHook
+from edge.store.studies import StudyStore
 from edge.telemetry import Telemetry
 from edge.trail.records import Event
 from edge.trail.syslog import SyslogSender, SyslogServer, sending

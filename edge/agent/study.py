@@ -26,7 +26,8 @@ from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.report.model import Rejection, Report, Status, more_images
 from edge.report.write import give_up_report, read_versions, write_report, write_version
-from edge.store.studies import Record, Step, StudyStore
+from edge.store.steps import Step
+from edge.store.studies import Record, StudyStore
 from edge.traces import record_report
 from edge.trail.facts import report_in
 from imaging.errors import is_machine_fault

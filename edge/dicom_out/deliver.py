@@ -30,7 +30,8 @@ from edge.report.folder import objects_folder
 from edge.report.write import read_versions
 from edge.store.exports import Backlog, Delivery, Export
 from edge.store.repair import require_own_files
-from edge.store.studies import StepHook, StudyStore
+from edge.store.steps import StepHook
+from edge.store.studies import StudyStore
 from imaging.errors import is_machine_fault
 from process import tracing
 

@@ -19,7 +19,8 @@ from edge.errors import EdgeError
 from edge.report.write import read_versions
 from edge.store.exports import Backlog, DeliveryStep
 from edge.store.repair import opened
-from edge.store.studies import Record, Step, StudyStore
+from edge.store.steps import Step
+from edge.store.studies import Record, StudyStore
 from edge.trail.records import Person
 from process.text import printable_line
 

@@ -29,7 +29,7 @@ from edge.link.estimate import LinkEstimate
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.settings import EdgeSettings
 from edge.store.pending import PersistPending
-from edge.store.studies import AnyStep, StepHook
+from edge.store.steps import AnyStep, StepHook
 from imaging.errors import NotCt
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Study, Volume

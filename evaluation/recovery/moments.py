@@ -38,7 +38,7 @@ from edge.report.write import ReportPaths, write_version
 from edge.settings import EdgeSettings
 from edge.store.exports import DeliveryStep, ExportStep
 from edge.store.pending import PendingStep, PersistPending
-from edge.store.studies import AnyStep, Step
+from edge.store.steps import AnyStep, Step
 from edge.trail.store import TrailStep
 from evaluation.receiving.archive import AE_TITLE
 from evaluation.recovery.agent import (

@@ -23,7 +23,7 @@ from edge.job import Job
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.report.model import AMENDED_LATER, NOT_AMENDED
 from edge.store.pending import PendingStep, PersistPending
-from edge.store.studies import Step
+from edge.store.steps import Step
 from edge.telemetry import Telemetry
 from evaluation.recovery.agent import settings_in
 from tests.edge.builders import UNHURRIED, HandClock, SilentCloud, pipeline_of, put

@@ -21,7 +21,8 @@ from edge.report.folder import objects_folder, owner_of, take_folder
 from edge.report.model import Report, Status
 from edge.report.write import write_report, write_version
 from edge.store.exports import Delivery, DeliveryStep
-from edge.store.studies import Step, StepHook, StudyStore
+from edge.store.steps import Step, StepHook
+from edge.store.studies import StudyStore
 from evaluation.recovery.agent import settings_in
 from tests.dicom_peers import write_object
 from tests.edge.builders import HandClock, open_claim

@@ -7,7 +7,8 @@ import pytest
 from edge.agent.inbox import report_names
 from edge.store.database import WrongStep
 from edge.store.pending import PendingStep
-from edge.store.studies import Record, Step, StudyStore
+from edge.store.steps import Step
+from edge.store.studies import Record, StudyStore
 from tests.edge.builders import open_claim
 
 
