@@ -26,8 +26,7 @@ from edge.agent.study import process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import open_pipeline
 from edge.dicom_in.receiving import Receivers, receiving
-from edge.dicom_out.deliver import MakeObjects, delivering, made_objects
-from edge.dicom_out.targets import open_target
+from edge.dicom_out.deliver import MakeObjects, delivering, made_objects, open_target
 from edge.drift.keeper import ALONE, DriftKeeper
 from edge.drift.monitor import DriftMonitor
 from edge.escalation.client import Escalator, NoSecondReader, SecondReader

@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge.agent.folders import DATABASE, AgentFolders
+from edge.dicom_out.deliver import open_target
 from edge.dicom_out.settings import DicomTarget, DicomWebTarget
-from edge.dicom_out.targets import open_target
 from edge.errors import EdgeError
 from edge.report.write import read_versions
 from edge.store.exports import Backlog, DeliveryStep
