@@ -31,8 +31,8 @@ from edge.models.commands import models_commands
 from edge.pipeline import read_and_report
 from edge.report.model import Report, Status
 from edge.report.overwrite import admission, require_readable, require_separate
+from edge.report.serialize import report_to_dict
 from edge.report.terminal import Progress, render_report
-from edge.report.write import report_to_dict
 from edge.rules.explain import as_values, explain, shown
 from edge.settings import EdgeSettings, load_settings
 from edge.status.login import Password

@@ -38,7 +38,8 @@ from edge.status.login import Password
 from edge.status.serve import listener
 from edge.store.database import open_database
 from edge.store.repair import RESTART, damaged_databases, is_damage
-from edge.store.studies import InvalidDatabase, Step, StudyStore
+from edge.store.steps import Step
+from edge.store.studies import InvalidDatabase, StudyStore
 from edge.trail.files import files_in
 from edge.trail.store import TrailStore
 from edge.trail.syslog import SyslogServer

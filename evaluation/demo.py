@@ -23,9 +23,9 @@ from rich.console import Console, Group
 
 from edge.__main__ import ExitStatus
 from edge.access import UMASK, make_folder
+from edge.agent.folders import exclusive
 from edge.errors import EdgeError
 from edge.findings import Route
-from edge.store.studies import exclusive
 from evaluation.common.phantoms import prepare, whole_chest
 from evaluation.common.processes import Process, running
 from evaluation.errors import EvaluationError, MissingData
@@ -106,28 +106,18 @@ def run_demo(out: Path, programs: Programs, *, own: Path | None = None, seed: in
     Raises:
         ServiceFailed: a process did not start, ended before its time, or not cleanly.
     """
-    logs = [out / "cloud.log", out / "edge.log"]
-    for log in logs:
-        log.unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix="overread-demo-") as folder:
-        address = Path(folder, "address")
-        listen = ("--address", "127.0.0.1:0", "--ready-file", str(address))
-        _say(f"starting the cloud service; logs: {logs[0]}, {logs[1]}")
-        with running("cloud", (*programs.cloud, *listen), logs[0]) as cloud:
-            with _waiting("waiting for the cloud service"):
-                cloud.wait_until(address.is_file, "serve", START_S)
-            study, nodules = (own, ()) if own is not None else _phantom(seed, out)
-            report = out / "reports" / ("study" if own is not None else study.name)
-            # the folder is the demo's own, with the report of an earlier demo in it
-            options = f"--cloud {address.read_text()} --deadline {DEADLINE_S:g} --overwrite --out"
-            _say(f"overread-edge screen {study} {options} {report}")
-            command = (*programs.edge, str(study), *options.split(), str(report))
-            status = _screened(command, logs[1], Path(folder, "tables"))
-            if status in (ExitStatus.DONE, ExitStatus.NO_SECOND_READING):
-                made = json.loads((report / "report.json").read_text("utf-8"))
-                truth = (truth_table(made, nodules), "") if nodules else ()
-                shown = Group("", *truth, *second_readings(made))
-                Console(width=_width()).print(shown, highlight=False)
+    with _cloud(out, programs, "the cloud service") as cloud_at:
+        study, nodules = (own, ()) if own is not None else _phantom(seed, out)
+        report = out / "reports" / ("study" if own is not None else study.name)
+        # the folder is the demo's own, with the report of an earlier demo in it
+        options = f"--cloud {cloud_at} --deadline {DEADLINE_S:g} --overwrite --out"
+        _say(f"overread-edge screen {study} {options} {report}")
+        status = _screened((*programs.edge, str(study), *options.split(), str(report)), out)
+        if status in (ExitStatus.DONE, ExitStatus.NO_SECOND_READING):
+            made = json.loads((report / "report.json").read_text("utf-8"))
+            truth = (truth_table(made, nodules), "") if nodules else ()
+            shown = Group("", *truth, *second_readings(made))
+            Console(width=_width()).print(shown, highlight=False)
     return status
 
 
@@ -143,40 +133,55 @@ def run_pacs(out: Path, programs: Programs, *, own: Path | None = None, seed: in
     # imported here: highdicom and pynetdicom take as long as the demo's start
     from evaluation import pacs
 
+    with _cloud(out, programs, "cloud service, Orthanc and agent") as cloud_at:
+        study, _ = (own, ()) if own is not None else _phantom(seed, out)
+        with pacs.site(out, cloud_at, programs.agent, deadline_s=DEADLINE_S) as site:
+            uid = pacs.study_uid_of(study)
+            count = site.send(study)
+            _say(f"{count} images sent by C-STORE to {pacs.OVERREAD}@127.0.0.1:{site.port}")
+            with _waiting("waiting for the results in the archive"):
+                objects = site.results(uid, pacs.is_complete)
+        files = pacs.save(objects, out / "pacs")
+        Console(width=_width()).print(pacs.table(objects), highlight=False)
+        _say(f"files: {', '.join(str(file) for file in files)}")
+    return ExitStatus.DONE
+
+
+@contextmanager
+def _cloud(out: Path, programs: Programs, starting: str) -> Iterator[str]:
+    """Run the cloud service with new logs, and yield its address.
+
+    ``starting`` names for the user what is started.
+
+    Raises:
+        ServiceFailed: it did not start, ended before its time, or not cleanly.
+    """
     logs = [out / "cloud.log", out / "edge.log"]
     for log in logs:
         log.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="overread-demo-") as folder:
         address = Path(folder, "address")
         listen = ("--address", "127.0.0.1:0", "--ready-file", str(address))
-        _say(f"starting cloud service, Orthanc and agent; logs: {logs[0]}, {logs[1]}")
+        _say(f"starting {starting}; logs: {logs[0]}, {logs[1]}")
         with running("cloud", (*programs.cloud, *listen), logs[0]) as cloud:
             with _waiting("waiting for the cloud service"):
                 cloud.wait_until(address.is_file, "serve", START_S)
-            study, _ = (own, ()) if own is not None else _phantom(seed, out)
-            cloud_at = address.read_text()
-            with pacs.site(out, cloud_at, programs.agent, deadline_s=DEADLINE_S) as site:
-                uid = pacs.study_uid_of(study)
-                count = site.send(study)
-                _say(f"{count} images sent by C-STORE to {pacs.OVERREAD}@127.0.0.1:{site.port}")
-                with _waiting("waiting for the results in the archive"):
-                    objects = site.results(uid, pacs.is_complete)
-            files = pacs.save(objects, out / "pacs")
-            Console(width=_width()).print(pacs.table(objects), highlight=False)
-            _say(f"files: {', '.join(str(file) for file in files)}")
-    return ExitStatus.DONE
+            yield address.read_text()
 
 
-def _screened(command: tuple[str, ...], log: Path, tables: Path) -> int:
+def _screened(command: tuple[str, ...], out: Path) -> int:
     """Run the edge, show the tables that it prints, and return its exit status."""
     color = {"FORCE_COLOR": "1"} if Console().is_terminal else {}
     environment = {"COLUMNS": str(_width()), **color}
-    edge = Process("edge", command, log, isolated=True, output=tables, environment=environment)
-    with _waiting("reading the study"):
-        status = edge.wait()
-    sys.stdout.flush()
-    sys.stdout.buffer.write(tables.read_bytes())
-    sys.stdout.flush()
+    log = out / "edge.log"
+    with tempfile.TemporaryDirectory(prefix="overread-demo-") as folder:
+        tables = Path(folder, "tables")
+        edge = Process("edge", command, log, isolated=True, output=tables, environment=environment)
+        with _waiting("reading the study"):
+            status = edge.wait()
+        sys.stdout.flush()
+        sys.stdout.buffer.write(tables.read_bytes())
+        sys.stdout.flush()
     if status in (ExitStatus.FAILED, ExitStatus.USAGE, ExitStatus.MISSING_PATH):
         raise edge.failed("could not read the study")
     return status

@@ -39,7 +39,7 @@ def _require_own_packages() -> None:
 _require_own_packages()
 
 from edge.report.model import Report  # noqa: E402 - after the check, which says why not
-from edge.report.write import report_to_dict  # noqa: E402
+from edge.report.serialize import report_to_dict  # noqa: E402
 from imaging.errors import StudyError  # noqa: E402
 from imaging.volume import Study  # noqa: E402
 from overread.api import UnsupportedArray, read_study, screen  # noqa: E402

@@ -25,7 +25,8 @@ from edge.report.folder import OWNER, owner_of, release_folder
 from edge.report.model import ChangeKind
 from edge.report.write import give_up_report, read_versions, version_in
 from edge.store.parts import LaterPart
-from edge.store.studies import Record, Step, StudyStore
+from edge.store.steps import Step
+from edge.store.studies import Record, StudyStore
 from imaging.dicom.arrival import arrived
 
 log = structlog.get_logger()

@@ -16,7 +16,7 @@ from types import FrameType
 
 import structlog
 
-from edge.agent.folders import DATABASE, AgentFolders
+from edge.agent.folders import DATABASE, AgentFolders, exclusive
 from edge.agent.inbox import Inbox
 from edge.agent.life import record_start, recording
 from edge.agent.loop import PAUSE_POLLS, MainLoop
@@ -26,8 +26,7 @@ from edge.agent.study import process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import open_pipeline
 from edge.dicom_in.receiving import Receivers, receiving
-from edge.dicom_out.deliver import MakeObjects, delivering, made_objects
-from edge.dicom_out.targets import open_target
+from edge.dicom_out.deliver import MakeObjects, delivering, made_objects, open_target
 from edge.drift.keeper import ALONE, DriftKeeper
 from edge.drift.monitor import DriftMonitor
 from edge.escalation.client import Escalator, NoSecondReader, SecondReader
@@ -43,7 +42,8 @@ from edge.settings import CLOUD_OFF, EdgeSettings
 from edge.status.serve import serve_status, state_of
 from edge.store.pending import PersistPending, persist_in
 from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
-from edge.store.studies import AnyStep, StepHook, StudyStore, exclusive
+from edge.store.steps import AnyStep, StepHook
+from edge.store.studies import StudyStore
 from edge.telemetry import Telemetry
 from edge.trail.records import Event
 from edge.trail.syslog import SyslogSender, SyslogServer, sending

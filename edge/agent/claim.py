@@ -20,7 +20,8 @@ from edge.agent.folders import AgentFolders
 from edge.agent.inbox import DONE, CompleteStudy, report_names
 from edge.atomic_files import copy_whole, move, remove, sync_folder
 from edge.report.folder import release_folder, take_folder
-from edge.store.studies import Record, Step, StudyStore
+from edge.store.steps import Step
+from edge.store.studies import Record, StudyStore
 from edge.trail.facts import arrival_of
 
 log = structlog.get_logger()

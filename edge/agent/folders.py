@@ -1,10 +1,21 @@
-"""The folders of the agent."""
+"""The folders of the agent, and the lock that keeps a second agent out of them."""
 
+import errno
+import fcntl
+import os
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import IO
+
+import structlog
 
 from edge.access import close_folder, make_folder, warn_if_open
+from edge.errors import EdgeError
 from edge.settings import EdgeSettings
 from edge.trail.store import FOLDER
 
@@ -12,6 +23,12 @@ DATABASE = "spool.sqlite3"
 """Name of the database in the state folder."""
 RECEIVED = ".received.json"
 """Hidden file in the folder of a series that was received: who sent it, and when."""
+
+log = structlog.get_logger()
+
+
+class AlreadyRunning(EdgeError):
+    """Another agent uses this inbox, outbox or state folder: stop it, or use other folders."""
 
 
 @dataclass(frozen=True)
@@ -71,3 +88,33 @@ def _require_writable(folder: Path) -> None:
         raise PermissionError(error.errno, error.strerror, str(folder)) from error
     except OSError:  # a full disk, say, for which the main loop waits
         pass
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``; the kernel releases it when the process ends.
+
+    A network share may know no locks. Then a warning is logged: no study is lost even so, because
+    studies and names of reports are claimed by `rename` and `mkdir`.
+
+    Raises:
+        AlreadyRunning: another process holds it.
+    """
+    with open(path, "w", opener=partial(os.open, mode=0o600)) as file:
+        try:
+            _lock(file)
+        except BlockingIOError as error:
+            raise AlreadyRunning(f"{path.parent}: another agent uses this folder") from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            log.warning("folder cannot be locked", folder=str(path.parent), reason=error.strerror)
+        yield
+
+
+def _lock(file: IO[str]) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(0.1)  # a command that asks whether an agent runs holds it for a moment
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -27,7 +27,8 @@ from edge.report.folder import release_folder
 from edge.report.model import Rejection
 from edge.report.write import version_in
 from edge.store.parts import LaterPart
-from edge.store.studies import Record, Step, StudyStore
+from edge.store.steps import Step
+from edge.store.studies import Record, StudyStore
 from edge.trail.facts import received
 from imaging.dicom.arrival import arrived, files_of, look
 

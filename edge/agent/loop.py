@@ -24,7 +24,8 @@ from edge.atomic_files import is_transient
 from edge.drift.keeper import DriftKeeper
 from edge.settings import EdgeSettings
 from edge.store.repair import require_own_files
-from edge.store.studies import Record, Step, StudyStore
+from edge.store.steps import Step
+from edge.store.studies import Record, StudyStore
 from edge.telemetry import Telemetry
 from imaging.errors import is_machine_fault
 from protos.messages import Priority

@@ -27,7 +27,8 @@ from edge.errors import EdgeError
 from edge.job import KEY_CHARACTERS
 from edge.store.pending import PendingStep
 from edge.store.repair import opened
-from edge.store.studies import Record, Step, StudyStore
+from edge.store.steps import Step
+from edge.store.studies import Record, StudyStore
 from edge.trail.records import Event, Person
 from process.text import printable_line
 

@@ -25,7 +25,8 @@ from edge.report.model import Status
 from edge.report.pictures import stray_pictures
 from edge.settings import EdgeSettings
 from edge.status.volumes import forget_voxels
-from edge.store.studies import Step, StudyStore
+from edge.store.steps import Step
+from edge.store.studies import StudyStore
 from edge.trail.records import Event
 
 SCAN_S = 60.0

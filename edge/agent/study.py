@@ -8,10 +8,11 @@ import json
 import sqlite3
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -26,10 +27,12 @@ from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.report.model import Rejection, Report, Status, more_images
 from edge.report.write import give_up_report, read_versions, write_report, write_version
-from edge.store.studies import Record, Step, StudyStore
-from edge.traces import record_report
-from edge.trail.facts import report_in
+from edge.store.steps import Step
+from edge.store.studies import Record, StudyStore
+from edge.trail.facts import received, report_in
+from imaging.dicom.arrival import files_of
 from imaging.errors import is_machine_fault
+from process import tracing
 
 MAX_ATTEMPTS = 3
 """Attempts that may end with the process before the study is rejected."""
@@ -98,7 +101,7 @@ def process_study(
         if draft != job:
             remove(draft.out)
         facts = report_in(out)
-        record_report(record, source, facts, began_s)
+        record_trace(record, source, facts, began_s)
         if rejection is None:
             versions = read_versions(out, record.id) if store.exports.targets else ()
             record = store.advance(record.id, Step.REPORTED, facts, versions)
@@ -164,6 +167,43 @@ def _read(
     )
     write_report(report, {}, job.out)
     return report, details
+
+
+def record_trace(record: Record, source: Path, report: Mapping[str, Any], began_s: float) -> None:
+    """Record the root of a study whose first report is out, and how it arrived and waited.
+
+    It is recorded from what is durable by then: the row of the study, and what a receiver has left
+    in its folder. So a restart loses nothing of it.
+
+    Args:
+        record: the study.
+        source: its folder, with what a receiver says of it.
+        report: facts of its report; nothing of the patient or the findings is taken.
+        began_s: wall-clock time at which its reading began.
+    """
+    root = tracing.root_of(record.id)
+    if not root or report.get("version", 1) != 1:
+        return
+    claimed_s = datetime.fromisoformat(record.created).timestamp()
+    arrival = received(source)
+    first_s = _seconds(arrival.get("first"))
+    if first_s is not None:
+        files = files_of(source)
+        last_s = max((file.stat().st_mtime for file in files), default=first_s)
+        way = str(arrival.get("way", ""))
+        tracing.record("receive", root, first_s, last_s, way=way, images=len(files))
+        tracing.record("inbox", root, last_s, claimed_s)
+    tracing.record("wait", root, claimed_s, began_s)
+    words = {name: report.get(name) for name in ("status", "second_reading", "kind")}
+    known = {name: str(word) for name, word in words.items() if word}
+    tracing.record_study(record.id, first_s or claimed_s, time.time(), **known)
+
+
+def _seconds(text: Any) -> float | None:
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (TypeError, ValueError):
+        return None
 
 
 def _put_away(

@@ -28,7 +28,8 @@ from edge.escalation.client import SecondReader
 from edge.report.folder import take_folder
 from edge.report.model import Report
 from edge.report.pictures import picture_note, redraw
-from edge.report.write import report_to_dict, version_in, write_version
+from edge.report.serialize import report_to_dict
+from edge.report.write import version_in, write_version
 from edge.settings import EdgeSettings
 from edge.store.pending import PendingRead, PendingStep
 from edge.store.studies import StudyStore

@@ -6,31 +6,27 @@ claim a folder at any moment: what comes later begins a new folder of the same n
 study.
 """
 
-import hashlib
 import json
 import os
 import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from itertools import count
 from pathlib import Path
 
-import structlog
-
-from edge.access import file_mode, make_folder
+from edge.access import make_folder
 from edge.agent.folders import RECEIVED
 from edge.agent.inbox import DONE
-from edge.atomic_files import is_transient, remove, sync_folder, write_atomically
+from edge.atomic_files import remove, sync_folder, write_atomically
 from edge.dicom_in.identity import Identity, data_set_digest, identify
+from edge.dicom_in.incoming import MB, Expected, Incoming, Limits, Source, refusing_faults
 from edge.dicom_in.refusals import Reason, Refused
 from edge.dicom_in.steps import ReceiveHook, ReceiveStep
-from edge.settings import EdgeSettings
 
 RECEIVING = ".receiving"
 """Hidden folder in the inbox with the instances that are not whole yet."""
@@ -41,80 +37,7 @@ A sender that missed the acknowledgement sends it again, maybe after its folder 
 """
 MAX_REMEMBERED = 200_000
 """Instances that are remembered: 30 MB at most."""
-_CHECK_BYTES = 4 << 20
-"""The free disk space is checked again after this many bytes."""
 _TRIES = 10
-MB = 1_000_000
-
-log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class Source:
-    """Who sends an instance.
-
-    Attributes:
-        way: ``dicom`` or ``stow``.
-        caller: calling AE title, or the name of the HTTP caller.
-        called: called AE title; empty for HTTP.
-        peer: network address.
-    """
-
-    way: str
-    caller: str
-    called: str
-    peer: str
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What the request says of an instance; empty for what it does not say."""
-
-    sop_class: str = ""
-    instance: str = ""
-    study: str = ""
-
-    def require(self, identity: Identity) -> None:
-        """Compare with what the data set says.
-
-        Raises:
-            Refused: they differ.
-        """
-        pairs = (
-            ("SOP class", self.sop_class, identity.sop_class),
-            ("SOP instance", self.instance, identity.instance),
-            ("study", self.study, identity.study),
-        )
-        for name, said, found in pairs:
-            if said and said != found:
-                raise Refused(Reason.MISMATCH, f"the data set has another {name} than the request")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What is accepted.
-
-    Attributes:
-        instance_bytes: largest file of one instance.
-        instances: largest number of instances of one series that wait in the inbox.
-        free_bytes: disk space that stays free.
-        sop_classes: UIDs of the accepted storage classes.
-    """
-
-    instance_bytes: int
-    instances: int
-    free_bytes: int
-    sop_classes: frozenset[str]
-
-    @classmethod
-    def of(cls, settings: EdgeSettings) -> "Limits":
-        """Take the limits from the settings."""
-        return cls(
-            settings.receive_max_instance_mb * MB,
-            settings.receive_max_instances,
-            settings.receive_min_free_mb * MB,
-            frozenset(settings.receive_sop_classes),
-        )
 
 
 @dataclass
@@ -134,68 +57,6 @@ class _Series:
     instances: int = 0
     sender: int | None = None
     source: Source | None = None
-
-
-class Incoming:
-    """An instance on its way, in a hidden file."""
-
-    def __init__(self, path: Path, limits: Limits, require_room: Callable[[], None]) -> None:
-        self.path, self.bytes = path, 0
-        self._limits, self._require_room = limits, require_room
-        self._checked, self._data_from, self._hash = 0, -1, hashlib.sha256()
-        self._file = open(  # noqa: SIM115 - `sync` and `discard` close it
-            path, "xb", opener=partial(os.open, mode=0o600)
-        )
-        os.fchmod(self._file.fileno(), file_mode(path.parent.parent))
-
-    def begin_data_set(self) -> None:
-        """Note that what is written from now on is the data set; it is hashed on its way."""
-        self._data_from = self.bytes
-
-    def digest(self, offset: int) -> bytes:
-        """Return the SHA-256 of the data set, which begins at ``offset``."""
-        if offset == self._data_from:
-            return self._hash.digest()
-        return data_set_digest(self.path, offset)
-
-    def write(self, data: bytes) -> None:
-        """Append data.
-
-        Raises:
-            Refused: it becomes too large, or the disk too full; nothing of it is left.
-        """
-        self.bytes += len(data)
-        try:
-            if self.bytes > self._limits.instance_bytes:
-                limit = self._limits.instance_bytes / MB
-                raise Refused(Reason.TOO_LARGE, f"the instance is larger than {limit:g} MB")
-            if self.bytes - self._checked >= _CHECK_BYTES:
-                self._checked = self.bytes
-                self._require_room()
-            with _refusing_faults():
-                self._file.write(data)
-            if self._data_from >= 0:
-                self._hash.update(data)
-        except Refused:
-            self.discard()
-            raise
-
-    def sync(self) -> None:
-        """Write all to the disk, and close the file.
-
-        Raises:
-            Refused: the disk is full.
-        """
-        with _refusing_faults():
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-
-    def discard(self) -> None:
-        """Remove what has arrived; it may be called again."""
-        with suppress(OSError):  # closing writes what is buffered, and the disk may be full
-            self._file.close()
-        self.path.unlink(missing_ok=True)
 
 
 class ReceivedStore:
@@ -250,7 +111,7 @@ class ReceivedStore:
             raise Refused(Reason.STOPPING, "the agent is being stopped")
         self._require_room()
         path = self._receiving / f"{secrets.token_hex(16)}.part"
-        with _refusing_faults():
+        with refusing_faults():
             make_folder(self._receiving)
             return Incoming(path, self._limits, self._require_room)
 
@@ -271,7 +132,7 @@ class ReceivedStore:
         """
         identity = None
         try:
-            with _refusing_faults():
+            with refusing_faults():
                 self._on_step(ReceiveStep.WRITTEN, False)
             incoming.sync()
             self._on_step(ReceiveStep.WRITTEN, True)
@@ -279,7 +140,7 @@ class ReceivedStore:
             (expected or Expected()).require(identity)
             if identity.sop_class not in self._limits.sop_classes:
                 raise Refused(Reason.SOP_CLASS, "the SOP class is not among receive_sop_classes")
-            with _refusing_faults():
+            with refusing_faults():
                 self._place(incoming, identity, source, sender)
             self._on_step(ReceiveStep.ACKNOWLEDGED, False)
             return identity
@@ -406,16 +267,6 @@ class ReceivedStore:
         series = self._series[name]
         series.used_s = now
         return series
-
-
-@contextmanager
-def _refusing_faults() -> Iterator[None]:
-    """Turn the errors of a full or failing disk into a refusal."""
-    try:
-        yield
-    except OSError as error:
-        reason = Reason.NO_ROOM if is_transient(error) else Reason.FAULT
-        raise Refused(reason, f"the inbox cannot be written: {error.strerror}") from error
 
 
 def _rename_into(file: Path, target: Path, series: _Series) -> int:

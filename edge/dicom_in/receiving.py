@@ -7,7 +7,8 @@ from pathlib import Path
 
 import structlog
 
-from edge.dicom_in.received import Limits, ReceivedStore
+from edge.dicom_in.incoming import Limits
+from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.scp import receiving_by_dicom
 from edge.dicom_in.steps import ReceiveHook
 from edge.dicom_in.stow import receiving_by_stow

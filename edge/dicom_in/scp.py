@@ -24,7 +24,8 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from edge.dicom_in.bounds import BoundedServer, DataSetSink, close, is_store
 from edge.dicom_in.identity import checked_uid
-from edge.dicom_in.received import MB, Expected, Incoming, ReceivedStore, Source
+from edge.dicom_in.incoming import MB, Expected, Incoming, Source
+from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.refusals import Reason, Refused, Rejection
 from edge.errors import BadSettings
 from edge.settings import EdgeSettings, Peer, plain_address

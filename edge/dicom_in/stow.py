@@ -29,6 +29,7 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edge.dicom_in.identity import Identity, checked_uid
+from edge.dicom_in.incoming import Expected, Incoming, Source
 from edge.dicom_in.multipart import (
     MalformedRequest,
     PartBegins,
@@ -36,7 +37,7 @@ from edge.dicom_in.multipart import (
     RelatedParser,
     media_type,
 )
-from edge.dicom_in.received import Expected, Incoming, ReceivedStore, Source
+from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.refusals import Reason, Refused
 from edge.dicom_in.scp import Counters, Listening, quieten
 from edge.errors import BadSettings

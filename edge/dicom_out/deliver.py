@@ -23,14 +23,17 @@ from typing import Protocol
 import structlog
 
 from edge.atomic_files import is_transient, sync_folder
+from edge.dicom_out.scu import DicomNode
 from edge.dicom_out.settings import DicomTarget, DicomWebTarget
+from edge.dicom_out.stow import DicomWebService
 from edge.dicom_out.targets import STOPPED, Refusal, Sent, Target, kind_of
 from edge.errors import EdgeError
 from edge.report.folder import objects_folder
 from edge.report.write import read_versions
 from edge.store.exports import Backlog, Delivery, Export
 from edge.store.repair import require_own_files
-from edge.store.studies import StepHook, StudyStore
+from edge.store.steps import StepHook
+from edge.store.studies import StudyStore
 from imaging.errors import is_machine_fault
 from process import tracing
 
@@ -60,6 +63,13 @@ def made_objects(out: Path, version: int) -> Sequence[Path]:
     from edge.dicom_out.objects import make_objects
 
     return make_objects(out, Device.here(), version).files
+
+
+def open_target(settings: DicomTarget | DicomWebTarget) -> Target:
+    """Return the target of these settings; nothing is opened yet."""
+    if isinstance(settings, DicomTarget):
+        return DicomNode(settings)
+    return DicomWebService(settings)
 
 
 class Jitter(Protocol):

@@ -13,13 +13,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge.agent.folders import DATABASE, AgentFolders
+from edge.dicom_out.deliver import open_target
 from edge.dicom_out.settings import DicomTarget, DicomWebTarget
-from edge.dicom_out.targets import open_target
 from edge.errors import EdgeError
 from edge.report.write import read_versions
 from edge.store.exports import Backlog, DeliveryStep
 from edge.store.repair import opened
-from edge.store.studies import Record, Step, StudyStore
+from edge.store.steps import Step
+from edge.store.studies import Record, StudyStore
 from edge.trail.records import Person
 from process.text import printable_line
 

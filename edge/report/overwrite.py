@@ -16,7 +16,7 @@ from edge.errors import MissingPath, UnfitFolder
 from edge.job import Job
 from edge.report.folder import OWNER
 from edge.report.pictures import stray_pictures
-from edge.report.write import SCHEMA
+from edge.report.serialize import SCHEMA
 from imaging.volume import Study
 
 log = structlog.get_logger()

@@ -37,9 +37,8 @@ from edge.status.guard import LOGIN, REPORT_POLICY, Guard
 from edge.status.login import SESSION_S, Door, Visitor
 from edge.status.logins import LoginTrail
 from edge.status.models import ModelsView
-from edge.status.outlines import outline_on
 from edge.status.state import Json, SiteState, StudyRow
-from edge.status.volumes import Volumes, Voxels
+from edge.status.volumes import Volumes, Voxels, outline_on
 from edge.trail.records import Person
 from imaging.render import LUNG, MEDIASTINAL, Plane, Window
 

@@ -24,7 +24,7 @@ from edge.dicom_out.evidence import OUTLINES, PlacedOutline, read_outlines
 from edge.job import KEY_CHARACTERS
 from edge.report.folder import owner_of
 from edge.store.database import BUSY_S
-from edge.store.studies import Step
+from edge.store.steps import Step
 
 Json = Mapping[str, Any]
 

@@ -2,9 +2,11 @@
 
 A study is read again from its own files, in a child process with the limits of every reading, and
 with a low priority. The voxels are then in ``state/viewer/KEY.npy``, the newest `KEPT` of them, and
-go with the study. Nothing of them is needed: they may be deleted at any time.
+go with the study. Nothing of them is needed: they may be deleted at any time. `outline_on` returns
+which of them the outline of a finding covers.
 """
 
+import base64
 import io
 import json
 import os
@@ -13,6 +15,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ import structlog
 
 from edge.access import make_folder, walk
 from edge.atomic_files import remove
+from edge.dicom_out.evidence import PlacedOutline, interpolated
 from edge.settings import EdgeSettings
 from edge.status.state import SiteState, StudyRow
 from imaging.errors import StudyError
@@ -237,6 +241,36 @@ class Volumes:
 
     def _paths(self, key: str) -> tuple[Path, Path]:
         return self._folder / f"{key}.npy", self._folder / f"{key}.json"
+
+
+def outline_on(
+    outline: PlacedOutline, geometry: Geometry, shape: tuple[int, ...]
+) -> dict[str, Any] | None:
+    """Return the voxels ``(z, y, x)`` of an outline in a volume, None where it has none.
+
+    A voxel belongs to it if the outline, interpolated linearly, covers half of it. ``start`` and
+    ``shape`` are the box that holds them, ``bits`` its voxels in base64, eight a byte, the first
+    in the highest bit.
+    """
+    corners = np.array(list(product(*((-0.5, side - 0.5) for side in outline.mask.shape))))
+    index = geometry.to_index(outline.geometry.to_world(corners))
+    first = np.maximum(np.floor(index.min(0)), 0).astype(int)
+    last = np.minimum(np.ceil(index.max(0)) + 1, shape).astype(int)
+    if (first >= last).any():
+        return None
+    ranges = (np.arange(a, b, dtype=np.float64) for a, b in zip(first, last, strict=True))
+    voxels = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1)
+    inside = interpolated(outline.mask, outline.geometry.to_index(geometry.to_world(voxels))) >= 0.5
+    if not inside.any():
+        return None
+    used = np.argwhere(inside)
+    low, high = used.min(0), used.max(0) + 1
+    cut = inside[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    return {
+        "start": (first + low).tolist(),
+        "shape": cut.shape,
+        "bits": base64.b64encode(np.packbits(cut).tobytes()).decode(),
+    }
 
 
 def forget_voxels(viewer: Path, key: str) -> None:

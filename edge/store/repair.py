@@ -15,7 +15,8 @@ import structlog
 from edge.atomic_files import move
 from edge.errors import EdgeError
 from edge.store.database import file_identities
-from edge.store.studies import InvalidDatabase, StepHook, StudyStore
+from edge.store.steps import StepHook
+from edge.store.studies import InvalidDatabase, StudyStore
 
 RESTART = "restart the agent, which sets it aside and adopts the studies"
 """What to do with a damaged database; a start of one that does not run is as good."""

@@ -1,16 +1,4 @@
-"""The durable state of the agent: one row a study, with the step that it has reached.
-
-Every step is durable before the next begins, so that after a crash at any moment the row and the
-files together tell what remains to be done. The work between two steps is in `edge.agent.claim`
-and `edge.agent.study`.
-
-    CLAIMING -> CLAIMED -> READING -> REPORTED -> DONE
-        |        |  ^         |                    ^
-     forgotten   |  +---------+----> QUARANTINING -|--> QUARANTINED
-                 +----> JOINING -------------------+
-
-A later part of a study ends JOINING in one transaction that sets its study, which is at DONE or
-QUARANTINED, back to CLAIMED (`edge.store.parts`).
+"""The durable state of the agent: one row a study, with its step of `edge.store.steps`.
 
 Pending reads are in the same database (`edge.store.pending`), and begin to count in the same
 transaction as REPORTED. So do the exports of a report to the targets (`edge.store.exports`). What
@@ -18,59 +6,29 @@ is done with a study is recorded in the audit trail (`edge.trail.store`), in the
 step.
 """
 
-import errno
-import fcntl
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, Self
-
-import structlog
+from typing import Any, Self
 
 from edge.access import whose
-from edge.dicom_in.steps import ReceiveStep
 from edge.errors import EdgeError
 from edge.job import new_study_key
 from edge.store.database import WrongStep, columns, file_identities, open_database, transaction
 from edge.store.drift import DriftStore
-from edge.store.exports import DeliveryStep, ExportStep, ExportStore
+from edge.store.exports import ExportStore
 from edge.store.parts import LaterPart, PartStore
-from edge.store.pending import PendingStep, PendingStore
+from edge.store.pending import PendingStore
+from edge.store.steps import BEFORE, Step, StepHook
 from edge.trail.records import Event
-from edge.trail.store import FOLDER, TrailStep, TrailStore
-
-
-class Step(Enum):
-    """A durable step of a study."""
-
-    CLAIMING = "claiming"  # the row exists; the files may still be in the inbox
-    CLAIMED = "claimed"  # the files are in work/
-    JOINING = "joining"  # it belongs to an earlier study; its files are moved there
-    READING = "reading"  # an attempt has started
-    REPORTED = "reported"  # the report is complete in the outbox
-    DONE = "done"  # the files are in done/
-    QUARANTINING = "quarantining"  # the reason is stored; the files may still be in work/
-    QUARANTINED = "quarantined"  # files and reason are in quarantine/
-
-
-_BEFORE: dict[Step, tuple[Step, ...]] = {
-    Step.CLAIMED: (Step.CLAIMING, Step.READING),
-    Step.READING: (Step.CLAIMED, Step.READING),
-    Step.REPORTED: (Step.READING,),
-    Step.JOINING: (Step.CLAIMED,),
-    Step.DONE: (Step.REPORTED, Step.JOINING),
-    Step.QUARANTINING: (Step.CLAIMED, Step.READING),
-    Step.QUARANTINED: (Step.QUARANTINING,),
-}
+from edge.trail.store import FOLDER, TrailStore
 
 _RECORDED = {
     Step.CLAIMED: Event.RECEIVED,
@@ -78,12 +36,6 @@ _RECORDED = {
     Step.QUARANTINING: Event.REJECTED,
 }
 """The steps that the audit trail has, with their event."""
-
-AnyStep = Step | PendingStep | ExportStep | DeliveryStep | TrailStep | ReceiveStep
-"""A durable step of anything: in the database, in the trail's files, or of what is received."""
-
-StepHook = Callable[[AnyStep, bool], None]
-"""Called with each step twice: just before it is made durable (False) and just after (True)."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS studies (
@@ -102,12 +54,6 @@ CREATE TABLE IF NOT EXISTS studies (
 CREATE UNIQUE INDEX IF NOT EXISTS one_claim ON studies (members) WHERE step = 'claiming';
 CREATE INDEX IF NOT EXISTS by_step ON studies (step);
 """
-
-log = structlog.get_logger()
-
-
-class AlreadyRunning(EdgeError):
-    """Another agent uses this inbox, outbox or state folder: stop it, or use other folders."""
 
 
 class InvalidDatabase(EdgeError):
@@ -458,7 +404,7 @@ class StudyStore:
         also: Callable[[], None] = lambda: None,
         facts: Mapping[str, Any] = MappingProxyType({}),
     ) -> Record:
-        before = [state.value for state in _BEFORE[step]]
+        before = [state.value for state in BEFORE[step]]
         self._on_step(step, False)
         with transaction(self._database):
             taken_back = step is Step.CLAIMED and self.get(key).step is Step.READING
@@ -478,36 +424,6 @@ class StudyStore:
                 self.trail.record(_RECORDED[step], study_key=key, **facts)
         self._on_step(step, True)
         return self.get(key)
-
-
-@contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``; the kernel releases it when the process ends.
-
-    A network share may know no locks. Then a warning is logged: no study is lost even so, because
-    studies and names of reports are claimed by `rename` and `mkdir`.
-
-    Raises:
-        AlreadyRunning: another process holds it.
-    """
-    with open(path, "w", opener=partial(os.open, mode=0o600)) as file:
-        try:
-            _lock(file)
-        except BlockingIOError as error:
-            raise AlreadyRunning(f"{path.parent}: another agent uses this folder") from error
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
-            log.warning("folder cannot be locked", folder=str(path.parent), reason=error.strerror)
-        yield
-
-
-def _lock(file: IO[str]) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        time.sleep(0.1)  # a command that asks whether an agent runs holds it for a moment
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _own_columns() -> set[str]:

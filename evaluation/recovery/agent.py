@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,7 +30,7 @@ from edge.link.estimate import LinkEstimate
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.settings import EdgeSettings
 from edge.store.pending import PersistPending
-from edge.store.studies import AnyStep, StepHook
+from edge.store.steps import AnyStep, StepHook
 from imaging.errors import NotCt
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Study, Volume
@@ -153,14 +154,12 @@ class GivenScores:
         ]
 
 
-class RandomCloud:
-    """A cloud that answers some ROIs at random, but always the same for one ROI.
+class StandInCloud(ABC):
+    """A cloud without a network and a model, which answers a part of what it is asked for."""
 
-    It answers nothing for half of the studies and of the retries, and a part in the others.
-    """
-
-    def __init__(self, chance: random.Random) -> None:
-        self._chance = chance
+    @abstractmethod
+    def answered(self, numbers: Sequence[int], is_retry: bool, /) -> Sequence[int]:
+        """Return the ROIs that it answers, of those that it is asked for."""
 
     def estimate(self) -> LinkEstimate:
         """Return the estimate of a good link."""
@@ -175,7 +174,7 @@ class RandomCloud:
         _priority: Priority | None = None,
     ) -> EscalationResult:
         """Answer a study."""
-        return self._some(plan.send, study_key)
+        return verdicts_on(self.answered(plan.send, False), study_key)
 
     def read_rois(
         self,
@@ -185,12 +184,23 @@ class RandomCloud:
         _priority: Priority | None = None,
     ) -> EscalationResult:
         """Answer a retry."""
-        return self._some([roi.roi_id for roi in rois], study_key)
+        asked = [roi.roi_id for roi in rois]
+        return verdicts_on(self.answered(asked, True), study_key)
 
-    def _some(self, numbers: Sequence[int], study_key: str) -> EscalationResult:
+
+class RandomCloud(StandInCloud):
+    """A cloud that answers some ROIs at random, but always the same for one ROI.
+
+    It answers nothing for half of the studies and of the retries, and a part in the others.
+    """
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+
+    def answered(self, numbers: Sequence[int], _is_retry: bool, /) -> Sequence[int]:
+        """Return some of them, for a study as for a retry."""
         share = self._chance.choice((0.0, 0.0, 0.5, 1.0))
-        answered = [number for number in numbers if self._chance.random() < share]
-        return verdicts_on(answered, study_key)
+        return [number for number in numbers if self._chance.random() < share]
 
 
 def verdicts_on(numbers: Iterable[int], study_key: str) -> EscalationResult:

@@ -22,7 +22,7 @@ from edge.findings import Route
 from edge.merge import merge
 from edge.pipeline import detect
 from edge.report.model import ChangeKind
-from edge.store.studies import Step
+from edge.store.steps import Step
 from evaluation.common.processes import log_tail
 from evaluation.errors import ServiceFailed
 from evaluation.recovery.agent import RandomCloud, pipeline_of, put_study, the_box, verdicts_on

@@ -22,7 +22,7 @@ from typing import Annotated, Self
 
 import typer
 
-from edge.store.studies import AnyStep
+from edge.store.steps import AnyStep
 from evaluation.common.cli import Json, each
 from evaluation.recovery.agent import RandomCloud, logging_below, work
 from evaluation.recovery.check import Found, Site, check, show_and_exit

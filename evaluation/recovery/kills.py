@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from edge.store.pending import PendingStep
-from edge.store.studies import AnyStep, Step
+from edge.store.steps import AnyStep, Step
 from evaluation.common.cli import Json, each
 from evaluation.errors import ServiceFailed
 from evaluation.recovery.agent import Crash, serve

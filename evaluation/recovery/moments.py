@@ -22,15 +22,11 @@ from typing import Any
 from edge.agent.agent import run_agent
 from edge.amend import amender
 from edge.assemble import build_pipeline
-from edge.budget import Budget
-from edge.decide import Plan
 from edge.dicom_in.steps import ReceiveStep
 from edge.dicom_out.deliver import made_objects
 from edge.dicom_out.evidence import NO_EVIDENCE, EvidenceFiles
 from edge.dicom_out.settings import DicomTarget, DicomWebTarget
-from edge.escalation.rois import EscalationResult
 from edge.job import Job
-from edge.link.estimate import LinkEstimate
 from edge.pipeline import StudyResult, read_and_report
 from edge.report.model import Report
 from edge.report.pictures import Pictures
@@ -38,21 +34,19 @@ from edge.report.write import ReportPaths, write_version
 from edge.settings import EdgeSettings
 from edge.store.exports import DeliveryStep, ExportStep
 from edge.store.pending import PendingStep, PersistPending
-from edge.store.studies import AnyStep, Step
+from edge.store.steps import AnyStep, Step
 from edge.trail.store import TrailStep
 from evaluation.receiving.archive import AE_TITLE
 from evaluation.recovery.agent import (
     PIPELINE,
     GivenScores,
+    StandInCloud,
     logging_below,
     settings_in,
     the_box,
-    verdicts_on,
 )
 from evaluation.recovery.full_disk import fill
 from imaging.read import read_study
-from protos.deadline import Deadline
-from protos.messages import Priority, Roi
 
 ACKNOWLEDGED, AT_TARGET = "instance acknowledged", "object at the archive"
 """Steps whose other side sees them: after the first, and at the second, it kills the agent."""
@@ -203,37 +197,17 @@ def ends_durable(seen: Sequence[str]) -> bool:
     return "folder" in seen[begun:]
 
 
-class LateCloud:
+class LateCloud(StandInCloud):
     """A cloud that answers nothing in time, and all or a half of what it is asked for later."""
 
     def __init__(self, by_halves: Callable[[], bool]) -> None:
         self._by_halves = by_halves
 
-    def estimate(self) -> LinkEstimate:
-        """Return the estimate of a good link."""
-        return LinkEstimate()
-
-    def read(
-        self,
-        _plan: Plan,
-        _box: object,
-        _budget: Budget,
-        study_key: str,
-        _priority: Priority | None = None,
-    ) -> EscalationResult:
-        """Answer nothing."""
-        return verdicts_on((), study_key)
-
-    def read_rois(
-        self,
-        rois: Sequence[Roi],
-        _deadline: Deadline,
-        study_key: str,
-        _priority: Priority | None = None,
-    ) -> EscalationResult:
-        """Answer a retry."""
-        count = (len(rois) + 1) // 2 if self._by_halves() else len(rois)
-        return verdicts_on([roi.roi_id for roi in rois[:count]], study_key)
+    def answered(self, numbers: Sequence[int], is_retry: bool, /) -> Sequence[int]:
+        """Return none of a study's ROIs, and the first half or all of a retry's."""
+        if not is_retry:
+            return ()
+        return numbers[: (len(numbers) + 1) // 2] if self._by_halves() else numbers
 
 
 @dataclass(frozen=True)

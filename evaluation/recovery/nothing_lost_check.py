@@ -16,7 +16,7 @@ from typing import Any
 from pydicom import dcmread
 
 from edge.agent.folders import DATABASE
-from edge.store.studies import Step
+from edge.store.steps import Step
 from edge.trail.files import records_after
 from edge.trail.records import Event, TrailRecord
 from edge.trail.verify import verify

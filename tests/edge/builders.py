@@ -31,7 +31,8 @@ from edge.report.model import Report
 from edge.selection import SELECTION_POLICY, SelectionPolicy
 from edge.settings import load_settings
 from edge.store.pending import persist_in
-from edge.store.studies import Record, Step, StepHook, StudyStore
+from edge.store.steps import Step, StepHook
+from edge.store.studies import Record, StudyStore
 from evaluation.recovery.agent import settings_in
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Study, StudyHeader, Volume

@@ -22,7 +22,7 @@ from edge.pipeline import StudyResult, read_and_report
 from edge.report.model import Rejection, Report, Status
 from edge.report.write import write_report
 from edge.store.pending import PendingStep, PersistPending
-from edge.store.studies import Step, StepHook
+from edge.store.steps import Step, StepHook
 from evaluation.recovery.agent import Crash, settings_in
 from tests.edge.builders import ForgetfulCloud, SilentCloud, pending_pipeline
 

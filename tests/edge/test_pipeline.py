@@ -18,7 +18,7 @@ from edge.job import Job
 from edge.pipeline import detect, read_and_report
 from edge.report.model import Assessment, Report, Status
 from edge.report.pictures import Pictures, draw_pictures
-from edge.report.write import report_to_dict
+from edge.report.serialize import report_to_dict
 from edge.store.pending import pending_candidates
 from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed

@@ -25,7 +25,8 @@ from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.repair import damaged_databases
-from edge.store.studies import Step, StepHook, StudyStore
+from edge.store.steps import Step, StepHook
+from edge.store.studies import StudyStore
 from evaluation.recovery.agent import settings_in
 from tests.edge.agent.test_join import Reader, assert_one_study, send
 from tests.edge.builders import put

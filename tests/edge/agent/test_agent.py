@@ -17,12 +17,13 @@ import pytest
 
 from edge.agent import agent
 from edge.agent.agent import draining, run_agent
+from edge.agent.folders import AlreadyRunning
 from edge.agent.study import MAX_ATTEMPTS
 from edge.job import Job
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.report.model import AMENDED_LATER, NOT_AMENDED
 from edge.store.pending import PendingStep, PersistPending
-from edge.store.studies import AlreadyRunning, Step
+from edge.store.steps import Step
 from edge.telemetry import Telemetry
 from evaluation.recovery.agent import settings_in
 from tests.edge.builders import UNHURRIED, HandClock, SilentCloud, pipeline_of, put
@@ -245,7 +246,7 @@ def test_two_agents_with_one_outbox_lose_no_report_where_no_lock_works(
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("edge.store.studies.fcntl.flock", no_locks)
+    monkeypatch.setattr("edge.agent.folders.fcntl.flock", no_locks)
     outbox = tmp_path / "outbox"
     for place, text in (("one", "pixels"), ("two", "bad")):
         put(tmp_path / place / "inbox", "a", text)

@@ -14,7 +14,8 @@ from edge.atomic_files import move as real_move
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.store.pending import PendingStep, PersistPending
-from edge.store.studies import Step, StudyStore
+from edge.store.steps import Step
+from edge.store.studies import StudyStore
 from evaluation.recovery.agent import settings_in
 from tests.edge.builders import HandClock, put
 from tests.edge.running_agent import (

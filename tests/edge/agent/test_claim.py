@@ -16,7 +16,8 @@ from edge.agent.inbox import CompleteStudy
 from edge.atomic_files import is_transient
 from edge.atomic_files import move as real_move
 from edge.report.folder import owner_of, take_folder
-from edge.store.studies import Record, Step, StudyStore
+from edge.store.steps import Step
+from edge.store.studies import Record, StudyStore
 from evaluation.recovery.agent import settings_in
 from tests.edge.builders import names, open_claim, put, watch
 from tests.edge.running_agent import Killed

@@ -15,7 +15,8 @@ from edge.escalation.client import NoSecondReader
 from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
 from edge.store.pending import PendingStep, PersistPending
-from edge.store.studies import Step, StudyStore
+from edge.store.steps import Step
+from edge.store.studies import StudyStore
 from imaging.dicom.arrival import arrived
 from imaging.errors import IncompleteSeries
 from tests.edge.builders import SilentCloud, pending_pipeline, study_at

@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 from edge.store import repair
 from edge.store.pending import PendingStep
 from edge.store.repair import damaged_databases
-from edge.store.studies import Step, StudyStore
+from edge.store.steps import Step
+from edge.store.studies import StudyStore
 from tests.edge.agent.test_adopt import busy_site, database, work
 from tests.edge.builders import put
 from tests.edge.running_agent import statuses, whereabouts

@@ -21,7 +21,7 @@ from edge.agent import claim as claiming
 from edge.agent import loop, queue
 from edge.agent.folders import AgentFolders
 from edge.atomic_files import move as real_move
-from edge.store.studies import Step
+from edge.store.steps import Step
 from evaluation.recovery.agent import settings_in
 from tests.edge.agent.test_adopt import busy_site, cut, database, noise, older_layout, work
 from tests.edge.builders import put

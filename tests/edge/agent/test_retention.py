@@ -21,7 +21,8 @@ from edge.dicom_out.evidence import OBJECTS, SOURCE
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.store.pending import PersistPending
-from edge.store.studies import Step, StudyStore
+from edge.store.steps import Step
+from edge.store.studies import StudyStore
 from evaluation.recovery.agent import settings_in
 from tests.edge.agent.test_adopt import database, work
 from tests.edge.builders import HandClock, put

@@ -14,7 +14,8 @@ from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.report.folder import take_folder
 from edge.report.model import Report
-from edge.store.studies import Record, Step, StudyStore
+from edge.store.steps import Step
+from edge.store.studies import Record, StudyStore
 from evaluation.recovery.agent import settings_in
 from tests.edge.builders import open_claim, put
 from tests.edge.running_agent import quick_read

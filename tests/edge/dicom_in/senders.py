@@ -15,7 +15,8 @@ from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
-from edge.dicom_in.received import Limits, ReceivedStore
+from edge.dicom_in.incoming import Limits
+from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.scp import receiving_by_dicom
 from edge.dicom_in.stow import receiving_by_stow
 from edge.settings import EdgeSettings

@@ -17,7 +17,8 @@ from pydicom.uid import MRImageStorage
 from edge.agent.inbox import inspect_entry
 from edge.dicom_in import received as module
 from edge.dicom_in.identity import identify
-from edge.dicom_in.received import Expected, Incoming, Limits, ReceivedStore, Source
+from edge.dicom_in.incoming import Expected, Incoming, Limits, Source
+from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.refusals import Reason, Refused
 from tests.edge.builders import HandClock, names, watch
 from tests.edge.dicom_in.senders import IMAGES, on_their_way, received, settings_in

@@ -37,7 +37,8 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import P_DATA
 from structlog.testing import capture_logs
 
-from edge.dicom_in.received import Limits, ReceivedStore
+from edge.dicom_in.incoming import Limits
+from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.receiving import receiving
 from edge.errors import BadSettings
 from edge.settings import Peer
@@ -477,7 +478,8 @@ SERVER = """
 import os, signal, sys
 from pathlib import Path
 from edge.dicom_in import received, scp
-from edge.dicom_in.received import Limits, ReceivedStore
+from edge.dicom_in.incoming import Limits
+from edge.dicom_in.received import ReceivedStore
 from edge.telemetry import Telemetry
 from tests.edge.dicom_in.senders import settings_in
 

@@ -19,7 +19,8 @@ from pydicom.uid import MRImageStorage
 from structlog.testing import capture_logs
 
 from edge.dicom_in import stow
-from edge.dicom_in.received import Limits, ReceivedStore
+from edge.dicom_in.incoming import Limits
+from edge.dicom_in.received import ReceivedStore
 from edge.errors import BadSettings
 from edge.settings import load_settings
 from tests.edge.dicom_in.senders import (

@@ -13,15 +13,15 @@ from pydicom.uid import EncapsulatedPDFStorage, SecondaryCaptureImageStorage, ge
 from edge.access import make_folder
 from edge.agent.folders import AgentFolders
 from edge.atomic_files import move, remove
-from edge.dicom_out.deliver import ObjectMaker, Sender
+from edge.dicom_out.deliver import ObjectMaker, Sender, open_target
 from edge.dicom_out.settings import DicomTarget, DicomWebTarget
-from edge.dicom_out.targets import open_target
 from edge.errors import EdgeError
 from edge.report.folder import objects_folder, owner_of, take_folder
 from edge.report.model import Report, Status
 from edge.report.write import write_report, write_version
 from edge.store.exports import Delivery, DeliveryStep
-from edge.store.studies import Step, StepHook, StudyStore
+from edge.store.steps import Step, StepHook
+from edge.store.studies import StudyStore
 from evaluation.recovery.agent import settings_in
 from tests.dicom_peers import write_object
 from tests.edge.builders import HandClock, open_claim

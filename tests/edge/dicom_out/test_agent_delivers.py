@@ -19,7 +19,8 @@ from edge.dicom_out.overview import NothingToSend, overview, resend
 from edge.settings import EdgeSettings
 from edge.store.exports import DeliveryStep, ExportStep
 from edge.store.pending import PendingStep
-from edge.store.studies import AnyStep, Step, StudyStore
+from edge.store.steps import AnyStep, Step
+from edge.store.studies import StudyStore
 from evaluation.recovery.agent import Crash, settings_in
 from tests.dicom_peers import Pacs
 from tests.edge.builders import ForgetfulCloud, HandClock, put

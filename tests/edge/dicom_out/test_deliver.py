@@ -13,7 +13,7 @@ from pydicom.uid import EncapsulatedPDFStorage
 from edge.dicom_out.deliver import MAX_ATTEMPTS, MAX_MAKING
 from edge.report.folder import objects_folder
 from edge.store.exports import DeliveryStep, ExportStep
-from edge.store.studies import AnyStep
+from edge.store.steps import AnyStep
 from tests.dicom_peers import Pacs, StowService
 from tests.edge.dicom_out import sites
 from tests.edge.dicom_out.sites import Deliveries, NoObjects, deliveries, pacs_at, uids, web_at

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.dicom_out.targets import open_target
+from edge.dicom_out.deliver import open_target
 from evaluation.common.orthanc import REMEDY, is_installed, orthanc
 from tests.edge.dicom_out.sites import deliveries, pacs_at, uids, web_at
 

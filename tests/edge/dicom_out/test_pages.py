@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edge.dicom_out.pages import printable, report_pages, shown_name
-from edge.report.write import report_to_dict
+from edge.report.serialize import report_to_dict
 from tests.edge.dicom_out.studies import values_of, write_reported, write_study
 from tests.edge.report.reports import REPORT
 

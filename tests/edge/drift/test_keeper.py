@@ -16,9 +16,10 @@ from edge.drift.monitor import NOTHING, DriftMonitor
 from edge.drift.observe import BINS, Observation, bin_of, observe
 from edge.findings import Decision, Route, SecondReading
 from edge.report.model import Status
-from edge.report.write import report_to_dict
+from edge.report.serialize import report_to_dict
 from edge.store.drift import observations, pack, unpack
-from edge.store.studies import Step, StudyStore
+from edge.store.steps import Step
+from edge.store.studies import StudyStore
 from edge.telemetry import Telemetry
 from models.runtime.detection import Candidate
 from tests.edge.builders import SilentCloud, Site, site_at

@@ -10,8 +10,9 @@ import numpy as np
 from edge.budget import LedgerEntry
 from edge.findings import DecidedBy, Decision, Finding, Route, SecondReading
 from edge.report.model import Change, ChangeKind, Report
+from edge.report.page import render_page
 from edge.report.pictures import draw_pictures
-from edge.report.write import ReportPaths, render_page, write_report
+from edge.report.write import ReportPaths, write_report
 from imaging.location import Locator
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, ImageRef, StudyHeader

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from edge.clinical.sidecar import Clinical
 from edge.report.model import Rejection, Report, Status
+from edge.report.serialize import report_to_dict
 from edge.report.terminal import render_report
-from edge.report.write import report_to_dict
 from edge.rules.rule import AppliedRule
 from tests.edge.report.reports import FINDING, LOCATOR, POSSIBLE, REPORT, VERDICT, page
 from tests.edge.report.test_terminal import PATHS, printed

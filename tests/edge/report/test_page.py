@@ -12,7 +12,8 @@ import pytest
 from edge.budget import LedgerEntry
 from edge.findings import Decision, Outline, Route, SecondReading
 from edge.report.model import NOT_A_DEVICE, Rejection, Report, Status
-from edge.report.write import Banner, banners, write_report
+from edge.report.page import Banner, banners
+from edge.report.write import write_report
 from imaging.volume import Limitation, LimitationKind, StudyHeader
 from models.runtime.detection import Candidate
 from tests.edge.report.reports import FINDING, LOCATOR, POSSIBLE, REPORT, page, write

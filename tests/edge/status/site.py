@@ -28,7 +28,8 @@ from edge.status.login import Door, Password
 from edge.status.pages import Sources, application
 from edge.status.state import SiteState
 from edge.status.volumes import Volumes
-from edge.store.studies import Step, StudyStore
+from edge.store.steps import Step
+from edge.store.studies import StudyStore
 from edge.trail.records import Person, TrailRecord
 from edge.web import Listener, serving
 from evaluation.recovery.agent import settings_in

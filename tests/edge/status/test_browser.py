@@ -12,7 +12,7 @@ import pytest
 
 from edge.drift.compare import BASELINE, LEAST
 from edge.status.deliveries import DeadLetter
-from edge.store.studies import Step
+from edge.store.steps import Step
 from edge.web import Listener, serving
 from evaluation.errors import MissingProgram
 from evaluation.screenshots import VIEWS, Browser, View, browser

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge.status.login import Door
-from edge.store.studies import Step
+from edge.store.steps import Step
 from tests.edge.status.site import PASSWORD, SEEN, Site, Visit, visiting
 
 

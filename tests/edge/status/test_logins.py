@@ -14,7 +14,7 @@ from edge.agent.folders import DATABASE
 from edge.status.deliveries import DeadLetter, StoredDeliveries
 from edge.status.login import SESSION_S, Door
 from edge.status.logins import MOST_FAILED, WITHIN_S, LoginTrail
-from edge.store.studies import Step
+from edge.store.steps import Step
 from edge.trail.records import Event, Person
 from tests.edge.builders import HandClock
 from tests.edge.dicom_out.sites import pacs_at

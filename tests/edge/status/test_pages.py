@@ -21,7 +21,7 @@ from edge.report.model import Rejection, Report, Status
 from edge.report.write import write_version
 from edge.status.deliveries import DeadLetter
 from edge.status.login import Door
-from edge.store.studies import Step
+from edge.store.steps import Step
 from imaging.volume import StudyHeader
 from tests.edge.builders import put
 from tests.edge.report.reports import CHANGE, REPORT

@@ -16,7 +16,7 @@ import pytest
 from edge.status import volumes as opening
 from edge.status.state import SiteState, StudyRow
 from edge.status.volumes import KEPT, Volumes
-from edge.store.studies import Step
+from edge.store.steps import Step
 from tests.edge.status.site import CT, Site
 
 

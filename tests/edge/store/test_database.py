@@ -6,7 +6,8 @@ from pathlib import Path
 
 from edge.settings import load_settings
 from edge.store.database import BUSY_S
-from edge.store.studies import Step, StudyStore
+from edge.store.steps import Step
+from edge.store.studies import StudyStore
 
 
 def test_waiting_for_who_holds_the_database_costs_no_deadline() -> None:

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import fcntl
-import multiprocessing
-import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +7,8 @@ import pytest
 from edge.agent.inbox import report_names
 from edge.store.database import WrongStep
 from edge.store.pending import PendingStep
-from edge.store.studies import AlreadyRunning, Record, Step, StudyStore, exclusive
+from edge.store.steps import Step
+from edge.store.studies import Record, StudyStore
 from tests.edge.builders import open_claim
 
 
@@ -87,39 +85,3 @@ def test_hook_sees_each_step_before_and_after_it_is_durable(tmp_path: Path) -> N
         claimed(store)
     both = [(s, d) for s in (Step.CLAIMING, Step.CLAIMED) for d in (False, True)]
     assert seen == both
-
-
-def _hold(path: Path, held: multiprocessing.Queue[str]) -> None:
-    try:
-        with exclusive(path):
-            held.put("held")
-    except AlreadyRunning as error:
-        held.put(str(error))
-
-
-def test_lock_keeps_a_second_process_out_until_it_is_released(tmp_path: Path) -> None:
-    """The error names the taken folder; another process gets it afterwards."""
-    context = multiprocessing.get_context("forkserver")
-    told = context.Queue()
-
-    def other() -> str:
-        process = context.Process(target=_hold, args=(tmp_path / "lock", told))
-        process.start()
-        process.join(30)
-        return str(told.get(timeout=30))
-
-    with exclusive(tmp_path / "lock"):
-        assert other() == f"{tmp_path}: another agent uses this folder"
-    assert other() == "held"
-
-
-def test_a_command_that_looks_whether_an_agent_runs_keeps_none_from_starting(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "lock"
-    with path.open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_SH)
-        release = threading.Timer(0.02, fcntl.flock, (other, fcntl.LOCK_UN))
-        release.start()
-        with exclusive(path):
-            release.join()

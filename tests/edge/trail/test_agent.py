@@ -17,7 +17,7 @@ from edge.pipeline import StudyResult
 from edge.report.model import Report
 from edge.report.write import write_report
 from edge.store.pending import PendingStep, PersistPending
-from edge.store.studies import Step
+from edge.store.steps import Step
 from edge.trail.facts import RECEIVED
 from edge.trail.files import records_after
 from edge.trail.records import Event, TrailRecord

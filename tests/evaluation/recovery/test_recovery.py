@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from edge.store.pending import PendingStep
-from edge.store.studies import Step, StepHook
+from edge.store.steps import Step, StepHook
 from evaluation.recovery.agent import RandomCloud, put_study, work
 from evaluation.recovery.check import Found, busy, check
 

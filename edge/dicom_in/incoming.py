@@ -1,0 +1,159 @@
+"""An instance on its way into the store: who sends it, what is accepted, and its hidden file."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from edge.access import file_mode
+from edge.atomic_files import is_transient
+from edge.dicom_in.identity import Identity, data_set_digest
+from edge.dicom_in.refusals import Reason, Refused
+from edge.settings import EdgeSettings
+
+MB = 1_000_000
+_CHECK_BYTES = 4 << 20
+"""The free disk space is checked again after this many bytes."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Who sends an instance.
+
+    Attributes:
+        way: ``dicom`` or ``stow``.
+        caller: calling AE title, or the name of the HTTP caller.
+        called: called AE title; empty for HTTP.
+        peer: network address.
+    """
+
+    way: str
+    caller: str
+    called: str
+    peer: str
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the request says of an instance; empty for what it does not say."""
+
+    sop_class: str = ""
+    instance: str = ""
+    study: str = ""
+
+    def require(self, identity: Identity) -> None:
+        """Compare with what the data set says.
+
+        Raises:
+            Refused: they differ.
+        """
+        pairs = (
+            ("SOP class", self.sop_class, identity.sop_class),
+            ("SOP instance", self.instance, identity.instance),
+            ("study", self.study, identity.study),
+        )
+        for name, said, found in pairs:
+            if said and said != found:
+                raise Refused(Reason.MISMATCH, f"the data set has another {name} than the request")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is accepted.
+
+    Attributes:
+        instance_bytes: largest file of one instance.
+        instances: largest number of instances of one series that wait in the inbox.
+        free_bytes: disk space that stays free.
+        sop_classes: UIDs of the accepted storage classes.
+    """
+
+    instance_bytes: int
+    instances: int
+    free_bytes: int
+    sop_classes: frozenset[str]
+
+    @classmethod
+    def of(cls, settings: EdgeSettings) -> "Limits":
+        """Take the limits from the settings."""
+        return cls(
+            settings.receive_max_instance_mb * MB,
+            settings.receive_max_instances,
+            settings.receive_min_free_mb * MB,
+            frozenset(settings.receive_sop_classes),
+        )
+
+
+class Incoming:
+    """An instance on its way, in a hidden file."""
+
+    def __init__(self, path: Path, limits: Limits, require_room: Callable[[], None]) -> None:
+        self.path, self.bytes = path, 0
+        self._limits, self._require_room = limits, require_room
+        self._checked, self._data_from, self._hash = 0, -1, hashlib.sha256()
+        self._file = open(  # noqa: SIM115 - `sync` and `discard` close it
+            path, "xb", opener=partial(os.open, mode=0o600)
+        )
+        os.fchmod(self._file.fileno(), file_mode(path.parent.parent))
+
+    def begin_data_set(self) -> None:
+        """Note that what is written from now on is the data set; it is hashed on its way."""
+        self._data_from = self.bytes
+
+    def digest(self, offset: int) -> bytes:
+        """Return the SHA-256 of the data set, which begins at ``offset``."""
+        if offset == self._data_from:
+            return self._hash.digest()
+        return data_set_digest(self.path, offset)
+
+    def write(self, data: bytes) -> None:
+        """Append data.
+
+        Raises:
+            Refused: it becomes too large, or the disk too full; nothing of it is left.
+        """
+        self.bytes += len(data)
+        try:
+            if self.bytes > self._limits.instance_bytes:
+                limit = self._limits.instance_bytes / MB
+                raise Refused(Reason.TOO_LARGE, f"the instance is larger than {limit:g} MB")
+            if self.bytes - self._checked >= _CHECK_BYTES:
+                self._checked = self.bytes
+                self._require_room()
+            with refusing_faults():
+                self._file.write(data)
+            if self._data_from >= 0:
+                self._hash.update(data)
+        except Refused:
+            self.discard()
+            raise
+
+    def sync(self) -> None:
+        """Write all to the disk, and close the file.
+
+        Raises:
+            Refused: the disk is full.
+        """
+        with refusing_faults():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def discard(self) -> None:
+        """Remove what has arrived; it may be called again."""
+        with suppress(OSError):  # closing writes what is buffered, and the disk may be full
+            self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def refusing_faults() -> Iterator[None]:
+    """Turn the errors of a full or failing disk into a refusal."""
+    try:
+        yield
+    except OSError as error:
+        reason = Reason.NO_ROOM if is_transient(error) else Reason.FAULT
+        raise Refused(reason, f"the inbox cannot be written: {error.strerror}") from error

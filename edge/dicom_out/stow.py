@@ -1,0 +1,226 @@
+"""Send DICOM files to a DICOMweb service by STOW-RS (PS3.18)."""
+
+import ssl
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import requests
+from dicomweb_client.web import DICOMwebClient
+from urllib3.exceptions import NewConnectionError
+
+from edge.dicom_out.settings import DicomWebTarget
+from edge.dicom_out.targets import MAX_REASON, STOPPED, Refusal, Sent, is_full, status_words
+from process.text import printable_line
+
+_UNAVAILABLE: frozenset[int] = frozenset({
+    HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND,
+    HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,
+    HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT, HTTPStatus.INSUFFICIENT_STORAGE,
+})  # fmt: skip
+"""HTTP statuses that say nothing about the object that was sent."""
+
+_NO_SEARCH: frozenset[int] = frozenset({
+    HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED,
+})  # fmt: skip
+"""HTTP statuses of a service without QIDO-RS."""
+
+
+class DicomWebService:
+    """A DICOMweb service that stores what it gets by STOW-RS, one object a request.
+
+    With one object a request, a refusal is always that of one object.
+    """
+
+    def __init__(self, settings: DicomWebTarget) -> None:
+        self._settings = settings
+
+    def send(self, files: Sequence[Path], stopped: Callable[[], bool]) -> Sent:
+        """Send files, one after the other; see `Target`."""
+        stored, refused = list[str](), dict[str, Refusal]()
+        with requests.Session() as session:
+            try:
+                client = self._client(session)
+                for file in files:
+                    if stopped():
+                        return Sent(tuple(stored), refused, STOPPED)
+                    try:
+                        refusal = _store(client, pydicom.dcmread(file))
+                    except requests.RequestException as error:
+                        if not _never_connected(error):
+                            refused[file.name] = Refusal(self._why(error))
+                        return Sent(tuple(stored), refused, self._why(error))
+                    if refusal is None:
+                        stored.append(file.name)
+                        continue
+                    refused[file.name] = refusal
+                    if refusal.is_full:
+                        return Sent(tuple(stored), refused, refusal.code)
+            except _Unavailable as error:
+                return Sent(tuple(stored), refused, str(error))
+        return Sent(tuple(stored), refused)
+
+    def echo(self) -> str:
+        """Search for a study, or where there is no search ask for the options; see `Target`."""
+        with requests.Session() as session:
+            try:
+                client = self._client(session)
+                try:
+                    client.search_for_studies(limit=1)
+                except requests.HTTPError as error:
+                    if _answer(error).status_code not in _NO_SEARCH:
+                        raise
+                    options = session.options(
+                        f"{self._settings.url.rstrip('/')}/studies", timeout=self._timeout_s
+                    )
+                    options.raise_for_status()
+            except _Unavailable as error:
+                return str(error)
+            except requests.HTTPError as error:
+                return _http_words(_answer(error))
+            except requests.RequestException as error:
+                return self._why(error)
+        return ""
+
+    @property
+    def _timeout_s(self) -> tuple[float, float]:
+        return self._settings.connect_s, self._settings.answer_s
+
+    def _client(self, session: requests.Session) -> DICOMwebClient:
+        target = self._settings
+        if problems := target.tls.problems():
+            raise _Unavailable("; ".join(problems))
+        # of the environment only the proxies: REQUESTS_CA_BUNDLE would go before tls_ca
+        session.trust_env = False
+        session.proxies.update(requests.utils.get_environ_proxies(target.url))
+        trusted = ssl.get_default_verify_paths()
+        session.verify = str(target.tls_ca or trusted.cafile or trusted.capath or "") or True
+        if target.tls_cert is not None and target.tls_key is not None:
+            session.cert = (str(target.tls_cert), str(target.tls_key))
+        session.auth = _Authorization(target.token_file)
+        session.headers["Accept"] = "application/dicom+json"
+        session.hooks["response"].append(_refuse_redirect)
+        client = DICOMwebClient(
+            target.url.rstrip("/"), session=session, timeout=self._timeout_s, chunk_size=2**31
+        )
+        client.set_http_retry_params(retry=False)  # `edge.dicom_out.deliver` retries
+        return client
+
+    def _why(self, error: requests.RequestException) -> str:
+        target = self._settings
+        match error:
+            case requests.exceptions.SSLError():
+                return f"{target.url}: TLS fails: {_innermost(error)}"
+            case requests.exceptions.ConnectTimeout():
+                return f"{target.url} does not answer within {target.connect_s:g} s"
+            case requests.exceptions.Timeout():
+                return f"{target.url} does not answer within {target.answer_s:g} s"
+            case _:
+                return f"{target.url}: {_innermost(error)}"
+
+
+class _Unavailable(Exception):
+    """The service, or the way to it, is at fault; the message says why."""
+
+
+class _Authorization(requests.auth.AuthBase):
+    """Puts the token into each request; it is read each time, because tokens are renewed.
+
+    It also leaves the header Host to the library: dicomweb-client writes it without the port.
+    """
+
+    def __init__(self, token_file: Path | None) -> None:
+        self._file = token_file
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers.pop("Host", None)
+        if self._file is not None:
+            try:
+                token = self._file.read_text("ascii").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                why = error.strerror if isinstance(error, OSError) else "not ASCII text"
+                raise _Unavailable(f"token_file = {self._file}: {why}") from error
+            request.headers["Authorization"] = f"Bearer {token}"
+        return request
+
+
+def _refuse_redirect(response: requests.Response, *_: Any, **__: Any) -> None:
+    """Follow no redirect: a POST would become a GET, which succeeds and stores nothing."""
+    if response.is_redirect:
+        place = printable_line(response.headers["Location"])
+        raise _Unavailable(f"the service redirects to {place}: set url to that")
+
+
+def _store(client: DICOMwebClient, dataset: pydicom.Dataset) -> Refusal | None:
+    """Store one object; return why it is refused, None if it is stored.
+
+    Raises:
+        _Unavailable: the service takes nothing now.
+        requests.RequestException: it cannot be reached.
+    """
+    try:
+        answer = client.store_instances([dataset])
+    except requests.HTTPError as error:
+        response = _answer(error)
+        if response.status_code in _UNAVAILABLE:
+            raise _Unavailable(_http_words(response)) from error
+        try:
+            answer = pydicom.Dataset.from_json(response.text)
+        except Exception:  # whatever it is, it is no answer of STOW-RS
+            answer = pydicom.Dataset()
+        if not answer.get("FailedSOPSequence"):
+            return Refusal(_http_words(response), printable_line(response.text)[:MAX_REASON])
+    uid = dataset.SOPInstanceUID
+    for item in answer.get("FailedSOPSequence", ()):
+        if item.get("ReferencedSOPInstanceUID", uid) == uid:
+            code = int(item.get("FailureReason", 0x0110))
+            return Refusal(status_words(code), is_full=is_full(code))
+    # a service may leave out its answer; if there is one, it must have the object
+    items = answer.get("ReferencedSOPSequence", ())
+    listed = [item.get("ReferencedSOPInstanceUID") for item in items]
+    return None if uid in listed or not len(answer) else Refusal("the answer does not list it")
+
+
+def _answer(error: requests.HTTPError) -> requests.Response:
+    """Return the answer that the error is about; `requests` always sets it here."""
+    if error.response is None:
+        raise TypeError("an HTTP error without a response")
+    return error.response
+
+
+def _http_words(response: requests.Response) -> str:
+    status = f"HTTP {response.status_code} {printable_line(response.reason or '')}".strip()
+    hints = {
+        HTTPStatus.UNAUTHORIZED: "check token_file, tls_cert and tls_key",
+        HTTPStatus.FORBIDDEN: "check token_file, tls_cert and tls_key",
+        HTTPStatus.NOT_FOUND: "check url",
+        HTTPStatus.METHOD_NOT_ALLOWED: "check url",
+    }
+    hint = hints.get(HTTPStatus(response.status_code)) if response.status_code in hints else None
+    return f"{status}: {hint}" if hint else status
+
+
+def _never_connected(error: requests.RequestException) -> bool:
+    """Return whether a request failed before anything of it was sent."""
+    if isinstance(error, requests.exceptions.ConnectTimeout | requests.exceptions.SSLError):
+        return True
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, NewConnectionError):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
+
+
+def _innermost(error: BaseException) -> str:
+    """Return what the system said, at the end of a chain of errors of several libraries."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not accepted: {error.verify_message}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return printable_line(str(error))[:MAX_REASON]

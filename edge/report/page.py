@@ -1,0 +1,129 @@
+"""Render ``report.html``, the page of a report for people.
+
+The page needs no other file. Its text may come from an untrusted DICOM header, so it is escaped,
+and the page forbids scripts.
+"""
+
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from string import ascii_letters, digits
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from edge.clinical.brock import MODEL as BROCK
+from edge.clinical.brock import REFERENCE
+from edge.clinical.lung_rads import STANDARD
+from edge.findings import SecondReading
+from edge.report.model import NOT_A_DEVICE, Change, Report, Status
+
+
+@dataclass(frozen=True)
+class Banner:
+    """A message above the findings; ``level`` is good, note, warn or bad."""
+
+    level: str
+    title: str
+    text: str
+
+
+def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
+    """Render the page with its pictures, which are named as `draw_pictures` names them."""
+    return _template().render(
+        report=report,
+        banners=banners(report),
+        images={name: b64encode(data).decode() for name, data in pictures.items()},
+        disclaimer=NOT_A_DEVICE,
+        standard=STANDARD,
+        brock_model=BROCK,
+        brock_reference=REFERENCE,
+        running_head=_running_head(report),
+        total_s=max(report.took_s, 1e-9),
+    )
+
+
+def given_up_page(page: str, change: Change, now: str) -> str:
+    """Put stamp, banner and printed head of the new version into a page, in place of the old."""
+    stamp = rf"Provisional report, version {change.version - 1}<br>[^<]*<"
+    stamped = f"Final report, version {change.version}<br>{now.replace('T', ' ')}<"
+    page = re.sub(stamp, stamped, page, count=1)
+    head = rf'report version {change.version - 1} of [0-9-]{{10}}"'
+    page = re.sub(head, f'report version {change.version} of {now[:10]}"', page, count=1)
+    banner = '<div class="banner warn" role="alert"><strong>{}</strong><span>{}</span></div>'
+    provisional = r'<div class="banner[^>]*><strong>Provisional report</strong>.*?</div>'
+    title, text = (
+        f"Last version, {change.version}",
+        f"The second reading was {escape(change.text)}.",
+    )
+    return re.sub(provisional, lambda _: banner.format(title, text), page, count=1)
+
+
+def banners(report: Report) -> tuple[Banner, ...]:
+    """Return the messages above the findings, without limitations, the most urgent first."""
+    if report.rejection is not None:
+        why = report.rejection
+        text = f"{why.reason} ({why.file})" if why.file else why.reason
+        return (Banner("bad", f"This study was not read: {why.kind}", text),)
+    if report.status is Status.IGNORED:
+        text = f"{report.second_reading_reason[:1].upper()}{report.second_reading_reason[1:]}."
+        return (Banner("note", "This study was not read", text),)
+    messages = []
+    if report.version > 1:
+        title = f"Amended report, version {report.version}"
+        messages.append(Banner("warn", title, "The changes are listed below."))
+    if report.status is Status.PROVISIONAL:
+        messages.append(
+            Banner("warn", "Provisional report", "A second reading may change the findings.")
+        )
+    match report.second_reading:
+        case SecondReading.COMPLETE if report.uncertain:
+            level = "good"
+        case SecondReading.COMPLETE | SecondReading.OFF:
+            level = "note"  # nothing was read again, and nothing is missing
+        case _:
+            level = "warn"
+    text = report.second_reading_reason
+    return (*messages, Banner(level, report.second_reading_title, text))
+
+
+@cache
+def _template() -> Template:
+    """Compile the page's template once: that takes longer than filling it."""
+    environment = Environment(
+        loader=PackageLoader("edge.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["seconds"] = _seconds
+    environment.filters["iso_date"] = _iso_date
+    environment.filters["css_string"] = _css_string
+    return environment.get_template("report.html.j2")
+
+
+def _running_head(report: Report) -> str:
+    """Say whose report a printed page belongs to."""
+    header = report.header
+    who = (header.patient_name.replace("^", " "), header.patient_id, _iso_date(header.study_date))
+    named = ", ".join(part for part in who if part) or report.source.name
+    return f"{named}, report version {report.version} of {report.created[:10]}"
+
+
+def _css_string(text: str) -> str:
+    """Escape text for a string in CSS: it may come from an untrusted header."""
+    plain = frozenset(" ,.:-" + ascii_letters + digits)
+    return "".join(c if c in plain else f"\\{ord(c):x} " for c in text)
+
+
+def _seconds(value: float) -> str:
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def _iso_date(text: str) -> str:
+    """Turn DICOM's 20260301 into 2026-03-01; other text is returned as it is."""
+    dicom = len(text) == 8 and text.isdigit()
+    return f"{text[:4]}-{text[4:6]}-{text[6:]}" if dicom else text

@@ -1,0 +1,231 @@
+"""Turn a report into the values of ``report.json``.
+
+All keys are named here; the command line's ``--json`` prints the same.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from edge.clinical.brock import MODEL as BROCK
+from edge.clinical.brock import REFERENCE, Brock
+from edge.clinical.lung_rads import STANDARD, LungRads
+from edge.findings import Decision, Finding
+from edge.guarantee import Guarantee
+from edge.report.model import NOT_A_DEVICE, Change, Report
+from imaging.coverage import Coverage
+from imaging.location import Location
+from imaging.volume import LimitationKind
+
+SCHEMA = "overread.report/2"
+"""Gets a new number when a key goes or changes its meaning; new keys may come without."""
+
+
+def report_to_dict(report: Report) -> dict[str, Any]:
+    """Return the report as JSON values; the keys are stable within one `SCHEMA`.
+
+    Points are ``[x, y, z]`` LPS in mm, times are in seconds. A number that is not finite is null.
+    """
+    audit = report.audit
+    whole = all(one.kind is not LimitationKind.COVERAGE for one in report.limitations)
+    return {
+        "schema": SCHEMA,
+        "study_key": report.study_key,
+        "version": report.version,
+        "status": report.status.value,
+        "changes": [change_to_dict(change) for change in report.changes],
+        "created": report.created,
+        "source": str(report.source),
+        "series_uid": report.series_uid,
+        "study": asdict(report.header),
+        "findings": [
+            _finding(n, one, report.location_of(one)) | {"brock": _brock(report.brock_of(one))}
+            for n, one in report.numbered
+        ],
+        "lung_rads": _lung_rads(report.lung_rads),
+        "brock": _brock_of_patient(report),
+        "clinical": asdict(report.clinical),
+        "possible_findings": [
+            _finding(n, one, report.location_of(one)) | {"brock": None}
+            for n, one in report.numbered_possible
+        ],
+        "groups": [{"count": len(group), "findings": list(group)} for group in report.groups],
+        "picture_note": report.picture_note,
+        "second_reading": report.second_reading.value,
+        "second_reading_reason": report.second_reading_reason,
+        "candidates": [_candidate(decision) for decision in report.decisions],
+        "highest_dismissed_score": _number(report.highest_dismissed_score, 4),
+        "rejection": asdict(report.rejection) if report.rejection else None,
+        "rule": {
+            "name": report.rule.name,
+            "action": report.rule.action.value,
+            "priority": report.rule.priority.value,
+            "screening": report.rule.screening,
+        },
+        "deadline_s": _number(report.deadline_s, 3),
+        "took_s": _number(report.took_s, 4),
+        "ledger": [
+            {
+                "stage": entry.stage,
+                "budget_s": _number(entry.budget_s, 4),
+                "took_s": _number(entry.took_s, 4),
+            }
+            for entry in report.ledger
+        ],
+        "models": dict(report.models),
+        "coverage": _coverage(report.coverage, whole),
+        "limitations": [{"kind": x.kind.value, "text": x.text} for x in report.limitations],
+        "guarantee": _guarantee(report.guarantee),
+        "audit": audit
+        and {
+            **asdict(audit),
+            "outcome": audit.outcome.value,
+            "highest_score": _number(audit.highest_score, 4),
+        },
+        "other_series": list(report.other_series),
+        "disclaimer": NOT_A_DEVICE,
+    }
+
+
+def _brock(brock: Brock | None) -> dict[str, Any] | None:
+    if brock is None:
+        return None
+    return {
+        "probability": _number(brock.probability, 4),
+        **{name: getattr(brock.inputs, name) for name in ("diameter_mm", "texture", "upper")},
+        "unknown": list(brock.unknown_of_nodule),
+    }
+
+
+def _brock_of_patient(report: Report) -> dict[str, Any]:
+    """Return what holds for the model's result of every finding."""
+    brock = report.brock_of_patient
+    names = ("age_years", "female", "family_history", "emphysema", "spiculation", "count")
+    return {
+        "model": BROCK,
+        "inputs": brock and {name: getattr(brock.inputs, name) for name in names},
+        "unknown": list(brock.unknown_of_patient) if brock else [],
+        "reference": REFERENCE,
+        "notes": list(report.brock_notes),
+    }
+
+
+def _lung_rads(suggested: LungRads | None) -> dict[str, Any] | None:
+    if suggested is None:
+        return None
+    return {
+        "category": suggested.category,
+        "least": suggested.least,
+        "most": suggested.most,
+        "inputs": [asdict(one) for one in suggested.inputs],
+        "reasons": list(suggested.reasons),
+        "standard": STANDARD,
+    }
+
+
+def _guarantee(guarantee: Guarantee) -> dict[str, Any]:
+    """Terms are written only where they hold: no number stands beside a guarantee not given."""
+    terms = guarantee.terms if guarantee.given else None
+    return {
+        "given": guarantee.given,
+        "text": guarantee.text,
+        "reason": guarantee.reason,
+        "terms": terms
+        and {
+            "missed_at_most": terms.alpha,
+            "confidence": _number(1 - terms.delta, 4),
+            "patients": terms.patients,
+            "calibration": terms.calibration,
+            "basis": terms.basis,
+            "edge_model": terms.screening,
+            "cloud_model": terms.hybrid,
+            "slice_mm": terms.slice_mm,
+            "roi_side": terms.region_side,
+        },
+    }
+
+
+def _coverage(coverage: Coverage | None, whole: bool) -> dict[str, Any] | None:
+    if coverage is None:
+        return None
+    return {
+        "complete": whole,
+        "cut": [cut.side for cut in coverage.cuts],
+        "cut_area_cm2": [cut.area_cm2 for cut in coverage.cuts],
+        "lung_height_mm": coverage.lung_height_mm,
+    }
+
+
+def change_to_dict(change: Change) -> dict[str, Any]:
+    """Return one change of an amended report as JSON values."""
+    verdict = {"probability": _number(change.verdict, 4), "model": change.model}
+    return {
+        "version": change.version,
+        "kind": change.kind.value,
+        "text": change.text,
+        "number": change.number,
+        "centre_mm": None if change.centre_mm is None else _point(change.centre_mm),
+        "probability_before": _number(change.probability_before, 4),
+        "probability_after": _number(change.probability_after, 4),
+        "verdict": None if change.verdict is None else verdict,
+    }
+
+
+def _finding(number: int, finding: Finding, location: Location | None) -> dict[str, Any]:
+    verdict = finding.verdict
+    return {
+        "number": number,
+        "centre_mm": _point(finding.centre_mm),
+        "location": location and _location(location),
+        "diameter_mm": _number(finding.diameter_mm, 2),
+        "small": finding.small,
+        "volume_mm3": _number(finding.volume_mm3, 1),
+        "probability": _number(finding.probability, 4),
+        "decided_by": finding.decided_by.value,
+        "reason": finding.reason,
+        "edge_score": _number(finding.edge_score, 4),
+        "route": finding.route.value,
+        "verdict": verdict
+        and {
+            "probability": _number(verdict.probability, 4),
+            "diameter_mm": _number(verdict.diameter_mm, 2),
+            "malignancy": _number(verdict.malignancy, 4),
+            "texture": verdict.texture or None,
+            "model": verdict.model,
+            "queue_s": _number(verdict.queue_s, 4),
+            "compute_s": _number(verdict.compute_s, 4),
+        },
+    }
+
+
+def _location(location: Location) -> dict[str, Any]:
+    """Return where a finding lies; what the files do not state, or what is not plain, is null."""
+    return {
+        "image_number": location.image.number,
+        "frame_number": location.image.frame,
+        "sop_instance_uid": location.image.sop_instance_uid or None,
+        "frame_of_reference_uid": location.frame_of_reference_uid or None,
+        "slice_index": location.slice_index,
+        "side": location.side or None,
+        "zone": location.zone or None,
+    }
+
+
+def _candidate(decision: Decision) -> dict[str, Any]:
+    candidate = decision.candidate
+    return {
+        "centre_mm": _point(candidate.centre_mm),
+        "diameter_mm": _number(candidate.diameter_mm, 2),
+        "score": _number(candidate.score, 4),
+        "route": decision.route.value,
+        "reason": decision.reason,
+    }
+
+
+def _point(centre_mm: Iterable[float]) -> list[float | None]:
+    return [_number(value, 2) for value in centre_mm]
+
+
+def _number(value: float | None, digits: int) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(float(value), digits)
