@@ -6,7 +6,6 @@ protocol are used. JSON has the settings of `evaluation.load.peers.RAY_SETTINGS`
 ``each_ms``, ``port``, and ``ready_file``, which is made when the service is ready.
 """
 
-import asyncio
 import json
 import signal
 import sys
@@ -29,12 +28,24 @@ def reader(settings: dict[str, Any]) -> Any:
     """Return the application: one reader, which reads one batch at a time."""
     fixed_s, each_s = settings["fixed_ms"] / 1e3, settings["each_ms"] / 1e3
 
-    @serve.deployment(
+    async def read(_reader: object, rois: list[Any]) -> list[Any]:
+        # Ray Serve takes requests meanwhile, in another thread
+        time.sleep(fixed_s + len(rois) * each_s)
+        return [np.full((1, 1), 0.5) for _ in rois]
+
+    batched: Any = serve.batch(
+        max_batch_size=settings["max_batch_size"],
+        batch_wait_timeout_s=settings["batch_wait_timeout_s"],
+    )(read)
+    deployment: Any = serve.deployment(
         num_replicas=1,
         max_ongoing_requests=settings["max_ongoing_requests"],
         max_queued_requests=settings["max_queued_requests"],
     )
+
     class Reader:
+        read = batched  # Ray Serve looks for a method of the function's own name
+
         async def ModelInfer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:  # noqa: N802 - named by the protocol
             """Answer with the probability of the request's one ROI."""
             shape = tuple(request.inputs[0].shape)
@@ -44,17 +55,7 @@ def reader(settings: dict[str, Any]) -> Any:
             answer.raw_output_contents.append((await self.read(roi)).tobytes())
             return answer
 
-        @serve.batch(
-            max_batch_size=settings["max_batch_size"],
-            batch_wait_timeout_s=settings["batch_wait_timeout_s"],
-        )
-        async def read(self, rois: list[Any]) -> list[Any]:
-            """Sleep in a thread, so that requests are taken meanwhile."""
-            batch = np.concatenate(rois)
-            await asyncio.to_thread(time.sleep, fixed_s + len(batch) * each_s)
-            return list(np.full((len(batch), 1), 0.5))
-
-    return Reader.bind()
+    return deployment(Reader).bind()
 
 
 def main() -> None:
