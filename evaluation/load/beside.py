@@ -189,17 +189,15 @@ def as_dict(
 def _tables(result: Mapping[str, Any]) -> Iterator[Rows | str]:
     for name in result["left_out"]:
         yield f"{name} is left out: no interpreter with it is given."
-    heads = ("load", "service", "goodput", "95 %", "in time", "refused", "late", "p50", "p95",
-             "stat p50", "stat p95", "refusal p50", "refusal p95", "Jain")  # fmt: skip
+    heads = ("load", "service", "goodput", "refused", "late", "p50", "stat p50", "stat p95",
+             "refusal p50")  # fmt: skip
     where = f"{result['service_cores']} of {result['cores']} cores, {result['cpu']}"
     title = f"{result['reader']}; each service on {where}. Goodput of the best capacity;"
     title += " times in ms, - where that many had no answer in time"
-    times = ("p50", "p95", "stat_p50", "stat_p95", "refusal_p50", "refusal_p95")
     cells = [
-        [f"{run['load']:g}", run["mode"], percent(run["goodput_of_capacity"]),
-         f"{percent(run['goodput_low'])} to {percent(run['goodput_high'])}",
-         *(percent(run[name] / max(run["offered"], 1)) for name in ("in_time", "rejected", "late")),
-         *(number(run[f"{name}_ms"], 0) for name in times), number(run["fairness"], 3)]
+        [f"{run['load']:g}", run["mode"], percent(run["goodput_of_capacity"], 0),
+         *(percent(run[name] / max(run["offered"], 1), 0) for name in ("rejected", "late")),
+         *(number(run[f"{name}_ms"], 0) for name in ("p50", "stat_p50", "stat_p95", "refusal_p50"))]
         for run in result["runs"]
     ]  # fmt: skip
     saturated = [[mode, f"{rate:.1f}"] for mode, rate in result["capacity_per_s"].items()]
