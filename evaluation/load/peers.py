@@ -1,8 +1,8 @@
 """Other servers with the reader that sleeps: Triton and Ray Serve, each in its own environment.
 
 Each is started with an interpreter that has it installed, and speaks the Open Inference Protocol
-over gRPC. Of the settings that their documentation has for batches, deadlines and overload, these
-did best at twice the capacity. They are part of the result.
+over gRPC. Their settings for batches, deadlines and overload are near the best of those that were
+tried at twice the capacity, and are part of the result.
 """
 
 import json
@@ -52,8 +52,8 @@ TRITON_SETTINGS: Mapping[str, Any] = {
 """Priorities, a short queue, and rejection of requests whose own timeout has passed.
 
 Triton's timeout is that of the queue: the client leaves the time of two batches. The two instances
-share one resource, so that one reads at a time. With one instance a queue policy stops Triton from
-forming a batch while another is read, and it then waits up to 0.5 s though requests are there.
+share one resource, so that one reads at a time. With one instance and a queue policy, full batches
+were at times read up to 0.5 s late.
 """
 
 TRITON_PLAIN_SETTINGS: Mapping[str, Any] = {
@@ -77,10 +77,10 @@ RAY_SETTINGS: Mapping[str, Any] = {
         "RAY_worker_niceness": "0",
     },
 }
-"""Clients reach the reader's process without a proxy, and it runs as fast as those of the others.
+"""Its processes have the same niceness as the others, and most requests that wait are ongoing.
 
 Batches are formed of ongoing requests alone, and are closed when the wait has passed, though the
-reader is busy: fewer ongoing requests, or a shorter wait, made smaller batches.
+reader is busy. Requests come through Serve's proxy.
 """
 
 _CONSTANTS = ("TYPE_", "KIND_", "REJECT")
