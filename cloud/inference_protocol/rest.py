@@ -11,6 +11,7 @@ length, and then the raw content of the input. Errors are ``{"error": …}``.
 """
 
 import asyncio
+import contextlib
 import zlib
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -55,6 +56,9 @@ _STATUS = {
 
 # The window bits of zlib for each encoding of a body: a header of gzip, or of zlib.
 _ENCODINGS = {"gzip": 31, "deflate": 15}
+
+DISCARDED_BYTES = 2**24
+"""Bytes of a refused body that are still received: its sender would not read the answer before."""
 
 _log = structlog.get_logger(__name__)
 
@@ -115,7 +119,10 @@ class RestService:
             return Response(status_code=HTTPStatus.BAD_REQUEST)
         except OverreadError as error:
             _log.info("inference request failed", error=error.kind, reason=error.reason, peer=peer)
-            return failure(error)
+            response = _failure(error)
+            if not (_is_complete(request) or await self._discard(request)):
+                response.headers["Connection"] = "close"
+            return response
         except Exception as error:  # whatever it is, the next request must be answered
             _log.exception("internal error", peer=peer)
             text = {"error": f"internal error: {type(error).__name__}"}
@@ -148,12 +155,25 @@ class RestService:
                 size += len(parts[-1])
                 self._require_bounded(size)
         except StopAsyncIteration:
+            request.state.is_complete = True
             body = b"".join(parts)
         except TimeoutError:
             raise InvalidRequest(f"no byte of the body arrived within {timeout_s} s") from None
         if encoding == "identity":
             return body
         return await run_in_threadpool(self._unpacked, body, encoding)
+
+    async def _discard(self, request: Request) -> bool:
+        """Receive the rest of a body; return whether it came to its end."""
+        size = 0
+        with contextlib.suppress(TimeoutError, ClientDisconnect):
+            async with asyncio.timeout(self._settings.idle_timeout_s):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > DISCARDED_BYTES:
+                        return False
+                return True
+        return False
 
     def _unpacked(self, body: bytes, encoding: str) -> bytes:
         unpacker = zlib.decompressobj(_ENCODINGS[encoding])
@@ -200,14 +220,18 @@ class RestService:
         )
 
 
-def failure(error: OverreadError) -> Response:
+def _failure(error: OverreadError) -> Response:
     """Return an error as a response: its class and estimate are headers, as gRPC's metadata."""
     code, reason, metadata = to_status(error)
     status = _STATUS.get(code, HTTPStatus.INTERNAL_SERVER_ERROR)
     if isinstance(error, TooLarge):
         status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    # what is left of the body of a refused request is not read
-    return JSONResponse({"error": reason}, status, {**dict(metadata), "Connection": "close"})
+    return JSONResponse({"error": reason}, status, dict(metadata))
+
+
+def _is_complete(request: Request) -> bool:
+    """Tell whether the whole body was received."""
+    return getattr(request.state, "is_complete", False)
 
 
 def _checked(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
@@ -217,7 +241,7 @@ def _checked(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
         try:
             return answer(request)
         except OverreadError as error:
-            return failure(error)
+            return _failure(error)
 
     return handle
 

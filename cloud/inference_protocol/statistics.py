@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from cloud.scheduling.scheduler import RoiResult
 from protos import inference_pb2 as pb
@@ -15,8 +15,9 @@ class Statistics:
     """Counts what happened to requests since the start.
 
     An inference is an ROI that was answered. An execution is a batch that answered at least one;
-    a batch may hold ROIs of several requests, and of studies, and is counted once. Queue time is
-    the longest wait of a request's ROIs, compute time that of all batches which held them.
+    a batch may hold ROIs of several requests, and of studies, and is counted once. A request's
+    compute time is that in which at least one of its ROIs was read. Its queue time is the rest of
+    the time until the last of them was: several batches may read one request.
     """
 
     def __init__(self) -> None:
@@ -36,9 +37,10 @@ class Statistics:
             self._count_batch(one)
         counted = self._counted
         _add(counted.success, total_s)
-        _add(counted.queue, max(one.queue_s for one in results))
+        queue_s, compute_s = _shares(batches.values())
+        _add(counted.queue, queue_s)
         _add(counted.compute_input, input_s)
-        _add(counted.compute_infer, sum(one.compute_s for one in batches.values()))
+        _add(counted.compute_infer, compute_s)
         _add(counted.compute_output, output_s)
 
     def failed(self, total_s: float) -> None:
@@ -67,6 +69,21 @@ class Statistics:
         if len(self._seen) > REMEMBERED_BATCHES:
             self._seen.popitem(last=False)
         _add(self._batches.setdefault(one.batch_rois, pb.StatisticDuration()), one.compute_s)
+
+
+def _shares(batches: Iterable[RoiResult]) -> tuple[float, float]:
+    """Return the seconds in which none of a request's batches was read, and those in which one was.
+
+    Both together last from its arrival to the end of the last batch.
+    """
+    in_order = sorted(batches, key=lambda one: one.began_s)
+    arrived_s = in_order[0].began_s - in_order[0].queue_s
+    compute_s, end_s = 0.0, arrived_s
+    for one in in_order:  # batches of several workers overlap
+        batch_end_s = max(end_s, one.began_s + one.compute_s)
+        compute_s += batch_end_s - max(end_s, one.began_s)
+        end_s = batch_end_s
+    return end_s - arrived_s - compute_s, compute_s
 
 
 def _add(duration: pb.StatisticDuration, seconds: float) -> None:

@@ -1,0 +1,292 @@
+"""What a caller over HTTP may do wrong, and how its site is known."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloud.errors import AddressUnusable
+from cloud.inference_protocol import http_server, rest
+from cloud.inference_protocol.http_json import decode_request
+from cloud.service import Caller, named_caller
+from protos.errors import InvalidRequest
+from tests.cloud.inference_protocol.calling import DetailedReader, Refused, rois, tritonclient
+from tests.cloud.running import SHAPE, RunningCloud, run_cloud, until
+from tests.pki import make_pki
+
+VOXELS = bytes([51]) * 512
+LENGTH = "Inference-Header-Content-Length"
+PATH = "/v2/models/mean/infer"
+INPUT = {"name": "ROI", "datatype": "UINT8", "shape": [1, *SHAPE]}
+
+
+@contextlib.contextmanager
+def http_cloud(**settings: Any) -> Iterator[tuple[RunningCloud, httpx.Client]]:
+    with (
+        run_cloud(DetailedReader(), http_port=0, **settings) as cloud,
+        httpx.Client(base_url=f"http://{cloud.server.http_address}") as client,
+    ):
+        yield cloud, client
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx.Client]:
+    with http_cloud(max_batch=2) as (_, client):
+        yield client
+
+
+def binary(tail: bytes = VOXELS, **fields: Any) -> tuple[bytes, dict[str, str]]:
+    """A request with voxels behind its JSON: body and headers."""
+    given = {**INPUT, "parameters": {"binary_data_size": 512}, **fields}
+    text = json.dumps({"inputs": [given]}).encode()
+    return text + tail, {LENGTH: str(len(text))}
+
+
+def plain(**fields: Any) -> tuple[bytes, dict[str, str]]:
+    """A request that is all JSON."""
+    return json.dumps({"inputs": [{**INPUT, "data": [51] * 512, **fields}]}).encode(), {}
+
+
+def whole(value: Any) -> tuple[bytes, dict[str, str]]:
+    return json.dumps(value).encode(), {}
+
+
+def test_a_request_in_json_alone_is_answered_in_json(client: httpx.Client) -> None:
+    body, headers = plain()
+    answer = client.post(PATH, content=body, headers=headers)
+    assert answer.headers["content-type"] == "application/json"
+    given = {one["name"]: one for one in answer.json()["outputs"]}
+    assert given["PROBABILITY"] == {
+        "name": "PROBABILITY", "datatype": "FP64", "shape": [1, 1], "data": [0.2]
+    }  # fmt: skip
+    assert given["TEXTURE"]["data"] == ["ground glass"]
+    assert given["MASK"]["shape"] == [1, *SHAPE]
+
+
+BAD = {
+    "empty": (b"", {}),
+    "no JSON": (b"{", {}),
+    "not UTF-8": (b'{"id": "\xff"}', {}),
+    "deep": (b"[" * 4000, {}),
+    "a list": whole([1]),
+    "no inputs": whole({}),
+    "two inputs": whole({"inputs": [{**INPUT, "data": [1] * 512}] * 2}),
+    "many inputs": whole({"inputs": [{**INPUT, "data": []}] * 17}),
+    "inputs that are no list": whole({"inputs": {"ROI": 1}}),
+    "an input that is no object": whole({"inputs": [1]}),
+    "a lone surrogate": (b'{"id": "\\ud800", "inputs": []}', {}),
+    "a parameter that is a list": whole({"inputs": [], "parameters": {"priority": [1]}}),
+    "a priority that is a text": whole({**json.loads(plain()[0]), "parameters": {"priority": "1"}}),
+    "a timeout below 0": whole({**json.loads(plain()[0]), "parameters": {"timeout": -1}}),
+    "a huge timeout": whole({**json.loads(plain()[0]), "parameters": {"timeout": 2**70}}),
+    "no shape": plain(shape=None),
+    "a huge shape": plain(shape=[2**31 - 1] * 4),
+    "a shape beyond 64 bits": plain(shape=[2**80, *SHAPE]),
+    "many dimensions": plain(shape=[1] * 1000),
+    "a negative shape": plain(shape=[-1, *SHAPE]),
+    "two negative sides": plain(shape=[1, -8, -8, 8]),
+    "a side that is a fraction": plain(shape=[1.0, *SHAPE]),
+    "a side that is true": plain(shape=[True, *SHAPE]),
+    "no ROI": plain(shape=[0, *SHAPE], data=[]),
+    "too little data": plain(data=[51] * 511),
+    "too much data": plain(data=[51] * 513),
+    "a value above 255": plain(data=[256] * 512),
+    "a negative value": plain(data=[-1] * 512),
+    "a fraction": plain(data=[0.5] * 512),
+    "a text": plain(data=["a" * 1000, *[51] * 511]),
+    "mixed lists": plain(data=[[51] * 256, 51]),
+    "data that is no list": plain(data="x" * 512),
+    "no data": plain(data=None),
+    "a size too small": binary(parameters={"binary_data_size": 511}),
+    "a size too large": binary(parameters={"binary_data_size": 513}),
+    "a huge size": binary(parameters={"binary_data_size": 2**62}),
+    "a negative size": binary(parameters={"binary_data_size": -512}),
+    "a size that is a text": binary(parameters={"binary_data_size": "512"}),
+    "bytes that are no input's": binary(tail=VOXELS + b"x"),
+    "no bytes": binary(tail=b""),
+    "data and bytes": binary(data=[51] * 512),
+    "a header length beyond the body": (plain()[0], {LENGTH: "100000"}),
+    "a negative header length": (plain()[0], {LENGTH: "-1"}),
+    "a header length that is a word": (plain()[0], {LENGTH: "all"}),
+    "shared memory": plain(parameters={"shared_memory_region": "r"}),
+    "classification": whole({
+        **json.loads(plain()[0]),
+        "outputs": [{"name": "TEXTURE", "parameters": {"classification": 1}}],
+    }),
+    "an encoding that is not known": (plain()[0], {"Content-Encoding": "br"}),
+    "no gzip": (plain()[0], {"Content-Encoding": "gzip"}),
+    "half of gzip": (gzip.compress(plain()[0])[:-9], {"Content-Encoding": "gzip"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_body_is_refused_and_the_next_request_answered(
+    client: httpx.Client, what: str
+) -> None:
+    body, headers = BAD[what]
+    answer = client.post(PATH, content=body, headers=headers)
+    assert answer.status_code == 400
+    assert list(answer.json()) == ["error"]
+    assert 5 < len(answer.json()["error"]) < 400
+    body, headers = binary()
+    assert client.post(PATH, content=body, headers=headers).json()["outputs"][0]["data"] == [0.2]
+
+
+def test_a_body_beyond_the_limit_is_too_large_packed_or_not(client: httpx.Client) -> None:
+    huge = b" " * 1_000_000
+    packed: dict[str, str] = {"Content-Encoding": "gzip"}
+    for body, headers in ((huge, {}), (gzip.compress(huge), packed)):
+        answer = client.post(PATH, content=body, headers=headers)
+        assert answer.status_code == 413
+        assert "a body of more than" in answer.json()["error"]
+
+
+def test_a_refused_body_is_not_received_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest, "DISCARDED_BYTES", 100_000)
+    with http_cloud() as (cloud, client):
+        with connected(cloud) as sender, contextlib.suppress(ConnectionError):
+            sender.sendall(head(10**12))
+            while True:  # until the connection is closed
+                sender.sendall(b"x" * 10_000)
+        assert client.get("/v2/health/ready").status_code == 200
+
+
+def test_a_path_that_is_not_served_has_an_error_too(client: httpx.Client) -> None:
+    for method, path, status in (
+        ("GET", "/", 404),
+        ("GET", "/v2/models/mean/infer", 405),
+        ("GET", "/v2/models/other", 404),
+        ("GET", "/v2/models/mean/versions/9/config", 404),
+        ("POST", "/v2/models/other/infer", 404),
+    ):
+        answer = client.request(method, path)
+        assert (answer.status_code, list(answer.json())) == (status, ["error"])
+
+
+def test_an_early_refusal_says_its_class_and_estimate(client: httpx.Client) -> None:
+    body = json.dumps({**json.loads(plain()[0]), "parameters": {"timeout": 1}})
+    answer = client.post(PATH, content=body)
+    assert answer.status_code == 429
+    assert answer.headers["overread-error"] == "DeadlineUnmeetable"
+    assert float(answer.headers["overread-estimate-s"]) > 0
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=12,
+)
+fields = st.sampled_from(["inputs", "outputs", "parameters", "id", "name", "shape", "data"])
+requests = st.dictionaries(
+    fields, json_values | st.lists(st.dictionaries(fields, json_values, max_size=4), max_size=3)
+)
+
+
+@given(
+    requests.map(lambda one: json.dumps(one).encode()) | st.binary(),
+    st.none() | st.text() | st.integers(0, 60).map(str),
+)
+def test_whatever_a_body_holds_it_is_a_request_or_invalid(body: bytes, length: str | None) -> None:
+    with contextlib.suppress(InvalidRequest):
+        decode_request(body, length)
+
+
+def test_a_body_that_does_not_come_frees_its_place() -> None:
+    with http_cloud(idle_timeout_s=0.2) as (cloud, client):
+        with connected(cloud) as slow:
+            slow.sendall(head(9))
+            until(lambda: cloud.count("open_requests") == 1)
+            assert b"400 Bad Request" in slow.recv(1000)
+            until(lambda: cloud.count("open_requests") == 0)
+        assert client.get("/v2/health/ready").status_code == 200
+
+
+def test_a_quiet_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it never sent a request, stopped in its headers, or had an answer before."""
+    monkeypatch.setattr(http_server, "QUIET_S", 0.1)
+    with http_cloud() as (cloud, _):
+        get = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+        for sent in (b"", b"GET /v2 HT", get, get + b"GET /v2 HT"):
+            with connected(cloud) as quiet:
+                quiet.sendall(sent)
+                while quiet.recv(1000):
+                    pass
+
+
+def head(size: int) -> bytes:
+    """The head of a request whose body has ``size`` bytes."""
+    return f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
+
+
+@contextlib.contextmanager
+def connected(cloud: RunningCloud) -> Iterator[socket.socket]:
+    host, _, port = cloud.server.http_address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        yield connection
+
+
+def test_a_site_names_itself_only_where_it_may() -> None:
+    seen: list[Caller] = []
+
+    def noted(*given: Any, **more: Any) -> Caller:
+        seen.append(named_caller(*given, **more))
+        return seen[-1]
+
+    body, headers = plain()
+    headers = {**headers, "overread-site": "north"}
+    for trusts in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("cloud.inference_protocol.rest.named_caller", noted)
+            with http_cloud(trust_site_metadata=trusts) as (_, client):
+                assert client.post(PATH, content=body, headers=headers).status_code == 200
+    assert [one.site for one in seen] == ["north", "127.0.0.1"]
+    assert all(one.may_stat for one in seen)
+
+
+@pytest.fixture
+def pki(tmp_path: Path) -> Path:
+    return make_pki(
+        tmp_path,
+        server=("CN=server", "subjectAltName=IP:127.0.0.1"),
+        client=("CN=client", "subjectAltName=IP:127.0.0.1"),
+    )
+
+
+def test_mutual_tls_admits_only_signed_certificates(pki: Path) -> None:
+    """And the site is the name in the certificate, over both ways."""
+    files = {"tls_cert": "server.pem", "tls_key": "server.key", "tls_ca": "ca.pem"}
+    settings = {name: pki / file for name, file in files.items()}
+    own = (pki / "ca.pem", pki / "client.key", pki / "client.pem")
+    sites = {"stat_sites": ("client",)}
+    with run_cloud(DetailedReader(), http_port=0, **settings, **sites) as cloud:
+        for kind, where in (("grpc", cloud.address), ("http", cloud.server.http_address)):
+            with tritonclient(kind, where, *own) as call:
+                answer = call("infer", rois=rois(51), priority=1)
+                assert answer["outputs"]["PROBABILITY"] == [[0.2]]
+        assert cloud.count("demoted_streams_total") == 0
+        unknown = ssl.create_default_context(cafile=pki / "ca.pem")
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"https://{cloud.server.http_address}/v2", verify=unknown)
+        with tritonclient("grpc", cloud.address) as call, pytest.raises(Refused):
+            call("is_server_live")
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with (
+            pytest.raises(AddressUnusable, match=rf"HTTP at 127\.0\.0\.1:{port}: .*http_port"),
+            run_cloud(http_port=port),
+        ):
+            pass

@@ -1,0 +1,412 @@
+"""An unmodified tritonclient reads ROIs with the service, over gRPC and over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cloud.server import CloudServer
+from imaging.volume import UInt8Array
+from models.runtime.second_reader import TEXTURES, Readings, SecondReader, open_second_reader
+from protos.codec import unpack_mask
+from protos.messages import Verdict
+from tests.cloud.inference_protocol.calling import (
+    KINDS,
+    Caller,
+    DetailedReader,
+    Refused,
+    address_of,
+    called,
+    rois,
+    tritonclient,
+)
+from tests.cloud.running import (
+    SHAPE,
+    MeanReader,
+    make_roi,
+    make_stream,
+    outcomes_by_id,
+    read,
+    run_cloud,
+    until,
+)
+
+both = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def calls(request: pytest.FixtureRequest) -> Iterator[Caller]:
+    """A caller over gRPC, and one over HTTP, of a service that tests leave as it was."""
+    with called(request.param, max_batch=4) as (_, caller):
+        yield caller
+
+
+def test_the_service_says_what_it_is_and_what_its_model_reads(calls: Caller) -> None:
+    assert calls("is_server_live")
+    assert calls("is_server_ready")
+    assert calls("is_model_ready", model_name="mean")
+    assert calls("is_model_ready", model_name="mean", model_version="2.1")
+    assert not calls("is_model_ready", model_name="mean", model_version="3")
+    assert not calls("is_model_ready", model_name="other")
+    said = calls("get_server_metadata")
+    metadata = calls("get_model_metadata", model_name="mean")
+    config = calls("get_model_config", model_name="mean")
+    index = calls("get_model_repository_index")
+    assert (said["name"], said["version"]) == ("overread-cloud", "0.0")
+    assert {"binary_tensor_data", "statistics"} <= set(said["extensions"])
+    assert (metadata["name"], metadata["versions"]) == ("mean", ["2.1"])
+    shapes = {one["name"]: [one["datatype"], *map(int, one["shape"])] for one in metadata["inputs"]}
+    assert shapes == {"ROI": ["UINT8", -1, *SHAPE]}
+    shapes = {
+        one["name"]: [one["datatype"], *map(int, one["shape"])] for one in metadata["outputs"]
+    }
+    numbers = {name: ["FP64", -1, 1] for name in ("PROBABILITY", "DIAMETER_MM", "MALIGNANCY")}
+    assert shapes == {**numbers, "TEXTURE": ["BYTES", -1, 1], "MASK": ["BOOL", -1, *SHAPE]}
+    config = config.get("config", config)
+    assert config["max_batch_size"] == 4
+    assert config["input"][0]["data_type"] == "TYPE_UINT8"
+    assert config["parameters"]["version"]["string_value"] == "2.1"
+    models = index["models"] if isinstance(index, dict) else index
+    assert [(one["name"], one["state"]) for one in models] == [("mean", "READY")]
+
+
+@both
+def test_a_version_of_hexadecimal_digits_is_served_as_a_number(kind: str) -> None:
+    """perf_analyzer reads it as one, and requests may name either."""
+    with called(kind, DetailedReader(version="67542c328e19")) as (_, call):
+        (version,) = call("get_model_metadata", model_name="mean")["versions"]
+        assert int(version) == 0x67542C328E19
+        for name in (version, "67542c328e19"):
+            assert call("infer", rois=rois(51), model_version=name)["version"] == version
+
+
+@both
+def test_a_request_gets_the_readings_of_its_rois(kind: str) -> None:
+    with called(kind) as (cloud, call):
+        answer = call("infer", rois=rois(51, 102, 204), request_id="a7")
+        assert (answer["id"], answer["model"], answer["version"]) == ("a7", "mean", "2.1")
+        given = answer["outputs"]
+        assert given["PROBABILITY"] == [[0.2], [0.4], [0.8]]
+        assert given["DIAMETER_MM"] == [[5.1], [10.2], [20.4]]
+        assert given["TEXTURE"] == [["ground glass"], ["ground glass"], ["ground glass"]]
+        assert np.array(given["MASK"]).sum(axis=(1, 2, 3)).tolist() == [0, 512, 512]
+        assert cloud.count("rois_total", outcome="verdict") == 3
+        assert cloud.count("queue_seconds_count") == 3
+
+
+def test_readings_are_those_of_the_own_protocol() -> None:
+    values = [3, 52, 101, 160, 223]
+    with called("grpc") as (cloud, call), tritonclient("http", cloud.server.http_address) as http:
+        requests = make_stream(*(make_roi(i, value) for i, value in enumerate(values)))
+        verdicts = outcomes_by_id(read(cloud, requests))
+        answers = [one("infer", rois=rois(*values))["outputs"] for one in (call, http)]
+    assert answers[0] == answers[1]
+    assert_same([verdicts[i] for i in range(5)], answers[0], exactly=True)
+
+
+def test_readings_of_the_real_model_are_those_of_the_own_protocol() -> None:
+    model = open_second_reader("hybrid-int8", engine="onnxruntime", threads=1)
+    reader = RealReader(model.name, model.version, model.engine, model.roi_shape)
+    reader.model = model
+    voxels = np.random.default_rng(4).integers(0, 256, (2, *reader.roi_shape), np.uint8)
+    voxels[1] = 20
+    z, y, x = (slice(side // 2 - 6, side // 2 + 6) for side in reader.roi_shape)
+    voxels[1, z, y, x] = 200  # a cube in the middle
+    with (
+        called("grpc", reader) as (cloud, call),
+        tritonclient("http", cloud.server.http_address) as http,
+    ):
+        requests = make_stream(*(make_roi(i, voxels=one) for i, one in enumerate(voxels)))
+        verdicts = outcomes_by_id(read(cloud, requests))
+        for caller in (call, http):
+            answer = caller("infer", rois=voxels.tolist(), model="hybrid-int8")["outputs"]
+            # a batch of another size may be calculated in another order
+            assert_same([verdicts[i] for i in range(2)], answer, exactly=False)
+    assert verdicts[0].malignancy != verdicts[1].malignancy
+
+
+class RealReader(MeanReader):
+    """The real model, in the place of the mean one."""
+
+    model: SecondReader
+
+    def read(self, batch: UInt8Array) -> Readings:
+        return self.model.read(batch)
+
+
+def assert_same(verdicts: list[Verdict], given: dict[str, Any], *, exactly: bool) -> None:
+    for name, output in (("probability", "PROBABILITY"), ("diameter_mm", "DIAMETER_MM"),
+                         ("malignancy", "MALIGNANCY"), ("texture", "TEXTURE")):  # fmt: skip
+        expected = [[getattr(one, name)] for one in verdicts]
+        near = exactly or name == "texture"
+        assert given[output] == (expected if near else pytest.approx(np.array(expected), rel=1e-5))
+    masks = np.array(given["MASK"])
+    for mask, verdict in zip(masks, verdicts, strict=True):
+        assert np.array_equal(mask, unpack_mask(verdict.mask, mask.shape))
+    assert all(text in TEXTURES for (text,) in given["TEXTURE"])
+
+
+def test_only_the_outputs_that_a_request_names_are_sent(calls: Caller) -> None:
+    answer = calls("infer", rois=rois(51), outputs=["TEXTURE", "PROBABILITY"])
+    assert answer["outputs"] == {"TEXTURE": [["ground glass"]], "PROBABILITY": [[0.2]]}
+
+
+def test_a_request_and_its_answer_may_be_json() -> None:
+    names = ["PROBABILITY", "TEXTURE", "MASK"]
+    with called("http") as (_, call):
+        plain = call("infer", rois=rois(51, 102), outputs=names, binary=False)
+        assert plain == call("infer", rois=rois(51, 102), outputs=names)
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_bodies_may_be_compressed(algorithm: str) -> None:
+    packed = dict.fromkeys(
+        ("request_compression_algorithm", "response_compression_algorithm"), algorithm
+    )
+    with called("http") as (_, call):
+        assert call("infer", rois=rois(51, 102), **packed) == call("infer", rois=rois(51, 102))
+
+
+def test_requests_on_a_stream_are_answered_in_order_and_fail_alone() -> None:
+    with called("grpc") as (_, call):
+        first, second, third = call("stream", calls=[rois(51), [[[[1]]]], rois(102)])
+    assert first["outputs"]["PROBABILITY"] == [[0.2]]
+    assert "shape [1, 1, 1, 1] of ROI, expected [n, 8, 8, 8]" in second
+    assert third["outputs"]["PROBABILITY"] == [[0.4]]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status", "words"),
+    [
+        ({"rois": [[[[1]]]]}, "INVALID_ARGUMENT 400", "shape [1, 1, 1, 1] of ROI, expected [n, 8"),
+        ({"rois": [1] * 512}, "INVALID_ARGUMENT 400", "shape [512] of ROI"),
+        ({"datatype": "FP32"}, "INVALID_ARGUMENT 400", "datatype 'FP32' of ROI, expected 'UINT8'"),
+        ({"name": "IMAGE"}, "INVALID_ARGUMENT 400", "inputs ['IMAGE'], expected one input, 'ROI'"),
+        ({"outputs": ["LOGIT"]}, "INVALID_ARGUMENT 400", "output 'LOGIT', expected one of"),
+        ({"model": "other"}, "NOT_FOUND 404", "model 'other' version '' is not served"),
+        ({"model_version": "3"}, "NOT_FOUND 404", "model 'mean' version '3' is not served"),
+        (
+            {"rois": rois(1, 2, 3, 4, 5)},
+            "RESOURCE_EXHAUSTED 413",
+            "5 ROIs in one request, the limit is 4",
+        ),
+        ({"timeout": 1}, "RESOURCE_EXHAUSTED 429", "an answer would take"),
+        ({"timeout": -5}, "INVALID_ARGUMENT 400", "parameter timeout is no integer of 0 or more"),
+        ({"rois": rois(255)}, "INTERNAL 500", "all 255"),
+    ],
+)
+def test_a_wrong_request_is_refused_with_its_reason(
+    calls: Caller, wrong: dict[str, Any], status: str, words: str
+) -> None:
+    said, reason = calls.refused(**{"rois": rois(51), **wrong})
+    assert said in status.split()
+    assert words in reason
+    assert calls("infer", rois=rois(51))["outputs"]["PROBABILITY"] == [[0.2]]
+
+
+def test_a_method_that_is_not_served_is_unimplemented() -> None:
+    with called("grpc") as (_, call), pytest.raises(Refused) as caught:
+        call("get_system_shared_memory_status")
+    assert caught.value.status == "UNIMPLEMENTED"
+
+
+@both
+def test_a_request_that_is_not_answered_in_time_fails(kind: str) -> None:
+    """A second after its own timeout, or after the longest budget of the service."""
+    with called(kind, max_budget_s=0.3) as (cloud, call):
+        cloud.reader.gate.clear()
+        for more in ({"timeout": 200_000}, {}):
+            status, words = call.refused(rois=rois(51), **more)
+            assert status in ("DEADLINE_EXCEEDED", "504", "RESOURCE_EXHAUSTED", "429")
+            assert "deadline" in words or "would take" in words
+        assert cloud.queued == 0
+
+
+def test_the_deadline_of_the_call_itself_counts() -> None:
+    """The service refuses at once what the caller would not wait for."""
+    with called("grpc") as (cloud, call):
+        cloud.reader.gate.clear()
+        with tritonclient("grpc", cloud.address) as other:
+            other.send("infer", rois=rois(51))
+            until(lambda: cloud.taken == 1)
+            status, _ = call.refused(rois=rois(51), client_timeout=0.4)
+            assert status in ("DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
+            until(lambda: cloud.queued == 0)
+            cloud.reader.gate.set()
+            other.receive()
+
+
+@both
+def test_priority_1_is_read_first(kind: str) -> None:
+    with called(kind, max_batch=1) as (cloud, call):
+        where = address_of(cloud, kind)
+        with tritonclient(kind, where) as routine, tritonclient(kind, where) as stat:
+            held(cloud, call)
+            routine.send("infer", rois=rois(20), priority=2)
+            until(lambda: cloud.queued == 1)
+            stat.send("infer", rois=rois(30), priority=1)
+            until(lambda: cloud.queued == 2)
+            cloud.reader.gate.set()
+            for caller in (call, routine, stat):
+                caller.receive()
+        assert cloud.reader.batches == [[10.0], [30.0], [20.0]]
+
+
+@both
+def test_who_may_not_send_stat_is_read_as_routine(kind: str) -> None:
+    with called(kind, stat_sites=("somewhere else",)) as (cloud, call):
+        call("infer", rois=rois(51), priority=1)
+        assert cloud.count("demoted_streams_total") == 1
+
+
+@both
+def test_a_caller_that_goes_away_frees_its_places(kind: str) -> None:
+    with called(kind, max_batch=1) as (cloud, call):
+        with tritonclient(kind, address_of(cloud, kind)) as leaving:
+            held(cloud, call)
+            leaving.send("infer", rois=rois(20))
+            until(lambda: cloud.queued == 1)
+        until(lambda: cloud.queued == 0)
+        until(lambda: cloud.count("open_requests") == 1)
+        cloud.reader.gate.set()
+        call.receive()
+        assert cloud.reader.batches == [[10.0]]
+        stats = statistics(call)
+        assert (count(stats, "success"), count(stats, "fail")) == (1, 1)
+
+
+@both
+def test_requests_beyond_the_quota_of_open_streams_are_refused(kind: str) -> None:
+    with (
+        called(kind, max_streams=1) as (cloud, call),
+        tritonclient(kind, address_of(cloud, kind)) as other,
+    ):
+        held(cloud, call)
+        status, words = other.refused(rois=rois(20))
+        assert status == ("RESOURCE_EXHAUSTED" if kind == "grpc" else "429")
+        assert words == "1 streams are open, the limit is 1"
+        cloud.reader.gate.set()
+        call.receive()
+
+
+@both
+def test_a_service_that_drains_answers_what_is_open_and_takes_nothing_new(kind: str) -> None:
+    with called(kind) as (cloud, call), tritonclient(kind, address_of(cloud, kind)) as other:
+        assert other("is_server_ready")
+        held(cloud, call)
+        draining = threading.Thread(target=cloud.drain)
+        draining.start()
+        if kind == "http":  # the port stays open; that of gRPC does not
+            until(lambda: not other("is_server_ready"))
+            assert not other("is_model_ready", model_name="mean")
+            assert other("is_server_live")
+            assert other.refused(rois=rois(20))[0] == "503"
+        else:
+            until(lambda: is_unavailable(other))
+        cloud.reader.gate.set()
+        assert call.receive()["outputs"]["PROBABILITY"] == [[10 / 255]]
+        draining.join()
+
+
+def is_unavailable(call: Caller) -> bool:
+    try:
+        return not call("is_server_ready")
+    except Refused as error:
+        return error.status == "UNAVAILABLE"
+
+
+@both
+def test_a_request_open_at_the_end_gets_draining(kind: str) -> None:
+    with called(kind, grace_s=0.1) as (cloud, call):
+        held(cloud, call)
+        cloud.drain()
+        closing = asyncio.run_coroutine_threadsafe(close(cloud.server), cloud.loop)
+        with pytest.raises(Refused) as caught:
+            call.receive()
+        assert caught.value.status == ("UNAVAILABLE" if kind == "grpc" else "503")
+        assert str(caught.value) == "the service stopped before this request was answered"
+        cloud.reader.gate.set()
+        closing.result(30)
+
+
+async def close(server: CloudServer) -> None:
+    await server.__aexit__(None, None, None)
+
+
+@both
+def test_statistics_count_what_happened(kind: str) -> None:
+    """A batch that two requests share is one execution."""
+    with called(kind) as (cloud, call):
+        where = address_of(cloud, kind)
+        with tritonclient(kind, where) as second, tritonclient(kind, where) as third:
+            held(cloud, call)
+            second.send("infer", rois=rois(20))
+            until(lambda: cloud.queued == 1)
+            third.send("infer", rois=rois(30, 40))
+            until(lambda: cloud.queued == 3)
+            cloud.reader.gate.set()
+            for caller in (call, second, third):
+                caller.receive()
+            call.refused(rois=[[[[1]]]])
+            call.refused(rois=rois(255))
+        stats = statistics(call)
+        by_name = call("get_inference_statistics", model_name="mean", model_version="2.1")
+    assert by_name["model_stats"][0]["name"] == "mean"
+    batches = [len(batch) for batch in cloud.reader.batches if 255.0 not in batch]
+    assert (int(stats["inference_count"]), int(stats["execution_count"])) == (4, len(batches))
+    sizes = {int(one["batch_size"]): one["compute_infer"]["count"] for one in stats["batch_stats"]}
+    assert {size: int(n) for size, n in sizes.items()} == Counter(batches)
+    for part in ("success", "queue", "compute_input", "compute_infer", "compute_output"):
+        assert count(stats, part) == 3
+        assert nanoseconds(stats, part) > 0
+    assert count(stats, "fail") == 2
+    parts = ("queue", "compute_input", "compute_infer", "compute_output")
+    assert sum(nanoseconds(stats, part) for part in parts) <= nanoseconds(stats, "success")
+    assert int(stats["last_inference"]) > 1.7e12
+
+
+def test_studies_and_requests_share_the_queue() -> None:
+    with called("grpc") as (cloud, call):
+        held(cloud, call)
+        with tritonclient("grpc", cloud.address) as other:
+            other.send("infer", rois=rois(20))
+            until(lambda: cloud.queued == 1)
+            study = threading.Thread(target=read, args=(cloud, make_stream(make_roi(1, 30))))
+            study.start()
+            until(lambda: cloud.queued == 2)
+            cloud.reader.gate.set()
+            call.receive()
+            other.receive()
+            study.join()
+        assert sorted(one for batch in cloud.reader.batches for one in batch) == [10.0, 20.0, 30.0]
+
+
+def test_http_is_off_unless_it_has_a_port() -> None:
+    with run_cloud() as cloud:
+        assert cloud.server.http_address == ""
+
+
+def held(cloud: Any, call: Caller) -> None:
+    """Begin a request of 10, which the model holds until its gate opens."""
+    cloud.reader.gate.clear()
+    call.send("infer", rois=rois(10))
+    until(lambda: cloud.taken == 1)
+
+
+def statistics(call: Caller) -> dict[str, Any]:
+    (stats,) = call("get_inference_statistics")["model_stats"]
+    return dict(stats)
+
+
+def count(stats: dict[str, Any], part: str) -> int:
+    return int(stats["inference_stats"][part].get("count", 0))
+
+
+def nanoseconds(stats: dict[str, Any], part: str) -> int:
+    return int(stats["inference_stats"][part].get("ns", 0))
