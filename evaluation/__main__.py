@@ -31,6 +31,7 @@ from evaluation.lesion_insertion.command import lesion_insertion_command
 from evaluation.links.dead_cloud import dead_cloud_command
 from evaluation.links.link import link_command
 from evaluation.links.wire import wire_command
+from evaluation.load.beside import beside_command
 from evaluation.load.hostile_clients import hostile_clients_command
 from evaluation.load.load import load_command
 from evaluation.load.replicas import replicas_command
@@ -85,15 +86,15 @@ def _program(
 
 
 COMMANDS = (
-    calibration_command, characterization_command, clinical_command, clock_jumps_command,
-    cost_command, dead_cloud_command, detect_command, detection_command, endurance_command,
-    flaps_command, froc_command, full_disk_command, fuzz_command, guarantee_command,
-    hostile_clients_command, kills_command,
-    latency_command, lesion_insertion_command, link_command, load_command, memory_command,
-    network_command, nodules_command, nothing_lost_command, phantoms_command, policies_command,
-    reading_command, receive_fuzz_command, receiving_command, replicas_command, robustness_command,
-    scaling_command, screenshots_command, sizes_command, stages_command, status_pictures_command,
-    whole_command, wire_command,
+    beside_command, calibration_command, characterization_command, clinical_command,
+    clock_jumps_command, cost_command, dead_cloud_command, detect_command, detection_command,
+    endurance_command, flaps_command, froc_command, full_disk_command, fuzz_command,
+    guarantee_command, hostile_clients_command, kills_command, latency_command,
+    lesion_insertion_command, link_command, load_command, memory_command, network_command,
+    nodules_command, nothing_lost_command, phantoms_command, policies_command, reading_command,
+    receive_fuzz_command, receiving_command, replicas_command, robustness_command, scaling_command,
+    screenshots_command, sizes_command, stages_command, status_pictures_command, whole_command,
+    wire_command,
 )  # fmt: skip
 
 for _command in COMMANDS:

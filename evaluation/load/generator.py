@@ -157,8 +157,11 @@ class Edges:
             channel = grpc.aio.insecure_channel(self._address, options=self._options)
             await self._parts.enter_async_context(channel)
             await channel.channel_ready()
-            self._stubs.append(OverreadStub(channel))
+            self._add(channel)
         return self
+
+    def _add(self, channel: grpc.aio.Channel) -> None:
+        self._stubs.append(OverreadStub(channel))
 
     async def __aexit__(self, *_: object) -> None:
         await self._parts.aclose()

@@ -65,6 +65,25 @@ class Service:
     address: str
     metrics: str
 
+    def connect(self, edges: int) -> Edges:
+        """Return simulated edges of the service."""
+        return Edges(self.address, fetch_description(self.address).roi_shape, edges)
+
+    def model_time(self) -> tuple[float, float]:
+        """Return the seconds of the model so far, and those of them that were wasted."""
+        with urllib.request.urlopen(self.metrics, timeout=10) as answer:
+            text = answer.read().decode()
+        samples = {
+            sample.name: sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if not sample.labels
+        }
+        return (
+            samples["overread_cloud_compute_seconds_sum"],
+            samples["overread_cloud_wasted_seconds_total"],
+        )
+
 
 @dataclass(frozen=True)
 class Run:
@@ -86,6 +105,18 @@ class Plan:
     span_s: float = 6.0
     traffic: Traffic = field(default_factory=Traffic)
     seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it but the loads."""
+        return {
+            "seed": self.seed,
+            "rounds": self.rounds,
+            "span_s": self.span_s,
+            "edges": self.traffic.edges,
+            "rois_a_study": list(self.traffic.rois),
+            "budgets_s": list(self.traffic.budgets_s),
+            "stat_share": self.traffic.stat_share,
+        }
 
 
 def load_command(
@@ -195,14 +226,18 @@ def pinned(cores: Set[int]) -> Iterator[None]:
 
 
 def numbers_of(text: str, option: str) -> tuple[float, ...]:
-    """Return the numbers of an option, ``X,X``, all finite and not negative."""
+    """Return the numbers of an option, ``X,X``, all finite and not negative.
+
+    Raises:
+        typer.BadParameter: they are not.
+    """
     try:
-        numbers = tuple(float(part) for part in text.split(","))
+        found = tuple(float(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(f"invalid {option} {text!r}, expected numbers: X,X") from None
-    if not all(math.isfinite(number) and number >= 0 for number in numbers):
+    if not all(math.isfinite(number) and number >= 0 for number in found):
         raise typer.BadParameter(f"invalid {option} {text!r}, expected finite numbers from 0 up")
-    return numbers
+    return found
 
 
 @contextmanager
@@ -237,12 +272,17 @@ def services(
         yield started
 
 
-async def capacities(started: Sequence[Service], plan: Plan) -> dict[str, list[float]]:
-    """Measure the ROIs a second of each mode at saturation, for every round in turn."""
+async def capacities(
+    started: Sequence[Service], plan: Plan, at_once: int = 16
+) -> dict[str, list[float]]:
+    """Measure the ROIs a second of each mode, for every round in turn.
+
+    At each time ``at_once`` studies of 4 ROIs are open.
+    """
     found = defaultdict[str, list[float]](list)
     for service in each([*started] * plan.rounds, "capacity"):
-        async with _edges(service, plan.traffic) as edges:
-            outcomes = await edges.saturate(4, plan.span_s / 2, budget_s=60.0, at_once=16)
+        async with service.connect(plan.traffic.edges) as edges:
+            outcomes = await edges.saturate(4, plan.span_s / 2, budget_s=60.0, at_once=at_once)
         found[service.mode].append(len(outcomes.in_time) / outcomes.span_s)
     return found
 
@@ -258,8 +298,8 @@ async def under_load(started: Sequence[Service], plan: Plan, capacity: float) ->
     parts = list(itertools.product(range(plan.rounds), plan.loads, started))
     for turn, load, service in each(parts, "loads"):
         arrivals = poisson(plan.traffic, load * capacity, plan.span_s, plan.seed + turn)
-        before = _model_time(service)
-        async with _edges(service, plan.traffic) as edges:
+        before = service.model_time()
+        async with service.connect(plan.traffic.edges) as edges:
             outcomes = await edges.send(arrivals)
         spent_s = np.subtract(await _settled(service), before)
         runs.append(Run(service.mode, load, outcomes, *map(float, spent_s)))
@@ -271,13 +311,7 @@ def as_dict(
 ) -> dict[str, Any]:
     """Return the capacities, and the figures of each load and mode over all rounds."""
     return {
-        "seed": plan.seed,
-        "rounds": plan.rounds,
-        "span_s": plan.span_s,
-        "edges": plan.traffic.edges,
-        "rois_a_study": list(plan.traffic.rois),
-        "budgets_s": list(plan.traffic.budgets_s),
-        "stat_share": plan.traffic.stat_share,
+        **plan.as_dict(),
         "capacity_per_s": {mode: float(np.median(found)) for mode, found in capacity.items()},
         "throughput_of_one_at_a_time": {
             mode: float(np.median(np.divide(found, capacity["one at a time"])))
@@ -287,7 +321,7 @@ def as_dict(
             {"load": load, **_latency(runs, load)} for load in plan.loads if load < 1
         ],
         "runs": [
-            _pooled([run for run in runs if (run.load, run.mode) == pair], best_of(capacity), plan)
+            pooled([run for run in runs if (run.load, run.mode) == pair], best_of(capacity), plan)
             for pair in itertools.product(plan.loads, capacity)
         ],
     }
@@ -308,7 +342,8 @@ def _latency(runs: Sequence[Run], load: float) -> dict[str, float | None]:
     }
 
 
-def _pooled(runs: Sequence[Run], capacity: float, plan: Plan) -> dict[str, Any]:
+def pooled(runs: Sequence[Run], capacity: float, plan: Plan) -> dict[str, Any]:
+    """Return the figures of the rounds of one mode under one load."""
     rois = [one for run in runs for one in run.outcomes.rois]
     in_time = [one for one in rois if not one.error]
     lag_s = [lag for run in runs for lag in run.outcomes.lag_s]
@@ -376,35 +411,15 @@ def _interval(values: Sequence[float], draws: int = 2000) -> tuple[float, float]
     return float(low), float(high)
 
 
-def _edges(service: Service, traffic: Traffic) -> Edges:
-    return Edges(service.address, fetch_description(service.address).roi_shape, traffic.edges)
-
-
 async def _settled(service: Service) -> tuple[float, float]:
     """Wait until the service is idle, so that the next is not slowed down; its model time."""
-    spent_s = _model_time(service)
+    spent_s = service.model_time()
     for _ in range(30):
         await asyncio.sleep(1.0)
-        if (now_s := _model_time(service)) == spent_s:
+        if (now_s := service.model_time()) == spent_s:
             break
         spent_s = now_s
     return spent_s
-
-
-def _model_time(service: Service) -> tuple[float, float]:
-    """Return the seconds of the model so far, and those of them that were wasted."""
-    with urllib.request.urlopen(service.metrics, timeout=10) as answer:
-        text = answer.read().decode()
-    samples = {
-        sample.name: sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if not sample.labels
-    }
-    return (
-        samples["overread_cloud_compute_seconds_sum"],
-        samples["overread_cloud_wasted_seconds_total"],
-    )
 
 
 def _load_table(result: Mapping[str, Any]) -> Rows:

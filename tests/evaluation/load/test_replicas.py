@@ -10,7 +10,7 @@ from evaluation.load.replicas import FAULTS, Fault, as_dict, one_fault, two_repl
 @pytest.mark.parametrize("kind", list(FAULTS))
 def test_the_end_of_one_replica_costs_no_study(kind: str) -> None:
     with two_replicas(("--fixed-ms", "1", "--each-ms", "2")) as pair:
-        fault = one_fault(pair, kind, 3.0, 80.0)
+        fault = one_fault(pair, kind, 6.0, 80.0)
         served = [one.samples()["overread_cloud_rois_total"] for one in pair]
     assert fault.studies > 5
     assert (fault.unanswered, fault.late, fault.new_after) == (0, 0, 0)
