@@ -145,6 +145,13 @@ def test_serve_names_the_command_that_splits_a_model(tmp_path: Path) -> None:
     )
 
 
+def test_serve_names_the_device_that_is_not_there(tmp_path: Path) -> None:
+    config = tmp_path / "cloud.toml"
+    config.write_text('devices = ["cuda:7"]\n')
+    line = fails_in_one_line("--config", str(config))
+    assert line.startswith("EngineUnavailable: devices names 'cuda:7': onnxruntime:CUDA")
+
+
 def test_serve_names_a_damaged_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The line is the error of `models.runtime`."""
 
