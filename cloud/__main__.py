@@ -147,6 +147,10 @@ def describe(
         return
     table = Table("property", "value")
     for name, value in description.items():
+        if name == "models":
+            value = ", ".join(f"{model} {number}" for model, number in value.items())
+        elif name == "roi_shape":
+            value = " x ".join(map(str, value))
         table.add_row(name, escape(str(value)))
     Console().print(Printable(table))
 
