@@ -27,7 +27,7 @@ from cloud.server import serve as serve_until_signalled
 from cloud.settings import CloudSettings, load_settings
 from cloud.telemetry import Telemetry
 from cloud.workers import Reader, hanging_steps
-from models.runtime.errors import ModelError
+from models.runtime.errors import EngineUnavailable, ModelError
 from models.runtime.second_reader import open_second_reader
 from models.runtime.staged import open_staged
 from process.command_line import PlainGroup
@@ -147,6 +147,10 @@ def describe(
         return
     table = Table("property", "value")
     for name, value in description.items():
+        if name == "models":
+            value = ", ".join(f"{model} {number}" for model, number in value.items())
+        elif name == "roi_shape":
+            value = " x ".join(map(str, value))
         table.add_row(name, escape(str(value)))
     Console().print(Printable(table))
 
@@ -209,17 +213,24 @@ def _description(settings: CloudSettings, reader: Reader) -> dict[str, object]:
 
 def _open_reader(settings: CloudSettings, device: str, threads: int) -> Reader:
     name, engine, keys = settings.model, settings.engine, settings.model_keys
-    if settings.stages == 1:
-        return open_second_reader(name, engine=engine, device=device, threads=threads, keys=keys)
-    return open_staged(
-        name,
-        settings.stages,
-        engine=engine,
-        engines=settings.stage_engines,
-        device=device,
-        threads=threads,
-        keys=keys,
-    )
+    try:
+        if settings.stages == 1:
+            return open_second_reader(
+                name, engine=engine, device=device, threads=threads, keys=keys
+            )
+        return open_staged(
+            name,
+            settings.stages,
+            engine=engine,
+            engines=settings.stage_engines,
+            device=device,
+            threads=threads,
+            keys=keys,
+        )
+    except EngineUnavailable as error:
+        if not device:
+            raise
+        raise EngineUnavailable(f"devices names {device!r}: {error}") from error
 
 
 def _fetch(address: str, files: TlsFiles, timeout_s: float) -> Description:

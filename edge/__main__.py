@@ -173,7 +173,7 @@ def run(config: Config = None) -> None:
     try:
         run_agent(settings)
     except SETUP_ERRORS as error:
-        raise _failed(error) from error
+        raise _failed(error, _setting_of(error, settings)) from error
 
 
 @app.command()
@@ -438,8 +438,19 @@ def _settings(config: Path | None, **overrides: object) -> EdgeSettings:
     return settings
 
 
-def _failed(error: Exception) -> typer.Exit:
-    typer.echo(printable(f"{type(error).__name__}: {error}"), err=True)
+def _setting_of(error: Exception, settings: EdgeSettings) -> str:
+    """Return which folder of the settings a file error is about; empty for none."""
+    if isinstance(error, OSError) and error.filename:
+        file = Path(os.fsdecode(error.filename)).absolute()
+        for name in ("inbox", "outbox", "state_dir"):
+            folder = getattr(settings, name).absolute()
+            if file.is_relative_to(folder) or folder.is_relative_to(file):
+                return f"{name} = {folder}: "
+    return ""
+
+
+def _failed(error: Exception, setting: str = "") -> typer.Exit:
+    typer.echo(printable(f"{type(error).__name__}: {setting}{error}"), err=True)
     if isinstance(error, PermissionError) and error.filename:
         typer.echo(printable(whose(Path(os.fsdecode(error.filename)))), err=True)
     if isinstance(error.__context__, StudyError):  # a refusal that could not be written

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
+from itertools import chain
 from pathlib import Path
 
 from edge.agent.adopt import strays
@@ -297,7 +298,8 @@ def _clouds(settings: EdgeSettings) -> Results:
         return
     for warning in settings.tls.warnings():
         yield Checked(Level.NOTE, "cloud", warning)
-    for address in filter(None, (settings.cloud, settings.cloud_hedge)):
+    clouds = filter(None, (settings.cloud, settings.cloud_hedge))
+    for address in chain.from_iterable(map(replicas_of, clouds)):
         began_s = time.monotonic()
         with open_channel(address, settings) as channel:
             fault = start_health_check(channel, CONNECT_S).fault()
@@ -306,8 +308,7 @@ def _clouds(settings: EdgeSettings) -> Results:
             text = f"{address} answers in {took_s:.2f} s, encryption: {settings.encryption}"
             yield Checked(Level.OK, "cloud", text)
         else:
-            first = replicas_of(address)[0]
-            reason = diagnose(first, settings.tls, DIAGNOSE_S) or f"{fault.kind}: {fault.reason}"
+            reason = diagnose(address, settings.tls, DIAGNOSE_S) or f"{fault.kind}: {fault.reason}"
             yield Checked(Level.WRONG, "cloud", f"{address}: {reason}")
 
 

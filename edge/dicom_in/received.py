@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
+import structlog
+
 from edge.access import make_folder
 from edge.agent.folders import RECEIVED
 from edge.agent.inbox import DONE
@@ -38,6 +40,8 @@ A sender that missed the acknowledgement sends it again, maybe after its folder 
 MAX_REMEMBERED = 200_000
 """Instances that are remembered: 30 MB at most."""
 _TRIES = 10
+
+log = structlog.get_logger()
 
 
 @dataclass
@@ -84,6 +88,8 @@ class ReceivedStore:
         self._lock = threading.Lock()
         self._series: dict[str, _Series] = {}
         self._missed: set[int] = set()
+        # of each sender, how many images were stored already
+        self._again: dict[int, tuple[int, Source]] = {}
         self._stopping = False
         self._receiving = inbox / RECEIVING
         # what a crash left: the agent's lock on the inbox makes sure that nobody else receives
@@ -159,8 +165,12 @@ class ReceivedStore:
             self._missed.add(sender)
 
     def released(self, sender: int, *, complete: bool) -> None:
-        """Forget a sender; with ``complete`` mark as complete what it alone has sent."""
+        """Forget a sender; with ``complete`` mark as complete what it alone has sent.
+
+        The log says how many of its images were stored already.
+        """
         with self._lock:
+            again = self._again.pop(sender, None)
             mine = [name for name, one in self._series.items() if one.sender == sender]
             complete = complete and sender not in self._missed
             self._missed.discard(sender)
@@ -173,6 +183,10 @@ class ReceivedStore:
                         sync_folder(self._inbox / name)
                         self._on_step(ReceiveStep.COMPLETED, True)
                         self._on_complete()
+        if again is not None:
+            images, source = again
+            said = {"way": source.way, "peer": source.peer, "caller": source.caller}
+            log.info("images received again, stored already", images=images, **said)
 
     def forget(self, name: str) -> None:
         """Forget what was taken out of this folder in the inbox: its study was refused.
@@ -202,6 +216,8 @@ class ReceivedStore:
                 text = "the SOP Instance UID is stored with another data set"
                 raise Refused(Reason.CONFLICT, text)
             if known is not None:
+                if sender is not None:
+                    self._again[sender] = self._again.get(sender, (0, source))[0] + 1, source
                 with suppress(FileNotFoundError):  # claimed
                     sync_folder(folder)
                 return

@@ -377,8 +377,8 @@ def hostile_clients_command(
     model: CloudModel = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of every measurement.")] = 3,
     seconds: Annotated[float, typer.Option(min=1.0, help="Seconds of each.")] = 5.0,
-    fixed_ms: Annotated[float, typer.Option(min=0.0, help="Time of a batch.")] = 10.0,
-    each_ms: Annotated[float, typer.Option(min=0.0, help="And of each of its ROIs.")] = 10.0,
+    fixed_ms: Annotated[float, typer.Option(min=0.0, help="Simulated reader: ms a batch.")] = 10.0,
+    each_ms: Annotated[float, typer.Option(min=0.0, help="Simulated reader: ms an ROI.")] = 10.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the arrivals.")] = 0,
     as_json: Json = False,
 ) -> None:

@@ -95,8 +95,8 @@ class Fault:
 def replicas_command(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of every measurement.")] = 5,
     seconds: Annotated[float, typer.Option(min=1.0, help="Seconds of each.")] = 5.0,
-    fixed_ms: Annotated[float, typer.Option(min=0.0, help="Time of a batch.")] = 2.0,
-    each_ms: Annotated[float, typer.Option(min=0.0, help="And of each of its ROIs.")] = 14.0,
+    fixed_ms: Annotated[float, typer.Option(min=0.0, help="Simulated reader: ms a batch.")] = 2.0,
+    each_ms: Annotated[float, typer.Option(min=0.0, help="Simulated reader: ms an ROI.")] = 14.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the arrivals.")] = 0,
     as_json: Json = False,
 ) -> None:

@@ -49,7 +49,8 @@ def start(engine: str, content: bytes, threads: int, *, half: bool = False) -> R
     try:
         return starters[family](pointwise_upsampling(content), device, threads, half)
     except Exception as error:  # both engines raise bare RuntimeErrors and worse
-        raise EngineUnavailable(f"{engine} rejects the model: {error}") from error
+        reason = " ".join(str(error).split())  # openvino's has several lines
+        raise EngineUnavailable(f"{engine} rejects the model: {reason}") from error
 
 
 def _start_openvino(content: bytes, device: str, threads: int, half: bool) -> Runner:
@@ -175,6 +176,11 @@ def _start_onnxruntime(content: bytes, provider: str, threads: int, _half: bool)
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     provider, _, number = provider.partition(":")
+    if provider and provider not in (known := onnxruntime.get_available_providers()):
+        package = " (onnxruntime-gpu has it)" if provider.startswith("CUDA") else ""
+        raise EngineUnavailable(
+            f"this onnxruntime has no {provider}{package}, only {', '.join(known)}"
+        )
     providers = [(provider, {"device_id": number} if number else {})] if provider else []
     session = onnxruntime.InferenceSession(
         content, options, providers=[*providers, "CPUExecutionProvider"]

@@ -52,6 +52,8 @@ def test_describe_prints_json_or_a_table_and_fails_without_a_service() -> None:
     assert said["models"] == {"mean": "2.1"}
     assert said["roi_shape"] == [8, 8, 8]
     assert "max_rois" in table
+    assert "mean 2.1" in table
+    assert "8 x 8 x 8" in table
     assert "64" in table
     status, out, err = command("describe", cloud.address)
     assert (status, out) == (1, "")
@@ -143,6 +145,13 @@ def test_serve_names_the_command_that_splits_a_model(tmp_path: Path) -> None:
     assert line.startswith(
         "UnfitArtifact: hybrid-int8 is not split into 7 parts; run: overread-models split"
     )
+
+
+def test_serve_names_the_device_that_is_not_there(tmp_path: Path) -> None:
+    config = tmp_path / "cloud.toml"
+    config.write_text('devices = ["cuda:7"]\n')
+    line = fails_in_one_line("--config", str(config))
+    assert line.startswith("EngineUnavailable: devices names 'cuda:7': onnxruntime:CUDA")
 
 
 def test_serve_names_a_damaged_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,6 +215,19 @@ def test_a_cloud_that_does_not_answer_is_wrong(root: Path) -> None:
     assert (level, text.split(": ")[:2]) == ("WRONG", [address, "Unreachable"])
 
 
+def test_each_of_several_addresses_is_asked(root: Path) -> None:
+    """The agent uses those that answer, so only this shows that one is wrong."""
+    with FakeCloud() as cloud, socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # nobody listens on it
+        absent = f"127.0.0.1:{unused.getsockname()[1]}"
+        status, checked = doctor(root, f'cloud = "{cloud.address},{absent}"')
+    assert status == 1
+    (well, text), (wrong, reason) = checked["cloud"]
+    assert (well, wrong) == ("ok", "WRONG")
+    assert text.startswith(f"{cloud.address} answers")
+    assert reason.startswith(f"{absent}: ")
+
+
 def test_a_cloud_that_answers_is_well_and_a_mistake_with_tls_is_named(root: Path) -> None:
     """With mutual TLS; and without the edge's own certificate."""
     (root / "pki").mkdir()

@@ -152,6 +152,13 @@ def test_a_body_beyond_the_limit_is_too_large_packed_or_not(client: httpx.Client
         assert "a body of more than" in answer.json()["error"]
 
 
+def test_a_body_whose_last_part_is_too_much_is_too_large(client: httpx.Client) -> None:
+    for size in range(20_000, 400_000, 20_000):  # somewhere here a part of it is the last one
+        answer = client.post(PATH, content=b" " * size)
+        assert answer.status_code in (400, 413)
+        assert list(answer.json()) == ["error"]
+
+
 def test_a_refused_body_is_not_received_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest, "DISCARDED_BYTES", 100_000)
     with http_cloud() as (cloud, client):

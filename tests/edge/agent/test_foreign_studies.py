@@ -142,7 +142,9 @@ def test_a_folder_of_the_agent_that_it_may_not_write_is_an_error_of_the_start(
     assert raised.value.filename == str(root / name)
     result = command(root, "run")
     assert result.exit_code == 1
-    assert f"Permission denied: '{root / name}'" in result.stderr
+    setting = "state_dir" if name.startswith("state") else name
+    said = f"PermissionError: {setting} = {root / name.partition('/')[0]}: [Errno 13] Permission"
+    assert f"{said} denied: '{root / name}'" in result.stderr
     assert f"{root / name} belongs to user root, with mode 0755, and this is" in result.stderr
 
 

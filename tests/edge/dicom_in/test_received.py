@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import MRImageStorage
+from structlog.testing import capture_logs
 
 from edge.agent.inbox import inspect_entry
 from edge.dicom_in import received as module
@@ -145,6 +146,18 @@ def test_the_same_instance_again_is_success_without_a_second_file(
     assert received(inbox) == {name: files_of(IMAGES[:1])}
     assert (inbox / name / files_of(IMAGES[:1])[0]).stat().st_ino == before.st_ino
     assert on_their_way(inbox) == []
+
+
+def test_the_log_says_how_many_images_of_a_sender_were_stored_already(store: ReceivedStore) -> None:
+    with capture_logs() as logs:
+        for sender in (1, 2):
+            for image in IMAGES:
+                put(store, image, None, sender)
+            store.released(sender, complete=True)
+            store.released(sender, complete=False)  # the association has ended
+    (said,) = logs
+    assert said["event"] == "images received again, stored already"
+    assert (said["images"], said["caller"]) == (len(IMAGES), SOURCE.caller)
 
 
 def test_the_same_instance_is_known_after_a_restart(inbox: Path, store: ReceivedStore) -> None:
