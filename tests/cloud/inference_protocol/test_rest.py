@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import math
 import socket
 import ssl
 from collections.abc import Iterator
@@ -200,6 +201,24 @@ requests = st.dictionaries(
 def test_whatever_a_body_holds_it_is_a_request_or_invalid(body: bytes, length: str | None) -> None:
     with contextlib.suppress(InvalidRequest):
         decode_request(body, length)
+
+
+def test_a_stall_does_not_refuse_requests_of_several_rois_for_ever() -> None:
+    """One ROI is read as a probe, even if the others are refused: then the estimate falls."""
+    given = {**INPUT, "shape": [2, *SHAPE], "parameters": {"binary_data_size": 1024}}
+    text = json.dumps({"inputs": [given], "parameters": {"timeout": 2_000_000}}).encode()
+    with http_cloud(max_batch=2) as (cloud, client):
+        batcher = cloud.server._batcher
+        for n in (1, 2) * 20:  # a stall counts as a few times what was expected
+            batcher.timing.latency.observe(n, 60.0)
+            batcher.timing.interval.observe(n, 60.0)
+        expected_s = batcher.timing.latency.bound_s(1)
+        batcher._last_batch_s = -math.inf  # nothing was read for long
+        answer = client.post(PATH, content=text + 2 * VOXELS, headers={LENGTH: str(len(text))})
+        assert answer.headers["overread-error"] == "DeadlineUnmeetable"
+        until(lambda: cloud.taken == 1)
+        until(lambda: batcher.timing.latency.bound_s(1) < expected_s)
+        assert cloud.counts("rois", "outcome") == {"DeadlineUnmeetable": 2}
 
 
 def test_a_body_that_does_not_come_frees_its_place() -> None:
