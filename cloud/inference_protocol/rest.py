@@ -213,10 +213,11 @@ class RestService:
 
     def _caller(self, request: Request) -> Caller:
         names = getattr(request.state, CERTIFICATE_NAMES, None)
+        host = "" if request.client is None else request.client.host
         return named_caller(
             names or (),
             request.headers.getlist(SITE_KEY),
-            "" if request.client is None else request.client.host,
+            f"[{host}]" if ":" in host else host,  # as gRPC writes it: a machine is one site
             certified=names is not None,
             settings=self._settings,
         )

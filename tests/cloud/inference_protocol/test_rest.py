@@ -21,6 +21,7 @@ from cloud.errors import AddressUnusable
 from cloud.inference_protocol import http_server, rest
 from cloud.inference_protocol.http_json import decode_request
 from cloud.service import Caller, named_caller
+from process.endpoints import unbindable
 from protos.errors import InvalidRequest
 from tests.cloud.inference_protocol.calling import DetailedReader, Refused, rois, tritonclient
 from tests.cloud.running import SHAPE, RunningCloud, run_cloud, until
@@ -271,6 +272,26 @@ def test_a_site_names_itself_only_where_it_may() -> None:
                 assert client.post(PATH, content=body, headers=headers).status_code == 200
     assert [one.site for one in seen] == ["north", "127.0.0.1"]
     assert all(one.may_stat for one in seen)
+
+
+@pytest.mark.skipif(unbindable("::1", 0) != "", reason="no IPv6 here")
+def test_a_machine_is_one_site_over_both_protocols() -> None:
+    """Otherwise it would have two shares."""
+    seen: list[Caller] = []
+
+    def noted(*given: Any, **more: Any) -> Caller:
+        seen.append(named_caller(*given, **more))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cloud.inference_protocol.rest.named_caller", noted)
+        patch.setattr("cloud.service.named_caller", noted)
+        where = {"address": "[::1]:0", "http_address": "::1", "http_port": 0}
+        with run_cloud(DetailedReader(), **where) as cloud:
+            for kind, to in (("grpc", cloud.address), ("http", cloud.server.http_address)):
+                with tritonclient(kind, to) as call:
+                    call("infer", rois=rois(51), priority=1)
+    assert seen == [Caller("[::1]", may_stat=True)] * 2
 
 
 @pytest.fixture
