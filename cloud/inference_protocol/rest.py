@@ -150,17 +150,19 @@ class RestService:
         if encoding not in ("identity", *_ENCODINGS):
             raise InvalidRequest(f"Content-Encoding {encoding!r:.50}, expected gzip or deflate")
         parts, size, stream = list[bytes](), 0, request.stream()
-        timeout_s = self._settings.idle_timeout_s
+        idle_s, most_s = self._settings.idle_timeout_s, self._settings.max_budget_s
         try:
-            while True:
-                parts.append(await asyncio.wait_for(anext(stream), timeout_s))
-                size += len(parts[-1])
-                self._require_bounded(size)
+            async with asyncio.timeout(most_s):  # no request holds its place for longer
+                while True:
+                    parts.append(await asyncio.wait_for(anext(stream), idle_s))
+                    size += len(parts[-1])
+                    self._require_bounded(size)
         except StopAsyncIteration:
             request.state.is_complete = True
             body = b"".join(parts)
         except TimeoutError:
-            raise InvalidRequest(f"no byte of the body arrived within {timeout_s} s") from None
+            slow = f"no byte of the body arrived for {idle_s} s, or not all of it within {most_s} s"
+            raise InvalidRequest(slow) from None
         if encoding == "identity":
             return body
         return await run_in_threadpool(self._unpacked, body, encoding)
