@@ -38,6 +38,9 @@ from protos.errors import (
 from protos.messages import Accepted, Header, Load, Priority, Summary
 from protos.metadata import MAX_SITE_CHARACTERS, SITE_KEY
 
+INTERNAL = "an internal error; the log of the service has it"
+"""What a caller learns of a fault of the program."""
+
 _CERTIFICATE_NAMES = ("x509_common_name", "x509_subject_alternative_name")
 
 Context = grpc.aio.ServicerContext[pb.ReadRequest, pb.ReadResponse]
@@ -280,7 +283,7 @@ async def _abort(
         _log.info(event, **said, **ids)
     else:
         _log.exception("internal error", peer=context.peer(), **ids)
-        error = ServiceFault("an internal error; the log of the service has it")
+        error = ServiceFault(INTERNAL)
     await context.abort(*to_status(error, *details))
 
 

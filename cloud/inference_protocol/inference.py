@@ -217,7 +217,8 @@ class Inference:
             results = await self._read(voxels, deadline, priority, caller.site)
         except BaseException as error:
             self._statistics.failed(self._clock() - began_s)
-            outcome = error.kind if isinstance(error, OverreadError) else CANCELLED
+            cancelled = isinstance(error, asyncio.CancelledError)
+            outcome = CANCELLED if cancelled else type(error).__name__
             telemetry.rois.labels(outcome, priority.value).inc(rois)
             raise
         read_s = self._clock()

@@ -33,10 +33,17 @@ from cloud.inference_protocol.http_json import (
     encode_response,
 )
 from cloud.inference_protocol.inference import Inference
-from cloud.service import Caller, named_caller
+from cloud.service import INTERNAL, Caller, named_caller
 from cloud.settings import CloudSettings
 from protos import inference_pb2 as pb
-from protos.errors import DeadlineUnmeetable, InvalidRequest, OverreadError, TooLarge, to_status
+from protos.errors import (
+    DeadlineUnmeetable,
+    InvalidRequest,
+    OverreadError,
+    ServiceFault,
+    TooLarge,
+    to_status,
+)
 from protos.metadata import SITE_KEY
 
 CERTIFICATE_NAMES = "certificate_names"
@@ -125,10 +132,9 @@ class RestService:
             if not (_is_complete(request) or await self._discard(request)):
                 response.headers["Connection"] = "close"
             return response
-        except Exception as error:  # whatever it is, the next request must be answered
+        except Exception:  # whatever it is, the next request must be answered
             _log.exception("internal error", peer=peer)
-            text = {"error": f"internal error: {type(error).__name__}"}
-            return JSONResponse(text, HTTPStatus.INTERNAL_SERVER_ERROR)
+            return _failure(ServiceFault(INTERNAL))
 
     async def _answer(self, request: Request, caller: Caller) -> Response:
         self._inference.check_model(*_model(request))

@@ -222,6 +222,19 @@ def test_a_stall_does_not_refuse_requests_of_several_rois_for_ever() -> None:
         assert cloud.counts("rois", "outcome") == {"DeadlineUnmeetable": 2}
 
 
+def test_a_fault_of_the_program_is_one_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its details are in the log alone, and it is counted by its class, as in a study."""
+    body, headers = plain()
+    with http_cloud() as (cloud, client):
+        monkeypatch.setattr(cloud.server._batcher, "check", lambda *_, **_more: 1 / 0)
+        answer = client.post(PATH, content=body, headers=headers)
+        words = "an internal error; the log of the service has it"
+        assert (answer.status_code, answer.json()) == (500, {"error": words})
+        with tritonclient("grpc", cloud.address) as call:
+            assert call.refused(rois=rois(51)) == ("INTERNAL", words)
+        assert cloud.counts("rois", "outcome") == {"ZeroDivisionError": 2}
+
+
 def test_a_body_that_does_not_come_frees_its_place() -> None:
     with http_cloud(idle_timeout_s=0.2) as (cloud, client):
         with connected(cloud) as slow:
