@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import gzip
 import json
 import math
@@ -270,6 +271,22 @@ def test_a_quiet_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
                 quiet.sendall(sent)
                 while quiet.recv(1000):
                     pass
+
+
+def test_a_connection_that_is_gone_is_forgotten() -> None:
+    """Otherwise callers that come and go would fill the memory."""
+
+    def known() -> int:
+        gc.collect()
+        return sum(isinstance(one, http_server._Protocol) for one in gc.get_objects())
+
+    with http_cloud() as (cloud, _):
+        before = known()
+        for _ in range(20):
+            with connected(cloud) as caller:
+                caller.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert caller.recv(1000)
+        until(lambda: known() <= before)
 
 
 def head(size: int) -> bytes:
