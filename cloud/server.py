@@ -183,8 +183,9 @@ class CloudServer:
                 await self._service.wait_until_idle()
                 await self._inference.wait_until_idle()
         except TimeoutError:
-            left = self._service.open_streams + self._inference.open_requests
-            _log.warning("grace period is over", open_streams=left)
+            left = {"open_streams": self._service.open_streams}
+            left["open_requests"] = self._inference.open_requests
+            _log.warning("grace period is over", **left)
 
     async def _open_batcher(self, parts: AsyncExitStack) -> Batcher:
         settings = self._settings
