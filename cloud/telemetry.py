@@ -52,7 +52,7 @@ class Telemetry:
             "wasted_seconds", "Model time of ROIs whose answer was late or no longer wanted"
         )
         self.demoted = self._counter(
-            "demoted_streams", "Stat studies of callers that may not send stat, read as routine"
+            "demoted_streams", "Stat of callers that may not send it, read as routine"
         )
         self.preempted = self._counter("preempted_rois", "Queued ROIs that others preempted")
         self.batch_rois = self._histogram("batch_rois", "ROIs in a batch", (1, 2, 4, 8, 16, 32))
