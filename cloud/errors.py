@@ -17,4 +17,4 @@ class AddressUnusable(CloudError):
 
 
 class BatcherFailed(CloudError):
-    """A fault of the program ended the loop that forms batches; the log has the traceback."""
+    """No more batches are read: no instance of the model can, or a fault of the program, logged."""

@@ -105,6 +105,8 @@ def _wait(answer: Any, timeout_s: float | None) -> Any:
         raise ModelFailed(f"a Ray actor did not answer in {timeout_s:.0f} s") from error
     except RayActorError as error:
         raise ModelFailed(f"the Ray actor died: {str(error).splitlines()[0]}") from error
+    except RayError as error:  # the cluster lost the answer, or an actor cannot be placed
+        raise ModelFailed(f"Ray: {str(error).splitlines()[0]}") from error
 
 
 @contextmanager

@@ -183,12 +183,14 @@ class CloudServer:
                 await self._service.wait_until_idle()
                 await self._inference.wait_until_idle()
         except TimeoutError:
-            left = self._service.open_streams + self._inference.open_requests
-            _log.warning("grace period is over", open_streams=left)
+            left = {"open_streams": self._service.open_streams}
+            left["open_requests"] = self._inference.open_requests
+            _log.warning("grace period is over", **left)
 
     async def _open_batcher(self, parts: AsyncExitStack) -> Batcher:
         settings = self._settings
         stage, *others = stages = stages_of(self._reader, self._clock)
+        self._instances = len(stages)
         for one in stages:
             parts.push_async_callback(one.close)
         batcher = Batcher(
@@ -236,7 +238,9 @@ class CloudServer:
         add("open_streams", "Studies open now", lambda: service.open_streams)
         inference = self._inference
         add("open_requests", "Inference requests open now", lambda: inference.open_requests)
-        add("instances", "Instances that read", lambda: len(batcher.queue.busy_until_s))
+        reading = batcher.queue.busy_until_s
+        add("instances", "Instances that read", lambda: len(reading))
+        add("dropped_instances", "Instances that broke", lambda: self._instances - len(reading))
         add("batch_fixed_seconds", "Expected time of a batch of any size", lambda: cost.line[0])
         add("batch_roi_seconds", "Expected time of each ROI of a batch", lambda: cost.line[1])
 

@@ -20,7 +20,7 @@ from cloud.models import ModelTransfers
 from cloud.quota import StreamQuota
 from cloud.scheduling.scheduler import UNKNOWN_SITE
 from cloud.settings import CloudSettings
-from cloud.stream import Backend, StudyStream
+from cloud.stream import ABANDON_AFTER_S, Backend, StudyStream
 from cloud.study_trace import StudyTrace, traceparent_of
 from cloud.telemetry import CANCELLED, COMPLETE
 from process.tls import is_loopback
@@ -37,6 +37,9 @@ from protos.errors import (
 )
 from protos.messages import Accepted, Header, Load, Priority, Summary
 from protos.metadata import MAX_SITE_CHARACTERS, SITE_KEY
+
+INTERNAL = "an internal error; the log of the service has it"
+"""What a caller learns of a fault of the program."""
 
 _CERTIFICATE_NAMES = ("x509_common_name", "x509_subject_alternative_name")
 
@@ -102,7 +105,9 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         context: grpc.aio.ServicerContext[pb.GetModelRequest, pb.GetModelResponse],
     ) -> AsyncIterator[pb.GetModelResponse]:
         """Send the offered model for the edge."""
-        site = UNKNOWN_SITE
+        site, longest_s = UNKNOWN_SITE, self._settings.transfer_timeout_s + ABANDON_AFTER_S
+        # a caller that reads nothing takes no error either, and would hold its place for ever
+        abandon = asyncio.get_running_loop().call_later(longest_s, _this_call().cancel)
         try:
             self._check_open()
             site = caller_of(context, self._settings).site
@@ -114,6 +119,8 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                         raise _stopped()
         except Exception as error:
             await _abort(context, error, "model not sent", site=site)
+        finally:
+            abandon.cancel()
 
     async def Read(  # noqa: N802 - named by the contract
         self, request_iterator: AsyncIterator[pb.ReadRequest], context: Context
@@ -280,7 +287,7 @@ async def _abort(
         _log.info(event, **said, **ids)
     else:
         _log.exception("internal error", peer=context.peer(), **ids)
-        error = ServiceFault("an internal error; the log of the service has it")
+        error = ServiceFault(INTERNAL)
     await context.abort(*to_status(error, *details))
 
 

@@ -33,9 +33,10 @@ class CloudSettings(ProcessSettings):
             know neither priority nor site, and drop what is late.
         routine_max_wait_s: a routine ROI that has waited this long, or half of its budget, is aged:
             while such ROIs wait, one routine ROI is read after three stat ROIs.
-        site_share: part of ``max_queued_rois``, and of the time to its deadline, up to which one
-            site may fill the queue; beyond it every active site has its fair share. Also the part
-            of ``max_streams`` that one site may have.
+        site_share: while other sites are active, the part of ``max_queued_rois``, and of the site's
+            share of the time to its deadline, up to which a site may fill the queue; beyond it
+            every active site has its fair share. Always the part of ``max_streams`` that one site
+            may have; for stat it may have a tenth more.
         site_weights: the weight of each named site in shares and turns; others have weight 1.
         instances: copies of the model on each device; each reads batches of its own.
         devices: ``cpu``, ``cuda:0``, ``GPU.0`` and the like, see `models.runtime.hardware`; empty:
@@ -44,21 +45,23 @@ class CloudSettings(ProcessSettings):
         stage_engines: an engine for each part; empty: ``engine`` for all.
         ray: Ray cluster that runs the instances: ``auto`` for the one of this machine, ``local``
             for a new one in it, or ``HOST:PORT``; empty: they run in this process.
-        max_streams: largest number of open studies, the last tenth for stat only; more are
-            rejected as `Overloaded`. It bounds memory, while deadlines bound the load.
+        max_streams: largest number of open studies and inference requests together, the last tenth
+            for stat only; more are rejected as `Overloaded`. It bounds memory, while deadlines
+            bound the load.
         trust_site_metadata: whether a caller without certificate may name its site itself; only
             where a proxy sets the name. Otherwise its site is the address of its machine.
         trusted_proxies: names in the certificates of proxies, which name the site of each of their
             callers in ``overread-site``.
         stat_sites: sites that may send stat; empty: those with a certificate, and this machine.
             Stat of others is read as routine.
-        max_budget_s: longer budgets are shortened to this.
-        idle_timeout_s: longest wait for the header of a stream, and for an ROI while none of the
-            stream is waiting or being read.
+        max_budget_s: longer budgets are shortened to this; also the longest time for the body of an
+            HTTP request.
+        idle_timeout_s: longest wait for the header of a stream, for an ROI while none of the stream
+            is waiting or being read, and for more of the body of an HTTP request.
         max_connection_age_s: after this time callers must connect again, so that they find
             new replicas; open studies go on.
         return_margin_s: part of each budget that is kept for the answer's way back, at most half.
-        grace_s: time that open studies have to finish after SIGTERM.
+        grace_s: time that open studies and inference requests have to finish after SIGTERM.
         model_keys: files of public keys, one of which must have signed the manifest of the models;
             empty: no signature is required.
         offered_model: artifact that sites may fetch for their edge; empty: none is offered.

@@ -52,7 +52,7 @@ class Telemetry:
             "wasted_seconds", "Model time of ROIs whose answer was late or no longer wanted"
         )
         self.demoted = self._counter(
-            "demoted_streams", "Stat studies of callers that may not send stat, read as routine"
+            "demoted_streams", "Stat of callers that may not send it, read as routine"
         )
         self.preempted = self._counter("preempted_rois", "Queued ROIs that others preempted")
         self.batch_rois = self._histogram("batch_rois", "ROIs in a batch", (1, 2, 4, 8, 16, 32))
@@ -64,10 +64,11 @@ class Telemetry:
             "model_info", "1 for the model that is served", "model", "version", "engine"
         )
         # an increase from nothing is no increase to Prometheus: series that alerts need begin at 0
-        for error in {kind for _, kinds in TABLE for kind in kinds}:
+        for error in {kind.__name__ for _, kinds in TABLE for kind in kinds}:
+            self.streams.labels(error, NO_PRIORITY)  # most are refused before their header
             for priority in Priority:
-                self.streams.labels(error.__name__, priority.value)
-                self.rois.labels(error.__name__, priority.value)
+                self.streams.labels(error, priority.value)
+                self.rois.labels(error, priority.value)
         self._expiry = self._gauge(
             "certificate_expiry_timestamp_seconds", "When each certificate expires", "setting"
         )

@@ -48,14 +48,15 @@ class Watchdog:
         It should seldom take longer than ``bound_s``.
 
         Raises:
-            ModelFailed: it hangs, and the instance was dropped.
+            ModelFailed: it hangs, and the instance is dropped.
         """
         most_s, task = max(LEAST_HUNG_S, HUNG * bound_s), asyncio.current_task()
         hangs = f"the model hangs: a batch of {rois} ROIs takes more than {most_s:.1f} s"
 
         def hung() -> None:
+            self._break(i, hangs)
             # the last instance's batch is not failed: its callers learn that the service ends
-            if self._break(i, hangs) and task is not None:
+            if i not in self._loops and task is not None:
                 task.cancel(hangs)
 
         timer = asyncio.get_running_loop().call_later(most_s, hung)
@@ -79,17 +80,15 @@ class Watchdog:
         if self._failures[i] >= FAILURES_IN_A_ROW:
             self._break(i, f"{self._failures[i]} batches in a row failed: {reason}")
 
-    def _break(self, i: int, reason: str) -> bool:
-        """Drop instance ``i`` and return True; the last one breaks the service instead."""
+    def _break(self, i: int, reason: str) -> None:
+        """Drop instance ``i`` if it is not dropped yet; the last one breaks the service instead."""
         if len(self._loops) > 1 and i in self._loops:
             left = len(self._loops) - 1
             _log.error("an instance of the model is dropped", instance=i, reason=reason, left=left)
             self._loops.pop(i).cancel()
             self._dropped(i)
-            return True
-        if i in self._loops and not self.broken.done():
+        elif i in self._loops and not self.broken.done():
             self.broken.set_exception(ModelFailed(reason))
-        return False
 
     def _ended(self, i: int, loop: asyncio.Task[None]) -> None:
         """Drop the instance of a loop that failed; a fault of the program ends the service."""

@@ -93,6 +93,7 @@ class _Protocol(H11Protocol):
     """
 
     most = 0
+    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Note who calls."""
@@ -104,7 +105,13 @@ class _Protocol(H11Protocol):
         names = _names(certificate) if certificate else None
         self.app_state = {**self.app_state, CERTIFICATE_NAMES: names}
         self._last: Any = None
-        self.loop.call_later(QUIET_S, self._close_if_quiet)
+        self._timer = self.loop.call_later(QUIET_S, self._close_if_quiet)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it at once: the timer would hold it, and its buffers, until it fires."""
+        super().connection_lost(exc)
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _close_if_quiet(self) -> None:
         """Close it if no request has begun since the last time, and none is open."""
@@ -115,7 +122,7 @@ class _Protocol(H11Protocol):
             self.transport.abort()
             return
         self._last = self.cycle
-        self.loop.call_later(QUIET_S, self._close_if_quiet)
+        self._timer = self.loop.call_later(QUIET_S, self._close_if_quiet)
 
 
 def _names(certificate: Any) -> list[str]:

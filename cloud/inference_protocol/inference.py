@@ -9,6 +9,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 from cloud.inference_protocol.statistics import Statistics
 from cloud.inference_protocol.tensors import (
@@ -216,7 +217,8 @@ class Inference:
             results = await self._read(voxels, deadline, priority, caller.site)
         except BaseException as error:
             self._statistics.failed(self._clock() - began_s)
-            outcome = error.kind if isinstance(error, OverreadError) else CANCELLED
+            cancelled = isinstance(error, asyncio.CancelledError)
+            outcome = CANCELLED if cancelled else type(error).__name__
             telemetry.rois.labels(outcome, priority.value).inc(rois)
             raise
         read_s = self._clock()
@@ -256,7 +258,11 @@ class Inference:
     async def _read(
         self, voxels: UInt8Array, deadline: Deadline, priority: Priority, site: str
     ) -> list[RoiResult]:
-        """Have ROIs ``(n, z, y, x)`` read; whatever happens, none of them waits afterwards."""
+        """Have ROIs ``(n, z, y, x)`` read; whatever happens, none of them waits afterwards.
+
+        Except a probe: it is read even if the request is refused for the sake of the others, since
+        otherwise a high estimate after a stall would refuse every request of several ROIs.
+        """
         batcher, count = self._backend.batcher, len(voxels)
         if (fits := batcher.check(deadline, priority, site, rois=count)) < count:
             raise DeadlineUnmeetable(f"only {fits} of {count} ROIs can be answered in time")
@@ -264,13 +270,19 @@ class Inference:
         try:
             for i in range(count):
                 roi = partial(voxels.__getitem__, i)
-                waiting.append(batcher.submit(roi, deadline, priority, site))
+                try:
+                    waiting.append(batcher.submit(roi, deadline, priority, site))
+                except DeadlineUnmeetable:  # all fitted just now: the first one is a probe
+                    for probe in waiting[:1]:
+                        probe.add_done_callback(_take_exception)
+                    del waiting[:1]
+                    raise
             answers = asyncio.gather(*waiting)
-            answers.add_done_callback(lambda one: one.cancelled() or one.exception())  # is taken
+            answers.add_done_callback(_take_exception)
             wait_s = deadline.remaining_s + CLOSE_AFTER_S
             ends = (answers, self._aborted)
             await asyncio.wait(ends, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
-            if answers.cancelled():
+            if any(one.cancelled() for one in waiting):
                 raise ModelFailed("the batch ended without an answer")
             if answers.done():
                 return answers.result()
@@ -280,6 +292,12 @@ class Inference:
         finally:
             for one in waiting:
                 one.cancel()
+
+
+def _take_exception(one: asyncio.Future[Any]) -> None:
+    """Take the error of a future that nobody awaits: asyncio would log it."""
+    if not one.cancelled():
+        one.exception()
 
 
 def protocol_version(version: str) -> str:

@@ -32,10 +32,17 @@ from cloud.inference_protocol.http_json import (
     encode_response,
 )
 from cloud.inference_protocol.inference import Inference
-from cloud.service import Caller, named_caller
+from cloud.service import INTERNAL, Caller, named_caller
 from cloud.settings import CloudSettings
 from protos import inference_pb2 as pb
-from protos.errors import DeadlineUnmeetable, InvalidRequest, OverreadError, TooLarge, to_status
+from protos.errors import (
+    DeadlineUnmeetable,
+    InvalidRequest,
+    OverreadError,
+    ServiceFault,
+    TooLarge,
+    to_status,
+)
 from protos.metadata import SITE_KEY
 
 CERTIFICATE_NAMES = "certificate_names"
@@ -124,10 +131,9 @@ class RestService:
             if not (_is_complete(request) or await self._discard(request)):
                 response.headers["Connection"] = "close"
             return response
-        except Exception as error:  # whatever it is, the next request must be answered
+        except Exception:  # whatever it is, the next request must be answered
             _log.exception("internal error", peer=peer)
-            text = {"error": f"internal error: {type(error).__name__}"}
-            return JSONResponse(text, HTTPStatus.INTERNAL_SERVER_ERROR)
+            return _failure(ServiceFault(INTERNAL))
 
     async def _answer(self, request: Request, caller: Caller) -> Response:
         self._inference.check_model(*_model(request))
@@ -149,17 +155,19 @@ class RestService:
         if encoding not in ("identity", *_ENCODINGS):
             raise InvalidRequest(f"Content-Encoding {encoding!r:.50}, expected gzip or deflate")
         parts, size, stream = list[bytes](), 0, request.stream()
-        timeout_s = self._settings.idle_timeout_s
+        idle_s, most_s = self._settings.idle_timeout_s, self._settings.max_budget_s
         try:
-            while True:
-                parts.append(await asyncio.wait_for(anext(stream), timeout_s))
-                size += len(parts[-1])
-                self._require_bounded(size)
+            async with asyncio.timeout(most_s):  # no request holds its place for longer
+                while True:
+                    parts.append(await asyncio.wait_for(anext(stream), idle_s))
+                    size += len(parts[-1])
+                    self._require_bounded(size)
         except StopAsyncIteration:
             request.state.is_complete = True
             body = b"".join(parts)
         except TimeoutError:
-            raise InvalidRequest(f"no byte of the body arrived within {timeout_s} s") from None
+            slow = f"no byte of the body arrived for {idle_s} s, or not all of it within {most_s} s"
+            raise InvalidRequest(slow) from None
         if encoding == "identity":
             return body
         return await run_in_threadpool(self._unpacked, body, encoding)
@@ -216,10 +224,11 @@ class RestService:
 
     def _caller(self, request: Request) -> Caller:
         names = getattr(request.state, CERTIFICATE_NAMES, None)
+        host = "" if request.client is None else request.client.host
         return named_caller(
             names or (),
             request.headers.getlist(SITE_KEY),
-            "" if request.client is None else request.client.host,
+            f"[{host}]" if ":" in host else host,  # as gRPC writes it: a machine is one site
             certified=names is not None,
             settings=self._settings,
         )

@@ -7,11 +7,11 @@ import grpc
 import structlog
 
 from cloud.inference_protocol.inference import Inference
-from cloud.service import caller_of
+from cloud.service import INTERNAL, caller_of
 from cloud.settings import CloudSettings
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
-from protos.errors import OverreadError, to_status
+from protos.errors import OverreadError, ServiceFault, to_status
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -129,6 +129,6 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
             said = {"error": error.kind, "reason": error.reason, "peer": context.peer()}
             _log.info("inference request failed", **said)
             raise
-        except Exception:  # a fault of the program: gRPC answers UNKNOWN
+        except Exception:  # a fault of the program: the next request must be answered
             _log.exception("internal error", peer=context.peer())
-            raise
+            raise ServiceFault(INTERNAL) from None

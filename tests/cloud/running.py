@@ -195,6 +195,16 @@ def typed() -> Iterator[None]:
         raise from_status(error.code(), error.details(), error.trailing_metadata()) from None
 
 
+def end_of(call: Any) -> str | None:
+    """The class of the error that ends a study, as the edge would meet it; None for a good end."""
+    try:
+        with typed():
+            list(call)
+    except OverreadError as error:
+        return error.kind
+    return None
+
+
 def until(holds: Callable[[], bool]) -> None:
     """Waits until what it is given holds; fails when it does not come to."""
     end_s = time.monotonic() + 10.0

@@ -23,7 +23,7 @@ from imaging.volume import UInt8Array
 from models.runtime import hardware
 from protos.deadline import Deadline
 from protos.errors import ModelFailed
-from protos.messages import Priority
+from protos.messages import Priority, Verdict
 from tests.cloud.running import MeanReader, make_roi, make_stream, read, run_cloud
 from tests.plain_readings import plain
 
@@ -150,6 +150,10 @@ def test_a_service_with_two_instances_answers_and_counts_them() -> None:
         assert cloud.count("instances") == 2
         responses = read(cloud, make_stream(*(make_roi(i) for i in range(4))))
         assert len(responses) == 5
+        while not cloud.count("dropped_instances"):
+            read(cloud, make_stream(make_roi(1, 255)))  # fails
+        assert (cloud.count("instances"), cloud.count("dropped_instances")) == (1, 1)
+        assert isinstance(read(cloud, make_stream(make_roi(1)))[0], Verdict)
 
 
 class Recovering:

@@ -6,11 +6,13 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from models.runtime.errors import UntrustedManifest
 from models.runtime.residual import apply_residual
 from protos import overread_pb2 as pb
+from protos import overread_pb2_grpc
 from protos.errors import Draining, NothingOffered, Overloaded, OverreadError, Unreachable
 from tests.cloud.running import make_roi, make_stream, read, run_cloud, typed, until
 from tests.edge.models.signed import SMALL, Signed, offering, responses_of, signed
@@ -107,6 +109,20 @@ def test_a_caller_that_goes_away_gives_its_place_back(hospital: Signed) -> None:
         slow.cancel()
         until(lambda: cloud.server._service._models.open == 0)
         assert len(asked(cloud, kind=pb.MODEL_KIND_SCREENING)) > 2
+
+
+def test_a_caller_that_reads_nothing_loses_its_place(hospital: Signed) -> None:
+    """It would not take an error: its call is abandoned."""
+    window = (("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0))
+    with (
+        offering(hospital, max_transfers=1, transfer_timeout_s=0.2) as cloud,
+        grpc.insecure_channel(cloud.address, options=window) as channel,
+    ):
+        request = pb.GetModelRequest(kind=pb.MODEL_KIND_SCREENING)
+        silent = overread_pb2_grpc.OverreadStub(channel).GetModel(request, timeout=60)
+        next(silent)
+        assert cloud.server._service._models.open == 1
+        until(lambda: cloud.server._service._models.open == 0)
 
 
 def test_verdicts_come_while_a_model_is_sent(hospital: Signed) -> None:

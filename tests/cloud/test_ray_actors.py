@@ -14,8 +14,11 @@ import pytest
 
 pytest.importorskip("ray", reason="needs the extra ray")
 
+from ray.exceptions import RaySystemError
+
 from cloud import watchdog
 from cloud.instances import Instances, open_instances, stages_of
+from cloud.ray_actors import _wait
 from cloud.scheduling.batcher import Batcher
 from cloud.settings import CloudSettings
 from cloud.telemetry import Telemetry
@@ -135,3 +138,14 @@ def test_a_hanging_actor_is_dropped_and_an_error_at_the_start_keeps_its_class(
         run(reader, scenario)
     with pytest.raises(UnknownArtifact, match="no such model"), open_instances(SETTINGS, fails):
         pass
+
+
+def test_whatever_ray_raises_is_a_failure_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the start it ends the command with one line, later it fails one batch."""
+
+    def lost(*_: Any, **_more: Any) -> None:
+        raise RaySystemError("the answer is lost\nfor good")
+
+    monkeypatch.setattr("ray.get", lost)
+    with pytest.raises(ModelFailed, match=r"^Ray: System error: the answer is lost$"):
+        _wait(None, 1.0)

@@ -1,14 +1,10 @@
-"""The server around the service: health, reflection, drain, address, TLS, and the real process."""
+"""The server around the service: health, reflection, drain, address and TLS."""
 
 from __future__ import annotations
 
 import contextlib
-import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,21 +25,19 @@ from cloud.settings import CloudSettings
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.errors import OverreadError, Unreachable, from_status, status_of
-from protos.messages import Refusal, Verdict
+from protos.messages import Verdict
 from tests.cloud.running import (
     RunningCloud,
-    accepted_of,
     answers,
+    end_of,
     make_roi,
     make_stream,
     run_cloud,
-    typed,
     unfinished,
     until,
 )
 from tests.edge.models.signed import offering, signed
 from tests.pki import make_pki
-from tests.process.test_endpoints import get
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -68,16 +62,6 @@ def listens(cloud: RunningCloud) -> bool:
     host, _, port = cloud.address.rpartition(":")
     with socket.socket() as probe:
         return probe.connect_ex((host, int(port))) == 0
-
-
-def end_of(call: Any) -> str | None:
-    """The class of the error that ends a study, as the edge would meet it; None for a good end."""
-    try:
-        with typed():
-            list(call)
-    except OverreadError as error:
-        return error.kind
-    return None
 
 
 def test_health_says_serving() -> None:
@@ -230,294 +214,6 @@ def test_the_site_comes_from_the_certificate(
     assert sites == [site]
 
 
-# The command itself, with a reader of one line in the place of the trained one.
-PROCESS = """
-import numpy as np
-import cloud.__main__ as command
-from models.runtime.second_reader import Readings
-
-class Mean:
-    name, version, engine, roi_shape = "mean", "1.0", "numpy", (4, 4, 4)
-
-    def read(self, batch):
-        mean = batch.reshape(len(batch), -1).mean(axis=1)
-        nothing = np.zeros((len(batch), 4, 4, 4), bool)
-        zero = np.zeros(len(batch), int)
-        return Readings(mean / 255, mean, zero, zero, nothing)
-
-command.open_second_reader = lambda name, **_: Mean()
-command.main()
-"""
-
-# The same, and the loop that forms batches ends by a bug with the first ROI.
-BROKEN = f"""
-from cloud.scheduling.batcher import Batcher
-
-async def broken(self):
-    await self._arrived.wait()
-    raise ZeroDivisionError("a bug")
-
-Batcher._next_batch = broken
-{PROCESS}"""
-
-
-@contextlib.contextmanager
-def run_process(
-    folder: Path, *options: str, program: str = PROCESS
-) -> Iterator[tuple[subprocess.Popen[str], str, Any]]:
-    """The process, its address once the ready file is there, and a stub."""
-    ready = folder / "ready"
-    command = [sys.executable, "-c", program, "serve", "--address", "127.0.0.1:0"]
-    process = subprocess.Popen(
-        [*command, "--ready-file", str(ready), *options], stderr=subprocess.PIPE, text=True
-    )
-    try:
-        end_s = time.monotonic() + 60
-        while not ready.exists():
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < end_s, "it never became ready"
-            time.sleep(0.02)
-        address = ready.read_text()
-        with grpc.insecure_channel(address) as channel:
-            yield process, address, overread_pb2_grpc.OverreadStub(channel)
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def test_one_signal_stops_an_idle_service(tmp_path: Path) -> None:
-    with run_process(tmp_path) as (process, address, _):
-        assert fetch_description(address, timeout_s=20.0).models == {"mean": "1.0"}
-        process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=30)
-    assert process.returncode == 0
-    assert "draining" in log
-    assert "stopped" in log
-
-
-def test_the_service_says_what_it_serves_and_is_ready_until_it_is_stopped(tmp_path: Path) -> None:
-    """An open study holds a service that drains: it is alive, and not ready."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    pages, header = f"127.0.0.1:{port}", make_stream(budget_s=300.0, roi_count=1)
-    with (
-        run_process(tmp_path, "--grace-s", "300", "--metrics-port", str(port)) as running,
-        unfinished(*header) as sent,
-    ):
-        process, _, stub = running
-        assert get(pages, "/healthz") == (200, {"status": "ok", "checks": {"event loop": "ok"}})
-        assert get(pages, "/readyz")[0] == 200
-        call = stub.Read(sent, timeout=60)
-        until(lambda: "open_streams 1.0" in get(pages, "/metrics")[1])
-        process.send_signal(signal.SIGTERM)
-        until(lambda: get(pages, "/readyz")[0] == 503)
-        assert get(pages, "/readyz")[1]["checks"] == {"service": "the service is being stopped"}
-        assert get(pages, "/healthz")[0] == 200
-        process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=30)
-        assert end_of(call) == "Draining"
-    serving = next(line for line in log.splitlines() if "] serving" in line)
-    for said in ("address=127.0.0.1:", "encryption=none", "model='mean 1.0 (", "version="):
-        assert said in serving
-
-
-def test_serving_in_the_clear_is_logged_at_each_start(tmp_path: Path) -> None:
-    with run_process(tmp_path, "--address", "0.0.0.0:0", "--insecure") as (process, address, _):
-        assert address.startswith("0.0.0.0:")
-        process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=30)
-    assert "[warning  ] ROIs are received unencrypted: set tls_cert and tls_key" in log
-
-
-def test_a_second_signal_does_not_wait_for_open_studies(tmp_path: Path) -> None:
-    """After one signal an open study holds the service, after two its caller gets Draining."""
-    header = make_stream(budget_s=300.0, roi_count=1)
-    with (
-        run_process(tmp_path, "--grace-s", "300") as (process, _, stub),
-        unfinished(*header) as sent,
-    ):
-        call = stub.Read(sent, timeout=60)
-        list(stub.Read(iter(header), timeout=60))  # by then the first is open too
-        process.send_signal(signal.SIGTERM)
-        while end_of(stub.Read(iter(header), timeout=60)) not in ("Draining", "Unreachable"):
-            time.sleep(0.02)
-        assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
-        assert end_of(call) == "Draining"
-        process.communicate(timeout=30)
-    assert process.returncode == 0
-
-
-def test_a_failed_batcher_stops_the_service(tmp_path: Path) -> None:
-    """The open study gets Draining, the log has the traceback, the status is 1."""
-    roi = make_roi(1, voxels=np.zeros((4, 4, 4), np.uint8))
-    with run_process(tmp_path, program=BROKEN) as (process, _, stub):
-        call = stub.Read(iter(make_stream(roi, budget_s=300.0)), timeout=60)
-        assert end_of(call) == "Draining"
-        _, log = process.communicate(timeout=30)
-    assert process.returncode == 1
-    assert "batcher failed, stopping" in log
-    assert "in broken" in log
-    assert log.splitlines()[-1].startswith("BatcherFailed: ")
-
-
-# The same, with a reader that hangs on an ROI of 200 and fails on one of 255; the watchdog waits
-# for half a second, or as long as the test says.
-UNSOUND = PROCESS.replace(
-    "        mean = batch",
-    """        if batch.max() == 200:
-            time.sleep(3600)
-        if batch.max() == 255:
-            raise ValueError("all 255")
-        mean = batch""",
-).replace(
-    "import numpy as np",
-    """import os
-import time
-import numpy as np
-import cloud.watchdog as watchdog
-watchdog.LEAST_HUNG_S = float(os.environ.get("LEAST_HUNG_S", "0.5"))""",
-)
-
-
-def send_roi(stub: Any, value: int) -> Any:
-    """Send a study of one ROI of this brightness, in the shape that the reader reads."""
-    roi = make_roi(1, voxels=np.full((4, 4, 4), value, np.uint8))
-    return stub.Read(iter(make_stream(roi, study_key=f"k{time.monotonic()}")), timeout=60)
-
-
-def test_a_hanging_model_ends_the_service(tmp_path: Path) -> None:
-    """Health says so, its callers get an error, and the supervisor can start it again."""
-    with (
-        run_process(tmp_path, program=UNSOUND) as (process, address, stub),
-        grpc.insecure_channel(address) as channel,
-    ):
-        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
-        assert next(watched).status == SERVING
-        call = send_roi(stub, 200)
-        assert next(watched).status == NOT_SERVING
-        assert end_of(call) in ("Draining", "Unreachable")
-        _, log = process.communicate(timeout=30)
-    assert process.returncode == 1
-    assert "the model hangs: a batch of 1 ROIs takes more than" in log
-    assert "the process ends without it" in log
-
-
-# The same, with a model whose loading takes until a file is there.
-LOADING = PROCESS.replace(
-    "import numpy as np",
-    """import os
-import time
-import numpy as np""",
-).replace(
-    "command.open_second_reader = lambda name, *, engine, threads, keys: Mean()",
-    """def opened(*_, **__):
-    while not os.path.exists(os.environ["GO"]):
-        time.sleep(0.01)
-    return Mean()
-
-command.open_second_reader = opened""",
-)
-
-
-def test_a_service_that_loads_its_model_is_alive_and_not_ready(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    go, said = tmp_path / "go", list[Any]()
-    monkeypatch.setenv("GO", str(go))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        pages = f"127.0.0.1:{free.getsockname()[1]}"
-
-    def look() -> None:
-        end_s = time.monotonic() + 60
-        while not said and time.monotonic() < end_s:
-            with contextlib.suppress(OSError):
-                said.extend(get(pages, page) for page in ("/healthz", "/readyz"))
-        go.touch()
-
-    looking = threading.Thread(target=look)
-    looking.start()
-    port = pages.rpartition(":")[2]
-    with run_process(tmp_path, "--metrics-port", port, program=LOADING):
-        looking.join()
-        assert get(pages, "/readyz")[0] == 200
-    assert said[0] == (200, {"status": "ok", "checks": {"event loop": "ok"}})
-    checks = {"service": "the model is being loaded"}
-    assert said[1] == (503, {"status": "failed", "checks": checks})
-
-
-# The same, with an event loop that stands still from the first `Describe` on, for some seconds.
-STANDING = PROCESS.replace(
-    "import numpy as np",
-    """import time
-import numpy as np
-import cloud.__main__ as command_line
-from cloud.service import OverreadService
-command_line.UNREADY_S, command_line.STALLED_S = 3.0, 4.0
-
-async def stand(*_):
-    time.sleep(8)
-    raise ZeroDivisionError
-
-OverreadService.Describe = stand""",
-)
-
-
-def test_an_event_loop_that_stands_still_is_not_ready_and_then_not_alive(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        pages = f"127.0.0.1:{free.getsockname()[1]}"
-    port = pages.rpartition(":")[2]
-    with run_process(tmp_path, "--metrics-port", port, program=STANDING) as (_, _, stub):
-        assert get(pages, "/readyz")[0] == get(pages, "/healthz")[0] == 200
-        call = stub.Describe.future(pb.DescribeRequest(), timeout=60)
-        until(lambda: get(pages, "/readyz")[0] == 503)
-        assert "no progress for" in get(pages, "/readyz")[1]["checks"]["service"]
-        until(lambda: get(pages, "/healthz")[0] == 503)
-        assert call.exception(timeout=60) is not None
-        until(lambda: get(pages, "/readyz")[0] == get(pages, "/healthz")[0] == 200)
-
-
-def test_a_service_whose_model_hangs_is_not_ready_any_more(tmp_path: Path) -> None:
-    """It says so between the watchdog's finding and the end of the process."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        pages = f"127.0.0.1:{free.getsockname()[1]}"
-    port, said = pages.rpartition(":")[2], set[str]()
-    with run_process(tmp_path, "--metrics-port", port, program=UNSOUND) as (process, _, stub):
-        call = send_roi(stub, 200)
-        while process.poll() is None:
-            with contextlib.suppress(OSError):
-                said.add(get(pages, "/readyz")[1]["checks"]["service"])
-        assert end_of(call) in ("Draining", "Unreachable")
-    assert said == {"ok", "the service is being stopped"}
-
-
-def test_one_signal_ends_a_service_with_a_hanging_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before the watchdog has found it: Python alone would wait for its thread without end."""
-    monkeypatch.setenv("LEAST_HUNG_S", "3600")
-    with run_process(tmp_path, "--grace-s", "0.5", program=UNSOUND) as (process, _, stub):
-        call = send_roi(stub, 200)
-        assert accepted_of(call) == 1
-        time.sleep(0.2)
-        process.send_signal(signal.SIGTERM)
-        assert end_of(call) in ("Draining", "Unreachable")
-        _, log = process.communicate(timeout=30)
-    assert process.returncode == 1
-    assert "the process ends without it" in log
-
-
-def test_three_failed_batches_in_a_row_end_the_service(tmp_path: Path) -> None:
-    with run_process(tmp_path, program=UNSOUND) as (process, _, stub):
-        for value in (255, 255, 10, 255, 255):  # one that is read begins a new row
-            assert end_of(send_roi(stub, value)) is None
-        with contextlib.suppress(grpc.RpcError):
-            list(send_roi(stub, 255))
-        _, log = process.communicate(timeout=30)
-    assert process.returncode == 1
-    assert "3 batches in a row failed: " in log
-
-
 def test_every_call_that_a_stop_meets_gets_draining_with_its_details(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -554,20 +250,3 @@ def end_of_status(call: Any) -> OverreadError:
     """The error in the details of a call's status; fails where there are none."""
     assert status_of(call.trailing_metadata()) is not None
     return from_status(call.code(), call.details(), call.trailing_metadata())
-
-
-def test_an_instance_that_hangs_leaves_the_others_and_the_service(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its ROI is refused, and health stays; the last instance that hangs ends the service."""
-    monkeypatch.setenv("OVERREAD_CLOUD_INSTANCES", "2")
-    with run_process(tmp_path, program=UNSOUND) as (process, address, stub):
-        assert fetch_description(address, timeout_s=20.0).engine == "2 x numpy"
-        outcomes = [codec.decode_response(one) for one in send_roi(stub, 200)]
-        assert [one.error for one in outcomes if isinstance(one, Refusal)] == ["ModelFailed"]
-        assert end_of(send_roi(stub, 10)) is None
-        assert end_of(send_roi(stub, 200)) in ("Draining", "Unreachable")
-        _, log = process.communicate(timeout=30)
-    assert process.returncode == 1
-    assert "an instance of the model is dropped" in log
-    assert "the model cannot read any more" in log

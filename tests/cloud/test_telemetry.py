@@ -39,6 +39,14 @@ def test_metrics_are_served_while_entered() -> None:
         assert off is None
 
 
+def test_refusals_begin_at_0() -> None:
+    """To Prometheus an increase from nothing is none; a full service refuses before the header."""
+    registry = Telemetry().registry
+    for priority in ("unknown", "routine", "stat"):
+        labels = {"end": "Overloaded", "priority": priority}
+        assert registry.get_sample_value("overread_cloud_streams_total", labels) == 0
+
+
 def test_a_histogram_tells_5_from_200_ms() -> None:
     """Within that range no bound is more than twice the one before it."""
     telemetry = Telemetry()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import gzip
 import json
+import math
 import socket
 import ssl
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from cloud.errors import AddressUnusable
 from cloud.inference_protocol import http_server, rest
 from cloud.inference_protocol.http_json import decode_request
 from cloud.service import Caller, named_caller
+from process.endpoints import unbindable
 from protos.errors import InvalidRequest
 from tests.cloud.inference_protocol.calling import DetailedReader, Refused, rois, tritonclient
 from tests.cloud.running import SHAPE, RunningCloud, run_cloud, until
@@ -209,6 +212,37 @@ def test_whatever_a_body_holds_it_is_a_request_or_invalid(body: bytes, length: s
         decode_request(body, length)
 
 
+def test_a_stall_does_not_refuse_requests_of_several_rois_for_ever() -> None:
+    """One ROI is read as a probe, even if the others are refused: then the estimate falls."""
+    given = {**INPUT, "shape": [2, *SHAPE], "parameters": {"binary_data_size": 1024}}
+    text = json.dumps({"inputs": [given], "parameters": {"timeout": 2_000_000}}).encode()
+    with http_cloud(max_batch=2) as (cloud, client):
+        batcher = cloud.server._batcher
+        for n in (1, 2) * 20:  # a stall counts as a few times what was expected
+            batcher.timing.latency.observe(n, 60.0)
+            batcher.timing.interval.observe(n, 60.0)
+        expected_s = batcher.timing.latency.bound_s(1)
+        batcher._last_batch_s = -math.inf  # nothing was read for long
+        answer = client.post(PATH, content=text + 2 * VOXELS, headers={LENGTH: str(len(text))})
+        assert answer.headers["overread-error"] == "DeadlineUnmeetable"
+        until(lambda: cloud.taken == 1)
+        until(lambda: batcher.timing.latency.bound_s(1) < expected_s)
+        assert cloud.counts("rois", "outcome") == {"DeadlineUnmeetable": 2}
+
+
+def test_a_fault_of_the_program_is_one_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its details are in the log alone, and it is counted by its class, as in a study."""
+    body, headers = plain()
+    with http_cloud() as (cloud, client):
+        monkeypatch.setattr(cloud.server._batcher, "check", lambda *_, **_more: 1 / 0)
+        answer = client.post(PATH, content=body, headers=headers)
+        words = "an internal error; the log of the service has it"
+        assert (answer.status_code, answer.json()) == (500, {"error": words})
+        with tritonclient("grpc", cloud.address) as call:
+            assert call.refused(rois=rois(51)) == ("INTERNAL", words)
+        assert cloud.counts("rois", "outcome") == {"ZeroDivisionError": 2}
+
+
 def test_a_body_that_does_not_come_frees_its_place() -> None:
     with http_cloud(idle_timeout_s=0.2) as (cloud, client):
         with connected(cloud) as slow:
@@ -217,6 +251,21 @@ def test_a_body_that_does_not_come_frees_its_place() -> None:
             assert b"400 Bad Request" in slow.recv(1000)
             until(lambda: cloud.count("open_requests") == 0)
         assert client.get("/v2/health/ready").status_code == 200
+
+
+def test_a_body_that_comes_byte_by_byte_frees_its_place() -> None:
+    with http_cloud(max_budget_s=0.3) as (cloud, _), connected(cloud) as slow:
+        slow.sendall(head(1000))
+        slow.settimeout(0.01)
+        answer = b""
+        for _ in range(999):
+            with contextlib.suppress(TimeoutError):
+                answer = slow.recv(1000)
+            if answer:
+                break
+            slow.sendall(b" ")
+        assert b"400 Bad Request" in answer
+        until(lambda: cloud.count("open_requests") == 0)
 
 
 def test_a_quiet_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +278,22 @@ def test_a_quiet_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
                 quiet.sendall(sent)
                 while quiet.recv(1000):
                     pass
+
+
+def test_a_connection_that_is_gone_is_forgotten() -> None:
+    """Otherwise callers that come and go would fill the memory."""
+
+    def known() -> int:
+        gc.collect()
+        return sum(isinstance(one, http_server._Protocol) for one in gc.get_objects())
+
+    with http_cloud() as (cloud, _):
+        before = known()
+        for _ in range(20):
+            with connected(cloud) as caller:
+                caller.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert caller.recv(1000)
+        until(lambda: known() <= before)
 
 
 def head(size: int) -> bytes:
@@ -259,6 +324,26 @@ def test_a_site_names_itself_only_where_it_may() -> None:
                 assert client.post(PATH, content=body, headers=headers).status_code == 200
     assert [one.site for one in seen] == ["north", "127.0.0.1"]
     assert all(one.may_stat for one in seen)
+
+
+@pytest.mark.skipif(unbindable("::1", 0) != "", reason="no IPv6 here")
+def test_a_machine_is_one_site_over_both_protocols() -> None:
+    """Otherwise it would have two shares."""
+    seen: list[Caller] = []
+
+    def noted(*given: Any, **more: Any) -> Caller:
+        seen.append(named_caller(*given, **more))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cloud.inference_protocol.rest.named_caller", noted)
+        patch.setattr("cloud.service.named_caller", noted)
+        where = {"address": "[::1]:0", "http_address": "::1", "http_port": 0}
+        with run_cloud(DetailedReader(), **where) as cloud:
+            for kind, to in (("grpc", cloud.address), ("http", cloud.server.http_address)):
+                with tritonclient(kind, to) as call:
+                    call("infer", rois=rois(51), priority=1)
+    assert seen == [Caller("[::1]", may_stat=True)] * 2
 
 
 @pytest.fixture

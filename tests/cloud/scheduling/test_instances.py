@@ -23,6 +23,7 @@ from tests.cloud.scheduling.builders import (
     ROUTINE,
     STAT,
     HandStage,
+    TwoSteps,
     due,
     roi,
     settle,
@@ -158,6 +159,30 @@ def test_an_instance_that_hangs_is_dropped_and_its_rois_fail(
         assert (await submit(batcher, 2)).reading.diameter_mm == 2
 
     scenario()
+
+
+def test_every_batch_in_an_instance_that_hangs_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instance of two steps holds two batches; the callers of both learn it."""
+    monkeypatch.setattr(watchdog, "LEAST_HUNG_S", 0.05)
+    monkeypatch.setattr(watchdog, "HUNG", 0.0)
+
+    async def run() -> None:
+        hanging, other = TwoSteps(), TwoSteps()
+        other.allow(99)
+        batcher = Batcher(hanging, Telemetry(), max_batch=1, max_batch_delay_s=0.0, others=(other,))
+        async with asyncio.timeout(20), batcher:
+            results = []
+            while len(hanging.batches) < 2:
+                results.append(submit(batcher, 1))
+                await settle()
+            held = [result for result in results if not result.done()]
+            assert len(held) == 2
+            for result in held:
+                with pytest.raises(ModelFailed, match="the model hangs"):
+                    await asyncio.wait_for(result, 5.0)
+            assert not batcher._reading
+
+    asyncio.run(run())
 
 
 def test_a_fault_in_the_loop_of_one_instance_ends_the_service() -> None:
