@@ -57,6 +57,8 @@ MAX_SENDINGS = 200
 """After this number of associations for one series a scanner gives up."""
 
 KILL, FULL, AWAY = "killed", "disk filled", "archive away for an hour"
+FILL_SHARE = 10
+"""Rounds of kills for each round of full disks: all studies of those must fit on the small disk."""
 
 
 @dataclass
@@ -276,7 +278,7 @@ def measure(
         parts.append((site, site.wrong()))
         if full is not None:
             with Site(full / "site", seed, log=Path(folder) / "log") as site:
-                for name in each(inside * max(1, rounds // 4), "full disks"):
+                for name in each(inside * max(1, rounds // FILL_SHARE), "full disks"):
                     site.fill_at(name)
             parts.append((site, site.wrong()))
         if away:
