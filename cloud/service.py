@@ -172,7 +172,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
     def _check_open(self) -> None:
         """Raise `Draining` when the service is being stopped."""
         if self._draining:
-            raise Draining("the service is being stopped; use another one, or retry later")
+            raise draining()
 
     @contextlib.contextmanager
     def _counted(self, study: "_Study") -> Iterator[contextlib.ExitStack]:
@@ -268,6 +268,11 @@ class _Study:
 def _this_call() -> asyncio.Task[Any]:
     """Return the task that handles the call: every coroutine of gRPC has one."""
     return cast("asyncio.Task[Any]", asyncio.current_task())
+
+
+def draining() -> Draining:
+    """Return the error of what comes while the service is being stopped."""
+    return Draining("the service is being stopped; use another one, or retry later")
 
 
 def _stopped() -> Draining:
