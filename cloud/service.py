@@ -111,7 +111,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         try:
             self._check_open()
             site = caller_of(context, self._settings).site
-            responses = self._models.responses(request, site, lambda: self.open_streams > 0)
+            responses = self._models.responses(request, site, lambda: self.quota.open > 0)
             async with contextlib.aclosing(responses) as sent:
                 async for response in sent:
                     yield response
