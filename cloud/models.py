@@ -1,7 +1,7 @@
 """Sends a model for the edge to the sites, beside the verdicts and never in their way.
 
 Each transfer has one chunk on its way at a time, a few are open at once, and they pause while
-studies are open. A transfer that breaks off continues where it ended.
+studies or inference requests are open. A transfer that breaks off continues where it ended.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from protos.errors import DeadlinePassed, InvalidRequest, NothingOffered, Overlo
 
 CHUNK_BYTES = 64 * 1024
 PAUSE_S = 0.02
-"""Between two chunks while studies are open: at most 3 MB/s for each transfer."""
+"""Between two chunks while others wait for verdicts: at most 3 MB/s for each transfer."""
 MOST_HELD = 64
 
 _log = structlog.get_logger(__name__)

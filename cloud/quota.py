@@ -19,6 +19,11 @@ class StreamQuota:
         self._reserved = int(0.1 * most)
         self._open: Counter[str] = Counter()
 
+    @property
+    def open(self) -> int:
+        """How many streams are open, studies and inference requests together."""
+        return self._open.total()
+
     @contextlib.contextmanager
     def open_stream(self, site: str) -> Iterator[None]:
         """Count a stream of ``site`` as open while entered; `check_priority` follows its header.
@@ -26,7 +31,7 @@ class StreamQuota:
         Raises:
             Overloaded: all streams are open, or the site has used up its quota and stat's reserve.
         """
-        if (total := self._open.total()) >= self._most:
+        if (total := self.open) >= self._most:
             full = f"{total} streams are open, the limit is {self._most}"
             raise Overloaded(full, limit=self._most)
         if self._open[site] >= self._site_quota + self._reserved:
@@ -46,7 +51,7 @@ class StreamQuota:
         if priority is Priority.STAT:
             return
         for_routine = self._most - self._reserved
-        if self._open.total() > for_routine:
+        if self.open > for_routine:
             raise Overloaded(
                 f"{for_routine} streams are open, the last {self._reserved} are reserved for stat"
             )

@@ -111,7 +111,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         try:
             self._check_open()
             site = caller_of(context, self._settings).site
-            responses = self._models.responses(request, site, lambda: self.open_streams > 0)
+            responses = self._models.responses(request, site, lambda: self.quota.open > 0)
             async with contextlib.aclosing(responses) as sent:
                 async for response in sent:
                     yield response
@@ -172,7 +172,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
     def _check_open(self) -> None:
         """Raise `Draining` when the service is being stopped."""
         if self._draining:
-            raise Draining("the service is being stopped; use another one, or retry later")
+            raise draining()
 
     @contextlib.contextmanager
     def _counted(self, study: "_Study") -> Iterator[contextlib.ExitStack]:
@@ -268,6 +268,11 @@ class _Study:
 def _this_call() -> asyncio.Task[Any]:
     """Return the task that handles the call: every coroutine of gRPC has one."""
     return cast("asyncio.Task[Any]", asyncio.current_task())
+
+
+def draining() -> Draining:
+    """Return the error of what comes while the service is being stopped."""
+    return Draining("the service is being stopped; use another one, or retry later")
 
 
 def _stopped() -> Draining:

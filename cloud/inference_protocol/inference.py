@@ -21,7 +21,7 @@ from cloud.inference_protocol.tensors import (
 )
 from cloud.quota import StreamQuota
 from cloud.scheduling.scheduler import RoiResult
-from cloud.service import Caller, deadline_of
+from cloud.service import Caller, deadline_of, draining
 from cloud.settings import CloudSettings
 from cloud.stream import CLOSE_AFTER_S, Backend
 from cloud.telemetry import CANCELLED
@@ -177,7 +177,7 @@ class Inference:
         with contextlib.ExitStack() as stack:
             try:
                 if self._draining:
-                    raise Draining("the service is being stopped; use another one, or retry later")
+                    raise draining()
                 stack.enter_context(self._quota.open_stream(caller.site))
             except OverreadError:
                 self._statistics.failed(0.0)

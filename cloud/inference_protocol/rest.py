@@ -117,22 +117,22 @@ class RestService:
         return JSONResponse(as_json(self._inference.index(only_ready=False))["models"])
 
     async def _infer(self, request: Request) -> Response:
-        peer = "" if request.client is None else request.client.host
+        caller = self._caller(request)
+        who = {"site": caller.site, "peer": _host(request)}
         try:
-            caller = self._caller(request)
             with self._inference.admitted(caller):  # before its body is received
                 return await self._answer(request, caller)
         except ClientDisconnect:
-            _log.info("inference request cancelled", peer=peer)
+            _log.info("inference request cancelled", **who)
             return Response(status_code=HTTPStatus.BAD_REQUEST)
         except OverreadError as error:
-            _log.info("inference request failed", error=error.kind, reason=error.reason, peer=peer)
+            _log.info("inference request failed", error=error.kind, reason=error.reason, **who)
             response = _failure(error)
             if not (_is_complete(request) or await self._discard(request)):
                 response.headers["Connection"] = "close"
             return response
         except Exception:  # whatever it is, the next request must be answered
-            _log.exception("internal error", peer=peer)
+            _log.exception("internal error", **who)
             return _failure(ServiceFault(INTERNAL))
 
     async def _answer(self, request: Request, caller: Caller) -> Response:
@@ -224,14 +224,19 @@ class RestService:
 
     def _caller(self, request: Request) -> Caller:
         names = getattr(request.state, CERTIFICATE_NAMES, None)
-        host = "" if request.client is None else request.client.host
         return named_caller(
             names or (),
             request.headers.getlist(SITE_KEY),
-            f"[{host}]" if ":" in host else host,  # as gRPC writes it: a machine is one site
+            _host(request),
             certified=names is not None,
             settings=self._settings,
         )
+
+
+def _host(request: Request) -> str:
+    """Return the caller's address as gRPC writes it: a machine is one site over both."""
+    host = "" if request.client is None else request.client.host
+    return f"[{host}]" if ":" in host else host
 
 
 def _failure(error: OverreadError) -> Response:

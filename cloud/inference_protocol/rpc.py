@@ -121,14 +121,14 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelInferResponse:
         caller = caller_of(context, self._settings)
+        who = {"site": caller.site, "peer": context.peer()}
         try:
             with self._inference.admitted(caller):
                 left_s = context.time_remaining()
                 return await self._inference.infer(request, caller, left_s)
         except OverreadError as error:
-            said = {"error": error.kind, "reason": error.reason, "peer": context.peer()}
-            _log.info("inference request failed", **said)
+            _log.info("inference request failed", error=error.kind, reason=error.reason, **who)
             raise
         except Exception:  # a fault of the program: the next request must be answered
-            _log.exception("internal error", peer=context.peer())
+            _log.exception("internal error", **who)
             raise ServiceFault(INTERNAL) from None

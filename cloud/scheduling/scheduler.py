@@ -313,7 +313,7 @@ class Scheduler:
         elif len(order) >= 2 * full:
             limit_s = BATCH_SHARE * min(roi.deadline.at_s - roi.arrived_s for roi in order)
             fits = [n for n in range(full + 1) if self._timing.latency.bound_s(n) <= limit_s]
-            most = max(most, *fits)
+            most = max((most, *fits))  # none where the deadline has passed
         for n, roi in enumerate(order[:most]):
             soonest_s = min(soonest_s, roi.deadline.at_s)
             late = start_s + self._timing.latency.bound_s(n + 1) > soonest_s

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 
 from models.runtime.errors import UntrustedManifest
@@ -123,6 +125,25 @@ def test_a_caller_that_reads_nothing_loses_its_place(hospital: Signed) -> None:
         next(silent)
         assert cloud.server._service._models.open == 1
         until(lambda: cloud.server._service._models.open == 0)
+
+
+def test_a_model_waits_for_inference_requests_too(
+    hospital: Signed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloud.models.PAUSE_S", 60.0)
+    roi = {"name": "ROI", "datatype": "UINT8", "shape": [1, 16, 16, 16], "data": [51] * 16**3}
+    with offering(hospital, http_port=0) as cloud, ThreadPoolExecutor(1) as pool:
+        cloud.reader.gate.clear()
+        url = f"http://{cloud.server.http_address}/v2/models/mean/infer"
+        answer = pool.submit(httpx.post, url, json={"inputs": [roi]}, timeout=30)
+        until(lambda: cloud.taken == 1)
+        with cloud.stub() as stub:
+            sent = stub.GetModel(pb.GetModelRequest(kind=pb.MODEL_KIND_SCREENING), timeout=2)
+            with pytest.raises(grpc.RpcError):
+                list(sent)
+            assert sent.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        cloud.reader.gate.set()
+        assert answer.result().status_code == 200
 
 
 def test_verdicts_come_while_a_model_is_sent(hospital: Signed) -> None:

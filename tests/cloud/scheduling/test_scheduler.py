@@ -340,3 +340,10 @@ def test_orders_for_comparison_have_no_shares(rule: str) -> None:
     scheduler.put(due(99.0, site="a"))
     with pytest.raises(Overloaded):
         scheduler.admit(sites("b"))
+
+
+def test_an_roi_whose_deadline_has_passed_is_refused_whatever_waits() -> None:
+    """Also when two full batches wait, where a batch may take a part of the shortest budget."""
+    scheduler = scheduler_of(*(due(NOW_S + 900 + i, STAT) for i in range(8)))
+    with pytest.raises(DeadlineUnmeetable, match=r"0\.000 s are left"):
+        scheduler.admit([due(NOW_S - 1.0)])
