@@ -240,14 +240,10 @@ class Batcher:
             for roi in rois:
                 roi.result.cancel()  # has an effect only if the service stops
 
-    def _deliver(
-        self, rois: list[WaitingRoi], result: BatchResult, began_s: float, batch: int
-    ) -> None:
+    def _deliver(self, rois: list[WaitingRoi], read: BatchResult, at_s: float, batch: int) -> None:
         late = sum(not roi.waits or roi.deadline.passed for roi in rois)
-        self._telemetry.wasted_s.inc(result.compute_s * late / len(rois))
+        self._telemetry.wasted_s.inc(read.compute_s * late / len(rois))
         for i, roi in enumerate(rois):
             if roi.waits:
-                queue_s, took_s = began_s - roi.arrived_s, result.compute_s
-                roi.result.set_result(
-                    RoiResult(result.readings[i], queue_s, took_s, batch, began_s, len(rois))
-                )
+                said = (at_s - roi.arrived_s, read.compute_s, batch, at_s, len(rois))
+                roi.result.set_result(RoiResult(read.readings[i], *said))

@@ -78,14 +78,13 @@ class CostModel:
         if self._variance() <= 0.004 * most**2:
             return most if 2 * self._n <= most * self._weight else (most + 1) // 2
         # seconds of each ROI fall with the size of the batch: the first size below the limit
-        limit_s = EFFICIENT * (self._fixed_s / most + self._per_roi_s)
-        sizes = range(1, most)
-        return next((n for n in sizes if self._fixed_s / n + self._per_roi_s <= limit_s), most)
+        fixed_s, each_s = self.line
+        limit_s = EFFICIENT * (fixed_s / most + each_s)
+        return next((n for n in range(1, most) if fixed_s / n + each_s <= limit_s), most)
 
     def _variance(self) -> float:
-        if self._weight == 0.0:
-            return 0.0
-        return self._nn / self._weight - (self._n / self._weight) ** 2
+        weight = self._weight or 1.0  # without a batch all sums are 0
+        return self._nn / weight - (self._n / weight) ** 2
 
     def _fit(self) -> tuple[float, float]:
         """Return intercept and slope, neither of them negative."""

@@ -35,8 +35,8 @@ STATS_PER_ROUTINE = 3
 BATCH_SHARE = 0.25
 """Part of the shortest budget that waits which a batch may take beyond the efficient size."""
 
-ACTIVE_S = 2.0
-"""A site counts as active for this time after its last ROI was admitted or refused."""
+ACTIVE_S, KNOWN_S = 2.0, 600.0
+"""A site counts as active, and as known, for this time after its last ROI came."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,7 @@ class Scheduler:
         self._virtual, self._finish = 0.0, dict[str, float]()
         self._stats_in_a_row = 0
         self._active: dict[str, float] = {}  # when each site was last admitted or refused
+        self._last_site, self._changed_s = "", -math.inf  # and when the last was another one
 
     def __len__(self) -> int:
         return sum(roi.waits for roi in self._rois)  # metrics count in another thread
@@ -156,12 +157,14 @@ class Scheduler:
             DeadlineUnmeetable: an answer would be late, or make others late.
         """
         first, waiting = newcomers[0], self.waiting
-        self._active[first.site] = self._clock()
+        self._active[first.site] = now_s = self._clock()
+        other, self._last_site = self._last_site not in ("", first.site), first.site
+        self._changed_s = now_s if other else self._changed_s
         gone = self._make_room(first, len(newcomers), waiting)
         if self.rules.order != "deadline" or first.is_probe:
             return gone
         left = [roi for roi in waiting if all(roi is not one for one, _ in gone)]
-        late, now_s = self._late(left, newcomers), self._clock()
+        late = self._late(left, newcomers)
         if own := [late[one] - now_s for one in newcomers if one in late]:
             ends = f"{max(0.0, first.deadline.at_s - now_s):.3f} s are left"
             raise DeadlineUnmeetable(f"an answer would take {own[0]:.3f} s, {ends}", own[0])
@@ -259,16 +262,18 @@ class Scheduler:
         sites, own = {*self._active, *waits}, waits[first.site] + count
         left_s = first.deadline.at_s - now_s
         share = rules.weight(first.site) / sum(map(rules.weight, sites))
-        few = own <= rules.site_share * rules.max_queued
+        most = max(TURN, math.ceil(share * (waits.total() + count)))  # a study must not be cut
         # at its share of the speed the site's ROIs would still have time to spare
-        idle = few and self.queue_s <= rules.site_share * share * left_s
-        if len(sites) < 2 or idle or own <= TURN:  # a study must not be cut
-            return ""
-        most = math.ceil(share * (waits.total() + count))
-        if own <= most:
+        places, time_s = rules.site_share * rules.max_queued, rules.site_share * share * left_s
+        if len(sites) < 2:  # no other is active, but a turn of one that is known must find room
+            if now_s - self._changed_s >= KNOWN_S:
+                return ""
+            time_s = left_s - 2 * self._timing.interval.estimate_s(int(TURN))
+            places, most = rules.max_queued - TURN, TURN
+        if own <= most or (own <= places and self.queue_s <= time_s):
             return ""
         text = f"site {first.site} has {own - count} of {waits.total()} queued ROIs; its share"
-        return f"{text} beside {len(sites) - 1} other active sites is {most}"
+        return f"{text} beside {len(sites) - 1} other active sites is {most:g}"
 
     def _tag(self, rois: Sequence[WaitingRoi]) -> None:
         """Give the next ROIs of one site their places in fair queueing."""

@@ -8,7 +8,8 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from cloud.scheduling.scheduler import TURN, Scheduler, WaitingRoi
+from cloud.scheduling.scheduler import ACTIVE_S, TURN, Rules, Scheduler, WaitingRoi
+from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable, Overloaded
 from protos.messages import Priority
 from tests.cloud.scheduling.builders import NOW_S, ROUTINE, STAT, due, scheduler_of, timing
@@ -281,6 +282,33 @@ def test_a_site_alone_may_fill_the_queue() -> None:
     scheduler.put(*sites("a"))
     with pytest.raises(Overloaded, match="4 ROIs wait, the limit is 4"):
         scheduler.admit(sites("a"))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_site_alone_leaves_room_for_a_turn_of_another_that_is_known(known: bool) -> None:
+    """A study of a site that sends one an hour must not be refused for a site that floods."""
+    now_s = NOW_S
+    scheduler = Scheduler(Rules(), timing(), lambda: now_s)
+    if known:
+        scheduler.admit([due(1e4, site="quiet")])
+    now_s += 10 * ACTIVE_S
+    refused = Overloaded if known else DeadlineUnmeetable
+
+    def flood() -> None:
+        while True:
+            roi = due(now_s + 100.0, site="flood", arrived_s=now_s)
+            roi.deadline = Deadline(now_s + 100.0, lambda: now_s)
+            assert scheduler.admit([roi]) == []
+            scheduler.put(roi)
+
+    with pytest.raises(refused):
+        flood()
+    study = [due(now_s + 50.0, site="quiet", arrived_s=now_s) for _ in range(4)]
+    if known:
+        assert scheduler.admit(study) == []
+    else:
+        with pytest.raises(DeadlineUnmeetable):
+            scheduler.admit(study)
 
 
 def test_beside_others_a_site_has_its_share() -> None:
