@@ -156,12 +156,15 @@ class RestService:
             raise InvalidRequest(f"Content-Encoding {encoding!r:.50}, expected gzip or deflate")
         parts, size, stream = list[bytes](), 0, request.stream()
         idle_s, most_s = self._settings.idle_timeout_s, self._settings.max_budget_s
+        now_s = asyncio.get_running_loop().time
+        end_s = now_s() + most_s  # no request holds its place for longer
         try:
-            async with asyncio.timeout(most_s):  # no request holds its place for longer
-                while True:
-                    parts.append(await asyncio.wait_for(anext(stream), idle_s))
-                    size += len(parts[-1])
-                    self._require_bounded(size)
+            while now_s() < end_s:
+                async with asyncio.timeout_at(min(now_s() + idle_s, end_s)):
+                    parts.append(await anext(stream))
+                size += len(parts[-1])
+                self._require_bounded(size)
+            raise TimeoutError
         except StopAsyncIteration:
             request.state.is_complete = True
             body = b"".join(parts)

@@ -254,7 +254,7 @@ def test_a_body_that_does_not_come_frees_its_place() -> None:
 
 
 def test_a_body_that_comes_byte_by_byte_frees_its_place() -> None:
-    with http_cloud(max_budget_s=0.3) as (cloud, _), connected(cloud) as slow:
+    with http_cloud(max_budget_s=1.0) as (cloud, _), connected(cloud) as slow:
         slow.sendall(head(100_000))
         until(lambda: cloud.count("open_requests") == 1)
 
