@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -56,7 +56,7 @@ PAUSE_S, QUIET_BUDGET_S = 3.0, 1.0
 RATE_BAR, FREE_BAR_S, MEMORY_BAR_MB = 0.9, 1.0, 400.0
 CALLERS = 48
 """Studies that a hostile client keeps open at once."""
-HELD, HELD_BUDGET_S = 200, 3.0
+HELD, HELD_BUDGET_S = 150, 3.0
 """Studies that hold places without work, and their budget."""
 CONNECTIONS, UNFINISHED = 40, 64
 """Connections with so many unfinished messages each."""
@@ -123,11 +123,13 @@ def _header(rois: int, budget_s: float, priority: Priority = Priority.ROUTINE) -
     return codec.encode_header(Header(uuid.uuid4().hex, "", budget_s, rois, priority))
 
 
-@contextmanager
-def _channels(address: str, count: int) -> Iterator[list["OverreadAsyncStub"]]:
+@asynccontextmanager
+async def _channels(address: str, count: int) -> AsyncIterator[list["OverreadAsyncStub"]]:
     """Open connections that share nothing."""
     options = (("grpc.use_local_subchannel_pool", 1),)
-    yield [OverreadStub(grpc.aio.insecure_channel(address, options)) for _ in range(count)]
+    async with AsyncExitStack() as stack:
+        opened = [grpc.aio.insecure_channel(address, options) for _ in range(count)]
+        yield [OverreadStub(await stack.enter_async_context(one)) for one in opened]
 
 
 async def _forever(address: str, study: Callable[["OverreadAsyncStub"], Any]) -> None:
@@ -139,7 +141,7 @@ async def _forever(address: str, study: Callable[["OverreadAsyncStub"], Any]) ->
                 await study(stub)
             await asyncio.sleep(0.005)
 
-    with _channels(address, 8) as stubs:
+    async with _channels(address, 8) as stubs:
         await asyncio.gather(*(caller(stubs[i % 8]) for i in range(CALLERS)))
 
 
@@ -194,12 +196,12 @@ async def _unread(stub: "OverreadAsyncStub", budget_s: float) -> None:
 
 
 async def _silence(address: str) -> None:
-    with _channels(address, 8) as stubs:
+    async with _channels(address, 8) as stubs:
         await _forever_held(stubs, _silent)
 
 
 async def _reads_nothing(address: str) -> None:
-    with _channels(address, 8) as stubs:
+    async with _channels(address, 8) as stubs:
         await _forever_held(stubs, _unread)
 
 
@@ -311,7 +313,7 @@ async def _capacity(service: Cloud, seconds: float) -> float:
 
 async def _freed_s(service: Cloud, hold: Callable[["OverreadAsyncStub", float], Any]) -> float:
     """Hold places; return how long after the last deadline the last one was free."""
-    with _channels(service.hostile, 8) as stubs:
+    async with _channels(service.hostile, 8) as stubs:
         calls = [asyncio.ensure_future(hold(stubs[i % 8], HELD_BUDGET_S)) for i in range(HELD)]
         opened_s, most, freed_s = time.monotonic(), 0.0, 0.0
         try:
