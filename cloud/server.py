@@ -89,10 +89,9 @@ async def serve(
 
 
 def _bound_memory() -> None:
-    """Free soon what studies leave, and have threads share what is free.
+    """Leave what was loaded out of the search for cycles, and have threads share what is free.
 
-    Studies that have ended are cycles, which Python frees when they are a quarter of all objects:
-    what was loaded with the model is left out of that count.
+    Studies that have ended are cycles, see `cloud.service.COLLECT_EVERY`.
     """
     gc.collect()
     gc.freeze()
