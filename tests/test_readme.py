@@ -80,6 +80,8 @@ def test_the_modules_named_in_a_document_exist(document: Path) -> None:
 def test_the_figures_of_the_readme_are_those_of_the_results() -> None:
     """What README states was measured, and is in the pages too."""
     both, link, kills = result("nodules_both_int8"), result("link"), result("kills")
+    received, hostile = result("receiving"), result("hostile_clients")
+    honest = min(one["kept"] for one in hostile["attacks"])
     at_1 = next(one for one in both["sensitivity"] if one["false_positives_per_scan"] == 1)
     inserted = result("lesion_insertion_both")["groups"]["patients"]
     in_lungs = next(one for one in inserted["sensitivity"] if one["false_positives_per_scan"] == 1)
@@ -100,6 +102,10 @@ def test_the_figures_of_the_readme_are_those_of_the_results() -> None:
         f"{sent['ours, verdicts only']:.2f} MB",
         f"{kept} of {kills['kills']}",
         f"{link['late']} of {link['studies']:,}",
+        f"{received['more_median_s']:.2f} s more",
+        f"p95 {received['more_p95_s']:.2f} s; {received['cores']} cores",
+        f"rate beside hostile clients | {100 * honest:.0f} %",
+        f"a quiet site has {100 * hostile['quiet_in_time']:.0f} % of",
     ]
     readme = " ".join(words("README.md").split())
     assert [figure for figure in stated if figure not in readme] == []
