@@ -219,6 +219,9 @@ class Edges:
                 if isinstance(message, Accepted):
                     if not accepted.done():
                         accepted.set_result(min(message.rois, arrival.rois))
+                        beyond = arrival.rois - accepted.result()  # the edge knows at once
+                        ended(DeadlineUnmeetable.__name__, beyond)
+                        open_ -= beyond
                     continue
                 if isinstance(message, Summary):
                     reason = DeadlineUnmeetable.__name__  # of ROIs beyond the cloud's capacity
