@@ -253,7 +253,7 @@ def test_a_site_may_hold_its_share_of_the_queue() -> None:
         until(lambda: cloud.count("rois_total", outcome="Overloaded", priority="routine") == 2)
         south = send("south", 1)
         until(lambda: cloud.queued == 11)
-        with pytest.raises(OverreadError, match=r"site north has 10 of 11 .* is 4"), typed():
+        with pytest.raises(OverreadError, match=r"site north has 10 of 11 .* is 8"), typed():
             list(send("north", 13))
         cloud.reader.gate.set()
         kinds = [

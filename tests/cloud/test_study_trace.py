@@ -77,7 +77,7 @@ def test_a_study_that_fails_or_is_cancelled_says_so_by_a_word(kept: InMemorySpan
             list(stub.Read(iter(failing), timeout=20, metadata=metadata))
         with unfinished(*make_stream(roi_count=2)) as sent:
             call = stub.Read(sent, timeout=20, metadata=metadata)
-            until(lambda: cloud.open_streams == 1)
+            assert next(call).HasField("accepted")  # so its header has come
             call.cancel()
             until(lambda: cloud.open_streams == 0)
     assert [one.attributes["overread.outcome"] for one in ended(kept)] == ["TooLarge", "cancelled"]
