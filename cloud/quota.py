@@ -11,7 +11,7 @@ from protos.messages import Priority
 class StreamQuota:
     """The limit of open streams: ``most`` in all, and the part ``site_share`` of it for each site.
 
-    The last tenth of all is for stat studies, and a site may have so many more of these.
+    The last tenth of all is for stat studies, and a site may exceed its part by these.
     """
 
     def __init__(self, most: int, site_share: float) -> None:

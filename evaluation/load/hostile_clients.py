@@ -52,14 +52,14 @@ SHARE = 0.25
 WARM_UP_S = 3.0
 """The honest site sends for so long before the attack is on and its ROIs count."""
 PAUSE_S, QUIET_BUDGET_S = 3.0, 1.0
-"""A quiet site sends a study so often: between two it is not active. The budget of each."""
+"""A quiet site sends a study each 3 s, so that it is not active between two; their budget."""
 RATE_BAR, FREE_BAR_S, MEMORY_BAR_MB = 0.9, 1.0, 400.0
 CALLERS = 48
 """Studies that a hostile client keeps open at once."""
 HELD, HELD_BUDGET_S = 150, 3.0
 """Studies that hold places without work, and their budget."""
 CONNECTIONS, UNFINISHED = 40, 64
-"""Connections with so many unfinished messages each."""
+"""Connections, and the unfinished messages of each."""
 SHAPE = (48, 48, 48)
 START_S = 120.0
 

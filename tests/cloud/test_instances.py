@@ -31,7 +31,7 @@ FIXED_S, EACH_S = 0.008, 0.001
 
 
 def busy_s(rois: int = 48, **settings: Any) -> dict[str, float]:
-    """The time of each device for so many ROIs that arrive at once, by its name."""
+    """The time of each device for a number of ROIs that arrive at once, by its name."""
     given = CloudSettings(**settings)
     model = SleepingModel(given, FIXED_S, EACH_S)
 
