@@ -95,7 +95,7 @@ class _Protocol(H11Protocol):
     most = 0
     _timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn narrows it too
         """Note who calls."""
         super().connection_made(transport)
         if len(self.connections) > self.most:
