@@ -16,21 +16,15 @@ from evaluation.common import cli
 from evaluation.common.readers import STAGES, Stage, StageOption, open_reads
 from evaluation.common.tables import rate_name
 from evaluation.errors import MissingData
-from evaluation.lesion_insertion.donors import Donor, cut_lesions, read_donors
-from evaluation.lesion_insertion.hosts import load_host
-from evaluation.lesion_insertion.insert import (
-    Insertion,
-    PreparedHost,
-    SyntheticScan,
-    insert,
-    plan_masses,
-    plan_nodules,
-)
+from evaluation.lesion_insertion.donors import cut_lesions, read_donors
+from evaluation.lesion_insertion.hosts import PreparedHost, load_host
 from evaluation.lesion_insertion.scans import as_dict, prepare_host, read_synthetic
 from imaging.phantom.phantom import TRAINING_SEED
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.roi import cut_roi
 from imaging.volume import UInt8Array
+from models.insertion.donors import Donor
+from models.insertion.insert import Insertion, SyntheticScan, insert, plan_masses, plan_nodules
 from models.markdown import Rows
 
 GROUPS = {"patients": "scans of patients", "phantoms": "phantoms", "all": "both together"}
@@ -88,10 +82,10 @@ def lesion_insertion_command(
 
 def _plan(
     hosts: Sequence[PreparedHost], donors: Sequence[Donor], together: int, seed: int
-) -> tuple[list[SyntheticScan], list[str]]:
+) -> tuple[list[SyntheticScan[PreparedHost]], list[str]]:
     """Plan the synthetic scans of every group; also name what could not be placed."""
     large = [*donors, *(one for host in hosts for one in cut_lesions(host.host, host.space.box))]
-    scans: list[SyntheticScan] = []
+    scans: list[SyntheticScan[PreparedHost]] = []
     not_placed: list[str] = []
     for group in dict.fromkeys(host.host.group for host in hosts):
         of = [host for host in hosts if host.host.group == group]
@@ -129,7 +123,7 @@ def tables(result: Mapping[str, Any]) -> list[Rows | str]:
     return [*shown, result["semi_synthetic"], result["false_positives"], *remarks]
 
 
-def draw_sheet(scans: Sequence[SyntheticScan], most: int = 24) -> UInt8Array:
+def draw_sheet(scans: Sequence[SyntheticScan[PreparedHost]], most: int = 24) -> UInt8Array:
     """Draw insertions as uint8 ``(height, width)``: axial, coronal, sagittal; before above after.
 
     The scans shown are spread over all, with at most `_PER_SCAN` insertions each.

@@ -1,58 +1,19 @@
-"""Donors: nodules cut out of their cubes by the readers' votes, and lesions cut out of scans.
+"""Read the donors of an evaluation: nodules of cubes, and lesions of whole scans."""
 
-A nodule takes with it what at least two of four readers drew, and one millimetre of the lung
-around. Chest wall, vessel and fissure stay behind, so an inserted nodule lies freely in the lung
-even if it was attached to a wall; ``attached`` is the dense part of its surroundings.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
 from evaluation.accuracy.data import Cube, read_cubes, read_votes
 from evaluation.accuracy.subgroups import MATCH_MM, Traits, optional_column, read_traits
 from evaluation.lesion_insertion.hosts import Host
-from imaging.morphology import dilate, opened
+from imaging.morphology import opened
 from imaging.preprocess import Preprocessed
-from imaging.volume import FloatArray, Triple, UInt8Array, from_window
+from imaging.volume import UInt8Array, from_window
+from models.insertion.donors import VOTES, Donor, away_mm, cut, cut_donor
 from models.runtime.second_reader import nearest_piece
 
-VOTES = 2
-"""Readers that must have drawn a voxel."""
-
-SOFT_HU = 40.0
-"""Tissue from this density on keeps its density in another lung."""
-
-_LUNG_HU = -600
 _DENSE_HU = -400
-_RIM_HU = -450
-_PLAIN_LUNG_HU = -850.0
-
-Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class Donor:
-    """A nodule or lesion that can be inserted, named for its cube or scan.
-
-    ``hu`` is float32 ``(z, y, x)`` at 1 mm, axes LPS; of each voxel the part ``cover`` is inserted,
-    0 to 1. ``reach_mm`` is how far it extends from its centre, ``lung_hu`` the lung around it, and
-    ``attached`` the part of its surroundings, 0 to 1, that is as dense as wall or vessel.
-    """
-
-    name: str
-    patient: str
-    hu: Floats
-    cover: Floats
-    centre_zyx: Triple
-    diameter_mm: float
-    reach_mm: float
-    lung_hu: float
-    attached: float
 
 
 def read_donors(
@@ -68,18 +29,15 @@ def read_donors(
     donors = {
         i: donor
         for i, (cube, vote) in enumerate(zip(cubes, votes, strict=True))
-        if not match[i] > MATCH_MM and (donor := cut_donor(cube, vote)) is not None
+        if not match[i] > MATCH_MM and (donor := donor_of(cube, vote)) is not None
     }
     return list(donors.values()), traits.of(list(donors))
 
 
-def cut_donor(cube: Cube, votes: UInt8Array) -> Donor | None:
+def donor_of(cube: Cube, votes: UInt8Array) -> Donor | None:
     """Return the cube's nodule, or None if no two readers drew anything at its centre."""
-    mask = nearest_piece(votes >= VOTES)
-    limit_mm = max(cube.diameter_mm / 2, 2.0)
-    if not mask.any() or _away_mm(mask.shape, cube.centre_zyx)[mask].min() > limit_mm:
-        return None
-    return _cut(cube.name, cube.patient, cube.voxels, mask, cube.centre_zyx, cube.diameter_mm)
+    place = (cube.centre_zyx, cube.diameter_mm)
+    return cut_donor(cube.name, cube.patient, cube.voxels, votes >= VOTES, *place)
 
 
 def cut_lesions(host: Host, box: Preprocessed) -> list[Donor]:
@@ -95,49 +53,11 @@ def cut_lesions(host: Host, box: Preprocessed) -> list[Donor]:
         if (start < 0).any() or (start + side > box.voxels.shape).any():
             continue
         voxels = box.voxels[tuple(slice(a, a + side) for a in start)]
-        away = _away_mm(voxels.shape, (side // 2,) * 3)
+        away = away_mm(voxels.shape, (side // 2,) * 3)
         dense = (from_window(voxels) > _DENSE_HU) & (away <= lesion.reach_mm + 1)
         mask = nearest_piece(opened(dense.astype(np.uint8), 2.5) > 0)
         if mask.any():
             z, y, x = (float(v) for v in np.argwhere(mask).mean(0))
             diameter = float((6 * mask.sum() / np.pi) ** (1 / 3))
-            donors.append(_cut(f"lesion of {name}", name, voxels, mask, (z, y, x), diameter))
+            donors.append(cut(f"lesion of {name}", name, voxels, mask, (z, y, x), diameter))
     return donors
-
-
-def _cut(
-    name: str,
-    patient: str,
-    voxels: UInt8Array,
-    mask: npt.NDArray[np.bool_],
-    centre_zyx: Triple,
-    diameter_mm: float,
-) -> Donor:
-    hu = from_window(voxels).astype(np.float32)
-    inside = mask.astype(np.uint8)
-    rim = dilate(inside, 1.0).astype(bool) & (hu < _RIM_HU)
-    around = (dilate(inside, 5.0) - dilate(inside, 2.0)).astype(bool)
-    lung = hu[around & (hu < _LUNG_HU)]
-    away = _away_mm(voxels.shape, centre_zyx)[mask]
-    # the cover has an edge that is a millimetre soft, along every axis
-    sharp = (mask | rim).astype(np.float32)
-    flat = cv2.GaussianBlur(sharp.reshape(len(sharp), -1), (1, 0), 0.001, sigmaY=0.8)
-    planes = flat.reshape(sharp.shape)
-    return Donor(
-        name=name,
-        patient=patient,
-        hu=hu,
-        cover=np.stack([cv2.GaussianBlur(plane, (0, 0), 0.8) for plane in planes]),
-        centre_zyx=centre_zyx,
-        diameter_mm=diameter_mm,
-        reach_mm=max(diameter_mm / 2, float(np.quantile(away, 0.98))),
-        lung_hu=float(np.median(lung)) if lung.size >= 30 else _PLAIN_LUNG_HU,
-        attached=float((hu[around] > _DENSE_HU).mean()) if around.any() else 0.0,
-    )
-
-
-def _away_mm(shape: Sequence[int], centre_zyx: Sequence[float]) -> FloatArray:
-    """Return the distance of each voxel ``(z, y, x)`` from the centre."""
-    z, y, x = np.ogrid[tuple(slice(n) for n in shape)]
-    a, b, c = centre_zyx
-    return np.asarray(np.sqrt((z - a) ** 2 + (y - b) ** 2 + (x - c) ** 2))

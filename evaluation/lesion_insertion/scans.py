@@ -20,15 +20,10 @@ from evaluation.accuracy.nodules import Detection, score_scan
 from evaluation.accuracy.subgroups import Traits, by_subgroup, only, subgroup_json
 from evaluation.accuracy.truth import Lesion, Truth
 from evaluation.common.readers import Reads, Stage
-from evaluation.lesion_insertion.hosts import PATIENTS, PHANTOMS, FreeSpace, Host, Occupied
-from evaluation.lesion_insertion.insert import (
-    APART_MM,
-    Insertion,
-    PreparedHost,
-    SyntheticScan,
-    insert,
-)
+from evaluation.lesion_insertion.hosts import PATIENTS, PHANTOMS, Host, PreparedHost
 from imaging.preprocess import preprocess
+from models.insertion.insert import APART_MM, Insertion, SyntheticScan, insert
+from models.insertion.space import FreeSpace, Occupied
 
 SAME_MM = 6.0
 """Detections of host and synthetic scan that are nearer than this are the same."""
@@ -85,7 +80,7 @@ def prepare_host(host: Host, reads: Reads) -> PreparedHost:
     return PreparedHost(host, FreeSpace.of(box), occupied, detections)
 
 
-def read_synthetic(scan: SyntheticScan, reads: Reads) -> dict[Stage, SyntheticScores]:
+def read_synthetic(scan: SyntheticScan[PreparedHost], reads: Reads) -> dict[Stage, SyntheticScores]:
     """Read one synthetic scan as the agent reads it, from the volume on; return it by stage."""
     host = scan.host.host
     found = reads(preprocess(insert(host.volume, scan.insertions), host.name))
@@ -98,7 +93,7 @@ def read_synthetic(scan: SyntheticScan, reads: Reads) -> dict[Stage, SyntheticSc
 
 
 def _score(
-    scan: SyntheticScan, detections: Sequence[Detection], before: Sequence[Detection]
+    scan: SyntheticScan[PreparedHost], detections: Sequence[Detection], before: Sequence[Detection]
 ) -> SyntheticScores:
     """Sort the detections of a synthetic scan; ``before`` are those of its host."""
     host = scan.host.host

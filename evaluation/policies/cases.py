@@ -24,14 +24,14 @@ from evaluation.common.cli import each
 from evaluation.common.readers import RoiReader, Stage
 from evaluation.errors import MissingData
 from evaluation.lesion_insertion.donors import read_donors
-from evaluation.lesion_insertion.hosts import load_host
-from evaluation.lesion_insertion.insert import SyntheticScan, insert, plan_nodules
+from evaluation.lesion_insertion.hosts import PreparedHost, load_host
 from evaluation.lesion_insertion.scans import prepare_host
 from evaluation.policies.studies import Sighting, Study
 from evaluation.timing.latency import this_machine
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.roi import cut_roi
 from imaging.volume import Triple, UInt8Array
+from models.insertion.insert import SyntheticScan, insert, plan_nodules
 from models.runtime.detection import Candidate
 
 VAL, TEST = SPLITS = "val", "test"
@@ -186,7 +186,7 @@ def read_cases(
 
 def _plan(
     scans: Sequence[Path], split: str, sources: Sources, readers: Readers
-) -> tuple[dict[str, SyntheticScan], list[str]]:
+) -> tuple[dict[str, SyntheticScan[PreparedHost]], list[str]]:
     """Return the semi-synthetic scans of a split by name, and the nodules without a place."""
     screen = readers.pipeline.reader.screen
     hosts = [
@@ -217,7 +217,9 @@ def read_real(scan: Path, truth: Truth, readers: Readers) -> Study:
     return Study(name, truth.role, patients, sightings, weights, before_s, after_s)
 
 
-def read_semi_synthetic(name: str, scan: SyntheticScan, host: Study, readers: Readers) -> Study:
+def read_semi_synthetic(
+    name: str, scan: SyntheticScan[PreparedHost], host: Study, readers: Readers
+) -> Study:
     """Read a scan with insertions from its volume on; it takes the time of its ``host``.
 
     What hits no insertion is ignored: it counts in the host.

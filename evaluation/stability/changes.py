@@ -12,8 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from evaluation.lesion_insertion.donors import Donor
-from evaluation.lesion_insertion.insert import Insertion, insert
 from imaging.preprocess import Preprocessed
 from imaging.volume import (
     WINDOW_HU,
@@ -27,6 +25,8 @@ from imaging.volume import (
     to_patient_axes,
     triple,
 )
+from models.insertion.donors import Donor
+from models.insertion.insert import Insertion, insert
 
 CUT_MM = 50
 """Side of the box that is cut out of a scan, as that of the cubes."""

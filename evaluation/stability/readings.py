@@ -14,7 +14,6 @@ from zlib import crc32
 import numpy as np
 
 from evaluation.common.readers import RoiReader, Screens, open_screening, open_second
-from evaluation.lesion_insertion.donors import Donor
 from evaluation.stability import changes
 from evaluation.stability.locations import Sample
 from imaging.preprocess import Preprocessed
@@ -22,6 +21,7 @@ from imaging.read import read_study
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray, Triple, triple
 from models.calibration.guarantee import uncalibrated
+from models.insertion.donors import Donor
 from models.runtime.screener import LEAST_LOGIT, Screener
 from models.runtime.second_reader import SecondReader
 

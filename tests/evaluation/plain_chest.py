@@ -4,10 +4,11 @@ import numpy as np
 
 from evaluation.accuracy.data import Cube
 from evaluation.accuracy.truth import UNKNOWN, Truth
-from evaluation.lesion_insertion.donors import Donor, cut_donor
+from evaluation.lesion_insertion.donors import donor_of
 from evaluation.lesion_insertion.hosts import PATIENTS, Host
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, HuArray, Triple, UInt8Array, Volume
+from models.insertion.donors import Donor
 from models.runtime.detection import Candidate
 from tests.imaging.volumes import to_window
 
@@ -50,7 +51,7 @@ def nodule(diameter_mm: float = 10.0, name: str = "test/0") -> tuple[Cube, UInt8
 
 
 def donor(diameter_mm: float = 10.0, name: str = "test/0") -> Donor:
-    found = cut_donor(*nodule(diameter_mm, name))
+    found = donor_of(*nodule(diameter_mm, name))
     assert found is not None
     return found
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from evaluation.accuracy.truth import Lesion, Truth
-from evaluation.lesion_insertion.donors import cut_donor, cut_lesions, read_donors
+from evaluation.lesion_insertion.donors import cut_lesions, donor_of, read_donors
 from imaging.preprocess import preprocess
 from tests.evaluation.plain_chest import chest, donor, host, in_lung, nodule
 
@@ -23,7 +23,7 @@ def test_a_nodule_at_the_wall_says_so() -> None:
     cube, votes = nodule(10.0)
     voxels = cube.voxels.copy()
     voxels[:, :, :19] = 189
-    found = cut_donor(replace(cube, voxels=voxels), votes)
+    found = donor_of(replace(cube, voxels=voxels), votes)
     assert found is not None
     assert 0.1 < found.attached < 0.5
     assert found.cover[25, 24, 17] < 0.02
@@ -31,8 +31,8 @@ def test_a_nodule_at_the_wall_says_so() -> None:
 
 def test_an_outline_elsewhere_is_no_donor() -> None:
     cube, votes = nodule(6.0)
-    assert cut_donor(cube, np.roll(votes, 12, axis=0)) is None
-    assert cut_donor(cube, votes * 0) is None
+    assert donor_of(cube, np.roll(votes, 12, axis=0)) is None
+    assert donor_of(cube, votes * 0) is None
 
 
 def test_a_lesion_of_a_scan_is_cut_at_its_size() -> None:

@@ -10,8 +10,7 @@ from evaluation.accuracy.truth import Lesion, Truth
 from evaluation.common.readers import Stage
 from evaluation.errors import MissingData
 from evaluation.lesion_insertion.command import draw_sheet, save_sheet, tables
-from evaluation.lesion_insertion.hosts import Occupied
-from evaluation.lesion_insertion.insert import APART_MM, Insertion, PreparedHost, SyntheticScan
+from evaluation.lesion_insertion.hosts import PreparedHost
 from evaluation.lesion_insertion.scans import (
     as_dict,
     least_score,
@@ -20,6 +19,8 @@ from evaluation.lesion_insertion.scans import (
     scored,
 )
 from imaging.preprocess import Preprocessed
+from models.insertion.insert import APART_MM, Insertion, SyntheticScan
+from models.insertion.space import Occupied
 from models.markdown import Rows
 from models.runtime.detection import Candidate
 from tests.evaluation.accuracy.test_froc import make

@@ -1,20 +1,20 @@
 import numpy as np
 import pytest
 
-from evaluation.lesion_insertion.donors import Donor
-from evaluation.lesion_insertion.hosts import FreeSpace, Occupied
-from evaluation.lesion_insertion.insert import (
+from evaluation.lesion_insertion.hosts import PreparedHost
+from imaging.preprocess import preprocess
+from imaging.volume import FloatArray, Triple, Volume
+from models.insertion.donors import Donor
+from models.insertion.insert import (
     APART_MM,
     MASS_MM,
     Insertion,
-    PreparedHost,
     insert,
     masses,
     plan_masses,
     plan_nodules,
 )
-from imaging.preprocess import preprocess
-from imaging.volume import FloatArray, Triple, Volume
+from models.insertion.space import FreeSpace, Occupied
 from tests.evaluation.plain_chest import LUNG_HU, TISSUE_HU, chest, donor, host, in_lung
 
 

@@ -11,20 +11,18 @@ has a copy of its own. An insertion lies in lung, away from the wall, from known
 insertions, and from the strongest detections in the scan itself. One seed draws all of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from typing import Generic, Protocol, TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from evaluation.accuracy.nodules import Detection, ScanScores, score_scan
-from evaluation.common.readers import Stage
-from evaluation.lesion_insertion.donors import SOFT_HU, Donor, Floats
-from evaluation.lesion_insertion.hosts import FreeSpace, Host, Occupied
 from imaging.volume import Geometry, HuArray, Triple, Volume
+from models.insertion.donors import SOFT_HU, Donor, Floats
+from models.insertion.space import FreeSpace, Occupied
 
 APART_MM = 12.0
 """Least distance between an insertion and any other occupied location."""
@@ -80,47 +78,44 @@ class Insertion(ScaledDonor):
     lung_hu: float
 
 
-@dataclass(frozen=True, eq=False)
-class PreparedHost:
-    """A host that was read without insertions: free space, occupied locations and detections."""
+class Host(Protocol):
+    """What insertions need to know of a scan."""
 
-    host: Host
-    space: FreeSpace
-    occupied: tuple[Occupied, ...]
-    detections: Mapping[Stage, tuple[Detection, ...]]
+    @property
+    def space(self) -> FreeSpace:
+        """The free lung of its lung box."""
 
-    @cached_property
-    def scores(self) -> dict[Stage, ScanScores]:
-        """Return its false positives, and the scores of its known lesions, by stage."""
-        return {
-            stage: score_scan(self.host.name, found, self.host.truth)
-            for stage, found in self.detections.items()
-        }
+    @property
+    def occupied(self) -> tuple[Occupied, ...]:
+        """Locations that are not free."""
+
+
+HostT = TypeVar("HostT", bound=Host)
 
 
 @dataclass(frozen=True, eq=False)
-class SyntheticScan:
+class SyntheticScan(Generic[HostT]):
     """A copy of a host with insertions: several nodules or one mass."""
 
-    host: PreparedHost
+    host: HostT
     insertions: tuple[Insertion, ...]
 
 
-Planned = tuple[list[SyntheticScan], list[ScaledDonor]]
+Planned = tuple[list[SyntheticScan[HostT]], list[ScaledDonor]]
 """The scans to be made, and the donors for which no host had room."""
 
 
 def plan_nodules(
-    hosts: Sequence[PreparedHost], donors: Sequence[Donor], each: int, rng: np.random.Generator
-) -> Planned:
+    hosts: Sequence[HostT], donors: Sequence[Donor], each: int, rng: np.random.Generator
+) -> Planned[HostT]:
     """Plan scans with at most ``each`` nodules."""
     scaled = [ScaledDonor(number, donor) for number, donor in enumerate(donors)]
     return _plan(hosts, scaled, each, rng)
 
 
 def plan_masses(
-    hosts: Sequence[PreparedHost], donors: Sequence[Donor], rng: np.random.Generator
-) -> Planned:
+    hosts: Sequence[HostT], donors: Sequence[Donor], rng: np.random.Generator
+) -> Planned[HostT]:
     """Plan scans with one mass each."""
     return _plan(hosts, masses(donors), 1, rng)
 
@@ -136,13 +131,10 @@ def masses(donors: Sequence[Donor]) -> list[ScaledDonor]:
 
 
 def _plan(
-    hosts: Sequence[PreparedHost],
-    donors: Sequence[ScaledDonor],
-    each: int,
-    rng: np.random.Generator,
-) -> Planned:
+    hosts: Sequence[HostT], donors: Sequence[ScaledDonor], each: int, rng: np.random.Generator
+) -> Planned[HostT]:
     """Go round the hosts; what has no room in one is tried in the next."""
-    scans: list[SyntheticScan] = []
+    scans: list[SyntheticScan[HostT]] = []
     not_placed: list[ScaledDonor] = []
     order = rng.permutation(len(donors))
     for number, start in enumerate(range(0, len(order), each)):
@@ -162,7 +154,7 @@ def _plan(
 
 
 def _fill(
-    host: PreparedHost, donors: Sequence[ScaledDonor], rng: np.random.Generator
+    host: Host, donors: Sequence[ScaledDonor], rng: np.random.Generator
 ) -> tuple[list[Insertion], list[ScaledDonor]]:
     """Return the insertions for which the host has room, and the other donors."""
     occupied, placed, waiting = list(host.occupied), [], []

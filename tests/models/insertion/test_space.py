@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from evaluation.lesion_insertion.hosts import FreeSpace, Occupied
 from imaging.preprocess import preprocess
+from models.insertion.space import FreeSpace, Occupied
 from tests.evaluation.plain_chest import LUNG_HU, RADIUS_MM, chest, in_lung
 
 
