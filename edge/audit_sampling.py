@@ -81,7 +81,7 @@ def confirms(verdict: Verdict, thresholds: Thresholds) -> bool:
 
     The cloud's own probability counts: the edge's score would hold the merged one down.
     """
-    return verdict.probability >= thresholds.final
+    return verdict.probability >= thresholds.finding
 
 
 def audit_of(

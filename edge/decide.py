@@ -16,7 +16,7 @@ from edge.errors import UnfitModel
 from edge.findings import Decision, Finding, Route
 from edge.link.estimate import LinkEstimate
 from edge.selection import SELECTION_POLICY, Option, SelectionPolicy, Size, choose, smallest
-from models.runtime.detection import Candidate
+from models.runtime.detection import MASS_MM, Candidate
 
 AUDITED = 3
 """Most candidates of an audited scan that are sent."""
@@ -24,27 +24,19 @@ AUDITED = 3
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The score limits between the routes, on calibrated scores.
+    """The limits on the probability of a candidate, with and without a verdict on one scale.
 
     Attributes:
-        dismiss: the edge dismisses a candidate below it.
-        report: the edge reports a candidate at or above it without a second reading.
-        alone: a candidate at or above it is a finding when its second reading is missing.
-        final: a candidate whose merged probability is at or above it is a finding.
-        possible: an uncertain candidate at or above it that is no finding is a possible finding.
-            There are none where it is not below ``final``.
+        possible: a candidate at or above it is listed in the report.
+        finding: a candidate at or above it is a finding; between the two, a possible finding.
+        dismiss: no verdict brings a candidate with a lower edge score to ``possible``.
+        report: no verdict brings a candidate with at least this edge score below ``finding``.
     """
 
+    possible: float
+    finding: float
     dismiss: float
     report: float
-    alone: float
-    final: float
-    possible: float = 1.0
-
-    @property
-    def lists_possible(self) -> bool:
-        """Whether reports have a list of possible findings."""
-        return self.possible < self.final
 
     @classmethod
     def from_manifest(cls, settings: Mapping[str, object]) -> "Thresholds":
@@ -52,13 +44,13 @@ class Thresholds:
 
         Raises:
             UnfitModel: one is missing or no number, ``dismiss`` is above ``report``, or
-                ``possible`` is above ``final``.
+                ``possible`` is above ``finding``.
         """
         table = settings.get("thresholds")
         if not isinstance(table, Mapping):
-            raise UnfitModel(f"thresholds = {table!r}: the manifest must hold a table of five")
+            raise UnfitModel(f"thresholds = {table!r}: the manifest must hold a table of four")
         values = {field.name: _number(table, field.name) for field in fields(cls)}
-        for low, high in (("dismiss", "report"), ("possible", "final")):
+        for low, high in (("dismiss", "report"), ("possible", "finding")):
             if values[low] > values[high]:
                 raise UnfitModel(f"thresholds: {low} {values[low]} is above {high} {values[high]}")
         return cls(**values)
@@ -210,17 +202,19 @@ def decide(situation: Situation) -> Plan:
 def value_of_second_reading(score: float, thresholds: Thresholds) -> float:
     """Return the expected cost of deciding this candidate without one, in [0, 1/4].
 
-    Reporting exactly from ``alone`` on is the best decision when a miss costs ``1 - alone`` and a
-    false positive ``alone`` (Elkan, The foundations of cost-sensitive learning, IJCAI 2001,
-    section 2). The cost that remains is greatest at ``alone`` itself.
+    Reporting exactly from ``finding`` on is the best decision when a miss costs ``1 - finding``
+    and a false positive ``finding`` (Elkan, The foundations of cost-sensitive learning, IJCAI
+    2001, section 2). The cost that remains is greatest at ``finding`` itself.
     """
-    if score >= thresholds.alone:
-        return (1 - score) * thresholds.alone
-    return score * (1 - thresholds.alone)
+    if score >= thresholds.finding:
+        return (1 - score) * thresholds.finding
+    return score * (1 - thresholds.finding)
 
 
 def _route(candidate: Candidate, thresholds: Thresholds) -> Decision:
     score, low, high = candidate.score, thresholds.dismiss, thresholds.report
+    if candidate.diameter_mm > MASS_MM:
+        low = high = thresholds.possible  # an ROI shows a part of it: the edge decides
     if score < low:
         reason = f"edge score {score:.3f} is below the threshold {low:.3f}"
         return Decision(candidate, Route.DISMISS, reason)

@@ -20,17 +20,15 @@ from imaging.volume import Limitation
 
 @dataclass(frozen=True)
 class Terms:
-    """What calibration found: with confidence 1 - ``delta`` at most ``alpha`` is missed.
+    """What calibration found: with confidence 1 - ``delta`` no more is missed than it says.
 
     Attributes:
-        alpha: share of a patient's nodules that is missed at most, on average over patients.
-        delta: probability that the true miss rate exceeds ``alpha``.
-        average: the limit that holds on average over calibrations, without a confidence.
+        alpha: share of a patient's nodules that is in neither list at most, on average over
+            patients.
+        alpha_findings: share that is not among the findings at most.
+        delta: probability that either true miss rate is higher.
         patients: of the calibration.
         calibration: its identity; another score or another patient gives another.
-        asked_alpha: the share that was requested.
-        confidence: with which ``asked_alpha`` holds.
-        holds: whether ``asked_alpha`` holds at ``delta``.
         screening, hybrid: versions of the two models in calibration, the first with its way of
             reading (`models.runtime.screener.read_by`).
         slice_mm: the largest distance of slices in its scans.
@@ -42,13 +40,10 @@ class Terms:
     """
 
     alpha: float
+    alpha_findings: float
     delta: float
-    average: float
     patients: int
     calibration: str
-    asked_alpha: float
-    confidence: float
-    holds: bool
     screening: str
     hybrid: str
     slice_mm: float
@@ -77,34 +72,29 @@ class Terms:
             if not _is_valid(name, table[name]):
                 raise UnfitModel(f"guarantee: {name} = {table[name]!r} is out of range")
         terms = cls(**{**table, "kernels": tuple(table["kernels"])})
-        if terms.holds != (terms.alpha <= terms.asked_alpha):
-            raise UnfitModel(f"guarantee: holds = {terms.holds}, but alpha = {terms.alpha}")
+        if terms.alpha > terms.alpha_findings:
+            raise UnfitModel(
+                f"guarantee: alpha {terms.alpha} is above alpha_findings {terms.alpha_findings}"
+            )
         return terms
 
     @property
     def text(self) -> str:
         """The guarantee in a sentence."""
         return (
-            f"With {_percent(1 - self.delta)} confidence, at most {_percent(self.alpha)} of "
-            "nodules are missed (neither a finding nor a possible finding) on average over "
-            "patients, provided that they are as easy to find as those of calibration "
-            f"({self.patients} patients; {self.basis})."
+            f"With {_percent(1 - self.delta)} confidence, the findings miss at most "
+            f"{_percent(self.alpha_findings)} of nodules, and findings and possible findings "
+            f"together at most {_percent(self.alpha)}, on average over patients, provided that "
+            f"nodules are as easy to find as those of calibration ({self.patients} patients; "
+            f"{self.basis})."
         )
 
     @property
     def details(self) -> tuple[str, ...]:
         """What the sentence means and rests on, in further sentences."""
-        met = "is the one that was requested"
-        if not self.holds:
-            supported = f"has {_percent(self.confidence)} confidence"
-            share = supported if self.confidence > 0.5 else "cannot be guaranteed"
-            met = "is what these patients support; "
-            met += f"the requested {_percent(self.asked_alpha)} {share}"
         return (
             "It is about many patients on average, not about this one.",
             "A nodule that no network proposed counts as missed.",
-            f"The limit of {_percent(self.alpha)} {met}.",
-            f"On average over such calibrations, at most {_percent(self.average)} are missed.",
             f"Calibration {self.calibration} read {self.basis}, slices at most "
             f"{self.slice_mm:.3g} mm apart, and every uncertain candidate again in "
             f"{self.region_side} voxels a side.",
@@ -224,16 +214,15 @@ def _is_valid(name: str, value: object) -> bool:
         return isinstance(value, str) and value != ""
     if name == "kernels":
         return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
-    if name in ("holds", "contrast") or isinstance(value, bool):
-        return name in ("holds", "contrast") and isinstance(value, bool)
+    if name == "contrast" or isinstance(value, bool):
+        return name == "contrast" and isinstance(value, bool)
     if name in ("patients", "region_side", "min_age"):
         return isinstance(value, int) and value > 0
     if not isinstance(value, int | float):
         return False
     if name == "slice_mm":
         return 0 < value < math.inf
-    # The rest are shares. Only the confidence may be 0: then nothing speaks for `asked_alpha`.
-    return 0 < value < 1 or (name == "confidence" and value == 0)
+    return 0 < value < 1  # the rest are shares
 
 
 def _percent(share: float) -> str:

@@ -16,6 +16,7 @@ from edge.escalation.rois import EscalationResult, text_of
 from edge.findings import BoolArray, DecidedBy, Decision, Finding, Outline, Route, SecondReading
 from imaging.roi import roi_start
 from imaging.volume import Geometry
+from models.runtime.detection import MASS_MM
 from protos.messages import Verdict
 
 EPSILON = 1e-6  # scores of exactly 0 and 1 have no finite logit
@@ -32,34 +33,42 @@ or is a small part of the nodule: its volume is not stated. Validation nodules: 
 class MergeWeights:
     """The logistic regression that was fitted with the models.
 
-    ``most`` is the highest logit of the cloud that counts: where validation has no false
-    positives, a higher one tells nothing.
+    The cloud's logit counts from ``least`` to ``most``: beyond them were too few nodules or false
+    positives to tell how much more certain it is. So a verdict moves a probability by a bounded
+    step, and `edge.decide` asks for no verdict that could change nothing.
     """
 
     bias: float
     edge: float
     cloud: float
+    least: float = -math.inf
     most: float = math.inf
 
     @classmethod
     def from_manifest(cls, settings: Mapping[str, object]) -> "MergeWeights":
-        """Read ``merge = [bias, edge, cloud, most]`` of the manifest; most may be absent.
+        """Read ``merge = [bias, edge, cloud, least, most]`` of the manifest.
 
         Raises:
-            UnfitModel: it is missing, or is not three or four finite numbers.
+            UnfitModel: it is missing, or is not five finite numbers.
         """
         weights = settings.get("merge")
-        if not isinstance(weights, Sequence) or len(weights) not in (3, 4):
+        if not isinstance(weights, Sequence) or len(weights) != 5:
             raise UnfitModel(
-                f"merge = {weights!r}: the manifest must hold [bias, edge, cloud, most]"
+                f"merge = {weights!r}: the manifest must hold [bias, edge, cloud, least, most]"
             )
         if not all(isinstance(w, int | float) and math.isfinite(w) for w in weights):
             raise UnfitModel(f"merge = {weights!r}: the manifest must hold finite numbers")
         return cls(*(float(value) for value in weights))
 
-    def merged(self, edge_score: float, cloud_probability: float) -> float:
-        """Return sigmoid(bias + edge logit(edge) + cloud min(logit(cloud), most)), in (0, 1)."""
-        cloud = min(_logit(cloud_probability), self.most)
+    def merged(self, edge_score: float, cloud_probability: float, diameter_mm: float) -> float:
+        """Return the probability of a candidate with a verdict, in (0, 1).
+
+        It is sigmoid(bias + edge logit(edge) + cloud logit(cloud)), with the cloud's logit within
+        its limits; that of a mass is the edge's own.
+        """
+        if diameter_mm > MASS_MM:
+            return edge_score
+        cloud = min(max(_logit(cloud_probability), self.least), self.most)
         return _sigmoid(self.bias + self.edge * _logit(edge_score) + self.cloud * cloud)
 
 
@@ -85,14 +94,10 @@ def merge(
 ) -> Merged:
     """Turn the candidates into findings, once no more verdicts will come.
 
-    - A dismissed candidate is a finding only if an audit sent it and the cloud confirms it.
-    - A reported candidate is always a finding. The cloud adds diameter, type and outline.
-    - An uncertain candidate with a verdict is a finding if its merged probability is at or above
-      ``thresholds.final``.
-    - An uncertain candidate without a verdict is a finding if its edge score is at or above
-      ``thresholds.alone``.
-    - An uncertain candidate below that is a possible finding if the same probability or score is
-      at or above ``thresholds.possible``.
+    Every candidate has one probability: the merged one with a verdict, the edge's score without.
+    At or above ``thresholds.finding`` it is a finding, at or above ``thresholds.possible`` a
+    possible finding. A dismissed candidate is neither, unless an audit sent it and the cloud
+    confirms it.
 
     ``geometry`` is that of the lung box.
     """
@@ -110,56 +115,51 @@ def merge(
     listed.sort(key=lambda one: -one.probability)
     added = sum(one.route is Route.DISMISS for one in listed)
     return Merged(
-        tuple(one for one in listed if _is_finding(one, thresholds)),
-        tuple(one for one in listed if not _is_finding(one, thresholds)),
+        tuple(one for one in listed if one.probability >= thresholds.finding),
+        tuple(one for one in listed if one.probability < thresholds.finding),
         *_second_reading(plan, answers, added),
     )
-
-
-def _is_finding(listed: Finding, thresholds: Thresholds) -> bool:
-    """Tell a finding from a possible finding; only an uncertain candidate can be one."""
-    limit = thresholds.final if listed.verdict else thresholds.alone
-    return listed.route is not Route.ESCALATE or listed.probability >= limit
 
 
 def _with_verdict(
     decision: Decision, verdict: Verdict, thresholds: Thresholds, weights: MergeWeights
 ) -> Iterator[Finding]:
     """Yield the finding or possible finding of a candidate that has a verdict, or nothing."""
-    score, final = decision.candidate.score, thresholds.final
-    probability = weights.merged(score, verdict.probability)
+    score, limit = decision.candidate.score, thresholds.finding
+    diameter_mm = decision.candidate.diameter_mm
+    probability = weights.merged(score, verdict.probability, diameter_mm)
     match decision.route:
         case Route.REPORT:
             yield _finding(decision, DecidedBy.EDGE, decision.reason, probability, verdict)
-        case Route.ESCALATE if reached := _reached(probability, final, thresholds):
+        case Route.ESCALATE if reached := _reached(probability, thresholds):
             moved = "raised" if probability > score else "lowered"
             reason = f"the cloud {moved} {score:.2f} to {probability:.2f}, {reached}"
             yield _finding(decision, DecidedBy.CLOUD, reason, probability, verdict)
-        # The edge was sure that this is nothing: the merged probability would rarely overrule it,
+        # The edge was sure that this is nothing: the merged probability could not overrule it,
         # so the cloud's own probability decides.
         case Route.DISMISS if confirms(verdict, thresholds):
             reason = (
                 f"audit: the edge dismissed it with {score:.2f}; "
-                f"the cloud gives {verdict.probability:.2f}, at or above the threshold {final:.2f}"
+                f"the cloud gives {verdict.probability:.2f}, at or above the threshold {limit:.2f}"
             )
             yield _finding(decision, DecidedBy.CLOUD, reason, verdict.probability, verdict)
 
 
 def _without_verdict(decision: Decision, why: str, thresholds: Thresholds) -> Iterator[Finding]:
-    """Yield what an uncertain candidate is without a verdict, which is missing for ``why``."""
+    """Yield the finding of a candidate whose verdict is missing, for the reason ``why``."""
     score = decision.candidate.score
-    if reached := _reached(score, thresholds.alone, thresholds):
+    if reached := _reached(score, thresholds):
         reason = f"no second reading: {why}; edge score {score:.2f} is {reached}"
         yield _finding(decision, DecidedBy.EDGE_ALONE, reason)
 
 
-def _reached(value: float, limit: float, thresholds: Thresholds) -> str:
-    """Say which threshold ``value`` reaches; ``limit`` is that of findings. Empty for none."""
-    if value >= limit:
-        return f"at or above the threshold {limit:.2f}"
-    if thresholds.lists_possible and value >= thresholds.possible:
+def _reached(probability: float, thresholds: Thresholds) -> str:
+    """Say which threshold a probability reaches; empty for none."""
+    if probability >= thresholds.finding:
+        return f"at or above the threshold {thresholds.finding:.2f}"
+    if probability >= thresholds.possible:
         return (
-            f"below the threshold {limit:.2f} of findings, "
+            f"below the threshold {thresholds.finding:.2f} of findings, "
             f"at or above {thresholds.possible:.2f} of possible findings"
         )
     return ""

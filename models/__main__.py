@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from models.calibration.risk_control import ALPHA, DELTA
+from models.calibration.risk_control import DELTA
 from models.cli import (
     Data,
     Json,
@@ -200,9 +200,6 @@ def fit(
     data: Data,
     screening: Annotated[str, typer.Option(help="Screening artifact.")] = "screening-int8",
     hybrid: Annotated[str, typer.Option(help="Hybrid artifact.")] = "hybrid-int8",
-    alpha: Annotated[
-        float, typer.Option(min=1e-6, max=0.999999, help="Largest share of missed nodules.")
-    ] = ALPHA,
     delta: Annotated[
         float, typer.Option(min=1e-6, max=0.999999, help="Probability that more are missed.")
     ] = DELTA,
@@ -210,15 +207,13 @@ def fit(
         bool, typer.Option("--keep-hybrid", help="Leave the settings of --hybrid.")
     ] = False,
 ) -> None:
-    """Fit calibration, merger and thresholds on validation cases; write them to the manifest.
+    """Fit probabilities and thresholds on whole scans; write them to the manifest.
 
-    The guarantee on missed nodules is written too. With enough patients, the thresholds are lowered
-    until the requested guarantee holds. Otherwise the guarantee of the fitted thresholds is
-    written.
+    The guarantee on missed nodules is that of nodules of other patients in whole scans.
     """
-    from models.calibration.guarantee import Target, run_fit
+    from models.calibration.guarantee import run_fit
 
-    run_fit(data, screening, hybrid, Target(alpha, delta), keep_hybrid=keep_hybrid)
+    run_fit(data, screening, hybrid, delta=delta, keep_hybrid=keep_hybrid)
 
 
 @app.command("split")

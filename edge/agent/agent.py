@@ -27,7 +27,7 @@ from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import open_pipeline
 from edge.dicom_in.receiving import Receivers, receiving
 from edge.dicom_out.deliver import MakeObjects, delivering, made_objects, open_target
-from edge.drift.keeper import ALONE, DriftKeeper
+from edge.drift.keeper import FINDING, DriftKeeper
 from edge.drift.monitor import DriftMonitor
 from edge.escalation.client import Escalator, NoSecondReader, SecondReader
 from edge.job import Job
@@ -225,7 +225,7 @@ def _main_loop(
     ``on_refused`` is called with the name in the inbox of a study that was refused.
     """
     budget = RetryBudget.of(settings)
-    keeper = DriftKeeper(store, folders.outbox, lambda: models.alone if models else ALONE)
+    keeper = DriftKeeper(store, folders.outbox, lambda: models.finding if models else FINDING)
 
     def on_amended(report: Report) -> None:
         telemetry.count_amendment(report)

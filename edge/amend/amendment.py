@@ -82,6 +82,10 @@ class AmendmentContext:
         """
         stored = json.loads(zlib.decompress(data))
         plan: Plan = _adapter(Plan).validate_python(stored["plan"])
+        limits = stored["thresholds"]
+        # a program with two thresholds wrote it: that without a verdict takes no finding away
+        limits.setdefault("finding", limits.get("alone"))
+        limits.setdefault("possible", limits["finding"])
         triple = _adapter(Triple)
         geometry = Geometry(
             triple.validate_python(stored["spacing_mm"]),
@@ -91,7 +95,7 @@ class AmendmentContext:
         return cls(
             _report(stored["report"], plan),
             plan,
-            _adapter(Thresholds).validate_python(stored["thresholds"]),
+            _adapter(Thresholds).validate_python(limits),
             _adapter(MergeWeights).validate_python(stored["weights"]),
             geometry,
         )
@@ -213,7 +217,7 @@ def _change(
 ) -> Change:
     """Return what the verdict on the candidate ``index`` changed."""
     candidate = context.plan.decisions[index].candidate
-    merged = context.weights.merged(candidate.score, verdict.probability)
+    merged = context.weights.merged(candidate.score, verdict.probability, candidate.diameter_mm)
     shown = new or old
     centre_mm = shown.finding.centre_mm if shown else candidate.centre_mm
     before = old.finding.probability if old else candidate.score

@@ -32,9 +32,9 @@ SHARE_WATCH, SHARE_ALARM = 0.1, 0.2
 _LEAST_SHARE = 0.05  # of the baseline in each bin of an index
 _COUNT_QUANTILES = (0.2, 0.4, 0.6, 0.8)
 
-PROMISED = {"sent": 12.0, "listed": 3.0, "findings": 0.1, "alone": 1.0}
+PROMISED = {"sent": 12.0, "listed": 3.0, "findings": 1.0}
 """False candidates a scan that the fit of the thresholds allows: `models.calibration.fit` has them
-as REGIONS, POSSIBLE_FALSE_POSITIVES, FINAL_FALSE_POSITIVES and ALONE_FALSE_POSITIVES."""
+as REGIONS, FALSE_LISTED and FALSE_FINDINGS."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -207,7 +207,7 @@ def rates(drift: Drift) -> tuple[Rate, ...]:
         ("findings and possible findings, after a complete second reading", "listed", again,
          lambda x: x.findings + x.possible),
         ("findings, after a complete second reading", "findings", again, lambda x: x.findings),
-        ("findings of the edge alone", "alone", alone, lambda x: x.findings),
+        ("findings of the edge alone", "findings", alone, lambda x: x.findings),
     )  # fmt: skip
     return tuple(
         Rate(what, PROMISED[name], *(_per_study(group, count) for group in groups))

@@ -12,8 +12,8 @@ from edge.store.studies import StudyStore
 AT_ONCE = 500
 """Studies that are looked up together."""
 
-ALONE = 0.5
-"""The score from which the edge reports by itself, where the model's is not known."""
+FINDING = 0.5
+"""The threshold of findings where that of the model is not known."""
 
 log = structlog.get_logger()
 
@@ -22,13 +22,13 @@ class DriftKeeper:
     """Notes one observation at a time, until there is one for each report.
 
     Args:
-        alone: gives the score from which the edge by itself reports a candidate.
+        finding: gives the probability from which a candidate is a finding.
     """
 
     def __init__(
-        self, store: StudyStore, outbox: Path, alone: Callable[[], float] = lambda: ALONE
+        self, store: StudyStore, outbox: Path, finding: Callable[[], float] = lambda: FINDING
     ) -> None:
-        self._store, self._outbox, self._alone = store, outbox, alone
+        self._store, self._outbox, self._finding = store, outbox, finding
         self._due: list[tuple[str, str, str]] = []
         self._may_be_due = True
 
@@ -56,7 +56,7 @@ class DriftKeeper:
         """Return what a report shows; nothing if it is gone, or of another study."""
         try:
             report = json.loads((self._outbox / name / "report.json").read_bytes())
-            return observe(key, report if report["study_key"] == key else None, self._alone())
+            return observe(key, report if report["study_key"] == key else None, self._finding())
         except OSError:
             return Observation(key)
         except (ValueError, KeyError, TypeError, AttributeError):

@@ -47,10 +47,10 @@ class Observation:
     changed: int = 0
 
 
-def observe(study_key: str, report: Mapping[str, Any] | None, alone: float) -> Observation:
+def observe(study_key: str, report: Mapping[str, Any] | None, finding: float) -> Observation:
     """Return what is noted of a report; of one that is missing or rejected, only its key.
 
-    ``alone`` is the score from which the edge by itself reports a candidate.
+    ``finding`` is the probability from which a candidate is a finding.
 
     Raises:
         KeyError, TypeError, ValueError: the report is damaged.
@@ -75,7 +75,7 @@ def observe(study_key: str, report: Mapping[str, Any] | None, alone: float) -> O
         findings=len(report["findings"]),
         possible=len(report["possible_findings"]),
         read_again=len(unsure) if is_complete else 0,
-        changed=_changed(unsure, report["findings"], alone) if is_complete else 0,
+        changed=_changed(unsure, report["findings"], finding) if is_complete else 0,
     )
 
 
@@ -89,12 +89,12 @@ def model_of(label: str) -> str:
     return label.partition(" (")[0]
 
 
-def _changed(unsure: list[float], findings: list[Mapping[str, Any]], alone: float) -> int:
+def _changed(unsure: list[float], findings: list[Mapping[str, Any]], finding: float) -> int:
     """Count the decisions that the second reading changed, in either direction."""
     reported = [
         float(one["edge_score"]) for one in findings if one["route"] == Route.ESCALATE.value
     ]
-    raised = sum(score < alone for score in reported)
+    raised = sum(score < finding for score in reported)
     kept = len(reported) - raised
-    lowered = sum(score >= alone for score in unsure) - kept
+    lowered = sum(score >= finding for score in unsure) - kept
     return raised + max(lowered, 0)

@@ -146,9 +146,9 @@ class LiveModels:
         return self.pipeline.provenance.guarantee
 
     @property
-    def alone(self) -> float:
-        """The score from which the active model reports without a second reading."""
-        return self.pipeline.reader.thresholds.alone
+    def finding(self) -> float:
+        """The probability from which a candidate of the active model is a finding."""
+        return self.pipeline.reader.thresholds.finding
 
     def reading(self, read: Reading) -> Callable[[Job, PersistPending], StudyResult]:
         """Return ``read`` with the pipeline of the moment; it notes the lung box of each study."""

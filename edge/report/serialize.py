@@ -134,6 +134,7 @@ def _guarantee(guarantee: Guarantee) -> dict[str, Any]:
         "terms": terms
         and {
             "missed_at_most": terms.alpha,
+            "missed_by_findings_at_most": terms.alpha_findings,
             "confidence": _number(1 - terms.delta, 4),
             "patients": terms.patients,
             "calibration": terms.calibration,

@@ -1,174 +1,141 @@
-"""Calibration of scores: reliability, expected calibration error, and three ways to fit it.
+"""Probabilities against shares of nodules, what a threshold costs, and misses by the guarantee.
 
-Bins hold equal mass (Nixon et al., Measuring Calibration in Deep Learning, CVPR workshops 2019):
-scores crowd at both ends, where bins of equal width would be full and those between empty.
-
-The class prior is the share of nodules among candidates. It depends on how candidates were
-collected, not on the network: each class weighs the prior it is given, whatever its number.
-
-Temperature is one number (Guo et al., On Calibration of Modern Neural Networks, ICML 2017). Platt
-is slope and intercept, with his smoothed targets (1999). Isotonic is any rising step function
-(Zadrozny and Elkan, KDD 2002). The fits are scikit-learn's, of the extra `train`.
+A candidate weighs as in the fit: as many nodules a scan as in whole scans (`weights_of`). So a
+probability can be compared with the share of nodules among such candidates.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from evaluation.accuracy.bootstrap import Interval, draw, interval
-from evaluation.accuracy.scores import calibrated
+from evaluation.accuracy.bootstrap import draw
 from imaging.volume import FloatArray
+from models.calibration.cases import Cases
+from models.calibration.fit import poisson_limit, probabilities, weights_of
+from models.calibration.guarantee import losses
+from models.calibration.risk_control import upper_bound
+from models.runtime.sigmoid import sigmoid
 
-EVEN = 0.5
-"""The prior of equal weight for nodules and false candidates; the shipped fit has it."""
+RANGES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 0.7, 0.9, 1.0)
+"""Limits of the ranges of probability in which the share of nodules is counted."""
 
-_LEAST = 1e-6
-
-BoolArray = npt.NDArray[np.bool_]
-
-Apply = Callable[[FloatArray], FloatArray]
-"""From logits ``(n,)`` to probabilities."""
-
-Fit = Callable[[FloatArray, BoolArray], Apply]
-"""Fits on logits and truth; both classes weigh the same."""
+SETS = 1000
+"""Calibration sets that are drawn to see how often a guarantee holds."""
 
 
-@dataclass(frozen=True, eq=False)
-class Reliability:
-    """Bins of equal mass by rising score, each ``(bins,)``: mean score, share of nodules, mass."""
+@dataclass(frozen=True)
+class Settings:
+    """What the manifest has of both networks."""
 
-    score: FloatArray
-    share: FloatArray
-    mass: FloatArray
+    edge: Mapping[str, Any]
+    cloud: Mapping[str, Any]
+
+    def scores(self, cases: Cases) -> dict[str, FloatArray]:
+        """Return the probabilities of each reader ``(n,)``."""
+        edge, both = probabilities(cases, self.edge, self.cloud)
+        slope, bias = self.cloud["calibration"]
+        return {"edge": edge, "cloud": sigmoid(slope * cases.cloud + bias), "edge and cloud": both}
 
     @property
-    def ece(self) -> float:
-        """Return the expected calibration error: the mean distance between score and share."""
-        return float((np.abs(self.score - self.share) * self.mass).sum())
+    def limits(self) -> Mapping[str, float]:
+        """The thresholds."""
+        limits: Mapping[str, float] = self.edge["thresholds"]
+        return limits
 
 
-def class_weights(nodule: BoolArray, prior: float, count: FloatArray | None = None) -> FloatArray:
-    """Return weights ``(n,)`` that add up to 1 and give nodules the share ``prior``.
+def reliability(score: FloatArray, cases: Cases) -> list[dict[str, float]]:
+    """Return for each of `RANGES` the mean probability, the share of nodules, and the counts."""
+    weight = weights_of(cases)
+    at = np.clip(np.searchsorted(RANGES, score, "right") - 1, 0, len(RANGES) - 2)
+    rows = []
+    for number in range(len(RANGES) - 1):
+        inside = at == number
+        if mass := float(weight[inside].sum()):
+            rows.append(
+                {
+                    "from": RANGES[number],
+                    "to": RANGES[number + 1],
+                    "mean": float((score * weight)[inside].sum() / mass),
+                    "share": float(weight[inside & cases.nodule].sum() / mass),
+                    "nodules": int((inside & cases.nodule).sum()),
+                    "false": int((inside & ~cases.nodule).sum()),
+                }
+            )
+    return rows
 
-    ``count`` is how often each candidate counts within its class; None counts each once.
+
+def listed(score: FloatArray, cases: Cases, settings: Settings, least: float) -> dict[str, Any]:
+    """Return nodules and false candidates from ``least`` on that the edge does not dismiss."""
+    edge = settings.scores(cases)["edge"]
+    kept = (score >= least) & ((edge >= settings.limits["dismiss"]) | cases.mass)
+    found, false = int((kept & cases.nodule).sum()), int((kept & ~cases.nodule).sum())
+    return {
+        "threshold": least,
+        "found": found,
+        "nodules": cases.nodules,
+        "sensitivity": found / max(cases.nodules, 1),
+        "false": false,
+        "scans": cases.scans,
+        "false_per_scan": poisson(false, cases.scans),
+    }
+
+
+def curve(score: FloatArray, cases: Cases, settings: Settings) -> dict[str, list[float]]:
+    """Return nodules kept (a share) and false findings a scan at every threshold, falling."""
+    least = np.unique(score)[::-1]
+    points = [listed(score, cases, settings, float(one)) for one in least]
+    shown = [one for one in points if one["false"] <= 8 * cases.scans]
+    return {
+        "false_per_scan": [one["false_per_scan"]["value"] for one in shown],
+        "sensitivity": [one["sensitivity"] for one in shown],
+    }
+
+
+def poisson(count: int, scans: int) -> dict[str, float]:
+    """Return a rate a scan with its exact 95 % interval (Garwood, Biometrika 28, 1936)."""
+    low = poisson_limit(count - 1, 0.025) if count else 0.0
+    high = poisson_limit(count, 0.975)
+    return {"value": count / scans, "low": low / scans, "high": high / scans}
+
+
+def changed(cases: Cases, settings: Settings) -> dict[str, int]:
+    """Count the findings that verdicts make and take away, of nodules and of false candidates."""
+    scores, limit = settings.scores(cases), settings.limits["finding"]
+    alone, both = scores["edge"] >= limit, scores["edge and cloud"] >= limit
+    return {
+        f"{kind}_{what}": int((which & moved).sum())
+        for kind, which in (("nodules", cases.nodule), ("false", ~cases.nodule))
+        for what, moved in (("added", both & ~alone), ("removed", alone & ~both))
+    }
+
+
+def missed(cases: Cases, settings: Settings) -> dict[str, Any]:
+    """Return the miss rates of patients by either list, each with its upper limit."""
+    terms = settings.edge["guarantee"]
+    shown: dict[str, Any] = {"nodules": cases.nodules}
+    for name, shares, limit in zip(
+        ("findings", "listed"), losses(cases, settings.edge, settings.cloud),
+        (terms["alpha_findings"], terms["alpha"]), strict=True,
+    ):  # fmt: skip
+        shown["patients"] = len(shares)
+        shown[name] = {
+            "miss_rate": float(shares.mean()),
+            "at_most": upper_bound(shares, terms["delta"] / 2),
+            # had the tightest of three bounds been taken, each would get a third of it
+            "at_most_of_three": upper_bound(shares, terms["delta"] / 6),
+            "guaranteed": limit,
+            "within": bool(shares.mean() <= limit),
+        }
+    return shown
+
+
+def kept_by_sets(shares: FloatArray, delta: float, rng: np.random.Generator) -> float:
+    """Return how often the bound of a set of patients, drawn anew, is at least the true rate.
+
+    All patients stand for the population: their mean loss is the true rate.
     """
-    counts = np.ones(nodule.size) if count is None else count
-    positive, negative = counts[nodule].sum(), counts[~nodule].sum()
-    if not (positive > 0 and negative > 0):
-        raise ValueError(f"{positive:g} nodules and {negative:g} others: both are needed")
-    return np.asarray(np.where(nodule, prior / positive, (1 - prior) / negative) * counts)
-
-
-def reliability(
-    score: FloatArray, nodule: BoolArray, weight: FloatArray, bins: int = 10
-) -> Reliability:
-    """Return the reliability of scores ``(n,)`` in [0, 1].
-
-    A candidate on the edge of two bins belongs to both, in parts.
-    """
-    # Running sums of weighted score and truth, read at the edges of bins of equal weight.
-    order = np.argsort(score, kind="stable")
-    ends = np.concatenate([[0.0], np.cumsum(weight[order])])
-    ends /= ends[-1]
-    edges = np.linspace(0, 1, bins + 1)
-    sums = [
-        np.diff(np.interp(edges, ends, np.concatenate([[0.0], np.cumsum(weight[order] * value)])))
-        for value in (score[order], nodule[order].astype(float))
-    ]
-    mass = np.full(bins, weight.sum() / bins)
-    return Reliability(sums[0] / mass, sums[1] / mass, mass / weight.sum())
-
-
-def log_loss(score: FloatArray, nodule: BoolArray, weight: FloatArray) -> float:
-    """Return the mean of -ln of the probability that was given to the truth."""
-    clipped = np.clip(score, _LEAST, 1 - _LEAST)
-    loss = -np.where(nodule, np.log(clipped), np.log(1 - clipped))
-    return float((loss * weight).sum() / weight.sum())
-
-
-def brier(score: FloatArray, nodule: BoolArray, weight: FloatArray) -> float:
-    """Return the mean squared distance to the truth."""
-    return float((((score - nodule) ** 2) * weight).sum() / weight.sum())
-
-
-def ece_interval(
-    score: FloatArray,
-    nodule: BoolArray,
-    group: npt.NDArray[np.str_],
-    prior: float,
-    *,
-    resamples: int,
-    seed: int,
-) -> Interval:
-    """Return the calibration error with a percentile interval by bootstrap over groups.
-
-    A resample tends to have more error than the sample: the interval leans upwards.
-    """
-    value = reliability(score, nodule, class_weights(nodule, prior)).ece
-    names, owner = np.unique(group, return_inverse=True)
-    rng = np.random.default_rng(seed)
-    drawn: list[float] = []
-    while len(drawn) < resamples:
-        count = draw(len(names), rng)[owner]
-        if count[nodule].any() and count[~nodule].any():
-            weight = class_weights(nodule, prior, count)
-            drawn.append(reliability(score, nodule, weight).ece)
-    return interval(value, np.array(drawn))
-
-
-def at_prior(score: FloatArray, prior: float, fitted: float = EVEN) -> FloatArray:
-    """Return scores that were fitted at one class prior as they are at another."""
-    odds = prior * (1 - fitted) / ((1 - prior) * fitted)
-    clipped = np.clip(score, _LEAST, 1 - _LEAST)
-    changed = odds * clipped / (1 - clipped)
-    return np.asarray(changed / (1 + changed))
-
-
-def fit_sigmoid(logit: FloatArray, nodule: BoolArray, *, intercept: bool) -> Apply:
-    """Fit sigmoid(slope logit + intercept), or without intercept: the temperature is 1 / slope.
-
-    It is an unregularized regression on Platt's targets.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    positive, negative = nodule.sum(), (~nodule).sum()
-    target = np.where(nodule, (positive + 1) / (positive + 2), 1 / (negative + 2))
-    # A target between the classes is a candidate of both, each with its share of the weight.
-    share = np.concatenate([target, 1 - target]) * np.tile(class_weights(nodule, EVEN), 2)
-    fit = LogisticRegression(C=np.inf, fit_intercept=intercept, solver="newton-cholesky", tol=1e-10)
-    fit.fit(np.tile(logit, 2)[:, None], np.repeat([1, 0], logit.size), share)
-    by = float(fit.coef_.item()), float(np.ravel(fit.intercept_)[0])
-    return lambda x: calibrated(x, by)
-
-
-def fit_isotonic(logit: FloatArray, nodule: BoolArray) -> Apply:
-    """Fit a rising step function, kept away from 0 and 1 by one more case of either class."""
-    from sklearn.isotonic import IsotonicRegression
-
-    low, high = 1 / (2 + (~nodule).sum()), 1 - 1 / (2 + nodule.sum())
-    steps = IsotonicRegression(y_min=low, y_max=high, out_of_bounds="clip")
-    steps.fit(logit, nodule, class_weights(nodule, EVEN))
-    return lambda x: np.asarray(steps.predict(x))
-
-
-METHODS: dict[str, Fit] = {
-    "temperature": partial(fit_sigmoid, intercept=False),
-    "platt": partial(fit_sigmoid, intercept=True),
-    "isotonic": fit_isotonic,
-}
-
-
-def cross_validated(
-    fit: Fit, logit: FloatArray, nodule: BoolArray, group: npt.NDArray[np.str_], seed: int
-) -> FloatArray:
-    """Return probabilities ``(n,)``, each by a fit that did not see its group."""
-    names, owner = np.unique(group, return_inverse=True)
-    fold = (np.random.default_rng(seed).permutation(len(names)) % 5)[owner]
-    out = np.zeros(logit.size)
-    for number in np.unique(fold):
-        held = fold == number
-        out[held] = fit(logit[~held], nodule[~held])(logit[held])
-    return out
+    sets = (np.repeat(shares, draw(len(shares), rng).astype(int)) for _ in range(SETS))
+    bounds = np.array([upper_bound(one, delta) for one in sets])
+    return float((bounds >= shares.mean()).mean())

@@ -1,223 +1,191 @@
-"""``overread-eval calibration``: how far the scores of edge and cloud are probabilities.
-
-Each reader before and after the fit, other methods, and reliability diagrams as a chart.
-"""
+"""``overread-eval calibration``: probabilities, the choice of the thresholds, and the guarantee."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from evaluation.accuracy.bootstrap import RESAMPLES
+from cloud.settings import load_settings as load_cloud_settings
+from edge.settings import load_settings
 from evaluation.accuracy.calibration import (
-    EVEN,
-    METHODS,
-    Fit,
-    at_prior,
-    brier,
-    class_weights,
-    cross_validated,
-    ece_interval,
-    log_loss,
+    Settings,
+    changed,
+    curve,
+    kept_by_sets,
+    listed,
+    missed,
     reliability,
 )
-from evaluation.accuracy.calibration_cases import (
-    Candidates,
-    Readers,
-    Row,
-    cube_rows,
-    gathered,
-    scan_rows,
-)
-from evaluation.accuracy.data import read_annotations, read_cubes
 from evaluation.accuracy.nodules import save_chart
-from evaluation.accuracy.scores import Fitted, calibrated
-from evaluation.accuracy.truth import UNKNOWN, scan_name, scans_of_splits
 from evaluation.common import cli
-from evaluation.common.readers import open_screening, open_second
-from imaging.volume import FloatArray
+from models.calibration.cases import Cases, Readers, candidates_of, donors_of, inserted, read_scans
+from models.calibration.guarantee import (
+    FITTED_ON,
+    PLACEMENTS,
+    SEED,
+    UNTRAINED,
+    losses,
+    uncalibrated_readers,
+)
 from models.charts import new_figure
 from models.extra import require
-from models.markdown import Rows, interval
+from models.markdown import Rows, interval, percent
+from models.patients import CALIBRATION
+from models.runtime.artifacts import find
 
-READERS = ("edge", "cloud", "merged")
-COLOURS = {"before": "tab:gray", "after": "tab:blue"}
-PRIOR = (
-    "Class prior 0.5: nodules and false candidates weigh the same, as in the fit. As found: each"
-    " candidate counts once, and scores are moved to the share of nodules in the fitting split."
-    " Before: the networks' own logits, for merged their mean."
-)
+FITTED, UNSEEN = "fitted on", "test"
+READERS = ("edge", "edge and cloud")
 
 
 def calibration_command(
-    data: cli.Data,
-    scans: cli.Scans,
-    truth: cli.Marks,
-    more_scans: cli.MoreScans = None,
-    fitted_on: Annotated[str, typer.Option(metavar="NAME", help="Split of the fit.")] = "val",
-    unseen: Annotated[str, typer.Option(metavar="NAME", help="Split not in the fit.")] = "test",
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder with nodules/, lidc/ and ct/.")],
     model: cli.Model = None,
     cloud_model: cli.CloudModel = None,
-    limit: cli.Limit = 0,
     plot: cli.Plot = None,
-    resamples: cli.Resamples = RESAMPLES,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of folds and bootstrap.")] = 0,
     as_json: cli.Json = False,
 ) -> None:
-    """Reliability and calibration error before and after the fit, and with other methods."""
-    require("sklearn")
-    readers = Readers(open_screening(model), open_second(cloud_model))
-    folders, known = cli.known_scans(scans, more_scans, truth)
-    splits = {}
-    for split in (fitted_on, unseen):
-        of_split = scans_of_splits(folders, known, (split,))
-        cubes = read_cubes(data, (split,))[: limit or None]
-        annotations, rows = read_annotations(data, split), list[Row]()
-        for cube in cli.each(cubes, f"cubes of {split}"):
-            rows += cube_rows(readers, cube, annotations.get(cube.name, ()))
-        for folder in cli.each(of_split, f"scans of {split}"):
-            rows += scan_rows(readers, folder, known.get(scan_name(folder), UNKNOWN))
-        splits[split] = gathered(rows)
-    result: dict[str, Any] = {
-        "edge_model": readers.screener.name,
-        "cloud_model": readers.second.name,
-        **as_dict(splits, readers.fitted, fitted_on, resamples=resamples, seed=seed),
-    }
+    """Probabilities against shares of nodules, the choice of thresholds, and the guarantee."""
+    require("torch")
+    from models.training.data import load_cubes
+
+    screening = model or load_settings().screening_model
+    hybrid = cloud_model or load_cloud_settings().model
+    settings = Settings(find(screening).settings, find(hybrid).settings)
+    readers = uncalibrated_readers(screening, hybrid)
+    read = {}
+    parts = {"val": FITTED_ON, CALIBRATION: UNTRAINED, "test": ("test",)}
+    for split, roles in cli.each(parts.items(), "splits", len(parts)):
+        donors = donors_of(load_cubes(data / "nodules", split))
+        read[split] = _read(data, roles, donors, readers)
+    result = as_dict(read, settings)
     if plot is not None:
-        save_chart(draw_reliability(result), plot)
+        save_chart(draw_choice(result), plot)
     cli.show(result, as_json, *tables(result))
 
 
-def before(of: Candidates) -> dict[str, FloatArray]:
-    """Return the scores without any fit."""
-    logits = {"edge": of.edge, "cloud": of.cloud, "merged": (of.edge + of.cloud) / 2}
-    return {name: calibrated(logit) for name, logit in logits.items()}
+def _read(data: Path, roles: tuple[str, ...], donors: Any, readers: Readers) -> dict[str, Cases]:
+    """Return the inserted nodules of a split, and the candidates of the scans of each role."""
+    scans = {role: read_scans(data, (role,), readers) for role in roles}
+    every = [one for of in scans.values() for one in of]
+    nodules = inserted(every, donors, readers, placements=PLACEMENTS, seed=SEED)
+    return {"nodules": nodules, **{role: candidates_of(of, readers) for role, of in scans.items()}}
 
 
-def after(of: Candidates, fitted: Fitted) -> dict[str, FloatArray]:
-    """Return the scores as they are shipped."""
-    edge, merged = fitted.scores(of.edge, of.cloud)
-    return {"edge": edge, "cloud": calibrated(of.cloud, fitted.cloud), "merged": merged}
-
-
-def as_dict(
-    splits: Mapping[str, Candidates], fitted: Fitted, fit_split: str, *, resamples: int, seed: int
-) -> dict[str, Any]:
-    """Return the figures of every split and reader; ``fit_split`` is the split of the fit."""
-    learnt = splits[fit_split]
-    found = float(learnt.nodule.mean())
-
-    def figures(score: FloatArray, of: Candidates, prior: float) -> dict[str, Any]:
-        weight = class_weights(of.nodule, prior)
-        bins = reliability(score, of.nodule, weight)
-        error = ece_interval(score, of.nodule, of.group, prior, resamples=resamples, seed=seed)
-        return {
-            "ece": error.as_dict(),
-            "log_loss": log_loss(score, of.nodule, weight),
-            "brier": brier(score, of.nodule, weight),
-            "bins": {"score": bins.score.round(5).tolist(), "share": bins.share.round(5).tolist()},
-        }
-
-    def before_and_after(of: Candidates, reader: str) -> dict[str, Any]:
-        raw, shipped = before(of)[reader], after(of, fitted)[reader]
-        return {
-            "before": figures(raw, of, EVEN),
-            "after": figures(shipped, of, EVEN),
-            "before_as_found": figures(raw, of, found),
-            "after_as_found": figures(at_prior(shipped, found), of, found),
-        }
-
-    def by_method(fit: Fit, reader: str, of: Candidates) -> dict[str, Any]:
-        """Cross-validate on the split of the fit, or fit on all of it for another."""
-        logit = _logit_of(learnt, fitted, reader)
-        if of is learnt:
-            score = cross_validated(fit, logit, learnt.nodule, learnt.group, seed)
-        else:
-            score = fit(logit, learnt.nodule)(_logit_of(of, fitted, reader))
-        return figures(score, of, EVEN)
-
+def as_dict(read: Mapping[str, Mapping[str, Cases]], settings: Settings) -> dict[str, Any]:
+    """Return all figures; ``read`` has the nodules and the scans of each split."""
+    limits, terms = settings.limits, settings.edge["guarantee"]
+    fitted, unseen = (sum_of(read[split]) for split in ("val", "test"))
+    rng = np.random.default_rng(SEED)
+    held_out = read[CALIBRATION]["nodules"]
+    by_list = losses(held_out, settings.edge, settings.cloud)
     return {
-        "prior": PRIOR,
-        "fitted_on": fit_split,
-        "prior_as_found": found,
+        "thresholds": dict(limits),
+        "merge": settings.edge["merge"],
         "splits": {
             name: {
-                "candidates": int(of.nodule.size),
-                "nodules": int(of.nodule.sum()),
-                "groups": int(np.unique(of.group).size),
-                "readers": {reader: before_and_after(of, reader) for reader in READERS},
+                "readers": {
+                    reader: {"reliability": reliability(score, cases)}
+                    for reader, score in settings.scores(cases).items()
+                },
+                "at": {
+                    reader: {
+                        what: listed(settings.scores(cases)[reader], cases, settings, limits[what])
+                        for what in ("finding", "possible")
+                    }
+                    for reader in READERS
+                },
+                "curve": {
+                    reader: curve(settings.scores(cases)[reader], cases, settings)
+                    for reader in READERS
+                },
+                "changed": changed(cases, settings),
             }
-            for name, of in splits.items()
+            for name, cases in ((FITTED, fitted), (UNSEEN, unseen))
         },
-        "methods": {
-            reader: {
-                method: {name: by_method(fit, reader, of) for name, of in splits.items()}
-                for method, fit in METHODS.items()
-            }
+        "false_findings": {
+            f"{role}, {reader}": listed(
+                settings.scores(cases)[reader], cases, settings, limits["finding"]
+            )["false_per_scan"]
+            | {"scans": cases.scans}
+            for role, cases in {**read["val"], **read["test"]}.items()
+            if role != "nodules"
             for reader in READERS
+        },
+        "guarantee": {
+            "terms": dict(terms),
+            "calibration": missed(held_out, settings),
+            "test": missed(read["test"]["nodules"], settings),
+            "kept_by_sets": {
+                name: kept_by_sets(shares, terms["delta"] / 2, rng)
+                for name, shares in zip(("findings", "listed"), by_list, strict=True)
+            },
         },
     }
 
 
-def _logit_of(of: Candidates, fitted: Fitted, reader: str) -> FloatArray:
-    """Return the logit that a method is fitted on: a network's own, or of the merged score."""
-    if reader != "merged":
-        return of.edge if reader == "edge" else of.cloud
-    merged = np.clip(after(of, fitted)["merged"], 1e-9, 1 - 1e-9)
-    return np.asarray(np.log(merged / (1 - merged)))
+def sum_of(parts: Mapping[str, Cases]) -> Cases:
+    """Return nodules and scans of a split together."""
+    first, *rest = parts.values()
+    for one in rest:
+        first = first + one
+    return first
 
 
-def draw_reliability(result: Mapping[str, Any]) -> Any:
-    """Draw a row of panels for each split, a column for each reader; return the figure."""
-    splits = result["splits"]
-    figure = new_figure(3.8 * len(READERS), 3.8 * len(splits) + 0.6)
-    rows = figure.subplots(len(splits), len(READERS), squeeze=False)
-    for row, (split, found) in zip(rows, splits.items(), strict=True):
-        for axes, reader in zip(row, READERS, strict=True):
-            _panel(axes, f"{reader}, {split}", found["readers"][reader])
-    figure.suptitle(f"Reliability at class prior {EVEN:g}, fitted on {result['fitted_on']}")
-    figure.legend(*rows[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+def draw_choice(result: Mapping[str, Any]) -> Any:
+    """Draw nodules kept against false findings a scan, with the threshold; return the figure."""
+    figure = new_figure(9.0, 4.2)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (name, split) in zip(panels, result["splits"].items(), strict=True):
+        for reader, colour in zip(READERS, ("tab:gray", "tab:blue"), strict=True):
+            line = split["curve"][reader]
+            axes.plot(line["false_per_scan"], line["sensitivity"], color=colour, label=reader)
+            for what, mark in (("finding", "o"), ("possible", "s")):
+                at = split["at"][reader][what]
+                place = (at["false_per_scan"]["value"], at["sensitivity"])
+                axes.plot(*place, mark, color=colour, label=f"{reader}: {what}")
+        axes.set(xlabel="false candidates a scan", title=f"{name} scans and nodules", ylim=(0.6, 1))
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("nodules kept")
+    panels[1].legend(fontsize="small", loc="lower right")
     return figure
 
 
-def _panel(axes: Any, title: str, reader: Mapping[str, Any]) -> None:
-    axes.plot([0, 1], [0, 1], "k--", linewidth=1, label="calibrated")
-    for key, colour in COLOURS.items():
-        bins = reader[key]["bins"]
-        axes.plot(
-            bins["score"], bins["share"], "o-", color=colour, markersize=4, label=f"{key} the fit"
-        )
-    errors = ", ".join(f"{key} {reader[key]['ece']['value']:.3f}" for key in COLOURS)
-    axes.set_title(f"{title}\nECE {errors}", fontsize="medium")
-    axes.set(xlabel="mean score of a bin", ylabel="share of nodules", aspect="equal")
-    axes.grid(alpha=0.3)
-
-
 def tables(result: Mapping[str, Any]) -> list[Rows | str]:
-    """Return both tables, and how they were measured."""
-    keys = ("before", "after", "before_as_found", "after_as_found")
-    heads = ["reader", "split", "ECE before", "ECE after", "ECE before, as found",
-             "ECE after, as found"]  # fmt: skip
-    cells = [
-        [reader, split, *(interval(found[key]["ece"]) for key in keys)]
-        for split, of in result["splits"].items()
-        for reader, found in of["readers"].items()
-    ]
-    rows = []
-    for reader, by_method in result["methods"].items():
-        shipped = {split: of["readers"][reader]["after"] for split, of in result["splits"].items()}
-        for method, by_split in {"as shipped": shipped, **by_method}.items():
-            rows += [
-                [reader, method, split, interval(one["ece"]), f"{one['log_loss']:.3f}",
-                 f"{one['brier']:.3f}"]
-                for split, one in by_split.items()
-            ]  # fmt: skip
-    methods = Rows(["reader", "method", "split", "ECE", "log loss", "Brier"], rows, "Methods")
-    split = result["fitted_on"]
-    remark = (
-        f"Methods at prior 0.5: on {split} cross-validated over patients, on the other splits"
-        f" fitted on all of {split}. As shipped, {split} is the split of the fit. For merged a"
-        " method is fitted on the shipped merged score."
-    )
-    return [Rows(heads, cells, "Calibration"), methods, result["prior"], remark]
+    """Return the tables of the result."""
+    shown: list[Rows | str] = []
+    for name, split in result["splits"].items():
+        cells = [
+            [reader, f"{row['from']:g} to {row['to']:g}", f"{row['mean']:.3f}",
+             f"{row['share']:.3f}", row["nodules"], row["false"]]
+            for reader, of in split["readers"].items()
+            for row in of["reliability"]
+        ]  # fmt: skip
+        heads = ["reader", "probability", "mean", "share of nodules", "nodules", "false"]
+        shown.append(Rows(heads, cells, f"Probabilities, {name}"))
+        cells = [
+            [reader, what, f"{at['threshold']:.4f}", f"{at['found']} of {at['nodules']}",
+             percent(at["sensitivity"]), interval(at["false_per_scan"], 2)]
+            for reader, of in split["at"].items()
+            for what, at in of.items()
+        ]  # fmt: skip
+        heads = ["reader", "threshold", "probability", "nodules", "kept", "false a scan"]
+        shown.append(Rows(heads, cells, f"Thresholds, {name}"))
+        moved = ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in split["changed"].items())
+        shown.append(f"By verdicts: {moved}.")
+    rates = [[name, one["scans"], interval(one, 2)]
+             for name, one in result["false_findings"].items()]  # fmt: skip
+    shown.append(Rows(["scans", "number", "false findings a scan"], rates))
+    given, rows = result["guarantee"], []
+    for split in ("calibration", "test"):
+        for name in ("findings", "listed"):
+            one = given[split][name]
+            rows.append(
+                [f"{split}, {given[split]['patients']} patients", name, percent(one["miss_rate"]),
+                 percent(one["at_most"]), percent(one["guaranteed"]),
+                 "yes" if one["within"] else "no"]
+            )  # fmt: skip
+    heads = ["patients", "list", "missed", "at most", "guaranteed", "within"]
+    sets = ", ".join(f"{name} {percent(share)}" for name, share in given["kept_by_sets"].items())
+    return [*shown, Rows(heads, rows), f"The bound of drawn sets holds: {sets}."]

@@ -148,7 +148,9 @@ def read_box(name: str, truth: Truth, box: Preprocessed, agent: Agent, stage: St
         return WholeScan(name, truth, reading, nothing, nothing, ranked)
     cloud = agent.second_scores(edge, box)
     pairs = zip(edge, cloud.tolist(), strict=True)
-    merged = np.array([agent.weights.merged(one.score, chance) for one, chance in pairs])
+    merged = np.array(
+        [agent.weights.merged(one.score, chance, one.diameter_mm) for one, chance in pairs]
+    )
     ranked[Stage.CLOUD] = rescored(edge, cloud)
     if stage is Stage.BOTH:
         ranked[Stage.BOTH] = agent.ranked(reading, box)

@@ -178,7 +178,7 @@ class Agent:
         """
         if reading.both is None:
             raise ValueError("no cloud has read this box")
-        open_end = replace(self.thresholds, final=0.0)
+        open_end = replace(self.thresholds, finding=0.0)
         plan, answers = reading.both.plan, reading.both.answers
         answers = answers if outlined else replace(answers, masks={})
         merged = merge(plan, answers, open_end, self.weights, box.geometry).findings

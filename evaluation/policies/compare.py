@@ -89,17 +89,17 @@ def line_up(
     val = world.cases.of(VAL)
     limits, most = world.cases.thresholds, world.edge.max_rois
     ours_band = band(limits.dismiss, limits.report)
-    aim = reach(ours_band, val, limits.final)
-    searched = search(val, limits.final)
+    aim = reach(ours_band, val, limits.finding)
+    searched = search(val, limits.finding)
     single = searched.single(aim)
-    test_aim = reach(ours_band, test, limits.final)
-    every_pair = search(test, limits.final)
+    test_aim = reach(ours_band, test, limits.finding)
+    every_pair = search(test, limits.finding)
     pairs = {
         "tried": int(np.triu(every_pair.escalated > 0).sum()),
         "better": every_pair.dominating(test_aim),
         "ours": asdict(test_aim),
     }
-    filtered = filters(val, limits.final, limits.alone)
+    filtered = filters(val, limits.finding, limits.finding)
 
     def fitted(name: str, kind: str, choice: Choice, *, goal: Reached = aim, **how: bool) -> Policy:
         return routed(name, kind, choice.routing, most, **how, **choice.as_dict(goal))
@@ -108,7 +108,7 @@ def line_up(
         return fitted(name, name, best(filtered[key], aim), without_deadline=True)
 
     policies = (
-        routed(EDGE, EDGE, edge_only(limits.alone), most),
+        routed(EDGE, EDGE, edge_only(limits.finding), most),
         routed(CLOUD, CLOUD, cloud_only(), most, without_deadline=True),
         fitted(TUNED, TUNED, searched.cut(aim)),
         fitted(FIXED, FIXED, single),
@@ -304,7 +304,7 @@ def described(studies: Sequence[Study], thresholds: Thresholds) -> dict[str, Any
         "inserted": sum(len(one.nodules) for one in made),
         "patients": len({patient for one in made for patient in one.nodules.values()}),
         "false_positives": {
-            one.name: int((one.is_false & (one.scores >= thresholds.alone)).sum()) for one in real
+            one.name: int((one.is_false & (one.scores >= thresholds.finding)).sum()) for one in real
         },
         "auc_edge": finite(auc(edge[known], nodule[known])),
         "auc_both": finite(auc(both[known], nodule[known])),
@@ -322,7 +322,7 @@ def collaboration(studies: Sequence[Study], thresholds: Thresholds) -> dict[str,
     """
     edge, both, nodule, false = _joined(studies)
     uncertain = (edge >= thresholds.dismiss) & (edge < thresholds.report)
-    alone, final = edge >= thresholds.alone, both >= thresholds.final
+    alone, final = edge >= thresholds.finding, both >= thresholds.finding
     kinds = {
         name: {
             "uncertain": int((uncertain & those).sum()),

@@ -77,7 +77,7 @@ def as_dict(verdicts: Verdicts, thresholds: Thresholds, weights: MergeWeights) -
     return {
         "candidates": verdicts.nodule.size,
         "nodules": int(verdicts.nodule.sum()),
-        "threshold": thresholds.final,
+        "threshold": thresholds.finding,
         "sizes": [_size(verdicts, size, thresholds, weights) for size in Size],
     }
 
@@ -89,8 +89,8 @@ def _size(
     nodule, score = verdicts.nodule[fits], verdicts.score[fits]
     cloud = [verdicts.cloud[one][fits] for one in (size, Size.FULL)]
     found, found_full = (
-        np.array([weights.merged(*pair) for pair in zip(score, scores, strict=True)])
-        >= thresholds.final
+        np.array([weights.merged(*pair, 0.0) for pair in zip(score, scores, strict=True)])
+        >= thresholds.finding
         for scores in cloud
     )
     area, area_full = (auc(scores, nodule) for scores in cloud)

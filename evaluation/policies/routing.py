@@ -79,7 +79,8 @@ def oracle(thresholds: Thresholds) -> Routing:
     """Escalate where the cloud corrects the edge, which only the truth can tell."""
 
     def routes(study: Study) -> Routes:
-        edge, both = study.scores >= thresholds.alone, study.merged >= thresholds.final
+        limit = thresholds.finding
+        edge, both = study.scores >= limit, study.merged >= limit
         escalated = (study.is_nodule & ~edge & both) | (study.is_false & edge & ~both)
         return Routes(escalated, ~escalated & edge)
 

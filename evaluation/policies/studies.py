@@ -112,7 +112,7 @@ class Study:
             raise EvaluationError(
                 f"cases lack score {one.score:.3f} at size {size.value}: read them again"
             )
-        return self.weights.merged(one.score, one.cloud[size])
+        return self.weights.merged(one.score, one.cloud[size], one.diameter_mm)
 
     def found(self, numbers: Sequence[int]) -> set[str]:
         """Return the nodules among these candidates."""

@@ -49,8 +49,8 @@ SIDE = 16
 PIPELINE = EdgeSettings(roi_side=SIDE, deadline_s=60.0)
 
 MANIFEST: Mapping[str, object] = {
-    "thresholds": {"dismiss": 0.1, "report": 0.9, "alone": 0.5, "final": 0.6, "possible": 0.3},
-    "merge": [0.0, 1.0, 1.0],
+    "thresholds": {"dismiss": 0.1, "report": 0.9, "finding": 0.5, "possible": 0.3},
+    "merge": [0.0, 1.0, 1.0, -9.0, 9.0],
 }
 
 

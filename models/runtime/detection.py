@@ -12,6 +12,10 @@ from models.runtime.sigmoid import sigmoid
 
 FloatMap = npt.NDArray[np.float32]
 
+MASS_MM = 30.0
+"""A lesion wider than this is a mass by definition. A region of 48 mm does not show what is around
+it: the second reader measures it, and the edge decides."""
+
 STRIDE = 4
 """Voxels of the box per cell of the maps, along each axis."""
 

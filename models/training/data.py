@@ -3,7 +3,6 @@
 Every transformation moves the truth with the voxels.
 """
 
-import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.volume import FloatArray, UInt8Array
+from models.marks import mark_of, marked_scans, read_rows, stacked
 from models.patients import split_of, stored_in
 
 NONE: FloatArray = np.zeros((0, 4))
@@ -26,9 +26,6 @@ NONE: FloatArray = np.zeros((0, 4))
 
 MATCH_MM = 5.0
 """Ratings of readers whose centre is further than this from LUNA16's may be of a neighbour."""
-
-FOUND = ("nodule", "lesion")
-"""The kinds of marks in a scan that must be found; others count neither way."""
 
 Batch = dict[str, torch.Tensor]
 Stream = Callable[[np.random.Generator], Iterator[Batch]]
@@ -155,18 +152,18 @@ def load_cubes(folder: Path, split: str) -> Cubes:
     stored = stored_in(split)
     with np.load(folder / f"{stored}.npz") as arrays:
         ct, votes = arrays["ct"], arrays["votes"]
-    index = [row for row in _rows(folder / "index.csv") if split_of(row) == split]
-    marks = [row for row in _rows(folder / "marks.csv") if row["split"] == stored]
+    index = [row for row in read_rows(folder / "index.csv") if split_of(row) == split]
+    marks = [row for row in read_rows(folder / "marks.csv") if row["split"] == stored]
     index.sort(key=lambda r: int(r["row"]))
     pieces = []
     for row in index:
         number = int(row["row"])
         neighbours = [m for m in marks if int(m["row"]) == number]
-        nodules = [_mark(row)] + [_mark(m) for m in neighbours if m["kind"] == "nodule"]
-        ignored = [_mark(m) for m in neighbours if m["kind"] != "nodule"]
+        nodules = [mark_of(row)] + [mark_of(m) for m in neighbours if m["kind"] == "nodule"]
+        ignored = [mark_of(m) for m in neighbours if m["kind"] != "nodule"]
         # a voxel is nodule if two of the four readers outlined it
         mask = np.where(votes[number] >= 2, 255, 0).astype(np.uint8)
-        pieces.append(Piece(ct[number], mask, _stack(nodules), _stack(ignored)))
+        pieces.append(Piece(ct[number], mask, stacked(nodules), stacked(ignored)))
     sure = np.array([float(row["match_mm"]) <= MATCH_MM for row in index], bool)
     malignancy, texture = (
         np.where(sure, [float(row[f"{name}_mean"]) for row in index], np.nan)
@@ -190,21 +187,9 @@ def load_box(folder: Path, marks: FloatArray = NONE, ignored: FloatArray = NONE)
 
 
 def boxes_of_role(data: Path, role: str) -> list[Box]:
-    """Return the whole scans of ``data/ct`` and ``data/lidc`` with that role in `scans.csv`."""
-    named = [
-        (data / part / row["scan"], _rows(data / part / "marks.csv"))
-        for part in ("ct", "lidc")
-        for row in _rows(data / part / "scans.csv")
-        if row["role"] == role
-    ]
-    return [_marked_box(folder, rows) for folder, rows in track(named, f"reading {role} scans")]
-
-
-def _marked_box(folder: Path, rows: list[dict[str, str]]) -> Box:
-    mine = [row for row in rows if row["scan"] == folder.name]
-    found = [_mark(row, "xyz") for row in mine if row["kind"] in FOUND]
-    other = [_mark(row, "xyz") for row in mine if row["kind"] not in FOUND]
-    return load_box(folder, _stack(found), _stack(other))
+    """Return the whole scans of a role, see `marked_scans`, as the edge preprocesses them."""
+    named = marked_scans(data, role)
+    return [load_box(*one) for one in track(named, f"reading {role} scans")]
 
 
 def _in_box(box: Preprocessed, places: FloatArray) -> FloatArray:
@@ -223,21 +208,6 @@ def balls(shape: Sequence[int], marks: FloatArray) -> UInt8Array:
         away = ((grid - np.array([z, y, x])[:, None, None, None]) ** 2).sum(0)
         mask[part][away <= (diameter / 2) ** 2] = 255
     return mask
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _mark(row: dict[str, str], axes: str = "zyx") -> list[float]:
-    diameter = float(row["diameter_mm"])
-    # a mark of unknown size is ignored at 10 mm, as LUNA16 ignores a radius of 5 mm
-    return [*(float(row[a]) for a in axes), diameter if diameter > 0 else 10.0]
-
-
-def _stack(marks: list[list[float]]) -> FloatArray:
-    return np.array(marks, dtype=np.float64).reshape(-1, 4)
 
 
 def draw_batches(stream: Stream, size: int, *, workers: int, seed: int) -> Iterator[Batch]:

@@ -41,33 +41,31 @@ from models.runtime.screener import read_by
 from protos.deadline import Clock, Deadline
 from protos.messages import Priority, Refusal, Roi, Verdict
 
-THRESHOLDS = Thresholds(dismiss=0.1, report=0.9, alone=0.5, final=0.6, possible=0.6)
-LISTING = replace(THRESHOLDS, possible=0.2)
+THRESHOLDS = Thresholds(possible=0.5, finding=0.5, dismiss=0.1, report=0.9)
+LISTING = replace(THRESHOLDS, possible=0.2, finding=0.6)
 """Thresholds with a list of possible findings."""
-WEIGHTS = MergeWeights(bias=0.0, edge=1.0, cloud=1.0)
+WEIGHTS = MergeWeights(bias=0.0, edge=1.0, cloud=1.0, least=-2.1972, most=9.0)
+"""No verdict brings a score of 0.9 below 0.5."""
 SHAPE = (48, 48, 48)
 GUARANTEE: dict[str, Any] = {
     "alpha": 0.05,
+    "alpha_findings": 0.1,
     "delta": 0.1,
-    "average": 0.03,
     "patients": 62,
     "calibration": "0123abcd",
-    "asked_alpha": 0.028,
-    "confidence": 0.7,
-    "holds": False,
     "screening": read_by("1"),
     "hybrid": "fake 1",
     "slice_mm": 2.5,
     "region_side": 48,
-    "basis": "nodules in cubes of 50 mm",
+    "basis": "nodules inserted into whole scans",
     "min_age": 18,
     "kernels": ["BONE", "STANDARD"],
     "contrast": True,
 }
 TERMS = Terms(**{**GUARANTEE, "kernels": ("BONE", "STANDARD")})
 SETTINGS = {
-    "thresholds": {"dismiss": 0.1, "report": 0.9, "alone": 0.5, "final": 0.6, "possible": 0.6},
-    "merge": [0.0, 1.0, 1.0],
+    "thresholds": {"dismiss": 0.1, "report": 0.9, "finding": 0.5, "possible": 0.5},
+    "merge": [0.0, 1.0, 1.0, -2.1972, 9.0],
 }
 
 

@@ -136,17 +136,14 @@ def test_every_decision_gives_its_numbers() -> None:
     ("settings", "says"),
     [
         ({}, "thresholds = None"),
-        ({"thresholds": {"dismiss": 0.1, "report": 0.9, "alone": 0.5}}, "final = None"),
-        ({"thresholds": {**THRESHOLDS.__dict__, "alone": "half"}}, "alone = 'half'"),
-        ({"thresholds": {**THRESHOLDS.__dict__, "final": float("nan")}}, "final = nan"),
-        (
-            {"thresholds": {"dismiss": 0.1, "report": 0.9, "alone": 0.5, "final": 0.6}},
-            "possible = None",
-        ),
+        ({"thresholds": {"possible": 0.1, "dismiss": 0.1, "report": 0.9}}, "finding = None"),
+        ({"thresholds": {**THRESHOLDS.__dict__, "finding": "half"}}, "finding = 'half'"),
+        ({"thresholds": {**THRESHOLDS.__dict__, "finding": float("nan")}}, "finding = nan"),
+        ({"thresholds": {"dismiss": 0.1, "report": 0.9, "finding": 0.6}}, "possible = None"),
         ({"thresholds": {**THRESHOLDS.__dict__, "possible": True}}, "possible = True"),
         (
             {"thresholds": {**THRESHOLDS.__dict__, "possible": 0.7}},
-            "possible 0.7 is above final 0.6",
+            "possible 0.7 is above finding 0.5",
         ),
         (
             {"thresholds": {**THRESHOLDS.__dict__, "dismiss": 0.95}},
@@ -159,10 +156,17 @@ def test_unfit_manifest_is_refused(settings: dict[str, object], says: str) -> No
         Thresholds.from_manifest(settings)
 
 
-def test_possible_findings_are_listed_only_below_final() -> None:
-    settings = {"thresholds": {**THRESHOLDS.__dict__, "possible": 0.2}}
+def test_thresholds_come_from_the_manifest() -> None:
+    settings = {"thresholds": {**THRESHOLDS.__dict__, "possible": 0.2, "finding": 0.6}}
     assert Thresholds.from_manifest(settings) == LISTING
-    assert (LISTING.lists_possible, THRESHOLDS.lists_possible) == (True, False)
+
+
+def test_a_mass_is_left_to_the_edge() -> None:
+    """An ROI does not show the surroundings of a lesion of 31 mm: it is sent to be measured."""
+    masses = tuple(replace(candidate(s, at=i), diameter_mm=31.0) for i, s in enumerate((0.3, 0.1)))
+    plan = decide(Situation(masses, LISTING, LinkEstimate(), 60.0, 48**3, 64))
+    assert [one.route for one in plan.decisions] == [Route.REPORT, Route.DISMISS]
+    assert (plan.uncertain, plan.characterize, plan.send) == ((), (0,), (0,))
 
 
 def test_reported_candidates_are_characterized_where_they_fit() -> None:

@@ -5,16 +5,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis.strategies import floats
 
-from edge.decide import Thresholds
+from edge.decide import Situation, Thresholds, decide
 from edge.errors import UnfitModel
 from edge.escalation.rois import EscalationResult
 from edge.findings import BoolArray, DecidedBy, Route, SecondReading
-from edge.link.estimate import OFF
+from edge.link.estimate import OFF, LinkEstimate
 from edge.merge import RIM_MM, Merged, MergeWeights, merge
 from imaging.volume import Geometry
+from models.runtime.artifacts import find
 from protos.messages import Refusal, Verdict
-from tests.edge.builders import LISTING, THRESHOLDS, WEIGHTS, plan_of
+from tests.edge.builders import LISTING, THRESHOLDS, WEIGHTS, candidate, plan_of
 
 
 def verdict(roi_id: int, probability: float) -> Verdict:
@@ -28,12 +31,12 @@ def merged(scores: tuple[float, ...], answers: EscalationResult, max_rois: int =
 def test_merged_probability_is_the_logistic_sum() -> None:
     x = -1 + math.log(0.4 / 0.6) + 2 * math.log(0.9 / 0.1)
     expected = 1 / (1 + math.exp(-x))
-    assert MergeWeights(-1.0, 1.0, 2.0).merged(0.4, 0.9) == pytest.approx(expected)
+    assert MergeWeights(-1.0, 1.0, 2.0).merged(0.4, 0.9, 6.0) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("edge", "cloud"), [(0.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
 def test_certain_scores_give_a_finite_probability(edge: float, cloud: float) -> None:
-    assert 0.0 <= MergeWeights(0.0, 5.0, 90.0).merged(edge, cloud) <= 1.0
+    assert 0.0 <= MergeWeights(0.0, 5.0, 90.0).merged(edge, cloud, 6.0) <= 1.0
 
 
 def test_cloud_raises_a_candidate_to_a_finding() -> None:
@@ -41,10 +44,10 @@ def test_cloud_raises_a_candidate_to_a_finding() -> None:
     assert finding.decided_by is DecidedBy.CLOUD
     assert finding.probability == pytest.approx(0.45 * 0.9 / (0.45 * 0.9 + 0.55 * 0.1))
     assert (finding.diameter_mm, finding.edge_score) == (8.0 + RIM_MM, 0.45)
-    assert finding.reason == "the cloud raised 0.45 to 0.88, at or above the threshold 0.60"
+    assert finding.reason == "the cloud raised 0.45 to 0.88, at or above the threshold 0.50"
 
 
-def test_cloud_lowers_a_candidate_below_the_final_threshold() -> None:
+def test_cloud_lowers_a_candidate_below_the_threshold() -> None:
     result = merged((0.8,), EscalationResult({0: verdict(0, 0.02)}))
     assert result.findings == ()
     assert result.second_reading is SecondReading.COMPLETE
@@ -65,8 +68,8 @@ def listed(score: float, probability: float | None, limits: Thresholds = LISTING
         (0.5, 0.59, 0.59, 0, 1),
         (0.5, 0.21, 0.21, 0, 1),
         (0.5, 0.19, 0.19, 0, 0),
-        (0.51, None, 0.51, 1, 0),
-        (0.49, None, 0.49, 0, 1),
+        (0.6, None, 0.6, 1, 0),
+        (0.59, None, 0.59, 0, 1),
         (0.2, None, 0.2, 0, 1),
         (0.19, None, 0.19, 0, 0),
     ],
@@ -79,7 +82,7 @@ def test_an_uncertain_candidate_below_the_threshold_of_findings_may_be_a_possibl
     assert (len(result.findings), len(result.possible)) == (findings, possible)
     for one in (*result.findings, *result.possible):
         assert one.probability == pytest.approx(probability)
-    without = listed(score, cloud, THRESHOLDS)
+    without = listed(score, cloud, replace(LISTING, possible=0.6))
     assert (len(without.findings), without.possible) == (findings, ())
 
 
@@ -93,25 +96,76 @@ def test_the_reason_of_a_possible_finding_names_both_thresholds() -> None:
     (alone,) = listed(0.45, None).possible
     assert alone.decided_by is DecidedBy.EDGE_ALONE
     assert alone.reason == (
-        "no second reading: Unreachable: refused; edge score 0.45 is below the threshold 0.50 of "
+        "no second reading: Unreachable: refused; edge score 0.45 is below the threshold 0.60 of "
         "findings, at or above 0.20 of possible findings"
     )
 
 
-def test_without_a_list_of_possible_findings_a_low_score_of_the_edge_is_nothing() -> None:
-    """``alone`` may lie above ``final``; the edge's score between them makes no list."""
-    limits = replace(THRESHOLDS, alone=0.8)
-    assert listed(0.7, None, limits).possible == ()
-
-
-def test_only_uncertain_candidates_can_be_possible_findings() -> None:
-    """What the edge reports stays a finding whatever the verdict, and an audit confirms or not."""
+def test_what_no_verdict_can_lower_stays_a_finding_and_an_audit_confirms_or_not() -> None:
     plan = plan_of(0.95, 0.05)
     plan = replace(plan, send=(0, 1), audit=(1,))
     for probability, count in ((0.3, 1), (0.7, 2)):
         answers = EscalationResult({0: verdict(0, 0.001), 1: verdict(1, probability)})
         result = merge(plan, answers, LISTING, WEIGHTS, Geometry())
         assert (len(result.findings), result.possible) == (count, ())
+
+
+SHIPPED = find("screening-int8").settings
+LIMITS, FITTED = Thresholds.from_manifest(SHIPPED), MergeWeights.from_manifest(SHIPPED)
+shares = floats(0.0, 1.0)
+
+
+def treated(score: float, cloud: float | None, diameter_mm: float = 8.0) -> tuple[int, float]:
+    """What a candidate becomes with the shipped settings: 2 a finding, 1 possible, 0 neither."""
+    one = replace(candidate(score), diameter_mm=diameter_mm)
+    plan = decide(Situation((one,), LIMITS, LinkEstimate(), 60.0, 48**3, 64))
+    answers = EscalationResult({} if cloud is None else {0: verdict(0, cloud)})
+    result = merge(plan, answers, LIMITS, FITTED, Geometry())
+    listed = (*result.findings, *result.possible)
+    rank = 2 * len(result.findings) + len(result.possible)
+    return rank, listed[0].probability if listed else 0.0
+
+
+@given(shares, shares)
+def test_a_verdict_that_raises_the_probability_never_makes_the_report_worse(
+    score: float, cloud: float
+) -> None:
+    """Nor does one that lowers it take a finding away unless the probability falls below."""
+    (alone, before), (read, after) = treated(score, None), treated(score, cloud)
+    if FITTED.merged(score, cloud, 8.0) >= score:
+        assert read >= alone
+    if alone == 2 and read < 2:
+        assert after < LIMITS.finding <= before
+
+
+@given(shares, shares, shares)
+def test_a_candidate_that_was_not_read_is_never_treated_better_than_one_that_was_raised(
+    score: float, other: float, cloud: float
+) -> None:
+    raised = FITTED.merged(other, cloud, 8.0)
+    if LIMITS.dismiss <= other and raised >= score:
+        assert treated(other, cloud)[0] >= treated(score, None)[0]
+
+
+@given(shares, shares, shares)
+def test_a_surer_second_reader_never_makes_the_report_worse(
+    score: float, one: float, two: float
+) -> None:
+    low, high = sorted((one, two))
+    assert treated(score, low)[0] <= treated(score, high)[0]
+
+
+@given(shares)
+def test_beyond_dismiss_and_report_no_verdict_would_change_anything(cloud: float) -> None:
+    assert FITTED.merged(LIMITS.report, cloud, 8.0) >= LIMITS.finding - 1e-4
+    assert LIMITS.dismiss <= LIMITS.report
+
+
+@given(shares, shares)
+def test_the_second_reader_measures_a_mass_and_does_not_judge_it(
+    score: float, cloud: float
+) -> None:
+    assert treated(score, cloud, 31.0) == treated(score, None, 31.0)
 
 
 def test_possible_findings_come_by_falling_probability_and_have_outlines() -> None:
@@ -195,7 +249,7 @@ def test_the_cloud_characterizes_what_the_edge_reports() -> None:
     assert finding.decided_by is DecidedBy.EDGE
     assert finding.outline is not None
     assert finding.diameter_mm == finding.outline.diameter_mm
-    assert finding.probability == pytest.approx(WEIGHTS.merged(0.95, 0.001))
+    assert finding.probability == pytest.approx(WEIGHTS.merged(0.95, 0.001, 6.0))
     assert (
         result.reason
         == "no candidate was uncertain; the cloud measured 1 of 1 findings of the edge"
@@ -304,18 +358,19 @@ def test_the_cloud_counts_no_more_than_its_most() -> None:
     """Beyond the logit that no false positive reached, more certainty changes nothing."""
     weights = MergeWeights(0.0, 1.0, 0.5, most=2.0)
     at_most = 1 / (1 + math.exp(-2.0))
-    assert weights.merged(0.4, 0.999) == pytest.approx(weights.merged(0.4, at_most))
-    assert weights.merged(0.4, 0.7) < weights.merged(0.4, at_most)
+    assert weights.merged(0.4, 0.999, 6.0) == pytest.approx(weights.merged(0.4, at_most, 6.0))
+    assert weights.merged(0.4, 0.7, 6.0) < weights.merged(0.4, at_most, 6.0)
 
 
 def test_weights_come_from_the_manifest() -> None:
-    assert MergeWeights.from_manifest({"merge": [-1, 0.5, 2.0]}) == MergeWeights(-1.0, 0.5, 2.0)
-    assert MergeWeights.from_manifest({"merge": [0, 1, 2, 3]}) == MergeWeights(0.0, 1.0, 2.0, 3.0)
+    settings = {"merge": [-1, 0.5, 2.0, -4, 3]}
+    assert MergeWeights.from_manifest(settings) == MergeWeights(-1.0, 0.5, 2.0, -4.0, 3.0)
 
 
 @pytest.mark.parametrize(
-    "given", [None, [1.0, 2.0], [1.0, "x", 2.0], [1.0, math.inf, 2.0], [1.0] * 5]
+    "value",
+    [None, [1.0, 2.0], [1.0] * 4, [1.0, "x", 2.0, 0.0, 1.0], [1.0, math.inf, 2.0, 0.0, 1.0]],
 )
-def test_unfit_weights_are_refused(given: object) -> None:
+def test_unfit_weights_are_refused(value: object) -> None:
     with pytest.raises(UnfitModel, match="merge = "):
-        MergeWeights.from_manifest({"merge": given})
+        MergeWeights.from_manifest({"merge": value})

@@ -13,10 +13,11 @@ from edge.amend.amendment import DERIVED, AmendmentContext, amend_report
 from edge.audit_sampling import Audit, AuditOutcome
 from edge.budget import LedgerEntry
 from edge.clinical.sidecar import Clinical
-from edge.decide import Plan
+from edge.decide import Plan, Thresholds
 from edge.escalation.rois import EscalationResult
 from edge.findings import SecondReading
 from edge.guarantee import NOT_CALIBRATED, Guarantee
+from edge.merge import MergeWeights
 from edge.report.model import Change, ChangeKind, Report, Status
 from edge.rules.rule import Action, AppliedRule
 from imaging.location import Locator
@@ -117,9 +118,15 @@ def test_a_context_of_another_version_of_the_program_can_be_read() -> None:
     words["report"]["of the future"] = 1
     del words["report"]["guarantee"]
     del words["report"]["picture_note"]
-    kept = AmendmentContext.from_bytes(zlib.compress(json.dumps(words).encode())).report
+    del words["thresholds"]["finding"], words["thresholds"]["possible"]
+    words["thresholds"] |= {"alone": 0.4, "final": 0.9}
+    words["weights"] = {"bias": 0.0, "edge": 0.5, "cloud": 0.5, "most": 3.0}
+    context = AmendmentContext.from_bytes(zlib.compress(json.dumps(words).encode()))
+    kept = context.report
     assert (kept.picture_note, kept.series_uid) == ("", "1.2.3")
     assert kept.guarantee == NOT_CALIBRATED
+    assert context.thresholds == Thresholds(possible=0.4, finding=0.4, dismiss=0.1, report=0.9)
+    assert context.weights == MergeWeights(0.0, 0.5, 0.5, most=3.0)
 
 
 def test_a_candidate_held_back_at_first_counts_as_sent_later() -> None:
@@ -159,7 +166,7 @@ def amended(context: AmendmentContext, old: dict[int, float], new: dict[int, flo
         (0.15, 0.5, "read again, no finding", "still no finding", ([], [])),
         (0.15, 0.95, "finding added", "new finding 1", ([1], [])),
         (0.15, 0.7, "possible finding added", "new possible finding 1", ([], [1])),
-        (0.7, 0.01, "finding removed", "finding 1 removed", ([], [])),
+        (0.6, 0.01, "finding removed", "finding 1 removed", ([], [])),
         (0.7, 0.9, "probability changed", "finding 1", ([1], [])),
         (0.7, 0.3, "finding lowered to possible finding",
          "finding 1 is now a possible finding", ([], [1])),
@@ -176,7 +183,7 @@ def test_a_verdict_moves_a_candidate_between_the_lists(
     report = amended(listing(score), {}, {0: cloud})
     (change,) = report.changes
     assert change.kind.value == kind
-    merged = WEIGHTS.merged(score, cloud)
+    merged = WEIGHTS.merged(score, cloud, 6.0)
     assert change.text == (
         f"{words}, (0.0, 2.0, 3.0) mm: probability from {score:.2f} to {merged:.2f} "
         f"by the verdict {cloud:.2f} of m 1"

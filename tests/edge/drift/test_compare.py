@@ -97,9 +97,8 @@ def test_the_same_studies_give_the_same_result() -> None:
 def test_the_promised_rates_are_those_of_the_fit() -> None:
     assert PROMISED == {
         "sent": fit.REGIONS,
-        "listed": fit.POSSIBLE_FALSE_POSITIVES,
-        "findings": fit.FINAL_FALSE_POSITIVES,
-        "alone": fit.ALONE_FALSE_POSITIVES,
+        "listed": fit.FALSE_LISTED,
+        "findings": fit.FALSE_FINDINGS,
     }
 
 

@@ -43,13 +43,13 @@ def test_an_observation_counts_what_the_second_reading_changed() -> None:
         findings=(raised, kept),
         models={"edge": "screening-int8 1 (openvino)", "cloud": "hybrid 1"},
     )
-    seen = observe("k", report_to_dict(report), alone=0.5)
+    seen = observe("k", report_to_dict(report), finding=0.5)
     assert (seen.uncertain, seen.kept, seen.read_again, seen.changed) == (4, 4, 4, 2)
     assert (seen.findings, seen.model, seen.provisional) == (2, "screening-int8 1", False)
     assert sum(seen.scores) == 5
     assert seen.scores[bin_of(0.8)] == 1
     incomplete = replace(report, second_reading=SecondReading.PARTIAL, status=Status.PROVISIONAL)
-    seen = observe("k", report_to_dict(incomplete), alone=0.5)
+    seen = observe("k", report_to_dict(incomplete), finding=0.5)
     assert (seen.uncertain, seen.read_again, seen.changed, seen.provisional) == (4, 0, 0, True)
 
 

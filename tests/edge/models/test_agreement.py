@@ -11,8 +11,8 @@ from edge.findings import DecidedBy, Finding, Route
 from edge.models.agreement import Agreement, Compared, agreement_of, compare
 from models.runtime.detection import Candidate
 
-THRESHOLDS = Thresholds(dismiss=0.1, report=0.9, alone=0.5, final=0.6)
-STRICT = Thresholds(dismiss=0.5, report=0.95, alone=0.7, final=0.8)
+THRESHOLDS = Thresholds(possible=0.5, finding=0.5, dismiss=0.1, report=0.9)
+STRICT = Thresholds(possible=0.7, finding=0.7, dismiss=0.5, report=0.95)
 SAME = Compared(2, 2, 0, 3, 3, 5, 0.1, 0.4, 1.0, 1.2)
 
 

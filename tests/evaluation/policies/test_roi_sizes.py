@@ -14,7 +14,7 @@ from models.runtime.detection import Candidate
 from models.runtime.second_reader import Readings
 from tests.plain_readings import plain
 
-THRESHOLDS = Thresholds(dismiss=0.1, report=0.9, alone=0.5, final=0.5)
+THRESHOLDS = Thresholds(possible=0.5, finding=0.5, dismiss=0.1, report=0.9)
 CLOUD_ALONE = MergeWeights(bias=0.0, edge=0.0, cloud=1.0)
 
 

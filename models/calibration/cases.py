@@ -1,0 +1,243 @@
+"""Read what fit and guarantee rest on: candidates of whole scans, as the product reads them.
+
+False candidates are those of real scans with every nodule marked. Nodules are those of the scans,
+and nodules of cubes inserted into the scans (`models.insertion`), since a scan has one or two. An
+inserted nodule is read in a whole lung, as the product reads it; in a cube it would score higher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from imaging.preprocess import Preprocessed, preprocess
+from imaging.read import read_study
+from imaging.roi import cut_roi
+from imaging.volume import FloatArray, Study
+from models.insertion.donors import Donor, cut_donor
+from models.insertion.insert import APART_MM, insert, plan_nodules
+from models.insertion.space import FreeSpace, Occupied
+from models.marks import marked_scans
+from models.runtime.detection import MASS_MM, Candidate
+from models.runtime.screener import Screener
+from models.runtime.second_reader import SecondReader
+
+if TYPE_CHECKING:
+    # imports torch, which readers of cases can do without
+    from models.training.data import Cubes
+
+SAME_MM = 6.0
+"""An insertion keeps this distance from the strongest candidates of the scan."""
+STRONGEST = 20
+TOGETHER = 8
+"""Nodules in one copy of a scan."""
+RIM_MM = 5.0
+"""A candidate up to this far outside a mark is neither nodule nor false."""
+_BATCH = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A whole scan that was read without insertions.
+
+    ``nodules`` and ``ignored`` are ``(n, 4)``: x, y, z in the patient (LPS mm), diameter in mm.
+    """
+
+    name: str
+    study: Study
+    space: FreeSpace
+    candidates: tuple[Candidate, ...]
+    nodules: FloatArray
+    ignored: FloatArray
+
+    @property
+    def occupied(self) -> tuple[Occupied, ...]:
+        """Where nothing may be inserted: at marks and at the strongest candidates."""
+        marks = np.concatenate([self.nodules, self.ignored])
+        known = (Occupied((x, y, z), mm / 2 + APART_MM) for x, y, z, mm in marks.tolist())
+        strong = (Occupied(one.centre_mm, SAME_MM) for one in self.candidates[:STRONGEST])
+        return (*known, *strong)
+
+
+@dataclass(frozen=True, eq=False)
+class Cases:
+    """Candidates ``(n,)``, a row each.
+
+    Attributes:
+        edge, cloud: logits as the networks give them.
+        diameter_mm: as the edge gives it.
+        nodule: whether it hits a nodule; the strongest candidate of each nodule alone is a row.
+        owner: the patient of a nodule, the scan of any other candidate.
+        missed: the owner of each nodule that no candidate hits.
+        scans: number of scans that the false candidates are of.
+    """
+
+    edge: FloatArray
+    cloud: FloatArray
+    diameter_mm: FloatArray
+    nodule: npt.NDArray[np.bool_]
+    owner: npt.NDArray[np.str_]
+    missed: tuple[str, ...] = ()
+    scans: int = 0
+
+    @property
+    def nodules(self) -> int:
+        """All nodules, the missed ones included."""
+        return int(self.nodule.sum()) + len(self.missed)
+
+    @property
+    def mass(self) -> npt.NDArray[np.bool_]:
+        """Which candidates are wider than the second reader can judge."""
+        return np.asarray(self.diameter_mm > MASS_MM)
+
+    def __add__(self, other: Cases) -> Cases:
+        return Cases(
+            np.concatenate([self.edge, other.edge]),
+            np.concatenate([self.cloud, other.cloud]),
+            np.concatenate([self.diameter_mm, other.diameter_mm]),
+            np.concatenate([self.nodule, other.nodule]),
+            np.concatenate([self.owner, other.owner]),
+            self.missed + other.missed,
+            self.scans + other.scans,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Readers:
+    """The two networks, opened without their calibration: they give raw logits."""
+
+    screener: Screener
+    second: SecondReader
+
+    def logits(self, box: Preprocessed, candidates: Sequence[Candidate]) -> list[float]:
+        """Return the second reader's logit of each candidate."""
+        shape, found = self.second.roi_shape, list[float]()
+        for start in range(0, len(candidates), _BATCH):
+            batch = candidates[start : start + _BATCH]
+            rois = np.stack([cut_roi(box.voxels, one.index_zyx, shape) for one in batch])
+            found += map(_logit, self.second.read(rois).probability.tolist())
+        return found
+
+
+def read_scans(data: Path, roles: Sequence[str], readers: Readers) -> list[Scan]:
+    """Read the whole scans of these roles in ``data/lidc`` and ``data/ct``."""
+    scans = []
+    for folder, nodules, ignored in (one for role in roles for one in marked_scans(data, role)):
+        study = read_study(folder)
+        box = preprocess(study.volume, folder)
+        found = tuple(readers.screener.screen(box))
+        scans.append(Scan(folder.name, study, FreeSpace.of(box), found, nodules, ignored))
+    return scans
+
+
+def donors_of(cubes: Cubes) -> list[Donor]:
+    """Return the nodules of cubes that two readers outlined, each with its patient.
+
+    One whose readers are not surely its own is left out.
+    """
+    sure = np.flatnonzero(np.isfinite(cubes.malignancy))
+    found = []
+    for i in sure:
+        piece, patient = cubes.pieces[i], cubes.patients[i]
+        z, y, x, mm = piece.nodules[0].tolist()
+        found.append(
+            cut_donor(f"{patient}/{i}", patient, piece.voxels, piece.mask > 0, (z, y, x), mm)
+        )
+    return [donor for donor in found if donor is not None]
+
+
+def candidates_of(scans: Iterable[Scan], readers: Readers) -> Cases:
+    """Return the candidates of real scans: the best on each nodule, and every false one."""
+    rows, missed, count = list[_Row](), list[str](), 0
+    for scan in scans:
+        count += 1
+        nodules = [(x, y, z, mm) for x, y, z, mm in scan.nodules.tolist()]
+        hits, lost = _best(scan.candidates, nodules, [scan.name] * len(nodules))
+        marks = np.concatenate([scan.nodules, scan.ignored])
+        false = [(one, False, scan.name) for one in scan.candidates if _is_false(one, marks)]
+        rows += _rows(readers, scan.space.box, [*hits, *false])
+        missed += lost
+    return _cases(rows, missed, count)
+
+
+def inserted(
+    scans: Sequence[Scan], donors: Sequence[Donor], readers: Readers, *, placements: int, seed: int
+) -> Cases:
+    """Insert each donor ``placements`` times into the scans, and return its best candidates.
+
+    Raises:
+        ValueError: there was no room for a donor.
+    """
+    rows, missed = list[_Row](), list[str]()
+    for turn in range(placements):
+        rng = np.random.default_rng([seed, turn])
+        planned, not_placed = plan_nodules(scans, donors, TOGETHER, rng)
+        if not_placed:
+            names = ", ".join(one.donor.name for one in not_placed)
+            raise ValueError(f"no room in {len(scans)} scans for {names}")
+        for one in planned:
+            volume = insert(one.host.study.volume, one.insertions)
+            box = preprocess(volume, one.host.name)
+            nodules = [(*i.centre_mm, i.diameter_mm) for i in one.insertions]
+            owners = [i.donor.patient for i in one.insertions]
+            hits, lost = _best(readers.screener.screen(box), nodules, owners)
+            rows += _rows(readers, box, hits)
+            missed += lost
+    return _cases(rows, missed, 0)
+
+
+_Hit = tuple[Candidate, bool, str]
+_Row = tuple[float, float, float, bool, str]
+
+
+def _best(
+    candidates: Sequence[Candidate],
+    nodules: Sequence[tuple[float, float, float, float]],
+    owners: Sequence[str],
+) -> tuple[list[_Hit], list[str]]:
+    """Return the strongest candidate within half the diameter of each nodule; and who has none."""
+    hits, missed = list[_Hit](), list[str]()
+    for (x, y, z, mm), owner in zip(nodules, owners, strict=True):
+        away = (np.linalg.norm(np.subtract(one.centre_mm, (x, y, z))) for one in candidates)
+        near = [one for one, mm_away in zip(candidates, away, strict=True) if mm_away < mm / 2]
+        if near:
+            hits.append((max(near, key=lambda one: one.score), True, owner))
+        else:
+            missed.append(owner)
+    return hits, missed
+
+
+def _is_false(one: Candidate, marks: FloatArray) -> bool:
+    away = np.linalg.norm(marks[:, :3] - one.centre_mm, axis=1)
+    return bool((away >= marks[:, 3] / 2 + RIM_MM).all())
+
+
+def _rows(readers: Readers, box: Preprocessed, found: Sequence[_Hit]) -> list[_Row]:
+    second = readers.logits(box, [one for one, _, _ in found])
+    return [
+        (_logit(one.score), cloud, one.diameter_mm, nodule, owner)
+        for (one, nodule, owner), cloud in zip(found, second, strict=True)
+    ]
+
+
+def _cases(rows: Sequence[_Row], missed: Sequence[str], scans: int) -> Cases:
+    edge, cloud, diameter, nodule, owner = zip(*rows, strict=True) if rows else ((),) * 5
+    return Cases(
+        np.array(edge, np.float64),
+        np.array(cloud, np.float64),
+        np.array(diameter, np.float64),
+        np.array(nodule, bool),
+        np.array(owner, str),
+        tuple(missed),
+        scans,
+    )
+
+
+def _logit(probability: float) -> float:
+    clipped = min(max(probability, 1e-6), 1 - 1e-6)
+    return float(np.log(clipped / (1 - clipped)))

@@ -1,0 +1,49 @@
+"""The marks of a data folder: which whole scans it has, and what is marked in them."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from imaging.volume import FloatArray
+
+FOUND = ("nodule", "lesion")
+"""The kinds of marks in a scan that must be found; others count neither way."""
+
+
+def marked_scans(data: Path, role: str) -> list[tuple[Path, FloatArray, FloatArray]]:
+    """Return the whole scans of ``data/ct`` and ``data/lidc`` with that role in `scans.csv`.
+
+    Each is a folder, what must be found in it, and what is ignored: both ``(n, 4)``, x, y, z in the
+    patient (LPS mm) and diameter in mm.
+    """
+    found = []
+    for part in ("ct", "lidc"):
+        marks = read_rows(data / part / "marks.csv")
+        for row in read_rows(data / part / "scans.csv"):
+            if row["role"] == role:
+                mine = [mark for mark in marks if mark["scan"] == row["scan"]]
+                nodules, others = (
+                    stacked([mark_of(m, "xyz") for m in mine if (m["kind"] in FOUND) is which])
+                    for which in (True, False)
+                )
+                found.append((data / part / row["scan"], nodules, others))
+    return found
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def mark_of(row: Mapping[str, str], axes: str = "zyx") -> list[float]:
+    """Return centre and diameter of a mark; one of unknown size has 10 mm, as in LUNA16."""
+    diameter = float(row["diameter_mm"])
+    return [*(float(row[a]) for a in axes), diameter if diameter > 0 else 10.0]
+
+
+def stacked(marks: Sequence[Sequence[float]]) -> FloatArray:
+    """Return marks as ``(n, 4)``, also where there are none."""
+    return np.array(marks, dtype=np.float64).reshape(-1, 4)
