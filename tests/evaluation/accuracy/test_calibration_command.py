@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,81 +7,64 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.merge import MergeWeights
-from evaluation.accuracy.calibration_cases import Candidates
-from evaluation.accuracy.calibration_command import (
-    READERS,
-    after,
-    as_dict,
-    before,
-    draw_reliability,
-    tables,
-)
+from evaluation.accuracy.calibration_command import as_dict, draw_choice, tables
 from evaluation.accuracy.nodules import save_chart
-from evaluation.accuracy.scores import Fitted
+from models.calibration.cases import Cases
 from models.markdown import Rows
+from tests.evaluation.accuracy.test_calibration import fitted
+from tests.models.calibration.made_cases import made
 
-FITTED = Fitted((0.5, 0.0), (1.0, 0.0), MergeWeights(0.0, 0.5, 0.5))
 
+def parts(cases: Cases, *roles: str) -> dict[str, Cases]:
+    """The nodules of some cases, and their false candidates as scans of these roles."""
 
-def made(seed: int, n: int = 600) -> Candidates:
-    """The cloud's logit is true at a prior of a half, the edge's twice too steep."""
-    rng = np.random.default_rng(seed)
-    nodule = rng.uniform(size=n) < 0.2
-    logit = rng.normal(np.where(nodule, 1.0, -1.0), np.sqrt(2.0))
-    return Candidates(2 * logit, logit, nodule, np.array([f"p{i % 40}" for i in range(n)]))
+    def of(chosen: Any, missed: tuple[str, ...], scans: int) -> Cases:
+        names = ("edge", "cloud", "diameter_mm", "nodule", "owner")
+        return Cases(*(getattr(cases, name)[chosen] for name in names), missed, scans)
+
+    false = np.flatnonzero(~cases.nodule)
+    split = np.array_split(false, len(roles))
+    return {
+        "nodules": of(cases.nodule, cases.missed, 0),
+        **{role: of(some, (), 4) for role, some in zip(roles, split, strict=True)},
+    }
 
 
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
-    splits = {"val": made(0), "test": made(1)}
-    found = as_dict(splits, FITTED, "val", resamples=20, seed=0)
-    return {"command": "overread-eval calibration --seed 0", **found}
+    cases = replace(made(), scans=8)
+    read = {
+        "val": parts(cases, "val", "train"),
+        "calibration": parts(made(seed=1), "val"),
+        "test": parts(made(seed=2), "test"),
+    }
+    return {"command": "overread-eval calibration", **as_dict(read, fitted(cases))}
 
 
-def test_scores_before_and_after() -> None:
-    """Before, the networks' own; after, slopes and merger of the manifest."""
-    of = Candidates(np.array([2.0]), np.array([1.0]), np.array([True]), np.array(["p"]))
-    assert before(of)["edge"][0] == pytest.approx(1 / (1 + np.exp(-2.0)))
-    assert before(of)["merged"][0] == pytest.approx(1 / (1 + np.exp(-1.5)))
-    assert all(
-        after(of, FITTED)[name][0] == pytest.approx(1 / (1 + np.exp(-1.0))) for name in READERS
-    )
+def test_the_result_is_json_and_has_both_splits(result: dict[str, Any]) -> None:
+    found = json.loads(json.dumps(result, allow_nan=False))
+    assert set(found["splits"]) == {"fitted on", "test"}
+    assert set(found["false_findings"]) == {
+        f"{role}, {reader}"
+        for role in ("val", "train", "test")
+        for reader in ("edge", "edge and cloud")
+    }
+    assert found["guarantee"]["test"]["patients"] == 200
 
 
-def test_fit_mends_the_edge(result: dict[str, Any]) -> None:
-    """The edge's error falls with the fit, at the even prior and as found; the cloud's stays."""
-    for split in ("val", "test"):
-        edge = result["splits"][split]["readers"]["edge"]
-        assert edge["after"]["ece"]["value"] < edge["before"]["ece"]["value"]
-        assert edge["after_as_found"]["ece"]["value"] < 0.06
-        cloud = result["splits"][split]["readers"]["cloud"]
-        assert cloud["after"]["ece"] == cloud["before"]["ece"]
+def test_tables_show_probabilities_thresholds_rates_and_misses(result: dict[str, Any]) -> None:
+    shown = tables(result)
+    titles = [one.title for one in shown if isinstance(one, Rows)]
+    assert [one for one in titles if one] == [
+        "Probabilities, fitted on", "Thresholds, fitted on",
+        "Probabilities, test", "Thresholds, test",
+    ]  # fmt: skip
+    words = [one for one in shown if isinstance(one, str)]
+    assert any("nodules added" in one for one in words)
 
 
-def test_result_states_what_it_is_taken_from(result: dict[str, Any]) -> None:
-    said = json.loads(json.dumps(result, allow_nan=False))
-    assert "Class prior 0.5" in said["prior"]
-    assert said["prior_as_found"] == pytest.approx(float(made(0).nodule.mean()))
-    assert said["splits"]["val"]["candidates"] == 600
-    assert said["splits"]["val"]["groups"] == 40
-    for reader in READERS:
-        assert list(said["methods"][reader]) == ["temperature", "platt", "isotonic"]
-        assert list(said["methods"][reader]["platt"]) == ["val", "test"]
-    assert len(said["splits"]["val"]["readers"]["edge"]["after"]["bins"]["score"]) == 10
-
-
-def test_tables_have_every_reader_and_method(result: dict[str, Any]) -> None:
-    first, second, *_ = tables(result)
-    assert [len(one.cells) for one in (first, second) if isinstance(one, Rows)] == [6, 24]
-
-
-def test_picture_has_a_panel_for_each(result: dict[str, Any], tmp_path: Path) -> None:
-    panels = draw_reliability(result).axes
-    assert [axes.get_title().partition("\n")[0] for axes in panels] == [
-        f"{reader}, {split}" for split in ("val", "test") for reader in READERS
-    ]
-    save_chart(draw_reliability(result), tmp_path / "r.png")
-    picture = cv2.imread(str(tmp_path / "r.png"))
+def test_the_choice_is_drawn_as_one_picture(result: dict[str, Any], tmp_path: Path) -> None:
+    save_chart(draw_choice(result), tmp_path / "choice.png")
+    picture = cv2.imread(str(tmp_path / "choice.png"))
     assert picture is not None
-    assert picture.shape == (820, 1140, 3)
+    assert picture.std() > 10
