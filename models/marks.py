@@ -12,11 +12,18 @@ FOUND = ("nodule", "lesion")
 """The kinds of marks in a scan that must be found; others count neither way."""
 
 
-def marked_scans(data: Path, role: str) -> list[tuple[Path, FloatArray, FloatArray]]:
+BY_EYE = "by eye"
+"""The source of marks that depend on what the networks proposed."""
+
+
+def marked_scans(
+    data: Path, role: str, *, fully: bool = False
+) -> list[tuple[Path, FloatArray, FloatArray]]:
     """Return the whole scans of ``data/ct`` and ``data/lidc`` with that role in `scans.csv`.
 
     Each is a folder, what must be found in it, and what is ignored: both ``(n, 4)``, x, y, z in the
-    patient (LPS mm) and diameter in mm.
+    patient (LPS mm) and diameter in mm. With ``fully``, scans are left out that have nodules which
+    were seen by eye alone: they probably have more of them.
     """
     found = []
     for part in ("ct", "lidc"):
@@ -24,6 +31,8 @@ def marked_scans(data: Path, role: str) -> list[tuple[Path, FloatArray, FloatArr
         for row in read_rows(data / part / "scans.csv"):
             if row["role"] == role:
                 mine = [mark for mark in marks if mark["scan"] == row["scan"]]
+                if fully and any(m["kind"] in FOUND and m.get("source") == BY_EYE for m in mine):
+                    continue
                 nodules, others = (
                     stacked([mark_of(m, "xyz") for m in mine if (m["kind"] in FOUND) is which])
                     for which in (True, False)

@@ -13,7 +13,7 @@ from evaluation.accuracy.froc import RATES
 from evaluation.accuracy.subgroups import share, subgroups_table
 from evaluation.accuracy.truth import scans_of_splits
 from evaluation.common import cli
-from evaluation.common.readers import STAGES, Stage, StageOption, open_reads
+from evaluation.common.readers import STAGES, Stage, StageOption, open_agent
 from evaluation.common.tables import rate_name
 from evaluation.errors import MissingData
 from evaluation.lesion_insertion.donors import cut_lesions, read_donors
@@ -25,7 +25,7 @@ from imaging.roi import cut_roi
 from imaging.volume import UInt8Array
 from models.insertion.donors import Donor
 from models.insertion.insert import Insertion, SyntheticScan, insert, plan_masses, plan_nodules
-from models.markdown import Rows
+from models.markdown import Rows, interval
 
 GROUPS = {"patients": "scans of patients", "phantoms": "phantoms", "all": "both together"}
 
@@ -68,14 +68,16 @@ def lesion_insertion_command(
     folders = scans_of_splits(folders, known, splits)
     sources = [*folders, *range(seed, seed + phantoms)]
     donors, traits = read_donors(data, splits, most=limit or None)
-    reads = open_reads(stage, model, cloud_model)
+    agent = open_agent(stage, model, cloud_model)
+    reads = agent.reads(stage)
     hosts = [prepare_host(load_host(one, known), reads) for one in cli.each(sources, "scans")]
     planned, not_placed = _plan(hosts, donors, together, seed)
     if sheet is not None:
         save_sheet(sheet, draw_sheet(planned))
     read = [read_synthetic(scan, reads) for scan in cli.each(planned, "scans with insertions")]
     request = {"stage": stage.value, "split": split, "seed": seed}
-    figures = as_dict(read, hosts, traits, stage, resamples=resamples, seed=seed)
+    least = agent.thresholds.finding
+    figures = as_dict(read, hosts, traits, stage, least, resamples=resamples, seed=seed)
     result: dict[str, Any] = {**request, "not_placed": not_placed, **figures}
     cli.show(result, as_json, *tables(result))
 
@@ -111,8 +113,16 @@ def tables(result: Mapping[str, Any]) -> list[Rows | str]:
             for part, one in parts.items()
             if one is not None
         ]  # fmt: skip
+        shipped = [
+            [part, reader_name, f"{one['found']} of {one['nodules']}", interval(one["sensitivity"]),
+             interval(one["false_positives_per_scan"], 2)]
+            for reader_name, of in group["shipped"].items()
+            for part, one in of.items()
+        ]  # fmt: skip
         subgroups = subgroups_table(group["subgroups"], f"{title}, in % by subgroup")
         shown.append(Rows(heads, cells, title))
+        names = ["", "reader", "findings", "share", "false findings a scan"]
+        shown.append(Rows(names, shipped, f"{title}: at the threshold of findings"))
         for key, part in (("minus_edge", "all nodules"), ("minus_edge_from_5_mm", "5 mm and more")):
             if group[key] is not None:
                 minus = f"{title} minus edge, paired: {part}"

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.accuracy.bootstrap import difference, figures, finite
+from evaluation.accuracy.bootstrap import difference, figures, finite, operating_point
 from evaluation.accuracy.froc import RATES, Scored, froc, threshold_within
 from evaluation.accuracy.nodules import Detection, score_scan
 from evaluation.accuracy.subgroups import Traits, by_subgroup, only, subgroup_json
 from evaluation.accuracy.truth import Lesion, Truth
-from evaluation.common.readers import Reads, Stage
+from evaluation.common.readers import STAGES, Reads, Stage
 from evaluation.lesion_insertion.hosts import PATIENTS, PHANTOMS, Host, PreparedHost
 from imaging.preprocess import preprocess
 from models.insertion.insert import APART_MM, Insertion, SyntheticScan, insert
@@ -130,11 +130,14 @@ def as_dict(
     hosts: Sequence[PreparedHost],
     traits: Traits,
     stage: Stage,
+    least: float,
     *,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
     """Return all figures of ``stage`` for JSON; ``traits`` are those of the donors by their number.
+
+    A finding has a score of ``least`` or more.
 
     The groups of hosts come one by one, and together if there is more than one.
     """
@@ -150,7 +153,13 @@ def as_dict(
         "semi_synthetic": SEMI_SYNTHETIC,
         "false_positives": FALSE_POSITIVES,
         "groups": {
-            name: _group_json(part, of, traits, stage, resamples, seed)
+            name: {
+                "shipped": {
+                    STAGES[one]: _shipped(part, of, traits, one, least, resamples, seed)
+                    for one in dict.fromkeys((Stage.EDGE, stage))
+                },
+                **_group_json(part, of, traits, stage, resamples, seed),
+            }
             for name, (part, of) in parts.items()
         },
         "insertions": [_insertion_json(one) for scan in scans for one in scan[stage].insertions],
@@ -222,6 +231,41 @@ def _group_json(
         if masses
         else None,
         "extra_per_scan_at_2": float(np.mean(extra)),
+    }
+
+
+def _shipped(
+    read: Sequence[Mapping[Stage, SyntheticScores]],
+    hosts: Sequence[PreparedHost],
+    traits: Traits,
+    stage: Stage,
+    least: float,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Return how many nodules are findings, of all and of 5 mm and more, and the false ones."""
+    nodules, _ = _insertions(read, stage)
+    whole = scored(nodules, hosts, stage)
+    large = traits.of([one.insertion.donor_id for one in nodules]).diameter_mm >= 5.0
+    parts = {"all nodules": whole}
+    if large.any():
+        parts["5 mm and more"] = only(whole, large)
+    return {name: _at(part, least, resamples=resamples, seed=seed) for name, part in parts.items()}
+
+
+def _at(of: Scored, least: float, *, resamples: int, seed: int) -> dict[str, Any]:
+    """Return the share of nodules from ``least`` on, by patient, and the false a scan."""
+    found, false = of.nodule_score >= least, of.false_scan[of.false_score >= least]
+    patients = np.stack([np.bincount(of.nodule_group), np.bincount(of.nodule_group, found)], 1)
+    scans = np.bincount(false, minlength=of.scans)
+    point = partial(operating_point, resamples=resamples, seed=seed)
+    share, _ = point(np.pad(patients, ((0, 0), (0, 1))))
+    _, rate = point(np.pad(scans[:, None], ((0, 0), (2, 0))))
+    return {
+        "nodules": of.nodule_score.size,
+        "found": int(found.sum()),
+        "sensitivity": share.as_dict() if share else None,
+        "false_positives_per_scan": rate.as_dict(),
     }
 
 

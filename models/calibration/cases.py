@@ -125,9 +125,11 @@ class Readers:
 
 
 def read_scans(data: Path, roles: Sequence[str], readers: Readers) -> list[Scan]:
-    """Read the whole scans of these roles in ``data/lidc`` and ``data/ct``."""
+    """Read the fully marked whole scans of these roles in ``data/lidc`` and ``data/ct``."""
     scans = []
-    for folder, nodules, ignored in (one for role in roles for one in marked_scans(data, role)):
+    for folder, nodules, ignored in (
+        one for role in roles for one in marked_scans(data, role, fully=True)
+    ):
         study = read_study(folder)
         box = preprocess(study.volume, folder)
         found = tuple(readers.screener.screen(box))

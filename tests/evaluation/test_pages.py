@@ -136,7 +136,10 @@ def test_met_or_not_follows_from_the_results(results: Path) -> None:
         ("longest answer", "yes", "yes"),
         ("cloud refused: more than without a cloud, median", "yes", "yes"),
         ("cloud refused: more than without a cloud, p95", "yes", "no"),
-        ("nodules of test patients missed, findings", *(("yes", "no") if within else ("no", "yes"))),
+        (
+            "nodules of test patients missed, findings",
+            *(("yes", "no") if within else ("no", "yes")),
+        ),
         ("from candidate to verdict, loopback", "yes", "no"),
         ("load 2, service on its own core: answered in time", "yes", "yes"),
         ("load 2, service on its own core: work wasted", "yes", "no"),
