@@ -18,7 +18,7 @@ from typing import Any, Self, get_type_hints
 import numpy as np
 from pydantic import TypeAdapter
 
-from edge.decide import Plan, Thresholds
+from edge.decide import Plan, Thresholds, present_thresholds
 from edge.escalation.rois import EscalationResult
 from edge.findings import Finding
 from edge.guarantee import amended_guarantee
@@ -82,10 +82,7 @@ class AmendmentContext:
         """
         stored = json.loads(zlib.decompress(data))
         plan: Plan = _adapter(Plan).validate_python(stored["plan"])
-        limits = stored["thresholds"]
-        # a program with two thresholds wrote it: that without a verdict takes no finding away
-        limits.setdefault("finding", limits.get("alone"))
-        limits.setdefault("possible", limits["finding"])
+        limits = present_thresholds(stored["thresholds"])
         triple = _adapter(Triple)
         geometry = Geometry(
             triple.validate_python(stored["spacing_mm"]),

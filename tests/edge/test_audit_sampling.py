@@ -92,15 +92,15 @@ def test_an_audit_keeps_to_the_budget() -> None:
 
 
 def test_a_place_that_the_cloud_confirms_is_a_finding_by_audit() -> None:
-    """By the cloud's own word against ``final``; the edge's low score cannot silence it."""
+    """By the probability that the cloud gives; the edge's low score cannot silence it."""
     plan = plan_of(*FAINT)
-    result = merge(plan, answers_of(0.97, 0.59, 0.2, to=plan), THRESHOLDS, WEIGHTS, Geometry())
+    result = merge(plan, answers_of(0.97, 0.49, 0.2, to=plan), THRESHOLDS, WEIGHTS, Geometry())
     (finding,) = result.findings
     assert (finding.edge_score, finding.probability) == (0.09, 0.97)
     assert (finding.decided_by, finding.route) == (DecidedBy.CLOUD, Route.DISMISS)
     assert finding.reason == (
         "audit: the edge dismissed it with 0.09; the cloud gives 0.97, "
-        "at or above the threshold 0.60"
+        "at or above the threshold 0.50"
     )
     assert result.second_reading is SecondReading.COMPLETE
 

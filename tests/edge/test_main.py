@@ -106,7 +106,7 @@ def test_json_gives_every_finding(study: str, tmp_path: Path) -> None:
     assert second["centre_mm"] == [1.0, 2.0, 3.0]
     assert (second["diameter_mm"], second["decided_by"]) == (10.2, "cloud")
     assert second["edge_score"] == 0.7
-    assert second["reason"] == "the cloud raised 0.70 to 1.00, at or above the threshold 0.60"
+    assert second["reason"] == "the cloud raised 0.70 to 1.00, at or above the threshold 0.50"
     written = json.loads((tmp_path / "report.json").read_text())
     assert printed.keys() == written.keys()
     stages = [[entry["stage"] for entry in said["ledger"]] for said in (printed, written)]

@@ -74,7 +74,7 @@ def test_the_line_holds_all_that_was_decided_on(as_json: Log) -> None:
     line = json.loads(as_json.getvalue())
     told = line["situation"]
     assert [c["score"] for c in told["candidates"]] == [0.95, 0.5, 0.31, 0.7, 0.05]
-    assert told["thresholds"]["alone"] == 0.5
+    assert told["thresholds"]["finding"] == 0.5
     assert told["link"]["slow"]["bytes_per_s"] == 100_000
     assert (told["budget_s"], told["policy"]["reduced"]) == (1.2, 0.94)
     assert line["version"] == version("overread")
@@ -88,10 +88,12 @@ def test_the_line_holds_all_that_was_decided_on(as_json: Log) -> None:
     }
 
 
-def test_a_line_from_before_possible_findings_is_replayed(as_json: Log) -> None:
+def test_a_line_from_before_there_was_one_threshold_is_replayed(as_json: Log) -> None:
     plan = decide_and_log(situation(THIN), "key-1")
     line = json.loads(as_json.getvalue())
     del line["situation"]["thresholds"]["possible"]
+    limit = line["situation"]["thresholds"].pop("finding")
+    line["situation"]["thresholds"] |= {"alone": limit, "final": 0.94}
     assert replay(json.dumps(line)) == plan
 
 

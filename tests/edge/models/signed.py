@@ -42,7 +42,7 @@ class Signed:
 
 def refitted(manifest: str, share: float = 0.999) -> str:
     """The manifest with another threshold of the shipped model: another version of it."""
-    pattern = r"(\[screening-int8\.settings\.thresholds\].*?\nalone = )([0-9.]+)"
+    pattern = r"(\[screening-int8\.settings\.thresholds\].*?\nfinding = )([0-9.]+)"
 
     def moved(found: re.Match[str]) -> str:
         return f"{found[1]}{share * float(found[2]):.6f}"

@@ -168,7 +168,7 @@ def test_a_really_different_network_is_compared_and_becomes_the_one_that_reads(
     shadow = models.shadow_state()
     assert shadow is not None
     assert (shadow.name, shadow.agreement.studies) == (SMALL, 1)
-    alone, guarantee = models.alone, models.guarantee
+    finding, guarantee = models.finding, models.guarantee
     promote(site.settings, site.folders, user="anna", force=True)
     models._looked_s = float("-inf")
     assert models.run_once(True)  # a study waits: the change does not wait for it to end
@@ -177,7 +177,7 @@ def test_a_really_different_network_is_compared_and_becomes_the_one_that_reads(
     assert SMALL in models.label
     assert models.active_model() == (SMALL, shadow.version)
     assert models.shadow_state() is None
-    assert models.alone != alone
+    assert models.finding != finding
     assert models.guarantee != guarantee
 
 

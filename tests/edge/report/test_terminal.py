@@ -53,7 +53,7 @@ def test_each_finding_has_centre_scores_and_reason_and_the_ledger_its_deadline()
     (row,) = [line for line in lines if "│ 2 │" in line]
     cells = ["2", "1.0, 2.0, 3.0", "9.2", "0.90", "0.50", "0.90", "cloud"]
     assert [cell.strip() for cell in row.split("│")[1:-1]] == cells
-    assert "2  the cloud raised 0.50 to 0.90, at or above the threshold 0.60" in lines
+    assert "2  the cloud raised 0.50 to 0.90, at or above the threshold 0.50" in lines
     assert any("0.25 s of 10.00 s" in line for line in lines)
     assert any("│ read  │   10.000 │  0.250 │" in line for line in lines)
 
@@ -91,7 +91,7 @@ def test_the_reason_of_a_finding_begins_with_its_location() -> None:
     axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
     locator = Locator((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), axes, 9, tuple(map(ImageRef, range(9))))
     said = printed(study(locator=locator))
-    assert "2  image 3: the cloud raised 0.50 to 0.90, at or above the threshold 0.60" in said
+    assert "2  image 3: the cloud raised 0.50 to 0.90, at or above the threshold 0.50" in said
 
 
 def test_the_second_reading_is_said_in_words() -> None:

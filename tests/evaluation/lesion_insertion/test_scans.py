@@ -83,9 +83,8 @@ def result(untouched: PreparedHost, stage: Stage = Stage.EDGE) -> dict[str, Any]
     scans.append(synthetic(untouched, 0.0, masses=True))
     read = [read_synthetic(scan, reads) for scan in scans]
     one = np.array([10.0])
-    found = as_dict(
-        read, [untouched], Traits(one, one / 2, one / 2, one / 10), stage, resamples=20, seed=0
-    )
+    traits = Traits(one, one / 2, one / 2, one / 10)
+    found = as_dict(read, [untouched], traits, stage, 0.55, resamples=20, seed=0)
     return {"stage": stage.value, "split": "test", "not_placed": ["a, 60 mm, patients"], **found}
 
 
@@ -105,6 +104,9 @@ def test_json_has_figures_subgroups_and_masses(untouched: PreparedHost) -> None:
     assert group["masses"]["by_size"] == {"30 mm": {"masses": 1, "missed": 0}}
     assert group["masses"]["missed"] == []
     assert [one["mass"] for one in said["insertions"]] == [False, False, True]
+    shipped = group["shipped"]["edge"]["5 mm and more"]
+    assert (shipped["found"], shipped["nodules"]) == (1, 2)
+    assert shipped["false_positives_per_scan"]["value"] == 1.0
 
 
 def test_both_is_compared_with_the_edge_on_the_same_insertions(untouched: PreparedHost) -> None:
