@@ -1,15 +1,17 @@
 """Group the images of a folder into series, and choose one by what their pixels show."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import Path
 
 from pydicom import Dataset
 
 from imaging.dicom.header import Instance, names_of
-from imaging.dicom.stack import Stack, slice_of, stack_of
+from imaging.dicom.stack import DUPLICATE_MM, Slice, Stack, slice_of, stack_of
 from imaging.errors import IrregularGeometry, NotCt, SeriesNotFound, StudyError, UnreadableFile
 from imaging.selection import Preference
 
@@ -39,6 +41,10 @@ _ELSEWHERE = {
     *("PELVIS", "PELVIC", "ABDOMENPELVIS", "SPINE", "CSPINE", "TSPINE", "LSPINE", "HIP", "HIPS"),
     *("LEG", "LEGS", "KNEE", "KNEES", "FOOT", "ANKLE", "SHOULDER", "ELBOW", "WRIST", "HAND"),
 }
+_OF_ONE_SERIES = (
+    *("PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID", "PatientPosition"),
+)
+_MOST_EMPTY = 0.1
 _SHARP = {"LUNG", "BONE", "BONEPLUS", "EDGE", "ULTRA", "SHARP", "YC", "YD", "YE"}
 
 
@@ -46,7 +52,8 @@ _SHARP = {"LUNG", "BONE", "BONEPLUS", "EDGE", "ULTRA", "SHARP", "YC", "YD", "YE"
 class Series:
     """Images of one SeriesInstanceUID; ``unfit`` says why they cannot be read, if so.
 
-    ``rule`` and ``rank`` are those of the caller's preference, if it has one.
+    ``rule`` and ``rank`` are those of the caller's preference, if it has one. ``acquisition`` is
+    the AcquisitionNumber of one of several in the same place.
     """
 
     uid: str
@@ -54,6 +61,7 @@ class Series:
     unfit: str = ""
     rule: str = ""
     rank: int = 0
+    acquisition: str = ""
 
     @property
     def first(self) -> Instance:
@@ -63,6 +71,8 @@ class Series:
     def __str__(self) -> str:
         name = self.first.text("SeriesDescription") or f"series {self.uid or 'without UID'}"
         count = f"{len(self.images)} image{'s' if len(self.images) != 1 else ''}"
+        if self.acquisition:
+            count = f"acquisition {self.acquisition}, {count}"
         return f"{name!r} ({self.first.text('Modality') or 'no modality'}, {count})"
 
 
@@ -113,6 +123,45 @@ def group(images: Iterable[Instance]) -> list[Series]:
             reason = f"{one.unfit}, but other images of its series are: send only CT images"
             raise NotCt(reason, one.first.file)
     return series
+
+
+def by_acquisition(series: Sequence[Series], folder: Path) -> list[Series]:
+    """Separate the acquisitions of a series whose slices lie between or upon each other.
+
+    Each may be a volume of its own: before and after contrast, or another phase. Acquisitions that
+    follow each other along the patient, such as two breath-holds, are one volume.
+    """
+    return [part for one in series for part in ([one] if one.unfit else _parts(one, folder))]
+
+
+def _parts(one: Series, folder: Path) -> list[Series]:
+    """Return a series, or its acquisitions where at least one of them makes a volume."""
+    found: dict[str, list[Instance]] = {}
+    for image in one.images:
+        found.setdefault(image.text("AcquisitionNumber"), []).append(image)
+    if len(found) < 2 or "" in found:
+        return [one]
+    try:
+        slices = {k: [slice_of(f) for i in v for f in frames_of(i)] for k, v in found.items()}
+    except StudyError:  # reading the series says so
+        return [one]
+    normal = next(iter(slices.values()))[0].normal
+    ends = sorted(
+        (min(at_mm), max(at_mm))
+        for part in slices.values()
+        for at_mm in [[s.position_mm @ normal for s in part]]
+    )
+    apart = all(below[1] < above[0] - DUPLICATE_MM for below, above in pairwise(ends))
+    if apart or not any(_makes_volume(part, folder) for part in slices.values()):
+        return [one]
+    return [replace(one, images=tuple(v), acquisition=k) for k, v in found.items()]
+
+
+def _makes_volume(slices: Sequence[Slice], folder: Path) -> bool:
+    try:
+        return bool(stack_of(slices, folder))
+    except StudyError:
+        return False
 
 
 def preferred(series: Sequence[Series], answers: Sequence[Preference]) -> list[Series]:
@@ -197,6 +246,7 @@ def choose(
     failures: dict[Series, StudyError] = {}
     for one in fit:
         try:
+            _require_one_source(one)
             slices = [slice_of(frame) for image in one.images for frame in frames_of(image)]
             stacks[one] = stack_of(slices, folder)
         except StudyError as error:
@@ -292,6 +342,30 @@ def _require_one_patient(fit: Sequence[Series], folder: Path) -> None:
                 f"{keyword} is empty, and its study is not that of {named[0].file.name}: it may"
             )
             raise NotCt(f"{reason} be of another patient, send one patient a folder", image.file)
+
+
+def _require_one_source(one: Series) -> None:
+    """Require one patient, study and frame of reference in a series.
+
+    Some scanners leave a value empty in single images. Identifiers are not quoted: the error is
+    seen where those of a patient may not be.
+    """
+    for keyword in _OF_ONE_SERIES:
+        values = [_compared(image.text(keyword)) for image in one.images]
+        counted = Counter(values)
+        if counted[""] < _MOST_EMPTY * len(values):
+            del counted[""]
+        if len(counted) > 1:
+            usual, odd = (
+                one.images[values.index(value)].file for value, _ in counted.most_common(2)
+            )
+            reason = f"{keyword} is not that of {usual.name} of the same series"
+            raise NotCt(f"{reason}, which is a mixture: send one series of one patient", odd)
+
+
+def _compared(text: str) -> str:
+    """Return a value without capitals, and without the empty parts of a name."""
+    return text.casefold().rstrip("^ =")
 
 
 def _age(one: Series) -> float:
