@@ -4,7 +4,7 @@ Lost pixel data leaves slices constant. A fault of an archive or an export repea
 elsewhere, or takes it from another series. Slices are compared as means of cells of 8 mm.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -28,40 +28,37 @@ for a slice that lies 20 places off, or whose upper half is lost.
 """
 _CELL_MM = 8.0
 _LOW_HU, _HIGH_HU, _BODY_HU = -1000, 200, -950
-"""Metal counts like bone. Cells of air alone, below the last, are left out: they hold noise."""
-_MEASURED = 16
-"""Different HU in a slice: noise gives a measured one hundreds."""
+"""Metal counts like bone. Cells of air alone, below the last, hold noise, and are left out."""
+_MEASURED = 256
+"""Different HU in a slice: a measured one of a chest has at least 1,000, a drawn one few."""
 _NEARBY = 4
-_LEAST_HU = 25.0
-"""Usual difference of slices 2.5 mm apart, and the least for thinner ones: breath moves a chest by
-millimetres between two rotations of the scanner, whatever the thickness."""
-_MOST_HU_PER_MM, _MOST_OF_MEDIAN = 20.0, 1.5
-"""Limits of the usual difference: of no real scan is it above 15 per mm. Beyond them many slices
-are out of place."""
+_LEAST_HU, _MOST_HU_PER_MM, _MOST_OF_MEDIAN = 25.0, 20.0, 1.5
+"""Limits of the usual difference. It is 25 HU for slices 2.5 mm apart: thinner slices count as
+these, because breath moves a chest by millimetres between two rotations of the scanner. No real
+scan has more than 15 HU per mm: there many slices are out of place."""
 
 
 def require_continuous(
     hu: HuArray, spacing_mm: Triple, names: Sequence[str], files: Sequence[Path]
 ) -> None:
-    """Refuse a volume ``(z, y, x)`` with slices that do not belong where they are.
-
-    Slices outside the lungs are ignored. ``names`` and ``files`` are those of the slices.
+    """Refuse a volume ``(z, y, x)`` with slices of these names that do not belong where they are.
 
     Raises:
-        IncompleteSeries: a slice between the first and the last with lung is constant, repeats
+        IncompleteSeries: a slice between the first and the last with lung is constant, equals
             another, or differs from its neighbours far more than they do.
     """
-    rows, columns = (max(1, round(n * spacing_mm[1 + i] / _CELL_MM)) for i, n in
-                     enumerate(hu.shape[1:]))  # fmt: skip
-    cells = np.stack([reduced(plane, (columns, rows)) for plane in hu])
+    y, x = (
+        max(1, round(n * mm / _CELL_MM)) for n, mm in zip(hu.shape[1:], spacing_mm[1:], strict=True)
+    )
+    cells = np.stack([reduced(plane, (x, y)) for plane in hu])
     flat = [z for z in np.flatnonzero(np.ptp(cells, axis=(1, 2)) == 0) if np.ptp(hu[z]) == 0]
     shown = np.setdiff1d(np.arange(len(hu)), flat)
     if len(shown) < 2:
         return
     faults = {
-        # constant slices at an end are padding, or count as not scanned
+        # constant slices at an end are padding, or count as not scanned (`imaging.coverage`)
         "constant: their pixel data is lost": [z for z in flat if shown[0] < z < shown[-1]],
-        "equal to another in every voxel": _equal(hu, cells, shown),
+        "equal to another in every voxel": _equal(hu, cells),
         "unlike the slices beside them": shown[_unlike(cells[shown], spacing_mm[0])],
     }
     if not any(map(len, faults.values())):
@@ -81,34 +78,32 @@ def require_continuous(
             raise IncompleteSeries(f"{reason}: send the series again", files[odd[0]])
 
 
-def _equal(hu: HuArray, cells: HuArray, shown: Iterable[int]) -> list[int]:
+def _equal(hu: HuArray, cells: HuArray) -> list[int]:
     """Return the slices that equal another in every voxel; those drawn without noise may."""
     first, found = dict[bytes, int](), set[int]()
-    for z in shown:
+    for z, plane in enumerate(hu):
         before = first.setdefault(cells[z].tobytes(), z)
-        if before != z and np.array_equal(hu[before], hu[z]) and len(np.unique(hu[z])) >= _MEASURED:
+        if before != z and np.array_equal(hu[before], plane) and len(np.unique(plane)) >= _MEASURED:
             found |= {before, z}
     return sorted(found)
 
 
 def _unlike(cells: HuArray, slice_mm: float) -> list[int]:
     """Return the slices ``(z, y, x)`` that differ from those beside them far more than these do."""
-    n = len(cells)
     near, next_but_one = _differences(cells, 1), _differences(cells, 2)
     both = np.minimum(near[:-1], near[1:])
-    single = 1 + np.flatnonzero(both > MAX_SINGLE * np.maximum(next_but_one, _LEAST_HU))
+    found = {*(1 + np.flatnonzero(both > MAX_SINGLE * np.maximum(next_but_one, _LEAST_HU)))}
     most = min(_MOST_OF_MEDIAN * float(np.median(near)), _MOST_HU_PER_MM * slice_mm)
-    found = set(single.tolist())
     jumps = []
     for z, difference in enumerate(near):
-        around = np.r_[near[max(0, z - _NEARBY) : z], near[z + 1 : z + 1 + _NEARBY]]
-        usual = max(min(float(np.median(around)), most), _LEAST_HU) if len(around) else _LEAST_HU
+        around = [*near[max(0, z - _NEARBY) : z], *near[z + 1 : z + 1 + _NEARBY]]
+        usual = max(min(float(np.median(around or 0)), most), _LEAST_HU)
         if difference > MAX_JUMP * usual and not {z, z + 1} & found:
             jumps.append(z)
     # two jumps are the ends of a block; after one alone all others may be wrong, or all before
     for begin, end in zip_longest(jumps[::2], jumps[1::2]):
         found.update((begin, begin + 1) if end is None else range(begin + 1, end + 1))
-    return sorted(z for z in found if z < n)
+    return sorted(found)
 
 
 def _differences(cells: HuArray, step: int) -> FloatArray:

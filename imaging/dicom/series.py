@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import pairwise
@@ -11,7 +12,7 @@ from pathlib import Path
 from pydicom import Dataset
 
 from imaging.dicom.header import Instance, names_of
-from imaging.dicom.stack import DUPLICATE_MM, Slice, Stack, slice_of, stack_of
+from imaging.dicom.stack import DUPLICATE_MM, Stack, slice_of, stack_of
 from imaging.errors import IrregularGeometry, NotCt, SeriesNotFound, StudyError, UnreadableFile
 from imaging.selection import Preference
 
@@ -125,43 +126,28 @@ def group(images: Iterable[Instance]) -> list[Series]:
     return series
 
 
-def by_acquisition(series: Sequence[Series], folder: Path) -> list[Series]:
+def by_acquisition(one: Series, folder: Path) -> list[Series]:
     """Separate the acquisitions of a series whose slices lie between or upon each other.
 
-    Each may be a volume of its own: before and after contrast, or another phase. Acquisitions that
-    follow each other along the patient, such as two breath-holds, are one volume.
+    They are several phases or reconstructions. Acquisitions that follow each other along the
+    patient, such as two breath-holds, are one volume; so are those of which none makes one.
     """
-    return [part for one in series for part in ([one] if one.unfit else _parts(one, folder))]
-
-
-def _parts(one: Series, folder: Path) -> list[Series]:
-    """Return a series, or its acquisitions where at least one of them makes a volume."""
     found: dict[str, list[Instance]] = {}
     for image in one.images:
         found.setdefault(image.text("AcquisitionNumber"), []).append(image)
-    if len(found) < 2 or "" in found:
+    if one.unfit or len(found) < 2 or "" in found:
         return [one]
-    try:
-        slices = {k: [slice_of(f) for i in v for f in frames_of(i)] for k, v in found.items()}
-    except StudyError:  # reading the series says so
-        return [one]
-    normal = next(iter(slices.values()))[0].normal
-    ends = sorted(
-        (min(at_mm), max(at_mm))
-        for part in slices.values()
-        for at_mm in [[s.position_mm @ normal for s in part]]
-    )
-    apart = all(below[1] < above[0] - DUPLICATE_MM for below, above in pairwise(ends))
-    if apart or not any(_makes_volume(part, folder) for part in slices.values()):
+    ends, makes_volume = list[tuple[float, float]](), False
+    for images in found.values():
+        with suppress(StudyError):  # whatever it is, reading says so
+            slices = [slice_of(frame) for image in images for frame in frames_of(image)]
+            at_mm = [float(s.position_mm @ slices[0].normal) for s in slices]
+            ends.append((min(at_mm), max(at_mm)))
+            makes_volume |= bool(stack_of(slices, folder))
+    apart = all(low[1] < high[0] - DUPLICATE_MM for low, high in pairwise(sorted(ends)))
+    if apart or not makes_volume:
         return [one]
     return [replace(one, images=tuple(v), acquisition=k) for k, v in found.items()]
-
-
-def _makes_volume(slices: Sequence[Slice], folder: Path) -> bool:
-    try:
-        return bool(stack_of(slices, folder))
-    except StudyError:
-        return False
 
 
 def preferred(series: Sequence[Series], answers: Sequence[Preference]) -> list[Series]:
@@ -351,21 +337,15 @@ def _require_one_source(one: Series) -> None:
     seen where those of a patient may not be.
     """
     for keyword in _OF_ONE_SERIES:
-        values = [_compared(image.text(keyword)) for image in one.images]
+        values = [image.text(keyword).casefold().rstrip("^ =") for image in one.images]
         counted = Counter(values)
         if counted[""] < _MOST_EMPTY * len(values):
             del counted[""]
         if len(counted) > 1:
-            usual, odd = (
-                one.images[values.index(value)].file for value, _ in counted.most_common(2)
-            )
-            reason = f"{keyword} is not that of {usual.name} of the same series"
-            raise NotCt(f"{reason}, which is a mixture: send one series of one patient", odd)
-
-
-def _compared(text: str) -> str:
-    """Return a value without capitals, and without the empty parts of a name."""
-    return text.casefold().rstrip("^ =")
+            usual, odd = (values.index(value) for value, _ in counted.most_common(2))
+            reason = f"{keyword} is not that of {one.images[usual].file.name} of the same series"
+            advice = "which is a mixture: send one series of one patient"
+            raise NotCt(f"{reason}, {advice}", one.images[odd].file)
 
 
 def _age(one: Series) -> float:

@@ -119,7 +119,7 @@ def read_series(
                 series = preferred(series, select(tuple(map(summary_of, series))))
             if request:
                 series = only_requested(series, request, folder)
-            series = by_acquisition(series, folder)
+            series = [part for one in series for part in by_acquisition(one, folder)]
             choice, volume = _read_chest(series, folder, progress)
         except StudyError as error:
             error.headers = partial(source_headers_of_one, images)

@@ -205,6 +205,10 @@ RECIPES = [
              ("intercept -924", "intercept -1024"), IrregularGeometry),
         )
     ),
+    Recipe("the lowest slices zeroed", zeroed(*range(50)),
+           ("The scan ends inside the lungs at the base",)),
+    Recipe("the highest slices zeroed", zeroed(*range(110, 133)),
+           ("The scan ends inside the lungs at the apex",)),
     Recipe("another kernel", from_slice(61, ConvolutionKernel="BONE"),
            ("kernel changes within the series", "STANDARD (060.dcm)", "BONE")),
     Recipe("a series twice in one, no acquisitions", lambda scan: doubled(scan, None),

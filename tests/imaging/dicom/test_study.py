@@ -15,7 +15,7 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from imaging.errors import UnreadableFile
+from imaging.errors import IrregularGeometry, UnreadableFile
 from imaging.read import read_study
 from tests.imaging.small_ct import SmallCt, encoded, set_frames
 
