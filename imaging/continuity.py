@@ -47,9 +47,7 @@ def require_continuous(
         IncompleteSeries: a slice between the first and the last with lung is constant, equals
             another, or differs from its neighbours far more than they do.
     """
-    y, x = (
-        max(1, round(n * mm / _CELL_MM)) for n, mm in zip(hu.shape[1:], spacing_mm[1:], strict=True)
-    )
+    _, y, x = (max(1, round(n * s / _CELL_MM)) for n, s in zip(hu.shape, spacing_mm, strict=True))
     cells = np.stack([reduced(plane, (x, y)) for plane in hu])
     flat = [z for z in np.flatnonzero(np.ptp(cells, axis=(1, 2)) == 0) if np.ptp(hu[z]) == 0]
     shown = np.setdiff1d(np.arange(len(hu)), flat)

@@ -111,9 +111,7 @@ def _note_changed(
         notes[record.id] = f"changed images: {first} has {images} of these with other content"
         refer_to(folders.outbox / study.report_name, study.id, notes[study.id])
     store.add_changed(record.id, study.id, images, notes)
-    log.warning(
-        "changed images received", study_key=study.id, part=record.id, images=images, joins=joins
-    )
+    log.warning("changed images received", study_key=study.id, part=record.id, images=images)
 
 
 def _is_repeated(folder: Path, known: Mapping[str, Path], study: Record) -> bool:

@@ -136,6 +136,7 @@ def doubled(scan: Scan, number: int | None, **second_has: object) -> None:
 
 POSITION = "ImagePositionPatient"
 MIDDLE = range(88, 93)
+RESCALE = "rescale slope and intercept"
 MIXTURE = "of the same series, which is a mixture"
 BLANK, COPIED, UNLIKE = (
     "constant: their pixel data is lost",
@@ -200,9 +201,10 @@ RECIPES = [
              ("FrameOfReferenceUID", MIXTURE), NotCt),
             ("another PatientPosition", {"PatientPosition": "HFP"},
              ("PatientPosition", MIXTURE), NotCt),
-            ("another slope", {"RescaleSlope": 1.1}, ("slope 1.1", "slope 1 "), IrregularGeometry),
+            ("another slope", {"RescaleSlope": 1.1},
+             (f"{RESCALE} (1.1, -1024.0)", f"{RESCALE} (1.0, -1024.0)"), IrregularGeometry),
             ("another intercept", {"RescaleIntercept": -924},
-             ("intercept -924", "intercept -1024"), IrregularGeometry),
+             (f"{RESCALE} (1.0, -924.0)", f"{RESCALE} (1.0, -1024.0)"), IrregularGeometry),
         )
     ),
     Recipe("the lowest slices zeroed", zeroed(*range(50)),
