@@ -20,7 +20,8 @@ class Job:
     A study that is read again after a crash keeps its ``study_key``, so that the cloud knows it.
     ``since_s`` is the time on the pipeline's clock from which its budget runs. None means now.
     ``more_images`` has the version of the report and the number of images for every part of the
-    study that arrived after its report; the last one is the version to write.
+    study that arrived after its report; the last one is the version to write. ``notes`` are lines
+    for the report about changed files of its images.
     """
 
     source: Path
@@ -28,6 +29,7 @@ class Job:
     study_key: str = field(default_factory=new_study_key)
     since_s: float | None = None
     more_images: tuple[tuple[int, int], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def version(self) -> int:

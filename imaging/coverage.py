@@ -50,7 +50,10 @@ def coverage_of(lungs: Lungs, slice_mm: float) -> Coverage:
     slices = np.flatnonzero(lung.any(axis=(1, 2)))
     cell_mm = lungs.shape[0] * slice_mm / lung.shape[0]
     height_mm = float(slices[-1] - slices[0] + 1) * cell_mm if slices.size else 0.0
-    areas = {side: _end_cm2(lung[z], lungs.air[z]) for side, z in (("apex", -1), ("base", 0))}
+    # constant slices at an end hold padding, or lost their pixel data
+    shown = np.flatnonzero(np.ptp(lungs.hu, axis=(1, 2)))
+    ends = {"apex": shown[-1], "base": shown[0]} if shown.size else {}
+    areas = {side: _end_cm2(lung[z], lungs.air[z]) for side, z in ends.items()}
     areas |= _lateral_cm2(lung, lungs)
     cuts = (Cut(side, round(cm2, 1)) for side, cm2 in areas.items() if cm2 >= _MIN_CUT_CM2)
     return Coverage(round(height_mm, 1), tuple(cuts))

@@ -114,7 +114,7 @@ def find_lungs(hu: HuArray, spacing_mm: Triple, source: Path | str) -> Lungs:
     z, y, x = (max(1, round(n * s / CELL_MM)) for n, s in zip(hu.shape, spacing_mm, strict=True))
     # cells: the nearest slices, and the mean within the slice
     picked = ((np.arange(z) + 0.5) * hu.shape[0] / z).astype(int)
-    coarse = np.stack([_reduced(hu[i], (x, y)) for i in picked])
+    coarse = np.stack([reduced(hu[i], (x, y)) for i in picked])
     # the air in the body and not elsewhere (around the patient, bowel, stomach, sinuses)
     gas = _air_in_body(coarse)
     labels = labelled(gas)
@@ -141,16 +141,17 @@ def _index(values: Iterable[int]) -> Index:
     return z, y, x
 
 
-def _reduced(plane: HuArray, size_xy: tuple[int, int]) -> HuArray:
+def reduced(plane: HuArray, size_xy: tuple[int, int]) -> HuArray:
+    """Return the means of one slice in ``size_xy`` equal cells."""
     # halving first takes OpenCV's fast path: half the time of one step
     height, width = plane.shape
     steps = [size_xy]
     if width >= 2 * size_xy[0] and height >= 2 * size_xy[1]:
         steps.insert(0, (width // 2, height // 2))
-    reduced: npt.NDArray[np.integer | np.floating] = np.ascontiguousarray(plane)
+    cells: npt.NDArray[np.integer | np.floating] = np.ascontiguousarray(plane)
     for step in steps:
-        reduced = cv2.resize(reduced, step, interpolation=cv2.INTER_AREA)
-    return np.asarray(reduced, dtype=np.int16)
+        cells = cv2.resize(cells, step, interpolation=cv2.INTER_AREA)
+    return np.asarray(cells, dtype=np.int16)
 
 
 def _air_in_body(coarse: HuArray) -> UInt8Array:

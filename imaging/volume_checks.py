@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from imaging.continuity import require_continuous
 from imaging.dicom.layout import AIR_HU, MAX_HU, require_hu
 from imaging.dicom.stack import (
     MAX_PIXEL_MM,
@@ -71,6 +72,8 @@ def require_sane(hu: HuArray, geometry: Geometry, file: Path) -> None:
         raise IncompleteSeries(f"{reason}: give the whole volume", file)
     require_extent(hu.shape, geometry.spacing_mm, file)
     require_hu(hu, file)
+    names = [f"{number} from the feet" for number in range(1, len(hu) + 1)]
+    require_continuous(hu, geometry.spacing_mm, names, [file] * len(hu))
 
 
 def require_perpendicular(direction: FloatArray, file: Path) -> None:

@@ -25,7 +25,7 @@ from edge.atomic_files import move, remove, sync_folder
 from edge.dicom_in.received import RESENT_S
 from edge.report.folder import release_folder
 from edge.report.model import Rejection
-from edge.report.write import version_in
+from edge.report.write import refer_to, version_in
 from edge.store.parts import LaterPart
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
@@ -78,12 +78,40 @@ def earlier_study(record: Record, folders: AgentFolders, store: StudyStore) -> E
                     return Earlier(study)
                 if (refusal := _refusal(study, folders)) is not None:
                     return Earlier(study, refusal=refusal)
-            new = {image.image_uid for image in arrived(folder)}
-            replaces = study.step is Step.QUARANTINED and known.keys() <= new
-            if new - known.keys() and not replaces:
-                return Earlier(study, len(new - known.keys()))
+            came = {image.image_uid: image.file for image in arrived(folder)}
+            new = came.keys() - known.keys()
+            joins = bool(new) and not (study.step is Step.QUARANTINED and not known.keys() - came)
+            both = came.keys() & known.keys()
+            changed = sum(not filecmp.cmp(came[i], known[i], shallow=False) for i in both)
+            if changed:
+                _note_changed(record, study, changed, joins, folders, store)
+            if joins:
+                return Earlier(study, len(new))
     store.parts.add_series(record.id, series)
     return None
+
+
+def _note_changed(
+    record: Record,
+    study: Record,
+    images: int,
+    joins: bool,
+    folders: AgentFolders,
+    store: StudyStore,
+) -> None:
+    """Say that images came which a reported study has with other content: it is not read with them.
+
+    The later study, where it does not join, is read by itself: the two reports name each other.
+    """
+    said = f"changed images, not read here: {images} of its images came again with other content"
+    where = f"kept as {record.id}" if joins else f"report {record.report_name}"
+    notes = {study.id: f"{said}, {where}"}
+    if not joins:
+        first = f"report {study.report_name} (study {study.id})"
+        notes[record.id] = f"changed images: {first} has {images} of these with other content"
+        refer_to(folders.outbox / study.report_name, study.id, notes[study.id])
+    store.add_changed(record.id, study.id, images, notes)
+    log.warning("changed images received", study_key=study.id, part=record.id, images=images)
 
 
 def _is_repeated(folder: Path, known: Mapping[str, Path], study: Record) -> bool:

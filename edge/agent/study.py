@@ -83,7 +83,7 @@ def process_study(
         record = hold_report_folder(record, folders, store)
         source, out = folders.work / record.id / record.name, folders.outbox / record.report_name
         parts = tuple((part.version, part.images) for part in store.parts.later_parts(record.id))
-        job = Job(source, out, record.id, since_s, parts)
+        job = Job(source, out, record.id, since_s, parts, store.parts.notes(record.id))
         # a next version is written beside the study: the report that is out stays until then
         draft = job if job.version == 1 else replace(job, out=source.parent / ".report")
         # an earlier attempt may have ended right after its report
@@ -160,6 +160,7 @@ def _read(
         deadline_s=deadline_s,
         version=job.version,
         changes=more_images(job),
+        other_series=job.notes,
         ledger=tuple(ledger),
         second_reading_reason="the study was not read",
         status=Status.REJECTED,

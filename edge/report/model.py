@@ -67,6 +67,7 @@ class ChangeKind(Enum):
     PROBABILITY = "probability changed"
     NO_FINDING = "read again, no finding"
     GIVEN_UP = "given up"
+    CHANGED_IMAGES = "changed images received"
     MORE_IMAGES = "more images arrived"  # the study was read again, its findings have new numbers
 
 
@@ -299,7 +300,7 @@ def compose(
         second_reading_reason=f"{merged.reason}; {later}" if may_change else merged.reason,
         locator=locator_of(study, box),
         models=models_used(provenance.edge_model, answers),
-        other_series=study.other_series,
+        other_series=(*study.other_series, *job.notes),
         coverage=box.coverage,
         limitations=limitations,
         guarantee=guarantee_of(provenance.guarantee, plan, answers, limitations),
@@ -324,7 +325,7 @@ def compose_rejection(
         deadline_s=provenance.deadline_s,
         header=study.header if study else StudyHeader(),
         series_uid=study.volume.series_uid if study else "",
-        other_series=study.other_series if study else (),
+        other_series=(*(study.other_series if study else ()), *job.notes),
         version=job.version,
         changes=more_images(job),
         ledger=ledger,

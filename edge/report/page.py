@@ -18,7 +18,7 @@ from edge.clinical.brock import MODEL as BROCK
 from edge.clinical.brock import REFERENCE
 from edge.clinical.lung_rads import STANDARD
 from edge.findings import SecondReading
-from edge.report.model import NOT_A_DEVICE, Change, Report, Status
+from edge.report.model import NOT_A_DEVICE, Change, ChangeKind, Report, Status
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,23 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
     )
 
 
-def given_up_page(page: str, change: Change, now: str) -> str:
-    """Put stamp, banner and printed head of the new version into a page, in place of the old."""
-    stamp = rf"Provisional report, version {change.version - 1}<br>[^<]*<"
-    stamped = f"Final report, version {change.version}<br>{now.replace('T', ' ')}<"
+def changed_page(page: str, change: Change, now: str) -> str:
+    """Put stamp, printed head and a banner of the new version into a page."""
+    is_last = change.kind is ChangeKind.GIVEN_UP
+    stamp = rf"(\w+) report, version {change.version - 1}<br>[^<]*<"
+    kind = "Final" if is_last else r"\1"
+    stamped = rf"{kind} report, version {change.version}<br>{now.replace('T', ' ')}<"
     page = re.sub(stamp, stamped, page, count=1)
     head = rf'report version {change.version - 1} of [0-9-]{{10}}"'
     page = re.sub(head, f'report version {change.version} of {now[:10]}"', page, count=1)
     banner = '<div class="banner warn" role="alert"><strong>{}</strong><span>{}</span></div>'
-    provisional = r'<div class="banner[^>]*><strong>Provisional report</strong>.*?</div>'
-    title, text = (
-        f"Last version, {change.version}",
-        f"The second reading was {escape(change.text)}.",
-    )
-    return re.sub(provisional, lambda _: banner.format(title, text), page, count=1)
+    if is_last:  # in place of the banner that it is provisional
+        place = r'<div class="banner[^>]*><strong>Provisional report</strong>.*?</div>'
+        title, text = "Last version, {}", f"The second reading was {change.text}."
+    else:
+        place, title, text = r'(?=<div class="banner)', "Amended report, version {}", change.text
+    made = banner.format(title.format(change.version), escape(text))
+    return re.sub(place, lambda _: made, page, count=1)
 
 
 def banners(report: Report) -> tuple[Banner, ...]:

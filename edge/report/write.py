@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -16,7 +17,7 @@ from edge.access import make_folder
 from edge.atomic_files import sync_folder, write_atomically
 from edge.dicom_out.evidence import NO_EVIDENCE, OUTLINES, SOURCE, EvidenceFiles, of_version
 from edge.report.model import Change, ChangeKind, Report, Status
-from edge.report.page import given_up_page, render_page
+from edge.report.page import changed_page, render_page
 from edge.report.pictures import Pictures, clear_pictures, stray_pictures
 from edge.report.serialize import change_to_dict, report_to_dict
 
@@ -91,23 +92,44 @@ def give_up_report(out: Path, study_key: str) -> bool:
         return False
     if not is_provisional or report.get("study_key") != study_key:
         return False
-    _keep_version(out, version)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
     reason = "the request for it was lost with the database of the agent"
     change = Change(version + 1, ChangeKind.GIVEN_UP, f"not read again: {reason}")
     amended = {
-        "version": version + 1,
         "status": Status.FINAL.value,
-        "created": now,
-        "changes": [*report["changes"], change_to_dict(change)],
         "second_reading_reason": f"{report['second_reading_reason']}; {change.text}",
     }
-    text = json.dumps(report | amended, indent=2, ensure_ascii=False)
-    page = (out / f"report.v{version}.html").read_text("utf-8")
-    write_atomically(out / "report.html", given_up_page(page, change, now).encode())
-    write_atomically(out / "report.json", f"{text}\n".encode("utf-8", "replace"))
+    _change_files(out, report | amended, change)
     log.warning("pending read lost, report given up", study_key=study_key)
     return True
+
+
+def refer_to(out: Path, study_key: str, text: str) -> None:
+    """Make a next version of a report, from its files alone, that refers to another report.
+
+    It may be repeated after a crash at any point. Nothing is done without a report of this study.
+
+    Raises:
+        OSError: the folder cannot be written; the older version is unchanged.
+    """
+    if not (version := version_in(out, study_key)):
+        return
+    report = json.loads((out / "report.json").read_bytes())
+    if text not in report["other_series"]:
+        change = Change(version + 1, ChangeKind.CHANGED_IMAGES, text)
+        _change_files(out, report | {"other_series": [*report["other_series"], text]}, change)
+
+
+def _change_files(out: Path, values: dict[str, Any], change: Change) -> None:
+    """Write the next version of a report, of these values, with a change and its banner."""
+    before = change.version - 1
+    _keep_version(out, before)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    changes = [*values["changes"], change_to_dict(change)]
+    values = values | {"version": change.version, "created": now, "changes": changes}
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    page = (out / f"report.v{before}.html").read_text("utf-8")
+    write_atomically(out / "report.html", changed_page(page, change, now).encode())
+    write_atomically(out / "report.json", f"{text}\n".encode("utf-8", "replace"))
 
 
 def version_in(out: Path, study_key: str) -> int:

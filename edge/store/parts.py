@@ -19,6 +19,11 @@ CREATE TABLE IF NOT EXISTS parts (
     version INTEGER NOT NULL DEFAULT 0,
     images INTEGER NOT NULL DEFAULT 0
 );
+CREATE TABLE IF NOT EXISTS notes (
+    study_key TEXT NOT NULL,
+    text TEXT NOT NULL, -- for its report
+    PRIMARY KEY (study_key, text)
+);
 """
 
 
@@ -69,8 +74,18 @@ class PartStore:
 
     def forget(self, study_key: str) -> None:
         """Delete the rows of a study; in the transaction that deletes its own."""
-        for table in ("series", "parts"):
+        for table in ("series", "parts", "notes"):
             self._database.execute(f"DELETE FROM {table} WHERE study_key = ?", (study_key,))
+
+    def add_note(self, study_key: str, text: str) -> bool:
+        """Note a line for the report of a study; return whether it is new."""
+        query = "INSERT OR IGNORE INTO notes VALUES (?, ?)"
+        return self._database.execute(query, (study_key, text)).rowcount > 0
+
+    def notes(self, study_key: str) -> tuple[str, ...]:
+        """Return the lines for the report of a study."""
+        query = "SELECT text FROM notes WHERE study_key = ? ORDER BY rowid"
+        return tuple(row["text"] for row in self._database.execute(query, (study_key,)))
 
     def study_of(self, part_key: str) -> str:
         """Return the key of the study to which a later part belongs."""

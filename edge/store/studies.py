@@ -320,6 +320,12 @@ class StudyStore:
         also = partial(self.parts.begin, key, study_key, new_images)
         return self._update(key, Step.JOINING, "attempts = 0", (), also)
 
+    def add_changed(self, key: str, study_key: str, images: int, notes: Mapping[str, str]) -> None:
+        """Note that ``key`` brought changed images of a study, once; ``notes`` are by study key."""
+        with transaction(self._database):
+            if sum(self.parts.add_note(*note) for note in notes.items()):
+                self.trail.record(Event.CHANGED, study_key=study_key, part=key, images=images)
+
     def finish_repetition(self, key: str) -> Record:
         """End a part that brought nothing new, and is put away; its study stays as it is.
 

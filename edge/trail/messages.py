@@ -69,6 +69,7 @@ _KINDS: Mapping[str, _Kind] = {
     Event.RECEIVED: _Kind(IMPORT, "C"),  # from a folder; over the network it was transferred
     Event.JOINED: _Kind(ACCESSED, "U"),
     Event.REPEATED: _Kind(ACCESSED, "R"),
+    Event.CHANGED: _Kind(ACCESSED, "R"),
     Event.ADOPTED: _Kind(ACCESSED, "R"),
     Event.SENT: _Kind(EXPORT, "R"),
     Event.READ: _Kind(ACCESSED, "R"),

@@ -31,6 +31,7 @@ class Event(StrEnum):
     RECEIVED = "study received"
     JOINED = "images joined"
     REPEATED = "study repeated"
+    CHANGED = "changed images received"
     ADOPTED = "study adopted"
     SENT = "ROIs sent"
     READ = "study read"

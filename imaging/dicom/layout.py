@@ -64,7 +64,7 @@ def layout_of(image: Instance) -> Layout:
 
 
 def rescale_of(image: Instance) -> Rescale:
-    """Read slope and intercept of one image; they may differ from slice to slice.
+    """Read slope and intercept of one image.
 
     Raises:
         NotCt: they are missing or zero, so that the values are not HU.

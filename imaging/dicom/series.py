@@ -1,15 +1,18 @@
 """Group the images of a folder into series, and choose one by what their pixels show."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import Path
 
 from pydicom import Dataset
 
 from imaging.dicom.header import Instance, names_of
-from imaging.dicom.stack import Stack, slice_of, stack_of
+from imaging.dicom.stack import DUPLICATE_MM, Stack, slice_of, stack_of
 from imaging.errors import IrregularGeometry, NotCt, SeriesNotFound, StudyError, UnreadableFile
 from imaging.selection import Preference
 
@@ -39,6 +42,10 @@ _ELSEWHERE = {
     *("PELVIS", "PELVIC", "ABDOMENPELVIS", "SPINE", "CSPINE", "TSPINE", "LSPINE", "HIP", "HIPS"),
     *("LEG", "LEGS", "KNEE", "KNEES", "FOOT", "ANKLE", "SHOULDER", "ELBOW", "WRIST", "HAND"),
 }
+_OF_ONE_SERIES = (
+    *("PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID", "PatientPosition"),
+)
+_MOST_EMPTY = 0.1
 _SHARP = {"LUNG", "BONE", "BONEPLUS", "EDGE", "ULTRA", "SHARP", "YC", "YD", "YE"}
 
 
@@ -46,7 +53,8 @@ _SHARP = {"LUNG", "BONE", "BONEPLUS", "EDGE", "ULTRA", "SHARP", "YC", "YD", "YE"
 class Series:
     """Images of one SeriesInstanceUID; ``unfit`` says why they cannot be read, if so.
 
-    ``rule`` and ``rank`` are those of the caller's preference, if it has one.
+    ``rule`` and ``rank`` are those of the caller's preference, if it has one. ``acquisition`` is
+    the AcquisitionNumber of one of several in the same place.
     """
 
     uid: str
@@ -54,6 +62,7 @@ class Series:
     unfit: str = ""
     rule: str = ""
     rank: int = 0
+    acquisition: str = ""
 
     @property
     def first(self) -> Instance:
@@ -63,6 +72,8 @@ class Series:
     def __str__(self) -> str:
         name = self.first.text("SeriesDescription") or f"series {self.uid or 'without UID'}"
         count = f"{len(self.images)} image{'s' if len(self.images) != 1 else ''}"
+        if self.acquisition:
+            count = f"acquisition {self.acquisition}, {count}"
         return f"{name!r} ({self.first.text('Modality') or 'no modality'}, {count})"
 
 
@@ -113,6 +124,30 @@ def group(images: Iterable[Instance]) -> list[Series]:
             reason = f"{one.unfit}, but other images of its series are: send only CT images"
             raise NotCt(reason, one.first.file)
     return series
+
+
+def by_acquisition(one: Series, folder: Path) -> list[Series]:
+    """Separate the acquisitions of a series whose slices lie between or upon each other.
+
+    They are several phases or reconstructions. Acquisitions that follow each other along the
+    patient, such as two breath-holds, are one volume; so are those of which none makes one.
+    """
+    found: dict[str, list[Instance]] = {}
+    for image in one.images:
+        found.setdefault(image.text("AcquisitionNumber"), []).append(image)
+    if one.unfit or len(found) < 2 or "" in found:
+        return [one]
+    ends, makes_volume = list[tuple[float, float]](), False
+    for images in found.values():
+        with suppress(StudyError):  # whatever it is, reading says so
+            slices = [slice_of(frame) for image in images for frame in frames_of(image)]
+            at_mm = [float(s.position_mm @ slices[0].normal) for s in slices]
+            ends.append((min(at_mm), max(at_mm)))
+            makes_volume |= bool(stack_of(slices, folder))
+    apart = all(low[1] < high[0] - DUPLICATE_MM for low, high in pairwise(sorted(ends)))
+    if apart or not makes_volume:
+        return [one]
+    return [replace(one, images=tuple(v), acquisition=k) for k, v in found.items()]
 
 
 def preferred(series: Sequence[Series], answers: Sequence[Preference]) -> list[Series]:
@@ -197,6 +232,7 @@ def choose(
     failures: dict[Series, StudyError] = {}
     for one in fit:
         try:
+            _require_one_source(one)
             slices = [slice_of(frame) for image in one.images for frame in frames_of(image)]
             stacks[one] = stack_of(slices, folder)
         except StudyError as error:
@@ -292,6 +328,24 @@ def _require_one_patient(fit: Sequence[Series], folder: Path) -> None:
                 f"{keyword} is empty, and its study is not that of {named[0].file.name}: it may"
             )
             raise NotCt(f"{reason} be of another patient, send one patient a folder", image.file)
+
+
+def _require_one_source(one: Series) -> None:
+    """Require one patient, study and frame of reference in a series.
+
+    Some scanners leave a value empty in single images. Identifiers are not quoted: the error is
+    seen where those of a patient may not be.
+    """
+    for keyword in _OF_ONE_SERIES:
+        values = [image.text(keyword).casefold().rstrip("^ =") for image in one.images]
+        counted = Counter(values)
+        if counted[""] < _MOST_EMPTY * len(values):
+            del counted[""]
+        if len(counted) > 1:
+            usual, odd = (values.index(value) for value, _ in counted.most_common(2))
+            reason = f"{keyword} is not that of {one.images[usual].file.name} of the same series"
+            advice = "which is a mixture: send one series of one patient"
+            raise NotCt(f"{reason}, {advice}", one.images[odd].file)
 
 
 def _age(one: Series) -> float:

@@ -66,6 +66,11 @@ class Slice:
     image: ImageRef = UNNAMED
 
     @property
+    def name(self) -> str:
+        """The name of its file, with the frame where a file holds several."""
+        return f"{self.file.name} frame {self.frame}" if self.frame else self.file.name
+
+    @property
     def normal(self) -> FloatArray:
         """Unit normal of the slice plane, ``(3,)``, right-handed with the two axes."""
         # the axes are perpendicular only to within rounding, and so is the length of the product
@@ -189,9 +194,11 @@ def _upward(one: Slice) -> FloatArray:
 
 
 def _require_alike(slices: Sequence[Slice]) -> None:
-    """Require one matrix, one pixel spacing and one orientation."""
+    """Require one matrix, pixel spacing, orientation, and conversion to HU."""
     # the error names the slice that differs from most, not most of them
-    looks = [(s.layout.rows, s.layout.columns, *s.axes.ravel().round(1)) for s in slices]
+    looks = [
+        (s.layout.rows, s.layout.columns, *s.axes.ravel().round(1), *s.rescale) for s in slices
+    ]
     first = slices[looks.index(Counter(looks).most_common(1)[0][0])]
     size = (first.layout.rows, first.layout.columns)
     for other in slices:
@@ -203,6 +210,9 @@ def _require_alike(slices: Sequence[Slice]) -> None:
         if not np.allclose(other.axes, first.axes, rtol=0, atol=_COSINE_TOLERANCE):
             axes, expected = (np.round(s.axes, 4).ravel().tolist() for s in (other, first))
             _refuse_mixture(f"orientation {axes}", f"{expected}", first, other)
+        if other.rescale != first.rescale:
+            found, expected = (f"rescale slope and intercept {s.rescale}" for s in (other, first))
+            _refuse_mixture(found, expected, first, other)
 
 
 def _refuse_mixture(found: str, expected: str, first: Slice, other: Slice) -> None:
@@ -227,7 +237,7 @@ def _require_distinct(ordered: Sequence[Slice], at_mm: FloatArray) -> None:
     same = np.flatnonzero(np.diff(at_mm) < DUPLICATE_MM)
     if len(same):
         at = int(same[0])
-        reason = f"duplicate slice: same position as {_name(ordered[at])} ({at_mm[at]:.2f} mm)"
+        reason = f"duplicate slice: same position as {ordered[at].name} ({at_mm[at]:.2f} mm)"
         raise IncompleteSeries(f"{reason}: send each slice once", ordered[at + 1].file)
 
 
@@ -250,7 +260,7 @@ def _require_untilted(ordered: Sequence[Slice]) -> None:
         step = other.position_mm - first.position_mm
         shift = float(np.linalg.norm(step - (step @ normal) * normal))
         if shift > SHIFT_TOLERANCE_MM:
-            reason = f"gantry tilt or shifted slices: {shift:.1f} mm off the axis of {_name(first)}"
+            reason = f"gantry tilt or shifted slices: {shift:.1f} mm off the axis of {first.name}"
             raise IrregularGeometry(f"{reason}: reconstruct without tilt", other.file)
 
 
@@ -266,7 +276,7 @@ def _require_no_hole(ordered: Sequence[Slice], at_mm: FloatArray) -> None:
     if 0 < len(holes) <= max(1, len(multiples) // 4) and whole.all():
         at = int(holes[0])
         missing = int(np.sum(np.round(multiples[holes]) - 1))
-        between = f"{_name(ordered[at])} ({at_mm[at]:.2f} mm) and {_name(ordered[at + 1])}"
+        between = f"{ordered[at].name} ({at_mm[at]:.2f} mm) and {ordered[at + 1].name}"
         reason = f"{missing} missing between {between} ({at_mm[at + 1]:.2f} mm)"
         raise IncompleteSeries(f"slices: {reason}: send the whole series", ordered[at + 1].file)
 
@@ -323,7 +333,3 @@ def require_extent(shape: Sequence[int], spacing_mm: Triple, file: Path) -> None
         found, most = (" x ".join(f"{mm:.0f}" for mm in side) for side in (extent, MAX_EXTENT_MM))
         reason = f"is {found} mm (z, y, x), at most {most} mm can be of a patient"
         raise IrregularGeometry(f"{reason}: check the spacing, export it again", file)
-
-
-def _name(one: Slice) -> str:
-    return f"{one.file.name} frame {one.frame}" if one.frame else one.file.name

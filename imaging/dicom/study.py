@@ -25,6 +25,7 @@ from pydicom.uid import (
 )
 
 from imaging import c_stderr
+from imaging.continuity import require_continuous
 from imaging.coverage import coverage_of
 from imaging.dicom import codecs
 from imaging.dicom.arrival import head_of, listed_images
@@ -44,6 +45,7 @@ from imaging.dicom.series import (
     Choice,
     LungExtent,
     Series,
+    by_acquisition,
     choose,
     frames_of,
     group,
@@ -117,6 +119,7 @@ def read_series(
                 series = preferred(series, select(tuple(map(summary_of, series))))
             if request:
                 series = only_requested(series, request, folder)
+            series = [part for one in series for part in by_acquisition(one, folder)]
             choice, volume = _read_chest(series, folder, progress)
         except StudyError as error:
             error.headers = partial(source_headers_of_one, images)
@@ -127,7 +130,7 @@ def read_series(
             folder,
             _header(choice.series),
             choice.others + ignored,
-            _missing_images(images, choice.series, folder),
+            (*_missing_images(images, choice.series, folder), *_of_kernels(choice.series)),
             images=_images(choice.stack, volume),
             frame_of_reference_uid=choice.series.first.text("FrameOfReferenceUID"),
             rule=choice.series.rule,
@@ -271,7 +274,11 @@ def _lung_extent(stack: Stack) -> LungExtent:
 
 def _read_volume(choice: Choice, progress: Progress) -> Volume:
     hu, geometry = to_patient_axes(_checked(choice.stack, progress), choice.stack.geometry)
-    require_hu(hu, choice.stack.slices[0].file)
+    slices = choice.stack.slices
+    require_hu(hu, slices[0].file)
+    if len(slices) == len(hu):  # the axes were not exchanged
+        names, files = [one.name for one in slices], [one.file for one in slices]
+        require_continuous(hu, geometry.spacing_mm, names, files)
     description = choice.series.first.text("SeriesDescription")
     return Volume(hu, geometry, choice.series.uid, description)
 
@@ -407,6 +414,17 @@ def _missing_images(
         if announced:
             break
     return ()
+
+
+def _of_kernels(series: Series) -> tuple[Limitation, ...]:
+    """Say if the slices were not all reconstructed with one kernel."""
+    kernels = {image.text("ConvolutionKernel"): image.file.name for image in series.images}
+    kernels.pop("", None)  # some scanners leave it empty in single images
+    if len(kernels) < 2:
+        return ()
+    found = " and ".join(f"{kernel} ({file})" for kernel, file in kernels.items())
+    text = f"The reconstruction kernel changes within the series: {found}."
+    return (Limitation(LimitationKind.ACQUISITION, text),)
 
 
 def _header(series: Series) -> StudyHeader:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from edge.agent import join
 from edge.atomic_files import move
@@ -17,6 +18,8 @@ from edge.pipeline import StudyResult, read_and_report
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
+from edge.trail.files import records_after
+from edge.trail.records import Event
 from imaging.dicom.arrival import arrived
 from imaging.errors import IncompleteSeries
 from tests.edge.builders import SilentCloud, pending_pipeline, study_at
@@ -251,3 +254,86 @@ def test_killed_between_any_two_moves_no_image_is_lost(
     monkeypatch.undo()
     work_off(tmp_path, reader)
     assert_one_study(tmp_path)
+
+
+def changed_images(root: Path) -> list[tuple[str, str, int]]:
+    """What the audit trail says of changed images: study, part and number."""
+    fields = [one.fields for one in records_after(root / "state" / "trail", 0)
+              if one.event == Event.CHANGED]  # fmt: skip
+    return [(one["study_key"], one["part"], one["images"]) for one in fields]
+
+
+def test_a_changed_image_in_a_later_part_is_told_and_not_read(tmp_path: Path) -> None:
+    """It has the same SOP Instance UID as one that was reported, and other content."""
+    reader = Reader()
+    send(tmp_path, "a", slice(0, 12))
+    work_off(tmp_path, reader)
+    images = SmallCt(count=20).images()
+    images[11].PixelData = bytes(len(images[11].PixelData))
+    SmallCt().write(tmp_path / "inbox" / "a", images[10:])
+    (tmp_path / "inbox" / "a" / ".done").touch()
+    with capture_logs() as lines:
+        work_off(tmp_path, reader)
+    newest = report(tmp_path)
+    ((study, part, count),) = changed_images(tmp_path)
+    assert (study, count) == (newest["study_key"], 1)
+    (line,) = [one for one in lines if one["event"].startswith("changed images received")]
+    assert (line["study_key"], line["part"], line["images"]) == (study, part, 1)
+    said = "changed images, not read here: 1 of its images came again with other content"
+    said = f"{said}, kept as {part}"
+    assert newest["other_series"] == [said]
+    assert said in (tmp_path / "outbox" / "a" / "report.html").read_text()
+    assert len(list(arrived(tmp_path / "state" / "done" / part))) == 2
+    assert reader.read[1] == WHOLE
+
+
+@pytest.mark.parametrize("enough", [0, 30], ids=["read", "refused"])
+def test_two_reports_of_one_changed_series_name_each_other(tmp_path: Path, enough: int) -> None:
+    reader = Reader(enough)
+    send(tmp_path, "a", slice(0, 20))
+    work_off(tmp_path, reader)
+    images = SmallCt(count=20).images()
+    images[5].KVP = 99
+    SmallCt().write(tmp_path / "inbox" / "b", images)
+    (tmp_path / "inbox" / "b" / ".done").touch()
+    work_off(tmp_path, reader)
+    first, second = report(tmp_path), report(tmp_path, "b")
+    key, other = first["study_key"], second["study_key"]
+    assert changed_images(tmp_path) == [(key, other, 1)]
+    (said,) = second["other_series"]
+    assert said == f"changed images: report a (study {key}) has 1 of these with other content"
+    (said,) = first["other_series"]
+    assert said.endswith("1 of its images came again with other content, report b")
+    assert (first["version"], second["version"]) == (2, 1)
+    assert report(tmp_path, version=".v1")["other_series"] == []
+    assert first["changes"][-1]["kind"] == "changed images received"
+    page = (tmp_path / "outbox" / "a" / "report.html").read_text()
+    assert "report, version 2<br>" in page
+    assert said in page
+    work_off(tmp_path, reader)
+    assert report(tmp_path)["version"] == 2
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("step", [Step.READING, Step.REPORTED, Step.DONE])
+def test_killed_at_any_step_two_reports_name_each_other_once(
+    tmp_path: Path, step: Step, durable: bool
+) -> None:
+    reader = Reader()
+    send(tmp_path, "a", slice(0, 20))
+    work_off(tmp_path, reader)
+    images = SmallCt(count=20).images()
+    images[5].KVP = 99
+    SmallCt().write(tmp_path / "inbox" / "b", images)
+    (tmp_path / "inbox" / "b" / ".done").touch()
+
+    def crash(now: Step | PendingStep, is_durable: bool) -> None:
+        if (now, is_durable) == (step, durable):
+            raise Killed
+
+    with pytest.raises(Killed):
+        work_off(tmp_path, reader, crash)
+    work_off(tmp_path, reader)
+    assert report(tmp_path)["version"] == 2
+    assert [len(report(tmp_path, name)["other_series"]) for name in "ab"] == [1, 1]
+    assert len(changed_images(tmp_path)) == 1

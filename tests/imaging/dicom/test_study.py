@@ -15,7 +15,7 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from imaging.errors import UnreadableFile
+from imaging.errors import IrregularGeometry, UnreadableFile
 from imaging.read import read_study
 from tests.imaging.small_ct import SmallCt, encoded, set_frames
 
@@ -144,15 +144,17 @@ def test_a_damaged_number_on_which_no_image_depends(
     np.testing.assert_array_equal(read_study(tmp_path).volume.hu, ct.hu())
 
 
-def test_rescale_differs_from_slice_to_slice(tmp_path: Path) -> None:
-    """Each slice is rescaled by its own slope and intercept, as PET-CT scanners write them."""
+@pytest.mark.parametrize("attribute", ["RescaleSlope", "RescaleIntercept"])
+def test_rescale_that_differs_from_slice_to_slice_is_refused(
+    tmp_path: Path, attribute: str
+) -> None:
+    """A series of CT is converted to HU in one way: another one is of another series."""
     ct = SmallCt()
     images = ct.images()
-    for index, image in enumerate(images):
-        image.RescaleSlope, image.RescaleIntercept = 0.5, -1024 - index
-        image.PixelData = ((ct.hu()[index] + 1024 + index) * 2).astype("<i2").tobytes()
+    setattr(images[5], attribute, 2)
     ct.write(tmp_path, images)
-    np.testing.assert_array_equal(read_study(tmp_path).volume.hu, ct.hu())
+    with pytest.raises(IrregularGeometry, match=r"005\.dcm: rescale .* but 000\.dcm of the same"):
+        read_study(tmp_path)
 
 
 @pytest.mark.parametrize(
