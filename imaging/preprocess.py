@@ -12,6 +12,7 @@ import numpy.typing as npt
 from imaging.aeration import opaque_share, smaller_share
 from imaging.coverage import Coverage, coverage_of
 from imaging.errors import IrregularGeometry
+from imaging.lung_tissue import at_lung
 from imaging.lungs import Lungs, find_lungs
 from imaging.volume import WINDOW_HU, Geometry, HuArray, UInt8Array, Volume, to_patient_axes, triple
 
@@ -47,6 +48,20 @@ class Preprocessed:
         if self.lungs is None or self.source is None or len(index_zyx) == 0:
             return np.ones(len(index_zyx), dtype=bool)
         return self.lungs.contains(self.source.to_index(self.geometry.to_world(index_zyx)))
+
+    def accepts(
+        self, index_zyx: npt.NDArray[np.float64], diameter_mm: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.bool_]:
+        """Tell which candidates lie in the lung region, at lung tissue, bool ``(n,)``.
+
+        ``index_zyx`` are fractional box indices ``(n, 3)``; the diameters are ``(n,)``.
+        """
+        accepted = self.inside(index_zyx)
+        if self.lungs is not None and self.source is not None and accepted.any():
+            at = self.source.to_index(self.geometry.to_world(index_zyx[accepted]))
+            near = at_lung(self.lungs, self.source.spacing_mm, at, diameter_mm[accepted])
+            accepted[accepted] = near
+        return accepted
 
 
 def preprocess(volume: Volume, source: Path | str = "volume") -> Preprocessed:
