@@ -38,7 +38,8 @@ def at_lung(
     cell_mm = np.asarray(lungs.shape) * spacing_mm / lungs.air.shape
     at_mm = (np.asarray(index_zyx) + 0.5) * spacing_mm
     near = np.zeros(len(at_mm), dtype=bool)
-    for n, (at, reach) in enumerate(zip(at_mm, np.asarray(diameter_mm) / 2 + REACH_MM, strict=True)):
+    reach_mm = np.asarray(diameter_mm) / 2 + REACH_MM
+    for n, (at, reach) in enumerate(zip(at_mm, reach_mm, strict=True)):
         to_inner, to_compact, to_gas = _distances((inner, compact, gas), at, reach, cell_mm)
         near[n] = to_inner <= reach and to_compact <= to_gas + _CLOSER_MM
     return near

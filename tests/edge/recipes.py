@@ -100,17 +100,26 @@ def set_pixels(data: Dataset, values: npt.NDArray[np.generic]) -> None:
     data.PixelData = np.clip(values, 0, 32767).astype("<i2").tobytes()
 
 
+def stored_pixels(file: Path) -> Pixels:
+    """The stored values of a shared file, the mean of 2 x 2 pixels: a quarter of the time."""
+    one = slice_of(read_instance(file))
+    (stored,) = stored_frames(one.file, [0], one.layout, one.transfer_syntax)
+    rows, columns = stored.shape
+    mean = stored.reshape(rows // 2, 2, columns // 2, 2).mean(axis=(1, 3))
+    return np.asarray(mean.round(), dtype=np.int16)
+
+
 def base_scan(shared_data: Path, folder: Path) -> Scan:
     """Write the whole scan uncompressed, with the age and kernel that its copies are read by."""
     folder.mkdir()
-    images = [read_instance(file) for file in sorted((shared_data / SCAN).glob("*.dcm"))]
-    slices = sorted(map(slice_of, images), key=lambda one: float(one.position_mm[2]))
-    for index, one in enumerate(slices):
-        (stored,) = stored_frames(one.file, [0], one.layout, one.transfer_syntax)
-        data = dcmread(one.file)
+    images = [dcmread(file) for file in sorted((shared_data / SCAN).glob("*.dcm"))]
+    for index, data in enumerate(sorted(images, key=lambda one: one.ImagePositionPatient[2])):
+        values = stored_pixels(Path(str(data.filename)))
         data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 15, 1
-        data.PixelData = np.ascontiguousarray(stored, "<i2").tobytes()
+        data.Rows, data.Columns = values.shape
+        data.PixelSpacing = [2 * float(mm) for mm in data.PixelSpacing]
+        set_pixels(data, values)
         data["PixelData"].VR, data["PixelData"].is_undefined_length = "OW", False
         data.PatientAge, data.ConvolutionKernel = "060Y", "STANDARD"
         Scan(folder).add(data, f"{index:03}.dcm")
