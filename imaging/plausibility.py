@@ -36,12 +36,16 @@ END_CM2: Range = (0, 60)
 """[6 to 13] Section of the lungs in their lowest and their highest 4 mm: lungs taper."""
 AERATED_PERCENT: Range = (25, 100)
 """[38 to 63] Of the rib cage, in the upper 200 mm of the lungs."""
+BEHIND_MM: Range = (-inf, 24)
+"""[4 to 16] From lung to the back of the rib cage, in a quarter of all places at most. Fluid that
+fills half of both lungs makes it 32."""
 RIB_PERCENT: Range = (50, 100)
 """[100] Slices with bone beside the lung, on the side where they are fewer."""
 AIR_HU: Range = (-inf, -950)
 """[-1017 to -997] The most frequent value around the patient."""
-FAT_HU, MUSCLE_HU = (-140, -60), (30, 120)
-"""[-105 to -95, or 45] The most frequent value of soft tissue is that of fat or of muscle."""
+FAT_HU, MUSCLE_HU = (-140, -60), (10, 120)
+"""[-105 to -95, or 45] The most frequent value of soft tissue is that of fat or of muscle. Fluid is
+near 20."""
 LUNG_HU: Range = (-935, -600)
 """[-879 to -779] The median of the lungs."""
 AROUND_HU, TISSUE_HU, INSIDE_HU = (-1022, -702), (-400, 500), (-1024, -324)
@@ -50,7 +54,7 @@ _LOWEST_HU, _BIN_HU = -1024, 10
 _AIRWAY_HU, _BONE_HU = -930, 200
 _MIN_SECTION_CELLS = 30
 _UPPER_MM, _WALL_MM = 200.0, 24.0
-_MIN_CELLS = 500
+_MIN_CELLS = 250
 """In the highest bin of a histogram: about 30 ml. With less of it nothing is said."""
 
 
@@ -126,23 +130,35 @@ def _of_bones(
     ribs = 100 * min(float(side.any(axis=(1, 2)).mean()) for side in sides)
     yield from _outside(Subject.RIBS, "slices with bone beside the lung", ribs, RIB_PERCENT, "%")
     if whole:
-        upper = round(_UPPER_MM / float(cell_mm[0]))
-        cage = sum(np.count_nonzero(hull(plane)) for plane in bones[-upper:])
-        aerated = 100 * np.count_nonzero(lung[box[0]][-upper:]) / max(cage, 1)
-        name = "aerated part of the rib cage"
-        yield from _outside(Subject.SIZE, name, min(aerated, 100.0), AERATED_PERCENT, "%")
+        cage = np.stack([hull(plane) for plane in bones])
+        yield from _of_rib_cage(cage, lung[box[0], y, x], cell_mm)
+
+
+def _of_rib_cage(cage: UInt8Array, lung: UInt8Array, cell_mm: FloatArray) -> Iterator[Implausible]:
+    """Measure how much of the hull of the ribs is lung, and what lies behind the lungs."""
+    upper = round(_UPPER_MM / float(cell_mm[0]))
+    share = 100 * np.count_nonzero(lung[-upper:]) / max(np.count_nonzero(cage[-upper:]), 1)
+    name = "aerated part of the rib cage"
+    yield from _outside(Subject.SIZE, name, min(share, 100.0), AERATED_PERCENT, "%")
+    # from the last cell of lung in each column of a slice to the back of the rib cage
+    ends = [mask[:, ::-1].argmax(axis=1) for mask in (lung, cage)]
+    behind = (ends[0] - ends[1])[lung.any(axis=1) & cage.any(axis=1)] * float(cell_mm[1])
+    if behind.size:
+        thickness = float(np.percentile(behind, 25))
+        yield from _outside(Subject.SIZE, "tissue behind the lungs", thickness, BEHIND_MM, "mm")
 
 
 def _of_hu(lungs: Lungs, lung: UInt8Array, slices: slice) -> Iterator[Implausible]:
-    air = _counts(lungs.hu, AROUND_HU, 1 - lungs.air)
+    half = slice(None, None, 2)  # every second slice is enough
+    air = _counts(lungs.hu[half], AROUND_HU, 1 - lungs.air[half])
     if air.max() >= _MIN_CELLS:
         most = _most_frequent(air, AROUND_HU)
         yield from _outside(Subject.HU, "air around the patient", most, AIR_HU, "HU")
-    tissue = _counts(lungs.hu[slices], TISSUE_HU)
+    tissue = _counts(lungs.hu[slices][half], TISSUE_HU)
     most = _most_frequent(tissue, TISSUE_HU)
     if tissue.max() >= _MIN_CELLS and not FAT_HU[0] <= most <= FAT_HU[1]:
         yield from _outside(Subject.HU, "soft tissue without fat", most, MUSCLE_HU, "HU")
-    inside = np.cumsum(_counts(lungs.hu, INSIDE_HU, lung))
+    inside = np.cumsum(_counts(lungs.hu[half], INSIDE_HU, lung[half]))
     median = INSIDE_HU[0] + (np.searchsorted(inside, inside[-1] / 2) + 0.5) * _BIN_HU
     yield from _outside(Subject.HU, "lung", float(median), LUNG_HU, "HU")
 
