@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from edge.findings import Finding
 from edge.guarantee import Terms
 from imaging.coverage import Coverage
+from imaging.plausibility import Implausible, Subject
 from imaging.preprocess import Preprocessed
 from imaging.volume import Limitation, LimitationKind, Study, StudyHeader
 
@@ -28,6 +29,19 @@ MAX_FINDINGS = 24
 """Twice as many as any patient of calibration had."""
 MIN_AGE = 18
 """Of the patients in training and tests, in years."""
+MAX_THICKNESS_MM = 3.0
+"""The thickest slices of the scans in calibration, those of LUNA16 (Setio et al., Medical Image
+Analysis 42:1-13, 2017). Thick slices at a small distance blur a nodule."""
+MAX_GAP_MM = 1.5
+"""Half the diameter of the smallest nodule of calibration. Two scans that we have leave 1.25 mm."""
+_ODD = {
+    Subject.SIZE: (
+        "The lungs do not have the size of an adult's: {}. The stated scale is wrong, or part of "
+        "the lungs is not aerated or not in the images."
+    ),
+    Subject.RIBS: "This may not be a patient's chest: {}.",
+    Subject.HU: "The values of the images may not be HU: {}.",
+}
 _DAYS = {"D": 1.0, "W": 7.0, "M": 30.4, "Y": 365.25}
 _PHASES = {"ANGIO", "ANGIOGRAPHY", "CTA", "CTPA", "ARTERIAL", "DELAYED", "BIPHASIC", "TRIPHASIC"}
 """Words for phases of contrast that no scan of the calibration is known to have."""
@@ -45,7 +59,8 @@ def limitations_of(
     cut = tuple(_of_coverage(box.coverage) if box.coverage else ()) or _of_sides(box)
     scan = () if terms is None else _of_acquisition(study.header, slice_mm, terms)
     diffuse = _of_pattern(box, findings)
-    return (*study.limitations, *cut, *diffuse, *_of_patient(study.header, terms), *scan)
+    odd = _of_plausibility(box.implausible)
+    return (*study.limitations, *cut, *odd, *diffuse, *_of_patient(study.header, terms), *scan)
 
 
 def _of_coverage(coverage: Coverage) -> Iterator[Limitation]:
@@ -71,6 +86,16 @@ def _of_sides(box: Preprocessed) -> Iterator[Limitation]:
             "aerated was not read reliably."
         )
         yield Limitation(LimitationKind.COVERAGE, text)
+
+
+def _of_plausibility(implausible: Sequence[Implausible]) -> Iterator[Limitation]:
+    """Say what does not look like an adult's chest in HU, in a sentence for each subject."""
+    for subject, sentence in _ODD.items():
+        if texts := [one.text for one in implausible if one.subject is subject]:
+            # where lung is not aerated, coverage is not complete
+            is_size = subject is Subject.SIZE
+            kind = LimitationKind.COVERAGE if is_size else LimitationKind.PLAUSIBILITY
+            yield Limitation(kind, sentence.format(", ".join(texts)))
 
 
 def _of_pattern(box: Preprocessed, findings: Sequence[Finding]) -> Iterator[Limitation]:
@@ -111,6 +136,16 @@ def _of_acquisition(header: StudyHeader, slice_mm: float, terms: Terms) -> Itera
     if slice_mm > terms.slice_mm + 0.05:  # so much thicker is still the same
         text = (
             f"Slices are {slice_mm:.3g} mm apart, in calibration at most {terms.slice_mm:.3g} mm."
+        )
+        yield Limitation(LimitationKind.ACQUISITION, text)
+    thickness, most = header.slice_thickness_mm, max(MAX_THICKNESS_MM, terms.slice_mm)
+    if thickness > most + 0.05:
+        text = f"Slices are {thickness:.3g} mm thick, in calibration at most {most:.3g} mm."
+        yield Limitation(LimitationKind.ACQUISITION, text)
+    if thickness and slice_mm - thickness > MAX_GAP_MM:
+        text = (
+            f"Slices of {thickness:.3g} mm every {slice_mm:.3g} mm leave gaps of "
+            f"{slice_mm - thickness:.3g} mm, expected at most {MAX_GAP_MM:g} mm."
         )
         yield Limitation(LimitationKind.ACQUISITION, text)
     # a header may name several kernels; iterative reconstruction adds a suffix to the name

@@ -49,6 +49,8 @@ _MIN_BULLOUS_SHARE = 0.15
 _MIN_BULLOUS_ML = 400.0
 _MIN_INTERIOR_CELLS = 8
 _MIN_SIZE_SHARE = 0.05
+_MIN_INTERIOR_SHARE = 0.3
+"""Of a region beside the largest. Lungs have 0.62 to 0.74; bowel with stool, full of walls, 0.2."""
 
 CELL_MM = 4.0
 MARGIN_MM = 8.0
@@ -248,7 +250,9 @@ def _lung_like(
     lungs[0] = False  # label 0 is the background
     if _ml(sizes[lungs].sum()) < _MIN_LUNG_ML:
         return np.zeros_like(lungs)
-    return np.asarray(lungs & (sizes > _MIN_SIZE_SHARE * sizes[lungs].max()))
+    largest = sizes[lungs].max()
+    compact = (cells >= _MIN_INTERIOR_SHARE * sizes) | (slice_mm > _THICK_SLICE_MM)
+    return np.asarray(lungs & (sizes > _MIN_SIZE_SHARE * largest) & (compact | (sizes == largest)))
 
 
 def _ml(cells: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:

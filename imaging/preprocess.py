@@ -12,7 +12,9 @@ import numpy.typing as npt
 from imaging.aeration import opaque_share, smaller_share
 from imaging.coverage import Coverage, coverage_of
 from imaging.errors import IrregularGeometry
+from imaging.lung_tissue import at_lung
 from imaging.lungs import Lungs, find_lungs
+from imaging.plausibility import Implausible, implausible
 from imaging.volume import WINDOW_HU, Geometry, HuArray, UInt8Array, Volume, to_patient_axes, triple
 
 TARGET_MM = 1.0
@@ -32,6 +34,7 @@ class Preprocessed:
         coverage: how much of the lungs the volume shows; None if it was not measured.
         opaque_share: the part of the lungs that is not aerated; None if it was not measured.
         smaller_share: the air of one lung as a part of the other's; None if it was not measured.
+        implausible: what is seen in no adult's chest.
     """
 
     voxels: UInt8Array
@@ -41,12 +44,27 @@ class Preprocessed:
     coverage: Coverage | None = None
     opaque_share: float | None = None
     smaller_share: float | None = None
+    implausible: tuple[Implausible, ...] = ()
 
     def inside(self, index_zyx: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
         """Tell which fractional box indices ``(n, 3)`` lie in the lung region, bool ``(n,)``."""
         if self.lungs is None or self.source is None or len(index_zyx) == 0:
             return np.ones(len(index_zyx), dtype=bool)
         return self.lungs.contains(self.source.to_index(self.geometry.to_world(index_zyx)))
+
+    def accepts(
+        self, index_zyx: npt.NDArray[np.float64], diameter_mm: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.bool_]:
+        """Tell which candidates lie in the lung region, at lung tissue, bool ``(n,)``.
+
+        ``index_zyx`` are fractional box indices ``(n, 3)``; the diameters are ``(n,)``.
+        """
+        accepted = self.inside(index_zyx)
+        if self.lungs is not None and self.source is not None and accepted.any():
+            at = self.source.to_index(self.geometry.to_world(index_zyx[accepted]))
+            near = at_lung(self.lungs, self.source.spacing_mm, at, diameter_mm[accepted])
+            accepted[accepted] = near
+        return accepted
 
 
 def preprocess(volume: Volume, source: Path | str = "volume") -> Preprocessed:
@@ -69,7 +87,8 @@ def preprocess(volume: Volume, source: Path | str = "volume") -> Preprocessed:
     voxels, geometry = resample(hu[box], whole.cropped(lungs.start))
     coverage = coverage_of(lungs, whole.spacing_mm[0])
     shares = opaque_share(lungs), smaller_share(lungs)
-    return Preprocessed(voxels, geometry, lungs, whole, coverage, *shares)
+    odd = implausible(lungs, whole.spacing_mm, whole=not coverage.cuts)
+    return Preprocessed(voxels, geometry, lungs, whole, coverage, *shares, odd)
 
 
 def resample(hu: HuArray, geometry: Geometry) -> tuple[UInt8Array, Geometry]:

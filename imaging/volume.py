@@ -92,9 +92,9 @@ def from_window(values: UInt8Array) -> HuArray:
 
 @dataclass(frozen=True)
 class StudyHeader:
-    """Patient and examination as the file states them; empty where it states nothing.
+    """Patient and examination as the file states them; empty or 0 where it states nothing.
 
-    None of it leaves the site.
+    The thickness is that of the first slice. None of it leaves the site.
     """
 
     patient_id: str = ""
@@ -110,6 +110,7 @@ class StudyHeader:
     contrast: str = ""
     series_description: str = ""
     transfer_syntax: str = ""
+    slice_thickness_mm: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ class LimitationKind(Enum):
     DIFFUSE = "diffuse disease"
     PATIENT = "patient"
     ACQUISITION = "acquisition"
+    PLAUSIBILITY = "plausibility"  # it does not look like an adult's chest in HU
     ORIENTATION = "orientation"
 
 

@@ -41,11 +41,13 @@ _ELSEWHERE = {
     *("HEAD", "BRAIN", "SKULL", "SINUS", "NECK", "HEADNECK", "ABDOMEN", "ABDOMINAL", "ABD"),
     *("PELVIS", "PELVIC", "ABDOMENPELVIS", "SPINE", "CSPINE", "TSPINE", "LSPINE", "HIP", "HIPS"),
     *("LEG", "LEGS", "KNEE", "KNEES", "FOOT", "ANKLE", "SHOULDER", "ELBOW", "WRIST", "HAND"),
+    *("HEART", "CARDIAC", "LIVER", "KIDNEY", "COLON", "EXTREMITY"),
 }
 _OF_ONE_SERIES = (
     *("PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID", "PatientPosition"),
 )
 _MOST_EMPTY = 0.1
+_NAMES = ("BodyPartExamined", "SeriesDescription", "ProtocolName")
 _SHARP = {"LUNG", "BONE", "BONEPLUS", "EDGE", "ULTRA", "SHARP", "YC", "YD", "YE"}
 
 
@@ -379,9 +381,22 @@ def _is_sharp(one: Series) -> bool:
 
 def _name_rank(one: Series) -> int:
     """Rank what the header calls the series: 0 the chest, 1 nothing, 2 another part of the body."""
-    keywords = ("BodyPartExamined", "SeriesDescription", "ProtocolName")
-    words = set[str]().union(*(_words(one.first.text(k)) for k in keywords))
+    words = set[str]().union(*(_words(one.first.text(k)) for k in _NAMES))
     return 0 if words & _CHEST else 2 if words & _ELSEWHERE else 1
+
+
+def other_body_part(one: Series) -> tuple[str, str]:
+    """Return the first attribute that names another part of the body than the chest, and its value.
+
+    Both are empty if none does. BodyPartExamined counts more than the other names.
+    """
+    for keyword in _NAMES:
+        words = _words(one.first.text(keyword))
+        if words & _CHEST:
+            break
+        if words & _ELSEWHERE:
+            return keyword, one.first.text(keyword)[:64]
+    return "", ""
 
 
 def frames_of(image: Instance) -> list[Instance]:

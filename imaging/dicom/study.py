@@ -50,6 +50,7 @@ from imaging.dicom.series import (
     frames_of,
     group,
     only_requested,
+    other_body_part,
     preferred,
 )
 from imaging.dicom.source import source_headers, source_headers_of_one
@@ -130,7 +131,11 @@ def read_series(
             folder,
             _header(choice.series),
             choice.others + ignored,
-            (*_missing_images(images, choice.series, folder), *_of_kernels(choice.series)),
+            (
+                *_missing_images(images, choice.series, folder),
+                *_of_kernels(choice.series),
+                *_other_body_part(choice.series),
+            ),
             images=_images(choice.stack, volume),
             frame_of_reference_uid=choice.series.first.text("FrameOfReferenceUID"),
             rule=choice.series.rule,
@@ -427,6 +432,13 @@ def _of_kernels(series: Series) -> tuple[Limitation, ...]:
     return (Limitation(LimitationKind.ACQUISITION, text),)
 
 
+def _other_body_part(series: Series) -> tuple[Limitation, ...]:
+    """Say if the header names another part of the body than the chest."""
+    keyword, value = other_body_part(series)
+    text = f"{keyword} is {value}; the models know the chest only."
+    return (Limitation(LimitationKind.ACQUISITION, text),) if keyword else ()
+
+
 def _header(series: Series) -> StudyHeader:
     image = series.first
     return StudyHeader(
@@ -444,6 +456,7 @@ def _header(series: Series) -> StudyHeader:
         contrast=image.text("ContrastBolusAgent"),
         series_description=image.text("SeriesDescription"),
         transfer_syntax=UID(image.transfer_syntax).name,
+        slice_thickness_mm=max(_stated_thickness_mm(series) or 0.0, 0.0),
     )
 
 

@@ -23,7 +23,7 @@ from models.runtime.session import AUTO, Opened, open_as
 PAD_TO = 16
 """The network halves the grid four times."""
 
-READING = 4
+READING = 5
 """Increase it if boxes are read differently: calibrations of another reading are void."""
 
 PRIOR = SizePrior(from_mm=18.0, per_mm=0.25, most=2.0)
@@ -64,7 +64,7 @@ class Screener(Opened):
         found = strongest(readings, 2 * MOST_CANDIDATES)
         at = found.index_zyx
         size = np.array(box.voxels.shape)
-        keep = box.inside(at) & (at >= -0.5).all(1) & (at <= size - 0.5).all(1)
+        keep = box.accepts(at, found.diameter_mm) & (at >= -0.5).all(1) & (at <= size - 0.5).all(1)
         within = Peaks(found.logit[keep], at[keep], found.diameter_mm[keep])
         slope, intercept = self.settings["calibration"]
         return to_candidates(within, box.geometry, (slope, intercept))[:MOST_CANDIDATES]
