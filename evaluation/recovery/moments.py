@@ -53,9 +53,8 @@ ACKNOWLEDGED, AT_TARGET = "instance acknowledged", "object at the archive"
 """Steps whose other side sees them: after the first, and at the second, it kills the agent."""
 
 REPORT, AMENDED, OBJECTS = "report written", "amended report written", "DICOM objects written"
-STORED, MORE_TO_COME = "late verdicts stored", "amendment noted, more to come, audit record"
-"""Steps at which the cloud answers a half at a time. The second one is reached where the first half
-does not wait for the other."""
+MORE_TO_COME = "amendment noted, more to come, audit record"
+"""A step that needs a cloud that answers a half at a time."""
 
 STEPS: Mapping[str, AnyStep | None] = {
     "instance written": ReceiveStep.WRITTEN,
@@ -70,7 +69,7 @@ STEPS: Mapping[str, AnyStep | None] = {
     "study reported, export row, audit record": Step.REPORTED,
     "study put away": Step.DONE,
     "retry counted": PendingStep.RETRYING,
-    STORED: PendingStep.AMENDING,
+    "late verdicts stored": PendingStep.AMENDING,
     AMENDED: None,
     MORE_TO_COME: PendingStep.PENDING,
     "last amendment noted, audit record": PendingStep.CLOSED,
@@ -109,7 +108,7 @@ class Trigger:
 
     def arm(self, name: str, after: bool, *, skip: int = 0, fills: bool = False) -> None:
         """Act at this step, when it comes for the time after ``skip`` others."""
-        self._values[1:4] = [skip, int(fills), (name == STORED) + 2 * (name == MORE_TO_COME)]
+        self._values[1:4] = [skip, int(fills), int(name == MORE_TO_COME)]
         self._values[0] = 2 * NAMES.index(name) + after
 
     def disarm(self) -> None:
@@ -130,11 +129,6 @@ class Trigger:
     def by_halves(self) -> bool:
         """Whether the cloud answers a half of what it is asked for."""
         return bool(self._values[3])
-
-    @property
-    def quiet_s(self) -> float:
-        """How long verdicts wait for others."""
-        return 0.0 if self._values[3] == 2 else QUIET_S
 
     def met(self, name: str, after: bool) -> bool:
         """Return whether this is the moment; it is met once."""
@@ -263,7 +257,8 @@ def serve(root: Path, ports: Ports, trigger: Trigger, order: Order, ahead_s: Any
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def on_step(step: AnyStep, durable: bool) -> None:
-        setattr(amender, "QUIET_S", trigger.quiet_s)  # noqa: B010 - for this process alone
+        # for this process alone: the first half of an answer does not wait for the other
+        setattr(amender, "QUIET_S", 0.0 if trigger.by_halves else QUIET_S)  # noqa: B010
         order.on_step(step, durable)
         if step in _NAME_OF:
             moment(_NAME_OF[step], durable)

@@ -77,7 +77,7 @@ def test_a_verdict_can_take_a_finding_away(site: Site) -> None:
 
 
 def test_verdicts_that_follow_within_seconds_make_one_version(site: Site) -> None:
-    """Also where a retry between them fails; each verdict is one change, none is requested twice."""
+    """Also where a retry between them fails; each verdict is one change, requested once."""
     key = site.study("a").id
     site.cloud.answers = [1, 0, 1]
     site.turns()
