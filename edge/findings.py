@@ -16,9 +16,8 @@ BoolArray = npt.NDArray[np.bool_]
 CROWDED_MM = 10.0
 """Findings nearer than this lie in one consolidation, where the disease is diffuse."""
 DISAGREEMENT = 0.5
-"""Difference of the two readers' probabilities from which they disagree strongly: it is half of the
-scale, so that one of them always says that it rather is a nodule, and the other that it rather is
-not."""
+"""Strong disagreement of the readers' probabilities: half of the scale, so that it rather is a
+nodule for one of them, and rather none for the other."""
 SMALL_MM = 6.0
 """A finding below this diameter is marked as small. What follows from that is for a radiologist."""
 

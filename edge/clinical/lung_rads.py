@@ -44,11 +44,6 @@ class NoduleCategory:
     most: str
     missing: tuple[str, ...] = ()
 
-    @property
-    def category(self) -> str:
-        """The category; empty where an input is missing."""
-        return self.least if self.least == self.most else ""
-
 
 @dataclass(frozen=True)
 class LungRads:
@@ -154,5 +149,5 @@ def _rank(category: str) -> int:
 
 def _sentence(one: NoduleCategory) -> str:
     kind = one.type or "of unknown type"
-    category = f"category {one.category}" if one.category else "no category"
+    category = "no category" if one.missing else f"category {one.least}"
     return f"Finding {one.number}: {kind}, {one.diameter_mm:.1f} mm, {category}"

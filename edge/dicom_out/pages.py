@@ -342,7 +342,7 @@ def _image(data: bytes, place: float, part: slice = slice(None)) -> Image | None
     ``place`` is its width in points.
     """
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    if pixels is None:
+    if pixels is None or not pixels[part, part].size:
         return None
     pixels = np.ascontiguousarray(pixels[part, part])
     _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 88])

@@ -25,7 +25,7 @@ from edge.report.summary import next_steps, reasons_once, result_of
 
 @dataclass(frozen=True)
 class Banner:
-    """A message above the findings; ``level`` is good, note, warn or bad."""
+    """A message above the findings; ``level`` is note, warn or bad."""
 
     level: str
     title: str
@@ -41,11 +41,7 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
         result=result_of(report),
         next_steps=next_steps(report),
         reasons=reasons_once(
-            (
-                n,
-                f.reason,
-                (f.edge_score, f.probability, f.verdict.probability if f.verdict else None),
-            )
+            (n, f.reason, (f.edge_score, f.probability, getattr(f.verdict, "probability", None)))
             for n, f in (*report.numbered, *report.numbered_possible)
         ),
         picture_name=picture_name,

@@ -54,7 +54,7 @@ def test_the_pages_begin_with_the_result_and_have_key_images_and_readers_that_di
     pictures = {"finding_01.jpg": picture, "finding_02.jpg": b"damaged"}
     pages = report_pages({**values, "findings": [apart, values["findings"][1]]}, pictures)
     text = " ".join("\n".join(text_of(pages, tmp_path)).split())
-    assert text.index("2 findings, the largest 20 mm") < text.index("Look first") < text.index("#")
+    assert text.index("2 findings, the largest 12 mm") < text.index("Look first") < text.index("#")
     assert "the readers disagree" in text
     assert text.count("the cloud raised …") == 2  # once in each list
     assert pages.count(b"/Subtype /Image") == 2  # beside the row, and below
@@ -68,7 +68,7 @@ def test_every_page_says_that_it_is_no_medical_device(
     """Also with more findings, longer reasons and wider words than a page has room for."""
     one = values["findings"][0]
     many = [
-        {**one, "number": n, "reason": "because " * 80 + "x" * 400 + " <b>&</b>"}
+        {**one, "number": n, "reason": f"because {n} " * 80 + "x" * 400 + " <b>&</b>"}
         for n in range(1, 40)
     ]
     pages = text_of(report_pages({**values, "findings": many}, {}), tmp_path)
