@@ -15,6 +15,9 @@ BoolArray = npt.NDArray[np.bool_]
 
 CROWDED_MM = 10.0
 """Findings nearer than this lie in one consolidation, where the disease is diffuse."""
+DISAGREEMENT = 0.5
+"""Strong disagreement of the readers' probabilities: half of the scale, so that it rather is a
+nodule for one of them, and rather none for the other."""
 SMALL_MM = 6.0
 """A finding below this diameter is marked as small. What follows from that is for a radiologist."""
 
@@ -109,9 +112,22 @@ class Finding:
     volume_mm3: float | None = None
 
     @property
+    def disagreement(self) -> str:
+        """What edge and cloud each say where they disagree strongly; empty where they do not."""
+        cloud = self.verdict.probability if self.verdict else self.edge_score
+        if not abs(self.edge_score - cloud) >= DISAGREEMENT:
+            return ""
+        return f"edge {self.edge_score:.2f}, cloud {cloud:.2f}"
+
+    @property
     def small(self) -> bool:
         """Whether it is marked as small: its diameter is below `SMALL_MM`."""
         return self.diameter_mm < SMALL_MM
+
+
+def named(noun: str, numbers: Sequence[int]) -> str:
+    """Return ``finding 1`` or ``findings 1, 2``."""
+    return f"{noun}{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}"
 
 
 def crowds(findings: Sequence[Finding]) -> tuple[tuple[int, ...], ...]:

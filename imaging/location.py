@@ -53,9 +53,14 @@ class Location:
     zone: str = ""
 
     @property
+    def place(self) -> str:
+        """Side and zone in words, as far as they are known: ``left upper zone``, ``left lung``."""
+        zone = self.zone and f"{self.zone} zone"
+        return " ".join(filter(None, (self.side, zone or (self.side and "lung"))))
+
+    @property
     def text(self) -> str:
         """For a radiologist: ``left upper zone, image 45``."""
-        words = " ".join(filter(None, (self.side, self.zone and f"{self.zone} zone")))
         image = self.image
         if image.number is None:
             slice_ = f"slice {self.slice_index + 1} of {self.slices} from the feet"
@@ -63,7 +68,7 @@ class Location:
             slice_ = f"image {image.number}"
         else:
             slice_ = f"image {image.number}, frame {image.frame}"
-        return ", ".join(filter(None, (words, slice_)))
+        return ", ".join(filter(None, (self.place, slice_)))
 
 
 @dataclass(frozen=True)

@@ -96,8 +96,7 @@ def queued(folders: AgentFolders, *, everything: bool = False, quiet_s: float) -
                 store.pending.reason(read.study_key),
                 records[read.study_key].report_name,
             )
-            for step in (PendingStep.PENDING, PendingStep.AMENDING)
-            for read in store.pending.at(step)
+            for read in store.pending.at(PendingStep.PENDING, PendingStep.AMENDING)
             if read.study_key in records
         ]
     for record in records.values():

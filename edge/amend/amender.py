@@ -2,7 +2,8 @@
 
 The main loop calls `Amender.run_once` between studies. Nothing that matters is only in memory:
 verdicts are durable before a version is written from them, so that the next start finishes an
-interrupted version with the same verdicts and the same number.
+interrupted version with the same verdicts and the same number. Verdicts of one study that arrive
+within some seconds make one version.
 
 All timing of retries is here: `RetryBudget` says how long a retry may take, `Backoff` says when the
 next one is due. (Within one escalation, `edge.escalation.client` paces its attempts.)
@@ -45,6 +46,9 @@ FIRST_RETRY_S, FIRST_RETRY_SHARE = 2.0, 0.2
 during a retry waits for its end."""
 MAX_RETRY_SHARE = 0.5
 """Limit of any retry as a share of the deadline: a new study keeps at least half of its time."""
+QUIET_S = 10.0
+"""Time without a verdict after which a version is written though verdicts are missing. Each version
+is a set of objects in the archive. One retry and its pause are usually shorter."""
 DAY_S = 86_400.0
 MB = 1_000_000
 
@@ -177,6 +181,7 @@ class Amender:
         self._backoff = Backoff(budget.pause_s, clock, jitter)
         self._aged_s, self._was_down = clock(), False
         self._suspended: set[str] = set()
+        self._quiet_at_s: dict[str, float] = {}
 
     def run_once(self) -> bool:
         """Do the most urgent piece of work; return whether there was any.
@@ -189,11 +194,12 @@ class Amender:
             self._pending.add_age(passed_s)
             self._aged_s += passed_s
         available = self._is_available()
-        # 1. Finish an interrupted version: its verdicts are stored.
-        if begun := self._at(PendingStep.AMENDING):
-            return self._attempt(begun[0], self._write)
+        steps = (PendingStep.PENDING, PendingStep.AMENDING)
+        reads = [r for r in self._pending.at(*steps) if r.study_key not in self._suspended]
+        # 1. Write a version whose verdicts are stored, unless more may follow within seconds.
+        if ready := [r for r in reads if self._is_ready(r)]:
+            return self._attempt(ready[0], self._write)
         # 2. Give up a read that is too old, or the oldest when compressing makes no room.
-        reads = self._at(PendingStep.PENDING)
         if too_old := [r for r in reads if r.age_s > self._budget.max_days * DAY_S]:
             reason = f"no answer within {self._budget.max_days:g} days"
             return self._attempt(too_old[0], partial(self._give_up, reason))
@@ -237,11 +243,18 @@ class Amender:
         self._was_down = not up
         return link.available
 
-    def _at(self, step: PendingStep) -> list[PendingRead]:
-        return [r for r in self._pending.at(step) if r.study_key not in self._suspended]
+    def _is_ready(self, read: PendingRead) -> bool:
+        """Return whether the next version is to be written now.
+
+        Verdicts that an earlier process stored do not wait.
+        """
+        if read.step is not PendingStep.AMENDING:
+            return False
+        quiet = self._clock() >= self._quiet_at_s.get(read.study_key, float("-inf"))
+        return quiet or read.gives_up or not self._pending.open_rois(read)
 
     def _retry(self, read: PendingRead) -> None:
-        """Send the ROIs of one study again; write a new version if any verdict comes."""
+        """Send the ROIs of one study again; write a new version if the last verdict comes."""
         key = read.study_key
         read = self._pending.count_attempt(read)
         # While the breaker is half-open, one ROI is enough as a probe.
@@ -257,7 +270,10 @@ class Amender:
         # the pause depends on who is to blame: this study, or the link.
         if answers.verdicts:
             self._backoff.answered()
-            self._write(self._pending.add_verdicts(read, answers))
+            read = self._pending.add_verdicts(read, answers)
+            self._quiet_at_s[key] = self._clock() + QUIET_S
+            if self._is_ready(read):
+                self._write(read)
             return
         if answers.refused:
             self._backoff.refused(key, read.attempts)
@@ -293,6 +309,7 @@ class Amender:
             outlines = outlines_file(listed, context.geometry)
             write_version(report, pictures, out, {OUTLINES: outlines})
         facts, context = report_facts(report_to_dict(report)), replace(context, report=report)
+        self._quiet_at_s.pop(key, None)
         if pending.version_written(read, context, facts) is PendingStep.CLOSED:
             self._backoff.forget(key)
         if self._on_amended is not None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge.clinical.sidecar import Clinical
-from edge.findings import Finding
+from edge.findings import Finding, named
 from imaging.volume import Limitation, LimitationKind
 
 STANDARD = "ACR Lung-RADS v2022"
@@ -64,10 +64,8 @@ class LungRads:
 
     @property
     def text(self) -> str:
-        """The category in a few words."""
-        if self.category is not None:
-            return f"category {self.category}"
-        return "no category" if self.least is None else f"category {self.least} to {self.most}"
+        """The category in a few words; the reasons begin with what is missing for it."""
+        return "no category" if self.category is None else f"category {self.category}"
 
 
 def suggest(
@@ -97,7 +95,12 @@ def suggest(
     reasons.insert(0, "; ".join(_sentence(one) for one in decisive) + ".")
     # what is missing of a lesser finding changes nothing
     open_ones = [one for one in inputs if one.missing and _rank(one.most) > _rank(least)]
-    reasons += [f"Missing: {what} of finding {o.number}." for o in open_ones for what in o.missing]
+    missing: dict[str, list[int]] = {}
+    for one in open_ones:
+        missing.setdefault(" and ".join(one.missing), []).append(one.number)
+    if missing:
+        said = (f"{what} of {named('finding', numbers)}" for what, numbers in missing.items())
+        reasons.insert(0, f"Missing: {'; '.join(said)}.")
     category = least if least == most else None
     return LungRads(category, least, most, inputs, (*reasons, NOT_CONSIDERED))
 
@@ -146,5 +149,5 @@ def _rank(category: str) -> int:
 
 def _sentence(one: NoduleCategory) -> str:
     kind = one.type or "of unknown type"
-    category = one.least if one.least == one.most else f"{one.least} to {one.most}"
-    return f"Finding {one.number}: {kind}, {one.diameter_mm:.1f} mm, category {category}"
+    category = "no category" if one.missing else f"category {one.least}"
+    return f"Finding {one.number}: {kind}, {one.diameter_mm:.1f} mm, {category}"

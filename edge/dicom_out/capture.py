@@ -69,6 +69,6 @@ def _comment(report: Mapping[str, Any], values: Mapping[str, Any] | None) -> str
     else:
         is_finding = any(one["number"] == values["number"] for one in report["findings"])
         kind = "Finding" if is_finding else "Possible finding"
-        what = f"{kind} {values['number']}: {values['diameter_mm']:g} mm, probability "
-        what += f"{values['probability']:.2f}"
+        what = f"{kind} {values['number']}: {values['diameter_mm']:g} mm, "
+        what += f"probability of being a nodule {values['probability']:.2f}"
     return f"{what}. Report version {report['version']}. {report['disclaimer']}"

@@ -33,6 +33,9 @@ from reportlab.platypus import (
 
 from edge.dicom_out.sr import coverage_text
 from edge.report.model import Status
+from edge.report.pictures import picture_name
+from edge.report.summary import reasons_once
+from imaging.render import TILE_PX
 
 Values = Mapping[str, Any]
 
@@ -47,6 +50,8 @@ _FONT, _BOLD = "Overread", "Overread-Bold"
 _MARGIN, _HEAD, _FOOT = 18 * mm, 30 * mm, 20 * mm
 _WIDTH = A4[0] - 2 * _MARGIN
 _PICTURES_IN_ROW = 2
+_KEY_WIDTH, _KEY_PART = 18 * mm, slice(TILE_PX // 7, TILE_PX - TILE_PX // 7)
+"""Of the key image beside a finding: the middle of the first tile of its picture."""
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
 _UNPRINTED = "Some characters of this text cannot be printed here. The DICOM header has them."
 _GREY, _LINE, _WARN = (
@@ -186,11 +191,13 @@ def _content(report: Values, pictures: Mapping[str, bytes]) -> Iterator[Flowable
         yield _text("No statement about nodules is made. A person must read the images.", _BANNER)
         yield _text(f"{rejection['kind']}: {rejection['reason']}")
         return
+    yield _text(report.get("result", ""), _TITLE)
+    yield from (_text(step) for step in report.get("next_steps", ()))
     for banner in _banners(report):
         yield _text(banner, _BANNER)
-    yield from _list("Findings", report["findings"], "No finding.")
+    yield from _list("Findings", report["findings"], "No finding.", pictures)
     possible = "Possible findings (most of these are no nodules)"
-    yield from _list(possible, report["possible_findings"], "No possible finding.")
+    yield from _list(possible, report["possible_findings"], "No possible finding.", pictures)
     state = f"{report['second_reading']}: {report['second_reading_reason']}"
     yield from _section("Second reading", [state])
     yield from _section("Guarantee on missed nodules", [report["guarantee"]["text"]])
@@ -237,15 +244,22 @@ def _banners(report: Values) -> Iterator[str]:
         yield f"Findings {numbers} lie in one consolidation."
 
 
-def _list(title: str, listed: Sequence[Values], none: str) -> Iterator[Flowable]:
+def _list(
+    title: str, listed: Sequence[Values], none: str, pictures: Mapping[str, bytes]
+) -> Iterator[Flowable]:
     yield _text(title, _TITLE)
     if not listed:
         yield _text(none)
         return
-    heads = ("#", "where", "x, y, z mm (LPS)", "mm", "mm³", "probability", "type", "decided by")
-    rows = [[_text(head, _SMALL) for head in heads]]
-    rows += [[_text(value, _CELL) for value in _row(values)] for values in listed]
-    shares = (0.05, 0.23, 0.22, 0.08, 0.09, 0.11, 0.11, 0.11)
+    heads = ("#", "", "where", "x, y, z mm (LPS)", "mm", "mm³", "type",
+             "probability of being a nodule", "decided by")  # fmt: skip
+    rows: list[list[Flowable]] = [[_text(head, _SMALL) for head in heads]]
+    for values in listed:
+        data = pictures.get(picture_name(int(values["number"])), b"")
+        key = _image(data, _KEY_WIDTH, _KEY_PART) or Spacer(0, 0)
+        number, *cells = (_text(value, _CELL) for value in _row(values))
+        rows.append([number, key, *cells])
+    shares = (0.05, 0.12, 0.17, 0.16, 0.09, 0.08, 0.1, 0.15, 0.08)
     style = TableStyle(
         [
             ("LINEBELOW", (0, 0), (-1, -1), 0.4, _LINE),
@@ -256,8 +270,13 @@ def _list(title: str, listed: Sequence[Values], none: str) -> Iterator[Flowable]
     )
     yield Table(rows, colWidths=[_WIDTH * s for s in shares], style=style, repeatRows=1)
     yield Spacer(1, 3)
+    reasons = []
     for values in listed:
-        yield _text(f"{values['number']}: {values['reason']}", _SMALL)
+        cloud = (values["verdict"] or {}).get("probability")
+        scores = (values["edge_score"], values["probability"], cloud)
+        reasons.append((values["number"], values["reason"], scores))
+    for reason, numbers in reasons_once(reasons).items():
+        yield _text(f"{', '.join(map(str, numbers))}: {reason}", _SMALL)
 
 
 def _row(values: Values) -> Iterator[str]:
@@ -275,8 +294,11 @@ def _row(values: Values) -> Iterator[str]:
     yield ", ".join(f"{value:.1f}" for value in values["centre_mm"])
     yield f"{values['diameter_mm']:.1f}" + (" (small)" if values["small"] else "")
     yield "" if values["volume_mm3"] is None else f"{values['volume_mm3']:.0f}"
-    yield f"{values['probability']:.2f}"
     yield verdict.get("texture") or ""
+    scores = f"edge {values['edge_score']:.2f}"
+    scores += f", cloud {verdict['probability']:.2f}" if verdict else ""
+    apart = "the readers disagree: " if values.get("disagreement") else ""
+    yield f"{values['probability']:.2f}\n{apart}{scores}"
     yield values["decided_by"]
 
 
@@ -290,7 +312,8 @@ def _section(title: str, lines: Sequence[str]) -> Iterator[Flowable]:
 def _pictures(report: Values, pictures: Mapping[str, bytes]) -> Iterator[Flowable]:
     cells: list[tuple[Image, Paragraph]] = []
     for name, data in pictures.items():
-        if (image := _image(data, name)) is not None:
+        width = _WIDTH if name.startswith("overview") else _WIDTH / _PICTURES_IN_ROW - 6
+        if (image := _image(data, width)) is not None:
             cells.append((image, _text(_caption(name), _SMALL)))
     if not cells:
         return
@@ -313,14 +336,17 @@ def _pictures(report: Values, pictures: Mapping[str, bytes]) -> Iterator[Flowabl
         yield Table(rows, colWidths=[width] * _PICTURES_IN_ROW, style=style)
 
 
-def _image(data: bytes, name: str) -> Image | None:
-    """Return the picture as JPEG, as wide as its place; None where it is damaged."""
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if pixels is None:
+def _image(data: bytes, place: float, part: slice = slice(None)) -> Image | None:
+    """Return a square ``part`` of the picture, all by default; None where it is damaged.
+
+    ``place`` is its width in points.
+    """
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if pixels is None or not pixels[part, part].size:
         return None
+    pixels = np.ascontiguousarray(pixels[part, part])
     _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 88])
     height, width = pixels.shape[:2]
-    place = _WIDTH if name.startswith("overview") else _WIDTH / _PICTURES_IN_ROW - 6
     scale = min(place / width, 0.6 * A4[1] / height)
     return Image(BytesIO(encoded.tobytes()), width * scale, height * scale)
 

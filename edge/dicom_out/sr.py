@@ -171,6 +171,8 @@ def _group(
     items = group[0].ContentSequence
     if tracking_uid in segments and source.frame_of_reference_uid:
         items.append(_centre(values["centre_mm"], source))
+    if apart := values.get("disagreement"):
+        items.append(_text(terms.DISAGREEMENT, apart))
     items.append(_text(terms.REASON, values["reason"]))
     return group
 
@@ -265,6 +267,7 @@ def _texts(report: Values) -> ContainerContentItem:
     coverage = report["coverage"]
     given: list[tuple[Code | CodedConcept, str]] = [
         (terms.DISCLAIMER, report["disclaimer"]),
+        (terms.RESULT, " ".join([report.get("result", ""), *report.get("next_steps", ())])),
         (terms.READING, f"{report['second_reading']}: {report['second_reading_reason']}"),
         (terms.GUARANTEE, report["guarantee"]["text"]),
         *((terms.LIMITATION, one["text"]) for one in report["limitations"]),

@@ -19,11 +19,13 @@ from edge.clinical.brock import REFERENCE
 from edge.clinical.lung_rads import STANDARD
 from edge.findings import SecondReading
 from edge.report.model import NOT_A_DEVICE, Change, ChangeKind, Report, Status
+from edge.report.pictures import picture_name
+from edge.report.summary import next_steps, reasons_once, result_of
 
 
 @dataclass(frozen=True)
 class Banner:
-    """A message above the findings; ``level`` is good, note, warn or bad."""
+    """A message above the findings; ``level`` is note, warn or bad."""
 
     level: str
     title: str
@@ -36,6 +38,13 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
         report=report,
         banners=banners(report),
         images={name: b64encode(data).decode() for name, data in pictures.items()},
+        result=result_of(report),
+        next_steps=next_steps(report),
+        reasons=reasons_once(
+            (n, f.reason, (f.edge_score, f.probability, getattr(f.verdict, "probability", None)))
+            for n, f in (*report.numbered, *report.numbered_possible)
+        ),
+        picture_name=picture_name,
         disclaimer=NOT_A_DEVICE,
         standard=STANDARD,
         brock_model=BROCK,
@@ -81,15 +90,10 @@ def banners(report: Report) -> tuple[Banner, ...]:
         messages.append(
             Banner("warn", "Provisional report", "A second reading may change the findings.")
         )
-    match report.second_reading:
-        case SecondReading.COMPLETE if report.uncertain:
-            level = "good"
-        case SecondReading.COMPLETE | SecondReading.OFF:
-            level = "note"  # nothing was read again, and nothing is missing
-        case _:
-            level = "warn"
-    text = report.second_reading_reason
-    return (*messages, Banner(level, report.second_reading_title, text))
+    if report.second_reading in (SecondReading.PARTIAL, SecondReading.MISSING):
+        title, text = report.second_reading_title, report.second_reading_reason
+        messages.append(Banner("warn", title, text))
+    return tuple(messages)
 
 
 @cache

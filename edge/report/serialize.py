@@ -14,6 +14,7 @@ from edge.clinical.lung_rads import STANDARD, LungRads
 from edge.findings import Decision, Finding
 from edge.guarantee import Guarantee
 from edge.report.model import NOT_A_DEVICE, Change, Report
+from edge.report.summary import next_steps, result_of
 from imaging.coverage import Coverage
 from imaging.location import Location
 from imaging.volume import LimitationKind
@@ -39,6 +40,8 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "source": str(report.source),
         "series_uid": report.series_uid,
         "study": asdict(report.header),
+        "result": result_of(report),
+        "next_steps": list(next_steps(report)),
         "findings": [
             _finding(n, one, report.location_of(one)) | {"brock": _brock(report.brock_of(one))}
             for n, one in report.numbered
@@ -186,6 +189,7 @@ def _finding(number: int, finding: Finding, location: Location | None) -> dict[s
         "decided_by": finding.decided_by.value,
         "reason": finding.reason,
         "edge_score": _number(finding.edge_score, 4),
+        "disagreement": finding.disagreement or None,
         "route": finding.route.value,
         "verdict": verdict
         and {

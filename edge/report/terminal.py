@@ -14,6 +14,7 @@ from edge.clinical.brock import REFERENCE
 from edge.clinical.lung_rads import STANDARD
 from edge.findings import SMALL_MM, Finding
 from edge.report.model import NOT_A_DEVICE, Report
+from edge.report.summary import counted, next_steps, result_of
 from edge.report.write import ReportPaths
 
 PROGRESS_AFTER_S = 2.0
@@ -27,6 +28,8 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
     if not report.was_read:
         return Panel(escape(report.second_reading_reason), title="Not read")
     return Group(
+        f"[bold]{escape(result_of(report))}[/]",
+        *(f"- {escape(step)}" for step in next_steps(report)),
         *(f"[bold yellow]limitation[/]  {escape(x.text)}" for x in report.limitations),
         _findings_table(report),
         *([_possible_table(report)] if report.possible else []),
@@ -61,7 +64,7 @@ def _clinical(report: Report) -> Iterator[str]:
     if told := [f"{n}: {brock.probability:.1%}" for n, brock in found if brock]:
         unknown = dict.fromkeys(text for _, brock in found if brock for text in brock.unknown)
         without = f"; unknown: {', '.join(unknown)} ({REFERENCE})" if unknown else ""
-        yield f"[bold]Brock model[/]  {', '.join(told)}{escape(without)}"
+        yield f"[bold]Brock probability of cancer[/]  {', '.join(told)}{escape(without)}"
     if report.clinical.problem:
         yield f"[bold]not used[/]  {report.clinical.source}: {escape(report.clinical.problem)}"
 
@@ -72,20 +75,22 @@ def _second_reading(report: Report) -> str:
 
 
 def _where(report: Report, finding: Finding) -> str:
-    location = report.location_of(finding)
-    return f"{location.text}: " if location else ""
+    location, apart = report.location_of(finding), finding.disagreement
+    return (f"{location.text}: " if location else "") + (
+        apart and f"the readers disagree, {apart}; "
+    )
 
 
 def _findings_table(report: Report) -> Table:
     caption = f"{len(report.dismissed)} dismissed on the edge, highest score "
     caption += f"{report.highest_dismissed_score:.3f}"
-    found = _plural(len(report.findings), "finding")
-    title = f"{found} of {_plural(len(report.decisions), 'candidate')}"
+    found = counted(len(report.findings), "finding")
+    title = f"{found} of {counted(len(report.decisions), 'candidate')}"
     return _table(report.numbered, title, caption)
 
 
 def _possible_table(report: Report) -> Table:
-    title = _plural(len(report.possible), "possible finding")
+    title = counted(len(report.possible), "possible finding")
     caption = "below the threshold of findings; most are not nodules"
     return _table(report.numbered_possible, title, caption)
 
@@ -109,10 +114,6 @@ def _table(numbered: Sequence[tuple[int, Finding]], title: str, caption: str) ->
             finding.decided_by.value,
         )
     return table
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _ledger_table(report: Report) -> Table:

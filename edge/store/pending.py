@@ -45,7 +45,7 @@ class PendingStep(Enum):
 
     SAVED = "saved"  # ROIs and context are stored; the report may not be out yet
     RETRYING = "retrying"  # one more attempt is counted; the row stays PENDING
-    AMENDING = "amending"  # new verdicts are stored; the new version may not be out yet
+    AMENDING = "amending"  # new verdicts are stored; the new version is not noted as out
     PENDING = "pending"  # the report is out in this version, and verdicts are missing
     CLOSED = "closed"  # the last version is out; nothing is stored any more
 
@@ -59,7 +59,7 @@ class PendingRead:
     """The missing second readings of one report.
 
     Attributes:
-        version: of the report that is out; in AMENDING the next one is being written.
+        version: of the report that is out; in AMENDING the next one is due or being written.
         gives_up: whether the version being written is the last though verdicts are missing.
         attempts: since the last verdict came.
         age_s: seconds for which agents have run since.
@@ -193,12 +193,12 @@ class PendingStore:
         """Delete all rows of a study that is read again; part of another's transaction."""
         self._database.execute("DELETE FROM pending WHERE study_key = ?", (key,))
 
-    def at(self, step: PendingStep) -> list[PendingRead]:
-        """Return the pending reads at this step: fewest attempts first, then the oldest."""
+    def at(self, *steps: PendingStep) -> list[PendingRead]:
+        """Return the pending reads at these steps: fewest attempts first, then the oldest."""
         rows = self._database.execute(
             "SELECT study_key, step, version, gives_up, attempts, age_s FROM pending"
-            " WHERE step = ? ORDER BY attempts, rowid",
-            (step.value,),
+            f" WHERE step IN ({', '.join('?' * len(steps))}) ORDER BY attempts, rowid",
+            [step.value for step in steps],
         )
         return [_pending_read(row) for row in rows]
 
@@ -228,9 +228,11 @@ class PendingStore:
         return AmendmentContext.from_bytes(self._row(key)["context"])
 
     def rois(self, key: str) -> list[Roi]:
-        """Return the ROIs without a verdict in the report that is out, most valuable first."""
+        """Return the ROIs without a verdict, most valuable first."""
         rows = self._database.execute(
-            "SELECT roi FROM pending_rois WHERE study_key = ? ORDER BY priority", (key,)
+            "SELECT roi FROM pending_rois WHERE study_key = ?1 AND roi_id NOT IN"
+            " (SELECT roi_id FROM pending_verdicts WHERE study_key = ?1) ORDER BY priority",
+            (key,),
         )
         return [_unpack_roi(row["roi"]) for row in rows]
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from edge.agent.agent import run_agent
+from edge.amend import amender
 from edge.assemble import build_pipeline
 from edge.budget import Budget
 from edge.decide import Plan
@@ -69,6 +70,7 @@ def serve(root: Path, crash: Crash, seed: int) -> None:
         if (step, durable) == crash:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    setattr(amender, "QUIET_S", 0.01)  # noqa: B010 - for this process alone, as its other pauses
     with logging_below(root):
         work(root, RandomCloud(random.Random(seed)), on_step=on_step)
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from edge.agent.agent import run_agent
 from edge.amend import amender
+from edge.amend.amender import QUIET_S
 from edge.assemble import build_pipeline
 from edge.dicom_in.steps import ReceiveStep
 from edge.dicom_out.deliver import made_objects
@@ -256,6 +257,8 @@ def serve(root: Path, ports: Ports, trigger: Trigger, order: Order, ahead_s: Any
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def on_step(step: AnyStep, durable: bool) -> None:
+        # for this process alone: the first half of an answer does not wait for the other
+        setattr(amender, "QUIET_S", 0.0 if trigger.by_halves else QUIET_S)  # noqa: B010
         order.on_step(step, durable)
         if step in _NAME_OF:
             moment(_NAME_OF[step], durable)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -25,6 +28,25 @@ def test_below_6_mm_is_small_whatever_the_malignancy_score(
     diameter_mm: float, malignancy: float | None, small: bool
 ) -> None:
     assert finding(diameter_mm, malignancy).small is small
+
+
+@pytest.mark.parametrize(
+    ("edge", "cloud", "told"),
+    [
+        (1.0, 0.36, "edge 1.00, cloud 0.36"),
+        (0.25, 0.75, "edge 0.25, cloud 0.75"),
+        (0.9, 0.41, ""),
+        (0.9, None, ""),
+        (math.nan, 0.1, ""),
+    ],
+)
+def test_readers_disagree_from_half_of_the_scale_on(
+    edge: float, cloud: float | None, told: str
+) -> None:
+    """Whatever the merged probability is; a reader that did not read does not disagree."""
+    one = finding(9.0, None)
+    verdict = None if cloud is None else replace(one.verdict, probability=cloud)
+    assert replace(one, edge_score=edge, verdict=verdict).disagreement == told
 
 
 def test_centre_and_volume_of_an_outline() -> None:

@@ -27,7 +27,7 @@ def test_retries_and_refusals_are_spans_of_their_studies(tmp_path: Path) -> None
     agent.start()
     try:
         wait_until(lambda: (out / "b" / "report.json").is_file())
-        wait_until(lambda: (out / "a" / "report.v2.json").is_file() and unfinished(tmp_path) == 0)
+        wait_until(lambda: (out / "a" / "report.v1.json").is_file() and unfinished(tmp_path) == 0)
     finally:
         stop.set()
         agent.join()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.amend.amender import DAY_S, MB, Amender, RetryBudget
+from edge.amend.amender import DAY_S, MB, QUIET_S, Amender, RetryBudget
 from edge.escalation.rois import EscalationResult
 from edge.report.model import AMENDED_LATER
 from edge.settings import load_settings
@@ -20,7 +20,7 @@ from edge.store.pending import PendingStep
 from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable, Overloaded, OverreadError, TooLarge, VersionMismatch
 from protos.messages import Priority, Roi
-from tests.edge.builders import BY_EDGE, UNHURRIED, SilentCloud, Site, findings, site_at
+from tests.edge.builders import BY_EDGE, PAUSE_S, UNHURRIED, SilentCloud, Site, findings, site_at
 from tests.edge.fake_cloud import FakeCloud, escalator
 
 
@@ -76,10 +76,34 @@ def test_a_verdict_can_take_a_finding_away(site: Site) -> None:
     assert kinds == [("finding removed", 2), ("read again, no finding", None)]
 
 
-def test_a_partial_answer_is_a_version_of_its_own(site: Site) -> None:
+def test_verdicts_that_follow_within_seconds_make_one_version(site: Site) -> None:
+    """Also where a retry between them fails; each verdict is one change, requested once."""
+    key = site.study("a").id
+    site.cloud.answers = [1, 0, 1]
+    site.turns()
+    assert site.report("a")["version"] == 1
+    site.clock.sleep(PAUSE_S)
+    site.turns()
+    report = site.report("a")
+    assert (report["version"], report["status"]) == (2, "final")
+    assert [change["number"] for change in report["changes"]] == [2, 3]
+    assert site.cloud.asked == [(key, (1, 2)), (key, (2,)), (key, (2,))]
+    assert not (site.places.outbox / "a" / "report.v2.json").exists()
+
+
+def test_a_partial_answer_is_a_version_of_its_own_when_no_verdict_follows(site: Site) -> None:
     """After version 2 the rest is pending, version 3 is final and lists the changes of both."""
-    site.study("a")
-    site.cloud.answers = [1, 1]
+    key = site.study("a").id
+    site.cloud.answers = [1]
+    site.turns()
+    site.cloud.available = False
+    site.clock.sleep(QUIET_S - 0.1)
+    site.turns()
+    assert site.report("a")["version"] == 1
+    site.clock.sleep(0.1)
+    site.turns()
+    assert site.report("a")["version"] == 2
+    site.cloud.available, site.cloud.answers = True, [1]
     site.turns()
     two, three = site.report("a", ".v2"), site.report("a")
     assert (two["status"], three["status"]) == ("provisional", "final")
@@ -88,9 +112,51 @@ def test_a_partial_answer_is_a_version_of_its_own(site: Site) -> None:
     assert "amended" not in site.report("a")["second_reading_reason"]
     assert [change["version"] for change in two["changes"]] == [2]
     assert [change["version"] for change in three["changes"]] == [2, 3]
-    key = three["study_key"]
-    assert site.cloud.asked == [(key, (1, 2)), (key, (2,))]
+    assert {asked for asked, _ in site.cloud.asked} == {key}
     assert site.report("a", ".v1")["version"] == 1
+
+
+def test_verdicts_that_wait_for_others_are_written_by_the_next_start(tmp_path: Path) -> None:
+    """After a kill: at once, without a request."""
+    cloud = SilentCloud([])
+    with site_at(tmp_path, cloud) as site:
+        site.study("a")
+        cloud.answers = [1]
+        site.turns()
+        assert site.report("a")["version"] == 1
+    cloud.available = False
+    with site_at(tmp_path, cloud) as site:
+        site.turns()
+        report = site.report("a")
+        assert (report["version"], report["status"]) == (2, "provisional")
+        assert [change["number"] for change in report["changes"]] == [2]
+    assert len(cloud.asked) == 2  # before the kill
+
+
+def test_a_read_given_up_while_a_verdict_waits_has_the_verdict(site: Site) -> None:
+    site.study("a")
+    site.cloud.answers = [1]
+    site.turns()
+    site.clock.sleep(1.0)
+    site.amender = site.start(max_bytes=1)
+    site.turns()
+    report = site.report("a")
+    kinds = [(change["kind"], change["number"]) for change in report["changes"]]
+    assert kinds == [("probability changed", 2), ("given up", None)]
+    assert report["status"] == "final"
+
+
+def test_each_study_waits_for_its_own_verdicts(site: Site) -> None:
+    for name in "ab":
+        site.study(name)
+    site.cloud.answers = [1, 0, 2]
+    site.turns()
+    site.clock.sleep(PAUSE_S)
+    site.turns()
+    assert [site.report(name)["version"] for name in "ab"] == [1, 2]
+    site.clock.sleep(QUIET_S - PAUSE_S)
+    site.turns()
+    assert [site.report(name)["version"] for name in "ab"] == [2, 2]
 
 
 def test_a_pending_read_too_old_is_given_up_in_a_last_version(site: Site) -> None:
@@ -152,6 +218,8 @@ def test_a_wall_clock_that_jumps_changes_nothing_but_the_dates(site: Site) -> No
     site.study("a")
     site.cloud.answers = [1]
     site.now += timedelta(days=5000)
+    site.turns()
+    site.clock.sleep(QUIET_S)
     site.turns()
     site.amender = site.start()
     site.now -= timedelta(days=9000)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.amend.amender import MAX_REFUSAL_PAUSE_S, Backoff
+from edge.amend.amender import MAX_REFUSAL_PAUSE_S, QUIET_S, Backoff
 from edge.atomic_files import is_transient, write_atomically
 from edge.store.pending import PendingStep
 from tests.edge.builders import HandClock, SilentCloud, Site, site_at
@@ -100,8 +100,11 @@ def test_the_report_of_another_study_in_its_place_is_never_amended(site: Site) -
 @pytest.mark.parametrize(
     "step", [PendingStep.RETRYING, PendingStep.AMENDING, PendingStep.PENDING, PendingStep.CLOSED]
 )
-def test_a_database_that_cannot_grow_loses_no_amendment(tmp_path: Path, step: PendingStep) -> None:
+def test_a_database_that_cannot_grow_loses_no_amendment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: PendingStep
+) -> None:
     """Whichever step finds it full, it is made later, and no version is made twice."""
+    monkeypatch.setattr("edge.amend.amender.QUIET_S", 0.0)  # a version for each verdict
     with site_at(tmp_path, SilentCloud([1, 1, 1, 1]), full_at(step, times=2)) as site:
         site.study("a")
         for _ in range(2):
@@ -186,10 +189,11 @@ def test_a_database_that_is_older_than_the_report_overwrites_no_version(
         site.study("a")
         with closing(sqlite3.connect(path)) as now, closing(sqlite3.connect(backup)) as then:
             now.backup(then)
-        cloud.answers = [1, 2]
-        site.turns()
-        site.clock.sleep(10.0)
-        site.turns()
+        for _ in range(2):
+            cloud.answers = [1]
+            site.turns()
+            site.clock.sleep(QUIET_S)
+            site.turns()
         assert site.report("a")["version"] == 3
     kept = {p.name: p.read_bytes() for p in (tmp_path / "outbox" / "a").glob("report.v*.json")}
     last = (tmp_path / "outbox" / "a" / "report.json").read_bytes()

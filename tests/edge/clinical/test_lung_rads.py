@@ -60,14 +60,29 @@ def test_the_most_suspicious_finding_decides() -> None:
     assert found.reasons == ("Finding 2: solid, 9.0 mm, category 4A.", NOT_CONSIDERED)
 
 
-def test_an_unknown_solid_component_leaves_a_range_unless_another_finding_is_worse() -> None:
+def test_an_unknown_solid_component_leaves_no_category_unless_another_finding_is_worse() -> None:
     part_solid = (1, nodule(9.0, "part-solid"))
     found = suggest([part_solid], (), BASELINE, was_read=True)
-    assert (found.category, found.text) == (None, "category 3 to 4B")
-    assert "Missing: diameter of the solid component of finding 1." in found.reasons
+    assert (found.category, found.text) == (None, "no category")
+    assert found.reasons[:2] == (
+        "Missing: diameter of the solid component of finding 1.",
+        "Finding 1: part-solid, 9.0 mm, no category.",
+    )
     worse = suggest([part_solid, (2, nodule(16.0))], (), BASELINE, was_read=True)
     assert worse.category == "4B"
     assert not any("Missing" in reason for reason in worse.reasons)
+
+
+def test_without_the_cloud_the_reasons_begin_with_what_is_missing() -> None:
+    """One sentence for all findings that lack the same; no range of categories stands in words."""
+    unread = [(n, replace(nodule(12.0), verdict=None)) for n in (1, 3)]
+    found = suggest([*unread, (2, nodule(9.0, "part-solid"))], (), BASELINE, was_read=True)
+    assert found.text == "no category"
+    assert found.reasons[0] == (
+        "Missing: type and diameter of the solid component of findings 1, 3; "
+        "diameter of the solid component of finding 2."
+    )
+    assert " to 4B" not in " ".join(found.reasons)
 
 
 def test_without_a_finding_it_is_category_1() -> None:

@@ -25,7 +25,14 @@ from evaluation.recovery.agent import Crash, settings_in
 from tests.dicom_peers import Pacs
 from tests.edge.builders import ForgetfulCloud, HandClock, put
 from tests.edge.dicom_out.sites import make_objects, pacs_at, uids
-from tests.edge.running_agent import PATIENCE_S, PROCESSES, quick_read, statuses, wait_until
+from tests.edge.running_agent import (
+    PATIENCE_S,
+    PROCESSES,
+    a_version_for_each_verdict,
+    quick_read,
+    statuses,
+    wait_until,
+)
 
 # pynetdicom drops the socket of a connection that failed without closing it
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -48,14 +55,15 @@ def serve(root: Path, port: int, crash: Crash = None, stop: threading.Event | No
         if (step, durable) == crash:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    run_agent(
-        with_target(root, port),
-        read=quick_read,
-        second=ForgetfulCloud(root / "asked"),
-        on_step=on_step,
-        stop=stop,
-        make_objects=make_objects,
-    )
+    with a_version_for_each_verdict():
+        run_agent(
+            with_target(root, port),
+            read=quick_read,
+            second=ForgetfulCloud(root / "asked"),
+            on_step=on_step,
+            stop=stop,
+            make_objects=make_objects,
+        )
 
 
 def work(root: Path, port: int, *, sent: int) -> None:

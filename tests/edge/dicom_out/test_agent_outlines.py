@@ -16,7 +16,7 @@ from evaluation.recovery.agent import settings_in
 from protos.deadline import Deadline
 from protos.messages import Priority, Roi
 from tests.edge.builders import ForgetfulCloud, put
-from tests.edge.running_agent import quick_read, unfinished, wait_until
+from tests.edge.running_agent import a_version_for_each_verdict, quick_read, unfinished, wait_until
 
 
 class OutliningCloud(ForgetfulCloud):
@@ -53,12 +53,13 @@ def test_an_amended_version_has_the_newer_outlines_and_an_older_one_keeps_its_ow
         args=(settings_in(tmp_path),),
         kwargs={"read": quick_read, "second": OutliningCloud(tmp_path / "asked"), "stop": stop},
     )
-    agent.start()
-    try:
-        wait_until(lambda: (out / "report.v2.json").is_file() and unfinished(tmp_path) == 0)
-    finally:
-        stop.set()
-        agent.join()
+    with a_version_for_each_verdict():
+        agent.start()
+        try:
+            wait_until(lambda: (out / "report.v2.json").is_file() and unfinished(tmp_path) == 0)
+        finally:
+            stop.set()
+            agent.join()
     versions = [out / of_version(OUTLINES, 1), out / of_version(OUTLINES, 2), out / OUTLINES]
     assert [len(outlined(file)) for file in versions] == [0, 1, 2]
     assert set(outlined(versions[1])) < set(outlined(versions[2]))

@@ -147,8 +147,32 @@ def test_the_report_says_what_it_is_and_how_far_to_trust_it(reported: Path) -> N
     assert texts["Disclaimer"] == values["disclaimer"]
     assert texts["Guarantee on missed nodules"] == values["guarantee"]["text"]
     assert values["second_reading_reason"] in texts["State of the second reading"]
+    result = texts["Result in one line, and what to do next"]
+    assert result.startswith("2 findings, the largest 12 mm, part-solid, right")
+    assert all(step in result for step in values["next_steps"])
     assert document.CompletionFlag == "COMPLETE"
     assert document.VerificationFlag == "UNVERIFIED"
+
+
+def test_readers_that_disagree_are_named_in_the_group_of_their_finding_alone(
+    axial: Path, tmp_path: Path
+) -> None:
+    write_reported(axial, tmp_path / "report")
+    path = tmp_path / "report" / "report.json"
+    values = json.loads(path.read_text())
+    values["findings"][1]["disagreement"] = "edge 0.10, cloud 0.80"
+    del values["result"], values["next_steps"]  # as in a report of an older version
+    path.write_text(json.dumps(values))
+    make_objects(tmp_path / "report", DEVICE)
+    told = {
+        uid: [
+            item.TextValue
+            for item in group[0].ContentSequence
+            if "disagreement" in item.ConceptNameCodeSequence[0].CodeMeaning
+        ]
+        for uid, group in _groups(tmp_path / "report").items()
+    }
+    assert sorted(told.values()) == [[], [], ["edge 0.10, cloud 0.80"]]
 
 
 def test_captures_show_the_pictures(reported: Path) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from shutil import which
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edge.dicom_out.pages import printable, report_pages, shown_name
 from edge.report.serialize import report_to_dict
+from imaging.render import encode_jpeg
 from tests.edge.dicom_out.studies import values_of, write_reported, write_study
 from tests.edge.report.reports import REPORT
 
@@ -43,13 +45,30 @@ def test_the_pages_hold_what_the_report_says(values: dict[str, Any], tmp_path: P
     assert f"{x:.1f}, {y:.1f}, {z:.1f}" in text
 
 
+def test_the_pages_begin_with_the_result_and_have_key_images_and_readers_that_disagree(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    """A report of an older version has none of them, nor a damaged picture a key image."""
+    picture = encode_jpeg(np.zeros((640, 1280, 3), np.uint8))
+    apart = {**values["findings"][0], "disagreement": "edge 0.10, cloud 0.80", "edge_score": 0.1}
+    pictures = {"finding_01.jpg": picture, "finding_02.jpg": b"damaged"}
+    pages = report_pages({**values, "findings": [apart, values["findings"][1]]}, pictures)
+    text = " ".join("\n".join(text_of(pages, tmp_path)).split())
+    assert text.index("2 findings, the largest 12 mm") < text.index("Look first") < text.index("#")
+    assert "the readers disagree" in text
+    assert text.count("the cloud raised …") == 2  # once in each list
+    assert pages.count(b"/Subtype /Image") == 2  # beside the row, and below
+    older = {name: value for name, value in values.items() if name not in ("result", "next_steps")}
+    assert report_pages(older, {})
+
+
 def test_every_page_says_that_it_is_no_medical_device(
     values: dict[str, Any], tmp_path: Path
 ) -> None:
     """Also with more findings, longer reasons and wider words than a page has room for."""
     one = values["findings"][0]
     many = [
-        {**one, "number": n, "reason": "because " * 80 + "x" * 400 + " <b>&</b>"}
+        {**one, "number": n, "reason": f"because {n} " * 80 + "x" * 400 + " <b>&</b>"}
         for n in range(1, 40)
     ]
     pages = text_of(report_pages({**values, "findings": many}, {}), tmp_path)

@@ -52,7 +52,7 @@ def test_each_finding_has_its_probability_of_cancer_and_a_possible_finding_none(
     assert patient["unknown"][:2] == ["age", "sex"]
     assert possible["brock"] is None
     assert "9.8 %" in page(SCREENED)
-    assert "Brock model  1: 9.8%; unknown: age, sex, " in printed(SCREENED, 300)
+    assert "Brock probability of cancer  1: 9.8%; unknown: age, sex, " in printed(SCREENED, 300)
 
 
 def test_a_screening_examination_that_was_refused_is_category_0() -> None:

@@ -12,7 +12,8 @@ import pytest
 from edge.budget import LedgerEntry
 from edge.findings import Decision, Outline, Route, SecondReading
 from edge.report.model import NOT_A_DEVICE, Rejection, Report, Status
-from edge.report.page import Banner, banners
+from edge.report.page import banners
+from edge.report.summary import result_of
 from edge.report.write import write_report
 from imaging.volume import Limitation, LimitationKind, StudyHeader
 from models.runtime.detection import Candidate
@@ -79,7 +80,7 @@ def test_page_holds_its_own_pictures_and_points_nowhere(tmp_path: Path) -> None:
     inside = re.findall(r'href="data:image/jpeg;base64,([^"]+)"', text)
     assert [base64.b64decode(data) for data in inside] == [p.read_bytes() for p in paths.pictures]
     assert len(re.findall(r"role=\"img\" aria-label=\"[^\"]{40,}\"", text)) == len(inside) == 2
-    assert len(re.findall(r'<use href="#[a-z0-9_.]+"/>', text)) == (2 - 1) + (8 - 1)
+    assert len(re.findall(r'<use href="#[a-z0-9_.]+"/>', text)) == (2 - 1) + (8 - 1) + 1
     assert not re.search(r"<script|<link|https?:|@import|url\(|javascript:", text)
 
 
@@ -92,23 +93,26 @@ def test_possible_findings_have_a_section_only_where_there_are_some() -> None:
     assert "Most of them are not nodules." in text
     assert text.index('id="findings"') < text.index('id="possible"') < text.index("Guarantee.")
     section = text[text.index('id="possible"') : text.index("Guarantee.")]
-    assert re.findall(r'class="badge"[^>]*>(\d+)<', section) == ["2"]
-    assert POSSIBLE.reason in section
-    assert "The program found no nodule" not in text
+    rows, fold = section.split("<details", 1)
+    assert re.findall(r'class="badge"[^>]*>(\d+)<', rows) == ["2"]
+    assert "the cloud lowered" not in rows
+    assert "the cloud lowered … to …, below the threshold 0.60 of findings" in fold
 
 
-def test_a_report_of_possible_findings_alone_does_not_say_that_nothing_was_found() -> None:
-    text = page(replace(REPORT, findings=(), possible=(POSSIBLE,)))
-    assert "No findings" in text
-    assert "The program found no nodule" not in text
-    assert "No candidate is probable enough for a finding." in text
+def test_a_report_without_findings_says_so_and_never_that_nothing_is_there() -> None:
+    alone = page(replace(REPORT, findings=(), possible=(POSSIBLE,)))
+    assert "No findings; 1 possible finding, 4.6 mm; second reading not needed." in alone
     none = page(replace(REPORT, findings=()))
-    assert "The program found no nodule. It can miss nodules." in none
+    assert "No findings; no possible findings; second reading not needed." in none
+    for text in (alone, none):
+        assert "No candidate is probable enough for a finding." in text
+        assert "A radiologist must read all images: the program can miss nodules." in text
+        assert "normal" not in text.split("<main>")[1]
 
 
 def test_the_pictures_of_possible_findings_say_what_they_are(tmp_path: Path) -> None:
     text = write(replace(REPORT, possible=(POSSIBLE,)), tmp_path).html.read_text()
-    assert "2</span> Possible finding, 4.6 mm, probability 0.21" in text
+    assert "2</span> Possible finding, 4.6 mm, probability of being a nodule 0.21" in text
     assert "in the overview with a question mark" in text
     assert "1 numbered findings and 1 possible findings" in text
     assert "question mark" not in write(REPORT, tmp_path).html.read_text()
@@ -127,22 +131,25 @@ def test_a_report_by_the_edge_alone_is_no_warning() -> None:
         second_reading=SecondReading.OFF,
         second_reading_reason="no second reader is configured",
     )
-    assert banners(off) == (Banner("note", "Edge only", "no second reader is configured"),)
-    assert banners(REPORT)[0].title == "Second reading not needed"
     audited = replace(REPORT, findings=(replace(FINDING, route=Route.DISMISS),))
-    assert banners(audited)[0].title == "Second reading by audit"
-    for report in (off, REPORT):
-        text = page(report)
-        assert '<div class="banner note" role="status">' in text
-        assert 'class="banner warn"' not in text
-        assert 'class="banner good"' not in text
-        assert "complete" not in text.split("<main>")[1]
+    reports = (off, REPORT, audited)
+    assert [result_of(report).split("; ")[-1] for report in reports] == [
+        "no second reading.",
+        "second reading not needed.",
+        "second reading by audit.",
+    ]
+    for report in reports:
+        assert banners(report) == ()
+        text = page(report).split("<main>")[1]
+        assert "banner" not in text
+        assert report.second_reading_reason in text
+        assert "complete" not in text
 
 
 @pytest.mark.parametrize(
     ("status", "second", "expected"),
     [
-        (Status.FINAL, SecondReading.COMPLETE, [("good", "Second reading complete")]),
+        (Status.FINAL, SecondReading.COMPLETE, []),
         (
             Status.PROVISIONAL,
             SecondReading.MISSING,
@@ -166,8 +173,10 @@ def test_banner_states_how_complete_the_second_reading_is(
         second_reading_reason="the link is down",
     )
     assert [(banner.level, banner.title) for banner in banners(report)] == expected
-    assert banners(report)[-1].text == "the link is down"
-    assert all(banner.title in page(report) for banner in banners(report))
+    text = page(report).split("<main>")[1]
+    assert text.count("the link is down") == 1
+    assert f"second reading {second.value}." in text
+    assert all(banner.title in text for banner in banners(report))
 
 
 def test_a_rejected_study_has_a_page_that_says_why(tmp_path: Path) -> None:
@@ -196,7 +205,8 @@ def test_page_names_everything_that_the_reader_must_know() -> None:
         "2026-03-01</dd>",
         "12.3 mm",
         "0.95",
-        "the cloud says 0.93",
+        "1 finding, 12 mm; second reading not needed.",
+        "Look first at finding 1.",
         "400 ms",
         "10.00 s",
         "screening-int8 1 on openvino",
@@ -225,4 +235,4 @@ def test_limitations_stand_in_one_box_under_the_disclaimer(count: int) -> None:
     box = body.split('<div class="banner bad"')
     assert len(box) == 2
     assert [one in box[1].split("</div>")[0] for one in texts] == [True] * count
-    assert body.index(NOT_A_DEVICE) < body.index(texts[0]) < body.index("Second reading")
+    assert body.index(NOT_A_DEVICE) < body.index("No guarantee: this study") < body.index(texts[0])

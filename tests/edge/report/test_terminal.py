@@ -72,7 +72,7 @@ def test_possible_findings_are_a_table_of_their_own() -> None:
     possible = replace(study().findings[1], diameter_mm=4.0, probability=0.21, reason="lowered")
     lines = printed(study(possible=(possible,))).splitlines()
     assert any("2 findings of 3 candidates" in line for line in lines)
-    (title,) = [i for i, line in enumerate(lines) if "1 possible finding" in line]
+    (title,) = [i for i, line in enumerate(lines) if line.strip() == "1 possible finding"]
     (row,) = [i for i, line in enumerate(lines) if "│ 3 │" in line]
     assert title < row
     assert "4.0*" in lines[row]
@@ -83,7 +83,7 @@ def test_possible_findings_are_a_table_of_their_own() -> None:
 
 def test_possible_findings_alone_are_shown_below_no_finding() -> None:
     text = printed(study(findings=(), possible=(study().findings[1],)))
-    assert "0 findings of 3 candidates" in text
+    assert "no findings of 3 candidates" in text
     assert "1 possible finding" in text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -17,15 +18,16 @@ import pytest
 from edge.agent.folders import DATABASE
 from edge.errors import EdgeError
 from edge.findings import SecondReading
+from edge.guarantee import Guarantee
 from edge.report.model import Rejection, Report, Status
 from edge.report.write import write_version
 from edge.status.deliveries import DeadLetter
 from edge.status.login import Door
 from edge.store.steps import Step
 from imaging.volume import StudyHeader
-from tests.edge.builders import put
-from tests.edge.report.reports import CHANGE, REPORT
-from tests.edge.status.site import CT, SEEN, Letters, Site, Visit, visiting
+from tests.edge.builders import TERMS, put
+from tests.edge.report.reports import CHANGE, REPORT, VERDICT
+from tests.edge.status.site import CT, LINK, SEEN, Letters, Site, Visit, visiting
 
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>{{ 7907 * 7919 }}'
 
@@ -63,6 +65,35 @@ def test_the_status_shows_queue_refusals_pending_reads_and_reports(
         assert words in text
     assert "Traceback" not in text
     assert text.count("/requeue") == 1
+
+
+@pytest.mark.parametrize("off", [False, True])
+def test_a_site_without_a_cloud_shows_no_guarantee(site: Site, off: bool) -> None:
+    """None of its reports ever gives one."""
+    given = Guarantee(TERMS, "", permanent=False)
+    with visiting(site.app(Door(None), guarantee=given, links=dict)) as visit:
+        text = visit.get("/").text
+    assert "No report of this site gives a guarantee: no second reader is configured." in text
+    assert TERMS.text not in text
+    links = {} if off else {"cloud:50051": LINK}
+    with visiting(site.app(Door(None), guarantee=given, links=lambda: links)) as visit:
+        assert (TERMS.text in visit.get("/").text) is not off
+
+
+def test_the_page_of_a_study_begins_with_the_result_and_names_readers_that_disagree(
+    site: Site, visit: Visit
+) -> None:
+    """A report of an older version has neither, and is shown as well."""
+    apart = replace(SEEN.findings[0], edge_score=0.99, verdict=replace(VERDICT, probability=0.2))
+    key = site.add("a", report=replace(SEEN, findings=(apart,)))
+    text = visit.get(f"/study/{key}").text
+    assert "The two readers disagree strongly about finding 1." in text
+    assert "the readers disagree: edge 0.99, cloud 0.20" in text
+    file = site.folders.outbox / "a" / "report.json"
+    values = json.loads(file.read_text())
+    del values["result"], values["next_steps"], values["findings"][0]["disagreement"]
+    file.write_text(json.dumps(values))
+    assert visit.get(f"/study/{key}").status_code == 200
 
 
 def test_a_pending_read_shows_its_age_and_reason(site: Site, visit: Visit) -> None:

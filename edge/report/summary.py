@@ -1,0 +1,80 @@
+"""Say a report in a few words: its result, what to do next, and each reason once."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from edge.findings import Finding, SecondReading, named
+from edge.report.model import Report
+
+
+def result_of(report: Report) -> str:
+    """Return the result in one sentence."""
+    if not report.was_read:
+        return "This study was not read."
+    parts = [_described(report, report.findings, "finding")]
+    if not report.findings:
+        parts.append(_described(report, report.possible, "possible finding"))
+    elif report.possible:
+        parts.append(counted(len(report.possible), "possible finding"))
+    off = report.second_reading is SecondReading.OFF
+    title = "no second reading" if off else report.second_reading_title
+    line = "; ".join([*parts, f"{title[0].lower()}{title[1:]}"])
+    return f"{line[0].upper()}{line[1:]}."
+
+
+def next_steps(report: Report) -> tuple[str, ...]:
+    """Return what a reader must know and do, in sentences, the most urgent first."""
+    if not report.was_read:
+        return ("A radiologist must read the images: this report says nothing about them.",)
+    steps = ["A radiologist must read all images: the program can miss nodules."]
+    if limits := len(report.limitations):
+        steps.insert(0, f"No guarantee: this study has {counted(limits, 'limitation')}.")
+    lists = (("finding", report.numbered), ("possible finding", report.numbered_possible))
+    if filled := [one for one in lists if one[1]]:
+        noun, numbered = filled[0]
+        number, first = max(numbered, key=lambda one: one[1].diameter_mm)
+        location = report.location_of(first)
+        where = f" ({location.text})" if location else ""
+        largest = ", the largest" if len(numbered) > 1 else ""
+        steps.append(f"Look first at {noun} {number}{largest}{where}.")
+    apart = [(noun, [n for n, one in numbered if one.disagreement]) for noun, numbered in lists]
+    if told := [named(noun, numbers) for noun, numbers in apart if numbers]:
+        steps.append(f"The two readers disagree strongly about {' and '.join(told)}.")
+    return tuple(steps)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return ``no findings``, ``1 finding`` or ``2 findings``."""
+    return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"
+
+
+def reasons_once(
+    reasons: Iterable[tuple[int, str, Sequence[float | None]]],
+) -> dict[str, list[int]]:
+    """Return each reason once, with the numbers of its findings.
+
+    ``reasons`` are number, reason and scores of each. The scores stand in a table beside; an
+    ellipsis takes their place, so that equal reasons are one. A threshold stays.
+    """
+    found: dict[str, list[int]] = {}
+    for number, reason, scores in reasons:
+        own = {f"{one:.{digits}f}" for one in scores if one is not None for digits in (2, 3)}
+        told, word, thresholds = reason.partition("threshold")
+        parts = ("…" if part in own else part for part in re.split(r"(\d\.\d+)", told))
+        found.setdefault("".join(parts) + word + thresholds, []).append(number)
+    return found
+
+
+def _described(report: Report, found: Sequence[Finding], noun: str) -> str:
+    """Count what was found, and describe the largest."""
+    if not found:
+        return counted(0, noun)
+    one = max(found, key=lambda finding: finding.diameter_mm)
+    location, size = report.location_of(one), one.diameter_mm
+    words = (
+        counted(len(found), noun),
+        f"{'the largest ' if len(found) > 1 else ''}{size:.{0 if size >= 10 else 1}f} mm",
+        one.verdict.texture if one.verdict else "",
+        location.place if location else "",
+    )
+    return ", ".join(filter(None, words))
