@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 import structlog
 
+from cloud import service
 from cloud.service import caller_of
 from cloud.settings import CloudSettings
 from protos import codec, overread_pb2_grpc
@@ -143,6 +145,21 @@ def test_too_many_studies_are_refused_as_overloaded() -> None:
         assert len(list(answers(call))) == 2
         until(lambda: cloud.open_streams == 0)
         assert len(read(cloud, make_stream(make_roi(1), study_key="k2"))) == 2
+
+
+def test_only_studies_with_rois_cost_a_search_for_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of calls without ROIs would otherwise keep the service from its other callers."""
+    searches: list[int] = []
+    monkeypatch.setattr(service, "gc", SimpleNamespace(collect=lambda: searches.append(1)))
+    with run_cloud() as cloud:
+        for _ in range(2 * service.COLLECT_EVERY):
+            refused(cloud, make_stream(budget_s=-1.0))
+            read(cloud, make_stream())
+        until(lambda: not cloud.open_streams)
+        assert not searches
+        for number in range(service.COLLECT_EVERY):
+            read(cloud, make_stream(make_roi(1), study_key=f"k{number}"))
+        until(lambda: len(searches) == 1)
 
 
 def test_quotas_keep_streams_for_other_sites_and_for_stat() -> None:
