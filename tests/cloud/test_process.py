@@ -244,49 +244,76 @@ def test_a_service_that_loads_its_model_is_alive_and_not_ready(
     assert said[1] == (503, {"status": "failed", "checks": checks})
 
 
-# The same, with an event loop that stands still from the first `Describe` on, for some seconds.
+# The same, with an event loop that stands still from the first `Describe` until a file is there.
 STANDING = PROCESS.replace(
     "import numpy as np",
-    """import time
+    """import os
+import time
 import numpy as np
 import cloud.__main__ as command_line
 from cloud.service import OverreadService
 command_line.UNREADY_S, command_line.STALLED_S = 3.0, 4.0
 
 async def stand(*_):
-    time.sleep(8)
+    while not os.path.exists(os.environ["GO"]):
+        time.sleep(0.01)
     raise ZeroDivisionError
 
 OverreadService.Describe = stand""",
 )
 
 
-def test_an_event_loop_that_stands_still_is_not_ready_and_then_not_alive(tmp_path: Path) -> None:
+def test_an_event_loop_that_stands_still_is_not_ready_and_then_not_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GO", str(tmp_path / "go"))
     with socket.create_server(("127.0.0.1", 0)) as free:
         pages = f"127.0.0.1:{free.getsockname()[1]}"
     port = pages.rpartition(":")[2]
     with run_process(tmp_path, "--metrics-port", port, program=STANDING) as (_, _, stub):
-        assert get(pages, "/readyz")[0] == get(pages, "/healthz")[0] == 200
+        until(lambda: get(pages, "/readyz")[0] == get(pages, "/healthz")[0] == 200)
         call = stub.Describe.future(pb.DescribeRequest(), timeout=60)
         until(lambda: get(pages, "/readyz")[0] == 503)
         assert "no progress for" in get(pages, "/readyz")[1]["checks"]["service"]
         until(lambda: get(pages, "/healthz")[0] == 503)
+        (tmp_path / "go").touch()
         assert call.exception(timeout=60) is not None
         until(lambda: get(pages, "/readyz")[0] == get(pages, "/healthz")[0] == 200)
 
 
-def test_a_service_whose_model_hangs_is_not_ready_any_more(tmp_path: Path) -> None:
+# The same, and the end of the service takes until a file is there.
+LINGERING = UNSOUND.replace(
+    "import cloud.watchdog as watchdog",
+    """import asyncio
+from cloud.server import CloudServer
+import cloud.watchdog as watchdog
+stop = CloudServer.__aexit__
+
+async def linger(*error):
+    while not os.path.exists(os.environ["GO"]):
+        await asyncio.sleep(0.01)
+    await stop(*error)
+
+CloudServer.__aexit__ = linger""",
+)
+
+
+def test_a_service_whose_model_hangs_is_not_ready_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It says so between the watchdog's finding and the end of the process."""
+    monkeypatch.setenv("GO", str(tmp_path / "go"))
     with socket.create_server(("127.0.0.1", 0)) as free:
         pages = f"127.0.0.1:{free.getsockname()[1]}"
-    port, said = pages.rpartition(":")[2], set[str]()
-    with run_process(tmp_path, "--metrics-port", port, program=UNSOUND) as (process, _, stub):
+    port = pages.rpartition(":")[2]
+    with run_process(tmp_path, "--metrics-port", port, program=LINGERING) as (process, _, stub):
+        until(lambda: get(pages, "/readyz")[0] == 200)
         call = send_roi(stub, 200)
-        while process.poll() is None:
-            with contextlib.suppress(OSError):
-                said.add(get(pages, "/readyz")[1]["checks"]["service"])
+        until(lambda: get(pages, "/readyz")[0] == 503)
+        assert get(pages, "/readyz")[1]["checks"]["service"] == "the service is being stopped"
+        (tmp_path / "go").touch()
         assert end_of(call) in ("Draining", "Unreachable")
-    assert said == {"ok", "the service is being stopped"}
+        process.communicate(timeout=60)
 
 
 def test_one_signal_ends_a_service_with_a_hanging_model(
