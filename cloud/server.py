@@ -48,10 +48,7 @@ MAX_STREAMS_OF_CONNECTION = 64
 """Studies that one connection may have open."""
 
 MAX_PENDING_CALLS = 16_000
-"""Calls of all callers that wait until the service takes them up; gRPC cancels the others.
-
-By default it cancels some of 1,000, whose callers may be honest, and all beyond 3,000.
-"""
+"""Calls that wait for the service. gRPC cancels others, whoever calls; by default from 1,000 on."""
 
 WINDOW = 128 * 1024
 """Bytes of a study that are received ahead: enough for 50 Mbit/s at 20 ms there and back."""

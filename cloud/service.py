@@ -49,8 +49,7 @@ Context = grpc.aio.ServicerContext[pb.ReadRequest, pb.ReadResponse]
 COLLECT_EVERY = 16
 """Studies with ROIs after whose end Python frees cycles: it does not know the size of ROIs.
 
-Other studies do not count: the search takes longer the more calls are open, and costs far more
-than a rejection.
+Other calls cause no search: it takes long while many calls are open.
 """
 
 _log = structlog.get_logger(__name__)
