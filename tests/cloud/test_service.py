@@ -195,7 +195,7 @@ def test_quotas_keep_streams_for_other_sites_and_for_stat() -> None:
     [
         (0.05, [], "InvalidRequest", "no header arrived within"),
         (1.0, make_stream(budget_s=600.0, roi_count=1), "InvalidRequest", "no ROI arrived within"),
-        (60.0, make_stream(budget_s=0.3, roi_count=1), "DeadlinePassed", "the last ROI arrived"),
+        (60.0, make_stream(budget_s=2.0, roi_count=1), "DeadlinePassed", "the last ROI arrived"),
     ],
 )
 def test_a_silent_caller_does_not_hold_a_stream(
@@ -260,7 +260,7 @@ def test_a_hanging_model_does_not_hold_a_study_beyond_its_deadline(
     with run_cloud() as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
         with pytest.raises(OverreadError, match="not all ROIs were answered") as caught, typed():
-            list(stub.Read(iter(make_stream(make_roi(1), budget_s=1.0))))
+            list(stub.Read(iter(make_stream(make_roi(1), budget_s=3.0))))
         until(lambda: cloud.open_streams == 0)
         assert cloud.taken == 1
     assert caught.value.kind == "DeadlinePassed"
