@@ -210,7 +210,7 @@ def end_of(call: Any) -> str | None:
 
 def until(holds: Callable[[], bool]) -> None:
     """Waits until what it is given holds; fails when it does not come to."""
-    end_s = time.monotonic() + 60.0
+    end_s = time.monotonic() + 300.0
     while not holds():
         assert time.monotonic() < end_s, "it never came to hold"
         time.sleep(0.005)

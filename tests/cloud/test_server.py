@@ -98,7 +98,7 @@ def test_drain_finishes_open_studies_and_sends_callers_elsewhere() -> None:
         assert draining.is_alive()
         cloud.reader.gate.set()
         verdict, summary = (codec.decode_response(r) for r in answers(open_call))
-        draining.join(20)
+        draining.join(120)
         assert not draining.is_alive()
     assert isinstance(verdict, Verdict)
     assert verdict.roi_id == 1

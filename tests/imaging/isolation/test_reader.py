@@ -35,7 +35,7 @@ from imaging.volume import Geometry, Volume
 from tests.evaluation.plain_chest import chest
 from tests.imaging.small_ct import SmallCt
 
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 LIMITS = ReadLimits(memory_mb=3500, seconds=PATIENCE_S)
 
 
