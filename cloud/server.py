@@ -47,6 +47,9 @@ JSON_BYTES = 6
 MAX_STREAMS_OF_CONNECTION = 64
 """Studies that one connection may have open."""
 
+MAX_PENDING_CALLS = 16_000
+"""Calls that wait for the service. gRPC cancels others, whoever calls; by default from 1,000 on."""
+
 WINDOW = 128 * 1024
 """Bytes of a study that are received ahead: enough for 50 Mbit/s at 20 ms there and back."""
 
@@ -270,6 +273,8 @@ class CloudServer:
                 # what may be unfinished at once is bounded: an ROI for each stream
                 ("grpc.max_concurrent_streams", MAX_STREAMS_OF_CONNECTION),
                 ("grpc.max_allowed_incoming_connections", self._settings.max_streams + 64),
+                ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
                 # and so is what is received ahead of its turn, for each stream
                 ("grpc.http2.bdp_probe", 0),
                 ("grpc.http2.lookahead_bytes", WINDOW),

@@ -47,7 +47,10 @@ _CERTIFICATE_NAMES = ("x509_common_name", "x509_subject_alternative_name")
 Context = grpc.aio.ServicerContext[pb.ReadRequest, pb.ReadResponse]
 
 COLLECT_EVERY = 16
-"""Studies after whose end Python frees cycles: they hold ROIs, whose size it does not know."""
+"""Studies with ROIs after whose end Python frees cycles: it does not know the size of ROIs.
+
+Other calls cause no search: it takes long while many calls are open.
+"""
 
 _log = structlog.get_logger(__name__)
 
@@ -66,7 +69,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         self._models = models or ModelTransfers()
         self.quota = StreamQuota(settings.max_streams, settings.site_share)
         self._draining = self._stopped = False
-        self.open_streams, self._ended = 0, 0  # open studies, and those that were
+        self.open_streams, self._ended = 0, 0  # open studies, and those with ROIs that were
         self._streams: set[StudyStream] = set()
         self._opening: set[asyncio.Task[Any]] = set()  # calls that wait for their header
         self._idle = asyncio.Event()
@@ -192,9 +195,10 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
             raise
         finally:
             self.open_streams -= 1
-            self._ended += 1
-            if self._ended % COLLECT_EVERY == 0:
-                gc.collect()
+            if study.stream is not None and study.stream.received:
+                self._ended += 1
+                if self._ended % COLLECT_EVERY == 0:
+                    gc.collect()
             if self.open_streams == 0:
                 self._idle.set()
 

@@ -74,7 +74,7 @@ class StudyStream:
         self._trace = trace or StudyTrace(deadline.clock)
         self.responses = ResponseMultiplexer(deadline.clock)
         self._checksums: dict[int, bytes] = {}  # of the ROIs that were accepted, by number
-        self._received = 0
+        self.received = 0  # ROIs, the repeated and the refused too
         self._uncounted = 0  # ROIs that arrived and have no outcome yet
         self._batch_s: dict[int, float] = {}  # model time by batch number
         self._receiver: asyncio.Task[None] | None = None
@@ -200,13 +200,13 @@ class StudyStream:
     def _is_repeated(self, message: pb.Roi) -> bool:
         """Tell whether the ROI was accepted before; raise `InvalidRequest` to end the stream."""
         announced = self._header.roi_count
-        self._received += 1
+        self.received += 1
         accepted = self._checksums.get(message.roi_id)
         if accepted is None and len(self._checksums) >= announced:
             beyond = f"ROI {message.roi_id} is beyond the {announced} announced"
             raise InvalidRequest(beyond, field="roi.roi_id", limit=announced)
-        if self._received > 2 * announced:  # each may be sent twice, on average
-            many = f"{self._received} ROIs were sent, {announced} were announced"
+        if self.received > 2 * announced:  # each may be sent twice, on average
+            many = f"{self.received} ROIs were sent, {announced} were announced"
             raise InvalidRequest(many, field="roi", limit=2 * announced)
         if accepted is not None and accepted != message.checksum:
             other = f"ROI {message.roi_id} was sent before with other voxels"

@@ -218,14 +218,19 @@ def test_a_stat_study_overtakes_routine_ones() -> None:
 
 
 def test_an_roi_that_expires_in_the_queue_is_not_read() -> None:
-    with run_cloud(max_batch=1) as cloud, cloud.stub() as stub:
+    passed_s = [0.0]  # a deadline of a minute has passed when the test says so
+    with (
+        run_cloud(max_batch=1, clock=lambda: time.monotonic() + passed_s[0]) as cloud,
+        cloud.stub() as stub,
+    ):
         cloud.reader.gate.clear()
-        call = stub.Read(iter(make_stream(make_roi(1, 10))), timeout=20)
+        first = make_stream(make_roi(1, 10), budget_s=300.0)
+        call = stub.Read(iter(first), timeout=300)
         until(lambda: cloud.taken == 1)
-        late = make_stream(make_roi(1, 20), make_roi(2, 30), study_key="k2", budget_s=0.4)
-        outcomes = stub.Read(iter(late), timeout=20)
+        late = make_stream(make_roi(1, 20), make_roi(2, 30), study_key="k2", budget_s=60.0)
+        outcomes = stub.Read(iter(late), timeout=60)
         until(lambda: cloud.queued == 2)
-        time.sleep(0.5)
+        passed_s[0] = 61.0
         cloud.reader.gate.set()
         assert len(list(answers(call))) == 2
         refusals = [r for r in map(codec.decode_response, outcomes) if isinstance(r, Refusal)]

@@ -79,7 +79,7 @@ def run(reader: Any, scenario: Callable[[WorkerStage], Coroutine[Any, Any, Any]]
     async def with_stage() -> Any:
         stage = WorkerStage(reader)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 return await scenario(stage)
         finally:
             if isinstance(reader, ThreeSteps):

@@ -39,7 +39,7 @@ from tests.pki import make_pki
 EXAMPLE = Path(__file__).resolve().parents[2] / "deploy" / "envoy" / "envoy.yaml"
 ENVOY = shutil.which("envoy", path=os.pathsep.join((str(Path(sys.executable).parent),
                      os.environ.get("PATH", ""))))  # fmt: skip
-LIMIT_S = 60.0
+LIMIT_S = 300.0
 
 pytestmark = pytest.mark.skipif(ENVOY is None, reason="envoy is not installed")
 

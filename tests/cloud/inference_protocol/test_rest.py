@@ -302,7 +302,7 @@ def head(size: int) -> bytes:
 @contextlib.contextmanager
 def connected(cloud: RunningCloud) -> Iterator[socket.socket]:
     host, _, port = cloud.server.http_address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         yield connection
 
 

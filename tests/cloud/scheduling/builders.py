@@ -155,7 +155,7 @@ def with_batcher(
                 cost=cost,
                 clock=stage.clock,
             )
-            async with asyncio.timeout(20), batcher:
+            async with asyncio.timeout(60), batcher:
                 await scenario(batcher, stage)
 
         def test() -> None:

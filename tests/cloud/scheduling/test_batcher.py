@@ -102,7 +102,7 @@ def test_a_batch_waits_only_for_rois_that_are_announced(
         stage.allow(2)
         batcher.announced_rois = announced
         results = [batcher.submit(roi(1), stage.after(900.0), ROUTINE)]
-        await asyncio.sleep(0.05)
+        await settle()
         results.append(batcher.submit(roi(2), stage.after(900.0), ROUTINE))
         await asyncio.gather(*results)
         assert stage.batches == batches

@@ -24,7 +24,7 @@ def test_lock_keeps_a_second_process_out_until_it_is_released(tmp_path: Path) ->
     def other() -> str:
         process = context.Process(target=_hold, args=(tmp_path / "lock", told))
         process.start()
-        process.join(30)
+        process.join(120)
         return str(told.get(timeout=30))
 
     with exclusive(tmp_path / "lock"):

@@ -153,7 +153,7 @@ def test_a_received_series_has_the_report_of_the_same_folder(
 def test_images_that_come_after_the_folder_was_claimed_amend_its_report(tmp_path: Path) -> None:
     """The folder of the series is made again, and the agent joins it with its study."""
     outbox, done = tmp_path / "outbox", tmp_path / "state_dir" / "done"
-    settings = settings_in(tmp_path, dicom_port=0, quiet_s=0.3, poll_s=0.02)
+    settings = settings_in(tmp_path, dicom_port=0, quiet_s=1.0, poll_s=0.02)
     with agent(settings, list_images) as ports:
         assert set(send(ports["DICOM"], IMAGES[:7])) == {0x0000}
         wait_until(lambda: version_of(outbox) == 1 and len(os.listdir(done)) == 1)
@@ -173,7 +173,7 @@ def test_images_that_come_after_the_folder_was_claimed_amend_its_report(tmp_path
 
 def test_an_image_that_is_sent_again_after_its_report_makes_no_study(tmp_path: Path) -> None:
     """A sender that missed the acknowledgement sends once more."""
-    settings = settings_in(tmp_path, dicom_port=0, quiet_s=0.3, poll_s=0.02)
+    settings = settings_in(tmp_path, dicom_port=0, quiet_s=1.0, poll_s=0.02)
     with agent(settings, list_images) as ports:
         assert set(send(ports["DICOM"], IMAGES)) == {0x0000}
         wait_until(lambda: version_of(tmp_path / "outbox") == 1)
@@ -184,7 +184,7 @@ def test_an_image_that_is_sent_again_after_its_report_makes_no_study(tmp_path: P
 
 def read_and_repeat(root: Path, images: list[Dataset]) -> list[TrailRecord]:
     """Receive and read a series; after a restart send these images; return the trail."""
-    settings = settings_in(root, dicom_port=0, quiet_s=0.3, poll_s=0.02)
+    settings = settings_in(root, dicom_port=0, quiet_s=1.0, poll_s=0.02)
     trail = root / "state_dir" / "trail"
     with agent(settings, list_images) as ports:
         assert set(send(ports["DICOM"], IMAGES)) == {0x0000}
@@ -265,7 +265,7 @@ def rejections(root: Path) -> list[TrailRecord]:
 def test_a_refused_series_that_is_sent_again_unchanged_is_refused_again_unread(
     tmp_path: Path, images: list[Dataset]
 ) -> None:
-    settings = settings_in(tmp_path, dicom_port=0, quiet_s=0.3, poll_s=0.02)
+    settings = settings_in(tmp_path, dicom_port=0, quiet_s=1.0, poll_s=0.02)
     with agent(settings, refuse_all) as ports:
         send(ports["DICOM"], IMAGES)
         wait_until(lambda: len(rejections(tmp_path)) == 1)
@@ -282,7 +282,7 @@ def test_a_refused_series_that_is_sent_again_unchanged_is_refused_again_unread(
 
 
 def test_a_refused_series_that_is_sent_again_changed_is_read_again(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path, dicom_port=0, quiet_s=0.3, poll_s=0.02)
+    settings = settings_in(tmp_path, dicom_port=0, quiet_s=1.0, poll_s=0.02)
     with agent(settings, refuse_all) as ports:
         send(ports["DICOM"], IMAGES)
         wait_until(lambda: len(rejections(tmp_path)) == 1)

@@ -102,7 +102,7 @@ def test_both_may_fail() -> None:
 def test_the_deadline_ends_it_and_cancels_who_runs() -> None:
     """What came is kept, both are cancelled, and the deadline is the fault of both."""
     first, second = Scripted([0], hangs=True), Scripted(hangs=True)
-    answered, fault, race = raced(first, second, deadline_s=0.3, after_s=0.01)
+    answered, fault, race = raced(first, second, deadline_s=1.5, after_s=0.01)
     assert answered == {0}
     assert isinstance(fault, DeadlinePassed)
     assert set(race.faults) == {first, second}
@@ -128,7 +128,7 @@ def test_an_exception_of_our_own_leaves_no_runner_behind() -> None:
 
 def test_one_word_is_enough_not_to_be_silent() -> None:
     first = Scripted([0], hangs=True)
-    answered, fault, _race = raced(first, silence_s=0.05, deadline_s=0.2)
+    answered, fault, _race = raced(first, silence_s=1.0, deadline_s=1.5)
     assert answered == {0}
     assert isinstance(fault, DeadlinePassed)
     assert fault.reason == "the answer did not arrive before the deadline"

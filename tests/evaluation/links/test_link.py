@@ -122,7 +122,7 @@ def test_a_cloud_that_is_killed_is_started_again(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("evaluation.links.link.KILL_WITHIN_S", 0.0)
     cloud = WrittenCloud(back_after=2)
     run = Run(4, {}, 2.0, kill_share=1.0)
-    found = list(read_part(run, STEADY, WrittenEdge(wait_s=0.1), cloud, range(4)))
+    found = list(read_part(run, STEADY, WrittenEdge(wait_s=0.5), cloud, range(4)))
     assert [one["death"] for one in found] == [True, False, True, False]
     assert cloud.kills == cloud.starts == 2
 

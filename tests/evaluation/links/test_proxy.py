@@ -10,7 +10,7 @@ import pytest
 from evaluation.links.proxy import BURST_BYTES, Flight, Proxy, TokenBucket, proxied
 from evaluation.links.trace import Conditions, State, Trace, steady
 
-LIMIT_S = 60.0
+LIMIT_S = 300.0
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

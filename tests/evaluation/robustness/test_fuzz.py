@@ -18,6 +18,7 @@ from evaluation.robustness.reading import LARGE, is_beyond
 from imaging.dicom.writer import write_series
 from imaging.errors import StudyError
 from imaging.read import read_study
+from tests.cloud.running import until
 from tests.evaluation.plain_chest import chest
 
 
@@ -83,15 +84,16 @@ def test_what_is_amiss() -> None:
 
 
 def test_peak_memory_counts_a_process_and_its_children() -> None:
-    """Each of the two holds 100 MB for a while."""
-    child = "import time; x = bytearray(100 << 20); time.sleep(0.5)"
+    """Each of the two holds 100 MB until both were seen."""
+    child = "x = bytearray(100 << 20); input()"
     line = "import subprocess, sys; x = bytearray(100 << 20)"
     line = f"{line}; subprocess.run([sys.executable, '-c', '{child}'])"
     with (
-        subprocess.Popen([sys.executable, "-c", line]) as process,
+        subprocess.Popen([sys.executable, "-c", line], stdin=subprocess.PIPE) as process,
         peak_memory(process.pid, together=True) as peak,
     ):
-        process.wait()
+        until(lambda: peak.together_mb > 200)
+        process.communicate(b"\n")
     assert 100 < peak.own_mb < 150
     assert 100 < peak.child_mb < 150
     assert 200 < peak.together_mb < 260

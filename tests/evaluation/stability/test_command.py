@@ -120,4 +120,7 @@ def test_the_shipped_readers_are_measured_on_a_real_cube(shared_data: Path) -> N
     rows = part["results"][NODULE]
     for reader in (EDGE, CENTRE, CANDIDATE):
         assert rows[reader][SHIFT]["compared"] == 9
-    assert rows[CENTRE][CUT]["median"]["value"] > 0
+    # a cut changes the edge's whole input, and only the rim of the region that the reader sees;
+    # the bounds hold for bf16 too, which some processors use
+    assert rows[EDGE][CUT]["median"]["value"] > 0.5
+    assert rows[CENTRE][CUT]["median"]["value"] == pytest.approx(0.0, abs=0.1)
