@@ -222,7 +222,7 @@ def operating_point(
         return None, rate
     some = drawn[drawn[:, 0] > 0]  # a draw without a lesion has no sensitivity
     share = interval(found / lesions, some[:, 1] / some[:, 0])
-    return widened(share, np.count_nonzero(counts[:, 0])), rate
+    return widened(share, int((counts[:, 0] > 0).sum())), rate
 
 
 def finite(value: float) -> float | None:

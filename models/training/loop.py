@@ -50,7 +50,8 @@ class Plan:
     """The parameters of a run. ``minutes`` is time spent training, over all resumptions.
 
     ``half``: products are computed in bfloat16, which is four to five times as fast. ``resume``: go
-    on from the checkpoint in ``out``, if there is one.
+    on from the checkpoint in ``out``, if there is one. ``start``: the weights of the runs that this
+    one goes on from, for the log.
     """
 
     out: Path
@@ -65,6 +66,7 @@ class Plan:
     seed: int = 0
     half: bool = True
     resume: bool = False
+    start: tuple[Path, ...] = ()
 
 
 @dataclass
@@ -228,6 +230,8 @@ def _log(plan: Plan, state: State, sums: dict[str, float], figures: dict[str, fl
         "minutes": round(state.spent_s / 60, 2),
         "steps": state.steps,
         "skipped": state.skipped,
+        "seed": plan.seed,
+        "start": [str(path) for path in plan.start],
         **{f"loss_{name}": round(value, 5) for name, value in sums.items()},
         **{name: round(value, 4) for name, value in figures.items()},
     }

@@ -87,7 +87,7 @@ def test_a_comparison_lists_every_arm_and_a_finished_one_is_only_read(
     """Students of another loss in the same folder would be compared with these: refused."""
     found = run_compare(given)
     assert tuple(found["arms"]) == tuple(ARMS)
-    assert all(len(figures["cpm_whole"]["seeds"]) == 2 for figures in found["arms"].values())
+    assert all(len(figures["cpm"]["seeds"]) == 2 for figures in found["arms"].values())
     assert sum(t["mean_weight"] for t in found["teachers"]) == pytest.approx(1)
     assert [t["name"] for t in found["teachers"]] == ["24 mm", "48 mm"]
     assert found["best_single"] in {"24 mm", "48 mm"}
