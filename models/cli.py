@@ -140,10 +140,6 @@ def curve(
         typer.Option(help="Share of the training patients; default: 0.125, 0.25, 0.5 and 1."),
     ] = None,
     minutes: Annotated[float, typer.Option(help="Minutes of training of each run.")] = 7,
-    longer: Annotated[
-        list[Path] | None, typer.Option(help="Folders of other runs to draw as well.")
-    ] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="PNG file to write.")] = None,
     rate: Rate = 3e-3,
     phantoms: Phantoms = 16,
     cache: Cache = PHANTOMS,
@@ -151,19 +147,17 @@ def curve(
     as_json: Json = False,
 ) -> None:
     """Train the screening network on shares of the patients; an interrupted curve continues."""
-    from models.training.learning_curve import learning_table, run_learning, save_curves
+    from models.training.learning_curve import learning_table, run_learning
     from models.training.runs import Run
 
     shares = share or [0.125, 0.25, 0.5, 1.0]
     if any(not 0 < one <= 1 for one in shares):
         raise typer.BadParameter(f"--share: {shares}, expected values above 0 and at most 1")
     run = Run(data, out, minutes, rate, True, (), cache, phantoms, seed)
-    result = run_learning(run, shares, longer or [])
+    result = run_learning(run, shares)
     words = [f"overread-models train curve --data {data} --out {out} --minutes {minutes:g}"]
-    words += [f"--share {one:g}" for one in shares] + [f"--longer {path}" for path in longer or []]
+    words += [f"--share {one:g}" for one in shares]
     shown = {"command": " ".join(words), **result}
-    if plot is not None:
-        save_curves(plot, result)
     show_section(shown, as_json, learning_table(shown))
 
 

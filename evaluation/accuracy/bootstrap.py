@@ -115,7 +115,7 @@ def figures(
         for weights in _draws(scored, resamples, seed, on_step)
     ]
     intervals = _percentiles(_numbers(froc(scored)), np.stack(drawn))
-    n, patients = len(RATES), _patients(scored)
+    n, patients = len(RATES), len(np.unique(scored.nodule_group))
     # a CPM is at least the sensitivity at the first rate, so the limit of that is one of the CPM
     shares = [widened(one, patients) for one in intervals[: n + 1]]
     rates = (widened_rate(one, scored.scans) for one in intervals[n + 1 :])
@@ -137,14 +137,9 @@ def difference(first: Scored, second: Scored, *, resamples: int = RESAMPLES, see
         for weights in _draws(first, resamples, seed)
     ]
     value = _sensitivities(froc(second)) - _sensitivities(froc(first))
-    patients = _patients(first)
+    patients = len(np.unique(first.nodule_group))
     *points, cpm = (widened(one, patients, -1) for one in _percentiles(value, np.stack(drawn)))
     return Gain(tuple(points), cpm)
-
-
-def _patients(scored: Scored) -> int:
-    """Return the number of patients, or of scans, that have a nodule."""
-    return len(np.unique(scored.nodule_group))
 
 
 def widened(share: Interval, patients: int, least: float = 0.0) -> Interval:
@@ -156,12 +151,9 @@ def widened(share: Interval, patients: int, least: float = 0.0) -> Interval:
     """
     if share.high - share.low > _ROUNDING and least < share.value < 1:
         return share
-    unlike = 1 - TAIL ** (1 / patients)
-    low, high = (
-        share.value - unlike * (share.value - least),
-        share.value + unlike * (1 - share.value),
-    )
-    return Interval(share.value, min(share.low, low), max(share.high, high))
+    value, unlike = share.value, 1 - TAIL ** (1 / patients)
+    low, high = value - unlike * (value - least), value + unlike * (1 - value)
+    return Interval(value, min(share.low, low), max(share.high, high))
 
 
 def widened_rate(rate: Interval, scans: int) -> Interval:

@@ -54,11 +54,9 @@ def whole_command(
     known = read_truth(*tables)
     folders = scan_folders(given, set(known))
     require_listed(given, known, tables)
-    folders = (
-        fully_marked(folders, known)
-        if split is None
-        else scans_of_splits(folders, known, split.split(","))
-    )
+    if split is not None:
+        folders = scans_of_splits(folders, known, split.split(","))
+    folders = fully_marked(folders, known)
     agent = open_agent(stage, model, cloud_model)
     read = [
         read_whole(folder, known[scan_name(folder)], agent, stage)

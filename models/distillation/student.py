@@ -51,18 +51,18 @@ def train_student(
     torch.manual_seed(seed)
     draw = partial(_samples, tuple(lessons), soft)
     batches = draw_batches(draw, teaching.batch, workers=teaching.workers, seed=seed)
-    loss = partial(loss_of, teaching=teaching)
-    return fine_tune(network, batches, loss, steps=teaching.steps, rate=teaching.rate)
+    losses = partial(losses_of, teaching=teaching)
+    return fine_tune(network, batches, losses, steps=teaching.steps, rate=teaching.rate)
 
 
-def loss_of(network: nn.Module, batch: Batch, teaching: Teaching) -> torch.Tensor:
-    """Return the loss of a batch; where nothing is taught it is the screening network's own."""
+def losses_of(network: nn.Module, batch: Batch, teaching: Teaching) -> dict[str, torch.Tensor]:
+    """Return the terms of the screening network's own loss, and that of what is taught."""
     maps = network(batch["voxels"].float() / 255).float()
-    own = torch.stack(list(screening_loss(maps, batch).values())).sum()
     t, taught = teaching.temperature, batch["taught"]
     heat = score_at(maps, batch["cells"]) / t
     apart = F.binary_cross_entropy_with_logits(heat, batch["soft"], reduction="none")
-    return own + teaching.weight * t**2 * (apart * taught).sum() / taught.sum().clamp(min=1)
+    soft = teaching.weight * t**2 * (apart * taught).sum() / taught.sum().clamp(min=1)
+    return {**screening_loss(maps, batch), "soft": soft}
 
 
 def score_at(maps: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
@@ -83,7 +83,7 @@ def _samples(
 
 
 def sample_of(path: Path, soft: FloatArray | None, rng: np.random.Generator) -> Batch:
-    """Return a lesson, mirrored at random, as `loss_of` takes it, without batch axis."""
+    """Return a lesson, mirrored at random, as `losses_of` takes it, without batch axis."""
     lesson = load_lesson(path)
     count = len(lesson.places)
     # the places are moved as marks of no size, behind the nodules

@@ -101,11 +101,10 @@ def _commit() -> str:
     """Return the commit of the working tree, ``-dirty`` if it was changed; empty without git."""
     line = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
     try:
-        return subprocess.run(
-            line, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
+        found = subprocess.run(line, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:  # no git
         return ""
+    return found.stdout.strip()
 
 
 def _entries(folder: Path) -> dict[str, Any]:

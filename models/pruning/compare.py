@@ -91,27 +91,22 @@ class Cell:
 
 
 def run_compare(
-    run: Run,
-    cells: Sequence[Cell],
-    *,
-    steps: int,
-    seeds: int = 3,
-    engine: str = "openvino",
+    run: Run, cells: Sequence[Cell], *, steps: int, seeds: int = 3, engine: str = "openvino",
     rounds: int = 10,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Prune, fine-tune and evaluate every cell and the control with each seed; time the first.
 
     A run with a result is not repeated; one that was interrupted starts over.
     """
     cells = [Cell(CONTROL, 0.0), *cells]
     rows = [[replace(cell, seed=seed) for seed in range(seeds)] for cell in cells]
-    missing = [one for row in rows for one in row if not (run.out / one.name / RESULT).exists()]
-    if missing:
+    if missing := [
+        one for row in rows for one in row if not (run.out / one.name / RESULT).exists()
+    ]:
         task = make_screening_task(run)
         for one in missing:
             _run_cell(task, one, run.out / one.name, steps=steps, rate=run.rate)
-    untimed = [cell for cell in cells if not (run.out / cell.name / TIME).exists()]
-    if untimed:
+    if untimed := [cell for cell in cells if not (run.out / cell.name / TIME).exists()]:
         _time(run, untimed, engine, rounds)
     found = [[_read(run.out / one.name / RESULT) for one in row] for row in rows]
     times = [_read(run.out / cell.name / TIME) for cell in cells]
@@ -139,27 +134,16 @@ def _run_cell(
     folder.mkdir(parents=True, exist_ok=True)
     own = pruned(task, cell, steps)
     before = _scores(task, own.network.eval())
-    network = fine_tune(
-        own.network,
-        own.batches(cell.seed),
-        lambda network, batch: torch.stack(list(own.losses(network, batch).values())).sum(),
-        steps=steps,
-        rate=rate,
-    )
+    network = fine_tune(own.network, own.batches(cell.seed), own.losses, steps=steps, rate=rate)
     if isinstance(own, SparseTask):
         apply_masks(network, own.masks)  # an average is not zero where a mask has moved
     save(network, folder / "averaged.pt")
     result = {
-        "way": cell.method,
-        "share": cell.share,
+        "way": cell.method, "share": cell.share, "steps": steps, "scans": len(task.scans),
         "whole": sum(p.numel() for p in task.network.parameters()),
-        "parameters": parameters_left(network),
-        "multiply_adds": multiply_adds(network),
-        "steps": steps,
-        "scans": len(task.scans),
-        "before": before,
-        "after": _scores(task, network),
-    }
+        "parameters": parameters_left(network), "multiply_adds": multiply_adds(network),
+        "before": before, "after": _scores(task, network),
+    }  # fmt: skip
     _write(folder / RESULT, result)
     return result
 
@@ -277,10 +261,9 @@ def times_in_turn(
 
 
 def compared(
-    found: Sequence[Sequence[dict[str, Any]]],
-    times: Sequence[dict[str, Any]],
+    found: Sequence[Sequence[dict[str, Any]]], times: Sequence[dict[str, Any]],
     patients: Sequence[str],
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Return a row for each cell, with what it lost against the start before and after fine-tuning.
 
     ``found`` has the runs of each cell, one a seed; the first cell is the control, which is the
@@ -329,8 +312,11 @@ def lost_points(lost: npt.NDArray[np.float64], patients: Sequence[str]) -> dict[
         seeds = rng.integers(len(lost), size=len(lost))
         weight = rng.multinomial(count, np.full(count, 1 / count))[owner]
         means.append(np.average(lost[seeds].mean(0), weights=weight))
-    low, high = np.quantile(means, [0.025, 0.975])
-    return {"value": 100 * float(lost.mean()), "low": 100 * float(low), "high": 100 * float(high)}
+    value, (low, high) = float(lost.mean()), np.quantile(means, [0.025, 0.975])
+    if high - low < 1e-9:  # all patients are alike: at most as many differ as of 0 of n (exact)
+        unlike = 1 - 0.025 ** (1 / count)
+        low, high = value - unlike, value + unlike
+    return {"value": 100 * value, "low": 100 * float(low), "high": 100 * float(high)}
 
 
 def prune_table(result: dict[str, Any]) -> str:
@@ -340,8 +326,10 @@ def prune_table(result: dict[str, Any]) -> str:
     rows = [
         [
             METHODS[run["way"]], percent(run["gone"]),
-            *(cell for when in ("before", "after")
-              for cell in (f"{run[when]['cpm']:.3f}", points(run[when]["cpm_lost"]))),
+            # the control before fine-tuning is the start that losses are measured against
+            f"{run['before']['cpm']:.3f}",
+            "-" if run["way"] == CONTROL else points(run["before"]["cpm_lost"]),
+            f"{run['after']['cpm']:.3f}", points(run["after"]["cpm_lost"]),
             f"{run['multiply_adds'] / 1e9:.1f}", f"{run['int8_ms']:.0f}",
             f"{run['int8_ratio']:.2f}", f"{run['fp32_ms']:.0f}", f"{run['fp32_ratio']:.2f}",
         ]

@@ -97,7 +97,7 @@ def train(task: Task, plan: Plan) -> nn.Module:
 def fine_tune(
     network: nn.Module,
     batches: Iterator[Batch],
-    loss_of: Callable[[nn.Module, Batch], torch.Tensor],
+    losses: Callable[[nn.Module, Batch], dict[str, torch.Tensor]],
     *,
     steps: int,
     rate: float,
@@ -114,7 +114,7 @@ def fine_tune(
     for step in track(range(steps), "fine-tuning"):
         batch = {name: value.to(device) for name, value in next(batches).items()}
         with torch.autocast(device.type, torch.bfloat16):
-            loss = loss_of(network, batch)
+            loss = torch.stack(list(losses(network, batch).values())).sum()
         descend(state, loss, rate * schedule(step / steps, warm_up=0.05, flat=0.05))
     averaged: nn.Module = state.averaged.module
     return averaged.eval()

@@ -20,7 +20,7 @@ from models.distillation.lessons import (
     save_lesson,
 )
 from models.distillation.scores import points_gained
-from models.distillation.student import Teaching, loss_of, sample_of, score_at
+from models.distillation.student import Teaching, losses_of, sample_of, score_at
 from models.distillation.teachers import Teacher, read_teachers, temperature_of
 from models.networks.hybrid import HybridNetwork
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
@@ -198,7 +198,7 @@ def test_a_soft_target_draws_the_heat_at_its_place_and_nothing_without_teacher(
     def slope(soft: np.ndarray | None, weight: float) -> tuple[torch.Tensor, torch.Tensor]:
         batch = {n: v[None] for n, v in sample_of(tmp_path / "a.npz", soft, rng).items()}
         heat.grad = None
-        loss_of(Maps(), batch, Teaching(weight=weight)).backward()
+        sum(losses_of(Maps(), batch, Teaching(weight=weight)).values()).backward()
         assert heat.grad is not None
         return heat.grad[0, 0], batch["cells"][0]
 

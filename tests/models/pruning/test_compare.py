@@ -106,6 +106,12 @@ def test_an_interval_is_by_patient() -> None:
     assert few["high"] == pytest.approx(4.0)
 
 
+def test_an_interval_has_a_width_where_all_patients_are_alike() -> None:
+    """None of ten patients loses anything: up to 30.8 % of patients could (Clopper-Pearson)."""
+    found = lost_points(np.zeros((3, 10)), [str(n) for n in range(10)])
+    assert found == pytest.approx({"value": 0, "low": -30.85, "high": 30.85}, abs=0.01)
+
+
 def test_seeds_that_differ_widen_the_interval() -> None:
     lost = np.array([[0.0] * 50, [1.0] * 50, [0.0] * 50])
     found = lost_points(lost, [str(n) for n in range(50)])
@@ -129,7 +135,7 @@ def test_a_loss_is_against_the_start_and_not_against_a_control_that_fine_tuning_
     times = [time, time | {"int8_ms": 45.0, "int8_ratio": 0.75}]
     result = compared(runs, times, [str(n) for n in range(10)])
     control, channels = result["runs"]
-    assert control["before"]["cpm_lost"] == {"value": 0, "low": 0, "high": 0}
+    assert control["before"]["cpm_lost"]["value"] == 0
     assert control["after"]["cpm_lost"]["value"] > 10
     assert channels["after"]["cpm_lost"]["value"] == pytest.approx(100 * (3 * 0.1 + 0.2) / 7)
     assert channels["after"]["at_8_lost"]["value"] == 0
@@ -137,4 +143,5 @@ def test_a_loss_is_against_the_start_and_not_against_a_control_that_fine_tuning_
     assert channels["before"] == channels["after"]
     row = next(r for r in prune_table(result).splitlines() if r.startswith("| whole channels"))
     assert "| 42.0 % |" in row
+    assert "| nothing | 0.0 % | 0.900 | - |" in prune_table(result)
     assert "| 45 | 0.75 |" in row

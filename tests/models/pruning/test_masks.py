@@ -116,10 +116,7 @@ MASK = torch.tensor([[True] * 4 + [False] * 4] * 2)
 
 def test_what_is_left_out_stays_zero() -> None:
     task = SparseTask(plane(), {"weight": MASK})
-    averaged = fine_tune(
-        task.network, task.batches(0), lambda *given: task.losses(*given)["loss"],
-        steps=50, rate=1e-2,
-    )  # fmt: skip
+    averaged = fine_tune(task.network, task.batches(0), task.losses, steps=50, rate=1e-2)
     apply_masks(averaged, task.masks)
     for weight in (task.network.weight, averaged.weight):
         assert not weight[~MASK].any()
