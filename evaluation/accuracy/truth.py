@@ -152,11 +152,12 @@ def read_truth(*paths: Path) -> dict[str, Truth]:
             if kind not in (*MUST_BE_FOUND, *IGNORED):
                 expected = ", ".join((*MUST_BE_FOUND, *IGNORED))
                 raise BadTable(path, f"kind {kind!r}, expected one of {expected}", line)
+            if lesion is None:
+                continue
             if source == BY_EYE:
                 by_eye[name].add(kind)
-            if lesion is not None:
-                counts = kind in MUST_BE_FOUND and source != BY_EYE
-                (lesions if counts else ignored)[name].append(lesion)
+            counts = kind in MUST_BE_FOUND and source != BY_EYE
+            (lesions if counts else ignored)[name].append(lesion)
     return {
         name: Truth(tuple(lesions[name]), tuple(ignored[name]), role, frozenset(by_eye[name]))
         for name, role in roles.items()

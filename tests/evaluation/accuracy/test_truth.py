@@ -120,6 +120,8 @@ def test_a_nodule_seen_by_eye_counts_neither_way_and_its_scan_is_not_fully_marke
     assert fully_marked(folders, known) == folders[1:]
     assert scans_of_splits(folders, known, ("test",)) == folders[1:]
     assert "left out, not fully marked: a" in capsys.readouterr().err
+    none = read_truth(table(tmp_path, "scan,x,y,z,diameter_mm,source\nd,,,,,by eye\n"))
+    assert none["d"].fully_marked
     with pytest.raises(EvaluationError, match="seen by eye"):
         fully_marked(folders[:1], known)
 
