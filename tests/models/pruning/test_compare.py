@@ -143,5 +143,5 @@ def test_a_loss_is_against_the_start_and_not_against_a_control_that_fine_tuning_
     assert channels["before"] == channels["after"]
     row = next(r for r in prune_table(result).splitlines() if r.startswith("| whole channels"))
     assert "| 42.0 % |" in row
-    assert "| nothing | 0.0 % | 0.900 | - |" in prune_table(result)
+    assert "| nothing | 0.0 % | 0.957 | - |" in prune_table(result)
     assert "| 45 | 0.75 |" in row
