@@ -45,7 +45,7 @@ from evaluation.stability.command import robustness_command
 from evaluation.status_pictures import status_pictures_command
 from evaluation.timing.detection import detection_command
 from evaluation.timing.memory import memory_command
-from evaluation.timing.network import cost_command, network_command
+from evaluation.timing.network import network_command
 from evaluation.timing.stages import stages_command
 from imaging.errors import StudyError
 from models.extra import how_to_install
@@ -79,7 +79,7 @@ def _program(
 
 COMMANDS = (
     beside_command, calibration_command, characterization_command, clinical_command,
-    clock_jumps_command, cost_command, dead_cloud_command, detect_command, detection_command,
+    clock_jumps_command, dead_cloud_command, detect_command, detection_command,
     endurance_command, flaps_command, froc_command, full_disk_command, fuzz_command,
     lesion_insertion_command, link_command, load_command, memory_command, network_command,
     nodules_command, nothing_lost_command, phantoms_command, policies_command, reading_command,

@@ -33,11 +33,7 @@ PROGRAMS = {
     "overread-eval": evaluation,
 }
 
-TABLES = {
-    "prune_table": "models.pruning.compare",
-    "distil_tables": "models.distillation.compare",
-    "learning_table": "models.training.learning_curve",
-}
+TABLES = {"prune_table": "models.pruning.compare", "distil_tables": "models.distillation.compare"}
 """Tables that commands print too, with their modules, which need torch."""
 
 WIDTH = 100

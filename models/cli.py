@@ -140,10 +140,6 @@ def curve(
         typer.Option(help="Share of the training patients; default: 0.125, 0.25, 0.5 and 1."),
     ] = None,
     minutes: Annotated[float, typer.Option(help="Minutes of training of each run.")] = 7,
-    longer: Annotated[
-        list[Path] | None, typer.Option(help="Folders of other runs to draw as well.")
-    ] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="PNG file to write.")] = None,
     rate: Rate = 3e-3,
     phantoms: Phantoms = 16,
     cache: Cache = PHANTOMS,
@@ -151,19 +147,17 @@ def curve(
     as_json: Json = False,
 ) -> None:
     """Train the screening network on shares of the patients; an interrupted curve continues."""
-    from models.training.learning_curve import learning_table, run_learning, save_curves
+    from models.training.learning_curve import learning_table, run_learning
     from models.training.runs import Run
 
     shares = share or [0.125, 0.25, 0.5, 1.0]
     if any(not 0 < one <= 1 for one in shares):
         raise typer.BadParameter(f"--share: {shares}, expected values above 0 and at most 1")
     run = Run(data, out, minutes, rate, True, (), cache, phantoms, seed)
-    result = run_learning(run, shares, longer or [])
+    result = run_learning(run, shares)
     words = [f"overread-models train curve --data {data} --out {out} --minutes {minutes:g}"]
-    words += [f"--share {one:g}" for one in shares] + [f"--longer {path}" for path in longer or []]
+    words += [f"--share {one:g}" for one in shares]
     shown = {"command": " ".join(words), **result}
-    if plot is not None:
-        save_curves(plot, result)
     show_section(shown, as_json, learning_table(shown))
 
 
@@ -297,7 +291,7 @@ def sensitivity(
 prune = typer.Typer(help="Prune the screening network.", no_args_is_help=True)
 
 PruneStart = Annotated[Path, typer.Option(help="Weights to prune: averaged.pt or KIND-fp32.onnx.")]
-FineTuning = Annotated[float, typer.Option(help="Minutes of fine-tuning of each run.")]
+FineTuning = Annotated[int, typer.Option(min=1, help="Steps of fine-tuning of each run.")]
 PruneSeed = Annotated[int, typer.Option(help="Seed of samples and of random masks.")]
 
 
@@ -306,7 +300,8 @@ def prune_compare(
     start: PruneStart,
     data: Data,
     out: RunsOut,
-    minutes: FineTuning = 1.5,
+    steps: FineTuning = 100,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each method and share.")] = 3,
     way: Annotated[
         list[str] | None,
         typer.Option(help="weights, channels, dynamic (these by default), dynamic-trained."),
@@ -315,10 +310,9 @@ def prune_compare(
         list[float] | None,
         typer.Option(help="Share of the parameters to prune; default: 0.2, 0.42, 0.6 and 0.8."),
     ] = None,
-    rate: Rate = 1e-3,
+    rate: Rate = 1e-4,
     phantoms: Phantoms = 16,
     cache: Cache = PHANTOMS,
-    seed: PruneSeed = 0,
     engine: Annotated[str, typer.Option(help="Engine to time.")] = "openvino",
     rounds: Annotated[int, typer.Option(min=1, help="Timed passes of each network.")] = 10,
     as_json: Json = False,
@@ -333,11 +327,11 @@ def prune_compare(
         raise typer.BadParameter(f"--way {sorted(unknown)}, expected one of {sorted(known)}")
     for one in shares:
         _check_share(one)
-    run = Run(data, out, minutes, rate, False, (start,), cache, phantoms, seed)
+    run = Run(data, out, 0, rate, False, (start,), cache, phantoms, 0)
     cells = [Cell(method, one) for method in methods for one in shares]
-    result = run_compare(run, cells, engine=engine, rounds=rounds)
+    result = run_compare(run, cells, steps=steps, seeds=seeds, engine=engine, rounds=rounds)
     words = [f"overread-models prune compare --start {start} --data {data} --out {out}"]
-    words += [f"--minutes {minutes:g} --rate {rate:g} --phantoms {phantoms}"]
+    words += [f"--steps {steps} --seeds {seeds} --rate {rate:g} --phantoms {phantoms}"]
     words += [f"--way {method}" for method in methods] + [f"--share {one:g}" for one in shares]
     shown = {"command": " ".join(words), **result}
     show_section(shown, as_json, prune_table(shown))
@@ -349,8 +343,8 @@ def structured(
     data: Data,
     out: Out,
     share: Annotated[float, typer.Option(help="Share of the parameters to prune.")] = 0.42,
-    minutes: FineTuning = 1.5,
-    rate: Rate = 1e-3,
+    steps: FineTuning = 100,
+    rate: Rate = 1e-4,
     phantoms: Phantoms = 16,
     cache: Cache = PHANTOMS,
     seed: PruneSeed = 0,
@@ -361,8 +355,8 @@ def structured(
     from models.training.runs import Run
 
     _check_share(share)
-    run = Run(data, out, minutes, rate, False, (start,), cache, phantoms, seed)
-    result = run_structured(run, share)
+    run = Run(data, out, 0, rate, False, (start,), cache, phantoms, seed)
+    result = run_structured(run, share, steps)
     show_section(result, as_json, json.dumps(result, indent=2))
 
 

@@ -4,6 +4,9 @@ Nodules of one patient resemble each other, so whole patients are drawn with rep
 whole scans for the false positives (Efron and Tibshirani, An Introduction to the Bootstrap,
 1993, chapter 13: percentile intervals). Nodules and false positives of the same scans are drawn
 together.
+
+Where all patients are alike, as at 0 and 100 %, every resample is the same. Such an interval would
+have no width; exact limits take its place (`widened`, `widened_rate`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +31,11 @@ from models.markdown import Rows, percents, points
 from models.markdown import interval as interval_text
 
 RESAMPLES = 1000
+
+TAIL = (1 - 0.95) / 2
+"""The probability outside an interval, on each side."""
+
+_ROUNDING = 1e-9
 
 OnStep = Callable[[int, int], None]
 """Called with (done, all) after every resample."""
@@ -107,8 +115,11 @@ def figures(
         for weights in _draws(scored, resamples, seed, on_step)
     ]
     intervals = _percentiles(_numbers(froc(scored)), np.stack(drawn))
-    n = len(RATES)
-    return Figures(intervals[:n], intervals[n], intervals[n + 1 :])
+    n, patients = len(RATES), len(np.unique(scored.nodule_group))
+    # a CPM is at least the sensitivity at the first rate, so the limit of that is one of the CPM
+    shares = [widened(one, patients) for one in intervals[: n + 1]]
+    rates = (widened_rate(one, scored.scans) for one in intervals[n + 1 :])
+    return Figures(tuple(shares[:n]), shares[n], tuple(rates))
 
 
 def difference(first: Scored, second: Scored, *, resamples: int = RESAMPLES, seed: int = 0) -> Gain:
@@ -126,8 +137,48 @@ def difference(first: Scored, second: Scored, *, resamples: int = RESAMPLES, see
         for weights in _draws(first, resamples, seed)
     ]
     value = _sensitivities(froc(second)) - _sensitivities(froc(first))
-    intervals = _percentiles(value, np.stack(drawn))
-    return Gain(intervals[:-1], intervals[-1])
+    patients = len(np.unique(first.nodule_group))
+    *points, cpm = (widened(one, patients, -1) for one in _percentiles(value, np.stack(drawn)))
+    return Gain(tuple(points), cpm)
+
+
+def widened(share: Interval, patients: int, least: float = 0.0) -> Interval:
+    """Return the interval of a share between ``least`` and 1, with exact limits where needed.
+
+    They are needed at the ends, and where all ``patients`` are alike. The share of patients that
+    are not like these is then at most that of 0 of n (Clopper and Pearson, Biometrika 26:404, 1934)
+    and can be anywhere in the range. At 100 % the lower limit is that of n of n patients.
+    """
+    if share.high - share.low > _ROUNDING and least < share.value < 1:
+        return share
+    value, unlike = share.value, 1 - TAIL ** (1 / patients)
+    low, high = value - unlike * (value - least), value + unlike * (1 - value)
+    return Interval(value, min(share.low, low), max(share.high, high))
+
+
+def widened_rate(rate: Interval, scans: int) -> Interval:
+    """Return the interval of a count a scan, exact (Poisson) at 0 and where all scans are alike."""
+    wide = rate.high - rate.low > _ROUNDING and rate.value > 0
+    if wide or not np.isfinite(rate.value):
+        return rate
+    count = round(rate.value * scans)
+    low = _poisson_mean(count - 1, 1 - TAIL) / scans if count else 0.0
+    high = _poisson_mean(count, TAIL) / scans
+    return Interval(rate.value, min(rate.low, low), max(rate.high, high))
+
+
+def _poisson_mean(most: int, chance: float) -> float:
+    """Return the mean at which at most ``most`` events have that chance, by bisection.
+
+    Source: Garwood, Biometrika 28:437, 1936. With no event it is ``-log(chance)``.
+    """
+    events = np.arange(1, most + 1)
+    low, high = 0.0, 2.0 * most + 20
+    for _ in range(60):
+        mean = (low + high) / 2
+        logs = np.append(0.0, np.cumsum(np.log(mean / events))) - mean
+        low, high = (mean, high) if np.exp(logs).sum() > chance else (low, mean)
+    return low
 
 
 def _draws(
@@ -158,9 +209,12 @@ def operating_point(
     n, rng = len(counts), np.random.default_rng(seed)
     lesions, found, false = counts.sum(axis=0)
     drawn = np.stack([draw(n, rng) for _ in range(resamples)]) @ counts
+    rate = widened_rate(interval(false / n, drawn[:, 2] / n), n)
+    if not lesions:
+        return None, rate
     some = drawn[drawn[:, 0] > 0]  # a draw without a lesion has no sensitivity
-    sensitivity = interval(found / lesions, some[:, 1] / some[:, 0]) if lesions else None
-    return sensitivity, interval(false / n, drawn[:, 2] / n)
+    share = interval(found / lesions, some[:, 1] / some[:, 0])
+    return widened(share, int((counts[:, 0] > 0).sum())), rate
 
 
 def finite(value: float) -> float | None:
@@ -190,8 +244,7 @@ def _sensitivities(curve: Curve) -> FloatArray:
 
 def _percentiles(value: FloatArray, drawn: FloatArray) -> tuple[Interval, ...]:
     # "nearest" keeps inf (unreachable) a value like others; interpolation would make it NaN.
-    tail = (1 - 0.95) / 2  # outside the interval, on each side
-    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0, method="nearest")
+    low, high = np.quantile(drawn, [TAIL, 1 - TAIL], axis=0, method="nearest")
     return tuple(map(Interval, value.tolist(), low.tolist(), high.tolist()))
 
 

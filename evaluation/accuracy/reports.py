@@ -74,7 +74,7 @@ def read_one(
 ) -> ReportScores:
     """Read one study; its report is left in a sub-folder of ``out``.
 
-    A study without known truth counts only for the times.
+    A study without known truth, or that is not fully marked, counts only for the times.
 
     Raises:
         UnfitFolder: the sub-folder holds another study's report, or is the study's own.
@@ -85,7 +85,7 @@ def read_one(
     report = read_and_report(admitted, Job(study, out / name)).report
     detections = [(finding.centre_mm, finding.probability) for finding in report.findings]
     counts = None
-    if truth is not None:
+    if truth is not None and truth.fully_marked:
         scores = score_scan(name, detections, truth, rim_mm=rim_mm)
         found = int(np.isfinite(scores.lesion_score).sum())
         counts = (len(truth.lesions), found, scores.false_score.size)

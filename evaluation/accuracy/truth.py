@@ -3,6 +3,10 @@
 A table of marks names a kind in each line. ``nodule`` and ``lesion`` must be found. ``excluded``
 and ``doubtful`` count neither as found nor as false. A `scans.csv` beside it may list the scans,
 also those without any mark, with their roles.
+
+A mark whose column ``source`` says ``by eye`` was seen among the strongest candidates of networks,
+so it is no independent truth: a nodule by eye counts neither way. A scan with such a nodule is not
+fully marked. It probably holds more of them, and its false positives are not counted.
 """
 
 from collections import defaultdict
@@ -11,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import typer
 
 from evaluation.accuracy.data import UNKNOWN_RADIUS_MM, Table, read_table
 from evaluation.errors import BadTable, EvaluationError, MissingData
@@ -24,6 +29,9 @@ RIM_MM = 3.0
 MUST_BE_FOUND = ("nodule", "lesion")
 IGNORED = ("excluded", "doubtful")
 """The kinds of marks."""
+
+BY_EYE = "by eye"
+"""The source of marks that depend on what the networks proposed."""
 
 LISTING = "scans.csv"
 """Name of the table that lists the scans, beside a table of marks."""
@@ -71,12 +79,19 @@ class Truth:
     """What is known of one scan.
 
     A detection on an ``ignored`` place is neither a hit nor a false positive. ``role`` is that of
-    the scan in training and tests; empty if no table states it.
+    the scan in training and tests; empty if no table states it. ``by_eye`` are the kinds of its
+    marks that were made by eye.
     """
 
     lesions: tuple[Lesion, ...] = ()
     ignored: tuple[Lesion, ...] = ()
     role: str = ""
+    by_eye: frozenset[str] = frozenset()
+
+    @property
+    def fully_marked(self) -> bool:
+        """Return whether what is found elsewhere is false: no nodule was seen by eye alone."""
+        return self.by_eye.isdisjoint(MUST_BE_FOUND)
 
     def is_false(self, point_mm: Triple, rim_mm: float = RIM_MM) -> bool:
         """Return whether a detection there is false: on no lesion, no rim and no ignored place."""
@@ -110,6 +125,7 @@ def read_truth(*paths: Path) -> dict[str, Truth]:
     """Read what is known of each scan that the tables name, several lines to a scan.
 
     Columns ``scan, kind, x, y, z, diameter_mm``; a diameter of -1, or an empty one, is not known.
+    A column ``source`` tells which marks were made by eye.
     Without the column ``kind`` every line is a known lesion, with ``longest_mm`` and ``role`` where
     these columns are there, and one with empty x, y, z says that none is known.
 
@@ -118,7 +134,7 @@ def read_truth(*paths: Path) -> dict[str, Truth]:
             another kind; or two tables give a scan different roles.
     """
     lesions, ignored = defaultdict[str, list[Lesion]](list), defaultdict[str, list[Lesion]](list)
-    roles: dict[str, str] = {}
+    roles, by_eye = dict[str, str](), defaultdict[str, set[str]](set)
     for path in paths:
         table = read_table(path, _COLUMNS)
         marks = "kind" in table.header
@@ -128,17 +144,22 @@ def read_truth(*paths: Path) -> dict[str, Truth]:
         elif listing.is_file():
             _read_roles(read_table(listing, ("scan",)), roles)
         kinds = table.text("kind") if marks else ["lesion"] * len(table)
-        rows = zip(_names(table), kinds, _lesions(table, marks), table.lines, strict=True)
-        for name, stated, lesion, line in rows:
+        sources = [row.get("source", "").strip().lower() for row in table.rows]
+        rows = zip(_names(table), kinds, _lesions(table, marks), table.lines, sources, strict=True)
+        for name, stated, lesion, line, source in rows:
             roles.setdefault(name, "")
             kind = stated.lower()
             if kind not in (*MUST_BE_FOUND, *IGNORED):
                 expected = ", ".join((*MUST_BE_FOUND, *IGNORED))
                 raise BadTable(path, f"kind {kind!r}, expected one of {expected}", line)
-            if lesion is not None:
-                (lesions if kind in MUST_BE_FOUND else ignored)[name].append(lesion)
+            if lesion is None:
+                continue
+            if source == BY_EYE:
+                by_eye[name].add(kind)
+            counts = kind in MUST_BE_FOUND and source != BY_EYE
+            (lesions if counts else ignored)[name].append(lesion)
     return {
-        name: Truth(tuple(lesions[name]), tuple(ignored[name]), role)
+        name: Truth(tuple(lesions[name]), tuple(ignored[name]), role, frozenset(by_eye[name]))
         for name, role in roles.items()
     }
 
@@ -254,10 +275,24 @@ def _is_slice(file: Path) -> bool:
     return file.suffix.lower() in DICOM_SUFFIXES or is_dicom(read_head(file))
 
 
+def fully_marked(folders: Sequence[Path], known: Mapping[str, Truth]) -> list[Path]:
+    """Return the scans whose false positives can be counted; name the others on stderr.
+
+    Raises:
+        EvaluationError: no scan is left.
+    """
+    found = [one for one in folders if known.get(scan_name(one), UNKNOWN).fully_marked]
+    if left_out := [scan_name(one) for one in folders if one not in found]:
+        typer.echo(f"left out, not fully marked: {', '.join(left_out)}", err=True)
+    if folders and not found:
+        raise EvaluationError("no scan is fully marked: all have nodules that were seen by eye")
+    return found
+
+
 def scans_of_splits(
     folders: Sequence[Path], known: Mapping[str, Truth], splits: Sequence[str]
 ) -> list[Path]:
-    """Return the scans whose role is one of ``splits``, and those without a stated role.
+    """Return the `fully_marked` scans whose role is one of ``splits``, or is not stated.
 
     Raises:
         EvaluationError: no scan is left.
@@ -269,4 +304,4 @@ def scans_of_splits(
         raise EvaluationError(
             f"no scan has one of the roles {tuple(splits)}, the scans given have {sorted(roles)}"
         )
-    return kept
+    return fully_marked(kept, known)

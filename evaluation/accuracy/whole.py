@@ -24,6 +24,9 @@ from imaging.read import read_study
 from imaging.volume import FloatArray, Triple, Volume
 from models.runtime.detection import Candidate
 
+INDEPENDENT = "independent marks"
+"""The scans that nobody marked by eye among the networks' candidates."""
+
 TOGETHER = "all"
 """The group of all scans, beside those of each role."""
 
@@ -170,14 +173,23 @@ def scored(scans: Sequence[WholeScan], stage: Stage) -> Scored:
 
 
 def groups_of(scans: Sequence[WholeScan]) -> dict[str, list[WholeScan]]:
-    """Return the scans by role, test first and validation next; all together if there are more."""
+    """Return the scans by role, test first and validation next; all together if there are more.
+
+    Before the first come those of its scans without any mark by eye, if that is a part of them.
+    """
     order = ("test", "val")
     roles = sorted({scan.truth.role for scan in scans})
     roles.sort(key=lambda role: order.index(role) if role in order else len(order))
     if len(roles) < 2:
-        return {(roles[0] if roles else "") or TOGETHER: list(scans)}
-    groups = {role or "no role": [s for s in scans if s.truth.role == role] for role in roles}
-    return {**groups, TOGETHER: list(scans)}
+        groups = {(roles[0] if roles else "") or TOGETHER: list(scans)}
+    else:
+        groups = {role or "no role": [s for s in scans if s.truth.role == role] for role in roles}
+        groups[TOGETHER] = list(scans)
+    first, of = next(iter(groups.items()))
+    independent = [scan for scan in of if not scan.truth.by_eye]
+    if 0 < len(independent) < len(of):
+        return {f"{first}, {INDEPENDENT}": independent, **groups}
+    return groups
 
 
 def group_json(

@@ -11,6 +11,7 @@ from evaluation.accuracy.bootstrap import RESAMPLES, Interval, span, stages_tabl
 from evaluation.accuracy.froc import froc
 from evaluation.accuracy.nodules import draw_curves, save_chart
 from evaluation.accuracy.truth import (
+    fully_marked,
     read_truth,
     require_listed,
     scan_folders,
@@ -26,8 +27,10 @@ RULES = (
     "Rules of LUNA16: a finding nearer to a nodule than half its diameter hits it, a nodule counts"
     " once at its highest score, findings on excluded and doubtful places are ignored, and of a"
     " scan the 100 highest count. Found are findings, false positives false findings; possible"
-    " findings are counted apart. A scan that is refused misses its nodules. Intervals are 95 % by"
-    " bootstrap over scans."
+    " findings are counted apart. A scan that is refused misses its nodules. Nodules seen"
+    " by eye among the networks' candidates do not count, and a scan with one is left out."
+    " Independent marks are those of scans without any mark by eye. Intervals are 95 % by bootstrap"
+    " over scans, exact where all scans agree."
 )
 
 
@@ -53,6 +56,7 @@ def whole_command(
     require_listed(given, known, tables)
     if split is not None:
         folders = scans_of_splits(folders, known, split.split(","))
+    folders = fully_marked(folders, known)
     agent = open_agent(stage, model, cloud_model)
     read = [
         read_whole(folder, known[scan_name(folder)], agent, stage)

@@ -83,12 +83,12 @@ class Sources:
     seed: int
 
     def of(self, split: str) -> list[Path]:
-        """Return the scans of one split.
+        """Return the scans of one split that are fully marked.
 
         Raises:
             MissingData: there is none.
         """
-        roles = {name: truth.role for name, truth in self.known.items()}
+        roles = {name: truth.role for name, truth in self.known.items() if truth.fully_marked}
         found = [scan for scan in self.scans if roles.get(scan_name(scan)) == split]
         if not found:
             folder = self.scans[0].parent if self.scans else Path()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edge.decide import Thresholds
-from evaluation.accuracy.bootstrap import RESAMPLES, Interval, draw, finite, interval
+from evaluation.accuracy.bootstrap import RESAMPLES, Interval, draw, finite, interval, widened
 from evaluation.common.cli import each
 from evaluation.links.link import TOLERANCE_S
 from evaluation.links.trace import Trace
@@ -214,9 +214,10 @@ def _figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def by_patient(outcomes: Sequence[Outcome], value: FloatArray) -> Interval:
+def by_patient(outcomes: Sequence[Outcome], value: FloatArray, least: float = 0.0) -> Interval:
     """Return the mean ``value`` ``(nodules,)``, with an interval by bootstrap over patients.
 
+    Values are between ``least`` and 1.
     All policies have the same draws, so that their intervals can be compared.
     """
     of = [patient for one in outcomes for patient in one.study.nodules.values()]
@@ -224,7 +225,8 @@ def by_patient(outcomes: Sequence[Outcome], value: FloatArray) -> Interval:
     total, nodules = np.bincount(patients, value), np.bincount(patients)
     rng = np.random.default_rng(0)
     drawn = np.array([draw(len(nodules), rng) for _ in range(RESAMPLES)])
-    return interval(float(value.mean()), (drawn @ total) / (drawn @ nodules))
+    found = interval(float(value.mean()), (drawn @ total) / (drawn @ nodules))
+    return widened(found, len(nodules), least)
 
 
 def more_than_edge(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -243,7 +245,7 @@ def more_than_edge(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     before = max(after - 1, 0)
     share = np.interp(allowed, counts[[before, after]], (0.0, 1.0))
     edge = (1 - share) * (score > ends[before]) + share * (score > ends[after])
-    return {"edge": float(edge.mean()), **by_patient(outcomes, found - edge).as_dict()}
+    return {"edge": float(edge.mean()), **by_patient(outcomes, found - edge, -1).as_dict()}
 
 
 def ratios(rows: Mapping[str, Mapping[str, Row]], name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import typer
 
 from evaluation.accuracy.bootstrap import RESAMPLES, Interval, draw, interval
-from evaluation.accuracy.truth import UNKNOWN, scan_name
+from evaluation.accuracy.truth import UNKNOWN, fully_marked, scan_name
 from evaluation.common import cli
 from evaluation.lesion_insertion.donors import read_donors
 from evaluation.stability.changes import LARGEST_PASTED_MM
@@ -90,7 +90,7 @@ def robustness_command(
     cubes = read_cube_samples(data, splits, most, seed)
     whole = [
         read_scan_sample(folder, known.get(scan_name(folder), UNKNOWN))
-        for folder in cli.each(folders, "scans from their files")
+        for folder in cli.each(fully_marked(folders, known), "scans from their files")
     ]
     result: dict[str, Any] = {
         "split": split, "seed": seed, "least_logit": LEAST_LOGIT, "limits": LIMITS,

@@ -1,8 +1,4 @@
-"""``overread-eval network`` and ``cost``: what one pass of a network takes.
-
-``network`` measures the time of artifacts on engines in turn, A B A B. ``cost`` counts the
-multiply-adds of one ROI, node by node.
-"""
+"""``overread-eval network``: the time of one pass of artifacts on engines, in turn, A B A B."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -10,13 +6,10 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import typer
 
 from evaluation.common.cli import Json, each, show
 from evaluation.common.tables import columns_table
-from models.markdown import Rows
 from models.runtime import hardware
 from models.runtime.artifacts import Artifact, find
 from models.runtime.session import Session, open_session
@@ -113,61 +106,3 @@ def _box_shape(text: str) -> tuple[int, int, int]:
         raise typer.BadParameter(f"invalid --shape {text!r}, expected z,y,x such as 256,224,320")
     z, y, x = map(int, sides)
     return z, y, x
-
-
-SIDE = 48
-"""Voxels along each side of the ROI for which multiply-adds are counted."""
-
-
-def multiply_adds(artifact: Artifact, side: int = SIDE) -> int:
-    """Count the multiply-adds of convolutions and matrix products for one ROI of ``side``^3."""
-    model = onnx.load_model_from_string(artifact.stored())
-    weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    counted = ("Conv", "ConvTranspose", "MatMul", "Gemm")
-    nodes = [n for n in model.graph.node if n.op_type in counted]
-    shapes = weights | _shapes(model, nodes, side)
-    total = 0
-    for node in nodes:
-        given, weight, made = (shapes[name] for name in (*node.input[:2], node.output[0]))
-        # an output value of a convolution is a sum over the kernel and the input channels of its
-        # group; an input value of a transposed one adds to one kernel of values in every channel
-        outer, inner = {"Conv": (made, weight[1:]), "ConvTranspose": (given, weight[1:])}.get(
-            node.op_type, (made, given[-1:])
-        )
-        total += int(np.prod(outer) * np.prod(inner))
-    return total
-
-
-def _shapes(
-    model: onnx.ModelProto, nodes: list[onnx.NodeProto], side: int
-) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the nodes' inputs and outputs, by running the model once."""
-    given = {tensor.name for tensor in model.graph.initializer}
-    names = {name for n in nodes for name in (*n.input, *n.output) if name not in given}
-    del model.graph.output[:]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-    voxels = np.zeros((1, 1, side, side, side), np.uint8)
-    found = session.run(None, {session.get_inputs()[0].name: voxels})
-    return {name: out.shape for name, out in zip(sorted(names), found, strict=True)}
-
-
-def cost_command(
-    small: Annotated[str, typer.Option(help="The edge's artifact.")] = "screening-fp32",
-    large: Annotated[str, typer.Option(help="The cloud's artifact.")] = "hybrid-fp32",
-    as_json: Json = False,
-) -> None:
-    """Multiply-adds of two networks for one ROI, and the saving of the smaller one."""
-    counts = {name: multiply_adds(find(name)) for name in (small, large)}
-    result = {
-        "region": [SIDE] * 3,
-        "small": {"artifact": small, "multiply_adds": counts[small]},
-        "large": {"artifact": large, "multiply_adds": counts[large]},
-        "saved": 1 - counts[small] / counts[large],
-    }
-    cells = [[name, f"{count / 1e9:.3f} G"] for name, count in counts.items()]
-    table = Rows(["artifact", "multiply-adds"], cells, f"one ROI of {SIDE}^3 voxels")
-    show(result, as_json, table, f"saved: {result['saved']:.1%}")

@@ -51,9 +51,7 @@ ARMS = {
 HELD_OUT = 10
 """One of ten lessons is held out: its cubes are of patients kept for calibration."""
 
-HEADS = {
-    "cpm": "CPM", "at_1": "at 1", "at_2": "at 2", "at_8": "at 8", "cpm_whole": "CPM, whole scans"
-}  # fmt: skip
+HEADS = {"cpm": "CPM", "at_1": "at 1", "at_2": "at 2", "at_8": "at 8"}
 
 
 @dataclass(frozen=True)
@@ -209,7 +207,7 @@ def _begun(given: Comparison, material: Material) -> dict[str, Any]:
 
 def _scores(material: Material, student: nn.Module) -> dict[str, FloatArray]:
     task = ScreeningTask(material.composer, material.val_cubes, material.val_scans, student.eval())
-    return Scores(*task.scores(student), *task.whole_scores(student))._asdict()
+    return Scores(*task.scores(student))._asdict()
 
 
 def result(
@@ -227,7 +225,6 @@ def result(
         "claim_points": 2.3,  # the published gain of the system's distillation
         "val_nodules": len(patients),
         "val_patients": len(set(patients)),
-        "val_whole_nodules": len(start.whole_nodules),
         "best_single": best_of(teachers).name,
         "teachers": [
             {

@@ -13,22 +13,19 @@ Indices = npt.NDArray[np.int64]
 
 
 class Scores(NamedTuple):
-    """Logits of one student: in equal context, and in whole scans.
+    """Logits of one student in equal context.
 
     ``nodules`` are those in cubes, ``false_positives`` those of scans in tiles cut as the cubes
-    are; the other two are of the whole scans.
+    are.
     """
 
     nodules: FloatArray
     false_positives: FloatArray
-    whole_nodules: FloatArray
-    whole_false_positives: FloatArray
 
 
 def figures(scores: Scores, scans: int) -> dict[str, float]:
-    """Return CPM and sensitivities in equal context, and ``cpm_whole`` of whole scans."""
-    whole = summary(scores.whole_nodules, scores.whole_false_positives, scans)["cpm"]
-    return summary(scores.nodules, scores.false_positives, scans) | {"cpm_whole": whole}
+    """Return CPM and sensitivities in equal context."""
+    return summary(*scores, scans)
 
 
 def points_gained(
@@ -37,19 +34,15 @@ def points_gained(
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Return the points that ``arm`` gains over ``base`` in each figure, with 95 % intervals.
 
-    Both hold one student a seed, in the same order. Each resample draws seeds, patients of the
-    cubes and nodules of the whole scans with replacement, the same for both; the false positives of
-    the few scans are not resampled.
+    Both hold one student a seed, in the same order. Each resample draws seeds and patients with
+    replacement, the same for both; the false positives of the few scans are not resampled.
     """
     rng = np.random.default_rng(0)
-    whole = len(base[0].whole_nodules)
-    everything = (np.arange(len(patients)), np.arange(whole))
-    value = _gain(arm, base, range(len(arm)), everything, scans)
+    value = _gain(arm, base, range(len(arm)), np.arange(len(patients)), scans)
     drawn = []
     for _ in range(resamples):
         seeds = rng.integers(len(arm), size=len(arm))
-        cases = _draw(patients, rng), rng.integers(whole, size=whole)
-        drawn.append(_gain(arm, base, seeds.tolist(), cases, scans))
+        drawn.append(_gain(arm, base, seeds.tolist(), _draw(patients, rng), scans))
     low, high = np.quantile([list(one.values()) for one in drawn], [0.025, 0.975], axis=0)
     return {
         name: {"points": gain, "low": float(a), "high": float(b)}
@@ -59,19 +52,12 @@ def points_gained(
 
 def _gain(
     arm: Sequence[Scores], base: Sequence[Scores], seeds: Sequence[int],
-    cases: tuple[Indices, Indices], scans: int,
+    cubes: Indices, scans: int,
 ) -> dict[str, float]:  # fmt: skip
-    cubes, lesions = cases
     gains = []
     for seed in seeds:
         ours, theirs = (
-            figures(
-                of[seed]._replace(
-                    nodules=of[seed].nodules[cubes], whole_nodules=of[seed].whole_nodules[lesions]
-                ),
-                scans,
-            )
-            for of in (arm, base)
+            figures(of[seed]._replace(nodules=of[seed].nodules[cubes]), scans) for of in (arm, base)
         )
         gains.append({name: 100 * (ours[name] - theirs[name]) for name in ours})
     return {name: float(np.mean([gain[name] for gain in gains])) for name in gains[0]}

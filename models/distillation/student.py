@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import nn
 from torch.nn import functional as F
 
@@ -22,7 +21,7 @@ from models.distillation.lessons import EACH, load_lesson
 from models.runtime.detection import STRIDE
 from models.training.augment import turned
 from models.training.data import Batch, draw_batches
-from models.training.loop import State, average_of, channels_last, descend, schedule
+from models.training.loop import fine_tune
 from models.training.targets import Targets, make_targets, screening_loss
 
 
@@ -37,9 +36,6 @@ class Teaching:
     weight: float = 0.5
     temperature: float = 2.0
     rate: float = 5e-4
-    decay: float = 0.02
-    warm_up: float = 0.05
-    average: float = 0.98
     batch: int = 4
     workers: int = 2
 
@@ -53,30 +49,20 @@ def train_student(
     ``soft`` holds the target at each place of each lesson.
     """
     torch.manual_seed(seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = channels_last(network.to(device)).train()
-    optimizer = torch.optim.AdamW(network.parameters(), teaching.rate, weight_decay=teaching.decay)
-    state = State(network, average_of(network, teaching.average), optimizer)
     draw = partial(_samples, tuple(lessons), soft)
     batches = draw_batches(draw, teaching.batch, workers=teaching.workers, seed=seed)
-    for step in track(range(teaching.steps), f"student, seed {seed}"):
-        batch = {name: value.to(device) for name, value in next(batches).items()}
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = loss_of(network, batch, teaching)
-        factor = schedule(step / teaching.steps, teaching.warm_up, flat=teaching.warm_up)
-        descend(state, loss, teaching.rate * factor)
-    student: nn.Module = state.averaged.module
-    return student.eval()
+    losses = partial(losses_of, teaching=teaching)
+    return fine_tune(network, batches, losses, steps=teaching.steps, rate=teaching.rate)
 
 
-def loss_of(network: nn.Module, batch: Batch, teaching: Teaching) -> torch.Tensor:
-    """Return the loss of a batch; where nothing is taught it is the screening network's own."""
+def losses_of(network: nn.Module, batch: Batch, teaching: Teaching) -> dict[str, torch.Tensor]:
+    """Return the terms of the screening network's own loss, and that of what is taught."""
     maps = network(batch["voxels"].float() / 255).float()
-    own = torch.stack(list(screening_loss(maps, batch).values())).sum()
     t, taught = teaching.temperature, batch["taught"]
     heat = score_at(maps, batch["cells"]) / t
     apart = F.binary_cross_entropy_with_logits(heat, batch["soft"], reduction="none")
-    return own + teaching.weight * t**2 * (apart * taught).sum() / taught.sum().clamp(min=1)
+    soft = teaching.weight * t**2 * (apart * taught).sum() / taught.sum().clamp(min=1)
+    return {**screening_loss(maps, batch), "soft": soft}
 
 
 def score_at(maps: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
@@ -97,7 +83,7 @@ def _samples(
 
 
 def sample_of(path: Path, soft: FloatArray | None, rng: np.random.Generator) -> Batch:
-    """Return a lesson, mirrored at random, as `loss_of` takes it, without batch axis."""
+    """Return a lesson, mirrored at random, as `losses_of` takes it, without batch axis."""
     lesson = load_lesson(path)
     count = len(lesson.places)
     # the places are moved as marks of no size, behind the nodules

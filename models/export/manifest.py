@@ -1,8 +1,11 @@
 """Writes artifacts: the file under its name, and its entry in the manifest."""
 
 import hashlib
+import json
 import os
+import subprocess
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ def register(
     *,
     parent: str,
     method: str = "",
+    runs: Sequence[Path] = (),
     kind: str = "",
     precision: str = "",
     settings: dict[str, Any] | None = None,
@@ -38,7 +42,8 @@ def register(
     """Save ``model`` as `name.onnx` and enter it in the manifest; its version is the file's hash.
 
     Unless given, kind and precision are those of the name (`KIND-PRECISION`), and the settings
-    those that were fitted before. ``method`` says how it was made from ``parent``.
+    those that were fitted before. ``method`` says how it was made from ``parent``, and ``runs`` are
+    the folders of the training runs that did it.
     """
     of_name = name.split("-")
     kind, precision = kind or of_name[0], precision or of_name[-1]
@@ -56,6 +61,7 @@ def register(
         "precision": precision,
         "parent": parent,
         "method": method,
+        "training": {"commit": _commit(), **training_of(runs)},
         "licence": "Apache-2.0",
         "attribution": ATTRIBUTION,
         "settings": settings,
@@ -69,6 +75,36 @@ def amend(name: str, part: str, values: dict[str, Any], folder: Path = WEIGHTS) 
     entries = _entries(folder)
     entries[name][part] = {**entries[name].get(part, {}), **values}
     _write(entries, folder)
+
+
+def training_of(runs: Sequence[Path]) -> dict[str, Any]:
+    """Return steps, seconds and seeds of the runs in these folders, and of those they began from.
+
+    It is empty if no folder has a log, as that of an artifact.
+    """
+    folders, logs = list(runs), list[dict[str, Any]]()
+    for folder in folders:
+        if (path := folder / "log.jsonl").is_file():
+            logs.append(json.loads(path.read_text().splitlines()[-1]))
+            earlier = {Path(start).parent for start in logs[-1].get("start", ())}
+            folders += sorted(earlier - set(folders))
+    if not logs:
+        return {}
+    return {
+        "steps": sum(log["steps"] for log in logs),
+        "seconds": round(sum(60 * log["minutes"] for log in logs)),
+        "seeds": sorted({log["seed"] for log in logs if "seed" in log}),
+    }
+
+
+def _commit() -> str:
+    """Return the commit of the working tree, ``-dirty`` if it was changed; empty without git."""
+    line = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+    try:
+        found = subprocess.run(line, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:  # no git
+        return ""
+    return found.stdout.strip()
 
 
 def _entries(folder: Path) -> dict[str, Any]:

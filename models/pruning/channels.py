@@ -127,14 +127,14 @@ def choose(
     return {group: rank[: width[group]].sort().values for group, rank in order.items()}
 
 
-def channel_scores(task: Task, count: int) -> dict[str, torch.Tensor]:
+def channel_scores(task: Task, count: int, seed: int = 0) -> dict[str, torch.Tensor]:
     """Return the mean square change of the loss if a channel were zero, for each group.
 
     A channel is zero if scale and shift of every batch norm that writes to it are, and the
     weights of a lateral, which has no batch norm. Source: Molchanov et al., arXiv:1906.10771.
     """
     sums: dict[str, torch.Tensor] = {}
-    for network in gradients(task, count):
+    for network in gradients(task, count, seed):
         gates: dict[str, torch.Tensor] = {}
         for name, weight in network.named_parameters():
             group = groups_of(name)[0]

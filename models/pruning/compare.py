@@ -1,6 +1,7 @@
-"""The pruning commands: prune, fine-tune for a short while, evaluate on validation, time it.
+"""The pruning commands: prune, evaluate on validation, fine-tune, evaluate again, time it.
 
-The methods (`METHODS`), each from the same start:
+What is lost is measured against the start itself, which is neither pruned nor fine-tuned. The
+methods (`METHODS`), each from that start:
 
 - ``control``: nothing is pruned.
 - ``weights``: the least important single weights of the whole network, once.
@@ -33,6 +34,7 @@ from models.pruning.channels import channel_scores, choose, cut
 from models.pruning.masks import (
     Regrow,
     SparseTask,
+    apply_masks,
     importance_masks,
     layerwise_masks,
     random_scores,
@@ -43,13 +45,13 @@ from models.runtime.artifacts import Artifact
 from models.runtime.hardware import cpu_name
 from models.runtime.session import open_session
 from models.training.data import load_cubes
-from models.training.loop import Task, train
+from models.training.loop import fine_tune, save
 from models.training.runs import Run, load_weights, make_screening, make_screening_task, only
 from models.training.screening import RATES, ScreeningTask, summary
 
 CONTROL = "control"
 METHODS = {
-    CONTROL: "none, fine-tuned as long",
+    CONTROL: "nothing",
     "weights": "single weights by importance",
     "channels": "whole channels",
     "dynamic": "dynamic sparse, from random masks",
@@ -58,6 +60,9 @@ METHODS = {
 """The methods and their titles in tables."""
 
 USUAL = ("weights", "channels", "dynamic")
+
+RESULT, TIME = "result.json", "time.json"
+"""The files of a run: its scores, and the times of its network."""
 
 BATCHES = 32
 """Batches that importance is averaged over."""
@@ -73,82 +78,85 @@ Box = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the table: a method and the share of parameters that goes."""
+    """One run: a method, the share of parameters that goes, and the seed."""
 
     method: str
     share: float
+    seed: int = 0
 
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return self.method if self.method == CONTROL else f"{self.method}-{self.share:g}"
+        return f"{self.method}-{self.share:g}-{self.seed}"
 
 
 def run_compare(
-    run: Run, cells: Sequence[Cell], *, engine: str = "openvino", rounds: int = 10
-) -> dict[str, Any]:
-    """Prune, fine-tune, evaluate and time every cell and the control; return the comparison.
+    run: Run, cells: Sequence[Cell], *, steps: int, seeds: int = 3, engine: str = "openvino",
+    rounds: int = 10,
+) -> dict[str, Any]:  # fmt: skip
+    """Prune, fine-tune and evaluate every cell and the control with each seed; time the first.
 
-    A cell with a result is not run again; one that was interrupted starts over.
+    A run with a result is not repeated; one that was interrupted starts over.
     """
     cells = [Cell(CONTROL, 0.0), *cells]
-
-    def lacking(name: str) -> list[Cell]:
-        return [cell for cell in cells if not (run.out / cell.name / name).exists()]
-
-    if missing := lacking("result.json"):
+    rows = [[replace(cell, seed=seed) for seed in range(seeds)] for cell in cells]
+    if missing := [
+        one for row in rows for one in row if not (run.out / one.name / RESULT).exists()
+    ]:
         task = make_screening_task(run)
-        for cell in missing:
-            _run_cell(run, task, cell, run.out / cell.name)
-    if missing := lacking("time.json"):
-        _time(run, missing, engine, rounds)
-    found, times = (
-        [json.loads((run.out / cell.name / name).read_text()) for cell in cells]
-        for name in ("result.json", "time.json")
-    )
-    head = {
-        "start": str(only(run.start)),
-        "minutes": run.minutes,
-        "box": list(BOX),
-        "engine": engine,
-    }
-    return {**head, "rounds": rounds, "cpu": cpu_name(), **compared(found, times)}
+        for one in missing:
+            _run_cell(task, one, run.out / one.name, steps=steps, rate=run.rate)
+    if untimed := [cell for cell in cells if not (run.out / cell.name / TIME).exists()]:
+        _time(run, untimed, engine, rounds)
+    found = [[_read(run.out / one.name / RESULT) for one in row] for row in rows]
+    times = [_read(run.out / cell.name / TIME) for cell in cells]
+    patients = load_cubes(run.data / "nodules", "val").patients
+    return {
+        "start": str(only(run.start)), "steps": steps, "rate": run.rate, "seeds": seeds,
+        "box": list(BOX), "engine": engine, "rounds": rounds, "cpu": cpu_name(),
+        **compared(found, times, patients),
+    }  # fmt: skip
 
 
-def run_structured(run: Run, share: float) -> dict[str, Any]:
+def run_structured(run: Run, share: float, steps: int) -> dict[str, Any]:
     """Prune channels and fine-tune; `averaged.pt` in `run.out` starts runs as any other."""
-    found = _run_cell(run, make_screening_task(run), Cell("channels", share), run.out)
-    shown = {key: value for key, value in found.items() if key not in ("found", "false_positives")}
+    cell = Cell("channels", share, run.seed)
+    found = _run_cell(make_screening_task(run), cell, run.out, steps=steps, rate=run.rate)
     weights = run.out / "averaged.pt"
     spec = ScreeningSpec.of(load_weights(weights))
+    shown = found | {when: _figures(found[when], found["scans"]) for when in ("before", "after")}
     return {**shown, "weights": str(weights), "spec": asdict(spec)}
 
 
-def _run_cell(run: Run, task: ScreeningTask, cell: Cell, folder: Path) -> dict[str, Any]:
+def _run_cell(
+    task: ScreeningTask, cell: Cell, folder: Path, *, steps: int, rate: float
+) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
-    own = pruned(task, cell, run)
-    before = task.evaluate(own.network.eval())
-    # the average of a short run is that of its last fifty steps or so
-    network = train(own, replace(run.plan(decay=0.02), out=folder, average=0.98))
-    found, false_positives = task.scores(network.eval())
+    own = pruned(task, cell, steps)
+    before = _scores(task, own.network.eval())
+    network = fine_tune(own.network, own.batches(cell.seed), own.losses, steps=steps, rate=rate)
+    if isinstance(own, SparseTask):
+        apply_masks(network, own.masks)  # an average is not zero where a mask has moved
+    save(network, folder / "averaged.pt")
     result = {
-        "way": cell.method,
-        "share": cell.share,
+        "way": cell.method, "share": cell.share, "steps": steps, "scans": len(task.scans),
         "whole": sum(p.numel() for p in task.network.parameters()),
-        "parameters": parameters_left(network),
-        "multiply_adds": multiply_adds(network),
-        "steps": json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["steps"],
-        "scans": len(task.scans),
-        "before": before,
-        "after": summary(found, false_positives, len(task.scans)),
-        "found": _finite(found),
-        "false_positives": _finite(false_positives),
-    }
-    _write(folder / "result.json", result)
+        "parameters": parameters_left(network), "multiply_adds": multiply_adds(network),
+        "before": before, "after": _scores(task, network),
+    }  # fmt: skip
+    _write(folder / RESULT, result)
     return result
 
 
-def pruned(task: ScreeningTask, cell: Cell, run: Run, *, count: int = BATCHES) -> Task:
+def _scores(task: ScreeningTask, network: nn.Module) -> dict[str, list[float]]:
+    """Return the logits of the nodules and of the false positives for JSON."""
+    found, false = task.scores(network)
+    return {"found": _finite(found), "false_positives": _finite(false)}
+
+
+def pruned(
+    task: ScreeningTask, cell: Cell, steps: int, *, count: int = BATCHES
+) -> ScreeningTask | SparseTask:
     """Return a task on a copy of the network without the cell's share of its parameters.
 
     Raises:
@@ -161,14 +169,14 @@ def pruned(task: ScreeningTask, cell: Cell, run: Run, *, count: int = BATCHES) -
     if cell.method == CONTROL:
         return own
     if cell.method == "channels":
-        keep = choose(network.state_dict(), channel_scores(own, count), cell.share)
+        scores = channel_scores(own, count, cell.seed)
+        keep = choose(network.state_dict(), scores, cell.share)
         return replace(own, network=cut(network, keep))
     if cell.method == "weights":
-        return SparseTask(own, importance_masks(network, weight_scores(own, count), cell.share))
-    scores = {"dynamic": random_scores(run.seed), "dynamic-trained": torch.abs}[cell.method]
-    return SparseTask(
-        own, layerwise_masks(network, cell.share, scores), Regrow(seconds=60 * run.minutes)
-    )
+        importance = weight_scores(own, count, cell.seed)
+        return SparseTask(own, importance_masks(network, importance, cell.share))
+    rank = {"dynamic": random_scores(cell.seed), "dynamic-trained": torch.abs}[cell.method]
+    return SparseTask(own, layerwise_masks(network, cell.share, rank), Regrow(steps))
 
 
 def parameters_left(network: nn.Module) -> int:
@@ -200,7 +208,7 @@ def _time(run: Run, cells: Sequence[Cell], engine: str, rounds: int) -> None:
     # eight cubes are enough for ranges, on which time does not depend; `export` takes more
     pieces = load_cubes(run.data / "nodules", "train").pieces[:8]
     boxes = [piece.voxels[None, None, :48, :48, :48] for piece in pieces]
-    control = export_files(run.out / CONTROL, boxes)
+    control = export_files(run.out / Cell(CONTROL, 0.0).name, boxes)
     for cell in track(cells, "timing pruned networks"):
         own = export_files(run.out / cell.name, boxes)
         times = {}
@@ -209,7 +217,7 @@ def _time(run: Run, cells: Sequence[Cell], engine: str, rounds: int) -> None:
             times[f"{precision}_ms"] = float(np.median(took[:, 1])) * 1e3
             times[f"{precision}_ratio"] = float(np.median(took[:, 1] / took[:, 0]))
             times[f"{precision}_bytes"] = own[precision].stat().st_size
-        _write(run.out / cell.name / "time.json", times)
+        _write(run.out / cell.name / TIME, times)
 
 
 def export_files(folder: Path, boxes: Iterable[Box]) -> dict[str, Path]:
@@ -252,46 +260,76 @@ def times_in_turn(
     return took[2:]
 
 
-def compared(found: Sequence[dict[str, Any]], times: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the runs with what each lost against the first, which is the control."""
-    control = hits(found[0])
+def compared(
+    found: Sequence[Sequence[dict[str, Any]]], times: Sequence[dict[str, Any]],
+    patients: Sequence[str],
+) -> dict[str, Any]:  # fmt: skip
+    """Return a row for each cell, with what it lost against the start before and after fine-tuning.
+
+    ``found`` has the runs of each cell, one a seed; the first cell is the control, which is the
+    start itself before fine-tuning. ``patients`` are those of the nodules.
+    """
+    scans = found[0][0]["scans"]
+    start = hits(found[0][0]["before"], scans)
     rows = []
-    for run, timed in zip(found, times, strict=True):
-        own = hits(run)
-        gone = 1 - run["parameters"] / run["whole"]
-        lost = {"cpm_lost": lost_points((control - own).mean(1)),
-                "at_8_lost": lost_points((control - own)[:, -1])}  # fmt: skip
-        shown = {
-            key: value for key, value in run.items() if key not in ("found", "false_positives")
-        }
-        rows.append({**shown, "gone": gone, **lost, **timed})
-    return {"nodules": len(control), "scans": found[0]["scans"], "claim": CLAIM, "runs": rows}
+    for runs, timed in zip(found, times, strict=True):
+        row = {name: runs[0][name] for name in ("way", "share", "whole", "multiply_adds")}
+        left = float(np.mean([run["parameters"] for run in runs]))
+        row |= {"parameters": left, "gone": 1 - left / row["whole"]}
+        for when in ("before", "after"):
+            lost = start - np.stack([hits(run[when], scans) for run in runs])
+            figures = [_figures(run[when], scans) for run in runs]
+            row[when] = {
+                **{name: float(np.mean([one[name] for one in figures])) for name in figures[0]},
+                "cpm_lost": lost_points(lost.mean(2), patients),
+                "at_8_lost": lost_points(lost[:, :, -1], patients),
+            }
+        rows.append({**row, **timed})
+    counts = {"nodules": len(start), "patients": len(set(patients)), "scans": scans}
+    return {**counts, "claim": CLAIM, "runs": rows}
 
 
-def hits(run: dict[str, Any]) -> npt.NDArray[np.float64]:
+def _figures(scores: dict[str, Any], scans: int) -> dict[str, float]:
+    return summary(np.array(scores["found"]), np.array(scores["false_positives"]), scans)
+
+
+def hits(scores: dict[str, Any], scans: int) -> npt.NDArray[np.float64]:
     """Return which nodules are above the threshold of each rate: 0 or 1, ``(nodules, rates)``."""
-    ranked = np.sort(run["false_positives"])[::-1]
-    counts = [int(rate * run["scans"]) for rate in RATES]
+    ranked = np.sort(scores["false_positives"])[::-1]
+    counts = [int(rate * scans) for rate in RATES]
     least = [ranked[n] if n < len(ranked) else -1e8 for n in counts]
-    return np.asarray(np.array(run["found"])[:, None] > np.array(least), dtype=np.float64)
+    return np.asarray(np.array(scores["found"])[:, None] > np.array(least), dtype=np.float64)
 
 
-def lost_points(lost: npt.NDArray[np.float64]) -> dict[str, float]:
-    """Return the mean of ``lost`` (nodules,) in points of a hundred, with its 95 % interval."""
-    rng = np.random.default_rng(0)
-    means = [lost[rng.integers(0, len(lost), len(lost))].mean() for _ in range(2000)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return {"value": 100 * float(lost.mean()), "low": 100 * float(low), "high": 100 * float(high)}
+def lost_points(lost: npt.NDArray[np.float64], patients: Sequence[str]) -> dict[str, float]:
+    """Return the mean of ``lost`` (seeds, nodules) in points of a hundred, and its 95 % interval.
+
+    Each resample draws seeds, and the ``patients`` of the nodules, with replacement.
+    """
+    rng, owner = np.random.default_rng(0), np.unique(patients, return_inverse=True)[1]
+    count, means = int(owner.max()) + 1, []
+    for _ in range(2000):
+        seeds = rng.integers(len(lost), size=len(lost))
+        weight = rng.multinomial(count, np.full(count, 1 / count))[owner]
+        means.append(np.average(lost[seeds].mean(0), weights=weight))
+    value, (low, high) = float(lost.mean()), np.quantile(means, [0.025, 0.975])
+    if high - low < 1e-9:  # all patients are alike: at most as many differ as of 0 of n (exact)
+        unlike = 1 - 0.025 ** (1 / count)
+        low, high = value - unlike, value + unlike
+    return {"value": 100 * value, "low": 100 * float(low), "high": 100 * float(high)}
 
 
 def prune_table(result: dict[str, Any]) -> str:
-    """Return a row for each run, in Markdown."""
-    heads = ["what goes", "parameters gone", "CPM", "CPM points lost", "at 8", "points lost at 8",
-             "GMAC", "INT8 ms", "to control", "FP32 ms", "to control"]  # fmt: skip
+    """Return a row for each cell, in Markdown."""
+    heads = ["what goes", "parameters gone", "CPM before fine-tuning", "points lost", "CPM after",
+             "points lost", "GMAC", "INT8 ms", "to control", "FP32 ms", "to control"]  # fmt: skip
     rows = [
         [
-            METHODS[run["way"]], percent(run["gone"]), f"{run['after']['cpm']:.3f}",
-            points(run["cpm_lost"]), f"{run['after']['at_8']:.3f}", points(run["at_8_lost"]),
+            METHODS[run["way"]], percent(run["gone"]),
+            # the control before fine-tuning is the start that losses are measured against
+            f"{run['before']['cpm']:.3f}",
+            "-" if run["way"] == CONTROL else points(run["before"]["cpm_lost"]),
+            f"{run['after']['cpm']:.3f}", points(run["after"]["cpm_lost"]),
             f"{run['multiply_adds'] / 1e9:.1f}", f"{run['int8_ms']:.0f}",
             f"{run['int8_ratio']:.2f}", f"{run['fp32_ms']:.0f}", f"{run['fp32_ratio']:.2f}",
         ]
@@ -303,6 +341,11 @@ def prune_table(result: dict[str, Any]) -> str:
 def _finite(values: np.ndarray) -> list[float]:
     """Return logits for JSON; a nodule without a peak is below every threshold."""
     return [round(float(value), 4) if np.isfinite(value) else -1e9 for value in values]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 def _write(path: Path, value: object) -> None:

@@ -11,7 +11,6 @@ gradient is largest.
 
 import copy
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -45,19 +44,19 @@ def prunable(network: nn.Module) -> dict[str, nn.Conv3d]:
     }
 
 
-def gradients(task: Task, count: int) -> Iterator[nn.Module]:
+def gradients(task: Task, count: int, seed: int = 0) -> Iterator[nn.Module]:
     """Yield a copy of the task's network ``count`` times, each with the gradient of one batch."""
     network = copy.deepcopy(task.network).train()
-    for batch in track(islice(task.batches(0), count), "measuring importance", count):
+    for batch in track(islice(task.batches(seed), count), "measuring importance", count):
         network.zero_grad()
         torch.stack(list(terms_of(task, network, batch).values())).sum().backward()
         yield network
 
 
-def weight_scores(task: Task, count: int) -> dict[str, torch.Tensor]:
+def weight_scores(task: Task, count: int, seed: int = 0) -> dict[str, torch.Tensor]:
     """Return the mean ``|w g|`` of every prunable weight over ``count`` batches."""
     sums: dict[str, torch.Tensor] = {}
-    for network in gradients(task, count):
+    for network in gradients(task, count, seed):
         for name, conv in prunable(network).items():
             assert conv.weight.grad is not None  # every convolution is used
             sums[name] = sums.get(name, 0) + (conv.weight * conv.weight.grad).detach().abs()
@@ -141,36 +140,28 @@ def _to_remove(network: nn.Module, convolutions: Mapping[str, nn.Conv3d], share:
 class Regrow:
     """How the masks move: ``share`` of each layer every ``every`` steps, less and less.
 
-    The share falls with a cosine to 0 at ``until`` of the run's ``seconds``.
+    The share falls with a cosine to 0 at ``until`` of the run's ``steps``.
     """
 
-    seconds: float
+    steps: int
     every: int = 10
     share: float = 0.3
     until: float = 0.75
 
-    def share_at(self, spent_s: float) -> float:
-        """Return the share that moves after ``spent_s``."""
-        progress = min(spent_s / (self.until * self.seconds), 1.0)
+    def share_at(self, step: int) -> float:
+        """Return the share that moves after that many steps."""
+        progress = min(step / (self.until * self.steps), 1.0)
         return self.share / 2 * (1 + math.cos(math.pi * progress))
 
 
 class SparseTask:
     """A task whose network keeps the masked weights at zero."""
 
-    def __init__(
-        self,
-        task: Task,
-        masks: Masks,
-        regrow: Regrow | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.network = task.network
+    def __init__(self, task: Task, masks: Masks, regrow: Regrow | None = None) -> None:
+        self.network, self.batches = task.network, task.batches
         self.masks = dict(masks)
-        self._task, self._regrow, self._clock = task, regrow, clock
-        self._steps, self._began = 0, math.nan
+        self._task, self._regrow, self._steps = task, regrow, 0
         self._gradients: dict[str, torch.Tensor] = {}
-        self.batches, self.refresh = task.batches, task.refresh
         apply_masks(self.network, self.masks)
         for name, weight in self.network.named_parameters():
             if name in self.masks:
@@ -179,21 +170,14 @@ class SparseTask:
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the task's losses, after the masks have moved if it is time and were applied."""
         if self._gradients and self._regrow is not None:
-            share = self._regrow.share_at(self._clock() - self._began)
+            share = self._regrow.share_at(self._steps)
             weights = dict(network.named_parameters())
             for name, gradient in self._gradients.items():
                 self.masks[name] = moved(self.masks[name], weights[name].detach(), gradient, share)
             self._gradients = {}
         apply_masks(network, self.masks)
-        if not self._steps:
-            self._began = self._clock()
         self._steps += 1
         return self._task.losses(network, batch)
-
-    def evaluate(self, network: nn.Module) -> dict[str, float]:
-        """Return the task's figures; an averaged network needs the last masks first."""
-        apply_masks(network, self.masks)
-        return self._task.evaluate(network)
 
     def _mask_gradient(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
         if self._regrow is not None and self._steps % self._regrow.every == 0:

@@ -50,7 +50,10 @@ CALIBRATION_CUBES = 96
 def run_export(kind: str, data: Path, weights: Sequence[Path], method: str, name: str) -> None:
     """Register `NAME-fp32` and `NAME-int8` of trained ``weights``; a hybrid joins its members."""
     network = make_network(kind, weights)
-    register(f"{name}-fp32", export_fp32(network, kind), parent="", method="training")
+    register(
+        f"{name}-fp32", export_fp32(network, kind), parent="", method="training",
+        runs=[path.parent for path in weights],
+    )  # fmt: skip
     exact = export_float(network, kind)
     register(
         f"{name}-int8",

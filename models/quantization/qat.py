@@ -52,7 +52,7 @@ def run_qat(run: Run, kind: str, screening: Sequence[Path], method: str) -> None
     trained = fine_tune(simulation, network, task, run.plan(decay=0.0))
     register(
         f"{kind}-int8", to_onnx(trained), parent=f"{kind}-fp32",
-        method=f"quantisation-aware training, {run.minutes:g} minutes, ranges from {method}",
+        method=f"quantisation-aware training, ranges from {method}", runs=[run.out],
     )  # fmt: skip
 
 
@@ -76,8 +76,8 @@ def run_int4(
     part = lowered / sum(layer.parameters for layer in layers)
     register(
         f"{kind}-int4", small, parent=f"{kind}-int8",
-        method=f"{len(chosen)} of {len(layers)} layers ({part:.0%} of the weights) in INT4, "
-        f"{run.minutes:g} minutes",
+        method=f"{len(chosen)} of {len(layers)} layers ({part:.0%} of the weights) in INT4",
+        runs=_stages(run.out),
     )  # fmt: skip
 
 
@@ -99,13 +99,17 @@ def lower_in_stages(
 ) -> onnx.ModelProto:
     """Return the file with the weights ``chosen`` in INT4, trained ``plan.minutes`` in all."""
     # each stage lowers the next third of the layers and trains for a third of the time
-    for stage in range(STAGES):
+    for stage, out in enumerate(_stages(plan.out)):
         first, last = (round(len(chosen) * part / STAGES) for part in (stage, stage + 1))
         for name in chosen[first:last]:
             simulation.lower(name, 4)
-        part = replace(plan, out=plan.out / f"stage{stage + 1}", minutes=plan.minutes / STAGES)
+        part = replace(plan, out=out, minutes=plan.minutes / STAGES)
         simulation = fine_tune(simulation, network, base, part)
     return to_onnx(simulation)
+
+
+def _stages(out: Path) -> list[Path]:
+    return [out / f"stage{stage + 1}" for stage in range(STAGES)]
 
 
 def fine_tune(simulation: Simulation, network: nn.Module, base: Task, plan: Plan) -> Simulation:
@@ -115,7 +119,8 @@ def fine_tune(simulation: Simulation, network: nn.Module, base: Task, plan: Plan
     """
     reference = copy.deepcopy(network).eval().requires_grad_(False)
     task = MatchTask(base, reference, simulation)
-    trained = train(task, replace(plan, half=False))
+    # what was trained before is in the entry of the artifact's parent
+    trained = train(task, replace(plan, half=False, start=()))
     assert isinstance(trained, Simulation)  # `train` returns the network of the task
     return trained.cpu()
 

@@ -20,7 +20,7 @@ from models.runtime.errors import DamagedArtifact, UnknownArtifact
 from models.runtime.signatures import MANIFEST, signer_of
 
 REQUIRED = ("sha256", "version", "kind", "precision")
-OPTIONAL = ("parent", "method", "settings", "metrics", "licence", "attribution")
+OPTIONAL = ("parent", "method", "training", "settings", "metrics", "licence", "attribution")
 """The keys of a manifest entry besides ``file``."""
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
@@ -38,6 +38,7 @@ class Artifact:
         kind: ``screening`` or ``hybrid``.
         precision: ``fp32``, ``int8`` or ``int4``.
         parent: the artifact that it was made from, or empty; ``method``: how it was made.
+        training: steps, seconds and seeds of that, and the commit; what is missing is not recorded.
         settings: calibration, thresholds and others that its outputs are read with.
         metrics: measured figures; ``docs/models.md`` has the commands.
         licence: of the weights; ``attribution``: of the data that they were trained on.
@@ -57,6 +58,7 @@ class Artifact:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
     attribution: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
     expand: bool = True
     signed_by: str = ""
 

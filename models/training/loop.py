@@ -6,14 +6,14 @@ It does not know what it trains: a `Task` gives batches and losses.
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from rich.progress import Progress
+from rich.progress import Progress, track
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -50,7 +50,8 @@ class Plan:
     """The parameters of a run. ``minutes`` is time spent training, over all resumptions.
 
     ``half``: products are computed in bfloat16, which is four to five times as fast. ``resume``: go
-    on from the checkpoint in ``out``, if there is one.
+    on from the checkpoint in ``out``, if there is one. ``start``: the weights of the runs that this
+    one goes on from, for the log.
     """
 
     out: Path
@@ -65,6 +66,7 @@ class Plan:
     seed: int = 0
     half: bool = True
     resume: bool = False
+    start: tuple[Path, ...] = ()
 
 
 @dataclass
@@ -90,6 +92,32 @@ def train(task: Task, plan: Plan) -> nn.Module:
     network: nn.Module = state.averaged.module
     save(network, plan.out / "averaged.pt")
     return network
+
+
+def fine_tune(
+    network: nn.Module,
+    batches: Iterator[Batch],
+    losses: Callable[[nn.Module, Batch], dict[str, torch.Tensor]],
+    *,
+    steps: int,
+    rate: float,
+) -> nn.Module:
+    """Take ``steps`` steps of a rate that rises to ``rate`` and falls; return the averaged network.
+
+    It counts steps and not minutes: a comparison must not depend on the processor's speed.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = channels_last(network.to(device)).train()
+    optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=0.02)
+    # the average is that of the last fifty steps or so
+    state = State(network, average_of(network, 0.98), optimizer)
+    for step in track(range(steps), "fine-tuning"):
+        batch = {name: value.to(device) for name, value in next(batches).items()}
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = torch.stack(list(losses(network, batch).values())).sum()
+        descend(state, loss, rate * schedule(step / steps, warm_up=0.05, flat=0.05))
+    averaged: nn.Module = state.averaged.module
+    return averaged.eval()
 
 
 def save(network: nn.Module, path: Path) -> None:
@@ -202,6 +230,8 @@ def _log(plan: Plan, state: State, sums: dict[str, float], figures: dict[str, fl
         "minutes": round(state.spent_s / 60, 2),
         "steps": state.steps,
         "skipped": state.skipped,
+        "seed": plan.seed,
+        "start": [str(path) for path in plan.start],
         **{f"loss_{name}": round(value, 5) for name, value in sums.items()},
         **{name: round(value, 4) for name, value in figures.items()},
     }

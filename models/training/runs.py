@@ -69,7 +69,10 @@ class Run:
 
     def plan(self, decay: float) -> Plan:
         """Return the loop's plan with that weight decay."""
-        return Plan(self.out, self.minutes, self.rate, decay, seed=self.seed, resume=self.resume)
+        return Plan(
+            self.out, self.minutes, self.rate, decay, seed=self.seed, resume=self.resume,
+            start=self.start,
+        )  # fmt: skip
 
 
 def run_screening(run: Run, spec: ScreeningSpec | None = None) -> None:

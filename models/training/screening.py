@@ -63,14 +63,9 @@ class ScreeningTask:
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Return sensitivity at 1, 2, 4 and 8 false positives a scan, and the CPM.
 
-        Nodules are those of the cubes; the false positives are read in tiles cut as these are. The
-        CPM of the whole scans and their own nodules follows, if they have any.
+        Nodules are those of the cubes; the false positives are read in tiles cut as these are.
         """
-        figures = summary(*self.scores(network), len(self.scans))
-        found, false = self.whole_scores(network)
-        if len(found):
-            figures["cpm_whole"] = summary(found, false, len(self.scans))["cpm"]
-        return figures
+        return summary(*self.scores(network), len(self.scans))
 
     def scores(self, network: nn.Module) -> tuple[FloatArray, FloatArray]:
         """Return the logit of each cube's nodule, and of each false positive in equal context."""
@@ -83,15 +78,6 @@ class ScreeningTask:
         false = []
         for scan in self.scans:
             peaks = peaks_of_tiles(network, scan.voxels)
-            false.append(peaks.logit[away_from_marks(peaks.index_zyx, scan, 5)])
-        return np.array(found), np.concatenate(false)
-
-    def whole_scores(self, network: nn.Module) -> tuple[FloatArray, FloatArray]:
-        """Return the logit of each nodule and of each false positive of the whole scans."""
-        found, false = [], []
-        for scan in self.scans:
-            peaks = peaks_of(network, scan.voxels)
-            found += [best_logit(peaks, nodule) for nodule in scan.nodules]
             false.append(peaks.logit[away_from_marks(peaks.index_zyx, scan, 5)])
         return np.array(found), np.concatenate(false)
 

@@ -18,11 +18,40 @@ def paired(hits: list[float], false: list[float]) -> Scored:
     return Scored(np.array(hits), number, np.array(false), number, len(hits), True)
 
 
-def test_a_perfect_reader_is_sure() -> None:
+def test_no_interval_at_0_or_100_per_cent_has_width_zero() -> None:
+    """Five of five patients: Clopper and Pearson give 47.8 %. No event in 5 scans: Poisson, 3.69.
+
+    The second reader finds none of the nodules.
+    """
     found = figures(paired([0.9] * 5, [0.1] * 5), resamples=50)
-    assert found.cpm == Interval(1.0, 1.0, 1.0)
-    assert all(s == Interval(1.0, 1.0, 1.0) for s in found.sensitivity)
-    assert all(f == Interval(0.0, 0.0, 0.0) for f in found.false_positives)
+    for share in (found.cpm, *found.sensitivity):
+        assert (share.value, share.high) == (1.0, 1.0)
+        assert share.low == pytest.approx(0.025 ** (1 / 5)) == pytest.approx(0.4782, abs=1e-4)
+    for rate in found.false_positives:
+        assert (rate.value, rate.low) == (0.0, 0.0)
+        assert rate.high == pytest.approx(3.6889 / 5, abs=1e-4)
+    none = figures(paired([-np.inf] * 5, [0.1] * 5), resamples=50).cpm
+    assert (none.value, none.low) == (0.0, 0.0)
+    assert none.high == pytest.approx(0.5218, abs=1e-4)
+
+
+def test_the_limit_is_that_of_patients_and_not_of_nodules() -> None:
+    """Seven nodules in one patient and one in another, all found: two of two patients."""
+    none = np.zeros(0)
+    group = np.array([0] * 7 + [1])
+    scored = Scored(np.full(8, 0.9), group, none, none.astype(np.int64), 3, False)
+    assert figures(scored, resamples=20).cpm.low == pytest.approx(0.025**0.5)
+
+
+def test_patients_who_are_alike_give_no_interval_of_width_zero() -> None:
+    """Each of three finds one of two: at most 70.8 % of patients can be other than these."""
+    counts = np.array([[2, 1, 3]] * 3, float)
+    share, false = operating_point(counts, resamples=50)
+    assert share is not None
+    assert (share.value, false.value) == (0.5, 3.0)
+    assert (share.low, share.high) == pytest.approx((0.1462, 0.8538), abs=1e-4)
+    # nine events: Garwood's limits are 4.115 and 17.085
+    assert (false.low, false.high) == pytest.approx((4.1154 / 3, 17.0848 / 3), abs=1e-4)
 
 
 def test_interval_follows_the_binomial() -> None:
@@ -61,7 +90,8 @@ def test_draws_without_a_nodule_are_drawn_again() -> None:
     scored = Scored(np.array([0.9]), np.array([0]), none, none.astype(np.int64), 20, True)
     steps: list[tuple[int, int]] = []
     found = figures(scored, resamples=30, on_step=lambda done, of: steps.append((done, of)))
-    assert found.cpm == Interval(1.0, 1.0, 1.0)
+    assert found.cpm.value == 1.0
+    assert found.cpm.low == pytest.approx(0.025)
     assert steps == [(i + 1, 30) for i in range(30)]
 
 
@@ -88,7 +118,9 @@ def test_a_paired_difference_is_surer_than_the_figures() -> None:
     assert gain.cpm.high < 0.35
     own = figures(second, resamples=500).cpm
     assert own.high - own.low > 0.5
-    assert difference(second, second, resamples=20).cpm == Interval(0.0, 0.0, 0.0)
+    same = difference(second, second, resamples=20).cpm
+    assert same.value == 0
+    assert (-same.low, same.high) == pytest.approx((0.3085, 0.3085), abs=1e-4)  # 0 of 10 differ
 
 
 def test_only_readings_of_the_same_nodules_are_paired() -> None:
@@ -105,4 +137,10 @@ def test_an_operating_point_counts_scans_without_a_lesion() -> None:
     assert 1 / 3 <= share.low < share.high == 1.0
     none, false = operating_point(counts[2:], resamples=20)
     assert none is None
-    assert false == Interval(1.0, 1.0, 1.0)
+    assert (false.low, false.high) == pytest.approx((0.0253, 5.5716), abs=1e-4)
+
+
+def test_many_events_have_limits_too() -> None:
+    """A thousand in one scan: the normal approximation is 1000 +- 62."""
+    _, rate = operating_point(np.array([[0, 0, 1000]], float), resamples=20)
+    assert (rate.low, rate.high) == pytest.approx((939, 1064), abs=1)

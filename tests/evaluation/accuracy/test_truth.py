@@ -5,6 +5,7 @@ import pytest
 from evaluation.accuracy.truth import (
     Lesion,
     Truth,
+    fully_marked,
     read_truth,
     require_listed,
     scan_folders,
@@ -93,7 +94,7 @@ def test_nodules_and_lesions_must_be_found_and_doubtful_places_count_neither_way
 ) -> None:
     """A diameter of -1 is not known, an empty one neither: 5 mm around are ignored."""
     lines = ["nodule,1,2,3,8", "Lesion,-40,5,6,20", "excluded,7,8,9,-1", "doubtful,90,11,12,"]
-    text = "".join(f"a,{line},by eye\n" for line in lines)
+    text = "".join(f"a,{line},the collection\n" for line in lines)
     truth = read_truth(marks(tmp_path, text))["a"]
     assert truth.lesions == (Lesion((1.0, 2.0, 3.0), 8.0), Lesion((-40.0, 5.0, 6.0), 20.0))
     assert truth.ignored == (Lesion((7.0, 8.0, 9.0), -1.0), Lesion((90.0, 11.0, 12.0), -1.0))
@@ -101,6 +102,38 @@ def test_nodules_and_lesions_must_be_found_and_doubtful_places_count_neither_way
     assert truth.is_false((7.0, 8.0, 14.0))
     assert not truth.is_false((1.0, -4.9, 3.0))  # on the rim of a nodule
     assert truth.is_false((1.0, -4.9, 3.0), 0.0)
+
+
+def test_a_nodule_seen_by_eye_counts_neither_way_and_its_scan_is_not_fully_marked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The collection's lesion still counts. A doubtful place by eye leaves a scan fully marked."""
+    lines = ["a,lesion,0,0,0,20,the collection", "a,nodule,1,2,99,8,By eye ",
+             "b,lesion,0,0,0,20,the collection", "b,doubtful,1,2,99,8,by eye",
+             "c,nodule,0,0,0,20,"]  # fmt: skip
+    known = read_truth(marks(tmp_path, "\n".join(lines) + "\n"))
+    assert known["a"].lesions == (Lesion((0.0, 0.0, 0.0), 20.0),)
+    assert not known["a"].is_false((1.0, 2.0, 98.0))
+    assert [one.fully_marked for one in known.values()] == [False, True, True]
+    assert [bool(one.by_eye) for one in known.values()] == [True, True, False]
+    folders = [tmp_path / name for name in ("a", "b", "c", "nowhere")]
+    assert fully_marked(folders, known) == folders[1:]
+    assert scans_of_splits(folders, known, ("test",)) == folders[1:]
+    assert "left out, not fully marked: a" in capsys.readouterr().err
+    none = read_truth(table(tmp_path, "scan,x,y,z,diameter_mm,source\nd,,,,,by eye\n"))
+    assert none["d"].fully_marked
+    with pytest.raises(EvaluationError, match="seen by eye"):
+        fully_marked(folders[:1], known)
+
+
+def test_false_positives_of_a_patient_with_metastases_are_not_counted(shared_data: Path) -> None:
+    """Seven lesions were seen in `cmb_crc_01068`, its collection marks one."""
+    known = read_truth(shared_data / "ct/marks.csv", shared_data / "lidc/marks.csv")
+    assert len(known["cmb_crc_01068"].lesions) == 1
+    tests = {name for name, truth in known.items() if truth.role == "test"}
+    assert {name for name in tests if not known[name].fully_marked} == {"cmb_crc_01068"}
+    independent = {name for name in tests if not known[name].by_eye}
+    assert independent == {"lidc_0001", "lidc_0003", "lidc_0295"}
 
 
 def test_the_listing_beside_the_marks_names_scans_without_nodules(tmp_path: Path) -> None:

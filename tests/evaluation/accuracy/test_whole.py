@@ -210,6 +210,17 @@ def test_test_scans_come_first_and_roles_apart() -> None:
     assert list(groups_of([WholeScan("x", Truth())])) == ["all"]
 
 
+def test_scans_with_independent_marks_are_the_headline() -> None:
+    """Two of three test scans have marks of readers alone; the third has doubtful ones by eye."""
+    eye = Truth(role="test", by_eye=frozenset({"doubtful"}))
+    truths = [Truth(role="test"), eye, Truth(role="test"), Truth(role="val")]
+    groups = groups_of([WholeScan(str(i), truth) for i, truth in enumerate(truths)])
+    assert list(groups) == ["test, independent marks", "test", "val", "all"]
+    assert [one.name for one in groups["test, independent marks"]] == ["0", "2"]
+    assert len(groups["test"]) == 3
+    assert list(groups_of([WholeScan("x", eye)])) == ["test"]
+
+
 def write_nifti(volume: Volume, path: Path) -> None:
     image = sitk.GetImageFromArray(volume.hu)
     image.SetSpacing(volume.geometry.spacing_mm[::-1])

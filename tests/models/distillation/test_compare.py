@@ -20,7 +20,7 @@ from models.distillation.lessons import (
     save_lesson,
 )
 from models.distillation.scores import points_gained
-from models.distillation.student import Teaching, loss_of, sample_of, score_at
+from models.distillation.student import Teaching, losses_of, sample_of, score_at
 from models.distillation.teachers import Teacher, read_teachers, temperature_of
 from models.networks.hybrid import HybridNetwork
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
@@ -87,7 +87,7 @@ def test_a_comparison_lists_every_arm_and_a_finished_one_is_only_read(
     """Students of another loss in the same folder would be compared with these: refused."""
     found = run_compare(given)
     assert tuple(found["arms"]) == tuple(ARMS)
-    assert all(len(figures["cpm_whole"]["seeds"]) == 2 for figures in found["arms"].values())
+    assert all(len(figures["cpm"]["seeds"]) == 2 for figures in found["arms"].values())
     assert sum(t["mean_weight"] for t in found["teachers"]) == pytest.approx(1)
     assert [t["name"] for t in found["teachers"]] == ["24 mm", "48 mm"]
     assert found["best_single"] in {"24 mm", "48 mm"}
@@ -198,7 +198,7 @@ def test_a_soft_target_draws_the_heat_at_its_place_and_nothing_without_teacher(
     def slope(soft: np.ndarray | None, weight: float) -> tuple[torch.Tensor, torch.Tensor]:
         batch = {n: v[None] for n, v in sample_of(tmp_path / "a.npz", soft, rng).items()}
         heat.grad = None
-        loss_of(Maps(), batch, Teaching(weight=weight)).backward()
+        sum(losses_of(Maps(), batch, Teaching(weight=weight)).values()).backward()
         assert heat.grad is not None
         return heat.grad[0, 0], batch["cells"][0]
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from models.__main__ import app
 from models.cli import Method
-from models.export.manifest import UNFITTED, amend, register
+from models.export.manifest import UNFITTED, amend, register, training_of
 from models.export.onnx import export_float, export_fp32
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.quantization import ptq, qat, sensitivity
@@ -83,7 +83,12 @@ def test_qat_enters_a_file_that_answers_as_the_float_network(
     assert trained.exists()
     small = find("screening-int8", shelf)
     assert (small.parent, small.precision) == ("screening-fp32", "int8")
-    assert small.method == "quantisation-aware training, 0.01 minutes, ranges from minmax"
+    assert small.method == "quantisation-aware training, ranges from minmax"
+    log = json.loads((trained.parent / "log.jsonl").read_text().splitlines()[-1])
+    assert small.training["steps"] == log["steps"] > 0
+    assert small.training["seeds"] == [0]
+    assert small.training["seconds"] == round(60 * log["minutes"])
+    assert small.training["commit"] != ""
     (found,) = served(small.content())
     (wanted,) = told(make_screening(start).eval(), 2)
     assert float(np.abs(found - wanted).mean()) < 0.1 * float(wanted.std())
@@ -103,6 +108,7 @@ def test_int4_enters_a_file_of_the_requested_size(
     sizes = [artifact.path.stat().st_size for artifact in (whole, int8, int4)]
     assert sizes[2] <= SHARE * sizes[0] < sizes[1]
     assert (int4.parent, int4.precision) == ("screening-int8", "int4")
+    assert int4.training["steps"] >= 3  # of three stages
     lowered, _, layers = int4.method.split(" ")[:3]
     assert 0 < int(lowered) < int(layers)
 
@@ -192,6 +198,21 @@ def test_an_export_enters_both_files_and_keeps_what_was_fitted(shelf: Path, star
     again = find("screening-int8", shelf)
     assert again.settings == {"calibration": [2.0, 1.0]}
     assert again.method == "post-training quantisation, percentile"
+    assert "steps" not in again.training  # nothing was trained
+
+
+def test_a_run_that_began_from_another_counts_with_it(tmp_path: Path) -> None:
+    """The second began from the first; an artifact's folder has no log. Old logs have no seed."""
+    for name, line in {
+        "first": {"steps": 100, "minutes": 2.0, "start": ["models/x-fp32.onnx"]},
+        "second": {"steps": 40, "minutes": 0.5, "seed": 7, "start": ["first/averaged.pt"] * 2},
+    }.items():
+        line["start"] = [str(tmp_path / one) for one in line["start"]]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.jsonl").write_text("{}\n" + json.dumps(line) + "\n")
+    found = training_of([tmp_path / "second"])
+    assert found == {"steps": 140, "seconds": 150, "seeds": [7]}
+    assert training_of([tmp_path]) == {}
 
 
 def test_the_methods_that_can_be_typed_are_those_that_there_are() -> None:
