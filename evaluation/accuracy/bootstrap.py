@@ -27,6 +27,7 @@ from evaluation.accuracy.froc import (
 )
 from evaluation.common.tables import rate_name
 from imaging.volume import FloatArray
+from models.calibration.fit import poisson_limit
 from models.markdown import Rows, percents, points
 from models.markdown import interval as interval_text
 
@@ -162,23 +163,9 @@ def widened_rate(rate: Interval, scans: int) -> Interval:
     if wide or not np.isfinite(rate.value):
         return rate
     count = round(rate.value * scans)
-    low = _poisson_mean(count - 1, 1 - TAIL) / scans if count else 0.0
-    high = _poisson_mean(count, TAIL) / scans
+    low = poisson_limit(count - 1, TAIL) / scans if count else 0.0
+    high = poisson_limit(count, 1 - TAIL) / scans
     return Interval(rate.value, min(rate.low, low), max(rate.high, high))
-
-
-def _poisson_mean(most: int, chance: float) -> float:
-    """Return the mean at which at most ``most`` events have that chance, by bisection.
-
-    Source: Garwood, Biometrika 28:437, 1936. With no event it is ``-log(chance)``.
-    """
-    events = np.arange(1, most + 1)
-    low, high = 0.0, 2.0 * most + 20
-    for _ in range(60):
-        mean = (low + high) / 2
-        logs = np.append(0.0, np.cumsum(np.log(mean / events))) - mean
-        low, high = (mean, high) if np.exp(logs).sum() > chance else (low, mean)
-    return low
 
 
 def _draws(
