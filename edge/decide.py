@@ -16,6 +16,7 @@ from edge.errors import UnfitModel
 from edge.findings import Decision, Finding, Route
 from edge.link.estimate import LinkEstimate
 from edge.selection import SELECTION_POLICY, Option, SelectionPolicy, Size, choose, smallest
+from imaging.volume import Triple
 from models.runtime.detection import Candidate
 
 AUDITED = 3
@@ -132,6 +133,7 @@ class Plan:
         audit: those in ``send`` that the edge dismissed, of a scan that is audited.
         characterize: those that the edge reports and the cloud should characterize, by falling
             score.
+        inner: `imaging.preprocess.Preprocessed.inner`; None if it is unknown.
     """
 
     decisions: tuple[Decision, ...]
@@ -141,6 +143,7 @@ class Plan:
     later: tuple[int, ...] = ()
     audit: tuple[int, ...] = ()
     characterize: tuple[int, ...] = ()
+    inner: tuple[Triple, Triple] | None = None
 
     @property
     def uncertain(self) -> tuple[int, ...]:

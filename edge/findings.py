@@ -13,6 +13,9 @@ from protos.messages import Verdict
 
 BoolArray = npt.NDArray[np.bool_]
 
+READERS_MM = 1.6
+"""Two of four readers draw a nodule wider by this diameter than it is at half contrast: the median
+of validation nodules (`overread-eval characterization`)."""
 CROWDED_MM = 10.0
 """Findings nearer than this lie in one consolidation, where the disease is diffuse."""
 SMALL_MM = 6.0
@@ -74,11 +77,17 @@ class Outline:
         """The diameter of the sphere of this volume."""
         return float(np.cbrt(6 / np.pi * self.volume_mm3))
 
-    @property
-    def is_cut(self) -> bool:
-        """Whether it reaches a face of the ROI, and so may continue outside."""
+    def is_cut(self, inner: tuple[Triple, Triple] | None = None) -> bool:
+        """Tell whether it reaches a face of the ROI, or lies not wholly between two box indices.
+
+        It may continue outside.
+        """
         faces = (np.moveaxis(self.mask, axis, 0)[[0, -1]] for axis in range(3))
-        return any(face.any() for face in faces)
+        if any(face.any() for face in faces):
+            return True
+        inside = np.argwhere(self.mask) + self.start
+        low, high = inner or (-np.inf, np.inf)
+        return bool((inside - 0.5 <= low).any() or (inside + 0.5 >= high).any())
 
     @property
     def centre_zyx(self) -> Triple:

@@ -11,7 +11,7 @@ from edge.errors import UnfitModel
 from edge.escalation.rois import EscalationResult
 from edge.findings import BoolArray, DecidedBy, Route, SecondReading
 from edge.link.estimate import OFF
-from edge.merge import RIM_MM, Merged, MergeWeights, merge
+from edge.merge import Merged, MergeWeights, merge
 from imaging.volume import Geometry
 from protos.messages import Refusal, Verdict
 from tests.edge.builders import LISTING, THRESHOLDS, WEIGHTS, plan_of
@@ -40,7 +40,7 @@ def test_cloud_raises_a_candidate_to_a_finding() -> None:
     (finding,) = merged((0.45,), EscalationResult({0: verdict(0, 0.9)})).findings
     assert finding.decided_by is DecidedBy.CLOUD
     assert finding.probability == pytest.approx(0.45 * 0.9 / (0.45 * 0.9 + 0.55 * 0.1))
-    assert (finding.diameter_mm, finding.edge_score) == (8.0 + RIM_MM, 0.45)
+    assert (finding.diameter_mm, finding.edge_score) == (8.0, 0.45)
     assert finding.reason == "the cloud raised 0.45 to 0.88, at or above the threshold 0.60"
 
 
@@ -177,7 +177,7 @@ def test_an_outline_that_cannot_be_the_whole_nodule_is_drawn_and_not_measured(
     answers = EscalationResult({0: verdict(0, 0.9)}, masks={0: mask})
     (finding,) = merged((0.45,), answers).findings
     assert finding.outline is not None
-    assert (finding.volume_mm3, finding.diameter_mm) == (None, 8.0 + RIM_MM), why
+    assert (finding.volume_mm3, finding.diameter_mm) == (None, 8.0), why
 
 
 def test_an_outline_of_another_structure_is_not_taken_for_the_nodule() -> None:
