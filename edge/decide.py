@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from edge.errors import UnfitModel
-from edge.findings import Decision, Finding, Route
+from edge.findings import Decision, Finding, Inner, Route
 from edge.link.estimate import LinkEstimate
 from edge.selection import SELECTION_POLICY, Option, SelectionPolicy, Size, choose, smallest
-from imaging.volume import Triple
 from models.runtime.detection import Candidate
 
 AUDITED = 3
@@ -133,7 +132,7 @@ class Plan:
         audit: those in ``send`` that the edge dismissed, of a scan that is audited.
         characterize: those that the edge reports and the cloud should characterize, by falling
             score.
-        inner: `imaging.preprocess.Preprocessed.inner`; None if it is unknown.
+        inner: the first and the last slice, between which an outline is whole.
     """
 
     decisions: tuple[Decision, ...]
@@ -143,7 +142,7 @@ class Plan:
     later: tuple[int, ...] = ()
     audit: tuple[int, ...] = ()
     characterize: tuple[int, ...] = ()
-    inner: tuple[Triple, Triple] | None = None
+    inner: Inner = None
 
     @property
     def uncertain(self) -> tuple[int, ...]:

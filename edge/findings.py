@@ -12,6 +12,8 @@ from models.runtime.detection import Candidate
 from protos.messages import Verdict
 
 BoolArray = npt.NDArray[np.bool_]
+Inner = tuple[tuple[float, ...], tuple[float, ...]] | None
+"""Box indices ``(z, y, x)``, see `imaging.preprocess.Preprocessed.inner`; None if not known."""
 
 READERS_MM = 1.6
 """Two of four readers draw a nodule wider by this diameter than it is at half contrast: the median
@@ -77,17 +79,13 @@ class Outline:
         """The diameter of the sphere of this volume."""
         return float(np.cbrt(6 / np.pi * self.volume_mm3))
 
-    def is_cut(self, inner: tuple[Triple, Triple] | None = None) -> bool:
-        """Tell whether it reaches a face of the ROI, or lies not wholly between two box indices.
-
-        It may continue outside.
-        """
-        faces = (np.moveaxis(self.mask, axis, 0)[[0, -1]] for axis in range(3))
-        if any(face.any() for face in faces):
+    def is_cut(self, inner: Inner = None) -> bool:
+        """Tell whether it reaches a face of the ROI or of ``inner``, and may continue outside."""
+        voxels, (low, high) = np.argwhere(self.mask), inner or (-np.inf, np.inf)
+        if (voxels == 0).any() or (voxels == np.array(self.mask.shape) - 1).any():
             return True
-        inside = np.argwhere(self.mask) + self.start
-        low, high = inner or (-np.inf, np.inf)
-        return bool((inside - 0.5 <= low).any() or (inside + 0.5 >= high).any())
+        placed = voxels + self.start
+        return bool((placed - 0.5 <= low).any() or (placed + 0.5 >= high).any())
 
     @property
     def centre_zyx(self) -> Triple:

@@ -15,7 +15,7 @@ from edge.errors import UnfitModel
 from edge.escalation.rois import EscalationResult, text_of
 from edge.findings import BoolArray, DecidedBy, Decision, Finding, Outline, Route, SecondReading
 from imaging.roi import roi_start
-from imaging.volume import Geometry, Triple
+from imaging.volume import Geometry
 from protos.messages import Verdict
 
 EPSILON = 1e-6  # scores of exactly 0 and 1 have no finite logit
@@ -99,7 +99,7 @@ def merge(
         if verdict and (decision.route is not Route.DISMISS or i in plan.audit):
             mask = answers.masks.get(i)
             for finding in _with_verdict(decision, verdict, thresholds, weights):
-                listed.append(outlined(finding, mask, geometry, plan.inner))
+                listed.append(outlined(finding, mask, geometry, plan))
         elif decision.route is Route.REPORT:
             listed.append(_finding(decision, DecidedBy.EDGE, decision.reason))
         elif decision.route is Route.ESCALATE:
@@ -163,16 +163,13 @@ def _reached(value: float, limit: float, thresholds: Thresholds) -> str:
 
 
 def outlined(
-    finding: Finding,
-    mask: BoolArray | None,
-    geometry: Geometry,
-    inner: tuple[Triple, Triple] | None = None,
+    finding: Finding, mask: BoolArray | None, geometry: Geometry, plan: Plan | None = None
 ) -> Finding:
     """Add the outline with centre, volume and diameter, if it is that of the same nodule.
 
-    ``mask`` is the cloud's outline in its ROI, ``geometry`` that of the lung box, ``inner`` as in
-    `edge.decide.Plan`. The network places a nodule of two parts, or a ring, on its brightest part;
-    the outline's centre is better.
+    ``mask`` is the cloud's outline in its ROI, ``geometry`` that of the lung box; ``plan`` knows
+    its first and last slice. The network places a nodule of two parts, or a ring, on its brightest
+    part; the outline's centre is better.
     """
     if mask is None:
         return finding
@@ -186,7 +183,7 @@ def outlined(
     x_mm, y_mm, z_mm = (float(a) for a in np.array(finding.centre_mm) + shift)
     moved = replace(finding, centre_mm=(x_mm, y_mm, z_mm), index_zyx=index, outline=outline)
     low, high = (share * finding.diameter_mm for share in _PLAUSIBLE)
-    if outline.is_cut(inner) or not low <= outline.diameter_mm <= high:
+    if outline.is_cut(plan.inner if plan else None) or not low <= outline.diameter_mm <= high:
         return moved  # it is drawn, but not measured
     return replace(moved, diameter_mm=outline.diameter_mm, volume_mm3=outline.volume_mm3)
 

@@ -13,16 +13,7 @@ from imaging.aeration import opaque_share, smaller_share
 from imaging.coverage import Coverage, coverage_of
 from imaging.errors import IrregularGeometry
 from imaging.lungs import Lungs, find_lungs
-from imaging.volume import (
-    WINDOW_HU,
-    Geometry,
-    HuArray,
-    Triple,
-    UInt8Array,
-    Volume,
-    to_patient_axes,
-    triple,
-)
+from imaging.volume import WINDOW_HU, Geometry, HuArray, UInt8Array, Volume, to_patient_axes, triple
 
 TARGET_MM = 1.0
 MAX_BOX_MM = 600.0
@@ -52,13 +43,11 @@ class Preprocessed:
     smaller_share: float | None = None
 
     @property
-    def inner(self) -> tuple[Triple, Triple]:
-        """The lowest and the highest index ``(z, y, x)`` of the box; a nodule beyond may be cut.
-
-        Along z they are the middles of its first and last slice.
-        """
-        slice_mm = self.source.spacing_mm[0] if self.source else self.geometry.spacing_mm[0]
-        margin = (slice_mm / self.geometry.spacing_mm[0] - 1) / 2
+    def inner(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The lowest and the highest index ``(z, y, x)`` on a slice of the source, in the box."""
+        margin = (
+            (self.source or self.geometry).spacing_mm[0] / self.geometry.spacing_mm[0] - 1
+        ) / 2
         z, y, x = (side - 1.0 for side in self.voxels.shape)
         return (margin, 0.0, 0.0), (z - margin, y, x)
 

@@ -1,22 +1,16 @@
-"""``overread-eval characterization``: what is said of nodules, and the sizes of known spheres.
+"""``overread-eval characterization``: readings of nodules, and spheres of known size.
 
-Spheres are inserted into whole scans with a scanner's blur, and read as the agent reads them. Their
-size is known, whereas readers of nodules draw wider than the surface of half contrast.
+The spheres are inserted into whole scans with a scanner's blur and read as the agent reads them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
+from evaluation.accuracy import characterization
 from evaluation.accuracy.bootstrap import RESAMPLES
-from evaluation.accuracy.characterization import (
-    as_dict,
-    characterization_table,
-    read_characterization,
-)
 from evaluation.accuracy.truth import scans_of_splits
 from evaluation.common import cli
 from evaluation.common.readers import Agent, Stage, open_agent, open_second
@@ -25,27 +19,11 @@ from evaluation.lesion_insertion.hosts import FreeSpace, Host, Occupied, load_ho
 from evaluation.lesion_insertion.insert import APART_MM, PreparedHost, insert, plan_nodules
 from imaging.preprocess import preprocess
 from imaging.volume import FloatArray, Nodule
-from models.markdown import Rows, number
+from models.markdown import Rows
 
-SIZES_MM = (4.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0)
+SIZES_MM = (4, 6, 8, 10, 15, 20, 30)
 DENSITIES_HU = {"solid": 30.0, "part-solid": -300.0, "ground glass": -650.0}
-BLUR_MM = 0.6
-"""Standard deviation of the blur in a slice; voxels and slices add theirs."""
-_LUNG_HU, _FINE = -850.0, 4
-
-
-@dataclass(frozen=True)
-class SphereReading:
-    """A sphere with its diameters: by the edge alone, and in the report; NaN where there is none.
-
-    ``measured`` says whether the report states a volume.
-    """
-
-    density: str
-    diameter_mm: float
-    edge_mm: float
-    reported_mm: float
-    measured: bool
+_BLUR_MM, _LUNG_HU = 0.6, -850.0
 
 
 def characterization_command(
@@ -59,98 +37,74 @@ def characterization_command(
     seed: cli.Seed = 0,
     as_json: cli.Json = False,
 ) -> None:
-    """Malignancy, texture, diameter, outline and volume by the second reader, and known spheres."""
+    """Malignancy, texture, diameter and outline by the second reader; sizes of known spheres."""
     splits = tuple(split.split(","))
     folders, known = cli.known_scans(scans, more_scans, truth)
     folders = scans_of_splits(folders, known, splits)
-    read = read_characterization(data, splits, open_second(cloud_model))
+    read = characterization.read_characterization(data, splits, open_second(cloud_model))
+    result = {"split": split, **characterization.as_dict(read, resamples=resamples, seed=seed)}
     agent, rng = open_agent(Stage.BOTH, None, cloud_model), np.random.default_rng(seed)
-    spheres = [
-        sphere
-        for folder in cli.each(folders, "scans with spheres")
-        for sphere in read_spheres(load_host(folder, known), agent, rng)
-    ]
-    figures = as_dict(read, resamples=resamples, seed=seed)
-    result = {"split": split, **figures, "spheres": spheres_json(spheres), "scans": len(folders)}
-    cli.show(result, as_json, characterization_table(result), spheres_table(result["spheres"]))
+    hosts = (load_host(folder, known) for folder in cli.each(folders, "scans with spheres"))
+    rows = spheres_json([one for host in hosts for one in read_spheres(host, agent, rng)])
+    table = Rows([*rows[0]], [[*row.values()] for row in rows], "Spheres of known size, medians")
+    result |= {"scans": len(folders), "spheres": rows}
+    cli.show(result, as_json, characterization.characterization_table(result), table)
 
 
 def sphere(diameter_mm: float, hu: float, shift: FloatArray) -> Donor:
     """Return a blurred sphere, its middle ``shift`` voxels ``(z, y, x)`` from that of its cube."""
     side = int(diameter_mm) + 14
-    middle = (side - 1) / 2 + shift
-    fine = (np.arange(_FINE * side) + 0.5) / _FINE - 0.5
+    # the part of each voxel inside, from 4 x 4 x 4 points
+    middle, fine = (side - 1) / 2 + shift, (np.arange(4 * side) + 0.5) / 4 - 0.5
     z, y, x = ((fine - centre) ** 2 for centre in middle)
     inside = z[:, None, None] + y[:, None] + x < (diameter_mm / 2) ** 2
-    parts = inside.reshape((side, _FINE) * 3).mean((1, 3, 5), dtype=np.float32)
-    cover = np.stack([cv2.GaussianBlur(plane, (0, 0), BLUR_MM) for plane in parts])
-    name, reach_mm = f"sphere of {diameter_mm:g} mm", diameter_mm / 2 + 1.5
-    density, (a, b, c) = np.full_like(cover, hu), middle.tolist()
+    parts = inside.reshape((side, 4) * 3).mean((1, 3, 5), dtype=np.float32)
+    cover = np.stack([cv2.GaussianBlur(plane, (0, 0), _BLUR_MM) for plane in parts])
+    name, density, (a, b, c) = f"{diameter_mm:g} mm", np.full_like(cover, hu), middle.tolist()
+    reach_mm = diameter_mm / 2 + 1.5
     return Donor(name, name, density, cover, (a, b, c), diameter_mm, reach_mm, _LUNG_HU, 0.0)
 
 
-def read_spheres(host: Host, agent: Agent, rng: np.random.Generator) -> Iterator[SphereReading]:
-    """Insert spheres of every size and density, as far as there is room, and read them."""
+def read_spheres(
+    host: Host, agent: Agent, rng: np.random.Generator
+) -> Iterator[tuple[str, float, float, float, bool]]:
+    """Yield density, diameter, that of the edge alone, that of the report, and if it is measured.
+
+    The diameters of a sphere that is not found are NaN. A sphere for which there is no room is
+    left out.
+    """
     space = FreeSpace.of(preprocess(host.volume, host.name))
     known = (*host.truth.lesions, *host.truth.ignored)
     occupied = tuple(Occupied(one.centre_mm, one.reach_mm + APART_MM) for one in known)
-    prepared = PreparedHost(host, space, occupied, {})
     for density, hu in DENSITIES_HU.items():
         donors = [sphere(size, hu, rng.uniform(-0.5, 0.5, 3)) for size in SIZES_MM]
-        for scan in plan_nodules([prepared], donors, len(donors), rng)[0]:
+        scans, _ = plan_nodules([PreparedHost(host, space, occupied, {})], donors, 99, rng)
+        for scan in scans:
             box = preprocess(insert(host.volume, scan.insertions), host.name)
             reading = agent.read(box, Stage.BOTH)
-            merged = reading.both.merged if reading.both else reading.alone.merged
+            merged = (reading.both or reading.alone).merged
             listed = (*merged.findings, *merged.possible)
             for one in scan.insertions:
                 hit = Nodule(one.centre_mm, one.diameter_mm).hit_by
                 edge = next((c.diameter_mm for c in reading.candidates if hit(c.centre_mm)), np.nan)
-                found = next((f for f in listed if hit(f.centre_mm)), None)
-                yield SphereReading(
-                    density,
-                    one.diameter_mm,
-                    edge,
-                    found.diameter_mm if found else np.nan,
-                    bool(found and found.volume_mm3),
-                )
+                sizes = [(f.diameter_mm, bool(f.volume_mm3)) for f in listed if hit(f.centre_mm)]
+                yield density, one.diameter_mm, edge, *(sizes or [(np.nan, False)])[0]
 
 
-def spheres_json(spheres: Sequence[SphereReading]) -> list[dict[str, Any]]:
-    """Return medians by density and size, errors in mm and parts of the volume; None for none."""
+def spheres_json(read: Sequence[tuple[str, float, float, float, bool]]) -> list[dict[str, Any]]:
+    """Return medians by density and size; errors of volumes are parts of it, None is for none."""
     rows = []
-    for density in DENSITIES_HU:
-        for size in SIZES_MM:
-            of = [one for one in spheres if (one.density, one.diameter_mm) == (density, size)]
-            reported, edge = (
-                np.array([getattr(one, name) for one in of]) - size
-                for name in ("reported_mm", "edge_mm")
-            )
-            rows.append({
-                "density": density,
-                "diameter_mm": size,
-                "spheres": len(of),
-                "listed": int(np.isfinite(reported).sum()),
-                "measured": sum(one.measured for one in of),
-                "bias_mm": _median(reported),
-                "error_mm": _median(np.abs(reported)),
-                "volume_error": _median(np.abs((1 + reported / size) ** 3 - 1)),
-                "edge_bias_mm": _median(edge),
-            })  # fmt: skip
+    for density, size in ((density, size) for density in DENSITIES_HU for size in SIZES_MM):
+        of = np.array([one[1:] for one in read if one[:2] == (density, size)]).reshape(-1, 4)
+        _, edge_mm, report_mm, measured = of.T
+        values = {
+            "bias_mm": report_mm - size,
+            "error_mm": np.abs(report_mm - size),
+            "volume_error": np.abs((report_mm / size) ** 3 - 1),
+            "edge_bias_mm": edge_mm - size,
+        }
+        known = {name: value[np.isfinite(value)] for name, value in values.items()}
+        medians = {n: round(float(np.median(v)), 3) if v.size else None for n, v in known.items()}
+        counts = {"spheres": len(of), "measured": int(measured.sum())}
+        rows.append({"density": density, "diameter_mm": size, **counts, **medians})
     return rows
-
-
-def _median(values: FloatArray) -> float | None:
-    known = values[np.isfinite(values)]
-    return round(float(np.median(known)), 3) if known.size else None
-
-
-def spheres_table(rows: Sequence[Mapping[str, Any]]) -> Rows:
-    """Return the errors of the reported sizes, with the bias of the edge alone."""
-    names = ("bias_mm", "error_mm", "volume_error", "edge_bias_mm")
-    cells = [
-        [row["density"], f"{row['diameter_mm']:g}", f"{row['measured']} of {row['spheres']}",
-         *("" if row[name] is None else number(row[name], 2) for name in names)]
-        for row in rows
-    ]  # fmt: skip
-    heads = ["sphere", "mm", "measured", "bias, mm", "error, mm", "error of volume", "edge's bias"]
-    return Rows(heads, cells, "Spheres of known size in whole scans, medians")

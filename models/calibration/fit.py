@@ -16,7 +16,7 @@ from imaging.roi import cut_roi
 from imaging.volume import FloatArray, Geometry
 from models.runtime.detection import Candidate
 from models.runtime.screener import Screener
-from models.runtime.second_reader import SecondReader, mask_logits, nearest_piece, views_of
+from models.runtime.second_reader import SecondReader
 from models.runtime.sigmoid import sigmoid
 
 if TYPE_CHECKING:
@@ -50,11 +50,6 @@ rejected by a verdict: other patients have higher ones than those of validation.
 CLOUD_QUANTILE = 0.9
 """The cloud's logit counts up to this quantile of validation's nodules: the few above it do not
 tell how much more certain a higher logit is."""
-
-OUTLINED_MM = 6.0
-"""Of a smaller nodule a voxel's rim is half the volume."""
-OUTLINE_LOGITS = np.arange(0.0, 3.01, 0.25)
-OUTLINE_SHARE = 0.85
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,27 +155,6 @@ def _logit(score: float) -> float:
 def _hits(candidate: Candidate, marks: FloatArray, share: float, margin: float = 0.0) -> bool:
     away = np.linalg.norm(marks[:, :3] - candidate.index_zyx, axis=1)
     return bool((away < marks[:, 3] * share + margin).any())
-
-
-def fit_outline(reader: SecondReader, cubes: Sequence[Piece]) -> float:
-    """Return the mask logit at which the volumes of nodules are those of the readers' outlines.
-
-    It is the tightest of a fixed grid whose median volume, over nodules of `OUTLINED_MM` and more
-    (the first of each cube), is at least `OUTLINE_SHARE` of the voxels that two of the four readers
-    drew. Readers draw around a nodule, and lesions that were outlined by the voxel are smaller: so
-    the tightest.
-    """
-    shares = []
-    for cube in cubes:
-        z, y, x, diameter_mm = cube.nodules[0]
-        truth = nearest_piece(cut_roi(cube.mask, (z, y, x), reader.roi_shape) > 0)
-        if diameter_mm >= OUTLINED_MM and truth.any():
-            roi = cut_roi(cube.voxels, (z, y, x), reader.roi_shape)
-            logits = mask_logits(reader.session.run(views_of(roi[None], reader.session.artifact)))
-            volumes = [nearest_piece(logits[0] > logit).sum() for logit in OUTLINE_LOGITS]
-            shares.append(np.array(volumes) / truth.sum())
-    fits = np.median(shares, 0) >= OUTLINE_SHARE
-    return float(OUTLINE_LOGITS[fits].max(initial=OUTLINE_LOGITS[0]))
 
 
 def logistic(features: FloatArray, truth: np.ndarray, ridge: float = 1e-2) -> FloatArray:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from models.calibration.fit import CLOUD_QUANTILE, Cases, fit_outline, gather, logistic, thresholds
+from models.calibration.fit import CLOUD_QUANTILE, Cases, gather, logistic, thresholds
 from models.calibration.risk_control import (
     ALPHA,
     DELTA,
@@ -46,6 +46,10 @@ from models.runtime.screener import Screener, read_by
 from models.runtime.second_reader import SecondReader
 from models.runtime.session import open_session
 from models.runtime.sigmoid import sigmoid
+
+OUTLINE_LOGIT = 1.0
+"""Mask logit of the region in which HU is measured, about as wide as readers draw. From 0 to 2 the
+diameters of spheres differ by at most 0.4 mm."""
 
 BOUND = Bound.BETTING
 """Patients with several nodules lose a part of them, which the exact bound would count as all."""
@@ -106,8 +110,7 @@ def run_fit(
     kept = find(hybrid).settings if keep_hybrid else {}
     settings, cloud = fit_settings(cases, kept.get("calibration"))
     if not keep_hybrid:
-        sure = np.isfinite(cubes.malignancy)  # otherwise the outline may be a neighbour's
-        cloud["outline"] = [fit_outline(reader, [cubes.pieces[i] for i in np.flatnonzero(sure)])]
+        cloud["outline"] = [OUTLINE_LOGIT]
     with console.status("reading calibration cases"):
         others = gather(screener, reader, held_out.pieces, held_out.patients)
     nodules = nodules_of(others, settings, cloud)

@@ -123,10 +123,7 @@ def conclude(outputs: Outputs, artifact: Artifact, rois: UInt8Array) -> Readings
         malignancy=sigmoid(_mean(malignancy)),
         texture=texture.mean(0).argmax(1),
         mask=np.stack(
-            [
-                half_contrast(roi, logits, nearest_piece(logits > outline))
-                for roi, logits in zip(rois, mask_logits(outputs), strict=True)
-            ]
+            [half_contrast(*one, outline) for one in zip(rois, mask_logits(outputs), strict=True)]
         ),
     )
 
@@ -159,14 +156,15 @@ def open_second_reader(
     )
 
 
-def half_contrast(roi: UInt8Array, logits: npt.NDArray[np.float32], drawn: BoolArray) -> BoolArray:
-    """Return the most certain voxels of ``drawn``, as many as the nodule's volume in voxels.
+def half_contrast(roi: UInt8Array, logits: npt.NDArray[np.float32], outline: float) -> BoolArray:
+    """Return the nodule's voxels, as many as it has cubic voxels of volume, ``(z, y, x)``.
 
-    All arrays are ``(z, y, x)``. The network draws as wide as readers do. The volume is that inside
-    the surface where HU is half-way between lung and nodule: each voxel counts by its share of
-    the contrast, which allows for voxels that hold both (partial volume). ``drawn`` is returned if
-    it reaches a face. Without contrast there is no outline.
+    The network draws as wide as readers do, above the logit ``outline``. The volume is that inside
+    the surface where HU is half-way between lung and nodule: each voxel counts by its share of the
+    contrast, which allows for voxels that hold both (partial volume). The voxels are those of the
+    highest logits. A nodule that reaches a face is not measured; one without contrast has none.
     """
+    drawn = nearest_piece(logits > outline)
     voxels = np.argwhere(drawn)
     if len(voxels) == 0 or (voxels == 0).any() or (voxels == np.array(drawn.shape) - 1).any():
         return drawn

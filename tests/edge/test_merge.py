@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,6 +179,24 @@ def test_an_outline_that_cannot_be_the_whole_nodule_is_drawn_and_not_measured(
     (finding,) = merged((0.45,), answers).findings
     assert finding.outline is not None
     assert (finding.volume_mm3, finding.diameter_mm) == (None, 8.0), why
+
+
+@pytest.mark.parametrize(
+    ("inner", "stated"),
+    [
+        (((18.0, 0.0, 0.0), (42.0, 60.0, 60.0)), True),
+        (((26.0, 0.0, 0.0), (42.0, 60.0, 60.0)), False),
+        (((18.0, 0.0, 0.0), (34.0, 60.0, 60.0)), False),
+        (((18.0, 26.0, 0.0), (42.0, 60.0, 60.0)), False),
+    ],
+)
+def test_a_volume_at_the_first_or_last_slice_is_not_stated(inner: Any, stated: bool) -> None:
+    """The outline reaches from 26 to 34 of the box; the slices lie at ``inner``."""
+    answers = EscalationResult({0: verdict(0, 0.9)}, masks={0: ball((24, 24, 24), 4.5)})
+    plan = replace(plan_of(0.45), inner=inner)
+    (finding,) = merge(plan, answers, THRESHOLDS, WEIGHTS, Geometry()).findings
+    assert finding.outline is not None
+    assert (finding.volume_mm3 is not None, finding.diameter_mm == 8.0) == (stated, not stated)
 
 
 def test_an_outline_of_another_structure_is_not_taken_for_the_nodule() -> None:

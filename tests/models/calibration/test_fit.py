@@ -12,13 +12,11 @@ from models.calibration.fit import (
     REPORT_MARGIN,
     Cases,
     _rare,
-    fit_outline,
     gather,
     logistic,
     thresholds,
 )
 from models.runtime.detection import Candidate
-from models.runtime.second_reader import VIEWS
 from models.training.data import NONE, Box, Piece
 
 
@@ -125,31 +123,3 @@ def test_cases_say_whose_each_nodule_is() -> None:
     assert found.edge[0] > found.edge[1]
     np.testing.assert_allclose(found.cloud, np.log(3))
     assert found.scans == 1.0
-
-
-class Onion:
-    """A second reader whose mask logit falls by 0.5 a voxel from the middle: 3 there."""
-
-    roi_shape = (16, 16, 16)
-
-    def __init__(self) -> None:
-        away = np.linalg.norm(np.moveaxis(np.indices((16, 16, 16)), 0, 3) - 8, axis=3)
-        logits = np.repeat((3 - away / 2)[None, None].astype(np.float32), len(VIEWS), axis=0)
-        # each view is mirrored; its mask is mirrored back
-        views = [np.flip(one[None], axes) for one, axes in zip(logits, VIEWS, strict=True)]
-        outputs = (*(np.zeros((len(VIEWS), 1), np.float32),) * 4, np.concatenate(views))
-        settings = {"roi_shape": self.roi_shape}
-        artifact = SimpleNamespace(settings=settings, name="onion")
-        self.session = SimpleNamespace(artifact=artifact, run=lambda _views: outputs)
-
-
-@pytest.mark.parametrize(("radius", "logit"), [(3.0, 1.5), (4.0, 1.0), (6.5, 0.0)])
-def test_the_outline_is_the_tightest_that_keeps_the_readers_volume(
-    radius: float, logit: float
-) -> None:
-    """A voxel at ``radius`` has a logit of 3 - radius / 2; the last is larger than any outline."""
-    away = np.linalg.norm(np.moveaxis(np.indices((16, 16, 16)), 0, 3) - 8, axis=3)
-    mask = np.where(away < radius, 255, 0).astype(np.uint8)
-    nodules = np.array([[8.0, 8.0, 8.0, 2 * radius]])
-    piece = Piece(np.zeros((16, 16, 16), np.uint8), mask, nodules, NONE)
-    assert fit_outline(cast(Any, Onion()), [piece]) == logit
