@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from edge.clinical.brock import MODEL as BROCK
 from edge.clinical.brock import REFERENCE
 from edge.clinical.lung_rads import STANDARD
-from edge.findings import SecondReading
+from edge.findings import READERS_MM, SecondReading
 from edge.report.model import NOT_A_DEVICE, Change, Report, Status
 
 
@@ -37,6 +37,7 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
         banners=banners(report),
         images={name: b64encode(data).decode() for name, data in pictures.items()},
         disclaimer=NOT_A_DEVICE,
+        readers_mm=READERS_MM,
         standard=STANDARD,
         brock_model=BROCK,
         brock_reference=REFERENCE,
