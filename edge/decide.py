@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from edge.errors import UnfitModel
-from edge.findings import Decision, Finding, Route
+from edge.findings import Decision, Finding, Inner, Route
 from edge.link.estimate import LinkEstimate
 from edge.selection import SELECTION_POLICY, Option, SelectionPolicy, Size, choose, smallest
 from models.runtime.detection import MASS_MM, Candidate
@@ -136,6 +136,7 @@ class Plan:
         audit: those in ``send`` that the edge dismissed, of a scan that is audited.
         characterize: those that the edge reports and the cloud should characterize, by falling
             score.
+        inner: the first and the last slice, between which an outline is whole.
     """
 
     decisions: tuple[Decision, ...]
@@ -145,6 +146,7 @@ class Plan:
     later: tuple[int, ...] = ()
     audit: tuple[int, ...] = ()
     characterize: tuple[int, ...] = ()
+    inner: Inner = None
 
     @property
     def uncertain(self) -> tuple[int, ...]:

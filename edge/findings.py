@@ -12,7 +12,12 @@ from models.runtime.detection import Candidate
 from protos.messages import Verdict
 
 BoolArray = npt.NDArray[np.bool_]
+Inner = tuple[tuple[float, ...], tuple[float, ...]] | None
+"""Box indices ``(z, y, x)``, see `imaging.preprocess.Preprocessed.inner`; None if not known."""
 
+READERS_MM = 1.6
+"""Two of four readers draw a nodule wider by this diameter than it is at half contrast: the median
+of validation nodules (`overread-eval characterization`)."""
 CROWDED_MM = 10.0
 """Findings nearer than this lie in one consolidation, where the disease is diffuse."""
 DISAGREEMENT = 0.5
@@ -77,11 +82,13 @@ class Outline:
         """The diameter of the sphere of this volume."""
         return float(np.cbrt(6 / np.pi * self.volume_mm3))
 
-    @property
-    def is_cut(self) -> bool:
-        """Whether it reaches a face of the ROI, and so may continue outside."""
-        faces = (np.moveaxis(self.mask, axis, 0)[[0, -1]] for axis in range(3))
-        return any(face.any() for face in faces)
+    def is_cut(self, inner: Inner = None) -> bool:
+        """Tell whether it reaches a face of the ROI or of ``inner``, and may continue outside."""
+        voxels, (low, high) = np.argwhere(self.mask), inner or (-np.inf, np.inf)
+        if (voxels == 0).any() or (voxels == np.array(self.mask.shape) - 1).any():
+            return True
+        placed = voxels + self.start
+        return bool((placed - 0.5 <= low).any() or (placed + 0.5 >= high).any())
 
     @property
     def centre_zyx(self) -> Triple:

@@ -21,12 +21,9 @@ from protos.messages import Verdict
 
 EPSILON = 1e-6  # scores of exactly 0 and 1 have no finite logit
 
-RIM_MM = 1.2
-"""The readers' outlines are wider than the diameters of LUNA16, which both networks learnt, by this
-much: the median of validation nodules (`overread-eval characterization`)."""
 _PLAUSIBLE = (0.7, 1.5)
 """An outline of a diameter outside these shares of the network's has run into a vessel or the wall,
-or is a small part of the nodule: its volume is not stated. Validation nodules: 0.8 to 1.2."""
+or is a small part of the nodule: its volume is not stated."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ def merge(
         if verdict and (decision.route is not Route.DISMISS or i in plan.audit):
             mask = answers.masks.get(i)
             for finding in _with_verdict(decision, verdict, thresholds, weights):
-                listed.append(outlined(finding, mask, geometry))
+                listed.append(outlined(finding, mask, geometry, plan))
         elif decision.route is Route.REPORT:
             listed.append(_finding(decision, DecidedBy.EDGE, decision.reason))
         elif decision.route is Route.ESCALATE:
@@ -165,11 +162,14 @@ def _reached(probability: float, thresholds: Thresholds) -> str:
     return ""
 
 
-def outlined(finding: Finding, mask: BoolArray | None, geometry: Geometry) -> Finding:
+def outlined(
+    finding: Finding, mask: BoolArray | None, geometry: Geometry, plan: Plan | None = None
+) -> Finding:
     """Add the outline with centre, volume and diameter, if it is that of the same nodule.
 
-    ``mask`` is the cloud's outline in its ROI, ``geometry`` that of the lung box. The network
-    places a nodule of two parts, or a ring, on its brightest part; the outline's centre is better.
+    ``mask`` is the cloud's outline in its ROI, ``geometry`` that of the lung box; ``plan`` knows
+    its first and last slice. The network places a nodule of two parts, or a ring, on its brightest
+    part; the outline's centre is better.
     """
     if mask is None:
         return finding
@@ -183,7 +183,7 @@ def outlined(finding: Finding, mask: BoolArray | None, geometry: Geometry) -> Fi
     x_mm, y_mm, z_mm = (float(a) for a in np.array(finding.centre_mm) + shift)
     moved = replace(finding, centre_mm=(x_mm, y_mm, z_mm), index_zyx=index, outline=outline)
     low, high = (share * finding.diameter_mm for share in _PLAUSIBLE)
-    if outline.is_cut or not low <= outline.diameter_mm <= high:
+    if outline.is_cut(plan.inner if plan else None) or not low <= outline.diameter_mm <= high:
         return moved  # it is drawn, but not measured
     return replace(moved, diameter_mm=outline.diameter_mm, volume_mm3=outline.volume_mm3)
 
@@ -199,7 +199,7 @@ def _finding(
     diameter_mm = verdict.diameter_mm if verdict else candidate.diameter_mm
     return Finding(
         centre_mm=candidate.centre_mm,
-        diameter_mm=diameter_mm + RIM_MM,
+        diameter_mm=diameter_mm,
         probability=candidate.score if probability is None else probability,
         edge_score=candidate.score,
         decided_by=decided_by,

@@ -160,7 +160,7 @@ def detect(
             candidates, reader.thresholds, link, left_s, settings.roi_side**3, settings.max_rois,
             policy=pipeline.policy, audited=sampled,
         )  # fmt: skip
-        plan = pipeline.decide(situation, study_key)
+        plan = replace(pipeline.decide(situation, study_key), inner=box.inner)
     with budget.stage("escalate", settings.reserve_s) as span:
         answers = second.read(plan, box, budget, study_key, priority)
         span.set(rois=len(plan.send), **answers.counts)

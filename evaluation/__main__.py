@@ -15,13 +15,13 @@ import typer
 from cloud.errors import CloudError
 from edge.errors import EdgeError
 from evaluation.accuracy.calibration_command import calibration_command
-from evaluation.accuracy.characterization import characterization_command
 from evaluation.accuracy.clinical import clinical_command
 from evaluation.accuracy.commands import detect_command, froc_command, phantoms_command
 from evaluation.accuracy.nodules import nodules_command
 from evaluation.accuracy.whole_command import whole_command
 from evaluation.errors import EvaluationError
 from evaluation.lesion_insertion.command import lesion_insertion_command
+from evaluation.lesion_insertion.spheres import characterization_command
 from evaluation.links.dead_cloud import dead_cloud_command
 from evaluation.links.link import link_command
 from evaluation.links.wire import wire_command

@@ -9,6 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from imaging.errors import IncompleteSeries, NoLung
 from imaging.lungs import find_lungs, reduced
@@ -53,13 +54,13 @@ def require_continuous(
     shown = np.setdiff1d(np.arange(len(hu)), flat)
     if len(shown) < 2:
         return
-    faults = {
+    faults: dict[str, Sequence[int] | npt.NDArray[np.intp]] = {
         # constant slices at an end are padding, or count as not scanned (`imaging.coverage`)
         "constant: their pixel data is lost": [z for z in flat if shown[0] < z < shown[-1]],
         "equal to another in every voxel": _equal(hu, cells),
         "unlike the slices beside them": shown[_unlike(cells[shown], spacing_mm[0])],
     }
-    if not any(map(len, faults.values())):
+    if not any(len(found) for found in faults.values()):
         return
     try:
         lungs = find_lungs(hu, spacing_mm, files[0])

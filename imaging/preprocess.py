@@ -46,6 +46,15 @@ class Preprocessed:
     smaller_share: float | None = None
     implausible: tuple[Implausible, ...] = ()
 
+    @property
+    def inner(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The lowest and the highest index ``(z, y, x)`` on a slice of the source, in the box."""
+        margin = (
+            (self.source or self.geometry).spacing_mm[0] / self.geometry.spacing_mm[0] - 1
+        ) / 2
+        z, y, x = (side - 1.0 for side in self.voxels.shape)
+        return (margin, 0.0, 0.0), (z - margin, y, x)
+
     def inside(self, index_zyx: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
         """Tell which fractional box indices ``(n, 3)`` lie in the lung region, bool ``(n,)``."""
         if self.lungs is None or self.source is None or len(index_zyx) == 0:

@@ -1,7 +1,7 @@
 """Build the segmentation: the outlines of findings, on the pixels of the source images."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -22,7 +22,7 @@ from edge.dicom_out import terms
 from edge.dicom_out.errors import NotExportable
 from edge.dicom_out.evidence import PlacedOutline, interpolated
 from edge.dicom_out.identity import Device, Kind, Names, complete, general, names_of, uid
-from edge.dicom_out.planes import Plane, nearest_plane, planes_of
+from edge.dicom_out.planes import Plane, planes_of
 from edge.dicom_out.subject import Source, put
 from imaging.volume import FloatArray
 
@@ -34,12 +34,15 @@ MAX_STACKED = 256 << 20
 
 @dataclass(frozen=True, eq=False)
 class _Patch:
-    """The pixels of one outline in one plane: ``mask`` begins at ``row`` and ``column``."""
+    """The pixels of one outline in one plane: ``mask`` begins at ``row`` and ``column``.
+
+    ``mask`` is bool, or how much of each pixel is covered.
+    """
 
     plane: int
     row: int
     column: int
-    mask: BoolArray
+    mask: npt.NDArray[Any]
 
     @property
     def window(self) -> tuple[slice, slice]:
@@ -133,7 +136,9 @@ def _drawn(
     memory suffices, they are ``(plane, row, column, segment)``, and each outline is whole.
     """
     patches = {
-        int(values["number"]): list(patches_of(outlines[int(values["number"])], planes))
+        int(values["number"]): patches_of(
+            outlines[int(values["number"])], planes, values["volume_mm3"]
+        )
         for values, _ in listed
     }
     used = sorted({patch.plane for some in patches.values() for patch in some})
@@ -162,35 +167,42 @@ def _drawn(
     return used, stacked, set(whole)
 
 
-def patches_of(outline: PlacedOutline, planes: Sequence[Plane]) -> Iterator[_Patch]:
-    """Yield the pixels of an outline in each plane that it meets, at least one pixel in all.
+def patches_of(
+    outline: PlacedOutline, planes: Sequence[Plane], volume_mm3: float | None = None
+) -> list[_Patch]:
+    """Return the pixels of an outline in each plane that it meets, at least one pixel in all.
 
-    A pixel belongs to the outline if the outline, interpolated linearly, covers half of it. An
-    outline between two planes, or smaller than a pixel, has the pixel nearest to its centre.
+    They are those that the outline, interpolated linearly, covers most, as many as give
+    ``volume_mm3``: a viewer measures what the report states. Without a volume they are those that
+    the outline covers by half.
     """
-    found = False
-    for number, plane in enumerate(planes):
-        patch = _patch(outline, plane, number)
-        if patch is not None:
-            found = True
-            yield patch
-    if found:
-        return
-    centre = outline.geometry.to_world(np.argwhere(outline.mask).mean(0))
-    plane = nearest_plane(planes, centre.tolist())
-    row, column = (round(value) for value in plane.pixel_of(centre.tolist()))
-    if 0 <= row < plane.rows and 0 <= column < plane.columns:
-        number = next(i for i, one in enumerate(planes) if one is plane)
-        yield _Patch(number, row, column, np.ones((1, 1), bool))
+    apart_mm = _apart_mm(planes)
+    covers = (_covered(outline, plane, i, apart_mm / 2) for i, plane in enumerate(planes))
+    met = [one for one in covers if one is not None]
+    if not met:
+        return []
+    covered = np.concatenate([one.mask.ravel() for one in met])
+    count = int((covered > 0.49).sum())
+    if volume_mm3 is not None:
+        count = round(volume_mm3 / (np.prod(planes[0].pixel_mm) * apart_mm))
+    kept = np.zeros(covered.shape, bool)
+    kept[np.argsort(-covered, kind="stable")[: max(count, 1)]] = True
+    parts = np.split(kept, np.cumsum([one.mask.size for one in met])[:-1])
+    masks = [part.reshape(one.mask.shape) for part, one in zip(parts, met, strict=True)]
+    return [replace(one, mask=mask) for one, mask in zip(met, masks, strict=True) if mask.any()]
 
 
-def _patch(outline: PlacedOutline, plane: Plane, number: int) -> _Patch | None:
+def _covered(outline: PlacedOutline, plane: Plane, number: int, reach_mm: float) -> _Patch | None:
+    """Return how much of each pixel of a plane up to ``reach_mm`` away the outline covers.
+
+    Of pixels that are covered alike, those nearer to the middle have a little more.
+    """
     size = np.array(outline.mask.shape)
     # the corners of a box that holds the outline and half a voxel around it
     corners = np.array(list(product(*((-0.5, side - 0.5) for side in size))))
     corners_mm = outline.geometry.to_world(corners)
     off_mm = (corners_mm - plane.position_mm) @ plane.normal
-    if off_mm.min() > 0 or off_mm.max() < 0:
+    if off_mm.min() > reach_mm or off_mm.max() < -reach_mm:
         return None
     pixels = np.array([plane.pixel_of(corner.tolist()) for corner in corners_mm])
     first = np.maximum(np.floor(pixels.min(0)), 0).astype(int)
@@ -199,8 +211,9 @@ def _patch(outline: PlacedOutline, plane: Plane, number: int) -> _Patch | None:
         return None
     rows, columns = (np.arange(a, b, dtype=np.float64) for a, b in zip(first, last, strict=True))
     index = outline.geometry.to_index(plane.points_mm(rows, columns))
-    mask = interpolated(outline.mask, index) >= 0.5
-    return _Patch(number, int(first[0]), int(first[1]), mask) if mask.any() else None
+    away = np.linalg.norm(index - np.argwhere(outline.mask).mean(0), axis=-1)
+    covered = interpolated(outline.mask, index) - 1e-4 * away
+    return _Patch(number, int(first[0]), int(first[1]), covered)
 
 
 def _images(source: Source, planes: Sequence[Plane], used: Sequence[int]) -> dict[str, Any]:
@@ -209,10 +222,10 @@ def _images(source: Source, planes: Sequence[Plane], used: Sequence[int]) -> dic
     All have the orientation and the spacing of the first: reading has required that they agree.
     """
     first = planes[0]
-    distance_mm = abs(float((planes[1].position_mm - first.position_mm) @ first.normal))
+    apart_mm = _apart_mm(planes)
     same = Dataset()
     same.PixelSpacing = _decimals(first.pixel_mm)
-    same.SliceThickness = DSfloat(first.thickness_mm or distance_mm, auto_format=True)
+    same.SliceThickness = DSfloat(first.thickness_mm or apart_mm, auto_format=True)
     direction = Dataset()
     direction.ImageOrientationPatient = _decimals(first.axes.ravel())
     if first.frame is None:
@@ -231,6 +244,11 @@ def _images(source: Source, planes: Sequence[Plane], used: Sequence[int]) -> dic
         for i in used
     ]
     return {"source_images": [image], "plane_positions": positions}
+
+
+def _apart_mm(planes: Sequence[Plane]) -> float:
+    """Return the distance of two planes; reading has required that it is the same for all."""
+    return abs(float((planes[1].position_mm - planes[0].position_mm) @ planes[0].normal))
 
 
 def _copied(image: Dataset, *others: Dataset) -> Dataset:

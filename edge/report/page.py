@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from edge.clinical.brock import MODEL as BROCK
 from edge.clinical.brock import REFERENCE
 from edge.clinical.lung_rads import STANDARD
-from edge.findings import SecondReading
+from edge.findings import READERS_MM, SecondReading
 from edge.report.model import NOT_A_DEVICE, Change, ChangeKind, Report, Status
 from edge.report.pictures import picture_name
 from edge.report.summary import next_steps, reasons_once, result_of
@@ -46,6 +46,7 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
         ),
         picture_name=picture_name,
         disclaimer=NOT_A_DEVICE,
+        readers_mm=READERS_MM,
         standard=STANDARD,
         brock_model=BROCK,
         brock_reference=REFERENCE,

@@ -1,9 +1,10 @@
-"""``overread-eval characterization``: malignancy, texture, diameter, volume, outline of nodules.
+"""Malignancy, texture, diameter, volume and outline of nodules, against the annotations.
 
 The second reader reads every cube at the nodule's own centre, so that detection plays no part. Its
 readings are compared with the readers of LIDC-IDRI. Ratings and outlines whose centre lies more
 than 5 mm from the nodule's may belong to a neighbour and are not used. Volume and diameter of the
-report are compared with the voxels that two of the four readers drew.
+report are compared with the voxels that two of the four readers drew, whose diameter is wider by
+`READERS_MM`.
 """
 
 from collections.abc import Mapping
@@ -14,13 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge.findings import DecidedBy, Finding, Route
-from edge.merge import RIM_MM, outlined
+from edge.findings import READERS_MM, DecidedBy, Finding, Route
+from edge.merge import outlined
 from evaluation.accuracy.bootstrap import RESAMPLES, Interval, interval
 from evaluation.accuracy.data import index_lines, read_cubes, read_table, read_votes
 from evaluation.accuracy.subgroups import MATCH_MM
 from evaluation.common import cli
-from evaluation.common.readers import RoiReader, open_second
+from evaluation.common.readers import RoiReader
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray, Geometry, Triple
 from models.auc import auc
@@ -51,20 +52,6 @@ class Characterization:
     consensus_mm3: FloatArray
     reported_mm3: FloatArray
     reported_mm: FloatArray
-
-
-def characterization_command(
-    data: cli.Data,
-    split: cli.Split,
-    cloud_model: cli.CloudModel = None,
-    resamples: cli.Resamples = RESAMPLES,
-    seed: cli.Seed = 0,
-    as_json: cli.Json = False,
-) -> None:
-    """Malignancy, texture, diameter and outline by the second reader, against the annotations."""
-    read = read_characterization(data, tuple(split.split(",")), open_second(cloud_model))
-    result = {"split": split, **as_dict(read, resamples=resamples, seed=seed)}
-    cli.show(result, as_json, characterization_table(result))
 
 
 def read_characterization(
@@ -111,7 +98,7 @@ def _finding(reading: Reading, index_zyx: Triple) -> Finding:
     """Return what a report states of a candidate at this place, with this reading."""
     z, y, x = index_zyx
     finding = Finding(
-        (x, y, z), reading.diameter_mm + RIM_MM, reading.probability, 1.0, DecidedBy.CLOUD, "",
+        (x, y, z), reading.diameter_mm, reading.probability, 1.0, DecidedBy.CLOUD, "",
         index_zyx, Route.ESCALATE,
     )  # fmt: skip
     return outlined(finding, reading.mask if reading.mask.any() else None, Geometry())
@@ -126,16 +113,17 @@ def overlap(reading: Reading, truth: npt.NDArray[np.bool_]) -> float:
 def as_dict(read: Characterization, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """Return each figure with its interval by bootstrap over patients, and its counts."""
     stated = np.isfinite(read.consensus_mm3) & np.isfinite(read.reported_mm3)
-    measured = np.isfinite(read.malignancy) & np.isfinite(read.reported_mm3)
-    consensus_mm = np.cbrt(6 / np.pi * read.consensus_mm3)
+    wider_mm = np.cbrt(6 / np.pi * read.consensus_mm3) - read.reported_mm
+    left_mm = wider_mm - READERS_MM
+    volume_left = (read.reported_mm / (read.reported_mm + left_mm)) ** 3 - 1
     rated = np.isfinite(read.malignancy) & ((read.malignancy >= 4) | (read.malignancy <= 2))
     textured, drawn = np.isfinite(read.texture), np.isfinite(read.dice)
     classes = np.digitize(np.where(textured, read.texture, 5.0), [2.5, 4.0])
     error = read.predicted_diameter_mm - read.diameter_mm
 
     def figures(chosen: npt.NDArray[np.int64]) -> dict[str, float]:
-        rating, texture, outline, volume, rim = (
-            chosen[mask[chosen]] for mask in (rated, textured, drawn, stated, measured)
+        rating, texture, outline, volume = (
+            chosen[mask[chosen]] for mask in (rated, textured, drawn, stated)
         )
         right = read.predicted_texture[texture] == classes[texture]
         return {
@@ -143,8 +131,9 @@ def as_dict(read: Characterization, *, resamples: int = RESAMPLES, seed: int = 0
             "texture_recall": _mean_recall(right, classes[texture]),
             "dice_median": _median(read.dice[outline]),
             "volume_ratio": _median(read.reported_mm3[volume] / read.consensus_mm3[volume]),
-            "reported_diameter_ratio": _median(read.reported_mm[outline] / consensus_mm[outline]),
-            "rim_mm": _median((read.reported_mm - read.predicted_diameter_mm)[rim]),
+            "readers_wider_mm": _median(wider_mm[volume]),
+            "left_mm": _median(np.abs(left_mm[volume])),
+            "volume_left": _median(np.abs(volume_left[volume])),
             "diameter_error_mm": float(np.abs(error[chosen]).mean()),
             "diameter_bias_mm": float(error[chosen].mean()),
         }
@@ -194,19 +183,15 @@ def characterization_table(result: Mapping[str, Any]) -> Rows:
     """Return each figure with its interval and its source."""
     title = f"{result['nodules']} nodules of {result['patients']} patients"
     textures = ", ".join(f"{n} {name}" for name, n in result["textures"].items())
+    volumes = f"{result['volumes']} nodules"
     rows = {
         "malignancy_auc": ("malignancy, AUC", f"{result['malignant']} of {result['rated']} rated"),
         "texture_recall": ("texture, mean recall", textures),
         "dice_median": ("outline, median Dice", f"{result['outlined']} nodules"),
-        "volume_ratio": (
-            "volume in the report / readers' outline, median",
-            f"{result['volumes']} nodules",
-        ),
-        "reported_diameter_ratio": (
-            "diameter in the report / readers' outline, median",
-            f"{result['outlined']} nodules",
-        ),
-        "rim_mm": ("diameter in the report - network's, median, mm", "all with a volume"),
+        "volume_ratio": ("volume in the report / readers' outline, median", volumes),
+        "readers_wider_mm": ("readers' diameter - that in the report, median, mm", volumes),
+        "left_mm": (f"error of the diameter after {READERS_MM:g} mm, median, mm", volumes),
+        "volume_left": ("the same as a part of the volume, median", volumes),
         "diameter_error_mm": ("network's diameter, mean error, mm", "all"),
         "diameter_bias_mm": ("network's diameter, mean bias, mm", "all"),
     }

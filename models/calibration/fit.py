@@ -1,4 +1,4 @@
-"""Fit probabilities, their thresholds and the outline on cases that the guarantee does not use.
+"""Fit probabilities and their thresholds on cases that the guarantee does not use.
 
 **One scale.** A probability is the share of nodules among such candidates of whole scans, with
 `NODULES_PER_SCAN` nodules a scan. The edge's score, the cloud's and the merged one are three fits
@@ -11,24 +11,16 @@ scores beyond which no verdict changes what a candidate is; and no more than `RE
 candidates a scan are sent.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from imaging.roi import cut_roi
 from imaging.volume import FloatArray
 from models.calibration.cases import Cases
-from models.runtime.second_reader import SecondReader, mask_logits, nearest_piece, views_of
 from models.runtime.sigmoid import sigmoid
-
-if TYPE_CHECKING:
-    # imports torch, which readers of cases can do without
-    from models.training.data import Piece
 
 NODULES_PER_SCAN = 1186 / 888
 """Nodules that at least three of four readers marked, in the scans of LUNA16."""
@@ -41,11 +33,6 @@ FALSE_LISTED = 3.0
 
 REGIONS = 12.0
 """False candidates that are sent for a scan, at most, on average."""
-
-OUTLINED_MM = 6.0
-"""Of a smaller nodule a voxel's rim is half the volume."""
-OUTLINE_LOGITS = np.arange(0.0, 3.01, 0.25)
-OUTLINE_SHARE = 0.85
 
 
 def fit_settings(
@@ -174,27 +161,6 @@ def logistic(
         curvature = (x * (weight * chance * (1 - chance))[:, None]).T @ x + penalty
         w = w - np.linalg.solve(curvature + 1e-9 * np.eye(len(w)), gradient)
     return w
-
-
-def fit_outline(reader: SecondReader, cubes: Sequence[Piece]) -> float:
-    """Return the mask logit at which the volumes of nodules are those of the readers' outlines.
-
-    It is the tightest of a fixed grid whose median volume, over nodules of `OUTLINED_MM` and more
-    (the first of each cube), is at least `OUTLINE_SHARE` of the voxels that two of the four readers
-    drew. Readers draw around a nodule, and lesions that were outlined by the voxel are smaller: so
-    the tightest.
-    """
-    shares = []
-    for cube in cubes:
-        z, y, x, diameter_mm = cube.nodules[0]
-        truth = nearest_piece(cut_roi(cube.mask, (z, y, x), reader.roi_shape) > 0)
-        if diameter_mm >= OUTLINED_MM and truth.any():
-            roi = cut_roi(cube.voxels, (z, y, x), reader.roi_shape)
-            logits = mask_logits(reader.session.run(views_of(roi[None], reader.session.artifact)))
-            volumes = [nearest_piece(logits[0] > logit).sum() for logit in OUTLINE_LOGITS]
-            shares.append(np.array(volumes) / truth.sum())
-    fits = np.median(shares, 0) >= OUTLINE_SHARE
-    return float(OUTLINE_LOGITS[fits].max(initial=OUTLINE_LOGITS[0]))
 
 
 def probabilities(

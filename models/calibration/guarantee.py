@@ -29,7 +29,7 @@ from models.calibration.cases import (
     inserted,
     read_scans,
 )
-from models.calibration.fit import fit_outline, fit_settings, probabilities
+from models.calibration.fit import fit_settings, probabilities
 from models.calibration.risk_control import DELTA, per_patient, upper_bound
 from models.patients import CALIBRATION
 from models.runtime.artifacts import Artifact, find
@@ -50,6 +50,10 @@ PLACEMENTS = 3
 SEED = 20261129
 
 BASIS = "nodules inserted into whole scans, away from wall and vessels"
+
+OUTLINE_LOGIT = 1.0
+"""Mask logit of the region in which HU is measured, about as wide as readers draw. From 0 to 2 the
+diameters of spheres differ by at most 0.4 mm."""
 
 _DIGITS = 1e6
 
@@ -77,9 +81,7 @@ def run_fit(
     cases = candidates_of(scans, readers) + nodules
     settings, cloud = fit_settings(cases, kept.get("calibration"))
     if not keep_hybrid:
-        sure = np.isfinite(cubes.malignancy)  # otherwise the outline may be a neighbour's
-        outlined = [cubes.pieces[i] for i in np.flatnonzero(sure)]
-        cloud["outline"] = [fit_outline(readers.second, outlined)]
+        cloud["outline"] = [OUTLINE_LOGIT]
     untrained = read_scans(data, UNTRAINED, readers)
     with console.status("reading nodules of calibration patients in scans of validation"):
         others = inserted(untrained, donors_of(held_out), readers, placements=PLACEMENTS, seed=SEED)

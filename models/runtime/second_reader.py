@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from imaging.volume import FloatArray, UInt8Array
+from imaging.morphology import dilate, erode
+from imaging.volume import FloatArray, UInt8Array, from_window
 from models.runtime.artifacts import Artifact
 from models.runtime.engines import Outputs
 from models.runtime.session import AUTO, Opened, open_as
@@ -22,6 +23,12 @@ VIEWS: tuple[tuple[int, ...], ...] = ((), (1, 3))
 """The axes along which a batch of ROIs is mirrored for each of its views, as in training."""
 
 
+_LUNG_HU, _AERATED_HU, _LEAST_CONTRAST_HU = -850.0, -500.0, 100.0
+"""Of lung where none is seen around a nodule; the most that is lung; the least contrast."""
+_RIM_SHARE = 0.4
+"""Share of the contrast from which a voxel outside of the outline belongs to something else."""
+
+
 @dataclass(frozen=True, eq=False)
 class Reading:
     """The reading of one ROI.
@@ -31,7 +38,7 @@ class Reading:
         diameter_mm: its diameter.
         malignancy: malignancy score in [0, 1]; 0.5 is the middle of the readers' scale.
         texture: one of `TEXTURES`.
-        mask: bool ``(z, y, x)``: the voxels of the nodule, one piece; may be empty.
+        mask: bool ``(z, y, x)``: the voxels of the nodule, see `half_contrast`; may be empty.
     """
 
     probability: float
@@ -83,7 +90,7 @@ class SecondReader(Opened):
             ValueError: the ROIs are not of `roi_shape`.
         """
         artifact = self.session.artifact
-        return conclude(self.session.run(views_of(batch, artifact)), artifact)
+        return conclude(self.session.run(views_of(batch, artifact)), artifact, batch)
 
 
 def roi_shape_of(artifact: Artifact) -> tuple[int, int, int]:
@@ -105,8 +112,8 @@ def views_of(batch: UInt8Array, artifact: Artifact) -> UInt8Array:
     return np.ascontiguousarray(views)[:, None]
 
 
-def conclude(outputs: Outputs, artifact: Artifact) -> Readings:
-    """Average the network's outputs over the views, and calibrate them."""
+def conclude(outputs: Outputs, artifact: Artifact, rois: UInt8Array) -> Readings:
+    """Average the network's outputs over the views, calibrate them, and measure ``rois``."""
     logit, log_diameter, malignancy, texture = (_by_view(out) for out in outputs[:4])
     (outline,) = artifact.settings["outline"]
     slope, intercept = artifact.settings["calibration"]
@@ -115,7 +122,9 @@ def conclude(outputs: Outputs, artifact: Artifact) -> Readings:
         diameter_mm=np.exp(np.clip(_mean(log_diameter), 0.0, 5.0)),
         malignancy=sigmoid(_mean(malignancy)),
         texture=texture.mean(0).argmax(1),
-        mask=np.stack([nearest_piece(one > outline) for one in mask_logits(outputs)]),
+        mask=np.stack(
+            [half_contrast(*one, outline) for one in zip(rois, mask_logits(outputs), strict=True)]
+        ),
     )
 
 
@@ -145,6 +154,37 @@ def open_second_reader(
     return SecondReader(
         open_as("hybrid", name, needed, engine=engine, device=device, threads=threads, keys=keys)
     )
+
+
+def half_contrast(roi: UInt8Array, logits: npt.NDArray[np.float32], outline: float) -> BoolArray:
+    """Return the nodule's voxels, as many as it has cubic voxels of volume, ``(z, y, x)``.
+
+    The network draws as wide as readers do, above the logit ``outline``. The volume is that inside
+    the surface where HU is half-way between lung and nodule: each voxel counts by its share of the
+    contrast, which allows for voxels that hold both (partial volume). The voxels are those of the
+    highest logits. A nodule that reaches a face is not measured; one without contrast has none.
+    """
+    drawn = nearest_piece(logits > outline)
+    voxels = np.argwhere(drawn)
+    if len(voxels) == 0 or (voxels == 0).any() or (voxels == np.array(drawn.shape) - 1).any():
+        return drawn
+    low, high = np.maximum(voxels.min(0) - 6, 0), voxels.max(0) + 7  # for speed
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    hu, inside = from_window(roi[box]).astype(np.float32), drawn[box].astype(np.uint8)
+    around = (dilate(inside, 6.0) > dilate(inside, 2.0)) & (hu < _AERATED_HU)
+    lung_hu = float(np.median(hu[around])) if around.any() else _LUNG_HU
+    # the scanner's blur spares the core, which is as deep as the nodule is large
+    cores = (erode(inside, radius) > 0 for radius in (3.0, 2.0, 1.0, 0.0))
+    contrast_hu = float(np.median(hu[next(core for core in cores if core.any())])) - lung_hu
+    if contrast_hu < _LEAST_CONTRAST_HU:
+        return np.zeros_like(drawn)
+    share = np.clip((hu - lung_hu) / contrast_hu, 0, 1)
+    # The blur reaches a voxel further than readers draw. What is dense there is a vessel or wall.
+    counted = (inside > 0) | ((dilate(inside, 1.0) > 0) & (share < _RIM_SHARE))
+    count = min(round(float(share[counted].sum())), len(voxels))
+    kept = np.zeros_like(drawn)
+    kept[tuple(voxels[np.argsort(-logits[drawn], kind="stable")[: max(count, 1)]].T)] = True
+    return kept
 
 
 def _mean(views: npt.NDArray[np.float32]) -> FloatArray:

@@ -16,7 +16,7 @@ from imaging.volume import UInt8Array
 from models.runtime import hardware
 from models.runtime.artifacts import WEIGHTS, Artifact, every, find
 from models.runtime.errors import UnfitArtifact
-from models.runtime.second_reader import Readings, conclude, roi_shape_of, views_of
+from models.runtime.second_reader import VIEWS, Readings, conclude, roi_shape_of, views_of
 from models.runtime.session import AUTO, Session, chosen_engine, open_session
 
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -58,7 +58,10 @@ class StagedReader:
 
         def finish(tensors: Tensors) -> Readings:
             found = last(tensors)
-            return conclude(tuple(np.asarray(found[name]) for name in self.outputs), self.whole)
+            outputs = tuple(np.asarray(found[name]) for name in self.outputs)
+            # the views of all ROIs follow each other, the first as it is
+            rois = np.asarray(tensors[self.input])[:, 0]
+            return conclude(outputs, self.whole, rois[: len(rois) // len(VIEWS)])
 
         return (
             lambda batch: first({self.input: views_of(batch, self.whole)}), *middle, finish

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from edge.errors import UnfitModel
 from edge.escalation.rois import EscalationResult
 from edge.findings import BoolArray, DecidedBy, Route, SecondReading
 from edge.link.estimate import OFF, LinkEstimate
-from edge.merge import RIM_MM, Merged, MergeWeights, merge
+from edge.merge import Merged, MergeWeights, merge
 from imaging.volume import Geometry
 from models.runtime.artifacts import find
 from protos.messages import Refusal, Verdict
@@ -43,7 +44,7 @@ def test_cloud_raises_a_candidate_to_a_finding() -> None:
     (finding,) = merged((0.45,), EscalationResult({0: verdict(0, 0.9)})).findings
     assert finding.decided_by is DecidedBy.CLOUD
     assert finding.probability == pytest.approx(0.45 * 0.9 / (0.45 * 0.9 + 0.55 * 0.1))
-    assert (finding.diameter_mm, finding.edge_score) == (8.0 + RIM_MM, 0.45)
+    assert (finding.diameter_mm, finding.edge_score) == (8.0 + 0.45)
     assert finding.reason == "the cloud raised 0.45 to 0.88, at or above the threshold 0.50"
 
 
@@ -231,7 +232,25 @@ def test_an_outline_that_cannot_be_the_whole_nodule_is_drawn_and_not_measured(
     answers = EscalationResult({0: verdict(0, 0.9)}, masks={0: mask})
     (finding,) = merged((0.45,), answers).findings
     assert finding.outline is not None
-    assert (finding.volume_mm3, finding.diameter_mm) == (None, 8.0 + RIM_MM), why
+    assert (finding.volume_mm3, finding.diameter_mm) == (None, 8.0), why
+
+
+@pytest.mark.parametrize(
+    ("inner", "stated"),
+    [
+        (((18.0, 0.0, 0.0), (42.0, 60.0, 60.0)), True),
+        (((26.0, 0.0, 0.0), (42.0, 60.0, 60.0)), False),
+        (((18.0, 0.0, 0.0), (34.0, 60.0, 60.0)), False),
+        (((18.0, 26.0, 0.0), (42.0, 60.0, 60.0)), False),
+    ],
+)
+def test_a_volume_at_the_first_or_last_slice_is_not_stated(inner: Any, stated: bool) -> None:
+    """The outline reaches from 26 to 34 of the box; the slices lie at ``inner``."""
+    answers = EscalationResult({0: verdict(0, 0.9)}, masks={0: ball((24, 24, 24), 4.5)})
+    plan = replace(plan_of(0.45), inner=inner)
+    (finding,) = merge(plan, answers, THRESHOLDS, WEIGHTS, Geometry()).findings
+    assert finding.outline is not None
+    assert (finding.volume_mm3 is not None, finding.diameter_mm == 8.0) == (stated, not stated)
 
 
 def test_an_outline_of_another_structure_is_not_taken_for_the_nodule() -> None:

@@ -72,6 +72,7 @@ def test_zones_and_outlines_are_explained_only_where_there_are_some(tmp_path: Pa
     text = full.html.read_text()
     assert "Zones are thirds" in text
     assert "Outline of the nodule by the cloud" in text
+    assert "27 mm³" not in text  # it is drawn, but its volume is not stated
 
 
 def test_page_holds_its_own_pictures_and_points_nowhere(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge.findings import READERS_MM
 from evaluation.accuracy.characterization import (
     Characterization,
     as_dict,
@@ -47,7 +48,11 @@ def test_figures_are_taken_from_what_readers_said() -> None:
     assert result["texture_recall"]["value"] == 0.5  # solid always, part-solid never
     assert result["dice_median"]["value"] == pytest.approx(0.8)
     assert (result["volumes"], result["volume_ratio"]["value"]) == (2, pytest.approx(0.95))
-    assert result["rim_mm"]["value"] == pytest.approx(0.6)
+    wider = [(6 * 300 / np.pi) ** (1 / 3) - 8.6, (6 * 600 / np.pi) ** (1 / 3) - 9.7]
+    assert result["readers_wider_mm"]["value"] == pytest.approx(np.mean(wider))
+    left = np.abs(np.array(wider) - READERS_MM)
+    assert result["left_mm"]["value"] == pytest.approx(np.mean(left))
+    assert 0.6 < result["volume_left"]["value"] < 0.8
     assert result["diameter_error_mm"]["value"] == pytest.approx(0.5)
     assert result["diameter_bias_mm"]["value"] == pytest.approx(0)
     assert result["textures"] == {"ground glass": 0, "part-solid": 1, "solid": 2}

@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 
-from edge.merge import RIM_MM
 from edge.settings import EdgeSettings
 from evaluation.common.readers import Agent, Stage
 from imaging.preprocess import Preprocessed
@@ -43,7 +42,7 @@ def test_merged_score_decides_and_dismissed_ones_keep_the_edges(edge: float) -> 
     found = Agent(screener(edge, 0.05), second, EdgeSettings()).reads(Stage.BOTH)(BOX)[Stage.BOTH]
     logit = 0.5 * math.log(edge / (1 - edge)) + 0.5 * math.log(0.02 / 0.98)
     assert [c.score for c in found] == [pytest.approx(1 / (1 + math.exp(-logit))), 0.05]
-    assert found[0].diameter_mm == 7.0 + RIM_MM
+    assert found[0].diameter_mm == 7.0
     assert second.shown == [(1, 48, 48, 48)]
 
 

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from models.calibration.fit import (
     NODULES_PER_SCAN,
     REGIONS,
     allowed,
-    fit_outline,
     fit_settings,
     logistic,
     merged,
@@ -22,8 +19,6 @@ from models.calibration.fit import (
     probabilities,
     weights_of,
 )
-from models.runtime.second_reader import VIEWS
-from models.training.data import NONE, Piece
 from tests.models.calibration.made_cases import made
 
 
@@ -114,31 +109,3 @@ def test_the_mean_counts_between_the_limits() -> None:
 def test_the_limit_of_a_poisson_mean(count: int, limit: float) -> None:
     """As `scipy.stats.chi2.ppf(0.9, 2 * count + 2) / 2`."""
     assert poisson_limit(count, 0.9) == pytest.approx(limit, abs=1e-3)
-
-
-class Onion:
-    """A second reader whose mask logit falls by 0.5 a voxel from the middle: 3 there."""
-
-    roi_shape = (16, 16, 16)
-
-    def __init__(self) -> None:
-        away = np.linalg.norm(np.moveaxis(np.indices((16, 16, 16)), 0, 3) - 8, axis=3)
-        logits = np.repeat((3 - away / 2)[None, None].astype(np.float32), len(VIEWS), axis=0)
-        # each view is mirrored; its mask is mirrored back
-        views = [np.flip(one[None], axes) for one, axes in zip(logits, VIEWS, strict=True)]
-        outputs = (*(np.zeros((len(VIEWS), 1), np.float32),) * 4, np.concatenate(views))
-        settings = {"roi_shape": self.roi_shape}
-        artifact = SimpleNamespace(settings=settings, name="onion")
-        self.session = SimpleNamespace(artifact=artifact, run=lambda _views: outputs)
-
-
-@pytest.mark.parametrize(("radius", "logit"), [(3.0, 1.5), (4.0, 1.0), (6.5, 0.0)])
-def test_the_outline_is_the_tightest_that_keeps_the_readers_volume(
-    radius: float, logit: float
-) -> None:
-    """A voxel at ``radius`` has a logit of 3 - radius / 2; the last is larger than any outline."""
-    away = np.linalg.norm(np.moveaxis(np.indices((16, 16, 16)), 0, 3) - 8, axis=3)
-    mask = np.where(away < radius, 255, 0).astype(np.uint8)
-    nodules = np.array([[8.0, 8.0, 8.0, 2 * radius]])
-    piece = Piece(np.zeros((16, 16, 16), np.uint8), mask, nodules, NONE)
-    assert fit_outline(cast(Any, Onion()), [piece]) == logit

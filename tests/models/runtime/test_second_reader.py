@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from imaging.volume import FloatArray, UInt8Array
 from models.runtime.artifacts import every, find
-from models.runtime.second_reader import SecondReader, nearest_piece
+from models.runtime.second_reader import SecondReader, half_contrast, nearest_piece
 from models.runtime.session import open_session
 from tests.plain_readings import plain
 
@@ -66,3 +67,39 @@ def test_the_piece_in_the_middle_is_kept() -> None:
     kept = nearest_piece(mask)
     np.testing.assert_array_equal(np.argwhere(kept), [[4, 4, 5], [5, 5, 6]])
     assert not nearest_piece(np.zeros((4, 4, 4), bool)).any()
+
+
+def blurred(diameter_mm: float, hu: float = 30.0) -> tuple[UInt8Array, FloatArray]:
+    """A blurred sphere in lung of -850 HU, and logits of a mask that is 1.3 mm wider."""
+    away = np.linalg.norm(np.moveaxis(np.indices((48, 48, 48)), 0, 3) - 23.5, axis=3)
+    kernel = np.exp(-(np.arange(-3, 4) ** 2) / (2 * 0.8**2))
+    share = np.clip(diameter_mm / 2 - away + 0.5, 0, 1)
+    for axis in range(3):
+        share = np.apply_along_axis(np.convolve, axis, share, kernel / kernel.sum(), "same")
+    values = np.rint((-850 + share * (hu + 850) + 1000) * 255 / 1400)
+    return values.astype(np.uint8), (1 + (diameter_mm + 1.3) / 2 - away).astype(np.float32)
+
+
+@pytest.mark.parametrize("hu", [30.0, -300.0, -650.0])
+@pytest.mark.parametrize("diameter_mm", [6.0, 8.0, 15.0, 30.0])
+def test_a_sphere_has_its_own_volume_and_not_that_of_readers(diameter_mm: float, hu: float) -> None:
+    roi, logits = blurred(diameter_mm, hu)
+    mask = half_contrast(roi, logits, 1.0)
+    assert np.cbrt(6 / np.pi * mask.sum()) == pytest.approx(diameter_mm, abs=0.35)
+    assert not (mask & ~nearest_piece(logits > 1.0)).any()
+
+
+def test_a_vessel_beside_a_nodule_is_no_part_of_its_volume() -> None:
+    roi, logits = blurred(10.0)
+    alone = half_contrast(roi, logits, 1.0).sum()
+    roi[:, 28:32, 23:26] = 190
+    assert half_contrast(roi, logits, 1.0).sum() == pytest.approx(alone, rel=0.1)
+
+
+def test_what_cannot_be_measured_is_not() -> None:
+    """At a face of the region the outline stays as drawn; without contrast there is none."""
+    roi, logits = blurred(10.0)
+    shifted = np.roll(logits, 20, axis=0)
+    np.testing.assert_array_equal(half_contrast(roi, shifted, 1.0), nearest_piece(shifted > 1.0))
+    assert not half_contrast(np.full_like(roi, 30), logits, 1.0).any()
+    assert not half_contrast(roi, logits - 99, 1.0).any()

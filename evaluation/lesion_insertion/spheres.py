@@ -1,0 +1,111 @@
+"""``overread-eval characterization``: readings of nodules, and spheres of known size.
+
+The spheres are inserted into whole scans with a scanner's blur and read as the agent reads them.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from evaluation.accuracy import characterization
+from evaluation.accuracy.bootstrap import RESAMPLES
+from evaluation.accuracy.truth import scans_of_splits
+from evaluation.common import cli
+from evaluation.common.readers import Agent, Stage, open_agent, open_second
+from evaluation.lesion_insertion.hosts import Host, PreparedHost, load_host
+from imaging.preprocess import preprocess
+from imaging.volume import FloatArray, Nodule
+from models.insertion.donors import Donor
+from models.insertion.insert import APART_MM, insert, plan_nodules
+from models.insertion.space import FreeSpace, Occupied
+from models.markdown import Rows
+
+SIZES_MM = (4, 6, 8, 10, 15, 20, 30)
+DENSITIES_HU = {"solid": 30.0, "part-solid": -300.0, "ground glass": -650.0}
+_BLUR_MM, _LUNG_HU = 0.6, -850.0
+
+
+def characterization_command(
+    data: cli.Data,
+    split: cli.Split,
+    scans: cli.Scans,
+    truth: cli.Marks,
+    more_scans: cli.MoreScans = None,
+    cloud_model: cli.CloudModel = None,
+    resamples: cli.Resamples = RESAMPLES,
+    seed: cli.Seed = 0,
+    as_json: cli.Json = False,
+) -> None:
+    """Malignancy, texture, diameter and outline by the second reader; sizes of known spheres."""
+    splits = tuple(split.split(","))
+    folders, known = cli.known_scans(scans, more_scans, truth)
+    folders = scans_of_splits(folders, known, splits)
+    read = characterization.read_characterization(data, splits, open_second(cloud_model))
+    result = {"split": split, **characterization.as_dict(read, resamples=resamples, seed=seed)}
+    agent, rng = open_agent(Stage.BOTH, None, cloud_model), np.random.default_rng(seed)
+    hosts = (load_host(folder, known) for folder in cli.each(folders, "scans with spheres"))
+    rows = spheres_json([one for host in hosts for one in read_spheres(host, agent, rng)])
+    table = Rows([*rows[0]], [[*row.values()] for row in rows], "Spheres of known size, medians")
+    result |= {"scans": len(folders), "spheres": rows}
+    cli.show(result, as_json, characterization.characterization_table(result), table)
+
+
+def sphere(diameter_mm: float, hu: float, shift: FloatArray) -> Donor:
+    """Return a blurred sphere, its middle ``shift`` voxels ``(z, y, x)`` from that of its cube."""
+    side = int(diameter_mm) + 14
+    # the part of each voxel inside, from 4 x 4 x 4 points
+    middle, fine = (side - 1) / 2 + shift, (np.arange(4 * side) + 0.5) / 4 - 0.5
+    z, y, x = ((fine - centre) ** 2 for centre in middle)
+    inside = z[:, None, None] + y[:, None] + x < (diameter_mm / 2) ** 2
+    parts = inside.reshape((side, 4) * 3).mean((1, 3, 5), dtype=np.float32)
+    cover = np.stack([cv2.GaussianBlur(plane, (0, 0), _BLUR_MM) for plane in parts])
+    name, density, (a, b, c) = f"{diameter_mm:g} mm", np.full_like(cover, hu), middle.tolist()
+    reach_mm = diameter_mm / 2 + 1.5
+    return Donor(name, name, density, cover, (a, b, c), diameter_mm, reach_mm, _LUNG_HU, 0.0)
+
+
+def read_spheres(
+    host: Host, agent: Agent, rng: np.random.Generator
+) -> Iterator[tuple[str, float, float, float, bool]]:
+    """Yield density, diameter, that of the edge alone, that of the report, and if it is measured.
+
+    The diameters of a sphere that is not found are NaN. A sphere for which there is no room is
+    left out.
+    """
+    space = FreeSpace.of(preprocess(host.volume, host.name))
+    known = (*host.truth.lesions, *host.truth.ignored)
+    occupied = tuple(Occupied(one.centre_mm, one.reach_mm + APART_MM) for one in known)
+    for density, hu in DENSITIES_HU.items():
+        donors = [sphere(size, hu, rng.uniform(-0.5, 0.5, 3)) for size in SIZES_MM]
+        scans, _ = plan_nodules([PreparedHost(host, space, occupied, {})], donors, 99, rng)
+        for scan in scans:
+            box = preprocess(insert(host.volume, scan.insertions), host.name)
+            reading = agent.read(box, Stage.BOTH)
+            merged = (reading.both or reading.alone).merged
+            listed = (*merged.findings, *merged.possible)
+            for one in scan.insertions:
+                hit = Nodule(one.centre_mm, one.diameter_mm).hit_by
+                edge = next((c.diameter_mm for c in reading.candidates if hit(c.centre_mm)), np.nan)
+                sizes = [(f.diameter_mm, bool(f.volume_mm3)) for f in listed if hit(f.centre_mm)]
+                yield density, one.diameter_mm, edge, *(sizes or [(np.nan, False)])[0]
+
+
+def spheres_json(read: Sequence[tuple[str, float, float, float, bool]]) -> list[dict[str, Any]]:
+    """Return medians by density and size; errors of volumes are parts of it, None is for none."""
+    rows = []
+    for density, size in ((density, size) for density in DENSITIES_HU for size in SIZES_MM):
+        of = np.array([one[1:] for one in read if one[:2] == (density, size)]).reshape(-1, 4)
+        _, edge_mm, report_mm, measured = of.T
+        values = {
+            "bias_mm": report_mm - size,
+            "error_mm": np.abs(report_mm - size),
+            "volume_error": np.abs((report_mm / size) ** 3 - 1),
+            "edge_bias_mm": edge_mm - size,
+        }
+        known = {name: value[np.isfinite(value)] for name, value in values.items()}
+        medians = {n: round(float(np.median(v)), 3) if v.size else None for n, v in known.items()}
+        counts = {"spheres": len(of), "measured": int(measured.sum())}
+        rows.append({"density": density, "diameter_mm": size, **counts, **medians})
+    return rows
