@@ -56,7 +56,7 @@ def require_continuous(
         return
     faults: dict[str, Sequence[int] | npt.NDArray[np.intp]] = {
         # constant slices at an end are padding, or count as not scanned (`imaging.coverage`)
-        "constant: their pixel data is lost": [z for z in flat if shown[0] < z < shown[-1]],
+        "constant: their pixel data is lost": [int(z) for z in flat if shown[0] < z < shown[-1]],
         "equal to another in every voxel": _equal(hu, cells),
         "unlike the slices beside them": shown[_unlike(cells[shown], spacing_mm[0])],
     }

@@ -137,7 +137,7 @@ def _of_bones(
 def _of_rib_cage(cage: UInt8Array, lung: UInt8Array, cell_mm: FloatArray) -> Iterator[Implausible]:
     """Measure how much of the hull of the ribs is lung, and what lies behind the lungs."""
     upper = round(_UPPER_MM / float(cell_mm[0]))
-    share = 100 * np.count_nonzero(lung[-upper:]) / max(np.count_nonzero(cage[-upper:]), 1)
+    share = 100 * int(lung[-upper:].sum()) / max(int(cage[-upper:].sum()), 1)
     name = "aerated part of the rib cage"
     yield from _outside(Subject.SIZE, name, min(share, 100.0), AERATED_PERCENT, "%")
     # from the last cell of lung in each column of a slice to the back of the rib cage
