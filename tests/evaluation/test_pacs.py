@@ -56,13 +56,14 @@ def centres(report: Dataset) -> np.ndarray:
 
 
 def test_results_of_real_series_come_back_from_the_archive(
-    shared_data: Path, tmp_path: Path
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By C-STORE and by DICOMweb; an amendment follows and names its predecessor.
 
     The first study comes while the cloud is away: its report is provisional, and amended when the
     cloud is there.
     """
+    monkeypatch.setattr("evaluation.pacs.ANSWER_S", 900.0)
     (port,) = free_ports(1)
     cloud = RestartableCloud(tmp_path)
     cloud.address = f"127.0.0.1:{port}"

