@@ -9,7 +9,6 @@ from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from imaging.errors import IncompleteSeries, NoLung
 from imaging.lungs import find_lungs, reduced
@@ -50,24 +49,24 @@ def require_continuous(
     """
     _, y, x = (max(1, round(n * s / _CELL_MM)) for n, s in zip(hu.shape, spacing_mm, strict=True))
     cells = np.stack([reduced(plane, (x, y)) for plane in hu])
-    flat = [z for z in np.flatnonzero(np.ptp(cells, axis=(1, 2)) == 0) if np.ptp(hu[z]) == 0]
+    flat = [int(z) for z in np.flatnonzero(np.ptp(cells, axis=(1, 2)) == 0) if np.ptp(hu[z]) == 0]
     shown = np.setdiff1d(np.arange(len(hu)), flat)
     if len(shown) < 2:
         return
-    faults: dict[str, Sequence[int] | npt.NDArray[np.intp]] = {
+    faults: dict[str, list[int]] = {
         # constant slices at an end are padding, or count as not scanned (`imaging.coverage`)
-        "constant: their pixel data is lost": [int(z) for z in flat if shown[0] < z < shown[-1]],
+        "constant: their pixel data is lost": [z for z in flat if shown[0] < z < shown[-1]],
         "equal to another in every voxel": _equal(hu, cells),
-        "unlike the slices beside them": shown[_unlike(cells[shown], spacing_mm[0])],
+        "unlike the slices beside them": shown[_unlike(cells[shown], spacing_mm[0])].tolist(),
     }
-    if not any(len(found) for found in faults.values()):
+    if not any(faults.values()):
         return
     try:
         lungs = find_lungs(hu, spacing_mm, files[0])
     except NoLung:  # it is refused where the lungs are needed
         return
     for what, found in faults.items():
-        odd = [int(z) for z in found if lungs.start[0] <= z < lungs.stop[0]]
+        odd = [z for z in found if lungs.start[0] <= z < lungs.stop[0]]
         if odd:
             listed = ", ".join(names[z] for z in odd[:3])
             if len(odd) > 3:

@@ -211,8 +211,8 @@ def _require_alike(slices: Sequence[Slice]) -> None:
             axes, expected = (np.round(s.axes, 4).ravel().tolist() for s in (other, first))
             _refuse_mixture(f"orientation {axes}", f"{expected}", first, other)
         if other.rescale != first.rescale:
-            names = [f"rescale slope and intercept {s.rescale}" for s in (other, first)]
-            _refuse_mixture(names[0], names[1], first, other)
+            usual = f"rescale slope and intercept {first.rescale}"
+            _refuse_mixture(f"rescale slope and intercept {other.rescale}", usual, first, other)
 
 
 def _refuse_mixture(found: str, expected: str, first: Slice, other: Slice) -> None:
