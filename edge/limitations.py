@@ -59,7 +59,10 @@ def limitations_of(
     cut = tuple(_of_coverage(box.coverage) if box.coverage else ()) or _of_sides(box)
     scan = () if terms is None else _of_acquisition(study.header, slice_mm, terms)
     diffuse = _of_pattern(box, findings)
-    odd = _of_plausibility(box.implausible)
+    # lungs that are cut have no known size
+    odd = _of_plausibility(
+        [one for one in box.implausible if not cut or one.subject is not Subject.SIZE]
+    )
     return (*study.limitations, *cut, *odd, *diffuse, *_of_patient(study.header, terms), *scan)
 
 

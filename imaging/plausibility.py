@@ -74,20 +74,21 @@ class Implausible:
     text: str
 
 
-def implausible(lungs: Lungs, spacing_mm: Triple, *, whole: bool) -> tuple[Implausible, ...]:
-    """Return what no adult's chest shows; lungs that are not ``whole`` have no known size."""
+def implausible(lungs: Lungs, spacing_mm: Triple) -> tuple[Implausible, ...]:
+    """Return what no adult's whole chest shows."""
     cell_mm = np.asarray(lungs.shape) * spacing_mm / lungs.air.shape
     lung = lungs.air & (lungs.hu > _AIRWAY_HU).astype(np.uint8)
     if 2 * np.count_nonzero(lung) < np.count_nonzero(lungs.air):
         lung = lungs.air  # much emphysema, or values that are too low
     sections = [lung.sum(axis=axes, dtype=np.int64) for axes in ((1, 2), (0, 2), (0, 1))]
     box = tuple(_extent(section) for section in sections)
-    odd = [*_of_hu(lungs, lung, box[0]), *_of_bones(lung, lungs, box, cell_mm, whole=whole)]
-    if whole:
-        ends = (sections[0][box[0].start], sections[0][box[0].stop - 1])
-        end_cm2 = float(max(ends) * cell_mm[1] * cell_mm[2]) / 100
-        odd += _of_size(lungs, box, cell_mm, end_cm2)
-    return tuple(odd)
+    ends = (sections[0][box[0].start], sections[0][box[0].stop - 1])
+    end_cm2 = float(max(ends) * cell_mm[1] * cell_mm[2]) / 100
+    return (
+        *_of_size(lungs, box, cell_mm, end_cm2),
+        *_of_bones(lung, lungs, box, cell_mm),
+        *_of_hu(lungs, lung, box[0]),
+    )
 
 
 def _extent(section: npt.NDArray[np.int64]) -> slice:
@@ -116,7 +117,7 @@ def _of_size(
 
 
 def _of_bones(
-    lung: UInt8Array, lungs: Lungs, box: tuple[slice, ...], cell_mm: FloatArray, *, whole: bool
+    lung: UInt8Array, lungs: Lungs, box: tuple[slice, ...], cell_mm: FloatArray
 ) -> Iterator[Implausible]:
     """Look for ribs beside the lungs, and compare the lungs with the hull of the ribs."""
     # with the chest wall, and without arms
@@ -129,9 +130,8 @@ def _of_bones(
     sides = bones[:, :, :third], bones[:, :, -third:]
     ribs = 100 * min(float(side.any(axis=(1, 2)).mean()) for side in sides)
     yield from _outside(Subject.RIBS, "slices with bone beside the lung", ribs, RIB_PERCENT, "%")
-    if whole:
-        cage = np.stack([hull(plane) for plane in bones])
-        yield from _of_rib_cage(cage, lung[box[0], y, x], cell_mm)
+    cage = np.stack([hull(plane) for plane in bones])
+    yield from _of_rib_cage(cage, lung[box[0], y, x], cell_mm)
 
 
 def _of_rib_cage(cage: UInt8Array, lung: UInt8Array, cell_mm: FloatArray) -> Iterator[Implausible]:

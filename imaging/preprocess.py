@@ -34,7 +34,7 @@ class Preprocessed:
         coverage: how much of the lungs the volume shows; None if it was not measured.
         opaque_share: the part of the lungs that is not aerated; None if it was not measured.
         smaller_share: the air of one lung as a part of the other's; None if it was not measured.
-        implausible: what is seen in no adult's chest.
+        implausible: what no adult's whole chest shows.
     """
 
     voxels: UInt8Array
@@ -96,7 +96,7 @@ def preprocess(volume: Volume, source: Path | str = "volume") -> Preprocessed:
     voxels, geometry = resample(hu[box], whole.cropped(lungs.start))
     coverage = coverage_of(lungs, whole.spacing_mm[0])
     shares = opaque_share(lungs), smaller_share(lungs)
-    odd = implausible(lungs, whole.spacing_mm, whole=not coverage.cuts)
+    odd = implausible(lungs, whole.spacing_mm)
     return Preprocessed(voxels, geometry, lungs, whole, coverage, *shares, odd)
 
 

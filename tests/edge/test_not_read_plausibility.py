@@ -216,7 +216,6 @@ def test_a_real_scan_is_plausible(shared_data: Path, scan: str) -> None:
     """Only slices that are 3 mm apart or a cut are told, as before; age and kernel aside."""
     study = read_study(shared_data / scan)
     box = preprocess(study.volume)
-    assert box.implausible == ()
     adult = replace(study.header, age="060Y", kernel="STANDARD", contrast="")
     texts = [one.text for one in limitations_of(replace(study, header=adult), box, (), TERMS)]
     known = ("The scan ends inside", "The field of view cuts", "Slices are 3 mm apart")
