@@ -212,6 +212,22 @@ def test_what_is_sent_again_unchanged_after_a_restart_makes_no_study(
     assert json.loads(report.read_bytes())["version"] == 1
 
 
+def test_a_changed_image_that_comes_after_a_restart_is_told_in_trail_and_reports(
+    tmp_path: Path,
+) -> None:
+    """The same SOP Instance UID with another data set: it is no repetition."""
+    images = SmallCt(count=12).images()
+    images[3].KVP = 99
+    trail = read_and_repeat(tmp_path, images)
+    (changed,) = [one for one in trail if one.event == Event.CHANGED]
+    reports = [json.loads(path.read_bytes()) for path in tmp_path.glob("outbox/*/report.json")]
+    first, second = sorted(reports, key=lambda one: -int(one["version"]))
+    assert changed.fields["study_key"] == first["study_key"]
+    assert (changed.fields["part"], changed.fields["images"]) == (second["study_key"], 1)
+    assert first["study_key"] in second["other_series"][0]
+    assert first["other_series"][0].startswith("changed images, not read here: 1 of its images")
+
+
 def test_a_study_that_is_sent_again_long_after_its_report_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
