@@ -105,6 +105,24 @@ def test_plan_thresholds_and_place_come_back() -> None:
     np.testing.assert_array_equal(after.geometry.direction, TURNED)
 
 
+def test_an_amended_volume_at_the_last_slice_is_not_stated_either() -> None:
+    """An amendment knows the slices of the scan, and gives the sizes of a direct report."""
+    mask = np.zeros((16, 16, 16), bool)
+    mask[5:11, 5:11, 5:11] = True
+    diameter_mm = float(np.cbrt(6 / np.pi * mask.sum() * np.prod(GEOMETRY.spacing_mm)))
+    verdict = Verdict(0, 0.99, diameter_mm, "m 1", 0.0, 0.0)
+    answers = EscalationResult({0: verdict}, masks={0: mask})
+    volumes = []
+    for inner in (None, ((-99.0,) * 3, (99.0,) * 3), ((99.0,) * 3, (199.0,) * 3)):
+        plan = dataclasses.replace(plan_of(0.7), inner=inner)
+        context = context_of(full_report(), plan)
+        later = AmendmentContext.from_bytes(context.to_bytes())
+        (direct,), (amended,) = (one.merged(answers).findings for one in (context, later))
+        assert (direct.volume_mm3, direct.diameter_mm) == (amended.volume_mm3, amended.diameter_mm)
+        volumes.append(amended.volume_mm3 is not None)
+    assert volumes == [True, True, False]
+
+
 def test_text_that_is_no_utf8_and_an_infinite_deadline_can_be_persisted() -> None:
     """Odd bytes of a file name become question marks, as in the report."""
     report = dataclasses.replace(full_report(), source=Path("/in/\udcff"), deadline_s=math.inf)
