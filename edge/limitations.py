@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from edge.findings import Finding
 from edge.guarantee import Terms
 from imaging.coverage import Coverage
-from imaging.plausibility import Implausible, Subject
+from imaging.plausibility import HU, RIBS, SIZE
 from imaging.preprocess import Preprocessed
 from imaging.volume import Limitation, LimitationKind, Study, StudyHeader
 
@@ -35,12 +35,12 @@ Analysis 42:1-13, 2017). Thick slices at a small distance blur a nodule."""
 MAX_GAP_MM = 1.5
 """Half the diameter of the smallest nodule of calibration. Two scans that we have leave 1.25 mm."""
 _ODD = {
-    Subject.SIZE: (
+    SIZE: (
         "The lungs do not have the size of an adult's: {}. The stated scale is wrong, or part of "
         "the lungs is not aerated or not in the images."
     ),
-    Subject.RIBS: "This may not be a patient's chest: {}.",
-    Subject.HU: "The values of the images may not be HU: {}.",
+    RIBS: "This may not be a patient's chest: {}.",
+    HU: "The values of the images may not be HU: {}.",
 }
 _DAYS = {"D": 1.0, "W": 7.0, "M": 30.4, "Y": 365.25}
 _PHASES = {"ANGIO", "ANGIOGRAPHY", "CTA", "CTPA", "ARTERIAL", "DELAYED", "BIPHASIC", "TRIPHASIC"}
@@ -56,13 +56,10 @@ def limitations_of(
     ``terms`` say what calibration knew; without them the model has no guarantee to lose.
     """
     slice_mm = study.volume.geometry.spacing_mm[0]
-    cut = tuple(_of_coverage(box.coverage) if box.coverage else ()) or _of_sides(box)
+    cut = tuple(_of_coverage(box.coverage) if box.coverage else ()) or tuple(_of_sides(box))
     scan = () if terms is None else _of_acquisition(study.header, slice_mm, terms)
     diffuse = _of_pattern(box, findings)
-    # lungs that are cut have no known size
-    odd = _of_plausibility(
-        [one for one in box.implausible if not cut or one.subject is not Subject.SIZE]
-    )
+    odd = _of_plausibility(box, has_cut=bool(cut))
     return (*study.limitations, *cut, *odd, *diffuse, *_of_patient(study.header, terms), *scan)
 
 
@@ -91,13 +88,13 @@ def _of_sides(box: Preprocessed) -> Iterator[Limitation]:
         yield Limitation(LimitationKind.COVERAGE, text)
 
 
-def _of_plausibility(implausible: Sequence[Implausible]) -> Iterator[Limitation]:
-    """Say what does not look like an adult's chest in HU, in a sentence for each subject."""
+def _of_plausibility(box: Preprocessed, *, has_cut: bool) -> Iterator[Limitation]:
+    """Say what does not look like an adult's chest in HU; cut lungs have no known size."""
     for subject, sentence in _ODD.items():
-        if texts := [one.text for one in implausible if one.subject is subject]:
+        texts = [text for of, text in box.implausible if of == subject]
+        if texts and not (has_cut and subject == SIZE):
             # where lung is not aerated, coverage is not complete
-            is_size = subject is Subject.SIZE
-            kind = LimitationKind.COVERAGE if is_size else LimitationKind.PLAUSIBILITY
+            kind = LimitationKind.COVERAGE if subject == SIZE else LimitationKind.PLAUSIBILITY
             yield Limitation(kind, sentence.format(", ".join(texts)))
 
 

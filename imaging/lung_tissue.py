@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from imaging.lungs import Lungs
 from imaging.morphology import erode, opened
-from imaging.volume import FloatArray, Triple, UInt8Array
+from imaging.volume import FloatArray, Triple
 
 REACH_MM = 10.0
 """Distance from a candidate's surface to lung tissue. At all 27 marked nodules and lesions of 17
@@ -33,28 +33,18 @@ def at_lung(
     low, high = _TISSUE_HU
     tissue = lungs.air & ((lungs.hu > low) & (lungs.hu < high)).astype(np.uint8)
     inner = tissue & erode(lungs.air, 1)  # at its surface gas and wall mix in one cell
-    compact = opened(tissue, 1)
     gas = opened((lungs.hu < _GAS_HU).astype(np.uint8), _GAS_CELLS)
+    masks = inner, opened(tissue, 1), gas
     cell_mm = np.asarray(lungs.shape) * spacing_mm / lungs.air.shape
-    at_mm = (np.asarray(index_zyx) + 0.5) * spacing_mm
-    near = np.zeros(len(at_mm), dtype=bool)
-    reach_mm = np.asarray(diameter_mm) / 2 + REACH_MM
-    for n, (at, reach) in enumerate(zip(at_mm, reach_mm, strict=True)):
-        to_inner, to_compact, to_gas = _distances((inner, compact, gas), at, reach, cell_mm)
-        near[n] = to_inner <= reach and to_compact <= to_gas + _CLOSER_MM
+    near = np.zeros(len(index_zyx), dtype=bool)
+    for n, (index, diameter) in enumerate(zip(index_zyx, diameter_mm, strict=True)):
+        at, reach = (index + 0.5) * spacing_mm / cell_mm, diameter / 2 + REACH_MM
+        # the cells within reach, and their distance
+        first = np.maximum(np.floor(at - reach / cell_mm).astype(int), 0)
+        last = np.ceil(at + reach / cell_mm).astype(int)
+        parts = [mask[tuple(map(slice, first, last))] > 0 for mask in masks]
+        steps = np.moveaxis(np.indices(parts[0].shape), 0, -1) + first + 0.5 - at
+        far = np.linalg.norm(steps * cell_mm, axis=-1)
+        to_inner, to_tissue, to_gas = (far[part].min(initial=np.inf) for part in parts)
+        near[n] = to_inner <= reach and to_tissue <= to_gas + _CLOSER_MM
     return near
-
-
-def _distances(
-    masks: tuple[UInt8Array, ...], at_mm: FloatArray, reach_mm: float, cell_mm: FloatArray
-) -> list[float]:
-    """Return the distance from a point to the nearest cell of each mask; infinite beyond reach."""
-    first = np.maximum(np.floor((at_mm - reach_mm) / cell_mm).astype(int), 0)
-    last = np.minimum(np.ceil((at_mm + reach_mm) / cell_mm).astype(int), masks[0].shape)
-    part = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
-    z, y, x = (
-        ((np.arange(a, b) + 0.5) * mm - mid) ** 2
-        for a, b, mm, mid in zip(first, last, cell_mm, at_mm, strict=True)
-    )
-    far = z[:, None, None] + y[:, None] + x
-    return [float(np.sqrt(far[mask[part] > 0].min(initial=np.inf))) for mask in masks]

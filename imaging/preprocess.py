@@ -14,7 +14,7 @@ from imaging.coverage import Coverage, coverage_of
 from imaging.errors import IrregularGeometry
 from imaging.lung_tissue import at_lung
 from imaging.lungs import Lungs, find_lungs
-from imaging.plausibility import Implausible, implausible
+from imaging.plausibility import implausible
 from imaging.volume import WINDOW_HU, Geometry, HuArray, UInt8Array, Volume, to_patient_axes, triple
 
 TARGET_MM = 1.0
@@ -34,7 +34,7 @@ class Preprocessed:
         coverage: how much of the lungs the volume shows; None if it was not measured.
         opaque_share: the part of the lungs that is not aerated; None if it was not measured.
         smaller_share: the air of one lung as a part of the other's; None if it was not measured.
-        implausible: what no adult's whole chest shows.
+        implausible: what no adult's whole chest shows, each with its subject.
     """
 
     voxels: UInt8Array
@@ -44,7 +44,7 @@ class Preprocessed:
     coverage: Coverage | None = None
     opaque_share: float | None = None
     smaller_share: float | None = None
-    implausible: tuple[Implausible, ...] = ()
+    implausible: tuple[tuple[str, str], ...] = ()
 
     @property
     def inner(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -55,25 +55,21 @@ class Preprocessed:
         z, y, x = (side - 1.0 for side in self.voxels.shape)
         return (margin, 0.0, 0.0), (z - margin, y, x)
 
-    def inside(self, index_zyx: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-        """Tell which fractional box indices ``(n, 3)`` lie in the lung region, bool ``(n,)``."""
+    def inside(
+        self, index_zyx: npt.NDArray[np.float64], diameter_mm: npt.NDArray[np.float64] | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Tell which fractional box indices ``(n, 3)`` lie in the lung region, bool ``(n,)``.
+
+        Candidates of ``diameter_mm`` ``(n,)`` must lie at lung tissue, too.
+        """
         if self.lungs is None or self.source is None or len(index_zyx) == 0:
             return np.ones(len(index_zyx), dtype=bool)
-        return self.lungs.contains(self.source.to_index(self.geometry.to_world(index_zyx)))
-
-    def accepts(
-        self, index_zyx: npt.NDArray[np.float64], diameter_mm: npt.NDArray[np.float64]
-    ) -> npt.NDArray[np.bool_]:
-        """Tell which candidates lie in the lung region, at lung tissue, bool ``(n,)``.
-
-        ``index_zyx`` are fractional box indices ``(n, 3)``; the diameters are ``(n,)``.
-        """
-        accepted = self.inside(index_zyx)
-        if self.lungs is not None and self.source is not None and accepted.any():
-            at = self.source.to_index(self.geometry.to_world(index_zyx[accepted]))
-            near = at_lung(self.lungs, self.source.spacing_mm, at, diameter_mm[accepted])
-            accepted[accepted] = near
-        return accepted
+        at = self.source.to_index(self.geometry.to_world(index_zyx))
+        inside = self.lungs.contains(at)
+        if diameter_mm is not None and inside.any():
+            sizes = diameter_mm[inside]
+            inside[inside] = at_lung(self.lungs, self.source.spacing_mm, at[inside], sizes)
+        return inside
 
 
 def preprocess(volume: Volume, source: Path | str = "volume") -> Preprocessed:

@@ -385,18 +385,15 @@ def _name_rank(one: Series) -> int:
     return 0 if words & _CHEST else 2 if words & _ELSEWHERE else 1
 
 
-def other_body_part(one: Series) -> tuple[str, str]:
-    """Return the first attribute that names another part of the body than the chest, and its value.
+def other_body_part(one: Series) -> str:
+    """Say which attribute names another part of the body than the chest; the first that names one.
 
-    Both are empty if none does. BodyPartExamined counts more than the other names.
+    BodyPartExamined counts more than the other names. The text is empty if none does.
     """
-    for keyword in _NAMES:
-        words = _words(one.first.text(keyword))
-        if words & _CHEST:
-            break
-        if words & _ELSEWHERE:
-            return keyword, one.first.text(keyword)[:64]
-    return "", ""
+    named = ((k, one.first.text(k)) for k in _NAMES)
+    telling = ((k, text) for k, text in named if _words(text) & (_CHEST | _ELSEWHERE))
+    keyword, text = next(telling, ("", ""))
+    return "" if _words(text) & _CHEST or not text else f"{keyword} is {text[:64]}"
 
 
 def frames_of(image: Instance) -> list[Instance]:

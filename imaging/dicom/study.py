@@ -434,9 +434,10 @@ def _of_kernels(series: Series) -> tuple[Limitation, ...]:
 
 def _other_body_part(series: Series) -> tuple[Limitation, ...]:
     """Say if the header names another part of the body than the chest."""
-    keyword, value = other_body_part(series)
-    text = f"{keyword} is {value}; the models know the chest only."
-    return (Limitation(LimitationKind.ACQUISITION, text),) if keyword else ()
+    if other := other_body_part(series):
+        text = f"{other}; the models know the chest only."
+        return (Limitation(LimitationKind.ACQUISITION, text),)
+    return ()
 
 
 def _header(series: Series) -> StudyHeader:

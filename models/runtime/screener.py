@@ -64,7 +64,7 @@ class Screener(Opened):
         found = strongest(readings, 2 * MOST_CANDIDATES)
         at = found.index_zyx
         size = np.array(box.voxels.shape)
-        keep = box.accepts(at, found.diameter_mm) & (at >= -0.5).all(1) & (at <= size - 0.5).all(1)
+        keep = box.inside(at, found.diameter_mm) & (at >= -0.5).all(1) & (at <= size - 0.5).all(1)
         within = Peaks(found.logit[keep], at[keep], found.diameter_mm[keep])
         slope, intercept = self.settings["calibration"]
         return to_candidates(within, box.geometry, (slope, intercept))[:MOST_CANDIDATES]

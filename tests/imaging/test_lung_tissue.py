@@ -31,7 +31,7 @@ def test_a_candidate_in_the_heart_does_not_count(chest: HuArray) -> None:
     chest[ellipsoid((0, -20, 0), (70, 60, 60))] = 40
     assert not accepted(chest, (0, -20, 0), 8.0)
     assert not accepted(chest, (0, -20, 0), 40.0)
-    assert accepted(chest, (0, -20, 55), 8.0)
+    assert accepted(chest, (0, -20, 72), 8.0)
 
 
 def test_a_polyp_in_a_bowel_under_the_lung_does_not_count(chest: HuArray) -> None:
@@ -72,7 +72,7 @@ def test_every_marked_nodule_of_the_whole_scans_counts(shared_data: Path) -> Non
     marks = [
         (folder, row)
         for folder in ("lidc", "ct")
-        for row in csv.DictReader((shared_data / folder / "marks.csv").open())
+        for row in csv.DictReader((shared_data / folder / "marks.csv").read_text().splitlines())
         if row["kind"] in ("nodule", "lesion")
     ]
     lost, boxes = [], {}
@@ -83,7 +83,7 @@ def test_every_marked_nodule_of_the_whole_scans_counts(shared_data: Path) -> Non
         box = boxes[row["scan"]]
         point = [float(row[axis]) for axis in "xyz"]
         index = box.geometry.to_index(point)[None]
-        if not box.accepts(index, np.array([float(row["diameter_mm"])]))[0]:
+        if not box.inside(index, np.array([float(row["diameter_mm"])]))[0]:
             lost.append(row)
     assert len(marks) == 26
     assert lost == []
