@@ -24,6 +24,7 @@ BY_EVENT: dict[Event, dict[str, Any]] = {
     Event.RECEIVED: {**IDS, "name": "a", "owner": "orthanc", "files": 3},
     Event.JOINED: {**IDS, "part": "k2", "version": 2, "images": 3},
     Event.REPEATED: {**IDS, "part": "k2"},
+    Event.CHANGED: {**IDS, "part": "k2", "images": 2},
     Event.ADOPTED: {**IDS, "step": "done"},
     Event.SENT: {**IDS, "cloud": "[::1]:50051", "rois": 4, "bytes": 442368},
     Event.READ: {**IDS, "findings": 1, "models": {"edge": "m"}},
