@@ -11,7 +11,6 @@ scores beyond which no verdict changes what a candidate is; and no more than `RE
 candidates a scan are sent.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -120,8 +119,8 @@ def poisson_limit(count: int, confidence: float) -> float:
     low, high = 0.0, 10.0 + 3 * count
     for _ in range(60):
         mean = (low + high) / 2
-        terms = np.cumprod([math.exp(-mean), *(mean / k for k in range(1, count + 1))])
-        low, high = (mean, high) if terms.sum() > 1 - confidence else (low, mean)
+        logs = np.append(0.0, np.cumsum(np.log(mean / np.arange(1, count + 1)))) - mean
+        low, high = (mean, high) if np.exp(logs).sum() > 1 - confidence else (low, mean)
     return high
 
 

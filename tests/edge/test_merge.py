@@ -44,7 +44,7 @@ def test_cloud_raises_a_candidate_to_a_finding() -> None:
     (finding,) = merged((0.45,), EscalationResult({0: verdict(0, 0.9)})).findings
     assert finding.decided_by is DecidedBy.CLOUD
     assert finding.probability == pytest.approx(0.45 * 0.9 / (0.45 * 0.9 + 0.55 * 0.1))
-    assert (finding.diameter_mm, finding.edge_score) == (8.0 + 0.45)
+    assert (finding.diameter_mm, finding.edge_score) == (8.0, 0.45)
     assert finding.reason == "the cloud raised 0.45 to 0.88, at or above the threshold 0.50"
 
 

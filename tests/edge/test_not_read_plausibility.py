@@ -13,9 +13,11 @@ import SimpleITK as sitk
 from pydicom import dcmread
 
 from edge.limitations import limitations_of
+from imaging.errors import IncompleteSeries
 from imaging.plausibility import HU, SIZE
 from imaging.preprocess import preprocess
 from imaging.read import read_study
+from imaging.volume import Geometry, Study, StudyHeader, Volume
 from tests.edge.builders import TERMS
 from tests.edge.recipes import STORED_AIR, Pixels, Recipe, Scan, base, outcome
 
@@ -39,7 +41,26 @@ def filled(values: Pixels) -> Pixels:
     return values
 
 
-def white_out(indices: Iterable[int]) -> Change:
+def white_out(below: int) -> Change:
+    """Lungs without air below a slice; over 16 slices above it the air returns."""
+
+    def part(share: float) -> Callable[[Pixels], Pixels]:
+        def change(values: Pixels) -> Pixels:
+            full = filled(values.copy())
+            return np.asarray(values + share * (full - values.astype(np.float32)), np.int16)
+
+        return change
+
+    def change(scan: Scan) -> None:
+        scan.edit_pixels(range(below), filled)
+        for step in range(16):
+            if below + step < len(ALL):
+                scan.edit_pixels([below + step], part(1 - (step + 1) / 17))
+
+    return change
+
+
+def sudden(indices: Iterable[int]) -> Change:
     return lambda scan: scan.edit_pixels(indices, filled)
 
 
@@ -94,18 +115,17 @@ def as_nifti(spacing_mm: tuple[float, float, float], slope: float = 1.0, shift: 
     return change
 
 
-def drawn(plane: Callable[[int, Pixels, Pixels, np.random.Generator], Pixels]) -> Change:
-    """Slices of a phantom; ``plane`` gets the slice's number, y, x in mm and random numbers."""
+Plane = Callable[[int, Pixels, Pixels, np.random.Generator], Pixels]
+"""Draws a slice of a phantom from its number, y and x in mm, and random numbers."""
 
-    def change(scan: Scan) -> None:
-        rng = np.random.default_rng(5)
-        y, x = ((np.mgrid[:256, :256] - 127.5) * 1.40625).astype(np.float32)
-        for index in ALL:
-            hu = plane(index, y, x, rng) + rng.normal(0, 15, y.shape)
-            values = np.clip(hu + 1024, 0, None).astype(np.int16)
-            scan.edit_pixels([index], lambda _, values=values: values)
 
-    return change
+def drawn(plane: Plane) -> Volume:
+    """A phantom of 133 slices; read from files, its sharp ends would be slices out of place."""
+    rng = np.random.default_rng(5)
+    y, x = ((np.mgrid[:256, :256] - 127.5) * 1.40625).astype(np.float32)
+    slices = [plane(index, y, x, rng) + rng.normal(0, 15, y.shape) for index in ALL]
+    hu = np.clip(np.stack(slices), -1024, None).astype(np.int16)
+    return Volume(hu, Geometry((2.5, 1.40625, 1.40625)))
 
 
 def foam(index: int, y: Pixels, x: Pixels, _: np.random.Generator) -> Pixels:
@@ -139,11 +159,13 @@ def stool(index: int, y: Pixels, x: Pixels, rng: np.random.Generator) -> Pixels:
     return np.asarray(hu)
 
 
+UNLIKE = "are unlike the slices beside them"
 ADULT, VALUES = "do not have the size of an adult's", "may not be HU"
 RECIPES = [
-    Recipe("white below slice 100", white_out(range(100)), (ADULT, "height", "volume 0.8 l")),
-    Recipe("white below slice 60", white_out(range(60)), (ADULT, "section at an end")),
-    Recipe("white from slice 17 to 116", white_out(range(17, 117)), ("One lung holds only 5%",)),
+    Recipe("white below slice 100", white_out(96), (ADULT, "height")),
+    Recipe("white below slice 60", white_out(56), (ADULT, "section at an end")),
+    Recipe("white from one slice to the next", sudden(range(100)), (UNLIKE,), IncompleteSeries),
+    Recipe("white from slice 17 to 116", sudden(range(17, 117)), ("One lung holds only 5%",)),
     Recipe("effusions on both sides", effusions, (ADULT, "tissue behind the lungs 32 mm")),
     Recipe("pixels of half the size", spacing(0.5, 0.5), (ADULT, "width 124 mm", "180 to 420")),
     Recipe("pixels of twice the size", spacing(2, 2), (ADULT, "width 500 mm")),
@@ -171,9 +193,6 @@ RECIPES = [
         header(BodyPartExamined="", SeriesDescription="Pelvis 2.5"),
         ("SeriesDescription is Pelvis 2.5",),
     ),
-    Recipe("foam in water", drawn(foam), ("may not be a patient's chest", VALUES)),
-    Recipe("foam in fat", drawn(foam_cylinder), ("may not be a patient's chest",)),
-    Recipe("stool", drawn(stool), (ADULT, "depth")),
     Recipe("NIfTI in a wrong unit", as_nifti((0.7, 0.7, 2.5)), (ADULT, "width 123 mm")),
     Recipe("NIfTI, slope 1.1", as_nifti((1.4, 1.4, 2.5), 1.1, 102), (VALUES, "without fat -15")),
     Recipe("NIfTI, 124 HU too high", as_nifti((1.4, 1.4, 2.5), 1, 124), (VALUES, "air around")),
@@ -185,6 +204,22 @@ def test_what_is_no_adult_s_chest_has_no_guarantee(
     base: Scan, tmp_path: Path, recipe: Recipe
 ) -> None:
     recipe.check(base.copied(tmp_path / "scan"))
+
+
+@pytest.mark.parametrize(
+    ("plane", "says"),
+    [
+        (foam, ("may not be a patient's chest", VALUES)),
+        (foam_cylinder, ("may not be a patient's chest",)),
+        (stool, (ADULT, "depth")),
+    ],
+)
+def test_a_phantom_or_a_bowel_is_no_chest(plane: Plane, says: tuple[str, ...]) -> None:
+    volume = drawn(plane)
+    study = Study(volume, Path("phantom"), StudyHeader(age="060Y", kernel="STANDARD"))
+    texts = [one.text for one in limitations_of(study, preprocess(volume), (), TERMS)]
+    for fragment in says:
+        assert any(fragment in text for text in texts), texts
 
 
 def test_a_slice_as_thick_as_in_calibration_has_no_limitation(base: Scan, tmp_path: Path) -> None:

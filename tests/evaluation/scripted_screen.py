@@ -23,11 +23,11 @@ class ScriptedScreening:
 
     name, version, engine = "scripted", "1", "none"
 
-    def __init__(self, places: Sequence[tuple[Triple, float]], possible: float = 0.6) -> None:
+    def __init__(self, places: Sequence[tuple[Triple, float]], possible: float = 0.5) -> None:
         self.places = places
-        thresholds = {"dismiss": 0.1, "report": 0.9, "alone": 0.5, "final": 0.6}
+        thresholds = {"dismiss": 0.1, "report": 0.9, "finding": 0.5, "possible": 0.5}
         thresholds["possible"] = possible
-        self.settings = {"thresholds": thresholds, "merge": [0.0, 0.5, 0.5]}
+        self.settings = {"thresholds": thresholds, "merge": [0.0, 0.5, 0.5, -9.0, 9.0]}
 
     def screen(self, box: Preprocessed) -> list[Candidate]:
         return [_candidate(box, place, score) for place, score in self.places]
