@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,24 +39,22 @@ def filled(values: Pixels) -> Pixels:
     return values
 
 
-def white_out(indices: Iterable[int]) -> Change:
-    return lambda scan: scan.edit_pixels(indices, filled)
+def fluid(level: Callable[[int], float]) -> Change:
+    """Fill the lungs of each slice behind a level, from 0 at the front to 1 at the back."""
+
+    def change(scan: Scan) -> None:
+        for index in ALL:
+            values = scan.pixels(index)
+            row = round(min(max(level(index), 0.0), 1.0) * len(values))
+            values[row:] = filled(values.copy())[row:]
+            scan.edit_pixels([index], lambda _, values=values: values)
+
+    return change
 
 
-def effusions(scan: Scan) -> None:
-    """Fluid behind a horizontal level fills most of both lungs, in the recesses all."""
-
-    def risen(index: int) -> Callable[[Pixels], Pixels]:
-        def change(values: Pixels) -> Pixels:
-            level = int((0.52 + 0.12 * max(0, index - 50) / 82) * len(values))
-            fluid = filled(values.copy())
-            values[level:] = fluid[level:]
-            return values
-
-        return change
-
-    for index in ALL:
-        scan.edit_pixels([index], risen(index))
+def white_out(top: int) -> Change:
+    """Fill the lungs below a slice; the border is oblique, as no two neighbours may differ much."""
+    return fluid(lambda index: 0.5 + (index - top) / 10)
 
 
 def spacing(y: float, x: float) -> Change:
@@ -111,10 +109,10 @@ def drawn(plane: Callable[[int, Pixels, Pixels, np.random.Generator], Pixels]) -
 def foam(index: int, y: Pixels, x: Pixels, _: np.random.Generator) -> Pixels:
     """Two blocks of foam in a cylinder of water, with spheres of plastic."""
     hu = np.where(np.hypot(y / 110, x / 160) < 1, 0.0, -1000.0)
-    block = (abs(y) < 60) & (abs(abs(x) - 65) < 50) & (abs(index - 66) < 55)
-    hu[block] = -850
+    z = 2.5 * (index - 66)
+    hu[(y / 75) ** 2 + ((abs(x) - 65) / 55) ** 2 + (z / 140) ** 2 < 1] = -850
     for at in (-40, 0, 40):
-        ball = (y - at) ** 2 + (abs(x) - 65) ** 2 + (2.5 * (index - 66) - at) ** 2 < 8**2
+        ball = (y - at) ** 2 + (abs(x) - 65) ** 2 + (z - at) ** 2 < 8**2
         hu[ball] = 100
     return np.asarray(hu)
 
@@ -122,29 +120,33 @@ def foam(index: int, y: Pixels, x: Pixels, _: np.random.Generator) -> Pixels:
 def foam_cylinder(index: int, y: Pixels, x: Pixels, _: np.random.Generator) -> Pixels:
     """One cylinder of foam in fat, with a rod of Teflon in its axis."""
     hu = np.where(np.hypot(y, x) < 160, -100.0, -1000.0)
-    hu[(np.hypot(y, x) < 135) & (abs(index - 66) < 55)] = -900
+    hu[np.hypot(np.hypot(y, x) / 135, (index - 66) / 56) < 1] = -900
     hu[np.hypot(y, x) < 8] = 900
     return np.asarray(hu)
 
 
-def stool(index: int, y: Pixels, x: Pixels, rng: np.random.Generator) -> Pixels:
+def stool(index: int, y: Pixels, x: Pixels, _: np.random.Generator) -> Pixels:
     """An abdomen with stool in both flanks and across."""
     hu = np.where(np.hypot(y / 110, x / 160) < 1, 50.0, -1000.0)
     hu[np.hypot(y - 70, x) < 18] = 300
     z = 2.5 * (index - 66)
-    colon = (np.hypot(y + 10, abs(x) - 95) < 30) & (abs(z) < 110)
-    colon |= (np.hypot(y + 40, z - 90) < 30) & (abs(x) < 95)
-    bubbles = cv2.GaussianBlur(rng.normal(size=y.shape).astype(np.float32), (0, 0), 2.5)
+    colon = np.hypot(np.hypot(y + 10, abs(x) - 95) / 30, z / 130) < 1
+    colon |= (np.hypot(y + 40, z - 70) < 30) & (abs(x) < 95)
+    near = [np.random.default_rng(index + step).normal(size=y.shape) for step in range(6)]
+    bubbles = cv2.GaussianBlur(np.sum(near, axis=0), (0, 0), 2.5)
     hu[colon] = np.where(bubbles < 0.5 * bubbles.std(), -930, 0)[colon]
     return np.asarray(hu)
 
 
 ADULT, VALUES = "do not have the size of an adult's", "may not be HU"
 RECIPES = [
-    Recipe("white below slice 100", white_out(range(100)), (ADULT, "height", "volume 0.8 l")),
-    Recipe("white below slice 60", white_out(range(60)), (ADULT, "section at an end")),
-    Recipe("white from slice 17 to 116", white_out(range(17, 117)), ("One lung holds only 5%",)),
-    Recipe("effusions on both sides", effusions, (ADULT, "tissue behind the lungs 32 mm")),
+    Recipe("white below slice 100", white_out(100), (ADULT, "height", "volume 0.7")),
+    Recipe("white below slice 60", white_out(60), (ADULT, "section 12 mm from an end")),
+    Recipe(
+        "effusions on both sides",
+        fluid(lambda index: 0.52 + 0.12 * max(0, index - 50) / 82),
+        (ADULT, "tissue behind the lungs 32 mm"),
+    ),
     Recipe("pixels of half the size", spacing(0.5, 0.5), (ADULT, "width 124 mm", "180 to 420")),
     Recipe("pixels of twice the size", spacing(2, 2), (ADULT, "width 500 mm")),
     Recipe("pixels of 1 : 2", spacing(1, 2), (ADULT, "width / depth 2.7 (expected 0.95 to 2.2)")),
