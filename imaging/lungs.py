@@ -49,8 +49,8 @@ _MIN_BULLOUS_SHARE = 0.15
 _MIN_BULLOUS_ML = 400.0
 _MIN_INTERIOR_CELLS = 8
 _MIN_SIZE_SHARE = 0.05
-_MIN_INTERIOR_SHARE = 0.3
-"""Of a region beside the largest. Lungs have 0.62 to 0.74; bowel with stool, full of walls, 0.2."""
+_MIN_COMPACT = 0.5
+"""Of the interior's share of the largest region, 0.62 to 0.74. Stool, full of walls, has 0.3."""
 
 CELL_MM = 4.0
 MARGIN_MM = 8.0
@@ -250,9 +250,9 @@ def _lung_like(
     lungs[0] = False  # label 0 is the background
     if _ml(sizes[lungs].sum()) < _MIN_LUNG_ML:
         return np.zeros_like(lungs)
-    largest = sizes[lungs].max()
-    compact = (cells >= _MIN_INTERIOR_SHARE * sizes) | (slice_mm > _THICK_SLICE_MM)
-    return np.asarray(lungs & (sizes > _MIN_SIZE_SHARE * largest) & (compact | (sizes == largest)))
+    largest = np.where(lungs, sizes, 0).argmax()
+    compact = cells * sizes[largest] >= _MIN_COMPACT * sizes * cells[largest]
+    return np.asarray(lungs & compact & (sizes > _MIN_SIZE_SHARE * sizes[largest]))
 
 
 def _ml(cells: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:

@@ -25,8 +25,8 @@ EXPECTED: dict[str, tuple[str, float, float, str]] = {
     "width / depth": (SIZE, 0.95, 2.2, ""),  # 1.35 to 1.65; a barrel chest has 1.1
     "height / width": (SIZE, 0.6, 1.6, ""),  # 0.75 to 1.19
     "volume": (SIZE, 1.5, 11, "l"),  # 3.5 to 6.0
-    # the largest of lowest and highest 4 mm, 6 to 13: lungs taper
-    "section at an end": (SIZE, 0, 60, "cm²"),
+    # the larger of both ends, 25 to 54: lungs taper
+    "section 12 mm from an end": (SIZE, 0, 90, "cm²"),
     # in the upper 200 mm, 38 to 63
     "aerated part of the rib cage": (SIZE, 25, 100, "%"),
     # its lower quartile, 4 to 16; fluid that fills half of both lungs makes it 32
@@ -68,7 +68,7 @@ def _measured(lungs: Lungs, spacing_mm: Triple) -> dict[str, float]:
     height, depth, width = (
         (side.stop - side.start) * float(mm) for side, mm in zip(box, cell_mm, strict=True)
     )
-    end = max(sections[0][box[0].start], sections[0][box[0].stop - 1])
+    end = max(sections[0][box[0]][[2, -3]]) if height > 6 * cell_mm[0] else 0
     # with the chest wall, and without arms
     walls = np.rint(_WALL_MM / cell_mm).astype(int)
     y, x = (slice(max(0, s.start - w), s.stop + w) for s, w in zip(box[1:], walls[1:], strict=True))
@@ -80,7 +80,7 @@ def _measured(lungs: Lungs, spacing_mm: Triple) -> dict[str, float]:
         "width / depth": width / depth,
         "height / width": height / width,
         "volume": np.count_nonzero(lungs.air) * float(cell_mm.prod()) / 1e6,
-        "section at an end": float(end * cell_mm[1] * cell_mm[2]) / 100,
+        "section 12 mm from an end": float(end * cell_mm[1] * cell_mm[2]) / 100,
         **_of_ribs(bones, lung[box[0], y, x], cell_mm),
         **_of_hu(lungs, lung, box[0]),
     }
