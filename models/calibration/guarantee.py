@@ -53,7 +53,7 @@ BASIS = "nodules inserted into whole scans, away from wall and vessels"
 
 OUTLINE_LOGIT = 1.0
 """Mask logit of the region in which HU is measured, about as wide as readers draw. From 0 to 2 the
-diameters of spheres differ by at most 0.4 mm."""
+diameters of solid and part-solid spheres differ by at most 0.4 mm, of ground glass by 0.8 mm."""
 
 _DIGITS = 1e6
 
