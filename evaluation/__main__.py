@@ -16,7 +16,12 @@ from cloud.errors import CloudError
 from edge.errors import EdgeError
 from evaluation.accuracy.calibration_command import calibration_command
 from evaluation.accuracy.clinical import clinical_command
-from evaluation.accuracy.commands import detect_command, froc_command, phantoms_command
+from evaluation.accuracy.commands import (
+    detect_command,
+    froc_command,
+    latency_command,
+    phantoms_command,
+)
 from evaluation.accuracy.nodules import nodules_command
 from evaluation.accuracy.whole_command import whole_command
 from evaluation.errors import EvaluationError
@@ -26,6 +31,7 @@ from evaluation.links.dead_cloud import dead_cloud_command
 from evaluation.links.link import link_command
 from evaluation.links.wire import wire_command
 from evaluation.load.beside import beside_command
+from evaluation.load.hostile_clients import hostile_clients_command
 from evaluation.load.load import load_command
 from evaluation.load.replicas import replicas_command
 from evaluation.load.scaling import scaling_command
@@ -36,6 +42,7 @@ from evaluation.receiving.receiving import receiving_command
 from evaluation.recovery.clock_jumps import clock_jumps_command
 from evaluation.recovery.flaps import flaps_command
 from evaluation.recovery.full_disk import full_disk_command
+from evaluation.recovery.kills import kills_command
 from evaluation.recovery.nothing_lost import nothing_lost_command
 from evaluation.robustness.fuzz import fuzz_command
 from evaluation.robustness.reading import reading_command
@@ -81,6 +88,7 @@ COMMANDS = (
     beside_command, calibration_command, characterization_command, clinical_command,
     clock_jumps_command, dead_cloud_command, detect_command, detection_command,
     endurance_command, flaps_command, froc_command, full_disk_command, fuzz_command,
+    hostile_clients_command, kills_command, latency_command,
     lesion_insertion_command, link_command, load_command, memory_command, network_command,
     nodules_command, nothing_lost_command, phantoms_command, policies_command, reading_command,
     receive_fuzz_command, receiving_command, replicas_command, robustness_command, scaling_command,

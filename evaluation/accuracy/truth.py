@@ -86,12 +86,12 @@ class Truth:
     lesions: tuple[Lesion, ...] = ()
     ignored: tuple[Lesion, ...] = ()
     role: str = ""
-    by_eye: frozenset[str] = frozenset()
+    by_eye: tuple[str, ...] = ()
 
     @property
     def fully_marked(self) -> bool:
         """Return whether what is found elsewhere is false: no nodule was seen by eye alone."""
-        return self.by_eye.isdisjoint(MUST_BE_FOUND)
+        return not set(self.by_eye) & set(MUST_BE_FOUND)
 
     def is_false(self, point_mm: Triple, rim_mm: float = RIM_MM) -> bool:
         """Return whether a detection there is false: on no lesion, no rim and no ignored place."""
@@ -159,7 +159,7 @@ def read_truth(*paths: Path) -> dict[str, Truth]:
             counts = kind in MUST_BE_FOUND and source != BY_EYE
             (lesions if counts else ignored)[name].append(lesion)
     return {
-        name: Truth(tuple(lesions[name]), tuple(ignored[name]), role, frozenset(by_eye[name]))
+        name: Truth(tuple(lesions[name]), tuple(ignored[name]), role, tuple(sorted(by_eye[name])))
         for name, role in roles.items()
     }
 

@@ -9,7 +9,7 @@ from edge.selection import Size
 from evaluation.policies.cases import SPLITS, Cases
 from evaluation.policies.studies import Sighting, Study
 
-THRESHOLDS = Thresholds(possible=0.4, finding=0.4, dismiss=0.15, report=0.85)
+THRESHOLDS = Thresholds(possible=0.5, finding=0.5, dismiss=0.15, report=0.85)
 WEIGHTS = MergeWeights(0.0, 0.5, 1.0)
 BATCHES = ((1, 0.02), (8, 0.09))
 

@@ -212,7 +212,7 @@ def test_test_scans_come_first_and_roles_apart() -> None:
 
 def test_scans_with_independent_marks_are_the_headline() -> None:
     """Two of three test scans have marks of readers alone; the third has doubtful ones by eye."""
-    eye = Truth(role="test", by_eye=frozenset({"doubtful"}))
+    eye = Truth(role="test", by_eye=("doubtful",))
     truths = [Truth(role="test"), eye, Truth(role="test"), Truth(role="val")]
     groups = groups_of([WholeScan(str(i), truth) for i, truth in enumerate(truths)])
     assert list(groups) == ["test, independent marks", "test", "val", "all"]

@@ -42,7 +42,7 @@ FAST = LinkEstimate.steady(Pace(0.01, 1e8, 1e8, 0.0, 0.001))
         (entropy_filter(0.01, 0.3), STUDY, [1], [0, 2]),
         (entropy_filter(0.3, 0.3), STUDY, [1, 2, 3], [0]),
         (entropy_filter(0.54, 0.3), STUDY, [0, 1, 2, 3, 4], []),
-        (oracle(THRESHOLDS), STUDY, [1, 3], [0, 2]),
+        (oracle(THRESHOLDS), STUDY, [1, 2, 3], [0]),
     ],
     ids=["edge only", "cloud only", "band", "mean below 0.5", "mean above 0.4", "empty",
          "entropy 0.01", "entropy 0.3", "entropy 0.54", "oracle"],

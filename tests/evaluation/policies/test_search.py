@@ -9,7 +9,7 @@ from evaluation.policies.search import NO_TOP, Choice, Reached, best, filters, r
 from tests.evaluation.made_cases import THRESHOLDS, made_cases, sighting, study
 from tests.evaluation.policies.test_routing import STUDY
 
-FINAL = THRESHOLDS.final
+FINAL = THRESHOLDS.finding
 STUDIES = made_cases(patients=6, false_positives=8).of("val")
 
 
@@ -94,9 +94,9 @@ def choice(sensitivity: float, false: float, rois: float) -> Choice:
 
 def test_what_a_routing_reaches_is_counted() -> None:
     """Two of four nodules, of which one has no candidate; one false positive removed, one left."""
-    reached = reach(band(0.3, 0.95), [STUDY], THRESHOLDS.final)
+    reached = reach(band(0.3, 0.95), [STUDY], THRESHOLDS.finding)
     assert reached == Reached(0.5, 0.0, 3.0)
-    assert reach(band(0.05, 0.05), [STUDY], THRESHOLDS.final) == Reached(0.75, 2.0, 0.0)
+    assert reach(band(0.05, 0.05), [STUDY], THRESHOLDS.finding) == Reached(0.75, 2.0, 0.0)
 
 
 def test_the_best_fulfils_the_aim_and_escalates_least() -> None:
@@ -113,7 +113,7 @@ def test_the_best_fulfils_the_aim_and_escalates_least() -> None:
 def test_filters_are_tried_wherever_it_makes_a_difference() -> None:
     studies = made_cases().of("val")
     most = reach(cloud_only(), studies, 0.5).rois_per_scan
-    tried = filters(studies, THRESHOLDS.final, THRESHOLDS.alone)
+    tried = filters(studies, THRESHOLDS.finding, THRESHOLDS.finding)
     for choices in tried.values():
         asked = [one.reached.rois_per_scan for one in choices]
         assert all(a < b for a, b in itertools.pairwise(asked))

@@ -118,8 +118,8 @@ DEAD = steady(Conditions(state=State.RESET))
 def test_findings_are_the_agent_s_own_merge() -> None:
     plan = plan_of(band(0.15, 0.85)(STUDY), STUDY, 64)
     verdicts = {1: Size.FULL, 3: Size.FULL}
-    assert sorted(findings(STUDY, plan, verdicts, THRESHOLDS)) == [0, 2, 3]
-    assert sorted(findings(STUDY, plan, {}, THRESHOLDS)) == [0, 1, 2]
+    assert sorted(findings(STUDY, plan, verdicts, THRESHOLDS)) == [0, 3]
+    assert sorted(findings(STUDY, plan, {}, THRESHOLDS)) == [0, 1]
 
 
 def test_without_a_cloud_all_report_as_the_edge_alone() -> None:
