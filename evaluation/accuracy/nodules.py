@@ -40,7 +40,7 @@ from evaluation.accuracy.froc import (
 from evaluation.accuracy.subgroups import by_subgroup, read_traits, subgroups_table
 from evaluation.accuracy.truth import RIM_MM, UNKNOWN, Lesion, Truth, scan_name, scans_of_splits
 from evaluation.common import cli
-from evaluation.common.readers import STAGES, Reads, Stage, StageOption, open_reads
+from evaluation.common.readers import STAGES, Reads, Stage, StageOption, open_agent
 from evaluation.common.tables import rate_name
 from evaluation.errors import MissingData
 from imaging.preprocess import Preprocessed, preprocess
@@ -128,7 +128,8 @@ def nodules_command(
     folders = scans_of_splits(folders, known, splits)
     cubes = read_cubes(data, splits)[: limit or None]
     same = context is Context.SAME
-    reads = open_reads(stage, model, cloud_model, outlined=not same)
+    agent = open_agent(stage, model, cloud_model)
+    reads, least = agent.reads(stage, outlined=not same), agent.thresholds.finding
     cube_scores = [read_cube(cube, reads) for cube in cli.each(cubes, "nodules")]
     # tiles have a progress bar for each scan
     scan_scores = [
@@ -153,10 +154,19 @@ def nodules_command(
         "split": split,
         "context": context.value,
         **as_dict(read, value),
+        "findings": {
+            STAGES[one]: {
+                "nodules": int((of.nodule_score >= least).sum()),
+                "false": sum(scan.false_above(least) for scan in of.scans),
+            }
+            for one, of in by_stage.items()
+        },
         "subgroups": subgroups,
     }
     counts = f"{len(cubes)} nodules, {len(folders)} scans"
-    shown: list[Rows | str] = []
+    heads = ["reader", "nodules that are findings", "false findings"]
+    cells = [[name, one["nodules"], one["false"]] for name, one in result["findings"].items()]
+    shown: list[Rows | str] = [Rows(heads, cells, f"At the threshold of findings, {least:.3f}")]
     if stage is not Stage.EDGE:
         edge = by_stage[Stage.EDGE].scored
         gain = difference(edge, read.scored, resamples=resamples, seed=seed).as_dict()

@@ -253,13 +253,6 @@ def open_agent(stage: Stage, model: str | None, cloud_model: str | None) -> Agen
     return Agent(open_screening(model), second, settings)
 
 
-def open_reads(
-    stage: Stage, model: str | None, cloud_model: str | None, *, outlined: bool = True
-) -> Reads:
-    """Open the reader of ``stage``, with these models or those of the settings."""
-    return open_agent(stage, model, cloud_model).reads(stage, outlined=outlined)
-
-
 def open_screening(model: str | None) -> Screener:
     """Open the screening network, with this model or that of the edge's settings."""
     edge = load_edge_settings(screening_model=model)
