@@ -69,7 +69,8 @@ def changed_page(page: str, change: Change, now: str) -> str:
         place = r'<div class="banner[^>]*><strong>Provisional report</strong>.*?</div>'
         title, text = "Last version, {}", f"The second reading was {change.text}."
     else:
-        place, title, text = r'(?=<div class="banner)', "Amended report, version {}", change.text
+        place = r'(?=<div class="banner|<dl)'  # above all banners, or where they would be
+        title, text = "Amended report, version {}", change.text
     made = banner.format(title.format(change.version), escape(text))
     return re.sub(place, lambda _: made, page, count=1)
 
