@@ -101,10 +101,10 @@ def test_json_gives_every_finding(study: str, tmp_path: Path) -> None:
     printed = json.loads(result.stdout)
     assert (result.exit_code, printed["second_reading"]) == (0, "complete")
     first, second = printed["findings"]
-    assert (first["route"], first["decided_by"], first["diameter_mm"]) == ("report", "edge", 10.2)
+    assert (first["route"], first["decided_by"], first["diameter_mm"]) == ("report", "edge", 9.0)
     assert first["verdict"]["probability"] == 0.99
     assert second["centre_mm"] == [1.0, 2.0, 3.0]
-    assert (second["diameter_mm"], second["decided_by"]) == (10.2, "cloud")
+    assert (second["diameter_mm"], second["decided_by"]) == (9.0, "cloud")
     assert second["edge_score"] == 0.7
     assert second["reason"] == "the cloud raised 0.70 to 1.00, at or above the threshold 0.50"
     written = json.loads((tmp_path / "report.json").read_text())
