@@ -32,11 +32,11 @@ def next_steps(report: Report) -> tuple[str, ...]:
     lists = (("finding", report.numbered), ("possible finding", report.numbered_possible))
     if filled := [one for one in lists if one[1]]:
         noun, numbered = filled[0]
-        number, first = max(numbered, key=lambda one: one[1].diameter_mm)
+        number, first = max(numbered, key=lambda one: one[1].probability)
         location = report.location_of(first)
         where = f" ({location.text})" if location else ""
-        largest = ", the largest" if len(numbered) > 1 else ""
-        steps.append(f"Look first at {noun} {number}{largest}{where}.")
+        most = ", the most probable" if len(numbered) > 1 else ""
+        steps.append(f"Look first at {noun} {number}{most}{where}.")
     apart = [(noun, [n for n, one in numbered if one.disagreement]) for noun, numbered in lists]
     if told := [named(noun, numbers) for noun, numbers in apart if numbers]:
         steps.append(f"The two readers disagree strongly about {' and '.join(told)}.")

@@ -51,7 +51,7 @@ PIPELINE = EdgeSettings(roi_side=SIDE, deadline_s=60.0)
 
 MANIFEST: Mapping[str, object] = {
     "thresholds": {"dismiss": 0.1, "report": 0.9, "finding": 0.5, "possible": 0.3},
-    "merge": [0.0, 1.0, 1.0, -9.0, 9.0],
+    "merge": [0.0, 1.0, 1.0, -2.19, 9.0],
 }
 
 

@@ -35,7 +35,7 @@ def test_the_result_names_the_largest_finding_with_type_and_side() -> None:
         "2 findings, the largest 22 mm, solid, right upper zone; 2 possible findings; "
         "second reading partial."
     )
-    assert "Look first at finding 2, the largest (right upper zone, image 56)." in next_steps(MANY)
+    assert "Look first at finding 1, the most probable (right upper zone, image 56)." in next_steps(MANY)
     small = replace(MANY, findings=(replace(LARGE, diameter_mm=5.96),), locator=None)
     assert result_of(small).startswith("1 finding, 6.0 mm, solid; 2 possible")
 
@@ -46,7 +46,7 @@ def test_without_findings_the_largest_possible_finding_leads() -> None:
         "No findings; 2 possible findings, the largest 40 mm, left lower zone; no second reading."
     )
     assert next_steps(report)[-1] == (
-        "Look first at possible finding 1, the largest (left lower zone, image 57)."
+        "Look first at possible finding 1, the most probable (left lower zone, image 57)."
     )
 
 
