@@ -92,7 +92,7 @@ def policies_command(
     reserve: Reserve = None,
     propose: Annotated[
         float, typer.Option(min=0, max=1, help="Ignore candidates below this score.")
-    ] = 0.05,
+    ] = 0.002,
     remeasure: Annotated[
         bool, typer.Option("--remeasure-times", help="Measure the times again, not the scores.")
     ] = False,

@@ -76,7 +76,7 @@ def test_what_was_changed_after_signing_is_refused(weights: Path, vendor: Pair, 
     manifest = weights / "manifest.toml"
     text = manifest.read_text()
     if what == "threshold":
-        manifest.write_text(text.replace("dismiss = 0.1", "dismiss = 0.9"))
+        manifest.write_text(text.replace("dismiss = 0.0", "dismiss = 0.9"))
     elif what == "hash":
         manifest.write_text(text.replace('sha256 = "de9a', 'sha256 = "de9b'))
     else:
