@@ -132,7 +132,7 @@ def missed(cases: Cases, settings: Settings) -> dict[str, Any]:
 
 
 def kept_by_sets(shares: FloatArray, delta: float, rng: np.random.Generator) -> float:
-    """Return how often the bound of a set of patients, drawn anew, is at least the true rate.
+    """Return how often the bound of patients drawn with replacement is at least the true rate.
 
     All patients stand for the population: their mean loss is the true rate.
     """
