@@ -98,6 +98,17 @@ def report_by(version: str, site: Edge, study: Path, name: str) -> dict[str, Any
     raise AssertionError(f"{version} never read a study")
 
 
+def report_compared(site: Edge, study: Path, name: str) -> dict[str, Any]:
+    """The first report that is compared; the agent sees a complete model within a second."""
+    for number in range(20):
+        found = report(site, study, f"{name}-{number}")
+        for _ in range(50):
+            if compared(site, Form.FINAL):
+                return found
+            time.sleep(0.1)
+    raise AssertionError("no study was ever compared")
+
+
 def compared(site: Edge, form: Form) -> list[Compared]:
     with site.store() as store:
         choice = store.choice()
@@ -114,9 +125,8 @@ def test_a_new_model_comes_is_tried_promoted_and_rolled_back_while_the_agent_wor
         with running(site):
             until(lambda: models_state(site.settings, site.folders).shadow is not None)
             until(lambda: models_state(site.settings, site.folders).packages[0].engine != "")
-            first = report(site, study, "one")
-            until(lambda: compared(site, Form.FINAL) != [])
-            (seen,) = compared(site, Form.FINAL)
+            first = report_compared(site, study, "one")
+            seen = compared(site, Form.FINAL)[0]
             version = promote(site.settings, site.folders, user="anna")
             second = report_by(version, site, study, "two")
             roll_back(site.settings, site.folders, user="anna")
