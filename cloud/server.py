@@ -48,7 +48,7 @@ MAX_STREAMS_OF_CONNECTION = 64
 """Studies that one connection may have open."""
 
 MAX_PENDING_CALLS = 16_000
-"""Calls that wait for the service. gRPC cancels others, whoever calls; by default from 1,000 on."""
+"""Calls that may wait for the service; gRPC cancels all further ones. Its default is 1,000."""
 
 WINDOW = 128 * 1024
 """Bytes of a study that are received ahead: enough for 50 Mbit/s at 20 ms there and back."""

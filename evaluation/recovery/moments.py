@@ -258,7 +258,7 @@ def serve(root: Path, ports: Ports, trigger: Trigger, order: Order, ahead_s: Any
 
     def on_step(step: AnyStep, durable: bool) -> None:
         # for this process alone: the first half of an answer does not wait for the other
-        setattr(amender, "QUIET_S", 0.0 if trigger.by_halves else QUIET_S)  # noqa: B010
+        amender.QUIET_S = 0.0 if trigger.by_halves else QUIET_S
         order.on_step(step, durable)
         if step in _NAME_OF:
             moment(_NAME_OF[step], durable)

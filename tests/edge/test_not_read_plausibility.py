@@ -215,7 +215,7 @@ WHOLE = [f"lidc/lidc_{n}" for n in ("0001", "0003", "0004", "0005", "0021", "002
 
 @pytest.mark.parametrize("scan", WHOLE)
 def test_a_real_scan_is_plausible(shared_data: Path, scan: str) -> None:
-    """Only slices that are 3 mm apart or a cut are told, as before; age and kernel aside."""
+    """It has no limitation but 3 mm slices or a cut lung; age and kernel are set to usual ones."""
     study = read_study(shared_data / scan)
     box = preprocess(study.volume)
     adult = replace(study.header, age="060Y", kernel="STANDARD", contrast="")

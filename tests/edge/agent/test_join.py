@@ -83,6 +83,18 @@ def assert_one_study(root: Path) -> None:
     assert [p for p in (root / "inbox").iterdir() if not p.name.startswith(".")] == []
 
 
+def work_off_killed_at(root: Path, reader: Reader, step: Step, durable: bool) -> None:
+    """Work until the agent dies at that step, and again until all is worked off."""
+
+    def crash(now: Step | PendingStep, is_durable: bool) -> None:
+        if (now, is_durable) == (step, durable):
+            raise Killed
+
+    with pytest.raises(Killed):
+        work_off(root, reader, crash)
+    work_off(root, reader)
+
+
 @pytest.mark.parametrize("name", ["a", "another folder"])
 def test_a_series_in_two_parts_is_one_study_and_its_report_is_amended(
     tmp_path: Path, name: str
@@ -199,14 +211,7 @@ def test_killed_at_any_step_no_image_is_lost_and_the_report_is_amended_once(
     send(tmp_path, "a", slice(0, 12))
     work_off(tmp_path, reader)
     send(tmp_path, "a", slice(12, 20))
-
-    def crash(now: Step | PendingStep, is_durable: bool) -> None:
-        if (now, is_durable) == (step, durable):
-            raise Killed
-
-    with pytest.raises(Killed):
-        work_off(tmp_path, reader, crash)
-    work_off(tmp_path, reader)
+    work_off_killed_at(tmp_path, reader, step, durable)
     assert_one_study(tmp_path)
 
 
@@ -324,14 +329,7 @@ def test_killed_at_any_step_two_reports_name_each_other_once(
     images[5].KVP = 99
     SmallCt().write(tmp_path / "inbox" / "b", images)
     (tmp_path / "inbox" / "b" / ".done").touch()
-
-    def crash(now: Step | PendingStep, is_durable: bool) -> None:
-        if (now, is_durable) == (step, durable):
-            raise Killed
-
-    with pytest.raises(Killed):
-        work_off(tmp_path, reader, crash)
-    work_off(tmp_path, reader)
+    work_off_killed_at(tmp_path, reader, step, durable)
     assert report(tmp_path)["version"] == 2
     assert [len(report(tmp_path, name)["other_series"]) for name in "ab"] == [1, 1]
     assert len(changed_images(tmp_path)) == 1
