@@ -75,6 +75,7 @@ def _append(array: npt.NDArray[Any], file: int) -> dict[str, object]:
 
 
 def _build(kind: Any, value: Any, memory: mmap.mmap | bytes) -> Any:
+    kind = _without_alias(kind)
     origin, args, make = get_origin(kind), get_args(kind), kind
     if origin in (Union, UnionType):
         some = next(one for one in args if one is not NoneType)
@@ -99,6 +100,13 @@ def _build(kind: Any, value: Any, memory: mmap.mmap | bytes) -> Any:
     if type(value) is not kind:
         raise TypeError(f"{str(value)[:40]!r} is no {kind.__name__}")
     return value
+
+
+def _without_alias(kind: Any) -> Any:
+    """Return what a type alias stands for: numpy 2.5 declares ``NDArray`` as one (PEP 695)."""
+    while hasattr(alias := get_origin(kind), "__value__"):
+        kind = alias.__value__[get_args(kind)]
+    return kind
 
 
 def _array(dtype: np.dtype[Any], value: Any, memory: mmap.mmap | bytes) -> npt.NDArray[Any]:
