@@ -16,9 +16,6 @@ import typer
 from rich.console import Console
 
 from edge.access import UMASK, make_folder, whose
-from edge.agent.agent import run_agent
-from edge.agent.folders import DATABASE, AgentFolders
-from edge.agent.queue import is_running, other_user, queued, render, requeue
 from edge.assemble import open_pipeline
 from edge.atomic_files import write_atomically
 from edge.dicom_out.errors import NotExportable
@@ -26,15 +23,18 @@ from edge.dicom_out.overview import overview, resend
 from edge.dicom_out.overview import render as render_targets
 from edge.doctor import Level, examine
 from edge.errors import EdgeError, MissingPath, UnfitFolder
+from edge.folders import DATABASE, AgentFolders
 from edge.job import Job
 from edge.models.commands import models_commands
 from edge.pipeline import read_and_report
+from edge.queue import is_running, other_user, queued, render, requeue
 from edge.report.model import Report, Status
 from edge.report.overwrite import admission, require_readable, require_separate
 from edge.report.serialize import report_to_dict
 from edge.report.terminal import Progress, render_report
 from edge.rules.explain import as_values, explain, shown
-from edge.settings import EdgeSettings, load_settings
+from edge.run import run_agent
+from edge.settings.core import EdgeSettings, load_settings
 from edge.status.login import Password
 from edge.trail.files import records_after
 from edge.trail.messages import AuditSource, message_of

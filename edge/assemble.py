@@ -22,7 +22,7 @@ from edge.rules.file import load_rules
 from edge.rules.rule import Rules
 from edge.rules.selection import selection
 from edge.selection import SELECTION_POLICY
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from imaging.errors import StudyError
 from imaging.isolation.reader import IsolatedReader, ReadLimits
 from imaging.preprocess import preprocess

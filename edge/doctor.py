@@ -18,26 +18,26 @@ from itertools import chain
 from pathlib import Path
 
 from edge.agent.adopt import strays
-from edge.agent.folders import DATABASE, AgentFolders
-from edge.agent.queue import BLOCKED, arriving, is_running, other_user
 from edge.agent.ready import folder_problem
 from edge.amend.amender import MB
+from edge.database import open_database
 from edge.dicom_in.stow import read_token
 from edge.dicom_out.overview import overview
-from edge.dicom_out.settings import DicomWebTarget
 from edge.errors import EdgeError
 from edge.escalation.client import open_channel, start_health_check
+from edge.folders import DATABASE, AgentFolders
 from edge.link.link import CONNECT_S
 from edge.link.tls import DIAGNOSE_S
 from edge.models.choose import models_state, require_sound
 from edge.models.errors import NotPromotable, UpdatesOff
+from edge.queue import BLOCKED, arriving, is_running, other_user
 from edge.reader import EdgeReader, open_configured
 from edge.report.model import Status
 from edge.rules.file import load_rules
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
+from edge.settings.targets import DicomWebTarget
 from edge.status.login import Password
 from edge.status.serve import listener
-from edge.store.database import open_database
 from edge.store.repair import RESTART, damaged_databases, is_damage
 from edge.store.steps import Step
 from edge.store.studies import InvalidDatabase, StudyStore

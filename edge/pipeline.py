@@ -27,13 +27,13 @@ from edge.audit_sampling import audit_of, is_sampled
 from edge.budget import Budget
 from edge.clinical.sidecar import clinical_of
 from edge.decide import Plan, Situation
-from edge.dicom_out.evidence import NO_EVIDENCE, OUTLINES, SOURCE, EvidenceFiles, outlines_file
 from edge.errors import UnfitFolder
 from edge.escalation.client import SecondReader
 from edge.findings import Finding
 from edge.job import Job
 from edge.merge import Merged, merge
 from edge.reader import EdgeReader
+from edge.report.evidence import NO_EVIDENCE, OUTLINES, SOURCE, EvidenceFiles, outlines_file
 from edge.report.model import (
     Assessment,
     Provenance,
@@ -48,7 +48,7 @@ from edge.report.write import ReportPaths
 from edge.rules.rule import NO_RULES, AppliedRule, Rules
 from edge.rules.selection import IgnoredStudy
 from edge.selection import SELECTION_POLICY, SelectionPolicy
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from edge.store.pending import PersistPending
 from imaging.errors import StudyError, is_machine_fault
 from imaging.preprocess import Preprocessed

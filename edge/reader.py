@@ -7,7 +7,7 @@ from typing import Protocol
 from edge.decide import Thresholds
 from edge.guarantee import Guarantee, guarantee_of_model
 from edge.merge import MergeWeights
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from imaging.preprocess import Preprocessed
 from models.runtime.detection import Candidate
 from models.runtime.package import WEIGHTS

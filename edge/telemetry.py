@@ -14,7 +14,7 @@ from edge.errors import BadSettings
 from edge.link.estimate import LinkEstimate
 from edge.models.choose import ShadowState
 from edge.report.model import Report
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from edge.store.exports import Backlog
 from process.endpoints import Checks, address_text, process_registry, serve
 

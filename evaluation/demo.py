@@ -23,9 +23,9 @@ from rich.console import Console, Group
 
 from edge.__main__ import ExitStatus
 from edge.access import UMASK, make_folder
-from edge.agent.folders import exclusive
 from edge.errors import EdgeError
 from edge.findings import Route
+from edge.folders import exclusive
 from evaluation.common.phantoms import prepare, whole_chest
 from evaluation.common.processes import Process, running
 from evaluation.errors import EvaluationError, MissingData

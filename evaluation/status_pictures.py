@@ -18,8 +18,8 @@ from typing import Annotated
 import typer
 from PIL import Image
 
-from edge.agent.agent import run_agent
-from edge.settings import EdgeSettings
+from edge.run import run_agent
+from edge.settings.core import EdgeSettings
 from edge.status.serve import state_of
 from edge.status.state import SiteState
 from evaluation.common.phantoms import prepare, whole_chest

@@ -16,7 +16,7 @@ from edge.job import Job
 from edge.report.model import Report
 from edge.report.overwrite import admission, require_separate
 from edge.report.write import ReportPaths
-from edge.settings import load_settings
+from edge.settings.core import load_settings
 from imaging.volume import Geometry, Study
 from imaging.volume_files import study_of_array
 

@@ -16,7 +16,7 @@ from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Comprehensive3DSRStorage, Verification
 
 from edge.escalation.client import open_second_reader
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from evaluation.common.processes import free_ports
 from process import tracing
 from process.tracing import TraceDestination, exporting, root_span_id

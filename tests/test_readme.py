@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings
 from cloud.settings import CloudSettings
 from cloud.telemetry import Telemetry as CloudTelemetry
 from edge.link.estimate import OFF
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from edge.telemetry import Telemetry as EdgeTelemetry
 from evaluation.pages import PROGRAMS, WIDTH, leaves
 from protos.errors import TABLE

@@ -17,9 +17,9 @@ from pathlib import Path
 import structlog
 
 from edge.agent.claim import free_report_names, resume_claim, staging_folder
-from edge.agent.folders import AgentFolders
 from edge.agent.inbox import VOLUME_SUFFIXES, data_file
 from edge.agent.study import UNFINISHED
+from edge.folders import AgentFolders
 from edge.job import KEY_CHARACTERS
 from edge.report.folder import OWNER, owner_of, release_folder
 from edge.report.model import ChangeKind

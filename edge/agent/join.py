@@ -20,9 +20,9 @@ from pathlib import Path
 
 import structlog
 
-from edge.agent.folders import RECEIVED, AgentFolders
 from edge.atomic_files import move, remove, sync_folder
 from edge.dicom_in.received import RESENT_S
+from edge.folders import RECEIVED, AgentFolders
 from edge.report.folder import release_folder
 from edge.report.model import Rejection
 from edge.report.write import refer_to, version_in

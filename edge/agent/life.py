@@ -13,7 +13,7 @@ import structlog
 from edge.access import user_name
 from edge.agent.loop import PAUSE_POLLS
 from edge.atomic_files import is_transient
-from edge.settings import CLOUD_OFF, EdgeSettings
+from edge.settings.core import CLOUD_OFF, EdgeSettings
 from edge.trail.records import Event, canonical, digest
 from edge.trail.store import TrailStore
 

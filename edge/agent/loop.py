@@ -15,14 +15,14 @@ import structlog
 
 from edge.agent.adopt import adopt, release_unused, reports_by_study, settle, strays
 from edge.agent.claim import claim, resume_claim
-from edge.agent.folders import DATABASE, AgentFolders
 from edge.agent.inbox import Inbox
-from edge.agent.retention import Retention
 from edge.agent.study import UNFINISHED
 from edge.amend.amender import Amender
 from edge.atomic_files import is_transient
 from edge.drift.keeper import DriftKeeper
-from edge.settings import EdgeSettings
+from edge.folders import DATABASE, AgentFolders
+from edge.retention import Retention
+from edge.settings.core import EdgeSettings
 from edge.store.repair import require_own_files
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore

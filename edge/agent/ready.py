@@ -5,7 +5,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from edge.store.database import BUSY_S
+from edge.database import BUSY_S
 
 
 def folder_problem(folder: Path) -> str:

@@ -18,13 +18,13 @@ import structlog
 
 from edge.access import make_folder
 from edge.agent.claim import hold_report_folder
-from edge.agent.folders import AgentFolders
 from edge.agent.join import earlier_study, join
 from edge.atomic_files import is_transient, move, remove, sync_folder, write_atomically
 from edge.budget import LedgerEntry
-from edge.dicom_out.evidence import evidence_files
+from edge.folders import AgentFolders
 from edge.job import Job
 from edge.pipeline import StudyResult
+from edge.report.evidence import evidence_files
 from edge.report.model import Rejection, Report, Status, more_images
 from edge.report.write import give_up_report, read_versions, write_report, write_version
 from edge.store.steps import Step

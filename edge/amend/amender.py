@@ -21,17 +21,17 @@ from typing import Self
 
 import structlog
 
-from edge.amend.amendment import amend_report
 from edge.atomic_files import is_transient
-from edge.dicom_out.evidence import OUTLINES, outlines_file
 from edge.errors import EdgeError
 from edge.escalation.client import SecondReader
+from edge.report.evidence import OUTLINES, outlines_file
 from edge.report.folder import take_folder
 from edge.report.model import Report
 from edge.report.pictures import picture_note, redraw
 from edge.report.serialize import report_to_dict
 from edge.report.write import version_in, write_version
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
+from edge.store.amendment import amend_report
 from edge.store.pending import PendingRead, PendingStep
 from edge.store.studies import StudyStore
 from edge.trail.facts import report_facts

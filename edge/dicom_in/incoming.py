@@ -12,7 +12,7 @@ from edge.access import file_mode
 from edge.atomic_files import is_transient
 from edge.dicom_in.identity import Identity, data_set_digest
 from edge.dicom_in.refusals import Reason, Refused
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 
 MB = 1_000_000
 _CHECK_BYTES = 4 << 20

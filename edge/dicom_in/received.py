@@ -22,13 +22,13 @@ from pathlib import Path
 import structlog
 
 from edge.access import make_folder
-from edge.agent.folders import RECEIVED
 from edge.agent.inbox import DONE
 from edge.atomic_files import remove, sync_folder, write_atomically
 from edge.dicom_in.identity import Identity, data_set_digest, identify
 from edge.dicom_in.incoming import MB, Expected, Incoming, Limits, Source, refusing_faults
 from edge.dicom_in.refusals import Reason, Refused
 from edge.dicom_in.steps import ReceiveHook, ReceiveStep
+from edge.folders import RECEIVED
 
 RECEIVING = ".receiving"
 """Hidden folder in the inbox with the instances that are not whole yet."""

@@ -13,7 +13,7 @@ from edge.dicom_in.scp import receiving_by_dicom
 from edge.dicom_in.steps import ReceiveHook
 from edge.dicom_in.stow import receiving_by_stow
 from edge.errors import BadSettings
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from edge.telemetry import Telemetry
 
 log = structlog.get_logger()

@@ -28,7 +28,7 @@ from edge.dicom_in.incoming import MB, Expected, Incoming, Source
 from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.refusals import Reason, Refused, Rejection
 from edge.errors import BadSettings
-from edge.settings import EdgeSettings, Peer, plain_address
+from edge.settings.core import EdgeSettings, Peer, plain_address
 from imaging.dicom.study import TRANSFER_SYNTAXES
 from process.endpoints import address_text, reason_of
 

@@ -41,7 +41,7 @@ from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.refusals import Reason, Refused
 from edge.dicom_in.scp import Counters, Listening, quieten
 from edge.errors import BadSettings
-from edge.settings import EdgeSettings, plain_address
+from edge.settings.core import EdgeSettings, plain_address
 from process.endpoints import address_text, reason_of
 
 WAY = "stow"

@@ -24,12 +24,12 @@ import structlog
 
 from edge.atomic_files import is_transient, sync_folder
 from edge.dicom_out.scu import DicomNode
-from edge.dicom_out.settings import DicomTarget, DicomWebTarget
 from edge.dicom_out.stow import DicomWebService
 from edge.dicom_out.targets import STOPPED, Refusal, Sent, Target, kind_of
 from edge.errors import EdgeError
 from edge.report.folder import objects_folder
 from edge.report.write import read_versions
+from edge.settings.targets import DicomTarget, DicomWebTarget
 from edge.store.exports import Backlog, Delivery, Export
 from edge.store.repair import require_own_files
 from edge.store.steps import StepHook

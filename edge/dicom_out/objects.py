@@ -1,6 +1,6 @@
 """Make all DICOM objects of one version of a report: ``dicom/vN`` in the folder of the report.
 
-They are made from files alone: the report, its pictures, and what `edge.dicom_out.evidence` keeps.
+They are made from files alone: the report, its pictures, and what `edge.report.evidence` keeps.
 The same files give the same objects with the same UIDs.
 
 A study that was refused gets the document that says so, and nothing else: a structured report
@@ -23,7 +23,6 @@ from edge.access import make_folder
 from edge.atomic_files import move, remove, write_atomically
 from edge.dicom_out.capture import capture
 from edge.dicom_out.errors import NotExportable
-from edge.dicom_out.evidence import OUTLINES, SOURCE, of_version, read_outlines
 from edge.dicom_out.identity import Device, Kind
 from edge.dicom_out.key_images import key_images
 from edge.dicom_out.pages import report_pages
@@ -31,6 +30,7 @@ from edge.dicom_out.pdf import encapsulated_pdf
 from edge.dicom_out.seg import segmentation
 from edge.dicom_out.sr import structured_report
 from edge.dicom_out.subject import Source, source_of
+from edge.report.evidence import OUTLINES, SOURCE, of_version, read_outlines
 from edge.report.folder import objects_folder
 from edge.report.pictures import OVERVIEW, picture_name
 from imaging.dicom.source import read_source_headers

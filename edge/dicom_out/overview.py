@@ -12,11 +12,11 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from edge.agent.folders import DATABASE, AgentFolders
 from edge.dicom_out.deliver import open_target
-from edge.dicom_out.settings import DicomTarget, DicomWebTarget
 from edge.errors import EdgeError
+from edge.folders import DATABASE, AgentFolders
 from edge.report.write import read_versions
+from edge.settings.targets import DicomTarget, DicomWebTarget
 from edge.store.exports import Backlog, DeliveryStep
 from edge.store.repair import opened
 from edge.store.steps import Step

@@ -14,8 +14,8 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.status import STATUS_SUCCESS, STATUS_WARNING, code_to_category
 
-from edge.dicom_out.settings import DicomTarget
 from edge.dicom_out.targets import MAX_REASON, STOPPED, Refusal, Sent, is_full, status_words
+from edge.settings.targets import DicomTarget
 from process.text import printable_line
 
 log = structlog.get_logger()

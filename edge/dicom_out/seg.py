@@ -20,10 +20,10 @@ from pydicom.valuerep import DSfloat
 
 from edge.dicom_out import terms
 from edge.dicom_out.errors import NotExportable
-from edge.dicom_out.evidence import PlacedOutline, interpolated
 from edge.dicom_out.identity import Device, Kind, Names, complete, general, names_of, uid
 from edge.dicom_out.planes import Plane, planes_of
 from edge.dicom_out.subject import Source, put
+from edge.report.evidence import PlacedOutline, interpolated
 from imaging.volume import FloatArray
 
 BoolArray = npt.NDArray[np.bool_]

@@ -11,8 +11,8 @@ import requests
 from dicomweb_client.web import DICOMwebClient
 from urllib3.exceptions import NewConnectionError
 
-from edge.dicom_out.settings import DicomWebTarget
 from edge.dicom_out.targets import MAX_REASON, STOPPED, Refusal, Sent, is_full, status_words
+from edge.settings.targets import DicomWebTarget
 from process.text import printable_line
 
 _UNAVAILABLE: frozenset[int] = frozenset({

@@ -17,7 +17,7 @@ from typing import Protocol
 import pydicom
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
-from edge.dicom_out.settings import ObjectKind
+from edge.settings.targets import ObjectKind
 
 MAX_REASON = 300
 """Characters of a target's own words that are kept."""

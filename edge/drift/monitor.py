@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from edge.drift.compare import BASELINE, RECENT, Drift, compare
-from edge.store.drift import observations
+from edge.drift.store import observations
 
 NOTHING = Drift("", (), ())
 

@@ -27,7 +27,7 @@ from edge.link.estimate import OFF, LinkEstimate
 from edge.link.health import HealthCheck, HealthMonitor
 from edge.link.link import CONNECT_S, Link
 from edge.link.tls import Diagnosis, check_credentials
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from imaging.preprocess import Preprocessed
 from process.tls import grpc_target
 from protos import overread_pb2 as pb

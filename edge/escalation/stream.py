@@ -8,7 +8,7 @@ import grpc
 from edge.escalation.attempt import Received, StreamTiming
 from edge.escalation.rois import RoiStates
 from edge.link.link import Link
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from process import tracing
 from protos import overread_pb2 as pb
 from protos.codec import decode_response, encode_header, encode_roi, load_of

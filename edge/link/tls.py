@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from process.tls import diagnose, replicas_of
 
 DIAGNOSE_EVERY_S = 30.0

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from edge.agent.folders import AgentFolders
+from edge.folders import AgentFolders
 from edge.models.agreement import Agreement, Compared, agreement_of
 from edge.models.errors import ModelUpdateError, NotPromotable
 from edge.models.fetch import require_owner
@@ -24,7 +24,7 @@ from edge.models.store import (
     StoredPackage,
     open_models,
 )
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from models.runtime.errors import ModelError
 from models.runtime.package import Package
 

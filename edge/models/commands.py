@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from edge.access import user_name
-from edge.agent.folders import AgentFolders
 from edge.errors import EdgeError
+from edge.folders import AgentFolders
 from edge.models.choose import ModelsState, models_state, promote, roll_back
 from edge.models.fetch import fetch
 from edge.models.store import SHIPPED, ModelStep
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from models.runtime.errors import ModelError
 from process.command_line import PlainGroup
 from process.text import Printable, printable, printable_json

@@ -17,14 +17,14 @@ from typing import Any
 import grpc
 import structlog
 
-from edge.agent.folders import AgentFolders
-from edge.agent.queue import other_user
 from edge.escalation.client import open_channel
+from edge.folders import AgentFolders
 from edge.models.errors import FetchFailed, RefusedModel, UpdatesOff
 from edge.models.folder import ModelFolder, ModelFolders, is_there
 from edge.models.store import Form, ModelHook, ModelStep, ModelStore, StoredPackage, open_models
 from edge.models.trial import try_model
-from edge.settings import EdgeSettings
+from edge.queue import other_user
+from edge.settings.core import EdgeSettings
 from models.runtime.errors import ModelError
 from models.runtime.package import (
     MOST_MANIFEST,

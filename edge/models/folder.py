@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.access import make_folder
-from edge.agent.folders import AgentFolders
 from edge.atomic_files import move, remove, sync_folder, write_atomically
+from edge.folders import AgentFolders
 from edge.models.errors import RefusedModel
 from edge.models.store import Form
 from models.runtime.errors import ModelError

@@ -17,12 +17,12 @@ from functools import partial
 
 import structlog
 
-from edge.agent.folders import AgentFolders
 from edge.atomic_files import is_transient
 from edge.budget import LedgerEntry
 from edge.decide import Thresholds
 from edge.errors import EdgeError
 from edge.findings import Finding
+from edge.folders import AgentFolders
 from edge.guarantee import Guarantee, for_roi_side
 from edge.job import Job
 from edge.models.agreement import compare
@@ -34,7 +34,7 @@ from edge.models.store import SHIPPED, Form, ModelStore, StoredPackage, open_mod
 from edge.pipeline import Pipeline, StudyResult
 from edge.reader import EdgeReader, Screening, open_configured
 from edge.report.model import Assessment, Report
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from edge.store.pending import PersistPending
 from imaging.preprocess import Preprocessed
 from models.runtime.detection import Candidate

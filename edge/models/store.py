@@ -14,10 +14,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from edge.agent.folders import DATABASE, AgentFolders
+from edge.database import BUSY_S, transaction
+from edge.folders import DATABASE, AgentFolders
 from edge.models.agreement import Compared
 from edge.models.errors import NotPromotable, UpdatesOff
-from edge.store.database import BUSY_S, transaction
 from edge.trail.records import Event
 from edge.trail.store import TrailStore
 

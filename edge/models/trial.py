@@ -16,7 +16,7 @@ from edge.errors import EdgeError
 from edge.models.errors import RefusedModel
 from edge.models.store import Form
 from edge.reader import EdgeReader
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry
 from models.runtime.errors import ModelError

@@ -11,9 +11,9 @@ from typing import Any
 
 import structlog
 
-from edge.dicom_out.evidence import beside
 from edge.errors import MissingPath, UnfitFolder
 from edge.job import Job
+from edge.report.evidence import beside
 from edge.report.folder import OWNER
 from edge.report.pictures import stray_pictures
 from edge.report.serialize import SCHEMA

@@ -17,8 +17,8 @@ import structlog
 from edge.access import make_folder
 from edge.atomic_files import sync_folder, write_atomically
 from edge.decide import Plan
-from edge.dicom_out.evidence import remove_evidence
 from edge.findings import Finding
+from edge.report.evidence import remove_evidence
 from edge.report.model import ChangeKind, Report
 from imaging.preprocess import Preprocessed
 from imaging.render import Contour, Mark, encode_jpeg, finding_picture, overview_picture

@@ -15,7 +15,7 @@ import structlog
 
 from edge.access import make_folder
 from edge.atomic_files import sync_folder, write_atomically
-from edge.dicom_out.evidence import NO_EVIDENCE, OUTLINES, SOURCE, EvidenceFiles, of_version
+from edge.report.evidence import NO_EVIDENCE, OUTLINES, SOURCE, EvidenceFiles, of_version
 from edge.report.model import Change, ChangeKind, Report, Status
 from edge.report.page import changed_page, render_page
 from edge.report.pictures import Pictures, clear_pictures, stray_pictures

@@ -15,7 +15,7 @@ from rich.table import Table
 from edge.rules.file import load_rules
 from edge.rules.rule import AppliedRule, Received
 from edge.rules.selection import IgnoredStudy, RuledSeries, received_in, require_any, ruled
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from imaging.dicom.arrival import files_of
 from imaging.dicom.study import peek
 from imaging.errors import StudyError

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import structlog
 
-from edge.agent.folders import RECEIVED
+from edge.folders import RECEIVED
 from edge.rules.rule import Action, AppliedRule, Received, Rule, Rules
 from imaging.dicom.arrival import files_of
 from imaging.dicom.study import peek

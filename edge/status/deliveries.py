@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from edge.agent.folders import DATABASE, AgentFolders
 from edge.dicom_out.overview import resend
-from edge.settings import EdgeSettings
+from edge.folders import DATABASE, AgentFolders
+from edge.settings.core import EdgeSettings
 from edge.store.exports import DeliveryStep
 from edge.store.repair import opened
 from edge.trail.records import Person

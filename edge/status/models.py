@@ -1,10 +1,10 @@
 """What the status page shows of the models, and what a person can do with them there."""
 
-from edge.agent.folders import AgentFolders
+from edge.folders import AgentFolders
 from edge.guarantee import Guarantee
 from edge.models.choose import ModelsState, models_state, promote, roll_back
 from edge.models.live import LiveModels
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 
 
 class ModelsView:

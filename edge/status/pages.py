@@ -22,14 +22,14 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from edge.agent.folders import DATABASE
-from edge.agent.queue import NoSuchStudy, requeue
-from edge.dicom_out.evidence import PlacedOutline
 from edge.drift.compare import rates
 from edge.drift.monitor import DriftMonitor
 from edge.errors import EdgeError
+from edge.folders import DATABASE
 from edge.guarantee import Guarantee
 from edge.link.estimate import PRIOR, LinkEstimate
+from edge.queue import NoSuchStudy, requeue
+from edge.report.evidence import PlacedOutline
 from edge.report.model import NOT_A_DEVICE
 from edge.status import charts, wording
 from edge.status.deliveries import Deliveries

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from edge.agent.folders import AgentFolders
 from edge.drift.monitor import DriftMonitor
+from edge.folders import AgentFolders
 from edge.guarantee import NOT_CALIBRATED, Guarantee
 from edge.link.estimate import LinkEstimate
 from edge.models.live import LiveModels
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from edge.status.deliveries import Deliveries, StoredDeliveries
 from edge.status.login import Door, Password
 from edge.status.models import ModelsView

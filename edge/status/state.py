@@ -18,12 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edge.agent.folders import DATABASE, AgentFolders
-from edge.agent.queue import STATES, Queued, arriving
-from edge.dicom_out.evidence import OUTLINES, PlacedOutline, read_outlines
+from edge.database import BUSY_S
+from edge.folders import DATABASE, AgentFolders
 from edge.job import KEY_CHARACTERS
+from edge.queue import STATES, Queued, arriving
+from edge.report.evidence import OUTLINES, PlacedOutline, read_outlines
 from edge.report.folder import owner_of
-from edge.store.database import BUSY_S
 from edge.store.steps import Step
 
 Json = Mapping[str, Any]

@@ -24,8 +24,8 @@ import structlog
 
 from edge.access import make_folder, walk
 from edge.atomic_files import remove
-from edge.dicom_out.evidence import PlacedOutline, interpolated
-from edge.settings import EdgeSettings
+from edge.report.evidence import PlacedOutline, interpolated
+from edge.settings.core import EdgeSettings
 from edge.status.state import SiteState, StudyRow
 from imaging.errors import StudyError
 from imaging.isolation.reader import IsolatedReader, ReaderFailed, ReadLimits

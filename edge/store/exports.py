@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 
-from edge.store.database import transaction
+from edge.database import transaction
 from edge.trail.records import Event, Person
 from edge.trail.store import TrailStore
 

@@ -18,13 +18,13 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
-from edge.amend.amendment import AmendmentContext
+from edge.database import WrongStep, transaction
 from edge.decide import Plan
 from edge.escalation.rois import EscalationResult, cut_rois
 from edge.findings import Route
 from edge.reader import EdgeReader
 from edge.report.model import Assessment, Report
-from edge.store.database import WrongStep, transaction
+from edge.store.amendment import AmendmentContext
 from edge.trail.records import Event
 from edge.trail.store import TrailStore
 from imaging.preprocess import Preprocessed

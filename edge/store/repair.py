@@ -13,8 +13,8 @@ from pathlib import Path
 import structlog
 
 from edge.atomic_files import move
+from edge.database import file_identities
 from edge.errors import EdgeError
-from edge.store.database import file_identities
 from edge.store.steps import StepHook
 from edge.store.studies import InvalidDatabase, StudyStore
 

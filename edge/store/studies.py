@@ -19,10 +19,10 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from edge.access import whose
+from edge.database import WrongStep, columns, file_identities, open_database, transaction
+from edge.drift.store import DriftStore
 from edge.errors import EdgeError
 from edge.job import new_study_key
-from edge.store.database import WrongStep, columns, file_identities, open_database, transaction
-from edge.store.drift import DriftStore
 from edge.store.exports import ExportStore
 from edge.store.parts import LaterPart, PartStore
 from edge.store.pending import PendingStore

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.access import user_name
-from edge.agent.folders import RECEIVED
+from edge.folders import RECEIVED
 from imaging.dicom.arrival import files_of, look
 
 RECEIVED_KEYS = ("way", "calling_ae", "called_ae", "caller", "peer", "first")

@@ -24,7 +24,7 @@ from typing import Any
 
 import structlog
 
-from edge.store.database import transaction
+from edge.database import transaction
 from edge.trail.files import (
     MAX_FILE_BYTES,
     End,

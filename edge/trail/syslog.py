@@ -20,9 +20,9 @@ from pathlib import Path
 
 import structlog
 
+from edge.database import open_database
 from edge.errors import BadSettings
-from edge.settings import EdgeSettings
-from edge.store.database import open_database
+from edge.settings.core import EdgeSettings
 from edge.trail.files import records_after
 from edge.trail.messages import OUTCOME_OK, AuditSource, message_of, outcome_of
 from edge.trail.records import TrailRecord

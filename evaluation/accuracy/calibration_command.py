@@ -8,7 +8,7 @@ import numpy as np
 import typer
 
 from cloud.settings import load_settings as load_cloud_settings
-from edge.settings import load_settings
+from edge.settings.core import load_settings
 from evaluation.accuracy.calibration import (
     Settings,
     changed,

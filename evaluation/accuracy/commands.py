@@ -10,7 +10,7 @@ import typer
 
 from edge.assemble import open_pipeline
 from edge.pipeline import Pipeline
-from edge.settings import load_settings
+from edge.settings.core import load_settings
 from evaluation.accuracy import nodules, reports
 from evaluation.accuracy.bootstrap import RESAMPLES, figures, froc_table
 from evaluation.accuracy.froc import RATES, challenge

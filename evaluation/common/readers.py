@@ -26,8 +26,8 @@ from edge.merge import MergeWeights, merge
 from edge.pipeline import Pipeline, detect
 from edge.reader import Screening
 from edge.report.model import Assessment
-from edge.settings import EdgeSettings
-from edge.settings import load_settings as load_edge_settings
+from edge.settings.core import EdgeSettings
+from edge.settings.core import load_settings as load_edge_settings
 from imaging.preprocess import Preprocessed
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray, UInt8Array

@@ -25,7 +25,7 @@ from edge.job import Job
 from edge.pipeline import Pipeline, read_and_report
 from edge.reader import EdgeReader, Screening
 from edge.report.model import Assessment, Report
-from edge.settings import EdgeSettings, load_settings
+from edge.settings.core import EdgeSettings, load_settings
 from edge.store.pending import PersistPending, persist_in
 from edge.store.studies import StudyStore
 from evaluation.accuracy.nodules import score_scan

@@ -24,7 +24,7 @@ import typer
 
 from cloud.settings import load_settings as load_cloud_settings
 from edge.findings import SecondReading
-from edge.settings import load_settings
+from edge.settings.core import load_settings
 from evaluation.common.cli import STUDIES, Cache, Deadline, Json, Phantoms, Reserve, counting, show
 from evaluation.common.processes import (
     EdgeProcess,

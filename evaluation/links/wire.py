@@ -24,8 +24,8 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2
 
-from edge.agent.agent import run_agent
-from edge.settings import EdgeSettings
+from edge.run import run_agent
+from edge.settings.core import EdgeSettings
 from evaluation.common.cli import STUDIES, Cache, Json, show
 from evaluation.common.phantoms import prepare, whole_chest
 from evaluation.common.processes import cloud_service

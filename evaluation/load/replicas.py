@@ -25,7 +25,7 @@ import typer
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge.escalation.client import BALANCED, open_second_reader
-from edge.settings import load_settings
+from edge.settings.core import load_settings
 from evaluation.common.cli import Json, each, show
 from evaluation.common.processes import RestartableCloud, free_ports, restartable_cloud
 from evaluation.load.generator import Edges, Traffic, poisson

@@ -10,7 +10,7 @@ import typer
 
 from cloud.settings import load_settings as load_cloud_settings
 from edge.assemble import open_pipeline
-from edge.settings import CLOUD_OFF, EdgeSettings, load_settings
+from edge.settings.core import CLOUD_OFF, EdgeSettings, load_settings
 from evaluation.common.cli import (
     CloudModel,
     Deadline,

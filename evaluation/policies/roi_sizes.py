@@ -17,7 +17,7 @@ from edge.decide import Thresholds
 from edge.merge import MergeWeights
 from edge.reader import EdgeReader
 from edge.selection import SELECTION_POLICY, Size
-from edge.settings import load_settings
+from edge.settings.core import load_settings
 from evaluation.accuracy.data import Cube, read_cubes
 from evaluation.common.cli import CloudModel, Data, Json, Split, each, show
 from evaluation.common.readers import RoiReader, Screens, open_second

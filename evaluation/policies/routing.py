@@ -19,7 +19,7 @@ from edge.decide import Plan, Situation, Thresholds, decide
 from edge.findings import Decision, Route
 from edge.link.estimate import LinkEstimate
 from edge.selection import SELECTION_POLICY, Size
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from evaluation.policies.studies import Study
 from imaging.volume import FloatArray
 

@@ -23,7 +23,7 @@ from edge.link.health import DOWN_PAUSE_S
 from edge.link.link import CONNECT_S, Link
 from edge.merge import merge
 from edge.selection import Size
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from edge.store.pending import pending_candidates
 from evaluation.links.trace import Trace
 from evaluation.policies.cases import Cases

@@ -22,7 +22,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
 from edge.agent.inbox import DONE
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from evaluation.common.cli import STUDIES, Cache, Json, each, show
 from evaluation.common.phantoms import prepare, whole_chest
 from evaluation.common.tables import columns_table

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.agent.agent import run_agent
 from edge.amend import amender
 from edge.assemble import build_pipeline
 from edge.budget import Budget
@@ -29,7 +28,8 @@ from edge.escalation.rois import EscalationResult, mask_of
 from edge.job import Job
 from edge.link.estimate import LinkEstimate
 from edge.pipeline import Pipeline, StudyResult, read_and_report
-from edge.settings import EdgeSettings
+from edge.run import run_agent
+from edge.settings.core import EdgeSettings
 from edge.store.pending import PersistPending
 from edge.store.steps import AnyStep, StepHook
 from imaging.errors import NotCt

@@ -22,7 +22,7 @@ from edge.escalation.client import Escalator, open_channel, start_health_check
 from edge.escalation.rois import EscalationResult, cut_one
 from edge.link.health import HealthMonitor
 from edge.link.link import Link
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from evaluation.common.cli import Json, counting
 from evaluation.common.processes import cloud_service
 from evaluation.links.proxy import proxied

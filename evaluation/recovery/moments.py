@@ -19,20 +19,20 @@ from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 from typing import Any
 
-from edge.agent.agent import run_agent
 from edge.amend import amender
 from edge.amend.amender import QUIET_S
 from edge.assemble import build_pipeline
 from edge.dicom_in.steps import ReceiveStep
 from edge.dicom_out.deliver import made_objects
-from edge.dicom_out.evidence import NO_EVIDENCE, EvidenceFiles
-from edge.dicom_out.settings import DicomTarget, DicomWebTarget
 from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
+from edge.report.evidence import NO_EVIDENCE, EvidenceFiles
 from edge.report.model import Report
 from edge.report.pictures import Pictures
 from edge.report.write import ReportPaths, write_version
-from edge.settings import EdgeSettings
+from edge.run import run_agent
+from edge.settings.core import EdgeSettings
+from edge.settings.targets import DicomTarget, DicomWebTarget
 from edge.store.exports import DeliveryStep, ExportStep
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.steps import AnyStep, Step

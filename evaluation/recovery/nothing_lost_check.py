@@ -15,7 +15,7 @@ from typing import Any
 
 from pydicom import dcmread
 
-from edge.agent.folders import DATABASE
+from edge.folders import DATABASE
 from edge.store.steps import Step
 from edge.trail.files import records_after
 from edge.trail.records import Event, TrailRecord

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from evaluation.common.cli import Json, each, show
 from evaluation.common.phantoms import prepare, whole_chest
 from evaluation.common.processes import Process, running

@@ -24,12 +24,12 @@ import typer
 from prometheus_client.parser import text_string_to_metric_families
 from pydicom import dcmread
 
-from edge.agent.agent import run_agent
 from edge.assemble import build_pipeline
 from edge.escalation.client import NoSecondReader
 from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
-from edge.settings import EdgeSettings
+from edge.run import run_agent
+from edge.settings.core import EdgeSettings
 from edge.store.pending import PersistPending
 from evaluation.common.cli import Json, each
 from evaluation.common.processes import free_ports, listens

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from cloud.settings import CloudSettings
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from tests.served_metrics import served
 
 ROOT = Path(__file__).resolve().parents[2]

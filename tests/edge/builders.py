@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from edge.agent.folders import AgentFolders
 from edge.agent.inbox import Inbox, report_names
 from edge.agent.study import process_study
 from edge.amend.amender import Amender, RetryBudget
@@ -22,6 +21,7 @@ from edge.assemble import build_pipeline
 from edge.decide import Plan, Situation, Thresholds, decide
 from edge.escalation.client import SecondReader
 from edge.escalation.rois import EscalationResult
+from edge.folders import AgentFolders
 from edge.guarantee import Terms
 from edge.job import Job
 from edge.link.estimate import LinkEstimate
@@ -29,7 +29,7 @@ from edge.merge import MergeWeights
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.report.model import Report
 from edge.selection import SELECTION_POLICY, SelectionPolicy
-from edge.settings import load_settings
+from edge.settings.core import load_settings
 from edge.store.pending import persist_in
 from edge.store.steps import Step, StepHook
 from edge.store.studies import Record, StudyStore

@@ -17,7 +17,7 @@ from edge.budget import Budget
 from edge.escalation.client import CHANNEL_OPTIONS, Escalator
 from edge.escalation.rois import EscalationResult
 from edge.link.link import Link
-from edge.settings import load_settings
+from edge.settings.core import load_settings
 from protos.codec import decode_header, decode_roi, encode_description, encode_response
 from protos.deadline import Deadline
 from protos.errors import OverreadError, to_status

@@ -23,7 +23,7 @@ from edge.decide import Plan
 from edge.escalation.rois import EscalationResult
 from edge.guarantee import UNREAD, Guarantee, guarantee_of, guarantee_of_model
 from edge.limitations import limitations_of
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from imaging.dicom.header import read_instance
 from imaging.dicom.stack import slice_of
 from imaging.dicom.study import stored_frames

@@ -17,11 +17,11 @@ from pathlib import Path
 from types import MappingProxyType
 from unittest.mock import patch
 
-from edge.agent.agent import ReadStudy, run_agent
 from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
 from edge.report.model import Rejection, Report, Status
 from edge.report.write import write_report
+from edge.run import ReadStudy, run_agent
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.steps import Step, StepHook
 from evaluation.recovery.agent import Crash, settings_in

@@ -12,7 +12,7 @@ import structlog
 from typer.testing import CliRunner
 
 import edge.__main__ as program
-from edge.agent.folders import AgentFolders
+from edge.folders import AgentFolders
 from edge.store.studies import StudyStore
 from evaluation.recovery.agent import settings_in
 from tests.edge.builders import put

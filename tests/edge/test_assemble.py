@@ -20,7 +20,7 @@ from edge.escalation.rois import EscalationResult, cut_rois
 from edge.link.estimate import LinkEstimate
 from edge.link.link import Link
 from edge.replay import EVENT
-from edge.settings import EdgeSettings, load_settings
+from edge.settings.core import EdgeSettings, load_settings
 from imaging.dicom.writer import write_series
 from imaging.errors import TooLarge
 from imaging.preprocess import preprocess

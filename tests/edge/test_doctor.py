@@ -18,8 +18,8 @@ import structlog
 from typer.testing import CliRunner
 
 from edge.__main__ import app
-from edge.agent.folders import exclusive
 from edge.doctor import RESERVE_BYTES
+from edge.folders import exclusive
 from models.runtime.signatures import make_keys
 from tests.edge.agent.test_adopt import database, empty, noise, work
 from tests.edge.builders import put

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from edge import assemble
 from edge.__main__ import ExitStatus, app
 from edge.report.folder import take_folder
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from edge.status.login import Password
 from imaging.errors import IncompleteSeries
 from imaging.preprocess import Preprocessed

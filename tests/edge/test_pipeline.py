@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from edge.budget import Budget
-from edge.dicom_out.evidence import OUTLINES, SOURCE
 from edge.escalation.client import NoSecondReader
 from edge.findings import DecidedBy, Finding, SecondReading
 from edge.guarantee import Guarantee
 from edge.job import Job
 from edge.pipeline import detect, read_and_report
+from edge.report.evidence import OUTLINES, SOURCE
 from edge.report.model import Assessment, Report, Status
 from edge.report.pictures import Pictures, draw_pictures
 from edge.report.serialize import report_to_dict

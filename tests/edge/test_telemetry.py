@@ -12,7 +12,7 @@ from edge.models.agreement import Agreement
 from edge.models.choose import ShadowState
 from edge.models.store import Form
 from edge.report.model import Rejection, Report, Status
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from edge.store.exports import Backlog
 from edge.telemetry import Telemetry
 from tests.edge.builders import plan_of

@@ -12,7 +12,7 @@ import edge.assemble
 from edge.assemble import build_pipeline
 from edge.escalation.client import NoSecondReader
 from edge.pipeline import Pipeline
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from imaging.preprocess import Preprocessed
 from imaging.volume import Triple
 from models.runtime.detection import Candidate

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from edge.agent.folders import AlreadyRunning
+from edge.folders import AlreadyRunning
 from evaluation import demo
 from evaluation.common import phantoms
 from evaluation.demo import Programs, main, matches, run_demo, second_readings, truth_table

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cloud.settings import CloudSettings
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from evaluation.claims import claims
 from evaluation.links.trace import find_trace
 from evaluation.pages import command, read_results, render

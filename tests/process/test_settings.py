@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cloud.settings import CloudSettings
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from process.settings import InvalidSettings, ProcessSettings, load
 
 BOTH = pytest.mark.parametrize("kind", [EdgeSettings, CloudSettings])

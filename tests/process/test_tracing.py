@@ -36,7 +36,7 @@ def test_without_a_destination_nothing_is_recorded_and_nothing_imported() -> Non
     program = f"""
 import sys
 from process import tracing
-import edge.agent.agent, cloud.server
+import edge.run, cloud.server
 with tracing.exporting("edge", tracing.TraceDestination()), tracing.study("{KEY}"):
     with tracing.span("read") as span:
         span.set(rois=1)

@@ -20,9 +20,9 @@ import pytest
 
 from edge.agent import claim as claiming
 from edge.agent import loop
-from edge.agent.agent import ReadStudy, run_agent
 from edge.job import Job
 from edge.pipeline import StudyResult
+from edge.run import ReadStudy, run_agent
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.repair import damaged_databases
 from edge.store.steps import Step, StepHook

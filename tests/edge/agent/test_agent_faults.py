@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from edge.agent.agent import run_agent
 from edge.agent.study import MAX_ATTEMPTS
 from edge.atomic_files import move as real_move
 from edge.job import Job
 from edge.pipeline import StudyResult
+from edge.run import run_agent
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
@@ -123,7 +123,7 @@ def test_a_locked_database_pauses_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step | PendingStep
 ) -> None:
     """A backup, say: the report is out once, and its pending read counts."""
-    monkeypatch.setattr("edge.store.database.BUSY_S", 0.01)
+    monkeypatch.setattr("edge.database.BUSY_S", 0.01)
     put(tmp_path / "inbox", "a", "pending")
     path = tmp_path / "state" / "spool.sqlite3"
     work_off(tmp_path, on_step=held_at(path, step, looks=3))

@@ -11,10 +11,10 @@ import pytest
 
 from edge.agent import claim as claiming
 from edge.agent.claim import claim, resume_claim
-from edge.agent.folders import AgentFolders
 from edge.agent.inbox import CompleteStudy
 from edge.atomic_files import is_transient
 from edge.atomic_files import move as real_move
+from edge.folders import AgentFolders
 from edge.report.folder import owner_of, take_folder
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore

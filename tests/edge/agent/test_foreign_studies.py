@@ -14,10 +14,10 @@ from structlog.testing import capture_logs
 
 from edge.access import obstacle
 from tests.edge.agent.test_adopt import work
-from tests.edge.agent.test_queue import command, shown
 from tests.edge.builders import put, watch
 from tests.edge.running_agent import statuses, work_off
 from tests.edge.test_doctor import doctor, wrong
+from tests.edge.test_queue import command, shown
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 AGENT, GROUP = 65533, 65532

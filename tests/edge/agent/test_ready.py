@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import structlog
 
-from edge.agent.agent import STALLED_S, run_agent
 from edge.agent.ready import database_problem, folder_problem
 from edge.job import Job
 from edge.models import live
 from edge.pipeline import StudyResult
-from edge.settings import EdgeSettings, load_settings
+from edge.run import STALLED_S, run_agent
+from edge.settings.core import EdgeSettings, load_settings
 from edge.store.pending import PersistPending
 from tests.edge.builders import FixedScreener, put
 from tests.edge.running_agent import quick_read, wait_until

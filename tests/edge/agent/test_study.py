@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.agent.folders import AgentFolders
 from edge.agent.study import MAX_ATTEMPTS, process_study
+from edge.folders import AgentFolders
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.report.folder import take_folder

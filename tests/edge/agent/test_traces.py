@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from edge.agent.agent import run_agent
+from edge.run import run_agent
 from evaluation.recovery.agent import settings_in
 from process.tracing import root_span_id
 from tests.edge.builders import ForgetfulCloud, put

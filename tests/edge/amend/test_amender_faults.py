@@ -121,7 +121,7 @@ def test_a_locked_database_loses_and_duplicates_no_amendment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: PendingStep
 ) -> None:
     """A backup, say: what it keeps from being written is written later, once."""
-    monkeypatch.setattr("edge.store.database.BUSY_S", 0.01)
+    monkeypatch.setattr("edge.database.BUSY_S", 0.01)
     hook = held_at(tmp_path / "state" / "s.db", step, looks=2)
     with site_at(tmp_path, SilentCloud([2, 2]), hook) as site:
         site.study("a")

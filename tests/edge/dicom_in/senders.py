@@ -19,7 +19,7 @@ from edge.dicom_in.incoming import Limits
 from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.scp import receiving_by_dicom
 from edge.dicom_in.stow import receiving_by_stow
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from edge.telemetry import Telemetry
 from tests.imaging.small_ct import SmallCt
 

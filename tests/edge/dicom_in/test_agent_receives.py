@@ -17,11 +17,11 @@ from dicomweb_client import DICOMwebClient
 from pydicom import Dataset, dcmread
 from structlog.testing import capture_logs
 
-from edge.agent.agent import run_agent
 from edge.escalation.client import NoSecondReader
 from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
-from edge.settings import EdgeSettings
+from edge.run import run_agent
+from edge.settings.core import EdgeSettings
 from edge.store.pending import PersistPending
 from edge.trail.files import records_after
 from edge.trail.records import Event, TrailRecord

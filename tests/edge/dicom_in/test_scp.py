@@ -41,7 +41,7 @@ from edge.dicom_in.incoming import Limits
 from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.receiving import receiving
 from edge.errors import BadSettings
-from edge.settings import Peer
+from edge.settings.core import Peer
 from edge.telemetry import Telemetry
 from tests.edge.dicom_in.senders import (
     IMAGES,

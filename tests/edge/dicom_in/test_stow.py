@@ -22,7 +22,7 @@ from edge.dicom_in import stow
 from edge.dicom_in.incoming import Limits
 from edge.dicom_in.received import ReceivedStore
 from edge.errors import BadSettings
-from edge.settings import load_settings
+from edge.settings.core import load_settings
 from tests.edge.dicom_in.senders import (
     IMAGES,
     Port,

@@ -11,14 +11,14 @@ from typing import Any
 from pydicom.uid import EncapsulatedPDFStorage, SecondaryCaptureImageStorage, generate_uid
 
 from edge.access import make_folder
-from edge.agent.folders import AgentFolders
 from edge.atomic_files import move, remove
 from edge.dicom_out.deliver import ObjectMaker, Sender, open_target
-from edge.dicom_out.settings import DicomTarget, DicomWebTarget
 from edge.errors import EdgeError
+from edge.folders import AgentFolders
 from edge.report.folder import objects_folder, owner_of, take_folder
 from edge.report.model import Report, Status
 from edge.report.write import write_report, write_version
+from edge.settings.targets import DicomTarget, DicomWebTarget
 from edge.store.exports import Delivery, DeliveryStep
 from edge.store.steps import Step, StepHook
 from edge.store.studies import StudyStore

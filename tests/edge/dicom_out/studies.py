@@ -16,10 +16,10 @@ from pydicom import Dataset, dcmread
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
-from edge.dicom_out.evidence import OUTLINES, SOURCE, outlines_file
 from edge.dicom_out.identity import Device
 from edge.findings import DecidedBy, Finding, Route, SecondReading
 from edge.merge import outlined
+from edge.report.evidence import OUTLINES, SOURCE, outlines_file
 from edge.report.model import Report
 from edge.report.pictures import draw_pictures
 from edge.report.write import write_report

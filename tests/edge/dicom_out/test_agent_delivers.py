@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from edge.agent.agent import run_agent
-from edge.agent.folders import AgentFolders
-from edge.agent.retention import DAY_S, Retention
 from edge.dicom_out.overview import NothingToSend, overview, resend
-from edge.settings import EdgeSettings
+from edge.folders import AgentFolders
+from edge.retention import DAY_S, Retention
+from edge.run import run_agent
+from edge.settings.core import EdgeSettings
 from edge.store.exports import DeliveryStep, ExportStep
 from edge.store.pending import PendingStep
 from edge.store.steps import AnyStep, Step

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.agent.agent import run_agent
-from edge.dicom_out.evidence import OUTLINES, of_version, read_outlines
 from edge.escalation.rois import EscalationResult
+from edge.report.evidence import OUTLINES, of_version, read_outlines
+from edge.run import run_agent
 from evaluation.recovery.agent import settings_in
 from protos.deadline import Deadline
 from protos.messages import Priority, Roi

@@ -15,9 +15,9 @@ from pydicom.config import disable_value_validation
 from pydicom.sr.codedict import codes
 
 from edge.dicom_out.errors import NotExportable
-from edge.dicom_out.evidence import OBJECTS, OUTLINES, SOURCE
 from edge.dicom_out.objects import make_objects
 from edge.findings import SecondReading
+from edge.report.evidence import OBJECTS, OUTLINES, SOURCE
 from edge.report.model import Change, ChangeKind, Rejection, Status
 from edge.report.write import write_report, write_version
 from imaging.preprocess import preprocess

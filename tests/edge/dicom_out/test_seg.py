@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from edge.dicom_out import seg
-from edge.dicom_out.evidence import PlacedOutline, outlines_file, read_outlines
 from edge.dicom_out.planes import planes_of
 from edge.dicom_out.seg import patches_of, segmentation
 from edge.dicom_out.subject import Source, source_of
+from edge.report.evidence import PlacedOutline, outlines_file, read_outlines
 from edge.report.serialize import report_to_dict
 from imaging.dicom.source import read_source_headers
 from imaging.preprocess import Preprocessed, preprocess

@@ -15,8 +15,8 @@ from pynetdicom import build_context
 from starlette.responses import RedirectResponse, Response
 
 from edge.dicom_out.deliver import open_target
-from edge.dicom_out.settings import DicomTarget, DicomWebTarget
 from edge.dicom_out.targets import STOPPED, Sent, kind_of
+from edge.settings.targets import DicomTarget, DicomWebTarget
 from tests.dicom_peers import Pacs, StowService, stow_answer, write_object
 from tests.pki import make_pki
 

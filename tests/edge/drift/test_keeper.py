@@ -14,10 +14,10 @@ from edge.drift.compare import NAMES
 from edge.drift.keeper import DriftKeeper
 from edge.drift.monitor import NOTHING, DriftMonitor
 from edge.drift.observe import BINS, Observation, bin_of, observe
+from edge.drift.store import observations, pack, unpack
 from edge.findings import Decision, Route, SecondReading
 from edge.report.model import Status
 from edge.report.serialize import report_to_dict
-from edge.store.drift import observations, pack, unpack
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from edge.telemetry import Telemetry

@@ -16,13 +16,13 @@ import grpc
 import numpy as np
 import pytest
 
-from edge.agent.agent import run_agent
 from edge.budget import Budget
 from edge.escalation.client import Escalator
 from edge.escalation.rois import cut_rois
 from edge.link.link import NO_RESPONSE_YET, Link
+from edge.run import run_agent
 from edge.selection import Size
-from edge.settings import load_settings
+from edge.settings.core import load_settings
 from edge.telemetry import Telemetry
 from evaluation.recovery.agent import settings_in
 from protos.codec import pack_mask

@@ -6,7 +6,7 @@ import socket
 import threading
 
 from edge.link.tls import DIAGNOSE_EVERY_S, Diagnosis, check_credentials
-from edge.settings import load_settings
+from edge.settings.core import load_settings
 from tests.edge.builders import HandClock
 
 

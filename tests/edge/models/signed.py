@@ -13,9 +13,9 @@ from typing import Any
 
 import grpc
 
-from edge.agent.folders import DATABASE, AgentFolders
+from edge.folders import DATABASE, AgentFolders
 from edge.models.store import ModelStore, open_models
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from edge.store.studies import StudyStore
 from edge.trail.files import records_after
 from edge.trail.records import TrailRecord

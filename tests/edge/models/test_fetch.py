@@ -13,7 +13,7 @@ import pytest
 from edge.models.errors import FetchFailed, RefusedModel, UpdatesOff
 from edge.models.fetch import fetch
 from edge.models.store import Form, ModelStep
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from edge.trail.records import Event
 from edge.trail.verify import verify
 from models.runtime.package import read_package

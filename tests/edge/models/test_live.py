@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from edge.agent import agent
-from edge.agent.agent import run_agent
+from edge import run as agent
 from edge.assemble import open_pipeline
 from edge.job import Job
 from edge.models.agreement import Compared
@@ -21,6 +20,7 @@ from edge.models.choose import models_state, promote, roll_back
 from edge.models.fetch import fetch
 from edge.models.live import LiveModels
 from edge.models.store import SHIPPED, Form, ModelStep
+from edge.run import run_agent
 from edge.trail.records import Event
 from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import PhantomSpec, make_phantom

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from edge.atomic_files import write_atomically
-from edge.dicom_out.evidence import OUTLINES, SOURCE, of_version
 from edge.findings import Outline
+from edge.report.evidence import OUTLINES, SOURCE, of_version
 from edge.report.pictures import PICTURED, PICTURED_POSSIBLE, draw_pictures, first_note
 from edge.report.serialize import report_to_dict
 from edge.report.write import version_in, write_report, write_version

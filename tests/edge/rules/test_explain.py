@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from edge.__main__ import app
 from edge.rules.explain import explain, studies_below
-from edge.settings import load_settings
+from edge.settings.core import load_settings
 from tests.imaging.small_ct import SmallCt
 
 RULES = """

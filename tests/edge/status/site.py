@@ -11,17 +11,17 @@ from typing import Any
 import httpx
 import numpy as np
 
-from edge.agent.folders import DATABASE, AgentFolders
-from edge.dicom_out.evidence import OUTLINES, outlines_file
 from edge.drift.monitor import DriftMonitor
 from edge.findings import Finding, Outline
+from edge.folders import DATABASE, AgentFolders
 from edge.guarantee import NOT_CALIBRATED
 from edge.link.estimate import LinkEstimate
+from edge.report.evidence import OUTLINES, outlines_file
 from edge.report.folder import take_folder
 from edge.report.model import Report
 from edge.report.pictures import draw_pictures
 from edge.report.write import write_report
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from edge.status.deliveries import Backlog, DeadLetter, Deliveries
 from edge.status.guard import Guard
 from edge.status.login import Door, Password

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from edge.agent.folders import DATABASE
+from edge.folders import DATABASE
 from edge.status.deliveries import DeadLetter, StoredDeliveries
 from edge.status.login import SESSION_S, Door
 from edge.status.logins import MOST_FAILED, WITHIN_S, LoginTrail

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.agent.folders import DATABASE
 from edge.errors import EdgeError
 from edge.findings import SecondReading
+from edge.folders import DATABASE
 from edge.guarantee import Guarantee
 from edge.report.model import Rejection, Report, Status
 from edge.report.write import write_version

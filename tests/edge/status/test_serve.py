@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from edge.doctor import Checked, Level, examine
 from edge.errors import BadSettings
-from edge.settings import EdgeSettings, load_settings
+from edge.settings.core import EdgeSettings, load_settings
 from edge.status.login import Password
 from edge.store.pending import PendingStep
 from edge.store.steps import Step

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge.database import WrongStep, open_database
 from edge.decide import Plan
 from edge.escalation.rois import EscalationResult
 from edge.findings import SecondReading
 from edge.merge import merge
 from edge.selection import SELECTION_POLICY
-from edge.store.database import WrongStep, open_database
 from edge.store.pending import PendingRead, PendingStep, PendingStore, pending_candidates
 from edge.trail.store import TrailStore
 from imaging.volume import Geometry
 from protos.messages import Roi, Verdict
-from tests.edge.amend.test_amendment import context_of, full_report
 from tests.edge.builders import THRESHOLDS, WEIGHTS, plan_of
+from tests.edge.store.test_amendment import context_of, full_report
 
 MASK = np.zeros((8, 8, 8), bool)
 MASK[2:5, 3:6, 1:4] = True

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edge.agent.inbox import report_names
-from edge.store.database import WrongStep
+from edge.database import WrongStep
 from edge.store.pending import PendingStep
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore

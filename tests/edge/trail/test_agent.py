@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.agent.folders import AgentFolders
-from edge.agent.queue import requeue
+from edge.folders import AgentFolders
 from edge.job import Job
 from edge.pipeline import StudyResult
+from edge.queue import requeue
 from edge.report.model import Report
 from edge.report.write import write_report
 from edge.store.pending import PendingStep, PersistPending

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.store.database import open_database, transaction
+from edge.database import open_database, transaction
 from edge.trail import files
 from edge.trail.files import files_in, records_after
 from edge.trail.records import Event, TrailRecord

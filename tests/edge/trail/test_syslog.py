@@ -15,9 +15,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from edge.database import open_database
 from edge.errors import BadSettings
-from edge.settings import EdgeSettings, load_settings
-from edge.store.database import open_database
+from edge.settings.core import EdgeSettings, load_settings
 from edge.trail.records import ORIGIN, Event, TrailRecord, digest
 from edge.trail.store import TrailStore
 from edge.trail.syslog import SyslogSender, SyslogServer

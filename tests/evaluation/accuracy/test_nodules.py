@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from evaluation.accuracy.bootstrap import figures
 from evaluation.accuracy.data import Cube
 from evaluation.accuracy.froc import Curve, Scored, froc

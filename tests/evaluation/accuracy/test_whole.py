@@ -8,7 +8,7 @@ import SimpleITK as sitk
 import typer
 from typer.testing import CliRunner
 
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from evaluation.accuracy import whole_command
 from evaluation.accuracy.truth import Lesion, Truth
 from evaluation.accuracy.whole import Counts, WholeScan, group_json, groups_of, read_box, scan_json

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from evaluation.common.readers import Agent, Stage
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, UInt8Array

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edge.pipeline import Pipeline
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from evaluation.accuracy.truth import Lesion, Truth
 from evaluation.common.phantoms import Prepared
 from evaluation.links.edge_worker import Opens, Studies, answers

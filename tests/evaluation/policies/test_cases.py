@@ -8,7 +8,7 @@ import pytest
 from edge.assemble import build_pipeline
 from edge.escalation.client import NoSecondReader
 from edge.selection import Size
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from evaluation.accuracy.truth import Lesion, Truth
 from evaluation.errors import MissingData
 from evaluation.policies.cases import (

@@ -9,7 +9,7 @@ import pytest
 
 from cloud.settings import CloudSettings
 from edge.decide import Plan
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from evaluation.errors import MissingData
 from evaluation.links.trace import find_trace
 from evaluation.policies.compare import (

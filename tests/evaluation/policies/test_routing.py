@@ -4,7 +4,7 @@ import pytest
 from edge.findings import Route
 from edge.link.estimate import LinkEstimate, Pace
 from edge.selection import Size
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from evaluation.policies.routing import (
     Routing,
     band,

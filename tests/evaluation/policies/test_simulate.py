@@ -6,7 +6,7 @@ import pytest
 from cloud.settings import CloudSettings
 from edge.link.link import Link
 from edge.selection import Size
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from evaluation.links.trace import Conditions, State, Trace, find_trace, steady
 from evaluation.policies.routing import band, cloud_only, edge_only, ours, plan_of, routed
 from evaluation.policies.simulate import AgentClient, Clock, SednaClient, World, findings, run

@@ -5,7 +5,7 @@ import grpc
 import pytest
 
 from edge.escalation.client import CHANNEL_OPTIONS, Escalator
-from edge.settings import load_settings
+from edge.settings.core import load_settings
 from evaluation.errors import ServiceFailed
 from evaluation.timing.detection import _table, escalate_all, row
 from evaluation.timing.detection_worker import Case, RecordingLink, escalate

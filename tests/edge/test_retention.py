@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from edge.agent import retention as removing
-from edge.agent.folders import AgentFolders
-from edge.agent.retention import DAY_S, Retention
-from edge.dicom_out.evidence import OBJECTS, SOURCE
+from edge import retention as removing
+from edge.folders import AgentFolders
 from edge.job import Job
 from edge.pipeline import StudyResult
+from edge.report.evidence import OBJECTS, SOURCE
+from edge.retention import DAY_S, Retention
 from edge.store.pending import PersistPending
 from edge.store.steps import Step
 from edge.store.studies import StudyStore

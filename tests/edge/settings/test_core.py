@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from edge.agent.loop import PAUSE_POLLS
 from edge.errors import BadSettings
-from edge.settings import LONGEST_S, load_settings
+from edge.settings.core import LONGEST_S, load_settings
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from edge.settings import load_settings
-from edge.store.database import BUSY_S
+from edge.database import BUSY_S
+from edge.settings.core import load_settings
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
 

@@ -16,7 +16,7 @@ import structlog
 
 from edge.access import close_folder, make_folder, warn_if_open
 from edge.errors import EdgeError
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from edge.trail.store import FOLDER
 
 DATABASE = "spool.sqlite3"

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.dicom_out.evidence import (
+from edge.dicom_out.identity import Device
+from edge.report.evidence import (
     OBJECTS,
     OUTLINES,
     SOURCE,
@@ -17,7 +18,6 @@ from edge.dicom_out.evidence import (
     read_outlines,
     remove_evidence,
 )
-from edge.dicom_out.identity import Device
 from edge.report.pictures import clear_pictures
 from imaging.preprocess import preprocess
 from imaging.read import read_study

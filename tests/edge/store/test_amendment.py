@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.amend.amendment import DERIVED, AmendmentContext, amend_report
 from edge.audit_sampling import Audit, AuditOutcome
 from edge.budget import LedgerEntry
 from edge.clinical.sidecar import Clinical
@@ -20,6 +19,7 @@ from edge.guarantee import NOT_CALIBRATED, Guarantee
 from edge.merge import MergeWeights
 from edge.report.model import Change, ChangeKind, Report, Status
 from edge.rules.rule import Action, AppliedRule
+from edge.store.amendment import DERIVED, AmendmentContext, amend_report
 from imaging.location import Locator
 from imaging.volume import Geometry, ImageRef, StudyHeader
 from protos.messages import Priority, Verdict

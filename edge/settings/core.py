@@ -20,8 +20,8 @@ from pydicom.uid import (
     LegacyConvertedEnhancedCTImageStorage,
 )
 
-from edge.dicom_out.settings import TargetSettings
 from edge.errors import BadSettings
+from edge.settings.targets import TargetSettings
 from process.endpoints import address_text
 from process.settings import InvalidSettings, ProcessSettings, load
 from process.tls import TlsFiles, grpc_target, is_address, is_loopback, replicas_of
@@ -135,7 +135,7 @@ class EdgeSettings(ProcessSettings):
         audit_syslog: ``HOST:PORT`` of the syslog server that gets the audit trail, over TLS; None
             for none.
         audit_syslog_ca: PEM authority that signed its certificate; None for those of the system.
-        targets: where result objects are sent; `edge.dicom_out.settings` has their settings.
+        targets: where result objects are sent; `edge.settings.targets` has their settings.
         metrics_port: port of the metrics; None: off, 0: a free port.
         trace_endpoint: OTLP address of a collector that gets traces, over HTTP; None: off.
         trace_file: file for traces, where there is no collector.

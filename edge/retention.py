@@ -17,13 +17,13 @@ from pathlib import Path
 
 import structlog
 
-from edge.agent.folders import AgentFolders
 from edge.atomic_files import is_transient, move, remove, sync_folder
-from edge.dicom_out.evidence import remove_evidence
+from edge.folders import AgentFolders
+from edge.report.evidence import remove_evidence
 from edge.report.folder import owner_of, release_folder
 from edge.report.model import Status
 from edge.report.pictures import stray_pictures
-from edge.settings import EdgeSettings
+from edge.settings.core import EdgeSettings
 from edge.status.volumes import forget_voxels
 from edge.store.steps import Step
 from edge.store.studies import StudyStore

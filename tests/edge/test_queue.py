@@ -16,11 +16,12 @@ import pytest
 import structlog
 from typer.testing import CliRunner, Result
 
+from edge import queue
 from edge.__main__ import app
 from edge.agent import claim as claiming
-from edge.agent import loop, queue
-from edge.agent.folders import AgentFolders
+from edge.agent import loop
 from edge.atomic_files import move as real_move
+from edge.folders import AgentFolders
 from edge.store.steps import Step
 from evaluation.recovery.agent import settings_in
 from tests.edge.agent.test_adopt import busy_site, cut, database, noise, older_layout, work

@@ -16,12 +16,10 @@ from types import FrameType
 
 import structlog
 
-from edge.agent.folders import DATABASE, AgentFolders, exclusive
 from edge.agent.inbox import Inbox
 from edge.agent.life import record_start, recording
 from edge.agent.loop import PAUSE_POLLS, MainLoop
 from edge.agent.ready import database_problem, folder_problem
-from edge.agent.retention import Retention
 from edge.agent.study import process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import open_pipeline
@@ -30,15 +28,17 @@ from edge.dicom_out.deliver import MakeObjects, delivering, made_objects, open_t
 from edge.drift.keeper import FINDING, DriftKeeper
 from edge.drift.monitor import DriftMonitor
 from edge.escalation.client import Escalator, NoSecondReader, SecondReader
+from edge.folders import DATABASE, AgentFolders, exclusive
 from edge.job import Job
 from edge.link.estimate import LinkEstimate
 from edge.models.live import LiveModels, fetching
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.report.model import Report
+from edge.retention import Retention
 from edge.rules.file import load_rules
 from edge.rules.rule import Rules
 from edge.rules.selection import priority_of
-from edge.settings import CLOUD_OFF, EdgeSettings
+from edge.settings.core import CLOUD_OFF, EdgeSettings
 from edge.status.serve import serve_status, state_of
 from edge.store.pending import PersistPending, persist_in
 from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen

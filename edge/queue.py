@@ -20,10 +20,10 @@ from rich.table import Table
 
 from edge.access import user_name
 from edge.agent.claim import missing_room
-from edge.agent.folders import DATABASE, AgentFolders
 from edge.agent.inbox import InboxEntry, inspect_entry, is_study, obstacle_to, reason_of
 from edge.atomic_files import copy_whole, move, remove, sync_folder
 from edge.errors import EdgeError
+from edge.folders import DATABASE, AgentFolders
 from edge.job import KEY_CHARACTERS
 from edge.store.pending import PendingStep
 from edge.store.repair import opened

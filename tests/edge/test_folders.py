@@ -5,7 +5,7 @@ import multiprocessing
 import threading
 from pathlib import Path
 
-from edge.agent.folders import AlreadyRunning, exclusive
+from edge.folders import AlreadyRunning, exclusive
 
 
 def _hold(path: Path, held: multiprocessing.Queue[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge.errors import BadSettings
-from edge.settings import load_settings
+from edge.settings.core import load_settings
 
 NAME = '[[targets]]\nname = "pacs"\n'
 DICOM = f'{NAME}kind = "dicom"\nhost = "127.0.0.1"\nport = 104\ncalled_ae = "PACS"\n'

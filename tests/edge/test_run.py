@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from edge.agent import agent
-from edge.agent.agent import draining, run_agent
-from edge.agent.folders import AlreadyRunning
+from edge import run as agent
 from edge.agent.study import MAX_ATTEMPTS
+from edge.folders import AlreadyRunning
 from edge.job import Job
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.report.model import AMENDED_LATER, NOT_AMENDED
+from edge.run import draining, run_agent
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.steps import Step
 from edge.telemetry import Telemetry
@@ -153,7 +153,7 @@ def test_a_study_that_kills_the_process_is_rejected_in_the_end(tmp_path: Path) -
 def telemetry(monkeypatch: pytest.MonkeyPatch) -> Telemetry:
     """The metrics of the agent that the test runs."""
     telemetry = Telemetry()
-    monkeypatch.setattr("edge.agent.agent.Telemetry", lambda: telemetry)
+    monkeypatch.setattr("edge.run.Telemetry", lambda: telemetry)
     return telemetry
 
 
@@ -210,7 +210,7 @@ def test_pending_reads_make_room_while_more_studies_wait(
 ) -> None:
     """Beyond the limit a read is given up after every study, not when there are none."""
     limits = replace(UNHURRIED, max_bytes=0.0)
-    monkeypatch.setattr("edge.agent.agent.RetryBudget.of", lambda _settings: limits)
+    monkeypatch.setattr("edge.run.RetryBudget.of", lambda _settings: limits)
     for name in "abc":
         put(tmp_path / "inbox", name, "pending")
     seen: list[dict[str, str]] = []
@@ -246,7 +246,7 @@ def test_two_agents_with_one_outbox_lose_no_report_where_no_lock_works(
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("edge.agent.folders.fcntl.flock", no_locks)
+    monkeypatch.setattr("edge.folders.fcntl.flock", no_locks)
     outbox = tmp_path / "outbox"
     for place, text in (("one", "pixels"), ("two", "bad")):
         put(tmp_path / place / "inbox", "a", text)
