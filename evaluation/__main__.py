@@ -3,17 +3,11 @@
 The result goes to stdout, as a table or as JSON; progress and remarks go to stderr.
 """
 
-import logging
-import sys
-import traceback
 from importlib.metadata import version
-from typing import Annotated, NoReturn
+from typing import Annotated
 
-import structlog
 import typer
 
-from cloud.errors import CloudError
-from edge.errors import EdgeError
 from evaluation.accuracy.calibration_command import calibration_command
 from evaluation.accuracy.clinical import clinical_command
 from evaluation.accuracy.commands import (
@@ -24,7 +18,6 @@ from evaluation.accuracy.commands import (
 )
 from evaluation.accuracy.nodules import nodules_command
 from evaluation.accuracy.whole_command import whole_command
-from evaluation.errors import EvaluationError
 from evaluation.lesion_insertion.command import lesion_insertion_command
 from evaluation.lesion_insertion.spheres import characterization_command
 from evaluation.links.dead_cloud import dead_cloud_command
@@ -47,6 +40,7 @@ from evaluation.recovery.nothing_lost import nothing_lost_command
 from evaluation.robustness.fuzz import fuzz_command
 from evaluation.robustness.reading import reading_command
 from evaluation.robustness.receive_fuzz import receive_fuzz_command
+from evaluation.run import Command, register, run_program
 from evaluation.screenshots import screenshots_command
 from evaluation.stability.command import robustness_command
 from evaluation.status_pictures import status_pictures_command
@@ -54,11 +48,7 @@ from evaluation.timing.detection import detection_command
 from evaluation.timing.memory import memory_command
 from evaluation.timing.network import network_command
 from evaluation.timing.stages import stages_command
-from imaging.errors import StudyError
-from models.extra import how_to_install
-from models.runtime.errors import ModelError
 from process.command_line import PlainGroup
-from process.text import printable
 
 app = typer.Typer(
     cls=PlainGroup,
@@ -96,31 +86,17 @@ COMMANDS = (
     wire_command,
 )  # fmt: skip
 
+MEASURED: tuple[Command, ...] = ()
+"""The commands that are on the harness of `evaluation.run`."""
+
 for _command in COMMANDS:
     app.command(_command.__name__.removesuffix("_command").replace("_", "-"))(_command)
+register(app, MEASURED)
 
 
 def main() -> None:
     """Run ``overread-eval``; an error ends it with one line on standard error."""
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-    )
-    try:
-        app()
-    except (EvaluationError, StudyError, EdgeError, CloudError, ModelError, OSError) as error:
-        _end(f"{type(error).__name__}: {error}", error)
-    except ModuleNotFoundError as error:
-        if (line := how_to_install(error)) is None:
-            raise
-        _end(line, error)
-
-
-def _end(line: str, cause: Exception) -> NoReturn:
-    # A loop that was left by the error still holds its progress bar: close it before the line.
-    traceback.clear_frames(cause.__traceback__)
-    typer.echo(printable(line), err=True)
-    raise SystemExit(1) from cause
+    run_program(app)
 
 
 if __name__ == "__main__":
