@@ -20,6 +20,7 @@ from pathlib import Path
 
 import structlog
 
+from edge.agent.arrival import received
 from edge.atomic_files import move, remove, sync_folder
 from edge.dicom_in.received import RESENT_S
 from edge.folders import RECEIVED, AgentFolders
@@ -29,7 +30,6 @@ from edge.report.write import refer_to, version_in
 from edge.store.parts import LaterPart
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
-from edge.trail.facts import received
 from imaging.dicom.arrival import arrived, files_of, look
 
 _SAMPLE = 16

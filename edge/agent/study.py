@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from edge.access import make_folder
+from edge.agent.arrival import received
 from edge.agent.claim import hold_report_folder
 from edge.agent.join import earlier_study, join
 from edge.atomic_files import is_transient, move, remove, sync_folder, write_atomically
@@ -25,11 +26,11 @@ from edge.folders import AgentFolders
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.report.evidence import evidence_files
+from edge.report.facts import report_in
 from edge.report.model import Rejection, Report, Status, more_images
 from edge.report.write import give_up_report, read_versions, write_report, write_version
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
-from edge.trail.facts import received, report_in
 from imaging.dicom.arrival import files_of
 from imaging.errors import is_machine_fault
 from process import tracing

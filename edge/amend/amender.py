@@ -25,6 +25,7 @@ from edge.atomic_files import is_transient
 from edge.errors import EdgeError
 from edge.escalation.client import SecondReader
 from edge.report.evidence import OUTLINES, outlines_file
+from edge.report.facts import report_facts
 from edge.report.folder import take_folder
 from edge.report.model import Report
 from edge.report.pictures import picture_note, redraw
@@ -34,7 +35,6 @@ from edge.settings.core import EdgeSettings
 from edge.store.amendment import amend_report
 from edge.store.pending import PendingRead, PendingStep
 from edge.store.studies import StudyStore
-from edge.trail.facts import report_facts
 from process import tracing
 from protos.deadline import Deadline
 

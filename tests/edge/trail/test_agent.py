@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.folders import AgentFolders
+from edge.folders import RECEIVED, AgentFolders
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.queue import requeue
@@ -18,7 +18,6 @@ from edge.report.model import Report
 from edge.report.write import write_report
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.steps import Step
-from edge.trail.facts import RECEIVED
 from edge.trail.files import records_after
 from edge.trail.records import Event, TrailRecord
 from edge.trail.verify import Verified, verify

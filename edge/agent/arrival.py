@@ -1,4 +1,4 @@
-"""What the audit trail says of a study: who sent it, and what was reported.
+"""What is known of the arrival of a study: who sent it, and its identifiers.
 
 Of a patient only the identifiers that an audit message needs are taken: the patient's and the
 study's. No name, no date, no description.
@@ -6,8 +6,6 @@ study's. No name, no date, no description.
 
 import json
 import os
-from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,39 +42,6 @@ def arrival_of(study: Path) -> dict[str, Any]:
             "series_uid": image.series_uid,
         }
     return facts
-
-
-def report_in(out: Path) -> dict[str, Any]:
-    """Return what the report in this folder says, as `report_facts`; empty if there is none."""
-    try:
-        return report_facts(json.loads((out / "report.json").read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
-def report_facts(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return from the values of ``report.json``: version, models, counts, and who decided.
-
-    Raises:
-        KeyError, TypeError, AttributeError: they are no report.
-    """
-    listed = [*report["findings"], *report["possible_findings"]]
-    changes = [one["kind"] for one in report["changes"] if one["version"] == report["version"]]
-    rejection = report["rejection"]
-    return {
-        "version": report["version"],
-        "status": report["status"],
-        "models": report["models"],
-        "findings": len(report["findings"]),
-        "possible_findings": len(report["possible_findings"]),
-        "decided_by": dict(Counter(one["decided_by"] for one in listed)),
-        "second_reading": report["second_reading"],
-        "patient_id": report["study"]["patient_id"],
-        "study_uid": report["study"]["study_uid"],
-        "series_uid": report["series_uid"],
-        **({"changes": changes} if changes else {}),
-        **({"kind": rejection["kind"]} if rejection else {}),
-    }
 
 
 def received(study: Path) -> dict[str, Any]:
