@@ -11,7 +11,6 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
 from itertools import chain
@@ -20,7 +19,6 @@ from pathlib import Path
 from edge.agent.adopt import strays
 from edge.agent.ready import folder_problem
 from edge.amend.amender import MB
-from edge.database import open_database
 from edge.dicom_in.stow import read_token
 from edge.dicom_out.overview import overview
 from edge.errors import EdgeError
@@ -42,8 +40,6 @@ from edge.store.repair import RESTART, damaged_databases, is_damage
 from edge.store.steps import Step
 from edge.store.studies import InvalidDatabase, StudyStore
 from edge.trail.files import files_in
-from edge.trail.store import TrailStore
-from edge.trail.syslog import SyslogServer
 from edge.trail.verify import NoTrail, verify
 from models.runtime.errors import ModelError
 from process.endpoints import address_text, unbindable
@@ -82,7 +78,7 @@ def examine(settings: EdgeSettings) -> list[Checked]:
         ("access", lambda: _access(folders, settings)),
         ("disk", lambda: _disk(folders, settings)),
         ("database", lambda: _database(folders)),
-        ("trail", lambda: _trail(folders, settings)),
+        ("trail", lambda: _trail(folders)),
         ("rules", lambda: _rules(settings)),
         ("model", lambda: _model(settings)),
         ("models", lambda: _fetched_models(settings, folders)),
@@ -234,7 +230,7 @@ def _never_amended(folders: AgentFolders, store: StudyStore) -> Iterator[str]:
             continue
 
 
-def _trail(folders: AgentFolders, settings: EdgeSettings) -> Results:
+def _trail(folders: AgentFolders) -> Results:
     database = folders.state / DATABASE
     if not files_in(folders.trail):
         text = f"{folders.trail} has no file: the agent makes it at its start"
@@ -245,11 +241,6 @@ def _trail(folders: AgentFolders, settings: EdgeSettings) -> Results:
     except NoTrail:  # what is wrong with the database was said
         found = verify(folders.trail)
     yield Checked(Level.WRONG if found.broken else Level.OK, "trail", found.text)
-    if SyslogServer.of(settings) is not None and found.end_checked:
-        with closing(open_database(database)) as opened:
-            waiting = found.sequence - TrailStore(opened, folders.trail).confirmed
-        text = f"{waiting} records wait to be sent to {settings.audit_syslog}"
-        yield Checked(Level.NOTE if waiting > 0 else Level.OK, "trail", text)
 
 
 def _model(settings: EdgeSettings) -> Results:

@@ -46,7 +46,6 @@ from edge.store.steps import AnyStep, StepHook
 from edge.store.studies import StudyStore
 from edge.telemetry import Telemetry
 from edge.trail.records import Event
-from edge.trail.syslog import SyslogSender, SyslogServer, sending
 from process.endpoints import Pulse
 from process.tracing import exporting
 from protos.messages import Priority
@@ -103,9 +102,6 @@ def run_agent(
         targets = [target.name for target in settings.targets]
         store = open_or_replace(path, step, targets)
         held.callback(lambda: store.close())
-        server = SyslogServer.of(settings)
-        sender = None if server is None else SyslogSender(server, path, settings.site)
-        held.enter_context(sending(sender))
         held.enter_context(recording(lambda: store.trail, settings))
         telemetry = Telemetry()
         state = state_of(settings)

@@ -132,9 +132,6 @@ class EdgeSettings(ProcessSettings):
         tls_ca: PEM authority that signed the cloud's certificate; setting it enables TLS.
         insecure: whether ROIs may be sent to another machine, and studies come from one by
             STOW-RS, without TLS.
-        audit_syslog: ``HOST:PORT`` of the syslog server that gets the audit trail, over TLS; None
-            for none.
-        audit_syslog_ca: PEM authority that signed its certificate; None for those of the system.
         targets: where result objects are sent; `edge.settings.targets` has their settings.
         metrics_port: port of the metrics; None: off, 0: a free port.
         trace_endpoint: OTLP address of a collector that gets traces, over HTTP; None: off.
@@ -223,10 +220,6 @@ class EdgeSettings(ProcessSettings):
     tls_key: Path | None = None
     insecure: bool = False
 
-    audit_syslog: str | None = None
-    audit_syslog_ca: Path | None = None
-    audit_syslog_cert: Path | None = None
-    audit_syslog_key: Path | None = None
     targets: tuple[TargetSettings, ...] = Field(
         default=(), description="a list of tables, each as [[targets]]"
     )
@@ -295,12 +288,6 @@ class EdgeSettings(ProcessSettings):
         return TlsFiles(self.tls_ca, self.tls_cert, self.tls_key)
 
     @property
-    def audit_tls(self) -> TlsFiles:
-        """The files of TLS with the syslog server."""
-        files = (self.audit_syslog_ca, self.audit_syslog_cert, self.audit_syslog_key)
-        return TlsFiles(*files, prefix="audit_syslog")
-
-    @property
     def traces(self) -> TraceDestination:
         """Where traces go."""
         return TraceDestination(self.trace_endpoint, self.trace_file, self.trace_ca)
@@ -328,13 +315,6 @@ class EdgeSettings(ProcessSettings):
                 raise ValueError("invalid address, expected HOST:PORT or off")
         grpc_target(cloud)
         return cloud
-
-    @field_validator("audit_syslog")
-    @classmethod
-    def _syslog_address(cls, server: str | None) -> str | None:
-        if server is not None and not is_address(server):
-            raise ValueError("invalid address, expected HOST:PORT")
-        return server
 
     @field_validator("dicom_peers")
     @classmethod
@@ -408,8 +388,6 @@ class EdgeSettings(ProcessSettings):
             )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key must be set together")
-        if (self.audit_syslog_cert is None) != (self.audit_syslog_key is None):
-            raise ValueError("audit_syslog_cert and audit_syslog_key must be set together")
         if self.tls_cert is not None and self.tls_ca is None:
             raise ValueError("tls_cert requires tls_ca")
         if self.remote_clouds and self.tls_ca is None and not self.insecure:

@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS trail_head (
     hash TEXT NOT NULL,
     file TEXT NOT NULL,
     file_bytes INTEGER NOT NULL,
-    confirmed INTEGER NOT NULL DEFAULT 0 -- by the syslog server
+    confirmed INTEGER NOT NULL DEFAULT 0 -- not used
 );
 CREATE TABLE IF NOT EXISTS trail_records (
     sequence INTEGER PRIMARY KEY,
@@ -199,16 +199,6 @@ class TrailStore:
     def head(self) -> Head | None:
         """Return the last record; None if there is none."""
         return self._head()
-
-    @property
-    def confirmed(self) -> int:
-        """The sequence up to which the syslog server has all records."""
-        row = self._database.execute("SELECT confirmed FROM trail_head").fetchone()
-        return 0 if row is None else int(row["confirmed"])
-
-    def confirm(self, sequence: int) -> None:
-        """Note that the syslog server has all records up to this sequence."""
-        self._database.execute("UPDATE trail_head SET confirmed = ?", (sequence,))
 
     def _subject(self, study_key: str, fields: Mapping[str, Any]) -> dict[str, str]:
         """Return the identifiers of a study; note them where the record has them."""
