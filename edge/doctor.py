@@ -22,8 +22,8 @@ from edge.amend.amender import MB
 from edge.dicom_in.stow import read_token
 from edge.dicom_out.overview import overview
 from edge.errors import EdgeError
-from edge.escalation.client import open_channel, start_health_check
 from edge.folders import DATABASE, AgentFolders
+from edge.link.channel import open_channel, start_health_check
 from edge.link.link import CONNECT_S
 from edge.link.tls import DIAGNOSE_S
 from edge.models.choose import models_state, require_sound

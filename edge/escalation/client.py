@@ -1,7 +1,6 @@
 """Request second readings from the cloud, and return in time with the answers that came.
 
-Every fault of the link becomes an `EscalationResult` with its reason. On the edge, only this module
-and `edge.escalation.stream` import gRPC.
+Every fault of the link becomes an `EscalationResult` with its reason.
 
     read -> cut_rois -> attempts, with pauses between them -> EscalationResult
 """
@@ -11,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Protocol
 
 import grpc
@@ -19,51 +17,22 @@ import structlog
 
 from edge.budget import Budget
 from edge.decide import Plan
-from edge.errors import BadSettings
 from edge.escalation.attempt import Endpoint, Escalation, OpenStream
 from edge.escalation.rois import EscalationResult, RoiStates, cut_rois
 from edge.escalation.stream import GrpcStream
+from edge.link.channel import open_link
 from edge.link.estimate import OFF, LinkEstimate
-from edge.link.health import HealthCheck, HealthMonitor
-from edge.link.link import CONNECT_S, Link
-from edge.link.tls import Diagnosis, check_credentials
+from edge.link.link import Link
 from edge.settings.core import EdgeSettings
 from imaging.preprocess import Preprocessed
-from process.tls import grpc_target
-from protos import overread_pb2 as pb
 from protos.deadline import Clock, Deadline
-from protos.errors import DeadlinePassed, LinkFault, OverreadError, Unreachable, from_status
+from protos.errors import DeadlinePassed, LinkFault, OverreadError, Unreachable
 from protos.messages import Priority, Roi
 from protos.overread_pb2_grpc import OverreadStub
 
 log = structlog.get_logger()
 
 RECONNECT_PAUSE_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.1, 1.0
-
-# All replicas that an address leads to, in turn; not those whose health is NOT_SERVING.
-BALANCED = (
-    (
-        "grpc.service_config",
-        '{"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}',
-    ),
-    ("grpc.dns_min_time_between_resolutions_ms", 5_000),
-)
-
-# A service that comes back is found again within a second, not within gRPC's two minutes.
-CHANNEL_OPTIONS = (
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # despite its name: how long connecting may take
-    ("grpc.min_reconnect_backoff_ms", int(1000 * CONNECT_S)),
-    # a connection that loses all packets is detected and replaced
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 3000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.max_receive_message_length", 1 << 20),
-    ("grpc.enable_retries", 0),  # `Escalator` retries, within the study's budget
-    *BALANCED,
-)
 
 
 class SecondReader(Protocol):
@@ -309,60 +278,3 @@ def open_second_reader(
         return Escalator(channel, link, settings, on_sending=on_sending)
     hedge = open_link(settings.cloud_hedge, hedge_link, settings, held, clock)
     return Escalator(channel, link, settings, hedge=(hedge, hedge_link), on_sending=on_sending)
-
-
-def open_link(
-    address: str, link: Link, settings: EdgeSettings, held: ExitStack, clock: Clock = time.monotonic
-) -> grpc.Channel:
-    """Open the channel to one cloud, and monitor its link from now on."""
-    channel = held.enter_context(open_channel(address, settings))
-    if settings.health_check_s:
-        check = partial(start_health_check, channel, why=Diagnosis(address, settings, clock).reason)
-        pause_s, grace_s = settings.health_check_s, settings.startup_grace_s
-        monitor = HealthMonitor(
-            check, link, pause_s, startup_grace_s=grace_s, clock=clock, cloud=address
-        )
-        held.enter_context(monitor)
-    return channel
-
-
-def start_health_check(
-    channel: grpc.Channel, timeout_s: float, *, why: Callable[[], str] = lambda: ""
-) -> HealthCheck:
-    """Call the small method Describe; the cloud has ``timeout_s`` for its answer.
-
-    ``why`` is asked for a better reason if the cloud is unreachable; empty if there is none.
-    """
-    call = OverreadStub(channel).Describe.future(pb.DescribeRequest(), timeout=timeout_s)
-
-    def fault() -> LinkFault | None:
-        if (code := call.code()) is grpc.StatusCode.OK:
-            return None
-        error = from_status(code, call.details(), call.trailing_metadata())
-        if isinstance(error, Unreachable) and (reason := why()):
-            return Unreachable(reason)
-        return error if isinstance(error, LinkFault) else None
-
-    return HealthCheck(fault, call.cancel)
-
-
-def open_channel(address: str, settings: EdgeSettings, *, alone: bool = False) -> grpc.Channel:
-    """Open a channel to ``HOST:PORT``: plain, TLS or mutual TLS. It connects on first use.
-
-    Behind a name, or several addresses with commas between them, may be several replicas.
-
-    Channels to one address share a connection, except one that is ``alone``. Certificates that
-    expire soon are logged.
-
-    Raises:
-        BadSettings: a certificate or key cannot be used.
-    """
-    options = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", int(alone)))
-    if settings.tls_ca is None:
-        return grpc.insecure_channel(grpc_target(address), options=options)
-    if problems := check_credentials(settings):
-        raise BadSettings("; ".join(problems))
-    for warning in settings.tls.warnings():
-        log.warning("a certificate expires soon", reason=warning)
-    credentials = grpc.ssl_channel_credentials(*settings.tls.contents())
-    return grpc.secure_channel(grpc_target(address), credentials, options=options)

@@ -17,8 +17,8 @@ from typing import Any
 import grpc
 import structlog
 
-from edge.escalation.client import open_channel
 from edge.folders import AgentFolders
+from edge.link.channel import open_channel
 from edge.models.errors import FetchFailed, RefusedModel, UpdatesOff
 from edge.models.folder import ModelFolder, ModelFolders, is_there
 from edge.models.store import Form, ModelHook, ModelStep, ModelStore, StoredPackage, open_models

@@ -24,7 +24,8 @@ import numpy as np
 import typer
 from prometheus_client.parser import text_string_to_metric_families
 
-from edge.escalation.client import BALANCED, open_second_reader
+from edge.escalation.client import open_second_reader
+from edge.link.channel import BALANCED
 from edge.settings.core import load_settings
 from evaluation.common.cli import Json, each, show
 from evaluation.common.processes import RestartableCloud, free_ports, restartable_cloud

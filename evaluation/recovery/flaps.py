@@ -18,8 +18,9 @@ from typing import Annotated
 import typer
 
 from edge.decide import Plan
-from edge.escalation.client import Escalator, open_channel, start_health_check
+from edge.escalation.client import Escalator
 from edge.escalation.rois import EscalationResult, cut_one
+from edge.link.channel import open_channel, start_health_check
 from edge.link.health import HealthMonitor
 from edge.link.link import Link
 from edge.settings.core import EdgeSettings

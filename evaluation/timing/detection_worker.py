@@ -20,8 +20,9 @@ from typing import Any
 import structlog
 
 from edge.decide import Situation, Thresholds, decide
-from edge.escalation.client import Escalator, open_link
+from edge.escalation.client import Escalator
 from edge.escalation.rois import RoiStates, cut_rois
+from edge.link.channel import open_link
 from edge.link.estimate import Arrival
 from edge.link.link import Link
 from edge.merge import MergeWeights, merge

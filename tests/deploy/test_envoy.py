@@ -31,7 +31,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from cloud.server import SERVICE_NAME
 from cloud.service import Caller, caller_of
 from cloud.settings import CloudSettings
-from edge.escalation.client import CHANNEL_OPTIONS
+from edge.link.channel import CHANNEL_OPTIONS
 from protos import overread_pb2_grpc
 from tests.cloud.running import RunningCloud, make_roi, make_stream, run_cloud
 from tests.pki import make_pki

@@ -14,8 +14,9 @@ from typing import Any, Self
 import grpc
 
 from edge.budget import Budget
-from edge.escalation.client import CHANNEL_OPTIONS, Escalator
+from edge.escalation.client import Escalator
 from edge.escalation.rois import EscalationResult
+from edge.link.channel import CHANNEL_OPTIONS
 from edge.link.link import Link
 from edge.settings.core import load_settings
 from protos.codec import decode_header, decode_roi, encode_description, encode_response

@@ -15,8 +15,9 @@ from edge.assemble import open_pipeline
 from edge.budget import Budget
 from edge.decide import Situation, decide
 from edge.errors import BadSettings
-from edge.escalation.client import Escalator, NoSecondReader, open_channel
+from edge.escalation.client import Escalator, NoSecondReader
 from edge.escalation.rois import EscalationResult, cut_rois
+from edge.link.channel import open_channel
 from edge.link.estimate import LinkEstimate
 from edge.link.link import Link
 from edge.replay import EVENT

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from cloud.settings import load_settings as load_cloud_settings
 from edge.__main__ import app
-from edge.escalation.client import open_channel
+from edge.link.channel import open_channel
 from edge.settings.core import load_settings
 from edge.trial_certificates import FILES, CertificatesFailed, make_certificates
 from process.tls import diagnose

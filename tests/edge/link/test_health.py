@@ -12,7 +12,7 @@ from functools import partial
 import grpc
 import structlog
 
-from edge.escalation.client import CHANNEL_OPTIONS, start_health_check
+from edge.link.channel import CHANNEL_OPTIONS, start_health_check
 from edge.link.health import HealthCheck, HealthMonitor
 from edge.link.link import NO_RESPONSE_YET, Link
 from protos.errors import DeadlinePassed, LinkFault, Unreachable

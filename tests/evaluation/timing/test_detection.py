@@ -4,7 +4,8 @@ from typing import Any
 import grpc
 import pytest
 
-from edge.escalation.client import CHANNEL_OPTIONS, Escalator
+from edge.escalation.client import Escalator
+from edge.link.channel import CHANNEL_OPTIONS
 from edge.settings.core import load_settings
 from evaluation.errors import ServiceFailed
 from evaluation.timing.detection import _table, escalate_all, row
