@@ -138,7 +138,7 @@ def describe(
     if (tls_cert is None) != (tls_key is None):
         raise typer.BadParameter("--tls-cert and --tls-key must be given together")
     try:
-        files = TlsFiles(tls_ca, tls_cert, tls_key)
+        files = TlsFiles(ca=tls_ca, cert=tls_cert, key=tls_key).named("--tls-")
         description = dataclasses.asdict(_fetch(address, files, timeout_s))
     except (CloudError, OSError, OverreadError) as error:
         _fail(error)
@@ -163,8 +163,8 @@ async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
     for warning in settings.tls.warnings():
         _log.warning("a certificate expires soon", reason=warning)
     telemetry.set_expiries(settings.tls.expiries())
-    if settings.tls_cert is None and settings.reachable:
-        _log.warning("ROIs are received unencrypted: set tls_cert and tls_key")
+    if settings.tls.cert is None and settings.reachable:
+        _log.warning("ROIs are received unencrypted: set tls.cert and tls.key")
     # the loop stands still while the model is loaded
     alive = {"event loop": lambda: "" if loading.is_set() else pulse.problem()}
     usable = {"service": lambda: "".join(closed) or pulse.problem(UNREADY_S)}
@@ -203,7 +203,7 @@ async def _beat(pulse: Pulse) -> None:
 def _description(settings: CloudSettings, reader: Reader) -> dict[str, object]:
     """Return, for the log, what is served, and how."""
     return {
-        "encryption": settings.encryption,
+        "encryption": settings.tls.encryption,
         "model": f"{reader.name} {reader.version} ({reader.engine})",
         "signature": "checked" if settings.model_keys else "not required",
         "version": version("overread"),
@@ -236,9 +236,9 @@ def _open_reader(settings: CloudSettings, device: str, threads: int) -> Reader:
 def _fetch(address: str, files: TlsFiles, timeout_s: float) -> Description:
     """Return what the service offers; where TLS fails, the error says why."""
     if problems := files.problems():
-        raise BadSettings("; ".join(problems).replace("tls_", "--tls-"))
+        raise BadSettings("; ".join(problems))
     credentials = None
-    if files != TlsFiles():
+    if files.ca is not None or files.cert is not None:
         credentials = grpc.ssl_channel_credentials(*files.contents())
     try:
         return fetch_description(address, credentials=credentials, timeout_s=timeout_s)

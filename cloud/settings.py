@@ -9,7 +9,7 @@ from pydantic_settings import SettingsConfigDict
 from cloud.errors import BadSettings
 from process.endpoints import address_text
 from process.settings import InvalidSettings, ProcessSettings, load
-from process.tls import TlsFiles, is_address, is_loopback
+from process.tls import ServerTlsFiles, is_address, is_loopback
 from process.tracing import TraceDestination
 
 
@@ -69,8 +69,7 @@ class CloudSettings(ProcessSettings):
         max_transfers: largest number of models that are sent at once; more are rejected as
             `Overloaded`.
         transfer_timeout_s: longest time of one transfer; the caller continues it with another.
-        tls_ca: PEM authority that must have signed callers' certificates; setting it enables mutual
-            TLS.
+        tls: files of TLS; with ``ca`` callers need certificates that it has signed.
         insecure: whether another machine may send ROIs without TLS.
         metrics_port: port of the metrics; not set: off, 0: a free port.
         trace_endpoint: OTLP address of a collector that gets traces, over HTTP; not set: off.
@@ -117,9 +116,7 @@ class CloudSettings(ProcessSettings):
     offered_folder: Path | None = None
     max_transfers: int = Field(4, ge=1, le=100)
     transfer_timeout_s: float = Field(600.0, gt=0)
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    tls_ca: Path | None = None
+    tls: ServerTlsFiles = Field(default_factory=ServerTlsFiles)
     insecure: bool = False
     metrics_address: str = "127.0.0.1"
     metrics_port: int | None = Field(None, ge=0, le=65535)
@@ -127,11 +124,6 @@ class CloudSettings(ProcessSettings):
     trace_file: Path | None = None
     trace_ca: Path | None = None
     log_format: Literal["text", "json"] = "text"
-
-    @property
-    def tls(self) -> TlsFiles:
-        """The files of TLS."""
-        return TlsFiles(self.tls_ca, self.tls_cert, self.tls_key)
 
     @property
     def traces(self) -> TraceDestination:
@@ -145,13 +137,6 @@ class CloudSettings(ProcessSettings):
         if self.http_port is not None and not is_loopback(address_text(self.http_address, 0)):
             found["http_address"] = self.http_address
         return found
-
-    @property
-    def encryption(self) -> str:
-        """How the service's port is encrypted."""
-        if self.tls_cert is None:
-            return "none"
-        return "TLS" if self.tls_ca is None else "mutual TLS"
 
     @field_validator("address")
     @classmethod
@@ -184,16 +169,12 @@ class CloudSettings(ProcessSettings):
             raise ValueError(
                 f"stage_engines names {len(self.stage_engines)} engines for stages = {self.stages}"
             )
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert and tls_key must be set together")
-        if self.tls_ca is not None and self.tls_cert is None:
-            raise ValueError("tls_ca requires tls_cert and tls_key")
-        if self.tls_cert is None and not self.insecure:
+        if self.tls.cert is None and not self.insecure:
             for setting, address in self.reachable.items():
                 raise ValueError(
-                    f"{setting} = {address} can be reached from other machines, and tls_cert is"
-                    " not set: pictures of patients would be sent unencrypted; set tls_cert and"
-                    " tls_key, or insecure = true (--insecure) where the network itself is"
+                    f"{setting} = {address} can be reached from other machines, and tls.cert is"
+                    " not set: pictures of patients would be sent unencrypted; set tls.cert and"
+                    " tls.key, or insecure = true (--insecure) where the network itself is"
                     " protected"
                 )
         return self

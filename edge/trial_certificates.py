@@ -69,12 +69,12 @@ def settings_for(folder: Path) -> str:
     """Return the lines of both files of settings that use the certificates in the folder."""
     return "\n".join(
         line
-        for program in ("cloud", "edge")
+        for program, tls in (("cloud", "tls."), ("edge", "tls_"))
         for line in (
             f"\n# {program}.toml",
-            f'tls_ca = "{folder / "ca.pem"}"',
-            f'tls_cert = "{folder / f"{program}.pem"}"',
-            f'tls_key = "{folder / f"{program}.key"}"',
+            f'{tls}ca = "{folder / "ca.pem"}"',
+            f'{tls}cert = "{folder / f"{program}.pem"}"',
+            f'{tls}key = "{folder / f"{program}.key"}"',
         )
     )
 

@@ -6,14 +6,15 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, PrivateAttr, ValidationError
+from pydantic import BaseModel, PrivateAttr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from process.text import printable_line
+from process.tls import TlsFiles
 
 
 class InvalidSettings(ValueError):
@@ -24,7 +25,11 @@ class ProcessSettings(BaseSettings):
     """Settings that cannot change, from the command line, the environment and a TOML file."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        env_nested_delimiter="__",
     )
     _file: Path | None = PrivateAttr(None)
 
@@ -45,6 +50,14 @@ class ProcessSettings(BaseSettings):
         """Return arguments and environment, in this order of precedence; `load` adds the file."""
         return init_settings, env_settings
 
+    @model_validator(mode="after")
+    def _name_files_of_tls(self) -> Self:
+        """Let messages about files of TLS name the table in which these stand."""
+        for path, table in _tables_in(self):
+            if isinstance(table, TlsFiles):
+                table.named(f"{path}.")
+        return self
+
 
 Settings = TypeVar("Settings", bound=ProcessSettings)
 
@@ -58,28 +71,31 @@ def load(kind: type[Settings], file: Path | None, options: Mapping[str, object])
     Raises:
         InvalidSettings: the file cannot be read, a name is unknown, or a value is not allowed.
     """
-    prefix, fields = kind.model_config.get("env_prefix", ""), kind.model_fields
+    prefix, fields = kind.model_config.get("env_prefix", ""), settings_of(kind)
     # The variable of each name; case makes no difference to pydantic.
     variables = {
-        name.lower().removeprefix(prefix.lower()): name
+        name.lower().removeprefix(prefix.lower()).replace("__", "."): name
         for name in os.environ
         if name.upper().startswith(prefix)
     }
     # pydantic ignores a variable that it does not know: a misspelt one would have no effect
     for name in sorted(variables.keys() - fields.keys()):
-        near = _nearest(name, fields)
+        near = _nearest(name, fields).replace(".", "__")
         raise InvalidSettings(_unknown(variables[name], near and prefix + near.upper()))
     for name, variable in variables.items():
         _require_json(variable, fields[name])
-    given = {name: value for name, value in options.items() if value is not None}
-    in_file = {} if file is None else _read(file)
+    given = _flat({name: one for name, one in options.items() if one is not None}, fields)
+    in_file = {} if file is None else _flat(_read(file), fields)
 
     def shown(name: str) -> str:
         if name in given:
             return name
-        return variables.get(name) or f"{file}: {printable_line(name)}"
+        in_table = name if file is None else f"{file}: {printable_line(name)}"
+        return variables.get(name, in_table)
 
     for name in sorted((in_file.keys() | given.keys()) - fields.keys()):
+        if any(one.startswith(f"{name}.") for one in fields):
+            raise InvalidSettings(f"{shown(name)}: expected a table, [{name}]")
         raise InvalidSettings(_unknown(shown(name), _nearest(name, fields)))
     values = {n: value for n, value in in_file.items() if n not in variables} | given
 
@@ -89,12 +105,56 @@ def load(kind: type[Settings], file: Path | None, options: Mapping[str, object])
                 f"{shown(name)} = {_value(value)}: expected text without zero bytes"
             )
     try:
-        settings = kind(**values)
+        settings = kind(**_nested(values))
     except ValidationError as error:
         problems = [_sentence(one, fields, shown, values) for one in error.errors()]
         raise InvalidSettings("; ".join(problems)) from error
     settings._file = file
     return settings
+
+
+def settings_of(kind: type[BaseModel], table: str = "") -> dict[str, FieldInfo]:
+    """Return all settings of a kind by their names; one in a table is ``table.name``."""
+    found = dict[str, FieldInfo]()
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= settings_of(field.annotation, f"{table}{name}.")
+        else:
+            found[f"{table}{name}"] = field
+    return found
+
+
+def _tables_in(settings: BaseModel, path: str = "") -> Iterator[tuple[str, BaseModel]]:
+    for name in type(settings).model_fields:
+        if isinstance(one := getattr(settings, name), BaseModel):
+            yield f"{path}{name}", one
+            yield from _tables_in(one, f"{path}{name}.")
+
+
+def _flat(
+    values: Mapping[str, object], fields: Mapping[str, FieldInfo], path: str = ""
+) -> dict[str, object]:
+    """Return the values by the names of `settings_of`; what is in no table stays as it is."""
+    flat = dict[str, object]()
+    for name, value in values.items():
+        inside = f"{path}{name}."
+        if isinstance(value, Mapping) and any(one.startswith(inside) for one in fields):
+            flat |= _flat(value, fields, inside)
+        else:
+            flat[f"{path}{name}"] = value
+    return flat
+
+
+def _nested(values: Mapping[str, object]) -> dict[str, Any]:
+    """Return the values in their tables again: the inverse of `_flat`."""
+    nested = dict[str, Any]()
+    for path, value in values.items():
+        *tables, name = path.split(".")
+        into = nested
+        for table in tables:
+            into = into.setdefault(table, {})
+        into[name] = value
+    return nested
 
 
 def _read(file: Path) -> Mapping[str, Any]:
@@ -141,22 +201,32 @@ def _sentence(
     cause = error.get("ctx", {}).get("error")
     if not error["loc"]:  # settings that do not fit each other
         return str(cause)
-    name, *inside = map(str, error["loc"])
+    parts = [*map(str, error["loc"])]
+    # the longest beginning that is a setting; none is the check of a whole table
+    ends = [n for n in range(1, len(parts) + 1) if ".".join(parts[:n]) in fields]
+    if not ends:
+        return f"{shown('.'.join(parts))}: {cause}"
+    name, inside = ".".join(parts[: ends[0]]), parts[ends[0] :]
     if inside and (tables := list(_tables(fields[name].annotation))):
-        return _sentence_of_table(error, tables, shown(name), values.get(name))
+        located = error["loc"][ends[0] :]
+        return _sentence_of_table(error, located, tables, shown(name), values.get(name))
     entry = "".join(f".{printable_line(part)}" for part in inside[:1])
     expected = cause or f"expected {_expected(fields[name])}"
     return f"{shown(name)}{entry} = {_value(error['input'])}: {expected}"
 
 
 def _sentence_of_table(
-    error: ErrorDetails, tables: Sequence[type[BaseModel]], shown: str, entries: object
+    error: ErrorDetails,
+    located: Sequence[int | str],
+    tables: Sequence[type[BaseModel]],
+    shown: str,
+    entries: object,
 ) -> str:
     """Put an error in one table of a list into our words; the table goes by its name.
 
-    pydantic locates it by the setting, the number of the table, its kind, and names in it.
+    ``located`` is what pydantic says after the setting: number and kind of the table, names in it.
     """
-    number, *inside = error["loc"][1:]
+    number, *inside = located
     entry = f"{shown}.{_name_of_entry(entries, number)}"
     if "discriminator" in error.get("ctx", {}):  # which of the tables it is
         kind = str(error["ctx"]["discriminator"]).strip("'")

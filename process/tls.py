@@ -10,9 +10,12 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Self
+
+from cryptography.x509 import load_pem_x509_certificates
+from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
 
 SOON = timedelta(days=30)
 """A certificate that expires within this time is a warning."""
@@ -20,26 +23,49 @@ SOON = timedelta(days=30)
 HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """What a client of HTTP/2 sends first: the preface and empty settings (RFC 9113, section 3.4)."""
 
-CERTIFICATE = re.compile(
-    r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL | re.ASCII
-)
 
+class TlsFiles(BaseModel):
+    """The files of TLS: the table ``[tls]`` of the settings, or a table of this kind.
 
-@dataclass(frozen=True)
-class TlsFiles:
-    """The files that the settings ``tls_ca``, ``tls_cert`` and ``tls_key`` name.
-
-    ``prefix`` is the beginning of these names.
+    Attributes:
+        ca: PEM authority that signed the certificates of the other side.
+        cert: PEM certificate of this side.
+        key: its private key, PEM without a password.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
-    prefix: str = "tls"
+    _prefix: str = PrivateAttr("tls.")
+
+    def named(self, prefix: str) -> Self:
+        """Let messages begin the names of these settings with ``prefix``; return the same files."""
+        self._prefix = prefix
+        return self
+
+    @property
+    def prefix(self) -> str:
+        """What the names of these settings begin with in messages."""
+        return self._prefix
+
+    @model_validator(mode="after")
+    def _is_pair(self) -> Self:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key must be set together")
+        return self
+
+    @property
+    def encryption(self) -> str:
+        """How a client with these files calls a service."""
+        if self.ca is None:
+            return "none"
+        return "TLS" if self.cert is None else "mutual TLS"
 
     def problems(self, now: datetime | None = None) -> list[str]:
         """Return what is wrong with the files, a sentence each; nothing if they can be used."""
-        found = [*_unreadable(f"{self.prefix}_key", self.key)]
+        found = [*_unreadable(f"{self.prefix}key", self.key)]
         for setting, path in self._certificates.items():
             unreadable = list(_unreadable(setting, path))
             found += unreadable or _invalid(setting, path, now or datetime.now(UTC))
@@ -47,8 +73,10 @@ class TlsFiles:
             found += _mismatch(self.prefix, self.cert, self.key)
         return found
 
-    def server_context(self) -> ssl.SSLContext | None:
-        """Return the context of a server; None without a certificate. Callers need one with ``ca``.
+    def server_context(self, callers: ssl.VerifyMode = ssl.CERT_REQUIRED) -> ssl.SSLContext | None:
+        """Return the context of a server; None without a certificate.
+
+        With ``ca``, ``callers`` says whether a caller must have a certificate, or may.
 
         Raises:
             OSError: the files cannot be used; `problems` says why.
@@ -58,7 +86,7 @@ class TlsFiles:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(self.cert, self.key)
         if self.ca is not None:
-            context.verify_mode = ssl.CERT_REQUIRED
+            context.verify_mode = callers
             context.load_verify_locations(self.ca)
         return context
 
@@ -88,7 +116,24 @@ class TlsFiles:
 
     @property
     def _certificates(self) -> dict[str, Path | None]:
-        return {f"{self.prefix}_ca": self.ca, f"{self.prefix}_cert": self.cert}
+        return {f"{self.prefix}ca": self.ca, f"{self.prefix}cert": self.cert}
+
+
+class ServerTlsFiles(TlsFiles):
+    """The files of TLS of a server: with ``ca`` its callers need certificates too."""
+
+    @model_validator(mode="after")
+    def _has_certificate(self) -> Self:
+        if self.ca is not None and self.cert is None:
+            raise ValueError("ca requires cert and key")
+        return self
+
+    @property
+    def encryption(self) -> str:
+        """How the server is called."""
+        if self.cert is None:
+            return "none"
+        return "TLS" if self.ca is None else "mutual TLS"
 
 
 def is_address(text: str) -> bool:
@@ -170,11 +215,11 @@ def diagnose(address: str, files: TlsFiles, timeout_s: float) -> str:
         except OSError as error:
             alert = isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or "")
             if files.ca is None:  # an alert comes from a service that speaks TLS
-                return _speaks_tls(address) if alert else ""
-            return _refused(address, files) if alert else _speaks_no_tls(address)
+                return _speaks_tls(address, files) if alert else ""
+            return _refused(address, files) if alert else _speaks_no_tls(address, files)
         with closing(encrypted):
             if files.ca is None:
-                return _speaks_tls(address)
+                return _speaks_tls(address, files)
             try:  # in TLS 1.3 the service checks the client's certificate after the handshake
                 encrypted.sendall(HTTP2_GREETING)
                 return "" if encrypted.recv(1) else _refused(address, files)
@@ -184,27 +229,31 @@ def diagnose(address: str, files: TlsFiles, timeout_s: float) -> str:
                 return _refused(address, files)
 
 
-def _speaks_tls(address: str) -> str:
+def _speaks_tls(address: str, files: TlsFiles) -> str:
     return (
-        f"the service at {address} uses TLS: set tls_ca to the authority that signed its"
+        f"the service at {address} uses TLS: set {files.prefix}ca to the authority that signed its"
         " certificate"
     )
 
 
-def _speaks_no_tls(address: str) -> str:
+def _speaks_no_tls(address: str, files: TlsFiles) -> str:
     return (
-        f"the service at {address} does not use TLS: set tls_cert and tls_key in its settings, or"
-        " remove tls_ca here"
+        f"the service at {address} does not use TLS: set tls.cert and tls.key in its settings, or"
+        f" remove {files.prefix}ca here"
     )
 
 
 def _refused(address: str, files: TlsFiles) -> str:
     """Return why the service ends the connection once it knows who calls."""
+    cert = f"{files.prefix}cert"
     if files.cert is None:
-        return f"the service at {address} requires a client certificate: set tls_cert and tls_key"
+        return (
+            f"the service at {address} requires a client certificate: set {cert} and"
+            f" {files.prefix}key"
+        )
     return (
-        f"the service at {address} does not accept tls_cert = {files.cert}: it must be valid, and"
-        " signed by an authority in the service's own tls_ca"
+        f"the service at {address} does not accept {cert} = {files.cert}: it must be valid, and"
+        " signed by an authority in the service's own tls.ca"
     )
 
 
@@ -219,7 +268,7 @@ def _unaccepted(
         case 62 | 64:
             return f"{subject} does not name {host}: it must, as a subject alternative name"
         case 18 | 19 | 20 | 21:
-            return f"{subject} was not signed by an authority in tls_ca = {files.ca}"
+            return f"{subject} was not signed by an authority in {files.prefix}ca = {files.ca}"
         case _:
             return f"{subject} is not accepted: {error.verify_message}"
 
@@ -238,7 +287,7 @@ def _invalid(setting: str, path: Path | None, now: datetime) -> list[str]:
         return []
     try:
         periods = _validities(path)
-    except (ValueError, IndexError):
+    except ValueError:
         return [f"{setting} = {path} is damaged, expected a certificate as PEM"]
     if not periods:
         return [f"{setting} = {path} holds no certificate, expected PEM"]
@@ -260,11 +309,11 @@ def _mismatch(prefix: str, cert: Path, key: Path) -> list[str]:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, no_password)
     except ValueError:
-        return [f"{prefix}_key = {key} has a password, expected a private key without one"]
+        return [f"{prefix}key = {key} has a password, expected a private key without one"]
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            return [f"{prefix}_key = {key} is not the private key of {prefix}_cert = {cert}"]
-        return [f"{prefix}_key = {key} holds no private key, expected PEM"]
+            return [f"{prefix}key = {key} is not the private key of {prefix}cert = {cert}"]
+        return [f"{prefix}key = {key} holds no private key, expected PEM"]
     return []
 
 
@@ -272,40 +321,12 @@ def _validities(path: Path) -> list[tuple[datetime, datetime]]:
     """Return the first and the last moment of each certificate in the file.
 
     Raises:
-        ValueError, IndexError: one is damaged.
+        ValueError: one is damaged.
     """
-    text = path.read_bytes().decode("ascii", "replace")
-    return [_validity(ssl.PEM_cert_to_DER_cert(one)) for one in CERTIFICATE.findall(text)]
-
-
-def _validity(der: bytes) -> tuple[datetime, datetime]:
-    """Read when a certificate is valid (RFC 5280, section 4.1).
-
-    Certificate > TBSCertificate > [version], serial number, algorithm, issuer, Validity > two times
-    """
-    _, at, _ = _element(der, 0)
-    _, at, _ = _element(der, at)
-    tag, _, end = _element(der, at)
-    if tag == 0xA0:  # the version, which may be left out
-        at = end
-    for _ in range(3):
-        _, _, at = _element(der, at)
-    _, at, _ = _element(der, at)
-    start_tag, start_at, start_end = _element(der, at)
-    end_tag, end_at, end_end = _element(der, start_end)
-    return _time(start_tag, der[start_at:start_end]), _time(end_tag, der[end_at:end_end])
-
-
-def _element(der: bytes, at: int) -> tuple[int, int, int]:
-    """Return tag, start and end of the content of the element that begins at ``at``."""
-    tag, length, start = der[at], der[at + 1], at + 2
-    if length >= 0x80:  # its lower bits count the bytes of the length
-        size = length - 0x80
-        length, start = int.from_bytes(der[start : start + size], "big"), start + size
-    return tag, start, start + length
-
-
-def _time(tag: int, content: bytes) -> datetime:
-    # 0x17 is UTCTime, with two digits for the year, else GeneralizedTime
-    form = "%y%m%d%H%M%SZ" if tag == 0x17 else "%Y%m%d%H%M%SZ"
-    return datetime.strptime(content.decode("ascii"), form).replace(tzinfo=UTC)
+    content = path.read_bytes()
+    if b"-----BEGIN CERTIFICATE-----" not in content:
+        return []
+    return [
+        (one.not_valid_before_utc, one.not_valid_after_utc)
+        for one in load_pem_x509_certificates(content)
+    ]

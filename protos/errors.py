@@ -201,8 +201,8 @@ _BY_REASON = {reason_of(name): kind for name, kind in _BY_NAME.items()}
 _TOO_LONG = "larger than"
 """In what gRPC says of a message beyond its limit: RESOURCE_EXHAUSTED, but no overload."""
 
-_NO_TLS = "no encrypted connection could be made: check tls_ca, tls_cert and tls_key at both ends"
-_ENDED = "the service ended the connection at once: check tls_ca, tls_cert and tls_key at both ends"
+_NO_TLS = "no encrypted connection could be made: check tls.ca, tls.cert and tls.key at both ends"
+_ENDED = "the service ended the connection at once: check tls.ca, tls.cert and tls.key at both ends"
 
 # What gRPC says of a connection is for programmers. The first row whose code is that of the status,
 # and whose words are in its details, says it to people.

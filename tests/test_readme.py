@@ -18,6 +18,7 @@ from edge.link.estimate import OFF
 from edge.settings.core import EdgeSettings
 from edge.telemetry import Telemetry as EdgeTelemetry
 from evaluation.pages import PROGRAMS, WIDTH, leaves
+from process.settings import settings_of
 from protos.errors import TABLE
 from tests.served_metrics import served
 
@@ -64,7 +65,7 @@ def test_the_table_of_times_has_the_defaults_of_the_settings() -> None:
     section = words("docs/architecture.md").split("## Time")[1].split("\n## ")[0]
     rows = [line.split("|")[2:4] for line in section.splitlines() if line.startswith("| ")]
     stated = {name: given for given, where in rows for name in re.findall(r"`(\w+)`", where)}
-    fields = EdgeSettings.model_fields | CloudSettings.model_fields
+    fields = settings_of(EdgeSettings) | settings_of(CloudSettings)
     assert "deadline_s" in stated
     assert stated.keys() - fields.keys() == set()
     wrong = [n for n, given in stated.items() if f"{fields[n].default:g}" not in given.split()]
@@ -115,7 +116,7 @@ def test_the_figures_of_the_readme_are_those_of_the_results() -> None:
 @pytest.mark.parametrize("settings", [EdgeSettings, CloudSettings])
 def test_operations_list_every_setting_with_its_default(settings: type[BaseSettings]) -> None:
     """The tables name each setting once, and its default as TOML writes it."""
-    fields = settings.model_fields.items()
+    fields = settings_of(settings).items()
     rows = [f"| `{name}` | {as_toml(field.default)} |" for name, field in fields]
     assert [row for row in rows if row not in words("docs/operations.md")] == []
 

@@ -73,6 +73,10 @@ def plain_address(text: str) -> IPv4Address | IPv6Address:
     return getattr(address, "ipv4_mapped", None) or address
 
 
+def _files(ca: Path | None, cert: Path | None, key: Path | None, prefix: str) -> TlsFiles:
+    return TlsFiles.model_construct(ca=ca, cert=cert, key=key).named(prefix)
+
+
 class EdgeSettings(ProcessSettings):
     """All settings of the edge; units are in the names.
 
@@ -268,12 +272,12 @@ class EdgeSettings(ProcessSettings):
     @property
     def dicom_tls(self) -> TlsFiles:
         """The files of TLS for C-STORE."""
-        return TlsFiles(self.dicom_tls_ca, self.dicom_tls_cert, self.dicom_tls_key, "dicom_tls")
+        return _files(self.dicom_tls_ca, self.dicom_tls_cert, self.dicom_tls_key, "dicom_tls_")
 
     @property
     def stow_tls(self) -> TlsFiles:
         """The files of TLS for STOW-RS."""
-        return TlsFiles(self.stow_tls_ca, self.stow_tls_cert, self.stow_tls_key, "stow_tls")
+        return _files(self.stow_tls_ca, self.stow_tls_cert, self.stow_tls_key, "stow_tls_")
 
     status_address: str = "127.0.0.1"
     status_port: int | None = Field(default=None, ge=0, le=65535)
@@ -285,7 +289,7 @@ class EdgeSettings(ProcessSettings):
     @property
     def tls(self) -> TlsFiles:
         """The files of TLS."""
-        return TlsFiles(self.tls_ca, self.tls_cert, self.tls_key)
+        return _files(self.tls_ca, self.tls_cert, self.tls_key, "tls_")
 
     @property
     def traces(self) -> TraceDestination:

@@ -44,7 +44,7 @@ class _TargetSettings(BaseModel):
     @property
     def tls(self) -> TlsFiles:
         """The files of TLS."""
-        return TlsFiles(self.tls_ca, self.tls_cert, self.tls_key)
+        return TlsFiles(ca=self.tls_ca, cert=self.tls_cert, key=self.tls_key).named("tls_")
 
     @model_validator(mode="after")
     def _certificate_has_its_key(self) -> Self:

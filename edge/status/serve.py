@@ -24,8 +24,9 @@ def listener(settings: EdgeSettings) -> Listener:
 
     A client certificate is required where there is no password; else it takes its place.
     """
-    files = (settings.status_tls_ca, settings.status_tls_cert, settings.status_tls_key)
-    tls = TlsFiles(*files, prefix="status_tls")
+    tls = TlsFiles(
+        ca=settings.status_tls_ca, cert=settings.status_tls_cert, key=settings.status_tls_key
+    ).named("status_tls_")
     port = settings.status_port or 0
     required = settings.status_password_file is None
     return Listener(settings.status_address, port, tls, required, "status")

@@ -83,14 +83,14 @@ def test_describe_names_the_mistake_with_tls(tmp_path: Path) -> None:
     """GRPC says "Socket closed" in each case."""
     names = dict.fromkeys(("cloud", "edge"), ("CN=x", "subjectAltName=IP:127.0.0.1"))
     pki = make_pki(tmp_path, **names)
-    pair = {"tls_cert": pki / "cloud.pem", "tls_key": pki / "cloud.key"}
+    files = {"ca": pki / "ca.pem", "cert": pki / "cloud.pem", "key": pki / "cloud.key"}
     ca = ("--tls-ca", str(pki / "ca.pem"))
     edge = ("--tls-cert", str(pki / "edge.pem"), "--tls-key")
-    with run_cloud(**pair, tls_ca=pki / "ca.pem") as cloud:
+    with run_cloud(tls=files) as cloud:
         assert command("describe", cloud.address, *ca, *edge, str(pki / "edge.key"))[0] == 0
         for options, said in (
-            ((), "uses TLS: set tls_ca"),
-            (ca, "requires a client certificate: set tls_cert and tls_key"),
+            ((), "uses TLS: set --tls-ca"),
+            (ca, "requires a client certificate: set --tls-cert and --tls-key"),
             ((*ca, *edge, str(pki / "cloud.key")), "is not the private key of"),
         ):
             status, out, err = command("describe", cloud.address, *options)

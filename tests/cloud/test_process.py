@@ -124,7 +124,7 @@ def test_serving_in_the_clear_is_logged_at_each_start(tmp_path: Path) -> None:
         assert address.startswith("0.0.0.0:")
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=120)
-    assert "[warning  ] ROIs are received unencrypted: set tls_cert and tls_key" in log
+    assert "[warning  ] ROIs are received unencrypted: set tls.cert and tls.key" in log
 
 
 def test_a_second_signal_does_not_wait_for_open_studies(tmp_path: Path) -> None:

@@ -161,16 +161,16 @@ def test_a_taken_port_is_named() -> None:
 
 
 def test_a_missing_tls_file_is_named(tmp_path: Path) -> None:
-    tls = {"tls_cert": tmp_path / "cert.pem", "tls_key": tmp_path / "key.pem"}
-    with pytest.raises(BadSettings, match=r"key\.pem"), run_cloud(**tls):
+    tls = {"cert": tmp_path / "cert.pem", "key": tmp_path / "key.pem"}
+    with pytest.raises(BadSettings, match=r"key\.pem"), run_cloud(tls=tls):
         pass
 
 
 def test_a_wrong_pair_is_named(pki: Path) -> None:
-    tls = {"tls_cert": pki / "server.pem", "tls_key": pki / "client.key"}
+    tls = {"cert": pki / "server.pem", "key": pki / "client.key"}
     with (
         pytest.raises(BadSettings, match=r"client\.key is not the private key of"),
-        run_cloud(**tls),
+        run_cloud(tls=tls),
     ):
         pass
 
@@ -191,12 +191,8 @@ def pki(tmp_path: Path) -> Path:
 def run_mutual_tls(pki: Path, client: str) -> Iterator[tuple[RunningCloud, Any, Any]]:
     """A cloud, and a client's credentials: with its certificate, and without."""
     ca, key, cert = ((pki / n).read_bytes() for n in ("ca.pem", f"{client}.key", f"{client}.pem"))
-    files = {
-        "tls_cert": pki / "server.pem",
-        "tls_key": pki / "server.key",
-        "tls_ca": pki / "ca.pem",
-    }
-    with run_cloud(**files) as cloud:
+    files = {"cert": pki / "server.pem", "key": pki / "server.key", "ca": pki / "ca.pem"}
+    with run_cloud(tls=files) as cloud:
         credentials = grpc.ssl_channel_credentials
         yield cloud, credentials(ca, key, cert), credentials(ca)
 

@@ -46,8 +46,10 @@ def test_settings_cannot_be_changed_afterwards() -> None:
         ("site_weights = { north = inf }", "site_weights.north = inf: expected a table with a nu"),
         ("stage_engines = 3", "stage_engines = 3: expected a list with the name of each engine"),
         ('stages = 2\nstage_engines = ["openvino"]', "stage_engines names 1 engines"),
-        ('tls_cert = "a.pem"', "tls_key"),
-        ('tls_ca = "a.pem"', "tls_cert"),
+        ('tls.cert = "a.pem"', "tls: cert and key must be set together"),
+        ('tls.ca = "a.pem"', "tls: ca requires cert and key"),
+        ('tls_ca = "a.pem"', r"tls_ca: there is no such setting; did you mean tls\.ca"),
+        ("tls = true", "tls: expected a table"),
     ],
 )
 def test_an_invalid_setting_is_named(tmp_path: Path, text: str, word: str) -> None:
@@ -61,9 +63,9 @@ def test_other_machines_are_not_served_in_the_clear() -> None:
     """Unless the settings say so."""
     with pytest.raises(BadSettings, match=r"address = 0\.0\.0\.0:50051 can be reached .*insecure"):
         load_settings(address="0.0.0.0:50051")
-    assert load_settings(address="0.0.0.0:50051", insecure=True).encryption == "none"
-    pair = {"tls_cert": "cloud.pem", "tls_key": "cloud.key"}
-    assert load_settings(address="0.0.0.0:50051", **pair).encryption == "TLS"
+    assert load_settings(address="0.0.0.0:50051", insecure=True).tls.encryption == "none"
+    pair = {"cert": "cloud.pem", "key": "cloud.key"}
+    assert load_settings(address="0.0.0.0:50051", tls=pair).tls.encryption == "TLS"
     for address in ("localhost:1", "127.0.0.1:0", "[::1]:1", "unix:/run/overread.sock"):
         assert load_settings(address=address).address == address
 

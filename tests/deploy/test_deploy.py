@@ -15,6 +15,7 @@ import yaml
 
 from cloud.settings import CloudSettings
 from edge.settings.core import EdgeSettings
+from process.settings import settings_of
 from tests.served_metrics import served
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,8 +108,8 @@ def test_the_settings_of_the_containers_exist_and_start(monkeypatch: pytest.Monk
     for service, settings in (("edge", EdgeSettings), ("cloud", CloudSettings)):
         given = services[service]["environment"]
         prefix = settings.model_config["env_prefix"]
-        names = {name.removeprefix(prefix).lower() for name in given}
-        assert names - settings.model_fields.keys() == set()
+        names = {name.removeprefix(prefix).lower().replace("__", ".") for name in given}
+        assert names - settings_of(settings).keys() == set()
         for name, value in given.items():
             monkeypatch.setenv(name, value)
         assert settings().metrics_address == "0.0.0.0"

@@ -136,9 +136,11 @@ def envoy(folder: Path, config: dict[str, Any]) -> Iterator[None]:
 @pytest.fixture
 def front(pki: Path, tmp_path: Path) -> Iterator[Front]:
     settings = {
-        "tls_ca": pki / "ca.pem",
-        "tls_cert": pki / "overread-cloud.pem",
-        "tls_key": pki / "overread-cloud.key",
+        "tls": {
+            "ca": pki / "ca.pem",
+            "cert": pki / "overread-cloud.pem",
+            "key": pki / "overread-cloud.key",
+        },
         "trusted_proxies": ("envoy",),
     }
     with contextlib.ExitStack() as held:

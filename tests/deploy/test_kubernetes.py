@@ -78,7 +78,7 @@ def test_the_settings_start_a_service_and_fit_the_pod() -> None:
     assert settings.address == f"0.0.0.0:{numbers['grpc']}"
     assert (settings.metrics_address, settings.metrics_port) == ("0.0.0.0", numbers["metrics"])
     assert settings.threads == int(container()["resources"]["requests"]["cpu"])
-    assert settings.encryption == "mutual TLS"
+    assert settings.tls.encryption == "mutual TLS"
     # the pause of preStop counts too, and the service closes after grace_s
     pause_s = container()["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod()["terminationGracePeriodSeconds"] >= pause_s + settings.grace_s + 5
@@ -101,7 +101,7 @@ def test_the_files_of_the_settings_are_mounted() -> None:
     mounts = {one["name"]: one["mountPath"] for one in container()["volumeMounts"]}
     volumes = {one["name"]: one for one in pod()["volumes"]}
     assert mounts.keys() == volumes.keys()
-    files = [settings.tls_ca, settings.tls_cert, settings.tls_key]
+    files = [settings.tls.ca, settings.tls.cert, settings.tls.key]
     assert {str(file.parent) for file in files if file} == {mounts["tls"]}
     assert container()["args"][-2:] == ["--config", mounts["settings"]]
     # the keys of the secret are those of the command that makes it

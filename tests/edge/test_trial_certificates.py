@@ -35,7 +35,7 @@ def test_edge_and_cloud_start_with_them_at_once(tmp_path: Path, host: str) -> No
     for_cloud, for_edge = printed_settings(tmp_path / "trial")
     settings = load_settings(**for_edge)
     tls = load_cloud_settings(**for_cloud).tls
-    with run_cloud(tls_ca=tls.ca, tls_cert=tls.cert, tls_key=tls.key) as cloud:
+    with run_cloud(tls=tls) as cloud:
         address = cloud.address.replace("127.0.0.1", host)
         with open_channel(address, settings) as channel:
             answer = OverreadStub(channel).Describe(pb.DescribeRequest(), timeout=20)

@@ -39,7 +39,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def encrypted(files: Path, *, asks: bool, requires: bool = False) -> Listener:
     ca = files / "ca.pem" if asks else None
-    tls = TlsFiles(ca, files / "cloud.pem", files / "cloud.key")
+    tls = TlsFiles(ca=ca, cert=files / "cloud.pem", key=files / "cloud.key")
     return Listener("127.0.0.1", 0, tls, requires, "status")
 
 
@@ -86,7 +86,7 @@ def test_a_caller_without_the_required_certificate_is_refused(files: Path) -> No
 
 
 def test_wrong_files_of_tls_stop_the_start_and_are_named(files: Path) -> None:
-    tls = TlsFiles(None, files / "cloud.pem", files / "edge.key", "status_tls")
+    tls = TlsFiles(cert=files / "cloud.pem", key=files / "edge.key").named("status_tls_")
     with (
         pytest.raises(
             BadSettings, match=r"status_tls_key = .* is not the private key of status_tls_c"

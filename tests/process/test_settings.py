@@ -8,10 +8,10 @@ import pytest
 
 from cloud.settings import CloudSettings
 from edge.settings.core import EdgeSettings
-from process.settings import InvalidSettings, ProcessSettings, load
+from process.settings import InvalidSettings, ProcessSettings, load, settings_of
 
 BOTH = pytest.mark.parametrize("kind", [EdgeSettings, CloudSettings])
-EVERY = [(kind, name) for kind in (EdgeSettings, CloudSettings) for name in kind.model_fields]
+EVERY = [(kind, name) for kind in (EdgeSettings, CloudSettings) for name in settings_of(kind)]
 
 
 def error_of(kind: type[ProcessSettings], file: Path | None = None, **options: object) -> str:
@@ -31,6 +31,7 @@ def config(tmp_path: Path) -> Path:
         (EdgeSettings, "OVERREAD_EDGE_DEADLIN_S", "OVERREAD_EDGE_DEADLINE_S"),
         (EdgeSettings, "overread_edge_inbux", "OVERREAD_EDGE_INBOX"),
         (CloudSettings, "OVERREAD_CLOUD_ADRESS", "OVERREAD_CLOUD_ADDRESS"),
+        (CloudSettings, "OVERREAD_CLOUD_TLS__CERTIFICATE", "OVERREAD_CLOUD_TLS__CERT"),
     ],
 )
 def test_a_misspelt_variable_stops_the_start(
@@ -47,6 +48,7 @@ def test_a_misspelt_variable_stops_the_start(
         (EdgeSettings, "deadlin_s = 3", "deadline_s"),
         (EdgeSettings, "Deadline_s = 3", "deadline_s"),
         (CloudSettings, "max_bach = 3", "max_batch"),
+        (CloudSettings, "tls.certificate = 3", "tls.cert"),
     ],
 )
 def test_a_misspelt_key_stops_the_start(
@@ -80,13 +82,13 @@ def test_no_words_of_pydantic_reach_a_user(
             said.append(str(error).replace(str(config), ""))
     assert said
     prefix = kind.model_config.get("env_prefix", "")
-    monkeypatch.setenv(f"{prefix}{name.upper()}", "\x01{ é")
+    monkeypatch.setenv(f"{prefix}{name.upper().replace('.', '__')}", "\x01{ é")
     try:
         load(kind, None, {})
     except InvalidSettings as error:
         said.append(str(error))
     for one in said:
-        assert name in one.lower()
+        assert name.partition(".")[0] in one.lower()
         assert any(word in one for word in ("expected", "must", "requires"))
         for word in ("Input", "pydantic", "Value error", "a valid", "should", "parsing", "\x01"):
             assert word not in one
@@ -104,6 +106,18 @@ def test_the_source_of_a_wrong_value_is_named(
     assert error_of(EdgeSettings, config, deadline_s=-1) == f"deadline_s = -1: {expected}"
 
 
+def test_a_table_comes_from_file_environment_and_command_line(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each setting in it goes by itself, and its messages name the table."""
+    config.write_text('[tls]\nca = "file"\ncert = "file"\nkey = "file"')
+    monkeypatch.setenv("OVERREAD_CLOUD_TLS__CERT", "variable")
+    monkeypatch.setenv("OVERREAD_CLOUD_TLS__KEY", "variable")
+    tls = load(CloudSettings, config, {"tls": {"key": Path("option")}}).tls
+    assert (tls.ca, tls.cert, tls.key) == (Path("file"), Path("variable"), Path("option"))
+    assert tls.problems()[1].startswith("tls.ca = file: No such file")
+
+
 def test_a_table_in_the_environment_must_be_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OVERREAD_CLOUD_SITE_WEIGHTS", "north=2")
     said = error_of(CloudSettings)
@@ -116,7 +130,7 @@ def test_a_table_in_the_environment_must_be_json(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("value", ["\\u0000", "a\\u0000b"])
 def test_a_zero_byte_is_named(kind: type[ProcessSettings], value: str, config: Path) -> None:
     """In a path it would be told in Python's words, without the name of the setting."""
-    name = "state_dir" if kind is EdgeSettings else "tls_ca"
+    name = "state_dir" if kind is EdgeSettings else "tls.ca"
     config.write_text(f'{name} = "{value}"')
     said = error_of(kind, config)
     assert said.startswith(f"{config}: {name} = ")

@@ -50,7 +50,7 @@ def service(pki: Path | None, *, mutual: bool = False) -> Iterator[str]:
 
 
 def edge_files(pki: Path) -> TlsFiles:
-    return TlsFiles(pki / "ca.pem", pki / "edge.pem", pki / "edge.key")
+    return TlsFiles(ca=pki / "ca.pem", cert=pki / "edge.pem", key=pki / "edge.key")
 
 
 def test_files_that_fit_have_no_problem(pki: Path) -> None:
@@ -58,44 +58,44 @@ def test_files_that_fit_have_no_problem(pki: Path) -> None:
     with service(pki, mutual=True) as address:
         assert diagnose(address, edge_files(pki), 20.0) == ""
     with service(pki) as address:
-        assert diagnose(address, TlsFiles(pki / "ca.pem"), 20.0) == ""
+        assert diagnose(address, TlsFiles(ca=pki / "ca.pem"), 20.0) == ""
     with service(None) as address:
         assert diagnose(address, NO_TLS, 20.0) == ""
 
 
 def test_a_wrong_pair_is_named(pki: Path) -> None:
-    files = TlsFiles(pki / "ca.pem", pki / "edge.pem", pki / "service.key")
-    said = f"tls_key = {pki / 'service.key'} is not the private key of tls_cert ="
+    files = TlsFiles(ca=pki / "ca.pem", cert=pki / "edge.pem", key=pki / "service.key")
+    said = f"tls.key = {pki / 'service.key'} is not the private key of tls.cert ="
     assert [one.startswith(said) for one in files.problems()] == [True]
 
 
 def test_a_file_of_another_kind_is_named(pki: Path, tmp_path: Path) -> None:
-    swapped = TlsFiles(pki / "edge.key", pki / "edge.key", pki / "edge.pem").problems()
+    swapped = TlsFiles(ca=pki / "edge.key", cert=pki / "edge.key", key=pki / "edge.pem").problems()
     assert swapped == [
         f"{name} = {pki / 'edge.key'} holds no certificate, expected PEM"
-        for name in ("tls_ca", "tls_cert")
+        for name in ("tls.ca", "tls.cert")
     ]
-    no_key = TlsFiles(pki / "ca.pem", pki / "edge.pem", pki / "edge.pem").problems()
-    assert no_key == [f"tls_key = {pki / 'edge.pem'} holds no private key, expected PEM"]
+    no_key = TlsFiles(ca=pki / "ca.pem", cert=pki / "edge.pem", key=pki / "edge.pem").problems()
+    assert no_key == [f"tls.key = {pki / 'edge.pem'} holds no private key, expected PEM"]
     damaged = tmp_path / "ca.pem"
     text = (pki / "ca.pem").read_text().splitlines()
     damaged.write_text("\n".join([text[0], "QUJD", *text[-1:]]))
-    said = f"tls_ca = {damaged} is damaged, expected a certificate as PEM"
-    assert TlsFiles(damaged).problems() == [said]
-    assert TlsFiles(tmp_path / "no").problems() == [
-        f"tls_ca = {tmp_path / 'no'}: No such file or directory"
+    said = f"tls.ca = {damaged} is damaged, expected a certificate as PEM"
+    assert TlsFiles(ca=damaged).problems() == [said]
+    assert TlsFiles(ca=tmp_path / "no").problems() == [
+        f"tls.ca = {tmp_path / 'no'}: No such file or directory"
     ]
 
 
 def test_an_expired_certificate_is_told_and_so_is_one_that_expires_soon(pki: Path) -> None:
     """The certificates are valid for 2 days from now."""
     files, now = edge_files(pki), datetime.now(UTC)
-    assert [one.split()[0] for one in files.warnings(now)] == ["tls_ca", "tls_cert"]
+    assert [one.split()[0] for one in files.warnings(now)] == ["tls.ca", "tls.cert"]
     assert "renew it" in files.warnings(now)[0]
     assert files.warnings(now - timedelta(days=60)) == []
-    assert now < files.expiries()["tls_cert"] < now + timedelta(days=3)
+    assert now < files.expiries()["tls.cert"] < now + timedelta(days=3)
     late = files.problems(now + timedelta(days=3))
-    assert [one.split()[0] for one in late] == ["tls_ca", "tls_cert"]
+    assert [one.split()[0] for one in late] == ["tls.ca", "tls.cert"]
     assert f"{pki / 'ca.pem'} expired on" in late[0]
     early = files.problems(now - timedelta(days=3))
     assert "is not valid before" in early[0]
@@ -106,36 +106,36 @@ def test_plain_against_tls(pki: Path) -> None:
     for mutual in (False, True):
         with service(pki, mutual=mutual) as address:
             assert diagnose(address, NO_TLS, 20.0) == (
-                f"the service at {address} uses TLS: set tls_ca to the authority that signed its"
+                f"the service at {address} uses TLS: set tls.ca to the authority that signed its"
                 " certificate"
             )
 
 
 def test_tls_against_plain(pki: Path) -> None:
     with service(None) as address:
-        assert "does not use TLS: set tls_cert" in diagnose(address, edge_files(pki), 20.0)
+        assert "does not use TLS: set tls.cert" in diagnose(address, edge_files(pki), 20.0)
 
 
 def test_a_missing_client_certificate(pki: Path) -> None:
     with service(pki, mutual=True) as address:
-        assert diagnose(address, TlsFiles(pki / "ca.pem"), 20.0) == (
-            f"the service at {address} requires a client certificate: set tls_cert and tls_key"
+        assert diagnose(address, TlsFiles(ca=pki / "ca.pem"), 20.0) == (
+            f"the service at {address} requires a client certificate: set tls.cert and tls.key"
         )
 
 
 def test_a_client_certificate_of_another_authority(pki: Path, other: Path) -> None:
-    files = TlsFiles(pki / "ca.pem", other / "edge.pem", other / "edge.key")
+    files = TlsFiles(ca=pki / "ca.pem", cert=other / "edge.pem", key=other / "edge.key")
     with service(pki, mutual=True) as address:
         said = diagnose(address, files, 20.0)
-    assert f"does not accept tls_cert = {other / 'edge.pem'}" in said
+    assert f"does not accept tls.cert = {other / 'edge.pem'}" in said
 
 
 def test_a_service_of_another_authority_or_another_name(pki: Path, other: Path) -> None:
     with service(pki) as address:
-        said = diagnose(address, TlsFiles(other / "ca.pem"), 20.0)
-        assert f"not signed by an authority in tls_ca = {other / 'ca.pem'}" in said
+        said = diagnose(address, TlsFiles(ca=other / "ca.pem"), 20.0)
+        assert f"not signed by an authority in tls.ca = {other / 'ca.pem'}" in said
         named = address.replace("127.0.0.1", "localhost")
-        assert "does not name localhost" in diagnose(named, TlsFiles(pki / "ca.pem"), 20.0)
+        assert "does not name localhost" in diagnose(named, TlsFiles(ca=pki / "ca.pem"), 20.0)
 
 
 @pytest.mark.parametrize(
@@ -145,11 +145,11 @@ def test_an_expired_certificate_of_the_service(period: tuple[str, str], tmp_path
     """Or one that is not valid yet; the service's own start tells the same."""
     old = make_pki(tmp_path, period=period, service=HERE)
     with service(old) as address:
-        said = diagnose(address, TlsFiles(old / "ca.pem"), 20.0)
+        said = diagnose(address, TlsFiles(ca=old / "ca.pem"), 20.0)
     assert said.startswith(f"the certificate of the service at {address} ")
     assert "has expired, or is not valid yet" in said
-    own = TlsFiles(None, old / "service.pem", old / "service.key").problems()
-    assert [one.startswith(f"tls_cert = {old / 'service.pem'} ") for one in own] == [True]
+    own = TlsFiles(cert=old / "service.pem", key=old / "service.key").problems()
+    assert [one.startswith(f"tls.cert = {old / 'service.pem'} ") for one in own] == [True]
 
 
 def test_where_nothing_answers_tls_is_not_the_reason(pki: Path) -> None:

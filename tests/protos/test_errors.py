@@ -217,7 +217,7 @@ def test_a_message_beyond_the_limit_of_grpc_is_too_large() -> None:
             grpc.StatusCode.UNAVAILABLE,
             "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Tls"
             " handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:100000f7:SSL routines",
-            "no encrypted connection could be made: check tls_ca, tls_cert and tls_key at both"
+            "no encrypted connection could be made: check tls.ca, tls.cert and tls.key at both"
             " ends",
         ),
         (grpc.StatusCode.UNAVAILABLE, "Socket closed", "the connection was lost"),

@@ -355,11 +355,10 @@ def pki(tmp_path: Path) -> Path:
 
 def test_mutual_tls_admits_only_signed_certificates(pki: Path) -> None:
     """And the site is the name in the certificate, over both ways."""
-    files = {"tls_cert": "server.pem", "tls_key": "server.key", "tls_ca": "ca.pem"}
-    settings = {name: pki / file for name, file in files.items()}
+    files = {"cert": pki / "server.pem", "key": pki / "server.key", "ca": pki / "ca.pem"}
     own = (pki / "ca.pem", pki / "client.key", pki / "client.pem")
     sites = {"stat_sites": ("client",)}
-    with run_cloud(DetailedReader(), http_port=0, **settings, **sites) as cloud:
+    with run_cloud(DetailedReader(), http_port=0, tls=files, **sites) as cloud:
         for kind, where in (("grpc", cloud.address), ("http", cloud.server.http_address)):
             with tritonclient(kind, where, *own) as call:
                 answer = call("infer", rois=rois(51), priority=1)
