@@ -17,7 +17,7 @@ class CloudSettings(ProcessSettings):
     """How a cloud process serves.
 
     An argument overrides ``OVERREAD_CLOUD_*`` in the environment, the environment overrides the
-    TOML file, the file overrides the defaults. ``docs/operations.md`` has a table of all settings;
+    TOML file, the file overrides the defaults. ``docs/reference.md`` lists all settings;
     here is what names, types and defaults do not say.
 
     Attributes:

@@ -177,7 +177,7 @@ def _require_json(variable: str, field: FieldInfo) -> None:
             json.loads(os.environ[variable])
         except ValueError:
             raise InvalidSettings(
-                f"{variable} = {_value(os.environ[variable])}: expected JSON, {_expected(field)}"
+                f"{variable} = {_value(os.environ[variable])}: expected JSON, {expected_of(field)}"
             ) from None
 
 
@@ -186,7 +186,7 @@ def _nearest(name: str, fields: Mapping[str, FieldInfo]) -> str:
 
 
 def _unknown(shown: str, near: str) -> str:
-    hint = f"did you mean {near}?" if near else "docs/operations.md lists all settings"
+    hint = f"did you mean {near}?" if near else "docs/reference.md lists all settings"
     return f"{printable_line(shown)}: there is no such setting; {hint}"
 
 
@@ -211,7 +211,7 @@ def _sentence(
         located = error["loc"][ends[0] :]
         return _sentence_of_table(error, located, tables, shown(name), values.get(name))
     entry = "".join(f".{printable_line(part)}" for part in inside[:1])
-    expected = cause or f"expected {_expected(fields[name])}"
+    expected = cause or f"expected {expected_of(fields[name])}"
     return f"{shown(name)}{entry} = {_value(error['input'])}: {expected}"
 
 
@@ -244,7 +244,7 @@ def _sentence_of_table(
     name = printable_line(names[0])
     if error["type"] == "extra_forbidden":
         return _unknown(f"{entry}.{name}", _nearest(name, fields))
-    expected = _expected(fields[name])
+    expected = expected_of(fields[name])
     if error["type"] == "missing":
         return f"{entry}.{name} is missing, expected {expected}"
     return f"{entry}.{name} = {_value(error['input'])}: expected {expected}"
@@ -288,7 +288,7 @@ def _value(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
-def _expected(field: FieldInfo) -> str:
+def expected_of(field: FieldInfo) -> str:
     """Say which values a setting may have: its description, else its type and its bounds."""
     if field.description:
         return field.description
@@ -305,7 +305,7 @@ def _expected(field: FieldInfo) -> str:
     words = names.get(choices[0] if choices else kind, "text")
     phrases = {"gt": "greater than", "ge": "of at least", "lt": "less than", "le": "of at most"}
     bounds = [
-        f"{phrase} {value:g}"
+        f"{phrase} {value:.10g}"
         for limit in field.metadata
         for attribute, phrase in phrases.items()
         if (value := getattr(limit, attribute, None)) is not None

@@ -9,18 +9,14 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from prometheus_client import CollectorRegistry
-from pydantic_settings import BaseSettings
 
 from cloud.settings import CloudSettings
-from cloud.telemetry import Telemetry as CloudTelemetry
 from edge.link.estimate import OFF
 from edge.settings.core import EdgeSettings
-from edge.telemetry import Telemetry as EdgeTelemetry
 from evaluation.pages import PROGRAMS, WIDTH, leaves
-from process.settings import settings_of
 from protos.errors import TABLE
 from tests.served_metrics import served
+from tools import reference
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -40,6 +36,13 @@ def test_relative_links_lead_somewhere(document: Path) -> None:
     targets = [t.split("#")[0] for t in re.findall(r"\]\(([^)\s]+)\)", text)]
     inside = [t for t in targets if t and not re.match(r"[a-z]+:", t)]
     assert [t for t in inside if not (document.parent / t).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_to_sections_lead_to_headings(document: Path) -> None:
+    links = re.findall(r"\]\(([\w/.-]*)#([\w-]+)\)", document.read_text(encoding="utf-8"))
+    pages = {page: document.parent / page if page else document for page, _ in links}
+    assert [one for one in links if one[1] not in anchors(pages[one[0]])] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -65,7 +68,7 @@ def test_the_table_of_times_has_the_defaults_of_the_settings() -> None:
     section = words("docs/architecture.md").split("## Time")[1].split("\n## ")[0]
     rows = [line.split("|")[2:4] for line in section.splitlines() if line.startswith("| ")]
     stated = {name: given for given, where in rows for name in re.findall(r"`(\w+)`", where)}
-    fields = settings_of(EdgeSettings) | settings_of(CloudSettings)
+    fields = EdgeSettings.model_fields | CloudSettings.model_fields
     assert "deadline_s" in stated
     assert stated.keys() - fields.keys() == set()
     wrong = [n for n, given in stated.items() if f"{fields[n].default:g}" not in given.split()]
@@ -113,32 +116,22 @@ def test_the_figures_of_the_readme_are_those_of_the_results() -> None:
     assert [figure for figure in stated if figure not in readme] == []
 
 
-@pytest.mark.parametrize("settings", [EdgeSettings, CloudSettings])
-def test_operations_list_every_setting_with_its_default(settings: type[BaseSettings]) -> None:
-    """The tables name each setting once, and its default as TOML writes it."""
-    fields = settings_of(settings).items()
-    rows = [f"| `{name}` | {as_toml(field.default)} |" for name, field in fields]
-    assert [row for row in rows if row not in words("docs/operations.md")] == []
+def test_the_reference_is_what_the_code_says() -> None:
+    """`python -m tools.reference` writes it again."""
+    assert words("docs/reference.md") == reference.page()
 
 
-@pytest.mark.parametrize("registry", [EdgeTelemetry().registry, CloudTelemetry().registry])
-def test_operations_list_every_metric(registry: CollectorRegistry) -> None:
-    """By the name under which Prometheus finds it."""
-    names = [f"{m.name}_total" if m.type == "counter" else m.name for m in registry.collect()]
-    assert [name for name in names if f"| `{name}` |" not in words("docs/operations.md")] == []
+def test_metrics_named_on_a_page_are_served() -> None:
+    """Neither prose nor rules for alarms name others."""
+    pages = " ".join(words(f"docs/{page}.md") for page in ("monitor", "operate", "connect"))
+    assert set(re.findall(r"overread_(?:edge|cloud)_\w+", pages)) - served() == set()
 
 
-def test_operations_list_no_metric_that_is_not_served() -> None:
-    """Neither the table nor the rules for alarms."""
-    page = set(re.findall(r"overread_(?:edge|cloud)_\w+", words("docs/operations.md")))
-    assert page - served() == set()
-
-
-def test_operations_explain_every_alert() -> None:
+def test_every_alert_is_explained() -> None:
     """By its name and how urgent it is, and none that is no rule."""
     groups = yaml.safe_load(words("deploy/prometheus/alerts.yml"))["groups"]
     rules = {one["alert"]: one["labels"]["severity"] for group in groups for one in group["rules"]}
-    section = words("docs/operations.md").split("## Alerts\n")[1].split("\n## ")[0]
+    section = words("docs/monitor.md").split("## Alerts\n")[1].split("\n## ")[0]
     explained = {
         name: severity
         for names, severity in re.findall(r"^(\*\*.+?\*\*) \((\w+)\)\.", section, re.MULTILINE)
@@ -147,22 +140,24 @@ def test_operations_explain_every_alert() -> None:
     assert explained == rules
 
 
-def test_operations_list_every_reason_of_a_missing_second_reading() -> None:
+def test_every_reason_of_a_missing_second_reading_is_explained() -> None:
     """By the words in the report, not by the program's classes."""
-    section = words("docs/operations.md").partition("## When the second reading is missing")[2]
+    section = words("docs/operate.md").partition("## When the second reading is missing")[2]
     table = section.partition("## Amended reports")[0]
     reasons = {error.words for _, errors in TABLE for error in errors} | {OFF.reason}
     assert [reason for reason in reasons if reason.removesuffix(" as too large") not in table] == []
 
 
-@pytest.mark.parametrize("package", ["edge", "cloud"])
-def test_operations_list_log_events_by_their_words(package: str) -> None:
-    """A person who searches the page for a line of the log finds it."""
-    table = words("docs/operations.md").split(f"| event of the {package} |")[1].split("\n\n")[0]
-    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / package).rglob("*.py"))
-    events = re.findall(r"^\| `([^`]+)` \|", table, flags=re.MULTILINE)
-    assert events
-    assert [event for event in events if f'"{event}"' not in code] == []
+def test_log_lines_that_need_a_person_are_logged() -> None:
+    """By the words that the reference has."""
+    table = words("docs/monitor.md").split("| line | what to do |")[1].split("\n\n")[0]
+    lines = [
+        f"| {line} |"
+        for row in table.splitlines()[2:]
+        for line in re.findall("`.+?`", row.split("|")[1])
+    ]
+    assert lines
+    assert [line for line in lines if line not in words("docs/reference.md")] == []
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -174,6 +169,12 @@ def test_the_page_of_commands_has_every_command_and_option(program: str) -> None
         said = set(re.findall(r"(?:`|, )(--[a-z-]+)", section))
         options = {name for option in command.params for name in option.opts}
         assert {name for name in options if name.startswith("--")} - said == set(), path
+
+
+def anchors(page: Path) -> set[str]:
+    """The names of a page's headings in links, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
 
 
 def is_defined(file: str, name: str) -> bool:
@@ -194,14 +195,3 @@ def in_percent(point: dict[str, float], digits: int) -> str:
     """A share with its interval."""
     value, low, high = (100 * point[key] for key in ("value", "low", "high"))
     return f"{value:.{digits}f} % ({low:.0f}-{high:.0f} %)"
-
-
-def as_toml(default: object) -> str:
-    """A default in code marks as TOML writes it; one that is not set in words."""
-    if default is None:
-        return "not set"
-    if isinstance(default, bool):
-        return f"`{str(default).lower()}`"
-    if isinstance(default, dict | tuple):
-        return f"`{json.dumps(default)}`"
-    return f"`{default}`" if isinstance(default, int | float) else f'`"{default}"`'

@@ -25,7 +25,7 @@ from edge.trail.records import Person
 from process.text import printable_line
 
 NOT_SET_UP = "is not set up any more"
-NO_TARGETS = "no targets are set up: docs/operations.md says how, with [[targets]]"
+NO_TARGETS = "no targets are set up: docs/connect.md says how, with [[targets]]"
 
 
 class NothingToSend(EdgeError):

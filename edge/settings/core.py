@@ -80,7 +80,7 @@ def _files(ca: Path | None, cert: Path | None, key: Path | None, prefix: str) ->
 class EdgeSettings(ProcessSettings):
     """All settings of the edge; units are in the names.
 
-    ``docs/operations.md`` has a table of them; here is what names, types and defaults do not say.
+    ``docs/reference.md`` lists them; here is what names, types and defaults do not say.
 
     Attributes:
         outbox: folder for the reports, a sub-folder each; must lie outside ``inbox``.

@@ -22,7 +22,7 @@ _KEYS = {"sequence", "time", "event", "fields", "previous"}
 
 
 class Event(StrEnum):
-    """What a record is about; its fields are in docs/operations.md."""
+    """What a record is about; its fields are in docs/monitor.md."""
 
     FILE = "file begins"  # the head record of every file: who writes it
     CONTINUED = "trail continued"  # after a lost or older database, or after lost records

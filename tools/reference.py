@@ -1,0 +1,183 @@
+"""Write `docs/reference.md` from the code: settings, metrics, log events and errors.
+
+``python -m tools.reference`` writes the page. Nothing of it is written by hand: the docstring of a
+class explains its settings, a help text its metric, and a docstring its error.
+"""
+
+import ast
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from inspect import getdoc
+from pathlib import Path
+from typing import get_args
+
+from prometheus_client import CollectorRegistry
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from cloud.settings import CloudSettings
+from cloud.telemetry import Telemetry as CloudTelemetry
+from edge.settings.core import EdgeSettings
+from edge.telemetry import Telemetry as EdgeTelemetry
+from process.settings import expected_of
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "reference.md"
+HEAD = """# Reference
+
+All settings, metrics, log events and errors. `python -m tools.reference` makes this page from the
+code. What to do with them is in [install.md](install.md), [connect.md](connect.md),
+[operate.md](operate.md) and [monitor.md](monitor.md)."""
+ROOTS = {
+    "imaging": {"StudyError"},
+    "edge": {"EdgeError", "StudyError"},
+    "cloud": {"CloudError"},
+    "protos": {"OverreadError"},
+    "models": {"ModelError"},
+}
+"""The errors of each package from which its others are derived."""
+
+
+def page() -> str:
+    """Return the whole page."""
+    blocks = [HEAD]
+    blocks += settings("edge.toml", EdgeSettings, set())
+    blocks += settings("cloud.toml", CloudSettings, set())
+    blocks += ["## Metrics of the edge", metrics("edge", EdgeTelemetry().registry)]
+    blocks += ["## Metrics of the cloud", metrics("cloud", CloudTelemetry().registry)]
+    blocks += ["## Log events of the edge", events("edge")]
+    blocks += ["## Log events of the cloud", events("cloud")]
+    blocks += ["## Log events of both", events("process"), "## Errors", errors()]
+    return "\n\n".join(blocks) + "\n"
+
+
+def settings(title: str, kind: type[BaseModel], seen: set[type]) -> Iterator[str]:
+    """Yield heading and table of one TOML table, then those of the tables in it.
+
+    ``seen`` are the classes that have a table already: it is not repeated.
+    """
+    file, _, table = title.partition(" ")
+    said, rows = descriptions(kind), []
+    inner: list[tuple[str, type[BaseModel]]] = []
+    for name, field in kind.model_fields.items():
+        default, values = as_toml(field), expected_of(field)
+        if models := list(_models(field.annotation)):
+            path = f"{table.strip('[]')}.{name}".lstrip(".")
+            path = f"[[{path}]]" if isinstance(field.default, tuple) else f"[{path}]"
+            inner += [(f"{file} {path}", one) for one in models if one not in seen]
+            seen.update(models)
+            default, values = "", f"table `{path}`"
+        rows.append((f"`{name}`", default, values, said.get(name, "")))
+    yield f"##{'#' if table else ''} {title}"
+    yield _table(("setting", "default", "values", "meaning"), rows)
+    for path, one in inner:
+        yield from settings(path, one, seen)
+
+
+def _models(annotation: object) -> Iterator[type[BaseModel]]:
+    """Yield the classes of a table, or of the tables of a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for one in get_args(annotation):
+        yield from _models(one)
+
+
+def descriptions(kind: type[BaseModel]) -> dict[str, str]:
+    """Return what the sections ``Attributes`` of a class and of its bases say of each field."""
+    found = {}
+    for one in reversed(kind.__mro__):
+        section = (getdoc(one) or "").partition("Attributes:\n")[2] if one.__doc__ else ""
+        for name, text in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE):
+            found[name] = " ".join(text.split()).removesuffix(".")
+    return found
+
+
+def as_toml(field: FieldInfo) -> str:
+    """Return a default as TOML writes it."""
+    if field.is_required():
+        return "required"
+    return "not set" if field.default is None else f"`{json.dumps(field.default, default=str)}`"
+
+
+def metrics(program: str, registry: CollectorRegistry) -> str:
+    """Return the table of one program's metrics, with those that it adds when it serves."""
+    collectors = {n: one for one, names in registry._collector_to_names.items() for n in names}
+    rows = []
+    for metric in registry.collect():
+        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+        labels = getattr(collectors.get(metric.name), "_labelnames", ())
+        rows.append((f"`{name}`", metric.type, _code(labels), metric.documentation))
+    for node, _ in _nodes(program):
+        match node:
+            case ast.Call(ast.Name("add"), [ast.Constant(str(name)), ast.Constant(str(text)), _]):
+                rows.append((f"`overread_{program}_{name}`", "gauge", "", text))
+    return _table(("metric", "type", "labels", "meaning"), sorted(rows))
+
+
+def events(package: str) -> str:
+    """Return the table of the events that one package logs; … are fields that vary."""
+    found = defaultdict[tuple[str, str], set[str]](set)
+    for node, tree in _nodes(package):
+        match node:
+            case ast.Call(ast.Attribute(ast.Name("log" | "_log"), level), [event, *_], fields):
+                for words in _texts(event, tree):
+                    names = {one.arg or "…" for one in fields} - {"exc_info"}
+                    found[words, level.replace("exception", "error")] |= names
+    rows = [(f"`{event}`", level, _code(sorted(f))) for (event, level), f in found.items()]
+    return _table(("event", "level", "fields"), sorted(rows))
+
+
+def _texts(event: ast.AST, tree: ast.AST) -> set[str]:
+    """Return the words of an event: its own, or those that its variable has in the module."""
+    values, variable, takers = [event], getattr(event, "id", None), set[str]()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assign([ast.Name(name)], value) if name == variable:
+                values.append(value)
+            case ast.FunctionDef(name) | ast.AsyncFunctionDef(name):
+                takers |= {name for one in node.args.args if one.arg == variable}
+            case ast.Call(ast.Attribute(_, name) | ast.Name(name), given) if name in takers:
+                values += given
+    inside = [one for value in values for one in ast.walk(value)]
+    return {str(one.value) for one in inside if isinstance(one, ast.Constant)}
+
+
+def errors() -> str:
+    """Return the table of the errors of all packages."""
+    rows = []
+    for package, roots in ROOTS.items():
+        family, classes = roots, [n for n, _ in _nodes(package) if isinstance(n, ast.ClassDef)]
+        for _ in range(3):  # an error of an error of an error
+            family = family | {one.name for one in classes if _bases(one) & family}
+        for one in classes:
+            if one.name in family - roots:
+                said = (ast.get_docstring(one) or "").partition("\n\n")[0]
+                rows.append((f"`{one.name}`", package, " ".join(said.split())))
+    return _table(("error", "package", "meaning"), sorted(rows))
+
+
+def _bases(node: ast.ClassDef) -> set[str]:
+    return {base.id for base in node.bases if isinstance(base, ast.Name)}
+
+
+def _nodes(package: str) -> Iterator[tuple[ast.AST, ast.AST]]:
+    """Yield every node in the modules of a package, with its module."""
+    for path in sorted((ROOT / package).rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        yield from ((node, tree) for node in ast.walk(tree))
+
+
+def _code(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [" | ".join(heads), " | ".join("---" for _ in heads)]
+    lines += [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines).replace("``", "`")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
