@@ -41,14 +41,14 @@ class ModelTransfers:
             return cls()
         folder = settings.offered_folder or WEIGHTS
         offer = open_offer(settings.offered_model, folder.absolute(), settings.model_keys)
-        sizes = {piece.role.name.lower(): len(piece.content) for piece in offer.pieces}
-        _log.info("model offered", model=offer.name, version=offer.version, bytes=sizes)
+        size = len(offer.packed)
+        _log.info("model offered", model=offer.name, version=offer.version, bytes=size)
         return cls(offer, settings.max_transfers, settings.transfer_timeout_s)
 
     async def responses(
         self, request: pb.GetModelRequest, site: str, is_busy: Callable[[], bool]
     ) -> AsyncGenerator[pb.GetModelResponse]:
-        """Yield the offer, then what the caller lacks of its pieces.
+        """Yield the offer, then what the caller lacks of the model.
 
         Raises:
             NothingOffered: no model of this kind is offered.
@@ -78,19 +78,16 @@ class ModelTransfers:
             loop, sent = asyncio.get_running_loop(), 0
             until_s = loop.time() + self._longest_s
             yield pb.GetModelResponse(offer=_encoded(offer))
-            for number, piece in enumerate(offer.pieces):
-                start = min(held.get(piece.sha256, 0), len(piece.content))
-                for at in range(start, len(piece.content), CHUNK_BYTES):
-                    if loop.time() > until_s:
-                        limit = f"{self._longest_s:g} s"
-                        raise DeadlinePassed(f"the transfer took more than {limit}; continue it")
-                    data = piece.content[at : at + CHUNK_BYTES]
-                    # gRPC takes the next one when this one may be sent
-                    yield pb.GetModelResponse(
-                        chunk=pb.ModelChunk(piece=number, offset=at, data=data)
-                    )
-                    sent += len(data)
-                    await asyncio.sleep(PAUSE_S if is_busy() else 0)
+            start = min(held.get(offer.sha256, 0), len(offer.packed))
+            for at in range(start, len(offer.packed), CHUNK_BYTES):
+                if loop.time() > until_s:
+                    limit = f"{self._longest_s:g} s"
+                    raise DeadlinePassed(f"the transfer took more than {limit}; continue it")
+                data = offer.packed[at : at + CHUNK_BYTES]
+                # gRPC takes the next one when this one may be sent
+                yield pb.GetModelResponse(chunk=pb.ModelChunk(offset=at, data=data))
+                sent += len(data)
+                await asyncio.sleep(PAUSE_S if is_busy() else 0)
             _log.info("model sent", version=offer.version, site=site, bytes=sent)
 
     @contextmanager
@@ -111,12 +108,5 @@ def _encoded(offer: Offer) -> pb.ModelOffer:
         name=offer.name,
         manifest=offer.manifest,
         signatures=offer.signatures,
-        pieces=[
-            pb.ModelPiece(
-                role=pb.PieceRole.ValueType(piece.role),
-                bytes=len(piece.content),
-                sha256=piece.sha256,
-            )
-            for piece in offer.pieces
-        ],
+        pieces=[pb.ModelPiece(role=pb.PIECE_ROLE_XZ, bytes=len(offer.packed), sha256=offer.sha256)],
     )

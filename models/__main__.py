@@ -1,10 +1,9 @@
 """`overread-models`: train, export, fit, list and sign the models.
 
-Only ``list``, ``keys``, ``sign`` and ``residual`` work without torch.
+Only ``list``, ``keys`` and ``sign`` work without torch.
 """
 
 import json
-import lzma
 import textwrap
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -32,9 +31,7 @@ from models.cli import (
 )
 from models.extra import how_to_install
 from models.runtime.artifacts import WEIGHTS, Artifact, every
-from models.runtime.errors import ModelError, ModelFailed, UnfitArtifact
-from models.runtime.package import read_package
-from models.runtime.residual import apply_residual, make_residual
+from models.runtime.errors import ModelError
 from models.runtime.signatures import SIGNATURES, make_keys, read_public_key, sign
 from process.command_line import PlainGroup
 from process.text import printable
@@ -112,39 +109,6 @@ def sign_manifest(
         artifact.stored()
     signer = sign(folder, key)
     print(printable(f"{folder / SIGNATURES}: signed by {signer}"))
-
-
-@app.command("residual")
-def residual(
-    name: Annotated[
-        str, typer.Argument(help="Screening artifact that has an INT4 form.")
-    ] = "screening-int8",
-    as_json: Json = False,
-) -> None:
-    """Show how many bytes a cloud sends of a model: its INT4 form, then the residual to it."""
-    package = read_package(name)
-    if package.first is None:
-        raise UnfitArtifact(f"{name} has no INT4 form: it is sent as one piece")
-    first, final = package.first.stored(), package.final.stored()
-    int4, rest = make_residual(b"", first), make_residual(first, final)
-    if apply_residual(apply_residual(b"", int4), rest) != final:
-        raise ModelFailed(f"{name}: the residual does not give the same file back")
-    best = lzma.compress(final, preset=9 | lzma.PRESET_EXTREME)
-    sizes = {
-        "int4_file": len(first),
-        "int8_file": len(final),
-        "int4_sent": len(int4),
-        "residual_sent": len(rest),
-        "sent": len(int4) + len(rest),
-        "int8_xz": len(best),
-    }
-    if as_json:
-        print(json.dumps({"artifact": name, "version": package.version, "bytes": sizes}, indent=2))
-        return
-    table = Table("what", Column("bytes", justify="right"))
-    for what, size in sizes.items():
-        table.add_row(what, f"{size:,}")
-    Console().print(table)
 
 
 def _entry(artifact: Artifact) -> dict[str, Any]:

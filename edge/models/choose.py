@@ -15,15 +15,7 @@ from edge.models.agreement import Agreement, Compared, agreement_of
 from edge.models.errors import ModelUpdateError, NotPromotable
 from edge.models.fetch import require_owner
 from edge.models.folder import ModelFolders
-from edge.models.store import (
-    SHIPPED,
-    Choice,
-    Form,
-    ModelHook,
-    ModelStore,
-    StoredPackage,
-    open_models,
-)
+from edge.models.store import SHIPPED, Choice, ModelHook, ModelStore, StoredPackage, open_models
 from edge.settings.core import EdgeSettings
 from models.runtime.errors import ModelError
 from models.runtime.package import Package
@@ -33,15 +25,10 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class ShadowState:
-    """The model in shadow: how far it agrees with the active one, and what speaks against it.
-
-    ``agreement`` is of the file that may be promoted; while only the INT4 form is there it is of
-    that, and the first of the ``problems`` says so.
-    """
+    """The model in shadow: how far it agrees with the active one, and what speaks against it."""
 
     version: str
     name: str
-    form: Form
     agreement: Agreement
     problems: tuple[str, ...]
     compared: Sequence[Compared] = ()
@@ -81,7 +68,7 @@ def promote(
     ``force`` does it although it agrees too little or was compared in too few studies.
 
     Raises:
-        NotPromotable: there is none, it is incomplete or damaged, or something speaks against it.
+        NotPromotable: there is none, it is damaged, or something speaks against it.
         UpdatesOff: this is not the agent's user, or there is no database.
     """
     require_owner(folders)
@@ -95,14 +82,14 @@ def promote(
         if package.version == choice.active:
             raise NotPromotable(f"{package.version} is active already")
         found = require_sound(package, settings, folders)
-        agreement = agreement_of(store.compared(package.version, Form.FINAL, choice.active))
+        agreement = agreement_of(store.compared(package.version, choice.active))
         problems = agreement.problems(settings.shadow_studies, settings.shadow_agreement)
         if problems and not force:
             raise NotPromotable(f"{'; '.join(problems)}; --force promotes it even so")
         facts: dict[str, Any] = {
             "user": user,
-            "model": found.final.name,
-            "sha256": found.final.sha256,
+            "model": found.model.name,
+            "sha256": found.model.sha256,
             "signed_by": found.signed_by,
             "studies": agreement.studies,
             "kept": agreement.kept,
@@ -142,20 +129,15 @@ def roll_back(
 
 
 def require_sound(package: StoredPackage, settings: EdgeSettings, folders: AgentFolders) -> Package:
-    """Return a package whose file is complete, sound and signed.
+    """Return a package whose file is sound and signed.
 
     Raises:
         NotPromotable: it is not.
     """
-    if not package.engine:
-        raise NotPromotable(
-            f"{package.version}: only its INT4 form is here; fetch the rest: overread-edge models"
-            " fetch"
-        )
     try:
         folder = ModelFolders.of(folders).at(package.version)
         found = folder.package(package.name, settings.model_keys)
-        found.final.stored()
+        found.model.stored()
     except (ModelError, ModelUpdateError) as error:
         raise NotPromotable(f"{package.version} cannot be used: {error}") from error
     return found
@@ -166,12 +148,8 @@ def _state(store: ModelStore, settings: EdgeSettings) -> ModelsState:
     package = store.package(choice.shadow) if choice.shadow else None
     shadow = None
     if package is not None:
-        compared = store.compared(package.version, package.form, choice.active)
+        compared = store.compared(package.version, choice.active)
         agreement = agreement_of(compared)
         problems = agreement.problems(settings.shadow_studies, settings.shadow_agreement)
-        if package.form is Form.INT4:
-            problems = ["only its INT4 form is here", *problems]
-        shadow = ShadowState(
-            package.version, package.name, package.form, agreement, tuple(problems), compared
-        )
+        shadow = ShadowState(package.version, package.name, agreement, tuple(problems), compared)
     return ModelsState(choice, tuple(store.packages()), shadow)

@@ -124,7 +124,6 @@ def as_values(state: ModelsState, settings: EdgeSettings) -> dict[str, Any]:
         "changed": choice.changed,
         "changed_by": choice.changed_by,
         "packages": [asdict(one) for one in state.packages],
-        "form": shadow.form.value if shadow else None,
         "agreement": asdict(shadow.agreement) if shadow else None,
         "against_promotion": list(shadow.problems) if shadow else [],
     }
@@ -141,7 +140,7 @@ def rendered(state: ModelsState, settings: EdgeSettings) -> list[Any]:
     if state.shadow is None:
         return [table]
     seen = state.shadow.agreement
-    facts = Table(title=f"In shadow: {state.shadow.version}, {state.shadow.form.value} file")
+    facts = Table(title=f"In shadow: {state.shadow.version}")
     facts.add_column("compared with the active model")
     facts.add_column("value", justify="right")
     rows = {

@@ -1,6 +1,6 @@
 """Fetch the model that the cloud offers, and put it in shadow.
 
-    offer -> signature and version -> INT4 form -> in shadow -> model -> in shadow
+    offer -> signature and version -> model file -> trial -> in shadow
 
 Each arrow ends in a durable step, and a fetch that broke off anywhere is continued by the next.
 The channel is one of its own, so that no byte of a model lies before a verdict. A model is opened
@@ -10,7 +10,7 @@ for the first time in a process of its own (`edge.models.trial`), at the lowest 
 import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,14 @@ from edge.folders import AgentFolders
 from edge.link.channel import open_channel
 from edge.models.errors import FetchFailed, RefusedModel, UpdatesOff
 from edge.models.folder import ModelFolder, ModelFolders, is_there
-from edge.models.store import Form, ModelHook, ModelStep, ModelStore, StoredPackage, open_models
+from edge.models.store import ModelHook, ModelStep, ModelStore, StoredPackage, open_models
 from edge.models.trial import try_model
 from edge.queue import other_user
 from edge.settings.core import EdgeSettings
 from models.runtime.errors import ModelError
 from models.runtime.package import (
     MOST_MANIFEST,
-    MOST_PIECE,
+    MOST_MODEL,
     WEIGHTS,
     Package,
     is_version,
@@ -173,9 +173,9 @@ class _Transfer:
                 return Fetched(known.version, True)
             return Fetched(known.version, False)
         folder, package = self._accept(offer)
-        for number, piece in enumerate(offer.pieces):
-            self._receive_piece(responses, number, piece, folder)
-            self._use(piece, folder, package)
+        (piece,) = offer.pieces
+        self._receive_piece(responses, piece, folder)
+        self._use(piece, folder, package)
         self._clean_up()
         return Fetched(package.version, True, self._bytes)
 
@@ -185,12 +185,14 @@ class _Transfer:
         if len(offer.manifest) > MOST_MANIFEST or len(offer.signatures) > MOST_MANIFEST:
             raise RefusedModel(f"a manifest of more than {MOST_MANIFEST} bytes")
         roles = [piece.role for piece in offer.pieces]
-        both = [pb.PIECE_ROLE_INT4, pb.PIECE_ROLE_FINAL]
-        if roles not in (both, both[1:]):
-            raise RefusedModel(f"pieces of roles {roles}, expected INT4 and final, or final")
-        for piece in offer.pieces:
-            if not 0 < piece.bytes <= MOST_PIECE or len(piece.sha256) != 32:
-                raise RefusedModel(f"a piece of {piece.bytes} bytes, expected at most {MOST_PIECE}")
+        if roles != [pb.PIECE_ROLE_XZ]:
+            raise RefusedModel(
+                f"the cloud sends pieces of roles {roles}, expected one model file in xz (role"
+                f" {pb.PIECE_ROLE_XZ}): cloud and edge are of different versions, upgrade the older"
+            )
+        size = offer.pieces[0].bytes
+        if not 0 < size <= MOST_MODEL or len(offer.pieces[0].sha256) != 32:
+            raise RefusedModel(f"a model file of {size} bytes, expected at most {MOST_MODEL}")
         self._on_step(ModelStep.OFFERED, False)
         # only from here on is there something of this version to discard
         taken = self._models.take(
@@ -201,9 +203,9 @@ class _Transfer:
         return taken
 
     def _receive_piece(
-        self, responses: Iterator[Any], number: int, piece: pb.ModelPiece, folder: ModelFolder
+        self, responses: Iterator[Any], piece: pb.ModelPiece, folder: ModelFolder
     ) -> None:
-        """Receive the rest of one piece."""
+        """Receive the rest of the model file."""
         part = folder.part(piece.sha256)
         size = part.stat().st_size if part.exists() else 0
         while size < piece.bytes:
@@ -211,47 +213,35 @@ class _Transfer:
             if response is None:
                 raise FetchFailed("the transfer ended before the model was whole; fetch again")
             chunk = response.chunk
-            if chunk.piece != number or size + len(chunk.data) > piece.bytes or not chunk.data:
-                raise RefusedModel(f"a chunk of piece {chunk.piece} came, expected {number}")
+            if chunk.piece != 0 or size + len(chunk.data) > piece.bytes or not chunk.data:
+                raise RefusedModel(
+                    f"{len(chunk.data)} bytes of piece {chunk.piece} came, expected"
+                    f" {piece.bytes - size} of piece 0"
+                )
             folder.append(piece.sha256, chunk.offset, chunk.data)
             size += len(chunk.data)
             self._bytes += len(chunk.data)
             self._on_chunk(len(chunk.data))
 
     def _use(self, piece: pb.ModelPiece, folder: ModelFolder, package: Package) -> None:
-        """Store the file of a piece that is whole, try it, and put it in shadow."""
-        form = Form.INT4 if piece.role == pb.PIECE_ROLE_INT4 else Form.FINAL
-        step = ModelStep.FIRST if form is Form.INT4 else ModelStep.FINAL
-        if not is_there(package, form):
-            content = folder.whole(piece.sha256)
-            self._on_step(step, False)
-            folder.put(package, form, content)
-            self._on_step(step, True)
-        known = self._store.package(package.version)
-        if form is Form.FINAL or known is None or not known.first_engine:
-            self._shadow(package, form, try_model(package, form, self._settings))
-        if form is Form.FINAL:
-            folder.drop_parts()
-
-    def _shadow(self, package: Package, form: Form, engine: str) -> None:
-        artifact = package.final if form is Form.FINAL else package.first
-        assert artifact is not None
-        known = self._store.package(package.version)
-        stored = known or StoredPackage(package.version, package.final.name, "", "", False, "")
-        if form is Form.FINAL:
-            stored = replace(stored, engine=engine)
-        else:
-            stored = replace(stored, first_engine=engine)
+        """Store the model file, which is whole; try it, and put it in shadow."""
+        if not is_there(package):
+            packed = folder.whole(piece.sha256)
+            self._on_step(ModelStep.STORED, False)
+            folder.put(package, packed)
+            self._on_step(ModelStep.STORED, True)
+        model, engine = package.model, try_model(package, self._settings)
         self._store.shadow(
-            stored,
+            StoredPackage(package.version, model.name, engine),
             user=self._user,
-            model=artifact.name,
-            sha256=artifact.sha256,
-            precision=artifact.precision,
+            model=model.name,
+            sha256=model.sha256,
+            precision=model.precision,
             signed_by=package.signed_by,
             cloud=self._settings.cloud,
         )
-        log.info("model fetched", version=package.version, model=artifact.name, engine=engine)
+        log.info("model fetched", version=package.version, model=model.name, engine=engine)
+        folder.drop_parts()
 
     def _clean_up(self) -> None:
         """Remove the versions that nobody needs any more."""
@@ -260,15 +250,13 @@ class _Transfer:
             self._store.forget(one)
 
     def _is_whole(self, package: StoredPackage) -> bool:
-        """Tell whether a package is here, complete and sound."""
-        if not package.engine:
-            return False
+        """Tell whether a package is here, and sound."""
         try:
             folder = self._models.at(package.version)
             found = folder.package(package.name, self._settings.model_keys)
         except RefusedModel:
             return False
-        return is_there(found, Form.FINAL)
+        return is_there(found)
 
 
 @contextmanager

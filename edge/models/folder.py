@@ -16,10 +16,8 @@ from edge.access import make_folder
 from edge.atomic_files import move, remove, sync_folder, write_atomically
 from edge.folders import AgentFolders
 from edge.models.errors import RefusedModel
-from edge.models.store import Form
 from models.runtime.errors import ModelError
-from models.runtime.package import Artifact, Package, is_version, read_package
-from models.runtime.residual import apply_residual
+from models.runtime.package import Package, is_version, read_package, unpacked
 from models.runtime.signatures import MANIFEST, SIGNATURES
 
 FOLDER = "models"
@@ -136,23 +134,19 @@ class ModelFolder:
             raise RefusedModel(f"a piece of {len(content)} bytes has another hash than was offered")
         return content
 
-    def put(self, package: Package, form: Form, residual: bytes) -> None:
-        """Make a model file from a residual and store it, durably.
+    def put(self, package: Package, packed: bytes) -> None:
+        """Store the model file that was sent in xz, durably.
 
         Raises:
-            RefusedModel: the residual is damaged, or the file has not the hash of the manifest.
+            RefusedModel: it cannot be unpacked, or has not the hash of the manifest.
         """
-        artifact = artifact_of(package, form)
-        if artifact is None:
-            raise RefusedModel(f"the manifest has no {form.value} file")
         try:
-            base = package.first if form is Form.FINAL else None
-            content = apply_residual(base.stored() if base else b"", residual)
+            content = unpacked(packed)
         except ModelError as error:
             raise RefusedModel(str(error)) from error
-        if hashlib.sha256(content).hexdigest() != artifact.sha256:
-            raise RefusedModel(f"the {form.value} file has another hash than in the manifest")
-        write_atomically(artifact.path, content)
+        if hashlib.sha256(content).hexdigest() != package.model.sha256:
+            raise RefusedModel("the model file has another hash than in the manifest")
+        write_atomically(package.model.path, content)
 
     def drop_parts(self) -> None:
         """Remove what has come of pieces."""
@@ -169,16 +163,10 @@ class ModelFolder:
             remove(doomed)
 
 
-def artifact_of(package: Package, form: Form) -> Artifact | None:
-    """Return the artifact of a form."""
-    return package.final if form is Form.FINAL else package.first
-
-
-def is_there(package: Package, form: Form) -> bool:
-    """Tell whether the file of a form is there, with the right hash."""
-    artifact = artifact_of(package, form)
+def is_there(package: Package) -> bool:
+    """Tell whether the model file is there, with the right hash."""
     try:
-        return artifact is not None and bool(artifact.stored())
+        return bool(package.model.stored())
     except ModelError:
         return False
 

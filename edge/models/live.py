@@ -29,8 +29,8 @@ from edge.models.agreement import compare
 from edge.models.choose import ShadowState, models_state
 from edge.models.errors import RefusedModel
 from edge.models.fetch import fetch
-from edge.models.folder import ModelFolders, artifact_of
-from edge.models.store import SHIPPED, Form, ModelStore, StoredPackage, open_models
+from edge.models.folder import ModelFolders
+from edge.models.store import SHIPPED, ModelStore, StoredPackage, open_models
 from edge.pipeline import Pipeline, StudyResult
 from edge.reader import EdgeReader, Screening, open_configured
 from edge.report.model import Assessment, Report
@@ -75,7 +75,6 @@ class _Shadow:
     """A model that is open beside the active one."""
 
     version: str
-    form: Form
     reader: EdgeReader
 
 
@@ -96,7 +95,7 @@ class LiveModels:
         self._pipeline: Pipeline | None = None
         self._shadow: _Shadow | None = None
         self._seen: _Seen | None = None
-        self._failures: dict[tuple[str, Form], int] = {}
+        self._failures: dict[str, int] = {}
         self._looked_s, self._is_wanted = float("-inf"), False
 
     def open_active(self) -> Screening:
@@ -220,18 +219,17 @@ class LiveModels:
 
     def _try(self, store: ModelStore, package: StoredPackage, seen: _Seen) -> None:
         """Read a lung box with the model in shadow, and store how far it agrees."""
-        form = package.form
-        if self._failures.get((package.version, form), 0) >= MOST_FAILURES:
+        if self._failures.get(package.version, 0) >= MOST_FAILURES:
             return
         try:
-            shadow = self._opened(package, form)
+            shadow = self._opened(package)
             began_s = time.perf_counter()
             found = shadow.reader.screen(seen.box)
             took_s = time.perf_counter() - began_s
         except (ModelError, EdgeError, MemoryError) as error:
             self._shadow = None
-            count = self._failures.get((package.version, form), 0) + 1
-            self._failures[package.version, form] = count
+            count = self._failures.get(package.version, 0) + 1
+            self._failures[package.version] = count
             reason = f"{type(error).__name__}: {error}"
             log.error("model in shadow failed", version=package.version, reason=reason)
             if isinstance(error, RefusedModel) or count == MOST_FAILURES:
@@ -242,33 +240,30 @@ class LiveModels:
         compared = compare(
             seen.findings, seen.candidates, seen.thresholds, found, thresholds, seen.took_s, took_s
         )
-        store.add_compared(package.version, form, seen.active, seen.study_key, compared)
+        store.add_compared(package.version, seen.active, seen.study_key, compared)
         log.info(
             "model compared in shadow",
             study_key=seen.study_key,
             version=package.version,
-            form=form.value,
             findings=compared.findings,
             kept=compared.kept,
             added=compared.added,
         )
 
-    def _opened(self, package: StoredPackage, form: Form) -> _Shadow:
+    def _opened(self, package: StoredPackage) -> _Shadow:
         """Return the model in shadow, opened once."""
-        if self._shadow is None or (self._shadow.version, self._shadow.form) != (
-            package.version, form,
-        ):  # fmt: skip
+        if self._shadow is None or self._shadow.version != package.version:
             self._shadow = None  # its memory first
-            reader = EdgeReader.of(self._open_package(package, form))
-            self._shadow = _Shadow(package.version, form, reader)
-            log.info("model in shadow", version=package.version, form=form.value)
+            reader = EdgeReader.of(self._open_package(package))
+            self._shadow = _Shadow(package.version, reader)
+            log.info("model in shadow", version=package.version)
         return self._shadow
 
     def _switch(self, store: ModelStore, version: str) -> None:
         """Read the next studies with another model."""
         shadow = self._shadow
         try:
-            if shadow is not None and (shadow.version, shadow.form) == (version, Form.FINAL):
+            if shadow is not None and shadow.version == version:
                 reader = shadow.reader
             else:
                 reader = EdgeReader.of(self._open(version, store))
@@ -317,31 +312,27 @@ class LiveModels:
         if version == SHIPPED:
             return open_configured(self._settings)
         package = store.package(version) if store else None
-        if package is None or not package.engine:
-            raise RefusedModel(f"model {version} is not complete: fetch it again")
-        return self._open_package(package, Form.FINAL)
+        if package is None:
+            raise RefusedModel(f"model {version} is not here: fetch it again")
+        return self._open_package(package)
 
-    def _open_package(self, package: StoredPackage, form: Form) -> Screening:
-        """Open a file of a package that was fetched.
+    def _open_package(self, package: StoredPackage) -> Screening:
+        """Open the model of a package that was fetched.
 
         Raises:
             RefusedModel: nobody who is trusted signed it.
             ModelError: the file is damaged, or cannot be run.
         """
         settings, folder = self._settings, ModelFolders.of(self._folders).at(package.version)
-        artifact = artifact_of(folder.package(package.name, settings.model_keys), form)
-        if artifact is None:
-            raise RefusedModel(f"model {package.version} has no {form.value} form")
-        found = package.engine if form is Form.FINAL else package.first_engine
         opened = partial(
             open_screener,
-            artifact.name,
+            folder.package(package.name, settings.model_keys).model.name,
             threads=settings.threads,
             keys=settings.model_keys,
             folder=folder.path,
         )
         try:
-            return opened(engine=found if settings.engine == AUTO else settings.engine)
+            return opened(engine=package.engine if settings.engine == AUTO else settings.engine)
         except EngineUnavailable:
             if settings.engine != AUTO:
                 raise

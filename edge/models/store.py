@@ -25,6 +25,7 @@ SHIPPED = ""
 """Stands for the model of the setting ``screening_model`` in the package's own folder."""
 MOST_COMPARED = 1000
 """Studies of one model whose comparison is kept; the oldest are removed."""
+_FORM = "final"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS model_choice (
@@ -38,14 +39,14 @@ CREATE TABLE IF NOT EXISTS model_choice (
 CREATE TABLE IF NOT EXISTS model_packages (
     version TEXT PRIMARY KEY,
     name TEXT NOT NULL,
-    first_engine TEXT NOT NULL DEFAULT '', -- that runs the INT4 form; empty: it is not there
-    engine TEXT NOT NULL DEFAULT '', -- that runs the model; empty: it is not complete
+    first_engine TEXT NOT NULL DEFAULT '', -- not used: drafts fetched an INT4 form first
+    engine TEXT NOT NULL DEFAULT '', -- that runs the model; empty, of a draft: it is incomplete
     rejected INTEGER NOT NULL DEFAULT 0, -- it was rolled back
     fetched TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS model_compared (
     version TEXT NOT NULL,
-    form TEXT NOT NULL, -- int4 or final
+    form TEXT NOT NULL, -- final; drafts compared INT4 forms too
     active TEXT NOT NULL, -- what it was compared with
     study_key TEXT NOT NULL,
     created TEXT NOT NULL,
@@ -68,23 +69,14 @@ class ModelStep(Enum):
     """A durable step of a model update."""
 
     OFFERED = "offered"  # manifest and signatures are in its folder, checked
-    FIRST = "first"  # the INT4 form is in its folder
-    FINAL = "final"  # the model is in its folder
-    SHADOW = "shadow"  # it is tried in shadow
-    COMPLETE = "complete"  # it may be promoted
+    STORED = "stored"  # the model is in its folder
+    SHADOW = "shadow"  # it is tried in shadow, and may be promoted
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled back"
 
 
 ModelHook = Callable[[ModelStep, bool], None]
 """Called with each step twice: just before it is made durable (False) and just after (True)."""
-
-
-class Form(Enum):
-    """Which file of a package."""
-
-    INT4 = "int4"
-    FINAL = "final"
 
 
 @dataclass(frozen=True)
@@ -105,19 +97,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class StoredPackage:
-    """What is known of a package that was fetched; an empty engine: that file is not there."""
+    """What is known of a package that was fetched: its model, and the engine that runs it."""
 
     version: str
     name: str
-    first_engine: str
     engine: str
-    rejected: bool
-    fetched: str
-
-    @property
-    def form(self) -> Form:
-        """The best file that is there."""
-        return Form.FINAL if self.engine else Form.INT4
+    rejected: bool = False
+    fetched: str = ""
 
 
 class ModelStore:
@@ -147,25 +133,23 @@ class ModelStore:
     def packages(self) -> list[StoredPackage]:
         """Return all packages, the last one first."""
         rows = self._database.execute(
-            "SELECT version, name, first_engine, engine, rejected, fetched FROM model_packages"
-            " ORDER BY rowid DESC"
+            "SELECT version, name, engine, rejected, fetched FROM model_packages"
+            " WHERE engine != '' ORDER BY rowid DESC"
         )
         return [
-            StoredPackage(version, name, first, engine, bool(rejected), fetched)
-            for version, name, first, engine, rejected, fetched in rows
+            StoredPackage(version, name, engine, bool(rejected), fetched)
+            for version, name, engine, rejected, fetched in rows
         ]
 
     def shadow(self, package: StoredPackage, **facts: Any) -> None:
-        """Store what is there of a package now, and try it in shadow."""
-        step = ModelStep.COMPLETE if package.engine else ModelStep.SHADOW
-        with self._step(step):
+        """Store a package that is here, and try it in shadow."""
+        with self._step(ModelStep.SHADOW):
             before = self.choice()
             self._database.execute(
-                "INSERT INTO model_packages"
-                " (version, name, first_engine, engine, rejected, fetched)"
-                " VALUES (?, ?, ?, ?, 0, ?) ON CONFLICT (version) DO UPDATE SET"
-                " first_engine = excluded.first_engine, engine = excluded.engine, rejected = 0",
-                (package.version, package.name, package.first_engine, package.engine, _now()),
+                "INSERT INTO model_packages (version, name, engine, rejected, fetched)"
+                " VALUES (?, ?, ?, 0, ?) ON CONFLICT (version) DO UPDATE SET"
+                " engine = excluded.engine, rejected = 0",
+                (package.version, package.name, package.engine, _now()),
             )
             self._trail.record(Event.MODEL_FETCHED, version=package.version, **facts)
             if package.version not in (before.shadow, before.active):
@@ -225,11 +209,9 @@ class ModelStore:
         with transaction(self._database):
             self._forget(version)
 
-    def add_compared(
-        self, version: str, form: Form, active: str, study_key: str, compared: Compared
-    ) -> None:
+    def add_compared(self, version: str, active: str, study_key: str, compared: Compared) -> None:
         """Store the comparison of one study."""
-        values = {"version": version, "form": form.value, "active": active,
+        values = {"version": version, "form": _FORM, "active": active,
                   "study_key": study_key, "created": _now(), **asdict(compared)}  # fmt: skip
         marks = ", ".join(f":{name}" for name in values)
         with transaction(self._database):
@@ -243,13 +225,13 @@ class ModelStore:
                 (version, MOST_COMPARED),
             )
 
-    def compared(self, version: str, form: Form, active: str) -> list[Compared]:
+    def compared(self, version: str, active: str) -> list[Compared]:
         """Return the comparisons of a version with the active one, the first study first."""
         names = ", ".join(field.name for field in fields(Compared))
         rows = self._database.execute(
             f"SELECT {names} FROM model_compared WHERE version = ? AND form = ? AND active = ?"
             " ORDER BY rowid",
-            (version, form.value, active),
+            (version, _FORM, active),
         )
         return [Compared(*row) for row in rows]
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from edge.errors import EdgeError
 from edge.models.errors import RefusedModel
-from edge.models.store import Form
 from edge.reader import EdgeReader
 from edge.settings.core import EdgeSettings
 from imaging.preprocess import Preprocessed
@@ -28,14 +27,13 @@ TRIAL_S = 300.0
 _SIDE = 96
 
 
-def try_model(package: Package, form: Form, settings: EdgeSettings) -> str:
-    """Open a file of a package and let it read a small box; return the engine that fits.
+def try_model(package: Package, settings: EdgeSettings) -> str:
+    """Open the model of a package and let it read a small box; return the engine that fits.
 
     Raises:
         RefusedModel: it cannot be opened, or cannot read.
     """
-    artifact = package.final if form is Form.FINAL else package.first
-    assert artifact is not None
+    artifact = package.model
     values = {
         "folder": str(artifact.path.parent),
         "name": artifact.name,

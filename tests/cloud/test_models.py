@@ -1,8 +1,9 @@
-"""Sending a model to the edges: an offer, its pieces, and what is refused."""
+"""Sending a model to the edges: an offer, its file, and what is refused."""
 
 from __future__ import annotations
 
 import hashlib
+import lzma
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,11 @@ import httpx
 import pytest
 
 from models.runtime.errors import UntrustedManifest
-from models.runtime.residual import apply_residual
 from protos import overread_pb2 as pb
 from protos import overread_pb2_grpc
 from protos.errors import Draining, NothingOffered, Overloaded, OverreadError, Unreachable
 from tests.cloud.running import make_roi, make_stream, read, run_cloud, typed, until
-from tests.edge.models.signed import SMALL, Signed, offering, responses_of, signed
+from tests.edge.models.signed import NAME, Signed, offering, responses_of, signed
 
 
 @pytest.fixture(scope="module")
@@ -30,50 +30,36 @@ def asked(cloud: Any, **request: Any) -> list[pb.GetModelResponse]:
         return list(stub.GetModel(pb.GetModelRequest(**request), timeout=60))
 
 
-def pieces(responses: list[pb.GetModelResponse]) -> list[bytes]:
-    """The content that the chunks give, each in its place."""
-    found = [b"" for _ in responses[0].offer.pieces]
-    for one in responses[1:]:
-        assert one.chunk.offset == len(found[one.chunk.piece])
-        assert len(one.chunk.data) <= 64 * 1024
-        found[one.chunk.piece] += one.chunk.data
-    return found
-
-
-def test_the_pieces_are_the_int4_file_and_what_makes_the_model_from_it(hospital: Signed) -> None:
+def test_the_model_file_is_sent_in_xz_with_its_signed_manifest(hospital: Signed) -> None:
     with offering(hospital) as cloud:
-        sent = responses_of(cloud)
-    offer = sent[0].offer
-    assert offer.manifest == (hospital.folder / "manifest.toml").read_bytes()
-    assert offer.signatures == (hospital.folder / "manifest.sig").read_bytes()
-    contents = pieces(sent)
-    assert [hashlib.sha256(c).digest() for c in contents] == [p.sha256 for p in offer.pieces]
-    first = apply_residual(b"", contents[0])
-    assert first == (hospital.folder / "screening-int4.onnx").read_bytes()
-    final = (hospital.folder / "screening-int8.onnx").read_bytes()
-    assert apply_residual(first, contents[1]) == final
-
-
-def test_a_model_without_an_int4_form_is_one_piece(hospital: Signed) -> None:
-    with offering(hospital, SMALL) as cloud:
-        sent = responses_of(cloud)
-    (content,) = pieces(sent)
-    assert apply_residual(b"", content) == (hospital.folder / f"{SMALL}.onnx").read_bytes()
+        offer, *chunks = responses_of(cloud)
+    assert offer.offer.manifest == (hospital.folder / "manifest.toml").read_bytes()
+    assert offer.offer.signatures == (hospital.folder / "manifest.sig").read_bytes()
+    (piece,) = offer.offer.pieces
+    packed = b""
+    for one in chunks:
+        assert (one.chunk.piece, one.chunk.offset) == (0, len(packed))
+        assert len(one.chunk.data) <= 64 * 1024
+        packed += one.chunk.data
+    assert (piece.role, piece.bytes) == (pb.PIECE_ROLE_XZ, len(packed))
+    assert piece.sha256 == hashlib.sha256(packed).digest()
+    file = hospital.folder / f"{NAME}.onnx"
+    assert lzma.decompress(packed, lzma.FORMAT_XZ) == file.read_bytes()
+    assert len(packed) < 0.9 * file.stat().st_size
 
 
 def test_only_what_the_caller_lacks_is_sent(hospital: Signed) -> None:
     with offering(hospital) as cloud:
         whole = responses_of(cloud)
-        one, two = whole[0].offer.pieces
+        (piece,) = whole[0].offer.pieces
         held = [
-            pb.HeldPiece(sha256=one.sha256, bytes=one.bytes),
-            pb.HeldPiece(sha256=two.sha256, bytes=100),
+            pb.HeldPiece(sha256=piece.sha256, bytes=100),
             pb.HeldPiece(sha256=b"x" * 32, bytes=7),
         ]
         rest = asked(cloud, kind=pb.MODEL_KIND_SCREENING, held=held)
         same = asked(cloud, kind=pb.MODEL_KIND_SCREENING, version=whole[0].offer.version)
-    assert sum(len(r.chunk.data) for r in rest) == two.bytes - 100
-    assert (rest[1].chunk.piece, rest[1].chunk.offset) == (1, 100)
+    assert sum(len(r.chunk.data) for r in rest) == piece.bytes - 100
+    assert rest[1].chunk.offset == 100
     assert len(same) == 1
     assert not same[0].offer.manifest
 

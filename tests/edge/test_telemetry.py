@@ -10,7 +10,6 @@ from edge.findings import SecondReading
 from edge.link.estimate import LinkEstimate
 from edge.models.agreement import Agreement
 from edge.models.choose import ShadowState
-from edge.models.store import Form
 from edge.report.model import Rejection, Report, Status
 from edge.settings.core import EdgeSettings
 from edge.store.exports import Backlog
@@ -77,7 +76,7 @@ def test_the_backlog_and_the_link_are_reported_as_they_are_now() -> None:
 def test_the_models_are_those_of_the_moment_and_old_versions_leave_no_series() -> None:
     telemetry, active = Telemetry(), [("screening-int8", "1.0")]
     agreement = Agreement(studies=3, findings=4, kept=3, kept_share=0.75)
-    tried = ShadowState("1.1", "screening-int8", Form.FINAL, agreement, ())
+    tried = ShadowState("1.1", "screening-int8", agreement, ())
     shadows: list[ShadowState | None] = [tried]
     telemetry.observe_models(lambda: active[0], lambda: shadows[0])
     value = telemetry.registry.get_sample_value

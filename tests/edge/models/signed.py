@@ -27,7 +27,7 @@ from protos import overread_pb2_grpc
 from tests.cloud.running import MeanReader, RunningCloud, run_cloud
 
 NAME, SMALL = "screening-int8", "screening-small-int8"
-FILES = ("screening-int4.onnx", "screening-int8.onnx", "screening-small-int8.onnx")
+FILES = ("screening-int8.onnx", "screening-small-int8.onnx")
 
 
 @dataclass(frozen=True)

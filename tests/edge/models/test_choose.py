@@ -21,7 +21,7 @@ from edge.models.choose import models_state, promote, roll_back
 from edge.models.errors import NotPromotable, UpdatesOff
 from edge.models.fetch import fetch
 from edge.models.live import LiveModels
-from edge.models.store import MOST_COMPARED, SHIPPED, Choice, Form, ModelStep
+from edge.models.store import MOST_COMPARED, SHIPPED, Choice, ModelStep
 from edge.trail.records import Event
 from models.runtime.artifacts import every
 from tests.edge.models.signed import SMALL, Edge, Signed, edge, offering, signed
@@ -37,7 +37,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Signed:
 
 @pytest.fixture(scope="module")
 def fetched(hospital: Signed, tmp_path_factory: pytest.TempPathFactory) -> Edge:
-    """An edge that has fetched the small model, which is one piece and quickly tried."""
+    """An edge that has fetched the small model, which is quickly tried."""
     with offering(hospital, SMALL) as cloud:
         site = edge(tmp_path_factory.mktemp("edge"), cloud.address, hospital.key)
         fetch(site.settings, site.folders, user="agent")
@@ -60,7 +60,7 @@ def add(site: Edge, *compared: Compared, active: str = SHIPPED) -> str:
         version = store.choice().shadow
         assert version
         for number, one in enumerate(compared):
-            store.add_compared(version, Form.FINAL, active, f"{number:032x}", one)
+            store.add_compared(version, active, f"{number:032x}", one)
     return version
 
 
@@ -104,17 +104,6 @@ def test_what_was_compared_with_another_model_does_not_count(site: Edge) -> None
     add(site, GOOD, GOOD, GOOD, active="another-1")
     with pytest.raises(NotPromotable, match="0 studies were compared"):
         promote(site.settings, site.folders, user="anna")
-
-
-def test_an_int4_form_is_not_promoted_not_even_by_force(site: Edge) -> None:
-    version = add(site)
-    with site.store() as store:
-        package = store.package(version)
-        assert package
-        partial = replace(package, engine="", first_engine="onnxruntime")
-        store.shadow(partial, user="agent")
-    with pytest.raises(NotPromotable, match="only its INT4 form is here"):
-        promote(site.settings, site.folders, user="anna", force=True)
 
 
 def test_a_model_that_was_damaged_or_is_not_trusted_any_more_is_not_promoted(site: Edge) -> None:
@@ -272,9 +261,7 @@ def test_a_kill_leaves_the_old_choice_or_the_new_one_with_its_record(
 def test_comparisons_are_bounded(site: Edge) -> None:
     add(site, *[GOOD] * (MOST_COMPARED + 5))
     with site.store() as store:
-        assert len(store.compared(store.choice().shadow or "", Form.FINAL, SHIPPED)) == (
-            MOST_COMPARED
-        )
+        assert len(store.compared(store.choice().shadow or "", SHIPPED)) == (MOST_COMPARED)
 
 
 def run(site: Edge, *arguments: str) -> Result:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import lzma
 import os
 import signal
 from pathlib import Path
@@ -10,13 +12,14 @@ from typing import Any
 import grpc
 import pytest
 
+from edge.models.choose import models_state
 from edge.models.errors import FetchFailed, RefusedModel, UpdatesOff
 from edge.models.fetch import fetch
-from edge.models.store import Form, ModelStep
+from edge.models.store import ModelStep, StoredPackage
 from edge.settings.core import EdgeSettings
 from edge.trail.records import Event
 from edge.trail.verify import verify
-from models.runtime.package import read_package
+from models.runtime.package import MOST_MODEL, read_package
 from models.runtime.signatures import make_keys, sign
 from protos import overread_pb2 as pb
 from protos.errors import NothingOffered
@@ -36,6 +39,7 @@ from tests.edge.models.signed import (
 from tests.edge.running_agent import PATIENCE_S, PROCESSES
 
 CHUNK = 64 * 1024
+STEPS = (ModelStep.OFFERED, ModelStep.STORED, ModelStep.SHADOW)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +78,7 @@ def test_a_model_comes_whole_byte_for_byte_and_is_in_shadow(
     assert found.new
     assert (again.new, again.bytes, again.version) == (False, 0, found.version)
     folder = site.models / found.version
-    for name in ("screening-int4.onnx", "screening-int8.onnx", "manifest.toml", "manifest.sig"):
+    for name in ("screening-int8.onnx", "manifest.toml", "manifest.sig"):
         assert (folder / name).read_bytes() == (hospital.folder / name).read_bytes()
     assert [one.name for one in folder.iterdir() if one.name.startswith(".")] == []
     assert oct(folder.stat().st_mode & 0o777) == "0o700"
@@ -82,18 +86,13 @@ def test_a_model_comes_whole_byte_for_byte_and_is_in_shadow(
         assert store.choice().shadow == found.version
         package = store.package(found.version)
     assert package is not None
-    assert package.form is Form.FINAL
-    assert package.first_engine
-    order = [ModelStep.OFFERED, ModelStep.FIRST, ModelStep.SHADOW, ModelStep.FINAL,
-             ModelStep.COMPLETE]  # fmt: skip
-    assert steps == [(step, durable) for step in order for durable in (False, True)]
+    assert package.engine
+    assert steps == [(step, durable) for step in STEPS for durable in (False, True)]
     records = site.trail()
-    assert [one.event for one in records] == [
-        Event.MODEL_FETCHED, Event.MODEL_SHADOWED, Event.MODEL_FETCHED,
-    ]  # fmt: skip
-    assert records[2].fields["sha256"] == read_package(NAME, hospital.folder).final.sha256
-    assert records[2].fields["user"] == "anna"
-    assert records[2].fields["signed_by"].startswith("hospital (")
+    assert [one.event for one in records] == [Event.MODEL_FETCHED, Event.MODEL_SHADOWED]
+    assert records[0].fields["sha256"] == read_package(NAME, hospital.folder).model.sha256
+    assert records[0].fields["user"] == "anna"
+    assert records[0].fields["signed_by"].startswith("hospital (")
 
 
 def test_a_newer_model_takes_the_place_of_the_one_in_shadow(
@@ -145,12 +144,10 @@ def damaged(sent: list[pb.GetModelResponse], number: int) -> list[pb.GetModelRes
     return copies
 
 
-@pytest.mark.parametrize("number", [1, -1])
 def test_a_damaged_piece_is_discarded_and_recorded(
-    number: int, hospital: Signed, sent: list[pb.GetModelResponse], tmp_path: Path
+    hospital: Signed, sent: list[pb.GetModelResponse], tmp_path: Path
 ) -> None:
-    """Also the last one, when the INT4 form is in shadow already."""
-    with sending(damaged(sent, number)) as address:
+    with sending(damaged(sent, 1)) as address:
         site = edge(tmp_path, address, hospital.key)
         with pytest.raises(RefusedModel, match="another hash than was offered"):
             fetch(site.settings, site.folders, user="a")
@@ -161,22 +158,61 @@ def test_a_damaged_piece_is_discarded_and_recorded(
     assert "another hash" in last.fields["reason"]
 
 
-def test_a_piece_that_makes_another_file_than_the_manifest_says_is_refused(
-    hospital: Signed, tmp_path: Path
+@pytest.mark.parametrize(
+    ("packed", "says"),
+    [
+        (lzma.compress(b"another model"), "another hash than in the manifest"),
+        (b"no xz at all", "cannot be unpacked"),
+        (lzma.compress(b"x" * 1000)[:-30], "incomplete"),
+        (lzma.compress(bytes(MOST_MODEL + 1)), "more than 67108864 bytes"),
+    ],
+)
+def test_what_is_not_the_file_of_the_manifest_is_refused(
+    packed: bytes, says: str, hospital: Signed, sent: list[pb.GetModelResponse], tmp_path: Path
 ) -> None:
-    """The hashes of pieces are not signed: those of the files are."""
-    with offering(hospital, SMALL) as cloud:
-        small = responses_of(cloud)
-    with offering(hospital) as cloud:
-        full = responses_of(cloud)
-    offer = pb.ModelOffer.FromString(full[0].offer.SerializeToString())
-    del offer.pieces[0]
-    offer.pieces[0].CopyFrom(small[0].offer.pieces[0])
-    with sending([pb.GetModelResponse(offer=offer), *small[1:]]) as address:
+    """The hash of what is sent is not signed: that of the file is."""
+    offer = pb.ModelOffer.FromString(sent[0].offer.SerializeToString())
+    offer.pieces[0].bytes, offer.pieces[0].sha256 = len(packed), hashlib.sha256(packed).digest()
+    chunk = pb.ModelChunk(data=packed)
+    with sending([pb.GetModelResponse(offer=offer), pb.GetModelResponse(chunk=chunk)]) as address:
         site = edge(tmp_path, address, hospital.key)
-        with pytest.raises(RefusedModel):
+        with pytest.raises(RefusedModel, match=says):
             fetch(site.settings, site.folders, user="a")
     assert_nothing_is_left(site)
+
+
+@pytest.mark.parametrize(
+    "roles", [(pb.PIECE_ROLE_INT4, pb.PIECE_ROLE_FINAL), (pb.PIECE_ROLE_FINAL,), (77,)]
+)
+def test_a_cloud_of_another_version_is_refused_in_words(
+    roles: tuple[int, ...], hospital: Signed, sent: list[pb.GetModelResponse], tmp_path: Path
+) -> None:
+    copy = pb.GetModelResponse.FromString(sent[0].SerializeToString())
+    del copy.offer.pieces[:]
+    copy.offer.pieces.extend(
+        pb.ModelPiece(role=pb.PieceRole.ValueType(role), bytes=9, sha256=b"x" * 32)
+        for role in roles
+    )
+    with sending([copy]) as address:
+        site = edge(tmp_path, address, hospital.key)
+        with pytest.raises(RefusedModel, match="of different versions, upgrade the older"):
+            fetch(site.settings, site.folders, user="a")
+    assert_nothing_is_left(site)
+
+
+def test_what_a_draft_left_incomplete_is_fetched_whole(hospital: Signed, tmp_path: Path) -> None:
+    """Its database has a row without an engine in shadow."""
+    with offering(hospital) as cloud:
+        site = edge(tmp_path, cloud.address, hospital.key)
+        version = read_package(NAME, hospital.folder).version
+        with site.store() as store:
+            store.shadow(StoredPackage(version, NAME, ""), user="agent")
+            assert store.package(version) is None
+        assert models_state(site.settings, site.folders).shadow is None
+        assert fetch(site.settings, site.folders, user="a").new
+    shadow = models_state(site.settings, site.folders).shadow
+    assert shadow is not None
+    assert shadow.version == version
 
 
 @pytest.mark.parametrize(
@@ -268,11 +304,9 @@ def fetch_until(site: Edge, crash: tuple[ModelStep, bool]) -> None:
 
 def test_a_fetch_that_is_killed_at_any_step_is_continued(hospital: Signed, tmp_path: Path) -> None:
     """Never is there half a file under its name, nor a record too many or too few."""
-    order = (ModelStep.OFFERED, ModelStep.FIRST, ModelStep.SHADOW, ModelStep.FINAL,
-             ModelStep.COMPLETE)  # fmt: skip
     with offering(hospital) as cloud:
         site = edge(tmp_path, cloud.address, hospital.key)
-        for step in order:
+        for step in STEPS:
             for durable in (False, True):
                 process = PROCESSES.Process(target=fetch_until, args=(site, (step, durable)))
                 process.start()
@@ -283,10 +317,8 @@ def test_a_fetch_that_is_killed_at_any_step_is_continued(hospital: Signed, tmp_p
                 with site.store() as store:
                     known = store.packages()
                 for package in known:
-                    folder = site.models / package.version
-                    assert (folder / "screening-int4.onnx").is_file()
-                    assert (folder / "screening-int8.onnx").is_file() >= bool(package.engine)
+                    assert (site.models / package.version / "screening-int8.onnx").is_file()
         assert not fetch(site.settings, site.folders, user="a").new
-    assert events(site) == [Event.MODEL_FETCHED, Event.MODEL_SHADOWED, Event.MODEL_FETCHED]
+    assert events(site) == [Event.MODEL_FETCHED, Event.MODEL_SHADOWED]
     assert verify(site.folders.trail, site.folders.state / "spool.sqlite3").broken is None
     sign(hospital.folder, hospital.private)

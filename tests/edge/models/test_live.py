@@ -19,7 +19,7 @@ from edge.models.agreement import Compared
 from edge.models.choose import models_state, promote, roll_back
 from edge.models.fetch import fetch
 from edge.models.live import LiveModels
-from edge.models.store import SHIPPED, Form, ModelStep
+from edge.models.store import SHIPPED
 from edge.run import run_agent
 from edge.trail.records import Event
 from imaging.dicom.writer import write_series
@@ -103,30 +103,30 @@ def report_compared(site: Edge, study: Path, name: str) -> dict[str, Any]:
     for number in range(20):
         found = report(site, study, f"{name}-{number}")
         for _ in range(50):
-            if compared(site, Form.FINAL):
+            if compared(site):
                 return found
             time.sleep(0.1)
     raise AssertionError("no study was ever compared")
 
 
-def compared(site: Edge, form: Form) -> list[Compared]:
+def compared(site: Edge) -> list[Compared]:
     with site.store() as store:
         choice = store.choice()
-        return store.compared(choice.shadow or "", form, choice.active)
+        return store.compared(choice.shadow or "", choice.active)
 
 
 def test_a_new_model_comes_is_tried_promoted_and_rolled_back_while_the_agent_works(
-    hospital: Signed, study: Path, tmp_path: Path
+    hospital: Signed, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is the shipped one with another threshold: it agrees in everything that it finds."""
+    monkeypatch.setattr("edge.models.agreement.MOST_TIME", 1000.0)  # of one study, the first
     with offering(hospital) as cloud:
         given = {**READ, "fetch_models": True, "shadow_studies": 1}
         site = edge(tmp_path, cloud.address, hospital.key, **given)
         with running(site):
             until(lambda: models_state(site.settings, site.folders).shadow is not None)
-            until(lambda: models_state(site.settings, site.folders).packages[0].engine != "")
             first = report_compared(site, study, "one")
-            seen = compared(site, Form.FINAL)[0]
+            seen = compared(site)[0]
             version = promote(site.settings, site.folders, user="anna")
             second = report_by(version, site, study, "two")
             roll_back(site.settings, site.folders, user="anna")
@@ -169,7 +169,7 @@ def test_a_really_different_network_is_compared_and_becomes_the_one_that_reads(
     site, models = live
     before = read(models, study, tmp_path / "one")
     assert models.run_once(False)
-    (seen,) = compared(site, Form.FINAL)
+    (seen,) = compared(site)
     assert seen.findings == len(before.findings)
     assert seen.kept <= seen.findings
     assert seen.pairs > 0
@@ -191,41 +191,6 @@ def test_a_really_different_network_is_compared_and_becomes_the_one_that_reads(
     assert models.guarantee != guarantee
 
 
-class Broken(Exception):
-    """Ends a fetch."""
-
-
-def test_the_int4_form_is_read_with_before_the_rest_is_there(
-    hospital: Signed, study: Path, tmp_path: Path
-) -> None:
-    """When the model is whole, it is read with that, and the count of studies begins again."""
-
-    def break_off(step: ModelStep, durable: bool) -> None:
-        if (step, durable) == (ModelStep.FINAL, False):
-            raise Broken
-
-    with offering(hospital) as cloud:
-        site = edge(tmp_path, cloud.address, hospital.key, **READ)
-        with pytest.raises(Broken):
-            fetch(site.settings, site.folders, user="agent", on_step=break_off)
-        live = LiveModels(site.settings, site.folders)
-        with open_pipeline(site.settings, screening=live.open_active) as pipeline:
-            live.attach(pipeline)
-            read(live, study, tmp_path / "one")
-            assert live.run_once(False)
-            assert len(compared(site, Form.INT4)) == 1
-            shown = models_state(site.settings, site.folders).shadow
-            assert shown
-            assert (shown.form, shown.agreement.studies) == (Form.INT4, 1)
-            assert shown.problems[0] == "only its INT4 form is here"
-            fetch(site.settings, site.folders, user="agent")
-            read(live, study, tmp_path / "two")
-            assert live.run_once(False)
-    assert (len(compared(site, Form.INT4)), len(compared(site, Form.FINAL))) == (1, 1)
-    assert compared(site, Form.FINAL)[0].logit_p95 == 0.0
-    assert (compared(site, Form.INT4)[0].logit_p95 or 0) > 0
-
-
 def test_nothing_is_read_in_shadow_while_a_study_waits_or_arrives(
     live: tuple[Edge, LiveModels], study: Path, tmp_path: Path
 ) -> None:
@@ -237,11 +202,11 @@ def test_nothing_is_read_in_shadow_while_a_study_waits_or_arrives(
     assert not models.run_once(True)
     (site.folders.inbox / "coming").mkdir()
     assert not models.run_once(False)
-    assert compared(site, Form.FINAL) == []
+    assert compared(site) == []
     (site.folders.inbox / "coming").rmdir()
     assert models.run_once(False)
     assert not models.run_once(False)
-    assert len(compared(site, Form.FINAL)) == 1
+    assert len(compared(site)) == 1
 
 
 def test_a_model_that_fails_in_shadow_harms_nothing_and_is_refused_in_the_end(
@@ -258,7 +223,7 @@ def test_a_model_that_fails_in_shadow_harms_nothing_and_is_refused_in_the_end(
     for _ in range(3):
         models._seen = seen
         assert models.run_once(False)
-    assert compared(site, Form.FINAL) == []
+    assert compared(site) == []
     record = site.trail()[-1]
     assert record.event == Event.MODEL_REFUSED
     assert "the engine gave up" in record.fields["reason"]
@@ -276,7 +241,7 @@ def test_a_file_that_was_damaged_since_is_never_read_with(
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     read(models, study, tmp_path / "one")
     assert models.run_once(False)
-    assert compared(site, Form.FINAL) == []
+    assert compared(site) == []
     with site.store() as store:  # without any check, as a database from elsewhere may say
         store.promote(str(version), user="anna")
     models._looked_s = float("-inf")

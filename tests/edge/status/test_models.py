@@ -11,7 +11,7 @@ import pytest
 from edge.models.agreement import Compared
 from edge.models.fetch import fetch
 from edge.models.live import LiveModels
-from edge.models.store import SHIPPED, Form
+from edge.models.store import SHIPPED
 from edge.status.login import Door
 from edge.status.models import ModelsView
 from edge.trail.records import Event
@@ -56,7 +56,7 @@ def add(site: Edge, *compared: Compared) -> str:
     with site.store() as store:
         version = store.packages()[0].version
         for number, one in enumerate(compared):
-            store.add_compared(version, Form.FINAL, SHIPPED, f"{number:032x}", one)
+            store.add_compared(version, SHIPPED, f"{number:032x}", one)
     return version
 
 
