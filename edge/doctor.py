@@ -289,7 +289,7 @@ def _clouds(settings: EdgeSettings) -> Results:
         return
     for warning in settings.tls.warnings():
         yield Checked(Level.NOTE, "cloud", warning)
-    clouds = filter(None, (settings.cloud, settings.cloud_hedge))
+    clouds = filter(None, (settings.cloud, settings.cloud_fallback))
     for address in chain.from_iterable(map(replicas_of, clouds)):
         began_s = time.monotonic()
         with open_channel(address, settings) as channel:

@@ -193,7 +193,7 @@ def description(settings: EdgeSettings) -> dict[str, object]:
         "outbox": str(settings.outbox.absolute()),
         "state_dir": str(settings.state_dir.absolute()),
         "cloud": settings.cloud or CLOUD_OFF,
-        **({"cloud_hedge": settings.cloud_hedge} if settings.cloud_hedge else {}),
+        **({"cloud_fallback": settings.cloud_fallback} if settings.cloud_fallback else {}),
         **({"encryption": settings.encryption} if settings.cloud else {}),
         **({"targets": [one.name for one in settings.targets]} if settings.targets else {}),
         "quiet_s": settings.quiet_s,
@@ -265,7 +265,7 @@ def _read(pipeline: Pipeline, job: Job, persist: PersistPending) -> StudyResult:
 def _links(settings: EdgeSettings, second: SecondReader) -> dict[str, LinkEstimate]:
     """Return the estimate of each cloud by its address; nothing waits for a health check."""
     if isinstance(second, Escalator):
-        clouds = filter(None, (settings.cloud, settings.cloud_hedge))
+        clouds = filter(None, (settings.cloud, settings.cloud_fallback))
         return dict(zip(clouds, second.estimates_now(), strict=False))
     estimate = second.estimate()
     return {} if estimate.off else {settings.cloud or "cloud": estimate}

@@ -1,27 +1,29 @@
-"""Run the attempts of one escalation, with a hedge, and report the results to the links.
+"""Run the attempts of one escalation, and report the results to the links.
 
-An attempt opens a stream to the first cloud that can be reached. If that is slow or fails, a second
-stream to another cloud (the hedge) runs in addition. The first answer to each ROI wins.
+An attempt opens one stream, to the first cloud whose link admits it. After one that failed or left
+ROIs open, the other cloud gets those (fail-over).
 
 This module knows nothing of gRPC: `edge.escalation.stream` implements `Stream`. The number of
 attempts and the pauses between them are decided in `edge.escalation.client`.
 """
 
-import math
 import queue
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Container, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
-from edge.escalation.rois import RoiStates, is_unmeetable
+from edge.escalation.rois import RoiStates
 from edge.link.estimate import Arrival
 from edge.link.link import Link
 from protos.codec import Outcome
 from protos.deadline import Clock, Deadline
 from protos.errors import CallerFault, DeadlinePassed, LinkFault, OverreadError
 from protos.messages import Load, Roi, Summary, Verdict
+
+SUMMARY_S = 0.02
+"""How long the summary of a stream is waited for after the last answer."""
 
 
 @dataclass(frozen=True)
@@ -127,137 +129,54 @@ class Stream(Protocol):
         """End the stream."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Event:
-    """A message of one stream, or its end, with or without an exception."""
+def _follow(
+    stream: Stream,
+    deadline: Deadline,
+    silence_s: float,
+    take: Callable[[Received], None],
+    done: Callable[[], bool],
+) -> OverreadError | None:
+    """Take what a stream brings until it ends or all is answered; return the fault that ended it.
 
-    stream: Stream
-    received: Received | None = None
-    exception: Exception | None = None
-
-
-class Race:
-    """The streams of one attempt: a thread follows each, the caller's thread handles all events.
-
-    Attributes:
-        faults: of the streams that ended early, or had not ended at the deadline.
-
-    Args:
-        take: records a message; returns whether the hedge should be opened at once.
-        done: whether everything is answered.
+    A thread of its own listens, so that a silent stream holds nobody: it is given up when its first
+    response takes longer than ``silence_s``, and at the deadline.
     """
-
-    def __init__(
-        self, deadline: Deadline, take: Callable[[Stream, Received], bool], done: Callable[[], bool]
-    ) -> None:
-        self.faults: dict[Stream, OverreadError] = {}
-        self._deadline, self._take, self._done = deadline, take, done
-        self._running: list[Stream] = []
-        self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
-        self._open_hedge: Callable[[], Stream | None] | None = None
-        self._slow_at = self._silent_at = self._deadline
-        self._silence_s, self._silent = math.inf, True
-
-    def run(
-        self,
-        first: Stream,
-        slow_s: float,
-        open_hedge: Callable[[], Stream | None] | None,
-        silence_s: float = math.inf,
-    ) -> OverreadError | None:
-        """Run the attempt; return the fault that ended it before everything was answered.
-
-        If there is another cloud, ``open_hedge`` opens the second stream. It is called once: when
-        ``first`` takes longer than ``slow_s``, cannot answer in time, or fails by no fault of the
-        caller. The attempt ends after ``silence_s`` without anything from any stream.
-        """
-        self._open_hedge, self._silence_s = open_hedge, silence_s
-        self._slow_at = self._deadline.capped(slow_s)
-        self._start(first)
-        fault = None
-        try:
-            while self._running:
-                if (event := self._next()) is not None:
-                    fault = self._handle(event)
-                elif not self._hedge():
-                    fault = self._time_out()
-        finally:
-            self._cancel(list(self._running))  # only where something was raised
-        return None if self._done() else fault
-
-    def _next(self) -> _Event | None:
-        """Wait for the next event; None when a time limit comes first."""
-        # When all is answered, only the summary of the last stream, with the queue it reports, is
-        # still of interest. Before, the first of three limits counts: deadline, slow stream, silent
-        # cloud.
-        left_s = self._deadline.remaining_s
-        if self._done():
-            left_s = min(left_s, 0.02)
-        else:
-            left_s = min(left_s, self._slow_at.remaining_s if self._open_hedge else left_s)
-            left_s = min(left_s, self._silent_at.remaining_s if self._silent else left_s)
-        try:
-            return self._events.get(timeout=left_s)
-        except queue.Empty:
+    events = queue.SimpleQueue[Received | Exception | None]()
+    threading.Thread(target=_listen, args=(stream, events), daemon=True).start()
+    until = deadline.capped(silence_s)
+    try:
+        while True:
+            # when all is answered, only the summary is of interest, for the queue that it reports
+            left_s = min(until.remaining_s, SUMMARY_S) if done() else until.remaining_s
+            match events.get(timeout=left_s):
+                case Received() as received:
+                    until = deadline
+                    take(received)
+                case OverreadError() as fault:
+                    return None if done() else fault
+                case None:
+                    return None
+                case exception:
+                    raise exception
+    except queue.Empty:
+        if done():
             return None
+        if deadline.passed:
+            return DeadlinePassed("the answer did not arrive before the deadline")
+        return DeadlinePassed(f"no response from the cloud within {silence_s:.1f} s")
+    finally:
+        stream.cancel()
 
-    def _handle(self, event: _Event) -> OverreadError | None:
-        """Record one event; return the fault in it."""
-        if event.received is not None:
-            self._silent = False
-            if self._take(event.stream, event.received):
-                self._hedge()
-            if self._done():
-                self._cancel(loser for loser in list(self._running) if loser is not event.stream)
-            return None
-        if event.stream not in self._running:
-            return None  # it was cancelled
-        self._running.remove(event.stream)
-        if event.exception is None:
-            return None
-        if not isinstance(event.exception, OverreadError):
-            raise event.exception
-        self.faults[event.stream] = event.exception
-        if not isinstance(event.exception, CallerFault):
-            self._hedge()
-        return event.exception
 
-    def _hedge(self) -> bool:
-        """Open the hedge if it may still help; return whether it had not been opened before."""
-        if self._open_hedge is None or self._done() or self._deadline.passed:
-            return False
-        open_hedge, self._open_hedge = self._open_hedge, None
-        if (stream := open_hedge()) is not None:
-            self._start(stream)
-        return True
-
-    def _time_out(self) -> OverreadError:
-        fault = DeadlinePassed("the answer did not arrive before the deadline")
-        if self._silent and not self._deadline.passed:
-            fault = DeadlinePassed(f"no response from the cloud within {self._silence_s:.1f} s")
-        if not self._done():
-            self.faults |= dict.fromkeys(self._running, fault)
-        self._cancel(list(self._running))
-        return fault
-
-    def _cancel(self, streams: Iterable[Stream]) -> None:
-        for stream in streams:
-            self._running.remove(stream)
-            stream.cancel()
-
-    def _start(self, stream: Stream) -> None:
-        self._running.append(stream)
-        self._silent_at = self._deadline.capped(self._silence_s)
-        threading.Thread(target=self._follow, args=(stream,), daemon=True).start()
-
-    def _follow(self, stream: Stream) -> None:
-        exception: Exception | None = None
-        try:
-            for received in stream.listen():
-                self._events.put(_Event(stream, received))
-        except Exception as error:  # whatever it is, the caller's thread deals with it
-            exception = error
-        self._events.put(_Event(stream, exception=exception))
+def _listen(stream: Stream, events: "queue.SimpleQueue[Received | Exception | None]") -> None:
+    """Hand on what a stream brings, then its end: an exception, or None."""
+    end: Exception | None = None
+    try:
+        for received in stream.listen():
+            events.put(received)
+    except Exception as error:  # whatever it is, the caller's thread deals with it
+        end = error
+    events.put(end)
 
 
 OpenStream = Callable[[RoiStates, Deadline, str], Stream]
@@ -276,8 +195,8 @@ class Escalation:
     """One escalation through all its attempts; call `close` at the end in any case.
 
     Args:
-        endpoints: the clouds. The first whose link admits the escalation is used; the next one is
-            the hedge.
+        endpoints: the cloud, and the one to fail over to. The first whose link admits the
+            escalation is used.
         rois: the ROIs and their answers.
         counts: whether a missed deadline counts against the link of a cloud that responded.
     """
@@ -293,67 +212,58 @@ class Escalation:
     ) -> None:
         self._rois, self._deadline, self._study_key = rois, deadline, study_key
         self._counts = counts
-        self._untried = list(endpoints)
-        self._entered: list[Endpoint] = []
-        self._streams: dict[Endpoint, Stream] = {}
-        self._links: dict[Stream, Link] = {}
-        self._faults: dict[Stream, OverreadError] = {}
+        self._untried, self._entered = list(endpoints), list[Endpoint]()
+        self._ended: dict[Endpoint, tuple[Stream, OverreadError | None]] = {}
 
     def enter(self) -> bool:
-        """Return whether any link admits this escalation."""
-        return self._endpoint(0) is not None
+        """Take the next cloud whose link admits this escalation; return whether there is one."""
+        while self._untried:
+            endpoint = self._untried.pop(0)
+            if endpoint.link.enter():
+                self._entered.insert(0, endpoint)
+                return True
+        return False
 
     def attempt(self) -> OverreadError | None:
-        """Run one attempt, with its hedge; return the fault that ended it early."""
-        race = Race(self._deadline, self._take, lambda: not self._rois.open)
-        first, rois = self._entered[0], self._rois.open.values()
-        silence_s = first.link.response_timeout_s()
-        # 95 % of such streams take no longer
-        slow_s = first.link.estimate().completion_s(
-            len(rois), sum(roi.voxels.nbytes for roi in rois)
-        )
-        fault = race.run(self._opened(first), slow_s, self._hedge, silence_s)
-        self._faults |= race.faults
-        self._rois.close_unmeetable()
+        """Open one stream and follow it; return the fault that ended it early."""
+        endpoint = self._entered[0]
+        silence_s = endpoint.link.response_timeout_s()
+        stream = endpoint.open(self._rois, self._deadline, self._study_key)
+        self._ended[endpoint] = stream, None  # as it is where what follows raises
+
+        def take(received: Received) -> None:
+            endpoint.link.responded()
+            if (message := received.message) is None:
+                return
+            counts = self._rois.take(message, elsewhere=bool(self._untried))
+            if counts and isinstance(message, Verdict):
+                stream.timing.arrived(message, received)
+
+        fault = _follow(stream, self._deadline, silence_s, take, lambda: not self._rois.open)
+        self._ended[endpoint] = stream, fault
         return fault
+
+    def fail_over(self, fault: OverreadError | None) -> bool:
+        """Take the other cloud for what is still open; return whether it was not tried before.
+
+        A request that is wrong stays with the cloud that said so: it is wrong for any. Where both
+        clouds were tried they take turns.
+        """
+        if isinstance(fault, CallerFault):
+            return False
+        if self.enter():
+            return True
+        self._entered.append(self._entered.pop(0))
+        return False
 
     def close(self) -> None:
         """Report the result to every link that admitted this escalation."""
         for endpoint in self._entered:
-            stream = self._streams.get(endpoint)
-            if stream is None:
-                endpoint.link.inconclusive()
+            if endpoint in self._ended:
+                stream, fault = self._ended[endpoint]
+                _learn(endpoint.link, stream, fault, self._rois.unanswered, counts=self._counts)
             else:
-                fault, unanswered = self._faults.get(stream), self._rois.unanswered
-                _learn(endpoint.link, stream, fault, unanswered, counts=self._counts)
-
-    def _endpoint(self, number: int) -> Endpoint | None:
-        """Return the endpoint of that number among those that admit this; enter more if needed."""
-        while len(self._entered) <= number and self._untried:
-            endpoint = self._untried.pop(0)
-            if endpoint.link.enter():
-                self._entered.append(endpoint)
-        return self._entered[number] if number < len(self._entered) else None
-
-    def _opened(self, endpoint: Endpoint) -> Stream:
-        stream = endpoint.open(self._rois, self._deadline, self._study_key)
-        self._streams[endpoint], self._links[stream] = stream, endpoint.link
-        return stream
-
-    def _hedge(self) -> Stream | None:
-        endpoint = self._endpoint(1)
-        return None if endpoint is None else self._opened(endpoint)
-
-    def _take(self, stream: Stream, received: Received) -> bool:
-        """Record a message; return whether another cloud may answer what this one cannot."""
-        self._links[stream].responded()
-        if (message := received.message) is None:
-            return False
-        elsewhere = is_unmeetable(message) and self._endpoint(1) is not None
-        taken = self._rois.take(message, elsewhere=elsewhere)
-        if taken and isinstance(message, Verdict):
-            stream.timing.arrived(message, received)
-        return elsewhere
+                endpoint.link.inconclusive()
 
 
 def _learn(
@@ -378,13 +288,7 @@ def _learn(
     # 4. The cloud responded, but not one verdict came in time.
     elif isinstance(fault, DeadlinePassed) and stream.sent:
         link.missed(timing.first_bytes, sending_s, response_s, counts=counts)
-    # 5. The stream was cancelled because the hedge won: it was at least as slow as that,
-    #    provided that it sent anything.
-    elif fault is None and timing.received_bytes == 0:
-        if stream.sent:
-            link.slower_than(timing.first_bytes, sending_s, response_s)
-        link.inconclusive()
-    # 6. The cloud refused: it is reachable.
+    # 5. The cloud refused: it is reachable.
     else:
         link.succeeded(())
     # Last, so that the queue that the cloud reports replaces one inferred above.

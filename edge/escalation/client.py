@@ -97,8 +97,7 @@ class Escalator:
 
     Args:
         link: learns from every escalation, and admits none while the cloud is unreachable.
-        hedge: another cloud with its link: used in addition if the first is slow or fails, and
-            in its place while the first is down.
+        fallback: a second, separate cloud with its link: used while the first is down or refuses.
         on_sending: called with every stream before it is opened.
         jitter: a random number between two bounds.
     """
@@ -109,14 +108,14 @@ class Escalator:
         link: Link,
         settings: EdgeSettings,
         *,
-        hedge: tuple[grpc.Channel, Link] | None = None,
+        fallback: tuple[grpc.Channel, Link] | None = None,
         on_sending: OnSending = lambda _sending: None,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         clouds = [(channel, link, settings.cloud or "")]
-        if hedge:
-            clouds.append((*hedge, settings.cloud_hedge or ""))
+        if fallback:
+            clouds.append((*fallback, settings.cloud_fallback or ""))
         self._clouds = [(OverreadStub(to), of_cloud, name) for to, of_cloud, name in clouds]
         self._on_sending = on_sending
         self._settings, self._sleep, self._jitter = settings, sleep, jitter
@@ -225,32 +224,32 @@ class Escalator:
     ) -> tuple[OverreadError | None, int]:
         """Try until all is answered or no retry helps; return the last fault and the attempts.
 
-        A retry carries the same study key and only the ROIs without an answer.
+        A retry carries the same study key and only the ROIs without an answer. The other cloud
+        gets it at once; a cloud that was tried before, after a pause.
         """
-        fault: OverreadError | None = None
-        for attempt in range(self._settings.max_attempts):
-            pause_s = self._pause_s(attempt, fault)
-            if pause_s > deadline.remaining_s or deadline.passed or not states.open:
-                return fault, attempt
+        attempts = 0
+        while True:
+            fault, attempts = escalation.attempt(), attempts + 1
+            if attempts == self._settings.max_attempts or deadline.passed or not states.open:
+                return fault, attempts
+            if escalation.fail_over(fault):
+                continue
+            pause_s = self._pause_s(attempts, fault)
+            if not states.is_retryable(fault) or pause_s > deadline.remaining_s:
+                return fault, attempts
             self._sleep(pause_s)
-            fault = escalation.attempt()
-            if not states.is_retryable(fault):
-                return fault, attempt + 1
-        return fault, self._settings.max_attempts
 
-    def _pause_s(self, attempt: int, fault: OverreadError | None) -> float:
-        """Return the pause before an attempt after ``fault``: random, up to a bound that doubles.
+    def _pause_s(self, attempts: int, fault: OverreadError | None) -> float:
+        """Return the pause after so many attempts and ``fault``: random, up to a doubling bound.
 
         It is longer by the time that the cloud said with the fault.
 
         Full jitter: M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015. The
         pauses after a broken connection are short, so that a dead cloud costs little time.
         """
-        if attempt == 0:
-            return 0.0
         first_s = RECONNECT_PAUSE_S if isinstance(fault, Unreachable) else FIRST_PAUSE_S
         least_s = (fault.retry_s if fault is not None else None) or 0.0
-        return least_s + self._jitter(0.0, min(LONGEST_PAUSE_S, first_s * 2 ** (attempt - 1)))
+        return least_s + self._jitter(0.0, min(LONGEST_PAUSE_S, first_s * 2 ** (attempts - 1)))
 
 
 def open_second_reader(
@@ -267,14 +266,15 @@ def open_second_reader(
         BadSettings: a certificate or key cannot be used.
     """
     if settings.cloud is None:
-        if settings.cloud_hedge is not None:
-            log.warning("cloud_hedge has no effect without cloud")
+        if settings.cloud_fallback is not None:
+            log.warning("cloud_fallback has no effect without cloud")
         return NoSecondReader()
     if settings.tls_ca is None and settings.remote_clouds:
         log.warning("ROIs are sent unencrypted: set tls_ca", clouds=settings.remote_clouds)
-    link, hedge_link = Link(clock=clock), Link(clock=clock)
-    channel = open_link(settings.cloud, link, settings, held, clock)
-    if settings.cloud_hedge is None:
-        return Escalator(channel, link, settings, on_sending=on_sending)
-    hedge = open_link(settings.cloud_hedge, hedge_link, settings, held, clock)
-    return Escalator(channel, link, settings, hedge=(hedge, hedge_link), on_sending=on_sending)
+
+    def opened(address: str) -> tuple[grpc.Channel, Link]:
+        link = Link(clock=clock)
+        return open_link(address, link, settings, held, clock), link
+
+    fallback = opened(settings.cloud_fallback) if settings.cloud_fallback else None
+    return Escalator(*opened(settings.cloud), settings, fallback=fallback, on_sending=on_sending)

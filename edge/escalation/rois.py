@@ -76,7 +76,6 @@ class RoiStates:
         self.verdicts: dict[int, Verdict] = {}
         self.masks: dict[int, BoolArray] = {}
         self.refusals: dict[int, Refusal] = {}
-        self._unmeetable: set[int] = set()
 
     @property
     def unanswered(self) -> Set[int]:
@@ -91,13 +90,12 @@ class RoiStates:
         """
         if isinstance(message, Summary) or message.roi_id not in self.open:
             return False
-        # A refused ROI stays open for a retry if the cause may pass. It also stays open for another
-        # cloud if this one cannot answer it in time, unless a cloud has said so before.
-        unmeetable = elsewhere and message.roi_id not in self._unmeetable and is_unmeetable(message)
-        if isinstance(message, Refusal) and (unmeetable or _is_retryable(message)):
+        # A refused ROI stays open for a retry if the cause may pass, and for another cloud if this
+        # one cannot answer it in time.
+        if isinstance(message, Refusal) and (
+            _is_retryable(message) or (elsewhere and message.error == DeadlineUnmeetable.__name__)
+        ):
             self.refusals[message.roi_id] = message
-            if unmeetable:
-                self._unmeetable.add(message.roi_id)
             return False
         # Any other answer closes the ROI; an implausible verdict counts as a refusal.
         roi = self.open.pop(message.roi_id)
@@ -111,13 +109,6 @@ class RoiStates:
             if (mask := mask_of(message, roi)) is not None:
                 self.masks[message.roi_id] = mask
         return message.roi_id in self.verdicts
-
-    def close_unmeetable(self) -> None:
-        """Close the ROIs that were left open for another cloud, and not answered by it."""
-        for roi_id in self._unmeetable & self.open.keys() & self.refusals.keys():
-            if is_unmeetable(self.refusals[roi_id]):
-                del self.open[roi_id]
-        self._unmeetable.clear()
 
     def is_retryable(self, fault: OverreadError | None) -> bool:
         """Return whether a retry may help after an attempt that ended with ``fault``."""
@@ -148,11 +139,6 @@ def text_of(refusal: Refusal) -> str:
 
 def _rois(count: int) -> str:
     return "1 ROI" if count == 1 else f"{count} ROIs"
-
-
-def is_unmeetable(message: object) -> bool:
-    """Return whether the message says that this cloud cannot read the ROI in time."""
-    return isinstance(message, Refusal) and message.error == DeadlineUnmeetable.__name__
 
 
 def _is_retryable(refusal: Refusal) -> bool:

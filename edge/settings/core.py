@@ -88,8 +88,8 @@ class EdgeSettings(ProcessSettings):
             lie outside ``inbox``.
         quiet_s: a study without a ``.done`` file is complete after this time without a change.
         cloud: ``HOST:PORT`` of the cloud; None for no second reading.
-        cloud_hedge: ``HOST:PORT`` of another cloud, used in addition if the first is slow or fails,
-            and in its place while the first is down.
+        cloud_fallback: ``HOST:PORT`` of a second, separate cloud, used while the first is down or
+            refuses.
         deadline_s: budget of a study from the moment it is complete in the inbox. It limits the
             wait for the cloud. The edge's own stages are not cut short: a report after the deadline
             is counted as late.
@@ -179,7 +179,7 @@ class EdgeSettings(ProcessSettings):
     poll_s: float = Field(default=0.5, gt=0, le=LONGEST_S)
 
     cloud: str | None = None
-    cloud_hedge: str | None = None
+    cloud_fallback: str | None = None
     deadline_s: float = Field(default=10.0, gt=0, le=LONGEST_S)
     reserve_s: float = Field(default=2.0, ge=0, le=LONGEST_S)
     max_attempts: int = Field(default=3, ge=1, le=20)
@@ -299,7 +299,7 @@ class EdgeSettings(ProcessSettings):
     @property
     def remote_clouds(self) -> list[str]:
         """The addresses of clouds on other machines."""
-        clouds = (self.cloud, self.cloud_hedge)
+        clouds = (self.cloud, self.cloud_fallback)
         return [one for one in clouds if one is not None and not is_loopback(one)]
 
     @property
@@ -309,7 +309,7 @@ class EdgeSettings(ProcessSettings):
             return "none"
         return "TLS" if self.tls_cert is None else "mutual TLS"
 
-    @field_validator("cloud", "cloud_hedge")
+    @field_validator("cloud", "cloud_fallback")
     @classmethod
     def _host_and_port(cls, cloud: str | None) -> str | None:
         if cloud is None or cloud == CLOUD_OFF:
@@ -380,8 +380,8 @@ class EdgeSettings(ProcessSettings):
                 f" than reserve_s = {self.reserve_s:g}; increase deadline_s, decrease reserve_s, or"
                 " set cloud to off"
             )
-        if self.cloud_hedge is not None and self.cloud_hedge == self.cloud:
-            raise ValueError("cloud_hedge must differ from cloud")
+        if self.cloud_fallback is not None and self.cloud_fallback == self.cloud:
+            raise ValueError("cloud_fallback must differ from cloud")
         names = [target.name for target in self.targets]
         if twice := next((name for name in names if names.count(name) > 1), ""):
             raise ValueError(f"targets: two have the name {twice}, expected one name for each")

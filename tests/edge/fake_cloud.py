@@ -133,7 +133,7 @@ def escalator(
     address: str,
     link: Link | None = None,
     *,
-    hedge: tuple[str, Link] | None = None,
+    fallback: tuple[str, Link] | None = None,
     jitter: Callable[[float, float], float] = lambda *_: 0.01,
     reserve_s: float = RESERVE_S,
     **settings: Any,
@@ -145,8 +145,8 @@ def escalator(
         def channel(to: str) -> grpc.Channel:
             return held.enter_context(grpc.insecure_channel(to, options=CHANNEL_OPTIONS))
 
-        other = (channel(hedge[0]), hedge[1]) if hedge else None
-        yield Escalator(channel(address), link or Link(), how, hedge=other, jitter=jitter)
+        other = (channel(fallback[0]), fallback[1]) if fallback else None
+        yield Escalator(channel(address), link or Link(), how, fallback=other, jitter=jitter)
 
 
 def read(second: Escalator, *scores: float, budget_s: float = 60.0) -> EscalationResult:

@@ -64,22 +64,22 @@ def test_without_a_cloud_there_is_no_second_reading() -> None:
         assert isinstance(pipeline.second_reader, NoSecondReader)
 
 
-def test_the_hedge_answers_for_a_cloud_that_is_down() -> None:
+def test_the_fallback_answers_for_a_cloud_that_is_down() -> None:
     with FakeCloud() as gone:
         pass
     with FakeCloud() as other:
-        settings = EdgeSettings(cloud=gone.address, cloud_hedge=other.address)
+        settings = EdgeSettings(cloud=gone.address, cloud_fallback=other.address)
         with open_pipeline(settings) as pipeline:
             rois = cut_rois(plan_of(0.4), box(), SHAPE)
             came = pipeline.second_reader.read_rois(rois, Deadline.after(60.0), "key")
     assert (list(came.verdicts), came.reason) == ([0], "")
 
 
-def test_a_hedge_without_a_cloud_is_logged() -> None:
-    settings = EdgeSettings(cloud_hedge="localhost:50051")
+def test_a_fallback_without_a_cloud_is_logged() -> None:
+    settings = EdgeSettings(cloud_fallback="localhost:50051")
     with structlog.testing.capture_logs() as logs, open_pipeline(settings) as pipeline:
         assert isinstance(pipeline.second_reader, NoSecondReader)
-    assert [log["event"] for log in logs] == ["cloud_hedge has no effect without cloud"]
+    assert [log["event"] for log in logs] == ["cloud_fallback has no effect without cloud"]
 
 
 @pytest.fixture

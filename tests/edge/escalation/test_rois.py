@@ -92,23 +92,9 @@ NO_ROOM = Refusal(0, "DeadlineUnmeetable", "the cloud accepted 0 of 1 ROIs")
 
 
 def test_an_roi_that_one_cloud_cannot_answer_in_time_is_left_open_for_another() -> None:
-    """Its verdict counts, and leaves no refusal; it calls for no other attempt."""
+    """It is no reason to try the same cloud again."""
     asked = exchange(0.4)
     assert not asked.take(NO_ROOM, elsewhere=True)
     assert (list(asked.open), set(asked.unanswered)) == ([0], set())
     assert not asked.is_retryable(None)
-    assert asked.take(verdict(0), elsewhere=True)
-    asked.close_unmeetable()
-    assert (asked.verdicts, asked.refusals) == ({0: verdict(0)}, {})
-
-
-@pytest.mark.parametrize("others", [True, False])
-def test_an_roi_that_no_cloud_can_answer_in_time_is_refused(others: bool) -> None:
-    """Once the other cloud has none either, or has not answered."""
-    asked = exchange(0.4)
-    asked.take(NO_ROOM, elsewhere=True)
-    if others:
-        asked.take(NO_ROOM, elsewhere=True)
-    else:
-        asked.close_unmeetable()
-    assert (asked.open, asked.refusals) == ({}, {0: NO_ROOM})
+    assert asked.result(None, 1).refused

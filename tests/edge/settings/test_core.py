@@ -58,10 +58,10 @@ def test_settings_cannot_change() -> None:
         ('cloud = "host:00"', "cloud = 'host:00': .*HOST:PORT or off"),
         ('cloud = "127.0.0.1:5,host"', "cloud = '127.0.0.1:5,host': .*HOST:PORT or off"),
         ('cloud = "127.0.0.1:5,[::1]:5"', "several addresses must be numbers of one kind"),
-        ('cloud_hedge = "nowhere"', "cloud_hedge = 'nowhere': .*HOST:PORT or off"),
+        ('cloud_fallback = "nowhere"', "cloud_fallback = 'nowhere': .*HOST:PORT or off"),
         (
-            'cloud = "localhost:1"\ncloud_hedge = "localhost:1"',
-            "cloud_hedge must differ from cloud",
+            'cloud = "localhost:1"\ncloud_fallback = "localhost:1"',
+            "cloud_fallback must differ from cloud",
         ),
         ('tls_cert = "a.pem"', "tls_cert and tls_key must be set together"),
         ('tls_cert = "a.pem"\ntls_key = "b.pem"', "requires tls_ca"),
@@ -93,7 +93,7 @@ def test_an_inbox_below_the_outbox_or_by_another_name_is_seen_through(tmp_path: 
         load_settings(inbox=inbox, outbox=link / "out")
 
 
-@pytest.mark.parametrize("name", ["cloud", "cloud_hedge"])
+@pytest.mark.parametrize("name", ["cloud", "cloud_fallback"])
 def test_nothing_is_sent_to_another_machine_in_the_clear(name: str) -> None:
     """Unless the settings say so; within this machine it never leaves it."""
     clouds = {"cloud": "localhost:1", name: "reader.example:50051"}
