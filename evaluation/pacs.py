@@ -32,7 +32,7 @@ from models.markdown import Rows
 SCANNER, OVERREAD = "SCANNER", "OVERREAD"
 """AE titles of the sender and of the agent."""
 
-EXPECTED = frozenset({"SR", "SEG", "OT", "DOC", "KO"})
+EXPECTED = frozenset({"SR", "SEG", "OT", "DOC"})
 """Modalities of the results of a study with findings and outlines."""
 
 START_S, ANSWER_S = 180.0, 120.0
@@ -61,7 +61,7 @@ kind = "dicomweb"
 url = "{url}"
 objects = {by_web}
 """
-BY_DICOM, BY_WEB = ["sr", "seg", "key-images"], ["capture", "pdf"]
+BY_DICOM, BY_WEB = ["sr", "seg"], ["capture", "pdf"]
 """Which objects go to Orthanc by C-STORE, and which by STOW-RS."""
 
 
@@ -177,8 +177,6 @@ def describe(series: Sequence[Dataset]) -> str:
             return f"{len(groups)} measurement groups, {made.CompletionFlag.lower()}"
         case "SEG":
             return f"{len(made.SegmentSequence)} outlines in {made.NumberOfFrames} frames"
-        case "KO":
-            return "images of findings"
         case "DOC":
             return f"PDF, {len(made.EncapsulatedDocument) // 1000} kB"
         case "OT":

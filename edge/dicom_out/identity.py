@@ -26,7 +26,6 @@ class Kind(Enum):
     SEG = ("seg", 9102, "Overread: outlines of nodules")
     CAPTURE = ("capture", 9103, "Overread: pictures of findings")
     PDF = ("report", 9104, "Overread: report")
-    KEY_IMAGES = ("key-images", 9105, "Overread: images of findings")
 
     @property
     def file(self) -> str:

@@ -24,7 +24,6 @@ from edge.atomic_files import move, remove, write_atomically
 from edge.dicom_out.capture import capture
 from edge.dicom_out.errors import NotExportable
 from edge.dicom_out.identity import Device, Kind
-from edge.dicom_out.key_images import key_images
 from edge.dicom_out.pages import report_pages
 from edge.dicom_out.pdf import encapsulated_pdf
 from edge.dicom_out.seg import segmentation
@@ -161,9 +160,7 @@ def _make(inputs: _Inputs) -> tuple[dict[str, Dataset], dict[str, str]]:
     with disable_value_validation():
         if report["rejection"] is None:
             if source.unfit:
-                skipped |= {
-                    kind.file: source.unfit for kind in (Kind.SR, Kind.SEG, Kind.KEY_IMAGES)
-                }
+                skipped |= {kind.file: source.unfit for kind in (Kind.SR, Kind.SEG)}
             else:
                 seg = attempt(Kind.SEG, "seg", lambda: _segmentation(inputs))
                 attempt(
@@ -173,7 +170,6 @@ def _make(inputs: _Inputs) -> tuple[dict[str, Dataset], dict[str, str]]:
                         report, source, device, segmentation=seg, predecessor=inputs.predecessor
                     ),
                 )
-                attempt(Kind.KEY_IMAGES, "key-images", lambda: key_images(report, source, device))
             for name, values, picture in _captured(inputs):
                 attempt(
                     Kind.CAPTURE,

@@ -92,7 +92,6 @@ def kind_of(file: Path) -> ObjectKind | None:
 _KIND_WORDS: Mapping[ObjectKind, str] = {
     "sr": "SR Storage",
     "seg": "Segmentation Storage",
-    "key-images": "Key Object Selection Document Storage",
     "capture": "Secondary Capture Image Storage",
     "pdf": "Encapsulated PDF Storage",
 }

@@ -26,6 +26,7 @@ SOURCE = "source.json.gz"
 OUTLINES = "outlines.npz"
 
 _VERSION = re.compile(r"v[0-9]+|\.v[0-9]+\.part")
+# key-images: an earlier version made them
 _OBJECT = re.compile(
     r"\.?(sr|seg|key-images|report|capture-(overview|[0-9]{2,}))\.dcm(\.part)?|skipped\.json"
     r"|\.sent-.*"

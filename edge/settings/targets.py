@@ -8,9 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from process.tls import TlsFiles, is_loopback
 
-ObjectKind = Literal["sr", "seg", "key-images", "capture", "pdf"]
-"""Kinds of objects: structured report, segmentation, key object selection, secondary capture, and
-encapsulated PDF."""
+ObjectKind = Literal["sr", "seg", "capture", "pdf"]
+"""Kinds of objects: structured report, segmentation, secondary capture, and encapsulated PDF."""
 
 _AE_TITLE = r"^[!-\[\]-~]([ -\[\]-~]*[!-\[\]-~])?$"  # PS3.5, VR AE: no backslash, no outer spaces
 _AE_WORDS = "1 to 16 ASCII characters without a backslash, and without spaces at the ends"

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import EncapsulatedPDFStorage
+from pydicom.uid import EncapsulatedPDFStorage, KeyObjectSelectionDocumentStorage
 
 from edge.dicom_out.deliver import MAX_ATTEMPTS, MAX_MAKING
 from edge.report.folder import objects_folder
 from edge.store.exports import DeliveryStep, ExportStep
 from edge.store.steps import AnyStep
-from tests.dicom_peers import Pacs, StowService
+from tests.dicom_peers import Pacs, StowService, write_object
 from tests.edge.dicom_out import sites
 from tests.edge.dicom_out.sites import Deliveries, NoObjects, deliveries, pacs_at, uids, web_at
 from tests.edge.running_agent import Killed
@@ -67,6 +67,25 @@ def test_a_target_gets_the_kinds_that_it_shall_get(tmp_path: Path, pacs: Pacs) -
         assert pacs.received == uids(key, 1)[1:]
         assert site.steps("none") == ["sent"]
         assert pacs.associations == 1
+
+
+def test_key_objects_of_an_earlier_version_do_not_stop_a_delivery(tmp_path: Path) -> None:
+    """A target that wants all objects gets them; one that names kinds does not."""
+    with (
+        StowService().running() as all_kinds,
+        StowService().running() as pdf_alone,
+        deliveries(
+            tmp_path, web_at(all_kinds.url), web_at(pdf_alone.url, "pdf", objects=("pdf",))
+        ) as site,
+    ):
+        key = site.report("a")
+        site.maker.run_once()
+        stored = objects_folder(site.outbox / "a", 1) / "key-images.dcm"
+        key_object = write_object(stored, key, sop_class=KeyObjectSelectionDocumentStorage)
+        site.run()
+        assert site.steps("web") == site.steps("pdf") == ["sent"]
+        assert sorted(all_kinds.received) == sorted([*uids(key, 1), key_object])
+        assert pdf_alone.received == uids(key, 1)[1:]
 
 
 def test_a_target_that_is_away_for_an_hour_gets_everything_in_order(tmp_path: Path) -> None:

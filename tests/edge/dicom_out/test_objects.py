@@ -62,7 +62,7 @@ def test_every_object_is_valid(reported: Path) -> None:
     names = [file.name for file in made.files]
     assert names == [
         *("capture-01.dcm", "capture-02.dcm", "capture-03.dcm", "capture-overview.dcm"),
-        *("key-images.dcm", "report.dcm", "seg.dcm", "sr.dcm"),
+        *("report.dcm", "seg.dcm", "sr.dcm"),
     ]
     assert not made.skipped
     require_valid(*made.files)
@@ -81,7 +81,7 @@ def test_all_objects_belong_to_the_patient_and_the_study(reported: Path) -> None
         assert one.PatientAge == "060Y"
         assert one.DeviceSerialNumber == "serial 7"
     series = {one.SeriesNumber: one.SeriesInstanceUID for one in objects}
-    assert len(set(series.values())) == len(series) == 5
+    assert len(set(series.values())) == len(series) == 4
     assert len({one.SOPInstanceUID for one in objects}) == len(objects)
 
 
@@ -202,7 +202,7 @@ def test_a_folder_that_a_crash_left_is_made_again(axial: Path, tmp_path: Path) -
     (left / "sr.dcm").write_bytes(b"half")
     made = make_objects(tmp_path, DEVICE)
     assert not left.exists()
-    assert len(made.files) == 8
+    assert len(made.files) == 7
 
 
 def test_no_outline(axial: Path, tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_no_findings(axial: Path, tmp_path: Path) -> None:
     write_with_evidence(report, study, box, tmp_path)
     made = make_objects(tmp_path, DEVICE)
     assert {file.name for file in made.files} == {"capture-overview.dcm", "report.dcm", "sr.dcm"}
-    assert set(made.skipped) == {"seg", "key-images"}
+    assert set(made.skipped) == {"seg"}
     document = hd.sr.srread(made.folder / "sr.dcm")
     (group,) = document.content.get_image_measurement_groups()
     counts = {one.name.meaning: one.value for one in group.get_measurements()}
@@ -313,9 +313,7 @@ def test_an_older_version_can_be_made_after_the_next_one_is_out(
         {OUTLINES: b""},
     )
     made = make_objects(tmp_path, DEVICE, version=1)
-    assert {file.name for file in made.files} == {
-        *("sr.dcm", "seg.dcm", "report.dcm", "key-images.dcm")
-    }
+    assert {file.name for file in made.files} == {"sr.dcm", "seg.dcm", "report.dcm"}
     assert len(_groups(tmp_path, 1)) == 3
 
 
@@ -347,7 +345,7 @@ def test_little_is_known_of_an_anonymous_patient(tmp_path: Path) -> None:
     change_headers(folder, change)
     write_reported(folder, tmp_path / "report")
     made = make_objects(tmp_path / "report", DEVICE)
-    assert len(made.files) == 8
+    assert len(made.files) == 7
     for file in made.files:
         data = dcmread(file)
         assert data.PatientID in ("", None)
@@ -423,7 +421,7 @@ def test_invalid_values_are_left_out_but_not_those_that_identify(tmp_path: Path)
         change_headers(folder, change)
     write_reported(folder, tmp_path / "report")
     made = make_objects(tmp_path / "report", DEVICE)
-    assert len(made.files) == 8
+    assert len(made.files) == 7
     data = dcmread(made.folder / "report.dcm")
     assert "PatientAge" not in data
     assert not data.StudyDate
@@ -451,6 +449,6 @@ def test_images_without_a_name_are_not_referred_to(tmp_path: Path) -> None:
     change_headers(folder, change)
     write_reported(folder, tmp_path / "report")
     made = make_objects(tmp_path / "report", DEVICE)
-    assert set(made.skipped) == {"sr", "seg", "key-images"}
+    assert set(made.skipped) == {"sr", "seg"}
     assert "report.dcm" in {file.name for file in made.files}
     require_valid(*made.files)

@@ -42,7 +42,7 @@ def test_targets_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         (f'{NAME}kind = "ftp"', r"targets\.pacs\.kind = 'ftp': expected \"dicom\" or \"dicomweb\""),
         (f'{NAME}kind = "dicom"', r"targets\.pacs\.host is missing, expected a host name; .*port"),
         (f"{DICOM}hots = 1", r"targets\.pacs\.hots: there is no such setting; did you mean host\?"),
-        (f'{DICOM}objects = ["x"]', r"targets\.pacs\.objects = 'x': expected a list of some of"),
+        (f'{DICOM}objects = ["key-images"]', r"objects = 'key-images': expected a list of some of"),
         (DICOM.replace("104", "99999"), r"targets\.pacs\.port = 99999: expected a whole number"),
         (DICOM.replace('"PACS"', '"A\\\\B"'), r"targets\.pacs\.called_ae = .*: expected 1 to 16"),
         (DICOM.replace('"pacs"', '"a b"'), r"targets\.a b\.name = 'a b': expected 1 to 32 letters"),
