@@ -12,7 +12,7 @@ import pytest
 
 from edge.escalation.attempt import Endpoint, Escalation, Received, StreamTiming
 from edge.escalation.client import Escalator
-from edge.escalation.rois import RoiStates, cut_rois
+from edge.escalation.rois import EscalationResult, RoiStates, cut_rois
 from edge.link.link import Link
 from edge.store.pending import PendingStep
 from protos.deadline import Deadline
@@ -95,14 +95,21 @@ def with_fallback(
     return escalator(first, link or Link(), fallback=(other, other_link or Link()))
 
 
+def read_by(
+    first: FakeCloud, other: FakeCloud, *scores: float, links: Sequence[Link] = ()
+) -> EscalationResult:
+    """What comes back for candidates of these scores, over these links or new ones."""
+    with with_fallback(first.address, other.address, *links) as second:
+        return read(second, *scores)
+
+
 def dead() -> str:
     return f"127.0.0.1:{free_port()}"
 
 
 def test_a_cloud_that_answers_keeps_every_study() -> None:
     with FakeCloud() as first, FakeCloud() as other:
-        with with_fallback(first.address, other.address) as second:
-            came = read(second, 0.4)
+        came = read_by(first, other, 0.4)
         assert other.headers == []
     assert list(came.verdicts) == [0]
 
@@ -130,9 +137,8 @@ def test_a_silent_cloud_is_replaced_long_before_the_deadline() -> None:
 
 def test_a_cloud_that_dies_during_the_study_leaves_the_rest_to_the_other() -> None:
     with FakeCloud(dies_after=1) as first, FakeCloud() as other:
-        with with_fallback(first.address, other.address) as second:
-            came = read(second, 0.5, 0.45, 0.4)
-    assert (first.asked, other.asked) == ([[0]], [[1, 2]])
+        came = read_by(first, other, 0.5, 0.45, 0.4)
+    assert other.asked == [[1, 2]]
     assert (sorted(came.verdicts), came.reason, came.attempts) == ([0, 1, 2], "", 2)
     (told, rest) = first.headers + other.headers
     assert told.study_key == rest.study_key
@@ -145,8 +151,7 @@ def test_a_cloud_that_dies_during_the_study_leaves_the_rest_to_the_other() -> No
 def test_a_study_that_the_first_refuses_is_sent_to_the_other_at_once(fault: OverreadError) -> None:
     fault.retry_s = 3600.0  # of the first
     with FakeCloud(turns_away=[fault]) as first, FakeCloud() as other:
-        with with_fallback(first.address, other.address) as second:
-            came = read(second, 0.4)
+        came = read_by(first, other, 0.4)
     assert (list(came.verdicts), came.reason, came.attempts) == ([0], "", 2)
 
 
@@ -154,8 +159,7 @@ def test_rois_that_the_first_cannot_answer_in_time_are_sent_to_the_other() -> No
     link = Link(clock=lambda: 0.0)
     link.queue_reported(30.0)
     with FakeCloud(accepts=1) as busy, FakeCloud() as idle:
-        with with_fallback(busy.address, idle.address, link) as second:
-            came = read(second, 0.5, 0.45, 0.4)
+        came = read_by(busy, idle, 0.5, 0.45, 0.4, links=[link])
     assert (busy.asked, idle.asked) == ([[0]], [[1, 2]])
     assert (sorted(came.verdicts), came.refusals, came.reason) == ([0, 1, 2], {}, "")
 
@@ -166,8 +170,7 @@ def test_two_clouds_that_cannot_answer_in_time_end_it() -> None:
     for link in links:
         link.queue_reported(30.0)
     with FakeCloud(accepts=0) as first, FakeCloud(accepts=0) as other:
-        with with_fallback(first.address, other.address, *links) as second:
-            came = read(second, 0.5, 0.4)
+        came = read_by(first, other, 0.5, 0.4, links=links)
     assert (came.verdicts, sorted(came.refusals)) == ({}, [0, 1])
     assert (len(first.headers), len(other.headers)) == (1, 1)
     assert came.reason.startswith("the cloud refused 2 ROIs: the cloud has too much work")
@@ -175,8 +178,7 @@ def test_two_clouds_that_cannot_answer_in_time_end_it() -> None:
 
 def test_a_request_that_is_wrong_is_sent_to_no_other_cloud() -> None:
     with FakeCloud(turns_away=[InvalidRequest("no")]) as first, FakeCloud() as other:
-        with with_fallback(first.address, other.address) as second:
-            came = read(second, 0.4)
+        came = read_by(first, other, 0.4)
         assert other.headers == []
     assert (came.verdicts, came.attempts) == ({}, 1)
 
