@@ -5,6 +5,8 @@ No line obeys what comes from outside: escape sequences and line feeds of a valu
 
 import io
 import json
+import logging
+import warnings
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -41,6 +43,13 @@ def configure_logging(form: Literal["text", "json"], stream: TextIO) -> None:
         ],
         logger_factory=structlog.PrintLoggerFactory(file=stream),
     )
+
+
+def quieten() -> None:
+    """Keep data of patients out of Python's log and warnings, where libraries would write it."""
+    for name in ("pynetdicom", "python_multipart", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    warnings.filterwarnings("ignore", module=r"(pydicom|pynetdicom)\.")
 
 
 def _without_tables(_logger: Any, _method: str, event: EventDict) -> EventDict:

@@ -1,4 +1,4 @@
-"""The parts of pynetdicom with bounds on time and memory, for senders that mean no good.
+"""The parts of pynetdicom with bounds on time and memory, against hostile or faulty senders.
 
 By itself pynetdicom believes the length that a PDU states, collects a message in memory whatever
 its size, waits forever for the rest of a PDU and for a TLS handshake, and ends its thread with a

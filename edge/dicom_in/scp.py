@@ -3,15 +3,12 @@
 Data sets go to the disk as they come, and keep their transfer syntax.
 """
 
-import logging
 import socket
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import structlog
 from pydicom.dataset import Dataset
@@ -25,12 +22,14 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from edge.dicom_in.bounds import BoundedServer, DataSetSink, close, is_store
 from edge.dicom_in.identity import checked_uid
 from edge.dicom_in.incoming import MB, Expected, Incoming, Source
+from edge.dicom_in.port import Counters, Listening
 from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.refusals import Reason, Refused, Rejection
 from edge.errors import BadSettings
 from edge.settings.core import EdgeSettings, Peer, plain_address
 from imaging.dicom.study import TRANSFER_SYNTAXES
 from process.endpoints import address_text, reason_of
+from process.logs import quieten
 
 WAY = "dicom"
 DRAIN_S = 10.0
@@ -41,30 +40,6 @@ SPARE_CONNECTIONS = 16
 """Connections beyond `dicom_max_associations`: each gets its rejection, or has not asked yet."""
 
 log = structlog.get_logger()
-
-
-class Counters(Protocol):
-    """What `edge.telemetry.Telemetry` counts here."""
-
-    def count_received(self, way: str) -> None:
-        """Count a received instance."""
-
-    def count_refused_instance(self, way: str, reason: str) -> None:
-        """Count a refused instance."""
-
-    def count_refused_association(self, reason: str) -> None:
-        """Count a refused association or connection."""
-
-    def set_associations(self, number: int) -> None:
-        """Set how many associations are open."""
-
-
-@dataclass(frozen=True)
-class Listening:
-    """A port on which studies are received: its address, and whether it is served."""
-
-    address: str
-    is_served: Callable[[], bool]
 
 
 @contextmanager
@@ -81,6 +56,7 @@ def receiving_by_dicom(
     if settings.dicom_port is None:
         yield None
         return
+    _config.LOG_HANDLER_LEVEL = "none"
     quieten()
     node = _Node(settings, store, counters)
     server = node.server(settings)
@@ -93,14 +69,6 @@ def receiving_by_dicom(
         node.drain(server)
         server.shutdown()
         thread.join()
-
-
-def quieten() -> None:
-    """Keep data of patients out of Python's log and warnings, where libraries would write it."""
-    _config.LOG_HANDLER_LEVEL = "none"
-    for name in ("pynetdicom", "python_multipart", "uvicorn"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    warnings.filterwarnings("ignore", module=r"(pydicom|pynetdicom)\.")
 
 
 class _Session:

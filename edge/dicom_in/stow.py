@@ -37,12 +37,13 @@ from edge.dicom_in.multipart import (
     RelatedParser,
     media_type,
 )
+from edge.dicom_in.port import Counters, Listening
 from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.refusals import Reason, Refused
-from edge.dicom_in.scp import Counters, Listening, quieten
 from edge.errors import BadSettings
 from edge.settings.core import EdgeSettings, plain_address
 from process.endpoints import address_text, reason_of
+from process.logs import quieten
 
 WAY = "stow"
 PART_TYPE = "application/dicom"

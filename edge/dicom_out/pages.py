@@ -31,10 +31,9 @@ from reportlab.platypus import (
     TableStyle,
 )
 
-from edge.dicom_out.sr import coverage_text
 from edge.report.model import Status
 from edge.report.pictures import picture_name
-from edge.report.summary import reasons_once
+from edge.report.wording import coverage_text, reasons_once
 from imaging.render import TILE_PX
 
 Values = Mapping[str, Any]

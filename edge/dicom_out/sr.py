@@ -52,6 +52,7 @@ from edge.dicom_out.identity import (
 from edge.dicom_out.planes import Plane, nearest_plane, planes_of
 from edge.dicom_out.subject import Source
 from edge.report.model import Status
+from edge.report.wording import coverage_text
 
 Values = Mapping[str, Any]
 """A part of ``report.json``."""
@@ -283,14 +284,6 @@ def _texts(report: Values) -> ContainerContentItem:
     )
     item.ContentSequence = ContentSequence([_text(name, text) for name, text in given if text])
     return item
-
-
-def coverage_text(coverage: Values) -> str:
-    """Say in a sentence how much of the lungs the images show."""
-    height = f"{coverage['lung_height_mm']:g} mm of lung from apex to base"
-    cut = f", cut at {' and '.join(coverage['cut'])}" if coverage["cut"] else ""
-    whole = "The images show the whole lungs" if coverage["complete"] else "The images show"
-    return f"{whole}: {height}{cut}." if coverage["complete"] else f"{whole} {height}{cut}."
 
 
 def _text(name: Code | CodedConcept, value: str) -> TextContentItem:

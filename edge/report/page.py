@@ -20,7 +20,7 @@ from edge.clinical.lung_rads import STANDARD
 from edge.findings import READERS_MM, SecondReading
 from edge.report.model import NOT_A_DEVICE, Change, ChangeKind, Report, Status
 from edge.report.pictures import picture_name
-from edge.report.summary import next_steps, reasons_once, result_of
+from edge.report.wording import next_steps, reasons_once, result_of
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from edge.clinical.lung_rads import STANDARD, LungRads
 from edge.findings import Decision, Finding
 from edge.guarantee import Guarantee
 from edge.report.model import NOT_A_DEVICE, Change, Report
-from edge.report.summary import next_steps, result_of
+from edge.report.wording import next_steps, result_of
 from imaging.coverage import Coverage
 from imaging.location import Location
 from imaging.volume import LimitationKind

@@ -14,7 +14,7 @@ from edge.clinical.brock import REFERENCE
 from edge.clinical.lung_rads import STANDARD
 from edge.findings import SMALL_MM, Finding
 from edge.report.model import NOT_A_DEVICE, Report
-from edge.report.summary import counted, next_steps, result_of
+from edge.report.wording import counted, next_steps, result_of
 from edge.report.write import ReportPaths
 
 PROGRESS_AFTER_S = 2.0

@@ -13,7 +13,7 @@ from edge.budget import LedgerEntry
 from edge.findings import Decision, Outline, Route, SecondReading
 from edge.report.model import NOT_A_DEVICE, Rejection, Report, Status
 from edge.report.page import banners
-from edge.report.summary import result_of
+from edge.report.wording import result_of
 from edge.report.write import write_report
 from imaging.volume import Limitation, LimitationKind, StudyHeader
 from models.runtime.detection import Candidate

@@ -1,7 +1,8 @@
-"""Say a report in a few words: its result, what to do next, and each reason once."""
+"""Say a report in a few words: result, what to do next, coverage, and each reason once."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from edge.findings import Finding, SecondReading, named
 from edge.report.model import Report
@@ -41,6 +42,14 @@ def next_steps(report: Report) -> tuple[str, ...]:
     if told := [named(noun, numbers) for noun, numbers in apart if numbers]:
         steps.append(f"The two readers disagree strongly about {' and '.join(told)}.")
     return tuple(steps)
+
+
+def coverage_text(coverage: Mapping[str, Any]) -> str:
+    """Say in a sentence how much of the lungs the images show."""
+    height = f"{coverage['lung_height_mm']:g} mm of lung from apex to base"
+    cut = f", cut at {' and '.join(coverage['cut'])}" if coverage["cut"] else ""
+    whole = "The images show the whole lungs" if coverage["complete"] else "The images show"
+    return f"{whole}: {height}{cut}." if coverage["complete"] else f"{whole} {height}{cut}."
 
 
 def counted(count: int, noun: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from edge.findings import SecondReading
 from edge.report.model import Rejection, Report, Status
 from edge.report.serialize import report_to_dict
-from edge.report.summary import next_steps, reasons_once, result_of
+from edge.report.wording import next_steps, reasons_once, result_of
 from imaging.volume import Limitation, LimitationKind
 from tests.edge.report.reports import FINDING, LOCATOR, POSSIBLE, REPORT, VERDICT, page, write
 from tests.edge.report.test_terminal import printed
