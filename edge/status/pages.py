@@ -31,7 +31,7 @@ from edge.link.estimate import PRIOR, LinkEstimate
 from edge.queue import NoSuchStudy, requeue
 from edge.report.evidence import PlacedOutline
 from edge.report.model import NOT_A_DEVICE
-from edge.status import charts, wording
+from edge.status import wording
 from edge.status.deliveries import Deliveries
 from edge.status.guard import LOGIN, REPORT_POLICY, Guard
 from edge.status.login import SESSION_S, Door, Visitor
@@ -275,9 +275,7 @@ class Pages:
     def drift(self, request: Request) -> Response:
         """Compare the last studies with the first ones of this model."""
         drift = self._from.drift.current()
-        return self._render(
-            request, "drift.html.j2", drift=drift, charts=charts.of(drift), rates=rates(drift)
-        )
+        return self._render(request, "drift.html.j2", drift=drift, rates=rates(drift))
 
     # --- one study
 

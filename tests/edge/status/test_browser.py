@@ -122,13 +122,6 @@ def test_the_page_keeps_itself_fresh(person: Person, site: Site) -> None:
     assert person.see("window.stays")
 
 
-def test_drift_is_an_alarm_that_leads_to_its_charts(person: Person) -> None:
-    person.run("document.querySelector('.card a[href=\"/drift\"]').click()")
-    person.until("document.querySelectorAll('.chart').length === 4")
-    assert person.see("document.querySelector('#uncertain ~ p .tag').innerText") == "alarm"
-    assert person.see("document.querySelectorAll('.chart rect').length") > 20
-
-
 def test_a_refused_study_is_put_back_by_its_button(person: Person, site: Site) -> None:
     person.run("document.querySelector('[action=\"/requeue\"] button').click()")
     person.until("document.body.innerText.includes('back in the inbox')")

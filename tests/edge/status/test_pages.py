@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge.drift.compare import BASELINE, LEAST
 from edge.errors import EdgeError
 from edge.findings import SecondReading
 from edge.folders import DATABASE
@@ -26,6 +28,7 @@ from edge.status.login import Door
 from edge.store.steps import Step
 from imaging.volume import StudyHeader
 from tests.edge.builders import TERMS, put
+from tests.edge.drift.test_compare import studies
 from tests.edge.report.reports import CHANGE, REPORT, VERDICT
 from tests.edge.status.site import CT, LINK, SEEN, Letters, Site, Visit, visiting
 
@@ -282,6 +285,20 @@ def test_the_page_neither_waits_for_the_writer_nor_holds_it_up(site: Site, visit
         writer.execute("UPDATE studies SET attempts = 2")
         assert "Latest studies" in visit.get("/").text
         writer.execute("COMMIT")
+
+
+def test_drift_is_shown_by_measure_and_as_an_alarm(site: Site, visit: Visit) -> None:
+    """Too few studies are no comparison."""
+    assert "No study has been read yet" in visit.get("/drift").text
+    with site.store() as store:
+        for seen in (*studies(BASELINE, 0), *studies(LEAST, 1, uncertain=20.0)):
+            store.drift.put(seen, "")
+    assert "Alarm" in visit.get("/").text
+    text = visit.get("/drift").text
+    levels = re.findall(r'data-label="Level"><span class="tag \w+">(\w+)<', text)
+    assert levels == ["steady", "alarm", "steady", "steady"]
+    assert "watch from 0.1, alarm from 0.25" in text
+    assert "findings of the edge alone" in text
 
 
 def test_older_studies_are_on_further_pages(site: Site, visit: Visit) -> None:
