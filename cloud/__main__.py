@@ -85,12 +85,11 @@ def serve(
     grace_s: Annotated[
         float | None, typer.Option(help="Seconds for open studies to finish after SIGTERM.")
     ] = None,
-    metrics_port: Annotated[
-        int | None, typer.Option(help="Port of Prometheus metrics; 0: a free one.")
+    metrics_address: Annotated[
+        str | None, typer.Option(help="HOST:PORT of Prometheus metrics.")
     ] = None,
-    http_port: Annotated[
-        int | None,
-        typer.Option(help="Port of the Open Inference Protocol over HTTP; 0: a free one."),
+    http_address: Annotated[
+        str | None, typer.Option(help="HOST:PORT of the Open Inference Protocol over HTTP.")
     ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Serve other machines without TLS.")
@@ -108,8 +107,8 @@ def serve(
             engine=engine,
             threads=threads,
             grace_s=grace_s,
-            metrics_port=metrics_port,
-            http_port=http_port,
+            metrics_address=metrics_address,
+            http_address=http_address,
             insecure=insecure or None,
         )
         configure_logging(settings.log_format, sys.stderr)
@@ -169,7 +168,7 @@ async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
     alive = {"event loop": lambda: "" if loading.is_set() else pulse.problem()}
     usable = {"service": lambda: "".join(closed) or pulse.problem(UNREADY_S)}
     with ExitStack() as opened:
-        metrics = opened.enter_context(telemetry.serve(settings, alive, usable))
+        metrics = opened.enter_context(telemetry.serve(settings.metrics_address, alive, usable))
         if metrics is not None:
             _log.info("metrics served", address=metrics)
         reader = opened.enter_context(open_instances(settings, partial(_open_reader, settings)))

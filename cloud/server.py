@@ -5,7 +5,6 @@ import ctypes
 import gc
 import math
 import signal
-import socket
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
@@ -18,7 +17,6 @@ from grpc_reflection.v1alpha import reflection
 from cloud.cache import VerdictCache
 from cloud.errors import AddressUnusable, BadSettings, BatcherFailed
 from cloud.inference_protocol import rpc
-from cloud.inference_protocol.http_server import serving_http
 from cloud.inference_protocol.inference import Inference
 from cloud.inference_protocol.rest import RestService
 from cloud.instances import stages_of
@@ -30,6 +28,7 @@ from cloud.settings import CloudSettings
 from cloud.stream import Backend
 from cloud.telemetry import Telemetry
 from cloud.workers import Reader
+from process.http import Listener, serving_here, unbindable
 from protos import inference_pb2_grpc, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.deadline import Clock
@@ -47,6 +46,9 @@ JSON_BYTES = 6
 MAX_STREAMS_OF_CONNECTION = 64
 """Studies that one connection may have open."""
 
+SPARE_CONNECTIONS = 64
+"""Connections besides one for each study that may be open."""
+
 MAX_PENDING_CALLS = 16_000
 """Calls that may wait for the service; gRPC cancels all further ones. Its default is 1,000."""
 
@@ -55,6 +57,9 @@ WINDOW = 128 * 1024
 
 M_ARENA_MAX, ARENAS = -8, 2
 """Parameter of mallopt, and its value."""
+
+NOT_OURS = "it is taken, or not an address of this machine"
+"""Why an address cannot be bound, where the system does not say it."""
 
 _log = structlog.get_logger(__name__)
 
@@ -141,7 +146,7 @@ class CloudServer:
         `http_address` is that of the Open Inference Protocol over HTTP, empty if it is off.
 
         Raises:
-            AddressUnusable: the address cannot be listened on.
+            AddressUnusable, CannotListen: an address cannot be listened on.
             BadSettings: a TLS file cannot be used.
             ModelFailed: the model cannot read.
             ModelError: the model that is offered to the edges cannot be.
@@ -158,8 +163,9 @@ class CloudServer:
             await self._server.start()
             parts.push_async_callback(self._server.stop, 1.0)
             rest = RestService(self._inference, self._settings, self._largest_body)
-            http = serving_http(rest.app(), self._settings)
-            self.http_address = await parts.enter_async_context(http)
+            if self._settings.http_address:
+                http = serving_here(rest.app(), self._http_listener())
+                self.http_address = (await parts.enter_async_context(http)).address
             for name in ("", SERVICE_NAME, rpc.SERVICE_NAME):
                 await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
             self._parts = parts.pop_all()
@@ -272,7 +278,10 @@ class CloudServer:
                 ("grpc.max_connection_age_ms", round(1e3 * self._settings.max_connection_age_s)),
                 # what may be unfinished at once is bounded: an ROI for each stream
                 ("grpc.max_concurrent_streams", MAX_STREAMS_OF_CONNECTION),
-                ("grpc.max_allowed_incoming_connections", self._settings.max_streams + 64),
+                (
+                    "grpc.max_allowed_incoming_connections",
+                    self._settings.max_streams + SPARE_CONNECTIONS,
+                ),
                 ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
                 ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
                 # and so is what is received ahead of its turn, for each stream
@@ -309,6 +318,12 @@ class CloudServer:
         json = JSON_BYTES * math.prod(self._reader.roi_shape) + MESSAGE_MARGIN
         return max(self._largest_request, json)
 
+    def _http_listener(self) -> Listener:
+        settings = self._settings
+        connections = settings.max_streams + SPARE_CONNECTIONS
+        where = (settings.http_address, "HTTP", "http_address")
+        return Listener(*where, tls=settings.tls, connections=connections)
+
     def _bind(self) -> str:
         address, credentials = self._settings.address, server_credentials(self._settings)
         host, _, wanted = address.rpartition(":")
@@ -318,7 +333,7 @@ class CloudServer:
             else:
                 port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            why = _why_unbound(host, wanted)
+            why = unbindable(host.strip("[]"), int(wanted)) or NOT_OURS
             raise AddressUnusable(f"{address} cannot be bound: {why}") from error
         return address if host == "unix" else f"{host}:{port}"
 
@@ -335,15 +350,3 @@ def server_credentials(settings: CloudSettings) -> grpc.ServerCredentials | None
     if key is None or cert is None:
         return None
     return grpc.ssl_server_credentials([(key, cert)], ca, require_client_auth=ca is not None)
-
-
-def _why_unbound(host: str, port: str) -> str:
-    """Return why the address cannot be listened on: gRPC does not say it."""
-    try:
-        family, *_, address = socket.getaddrinfo(
-            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        socket.create_server(address[:2], family=family).close()
-    except OSError as error:
-        return error.strerror or str(error)
-    return "it is taken, or not an address of this machine"

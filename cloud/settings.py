@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from cloud.errors import BadSettings
-from process.endpoints import address_text
 from process.settings import InvalidSettings, ProcessSettings, load
 from process.tls import ServerTlsFiles, is_address, is_loopback
 from process.tracing import TraceDestination
@@ -22,8 +21,8 @@ class CloudSettings(ProcessSettings):
 
     Attributes:
         address: ``HOST:PORT`` to listen on; port 0 takes a free one.
-        http_port: port of the Open Inference Protocol over HTTP, on ``http_address``; not set: off,
-            0: a free port. Over gRPC it is served at ``address``.
+        http_address: ``HOST:PORT`` of the Open Inference Protocol over HTTP; empty: off. Over gRPC
+            it is served at ``address``.
         engine: inference engine, or ``auto`` for the fastest that is correct.
         threads: threads of each instance; 0 divides all cores that the process may use.
         max_batch_delay_s: longest wait of an ROI for others to join its batch.
@@ -71,7 +70,7 @@ class CloudSettings(ProcessSettings):
         transfer_timeout_s: longest time of one transfer; the caller continues it with another.
         tls: files of TLS; with ``ca`` callers need certificates that it has signed.
         insecure: whether another machine may send ROIs without TLS.
-        metrics_port: port of the metrics; not set: off, 0: a free port.
+        metrics_address: ``HOST:PORT`` of the metrics; empty: off.
         trace_endpoint: OTLP address of a collector that gets traces, over HTTP; not set: off.
         trace_file: file for traces, where there is no collector.
         trace_ca: PEM authority that signed the collector's certificate.
@@ -80,8 +79,7 @@ class CloudSettings(ProcessSettings):
     model_config = SettingsConfigDict(env_prefix="OVERREAD_CLOUD_")
 
     address: str = "127.0.0.1:50051"
-    http_address: str = "127.0.0.1"
-    http_port: int | None = Field(None, ge=0, le=65535)
+    http_address: str = ""
     model: str = "hybrid-int8"
     model_keys: tuple[Path, ...] = ()
     engine: str = "auto"
@@ -118,8 +116,7 @@ class CloudSettings(ProcessSettings):
     transfer_timeout_s: float = Field(600.0, gt=0)
     tls: ServerTlsFiles = Field(default_factory=ServerTlsFiles)
     insecure: bool = False
-    metrics_address: str = "127.0.0.1"
-    metrics_port: int | None = Field(None, ge=0, le=65535)
+    metrics_address: str = ""
     trace_endpoint: str | None = None
     trace_file: Path | None = None
     trace_ca: Path | None = None
@@ -134,14 +131,15 @@ class CloudSettings(ProcessSettings):
     def reachable(self) -> dict[str, str]:
         """The addresses that other machines reach, by their settings."""
         found = {} if is_loopback(self.address) else {"address": self.address}
-        if self.http_port is not None and not is_loopback(address_text(self.http_address, 0)):
+        if self.http_address and not is_loopback(self.http_address):
             found["http_address"] = self.http_address
         return found
 
-    @field_validator("address")
+    @field_validator("address", "http_address", "metrics_address")
     @classmethod
-    def _host_and_port(cls, address: str) -> str:
-        if not (is_address(address) or address.startswith("unix:")):
+    def _host_and_port(cls, address: str, info: ValidationInfo) -> str:
+        others = address.startswith("unix:") if info.field_name == "address" else not address
+        if not (is_address(address) or others):
             raise ValueError("invalid address, expected HOST:PORT")
         return address
 

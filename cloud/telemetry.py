@@ -1,14 +1,12 @@
 """The metrics of the cloud, for Prometheus."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from cloud.errors import AddressUnusable
-from cloud.settings import CloudSettings
-from process.endpoints import Checks, address_text, process_registry, serve
+from process.endpoints import Checks, process_registry, serving_metrics
 from protos.errors import TABLE
 from protos.messages import Priority
 
@@ -105,27 +103,8 @@ class Telemetry:
         """Add the gauge ``overread_cloud_<name>``, which shows what ``value`` returns."""
         self._gauge(name, meaning).set_function(value)
 
-    @contextmanager
     def serve(
-        self, settings: CloudSettings, alive: Checks | None = None, ready: Checks | None = None
-    ) -> Iterator[str | None]:
-        """Serve metrics and checks over HTTP while entered; yield the address, None if off.
-
-        Raises:
-            AddressUnusable: the port cannot be bound.
-        """
-        host, port = settings.metrics_address, settings.metrics_port
-        if port is None:
-            yield None
-            return
-        with ExitStack() as parts:
-            try:
-                address = parts.enter_context(
-                    serve(self.registry, host, port, alive or {}, ready or {})
-                )
-            except OSError as error:
-                raise AddressUnusable(
-                    f"metrics at {address_text(host, port)}: {error.strerror}"
-                    " (metrics_address, metrics_port)"
-                ) from error
-            yield address
+        self, address: str, alive: Checks | None = None, ready: Checks | None = None
+    ) -> AbstractContextManager[str | None]:
+        """Serve metrics and checks over HTTP while entered, see `serving_metrics`."""
+        return serving_metrics(self.registry, address, alive or {}, ready or {})

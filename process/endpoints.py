@@ -5,26 +5,25 @@
 /readyz     200 while new work can be done, else 503, with what is missing
 """
 
-import json
-import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
 from importlib.metadata import version
-from socketserver import TCPServer, ThreadingMixIn
-from threading import Thread
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import (
-    CollectorRegistry,
-    Gauge,
-    PlatformCollector,
-    ProcessCollector,
-    make_wsgi_app,
-)
+from prometheus_client import CollectorRegistry, Gauge, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from process.http import CannotListen, Listener, serving
+from process.http import address_text as address_text
+from process.http import reason_of as reason_of
+from process.http import unbindable as unbindable
 
 Checks = Mapping[str, Callable[[], str]]
 """Checks by name; each returns what is wrong, or an empty text. Another thread calls them."""
@@ -50,23 +49,6 @@ class Pulse:
         return f"no progress for {silent_s:.0f} s" if silent_s > most_s else ""
 
 
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-    def server_bind(self) -> None:
-        # not WSGIServer's: it looks for the name of the machine, which may take long
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.socket.getsockname()[:2]
-        self.setup_environ()
-
-
-class _Handler(WSGIRequestHandler):
-    timeout = 10.0  # a caller that sends nothing does not hold its thread for ever
-
-    def log_message(self, *_: Any) -> None:
-        """Log nothing: requests come every few seconds."""
-
-
 def process_registry(prefix: str) -> CollectorRegistry:
     """Return a registry with what every process says of itself.
 
@@ -82,6 +64,24 @@ def process_registry(prefix: str) -> CollectorRegistry:
 
 
 @contextmanager
+def serving_metrics(
+    registry: CollectorRegistry, address: str, alive: Checks, ready: Checks
+) -> Iterator[str | None]:
+    """Serve at ``HOST:PORT`` while entered, where that is not empty; yield the bound address.
+
+    Raises:
+        CannotListen: the address is not known, or cannot be bound.
+    """
+    if not address:
+        yield None
+        return
+    with serving(
+        _app(registry, alive, ready), Listener(address, "metrics", "metrics_address")
+    ) as bound:
+        yield bound.address
+
+
+@contextmanager
 def serve(
     registry: CollectorRegistry, host: str, port: int, alive: Checks, ready: Checks
 ) -> Iterator[str]:
@@ -90,66 +90,46 @@ def serve(
     Raises:
         OSError: the address is not known, or cannot be bound.
     """
-    family, *_, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    kind = type("Server", (_Server,), {"address_family": family})
-    server = kind((address[0], port), _Handler)
-    server.set_app(_app(registry, {"/healthz": alive, "/readyz": ready}))
-    thread = Thread(target=server.serve_forever, name="metrics", daemon=True)
-    thread.start()
-    try:
-        yield address_text(host, server.server_port)
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with ExitStack() as parts:
+        try:
+            metrics = serving_metrics(registry, address_text(host, port), alive, ready)
+            address = parts.enter_context(metrics)
+        except CannotListen as error:
+            raise error.__cause__ or error from None
+        yield address or ""
 
 
-def unbindable(host: str, port: int) -> str:
-    """Return why no server could listen here now; empty if one could."""
-    try:
-        family, *_, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.create_server(address, family=family):
-            return ""
-    except OSError as error:
-        return reason_of(error)
+def _app(registry: CollectorRegistry, alive: Checks, ready: Checks) -> Starlette:
+    """Return the application; the pages are functions, which Starlette calls in threads."""
+
+    def metrics(request: Request) -> Response:
+        encode, kind = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), media_type=kind)
+
+    def page(checks: Checks) -> Callable[[Request], Response]:
+        return lambda _: _answer(checks)
+
+    async def unknown(*_: object) -> Response:
+        return JSONResponse({"pages": ["/metrics", "/healthz", "/readyz"]}, HTTPStatus.NOT_FOUND)
+
+    routes = [
+        Route("/", metrics),
+        Route("/metrics", metrics),
+        Route("/healthz", page(alive)),
+        Route("/readyz", page(ready)),
+    ]
+    packed = [Middleware(GZipMiddleware)]
+    return Starlette(
+        routes=routes, middleware=packed, exception_handlers={HTTPStatus.NOT_FOUND: unknown}
+    )
 
 
-def reason_of(error: OSError) -> str:
-    """Return the system's reason, without what Python adds to it."""
-    # those of host names have numbers of their own, below 0
-    known = error.errno is not None and error.errno > 0
-    return os.strerror(error.errno) if known and error.errno else error.strerror or str(error)
-
-
-def address_text(host: str, port: int) -> str:
-    """Return ``HOST:PORT``, with brackets around an IPv6 address."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _app(registry: CollectorRegistry, pages: Mapping[str, Checks]) -> Callable[..., Any]:
-    metrics = make_wsgi_app(registry)
-
-    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        path = environ["PATH_INFO"]
-        if path in ("/", "/metrics"):
-            return metrics(environ, start_response)
-        if path in pages:
-            results = {name: _result(check) for name, check in pages[path].items()}
-            ok = all(result == "ok" for result in results.values())
-            status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
-            body: dict[str, Any] = {"status": "ok" if ok else "failed", "checks": results}
-        else:
-            status, body = HTTPStatus.NOT_FOUND, {"pages": ["/metrics", *pages]}
-        content = json.dumps(body).encode() + b"\n"
-        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
-        start_response(f"{status.value} {status.phrase}", [*headers, ("Cache-Control", "no-store")])
-        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else content]
-
-    return answer
+def _answer(checks: Checks) -> Response:
+    results = {name: _result(check) for name, check in checks.items()}
+    ok = all(result == "ok" for result in results.values())
+    status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
+    body = {"status": "ok" if ok else "failed", "checks": results}
+    return JSONResponse(body, status, {"Cache-Control": "no-store"})
 
 
 def _result(check: Callable[[], str]) -> str:

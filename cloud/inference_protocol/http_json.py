@@ -5,10 +5,11 @@ Nothing of a body is trusted: sizes and types are checked before memory is taken
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 from google.protobuf.message import Message
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cloud.inference_protocol.tensors import decode_output
 from protos import inference_pb2 as pb
@@ -24,6 +25,38 @@ MAX_TENSORS = 16
 
 Binary = Mapping[str, bool]
 """Whether each requested output is sent raw; the default for others is under the empty name."""
+
+_Side = Annotated[int, Field(ge=0, lt=2**31)]
+_Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+_Parameters = dict[str, bool | _Integer | float | str]
+
+
+class _Output(BaseModel):
+    """An output that is wanted."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    parameters: _Parameters = {}
+
+
+class _Input(_Output):
+    """An input; its values are in ``data``, or behind the JSON."""
+
+    datatype: str
+    shape: list[_Side] = Field(max_length=MAX_DIMENSIONS)
+    data: list[Any] | None = None
+
+
+class _Request(BaseModel):
+    """The JSON of a request."""
+
+    model_config = ConfigDict(strict=True)
+
+    id: str = ""
+    parameters: _Parameters = {}
+    inputs: list[_Input] = Field([], max_length=MAX_TENSORS)
+    outputs: list[_Output] = Field([], max_length=MAX_TENSORS)
 
 
 def as_json(message: Message) -> dict[str, Any]:
@@ -62,25 +95,24 @@ def decode_request(body: bytes, header_length: str | None) -> tuple[pb.ModelInfe
             said = f"{HEADER_LENGTH}: {header_length!r:.50}"
             raise InvalidRequest(f"{said}, expected a number of at most {len(body)}")
     try:
-        given = json.loads(body[:size])
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the request is not JSON: {error!s:.200}") from None
-    fields = _object(given, "the request")
-    parameters = _object(fields.get("parameters", {}), "parameters")
-    request, rest = pb.ModelInferRequest(id=_text(fields, "id", "")), memoryview(body)[size:]
-    _put_parameters(request.parameters, parameters)
-    used = 0
-    for one in _objects(fields, "inputs"):
-        used += _put_input(request, one, rest[used:])
-    if used != len(rest):
-        raise InvalidRequest(f"{len(rest)} bytes after the JSON, the inputs have {used}")
-    binary = {"": parameters.get("binary_data_output") is True}
-    for one in _objects(fields, "outputs"):
-        output = request.outputs.add(name=_text(one, "name"))
-        wanted = _object(one.get("parameters", {}), "parameters of an output")
-        _put_parameters(output.parameters, wanted)
-        if "binary_data" in wanted:
-            binary[output.name] = wanted["binary_data"] is True
+        given = _Request.model_validate_json(body[:size])
+    except ValidationError as error:
+        raise InvalidRequest(_sentence(error)) from None
+    request, rest = pb.ModelInferRequest(id=given.id), memoryview(body)[size:]
+    _put_parameters(request.parameters, given.parameters)
+    for one in given.inputs:
+        tensor = request.inputs.add(name=one.name, datatype=one.datatype, shape=one.shape)
+        _put_parameters(tensor.parameters, one.parameters)
+        content, rest = _content(one, rest)
+        request.raw_input_contents.append(content)
+    if rest:
+        raise InvalidRequest(f"{len(rest)} bytes after the JSON belong to no input")
+    binary = {"": given.parameters.get("binary_data_output") is True}
+    for wanted in given.outputs:
+        output = request.outputs.add(name=wanted.name)
+        _put_parameters(output.parameters, wanted.parameters)
+        if "binary_data" in wanted.parameters:
+            binary[output.name] = wanted.parameters["binary_data"] is True
     return request, binary
 
 
@@ -106,83 +138,43 @@ def encode_response(
     return b"".join((text, *raws)), headers
 
 
-def _put_input(request: pb.ModelInferRequest, given: Mapping[str, Any], rest: memoryview) -> int:
-    """Add an input to the request, and return how many bytes after the JSON are its own."""
-    shape = given.get("shape")
-    if (
-        not isinstance(shape, list)
-        or len(shape) > MAX_DIMENSIONS
-        or not all(type(side) is int and 0 <= side < 2**31 for side in shape)
-    ):
-        raise InvalidRequest(f"shape {shape!r:.100}, expected a list of numbers of 0 or more")
-    tensor = request.inputs.add(
-        name=_text(given, "name"), datatype=_text(given, "datatype"), shape=shape
-    )
-    parameters = _object(given.get("parameters", {}), "parameters of an input")
-    _put_parameters(tensor.parameters, parameters)
-    size = parameters.get(BINARY_SIZE)
+def _sentence(error: ValidationError) -> str:
+    """Say which part of the JSON is wrong, and how."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"])) or "the request"
+    return f"{where}: {first['input']!r:.50}: {first['msg']!s:.150}"
+
+
+def _content(given: _Input, rest: memoryview) -> tuple[bytes, memoryview]:
+    """Return the values of an input, and what it leaves of the bytes behind the JSON."""
+    size = given.parameters.get(BINARY_SIZE)
     if size is None:
-        request.raw_input_contents.append(_bytes_of(given.get("data")))
-        return 0
-    if "data" in given or type(size) is not int or not 0 <= size <= len(rest):
+        return _bytes_of(given.data), rest
+    if given.data is not None or type(size) is not int or not 0 <= size <= len(rest):
         raise InvalidRequest(
-            f"{BINARY_SIZE} {size!r:.50} of {tensor.name!r:.50}, expected its bytes after the"
+            f"{BINARY_SIZE} {size!r:.50} of {given.name!r:.50}, expected its bytes after the"
             f" JSON: {len(rest)} are there"
         )
-    request.raw_input_contents.append(bytes(rest[:size]))
-    return size
+    return bytes(rest[:size]), rest[size:]
 
 
-def _bytes_of(data: Any) -> bytes:
+def _bytes_of(data: Sequence[Any] | None) -> bytes:
     """Return the values of an input, a list of lists or flat, as bytes."""
     for _ in range(MAX_DIMENSIONS):
-        if not (isinstance(data, list) and data and isinstance(data[0], list)):
+        if not (data and isinstance(data[0], list)):
             break
         if not all(isinstance(one, list) for one in data):
             raise InvalidRequest("data is a list of lists and of others")
         data = list(itertools.chain.from_iterable(data))
-    if not isinstance(data, list) or not all(type(one) is int and 0 <= one < 256 for one in data):
+    if data is None or not all(type(one) is int and 0 <= one < 256 for one in data):
         raise InvalidRequest("data is no list of numbers from 0 to 255, as UINT8 has them")
     return bytes(data)
 
 
-def _put_parameters(into: Any, parameters: Mapping[str, Any]) -> None:
+def _put_parameters(into: Any, parameters: _Parameters) -> None:
     """Add parameters to a message."""
     for name, value in parameters.items():
-        field = _FIELDS.get(type(value))
-        if field is None or (type(value) is int and not -(2**63) <= value < 2**63):
-            raise InvalidRequest(f"parameter {name!r:.50} is {value!r:.50}, expected a plain value")
-        checked = _valid(value) if isinstance(value, str) else value
-        setattr(into[_valid(name)], field, checked)
+        setattr(into[name], _FIELDS[type(value)], value)
 
 
 _FIELDS = {bool: "bool_param", int: "int64_param", str: "string_param", float: "double_param"}
-
-
-def _object(value: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"{what}: {value!r:.50}, expected an object")
-    return value
-
-
-def _objects(fields: Mapping[str, Any], name: str) -> Iterable[dict[str, Any]]:
-    values = fields.get(name, [])
-    if not isinstance(values, list) or len(values) > MAX_TENSORS:
-        raise InvalidRequest(f"{name}: {values!r:.50}, expected a list of at most {MAX_TENSORS}")
-    return [_object(one, name) for one in values]
-
-
-def _text(fields: Mapping[str, Any], name: str, default: str | None = None) -> str:
-    value = fields.get(name, default)
-    if not isinstance(value, str):
-        raise InvalidRequest(f"{name}: {value!r:.50}, expected a text")
-    return _valid(value)
-
-
-def _valid(text: str) -> str:
-    """Return a text of JSON that UTF-8 can write: a lone half of a surrogate pair it cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidRequest(f"{text!r:.50} is no Unicode text") from None
-    return text

@@ -18,9 +18,12 @@ from http import HTTPStatus
 
 import grpc
 import structlog
+from google.protobuf.message import Message
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -34,6 +37,7 @@ from cloud.inference_protocol.http_json import (
 from cloud.inference_protocol.inference import Inference
 from cloud.service import INTERNAL, Caller, named_caller
 from cloud.settings import CloudSettings
+from process.http import LargeBody, SlowBody, body_parts, certificate_names
 from protos import inference_pb2 as pb
 from protos.errors import (
     DeadlineUnmeetable,
@@ -44,9 +48,6 @@ from protos.errors import (
     to_status,
 )
 from protos.metadata import SITE_KEY
-
-CERTIFICATE_NAMES = "certificate_names"
-"""Key in the request's state: the names in the caller's certificate, None without one."""
 
 _STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
@@ -81,40 +82,30 @@ class RestService:
 
     def app(self) -> Starlette:
         """Return the application."""
-        routes = [
-            Route("/v2", _checked(self._server)),
-            Route("/v2/health/live", _checked(lambda _: _state(True))),
-            Route("/v2/health/ready", _checked(lambda _: _state(self._inference.ready))),
-            Route("/v2/models/stats", _checked(self._stats)),
-            Route("/v2/repository/index", _checked(self._index), methods=["POST"]),
-        ]
-        for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-            routes += [
-                Route(path, _checked(self._metadata)),
-                Route(f"{path}/ready", _checked(self._model_ready)),
-                Route(f"{path}/config", _checked(self._config)),
-                Route(f"{path}/stats", _checked(self._stats)),
-                Route(f"{path}/infer", self._infer, methods=["POST"]),
-            ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: _unrouted})
-
-    def _server(self, _: Request) -> Response:
-        return JSONResponse(as_json(self._inference.server_metadata()))
-
-    def _metadata(self, request: Request) -> Response:
-        return JSONResponse(as_json(self._inference.metadata(*_model(request))))
-
-    def _model_ready(self, request: Request) -> Response:
-        return _state(self._inference.serves(*_model(request)))
-
-    def _config(self, request: Request) -> Response:
-        return JSONResponse(as_json(self._inference.config(*_model(request))))
-
-    def _stats(self, request: Request) -> Response:
-        return JSONResponse(as_json(self._inference.statistics(*_model(request))))
-
-    def _index(self, _: Request) -> Response:  # what the body may ask for makes no difference
-        return JSONResponse(as_json(self._inference.index(only_ready=False))["models"])
+        one = self._inference
+        get: dict[str, Answer] = {
+            "": lambda _: _json(one.server_metadata()),
+            "/health/live": lambda _: _state(True),
+            "/health/ready": lambda _: _state(one.ready),
+            "/models/stats": lambda request: _json(one.statistics(*_model(request))),
+        }
+        of_model: dict[str, Answer] = {
+            "": lambda request: _json(one.metadata(*_model(request))),
+            "/ready": lambda request: _state(one.serves(*_model(request))),
+            "/config": lambda request: _json(one.config(*_model(request))),
+            "/stats": lambda request: _json(one.statistics(*_model(request))),
+        }
+        models = ("/models/{model}", "/models/{model}/versions/{version}")
+        get |= {f"{path}{rest}": answer for path in models for rest, answer in of_model.items()}
+        routes = [Route(f"/v2{path}", _checked(answer)) for path, answer in get.items()]
+        routes += [Route(f"/v2{path}/infer", self._infer, methods=["POST"]) for path in models]
+        # what the body may ask for makes no difference: there is one model
+        index = _checked(lambda _: JSONResponse(as_json(one.index(only_ready=False))["models"]))
+        return Starlette(
+            routes=[*routes, Route("/v2/repository/index", index, methods=["POST"])],
+            middleware=[Middleware(GZipMiddleware, compresslevel=1)],
+            exception_handlers={HTTPException: _unrouted},
+        )
 
     async def _infer(self, request: Request) -> Response:
         caller = self._caller(request)
@@ -128,7 +119,7 @@ class RestService:
         except OverreadError as error:
             _log.info("inference request failed", error=error.kind, reason=error.reason, **who)
             response = _failure(error)
-            if not (_is_complete(request) or await self._discard(request)):
+            if not await self._discard(request):
                 response.headers["Connection"] = "close"
             return response
         except Exception:  # whatever it is, the next request must be answered
@@ -144,9 +135,6 @@ class RestService:
         message.model_name, message.model_version = _model(request)
         response = await self._unless_gone(request, self._inference.infer(message, caller))
         content, headers = await run_in_threadpool(encode_response, response, binary)
-        if encoding := _accepted(request.headers.get("accept-encoding", "")):
-            content = await run_in_threadpool(_pack, content, encoding)
-            headers["Content-Encoding"] = encoding
         return Response(content, headers=headers)
 
     async def _body(self, request: Request) -> bytes:
@@ -154,39 +142,28 @@ class RestService:
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("identity", *_ENCODINGS):
             raise InvalidRequest(f"Content-Encoding {encoding!r:.50}, expected gzip or deflate")
-        parts, size, stream = list[bytes](), 0, request.stream()
         idle_s, most_s = self._settings.idle_timeout_s, self._settings.max_budget_s
-        now_s = asyncio.get_running_loop().time
-        end_s = now_s() + most_s  # no request holds its place for longer
+        parts = body_parts(request, idle_s=idle_s, within_s=most_s, most=self._max_body)
         try:
-            while now_s() < end_s:
-                async with asyncio.timeout_at(min(now_s() + idle_s, end_s)):
-                    parts.append(await anext(stream))
-                size += len(parts[-1])
-                self._require_bounded(size)
-            raise TimeoutError
-        except StopAsyncIteration:
-            request.state.is_complete = True
-            body = b"".join(parts)
-        except TimeoutError:
-            slow = f"no byte of the body arrived for {idle_s} s, or not all of it within {most_s} s"
-            raise InvalidRequest(slow) from None
+            body = b"".join([part async for part in parts])
+        except SlowBody as error:
+            raise InvalidRequest(str(error)) from None
+        except LargeBody:
+            raise self._too_large() from None
         if encoding == "identity":
             return body
         return await run_in_threadpool(self._unpacked, body, encoding)
 
     async def _discard(self, request: Request) -> bool:
         """Receive the rest of a body; return whether it came to its end."""
-        size = 0
+        idle_s = self._settings.idle_timeout_s
         try:
-            async with asyncio.timeout(self._settings.idle_timeout_s):
-                async for chunk in request.stream():
-                    size += len(chunk)
-                    if size > DISCARDED_BYTES:
-                        return False
-        except RuntimeError:  # starlette's: the part that was too much was the last one
+            rest = body_parts(request, idle_s=idle_s, within_s=idle_s, most=DISCARDED_BYTES)
+            async for _ in rest:
+                pass
+        except RuntimeError:  # starlette's: all of it was received before
             return True
-        except (TimeoutError, ClientDisconnect):
+        except (SlowBody, LargeBody, ClientDisconnect):
             return False
         return True
 
@@ -196,15 +173,15 @@ class RestService:
             plain = unpacker.decompress(body, self._max_body + 1)
         except zlib.error as error:
             raise InvalidRequest(f"the body is not {encoding}: {error}") from None
-        self._require_bounded(len(plain))
+        if len(plain) > self._max_body:
+            raise self._too_large()
         if not unpacker.eof:
             raise InvalidRequest(f"the body of {encoding} is not complete")
         return plain
 
-    def _require_bounded(self, size: int) -> None:
-        if size > self._max_body:
-            most = self._settings.max_batch
-            raise TooLarge(f"a body of more than {self._max_body} bytes; max_batch is {most} ROIs")
+    def _too_large(self) -> TooLarge:
+        most = self._settings.max_batch
+        return TooLarge(f"a body of more than {self._max_body} bytes; max_batch is {most} ROIs")
 
     async def _unless_gone(
         self, request: Request, answering: Awaitable[pb.ModelInferResponse]
@@ -226,7 +203,7 @@ class RestService:
             answer.cancel()
 
     def _caller(self, request: Request) -> Caller:
-        names = getattr(request.state, CERTIFICATE_NAMES, None)
+        names = certificate_names(request)
         return named_caller(
             names or (),
             request.headers.getlist(SITE_KEY),
@@ -254,11 +231,6 @@ def _failure(error: OverreadError) -> Response:
     return JSONResponse({"error": reason}, status, headers)
 
 
-def _is_complete(request: Request) -> bool:
-    """Tell whether the whole body was received."""
-    return getattr(request.state, "is_complete", False)
-
-
 def _checked(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
     """Return a handler that answers its errors as the protocol does."""
 
@@ -276,6 +248,10 @@ def _model(request: Request) -> tuple[str, str]:
     return request.path_params.get("model", ""), request.path_params.get("version", "")
 
 
+def _json(message: Message) -> Response:
+    return JSONResponse(as_json(message))
+
+
 def _state(is_so: bool) -> Response:
     """Return 200 for true and 400 for false, as the protocol has it."""
     return Response(status_code=HTTPStatus.OK if is_so else HTTPStatus.BAD_REQUEST)
@@ -289,14 +265,3 @@ async def _unrouted(_: Request, error: Exception) -> Response:
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _accepted(header: str) -> str:
-    """Return the encoding that the caller accepts, empty for none."""
-    names = [one.strip().lower() for one in header.split(",")]
-    return next((name for name in names if name in _ENCODINGS), "")
-
-
-def _pack(content: bytes, encoding: str) -> bytes:
-    packer = zlib.compressobj(1, wbits=_ENCODINGS[encoding])
-    return packer.compress(content) + packer.flush()

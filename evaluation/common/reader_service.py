@@ -19,7 +19,7 @@ def serve_reader(reader: Reader, settings: CloudSettings, ready_file: Path) -> N
 
     async def run() -> None:
         server = CloudServer(settings, reader, telemetry, service_version=reader.name)
-        with telemetry.serve(settings):
+        with telemetry.serve(settings.metrics_address):
             await serve(server, ready=lambda bound: write_atomically(ready_file, bound.encode()))
 
     asyncio.run(run())

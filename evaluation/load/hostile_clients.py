@@ -91,7 +91,9 @@ def cloud(model: str | None, options: tuple[str, ...]) -> Iterator[Cloud]:
     with tempfile.TemporaryDirectory(prefix="overread-hostile-") as work:
         folder = Path(work)
         config, ready = folder / "cloud.toml", folder / "address"
-        config.write_text(f'metrics_port = {port}\ninsecure = true\nstat_sites = ["127.0.0.1"]\n')
+        config.write_text(
+            f'metrics_address = "127.0.0.1:{port}"\ninsecure = true\nstat_sites = ["127.0.0.1"]\n'
+        )
         command = [sys.executable, "-m", *program, "--config", str(config)]
         command += ["--address", "[::]:0", "--ready-file", str(ready)]
         command += ["--model", model] if model else []

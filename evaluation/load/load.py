@@ -261,7 +261,7 @@ def services(
                 port = probe.getsockname()[1]
             config = folder / f"{number}.toml"
             rows = {
-                "metrics_port": str(port),
+                "metrics_address": f'"127.0.0.1:{port}"',
                 "trust_site_metadata": "true",
                 **(given or {}),
                 **own,

@@ -128,7 +128,9 @@ def two_replicas(options: Sequence[str] = ()) -> Iterator[list[Replica]]:
         for i, port in enumerate(free_ports(2)):
             place = folder / str(i)
             place.mkdir()
-            (place / "cloud.toml").write_text(f"metrics_port = {port}\ngrace_s = 10.0\n")
+            (place / "cloud.toml").write_text(
+                f'metrics_address = "127.0.0.1:{port}"\ngrace_s = 10.0\n'
+            )
             cloud = restartable_cloud(place, program, "--config", str(place / "cloud.toml"))
             metrics = f"http://127.0.0.1:{port}/metrics"
             replicas.append(Replica(stack.enter_context(cloud), metrics))

@@ -117,7 +117,7 @@ def test_a_model_waits_for_inference_requests_too(
 ) -> None:
     monkeypatch.setattr("cloud.models.PAUSE_S", 60.0)
     roi = {"name": "ROI", "datatype": "UINT8", "shape": [1, 16, 16, 16], "data": [51] * 16**3}
-    with offering(hospital, http_port=0) as cloud, ThreadPoolExecutor(1) as pool:
+    with offering(hospital, http_address="127.0.0.1:0") as cloud, ThreadPoolExecutor(1) as pool:
         cloud.reader.gate.clear()
         url = f"http://{cloud.server.http_address}/v2/models/mean/infer"
         answer = pool.submit(httpx.post, url, json={"inputs": [roi]}, timeout=30)

@@ -96,10 +96,10 @@ def test_one_signal_stops_an_idle_service(tmp_path: Path) -> None:
 def test_the_service_says_what_it_serves_and_is_ready_until_it_is_stopped(tmp_path: Path) -> None:
     """An open study holds a service that drains: it is alive, and not ready."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    pages, header = f"127.0.0.1:{port}", make_stream(budget_s=300.0, roi_count=1)
+        pages = f"127.0.0.1:{free.getsockname()[1]}"
+    header = make_stream(budget_s=300.0, roi_count=1)
     with (
-        run_process(tmp_path, "--grace-s", "300", "--metrics-port", str(port)) as running,
+        run_process(tmp_path, "--grace-s", "300", "--metrics-address", pages) as running,
         unfinished(*header) as sent,
     ):
         process, _, stub = running
@@ -235,8 +235,7 @@ def test_a_service_that_loads_its_model_is_alive_and_not_ready(
 
     looking = threading.Thread(target=look)
     looking.start()
-    port = pages.rpartition(":")[2]
-    with run_process(tmp_path, "--metrics-port", port, program=LOADING):
+    with run_process(tmp_path, "--metrics-address", pages, program=LOADING):
         looking.join()
         assert get(pages, "/readyz")[0] == 200
     assert said[0] == (200, {"status": "ok", "checks": {"event loop": "ok"}})
@@ -269,8 +268,7 @@ def test_an_event_loop_that_stands_still_is_not_ready_and_then_not_alive(
     monkeypatch.setenv("GO", str(tmp_path / "go"))
     with socket.create_server(("127.0.0.1", 0)) as free:
         pages = f"127.0.0.1:{free.getsockname()[1]}"
-    port = pages.rpartition(":")[2]
-    with run_process(tmp_path, "--metrics-port", port, program=STANDING) as (_, _, stub):
+    with run_process(tmp_path, "--metrics-address", pages, program=STANDING) as (_, _, stub):
         until(lambda: get(pages, "/readyz")[0] == get(pages, "/healthz")[0] == 200)
         call = stub.Describe.future(pb.DescribeRequest(), timeout=60)
         until(lambda: get(pages, "/readyz")[0] == 503)
@@ -305,8 +303,7 @@ def test_a_service_whose_model_hangs_is_not_ready_any_more(
     monkeypatch.setenv("GO", str(tmp_path / "go"))
     with socket.create_server(("127.0.0.1", 0)) as free:
         pages = f"127.0.0.1:{free.getsockname()[1]}"
-    port = pages.rpartition(":")[2]
-    with run_process(tmp_path, "--metrics-port", port, program=LINGERING) as (process, _, stub):
+    with run_process(tmp_path, "--metrics-address", pages, program=LINGERING) as (process, _, stub):
         until(lambda: get(pages, "/readyz")[0] == 200)
         call = send_roi(stub, 200)
         until(lambda: get(pages, "/readyz")[0] == 503)

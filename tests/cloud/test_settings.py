@@ -72,11 +72,12 @@ def test_other_machines_are_not_served_in_the_clear() -> None:
 
 def test_the_same_holds_for_http() -> None:
     """Where it is served at all."""
-    with pytest.raises(BadSettings, match=r"http_address = 0\.0\.0\.0 can be reached .*insecure"):
-        load_settings(http_address="0.0.0.0", http_port=8000)
-    assert load_settings(http_address="0.0.0.0").reachable == {}
-    assert load_settings(http_address="0.0.0.0", http_port=8000, insecure=True).reachable
-    assert load_settings(http_address="::1", http_port=8000).reachable == {}
+    with pytest.raises(
+        BadSettings, match=r"http_address = 0\.0\.0\.0:8000 can be reached .*insecure"
+    ):
+        load_settings(http_address="0.0.0.0:8000")
+    assert load_settings(http_address="0.0.0.0:8000", insecure=True).reachable
+    assert load_settings(http_address="[::1]:8000").reachable == {}
 
 
 def test_traces_without_their_extra_are_an_error_that_names_it(

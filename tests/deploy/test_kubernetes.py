@@ -76,7 +76,7 @@ def test_the_settings_start_a_service_and_fit_the_pod() -> None:
     settings, ports = load_settings(FOLDER / "cloud.toml"), container()["ports"]
     numbers = {one["name"]: one["containerPort"] for one in ports}
     assert settings.address == f"0.0.0.0:{numbers['grpc']}"
-    assert (settings.metrics_address, settings.metrics_port) == ("0.0.0.0", numbers["metrics"])
+    assert settings.metrics_address == f"0.0.0.0:{numbers['metrics']}"
     assert settings.threads == int(container()["resources"]["requests"]["cpu"])
     assert settings.tls.encryption == "mutual TLS"
     # the pause of preStop counts too, and the service closes after grace_s

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import socket
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from process.endpoints import Pulse, serve
+from process.endpoints import Checks, Pulse, serving_metrics
 
 
 def get(address: str, path: str) -> tuple[int, Any]:
@@ -24,31 +24,30 @@ def get(address: str, path: str) -> tuple[int, Any]:
     return status, body.decode() if path == "/metrics" else json.loads(body)
 
 
-def has_ipv6() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
+@contextmanager
+def serving(
+    alive: Checks, ready: Checks, registry: CollectorRegistry | None = None
+) -> Iterator[str]:
+    """The address of metrics and checks."""
+    with serving_metrics(registry or CollectorRegistry(), "127.0.0.1:0", alive, ready) as address:
+        assert address is not None
+        yield address
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "::1", "::"])
-def test_the_port_is_bound_where_the_settings_say(host: str) -> None:
-    if ":" in host and not has_ipv6():
-        pytest.skip("needs IPv6 on this machine")
+def test_metrics_are_served_where_they_have_an_address() -> None:
     registry = CollectorRegistry()
     Counter("studies", "Studies", registry=registry).inc()
-    with serve(registry, host, 0, {}, {}) as address:
-        port = address.rpartition(":")[2]
-        asked = {"0.0.0.0": f"127.0.0.1:{port}", "::": f"[::1]:{port}"}.get(host, address)
-        status, text = get(asked, "/metrics")
+    with serving({}, {}, registry) as address:
+        status, text = get(address, "/metrics")
     assert (status, "studies_total 1.0" in text) == (200, True)
+    with serving_metrics(registry, "", {}, {}) as off:
+        assert off is None
 
 
 def test_checks_decide_the_status() -> None:
     problems = {"database": "", "inbox": ""}
     ready = {name: lambda name=name: problems[name] for name in problems}
-    with serve(CollectorRegistry(), "127.0.0.1", 0, {"main loop": lambda: ""}, ready) as address:
+    with serving({"main loop": lambda: ""}, ready) as address:
         assert get(address, "/healthz") == (200, {"status": "ok", "checks": {"main loop": "ok"}})
         assert get(address, "/readyz")[0] == 200
         problems["inbox"] = "/inbox: Permission denied"
@@ -67,7 +66,7 @@ def test_a_check_that_fails_is_a_failed_check() -> None:
     def broken() -> str:
         raise KeyError("rows")
 
-    with serve(CollectorRegistry(), "127.0.0.1", 0, {"main loop": broken}, {}) as address:
+    with serving({"main loop": broken}, {}) as address:
         status, body = get(address, "/healthz")
     assert (status, body["checks"]["main loop"]) == (503, "KeyError: 'rows'")
 
@@ -81,23 +80,3 @@ def test_a_loop_without_progress_is_told() -> None:
     assert pulse.problem() == "no progress for 31 s"
     pulse.beat()
     assert pulse.problem() == ""
-
-
-def test_a_port_can_be_served_again_at_once() -> None:
-    """A connection that was closed a moment ago does not hold it."""
-    with serve(CollectorRegistry(), "127.0.0.1", 0, {}, {}) as address:
-        assert get(address, "/healthz")[0] == 200
-    port = int(address.rpartition(":")[2])
-    for _ in range(5):
-        with serve(CollectorRegistry(), "127.0.0.1", port, {}, {}) as again:
-            assert get(again, "/healthz")[0] == 200
-
-
-def test_a_taken_port_and_an_unknown_host_are_errors_of_the_system() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        taken = serve(CollectorRegistry(), "127.0.0.1", other.getsockname()[1], {}, {})
-        with pytest.raises(OSError, match="in use"), taken:
-            pass
-    unknown = serve(CollectorRegistry(), "no.invalid", 0, {}, {})
-    with pytest.raises(socket.gaierror), unknown:
-        pass

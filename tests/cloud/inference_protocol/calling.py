@@ -105,7 +105,7 @@ def called(
 ) -> Iterator[tuple[RunningCloud, Caller]]:
     """A cloud, and a tritonclient that calls it."""
     with (
-        run_cloud(reader or DetailedReader(), http_port=0, **settings) as cloud,
+        run_cloud(reader or DetailedReader(), http_address="127.0.0.1:0", **settings) as cloud,
         tritonclient(kind, address_of(cloud, kind)) as caller,
     ):
         yield cloud, caller

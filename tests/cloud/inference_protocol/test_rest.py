@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import gzip
 import json
 import math
@@ -18,11 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud.errors import AddressUnusable
-from cloud.inference_protocol import http_server, rest
+from cloud.inference_protocol import rest
 from cloud.inference_protocol.http_json import decode_request
 from cloud.service import Caller, named_caller
-from process.endpoints import unbindable
+from process.http import CannotListen, unbindable
 from protos.errors import InvalidRequest
 from tests.cloud.inference_protocol.calling import DetailedReader, Refused, rois, tritonclient
 from tests.cloud.running import SHAPE, RunningCloud, run_cloud, until
@@ -37,7 +35,7 @@ INPUT = {"name": "ROI", "datatype": "UINT8", "shape": [1, *SHAPE]}
 @contextlib.contextmanager
 def http_cloud(**settings: Any) -> Iterator[tuple[RunningCloud, httpx.Client]]:
     with (
-        run_cloud(DetailedReader(), http_port=0, **settings) as cloud,
+        run_cloud(DetailedReader(), http_address="127.0.0.1:0", **settings) as cloud,
         httpx.Client(base_url=f"http://{cloud.server.http_address}") as client,
     ):
         yield cloud, client
@@ -265,35 +263,6 @@ def test_a_body_that_comes_byte_by_byte_frees_its_place() -> None:
         until(is_free)
 
 
-def test_a_quiet_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it never sent a request, stopped in its headers, or had an answer before."""
-    monkeypatch.setattr(http_server, "QUIET_S", 0.1)
-    with http_cloud() as (cloud, _):
-        get = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
-        for sent in (b"", b"GET /v2 HT", get, get + b"GET /v2 HT"):
-            with connected(cloud) as quiet:
-                quiet.sendall(sent)
-                while quiet.recv(1000):
-                    pass
-
-
-def test_a_connection_that_is_gone_is_forgotten() -> None:
-    """Otherwise callers that come and go would fill the memory."""
-
-    def known() -> int:
-        gc.collect()
-        # not isinstance: it would ask every object of the process for its class
-        return sum(type(one) is http_server._Protocol for one in gc.get_objects())
-
-    with http_cloud() as (cloud, _):
-        before = known()
-        for _ in range(20):
-            with connected(cloud) as caller:
-                caller.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
-                assert caller.recv(1000)
-        until(lambda: known() <= before)
-
-
 def head(size: int) -> bytes:
     """The head of a request whose body has ``size`` bytes."""
     return f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
@@ -336,7 +305,7 @@ def test_a_machine_is_one_site_over_both_protocols() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cloud.inference_protocol.rest.named_caller", noted)
         patch.setattr("cloud.service.named_caller", noted)
-        where = {"address": "[::1]:0", "http_address": "::1", "http_port": 0}
+        where = {"address": "[::1]:0", "http_address": "[::1]:0"}
         with run_cloud(DetailedReader(), **where) as cloud:
             for kind, to in (("grpc", cloud.address), ("http", cloud.server.http_address)):
                 with tritonclient(kind, to) as call:
@@ -358,7 +327,7 @@ def test_mutual_tls_admits_only_signed_certificates(pki: Path) -> None:
     files = {"cert": pki / "server.pem", "key": pki / "server.key", "ca": pki / "ca.pem"}
     own = (pki / "ca.pem", pki / "client.key", pki / "client.pem")
     sites = {"stat_sites": ("client",)}
-    with run_cloud(DetailedReader(), http_port=0, tls=files, **sites) as cloud:
+    with run_cloud(DetailedReader(), http_address="127.0.0.1:0", tls=files, **sites) as cloud:
         for kind, where in (("grpc", cloud.address), ("http", cloud.server.http_address)):
             with tritonclient(kind, where, *own) as call:
                 answer = call("infer", rois=rois(51), priority=1)
@@ -375,7 +344,7 @@ def test_a_taken_port_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with (
-            pytest.raises(AddressUnusable, match=rf"HTTP at 127\.0\.0\.1:{port}: .*http_port"),
-            run_cloud(http_port=port),
+            pytest.raises(CannotListen, match=rf"HTTP at 127\.0\.0\.1:{port}: .*http_address"),
+            run_cloud(http_address=f"127.0.0.1:{port}"),
         ):
             pass
