@@ -28,10 +28,10 @@ from edge.errors import EdgeError
 from evaluation.errors import EvaluationError, MissingData
 from evaluation.result import BARS, Bar, Result, Table
 from imaging.errors import StudyError
-from models.extra import how_to_install
 from models.markdown import Rows
 from models.runtime import hardware
 from models.runtime.errors import ModelError
+from process.extras import how_to_install
 from process.text import Printable, printable
 
 Model = Annotated[str | None, typer.Option(help="Screening model; the edge's default if omitted.")]

@@ -29,11 +29,11 @@ from models.cli import (
     sensitivity,
     train,
 )
-from models.extra import how_to_install
 from models.runtime.artifacts import WEIGHTS, Artifact, every
 from models.runtime.errors import ModelError
 from models.runtime.signatures import SIGNATURES, make_keys, read_public_key, sign
 from process.command_line import PlainGroup
+from process.extras import how_to_install
 from process.text import printable
 
 app = typer.Typer(

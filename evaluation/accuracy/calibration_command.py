@@ -30,10 +30,10 @@ from models.calibration.guarantee import (
     uncalibrated_readers,
 )
 from models.charts import new_figure
-from models.extra import require
 from models.markdown import Rows, interval, percent
 from models.patients import CALIBRATION
 from models.runtime.artifacts import find
+from process.extras import require
 
 FITTED, UNSEEN = "fitted on", "test"
 READERS = ("edge", "edge and cloud")

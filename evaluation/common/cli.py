@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from evaluation.accuracy.bootstrap import OnStep
 from evaluation.accuracy.truth import Truth, read_truth, scan_folders, scan_name
-from models.extra import require
 from models.markdown import Rows
+from process.extras import require
 from process.text import Printable, printable
 
 
