@@ -31,7 +31,7 @@ $(VENV)/run.stamp: $(BIN)/python pyproject.toml constraints.txt
 $(VENV)/dev.stamp: $(BIN)/python pyproject.toml constraints.txt
 	@echo "Installing Overread with its training and test tools into $(VENV), once: about 2 GB on disk and"
 	@echo "two to five minutes with a CPU build of torch; up to 8 GB where pip chooses a CUDA build."
-	@$(PIP) --editable '.[train,trace,dev]'
+	@$(PIP) --editable '.[evaluation,trace,dev]'
 	@touch $@ $(VENV)/run.stamp
 
 demo: $(VENV)/run.stamp ## Read a chest CT with edge and cloud: a phantom, or INPUT=path (DICOM folder, NIfTI, NRRD, MHD).

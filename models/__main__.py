@@ -1,12 +1,12 @@
-"""`overread-models`: train, export, fit, list and sign the models.
+"""`overread-models`: list and sign the models; in the checkout also train, export and fit them.
 
-Only ``list``, ``keys`` and ``sign`` work without torch.
+``list``, ``keys`` and ``sign`` work without torch.
 """
 
 import json
 import textwrap
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -15,66 +15,38 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from models.calibration.risk_control import DELTA
-from models.cli import (
-    Data,
-    Json,
-    Kind,
-    Method,
-    distil,
-    int4,
-    prune,
-    qat,
-    ranges,
-    sensitivity,
-    train,
-)
 from models.runtime.artifacts import WEIGHTS, Artifact, every
 from models.runtime.errors import ModelError
 from models.runtime.signatures import SIGNATURES, make_keys, read_public_key, sign
-from process.command_line import PlainGroup
-from process.extras import how_to_install
+from process.command_line import Json, program
+from process.extras import how_to_install, in_checkout
 from process.text import printable
 
-app = typer.Typer(
-    cls=PlainGroup,
-    help="Train, export and list Overread's models.",
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.add_typer(train, name="train")
-app.add_typer(prune, name="prune")
+app = program("overread-models", "Train, export and list Overread's models.")
 
-
-def _print_version(given: bool) -> None:
-    if given:
-        print(f"overread-models {version('overread')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    _version: Annotated[
-        bool, typer.Option("--version", help="Version.", callback=_print_version, is_eager=True)
-    ] = False,
-) -> None:
-    pass
+TRAINING = (
+    "train", "prune", "export", "distil", "qat", "int4", "ranges", "sensitivity", "fit", "split",
+)  # fmt: skip
+"""The commands that make artifacts; only the checkout has them."""
 
 
 @app.command("list")
 def list_models(as_json: Json = False) -> None:
-    """List the artifacts with version, size, figures, licence and attribution."""
+    """List the installed artifacts with version, size, figures, licence and attribution."""
     artifacts = every()
     if as_json:
         print(json.dumps({name: _entry(one) for name, one in artifacts.items()}, indent=2))
         return
     console = Console()
     table = Table(Column("artifact", no_wrap=True), Column("made as", no_wrap=True), "figures")
-    for name, artifact in artifacts.items():
+    installed = {name: one for name, one in artifacts.items() if one.path.exists()}
+    for name, artifact in installed.items():
         figures = (f"{key} {_short(value)}" for key, value in artifact.metrics.items())
         table.add_row(f"{name}\n{artifact.version}", _made(artifact), "\n".join(figures))
         table.add_section()
     console.print(table)
+    if others := ", ".join(name for name in artifacts if name not in installed):
+        console.print(f"Not installed, in the checkout only: {others}.")
     for text in sorted({f"{a.licence}. {a.attribution}" for a in artifacts.values()}):
         console.print(text, style="dim")
 
@@ -103,12 +75,16 @@ def sign_manifest(
         ),
     ] = None,
 ) -> None:
-    """Sign the manifest, which holds the hashes of all artifacts, after checking these."""
+    """Sign the manifest, which holds the hashes of all artifacts, after checking those here."""
     folder = folder or WEIGHTS
-    for artifact in every(folder).values():
-        artifact.stored()
+    absent = [name for name, one in every(folder).items() if not one.path.exists()]
+    for name, artifact in every(folder).items():
+        if name not in absent:
+            artifact.stored()
     signer = sign(folder, key)
     print(printable(f"{folder / SIGNATURES}: signed by {signer}"))
+    if absent:
+        print(printable(f"not here, so not checked: {', '.join(absent)}"))
 
 
 def _entry(artifact: Artifact) -> dict[str, Any]:
@@ -116,14 +92,14 @@ def _entry(artifact: Artifact) -> dict[str, Any]:
     return {
         **{name: getattr(artifact, name) for name in (*fields, "licence", "attribution")},
         "file": str(artifact.path),
+        "installed": artifact.path.exists(),
         "settings": artifact.settings,
         "metrics": artifact.metrics,
     }
 
 
 def _made(artifact: Artifact) -> str:
-    exists = artifact.path.exists()
-    size = f"{artifact.path.stat().st_size / 1e6:.2f} MB" if exists else "missing"
+    size = f"{artifact.path.stat().st_size / 1e6:.2f} MB"
     source = f"\nfrom {artifact.parent}" if artifact.parent else ""
     method = f"\n{textwrap.fill(artifact.method, 30)}" if artifact.method else ""
     return f"{artifact.precision}, {size}{source}{method}"
@@ -135,60 +111,26 @@ def _short(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-@app.command("export")
-def export(
-    kind: Kind,
-    data: Data,
-    weights: Annotated[
-        list[Path], typer.Option(help="averaged.pt of a run; repeat to join members of a hybrid.")
-    ],
-    method: Method = "minmax",
-    name: Annotated[
-        str, typer.Option(metavar="NAME", help="NAME-fp32 and NAME-int8; it begins with KIND.")
-    ] = "",
-) -> None:
-    """Export trained weights as FP32 and INT8 artifacts and enter both in the manifest."""
-    from models.quantization.ptq import run_export
+def _absent(name: str) -> None:
+    """Add a command that says where it is."""
 
-    if name and name.split("-")[0] != kind:
-        raise typer.BadParameter(f"{name}: it must begin with {kind}")
-    run_export(kind, data, weights, method, name or kind)
+    @app.command(
+        name,
+        hidden=True,
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+    def absent() -> None:
+        _end(in_checkout(f"overread-models {name}", "train"))
 
 
-for command in (distil, qat, int4, ranges, sensitivity):
-    app.command()(command)
+if find_spec("models.training") is not None:
+    from models.cli import app as training
 
-
-@app.command("fit")
-def fit(
-    data: Data,
-    screening: Annotated[str, typer.Option(help="Screening artifact.")] = "screening-int8",
-    hybrid: Annotated[str, typer.Option(help="Hybrid artifact.")] = "hybrid-int8",
-    delta: Annotated[
-        float, typer.Option(min=1e-6, max=0.999999, help="Probability that more are missed.")
-    ] = DELTA,
-    keep_hybrid: Annotated[
-        bool, typer.Option("--keep-hybrid", help="Leave the settings of --hybrid.")
-    ] = False,
-) -> None:
-    """Fit probabilities and thresholds on whole scans; write them to the manifest.
-
-    The guarantee on missed nodules is that of nodules of other patients in whole scans.
-    """
-    from models.calibration.guarantee import run_fit
-
-    run_fit(data, screening, hybrid, delta=delta, keep_hybrid=keep_hybrid)
-
-
-@app.command("split")
-def split(
-    name: Annotated[str, typer.Argument(help="Hybrid artifact.")],
-    parts: Annotated[int, typer.Option(min=2, help="Number of parts, as the cloud's stages.")] = 3,
-) -> None:
-    """Cut an artifact into parts of about equal time that the cloud runs as a pipeline."""
-    from models.export.parts import export_parts
-
-    export_parts(name, parts)
+    app.add_typer(training)
+else:
+    for one in TRAINING:
+        _absent(one)
 
 
 def main() -> None:
@@ -204,7 +146,7 @@ def main() -> None:
         _end(line, error)
 
 
-def _end(line: str, cause: Exception) -> NoReturn:
+def _end(line: str, cause: Exception | None = None) -> NoReturn:
     typer.echo(printable(line), err=True)
     raise SystemExit(1) from cause
 

@@ -1,7 +1,4 @@
-"""The commands of `overread-models` that need torch, and the options that they share.
-
-They are ``train``, ``distil``, ``qat``, ``int4``, ``ranges``, ``sensitivity`` and ``prune``.
-"""
+"""The commands of `overread-models` that make artifacts; most need torch."""
 
 import json
 from pathlib import Path
@@ -9,7 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from models.calibration.risk_control import DELTA
 from models.markdown import show_section
+from process.command_line import Json, PlainGroup
 
 Kind = Annotated[Literal["screening", "hybrid"], typer.Argument(help="Kind of network.")]
 Method = Annotated[
@@ -47,14 +46,16 @@ Starts = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of weights and samples.")]
 
-Json = Annotated[bool, typer.Option("--json", help="JSON output.")]
-
 PHANTOMS = Path("runs/phantoms")
 """The default cache folder of the phantoms."""
 
+app = typer.Typer(cls=PlainGroup)
 train = typer.Typer(
     help="Train a network; --resume continues an interrupted run.", no_args_is_help=True
 )
+prune = typer.Typer(help="Prune the screening network.", no_args_is_help=True)
+app.add_typer(train, name="train")
+app.add_typer(prune, name="prune")
 
 
 @train.command("screening")
@@ -161,6 +162,27 @@ def curve(
     show_section(shown, as_json, learning_table(shown))
 
 
+@app.command("export")
+def export(
+    kind: Kind,
+    data: Data,
+    weights: Annotated[
+        list[Path], typer.Option(help="averaged.pt of a run; repeat to join members of a hybrid.")
+    ],
+    method: Method = "minmax",
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="NAME-fp32 and NAME-int8; it begins with KIND.")
+    ] = "",
+) -> None:
+    """Export trained weights as FP32 and INT8 artifacts and enter both in the manifest."""
+    from models.quantization.ptq import run_export
+
+    if name and name.split("-")[0] != kind:
+        raise typer.BadParameter(f"{name}: it must begin with {kind}")
+    run_export(kind, data, weights, method, name or kind)
+
+
+@app.command()
 def distil(
     data: Data,
     start: Annotated[Path, typer.Option(help="Weights of an early screening network.")],
@@ -218,6 +240,7 @@ HybridScreeners = Annotated[
 ]
 
 
+@app.command()
 def qat(
     kind: Kind,
     data: Data,
@@ -240,6 +263,7 @@ def qat(
     run_qat(run, kind, screening or [], method)
 
 
+@app.command()
 def int4(
     kind: Kind,
     data: Data,
@@ -265,6 +289,7 @@ def int4(
     run_int4(run, kind, qat, screening or [], share)
 
 
+@app.command()
 def ranges(
     kind: Kind, data: Data, start: FloatStart, qat: Qat = None, as_json: Json = False
 ) -> None:
@@ -274,6 +299,7 @@ def ranges(
     show_ranges(run_ranges(kind, data, start, qat), as_json)
 
 
+@app.command()
 def sensitivity(
     kind: Kind,
     data: Data,
@@ -287,8 +313,6 @@ def sensitivity(
 
     show_layers(run_sensitivity(kind, data, start, qat), plot, as_json)
 
-
-prune = typer.Typer(help="Prune the screening network.", no_args_is_help=True)
 
 PruneStart = Annotated[Path, typer.Option(help="Weights to prune: averaged.pt or KIND-fp32.onnx.")]
 FineTuning = Annotated[int, typer.Option(min=1, help="Steps of fine-tuning of each run.")]
@@ -363,3 +387,35 @@ def structured(
 def _check_share(share: float) -> None:
     if not 0 < share < 1:
         raise typer.BadParameter(f"--share {share:g}, expected a value between 0 and 1")
+
+
+@app.command("fit")
+def fit(
+    data: Data,
+    screening: Annotated[str, typer.Option(help="Screening artifact.")] = "screening-int8",
+    hybrid: Annotated[str, typer.Option(help="Hybrid artifact.")] = "hybrid-int8",
+    delta: Annotated[
+        float, typer.Option(min=1e-6, max=0.999999, help="Probability that more are missed.")
+    ] = DELTA,
+    keep_hybrid: Annotated[
+        bool, typer.Option("--keep-hybrid", help="Leave the settings of --hybrid.")
+    ] = False,
+) -> None:
+    """Fit probabilities and thresholds on whole scans; write them to the manifest.
+
+    The guarantee on missed nodules is that of nodules of other patients in whole scans.
+    """
+    from models.calibration.guarantee import run_fit
+
+    run_fit(data, screening, hybrid, delta=delta, keep_hybrid=keep_hybrid)
+
+
+@app.command("split")
+def split(
+    name: Annotated[str, typer.Argument(help="Hybrid artifact.")],
+    parts: Annotated[int, typer.Option(min=2, help="Number of parts, as the cloud's stages.")] = 3,
+) -> None:
+    """Cut an artifact into parts of about equal time that the cloud runs as a pipeline."""
+    from models.export.parts import export_parts
+
+    export_parts(name, parts)

@@ -1,8 +1,12 @@
-"""Errors of the command line in plain words; typer's are those of pydantic, for programmers."""
+"""What the programs share: the option ``--version``, and errors in plain words.
+
+typer's errors are those of pydantic, for programmers.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -25,6 +29,33 @@ class PlainCommand(TyperCommand):
         """Parse the options."""
         with _in_plain_words():
             return super().make_context(*arguments, **more)
+
+
+Json = Annotated[bool, typer.Option("--json", help="JSON output.")]
+"""The option of commands that can print JSON."""
+
+
+def program(name: str, help: str) -> typer.Typer:  # noqa: A002 - as typer's argument
+    """Return a program of several commands that knows ``-h`` and ``--version``."""
+    app = typer.Typer(
+        cls=PlainGroup,
+        help=help,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    def print_version(given: bool) -> None:
+        if given:
+            typer.echo(f"{name} {version('overread')}")
+            raise typer.Exit
+
+    shown = typer.Option("--version", help="Version.", callback=print_version, is_eager=True)
+
+    @app.callback()
+    def root(_version: Annotated[bool, shown] = False) -> None:
+        pass
+
+    return app
 
 
 @contextmanager

@@ -1,10 +1,12 @@
-"""Packages that only an extra installs, and the error if one is missing."""
+"""What is not installed everywhere: packages of an extra, and commands of the checkout."""
 
 import importlib
+import sys
+from importlib.util import find_spec
 
 PACKAGES = {
-    **dict.fromkeys(("torch", "tomli_w", "onnxscript", "matplotlib", "scipy", "sklearn"), "train"),
-    **dict.fromkeys(("hpack", "hyperframe"), "dev"),
+    **dict.fromkeys(("torch", "tomli_w", "onnxscript", "matplotlib", "scipy"), "train"),
+    **dict.fromkeys(("hpack", "hyperframe"), "evaluation"),
 }
 """Packages, and the extra that installs them."""
 
@@ -24,3 +26,18 @@ def how_to_install(error: ModuleNotFoundError) -> str | None:
     if extra is None:
         return None
     return f"{error.name} is missing: needs the extra `{extra}`: pip install 'overread[{extra}]'"
+
+
+def in_checkout(command: str, extra: str) -> str:
+    """Return the line for a command that is not installed, because only the checkout has it."""
+    return (
+        f"{command} is not installed: it is in the checkout only. Clone the repository, and there:"
+        f" pip install --editable '.[{extra}]'"
+    )
+
+
+def overread_eval() -> None:
+    """Run the command ``overread-eval``, or say where it is."""
+    if find_spec("evaluation") is None:
+        sys.exit(in_checkout("overread-eval", "evaluation"))
+    importlib.import_module("evaluation.__main__").main()

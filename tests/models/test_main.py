@@ -144,7 +144,7 @@ def test_json_holds_everything_of_the_manifest() -> None:
     listed = json.loads(listed_as("--json"))
     assert list(listed) == list(every())
     for name, entry in listed.items():
-        assert set(entry) == KEYS | {"file", "settings", "metrics"}
+        assert set(entry) == KEYS | {"file", "installed", "settings", "metrics"}
         assert entry["sha256"] == hashlib.sha256(Path(entry["file"]).read_bytes()).hexdigest()
         assert entry["settings"] == dict(every()[name].settings)
         assert len(entry["settings"]["calibration"]) == 2
