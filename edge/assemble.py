@@ -15,7 +15,7 @@ from edge.guarantee import for_roi_side
 from edge.pipeline import Pipeline
 from edge.reader import EdgeReader, Screening, open_configured
 from edge.replay import decide_and_log
-from edge.report.model import Provenance
+from edge.report.compose import Provenance
 from edge.report.pictures import draw_pictures
 from edge.report.write import write_report
 from edge.rules.file import load_rules

@@ -33,16 +33,9 @@ from edge.findings import Finding
 from edge.job import Job
 from edge.merge import Merged, merge
 from edge.reader import EdgeReader
+from edge.report.compose import Assessment, Provenance, compose, compose_ignored, compose_rejection
 from edge.report.evidence import NO_EVIDENCE, OUTLINES, SOURCE, EvidenceFiles, outlines_file
-from edge.report.model import (
-    Assessment,
-    Provenance,
-    Rejection,
-    Report,
-    compose,
-    compose_ignored,
-    compose_rejection,
-)
+from edge.report.model import Rejection, Report
 from edge.report.pictures import PICTURED_POSSIBLE, Pictures, first_note, picture_name
 from edge.report.write import ReportPaths
 from edge.rules.rule import NO_RULES, AppliedRule, Rules

@@ -33,7 +33,8 @@ from edge.models.folder import ModelFolders
 from edge.models.store import SHIPPED, ModelStore, StoredPackage, open_models
 from edge.pipeline import Pipeline, StudyResult
 from edge.reader import EdgeReader, Screening, open_configured
-from edge.report.model import Assessment, Report
+from edge.report.compose import Assessment
+from edge.report.model import Report
 from edge.settings.core import EdgeSettings
 from edge.store.pending import PersistPending
 from imaging.preprocess import Preprocessed

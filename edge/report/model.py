@@ -1,11 +1,9 @@
-"""The report of one study as data, and how it is composed.
+"""The report of one study as data.
 
-`edge.report.write` writes it to files, `edge.report.terminal` prints it.
+`edge.report.compose` composes it, `edge.report.write` writes it to files.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
@@ -14,22 +12,13 @@ from edge.budget import LedgerEntry
 from edge.clinical.brock import Brock, brock_of, notes_of
 from edge.clinical.lung_rads import LungRads, suggest
 from edge.clinical.sidecar import UNKNOWN, Clinical
-from edge.decide import Plan
-from edge.escalation.rois import EscalationResult
 from edge.findings import Decision, Finding, Route, SecondReading, crowds
-from edge.guarantee import NOT_CALIBRATED, UNREAD, Guarantee, guarantee_of
-from edge.job import Job
-from edge.limitations import limitations_of
-from edge.merge import Merged
+from edge.guarantee import NOT_CALIBRATED, Guarantee
 from edge.rules.rule import BY_DEFAULT, AppliedRule
-from edge.rules.selection import IgnoredStudy
 from imaging.coverage import Coverage
-from imaging.location import Location, Locator, locator_of
-from imaging.preprocess import Preprocessed
-from imaging.volume import Limitation, LimitationKind, Study, StudyHeader, Triple
+from imaging.location import Location, Locator
+from imaging.volume import Limitation, LimitationKind, StudyHeader, Triple
 
-AMENDED_LATER = "the report will be amended when the second reading comes"
-NOT_AMENDED = "this report will not be amended, read the study again for a second reading"
 NOT_A_DEVICE = "Not a medical device. For research and development only."
 
 
@@ -238,135 +227,3 @@ class Report:
     def highest_dismissed_score(self) -> float:
         """The score of the best dismissed candidate, 0 if there is none."""
         return max((d.candidate.score for d in self.dismissed), default=0.0)
-
-
-@dataclass(frozen=True)
-class Assessment:
-    """The result of detection in one lung box: the plan, the verdicts, and both lists of findings.
-
-    ``audit`` is set where no candidate was uncertain.
-    """
-
-    plan: Plan
-    answers: EscalationResult
-    merged: Merged
-    audit: Audit | None = None
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What every report says of the pipeline that made it.
-
-    ``edge_model`` is model, version and engine in one line. ``guarantee`` is the most that a report
-    may guarantee. ``now`` gives the wall-clock time. ``amends`` says whether this program amends
-    its reports when a second reading comes later.
-    """
-
-    edge_model: str
-    guarantee: Guarantee
-    deadline_s: float
-    now: Callable[[], datetime]
-    amends: bool = False
-
-
-def compose(
-    provenance: Provenance,
-    job: Job,
-    study: Study,
-    assessment: Assessment,
-    box: Preprocessed,
-    ledger: tuple[LedgerEntry, ...],
-) -> Report:
-    """Compose the report of a study that was read."""
-    plan, answers, merged = assessment.plan, assessment.answers, assessment.merged
-    limitations = limitations_of(study, box, merged.findings, provenance.guarantee.terms)
-    # a later version may come while a cloud is set up and the second reading is incomplete
-    may_change = merged.second_reading in (SecondReading.PARTIAL, SecondReading.MISSING)
-    later = AMENDED_LATER if provenance.amends else NOT_AMENDED
-    return Report(
-        study_key=job.study_key,
-        created=provenance.now().isoformat(timespec="seconds"),
-        source=job.source,
-        deadline_s=provenance.deadline_s,
-        version=job.version,
-        changes=more_images(job),
-        header=study.header,
-        series_uid=study.volume.series_uid,
-        findings=merged.findings,
-        possible=merged.possible,
-        decisions=plan.decisions,
-        ledger=ledger,
-        second_reading=merged.second_reading,
-        second_reading_reason=f"{merged.reason}; {later}" if may_change else merged.reason,
-        locator=locator_of(study, box),
-        models=models_used(provenance.edge_model, answers),
-        other_series=(*study.other_series, *job.notes),
-        coverage=box.coverage,
-        limitations=limitations,
-        guarantee=guarantee_of(provenance.guarantee, plan, answers, limitations),
-        audit=assessment.audit,
-        status=Status.PROVISIONAL if may_change else Status.FINAL,
-    )
-
-
-def compose_rejection(
-    provenance: Provenance,
-    job: Job,
-    study: Study | None,
-    rejection: Rejection,
-    ledger: tuple[LedgerEntry, ...],
-    rule: AppliedRule = BY_DEFAULT,
-) -> Report:
-    """Compose the report of a study that was refused; ``study`` is what of it could be read."""
-    return Report(
-        study_key=job.study_key,
-        created=provenance.now().isoformat(timespec="seconds"),
-        source=job.source,
-        deadline_s=provenance.deadline_s,
-        header=study.header if study else StudyHeader(),
-        series_uid=study.volume.series_uid if study else "",
-        other_series=(*(study.other_series if study else ()), *job.notes),
-        version=job.version,
-        changes=more_images(job),
-        ledger=ledger,
-        second_reading_reason="the study was not read",
-        models={"edge": provenance.edge_model},
-        guarantee=UNREAD,
-        status=Status.REJECTED,
-        rejection=rejection,
-        rule=rule,
-    )
-
-
-def compose_ignored(
-    provenance: Provenance, job: Job, ignored: IgnoredStudy, ledger: tuple[LedgerEntry, ...]
-) -> Report:
-    """Compose the report of a study that rules ignore."""
-    unread = Rejection(ignored.kind, ignored.reason)
-    report = compose_rejection(provenance, job, ignored.study, unread, ledger)
-    return replace(
-        report,
-        second_reading_reason=ignored.reason,
-        status=Status.IGNORED,
-        rejection=None,
-        rule=ignored.applied,
-    )
-
-
-def more_images(job: Job) -> tuple[Change, ...]:
-    """Return the changes by images that arrived after a report was out."""
-    return tuple(
-        Change(
-            version,
-            ChangeKind.MORE_IMAGES,
-            f"{count} more image{' was' if count == 1 else 's were'} added: the whole study was"
-            " read again, and its findings are numbered from 1",
-        )
-        for version, count in job.more_images
-    )
-
-
-def models_used(edge_model: str, answers: EscalationResult) -> dict[str, str]:
-    """Return role to model: the edge's own, and the cloud's if it gave verdicts."""
-    cloud = sorted({verdict.model for verdict in answers.verdicts.values()})
-    return {"edge": edge_model} | ({"cloud": ", ".join(cloud)} if cloud else {})

@@ -23,7 +23,8 @@ from edge.escalation.rois import EscalationResult
 from edge.findings import Finding
 from edge.guarantee import amended_guarantee
 from edge.merge import Merged, MergeWeights, merge
-from edge.report.model import AMENDED_LATER, Change, ChangeKind, Report, Status, models_used
+from edge.report.compose import AMENDED_LATER, models_used
+from edge.report.model import Change, ChangeKind, Report, Status
 from imaging.volume import Geometry, Triple
 from protos.messages import Verdict
 

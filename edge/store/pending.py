@@ -23,7 +23,8 @@ from edge.decide import Plan
 from edge.escalation.rois import EscalationResult, cut_rois
 from edge.findings import Route
 from edge.reader import EdgeReader
-from edge.report.model import Assessment, Report
+from edge.report.compose import Assessment
+from edge.report.model import Report
 from edge.store.amendment import AmendmentContext
 from edge.trail.records import Event
 from edge.trail.store import TrailStore

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edge.findings import DecidedBy, Finding, Route
-from edge.report.model import Assessment
+from edge.report.compose import Assessment
 from evaluation.accuracy.bootstrap import difference, figures, finite, operating_point
 from evaluation.accuracy.froc import Scored, froc, match_scan, threshold_within
 from evaluation.accuracy.truth import Lesion, Truth, scan_name

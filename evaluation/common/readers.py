@@ -25,7 +25,7 @@ from edge.link.estimate import LinkEstimate
 from edge.merge import MergeWeights, merge
 from edge.pipeline import Pipeline, detect
 from edge.reader import Screening
-from edge.report.model import Assessment
+from edge.report.compose import Assessment
 from edge.settings.core import EdgeSettings
 from edge.settings.core import load_settings as load_edge_settings
 from imaging.preprocess import Preprocessed

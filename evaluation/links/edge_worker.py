@@ -24,7 +24,8 @@ from edge.assemble import open_pipeline
 from edge.job import Job
 from edge.pipeline import Pipeline, read_and_report
 from edge.reader import EdgeReader, Screening
-from edge.report.model import Assessment, Report
+from edge.report.compose import Assessment
+from edge.report.model import Report
 from edge.settings.core import EdgeSettings, load_settings
 from edge.store.pending import PersistPending, persist_in
 from edge.store.studies import StudyStore

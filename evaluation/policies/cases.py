@@ -16,7 +16,8 @@ from edge.atomic_files import write_atomically
 from edge.decide import Thresholds
 from edge.job import Job
 from edge.pipeline import Pipeline, read_and_report
-from edge.report.model import Assessment, Report
+from edge.report.compose import Assessment
+from edge.report.model import Report
 from edge.selection import SELECTION_POLICY, Shape, Size
 from evaluation.accuracy.reports import ledger_s
 from evaluation.accuracy.truth import Lesion, Truth, scan_name

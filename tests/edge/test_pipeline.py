@@ -15,8 +15,9 @@ from edge.findings import DecidedBy, Finding, SecondReading
 from edge.guarantee import Guarantee
 from edge.job import Job
 from edge.pipeline import detect, read_and_report
+from edge.report.compose import Assessment
 from edge.report.evidence import OUTLINES, SOURCE
-from edge.report.model import Assessment, Report, Status
+from edge.report.model import Report, Status
 from edge.report.pictures import Pictures, draw_pictures
 from edge.report.serialize import report_to_dict
 from edge.store.pending import pending_candidates

@@ -20,7 +20,7 @@ from edge.agent.study import MAX_ATTEMPTS
 from edge.folders import AlreadyRunning
 from edge.job import Job
 from edge.pipeline import Pipeline, StudyResult, read_and_report
-from edge.report.model import AMENDED_LATER, NOT_AMENDED
+from edge.report.compose import AMENDED_LATER, NOT_AMENDED
 from edge.run import draining, run_agent
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.steps import Step

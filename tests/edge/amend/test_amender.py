@@ -14,7 +14,7 @@ import pytest
 
 from edge.amend.amender import DAY_S, MB, QUIET_S, Amender, RetryBudget
 from edge.escalation.rois import EscalationResult
-from edge.report.model import AMENDED_LATER
+from edge.report.compose import AMENDED_LATER
 from edge.settings.core import load_settings
 from edge.store.pending import PendingStep
 from protos.deadline import Deadline
