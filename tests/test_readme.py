@@ -109,7 +109,7 @@ def test_the_figures_of_the_readme_are_those_of_the_results() -> None:
         f"{link['late']} of {link['studies']:,}",
         f"{received['more_median_s']:.2f} s more",
         f"p95 {received['more_p95_s']:.2f} s; {received['cores']} cores",
-        f"rate beside hostile clients | {100 * honest:.0f} %",
+        f"throughput of a normal site during an attack | {100 * honest:.0f} %",
         f"a quiet site has {100 * hostile['quiet_in_time']:.0f} % of",
     ]
     readme = " ".join(words("README.md").split())
