@@ -64,9 +64,9 @@ def settings(title: str, kind: type[BaseModel], seen: set[type]) -> Iterator[str
     for name, field in kind.model_fields.items():
         default, values = as_toml(field), expected_of(field)
         if models := list(_models(field.annotation)):
-            path = f"{table.strip('[]')}.{name}".lstrip(".")
+            path = f"{table.partition(']')[0].strip('[')}.{name}".lstrip(".")
             path = f"[[{path}]]" if isinstance(field.default, tuple) else f"[{path}]"
-            inner += [(f"{file} {path}", one) for one in models if one not in seen]
+            inner += [(f"{file} {path}{_kind(one)}", one) for one in models if one not in seen]
             seen.update(models)
             default, values = "", f"table `{path}`"
         rows.append((f"`{name}`", default, values, said.get(name, "")))
@@ -84,13 +84,20 @@ def _models(annotation: object) -> Iterator[type[BaseModel]]:
         yield from _models(one)
 
 
+def _kind(table: type[BaseModel]) -> str:
+    """Return the words for the kind of a table of which there are several."""
+    kind = table.model_fields.get("kind")
+    return f", kind = {get_args(kind.annotation)[0]!r}" if kind else ""
+
+
 def descriptions(kind: type[BaseModel]) -> dict[str, str]:
     """Return what the sections ``Attributes`` of a class and of its bases say of each field."""
     found = {}
     for one in reversed(kind.__mro__):
         section = (getdoc(one) or "").partition("Attributes:\n")[2] if one.__doc__ else ""
         for name, text in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE):
-            found[name] = " ".join(text.split()).removesuffix(".")
+            words = " ".join(text.split()).replace("None for ", "None: ").removesuffix(".")
+            found[name] = re.sub(r"\bNone\b", "not set", words)
     return found
 
 
