@@ -177,6 +177,18 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
 
 
+def test_commands_named_on_a_page_exist() -> None:
+    """All pages but the list of changes, which names those that are gone."""
+    known = {
+        " ".join(path.split()[:2])
+        for program, app in PROGRAMS.items()
+        for path, _ in leaves(typer.main.get_command(app), program)
+    }
+    pages = " ".join(one.read_text() for one in DOCUMENTS if one.name != "CHANGELOG.md")
+    named = re.findall(r"overread-(?:edge|cloud|models|eval)\s[a-z][a-z0-9-]+", pages)
+    assert {" ".join(one.split()) for one in named} - known == set()
+
+
 def is_defined(file: str, name: str) -> bool:
     """Whether a module defines that name at its top level."""
     if not (ROOT / file).is_file():
