@@ -1,33 +1,40 @@
-"""Who may look at the status page: password, sessions, and a limit on failed attempts.
+"""Who may see the status page: by password, by client certificate, or everyone on this machine.
 
-Sessions are in memory: a restart of the agent ends them. Their tokens are stored as hashes.
+A login is kept in Starlette's session, a signed cookie; its key changes at every start. A login
+that cannot be audited is refused.
 """
 
-import base64
-import binascii
 import hashlib
 import hmac
-import ipaddress
-import re
 import secrets
+import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from base64 import b64decode, b64encode
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from edge.errors import BadSettings
+import structlog
+
+from edge.errors import BadSettings, EdgeError
+from edge.status.wording import age
+from edge.store.repair import opened
+from edge.trail.records import Event, Person
 
 SESSION_S = 8 * 3600.0
 """A session ends this long after its login."""
-MOST_SESSIONS = 100
 ATTEMPTS, ATTEMPTS_IN_ALL, WITHIN_S = 5, 100, 300.0
 """Failed logins that one address, and all together, may make within this time."""
 MOST_PASSWORD = 1024
 """Longest password in bytes."""
 _COST = (2**14, 8, 1)  # 16 MB and 50 ms
-_HASH = re.compile(r"scrypt:(\d+):(\d+):(\d+):([\w+/=]+):([\w+/=]+)", re.ASCII)
+
+Session = MutableMapping[str, Any]
+"""What the cookie of a visitor holds; only this process can sign it."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -63,13 +70,11 @@ class Password:
         if not text.startswith("scrypt:"):
             return cls.of(text)
         try:
-            n, r, p, salt, hashed = _HASH.fullmatch(text).groups()  # type: ignore[union-attr]
-            cost = (int(n), int(r), int(p))
-            loaded = cls(
-                base64.b64decode(salt, validate=True), base64.b64decode(hashed, validate=True), cost
-            )
+            _, n, r, p, salt, hashed = text.split(":")
+            loaded = cls(b64decode(salt, validate=True), b64decode(hashed, validate=True),
+                         (int(n), int(r), int(p)))  # fmt: skip
             loaded.matches("")
-        except (AttributeError, ValueError, binascii.Error, OverflowError) as error:
+        except (ValueError, OverflowError) as error:
             hint = "make it again with overread-edge password"
             raise BadSettings(f"{name}: the hash is damaged, {hint}") from error
         return loaded
@@ -77,7 +82,7 @@ class Password:
     @property
     def line(self) -> str:
         """The hash as a line of a file."""
-        texts = (base64.b64encode(one).decode() for one in (self.salt, self.hashed))
+        texts = (b64encode(one).decode() for one in (self.salt, self.hashed))
         return ":".join(("scrypt", *map(str, self.cost), *texts))
 
     def matches(self, text: str) -> bool:
@@ -92,12 +97,12 @@ def _scrypt(text: str, salt: bytes, cost: tuple[int, int, int]) -> bytes:
 
 
 @dataclass(frozen=True)
-class Visitor:
+class User:
     """Somebody who may see the pages.
 
     Attributes:
-        name: for the log and the page.
-        form_token: what each form of this visitor must bring.
+        name: for the log, the audit trail and the page.
+        form_token: what each form of this user must bring.
         by_password: whether there is a session that can be ended.
     """
 
@@ -106,141 +111,114 @@ class Visitor:
     by_password: bool = False
 
 
-class Sessions:
-    """The sessions that are open, by the hash of their token; several threads may use it."""
+class LoginRefused(Exception):
+    """Somebody may not come in now; ``status`` is that of HTTP."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._lock = clock, threading.Lock()
-        self._open: dict[bytes, tuple[float, Visitor]] = {}
-
-    def begin(self, name: str) -> str:
-        """Open a session and return its token; beyond `MOST_SESSIONS` the oldest ends."""
-        token, now_s = secrets.token_urlsafe(32), self._clock()
-        with self._lock:
-            self._drop(now_s)
-            while len(self._open) >= MOST_SESSIONS:
-                self._open.pop(next(iter(self._open)))
-            visitor = Visitor(name, secrets.token_urlsafe(32), by_password=True)
-            self._open[_key(token)] = now_s + SESSION_S, visitor
-        return token
-
-    def visitor(self, token: str) -> Visitor | None:
-        """Return whose session it is; None if it has ended or never was."""
-        with self._lock:
-            self._drop(self._clock())
-            found = self._open.get(_key(token))
-        return found[1] if found else None
-
-    def end(self, token: str) -> None:
-        """End a session."""
-        with self._lock:
-            self._open.pop(_key(token), None)
-
-    def _drop(self, now_s: float) -> None:
-        for key in [key for key, (until_s, _) in self._open.items() if until_s <= now_s]:
-            del self._open[key]
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
 
 
-def _key(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "replace")).digest()
-
-
-class Attempts:
-    """Failed logins of the last minutes: from one address, and in all."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._lock = clock, threading.Lock()
-        self._failed: list[tuple[float, str]] = []
-
-    def wait_s(self, address: str) -> float:
-        """Return for how long this address may not try again, 0 if it may now."""
-        with self._lock:
-            now_s = self._clock()
-            self._failed = [one for one in self._failed if one[0] > now_s - WITHIN_S]
-            own = [at_s for at_s, who in self._failed if who == network_of(address)]
-            every = [at_s for at_s, _ in self._failed]
-            until = [one[-most] for one, most in ((own, ATTEMPTS), (every, ATTEMPTS_IN_ALL))
-                     if len(one) >= most]  # fmt: skip
-            return max((at_s + WITHIN_S - now_s for at_s in until), default=0.0)
-
-    def failed(self, address: str) -> None:
-        """Note a failed login."""
-        with self._lock:
-            self._failed.append((self._clock(), network_of(address)))
-
-    def succeeded(self, address: str) -> None:
-        """Forget the failed logins of an address."""
-        with self._lock:
-            self._failed = [one for one in self._failed if one[1] != network_of(address)]
-
-
-def network_of(address: str) -> str:
-    """Return whom an address stands for: of IPv6 one customer has a whole /64."""
-    try:
-        number = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if number.version == 4:
-        return address
-    return str(ipaddress.ip_network((number, 64), strict=False))
-
-
-class Door:
-    """Decides who comes in: by password, by client certificate, or everyone on this machine.
+class Authenticator:
+    """Decides who may see the pages; several threads may use it.
 
     ``password`` None and ``by_certificate`` False stand for everyone: the settings allow that on a
-    loopback address only.
+    loopback address only. Logins are audited in the ``database`` of the agent.
     """
 
     def __init__(
         self,
         password: Password | None,
+        database: Path,
         *,
         by_certificate: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._password, self._by_certificate = password, by_certificate
-        self._sessions, self._attempts = Sessions(clock), Attempts(clock)
-        self._secret = secrets.token_bytes(32)
+        self._password, self._database, self._clock = password, database, clock
+        self._by_certificate = by_certificate
+        self._secret, self._ended = secrets.token_bytes(32), set[str]()
+        self._failed: list[tuple[float, str]] = []
         self._hashing = threading.Lock()  # one hash at a time: a flood shall not stop the agent
 
     @property
     def is_open(self) -> bool:
-        """Whether everyone on this machine comes in."""
+        """Whether everyone on this machine may see the pages."""
         return self._password is None and not self._by_certificate
 
-    @property
-    def takes_password(self) -> bool:
-        """Whether there is a password."""
-        return self._password is not None
-
-    def visitor(self, session: str, certificate: str) -> Visitor | None:
-        """Return who calls with this session and this name in a certificate; None for nobody."""
-        if self.is_open:
-            return Visitor("open to every user of this machine", self.token("everyone"))
-        if self._by_certificate and certificate:
-            return Visitor(certificate, self.token(f"certificate {certificate}"))
-        return self._sessions.visitor(session) if session and self.takes_password else None
-
     def token(self, purpose: str) -> str:
-        """Return the token of forms without a session; it is another after each start."""
+        """Return the token of forms for a session or page; it changes at every start."""
         return hmac.new(self._secret, purpose.encode(), hashlib.sha256).hexdigest()
 
-    def log_in(self, text: str, address: str) -> tuple[str, float]:
-        """Return the token of a new session; empty, with the seconds to wait, if there is none."""
-        if self._password is None:
-            return "", 0.0
-        with self._hashing:
-            if wait_s := self._attempts.wait_s(address):
-                return "", wait_s
-            if len(text.encode("utf-8", "replace")) > MOST_PASSWORD or not self._password.matches(
-                text
-            ):
-                self._attempts.failed(address)
-                return "", self._attempts.wait_s(address)
-        self._attempts.succeeded(address)
-        return self._sessions.begin(f"password, from {address}"), 0.0
+    def user(self, session: Session, certificate: str, address: str) -> User | None:
+        """Return who calls; None for nobody. The first call with a certificate is a login.
 
-    def log_out(self, session: str) -> None:
-        """End a session."""
-        self._sessions.end(session)
+        Raises:
+            LoginRefused: that login cannot be audited.
+        """
+        if self.is_open:
+            return User("open to every user of this machine", self.token("everyone"))
+        certificate = certificate if self._by_certificate else ""
+        if not self._is_valid(session, certificate):
+            if not certificate:
+                return None
+            self._begin(session, certificate, certificate, address)
+        return User(session["name"], self.token(session["id"]), by_password=not certificate)
+
+    def log_in(self, session: Session, text: str, address: str) -> None:
+        """Begin a session by password.
+
+        Raises:
+            LoginRefused: the password is wrong, this address has to wait, or the login cannot be
+                audited.
+        """
+        with self._hashing:
+            self._require_few_failures(address)
+            if self._password is None or not self._password.matches(text):
+                self._failed.append((self._clock(), address))
+                self._audit(Person("unknown", address), outcome="failure", reason="wrong password")
+                log.warning("login to the status page failed", address=address)
+                self._require_few_failures(address)
+                raise LoginRefused(403, "This is not the password.")
+            self._failed = [one for one in self._failed if one[1] != address]
+        self._begin(session, f"password, from {address}", "", address)
+
+    def log_out(self, session: Session) -> None:
+        """End a session, also for whoever has copied its cookie."""
+        self._ended.add(session.get("id", ""))
+        session.clear()
+
+    def _is_valid(self, session: Session, certificate: str) -> bool:
+        return (
+            session.get("certificate") == certificate
+            and session["until_s"] > self._clock()
+            and session["id"] not in self._ended
+        )
+
+    def _begin(self, session: Session, name: str, certificate: str, address: str) -> None:
+        if not self._audit(Person(name, address), outcome="success"):
+            raise LoginRefused(503, "Logins cannot be recorded now. Try again.")
+        log.info("login to the status page", address=address)
+        until_s = self._clock() + SESSION_S
+        new = {"id": secrets.token_urlsafe(16), "name": name, "until_s": until_s}
+        session.update(new, certificate=certificate)
+
+    def _require_few_failures(self, address: str) -> None:
+        """Refuse a login after too many that failed, from this address or from all together."""
+        now_s = self._clock()
+        self._failed = [one for one in self._failed if one[0] > now_s - WITHIN_S]
+        own = [one for one in self._failed if one[1] == address]
+        for failed, most in ((own, ATTEMPTS), (self._failed, ATTEMPTS_IN_ALL)):
+            if len(failed) >= most:
+                wait_s = failed[-most][0] + WITHIN_S - now_s
+                text = f"Too many failed attempts. Try again in {age(wait_s)}."
+                raise LoginRefused(429, text)
+
+    def _audit(self, person: Person, **fields: str) -> bool:
+        """Record a login in the audit trail; return whether that could be done."""
+        try:
+            with opened(self._database) as store:
+                store.trail.record(Event.LOGIN, **person.fields, **fields)
+        except (EdgeError, OSError, sqlite3.Error) as error:
+            log.warning("login cannot be recorded", error=str(error))
+            return False
+        return True

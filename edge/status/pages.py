@@ -4,6 +4,7 @@ Jinja escapes every value: names and descriptions come from DICOM headers, which
 written. Handlers are plain functions that Starlette runs in threads.
 """
 
+import secrets
 import sqlite3
 import zlib
 from collections.abc import Callable, Mapping
@@ -17,15 +18,16 @@ import structlog
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from edge.drift.compare import rates
 from edge.drift.monitor import DriftMonitor
 from edge.errors import EdgeError
-from edge.folders import DATABASE
 from edge.guarantee import Guarantee
 from edge.link.estimate import PRIOR, LinkEstimate
 from edge.queue import NoSuchStudy, requeue
@@ -33,9 +35,8 @@ from edge.report.evidence import PlacedOutline
 from edge.report.model import NOT_A_DEVICE
 from edge.status import wording
 from edge.status.deliveries import Deliveries
-from edge.status.guard import LOGIN, REPORT_POLICY, Guard
-from edge.status.login import SESSION_S, Door, Visitor
-from edge.status.logins import LoginTrail
+from edge.status.guard import LOGIN, REPORT_POLICY, Guard, address_of
+from edge.status.login import SESSION_S, Authenticator, LoginRefused, User
 from edge.status.models import ModelsView
 from edge.status.state import Json, SiteState, StudyRow
 from edge.status.volumes import Volumes, Voxels, outline_on
@@ -75,10 +76,9 @@ class Sources:
     models: ModelsView | None = None
 
 
-def application(sources: Sources, door: Door, *, secure: bool) -> Guard:
+def application(sources: Sources, authenticator: Authenticator, *, secure: bool) -> ASGIApp:
     """Return the application; ``secure`` says that the way to it is encrypted."""
-    logins = LoginTrail(sources.state.folders.state / DATABASE)
-    pages = Pages(sources, door, logins, secure=secure)
+    pages = Pages(sources, authenticator)
     study = "/study/{key:str}"
     app = Starlette(
         routes=[
@@ -106,17 +106,21 @@ def application(sources: Sources, door: Door, *, secure: bool) -> Guard:
             Exception: pages.failed,
         },
     )
-    guard = Guard(app, door, logins, secure=secure)
-    pages.cookie = guard.cookie
-    return guard
+    return SessionMiddleware(
+        Guard(app, authenticator, secure=secure),
+        secrets.token_hex(32),
+        "__Host-overread" if secure else "overread",
+        max_age=round(SESSION_S),
+        same_site="strict",
+        https_only=secure,
+    )
 
 
 class Pages:
     """The handlers."""
 
-    def __init__(self, sources: Sources, door: Door, logins: LoginTrail, *, secure: bool) -> None:
-        self._from, self._door, self._secure, self.cookie = sources, door, secure, ""
-        self._logins = logins
+    def __init__(self, sources: Sources, authenticator: Authenticator) -> None:
+        self._from, self._authenticator = sources, authenticator
         self._started = datetime.now(UTC)
         self._templates = Environment(
             loader=PackageLoader("edge.status", "templates"),
@@ -133,46 +137,28 @@ class Pages:
 
     def login(self, request: Request) -> Response:
         """Show the form for the password."""
-        if _visitor(request) is not None:
+        if request.user is not None:
             return RedirectResponse("/", 303)
         return self._login_page(request.query_params.get("next", "/"))
 
     def log_in(self, request: Request) -> Response:
-        """Take the password, and go where the visitor wanted to go."""
-        form, address = request.state.form, request.client.host if request.client else "unknown"
+        """Take the password, and go where the user wanted to go."""
+        form = request.state.form
         wanted = form.get("next", "/")
-        session, wait_s = self._door.log_in(form.get("password", ""), address)
-        if not session:
-            log.warning("login to the status page failed", address=address)
-            reason = "too many failed attempts" if wait_s else "wrong password"
-            self._logins.failed(Person("unknown", address), reason)
-            if wait_s:
-                problem = f"Too many failed attempts. Try again in {wording.age(wait_s)}."
-                return self._login_page(wanted, problem, 429)
-            return self._login_page(wanted, "This is not the password.", 403)
-        visitor = self._door.visitor(session, "")
-        if visitor is None or not self._logins.succeeded(Person(visitor.name, address)):
-            self._door.log_out(session)
-            return self._login_page(wanted, "Logins cannot be recorded now. Try again.", 503)
-        log.info("login to the status page", address=address)
-        answer = RedirectResponse(wanted if _is_own_page(wanted) else "/", 303)
-        answer.set_cookie(
-            self.cookie, session, max_age=round(SESSION_S), path="/", secure=self._secure,
-            httponly=True, samesite="strict",
-        )  # fmt: skip
-        return answer
+        try:
+            password = form.get("password", "")
+            self._authenticator.log_in(request.session, password, address_of(request))
+        except LoginRefused as error:
+            return self._login_page(wanted, str(error), error.status)
+        return RedirectResponse(wanted if _is_own_page(wanted) else "/", 303)
 
     def log_out(self, request: Request) -> Response:
         """End the session."""
-        self._door.log_out(request.cookies.get(self.cookie, ""))
-        answer = RedirectResponse("/login", 303)
-        answer.delete_cookie(
-            self.cookie, path="/", secure=self._secure, httponly=True, samesite="strict"
-        )
-        return answer
+        self._authenticator.log_out(request.session)
+        return RedirectResponse("/login", 303)
 
     def _login_page(self, wanted: str, problem: str = "", status: int = 200) -> Response:
-        values = {"next": wanted, "problem": problem, "token": self._door.token(LOGIN)}
+        values = {"next": wanted, "problem": problem, "token": self._authenticator.token(LOGIN)}
         text = self._templates.get_template("login.html.j2").render(
             disclaimer=NOT_A_DEVICE, **values
         )
@@ -395,29 +381,23 @@ class Pages:
     def _render(
         self, request: Request, template: str, status_code: int = 200, **values: Any
     ) -> Response:
-        visitor = _visitor(request)
+        user: User | None = request.user
         text = self._templates.get_template(template).render(
             disclaimer=NOT_A_DEVICE,
-            visitor=visitor,
-            token=visitor.form_token if visitor else "",
+            user=user,
+            token=user.form_token if user else "",
             path=request.url.path,
             **values,
         )
         return HTMLResponse(text, status_code)
 
 
-def _visitor(request: Request) -> Visitor | None:
-    found = request.scope["state"].get("visitor")
-    return found if isinstance(found, Visitor) else None
-
-
 def _name(request: Request) -> str:
-    visitor = _visitor(request)
-    return visitor.name if visitor else ""
+    return str(request.user.name)
 
 
 def _person(request: Request) -> Person:
-    return Person(_name(request), request.client.host if request.client else "")
+    return Person(_name(request), address_of(request))
 
 
 def _is_own_page(path: str) -> bool:

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from edge.drift.monitor import DriftMonitor
-from edge.folders import AgentFolders
+from edge.folders import DATABASE, AgentFolders
 from edge.guarantee import NOT_CALIBRATED, Guarantee
 from edge.link.estimate import LinkEstimate
 from edge.models.live import LiveModels
 from edge.settings.core import EdgeSettings
 from edge.status.deliveries import Deliveries, StoredDeliveries
-from edge.status.login import Door, Password
+from edge.status.login import Authenticator, Password
 from edge.status.models import ModelsView
 from edge.status.pages import Sources, application
 from edge.status.state import SiteState
@@ -55,14 +55,16 @@ def serve_status(
         return
     at, file = listener(settings), settings.status_password_file
     password = None if file is None else Password.load(file)
-    door = Door(password, by_certificate=settings.status_tls_ca is not None)
+    database, by_certificate = state.folders.state / DATABASE, settings.status_tls_ca is not None
+    authenticator = Authenticator(password, database, by_certificate=by_certificate)
     volumes = Volumes(state, settings)
     if deliveries is None and settings.targets:
         deliveries = StoredDeliveries(settings)
     models = None if live is None else ModelsView(settings, live)
     sources = Sources(state, volumes, drift, model, guarantee, links, alive, deliveries, models)
     try:
-        with serving(application(sources, door, secure=at.encrypted), at, "status page") as url:
+        app = application(sources, authenticator, secure=at.encrypted)
+        with serving(app, at, "status page") as url:
             yield url
     finally:
         volumes.close()

@@ -54,7 +54,7 @@ class Event(StrEnum):
 
 @dataclass(frozen=True)
 class Person:
-    """Who does something: a user of this machine, or a visitor of the status page from ``peer``."""
+    """Who does something: a user of this machine, or a user of the status page from ``peer``."""
 
     user: str
     peer: str = ""

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from starlette.types import ASGIApp
 
 from edge.drift.monitor import DriftMonitor
 from edge.findings import Finding, Outline
@@ -23,8 +24,7 @@ from edge.report.pictures import draw_pictures
 from edge.report.write import write_report
 from edge.settings.core import EdgeSettings
 from edge.status.deliveries import Backlog, DeadLetter, Deliveries
-from edge.status.guard import Guard
-from edge.status.login import Door, Password
+from edge.status.login import Authenticator, Password
 from edge.status.pages import Sources, application
 from edge.status.state import SiteState
 from edge.status.volumes import Volumes
@@ -127,14 +127,25 @@ class Site:
         }
         return Sources(state, **{**values, **given})
 
-    def app(self, door: Door | None = None, **given: Any) -> Guard:
-        """Its pages; with the password unless there is a door."""
-        return application(self.sources(**given), door or Door(HASH), secure=False)
+    def authenticator(self, password: Password | None = HASH, **given: Any) -> Authenticator:
+        """Who may see its pages."""
+        return Authenticator(password, self.folders.state / DATABASE, **given)
+
+    def app(
+        self, authenticator: Authenticator | None = None, *, secure: bool = False, **given: Any
+    ) -> ASGIApp:
+        """Its pages; with the password unless it is said who may see them."""
+        who = authenticator or self.authenticator()
+        return application(self.sources(**given), who, secure=secure)
+
+    def open_app(self, **given: Any) -> ASGIApp:
+        """Its pages, open to every user of this machine."""
+        return self.app(self.authenticator(None), **given)
 
 
 @dataclass
 class Visit:
-    """A visitor without a screen."""
+    """A user without a screen."""
 
     client: httpx.Client
 
@@ -158,8 +169,8 @@ class Visit:
 
 
 @contextmanager
-def visiting(app: Guard) -> Iterator[Visit]:
-    """The pages served over HTTP, and a visitor."""
+def visiting(app: ASGIApp) -> Iterator[Visit]:
+    """The pages served over HTTP, and a user."""
     with (
         serving(app, Listener("127.0.0.1", 0, prefix="status"), "test") as url,
         httpx.Client(base_url=url, timeout=60.0) as client,

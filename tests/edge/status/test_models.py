@@ -12,12 +12,11 @@ from edge.models.agreement import Compared
 from edge.models.fetch import fetch
 from edge.models.live import LiveModels
 from edge.models.store import SHIPPED
-from edge.status.login import Door
 from edge.status.models import ModelsView
 from edge.trail.records import Event
 from tests.edge.builders import SilentCloud, pipeline_of
 from tests.edge.models.signed import SMALL, Edge, edge, offering, signed
-from tests.edge.status.site import HASH, Site, Visit, visiting
+from tests.edge.status.site import Site, Visit, visiting
 
 GOOD = Compared(2, 2, 0, 3, 3, 5, 0.1, 0.4, 1.0, 1.0)
 
@@ -47,7 +46,7 @@ def page(fetched: Edge) -> Iterator[tuple[Edge, Visit]]:
     live = LiveModels(fetched.settings, fetched.folders)
     live.attach(pipeline_of(SilentCloud()))
     view = ModelsView(fetched.settings, live)
-    with visiting(Site(fetched.root).app(Door(HASH), models=view)) as visit:
+    with visiting(Site(fetched.root).app(models=view)) as visit:
         visit.log_in()
         yield fetched, visit
 
@@ -115,5 +114,5 @@ def test_another_page_cannot_change_the_model(path: str, page: tuple[Edge, Visit
 
 
 def test_an_agent_whose_model_never_changes_has_no_such_section(tmp_path: Path) -> None:
-    with visiting(Site(tmp_path).app(Door(None))) as visit:
+    with visiting(Site(tmp_path).open_app()) as visit:
         assert 'id="updates"' not in visit.get("/").text

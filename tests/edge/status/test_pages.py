@@ -24,7 +24,6 @@ from edge.guarantee import Guarantee
 from edge.report.model import Rejection, Report, Status
 from edge.report.write import write_version
 from edge.status.deliveries import DeadLetter
-from edge.status.login import Door
 from edge.store.steps import Step
 from imaging.volume import StudyHeader
 from tests.edge.builders import TERMS, put
@@ -42,7 +41,7 @@ def site(tmp_path: Path) -> Site:
 
 @pytest.fixture
 def visit(site: Site) -> Iterator[Visit]:
-    with visiting(site.app(Door(None))) as visit:
+    with visiting(site.open_app()) as visit:
         yield visit
 
 
@@ -74,12 +73,12 @@ def test_the_status_shows_queue_refusals_pending_reads_and_reports(
 def test_a_site_without_a_cloud_shows_no_guarantee(site: Site, off: bool) -> None:
     """None of its reports ever gives one."""
     given = Guarantee(TERMS, "", permanent=False)
-    with visiting(site.app(Door(None), guarantee=given, links=dict)) as visit:
+    with visiting(site.open_app(guarantee=given, links=dict)) as visit:
         text = visit.get("/").text
     assert "No report of this site gives a guarantee: no second reader is configured." in text
     assert TERMS.text not in text
     links = {} if off else {"cloud:50051": LINK}
-    with visiting(site.app(Door(None), guarantee=given, links=lambda: links)) as visit:
+    with visiting(site.open_app(guarantee=given, links=lambda: links)) as visit:
         assert (TERMS.text in visit.get("/").text) is not off
 
 
@@ -215,7 +214,7 @@ def test_deliveries_are_shown_and_sent_again_where_there_are_some(site: Site, vi
                       ).status_code == 404  # fmt: skip
     letter = DeadLetter(key, "pacs", 2, 9, f"refused {HOSTILE}", datetime.now(UTC))
     letters = Letters([letter], [])
-    with visiting(site.app(Door(None), deliveries=letters)) as other:
+    with visiting(site.open_app(deliveries=letters)) as other:
         text = other.get("/").text
         assert "Results sent" in text
         assert "<script>alert" not in text
