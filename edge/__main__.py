@@ -33,7 +33,7 @@ from edge.report.overwrite import admission, require_readable, require_separate
 from edge.report.serialize import report_to_dict
 from edge.report.terminal import Progress, render_report
 from edge.rules.explain import as_values, explain, shown
-from edge.run import run_agent
+from edge.run import run_agent, site_of
 from edge.settings.core import EdgeSettings, load_settings
 from edge.status.login import Password
 from edge.trail.files import records_after
@@ -185,10 +185,10 @@ def queue(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
     """Show the studies that arrive, wait, are read, are pending or were refused, with reasons."""
-    settings = _settings(config)
-    folders = AgentFolders.of(settings)
+    site = site_of(_settings(config))
+    folders = site.folders
     try:
-        studies = queued(folders, everything=everything, quiet_s=settings.quiet_s)
+        studies = queued(site, everything=everything)
         note = other_user(folders)
     except SETUP_ERRORS as error:
         raise _failed(error) from error
@@ -215,7 +215,7 @@ def requeue_command(
     if (study is None) != all_failed:
         raise typer.BadParameter("name one study, or give --all-failed")
     try:
-        names = requeue(study, AgentFolders.of(_settings(config)))
+        names = requeue(study, site_of(_settings(config)))
     except SETUP_ERRORS as error:
         raise _failed(error) from error
     typer.echo("\n".join(f"back in the inbox: {printable(name)}" for name in names) or "none")
@@ -229,7 +229,7 @@ def targets(
     """Ask each target whether it answers, and show what it lacks and its dead letters."""
     settings = _settings(config)
     try:
-        states, unmade = overview(settings.targets, AgentFolders.of(settings))
+        states, unmade = overview(site_of(settings))
     except SETUP_ERRORS as error:
         raise _failed(error) from error
     if as_json:
@@ -260,7 +260,7 @@ def resend_command(
         raise typer.BadParameter("name one study, or give --dead")
     settings = _settings(config)
     try:
-        done = resend(study, to, settings.targets, AgentFolders.of(settings))
+        done = resend(study, to, site_of(settings))
     except SETUP_ERRORS as error:
         raise _failed(error) from error
     typer.echo("\n".join(f"due again: {printable(one)}" for one in done) or "none")
@@ -272,7 +272,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
     """Check folders, access, disk, database, model, cloud and targets, and say what to do."""
-    found = examine(_settings(config))
+    found = examine(site_of(_settings(config)))
     if as_json:
         values = [{"level": c.level.value, "what": c.what, "text": c.text} for c in found]
         typer.echo(printable_json(json.dumps(values, indent=2, ensure_ascii=False)))
@@ -464,7 +464,7 @@ def _failed(error: Exception, setting: str = "") -> typer.Exit:
             return typer.Exit(ExitStatus.FAILED)
 
 
-app.add_typer(models_commands(_settings, _failed), name="models")
+app.add_typer(models_commands(_settings, _failed, site_of), name="models")
 
 
 def main() -> None:

@@ -1,14 +1,25 @@
-"""The database of the state folder: opening it, and transactions.
+"""The database of the state folder: opening it, transactions, and its versions.
 
 WAL and ``synchronous=FULL``: what a transaction has written survives a power cut once it returns.
+
+The version of a database is the number of the last migration that it had (``PRAGMA user_version``).
+Core and parts each have their migrations, and all numbers are different. A migration is never
+changed once it is released: a change of a table is a new migration with the next number. Version 0
+has all tables of the migrations 1 to 5, but no number; these make only what is missing.
 """
 
+import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
+import structlog
+
 from edge.access import close_files
+from edge.atomic_files import sync_folder
 from edge.errors import EdgeError
 
 BUSY_S = 0.5
@@ -24,9 +35,33 @@ MAX_LOG_PAGES = 16_384
 Usually `edge.agent.loop` has it written before, when no study waits.
 """
 
+StepHook = Callable[[Enum, bool], None]
+"""Called with each durable step twice: just before it is made durable (False) and just after."""
+
+log = structlog.get_logger()
+
 
 class WrongStep(EdgeError):
     """A study or pending read is not at the expected step: another process has moved it."""
+
+
+class OtherVersion(EdgeError):
+    """The database is of another version of the program; the message says what to do."""
+
+
+class MigrationStep(Enum):
+    """A durable step of a migration."""
+
+    BACKED_UP = "backed up"  # a copy of the database is in the state folder
+    MIGRATED = "migrated"  # told before each migration; all are done in one transaction
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One change of the tables: its number, unique in the whole product, and its SQL."""
+
+    number: int
+    script: str
 
 
 def open_database(path: Path) -> sqlite3.Connection:
@@ -87,3 +122,140 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
         if database.in_transaction:
             database.execute("ROLLBACK")
         raise
+
+
+def migrate(
+    path: Path, migrations: Sequence[Migration], on_step: StepHook = lambda _step, _durable: None
+) -> None:
+    """Bring the database at ``path`` to the version of this program; make it if it is missing.
+
+    All migrations that are due are one transaction, so there is no version between two releases.
+    Before it a copy is made, ``NAME.version-N`` in the same folder; it takes the place of an older
+    copy. It may be repeated after a crash at any point. Only the agent migrates: it alone holds
+    the folder.
+
+    Raises:
+        OtherVersion: a newer version of the program has used it.
+        sqlite3.Error: it is damaged, cannot be opened, or the disk is full.
+        OSError: the copy cannot be written.
+    """
+    with closing(open_database(path)) as database:
+        version = require_known(database, path, migrations)
+        due = [one for one in _in_order(migrations) if one.number > version]
+        if not due:
+            return
+        if is_empty(database):
+            make_tables(database, migrations)
+            return
+        on_step(MigrationStep.BACKED_UP, False)
+        _back_up(database, path, version)
+        on_step(MigrationStep.BACKED_UP, True)
+        with transaction(database):
+            for one in due:
+                on_step(MigrationStep.MIGRATED, False)
+                with _naming(path, version, one):
+                    _apply(database, one)
+        on_step(MigrationStep.MIGRATED, True)
+        log.info("database migrated", before=version, now=due[-1].number, file=path.name)
+
+
+@contextmanager
+def _naming(path: Path, version: int, migration: Migration) -> Iterator[None]:
+    """Let a fault of a migration end the start; a database without a version may be damaged."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if not version or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR:
+            raise
+        raise OtherVersion(
+            f"{path}: migration {migration.number} failed, and changed nothing: {error}. Install"
+            " the version that ran before, and report this"
+        ) from error
+
+
+def make_tables(database: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
+    """Make all tables in an empty database, in one transaction."""
+    with transaction(database):
+        for one in _in_order(migrations):
+            _apply(database, one)
+
+
+def is_empty(database: sqlite3.Connection) -> bool:
+    """Return whether a database has no table."""
+    return not columns(database)
+
+
+def require_known(database: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> int:
+    """Return the version of a database.
+
+    Raises:
+        OtherVersion: a newer version of the program has used it.
+    """
+    version: int = database.execute("PRAGMA user_version").fetchone()[0]
+    known = max(one.number for one in migrations)
+    if version > known:
+        raise OtherVersion(
+            f"{path}: version {version}, but this program knows no more than {known}: a newer"
+            " Overread has used it. Install that one again. To go back instead, stop the agent,"
+            f" and put the newest copy, {path.name}.version-N, in its place: what the newer one"
+            " did since is lost"
+        )
+    return version
+
+
+def require_current(
+    database: sqlite3.Connection, path: Path, migrations: Sequence[Migration]
+) -> None:
+    """Check that a database is of the version of this program.
+
+    Raises:
+        OtherVersion: it is older or newer.
+    """
+    version = require_known(database, path, migrations)
+    if version < (known := max(one.number for one in migrations)):
+        raise OtherVersion(
+            f"{path}: version {version}, expected {known}: start the agent, which migrates it"
+        )
+
+
+def copies(path: Path) -> list[Path]:
+    """Return the copies that migrations have made, in the order of their versions."""
+    found = [p for p in path.parent.glob(f"{path.name}.version-*") if p.suffix[9:].isdigit()]
+    return sorted(found, key=lambda copy: int(copy.suffix[9:]))
+
+
+def _in_order(migrations: Sequence[Migration]) -> list[Migration]:
+    return sorted(migrations, key=lambda one: one.number)
+
+
+def _apply(database: sqlite3.Connection, migration: Migration) -> None:
+    """Run the statements of a migration and set its number; part of an open transaction."""
+    statement = ""
+    for line in migration.script.splitlines(keepends=True):
+        statement += line
+        # not `executescript`, which would end the transaction
+        if sqlite3.complete_statement(statement):
+            database.execute(statement)
+            statement = ""
+    database.execute(f"PRAGMA user_version = {migration.number}")
+
+
+def _back_up(database: sqlite3.Connection, path: Path, version: int) -> None:
+    """Copy the database beside itself under the name of its version; remove older copies."""
+    new, copy = (
+        path.with_name(f"{path.name}.copy"),
+        path.with_name(f"{path.name}.version-{version}"),
+    )
+    for file in path.parent.glob(f"{new.name}*"):  # a crash has left it
+        file.unlink()
+    with closing(sqlite3.connect(new)) as target:
+        new.chmod(0o600)
+        database.backup(target)
+    with new.open("rb") as written:
+        os.fsync(written.fileno())
+    before = copies(path)
+    new.replace(copy)
+    for old in before:
+        if old != copy:
+            old.unlink()
+    sync_folder(path.parent)

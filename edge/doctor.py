@@ -34,6 +34,7 @@ from edge.report.model import Status
 from edge.rules.file import load_rules
 from edge.settings.core import EdgeSettings
 from edge.settings.targets import DicomWebTarget
+from edge.site import Site
 from edge.status.login import Password
 from edge.status.serve import listener
 from edge.store.repair import RESTART, damaged_databases, is_damage
@@ -69,22 +70,22 @@ class Checked:
 Results = Iterator[Checked]
 
 
-def examine(settings: EdgeSettings) -> list[Checked]:
+def examine(site: Site) -> list[Checked]:
     """Check all that the agent needs; a check that fails is a result too."""
-    folders = AgentFolders.of(settings)
+    settings, folders = site.settings, site.folders
     checks: list[tuple[str, Callable[[], Results]]] = [
         ("settings", lambda: _settings(settings, folders)),
         ("folders", lambda: _folders(folders)),
         ("access", lambda: _access(folders, settings)),
         ("disk", lambda: _disk(folders, settings)),
-        ("database", lambda: _database(folders)),
+        ("database", lambda: _database(site)),
         ("trail", lambda: _trail(folders)),
         ("rules", lambda: _rules(settings)),
         ("model", lambda: _model(settings)),
-        ("models", lambda: _fetched_models(settings, folders)),
+        ("models", lambda: _fetched_models(site)),
         ("cloud", lambda: _clouds(settings)),
         ("receiving", lambda: _receiving(settings, folders)),
-        ("targets", lambda: _targets(settings, folders)),
+        ("targets", lambda: _targets(site)),
         ("status", lambda: _status_page(settings)),
     ]
     found: list[Checked] = []
@@ -173,8 +174,8 @@ def _disk(folders: AgentFolders, settings: EdgeSettings) -> Results:
         yield Checked(Level.OK if enough else Level.WRONG, "disk", text + ("" if enough else hint))
 
 
-def _database(folders: AgentFolders) -> Results:
-    path = folders.state / DATABASE
+def _database(site: Site) -> Results:
+    folders, path = site.folders, site.database
     for aside in damaged_databases(path):
         text = f"{aside} was damaged and set aside; delete it when it is not needed any more"
         yield Checked(Level.NOTE, "database", text)
@@ -191,7 +192,7 @@ def _database(folders: AgentFolders) -> Results:
         yield Checked(Level.WRONG, "studies", text)
         return
     try:
-        opened = StudyStore(path)
+        opened = StudyStore(path, site.schema)
     except InvalidDatabase as error:
         hint = f": {RESTART}" if is_damage(error.__cause__, opening=True) else ""
         yield Checked(Level.WRONG, "database", f"{error}{hint}")
@@ -253,10 +254,10 @@ def _model(settings: EdgeSettings) -> Results:
         yield Checked(Level.NOTE, "model", text)
 
 
-def _fetched_models(settings: EdgeSettings, folders: AgentFolders) -> Results:
+def _fetched_models(site: Site) -> Results:
     """Check the models that came from the cloud; what is wrong with the database was said."""
     try:
-        state = models_state(settings, folders)
+        state = models_state(site)
     except (UpdatesOff, sqlite3.Error):
         return
     uses = {"active": state.choice.active, "previous": state.choice.previous,
@@ -269,7 +270,7 @@ def _fetched_models(settings: EdgeSettings, folders: AgentFolders) -> Results:
             if package is None:
                 raise NotPromotable(f"{version} is gone: fetch it again")
             if package.engine:
-                require_sound(package, settings, folders)
+                require_sound(package, site)
             yield Checked(Level.OK, "model", f"{use}: {version}, from the cloud")
         except NotPromotable as error:
             yield Checked(Level.WRONG, "model", f"{use}: {error}")
@@ -352,10 +353,11 @@ def _port(name: str, address: str, port: int, tls: TlsFiles, runs: bool) -> Resu
         yield Checked(Level.OK, "receiving", f"{where} {'is served' if runs else 'is free'}")
 
 
-def _targets(settings: EdgeSettings, folders: AgentFolders) -> Results:
+def _targets(site: Site) -> Results:
+    settings = site.settings
     if not settings.targets:
         return
-    states, unmade = overview(settings.targets, folders)
+    states, unmade = overview(site)
     for target in settings.targets:
         if target.encryption == "none" and target.insecure:
             text = f"{target.name}: results travel unencrypted (insecure = true)"

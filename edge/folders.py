@@ -17,12 +17,13 @@ import structlog
 from edge.access import close_folder, make_folder, warn_if_open
 from edge.errors import EdgeError
 from edge.settings.core import EdgeSettings
-from edge.trail.store import FOLDER
 
 DATABASE = "spool.sqlite3"
 """Name of the database in the state folder."""
 RECEIVED = ".received.json"
 """Hidden file in the folder of a series that was received: who sent it, and when."""
+TRAIL = "trail"
+"""Name of the folder of the audit trail in the state folder."""
 
 log = structlog.get_logger()
 
@@ -52,7 +53,7 @@ class AgentFolders:
     def of(cls, settings: EdgeSettings) -> "AgentFolders":
         """Take the folders from the settings, as absolute paths."""
         state = settings.state_dir.absolute()
-        within = (state, state / "work", state / "done", state / "quarantine", state / FOLDER)
+        within = (state, state / "work", state / "done", state / "quarantine", state / TRAIL)
         return cls(settings.inbox.absolute(), settings.outbox.absolute(), *within)
 
     @property

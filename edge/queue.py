@@ -22,14 +22,14 @@ from edge.access import user_name
 from edge.agent.claim import missing_room
 from edge.agent.inbox import InboxEntry, inspect_entry, is_study, obstacle_to, reason_of
 from edge.atomic_files import copy_whole, move, remove, sync_folder
+from edge.audit import Event, Person
 from edge.errors import EdgeError
-from edge.folders import DATABASE, AgentFolders
+from edge.folders import AgentFolders
 from edge.job import KEY_CHARACTERS
+from edge.site import Site
 from edge.store.pending import PendingStep
-from edge.store.repair import opened
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
-from edge.trail.records import Event, Person
 from process.text import printable_line
 
 STATES = {
@@ -74,17 +74,18 @@ class Queued:
     report: str
 
 
-def queued(folders: AgentFolders, *, everything: bool = False, quiet_s: float) -> list[Queued]:
+def queued(site: Site, *, everything: bool = False) -> list[Queued]:
     """Return all studies that are not done, and the pending reads; with ``everything`` all.
 
     Raises:
         InvalidDatabase: the database cannot be opened, or is damaged.
         OSError: the inbox cannot be listed.
     """
-    found = [*arriving(folders.inbox, quiet_s)]
-    if not (folders.state / DATABASE).is_file():
+    folders = site.folders
+    found = [*arriving(folders.inbox, site.settings.quiet_s)]
+    if not site.database.is_file():
         return found
-    with opened(folders.state / DATABASE) as store:
+    with site.opened() as store:
         records = {record.id: record for record in store.at(*Step)}
         pending = [
             Queued(
@@ -144,7 +145,7 @@ def other_user(folders: AgentFolders) -> str:
     )
 
 
-def requeue(wanted: str | None, folders: AgentFolders, by: Person | None = None) -> list[str]:
+def requeue(wanted: str | None, site: Site, by: Person | None = None) -> list[str]:
     """Move studies back into the inbox; return their names.
 
     ``wanted`` is the name or the key of one that is refused or done; None stands for all that are
@@ -156,10 +157,10 @@ def requeue(wanted: str | None, folders: AgentFolders, by: Person | None = None)
         InvalidDatabase: the database cannot be opened, or is damaged.
         OSError: files cannot be moved.
     """
-    path = folders.state / DATABASE
+    folders, path = site.folders, site.database
     if not path.is_file():  # opening would make one, which may belong to another user
         raise NoSuchStudy(f"{path} is missing: start the agent, which makes it from the folders")
-    with opened(path) as store:
+    with site.opened() as store:
         records = [r for r in store.at(Step.QUARANTINED, Step.DONE) if _is_here(r, folders)]
         chosen = _chosen(wanted, records)
         for record in chosen:

@@ -18,6 +18,7 @@ from pathlib import Path
 import structlog
 
 from edge.atomic_files import is_transient, move, remove, sync_folder
+from edge.audit import Event
 from edge.folders import AgentFolders
 from edge.report.evidence import remove_evidence
 from edge.report.folder import owner_of, release_folder
@@ -27,7 +28,6 @@ from edge.settings.core import EdgeSettings
 from edge.status.volumes import forget_voxels
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
-from edge.trail.records import Event
 
 SCAN_S = 60.0
 """Pause between two scans that found nothing to remove."""
@@ -151,7 +151,7 @@ class Retention:
         return self._limit(self._studies, kept, self._remove_study)
 
     def _limit_reports(self) -> bool:
-        present, held = set(os.listdir(self._folders.outbox)), self._store.exports.held()
+        present, held = set(os.listdir(self._folders.outbox)), self._store.held()
         kept = [
             _Kept(key, self._folders.outbox / name, changed, is_pending or key in held)
             for key, name, changed, is_pending in self._ended(Step.DONE, Step.QUARANTINED)
@@ -234,7 +234,7 @@ class Retention:
         remove_evidence(out)
         release_folder(out, one.key)
         sync_folder(out.parent)
-        self._store.forget_exports(one.key)
+        self._store.forget_report(one.key)
 
     def _forget_rows(self) -> None:
         """Delete the rows of which no file is left: they hold names too."""

@@ -7,30 +7,37 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
+from enum import Enum
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
 
 import structlog
 
 from edge.agent.inbox import Inbox
-from edge.agent.life import record_start, recording
 from edge.agent.loop import PAUSE_POLLS, MainLoop
 from edge.agent.ready import database_problem, folder_problem
 from edge.agent.study import process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import open_pipeline
+from edge.audit import AuditTrail, Event
+from edge.database import StepHook
 from edge.dicom_in.receiving import Receivers, receiving
+from edge.dicom_out import exports
 from edge.dicom_out.deliver import MakeObjects, delivering, made_objects, open_target
+from edge.dicom_out.exports import ExportStore
+from edge.drift import store as drift_store
 from edge.drift.keeper import FINDING, DriftKeeper
 from edge.drift.monitor import DriftMonitor
 from edge.escalation.client import Escalator, NoSecondReader, SecondReader
-from edge.folders import DATABASE, AgentFolders, exclusive
+from edge.folders import AgentFolders, exclusive
 from edge.job import Job
 from edge.link.estimate import LinkEstimate
+from edge.models import store as model_store
 from edge.models.live import LiveModels, fetching
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.report.model import Report
@@ -39,13 +46,16 @@ from edge.rules.file import load_rules
 from edge.rules.rule import Rules
 from edge.rules.selection import priority_of
 from edge.settings.core import CLOUD_OFF, EdgeSettings
+from edge.site import Site
 from edge.status.serve import serve_status, state_of
 from edge.store.pending import PersistPending, persist_in
 from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
-from edge.store.steps import AnyStep, StepHook
+from edge.store.schema import Schema
 from edge.store.studies import StudyStore
 from edge.telemetry import Telemetry
-from edge.trail.records import Event
+from edge.trail import store as trail_store
+from edge.trail.lifecycle import record_start, recording
+from edge.trail.store import TrailStore
 from process.endpoints import Pulse
 from process.tracing import exporting
 from protos.messages import Priority
@@ -82,7 +92,8 @@ def run_agent(
         OSError: a folder cannot be created or written.
     """
     rules = load_rules(settings.rules)
-    folders = AgentFolders.of(settings)
+    site = site_of(settings)
+    folders = site.folders
     folders.make()
     stop = stop or threading.Event()
     with ExitStack() as held:
@@ -93,14 +104,13 @@ def run_agent(
         waits_s = settings.deadline_s + PAUSE_POLLS * settings.poll_s
         pulse, opening = Pulse(STALLED_S + waits_s, clock), ["the model is being loaded"]
 
-        def step(to: AnyStep, durable: bool) -> None:
+        def step(to: Enum, durable: bool) -> None:
             pulse.beat()
             if on_step is not None:
                 on_step(to, durable)
 
-        path = folders.state / DATABASE
-        targets = [target.name for target in settings.targets]
-        store = open_or_replace(path, step, targets)
+        path = site.database
+        store = open_or_replace(path, site.schema, step)
         held.callback(lambda: store.close())
         held.enter_context(recording(lambda: store.trail, settings))
         telemetry = Telemetry()
@@ -122,7 +132,7 @@ def run_agent(
             log.info("metrics served", address=address)
         models: LiveModels | None = None
         if read is None:
-            models = LiveModels(settings, folders, clock)
+            models = LiveModels(site, clock)
             opened = open_pipeline(
                 settings,
                 on_stage=lambda _stage: pulse.beat(),
@@ -133,7 +143,7 @@ def run_agent(
             pipeline = held.enter_context(opened)
             models.attach(pipeline)
             telemetry.observe_models(models.active_model, models.shadow_state)
-            held.enter_context(fetching(settings, folders))
+            held.enter_context(fetching(site))
             read, second = models.reading(_read), second or pipeline.second_reader
             if settings.cloud is not None:
                 telemetry.set_expiries(settings.tls.expiries())
@@ -142,19 +152,17 @@ def run_agent(
         estimate = second.estimate_now if isinstance(second, Escalator) else second.estimate
         telemetry.observe_link(estimate)
         clouds = partial(_links, settings, second)
-        page = serve_status(settings, state, drift, live=models, links=clouds, alive=pulse.problem)
+        page = serve_status(site, state, drift, live=models, links=clouds, alive=pulse.problem)
         if (url := held.enter_context(page)) is not None:
             log.info("status page served", url=url)
         held.enter_context(draining(stop))
         if settings.targets:
             held.enter_context(
                 delivering(
-                    path,
-                    folders.outbox,
+                    site,
                     make_objects,
                     [(one, open_target(one)) for one in settings.targets],
-                    poll_s=settings.poll_s,
-                    on_step=on_step,
+                    on_step=on_step or (lambda _step, _durable: None),
                     on_outcome=telemetry.count_delivery,
                     on_backlog=telemetry.set_deliveries,
                     clock=clock,
@@ -179,9 +187,29 @@ def run_agent(
                 if not isinstance(error, LostDatabase) and not is_damage(error):
                     raise
                 folders.make()
-                store = reopen(path, store, error, step, targets)
+                store = reopen(path, store, error, site.schema, step)
                 store.trail.flush()
     log.info("agent stopped", hint="unfinished studies continue at the next start")
+
+
+def site_of(settings: EdgeSettings) -> Site:
+    """Return the site of these settings, with what all parts store in its database."""
+    trail, targets = AgentFolders.of(settings).trail, [one.name for one in settings.targets]
+    return Site.of(settings, schema_of(trail, targets))
+
+
+def schema_of(trail: Path, targets: Sequence[str]) -> Schema:
+    """Return what all parts store; ``trail`` is the folder of the audit trail."""
+    stores = (trail_store, exports, drift_store, model_store)
+    migrations = tuple(one for store in stores for one in store.MIGRATIONS)
+
+    def audit(database: sqlite3.Connection, on_step: StepHook) -> AuditTrail:
+        return TrailStore(database, trail, on_step=on_step)
+
+    def export(database: sqlite3.Connection, audit: AuditTrail, on_step: StepHook) -> ExportStore:
+        return ExportStore(database, on_step, targets, audit)
+
+    return Schema(migrations, audit, (export,) if targets else ())
 
 
 def description(settings: EdgeSettings) -> dict[str, object]:

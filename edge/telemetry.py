@@ -9,13 +9,13 @@ from prometheus_client import Counter, Gauge, Histogram, Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from edge.dicom_out.exports import Backlog
 from edge.drift.compare import NAMES
 from edge.errors import BadSettings
 from edge.link.estimate import LinkEstimate
 from edge.models.choose import ShadowState
 from edge.report.model import Report
 from edge.settings.core import EdgeSettings
-from edge.store.exports import Backlog
 from process.endpoints import Checks, address_text, process_registry, serve
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)

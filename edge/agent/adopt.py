@@ -24,7 +24,7 @@ from edge.job import KEY_CHARACTERS
 from edge.report.folder import OWNER, owner_of, release_folder
 from edge.report.model import ChangeKind
 from edge.report.write import give_up_report, read_versions, version_in
-from edge.store.parts import LaterPart
+from edge.store.later_parts import LaterPart
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
 from imaging.dicom.arrival import arrived
@@ -143,7 +143,7 @@ def _insert(
         _adopt_later_parts(key, study, out, store)
     names = chain(known, free_report_names(members[0], folders.outbox))
     # those of a study that is claimed are exported once it is read
-    exported = known if step is not Step.CLAIMING and store.exports.targets else []
+    exported = known if step is not Step.CLAIMING and store.extensions else []
     versions = [v for name in exported for v in read_versions(folders.outbox / name, key)]
     return store.adopt(key, step, members, names, reason, versions)
 

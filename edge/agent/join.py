@@ -27,7 +27,7 @@ from edge.folders import RECEIVED, AgentFolders
 from edge.report.folder import release_folder
 from edge.report.model import Rejection
 from edge.report.write import refer_to, version_in
-from edge.store.parts import LaterPart
+from edge.store.later_parts import LaterPart
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
 from imaging.dicom.arrival import arrived, files_of, look

@@ -105,7 +105,7 @@ def process_study(
         facts = report_in(out)
         record_trace(record, source, facts, began_s)
         if rejection is None:
-            versions = read_versions(out, record.id) if store.exports.targets else ()
+            versions = read_versions(out, record.id) if store.extensions else ()
             record = store.advance(record.id, Step.REPORTED, facts, versions)
         else:
             log.warning("study quarantined", study_key=record.id, kind=rejection.kind)

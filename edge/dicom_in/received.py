@@ -24,10 +24,11 @@ import structlog
 from edge.access import make_folder
 from edge.agent.inbox import DONE
 from edge.atomic_files import remove, sync_folder, write_atomically
+from edge.database import StepHook
 from edge.dicom_in.identity import Identity, data_set_digest, identify
 from edge.dicom_in.incoming import MB, Expected, Incoming, Limits, Source, refusing_faults
 from edge.dicom_in.refusals import Reason, Refused
-from edge.dicom_in.steps import ReceiveHook, ReceiveStep
+from edge.dicom_in.steps import ReceiveStep
 from edge.folders import RECEIVED
 
 RECEIVING = ".receiving"
@@ -79,7 +80,7 @@ class ReceivedStore:
         *,
         clock: Callable[[], float] = time.monotonic,
         free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
-        on_step: ReceiveHook = lambda _step, _durable: None,
+        on_step: StepHook = lambda _step, _durable: None,
         on_complete: Callable[[], None] = lambda: None,
     ) -> None:
         self._inbox, self._limits = inbox, limits

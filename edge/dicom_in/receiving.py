@@ -7,10 +7,10 @@ from pathlib import Path
 
 import structlog
 
+from edge.database import StepHook
 from edge.dicom_in.incoming import Limits
 from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.scp import receiving_by_dicom
-from edge.dicom_in.steps import ReceiveHook
 from edge.dicom_in.stow import receiving_by_stow
 from edge.errors import BadSettings
 from edge.settings.core import EdgeSettings
@@ -36,7 +36,7 @@ def receiving(
     settings: EdgeSettings,
     inbox: Path,
     telemetry: Telemetry,
-    on_step: ReceiveHook = lambda _step, _durable: None,
+    on_step: StepHook = lambda _step, _durable: None,
     on_complete: Callable[[], None] = lambda: None,
 ) -> Iterator[Receivers]:
     """Receive studies while entered, if a port is set; call ``on_complete`` with each series.

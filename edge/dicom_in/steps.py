@@ -1,6 +1,5 @@
 """The durable steps of what is received, for those who watch them."""
 
-from collections.abc import Callable
 from enum import Enum
 
 
@@ -11,7 +10,3 @@ class ReceiveStep(Enum):
     STORED = "stored"  # it lies in the folder of its series, which is synchronised
     ACKNOWLEDGED = "acknowledged"  # told before the acknowledgement only; nothing is written
     COMPLETED = "completed"  # the mark that its series is complete is synchronised
-
-
-ReceiveHook = Callable[[ReceiveStep, bool], None]
-"""Called with each step twice: just before it is made durable (False) and just after (True)."""

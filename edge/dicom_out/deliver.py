@@ -2,8 +2,8 @@
 
 `ObjectMaker` and a `Sender` for each target have a thread and a database connection of their own
 (`delivering`), so that a target that is down or slow delays neither the others nor the next study.
-All that matters is durable in `edge.store.exports`; what a crash interrupts is sent again, and the
-target knows the objects by their UIDs.
+All that matters is durable in `edge.dicom_out.exports`; what a crash interrupts is sent again, and
+the target knows the objects by their UIDs.
 
 Pauses double from a second up to a quarter of an hour, with jitter. A target that is unreachable
 pauses as a whole. An object that is refused pauses alone, and becomes a dead letter after
@@ -23,6 +23,8 @@ from typing import Protocol
 import structlog
 
 from edge.atomic_files import is_transient, sync_folder
+from edge.database import StepHook
+from edge.dicom_out.exports import Backlog, Delivery, Export, ExportStore
 from edge.dicom_out.scu import DicomNode
 from edge.dicom_out.stow import DicomWebService
 from edge.dicom_out.targets import STOPPED, Refusal, Sent, Target, kind_of
@@ -30,9 +32,8 @@ from edge.errors import EdgeError
 from edge.report.folder import objects_folder
 from edge.report.write import read_versions
 from edge.settings.targets import DicomTarget, DicomWebTarget
-from edge.store.exports import Backlog, Delivery, Export
+from edge.site import Site
 from edge.store.repair import require_own_files
-from edge.store.steps import StepHook
 from edge.store.studies import StudyStore
 from imaging.errors import is_machine_fault
 from process import tracing
@@ -92,7 +93,8 @@ class ObjectMaker:
         clock: Callable[[], float] = time.monotonic,
         jitter: Jitter = random.uniform,
     ) -> None:
-        self._store, self._outbox, self._make_objects = store, outbox, make_objects
+        self._store, self._exports = store, store.extension(ExportStore)
+        self._outbox, self._make_objects = outbox, make_objects
         self._clock, self._jitter = clock, jitter
         self._until: dict[tuple[str, int], float] = {}
         self._adopted = False
@@ -107,7 +109,7 @@ class ObjectMaker:
             self._adopt()
             self._adopted = True
         paused = set[str]()  # a version refers to the one before it, which must be made first
-        for export in self._store.exports.making():
+        for export in self._exports.making():
             due_s = self._until.get((export.study_key, export.version), float("-inf"))
             if export.study_key not in paused and self._clock() >= due_s:
                 self._make(export)
@@ -120,18 +122,18 @@ class ObjectMaker:
 
         Only studies of which a version was exported count: others are older than the targets.
         """
-        for key, known in self._store.exports.known().items():
+        for key, known in self._exports.known().items():
             if self._store.has(key):
                 out = self._outbox / self._store.get(key).report_name
                 if len(list(out.glob("report*.json"))) > known:
                     versions = read_versions(out, key)
-                    if {one.version for one in self._store.exports.of(key)} < set(versions):
-                        self._store.exports.adopt(key, versions)
+                    if {one.version for one in self._exports.of(key)} < set(versions):
+                        self._exports.adopt(key, versions)
 
     def _make(self, export: Export) -> None:
-        key, exports = export.study_key, self._store.exports
+        key, exports = export.study_key, self._exports
         if not self._store.has(key):
-            self._store.forget_exports(key)
+            self._store.forget_report(key)
             return
         out = self._outbox / self._store.get(key).report_name
         if export.version not in read_versions(out, key):
@@ -161,7 +163,7 @@ class ObjectMaker:
         log.info("objects made", study_key=key, version=export.version, objects=len(files))
 
     def _none(self, export: Export, reason: str) -> None:
-        self._store.exports.not_made(export, reason)
+        self._exports.not_made(export, reason)
         log.warning(
             "no objects of this report",
             study_key=export.study_key,
@@ -193,7 +195,8 @@ class Sender:
         jitter: Jitter = random.uniform,
     ) -> None:
         self._settings, self._name, self._target = settings, settings.name, target
-        self._store, self._outbox, self._stopped = store, outbox, stopped
+        self._store, self._exports = store, store.extension(ExportStore)
+        self._outbox, self._stopped = outbox, stopped
         self._on_outcome, self._clock, self._jitter = on_outcome, clock, jitter
         self._failures, self._until, self._resends = 0, float("-inf"), 0
         self._refused_until: dict[tuple[str, int, int], float] = {}
@@ -204,22 +207,22 @@ class Sender:
         Raises:
             OSError, sqlite3.Error, MemoryError: the machine is at fault; call again later.
         """
-        resends = self._store.exports.resends(self._name)
+        resends = self._exports.resends(self._name)
         if resends > self._resends:  # a person has done something about the target
             self._failures, self._until = 0, float("-inf")
         self._resends = resends
         if self._stopped() or self._clock() < self._until:
             return False
-        for delivery in self._store.exports.due(self._name):
+        for delivery in self._exports.due(self._name):
             if self._clock() >= self._refused_until.get(_identity(delivery), float("-inf")):
                 self._deliver(delivery)
                 return True
         return False
 
     def _deliver(self, delivery: Delivery) -> None:
-        exports, key = self._store.exports, delivery.study_key
+        exports, key = self._exports, delivery.study_key
         if not self._store.has(key):
-            self._store.forget_exports(key)
+            self._store.forget_report(key)
             return
         if delivery.attempts >= MAX_ATTEMPTS:  # the last one ended with the process
             reason = "; ".join(filter(None, (delivery.reason, ENDED)))
@@ -280,14 +283,14 @@ class Sender:
         if attempts >= MAX_ATTEMPTS:
             self._give_up(delivery, reason, sent)
             return
-        self._store.exports.failed(delivery, reason, sent.stored, counts=True)
+        self._exports.failed(delivery, reason, sent.stored, counts=True)
         pause_s = _pause_s(attempts, self._jitter)
         self._refused_until[_identity(delivery)] = self._clock() + pause_s
         self._on_outcome("failed")
         log.warning("delivery refused", **self._words(delivery, sent), pause_s=round(pause_s, 1))
 
     def _give_up(self, delivery: Delivery, reason: str, sent: Sent) -> None:
-        self._store.exports.give_up(delivery, reason, sent.stored)
+        self._exports.give_up(delivery, reason, sent.stored)
         self._refused_until.pop(_identity(delivery), None)
         self._on_outcome("dead")
         hint = "overread-edge targets says why, overread-edge resend sends it again"
@@ -335,24 +338,23 @@ class Worker(Protocol):
 
 @contextmanager
 def delivering(
-    path: Path,
-    outbox: Path,
+    site: Site,
     make_objects: MakeObjects,
     targets: Sequence[tuple[DicomTarget | DicomWebTarget, Target]],
     *,
-    poll_s: float,
-    on_step: StepHook | None = None,
+    on_step: StepHook = lambda _step, _durable: None,
     on_outcome: Callable[[str, str], None] = lambda _target, _outcome: None,
     on_backlog: Callable[[Mapping[str, Backlog], int], None] = lambda _backlogs, _making: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[None]:
     """Make and send objects for the time of the context, in a thread each.
 
-    ``path`` is the database. ``on_outcome`` gets the name of a target and what became of an
+    ``on_outcome`` gets the name of a target and what became of an
     attempt; ``on_backlog`` the backlog of each target, and how many versions have no objects yet.
     All three are called by these threads.
     """
     stop, names = Event(), [settings.name for settings, _ in targets]
+    path, outbox, poll_s = site.database, site.folders.outbox, site.settings.poll_s
 
     def maker(store: StudyStore) -> Worker:
         return _Counted(ObjectMaker(store, outbox, make_objects, clock), store, on_backlog)
@@ -374,7 +376,7 @@ def delivering(
         while not stop.is_set():
             try:
                 if path.is_file():  # the main loop makes it
-                    with StudyStore(path, on_step, names) as store:
+                    with StudyStore(path, site.schema, on_step) as store:
                         _work(start(store), path, store, stop, poll_s)
             except Exception as error:  # a full disk, a lost database: it passes
                 known = isinstance(error, EdgeError | OSError | sqlite3.Error | MemoryError)
@@ -420,7 +422,8 @@ class _Counted:
         store: StudyStore,
         on_backlog: Callable[[Mapping[str, Backlog], int], None],
     ) -> None:
-        self._worker, self._exports, self._on_backlog = worker, store.exports, on_backlog
+        self._worker, self._exports = worker, store.extension(ExportStore)
+        self._on_backlog = on_backlog
 
     def run_once(self) -> bool:
         busy = self._worker.run_once()

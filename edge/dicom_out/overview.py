@@ -12,16 +12,14 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from edge.audit import Person
 from edge.dicom_out.deliver import open_target
+from edge.dicom_out.exports import Backlog, DeliveryStep, ExportStore
 from edge.errors import EdgeError
-from edge.folders import DATABASE, AgentFolders
 from edge.report.write import read_versions
-from edge.settings.targets import DicomTarget, DicomWebTarget
-from edge.store.exports import Backlog, DeliveryStep
-from edge.store.repair import opened
+from edge.site import Site
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
-from edge.trail.records import Person
 from process.text import printable_line
 
 NOT_SET_UP = "is not set up any more"
@@ -71,32 +69,30 @@ class TargetState:
     dead: tuple[Letter, ...]
 
 
-def overview(
-    targets: Sequence[DicomTarget | DicomWebTarget], folders: AgentFolders
-) -> tuple[list[TargetState], list[Letter]]:
+def overview(site: Site) -> tuple[list[TargetState], list[Letter]]:
     """Ask every target whether it answers; return their states, and the reports without objects.
 
     Raises:
         NothingToSend: no targets are set up.
         InvalidDatabase: the database cannot be opened, or is damaged.
     """
+    targets = site.settings.targets
     if not targets:
         raise NothingToSend(NO_TARGETS)
     backlogs, dead = dict[str, Backlog](), list[Letter]()
     reasons, unmade = dict[str, str](), list[Letter]()
-    path = folders.state / DATABASE
-    if path.is_file():
-        with opened(path) as store:
-            backlogs = store.exports.backlogs()
+    if site.database.is_file():
+        with site.opened() as store:
+            exports = store.extension(ExportStore)
+            backlogs = exports.backlogs()
             dead = [
                 _letter(store, one.study_key, one.version, one.reason, one.target, one.attempts)
-                for one in store.exports.deliveries(DeliveryStep.DEAD)
+                for one in exports.deliveries(DeliveryStep.DEAD)
             ]
-            for one in store.exports.deliveries(DeliveryStep.SENDING):
+            for one in exports.deliveries(DeliveryStep.SENDING):
                 reasons.setdefault(one.target, one.reason)
             unmade = [
-                _letter(store, one.study_key, one.version, one.reason)
-                for one in store.exports.unmade()
+                _letter(store, one.study_key, one.version, one.reason) for one in exports.unmade()
             ]
     with ThreadPoolExecutor(max_workers=len(targets)) as pool:
         problems = list(pool.map(lambda one: open_target(one).echo(), targets))
@@ -119,13 +115,7 @@ def overview(
     return states, unmade
 
 
-def resend(
-    study: str | None,
-    to: str | None,
-    targets: Sequence[DicomTarget | DicomWebTarget],
-    folders: AgentFolders,
-    by: Person | None = None,
-) -> list[str]:
+def resend(study: str | None, to: str | None, site: Site, by: Person | None = None) -> list[str]:
     """Make deliveries due again: those of one study, or all dead letters; return what.
 
     ``study`` is a study key or the name of a report; None stands for all dead letters. ``to`` is
@@ -135,27 +125,28 @@ def resend(
         NothingToSend: there is no such study or target, or the report is not there.
         InvalidDatabase: the database cannot be opened, or is damaged.
     """
-    names = [one.name for one in targets]
+    names = [one.name for one in site.settings.targets]
     if not names:
         raise NothingToSend(NO_TARGETS)
     if to is not None and to not in names:
         raise NothingToSend(f"{to}: no such target, expected {' or '.join(names)}")
-    chosen, path = [to] if to else names, folders.state / DATABASE
-    if not path.is_file():
-        raise NothingToSend(f"{path} is missing: the agent makes it at its start")
-    with opened(path, names) as store:
+    chosen = [to] if to else names
+    if not site.database.is_file():
+        raise NothingToSend(f"{site.database} is missing: the agent makes it at its start")
+    with site.opened() as store:
+        exports = store.extension(ExportStore)
         if study is None:
-            letters = store.exports.deliveries(DeliveryStep.DEAD)
+            letters = exports.deliveries(DeliveryStep.DEAD)
             dead = [one for one in letters if one.target in chosen]
             for one in dead:
-                store.exports.resend(one.study_key, (one.version,), (one.target,), by)
+                exports.resend(one.study_key, (one.version,), (one.target,), by)
             return [_line(store, one.study_key, (one.version,), (one.target,)) for one in dead]
         record = _find(store, study)
-        out = folders.outbox / record.report_name
+        out = site.folders.outbox / record.report_name
         versions = read_versions(out, record.id)
         if not versions:
             raise NothingToSend(f"{study}: no report of a study that was read is in {out}")
-        store.exports.resend(record.id, versions, chosen, by)
+        exports.resend(record.id, versions, chosen, by)
         return [_line(store, record.id, versions, chosen)]
 
 

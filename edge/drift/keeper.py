@@ -7,6 +7,7 @@ from pathlib import Path
 import structlog
 
 from edge.drift.observe import Observation, observe
+from edge.drift.store import DriftStore
 from edge.store.studies import StudyStore
 
 AT_ONCE = 500
@@ -28,7 +29,7 @@ class DriftKeeper:
     def __init__(
         self, store: StudyStore, outbox: Path, finding: Callable[[], float] = lambda: FINDING
     ) -> None:
-        self._store, self._outbox, self._finding = store, outbox, finding
+        self._drift, self._outbox, self._finding = DriftStore(store.database), outbox, finding
         self._due: list[tuple[str, str, str]] = []
         self._may_be_due = True
 
@@ -43,12 +44,12 @@ class DriftKeeper:
             sqlite3.OperationalError: nothing can be written now; call again later.
         """
         if not self._due and self._may_be_due:
-            self._due = self._store.drift.due(AT_ONCE)[::-1]
+            self._due = self._drift.due(AT_ONCE)[::-1]
             self._may_be_due = len(self._due) == AT_ONCE
         if not self._due:
             return False
         key, name, updated = self._due[-1]
-        self._store.drift.put(self._observation(key, name), updated)
+        self._drift.put(self._observation(key, name), updated)
         self._due.pop()
         return True
 

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
+from edge.database import Migration
 from edge.drift.observe import BINS, Observation
 
-_SCHEMA = """
+_TABLES = """
 CREATE TABLE IF NOT EXISTS drift (
     study_key TEXT PRIMARY KEY,
     updated TEXT NOT NULL, -- that of the study's row, when it was read
@@ -30,13 +31,14 @@ CREATE TABLE IF NOT EXISTS drift (
 CREATE INDEX IF NOT EXISTS drift_by_model ON drift (model);
 """
 
+MIGRATIONS = (Migration(4, _TABLES),)
+
 
 class DriftStore:
     """The observations in an open database."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
-        database.executescript(_SCHEMA)
 
     def due(self, most: int) -> list[tuple[str, str, str]]:
         """Return key, report name and last change of studies to observe, in their order.

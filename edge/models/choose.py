@@ -10,13 +10,14 @@ from typing import Any
 
 import structlog
 
-from edge.folders import AgentFolders
+from edge.database import StepHook
 from edge.models.agreement import Agreement, Compared, agreement_of
 from edge.models.errors import ModelUpdateError, NotPromotable
 from edge.models.fetch import require_owner
 from edge.models.folder import ModelFolders
-from edge.models.store import SHIPPED, Choice, ModelHook, ModelStore, StoredPackage, open_models
+from edge.models.store import SHIPPED, Choice, ModelStore, StoredPackage, open_models
 from edge.settings.core import EdgeSettings
+from edge.site import Site
 from models.runtime.errors import ModelError
 from models.runtime.package import Package
 
@@ -43,25 +44,24 @@ class ModelsState:
     shadow: ShadowState | None
 
 
-def models_state(settings: EdgeSettings, folders: AgentFolders) -> ModelsState:
+def models_state(site: Site) -> ModelsState:
     """Return the state of all models.
 
     Raises:
         UpdatesOff: there is no database.
         sqlite3.Error: it does not answer.
     """
-    with open_models(folders) as store:
-        return _state(store, settings)
+    with open_models(site) as store:
+        return _state(store, site.settings)
 
 
 def promote(
-    settings: EdgeSettings,
-    folders: AgentFolders,
+    site: Site,
     *,
     user: str,
     version: str | None = None,
     force: bool = False,
-    on_step: ModelHook = lambda _step, _durable: None,
+    on_step: StepHook = lambda _step, _durable: None,
 ) -> str:
     """Make the model in shadow, or another ``version``, the active one; return its version.
 
@@ -71,8 +71,8 @@ def promote(
         NotPromotable: there is none, it is damaged, or something speaks against it.
         UpdatesOff: this is not the agent's user, or there is no database.
     """
-    require_owner(folders)
-    with open_models(folders, on_step) as store:
+    require_owner(site.folders)
+    with open_models(site, on_step) as store:
         choice = store.choice()
         chosen = version or choice.shadow
         package = store.package(chosen) if chosen else None
@@ -81,9 +81,9 @@ def promote(
             raise NotPromotable(f"no model {version or 'in shadow'}; there are: {known}")
         if package.version == choice.active:
             raise NotPromotable(f"{package.version} is active already")
-        found = require_sound(package, settings, folders)
+        found = require_sound(package, site)
         agreement = agreement_of(store.compared(package.version, choice.active))
-        problems = agreement.problems(settings.shadow_studies, settings.shadow_agreement)
+        problems = agreement.problems(site.settings.shadow_studies, site.settings.shadow_agreement)
         if problems and not force:
             raise NotPromotable(f"{'; '.join(problems)}; --force promotes it even so")
         facts: dict[str, Any] = {
@@ -102,41 +102,35 @@ def promote(
     return package.version
 
 
-def roll_back(
-    settings: EdgeSettings,
-    folders: AgentFolders,
-    *,
-    user: str,
-    on_step: ModelHook = lambda _step, _durable: None,
-) -> str:
+def roll_back(site: Site, *, user: str, on_step: StepHook = lambda _step, _durable: None) -> str:
     """Make the previous model the active one again; return its version, empty for the shipped one.
 
     Raises:
         NotPromotable: there is none, or it is damaged.
         UpdatesOff: this is not the agent's user, or there is no database.
     """
-    require_owner(folders)
-    with open_models(folders, on_step) as store:
+    require_owner(site.folders)
+    with open_models(site, on_step) as store:
         previous = store.choice().previous
         if previous:
             package = store.package(previous)
             if package is None:
                 raise NotPromotable(f"the previous model {previous} is gone")
-            require_sound(package, settings, folders)
+            require_sound(package, site)
         store.roll_back(user=user)
-    log.info("model rolled back", to=previous or settings.screening_model, by=user)
+    log.info("model rolled back", to=previous or site.settings.screening_model, by=user)
     return previous or SHIPPED
 
 
-def require_sound(package: StoredPackage, settings: EdgeSettings, folders: AgentFolders) -> Package:
+def require_sound(package: StoredPackage, site: Site) -> Package:
     """Return a package whose file is sound and signed.
 
     Raises:
         NotPromotable: it is not.
     """
     try:
-        folder = ModelFolders.of(folders).at(package.version)
-        found = folder.package(package.name, settings.model_keys)
+        folder = ModelFolders.of(site.folders).at(package.version)
+        found = folder.package(package.name, site.settings.model_keys)
         found.model.stored()
     except (ModelError, ModelUpdateError) as error:
         raise NotPromotable(f"{package.version} cannot be used: {error}") from error

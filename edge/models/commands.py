@@ -5,6 +5,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,11 +15,11 @@ from rich.table import Table
 
 from edge.access import user_name
 from edge.errors import EdgeError
-from edge.folders import AgentFolders
 from edge.models.choose import ModelsState, models_state, promote, roll_back
 from edge.models.fetch import fetch
-from edge.models.store import SHIPPED, ModelStep
+from edge.models.store import SHIPPED
 from edge.settings.core import EdgeSettings
+from edge.site import Site
 from models.runtime.errors import ModelError
 from process.command_line import PlainGroup
 from process.text import Printable, printable, printable_json
@@ -32,7 +33,9 @@ Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 
 
 def models_commands(
-    load: Callable[[Path | None], EdgeSettings], failed: Callable[[Exception], typer.Exit]
+    load: Callable[[Path | None], EdgeSettings],
+    failed: Callable[[Exception], typer.Exit],
+    site_of: Callable[[EdgeSettings], Site],
 ) -> typer.Typer:
     """Return the commands; ``load`` reads the settings, ``failed`` says what went wrong."""
     app = typer.Typer(
@@ -44,7 +47,7 @@ def models_commands(
         """Show the active, the previous and the new model, and how far they agree."""
         settings = load(config)
         try:
-            state = models_state(settings, AgentFolders.of(settings))
+            state = models_state(site_of(settings))
         except ERRORS as error:
             raise failed(error) from error
         if as_json:
@@ -66,13 +69,12 @@ def models_commands(
         """Fetch the model that the cloud offers, check it, and put it in shadow."""
         settings = load(config)
 
-        def on_step(step: ModelStep, durable: bool) -> None:
+        def on_step(step: Enum, durable: bool) -> None:
             if durable:
                 typer.echo(f"step done: {step.value}", err=True)
 
         try:
-            folders = AgentFolders.of(settings)
-            found = fetch(settings, folders, user=_user(), again=again, on_step=on_step)
+            found = fetch(site_of(settings), user=_user(), again=again, on_step=on_step)
         except ERRORS as error:
             raise failed(error) from error
         what = f"in shadow: {found.version}" if found.new else f"nothing new: {found.version}"
@@ -91,8 +93,7 @@ def models_commands(
         """Make the model in shadow the active one, from the next study on; the agent may run."""
         settings = load(config)
         try:
-            folders = AgentFolders.of(settings)
-            active = promote(settings, folders, user=_user(), version=version, force=force)
+            active = promote(site_of(settings), user=_user(), version=version, force=force)
         except ERRORS as error:
             raise failed(error) from error
         typer.echo(printable(f"active: {active}"))
@@ -102,7 +103,7 @@ def models_commands(
         """Make the previous model the active one again, from the next study on."""
         settings = load(config)
         try:
-            active = roll_back(settings, AgentFolders.of(settings), user=_user())
+            active = roll_back(site_of(settings), user=_user())
         except ERRORS as error:
             raise failed(error) from error
         typer.echo(printable(f"active: {active or settings.screening_model}"))

@@ -17,14 +17,16 @@ from typing import Any
 import grpc
 import structlog
 
+from edge.database import StepHook
 from edge.folders import AgentFolders
 from edge.link.channel import open_channel
 from edge.models.errors import FetchFailed, RefusedModel, UpdatesOff
 from edge.models.folder import ModelFolder, ModelFolders, is_there
-from edge.models.store import ModelHook, ModelStep, ModelStore, StoredPackage, open_models
+from edge.models.store import ModelStep, ModelStore, StoredPackage, open_models
 from edge.models.trial import try_model
 from edge.queue import other_user
 from edge.settings.core import EdgeSettings
+from edge.site import Site
 from models.runtime.errors import ModelError
 from models.runtime.package import (
     MOST_MANIFEST,
@@ -57,12 +59,11 @@ class Fetched:
 
 
 def fetch(
-    settings: EdgeSettings,
-    folders: AgentFolders,
+    site: Site,
     *,
     user: str,
     again: bool = False,
-    on_step: ModelHook = lambda _step, _durable: None,
+    on_step: StepHook = lambda _step, _durable: None,
     on_chunk: Callable[[int], None] = lambda _bytes: None,
 ) -> Fetched:
     """Fetch what the cloud offers; nothing where it is here already.
@@ -76,10 +77,11 @@ def fetch(
         RefusedModel: what came is damaged or unsigned, and was discarded.
         sqlite3.Error, OSError: nothing can be written.
     """
-    cloud = require_updates(settings, folders)
-    models = ModelFolders.of(folders)
+    settings = site.settings
+    cloud = require_updates(site)
+    models = ModelFolders.of(site.folders)
     with (
-        open_models(folders, on_step) as store,
+        open_models(site, on_step) as store,
         _alone(models.top),
         open_channel(cloud, settings, alone=True) as channel,
     ):
@@ -94,12 +96,13 @@ def fetch(
             raise FetchFailed(f"{fault.text}; what came is kept, fetch again") from error
 
 
-def require_updates(settings: EdgeSettings, folders: AgentFolders) -> str:
+def require_updates(site: Site) -> str:
     """Return the address of the cloud that models are taken from.
 
     Raises:
         UpdatesOff: none may be.
     """
+    settings = site.settings
     if not settings.model_keys:
         raise UpdatesOff(
             "model_keys is not set: only a signed model is taken from a cloud; set model_keys to"
@@ -107,7 +110,7 @@ def require_updates(settings: EdgeSettings, folders: AgentFolders) -> str:
         )
     if settings.cloud is None:
         raise UpdatesOff("cloud is off: there is nobody to fetch a model from; set cloud")
-    require_owner(folders)
+    require_owner(site.folders)
     return settings.cloud
 
 
@@ -127,7 +130,7 @@ class _Transfer:
         store: ModelStore,
         user: str,
         again: bool,
-        on_step: ModelHook,
+        on_step: StepHook,
         on_chunk: Callable[[int], None],
     ) -> None:
         self._settings, self._models, self._store = settings, models, store

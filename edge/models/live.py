@@ -22,7 +22,6 @@ from edge.budget import LedgerEntry
 from edge.decide import Thresholds
 from edge.errors import EdgeError
 from edge.findings import Finding
-from edge.folders import AgentFolders
 from edge.guarantee import Guarantee, for_roi_side
 from edge.job import Job
 from edge.models.agreement import compare
@@ -35,7 +34,7 @@ from edge.pipeline import Pipeline, StudyResult
 from edge.reader import EdgeReader, Screening, open_configured
 from edge.report.compose import Assessment
 from edge.report.model import Report
-from edge.settings.core import EdgeSettings
+from edge.site import Site
 from edge.store.pending import PersistPending
 from imaging.preprocess import Preprocessed
 from models.runtime.detection import Candidate
@@ -85,13 +84,8 @@ class LiveModels:
     Use it as a screener to open first (`open_active`), then hand it the pipeline (`attach`).
     """
 
-    def __init__(
-        self,
-        settings: EdgeSettings,
-        folders: AgentFolders,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._settings, self._folders, self._clock = settings, folders, clock
+    def __init__(self, site: Site, clock: Callable[[], float] = time.monotonic) -> None:
+        self._site, self._settings, self._clock = site, site.settings, clock
         self._active = SHIPPED
         self._pipeline: Pipeline | None = None
         self._shadow: _Shadow | None = None
@@ -106,7 +100,7 @@ class LiveModels:
             ModelError: not even the model of the settings can be opened.
         """
         try:
-            with open_models(self._folders) as store:
+            with open_models(self._site) as store:
                 return self._open_first(store)
         except (sqlite3.Error, EdgeError, OSError) as error:
             log.error("choice of models cannot be read, using screening_model", reason=str(error))
@@ -136,7 +130,7 @@ class LiveModels:
     def shadow_state(self) -> ShadowState | None:
         """Return what is in shadow; None also while the database does not answer."""
         try:
-            return models_state(self._settings, self._folders).shadow
+            return models_state(self._site).shadow
         except (sqlite3.Error, EdgeError):
             return None
 
@@ -184,7 +178,7 @@ class LiveModels:
         if self._clock() - self._looked_s < LOOK_S and (waiting or self._seen is None):
             return False
         self._looked_s = self._clock()
-        with open_models(self._folders) as store:
+        with open_models(self._site) as store:
             choice = store.choice()
             if choice.active != self._active:
                 self._switch(store, choice.active)
@@ -216,7 +210,7 @@ class LiveModels:
 
     def _is_arriving(self) -> bool:
         """Tell whether anything is in the inbox: its deadline may begin soon."""
-        return any(not name.startswith(".") for name in os.listdir(self._folders.inbox))
+        return any(not name.startswith(".") for name in os.listdir(self._site.folders.inbox))
 
     def _try(self, store: ModelStore, package: StoredPackage, seen: _Seen) -> None:
         """Read a lung box with the model in shadow, and store how far it agrees."""
@@ -235,7 +229,7 @@ class LiveModels:
             log.error("model in shadow failed", version=package.version, reason=reason)
             if isinstance(error, RefusedModel) or count == MOST_FAILURES:
                 store.refuse(package.version, reason, AGENT)
-                ModelFolders.of(self._folders).at(package.version).remove()
+                ModelFolders.of(self._site.folders).at(package.version).remove()
             return
         thresholds = shadow.reader.thresholds
         compared = compare(
@@ -324,7 +318,7 @@ class LiveModels:
             RefusedModel: nobody who is trusted signed it.
             ModelError: the file is damaged, or cannot be run.
         """
-        settings, folder = self._settings, ModelFolders.of(self._folders).at(package.version)
+        settings, folder = self._settings, ModelFolders.of(self._site.folders).at(package.version)
         opened = partial(
             open_screener,
             folder.package(package.name, settings.model_keys).model.name,
@@ -341,8 +335,9 @@ class LiveModels:
 
 
 @contextmanager
-def fetching(settings: EdgeSettings, folders: AgentFolders) -> Iterator[None]:
+def fetching(site: Site) -> Iterator[None]:
     """Fetch what the cloud offers, in a thread, while entered and if the settings say so."""
+    settings = site.settings
     if not settings.fetch_models:
         yield
         return
@@ -353,7 +348,7 @@ def fetching(settings: EdgeSettings, folders: AgentFolders) -> Iterator[None]:
         pause_s = min(FIRST_PAUSE_S, every_s)
         while True:
             try:
-                found = fetch(settings, folders, user=AGENT)
+                found = fetch(site, user=AGENT)
                 log.info("model looked for", version=found.version, new=found.new)
                 wait_s = every_s
                 pause_s = min(FIRST_PAUSE_S, every_s)

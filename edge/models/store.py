@@ -6,28 +6,26 @@ A lost database takes the choice with it: then the model of the settings is acti
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
-from edge.database import BUSY_S, transaction
-from edge.folders import DATABASE, AgentFolders
+from edge.audit import AuditTrail, Event
+from edge.database import BUSY_S, Migration, StepHook, require_current, transaction
 from edge.models.agreement import Compared
 from edge.models.errors import NotPromotable, UpdatesOff
-from edge.trail.records import Event
-from edge.trail.store import TrailStore
+from edge.site import Site
+from edge.store.studies import all_migrations
 
 SHIPPED = ""
 """Stands for the model of the setting ``screening_model`` in the package's own folder."""
 MOST_COMPARED = 1000
 """Studies of one model whose comparison is kept; the oldest are removed."""
-_FORM = "final"
 
-_SCHEMA = """
+_TABLES = """
 CREATE TABLE IF NOT EXISTS model_choice (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     active TEXT NOT NULL,
@@ -39,14 +37,14 @@ CREATE TABLE IF NOT EXISTS model_choice (
 CREATE TABLE IF NOT EXISTS model_packages (
     version TEXT PRIMARY KEY,
     name TEXT NOT NULL,
-    first_engine TEXT NOT NULL DEFAULT '', -- not used: drafts fetched an INT4 form first
-    engine TEXT NOT NULL DEFAULT '', -- that runs the model; empty, of a draft: it is incomplete
+    first_engine TEXT NOT NULL DEFAULT '', -- until migration 7
+    engine TEXT NOT NULL DEFAULT '', -- that runs the model
     rejected INTEGER NOT NULL DEFAULT 0, -- it was rolled back
     fetched TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS model_compared (
     version TEXT NOT NULL,
-    form TEXT NOT NULL, -- final; drafts compared INT4 forms too
+    form TEXT NOT NULL, -- until migration 7
     active TEXT NOT NULL, -- what it was compared with
     study_key TEXT NOT NULL,
     created TEXT NOT NULL,
@@ -64,6 +62,37 @@ CREATE TABLE IF NOT EXISTS model_compared (
 );
 """
 
+_WITHOUT_INT4 = """
+DELETE FROM model_packages WHERE engine = '';
+UPDATE model_choice SET shadow = NULL WHERE shadow NOT IN (SELECT version FROM model_packages);
+ALTER TABLE model_packages DROP COLUMN first_engine;
+CREATE TABLE compared (
+    version TEXT NOT NULL,
+    active TEXT NOT NULL,
+    study_key TEXT NOT NULL,
+    created TEXT NOT NULL,
+    findings INTEGER NOT NULL,
+    kept INTEGER NOT NULL,
+    added INTEGER NOT NULL,
+    regions_before INTEGER NOT NULL,
+    regions_after INTEGER NOT NULL,
+    pairs INTEGER NOT NULL,
+    logit_median REAL,
+    logit_p95 REAL,
+    before_s REAL NOT NULL,
+    after_s REAL NOT NULL,
+    PRIMARY KEY (version, active, study_key)
+);
+INSERT INTO compared SELECT version, active, study_key, created, findings, kept, added,
+    regions_before, regions_after, pairs, logit_median, logit_p95, before_s, after_s
+    FROM model_compared WHERE form = 'final' ORDER BY rowid;
+DROP TABLE model_compared;
+ALTER TABLE compared RENAME TO model_compared;
+"""
+"""Models come whole: an INT4 form that came first is neither kept nor compared any more."""
+
+MIGRATIONS = (Migration(5, _TABLES), Migration(7, _WITHOUT_INT4))
+
 
 class ModelStep(Enum):
     """A durable step of a model update."""
@@ -73,10 +102,6 @@ class ModelStep(Enum):
     SHADOW = "shadow"  # it is tried in shadow, and may be promoted
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled back"
-
-
-ModelHook = Callable[[ModelStep, bool], None]
-"""Called with each step twice: just before it is made durable (False) and just after (True)."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +137,14 @@ class ModelStore:
     def __init__(
         self,
         database: sqlite3.Connection,
-        folders: AgentFolders,
-        on_step: ModelHook = lambda _step, _durable: None,
+        trail: AuditTrail,
+        on_step: StepHook = lambda _step, _durable: None,
     ) -> None:
-        self._database, self._on_step = database, on_step
-        database.executescript(_SCHEMA)
-        self._trail = TrailStore(database, folders.trail)
+        self.database, self._trail, self._on_step = database, trail, on_step
 
     def choice(self) -> Choice:
         """Return which versions are in use."""
-        row = self._database.execute(
+        row = self.database.execute(
             "SELECT active, previous, shadow, changed, changed_by FROM model_choice"
         ).fetchone()
         return Choice() if row is None else Choice(*row)
@@ -132,7 +155,7 @@ class ModelStore:
 
     def packages(self) -> list[StoredPackage]:
         """Return all packages, the last one first."""
-        rows = self._database.execute(
+        rows = self.database.execute(
             "SELECT version, name, engine, rejected, fetched FROM model_packages"
             " WHERE engine != '' ORDER BY rowid DESC"
         )
@@ -145,7 +168,7 @@ class ModelStore:
         """Store a package that is here, and try it in shadow."""
         with self._step(ModelStep.SHADOW):
             before = self.choice()
-            self._database.execute(
+            self.database.execute(
                 "INSERT INTO model_packages (version, name, engine, rejected, fetched)"
                 " VALUES (?, ?, ?, 0, ?) ON CONFLICT (version) DO UPDATE SET"
                 " engine = excluded.engine, rejected = 0",
@@ -186,7 +209,7 @@ class ModelStore:
 
     def replace_active(self, version: str, reason: str) -> None:
         """Make another version the active one because it cannot be opened."""
-        with transaction(self._database):
+        with transaction(self.database):
             before = self.choice()
             self._reject(before.active)
             self._choose(replace(before, active=version, previous=None), "agent")
@@ -196,7 +219,7 @@ class ModelStore:
 
     def refuse(self, version: str, reason: str, user: str) -> None:
         """Record that what came was discarded; it is not in shadow any more."""
-        with transaction(self._database):
+        with transaction(self.database):
             before = self.choice()
             if before.shadow == version:
                 self._choose(replace(before, shadow=None), user)
@@ -206,20 +229,20 @@ class ModelStore:
 
     def forget(self, version: str) -> None:
         """Forget a package whose files were removed, with its comparisons."""
-        with transaction(self._database):
+        with transaction(self.database):
             self._forget(version)
 
     def add_compared(self, version: str, active: str, study_key: str, compared: Compared) -> None:
         """Store the comparison of one study."""
-        values = {"version": version, "form": _FORM, "active": active,
+        values = {"version": version, "active": active,
                   "study_key": study_key, "created": _now(), **asdict(compared)}  # fmt: skip
         marks = ", ".join(f":{name}" for name in values)
-        with transaction(self._database):
-            self._database.execute(
+        with transaction(self.database):
+            self.database.execute(
                 f"INSERT OR REPLACE INTO model_compared ({', '.join(values)}) VALUES ({marks})",
                 values,
             )
-            self._database.execute(
+            self.database.execute(
                 "DELETE FROM model_compared WHERE rowid IN (SELECT rowid FROM model_compared"
                 " WHERE version = ? ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
                 (version, MOST_COMPARED),
@@ -228,17 +251,16 @@ class ModelStore:
     def compared(self, version: str, active: str) -> list[Compared]:
         """Return the comparisons of a version with the active one, the first study first."""
         names = ", ".join(field.name for field in fields(Compared))
-        rows = self._database.execute(
-            f"SELECT {names} FROM model_compared WHERE version = ? AND form = ? AND active = ?"
-            " ORDER BY rowid",
-            (version, _FORM, active),
+        rows = self.database.execute(
+            f"SELECT {names} FROM model_compared WHERE version = ? AND active = ? ORDER BY rowid",
+            (version, active),
         )
         return [Compared(*row) for row in rows]
 
     @contextmanager
     def _step(self, step: ModelStep) -> Iterator[None]:
         self._on_step(step, False)
-        with transaction(self._database):
+        with transaction(self.database):
             yield
         self._on_step(step, True)
 
@@ -249,39 +271,41 @@ class ModelStore:
             changed = _now(), user
         else:
             changed = before.changed, before.changed_by
-        self._database.execute(
+        self.database.execute(
             "INSERT OR REPLACE INTO model_choice VALUES (1, ?, ?, ?, ?, ?)",
             (choice.active, choice.previous, choice.shadow, *changed),
         )
 
     def _reject(self, version: str) -> None:
-        self._database.execute(
+        self.database.execute(
             "UPDATE model_packages SET rejected = 1 WHERE version = ?", (version,)
         )
 
     def _forget(self, version: str) -> None:
         for table in ("model_packages", "model_compared"):
-            self._database.execute(f"DELETE FROM {table} WHERE version = ?", (version,))
+            self.database.execute(f"DELETE FROM {table} WHERE version = ?", (version,))
 
 
 @contextmanager
 def open_models(
-    folders: AgentFolders, on_step: ModelHook = lambda _step, _durable: None
+    site: Site, on_step: StepHook = lambda _step, _durable: None
 ) -> Iterator[ModelStore]:
     """Open the store in the agent's database, which must exist.
 
     Raises:
         UpdatesOff: there is no database.
+        OtherVersion: it is of another version of the program.
         sqlite3.Error: it is damaged, or does not answer.
     """
-    path: Path = folders.state / DATABASE
+    path = site.database
     if not path.is_file():  # opening would make one, which may belong to another user
         raise UpdatesOff(f"{path} is missing: start the agent, which makes it")
     uri = f"{path.as_uri()}?mode=rw"
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_S)) as database:
         database.row_factory = sqlite3.Row
         database.execute("PRAGMA synchronous = FULL")
-        yield ModelStore(database, folders, on_step)
+        require_current(database, path, all_migrations(site.schema))
+        yield ModelStore(database, site.schema.audit(database, on_step), on_step)
 
 
 def _now() -> str:

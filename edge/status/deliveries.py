@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+from edge.audit import Person
+from edge.dicom_out.exports import DeliveryStep, ExportStore
 from edge.dicom_out.overview import resend
-from edge.folders import DATABASE, AgentFolders
-from edge.settings.core import EdgeSettings
-from edge.store.exports import DeliveryStep
-from edge.store.repair import opened
-from edge.trail.records import Person
+from edge.site import Site
 
 
 @dataclass(frozen=True)
@@ -54,13 +52,13 @@ class Deliveries(Protocol):
 class StoredDeliveries:
     """The deliveries in the database of the agent, each look with a connection of its own."""
 
-    def __init__(self, settings: EdgeSettings) -> None:
-        self._targets, self._folders = settings.targets, AgentFolders.of(settings)
+    def __init__(self, site: Site) -> None:
+        self._site = site
 
     def backlog(self) -> list[Backlog]:
         """Return every target with what waits for it."""
-        with opened(self._folders.state / DATABASE, [one.name for one in self._targets]) as store:
-            backlogs, now = store.exports.backlogs(), datetime.now(UTC)
+        with self._site.opened() as store:
+            backlogs, now = store.extension(ExportStore).backlogs(), datetime.now(UTC)
         return [
             Backlog(
                 name, one.waiting, now - timedelta(seconds=one.oldest_s) if one.waiting else None
@@ -70,8 +68,8 @@ class StoredDeliveries:
 
     def dead(self) -> list[DeadLetter]:
         """Return what was given up, the last first."""
-        with opened(self._folders.state / DATABASE) as store:
-            letters = store.exports.deliveries(DeliveryStep.DEAD)
+        with self._site.opened() as store:
+            letters = store.extension(ExportStore).deliveries(DeliveryStep.DEAD)
         return [
             DeadLetter(
                 one.study_key, one.target, one.version, one.attempts, one.reason,
@@ -82,4 +80,4 @@ class StoredDeliveries:
 
     def resend(self, study: str, target: str, by: Person) -> None:
         """Have the results of a study sent to a target again; errors as `overview.resend`."""
-        resend(study, target, self._targets, self._folders, by)
+        resend(study, target, self._site, by)

@@ -18,10 +18,10 @@ from typing import Any, Self
 
 import structlog
 
+from edge.audit import Event, Person
 from edge.errors import BadSettings, EdgeError
+from edge.site import Site
 from edge.status.wording import age
-from edge.store.repair import opened
-from edge.trail.records import Event, Person
 
 SESSION_S = 8 * 3600.0
 """A session ends this long after its login."""
@@ -123,18 +123,18 @@ class Authenticator:
     """Decides who may see the pages; several threads may use it.
 
     ``password`` None and ``by_certificate`` False stand for everyone: the settings allow that on a
-    loopback address only. Logins are audited in the ``database`` of the agent.
+    loopback address only. Logins are audited in the database of the ``site``.
     """
 
     def __init__(
         self,
         password: Password | None,
-        database: Path,
+        site: Site,
         *,
         by_certificate: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._password, self._database, self._clock = password, database, clock
+        self._password, self._site, self._clock = password, site, clock
         self._by_certificate = by_certificate
         self._secret, self._ended = secrets.token_bytes(32), set[str]()
         self._failed: list[tuple[float, str]] = []
@@ -216,7 +216,7 @@ class Authenticator:
     def _audit(self, person: Person, **fields: str) -> bool:
         """Record a login in the audit trail; return whether that could be done."""
         try:
-            with opened(self._database) as store:
+            with self._site.opened() as store:
                 store.trail.record(Event.LOGIN, **person.fields, **fields)
         except (EdgeError, OSError, sqlite3.Error) as error:
             log.warning("login cannot be recorded", error=str(error))

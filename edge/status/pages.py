@@ -25,6 +25,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from edge.audit import Person
 from edge.drift.compare import rates
 from edge.drift.monitor import DriftMonitor
 from edge.errors import EdgeError
@@ -33,6 +34,7 @@ from edge.link.estimate import PRIOR, LinkEstimate
 from edge.queue import NoSuchStudy, requeue
 from edge.report.evidence import PlacedOutline
 from edge.report.model import NOT_A_DEVICE
+from edge.site import Site
 from edge.status import wording
 from edge.status.deliveries import Deliveries
 from edge.status.guard import LOGIN, REPORT_POLICY, Guard, address_of
@@ -40,7 +42,6 @@ from edge.status.login import SESSION_S, Authenticator, LoginRefused, User
 from edge.status.models import ModelsView
 from edge.status.state import Json, SiteState, StudyRow
 from edge.status.volumes import Volumes, Voxels, outline_on
-from edge.trail.records import Person
 from imaging.render import LUNG, MEDIASTINAL, Plane, Window
 
 BONE = Window(400, 1800)
@@ -65,6 +66,7 @@ class Sources:
         models: None where the model never changes.
     """
 
+    site: Site
     state: SiteState
     volumes: Volumes
     drift: DriftMonitor
@@ -210,7 +212,7 @@ class Pages:
         if study is None:
             raise HTTPException(404, "There is no such study.")
         try:
-            requeue(study.key, self._from.state.folders, _person(request))
+            requeue(study.key, self._from.site, _person(request))
         except NoSuchStudy as error:
             raise HTTPException(409, f"This study cannot be read again: {error}.") from error
         except OSError as error:

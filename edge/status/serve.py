@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from edge.drift.monitor import DriftMonitor
-from edge.folders import DATABASE, AgentFolders
+from edge.folders import AgentFolders
 from edge.guarantee import NOT_CALIBRATED, Guarantee
 from edge.link.estimate import LinkEstimate
 from edge.models.live import LiveModels
 from edge.settings.core import EdgeSettings
+from edge.site import Site
 from edge.status.deliveries import Deliveries, StoredDeliveries
 from edge.status.login import Authenticator, Password
 from edge.status.models import ModelsView
@@ -34,7 +35,7 @@ def listener(settings: EdgeSettings) -> Listener:
 
 @contextmanager
 def serve_status(
-    settings: EdgeSettings,
+    site: Site,
     state: SiteState,
     drift: DriftMonitor,
     *,
@@ -50,18 +51,21 @@ def serve_status(
     Raises:
         BadSettings: the password or a file of TLS cannot be used, or the port is taken.
     """
+    settings = site.settings
     if settings.status_port is None:
         yield None
         return
     at, file = listener(settings), settings.status_password_file
     password = None if file is None else Password.load(file)
-    database, by_certificate = state.folders.state / DATABASE, settings.status_tls_ca is not None
-    authenticator = Authenticator(password, database, by_certificate=by_certificate)
+    by_certificate = settings.status_tls_ca is not None
+    authenticator = Authenticator(password, site, by_certificate=by_certificate)
     volumes = Volumes(state, settings)
     if deliveries is None and settings.targets:
-        deliveries = StoredDeliveries(settings)
-    models = None if live is None else ModelsView(settings, live)
-    sources = Sources(state, volumes, drift, model, guarantee, links, alive, deliveries, models)
+        deliveries = StoredDeliveries(site)
+    models = None if live is None else ModelsView(site, live)
+    sources = Sources(
+        site, state, volumes, drift, model, guarantee, links, alive, deliveries, models
+    )
     try:
         app = application(sources, authenticator, secure=at.encrypted)
         with serving(app, at, "status page") as url:

@@ -18,7 +18,8 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
-from edge.database import WrongStep, transaction
+from edge.audit import AuditTrail, Event
+from edge.database import StepHook, WrongStep, transaction
 from edge.decide import Plan
 from edge.escalation.rois import EscalationResult, cut_rois
 from edge.findings import Route
@@ -26,8 +27,6 @@ from edge.reader import EdgeReader
 from edge.report.compose import Assessment
 from edge.report.model import Report
 from edge.store.amendment import AmendmentContext
-from edge.trail.records import Event
-from edge.trail.store import TrailStore
 from imaging.preprocess import Preprocessed
 from protos import overread_pb2 as pb
 from protos.codec import (
@@ -49,10 +48,6 @@ class PendingStep(Enum):
     AMENDING = "amending"  # new verdicts are stored; the new version is not noted as out
     PENDING = "pending"  # the report is out in this version, and verdicts are missing
     CLOSED = "closed"  # the last version is out; nothing is stored any more
-
-
-PendingHook = Callable[[PendingStep, bool], None]
-"""Called with each step twice: just before it is made durable (False) and just after (True)."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +93,7 @@ def _unpack_verdict(data: bytes) -> Verdict:
     return verdict
 
 
-_SCHEMA = """
+TABLES = """
 CREATE TABLE IF NOT EXISTS pending (
     study_key TEXT PRIMARY KEY,
     step TEXT NOT NULL,
@@ -141,13 +136,12 @@ class PendingStore:
     def __init__(
         self,
         database: sqlite3.Connection,
-        on_step: PendingHook,
-        trail: TrailStore,
+        on_step: StepHook,
+        trail: AuditTrail,
         export: Callable[[str, Iterable[int]], None] = lambda _key, _versions: None,
     ) -> None:
         self._database, self._on_step = database, on_step
         self._trail, self._export = trail, export
-        database.executescript(_SCHEMA)
 
     def save(
         self, context: AmendmentContext, answers: EscalationResult, rois: Sequence[Roi]

@@ -5,7 +5,7 @@ A damaged one is set aside, not deleted. What the new one lacks is adopted from 
 """
 
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +13,10 @@ from pathlib import Path
 import structlog
 
 from edge.atomic_files import move
-from edge.database import file_identities
+from edge.database import StepHook, file_identities, migrate
 from edge.errors import EdgeError
-from edge.store.steps import StepHook
-from edge.store.studies import InvalidDatabase, StudyStore
+from edge.store.schema import Schema
+from edge.store.studies import CORE, InvalidDatabase, StudyStore, all_migrations, naming
 
 RESTART = "restart the agent, which sets it aside and adopts the studies"
 """What to do with a damaged database; a start of one that does not run is as good."""
@@ -29,17 +29,18 @@ class LostDatabase(EdgeError):
 
 
 def open_or_replace(
-    path: Path, on_step: StepHook | None = None, targets: Collection[str] = ()
+    path: Path, schema: Schema = CORE, on_step: StepHook = lambda _step, _durable: None
 ) -> StudyStore:
     """Open the database and check all of it; replace it by a new one if it is damaged.
 
-    ``targets`` are those of `StudyStore`.
-
     Raises:
         InvalidDatabase: it cannot be opened for another reason, such as its permissions.
+        OtherVersion: a newer version of the program has used it.
     """
     try:
-        store = StudyStore(path, on_step, targets)
+        with naming(path):
+            migrate(path, all_migrations(schema), on_step)
+        store = StudyStore(path, schema, on_step)
         problem = store.problem()
     except InvalidDatabase as error:
         if not is_damage(error.__cause__, opening=True):
@@ -50,20 +51,18 @@ def open_or_replace(
             return store
         store.close()
     set_aside(path, problem)
-    return StudyStore(path, on_step, targets)
+    return StudyStore(path, schema, on_step)
 
 
 @contextmanager
-def opened(path: Path, targets: Collection[str] = ()) -> Iterator[StudyStore]:
+def opened(path: Path, schema: Schema = CORE) -> Iterator[StudyStore]:
     """Open the database for a command; its errors say what to do.
-
-    ``targets`` are those of `StudyStore`.
 
     Raises:
         InvalidDatabase: it is damaged, of another layout, locked, or cannot be opened.
     """
     try:
-        with StudyStore(path, targets=targets) as store:
+        with StudyStore(path, schema) as store:
             if lacking := store.lacking():
                 raise InvalidDatabase(f"{path}: {lacking}: {RESTART}")
             yield store
@@ -96,8 +95,8 @@ def reopen(
     path: Path,
     store: StudyStore,
     error: Exception,
-    on_step: StepHook | None = None,
-    targets: Collection[str] = (),
+    schema: Schema = CORE,
+    on_step: StepHook = lambda _step, _durable: None,
 ) -> StudyStore:
     """Close a database that is damaged or lost, and open the one that takes its place.
 
@@ -107,7 +106,7 @@ def reopen(
     if is_damage(error):
         store.close()
         set_aside(path, str(error))
-        return open_or_replace(path, on_step, targets)
+        return open_or_replace(path, schema, on_step)
     log.error(
         "database deleted or replaced, opening it again",
         reason=str(error),
@@ -123,7 +122,7 @@ def reopen(
             for log_file in now.keys() - {path}:
                 if now[log_file] == store.files.get(log_file):
                     log_file.unlink()
-    return open_or_replace(path, on_step, targets)
+    return open_or_replace(path, schema, on_step)
 
 
 def set_aside(path: Path, problem: str) -> None:

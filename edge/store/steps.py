@@ -10,16 +10,11 @@ and `edge.agent.study`.
                  +----> JOINING -------------------+
 
 A later part of a study ends JOINING in one transaction that sets its study, which is at DONE or
-QUARANTINED, back to CLAIMED (`edge.store.parts`).
+QUARANTINED, back to CLAIMED (`edge.store.later_parts`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum
-
-from edge.dicom_in.steps import ReceiveStep
-from edge.store.exports import DeliveryStep, ExportStep
-from edge.store.pending import PendingStep
-from edge.trail.store import TrailStep
 
 
 class Step(Enum):
@@ -45,9 +40,3 @@ BEFORE: Mapping[Step, tuple[Step, ...]] = {
     Step.QUARANTINED: (Step.QUARANTINING,),
 }
 """The steps at which a study may be before each step."""
-
-AnyStep = Step | PendingStep | ExportStep | DeliveryStep | TrailStep | ReceiveStep
-"""A durable step of anything: in the database, in the trail's files, or of what is received."""
-
-StepHook = Callable[[AnyStep, bool], None]
-"""Called with each step twice: just before it is made durable (False) and just after (True)."""

@@ -1,34 +1,43 @@
 """The durable state of the agent: one row a study, with its step of `edge.store.steps`.
 
 Pending reads are in the same database (`edge.store.pending`), and begin to count in the same
-transaction as REPORTED. So do the exports of a report to the targets (`edge.store.exports`). What
-is done with a study is recorded in the audit trail (`edge.trail.store`), in the transaction of its
-step.
+transaction as REPORTED. So does what the parts of the agent store (`edge.store.schema`). What is
+done with a study is recorded in the audit trail, in the transaction of its step.
 """
 
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from edge.access import whose
-from edge.database import WrongStep, columns, file_identities, open_database, transaction
-from edge.drift.store import DriftStore
+from edge.audit import Event
+from edge.database import (
+    Migration,
+    StepHook,
+    WrongStep,
+    columns,
+    file_identities,
+    is_empty,
+    make_tables,
+    open_database,
+    require_current,
+    transaction,
+)
 from edge.errors import EdgeError
 from edge.job import new_study_key
-from edge.store.exports import ExportStore
-from edge.store.parts import LaterPart, PartStore
+from edge.store import later_parts, pending
+from edge.store.later_parts import LaterPart, PartStore
 from edge.store.pending import PendingStore
-from edge.store.steps import BEFORE, Step, StepHook
-from edge.trail.records import Event
-from edge.trail.store import FOLDER, TrailStore
+from edge.store.schema import Schema
+from edge.store.steps import BEFORE, Step
 
 _RECORDED = {
     Step.CLAIMED: Event.RECEIVED,
@@ -37,7 +46,7 @@ _RECORDED = {
 }
 """The steps that the audit trail has, with their event."""
 
-_SCHEMA = """
+_TABLES = """
 CREATE TABLE IF NOT EXISTS studies (
     id TEXT PRIMARY KEY,
     members TEXT NOT NULL,
@@ -54,6 +63,14 @@ CREATE TABLE IF NOT EXISTS studies (
 CREATE UNIQUE INDEX IF NOT EXISTS one_claim ON studies (members) WHERE step = 'claiming';
 CREATE INDEX IF NOT EXISTS by_step ON studies (step);
 """
+
+MIGRATIONS = (Migration(1, _TABLES + later_parts.TABLES + pending.TABLES),)
+"""Those of the core."""
+
+E = TypeVar("E")
+
+CORE = Schema()
+"""A database without any part."""
 
 
 class InvalidDatabase(EdgeError):
@@ -93,37 +110,34 @@ class Record:
 
 
 class StudyStore:
-    """The studies, their later ``parts``, ``pending`` reads, ``exports``, ``drift`` and ``trail``.
+    """The studies, their later ``parts``, ``pending`` reads, ``extensions`` and ``trail``.
 
     It is a context manager. Several processes may open it at once. ``files`` are those that this
-    one has open. ``targets`` are the names of those that get the objects of each report; without
-    any, nothing is exported.
+    one has open. An empty database gets its tables.
 
     Raises:
         InvalidDatabase: ``path`` cannot be opened, or is not a database.
+        OtherVersion: it is of another version of the program.
     """
 
     def __init__(
-        self, path: Path, on_step: StepHook | None = None, targets: Collection[str] = ()
+        self, path: Path, schema: Schema = CORE, on_step: StepHook = lambda _step, _durable: None
     ) -> None:
-        self._on_step = on_step or (lambda _step, _durable: None)
-        with ExitStack() as opened:
-            try:
-                self._database = open_database(path)
-                opened.callback(self._database.close)
-                self._database.executescript(_SCHEMA)
-                self.parts = PartStore(self._database)
-                self.trail = TrailStore(self._database, path.parent / FOLDER, on_step=self._on_step)
-                self.exports = ExportStore(self._database, self._on_step, targets, self.trail)
-                self.pending = PendingStore(
-                    self._database, self._on_step, self.trail, self.exports.add
-                )
-                self.drift = DriftStore(self._database)
-                self.files = file_identities(path)
-            except (sqlite3.Error, OSError) as error:
-                allowed = os.access(path, os.R_OK | os.W_OK, effective_ids=True)
-                why = "" if allowed or not path.exists() else f"; {whose(path)}"
-                raise InvalidDatabase(f"{path}: {error}{why}") from error
+        self._on_step, self._schema = on_step, schema
+        with ExitStack() as opened, naming(path):
+            self.database = open_database(path)
+            opened.callback(self.database.close)
+            tables = all_migrations(schema)
+            if is_empty(self.database):
+                make_tables(self.database, tables)
+            require_current(self.database, path, tables)
+            self.parts = PartStore(self.database)
+            self.trail = schema.audit(self.database, on_step)
+            self.extensions = tuple(
+                extend(self.database, self.trail, on_step) for extend in schema.extensions
+            )
+            self.pending = PendingStore(self.database, on_step, self.trail, self._reported)
+            self.files = file_identities(path)
             opened.pop_all()
 
     def __enter__(self) -> Self:
@@ -134,20 +148,20 @@ class StudyStore:
 
     def checkpoint(self) -> None:
         """Write what is in the log into the file of the database, and empty the log."""
-        self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def write_log(self) -> None:
         """Write what is in the log into the file of the database as far as no reader needs it."""
-        self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        self.database.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
         """Close the database."""
-        self._database.close()
+        self.database.close()
 
     def problem(self) -> str:
         """Check the whole database: return what is damaged or missing in it, empty for nothing."""
         try:
-            (result,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
+            (result,) = self.database.execute("PRAGMA quick_check(1)").fetchone()
             if result != "ok":
                 return str(result)
             return self.lacking()
@@ -158,7 +172,7 @@ class StudyStore:
 
     def lacking(self) -> str:
         """Return which columns a database of another layout lacks, empty for none."""
-        lacks = sorted(_own_columns() - columns(self._database))
+        lacks = sorted(_own_columns(self._schema) - columns(self.database))
         return f"lacks {', '.join(lacks)}" if lacks else ""
 
     def open_claim(
@@ -172,9 +186,9 @@ class StudyStore:
         row = (key, json.dumps(members), fingerprint)
         self._on_step(Step.CLAIMING, False)
         try:
-            with transaction(self._database):
+            with transaction(self.database):
                 name = self._first_free(report_names)
-                self._database.execute(
+                self.database.execute(
                     "INSERT INTO studies (id, members, fingerprint, report_name, step,"
                     " created, updated) VALUES (?, ?, ?, ?, ?, ?, ?)",
                     (*row, name, Step.CLAIMING.value, now, now),
@@ -201,15 +215,15 @@ class StudyStore:
         values = (key, json.dumps(members), "", step.value, _now(), _now())
         why = tuple(reason.get(name, "") for name in ("kind", "reason", "file"))
         try:
-            with transaction(self._database):
-                self._database.execute(
+            with transaction(self.database):
+                self.database.execute(
                     "INSERT INTO studies (id, members, fingerprint, step, created, updated,"
                     " report_name, kind, reason, file) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (*values, self._first_free(report_names), *why),
                 )
                 facts = {"step": step.value, "name": members[0]}
                 self.trail.record(Event.ADOPTED, study_key=key, **facts)
-                self.exports.add(key, versions)
+                self._reported(key, versions)
         except sqlite3.IntegrityError:
             return None
         return self.get(key)
@@ -217,7 +231,7 @@ class StudyStore:
     def has(self, key: str) -> bool:
         """Return whether there is a record of this study."""
         query = "SELECT 1 FROM studies WHERE id = ?"
-        return self._database.execute(query, (key,)).fetchone() is not None
+        return self.database.execute(query, (key,)).fetchone() is not None
 
     def settle(
         self,
@@ -232,24 +246,24 @@ class StudyStore:
         ``versions`` of its report are exported.
         """
         why = tuple(reason.get(name, "") for name in ("kind", "reason", "file"))
-        with transaction(self._database):
-            self._database.execute(
+        with transaction(self.database):
+            self.database.execute(
                 "UPDATE studies SET step = ?, updated = ?, kind = ?, reason = ?, file = ?"
                 " WHERE id = ?",
                 (step.value, _now(), *why, key),
             )
             self.pending.publish(key)
             self.trail.record(Event.ADOPTED, study_key=key, step=step.value)
-            self.exports.add(key, versions)
+            self._reported(key, versions)
 
     def keys(self) -> set[str]:
         """Return the keys of all studies."""
-        return {row["id"] for row in self._database.execute("SELECT id FROM studies")}
+        return {row["id"] for row in self.database.execute("SELECT id FROM studies")}
 
     def ended(self, *steps: Step) -> list[tuple[str, str, str]]:
         """Return key, report name and time of the last step of the studies at these steps."""
         marks = ", ".join("?" * len(steps))
-        rows = self._database.execute(
+        rows = self.database.execute(
             f"SELECT id, report_name, updated FROM studies WHERE step IN ({marks})",
             [step.value for step in steps],
         )
@@ -257,17 +271,18 @@ class StudyStore:
 
     def forget(self, key: str) -> None:
         """Delete the row of a study of which no file is left, and what is known of its series."""
-        with transaction(self._database):
-            self._database.execute("DELETE FROM studies WHERE id = ?", (key,))
+        with transaction(self.database):
+            self.database.execute("DELETE FROM studies WHERE id = ?", (key,))
             self.parts.forget(key)
             self.trail.forget(key)
-            self.exports.forget(key)
+            for one in self.extensions:
+                one.forget_report(key)
 
     def rename_report(self, key: str, report_names: Iterator[str]) -> Record:
         """Give the study the first of ``report_names`` that is free as its folder in the outbox."""
-        with transaction(self._database):
+        with transaction(self.database):
             name = self._first_free(report_names)
-            self._database.execute("UPDATE studies SET report_name = ? WHERE id = ?", (name, key))
+            self.database.execute("UPDATE studies SET report_name = ? WHERE id = ?", (name, key))
         return self.get(key)
 
     def advance(
@@ -288,7 +303,7 @@ class StudyStore:
         """
         counted = {Step.READING: "attempts + 1", Step.CLAIMED: "max(attempts - 1, 0)"}
         change = f"attempts = {counted.get(step, 'attempts')}"
-        also = partial(self.exports.add, key, versions)
+        also = partial(self._reported, key, versions)
         return self._update(key, step, change, (), also, facts=facts)
 
     def quarantine(
@@ -322,7 +337,7 @@ class StudyStore:
 
     def add_changed(self, key: str, study_key: str, images: int, notes: Mapping[str, str]) -> None:
         """Note that ``key`` brought changed images of a study, once; ``notes`` are by study key."""
-        with transaction(self._database):
+        with transaction(self.database):
             if sum(self.parts.add_note(*note) for note in notes.items()):
                 self.trail.record(Event.CHANGED, study_key=study_key, part=key, images=images)
 
@@ -351,7 +366,7 @@ class StudyStore:
             self.parts.finish(key, part)
             self.pending.delete(study_key)
             ends = (Step.DONE.value, Step.QUARANTINED.value)
-            changed = self._database.execute(
+            changed = self.database.execute(
                 "UPDATE studies SET step = ?, updated = ?, attempts = 0, kind = '', reason = '',"
                 " file = '' WHERE id = ? AND step IN (?, ?)",
                 (Step.CLAIMED.value, _now(), study_key, *ends),
@@ -365,14 +380,36 @@ class StudyStore:
         self._update(key, Step.DONE, "attempts = 0", (), reopen)
         return self.get(study_key)
 
-    def forget_exports(self, key: str) -> None:
-        """Delete what is known of the export of a report that is gone."""
-        with transaction(self._database):
-            self.exports.forget(key)
+    def forget_report(self, key: str) -> None:
+        """Delete what the extensions know of a report that is gone."""
+        with transaction(self.database):
+            for one in self.extensions:
+                one.forget_report(key)
+
+    def extension(self, kind: type[E]) -> E:
+        """Return the extension of this kind.
+
+        Raises:
+            LookupError: there is none; the schema lacks it.
+        """
+        for one in self.extensions:
+            if isinstance(one, kind):
+                return one
+        raise LookupError(f"the schema has no {kind.__name__}")
+
+    def held(self) -> set[str]:
+        """Return the keys of the studies whose reports an extension still needs."""
+        return set[str]().union(*(one.held() for one in self.extensions))
+
+    def _reported(self, key: str, versions: Iterable[int]) -> None:
+        """Tell the extensions which versions are out; part of another's transaction."""
+        known = tuple(versions)
+        for one in self.extensions if known else ():
+            one.reported(key, known)
 
     def forget_claim(self, key: str) -> None:
         """Delete a claim of which no file was moved; the study stays in the inbox."""
-        self._database.execute(
+        self.database.execute(
             "DELETE FROM studies WHERE id = ? AND step = ?", (key, Step.CLAIMING.value)
         )
 
@@ -382,7 +419,7 @@ class StudyStore:
         Raises:
             KeyError: there is none.
         """
-        row = self._database.execute("SELECT * FROM studies WHERE id = ?", (key,)).fetchone()
+        row = self.database.execute("SELECT * FROM studies WHERE id = ?", (key,)).fetchone()
         if row is None:
             raise KeyError(f"no study {key} in the database")
         return _record(row)
@@ -390,7 +427,7 @@ class StudyStore:
     def at(self, *steps: Step) -> list[Record]:
         """Return the studies at these steps, oldest claim first."""
         marks = ", ".join("?" * len(steps))
-        rows = self._database.execute(
+        rows = self.database.execute(
             f"SELECT * FROM studies WHERE step IN ({marks}) ORDER BY rowid",
             [step.value for step in steps],
         )
@@ -398,7 +435,7 @@ class StudyStore:
 
     def _first_free(self, report_names: Iterator[str]) -> str:
         query = "SELECT 1 FROM studies WHERE report_name = ?"
-        database = self._database
+        database = self.database
         return next(n for n in report_names if database.execute(query, (n,)).fetchone() is None)
 
     def _update(
@@ -412,9 +449,9 @@ class StudyStore:
     ) -> Record:
         before = [state.value for state in BEFORE[step]]
         self._on_step(step, False)
-        with transaction(self._database):
+        with transaction(self.database):
             taken_back = step is Step.CLAIMED and self.get(key).step is Step.READING
-            changed = self._database.execute(
+            changed = self.database.execute(
                 f"UPDATE studies SET step = ?, updated = ?, {change} WHERE id = ?"
                 f" AND step IN ({', '.join('?' * len(before))})",
                 (step.value, _now(), *values, key, *before),
@@ -432,15 +469,30 @@ class StudyStore:
         return self.get(key)
 
 
-def _own_columns() -> set[str]:
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the database in every error of opening it.
+
+    Raises:
+        InvalidDatabase: it cannot be opened, or is not a database.
+    """
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        allowed = os.access(path, os.R_OK | os.W_OK, effective_ids=True)
+        why = "" if allowed or not path.exists() else f"; {whose(path)}"
+        raise InvalidDatabase(f"{path}: {error}{why}") from error
+
+
+def all_migrations(schema: Schema) -> tuple[Migration, ...]:
+    """Return the migrations of the core and of all parts."""
+    return (*MIGRATIONS, *schema.migrations)
+
+
+def _own_columns(schema: Schema) -> set[str]:
     """Return the columns of a database as this version of the program makes it."""
-    with closing(sqlite3.connect(":memory:")) as database:
-        database.executescript(_SCHEMA)
-        PartStore(database)
-        trail = TrailStore(database, Path(FOLDER))
-        PendingStore(database, lambda _step, _durable: None, trail)
-        ExportStore(database, lambda _step, _durable: None, (), trail)
-        DriftStore(database)
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+        make_tables(database, all_migrations(schema))
         return columns(database)
 
 

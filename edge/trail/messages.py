@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from edge.trail.records import Event, TrailRecord
+from edge.audit import Event
+from edge.trail.records import TrailRecord
 
 Code = tuple[str, str]
 """A code of DICOM's own scheme, and its meaning."""

@@ -7,67 +7,14 @@ it.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Self
-
-from edge.access import user_name
 
 ORIGIN = "0" * 64
 """What the first record of a trail holds as the hash of the record before it."""
 
 _KEYS = {"sequence", "time", "event", "fields", "previous"}
-
-
-class Event(StrEnum):
-    """What a record is about; its fields are in docs/monitor.md."""
-
-    FILE = "file begins"  # the head record of every file: who writes it
-    CONTINUED = "trail continued"  # after a lost or older database, or after lost records
-    STARTED = "agent started"
-    STOPPED = "agent stopped"
-    RECEIVED = "study received"
-    JOINED = "images joined"
-    REPEATED = "study repeated"
-    CHANGED = "changed images received"
-    ADOPTED = "study adopted"
-    SENT = "ROIs sent"
-    READ = "study read"
-    REJECTED = "study rejected"
-    AMENDED = "report amended"
-    DELIVERED = "objects delivered"
-    REQUEUED = "study requeued"
-    RESENT = "results resent"
-    LOGIN = "login"
-    STUDY_REMOVED = "study removed"
-    REPORT_REMOVED = "report removed"
-    REMOVAL_FAILED = "removal failed"
-    MODEL_FETCHED = "model fetched"
-    MODEL_REFUSED = "model refused"
-    MODEL_SHADOWED = "model in shadow"
-    MODEL_PROMOTED = "model promoted"
-    MODEL_ROLLED_BACK = "model rolled back"
-    MODEL_REPLACED = "model replaced"  # the active one cannot be opened
-
-
-@dataclass(frozen=True)
-class Person:
-    """Who does something: a user of this machine, or a user of the status page from ``peer``."""
-
-    user: str
-    peer: str = ""
-
-    @classmethod
-    def here(cls) -> Self:
-        """Return the user who runs this process."""
-        return cls(user_name(os.geteuid()))
-
-    @property
-    def fields(self) -> dict[str, str]:
-        """The fields of a record."""
-        return {"user": self.user, **({"peer": self.peer} if self.peer else {})}
 
 
 class InvalidRecord(ValueError):

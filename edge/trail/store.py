@@ -24,7 +24,8 @@ from typing import Any
 
 import structlog
 
-from edge.database import transaction
+from edge.audit import Event
+from edge.database import Migration, StepHook, transaction
 from edge.trail.files import (
     MAX_FILE_BYTES,
     End,
@@ -36,12 +37,9 @@ from edge.trail.files import (
     records_after,
     repair,
 )
-from edge.trail.records import Event, InvalidRecord, TrailRecord, digest
+from edge.trail.records import InvalidRecord, TrailRecord, digest
 
-FOLDER = "trail"
-"""Name of the folder with the files, beside the database."""
-
-_SCHEMA = """
+_TABLES = """
 CREATE TABLE IF NOT EXISTS trail_head (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     agent TEXT NOT NULL,
@@ -49,7 +47,7 @@ CREATE TABLE IF NOT EXISTS trail_head (
     hash TEXT NOT NULL,
     file TEXT NOT NULL,
     file_bytes INTEGER NOT NULL,
-    confirmed INTEGER NOT NULL DEFAULT 0 -- not used
+    confirmed INTEGER NOT NULL DEFAULT 0 -- until migration 6
 );
 CREATE TABLE IF NOT EXISTS trail_records (
     sequence INTEGER PRIMARY KEY,
@@ -77,8 +75,10 @@ class TrailStep(Enum):
     APPENDED = "appended"  # the records are in their file; the database may have them too
 
 
-TrailHook = Callable[[TrailStep, bool], None]
-"""Called with each step twice: just before it is made durable (False) and just after (True)."""
+_NOT_CONFIRMED = "ALTER TABLE trail_head DROP COLUMN confirmed;"
+"""The program does not send the trail by itself any more."""
+
+MIGRATIONS = (Migration(2, _TABLES), Migration(6, _NOT_CONFIRMED))
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,11 @@ class TrailStore:
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         max_file_bytes: int = MAX_FILE_BYTES,
-        on_step: TrailHook = lambda _step, _durable: None,
+        on_step: StepHook = lambda _step, _durable: None,
     ) -> None:
         self._database, self.folder = database, folder
         self._now, self._max_file_bytes, self._on_step = now, max_file_bytes, on_step
         self._end: End | None = None  # of the files; None: not looked at, or not to be relied on
-        database.executescript(_SCHEMA)
 
     def record(self, event: Event, **fields: Any) -> None:
         """Record an event, in the transaction that is open, else in one of its own.

@@ -10,9 +10,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.audit import Event
 from edge.errors import EdgeError
 from edge.trail.files import Line, files_in, lines_of
-from edge.trail.records import ORIGIN, Event, InvalidRecord, TrailRecord, digest
+from edge.trail.records import ORIGIN, InvalidRecord, TrailRecord, digest
 
 
 class NoTrail(EdgeError):

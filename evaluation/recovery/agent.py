@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy as np
 from edge.amend import amender
 from edge.assemble import build_pipeline
 from edge.budget import Budget
+from edge.database import StepHook
 from edge.decide import Plan
 from edge.escalation.client import SecondReader
 from edge.escalation.rois import EscalationResult, mask_of
@@ -31,7 +33,6 @@ from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.run import run_agent
 from edge.settings.core import EdgeSettings
 from edge.store.pending import PersistPending
-from edge.store.steps import AnyStep, StepHook
 from imaging.errors import NotCt
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Study, Volume
@@ -41,7 +42,7 @@ from protos.codec import pack_mask
 from protos.deadline import Deadline
 from protos.messages import Priority, Roi, Verdict
 
-Crash = tuple[AnyStep, bool] | None
+Crash = tuple[Enum, bool] | None
 """The durable step at which the agent kills itself, and whether just after it."""
 
 SIDE = 16
@@ -66,7 +67,7 @@ def put_study(inbox: Path, name: str, scores: Sequence[float] | None) -> None:
 def serve(root: Path, crash: Crash, seed: int) -> None:
     """Work until SIGTERM, or until the agent kills itself at ``crash``."""
 
-    def on_step(step: AnyStep, durable: bool) -> None:
+    def on_step(step: Enum, durable: bool) -> None:
         if (step, durable) == crash:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -16,13 +16,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, tzinfo
+from enum import Enum
 from pathlib import Path
 from random import Random
 from typing import Annotated, Self
 
 import typer
 
-from edge.store.steps import AnyStep
 from evaluation.common.cli import Json, each
 from evaluation.recovery.agent import RandomCloud, logging_below, work
 from evaluation.recovery.check import Found, Site, check, show_and_exit
@@ -62,7 +62,7 @@ def serve(root: Path, seed: int) -> None:
     """Work on the site below ``root`` until SIGTERM, and add the clock's counts to its file."""
     clock = WallClock(Random(seed), time.time())
 
-    def on_step(_step: AnyStep, _durable: bool) -> None:
+    def on_step(_step: Enum, _durable: bool) -> None:
         clock.jump()  # before and after every step, even if the clock is not read
 
     with edge_clock(clock), logging_below(root):

@@ -10,6 +10,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
+from enum import Enum
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
@@ -18,7 +19,7 @@ from typing import Annotated
 import typer
 
 from edge.store.pending import PendingStep
-from edge.store.steps import AnyStep, Step
+from edge.store.steps import Step
 from evaluation.common.cli import Json, each
 from evaluation.errors import ServiceFailed
 from evaluation.recovery.agent import Crash, serve
@@ -46,7 +47,7 @@ class Killings(Site):
     def _kill(self) -> None:
         """Let an agent live until a random step, or for a random time."""
         chance = self.chance
-        kinds: tuple[list[AnyStep], ...] = (list(Step), list(PendingStep))
+        kinds: tuple[list[Enum], ...] = (list(Step), list(PendingStep))
         step = (chance.choice(chance.choice(kinds)), chance.random() < 0.5)
         crash = step if chance.random() < 0.5 else None
         process = self._start(crash)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from multiprocessing.context import ForkServerContext
 from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
@@ -24,6 +25,7 @@ from edge.amend.amender import QUIET_S
 from edge.assemble import build_pipeline
 from edge.dicom_in.steps import ReceiveStep
 from edge.dicom_out.deliver import made_objects
+from edge.dicom_out.exports import DeliveryStep, ExportStep
 from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
 from edge.report.evidence import NO_EVIDENCE, EvidenceFiles
@@ -33,9 +35,8 @@ from edge.report.write import ReportPaths, write_version
 from edge.run import run_agent
 from edge.settings.core import EdgeSettings
 from edge.settings.targets import DicomTarget, DicomWebTarget
-from edge.store.exports import DeliveryStep, ExportStep
 from edge.store.pending import PendingStep, PersistPending
-from edge.store.steps import AnyStep, Step
+from edge.store.steps import Step
 from edge.trail.store import TrailStep
 from evaluation.receiving.archive import AE_TITLE
 from evaluation.recovery.agent import (
@@ -56,7 +57,7 @@ REPORT, AMENDED, OBJECTS = "report written", "amended report written", "DICOM ob
 MORE_TO_COME = "amendment noted, more to come, audit record"
 """A step that needs a cloud that answers a half at a time."""
 
-STEPS: Mapping[str, AnyStep | None] = {
+STEPS: Mapping[str, Enum | None] = {
     "instance written": ReceiveStep.WRITTEN,
     "instance stored in its series": ReceiveStep.STORED,
     ACKNOWLEDGED: ReceiveStep.ACKNOWLEDGED,
@@ -175,7 +176,7 @@ class Order:
         seen: list[str] = vars(self._of).setdefault("seen", [])
         return seen
 
-    def on_step(self, step: AnyStep, durable: bool) -> None:
+    def on_step(self, step: Enum, durable: bool) -> None:
         """Note a step of the receiver, in the thread of its sender."""
         if step is ReceiveStep.WRITTEN and not durable:
             self._seen.clear()
@@ -256,7 +257,7 @@ def serve(root: Path, ports: Ports, trigger: Trigger, order: Order, ahead_s: Any
             else:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    def on_step(step: AnyStep, durable: bool) -> None:
+    def on_step(step: Enum, durable: bool) -> None:
         # for this process alone: the first half of an answer does not wait for the other
         amender.QUIET_S = 0.0 if trigger.by_halves else QUIET_S
         order.on_step(step, durable)

@@ -15,10 +15,11 @@ from typing import Any
 
 from pydicom import dcmread
 
+from edge.audit import Event
 from edge.folders import DATABASE
 from edge.store.steps import Step
 from edge.trail.files import records_after
-from edge.trail.records import Event, TrailRecord
+from edge.trail.records import TrailRecord
 from edge.trail.verify import verify
 from evaluation.recovery.check import compare_versions, versions_of
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from edge.audit import Event
 from edge.database import open_database
 from edge.trail.files import files_in
-from edge.trail.records import Event
 from edge.trail.store import TrailStore
 from tests.pki import make_pki
 

@@ -18,6 +18,7 @@ from edge.agent.inbox import Inbox, report_names
 from edge.agent.study import process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import build_pipeline
+from edge.database import StepHook
 from edge.decide import Plan, Situation, Thresholds, decide
 from edge.escalation.client import SecondReader
 from edge.escalation.rois import EscalationResult
@@ -31,7 +32,7 @@ from edge.report.model import Report
 from edge.selection import SELECTION_POLICY, SelectionPolicy
 from edge.settings.core import load_settings
 from edge.store.pending import persist_in
-from edge.store.steps import Step, StepHook
+from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
 from evaluation.recovery.agent import settings_in
 from imaging.preprocess import Preprocessed
@@ -40,6 +41,7 @@ from models.runtime.detection import Candidate
 from models.runtime.screener import read_by
 from protos.deadline import Clock, Deadline
 from protos.messages import Priority, Refusal, Roi, Verdict
+from tests.edge.databases import nothing, open_store
 
 THRESHOLDS = Thresholds(possible=0.5, finding=0.5, dismiss=0.1, report=0.9)
 LISTING = replace(THRESHOLDS, possible=0.2, finding=0.6)
@@ -328,7 +330,7 @@ class Site:
 def site_at(root: Path, cloud: SilentCloud, on_step: StepHook | None = None) -> Iterator[Site]:
     """A site that tells ``on_step`` of every durable step."""
     (root / "state").mkdir(exist_ok=True)
-    with StudyStore(root / "state" / "s.db", on_step) as store:
+    with open_store(root / "state" / "s.db", (), on_step or nothing) as store:
         yield Site(root, store, cloud)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from edge.store.studies import StudyStore
 from tests.edge.builders import HandClock, SilentCloud, Site, site_at
+from tests.edge.databases import open_store
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def cloud() -> SilentCloud:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[StudyStore]:
-    with StudyStore(tmp_path / "s.db") as store:
+    with open_store(tmp_path / "s.db") as store:
         yield store
 
 

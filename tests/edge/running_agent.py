@@ -17,13 +17,14 @@ from pathlib import Path
 from types import MappingProxyType
 from unittest.mock import patch
 
+from edge.database import StepHook
 from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
 from edge.report.model import Rejection, Report, Status
 from edge.report.write import write_report
 from edge.run import ReadStudy, run_agent
 from edge.store.pending import PendingStep, PersistPending
-from edge.store.steps import Step, StepHook
+from edge.store.steps import Step
 from evaluation.recovery.agent import Crash, settings_in
 from tests.edge.builders import ForgetfulCloud, SilentCloud, pending_pipeline
 

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 import edge.__main__ as program
 from edge.folders import AgentFolders
-from edge.store.studies import StudyStore
 from evaluation.recovery.agent import settings_in
 from tests.edge.builders import put
+from tests.edge.databases import open_store
 from tests.edge.running_agent import whereabouts, work_off
 
 
@@ -89,7 +89,7 @@ def test_folders_and_database_of_an_older_version_are_closed_at_the_start(tmp_pa
     folders = AgentFolders.of(settings_in(tmp_path))
     for folder in (folders.inbox, folders.outbox, folders.work, folders.done, folders.quarantine):
         folder.mkdir(parents=True)
-    with StudyStore(folders.state / "spool.sqlite3"):
+    with open_store(folders.state / "spool.sqlite3"):
         (folders.state / "spool.sqlite3").chmod(0o644)
     put(folders.inbox, "a")
     with structlog.testing.capture_logs() as logs:

@@ -21,7 +21,7 @@ from edge.__main__ import app
 from edge.agent import claim as claiming
 from edge.agent import loop
 from edge.atomic_files import move as real_move
-from edge.folders import AgentFolders
+from edge.run import site_of
 from edge.store.steps import Step
 from evaluation.recovery.agent import settings_in
 from tests.edge.agent.test_adopt import busy_site, cut, database, noise, older_layout, work
@@ -177,8 +177,7 @@ def test_a_header_goes_back_after_its_data_also_to_another_filesystem(
         real_move(source, target)
 
     monkeypatch.setattr(queue, "move", move)
-    folders = AgentFolders.of(settings_in(tmp_path))
-    assert queue.requeue("x.mhd", folders) == ["x.mhd"]
+    assert queue.requeue("x.mhd", site_of(settings_in(tmp_path))) == ["x.mhd"]
     assert order == ["x.raw", "x.mhd"]
     assert (tmp_path / "inbox" / "x.raw").read_text() == "data"
     assert list((tmp_path / "state" / "done").iterdir()) == []

@@ -26,6 +26,7 @@ from edge.store.studies import StudyStore
 from evaluation.recovery.agent import settings_in
 from tests.edge.agent.test_adopt import database, work
 from tests.edge.builders import HandClock, put
+from tests.edge.databases import open_store
 from tests.edge.running_agent import Killed, quick_read, statuses, whereabouts
 
 NOW = 1_800_000_000.0
@@ -48,7 +49,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(root: Path) -> Iterator[StudyStore]:
-    with StudyStore(database(root)) as store:
+    with open_store(database(root)) as store:
         yield store
 
 

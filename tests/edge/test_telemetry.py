@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from edge.budget import LedgerEntry
+from edge.dicom_out.exports import Backlog
 from edge.findings import SecondReading
 from edge.link.estimate import LinkEstimate
 from edge.models.agreement import Agreement
 from edge.models.choose import ShadowState
 from edge.report.model import Rejection, Report, Status
 from edge.settings.core import EdgeSettings
-from edge.store.exports import Backlog
 from edge.telemetry import Telemetry
 from tests.edge.builders import plan_of
 

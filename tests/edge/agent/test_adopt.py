@@ -20,16 +20,17 @@ import pytest
 
 from edge.agent import claim as claiming
 from edge.agent import loop
+from edge.database import StepHook
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.run import ReadStudy, run_agent
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.repair import damaged_databases
-from edge.store.steps import Step, StepHook
-from edge.store.studies import StudyStore
+from edge.store.steps import Step
 from evaluation.recovery.agent import settings_in
 from tests.edge.agent.test_join import Reader, assert_one_study, send
 from tests.edge.builders import put
+from tests.edge.databases import open_store
 from tests.edge.running_agent import (
     PATIENCE_S,
     Killed,
@@ -132,7 +133,7 @@ def test_no_study_is_lost_with_the_database(tmp_path: Path, damage: Callable[[Pa
     assert os.listdir(tmp_path / "state" / "work") == []
     kept = damaged_databases(database(tmp_path))
     assert len(kept) == (damage not in (empty, forget_rows, Path.unlink))
-    with StudyStore(database(tmp_path)) as store:
+    with open_store(database(tmp_path)) as store:
         refused = store.at(Step.QUARANTINED)
         assert [(r.name, r.kind, r.reason) for r in refused] == [("b ü", "NotCt", "this is no CT")]
         assert {r.name: r.report_name for r in store.at(Step.DONE)} == {n: n for n in "acde"}
@@ -387,7 +388,7 @@ def test_a_database_that_is_older_than_the_files_loses_and_doubles_nothing(tmp_p
     work(tmp_path)
     assert whereabouts(tmp_path) == before[0]
     assert statuses(tmp_path) == {"b": "rejected", "c": "final"}
-    with StudyStore(database(tmp_path)) as store:
+    with open_store(database(tmp_path)) as store:
         assert {r.name: r.step for r in store.at(*Step)} == {
             "a": Step.DONE,
             "b": Step.QUARANTINED,

@@ -15,9 +15,9 @@ from edge.pipeline import StudyResult
 from edge.run import run_agent
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.steps import Step
-from edge.store.studies import StudyStore
 from evaluation.recovery.agent import settings_in
 from tests.edge.builders import HandClock, put
+from tests.edge.databases import open_store
 from tests.edge.running_agent import (
     Killed,
     assert_each_once,
@@ -45,7 +45,7 @@ def test_a_full_disk_pauses_and_loses_nothing(tmp_path: Path, full: int) -> None
     work_off(tmp_path, read)
     assert_each_once(tmp_path, {"a"}, set())
     assert len(set(tries)) == 1
-    with StudyStore(tmp_path / "state" / "spool.sqlite3") as store:
+    with open_store(tmp_path / "state" / "spool.sqlite3") as store:
         assert [record.attempts for record in store.at(Step.DONE)] == [1]
 
 
@@ -129,7 +129,7 @@ def test_a_locked_database_pauses_and_loses_nothing(
     work_off(tmp_path, on_step=held_at(path, step, looks=3))
     assert whereabouts(tmp_path) == {"a": ["done"]}
     assert statuses(tmp_path) == {"a": "provisional"}
-    with StudyStore(path) as store:
+    with open_store(path) as store:
         assert [record.attempts for record in store.at(Step.DONE)] == [1]
         assert [read.version for read in store.pending.at(PendingStep.PENDING)] == [1]
 
@@ -154,7 +154,7 @@ def test_a_disk_that_stays_full_counts_no_attempt_against_a_study(tmp_path: Path
 
     work_off(tmp_path, read, on_step)
     assert_each_once(tmp_path, {"a"}, set())
-    with StudyStore(tmp_path / "state" / "spool.sqlite3") as store:
+    with open_store(tmp_path / "state" / "spool.sqlite3") as store:
         assert [record.attempts for record in store.at(Step.DONE)] == [1]
 
 
@@ -264,5 +264,5 @@ def test_an_unwritable_outbox_counts_no_attempt_against_the_study(
             run_agent(settings_in(tmp_path), read=unwritable, stop=stop, on_step=on_step)
     work_off(tmp_path)
     assert_each_once(tmp_path, {"a"}, set())
-    with StudyStore(tmp_path / "state" / "spool.sqlite3") as store:
+    with open_store(tmp_path / "state" / "spool.sqlite3") as store:
         assert [record.attempts for record in store.at(Step.DONE)] == [1]

@@ -20,6 +20,7 @@ from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
 from evaluation.recovery.agent import settings_in
 from tests.edge.builders import names, open_claim, put, watch
+from tests.edge.databases import open_store
 from tests.edge.running_agent import Killed
 
 
@@ -168,7 +169,7 @@ def test_a_claim_from_another_filesystem_survives_a_crash_anywhere(
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[StudyStore]:
     """The database of a second agent: it shares the outbox, and no lock keeps it out."""
-    with StudyStore(tmp_path / "other.db") as store:
+    with open_store(tmp_path / "other.db") as store:
         yield store
 
 

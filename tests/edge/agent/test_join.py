@@ -12,17 +12,17 @@ from structlog.testing import capture_logs
 
 from edge.agent import join
 from edge.atomic_files import move
+from edge.audit import Event
 from edge.escalation.client import NoSecondReader
 from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.steps import Step
-from edge.store.studies import StudyStore
 from edge.trail.files import records_after
-from edge.trail.records import Event
 from imaging.dicom.arrival import arrived
 from imaging.errors import IncompleteSeries
 from tests.edge.builders import SilentCloud, pending_pipeline, study_at
+from tests.edge.databases import open_store
 from tests.edge.running_agent import Killed, statuses, work_off
 from tests.imaging.small_ct import SmallCt
 
@@ -186,7 +186,7 @@ def test_what_is_pending_for_the_first_report_is_not_merged_into_the_second(tmp_
     send(tmp_path, "a", slice(12, 20))
     work_off(tmp_path, reader)
     assert_one_study(tmp_path)
-    with StudyStore(tmp_path / "state" / "spool.sqlite3") as store:
+    with open_store(tmp_path / "state" / "spool.sqlite3") as store:
         (read,) = store.pending.at(PendingStep.PENDING)
     assert (read.study_key, read.version) == (report(tmp_path)["study_key"], 2)
 

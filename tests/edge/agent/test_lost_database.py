@@ -17,9 +17,9 @@ from edge.store import repair
 from edge.store.pending import PendingStep
 from edge.store.repair import damaged_databases
 from edge.store.steps import Step
-from edge.store.studies import StudyStore
 from tests.edge.agent.test_adopt import busy_site, database, work
 from tests.edge.builders import put
+from tests.edge.databases import open_store
 from tests.edge.running_agent import statuses, whereabouts
 
 
@@ -75,7 +75,7 @@ def test_a_database_that_is_deleted_or_replaced_while_the_agent_runs_is_opened_a
     assert statuses(tmp_path) == expected
     assert os.listdir(tmp_path / "state" / "work") == []
     assert damaged_databases(database(tmp_path)) == []
-    with StudyStore(database(tmp_path)) as store:  # what any other process sees
+    with open_store(database(tmp_path)) as store:  # what any other process sees
         assert store.problem() == ""
         names = {record.name: record.step for record in store.at(*Step)}
         assert names == {**dict.fromkeys("acdef", Step.DONE), "b ü": Step.QUARANTINED}
@@ -90,7 +90,7 @@ def test_a_database_that_was_only_renamed_is_complete(tmp_path: Path) -> None:
             rename(database(tmp_path))
 
     work(tmp_path, on_step=on_step)
-    with StudyStore(tmp_path / "state" / "mine") as store:
+    with open_store(tmp_path / "state" / "mine") as store:
         assert [record.step for record in store.at(*Step)] == [Step.DONE]
 
 

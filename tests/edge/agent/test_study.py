@@ -18,6 +18,7 @@ from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
 from evaluation.recovery.agent import settings_in
 from tests.edge.builders import open_claim, put
+from tests.edge.databases import open_store
 from tests.edge.running_agent import quick_read
 
 
@@ -30,7 +31,7 @@ def places(tmp_path: Path) -> AgentFolders:
 
 @pytest.fixture
 def store(places: AgentFolders) -> Iterator[StudyStore]:
-    with StudyStore(places.state / "s.db") as store:
+    with open_store(places.state / "s.db") as store:
         yield store
 
 

@@ -17,6 +17,7 @@ from dicomweb_client import DICOMwebClient
 from pydicom import Dataset, dcmread
 from structlog.testing import capture_logs
 
+from edge.audit import Event
 from edge.escalation.client import NoSecondReader
 from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
@@ -24,7 +25,7 @@ from edge.run import run_agent
 from edge.settings.core import EdgeSettings
 from edge.store.pending import PersistPending
 from edge.trail.files import records_after
-from edge.trail.records import Event, TrailRecord
+from edge.trail.records import TrailRecord
 from imaging.dicom.arrival import arrived
 from imaging.dicom.writer import write_series
 from imaging.errors import NotCt

@@ -12,19 +12,21 @@ from pydicom.uid import EncapsulatedPDFStorage, SecondaryCaptureImageStorage, ge
 
 from edge.access import make_folder
 from edge.atomic_files import move, remove
+from edge.database import StepHook
 from edge.dicom_out.deliver import ObjectMaker, Sender, open_target
+from edge.dicom_out.exports import Delivery, DeliveryStep, ExportStore
 from edge.errors import EdgeError
 from edge.folders import AgentFolders
 from edge.report.folder import objects_folder, owner_of, take_folder
 from edge.report.model import Report, Status
 from edge.report.write import write_report, write_version
 from edge.settings.targets import DicomTarget, DicomWebTarget
-from edge.store.exports import Delivery, DeliveryStep
-from edge.store.steps import Step, StepHook
+from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from evaluation.recovery.agent import settings_in
 from tests.dicom_peers import write_object
 from tests.edge.builders import HandClock, open_claim
+from tests.edge.databases import nothing, open_store
 
 TargetOf = DicomTarget | DicomWebTarget
 
@@ -101,7 +103,7 @@ class Deliveries:
         """One more version, whose export begins."""
         out = self.outbox / self.store.get(key).report_name
         write_version(replace(report_of(key), version=version), {}, out)
-        self.store.exports.adopt(key, (version,))
+        self.store.extension(ExportStore).adopt(key, (version,))
 
     def run(self) -> None:
         """All that is due now."""
@@ -123,7 +125,11 @@ class Deliveries:
         return [one.step.value for one in self.of(target)]
 
     def of(self, target: str) -> list[Delivery]:
-        return [one for one in self.store.exports.deliveries(*DeliveryStep) if one.target == target]
+        return [
+            one
+            for one in self.store.extension(ExportStore).deliveries(*DeliveryStep)
+            if one.target == target
+        ]
 
 
 def report_of(key: str) -> Report:
@@ -154,5 +160,5 @@ def deliveries(
     """Deliveries from the database below ``root``."""
     (root / "state").mkdir(exist_ok=True)
     path = root / "state" / "spool.sqlite3"
-    with StudyStore(path, on_step, [one.name for one in targets]) as store:
+    with open_store(path, [one.name for one in targets], on_step or nothing) as store:
         yield Deliveries(root, store, *targets)

@@ -8,22 +8,23 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from enum import Enum
 from pathlib import Path
 
 import pytest
 
+from edge.dicom_out.exports import DeliveryStep, ExportStep, ExportStore
 from edge.dicom_out.overview import NothingToSend, overview, resend
 from edge.folders import AgentFolders
 from edge.retention import DAY_S, Retention
-from edge.run import run_agent
+from edge.run import run_agent, site_of
 from edge.settings.core import EdgeSettings
-from edge.store.exports import DeliveryStep, ExportStep
 from edge.store.pending import PendingStep
-from edge.store.steps import AnyStep, Step
-from edge.store.studies import StudyStore
+from edge.store.steps import Step
 from evaluation.recovery.agent import Crash, settings_in
 from tests.dicom_peers import Pacs
 from tests.edge.builders import ForgetfulCloud, HandClock, put
+from tests.edge.databases import open_store
 from tests.edge.dicom_out.sites import make_objects, pacs_at, uids
 from tests.edge.running_agent import (
     PATIENCE_S,
@@ -51,7 +52,7 @@ def with_target(root: Path, port: int) -> EdgeSettings:
 def serve(root: Path, port: int, crash: Crash = None, stop: threading.Event | None = None) -> None:
     """The agent; it kills itself at the durable step ``crash``, in whatever thread that is."""
 
-    def on_step(step: AnyStep, durable: bool) -> None:
+    def on_step(step: Enum, durable: bool) -> None:
         if (step, durable) == crash:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -90,11 +91,11 @@ def count(root: Path, table: str, step: str) -> int:
 
 def keys(root: Path) -> dict[str, str]:
     """Study keys by report name."""
-    with StudyStore(root / "state" / "spool.sqlite3") as store:
+    with open_store(root / "state" / "spool.sqlite3") as store:
         return {one.report_name: one.id for one in store.at(*Step)}
 
 
-STEPS: list[AnyStep] = [
+STEPS: list[Enum] = [
     Step.REPORTED,
     PendingStep.PENDING,
     PendingStep.CLOSED,
@@ -107,7 +108,7 @@ STEPS: list[AnyStep] = [
 @pytest.mark.parametrize("durable", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.value)
 def test_killed_at_any_durable_step_every_version_reaches_its_target(
-    tmp_path: Path, pacs: Pacs, step: AnyStep, durable: bool
+    tmp_path: Path, pacs: Pacs, step: Enum, durable: bool
 ) -> None:
     """SIGKILL; an amended report has three versions, a refused study none."""
     for name, text in (("a", "x"), ("b", "bad"), ("c", "pending")):
@@ -176,7 +177,7 @@ def test_without_targets_the_agent_makes_no_rows_and_no_objects(tmp_path: Path) 
     put(tmp_path / "inbox", "a")
     stop = threading.Event()
 
-    def on_step(step: AnyStep, durable: bool) -> None:
+    def on_step(step: Enum, durable: bool) -> None:
         if step is Step.DONE and durable:
             stop.set()
 
@@ -196,7 +197,7 @@ def test_a_report_stays_until_every_target_has_it(tmp_path: Path, pacs: Pacs) ->
     work(tmp_path, pacs.port, sent=1)
     settings = with_target(tmp_path, pacs.port).model_copy(update={"keep_reports_days": 1.0})
     folders = AgentFolders.of(settings)
-    with StudyStore(folders.state / "spool.sqlite3", targets=["pacs"]) as store:
+    with open_store(folders.state / "spool.sqlite3", targets=["pacs"]) as store:
         (key,) = keys(tmp_path).values()
         later = (folders.outbox / "a" / "report.json").stat().st_mtime + 2 * DAY_S
 
@@ -208,19 +209,18 @@ def test_a_report_stays_until_every_target_has_it(tmp_path: Path, pacs: Pacs) ->
 
         for step in (DeliveryStep.SENDING, DeliveryStep.DEAD):
             change = "UPDATE deliveries SET step = ?"
-            store._database.execute(change, (step.value,))
+            store.database.execute(change, (step.value,))
             remove_old()
             assert (folders.outbox / "a" / "report.json").is_file()
-        store._database.execute("UPDATE deliveries SET step = 'sent'")
+        store.database.execute("UPDATE deliveries SET step = 'sent'")
         remove_old()
         assert not (folders.outbox / "a").exists()
-        assert store.exports.of(key) == []
+        assert store.extension(ExportStore).of(key) == []
 
 
 def test_a_report_is_sent_again_beside_a_running_agent(tmp_path: Path, pacs: Pacs) -> None:
     put(tmp_path / "inbox", "a")
     settings = with_target(tmp_path, pacs.port)
-    folders, targets = AgentFolders.of(settings), settings.targets
     stop = threading.Event()
     agent = threading.Thread(target=serve, args=(tmp_path, pacs.port, None, stop))
     agent.start()
@@ -229,7 +229,7 @@ def test_a_report_is_sent_again_beside_a_running_agent(tmp_path: Path, pacs: Pac
         (key,) = keys(tmp_path).values()
         for study in ("a", key):
             before = len(pacs.received)
-            assert resend(study, None, targets, folders) == ["a version 1 to pacs"]
+            assert resend(study, None, site_of(settings)) == ["a version 1 to pacs"]
             wait_until(lambda before=before: len(pacs.received) == before + 2)  # type: ignore[misc]
         wait_until(lambda: count(tmp_path, "deliveries", "sent") == 1)
     finally:
@@ -238,20 +238,20 @@ def test_a_report_is_sent_again_beside_a_running_agent(tmp_path: Path, pacs: Pac
     assert pacs.kept == uids(key, 1)
     for study, to in (("b", None), ("a", "other")):
         with pytest.raises(NothingToSend, match=f"^{to or study}: no "):
-            resend(study, to, targets, folders)
+            resend(study, to, site_of(settings))
 
 
 def test_a_report_from_before_the_target_can_be_sent(tmp_path: Path, pacs: Pacs) -> None:
     put(tmp_path / "inbox", "a")
     stop = threading.Event()
 
-    def on_step(step: AnyStep, durable: bool) -> None:
+    def on_step(step: Enum, durable: bool) -> None:
         if step is Step.DONE and durable:
             stop.set()
 
     run_agent(settings_in(tmp_path), read=quick_read, stop=stop, on_step=on_step)
     settings = with_target(tmp_path, pacs.port)
-    assert resend("a", "pacs", settings.targets, AgentFolders.of(settings)) != []
+    assert resend("a", "pacs", site_of(settings)) != []
     work(tmp_path, pacs.port, sent=1)
     assert pacs.received == uids(keys(tmp_path)["a"], 1)
 
@@ -265,18 +265,18 @@ def test_the_overview_has_backlog_dead_letters_and_reports_without_objects(
     settings = with_target(tmp_path, pacs.port)
     settings = settings.model_copy(update={"targets": (*settings.targets, pacs_at(9, "gone"))})
     folders, named = AgentFolders.of(settings), keys(tmp_path)
-    with StudyStore(folders.state / "spool.sqlite3", targets=["pacs"]) as store:
+    with open_store(folders.state / "spool.sqlite3", targets=["pacs"]) as store:
         put_at = "UPDATE deliveries SET step = ?, reason = 'why' WHERE study_key = ?"
-        store._database.execute(put_at, ("dead", named["a"]))
-        store._database.execute(put_at, ("sending", named["b"]))
+        store.database.execute(put_at, ("dead", named["a"]))
+        store.database.execute(put_at, ("sending", named["b"]))
         change = "UPDATE exports SET step = 'none', reason = 'NIfTI' WHERE study_key = ?"
-        store._database.execute(change, (named["c"],))
-    states, unmade = overview(settings.targets, folders)
+        store.database.execute(change, (named["c"],))
+    states, unmade = overview(site_of(settings))
     assert [(one.name, one.problem, one.waiting) for one in states[:1]] == [("pacs", "", 1)]
     assert states[1].problem == "127.0.0.1:9: Connection refused"
     assert [(one.report, one.reason) for one in states[0].dead] == [("a", "why")]
     assert [(one.report, one.reason) for one in unmade] == [("c", "NIfTI")]
     assert states[0].oldest_s >= 0.0
-    assert resend(None, None, settings.targets, folders) == ["a version 1 to pacs"]
-    states, _ = overview(settings.targets, folders)
+    assert resend(None, None, site_of(settings)) == ["a version 1 to pacs"]
+    states, _ = overview(site_of(settings))
     assert (states[0].waiting, states[0].dead) == (2, ())

@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from edge.__main__ import app
-from edge.store.studies import StudyStore
+from edge.audit import Event, Person
 from edge.trail.files import records_after
-from edge.trail.records import Event, Person
 from tests.dicom_peers import Pacs
 from tests.edge.builders import put
+from tests.edge.databases import open_store
 from tests.edge.dicom_out.test_agent_delivers import count, keys, work
 
 # pynetdicom drops the socket of a connection that failed without closing it
@@ -35,8 +35,8 @@ def root(tmp_path: Path) -> Path:
     put(tmp_path / "inbox", "a")
     with Pacs().running() as pacs:
         work(tmp_path, pacs.port, sent=1)
-    with StudyStore(tmp_path / "state" / "spool.sqlite3", targets=["pacs"]) as store:
-        store._database.execute("UPDATE deliveries SET step = 'dead', reason = 'the [red] reason'")
+    with open_store(tmp_path / "state" / "spool.sqlite3", targets=["pacs"]) as store:
+        store.database.execute("UPDATE deliveries SET step = 'dead', reason = 'the [red] reason'")
     return tmp_path
 
 
@@ -57,8 +57,8 @@ def test_targets_shows_who_answers_and_dead_letters_with_their_reasons(root: Pat
 
 def test_resend_makes_a_study_or_all_dead_letters_due_again(root: Path) -> None:
     for arguments in (["a"], [keys(root)["a"], "--to", "pacs"], ["--dead"]):
-        with StudyStore(root / "state" / "spool.sqlite3") as store:
-            store._database.execute("UPDATE deliveries SET step = 'dead'")
+        with open_store(root / "state" / "spool.sqlite3") as store:
+            store.database.execute("UPDATE deliveries SET step = 'dead'")
         result = command(root, 9, "resend", *arguments)
         assert (result.exit_code, result.stdout) == (0, "due again: a version 1 to pacs\n")
         assert count(root, "deliveries", "sending") == 1
@@ -70,10 +70,10 @@ def test_resend_makes_a_study_or_all_dead_letters_due_again(root: Path) -> None:
 def test_who_resends_is_in_the_audit_trail(root: Path) -> None:
     """Also for dead letters; a command that finds nothing records nothing."""
     for arguments in (["a"], ["--dead"], ["b"]):
-        with StudyStore(root / "state" / "spool.sqlite3") as store:
-            store._database.execute("UPDATE deliveries SET step = 'dead'")
+        with open_store(root / "state" / "spool.sqlite3") as store:
+            store.database.execute("UPDATE deliveries SET step = 'dead'")
         command(root, 9, "resend", *arguments)
-    with StudyStore(root / "state" / "spool.sqlite3") as store:
+    with open_store(root / "state" / "spool.sqlite3") as store:
         store.trail.flush()
     records = [one for one in records_after(root / "state" / "trail", 0)
                if one.event == Event.RESENT]  # fmt: skip

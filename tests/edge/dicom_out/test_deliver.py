@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import EncapsulatedPDFStorage, KeyObjectSelectionDocumentStorage
 
 from edge.dicom_out.deliver import MAX_ATTEMPTS, MAX_MAKING
+from edge.dicom_out.exports import DeliveryStep, ExportStep, ExportStore
 from edge.report.folder import objects_folder
-from edge.store.exports import DeliveryStep, ExportStep
-from edge.store.steps import AnyStep
 from tests.dicom_peers import Pacs, StowService, write_object
 from tests.edge.dicom_out import sites
 from tests.edge.dicom_out.sites import Deliveries, NoObjects, deliveries, pacs_at, uids, web_at
@@ -54,7 +54,7 @@ def test_without_targets_nothing_is_exported(tmp_path: Path) -> None:
         key = site.report("a")
         site.amend(key, 2)
         site.run()
-        assert site.store.exports.of(key) == []
+        assert site.store.extensions == ()
         assert not (site.outbox / "a" / "dicom").exists()
 
 
@@ -130,7 +130,7 @@ def test_a_refused_object_becomes_a_dead_letter_with_its_reason_and_others_pass(
         bad.clear()
         site.pass_time(3600.0)
         assert site.steps("pacs") == ["dead", "sent"]
-        site.store.exports.resend(first, (1,), ("pacs",))
+        site.store.extension(ExportStore).resend(first, (1,), ("pacs",))
         site.run()
         assert site.steps("pacs") == ["sent", "sent"]
         assert pacs.kept == [uids(first, 1)[0], *uids(second, 1), uids(first, 1)[1]]
@@ -144,7 +144,7 @@ def test_a_resend_ends_the_pause_of_a_target(tmp_path: Path) -> None:
         with pacs.running():
             site.run()
             assert pacs.received == []
-            site.store.exports.resend(key, (1,), ("pacs",))
+            site.store.extension(ExportStore).resend(key, (1,), ("pacs",))
             site.run()
         assert pacs.received == uids(key, 1)
 
@@ -189,7 +189,7 @@ def test_a_resend_of_a_study_sends_its_versions_in_order(tmp_path: Path, pacs: P
         site.run()
         site.amend(key, 2)
         site.run()
-        site.store.exports.resend(key, (1, 2), ("pacs",))
+        site.store.extension(ExportStore).resend(key, (1, 2), ("pacs",))
         site.run()
         assert pacs.received == 2 * uids(key, 1, 2)
 
@@ -204,12 +204,12 @@ def test_a_report_of_which_no_objects_can_be_made_says_so(
         monkeypatch.setattr(site.maker, "_make_objects", no_headers)
         key = site.report("a")
         site.run()
-        (export,) = site.store.exports.unmade()
+        (export,) = site.store.extension(ExportStore).unmade()
         assert export.reason == "NoObjects: the study was a NIfTI file"
         assert site.of("pacs") == []
-        assert site.store.exports.held() == set()
+        assert site.store.extension(ExportStore).held() == set()
         site.start()
-        site.store.exports.resend(key, (1,), ("pacs",))
+        site.store.extension(ExportStore).resend(key, (1,), ("pacs",))
         site.run()
         assert pacs.received == uids(key, 1)
 
@@ -228,7 +228,7 @@ def test_a_fault_in_making_objects_is_tried_again_and_keeps_no_other_report_from
         key = site.report("b")
         site.pass_time(60.0)
         assert pacs.received == uids(key, 1)
-        (export,) = site.store.exports.unmade()
+        (export,) = site.store.extension(ExportStore).unmade()
         assert f"has failed {MAX_MAKING} times" in export.reason
 
 
@@ -243,7 +243,7 @@ def test_objects_that_somebody_removed_are_a_dead_letter(tmp_path: Path) -> None
         site.pass_time(5.0)
         assert site.steps("pacs") == ["dead"]
         assert "not in the outbox any more" in site.of("pacs")[0].reason
-        assert site.store.exports.held() == {key}
+        assert site.store.extension(ExportStore).held() == {key}
 
 
 def test_a_stop_during_a_delivery_finishes_the_object_and_does_not_count(tmp_path: Path) -> None:
@@ -261,20 +261,20 @@ def test_a_stop_during_a_delivery_finishes_the_object_and_does_not_count(tmp_pat
         assert delivery.attempts == 1
 
 
-STEPS: list[AnyStep] = [ExportStep.MADE, ExportStep.NONE, *DeliveryStep]
+STEPS: list[Enum] = [ExportStep.MADE, ExportStep.NONE, *DeliveryStep]
 """MAKING is durable together with a step of the study, which test_agent_delivers kills at."""
 
 
 @pytest.mark.parametrize("durable", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.value)
 def test_killed_at_any_durable_step_nothing_is_lost(
-    tmp_path: Path, step: AnyStep, durable: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, step: Enum, durable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was on its way is sent again, under the same UIDs: the target has it once."""
     left = [(step, durable)]
     refuses = step in (DeliveryStep.SENDING, DeliveryStep.DEAD)
 
-    def crash(now: AnyStep, is_durable: bool) -> None:
+    def crash(now: Enum, is_durable: bool) -> None:
         if left and (now, is_durable) == left[0]:
             left.pop()
             raise Killed
@@ -298,7 +298,9 @@ def test_killed_at_any_durable_step_nothing_is_lost(
         site.start()
         if step is ExportStep.NONE:
             site.pass_time(60.0)
-            assert [one.step for one in site.store.exports.of(key)] == [ExportStep.NONE]
+            assert [one.step for one in site.store.extension(ExportStore).of(key)] == [
+                ExportStep.NONE
+            ]
             return
         site.pass_time(3600.0)
         assert site.steps("pacs") == ["dead" if refuses else "sent"]
@@ -331,7 +333,7 @@ def test_an_object_that_ends_the_process_each_time_becomes_a_dead_letter(
 
 def lose_rows(site: Deliveries) -> None:
     """As in a database that was made anew, and whose studies are adopted."""
-    database: sqlite3.Connection = site.store._database
+    database: sqlite3.Connection = site.store.database
     database.execute("DELETE FROM exports")
 
 
@@ -347,7 +349,7 @@ def test_after_a_lost_database_only_what_was_not_sent_is_sent(tmp_path: Path) ->
         lose_rows(site)
         site.start()
         site.amend(key, 2)
-        site.store.exports.adopt(key, (1,))
+        site.store.extension(ExportStore).adopt(key, (1,))
         with late.running():
             site.run()
         assert pacs.received == late.received == uids(key, 1, 2)
@@ -358,7 +360,7 @@ def test_versions_that_an_older_database_does_not_know_are_sent(tmp_path: Path, 
         key = site.report("a")
         site.run()
         site.amend(key, 2)
-        site.store._database.execute("DELETE FROM exports WHERE version = 2")
+        site.store.database.execute("DELETE FROM exports WHERE version = 2")
         site.start()
         site.run()
         assert pacs.received == uids(key, 1, 2)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge.dicom_out.deliver import open_target
+from edge.dicom_out.exports import ExportStore
 from evaluation.common.orthanc import REMEDY, is_installed, orthanc
 from tests.edge.dicom_out.sites import deliveries, pacs_at, uids, web_at
 
@@ -29,7 +30,7 @@ def test_orthanc_gets_objects_by_c_store_and_by_stow_rs(tmp_path: Path) -> None:
                     (found,) = archive.found(uid)
                     assert found["00080018"]["Value"] == [uid]
                 before = archive.get("statistics")["CountInstances"]
-                site.store.exports.resend(key, (1,), (target.name,))
+                site.store.extension(ExportStore).resend(key, (1,), (target.name,))
                 site.run()
                 assert site.steps(target.name) == ["sent"]
                 assert archive.get("statistics")["CountInstances"] == before

@@ -14,7 +14,7 @@ from edge.drift.compare import NAMES
 from edge.drift.keeper import DriftKeeper
 from edge.drift.monitor import NOTHING, DriftMonitor
 from edge.drift.observe import BINS, Observation, bin_of, observe
-from edge.drift.store import observations, pack, unpack
+from edge.drift.store import DriftStore, observations, pack, unpack
 from edge.findings import Decision, Route, SecondReading
 from edge.report.model import Status
 from edge.report.serialize import report_to_dict
@@ -31,7 +31,7 @@ def unsure(score: float) -> Decision:
 
 
 def observed(store: StudyStore, model: str) -> list[Observation]:
-    return [one for _, one in observations(store._database, model, first=1000)]
+    return [one for _, one in observations(store.database, model, first=1000)]
 
 
 def test_an_observation_counts_what_the_second_reading_changed() -> None:
@@ -95,7 +95,7 @@ def test_what_an_older_version_or_a_lost_database_left_is_noted_at_the_start(
     with kept(tmp_path, cloud) as (site, _):
         for name in ("a", "b"):
             site.study(name)
-        site.store._database.execute("DELETE FROM drift")
+        site.store.database.execute("DELETE FROM drift")
         assert work(DriftKeeper(site.store, site.places.outbox)) == 2
         assert [one.model for one in observed(site.store, "fixed 1")] == ["fixed 1"] * 2
 
@@ -121,7 +121,7 @@ def test_nothing_of_a_patient_is_noted(tmp_path: Path, cloud: SilentCloud) -> No
     with kept(tmp_path, cloud) as (site, keeper):
         site.study("Doe Jane")
         work(keeper)
-        row = site.store._database.execute("SELECT * FROM drift").fetchone()
+        row = site.store.database.execute("SELECT * FROM drift").fetchone()
         assert "Doe" not in repr(tuple(row))
         assert "P1" not in repr(tuple(row))
 
@@ -153,7 +153,7 @@ def test_the_monitor_compares_the_studies_of_the_last_model(
         for number in range(350):
             model = "m 1" if number < 100 else "m 2"
             seen = Observation(f"{number}", model, uncertain=3 if number < 250 else 9, findings=1)
-            site.store.drift.put(seen, "")
+            DriftStore(site.store.database).put(seen, "")
         drift = monitor.current()
         assert drift.model == "m 2"
         assert [one.study_key for one in drift.baseline[:2]] == ["100", "101"]

@@ -15,8 +15,9 @@ import grpc
 
 from edge.folders import DATABASE, AgentFolders
 from edge.models.store import ModelStore, open_models
+from edge.run import site_of
 from edge.settings.core import EdgeSettings
-from edge.store.studies import StudyStore
+from edge.site import Site
 from edge.trail.files import records_after
 from edge.trail.records import TrailRecord
 from evaluation.recovery.agent import settings_in
@@ -25,6 +26,7 @@ from models.runtime.signatures import make_keys, sign
 from protos import overread_pb2 as pb
 from protos import overread_pb2_grpc
 from tests.cloud.running import MeanReader, RunningCloud, run_cloud
+from tests.edge.databases import open_store
 
 NAME, SMALL = "screening-int8", "screening-small-int8"
 FILES = ("screening-int8.onnx", "screening-small-int8.onnx")
@@ -75,8 +77,12 @@ class Edge:
 
     def __post_init__(self) -> None:
         self.folders.make()
-        with StudyStore(self.folders.state / DATABASE):
+        with open_store(self.folders.state / DATABASE):
             pass
+
+    @property
+    def site(self) -> Site:
+        return site_of(self.settings)
 
     @property
     def folders(self) -> AgentFolders:
@@ -88,12 +94,12 @@ class Edge:
 
     @contextmanager
     def store(self) -> Iterator[ModelStore]:
-        with open_models(self.folders) as store:
+        with open_models(self.site) as store:
             yield store
 
     def trail(self) -> list[TrailRecord]:
         """All records of models, those that wait in the database too."""
-        with StudyStore(self.folders.state / DATABASE) as store:
+        with open_store(self.folders.state / DATABASE) as store:
             store.trail.flush()
         return [
             one for one in records_after(self.folders.trail, 0) if one.event.startswith("model ")

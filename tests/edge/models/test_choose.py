@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from edge.__main__ import app
 from edge.access import user_name
+from edge.audit import Event
 from edge.doctor import Level, examine
 from edge.models.agreement import Compared
 from edge.models.choose import models_state, promote, roll_back
@@ -22,7 +23,7 @@ from edge.models.errors import NotPromotable, UpdatesOff
 from edge.models.fetch import fetch
 from edge.models.live import LiveModels
 from edge.models.store import MOST_COMPARED, SHIPPED, Choice, ModelStep
-from edge.trail.records import Event
+from edge.run import site_of
 from models.runtime.artifacts import every
 from tests.edge.models.signed import SMALL, Edge, Signed, edge, offering, signed
 from tests.edge.running_agent import PATIENCE_S, PROCESSES
@@ -40,7 +41,7 @@ def fetched(hospital: Signed, tmp_path_factory: pytest.TempPathFactory) -> Edge:
     """An edge that has fetched the small model, which is quickly tried."""
     with offering(hospital, SMALL) as cloud:
         site = edge(tmp_path_factory.mktemp("edge"), cloud.address, hospital.key)
-        fetch(site.settings, site.folders, user="agent")
+        fetch(site.site, user="agent")
     return site
 
 
@@ -66,7 +67,7 @@ def add(site: Edge, *compared: Compared, active: str = SHIPPED) -> str:
 
 def test_a_model_that_agrees_is_promoted_and_the_record_says_by_whom(site: Edge) -> None:
     version = add(site, GOOD, GOOD, GOOD)
-    assert promote(site.settings, site.folders, user="anna") == version
+    assert promote(site.site, user="anna") == version
     with site.store() as store:
         choice = store.choice()
     assert (choice.active, choice.previous, choice.shadow) == (version, SHIPPED, None)
@@ -91,10 +92,10 @@ def test_a_model_that_agrees_too_little_is_promoted_by_force_alone(
 ) -> None:
     version = add(site, *compared)
     with pytest.raises(NotPromotable, match=says):
-        promote(site.settings, site.folders, user="anna")
+        promote(site.site, user="anna")
     with site.store() as store:
         assert store.choice().active == SHIPPED
-    assert promote(site.settings, site.folders, user="anna", force=True) == version
+    assert promote(site.site, user="anna", force=True) == version
     record = site.trail()[-1]
     assert record.fields["forced"] is True
     assert says in "; ".join(record.fields["against"])
@@ -103,27 +104,27 @@ def test_a_model_that_agrees_too_little_is_promoted_by_force_alone(
 def test_what_was_compared_with_another_model_does_not_count(site: Edge) -> None:
     add(site, GOOD, GOOD, GOOD, active="another-1")
     with pytest.raises(NotPromotable, match="0 studies were compared"):
-        promote(site.settings, site.folders, user="anna")
+        promote(site.site, user="anna")
 
 
 def test_a_model_that_was_damaged_or_is_not_trusted_any_more_is_not_promoted(site: Edge) -> None:
     version = add(site, GOOD, GOOD, GOOD)
     untrusting = site.settings.model_copy(update={"model_keys": ()})
     with pytest.raises(NotPromotable, match="set model_keys"):
-        promote(untrusting, site.folders, user="anna", force=True)
+        promote(site_of(untrusting), user="anna", force=True)
     file = site.models / version / f"{SMALL}.onnx"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(NotPromotable, match="has SHA-256"):
-        promote(site.settings, site.folders, user="anna", force=True)
+        promote(site.site, user="anna", force=True)
 
 
 def test_going_back_leads_to_the_model_before_and_only_once(site: Edge) -> None:
     """The model that was left is not in shadow again by itself."""
     version = add(site, GOOD, GOOD, GOOD)
     with pytest.raises(NotPromotable, match="no model to go back to"):
-        roll_back(site.settings, site.folders, user="anna")
-    promote(site.settings, site.folders, user="anna")
-    assert roll_back(site.settings, site.folders, user="bert") == SHIPPED
+        roll_back(site.site, user="anna")
+    promote(site.site, user="anna")
+    assert roll_back(site.site, user="bert") == SHIPPED
     with site.store() as store:
         assert store.choice() == replace(Choice(), changed=store.choice().changed,
                                          changed_by="bert")  # fmt: skip
@@ -134,29 +135,29 @@ def test_going_back_leads_to_the_model_before_and_only_once(site: Edge) -> None:
     assert (record.event, record.fields["user"]) == (Event.MODEL_ROLLED_BACK, "bert")
     assert (record.fields["version"], record.fields["to"]) == (version, SHIPPED)
     with pytest.raises(NotPromotable, match="no model to go back to"):
-        roll_back(site.settings, site.folders, user="bert")
+        roll_back(site.site, user="bert")
 
 
 def test_a_model_that_was_rolled_back_is_in_shadow_again_only_if_somebody_says_so(
     hospital: Signed, site: Edge
 ) -> None:
     version = add(site, GOOD, GOOD, GOOD)
-    promote(site.settings, site.folders, user="anna")
-    roll_back(site.settings, site.folders, user="anna")
+    promote(site.site, user="anna")
+    roll_back(site.site, user="anna")
     with offering(hospital, SMALL) as cloud:
         settings = site.settings.model_copy(update={"cloud": cloud.address})
-        assert not fetch(settings, site.folders, user="agent").new
+        assert not fetch(site_of(settings), user="agent").new
         with site.store() as store:
             assert store.choice().shadow is None
-        assert fetch(settings, site.folders, user="anna", again=True).new
+        assert fetch(site_of(settings), user="anna", again=True).new
     with site.store() as store:
         assert store.choice().shadow == version
 
 
 def test_the_active_model_is_opened_at_the_start(site: Edge) -> None:
     version = add(site, GOOD, GOOD, GOOD)
-    promote(site.settings, site.folders, user="anna")
-    opened = LiveModels(site.settings, site.folders).open_active()
+    promote(site.site, user="anna")
+    opened = LiveModels(site.site).open_active()
     assert opened.name == SMALL
     assert opened.version == version.partition("-")[0]
 
@@ -167,7 +168,7 @@ def test_an_active_model_that_cannot_be_opened_is_replaced_at_the_start(
 ) -> None:
     """The agent works on with the model before, and the trail says so."""
     version = add(site, GOOD, GOOD, GOOD)
-    promote(site.settings, site.folders, user="anna")
+    promote(site.site, user="anna")
     every.cache_clear()
     folder, settings = site.models / version, site.settings
     match fault:
@@ -180,7 +181,7 @@ def test_an_active_model_that_cannot_be_opened_is_replaced_at_the_start(
             (folder / "manifest.sig").unlink()
         case _:
             settings = settings.model_copy(update={"model_keys": ()})
-    live = LiveModels(settings, site.folders)
+    live = LiveModels(site_of(settings))
     opened = live.open_active()
     assert opened.name == settings.screening_model
     with site.store() as store:
@@ -194,15 +195,15 @@ def test_an_active_model_that_cannot_be_opened_is_replaced_at_the_start(
 
 def test_the_model_before_is_taken_where_it_was_fetched_too(hospital: Signed, site: Edge) -> None:
     first = add(site, GOOD, GOOD, GOOD)
-    promote(site.settings, site.folders, user="anna")
+    promote(site.site, user="anna")
     with offering(hospital) as cloud:
         settings = site.settings.model_copy(update={"cloud": cloud.address})
-        second = fetch(settings, site.folders, user="agent").version
-    promote(site.settings, site.folders, user="anna", force=True)
+        second = fetch(site_of(settings), user="agent").version
+    promote(site.site, user="anna", force=True)
     assert {one.name for one in site.models.iterdir() if one.is_dir()} == {first, second}
     shutil.rmtree(site.models / second)
     every.cache_clear()
-    assert LiveModels(site.settings, site.folders).open_active().name == SMALL
+    assert LiveModels(site.site).open_active().name == SMALL
     with site.store() as store:
         assert store.choice().active == first
 
@@ -211,10 +212,10 @@ def test_the_doctor_names_the_models_from_the_cloud(site: Edge) -> None:
     version = add(site, GOOD, GOOD, GOOD)
 
     def said() -> list[tuple[Level, str]]:
-        return [(c.level, c.text) for c in examine(site.settings) if version in c.text]
+        return [(c.level, c.text) for c in examine(site.site) if version in c.text]
 
     assert said() == [(Level.OK, f"in shadow: {version}, from the cloud")]
-    promote(site.settings, site.folders, user="anna")
+    promote(site.site, user="anna")
     assert said() == [(Level.OK, f"active: {version}, from the cloud")]
     (site.models / version / f"{SMALL}.onnx").unlink()
     ((level, text),) = said()
@@ -230,7 +231,7 @@ def change_until(site: Edge, what: str, crash: tuple[ModelStep, bool]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     change = promote if what == "promote" else roll_back
-    change(site.settings, site.folders, user="anna", on_step=on_step)
+    change(site.site, user="anna", on_step=on_step)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +242,7 @@ def test_a_kill_leaves_the_old_choice_or_the_new_one_with_its_record(
 ) -> None:
     version = add(site, GOOD, GOOD, GOOD)
     if what == "roll back":
-        promote(site.settings, site.folders, user="anna")
+        promote(site.site, user="anna")
     for durable in (False, True):
         with site.store() as store:
             before = store.choice().active
@@ -299,4 +300,4 @@ def test_the_commands_show_promote_and_roll_back(site: Edge) -> None:
 def test_without_an_agent_s_database_the_commands_say_what_to_do(site: Edge) -> None:
     (site.folders.state / "spool.sqlite3").unlink()
     with pytest.raises(UpdatesOff, match="start the agent"):
-        models_state(site.settings, site.folders)
+        models_state(site.site)

@@ -12,12 +12,13 @@ from typing import Any
 import grpc
 import pytest
 
+from edge.audit import Event
 from edge.models.choose import models_state
 from edge.models.errors import FetchFailed, RefusedModel, UpdatesOff
 from edge.models.fetch import fetch
 from edge.models.store import ModelStep, StoredPackage
+from edge.run import site_of
 from edge.settings.core import EdgeSettings
-from edge.trail.records import Event
 from edge.trail.verify import verify
 from models.runtime.package import MOST_MODEL, read_package
 from models.runtime.signatures import make_keys, sign
@@ -72,9 +73,9 @@ def test_a_model_comes_whole_byte_for_byte_and_is_in_shadow(
     with offering(hospital) as cloud:
         site = edge(tmp_path, cloud.address, hospital.key)
         steps = list[tuple[ModelStep, bool]]()
-        found = fetch(site.settings, site.folders, user="anna",
+        found = fetch(site.site, user="anna",
                       on_step=lambda step, durable: steps.append((step, durable)))  # fmt: skip
-        again = fetch(site.settings, site.folders, user="anna")
+        again = fetch(site.site, user="anna")
     assert found.new
     assert (again.new, again.bytes, again.version) == (False, 0, found.version)
     folder = site.models / found.version
@@ -101,11 +102,11 @@ def test_a_newer_model_takes_the_place_of_the_one_in_shadow(
     """The one that nobody needs any more is removed."""
     with offering(hospital, SMALL) as cloud:
         site = edge(tmp_path, cloud.address, hospital.key)
-        small = fetch(site.settings, site.folders, user="a").version
+        small = fetch(site.site, user="a").version
     assert (site.models / small / f"{SMALL}.onnx").is_file()
     with offering(hospital) as cloud:
         settings = site.settings.model_copy(update={"cloud": cloud.address})
-        new = fetch(settings, site.folders, user="a").version
+        new = fetch(site_of(settings), user="a").version
     assert [one.name for one in site.models.iterdir() if one.is_dir()] == [new]
     with site.store() as store:
         assert [one.version for one in store.packages()] == [new]
@@ -118,11 +119,11 @@ def test_a_transfer_that_broke_off_is_continued(
     with sending(sent[:4], grpc.StatusCode.UNAVAILABLE) as address:
         site = edge(tmp_path, address, hospital.key)
         with pytest.raises(FetchFailed, match="fetch again"):
-            fetch(site.settings, site.folders, user="a")
+            fetch(site.site, user="a")
     assert events(site) == []
     with offering(hospital) as cloud:
         settings = site.settings.model_copy(update={"cloud": cloud.address})
-        assert fetch(settings, site.folders, user="a").bytes == total - 3 * CHUNK
+        assert fetch(site_of(settings), user="a").bytes == total - 3 * CHUNK
 
 
 def test_a_transfer_that_ends_too_early_is_continued_later(
@@ -131,7 +132,7 @@ def test_a_transfer_that_ends_too_early_is_continued_later(
     with sending(sent[:3]) as address:
         site = edge(tmp_path, address, hospital.key)
         with pytest.raises(FetchFailed, match="ended before"):
-            fetch(site.settings, site.folders, user="a")
+            fetch(site.site, user="a")
     assert list(site.models.glob("*/.*.part"))
 
 
@@ -150,7 +151,7 @@ def test_a_damaged_piece_is_discarded_and_recorded(
     with sending(damaged(sent, 1)) as address:
         site = edge(tmp_path, address, hospital.key)
         with pytest.raises(RefusedModel, match="another hash than was offered"):
-            fetch(site.settings, site.folders, user="a")
+            fetch(site.site, user="a")
     assert_nothing_is_left(site)
     last = site.trail()[-1]
     assert last.event == Event.MODEL_REFUSED
@@ -177,7 +178,7 @@ def test_what_is_not_the_file_of_the_manifest_is_refused(
     with sending([pb.GetModelResponse(offer=offer), pb.GetModelResponse(chunk=chunk)]) as address:
         site = edge(tmp_path, address, hospital.key)
         with pytest.raises(RefusedModel, match=says):
-            fetch(site.settings, site.folders, user="a")
+            fetch(site.site, user="a")
     assert_nothing_is_left(site)
 
 
@@ -196,7 +197,7 @@ def test_a_cloud_of_another_version_is_refused_in_words(
     with sending([copy]) as address:
         site = edge(tmp_path, address, hospital.key)
         with pytest.raises(RefusedModel, match="of different versions, upgrade the older"):
-            fetch(site.settings, site.folders, user="a")
+            fetch(site.site, user="a")
     assert_nothing_is_left(site)
 
 
@@ -208,9 +209,9 @@ def test_what_a_draft_left_incomplete_is_fetched_whole(hospital: Signed, tmp_pat
         with site.store() as store:
             store.shadow(StoredPackage(version, NAME, ""), user="agent")
             assert store.package(version) is None
-        assert models_state(site.settings, site.folders).shadow is None
-        assert fetch(site.settings, site.folders, user="a").new
-    shadow = models_state(site.settings, site.folders).shadow
+        assert models_state(site.site).shadow is None
+        assert fetch(site.site, user="a").new
+    shadow = models_state(site.site).shadow
     assert shadow is not None
     assert shadow.version == version
 
@@ -236,7 +237,7 @@ def test_an_offer_that_is_wrong_is_refused_before_anything_is_stored(
     with sending([copy, *sent[1:]]) as address:
         site = edge(tmp_path, address, hospital.key)
         with pytest.raises(RefusedModel):
-            fetch(site.settings, site.folders, user="a")
+            fetch(site.site, user="a")
     assert_nothing_is_left(site)
     assert events(site) == [Event.MODEL_REFUSED]
 
@@ -246,17 +247,17 @@ def test_a_model_that_somebody_else_signed_is_refused(hospital: Signed, tmp_path
     with offering(hospital) as cloud:
         site = edge(tmp_path, cloud.address, other)
         with pytest.raises(RefusedModel, match="UntrustedManifest"):
-            fetch(site.settings, site.folders, user="a")
+            fetch(site.site, user="a")
     assert_nothing_is_left(site)
 
 
 def test_without_keys_or_a_cloud_no_model_is_taken(hospital: Signed, tmp_path: Path) -> None:
     site = edge(tmp_path, "127.0.0.1:1", None)
     with pytest.raises(UpdatesOff, match="set model_keys"):
-        fetch(site.settings, site.folders, user="a")
+        fetch(site.site, user="a")
     settings = site.settings.model_copy(update={"model_keys": (hospital.key,), "cloud": None})
     with pytest.raises(UpdatesOff, match="set cloud"):
-        fetch(settings, site.folders, user="a")
+        fetch(site_of(settings), user="a")
     with pytest.raises(ValueError, match="fetch_models requires cloud, and model_keys"):
         EdgeSettings(fetch_models=True, cloud="127.0.0.1:1")
 
@@ -267,10 +268,10 @@ def test_a_cloud_without_a_model_and_no_cloud_at_all_are_said(
     with run_cloud() as cloud:
         site = edge(tmp_path, cloud.address, hospital.key)
         with pytest.raises(FetchFailed, match="offered_model") as caught:
-            fetch(site.settings, site.folders, user="a")
+            fetch(site.site, user="a")
     assert NothingOffered.words in str(caught.value)
     with pytest.raises(FetchFailed, match="cannot be reached"):
-        fetch(site.settings, site.folders, user="a")
+        fetch(site.site, user="a")
 
 
 def test_the_model_of_the_settings_is_not_fetched_again(tmp_path: Path) -> None:
@@ -278,7 +279,7 @@ def test_the_model_of_the_settings_is_not_fetched_again(tmp_path: Path) -> None:
     same = signed(tmp_path / "as-shipped", lambda text: text)
     with offering(same) as cloud:
         site = edge(tmp_path, cloud.address, same.key)
-        found = fetch(site.settings, site.folders, user="a")
+        found = fetch(site.site, user="a")
     assert (found.new, found.bytes) == (False, 0)
 
 
@@ -288,7 +289,7 @@ def test_a_model_that_no_engine_opens_is_refused(tmp_path: Path) -> None:
     with offering(odd) as cloud:
         site = edge(tmp_path, cloud.address, odd.key)
         with pytest.raises(RefusedModel, match="cannot be used here: UnfitModel"):
-            fetch(site.settings, site.folders, user="a")
+            fetch(site.site, user="a")
     assert_nothing_is_left(site)
 
 
@@ -299,7 +300,7 @@ def fetch_until(site: Edge, crash: tuple[ModelStep, bool]) -> None:
         if (step, durable) == crash:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    fetch(site.settings, site.folders, user="a", on_step=on_step)
+    fetch(site.site, user="a", on_step=on_step)
 
 
 def test_a_fetch_that_is_killed_at_any_step_is_continued(hospital: Signed, tmp_path: Path) -> None:
@@ -318,7 +319,7 @@ def test_a_fetch_that_is_killed_at_any_step_is_continued(hospital: Signed, tmp_p
                     known = store.packages()
                 for package in known:
                     assert (site.models / package.version / "screening-int8.onnx").is_file()
-        assert not fetch(site.settings, site.folders, user="a").new
+        assert not fetch(site.site, user="a").new
     assert events(site) == [Event.MODEL_FETCHED, Event.MODEL_SHADOWED]
     assert verify(site.folders.trail, site.folders.state / "spool.sqlite3").broken is None
     sign(hospital.folder, hospital.private)

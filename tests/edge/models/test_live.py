@@ -14,6 +14,7 @@ import pytest
 
 from edge import run as agent
 from edge.assemble import open_pipeline
+from edge.audit import Event
 from edge.job import Job
 from edge.models.agreement import Compared
 from edge.models.choose import models_state, promote, roll_back
@@ -21,7 +22,6 @@ from edge.models.fetch import fetch
 from edge.models.live import LiveModels
 from edge.models.store import SHIPPED
 from edge.run import run_agent
-from edge.trail.records import Event
 from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import PhantomSpec, make_phantom
 from models.runtime.errors import ModelFailed
@@ -124,12 +124,12 @@ def test_a_new_model_comes_is_tried_promoted_and_rolled_back_while_the_agent_wor
         given = {**READ, "fetch_models": True, "shadow_studies": 1}
         site = edge(tmp_path, cloud.address, hospital.key, **given)
         with running(site):
-            until(lambda: models_state(site.settings, site.folders).shadow is not None)
+            until(lambda: models_state(site.site).shadow is not None)
             first = report_compared(site, study, "one")
             seen = compared(site)[0]
-            version = promote(site.settings, site.folders, user="anna")
+            version = promote(site.site, user="anna")
             second = report_by(version, site, study, "two")
-            roll_back(site.settings, site.folders, user="anna")
+            roll_back(site.site, user="anna")
             third = report_by(first["models"]["edge"].split()[1], site, study, "three")
     assert len(first["findings"]) > 0
     assert (seen.findings, seen.kept, seen.added) == (len(first["findings"]),) * 2 + (0,)
@@ -149,9 +149,9 @@ def live(hospital: Signed, tmp_path: Path) -> Iterator[tuple[Edge, LiveModels]]:
     """The models of an agent that has the small network in shadow; nothing is in its inbox."""
     with offering(hospital, SMALL) as cloud:
         site = edge(tmp_path, cloud.address, hospital.key, **READ)
-        fetch(site.settings, site.folders, user="agent")
+        fetch(site.site, user="agent")
     site = Edge(tmp_path, site.settings.model_copy(update={"cloud": None}))
-    live = LiveModels(site.settings, site.folders)
+    live = LiveModels(site.site)
     with open_pipeline(site.settings, screening=live.open_active) as pipeline:
         live.attach(pipeline)
         yield site, live
@@ -179,7 +179,7 @@ def test_a_really_different_network_is_compared_and_becomes_the_one_that_reads(
     assert shadow is not None
     assert (shadow.name, shadow.agreement.studies) == (SMALL, 1)
     finding, guarantee = models.finding, models.guarantee
-    promote(site.settings, site.folders, user="anna", force=True)
+    promote(site.site, user="anna", force=True)
     models._looked_s = float("-inf")
     assert models.run_once(True)  # a study waits: the change does not wait for it to end
     after = read(models, study, tmp_path / "two")

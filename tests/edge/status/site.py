@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 from starlette.types import ASGIApp
 
+from edge.audit import Person
 from edge.drift.monitor import DriftMonitor
 from edge.findings import Finding, Outline
 from edge.folders import DATABASE, AgentFolders
@@ -22,6 +23,7 @@ from edge.report.folder import take_folder
 from edge.report.model import Report
 from edge.report.pictures import draw_pictures
 from edge.report.write import write_report
+from edge.run import site_of
 from edge.settings.core import EdgeSettings
 from edge.status.deliveries import Backlog, DeadLetter, Deliveries
 from edge.status.login import Authenticator, Password
@@ -30,11 +32,12 @@ from edge.status.state import SiteState
 from edge.status.volumes import Volumes
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
-from edge.trail.records import Person, TrailRecord
+from edge.trail.records import TrailRecord
 from edge.web import Listener, serving
 from evaluation.recovery.agent import settings_in
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, StudyHeader
+from tests.edge.databases import open_store
 from tests.edge.report.reports import FINDING, POSSIBLE, REPORT
 from tests.imaging.small_ct import SIZE, SmallCt
 
@@ -71,7 +74,7 @@ class Site:
 
     def store(self) -> StudyStore:
         """Its database, to write."""
-        return StudyStore(self.folders.state / DATABASE)
+        return open_store(self.folders.state / DATABASE)
 
     def add(
         self,
@@ -125,11 +128,11 @@ class Site:
             "guarantee": NOT_CALIBRATED,
             "links": lambda: {"cloud:50051": LINK},
         }
-        return Sources(state, **{**values, **given})
+        return Sources(site_of(self.settings), state, **{**values, **given})
 
     def authenticator(self, password: Password | None = HASH, **given: Any) -> Authenticator:
         """Who may see its pages."""
-        return Authenticator(password, self.folders.state / DATABASE, **given)
+        return Authenticator(password, site_of(self.settings), **given)
 
     def app(
         self, authenticator: Authenticator | None = None, *, secure: bool = False, **given: Any

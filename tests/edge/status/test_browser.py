@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from edge.drift.compare import BASELINE, LEAST
+from edge.drift.store import DriftStore
 from edge.status.deliveries import DeadLetter
 from edge.store.steps import Step
 from edge.web import Listener, serving
@@ -93,7 +94,7 @@ def site(tmp_path: Path) -> Site:
     put(site.folders.inbox, "arrives", done=False)
     with site.store() as store:
         for seen in (*studies(BASELINE, 0), *studies(LEAST, 1, uncertain=20.0)):
-            store.drift.put(seen, "")
+            DriftStore(store.database).put(seen, "")
     return site
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edge.audit import Event
 from edge.errors import BadSettings
 from edge.folders import DATABASE
 from edge.status.deliveries import StoredDeliveries
@@ -23,7 +24,6 @@ from edge.status.login import (
     Session,
 )
 from edge.store.steps import Step
-from edge.trail.records import Event
 from tests.edge.builders import HandClock
 from tests.edge.dicom_out.sites import pacs_at
 from tests.edge.status.site import HASH, PASSWORD, SEEN, Site, Visit, visiting

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from edge.audit import Event
 from edge.models.agreement import Compared
 from edge.models.fetch import fetch
 from edge.models.live import LiveModels
 from edge.models.store import SHIPPED
 from edge.status.models import ModelsView
-from edge.trail.records import Event
 from tests.edge.builders import SilentCloud, pipeline_of
 from tests.edge.models.signed import SMALL, Edge, edge, offering, signed
 from tests.edge.status.site import Site, Visit, visiting
@@ -28,7 +28,7 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> Edge:
     hospital = signed(tmp_path_factory.mktemp("hospital"))
     with offering(hospital, SMALL) as cloud:
         site = edge(root, cloud.address, hospital.key, shadow_studies=3)
-        fetch(site.settings, site.folders, user="agent")
+        fetch(site.site, user="agent")
     return site
 
 
@@ -36,16 +36,16 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> Edge:
 def page(fetched: Edge) -> Iterator[tuple[Edge, Visit]]:
     """The page of that site; nobody has promoted anything yet."""
     with fetched.store() as store:
-        database = store._database
+        database = store.database
         version = store.packages()[0].version
         database.execute("DELETE FROM model_compared")
         database.execute(
             "INSERT OR REPLACE INTO model_choice VALUES (1, '', NULL, ?, '2026-11-27T08:00', 'x')",
             (version,),
         )
-    live = LiveModels(fetched.settings, fetched.folders)
+    live = LiveModels(fetched.site)
     live.attach(pipeline_of(SilentCloud()))
-    view = ModelsView(fetched.settings, live)
+    view = ModelsView(fetched.site, live)
     with visiting(Site(fetched.root).app(models=view)) as visit:
         visit.log_in()
         yield fetched, visit

@@ -9,17 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.database import WrongStep, open_database
+from edge.audit import NoAudit
+from edge.database import WrongStep
 from edge.decide import Plan
 from edge.escalation.rois import EscalationResult
 from edge.findings import SecondReading
 from edge.merge import merge
 from edge.selection import SELECTION_POLICY
 from edge.store.pending import PendingRead, PendingStep, PendingStore, pending_candidates
-from edge.trail.store import TrailStore
 from imaging.volume import Geometry
 from protos.messages import Roi, Verdict
 from tests.edge.builders import THRESHOLDS, WEIGHTS, plan_of
+from tests.edge.databases import open_store
 from tests.edge.store.test_amendment import context_of, full_report
 
 MASK = np.zeros((8, 8, 8), bool)
@@ -28,14 +29,13 @@ MASK[2:5, 3:6, 1:4] = True
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    opened = open_database(tmp_path / "s.db")
-    yield opened
-    opened.close()
+    with open_store(tmp_path / "s.db") as store:
+        yield store.database
 
 
 @pytest.fixture
 def pending(database: sqlite3.Connection) -> PendingStore:
-    return PendingStore(database, lambda _step, _durable: None, TrailStore(database, Path("trail")))
+    return PendingStore(database, lambda _step, _durable: None, NoAudit())
 
 
 def roi(roi_id: int) -> Roi:

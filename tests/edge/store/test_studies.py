@@ -10,6 +10,7 @@ from edge.store.pending import PendingStep
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
 from tests.edge.builders import open_claim
+from tests.edge.databases import open_store
 
 
 def claimed(store: StudyStore, name: str = "a") -> Record:
@@ -17,12 +18,12 @@ def claimed(store: StudyStore, name: str = "a") -> Record:
 
 
 def test_a_study_reaches_done_and_the_next_process_knows_it(tmp_path: Path) -> None:
-    with StudyStore(tmp_path / "s.db") as store:
+    with open_store(tmp_path / "s.db") as store:
         record = open_claim(store, "a b ü", "a b ü.done")
         assert record.step is Step.CLAIMING
         for step in (Step.CLAIMED, Step.READING, Step.REPORTED, Step.DONE):
             assert store.advance(record.id, step).step is step
-    with StudyStore(tmp_path / "s.db") as again:
+    with open_store(tmp_path / "s.db") as again:
         kept = again.get(record.id)
     assert (kept.members, kept.step, kept.attempts) == (("a b ü", "a b ü.done"), Step.DONE, 1)
     assert kept.updated >= kept.created
@@ -53,7 +54,7 @@ def test_a_quarantined_study_keeps_its_reason(store: StudyStore) -> None:
 
 def test_two_processes_cannot_be_claiming_the_same_name(tmp_path: Path) -> None:
     """The second claim of a name gets nothing while the first is open; later it is a new study."""
-    with StudyStore(tmp_path / "s.db") as one, StudyStore(tmp_path / "s.db") as two:
+    with open_store(tmp_path / "s.db") as one, open_store(tmp_path / "s.db") as two:
         first = open_claim(one, "a")
         assert two.open_claim(("a",), "p", report_names("a")) is None
         one.advance(first.id, Step.CLAIMED)
@@ -81,7 +82,9 @@ def test_studies_come_in_the_order_of_their_claims(store: StudyStore) -> None:
 def test_hook_sees_each_step_before_and_after_it_is_durable(tmp_path: Path) -> None:
     """Whoever crashes in the hook crashes around exactly one step."""
     seen: list[tuple[Step | PendingStep, bool]] = []
-    with StudyStore(tmp_path / "s.db", lambda step, durable: seen.append((step, durable))) as store:
+    with open_store(
+        tmp_path / "s.db", on_step=lambda step, durable: seen.append((step, durable))
+    ) as store:
         claimed(store)
     both = [(s, d) for s in (Step.CLAIMING, Step.CLAIMED) for d in (False, True)]
     assert seen == both

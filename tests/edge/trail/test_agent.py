@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.folders import RECEIVED, AgentFolders
+from edge.audit import Event
+from edge.folders import RECEIVED
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.queue import requeue
 from edge.report.model import Report
 from edge.report.write import write_report
+from edge.run import site_of
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.steps import Step
 from edge.trail.files import records_after
-from edge.trail.records import Event, TrailRecord
+from edge.trail.records import TrailRecord
 from edge.trail.verify import Verified, verify
 from evaluation.recovery.agent import settings_in
 from imaging.dicom.writer import write_series
@@ -151,7 +153,7 @@ def test_a_trail_that_cannot_be_written_stops_no_study(
 def test_who_has_a_study_read_again_is_in_the_trail(tmp_path: Path) -> None:
     put(tmp_path / "inbox", "a", "bad")
     work_off(tmp_path)
-    requeue("a", AgentFolders.of(settings_in(tmp_path)))
+    requeue("a", site_of(settings_in(tmp_path)))
     assert verified(tmp_path).waiting == 1
     work_off(tmp_path)
     (again,) = facts(tmp_path, Event.REQUEUED)

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from edge.audit import Event
 from edge.trail import messages
 from edge.trail.messages import AuditSource, message_of
-from edge.trail.records import ORIGIN, Event, TrailRecord
+from edge.trail.records import ORIGIN, TrailRecord
 
 etree = pytest.importorskip("lxml.etree", reason="needs lxml for RELAX NG")
 

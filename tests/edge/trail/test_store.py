@@ -6,19 +6,21 @@ import json
 import os
 import sqlite3
 import stat
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from edge.database import open_database, transaction
+from edge.audit import Event
+from edge.database import transaction
 from edge.trail import files
 from edge.trail.files import files_in, records_after
-from edge.trail.records import Event, TrailRecord
+from edge.trail.records import TrailRecord
 from edge.trail.store import TrailStore
 from edge.trail.verify import Verified, verify
+from tests.edge.databases import open_store
 from tests.edge.running_agent import Killed, full_error
 
 
@@ -29,8 +31,10 @@ class Site:
         self.path, self.folder = root / "s.db", root / "trail"
         self.now, self.max_file_bytes = datetime(2026, 11, 30, 23, 59, tzinfo=UTC), 100_000
 
-    def opened(self) -> closing[sqlite3.Connection]:
-        return closing(open_database(self.path))
+    @contextmanager
+    def opened(self) -> Iterator[sqlite3.Connection]:
+        with open_store(self.path) as store:
+            yield store.database
 
     def trail(self, database: sqlite3.Connection) -> TrailStore:
         return TrailStore(

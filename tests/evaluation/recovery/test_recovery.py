@@ -9,8 +9,9 @@ from random import Random
 
 import pytest
 
+from edge.database import StepHook
 from edge.store.pending import PendingStep
-from edge.store.steps import Step, StepHook
+from edge.store.steps import Step
 from evaluation.recovery.agent import RandomCloud, put_study, work
 from evaluation.recovery.check import Found, busy, check
 

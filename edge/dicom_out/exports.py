@@ -13,15 +13,14 @@ once. The wall clock only says for how long a delivery has waited.
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 
-from edge.database import transaction
-from edge.trail.records import Event, Person
-from edge.trail.store import TrailStore
+from edge.audit import AuditTrail, Event, Person
+from edge.database import Migration, StepHook, transaction
 
 
 class ExportStep(Enum):
@@ -39,10 +38,6 @@ class DeliveryStep(Enum):
     TRYING = "trying"  # one more attempt is counted; the row stays SENDING
     SENT = "sent"  # the target has all objects that it shall get
     DEAD = "dead"  # given up, with the reason; a person may resend it
-
-
-ExportHook = Callable[[ExportStep | DeliveryStep, bool], None]
-"""Called with each step twice: just before it is made durable (False) and just after (True)."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ class Backlog:
     dead: int = 0
 
 
-_SCHEMA = """
+_TABLES = """
 CREATE TABLE IF NOT EXISTS exports (
     study_key TEXT NOT NULL,
     version INTEGER NOT NULL,
@@ -116,6 +111,8 @@ CREATE TABLE IF NOT EXISTS deliveries (
 CREATE INDEX IF NOT EXISTS deliveries_open ON deliveries (target, step) WHERE step != 'sent';
 """
 
+MIGRATIONS = (Migration(3, _TABLES),)
+
 
 class ExportStore:
     """The exports and deliveries in an open database.
@@ -127,15 +124,14 @@ class ExportStore:
     def __init__(
         self,
         database: sqlite3.Connection,
-        on_step: ExportHook,
+        on_step: StepHook,
         targets: Collection[str],
-        trail: TrailStore,
+        trail: AuditTrail,
     ) -> None:
         self._database, self._on_step, self._trail = database, on_step, trail
         self.targets = tuple(targets)
-        database.executescript(_SCHEMA)
 
-    def add(self, key: str, versions: Iterable[int]) -> None:
+    def reported(self, key: str, versions: Iterable[int]) -> None:
         """Begin the export of these versions; part of another's transaction.
 
         Nothing is done for a version that is known, or where no targets are set up.
@@ -149,7 +145,7 @@ class ExportStore:
     def adopt(self, key: str, versions: Iterable[int]) -> None:
         """Begin the export of versions that the database does not know."""
         with self._durable(ExportStep.MAKING):
-            self.add(key, versions)
+            self.reported(key, versions)
 
     def known(self) -> dict[str, int]:
         """Return the number of versions of each study that has any here."""
@@ -321,7 +317,7 @@ class ExportStore:
         )
         return {row[0] for row in rows} if self.targets else set()
 
-    def forget(self, key: str) -> None:
+    def forget_report(self, key: str) -> None:
         """Delete the rows of a study whose report is gone; part of another's transaction."""
         self._database.execute("DELETE FROM exports WHERE study_key = ?", (key,))
 

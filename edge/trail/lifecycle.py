@@ -13,15 +13,15 @@ import structlog
 from edge.access import user_name
 from edge.agent.loop import PAUSE_POLLS
 from edge.atomic_files import is_transient
+from edge.audit import AuditTrail, Event
 from edge.settings.core import CLOUD_OFF, EdgeSettings
-from edge.trail.records import Event, canonical, digest
-from edge.trail.store import TrailStore
+from edge.trail.records import canonical, digest
 
 log = structlog.get_logger()
 
 
 @contextmanager
-def recording(trail: Callable[[], TrailStore], settings: EdgeSettings) -> Iterator[None]:
+def recording(trail: Callable[[], AuditTrail], settings: EdgeSettings) -> Iterator[None]:
     """Bring the trail's files up to its database, and record the end of the agent.
 
     Raises:
@@ -45,7 +45,7 @@ def recording(trail: Callable[[], TrailStore], settings: EdgeSettings) -> Iterat
 
 
 def record_start(
-    trail: TrailStore, settings: EdgeSettings, model: str, stop: threading.Event
+    trail: AuditTrail, settings: EdgeSettings, model: str, stop: threading.Event
 ) -> None:
     """Record the start of the agent; wait while nothing can be written."""
     while not stop.is_set():

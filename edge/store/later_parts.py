@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Collection
 from dataclasses import dataclass
 
-_SCHEMA = """
+TABLES = """
 CREATE TABLE IF NOT EXISTS series (
     series TEXT PRIMARY KEY, -- its UID and the identifier of its patient
     study_key TEXT NOT NULL
@@ -43,7 +43,6 @@ class PartStore:
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
-        database.executescript(_SCHEMA)
 
     def owner(self, series: Collection[str]) -> str | None:
         """Return the key of the study that has one of these series, the last one; else None."""
