@@ -7,15 +7,15 @@ import asyncio
 import contextlib
 import gc
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any, cast
-from urllib.parse import unquote
 
 import grpc
 import structlog
 from google.protobuf.message import Message
 
+from cloud.callers import INTERNAL, caller_of, deadline_of, draining
 from cloud.limits import check_header
 from cloud.models import ModelTransfers
 from cloud.quota import StreamQuota
@@ -24,7 +24,6 @@ from cloud.settings import CloudSettings
 from cloud.stream import ABANDON_AFTER_S, Backend, StudyStream
 from cloud.study_trace import StudyTrace, traceparent_of
 from cloud.telemetry import CANCELLED, COMPLETE
-from process.tls import is_loopback
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.deadline import Clock, Deadline
@@ -37,12 +36,6 @@ from protos.errors import (
     to_status,
 )
 from protos.messages import Accepted, Header, Load, Priority, Summary
-from protos.metadata import MAX_SITE_CHARACTERS, SITE_KEY
-
-INTERNAL = "an internal error; the log of the service has it"
-"""What a caller learns of a fault of the program."""
-
-_CERTIFICATE_NAMES = ("x509_common_name", "x509_subject_alternative_name")
 
 Context = grpc.aio.ServicerContext[pb.ReadRequest, pb.ReadResponse]
 
@@ -281,11 +274,6 @@ def _this_call() -> asyncio.Task[Any]:
     return cast("asyncio.Task[Any]", asyncio.current_task())
 
 
-def draining() -> Draining:
-    """Return the error of what comes while the service is being stopped."""
-    return Draining("the service is being stopped; use another one, or retry later")
-
-
 def _stopped() -> Draining:
     return Draining("the service stopped before this was finished")
 
@@ -305,67 +293,3 @@ async def _abort(
         _log.exception("internal error", peer=context.peer(), **ids)
         error = ServiceFault(INTERNAL)
     await context.abort(*to_status(error, *details))
-
-
-def deadline_of(
-    budget_s: float, left_s: float | None, settings: CloudSettings, clock: Clock
-) -> Deadline:
-    """Return the earliest deadline of caller, settings and call, less the return margin."""
-    budget_s = min(budget_s, settings.max_budget_s)
-    if left_s is not None:
-        budget_s = max(0.0, min(budget_s, left_s))
-    return Deadline.after(budget_s - min(settings.return_margin_s, budget_s / 2), clock)
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who sends a study: the name of its site, and whether it may send stat."""
-
-    site: str
-    may_stat: bool
-
-
-def caller_of(context: grpc.aio.ServicerContext[Any, Any], settings: CloudSettings) -> Caller:
-    """Return the caller of a gRPC call, see `named_caller`."""
-    identity = context.auth_context()
-    certified = any(key in identity for key in ("x509_pem_cert", *_CERTIFICATE_NAMES))
-    names: list[str | bytes] = [n for key in _CERTIFICATE_NAMES for n in identity.get(key, ())]
-    address = peer_address(context.peer())
-    said = [value for key, value in context.invocation_metadata() or () if key == SITE_KEY]
-    return named_caller(names, said, address, certified=certified, settings=settings)
-
-
-def named_caller(
-    names: Sequence[str | bytes],
-    said: Sequence[str | bytes],
-    address: str,
-    *,
-    certified: bool,
-    settings: CloudSettings,
-) -> Caller:
-    """Return the caller: a name in its certificate, else the address of its machine.
-
-    A caller without certificate may name its site itself, as ``said`` in ``overread-site``, only
-    where the settings say so: otherwise it could take a new name with each study. So may a proxy
-    whose certificate is known to the settings, for its own callers. Sites that may send stat are
-    those of the settings; where these name none, those with a certificate and this machine.
-    """
-    texts = [_text(name) for name in names]
-    proxied = any(name in settings.trusted_proxies for name in texts)
-    if proxied or not certified:
-        may_name = proxied or settings.trust_site_metadata
-        texts = [*(map(_text, said) if may_name else ()), *texts, address]
-    site = next((t for text in texts if (t := text.strip()[:MAX_SITE_CHARACTERS])), UNKNOWN_SITE)
-    here = address == "unix" or is_loopback(f"{address}:0")
-    allowed = site in settings.stat_sites if settings.stat_sites else certified or here
-    return Caller(site, allowed)
-
-
-def peer_address(peer: str) -> str:
-    """Return the address of a machine without its port, from ``ipv4:HOST:PORT`` and the like."""
-    kind, _, rest = unquote(peer).partition(":")
-    return rest.rpartition(":")[0] if kind in ("ipv4", "ipv6") else kind
-
-
-def _text(name: str | bytes) -> str:
-    return name.decode(errors="replace") if isinstance(name, bytes) else name

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from cloud.callers import Caller, deadline_of, draining
 from cloud.inference_protocol.statistics import Statistics
 from cloud.inference_protocol.tensors import (
     decode_rois,
@@ -21,7 +22,6 @@ from cloud.inference_protocol.tensors import (
 )
 from cloud.quota import StreamQuota
 from cloud.scheduling.scheduler import RoiResult
-from cloud.service import Caller, deadline_of, draining
 from cloud.settings import CloudSettings
 from cloud.stream import CLOSE_AFTER_S, Backend
 from cloud.telemetry import CANCELLED

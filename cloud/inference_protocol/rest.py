@@ -28,6 +28,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from cloud.callers import INTERNAL, Caller, named_caller
 from cloud.inference_protocol.http_json import (
     HEADER_LENGTH,
     as_json,
@@ -35,7 +36,6 @@ from cloud.inference_protocol.http_json import (
     encode_response,
 )
 from cloud.inference_protocol.inference import Inference
-from cloud.service import INTERNAL, Caller, named_caller
 from cloud.settings import CloudSettings
 from process.http import LargeBody, SlowBody, body_parts, certificate_names
 from protos import inference_pb2 as pb

@@ -6,8 +6,8 @@ from typing import Any
 import grpc
 import structlog
 
+from cloud.callers import INTERNAL, caller_of
 from cloud.inference_protocol.inference import Inference
-from cloud.service import INTERNAL, caller_of
 from cloud.settings import CloudSettings
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc

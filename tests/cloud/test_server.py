@@ -18,10 +18,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
+from cloud.callers import Caller, caller_of
 from cloud.describe import fetch_description
 from cloud.errors import AddressUnusable, BadSettings
 from cloud.server import SERVICE_NAME
-from cloud.service import Caller, caller_of
 from cloud.settings import CloudSettings
 from evaluation.load.hostile_clients import _half_messages
 from protos import codec, overread_pb2_grpc

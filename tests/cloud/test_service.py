@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from cloud import service
-from cloud.service import caller_of
+from cloud.callers import caller_of
 from cloud.settings import CloudSettings
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb

@@ -28,8 +28,8 @@ import pytest
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from cloud.callers import Caller, caller_of
 from cloud.server import SERVICE_NAME
-from cloud.service import Caller, caller_of
 from cloud.settings import CloudSettings
 from edge.link.channel import CHANNEL_OPTIONS
 from protos import overread_pb2_grpc

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloud.callers import Caller, named_caller
 from cloud.inference_protocol import rest
 from cloud.inference_protocol.http_json import decode_request
-from cloud.service import Caller, named_caller
 from process.http import CannotListen, unbindable
 from protos.errors import InvalidRequest
 from tests.cloud.inference_protocol.calling import DetailedReader, Refused, rois, tritonclient
@@ -304,7 +304,7 @@ def test_a_machine_is_one_site_over_both_protocols() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cloud.inference_protocol.rest.named_caller", noted)
-        patch.setattr("cloud.service.named_caller", noted)
+        patch.setattr("cloud.callers.named_caller", noted)
         where = {"address": "[::1]:0", "http_address": "[::1]:0"}
         with run_cloud(DetailedReader(), **where) as cloud:
             for kind, to in (("grpc", cloud.address), ("http", cloud.server.http_address)):
