@@ -21,15 +21,13 @@ from rich.table import Table
 
 from cloud.describe import fetch_description
 from cloud.errors import BadSettings, CloudError
-from cloud.instances import open_instances
+from cloud.instances import open_instances, open_reader
 from cloud.server import CloudServer, server_credentials
 from cloud.server import serve as serve_until_signalled
 from cloud.settings import CloudSettings, load_settings
 from cloud.telemetry import Telemetry
 from cloud.workers import Reader, hanging_steps
-from models.runtime.errors import EngineUnavailable, ModelError
-from models.runtime.second_reader import open_second_reader
-from models.runtime.staged import open_staged
+from models.runtime.errors import ModelError
 from process.command_line import PlainGroup
 from process.endpoints import Pulse
 from process.logs import configure_logging
@@ -171,7 +169,7 @@ async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
         metrics = opened.enter_context(telemetry.serve(settings.metrics_address, alive, usable))
         if metrics is not None:
             _log.info("metrics served", address=metrics)
-        reader = opened.enter_context(open_instances(settings, partial(_open_reader, settings)))
+        reader = opened.enter_context(open_instances(settings, partial(open_reader, settings)))
         pulse.beat()
         beating = asyncio.create_task(_beat(pulse))
         loading.clear()
@@ -208,28 +206,6 @@ def _description(settings: CloudSettings, reader: Reader) -> dict[str, object]:
         "version": version("overread"),
         "settings": str(settings.file or "no file"),
     }
-
-
-def _open_reader(settings: CloudSettings, device: str, threads: int) -> Reader:
-    name, engine, keys = settings.model, settings.engine, settings.model_keys
-    try:
-        if settings.stages == 1:
-            return open_second_reader(
-                name, engine=engine, device=device, threads=threads, keys=keys
-            )
-        return open_staged(
-            name,
-            settings.stages,
-            engine=engine,
-            engines=settings.stage_engines,
-            device=device,
-            threads=threads,
-            keys=keys,
-        )
-    except EngineUnavailable as error:
-        if not device:
-            raise
-        raise EngineUnavailable(f"devices names {device!r}: {error}") from error
 
 
 def _fetch(address: str, files: TlsFiles, timeout_s: float) -> Description:

@@ -23,7 +23,9 @@ class CacheKey:
 class VerdictCache:
     """The last ``size`` verdicts, each for ``ttl_s`` seconds."""
 
-    def __init__(self, size: int, ttl_s: float, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self, size: int = 4096, ttl_s: float = 600.0, clock: Clock = time.monotonic
+    ) -> None:
         self._size, self._ttl_s, self._clock = size, ttl_s, clock
         self._verdicts: OrderedDict[CacheKey, tuple[Deadline, Verdict]] = OrderedDict()
         self._by_study: defaultdict[StudyId, set[CacheKey]] = defaultdict(set)

@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 import grpc
 
+from cloud.limits import Bounds
 from cloud.scheduling.scheduler import UNKNOWN_SITE
 from cloud.settings import CloudSettings
 from process.tls import is_loopback
@@ -17,6 +18,9 @@ from protos.metadata import MAX_SITE_CHARACTERS, SITE_KEY
 INTERNAL = "an internal error; the log of the service has it"
 """What a caller learns of a fault of the program."""
 
+ANYONE = "*"
+"""In ``trusted_proxies``: every caller without a certificate."""
+
 _CERTIFICATE_NAMES = ("x509_common_name", "x509_subject_alternative_name")
 
 
@@ -25,14 +29,12 @@ def draining() -> Draining:
     return Draining("the service is being stopped; use another one, or retry later")
 
 
-def deadline_of(
-    budget_s: float, left_s: float | None, settings: CloudSettings, clock: Clock
-) -> Deadline:
-    """Return the earliest deadline of caller, settings and call, less the return margin."""
-    budget_s = min(budget_s, settings.max_budget_s)
+def deadline_of(budget_s: float, left_s: float | None, bounds: Bounds, clock: Clock) -> Deadline:
+    """Return the earliest deadline of caller, bounds and call, less the return margin."""
+    budget_s = min(budget_s, bounds.max_budget_s)
     if left_s is not None:
         budget_s = max(0.0, min(budget_s, left_s))
-    return Deadline.after(budget_s - min(settings.return_margin_s, budget_s / 2), clock)
+    return Deadline.after(budget_s - min(bounds.return_margin_s, budget_s / 2), clock)
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ def named_caller(
     those of the settings; where these name none, those with a certificate and this machine.
     """
     texts = [_text(name) for name in names]
-    proxied = any(name in settings.trusted_proxies for name in texts)
+    proxied = any(name in settings.trusted_proxies for name in texts if name != ANYONE)
     if proxied or not certified:
-        may_name = proxied or settings.trust_site_metadata
+        may_name = proxied or ANYONE in settings.trusted_proxies
         texts = [*(map(_text, said) if may_name else ()), *texts, address]
     site = next((t for text in texts if (t := text.strip()[:MAX_SITE_CHARACTERS])), UNKNOWN_SITE)
     here = address == "unix" or is_loopback(f"{address}:0")

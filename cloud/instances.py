@@ -14,7 +14,9 @@ from cloud.settings import CloudSettings
 from cloud.workers import OpenOne, Reader, WorkerStage
 from imaging.volume import UInt8Array
 from models.runtime import hardware
-from models.runtime.second_reader import Readings
+from models.runtime.errors import EngineUnavailable
+from models.runtime.second_reader import Readings, open_second_reader
+from models.runtime.staged import open_staged
 from protos.deadline import Clock
 
 
@@ -76,6 +78,33 @@ def open_instances(settings: CloudSettings, open_one: OpenOne) -> Iterator[Reade
         return
     threads = settings.threads or max(1, hardware.cores() // len(devices))
     yield Instances(tuple(open_one(device, threads) for device in devices))
+
+
+def open_reader(settings: CloudSettings, device: str, threads: int) -> Reader:
+    """Open one instance of the model of the settings, whole or in parts.
+
+    Raises:
+        ModelError: it cannot be opened.
+    """
+    name, engine, keys = settings.model, settings.engine, settings.model_keys
+    try:
+        if settings.stages == 1:
+            return open_second_reader(
+                name, engine=engine, device=device, threads=threads, keys=keys
+            )
+        return open_staged(
+            name,
+            settings.stages,
+            engine=engine,
+            engines=settings.stage_engines,
+            device=device,
+            threads=threads,
+            keys=keys,
+        )
+    except EngineUnavailable as error:
+        if not device:
+            raise
+        raise EngineUnavailable(f"devices names {device!r}: {error}") from error
 
 
 def stages_of(reader: Reader, clock: Clock) -> list[WorkerStage]:

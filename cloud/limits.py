@@ -1,10 +1,11 @@
-"""The limits of the service: checks of a header and of an ROI, and the padding of small ROIs.
+"""The limits of the service: bounds, checks of a header and an ROI, and padding of small ROIs.
 
 An ROI may be smaller than what the model reads. It is then mirrored to the model's size, and the
 mask in the model's answer is cropped to the ROI.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +18,39 @@ from protos.messages import Description, Header, Roi
 Shape = tuple[int, int, int]
 """Voxels (z, y, x)."""
 
+SITE_SHARE = 0.5
+"""Part of the open streams that one site may have; while other sites are active, also the part of
+the queue, and of its share of the time to a deadline, up to which it may fill the queue."""
+
 MIN_SIDE_DIVISOR = 3
 """An ROI must be at least a third of the model's shape along each axis."""
 
 MAX_KEY_CHARACTERS = 128
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds that are right for every site; only tests take others.
+
+    Attributes:
+        max_rois: largest number of ROIs in a study.
+        max_queued_rois: largest number of ROIs that wait for an instance of the model.
+        max_budget_s: longer budgets are shortened to this; also the longest time for the body of an
+            HTTP request.
+        idle_timeout_s: longest wait for the header of a stream, for an ROI while none of the stream
+            is waiting or being read, and for more of the body of an HTTP request.
+        return_margin_s: part of each budget that is kept for the answer's way back, at most half.
+        max_transfers: largest number of models that are sent at once.
+        transfer_timeout_s: longest time of one transfer; the caller continues it with another.
+    """
+
+    max_rois: int = 64
+    max_queued_rois: int = 512
+    max_budget_s: float = 600.0
+    idle_timeout_s: float = 10.0
+    return_margin_s: float = 0.01
+    max_transfers: int = 4
+    transfer_timeout_s: float = 600.0
 
 
 def check_header(header: Header, limits: Description) -> None:

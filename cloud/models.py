@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import structlog
 
+from cloud.limits import Bounds
 from cloud.settings import CloudSettings
 from models.runtime.package import WEIGHTS, Offer, open_offer
 from protos import overread_pb2 as pb
@@ -31,7 +32,7 @@ class ModelTransfers:
         self.open = 0
 
     @classmethod
-    def of(cls, settings: CloudSettings) -> "ModelTransfers":
+    def of(cls, settings: CloudSettings, bounds: Bounds) -> "ModelTransfers":
         """Open the model that the settings offer; this takes seconds.
 
         Raises:
@@ -43,7 +44,7 @@ class ModelTransfers:
         offer = open_offer(settings.offered_model, folder.absolute(), settings.model_keys)
         size = len(offer.packed)
         _log.info("model offered", model=offer.name, version=offer.version, bytes=size)
-        return cls(offer, settings.max_transfers, settings.transfer_timeout_s)
+        return cls(offer, bounds.max_transfers, bounds.transfer_timeout_s)
 
     async def responses(
         self, request: pb.GetModelRequest, site: str, is_busy: Callable[[], bool]

@@ -4,19 +4,23 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator
 
+from cloud.limits import SITE_SHARE
 from protos.errors import Overloaded
 from protos.messages import Priority
 
+STAT_RESERVE = 0.1
+"""Part of the open streams that is for stat alone."""
+
 
 class StreamQuota:
-    """The limit of open streams: ``most`` in all, and the part ``site_share`` of it for each site.
+    """The limit of open streams: ``most`` in all, and the part `SITE_SHARE` of it for each site.
 
-    The last tenth of all is for stat studies, and a site may exceed its part by these.
+    The last of all are for stat studies (`STAT_RESERVE`), and a site may exceed its part by these.
     """
 
-    def __init__(self, most: int, site_share: float) -> None:
-        self._most, self._site_quota = most, max(1, int(site_share * most))
-        self._reserved = int(0.1 * most)
+    def __init__(self, most: int) -> None:
+        self._most, self._site_quota = most, max(1, int(SITE_SHARE * most))
+        self._reserved = int(STAT_RESERVE * most)
         self._open: Counter[str] = Counter()
 
     @property

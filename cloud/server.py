@@ -20,9 +20,10 @@ from cloud.inference_protocol import rpc
 from cloud.inference_protocol.inference import Inference
 from cloud.inference_protocol.rest import RestService
 from cloud.instances import stages_of
+from cloud.limits import Bounds
 from cloud.models import ModelTransfers
 from cloud.scheduling.batcher import Batcher
-from cloud.scheduling.scheduler import Rules
+from cloud.scheduling.scheduler import Rules, Scheduler
 from cloud.service import OverreadService
 from cloud.settings import CloudSettings
 from cloud.stream import Backend
@@ -123,6 +124,7 @@ class CloudServer:
     """A service that listens while it is entered as an async context.
 
     ``reader`` is the model; ``service_version`` is the version of this package in `Describe`.
+    ``scheduler`` orders the queue; others than the own are for comparison.
     """
 
     def __init__(
@@ -133,9 +135,12 @@ class CloudServer:
         *,
         service_version: str,
         clock: Clock = time.monotonic,
+        bounds: Bounds | None = None,
+        scheduler: type[Scheduler] = Scheduler,
     ) -> None:
         self._settings, self._reader, self._telemetry = settings, reader, telemetry
         self._version, self._clock = service_version, clock
+        self._bounds, self._scheduler = bounds or Bounds(), scheduler
         self.address = self.http_address = ""
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # grpc-stubs omits it
         self._parts = AsyncExitStack()
@@ -153,7 +158,7 @@ class CloudServer:
         """
         async with AsyncExitStack() as parts:
             self._batcher = await self._open_batcher(parts)
-            backend, models = self._make_backend(), ModelTransfers.of(self._settings)
+            backend, models = self._make_backend(), ModelTransfers.of(self._settings, self._bounds)
             self._service = OverreadService(backend, self._settings, self._clock, models)
             quota = self._service.quota  # one for both, else a site could use it up twice
             self._inference = Inference(backend, quota, self._settings, self._clock)
@@ -162,7 +167,7 @@ class CloudServer:
             self.address = self._bind()
             await self._server.start()
             parts.push_async_callback(self._server.stop, 1.0)
-            rest = RestService(self._inference, self._settings, self._largest_body)
+            rest = RestService(self._inference, self._settings, self._bounds, self._largest_body)
             if self._settings.http_address:
                 http = serving_here(rest.app(), self._http_listener())
                 self.http_address = (await parts.enter_async_context(http)).address
@@ -224,35 +229,30 @@ class CloudServer:
             self._telemetry,
             others=others,
             max_batch=settings.max_batch,
-            max_batch_delay_s=settings.max_batch_delay_s,
-            rules=Rules(
-                order=settings.scheduling,
-                max_queued=settings.max_queued_rois,
-                routine_max_wait_s=settings.routine_max_wait_s,
-                site_share=settings.site_share,
-                site_weights=settings.site_weights,
-            ),
+            rules=Rules(self._bounds.max_queued_rois * len(stages), settings.site_weights),
+            scheduler=self._scheduler,
             clock=self._clock,
         )
         await batcher.warm_up(self._reader.roi_shape)
         return await parts.enter_async_context(batcher)
 
     def _make_backend(self) -> Backend:
-        settings, reader = self._settings, self._reader
+        reader = self._reader
         return Backend(
             batcher=self._batcher,
-            cache=VerdictCache(settings.cache_size, settings.cache_ttl_s, self._clock),
+            cache=VerdictCache(clock=self._clock),
             limits=Description(
                 service_version=self._version,
                 models={reader.name: reader.version},
                 engine=reader.engine,
-                max_rois=settings.max_rois,
+                max_rois=self._bounds.max_rois,
                 max_roi_voxels=math.prod(reader.roi_shape),
                 max_message_bytes=self._largest_message,
                 roi_shape=reader.roi_shape,
             ),
             telemetry=self._telemetry,
             model=f"{reader.name} {reader.version}",
+            bounds=self._bounds,
         )
 
     def _add_gauges(self) -> None:

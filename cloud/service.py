@@ -60,7 +60,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
     ) -> None:
         self._backend, self._settings, self._clock = backend, settings, clock
         self._models = models or ModelTransfers()
-        self.quota = StreamQuota(settings.max_streams, settings.site_share)
+        self.quota = StreamQuota(settings.max_streams)
         self._draining = self._stopped = False
         self.open_streams, self._ended = 0, 0  # open studies, and those with ROIs that were
         self._streams: set[StudyStream] = set()
@@ -105,7 +105,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         context: grpc.aio.ServicerContext[pb.GetModelRequest, pb.GetModelResponse],
     ) -> AsyncIterator[pb.GetModelResponse]:
         """Send the offered model for the edge."""
-        site, longest_s = UNKNOWN_SITE, self._settings.transfer_timeout_s + ABANDON_AFTER_S
+        site, longest_s = UNKNOWN_SITE, self._backend.bounds.transfer_timeout_s + ABANDON_AFTER_S
         # a caller that reads nothing takes no error either, and would hold its place for ever
         abandon = asyncio.get_running_loop().call_later(longest_s, _this_call().cancel)
         try:
@@ -151,7 +151,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 self._streams.add(stream)
                 stack.callback(stream.close)
                 stack.callback(self._streams.discard, stream)
-                stream.open(requests, self._settings.idle_timeout_s, _this_call().cancel)
+                stream.open(requests, self._backend.bounds.idle_timeout_s, _this_call().cancel)
                 # sent at once, so that the caller can measure the round trip too
                 await context.send_initial_metadata(())
                 yield codec.encode_response(Accepted(accepted))
@@ -197,7 +197,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
 
     async def _receive_header(self, requests: AsyncIterator[pb.ReadRequest]) -> Header:
         """Return the header; raise `InvalidRequest` if none arrived in time."""
-        timeout_s, call = self._settings.idle_timeout_s, _this_call()
+        timeout_s, call = self._backend.bounds.idle_timeout_s, _this_call()
         self._opening.add(call)
         try:
             async with asyncio.timeout(timeout_s):
@@ -217,7 +217,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
 
     def _deadline(self, header: Header, context: Context) -> Deadline:
         left_s = context.time_remaining()
-        return deadline_of(header.budget_s, left_s, self._settings, self._clock)
+        return deadline_of(header.budget_s, left_s, self._backend.bounds, self._clock)
 
     def _count_accepted(self, header: Header, deadline: Deadline, site: str) -> int:
         """Return how many announced ROIs can be answered in time; raise `BusyFault` if none can."""

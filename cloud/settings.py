@@ -25,17 +25,6 @@ class CloudSettings(ProcessSettings):
             it is served at ``address``.
         engine: inference engine, or ``auto`` for the fastest that is correct.
         threads: threads of each instance; 0 divides all cores that the process may use.
-        max_batch_delay_s: longest wait of an ROI for others to join its batch.
-        max_queued_rois: largest number of waiting ROIs; more are rejected as `Overloaded`.
-        scheduling: ``deadline``; or, for comparison, ``edf``, earliest deadline first, and
-            ``fifo``, first come, first served in full batches. These two refuse nothing on arrival,
-            know neither priority nor site, and drop what is late.
-        routine_max_wait_s: a routine ROI that has waited this long, or half of its budget, is aged:
-            while such ROIs wait, one routine ROI is read after three stat ROIs.
-        site_share: while other sites are active, the part of ``max_queued_rois``, and of the site's
-            share of the time to its deadline, up to which a site may fill the queue; beyond it
-            every active site has its fair share. Always the part of ``max_streams`` that one site
-            may have; for stat it may have a tenth more.
         site_weights: the weight of each named site in shares and turns; others have weight 1.
         instances: copies of the model on each device; each reads batches of its own.
         devices: ``cpu``, ``cuda:0``, ``GPU.0`` and the like, see `models.runtime.hardware`; empty:
@@ -47,27 +36,18 @@ class CloudSettings(ProcessSettings):
         max_streams: largest number of open studies and inference requests together, the last tenth
             for stat only; more are rejected as `Overloaded`. It bounds memory, while deadlines
             bound the load.
-        trust_site_metadata: whether a caller without certificate may name its site itself; only
-            where a proxy sets the name. Otherwise its site is the address of its machine.
         trusted_proxies: names in the certificates of proxies, which name the site of each of their
-            callers in ``overread-site``.
+            callers in ``overread-site``. ``*`` is every caller without a certificate: only where a
+            proxy sets the name. Otherwise the site of such a caller is the address of its machine.
         stat_sites: sites that may send stat; empty: those with a certificate, and this machine.
             Stat of others is read as routine.
-        max_budget_s: longer budgets are shortened to this; also the longest time for the body of an
-            HTTP request.
-        idle_timeout_s: longest wait for the header of a stream, for an ROI while none of the stream
-            is waiting or being read, and for more of the body of an HTTP request.
         max_connection_age_s: after this time callers must connect again, so that they find
             new replicas; open studies go on.
-        return_margin_s: part of each budget that is kept for the answer's way back, at most half.
         grace_s: time that open studies and inference requests have to finish after SIGTERM.
         model_keys: files of public keys, one of which must have signed the manifest of the models;
             empty: no signature is required.
         offered_model: artifact that sites may fetch for their edge; empty: none is offered.
         offered_folder: folder with its manifest, ``manifest.sig`` and files; None: the package's.
-        max_transfers: largest number of models that are sent at once; more are rejected as
-            `Overloaded`.
-        transfer_timeout_s: longest time of one transfer; the caller continues it with another.
         tls: files of TLS; with ``ca`` callers need certificates that it has signed.
         insecure: whether another machine may send ROIs without TLS.
         metrics_address: ``HOST:PORT`` of the metrics; empty: off.
@@ -85,11 +65,6 @@ class CloudSettings(ProcessSettings):
     engine: str = "auto"
     threads: int = Field(0, ge=0)
     max_batch: int = Field(8, ge=1)
-    max_batch_delay_s: float = Field(0.005, ge=0, le=1)
-    max_queued_rois: int = Field(512, ge=1)
-    scheduling: Literal["deadline", "edf", "fifo"] = "deadline"
-    routine_max_wait_s: float = Field(1.0, gt=0)
-    site_share: float = Field(0.5, gt=0, le=1)
     site_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}, description="a table with a number greater than 0 for each site"
     )
@@ -99,21 +74,12 @@ class CloudSettings(ProcessSettings):
     stage_engines: tuple[str, ...] = Field((), description="a list with the name of each engine")
     ray: str = ""
     max_streams: int = Field(1024, ge=1)
-    max_rois: int = Field(64, ge=1)
-    trust_site_metadata: bool = False
     trusted_proxies: tuple[str, ...] = Field((), description="a list with the name of each proxy")
     stat_sites: tuple[str, ...] = Field((), description="a list with the name of each site")
-    max_budget_s: float = Field(600.0, gt=0)
-    idle_timeout_s: float = Field(10.0, gt=0)
     max_connection_age_s: float = Field(600.0, ge=1)
-    return_margin_s: float = Field(0.01, ge=0)
-    cache_size: int = Field(4096, ge=0)
-    cache_ttl_s: float = Field(600.0, ge=0)
     grace_s: float = Field(20.0, ge=0)
     offered_model: str = ""
     offered_folder: Path | None = None
-    max_transfers: int = Field(4, ge=1, le=100)
-    transfer_timeout_s: float = Field(600.0, gt=0)
     tls: ServerTlsFiles = Field(default_factory=ServerTlsFiles)
     insecure: bool = False
     metrics_address: str = ""

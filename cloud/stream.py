@@ -5,11 +5,11 @@ A reading becomes a verdict, an error becomes a refusal of that ROI alone.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from cloud.cache import CacheKey, VerdictCache
-from cloud.limits import check_roi, crop_mask, pad
+from cloud.limits import Bounds, check_roi, crop_mask, pad
 from cloud.multiplexer import ResponseMultiplexer
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.scheduler import UNKNOWN_SITE, RoiResult
@@ -54,6 +54,7 @@ class Backend:
     limits: Description
     telemetry: Telemetry
     model: str
+    bounds: Bounds = field(default_factory=Bounds)
 
 
 class StudyStream:

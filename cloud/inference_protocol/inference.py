@@ -21,6 +21,7 @@ from cloud.inference_protocol.tensors import (
     requested,
 )
 from cloud.quota import StreamQuota
+from cloud.scheduling.batcher import MAX_BATCH_DELAY_S
 from cloud.scheduling.scheduler import RoiResult
 from cloud.settings import CloudSettings
 from cloud.stream import CLOSE_AFTER_S, Backend
@@ -138,7 +139,7 @@ class Inference:
                 for tensor in outputs_of(self._roi_shape)
             ],
             dynamic_batching=pb.ModelDynamicBatching(
-                max_queue_delay_microseconds=round(1e6 * self._settings.max_batch_delay_s),
+                max_queue_delay_microseconds=round(1e6 * MAX_BATCH_DELAY_S),
                 priority_levels=ROUTINE_LEVEL,
                 default_priority_level=ROUTINE_LEVEL,
             ),
@@ -253,7 +254,7 @@ class Inference:
     def _deadline(self, request: pb.ModelInferRequest, left_s: float | None) -> Deadline:
         timeout_us = _number(request, "timeout")
         budget_s = 1e-6 * timeout_us if timeout_us else math.inf
-        return deadline_of(budget_s, left_s, self._settings, self._clock)
+        return deadline_of(budget_s, left_s, self._backend.bounds, self._clock)
 
     async def _read(
         self, voxels: UInt8Array, deadline: Deadline, priority: Priority, site: str

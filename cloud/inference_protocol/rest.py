@@ -36,6 +36,7 @@ from cloud.inference_protocol.http_json import (
     encode_response,
 )
 from cloud.inference_protocol.inference import Inference
+from cloud.limits import Bounds
 from cloud.settings import CloudSettings
 from process.http import LargeBody, SlowBody, body_parts, certificate_names
 from protos import inference_pb2 as pb
@@ -77,8 +78,11 @@ Answer = Callable[[Request], Response]
 class RestService:
     """The application; ``max_body`` is the largest body in bytes, unpacked too."""
 
-    def __init__(self, inference: Inference, settings: CloudSettings, max_body: int) -> None:
-        self._inference, self._settings, self._max_body = inference, settings, max_body
+    def __init__(
+        self, inference: Inference, settings: CloudSettings, bounds: Bounds, max_body: int
+    ) -> None:
+        self._inference, self._settings = inference, settings
+        self._bounds, self._max_body = bounds, max_body
 
     def app(self) -> Starlette:
         """Return the application."""
@@ -142,7 +146,7 @@ class RestService:
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("identity", *_ENCODINGS):
             raise InvalidRequest(f"Content-Encoding {encoding!r:.50}, expected gzip or deflate")
-        idle_s, most_s = self._settings.idle_timeout_s, self._settings.max_budget_s
+        idle_s, most_s = self._bounds.idle_timeout_s, self._bounds.max_budget_s
         parts = body_parts(request, idle_s=idle_s, within_s=most_s, most=self._max_body)
         try:
             body = b"".join([part async for part in parts])
@@ -156,7 +160,7 @@ class RestService:
 
     async def _discard(self, request: Request) -> bool:
         """Receive the rest of a body; return whether it came to its end."""
-        idle_s = self._settings.idle_timeout_s
+        idle_s = self._bounds.idle_timeout_s
         try:
             rest = body_parts(request, idle_s=idle_s, within_s=idle_s, most=DISCARDED_BYTES)
             async for _ in rest:

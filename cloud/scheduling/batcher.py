@@ -25,6 +25,9 @@ from protos.deadline import Clock, Deadline
 from protos.errors import DeadlineUnmeetable, ModelFailed, Overloaded
 from protos.messages import Priority
 
+MAX_BATCH_DELAY_S = 0.005
+"""Longest wait of an ROI for others to join its batch."""
+
 STALE_S = 5.0
 """Seconds without a batch after which the learnt cost may be out of date."""
 
@@ -46,10 +49,11 @@ class Batcher:
         telemetry: Telemetry,
         *,
         max_batch: int,
-        max_batch_delay_s: float,
+        max_batch_delay_s: float = MAX_BATCH_DELAY_S,
         others: Sequence[WorkerStage] = (),
         rules: Rules | None = None,
         cost: CostModel | None = None,
+        scheduler: type[Scheduler] = Scheduler,
         clock: Clock = time.monotonic,
     ) -> None:
         self.announced_rois = 0
@@ -57,7 +61,7 @@ class Batcher:
         self._max_delay_s, self._reading = max_batch_delay_s, set[asyncio.Task[None]]()
         cost = cost or CostModel()
         self.timing = BatchTiming(cost, copy.deepcopy(cost), max_batch)
-        self.queue = Scheduler(rules or Rules(), self.timing, clock)
+        self.queue = scheduler(rules or Rules(), self.timing, clock)
         self._batches = self._failures = self._running = 0
         self._arrived, self._last_batch_s = asyncio.Event(), -math.inf
 

@@ -15,8 +15,8 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
+from cloud.limits import SITE_SHARE
 from cloud.scheduling.cost import BatchTiming
 from imaging.volume import UInt8Array
 from models.runtime.second_reader import Reading
@@ -35,31 +35,23 @@ STATS_PER_ROUTINE = 3
 BATCH_SHARE = 0.25
 """Part of the shortest budget that waits which a batch may take beyond the efficient size."""
 
+ROUTINE_MAX_WAIT_S = 1.0
+"""A routine ROI is aged after this wait, or after half of its budget if that is shorter."""
+
 ACTIVE_S, KNOWN_S = 2.0, 600.0
 """A site counts as active, and as known, for this time after its last ROI came."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How the queue is ordered and shared.
+    """What a service allows.
 
     Attributes:
-        order: ``deadline``: all rules. For comparison: ``edf``, earliest deadline first, and
-            ``fifo``, first come, first served. Both refuse none on arrival while there is room,
-            know neither priority nor site, and drop what is late.
         max_queued: largest number of ROIs that wait.
-        routine_max_wait_s: a routine ROI is aged after this wait, or after half of its budget if
-            that is shorter.
-        site_share: part of ``max_queued``, and of its share of the time to its deadline, up to
-            which a site may fill the queue while others are active. Beyond it a site may have its
-            fair share, or one turn if that is more.
-        site_weights: the weight of each named site; others have weight 1.
+        site_weights: the weight of each named site in shares and turns; others have weight 1.
     """
 
-    order: Literal["deadline", "edf", "fifo"] = "deadline"
     max_queued: int = 512
-    routine_max_wait_s: float = 1.0
-    site_share: float = 0.5
     site_weights: Mapping[str, float] = field(default_factory=dict)
 
     def weight(self, site: str) -> float:
@@ -124,7 +116,7 @@ class Scheduler:
 
     def __init__(self, rules: Rules, timing: BatchTiming, clock: Clock) -> None:
         self.busy_until_s = {0: -math.inf}
-        self.rules, self._timing, self._clock = rules, timing, clock
+        self.rules, self.timing, self._clock = rules, timing, clock
         self._rois: list[WaitingRoi] = []
         self._virtual, self._finish = 0.0, dict[str, float]()
         self._stats_in_a_row = 0
@@ -143,8 +135,8 @@ class Scheduler:
     @property
     def queue_s(self) -> float:
         """Seconds that a routine ROI with a late deadline would wait if it arrived now."""
-        full, starts_s = self._timing.max_batch, self._starts_s()
-        before_s = len(self) // full * self._timing.interval.estimate_s(full) / len(starts_s)
+        full, starts_s = self.timing.max_batch, self._starts_s()
+        before_s = len(self) // full * self.timing.interval.estimate_s(full) / len(starts_s)
         return max(0.0, starts_s[0] - self._clock()) + before_s
 
     def admit(self, newcomers: Sequence[WaitingRoi]) -> list[tuple[WaitingRoi, OverreadError]]:
@@ -161,7 +153,7 @@ class Scheduler:
         other, self._last_site = self._last_site not in ("", first.site), first.site
         self._changed_s = now_s if other else self._changed_s
         gone = self._make_room(first, len(newcomers), waiting)
-        if self.rules.order != "deadline" or first.is_probe:
+        if first.is_probe:
             return gone
         left = [roi for roi in waiting if all(roi is not one for one, _ in gone)]
         late = self._late(left, newcomers)
@@ -196,7 +188,7 @@ class Scheduler:
 
         What can no longer be answered in time is dropped, with its error.
         """
-        now_s, alone_s = self._clock(), self._timing.latency.bound_s(1)
+        now_s, alone_s = self._clock(), self.timing.latency.bound_s(1)
         for roi in self.waiting:
             waited = f"after {now_s - roi.arrived_s:.3f} s in the queue"
             if (left_s := roi.deadline.remaining_s) <= 0.0:
@@ -205,7 +197,7 @@ class Scheduler:
                 late = f"{waited} {left_s:.3f} s are left; reading takes {alone_s:.3f} s"
                 roi.result.set_exception(DeadlineUnmeetable(late, alone_s))
         order = list(self.order(self.waiting, now_s))
-        batch = order[: self._batch_size(order, now_s)]
+        batch = order[: self.batch_size(order, now_s)]
         for roi in batch:
             self._virtual = max(self._virtual, roi.start)
             self._stats_in_a_row = self._stats_in_a_row + 1 if roi.is_stat else 0
@@ -216,10 +208,6 @@ class Scheduler:
         self, rois: Sequence[WaitingRoi], start_s: float, each_s: float = 0.0
     ) -> Iterator[WaitingRoi]:
         """Yield ``rois`` in reading order; from ``start_s`` one is read every ``each_s``."""
-        if self.rules.order != "deadline":
-            fifo = self.rules.order == "fifo"
-            yield from sorted(rois, key=lambda r: (0.0 if fifo else r.deadline.at_s, r.number))
-            return
         stat, routine = (
             sorted(
                 (roi for roi in rois if roi.is_stat is is_stat),
@@ -239,17 +227,36 @@ class Scheduler:
                 yield routine[at - i]
                 row = 0
 
+    def batch_size(self, order: Sequence[WaitingRoi], start_s: float) -> int:
+        """Return how many of the first ROIs to read at once: none is late because of the others.
+
+        It is the efficient size. When two full batches wait it is larger, up to the full one, as
+        long as a batch takes at most `BATCH_SHARE` of the shortest budget: what comes next and is
+        urgent must not find the model busy for too long.
+        """
+        full, soonest_s = self.timing.max_batch, math.inf
+        most = self.timing.interval.efficient_size(full)
+        if len(order) >= 2 * full:
+            limit_s = BATCH_SHARE * min(roi.deadline.at_s - roi.arrived_s for roi in order)
+            fits = [n for n in range(full + 1) if self.timing.latency.bound_s(n) <= limit_s]
+            most = max((most, *fits))  # none where the deadline has passed
+        for n, roi in enumerate(order[:most]):
+            soonest_s = min(soonest_s, roi.deadline.at_s)
+            if n and start_s + self.timing.latency.bound_s(n + 1) > soonest_s:
+                return n
+        return min(most, len(order))
+
     def _make_room(
         self, first: WaitingRoi, count: int, waiting: Sequence[WaitingRoi]
     ) -> list[tuple[WaitingRoi, OverreadError]]:
         """Raise `Overloaded` beyond the site's share; in a full queue stat preempts routine."""
         rules = self.rules
-        if rules.order == "deadline" and (reason := self._beyond_share(first, count, waiting)):
+        if reason := self._beyond_share(first, count, waiting):
             raise Overloaded(reason)
         if (excess := len(waiting) + count - rules.max_queued) <= 0:
             return []
         last = [r for r in self.order(waiting, self._clock()) if not r.is_stat][-excess:]
-        if rules.order != "deadline" or not first.is_stat or len(last) < excess:
+        if not first.is_stat or len(last) < excess:
             full = f"the queue is full: {len(waiting)} ROIs wait, the limit is {rules.max_queued}"
             raise Overloaded(full, limit=rules.max_queued)
         return [(one, Overloaded("preempted: the queue is full, stat arrived")) for one in last]
@@ -264,11 +271,11 @@ class Scheduler:
         share = rules.weight(first.site) / sum(map(rules.weight, sites))
         most = max(TURN, math.ceil(share * (waits.total() + count)))  # a study must not be cut
         # at its share of the speed the site's ROIs would still have time to spare
-        places, time_s = rules.site_share * rules.max_queued, rules.site_share * share * left_s
+        places, time_s = SITE_SHARE * rules.max_queued, SITE_SHARE * share * left_s
         if len(sites) < 2:  # no other is active, but a turn of one that is known must find room
             if now_s - self._changed_s >= KNOWN_S:
                 return ""
-            time_s = left_s - 2 * self._timing.interval.estimate_s(int(TURN))
+            time_s = left_s - 2 * self.timing.interval.estimate_s(int(TURN))
             places, most = rules.max_queued - TURN, TURN
         if own <= most or (own <= places and self.queue_s <= time_s):
             return ""
@@ -286,45 +293,23 @@ class Scheduler:
     ) -> dict[WaitingRoi, float]:
         """Return the ROIs that would be answered late with these newcomers, and when."""
         self._tag(newcomers)
-        full, starts_s = self._timing.max_batch, self._starts_s()
-        each_s = self._timing.interval.estimate_s(full) / full / len(starts_s)
+        full, starts_s = self.timing.max_batch, self._starts_s()
+        each_s = self.timing.interval.estimate_s(full) / full / len(starts_s)
         order = list(self.order([*waiting, *newcomers], starts_s[0], each_s))
-        late, at, alone_s = dict[WaitingRoi, float](), 0, self._timing.latency.bound_s(1)
+        late, at, alone_s = dict[WaitingRoi, float](), 0, self.timing.latency.bound_s(1)
         while at < len(order):
             start_s = starts_s[0]  # each batch goes to the instance that is free first
             if start_s + alone_s > order[at].deadline.at_s:  # it will not be read
                 late[order[at]] = start_s + alone_s
                 at += 1
                 continue
-            n = self._batch_size(order[at : at + 2 * full], start_s)
-            answered_s = start_s + self._timing.latency.bound_s(n)
+            n = self.batch_size(order[at : at + 2 * full], start_s)
+            answered_s = start_s + self.timing.latency.bound_s(n)
             batch = order[at : at + n]
             late |= {roi: answered_s for roi in batch if answered_s > roi.deadline.at_s}
-            heapq.heapreplace(starts_s, start_s + self._timing.interval.estimate_s(n))
+            heapq.heapreplace(starts_s, start_s + self.timing.interval.estimate_s(n))
             at += n
         return late
-
-    def _batch_size(self, order: Sequence[WaitingRoi], start_s: float) -> int:
-        """Return how many of the first ROIs to read at once: none is late because of the others.
-
-        It is the efficient size. When two full batches wait it is larger, up to the full one, as
-        long as a batch takes at most `BATCH_SHARE` of the shortest budget: what comes next and is
-        urgent must not find the model busy for too long.
-        """
-        full, soonest_s = self._timing.max_batch, math.inf
-        most = self._timing.interval.efficient_size(full)
-        if self.rules.order == "fifo":
-            most = full
-        elif len(order) >= 2 * full:
-            limit_s = BATCH_SHARE * min(roi.deadline.at_s - roi.arrived_s for roi in order)
-            fits = [n for n in range(full + 1) if self._timing.latency.bound_s(n) <= limit_s]
-            most = max((most, *fits))  # none where the deadline has passed
-        for n, roi in enumerate(order[:most]):
-            soonest_s = min(soonest_s, roi.deadline.at_s)
-            late = start_s + self._timing.latency.bound_s(n + 1) > soonest_s
-            if n and late and self.rules.order != "fifo":
-                return n
-        return min(most, len(order))
 
     def _starts_s(self) -> list[float]:
         """Return when each instance may start a batch, as a heap.
@@ -337,4 +322,4 @@ class Scheduler:
     def _aged_s(self, roi: WaitingRoi) -> float:
         """Return when a routine ROI is aged."""
         half_s = (roi.deadline.at_s - roi.arrived_s) / 2
-        return roi.arrived_s + min(self.rules.routine_max_wait_s, half_s)
+        return roi.arrived_s + min(ROUTINE_MAX_WAIT_S, half_s)

@@ -34,10 +34,13 @@ from evaluation.load.generator import LATE, Edges, Outcome, Outcomes, Traffic, p
 from models.markdown import Rows, number, percent
 from models.runtime import hardware
 
+ORDER = "order"
+"""In a mode: a name of `evaluation.load.orders`, in place of the cloud's own order."""
+
 MODES: Mapping[str, Mapping[str, str]] = {
     "deadline": {},
-    "edf": {"scheduling": '"edf"'},
-    "fifo": {"scheduling": '"fifo"'},
+    "edf": {ORDER: "edf"},
+    "fifo": {ORDER: "fifo"},
     "one at a time": {"max_batch": "1"},
 }
 """The settings of the services that are compared."""
@@ -260,16 +263,25 @@ def services(
                 probe.bind(("127.0.0.1", 0))
                 port = probe.getsockname()[1]
             config = folder / f"{number}.toml"
+            served = _ordered(program, own[ORDER]) if ORDER in own else program
             rows = {
                 "metrics_address": f'"127.0.0.1:{port}"',
-                "trust_site_metadata": "true",
+                "trusted_proxies": '["*"]',
                 **(given or {}),
                 **own,
             }
-            config.write_text("".join(f"{name} = {value}\n" for name, value in rows.items()))
-            address = stack.enter_context(cloud_service(model, program=program, config=config))
+            config.write_text(
+                "".join(f"{name} = {value}\n" for name, value in rows.items() if name != ORDER)
+            )
+            address = stack.enter_context(cloud_service(model, program=served, config=config))
             started.append(Service(mode, address, f"http://127.0.0.1:{port}/metrics"))
         yield started
+
+
+def _ordered(program: Sequence[str], order: str) -> list[str]:
+    """Return the program that serves with another order: with a model, or asleep as before."""
+    given = ["evaluation.load.sleeping_service"] if program == CLOUD else [*program]
+    return [*given, "--order", order]
 
 
 async def capacities(

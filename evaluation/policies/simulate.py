@@ -13,6 +13,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cloud.scheduling.batcher import MAX_BATCH_DELAY_S
 from cloud.settings import CloudSettings
 from edge.amend.amender import Backoff, RetryBudget
 from edge.decide import Plan, Thresholds
@@ -215,7 +216,7 @@ class _Edge:
         self.clock, self.outcomes = Clock(), list[Outcome]()
         self._policy, self._settings = policy, world.edge
         self._thresholds = world.cases.thresholds
-        limits = world.cloud.max_batch, world.cloud.max_batch_delay_s
+        limits = world.cloud.max_batch, MAX_BATCH_DELAY_S
         cloud = SimulatedCloud(world.cases.batches, *limits)
         self._wire = SimulatedLink(trace, cloud, f"{world.seed} {trace.name}")
         rng = random.Random(f"{world.seed} pauses")

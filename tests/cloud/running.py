@@ -8,13 +8,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 
+from cloud.limits import Bounds
 from cloud.server import CloudServer
 from cloud.settings import CloudSettings
 from cloud.telemetry import Telemetry
@@ -110,8 +111,13 @@ class RunningCloud:
 def run_cloud(
     reader: MeanReader | None = None, *, clock: Clock = time.monotonic, **settings: Any
 ) -> Iterator[RunningCloud]:
-    """A cloud with ``reader``, or a mean one, for a ``with`` block."""
+    """A cloud with ``reader``, or a mean one, for a ``with`` block.
+
+    ``settings`` may have bounds too, see `cloud.limits.Bounds`.
+    """
     reader, telemetry = reader or MeanReader(), Telemetry()
+    bounds = Bounds(**{one.name: settings.pop(one.name) for one in fields(Bounds)
+                       if one.name in settings})  # fmt: skip
     given = CloudSettings(**{"address": "127.0.0.1:0", "grace_s": 5.0, **settings})
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -121,7 +127,9 @@ def run_cloud(
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result(30)
 
     async def made() -> CloudServer:
-        return CloudServer(given, reader, telemetry, service_version="0.0", clock=clock)
+        return CloudServer(
+            given, reader, telemetry, service_version="0.0", clock=clock, bounds=bounds
+        )
 
     try:
         server = await_(made())

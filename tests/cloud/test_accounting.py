@@ -12,7 +12,7 @@ import grpc
 import pytest
 from structlog.testing import capture_logs
 
-from cloud.callers import _Study
+from cloud.service import _Study
 from cloud.stream import StudyStream
 from protos import overread_pb2 as pb
 from tests.cloud.running import (

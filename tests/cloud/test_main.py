@@ -13,7 +13,7 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
-from cloud import __main__ as command_line
+from cloud import instances
 from cloud.__main__ import app
 from models.runtime.errors import DamagedArtifact
 from tests.cloud.running import MeanReader, run_cloud
@@ -29,7 +29,7 @@ def command(*arguments: str) -> tuple[int, str, str]:
 @pytest.fixture
 def small_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The command with a short reader instead of the network; logging is reset at the end."""
-    monkeypatch.setattr(command_line, "open_second_reader", lambda *_, **__: MeanReader())
+    monkeypatch.setattr(instances, "open_second_reader", lambda *_, **__: MeanReader())
     yield
     structlog.reset_defaults()
 
@@ -160,6 +160,6 @@ def test_serve_names_a_damaged_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def damaged(*_: object, **__: object) -> None:
         raise DamagedArtifact("hybrid-int8: the manifest says another SHA-256")
 
-    monkeypatch.setattr(command_line, "open_second_reader", damaged)
+    monkeypatch.setattr(instances, "open_second_reader", damaged)
     line = fails_in_one_line()
     assert line == "DamagedArtifact: hybrid-int8: the manifest says another SHA-256"

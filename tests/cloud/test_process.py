@@ -32,6 +32,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 PROCESS = """
 import numpy as np
 import cloud.__main__ as command
+import cloud.instances as instances
 from models.runtime.second_reader import Readings
 
 class Mean:
@@ -43,7 +44,7 @@ class Mean:
         zero = np.zeros(len(batch), int)
         return Readings(mean / 255, mean, zero, zero, nothing)
 
-command.open_second_reader = lambda name, **_: Mean()
+instances.open_second_reader = lambda name, **_: Mean()
 command.main()
 """
 
@@ -208,13 +209,13 @@ LOADING = PROCESS.replace(
 import time
 import numpy as np""",
 ).replace(
-    "command.open_second_reader = lambda name, *, engine, threads, keys: Mean()",
+    "instances.open_second_reader = lambda name, **_: Mean()",
     """def opened(*_, **__):
     while not os.path.exists(os.environ["GO"]):
         time.sleep(0.01)
     return Mean()
 
-command.open_second_reader = opened""",
+instances.open_second_reader = opened""",
 )
 
 

@@ -108,7 +108,7 @@ def test_drain_finishes_open_studies_and_sends_callers_elsewhere() -> None:
 def test_a_burst_of_calls_does_not_cancel_those_of_other_sites() -> None:
     """By default gRPC cancels most of what comes after 2,560 calls that wait for the service."""
     go, north = threading.Event(), ((SITE_KEY, "north"),)
-    with run_cloud(trust_site_metadata=True) as cloud, cloud.stub() as stub:
+    with run_cloud(trusted_proxies=("*",)) as cloud, cloud.stub() as stub:
         read(cloud, make_stream(make_roi(1)))
         cloud.loop.call_soon_threadsafe(go.wait, 60)
         with _half_messages(cloud.address):

@@ -165,7 +165,7 @@ def test_only_studies_with_rois_cost_a_search_for_cycles(monkeypatch: pytest.Mon
 def test_quotas_keep_streams_for_other_sites_and_for_stat() -> None:
     """Of ten streams one site may keep five under contention; the tenth is for stat."""
     with (
-        run_cloud(max_streams=10, trust_site_metadata=True) as cloud,
+        run_cloud(max_streams=10, trusted_proxies=("*",)) as cloud,
         cloud.stub() as stub,
         ExitStack() as calls,
     ):
@@ -348,7 +348,7 @@ def test_the_site_is_that_of_the_certificate(
 ) -> None:
     """Metadata counts only without a certificate and behind a trusted proxy, and is cut."""
     context: Any = Caller(identity, metadata)
-    assert caller_of(context, CloudSettings(trust_site_metadata=True)).site == site
+    assert caller_of(context, CloudSettings(trusted_proxies=("*",))).site == site
     said = caller_of(context, CloudSettings())
     assert said.site == (site if identity.keys() & {CN, PEM, ALT} else "[2001:db8::7]")
 

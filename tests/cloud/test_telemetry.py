@@ -51,7 +51,7 @@ def test_a_histogram_tells_5_from_200_ms() -> None:
 
 def test_a_study_is_counted_once_by_end_and_priority_whoever_sends_it() -> None:
     """Site and study key are in no label: a caller chooses them freely."""
-    with run_cloud(trust_site_metadata=True) as cloud, cloud.stub() as stub:
+    with run_cloud(trusted_proxies=("*",)) as cloud, cloud.stub() as stub:
         for number, priority in enumerate((Priority.STAT, Priority.ROUTINE, Priority.ROUTINE)):
             study = make_stream(make_roi(1), study_key=f"key-{number}", priority=priority)
             site = (("overread-site", f"site-{number}"),)

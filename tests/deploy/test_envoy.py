@@ -29,6 +29,7 @@ import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cloud.callers import Caller, caller_of
+from cloud.limits import Bounds
 from cloud.server import SERVICE_NAME
 from cloud.settings import CloudSettings
 from edge.link.channel import CHANNEL_OPTIONS
@@ -193,7 +194,7 @@ def test_the_example_fits_the_service_and_its_manifests() -> None:
         r"(?:stream_idle_timeout|grpc_timeout_header_max): (\d+)s", EXAMPLE.read_text()
     )
     assert len(times) == 2
-    assert min(map(int, times)) > CloudSettings().max_budget_s
+    assert min(map(int, times)) > Bounds().max_budget_s
     (check,) = cluster["health_checks"]
     assert check["grpc_health_check"]["service_name"] == SERVICE_NAME
 

@@ -284,10 +284,10 @@ def test_a_site_names_itself_only_where_it_may() -> None:
 
     body, headers = plain()
     headers = {**headers, "overread-site": "north"}
-    for trusts in (True, False):
+    for proxies in (("*",), ()):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("cloud.inference_protocol.rest.named_caller", noted)
-            with http_cloud(trust_site_metadata=trusts) as (_, client):
+            with http_cloud(trusted_proxies=proxies) as (_, client):
                 assert client.post(PATH, content=body, headers=headers).status_code == 200
     assert [one.site for one in seen] == ["north", "127.0.0.1"]
     assert all(one.may_stat for one in seen)

@@ -232,27 +232,6 @@ async def test_stat_preempts_a_routine_roi_at_once(batcher: Batcher, stage: Hand
     assert len(stage.batches) == 2
 
 
-@with_batcher(order="fifo")
-async def test_first_come_first_served_drops_what_is_late(
-    batcher: Batcher, stage: HandStage
-) -> None:
-    """Full batches in order of arrival, whatever the priority; nothing is refused on arrival."""
-    results = [
-        batcher.submit(roi(value), stage.after(budget_s), priority)
-        for value, budget_s, priority in (
-            (1, 9, ROUTINE),
-            (2, 9, ROUTINE),
-            (3, 9, STAT),
-            (4, 5, STAT),
-        )
-    ]
-    stage.allow(2)
-    await asyncio.gather(*results[:3])
-    assert stage.batches == [[1, 2], [3]]
-    with pytest.raises(DeadlineUnmeetable):
-        await results[3]
-
-
 @with_batcher()
 async def test_an_roi_that_would_be_late_is_rejected_with_a_bound(
     batcher: Batcher, stage: HandStage

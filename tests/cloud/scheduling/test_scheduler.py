@@ -34,12 +34,6 @@ def test_the_earliest_deadline_is_read_first() -> None:
     assert order(scheduler_of(late, early, late_too)) == [early, late, late_too]
 
 
-@pytest.mark.parametrize(("rule", "expected"), [("fifo", [0, 1, 2]), ("edf", [1, 2, 0])])
-def test_orders_for_comparison_know_no_priority(rule: str, expected: list[int]) -> None:
-    rois = [due(90.0), due(60.0), due(70.0, STAT)]
-    assert order(scheduler_of(*rois, order=rule)) == [rois[i] for i in expected]
-
-
 def test_stat_is_read_before_routine() -> None:
     routine, stat = due(60.0), due(90.0, STAT)
     assert order(scheduler_of(routine, stat)) == [stat, routine]
@@ -50,7 +44,7 @@ def test_routine_has_every_fourth_place_when_some_is_aged() -> None:
     stats = [due(160.0 + i, STAT) for i in range(9)]
     aged = [due(190.0 + i, arrived_s=NOW_S - 6.0) for i in range(3)]
     fresh = due(170.0)
-    scheduler = scheduler_of(*aged, fresh, *stats, routine_max_wait_s=5.0)
+    scheduler = scheduler_of(*aged, fresh, *stats)
     expected = [*stats[:3], fresh, *stats[3:6], aged[0], *stats[6:], *aged[1:]]
     assert order(scheduler) == expected
     read: list[WaitingRoi] = []
@@ -59,13 +53,14 @@ def test_routine_has_every_fourth_place_when_some_is_aged() -> None:
     assert read == expected
 
 
-def test_routine_ages_while_it_waits() -> None:
-    """A new ROI with a budget of 10 s is aged at the positions that are read after 5 s."""
-    fresh = due(60.0)
+@pytest.mark.parametrize(("budget_s", "each_s", "place"), [(10.0, 0.2, 5), (1.0, 0.1, 5)])
+def test_routine_ages_while_it_waits(budget_s: float, each_s: float, place: int) -> None:
+    """A new ROI is aged at the places that are read after 1 s, or after half of its budget."""
+    fresh = due(NOW_S + budget_s)
     stats = [due(99.0 + i, STAT) for i in range(9)]
-    scheduler = scheduler_of(*stats, fresh, routine_max_wait_s=9.0)
-    assert order(scheduler, 1.0).index(fresh) == 5
-    assert order(scheduler, 0.1).index(fresh) == 9
+    scheduler = scheduler_of(*stats, fresh)
+    assert order(scheduler, each_s).index(fresh) == place
+    assert order(scheduler, each_s / 10).index(fresh) == 9
 
 
 def test_routine_is_never_starved_by_stat_without_end() -> None:
@@ -179,7 +174,7 @@ def test_a_batch_is_no_larger_than_is_efficient(fixed_s: float, waiting: int, si
 @pytest.fixture
 def four() -> Scheduler:
     """Four routine ROIs of one site, due when a batch of them is answered."""
-    return scheduler_of(*(due(56.0, site="a") for _ in range(4)), routine_max_wait_s=100.0)
+    return scheduler_of(*(due(56.0, site="a") for _ in range(4)))
 
 
 def test_a_late_newcomer_is_rejected_with_its_own_bound(four: Scheduler) -> None:
@@ -255,7 +250,7 @@ def test_admissible_rois_are_counted(
 def test_routine_is_admitted_under_endless_stat() -> None:
     """Behind 40 s of stat a routine ROI of 20 s has its place when it is aged, and keeps it."""
     stats = [due(99.0 + i, STAT, site="a") for i in range(26)]
-    scheduler = scheduler_of(*stats, routine_max_wait_s=5.0)
+    scheduler = scheduler_of(*stats)
     newcomer = due(70.0, site="b")
     assert scheduler.admit([newcomer]) == []
     scheduler.put(newcomer)
@@ -334,7 +329,7 @@ def test_a_full_queue_takes_no_site() -> None:
 
 def test_a_site_that_was_refused_is_active() -> None:
     """A site that fills the time to its deadline leaves room for one that was refused."""
-    scheduler = scheduler_of(*sites("a" * 24, at_s=100.0), routine_max_wait_s=100.0)
+    scheduler = scheduler_of(*sites("a" * 24, at_s=100.0))
     assert scheduler.admit(sites("a", at_s=100.0)) == []
     with pytest.raises(DeadlineUnmeetable):
         scheduler.admit(sites("b", at_s=51.0))
@@ -359,15 +354,6 @@ def test_in_a_full_queue_stat_preempts_the_last_routine_roi() -> None:
     full = [due(90.0, STAT, site="a") for _ in range(4)]
     with pytest.raises(Overloaded, match="4 ROIs wait"):
         scheduler_of(*full, max_queued=4).admit([due(99.0, STAT, site="b")])
-
-
-@pytest.mark.parametrize("rule", ["fifo", "edf"])
-def test_orders_for_comparison_have_no_shares(rule: str) -> None:
-    scheduler = scheduler_of(*sites("aaab"), order=rule, max_queued=5)
-    assert scheduler.admit([due(50.1, site="a")]) == []
-    scheduler.put(due(99.0, site="a"))
-    with pytest.raises(Overloaded):
-        scheduler.admit(sites("b"))
 
 
 def test_an_roi_whose_deadline_has_passed_is_refused_whatever_waits() -> None:
