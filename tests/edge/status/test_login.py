@@ -13,6 +13,7 @@ import pytest
 from edge.audit import Event
 from edge.errors import BadSettings
 from edge.folders import DATABASE
+from edge.run import site_of
 from edge.status.deliveries import StoredDeliveries
 from edge.status.login import (
     ATTEMPTS,
@@ -235,7 +236,7 @@ def test_a_study_put_back_from_the_page_is_audited_with_the_user(site: Site, vis
 def test_results_resent_from_the_page_are_audited_with_the_user(site: Site) -> None:
     key = site.add("a", report=SEEN)
     settings = site.settings.model_copy(update={"targets": (pacs_at(104),)})
-    with visiting(site.app(deliveries=StoredDeliveries(settings))) as visit:
+    with visiting(site.app(deliveries=StoredDeliveries(site_of(settings)))) as visit:
         visit.log_in()
         fields = {"study": key, "target": "pacs", "token": visit.token()}
         assert visit.post("/resend", fields).status_code == 303

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from edge.drift.compare import BASELINE, LEAST
+from edge.drift.store import DriftStore
 from edge.errors import EdgeError
 from edge.findings import SecondReading
 from edge.folders import DATABASE
@@ -291,7 +292,7 @@ def test_drift_is_shown_by_measure_and_as_an_alarm(site: Site, visit: Visit) -> 
     assert "No study has been read yet" in visit.get("/drift").text
     with site.store() as store:
         for seen in (*studies(BASELINE, 0), *studies(LEAST, 1, uncertain=20.0)):
-            store.drift.put(seen, "")
+            DriftStore(store.database).put(seen, "")
     assert "Alarm" in visit.get("/").text
     text = visit.get("/drift").text
     levels = re.findall(r'data-label="Level"><span class="tag \w+">(\w+)<', text)
