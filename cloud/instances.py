@@ -16,7 +16,7 @@ from imaging.volume import UInt8Array
 from models.runtime import hardware
 from models.runtime.errors import EngineUnavailable
 from models.runtime.second_reader import Readings, open_second_reader
-from models.runtime.staged import open_staged
+from models.runtime.stages import open_staged
 from protos.deadline import Clock
 
 

@@ -25,7 +25,7 @@ from process.text import printable
 app = program("overread-models", "Train, export and list Overread's models.")
 
 TRAINING = (
-    "train", "prune", "export", "distil", "qat", "int4", "ranges", "sensitivity", "fit", "split",
+    "train", "prune", "export", "distil", "qat", "int4", "ranges", "sensitivity", "fit",
 )  # fmt: skip
 """The commands that make artifacts; only the checkout has them."""
 

@@ -408,14 +408,3 @@ def fit(
     from models.calibration.guarantee import run_fit
 
     run_fit(data, screening, hybrid, delta=delta, keep_hybrid=keep_hybrid)
-
-
-@app.command("split")
-def split(
-    name: Annotated[str, typer.Argument(help="Hybrid artifact.")],
-    parts: Annotated[int, typer.Option(min=2, help="Number of parts, as the cloud's stages.")] = 3,
-) -> None:
-    """Cut an artifact into parts of about equal time that the cloud runs as a pipeline."""
-    from models.export.parts import export_parts
-
-    export_parts(name, parts)

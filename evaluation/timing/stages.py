@@ -2,16 +2,13 @@
 
 All read the same batches through the cloud's own stages, in turn, A B C A B C. Measured are the
 throughput at saturation, the time of a batch then, and the time of a batch that is alone. The
-parts are cut for the run in a temporary folder. The cloud's default of ``stages`` follows from it.
+cloud's default of ``stages`` follows from it.
 """
 
 import asyncio
-import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,12 +20,11 @@ from cloud.workers import WorkerStage
 from evaluation.common.cli import CloudModel, Json, each, show
 from evaluation.common.tables import columns_table
 from imaging.volume import UInt8Array
-from models.export.parts import export_parts
 from models.runtime import hardware
-from models.runtime.artifacts import WEIGHTS, every, find
+from models.runtime.artifacts import find
 from models.runtime.second_reader import SecondReader
 from models.runtime.session import AUTO, chosen_engine, open_session
-from models.runtime.staged import open_staged
+from models.runtime.stages import open_staged
 
 _COLUMNS = {
     "name": ("", "{}"),
@@ -133,11 +129,10 @@ def stages_command(
 ) -> None:
     """The second reader whole and in parts, in turn, on this machine."""
     name = model or CloudSettings.model_fields["model"].default
-    with tempfile.TemporaryDirectory(prefix="overread-stages-") as folder:
-        entered = _entered(name, Path(folder), engine, threads, parts or (2, 3))
-        shape = (batch, *map(int, find(name, Path(folder)).settings["roi_shape"]))
-        rois = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-        asyncio.run(_compare_and_close(entered, rois, batches, rounds))
+    entered = _entered(name, engine, threads, parts or (2, 3))
+    shape = (batch, *map(int, find(name).settings["roi_shape"]))
+    rois = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    asyncio.run(_compare_and_close(entered, rois, batches, rounds))
     result = {
         "cpu": hardware.cpu_name(),
         "cores": hardware.cores(),
@@ -151,24 +146,14 @@ def stages_command(
     show(result, as_json, columns_table(_COLUMNS, result["contestants"], title))
 
 
-def _entered(
-    name: str, folder: Path, engine: str, threads: int, counts: Sequence[int]
-) -> list[Contestant]:
-    """Open the artifact whole and in each number of parts, on the same engine.
-
-    The parts are cut in ``folder``, so that the package's artifacts stay as they are.
-    """
+def _entered(name: str, engine: str, threads: int, counts: Sequence[int]) -> list[Contestant]:
+    """Open the artifact whole and in each number of parts, on the same engine."""
     with Console(stderr=True).status("cutting and opening"):
-        shutil.copy(WEIGHTS / "manifest.toml", folder)
-        shutil.copy(find(name).path, folder)
-        every.cache_clear()
-        for count in counts:
-            export_parts(name, count, folder)
-        chosen = chosen_engine(find(name, folder), engine, threads)
-        whole = SecondReader(open_session(find(name, folder), engine=chosen, threads=threads))
+        chosen = chosen_engine(find(name), engine, threads)
+        whole = SecondReader(open_session(find(name), engine=chosen, threads=threads))
         entered = [Contestant(f"whole on {whole.engine}", 1, WorkerStage(whole))]
         for count in counts:
-            parts = open_staged(name, count, engine=chosen, threads=threads, folder=folder)
+            parts = open_staged(name, count, engine=chosen, threads=threads)
             title = f"{count} parts on {parts.engine}"
             entered.append(Contestant(title, count, WorkerStage(parts)))
     return entered

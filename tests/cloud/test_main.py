@@ -138,15 +138,6 @@ def test_serve_names_an_unusable_model(model: str, said: str) -> None:
     assert fails_in_one_line("--model", model).startswith(said)
 
 
-def test_serve_names_the_command_that_splits_a_model(tmp_path: Path) -> None:
-    config = tmp_path / "cloud.toml"
-    config.write_text("stages = 7\n")
-    line = fails_in_one_line("--config", str(config))
-    assert line.startswith(
-        "UnfitArtifact: hybrid-int8 is not split into 7 parts; run: overread-models split"
-    )
-
-
 def test_serve_names_the_device_that_is_not_there(tmp_path: Path) -> None:
     config = tmp_path / "cloud.toml"
     config.write_text('devices = ["cuda:7"]\n')

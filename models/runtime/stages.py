@@ -1,0 +1,370 @@
+"""The hybrid network in stages, each with its own session, engine and threads.
+
+The ONNX graph is cut into consecutive parts of about equal time that together compute the same. A
+part takes tensors of earlier parts by name and gives those that later parts or the outputs need, so
+a skip connection goes around the parts between.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnx import ModelProto, ValueInfoProto, helper
+
+from imaging.volume import UInt8Array
+from models.runtime import hardware
+from models.runtime.artifacts import WEIGHTS, Artifact, find
+from models.runtime.engines import start
+from models.runtime.errors import UnfitArtifact
+from models.runtime.second_reader import VIEWS, Readings, conclude, roi_shape_of, views_of
+from models.runtime.session import AUTO, Session, chosen_engine
+
+SLACK = 0.1
+"""The range of positions for each cut, as a share of the whole time."""
+_RUNS = 5
+"""Runs of which the least time of a node counts."""
+
+Tensors = Mapping[str, npt.NDArray[Any]]
+Examples = tuple[Tensors, Tensors]
+"""Inputs of two batch sizes, which tell the batch axis of a tensor from its other axes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One part of a network: its session, and the names of the tensors that it takes and gives."""
+
+    session: Session
+    takes: tuple[str, ...]
+    gives: tuple[str, ...]
+
+    def run(self, tensors: Tensors) -> Tensors:
+        """Return the tensors with those that this part makes."""
+        made = self.session.run(*(tensors[name] for name in self.takes))
+        return {**tensors, **dict(zip(self.gives, made, strict=True))}
+
+
+@dataclass(frozen=True, eq=False)
+class StagedReader:
+    """Reads ROIs with the ``parts`` of one hybrid artifact, ``whole``, one after another."""
+
+    whole: Artifact
+    parts: tuple[Part, ...]
+    input: str
+    outputs: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The artifact's name."""
+        return self.whole.name
+
+    @property
+    def version(self) -> str:
+        """The artifact's version."""
+        return self.whole.version
+
+    @property
+    def engine(self) -> str:
+        """The engines of the parts, in their order; one if they are the same."""
+        return " + ".join(dict.fromkeys(part.session.engine for part in self.parts))
+
+    @property
+    def roi_shape(self) -> tuple[int, int, int]:
+        """The shape of an ROI, ``(z, y, x)``."""
+        return roi_shape_of(self.whole)
+
+    @property
+    def steps(self) -> tuple[Callable[[Any], Any], ...]:
+        """One function for each part: ROIs uint8 ``(n, z, y, x)`` to tensors to `Readings`."""
+        first, *middle, last = self.parts
+
+        def begin(batch: UInt8Array) -> Tensors:
+            return first.run({self.input: views_of(batch, self.whole)})
+
+        def finish(tensors: Tensors) -> Readings:
+            found = last.run(tensors)
+            outputs = tuple(np.asarray(found[name]) for name in self.outputs)
+            # the views of all ROIs follow each other, the first as it is
+            rois = np.asarray(tensors[self.input])[:, 0]
+            return conclude(outputs, self.whole, rois[: len(rois) // len(VIEWS)])
+
+        return (begin, *(part.run for part in middle), finish)
+
+    def read(self, batch: UInt8Array) -> Readings:
+        """Read ROIs ``(n, z, y, x)`` with all parts in turn, as the whole would.
+
+        Raises:
+            ModelFailed: an engine failed on this batch.
+            ValueError: the ROIs are not of `roi_shape`.
+        """
+        work: Any = batch
+        for step in self.steps:
+            work = step(work)
+        readings: Readings = work
+        return readings
+
+
+def open_staged(
+    name: str,
+    count: int,
+    *,
+    engine: str = AUTO,
+    engines: Sequence[str] = (),
+    device: str = "",
+    threads: int = 0,
+    folder: Path = WEIGHTS,
+    keys: tuple[Path, ...] = (),
+) -> StagedReader:
+    """Cut a hybrid artifact into ``count`` >= 2 parts and open them; errors as `open_session`.
+
+    With files of public ``keys``, one of them must have signed the manifest.
+
+    ``engines`` has one for each part; if empty, all run on ``engine`` and ``device``, where
+    ``auto`` is the fastest for the whole. ``threads`` are divided among the parts; 0 means every
+    core.
+
+    Raises:
+        UnfitArtifact: it is no hybrid, or cannot be cut so often.
+        UntrustedManifest, InvalidKey: see `models.runtime.artifacts.every`.
+    """
+    whole = find(name, folder, keys)
+    if whole.kind != "hybrid":
+        raise UnfitArtifact(f"{name} is of kind {whole.kind!r}, expected 'hybrid'")
+    try:
+        source, outputs, networks = _cut_evenly(whole, count)
+    except ValueError as error:
+        raise UnfitArtifact(f"{name} cannot be cut into {count} parts: {error}") from error
+    usual = chosen_engine(whole, engine, threads, device=device)
+    each = max(1, (threads or hardware.cores()) // count)
+    parts = []
+    for network, own in zip(networks, engines or [AUTO] * count, strict=True):
+        chosen = usual if own == AUTO else own
+        run = start(chosen, network.SerializeToString(), each, half=whole.half)
+        session = Session(whole, chosen, each, run)
+        parts.append(Part(session, _names(network.graph.input), _names(network.graph.output)))
+    return StagedReader(whole, tuple(parts), source, outputs)
+
+
+@lru_cache(maxsize=1)  # several instances of a cloud are cut once
+def _cut_evenly(whole: Artifact, count: int) -> tuple[str, tuple[str, ...], tuple[ModelProto, ...]]:
+    """Return the names of input and outputs, and the parts as networks."""
+    model = onnx.load_model_from_string(whole.content())
+    source, shape = model.graph.input[0].name, whole.settings["roi_shape"]
+    one, two = (
+        {source: np.random.default_rng(n).integers(0, 256, (n, 1, *shape), dtype=np.uint8)}
+        for n in (1, 2)
+    )
+    parts = cut(model, even_cuts(model, count, (one, two)), (one, two))
+    return source, _names(model.graph.output), tuple(parts)
+
+
+def _names(values: Sequence[ValueInfoProto]) -> tuple[str, ...]:
+    return tuple(value.name for value in values)
+
+
+def even_cuts(model: ModelProto, count: int, examples: Examples) -> list[int]:
+    """Return the positions for `cut` that make ``count`` parts of about equal time.
+
+    Of the positions near an even share of the measured time the one with the fewest crossing bytes
+    is taken.
+
+    Raises:
+        ValueError: there is no position to cut.
+    """
+    took_s, graph = node_times(model, examples[0]), _Graph(model)
+    shares = [before_s / sum(took_s) for before_s in accumulate(took_s, initial=0.0)]
+    # the positions within the slack of each even share, and the nearest ones even beyond it
+    near = set[int]()
+    for share in (i / count for i in range(1, count)):
+        nearest = sorted(range(1, len(graph.nodes)), key=lambda i: abs(shares[i] - share))
+        near.update(i for i in nearest if abs(shares[i] - share) <= SLACK / 2)
+        near.update(nearest[:20])
+    crossings = {position: graph.crossing_at(position) for position in sorted(near)}
+    # a position serves if all that crosses there has a batch axis
+    names = sorted({name for crossing in crossings.values() for name in crossing})
+    one, two = (_values(model, names, example) for example in examples)
+    batched = {n for n in names if one[n].ndim > 0 and one[n].shape[0] != two[n].shape[0]}
+    sizes = {
+        position: sum(one[name].nbytes for name in crossing)
+        for position, crossing in crossings.items()
+        if crossing and batched.issuperset(crossing)
+    }
+    chosen = [0]
+    for i in range(1, count):
+        chosen.append(_best(sizes, shares, i / count, after=chosen[-1]))
+    return chosen[1:]
+
+
+def _best(sizes: dict[int, int], shares: Sequence[float], share: float, after: int) -> int:
+    """Return the position of fewest bytes near ``share``; if none is near, the nearest."""
+    left = [position for position in sizes if position > after]
+    if not left:
+        raise ValueError("there are too few positions where only tensors with a batch axis cross")
+    near = [position for position in left if abs(shares[position] - share) <= SLACK / 2]
+    if near:
+        return min(near, key=lambda position: (sizes[position], abs(shares[position] - share)))
+    return min(left, key=lambda position: abs(shares[position] - share))
+
+
+def node_times(model: ModelProto, example: Tensors) -> list[float]:
+    """Return the seconds of each node in their order, the least of several runs."""
+    named = ModelProto()
+    named.CopyFrom(model)
+    for number, node in enumerate(named.graph.node):
+        node.name = f"node{number}"
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder, "profile"))
+        session = _open_plain(named, options)
+        for _ in range(_RUNS):
+            session.run(None, dict(example))
+        events = json.loads(Path(session.end_profiling()).read_text())
+    times: dict[str, float] = {}
+    for event in events:
+        name, _, what = event["name"].partition("_")
+        if event.get("cat") == "Node" and what == "kernel_time":
+            times[name] = min(times.get(name, float("inf")), event["dur"] * 1e-6)
+    return [times.get(node.name, 0.0) for node in named.graph.node]
+
+
+def cut(model: ModelProto, positions: Sequence[int], examples: Examples) -> list[ModelProto]:
+    """Return the parts of ``model``, one more than there are ``positions``.
+
+    Each position is the number of the first node of a part, in rising order.
+
+    Raises:
+        ValueError: a part would be empty, or a tensor without a batch axis crosses.
+    """
+    graph = _Graph(model)
+    bounds = pairwise([0, *positions, len(graph.nodes)])
+    parts = [[i for i in range(first, end) if i not in graph.cheap] for first, end in bounds]
+    if not all(parts):
+        raise ValueError(f"cuts before the nodes {list(positions)} leave a part without nodes")
+    crossing = sorted({name for part in parts for name in graph.taken(part)})
+    declared = _declared(model, crossing, examples)
+    return [graph.extract(part, graph.given(part, crossing), declared) for part in parts]
+
+
+class _Graph:
+    """The nodes of a network by number, who makes each tensor, and which nodes are cheap.
+
+    Cheap nodes (constants, shapes, `DequantizeLinear`) are repeated in each part that uses them, so
+    that the tensors of an INT8 network cross as bytes.
+    """
+
+    def __init__(self, model: ModelProto) -> None:
+        self.model, self.nodes = model, model.graph.node
+        self.makers = {name: i for i, node in enumerate(self.nodes) for name in node.output}
+        self.held = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.cheap = set[int]()
+        constant = {*self.held, ""}  # what is computed from constants alone is one too
+        for number, node in enumerate(self.nodes):
+            fixed = set(node.input) <= constant or node.op_type == "Shape"
+            if fixed or node.op_type == "DequantizeLinear":
+                self.cheap.add(number)
+            if fixed:
+                constant |= set(node.output)
+
+    def crossing_at(self, position: int) -> list[str]:
+        """Return the tensors that pass from nodes before ``position`` to those from it on."""
+        later = [i for i in range(position, len(self.nodes)) if i not in self.cheap]
+        return [name for name in self.taken(later) if name in self.makers]
+
+    def with_cheap(self, part: Sequence[int], outputs: Sequence[str] = ()) -> list[int]:
+        """Return a part's nodes, and the cheap ones that they, or ``outputs``, need, in order."""
+        numbers = set(part)
+        wanted = [name for number in part for name in self.nodes[number].input] + list(outputs)
+        while wanted:
+            number = self.makers.get(wanted.pop())
+            if number in self.cheap and number not in numbers:
+                numbers.add(number)
+                wanted += self.nodes[number].input
+        return sorted(numbers)
+
+    def taken(self, part: Sequence[int]) -> list[str]:
+        """Return the tensors that a part uses and neither makes nor holds as a constant."""
+        numbers = self.with_cheap(part)
+        known = {name for i in numbers for name in self.nodes[i].output} | {*self.held, ""}
+        used = [name for number in numbers for name in self.nodes[number].input]
+        return [name for name in dict.fromkeys(used) if name not in known]
+
+    def given(self, part: Sequence[int], crossing: Sequence[str]) -> list[str]:
+        """Return the tensors that a part makes for others: crossing ones and outputs."""
+        wanted = [*crossing, *(output.name for output in self.model.graph.output)]
+        return [name for name in dict.fromkeys(wanted) if self._origin(name) in set(part)]
+
+    def _origin(self, name: str) -> int | None:
+        """Return the node that a tensor comes from.
+
+        One that is only dequantised comes from where its bytes are made.
+        """
+        number = self.makers.get(name)
+        while number in self.cheap:
+            number = self.makers.get(self.nodes[number].input[0])
+        return number
+
+    def extract(
+        self, part: Sequence[int], gives: Sequence[str], declared: Mapping[str, ValueInfoProto]
+    ) -> ModelProto:
+        """Return the part as a network of its own."""
+        nodes = [self.nodes[number] for number in self.with_cheap(part, gives)]
+        used = {name for node in nodes for name in node.input}
+        graph = helper.make_graph(
+            nodes,
+            self.model.graph.name,
+            [declared[name] for name in self.taken(part)],
+            [declared[name] for name in gives],
+            [tensor for name, tensor in self.held.items() if name in used],
+        )
+        made = helper.make_model(
+            graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version
+        )
+        onnx.checker.check_model(made)
+        return made
+
+
+def _declared(
+    model: ModelProto, crossing: Sequence[str], examples: Examples
+) -> dict[str, ValueInfoProto]:
+    """Return type and shape of each crossing tensor and of the outputs."""
+    declared = {given.name: given for given in model.graph.input}
+    outputs = [output.name for output in model.graph.output]
+    names = [name for name in dict.fromkeys([*crossing, *outputs]) if name not in declared]
+    first, second = (_values(model, names, example) for example in examples)
+    for name in names:
+        one, two = first[name], second[name]
+        if one.ndim == 0 or one.shape[0] == two.shape[0]:
+            raise ValueError(f"{name} {one.shape} crosses a cut and has no batch axis")
+        # an axis that differs between the examples is free, as the batch axis is
+        axes = enumerate(zip(one.shape[1:], two.shape[1:], strict=True), 1)
+        shape = ["n", *(a if a == b else f"n{i}" for i, (a, b) in axes)]
+        kind = helper.np_dtype_to_tensor_dtype(one.dtype)
+        declared[name] = helper.make_tensor_value_info(name, kind, shape)
+    return declared
+
+
+def _values(model: ModelProto, names: Sequence[str], example: Tensors) -> Tensors:
+    """Return the named tensors as the whole network computes them."""
+    shown = ModelProto()
+    shown.CopyFrom(model)
+    known = {output.name for output in model.graph.output}
+    shown.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in known)
+    session = _open_plain(shown, onnxruntime.SessionOptions())
+    return dict(zip(names, session.run(list(names), dict(example)), strict=True))
+
+
+def _open_plain(model: ModelProto, options: Any) -> Any:
+    """Open the network without fusion, so that every tensor is available."""
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    content = model.SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
