@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +72,8 @@ class Outline:
     mask: BoolArray
     start: tuple[int, int, int]
     voxel_mm3: float = 1.0
+    # so that pydantic can read and write reports, whose outlines it leaves out
+    __pydantic_config__: ClassVar[dict[str, bool]] = {"arbitrary_types_allowed": True}
 
     @property
     def volume_mm3(self) -> float:

@@ -118,14 +118,15 @@ def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
         most_possible = PICTURED_POSSIBLE if budget.left_s(pipeline.settings.reserve_s) else 0
         pictures, note = _draw(pipeline, assessment.merged, box, job, most_possible)
     with budget.stage("report"):
-        report = compose(pipeline.provenance, job, study, assessment, box, budget.ledger_so_far)
-        numbered = (*report.numbered, *report.numbered_possible)
-        pictured = tuple(number for number, _ in numbered if picture_name(number) in pictures)
-        report = replace(report, pictured=pictured, picture_note=note, rule=rule, clinical=clinical)
+        report = compose(
+            pipeline.provenance, job, study, assessment, box, budget.ledger_so_far, rule, clinical
+        )
+        pictured = tuple(number for number, _ in report.listed if picture_name(number) in pictures)
+        report = replace(report, pictured=pictured, picture_note=note)
         pipeline.persist_pending(report, assessment, pipeline.reader, box)
         evidence = {
             SOURCE: _headers(study.headers, job),
-            OUTLINES: outlines_file(numbered, box.geometry),
+            OUTLINES: outlines_file(report.listed, box.geometry),
         }
         paths = pipeline.write(report, pictures, job.out, evidence)
     return StudyResult(replace(report, ledger=budget.ledger), paths)

@@ -25,7 +25,7 @@ from edge.budget import LedgerEntry
 from edge.folders import AgentFolders
 from edge.job import Job
 from edge.pipeline import StudyResult
-from edge.report.compose import more_images
+from edge.report.compose import completed, more_images
 from edge.report.evidence import evidence_files
 from edge.report.facts import report_in
 from edge.report.model import Rejection, Report, Status
@@ -168,6 +168,7 @@ def _read(
         status=Status.REJECTED,
         rejection=rejection,
     )
+    report = completed(report)
     write_report(report, {}, job.out)
     return report, details
 

@@ -29,7 +29,6 @@ from edge.report.facts import report_facts
 from edge.report.folder import take_folder
 from edge.report.model import Report
 from edge.report.pictures import picture_note, redraw
-from edge.report.serialize import report_to_dict
 from edge.report.write import version_in, write_version
 from edge.settings.core import EdgeSettings
 from edge.store.amendment import amend_report
@@ -305,10 +304,9 @@ class Amender:
                 raise ForeignReport(f"{out} belongs to another study: move it elsewhere")
             pictures = redraw(report, context.plan, lambda roi_id: pending.roi(key, roi_id), out)
             report = replace(report, picture_note=picture_note(report, pictures))
-            listed = (*report.numbered, *report.numbered_possible)
-            outlines = outlines_file(listed, context.geometry)
+            outlines = outlines_file(report.listed, context.geometry)
             write_version(report, pictures, out, {OUTLINES: outlines})
-        facts, context = report_facts(report_to_dict(report)), replace(context, report=report)
+        facts, context = report_facts(report), replace(context, report=report)
         self._quiet_at_s.pop(key, None)
         if pending.version_written(read, context, facts) is PendingStep.CLOSED:
             self._backoff.forget(key)

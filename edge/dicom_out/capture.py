@@ -1,8 +1,5 @@
 """Build secondary captures: a picture of the report as an image that every viewer shows."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import cv2
 import numpy as np
 from highdicom.enum import CoordinateSystemNames
@@ -13,25 +10,22 @@ from pydicom.valuerep import DSfloat
 from edge.dicom_out.errors import NotExportable
 from edge.dicom_out.identity import Device, Kind, complete, general, names_of, patient_and_study
 from edge.dicom_out.subject import Source, put
+from edge.report.model import NOT_A_DEVICE, Report
 
 OVERVIEW_NUMBER = 1
 
 
 def capture(
-    report: Mapping[str, Any],
-    source: Source,
-    device: Device,
-    picture: bytes,
-    values: Mapping[str, Any] | None,
+    report: Report, source: Source, device: Device, picture: bytes, shown: int | None
 ) -> Dataset:
     """Return one picture as a secondary capture in RGB.
 
     Args:
-        report: content of ``report.json``.
+        report: the report with the picture.
         source: the images that were read.
         device: the machine that makes it.
         picture: JPEG.
-        values: the finding or possible finding in the picture; None for the overview.
+        shown: number of the finding or possible finding in it; None for the overview.
 
     Raises:
         NotExportable: the picture cannot be decoded.
@@ -40,7 +34,7 @@ def capture(
     if decoded is None:
         raise NotExportable("the picture is damaged")
     names = names_of(report)
-    number = OVERVIEW_NUMBER if values is None else OVERVIEW_NUMBER + int(values["number"])
+    number = OVERVIEW_NUMBER + (shown or 0)
     pixels = np.asarray(decoded, dtype=np.uint8)
     made = SCImage(
         pixel_array=pixels,
@@ -54,7 +48,7 @@ def capture(
     made.BodyPartExamined = "CHEST"
     put(made, "PatientOrientation", None)  # several views in one picture
     made.BurnedInAnnotation = "NO"  # numbers of findings, but no patient
-    made.ImageComments = _comment(report, values)
+    made.ImageComments = _comment(report, shown)
     made.DerivationDescription = "Picture of the report, with marks of findings"
     made.LossyImageCompression = "01"
     made.LossyImageCompressionMethod = "ISO_10918_1"
@@ -63,12 +57,14 @@ def capture(
     return made
 
 
-def _comment(report: Mapping[str, Any], values: Mapping[str, Any] | None) -> str:
-    if values is None:
-        what = "Overview of findings and possible findings"
-    else:
-        is_finding = any(one["number"] == values["number"] for one in report["findings"])
-        kind = "Finding" if is_finding else "Possible finding"
-        what = f"{kind} {values['number']}: {values['diameter_mm']:g} mm, "
-        what += f"probability of being a nodule {values['probability']:.2f}"
-    return f"{what}. Report version {report['version']}. {report['disclaimer']}"
+def _comment(report: Report, shown: int | None) -> str:
+    what = "Overview of findings and possible findings"
+    for kind, numbered in (
+        ("Finding", report.numbered),
+        ("Possible finding", report.numbered_possible),
+    ):
+        for number, one in numbered:
+            if number == shown:
+                what = f"{kind} {number}: {one.diameter_mm:g} mm, "
+                what += f"probability of being a nodule {one.probability:.2f}"
+    return f"{what}. Report version {report.version}. {NOT_A_DEVICE}"

@@ -1,6 +1,5 @@
 """How objects are named: UIDs that do not change when an object is made again, series, device."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -12,7 +11,7 @@ from pydicom import Dataset
 from pydicom.uid import UID, generate_uid
 
 from edge.dicom_out.subject import DESCRIBING, UTF8, Source, put
-from edge.report.model import ChangeKind
+from edge.report.model import Report
 
 MANUFACTURER = "Overread"
 MODEL = "Overread edge"
@@ -87,11 +86,10 @@ class Names:
         return uid(self.study_key, str(self.read_version), "finding", str(number))
 
 
-def names_of(report: Mapping[str, Any]) -> Names:
+def names_of(report: Report) -> Names:
     """Return the names for the objects of a report."""
-    created, more = datetime.fromisoformat(report["created"]), ChangeKind.MORE_IMAGES.value
-    read = max((c["version"] for c in report["changes"] if c["kind"] == more), default=1)
-    return Names(report["study_key"], int(report["version"]), created, int(read))
+    created = datetime.fromisoformat(report.created)
+    return Names(report.study_key, report.version, created, report.read_version)
 
 
 def uid(*parts: str) -> UID:

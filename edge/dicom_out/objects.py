@@ -10,10 +10,10 @@ without findings would read like one of healthy lungs.
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any
 
 import structlog
 from pydicom import Dataset, dcmread
@@ -31,7 +31,9 @@ from edge.dicom_out.sr import structured_report
 from edge.dicom_out.subject import Source, source_of
 from edge.report.evidence import OUTLINES, SOURCE, of_version, read_outlines
 from edge.report.folder import objects_folder
+from edge.report.model import Report
 from edge.report.pictures import OVERVIEW, picture_name
+from edge.report.serialize import NotAReport, read_report
 from imaging.dicom.source import read_source_headers
 
 SKIPPED = "skipped.json"
@@ -53,7 +55,7 @@ class MadeObjects:
 class _Inputs:
     """All that the objects of one version are made from; ``outlines`` is the file's content."""
 
-    report: Mapping[str, Any]
+    report: Report
     source: Source
     outlines: bytes
     pictures: Mapping[str, bytes]
@@ -71,7 +73,7 @@ def make_objects(out: Path, device: Device, version: int | None = None) -> MadeO
         OSError: files cannot be read or written; call again later.
     """
     newest = _report(out / "report.json")
-    version = int(newest["version"]) if version is None else version
+    version = newest.version if version is None else version
     folder = objects_folder(out, version)
     if not folder.is_dir():
         _write(folder, *_make(_inputs(out, newest, version, device)))
@@ -85,20 +87,18 @@ def objects_in(folder: Path) -> MadeObjects:
     return MadeObjects(folder, tuple(sorted(folder.glob("*.dcm"))), reasons)
 
 
-def _report(path: Path) -> Mapping[str, Any]:
+def _report(path: Path) -> Report:
     try:
-        values: Mapping[str, Any] = json.loads(path.read_bytes())
-        int(values["version"])
+        return read_report(path)
     except FileNotFoundError:
         raise NotExportable(f"there is no {path.name}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise NotExportable(f"{path.name} is damaged: {type(error).__name__}") from None
-    return values
+    except NotAReport as error:
+        raise NotExportable(str(error)) from None
 
 
-def _inputs(out: Path, newest: Mapping[str, Any], version: int, device: Device) -> _Inputs:
+def _inputs(out: Path, newest: Report, version: int, device: Device) -> _Inputs:
     """Read the files of a version; an older one has its own, but not its pictures."""
-    is_newest = version == int(newest["version"])
+    is_newest = version == newest.version
     report = newest if is_newest else _report(out / of_version("report.json", version))
     source, outlines = (
         out / (name if is_newest else of_version(name, version)) for name in (SOURCE, OUTLINES)
@@ -120,15 +120,14 @@ def _inputs(out: Path, newest: Mapping[str, Any], version: int, device: Device) 
     )
 
 
-def _pictures(out: Path, report: Mapping[str, Any]) -> dict[str, bytes]:
-    numbers = (int(v["number"]) for v in (*report["findings"], *report["possible_findings"]))
-    paths = [out / OVERVIEW, *(out / picture_name(number) for number in numbers)]
+def _pictures(out: Path, report: Report) -> dict[str, bytes]:
+    paths = [out / OVERVIEW, *(out / picture_name(number) for number, _ in report.listed)]
     return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
 
-def _predecessor(out: Path, report: Mapping[str, Any]) -> Dataset | None:
+def _predecessor(out: Path, report: Report) -> Dataset | None:
     """Return the head of the structured report of the version before, if one was made."""
-    for version in range(int(report["version"]) - 1, 0, -1):
+    for version in range(report.version - 1, 0, -1):
         path = objects_folder(out, version) / f"{Kind.SR.file}.dcm"
         if path.is_file():
             tags = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
@@ -158,7 +157,7 @@ def _make(inputs: _Inputs) -> tuple[dict[str, Dataset], dict[str, str]]:
     report, source, device = inputs.report, inputs.source, inputs.device
     # values that identify the patient are copied although they break a rule; pydicom would log them
     with disable_value_validation():
-        if report["rejection"] is None:
+        if report.rejection is None:
             if source.unfit:
                 skipped |= {kind.file: source.unfit for kind in (Kind.SR, Kind.SEG)}
             else:
@@ -170,13 +169,9 @@ def _make(inputs: _Inputs) -> tuple[dict[str, Dataset], dict[str, str]]:
                         report, source, device, segmentation=seg, predecessor=inputs.predecessor
                     ),
                 )
-            for name, values, picture in _captured(inputs):
+            for name, number, picture in _captured(inputs):
                 attempt(
-                    Kind.CAPTURE,
-                    name,
-                    lambda picture=picture, values=values: capture(  # type: ignore[misc]
-                        report, source, device, picture, values
-                    ),
+                    Kind.CAPTURE, name, partial(capture, report, source, device, picture, number)
                 )
         attempt(
             Kind.PDF,
@@ -194,14 +189,13 @@ def _segmentation(inputs: _Inputs) -> Dataset:
     return segmentation(inputs.report, inputs.source, outlines, inputs.device)
 
 
-def _captured(inputs: _Inputs) -> Iterator[tuple[str, Mapping[str, Any] | None, bytes]]:
-    """Yield file name, finding and picture; the finding of the overview is None."""
-    report, pictures = inputs.report, inputs.pictures
-    if OVERVIEW in pictures:
-        yield f"{Kind.CAPTURE.file}-overview", None, pictures[OVERVIEW]
-    for values in (*report["findings"], *report["possible_findings"]):
-        if picture := pictures.get(picture_name(int(values["number"]))):
-            yield f"{Kind.CAPTURE.file}-{int(values['number']):02d}", values, picture
+def _captured(inputs: _Inputs) -> Iterator[tuple[str, int | None, bytes]]:
+    """Yield file name, number of the finding, and picture; the overview has no number."""
+    if OVERVIEW in inputs.pictures:
+        yield f"{Kind.CAPTURE.file}-overview", None, inputs.pictures[OVERVIEW]
+    for number, _ in inputs.report.listed:
+        if picture := inputs.pictures.get(picture_name(number)):
+            yield f"{Kind.CAPTURE.file}-{number:02d}", number, picture
 
 
 def _write(folder: Path, made: Mapping[str, Dataset], skipped: Mapping[str, str]) -> None:

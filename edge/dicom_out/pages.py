@@ -31,12 +31,12 @@ from reportlab.platypus import (
     TableStyle,
 )
 
-from edge.report.model import Status
+from edge.findings import Finding, named
+from edge.report.model import NOT_A_DEVICE, Report, Status
 from edge.report.pictures import picture_name
 from edge.report.wording import coverage_text, reasons_once
+from imaging.location import Location
 from imaging.render import TILE_PX
-
-Values = Mapping[str, Any]
 
 _FONTS = (
     # of Debian's fonts-dejavu-core: Latin, Greek, Cyrillic and more
@@ -60,19 +60,19 @@ _GREY, _LINE, _WARN = (
 )
 
 
-def report_pages(report: Values, pictures: Mapping[str, bytes]) -> bytes:
+def report_pages(report: Report, pictures: Mapping[str, bytes]) -> bytes:
     """Return the report as PDF; the same report gives the same bytes.
 
-    ``report`` is the content of ``report.json``; ``pictures`` are JPEG by file name.
+    ``pictures`` are JPEG by file name.
     """
     _register_fonts()
     file = BytesIO()
     pages = BaseDocTemplate(
         file,
         pagesize=A4,
-        title=f"Overread report, version {report['version']}",
+        title=f"Overread report, version {report.version}",
         author="Overread",
-        subject=report["disclaimer"],
+        subject=NOT_A_DEVICE,
         invariant=1,
     )
     frame = Frame(_MARGIN, _FOOT, _WIDTH, A4[1] - _HEAD - _FOOT, 0, 0, 0, 0)
@@ -150,25 +150,23 @@ def shown_name(name: str) -> tuple[str, str]:
     return (" = ".join(whole) or printable(parts[0])), _UNPRINTED
 
 
-def _draw_head_and_foot(canvas: Canvas, report: Values) -> None:
-    study, width = report["study"], A4[0]
+def _draw_head_and_foot(canvas: Canvas, report: Report) -> None:
+    header, width = report.header, A4[0]
     canvas.saveState()
     canvas.setFont(_BOLD, 11)
     canvas.drawString(_MARGIN, A4[1] - 14 * mm, "Overread: chest CT, lung nodules")
     canvas.setFont(_FONT, 8)
-    state = f"{report['status']} report, version {report['version']}"
+    state = f"{report.status.value} report, version {report.version}"
     canvas.drawRightString(width - _MARGIN, A4[1] - 14 * mm, state)
-    name, _ = shown_name(study["patient_name"])
-    line = f"{name or 'no name'}   ID {printable(study['patient_id']) or 'not stated'}"
+    name, _ = shown_name(header.patient_name)
+    line = f"{name or 'no name'}   ID {printable(header.patient_id) or 'not stated'}"
     canvas.drawString(_MARGIN, A4[1] - 20 * mm, _fitting(canvas, line, _WIDTH * 0.7))
-    canvas.drawRightString(
-        width - _MARGIN, A4[1] - 20 * mm, f"study of {_day(study['study_date'])}"
-    )
+    canvas.drawRightString(width - _MARGIN, A4[1] - 20 * mm, f"study of {_day(header.study_date)}")
     canvas.setStrokeColor(_LINE)
     canvas.line(_MARGIN, A4[1] - 23 * mm, width - _MARGIN, A4[1] - 23 * mm)
     canvas.line(_MARGIN, 15 * mm, width - _MARGIN, 15 * mm)
     canvas.setFont(_BOLD, 8)
-    canvas.drawString(_MARGIN, 10 * mm, report["disclaimer"])
+    canvas.drawString(_MARGIN, 10 * mm, NOT_A_DEVICE)
     canvas.setFont(_FONT, 8)
     canvas.drawRightString(width - _MARGIN, 10 * mm, f"page {canvas.getPageNumber()}")
     canvas.restoreState()
@@ -182,46 +180,48 @@ def _fitting(canvas: Canvas, text: str, width: float) -> str:
     return cut if cut == text else f"{cut[:-3]}..."
 
 
-def _content(report: Values, pictures: Mapping[str, bytes]) -> Iterator[Flowable]:
+def _content(report: Report, pictures: Mapping[str, bytes]) -> Iterator[Flowable]:
     yield from _study(report)
-    rejection = report["rejection"]
-    if rejection is not None:
+    if report.rejection is not None:
         yield _text("This study was not read", _TITLE)
         yield _text("No statement about nodules is made. A person must read the images.", _BANNER)
-        yield _text(f"{rejection['kind']}: {rejection['reason']}")
+        yield _text(f"{report.rejection.kind}: {report.rejection.reason}")
         return
-    yield _text(report.get("result", ""), _TITLE)
-    yield from (_text(step) for step in report.get("next_steps", ()))
-    for banner in _banners(report):
-        yield _text(banner, _BANNER)
-    yield from _list("Findings", report["findings"], "No finding.", pictures)
-    possible = "Possible findings (most of these are no nodules)"
-    yield from _list(possible, report["possible_findings"], "No possible finding.", pictures)
-    state = f"{report['second_reading']}: {report['second_reading_reason']}"
-    yield from _section("Second reading", [state])
-    yield from _section("Guarantee on missed nodules", [report["guarantee"]["text"]])
-    limits = [one["text"] for one in report["limitations"]]
-    coverage = [coverage_text(report["coverage"])] if report["coverage"] else []
-    yield from _section("Limitations and coverage", [*limits, *coverage])
-    changes = [f"Version {c['version']}, {c['kind']}: {c['text']}" for c in report["changes"]]
-    yield from _section("Changes since the first version", changes)
-    yield from _section("Models", [f"{role}: {model}" for role, model in report["models"].items()])
+    yield _text(report.result, _TITLE)
+    yield from (_text(step) for step in report.next_steps)
+    yield from (_text(banner, _BANNER) for banner in _banners(report))
+    for title, listed, none in (
+        ("Findings", report.numbered, "No finding."),
+        ("Possible findings (most of these are no nodules)", report.numbered_possible,
+         "No possible finding."),
+    ):  # fmt: skip
+        yield _text(title, _TITLE)
+        yield from _list(report, listed, pictures) if listed else [_text(none)]
+    sections = {
+        "Second reading": [f"{report.second_reading.value}: {report.second_reading_reason}"],
+        "Guarantee on missed nodules": [report.guarantee.text],
+        "Limitations and coverage": [*(x.text for x in report.limitations), coverage_text(report)],
+        "Changes since the first version": [
+            f"Version {one.version}, {one.kind.value}: {one.text}" for one in report.changes
+        ],
+        "Models": [f"{role}: {model}" for role, model in report.models.items()],
+    }
+    for title, lines in sections.items():
+        if given := [_text(line) for line in lines if line]:
+            yield KeepTogether([_text(title, _TITLE), given[0]])
+            yield from given[1:]
     yield from _pictures(report, pictures)
 
 
-def _study(report: Values) -> Iterator[Flowable]:
-    study = report["study"]
-    name, note = shown_name(study["patient_name"])
+def _study(report: Report) -> Iterator[Flowable]:
+    header = report.header
+    name, note = shown_name(header.patient_name)
+    sex_and_age = ", ".join(filter(None, (header.sex, header.age)))
     rows = (
-        ("Patient", name or "not stated", "Patient ID", study["patient_id"]),
-        (
-            "Sex, age",
-            ", ".join(filter(None, (study["sex"], study["age"]))),
-            "Accession",
-            study["accession"],
-        ),
-        ("Study date", _day(study["study_date"]), "Series", study["series_description"]),
-        ("Report of", report["created"].replace("T", " "), "Study key", report["study_key"]),
+        ("Patient", name, "Patient ID", header.patient_id),
+        ("Sex, age", sex_and_age, "Accession", header.accession),
+        ("Study date", _day(header.study_date), "Series", header.series_description),
+        ("Report of", report.created.replace("T", " "), "Study key", report.study_key),
     )
     cells = [
         [_text(v or "not stated", _SMALL if i % 2 == 0 else _CELL) for i, v in enumerate(row)]
@@ -233,31 +233,26 @@ def _study(report: Values) -> Iterator[Flowable]:
         yield _text(note, _SMALL)
 
 
-def _banners(report: Values) -> Iterator[str]:
-    if report["status"] == Status.PROVISIONAL.value:
+def _banners(report: Report) -> Iterator[str]:
+    if report.status is Status.PROVISIONAL:
         yield "Provisional report: a second reading may change the findings."
-    if report["version"] > 1:
-        yield f"Amended report, version {report['version']}: the changes are listed below."
-    for group in report["groups"]:
-        numbers = ", ".join(str(number) for number in group["findings"])
-        yield f"Findings {numbers} lie in one consolidation."
+    if report.version > 1:
+        yield f"Amended report, version {report.version}: the changes are listed below."
+    for group in report.groups:
+        yield f"{named('Finding', group)} lie in one consolidation."
 
 
 def _list(
-    title: str, listed: Sequence[Values], none: str, pictures: Mapping[str, bytes]
+    report: Report, listed: Sequence[tuple[int, Finding]], pictures: Mapping[str, bytes]
 ) -> Iterator[Flowable]:
-    yield _text(title, _TITLE)
-    if not listed:
-        yield _text(none)
-        return
     heads = ("#", "", "where", "x, y, z mm (LPS)", "mm", "mm³", "type",
              "probability of being a nodule", "decided by")  # fmt: skip
     rows: list[list[Flowable]] = [[_text(head, _SMALL) for head in heads]]
-    for values in listed:
-        data = pictures.get(picture_name(int(values["number"])), b"")
+    for number, finding in listed:
+        data = pictures.get(picture_name(number), b"")
         key = _image(data, _KEY_WIDTH, _KEY_PART) or Spacer(0, 0)
-        number, *cells = (_text(value, _CELL) for value in _row(values))
-        rows.append([number, key, *cells])
+        cells = (_text(value, _CELL) for value in _row(finding, report.locations.get(number)))
+        rows.append([_text(number, _CELL), key, *cells])
     shares = (0.05, 0.12, 0.17, 0.16, 0.09, 0.08, 0.1, 0.15, 0.08)
     style = TableStyle(
         [
@@ -269,46 +264,31 @@ def _list(
     )
     yield Table(rows, colWidths=[_WIDTH * s for s in shares], style=style, repeatRows=1)
     yield Spacer(1, 3)
-    reasons = []
-    for values in listed:
-        cloud = (values["verdict"] or {}).get("probability")
-        scores = (values["edge_score"], values["probability"], cloud)
-        reasons.append((values["number"], values["reason"], scores))
-    for reason, numbers in reasons_once(reasons).items():
+    for reason, numbers in reasons_once(listed).items():
         yield _text(f"{', '.join(map(str, numbers))}: {reason}", _SMALL)
 
 
-def _row(values: Values) -> Iterator[str]:
-    location, verdict = values["location"] or {}, values["verdict"] or {}
-    image = location.get("image_number")
-    frame = location.get("frame_number")
-    where = [
-        " ".join(filter(None, (location.get("side"), "lung" if location.get("side") else "")))
-        + (f", {location['zone']} zone" if location.get("zone") else ""),
-        f"image {image}" if image is not None else "",
-        f"frame {frame}" if frame is not None else "",
-    ]
-    yield str(values["number"])
-    yield ", ".join(part.strip(", ") for part in where if part.strip(", "))
-    yield ", ".join(f"{value:.1f}" for value in values["centre_mm"])
-    yield f"{values['diameter_mm']:.1f}" + (" (small)" if values["small"] else "")
-    yield "" if values["volume_mm3"] is None else f"{values['volume_mm3']:.0f}"
-    yield verdict.get("texture") or ""
-    scores = f"edge {values['edge_score']:.2f}"
-    scores += f", cloud {verdict['probability']:.2f}" if verdict else ""
-    apart = "the readers disagree: " if values.get("disagreement") else ""
-    yield f"{values['probability']:.2f}\n{apart}{scores}"
-    yield values["decided_by"]
+def _row(finding: Finding, location: Location | None) -> Iterator[str]:
+    """Yield the cells of a finding from its place on."""
+    verdict, where = finding.verdict, []
+    if location:
+        image = location.image
+        stated = {"{} lung": location.side, "{} zone": location.zone, "image {}": image.number,
+                  "frame {}": image.frame}  # fmt: skip
+        where = [text.format(value) for text, value in stated.items() if value not in ("", None)]
+    yield ", ".join(where)
+    yield ", ".join(f"{value:.1f}" for value in finding.centre_mm)
+    yield f"{finding.diameter_mm:.1f}" + (" (small)" if finding.small else "")
+    yield "" if finding.volume_mm3 is None else f"{finding.volume_mm3:.0f}"
+    yield verdict.texture if verdict else ""
+    scores = f"edge {finding.edge_score:.2f}"
+    scores += f", cloud {verdict.probability:.2f}" if verdict else ""
+    apart = "the readers disagree: " if finding.disagreement else ""
+    yield f"{finding.probability:.2f}\n{apart}{scores}"
+    yield finding.decided_by.value
 
 
-def _section(title: str, lines: Sequence[str]) -> Iterator[Flowable]:
-    given = [_text(line) for line in lines if line]
-    if given:
-        yield KeepTogether([_text(title, _TITLE), given[0]])
-        yield from given[1:]
-
-
-def _pictures(report: Values, pictures: Mapping[str, bytes]) -> Iterator[Flowable]:
+def _pictures(report: Report, pictures: Mapping[str, bytes]) -> Iterator[Flowable]:
     cells: list[tuple[Image, Paragraph]] = []
     for name, data in pictures.items():
         width = _WIDTH if name.startswith("overview") else _WIDTH / _PICTURES_IN_ROW - 6
@@ -317,8 +297,8 @@ def _pictures(report: Values, pictures: Mapping[str, bytes]) -> Iterator[Flowabl
     if not cells:
         return
     title: list[Flowable] = [_text("Pictures", _TITLE)]
-    if report["picture_note"]:
-        title.append(_text(report["picture_note"], _SMALL))
+    if report.picture_note:
+        title.append(_text(report.picture_note, _SMALL))
     wide = [cell for cell in cells if cell[0].wrap(*A4)[0] > _WIDTH / 2]
     for cell in wide:
         yield KeepTogether([*title, *cell, Spacer(1, 6)])

@@ -1,8 +1,5 @@
 """Encapsulate the PDF of the report in a DICOM object, for archives that show documents."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from highdicom import SOPClass
 from highdicom.sr import CodedConcept
 from pydicom import Dataset
@@ -11,11 +8,10 @@ from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
 from edge.dicom_out.identity import Device, Kind, complete, general, names_of, patient_and_study
 from edge.dicom_out.subject import Source
+from edge.report.model import Report
 
 
-def encapsulated_pdf(
-    report: Mapping[str, Any], source: Source, device: Device, pages: bytes
-) -> Dataset:
+def encapsulated_pdf(report: Report, source: Source, device: Device, pages: bytes) -> Dataset:
     """Return the document as a DICOM object (PS3.3, A.45.1); ``pages`` is the PDF."""
     names = names_of(report)
     made = SOPClass(

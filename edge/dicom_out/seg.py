@@ -23,7 +23,9 @@ from edge.dicom_out.errors import NotExportable
 from edge.dicom_out.identity import Device, Kind, Names, complete, general, names_of, uid
 from edge.dicom_out.planes import Plane, planes_of
 from edge.dicom_out.subject import Source, put
+from edge.findings import Finding
 from edge.report.evidence import PlacedOutline, interpolated
+from edge.report.model import Report
 from imaging.volume import FloatArray
 
 BoolArray = npt.NDArray[np.bool_]
@@ -52,12 +54,12 @@ class _Patch:
 
 
 def segmentation(
-    report: Mapping[str, Any], source: Source, outlines: Mapping[int, PlacedOutline], device: Device
+    report: Report, source: Source, outlines: Mapping[int, PlacedOutline], device: Device
 ) -> Dataset:
     """Return the segmentation with a segment for each finding and possible finding of an outline.
 
     Args:
-        report: content of ``report.json``.
+        report: the report with the findings.
         source: the images that were read.
         outlines: by number of finding or possible finding.
         device: the machine that makes it.
@@ -66,12 +68,7 @@ def segmentation(
         NotExportable: there is no outline, or the images cannot be segmented.
     """
     names = names_of(report)
-    listed = [
-        (values, is_finding)
-        for key, is_finding in (("findings", True), ("possible_findings", False))
-        for values in report[key]
-        if int(values["number"]) in outlines
-    ]
+    listed = [(number, one) for number, one in report.listed if number in outlines]
     if not listed:
         raise NotExportable("no finding has an outline: only a second reading gives one")
     if not source.frame_of_reference_uid:
@@ -79,14 +76,16 @@ def segmentation(
     planes = planes_of(source)
     _require_one_grid(source, planes)
     used, pixels, numbers = _drawn(listed, outlines, planes)
-    described = [one for one in listed if int(one[0]["number"]) in numbers]
+    findings = {number for number, _ in report.numbered}
     made = Segmentation(
         **_images(source, planes, used),
         pixel_array=pixels,
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[
-            _description(index, values, is_finding, names)
-            for index, (values, is_finding) in enumerate(described, start=1)
+            _description(index, number, one, number in findings, names)
+            for index, (number, one) in enumerate(
+                (one for one in listed if one[0] in numbers), start=1
+            )
         ],
         content_label="NODULES",
         content_description=f"Outlines of nodules, report version {names.version}",
@@ -107,10 +106,9 @@ def _require_one_grid(source: Source, planes: Sequence[Plane]) -> None:
 
 
 def _description(
-    index: int, values: Mapping[str, Any], is_finding: bool, names: Names
+    index: int, number: int, finding: Finding, is_finding: bool, names: Names
 ) -> SegmentDescription:
-    number = int(values["number"])
-    model = (values["verdict"] or {}).get("model", "")
+    model = finding.verdict.model if finding.verdict else ""
     return SegmentDescription(
         segment_number=index,
         segment_label=f"{'Finding' if is_finding else 'Possible finding'} {number}",
@@ -125,7 +123,7 @@ def _description(
 
 
 def _drawn(
-    listed: Sequence[tuple[Mapping[str, Any], bool]],
+    listed: Sequence[tuple[int, Finding]],
     outlines: Mapping[int, PlacedOutline],
     planes: Sequence[Plane],
 ) -> tuple[list[int], Pixels, set[int]]:
@@ -136,10 +134,8 @@ def _drawn(
     memory suffices, they are ``(plane, row, column, segment)``, and each outline is whole.
     """
     patches = {
-        int(values["number"]): patches_of(
-            outlines[int(values["number"])], planes, values["volume_mm3"]
-        )
-        for values, _ in listed
+        number: patches_of(outlines[number], planes, finding.volume_mm3)
+        for number, finding in listed
     }
     used = sorted({patch.plane for some in patches.values() for patch in some})
     place = {plane: index for index, plane in enumerate(used)}

@@ -5,6 +5,7 @@ as a point in the frame of reference. Where there is a segment, the group refers
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -51,15 +52,25 @@ from edge.dicom_out.identity import (
 )
 from edge.dicom_out.planes import Plane, nearest_plane, planes_of
 from edge.dicom_out.subject import Source
-from edge.report.model import Status
+from edge.findings import DecidedBy, Finding
+from edge.report.model import NOT_A_DEVICE, Report, Status
 from edge.report.wording import coverage_text
+from imaging.location import Location
 
-Values = Mapping[str, Any]
-"""A part of ``report.json``."""
+Point = tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """What the places of findings are stated in; ``segments`` are object and number by UID."""
+
+    source: Source
+    planes: Sequence[Plane]
+    segments: Mapping[str, tuple[Dataset, int]]
 
 
 def structured_report(
-    report: Values,
+    report: Report,
     source: Source,
     device: Device,
     *,
@@ -69,7 +80,7 @@ def structured_report(
     """Return the structured report of a study that was read.
 
     Args:
-        report: content of ``report.json``.
+        report: what it says.
         source: the images that were read.
         device: the machine that makes it.
         segmentation: the object of outlines; its segments are referenced by tracking UID.
@@ -78,13 +89,9 @@ def structured_report(
     Raises:
         NotExportable: the images have no position.
     """
-    names, planes = names_of(report), planes_of(source)
-    segments = _segments(segmentation)
-    groups = [
-        _group(values, is_finding, report["models"], names, source, planes, segments)
-        for key, is_finding in (("findings", True), ("possible_findings", False))
-        for values in report[key]
-    ]
+    names = names_of(report)
+    place = _Place(source, planes_of(source), _segments(segmentation))
+    groups = [_group(report, number, one, names, place) for number, one in report.listed]
     content = MeasurementReport(
         observation_context=_observer(device),
         procedure_reported=codes.LN.CTUnspecifiedBodyRegion,
@@ -95,8 +102,8 @@ def structured_report(
     made = Comprehensive3DSR(
         evidence=[*source.images, *([segmentation] if segmentation is not None else [])],
         content=content[0],
-        is_complete=report["status"] == Status.FINAL.value,
-        is_final=report["status"] == Status.FINAL.value,
+        is_complete=report.status is Status.FINAL,
+        is_final=report.status is Status.FINAL,
         is_verified=False,
         previous_versions=None if predecessor is None else [predecessor],
         coding_schemes=[terms.scheme()],
@@ -127,19 +134,19 @@ def _observer(device: Device) -> ObservationContext:
     return ObservationContext(observer_device_context=ObserverContext(codes.DCM.Device, attributes))
 
 
-def _summary(report: Values, names: Names) -> MeasurementsAndQualitativeEvaluations:
+def _summary(report: Report, names: Names) -> MeasurementsAndQualitativeEvaluations:
     """Return the group of the whole series, so that an empty list of findings is one too."""
     counts = (
-        (terms.FINDINGS, len(report["findings"])),
-        (terms.POSSIBLE_FINDINGS, len(report["possible_findings"])),
+        (terms.FINDINGS, len(report.findings)),
+        (terms.POSSIBLE_FINDINGS, len(report.possible)),
     )
     evaluations = (
-        (terms.SECOND_READING, terms.SECOND_READINGS[report["second_reading"]]),
-        (terms.GUARANTEE_GIVEN, terms.YES_NO[bool(report["guarantee"]["given"])]),
+        (terms.SECOND_READING, terms.SECOND_READINGS[report.second_reading]),
+        (terms.GUARANTEE_GIVEN, terms.YES_NO[report.guarantee.given]),
     )
     return MeasurementsAndQualitativeEvaluations(
         TrackingIdentifier(uid(names.study_key, "series"), "Overread series"),
-        algorithm_id=terms.algorithm(report["models"]["edge"]),
+        algorithm_id=terms.algorithm(report.models["edge"]),
         finding_sites=[FindingSite(terms.LUNG)],
         measurements=[Measurement(name, count, terms.ONE) for name, count in counts],
         qualitative_evaluations=[QualitativeEvaluation(*one) for one in evaluations],
@@ -147,56 +154,46 @@ def _summary(report: Values, names: Names) -> MeasurementsAndQualitativeEvaluati
 
 
 def _group(
-    values: Values,
-    is_finding: bool,
-    models: Mapping[str, str],
-    names: Names,
-    source: Source,
-    planes: Sequence[Plane],
-    segments: Mapping[str, tuple[Dataset, int]],
+    report: Report, number: int, finding: Finding, names: Names, place: _Place
 ) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
     """Return the measurement group of one finding or possible finding."""
-    number, verdict = int(values["number"]), values["verdict"]
+    is_finding = any(number == one for one, _ in report.numbered)
+    edge, cloud = report.models["edge"], finding.verdict.model if finding.verdict else ""
+    decided_by_cloud = cloud and finding.decided_by is DecidedBy.CLOUD
     tracking_uid = names.tracking_uid(number)
-    cloud = verdict["model"] if verdict else ""
-    decided_by_cloud = cloud and values["decided_by"] == "cloud"
+    segment = place.segments.get(tracking_uid)
     group = VolumetricROIMeasurementsAndQualitativeEvaluations(
         TrackingIdentifier(tracking_uid, f"Overread {number}"),
         finding_type=terms.NODULE if is_finding else terms.POSSIBLE_NODULE,
-        algorithm_id=terms.algorithm(cloud if decided_by_cloud else models["edge"]),
-        finding_sites=[_site(values["location"] or {})],
-        measurements=[*_measurements(values, models["edge"], cloud)],
-        qualitative_evaluations=[*_evaluations(values, is_finding)],
-        **_region(values["centre_mm"], source, planes, segments.get(tracking_uid)),
+        algorithm_id=terms.algorithm(cloud if decided_by_cloud else edge),
+        finding_sites=[_site(report.locations.get(number))],
+        measurements=[*_measurements(finding, edge, cloud)],
+        qualitative_evaluations=[*_evaluations(finding, is_finding)],
+        **_region(finding.centre_mm, place, segment),
     )
     items = group[0].ContentSequence
-    if tracking_uid in segments and source.frame_of_reference_uid:
-        items.append(_centre(values["centre_mm"], source))
-    if apart := values.get("disagreement"):
-        items.append(_text(terms.DISAGREEMENT, apart))
-    items.append(_text(terms.REASON, values["reason"]))
+    if segment and place.source.frame_of_reference_uid:
+        items.append(_centre(finding.centre_mm, place.source))
+    if finding.disagreement:
+        items.append(_text(terms.DISAGREEMENT, finding.disagreement))
+    items.append(_text(terms.REASON, finding.reason))
     return group
 
 
-def _site(location: Values) -> FindingSite:
+def _site(location: Location | None) -> FindingSite:
     """Return lung, side and zone, as far as they are known."""
-    zone, side = location.get("zone"), location.get("side")
+    zone, side = (location.zone, location.side) if location else ("", "")
     return FindingSite(
         terms.ZONES[zone] if zone else terms.LUNG, terms.SIDES[side] if side else None
     )
 
 
-def _region(
-    centre_mm: Sequence[float],
-    source: Source,
-    planes: Sequence[Plane],
-    segment: tuple[Dataset, int] | None,
-) -> dict[str, Any]:
+def _region(centre_mm: Point, place: _Place, segment: tuple[Dataset, int] | None) -> dict[str, Any]:
     """Return where the finding is: its segment, or its centre.
 
     Without a frame of reference a point in space has no meaning: it is then one in its image.
     """
-    plane = nearest_plane(planes, centre_mm)
+    plane, source = nearest_plane(place.planes, centre_mm), place.source
     frames = None if plane.frame is None else [plane.frame]
     image = SourceImageForSegmentation.from_source_image(plane.image, frames)
     if segment is not None:
@@ -220,7 +217,7 @@ def _region(
     return {"referenced_regions": [ImageRegion(GraphicTypeValues.POINT, point, in_image)]}
 
 
-def _centre(centre_mm: Sequence[float], source: Source) -> Scoord3DContentItem:
+def _centre(centre_mm: Point, source: Source) -> Scoord3DContentItem:
     return Scoord3DContentItem(
         terms.CENTRE,
         GraphicTypeValues3D.POINT,
@@ -230,55 +227,51 @@ def _centre(centre_mm: Sequence[float], source: Source) -> Scoord3DContentItem:
     )
 
 
-def _measurements(values: Values, edge: str, cloud: str) -> Iterator[Measurement]:
+def _measurements(finding: Finding, edge: str, cloud: str) -> Iterator[Measurement]:
     """Yield size, probabilities and malignancy score, each with the model that gave it."""
     by_edge, by_cloud = terms.algorithm(edge), terms.algorithm(cloud) if cloud else None
-    volume = values["volume_mm3"]
+    volume, of_size = finding.volume_mm3, by_cloud or by_edge
     method = terms.ESTIMATED if volume is None else terms.OF_VOLUME
-    of_size = by_cloud or by_edge
-    diameter = values["diameter_mm"]
+    diameter = finding.diameter_mm
     yield Measurement(terms.DIAMETER, diameter, terms.MM, method=method, algorithm_id=of_size)
     if volume is not None:
         yield Measurement(
             terms.VOLUME, volume, terms.MM3, method=terms.OF_VOXELS, algorithm_id=of_size
         )
-    certainty = round(100 * values["probability"], 2)
-    yield Measurement(terms.CERTAINTY, certainty, terms.PERCENT)
-    yield Measurement(terms.EDGE_SCORE, values["edge_score"], terms.ONE, algorithm_id=by_edge)
-    if (verdict := values["verdict"]) is not None:
-        for name, key in (
-            (terms.CLOUD_PROBABILITY, "probability"),
-            (terms.MALIGNANCY, "malignancy"),
+    yield Measurement(terms.CERTAINTY, round(100 * finding.probability, 2), terms.PERCENT)
+    yield Measurement(terms.EDGE_SCORE, finding.edge_score, terms.ONE, algorithm_id=by_edge)
+    if (verdict := finding.verdict) is not None:
+        for name, value in (
+            (terms.CLOUD_PROBABILITY, verdict.probability),
+            (terms.MALIGNANCY, verdict.malignancy),
         ):
-            if verdict[key] is not None:
-                yield Measurement(name, verdict[key], terms.ONE, algorithm_id=by_cloud)
+            if value is not None:
+                yield Measurement(name, value, terms.ONE, algorithm_id=by_cloud)
 
 
-def _evaluations(values: Values, is_finding: bool) -> Iterator[QualitativeEvaluation]:
+def _evaluations(finding: Finding, is_finding: bool) -> Iterator[QualitativeEvaluation]:
     yield QualitativeEvaluation(terms.LISTED_AS, terms.LISTS[is_finding])
-    yield QualitativeEvaluation(terms.DECIDED_BY, terms.DECIDED[values["decided_by"]])
-    yield QualitativeEvaluation(terms.SMALL, terms.YES_NO[bool(values["small"])])
-    texture = (values["verdict"] or {}).get("texture")
-    if texture is not None and texture in terms.TYPES:
+    yield QualitativeEvaluation(terms.DECIDED_BY, terms.DECIDED[finding.decided_by])
+    yield QualitativeEvaluation(terms.SMALL, terms.YES_NO[finding.small])
+    texture = finding.verdict.texture if finding.verdict else ""
+    if texture in terms.TYPES:
         yield QualitativeEvaluation(terms.TYPE, terms.TYPES[texture])
 
 
-def _texts(report: Values) -> ContainerContentItem:
+def _texts(report: Report) -> ContainerContentItem:
     """Return the sentences of the report: what it is, how far to trust it, what changed."""
-    coverage = report["coverage"]
+    reading = f"{report.second_reading.value}: {report.second_reading_reason}"
+    provisional = "This version is provisional: a second reading may change the findings."
     given: list[tuple[Code | CodedConcept, str]] = [
-        (terms.DISCLAIMER, report["disclaimer"]),
-        (terms.RESULT, " ".join([report.get("result", ""), *report.get("next_steps", ())])),
-        (terms.READING, f"{report['second_reading']}: {report['second_reading_reason']}"),
-        (terms.GUARANTEE, report["guarantee"]["text"]),
-        *((terms.LIMITATION, one["text"]) for one in report["limitations"]),
-        *((terms.CHANGE, f"version {c['version']}: {c['text']}") for c in report["changes"]),
+        (terms.DISCLAIMER, NOT_A_DEVICE),
+        (terms.RESULT, " ".join([report.result, *report.next_steps])),
+        (terms.READING, reading),
+        (terms.GUARANTEE, report.guarantee.text),
+        *((terms.LIMITATION, one.text) for one in report.limitations),
+        *((terms.CHANGE, f"version {one.version}: {one.text}") for one in report.changes),
+        (terms.COVERAGE, coverage_text(report)),
+        (terms.COMMENT, provisional if report.status is Status.PROVISIONAL else ""),
     ]
-    if coverage is not None:
-        given.append((terms.COVERAGE, coverage_text(coverage)))
-    if report["status"] == Status.PROVISIONAL.value:
-        text = "This version is provisional: a second reading may change the findings."
-        given.append((terms.COMMENT, text))
     item = ContainerContentItem(
         terms.EVALUATIONS, relationship_type=RelationshipTypeValues.CONTAINS
     )

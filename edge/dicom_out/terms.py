@@ -71,18 +71,18 @@ TYPES: Mapping[str, CodedConcept] = {
     "ground glass": own("GROUND-GLASS", "Ground-glass nodule"),
 }
 DECIDED_BY = own("DECIDED-BY", "Reader that decided")
-DECIDED: Mapping[str, CodedConcept] = {
-    DecidedBy.EDGE.value: own("EDGE", "Edge"),
-    DecidedBy.CLOUD.value: own("CLOUD", "Edge and cloud together"),
-    DecidedBy.EDGE_ALONE.value: own("EDGE-ALONE", "Edge alone, the second reading is missing"),
+DECIDED: Mapping[DecidedBy, CodedConcept] = {
+    DecidedBy.EDGE: own("EDGE", "Edge"),
+    DecidedBy.CLOUD: own("CLOUD", "Edge and cloud together"),
+    DecidedBy.EDGE_ALONE: own("EDGE-ALONE", "Edge alone, the second reading is missing"),
 }
 SMALL = own("SMALL", "Smaller than 6 mm")
 SECOND_READING = own("SECOND-READING", "Second reading")
-SECOND_READINGS: Mapping[str, CodedConcept] = {
-    SecondReading.COMPLETE.value: own("COMPLETE", "Second reading complete"),
-    SecondReading.PARTIAL.value: own("PARTIAL", "Second reading partial"),
-    SecondReading.MISSING.value: own("MISSING", "Second reading missing"),
-    SecondReading.OFF.value: own("OFF", "No second reader"),
+SECOND_READINGS: Mapping[SecondReading, CodedConcept] = {
+    SecondReading.COMPLETE: own("COMPLETE", "Second reading complete"),
+    SecondReading.PARTIAL: own("PARTIAL", "Second reading partial"),
+    SecondReading.MISSING: own("MISSING", "Second reading missing"),
+    SecondReading.OFF: own("OFF", "No second reader"),
 }
 GUARANTEE_GIVEN = own("GUARANTEE-GIVEN", "Guarantee on missed nodules given")
 

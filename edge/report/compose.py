@@ -6,19 +6,23 @@ from datetime import datetime
 
 from edge.audit_sampling import Audit
 from edge.budget import LedgerEntry
+from edge.clinical.brock import brock_of
+from edge.clinical.lung_rads import LungRads, suggest
+from edge.clinical.sidecar import UNKNOWN, Clinical
 from edge.decide import Plan
 from edge.escalation.rois import EscalationResult
-from edge.findings import SecondReading
+from edge.findings import SecondReading, crowds
 from edge.guarantee import UNREAD, Guarantee, guarantee_of
 from edge.job import Job
 from edge.limitations import limitations_of
 from edge.merge import Merged
 from edge.report.model import Change, ChangeKind, Rejection, Report, Status
+from edge.report.wording import next_steps, result_of
 from edge.rules.rule import BY_DEFAULT, AppliedRule
 from edge.rules.selection import IgnoredStudy
 from imaging.location import locator_of
 from imaging.preprocess import Preprocessed
-from imaging.volume import Study, StudyHeader
+from imaging.volume import LimitationKind, Study, StudyHeader
 
 AMENDED_LATER = "the report will be amended when the second reading comes"
 NOT_AMENDED = "this report will not be amended, read the study again for a second reading"
@@ -60,6 +64,8 @@ def compose(
     assessment: Assessment,
     box: Preprocessed,
     ledger: tuple[LedgerEntry, ...],
+    rule: AppliedRule = BY_DEFAULT,
+    clinical: Clinical = UNKNOWN,
 ) -> Report:
     """Compose the report of a study that was read."""
     plan, answers, merged = assessment.plan, assessment.answers, assessment.merged
@@ -67,7 +73,7 @@ def compose(
     # a later version may come while a cloud is set up and the second reading is incomplete
     may_change = merged.second_reading in (SecondReading.PARTIAL, SecondReading.MISSING)
     later = AMENDED_LATER if provenance.amends else NOT_AMENDED
-    return Report(
+    report = Report(
         study_key=job.study_key,
         created=provenance.now().isoformat(timespec="seconds"),
         source=job.source,
@@ -90,7 +96,38 @@ def compose(
         guarantee=guarantee_of(provenance.guarantee, plan, answers, limitations),
         audit=assessment.audit,
         status=Status.PROVISIONAL if may_change else Status.FINAL,
+        rule=rule,
+        clinical=clinical,
     )
+    return completed(report)
+
+
+def completed(report: Report) -> Report:
+    """Return the report with all that follows from it: places, groups, scores, and its result."""
+    locator, header, clinical = report.locator, report.header, report.clinical
+    locations = {n: locator.locate(one.centre_mm) for n, one in report.listed} if locator else {}
+    brock = {
+        n: brock_of(one, locations.get(n), len(report.findings), header, clinical)
+        for n, one in report.numbered
+    }
+    numbers = [n for n, _ in report.numbered]
+    is_diffuse = any(one.kind is LimitationKind.DIFFUSE for one in report.limitations)
+    crowded = crowds(report.findings) if is_diffuse else ()
+    located = replace(
+        report,
+        locations=locations,
+        groups=tuple(tuple(numbers[i] for i in group) for group in crowded),
+        brock={n: result for n, result in brock.items() if result is not None},
+        lung_rads=_lung_rads(report),
+    )
+    return replace(located, result=result_of(located), next_steps=next_steps(located))
+
+
+def _lung_rads(report: Report) -> LungRads | None:
+    if not report.rule.screening or report.status is Status.IGNORED:
+        return None
+    read = report.was_read
+    return suggest(report.numbered, report.limitations, report.clinical, was_read=read)
 
 
 def compose_rejection(
@@ -102,7 +139,7 @@ def compose_rejection(
     rule: AppliedRule = BY_DEFAULT,
 ) -> Report:
     """Compose the report of a study that was refused; ``study`` is what of it could be read."""
-    return Report(
+    report = Report(
         study_key=job.study_key,
         created=provenance.now().isoformat(timespec="seconds"),
         source=job.source,
@@ -120,6 +157,7 @@ def compose_rejection(
         rejection=rejection,
         rule=rule,
     )
+    return completed(report)
 
 
 def compose_ignored(
@@ -128,13 +166,14 @@ def compose_ignored(
     """Compose the report of a study that rules ignore."""
     unread = Rejection(ignored.kind, ignored.reason)
     report = compose_rejection(provenance, job, ignored.study, unread, ledger)
-    return replace(
+    ignored_report = replace(
         report,
         second_reading_reason=ignored.reason,
         status=Status.IGNORED,
         rejection=None,
         rule=ignored.applied,
     )
+    return completed(ignored_report)
 
 
 def more_images(job: Job) -> tuple[Change, ...]:

@@ -3,16 +3,17 @@
 `edge.report.compose` composes it, `edge.report.write` writes it to files.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
 from edge.audit_sampling import Audit
 from edge.budget import LedgerEntry
-from edge.clinical.brock import Brock, brock_of, notes_of
-from edge.clinical.lung_rads import LungRads, suggest
+from edge.clinical.brock import Brock
+from edge.clinical.lung_rads import LungRads
 from edge.clinical.sidecar import UNKNOWN, Clinical
-from edge.findings import Decision, Finding, Route, SecondReading, crowds
+from edge.findings import Decision, Finding, Route, SecondReading
 from edge.guarantee import NOT_CALIBRATED, Guarantee
 from edge.rules.rule import BY_DEFAULT, AppliedRule
 from imaging.coverage import Coverage
@@ -96,7 +97,8 @@ class Report:
             false positives leave them out.
         ledger: time by stage, in the order of the pipeline.
         second_reading_reason: what was read again, and why not all; what happens next.
-        locator: gives each finding its image, side and zone; None for a study that was not read.
+        locator: what locations follow from, for amendments; None for a study that was not read, and
+            for a report that was read from its file.
         models: role (``edge``, ``cloud``) to model, version and engine in one line.
         other_series: series of the same folder that were not read.
         coverage: how much of the lungs the volume shows.
@@ -112,6 +114,14 @@ class Report:
         rejection: set exactly when `status` is `Status.REJECTED`.
         rule: the rule that took the series, or that ignores the study.
         clinical: what is known of the patient beside images and header.
+
+    These follow from the others (`edge.report.compose.completed`):
+        result: one sentence.
+        next_steps: what a reader must know and do, in sentences, the most urgent first.
+        locations: image, side and zone by number of finding or possible finding.
+        groups: numbers of findings that lie in one consolidation, where the disease is diffuse.
+        brock: probability of cancer by number of a finding; none for a child.
+        lung_rads: the suggested category of a screening examination; None for any other.
     """
 
     study_key: str
@@ -142,6 +152,12 @@ class Report:
     rejection: Rejection | None = None
     rule: AppliedRule = BY_DEFAULT
     clinical: Clinical = UNKNOWN
+    result: str = ""
+    next_steps: tuple[str, ...] = ()
+    locations: Mapping[int, Location] = field(default_factory=dict)
+    groups: tuple[tuple[int, ...], ...] = ()
+    brock: Mapping[int, Brock] = field(default_factory=dict)
+    lung_rads: LungRads | None = None
 
     @property
     def was_read(self) -> bool:
@@ -151,44 +167,33 @@ class Report:
     @property
     def numbered(self) -> tuple[tuple[int, Finding], ...]:
         """The findings with their numbers, by falling probability."""
-        return self._all_numbered[: len(self.findings)]
+        return self.listed[: len(self.findings)]
 
     @property
     def numbered_possible(self) -> tuple[tuple[int, Finding], ...]:
         """The possible findings with their numbers, by falling probability."""
-        return self._all_numbered[len(self.findings) :]
+        return self.listed[len(self.findings) :]
 
     @property
-    def _all_numbered(self) -> tuple[tuple[int, Finding], ...]:
+    def listed(self) -> tuple[tuple[int, Finding], ...]:
+        """The findings, then the possible findings, with their numbers."""
         listed = (*self.findings, *self.possible)
         numbers = self.finding_numbers or range(1, len(listed) + 1)
         return tuple(zip(numbers, listed, strict=True))
 
     def location_of(self, finding: Finding) -> Location | None:
-        """Return image, side and zone of the finding; None where the report has no locator."""
-        return self.locator.locate(finding.centre_mm) if self.locator else None
-
-    def brock_of(self, finding: Finding) -> Brock | None:
-        """Return the probability of cancer by the Brock model; None where it does not apply."""
-        location, count = self.location_of(finding), len(self.findings)
-        return brock_of(finding, location, count, self.header, self.clinical)
+        """Return image, side and zone of a finding in one of the lists; None if not known."""
+        return next((self.locations.get(n) for n, one in self.listed if one is finding), None)
 
     @property
     def brock_of_patient(self) -> Brock | None:
         """The result of the first finding, whose inputs of the patient are those of all."""
-        return next((self.brock_of(finding) for finding in self.findings), None)
+        return next(iter(self.brock.values()), None)
 
     @property
-    def brock_notes(self) -> tuple[str, ...]:
-        """Where the inputs of the Brock model differ from those of its paper."""
-        return notes_of(self.header, self.clinical)
-
-    @property
-    def lung_rads(self) -> LungRads | None:
-        """The suggested category of a screening examination; None for any other."""
-        if not self.rule.screening or self.status is Status.IGNORED:
-            return None
-        return suggest(self.numbered, self.limitations, self.clinical, was_read=self.was_read)
+    def shows_whole_lungs(self) -> bool:
+        """Whether nothing of the lungs is known to lie outside the images."""
+        return all(one.kind is not LimitationKind.COVERAGE for one in self.limitations)
 
     @property
     def second_reading_title(self) -> str:
@@ -206,12 +211,10 @@ class Report:
         return tuple(d for d in self.decisions if d.route is Route.ESCALATE)
 
     @property
-    def groups(self) -> tuple[tuple[int, ...], ...]:
-        """The numbers of findings that lie in one consolidation, where the disease is diffuse."""
-        if all(one.kind is not LimitationKind.DIFFUSE for one in self.limitations):
-            return ()
-        numbers = [number for number, _ in self.numbered]
-        return tuple(tuple(numbers[i] for i in group) for group in crowds(self.findings))
+    def read_version(self) -> int:
+        """The version in which the study was read: 1, or a later one with more images."""
+        more = ChangeKind.MORE_IMAGES
+        return max((one.version for one in self.changes if one.kind is more), default=1)
 
     @property
     def took_s(self) -> float:

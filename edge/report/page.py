@@ -15,12 +15,12 @@ from string import ascii_letters, digits
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from edge.clinical.brock import MODEL as BROCK
-from edge.clinical.brock import REFERENCE
+from edge.clinical.brock import REFERENCE, notes_of
 from edge.clinical.lung_rads import STANDARD
 from edge.findings import READERS_MM, SecondReading
 from edge.report.model import NOT_A_DEVICE, Change, ChangeKind, Report, Status
 from edge.report.pictures import picture_name
-from edge.report.wording import next_steps, reasons_once, result_of
+from edge.report.wording import reasons_once
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,14 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
         report=report,
         banners=banners(report),
         images={name: b64encode(data).decode() for name, data in pictures.items()},
-        result=result_of(report),
-        next_steps=next_steps(report),
-        reasons=reasons_once(
-            (n, f.reason, (f.edge_score, f.probability, getattr(f.verdict, "probability", None)))
-            for n, f in (*report.numbered, *report.numbered_possible)
-        ),
+        reasons=reasons_once(report.listed),
         picture_name=picture_name,
         disclaimer=NOT_A_DEVICE,
         readers_mm=READERS_MM,
         standard=STANDARD,
         brock_model=BROCK,
         brock_reference=REFERENCE,
+        brock_notes=notes_of(report.header, report.clinical),
         running_head=_running_head(report),
         total_s=max(report.took_s, 1e-9),
     )

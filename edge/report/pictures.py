@@ -19,7 +19,7 @@ from edge.atomic_files import sync_folder, write_atomically
 from edge.decide import Plan
 from edge.findings import Finding
 from edge.report.evidence import remove_evidence
-from edge.report.model import ChangeKind, Report
+from edge.report.model import Report
 from imaging.preprocess import Preprocessed
 from imaging.render import Contour, Mark, encode_jpeg, finding_picture, overview_picture
 from imaging.roi import roi_start
@@ -106,7 +106,7 @@ def redraw(report: Report, plan: Plan, roi_of: Callable[[int], Roi | None], out:
 
 def picture_note(report: Report, pictures: Pictures) -> str:
     """Return the note on pictures that are missing, of an older version, or drawn from an ROI."""
-    undrawn, version = undrawn_numbers(report), _drawn_version(report)
+    undrawn, version = undrawn_numbers(report), report.read_version
     numbers = [number for number, _ in report.numbered]
     possible = [number for number, _ in report.numbered_possible]
     names = {n: f"finding {n}" for n in numbers} | {n: f"possible finding {n}" for n in possible}
@@ -151,13 +151,7 @@ def undrawn_numbers(report: Report) -> frozenset[int]:
 
     They were added to either list later, or are beyond those that are drawn first.
     """
-    numbers = (number for number, _ in (*report.numbered, *report.numbered_possible))
-    return frozenset(numbers) - frozenset(report.pictured)
-
-
-def _drawn_version(report: Report) -> int:
-    """Return the version in which the study was read: 1, or a later one with more images."""
-    return max((c.version for c in report.changes if c.kind is ChangeKind.MORE_IMAGES), default=1)
+    return frozenset(number for number, _ in report.listed) - frozenset(report.pictured)
 
 
 def picture_name(number: int) -> str:

@@ -1,26 +1,35 @@
-"""Turn a report into the values of ``report.json``.
+"""Turn a report into the values of ``report.json``, and such values into a report again.
 
 All keys are named here; the command line's ``--json`` prints the same.
 """
 
+import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from edge.clinical.brock import MODEL as BROCK
-from edge.clinical.brock import REFERENCE, Brock
+from edge.clinical.brock import REFERENCE, Brock, notes_of
 from edge.clinical.lung_rads import STANDARD, LungRads
+from edge.errors import EdgeError
 from edge.findings import Decision, Finding
 from edge.guarantee import Guarantee
 from edge.report.model import NOT_A_DEVICE, Change, Report
-from edge.report.wording import next_steps, result_of
-from imaging.coverage import Coverage
 from imaging.location import Location
-from imaging.volume import LimitationKind
 
 SCHEMA = "overread.report/2"
 """Gets a new number when a key goes or changes its meaning; new keys may come without."""
+
+_UNKNOWN = (math.nan, math.nan, math.nan)
+
+
+class NotAReport(EdgeError):
+    """A file or value is not a report that this version can read; the message says why."""
 
 
 def report_to_dict(report: Report) -> dict[str, Any]:
@@ -29,7 +38,6 @@ def report_to_dict(report: Report) -> dict[str, Any]:
     Points are ``[x, y, z]`` LPS in mm, times are in seconds. A number that is not finite is null.
     """
     audit = report.audit
-    whole = all(one.kind is not LimitationKind.COVERAGE for one in report.limitations)
     return {
         "schema": SCHEMA,
         "study_key": report.study_key,
@@ -40,19 +48,13 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "source": str(report.source),
         "series_uid": report.series_uid,
         "study": asdict(report.header),
-        "result": result_of(report),
-        "next_steps": list(next_steps(report)),
-        "findings": [
-            _finding(n, one, report.location_of(one)) | {"brock": _brock(report.brock_of(one))}
-            for n, one in report.numbered
-        ],
+        "result": report.result,
+        "next_steps": list(report.next_steps),
+        "findings": [_finding(report, n, one) for n, one in report.numbered],
         "lung_rads": _lung_rads(report.lung_rads),
         "brock": _brock_of_patient(report),
         "clinical": asdict(report.clinical),
-        "possible_findings": [
-            _finding(n, one, report.location_of(one)) | {"brock": None}
-            for n, one in report.numbered_possible
-        ],
+        "possible_findings": [_finding(report, n, one) for n, one in report.numbered_possible],
         "groups": [{"count": len(group), "findings": list(group)} for group in report.groups],
         "picture_note": report.picture_note,
         "second_reading": report.second_reading.value,
@@ -77,7 +79,7 @@ def report_to_dict(report: Report) -> dict[str, Any]:
             for entry in report.ledger
         ],
         "models": dict(report.models),
-        "coverage": _coverage(report.coverage, whole),
+        "coverage": _coverage(report),
         "limitations": [{"kind": x.kind.value, "text": x.text} for x in report.limitations],
         "guarantee": _guarantee(report.guarantee),
         "audit": audit
@@ -110,7 +112,7 @@ def _brock_of_patient(report: Report) -> dict[str, Any]:
         "inputs": brock and {name: getattr(brock.inputs, name) for name in names},
         "unknown": list(brock.unknown_of_patient) if brock else [],
         "reference": REFERENCE,
-        "notes": list(report.brock_notes),
+        "notes": list(notes_of(report.header, report.clinical)),
     }
 
 
@@ -150,11 +152,12 @@ def _guarantee(guarantee: Guarantee) -> dict[str, Any]:
     }
 
 
-def _coverage(coverage: Coverage | None, whole: bool) -> dict[str, Any] | None:
+def _coverage(report: Report) -> dict[str, Any] | None:
+    coverage = report.coverage
     if coverage is None:
         return None
     return {
-        "complete": whole,
+        "complete": report.shows_whole_lungs,
         "cut": [cut.side for cut in coverage.cuts],
         "cut_area_cm2": [cut.area_cm2 for cut in coverage.cuts],
         "lung_height_mm": coverage.lung_height_mm,
@@ -176,8 +179,8 @@ def change_to_dict(change: Change) -> dict[str, Any]:
     }
 
 
-def _finding(number: int, finding: Finding, location: Location | None) -> dict[str, Any]:
-    verdict = finding.verdict
+def _finding(report: Report, number: int, finding: Finding) -> dict[str, Any]:
+    verdict, location = finding.verdict, report.locations.get(number)
     return {
         "number": number,
         "centre_mm": _point(finding.centre_mm),
@@ -201,6 +204,7 @@ def _finding(number: int, finding: Finding, location: Location | None) -> dict[s
             "queue_s": _number(verdict.queue_s, 4),
             "compute_s": _number(verdict.compute_s, 4),
         },
+        "brock": _brock(report.brock.get(number)),
     }
 
 
@@ -234,3 +238,129 @@ def _point(centre_mm: Iterable[float]) -> list[float | None]:
 
 def _number(value: float | None, digits: int) -> float | None:
     return None if value is None or not math.isfinite(value) else round(float(value), digits)
+
+
+def read_report(file: Path) -> Report:
+    """Return the report in a file ``report.json``.
+
+    Raises:
+        OSError: the file cannot be read.
+        NotAReport: it holds no report, or one of a newer version.
+    """
+    try:
+        return report_from_dict(json.loads(file.read_bytes()))
+    except ValueError as error:
+        raise NotAReport(f"{file.name} is damaged: {type(error).__name__}") from None
+    except NotAReport as error:
+        raise NotAReport(f"{file.name}: {error}") from None
+
+
+def report_from_dict(values: object) -> Report:
+    """Return the report from which `report_to_dict` has made these values.
+
+    Numbers are as they were rounded. What the values do not hold is not known: outlines, pictured
+    numbers, the locator, indices in the lung box and numbers of ROIs.
+
+    Raises:
+        NotAReport: they are no report, or one of a newer version.
+    """
+    schema = values.get("schema") if isinstance(values, Mapping) else None
+    family, _, _ = SCHEMA.partition("/")
+    if not isinstance(values, Mapping) or not str(schema).startswith(f"{family}/"):
+        raise NotAReport("it is damaged, or not of Overread: expected a report with its schema")
+    if schema != SCHEMA:
+        raise NotAReport(f"its schema is {schema}, this version reads {SCHEMA}")
+    try:
+        report: Report = adapter(Report).validate_python(_fields(values))
+    except ValidationError as error:  # without its values: they may be of the patient
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise NotAReport(f"it is damaged: {where}: {first['msg']}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise NotAReport(f"it is damaged: {type(error).__name__} {error}") from None
+    return report
+
+
+@cache
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """Return a reader and writer of such values; building one takes longer than using it."""
+    return TypeAdapter(kind)
+
+
+def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a report; a key that this version does not know is ignored."""
+    both = [*values["findings"], *values["possible_findings"]]
+    coverage = values["coverage"]
+    of_patient = values.get("brock") or {"inputs": {}, "unknown": []}
+    return {
+        **values,
+        "header": values["study"],
+        "findings": [_finding_fields(one) for one in values["findings"]],
+        "possible": [_finding_fields(one) for one in values["possible_findings"]],
+        "finding_numbers": [one["number"] for one in both],
+        "locations": {one["number"]: _place(one["location"]) for one in both if one["location"]},
+        "groups": [group["findings"] for group in values["groups"]],
+        "decisions": [
+            {**one, "candidate": {**one, "index_zyx": _UNKNOWN}} for one in values["candidates"]
+        ],
+        "coverage": coverage
+        and {
+            "lung_height_mm": coverage["lung_height_mm"],
+            "cuts": [
+                {"side": side, "area_cm2": cm2}
+                for side, cm2 in zip(coverage["cut"], coverage["cut_area_cm2"], strict=True)
+            ],
+        },
+        "guarantee": _guarantee_fields(values["guarantee"]),
+        "changes": [
+            {**one, "verdict": verdict.get("probability"), "model": verdict.get("model", "")}
+            for one in values["changes"]
+            for verdict in [one["verdict"] or {}]
+        ],
+        "brock": {
+            one["number"]: {
+                "probability": brock["probability"],
+                "inputs": {**of_patient["inputs"], **brock},
+                "unknown": [*brock["unknown"], *of_patient["unknown"]],
+            }
+            for one in values["findings"]
+            if (brock := one.get("brock"))
+        },
+    }
+
+
+def _finding_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    verdict = values["verdict"]
+    return {
+        **values,
+        "index_zyx": _UNKNOWN,
+        "verdict": verdict and {**verdict, "texture": verdict["texture"] or "", "roi_id": -1},
+    }
+
+
+def _place(location: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a location; of how many slices is not known."""
+    stated = {name: value for name, value in location.items() if value is not None}
+    image = {"number": location["image_number"], "frame": location["frame_number"]}
+    uid = stated.get("sop_instance_uid", "")
+    return {**stated, "slices": 0, "image": {**image, "sop_instance_uid": uid}}
+
+
+def _guarantee_fields(guarantee: Mapping[str, Any]) -> dict[str, Any]:
+    terms = guarantee["terms"]
+    names = {
+        "alpha": "missed_at_most",
+        "alpha_findings": "missed_by_findings_at_most",
+        "screening": "edge_model",
+        "hybrid": "cloud_model",
+        "region_side": "roi_side",
+    }
+    return {
+        "reason": guarantee["reason"],
+        "terms": terms
+        and {
+            **terms,
+            **{name: terms[key] for name, key in names.items()},
+            "delta": 1 - terms["confidence"],
+        },
+    }

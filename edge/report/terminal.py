@@ -14,7 +14,7 @@ from edge.clinical.brock import REFERENCE
 from edge.clinical.lung_rads import STANDARD
 from edge.findings import SMALL_MM, Finding
 from edge.report.model import NOT_A_DEVICE, Report
-from edge.report.wording import counted, next_steps, result_of
+from edge.report.wording import counted
 from edge.report.write import ReportPaths
 
 PROGRESS_AFTER_S = 2.0
@@ -28,8 +28,8 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
     if not report.was_read:
         return Panel(escape(report.second_reading_reason), title="Not read")
     return Group(
-        f"[bold]{escape(result_of(report))}[/]",
-        *(f"- {escape(step)}" for step in next_steps(report)),
+        f"[bold]{escape(report.result)}[/]",
+        *(f"- {escape(step)}" for step in report.next_steps),
         *(f"[bold yellow]limitation[/]  {escape(x.text)}" for x in report.limitations),
         _findings_table(report),
         *([_possible_table(report)] if report.possible else []),
@@ -37,10 +37,7 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
             f"findings {', '.join(map(str, group))} lie in one consolidation"
             for group in report.groups
         ),
-        *(
-            f"[bold]{n}[/]  {_where(report, f)}{escape(f.reason)}"
-            for n, f in (*report.numbered, *report.numbered_possible)
-        ),
+        *(f"[bold]{n}[/]  {_where(report, n, f)}{escape(f.reason)}" for n, f in report.listed),
         "",
         _ledger_table(report),
         f"[bold]second reading[/]  {_second_reading(report)}",
@@ -60,9 +57,8 @@ def _clinical(report: Report) -> Iterator[str]:
     if suggested := report.lung_rads:
         reasons = escape(" ".join(suggested.reasons))
         yield f"[bold]{STANDARD}[/]  suggested: {suggested.text}. {reasons}"
-    found = [(n, report.brock_of(finding)) for n, finding in report.numbered]
-    if told := [f"{n}: {brock.probability:.1%}" for n, brock in found if brock]:
-        unknown = dict.fromkeys(text for _, brock in found if brock for text in brock.unknown)
+    if told := [f"{n}: {brock.probability:.1%}" for n, brock in report.brock.items()]:
+        unknown = dict.fromkeys(text for brock in report.brock.values() for text in brock.unknown)
         without = f"; unknown: {', '.join(unknown)} ({REFERENCE})" if unknown else ""
         yield f"[bold]Brock probability of cancer[/]  {', '.join(told)}{escape(without)}"
     if report.clinical.problem:
@@ -74,8 +70,8 @@ def _second_reading(report: Report) -> str:
     return f"{ended}: {escape(report.second_reading_reason)}"
 
 
-def _where(report: Report, finding: Finding) -> str:
-    location, apart = report.location_of(finding), finding.disagreement
+def _where(report: Report, number: int, finding: Finding) -> str:
+    location, apart = report.locations.get(number), finding.disagreement
     return (f"{location.text}: " if location else "") + (
         apart and f"the readers disagree, {apart}; "
     )

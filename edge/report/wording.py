@@ -1,8 +1,7 @@
 """Say a report in a few words: result, what to do next, coverage, and each reason once."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from edge.findings import Finding, SecondReading, named
 from edge.report.model import Report
@@ -12,9 +11,9 @@ def result_of(report: Report) -> str:
     """Return the result in one sentence."""
     if not report.was_read:
         return "This study was not read."
-    parts = [_described(report, report.findings, "finding")]
+    parts = [_described(report, report.numbered, "finding")]
     if not report.findings:
-        parts.append(_described(report, report.possible, "possible finding"))
+        parts.append(_described(report, report.numbered_possible, "possible finding"))
     elif report.possible:
         parts.append(counted(len(report.possible), "possible finding"))
     off = report.second_reading is SecondReading.OFF
@@ -33,8 +32,8 @@ def next_steps(report: Report) -> tuple[str, ...]:
     lists = (("finding", report.numbered), ("possible finding", report.numbered_possible))
     if filled := [one for one in lists if one[1]]:
         noun, numbered = filled[0]
-        number, first = max(numbered, key=lambda one: one[1].probability)
-        location = report.location_of(first)
+        number, _ = max(numbered, key=lambda one: one[1].probability)
+        location = report.locations.get(number)
         where = f" ({location.text})" if location else ""
         most = ", the most probable" if len(numbered) > 1 else ""
         steps.append(f"Look first at {noun} {number}{most}{where}.")
@@ -44,12 +43,15 @@ def next_steps(report: Report) -> tuple[str, ...]:
     return tuple(steps)
 
 
-def coverage_text(coverage: Mapping[str, Any]) -> str:
-    """Say in a sentence how much of the lungs the images show."""
-    height = f"{coverage['lung_height_mm']:g} mm of lung from apex to base"
-    cut = f", cut at {' and '.join(coverage['cut'])}" if coverage["cut"] else ""
-    whole = "The images show the whole lungs" if coverage["complete"] else "The images show"
-    return f"{whole}: {height}{cut}." if coverage["complete"] else f"{whole} {height}{cut}."
+def coverage_text(report: Report) -> str:
+    """Say in a sentence how much of the lungs the images show; empty where it is not known."""
+    coverage = report.coverage
+    if coverage is None:
+        return ""
+    sides = " and ".join(one.side for one in coverage.cuts)
+    height = f"{coverage.lung_height_mm:g} mm of lung from apex to base"
+    whole = " the whole lungs:" if report.shows_whole_lungs else ""
+    return f"The images show{whole} {height}{sides and f', cut at {sides}'}."
 
 
 def counted(count: int, noun: str) -> str:
@@ -57,29 +59,29 @@ def counted(count: int, noun: str) -> str:
     return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"
 
 
-def reasons_once(
-    reasons: Iterable[tuple[int, str, Sequence[float | None]]],
-) -> dict[str, list[int]]:
+def reasons_once(numbered: Iterable[tuple[int, Finding]]) -> dict[str, list[int]]:
     """Return each reason once, with the numbers of its findings.
 
-    ``reasons`` are number, reason and scores of each. The scores stand in a table beside; an
-    ellipsis takes their place, so that equal reasons are one. A threshold stays.
+    The scores stand in a table beside; an ellipsis takes their place, so that equal reasons are
+    one. A threshold stays.
     """
     found: dict[str, list[int]] = {}
-    for number, reason, scores in reasons:
-        own = {f"{one:.{digits}f}" for one in scores if one is not None for digits in (2, 3)}
-        told, word, thresholds = reason.partition("threshold")
+    for number, one in numbered:
+        cloud = [one.verdict.probability] if one.verdict else []
+        scores = (one.edge_score, one.probability, *cloud)
+        own = {f"{score:.{digits}f}" for score in scores for digits in (2, 3)}
+        told, word, thresholds = one.reason.partition("threshold")
         parts = ("…" if part in own else part for part in re.split(r"(\d\.\d+)", told))
         found.setdefault("".join(parts) + word + thresholds, []).append(number)
     return found
 
 
-def _described(report: Report, found: Sequence[Finding], noun: str) -> str:
+def _described(report: Report, found: Sequence[tuple[int, Finding]], noun: str) -> str:
     """Count what was found, and describe the largest."""
     if not found:
         return counted(0, noun)
-    one = max(found, key=lambda finding: finding.diameter_mm)
-    location, size = report.location_of(one), one.diameter_mm
+    number, one = max(found, key=lambda numbered: numbered[1].diameter_mm)
+    location, size = report.locations.get(number), one.diameter_mm
     words = (
         counted(len(found), noun),
         f"{'the largest ' if len(found) > 1 else ''}{size:.{0 if size >= 10 else 1}f} mm",

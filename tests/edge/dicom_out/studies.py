@@ -19,6 +19,7 @@ from pydicom.uid import UID
 from edge.dicom_out.identity import Device
 from edge.findings import DecidedBy, Finding, Route, SecondReading
 from edge.merge import outlined
+from edge.report.compose import completed
 from edge.report.evidence import OUTLINES, SOURCE, outlines_file
 from edge.report.model import Report
 from edge.report.pictures import draw_pictures
@@ -123,7 +124,7 @@ def report_of(study: Study, box: Preprocessed, *, outline: bool = True) -> Repor
         finding(box, (0.4, 0.5, 0.2), 0.95, outline),
         finding(box, (0.6, 0.5, 0.8), 0.8, False),
     )
-    return Report(
+    report = Report(
         study_key="0123456789abcdef" * 2,
         created="2026-03-01T10:11:12+00:00",
         source=study.source,
@@ -138,6 +139,7 @@ def report_of(study: Study, box: Preprocessed, *, outline: bool = True) -> Repor
         models={"edge": "screening-int8 1 (openvino)", "cloud": "hybrid-int8 1"},
         coverage=box.coverage,
     )
+    return completed(report)
 
 
 def write_reported(folder: Path, out: Path, *, outline: bool = True) -> Report:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from shutil import which
-from typing import Any
 
 import numpy as np
 import pytest
 
 from edge.dicom_out.pages import printable, report_pages, shown_name
-from edge.report.serialize import report_to_dict
+from edge.report.model import NOT_A_DEVICE, Rejection, Report
 from imaging.render import encode_jpeg
-from tests.edge.dicom_out.studies import values_of, write_reported, write_study
+from tests.edge.dicom_out.studies import write_reported, write_study
 from tests.edge.report.reports import REPORT
 
 
 @pytest.fixture(scope="module")
-def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     folder = tmp_path_factory.mktemp("pages")
-    write_reported(write_study(folder / "study"), folder / "report")
-    return values_of(folder / "report")
+    return write_reported(write_study(folder / "study"), folder / "report")
 
 
 def text_of(pages: bytes, folder: Path) -> list[str]:
@@ -34,60 +33,53 @@ def text_of(pages: bytes, folder: Path) -> list[str]:
     return done.stdout.split("\f")[:-1]
 
 
-def test_the_pages_hold_what_the_report_says(values: dict[str, Any], tmp_path: Path) -> None:
-    text = "\n".join(text_of(report_pages(values, {}), tmp_path))
+def test_the_pages_hold_what_the_report_says(report: Report, tmp_path: Path) -> None:
+    text = "\n".join(text_of(report_pages(report, {}), tmp_path))
     for said in (
         *("Doe Jane", "P7", "2026-02-28", "A12", "screening-int8 1 (openvino)"),
         *("part-solid", "3 of 3 uncertain candidates", "No guarantee for this scan"),
     ):
         assert said in text
-    x, y, z = values["findings"][0]["centre_mm"]
+    x, y, z = report.findings[0].centre_mm
     assert f"{x:.1f}, {y:.1f}, {z:.1f}" in text
 
 
 def test_the_pages_begin_with_the_result_and_have_key_images_and_readers_that_disagree(
-    values: dict[str, Any], tmp_path: Path
+    report: Report, tmp_path: Path
 ) -> None:
     """A report of an older version has none of them, nor a damaged picture a key image."""
     picture = encode_jpeg(np.zeros((640, 1280, 3), np.uint8))
-    apart = {**values["findings"][0], "disagreement": "edge 0.10, cloud 0.80", "edge_score": 0.1}
+    apart = replace(report.findings[0], edge_score=0.1)
     pictures = {"finding_01.jpg": picture, "finding_02.jpg": b"damaged"}
-    pages = report_pages({**values, "findings": [apart, values["findings"][1]]}, pictures)
+    pages = report_pages(replace(report, findings=(apart, report.findings[1])), pictures)
     text = " ".join("\n".join(text_of(pages, tmp_path)).split())
     assert text.index("2 findings, the largest 12 mm") < text.index("Look first") < text.index("#")
     assert "the readers disagree" in text
     assert text.count("the cloud raised …") == 2  # once in each list
     assert pages.count(b"/Subtype /Image") == 2  # beside the row, and below
-    older = {name: value for name, value in values.items() if name not in ("result", "next_steps")}
-    assert report_pages(older, {})
+    assert report_pages(replace(report, result="", next_steps=()), {})
 
 
-def test_every_page_says_that_it_is_no_medical_device(
-    values: dict[str, Any], tmp_path: Path
-) -> None:
+def test_every_page_says_that_it_is_no_medical_device(report: Report, tmp_path: Path) -> None:
     """Also with more findings, longer reasons and wider words than a page has room for."""
-    one = values["findings"][0]
-    many = [
-        {**one, "number": n, "reason": f"because {n} " * 80 + "x" * 400 + " <b>&</b>"}
-        for n in range(1, 40)
-    ]
-    pages = text_of(report_pages({**values, "findings": many}, {}), tmp_path)
+    reasons = (f"because {n} " * 80 + "x" * 400 + " <b>&</b>" for n in range(1, 40))
+    many = tuple(replace(report.findings[0], reason=reason) for reason in reasons)
+    pages = text_of(report_pages(replace(report, findings=many), {}), tmp_path)
     assert len(pages) > 5
-    assert all(values["disclaimer"] in page for page in pages)
+    assert all(NOT_A_DEVICE in page for page in pages)
     assert "<b>&</b>" in "".join(pages)
 
 
 def test_a_refused_study_s_page_says_why(tmp_path: Path) -> None:
-    refusal = {"kind": "NoLung", "reason": "there is no lung", "file": "", "internal": False}
-    values = {**report_to_dict(REPORT), "rejection": refusal}
-    text = "".join(text_of(report_pages(values, {}), tmp_path))
+    report = replace(REPORT, rejection=Rejection("NoLung", "there is no lung"))
+    text = "".join(text_of(report_pages(report, {}), tmp_path))
     assert "This study was not read" in text
     assert "there is no lung" in text
     assert "Findings" not in text
 
 
-def test_the_same_report_gives_the_same_bytes(values: dict[str, Any]) -> None:
-    assert report_pages(values, {}) == report_pages(values, {})
+def test_the_same_report_gives_the_same_bytes(report: Report) -> None:
+    assert report_pages(report, {}) == report_pages(report, {})
 
 
 @pytest.mark.parametrize(

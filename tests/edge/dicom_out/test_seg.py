@@ -14,7 +14,6 @@ from edge.dicom_out.planes import planes_of
 from edge.dicom_out.seg import patches_of, segmentation
 from edge.dicom_out.subject import Source, source_of
 from edge.report.evidence import PlacedOutline, outlines_file, read_outlines
-from edge.report.serialize import report_to_dict
 from imaging.dicom.source import read_source_headers
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
@@ -40,8 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         second = finding(box, at_zyx, 0.8, True)
         report = replace(report_of(study, box), findings=(first, second), possible=())
         outlines = read_outlines(outlines_file(report.numbered, box.geometry))
-        values = report_to_dict(report)
-        return hd.seg.Segmentation.from_dataset(segmentation(values, source, outlines, DEVICE))
+        return hd.seg.Segmentation.from_dataset(segmentation(report, source, outlines, DEVICE))
 
     return source, box, make
 

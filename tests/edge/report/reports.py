@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from edge.budget import LedgerEntry
 from edge.findings import DecidedBy, Decision, Finding, Route, SecondReading
+from edge.report.compose import completed
 from edge.report.model import Change, ChangeKind, Report
 from edge.report.page import render_page
 from edge.report.pictures import draw_pictures
+from edge.report.serialize import report_to_dict
 from edge.report.write import ReportPaths, write_report
 from imaging.location import Locator
 from imaging.preprocess import Preprocessed
@@ -75,12 +78,18 @@ def box() -> Preprocessed:
     return Preprocessed(voxels, Geometry())
 
 
+def values_of(report: Report = REPORT) -> dict[str, Any]:
+    """The content of report.json."""
+    return report_to_dict(completed(report))
+
+
 def write(report: Report, out: Path) -> ReportPaths:
+    report = completed(report)
     return write_report(report, draw_pictures(report.findings, report.possible, box(), out), out)
 
 
 def page(report: Report = REPORT) -> str:
-    return render_page(report, {})
+    return render_page(completed(report), {})
 
 
 LOCATOR = Locator(

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 from edge.clinical.sidecar import Clinical
 from edge.report.model import Rejection, Report, Status
-from edge.report.serialize import report_to_dict
 from edge.report.terminal import render_report
 from edge.rules.rule import AppliedRule
-from tests.edge.report.reports import FINDING, LOCATOR, POSSIBLE, REPORT, VERDICT, page
+from tests.edge.report.reports import FINDING, LOCATOR, POSSIBLE, REPORT, VERDICT, page, values_of
 from tests.edge.report.test_terminal import PATHS, printed
 
 SCREENING = AppliedRule("lung screening", screening=True)
@@ -18,7 +17,7 @@ SCREENED = replace(REPORT, findings=(SOLID,), possible=(POSSIBLE,), rule=SCREENI
 
 
 def test_a_screening_examination_has_a_category_with_its_inputs_and_no_other_has() -> None:
-    written = report_to_dict(SCREENED)["lung_rads"]
+    written = values_of(SCREENED)["lung_rads"]
     assert (written["category"], written["standard"]) == ("4A", "ACR Lung-RADS v2022")
     assert written["inputs"] == [
         {
@@ -32,13 +31,13 @@ def test_a_screening_examination_has_a_category_with_its_inputs_and_no_other_has
     ]
     assert "ACR Lung-RADS v2022, suggested: category 4A." in page(SCREENED)
     assert "suggested: category 4A" in printed(SCREENED)
-    assert report_to_dict(REPORT)["lung_rads"] is None
+    assert values_of(REPORT)["lung_rads"] is None
     assert "Lung-RADS" not in page(REPORT)
     assert "Lung-RADS" not in printed(REPORT)
 
 
 def test_each_finding_has_its_probability_of_cancer_and_a_possible_finding_none() -> None:
-    written = report_to_dict(SCREENED)
+    written = values_of(SCREENED)
     (finding,), (possible,) = written["findings"], written["possible_findings"]
     assert finding["brock"] == {
         "probability": 0.0976,
@@ -63,13 +62,13 @@ def test_a_screening_examination_that_was_refused_is_category_0() -> None:
         status=Status.REJECTED,
         rejection=Rejection("IncompleteSeries", "3 slices", "study"),
     )
-    assert report_to_dict(refused)["lung_rads"]["category"] == "0"
+    assert values_of(refused)["lung_rads"]["category"] == "0"
     assert "suggested: category 0.</strong> The study was not read." in page(refused)
 
 
 def test_an_ignored_study_has_no_category() -> None:
     ignored = replace(REPORT, findings=(), rule=SCREENING, status=Status.IGNORED)
-    assert report_to_dict(ignored)["lung_rads"] is None
+    assert values_of(ignored)["lung_rads"] is None
     assert "Not read" in printed(ignored)
 
 

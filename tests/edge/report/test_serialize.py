@@ -1,15 +1,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from edge.report.model import NOT_A_DEVICE
-from edge.report.serialize import SCHEMA, report_to_dict
-from tests.edge.report.reports import FINDING, LOCATOR, POSSIBLE, REPORT, page
+import pytest
+
+from edge.audit_sampling import Audit, AuditOutcome
+from edge.clinical.sidecar import Clinical
+from edge.findings import DecidedBy
+from edge.guarantee import UNREAD, Guarantee
+from edge.report.model import NOT_A_DEVICE, Change, ChangeKind, Rejection, Report, Status
+from edge.report.serialize import SCHEMA, NotAReport, read_report, report_from_dict, report_to_dict
+from edge.rules.rule import Action, AppliedRule
+from imaging.coverage import Coverage, Cut
+from imaging.volume import Limitation, LimitationKind
+from protos.messages import Priority
+from tests.edge.builders import TERMS
+from tests.edge.report.reports import CHANGE, FINDING, LOCATOR, POSSIBLE, REPORT, page, values_of
+
+WRITTEN = Path(__file__).with_name("written_by_0_1.json")
 
 
 def test_json_keys_of_the_contract_are_there() -> None:
-    values = report_to_dict(REPORT)
+    values = values_of(REPORT)
     (finding,) = values["findings"]
     assert values["schema"] == SCHEMA == "overread.report/2"
     assert finding["centre_mm"] == [-21.1, -137.2, 237.1]
@@ -28,7 +44,7 @@ def test_json_keys_of_the_contract_are_there() -> None:
 
 def test_a_finding_names_image_side_and_zone() -> None:
     report = replace(REPORT, locator=LOCATOR)
-    (finding,) = report_to_dict(report)["findings"]
+    (finding,) = values_of(report)["findings"]
     assert finding["location"] == {
         "image_number": 56,
         "frame_number": None,
@@ -43,16 +59,16 @@ def test_a_finding_names_image_side_and_zone() -> None:
 
 def test_what_the_files_do_not_state_of_a_location_is_null() -> None:
     bare = replace(LOCATOR, images=(), frame_of_reference_uid="", between=(), zones=None)
-    (finding,) = report_to_dict(replace(REPORT, locator=bare))["findings"]
+    (finding,) = values_of(replace(REPORT, locator=bare))["findings"]
     known = {key: value for key, value in finding["location"].items() if value is not None}
     assert known == {"slice_index": 1}
     assert "slice 2 of 2 from the feet" in page(replace(REPORT, locator=bare))
-    assert report_to_dict(REPORT)["findings"][0]["location"] is None
+    assert values_of(REPORT)["findings"][0]["location"] is None
 
 
 def test_findings_of_all_sizes_are_one_list_and_those_below_6_mm_are_marked() -> None:
     small = replace(FINDING, diameter_mm=4.2)
-    values = report_to_dict(replace(REPORT, findings=(small, FINDING)))
+    values = values_of(replace(REPORT, findings=(small, FINDING)))
     marks = [(one["number"], one["small"]) for one in values["findings"]]
     assert marks == [(1, True), (2, False)]
     assert "small_nodules" not in values
@@ -64,13 +80,13 @@ def test_findings_of_all_sizes_are_one_list_and_those_below_6_mm_are_marked() ->
 
 def test_possible_findings_are_a_list_of_their_own_and_numbered_on() -> None:
     """They have the keys of findings; a report without any has an empty list."""
-    values = report_to_dict(replace(REPORT, findings=(FINDING,) * 2, possible=(POSSIBLE,)))
+    values = values_of(replace(REPORT, findings=(FINDING,) * 2, possible=(POSSIBLE,)))
     assert [one["number"] for one in values["findings"]] == [1, 2]
     (possible,) = values["possible_findings"]
     assert possible.keys() == values["findings"][0].keys()
     assert (possible["number"], possible["probability"], possible["small"]) == (3, 0.21, True)
     assert values["schema"] == SCHEMA == "overread.report/2"
-    assert report_to_dict(REPORT)["possible_findings"] == []
+    assert values_of(REPORT)["possible_findings"] == []
 
 
 def test_numbers_of_an_amended_report_are_those_of_both_lists() -> None:
@@ -81,8 +97,86 @@ def test_numbers_of_an_amended_report_are_those_of_both_lists() -> None:
 
 def test_json_says_nothing_that_is_no_json() -> None:
     odd = replace(FINDING, diameter_mm=float("nan"), verdict=None)
-    values = report_to_dict(replace(REPORT, findings=(odd,), deadline_s=float("inf")))
+    values = values_of(replace(REPORT, findings=(odd,), deadline_s=float("inf")))
     assert values["findings"][0]["diameter_mm"] is None
     assert values["findings"][0]["verdict"] is None
     assert values["deadline_s"] is None
     json.dumps(values, allow_nan=False)
+
+
+FULL = replace(
+    REPORT,
+    version=2,
+    findings=(FINDING, replace(FINDING, volume_mm3=985.1)),
+    possible=(POSSIBLE, replace(POSSIBLE, verdict=None)),
+    finding_numbers=(4, 1, 2, 3),
+    locator=LOCATOR,
+    coverage=Coverage(212.5, (Cut("apex", 12.5),)),
+    limitations=(Limitation(LimitationKind.DIFFUSE, "Much is opaque."),),
+    guarantee=Guarantee(TERMS, ""),
+    audit=Audit(AuditOutcome.CLEAR, 0.05, 0.04, 1, 1),
+    changes=(CHANGE, Change(2, ChangeKind.GIVEN_UP, "not read again")),
+    rule=AppliedRule("lung screening", Action.READ, Priority.STAT, screening=True),
+    clinical=Clinical("never", emphysema=True, source="clinical.json"),
+    status=Status.PROVISIONAL,
+)
+REFUSED = replace(
+    REPORT,
+    findings=(),
+    decisions=(),
+    status=Status.REJECTED,
+    rejection=Rejection("NoLung", "there is none", "a.dcm"),
+    guarantee=UNREAD,
+)
+
+
+def stored(report: Report) -> Any:
+    return json.loads(json.dumps(values_of(report)))
+
+
+@pytest.mark.parametrize("report", [REPORT, FULL, REFUSED], ids=["plain", "full", "refused"])
+def test_what_was_written_is_a_report_again(report: Report) -> None:
+    again = report_from_dict(stored(report))
+    assert json.loads(json.dumps(report_to_dict(again))) == stored(report)
+    assert again.status is report.status
+    assert [n for n, _ in again.listed] == [n for n, _ in report.listed]
+
+
+def test_a_report_of_the_first_release_is_read_with_all_that_it_says(tmp_path: Path) -> None:
+    """Of a phantom, screened with a cloud; of an older one without its result too."""
+    values = json.loads(WRITTEN.read_bytes())
+    report = read_report(WRITTEN)
+    assert json.loads(json.dumps(report_to_dict(report))) == values
+    assert report.findings[0].decided_by is DecidedBy.EDGE
+    assert report.brock[1].inputs.emphysema
+    older = {name: value for name, value in values.items() if name not in ("result", "next_steps")}
+    (tmp_path / "report.json").write_text(json.dumps(older))
+    assert read_report(tmp_path / "report.json").result == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda _: [], "expected a report"),
+        (lambda v: {**v, "schema": "other/1"}, "not of Overread"),
+        (lambda v: {**v, "schema": "overread.report/3"}, "report/3, this version reads .*report/2"),
+        (lambda v: {**v, "findings": None}, "damaged: TypeError"),
+        (lambda v: {n: x for n, x in v.items() if n != "candidates"}, "damaged: KeyError 'cand"),
+        (lambda v: {**v, "status": "odd"}, "damaged: status: Input should be 'final', 'provis"),
+        (lambda v: {**v, "deadline_s": "Doe^Jane"}, "damaged: deadline_s: [^^]*$"),
+    ],
+)
+def test_what_is_no_report_is_refused_with_the_field_at_fault(
+    change: Callable[[Any], Any], says: str, tmp_path: Path
+) -> None:
+    """No value is told: it may be of the patient."""
+    file = tmp_path / "report.json"
+    file.write_text(json.dumps(change(stored(FULL))))
+    with pytest.raises(NotAReport, match=f"^report.json: .*{says}"):
+        read_report(file)
+
+
+def test_a_file_that_is_no_json_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_bytes(b"{")
+    with pytest.raises(NotAReport, match=r"report\.json is damaged"):
+        read_report(tmp_path / "report.json")

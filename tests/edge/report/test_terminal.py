@@ -14,6 +14,7 @@ from edge.findings import SecondReading
 from edge.guarantee import Guarantee
 from edge.link.estimate import OFF
 from edge.merge import merge
+from edge.report.compose import completed
 from edge.report.model import Rejection, Report, Status
 from edge.report.terminal import render_report
 from edge.report.write import ReportPaths
@@ -27,7 +28,7 @@ PATHS = ReportPaths(Path("out/report.json"), Path("out/report.html"))
 
 def printed(report: Report, width: int = 80) -> str:
     console = Console(width=width, file=io.StringIO(), record=True)
-    console.print(render_report(report, PATHS))
+    console.print(render_report(completed(report), PATHS))
     return console.export_text()
 
 

@@ -9,11 +9,20 @@ from pathlib import Path
 import pytest
 
 from edge.findings import SecondReading
+from edge.report.compose import completed
 from edge.report.model import Rejection, Report, Status
-from edge.report.serialize import report_to_dict
-from edge.report.wording import next_steps, reasons_once, result_of
+from edge.report.wording import next_steps, reasons_once
 from imaging.volume import Limitation, LimitationKind
-from tests.edge.report.reports import FINDING, LOCATOR, POSSIBLE, REPORT, VERDICT, page, write
+from tests.edge.report.reports import (
+    FINDING,
+    LOCATOR,
+    POSSIBLE,
+    REPORT,
+    VERDICT,
+    page,
+    values_of,
+    write,
+)
 from tests.edge.report.test_terminal import printed
 
 LARGE = replace(
@@ -31,22 +40,22 @@ APART = replace(FINDING, edge_score=1.0, verdict=replace(VERDICT, probability=0.
 
 def test_the_result_names_the_largest_finding_with_type_and_side() -> None:
     """The largest, not the most probable; not a larger possible finding."""
-    assert result_of(MANY) == (
+    assert completed(MANY).result == (
         "2 findings, the largest 22 mm, solid, right upper zone; 2 possible findings; "
         "second reading partial."
     )
     first = "Look first at finding 1, the most probable (right upper zone, image 56)."
-    assert first in next_steps(MANY)
+    assert first in completed(MANY).next_steps
     small = replace(MANY, findings=(replace(LARGE, diameter_mm=5.96),), locator=None)
-    assert result_of(small).startswith("1 finding, 6.0 mm, solid; 2 possible")
+    assert completed(small).result.startswith("1 finding, 6.0 mm, solid; 2 possible")
 
 
 def test_without_findings_the_largest_possible_finding_leads() -> None:
     report = replace(MANY, findings=(), second_reading=SecondReading.OFF)
-    assert result_of(report) == (
+    assert completed(report).result == (
         "No findings; 2 possible findings, the largest 40 mm, left lower zone; no second reading."
     )
-    assert next_steps(report)[-1] == (
+    assert completed(report).next_steps[-1] == (
         "Look first at possible finding 1, the most probable (left lower zone, image 57)."
     )
 
@@ -62,8 +71,8 @@ def test_limitations_come_first_of_what_to_know() -> None:
 def test_a_study_that_was_not_read_has_no_result(status: Status) -> None:
     why = Rejection("NoLung", "there is none") if status is Status.REJECTED else None
     report = Report("k", "2026-03-01", Path("x"), 10.0, status=status, rejection=why)
-    assert result_of(report) == "This study was not read."
-    assert len(next_steps(report)) == 1
+    assert completed(report).result == "This study was not read."
+    assert len(completed(report).next_steps) == 1
     assert "This study was not read." in page(report)
 
 
@@ -73,9 +82,9 @@ def test_readers_that_disagree_are_named_beside_the_finding_in_every_form() -> N
         REPORT, findings=(FINDING, APART), possible=(replace(POSSIBLE, edge_score=0.9),)
     )
     step = "The two readers disagree strongly about finding 2 and possible finding 3."
-    written = report_to_dict(report)
+    written = values_of(report)
     assert written["next_steps"][-1] == step
-    assert written["result"] == result_of(report)
+    assert written["result"] == completed(report).result
     both = (*written["findings"], *written["possible_findings"])
     assert [one["disagreement"] for one in both] == [
         None,
@@ -106,9 +115,13 @@ def test_each_row_has_a_key_image_and_scores_are_in_a_fold(tmp_path: Path) -> No
 def test_equal_reasons_are_said_once_without_their_scores() -> None:
     """A threshold stays, also where it equals a score; other numbers stay."""
     below = "an answer takes 0.50 s; edge score {} is below the threshold 0.51"
-    reasons = [(n, below.format(score), (float(score),)) for n, score in ((1, "0.22"), (3, "0.31"))]
-    other = [(2, "the cloud raised 0.500 to 0.94, at or above the threshold 0.94", (0.5, 0.94))]
-    assert reasons_once([*reasons, *other]) == {
+    reasons = [
+        (n, replace(FINDING, edge_score=float(score), reason=below.format(score)))
+        for n, score in ((1, "0.22"), (3, "0.31"))
+    ]
+    raised = "the cloud raised 0.500 to 0.94, at or above the threshold 0.94"
+    other = replace(FINDING, edge_score=0.5, probability=0.94, reason=raised)
+    assert reasons_once([*reasons, (2, other)]) == {
         below.format("…"): [1, 3],
         "the cloud raised … to …, at or above the threshold 0.94": [2],
     }

@@ -13,12 +13,11 @@ from edge.atomic_files import write_atomically
 from edge.findings import Outline
 from edge.report.evidence import OUTLINES, SOURCE, of_version
 from edge.report.pictures import PICTURED, PICTURED_POSSIBLE, draw_pictures, first_note
-from edge.report.serialize import report_to_dict
 from edge.report.write import version_in, write_report, write_version
 from imaging.preprocess import Preprocessed
 from imaging.render import Mark, finding_picture, overview_picture
 from imaging.volume import Geometry, UInt8Array
-from tests.edge.report.reports import CHANGE, FINDING, POSSIBLE, REPORT, box, write
+from tests.edge.report.reports import CHANGE, FINDING, POSSIBLE, REPORT, box, values_of, write
 
 
 def test_files_are_written_and_named_by_finding(tmp_path: Path) -> None:
@@ -27,7 +26,7 @@ def test_files_are_written_and_named_by_finding(tmp_path: Path) -> None:
     names = ["finding_01.jpg", "finding_02.jpg", "overview.jpg", "report.html", "report.json"]
     assert sorted(os.listdir(tmp_path / "out")) == names
     assert [path.name for path in paths.pictures] == ["overview.jpg", *names[:2]]
-    assert json.loads(paths.json.read_text()) == report_to_dict(report)
+    assert json.loads(paths.json.read_text()) == values_of(report)
     assert all(path.read_bytes().startswith(b"\xff\xd8") for path in paths.pictures)
 
 

@@ -89,7 +89,8 @@ def test_a_finding_keeps_its_location_in_an_amendment() -> None:
     context = AmendmentContext.from_bytes(context_of(full_report(), plan_of(0.95)).to_bytes())
     (finding,) = context.merged(EscalationResult()).findings
     at = dataclasses.replace(finding, centre_mm=(0.0, -100.0, 33.0))
-    location = context.report.location_of(at)
+    assert context.report.locator is not None
+    location = context.report.locator.locate(at.centre_mm)
     assert location is not None
     assert location.text == "right middle zone, image 1, frame 4"
 
