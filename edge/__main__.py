@@ -23,11 +23,11 @@ from edge.dicom_out.overview import overview, resend
 from edge.dicom_out.overview import render as render_targets
 from edge.doctor import Level, examine
 from edge.errors import EdgeError, MissingPath, UnfitFolder
-from edge.folders import DATABASE, AgentFolders
+from edge.folders import DATABASE, AgentFolders, is_running, other_user
 from edge.job import Job
 from edge.models.commands import models_commands
 from edge.pipeline import read_and_report
-from edge.queue import is_running, other_user, queued, render, requeue
+from edge.queue import queued, render, requeue
 from edge.report.model import Report, Status
 from edge.report.overwrite import admission, require_readable, require_separate
 from edge.report.serialize import report_to_dict

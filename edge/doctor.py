@@ -22,13 +22,13 @@ from edge.amend.amender import MB
 from edge.dicom_in.stow import read_token
 from edge.dicom_out.overview import overview
 from edge.errors import EdgeError
-from edge.folders import DATABASE, AgentFolders
+from edge.folders import DATABASE, AgentFolders, is_running, other_user
 from edge.link.channel import open_channel, start_health_check
 from edge.link.link import CONNECT_S
 from edge.link.tls import DIAGNOSE_S
 from edge.models.choose import models_state, require_sound
 from edge.models.errors import NotPromotable, UpdatesOff
-from edge.queue import BLOCKED, arriving, is_running, other_user
+from edge.queue import BLOCKED, arriving
 from edge.reader import EdgeReader, open_configured
 from edge.report.model import Status
 from edge.rules.file import load_rules

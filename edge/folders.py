@@ -14,7 +14,7 @@ from typing import IO
 
 import structlog
 
-from edge.access import close_folder, make_folder, warn_if_open
+from edge.access import close_folder, make_folder, user_name, warn_if_open
 from edge.errors import EdgeError
 from edge.settings.core import EdgeSettings
 
@@ -22,6 +22,13 @@ DATABASE = "spool.sqlite3"
 """Name of the database in the state folder."""
 RECEIVED = ".received.json"
 """Hidden file in the folder of a series that was received: who sent it, and when."""
+DONE = ".done"
+"""Suffix of an empty file, or the file itself in a folder: the study of this name is complete."""
+RESENT_S = 600.0
+"""So long after the last instance of a series, one that is sent again is known to be stored.
+
+A sender that missed the acknowledgement sends it again, maybe after its folder was claimed.
+"""
 TRAIL = "trail"
 """Name of the folder of the audit trail in the state folder."""
 
@@ -119,3 +126,25 @@ def _lock(file: IO[str]) -> None:
     except BlockingIOError:
         time.sleep(0.1)  # a command that asks whether an agent runs holds it for a moment
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_running(folders: AgentFolders) -> bool:
+    """Return whether an agent holds the state folder."""
+    try:
+        with (folders.state / ".overread.lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def other_user(folders: AgentFolders) -> str:
+    """Return a note if this is not the agent's user; empty if it is, or the agent never ran."""
+    if not folders.state.exists() or (owner := folders.state.stat().st_uid) == os.geteuid():
+        return ""
+    return (
+        f"{folders.state} belongs to {user_name(owner)}: run this as that user; "
+        "whether a study is blocked depends on the user"
+    )

@@ -6,7 +6,6 @@ The audit trail says who did it.
 """
 
 import errno
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from edge.access import user_name
 from edge.agent.claim import missing_room
 from edge.agent.inbox import InboxEntry, inspect_entry, is_study, obstacle_to, reason_of
 from edge.atomic_files import copy_whole, move, remove, sync_folder
@@ -121,28 +119,6 @@ def render(studies: list[Queued], *, runs: bool) -> Table:
         reason = "; ".join(filter(None, (attempts, printable_line(one.reason))))
         table.add_row(escape(study), one.state, _age(one.age_s), escape(reason))
     return table
-
-
-def is_running(folders: AgentFolders) -> bool:
-    """Return whether an agent holds the state folder."""
-    try:
-        with (folders.state / ".overread.lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def other_user(folders: AgentFolders) -> str:
-    """Return a note if this is not the agent's user; empty if it is, or the agent never ran."""
-    if not folders.state.exists() or (owner := folders.state.stat().st_uid) == os.geteuid():
-        return ""
-    return (
-        f"{folders.state} belongs to {user_name(owner)}: run this as that user; "
-        "whether a study is blocked depends on the user"
-    )
 
 
 def requeue(wanted: str | None, site: Site, by: Person | None = None) -> list[str]:

@@ -17,9 +17,9 @@ import structlog
 
 from edge.access import close_files, make_folder, walk
 from edge.agent.arrival import arrival_of
-from edge.agent.inbox import DONE, CompleteStudy, report_names
+from edge.agent.inbox import CompleteStudy, report_names
 from edge.atomic_files import copy_whole, move, remove, sync_folder
-from edge.folders import AgentFolders
+from edge.folders import DONE, AgentFolders
 from edge.report.folder import release_folder, take_folder
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore

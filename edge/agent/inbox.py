@@ -20,11 +20,11 @@ from pathlib import Path, PureWindowsPath
 import structlog
 
 from edge.access import obstacle, walk
+from edge.folders import DONE
 from imaging.dicom.arrival import missing_images
 from imaging.dicom.header import UNFINISHED, is_unfinished
 from imaging.read import ARCHIVES
 
-DONE = ".done"
 _NAMES_DATA = {".mhd": "elementdatafile", ".nhdr": "data file"}
 _HEADER_BYTES = 16384
 UNFINISHED_WAITS = 10

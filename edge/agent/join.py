@@ -22,8 +22,7 @@ import structlog
 
 from edge.agent.arrival import received
 from edge.atomic_files import move, remove, sync_folder
-from edge.dicom_in.received import RESENT_S
-from edge.folders import RECEIVED, AgentFolders
+from edge.folders import RECEIVED, RESENT_S, AgentFolders
 from edge.report.folder import release_folder
 from edge.report.model import Rejection
 from edge.report.write import refer_to, version_in

@@ -22,22 +22,16 @@ from pathlib import Path
 import structlog
 
 from edge.access import make_folder
-from edge.agent.inbox import DONE
 from edge.atomic_files import remove, sync_folder, write_atomically
 from edge.database import StepHook
 from edge.dicom_in.identity import Identity, data_set_digest, identify
 from edge.dicom_in.incoming import MB, Expected, Incoming, Limits, Source, refusing_faults
 from edge.dicom_in.refusals import Reason, Refused
 from edge.dicom_in.steps import ReceiveStep
-from edge.folders import RECEIVED
+from edge.folders import DONE, RECEIVED, RESENT_S
 
 RECEIVING = ".receiving"
 """Hidden folder in the inbox with the instances that are not whole yet."""
-RESENT_S = 600.0
-"""So long after the last instance of a series, one that is sent again is known to be stored.
-
-A sender that missed the acknowledgement sends it again, maybe after its folder was claimed.
-"""
 MAX_REMEMBERED = 200_000
 """Instances that are remembered: 30 MB at most."""
 _TRIES = 10

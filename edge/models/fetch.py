@@ -18,13 +18,12 @@ import grpc
 import structlog
 
 from edge.database import StepHook
-from edge.folders import AgentFolders
+from edge.folders import AgentFolders, other_user
 from edge.link.channel import open_channel
 from edge.models.errors import FetchFailed, RefusedModel, UpdatesOff
 from edge.models.folder import ModelFolder, ModelFolders, is_there
 from edge.models.store import ModelStep, ModelStore, StoredPackage, open_models
 from edge.models.trial import try_model
-from edge.queue import other_user
 from edge.settings.core import EdgeSettings
 from edge.site import Site
 from models.runtime.errors import ModelError

@@ -21,7 +21,7 @@ import typer
 from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
-from edge.agent.inbox import DONE
+from edge.folders import DONE
 from edge.settings.core import EdgeSettings
 from evaluation.common.cli import STUDIES, Cache, Json, each, show
 from evaluation.common.phantoms import prepare, whole_chest
