@@ -24,7 +24,7 @@ from protos.errors import (
     Overloaded,
     OverreadError,
 )
-from tests.edge.builders import SHAPE, Site, box, plan_of
+from tests.edge.builders import SHAPE, HandClock, Site, box, plan_of
 from tests.edge.fake_cloud import FakeCloud, escalator, free_port, read, sure
 
 LONG_S = 60.0
@@ -89,6 +89,32 @@ def test_an_exception_that_is_no_fault_of_the_cloud_is_raised() -> None:
     assert link.estimate().available
 
 
+def timing(clock: HandClock, *, held: bool = False) -> StreamTiming:
+    return StreamTiming(cut_rois(plan_of(0.5, 0.45, 0.4), box(), SHAPE), clock, held=held)
+
+
+@pytest.mark.parametrize(("held", "after_s"), [(True, 1.0), (False, 3.0)])
+def test_the_wait_for_a_busy_cloud_is_no_slow_wire(
+    clock: HandClock, held: bool, after_s: float
+) -> None:
+    """Where ROIs were held for 2 s their time begins then; else with the stream."""
+    one = timing(clock, held=held)
+    clock.sleep(2.0)
+    one.first_response(1.5)  # it came before it was taken
+    clock.sleep(1.0)
+    verdict = sure(cut_rois(plan_of(0.5), box(), SHAPE)[0])
+    one.arrived(verdict, one.received(verdict, 100))
+    assert one.first_response_s == 1.5
+    assert (one.sending_s, one.arrivals[0].after_s) == (after_s, after_s)
+
+
+def test_bytes_are_counted_up_to_the_first_roi_without_an_answer(clock: HandClock) -> None:
+    """The second of three: two ROIs; none where all were answered."""
+    one = timing(clock)
+    assert one.up_to_first({2, 1}) == (2, 2 * 48**3)
+    assert one.up_to_first(set()) == (0, 0)
+
+
 def with_fallback(
     first: str, other: str, link: Link | None = None, other_link: Link | None = None
 ) -> AbstractContextManager[Escalator]:
@@ -133,6 +159,8 @@ def test_a_silent_cloud_is_replaced_long_before_the_deadline() -> None:
             came = read(second, 0.4)
     assert (list(came.verdicts), came.attempts) == ([0], 2)
     assert link.suspect.is_set()
+    # what it never took in tells nothing of throughput
+    assert link.estimate().middle.bytes_per_s == Link().estimate().middle.bytes_per_s
 
 
 def test_a_cloud_that_dies_during_the_study_leaves_the_rest_to_the_other() -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from edge.budget import Budget
@@ -20,7 +21,7 @@ from edge.escalation import stream
 from edge.escalation.client import NoSecondReader
 from edge.link.link import Link
 from protos import overread_pb2 as pb
-from protos.codec import encode_roi
+from protos.codec import encode_roi, pack_mask
 from protos.deadline import Deadline
 from protos.errors import (
     ChecksumMismatch,
@@ -49,25 +50,30 @@ def test_verdicts_come_back_for_what_was_sent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("faults", "attempts"),
+    ("faults", "attempts", "refused"),
     [
-        ([Overloaded("full")], 2),
-        ([ChecksumMismatch("ROI 0")], 2),
-        ([Overloaded("full")] * 9, 3),
-        ([InvalidRequest("no")], 1),
-        ([DeadlineUnmeetable("late", 9.0)], 1),
-        ([ModelFailed("nan")], 1),
+        ([Overloaded("full")], 2, False),
+        ([ChecksumMismatch("ROI 0")], 2, False),
+        ([Overloaded("full")] * 9, 3, True),
+        ([Draining("stopping")] * 9, 3, False),
+        ([InvalidRequest("no")], 1, True),
+        ([DeadlineUnmeetable("late", 9.0)], 1, True),
+        ([ModelFailed("nan")], 1, True),
     ],
 )
 def test_a_transient_fault_is_retried_twice_and_a_lasting_one_never(
-    faults: list[OverreadError], attempts: int
+    faults: list[OverreadError], attempts: int, refused: bool
 ) -> None:
-    """Every attempt has the same key; the fault of the last one is reported."""
+    """Every attempt has the same key; the fault of the last one is reported.
+
+    A cloud that would not read this study has refused it; one that goes is gone.
+    """
     fault, answered = faults[0], attempts == 2
     with FakeCloud(faults=faults) as cloud:
         came = ask(cloud.address, 0.4)
     assert (list(came.verdicts), came.attempts) == ([0] if answered else [], attempts)
     assert came.reason == ("" if answered else fault.text)
+    assert came.refused is refused
     assert [header.study_key for header in cloud.headers] == ["key-1"] * attempts
 
 
@@ -246,17 +252,19 @@ def test_largest_diameter_is_still_a_verdict() -> None:
     assert came.verdicts[0].diameter_mm == 200.0
 
 
+@pytest.mark.parametrize("mask", [b"", b"nonsense", pack_mask(np.ones((4, 4, 4), bool))])
+def test_a_verdict_stands_without_a_readable_mask(mask: bytes) -> None:
+    """None, a damaged one, one of another shape: the probability counts, nothing is outlined."""
+    with FakeCloud(answer=lambda roi: replace(sure(roi), mask=mask)) as cloud:
+        came = ask(cloud.address, 0.4)
+    assert (list(came.verdicts), came.masks) == ([0], {})
+
+
 def test_an_unrequested_verdict_is_dropped() -> None:
     with FakeCloud(answer=lambda _: Verdict(77, 0.9, 1.0, "m", 0.0, 0.0)) as cloud:
         came = ask(cloud.address, 0.4)
     assert came.verdicts == {}
     assert came.reason == "the cloud left 1 ROI unanswered"
-
-
-def test_one_channel_serves_study_after_study() -> None:
-    with FakeCloud(faults=[InvalidRequest("no")]) as cloud, escalator(cloud.address) as second:
-        for expected in ([], [0], [0]):
-            assert list(read(second, 0.4).verdicts) == expected
 
 
 def test_without_a_cloud_the_answer_is_off() -> None:
@@ -314,6 +322,12 @@ def test_a_busy_cloud_gets_the_rois_when_it_has_taken_the_header(sent: list[int]
         came = ask(cloud.address, *SCORES, link=busy_link())
     assert (before, sent) == ([0], [0, 1, 2])
     assert (sorted(came.verdicts), came.reason) == ([0, 1, 2], "")
+
+
+def test_a_cloud_that_accepts_more_than_was_announced_refuses_nothing() -> None:
+    with FakeCloud(accepts=9) as cloud:
+        came = ask(cloud.address, *SCORES, link=busy_link())
+    assert (sorted(came.verdicts), came.refusals) == ([0, 1, 2], {})
 
 
 @pytest.mark.parametrize("accepts", [1, 0])

@@ -5,31 +5,20 @@ What travels to the cloud, and in what shape.
 
 from __future__ import annotations
 
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 
 from edge.budget import Budget
-from edge.escalation.client import Escalator
 from edge.escalation.rois import cut_rois
 from edge.link.link import NO_RESPONSE_YET, Link
-from edge.run import run_agent
 from edge.selection import Size
-from edge.settings.core import load_settings
-from edge.telemetry import Telemetry
-from evaluation.recovery.agent import settings_in
 from protos.codec import pack_mask
 from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable
 from protos.messages import Priority, Refusal, Roi, Verdict
-from tests.edge.builders import SHAPE, box, plan_of
+from tests.edge.builders import SHAPE, HandClock, box, plan_of
 from tests.edge.fake_cloud import (
     RESERVE_S,
     FakeCloud,
@@ -40,7 +29,6 @@ from tests.edge.fake_cloud import (
     stalled_cloud,
     sure,
 )
-from tests.edge.running_agent import quick_read
 
 
 @pytest.mark.parametrize(
@@ -111,76 +99,18 @@ def test_a_cloud_that_refuses_is_there_all_the_same() -> None:
 
 def test_round_trip_is_measured_apart_from_reading() -> None:
     """A cloud on loopback that takes a second to answer is near, and slow."""
-    link = Link()
+    link, clock = Link(), HandClock()
 
     def slowly(roi: Roi) -> Verdict | Refusal:
-        time.sleep(1.0)
+        clock.sleep(1.0)
         return replace(sure(roi), compute_s=1.0)
 
-    with FakeCloud(answer=slowly) as cloud:
+    with FakeCloud(answer=slowly) as cloud, escalator(cloud.address, link) as second:
         for _ in range(2):
-            ask(cloud.address, 0.4, link=link)
+            budget = Budget(Deadline.after(60.0, clock))
+            second.read(plan_of(0.4), box(), budget, "key-1")
     assert link.estimate().middle.roi_s == 1.0
     assert link.estimate().middle.round_trip_s < 1.0
-
-
-def test_a_silent_cloud_is_given_up_long_before_the_deadline() -> None:
-    """It is asked once, what it never took in tells nothing of throughput, and it is in doubt."""
-    link = Link()
-    link.up(None)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        came = ask(f"127.0.0.1:{silent.getsockname()[1]}", 0.4, link=link)
-    assert (came.attempts, sorted(came.verdicts)) == (1, [])
-    assert came.reason == "the time ran out (no response from the cloud within 1.0 s)"
-    assert link.estimate().middle.bytes_per_s == Link().estimate().middle.bytes_per_s
-    assert link.suspect.is_set()
-
-
-class _FailedCall:
-    """A call that gives empty metadata, and only then the status that it has failed with."""
-
-    def initial_metadata(self) -> None: ...
-
-    trailing_metadata = initial_metadata
-
-    def code(self) -> grpc.StatusCode:
-        return grpc.StatusCode.UNAVAILABLE
-
-    def details(self) -> str:
-        return "refused"
-
-    def cancel(self) -> None:
-        """It is over already."""
-
-    def __iter__(self) -> Iterator[object]:
-        raise grpc.RpcError
-
-
-class _Failing(grpc.Channel):  # type: ignore[misc] # grpc has no types here: its base is Any
-    """A channel on which every stream fails so."""
-
-    def stream_stream(self, *_: object, **__: object) -> Callable[..., _FailedCall]:
-        return lambda *_args, **_kwargs: _FailedCall()
-
-    def unary_unary(self, *_: object, **__: object) -> None: ...
-
-    unary_stream = stream_unary = unary_unary
-    subscribe = unsubscribe = close = __enter__ = __exit__ = unary_unary
-
-
-@pytest.mark.parametrize("held", [False, True])
-def test_a_status_behind_empty_metadata_is_no_response(
-    held: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whether the regions were held or not."""
-    link, signs = Link(), list[None]()
-    monkeypatch.setattr(link, "responded", lambda: signs.append(None))
-    if held:
-        link.queue_reported(30.0)
-    second = Escalator(_Failing(), link, load_settings(max_attempts=1))
-    came = read(second, 0.4)
-    assert came.reason.startswith("the cloud cannot be reached (the connection was lost)")
-    assert signs == []
 
 
 def test_a_short_retry_does_not_open_the_breaker() -> None:
@@ -206,21 +136,6 @@ def test_an_estimate_of_the_link_now_waits_for_nothing() -> None:
     assert waited == [None]
 
 
-def test_the_agent_s_metrics_never_wait_for_the_link(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Collecting them does not wait for a health check."""
-    told: list[object] = []
-    monkeypatch.setattr(
-        Telemetry, "observe_link", lambda _telemetry, estimate: told.append(estimate)
-    )
-    stop = threading.Event()
-    stop.set()
-    with escalator(f"127.0.0.1:{free_port()}") as second:
-        run_agent(settings_in(tmp_path), read=quick_read, second=second, stop=stop)
-        assert told == [second.estimate_now]
-
-
 def test_the_header_holds_key_count_budget_and_priority() -> None:
     with FakeCloud() as cloud:
         ask(cloud.address, 0.4, 0.5)
@@ -243,15 +158,6 @@ def test_roi_is_cut_around_its_candidate() -> None:
     # the candidate lies in slice 30; the box's slices are as bright as their number
     np.testing.assert_array_equal(roi.voxels[:, 0, 0], np.arange(6, 54))
     assert (roi.edge_score, roi.window_hu) == (0.5, (-1000.0, 400.0))
-
-
-def test_rois_cut_before_can_be_read() -> None:
-    """Stored ROIs of a study are sent separately, with its key and another deadline."""
-    rois = cut_rois(plan_of(0.4, 0.5), box(), SHAPE)
-    with FakeCloud() as cloud, escalator(cloud.address) as second:
-        came = second.read_rois(rois, Deadline.after(60.0), "key-7")
-    assert (sorted(came.verdicts), cloud.asked) == ([0, 1], [[1, 0]])
-    assert cloud.headers[0].study_key == "key-7"
 
 
 def test_smaller_rois_are_sent_as_such_with_masks_of_their_own_shape() -> None:

@@ -6,7 +6,6 @@ import http.client
 import json
 import re
 import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import fields, replace
@@ -25,6 +24,8 @@ from edge.guarantee import Guarantee
 from edge.report.model import Rejection, Report, Status
 from edge.report.write import write_version
 from edge.status.deliveries import DeadLetter
+from edge.status.state import SiteState
+from edge.status.volumes import Volumes
 from edge.store.steps import Step
 from imaging.volume import StudyHeader
 from tests.edge.builders import TERMS, put
@@ -41,8 +42,13 @@ def site(tmp_path: Path) -> Site:
 
 
 @pytest.fixture
-def visit(site: Site) -> Iterator[Visit]:
-    with visiting(site.open_app()) as visit:
+def volumes(site: Site) -> Volumes:
+    return Volumes(SiteState(site.folders, 1.0), site.settings)
+
+
+@pytest.fixture
+def visit(site: Site, volumes: Volumes) -> Iterator[Visit]:
+    with visiting(site.open_app(volumes=volumes)) as visit:
         yield visit
 
 
@@ -233,7 +239,7 @@ def test_deliveries_are_shown_and_sent_again_where_there_are_some(site: Site, vi
         assert "there is no target x" in refused.text
 
 
-def test_slices_are_the_study_s_own_voxels(site: Site, visit: Visit) -> None:
+def test_slices_are_the_study_s_own_voxels(site: Site, volumes: Volumes, visit: Visit) -> None:
     """In all planes as they are displayed: head up; the marks lie in the same voxels."""
     key = site.add("a", report=SEEN)
     token = visit.token(f"/study/{key}")
@@ -241,11 +247,8 @@ def test_slices_are_the_study_s_own_voxels(site: Site, visit: Visit) -> None:
     assert visit.post(f"/study/{key}/volume").status_code == 403
     opening = visit.post(f"/study/{key}/volume", **{"x-form-token": token})
     assert opening.json()["state"] == "reading"
-    for _ in range(600):
-        answer = visit.get(f"/study/{key}/volume").json()
-        if answer["state"] != "reading":
-            break
-        threading.Event().wait(0.1)
+    volumes.wait()
+    answer = visit.get(f"/study/{key}/volume").json()
     assert answer["state"] == "ready"
     hu = CT.hu()
     assert answer["shape"] == list(hu.shape)

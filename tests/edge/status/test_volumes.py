@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import time
+import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from edge.status import volumes as opening
 from edge.status.state import SiteState, StudyRow
 from edge.status.volumes import KEPT, Volumes
 from edge.store.steps import Step
+from imaging.isolation.reader import IsolatedReader
 from tests.edge.status.site import CT, Site
 
 
@@ -146,14 +147,20 @@ def test_a_file_that_somebody_damaged_is_no_volume(
     assert Volumes(state, site.settings).voxels(row(state, key)) is None
 
 
-@pytest.mark.parametrize("after_s", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("begun", [False, True])
 def test_a_stop_does_not_wait_for_a_study_that_is_being_opened(
-    site: Site, state: SiteState, volumes: Volumes, after_s: float
+    site: Site, state: SiteState, volumes: Volumes, monkeypatch: pytest.MonkeyPatch, begun: bool
 ) -> None:
-    """Whenever it comes: before the child has begun, while it reads, or after it."""
-    key = site.add("a")
+    """Whenever it comes: before the child has begun, or while it reads."""
+    key, reads, read = site.add("a"), threading.Event(), IsolatedReader.read_whole
+
+    def noted(*given: Any) -> Any:
+        reads.set()
+        return read(*given)
+
+    monkeypatch.setattr(IsolatedReader, "read_whole", noted)
     volumes.open(row(state, key), "")
-    time.sleep(after_s)
+    assert not begun or reads.wait(60)
     volumes.close()
     left = {path.name for path in site.folders.viewer.glob("*")}
     assert left in (set(), {f"{key}.npy", f"{key}.json"})
