@@ -32,7 +32,7 @@ MOST_PASSWORD = 1024
 _COST = (2**14, 8, 1)  # 16 MB and 50 ms
 
 Session = MutableMapping[str, Any]
-"""What the cookie of a visitor holds; only this process can sign it."""
+"""What the cookie of a user holds; only this process can sign it."""
 
 log = structlog.get_logger()
 
