@@ -9,7 +9,7 @@ from pydantic_settings import SettingsConfigDict
 from cloud.errors import BadSettings
 from process.settings import InvalidSettings, ProcessSettings, load
 from process.tls import ServerTlsFiles, is_address, is_loopback
-from process.tracing import TraceDestination
+from process.tracing import problem_of
 
 
 class CloudSettings(ProcessSettings):
@@ -51,9 +51,8 @@ class CloudSettings(ProcessSettings):
         tls: files of TLS; with ``ca`` callers need certificates that it has signed.
         insecure: whether another machine may send ROIs without TLS.
         metrics_address: ``HOST:PORT`` of the metrics; empty: off.
-        trace_endpoint: OTLP address of a collector that gets traces, over HTTP; not set: off.
-        trace_file: file for traces, where there is no collector.
-        trace_ca: PEM authority that signed the collector's certificate.
+        traces: where traces go: the OTLP address of a collector, with ``http://`` or ``https://``,
+            or a file; empty: nowhere.
     """
 
     model_config = SettingsConfigDict(env_prefix="OVERREAD_CLOUD_")
@@ -83,15 +82,8 @@ class CloudSettings(ProcessSettings):
     tls: ServerTlsFiles = Field(default_factory=ServerTlsFiles)
     insecure: bool = False
     metrics_address: str = ""
-    trace_endpoint: str | None = None
-    trace_file: Path | None = None
-    trace_ca: Path | None = None
+    traces: str = ""
     log_format: Literal["text", "json"] = "text"
-
-    @property
-    def traces(self) -> TraceDestination:
-        """Where traces go."""
-        return TraceDestination(self.trace_endpoint, self.trace_file, self.trace_ca)
 
     @property
     def reachable(self) -> dict[str, str]:
@@ -111,7 +103,7 @@ class CloudSettings(ProcessSettings):
 
     @model_validator(mode="after")
     def _traces_can_go(self) -> Self:
-        if problem := self.traces.problem():
+        if problem := problem_of(self.traces):
             raise ValueError(problem)
         return self
 

@@ -6,7 +6,11 @@ The first is a child of the caller's span, if the call names one in ``traceparen
 begins here. A study is counted once, by its first end, whether spans are recorded or not.
 """
 
+import time
 from collections.abc import Iterable
+
+from opentelemetry.context import Context
+from opentelemetry.trace import SpanKind, format_trace_id, set_span_in_context
 
 from cloud.scheduling.scheduler import RoiResult
 from cloud.telemetry import COMPLETE, NO_PRIORITY, Telemetry
@@ -27,7 +31,8 @@ class StudyTrace:
     def __init__(self, clock: Clock, parent: str = "", telemetry: Telemetry | None = None) -> None:
         self._clock, self._telemetry = clock, telemetry
         self._called_s, self._priority = clock(), NO_PRIORITY
-        self._span = tracing.begin("second reading", parent, is_server=True)
+        caller = tracing.PROPAGATOR.extract({"traceparent": parent}, Context())
+        self._span = tracing.tracer().start_span("second reading", caller, SpanKind.SERVER)
         self._study_key, self._ended = "", False
         self._header_s = self._first_s = self._last_s = self._answer_s = 0.0
         self._batches: dict[int, tuple[float, float, int]] = {}
@@ -36,7 +41,8 @@ class StudyTrace:
     def ids(self) -> dict[str, str]:
         """Study key and trace id, for the log; no key before the header, no id without traces."""
         ids = {"study_key": UNLOGGED, **tracing.loggable(self._study_key)}
-        trace_id = {"trace_id": self._span.trace_id} if self._span.trace_id else {}
+        context = self._span.get_span_context()
+        trace_id = {"trace_id": format_trace_id(context.trace_id)} if context.is_valid else {}
         return {**(ids if self._study_key else {}), **trace_id}
 
     def named(self, study_key: str) -> None:
@@ -47,7 +53,7 @@ class StudyTrace:
         """Note that a valid header has come."""
         self._header_s, self._study_key = self._clock(), header.study_key
         self._priority = header.priority.value
-        self._span.set(announced=header.roi_count, priority=self._priority)
+        self._note(announced=header.roi_count, priority=self._priority)
 
     def received(self) -> None:
         """Note that an ROI has come."""
@@ -71,7 +77,7 @@ class StudyTrace:
         now_s = self._clock()
         if self._telemetry is not None:
             self._telemetry.count_study(outcome, self._priority, now_s - self._called_s)
-        if not self._span.trace_id:
+        if not self._span.is_recording():
             return
         if self._first_s:
             self._part("receive", self._header_s, self._last_s)
@@ -83,19 +89,24 @@ class StudyTrace:
         if self._answer_s:
             self._part("answer", self._answer_s, now_s)
         if summary is not None:
-            self._span.set(answered=summary.answered, refused=summary.refused)
-        self._span.set(outcome=outcome)
-        self._span.end("" if outcome == COMPLETE else outcome)
+            self._note(answered=summary.answered, refused=summary.refused)
+        self._note(outcome=outcome)
+        if outcome != COMPLETE:
+            tracing.fail(self._span, outcome)
+        self._span.end()
+
+    def _note(self, **values: tracing.Attribute) -> None:
+        self._span.set_attributes(tracing.attributes(**values))
 
     def _part(self, name: str, start_s: float, end_s: float, **attributes: int) -> None:
-        now_s = self._clock()
-        start, end = (tracing.wall_s(one, now_s) for one in (start_s, end_s))
-        tracing.record(name, self._span.traceparent, start, end, **attributes)
+        since_s = time.time() - self._clock()  # the wall clock's time at 0 of the other clock
+        own = set_span_in_context(self._span, Context())
+        tracing.record(name, own, since_s + start_s, since_s + end_s, **attributes)
 
 
 def traceparent_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
     """Return the traceparent in the metadata of a call; empty if there is none."""
     for key, value in metadata or ():
-        if key == tracing.TRACEPARENT and isinstance(value, str):
+        if key == "traceparent" and isinstance(value, str):
             return value
     return ""

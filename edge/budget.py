@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from opentelemetry.trace import Span
+
 from process import tracing
 from protos.deadline import Deadline
 
@@ -59,7 +61,7 @@ class Budget:
         return max(0.0, self.deadline.remaining_s - reserve_s)
 
     @contextmanager
-    def stage(self, name: str, reserve_s: float = 0.0) -> Iterator[tracing.Span]:
+    def stage(self, name: str, reserve_s: float = 0.0) -> Iterator[Span]:
         """Run one stage, as a span, and enter its time in the ledger, also when it raises.
 
         Its budget is the time left less ``reserve_s``.

@@ -157,7 +157,7 @@ def detect(
         plan = replace(pipeline.decide(situation, study_key), inner=box.inner)
     with budget.stage("escalate", settings.reserve_s) as span:
         answers = second.read(plan, box, budget, study_key, priority)
-        span.set(rois=len(plan.send), **answers.counts)
+        span.set_attributes(tracing.attributes(rois=len(plan.send), **answers.counts))
     with budget.stage("merge"):
         merged = merge(plan, answers, reader.thresholds, reader.weights, box.geometry)
         rate, thresholds = settings.audit_rate, reader.thresholds

@@ -1,129 +1,69 @@
-"""Traces: what one study took in edge and cloud, as spans with a beginning and an end.
+"""Traces: what one study took in edge and cloud, as spans of OpenTelemetry.
 
 A study key is a random number of 128 bits in hexadecimal, and so is a trace id. The study key *is*
 the trace id, and the id of the root span follows from it. So every span of a study, in whatever
 process and after whatever restart, finds its trace without a stored context.
 
-Like the log, the tracer belongs to the process: `exporting` sets it, and the functions here use it.
-Without a destination nothing is recorded, and OpenTelemetry is not imported: it is the extra
+Without a destination nothing is recorded. With one, `process.otel` makes the spans, by the extra
 ``trace``. No attribute may hold data of a patient, a path, or a UID of DICOM.
 """
 
 import hashlib
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
+from opentelemetry import context, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanContext, StatusCode, TraceFlags
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from structlog.contextvars import bound_contextvars
 from structlog.typing import EventDict
 
-EXTRA = "overread[trace]"
-TRACEPARENT = "traceparent"
-"""Name of the metadata and of the HTTP header (W3C Trace Context)."""
-TRACES_PATH = "/v1/traces"
-"""Where a collector takes spans (OTLP over HTTP)."""
+from process.tls import is_address
 
-_KEY = re.compile(r"(?!0{32})[0-9a-f]{32}")
+PROPAGATOR = TraceContextTextMapPropagator()
+"""Writes and reads ``traceparent``, in metadata and headers (W3C Trace Context)."""
 
 Attribute = str | bool | int | float
 
+_KEY = re.compile(r"(?!0{32})[0-9a-f]{32}")
+_NONE = trace.NoOpTracerProvider()
+_provider: trace.TracerProvider = _NONE
 
-@dataclass(frozen=True)
-class TraceDestination:
-    """Where spans go: to the OTLP endpoint of a collector, or into a file; by default nowhere."""
-
-    endpoint: str | None = None
-    file: Path | None = None
-    ca: Path | None = None
-
-    def problem(self) -> str:
-        """Return what is wrong with these settings; empty if nothing is."""
-        if self.endpoint is None and self.file is None:
-            return "trace_ca requires trace_endpoint" if self.ca else ""
-        if self.endpoint is not None and self.file is not None:
-            return "trace_endpoint and trace_file exclude each other: set one of them"
-        if self.endpoint is not None and not _is_url(self.endpoint):
-            return (
-                f"trace_endpoint = {self.endpoint!r}: expected an address with http:// or https://,"
-                " such as http://localhost:4318"
-            )
-        try:
-            import_module("process.otel")
-        except ImportError:
-            setting = "trace_file" if self.endpoint is None else "trace_endpoint"
-            return f"{setting} needs OpenTelemetry: install it with pip install '{EXTRA}'"
-        return ""
-
-    @property
-    def url(self) -> str:
-        """The address for spans; one without a path gets that of OTLP."""
-        address = self.endpoint or ""
-        has_path = urlsplit(address).path.strip("/")
-        return address if has_path else address.rstrip("/") + TRACES_PATH
+root_study = ContextVar("root_study", default="")
+"""The key of the study whose root span begins; its ids follow from the key."""
 
 
-def _is_url(text: str) -> bool:
+def problem_of(traces: str) -> str:
+    """Return what is wrong with the setting ``traces``; empty if nothing is.
+
+    It is the OTLP address of a collector, or a file; empty for none.
+    """
     try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_wrong = not urlsplit(traces).hostname if is_url(traces) else is_address(traces)
     except ValueError:
-        return False
+        is_wrong = True
+    if is_wrong:
+        expected = "an address with http:// or https://, such as http://localhost:4318, or a file"
+        return f"traces = {traces!r}: expected {expected}"
+    try:
+        import_module("process.otel" if traces else "process")
+    except ImportError:
+        return "traces needs OpenTelemetry: install it with pip install 'overread[trace]'"
+    return ""
 
 
-class Span:
-    """A span, here one that is not recorded; ``traceparent`` names it to its children."""
-
-    traceparent = ""
-
-    @property
-    def trace_id(self) -> str:
-        """The trace that it belongs to; empty if it is not recorded."""
-        return self.traceparent[3:35]
-
-    def set(self, **attributes: Attribute) -> None:
-        """Add attributes."""
-
-    def end(self, fault: str = "", at_s: float | None = None) -> None:
-        """End it now, or at a wall-clock time; ``fault`` is the class of what went wrong."""
-
-
-class Tracer:
-    """Makes spans, here none that is recorded."""
-
-    records = False
-
-    def begin(
-        self,
-        name: str,
-        parent: str = "",
-        *,
-        is_server: bool = False,
-        study_key: str = "",
-        start_s: float | None = None,
-    ) -> Span:
-        """Begin a span now, or at a wall-clock time.
-
-        ``parent`` is a traceparent; where it is none, a trace begins. With a ``study_key`` the span
-        is the root of that study.
-        """
-        del name, parent, is_server, study_key, start_s
-        return NOT_RECORDED
-
-
-NOT_RECORDED = Span()
-_tracer = Tracer()
-_parent = ContextVar("parent", default="")
+def is_url(traces: str) -> bool:
+    """Tell whether the setting names a collector, not a file."""
+    return traces.startswith(("http://", "https://"))
 
 
 @contextmanager
-def exporting(service: str, destination: TraceDestination) -> Iterator[None]:
+def exporting(service: str, traces: str) -> Iterator[None]:
     """Record the spans of this process while entered, and send what is left at the end.
 
     A destination that does not answer delays nothing, the end by two seconds at most.
@@ -131,100 +71,113 @@ def exporting(service: str, destination: TraceDestination) -> Iterator[None]:
     Raises:
         OSError: the file cannot be written.
     """
-    if destination.endpoint is None and destination.file is None:
+    if not traces:
         yield
         return
     otel = import_module("process.otel")
-    with otel.opened(service, destination) as tracer, recording(tracer):
+    with otel.opened(service, otel.exporter_of(traces)) as provider, recording(provider):
         yield
 
 
 @contextmanager
-def recording(tracer: Tracer) -> Iterator[None]:
-    """Use ``tracer`` in this process while entered."""
-    global _tracer
-    before, _tracer = _tracer, tracer
+def recording(provider: trace.TracerProvider) -> Iterator[None]:
+    """Record the spans of this process with ``provider`` while entered."""
+    global _provider
+    before, _provider = _provider, provider
     try:
         yield
     finally:
-        _tracer = before
+        _provider = before
 
 
-def begin(name: str, parent: str = "", *, is_server: bool = False) -> Span:
-    """Begin a span that its caller ends; it is not the parent of what happens meanwhile."""
-    return _tracer.begin(name, parent, is_server=is_server)
+def tracer() -> trace.Tracer:
+    """Return what makes the spans of this process."""
+    return _provider.get_tracer("overread")
 
 
-def record(name: str, parent: str, start_s: float, end_s: float, **attributes: Attribute) -> None:
-    """Record a span that has ended, by wall-clock times in seconds."""
-    if parent:
-        span = _tracer.begin(name, parent, start_s=start_s)
-        span.set(**attributes)
-        span.end(at_s=max(start_s, end_s))
+def attributes(**values: Attribute) -> dict[str, Attribute]:
+    """Return the attributes of a span, each with the prefix ``overread.``."""
+    return {f"overread.{name}": value for name, value in values.items()}
 
 
-def record_study(study_key: str, start_s: float, end_s: float, **attributes: Attribute) -> None:
-    """Record the root of a study, by wall-clock times in seconds."""
-    if root_of(study_key):
-        span = _tracer.begin("study", study_key=study_key, start_s=start_s)
-        span.set(**attributes)
-        span.end(at_s=max(start_s, end_s))
-
-
-def root_of(study_key: str) -> str:
-    """Return the traceparent of a study's root; empty where nothing is recorded."""
-    if not _tracer.records or not _KEY.fullmatch(study_key):
-        return ""
-    return f"00-{study_key}-{root_span_id(study_key)}-01"
+def root_of(study_key: str) -> Context | None:
+    """Return the context of a study's root span; None where nothing is recorded of it."""
+    if _provider is _NONE or not _KEY.fullmatch(study_key):
+        return None
+    ids = int(study_key, 16), int(root_span_id(study_key), 16)
+    root = SpanContext(*ids, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    return trace.set_span_in_context(trace.NonRecordingSpan(root), Context())
 
 
 def root_span_id(study_key: str) -> str:
-    """Return the id of the root span of a study."""
+    """Return the id of the root span of a study, in hexadecimal."""
     return hashlib.sha256(f"study {study_key}".encode()).hexdigest()[:16]
 
 
 @contextmanager
 def study(study_key: str) -> Iterator[None]:
     """Let the spans of this thread be those of a study, and its log lines name the study."""
-    token = _parent.set(root_of(study_key))
+    token = context.attach(root_of(study_key) or Context())
     try:
         with bound_contextvars(study_key=study_key):
             yield
     finally:
-        _parent.reset(token)
+        context.detach(token)
 
 
 @contextmanager
-def span(name: str, **attributes: Attribute) -> Iterator[Span]:
+def span(name: str, **values: Attribute) -> Iterator[Span]:
     """Run a part of a study as a span; outside of a study nothing is recorded.
 
     An exception is noted by its class alone: its message may name a file.
     """
-    parent = _parent.get()
-    if not parent:
-        yield NOT_RECORDED
+    if not trace.get_current_span().get_span_context().is_valid:
+        yield trace.INVALID_SPAN
         return
-    begun = _tracer.begin(name, parent)
-    begun.set(**attributes)
-    token, fault = _parent.set(begun.traceparent), ""
-    try:
-        yield begun
-    except BaseException as error:
-        fault = type(error).__name__
-        raise
-    finally:
-        _parent.reset(token)
-        begun.end(fault)
+    with tracer().start_as_current_span(
+        name, attributes=attributes(**values), record_exception=False, set_status_on_exception=False
+    ) as begun:
+        try:
+            yield begun
+        except BaseException as error:
+            fail(begun, type(error).__name__)
+            raise
 
 
-def traceparent() -> str:
-    """Return the traceparent of the span that this thread is in; empty for none."""
-    return _parent.get()
+def fail(failed: Span, error: str) -> None:
+    """Note that what a span stands for failed, by the class of the error."""
+    failed.set_attribute("error.type", error)
+    failed.set_status(StatusCode.ERROR)
 
 
-def log_trace(_logger: Any, _method: str, event: EventDict) -> EventDict:
+def record(name: str, parent: Context, start_s: float, end_s: float, **values: Attribute) -> None:
+    """Record a span that has ended, by wall-clock times in seconds."""
+    begun = tracer().start_span(
+        name, parent, attributes=attributes(**values), start_time=round(start_s * 1e9)
+    )
+    begun.end(round(max(start_s, end_s) * 1e9))
+
+
+def record_study(study_key: str, start_s: float, end_s: float, **values: Attribute) -> None:
+    """Record the root of a study, by wall-clock times in seconds."""
+    if root_of(study_key) is not None:
+        token = root_study.set(study_key)
+        try:
+            record("study", Context(), start_s, end_s, **values)
+        finally:
+            root_study.reset(token)
+
+
+def metadata() -> dict[str, str]:
+    """Return ``traceparent`` of the span that this thread is in; nothing for none."""
+    carrier: dict[str, str] = {}
+    PROPAGATOR.inject(carrier)
+    return carrier
+
+
+def log_trace(_logger: object, _method: str, event: EventDict) -> EventDict:
     """Add the trace to a line of the log that names a study: a processor of structlog."""
-    if "trace_id" not in event and root_of(str(event.get("study_key", ""))):
+    if "trace_id" not in event and root_of(str(event.get("study_key", ""))) is not None:
         event["trace_id"] = event["study_key"]
     return event
 
@@ -232,8 +185,3 @@ def log_trace(_logger: Any, _method: str, event: EventDict) -> EventDict:
 def loggable(study_key: str) -> dict[str, str]:
     """Return the key for a log line; nothing where it is not random and might say something."""
     return {"study_key": study_key} if _KEY.fullmatch(study_key) else {}
-
-
-def wall_s(monotonic_s: float, now_s: float) -> float:
-    """Return the wall-clock time of a moment on a monotonic clock that shows ``now_s`` now."""
-    return time.time() - (now_s - monotonic_s)

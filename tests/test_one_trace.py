@@ -19,7 +19,7 @@ from edge.escalation.client import open_second_reader
 from edge.settings.core import EdgeSettings
 from evaluation.common.processes import free_ports
 from process import tracing
-from process.tracing import TraceDestination, exporting, root_span_id
+from process.tracing import exporting, root_span_id
 from protos.deadline import Deadline
 from tests.cloud.running import make_roi, run_cloud
 from tests.dicom_peers import Pacs
@@ -45,7 +45,7 @@ def test_every_span_of_a_study_is_in_one_trace_also_after_a_kill(
     at_edge, in_cloud = tmp_path / "edge.jsonl", tmp_path / "cloud.jsonl"
     (port, pacs_port) = free_ports(2)
     cloud_config = tmp_path / "cloud.toml"
-    cloud_config.write_text(f'trace_file = "{in_cloud}"\naddress = "127.0.0.1:0"\n')
+    cloud_config.write_text(f'traces = "{in_cloud}"\naddress = "127.0.0.1:0"\n')
     ready = tmp_path / "ready"
     serve = ("cloud", "serve", "--config", cloud_config, "--ready-file", ready)
     with home.running(*serve) as cloud:
@@ -100,10 +100,9 @@ def test_every_span_of_a_study_is_in_one_trace_also_after_a_kill(
 def test_edge_and_cloud_send_one_trace_to_a_collector(collector: Collector) -> None:
     """By OTLP over HTTP; the collector here is a server that decodes the protobuf messages."""
     key = "4bf92f3577b34da6a3ce929d0e0e4736"
-    destination = TraceDestination(endpoint=collector.url)
     with run_cloud() as cloud, ExitStack() as held:
         second = open_second_reader(EdgeSettings(cloud=cloud.address), held, time.monotonic)
-        held.enter_context(exporting("overread", destination))
+        held.enter_context(exporting("overread", collector.url))
         with tracing.study(key), tracing.span("escalate"):
             result = second.read_rois([make_roi(1)], Deadline.after(20.0), key)
     assert len(result.verdicts) == 1
@@ -132,7 +131,7 @@ def config(root: Path, cloud: str, port: int, pacs_port: int) -> Path:
         "quiet_s = 0.5",
         f"dicom_port = {port}",
         "receive_min_free_mb = 1",
-        f'trace_file = "{root / "edge.jsonl"}"',
+        f'traces = "{root / "edge.jsonl"}"',
         "[[targets]]",
         'name = "pacs"\nkind = "dicom"\nhost = "127.0.0.1"\ncalled_ae = "PACS"\nobjects = ["sr"]',
         f"port = {pacs_port}",

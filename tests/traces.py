@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from process import tracing
-from process.otel import OpenTelemetryTracer
+from process.otel import opened
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,10 @@ class Seen:
 
 
 @contextmanager
-def recorded(exporter: SpanExporter) -> Iterator[None]:
+def recorded(exporter: SpanExporter) -> Iterator[TracerProvider]:
     """Record the spans of this process with this exporter."""
-    tracer = OpenTelemetryTracer("test", exporter)
-    try:
-        with tracing.recording(tracer):
-            yield
-    finally:
-        tracer.close()
+    with opened("test", exporter) as provider, tracing.recording(provider):
+        yield provider
 
 
 def spans_in(file: Path) -> list[Seen]:

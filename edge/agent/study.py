@@ -186,7 +186,7 @@ def record_trace(record: Record, source: Path, report: Mapping[str, Any], began_
         began_s: wall-clock time at which its reading began.
     """
     root = tracing.root_of(record.id)
-    if not root or report.get("version", 1) != 1:
+    if root is None or report.get("version", 1) != 1:
         return
     claimed_s = datetime.fromisoformat(record.created).timestamp()
     arrival = received(source)

@@ -264,7 +264,7 @@ class Amender:
         deadline = Deadline.after(limit_s, self._clock)
         with tracing.study(key), tracing.span("amend", retry=read.attempts, rois=len(rois)) as span:
             answers = self._second.read_rois(rois, deadline, key, priority)
-            span.set(**answers.counts)
+            span.set_attributes(tracing.attributes(**answers.counts))
         # The verdicts are made durable first, then the version is written from them. Without any,
         # the pause depends on who is to blame: this study, or the link.
         if answers.verdicts:

@@ -146,7 +146,7 @@ class ObjectMaker:
         try:
             with tracing.study(key), tracing.span("make objects", version=export.version) as span:
                 files = self._make_objects(out, export.version)
-                span.set(objects=len(files))
+                span.set_attributes(tracing.attributes(objects=len(files)))
         except EdgeError as error:
             self._none(export, f"{type(error).__name__}: {error}")
             return
@@ -262,13 +262,11 @@ class Sender:
 
     def _send(self, files: list[Path], delivery: Delivery) -> Sent:
         with tracing.study(delivery.study_key), tracing.span("deliver") as span:
-            span.set(target=self._name, version=delivery.version, objects=len(files))
+            known = {"version": delivery.version, "objects": len(files)}
+            span.set_attributes(tracing.attributes(target=self._name, **known))
             sent = self._target.send(files, self._stopped)
-            span.set(
-                stored=len(sent.stored),
-                refused=len(sent.refused),
-                unreachable=bool(sent.unreachable),
-            )
+            counts = {"stored": len(sent.stored), "refused": len(sent.refused)}
+            span.set_attributes(tracing.attributes(**counts, unreachable=bool(sent.unreachable)))
         return sent
 
     def _files(self, folder: Path, delivery: Delivery) -> list[Path]:

@@ -44,7 +44,7 @@ class GrpcStream:
         self._requests = RequestIterator(header, rois, deadline, held=held)
         self.timing = StreamTiming(rois, deadline.clock, held=held)
         self.load: Load | None = None
-        given = {SITE_KEY: settings.site, tracing.TRACEPARENT: tracing.traceparent()}
+        given = {SITE_KEY: settings.site, **tracing.metadata()}
         metadata = tuple((name, value) for name, value in given.items() if value) or None
         self._call = stub.Read(self._requests.requests(), timeout=left_s, metadata=metadata)
         self._cancel: Callable[[], object] = self._call.cancel

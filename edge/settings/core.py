@@ -25,7 +25,7 @@ from edge.settings.targets import TargetSettings
 from process.endpoints import address_text
 from process.settings import InvalidSettings, ProcessSettings, load
 from process.tls import TlsFiles, grpc_target, is_address, is_loopback, replicas_of
-from process.tracing import TraceDestination
+from process.tracing import problem_of
 from protos.metadata import MAX_SITE_CHARACTERS
 
 CLOUD_OFF = "off"
@@ -138,9 +138,8 @@ class EdgeSettings(ProcessSettings):
             STOW-RS, without TLS.
         targets: where result objects are sent; `edge.settings.targets` has their settings.
         metrics_port: port of the metrics; None: off, 0: a free port.
-        trace_endpoint: OTLP address of a collector that gets traces, over HTTP; None: off.
-        trace_file: file for traces, where there is no collector.
-        trace_ca: PEM authority that signed the collector's certificate.
+        traces: where traces go: the OTLP address of a collector, with ``http://`` or ``https://``,
+            or a file; empty: nowhere.
         dicom_port: port on which studies are received by C-STORE; None: off, 0: a free port.
         dicom_address: address of that port; other machines reach only another one than loopback.
         dicom_ae_title: AE title of the agent; an association that calls another one is rejected.
@@ -231,9 +230,7 @@ class EdgeSettings(ProcessSettings):
     log_format: Literal["text", "json"] = "text"
     metrics_address: str = "127.0.0.1"
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
-    trace_endpoint: str | None = None
-    trace_file: Path | None = None
-    trace_ca: Path | None = None
+    traces: str = ""
 
     dicom_port: int | None = Field(default=None, ge=0, le=65535)
     dicom_address: str = "127.0.0.1"
@@ -290,11 +287,6 @@ class EdgeSettings(ProcessSettings):
     def tls(self) -> TlsFiles:
         """The files of TLS."""
         return _files(self.tls_ca, self.tls_cert, self.tls_key, "tls_")
-
-    @property
-    def traces(self) -> TraceDestination:
-        """Where traces go."""
-        return TraceDestination(self.trace_endpoint, self.trace_file, self.trace_ca)
 
     @property
     def remote_clouds(self) -> list[str]:
@@ -360,7 +352,7 @@ class EdgeSettings(ProcessSettings):
 
     @model_validator(mode="after")
     def _traces_can_go(self) -> Self:
-        if problem := self.traces.problem():
+        if problem := problem_of(self.traces):
             raise ValueError(problem)
         return self
 

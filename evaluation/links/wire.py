@@ -35,7 +35,6 @@ from evaluation.links.proxy import proxied
 from evaluation.links.trace import Conditions, steady
 from models.runtime.artifacts import WEIGHTS
 from models.runtime.signatures import MANIFEST, make_keys, sign
-from process.tracing import TRACEPARENT
 from protos import overread_pb2 as pb
 from protos.errors import DETAILS_KEY
 
@@ -147,7 +146,7 @@ def measure(work: Path, cache: Path) -> dict[str, Any]:
     models, key = sign_models(work / "models")
     config = work / "cloud.toml"
     config.write_text(
-        f'trace_file = "{traces[0]}"\noffered_model = "{OFFERED}"\noffered_folder = "{models}"\n'
+        f'traces = "{traces[0]}"\noffered_model = "{OFFERED}"\noffered_folder = "{models}"\n'
     )
     with (
         cloud_service(config=config) as cloud,
@@ -216,7 +215,7 @@ def read_by_agent(work: Path, cloud: str, name: str, models: Path, key: Path) ->
         deadline_s=LIMIT_S / 3,
         max_rois=MAX_ROIS,
         site=SITE,
-        trace_file=work / "edge.jsonl",
+        traces=str(work / "edge.jsonl"),
         poll_s=0.05,
         health_check_s=0.5,
         retry_pause_s=0.1,
@@ -268,7 +267,7 @@ def decode(tap: Tap) -> Heard:
                 heard.texts += [f"{name}: {value}" for name, value in headers]
                 for value in (value for name, value in headers if name == DETAILS_KEY):
                     _hear(Status.FromString(value.encode("latin-1")), heard)
-                named = dict(headers).get(TRACEPARENT, "").split("-")
+                named = dict(headers).get("traceparent", "").split("-")
                 heard.traces |= set(named[1:2])
             for stream, messages in direction.messages.items():
                 for data in messages:

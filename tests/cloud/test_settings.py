@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -76,12 +75,3 @@ def test_the_same_holds_for_http() -> None:
         load_settings(http_address="0.0.0.0:8000")
     assert load_settings(http_address="0.0.0.0:8000", insecure=True).reachable
     assert load_settings(http_address="[::1]:8000").reachable == {}
-
-
-def test_traces_without_their_extra_are_an_error_that_names_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert load_settings(trace_file=tmp_path / "traces.jsonl").traces.problem() == ""
-    monkeypatch.setitem(sys.modules, "process.otel", None)
-    with pytest.raises(BadSettings, match=r"trace_file needs OpenTelemetry.*'overread\[trace\]'"):
-        load_settings(trace_file=tmp_path / "traces.jsonl")

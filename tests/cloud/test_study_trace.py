@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from structlog.testing import capture_logs
 
@@ -17,14 +18,26 @@ CALLER = "b7ad6b7169203331"
 PARENT = f"00-{KEY}-{CALLER}-01"
 
 
+class Kept:
+    """What was recorded."""
+
+    def __init__(self, provider: TracerProvider, exporter: InMemorySpanExporter) -> None:
+        self._provider, self._exporter = provider, exporter
+
+    def spans(self) -> list[Seen]:
+        """The spans, once the thread that hands them over has done so."""
+        self._provider.force_flush()
+        return Seen.of(self._exporter)
+
+
 @pytest.fixture
-def kept() -> Iterator[InMemorySpanExporter]:
+def kept() -> Iterator[Kept]:
     exporter = InMemorySpanExporter()
-    with recorded(exporter):
-        yield exporter
+    with recorded(exporter) as provider:
+        yield Kept(provider, exporter)
 
 
-def test_a_call_continues_the_trace_of_its_caller(kept: InMemorySpanExporter) -> None:
+def test_a_call_continues_the_trace_of_its_caller(kept: Kept) -> None:
     requests = make_stream(*(make_roi(n, 51 + n) for n in range(3)), study_key=KEY)
     with capture_logs() as lines, run_cloud() as cloud, cloud.stub() as stub:
         list(stub.Read(iter(requests), timeout=20, metadata=(("traceparent", PARENT),)))
@@ -32,7 +45,7 @@ def test_a_call_continues_the_trace_of_its_caller(kept: InMemorySpanExporter) ->
     ids = {"study_key": KEY, "trace_id": KEY}
     (line,) = [line for line in lines if line["event"] == "study read"]
     assert ids.items() <= line.items()
-    spans = ended(kept)
+    spans = kept.spans()
     (whole,) = [one for one in spans if one.name == "second reading"]
     assert (whole.trace_id, whole.parent_id) == (KEY, CALLER)
     assert whole.attributes == {
@@ -53,19 +66,17 @@ def test_a_call_continues_the_trace_of_its_caller(kept: InMemorySpanExporter) ->
 
 
 @pytest.mark.parametrize("parent", ["", "nonsense", f"00-{KEY}-{CALLER}"])
-def test_without_a_traceparent_the_cloud_begins_a_trace(
-    kept: InMemorySpanExporter, parent: str
-) -> None:
+def test_without_a_traceparent_the_cloud_begins_a_trace(kept: Kept, parent: str) -> None:
     metadata = (("traceparent", parent),) if parent else None
     with run_cloud() as cloud, cloud.stub() as stub:
         for _ in range(2):
             list(stub.Read(iter(make_stream(make_roi(1))), timeout=20, metadata=metadata))
-    whole = [one for one in ended(kept) if one.name == "second reading"]
+    whole = [one for one in kept.spans() if one.name == "second reading"]
     assert len({one.trace_id for one in whole} - {KEY}) == 2
     assert [one.parent_id for one in whole] == ["", ""]
 
 
-def test_a_study_that_fails_or_is_cancelled_says_so_by_a_word(kept: InMemorySpanExporter) -> None:
+def test_a_study_that_fails_or_is_cancelled_says_so_by_a_word(kept: Kept) -> None:
     """A key that is not random, as another caller may send, is in no span and in no line.
 
     All lines of a study have its site and its key, or that the key is not logged.
@@ -80,12 +91,12 @@ def test_a_study_that_fails_or_is_cancelled_says_so_by_a_word(kept: InMemorySpan
             assert next(call).HasField("accepted")  # so its header has come
             call.cancel()
             until(lambda: cloud.open_streams == 0)
-    assert [one.attributes["overread.outcome"] for one in ended(kept)] == ["TooLarge", "cancelled"]
+    assert [one.attributes["overread.outcome"] for one in kept.spans()] == ["TooLarge", "cancelled"]
     said = [line for line in lines if line["event"].startswith("study")]
     assert [line["event"] for line in said] == ["study failed", "study cancelled"]
     assert [line["study_key"] for line in said] == ["not random"] * 2
     assert all((line["trace_id"], line["site"]) == (KEY, "127.0.0.1") for line in said)
-    assert "DOE" not in str((lines, [one.attributes for one in ended(kept)]))
+    assert "DOE" not in str((lines, [one.attributes for one in kept.spans()]))
 
 
 def test_an_untraced_cloud_logs_the_study_alone() -> None:
@@ -116,11 +127,3 @@ def test_a_call_without_a_header_is_no_study_in_the_log() -> None:
     assert (line["event"], line["error"]) == ("call rejected", "InvalidRequest")
     assert line["site"] == "127.0.0.1"
     assert "study_key" not in line
-
-
-def ended(kept: InMemorySpanExporter) -> list[Seen]:
-    """The spans, once the thread that hands them over has done so."""
-    from process import tracing
-
-    tracing._tracer.flush()  # type: ignore[attr-defined]
-    return Seen.of(kept)

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import structlog
@@ -22,58 +21,59 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from structlog.testing import capture_logs
 
+from cloud.settings import CloudSettings
+from edge.settings.core import EdgeSettings
 from process import tracing
 from process.logs import configure_logging
-from process.otel import QUEUE_SPANS, FileExporter, OpenTelemetryTracer
-from process.tracing import TraceDestination, exporting, root_span_id
+from process.otel import QUEUE_SPANS, FileExporter
+from process.settings import InvalidSettings, ProcessSettings, load
+from process.tracing import exporting, problem_of, root_span_id
 from tests.traces import Seen, recorded, spans_in
 
 KEY = "0af7651916cd43dd8448eb211c80319c"
 
 
-def test_without_a_destination_nothing_is_recorded_and_nothing_imported() -> None:
-    """Also where OpenTelemetry is installed."""
+def test_without_a_destination_nothing_is_recorded_and_no_sdk_imported() -> None:
+    """Also where the SDK of OpenTelemetry is installed."""
     program = f"""
 import sys
 from process import tracing
 import edge.run, cloud.server
-with tracing.exporting("edge", tracing.TraceDestination()), tracing.study("{KEY}"):
+with tracing.exporting("edge", ""), tracing.study("{KEY}"):
     with tracing.span("read") as span:
-        span.set(rois=1)
-        assert tracing.traceparent() == "" == span.trace_id
+        span.set_attribute("overread.rois", 1)
+        assert not span.is_recording() and tracing.metadata() == {{}}
     tracing.record_study("{KEY}", 0.0, 1.0)
-assert not any(name.startswith("opentelemetry") for name in sys.modules)
+assert not any(name.startswith("opentelemetry.sdk") for name in sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize(
-    ("given", "problem"),
+    ("traces", "is_wrong"),
     [
-        ({}, ""),
-        ({"endpoint": "http://localhost:4318"}, ""),
-        ({"endpoint": "localhost:4318"}, "trace_endpoint = 'localhost:4318': expected an address"),
-        ({"endpoint": "http://[::1"}, "expected an address"),
-        ({"endpoint": "http://a", "file": Path("b")}, "exclude each other"),
-        ({"ca": Path("a.pem")}, "trace_ca requires trace_endpoint"),
+        ("", False),
+        ("http://localhost:4318", False),
+        ("/var/lib/overread/traces.jsonl", False),
+        ("localhost:4318", True),
+        ("http://[::1", True),
+        ("https:///v1/traces", True),
     ],
 )
-def test_a_destination_that_cannot_be_is_named(given: dict[str, Any], problem: str) -> None:
-    said = TraceDestination(**given).problem()
-    assert problem in said
-    assert bool(said) == bool(problem)
+def test_a_destination_that_cannot_be_is_named(traces: str, is_wrong: bool) -> None:
+    said = problem_of(traces)
+    assert said.startswith(f"traces = {traces!r}: expected an address") is is_wrong
+    assert bool(said) is is_wrong
 
 
-@pytest.mark.parametrize("setting", ["trace_endpoint", "trace_file"])
-def test_without_the_extra_the_settings_name_it(
-    setting: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("settings", [EdgeSettings, CloudSettings])
+def test_without_the_extra_the_setting_names_it(
+    settings: type[ProcessSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "process.otel", None)
-    given = {"endpoint" if setting == "trace_endpoint" else "file": "http://localhost"}
-    problem = TraceDestination(**given).problem()  # type: ignore[arg-type]
-    assert problem == (
-        f"{setting} needs OpenTelemetry: install it with pip install 'overread[trace]'"
-    )
+    said = r"traces needs OpenTelemetry: install it with pip install 'overread\[trace\]'"
+    with pytest.raises(InvalidSettings, match=said):
+        load(settings, None, {"traces": "traces.jsonl"})
 
 
 def test_all_spans_of_a_study_are_in_its_trace_also_after_a_restart() -> None:
@@ -84,7 +84,7 @@ def test_all_spans_of_a_study_are_in_its_trace_also_after_a_restart() -> None:
     with recorded(second):
         tracing.record_study(KEY, 10.0, 20.0, status="final")
         with tracing.study(KEY), tracing.span("deliver", target="pacs") as span:
-            span.set(stored=2)
+            span.set_attributes(tracing.attributes(stored=2))
     spans = [*Seen.of(first), *Seen.of(second)]
     assert [one.name for one in spans] == ["read", "study", "deliver"]
     assert {one.trace_id for one in spans} == {KEY}
@@ -98,18 +98,17 @@ def test_spans_nest_and_outside_of_a_study_nothing_is_recorded() -> None:
     kept = InMemorySpanExporter()
     with recorded(kept):
         with tracing.span("lost"):
-            assert tracing.traceparent() == ""
+            assert tracing.metadata() == {}
         with tracing.study(KEY), tracing.span("escalate"):
-            parent = tracing.traceparent()
+            parent = tracing.metadata()
             with tracing.span("attempt"):
                 pass
         with tracing.study("not a key"), tracing.span("lost"):
             pass
-        tracing.record("lost", "", 0.0, 1.0)
     attempt, escalate = Seen.of(kept)
     assert attempt.parent_id == escalate.span_id
-    assert parent == f"00-{KEY}-{escalate.span_id}-01"
-    assert tracing.traceparent() == ""
+    assert parent == {"traceparent": f"00-{KEY}-{escalate.span_id}-01"}
+    assert tracing.metadata() == {}
 
 
 def test_an_exception_is_noted_by_its_class_alone() -> None:
@@ -121,27 +120,6 @@ def test_an_exception_is_noted_by_its_class_alone() -> None:
     assert "Doe" not in span.to_json()
     assert span.attributes == {"error.type": "FileNotFoundError"}
     assert not span.status.is_ok
-
-
-@pytest.mark.parametrize(
-    "parent",
-    ["", "nonsense", "00-" + 32 * "0" + "-b7ad6b7169203331-01", f"00-{KEY}-{16 * '0'}-01",
-     f"ff-{KEY}-b7ad6b7169203331-01", f"00-{KEY}-b7ad6b7169203331-01-more", 600 * "0"],
-)  # fmt: skip
-def test_a_malformed_traceparent_is_ignored(parent: str) -> None:
-    kept = InMemorySpanExporter()
-    with recorded(kept), capture_logs():
-        tracing.begin("second reading", parent).end()
-    (span,) = Seen.of(kept)
-    assert span.trace_id not in (KEY, 32 * "0")
-    assert span.parent_id == ""
-
-
-def test_a_caller_that_does_not_sample_is_not_recorded() -> None:
-    kept = InMemorySpanExporter()
-    with recorded(kept):
-        tracing.begin("second reading", f"00-{KEY}-b7ad6b7169203331-00").end()
-    assert kept.get_finished_spans() == ()
 
 
 def test_the_log_names_study_and_trace() -> None:
@@ -173,7 +151,7 @@ def test_the_log_names_study_and_trace() -> None:
 def test_a_file_has_spans_as_otlp_in_json(tmp_path: Path) -> None:
     """One batch a line, for the agent's user alone."""
     file = tmp_path / "traces.jsonl"
-    with exporting("overread-edge", TraceDestination(file=file)):
+    with exporting("overread-edge", str(file)):
         with tracing.study(KEY), tracing.span("read", rois=3):
             pass
         tracing.record_study(KEY, 1.5, 2.5)
@@ -199,17 +177,13 @@ def test_a_full_file_gives_way_to_a_new_one(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    destination = TraceDestination(file=tmp_path / "none" / "traces.jsonl")
-    with pytest.raises(OSError, match=r"trace_file cannot be written: No such file.*traces.jsonl"):
+    destination = str(tmp_path / "none" / "traces.jsonl")
+    with pytest.raises(OSError, match=r"traces cannot be written: No such file.*traces.jsonl"):
         exporting("overread-edge", destination).__enter__()
 
 
 def test_a_collector_gets_spans_over_http(collector: Collector) -> None:
-    with (
-        exporting("overread-cloud", TraceDestination(endpoint=collector.url)),
-        tracing.study(KEY),
-        tracing.span("read"),
-    ):
+    with exporting("overread-cloud", collector.url), tracing.study(KEY), tracing.span("read"):
         pass
     (path, body) = collector.requests[0]
     assert path == "/v1/traces"
@@ -222,12 +196,12 @@ def test_a_collector_that_never_answers_does_not_hold_up_the_end() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, capture_logs() as lines:
         host, port = silent.getsockname()
         with (
-            exporting("overread-edge", TraceDestination(endpoint=f"http://{host}:{port}")),
+            exporting("overread-edge", f"http://{host}:{port}"),
             tracing.study(KEY),
             tracing.span("read"),
         ):
             pass
-        assert tracing.root_of(KEY) == ""
+        assert tracing.root_of(KEY) is None
     assert [line["event"] for line in lines] == ["the last spans are lost, nobody takes them"]
 
 
@@ -235,7 +209,7 @@ def test_nobody_at_the_endpoint_is_a_line_in_the_log() -> None:
     with socket.socket() as unused, capture_logs() as lines:
         unused.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        with exporting("overread-edge", TraceDestination(endpoint=endpoint)):
+        with exporting("overread-edge", endpoint):
             for _ in range(3):
                 with tracing.study(KEY), tracing.span("read"):
                     pass
@@ -301,15 +275,3 @@ class Collector:
 def collector() -> Iterator[Collector]:
     with Collector().running() as one:
         yield one
-
-
-def test_ids_are_drawn_anew_for_other_traces() -> None:
-    kept = InMemorySpanExporter()
-    tracer = OpenTelemetryTracer("test", kept)
-    with tracing.recording(tracer):
-        tracing.record_study(KEY, 1.0, 2.0)
-        tracing.begin("second reading").end()
-    tracer.close()
-    root, own = Seen.of(kept)
-    assert own.trace_id != root.trace_id
-    assert own.span_id != root.span_id

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 import threading
 from pathlib import Path
 
@@ -103,12 +102,3 @@ def test_nothing_is_sent_to_another_machine_in_the_clear(name: str) -> None:
     assert load_settings(**clouds, tls_ca="ca.pem").encryption == "TLS"
     for address in ("localhost:1", "127.0.0.9:1", "[::1]:1"):
         assert load_settings(cloud=address).cloud == address
-
-
-def test_traces_without_their_extra_are_an_error_that_names_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert load_settings(trace_file=tmp_path / "traces.jsonl").traces.problem() == ""
-    monkeypatch.setitem(sys.modules, "process.otel", None)
-    with pytest.raises(BadSettings, match=r"trace_file needs OpenTelemetry.*'overread\[trace\]'"):
-        load_settings(trace_file=tmp_path / "traces.jsonl")
