@@ -6,15 +6,15 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from edge.audit import Event
-from edge.database import open_database
 from edge.trail.files import files_in
 from edge.trail.store import TrailStore
+from tests.edge.databases import open_store
 from tests.pki import make_pki
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "deploy" / "rsyslog" / "overread-trail.conf"
@@ -64,8 +64,8 @@ def lines_from(listener: socket.socket, pki: Path, count: int) -> list[str]:
 
 def record(root: Path, *names: str) -> list[str]:
     """Record studies of these names, each in a file of its own; return all lines of the files."""
-    with closing(open_database(root / "s.db")) as opened:
-        trail = TrailStore(opened, root / "trail", max_file_bytes=1)
+    with open_store(root / "s.db") as store:
+        trail = TrailStore(store.database, root / "trail", max_file_bytes=1)
         for name in names:
             trail.record(Event.RECEIVED, study_key=name)
         trail.flush()
