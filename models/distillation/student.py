@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from imaging.volume import FloatArray
 from models.distillation.lessons import EACH, load_lesson
 from models.runtime.detection import STRIDE
-from models.training.augment import turned
+from models.training.augment import flip
 from models.training.data import Batch, draw_batches
 from models.training.loop import fine_tune
 from models.training.targets import Targets, make_targets, screening_loss
@@ -89,7 +89,7 @@ def sample_of(path: Path, soft: FloatArray | None, rng: np.random.Generator) -> 
     # the places are moved as marks of no size, behind the nodules
     marks = np.concatenate([lesson.places, np.zeros((count, 1))], axis=1)
     sample = lesson.sample
-    sample = turned(replace(sample, nodules=np.concatenate([sample.nodules, marks])), rng)
+    sample = flip(replace(sample, nodules=np.concatenate([sample.nodules, marks])), rng)
     known = len(sample.nodules) - count
     places, sample = sample.nodules[known:, :3], replace(sample, nodules=sample.nodules[:known])
     cells, wanted, taught = np.zeros((2 * EACH, 3), int), np.zeros(2 * EACH), np.zeros(2 * EACH)

@@ -11,8 +11,8 @@ from models.training.data import Piece, mirrored, zoomed
 HU_PER_LEVEL = 1400 / 255
 
 
-def turned(piece: Piece, rng: np.random.Generator, *, keep_head_up: bool = False) -> Piece:
-    """Apply a random symmetry; whole lungs (``keep_head_up``) are not turned upside down."""
+def flip(piece: Piece, rng: np.random.Generator, *, keep_head_up: bool = False) -> Piece:
+    """Apply a random symmetry; whole lungs (``keep_head_up``) are not flipped upside down."""
     if keep_head_up:
         return mirrored(piece, (False, bool(rng.random() < 0.15), bool(rng.random() < 0.5)))
     z, y, x, swap = (bool(v) for v in rng.random(4) < 0.5)
@@ -100,7 +100,7 @@ def _along_z(noise: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.GaussianBlur(columns, (1, 0), 0.001, sigmaY=1.0)).reshape(noise.shape)
 
 
-def scanned_anew(
+def simulate_scanner(
     piece: Piece, rng: np.random.Generator, noise: Noise | None, *, thicken: float = 0.3
 ) -> Piece:
     """Simulate another scanner; each effect is applied in some of the cases."""

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from imaging.volume import FloatArray, UInt8Array
-from models.training.augment import Noise, resized, scanned_anew, turned, zoom_factor
+from models.training.augment import Noise, flip, resized, simulate_scanner, zoom_factor
 from models.training.data import NONE, Piece, crop, shifted, zoomed
 
 NODULE, IGNORED = (80, 220, 80), (150, 150, 150)
@@ -105,8 +105,8 @@ class Composer:
         factor = float(rng.uniform(0.85, 1.2)) if rng.random() < 0.4 else 1.0
         number = self._any_scan(rng)
         part = self._crop(number, np.full(3, self.side), factor, rng)
-        part = turned(part, rng, keep_head_up=True)
-        return scanned_anew(_inside(part), rng, None, thicken=0.15)
+        part = flip(part, rng, keep_head_up=True)
+        return simulate_scanner(_inside(part), rng, None, thicken=0.15)
 
     def _crop(
         self, number: int, size: np.ndarray, factor: float, rng: np.random.Generator
@@ -141,7 +141,7 @@ class Composer:
     def _cube(self, rng: np.random.Generator) -> Piece:
         cube = resized(self.cubes[int(rng.integers(len(self.cubes)))], rng)
         cube = shifted(cube, rng.random(3)) if rng.random() < 0.5 else cube
-        return scanned_anew(turned(cube, rng), rng, None)
+        return simulate_scanner(flip(cube, rng), rng, None)
 
     def _block(self, size: np.ndarray, rng: np.random.Generator) -> Piece:
         """Return a block of a cube or, as often, of a whole scan."""
@@ -149,12 +149,12 @@ class Composer:
             return self._part_of_cube(size, rng)
         factor = float(rng.uniform(0.85, 1.2)) if rng.random() < 0.4 else 1.0
         part = self._crop(self._any_scan(rng), size + size % 2, factor, rng)
-        part = crop(turned(part, rng), (0, 0, 0), size) if len(set(size)) == 1 else part
-        return _inside(scanned_anew(crop(part, (0, 0, 0), size), rng, None, thicken=0.25))
+        part = crop(flip(part, rng), (0, 0, 0), size) if len(set(size)) == 1 else part
+        return _inside(simulate_scanner(crop(part, (0, 0, 0), size), rng, None, thicken=0.25))
 
     def _part_of_cube(self, size: np.ndarray, rng: np.random.Generator) -> Piece:
         """Return a random part of a random cube, cropped before the costly augmentations."""
-        cube = turned(self.cubes[int(rng.integers(len(self.cubes)))], rng)
+        cube = flip(self.cubes[int(rng.integers(len(self.cubes)))], rng)
         factor = zoom_factor(cube, rng)
         need = np.ceil(size / factor).astype(int) + 2
         if (need > cube.voxels.shape).any():
@@ -167,7 +167,7 @@ class Composer:
         block = crop(cube, np.clip(start, 0, room), need)
         block = zoomed(block, factor) if factor != 1.0 else block
         block = shifted(block, rng.random(3)) if rng.random() < 0.5 else block
-        block = scanned_anew(crop(block, (0, 0, 0), size), rng, None, thicken=0.25)
+        block = simulate_scanner(crop(block, (0, 0, 0), size), rng, None, thicken=0.25)
         return _inside(block)
 
 

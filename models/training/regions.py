@@ -19,7 +19,7 @@ from torch import nn
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray
 from models.runtime.sigmoid import sigmoid
-from models.training.augment import Noise, resized, scanned_anew, turned
+from models.training.augment import Noise, flip, resized, simulate_scanner
 from models.training.compose import Composer, implanted
 from models.training.data import NONE, Cubes, Piece, away_from_marks, resize
 from models.training.screening import peaks_of
@@ -124,7 +124,7 @@ class RegionDrawer:
         """Cut a region around a mark of a sample that was composed and augmented already."""
         at = mark[:3] + rng.normal(0, 0.8, 3)
         voxels, mask = (cut_roi(a, at, (self.side,) * 3) for a in (sample.voxels, sample.mask))
-        whole = turned(Piece(voxels, mask, NONE, NONE), rng)
+        whole = flip(Piece(voxels, mask, NONE, NONE), rng)
         if rng.random() < NEIGHBOURS:
             whole = self._with_neighbour(whole, max(float(mark[3]), 8.0), rng)
         voxels, mask = np.ascontiguousarray(whole.voxels), np.ascontiguousarray(whole.mask)
@@ -134,7 +134,7 @@ class RegionDrawer:
         """Implant another nodule beside what lies in the middle, ``apart`` mm wide."""
         donor = self.composer.cubes[int(rng.integers(len(self.composer.cubes)))]
         middle = np.array([[*[(self.side - 1) / 2] * 3, apart]])
-        donor = turned(resized(donor, rng), rng)
+        donor = flip(resized(donor, rng), rng)
         return implanted(replace(region, nodules=middle), donor, rng, real=True)
 
     def _of_cube(self, rng: np.random.Generator) -> Region:
@@ -147,7 +147,7 @@ class RegionDrawer:
         size = (round(self.side / factor),) * 3
         voxels, mask = (cut_roi(a, at, size) for a in (cube.voxels, cube.mask))
         voxels, mask = (resize(a, self.side / size[0]) for a in (voxels, mask))
-        whole = scanned_anew(turned(Piece(voxels, mask, NONE, NONE), rng), rng, self.noise)
+        whole = simulate_scanner(flip(Piece(voxels, mask, NONE, NONE), rng), rng, self.noise)
         diameter *= self.side / size[0]
         # scaled by more than this (natural logarithm) it is another nodule to a radiologist
         same = abs(np.log(diameter / self.composer.cubes[number].nodules[0, 3])) < 0.3

@@ -3,12 +3,12 @@ import pytest
 
 from models.training.augment import (
     Noise,
+    flip,
     kernelled,
     resized,
-    scanned_anew,
+    simulate_scanner,
     thickened,
     toned,
-    turned,
     zoom_factor,
 )
 from models.training.data import Piece
@@ -63,10 +63,10 @@ def test_turning_keeps_the_nodule_in_its_mask() -> None:
     """Whole lungs keep their head up."""
     piece = ball((20, 30, 40), (6, 22, 11), 8.0)
     for seed in range(12):
-        part = turned(piece, rng(seed))
+        part = flip(piece, rng(seed))
         z, y, x = np.rint(part.nodules[0, :3]).astype(int)
         assert part.mask[z, y, x] == 255
-        assert turned(piece, rng(seed), keep_head_up=True).nodules[0, 0] == 6.0
+        assert flip(piece, rng(seed), keep_head_up=True).nodules[0, 0] == 6.0
 
 
 def test_large_nodules_become_masses_and_small_ones_do_not() -> None:
@@ -87,7 +87,7 @@ def test_resizing_scales_the_diameter() -> None:
 @pytest.mark.parametrize("noise", [None, Noise(64, 1)])
 def test_another_scanner_changes_voxels_and_no_truth(noise: Noise | None) -> None:
     piece = ball((40, 40, 40), (20, 20, 20), 8.0)
-    outs: list[Piece] = [scanned_anew(piece, rng(seed), noise) for seed in range(10)]
+    outs: list[Piece] = [simulate_scanner(piece, rng(seed), noise) for seed in range(10)]
     for out in outs:
         assert out.voxels.shape == piece.voxels.shape
         assert out.mask is piece.mask
