@@ -1,8 +1,8 @@
 """Distillation compared: no teacher, the best one, the mean of all, dynamic weights.
 
 The teachers are the members of a hybrid. Every student starts from the same weights, takes the same
-number of steps and, for each seed, sees the same lessons in the same order; only the soft target
-differs. Finished lessons and students are kept in the folder of the comparison, so a comparison
+number of steps and, for each seed, sees the same samples in the same order; only the soft target
+differs. Finished samples and students are kept in the folder of the comparison, so a comparison
 that was interrupted continues.
 """
 
@@ -18,7 +18,13 @@ import numpy as np
 from torch import nn
 
 from imaging.volume import FloatArray
-from models.distillation.lessons import Lesson, answers_of, draw_lesson, make_lessons, stored
+from models.distillation.samples import (
+    DistillationSample,
+    answers_of,
+    draw_sample,
+    make_samples,
+    stored,
+)
 from models.distillation.scores import Scores, figures, points_gained
 from models.distillation.student import Teaching, train_student
 from models.distillation.teachers import Teacher, mean_target, read_teachers, weigh, weighted_target
@@ -49,7 +55,7 @@ ARMS = {
 """The soft targets that are compared, with their titles in tables."""
 
 HELD_OUT = 10
-"""One of ten lessons is held out: its cubes are of patients kept for calibration."""
+"""One of ten samples is held out: its cubes are of patients kept for calibration."""
 
 HEADS = {"cpm": "CPM", "at_1": "at 1", "at_2": "at 2", "at_8": "at 8"}
 
@@ -58,7 +64,7 @@ HEADS = {"cpm": "CPM", "at_1": "at 1", "at_2": "at 2", "at_8": "at 8"}
 class Comparison:
     """What is compared: ``seeds`` students of each arm, all from the screening network ``start``.
 
-    ``teachers`` are weights of a hybrid, whose members teach; ``lessons`` is the number of samples
+    ``teachers`` are weights of a hybrid, whose members teach; ``samples`` is the number of samples
     that students learn from; the other fields are those of `models.training.runs.Run`.
     """
 
@@ -68,30 +74,30 @@ class Comparison:
     out: Path
     cache: Path
     phantoms: int = 16
-    lessons: int = 400
+    samples: int = 400
     seeds: int = 3
     seed: int = 0
     teaching: Teaching = field(default_factory=Teaching)
 
 
 def run_compare(given: Comparison) -> dict[str, Any]:
-    """Make the lessons and train the students that are missing; return the comparison as JSON.
+    """Make the samples and train the students that are missing; return the comparison as JSON.
 
     Raises:
         UnfitArtifact: the folder holds another comparison.
     """
     _check_plan(given)
-    # read only where a lesson or a student is missing
+    # read only where a sample or a student is missing
     material = cache(lambda: load_material(given.data, given.cache, given.phantoms))
     hybrid = make_hybrid(given.teachers).eval()
-    learnt, held_out = _lessons(given, material, hybrid)
+    learnt, held_out = _samples(given, material, hybrid)
     teachers, label = read_teachers(hybrid.spec.reads, learnt, held_out)
     weights = weigh(np.stack([t.logits for t in teachers]), label)
     targets = soft_targets(teachers, weights, given.teaching.temperature)
     scores: dict[str, list[Scores]] = {arm: [] for arm in ARMS}
     for seed in range(given.seeds):
         for arm in ARMS:
-            soft = _by_lesson(targets[arm], learnt)
+            soft = _by_sample(targets[arm], learnt)
             scores[arm].append(_student(given, material, learnt, soft, f"{arm}_{seed}", seed))
     begun = stored(given.out / "start.npz", lambda: _begun(given, material()))
     scans = int(begun.pop("scans"))
@@ -117,7 +123,7 @@ def _check_plan(given: Comparison) -> None:
     path = given.out / "plan.json"
     wanted = {
         "start": _digest(given.start), "teachers": [_digest(one) for one in given.teachers],
-        "lessons": given.lessons, "seed": given.seed, **_options(given.teaching),
+        "lessons": given.samples, "seed": given.seed, **_options(given.teaching),
     }  # fmt: skip
     if path.exists():
         plan = json.loads(path.read_text())
@@ -132,10 +138,10 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
-def _lessons(
+def _samples(
     given: Comparison, material: Callable[[], Material], hybrid: HybridNetwork
 ) -> tuple[list[Path], list[Path]]:
-    """Return the files of the lessons to learn from, and of those that are held out."""
+    """Return the files of the samples to learn from, and of those that are held out."""
     screener = make_screening(given.start).eval()
 
     @cache
@@ -149,16 +155,16 @@ def _lessons(
         cubes = load_cubes(given.data / "nodules", CALIBRATION)
         return replace(composer(), cubes=cubes.pieces)
 
-    def lessons(folder: str, count: int, source: Callable[[], Composer], seed: int) -> list[Path]:
-        def draw(rng: np.random.Generator) -> Lesson:
-            return draw_lesson(source(), screener, hybrid, rng)
+    def samples(folder: str, count: int, source: Callable[[], Composer], seed: int) -> list[Path]:
+        def draw(rng: np.random.Generator) -> DistillationSample:
+            return draw_sample(source(), screener, hybrid, rng)
 
-        return make_lessons(given.out / folder, count, draw, seed=seed)
+        return make_samples(given.out / folder, count, draw, seed=seed)
 
-    held_out = -(-given.lessons // HELD_OUT)
+    held_out = -(-given.samples // HELD_OUT)
     return (
-        lessons("learnt", given.lessons, composer, given.seed),
-        lessons("held_out", held_out, kept, given.seed + 1),
+        samples("learnt", given.samples, composer, given.seed),
+        samples("held_out", held_out, kept, given.seed + 1),
     )
 
 
@@ -176,24 +182,24 @@ def soft_targets(
 
 
 def best_of(teachers: Sequence[Teacher]) -> Teacher:
-    """Return the one with the least loss on the held-out lessons."""
+    """Return the one with the least loss on the held-out samples."""
     return min(teachers, key=lambda teacher: teacher.held_out_loss)
 
 
-def _by_lesson(target: FloatArray | None, lessons: Sequence[Path]) -> list[FloatArray] | None:
+def _by_sample(target: FloatArray | None, samples: Sequence[Path]) -> list[FloatArray] | None:
     if target is None:
         return None
-    ends = np.cumsum([len(answers_of(path)[0]) for path in lessons])
+    ends = np.cumsum([len(answers_of(path)[0]) for path in samples])
     return np.split(target, ends[:-1])
 
 
 def _student(
-    given: Comparison, material: Callable[[], Material], lessons: Sequence[Path],
+    given: Comparison, material: Callable[[], Material], samples: Sequence[Path],
     soft: Sequence[FloatArray] | None, name: str, seed: int,
 ) -> Scores:  # fmt: skip
     def scores() -> dict[str, FloatArray]:
         network = ready(make_screening(given.start), [given.start], regions_of(material()))
-        student = train_student(network, lessons, soft, given.teaching, seed)
+        student = train_student(network, samples, soft, given.teaching, seed)
         save(student, given.out / f"{name}.pt")
         return _scores(material(), student)
 

@@ -1,7 +1,7 @@
-"""Lessons: composed samples with the answers of every teacher at the candidates in them.
+"""Distillation samples: composed samples with every teacher's answers at the candidates in them.
 
 Teachers cost many times what a student costs. So each sample is drawn and read once, and all
-students see the same. A lesson is a file, and those that are missing are made.
+students see the same. A distillation sample is a file, and those that are missing are made.
 """
 
 import os
@@ -28,7 +28,7 @@ EACH = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class DistillationSample:
     """A sample, and the teachers' answers at ``n`` places in it.
 
     Attributes:
@@ -44,9 +44,9 @@ class Lesson:
     logits: FloatArray
 
 
-def draw_lesson(
+def draw_sample(
     composer: Composer, screener: nn.Module, teachers: HybridNetwork, rng: np.random.Generator
-) -> Lesson:
+) -> DistillationSample:
     """Draw a sample; let the members of ``teachers`` read it where ``screener`` has candidates."""
     sample = composer.draw(rng)
     peaks = peaks_of(screener, sample.voxels)
@@ -57,7 +57,7 @@ def draw_lesson(
     found = [_candidate_of(nodule, near) for nodule in sample.nodules[chosen]]
     places = np.concatenate([np.array(found).reshape(-1, 3), false])
     label = (np.arange(len(places)) < len(found)).astype(np.float64)
-    return Lesson(sample, places, label, read(teachers, sample, places))
+    return DistillationSample(sample, places, label, read(teachers, sample, places))
 
 
 def _candidate_of(nodule: FloatArray, candidates: FloatArray) -> FloatArray:
@@ -77,40 +77,44 @@ def read(teachers: HybridNetwork, sample: Piece, places: FloatArray) -> FloatArr
     return np.stack([answers.logit[:, 0].float().cpu().numpy() for answers in each]).astype(float)
 
 
-def make_lessons(
-    folder: Path, count: int, draw: Callable[[np.random.Generator], Lesson], *, seed: int
+def make_samples(
+    folder: Path,
+    count: int,
+    draw: Callable[[np.random.Generator], DistillationSample],
+    *,
+    seed: int,
 ) -> list[Path]:
-    """Return the files of ``count`` lessons in ``folder``; those that are missing are drawn."""
+    """Return the files of ``count`` samples in ``folder``; those that are missing are drawn."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number:04d}.npz" for number in range(count)]
     missing = [(number, path) for number, path in enumerate(paths) if not path.exists()]
-    for number, path in track(missing, f"drawing lessons, {folder.name}"):
+    for number, path in track(missing, f"drawing samples, {folder.name}"):
         rng = np.random.default_rng((seed, number))
-        save_lesson(draw(rng), path)
+        save_sample(draw(rng), path)
     return paths
 
 
-def save_lesson(lesson: Lesson, path: Path) -> None:
-    """Write a lesson atomically; the mask is kept as bits."""
-    sample = lesson.sample
+def save_sample(drawn: DistillationSample, path: Path) -> None:
+    """Write a sample atomically; the mask is kept as bits."""
+    sample = drawn.sample
     _write(path, {
         "voxels": sample.voxels, "mask": np.packbits(sample.mask > 127),
         "nodules": sample.nodules, "ignored": sample.ignored,
-        "places": lesson.places, "label": lesson.label, "logits": lesson.logits,
+        "places": drawn.places, "label": drawn.label, "logits": drawn.logits,
     })  # fmt: skip
 
 
-def load_lesson(path: Path) -> Lesson:
-    """Read a file of `save_lesson`."""
+def load_sample(path: Path) -> DistillationSample:
+    """Read a file of `save_sample`."""
     with np.load(path) as found:
         voxels = found["voxels"]
         bits = np.unpackbits(found["mask"], count=voxels.size).reshape(voxels.shape)
         sample = Piece(voxels, bits * np.uint8(255), found["nodules"], found["ignored"])
-        return Lesson(sample, found["places"], found["label"], found["logits"])
+        return DistillationSample(sample, found["places"], found["label"], found["logits"])
 
 
 def answers_of(path: Path) -> tuple[FloatArray, FloatArray]:
-    """Return label ``(n,)`` and logits ``(teachers, n)`` of a lesson without reading its voxels."""
+    """Return label ``(n,)`` and logits ``(teachers, n)`` of a sample without reading its voxels."""
     with np.load(path) as found:
         return found["label"], found["logits"]
 

@@ -1,4 +1,4 @@
-"""One student: a screening network trained on lessons, with or without a soft target.
+"""One student: a screening network trained on samples, with or without a soft target.
 
 The loss is the screening network's own (`models.training.targets.screening_loss`) plus
 w t^2 times the cross-entropy of its score at temperature t against the soft target, at each place
@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from imaging.volume import FloatArray
-from models.distillation.lessons import EACH, load_lesson
+from models.distillation.samples import EACH, load_sample
 from models.runtime.detection import STRIDE
 from models.training.augment import flip
 from models.training.data import Batch, draw_batches
@@ -41,15 +41,15 @@ class Teaching:
 
 
 def train_student(
-    network: nn.Module, lessons: Sequence[Path], soft: Sequence[FloatArray] | None,
+    network: nn.Module, samples: Sequence[Path], soft: Sequence[FloatArray] | None,
     teaching: Teaching, seed: int,
 ) -> nn.Module:  # fmt: skip
     """Train ``teaching.steps`` and return the averaged network.
 
-    ``soft`` holds the target at each place of each lesson.
+    ``soft`` holds the target at each place of each sample.
     """
     torch.manual_seed(seed)
-    draw = partial(_samples, tuple(lessons), soft)
+    draw = partial(_samples, tuple(samples), soft)
     batches = draw_batches(draw, teaching.batch, workers=teaching.workers, seed=seed)
     losses = partial(losses_of, teaching=teaching)
     return fine_tune(network, batches, losses, steps=teaching.steps, rate=teaching.rate)
@@ -74,21 +74,21 @@ def score_at(maps: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
 
 
 def _samples(
-    lessons: Sequence[Path], soft: Sequence[FloatArray] | None, rng: np.random.Generator
+    samples: Sequence[Path], soft: Sequence[FloatArray] | None, rng: np.random.Generator
 ) -> Iterator[Batch]:
-    """Yield the lessons in random order, without end; every one before any comes again."""
+    """Yield the samples in random order, without end; every one before any comes again."""
     while True:
-        for number in rng.permutation(len(lessons)):
-            yield sample_of(lessons[number], None if soft is None else soft[number], rng)
+        for number in rng.permutation(len(samples)):
+            yield sample_of(samples[number], None if soft is None else soft[number], rng)
 
 
 def sample_of(path: Path, soft: FloatArray | None, rng: np.random.Generator) -> Batch:
-    """Return a lesson, mirrored at random, as `losses_of` takes it, without batch axis."""
-    lesson = load_lesson(path)
-    count = len(lesson.places)
+    """Return a sample, mirrored at random, as `losses_of` takes it, without batch axis."""
+    drawn = load_sample(path)
+    count = len(drawn.places)
     # the places are moved as marks of no size, behind the nodules
-    marks = np.concatenate([lesson.places, np.zeros((count, 1))], axis=1)
-    sample = lesson.sample
+    marks = np.concatenate([drawn.places, np.zeros((count, 1))], axis=1)
+    sample = drawn.sample
     sample = flip(replace(sample, nodules=np.concatenate([sample.nodules, marks])), rng)
     known = len(sample.nodules) - count
     places, sample = sample.nodules[known:, :3], replace(sample, nodules=sample.nodules[:known])

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from imaging.volume import FloatArray
-from models.distillation.lessons import answers_of
+from models.distillation.samples import answers_of
 from models.runtime.sigmoid import sigmoid
 
 
@@ -37,10 +37,10 @@ class Teacher:
 
     Attributes:
         name: the mm that it reads.
-        temperature: the divisor of its logits, fitted on the held-out lessons.
-        logits: its logits at all places of the lessons that students learn from ``(n,)``,
+        temperature: the divisor of its logits, fitted on the held-out samples.
+        logits: its logits at all places of the samples that students learn from ``(n,)``,
             calibrated.
-        held_out_loss: its log loss on the held-out lessons, calibrated.
+        held_out_loss: its log loss on the held-out samples, calibrated.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Teacher:
 def read_teachers(
     reads: Sequence[int], learnt: Sequence[Path], held_out: Sequence[Path]
 ) -> tuple[list[Teacher], FloatArray]:
-    """Return the teachers by their answers in the lessons, and the label of each place ``(n,)``.
+    """Return the teachers by their answers in the samples, and the label of each place ``(n,)``.
 
     ``reads`` are the mm that the members read, in order.
     """
@@ -69,9 +69,9 @@ def read_teachers(
     return teachers, label
 
 
-def _all_of(lessons: Sequence[Path]) -> tuple[FloatArray, FloatArray]:
+def _all_of(samples: Sequence[Path]) -> tuple[FloatArray, FloatArray]:
     """Return the labels ``(n,)`` and the logits ``(teachers, n)`` of all places, in order."""
-    found = [answers_of(path) for path in lessons]
+    found = [answers_of(path) for path in samples]
     return np.concatenate([label for label, _ in found]), np.concatenate(
         [logits for _, logits in found], axis=1
     )

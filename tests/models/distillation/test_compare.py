@@ -10,14 +10,14 @@ from torch.nn import functional as F
 
 from models.distillation import compare
 from models.distillation.compare import ARMS, Comparison, distil_tables, run_compare, soft_targets
-from models.distillation.lessons import (
+from models.distillation.samples import (
     EACH,
-    Lesson,
-    draw_lesson,
-    load_lesson,
-    make_lessons,
+    DistillationSample,
+    draw_sample,
+    load_sample,
+    make_samples,
     read,
-    save_lesson,
+    save_sample,
 )
 from models.distillation.scores import points_gained
 from models.distillation.student import Teaching, losses_of, sample_of, score_at
@@ -40,11 +40,11 @@ def hybrid() -> HybridNetwork:
 
 
 @pytest.fixture(scope="module")
-def lesson() -> Lesson:
+def drawn() -> DistillationSample:
     """The first that has a nodule and a false positive."""
     source, teachers = drawer().composer, hybrid()
     drawn = (
-        draw_lesson(source, BrightHeat(), teachers, np.random.default_rng(seed))
+        draw_sample(source, BrightHeat(), teachers, np.random.default_rng(seed))
         for seed in range(20)
     )
     return next(one for one in drawn if 0 < one.label.sum() < len(one.label))
@@ -60,7 +60,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     teaching = Teaching(steps=2, batch=2, workers=0)
     return Comparison(
         folder, folder / "start.pt", (folder / "hybrid.pt",), folder / "out", folder,
-        lessons=4, seeds=2, teaching=teaching,
+        samples=4, seeds=2, teaching=teaching,
     )  # fmt: skip
 
 
@@ -98,20 +98,20 @@ def test_a_comparison_lists_every_arm_and_a_finished_one_is_only_read(
     assert "dynamic weights" in text
     assert "+2.3" in text
     json.dumps(found, allow_nan=False)
-    for name in ("train_student", "load_material", "draw_lesson"):
+    for name in ("train_student", "load_material", "draw_sample"):
         monkeypatch.setattr(compare, name, None)
     assert run_compare(given) == found
     with pytest.raises(UnfitArtifact, match=r"plan\.json: .* another weight"):
         run_compare(replace(given, teaching=replace(given.teaching, weight=0.9)))
 
 
-def test_teachers_read_nodules_and_false_positives_of_a_sample(lesson: Lesson) -> None:
+def test_teachers_read_nodules_and_false_positives_of_a_sample(drawn: DistillationSample) -> None:
     """Nodules and false positives have a label each, and each member answers."""
-    assert lesson.logits.shape == (2, len(lesson.places))
-    assert 0 < lesson.label.sum() <= EACH
-    assert 0 < (1 - lesson.label).sum() <= EACH
-    marks = lesson.sample.nodules
-    for place, label in zip(lesson.places, lesson.label, strict=True):
+    assert drawn.logits.shape == (2, len(drawn.places))
+    assert 0 < drawn.label.sum() <= EACH
+    assert 0 < (1 - drawn.label).sum() <= EACH
+    marks = drawn.sample.nodules
+    for place, label in zip(drawn.places, drawn.label, strict=True):
         away = np.linalg.norm(marks[:, :3] - place, axis=1) - marks[:, 3] / 2
         assert (away.min() < 0) == (label > 0)
 
@@ -129,40 +129,42 @@ def test_each_member_answers_of_the_region_around_the_place() -> None:
     assert read(hybrid(), scan, np.zeros((0, 3))).shape == (2, 0)
 
 
-def test_a_lesson_comes_back_as_it_was_and_is_drawn_once(lesson: Lesson, tmp_path: Path) -> None:
-    save_lesson(lesson, tmp_path / "a.npz")
-    back = load_lesson(tmp_path / "a.npz")
+def test_a_sample_comes_back_as_it_was_and_is_drawn_once(
+    drawn: DistillationSample, tmp_path: Path
+) -> None:
+    save_sample(drawn, tmp_path / "a.npz")
+    back = load_sample(tmp_path / "a.npz")
     for name in ("voxels", "nodules", "ignored"):
-        np.testing.assert_array_equal(getattr(back.sample, name), getattr(lesson.sample, name))
-    np.testing.assert_array_equal(back.sample.mask > 127, lesson.sample.mask > 127)
+        np.testing.assert_array_equal(getattr(back.sample, name), getattr(drawn.sample, name))
+    np.testing.assert_array_equal(back.sample.mask > 127, drawn.sample.mask > 127)
     for name in ("places", "label", "logits"):
-        np.testing.assert_array_equal(getattr(back, name), getattr(lesson, name))
-    drawn: list[int] = []
+        np.testing.assert_array_equal(getattr(back, name), getattr(drawn, name))
+    seeds: list[int] = []
 
-    def draw(rng: np.random.Generator) -> Lesson:
-        drawn.append(int(rng.integers(1 << 30)))
-        return lesson
+    def draw(rng: np.random.Generator) -> DistillationSample:
+        seeds.append(int(rng.integers(1 << 30)))
+        return drawn
 
-    paths = make_lessons(tmp_path / "many", 3, draw, seed=0)
+    paths = make_samples(tmp_path / "many", 3, draw, seed=0)
     paths[1].unlink()
-    assert make_lessons(tmp_path / "many", 3, draw, seed=0) == paths
-    assert len(set(drawn)) == 3
-    assert drawn[3:] == drawn[1:2]  # the missing one, with the seed that it had
+    assert make_samples(tmp_path / "many", 3, draw, seed=0) == paths
+    assert len(set(seeds)) == 3
+    assert seeds[3:] == seeds[1:2]  # the missing one, with the seed that it had
 
 
-def piece_with_lumps() -> Lesson:
+def piece_with_lumps() -> DistillationSample:
     """Two bright lumps at the places, and nothing else."""
     sample = even((48, 48, 48))
     places = np.array([[10.0, 20, 30], [33, 13, 22]])
     for z, y, x in places.astype(int):
         sample.voxels[z - 2 : z + 3, y - 2 : y + 3, x - 2 : x + 3] = 230
     nodules = np.array([[10.0, 20, 30, 5]])
-    return Lesson(Piece(sample.voxels, sample.mask, nodules, sample.ignored), places,
+    return DistillationSample(Piece(sample.voxels, sample.mask, nodules, sample.ignored), places,
                   np.array([1.0, 0.0]), np.zeros((2, 2)))  # fmt: skip
 
 
-def test_a_mirrored_lesson_has_its_places_on_the_same_tissue(tmp_path: Path) -> None:
-    save_lesson(piece_with_lumps(), tmp_path / "a.npz")
+def test_a_mirrored_sample_has_its_places_on_the_same_tissue(tmp_path: Path) -> None:
+    save_sample(piece_with_lumps(), tmp_path / "a.npz")
     rng = np.random.default_rng(0)
     for _ in range(8):
         batch = sample_of(tmp_path / "a.npz", np.array([0.9, 0.2]), rng)
@@ -187,7 +189,7 @@ def test_the_score_is_the_highest_heat_of_the_cell_and_its_neighbours() -> None:
 def test_a_soft_target_draws_the_heat_at_its_place_and_nothing_without_teacher(
     tmp_path: Path,
 ) -> None:
-    save_lesson(piece_with_lumps(), tmp_path / "a.npz")
+    save_sample(piece_with_lumps(), tmp_path / "a.npz")
     rng = np.random.default_rng(0)
     heat = torch.nn.Parameter(torch.zeros(1, 6, 12, 12, 12))
 
@@ -224,7 +226,7 @@ def test_the_soft_target_is_all_that_arms_differ_in() -> None:
     assert targets["mean"] == pytest.approx([0.741, 0.259], abs=1e-3)
 
 
-def test_teachers_are_judged_and_calibrated_on_the_held_out_lessons(tmp_path: Path) -> None:
+def test_teachers_are_judged_and_calibrated_on_the_held_out_samples(tmp_path: Path) -> None:
     """The second answers at random there: it is made quieter and has the larger loss."""
     rng = np.random.default_rng(0)
     label = (np.arange(60) % 2).astype(float)
@@ -235,7 +237,9 @@ def test_teachers_are_judged_and_calibrated_on_the_held_out_lessons(tmp_path: Pa
         ("learnt", np.stack([right, right])),
         ("held", np.stack([right, rng.normal(0, 4, 60)])),
     ):
-        save_lesson(Lesson(blank, np.zeros((60, 3)), label, logits), tmp_path / f"{name}.npz")
+        save_sample(
+            DistillationSample(blank, np.zeros((60, 3)), label, logits), tmp_path / f"{name}.npz"
+        )
         paths.append([tmp_path / f"{name}.npz"])
     (good, noisy), found = read_teachers((24, 48), *paths)
     np.testing.assert_array_equal(found, label)
