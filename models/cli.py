@@ -132,36 +132,6 @@ def sheet(
     typer.echo(png)
 
 
-@train.command("curve")
-def curve(
-    data: Data,
-    out: RunsOut = Path("runs/curve"),
-    share: Annotated[
-        list[float] | None,
-        typer.Option(help="Share of the training patients; default: 0.125, 0.25, 0.5 and 1."),
-    ] = None,
-    minutes: Annotated[float, typer.Option(help="Minutes of training of each run.")] = 7,
-    rate: Rate = 3e-3,
-    phantoms: Phantoms = 16,
-    cache: Cache = PHANTOMS,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Train the screening network on shares of the patients; an interrupted curve continues."""
-    from models.training.learning_curve import learning_table, run_learning
-    from models.training.runs import Run
-
-    shares = share or [0.125, 0.25, 0.5, 1.0]
-    if any(not 0 < one <= 1 for one in shares):
-        raise typer.BadParameter(f"--share: {shares}, expected values above 0 and at most 1")
-    run = Run(data, out, minutes, rate, True, (), cache, phantoms, seed)
-    result = run_learning(run, shares)
-    words = [f"overread-models train curve --data {data} --out {out} --minutes {minutes:g}"]
-    words += [f"--share {one:g}" for one in shares]
-    shown = {"command": " ".join(words), **result}
-    show_section(shown, as_json, learning_table(shown))
-
-
 @app.command("export")
 def export(
     kind: Kind,
@@ -327,8 +297,7 @@ def prune_compare(
     steps: FineTuning = 100,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each method and share.")] = 3,
     way: Annotated[
-        list[str] | None,
-        typer.Option(help="weights, channels, dynamic (these by default), dynamic-trained."),
+        list[str] | None, typer.Option(help="weights, channels or dynamic; default: all three.")
     ] = None,
     share: Annotated[
         list[float] | None,
@@ -342,12 +311,12 @@ def prune_compare(
     as_json: Json = False,
 ) -> None:
     """Compare pruning methods and shares with a control; an interrupted comparison continues."""
-    from models.pruning.compare import CONTROL, METHODS, USUAL, Cell, prune_table, run_compare
+    from models.pruning.compare import CONTROL, METHODS, Cell, prune_table, run_compare
     from models.training.runs import Run
 
-    methods, shares = way or list(USUAL), share or [0.2, 0.42, 0.6, 0.8]
-    known = METHODS.keys() - {CONTROL}
-    if unknown := set(methods) - known:
+    known = [one for one in METHODS if one != CONTROL]
+    methods, shares = way or known, share or [0.2, 0.42, 0.6, 0.8]
+    if unknown := set(methods) - set(known):
         raise typer.BadParameter(f"--way {sorted(unknown)}, expected one of {sorted(known)}")
     for one in shares:
         _check_share(one)

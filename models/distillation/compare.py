@@ -7,7 +7,6 @@ that was interrupted continues.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -18,20 +17,15 @@ import numpy as np
 from torch import nn
 
 from imaging.volume import FloatArray
-from models.distillation.samples import (
-    DistillationSample,
-    answers_of,
-    draw_sample,
-    make_samples,
-    stored,
-)
-from models.distillation.scores import Scores, figures, points_gained
+from models.distillation.samples import DistillationSample, answers_of, draw_sample, make_samples
 from models.distillation.student import Teaching, train_student
 from models.distillation.teachers import Teacher, mean_target, read_teachers, weigh, weighted_target
-from models.markdown import Rows, points
+from models.markdown import Rows
+from models.markdown import points as shown_points
 from models.networks.hybrid import HybridNetwork
 from models.patients import CALIBRATION
 from models.runtime.errors import UnfitArtifact
+from models.training.comparison import Scores, figures, hits, kept, points, scores_of
 from models.training.compose import Composer
 from models.training.data import load_cubes
 from models.training.loop import save
@@ -44,7 +38,7 @@ from models.training.runs import (
     regions_of,
     screening_task,
 )
-from models.training.screening import ScreeningTask
+from models.training.screening import RATES, ScreeningTask
 
 ARMS = {
     "none": "no teacher",
@@ -99,8 +93,8 @@ def run_compare(given: Comparison) -> dict[str, Any]:
         for arm in ARMS:
             soft = _by_sample(targets[arm], learnt)
             scores[arm].append(_student(given, material, learnt, soft, f"{arm}_{seed}", seed))
-    begun = stored(given.out / "start.npz", lambda: _begun(given, material()))
-    scans = int(begun.pop("scans"))
+    start = kept(given.out / "start.json", lambda: _start(given, material()))
+    scans = start["scans"]
     patients = load_cubes(given.data / "nodules", "val").patients
     return {
         "start": given.start.stem, "seeds": given.seeds, **_options(given.teaching),
@@ -109,7 +103,7 @@ def run_compare(given: Comparison) -> dict[str, Any]:
             "with_nodule": int(label.sum()),
         },
         "val_scans": scans,
-        **result(teachers, weights, scores, Scores(**begun), patients, scans),
+        **result(teachers, weights, scores, start, patients, scans),
     }  # fmt: skip
 
 
@@ -121,17 +115,13 @@ def _options(teaching: Teaching) -> dict[str, Any]:
 def _check_plan(given: Comparison) -> None:
     """Write what is compared into the folder, or compare it with what is there."""
     path = given.out / "plan.json"
-    wanted = {
+    wanted: dict[str, Any] = {
         "start": _digest(given.start), "teachers": [_digest(one) for one in given.teachers],
         "lessons": given.samples, "seed": given.seed, **_options(given.teaching),
     }  # fmt: skip
-    if path.exists():
-        plan = json.loads(path.read_text())
-        if other := [name for name in wanted if plan.get(name) != wanted[name]]:
-            raise UnfitArtifact(f"{path}: holds a comparison with another {', '.join(other)}")
-        return
-    given.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(wanted, indent=1) + "\n")
+    plan = kept(path, lambda: wanted)
+    if other := [name for name in wanted if plan.get(name) != wanted[name]]:
+        raise UnfitArtifact(f"{path}: holds a comparison with another {', '.join(other)}")
 
 
 def _digest(path: Path) -> str:
@@ -197,23 +187,23 @@ def _student(
     given: Comparison, material: Callable[[], Material], samples: Sequence[Path],
     soft: Sequence[FloatArray] | None, name: str, seed: int,
 ) -> Scores:  # fmt: skip
-    def scores() -> dict[str, FloatArray]:
+    def scores() -> dict[str, Any]:
         network = ready(make_screening(given.start), [given.start], regions_of(material()))
         student = train_student(network, samples, soft, given.teaching, seed)
         save(student, given.out / f"{name}.pt")
         return _scores(material(), student)
 
-    return Scores(**stored(given.out / f"{name}.npz", scores))
+    return kept(given.out / f"{name}.json", scores)
 
 
-def _begun(given: Comparison, material: Material) -> dict[str, Any]:
+def _start(given: Comparison, material: Material) -> dict[str, Any]:
     """Return the scores of the network that all students start from, and the number of scans."""
-    return _scores(material, make_screening(given.start)) | {"scans": len(material.val_scans)}
+    return {**_scores(material, make_screening(given.start)), "scans": len(material.val_scans)}
 
 
-def _scores(material: Material, student: nn.Module) -> dict[str, FloatArray]:
-    task = ScreeningTask(material.composer, material.val_cubes, material.val_scans, student.eval())
-    return Scores(*task.scores(student))._asdict()
+def _scores(material: Material, student: nn.Module) -> Scores:
+    task = ScreeningTask(material.composer, material.val_cubes, material.val_scans, student)
+    return scores_of(task, student)
 
 
 def result(
@@ -225,7 +215,6 @@ def result(
     ``weights`` are those of `weigh` ``(teachers, n)``; ``scores`` has one student a seed;
     ``patients`` are those of the validation cubes.
     """
-    owner = np.unique(patients, return_inverse=True)[1].astype(np.int64)
     largest = weights.argmax(0)
     return {
         "claim_points": 2.3,  # the published gain of the system's distillation
@@ -245,11 +234,25 @@ def result(
         "at_start": figures(start, scans),
         "arms": {arm: _spread([figures(s, scans) for s in of]) for arm, of in scores.items()},
         "gained": {
-            arm: points_gained(of, scores["none"], owner, scans)
+            arm: points_gained(of, scores["none"], patients, scans)
             for arm, of in scores.items()
             if arm != "none"
         },
     }
+
+
+def points_gained(
+    arm: Sequence[Scores], base: Sequence[Scores], patients: Sequence[str], scans: int
+) -> dict[str, dict[str, float]]:
+    """Return the points that ``arm`` gains over ``base`` in each figure, with 95 % intervals.
+
+    Both hold one student a seed, in the same order.
+    """
+    gain = np.stack([hits(a, scans) - hits(b, scans) for a, b in zip(arm, base, strict=True)])
+    each = {"cpm": gain.mean(2)}
+    each |= {f"at_{r:g}": gain[:, :, i] for i, r in enumerate(RATES) if r >= 1}
+    found = {name: points(change, patients) for name, change in each.items()}
+    return {name: {"points": one.pop("value"), **one} for name, one in found.items()}
 
 
 def _spread(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
@@ -274,7 +277,7 @@ def distil_tables(result: Mapping[str, Any]) -> str:
         spread = [f"{100 * of[name]['mean']:.1f} ± {100 * of[name]['sd']:.1f}" for name in HEADS]
         students.append([ARMS[arm], *spread])
     gained = [
-        [ARMS[arm], *(points(gains[name], "points") for name in HEADS)]
+        [ARMS[arm], *(shown_points(gains[name], "points") for name in HEADS)]
         for arm, gains in result["gained"].items()
     ]
     gained.append(["published claim", f"{result['claim_points']:+.1f}", *[""] * (len(HEADS) - 1)])

@@ -119,14 +119,6 @@ def answers_of(path: Path) -> tuple[FloatArray, FloatArray]:
         return found["label"], found["logits"]
 
 
-def stored(path: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the arrays of an npz file, which are made and written first if it is missing."""
-    if not path.exists():
-        _write(path, make())
-    with np.load(path) as found:
-        return dict(found)
-
-
 def _write(path: Path, arrays: Mapping[str, Any]) -> None:
     part = path.with_suffix(".partial.npz")
     np.savez_compressed(part, **arrays)

@@ -7,15 +7,13 @@ methods (`METHODS`), each from that start:
 - ``weights``: the least important single weights of the whole network, once.
 - ``channels``: whole channels, once; the network becomes smaller.
 - ``dynamic``: a random part of each layer (Erdős–Rényi), which moves during training (RigL).
-- ``dynamic-trained``: the same, starting from each layer's largest weights.
 """
 
 import copy
-import json
-import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,8 @@ from rich.progress import track
 from torch import nn
 
 from models.export.onnx import export_float, export_fp32
-from models.markdown import Rows, percent, points
+from models.markdown import Rows, percent
+from models.markdown import points as shown_points
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.pruning.channels import channel_scores, choose, cut
 from models.pruning.masks import (
@@ -36,18 +35,18 @@ from models.pruning.masks import (
     SparseTask,
     apply_masks,
     importance_masks,
-    layerwise_masks,
-    random_scores,
+    random_masks,
     weight_scores,
 )
 from models.quantization.ptq import quantize
 from models.runtime.artifacts import Artifact
 from models.runtime.hardware import cpu_name
 from models.runtime.session import open_session
+from models.training.comparison import figures, hits, kept, points, scores_of
 from models.training.data import load_cubes
 from models.training.loop import fine_tune, save
 from models.training.runs import Run, load_weights, make_screening, make_screening_task, only
-from models.training.screening import RATES, ScreeningTask, summary
+from models.training.screening import ScreeningTask
 
 CONTROL = "control"
 METHODS = {
@@ -55,11 +54,8 @@ METHODS = {
     "weights": "single weights by importance",
     "channels": "whole channels",
     "dynamic": "dynamic sparse, from random masks",
-    "dynamic-trained": "dynamic sparse, from the largest weights",
 }
 """The methods and their titles in tables."""
-
-USUAL = ("weights", "channels", "dynamic")
 
 RESULT, TIME = "result.json", "time.json"
 """The files of a run: its scores, and the times of its network."""
@@ -99,17 +95,34 @@ def run_compare(
     A run with a result is not repeated; one that was interrupted starts over.
     """
     cells = [Cell(CONTROL, 0.0), *cells]
-    rows = [[replace(cell, seed=seed) for seed in range(seeds)] for cell in cells]
-    if missing := [
-        one for row in rows for one in row if not (run.out / one.name / RESULT).exists()
-    ]:
-        task = make_screening_task(run)
-        for one in missing:
-            _run_cell(task, one, run.out / one.name, steps=steps, rate=run.rate)
-    if untimed := [cell for cell in cells if not (run.out / cell.name / TIME).exists()]:
-        _time(run, untimed, engine, rounds)
-    found = [[_read(run.out / one.name / RESULT) for one in row] for row in rows]
-    times = [_read(run.out / cell.name / TIME) for cell in cells]
+    task = cache(lambda: make_screening_task(run))  # read only where a result is missing
+
+    def result_of(cell: Cell) -> dict[str, Any]:
+        folder = run.out / cell.name
+        return kept(
+            folder / RESULT, lambda: _run_cell(task(), cell, folder, steps=steps, rate=run.rate)
+        )
+
+    found = [[result_of(replace(cell, seed=seed)) for seed in range(seeds)] for cell in cells]
+    folders = [run.out / cell.name for cell in cells]
+
+    @cache
+    def files_of(folder: Path) -> dict[str, Path]:
+        return export_files(folder, boxes())
+
+    @cache
+    def boxes() -> list[Box]:
+        # eight cubes are enough for ranges, on which time does not depend; `export` takes more
+        cubes = load_cubes(run.data / "nodules", "train").pieces[:8]
+        return [cube.voxels[None, None, :48, :48, :48] for cube in cubes]
+
+    def times_of(folder: Path) -> dict[str, Any]:
+        return timed(files_of(folders[0]), files_of(folder), engine, rounds)
+
+    times = [
+        kept(folder / TIME, partial(times_of, folder))
+        for folder in track(folders, "timing pruned networks")
+    ]
     patients = load_cubes(run.data / "nodules", "val").patients
     return {
         "start": str(only(run.start)), "steps": steps, "rate": run.rate, "seeds": seeds,
@@ -124,7 +137,7 @@ def run_structured(run: Run, share: float, steps: int) -> dict[str, Any]:
     found = _run_cell(make_screening_task(run), cell, run.out, steps=steps, rate=run.rate)
     weights = run.out / "averaged.pt"
     spec = ScreeningSpec.of(load_weights(weights))
-    shown = found | {when: _figures(found[when], found["scans"]) for when in ("before", "after")}
+    shown = found | {when: figures(found[when], found["scans"]) for when in ("before", "after")}
     return {**shown, "weights": str(weights), "spec": asdict(spec)}
 
 
@@ -133,25 +146,17 @@ def _run_cell(
 ) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     own = pruned(task, cell, steps)
-    before = _scores(task, own.network.eval())
+    before = scores_of(task, own.network)
     network = fine_tune(own.network, own.batches(cell.seed), own.losses, steps=steps, rate=rate)
     if isinstance(own, SparseTask):
         apply_masks(network, own.masks)  # an average is not zero where a mask has moved
     save(network, folder / "averaged.pt")
-    result = {
+    return {
         "way": cell.method, "share": cell.share, "steps": steps, "scans": len(task.scans),
         "whole": sum(p.numel() for p in task.network.parameters()),
         "parameters": parameters_left(network), "multiply_adds": multiply_adds(network),
-        "before": before, "after": _scores(task, network),
+        "before": before, "after": scores_of(task, network),
     }  # fmt: skip
-    _write(folder / RESULT, result)
-    return result
-
-
-def _scores(task: ScreeningTask, network: nn.Module) -> dict[str, list[float]]:
-    """Return the logits of the nodules and of the false positives for JSON."""
-    found, false = task.scores(network)
-    return {"found": _finite(found), "false_positives": _finite(false)}
 
 
 def pruned(
@@ -161,7 +166,6 @@ def pruned(
 
     Raises:
         CannotPrune: that share of channels cannot go.
-        KeyError: the method is unknown.
     """
     network = copy.deepcopy(task.network)
     assert isinstance(network, ScreeningNetwork)
@@ -175,8 +179,8 @@ def pruned(
     if cell.method == "weights":
         importance = weight_scores(own, count, cell.seed)
         return SparseTask(own, importance_masks(network, importance, cell.share))
-    rank = {"dynamic": random_scores(cell.seed), "dynamic-trained": torch.abs}[cell.method]
-    return SparseTask(own, layerwise_masks(network, cell.share, rank), Regrow(steps))
+    assert cell.method == "dynamic"
+    return SparseTask(own, random_masks(network, cell.share, cell.seed), Regrow(steps))
 
 
 def parameters_left(network: nn.Module) -> int:
@@ -203,21 +207,17 @@ def multiply_adds(network: nn.Module, box: tuple[int, int, int] = BOX) -> int:
     return sum(work)
 
 
-def _time(run: Run, cells: Sequence[Cell], engine: str, rounds: int) -> None:
-    """Time each cell in turn with the control, and the control against itself."""
-    # eight cubes are enough for ranges, on which time does not depend; `export` takes more
-    pieces = load_cubes(run.data / "nodules", "train").pieces[:8]
-    boxes = [piece.voxels[None, None, :48, :48, :48] for piece in pieces]
-    control = export_files(run.out / Cell(CONTROL, 0.0).name, boxes)
-    for cell in track(cells, "timing pruned networks"):
-        own = export_files(run.out / cell.name, boxes)
-        times = {}
-        for precision in control:
-            took = times_in_turn([control[precision], own[precision]], engine, rounds)
-            times[f"{precision}_ms"] = float(np.median(took[:, 1])) * 1e3
-            times[f"{precision}_ratio"] = float(np.median(took[:, 1] / took[:, 0]))
-            times[f"{precision}_bytes"] = own[precision].stat().st_size
-        _write(run.out / cell.name / TIME, times)
+def timed(
+    control: dict[str, Path], own: dict[str, Path], engine: str, rounds: int
+) -> dict[str, float]:
+    """Return times and sizes of a network's files, run in turn with those of the control."""
+    times = {}
+    for precision, file in own.items():
+        took = times_in_turn([control[precision], file], engine, rounds)
+        times[f"{precision}_ms"] = float(np.median(took[:, 1])) * 1e3
+        times[f"{precision}_ratio"] = float(np.median(took[:, 1] / took[:, 0]))
+        times[f"{precision}_bytes"] = file.stat().st_size
+    return times
 
 
 def export_files(folder: Path, boxes: Iterable[Box]) -> dict[str, Path]:
@@ -278,45 +278,15 @@ def compared(
         row |= {"parameters": left, "gone": 1 - left / row["whole"]}
         for when in ("before", "after"):
             lost = start - np.stack([hits(run[when], scans) for run in runs])
-            figures = [_figures(run[when], scans) for run in runs]
+            each = [figures(run[when], scans) for run in runs]
             row[when] = {
-                **{name: float(np.mean([one[name] for one in figures])) for name in figures[0]},
-                "cpm_lost": lost_points(lost.mean(2), patients),
-                "at_8_lost": lost_points(lost[:, :, -1], patients),
+                **{name: float(np.mean([one[name] for one in each])) for name in each[0]},
+                "cpm_lost": points(lost.mean(2), patients),
+                "at_8_lost": points(lost[:, :, -1], patients),
             }
         rows.append({**row, **timed})
     counts = {"nodules": len(start), "patients": len(set(patients)), "scans": scans}
     return {**counts, "claim": CLAIM, "runs": rows}
-
-
-def _figures(scores: dict[str, Any], scans: int) -> dict[str, float]:
-    return summary(np.array(scores["found"]), np.array(scores["false_positives"]), scans)
-
-
-def hits(scores: dict[str, Any], scans: int) -> npt.NDArray[np.float64]:
-    """Return which nodules are above the threshold of each rate: 0 or 1, ``(nodules, rates)``."""
-    ranked = np.sort(scores["false_positives"])[::-1]
-    counts = [int(rate * scans) for rate in RATES]
-    least = [ranked[n] if n < len(ranked) else -1e8 for n in counts]
-    return np.asarray(np.array(scores["found"])[:, None] > np.array(least), dtype=np.float64)
-
-
-def lost_points(lost: npt.NDArray[np.float64], patients: Sequence[str]) -> dict[str, float]:
-    """Return the mean of ``lost`` (seeds, nodules) in points of a hundred, and its 95 % interval.
-
-    Each resample draws seeds, and the ``patients`` of the nodules, with replacement.
-    """
-    rng, owner = np.random.default_rng(0), np.unique(patients, return_inverse=True)[1]
-    count, means = int(owner.max()) + 1, []
-    for _ in range(2000):
-        seeds = rng.integers(len(lost), size=len(lost))
-        weight = rng.multinomial(count, np.full(count, 1 / count))[owner]
-        means.append(np.average(lost[seeds].mean(0), weights=weight))
-    value, (low, high) = float(lost.mean()), np.quantile(means, [0.025, 0.975])
-    if high - low < 1e-9:  # all patients are alike: at most as many differ as of 0 of n (exact)
-        unlike = 1 - 0.025 ** (1 / count)
-        low, high = value - unlike, value + unlike
-    return {"value": 100 * value, "low": 100 * float(low), "high": 100 * float(high)}
 
 
 def prune_table(result: dict[str, Any]) -> str:
@@ -328,27 +298,11 @@ def prune_table(result: dict[str, Any]) -> str:
             METHODS[run["way"]], percent(run["gone"]),
             # the control before fine-tuning is the start that losses are measured against
             f"{run['before']['cpm']:.3f}",
-            "-" if run["way"] == CONTROL else points(run["before"]["cpm_lost"]),
-            f"{run['after']['cpm']:.3f}", points(run["after"]["cpm_lost"]),
+            "-" if run["way"] == CONTROL else shown_points(run["before"]["cpm_lost"]),
+            f"{run['after']['cpm']:.3f}", shown_points(run["after"]["cpm_lost"]),
             f"{run['multiply_adds'] / 1e9:.1f}", f"{run['int8_ms']:.0f}",
             f"{run['int8_ratio']:.2f}", f"{run['fp32_ms']:.0f}", f"{run['fp32_ratio']:.2f}",
         ]
         for run in result["runs"]
     ]  # fmt: skip
     return Rows(heads, rows).markdown()
-
-
-def _finite(values: np.ndarray) -> list[float]:
-    """Return logits for JSON; a nodule without a peak is below every threshold."""
-    return [round(float(value), 4) if np.isfinite(value) else -1e9 for value in values]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
-
-
-def _write(path: Path, value: object) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-    os.replace(partial, path)

@@ -11,7 +11,7 @@ gradient is largest.
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -81,31 +81,22 @@ def importance_masks(network: nn.Module, scores: Scores, share: float) -> dict[s
     }
 
 
-def layerwise_masks(
-    network: nn.Module, share: float, scores: Callable[[torch.Tensor], torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Return masks without ``share`` of all parameters, each layer's part by `erdos_renyi`.
+def random_masks(network: nn.Module, share: float, seed: int) -> dict[str, torch.Tensor]:
+    """Return masks without ``share`` of all parameters, drawn by ``seed`` in each layer.
 
-    In a layer those stay that ``scores`` of its weight ranks highest; `random_scores` is one.
+    How many weights a layer keeps says `erdos_renyi`.
     """
     convolutions = prunable(network)
     left = erdos_renyi(
         {name: tuple(conv.weight.shape) for name, conv in convolutions.items()},
         _to_remove(network, convolutions, share),
     )
+    generator = torch.Generator().manual_seed(seed)
     masks = {}
     for name, conv in convolutions.items():
-        order = scores(conv.weight.detach()).flatten().argsort(descending=True)
-        mask = torch.zeros(len(order), dtype=torch.bool)
-        mask[order[: left[name]].cpu()] = True
-        masks[name] = mask.view(conv.weight.shape)
+        order = torch.randperm(conv.weight.numel(), generator=generator)
+        masks[name] = (order < left[name]).view(conv.weight.shape)
     return masks
-
-
-def random_scores(seed: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return a scorer for `layerwise_masks` that draws at random, by the seed."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda weight: torch.rand(weight.shape, generator=generator)
 
 
 def erdos_renyi(shapes: Mapping[str, tuple[int, ...]], to_remove: int) -> dict[str, int]:

@@ -1,6 +1,5 @@
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,14 @@ import torch
 from torch.nn import functional as F
 
 from models.distillation import compare
-from models.distillation.compare import ARMS, Comparison, distil_tables, run_compare, soft_targets
+from models.distillation.compare import (
+    ARMS,
+    Comparison,
+    distil_tables,
+    points_gained,
+    run_compare,
+    soft_targets,
+)
 from models.distillation.samples import (
     EACH,
     DistillationSample,
@@ -19,12 +25,12 @@ from models.distillation.samples import (
     read,
     save_sample,
 )
-from models.distillation.scores import points_gained
 from models.distillation.student import Teaching, losses_of, sample_of, score_at
 from models.distillation.teachers import Teacher, read_teachers, temperature_of
 from models.networks.hybrid import HybridNetwork
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.runtime.errors import UnfitArtifact
+from models.training.comparison import Scores
 from models.training.data import Cubes, Piece
 from models.training.runs import Material
 from tests.models.small_networks import TINY_HYBRID
@@ -77,7 +83,6 @@ def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Material, "composer", property(lambda _: small))
     monkeypatch.setattr(compare, "load_material", lambda *_: material)
     monkeypatch.setattr(compare, "load_cubes", lambda *_: held)
-    monkeypatch.setattr(compare, "points_gained", partial(points_gained, resamples=20))
 
 
 @pytest.mark.usefixtures("small_data")
@@ -254,3 +259,17 @@ def test_the_temperature_makes_a_loud_teacher_quiet() -> None:
     label = rng.random(5000) < 1 / (1 + np.exp(-logits))
     found = temperature_of(3 * logits[label], -3 * logits[~label])
     assert found == pytest.approx(3.0, rel=0.15)
+
+
+def test_a_better_student_gains_and_the_interval_holds_the_gain() -> None:
+    """Three of six nodules rank above every false positive; ``shift`` lifts the others."""
+
+    def student(shift: float) -> Scores:
+        return {"found": [5.0, 5, 5, shift, shift, shift], "false_positives": [1.0, 2, 3, 4]}
+
+    patients = ["a", "a", "b", "c", "d", "d"]
+    better = [student(5.0), student(5.0), student(0.0)]
+    gained = points_gained(better, [student(0.0)] * 3, patients, 1)
+    assert gained["at_1"]["points"] == pytest.approx(100 * 0.5 * 2 / 3)
+    assert 0 <= gained["at_1"]["low"] < gained["at_1"]["points"] < gained["at_1"]["high"] <= 100
+    assert points_gained(better, better, patients, 1)["cpm"]["points"] == 0

@@ -13,10 +13,9 @@ from models.pruning.masks import (
     apply_masks,
     erdos_renyi,
     importance_masks,
-    layerwise_masks,
     moved,
     prunable,
-    random_scores,
+    random_masks,
     weight_scores,
 )
 from models.training.data import Batch
@@ -41,7 +40,7 @@ def test_the_requested_share_is_removed(network: ScreeningNetwork, share: float)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     for masks in (
         importance_masks(network, magnitudes(network), share),
-        layerwise_masks(network, share, random_scores(0)),
+        random_masks(network, share, 0),
     ):
         gone = sum(int((~mask).sum()) for mask in masks.values())
         assert gone == round(share * parameters_left(network))

@@ -1,0 +1,78 @@
+"""Comparing trained networks on validation: results that are kept, and intervals of differences.
+
+Pruning and distillation train one network a seed for each variant. Finished ones are kept in a
+folder, so a comparison that was interrupted continues.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from models.training.screening import RATES, ScreeningTask, summary
+
+UNSEEN = -1e9
+"""The logit, in a file, of a nodule without a peak: it is below every threshold."""
+
+RESAMPLES = 2000
+
+Scores = dict[str, list[float]]
+"""Logits of the nodules (``found``) and of the false positives (``false_positives``)."""
+
+
+def scores_of(task: ScreeningTask, network: nn.Module) -> Scores:
+    """Return the scores of a network on the validation part of a task."""
+    found, false = task.scores(network.eval())
+    return {
+        "found": np.where(np.isfinite(found), found.round(4), UNSEEN).tolist(),
+        "false_positives": false.round(4).tolist(),
+    }
+
+
+def figures(scores: Scores, scans: int) -> dict[str, float]:
+    """Return CPM and sensitivities in equal context."""
+    return summary(np.array(scores["found"]), np.array(scores["false_positives"]), scans)
+
+
+def hits(scores: Scores, scans: int) -> npt.NDArray[np.float64]:
+    """Return which nodules are above the threshold of each rate: 0 or 1, ``(nodules, rates)``."""
+    ranked = np.sort(scores["false_positives"])[::-1]
+    counts = [int(rate * scans) for rate in RATES]
+    least = [ranked[n] if n < len(ranked) else UNSEEN / 2 for n in counts]
+    return np.asarray(np.array(scores["found"])[:, None] > np.array(least), dtype=np.float64)
+
+
+def points(change: npt.NDArray[np.float64], patients: Sequence[str]) -> dict[str, float]:
+    """Return the mean of ``change`` (seeds, nodules) in points of a hundred, and its 95 % interval.
+
+    Each resample draws seeds, and the ``patients`` of the nodules, with replacement. The false
+    positives of the few scans are not resampled.
+    """
+    rng, owner = np.random.default_rng(0), np.unique(patients, return_inverse=True)[1]
+    count, means = int(owner.max()) + 1, []
+    for _ in range(RESAMPLES):
+        seeds = rng.integers(len(change), size=len(change))
+        # a patient that is drawn twice has nodules of twice the weight
+        weight = rng.multinomial(count, np.full(count, 1 / count))[owner]
+        means.append(np.average(change[seeds].mean(0), weights=weight))
+    value, (low, high) = float(change.mean()), np.quantile(means, [0.025, 0.975])
+    if high - low < 1e-9:  # all patients are alike: at most as many differ as of 0 of n (exact)
+        unlike = 1 - 0.025 ** (1 / count)
+        low, high = value - unlike, value + unlike
+    return {"value": 100 * value, "low": 100 * float(low), "high": 100 * float(high)}
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the JSON of a file, which is made and written first if it is missing."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(make(), indent=1, allow_nan=False) + "\n")
+        os.replace(partial, path)
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
