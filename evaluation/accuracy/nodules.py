@@ -50,7 +50,7 @@ from models.charts import new_figure, save_png
 from models.markdown import Rows
 from models.runtime.detection import Candidate, Peaks, strongest
 from models.runtime.screener import MOST_CANDIDATES
-from models.runtime.tiles import tiles
+from models.training.tiles import tiles
 
 CAVEAT = "Only some lesions of each scan are known: a few of the false positives may be true."
 

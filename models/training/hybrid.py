@@ -11,7 +11,6 @@ from torch import nn
 from imaging.roi import ROI_SHAPE, cut_roi
 from imaging.volume import FloatArray, UInt8Array
 from models.networks.hybrid import Answers, HybridNetwork
-from models.runtime.tiles import tile_around
 from models.training.data import Batch, Piece, away_from_marks, draw_batches
 from models.training.regions import RegionDrawer, as_sample
 from models.training.screening import (
@@ -23,6 +22,7 @@ from models.training.screening import (
     sensitivity_at,
 )
 from models.training.targets import hybrid_loss
+from models.training.tiles import tile_around
 
 LEAST_LOGIT = -6.0
 """The edge's logit of a nodule that it did not propose; weaker false positives are not read."""

@@ -11,10 +11,10 @@ from torch import nn
 from imaging.volume import FloatArray, UInt8Array
 from models.runtime.detection import Peaks, find_peaks
 from models.runtime.screener import padded
-from models.runtime.tiles import of_tiles, tiles
 from models.training.compose import Composer, cut_out
 from models.training.data import Batch, Piece, away_from_marks, draw_batches
 from models.training.targets import Targets, make_targets, screening_loss
+from models.training.tiles import of_tiles, tiles
 
 RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
 """The false positives a scan whose mean sensitivity is the CPM."""

@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from models.networks.hybrid import HybridNetwork
-from models.runtime.tiles import TILE
 from models.training import hybrid
 from models.training.data import Piece
 from models.training.hybrid import (
@@ -14,6 +13,7 @@ from models.training.hybrid import (
     validation_in_cubes,
     validation_in_scans,
 )
+from models.training.tiles import TILE
 from tests.models.small_networks import TINY_HYBRID
 from tests.models.training.test_data import ball, even
 from tests.models.training.test_regions import SIDE, BrightHeat, drawer

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from models.runtime.detection import Peaks
-from models.runtime.tiles import CORE, TILE, peaks_in_tiles, tile_around, tiles
+from models.training.tiles import CORE, TILE, peaks_in_tiles, tile_around, tiles
 
 SHAPES = [(50, 50, 50), (51, 86, 87), (120, 200, 333), (30, 49, 61), (16, 16, 16)]
 
