@@ -55,6 +55,10 @@ DISMISSED = Decision(
     Candidate((1.0, 2.0, 3.0), (5.0, 6.0, 7.0), 5.0, 0.0412), Route.DISMISS, "below 0.10"
 )
 
+UNCERTAIN = Decision(
+    Candidate((1.0, 2.0, 3.0), (5.0, 6.0, 7.0), 5.0, 0.5), Route.ESCALATE, "between"
+)
+
 
 REPORT = Report(
     study_key="k1",

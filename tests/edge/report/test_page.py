@@ -1,7 +1,8 @@
+"""The page of a report, and what page, terminal and JSON say alike."""
+
 from __future__ import annotations
 
 import base64
-import json
 import re
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,20 +11,38 @@ import numpy as np
 import pytest
 
 from edge.budget import LedgerEntry
-from edge.findings import Decision, Outline, Route, SecondReading
-from edge.report.model import NOT_A_DEVICE, Rejection, Report, Status
+from edge.clinical.sidecar import Clinical
+from edge.findings import Outline, Route, SecondReading
+from edge.report.model import NOT_A_DEVICE, Rejection, Status
 from edge.report.page import banners
-from edge.report.wording import result_of
-from edge.report.write import write_report
+from edge.rules.rule import AppliedRule
 from imaging.volume import Limitation, LimitationKind, StudyHeader
-from models.runtime.detection import Candidate
-from tests.edge.report.reports import FINDING, LOCATOR, POSSIBLE, REPORT, page, write
+from tests.edge.report.reports import (
+    FINDING,
+    LOCATOR,
+    POSSIBLE,
+    REPORT,
+    UNCERTAIN,
+    VERDICT,
+    page,
+    values_of,
+    write,
+)
+from tests.edge.report.test_terminal import printed
+
+REFUSED = replace(
+    REPORT,
+    findings=(),
+    status=Status.REJECTED,
+    rejection=Rejection("IncompleteSeries", "slice 12 of 100 is missing", "000012.dcm"),
+)
 
 
 def test_no_report_says_what_a_guideline_asks() -> None:
     """Guidelines exclude patients whom the program does not recognise; nobody may rest on them."""
     small = replace(FINDING, diameter_mm=4.2)
     text = page(replace(REPORT, findings=(small,))).lower()
+    assert "below 6 mm" in text
     for word in ("guideline", "follow-up", "fleischner", "lung-rads"):
         assert word not in text
 
@@ -41,17 +60,16 @@ def test_no_report_says_what_a_guideline_asks() -> None:
 )
 def test_hostile_text_stays_text(hostile: str) -> None:
     """Whatever a header, path or reason says, the page shows it and runs none of it."""
-    header = StudyHeader(*[hostile] * len(fields(StudyHeader)))
-    finding = replace(FINDING, reason=hostile)
     report = replace(
         REPORT,
-        header=header,
-        findings=(finding,),
+        header=StudyHeader(*[hostile] * len(fields(StudyHeader))),
+        findings=(replace(FINDING, reason=hostile),),
         source=Path("/inbox") / hostile.replace("\x00", "").replace("/", "-"),
         second_reading_reason=hostile,
         models={hostile: hostile},
         other_series=(hostile,),
         ledger=(LedgerEntry(hostile, 1.0, 1.0),),
+        clinical=Clinical(source="clinical.json", problem=hostile),
     )
     text = page(report)
     tags = set(re.findall(r"<([a-z]+)", text))
@@ -63,15 +81,13 @@ def test_hostile_text_stays_text(hostile: str) -> None:
 
 def test_zones_and_outlines_are_explained_only_where_there_are_some(tmp_path: Path) -> None:
     """A scan that is cut has no zones, and one that no cloud measured has no outlines."""
-    plain = write(replace(REPORT, locator=replace(LOCATOR, zones=None)), tmp_path / "a")
-    text = plain.html.read_text()
-    assert "Zones are thirds" not in text
-    assert "Outline of the nodule" not in text
     outlined = replace(FINDING, outline=Outline(np.ones((3, 3, 3), bool), (18, 28, 38), 1.0))
-    full = write(replace(REPORT, locator=LOCATOR, findings=(outlined,)), tmp_path / "b")
-    text = full.html.read_text()
-    assert "Zones are thirds" in text
-    assert "Outline of the nodule by the cloud" in text
+    plain = replace(REPORT, locator=replace(LOCATOR, zones=None))
+    full = replace(REPORT, locator=LOCATOR, findings=(outlined,))
+    for report, there in ((plain, False), (full, True)):
+        text = write(report, tmp_path / str(there)).html.read_text()
+        assert ("Zones are thirds" in text) is there
+        assert ("Outline of the nodule by the cloud" in text) is there
     assert "27 mm³" not in text  # it is drawn, but its volume is not stated
 
 
@@ -85,10 +101,10 @@ def test_page_holds_its_own_pictures_and_points_nowhere(tmp_path: Path) -> None:
     assert not re.search(r"<script|<link|https?:|@import|url\(|javascript:", text)
 
 
-def test_possible_findings_have_a_section_only_where_there_are_some() -> None:
+def test_possible_findings_have_a_section_only_where_there_are_some(tmp_path: Path) -> None:
     """It says what they are, after the findings and before the guarantee, which covers both."""
     assert "possible findings" not in page().lower()
-    text = page(replace(REPORT, possible=(POSSIBLE,)))
+    text = write(replace(REPORT, possible=(POSSIBLE,)), tmp_path).html.read_text()
     assert "1 finding<" in text
     assert "1 possible finding<" in text
     assert "Most of them are not nodules." in text
@@ -98,6 +114,13 @@ def test_possible_findings_have_a_section_only_where_there_are_some() -> None:
     assert re.findall(r'class="badge"[^>]*>(\d+)<', rows) == ["2"]
     assert "the cloud lowered" not in rows
     assert "the cloud lowered … to …, below the threshold 0.60 of findings" in fold
+    assert "2</span> Possible finding, 4.6 mm, probability of being a nodule 0.21" in text
+    assert "in the overview with a question mark" in text
+    for name in ("Probability of being a nodule", "Looks malignant (0 to 1)",
+                 "Brock probability of cancer", "is not a probability"):  # fmt: skip
+        assert name in fold
+    rows = text[text.index('id="findings"') : text.index("<details")]
+    assert [rows.count(f'<use href="#finding_{n:02d}.jpg"/>') for n in (1, 2)] == [1, 1]
 
 
 def test_a_report_without_findings_says_so_and_never_that_nothing_is_there() -> None:
@@ -111,19 +134,6 @@ def test_a_report_without_findings_says_so_and_never_that_nothing_is_there() -> 
         assert "normal" not in text.split("<main>")[1]
 
 
-def test_the_pictures_of_possible_findings_say_what_they_are(tmp_path: Path) -> None:
-    text = write(replace(REPORT, possible=(POSSIBLE,)), tmp_path).html.read_text()
-    assert "2</span> Possible finding, 4.6 mm, probability of being a nodule 0.21" in text
-    assert "in the overview with a question mark" in text
-    assert "1 numbered findings and 1 possible findings" in text
-    assert "question mark" not in write(REPORT, tmp_path).html.read_text()
-
-
-UNCERTAIN = Decision(
-    Candidate((1.0, 2.0, 3.0), (5.0, 6.0, 7.0), 5.0, 0.5), Route.ESCALATE, "between"
-)
-
-
 def test_a_report_by_the_edge_alone_is_no_warning() -> None:
     """Nor is a second reading that was not needed; and nothing says that it is complete."""
     off = replace(
@@ -133,97 +143,58 @@ def test_a_report_by_the_edge_alone_is_no_warning() -> None:
         second_reading_reason="no second reader is configured",
     )
     audited = replace(REPORT, findings=(replace(FINDING, route=Route.DISMISS),))
-    reports = (off, REPORT, audited)
-    assert [result_of(report).split("; ")[-1] for report in reports] == [
-        "no second reading.",
-        "second reading not needed.",
-        "second reading by audit.",
-    ]
-    for report in reports:
+    ends = ("no second reading.", "second reading not needed.", "second reading by audit.")
+    for report, end in zip((off, REPORT, audited), ends, strict=True):
         assert banners(report) == ()
         text = page(report).split("<main>")[1]
+        assert f"; {end}" in text
         assert "banner" not in text
         assert report.second_reading_reason in text
         assert "complete" not in text
 
 
-@pytest.mark.parametrize(
-    ("status", "second", "expected"),
-    [
-        (Status.FINAL, SecondReading.COMPLETE, []),
-        (
-            Status.PROVISIONAL,
-            SecondReading.MISSING,
-            [("warn", "Provisional report"), ("warn", "Second reading missing")],
-        ),
-        (
-            Status.PROVISIONAL,
-            SecondReading.PARTIAL,
-            [("warn", "Provisional report"), ("warn", "Second reading partial")],
-        ),
-    ],
-)
-def test_banner_states_how_complete_the_second_reading_is(
-    status: Status, second: SecondReading, expected: list[tuple[str, str]]
-) -> None:
+@pytest.mark.parametrize("second", [SecondReading.MISSING, SecondReading.PARTIAL])
+def test_banners_state_that_the_second_reading_is_incomplete(second: SecondReading) -> None:
     report = replace(
         REPORT,
         decisions=(UNCERTAIN,),
-        status=status,
+        status=Status.PROVISIONAL,
         second_reading=second,
         second_reading_reason="the link is down",
     )
-    assert [(banner.level, banner.title) for banner in banners(report)] == expected
+    titles = ["Provisional report", f"Second reading {second.value}"]
+    assert [(banner.level, banner.title) for banner in banners(report)] == [
+        ("warn", title) for title in titles
+    ]
     text = page(report).split("<main>")[1]
     assert text.count("the link is down") == 1
     assert f"second reading {second.value}." in text
-    assert all(banner.title in text for banner in banners(report))
+    assert all(title in text for title in titles)
 
 
-def test_a_rejected_study_has_a_page_that_says_why(tmp_path: Path) -> None:
+def test_a_rejected_study_has_a_page_that_says_why() -> None:
     """The banner has kind, reason and file; nothing is said about findings."""
-    report = Report(
-        "k",
-        "2026-03-01T10:11:12+00:00",
-        Path("/inbox/x"),
-        10.0,
-        status=Status.REJECTED,
-        rejection=Rejection("IncompleteSeries", "slice 12 of 100 is missing", "000012.dcm"),
-    )
-    paths = write_report(report, {}, tmp_path)
-    text = paths.html.read_text()
-    assert "IncompleteSeries" in text
+    text = page(REFUSED)
+    assert "This study was not read: IncompleteSeries" in text
     assert "slice 12 of 100 is missing (000012.dcm)" in text
     assert "finding" not in re.sub(r"Findings are suggestions.*", "", text.split("<main>")[1])
-    assert paths.pictures == ()
-    assert json.loads(paths.json.read_text())["rejection"]["kind"] == "IncompleteSeries"
+    assert values_of(REFUSED)["rejection"]["kind"] == "IncompleteSeries"
 
 
 def test_page_names_everything_that_the_reader_must_know() -> None:
     text = page()
     for words in (
-        "Doe Jane",
-        "2026-03-01</dd>",
-        "12.3 mm",
-        "0.95",
+        *("Doe Jane", "2026-03-01</dd>", "12.3 mm", "0.95", "400 ms", "10.00 s"),
         "1 finding, 12 mm; second reading not needed.",
         "Look first at finding 1.",
-        "400 ms",
-        "10.00 s",
         "screening-int8 1 on openvino",
         REPORT.guarantee.text,
         "1.2.4: 2 slices, localizer",
         "Dismissed: 1, highest score 0.041",
-        NOT_A_DEVICE,
     ):
         assert words in text
-
-
-def test_the_disclaimer_stands_under_the_header_and_on_every_printed_page() -> None:
-    """Before anything that could be believed; chromium repeats the margin box on each page."""
-    text = page()
-    body = text.split("</header>")[1]
-    assert body.index(NOT_A_DEVICE) < 100
+    # before anything that could be believed; chromium repeats the margin box on each page
+    assert text.split("</header>")[1].index(NOT_A_DEVICE) < 100
     assert re.search(r"@bottom-left \{ content: \"" + re.escape(NOT_A_DEVICE), text)
 
 
@@ -231,9 +202,47 @@ def test_the_disclaimer_stands_under_the_header_and_on_every_printed_page() -> N
 def test_limitations_stand_in_one_box_under_the_disclaimer(count: int) -> None:
     texts = ("the scan ends inside the lungs at the base", "the patient is 9 years old")[:count]
     limitations = tuple(Limitation(LimitationKind.PATIENT, text) for text in texts)
-    text = page(replace(REPORT, limitations=limitations))
-    body = text.split("</header>")[1].split("<dl")[0]
-    box = body.split('<div class="banner bad"')
-    assert len(box) == 2
-    assert [one in box[1].split("</div>")[0] for one in texts] == [True] * count
+    body = page(replace(REPORT, limitations=limitations)).split("</header>")[1].split("<dl")[0]
+    _, box = body.split('<div class="banner bad"')
+    assert [one in box.split("</div>")[0] for one in texts] == [True] * count
     assert body.index(NOT_A_DEVICE) < body.index("No guarantee: this study") < body.index(texts[0])
+
+
+SCREENED = replace(
+    REPORT,
+    findings=(replace(FINDING, verdict=replace(VERDICT, texture="solid")),),
+    possible=(POSSIBLE,),
+    rule=AppliedRule("lung screening", screening=True),
+    locator=LOCATOR,
+)
+
+
+def test_a_screening_examination_has_a_category_with_its_inputs_and_no_other_has() -> None:
+    """That of a refused study is 0, an ignored one has none."""
+    written = values_of(SCREENED)["lung_rads"]
+    assert (written["category"], written["standard"]) == ("4A", "ACR Lung-RADS v2022")
+    (nodule,) = written["inputs"]
+    assert (nodule["diameter_mm"], nodule["type"], nodule["missing"]) == (12.3, "solid", ())
+    assert "ACR Lung-RADS v2022, suggested: category 4A." in page(SCREENED)
+    assert "suggested: category 4A" in printed(SCREENED)
+    assert values_of()["lung_rads"] is None
+    assert "Lung-RADS" not in page() + printed(REPORT)
+    refused = replace(REFUSED, rule=SCREENED.rule)
+    assert values_of(refused)["lung_rads"]["category"] == "0"
+    assert "suggested: category 0.</strong> The study was not read." in page(refused)
+    ignored = replace(SCREENED, findings=(), status=Status.IGNORED)
+    assert values_of(ignored)["lung_rads"] is None
+    assert "Not read" in printed(ignored)
+
+
+def test_each_finding_has_its_probability_of_cancer_and_a_possible_finding_none() -> None:
+    written = values_of(SCREENED)
+    (finding,), (possible,) = written["findings"], written["possible_findings"]
+    nodule = {"diameter_mm": 12.3, "texture": "solid", "upper": True, "unknown": []}
+    assert finding["brock"] == {"probability": 0.0976, **nodule}
+    assert possible["brock"] is None
+    patient = written["brock"]
+    assert (patient["inputs"]["age_years"], patient["inputs"]["count"]) == (62.0, 1)
+    assert patient["unknown"][:2] == ["age", "sex"]
+    assert "9.8 %" in page(SCREENED)
+    assert "Brock probability of cancer  1: 9.8%; unknown: age, sex, " in printed(SCREENED, 300)

@@ -66,35 +66,6 @@ def test_what_the_files_do_not_state_of_a_location_is_null() -> None:
     assert values_of(REPORT)["findings"][0]["location"] is None
 
 
-def test_findings_of_all_sizes_are_one_list_and_those_below_6_mm_are_marked() -> None:
-    small = replace(FINDING, diameter_mm=4.2)
-    values = values_of(replace(REPORT, findings=(small, FINDING)))
-    marks = [(one["number"], one["small"]) for one in values["findings"]]
-    assert marks == [(1, True), (2, False)]
-    assert "small_nodules" not in values
-    text = page(replace(REPORT, findings=(small, FINDING)))
-    assert "2 findings<" in text
-    assert text.count("below 6 mm") == 1
-    assert "below 6 mm" not in page()
-
-
-def test_possible_findings_are_a_list_of_their_own_and_numbered_on() -> None:
-    """They have the keys of findings; a report without any has an empty list."""
-    values = values_of(replace(REPORT, findings=(FINDING,) * 2, possible=(POSSIBLE,)))
-    assert [one["number"] for one in values["findings"]] == [1, 2]
-    (possible,) = values["possible_findings"]
-    assert possible.keys() == values["findings"][0].keys()
-    assert (possible["number"], possible["probability"], possible["small"]) == (3, 0.21, True)
-    assert values["schema"] == SCHEMA == "overread.report/2"
-    assert values_of(REPORT)["possible_findings"] == []
-
-
-def test_numbers_of_an_amended_report_are_those_of_both_lists() -> None:
-    report = replace(REPORT, possible=(POSSIBLE,), finding_numbers=(5, 2))
-    assert [n for n, _ in report.numbered] == [5]
-    assert [n for n, _ in report.numbered_possible] == [2]
-
-
 def test_json_says_nothing_that_is_no_json() -> None:
     odd = replace(FINDING, diameter_mm=float("nan"), verdict=None)
     values = values_of(replace(REPORT, findings=(odd,), deadline_s=float("inf")))

@@ -12,7 +12,13 @@ import pytest
 from edge.atomic_files import write_atomically
 from edge.findings import Outline
 from edge.report.evidence import OUTLINES, SOURCE, of_version
-from edge.report.pictures import PICTURED, PICTURED_POSSIBLE, draw_pictures, first_note
+from edge.report.pictures import (
+    PICTURED,
+    PICTURED_POSSIBLE,
+    draw_pictures,
+    first_note,
+    picture_name,
+)
 from edge.report.write import version_in, write_report, write_version
 from imaging.preprocess import Preprocessed
 from imaging.render import Mark, finding_picture, overview_picture
@@ -31,6 +37,7 @@ def test_files_are_written_and_named_by_finding(tmp_path: Path) -> None:
 
 
 def test_report_json_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its objects are made from is there before."""
     written: list[str] = []
 
     def watched(path: Path, data: bytes) -> None:
@@ -39,8 +46,10 @@ def test_report_json_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     for module in ("pictures", "write"):
         monkeypatch.setattr(f"edge.report.{module}.write_atomically", watched)
-    write(REPORT, tmp_path)
-    assert written == ["overview.jpg", "finding_01.jpg", "report.html", "report.json"]
+    pictures = draw_pictures(REPORT.findings, (), box(), tmp_path)
+    write_report(REPORT, pictures, tmp_path, {SOURCE: b"headers", OUTLINES: b"one"})
+    names = [*pictures, SOURCE, OUTLINES, "report.html", "report.json"]
+    assert written == ["overview.jpg", "finding_01.jpg", *names[2:]]
 
 
 def test_one_patient_s_pictures_never_lie_beside_another_s_report(tmp_path: Path) -> None:
@@ -108,31 +117,27 @@ def test_a_name_that_is_no_utf8_does_not_stop_the_report(tmp_path: Path) -> None
     assert json.loads(paths.json.read_text())["source"] == "/in/?"
 
 
-def test_only_the_first_findings_get_pictures_of_their_own(tmp_path: Path) -> None:
-    count = PICTURED + 2
-    paths = write(replace(REPORT, findings=(FINDING,) * count), tmp_path)
-    assert len(paths.pictures) == PICTURED + 1
-    assert len(json.loads(paths.json.read_text())["findings"]) == count
-
-
-def test_findings_are_drawn_before_possible_findings(tmp_path: Path) -> None:
-    """The limit is one for both lists."""
-    findings, possible = (FINDING,) * (PICTURED - 1), (POSSIBLE,) * 2
-    paths = write(replace(REPORT, findings=findings, possible=possible), tmp_path)
-    assert [path.name for path in paths.pictures[-2:]] == ["finding_19.jpg", "finding_20.jpg"]
+@pytest.mark.parametrize(
+    ("findings", "possible", "drawn"),
+    [
+        (PICTURED + 2, 0, PICTURED),
+        (PICTURED - 1, 2, PICTURED),  # the limit is one for both lists
+        (1, PICTURED_POSSIBLE + 1, 1 + PICTURED_POSSIBLE),  # a report must not wait for the others
+    ],
+)
+def test_only_the_first_of_each_list_get_pictures_of_their_own(
+    tmp_path: Path, findings: int, possible: int, drawn: int
+) -> None:
+    """The overview shows the others too."""
+    lists = (FINDING,) * findings, (POSSIBLE,) * possible
+    paths = write(replace(REPORT, findings=lists[0], possible=lists[1]), tmp_path)
+    names = [picture_name(number) for number in range(1, drawn + 1)]
+    assert [path.name for path in paths.pictures] == ["overview.jpg", *names]
     text = paths.html.read_text()
-    assert 'id="finding-20"' in text
-    assert 'id="finding-21"' not in text
-
-
-def test_only_the_first_possible_findings_are_drawn_before_the_report(tmp_path: Path) -> None:
-    """The overview shows the others too; a report must not wait for their pictures."""
-    possible = (POSSIBLE,) * (PICTURED_POSSIBLE + 1)
-    paths = write(replace(REPORT, findings=(FINDING,), possible=possible), tmp_path)
-    assert len(paths.pictures) == 1 + 1 + PICTURED_POSSIBLE
-    assert first_note(1, len(possible), draw_pictures((FINDING,), possible, box(), tmp_path)) == (
-        "Numbers above 5 are in the overview only."
-    )
+    assert f'id="finding-{drawn}"' in text
+    assert f'id="finding-{drawn + 1}"' not in text
+    note = first_note(findings, possible, draw_pictures(*lists, box(), tmp_path))
+    assert note == f"Numbers above {drawn} are in the overview only."
 
 
 def test_a_possible_finding_has_a_question_mark_in_the_overview_alone(
@@ -202,14 +207,9 @@ def test_the_new_version_takes_the_place_and_the_old_one_lies_beside_it(tmp_path
     assert [finding["number"] for finding in words["findings"]] == [4, 1]
     assert words["changes"][0]["verdict"] == {"probability": 0.8, "model": "m 1"}
     assert [path.name for path in paths.pictures] == list(PICTURES)
-
-
-def test_pictures_that_are_not_of_the_new_version_go(tmp_path: Path) -> None:
-    first(tmp_path)
     (tmp_path / "finding_notes.jpg").touch()
-    write_version(SECOND, {}, tmp_path)
-    names = ["finding_notes.jpg", "report.html", "report.json", "report.v1.html", "report.v1.json"]
-    assert sorted(os.listdir(tmp_path)) == names
+    write_version(replace(SECOND, version=3), {}, tmp_path)
+    assert [path.name for path in tmp_path.glob("*.jpg")] == ["finding_notes.jpg"]
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -239,11 +239,11 @@ def test_killed_at_any_file_the_old_version_is_complete_and_the_next_attempt_fin
 
 
 def test_the_version_of_another_study_is_none(tmp_path: Path) -> None:
-    assert version_in(tmp_path, "k1") == 0
     first(tmp_path)
     assert (version_in(tmp_path, "k1"), version_in(tmp_path, "k2")) == (1, 0)
     (tmp_path / "report.json").write_text("{")
     assert version_in(tmp_path, "k1") == 0
+    assert version_in(tmp_path / "none", "k1") == 0
 
 
 def test_a_new_study_s_report_leaves_no_version_of_an_older_one(tmp_path: Path) -> None:
@@ -263,14 +263,3 @@ def test_each_version_keeps_the_evidence_that_its_objects_are_made_from(tmp_path
     assert (tmp_path / of_version(OUTLINES, 1)).read_bytes() == b"one"
     write_report(REPORT, {}, tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["report.html", "report.json"]
-
-
-def test_evidence_is_complete_before_the_report_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written: list[str] = []
-    monkeypatch.setattr(
-        "edge.report.write.write_atomically", lambda path, _data: written.append(path.name)
-    )
-    write_report(REPORT, {}, tmp_path, {SOURCE: b"headers", OUTLINES: b"one"})
-    assert written == [SOURCE, OUTLINES, "report.html", "report.json"]
