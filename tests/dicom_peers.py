@@ -22,7 +22,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
     generate_uid,
 )
-from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom import AE, build_context, evt
 from pynetdicom.sop_class import Verification
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -108,12 +108,10 @@ class Pacs:
             self.associations += 1
 
         entity = AE("PACS")
-        entity.supported_contexts = [
-            *(AllStoragePresentationContexts[:120] if contexts is None else contexts)
-        ]
         if contexts is None:
-            entity.add_supported_context(EncapsulatedPDFStorage)
-            entity.add_supported_context(Verification)
+            kinds = (EncapsulatedPDFStorage, SecondaryCaptureImageStorage, Verification)
+            contexts = [build_context(kind) for kind in kinds]
+        entity.supported_contexts = [*contexts]
         for name, value in limits.items():
             setattr(entity, name, value)
         handlers = [(evt.EVT_C_STORE, store), (evt.EVT_ACCEPTED, opened)]

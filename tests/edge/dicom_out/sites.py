@@ -62,6 +62,7 @@ class Deliveries:
 
     def __init__(self, root: Path, store: StudyStore, *targets: TargetOf) -> None:
         self.store, self.clock = store, HandClock()
+        self.make = make_objects
         self.folders = AgentFolders.of(settings_in(root))
         self.folders.make()
         self.outbox = self.folders.outbox
@@ -73,7 +74,7 @@ class Deliveries:
     def start(self) -> None:
         """A process that has just begun."""
         rules: Any = {"clock": self.clock, "jitter": lambda _low, high: high}
-        self.maker = ObjectMaker(self.store, self.outbox, make_objects, **rules)
+        self.maker = ObjectMaker(self.store, self.outbox, self._made, **rules)
         self.senders = {
             one.name: Sender(
                 one,
@@ -86,6 +87,13 @@ class Deliveries:
             )
             for one in self.targets
         }
+
+    @property
+    def exports(self) -> ExportStore:
+        return self.store.extension(ExportStore)
+
+    def _made(self, out: Path, version: int) -> list[Path]:
+        return self.make(out, version)
 
     def report(self, name: str) -> str:
         """A study whose report is out, by the steps of the agent; its key."""
@@ -103,7 +111,7 @@ class Deliveries:
         """One more version, whose export begins."""
         out = self.outbox / self.store.get(key).report_name
         write_version(replace(report_of(key), version=version), {}, out)
-        self.store.extension(ExportStore).adopt(key, (version,))
+        self.exports.adopt(key, (version,))
 
     def run(self) -> None:
         """All that is due now."""
@@ -125,11 +133,7 @@ class Deliveries:
         return [one.step.value for one in self.of(target)]
 
     def of(self, target: str) -> list[Delivery]:
-        return [
-            one
-            for one in self.store.extension(ExportStore).deliveries(*DeliveryStep)
-            if one.target == target
-        ]
+        return [one for one in self.exports.deliveries(*DeliveryStep) if one.target == target]
 
 
 def report_of(key: str) -> Report:

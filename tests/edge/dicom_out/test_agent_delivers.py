@@ -6,22 +6,28 @@ import os
 import signal
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edge.dicom_out.exports import DeliveryStep, ExportStep, ExportStore
-from edge.dicom_out.overview import NothingToSend, overview, resend
+from edge.dicom_out.overview import NothingToSend, resend
+from edge.escalation.rois import EscalationResult
 from edge.folders import AgentFolders
+from edge.report.evidence import OUTLINES, of_version, read_outlines
 from edge.retention import DAY_S, Retention
 from edge.run import run_agent, site_of
 from edge.settings.core import EdgeSettings
 from edge.store.pending import PendingStep
 from edge.store.steps import Step
 from evaluation.recovery.agent import Crash, settings_in
+from protos.deadline import Deadline
+from protos.messages import Priority, Roi
 from tests.dicom_peers import Pacs
 from tests.edge.builders import ForgetfulCloud, HandClock, put
 from tests.edge.databases import open_store
@@ -32,7 +38,9 @@ from tests.edge.running_agent import (
     a_version_for_each_verdict,
     quick_read,
     statuses,
+    unfinished,
     wait_until,
+    work_off,
 )
 
 # pynetdicom drops the socket of a connection that failed without closing it
@@ -49,7 +57,13 @@ def with_target(root: Path, port: int) -> EdgeSettings:
     return settings_in(root).model_copy(update={"targets": (pacs_at(port),)})
 
 
-def serve(root: Path, port: int, crash: Crash = None, stop: threading.Event | None = None) -> None:
+def serve(
+    root: Path,
+    port: int,
+    crash: Crash = None,
+    stop: threading.Event | None = None,
+    cloud: ForgetfulCloud | None = None,
+) -> None:
     """The agent; it kills itself at the durable step ``crash``, in whatever thread that is."""
 
     def on_step(step: Enum, durable: bool) -> None:
@@ -60,23 +74,30 @@ def serve(root: Path, port: int, crash: Crash = None, stop: threading.Event | No
         run_agent(
             with_target(root, port),
             read=quick_read,
-            second=ForgetfulCloud(root / "asked"),
+            second=cloud or ForgetfulCloud(root / "asked"),
             on_step=on_step,
             stop=stop,
             make_objects=make_objects,
         )
 
 
-def work(root: Path, port: int, *, sent: int) -> None:
-    """Run the agent in this process until so many deliveries are sent."""
+@contextmanager
+def agent(root: Path, port: int, cloud: ForgetfulCloud | None = None) -> Iterator[None]:
+    """The agent in a thread of this process."""
     stop = threading.Event()
-    agent = threading.Thread(target=serve, args=(root, port, None, stop))
-    agent.start()
+    thread = threading.Thread(target=serve, args=(root, port, None, stop, cloud))
+    thread.start()
     try:
-        wait_until(lambda: count(root, "deliveries", "sent") >= sent)
+        yield
     finally:
         stop.set()
-        agent.join()
+        thread.join()
+
+
+def work(root: Path, port: int, *, sent: int) -> None:
+    """Run the agent in this process until so many deliveries are sent."""
+    with agent(root, port):
+        wait_until(lambda: count(root, "deliveries", "sent") >= sent)
 
 
 def count(root: Path, table: str, step: str) -> int:
@@ -97,7 +118,6 @@ def keys(root: Path) -> dict[str, str]:
 
 STEPS: list[Enum] = [
     Step.REPORTED,
-    PendingStep.PENDING,
     PendingStep.CLOSED,
     ExportStep.MADE,
     DeliveryStep.TRYING,
@@ -105,6 +125,7 @@ STEPS: list[Enum] = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("durable", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.value)
 def test_killed_at_any_durable_step_every_version_reaches_its_target(
@@ -135,61 +156,22 @@ def lose_database(root: Path) -> None:
 def test_after_a_lost_database_every_report_reaches_its_target_and_none_comes_twice(
     tmp_path: Path,
 ) -> None:
-    """One had been sent before, another not."""
+    """One had been sent before, another not; the last loss is while the agent runs."""
     put(tmp_path / "inbox", "a")
     pacs = Pacs()
     with pacs.running():
         work(tmp_path, pacs.port, sent=1)
     put(tmp_path / "inbox", "b")
-    stop = threading.Event()
-    agent = threading.Thread(target=serve, args=(tmp_path, pacs.port, None, stop))
-    agent.start()
-    wait_until(lambda: count(tmp_path, "deliveries", "sending") == 1)
-    stop.set()
-    agent.join()
+    with agent(tmp_path, pacs.port):
+        wait_until(lambda: count(tmp_path, "deliveries", "sending") == 1)
     lose_database(tmp_path)
-    with pacs.running():
-        work(tmp_path, pacs.port, sent=2)
-    named = keys(tmp_path)
-    assert pacs.received == [*uids(named["a"], 1), *uids(named["b"], 1)]
-
-
-def test_a_database_that_is_lost_while_the_agent_runs_stops_no_delivery(
-    tmp_path: Path, pacs: Pacs
-) -> None:
-    put(tmp_path / "inbox", "a")
-    stop = threading.Event()
-    agent = threading.Thread(target=serve, args=(tmp_path, pacs.port, None, stop))
-    agent.start()
-    try:
-        wait_until(lambda: count(tmp_path, "deliveries", "sent") == 1)
-        lose_database(tmp_path)
-        put(tmp_path / "inbox", "b")
+    with pacs.running(), agent(tmp_path, pacs.port):
         wait_until(lambda: count(tmp_path, "deliveries", "sent") == 2)
-    finally:
-        stop.set()
-        agent.join()
+        lose_database(tmp_path)
+        put(tmp_path / "inbox", "c")
+        wait_until(lambda: count(tmp_path, "deliveries", "sent") == 3)
     named = keys(tmp_path)
-    assert pacs.received == [*uids(named["a"], 1), *uids(named["b"], 1)]
-
-
-def test_without_targets_the_agent_makes_no_rows_and_no_objects(tmp_path: Path) -> None:
-    put(tmp_path / "inbox", "a")
-    stop = threading.Event()
-
-    def on_step(step: Enum, durable: bool) -> None:
-        if step is Step.DONE and durable:
-            stop.set()
-
-    run_agent(
-        settings_in(tmp_path),
-        read=quick_read,
-        stop=stop,
-        on_step=on_step,
-        make_objects=make_objects,
-    )
-    assert count(tmp_path, "exports", "making") == 0
-    assert not (tmp_path / "outbox" / "a" / "dicom").exists()
+    assert pacs.received == [uid for name in "abc" for uid in uids(named[name], 1)]
 
 
 def test_a_report_stays_until_every_target_has_it(tmp_path: Path, pacs: Pacs) -> None:
@@ -219,64 +201,50 @@ def test_a_report_stays_until_every_target_has_it(tmp_path: Path, pacs: Pacs) ->
 
 
 def test_a_report_is_sent_again_beside_a_running_agent(tmp_path: Path, pacs: Pacs) -> None:
+    """Also one that is older than its target."""
     put(tmp_path / "inbox", "a")
-    settings = with_target(tmp_path, pacs.port)
-    stop = threading.Event()
-    agent = threading.Thread(target=serve, args=(tmp_path, pacs.port, None, stop))
-    agent.start()
-    try:
-        wait_until(lambda: count(tmp_path, "deliveries", "sent") == 1)
+    work_off(tmp_path)
+    site = site_of(with_target(tmp_path, pacs.port))
+    with agent(tmp_path, pacs.port):
         (key,) = keys(tmp_path).values()
-        for study in ("a", key):
+        for study, to in (("a", "pacs"), ("a", None), (key, None)):
             before = len(pacs.received)
-            assert resend(study, None, site_of(settings)) == ["a version 1 to pacs"]
+            assert resend(study, to, site) == ["a version 1 to pacs"]
             wait_until(lambda before=before: len(pacs.received) == before + 2)  # type: ignore[misc]
         wait_until(lambda: count(tmp_path, "deliveries", "sent") == 1)
-    finally:
-        stop.set()
-        agent.join()
     assert pacs.kept == uids(key, 1)
     for study, to in (("b", None), ("a", "other")):
         with pytest.raises(NothingToSend, match=f"^{to or study}: no "):
-            resend(study, to, site_of(settings))
+            resend(study, to, site)
 
 
-def test_a_report_from_before_the_target_can_be_sent(tmp_path: Path, pacs: Pacs) -> None:
-    put(tmp_path / "inbox", "a")
-    stop = threading.Event()
+class OutliningCloud(ForgetfulCloud):
+    """It answers one region, then the other; each answer outlines a cube in the middle."""
 
-    def on_step(step: Enum, durable: bool) -> None:
-        if step is Step.DONE and durable:
-            stop.set()
+    def read_rois(
+        self,
+        rois: Sequence[Roi],
+        deadline: Deadline,
+        study_key: str,
+        priority: Priority | None = None,
+    ) -> EscalationResult:
+        result = super().read_rois(rois, deadline, study_key, priority)
+        shapes = {roi.roi_id: roi.voxels.shape for roi in rois}
+        masks = {roi_id: np.zeros(shapes[roi_id], bool) for roi_id in result.verdicts}
+        for mask in masks.values():
+            mask[tuple(slice(side // 2 - 2, side // 2 + 2) for side in mask.shape)] = True
+        return replace(result, masks=masks)
 
-    run_agent(settings_in(tmp_path), read=quick_read, stop=stop, on_step=on_step)
-    settings = with_target(tmp_path, pacs.port)
-    assert resend("a", "pacs", site_of(settings)) != []
-    work(tmp_path, pacs.port, sent=1)
-    assert pacs.received == uids(keys(tmp_path)["a"], 1)
 
-
-def test_the_overview_has_backlog_dead_letters_and_reports_without_objects(
-    tmp_path: Path, pacs: Pacs
+def test_an_amended_version_has_the_newer_outlines_and_an_older_one_keeps_its_own(
+    tmp_path: Path,
 ) -> None:
-    for name in "abc":
-        put(tmp_path / "inbox", name)
-    work(tmp_path, pacs.port, sent=3)
-    settings = with_target(tmp_path, pacs.port)
-    settings = settings.model_copy(update={"targets": (*settings.targets, pacs_at(9, "gone"))})
-    folders, named = AgentFolders.of(settings), keys(tmp_path)
-    with open_store(folders.state / "spool.sqlite3", targets=["pacs"]) as store:
-        put_at = "UPDATE deliveries SET step = ?, reason = 'why' WHERE study_key = ?"
-        store.database.execute(put_at, ("dead", named["a"]))
-        store.database.execute(put_at, ("sending", named["b"]))
-        change = "UPDATE exports SET step = 'none', reason = 'NIfTI' WHERE study_key = ?"
-        store.database.execute(change, (named["c"],))
-    states, unmade = overview(site_of(settings))
-    assert [(one.name, one.problem, one.waiting) for one in states[:1]] == [("pacs", "", 1)]
-    assert states[1].problem == "127.0.0.1:9: Connection refused"
-    assert [(one.report, one.reason) for one in states[0].dead] == [("a", "why")]
-    assert [(one.report, one.reason) for one in unmade] == [("c", "NIfTI")]
-    assert states[0].oldest_s >= 0.0
-    assert resend(None, None, site_of(settings)) == ["a version 1 to pacs"]
-    states, _ = overview(site_of(settings))
-    assert (states[0].waiting, states[0].dead) == (2, ())
+    """None, then one, then two."""
+    put(tmp_path / "inbox", "a", "pending")
+    cloud, out = OutliningCloud(tmp_path / "asked"), tmp_path / "outbox" / "a"
+    with agent(tmp_path, 9, cloud):
+        wait_until(lambda: (out / "report.v2.json").is_file() and unfinished(tmp_path) == 0)
+    files = (out / of_version(OUTLINES, 1), out / of_version(OUTLINES, 2), out / OUTLINES)
+    found = [{*read_outlines(one.read_bytes() if one.is_file() else b"")} for one in files]
+    assert [len(numbers) for numbers in found] == [0, 1, 2]
+    assert found[1] < found[2]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -29,56 +31,73 @@ def command(root: Path, port: int, *arguments: str) -> Result:
     return CliRunner().invoke(app, [*arguments, "--config", str(config)])
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A report that was sent, and then is a dead letter."""
-    put(tmp_path / "inbox", "a")
+def change(root: Path, what: str) -> None:
+    with open_store(root / "state" / "spool.sqlite3", targets=["pacs"]) as store:
+        store.database.execute(f"UPDATE {what}")
+
+
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two reports: the first is a dead letter, of the other no objects can be made."""
+    root = tmp_path_factory.mktemp("worked")
+    for name in "ab":
+        put(root / "inbox", name)
     with Pacs().running() as pacs:
-        work(tmp_path, pacs.port, sent=1)
-    with open_store(tmp_path / "state" / "spool.sqlite3", targets=["pacs"]) as store:
-        store.database.execute("UPDATE deliveries SET step = 'dead', reason = 'the [red] reason'")
-    return tmp_path
+        work(root, pacs.port, sent=2)
+    first, second = (keys(root)[name] for name in "ab")
+    change(
+        root, f"deliveries SET step = 'dead', reason = 'a [red] why' WHERE study_key = '{first}'"
+    )
+    change(root, f"exports SET step = 'none', reason = 'NIfTI' WHERE study_key = '{second}'")
+    return root
+
+
+@pytest.fixture
+def root(worked: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(worked, tmp_path / "root"))
 
 
 def test_targets_shows_who_answers_and_dead_letters_with_their_reasons(root: Path) -> None:
+    """And what waits since when, reports without objects, and targets that are gone."""
     with Pacs().running() as pacs:
         result = command(root, pacs.port, "targets", "--json")
         assert result.exit_code == 0
-        (target,) = json.loads(result.stdout)["targets"]
+        found = json.loads(result.stdout)
+        (target,) = found["targets"]
         assert (target["name"], target["problem"], target["waiting"]) == ("pacs", "", 0)
         (letter,) = target["dead"]
-        assert (letter["report"], letter["reason"]) == ("a", "the [red] reason")
+        assert (letter["report"], letter["reason"]) == ("a", "a [red] why")
         assert letter["study_key"] == keys(root)["a"]
-        assert "the [red] reason" in " ".join(command(root, pacs.port, "targets").stdout.split())
+        (unmade,) = found["without_objects"]
+        assert (unmade["report"], unmade["reason"]) == ("b", "NIfTI")
+        assert "a [red] why" in " ".join(command(root, pacs.port, "targets").stdout.split())
+        change(root, "deliveries SET step = 'sending', target = 'gone'")
+        _, gone = json.loads(command(root, pacs.port, "targets", "--json").stdout)["targets"]
+        assert (gone["problem"], gone["waiting"]) == ("is not set up any more", 2)
+        assert gone["oldest_s"] >= 0.0
     result = command(root, pacs.port, "targets", "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["targets"][0]["problem"].endswith("Connection refused")
 
 
-def test_resend_makes_a_study_or_all_dead_letters_due_again(root: Path) -> None:
+def test_resend_makes_a_study_or_all_dead_letters_due_again_and_the_trail_says_who(
+    root: Path,
+) -> None:
+    """A command that finds nothing records nothing."""
     for arguments in (["a"], [keys(root)["a"], "--to", "pacs"], ["--dead"]):
-        with open_store(root / "state" / "spool.sqlite3") as store:
-            store.database.execute("UPDATE deliveries SET step = 'dead'")
+        change(root, f"deliveries SET step = 'dead' WHERE study_key = '{keys(root)['a']}'")
         result = command(root, 9, "resend", *arguments)
         assert (result.exit_code, result.stdout) == (0, "due again: a version 1 to pacs\n")
         assert count(root, "deliveries", "sending") == 1
     assert command(root, 9, "resend", "--dead").stdout == "none\n"
     assert command(root, 9, "resend").exit_code == 2
-    assert "no study has this key" in command(root, 9, "resend", "b").output
-
-
-def test_who_resends_is_in_the_audit_trail(root: Path) -> None:
-    """Also for dead letters; a command that finds nothing records nothing."""
-    for arguments in (["a"], ["--dead"], ["b"]):
-        with open_store(root / "state" / "spool.sqlite3") as store:
-            store.database.execute("UPDATE deliveries SET step = 'dead'")
-        command(root, 9, "resend", *arguments)
+    assert "no study has this key" in command(root, 9, "resend", "c").output
     with open_store(root / "state" / "spool.sqlite3") as store:
         store.trail.flush()
-    records = [one for one in records_after(root / "state" / "trail", 0)
-               if one.event == Event.RESENT]  # fmt: skip
+    trail = records_after(root / "state" / "trail", 0)
+    resent = [dict(one.fields) for one in trail if one.event == Event.RESENT]
     what = {"study_key": keys(root)["a"], "versions": [1], "targets": ["pacs"]}
-    assert [dict(one.fields) for one in records] == [{**what, **Person.here().fields}] * 2
+    assert resent == [{**what, **Person.here().fields}] * 3
 
 
 def test_without_targets_the_commands_say_so() -> None:
@@ -89,14 +108,15 @@ def test_without_targets_the_commands_say_so() -> None:
 
 
 def test_doctor_names_silent_targets_and_dead_letters(root: Path) -> None:
-    with Pacs().running() as pacs:
+    def said() -> list[Any]:
         found = json.loads(command(root, pacs.port, "doctor", "--json").stdout)
-        texts = [(one["level"], one["text"]) for one in found if one["what"] == "targets"]
+        return [(one["level"], one["text"]) for one in found if one["what"] == "targets"]
+
+    with Pacs().running() as pacs:
         address = f"127.0.0.1:{pacs.port}"
-        assert texts == [
+        assert said() == [
             ("ok", f"pacs: {address} answers, encryption: none"),
             ("WRONG", "pacs: 1 dead letters: overread-edge targets says why"),
+            ("note", "1 reports have no objects: overread-edge targets says why"),
         ]
-    found = json.loads(command(root, pacs.port, "doctor", "--json").stdout)
-    texts = [(one["level"], one["text"]) for one in found if one["what"] == "targets"]
-    assert texts[0] == ("WRONG", f"pacs: {address}: Connection refused")
+    assert said()[0] == ("WRONG", f"pacs: {address}: Connection refused")
