@@ -28,6 +28,7 @@ from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
 from edge.telemetry import Telemetry
 from imaging.errors import is_machine_fault
+from process.backoff import doubled
 from protos.messages import Priority
 
 PAUSE_POLLS = 10
@@ -81,7 +82,7 @@ class MainLoop:
         # process is not known here.
         self._clock, self._start_s, self._since_s = clock, clock(), dict[str, float]()
         self._suspended: set[str] = set()
-        self._rests: dict[str, tuple[float, float]] = {}  # until when, and for how long
+        self._rests: dict[str, tuple[float, int]] = {}  # until when, and how many so far
         self._uncounted: set[str] = set()
         self._current: Record | None = None
         self._interrupted = False
@@ -228,9 +229,9 @@ class MainLoop:
             if is_transient(error):
                 raise
             if is_machine_fault(error) or isinstance(error, PermissionError):
-                _, last_s = self._rests.get(key, (0.0, 0.0))
-                rest_s = min(MAX_REST_S, 2 * last_s or PAUSE_POLLS * self._settings.poll_s)
-                self._rests[key] = self._clock() + rest_s, rest_s
+                _, rests = self._rests.get(key, (0.0, 0))
+                rest_s = doubled(PAUSE_POLLS * self._settings.poll_s, MAX_REST_S, rests)
+                self._rests[key] = self._clock() + rest_s, rests + 1
                 values = {field: key, "error": str(error), "pause_s": rest_s}
                 log.error("fault of the machine, the study waits", **values)
             else:
@@ -244,7 +245,7 @@ class MainLoop:
 
     def _is_held(self, key: str) -> bool:
         """Return whether a study is suspended, or waits after a fault of the machine."""
-        return key in self._suspended or self._clock() < self._rests.get(key, (0.0, 0.0))[0]
+        return key in self._suspended or self._clock() < self._rests.get(key, (0.0, 0))[0]
 
     def _pause(self, error: Exception) -> None:
         """Wait for a transient error to pass; it is not counted against the current study."""

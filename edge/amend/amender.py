@@ -35,6 +35,7 @@ from edge.store.amendment import amend_report
 from edge.store.pending import PendingRead, PendingStep
 from edge.store.studies import StudyStore
 from process import tracing
+from process.backoff import Jitter, doubled, pause_s
 from protos.deadline import Deadline
 
 MAX_LINK_PAUSE_S = 300.0
@@ -67,9 +68,7 @@ class Backoff:
         jitter: uniform between two bounds.
     """
 
-    def __init__(
-        self, first_s: float, clock: Callable[[], float], jitter: Callable[[float, float], float]
-    ) -> None:
+    def __init__(self, first_s: float, clock: Callable[[], float], jitter: Jitter) -> None:
         self._first_s, self._clock, self._jitter = first_s, clock, jitter
         self._refused_until: dict[str, float] = {}
         self._link_until, self._no_responses = float("-inf"), 0
@@ -106,9 +105,7 @@ class Backoff:
         self._refused_until.pop(key, None)
 
     def _pause_s(self, count: int, longest_s: float) -> float:
-        """Draw from the upper half of what is allowed, so that agents do not retry in step."""
-        most_s = min(longest_s, self._first_s * 2.0 ** min(count - 1, 30))
-        return self._jitter(most_s / 2, most_s)
+        return pause_s(count, self._first_s, longest_s, self._jitter)
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,7 @@ class RetryBudget:
 
         On a slow link a fixed limit might never suffice for even one ROI.
         """
-        return min(self.longest_s, self.first_s * 2.0 ** min(failed_in_a_row, 30))
+        return doubled(self.first_s, self.longest_s, failed_in_a_row)
 
 
 class ForeignReport(EdgeError):
@@ -172,7 +169,7 @@ class Amender:
         on_amended: Callable[[Report], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        jitter: Callable[[float, float], float] = random.uniform,
+        jitter: Jitter = random.uniform,
     ) -> None:
         self._store, self._pending, self._outbox = store, store.pending, outbox
         self._second, self._budget = second, budget

@@ -37,6 +37,7 @@ from edge.store.repair import require_own_files
 from edge.store.studies import StudyStore
 from imaging.errors import is_machine_fault
 from process import tracing
+from process.backoff import Jitter, pause_s
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 900.0
 MAX_ATTEMPTS = 12
@@ -71,12 +72,6 @@ def open_target(settings: DicomTarget | DicomWebTarget) -> Target:
     if isinstance(settings, DicomTarget):
         return DicomNode(settings)
     return DicomWebService(settings)
-
-
-class Jitter(Protocol):
-    """Draws a number between two bounds."""
-
-    def __call__(self, low: float, high: float, /) -> float: ...  # noqa: D102 - as the class says
 
 
 class ObjectMaker:
@@ -155,8 +150,8 @@ class ObjectMaker:
                 exports.count_attempt(export, -1)
                 raise
             log.exception("objects not made", study_key=key, version=export.version)
-            pause_s = _pause_s(export.attempts + 1, self._jitter)
-            self._until[key, export.version] = self._clock() + pause_s
+            wait_s = _pause_s(export.attempts + 1, self._jitter)
+            self._until[key, export.version] = self._clock() + wait_s
             return
         folder = objects_folder(out, export.version)
         exports.made(export, [path.name.removeprefix(_SENT) for path in folder.glob(f"{_SENT}*")])
@@ -282,10 +277,10 @@ class Sender:
             self._give_up(delivery, reason, sent)
             return
         self._exports.failed(delivery, reason, sent.stored, counts=True)
-        pause_s = _pause_s(attempts, self._jitter)
-        self._refused_until[_identity(delivery)] = self._clock() + pause_s
+        wait_s = _pause_s(attempts, self._jitter)
+        self._refused_until[_identity(delivery)] = self._clock() + wait_s
         self._on_outcome("failed")
-        log.warning("delivery refused", **self._words(delivery, sent), pause_s=round(pause_s, 1))
+        log.warning("delivery refused", **self._words(delivery, sent), pause_s=round(wait_s, 1))
 
     def _give_up(self, delivery: Delivery, reason: str, sent: Sent) -> None:
         self._exports.give_up(delivery, reason, sent.stored)
@@ -310,9 +305,9 @@ class Sender:
             self._failures, self._until = 0, float("-inf")
         if sent.unreachable and sent.unreachable != STOPPED:
             self._failures += 1
-            pause_s = _pause_s(self._failures, self._jitter)
-            self._until = self._clock() + pause_s
-            values = {"reason": sent.unreachable, "pause_s": round(pause_s, 1)}
+            wait_s = _pause_s(self._failures, self._jitter)
+            self._until = self._clock() + wait_s
+            values = {"reason": sent.unreachable, "pause_s": round(wait_s, 1)}
             log.warning("target unreachable", target=self._name, **values)
 
 
@@ -321,9 +316,7 @@ def _identity(delivery: Delivery) -> tuple[str, int, int]:
 
 
 def _pause_s(failures: int, jitter: Jitter) -> float:
-    """Draw from the upper half of what is allowed, so that deliveries are not tried in step."""
-    most_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failures - 1, 30))
-    return jitter(most_s / 2, most_s)
+    return pause_s(failures, FIRST_PAUSE_S, LONGEST_PAUSE_S, jitter)
 
 
 class Worker(Protocol):

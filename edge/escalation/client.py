@@ -25,6 +25,7 @@ from edge.link.estimate import OFF, LinkEstimate
 from edge.link.link import Link
 from edge.settings.core import EdgeSettings
 from imaging.preprocess import Preprocessed
+from process.backoff import Jitter, pause_s
 from protos.deadline import Clock, Deadline
 from protos.errors import DeadlinePassed, LinkFault, OverreadError, Unreachable
 from protos.messages import Priority, Roi
@@ -111,7 +112,7 @@ class Escalator:
         fallback: tuple[grpc.Channel, Link] | None = None,
         on_sending: OnSending = lambda _sending: None,
         sleep: Callable[[float], None] = time.sleep,
-        jitter: Callable[[float, float], float] = random.uniform,
+        jitter: Jitter = random.uniform,
     ) -> None:
         clouds = [(channel, link, settings.cloud or "")]
         if fallback:
@@ -234,22 +235,21 @@ class Escalator:
                 return fault, attempts
             if escalation.fail_over(fault):
                 continue
-            pause_s = self._pause_s(attempts, fault)
-            if not states.is_retryable(fault) or pause_s > deadline.remaining_s:
+            wait_s = self._pause_s(attempts, fault)
+            if not states.is_retryable(fault) or wait_s > deadline.remaining_s:
                 return fault, attempts
-            self._sleep(pause_s)
+            self._sleep(wait_s)
 
     def _pause_s(self, attempts: int, fault: OverreadError | None) -> float:
         """Return the pause after so many attempts and ``fault``: random, up to a doubling bound.
 
         It is longer by the time that the cloud said with the fault.
 
-        Full jitter: M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015. The
-        pauses after a broken connection are short, so that a dead cloud costs little time.
+        The pauses after a broken connection are short, so that a dead cloud costs little time.
         """
         first_s = RECONNECT_PAUSE_S if isinstance(fault, Unreachable) else FIRST_PAUSE_S
         least_s = (fault.retry_s if fault is not None else None) or 0.0
-        return least_s + self._jitter(0.0, min(LONGEST_PAUSE_S, first_s * 2 ** (attempts - 1)))
+        return least_s + pause_s(attempts, first_s, LONGEST_PAUSE_S, self._jitter, least=0.0)
 
 
 def open_second_reader(

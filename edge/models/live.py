@@ -40,6 +40,7 @@ from imaging.preprocess import Preprocessed
 from models.runtime.detection import Candidate
 from models.runtime.errors import EngineUnavailable, ModelError
 from models.runtime.screener import open_screener
+from process.backoff import doubled
 
 LOOK_S = 1.0
 """The choice in the database is read at most once in this time."""
@@ -345,16 +346,16 @@ def fetching(site: Site) -> Iterator[None]:
 
     def fetch_on() -> None:
         every_s = 3600 * settings.fetch_models_hours
-        pause_s = min(FIRST_PAUSE_S, every_s)
+        first_s, failures = min(FIRST_PAUSE_S, every_s), 0
         while True:
             try:
                 found = fetch(site, user=AGENT)
                 log.info("model looked for", version=found.version, new=found.new)
-                wait_s = every_s
-                pause_s = min(FIRST_PAUSE_S, every_s)
+                wait_s, failures = every_s, 0
             except Exception as error:  # the agent goes on, and it is tried again
                 log.warning("model not fetched", reason=f"{type(error).__name__}: {error}")
-                wait_s, pause_s = pause_s, min(2 * pause_s, every_s)
+                failures += 1
+                wait_s = doubled(first_s, every_s, failures - 1)
             if stop.wait(wait_s):
                 return
 
