@@ -19,9 +19,9 @@ from edge.findings import READERS_MM, DecidedBy, Finding, Route
 from edge.merge import outlined
 from evaluation.accuracy.bootstrap import RESAMPLES, Interval, interval
 from evaluation.accuracy.data import index_lines, read_cubes, read_table, read_votes
+from evaluation.accuracy.readers import RoiReader
 from evaluation.accuracy.subgroups import MATCH_MM
 from evaluation.common import cli
-from evaluation.common.readers import RoiReader
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray, Geometry, Triple
 from models.auc import auc

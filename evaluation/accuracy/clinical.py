@@ -16,8 +16,8 @@ import typer
 from edge.clinical.brock import BrockInputs, probability
 from evaluation.accuracy.bootstrap import RESAMPLES, Interval, interval
 from evaluation.accuracy.characterization import Characterization, read_characterization
+from evaluation.accuracy.readers import open_second
 from evaluation.common import cli
-from evaluation.common.readers import open_second
 from imaging.volume import FloatArray
 from models.auc import auc
 from models.calibration.fit import logistic

@@ -2,7 +2,7 @@
 
 A cube holds a nodule with its surroundings, a whole scan everything that may be mistaken for one.
 The same reader reads both, and one threshold serves both. A reader is any function from a lung box
-to candidates; `evaluation.common.readers` has the product's own.
+to candidates; `evaluation.accuracy.readers` has the product's own.
 """
 
 from collections import defaultdict
@@ -37,10 +37,10 @@ from evaluation.accuracy.froc import (
     threshold_at,
     threshold_within,
 )
+from evaluation.accuracy.readers import STAGES, Reads, Stage, StageOption, open_agent
 from evaluation.accuracy.subgroups import by_subgroup, read_traits, subgroups_table
 from evaluation.accuracy.truth import RIM_MM, UNKNOWN, Lesion, Truth, scan_name, scans_of_splits
 from evaluation.common import cli
-from evaluation.common.readers import STAGES, Reads, Stage, StageOption, open_agent
 from evaluation.common.tables import rate_name
 from evaluation.errors import MissingData
 from imaging.preprocess import Preprocessed, preprocess

@@ -16,8 +16,8 @@ from edge.findings import DecidedBy, Finding, Route
 from edge.report.compose import Assessment
 from evaluation.accuracy.bootstrap import difference, figures, finite, operating_point
 from evaluation.accuracy.froc import Scored, froc, match_scan, threshold_within
+from evaluation.accuracy.readers import Agent, BoxReading, Stage, rescored
 from evaluation.accuracy.truth import Lesion, Truth, scan_name
-from evaluation.common.readers import Agent, BoxReading, Stage, rescored
 from imaging.errors import StudyError
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study

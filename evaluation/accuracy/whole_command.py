@@ -10,6 +10,7 @@ from cloud.settings import load_settings as load_cloud_settings
 from evaluation.accuracy.bootstrap import RESAMPLES, Interval, span, stages_table
 from evaluation.accuracy.froc import froc
 from evaluation.accuracy.nodules import draw_curves, save_chart
+from evaluation.accuracy.readers import STAGES, Stage, StageOption, open_agent
 from evaluation.accuracy.truth import (
     fully_marked,
     read_truth,
@@ -20,7 +21,6 @@ from evaluation.accuracy.truth import (
 )
 from evaluation.accuracy.whole import Fate, group_json, groups_of, read_whole, scan_json, scored
 from evaluation.common import cli
-from evaluation.common.readers import STAGES, Stage, StageOption, open_agent
 from models.markdown import Rows, number, percents
 
 RULES = (

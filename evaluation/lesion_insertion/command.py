@@ -10,10 +10,10 @@ import typer
 
 from evaluation.accuracy.bootstrap import RESAMPLES, gain_table
 from evaluation.accuracy.froc import RATES
+from evaluation.accuracy.readers import STAGES, Stage, StageOption, open_agent
 from evaluation.accuracy.subgroups import share, subgroups_table
 from evaluation.accuracy.truth import scans_of_splits
 from evaluation.common import cli
-from evaluation.common.readers import STAGES, Stage, StageOption, open_agent
 from evaluation.common.tables import rate_name
 from evaluation.errors import MissingData
 from evaluation.lesion_insertion.donors import cut_lesions, read_donors

@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 
 from evaluation.accuracy.nodules import Detection, ScanScores, score_scan
+from evaluation.accuracy.readers import Stage
 from evaluation.accuracy.truth import UNKNOWN, Truth, scan_name
-from evaluation.common.readers import Stage
 from imaging.phantom.phantom import make_phantom, varied_spec
 from imaging.read import read_study
 from imaging.volume import Volume

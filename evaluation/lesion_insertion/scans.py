@@ -17,9 +17,9 @@ import numpy as np
 from evaluation.accuracy.bootstrap import difference, figures, finite, operating_point
 from evaluation.accuracy.froc import RATES, Scored, froc, threshold_within
 from evaluation.accuracy.nodules import Detection, score_scan
+from evaluation.accuracy.readers import STAGES, Reads, Stage
 from evaluation.accuracy.subgroups import Traits, by_subgroup, only, subgroup_json
 from evaluation.accuracy.truth import Lesion, Truth
-from evaluation.common.readers import STAGES, Reads, Stage
 from evaluation.lesion_insertion.hosts import PATIENTS, PHANTOMS, Host, PreparedHost
 from imaging.preprocess import preprocess
 from models.insertion.insert import APART_MM, Insertion, SyntheticScan, insert

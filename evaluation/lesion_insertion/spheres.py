@@ -11,9 +11,9 @@ import numpy as np
 
 from evaluation.accuracy import characterization
 from evaluation.accuracy.bootstrap import RESAMPLES
+from evaluation.accuracy.readers import Agent, Stage, open_agent, open_second
 from evaluation.accuracy.truth import scans_of_splits
 from evaluation.common import cli
-from evaluation.common.readers import Agent, Stage, open_agent, open_second
 from evaluation.lesion_insertion.hosts import Host, PreparedHost, load_host
 from imaging.preprocess import preprocess
 from imaging.volume import FloatArray, Nodule

@@ -19,10 +19,10 @@ from edge.pipeline import Pipeline, read_and_report
 from edge.report.compose import Assessment
 from edge.report.model import Report
 from edge.selection import SELECTION_POLICY, Shape, Size
+from evaluation.accuracy.readers import RoiReader, Stage
 from evaluation.accuracy.reports import ledger_s
 from evaluation.accuracy.truth import Lesion, Truth, scan_name
 from evaluation.common.cli import each
-from evaluation.common.readers import RoiReader, Stage
 from evaluation.errors import MissingData
 from evaluation.lesion_insertion.donors import read_donors
 from evaluation.lesion_insertion.hosts import PreparedHost, load_host

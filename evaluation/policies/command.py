@@ -11,6 +11,7 @@ import typer
 from cloud.settings import load_settings as load_cloud_settings
 from edge.assemble import open_pipeline
 from edge.settings.core import CLOUD_OFF, EdgeSettings, load_settings
+from evaluation.accuracy.readers import open_second
 from evaluation.common.cli import (
     CloudModel,
     Deadline,
@@ -25,7 +26,6 @@ from evaluation.common.cli import (
     known_scans,
     show,
 )
-from evaluation.common.readers import open_second
 from evaluation.common.tables import columns_table
 from evaluation.links.trace import find_trace, shipped_names
 from evaluation.policies.cases import (

@@ -19,8 +19,8 @@ from edge.reader import EdgeReader
 from edge.selection import SELECTION_POLICY, Size
 from edge.settings.core import load_settings
 from evaluation.accuracy.data import Cube, read_cubes
+from evaluation.accuracy.readers import RoiReader, Screens, open_second
 from evaluation.common.cli import CloudModel, Data, Json, Split, each, show
-from evaluation.common.readers import RoiReader, Screens, open_second
 from evaluation.common.tables import columns_table
 from evaluation.policies.cases import as_sent
 from imaging.preprocess import Preprocessed

@@ -13,7 +13,7 @@ from zlib import crc32
 
 import numpy as np
 
-from evaluation.common.readers import RoiReader, Screens, open_screening, open_second
+from evaluation.accuracy.readers import RoiReader, Screens, open_screening, open_second
 from evaluation.stability import changes
 from evaluation.stability.locations import Sample
 from imaging.preprocess import Preprocessed

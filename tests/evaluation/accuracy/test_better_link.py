@@ -6,8 +6,8 @@ import pytest
 
 from edge.decide import Plan
 from edge.findings import Finding
+from evaluation.accuracy.readers import Agent, Stage, open_agent
 from evaluation.accuracy.truth import Truth, read_truth
-from evaluation.common.readers import Agent, Stage, open_agent
 from imaging.preprocess import preprocess
 from imaging.read import read_study
 

@@ -24,8 +24,8 @@ from evaluation.accuracy.nodules import (
     strongest_apart,
     tiled,
 )
+from evaluation.accuracy.readers import Agent, Reads, Stage
 from evaluation.accuracy.truth import UNKNOWN, Lesion, Truth
-from evaluation.common.readers import Agent, Reads, Stage
 from evaluation.errors import MissingData
 from imaging.preprocess import Preprocessed
 from imaging.roi import cut_roi

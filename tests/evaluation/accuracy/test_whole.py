@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from edge.settings.core import EdgeSettings
 from evaluation.accuracy import whole_command
+from evaluation.accuracy.readers import Agent, Stage
 from evaluation.accuracy.truth import Lesion, Truth
 from evaluation.accuracy.whole import Counts, WholeScan, group_json, groups_of, read_box, scan_json
-from evaluation.common.readers import Agent, Stage
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Triple, UInt8Array, Volume
 from models.markdown import Rows

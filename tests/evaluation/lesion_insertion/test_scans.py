@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evaluation.accuracy.readers import Stage
 from evaluation.accuracy.subgroups import Traits
 from evaluation.accuracy.truth import Lesion, Truth
-from evaluation.common.readers import Stage
 from evaluation.errors import MissingData
 from evaluation.lesion_insertion.command import draw_sheet, save_sheet, tables
 from evaluation.lesion_insertion.hosts import PreparedHost

@@ -4,7 +4,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from evaluation.common.readers import Agent, Stage
+from evaluation.accuracy.readers import Agent, Stage
 from evaluation.lesion_insertion.spheres import read_spheres, sphere, spheres_json
 from imaging.preprocess import Preprocessed
 from imaging.volume import from_window

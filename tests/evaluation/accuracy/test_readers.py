@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edge.settings.core import EdgeSettings
-from evaluation.common.readers import Agent, Stage
+from evaluation.accuracy.readers import Agent, Stage
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, UInt8Array
 from models.runtime.second_reader import Readings
