@@ -39,7 +39,7 @@ class SelectionPolicy:
     Attributes:
         full, reduced, slab: value of a second reading in that size, as a share of the full one's.
             It is 2 AUC - 1 on the validation nodules and the edge's false positives beside them
-            (``overread-eval sizes``).
+            (docs/experiments.md).
         confidence: share of the escalations that must end within the budget.
         fill: an ROI may be smaller than full if the nodule takes at most this share of its
             shortest side.

@@ -8,18 +8,13 @@ from typing import Annotated
 
 import typer
 
-from evaluation.accuracy.calibration_command import calibration_command
-from evaluation.accuracy.clinical import clinical_command
-from evaluation.accuracy.commands import (
-    detect_command,
-    froc_command,
-    latency_command,
-    phantoms_command,
-)
-from evaluation.accuracy.nodules import nodules_command
-from evaluation.accuracy.whole_command import whole_command
-from evaluation.lesion_insertion.command import lesion_insertion_command
-from evaluation.lesion_insertion.spheres import characterization_command
+from evaluation.accuracy.calibration import calibration
+from evaluation.accuracy.detect import detect
+from evaluation.accuracy.luna16 import froc
+from evaluation.accuracy.nodules import nodules
+from evaluation.accuracy.whole_command import whole
+from evaluation.lesion_insertion.command import lesion_insertion
+from evaluation.lesion_insertion.spheres import characterization
 from evaluation.links.dead_cloud import dead_cloud_command
 from evaluation.links.link import link_command
 from evaluation.links.wire import wire_command
@@ -28,8 +23,6 @@ from evaluation.load.hostile_clients import hostile_clients_command
 from evaluation.load.load import load_command
 from evaluation.load.replicas import replicas_command
 from evaluation.load.scaling import scaling_command
-from evaluation.policies.command import policies_command
-from evaluation.policies.roi_sizes import sizes_command
 from evaluation.receiving.endurance import endurance_command
 from evaluation.receiving.receiving import receiving_command
 from evaluation.recovery.clock_jumps import clock_jumps_command
@@ -42,12 +35,11 @@ from evaluation.robustness.reading import reading_command
 from evaluation.robustness.receive_fuzz import receive_fuzz_command
 from evaluation.run import Command, register, run_program
 from evaluation.screenshots import screenshots_command
-from evaluation.stability.command import robustness_command
+from evaluation.stability.command import robustness
 from evaluation.status_pictures import status_pictures_command
-from evaluation.timing.detection import detection_command
-from evaluation.timing.memory import memory_command
-from evaluation.timing.network import network_command
-from evaluation.timing.stages import stages_command
+from evaluation.timing.latency import latency
+from evaluation.timing.memory import memory
+from evaluation.timing.network import network
 from process.command_line import PlainGroup
 
 app = typer.Typer(
@@ -75,18 +67,16 @@ def _program(
 
 
 COMMANDS = (
-    beside_command, calibration_command, characterization_command, clinical_command,
-    clock_jumps_command, dead_cloud_command, detect_command, detection_command,
-    endurance_command, flaps_command, froc_command, full_disk_command, fuzz_command,
-    hostile_clients_command, kills_command, latency_command,
-    lesion_insertion_command, link_command, load_command, memory_command, network_command,
-    nodules_command, nothing_lost_command, phantoms_command, policies_command, reading_command,
-    receive_fuzz_command, receiving_command, replicas_command, robustness_command, scaling_command,
-    screenshots_command, sizes_command, stages_command, status_pictures_command, whole_command,
-    wire_command,
+    beside_command, clock_jumps_command, dead_cloud_command, endurance_command, flaps_command,
+    full_disk_command, fuzz_command, hostile_clients_command, kills_command, link_command,
+    load_command, nothing_lost_command, reading_command, receive_fuzz_command, receiving_command,
+    replicas_command, scaling_command, screenshots_command, status_pictures_command, wire_command,
 )  # fmt: skip
 
-MEASURED: tuple[Command, ...] = ()
+MEASURED: tuple[Command, ...] = (
+    whole, nodules, lesion_insertion, calibration, characterization, detect, robustness, froc,
+    latency, network, memory,
+)  # fmt: skip
 """The commands that are on the harness of `evaluation.run`."""
 
 for _command in COMMANDS:

@@ -1,8 +1,9 @@
 """Measure every claim of the pages again, and render the pages: `make evaluate`.
 
 Each claim is a command of `overread-eval` with ``--json``, or one of `overread-models`;
-`docs/claims.toml` lists them. The outputs are kept in `docs/results`, so that the pages can be
-written without measuring (``--page-only``).
+`docs/claims.toml` lists them. The figures are kept in `docs/results`, so that the pages can be
+written without measuring (``--page-only``). What a command has below ``raw`` is left out: rows of
+single studies and candidates.
 """
 
 import json
@@ -84,7 +85,17 @@ def measure(claim: Claim) -> dict[str, Any]:
         typed = f"{' '.join(SMALL_DISK)} '{MOUNT} && {typed} --at /mnt'"
     done = subprocess.run(line, check=True, stdout=subprocess.PIPE, cwd=DOCS.parent)
     result: dict[str, Any] = json.loads(done.stdout)
-    return {"command": typed, **result}
+    result.pop("raw", None)
+    return {"command": typed, **rounded(result)}
+
+
+def rounded(value: Any) -> Any:
+    """Return the same figures with six digits, which is more than any page shows."""
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [rounded(one) for one in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def can_measure(claim: Claim) -> bool:
@@ -131,23 +142,19 @@ def main(
 
 def read_figures(results: Path) -> dict[str, dict[str, Any]]:
     """Return the figures of each artifact for the manifest, with their intervals."""
-    sources = {
-        "screening-fp32": "nodules_edge_fp32",
-        "screening-int8": "nodules_edge_int8",
-        "hybrid-fp32": "nodules_both_fp32",
-        "hybrid-int8": "nodules_both_int8",
-    }
     figures: dict[str, dict[str, Any]] = {}
-    for artifact, name in sources.items():
-        path = results / f"{name}.json"
+    for engine in ("fp32", "int8"):
+        path = results / f"nodules_{engine}.json"
         if not path.exists():
             continue
-        found = json.loads(path.read_text())
-        figures[artifact] = {"cpm": found["cpm"]}
-        for point in found["sensitivity"]:
-            if (rate := point["false_positives_per_scan"]) in (2, 8):
-                interval = {key: point[key] for key in ("value", "low", "high")}
-                figures[artifact][f"sensitivity_at_{rate:g}"] = interval
+        for artifact, row in zip(
+            ("screening", "hybrid"), json.loads(path.read_text())["curves"], strict=True
+        ):
+            found = figures[f"{artifact}-{engine}"] = {"cpm": row["cpm"]}
+            for point in row["sensitivity"]:
+                if (rate := point["false_positives_per_scan"]) in (2, 8):
+                    interval = {key: point[key] for key in ("value", "low", "high")}
+                    found[f"sensitivity_at_{rate:g}"] = interval
     return figures
 
 

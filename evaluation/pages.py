@@ -20,8 +20,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cloud.__main__ import app as cloud
 from edge.__main__ import app as edge
+from evaluation.__main__ import MEASURED
 from evaluation.__main__ import app as evaluation
-from evaluation.accuracy.subgroups import share
+from evaluation.run import Command
 from models import markdown
 from models.__main__ import app as models
 from models.runtime.artifacts import every
@@ -64,7 +65,6 @@ def render(template: Path, results: Path) -> str:
         **found,
         "results": found,
         "programs": programs(),
-        "machines": {path.name: read_results(path) for path in sorted(results.glob("machines/*/"))},
         "artifacts": list(every().values()),
         "licences": sorted({f"{one.licence}. {one.attribution}" for one in every().values()}),
     }
@@ -89,7 +89,7 @@ def environment(templates: Path) -> Environment:
     )
     made.filters.update(
         number=markdown.number, percent=markdown.percent, percents=markdown.percents,
-        interval=markdown.interval, points=markdown.points, share=share, command=command,
+        interval=markdown.interval, points=markdown.points, command=command, table=table, bars=bars,
         **{name: partial(_table, name, module) for name, module in TABLES.items()},
     )  # fmt: skip
     made.globals.update(lost=_lost, worst_layers=_worst_layers)
@@ -99,6 +99,28 @@ def environment(templates: Path) -> Environment:
 def _table(name: str, module: str, result: Mapping[str, Any]) -> str:
     """Return the table that the function of that name makes; its module is imported here."""
     return str(getattr(importlib.import_module(module), name)(result))
+
+
+def measured_by(result: Mapping[str, Any]) -> Command:
+    """Return the command of ``overread-eval`` that measured a result."""
+    words = result["command"].split()
+    name = words[words.index("overread-eval") + 1]
+    return next(one for one in MEASURED if one.name == name)
+
+
+def table(result: Mapping[str, Any], name: str) -> str:
+    """Return one of the tables that the command prints."""
+    return measured_by(result).table(name).of(result).markdown()
+
+
+def bars(result: Mapping[str, Any]) -> str:
+    """Return a row for each bar of a result: what, required, measured, met, command."""
+    by = measured_by(result)
+    return "".join(
+        f"| {one.what} | {one.required} | {one.measured} | {'yes' if one.met else 'no'} |"
+        f" `overread-eval {by.name}` |\n"
+        for one in by.bars(result)
+    )
 
 
 def command(result: Mapping[str, Any]) -> str:

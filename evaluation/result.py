@@ -53,8 +53,8 @@ def text(value: Any, form: str = "{}") -> str:
 class Table:
     """A table of a result: its rows and columns, and a title into which figures are put.
 
-    ``rows`` is the key of a list in the result, by default the ``name``, or makes rows of it.
-    ``columns`` may be made of the result too.
+    ``rows`` is the key of a list in the result, by default the ``name``, or makes rows of it. A
+    result without that key has no such rows. ``columns`` may be made of the result too.
     """
 
     name: str
@@ -69,13 +69,15 @@ class Table:
             KeyError: a row lacks the figure of a column.
         """
         columns = self.columns(result) if callable(self.columns) else self.columns
-        rows = self.rows(result) if callable(self.rows) else result[self.rows or self.name]
+        key = self.rows or self.name
+        rows = key(result) if callable(key) else result.get(key, ())
         pairs = [(head, "{}") if isinstance(head, str) else head for head in columns.values()]
         cells = [
             [text(_at(row, key), form) for key, (_, form) in zip(columns, pairs, strict=True)]
             for row in rows
         ]
-        return Rows([head for head, _ in pairs], cells, self.title.format_map(result) or None)
+        title = self.title.format_map(result) if cells else ""
+        return Rows([head for head, _ in pairs], cells, title or None)
 
 
 def _at(row: Any, key: str) -> Any:

@@ -75,10 +75,11 @@ class Command:
         return next(one for one in self.shown if isinstance(one, Table) and one.name == name)
 
     def parts(self, result: Result) -> Iterator[Rows | str]:
-        """Yield the tables and remarks on a result, the bars last."""
+        """Yield the tables that have a row, and the remarks on a result, the bars last."""
         for one in self.shown:
             if isinstance(one, Table):
-                yield one.of(result)
+                if (table := one.of(result)).cells:
+                    yield table
             elif isinstance(one, str):
                 yield one.format_map(result)
             else:

@@ -9,11 +9,12 @@ Where all patients are alike, as at 0 and 100 %, every resample is the same. Suc
 have no width; exact limits take its place (`widened`, `widened_rate`).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from evaluation.accuracy.froc import (
     RATES,
@@ -22,14 +23,14 @@ from evaluation.accuracy.froc import (
     Scored,
     false_positives_at,
     froc,
+    rate_name,
     sensitivity_at,
     weighted_froc,
 )
-from evaluation.common.tables import rate_name
+from evaluation.result import POINTS, Columns
+from evaluation.run import OnStep
 from imaging.volume import FloatArray
 from models.calibration.fit import poisson_limit
-from models.markdown import Rows, percents, points
-from models.markdown import interval as interval_text
 
 RESAMPLES = 1000
 
@@ -38,8 +39,16 @@ TAIL = (1 - 0.95) / 2
 
 _ROUNDING = 1e-9
 
-OnStep = Callable[[int, int], None]
-"""Called with (done, all) after every resample."""
+RATE_COLUMNS: dict[str, tuple[str, str]] = {
+    **{f"sensitivity.{i}": (rate_name(rate), POINTS) for i, rate in enumerate(RATES)},
+    "cpm": ("CPM", "{:.3f}"),
+}
+"""Columns of a table: the sensitivity in % at each of `RATES`, and their mean."""
+
+COST_COLUMNS: Columns = {
+    f"fp_at.{i}": (f"{100 * target:g} %", "{:.1f}") for i, target in enumerate(TARGETS)
+}
+"""Columns of a table: the false positives a scan at each of `TARGETS`."""
 
 
 @dataclass(frozen=True)
@@ -57,54 +66,27 @@ class Interval:
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of one FROC, each with its interval.
+    """The figures of one FROC, each with its interval; of a difference without false positives.
 
     ``sensitivity`` follows `RATES`, ``false_positives`` follows `TARGETS`.
     """
 
     sensitivity: tuple[Interval, ...]
     cpm: Interval
-    false_positives: tuple[Interval, ...]
+    false_positives: tuple[Interval, ...] = ()
 
-    def points(self, thresholds: FloatArray | None = None) -> list[dict[str, Any]]:
-        """Return the sensitivity at each of `RATES` for JSON, with the threshold if given."""
-        found: list[dict[str, Any]] = [
+    def as_dict(self) -> dict[str, Any]:
+        """Return all for JSON, for `RATE_COLUMNS` and `COST_COLUMNS`."""
+        points = [
             {"false_positives_per_scan": rate, **value.as_dict()}
             for rate, value in zip(RATES, self.sensitivity, strict=True)
         ]
-        for point, threshold in zip(found, () if thresholds is None else thresholds, strict=False):
-            point["threshold"] = finite(threshold)
-        return found
-
-    def costs(self, thresholds: FloatArray | None = None) -> dict[str, dict[str, Any]]:
-        """Return the false positives a scan at each of `TARGETS`, in %, as `points` does."""
-        found = {
-            f"{100 * target:g}": dict(value.as_dict())
-            for target, value in zip(TARGETS, self.false_positives, strict=True)
-        }
-        for cost, threshold in zip(
-            found.values(), () if thresholds is None else thresholds, strict=False
-        ):
-            cost["threshold"] = finite(threshold)
-        return found
-
-
-@dataclass(frozen=True)
-class Gain:
-    """The difference of two readers on the same nodules and scans: at `RATES`, and of the CPM."""
-
-    sensitivity: tuple[Interval, ...]
-    cpm: Interval
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return both for JSON."""
-        points = zip(RATES, self.sensitivity, strict=True)
-        return {
-            "sensitivity": [
-                {"false_positives_per_scan": rate, **value.as_dict()} for rate, value in points
-            ],
-            "cpm": self.cpm.as_dict(),
-        }
+        costs = [
+            {"sensitivity": target, **value.as_dict()}
+            for target, value in zip(TARGETS, self.false_positives, strict=False)
+        ]
+        found = {"sensitivity": points, "cpm": self.cpm.as_dict()}
+        return {**found, "fp_at": costs} if costs else found
 
 
 def figures(
@@ -123,7 +105,9 @@ def figures(
     return Figures(tuple(shares[:n]), shares[n], tuple(rates))
 
 
-def difference(first: Scored, second: Scored, *, resamples: int = RESAMPLES, seed: int = 0) -> Gain:
+def difference(
+    first: Scored, second: Scored, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Figures:
     """Return ``second`` minus ``first``, paired: each resample draws the same for both.
 
     Raises:
@@ -140,7 +124,33 @@ def difference(first: Scored, second: Scored, *, resamples: int = RESAMPLES, see
     value = _sensitivities(froc(second)) - _sensitivities(froc(first))
     patients = len(np.unique(first.nodule_group))
     *points, cpm = (widened(one, patients, -1) for one in _percentiles(value, np.stack(drawn)))
-    return Gain(tuple(points), cpm)
+    return Figures(tuple(points), cpm)
+
+
+def by_patient(
+    patients: Sequence[str],
+    statistics: Callable[[npt.NDArray[np.int64]], Sequence[float]],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[Interval]:
+    """Return each statistic of the nodules of ``patients`` ``(n,)`` with its interval.
+
+    ``statistics`` gets the numbers of nodules; those of a patient come together, and several times
+    if the patient was drawn so. A statistic may be NaN of a draw, which then does not count.
+    """
+    names, owner = np.unique(np.asarray(patients), return_inverse=True)
+    of = [np.flatnonzero(owner == i) for i in range(len(names))]
+    rng = np.random.default_rng(seed)
+    drawn = np.array([
+        statistics(np.concatenate([of[i] for i in rng.integers(len(names), size=len(names))]))
+        for _ in range(resamples)
+    ])  # fmt: skip
+    found = []
+    for value, column in zip(statistics(np.arange(len(owner))), drawn.T, strict=True):
+        known = column[np.isfinite(column)]
+        found.append(interval(value, known) if known.size else Interval(value, np.inf, np.inf))
+    return found
 
 
 def widened(share: Interval, patients: int, least: float = 0.0) -> Interval:
@@ -162,27 +172,14 @@ def widened_rate(rate: Interval, scans: int) -> Interval:
     wide = rate.high - rate.low > _ROUNDING and rate.value > 0
     if wide or not np.isfinite(rate.value):
         return rate
-    count = round(rate.value * scans)
-    low = poisson_limit(count - 1, TAIL) / scans if count else 0.0
-    high = poisson_limit(count, 1 - TAIL) / scans
-    return Interval(rate.value, min(rate.low, low), max(rate.high, high))
+    exact = poisson(round(rate.value * scans), scans)
+    return Interval(rate.value, min(rate.low, exact.low), max(rate.high, exact.high))
 
 
-def _draws(
-    scored: Scored, resamples: int, seed: int, on_step: OnStep | None = None
-) -> Iterator[tuple[FloatArray, FloatArray]]:
-    """Yield the weights of nodules and of scans in each resample."""
-    rng, done = np.random.default_rng(seed), 0
-    while done < resamples:
-        scan_weight = draw(scored.scans, rng)
-        group_weight = scan_weight if scored.paired else draw(scored.groups, rng)
-        nodule_weight = group_weight[scored.nodule_group]
-        if not nodule_weight.any():
-            continue  # without a single nodule there is no sensitivity: draw again
-        yield nodule_weight, scan_weight
-        done += 1
-        if on_step is not None:
-            on_step(done, resamples)
+def poisson(count: int, scans: int) -> Interval:
+    """Return a rate a scan with its exact interval (Garwood, Biometrika 28, 1936)."""
+    low = poisson_limit(count - 1, TAIL) if count else 0.0
+    return Interval(count / scans, low / scans, poisson_limit(count, 1 - TAIL) / scans)
 
 
 def operating_point(
@@ -219,6 +216,23 @@ def draw(groups: int, rng: np.random.Generator) -> FloatArray:
     return rng.multinomial(groups, np.full(groups, 1 / groups)).astype(np.float64)
 
 
+def _draws(
+    scored: Scored, resamples: int, seed: int, on_step: OnStep | None = None
+) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """Yield the weights of nodules and of scans in each resample."""
+    rng, done = np.random.default_rng(seed), 0
+    while done < resamples:
+        scan_weight = draw(scored.scans, rng)
+        group_weight = scan_weight if scored.paired else draw(scored.groups, rng)
+        nodule_weight = group_weight[scored.nodule_group]
+        if not nodule_weight.any():
+            continue  # without a single nodule there is no sensitivity: draw again
+        yield nodule_weight, scan_weight
+        done += 1
+        if on_step is not None:
+            on_step(done, resamples)
+
+
 def _numbers(curve: Curve) -> FloatArray:
     return np.concatenate([_sensitivities(curve), false_positives_at(curve, TARGETS)])
 
@@ -233,70 +247,3 @@ def _percentiles(value: FloatArray, drawn: FloatArray) -> tuple[Interval, ...]:
     # "nearest" keeps inf (unreachable) a value like others; interpolation would make it NaN.
     low, high = np.quantile(drawn, [TAIL, 1 - TAIL], axis=0, method="nearest")
     return tuple(map(Interval, value.tolist(), low.tolist(), high.tolist()))
-
-
-def froc_table(figures: Figures, title: str) -> Rows:
-    """Return the sensitivity at the seven rates, and the CPM."""
-    pairs = zip(RATES, figures.sensitivity, strict=True)
-    cells = [[rate_name(rate), *percent_cells(value)] for rate, value in pairs]
-    cpm = ["CPM (their mean)", f"{figures.cpm.value:.4f}", span(figures.cpm, "{:.3f}")]
-    heads = ["false positives a scan", "sensitivity", "95 % interval"]
-    return Rows(heads, [*cells, cpm], title)
-
-
-def cost_table(figures: Figures) -> Rows:
-    """Return the false positives a scan at the sensitivities of `TARGETS`."""
-    cells = [
-        [f"{100 * target:g} %", format_value(value.value, "{:.2f}"), span(value, "{:.2f}")]
-        for target, value in zip(TARGETS, figures.false_positives, strict=True)
-    ]
-    return Rows(["sensitivity", "false positives a scan", "95 % interval"], cells)
-
-
-def stages_table(
-    stages: Mapping[str, Mapping[str, Any]], gain: Mapping[str, Any] | None, title: str
-) -> Rows:
-    """Return the sensitivity at the seven rates and the CPM, a column for each of ``stages``.
-
-    The last column is the ``gain`` in points, if there is one.
-    """
-    columns = [
-        [*(percents(point) for point in one["sensitivity"]), interval_text(one["cpm"])]
-        for one in stages.values()
-    ]
-    if gain is not None:
-        columns.append(_gain_cells(gain))
-    heads = ["false positives a scan", *stages, *(["difference, points"] if gain else [])]
-    return Rows(heads, [list(row) for row in zip(_rate_cells(), *columns, strict=True)], title)
-
-
-def gain_table(gain: Mapping[str, Any], title: str) -> Rows:
-    """Return the difference of two readers in points, at the seven rates and of the CPM."""
-    cells = zip(_rate_cells(), _gain_cells(gain), strict=True)
-    return Rows(["false positives a scan", "difference, points"], list(cells), title)
-
-
-def _rate_cells() -> list[str]:
-    return [*map(rate_name, RATES), "CPM (their mean)"]
-
-
-def _gain_cells(gain: Mapping[str, Any]) -> list[str]:
-    shares = [*gain["sensitivity"], gain["cpm"]]
-    hundred = ({key: 100 * one[key] for key in ("value", "low", "high")} for one in shares)
-    return [points(one) for one in hundred]
-
-
-def percent_cells(value: Interval) -> tuple[str, str]:
-    """Return the value in % and its interval, as two table cells."""
-    shown = Interval(100 * value.value, 100 * value.low, 100 * value.high)
-    return format_value(shown.value, "{:.1f} %"), span(shown, "{:.1f}")
-
-
-def span(value: Interval, form: str) -> str:
-    """Return the interval as text: low to high."""
-    return f"{format_value(value.low, form)} to {format_value(value.high, form)}"
-
-
-def format_value(value: float, form: str) -> str:
-    """Return the value as text; an infinite one was not reached."""
-    return "not reached" if abs(value) == float("inf") else form.format(value)

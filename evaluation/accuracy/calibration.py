@@ -1,28 +1,52 @@
-"""Probabilities against shares of nodules, what a threshold costs, and misses by the guarantee.
+"""``overread-eval calibration``: probabilities, the choice of the thresholds, and the guarantee.
 
 A candidate weighs as in the fit: as many nodules a scan as in whole scans (`weights_of`). So a
 probability can be compared with the share of nodules among such candidates.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
-from evaluation.accuracy.bootstrap import draw
+from cloud.settings import load_settings as load_cloud_settings
+from edge.settings.core import load_settings
+from evaluation.accuracy.bootstrap import draw, poisson
+from evaluation.accuracy.options import Plot, save_chart
+from evaluation.result import SHARE, Bar, Result, Table
+from evaluation.run import CloudModel, Model, command, each
 from imaging.volume import FloatArray
-from models.calibration.cases import Cases
-from models.calibration.fit import poisson_limit, probabilities, weights_of
-from models.calibration.guarantee import losses
+from models.calibration.cases import Cases, Readers, candidates_of, donors_of, inserted, read_scans
+from models.calibration.fit import probabilities, weights_of
+from models.calibration.guarantee import (
+    FITTED_ON,
+    PLACEMENTS,
+    SEED,
+    UNTRAINED,
+    losses,
+    uncalibrated_readers,
+)
 from models.calibration.risk_control import upper_bound
+from models.charts import new_figure
+from models.patients import CALIBRATION
+from models.runtime.artifacts import find
 from models.runtime.sigmoid import sigmoid
+from process.extras import require
 
 RANGES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 0.7, 0.9, 1.0)
 """Limits of the ranges of probability in which the share of nodules is counted."""
 
 SETS = 1000
 """Calibration sets that are drawn to see how often a guarantee holds."""
+
+FITTED, UNSEEN = "fitted on", "test"
+EDGE, BOTH = READERS = ("edge", "edge and cloud")
+LISTS = {"findings": "findings", "listed": "both lists"}
+
+RATE = ("false a scan", "{:.2f}")
 
 
 @dataclass(frozen=True)
@@ -36,7 +60,7 @@ class Settings:
         """Return the probabilities of each reader ``(n,)``."""
         edge, both = probabilities(cases, self.edge, self.cloud)
         slope, bias = self.cloud["calibration"]
-        return {"edge": edge, "cloud": sigmoid(slope * cases.cloud + bias), "edge and cloud": both}
+        return {EDGE: edge, "cloud": sigmoid(slope * cases.cloud + bias), BOTH: both}
 
     @property
     def limits(self) -> Mapping[str, float]:
@@ -45,65 +69,168 @@ class Settings:
         return limits
 
 
-def reliability(score: FloatArray, cases: Cases) -> list[dict[str, float]]:
-    """Return for each of `RANGES` the mean probability, the share of nodules, and the counts."""
+def bars(result: Result) -> Iterator[Bar]:
+    """Yield the misses of test patients, which the guarantee limits."""
+    for one in result["missed"]:
+        if one["patients"] == UNSEEN:
+            shown = f"{100 * one['miss_rate']:.1f} %, of {one['number']} patients"
+            what = f"nodules of test patients missed, {one['list']}"
+            yield Bar(what, one["miss_rate"], one["guaranteed"], SHARE, shown=shown)
+
+
+@command(
+    Table("thresholds", {
+        "cases": "scans and nodules", "reader": "reader", "threshold": "threshold",
+        "probability": ("probability", "{:.4f}"), "found": "nodules kept", "nodules": "of",
+        "sensitivity": ("share", SHARE), "false_per_scan": RATE,
+    }, title="Thresholds"),
+    Table("false_findings", {"scans": "scans", "reader": "reader", "number": "number",
+                             "false_per_scan": RATE}, title="False findings of each role"),
+    Table("verdicts", {
+        "cases": "scans and nodules", "nodules_added": "nodules that became findings",
+        "nodules_removed": "nodules removed",
+        "false_added": "false candidates that became findings",
+        "false_removed": "false candidates removed",
+    }, title="By verdicts"),
+    Table("reliability", {
+        "cases": "scans and nodules", "reader": "reader", "from": "from", "to": "to",
+        "mean": ("mean", "{:.3f}"), "share": ("share of nodules", "{:.3f}"), "nodules": "nodules",
+        "false": "false",
+    }, title="Probabilities"),
+    Table("missed", {
+        "patients": "patients", "number": "number", "list": "list", "miss_rate": ("missed", SHARE),
+        "at_most": ("at most", SHARE), "at_most_of_three": ("of three", SHARE),
+        "guaranteed": ("guaranteed", SHARE), "within": "within",
+    }, title="The guarantee"),
+    "The bound of drawn sets holds: findings {kept_by_sets[findings]:.1%}, both lists"
+    " {kept_by_sets[listed]:.1%}.",
+    bars=bars,
+)  # fmt: skip
+def calibration(
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder with nodules/, lidc/ and ct/.")],
+    model: Model = None,
+    cloud_model: CloudModel = None,
+    plot: Plot = None,
+) -> dict[str, Any]:
+    """Probabilities against shares of nodules, the choice of thresholds, and the guarantee."""
+    require("torch")
+    from models.training.data import load_cubes
+
+    screening = model or load_settings().screening_model
+    hybrid = cloud_model or load_cloud_settings().model
+    settings = Settings(find(screening).settings, find(hybrid).settings)
+    readers = uncalibrated_readers(screening, hybrid)
+    read = {}
+    parts = {"val": FITTED_ON, CALIBRATION: UNTRAINED, UNSEEN: ("test",)}
+    for split, roles in each(parts.items(), "splits", len(parts)):
+        donors = donors_of(load_cubes(data / "nodules", split))
+        read[split] = _read(data, roles, donors, readers)
+    result = as_dict(read, settings)
+    if plot is not None:
+        save_chart(draw_choice(result["thresholds"], joined(read), settings), plot)
+    return result
+
+
+def _read(data: Path, roles: tuple[str, ...], donors: Any, readers: Readers) -> dict[str, Cases]:
+    """Return the inserted nodules of a split, and the candidates of the scans of each role."""
+    scans = {role: read_scans(data, (role,), readers) for role in roles}
+    every = [one for of in scans.values() for one in of]
+    nodules = inserted(every, donors, readers, placements=PLACEMENTS, seed=SEED)
+    return {"nodules": nodules, **{role: candidates_of(of, readers) for role, of in scans.items()}}
+
+
+def joined(read: Mapping[str, Mapping[str, Cases]]) -> dict[str, Cases]:
+    """Return nodules and scans together, of what the fit has seen and of test."""
+    found = {}
+    for name, split in ((FITTED, "val"), (UNSEEN, "test")):
+        first, *rest = read[split].values()
+        found[name] = sum(rest, first)
+    return found
+
+
+def as_dict(read: Mapping[str, Mapping[str, Cases]], settings: Settings) -> dict[str, Any]:
+    """Return all figures; ``read`` has the nodules and the scans of each split."""
+    terms, rng = settings.edge["guarantee"], np.random.default_rng(SEED)
+    held_out = read[CALIBRATION]["nodules"]
+    by_list = losses(held_out, settings.edge, settings.cloud)
+    scores = {name: (cases, settings.scores(cases)) for name, cases in joined(read).items()}
+    return {
+        "limits": dict(settings.limits),
+        "merge": settings.edge["merge"],
+        "thresholds": [
+            {"cases": name, "reader": reader, "threshold": what,
+             **listed(of[reader], cases, settings, settings.limits[what])}
+            for name, (cases, of) in scores.items()
+            for reader in READERS
+            for what in ("finding", "possible")
+        ],
+        "false_findings": [
+            {"scans": role, "reader": reader, "number": cases.scans,
+             "false_per_scan": listed(settings.scores(cases)[reader], cases, settings,
+                                      settings.limits["finding"])["false_per_scan"]}
+            for role, cases in {**read["val"], **read["test"]}.items()
+            if role != "nodules"
+            for reader in READERS
+        ],
+        "verdicts": [
+            {"cases": name, **changed(cases, settings)} for name, (cases, _) in scores.items()
+        ],
+        "reliability": [
+            {"cases": name, "reader": reader, **row}
+            for name, (cases, of) in scores.items()
+            for reader, score in of.items()
+            for row in reliability(score, cases)
+        ],
+        "terms": dict(terms),
+        "missed": [
+            {"patients": split, **row}
+            for split, cases in ((CALIBRATION, held_out), (UNSEEN, read["test"]["nodules"]))
+            for row in missed(cases, settings)
+        ],
+        "kept_by_sets": {
+            name: kept_by_sets(shares, terms["delta"] / 2, rng)
+            for name, shares in zip(LISTS, by_list, strict=True)
+        },
+    }  # fmt: skip
+
+
+def reliability(score: FloatArray, cases: Cases) -> Iterator[dict[str, float]]:
+    """Yield for each of `RANGES` the mean probability, the share of nodules, and the counts."""
     weight = weights_of(cases)
     at = np.clip(np.searchsorted(RANGES, score, "right") - 1, 0, len(RANGES) - 2)
-    rows = []
     for number in range(len(RANGES) - 1):
         inside = at == number
         if mass := float(weight[inside].sum()):
-            rows.append(
-                {
-                    "from": RANGES[number],
-                    "to": RANGES[number + 1],
-                    "mean": float((score * weight)[inside].sum() / mass),
-                    "share": float(weight[inside & cases.nodule].sum() / mass),
-                    "nodules": int((inside & cases.nodule).sum()),
-                    "false": int((inside & ~cases.nodule).sum()),
-                }
-            )
-    return rows
+            yield {
+                "from": RANGES[number],
+                "to": RANGES[number + 1],
+                "mean": float((score * weight)[inside].sum() / mass),
+                "share": float(weight[inside & cases.nodule].sum() / mass),
+                "nodules": int((inside & cases.nodule).sum()),
+                "false": int((inside & ~cases.nodule).sum()),
+            }
 
 
 def listed(score: FloatArray, cases: Cases, settings: Settings, least: float) -> dict[str, Any]:
     """Return nodules and false candidates from ``least`` on that the edge does not dismiss."""
-    edge = settings.scores(cases)["edge"]
+    edge = settings.scores(cases)[EDGE]
     kept = (score >= least) & ((edge >= settings.limits["dismiss"]) | cases.mass)
     found, false = int((kept & cases.nodule).sum()), int((kept & ~cases.nodule).sum())
     return {
-        "threshold": least,
+        "probability": least,
         "found": found,
         "nodules": cases.nodules,
         "sensitivity": found / max(cases.nodules, 1),
         "false": false,
         "scans": cases.scans,
-        "false_per_scan": poisson(false, cases.scans),
+        "false_per_scan": poisson(false, cases.scans).as_dict(),
     }
-
-
-def curve(score: FloatArray, cases: Cases, settings: Settings) -> dict[str, list[float]]:
-    """Return nodules kept (a share) and false findings a scan at every threshold, falling."""
-    least = np.unique(score)[::-1]
-    points = [listed(score, cases, settings, float(one)) for one in least]
-    shown = [one for one in points if one["false"] <= 8 * cases.scans]
-    return {
-        "false_per_scan": [one["false_per_scan"]["value"] for one in shown],
-        "sensitivity": [one["sensitivity"] for one in shown],
-    }
-
-
-def poisson(count: int, scans: int) -> dict[str, float]:
-    """Return a rate a scan with its exact 95 % interval (Garwood, Biometrika 28, 1936)."""
-    low = poisson_limit(count - 1, 0.025) if count else 0.0
-    high = poisson_limit(count, 0.975)
-    return {"value": count / scans, "low": low / scans, "high": high / scans}
 
 
 def changed(cases: Cases, settings: Settings) -> dict[str, int]:
     """Count the findings that verdicts make and take away, of nodules and of false candidates."""
     scores, limit = settings.scores(cases), settings.limits["finding"]
-    alone, both = scores["edge"] >= limit, scores["edge and cloud"] >= limit
+    alone, both = scores[EDGE] >= limit, scores[BOTH] >= limit
     return {
         f"{kind}_{what}": int((which & moved).sum())
         for kind, which in (("nodules", cases.nodule), ("false", ~cases.nodule))
@@ -111,24 +238,22 @@ def changed(cases: Cases, settings: Settings) -> dict[str, int]:
     }
 
 
-def missed(cases: Cases, settings: Settings) -> dict[str, Any]:
-    """Return the miss rates of patients by either list, each with its upper limit."""
+def missed(cases: Cases, settings: Settings) -> Iterator[dict[str, Any]]:
+    """Yield the miss rate of patients by either list, with its upper limit."""
     terms = settings.edge["guarantee"]
-    shown: dict[str, Any] = {"nodules": cases.nodules}
-    for name, shares, limit in zip(
-        ("findings", "listed"), losses(cases, settings.edge, settings.cloud),
-        (terms["alpha_findings"], terms["alpha"]), strict=True,
-    ):  # fmt: skip
-        shown["patients"] = len(shares)
-        shown[name] = {
-            "miss_rate": float(shares.mean()),
-            "at_most": upper_bound(shares, terms["delta"] / 2),
+    limits = (terms["alpha_findings"], terms["alpha"])
+    shares = losses(cases, settings.edge, settings.cloud)
+    for name, of, limit in zip(LISTS.values(), shares, limits, strict=True):
+        yield {
+            "number": len(of),
+            "list": name,
+            "miss_rate": float(of.mean()),
+            "at_most": upper_bound(of, terms["delta"] / 2),
             # had the tightest of three bounds been taken, each would get a third of it
-            "at_most_of_three": upper_bound(shares, terms["delta"] / 6),
+            "at_most_of_three": upper_bound(of, terms["delta"] / 6),
             "guaranteed": limit,
-            "within": bool(shares.mean() <= limit),
+            "within": bool(of.mean() <= limit),
         }
-    return shown
 
 
 def kept_by_sets(shares: FloatArray, delta: float, rng: np.random.Generator) -> float:
@@ -139,3 +264,34 @@ def kept_by_sets(shares: FloatArray, delta: float, rng: np.random.Generator) -> 
     sets = (np.repeat(shares, draw(len(shares), rng).astype(int)) for _ in range(SETS))
     bounds = np.array([upper_bound(one, delta) for one in sets])
     return float((bounds >= shares.mean()).mean())
+
+
+def curve(score: FloatArray, cases: Cases, settings: Settings) -> tuple[list[float], list[float]]:
+    """Return false findings a scan and nodules kept (a share) at every threshold, falling."""
+    points = [listed(score, cases, settings, float(one)) for one in np.unique(score)[::-1]]
+    shown = [one for one in points if one["false"] <= 8 * cases.scans]
+    rates = [one["false_per_scan"]["value"] for one in shown]
+    return rates, [one["sensitivity"] for one in shown]
+
+
+def draw_choice(
+    thresholds: list[dict[str, Any]], split: Mapping[str, Cases], settings: Settings
+) -> Any:
+    """Draw nodules kept against false findings a scan, with the thresholds; return the figure."""
+    figure = new_figure(9.0, 4.2)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (name, cases) in zip(panels, split.items(), strict=True):
+        for reader, colour in zip(READERS, ("tab:gray", "tab:blue"), strict=True):
+            line = curve(settings.scores(cases)[reader], cases, settings)
+            axes.plot(*line, color=colour, label=reader)
+            for at in thresholds:
+                if (at["cases"], at["reader"]) == (name, reader):
+                    mark = "o" if at["threshold"] == "finding" else "s"
+                    place = (at["false_per_scan"]["value"], at["sensitivity"])
+                    label = f"{reader}: {at['threshold']}"
+                    axes.plot(*place, mark, color=colour, label=label)
+        axes.set(xlabel="false candidates a scan", title=f"{name} scans and nodules", ylim=(0.6, 1))
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("nodules kept")
+    panels[1].legend(fontsize="small", loc="lower right")
+    return figure

@@ -1,12 +1,11 @@
 """The data of an evaluation: tables, and cubes with nodules.
 
-A CSV is read as named columns; an error names the line. A folder of cubes has ``SPLIT.npz``,
-``index.csv`` and, where more is known inside the cubes, ``marks.csv``.
+A CSV is read as named columns; an error names the line. A folder of cubes has ``SPLIT.npz`` and
+``index.csv``.
 """
 
 import csv
 import zipfile
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,9 @@ from models.patients import split_of, stored_in
 
 UNKNOWN_RADIUS_MM = 5.0
 """Radius of an annotation without a diameter, as in LUNA16."""
+
+MATCH_MM = 5.0
+"""Ratings whose centre lies further from the nodule's may belong to a neighbour."""
 
 _PLACE = ("z", "y", "x", "diameter_mm")
 
@@ -165,29 +167,3 @@ def _voxels(path: Path, name: str = "ct") -> UInt8Array:
     if voxels.dtype != np.uint8 or voxels.ndim != 4:
         raise MissingData(path, f"{name} is {voxels.dtype} {voxels.shape}, not uint8 (n, z, y, x)")
     return voxels
-
-
-@dataclass(frozen=True)
-class Annotation:
-    """A location ``(z, y, x)`` in a cube of 1 mm a voxel; a diameter of -1 is not known."""
-
-    index_zyx: Triple
-    diameter_mm: float
-
-    def covers(self, index_zyx: Triple, rim_mm: float) -> bool:
-        """Return whether a candidate there belongs to it."""
-        radius_mm = self.diameter_mm / 2 if self.diameter_mm > 0 else UNKNOWN_RADIUS_MM
-        return float(np.linalg.norm(np.subtract(index_zyx, self.index_zyx))) < radius_mm + rim_mm
-
-
-def read_annotations(folder: Path, split: str) -> dict[str, list[Annotation]]:
-    """Read ``marks.csv`` by the cube's name; empty without such a file."""
-    path, found = folder / "marks.csv", defaultdict[str, list[Annotation]](list)
-    if not path.is_file():
-        return found
-    table = read_table(path, ("split", "row", *_PLACE))
-    values = zip(*(table.numbers(name).tolist() for name in ("row", *_PLACE)), strict=True)
-    for name, (row, z, y, x, diameter) in zip(table.text("split"), values, strict=True):
-        if name == stored_in(split):
-            found[f"{name}/{int(row)}"].append(Annotation((z, y, x), diameter))
-    return found

@@ -9,17 +9,14 @@ counts once, at the highest score that hit it, further hits are doubles; candida
 finding are ignored; of every scan the 100 candidates with the highest scores count.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.accuracy.data import UNKNOWN_RADIUS_MM, read_table
-from evaluation.errors import BadTable
+from evaluation.accuracy.data import UNKNOWN_RADIUS_MM
 from imaging.volume import FloatArray
 
 IntArray = npt.NDArray[np.int64]
@@ -30,7 +27,6 @@ RATES: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 TARGETS: tuple[float, ...] = (0.90, 0.95, 0.972, 0.99)
 """Sensitivities at which the false positives a scan are read."""
 
-_PLACE = ("coordX", "coordY", "coordZ")
 _ROUNDING = 1e-9
 
 
@@ -146,15 +142,9 @@ def false_positives_at(curve: Curve, targets: tuple[float, ...] = TARGETS) -> Fl
     return np.append(curve.false_per_scan, np.inf)[first]
 
 
-def threshold_at(curve: Curve, targets: tuple[float, ...] = TARGETS) -> FloatArray:
-    """Return the threshold of `false_positives_at`, ``-inf`` where none reaches it."""
-    first = np.searchsorted(curve.sensitivity, np.asarray(targets) - _ROUNDING, side="left")
-    return np.append(curve.threshold, -np.inf)[first]
-
-
-def threshold_within(curve: Curve, rates: tuple[float, ...] = RATES) -> FloatArray:
-    """Return the highest threshold with the sensitivity of `sensitivity_at`; ``inf`` if it is 0."""
-    return threshold_at(curve, tuple(sensitivity_at(curve, rates).tolist()))
+def rate_name(rate: float) -> str:
+    """Return a number of false positives per scan as people write it: 1/8, 1/4, 1/2, 1, 2, ..."""
+    return {0.125: "1/8", 0.25: "1/4", 0.5: "1/2"}.get(rate, f"{rate:g}")
 
 
 def match_scan(
@@ -174,67 +164,6 @@ def match_scan(
     double = int(np.maximum(hits.sum(axis=0) - 1, 0).sum())
     false = ~(hits.any(axis=1) | ignored)
     return nodule_score, score[false], int(ignored.sum()), double
-
-
-def challenge(
-    candidates: Path, annotations: Path, excluded: Path, scans: Path
-) -> tuple[Scored, dict[str, int]]:
-    """Match four CSV files by the rules; return the scores, and counts at the lowest threshold.
-
-    Raises:
-        BadTable: a file cannot be read, lacks a column, has a value that is not a number, or
-            names a scan that ``scans`` does not list.
-    """
-    listed = read_scan_list(scans)
-    proposed = _by_scan(candidates, "probability", listed)
-    nodules = _by_scan(annotations, "diameter_mm", listed)
-    ignore = _by_scan(excluded, "diameter_mm", listed)
-    if not any(len(found) for found in nodules):
-        raise BadTable(annotations, "has no nodule")
-    matched = map(match_scan, proposed, nodules, ignore)
-    scores, false_scores, ignored, double = zip(*matched, strict=True)
-    scan = np.repeat(np.arange(len(scores)), [one.size for one in scores])
-    scored = Scored.of(np.concatenate(scores), scan, false_scores, paired=True)
-    hits = int(np.isfinite(scored.nodule_score).sum())
-    counts = {
-        "tp": hits,
-        "fn": scored.nodule_score.size - hits,
-        "fp": scored.false_score.size,
-        "ignored": sum(ignored),
-        "double": sum(double),
-    }
-    return scored, counts
-
-
-def read_scan_list(path: Path) -> list[str]:
-    """Read the scans that a file lists, one a line, with or without the header ``seriesuid``.
-
-    Raises:
-        BadTable: the file cannot be read, lists nothing, or lists a scan twice.
-    """
-    try:
-        lines = [line.strip().rstrip(",") for line in path.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadTable(path, f"cannot be read ({error})") from error
-    listed = [line for line in lines if line and line != "seriesuid"]
-    twice = [uid for uid, times in Counter(listed).items() if times > 1]
-    if not listed or twice:
-        raise BadTable(path, f"lists scans twice: {twice}" if twice else "lists no scan")
-    return listed
-
-
-def _by_scan(path: Path, last: str, listed: list[str]) -> list[FloatArray]:
-    table = read_table(path, ("seriesuid", *_PLACE, last))
-    values = np.stack([table.numbers(name) for name in (*_PLACE, last)], axis=1)
-    number = {uid: i for i, uid in enumerate(listed)}
-    uids = table.text("seriesuid")
-    for uid, line in zip(uids, table.lines, strict=True):
-        if uid not in number:
-            raise BadTable(path, f"scan {uid!r} is not in the list of scans", line)
-    scan = np.array([number[uid] for uid in uids], dtype=np.int64)
-    order = np.argsort(scan, kind="stable")
-    starts = np.searchsorted(scan[order], np.arange(1, len(listed)))
-    return np.split(values[order], starts)
 
 
 def _within(points: FloatArray, spheres: FloatArray) -> npt.NDArray[np.bool_]:

@@ -139,6 +139,7 @@ class Agent:
         free: dict[str, object] = {"deadline_s": 3600.0, "audit_rate": 0.0}
         side = {} if second is None else {"roi_side": second.roi_shape[0]}
         settings = settings.model_copy(update={**free, **side})
+        self.roi_side, self.max_rois = settings.roi_side, settings.max_rois
         self._screener, self._second = _ScreenedOnce(screener), second
         self._alone = build_pipeline(settings, self._screener, NoSecondReader())
         self._both: Pipeline | None = None
@@ -149,6 +150,11 @@ class Agent:
     def label(self) -> str:
         """Return screening network, version and engine."""
         return self._alone.reader.label
+
+    @property
+    def second_label(self) -> str:
+        """Return the second reader, if there is one."""
+        return str(getattr(self._second, "name", "no cloud"))
 
     @property
     def thresholds(self) -> Thresholds:

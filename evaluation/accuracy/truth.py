@@ -10,17 +10,18 @@ fully marked. It probably holds more of them, and its false positives are not co
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import typer
 
 from evaluation.accuracy.data import UNKNOWN_RADIUS_MM, Table, read_table
+from evaluation.accuracy.froc import match_scan
 from evaluation.errors import BadTable, EvaluationError, MissingData
+from evaluation.run import remark
 from imaging.dicom.header import DICOM_SUFFIXES, is_dicom, read_head
-from imaging.volume import FloatArray, Triple, triple
+from imaging.volume import FloatArray, Nodule, Triple, triple
 from imaging.volume_files import FORMATS, format_of
 
 RIM_MM = 3.0
@@ -36,42 +37,37 @@ BY_EYE = "by eye"
 LISTING = "scans.csv"
 """Name of the table that lists the scans, beside a table of marks."""
 
-_COLUMNS = ("scan", "x", "y", "z", "diameter_mm")
+_COLUMNS = ("scan", "kind", "x", "y", "z", "diameter_mm")
 
 
 @dataclass(frozen=True)
 class Lesion:
     """A known lesion: centre ``(x, y, z)`` LPS mm, diameter of the sphere of equal volume.
 
-    A diameter of -1 is not known. ``longest_mm`` is its longest extent, 0 if it was not measured.
-    Lesions are not spheres: half the longer of the two is the distance within which a detection
-    hits the lesion.
+    A diameter of -1 is not known. A detection hits the lesion within half its diameter.
     """
 
     centre_mm: Triple
     diameter_mm: float
-    longest_mm: float = 0.0
 
     @property
     def reach_mm(self) -> float:
-        """Return half the longer of diameter and longest extent, or the radius of LUNA16."""
-        return max(self.diameter_mm, self.longest_mm) / 2 if self.known else UNKNOWN_RADIUS_MM
+        """Return half the diameter, or the radius of LUNA16 where it is not known."""
+        return self.diameter_mm / 2 if self.known else UNKNOWN_RADIUS_MM
 
     @property
     def known(self) -> bool:
         """Return whether its size is known."""
-        return max(self.diameter_mm, self.longest_mm) > 0
+        return self.diameter_mm > 0
 
     def hit_by(self, point_mm: Triple) -> bool:
         """Return whether a detection there hits it: nearer than `reach_mm`."""
-        return self._distance(point_mm) < self.reach_mm
+        return self.covers(point_mm, 0.0)
 
     def covers(self, point_mm: Triple, rim_mm: float = RIM_MM) -> bool:
         """Return whether a detection there is no false positive: within the rim of `reach_mm`."""
-        return self._distance(point_mm) < self.reach_mm + rim_mm
-
-    def _distance(self, point_mm: Triple) -> float:
-        return float(np.linalg.norm(np.subtract(point_mm, self.centre_mm)))
+        distance_mm = float(np.linalg.norm(np.subtract(point_mm, self.centre_mm)))
+        return distance_mm < self.reach_mm + rim_mm
 
 
 @dataclass(frozen=True)
@@ -121,13 +117,57 @@ def _array(rows: Sequence[tuple[float, ...]]) -> FloatArray:
     return np.array(rows, np.float64).reshape(-1, 4)
 
 
+Detection = tuple[Triple, float]
+"""A location ``(x, y, z)`` LPS mm and its score."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScanScores:
+    """One scan: the highest score on each known lesion, and the scores of its false positives.
+
+    ``lesion_score`` ``(lesions,)`` is ``-inf`` where no detection hit the lesion. ``false_score``
+    is ``(m,)``.
+    """
+
+    lesion_score: FloatArray
+    false_score: FloatArray
+
+    @property
+    def found(self) -> int:
+        """Return the number of lesions that a detection hit."""
+        return int(np.isfinite(self.lesion_score).sum())
+
+
+def score_scan(
+    detections: Iterable[Detection], truth: Truth, *, rim_mm: float = RIM_MM
+) -> ScanScores:
+    """Sort the detections of one scan into hits and false positives, by the rules of LUNA16.
+
+    A lesion has the highest score of the detections that hit it. A detection within ``rim_mm``
+    outside a lesion, or on an ignored place, is not counted. Every other one is a false positive.
+    """
+    rows = [(*location, score) for location, score in detections]
+    best, false, _, _ = match_scan(_array(rows), *truth.spheres(rim_mm))
+    return ScanScores(best, false)
+
+
+COUNTED_MM = 5.0
+"""Least diameter of the nodules of phantoms that count; smaller ones are ignored."""
+
+
+def truth_of(nodules: Sequence[Nodule]) -> Truth:
+    """Return the truth of a phantom; within 5 mm of a nodule too small to count is ignored."""
+    return Truth(
+        tuple(Lesion(n.centre_mm, n.diameter_mm) for n in nodules if n.diameter_mm >= COUNTED_MM),
+        tuple(Lesion(n.centre_mm, 10.0) for n in nodules if n.diameter_mm < COUNTED_MM),
+    )
+
+
 def read_truth(*paths: Path) -> dict[str, Truth]:
     """Read what is known of each scan that the tables name, several lines to a scan.
 
     Columns ``scan, kind, x, y, z, diameter_mm``; a diameter of -1, or an empty one, is not known.
     A column ``source`` tells which marks were made by eye.
-    Without the column ``kind`` every line is a known lesion, with ``longest_mm`` and ``role`` where
-    these columns are there, and one with empty x, y, z says that none is known.
 
     Raises:
         BadTable: a file cannot be read, lacks a column, or a line has no location, no valid size or
@@ -137,23 +177,17 @@ def read_truth(*paths: Path) -> dict[str, Truth]:
     roles, by_eye = dict[str, str](), defaultdict[str, set[str]](set)
     for path in paths:
         table = read_table(path, _COLUMNS)
-        marks = "kind" in table.header
         listing = path.with_name(LISTING)
-        if not marks:
-            _read_roles(table, roles)
-        elif listing.is_file():
+        if listing.is_file():
             _read_roles(read_table(listing, ("scan",)), roles)
-        kinds = table.text("kind") if marks else ["lesion"] * len(table)
+        kinds = [kind.lower() for kind in table.text("kind")]
         sources = [row.get("source", "").strip().lower() for row in table.rows]
-        rows = zip(_names(table), kinds, _lesions(table, marks), table.lines, sources, strict=True)
-        for name, stated, lesion, line, source in rows:
+        rows = zip(_names(table), kinds, _lesions(table), table.lines, sources, strict=True)
+        for name, kind, lesion, line, source in rows:
             roles.setdefault(name, "")
-            kind = stated.lower()
             if kind not in (*MUST_BE_FOUND, *IGNORED):
                 expected = ", ".join((*MUST_BE_FOUND, *IGNORED))
                 raise BadTable(path, f"kind {kind!r}, expected one of {expected}", line)
-            if lesion is None:
-                continue
             if source == BY_EYE:
                 by_eye[name].add(kind)
             counts = kind in MUST_BE_FOUND and source != BY_EYE
@@ -164,25 +198,19 @@ def read_truth(*paths: Path) -> dict[str, Truth]:
     }
 
 
-def _lesions(table: Table, marks: bool) -> list[Lesion | None]:
-    """Return the lesion of each row; None if a row that is no mark has no location."""
+def _lesions(table: Table) -> list[Lesion]:
+    """Return the lesion of each row."""
     place = np.stack([table.numbers(axis, blank=np.nan) for axis in ("x", "y", "z")], axis=1)
-    diameter = table.numbers("diameter_mm", blank=-1.0 if marks else 0.0)
-    measured = "longest_mm" in table.header
-    longest = table.numbers("longest_mm", blank=0.0) if measured else np.zeros(len(table))
-    found: list[Lesion | None] = []
-    for number, line in enumerate(table.lines):
-        one = Lesion(triple(place[number]), float(diameter[number]), float(longest[number]))
-        missing = np.isnan(one.centre_mm)
-        if missing.all() and not marks:
-            found.append(None)
-            continue
-        if missing.any() or not (one.known or (marks and one.diameter_mm == -1)):
-            reason = "a lesion needs x, y, z and a diameter_mm above 0"
-            reason += "; -1 where the diameter is not known" if marks else ""
-            raise BadTable(table.path, reason, line)
-        found.append(one)
-    return found
+    diameter = table.numbers("diameter_mm", blank=-1.0)
+    for row, size, line in zip(place, diameter, table.lines, strict=True):
+        if np.isnan(row).any() or not (size > 0 or size == -1):
+            raise BadTable(
+                table.path,
+                "a lesion needs x, y, z and a diameter_mm above 0; -1 where the diameter is not"
+                " known",
+                line,
+            )
+    return [Lesion(triple(row), float(size)) for row, size in zip(place, diameter, strict=True)]
 
 
 def _read_roles(table: Table, roles: dict[str, str]) -> None:
@@ -283,7 +311,7 @@ def fully_marked(folders: Sequence[Path], known: Mapping[str, Truth]) -> list[Pa
     """
     found = [one for one in folders if known.get(scan_name(one), UNKNOWN).fully_marked]
     if left_out := [scan_name(one) for one in folders if one not in found]:
-        typer.echo(f"left out, not fully marked: {', '.join(left_out)}", err=True)
+        remark(f"left out, not fully marked: {', '.join(left_out)}")
     if folders and not found:
         raise EvaluationError("no scan is fully marked: all have nodules that were seen by eye")
     return found

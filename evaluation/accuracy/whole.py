@@ -14,21 +14,15 @@ import numpy as np
 
 from edge.findings import DecidedBy, Finding, Route
 from edge.report.compose import Assessment
-from evaluation.accuracy.bootstrap import difference, figures, finite, operating_point
-from evaluation.accuracy.froc import Scored, froc, match_scan, threshold_within
+from evaluation.accuracy.bootstrap import finite
+from evaluation.accuracy.froc import Scored
 from evaluation.accuracy.readers import Agent, BoxReading, Stage, rescored
-from evaluation.accuracy.truth import Lesion, Truth, scan_name
+from evaluation.accuracy.truth import Lesion, ScanScores, Truth, scan_name, score_scan
 from imaging.errors import StudyError
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.volume import FloatArray, Triple, Volume
 from models.runtime.detection import Candidate
-
-INDEPENDENT = "independent marks"
-"""The scans that nobody marked by eye among the networks' candidates."""
-
-TOGETHER = "all"
-"""The group of all scans, beside those of each role."""
 
 
 class Fate(Enum):
@@ -68,6 +62,17 @@ class Counts(NamedTuple):
     false_possible: int
 
 
+class Change(NamedTuple):
+    """A candidate that the cloud's verdict made a finding, or kept out of the findings.
+
+    ``right`` is None on a place that does not count.
+    """
+
+    candidate: Candidate
+    added: bool
+    right: bool | None
+
+
 @dataclass(frozen=True, eq=False)
 class WholeScan:
     """One scan as the agent read it.
@@ -87,10 +92,9 @@ class WholeScan:
     refused: str = ""
     outside: frozenset[int] = frozenset()
 
-    def scores(self, stage: Stage) -> tuple[FloatArray, FloatArray]:
-        """Return the scores of the nodules, ``-inf`` if missed, and of the false positives."""
-        rows = [(*one.centre_mm, one.score) for one in self.ranked.get(stage, ())]
-        return self._matched(rows)
+    def scores(self, stage: Stage) -> ScanScores:
+        """Return the scores of the nodules and of the false positives."""
+        return self._matched([(one.centre_mm, one.score) for one in self.ranked.get(stage, ())])
 
     def report(self, stage: Stage) -> Assessment | None:
         """Return the report of that stage at the shipped thresholds; None if there is none.
@@ -106,17 +110,38 @@ class WholeScan:
         report = self.report(stage)
         findings = () if report is None else report.merged.findings
         possible = () if report is None else report.merged.possible
-        (best, false), (_, false_possible), (either, _) = (
-            self._matched([(*one.centre_mm, one.probability) for one in listed])
+        in_findings, in_possible, in_either = (
+            self._matched([(one.centre_mm, one.probability) for one in listed])
             for listed in (findings, possible, (*findings, *possible))
         )
-        found, listed = int(np.isfinite(best).sum()), int(np.isfinite(either).sum())
-        return Counts(best.size, found, listed, false.size, false_possible.size)
+        false, false_possible = in_findings.false_score.size, in_possible.false_score.size
+        nodules = len(self.truth.lesions)
+        return Counts(nodules, in_findings.found, in_either.found, false, false_possible)
 
-    def _matched(self, rows: Sequence[tuple[float, ...]]) -> tuple[FloatArray, FloatArray]:
-        found = np.array(rows, np.float64).reshape(-1, 4)
-        best, false, _, _ = match_scan(found, *self.truth.spheres(0.0))
-        return best, false
+    def uncertain(self) -> int:
+        """Return how many candidates are between the thresholds of the edge."""
+        return 0 if self.reading is None else len(self.reading.alone.plan.uncertain)
+
+    def sent(self) -> int:
+        """Return how many regions the edge sends, those for characterization included."""
+        both = self.report(Stage.BOTH)
+        return 0 if both is None else len(both.plan.send)
+
+    def changes(self) -> Iterator[Change]:
+        """Yield the decisions of the edge alone that the cloud changed."""
+        alone, both = self.report(Stage.EDGE), self.report(Stage.BOTH)
+        if alone is None or both is None:
+            return
+        before, after = reported(alone), reported(both)
+        for number in sorted(before.keys() ^ after.keys()):
+            one = both.plan.decisions[number].candidate
+            hit = any(lesion.hit_by(one.centre_mm) for lesion in self.truth.lesions)
+            added = number in after
+            counts = hit or self.truth.is_false(one.centre_mm, 0.0)
+            yield Change(one, added, added is hit if counts else None)
+
+    def _matched(self, detections: Sequence[tuple[Triple, float]]) -> ScanScores:
+        return score_scan(detections, self.truth, rim_mm=0.0)
 
 
 def read_whole(folder: Path, truth: Truth, agent: Agent, stage: Stage) -> WholeScan:
@@ -166,124 +191,10 @@ def scored(scans: Sequence[WholeScan], stage: Stage) -> Scored:
     Raises:
         ValueError: there is no nodule.
     """
-    pairs = [scan.scores(stage) for scan in scans]
-    numbers = np.repeat(np.arange(len(scans)), [nodules.size for nodules, _ in pairs])
-    nodules = np.concatenate([nodules for nodules, _ in pairs])
-    return Scored.of(nodules, numbers, [false for _, false in pairs], paired=True)
-
-
-def groups_of(scans: Sequence[WholeScan]) -> dict[str, list[WholeScan]]:
-    """Return the scans by role, test first and validation next; all together if there are more.
-
-    Before the first come those of its scans without any mark by eye, if that is a part of them.
-    """
-    order = ("test", "val")
-    roles = sorted({scan.truth.role for scan in scans})
-    roles.sort(key=lambda role: order.index(role) if role in order else len(order))
-    if len(roles) < 2:
-        groups = {(roles[0] if roles else "") or TOGETHER: list(scans)}
-    else:
-        groups = {role or "no role": [s for s in scans if s.truth.role == role] for role in roles}
-        groups[TOGETHER] = list(scans)
-    first, of = next(iter(groups.items()))
-    independent = [scan for scan in of if not scan.truth.by_eye]
-    if 0 < len(independent) < len(of):
-        return {f"{first}, {INDEPENDENT}": independent, **groups}
-    return groups
-
-
-def group_json(
-    scans: Sequence[WholeScan], stages: Sequence[Stage], *, resamples: int, seed: int
-) -> dict[str, Any]:
-    """Return all figures of a group of scans; without a nodule there is no sensitivity."""
-    nodules = sum(len(scan.truth.lesions) for scan in scans)
-    found: dict[str, Any] = {}
-    gain = None
-    if nodules:
-        of = {stage: scored(scans, stage) for stage in stages}
-        for stage, one in of.items():
-            value = figures(one, resamples=resamples, seed=seed)
-            points = value.points(threshold_within(froc(one)))
-            cpm, costs = value.cpm.as_dict(), value.costs()
-            found[stage.value] = {"sensitivity": points, "cpm": cpm, "fp_at": costs}
-        if Stage.BOTH in of:
-            pair = of[Stage.EDGE], of[Stage.BOTH]
-            gain = difference(*pair, resamples=resamples, seed=seed).as_dict()
-    reports = [stage for stage in stages if stage is not Stage.CLOUD]
-    shipped = {stage.value: _shipped(scans, stage, resamples, seed) for stage in reports}
-    changes = [change for scan in scans for change in changes_of(scan)]
-    return {
-        "scans": len(scans),
-        "nodules": nodules,
-        "refused": [scan.name for scan in scans if scan.refused],
-        "stages": found,
-        "both_minus_edge": gain,
-        "shipped": shipped,
-        "uncertain_per_scan": float(np.mean([_uncertain(scan) for scan in scans])),
-        "sent_per_scan": float(np.mean([_sent(scan) for scan in scans])),
-        "verdicts": {
-            "changed": len(changes),
-            "right": sum(change.right is True for change in changes),
-            "wrong": sum(change.right is False for change in changes),
-            "on_ignored_places": sum(change.right is None for change in changes),
-        }
-        if Stage.BOTH in stages
-        else None,
-    }
-
-
-def _shipped(scans: Sequence[WholeScan], stage: Stage, resamples: int, seed: int) -> dict[str, Any]:
-    counts = [scan.counts(stage) for scan in scans]
-    share, false = _operating_point(
-        [(one.nodules, one.found, one.false) for one in counts], resamples, seed
-    )
-    either, false_possible = _operating_point(
-        [(one.nodules, one.listed, one.false_possible) for one in counts], resamples, seed
-    )
-    return {
-        "found": sum(one.found for one in counts),
-        "found_in_either_list": sum(one.listed for one in counts),
-        "false_positives": sum(one.false for one in counts),
-        "false_possible": sum(one.false_possible for one in counts),
-        "sensitivity": share,
-        "sensitivity_of_either_list": either,
-        "false_positives_per_scan": false,
-        "false_possible_per_scan": false_possible,
-    }
-
-
-def _operating_point(
-    counts: Sequence[tuple[int, int, int]], resamples: int, seed: int
-) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """Return the sensitivity, None without a nodule, and what is false a scan, for JSON."""
-    share, false = operating_point(np.array(counts, np.float64), resamples=resamples, seed=seed)
-    return None if share is None else share.as_dict(), false.as_dict()
-
-
-@dataclass(frozen=True)
-class Change:
-    """A candidate that the cloud's verdict made a finding, or kept out of the findings.
-
-    ``right`` is None on a place that does not count.
-    """
-
-    candidate: Candidate
-    added: bool
-    right: bool | None
-
-
-def changes_of(scan: WholeScan) -> Iterator[Change]:
-    """Yield the decisions of the edge alone that the cloud changed."""
-    alone, both = scan.report(Stage.EDGE), scan.report(Stage.BOTH)
-    if alone is None or both is None:
-        return
-    before, after = reported(alone), reported(both)
-    for number in sorted(before.keys() ^ after.keys()):
-        one = both.plan.decisions[number].candidate
-        hit = any(lesion.hit_by(one.centre_mm) for lesion in scan.truth.lesions)
-        added = number in after
-        counts = hit or scan.truth.is_false(one.centre_mm, 0.0)
-        yield Change(one, added, added is hit if counts else None)
+    of = [scan.scores(stage) for scan in scans]
+    numbers = np.repeat(np.arange(len(scans)), [one.lesion_score.size for one in of])
+    nodules = np.concatenate([one.lesion_score for one in of])
+    return Scored.of(nodules, numbers, [one.false_score for one in of], paired=True)
 
 
 def reported(report: Assessment) -> dict[int, Finding]:
@@ -291,50 +202,50 @@ def reported(report: Assessment) -> dict[int, Finding]:
     return _by_candidate(report, report.merged.findings)
 
 
-def possible_in(report: Assessment) -> dict[int, Finding]:
-    """Return the possible findings of a report by the number of their candidate."""
-    return _by_candidate(report, report.merged.possible)
-
-
 def _by_candidate(report: Assessment, listed: Sequence[Finding]) -> dict[int, Finding]:
     return {report.plan.index_of(finding): finding for finding in listed}
 
 
-def nodule_json(scan: WholeScan, number: int, stage: Stage) -> dict[str, Any]:
+def nodule_row(scan: WholeScan, number: int, stage: Stage) -> dict[str, Any]:
     """Return the scores of a nodule, and the decision on it at the shipped thresholds."""
     lesion = scan.truth.lesions[number]
     candidates = () if scan.reading is None else scan.reading.candidates
     hits = [i for i, one in enumerate(candidates) if lesion.hit_by(one.centre_mm)]
-    fate = Fate.OUTSIDE if number in scan.outside else fate_of(scan, lesion, hits, stage)
+    fate = Fate.OUTSIDE if number in scan.outside else decision_on(scan, lesion, hits, stage)
+    scores = {
+        "edge": [candidates[i].score for i in hits],
+        "cloud": scan.cloud[hits].tolist(),
+        "merged": scan.merged[hits].tolist(),
+    }
     return {
+        "scan": scan.name,
+        "role": scan.truth.role or None,
         "centre_mm": list(lesion.centre_mm),
         "diameter_mm": lesion.diameter_mm if lesion.known else None,
-        "edge": finite(max((candidates[i].score for i in hits), default=-np.inf)),
-        "cloud": finite(max(scan.cloud[hits].tolist(), default=-np.inf)),
-        "merged": finite(max(scan.merged[hits].tolist(), default=-np.inf)),
+        **{reader: finite(max(of, default=-np.inf)) for reader, of in scores.items()},
         "found": fate.found,
         "possible": fate is Fate.POSSIBLE,
         "decision": fate.value,
     }
 
 
-def fate_of(scan: WholeScan, lesion: Lesion, hits: Sequence[int], stage: Stage) -> Fate:
+def decision_on(scan: WholeScan, lesion: Lesion, hits: Sequence[int], stage: Stage) -> Fate:
     """Return the decision on a nodule that the candidates ``hits`` hit."""
-    alone = scan.report(Stage.EDGE)
-    report = scan.report(stage)
+    alone, report = scan.report(Stage.EDGE), scan.report(stage)
     if alone is None or report is None:
         return Fate.REFUSED
     before, after = reported(alone), reported(report)
+    possible = _by_candidate(report, report.merged.possible)
     found = {i: one for i, one in after.items() if lesion.hit_by(one.centre_mm)}
     if found:
         if any(one.decided_by is not DecidedBy.CLOUD for one in found.values()):
             return Fate.EDGE
         return Fate.KEPT if found.keys() & before.keys() else Fate.RESCUED
-    if any(lesion.hit_by(one.centre_mm) for one in possible_in(report).values()):
+    if any(lesion.hit_by(one.centre_mm) for one in possible.values()):
         return Fate.POSSIBLE
     if not hits:
         return Fate.NOT_PROPOSED
-    if set(hits) & (after.keys() | possible_in(report).keys()):
+    if set(hits) & (after.keys() | possible.keys()):
         return Fate.MOVED
     if set(hits) & before.keys():
         return Fate.REMOVED
@@ -344,24 +255,26 @@ def fate_of(scan: WholeScan, lesion: Lesion, hits: Sequence[int], stage: Stage) 
     return Fate.UNCERTAIN if Route.ESCALATE in routes else Fate.DISMISSED
 
 
-def scan_json(scan: WholeScan, stage: Stage) -> dict[str, Any]:
-    """Return one scan: its nodules, what is false at the shipped thresholds, its regions."""
-    report = scan.report(stage)
-    changes = list(changes_of(scan))
-    stages = (Stage.EDGE, Stage.BOTH) if stage is Stage.BOTH else (Stage.EDGE,)
+def scan_row(scan: WholeScan, stage: Stage) -> dict[str, Any]:
+    """Return one scan: what is found and false at the shipped thresholds, and its regions."""
+    report, changes = scan.report(stage), list(scan.changes())
+    edge, own = scan.counts(Stage.EDGE), scan.counts(stage)
+    findings = {} if report is None else reported(report)
+    possible = {} if report is None else _by_candidate(report, report.merged.possible)
     return {
         "scan": scan.name,
         "role": scan.truth.role or None,
         "refused": scan.refused or None,
-        "nodules": [nodule_json(scan, i, stage) for i in range(len(scan.truth.lesions))],
-        "false_positives": {one.value: scan.counts(one).false for one in stages},
-        "false_possible": {one.value: scan.counts(one).false_possible for one in stages},
-        "false_findings": [] if report is None else list(_false(scan, reported(report))),
-        "false_possible_findings": (
-            [] if report is None else list(_false(scan, possible_in(report)))
-        ),
-        "uncertain": _uncertain(scan),
-        "sent": _sent(scan),
+        "nodules": len(scan.truth.lesions),
+        "found": own.found,
+        "possible": own.listed - own.found,
+        "false_of_edge": edge.false,
+        "false": own.false,
+        "false_possible": own.false_possible,
+        "false_findings": list(_false(scan, findings)),
+        "false_possible_findings": list(_false(scan, possible)),
+        "uncertain": scan.uncertain(),
+        "sent": scan.sent(),
         "changed": len(changes),
         "changed_rightly": sum(change.right is True for change in changes),
     }
@@ -379,14 +292,3 @@ def _false(scan: WholeScan, listed: Mapping[int, Finding]) -> Iterator[dict[str,
                 "probability": one.probability,
                 "decided_by": one.decided_by.value,
             }
-
-
-def _uncertain(scan: WholeScan) -> int:
-    """Return how many candidates are between the thresholds of the edge."""
-    return 0 if scan.reading is None else len(scan.reading.alone.plan.uncertain)
-
-
-def _sent(scan: WholeScan) -> int:
-    """Return how many regions the edge sends, those for characterization included."""
-    both = scan.report(Stage.BOTH)
-    return 0 if both is None else len(both.plan.send)

@@ -1,15 +1,29 @@
 """``overread-eval whole``: whole scans with every nodule marked, through the agent's own code."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
-from cloud.settings import load_settings as load_cloud_settings
-from evaluation.accuracy.bootstrap import RESAMPLES, Interval, span, stages_table
-from evaluation.accuracy.froc import froc
-from evaluation.accuracy.nodules import draw_curves, save_chart
+from evaluation.accuracy.bootstrap import (
+    RATE_COLUMNS,
+    RESAMPLES,
+    difference,
+    figures,
+    operating_point,
+)
+from evaluation.accuracy.froc import RATES, Curve, froc, rate_name
+from evaluation.accuracy.options import (
+    Marks,
+    MoreScans,
+    Plot,
+    Resamples,
+    Scans,
+    save_chart,
+    sorted_arguments,
+)
 from evaluation.accuracy.readers import STAGES, Stage, StageOption, open_agent
 from evaluation.accuracy.truth import (
     fully_marked,
@@ -19,9 +33,16 @@ from evaluation.accuracy.truth import (
     scan_name,
     scans_of_splits,
 )
-from evaluation.accuracy.whole import Fate, group_json, groups_of, read_whole, scan_json, scored
-from evaluation.common import cli
-from models.markdown import Rows, number, percents
+from evaluation.accuracy.whole import Fate, WholeScan, nodule_row, read_whole, scan_row, scored
+from evaluation.result import SHARE, Result, Table
+from evaluation.run import CloudModel, Model, Seed, command, each
+from models.charts import new_figure
+
+INDEPENDENT = "independent marks"
+"""The scans that nobody marked by eye among the networks' candidates."""
+
+TOGETHER = "all"
+"""The group of all scans, beside those of each role."""
 
 RULES = (
     "Rules of LUNA16: a finding nearer to a nodule than half its diameter hits it, a nodule counts"
@@ -34,23 +55,69 @@ RULES = (
 )
 
 
-def whole_command(
-    scans: cli.Scans,
-    truth: cli.Marks,
-    more_scans: cli.MoreScans = None,
+def _remarks(result: Result) -> Iterator[str]:
+    """Name the scans and nodules that are missed for another reason than a reader."""
+    refused = [one["scan"] for one in result["raw"]["scans"] if one["refused"]]
+    if refused:
+        yield f"Refused, their nodules are missed: {', '.join(refused)}."
+    nodules = result["raw"]["nodules"]
+    if outside := [one["scan"] for one in nodules if one["decision"] == Fate.OUTSIDE.value]:
+        yield (
+            f"Nodules outside of their scans count as missed: {', '.join(outside)}. Marks need"
+            " coordinates in LPS mm; for RAS change the signs of x and y."
+        )
+
+
+@command(
+    Table("curves", {"scans": "scans", "reader": "reader", **RATE_COLUMNS},
+          title="Sensitivity in % at false positives a scan"),
+    Table("shipped", {
+        "scans": "scans", "number": "number", "reader": "reports", "found": "nodules found",
+        "nodules": "of", "sensitivity": ("sensitivity", SHARE),
+        "false_positives_per_scan": ("false positives a scan", "{:.2f}"),
+    }, title="At the shipped thresholds, {model} and {cloud_model}"),
+    Table("either", {
+        "scans": "scans", "reader": "reports", "found_in_either_list": "nodules in either list",
+        "nodules": "of", "sensitivity_of_either_list": ("sensitivity", SHARE),
+        "false_possible_per_scan": ("false possible findings a scan", "{:.2f}"),
+    }, "shipped", "Findings and possible findings together"),
+    Table("verdicts", {
+        "scans": "scans", "uncertain_per_scan": ("uncertain candidates a scan", "{:.1f}"),
+        "sent_per_scan": ("ROIs sent a scan", "{:.1f}"),
+        "both_minus_edge": ("CPM, both minus edge", "{:.3f}"),
+        "changed": "decisions changed by verdicts", "right": "of them right", "wrong": "wrong",
+        "ignored": "on ignored places",
+    }, "groups", "What the cloud is asked, and what its verdicts change"),
+    Table("nodules", {
+        "scan": "scan", "role": "role", "centre_mm": "x, y, z", "diameter_mm": ("mm", "{:.1f}"),
+        "edge": ("edge", "{:.2f}"), "cloud": ("cloud", "{:.2f}"), "merged": ("merged", "{:.2f}"),
+        "found": "found", "decision": "decision",
+    }, lambda result: result["raw"]["nodules"], "Nodules"),
+    Table("scans", {
+        "scan": "scan", "role": "role", "nodules": "nodules", "found": "found",
+        "possible": "possible", "false_of_edge": "false edge", "false": "false",
+        "false_possible": "false possible", "uncertain": "uncertain", "sent": "sent",
+        "changed": "changed", "changed_rightly": "rightly",
+    }, lambda result: result["raw"]["scans"], "Scans at the shipped thresholds"),
+    _remarks,
+    "{rules}",
+)  # fmt: skip
+def whole(
+    scans: Scans,
+    truth: Marks,
+    more_scans: MoreScans = None,
     stage: StageOption = Stage.BOTH,
     split: Annotated[
         str | None, typer.Option(metavar="NAME[,NAME]", help="Roles of the scans; default: all.")
     ] = None,
-    model: cli.Model = None,
-    cloud_model: cli.CloudModel = None,
-    plot: cli.Plot = None,
-    resamples: cli.Resamples = RESAMPLES,
-    seed: cli.Seed = 0,
-    as_json: cli.Json = False,
-) -> None:
+    model: Model = None,
+    cloud_model: CloudModel = None,
+    plot: Plot = None,
+    resamples: Resamples = RESAMPLES,
+    seed: Seed = 0,
+) -> dict[str, Any]:
     """Whole scans with every nodule marked: what is found, who decided it, what is false."""
-    given, tables = cli.sorted_arguments(scans, more_scans, truth)
+    given, tables = sorted_arguments(scans, more_scans, truth)
     known = read_truth(*tables)
     folders = scan_folders(given, set(known))
     require_listed(given, known, tables)
@@ -60,126 +127,131 @@ def whole_command(
     agent = open_agent(stage, model, cloud_model)
     read = [
         read_whole(folder, known[scan_name(folder)], agent, stage)
-        for folder in cli.each(folders, "scans")
+        for folder in each(folders, "scans")
     ]
-    stages = list(Stage)[: list(Stage).index(stage) + 1]  # each shows those before it too
     groups = groups_of(read)
-    result: dict[str, Any] = {
+    if plot is not None:
+        name, of = next(iter(groups.items()))
+        if any(scan.truth.lesions for scan in of):
+            curves = {STAGES[one]: froc(scored(of, one)) for one in stages_of(stage)}
+            save_chart(draw_curves(curves, f"whole scans, {name}"), plot)
+    return {
         "stage": stage.value,
         "model": agent.label,
-        "cloud_model": None
-        if stage is Stage.EDGE
-        else load_cloud_settings(model=cloud_model).model,
+        "cloud_model": agent.second_label,
         "thresholds": asdict(agent.thresholds),
         "rules": RULES,
-        "groups": {
-            name: group_json(of, stages, resamples=resamples, seed=seed)
-            for name, of in groups.items()
+        **as_dict(groups, stage, resamples=resamples, seed=seed),
+        "raw": {
+            "scans": [scan_row(scan, stage) for scan in read],
+            "nodules": [
+                nodule_row(scan, i, stage) for scan in read for i in range(len(scan.truth.lesions))
+            ],
         },
-        "scans": [scan_json(scan, stage) for scan in read],
     }
-    first = next(iter(groups))
-    if plot is not None and result["groups"][first]["nodules"]:
-        curves = {STAGES[one]: froc(scored(groups[first], one)) for one in stages}
-        save_chart(draw_curves(curves, f"whole scans, {first}"), plot)
-    cli.show(result, as_json, *tables_of(result))
 
 
-def tables_of(result: Mapping[str, Any]) -> list[Rows | str]:
-    """Return every table of one result, and the remarks on it."""
-    shown: list[Rows | str] = []
-    for name, group in result["groups"].items():
-        title = f"{name}: {group['nodules']} nodules, {group['scans']} scans"
-        if group["stages"]:
-            by_name = {STAGES[Stage(key)]: one for key, one in group["stages"].items()}
-            words = "; difference: edge and cloud minus edge, paired"
-            caption = f"Sensitivity in %, {title}{words if group['both_minus_edge'] else ''}"
-            shown.append(stages_table(by_name, group["both_minus_edge"], caption))
-        shown += [_shipped_table(group, title), *_remarks(group)]
-    shown += [_nodules_table(result["scans"]), _scans_table(result["scans"])]
-    outside = [
-        scan["scan"]
-        for scan in result["scans"]
-        for one in scan["nodules"]
-        if one["decision"] == Fate.OUTSIDE.value
-    ]
-    if outside:
-        shown.append(
-            f"Nodules outside of their scans count as missed: {', '.join(outside)}. Marks need"
-            " coordinates in LPS mm; for RAS change the signs of x and y."
-        )
-    return [*shown, result["rules"]]
+def stages_of(stage: Stage) -> list[Stage]:
+    """Return the stages that are shown: each shows those before it too."""
+    return list(Stage)[: list(Stage).index(stage) + 1]
 
 
-def _shipped_table(group: Mapping[str, Any], title: str) -> Rows:
-    cells = []
-    for key, one in group["shipped"].items():
-        cells.append([
-            STAGES[Stage(key)],
-            *_found(one["found"], group["nodules"], one["sensitivity"]),
-            _rate(one["false_positives_per_scan"]),
-            *_found(
-                one["found_in_either_list"], group["nodules"], one["sensitivity_of_either_list"]
-            ),
-            _rate(one["false_possible_per_scan"]),
-        ])  # fmt: skip
-    heads = ["reports", "found", "sensitivity", "false positives a scan", "found in either list",
-             "sensitivity", "false possible findings a scan"]  # fmt: skip
-    return Rows(heads, cells, f"At the shipped thresholds, {title}")
+def groups_of(scans: Sequence[WholeScan]) -> dict[str, list[WholeScan]]:
+    """Return the scans by role, test first and validation next; all together if there are more.
+
+    Before the first come those of its scans without any mark by eye, if that is a part of them.
+    """
+    order = ("test", "val")
+    roles = sorted({scan.truth.role for scan in scans})
+    roles.sort(key=lambda role: order.index(role) if role in order else len(order))
+    if len(roles) < 2:
+        groups = {(roles[0] if roles else "") or TOGETHER: list(scans)}
+    else:
+        groups = {role or "no role": [s for s in scans if s.truth.role == role] for role in roles}
+        groups[TOGETHER] = list(scans)
+    first, of = next(iter(groups.items()))
+    independent = [scan for scan in of if not scan.truth.by_eye]
+    if 0 < len(independent) < len(of):
+        return {f"{first}, {INDEPENDENT}": independent, **groups}
+    return groups
 
 
-def _found(count: int, nodules: int, share: Mapping[str, float | None] | None) -> list[str]:
-    return [f"{count} of {nodules}", "-" if share is None else f"{percents(share)} %"]
+def as_dict(
+    groups: Mapping[str, Sequence[WholeScan]], stage: Stage, *, resamples: int, seed: int
+) -> dict[str, Any]:
+    """Return the figures of each group of scans; without a nodule there is no sensitivity."""
+    curves, shipped, verdicts = list[dict[str, Any]](), list[dict[str, Any]](), []
+    drawn = {"resamples": resamples, "seed": seed}
+    for name, scans in groups.items():
+        nodules = sum(len(scan.truth.lesions) for scan in scans)
+        of = {one: scored(scans, one) for one in (stages_of(stage) if nodules else ())}
+        for one, input_ in of.items():
+            found = figures(input_, resamples=resamples, seed=seed).as_dict()
+            curves.append({"scans": name, "reader": STAGES[one], "nodules": nodules, **found})
+        for one in dict.fromkeys((Stage.EDGE, stage)):
+            # the cloud alone makes no report
+            if one is not Stage.CLOUD:
+                head = {"scans": name, "number": len(scans), "reader": STAGES[one]}
+                shipped.append({**head, **_shipped(scans, one, **drawn)})
+        gain = None
+        if Stage.BOTH in of:
+            gain = difference(of[Stage.EDGE], of[Stage.BOTH], **drawn).cpm.as_dict()
+        verdicts.append({"scans": name, "both_minus_edge": gain, **_verdicts(scans)})
+    return {"curves": curves, "shipped": shipped, "groups": verdicts}
 
 
-def _rate(one: Mapping[str, Any]) -> str:
-    rate = Interval(**one)
-    return f"{rate.value:.2f} ({span(rate, '{:.2f}')})"
+def _shipped(
+    scans: Sequence[WholeScan], stage: Stage, *, resamples: int, seed: int
+) -> dict[str, Any]:
+    """Return what the reports of a stage have of the nodules, and what is false in them."""
+    counts = np.array([scan.counts(stage) for scan in scans], np.float64)
+    nodules, found, listed, false, false_possible = counts.sum(axis=0).astype(int).tolist()
+    share, rate, either, possible_rate = (
+        None if one is None else one.as_dict()
+        for columns in ([0, 1, 3], [0, 2, 4])
+        for one in operating_point(counts[:, columns], resamples=resamples, seed=seed)
+    )
+    return {
+        "nodules": nodules,
+        "found": found,
+        "sensitivity": share,
+        "false_positives": false,
+        "false_positives_per_scan": rate,
+        "found_in_either_list": listed,
+        "sensitivity_of_either_list": either,
+        "false_possible": false_possible,
+        "false_possible_per_scan": possible_rate,
+    }
 
 
-def _remarks(group: Mapping[str, Any]) -> list[str]:
-    found = [f"Uncertain candidates a scan: {group['uncertain_per_scan']:.1f}."]
-    if verdicts := group["verdicts"]:
-        found = [
-            f"{found[0][:-1]}; regions sent a scan: {group['sent_per_scan']:.1f}. Verdicts changed"
-            f" {verdicts['changed']} decisions: {verdicts['right']} rightly, {verdicts['wrong']}"
-            f" wrongly, {verdicts['on_ignored_places']} on places that do not count."
-        ]
-    if group["refused"]:
-        found.append(f"Refused, their nodules are missed: {', '.join(group['refused'])}.")
-    return found
+def _verdicts(scans: Sequence[WholeScan]) -> dict[str, Any]:
+    """Return how much is uncertain, what is sent, and how often a verdict changed a decision."""
+    right = [change.right for scan in scans for change in scan.changes()]
+    return {
+        "uncertain_per_scan": float(np.mean([scan.uncertain() for scan in scans])),
+        "sent_per_scan": float(np.mean([scan.sent() for scan in scans])),
+        "changed": len(right),
+        "right": right.count(True),
+        "wrong": right.count(False),
+        "ignored": right.count(None),
+    }
 
 
-def _nodules_table(scans: Sequence[Mapping[str, Any]]) -> Rows:
-    cells = [
-        [
-            scan["scan"], scan["role"] or "-",
-            ",".join(f"{v:.0f}" for v in one["centre_mm"]),
-            number(one["diameter_mm"], 1),
-            *(number(one[key], 2) for key in ("edge", "cloud", "merged")),
-            one["decision"] if one["possible"]
-            else f"{'found' if one['found'] else 'missed'}: {one['decision']}",
-        ]
-        for scan in scans
-        for one in scan["nodules"]
-    ]  # fmt: skip
-    heads = ["scan", "role", "x,y,z", "mm", "edge", "cloud", "merged", "report"]
-    return Rows(heads, cells, "Nodules")
-
-
-def _scans_table(scans: Sequence[Mapping[str, Any]]) -> Rows:
-    cells = [
-        [
-            scan["scan"], scan["role"] or "-", scan["refused"] or len(scan["nodules"]),
-            sum(one["found"] for one in scan["nodules"]),
-            sum(one["possible"] for one in scan["nodules"]),
-            *(scan[false].get(key, "-") for false in ("false_positives", "false_possible")
-              for key in ("edge", "both")),
-            scan["uncertain"], scan["sent"], f"{scan['changed_rightly']} of {scan['changed']}",
-        ]
-        for scan in scans
-    ]  # fmt: skip
-    heads = ["scan", "role", "nodules", "found", "possible", "false edge", "false both",
-             "false possible edge", "false possible both", "uncertain", "sent",
-             "right"]  # fmt: skip
-    return Rows(heads, cells, "Scans at the shipped thresholds")
+def draw_curves(curves: Mapping[str, Curve], title: str) -> Any:
+    """Draw curves by name with the seven rates as grid lines; return the figure."""
+    figure = new_figure(9, 6.4)
+    axes = figure.subplots()
+    for name, curve in curves.items():
+        shown = curve.false_per_scan <= RATES[-1]
+        # The last threshold within the axes holds to their end; a log scale does not show zero.
+        rate = np.append(curve.false_per_scan[shown], RATES[-1])
+        sensitivity = np.append(curve.sensitivity[shown], curve.sensitivity[shown][-1])
+        axes.step(np.maximum(rate, RATES[0]), sensitivity, where="post", linewidth=2, label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(RATES, [rate_name(rate) for rate in RATES])
+    axes.set_yticks(np.linspace(0, 1, 11))
+    axes.set(xlim=(RATES[0], RATES[-1]), ylim=(0, 1.01), title=f"FROC curve, {title}")
+    axes.set(xlabel="false positives per scan", ylabel="sensitivity")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    return figure

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from edge.atomic_files import write_atomically
-from evaluation.accuracy.reports import truth_of
-from evaluation.accuracy.truth import Truth
 from evaluation.errors import MissingData
 from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import PhantomSpec, Progress, make_phantom, phantom_header
@@ -19,10 +17,9 @@ from imaging.volume import Nodule, triple
 
 @dataclass(frozen=True)
 class Prepared:
-    """A DICOM folder, its truth, and the nodules as drawn."""
+    """A DICOM folder, and the nodules as drawn."""
 
     folder: Path
-    truth: Truth
     nodules: tuple[Nodule, ...] = ()
 
 
@@ -74,4 +71,4 @@ def _prepared(spec: PhantomSpec, cache: Path, progress: Progress | None) -> Prep
     nodules = tuple(
         Nodule(triple(one["centre_mm"]), one["diameter_mm"], one["kind"]) for one in made["nodules"]
     )
-    return Prepared(folder, truth_of(nodules), nodules)
+    return Prepared(folder, nodules)

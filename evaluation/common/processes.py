@@ -300,7 +300,7 @@ class EdgeProcess:
         return self._answer({"read": number, "from_files": from_files})
 
     def escalate(self, number: int) -> dict[str, Any]:
-        """Return the times of one candidate, as `evaluation.timing.detection_worker` gives them."""
+        """Return the times of one candidate, as `evaluation.timing.candidate_worker` gives them."""
         return self._answer({"escalate": number})
 
     def _answer(self, command: dict[str, Any]) -> dict[str, Any]:

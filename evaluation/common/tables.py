@@ -5,13 +5,6 @@ from typing import Any
 
 from models.markdown import Rows
 
-_FRACTIONS = {0.125: "1/8", 0.25: "1/4", 0.5: "1/2"}
-
-
-def rate_name(rate: float) -> str:
-    """Return a number of false positives per scan as people write it: 1/8, 1/4, 1/2, 1, 2, ..."""
-    return _FRACTIONS.get(rate, f"{rate:g}")
-
 
 def columns_table(
     columns: Mapping[str, tuple[str, str]], rows: Sequence[Mapping[str, Any]], title: str
@@ -22,12 +15,3 @@ def columns_table(
         for row in rows
     ]
     return Rows([head for head, _ in columns.values()], cells, title)
-
-
-def times_table(stages: Mapping[str, Mapping[str, float]], title: str = "Times") -> Rows:
-    """Return median and 95th percentile of every stage."""
-    cells = [
-        [name, *(f"{1000 * times[key]:.1f}" for key in ("median_s", "p95_s"))]
-        for name, times in stages.items()
-    ]
-    return Rows(["stage", "median ms", "p95 ms"], cells, title)

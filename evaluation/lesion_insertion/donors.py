@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.accuracy.data import Cube, read_cubes, read_votes
-from evaluation.accuracy.subgroups import MATCH_MM, Traits, optional_column, read_traits
-from evaluation.lesion_insertion.hosts import Host
+from evaluation.accuracy.data import MATCH_MM, Cube, read_cubes, read_votes
+from evaluation.lesion_insertion.scans import Host
+from evaluation.lesion_insertion.subgroups import Traits, optional_column, read_traits
 from imaging.morphology import opened
 from imaging.preprocess import Preprocessed
 from imaging.volume import UInt8Array, from_window

@@ -4,52 +4,88 @@ The spheres are inserted into whole scans with a scanner's blur and read as the 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
+import typer
 
-from evaluation.accuracy import characterization
 from evaluation.accuracy.bootstrap import RESAMPLES
+from evaluation.accuracy.characterization import (
+    MALIGNANCY,
+    MEASURES,
+    TRUTH,
+    fit_both,
+    malignancy,
+    measures,
+    read_characterization,
+)
+from evaluation.accuracy.options import Data, Marks, MoreScans, Resamples, Scans, Split, known_scans
 from evaluation.accuracy.readers import Agent, Stage, open_agent, open_second
 from evaluation.accuracy.truth import scans_of_splits
-from evaluation.common import cli
-from evaluation.lesion_insertion.hosts import Host, PreparedHost, load_host
+from evaluation.lesion_insertion.scans import Host, PreparedHost, free_places, load_host
+from evaluation.result import SHARE, Table
+from evaluation.run import CloudModel, Seed, command, each
 from imaging.preprocess import preprocess
 from imaging.volume import FloatArray, Nodule
 from models.insertion.donors import Donor
-from models.insertion.insert import APART_MM, insert, plan_nodules
-from models.insertion.space import FreeSpace, Occupied
-from models.markdown import Rows
+from models.insertion.insert import insert, plan_nodules
 
 SIZES_MM = (4, 6, 8, 10, 15, 20, 30)
 DENSITIES_HU = {"solid": 30.0, "part-solid": -300.0, "ground glass": -650.0}
 _BLUR_MM, _LUNG_HU = 0.6, -850.0
 
 
-def characterization_command(
-    data: cli.Data,
-    split: cli.Split,
-    scans: cli.Scans,
-    truth: cli.Marks,
-    more_scans: cli.MoreScans = None,
-    cloud_model: cli.CloudModel = None,
-    resamples: cli.Resamples = RESAMPLES,
-    seed: cli.Seed = 0,
-    as_json: cli.Json = False,
-) -> None:
-    """Malignancy, texture, diameter and outline by the second reader; sizes of known spheres."""
-    splits = tuple(split.split(","))
-    folders, known = cli.known_scans(scans, more_scans, truth)
+@command(
+    MEASURES,
+    Table("spheres", {
+        "density": "sphere", "diameter_mm": "mm", "measured": "measured", "spheres": "of",
+        "bias_mm": ("bias in mm", "{:.2f}"), "error_mm": ("error in mm", "{:.2f}"),
+        "volume_error": ("error of the volume", SHARE),
+        "edge_bias_mm": ("bias of the edge alone in mm", "{:.2f}"),
+    }, title="Spheres of known size in {scans} scans, medians"),
+    MALIGNANCY,
+    "{truth}",
+)  # fmt: skip
+def characterization(
+    data: Data,
+    split: Split,
+    scans: Scans,
+    truth: Marks,
+    more_scans: MoreScans = None,
+    fit: Annotated[
+        str, typer.Option(metavar="NAME[,NAME]", help="Splits that the combination is fitted on.")
+    ] = "val",
+    cloud_model: CloudModel = None,
+    resamples: Resamples = RESAMPLES,
+    seed: Seed = 0,
+) -> dict[str, Any]:
+    """Size, type, outline and malignancy by the second reader; the Brock model; known spheres."""
+    splits, fitted_on = (tuple(names.split(",")) for names in (split, fit))
+    if shared := set(splits) & set(fitted_on):
+        raise typer.BadParameter(f"--fit: {', '.join(sorted(shared))} is measured")
+    folders, known = known_scans(scans, more_scans, truth)
     folders = scans_of_splits(folders, known, splits)
-    read = characterization.read_characterization(data, splits, open_second(cloud_model))
-    result = {"split": split, **characterization.as_dict(read, resamples=resamples, seed=seed)}
+    reader = open_second(cloud_model)
+    weights = fit_both(read_characterization(data, fitted_on, reader))
+    read = read_characterization(data, splits, reader)
     agent, rng = open_agent(Stage.BOTH, None, cloud_model), np.random.default_rng(seed)
-    hosts = (load_host(folder, known) for folder in cli.each(folders, "scans with spheres"))
-    rows = spheres_json([one for host in hosts for one in read_spheres(host, agent, rng)])
-    table = Rows([*rows[0]], [[*row.values()] for row in rows], "Spheres of known size, medians")
-    result |= {"scans": len(folders), "spheres": rows}
-    cli.show(result, as_json, characterization.characterization_table(result), table)
+    hosts = (load_host(folder, known) for folder in each(folders, "scans with spheres"))
+    return {
+        "split": split,
+        "fitted_on": fit,
+        "nodules": len(read.patients),
+        "patients": len(set(read.patients)),
+        "measures": measures(read, resamples=resamples, seed=seed),
+        "scans": len(folders),
+        "spheres": spheres_json([one for host in hosts for one in read_spheres(host, agent, rng)]),
+        "rated": read.rated.size,
+        "malignant": int(read.malignant[read.rated].sum()),
+        "rated_patients": len({read.patients[i] for i in read.rated}),
+        "malignancy": malignancy(read, weights, resamples=resamples, seed=seed),
+        "weights": dict(zip(("bias", "image", "brock"), map(float, weights), strict=True)),
+        "truth": TRUTH,
+    }
 
 
 def sphere(diameter_mm: float, hu: float, shift: FloatArray) -> Donor:
@@ -74,9 +110,7 @@ def read_spheres(
     The diameters of a sphere that is not found are NaN. A sphere for which there is no room is
     left out.
     """
-    space = FreeSpace.of(preprocess(host.volume, host.name))
-    known = (*host.truth.lesions, *host.truth.ignored)
-    occupied = tuple(Occupied(one.centre_mm, one.reach_mm + APART_MM) for one in known)
+    space, occupied = free_places(host, preprocess(host.volume, host.name))
     for density, hu in DENSITIES_HU.items():
         donors = [sphere(size, hu, rng.uniform(-0.5, 0.5, 3)) for size in SIZES_MM]
         scans, _ = plan_nodules([PreparedHost(host, space, occupied, {})], donors, 99, rng)

@@ -26,7 +26,7 @@ from evaluation.common.tables import columns_table
 from evaluation.links.link import OFF
 from evaluation.links.proxy import proxied
 from evaluation.links.trace import find_trace
-from evaluation.timing.latency import this_machine
+from evaluation.run import this_machine
 
 LIMIT_MS = 50.0
 """Required of the additional time of a study: of its median and of its 95th percentile."""

@@ -29,10 +29,10 @@ from edge.report.model import Report
 from edge.settings.core import EdgeSettings, load_settings
 from edge.store.pending import PersistPending, persist_in
 from edge.store.studies import StudyStore
-from evaluation.accuracy.nodules import score_scan
-from evaluation.accuracy.reports import ledger_s, refusal
+from evaluation.accuracy.detect import ledger_s, refusal
+from evaluation.accuracy.truth import score_scan, truth_of
 from evaluation.common.phantoms import Prepared, prepare, whole_chest
-from evaluation.timing.latency import scheduler_delay_s
+from evaluation.links.scheduler_delay import scheduler_delay_s
 from imaging.preprocess import Preprocessed
 from imaging.volume import Study, Volume
 from models.runtime.detection import Candidate
@@ -129,14 +129,15 @@ def _read(
     took_s, delay_s = time.monotonic() - began_s, scheduler_delay_s() - delay_s
     store.pending.discard(report.study_key)
     findings = [(finding.centre_mm, finding.probability) for finding in report.findings]
-    scores = score_scan(study.folder.name, findings, study.truth, rim_mm=0.0)
+    truth = truth_of(study.nodules)
+    scores = score_scan(findings, truth, rim_mm=0.0)
     return {
         "took_s": took_s,
         "scheduler_delay_s": delay_s,
         "stages_s": ledger_s(report),
-        "lesions": len(study.truth.lesions),
-        "found": int((scores.lesion_score >= 0).sum()),
-        "false": int(scores.false_score.size),
+        "lesions": len(truth.lesions),
+        "found": scores.found,
+        "false": scores.false_score.size,
         "escalated": sum(len(assessment.plan.send) for assessment in made),
         "answered": sum(len(assessment.answers.verdicts) for assessment in made),
         "reason": report.second_reading_reason,

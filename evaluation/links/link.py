@@ -36,7 +36,8 @@ from evaluation.common.tables import columns_table
 from evaluation.errors import MissingData
 from evaluation.links.proxy import proxied
 from evaluation.links.trace import Trace, find_trace, shipped_names
-from evaluation.timing.latency import percentiles_ms, this_machine
+from evaluation.result import percentiles_ms
+from evaluation.run import this_machine
 from models.runtime.artifacts import find
 
 TOLERANCE_S = 0.020

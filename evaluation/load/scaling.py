@@ -100,9 +100,7 @@ def scaling_command(
     instances: Annotated[
         int, typer.Option(min=1, help="Copies of the model on each device; 1: leave out.")
     ] = 2,
-    stages: Annotated[
-        int, typer.Option(min=1, help="Parts of the model; 1: leave out.")
-    ] = 1,
+    stages: Annotated[int, typer.Option(min=1, help="Parts of the model; 1: leave out.")] = 1,
     ray: Annotated[
         bool, typer.Option("--ray", help="Also as actors of a Ray on this machine.")
     ] = False,

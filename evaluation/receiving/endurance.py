@@ -29,7 +29,7 @@ from evaluation.common.phantoms import prepare
 from evaluation.errors import ServiceFailed
 from evaluation.receiving.real_agent import MB, RealAgent, children_of, real_agent, resident_mb
 from evaluation.receiving.sender import send_files, sender_name
-from evaluation.timing.latency import this_machine
+from evaluation.run import this_machine
 from imaging.dicom.arrival import files_of
 from imaging.phantom.phantom import PhantomSpec
 from models.markdown import Rows

@@ -29,7 +29,7 @@ from evaluation.common.tables import columns_table
 from evaluation.errors import MissingData
 from evaluation.receiving.real_agent import RealAgent, real_agent
 from evaluation.receiving.sender import send_files, sender_name
-from evaluation.timing.latency import this_machine
+from evaluation.run import this_machine
 from imaging.dicom.arrival import files_of
 
 BAR_S = 0.5

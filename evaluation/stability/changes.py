@@ -1,7 +1,6 @@
 """Changes of a lung box that should not change the reading of a location in it.
 
-Each returns a new lung box with its geometry, so that a location keeps its point in the patient. A
-change that a location has no room for returns None.
+Each returns a new lung box with its geometry, so that a location keeps its point in the patient.
 """
 
 from collections.abc import Sequence
@@ -29,24 +28,9 @@ from models.insertion.donors import Donor
 from models.insertion.insert import Insertion, insert
 
 CUT_MM = 50
-"""Side of the box that is cut out of a scan, as that of the cubes."""
-
-LAYERS_MM = (4, 10)
-"""Least and most that is cut off a side of a cube."""
-
-KEPT_MM = 12.0
-"""Least distance between a location and the side that is cut."""
+"""Side of the box that is cut out of a scan."""
 
 NOISE_HU = 20.0
-
-NEAR_MM = 40.0
-"""Largest distance of a neighbour that is erased: the second reader sees 24 mm far."""
-
-GROWN_MM = 1.5
-"""A nodule is erased this far outside of its sphere: readers outline it wider than its diameter."""
-
-FEATHER_MM = 3.0
-"""Width of the soft edge of an erased nodule, over which lung and filling are mixed."""
 
 PASTED_MM = (12.0, 22.0)
 """Least and largest distance between a location and the centre of a nodule that is pasted."""
@@ -55,7 +39,7 @@ LARGEST_PASTED_MM = 10.0
 """Largest diameter of a nodule that is pasted."""
 
 APART_MM = 3.0
-"""Least distance between the rim of a location and an erased or pasted nodule."""
+"""Least distance between the rim of a location and a pasted nodule."""
 
 LUNG_HU = (-960.0, -600.0)
 """Range of the mean HU of lung with small vessels."""
@@ -88,56 +72,10 @@ def part_of(box: Preprocessed, start: FloatArray, stop: FloatArray) -> Preproces
 
 
 def cut_around(box: Preprocessed, location: Ball) -> Preprocessed:
-    """Cut a box of `CUT_MM` around the location, as cubes of nodules are cut; less at the faces."""
+    """Cut a box of `CUT_MM` around the location; less at the faces."""
     start = np.rint(location.index_zyx) - CUT_MM // 2
     stop = np.minimum(start + CUT_MM, box.voxels.shape)
     return part_of(box, np.maximum(start, 0.0), stop)
-
-
-def cut_sides(box: Preprocessed, location: Ball, rng: np.random.Generator) -> Preprocessed | None:
-    """Cut `LAYERS_MM` off random sides of a cube: each with even odds, and at least one.
-
-    At least `KEPT_MM` and 3 mm outside of the rim are kept on each side of the location.
-    """
-    size = np.array(box.voxels.shape, float)
-    kept = max(KEPT_MM, location.radius_mm + 3)
-    # what may be cut at the low and at the high side of each axis, (2, 3)
-    room = np.floor(np.array([location.index_zyx, size - 1 - location.index_zyx]) - kept)
-    able = np.argwhere(room >= LAYERS_MM[0])
-    if len(able) == 0:
-        return None
-    chosen = rng.random(len(able)) < 0.5
-    chosen[rng.integers(len(able))] = True
-    layers = np.zeros((2, 3))
-    for end, axis in able[chosen]:
-        most = min(LAYERS_MM[1], int(room[end, axis]))
-        layers[end, axis] = rng.integers(LAYERS_MM[0], most + 1)
-    return part_of(box, layers[0], size - layers[1])
-
-
-def shifted_cubes(
-    box: Preprocessed, axis: int, shift_mm: float
-) -> tuple[Preprocessed, Preprocessed]:
-    """Resample a cube on two grids that lie ``shift_mm`` apart along ``axis``.
-
-    Linear interpolation blurs, most between two voxels. So the grids are moved by half the shift to
-    either side: both are blurred alike, and only the shift differs. Beyond a face its voxels are
-    repeated.
-    """
-    share, values = shift_mm / 2, box.voxels.astype(np.float32)
-    edges = [(1, 1) if other == axis else (0, 0) for other in range(3)]
-    wide, size = np.pad(values, edges, mode="edge"), box.voxels.shape[axis]
-    low, middle, high = (
-        wide.take(range(first, first + size), axis=axis) for first in range(3)
-    )  # each voxel's lower neighbour, itself, and its upper neighbour
-    found = []
-    for sign, neighbour in ((-1, low), (1, high)):
-        mixed = (1 - share) * middle + share * neighbour
-        start = np.zeros(3)
-        start[axis] = sign * share
-        voxels = np.rint(mixed).astype(np.uint8)
-        found.append(replace(box, voxels=voxels, geometry=box.geometry.cropped(start)))
-    return found[0], found[1]
 
 
 def shifted_grid(volume: Volume, box: Preprocessed, axis: int, shift_mm: float) -> Preprocessed:
@@ -190,55 +128,6 @@ def noisy(box: Preprocessed, rng: np.random.Generator) -> Preprocessed:
     return replace(box, voxels=voxels)
 
 
-def erased(
-    box: Preprocessed, location: Ball, nodules: Sequence[Ball], rng: np.random.Generator
-) -> Preprocessed | None:
-    """Replace the nearest of the other ``nodules`` that can be, by lung from elsewhere in the box.
-
-    A nodule that touches the location, or the wall, cannot be: only lung is replaced by lung.
-    """
-    for nodule in sorted(nodules, key=lambda one: one.distance_mm(location.index_zyx)):
-        distance = nodule.distance_mm(location.index_zyx)
-        reach = nodule.radius_mm + GROWN_MM + FEATHER_MM
-        if location.radius_mm + APART_MM + reach <= distance <= NEAR_MM:
-            found = _filled(box, nodule, reach, (location, *nodules), rng)
-            if found is not None:
-                return found
-    return None
-
-
-def _filled(
-    box: Preprocessed, nodule: Ball, reach: float, others: Sequence[Ball], rng: np.random.Generator
-) -> Preprocessed | None:
-    """Replace the ball of radius ``reach``; None where around it or elsewhere is no lung."""
-    at, half = np.rint(nodule.index_zyx), int(np.ceil(reach))
-    # beyond a face there is nothing to erase: both blocks are cut there alike
-    size = np.array(box.voxels.shape)
-    low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, size)
-    away = _away(low, high, nodule.index_zyx)
-    old = box.voxels[_slices(low, high)].astype(np.float32)
-    rim = old[(away > reach - FEATHER_MM) & (away <= reach)]
-    if rim.size == 0 or not _is_lung(rim):
-        return None
-    for _ in range(_TRIES):
-        start = rng.integers(0, size - (high - low) + 1)
-        shift = start - low
-        middle = np.add(nodule.index_zyx, shift)
-        if any(one.distance_mm(middle) < reach + one.radius_mm + GROWN_MM for one in others):
-            continue
-        new = box.voxels[_slices(start, start + high - low)].astype(np.float32)
-        if not _is_lung(new[away <= reach]):
-            continue
-        # as dense as the lung around the nodule; its edge is mixed with that lung
-        denser = np.median(rim) - np.median(new[away <= reach])
-        weight = np.clip((reach - away) / FEATHER_MM, 0, 1)
-        mixed = weight * (new + denser) + (1 - weight) * old
-        voxels = box.voxels.copy()
-        voxels[_slices(low, high)] = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
-        return replace(box, voxels=voxels)
-    return None
-
-
 def pasted(
     box: Preprocessed,
     location: Ball,
@@ -248,7 +137,7 @@ def pasted(
 ) -> Preprocessed | None:
     """Insert one of the ``donors`` into lung `PASTED_MM` away, clear of the other ``nodules``.
 
-    It is inserted as `evaluation.lesion_insertion.insert` does it, with a soft edge.
+    It is inserted as `models.insertion.insert` does it, with a soft edge.
     """
     size = np.array(box.voxels.shape)
     for _ in range(_TRIES if donors else 0):

@@ -1,41 +1,45 @@
 """Read each location before and after each change, and compare the logits.
 
-The logits are those of the networks, before calibration. The edge's at a location is its strongest
-candidate's within half the diameter, and at least 4 mm. Without a candidate it is the least that a
-candidate can have. A location without a candidate before and after tells nothing of the edge. The
-second reader reads the region around the location, and the one around the edge's candidate.
+Locations are the nodules of whole scans, and as many false positives of the edge: those of the
+highest rank. The logits are those of the networks, before calibration. The edge's at a location is
+its strongest candidate's within half the diameter, and at least 4 mm. Without a candidate it is the
+least that a candidate can have. A location without a candidate before and after tells nothing of
+the edge. The second reader reads the region around the location.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 
 from evaluation.accuracy.readers import RoiReader, Screens, open_screening, open_second
+from evaluation.accuracy.truth import Lesion, Truth, scan_name
 from evaluation.stability import changes
-from evaluation.stability.locations import Sample
-from imaging.preprocess import Preprocessed
+from evaluation.stability.changes import Ball
+from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.roi import cut_roi
-from imaging.volume import FloatArray, Triple, triple
+from imaging.volume import FloatArray, triple
 from models.calibration.guarantee import uncalibrated
 from models.insertion.donors import Donor
+from models.runtime.detection import Candidate
 from models.runtime.screener import LEAST_LOGIT, Screener
 from models.runtime.second_reader import SecondReader
 
-EDGE, CENTRE, CANDIDATE = "edge", "second reader", "second reader, at the edge's candidate"
+NODULE, FALSE_POSITIVE = "nodule", "false positive"
 
-CHANGES = CUT, SHIFT, MIRROR, FLIP, NOISE, ERASE, PASTE = (
-    "cut", "shift", "mirror", "other mirrors", "noise", "erase", "paste",
-)  # fmt: skip
+READERS = EDGE, SECOND = ("edge", "second reader")
 
-READERS = (EDGE, CENTRE, CANDIDATE)
+CHANGES = CUT, SHIFT, MIRROR, NOISE, PASTE = ("cut", "shift", "mirror", "noise", "paste")
 
 SHIFTS_MM = (0.25, 0.5, 0.75)
 
-AXES = ("z", "y", "x")
+MARGIN_MM = 5.0
+"""A false positive is this far outside of every mark."""
 
 _EPSILON = 1e-12
 _BATCH = 8
@@ -50,28 +54,58 @@ class Readers:
 
 
 @dataclass(frozen=True)
+class Location(Ball):
+    """A location that is measured, of kind `NODULE` or `FALSE_POSITIVE`."""
+
+    kind: str = NODULE
+
+    @property
+    def reach_mm(self) -> float:
+        """Return how far from its centre a candidate belongs to it."""
+        return max(self.diameter_mm / 2, 4.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The lung box of a scan, with the locations in it.
+
+    ``nodules`` are all that are known in it, and ``excluded`` all other marks.
+    """
+
+    folder: Path
+    box: Preprocessed
+    nodules: tuple[Ball, ...]
+    excluded: tuple[Ball, ...]
+    locations: tuple[Location, ...]
+
+    @property
+    def name(self) -> str:
+        """Return the scan's name, which is that of its patient too."""
+        return scan_name(self.folder)
+
+    def false_positives(self, found: Iterable[Candidate]) -> list[tuple[float, Location]]:
+        """Return the candidates that lie on no mark, each with its score."""
+        return [
+            (one.score, Location(one.index_zyx, one.diameter_mm, FALSE_POSITIVE))
+            for one in found
+            if not any(
+                mark.distance_mm(one.index_zyx) < mark.diameter_mm / 2 + MARGIN_MM
+                for mark in (*self.nodules, *self.excluded)
+            )
+        ]
+
+
+@dataclass(frozen=True)
 class Reading:
-    """The logits at one location; NaN where the edge has no candidate there."""
+    """The logits at one location; the edge's is NaN where it has no candidate there."""
 
     edge: float
-    centre: float
-    candidate: float
+    second: float
 
     @property
     def found(self) -> bool:
         """Return whether the edge has a candidate at the location."""
         return bool(np.isfinite(self.edge))
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """A lung box before and after a change, for the locations of these numbers in the sample."""
-
-    change: str
-    detail: str
-    before: Preprocessed
-    after: Preprocessed
-    locations: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -83,7 +117,6 @@ class Difference:
 
     reader: str
     change: str
-    detail: str
     kind: str
     patient: str
     logit: float | None
@@ -99,90 +132,107 @@ def open_raw(model: str | None, hybrid: str | None) -> Readers:
     return Readers(Screener(plain[0]).screen, SecondReader(plain[1]))
 
 
+def read_sample(folder: Path, truth: Truth) -> Sample:
+    """Return the lung box of a whole scan; its lesions inside of the box are locations."""
+    box = preprocess(read_study(folder).volume, folder)
+    lesions, ignored = (_inside(box, known) for known in (truth.lesions, truth.ignored))
+    locations = tuple(Location(one.index_zyx, one.diameter_mm) for one in lesions)
+    return Sample(folder, box, lesions, ignored, locations)
+
+
+def _inside(box: Preprocessed, lesions: Iterable[Lesion]) -> tuple[Ball, ...]:
+    """Return the lesions whose centres lie in the box."""
+    size, found = np.array(box.voxels.shape), list[Ball]()
+    for lesion in lesions:
+        index = box.geometry.to_index(lesion.centre_mm)
+        if (index >= 0).all() and (index < size).all():
+            found.append(Ball(triple(index), 2 * lesion.reach_mm))
+    return tuple(found)
+
+
+def with_false_positives(
+    samples: Sequence[Sample], seen: Sequence[Sequence[Candidate]]
+) -> list[Sample]:
+    """Add the strongest false positives of all samples, as many as they have nodules.
+
+    ``seen`` are the edge's candidates in each.
+    """
+    found = [
+        (score, number, location)
+        for number, (sample, candidates) in enumerate(zip(samples, seen, strict=True))
+        for score, location in sample.false_positives(candidates)
+    ]
+    found.sort(key=lambda one: -one[0])
+    count = sum(len(sample.locations) for sample in samples)
+    added = defaultdict[int, list[Location]](list)
+    for _, number, location in found[:count]:
+        added[number].append(location)
+    return [
+        replace(sample, locations=(*sample.locations, *added[number]))
+        for number, sample in enumerate(samples)
+    ]
+
+
 def differences(
     sample: Sample, readers: Readers, donors: Sequence[Donor], seed: int
 ) -> Iterator[Difference]:
     """Yield the change of every logit of every location of a sample under every change."""
-    if not sample.locations:
+    every = tuple(range(len(sample.locations)))
+    if not every:
         return
-    first = read_locations(sample, sample.box, range(len(sample.locations)), readers)
-    for pair in pairs(sample, donors, seed):
-        before = first
-        if pair.before is not sample.box:
-            before = read_locations(sample, pair.before, pair.locations, readers)
-        after = read_locations(sample, pair.after, pair.locations, readers)
-        for number in pair.locations:
-            yield from compared(pair, sample, number, before[number], after[number])
+    before = read_locations(sample, sample.box, every, readers)
+    for change, box, numbers in changed_boxes(sample, donors, seed):
+        after = read_locations(sample, box, numbers or every, readers)
+        for number, reading in after.items():
+            yield from compared(change, sample, number, before[number], reading)
 
 
-def pairs(sample: Sample, donors: Sequence[Donor], seed: int) -> Iterator[Pair]:
-    """Yield every change of a sample, for all its locations together or for one of them."""
-    box, every = sample.box, tuple(range(len(sample.locations)))
+def changed_boxes(
+    sample: Sample, donors: Sequence[Donor], seed: int
+) -> Iterator[tuple[str, Preprocessed, tuple[int, ...]]]:
+    """Yield the change, the box, and the numbers of the locations that it is made for.
+
+    Changes of the whole box are made for all, and have no numbers.
+    """
+    box, volume = sample.box, read_study(sample.folder).volume
 
     def rng(change: str, number: int = 0) -> np.random.Generator:
         return np.random.default_rng([seed, crc32(f"{sample.name} {change} {number}".encode())])
 
-    # changes of the whole box
-    volume = read_study(sample.folder).volume if sample.folder else None
     for axis, shift_mm in product(range(3), SHIFTS_MM):
-        if volume is None:
-            before, moved = changes.shifted_cubes(box, axis, shift_mm)
-        else:
-            before, moved = box, changes.shifted_grid(volume, box, axis, shift_mm)
-        yield Pair(SHIFT, f"{shift_mm} mm", before, moved, every)
-    yield Pair(MIRROR, "", box, changes.mirrored(box, 2), every)
-    # a scan upside down is no scan
-    for axis in () if sample.folder else (0, 1):
-        yield Pair(FLIP, f"along {AXES[axis]}", box, changes.mirrored(box, axis), every)
-    yield Pair(NOISE, "", box, changes.noisy(box, rng(NOISE)), every)
-    # changes around one location
-    others = [donor for donor in donors if donor.patient != sample.patient]
+        yield SHIFT, changes.shifted_grid(volume, box, axis, shift_mm), ()
+    yield MIRROR, changes.mirrored(box, 2), ()
+    yield NOISE, changes.noisy(box, rng(NOISE)), ()
+    others = [donor for donor in donors if donor.patient != sample.name]
     for number, location in enumerate(sample.locations):
+        yield CUT, changes.cut_around(box, location), (number,)
         nodules = [one for one in sample.nodules if one.index_zyx != location.index_zyx]
-        made: dict[str, Preprocessed | None] = {
-            CUT: changes.cut_around(box, location)
-            if sample.folder
-            else changes.cut_sides(box, location, rng(CUT, number)),
-            ERASE: changes.erased(box, location, nodules, rng(ERASE, number)),
-            PASTE: changes.pasted(box, location, nodules, others, rng(PASTE, number)),
-        }
-        for change, after in made.items():
-            if after is not None:
-                yield Pair(change, "", box, after, (number,))
+        pasted = changes.pasted(box, location, nodules, others, rng(PASTE, number))
+        if pasted is not None:
+            yield PASTE, pasted, (number,)
 
 
 def read_locations(
-    sample: Sample, box: Preprocessed, numbers: Iterable[int], readers: Readers
-) -> dict[int, Reading]:
+    sample: Sample, box: Preprocessed, numbers: Sequence[int], readers: Readers
+) -> Mapping[int, Reading]:
     """Read the locations of these numbers in ``box``, which is the sample's or made of it."""
     found = readers.edge(box)
-    rois: dict[Triple, float] = {}
-    at: dict[int, tuple[Triple, Triple | None, float]] = {}
-    for number in numbers:
-        location = sample.locations[number]
-        index = box.geometry.to_index(sample.box.geometry.to_world(location.index_zyx))
+    places = [sample.locations[number] for number in numbers]
+    index = [box.geometry.to_index(sample.box.geometry.to_world(p.index_zyx)) for p in places]
+    edge = []
+    for place, at in zip(places, index, strict=True):
         near = [
-            one
+            one.score
             for one in found
-            if np.linalg.norm(np.subtract(one.index_zyx, index)) < location.reach_mm
+            if np.linalg.norm(np.subtract(one.index_zyx, at)) < place.reach_mm
         ]
-        best = max(near, key=lambda one: one.score, default=None)
-        logit = np.nan if best is None else float(logits(np.array(best.score)))
-        candidate = None if best is None else triple(np.rint(best.index_zyx))
-        at[number] = (triple(np.rint(index)), candidate, logit)
-    # the second reader reads each region once: most candidates lie at the location itself
-    wanted = list(
-        {one for centre, candidate, _ in at.values() for one in (centre, candidate) if one}
-    )
-    for first in range(0, len(wanted), _BATCH):
-        batch = wanted[first : first + _BATCH]
-        voxels = np.stack([cut_roi(box.voxels, one, readers.second.roi_shape) for one in batch])
-        chances = logits(readers.second.read(voxels).probability)
-        rois.update(zip(batch, chances.tolist(), strict=True))
-    return {
-        number: Reading(logit, rois[centre], rois[candidate] if candidate else np.nan)
-        for number, (centre, candidate, logit) in at.items()
-    }
+        edge.append(float(logits(np.array(max(near)))) if near else np.nan)
+    second = list[float]()
+    for first in range(0, len(index), _BATCH):
+        batch = index[first : first + _BATCH]
+        rois = [cut_roi(box.voxels, triple(np.rint(at)), readers.second.roi_shape) for at in batch]
+        second += logits(readers.second.read(np.stack(rois)).probability).tolist()
+    return dict(zip(numbers, map(Reading, edge, second), strict=True))
 
 
 def logits(score: FloatArray) -> FloatArray:
@@ -192,18 +242,16 @@ def logits(score: FloatArray) -> FloatArray:
 
 
 def compared(
-    pair: Pair, sample: Sample, number: int, before: Reading, after: Reading
-) -> list[Difference]:
+    change: str, sample: Sample, number: int, before: Reading, after: Reading
+) -> tuple[Difference, Difference]:
     """Return the change at one location for each reader."""
-    head = (pair.change, pair.detail, sample.locations[number].kind, sample.patient)
+    head = (change, sample.locations[number].kind, sample.name)
     lost = not after.found if before.found else None
     edge = None
     if before.found or after.found:
-        least = (LEAST_LOGIT if not one.found else one.edge for one in (after, before))
-        edge = next(least) - next(least)
-    both = before.found and after.found
-    return [
+        then, now = (one.edge if one.found else LEAST_LOGIT for one in (before, after))
+        edge = now - then
+    return (
         Difference(EDGE, *head, edge, lost),
-        Difference(CENTRE, *head, after.centre - before.centre),
-        Difference(CANDIDATE, *head, after.candidate - before.candidate if both else None),
-    ]
+        Difference(SECOND, *head, after.second - before.second),
+    )

@@ -1,42 +1,98 @@
-"""Times of one study stage by stage, and how long the machine delayed the measured thread.
+"""``overread-eval latency``: from files to report by stage, and from a candidate to its verdict.
 
-The *scheduler delay* is the time for which a thread could have run but waited for a processor.
-Linux counts it for each thread (`schedstat`, the second number). It tells a slow program from a
-busy machine. Only the calling thread counts, and what a hypervisor takes is not seen. Where the
-system has no such count the delay is 0.
+For candidates a real edge and a real cloud run as processes. Candidates follow one another over
+each link.
 """
 
-import os
-import platform
-import threading
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
+import typer
 
+from cloud.describe import fetch_description
 from edge.job import Job
 from edge.pipeline import Pipeline, read_and_report
 from edge.report.model import Report
-from evaluation.accuracy.reports import ledger_s, stage_times
-from evaluation.errors import MissingData
-from imaging.volume import FloatArray
+from evaluation.accuracy.detect import TIMES, Cloud, Serve, ledger_s, opened, stage_times
+from evaluation.common.processes import EdgeProcess, cloud_service, edge_process
+from evaluation.errors import MissingData, ServiceFailed
+from evaluation.links.proxy import proxied
+from evaluation.links.trace import find_trace
+from evaluation.result import Bar, Result, Table, percentiles_ms
+from evaluation.run import STUDIES, Cache, Deadline, Model, Seed, command, each
+
+LIMIT_MS = 85.0
+"""Required of the 95th percentile from a candidate to its verdict."""
+
+LOOPBACK = "loopback"
+EDGE = ("evaluation.timing.candidate_worker",)
+
+Times = dict[str, Any]
+"""The times of one candidate: ``total_s``, and ``parts_s`` by name."""
 
 
-def this_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
-    """Return the CPU's model, the cores that this process may use, and the operating system."""
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+def bars(result: Result) -> Iterator[Bar]:
+    """Yield the 95th percentile of candidates over each link."""
+    for one in result["links"]:
+        if one["part"] == "all":
+            what = f"from candidate to verdict, {one['link']}, p95"
+            yield Bar(what, one["p95_ms"], LIMIT_MS, "{:.0f} ms")
+
+
+@command(
+    TIMES,
+    Table("links", {
+        "link": "link", "part": "part", "p50_ms": ("median ms", "{:.1f}"),
+        "p95_ms": ("p95 ms", "{:.1f}"), "p99_ms": ("p99 ms", "{:.1f}"),
+        "longest_ms": ("longest ms", "{:.1f}"),
+    }, title="From a candidate to its verdict, {candidates} candidates"),
+    "{cpu}, {cores} cores",
+    bars=bars,
+)  # fmt: skip
+def latency(
+    study: Annotated[
+        Path | None, typer.Argument(help="Folder or file that the edge can read.")
+    ] = None,
+    cloud: Cloud = None,
+    serve: Serve = False,
+    repeat: Annotated[int, typer.Option(min=1, help="Repetitions that count.")] = 10,
+    warm_up: Annotated[int, typer.Option(min=0, help="Uncounted ones before them.")] = 1,
+    candidates: Annotated[
+        int, typer.Option(min=0, help="Candidates over each link, in place of a study.")
+    ] = 0,
+    link: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME|CSV|loopback", help="Link of candidates; may be repeated."),
+    ] = None,
+    model: Model = None,
+    deadline: Deadline = None,
+    cache: Cache = STUDIES,
+    seed: Seed = 0,
+) -> dict[str, Any]:
+    """Time from files to report, stage by stage, or of candidates to their verdicts."""
+    if (study is None) == (candidates == 0):
+        raise typer.BadParameter("give either a STUDY or --candidates")
+    if study is None:
+        names = link or [LOOPBACK, "fibre"]
+        return {"stages": [], **_escalate(names, candidates, warm_up, cache, seed)}
+    with opened(cloud, serve, model, deadline) as (pipeline, folder):
+        rounds = each(range(warm_up + repeat), "readings")
+        reports = repeat_study(pipeline, study, folder, rounds)[warm_up:]
+    last = reports[-1]
     return {
-        "cpu": named[0] if named else platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "system": platform.platform(),
+        "study": str(study),
+        "repeats": len(reports),
+        "models": last.models,
+        "second_reading": sorted({report.second_reading.value for report in reports}),
+        "screened": len(last.decisions),
+        "findings": len(last.findings),
+        "stages": stage_times([ledger_s(report) for report in reports]),
+        "candidates": 0,
+        "links": [],
     }
-
-
-def percentiles_ms(times_s: Sequence[float] | FloatArray) -> dict[str, float]:
-    """Return percentiles of times in seconds, by key (``p50_ms``, ...) in milliseconds."""
-    return {f"p{q}_ms": 1000 * float(np.percentile(times_s, q)) for q in (50, 95, 99)}
 
 
 def repeat_study(line: Pipeline, study: Path, out: Path, rounds: Iterable[int]) -> list[Report]:
@@ -54,25 +110,50 @@ def repeat_study(line: Pipeline, study: Path, out: Path, rounds: Iterable[int]) 
     return reports
 
 
-def as_dict(study: Path, reports: list[Report]) -> dict[str, Any]:
-    """Return the times by stage and in total, with this machine and the models."""
-    last = reports[-1]
+def _escalate(
+    names: Sequence[str], candidates: int, warm_up: int, cache: Path, seed: int
+) -> dict[str, Any]:
+    """Send the candidates of one phantom over each link, one after another."""
+    with tempfile.TemporaryDirectory(prefix="overread-latency-") as folder:
+        log = Path(folder, "edge.log")
+        with cloud_service() as address, edge_process(1, seed, cache, log, EDGE) as edge:
+            served = fetch_description(address)
+            rows = []
+            for name in names:
+                with ExitStack() as held:
+                    cloud = address
+                    if name != LOOPBACK:
+                        link_to = proxied(address, find_trace(name), seed=seed)
+                        cloud = held.enter_context(link_to).address
+                    edge.open(cloud=cloud)
+                    numbers = each(range(warm_up + candidates), name)
+                    rows += link_rows(name, escalate_all(edge, numbers, warm_up))
     return {
-        "study": str(study),
-        "repeats": len(reports),
-        **this_machine(),
-        "models": last.models,
-        "second_reading": sorted({report.second_reading.value for report in reports}),
-        "candidates": len(last.decisions),
-        "findings": len(last.findings),
-        "stages": stage_times([ledger_s(report) for report in reports]),
+        "models": served.models,
+        "engine": served.engine,
+        "candidates": candidates,
+        "links": rows,
     }
 
 
-def scheduler_delay_s(threads: Path = Path("/proc/self/task")) -> float:
-    """Return the scheduler delay of this thread since it began; 0 where none is counted."""
-    try:
-        text = (threads / str(threading.get_native_id()) / "schedstat").read_text()
-        return int(text.split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0
+def escalate_all(edge: EdgeProcess, numbers: Iterable[int], warm_up: int) -> list[Times]:
+    """Return the times of these candidates, without the first ``warm_up``.
+
+    Raises:
+        ServiceFailed: the cloud did not answer for one of them.
+    """
+    times = [edge.escalate(number) for number in numbers]
+    for one in times:
+        if "reason" in one:
+            raise ServiceFailed(f"the cloud did not answer: {one['reason']}")
+    return times[warm_up:]
+
+
+def link_rows(link: str, times: Sequence[Times]) -> list[dict[str, Any]]:
+    """Return the percentiles of one link: of all parts together, and of each."""
+    parts_s = {"all": [one["total_s"] for one in times]}
+    parts_s |= {name: [one["parts_s"][name] for one in times] for name in times[0]["parts_s"]}
+    return [
+        {"link": link, "part": name, **percentiles_ms(part_s), "longest_ms": 1000 * max(part_s)}
+        for name, part_s in parts_s.items()
+    ]

@@ -14,10 +14,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from evaluation.common.cli import Json, each, show
 from evaluation.errors import StepFailed
-from models.markdown import Rows
-from models.runtime import hardware
+from evaluation.result import SHARE, Table
+from evaluation.run import command, each
 
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
@@ -87,58 +86,58 @@ def as_dict(found: Mapping[str, Sequence[dict[str, Any]]], batch: int) -> dict[s
     for variant, runs in found.items():
         change_losses = tuple(saving in variant for saving in ("bf16", "sharing"))
         like, known = losses.setdefault(change_losses, (variant, runs[0]["losses"]))
-        row = {"name": variant, **_medians(runs), "like": like}
-        row["loss_apart"] = max(
+        apart = max(
             abs(a - b) / max(abs(a), 1e-9)
             for run in runs
             for a, b in zip(known, run["losses"], strict=True)
         )
-        row["loss_equal"] = row["loss_apart"] <= ALIKE["bf16" in variant]
+        equal = "equal" if apart <= ALIKE["bf16" in variant] else f"{100 * apart:.1f} % apart"
+        row = {"name": variant.replace("+", ", "), **_medians(runs)}
         first = rows[0] if rows else row
-        for key in ("peak_bytes", "tensor_bytes", "step_s"):
+        for key in ("peak_mb", "tensors_mb", "step_s"):
             row[f"{key}_saved"] = 1 - row[key] / first[key]
-        rows.append({**row, "published": PUBLISHED.get(variant)})
+        row["times_plain"] = row["step_s"] / first["step_s"]
+        row["losses"] = "-" if like == variant else equal
+        low, high = PUBLISHED.get(variant, (None, None))
+        rows.append({**row, "published": low and f"{low}-{high} %"})
     first_runs = next(iter(found.values()))
-    return {
-        "batch": batch,
-        "device": first_runs[0]["device"],
-        "rounds": len(first_runs),
-        "cpu": hardware.cpu_name(),
-        "cores": hardware.cores(),
-        "variants": rows,
-    }
+    device = first_runs[0]["device"]
+    return {"batch": batch, "device": device, "rounds": len(first_runs), "variants": rows}
 
 
 def _medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the medians of all rounds; the first step of each is a warm-up."""
     steps = [second for run in runs for second in run["took_s"][1:] or run["took_s"]]
     return {
-        "peak_bytes": float(np.median([run["peak_bytes"] for run in runs])),
-        "tensor_bytes": float(np.median([run["tensor_bytes"] for run in runs])),
+        "peak_mb": float(np.median([run["peak_bytes"] for run in runs])) / 1e6,
+        "tensors_mb": float(np.median([run["tensor_bytes"] for run in runs])) / 1e6,
         "step_s": float(np.median(steps)),
         "parameters": runs[0]["parameters"],
-        "loss": runs[0]["losses"][-1],
     }
 
 
-NOTE = (
-    "Peak: the process's high-water mark beyond the network ({where}). Tensors: the most that "
-    "weights, gradients, optimiser, batch and activations hold at once in a step, without the "
-    "libraries' own memory. Medians of {rounds} processes each, in turn; batch of {batch} ROIs; "
-    "{cores} cores of {cpu}. Losses are compared step by step with the first variant that should "
-    "give the same."
-)
-
-
-def memory_command(
+@command(
+    Table("variants", {
+        "name": "training step with", "parameters": ("parameters", "{:,}"),
+        "peak_mb": ("peak MB", "{:.0f}"), "peak_mb_saved": ("saved", SHARE),
+        "tensors_mb": ("tensors MB", "{:.0f}"), "tensors_mb_saved": ("saved", SHARE),
+        "published": "published", "step_s": ("step s", "{:.2f}"),
+        "times_plain": ("time to plain", "{:.2f}"), "losses": "losses",
+    }, title="Training the hybrid, batch {batch}"),
+    "Peak: the process's high-water mark beyond the network, or what CUDA allocated. Tensors: the "
+    "most that weights, gradients, optimiser, batch and activations hold at once in a step, without"
+    " the libraries' own memory. Medians of {rounds} processes each, in turn; batch of {batch} "
+    "ROIs; {cores} cores of {cpu}. Losses are compared step by step with the first variant that "
+    "should give the same.",
+)  # fmt: skip
+def memory(
     variant: Annotated[
         list[str] | None, typer.Option(help="Variant, such as checkpointing+bf16; all by default.")
     ] = None,
     batch: Annotated[int, typer.Option(min=2, help="ROIs of a step.")] = 32,
     steps: Annotated[int, typer.Option(min=2, help="Steps of each process.")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="Processes of each variant.")] = 2,
-    as_json: Json = False,
-) -> None:
+) -> dict[str, Any]:
     """Peak memory and time of a training step of the hybrid; needs the extra `train`."""
     chosen = [one for one in VARIANTS if one == PLAIN or not variant or one in variant]
     if variant and len(chosen) < len({*variant, PLAIN}):
@@ -147,26 +146,4 @@ def memory_command(
     found: dict[str, list[dict[str, Any]]] = {}
     for one in each(chosen * rounds, "training steps"):
         found.setdefault(one, []).append(measure(one, batch, steps))
-    result = as_dict(found, batch)
-    where = "memory that CUDA allocated" if result["device"] == "cuda" else "VmHWM of the kernel"
-    show(result, as_json, table(result), NOTE.format(where=where, **result))
-
-
-_HEADS = ("training step with", "parameters", "peak MB", "saved", "tensors MB", "saved",
-         "published", "step s", "to plain", "losses")  # fmt: skip
-
-
-def table(result: dict[str, Any]) -> Rows:
-    """Return the table of all variants."""
-    cells = []
-    for row in result["variants"]:
-        published, apart = row["published"], f"{row['loss_apart']:.1%} apart"
-        cells.append([
-            row["name"].replace("+", ", "), f"{row['parameters']:,}",
-            f"{row['peak_bytes'] / 1e6:.0f}", f"{row['peak_bytes_saved']:.0%}",
-            f"{row['tensor_bytes'] / 1e6:.0f}", f"{row['tensor_bytes_saved']:.0%}",
-            f"{published[0]}-{published[1]} %" if published else "",
-            f"{row['step_s']:.2f}", f"{1 - row['step_s_saved']:.2f}",
-            "-" if row["like"] == row["name"] else "equal" if row["loss_equal"] else apart,
-        ])  # fmt: skip
-    return Rows(_HEADS, cells, f"Training the hybrid, batch {result['batch']}")
+    return as_dict(found, batch)

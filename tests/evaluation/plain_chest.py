@@ -5,7 +5,7 @@ import numpy as np
 from evaluation.accuracy.data import Cube
 from evaluation.accuracy.truth import UNKNOWN, Truth
 from evaluation.lesion_insertion.donors import donor_of
-from evaluation.lesion_insertion.hosts import PATIENTS, Host
+from evaluation.lesion_insertion.scans import PATIENTS, Host
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, HuArray, Triple, UInt8Array, Volume
 from models.insertion.donors import Donor

@@ -109,9 +109,8 @@ def test_the_manifest_gets_the_figures_of_its_artifacts(tmp_path: Path) -> None:
         {"false_positives_per_scan": rate, "value": rate / 10, "low": 0.0, "high": 1.0}
         for rate in (1, 2, 8)
     ]
-    for stage in ("edge", "both"):
-        found = {"cpm": cpm, "sensitivity": points}
-        (tmp_path / f"nodules_{stage}_int8.json").write_text(json.dumps(found))
+    row = {"cpm": cpm, "sensitivity": points}
+    (tmp_path / "nodules_int8.json").write_text(json.dumps({"curves": [row, row]}))
     figures = read_figures(tmp_path)
     assert set(figures) == {"screening-int8", "hybrid-int8"}
     assert figures["hybrid-int8"] == {
@@ -119,3 +118,13 @@ def test_the_manifest_gets_the_figures_of_its_artifacts(tmp_path: Path) -> None:
         "sensitivity_at_2": {"value": 0.2, "low": 0.0, "high": 1.0},
         "sensitivity_at_8": {"value": 0.8, "low": 0.0, "high": 1.0},
     }
+
+
+def test_results_keep_figures_of_six_digits_and_no_raw_rows(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = {"cpm": 0.123456789, "rows": [{"n": 12345678}], "raw": {"scans": [1]}}
+    monkeypatch.setattr(json, "loads", lambda _: printed)
+    found = measure(Claim("whole", ("whole",)))
+    assert found == {"command": "overread-eval whole", "cpm": 0.123457, "rows": [{"n": 12345678}]}
+    assert started.lines

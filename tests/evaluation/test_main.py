@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from evaluation.__main__ import app, main
 from imaging.phantom.phantom import TRAINING_SEED
-from tests.evaluation.accuracy.test_froc import HEAD, write
+from tests.evaluation.accuracy.test_luna16 import HEAD, write
 from tests.models.test_main import Ended, Lacking, failure
 
 
@@ -35,19 +35,16 @@ def test_version_and_short_help() -> None:
 def test_froc_prints_json(tables: list[str]) -> None:
     result = CliRunner().invoke(app, ["froc", *tables, "--resamples", "20", "--json"])
     said = json.loads(result.stdout)
-    assert said["cpm"] == 1.0
-    assert said["sensitivity"] == [1.0] * 7
+    assert [one["value"] for one in said["sensitivity"]] == [1.0] * 7
     counts = ("tp", "fn", "fp", "ignored", "double")
     assert [said[name] for name in counts] == [1, 0, 1, 0, 0]
-    assert said["intervals"]["cpm"] == [pytest.approx(0.025), 1.0]  # of one patient
-    assert len(said["intervals"]["sensitivity"]) == 7
+    assert said["cpm"] == {"value": 1.0, "low": pytest.approx(0.025), "high": 1.0}  # of one patient
 
 
 def test_froc_prints_a_table(tables: list[str]) -> None:
     result = CliRunner().invoke(app, ["froc", *tables, "--resamples", "20"])
     assert result.exit_code == 0
-    assert "CPM" in result.stdout
-    assert "100.0 %" in result.stdout
+    assert "CPM 1.0000" in result.stdout
 
 
 def test_bad_table_ends_with_a_line(tables: list[str], ended: Ended) -> None:
@@ -57,15 +54,12 @@ def test_bad_table_ends_with_a_line(tables: list[str], ended: Ended) -> None:
     assert "scan 'c'" in said
 
 
-@pytest.mark.parametrize("command", ["nodules --plot", "whole --plot", "policies --plots"])
 def test_a_chart_without_matplotlib_names_the_extra(
-    command: str, monkeypatch: pytest.MonkeyPatch, ended: Ended
+    monkeypatch: pytest.MonkeyPatch, ended: Ended
 ) -> None:
     monkeypatch.setattr("sys.meta_path", [Lacking("matplotlib"), *sys.meta_path])
     monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
-    data = ["--scans", ".", "--truth", __file__]
-    cubes = [] if command.startswith("whole") else ["--data", "."]
-    said = ended(*command.split(), "chart", *data, *cubes)
+    said = ended("whole", "--plot", "chart", "--scans", ".", "--truth", __file__)
     assert said == "matplotlib is missing: needs the extra `train`: pip install 'overread[train]'\n"
 
 
@@ -92,16 +86,27 @@ def test_a_shape_that_is_none_is_refused(shape: str) -> None:
 
 @pytest.mark.parametrize(("seed", "count"), [(TRAINING_SEED, 1), (TRAINING_SEED - 2, 3)])
 def test_phantoms_used_in_training_are_refused(seed: int, count: int) -> None:
-    result = CliRunner().invoke(app, ["phantoms", "--count", str(count), "--seed", str(seed)])
+    result = CliRunner().invoke(app, ["detect", "--phantoms", str(count), "--seed", str(seed)])
     assert result.exit_code == 2
     assert "--seed" in result.stderr
     assert "used in training" in " ".join(result.stderr.split())
 
 
+@pytest.mark.parametrize(
+    "given",
+    [["detect"], ["detect", "--phantoms", "1", "--studies", ".", "--truth", __file__], ["latency"],
+     ["latency", ".", "--candidates", "5"]],
+)  # fmt: skip
+def test_one_thing_is_measured_at_a_time(given: list[str]) -> None:
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 2
+    assert "give either" in " ".join(result.stderr.split())
+
+
 def test_an_unwritable_folder_ends_with_a_line(tmp_path: Path, ended: Ended) -> None:
     (tmp_path / "studies" / "one").mkdir(parents=True)
     truth = tmp_path / "truth.csv"
-    truth.write_text("scan,x,y,z,diameter_mm\none,0,0,0,10\n")
+    truth.write_text("scan,kind,x,y,z,diameter_mm\none,nodule,0,0,0,10\n")
     arguments = ["--studies", str(tmp_path / "studies"), "--truth", str(truth), "--cloud", "off"]
     said = ended("detect", *arguments, "--out", str(truth))
     assert f"{truth} is a file" in said

@@ -3,6 +3,7 @@ import pytest
 
 from evaluation.accuracy.bootstrap import (
     Interval,
+    by_patient,
     difference,
     draw,
     figures,
@@ -144,3 +145,24 @@ def test_many_events_have_limits_too() -> None:
     """A thousand in one scan: the normal approximation is 1000 +- 62."""
     _, rate = operating_point(np.array([[0, 0, 1000]], float), resamples=20)
     assert (rate.low, rate.high) == pytest.approx((939, 1064), abs=1)
+
+
+def test_statistics_are_drawn_by_patient() -> None:
+    """Two patients of many equal values: the interval reaches from one to the other."""
+    values = np.repeat([0.1, 0.9], 30)
+    patients = ["a"] * 30 + ["b"] * 30
+    (mean,) = by_patient(patients, lambda chosen: [values[chosen].mean()], resamples=100)
+    assert (mean.value, mean.low, mean.high) == pytest.approx((0.5, 0.1, 0.9))
+
+
+def test_a_draw_without_a_statistic_does_not_count() -> None:
+    """Of two patients one alone has a value; where none has one there is no interval."""
+    values = np.array([np.nan, 2.0])
+
+    def largest(chosen: np.ndarray) -> list[float]:
+        known = values[chosen][np.isfinite(values[chosen])]
+        return [float(known.max()) if known.size else np.nan, np.nan]
+
+    found, none = by_patient(["a", "b"], largest, resamples=50)
+    assert found == Interval(2.0, 2.0, 2.0)
+    assert none.as_dict() == {"value": None, "low": None, "high": None}

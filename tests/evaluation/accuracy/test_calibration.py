@@ -1,19 +1,30 @@
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from scipy.stats import chi2
 
+from evaluation.accuracy.bootstrap import poisson
 from evaluation.accuracy.calibration import (
     Settings,
+    as_dict,
+    bars,
+    calibration,
     changed,
     curve,
+    draw_choice,
+    joined,
     kept_by_sets,
     listed,
     missed,
-    poisson,
     reliability,
 )
+from evaluation.accuracy.options import save_chart
+from evaluation.errors import MissingData
 from models.calibration.cases import Cases
 from models.calibration.fit import NODULES_PER_SCAN, fit_settings
 from models.calibration.guarantee import stated
@@ -31,7 +42,7 @@ SETTINGS = fitted(CASES)
 
 def test_probabilities_that_are_shares_are_seen_to_be() -> None:
     for score in SETTINGS.scores(CASES).values():
-        rows = reliability(score, CASES)
+        rows = list(reliability(score, CASES))
         assert sum(row["nodules"] + row["false"] for row in rows) == CASES.edge.size
         for row in rows:
             assert row["from"] <= row["mean"] <= row["to"]
@@ -52,15 +63,15 @@ def test_a_threshold_keeps_nodules_and_false_candidates_that_are_not_dismissed()
     assert 0.8 < at["sensitivity"] < 1
     assert at["false_per_scan"]["high"] > 1 >= at["false_per_scan"]["value"]
     few = made(100, 100, scans=1)
-    line = curve(SETTINGS.scores(few)["edge"], few, SETTINGS)
-    assert line["sensitivity"] == sorted(line["sensitivity"])
+    _, kept = curve(SETTINGS.scores(few)["edge"], few, SETTINGS)
+    assert kept == sorted(kept)
 
 
 @pytest.mark.parametrize("count", [0, 3, 20])
 def test_a_rate_has_its_exact_interval(count: int) -> None:
     rate = poisson(count, 10)
-    assert rate["high"] == pytest.approx(chi2.ppf(0.975, 2 * count + 2) / 20)
-    assert rate["low"] == pytest.approx(chi2.ppf(0.025, 2 * count) / 20 if count else 0.0)
+    assert rate.high == pytest.approx(chi2.ppf(0.975, 2 * count + 2) / 20)
+    assert rate.low == pytest.approx(chi2.ppf(0.025, 2 * count) / 20 if count else 0.0)
 
 
 def test_findings_that_verdicts_add_and_remove_are_counted() -> None:
@@ -71,16 +82,64 @@ def test_findings_that_verdicts_add_and_remove_are_counted() -> None:
 
 
 def test_misses_stand_beside_the_guarantee() -> None:
-    found = missed(CASES, SETTINGS)
-    assert found["patients"] == 1000
-    for name in ("findings", "listed"):
-        one = found[name]
+    for one in missed(CASES, SETTINGS):
+        assert one["number"] == 1000
         assert one["miss_rate"] < one["at_most"] < one["at_most_of_three"]
         assert one["within"]
-    worse = missed(replace(CASES, missed=CASES.missed * 10), SETTINGS)
-    assert not worse["listed"]["within"]
+    _, listed_ones = missed(replace(CASES, missed=CASES.missed * 10), SETTINGS)
+    assert not listed_ones["within"]
 
 
 def test_the_bound_of_drawn_sets_holds_as_often_as_it_says() -> None:
     shares = np.random.default_rng(0).choice([0.0, 0.5, 1.0], 100, p=[0.85, 0.05, 0.1])
     assert kept_by_sets(shares, 0.1, np.random.default_rng(1)) > 0.87
+
+
+def parts(cases: Cases, *roles: str) -> dict[str, Cases]:
+    """The nodules of some cases, and their false candidates as scans of these roles."""
+
+    def of(chosen: Any, missed: tuple[str, ...], scans: int) -> Cases:
+        names = ("edge", "cloud", "diameter_mm", "nodule", "owner")
+        return Cases(*(getattr(cases, name)[chosen] for name in names), missed, scans)
+
+    false = np.flatnonzero(~cases.nodule)
+    split = np.array_split(false, len(roles))
+    return {
+        "nodules": of(cases.nodule, cases.missed, 0),
+        **{role: of(some, (), 4) for role, some in zip(roles, split, strict=True)},
+    }
+
+
+@pytest.fixture(scope="module")
+def read() -> dict[str, dict[str, Cases]]:
+    return {
+        "val": parts(replace(made(), scans=8), "val", "train"),
+        "calibration": parts(made(seed=1), "val"),
+        "test": parts(made(seed=2), "test"),
+    }
+
+
+def test_the_result_has_every_reader_role_and_list(read: dict[str, dict[str, Cases]]) -> None:
+    found = json.loads(json.dumps(as_dict(read, SETTINGS), allow_nan=False))
+    assert {one["cases"] for one in found["reliability"]} == {"fitted on", "test"}
+    assert {(one["scans"], one["reader"]) for one in found["false_findings"]} == {
+        (role, reader) for role in ("val", "train", "test") for reader in ("edge", "edge and cloud")
+    }
+    assert [one["patients"] for one in found["missed"]] == ["calibration"] * 2 + ["test"] * 2
+    assert [one.what for one in bars(found)] == [
+        "nodules of test patients missed, findings", "nodules of test patients missed, both lists"
+    ]  # fmt: skip
+    for name in ("thresholds", "false_findings", "verdicts", "reliability", "missed"):
+        assert calibration.table(name).of(found).cells
+
+
+def test_the_choice_is_drawn_as_one_picture(
+    read: dict[str, dict[str, Cases]], tmp_path: Path
+) -> None:
+    figure = draw_choice(as_dict(read, SETTINGS)["thresholds"], joined(read), SETTINGS)
+    save_chart(figure, tmp_path / "choice.png")
+    picture = cv2.imread(str(tmp_path / "choice.png"))
+    assert picture is not None
+    assert picture.std() > 10
+    with pytest.raises(MissingData, match="cannot be written"):
+        save_chart(figure, tmp_path / "nowhere" / "choice.png")

@@ -1,15 +1,21 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 from edge.findings import READERS_MM
 from evaluation.accuracy.characterization import (
     Characterization,
-    as_dict,
+    brock_scores,
+    fit_both,
+    malignancy,
+    measures,
     overlap,
     read_characterization,
 )
+from evaluation.lesion_insertion.spheres import characterization as command
 from imaging.volume import UInt8Array
 from models.runtime.second_reader import Reading, Readings
 from tests.plain_readings import plain
@@ -42,22 +48,26 @@ def characterization(predicted_malignancy: list[float]) -> Characterization:
 
 def test_figures_are_taken_from_what_readers_said() -> None:
     """The undecided rating, the unknown texture and the small nodule's outline are left out."""
-    result = as_dict(characterization([0.1, 0.9, 0.6, 0.7]), resamples=50)
-    assert result["malignancy_auc"]["value"] == 1
-    assert (result["rated"], result["malignant"], result["outlined"]) == (3, 2, 3)
-    assert result["texture_recall"]["value"] == 0.5  # solid always, part-solid never
-    assert result["dice_median"]["value"] == pytest.approx(0.8)
-    assert (result["volumes"], result["volume_ratio"]["value"]) == (2, pytest.approx(0.95))
+    rows = measures(characterization([0.1, 0.9, 0.6, 0.7]), resamples=50)
     wider = [(6 * 300 / np.pi) ** (1 / 3) - 8.6, (6 * 600 / np.pi) ** (1 / 3) - 9.7]
-    assert result["readers_wider_mm"]["value"] == pytest.approx(np.mean(wider))
     left = np.abs(np.array(wider) - READERS_MM)
-    assert result["left_mm"]["value"] == pytest.approx(np.mean(left))
-    assert 0.6 < result["volume_left"]["value"] < 0.8
-    assert result["diameter_error_mm"]["value"] == pytest.approx(0.5)
-    assert result["diameter_bias_mm"]["value"] == pytest.approx(0)
-    assert result["textures"] == {"ground glass": 0, "part-solid": 1, "solid": 2}
-    low, high = (result["dice_median"][end] for end in ("low", "high"))
-    assert low <= 0.8 <= high
+    expected = {
+        "malignancy, AUC": (1, "2 of 3"),
+        # solid always, part-solid never
+        "texture": (0.5, "0 ground glass, 1 part-solid, 2 solid"),
+        "outline": (0.8, "3 nodules of 6 mm and more"),
+        "volume in the report": (0.95, "2 nodules"),
+        "diameter of those voxels": (np.mean(wider), "2 nodules"),
+        "error of the diameter": (np.mean(left), "2 nodules"),
+        "the same as a part": (0.7, "2 nodules"),
+        "network's diameter against LUNA16's, mean error": (0.5, "all"),
+        "network's diameter against LUNA16's, mean bias": (0, "all"),
+    }
+    for row, (start, (value, source)) in zip(rows, expected.items(), strict=True):
+        assert row["measure"].startswith(start)
+        assert row["figure"]["value"] == pytest.approx(value, abs=0.1 if "part" in start else 1e-9)
+        assert row["from"] == source
+        assert row["figure"]["low"] <= row["figure"]["value"] <= row["figure"]["high"]
 
 
 class Bright:
@@ -86,3 +96,37 @@ def test_every_nodule_is_read_at_its_centre(tmp_path: Path) -> None:
     assert (found.consensus_mm3[0], found.reported_mm3[0]) == (27, 27)
     assert found.reported_mm[0] == pytest.approx((6 * 27 / np.pi) ** (1 / 3))
     assert np.isnan(found.consensus_mm3[1])
+
+
+READ = replace(
+    characterization([0.1, 0.9, 0.6, 0.7]),
+    predicted_texture=np.array([2, 2, 1, 0]),
+    reported_mm=np.array([12.0, 8.6, 9.7, 21.2]),
+)
+"""Of the benign nodule and two malignant ones, the first is larger than the second."""
+
+
+def test_the_brock_model_gets_diameter_and_type() -> None:
+    solid, _, part_solid, large = brock_scores(READ)
+    assert solid < large
+    scores = brock_scores(replace(READ, reported_mm=np.full(4, 9.7)))
+    assert scores[2] > scores[0] > scores[3]  # part-solid, solid, ground glass
+    assert part_solid == scores[2]
+
+
+def test_malignancy_is_that_of_nodules_that_the_readers_are_sure_of() -> None:
+    """The combination is fitted on one set, and measured on another."""
+    weights = fit_both(READ)
+    assert weights.shape == (3,)
+    assert weights[1] > 0
+    image, brock, both = malignancy(READ, weights, resamples=50)
+    assert READ.rated.tolist() == [0, 2, 3]
+    assert (image["auc"]["value"], image["minus_image"]) == (1, None)
+    assert (brock["auc"]["value"], brock["minus_image"]["value"]) == (0.5, -0.5)
+    assert brock["auc"]["low"] <= 0.5 <= brock["auc"]["high"]
+    assert both["auc"]["value"] == 1
+
+
+def test_what_is_measured_is_not_fitted_on() -> None:
+    with pytest.raises(typer.BadParameter, match="test is measured"):
+        command.measure(Path(), "val,test", [], [], fit="test")

@@ -3,27 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.accuracy.data import Annotation, Cube, read_annotations, read_cubes
+from evaluation.accuracy.data import Cube, read_cubes
 from evaluation.errors import BadTable, MissingData
-
-
-def test_annotations_belong_to_their_cubes(tmp_path: Path) -> None:
-    """They may be absent but not damaged."""
-    assert read_annotations(tmp_path, "val") == {}
-    lines = ["split,row,z,y,x,diameter_mm,kind", "val,2,1,2,3,8,nodule", "test,2,4,5,6,-1,excluded"]
-    (tmp_path / "marks.csv").write_text("\n".join(lines) + "\n")
-    assert read_annotations(tmp_path, "val") == {"val/2": [Annotation((1.0, 2.0, 3.0), 8.0)]}
-    (tmp_path / "marks.csv").write_text("split,row\nval,2\n")
-    with pytest.raises(BadTable):
-        read_annotations(tmp_path, "val")
-
-
-def test_an_unknown_diameter_reaches_five_millimetres() -> None:
-    """Half the diameter where it is known, and the rim beyond both."""
-    assert Annotation((0, 0, 0), -1).covers((0, 0, 7.9), rim_mm=3)
-    assert not Annotation((0, 0, 0), -1).covers((0, 0, 8.0), rim_mm=3)
-    assert not Annotation((0, 0, 0), 8).covers((0, 0, 7.9), rim_mm=3)
-
 
 INDEX = "split,row,patient,z,y,x,diameter_mm\n"
 

@@ -1,22 +1,14 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from evaluation.accuracy.bootstrap import figures
 from evaluation.accuracy.froc import (
     Scored,
-    challenge,
     false_positives_at,
     froc,
     match_scan,
-    read_scan_list,
     sensitivity_at,
-    threshold_at,
-    threshold_within,
     weighted_froc,
 )
-from evaluation.errors import BadTable
 
 
 def make(nodules: list[float], false: list[float], scan: list[int], scans: int) -> Scored:
@@ -38,9 +30,7 @@ def test_curve_lists_every_threshold() -> None:
     assert curve.false_per_scan.tolist() == [0, 0, 0.5, 0.5, 1.5, 1.5]
     rates = (0.125, 0.5, 1.0, 1.5, 8.0)
     assert sensitivity_at(curve, rates).tolist() == [0.25, 0.5, 0.5, 0.75, 0.75]
-    assert threshold_within(curve, (0.125, 0.5, 8.0)).tolist() == [0.9, 0.7, 0.5]
     assert false_positives_at(curve, (0.25, 0.5, 0.75, 0.9)).tolist() == [0, 0.5, 1.5, np.inf]
-    assert threshold_at(curve, (0.5, 0.9)).tolist() == [0.7, -np.inf]
 
 
 @pytest.mark.parametrize(
@@ -121,75 +111,3 @@ def test_only_the_hundred_best_of_a_scan_count() -> None:
     nodule_score, false_score, *_ = match_scan(points, NODULE, NONE)
     assert nodule_score.tolist() == [-np.inf]
     assert false_score.size == 100
-
-
-def test_published_result_is_reproduced(shared_data: Path) -> None:
-    """DeepLung's candidates give the counts, the sensitivities and the CPM of its paper."""
-    folder = shared_data / "luna16"
-    scored, counts = challenge(
-        folder / "deeplung_candidates.csv",
-        folder / "annotations.csv",
-        folder / "annotations_excluded.csv",
-        folder / "seriesuids.csv",
-    )
-    assert counts == {"tp": 1136, "fn": 50, "fp": 46078, "ignored": 5308, "double": 186}
-    sensitivity = sensitivity_at(froc(scored))
-    assert sensitivity.round(4).tolist() == [0.6922, 0.769, 0.8238, 0.8651, 0.8929, 0.9174, 0.9334]
-    assert round(float(sensitivity.mean()), 4) == 0.8420
-    intervals = figures(scored, resamples=50)
-    assert intervals.cpm.low < 0.8420 < intervals.cpm.high
-
-
-HEAD = "seriesuid,coordX,coordY,coordZ,"
-
-GOOD = {
-    "candidates": HEAD + "probability\na,0,0,0,0.9\nb,5,5,5,0.4\n",
-    "annotations": HEAD + "diameter_mm\na,1,0,0,6\n",
-    "excluded": HEAD + "diameter_mm\n",
-    "scans": "seriesuid\na\nb\n",
-}
-
-
-def write(folder: Path, **texts: str) -> dict[str, Path]:
-    """The good tables but for these, in the order in which they are read."""
-    for name, text in (GOOD | texts).items():
-        (folder / name).write_text(text)
-    return {name: folder / name for name in GOOD}
-
-
-def test_a_scan_list_with_header_and_an_empty_exclusion_list_are_fine(tmp_path: Path) -> None:
-    scored, counts = challenge(*write(tmp_path).values())
-    assert counts == {"tp": 1, "fn": 0, "fp": 1, "ignored": 0, "double": 0}
-    assert scored.scans == 2
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "message"),
-    [
-        ("candidates", "seriesuid,coordX,coordY,coordZ\na,0,0,0\n", r"lacks .*probability"),
-        ("candidates", HEAD + "probability\na,0,0,0,nan\n", r"line 2: .*'nan' is not finite"),
-        ("candidates", HEAD + "probability\na,0,x,0,1\n", r"coordY = 'x' is not a number"),
-        ("candidates", HEAD + "probability\na,0,0,0,1\nc,0,0,0,1\n", r"line 3: scan 'c' is not"),
-        ("candidates", HEAD + "probability\na,0,0,0\n", r"line 2: the row is shorter or longer"),
-        ("candidates", HEAD + "probability\na,0,0,0,1,2\n", r"is shorter or longer"),
-        ("candidates", HEAD + "probability\n,0,0,0,1\n", r"column 'seriesuid' is empty"),
-        ("annotations", HEAD + "diameter_mm\n", r"has no nodule"),
-        ("annotations", "", r"lacks the columns"),
-        ("annotations", HEAD + "diameter_mm\na,0,0,0,\n", r"diameter_mm = '' is not a number"),
-        ("scans", "a\nb\na\n", r"lists scans twice: \['a'\]"),
-        ("scans", "\n", r"lists no scan"),
-    ],
-)
-def test_bad_tables_are_named(tmp_path: Path, file: str, text: str, message: str) -> None:
-    paths = write(tmp_path, **{file: text})
-    with pytest.raises(BadTable, match=message) as refused:
-        challenge(*paths.values())
-    assert refused.value.path == paths[file]
-
-
-def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadTable, match="cannot be read"):
-        read_scan_list(tmp_path / "nowhere.csv")
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x01" * 10)
-    with pytest.raises(BadTable, match="cannot be read"):
-        challenge(*[tmp_path / "binary"] * 4)

@@ -2,31 +2,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
 from edge.settings.core import EdgeSettings
-from evaluation.accuracy.bootstrap import figures
 from evaluation.accuracy.data import Cube
-from evaluation.accuracy.froc import Curve, Scored, froc
-from evaluation.accuracy.nodules import (
-    NoduleScores,
-    ScanScores,
-    as_dict,
-    draw_curves,
-    read_cube,
-    read_scan,
-    save_chart,
-    score_scan,
-    strongest_apart,
-    tiled,
-)
+from evaluation.accuracy.nodules import at, joined, read_cube, read_scan, strongest_apart, tiled
 from evaluation.accuracy.readers import Agent, Reads, Stage
-from evaluation.accuracy.truth import UNKNOWN, Lesion, Truth
-from evaluation.errors import MissingData
+from evaluation.accuracy.truth import Lesion, ScanScores, Truth
 from imaging.preprocess import Preprocessed
 from imaging.roi import cut_roi
 from imaging.volume import Geometry, Triple, UInt8Array, triple
@@ -59,136 +43,39 @@ def test_best_hit_of_a_cube_counts() -> None:
     assert read_cube(cube(2, "p"), reads) == {Stage.EDGE: -np.inf}
 
 
-def scores() -> NoduleScores:
-    """Four nodules of three patients, two scans with three false positives and one lesion."""
-    lesion = Lesion((0.0, 0.0, 0.0), 10.0)
-    first = score_scan(
-        "first", [((0, 0, 0), 0.85), ((50, 0, 0), 0.8), ((90, 0, 0), 0.3)], Truth((lesion,))
-    )
-    second = score_scan("second", [((50, 0, 0), 0.5)], UNKNOWN)
-    found = np.array([0.9, 0.7, 0.4, -np.inf])
-    return NoduleScores(found, ("p", "p", "q", "r"), (first, second))
-
-
-def test_json_has_every_figure() -> None:
-    """.9 N, .8 F, .7 N, .5 F, .4 N, .3 F: 1/4 for nothing, 1/2 for 1/2, 3/4 for 1 a scan."""
-    said = as_dict(scores(), figures(scores().scored, resamples=20))
-    assert (said["nodules"], said["patients"], said["proposed"]) == (4, 3, 3)
-    assert [at["value"] for at in said["sensitivity"]] == [0.25, 0.25, 0.5, 0.75, 0.75, 0.75, 0.75]
-    assert said["sensitivity"][3]["threshold"] == 0.4
-    assert said["cpm"]["value"] == pytest.approx(4.0 / 7)
-    assert said["fp_at"]["90"]["value"] is None
-    first, second = said["scans"]
-    assert first["false_positives"] == {
-        "0.125": 0, "0.25": 0, "0.5": 1, "1": 1, "2": 1, "4": 1, "8": 1
-    }  # fmt: skip
-    assert second["false_positives"]["1"] == 1
-    assert first["lesion_score"] == 0.85
-    assert first["lesions"][0]["false_positives_above"] == 0
-    assert second["lesion_score"] is None
-    assert first["false_positives_at"]["95"] is None
-
-
-def test_each_scan_is_left_out_in_turn() -> None:
-    """Without the first: .5 is the one false positive, above which two of four nodules lie."""
-    without = as_dict(scores(), figures(scores().scored, resamples=20))["without"]
-    assert [one["scan"] for one in without] == ["first", "second"]
-    assert list(without[0]["sensitivity"].values()) == [0.5, 0.5, 0.5, 0.75, 0.75, 0.75, 0.75]
-    assert without[0]["cpm"] == pytest.approx(4.5 / 7)
-
-
-def test_scan_without_detections_still_counts() -> None:
-    """Nodules are grouped by patient, false positives by scan."""
-    silent = ScanScores("silent", np.zeros(0), (), np.zeros(0))
-    both = NoduleScores(scores().nodule_score, scores().patients, (*scores().scans, silent)).scored
-    assert froc(both).false_per_scan[-1] == 1.0
-    assert both.nodule_group.tolist() == [0, 0, 1, 2]
-    assert both.false_scan.tolist() == [0, 0, 1]
-    assert (both.groups, both.scans, both.paired) == (3, 3, False)
+def test_nodules_are_grouped_by_patient_and_false_positives_by_scan() -> None:
+    cubes = [cube(i, patient) for i, patient in enumerate("ppqr")]
+    by_cube = [{Stage.EDGE: score} for score in (0.9, 0.7, 0.4, -np.inf)]
+    false = ([0.8, 0.3], [0.5], [])
+    by_scan = [{Stage.EDGE: ScanScores(np.zeros(0), np.array(of, float))} for of in false]
+    found = joined(cubes, by_cube, by_scan, Stage.EDGE)
+    assert found.nodule_group.tolist() == [0, 0, 1, 2]
+    assert found.false_scan.tolist() == [0, 0, 1]
+    assert (found.groups, found.scans, found.paired) == (3, 3, False)
+    assert at(found, 0.5) == {"nodules": 4, "found": 2, "false": 2}
 
 
 def test_real_slab_is_read_from_its_files(shared_data: Path) -> None:
     """A scan goes through reader and preprocessing, and detections are evaluated in patient mm."""
     folder = shared_data / "ct" / "lidc_slabs" / "LIDC-IDRI-0001"
     lesion = Lesion((57.24, 84.94, -115.62), 32.76)
-    seen: list[Preprocessed] = []
+    bright: list[int] = []
 
     def reads(box: Preprocessed) -> dict[Stage, list[Candidate]]:
-        seen.append(box)
-        place = box.geometry.to_index(lesion.centre_mm)
-        index = (float(place[0]), float(place[1]), float(place[2]))
-        found = [
-            Candidate(lesion.centre_mm, index, 30.0, 0.8),
-            Candidate((-60.0, 80.0, -115.0), (0, 0, 0), 5.0, 0.9),
-        ]
+        places = [(lesion.centre_mm, 0.8), ((-60.0, 80.0, -115.0), 0.9)]
+        found = []
+        for place, score in places:
+            index = box.geometry.to_index(place)
+            z, y, x = (round(v) for v in index)
+            if (index >= 0).all() and (index < np.array(box.voxels.shape) - 0.5).all():
+                bright.append(int(box.voxels[z, y, x]))
+                found.append(Candidate(place, triple(index), 5.0, score))
         return {Stage.EDGE: found}
 
     found = read_scan(folder, Truth((lesion,)), reads)[Stage.EDGE]
-    assert found.name == "LIDC-IDRI-0001"
     assert found.lesion_score.tolist() == [0.8]
     assert found.false_score.tolist() == [0.9]
-    z, y, x = (round(v) for v in seen[0].geometry.to_index(lesion.centre_mm))
-    assert seen[0].voxels[z, y, x] > 150  # the middle of a solid nodule is soft tissue
-
-
-def curve(nodules: list[float], false: list[float]) -> Curve:
-    group, scan = np.arange(len(nodules)), np.zeros(len(false), np.int64)
-    return froc(Scored(np.array(nodules), group, np.array(false, float), scan, 1, False))
-
-
-def height_of_line(figure: Any, rate: float) -> float:
-    """Sensitivity at which the curve crosses that number of false positives per scan."""
-    (line,) = figure.axes[0].lines
-    assert line.get_drawstyle() == "steps-post"
-    rates, sensitivity = line.get_data()
-    return float(sensitivity[np.searchsorted(rates, rate, side="right") - 1])
-
-
-def test_line_runs_at_the_sensitivity_of_the_rate() -> None:
-    """Left of 1 false positive a scan half is found, right of it all."""
-    figure = draw_curves({"": curve([0.9, 0.5], [0.7])}, "two nodules")
-    assert height_of_line(figure, 0.9) == 0.5
-    assert height_of_line(figure, 1.1) == 1.0
-
-
-def test_curve_ends_at_the_right_rim() -> None:
-    few = draw_curves({"": curve([0.9, -np.inf], [])}, "few")
-    many = draw_curves({"": curve([0.9, 0.01], [0.5] * 20)}, "many")
-    assert height_of_line(few, 8.0) == 0.5
-    assert height_of_line(many, 8.0) == 0.5
-    assert few.axes[0].get_xlim() == many.axes[0].get_xlim() == (0.125, 8.0)
-
-
-def test_picture_is_saved(tmp_path: Path) -> None:
-    save_chart(draw_curves({"": curve([0.9], [0.1])}, "one"), tmp_path / "froc.png")
-    opened = cv2.imread(str(tmp_path / "froc.png"))
-    assert opened is not None
-    assert opened.shape == (640, 900, 3)
-    with pytest.raises(MissingData, match="cannot be written"):
-        save_chart(draw_curves({"": curve([0.9], [0.1])}, "one"), tmp_path / "nowhere" / "froc.png")
-
-
-LESION = Lesion((0.0, 0.0, 0.0), 20.0)
-
-
-def test_detections_are_sorted_into_hits_rim_and_false() -> None:
-    """The best hit scores for the lesion, rim and ignored lesions count neither way."""
-    detections = [
-        ((9.0, 0.0, 0.0), 0.6),
-        ((0.0, 9.0, 0.0), 0.7),
-        ((12.0, 0.0, 0.0), 0.99),
-        ((13.5, 0.0, 0.0), 0.5),
-        ((99.0, 0.0, 0.0), 0.2),
-    ]
-    scores = score_scan("a", detections, Truth((LESION,)))
-    assert scores.lesion_score.tolist() == [0.7]
-    assert scores.false_score.tolist() == [0.5, 0.2]
-    assert [scores.false_above(t) for t in (0.5, 0.51, 0.0)] == [1, 0, 2]
-    without_rim = score_scan("a", detections[2:3], Truth((LESION,)), rim_mm=0.0)
-    assert without_rim.lesion_score.tolist() == [-np.inf]
-    assert without_rim.false_score.tolist() == [0.99]
-    ignored = score_scan("a", [((1.0, 0.0, 0.0), 0.9)], Truth(ignored=(LESION,)))
-    assert ignored.lesion_score.size == ignored.false_score.size == 0
+    assert max(bright) > 150  # the middle of a solid nodule is soft tissue
 
 
 def brightest(box: Preprocessed) -> dict[Stage, list[Candidate]]:

@@ -11,21 +11,15 @@ from evaluation.accuracy.truth import (
     scan_folders,
     scan_name,
     scans_of_splits,
+    score_scan,
+    truth_of,
 )
 from evaluation.errors import BadTable, EvaluationError, MissingData
-
-HEAD = "scan,x,y,z,diameter_mm,longest_mm\n"
-
-
-def table(folder: Path, text: str) -> Path:
-    path = folder / "truth.csv"
-    path.write_text(text)
-    return path
+from imaging.volume import Nodule
 
 
-def test_reach_is_half_the_longer_extent() -> None:
-    """A lesion 20 mm across and 30 mm long is hit within 15 mm and covers 3 mm more."""
-    lesion = Lesion((0.0, 0.0, 0.0), 20.0, 30.0)
+def test_a_lesion_is_hit_within_half_its_diameter_and_covers_its_rim() -> None:
+    lesion = Lesion((0.0, 0.0, 0.0), 30.0)
     assert lesion.hit_by((14.9, 0, 0))
     assert not lesion.hit_by((15.0, 0, 0))
     assert lesion.covers((17.9, 0, 0))
@@ -33,24 +27,30 @@ def test_reach_is_half_the_longer_extent() -> None:
     assert not lesion.covers((15.0, 0, 0), 0.0)
 
 
-def test_several_lesions_and_none(tmp_path: Path) -> None:
-    """A scan may have several lines; one without a place has no known lesion.
+def test_detections_are_sorted_into_hits_rim_and_false() -> None:
+    """The best hit scores for the lesion, rim and ignored lesions count neither way."""
+    lesion = Lesion((0.0, 0.0, 0.0), 20.0)
+    detections = [
+        ((9.0, 0.0, 0.0), 0.6),
+        ((0.0, 9.0, 0.0), 0.7),
+        ((12.0, 0.0, 0.0), 0.99),
+        ((13.5, 0.0, 0.0), 0.5),
+        ((99.0, 0.0, 0.0), 0.2),
+    ]
+    scores = score_scan(detections, Truth((lesion,)))
+    assert (scores.lesion_score.tolist(), scores.found) == ([0.7], 1)
+    assert scores.false_score.tolist() == [0.5, 0.2]
+    without_rim = score_scan(detections[2:3], Truth((lesion,)), rim_mm=0.0)
+    assert (without_rim.found, without_rim.false_score.tolist()) == (0, [0.99])
+    ignored = score_scan([((1.0, 0.0, 0.0), 0.9)], Truth(ignored=(lesion,)))
+    assert ignored.lesion_score.size == ignored.false_score.size == 0
 
-    The longest extent is optional.
-    """
-    known = read_truth(table(tmp_path, HEAD + "a,1,2,3,10,\na,4,5,6,,8\nb,,,,,\n"))
-    assert known == {
-        "a": Truth((Lesion((1.0, 2.0, 3.0), 10.0), Lesion((4.0, 5.0, 6.0), 0.0, 8.0))),
-        "b": Truth(),
-    }
-    known = read_truth(table(tmp_path, "scan,x,y,z,diameter_mm\na,1,2,3,10\n"))
-    assert known["a"].lesions[0].reach_mm == 5.0
 
-
-@pytest.mark.parametrize("row", ["a,1,,3,10,\n", "a,1,2,3,,\n", "a,1,2,3,-5,\n", "a,1,2,x,5,\n"])
-def test_lesion_without_place_or_size_is_refused(tmp_path: Path, row: str) -> None:
-    with pytest.raises(BadTable, match="line 2"):
-        read_truth(table(tmp_path, HEAD + row))
+def test_nodules_of_phantoms_count_from_five_millimetres() -> None:
+    large = Nodule((1.0, 2.0, 3.0), 5.0, "solid")
+    truth = truth_of([large, Nodule((9.0, 9.0, 9.0), 4.9, "solid")])
+    assert truth.lesions == (Lesion((1.0, 2.0, 3.0), 5.0),)
+    assert truth.ignored == (Lesion((9.0, 9.0, 9.0), 10.0),)
 
 
 def test_scans_are_folders_or_folders_of_named_scans(tmp_path: Path) -> None:
@@ -120,8 +120,6 @@ def test_a_nodule_seen_by_eye_counts_neither_way_and_its_scan_is_not_fully_marke
     assert fully_marked(folders, known) == folders[1:]
     assert scans_of_splits(folders, known, ("test",)) == folders[1:]
     assert "left out, not fully marked: a" in capsys.readouterr().err
-    none = read_truth(table(tmp_path, "scan,x,y,z,diameter_mm,source\nd,,,,,by eye\n"))
-    assert none["d"].fully_marked
     with pytest.raises(EvaluationError, match="seen by eye"):
         fully_marked(folders[:1], known)
 

@@ -5,17 +5,18 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import typer
 from typer.testing import CliRunner
 
 from edge.settings.core import EdgeSettings
+from evaluation.__main__ import app
 from evaluation.accuracy import whole_command
+from evaluation.accuracy.froc import Curve, Scored, froc
 from evaluation.accuracy.readers import Agent, Stage
 from evaluation.accuracy.truth import Lesion, Truth
-from evaluation.accuracy.whole import Counts, WholeScan, group_json, groups_of, read_box, scan_json
+from evaluation.accuracy.whole import Counts, WholeScan, nodule_row, read_box, scan_row
+from evaluation.accuracy.whole_command import as_dict, draw_curves, groups_of, whole
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Triple, UInt8Array, Volume
-from models.markdown import Rows
 from models.runtime.second_reader import Readings
 from tests.evaluation.plain_chest import CORNER_MM, chest, in_lung
 from tests.evaluation.scripted_screen import ScriptedScreening
@@ -76,9 +77,23 @@ def scan(box: Preprocessed, agent: Agent) -> WholeScan:
     return read_box("a", TRUTH, box, agent, Stage.BOTH)
 
 
+def nodules_of(scan: WholeScan, stage: Stage) -> list[dict[str, Any]]:
+    return [nodule_row(scan, i, stage) for i in range(len(scan.truth.lesions))]
+
+
+def group_of(
+    scans: list[WholeScan], stage: Stage
+) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
+    """Curves, report of ``stage``, and verdicts of one group."""
+    found = as_dict({"test": scans}, stage, resamples=20, seed=0)
+    json.dumps(found, allow_nan=False)
+    (verdicts,) = found["groups"]
+    return found["curves"], found["shipped"][-1], verdicts
+
+
 def test_the_decision_on_each_nodule_names_who_made_it(scan: WholeScan) -> None:
-    said = scan_json(scan, Stage.BOTH)
-    assert [one["decision"] for one in said["nodules"]] == [
+    said = nodules_of(scan, Stage.BOTH)
+    assert [one["decision"] for one in said] == [
         "reported by the edge",
         "rescued by the cloud",
         "removed by the cloud",
@@ -87,10 +102,8 @@ def test_the_decision_on_each_nodule_names_who_made_it(scan: WholeScan) -> None:
         "not confirmed by the cloud",
         "not proposed",
     ]
-    assert [one["found"] for one in said["nodules"]] == [True, True, False, False, True, False,
-                                                         False]  # fmt: skip
-    alone = scan_json(scan, Stage.EDGE)
-    assert [one["decision"] for one in alone["nodules"]] == [
+    assert [one["found"] for one in said] == [True, True, False, False, True, False, False]
+    assert [one["decision"] for one in nodules_of(scan, Stage.EDGE)] == [
         "reported by the edge",
         "too uncertain for the edge alone",
         "reported by the edge",
@@ -103,7 +116,7 @@ def test_the_decision_on_each_nodule_names_who_made_it(scan: WholeScan) -> None:
 
 def test_every_nodule_has_the_scores_of_both_readers(scan: WholeScan) -> None:
     """Dismissed candidates too: the cloud reads them only here."""
-    nodules = scan_json(scan, Stage.BOTH)["nodules"]
+    nodules = nodules_of(scan, Stage.BOTH)
     assert [one["edge"] for one in nodules] == [0.95, 0.4, 0.55, 0.05, 0.55, 0.4, None]
     cloud = [0.9, 0.98, 0.05, 0.9, 0.9, 0.3]
     assert [one["cloud"] for one in nodules[:-1]] == pytest.approx(cloud, abs=0.002)
@@ -115,12 +128,11 @@ def test_reports_are_those_of_the_shipped_thresholds(scan: WholeScan) -> None:
     """Of seven nodules each finds three, and one false positive; an ignored place is none."""
     for stage in (Stage.EDGE, Stage.BOTH):
         assert scan.counts(stage) == Counts(nodules=7, found=3, listed=3, false=1, false_possible=0)
-    said = scan_json(scan, Stage.BOTH)
-    assert said["false_positives"] == {"edge": 1, "both": 1}
+    said = scan_row(scan, Stage.BOTH)
+    assert (said["false_of_edge"], said["false"], said["uncertain"]) == (1, 1, 7)
     (false,) = said["false_findings"]
     assert false["centre_mm"] == [60, 60, 20]
     assert false["decided_by"] == "cloud"
-    assert said["uncertain"] == 7
 
 
 def test_possible_findings_are_counted_apart(box: Preprocessed) -> None:
@@ -130,58 +142,43 @@ def test_possible_findings_are_counted_apart(box: Preprocessed) -> None:
     scan = read_box("a", TRUTH, box, listing, Stage.BOTH)
     for stage in (Stage.EDGE, Stage.BOTH):
         assert scan.counts(stage) == Counts(nodules=7, found=3, listed=5, false=1, false_possible=1)
-    said = scan_json(scan, Stage.BOTH)
-    assert [one["decision"] for one in said["nodules"]] == [
-        "reported by the edge",
-        "rescued by the cloud",
-        "possible finding",
-        "dismissed by the edge",
-        "reported by edge and cloud",
-        "possible finding",
-        "not proposed",
-    ]
-    assert [one["found"] for one in said["nodules"]] == [True, True, False, False, True, False,
-                                                         False]  # fmt: skip
-    assert [i for i, one in enumerate(said["nodules"]) if one["possible"]] == [2, 5]
-    assert said["false_positives"] == said["false_possible"] == {"edge": 1, "both": 1}
+    nodules, said = nodules_of(scan, Stage.BOTH), scan_row(scan, Stage.BOTH)
+    assert [i for i, one in enumerate(nodules) if one["possible"]] == [2, 5]
+    assert nodules[2]["decision"] == "possible finding"
+    assert (said["found"], said["possible"], said["false_possible"]) == (3, 2, 1)
     (false,) = said["false_possible_findings"]
     assert false["centre_mm"] == [20, 60, 20]
-    group = group_json([scan], list(Stage), resamples=20, seed=0)
-    both = group["shipped"]["both"]
+    _, both, _ = group_of([scan], Stage.BOTH)
     assert (both["found"], both["found_in_either_list"]) == (3, 5)
     assert (both["false_positives"], both["false_possible"]) == (1, 1)
     assert both["sensitivity_of_either_list"]["value"] == 5 / 7
     assert both["false_possible_per_scan"]["value"] == 1
-    result = {"groups": {"test": group}, "scans": [said], "rules": whole_command.RULES}
-    text = "\n".join(map(str, whole_command.tables_of(result)))
-    assert "5 of 7" in text
-    assert "possible finding" in text
 
 
 def test_changed_decisions_are_right_wrong_or_do_not_count(scan: WholeScan) -> None:
-    group = group_json([scan], list(Stage), resamples=20, seed=0)
-    assert group["verdicts"] == {"changed": 5, "right": 2, "wrong": 2, "on_ignored_places": 1}
+    _, _, verdicts = group_of([scan], Stage.BOTH)
+    assert [verdicts[key] for key in ("changed", "right", "wrong", "ignored")] == [5, 2, 2, 1]
 
 
 def test_curves_follow_the_scores_of_each_stage(scan: WholeScan) -> None:
     """The edge's false positives are 0.55 and 0.4, the cloud's 0.98 and 0.05."""
-    _, false = scan.scores(Stage.EDGE)
-    assert false.tolist() == [0.55, 0.4]
-    nodules, false = scan.scores(Stage.CLOUD)
-    assert false.tolist() == pytest.approx([0.98, 0.05], abs=0.002)
-    assert nodules[3] == pytest.approx(0.9, abs=0.002)
-    nodules, _ = scan.scores(Stage.BOTH)
+    assert scan.scores(Stage.EDGE).false_score.tolist() == [0.55, 0.4]
+    cloud = scan.scores(Stage.CLOUD)
+    assert cloud.false_score.tolist() == pytest.approx([0.98, 0.05], abs=0.002)
+    assert cloud.lesion_score[3] == pytest.approx(0.9, abs=0.002)
+    nodules = scan.scores(Stage.BOTH).lesion_score
     assert nodules[3] == 0.05  # a dismissed candidate keeps the edge's score
     assert nodules[-1] == -np.inf
 
 
 def test_a_refused_scan_misses_its_nodules_and_is_named(scan: WholeScan) -> None:
     refused = WholeScan("b", Truth((Lesion((0, 0, 0), 5.0),), role="test"), refused="NoLung: none")
-    group = group_json([scan, refused], [Stage.EDGE], resamples=20, seed=0)
-    assert (group["nodules"], group["refused"]) == (8, ["b"])
-    assert group["shipped"]["edge"]["sensitivity"]["value"] == 3 / 8
-    assert group["stages"]["edge"]["sensitivity"][-1]["value"] == 6 / 8
-    assert scan_json(refused, Stage.BOTH)["nodules"][0]["decision"] == "scan refused"
+    (curve,), edge, _ = group_of([scan, refused], Stage.EDGE)
+    assert curve["nodules"] == 8
+    assert edge["sensitivity"]["value"] == 3 / 8
+    assert curve["sensitivity"][-1]["value"] == 6 / 8
+    assert nodule_row(refused, 0, Stage.BOTH)["decision"] == "scan refused"
+    assert scan_row(refused, Stage.BOTH)["refused"] == "NoLung: none"
 
 
 def test_a_scan_without_nodules_counts_for_false_positives(
@@ -189,13 +186,14 @@ def test_a_scan_without_nodules_counts_for_false_positives(
 ) -> None:
     """Alone it has no sensitivity; all that is found in it is false."""
     empty = read_box("empty", Truth(role="test"), box, agent, Stage.BOTH)
-    alone = group_json([empty], list(Stage), resamples=20, seed=0)
-    assert alone["stages"] == {}
-    assert alone["both_minus_edge"] is None
-    assert alone["shipped"]["both"]["sensitivity"] is None
-    assert alone["shipped"]["both"]["false_positives_per_scan"]["value"] == 5
-    both = group_json([scan, empty], list(Stage), resamples=20, seed=0)
-    assert both["shipped"]["both"]["false_positives_per_scan"]["value"] == 3
+    curves, alone, verdicts = group_of([empty], Stage.BOTH)
+    assert curves == []
+    assert verdicts["both_minus_edge"] is None
+    assert alone["sensitivity"] is None
+    assert alone["false_positives_per_scan"]["value"] == 5
+    curves, both, _ = group_of([scan, empty], Stage.BOTH)
+    assert [one["reader"] for one in curves] == ["edge", "cloud", "edge and cloud"]
+    assert both["false_positives_per_scan"]["value"] == 3
 
 
 def test_test_scans_come_first_and_roles_apart() -> None:
@@ -229,9 +227,7 @@ def write_nifti(volume: Volume, path: Path) -> None:
 
 
 def run(*arguments: str) -> Any:
-    app = typer.Typer()
-    app.command()(whole_command.whole_command)
-    return CliRunner().invoke(app, arguments, catch_exceptions=False)
+    return CliRunner().invoke(app, ["whole", *arguments], catch_exceptions=False)
 
 
 def test_files_and_marks_of_others_go_through_the_command(
@@ -252,34 +248,51 @@ def test_files_and_marks_of_others_go_through_the_command(
     monkeypatch.setattr(whole_command, "open_agent", lambda *_: scripted)
     given = ["--scans", str(tmp_path), "--marks", str(tmp_path / "marks.csv"), "--stage", "edge"]
     said = json.loads(run(*given, "--resamples", "20", "--json").stdout)
-    group = said["groups"]["all"]
-    assert (group["scans"], group["nodules"], group["refused"]) == (3, 3, ["broken"])
-    assert group["shipped"]["edge"]["found"] == 1
-    assert group["shipped"]["edge"]["false_positives"] == 3
-    assert [one["scan"] for one in said["scans"]] == ["broken", "none", "one"]
-    decisions = [one["decision"] for one in said["scans"][2]["nodules"]]
+    (edge,) = said["shipped"]
+    assert (edge["scans"], edge["number"], edge["nodules"]) == ("all", 3, 3)
+    assert (edge["found"], edge["false_positives"]) == (1, 3)
+    scans, nodules = said["raw"]["scans"], said["raw"]["nodules"]
+    assert [one["scan"] for one in scans] == ["broken", "none", "one"]
+    decisions = [one["decision"] for one in nodules if one["scan"] == "one"]
     assert decisions == ["reported by the edge", "outside of the scan"]
     shown = run(*given, "--resamples", "20", "--plot", str(tmp_path / "froc.png"))
-    assert "1 of 3" in shown.stdout
     assert "for RAS change the signs of x and y" in " ".join(shown.stdout.split())
     assert "Refused, their nodules are missed: broken." in " ".join(shown.stdout.split())
     assert (tmp_path / "froc.png").stat().st_size > 10_000
 
 
-def test_every_figure_of_the_json_is_in_a_table(scan: WholeScan) -> None:
-    result = {
-        "groups": {"test": group_json([scan], list(Stage), resamples=20, seed=0)},
-        "scans": [scan_json(scan, Stage.BOTH)],
-        "rules": whole_command.RULES,
-    }
-    json.dumps(result, allow_nan=False)
-    shown = whole_command.tables_of(result)
-    titles = [str(one.title) for one in shown if isinstance(one, Rows)]
-    assert len(titles) == 4
-    assert titles[0] == (
-        "Sensitivity in %, test: 7 nodules, 1 scans; difference: edge and cloud minus edge, paired"
-    )
-    assert any("Verdicts changed 5 decisions: 2 rightly" in one for one in map(str, shown))
+def test_every_table_has_its_rows(scan: WholeScan) -> None:
+    raw = {"scans": [scan_row(scan, Stage.BOTH)], "nodules": nodules_of(scan, Stage.BOTH)}
+    result = {"model": "edge", "cloud_model": "cloud", "rules": "", "raw": raw,
+              **as_dict({"test": [scan]}, Stage.BOTH, resamples=20, seed=0)}  # fmt: skip
+    rows = {name: whole.table(name).of(result).cells for name in
+            ("curves", "shipped", "either", "verdicts", "nodules", "scans")}  # fmt: skip
+    assert {name: len(of) for name, of in rows.items()} == {
+        "curves": 3, "shipped": 2, "either": 2, "verdicts": 1, "nodules": 7, "scans": 1
+    }  # fmt: skip
+    assert rows["shipped"][1][:5] == ["test", "1", "edge and cloud", "3", "7"]
+
+
+def curve(nodules: list[float], false: list[float]) -> Curve:
+    group, scan = np.arange(len(nodules)), np.zeros(len(false), np.int64)
+    return froc(Scored(np.array(nodules), group, np.array(false, float), scan, 1, False))
+
+
+def height_of_line(figure: Any, rate: float) -> float:
+    """Sensitivity at which the curve crosses that number of false positives per scan."""
+    (line,) = figure.axes[0].lines
+    assert line.get_drawstyle() == "steps-post"
+    rates, sensitivity = line.get_data()
+    return float(sensitivity[np.searchsorted(rates, rate, side="right") - 1])
+
+
+def test_a_drawn_curve_is_that_of_the_rates_and_ends_at_the_rim() -> None:
+    """Left of 1 false positive a scan half is found, right of it all."""
+    figure = draw_curves({"edge": curve([0.9, 0.5], [0.7])}, "two nodules")
+    assert height_of_line(figure, 0.9) == 0.5
+    assert height_of_line(figure, 1.1) == 1.0
+    few = draw_curves({"edge": curve([0.9, -np.inf], [])}, "few")
+    assert height_of_line(few, 8.0) == 0.5
 
 
 def test_the_shipped_edge_reads_a_real_scan(shared_data: Path) -> None:
@@ -287,7 +300,7 @@ def test_the_shipped_edge_reads_a_real_scan(shared_data: Path) -> None:
     lidc = shared_data / "lidc"
     given = ["--scans", str(lidc / "lidc_0005"), "--marks", str(lidc / "marks.csv")]
     said = json.loads(run(*given, "--stage", "edge", "--resamples", "20", "--json").stdout)
-    (one,) = said["scans"]
+    (one,) = said["raw"]["scans"]
     assert (one["scan"], one["role"], one["refused"]) == ("lidc_0005", "val", None)
-    assert len(one["nodules"]) == 2
-    assert all(nodule["edge"] > 0.1 for nodule in one["nodules"])
+    assert one["nodules"] == 2
+    assert all(nodule["edge"] > 0.1 for nodule in said["raw"]["nodules"])

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.accuracy.reports import truth_of
 from evaluation.common import phantoms
 from evaluation.common.phantoms import prepare
 from evaluation.errors import MissingData
@@ -23,7 +22,7 @@ def test_a_phantom_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(phantoms, "make_phantom", counted)
     (first,) = prepare([SPEC], tmp_path)
-    assert first.truth == truth_of(phantom.nodules)
+    assert first.nodules == phantom.nodules
     assert read_study(first.folder).volume.hu.ndim == 3
     assert prepare([SPEC], tmp_path) == [first]
     assert made == [SPEC]

@@ -43,7 +43,7 @@ def test_a_lesion_of_a_scan_is_cut_at_its_size() -> None:
     grid = np.ogrid[tuple(slice(n) for n in volume.shape)]
     ball = sum((g - c) ** 2 for g, c in zip(grid, (z, y, x), strict=True)) <= 100
     volume.hu[np.asarray(ball)] = 30
-    marked = replace(host(Truth((Lesion(point, 19.0, 22.0),))), volume=volume)
+    marked = replace(host(Truth((Lesion(point, 22.0),))), volume=volume)
     (found,) = cut_lesions(marked, preprocess(volume))
     assert found.diameter_mm == pytest.approx(20.0, abs=1.0)
     assert found.patient == "chest"

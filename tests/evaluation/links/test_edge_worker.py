@@ -9,12 +9,11 @@ import numpy as np
 
 from edge.pipeline import Pipeline
 from edge.settings.core import EdgeSettings
-from evaluation.accuracy.truth import Lesion, Truth
 from evaluation.common.phantoms import Prepared
 from evaluation.links.edge_worker import Opens, Studies, answers
 from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
-from imaging.volume import Geometry, Study, Volume
+from imaging.volume import Geometry, Nodule, Study, Volume
 from models.runtime.detection import Candidate
 from tests.evaluation.scripted_screen import scripted_pipeline
 
@@ -50,8 +49,8 @@ def test_studies_from_memory_are_read_once(tmp_path: Path) -> None:
     read: list[Path] = []
     settings: list[EdgeSettings] = []
     line = scripted_pipeline([(HIT, 0.95), (FALSE, 0.92)])
-    truth = Truth((Lesion(HIT, 8.0), Lesion((5.0, 5.0, 5.0), 8.0)))
-    studies = Studies([Prepared(tmp_path / name, truth) for name in ("a", "b")])
+    nodules = (Nodule(HIT, 8.0, "solid"), Nodule((5.0, 5.0, 5.0), 8.0, "solid"))
+    studies = Studies([Prepared(tmp_path / name, nodules) for name in ("a", "b")])
     commands = [
         command(open={"deadline_s": 9.0, "cloud": "off"}),
         *(command(read=number, from_files=False) for number in range(3)),
@@ -82,7 +81,7 @@ def test_candidates_are_replayed(tmp_path: Path) -> None:
             return screener.screen(box)
 
     line = replace(line, reader=replace(line.reader, screener=Counting()))
-    studies = Studies([Prepared(tmp_path / "a", Truth((Lesion(HIT, 8.0),)))])
+    studies = Studies([Prepared(tmp_path / "a", (Nodule(HIT, 8.0, "solid"),))])
     reads = (command(read=number, from_files=False) for number in range(3))
     commands = [command(open={}, replay=True), *reads]
     _, *said = answers(commands, studies, tmp_path / "out", opener(line, [], []))
@@ -93,7 +92,7 @@ def test_candidates_are_replayed(tmp_path: Path) -> None:
 
 def test_a_refused_study_has_found_nothing(tmp_path: Path) -> None:
     line = scripted_pipeline([(HIT, 0.95)])
-    studies = Studies([Prepared(tmp_path / "a", Truth((Lesion(HIT, 8.0),)))])
+    studies = Studies([Prepared(tmp_path / "a", (Nodule(HIT, 8.0, "solid"),))])
     opens = opener(line, [], [])
     commands = [command(open={}), command(read=0, from_files=False)]
     next(iter(answers(commands, studies, tmp_path / "out", opens)))

@@ -54,7 +54,7 @@ def test_the_agent_answers_every_hostile_study_and_the_sound_one_after_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_series(chest(), tmp_path / "sound")
-    monkeypatch.setattr(fuzz, "prepare", lambda *_: [Prepared(tmp_path / "sound", (), ())])
+    monkeypatch.setattr(fuzz, "prepare", lambda *_: [Prepared(tmp_path / "sound")])
     found = fuzz.fuzz(tmp_path / "site", tmp_path / "phantoms", 16, 8, seed=3)
     assert sum(sum(one.values()) for one in found["outcomes"].values()) == 17
     assert not is_amiss(found), found

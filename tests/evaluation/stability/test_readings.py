@@ -1,59 +1,113 @@
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from evaluation.stability.locations import FALSE_POSITIVE, NODULE, Location, Sample
+from evaluation.accuracy.truth import read_truth
+from evaluation.stability import readings
+from evaluation.stability.changes import Ball
 from evaluation.stability.readings import (
-    CANDIDATE,
-    CENTRE,
     CUT,
     EDGE,
-    ERASE,
-    FLIP,
+    FALSE_POSITIVE,
     MIRROR,
+    NODULE,
     NOISE,
     PASTE,
+    SECOND,
     SHIFT,
     Difference,
+    Location,
     Readers,
+    Sample,
+    changed_boxes,
     differences,
     logits,
-    pairs,
+    read_sample,
+    with_false_positives,
 )
-from imaging.preprocess import Preprocessed
+from imaging.dicom.writer import write_series
+from imaging.preprocess import Preprocessed, preprocess
+from imaging.read import read_study
 from imaging.volume import Triple, UInt8Array, triple
 from models.runtime.detection import Candidate
 from models.runtime.screener import LEAST_LOGIT
 from models.runtime.second_reader import Readings
 from models.runtime.sigmoid import sigmoid
-from tests.evaluation.plain_chest import donor
+from tests.evaluation.plain_chest import TISSUE_HU, chest, donor, in_lung
 from tests.evaluation.stability.test_changes import MIDDLE, cube
 from tests.plain_readings import plain
 
-BESIDE: Triple = (25.0, 25.0, 8.0)
+
+def candidate(score: float, z: float, y: float = 25.0, x: float = 25.0) -> Candidate:
+    return Candidate((x, y, z), (z, y, x), 5.0, score)
+
+
+def in_cube(name: str) -> Sample:
+    nodule = Location(MIDDLE, 6.0)
+    return Sample(Path(name), cube(), (nodule,), (Ball((25.0, 25.0, 12.0), 4.0),), (nodule,))
+
+
+def test_the_strongest_false_positives_are_taken_as_many_as_there_are_nodules() -> None:
+    seen = [[candidate(0.9, 12), candidate(0.4, 14)], [candidate(0.3, 12), candidate(0.8, 38)]]
+    first, second = with_false_positives([in_cube("a"), in_cube("b")], seen)
+    assert [location.kind for location in first.locations] == [NODULE, FALSE_POSITIVE]
+    assert first.locations[1].index_zyx == (12.0, 25.0, 25.0)
+    assert second.locations[1].index_zyx == (38.0, 25.0, 25.0)
+    few, none = with_false_positives([in_cube("a"), in_cube("b")], [seen[0], []])
+    assert (len(few.locations), len(none.locations)) == (3, 1)
+
+
+@pytest.mark.parametrize("at", [(17.5, 25.0, 25.0), (25.0, 25.0, 18.5)])
+def test_what_is_within_5_mm_of_a_mark_is_no_false_positive(at: Triple) -> None:
+    assert in_cube("a").false_positives([candidate(0.9, *at)]) == []
+    assert in_cube("a").false_positives([candidate(0.9, 9.0)])
+
+
+def test_nodules_and_lesions_of_a_scan_are_locations_and_doubtful_ones_are_not(
+    tmp_path: Path,
+) -> None:
+    """A mark outside of the lung box cannot be read there."""
+    table = tmp_path / "marks.csv"
+    rows = [
+        f"scan,{kind},{','.join(str(v) for v in point)},8"
+        for kind, point in (
+            ("nodule", in_lung(0)), ("lesion", in_lung(1)), ("doubtful", in_lung(0, 15.0)),
+            ("nodule", (0.0, 0.0, 900.0)),
+        )
+    ]  # fmt: skip
+    table.write_text("\n".join(["scan,kind,x,y,z,diameter_mm", *rows]) + "\n")
+    write_series(chest(), tmp_path / "scan")
+    found = read_sample(tmp_path / "scan", read_truth(table)["scan"])
+    assert [location.kind for location in found.locations] == [NODULE, NODULE]
+    assert len(found.excluded) == 1
+    points = [found.box.geometry.to_world(location.index_zyx) for location in found.locations]
+    assert points == [pytest.approx(in_lung(0)), pytest.approx(in_lung(1))]
 
 
 class Brightness:
     """Both readers: they answer by the mean level of the 27 voxels at a location, 40 a logit.
 
-    The edge proposes each of ``locations`` ``(z, y, x)`` of the unchanged cube that it is shown.
+    The edge proposes each of ``places`` ``(x, y, z)`` in mm, in boxes of this size or larger.
     """
 
     roi_shape = (12, 12, 12)
 
-    def __init__(self, *locations: Triple, smallest: int = 0) -> None:
-        self.locations, self.smallest = locations, smallest
+    def __init__(self, *places: Triple, smallest: int = 0) -> None:
+        self.places, self.smallest = places, smallest
 
     def screen(self, box: Preprocessed) -> list[Candidate]:
         if min(box.voxels.shape) < self.smallest:
             return []
         found = []
-        for z, y, x in self.locations:
-            index = box.geometry.to_index((x, y, z))
+        for place in self.places:
+            index = box.geometry.to_index(place)
+            if (index < 2).any() or (index > np.array(box.voxels.shape) - 3).any():
+                continue  # cut off
             score = float(sigmoid(brightness(box.voxels, np.rint(index).astype(int))))
-            found.append(Candidate((x, y, z), triple(index), 6.0, score))
+            found.append(Candidate(place, triple(index), 6.0, score))
         return found
 
     def read(self, batch: UInt8Array) -> Readings:
@@ -71,103 +125,86 @@ def brightness(voxels: UInt8Array, at: np.ndarray) -> float:
     return float(voxels[z - 1 : z + 2, y - 1 : y + 2, x - 1 : x + 2].mean()) / 40
 
 
-def sample(*kinds: str) -> Sample:
-    """A nodule in the middle, another beside it, and one location of each kind."""
-    locations = tuple(
-        Location(at, 6.0, kind) for at, kind in zip((MIDDLE, BESIDE), kinds, strict=False)
-    )
-    nodules = (Location(MIDDLE, 6.0), Location(BESIDE, 6.0))
-    return Sample("val/1", "p", cube(*nodules), nodules, (), locations)
+PLACES = in_lung(0), in_lung(1)
 
 
-def changed(found: Sequence[Difference], change: str, reader: str) -> list[float | None]:
-    return [one.logit for one in found if (one.change, one.reader) == (change, reader)]
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """A chest with a nodule of 10 mm in one lung, and a false positive in the other."""
+    volume = chest((2.0, 1.5, 1.5))
+    z, y, x = (int(v) for v in np.rint(volume.geometry.to_index(PLACES[0])))
+    volume.hu[z - 2 : z + 3, y - 3 : y + 4, x - 3 : x + 4] = TISSUE_HU
+    folder = tmp_path_factory.mktemp("scans") / "patient"
+    write_series(volume, folder)
+    box = preprocess(read_study(folder).volume, folder)
+    at = [triple(box.geometry.to_index(place)) for place in PLACES]
+    locations = Location(at[0], 10.0), Location(at[1], 6.0, FALSE_POSITIVE)
+    return Sample(folder, box, locations[:1], (), locations)
 
 
-def test_readers_that_see_the_location_alone_change_under_noise_only() -> None:
-    """Mirror, cut, shift and what happens nearby leave the 27 voxels as they are."""
-    one, reader = sample(NODULE), Brightness(MIDDLE)
-    found = list(differences(one, reader.readers, [donor(6.0)], 0))
-    for change, count in ((MIRROR, 1), (FLIP, 2), (SHIFT, 9), (CUT, 1), (ERASE, 1), (PASTE, 1)):
-        for name in (EDGE, CENTRE, CANDIDATE):
-            assert changed(found, change, name) == [pytest.approx(0.0, abs=1e-9)] * count, change
+def changed(
+    found: Sequence[Difference], change: str, reader: str, kind: str = NODULE
+) -> list[float | None]:
+    return [d.logit for d in found if (d.change, d.reader, d.kind) == (change, reader, kind)]
+
+
+def test_readers_that_see_the_location_alone_change_under_noise_only(scan: Sample) -> None:
+    """Mirror, cut, shift and a nodule nearby leave the middle of the nodule as it is."""
+    found = list(differences(scan, Brightness(*PLACES).readers, [donor(6.0)], 0))
+    for change, count in ((MIRROR, 1), (SHIFT, 9), (CUT, 1), (PASTE, 1)):
+        for name in (EDGE, SECOND):
+            shown = changed(found, change, name)
+            assert shown == [pytest.approx(0.0, abs=0.1)] * count, change
     assert not any(one.lost for one in found if one.reader == EDGE)
-    (noisy,) = [pair.after for pair in pairs(one, [], 0) if pair.change == NOISE]
-    at = np.array([25, 25, 25])
-    expected = brightness(noisy.voxels, at) - brightness(one.box.voxels, at)
-    assert expected != 0
-    for name in (EDGE, CENTRE, CANDIDATE):
-        assert changed(found, NOISE, name) == [pytest.approx(expected)]
+    assert all(one.lost is None for one in found if one.reader == SECOND)
+    for name in (EDGE, SECOND):
+        assert changed(found, NOISE, name) != [pytest.approx(0.0, abs=1e-6)]
+    for change in (CUT, PASTE, MIRROR, NOISE):
+        assert len(changed(found, change, EDGE, FALSE_POSITIVE)) == 1, change
 
 
-def test_the_other_nodule_is_erased_and_the_location_that_was_one_is_lost() -> None:
-    """A reader that answers by the neighbour changes by its brightness when it is erased."""
-    one = sample(NODULE)
-
-    class Neighbour(Brightness):
-        def screen(self, box: Preprocessed) -> list[Candidate]:
-            (candidate,) = super().screen(box)
-            index = tuple(np.rint(box.geometry.to_index(BESIDE[::-1])).astype(int))
-            return [replace(candidate, score=float(sigmoid(box.voxels[index] / 40)))]
-
-    found = list(differences(one, Neighbour(MIDDLE).readers, [], 0))
-    levels = one.box.voxels
-    fall = (int(levels[5, 5, 5]) - int(levels[25, 25, 8])) / 40
-    assert changed(found, ERASE, EDGE) == [pytest.approx(fall)]
-    assert changed(found, ERASE, CENTRE) == [pytest.approx(0.0, abs=1e-9)]
-
-
-def test_a_location_without_a_candidate_after_a_change_falls_to_the_least_logit() -> None:
-    """The second reader still reads the location itself, and no candidate."""
-    one = sample(NODULE)
-    found = list(differences(one, Brightness(MIDDLE, smallest=50).readers, [], 0))
-    (cut,) = [d for d in found if d.change == CUT and d.reader == EDGE]
-    level = float(one.box.voxels[25, 25, 25]) / 40
-    assert cut.logit == pytest.approx(LEAST_LOGIT - level)
+def test_a_location_without_a_candidate_after_a_change_falls_to_the_least_logit(
+    scan: Sample,
+) -> None:
+    """The second reader still reads the location itself."""
+    found = list(differences(scan, Brightness(*PLACES, smallest=51).readers, [], 0))
+    cut = next(d for d in found if (d.change, d.reader, d.kind) == (CUT, EDGE, NODULE))
+    at = np.rint(scan.locations[0].index_zyx).astype(int)
+    assert cut.logit == pytest.approx(LEAST_LOGIT - brightness(scan.box.voxels, at))
     assert cut.lost
-    assert changed(found, CUT, CENTRE) == [pytest.approx(0.0, abs=1e-9)]
-    assert changed(found, CUT, CANDIDATE) == [None]
+    assert changed(found, CUT, SECOND) == [pytest.approx(0.0, abs=1e-9)]
 
 
-def test_a_location_that_is_never_proposed_tells_nothing_of_the_edge() -> None:
-    found = list(differences(sample(NODULE), Brightness().readers, [], 0))
+def test_a_location_that_is_never_proposed_tells_nothing_of_the_edge(scan: Sample) -> None:
+    found = list(differences(scan, Brightness().readers, [], 0))
     of_edge = [one for one in found if one.reader == EDGE]
     assert all(one.logit is None and one.lost is None for one in of_edge)
-    assert all(one.logit is not None for one in found if one.reader == CENTRE)
+    assert all(one.logit is not None for one in found if one.reader == SECOND)
 
 
-def test_a_candidate_beyond_half_the_diameter_is_another_location() -> None:
-    """At least 4 mm count: 3.9 mm beside the middle of a nodule of 6 mm is the nodule."""
+def test_a_candidate_beyond_half_the_diameter_is_another_location(scan: Sample) -> None:
+    """At least 4 mm count: 3.9 mm beside the middle of a location of 6 mm is the location."""
+    small = replace(scan, locations=(Location(scan.locations[0].index_zyx, 6.0),))
     for beside, seen in ((3.9, True), (4.1, False)):
-        reader = Brightness((25.0, 25.0, 25.0 + beside))
-        found = list(differences(sample(NODULE), reader.readers, [], 0))
+        x, y, z = PLACES[0]
+        found = list(differences(small, Brightness((x + beside, y, z)).readers, [], 0))
         assert (changed(found, MIRROR, EDGE) != [None]) is seen
 
 
-def test_each_location_keeps_its_kind() -> None:
-    """A cut, a paste and an erased neighbour are made for each location on its own."""
-    one = sample(NODULE, FALSE_POSITIVE)
-    found = list(differences(one, Brightness(MIDDLE, BESIDE).readers, [donor(6.0)], 0))
-    for change in (CUT, PASTE, ERASE, MIRROR, NOISE):
-        kinds = [d.kind for d in found if d.change == change and d.reader == EDGE]
-        assert kinds == [NODULE, FALSE_POSITIVE], change
-
-
-def test_the_same_seed_makes_the_same_changes() -> None:
-    one = sample(NODULE)
+def test_the_same_seed_makes_the_same_changes(scan: Sample) -> None:
     first, again, other = (
-        [pair.after.voxels for pair in pairs(one, [donor(6.0)], seed)] for seed in (0, 0, 1)
+        [box.voxels for _, box, _ in changed_boxes(scan, [donor(6.0)], seed)] for seed in (0, 0, 1)
     )
     assert all(map(np.array_equal, first, again))
     assert not all(map(np.array_equal, first, other))
 
 
-def test_a_nodule_of_the_same_patient_is_not_pasted() -> None:
-    made = {pair.change for pair in pairs(sample(NODULE), [replace(donor(6.0), patient="p")], 0)}
-    assert ERASE in made
-    assert PASTE not in made
+def test_a_nodule_of_the_same_patient_is_not_pasted(scan: Sample) -> None:
+    own = replace(donor(6.0), patient=scan.name)
+    assert PASTE not in {change for change, _, _ in changed_boxes(scan, [own], 0)}
 
 
 def test_logits_of_certain_scores_are_finite() -> None:
     assert logits(sigmoid(np.array([-7.0, 0.0, 12.5]))) == pytest.approx([-7.0, 0.0, 12.5])
     assert np.isfinite(logits(np.array([0.0, 1.0]))).all()
+    assert readings.CHANGES == (CUT, SHIFT, MIRROR, NOISE, PASTE)

@@ -1,22 +1,30 @@
-import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
-from evaluation.errors import MissingData
-from evaluation.timing.latency import as_dict, repeat_study, scheduler_delay_s, this_machine
+from edge.escalation.client import Escalator
+from edge.link.channel import CHANNEL_OPTIONS
+from edge.settings.core import load_settings
+from evaluation.accuracy.detect import ledger_s, stage_times
+from evaluation.errors import MissingData, ServiceFailed
+from evaluation.timing.candidate_worker import Case, RecordingLink, escalate
+from evaluation.timing.latency import bars, escalate_all, latency, link_rows, repeat_study
+from protos.messages import Refusal, Roi, Verdict
+from tests.edge.builders import THRESHOLDS, WEIGHTS, box, candidate
+from tests.edge.fake_cloud import FakeCloud
 from tests.evaluation.scripted_screen import scripted_pipeline
 
 
 def test_every_stage_is_timed(shared_data: Path, tmp_path: Path) -> None:
     slab = shared_data / "ct" / "lidc_slabs" / "LIDC-IDRI-0003"
     reports = repeat_study(scripted_pipeline([]), slab, tmp_path, range(2))
-    said = as_dict(slab, reports)
-    assert (said["repeats"], said["findings"]) == (2, 0)
-    assert list(said["stages"])[-1] == "total"
-    stages = [times["median_s"] for name, times in said["stages"].items() if name != "total"]
-    assert said["stages"]["total"]["median_s"] == pytest.approx(sum(stages), rel=0.5)
-    assert said["stages"]["read"]["p95_s"] >= said["stages"]["read"]["median_s"]
+    times = {one["stage"]: one for one in stage_times([ledger_s(one) for one in reports])}
+    stages = [one["median_ms"] for name, one in times.items() if name != "total"]
+    assert times["total"]["median_ms"] == pytest.approx(sum(stages), rel=0.5)
+    assert times["read"]["p95_ms"] >= times["read"]["median_ms"]
 
 
 def test_unreadable_study_has_no_latency(tmp_path: Path) -> None:
@@ -25,20 +33,55 @@ def test_unreadable_study_has_no_latency(tmp_path: Path) -> None:
         repeat_study(scripted_pipeline([]), tmp_path / "empty", tmp_path / "out", range(1))
 
 
-def test_machine_is_named_from_cpuinfo(tmp_path: Path) -> None:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("processor\t: 0\nmodel name\t: Example CPU @ 2 GHz\n")
-    assert this_machine(cpuinfo)["cpu"] == "Example CPU @ 2 GHz"
-    assert this_machine(tmp_path / "none")["cpu"] != ""
-    assert this_machine()["cores"] >= 1
+def slow(roi: Roi) -> Verdict | Refusal:
+    """A verdict that waited 2 ms and took 3 ms, by the cloud's clock."""
+    return Verdict(roi.roi_id, 0.9, 8.0, "slow", queue_s=0.002, compute_s=0.003)
 
 
-def test_the_scheduler_delay_is_the_second_number(tmp_path: Path) -> None:
-    """Without a file there is none; the kernel's own count never falls."""
-    file = tmp_path / str(threading.get_native_id()) / "schedstat"
-    file.parent.mkdir()
-    file.write_text("900 1500000000 7\n")
-    assert scheduler_delay_s(tmp_path) == 1.5
-    assert scheduler_delay_s(tmp_path / "without") == 0.0
-    first = scheduler_delay_s()
-    assert 0.0 <= first <= scheduler_delay_s()
+def escalated(answer: Callable[[Roi], Verdict | Refusal], number: int) -> dict[str, Any]:
+    """What it took to escalate two candidates to a cloud that answers so."""
+    case, link = Case(box(), [candidate(0.2), candidate(0.8)], THRESHOLDS, WEIGHTS), RecordingLink()
+    with (
+        FakeCloud(answer=answer) as cloud,
+        grpc.insecure_channel(cloud.address, options=CHANNEL_OPTIONS) as channel,
+    ):
+        settings = load_settings(deadline_s=60.0, reserve_s=1.0)
+        second = Escalator(channel, link, settings)
+        took = escalate(case, number, second, link, settings)
+    assert len(cloud.headers) == 1
+    return took
+
+
+class Edge:
+    """Takes so long to escalate each candidate."""
+
+    def __init__(self, took: Callable[[int], dict[str, Any]]) -> None:
+        self.escalate = took
+
+
+def test_parts_add_up_to_the_whole() -> None:
+    took = escalated(slow, 1)
+    parts = took["parts_s"]
+    assert parts["queue"] == pytest.approx(0.002)
+    assert parts["compute"] == pytest.approx(0.003)
+    assert sum(parts.values()) == pytest.approx(took["total_s"], abs=0.005)
+
+
+def test_a_refused_candidate_ends_the_measurement() -> None:
+    took = escalated(lambda roi: Refusal(roi.roi_id, "ModelFailed", "nan"), 0)
+    assert took["reason"] == "the cloud refused 1 ROI: the cloud's model failed (nan)"
+    with pytest.raises(ServiceFailed, match="nan"):
+        escalate_all(Edge(lambda _: took), range(2), 0)
+
+
+def test_figures_of_a_link_by_hand() -> None:
+    edge = Edge(lambda n: {"total_s": 0.01 * n, "parts_s": {"link": 0.001, "compute": 0.001 * n}})
+    whole, link, compute = link_rows("fibre", escalate_all(edge, range(11), 1))
+    figures = [whole[name] for name in ("p50_ms", "p95_ms", "longest_ms")]
+    assert figures == pytest.approx([55.0, 95.5, 100.0])
+    assert (link["part"], compute["p50_ms"]) == ("link", pytest.approx(5.5))
+    result = {"candidates": 10, "links": [whole, link, compute]}
+    assert [(one.what, one.met) for one in bars(result)] == [
+        ("from candidate to verdict, fibre, p95", False)
+    ]
+    assert len(latency.table("links").of(result).cells) == 3

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evaluation.lesion_insertion.hosts import PreparedHost
+from evaluation.lesion_insertion.scans import PreparedHost
 from imaging.preprocess import preprocess
 from imaging.volume import FloatArray, Triple, Volume
 from models.insertion.donors import Donor

@@ -1,0 +1,240 @@
+"""``overread-eval detect``: final reports against known lesions, as users get them.
+
+Studies go through the edge's whole pipeline, from files to the report, and so do phantoms, whose
+nodules are all known. No threshold is moved: all that the report lists counts.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from edge.assemble import open_pipeline
+from edge.job import Job
+from edge.pipeline import Pipeline, read_and_report
+from edge.report.model import Report
+from edge.report.overwrite import admission, require_separate
+from edge.settings.core import load_settings
+from evaluation.accuracy.bootstrap import operating_point
+from evaluation.accuracy.nodules import CAVEAT
+from evaluation.accuracy.options import Marks, remark_unknown
+from evaluation.accuracy.truth import RIM_MM, Truth, read_truth, scan_name, score_scan, truth_of
+from evaluation.common.processes import cloud_service
+from evaluation.errors import MissingData
+from evaluation.result import SHARE, Table
+from evaluation.run import Deadline, Model, Seed, command, each
+from imaging.dicom.writer import write_series
+from imaging.phantom.phantom import TRAINING_SEED, PhantomSpec, make_phantom
+
+PHANTOMS = (
+    "Phantoms are synthetic: they show what the pipeline does, not how well it works on patients."
+)
+
+Cloud = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT|off", help="Cloud for second readings.")
+]
+Serve = Annotated[bool, typer.Option("--serve", help="Start a cloud on loopback for the run.")]
+
+TIMES = Table(
+    "stages",
+    {"stage": "stage", "median_ms": ("median ms", "{:.0f}"), "p95_ms": ("p95 ms", "{:.0f}")},
+    title="Times",
+)
+"""The time of each stage, as `stage_times` makes its rows."""
+
+
+@dataclass(frozen=True)
+class ReportScores:
+    """One study's report: its findings sorted by truth, and the time of each stage.
+
+    ``counts`` are its lesions, those found, and the false positives; None without known truth.
+    ``refused`` is why it was not read.
+    """
+
+    name: str
+    counts: tuple[int, int, int] | None
+    findings: int
+    stages_s: Mapping[str, float]
+    second_reading: str
+    refused: str = ""
+
+
+@command(
+    Table("studies", {
+        "study": "study", "findings": "findings", "found": "lesions found", "lesions": "of",
+        "false_positives": "others", "second_reading": "second reading",
+        "total_s": ("s", "{:.2f}"), "refused": "refused",
+    }, title="Studies"),
+    TIMES,
+    Table("rates", {
+        "found": "lesions found", "lesions": "of", "sensitivity": ("sensitivity", SHARE),
+        "false_positives_per_scan": ("false positives a scan", "{:.2f}"), "with_truth": "studies",
+    }, lambda result: [result], "Final reports of studies with known lesions"),
+    "{caveat}",
+)  # fmt: skip
+def detect(
+    studies: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder with one folder a study.")
+    ] = None,
+    truth: Marks = [],  # noqa: B006 # typer copies it
+    phantoms: Annotated[int, typer.Option(min=0, help="Phantoms in place of studies.")] = 0,
+    cloud: Cloud = None,
+    serve: Serve = False,
+    model: Model = None,
+    deadline: Deadline = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the reports.")] = None,
+    seed: Seed = 0,
+) -> dict[str, Any]:
+    """Final reports against known lesions: of a folder of studies, or of phantoms.
+
+    Phantoms have the seeds SEED, SEED + 1 and so on. Every nodule in them is known.
+    """
+    if bool(studies and truth) == bool(phantoms):
+        raise typer.BadParameter("give either --studies with --truth, or --phantoms")
+    if phantoms and seed + phantoms > TRAINING_SEED:
+        raise typer.BadParameter(f"--seed: seeds from {TRAINING_SEED} on were used in training")
+    known = read_truth(*truth)
+    folders = study_folders(studies) if studies else []
+    remark_unknown(folders, known)
+    specs = [PhantomSpec(seed=seed + i) for i in range(phantoms)]
+    with opened(cloud, serve, model, deadline, out) as (pipeline, folder):
+        read = [
+            read_one(pipeline, study, folder, known.get(scan_name(study)))
+            for study in each(folders, "studies")
+        ] + [read_phantom(pipeline, spec, folder) for spec in each(specs, "phantoms")]
+    return {**as_dict(read, seed=seed), "caveat": PHANTOMS if phantoms else CAVEAT}
+
+
+@contextmanager
+def opened(
+    cloud: str | None,
+    serve: bool,
+    model: str | None,
+    deadline_s: float | None,
+    out: Path | None = None,
+) -> Iterator[tuple[Pipeline, Path]]:
+    """Yield the pipeline, and the folder ``out`` or a temporary one."""
+    if serve and cloud is not None:
+        raise typer.BadParameter("--serve starts a cloud: omit --cloud")
+    with ExitStack() as parts:
+        address = parts.enter_context(cloud_service()) if serve else cloud
+        settings = load_settings(cloud=address, screening_model=model, deadline_s=deadline_s)
+        pipeline = parts.enter_context(open_pipeline(settings))
+        spare = parts.enter_context(tempfile.TemporaryDirectory(prefix="overread-eval-"))
+        yield pipeline, out or Path(spare)
+
+
+def study_folders(folder: Path) -> list[Path]:
+    """Return the studies in ``folder``: its sub-folders.
+
+    Raises:
+        MissingData: it is not a folder, or has no sub-folder.
+    """
+    if not folder.is_dir():
+        raise MissingData(folder, "not a folder, expected a folder of studies")
+    studies = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    if not studies:
+        raise MissingData(folder, "no sub-folder, expected one a study")
+    return studies
+
+
+def read_one(
+    pipeline: Pipeline, study: Path, out: Path, truth: Truth | None, *, rim_mm: float = RIM_MM
+) -> ReportScores:
+    """Read one study; its report is left in a sub-folder of ``out``.
+
+    A study without known truth, or that is not fully marked, counts only for the times.
+
+    Raises:
+        UnfitFolder: the sub-folder holds another study's report, or is the study's own.
+    """
+    name = scan_name(study)
+    require_separate(out / name, study)
+    admitted = replace(pipeline, admit=admission(overwrite=False))
+    report = read_and_report(admitted, Job(study, out / name)).report
+    counts = None
+    if truth is not None and truth.fully_marked:
+        detections = [(finding.centre_mm, finding.probability) for finding in report.findings]
+        scores = score_scan(detections, truth, rim_mm=rim_mm)
+        counts = (len(truth.lesions), scores.found, scores.false_score.size)
+    return ReportScores(
+        name=name,
+        counts=counts,
+        findings=len(report.findings),
+        stages_s=ledger_s(report),
+        second_reading=report.second_reading.value,
+        refused=refusal(report),
+    )
+
+
+def ledger_s(report: Report) -> dict[str, float]:
+    """Return the seconds by stage, in the order of the pipeline."""
+    return {entry.stage: entry.took_s for entry in report.ledger}
+
+
+def refusal(report: Report) -> str:
+    """Return why the study was not read, empty if it was."""
+    rejection = report.rejection
+    return "" if rejection is None else f"{rejection.kind}: {rejection.reason}"
+
+
+def read_phantom(pipeline: Pipeline, spec: PhantomSpec, out: Path) -> ReportScores:
+    """Write a phantom as a DICOM series, read that, and compare the report with the truth.
+
+    The truth is exact, so there is no rim: a finding outside every nodule is a false positive.
+    """
+    phantom = make_phantom(spec)
+    with tempfile.TemporaryDirectory(prefix="overread-phantom-") as folder:
+        study = Path(folder, f"phantom-{spec.seed}")
+        write_series(phantom.volume, study, seed=spec.seed)
+        return read_one(pipeline, study, out, truth_of(phantom.nodules), rim_mm=0.0)
+
+
+def as_dict(results: Sequence[ReportScores], *, seed: int = 0) -> dict[str, Any]:
+    """Return the result for JSON; a refused study counts, its lesions are missed."""
+    known = [result.counts for result in results if result.counts is not None]
+    counts = np.array(known, float).reshape(-1, 3)
+    lesions, found, false = counts.sum(axis=0).astype(int).tolist()
+    share, rate = operating_point(counts, seed=seed) if known else (None, None)
+    return {
+        "sensitivity": share and share.as_dict(),
+        "false_positives_per_scan": rate and rate.as_dict(),
+        "with_truth": len(known),
+        "lesions": lesions,
+        "found": found,
+        "false_positives": false,
+        "stages": stage_times([result.stages_s for result in results if not result.refused]),
+        "studies": [_study_row(result) for result in results],
+    }
+
+
+def stage_times(ledgers: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Return median and 95th percentile of each stage over ``ledgers``, then of their ``total``."""
+    stages = dict.fromkeys(name for ledger in ledgers for name in ledger)
+    times = {name: [ledger[name] for ledger in ledgers if name in ledger] for name in stages}
+    if ledgers:
+        times["total"] = [sum(ledger.values()) for ledger in ledgers]
+    return [
+        {"stage": name, "median_ms": 1e3 * float(np.median(seconds)),
+         "p95_ms": 1e3 * float(np.percentile(seconds, 95))}
+        for name, seconds in times.items()
+    ]  # fmt: skip
+
+
+def _study_row(result: ReportScores) -> dict[str, Any]:
+    lesions, found, false = result.counts or (None, None, None)
+    return {
+        "study": result.name,
+        "findings": result.findings,
+        "lesions": lesions,
+        "found": found,
+        "false_positives": false,
+        "second_reading": result.second_reading,
+        "total_s": sum(result.stages_s.values()),
+        "refused": result.refused or None,
+    }

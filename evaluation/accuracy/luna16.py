@@ -1,0 +1,109 @@
+"""``overread-eval froc``: candidates of LUNA16 in the files of the challenge, by its rules."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from evaluation.accuracy.bootstrap import RESAMPLES, figures
+from evaluation.accuracy.data import read_table
+from evaluation.accuracy.froc import Scored, match_scan
+from evaluation.accuracy.options import Resamples, csv_option
+from evaluation.errors import BadTable
+from evaluation.result import Table
+from evaluation.run import Seed, command, counting
+from imaging.volume import FloatArray
+
+_PLACE = ("coordX", "coordY", "coordZ")
+
+COUNTS = {
+    "tp": "true positives", "fn": "false negatives", "fp": "false positives",
+    "ignored": "ignored", "double": "double",
+}  # fmt: skip
+
+
+@command(
+    Table(
+        "sensitivity",
+        {"false_positives_per_scan": ("false positives a scan", "{:g}"),
+         "value": ("sensitivity", "{:.4f}"), "low": ("from", "{:.3f}"), "high": ("to", "{:.3f}")},
+        title="FROC on {scans} scans, 95 % intervals",
+    ),
+    Table("counts", COUNTS, lambda result: [result]),
+    lambda result: [f"CPM {result['cpm']['value']:.4f}"],
+)  # fmt: skip
+def froc(
+    candidates: Annotated[Path, csv_option("Scored candidates, in the format of LUNA16.")],
+    annotations: Annotated[Path, csv_option("Nodules, in the format of LUNA16.")],
+    excluded: Annotated[Path, csv_option("Findings that do not count, in that format.")],
+    scans: Annotated[Path, csv_option("Scans that count, one a line.")],
+    resamples: Resamples = RESAMPLES,
+    seed: Seed = 0,
+) -> dict[str, Any]:
+    """FROC and CPM of a file of candidates under the rules of LUNA16."""
+    scored, counts = challenge(candidates, annotations, excluded, scans)
+    with counting("bootstrap") as step:
+        found = figures(scored, resamples=resamples, seed=seed, on_step=step)
+    return {**found.as_dict(), **counts, "scans": scored.scans}
+
+
+def challenge(
+    candidates: Path, annotations: Path, excluded: Path, scans: Path
+) -> tuple[Scored, dict[str, int]]:
+    """Match four CSV files by the rules; return the scores, and counts at the lowest threshold.
+
+    Raises:
+        BadTable: a file cannot be read, lacks a column, has a value that is not a number, or
+            names a scan that ``scans`` does not list.
+    """
+    listed = read_scan_list(scans)
+    proposed = _by_scan(candidates, "probability", listed)
+    nodules = _by_scan(annotations, "diameter_mm", listed)
+    ignore = _by_scan(excluded, "diameter_mm", listed)
+    if not any(len(found) for found in nodules):
+        raise BadTable(annotations, "has no nodule")
+    matched = map(match_scan, proposed, nodules, ignore)
+    scores, false_scores, ignored, double = zip(*matched, strict=True)
+    scan = np.repeat(np.arange(len(scores)), [one.size for one in scores])
+    scored = Scored.of(np.concatenate(scores), scan, false_scores, paired=True)
+    hits = int(np.isfinite(scored.nodule_score).sum())
+    counts = {
+        "tp": hits,
+        "fn": scored.nodule_score.size - hits,
+        "fp": scored.false_score.size,
+        "ignored": sum(ignored),
+        "double": sum(double),
+    }
+    return scored, counts
+
+
+def read_scan_list(path: Path) -> list[str]:
+    """Read the scans that a file lists, one a line, with or without the header ``seriesuid``.
+
+    Raises:
+        BadTable: the file cannot be read, lists nothing, or lists a scan twice.
+    """
+    try:
+        lines = [line.strip().rstrip(",") for line in path.read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadTable(path, f"cannot be read ({error})") from error
+    listed = [line for line in lines if line and line != "seriesuid"]
+    twice = [uid for uid, times in Counter(listed).items() if times > 1]
+    if not listed or twice:
+        raise BadTable(path, f"lists scans twice: {twice}" if twice else "lists no scan")
+    return listed
+
+
+def _by_scan(path: Path, last: str, listed: list[str]) -> list[FloatArray]:
+    table = read_table(path, ("seriesuid", *_PLACE, last))
+    values = np.stack([table.numbers(name) for name in (*_PLACE, last)], axis=1)
+    number = {uid: i for i, uid in enumerate(listed)}
+    uids = table.text("seriesuid")
+    for uid, line in zip(uids, table.lines, strict=True):
+        if uid not in number:
+            raise BadTable(path, f"scan {uid!r} is not in the list of scans", line)
+    scan = np.array([number[uid] for uid in uids], dtype=np.int64)
+    order = np.argsort(scan, kind="stable")
+    starts = np.searchsorted(scan[order], np.arange(1, len(listed)))
+    return np.split(values[order], starts)

@@ -1,0 +1,135 @@
+"""The edge process of ``overread-eval latency --candidates``: times one candidate after another.
+
+Each command is a line of JSON on stdin, each answer one on stdout. ``{"open": {settings}}``
+connects to a cloud; ``{"escalate": number}`` has one candidate read again and gives the seconds of
+each part. The candidates are those of the edge's own network in one prepared study. Whatever
+their scores, all are treated as uncertain.
+"""
+
+import json
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from edge.decide import Situation, Thresholds, decide
+from edge.escalation.client import Escalator
+from edge.escalation.rois import RoiStates, cut_rois
+from edge.link.channel import open_link
+from edge.link.estimate import Arrival
+from edge.link.link import Link
+from edge.merge import MergeWeights, merge
+from edge.reader import EdgeReader
+from edge.settings.core import EdgeSettings, load_settings
+from evaluation.common.phantoms import prepare, whole_chest
+from imaging.preprocess import Preprocessed, preprocess
+from imaging.read import read_study
+from models.runtime.detection import Candidate
+from models.runtime.screener import open_screener
+from protos.codec import encode_roi
+from protos.deadline import Deadline
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A lung box and its candidates, all of them uncertain under these thresholds."""
+
+    box: Preprocessed
+    candidates: Sequence[Candidate]
+    thresholds: Thresholds
+    weights: MergeWeights
+
+
+class RecordingLink(Link):
+    """A link that also remembers the last verdict."""
+
+    last: Arrival | None = None
+
+    def succeeded(self, arrivals: Sequence[Arrival], response_s: float = 0.0) -> None:
+        """See `edge.link.link.Link.succeeded`."""
+        self.last = arrivals[-1] if arrivals else None
+        super().succeeded(arrivals, response_s)
+
+
+def read_case(folder: Path, settings: EdgeSettings) -> Case:
+    """Read and screen the study in that folder."""
+    screener = open_screener(settings.screening_model, engine=settings.engine)
+    reader = EdgeReader.of(screener)
+    box = preprocess(read_study(folder).volume, folder)
+    uncertain = replace(reader.thresholds, dismiss=0.0, report=1.01)
+    return Case(box, reader.screen(box), uncertain, reader.weights)
+
+
+def escalate(
+    case: Case, number: int, second: Escalator, link: RecordingLink, settings: EdgeSettings
+) -> dict[str, Any]:
+    """Take one candidate to its final verdict; the seconds in all and of each part."""
+    candidate = case.candidates[number % len(case.candidates)]
+    side = settings.roi_side
+    times_s = [time.monotonic()]
+    situation = Situation(
+        (candidate,), case.thresholds, link.estimate(),
+        settings.deadline_s, side**3, settings.max_rois,
+    )  # fmt: skip
+    plan = decide(situation)
+    times_s.append(time.monotonic())
+    rois = cut_rois(plan, case.box, (side, side, side))
+    times_s.append(time.monotonic())
+    answers = second.read_rois(rois, Deadline.after(settings.deadline_s), uuid.uuid4().hex)
+    times_s.append(time.monotonic())
+    merge(plan, answers, case.thresholds, case.weights, case.box.geometry)
+    times_s.append(time.monotonic())
+    if (last := link.last) is None or not answers.verdicts:
+        return {"reason": answers.reason or "no verdict"}
+    decide_s, cut_s, stream_s, merge_s = (b - a for a, b in pairwise(times_s))
+    began_s = time.monotonic()  # encode once more, to learn how long that takes
+    for roi in RoiStates(rois).open.values():
+        encode_roi(roi)
+    encode_s = time.monotonic() - began_s
+    parts_s = {
+        "decide": decide_s,
+        "cut and encode": cut_s + encode_s,
+        "link": last.transport_s - encode_s,
+        "queue": last.queue_s,
+        "compute": last.compute_s,
+        "end of stream": stream_s - last.after_s,
+        "merge": merge_s,
+    }
+    return {"total_s": times_s[-1] - times_s[0], "parts_s": parts_s}
+
+
+def answers(commands: Iterable[str], folder: Path) -> Iterator[dict[str, Any]]:
+    """Answer each command."""
+    with ExitStack() as held:
+        settings = load_settings()
+        case, link, second = read_case(folder, settings), RecordingLink(), None
+        for command in map(json.loads, commands):
+            if "open" in command:
+                held.close()
+                settings, link = load_settings(**command["open"]), RecordingLink()
+                channel = open_link(str(settings.cloud), link, settings, held)
+                second = Escalator(channel, link, settings)
+                link.wait_until_known()
+                yield {"opened": len(case.candidates)}
+            elif second is not None:
+                yield escalate(case, command["escalate"], second, link, settings)
+
+
+def main(seed: int, cache: Path) -> None:
+    """Answer until stdin ends."""
+    # stdout is for answers
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(file=sys.stderr))
+    (prepared,) = prepare([whole_chest(seed)], cache)
+    for answer in answers(sys.stdin, prepared.folder):
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[2]), Path(sys.argv[3]))

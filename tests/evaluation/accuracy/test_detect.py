@@ -1,0 +1,129 @@
+from pathlib import Path
+
+import pytest
+
+from edge.errors import UnfitFolder
+from evaluation.accuracy.detect import (
+    ReportScores,
+    as_dict,
+    read_one,
+    read_phantom,
+    stage_times,
+    study_folders,
+)
+from evaluation.accuracy.truth import Lesion, Truth
+from evaluation.errors import MissingData
+from imaging.phantom.phantom import PhantomSpec, make_phantom
+from tests.evaluation.scripted_screen import scripted_pipeline
+
+
+def result(hits: list[bool], false: int, refused: str = "") -> ReportScores:
+    """A study with these lesions hit or missed, and that number of false findings."""
+    counts = (len(hits), sum(hits), false)
+    stages_s = {} if refused else {"read": 1.0, "screen": 0.5}
+    return ReportScores("a", counts, false + sum(hits), stages_s, "complete", refused)
+
+
+UNKNOWN = ReportScores("b", None, 4, {"read": 3.0, "screen": 0.5}, "missing")
+
+
+def test_operating_point_counts_studies_with_truth() -> None:
+    """Three of four lesions, three false findings in two studies; the unknown study is left out."""
+    said = as_dict([result([True, False], 1), result([True, True], 2), UNKNOWN])
+    counts = ("with_truth", "lesions", "found", "false_positives")
+    assert [said[key] for key in counts] == [2, 4, 3, 3]
+    assert said["sensitivity"] == {"value": 0.75, "low": 0.5, "high": 1.0}
+    assert said["false_positives_per_scan"] == {"value": 1.5, "low": 1.0, "high": 2.0}
+
+
+def test_without_lesions_there_is_no_sensitivity() -> None:
+    """Without truth there is no operating point at all."""
+    said = as_dict([result([], 2), result([], 0)])
+    assert said["sensitivity"] is None
+    assert said["false_positives_per_scan"]["value"] == 1.0
+    unknown = as_dict([UNKNOWN])
+    assert unknown["sensitivity"] is unknown["false_positives_per_scan"] is None
+    assert unknown["with_truth"] == 0
+
+
+def test_stage_times_are_median_and_p95() -> None:
+    """Per stage and in all, in the order of the pipeline; a stage may be absent from a ledger."""
+    times = stage_times([{"read": 1.0, "screen": 0.5}, {"read": 3.0, "screen": 0.5}, {"read": 2.0}])
+    assert [one["stage"] for one in times] == ["read", "screen", "total"]
+    assert times[0]["median_ms"] == 2000
+    assert times[0]["p95_ms"] == pytest.approx(2900)
+    assert times[2]["median_ms"] == 2000
+    assert stage_times([]) == []
+
+
+def test_json_says_what_is_not_known() -> None:
+    """Unknown truth is null; a refused study misses its lesions and does not blur the times."""
+    said = as_dict([result([True], 0), UNKNOWN, result([False], 0, "NotCt: MR")])
+    assert said["sensitivity"]["value"] == 0.5
+    assert said["stages"][0]["median_ms"] == 2000
+    assert said["studies"][1]["found"] is None
+    assert said["studies"][2]["refused"] == "NotCt: MR"
+
+
+STAGES = ["read", "preprocess", "screen", "decide", "escalate", "merge", "draw", "report"]
+
+
+def test_real_slab_from_files_to_result(shared_data: Path, tmp_path: Path) -> None:
+    """A finding on the lesion is a hit, one elsewhere is false, a doubtful one is no finding."""
+    slab = shared_data / "ct" / "lidc_slabs" / "LIDC-IDRI-0001"
+    centre = (57.24, 84.94, -115.62)
+    findings = [(centre, 0.95), ((-60.0, 80.0, -115.0), 0.92), ((-50.0, 20.0, -115.0), 0.3)]
+    pipeline = scripted_pipeline(findings)
+    result = read_one(pipeline, slab, tmp_path, Truth((Lesion(centre, 32.0),)))
+    assert (result.counts, result.findings) == ((1, 1, 1), 2)
+    assert list(result.stages_s) == STAGES
+    assert result.second_reading == "off"
+    assert (tmp_path / slab.name / "report.json").is_file()
+
+
+def test_study_that_is_refused_misses_its_lesion(tmp_path: Path) -> None:
+    (tmp_path / "studies" / "bad").mkdir(parents=True)
+    (tmp_path / "studies" / "bad" / "note.txt").write_text("no CT")
+    (study,) = study_folders(tmp_path / "studies")
+    truth = Truth((Lesion((0.0, 0.0, 0.0), 10.0),))
+    result = read_one(scripted_pipeline([]), study, tmp_path / "out", truth)
+    assert result.counts == (1, 0, 0)
+    assert result.refused != ""
+    assert read_one(scripted_pipeline([]), study, tmp_path / "again", None).counts is None
+
+
+def test_the_report_of_another_study_and_the_study_itself_are_not_overwritten(
+    tmp_path: Path,
+) -> None:
+    """The same study may be read again into the same folder."""
+    one, two = tmp_path / "1" / "a", tmp_path / "2" / "a"
+    for study in (one, two):
+        study.mkdir(parents=True)
+        (study / "note.txt").write_text("no CT")
+    for _ in range(2):
+        read_one(scripted_pipeline([]), one, tmp_path / "out", None)
+    before = (tmp_path / "out" / "a" / "report.json").read_bytes()
+    with pytest.raises(UnfitFolder, match="holds the report of another study"):
+        read_one(scripted_pipeline([]), two, tmp_path / "out", None)
+    assert (tmp_path / "out" / "a" / "report.json").read_bytes() == before
+    with pytest.raises(UnfitFolder, match="among the files of the study"):
+        read_one(scripted_pipeline([]), one, tmp_path / "1", None)
+
+
+def test_folder_without_studies_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MissingData, match="not a folder"):
+        study_folders(tmp_path / "nowhere")
+    with pytest.raises(MissingData, match="no sub-folder"):
+        study_folders(tmp_path)
+
+
+def test_phantom_is_read_from_its_files(tmp_path: Path) -> None:
+    spec = PhantomSpec(seed=11, spacing_mm=(3.0, 2.0, 2.0), nodule_count=2, diameter_mm=(8.0, 20.0))
+    first, second = make_phantom(spec).nodules
+    x, y, z = second.centre_mm
+    beside = (x, y + second.diameter_mm / 2 + 1, z)
+    result = read_phantom(
+        scripted_pipeline([(first.centre_mm, 0.95), (beside, 0.95)]), spec, tmp_path
+    )
+    assert result.counts == (2, 1, 1)
+    assert result.refused == ""

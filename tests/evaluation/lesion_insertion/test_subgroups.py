@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation.accuracy.data import Cube, read_cubes
+from evaluation.accuracy.froc import Scored
+from evaluation.lesion_insertion.subgroups import (
+    GROUPINGS,
+    UNKNOWN,
+    Traits,
+    by_subgroup,
+    only,
+    read_traits,
+)
+
+
+def traits(diameter: list[float]) -> Traits:
+    nothing = np.full(len(diameter), np.nan)
+    return Traits(np.array(diameter), nothing, nothing, nothing)
+
+
+def scored() -> Scored:
+    """Four nodules of three patients and four false positives of two scans."""
+    return Scored(
+        nodule_score=np.array([0.9, 0.7, 0.4, -np.inf]),
+        nodule_group=np.array([0, 0, 1, 2]),
+        false_score=np.array([0.8, 0.6, 0.5, 0.3]),
+        false_scan=np.array([0, 1, 0, 1]),
+        scans=2,
+        paired=False,
+    )
+
+
+FOUND = {
+    (one["by"], one["subgroup"]): one
+    for one in by_subgroup(scored(), traits([5, 7, 9, 20]), resamples=20)
+}
+
+
+def test_a_subgroup_begins_at_its_edge() -> None:
+    """6.0 mm belongs to 6 to 8 mm, 15 mm to 15 to 30 mm; what is empty is left out."""
+    masks = GROUPINGS["diameter"].masks(traits([3.9, 6.0, 7.9, 15.0, 44.0]))
+    assert {name: mask.tolist().index(True) for name, mask in masks.items()} == {
+        "below 4 mm": 0, "6 to 8 mm": 1, "15 to 30 mm": 3, "from 30 mm": 4
+    }  # fmt: skip
+    assert masks["6 to 8 mm"].sum() == 2
+
+
+def test_what_is_not_known_has_a_subgroup_of_its_own() -> None:
+    unknown = FOUND["texture", UNKNOWN]
+    assert (unknown["nodules"], unknown["patients"]) == (4, 3)
+    assert [by for by, _ in FOUND].count("texture") == 1
+
+
+def test_every_subgroup_meets_all_false_positives() -> None:
+    """At one a scan the threshold lies above .5: .9 and .7 are found, .4 and the rest are not."""
+    found = {name: one for (by, name), one in FOUND.items() if by == "diameter"}
+    at_one = {name: subgroup["sensitivity"][3]["value"] for name, subgroup in found.items()}
+    assert at_one == {"4 to 6 mm": 1, "6 to 8 mm": 1, "8 to 15 mm": 0, "15 to 30 mm": 0}
+    assert found["8 to 15 mm"]["sensitivity"][4]["value"] == 1  # .4 for two a scan
+
+
+def test_only_renumbers_patients() -> None:
+    part = only(scored(), np.array([False, False, True, True]))
+    assert part.nodule_group.tolist() == [0, 1]
+    assert part.groups == 2
+    with pytest.raises(ValueError, match="at least one"):
+        only(scored(), np.zeros(4, bool))
+
+
+def cube(row: int) -> Cube:
+    return Cube(f"val/{row}", "p", np.zeros((4, 4, 4), np.uint8), (2.0, 2.0, 2.0), 6.0 + row)
+
+
+def test_index_may_lack_columns_and_values(tmp_path: Path) -> None:
+    """A column, a value or a word for none are not known; a doubtful match hides the ratings."""
+    lines = ["split,row,diameter_mm,texture_mean,match_mm,slice_spacing",
+             "val,0,6,4.5,0.5,2.5", "val,2,8,3.0,,n/a", "val,1,7,2.0,9.0,1.0"]  # fmt: skip
+    (tmp_path / "index.csv").write_text("\n".join(lines) + "\n")
+    found = read_traits(tmp_path, [cube(0), cube(1), cube(2)])
+    assert found.diameter_mm.tolist() == [6, 7, 8]
+    assert np.isnan(found.subtlety).all()
+    assert found.texture[[0, 2]].tolist() == [4.5, 3.0]
+    assert np.isnan(found.texture[1])
+    assert found.slice_spacing_mm[:2].tolist() == [2.5, 1.0]
+    assert np.isnan(found.slice_spacing_mm[2])
+
+
+def test_real_subgroups_add_up(shared_data: Path) -> None:
+    cubes = read_cubes(shared_data / "nodules", ("val",))
+    found = read_traits(shared_data / "nodules", cubes)
+    for grouping in GROUPINGS.values():
+        assert sum(int(mask.sum()) for mask in grouping.masks(found).values()) == len(cubes) == 129
