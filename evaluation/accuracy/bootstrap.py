@@ -30,7 +30,7 @@ from evaluation.accuracy.froc import (
 from evaluation.result import POINTS, Columns
 from evaluation.run import OnStep
 from imaging.volume import FloatArray
-from models.calibration.fit import poisson_limit
+from models.calibration.statistics import poisson_limit
 
 RESAMPLES = 1000
 

@@ -31,9 +31,9 @@ from models.calibration.guarantee import (
 )
 from models.calibration.risk_control import upper_bound
 from models.charts import new_figure
-from models.patients import CALIBRATION
+from models.data_folder import CALIBRATION
 from models.runtime.artifacts import find
-from models.runtime.sigmoid import sigmoid
+from models.runtime.detection import sigmoid
 from process.extras import require
 
 RANGES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 0.7, 0.9, 1.0)

@@ -28,8 +28,7 @@ from evaluation.result import Table
 from evaluation.run import each
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray, Geometry, Triple
-from models.auc import auc
-from models.calibration.fit import logistic
+from models.calibration.statistics import auc, logistic
 from models.runtime.second_reader import TEXTURES, Reading, nearest_piece
 
 VOTES = 2

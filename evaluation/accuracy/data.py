@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from evaluation.errors import BadTable, MissingData
 from imaging.volume import FloatArray, Triple, UInt8Array
-from models.patients import split_of, stored_in
+from models.data_folder import split_of, stored_in
 
 UNKNOWN_RADIUS_MM = 5.0
 """Radius of an annotation without a diameter, as in LUNA16."""
@@ -111,7 +111,7 @@ class Cube:
 def read_cubes(folder: Path, splits: tuple[str, ...]) -> list[Cube]:
     """Read the cubes of ``splits``: ``ct`` uint8 (n, z, y, x) of a file, and ``index.csv``.
 
-    The split ``calibration`` is a part of ``train.npz`` (`models.patients`), the others
+    The split ``calibration`` is a part of ``train.npz`` (`models.data_folder`), the others
     are ``SPLIT.npz``. A cube's name has the file and the row in it.
 
     Raises:

@@ -19,10 +19,10 @@ from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray, Study
+from models.data_folder import marked_scans
 from models.insertion.donors import Donor, cut_donor
 from models.insertion.insert import APART_MM, insert, plan_nodules
 from models.insertion.space import FreeSpace, Occupied
-from models.marks import marked_scans
 from models.runtime.detection import MASS_MM, Candidate
 from models.runtime.screener import Screener
 from models.runtime.second_reader import SecondReader

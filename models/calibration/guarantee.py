@@ -31,7 +31,7 @@ from models.calibration.cases import (
 )
 from models.calibration.fit import fit_settings, probabilities
 from models.calibration.risk_control import DELTA, per_patient, upper_bound
-from models.patients import CALIBRATION
+from models.data_folder import CALIBRATION
 from models.runtime.artifacts import Artifact, find
 from models.runtime.screener import Screener, read_by
 from models.runtime.second_reader import SecondReader

@@ -17,13 +17,13 @@ import numpy as np
 from torch import nn
 
 from imaging.volume import FloatArray
+from models.data_folder import CALIBRATION
 from models.distillation.samples import DistillationSample, answers_of, draw_sample, make_samples
 from models.distillation.student import Teaching, train_student
 from models.distillation.teachers import Teacher, mean_target, read_teachers, weigh, weighted_target
 from models.markdown import Rows
 from models.markdown import points as shown_points
 from models.networks.hybrid import HybridNetwork
-from models.patients import CALIBRATION
 from models.runtime.errors import UnfitArtifact
 from models.training.comparison import Scores, figures, hits, kept, points, scores_of
 from models.training.compose import Composer

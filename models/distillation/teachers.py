@@ -28,7 +28,7 @@ import numpy as np
 
 from imaging.volume import FloatArray
 from models.distillation.samples import answers_of
-from models.runtime.sigmoid import sigmoid
+from models.runtime.detection import sigmoid
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from imaging.volume import FloatArray, Geometry, Triple, triple
-from models.runtime.sigmoid import sigmoid
 
 FloatMap = npt.NDArray[np.float32]
 
@@ -131,3 +130,9 @@ def _apart(index: FloatArray, diameter: FloatArray, most: int) -> list[int]:
         if (away >= reach).all():
             kept.append(number)
     return kept
+
+
+def sigmoid(logit: npt.ArrayLike) -> FloatArray:
+    """Return 1 / (1 + exp(-logit)), of any shape."""
+    with np.errstate(over="ignore"):  # exp overflows to infinity below -709, and 0 is right there
+        return np.asarray(1 / (1 + np.exp(-np.asarray(logit))))

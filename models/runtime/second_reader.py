@@ -10,9 +10,9 @@ import SimpleITK as sitk
 from imaging.morphology import dilate, erode
 from imaging.volume import FloatArray, UInt8Array, from_window
 from models.runtime.artifacts import Artifact
+from models.runtime.detection import sigmoid
 from models.runtime.engines import Outputs
 from models.runtime.session import AUTO, Opened, open_as
-from models.runtime.sigmoid import sigmoid
 
 BoolArray = npt.NDArray[np.bool_]
 

@@ -18,8 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.volume import FloatArray, UInt8Array
-from models.marks import mark_of, marked_scans, read_rows, stacked
-from models.patients import split_of, stored_in
+from models.data_folder import mark_of, marked_scans, read_rows, split_of, stacked, stored_in
 
 NONE: FloatArray = np.zeros((0, 4))
 """No marks."""
@@ -147,7 +146,7 @@ class Cubes:
 def load_cubes(folder: Path, split: str) -> Cubes:
     """Read the cubes of a split with the marks of `index.csv` and `marks.csv`.
 
-    The split ``calibration`` is a part of `train.npz`, see `models.patients`.
+    The split ``calibration`` is a part of `train.npz`, see `models.data_folder`.
     """
     stored = stored_in(split)
     with np.load(folder / f"{stored}.npz") as arrays:

@@ -18,7 +18,7 @@ from torch import nn
 
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray
-from models.runtime.sigmoid import sigmoid
+from models.runtime.detection import sigmoid
 from models.training.augment import Noise, flip, resized, simulate_scanner
 from models.training.compose import Composer, implanted
 from models.training.data import NONE, Cubes, Piece, away_from_marks, resize

@@ -32,10 +32,9 @@ from imaging.dicom.writer import write_series
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.volume import Triple, UInt8Array, triple
-from models.runtime.detection import Candidate
+from models.runtime.detection import Candidate, sigmoid
 from models.runtime.screener import LEAST_LOGIT
 from models.runtime.second_reader import Readings
-from models.runtime.sigmoid import sigmoid
 from tests.evaluation.plain_chest import TISSUE_HU, chest, donor, in_lung
 from tests.evaluation.stability.test_changes import MIDDLE, cube
 from tests.plain_readings import plain

@@ -13,25 +13,11 @@ from models.calibration.fit import (
     REGIONS,
     allowed,
     fit_settings,
-    logistic,
     merged,
-    poisson_limit,
     probabilities,
     weights_of,
 )
 from tests.models.calibration.made_cases import made
-
-
-def test_logistic_regression_finds_the_weights_that_made_the_data() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(20_000, 2))
-    truth = rng.random(20_000) < 1 / (1 + np.exp(-(1.5 * x[:, 0] - 0.5 * x[:, 1])))
-    np.testing.assert_allclose(logistic(x, truth, ridge=0), [0, 1.5, -0.5], atol=0.06)
-
-
-def test_separable_data_gives_finite_weights() -> None:
-    x = np.array([[-2.0], [-1.0], [1.0], [2.0]])
-    assert np.isfinite(logistic(x, np.array([False, False, True, True]))).all()
 
 
 def test_probabilities_are_shares_of_nodules_with_and_without_a_verdict() -> None:
@@ -103,9 +89,3 @@ def test_the_mean_counts_between_the_limits() -> None:
     none = np.zeros(3, bool)
     found = merged(np.zeros(3), np.array([-9.0, 0.0, 9.0]), none, [1.0, 2.0, 0.5, -4.0, 2.0])
     np.testing.assert_allclose(found, [-1, 1, 2])
-
-
-@pytest.mark.parametrize(("count", "limit"), [(0, 2.303), (6, 10.532), (40, 49.390)])
-def test_the_limit_of_a_poisson_mean(count: int, limit: float) -> None:
-    """As `scipy.stats.chi2.ppf(0.9, 2 * count + 2) / 2`."""
-    assert poisson_limit(count, 0.9) == pytest.approx(limit, abs=1e-3)

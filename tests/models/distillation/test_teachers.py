@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from models.distillation.teachers import agreement, entropy, mean_target, weigh, weighted_target
-from models.runtime.sigmoid import sigmoid
+from models.runtime.detection import sigmoid
 
 
 def test_the_weights_of_each_sample_add_up_to_one() -> None:

@@ -2,8 +2,7 @@ import numpy as np
 from scipy.special import expit
 
 from imaging.volume import Geometry
-from models.runtime.detection import Peaks, SizePrior, find_peaks, strongest, to_candidates
-from models.runtime.sigmoid import sigmoid
+from models.runtime.detection import Peaks, SizePrior, find_peaks, sigmoid, strongest, to_candidates
 
 
 def maps_with(*peaks: tuple[tuple[int, int, int], float, float]) -> np.ndarray:

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.patients import CALIBRATION, SUBSETS, TRAINED_SCANS
+from models.data_folder import CALIBRATION, SUBSETS, TRAINED_SCANS
 from models.training.data import (
     NONE,
     Piece,

@@ -1,4 +1,4 @@
-"""The marks of a data folder: which whole scans it has, and what is marked in them."""
+"""A data folder: the split of its patients, its whole scans, and what is marked in them."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,33 @@ import numpy as np
 
 from imaging.volume import FloatArray
 
+TRAIN = "train"
+CALIBRATION = "calibration"
+"""Splits of patients; the cubes of both are in `train.npz`."""
+
+SUBSETS = ("4", "5")
+"""Patients of these subsets of LUNA16 are kept for calibration."""
+
+TRAINED_SCANS = ("LIDC-IDRI-0021",)
+"""Patients of those subsets who have a whole scan in training: their cubes are trained on."""
+
 FOUND = ("nodule", "lesion")
 """The kinds of marks in a scan that must be found; others count neither way."""
 
-
 BY_EYE = "by eye"
 """The source of marks that depend on what the networks proposed."""
+
+
+def stored_in(split: str) -> str:
+    """Return the name of the file that holds the cubes of a split, without its ending."""
+    return TRAIN if split == CALIBRATION else split
+
+
+def split_of(row: Mapping[str, str]) -> str:
+    """Return the split of a line of `index.csv`: that of its file, or ``calibration``."""
+    split = row["split"]
+    kept = row.get("subset", "").strip() in SUBSETS and row["patient"] not in TRAINED_SCANS
+    return CALIBRATION if split == TRAIN and kept else split
 
 
 def marked_scans(
