@@ -29,13 +29,14 @@ HEAD = """# Reference
 
 All settings, metrics, log events and errors. `python -m tools.reference` makes this page from the
 code. What to do with them is in [install.md](install.md), [connect.md](connect.md),
-[operate.md](operate.md) and [monitor.md](monitor.md)."""
+[operate.md](operate.md) and [monitor.md](monitor.md). Metrics that begin with `process` or `python`
+are of both programs."""
 ROOTS = {
     "imaging": {"StudyError"},
     "edge": {"EdgeError", "StudyError"},
     "cloud": {"CloudError"},
     "protos": {"OverreadError"},
-    "models": {"ModelError"},
+    "models/runtime": {"ModelError"},
 }
 """The errors of each package from which its others are derived."""
 
@@ -115,7 +116,8 @@ def metrics(program: str, registry: CollectorRegistry) -> str:
     for metric in registry.collect():
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name
         labels = getattr(collectors.get(metric.name), "_labelnames", ())
-        rows.append((f"`{name}`", metric.type, _code(labels), metric.documentation))
+        if metric.name.startswith("overread") or program == "edge":  # the others are of both
+            rows.append((f"`{name}`", metric.type, _code(labels), metric.documentation))
     for node, _ in _nodes(program):
         match node:
             case ast.Call(ast.Name("add"), [ast.Constant(str(name)), ast.Constant(str(text)), _]):
@@ -161,7 +163,7 @@ def errors() -> str:
         for one in classes:
             if one.name in family - roots:
                 said = (ast.get_docstring(one) or "").partition("\n\n")[0]
-                rows.append((f"`{one.name}`", package, " ".join(said.split())))
+                rows.append((f"`{one.name}`", package.partition("/")[0], " ".join(said.split())))
     return _table(("error", "package", "meaning"), sorted(rows))
 
 
