@@ -197,6 +197,12 @@ def test_commands_named_on_a_page_exist() -> None:
     assert {" ".join(one.split()) for one in named} - known == set()
 
 
+def anchors(page: Path) -> set[str]:
+    """The names of a page's headings in links, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
+
+
 def is_defined(file: str, name: str) -> bool:
     """Whether a module defines that name at its top level."""
     if not (ROOT / file).is_file():
