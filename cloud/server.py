@@ -259,7 +259,6 @@ class CloudServer:
         reader, telemetry = self._reader, self._telemetry
         telemetry.set_model(reader.name, reader.version, reader.engine)
         batcher, service, add = self._batcher, self._service, telemetry.add_gauge
-        cost = batcher.timing.latency
         add("queued_rois", "ROIs that wait now", lambda: len(batcher.queue))
         add("open_streams", "Studies open now", lambda: service.open_streams)
         inference = self._inference
@@ -267,8 +266,6 @@ class CloudServer:
         reading = batcher.queue.busy_until_s
         add("instances", "Instances that read", lambda: len(reading))
         add("dropped_instances", "Instances that broke", lambda: self._instances - len(reading))
-        add("batch_fixed_seconds", "Expected time of a batch of any size", lambda: cost.line[0])
-        add("batch_roi_seconds", "Expected time of each ROI of a batch", lambda: cost.line[1])
 
     def _make_server(self) -> grpc.aio.Server:
         server = grpc.aio.server(

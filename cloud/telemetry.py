@@ -52,8 +52,6 @@ class Telemetry:
         self.demoted = self._counter(
             "demoted_streams", "Stat of callers that may not send it, read as routine"
         )
-        self.preempted = self._counter("preempted_rois", "Queued ROIs that others preempted")
-        self.batch_rois = self._histogram("batch_rois", "ROIs in a batch", (1, 2, 4, 8, 16, 32))
         self.compute_s = self._histogram(
             "compute_seconds", "Time of a batch in the model", _SECONDS
         )

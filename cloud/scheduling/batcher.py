@@ -145,9 +145,7 @@ class Batcher:
         roi = self._newcomer(deadline, priority, site)
         preempted = self.queue.admit([roi])
         roi.voxels, roi.result = voxels(), asyncio.get_running_loop().create_future()
-        # only now, since invalid voxels must not preempt any
-        self._telemetry.preempted.inc(len(preempted))
-        for gone, error in preempted:
+        for gone, error in preempted:  # only now, since invalid voxels must not preempt any
             gone.result.set_exception(error)
         self.queue.put(roi)
         self._arrived.set()
@@ -223,7 +221,6 @@ class Batcher:
             with self._watchdog.batch(i, len(rois), self.timing.latency.bound_s(len(rois))):
                 result = await self._stages[i].run(batch, lambda: any(roi.waits for roi in rois))
             self.timing.latency.observe(len(rois), self._clock() - at_s)
-            self._telemetry.batch_rois.observe(len(rois))
             self._telemetry.compute_s.observe(result.compute_s)
             self._deliver(rois, result, at_s, number)
             self._watchdog.succeeded(i)

@@ -18,7 +18,6 @@ def test_metrics_are_served_while_entered() -> None:
     telemetry.count_study("complete", "stat", 0.12)
     telemetry.rois.labels("verdict", "stat").inc()
     telemetry.queue_s.observe(0.02)
-    telemetry.batch_rois.observe(3)
     telemetry.add_gauge("queued_rois", "ROIs that wait", lambda: 7)
     with telemetry.serve("127.0.0.1:0") as address:
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as page:
@@ -26,7 +25,6 @@ def test_metrics_are_served_while_entered() -> None:
         assert 'overread_cloud_streams_total{end="complete",priority="stat"} 1.0' in lines
         assert 'overread_cloud_rois_total{outcome="verdict",priority="stat"} 1.0' in lines
         assert 'overread_cloud_queue_seconds_bucket{le="0.03"} 1.0' in lines
-        assert 'overread_cloud_batch_rois_bucket{le="4.0"} 1.0' in lines
         assert "overread_cloud_queued_rois 7.0" in lines
         assert f'overread_cloud_build_info{{version="{version("overread")}"}} 1.0' in lines
         assert any(line.startswith("process_resident_memory_bytes ") for line in lines)

@@ -163,12 +163,12 @@ async def test_an_unexpected_error_reaches_every_caller_of_the_batch(
     batcher: Batcher, stage: HandStage
 ) -> None:
     """The caller gets `ModelFailed` whatever it was; the next batch is read."""
-    batch_rois, batcher._telemetry.batch_rois = batcher._telemetry.batch_rois, None
+    compute_s, batcher._telemetry.compute_s = batcher._telemetry.compute_s, None
     result = batcher.submit(roi(1), stage.after(9), ROUTINE)
     stage.allow()
     with pytest.raises(ModelFailed, match="AttributeError"):
         await result
-    batcher._telemetry.batch_rois = batch_rois
+    batcher._telemetry.compute_s = compute_s
     result = batcher.submit(roi(2), stage.after(9), ROUTINE)
     stage.allow()
     assert (await result).reading.probability == pytest.approx(2 / 255)
