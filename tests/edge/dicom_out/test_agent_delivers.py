@@ -201,9 +201,11 @@ def test_a_report_stays_until_every_target_has_it(tmp_path: Path, pacs: Pacs) ->
 
 
 def test_a_report_is_sent_again_beside_a_running_agent(tmp_path: Path, pacs: Pacs) -> None:
-    """Also one that is older than its target."""
+    """Also one that is older than its target: without targets nothing is exported."""
     put(tmp_path / "inbox", "a")
     work_off(tmp_path)
+    assert count(tmp_path, "exports", "making") == 0
+    assert not (tmp_path / "outbox" / "a" / "dicom").exists()
     site = site_of(with_target(tmp_path, pacs.port))
     with agent(tmp_path, pacs.port):
         (key,) = keys(tmp_path).values()

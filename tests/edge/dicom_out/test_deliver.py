@@ -49,13 +49,6 @@ def test_each_object_is_delivered_once_to_each_target(tmp_path: Path, pacs: Pacs
         assert site.outcomes == [("pacs", "sent"), ("web", "sent")]
 
 
-def test_without_targets_nothing_is_exported(tmp_path: Path) -> None:
-    with deliveries(tmp_path) as site:
-        site.report("a")
-        assert site.store.extensions == ()
-        assert not (site.outbox / "a" / "dicom").exists()
-
-
 def test_a_target_gets_the_kinds_that_it_shall_get(tmp_path: Path, pacs: Pacs) -> None:
     with deliveries(
         tmp_path, pacs_at(pacs.port, objects=("pdf",)), pacs_at(pacs.port, "none", objects=("seg",))
