@@ -163,9 +163,7 @@ def test_log_lines_that_need_a_person_are_logged() -> None:
     """By the words that the reference has."""
     table = words("docs/monitor.md").split("| line | what to do |")[1].split("\n\n")[0]
     lines = [
-        f"| {line} |"
-        for row in table.splitlines()[2:]
-        for line in re.findall("`.+?`", row.split("|")[1])
+        line for row in table.splitlines()[2:] for line in re.findall("`.+?`", row.split("|")[1])
     ]
     assert lines
     assert [line for line in lines if line not in words("docs/reference.md")] == []

@@ -118,7 +118,7 @@ def metrics(program: str, registry: CollectorRegistry) -> str:
         labels = getattr(collectors.get(metric.name), "_labelnames", ())
         if metric.name.startswith("overread") or program == "edge":  # the others are of both
             rows.append((f"`{name}`", metric.type, _code(labels), metric.documentation))
-    for node, _ in _nodes(program):
+    for node in (one for _, tree in _modules(program) for one in ast.walk(tree)):
         match node:
             case ast.Call(ast.Name("add"), [ast.Constant(str(name)), ast.Constant(str(text)), _]):
                 rows.append((f"`overread_{program}_{name}`", "gauge", "", text))
@@ -126,16 +126,16 @@ def metrics(program: str, registry: CollectorRegistry) -> str:
 
 
 def events(package: str) -> str:
-    """Return the table of the events that one package logs; … are fields that vary."""
+    """Return the table of the events that one package logs, by folder or module and level."""
     found = defaultdict[tuple[str, str], set[str]](set)
-    for node, tree in _nodes(package):
-        match node:
-            case ast.Call(ast.Attribute(ast.Name("log" | "_log"), level), [event, *_], fields):
-                for words in _texts(event, tree):
-                    names = {one.arg or "…" for one in fields} - {"exc_info"}
-                    found[words, level.replace("exception", "error")] |= names
-    rows = [(f"`{event}`", level, _code(sorted(f))) for (event, level), f in found.items()]
-    return _table(("event", "level", "fields"), sorted(rows))
+    for path, tree in _modules(package):
+        for node in ast.walk(tree):
+            match node:
+                case ast.Call(ast.Attribute(ast.Name("log" | "_log"), level), [event, *_]):
+                    room = path.relative_to(ROOT / package).parts[0].removesuffix(".py")
+                    found[room, level.replace("exception", "error")] |= _texts(event, tree)
+    rows = [(f"`{package}/{room}`", level, _code(sorted(e))) for (room, level), e in found.items()]
+    return _table(("where", "level", "events"), sorted(rows))
 
 
 def _texts(event: ast.AST, tree: ast.AST) -> set[str]:
@@ -148,7 +148,7 @@ def _texts(event: ast.AST, tree: ast.AST) -> set[str]:
             case ast.FunctionDef(name) | ast.AsyncFunctionDef(name):
                 takers |= {name for one in node.args.args if one.arg == variable}
             case ast.Call(ast.Attribute(_, name) | ast.Name(name), given) if name in takers:
-                values += given
+                values += [one for one in given if " " in str(getattr(one, "value", ""))]
     inside = [one for value in values for one in ast.walk(value)]
     return {str(one.value) for one in inside if isinstance(one, ast.Constant)}
 
@@ -157,7 +157,8 @@ def errors() -> str:
     """Return the table of the errors of all packages."""
     rows = []
     for package, roots in ROOTS.items():
-        family, classes = roots, [n for n, _ in _nodes(package) if isinstance(n, ast.ClassDef)]
+        trees, family = [tree for _, tree in _modules(package)], roots
+        classes = [one for t in trees for one in ast.walk(t) if isinstance(one, ast.ClassDef)]
         for _ in range(3):  # an error of an error of an error
             family = family | {one.name for one in classes if _bases(one) & family}
         for one in classes:
@@ -171,11 +172,9 @@ def _bases(node: ast.ClassDef) -> set[str]:
     return {base.id for base in node.bases if isinstance(base, ast.Name)}
 
 
-def _nodes(package: str) -> Iterator[tuple[ast.AST, ast.AST]]:
-    """Yield every node in the modules of a package, with its module."""
+def _modules(package: str) -> Iterator[tuple[Path, ast.Module]]:
     for path in sorted((ROOT / package).rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        yield from ((node, tree) for node in ast.walk(tree))
+        yield path, ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _code(names: Iterable[str]) -> str:
