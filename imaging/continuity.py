@@ -80,6 +80,7 @@ def _equal(hu: HuArray, cells: HuArray) -> list[int]:
     """Return the slices that equal another in every voxel; those drawn without noise may."""
     first, found = dict[bytes, int](), set[int]()
     for z, plane in enumerate(hu):
+        # equal cells are found by their bytes; only those slices are compared voxel by voxel
         before = first.setdefault(cells[z].tobytes(), z)
         if before != z and np.array_equal(hu[before], plane) and len(np.unique(plane)) >= _MEASURED:
             found |= {before, z}
@@ -88,6 +89,7 @@ def _equal(hu: HuArray, cells: HuArray) -> list[int]:
 
 def _unlike(cells: HuArray, slice_mm: float) -> list[int]:
     """Return the slices ``(z, y, x)`` that differ from those beside them far more than these do."""
+    # a slice out of place differs from both neighbours, which resemble each other
     near, next_but_one = _differences(cells, 1), _differences(cells, 2)
     both = np.minimum(near[:-1], near[1:])
     found = {*(1 + np.flatnonzero(both > MAX_SINGLE * np.maximum(next_but_one, _LEAST_HU)))}
@@ -106,6 +108,7 @@ def _unlike(cells: HuArray, slice_mm: float) -> list[int]:
 
 def _differences(cells: HuArray, step: int) -> FloatArray:
     """Return the mean difference in HU of each slice from that ``step`` further on, in the body."""
+    # the mean over cells that hold body in either slice
     hu = np.clip(cells, _LOW_HU, _HIGH_HU).astype(np.float32)
     body = np.maximum(cells[step:], cells[:-step]) > _BODY_HU
     total = (np.abs(hu[step:] - hu[:-step]) * body).sum(axis=(1, 2))

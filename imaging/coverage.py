@@ -69,6 +69,7 @@ def _lateral_cm2(lung: UInt8Array, lungs: Lungs) -> dict[str, float]:
     """Return the area of lung that touches each side of the field of view, square or round."""
     _, rows, columns = lung.shape
     outside = (lungs.hu <= _PADDING_HU).all(axis=0).astype(np.uint8)
+    # one cell within the square's edge and within the round field of view
     edge = dilate(np.pad(outside, 1, constant_values=1)[None], 1)[0, 1:-1, 1:-1]
     _, y, x = np.nonzero(lung & edge)
     # each place belongs to the side that is nearest to its direction from the middle

@@ -265,6 +265,7 @@ def _interior(air: UInt8Array, slice_mm: float) -> UInt8Array:
     Cells of one thick slice are alike, so that the surface is a whole slice deep.
     """
     interior = erode(air, _SURFACE_CELLS)
+    # a cell stays only if the cells up to a slice above and below are air too
     for step in range(2, int(np.ceil(slice_mm / CELL_MM)) + 1):
         interior[step:] &= air[:-step]
         interior[:-step] &= air[step:]

@@ -69,6 +69,7 @@ def hull(plane: UInt8Array) -> UInt8Array:
 def halved(mask: UInt8Array) -> UInt8Array:
     """Reduce ``mask`` to cells of twice the size: 1 where at least half of the eight cells are."""
     padded = np.pad(mask, [(0, n % 2) for n in mask.shape], mode="edge")
+    # sums of pairs along one axis after the other: the eight cells of each larger one
     votes = padded[::2] + padded[1::2]
     votes = votes[:, ::2] + votes[:, 1::2]
     votes = votes[:, :, ::2] + votes[:, :, 1::2]
@@ -93,6 +94,7 @@ def _by_discs(
     result = mask.copy()
     for dz in range(min(int(radius), mask.shape[0] - 1) + 1):
         disc = _disc((radius**2 - dz**2) ** 0.5)
+        # a slice is changed by its own section of the ball and the smaller ones of its neighbours
         layer = np.stack([np.asarray(apply(s, disc), dtype=np.uint8) for s in mask])
         upper, lower = result[dz:], result[: len(result) - dz]
         combine(upper, layer[: len(layer) - dz], out=upper)

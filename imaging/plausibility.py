@@ -95,6 +95,8 @@ def _of_ribs(bones: UInt8Array, lung: UInt8Array, cell_mm: FloatArray) -> dict[s
     """Look for ribs on both sides, and compare the lungs with the hull of the bones."""
     third = bones.shape[2] // 3
     sides = bones[:, :, :third], bones[:, :, -third:]
+    # the hull of the ribs of a slice holds the lungs: what of it is not air tells of disease, or of
+    # a scale that is wrong
     cage = np.stack([hull(plane) for plane in bones])
     upper = round(_UPPER_MM / float(cell_mm[0]))
     aerated = float(lung[-upper:].sum()) / max(float(cage[-upper:].sum()), 1.0)
@@ -128,6 +130,7 @@ def _histogram(
     hu: HuArray, limits: tuple[int, int], mask: UInt8Array | None = None
 ) -> npt.NDArray[np.float32]:
     """Count the cells of a mask in bins of 10 HU."""
+    # calcHist takes unsigned values only; HU is at least -1024
     plane = (hu.reshape(1, -1) + np.int16(1024)).view(np.uint16)
     where = None if mask is None else mask.reshape(1, -1)
     low, high = (limit + 1024 for limit in limits)

@@ -106,12 +106,15 @@ def resample(hu: HuArray, geometry: Geometry) -> tuple[UInt8Array, Geometry]:
     shape = tuple(
         max(1, round(n * s / TARGET_MM)) for n, s in zip(hu.shape, geometry.spacing_mm, strict=True)
     )
+    # OpenCV releases the interpreter's lock, so that two threads use two cores
     with ThreadPoolExecutor(2) as pool:
         flat = list(pool.map(lambda image: _flat(image, (shape[2], shape[1])), hu))
         out = np.empty(shape, np.uint8)
         centres = (np.arange(shape[0]) + 0.5) * (hu.shape[0] / shape[0]) - 0.5
         at = np.clip(centres, 0, hu.shape[0] - 1)  # positions of the new slices in the old ones
         list(pool.map(lambda part: _blend(flat, at, out, part), np.array_split(range(shape[0]), 2)))
+    # the new grid covers the same box with a whole number of voxels, so its spacing is not quite
+    # 1 mm; its first centre moves by the difference of the half voxels
     scale = [n / m for n, m in zip(hu.shape, shape, strict=True)]
     spacing_mm = triple(s * f for s, f in zip(geometry.spacing_mm, scale, strict=True))
     origin_mm = triple(geometry.to_world([0.5 * f - 0.5 for f in scale]))

@@ -116,6 +116,7 @@ class _View:
     def pixel(self, row_mm: float, column_mm: float) -> tuple[float, float]:
         """Convert a point of the plane to ``(x, y)`` of the tile, the view in its centre."""
         rows, columns = self.extent
+        # from the middle of the view, so that a view that is not square is centred in the tile
         x = (column_mm - self.top_left[1] - columns / 2) * self.scale + self.side_px / 2
         y = (row_mm - self.top_left[0] - rows / 2) * self.scale + self.side_px / 2
         return x, y
@@ -280,6 +281,7 @@ def _cut_contour(
         return inside
     mask = np.take(contour.mask, depth, axis=normal)
     row, column = (start for axis, start in enumerate(contour.start) if axis != normal)
+    # the part of the contour that lies in the box, in the coordinates of both
     top, left = max(row, 0), max(column, 0)
     part = mask[top - row : size[0] - row, left - column : size[1] - column]
     inside[top : top + part.shape[0], left : left + part.shape[1]] = part * np.uint8(255)
@@ -312,6 +314,7 @@ def _label_rect(
     first of them.
     """
     (width, height), _ = cv2.getTextSize(label, _FONT, LABEL_SIZE, 1)
+    # sixteen places, nearest first and clockwise from the upper right
     rects = []
     for away in (radius + 5, radius + 12, radius + 20, radius + 28):
         for dx, dy in ((1, -1), (1, 1), (-1, 1), (-1, -1)):

@@ -146,6 +146,7 @@ def by_acquisition(one: Series, folder: Path) -> list[Series]:
             at_mm = [float(s.position_mm @ slices[0].normal) for s in slices]
             ends.append((min(at_mm), max(at_mm)))
             makes_volume |= bool(stack_of(slices, folder))
+    # sorted by where they begin: each must end before the next begins
     apart = all(low[1] < high[0] - DUPLICATE_MM for low, high in pairwise(sorted(ends)))
     if apart or not makes_volume:
         return [one]
@@ -230,6 +231,7 @@ def choose(
         file = images[0].file if len(images) == 1 else folder
         raise NotCt(f"no CT slices, only {found}: send the chest CT series", file)
     _require_one_patient(fit, folder)
+    # what makes no volume is set aside with its reason; pixels are read only if a choice is left
     stacks: dict[Series, Stack] = {}
     failures: dict[Series, StudyError] = {}
     for one in fit:

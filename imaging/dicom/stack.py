@@ -270,6 +270,7 @@ def _require_no_hole(ordered: Sequence[Slice], at_mm: FloatArray) -> None:
     When more than a quarter of the steps are such, or one of them is no whole multiple, the
     spacing is not uniform: that is another error.
     """
+    # the median step is the usual one as long as most slices are there
     multiples = np.diff(at_mm) / np.median(np.diff(at_mm))
     holes = np.flatnonzero(multiples > 1.5)
     whole = np.abs(multiples[holes] - np.round(multiples[holes])) < 0.15
@@ -298,6 +299,7 @@ def _require_uniform(ordered: Sequence[Slice], at_mm: FloatArray) -> None:
 
 def _grid(at_mm: FloatArray) -> tuple[float, float]:
     """Return start and step of the uniform grid that fits the positions best (least squares)."""
+    # indices about their middle: step and mean are then independent of each other
     index = np.arange(len(at_mm)) - (len(at_mm) - 1) / 2
     step = float(index @ at_mm / (index @ index))
     return float(at_mm.mean()) + float(index[0]) * step, step

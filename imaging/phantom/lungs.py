@@ -100,8 +100,10 @@ def _tissue(lattice: Lattice, patient: Patient, lungs: Field, rng: np.random.Gen
     """Make tissue that is denser towards the back, uneven on every scale, with emphysema."""
     shape, step = lattice.shape, lattice.step_mm
     hu = patient.lung_hu + patient.gravity_hu_per_mm * lattice.body[1]
+    # uneven on four scales, from lobes to lobules
     for length, deviation in ((60.0, 9.0), (18.0, 7.0), (6.0, 11.0), (2.6, 14.0)):
         hu = hu + np.float32(deviation) * smooth_noise(shape, step, length, rng)
+    # dependent density: a rim along the back wall that fades within millimetres
     behind = np.clip((lattice.body[1] - 40) / 40, 0, 1)
     rim = np.exp(np.minimum(lungs, 0) / 5) * behind
     hu = hu + np.float32(patient.gravity_hu_per_mm * 160) * rim
@@ -166,6 +168,7 @@ def _tree(
 def _beside(tree: Tree, side: float) -> FloatArray:
     """Place the pieces of the artery ``(n, 2, 3)`` beside the airway, outwards and above."""
     outward = np.array([side, -0.5, 0.8])
+    # the part of the direction that is perpendicular to the branch
     across = outward - (tree.along @ outward)[..., None] * tree.along
     across /= np.maximum(np.linalg.norm(across, axis=-1, keepdims=True), 1e-6)
     apart = tree.radii(_VESSEL_MM) + tree.radii(_AIRWAY_MM) * 1.1

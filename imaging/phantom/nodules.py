@@ -70,6 +70,7 @@ class PlacedNodule:
 
     def depth(self, site: Surroundings, points_mm: FloatArray) -> FloatArray:
         """Compute the depth in mm inside the nodule at world points, negative outside."""
+        # in the space where the nodule is a ball with bumps; a bump is highest in its own direction
         at = (points_mm - self.centre_mm) @ self.stretch.T
         length = np.linalg.norm(at, axis=-1)
         surface = np.ones(length.shape)
@@ -258,6 +259,8 @@ def _directions(count: int, rng: np.random.Generator) -> FloatArray:
 def _measured(site: Surroundings, nodule: PlacedNodule) -> PlacedNodule:
     """Scale the surface until its volume inside the lung is that of the requested diameter."""
     look = nodule.look
+    # the surface is cut by the pleura, so volume does not grow with the cube of the radius: a few
+    # steps come close enough
     for _ in range(3):
         diameter, _centroid = _truth(site, nodule)
         ratio = min(look.diameter_mm / max(diameter, 1e-3), 1.4)
@@ -274,6 +277,7 @@ def _truth(site: Surroundings, nodule: PlacedNodule) -> tuple[float, FloatArray]
     axis = (np.arange(_FINE_STEPS) + 0.5) * step - reach
     offsets = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
     points = nodule.centre_mm + offsets
+    # points at the surface count by the share of their cell that is inside
     weight = np.clip(nodule.depth(site, points) / step + 0.5, 0, 1)
     volume = float(weight.sum()) * step**3
     centre = np.tensordot(weight, points, axes=3) / max(float(weight.sum()), 1e-9)

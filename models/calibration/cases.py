@@ -159,6 +159,7 @@ def candidates_of(scans: Iterable[Scan], readers: Readers) -> Cases:
     for scan in scans:
         count += 1
         nodules = [(x, y, z, mm) for x, y, z, mm in scan.nodules.tolist()]
+        # a nodule counts once, by its best candidate; a false candidate must be clear of every mark
         hits, lost = _best(scan.candidates, nodules, [scan.name] * len(nodules))
         marks = np.concatenate([scan.nodules, scan.ignored])
         false = [(one, False, scan.name) for one in scan.candidates if _is_false(one, marks)]
@@ -183,6 +184,7 @@ def inserted(
             names = ", ".join(one.donor.name for one in not_placed)
             raise ValueError(f"no room in {len(scans)} scans for {names}")
         for one in planned:
+            # the whole product path, preprocessing included, as for a scan that comes in
             volume = insert(one.host.study.volume, one.insertions)
             box = preprocess(volume, one.host.name)
             nodules = [(*i.centre_mm, i.diameter_mm) for i in one.insertions]

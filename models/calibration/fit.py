@@ -90,6 +90,7 @@ def thresholds(
 ) -> dict[str, float]:
     """Return the four thresholds; ``edge`` and ``both`` are calibrated logits ``(n,)``."""
     false = ~cases.nodule
+    # the bound on regions comes first: what is never sent has no merged score to judge
     sent = _leaving(edge, false, int(REGIONS * cases.scans))
     false &= (edge >= sent) | cases.mass  # the others are dismissed
     finding = _leaving(both, false, allowed(cases.scans))
@@ -98,6 +99,8 @@ def thresholds(
     # the edge's logit at which the most extreme verdict just reaches a threshold
     out_of_reach = (possible - bias - cloud_weight * most) / edge_weight
     beyond_doubt = (finding - bias - cloud_weight * least) / edge_weight
+    # below ``dismiss`` no verdict could make it possible, or too many would be sent; above
+    # ``report`` none could take it back
     dismiss = max(out_of_reach, sent)
     report = max(beyond_doubt, dismiss)
     values = {"possible": possible, "finding": finding, "dismiss": dismiss, "report": report}

@@ -121,6 +121,7 @@ def losses(
     limits, nodule = settings["thresholds"], cases.nodule
     edge, both = (one[nodule] for one in probabilities(cases, settings, cloud))
     owner = np.concatenate([cases.owner[nodule], np.array(cases.missed, str)])
+    # a mass is never dismissed; a nodule without a candidate is lost to both lists
     dismissed = (edge < limits["dismiss"]) & ~cases.mass[nodule]
     unseen = np.ones(len(cases.missed), bool)
     findings, listed = (
@@ -170,6 +171,7 @@ def identity_of(cases: Cases) -> str:
     nodule = cases.nodule
     rows = zip(cases.owner[nodule], cases.edge[nodule], cases.cloud[nodule], strict=True)
     lines = [f"{owner} {edge:.2f} {cloud:.2f}" for owner, edge, cloud in rows]
+    # the order of reading does not count
     text = "\n".join(sorted([*lines, *cases.missed]))
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

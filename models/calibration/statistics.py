@@ -40,6 +40,7 @@ def poisson_limit(count: int, confidence: float) -> float:
     low, high = 0.0, 10.0 + 3 * count
     for _ in range(60):
         mean = (low + high) / 2
+        # the logarithms of the terms e^-m m^k / k!, which do not overflow
         logs = np.append(0.0, np.cumsum(np.log(mean / np.arange(1, count + 1)))) - mean
         low, high = (mean, high) if np.exp(logs).sum() > 1 - confidence else (low, mean)
     return high
@@ -54,5 +55,6 @@ def auc(score: FloatArray, positive: npt.NDArray[np.bool_]) -> float:
     high, low = score[positive], np.sort(score[~positive])
     if not (high.size and low.size):
         return float("nan")
+    # negatives below each positive, counted twice; equal ones are in one of the two counts
     below = np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")
     return float(below.mean() / (2 * low.size))

@@ -55,6 +55,7 @@ def draw_sample(
     false = near[away_from_marks(near, sample, 2.0)][:EACH]
     chosen = rng.permutation(len(sample.nodules))[:EACH]
     found = [_candidate_of(nodule, near) for nodule in sample.nodules[chosen]]
+    # nodules first: the label follows from the position
     places = np.concatenate([np.array(found).reshape(-1, 3), false])
     label = (np.arange(len(places)) < len(found)).astype(np.float64)
     return DistillationSample(sample, places, label, read(teachers, sample, places))

@@ -67,6 +67,7 @@ def losses_of(network: nn.Module, batch: Batch, teaching: Teaching) -> dict[str,
 
 def score_at(maps: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
     """Return the score at cells ``(n, k, 3)`` of maps ``(n, c, z, y, x)``: ``(n, k)``."""
+    # a peak may lie one cell off the place: the highest of the neighbours is its score
     near = F.max_pool3d(maps[:, :1], 3, stride=1, padding=1)[:, 0]
     sample = torch.arange(len(maps), device=maps.device)[:, None]
     z, y, x = cells.unbind(2)

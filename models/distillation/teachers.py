@@ -60,6 +60,7 @@ def read_teachers(
     held_label, held = _all_of(held_out)
     teachers = []
     for number, mm in enumerate(reads):
+        # the logit of the right answer: the log loss depends on nothing else
         right = np.where(held_label > 0, held[number], -held[number])
         temperature = temperature_of(right[held_label > 0], right[held_label == 0])
         teachers.append(
@@ -109,6 +110,7 @@ def weigh(
     given = np.where(label > 0, chance, 1 - chance)
     score = confidence * (1 - entropy(chance)) * (2 * given - 1)
     score += correct * given + peers * agreement(chance)
+    # less the largest score, so that the exponential does not overflow; the ratio is the same
     raised = np.exp(sharpness * (score - score.max(0)))
     return np.asarray(raised / raised.sum(0))
 

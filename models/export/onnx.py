@@ -97,6 +97,7 @@ def take_uint8_quantized(model: ModelProto) -> ModelProto:
     """
     graph = model.graph
     source = graph.input[0].name
+    # voxels are levels already: rounding them again would cost a pass over the whole box
     first = next(n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == source)
     graph.node.remove(first)
     for node in graph.node:
@@ -123,9 +124,11 @@ def drop_rounding_before_sums(model: ModelProto) -> ModelProto:
     for total in [node for node in graph.node if node.op_type == "Add"]:
         for index, name in enumerate(total.input):
             chain = _rounding_behind(name, makers)
+            # a rounded tensor that others read too must stay
             if chain is None or any(uses[node.output[0]] > 1 for node in chain):
                 continue
             zero = numpy_helper.to_array(constants[chain[1].input[2]])
+            # it cuts off what is below zero, which the sum would not do
             if zero == np.iinfo(zero.dtype).min:
                 continue
             total.input[index] = chain[1].input[0]
@@ -159,6 +162,7 @@ def give_float(model: ModelProto) -> ModelProto:
         forth = makers[back.input[0]]
         graph.node.remove(back)
         raw = forth.input[0]
+        # the last layer writes to the output's name; where others read it, a copy does
         if not any(raw in node.input for node in graph.node if node is not forth):
             graph.node.remove(forth)
             names = makers[raw].output

@@ -80,7 +80,10 @@ def cut(
     """Return what the ``mask`` ``(z, y, x)`` marks in ``voxels``, with a soft edge."""
     hu = from_window(voxels).astype(np.float32)
     inside = mask.astype(np.uint8)
+    # readers draw to the voxel; the partly filled ones outside belong to the nodule too, but not
+    # what is dense there: wall or vessel
     rim = dilate(inside, 1.0).astype(bool) & (hu < _RIM_HU)
+    # a shell that the nodule's own blur does not reach
     around = (dilate(inside, 5.0) - dilate(inside, 2.0)).astype(bool)
     lung = hu[around & (hu < _LUNG_HU)]
     away = away_mm(voxels.shape, centre_zyx)[mask]

@@ -159,6 +159,7 @@ def _fill(
     """Return the insertions for which the host has room, and the other donors."""
     occupied, placed, waiting = list(host.occupied), [], []
     for one in donors:
+        # the widest clearance that finds room is taken; later insertions keep away from this one
         tries = (host.space.find(clear, one.reach_mm, occupied, rng) for clear in one.clear_mm)
         location = next((found for found in tries if found is not None), None)
         if location is None:
@@ -194,6 +195,7 @@ def _insert_one(hu: HuArray, geometry: Geometry, insertion: Insertion) -> None:
     stretch = (SOFT_HU - insertion.lung_hu) / (SOFT_HU - donor.lung_hu)
     adapted = SOFT_HU - (SOFT_HU - donor.hu) * stretch
     density = np.where(donor.hu < SOFT_HU, adapted, donor.hu).astype(np.float32)
+    # density times cover is sampled, not density: beyond the donor's edge there is none to mix in
     cover = _sampled(donor.cover, insertion, part, size)
     mixed = _sampled(donor.cover * density, insertion, part, size)
     host = hu[box].astype(np.float32)
@@ -219,11 +221,13 @@ def _sampled(
     """Return the donor's ``voxels`` on a grid of ``size`` (z, y, x), averaged over each slice."""
     image = sitk.GetImageFromArray(voxels)
     image.SetSpacing((insertion.scale,) * 3)
+    # the donor's grid, magnified, with its centre at the location
     corner = np.asarray(insertion.centre_mm) - insertion.scale * np.array(
         insertion.donor.centre_zyx[::-1]
     )
     image.SetOrigin([float(v) for v in corner])
     z, y, x = geometry.spacing_mm
+    # several samples a slice along z, averaged: that is what a scanner's slice thickness does
     fine = int(np.ceil(z / _SUB_MM))
     first = geometry.to_world([(1 / fine - 1) / 2, 0, 0])
     grid = sitk.ResampleImageFilter()

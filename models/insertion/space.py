@@ -48,6 +48,7 @@ class FreeSpace:
         """Measure the free space of a lung box; beyond its faces is wall."""
         hu = from_window(np.ascontiguousarray(box.voxels[::CELL, ::CELL, ::CELL]))
         dense = (hu > _DENSE_HU).astype(np.uint8)
+        # opening removes vessels: what stays is wall, mediastinum and large nodules
         wall = np.pad(opened(dense, _VESSEL_CELLS), 1, constant_values=1)
         image = sitk.GetImageFromArray(wall)
         away = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=False)
@@ -65,6 +66,7 @@ class FreeSpace:
 
         It is ``clear_mm`` from the wall, and ``reach_mm`` from the ``occupied`` locations.
         """
+        # tried in random order, each at a random place within its cell
         cells = np.argwhere(self.clear_mm >= max(clear_mm, 1.0))
         for cell in cells[rng.permutation(len(cells))[:_TRIES]]:
             index = (cell + 0.5) * CELL - 0.5 + rng.uniform(-0.5, 0.5, 3) * CELL

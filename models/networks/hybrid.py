@@ -107,6 +107,8 @@ class HybridNetwork(nn.Module):
         """See the class."""
         each = self.each(x)
         widest = each[-1]
+        # answers about the nodule are averaged; its size and outline need all of it, which the
+        # widest member alone may see
         logit, malignancy, texture = (
             torch.stack([getattr(one, name) for one in each]).mean(0)
             for name in ("logit", "malignancy", "texture")

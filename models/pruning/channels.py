@@ -41,6 +41,8 @@ class CannotPrune(ModelError):
 
 def groups_of(name: str) -> tuple[str, str]:
     """Return the groups that a weight of that name writes to and reads from, empty if none."""
+    # the first convolution of a block writes to its inside, the second reads it and writes to the
+    # stage, whose outputs are added to each other and so share their channels
     part, *rest = name.split(".")
     writes, reads = _GROUPS[part]
     block = f"{part}.{rest[0]}" if part in DOWN else part
@@ -83,6 +85,7 @@ def cost(weights: Mapping[str, torch.Tensor], width: Mapping[str, int]) -> Float
         if name.endswith(("running_mean", "running_var")) or not value.ndim:
             continue
         out, into = groups_of(name)
+        # the shape's own count, scaled to the asked widths of output and input
         count = value.numel() / value.shape[0] * width.get(out, value.shape[0])
         if value.ndim > 1:
             count *= width.get(into, value.shape[1]) / value.shape[1]
@@ -115,6 +118,7 @@ def choose(
         last = order[group][width[group] - step : width[group]]
         return float(scores[group][last].sum()) / float(((now - then) / whole).sum())
 
+    # greedily: the cheapest step for what it loses, measured again after each one
     while now[0] > (1 - share) * whole[0]:
         left = [group for group in order if width[group] >= 2 * step]
         if not left:
@@ -140,6 +144,8 @@ def channel_scores(task: Task, count: int, seed: int = 0) -> dict[str, torch.Ten
             group = groups_of(name)[0]
             if not group or weight.grad is None or not is_gate(name, weight):
                 continue
+            # to first order the loss changes by weight times gradient if the weight becomes zero;
+            # the gates of a channel shut together, so their changes add up before they are squared
             change = (weight * weight.grad).detach().flatten(1 if weight.ndim > 1 else 0)
             gates[group] = gates.get(group, 0) + (change.sum(1) if change.ndim > 1 else change)
         for group, gate in gates.items():

@@ -197,6 +197,7 @@ def multiply_adds(network: nn.Module, box: tuple[int, int, int] = BOX) -> int:
     work: list[int] = []
 
     def count(conv: nn.Module, _: object, out: torch.Tensor) -> None:
+        # each output voxel takes one multiply-add for every weight that is not zero
         left = torch.count_nonzero(whole[conv].get_parameter("weight"))
         work.append(int(left) * out[0, 0].numel())
 
@@ -277,6 +278,7 @@ def compared(
         left = float(np.mean([run["parameters"] for run in runs]))
         row |= {"parameters": left, "gone": 1 - left / row["whole"]}
         for when in ("before", "after"):
+            # per seed, nodule and rate: 1 where the start alone found it, -1 where this network did
             lost = start - np.stack([hits(run[when], scans) for run in runs])
             each = [figures(run[when], scans) for run in runs]
             row[when] = {

@@ -94,6 +94,7 @@ def random_masks(network: nn.Module, share: float, seed: int) -> dict[str, torch
     generator = torch.Generator().manual_seed(seed)
     masks = {}
     for name, conv in convolutions.items():
+        # the weights with the lowest numbers of a random order stay
         order = torch.randperm(conv.weight.numel(), generator=generator)
         masks[name] = (order < left[name]).view(conv.weight.shape)
     return masks
@@ -160,6 +161,7 @@ class SparseTask:
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the task's losses, after the masks have moved if it is time and were applied."""
+        # the gradients are those of the last step, before its update: the masks move between steps
         if self._gradients and self._regrow is not None:
             share = self._regrow.share_at(self._steps)
             weights = dict(network.named_parameters())
@@ -172,6 +174,7 @@ class SparseTask:
 
     def _mask_gradient(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
         if self._regrow is not None and self._steps % self._regrow.every == 0:
+            # noted before it is masked: of a weight that is out it says how much it would help
             self._gradients[name] = gradient.detach().clone()
         self.masks[name] = self.masks[name].to(gradient.device)
         return gradient * self.masks[name]
@@ -196,6 +199,7 @@ def moved(
     count = min(int(share * int(kept.sum())), int((~kept).sum()))
     if count == 0 or not torch.isfinite(steep).all():
         return mask
+    # weights that are out already never go, and those that are in never come
     gone = torch.where(kept, size, torch.inf).topk(count, largest=False).indices
     come = torch.where(kept, -torch.inf, steep.to(size.dtype)).topk(count).indices
     new = kept.clone()

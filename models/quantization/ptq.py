@@ -136,6 +136,7 @@ def calibration(kind: str, data: Path, split: str = "train") -> Iterator[np.ndar
         shape, a_scan = ROI_SHAPE, CALIBRATION_CUBES // 4
         for cube in cubes[:CALIBRATION_CUBES]:
             yield cut_roi(cube.voxels, cube.nodules[0, :3])[None, None]
+    # whole lungs hold what cubes of nodules lack: wall, mediastinum, diaphragm
     rng = np.random.default_rng(0)
     for scan in scans:
         for _ in range(a_scan):

@@ -188,6 +188,7 @@ def select_layers(layers: Sequence[Layer], size: int, max_bytes: int) -> list[st
     them, if even that is not enough.
     """
     chosen: list[str] = []
+    # most bytes for the least harm; two INT4 levels share a byte
     for layer in sorted(layers, key=lambda one: (one.int4 - one.int8) / one.parameters):
         if size <= max_bytes:
             break

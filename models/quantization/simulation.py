@@ -199,6 +199,7 @@ def to_onnx(simulation: Simulation) -> onnx.ModelProto:
             _set(store, node.input[1], _array(scale))
         elif node.op_type == "DequantizeLinear" and weight_name(node) in simulation.exact:
             _write_constant(simulation, node, store)
+    # weights of four bits exist from these versions on
     if any(tensor.data_type == TensorProto.INT4 for tensor in store.values()):
         for entry in model.opset_import:
             if entry.domain in ("", "ai.onnx"):

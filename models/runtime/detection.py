@@ -122,6 +122,7 @@ def _highest_neighbour(heat: FloatMap) -> FloatMap:
 
 def _apart(index: FloatArray, diameter: FloatArray, most: int) -> list[int]:
     kept: list[int] = []
+    # greedy: the strongest first, and each next one only if all kept ones are far enough away
     for number in range(len(index)):
         if len(kept) == most:
             break

@@ -237,6 +237,7 @@ def _pointwise(
     """Return nodes that compute ``(n, out kz ky kx, z, y, x)`` and put each patch in its place."""
     weight = stored[node.input[1]]  # (c, out, kz, ky, kx)
     inputs, outputs, *patch = weight.shape
+    # each voxel of the patch is a channel: (out kz ky kx, c, 1, 1, 1)
     kernel = np.moveaxis(weight, 0, -1).reshape(-1, inputs, 1, 1, 1)
     name, source = node.name or node.output[0], node.input[0]
     constants = {
@@ -257,6 +258,8 @@ def _pointwise(
         return helper.make_node(operator, names, [made], f"{made}_made", **options)
 
     bias = ["bias"] if "bias" in constants else []
+    # the grid is read at run time, since a box has any size: channels are split into the patch's
+    # axes, moved beside the grid's, and joined with them
     return [
         step("Shape", [""], "grid", start=2),
         step("Mul", ["grid", "patch"], "sides"),

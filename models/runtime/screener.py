@@ -61,6 +61,7 @@ class Screener(Opened):
         readings = [self._peaks(voxels)]
         if min(box.voxels.shape) >= 2 * LARGE_MM:  # else no such nodule is whole
             readings.append(self._large(voxels))
+        # twice as many as are returned: some lie outside the lungs or in the mirrored padding
         found = strongest(readings, 2 * MOST_CANDIDATES)
         at = found.index_zyx
         size = np.array(box.voxels.shape)
@@ -83,6 +84,7 @@ class Screener(Opened):
     def _large(self, voxels: UInt8Array) -> Peaks:
         """Return the large peaks at half the resolution."""
         seen = self._peaks(padded(halved(voxels)), COARSE_MM)
+        # voxel centres lie at halves
         index = (seen.index_zyx + 0.5) * COARSE_MM - 0.5
         large = seen.diameter_mm >= LARGE_MM
         return Peaks(seen.logit[large], index[large], seen.diameter_mm[large])

@@ -218,6 +218,7 @@ def _measure(
     engines: Sequence[str],
 ) -> dict[str, float]:
     truth, reference_s = _time(REFERENCE, artifact, sample, threads, clock)
+    # an engine counts only if it answers as the reference does, within the precision's tolerance
     times = {REFERENCE: reference_s}
     for engine in engines:
         if engine == REFERENCE:
@@ -248,6 +249,7 @@ def _time(
     try:
         answer = run(sample)
         took = []
+        # the first run is not timed: it allocates and compiles
         for _ in range(3):
             began = clock()
             run(sample)

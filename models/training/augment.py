@@ -22,6 +22,7 @@ def flip(piece: Piece, rng: np.random.Generator, *, keep_head_up: bool = False) 
 def zoom_factor(piece: Piece, rng: np.random.Generator) -> float:
     """Draw a factor: 1 in three of five cases, else near it; 12 mm and more may become a mass."""
     largest = float(piece.nodules[:, 3].max()) if len(piece.nodules) else 0.0
+    # masses are rare in the cubes: magnified nodules stand in for them
     if 12 <= largest < 35 and rng.random() < 0.3:
         return float(rng.uniform(1.3, min(3.0, 60 / largest)))
     if rng.random() < 0.4:
@@ -39,6 +40,7 @@ def thickened(voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     """Simulate slices of 2 to 4 mm resampled to 1 mm."""
     depth = voxels.shape[0]
     columns = np.ascontiguousarray(voxels).reshape(depth, -1)
+    # averaging along z is what a thick slice does; the way back is the edge's own resampling
     slices = max(4, round(depth / rng.uniform(1.8, 4.0)))
     thick = cv2.resize(columns, (columns.shape[1], slices), interpolation=cv2.INTER_AREA)
     thin = cv2.resize(thick, (columns.shape[1], depth), interpolation=cv2.INTER_LINEAR)
@@ -48,6 +50,7 @@ def thickened(voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
 def toned(voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     """Change the HU scale: gain within 8 %, shift within 45 HU."""
     levels = np.arange(256, dtype=np.float32)
+    # 256 levels: a table is faster than arithmetic on the voxels
     table = levels * rng.uniform(0.92, 1.08) + rng.uniform(-45, 45) / HU_PER_LEVEL
     table = np.clip(table, 0, 255).astype(np.uint8)
     return np.asarray(cv2.LUT(np.ascontiguousarray(voxels).ravel(), table), np.uint8).reshape(
@@ -64,6 +67,7 @@ def kernelled(voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     if rng.random() < 0.3:
         amount = float(rng.uniform(1.2, 2.4))
     image = np.ascontiguousarray(voxels).reshape(-1, voxels.shape[2])  # slices under each other
+    # unsharp masking: adding the difference to the blurred image sharpens, subtracting it softens
     soft = cv2.GaussianBlur(image, (0, 0), sigma)
     out = cv2.addWeighted(image, 1 + amount, soft, -amount, 0)
     return np.asarray(out.reshape(voxels.shape), np.uint8)
@@ -77,6 +81,8 @@ class Noise:
 
     def __init__(self, size: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
+        # made once, since drawing noise for every sample takes longer than the network; levels of
+        # 1/24 standard deviation fit int16
         white = rng.standard_normal((size, size, size)).astype(np.float32)
         soft = np.stack([cv2.GaussianBlur(image, (0, 0), 1.0) for image in white])
         sharp = white - np.stack([cv2.GaussianBlur(image, (0, 0), 0.8) for image in white])

@@ -53,6 +53,8 @@ class Composer:
     def draw(self, rng: np.random.Generator) -> Piece:
         """Draw a sample of a random composition."""
         makers = (self.mosaic, self.mirror, self.scan, self.planted)
+        # noise and an end in air come last and over every composition alike: neither tells how a
+        # sample was made
         sample = makers[int(rng.choice(4, p=self.shares))](rng)
         if rng.random() < 0.35:
             sample = replace(sample, voxels=self.noise.added(sample.voxels, rng))
@@ -62,11 +64,13 @@ class Composer:
         """Compose tiles of 20 to 40 voxels, each a random part of a random cube or scan."""
         sample = empty(self.side)
         nodules, ignored = [NONE], [NONE]
+        # the cuts of the three axes make a grid of boxes; each is filled with another piece of lung
         cuts = [_cuts(self.side, rng) for _ in range(3)]
         for (z0, z1), (y0, y1), (x0, x1) in product(*cuts):
             tile = self._block(np.array([z1 - z0, y1 - y0, x1 - x0]), rng)
             sample.voxels[z0:z1, y0:y1, x0:x1] = tile.voxels
             sample.mask[z0:z1, y0:y1, x0:x1] = tile.mask
+            # marks move from the tile's coordinates to the sample's; the diameter stays
             shift = np.array([z0, y0, x0, 0])
             nodules.append(tile.nodules + shift)
             ignored.append(tile.ignored + shift)
@@ -79,6 +83,7 @@ class Composer:
         wide = [np.pad(a, pad, mode="symmetric") for a in (block.voxels, block.mask)]
         marks = [_mirror_marks(m, block.voxels.shape) + np.array([pad] * 3 + [0]) for m in
                  (block.nodules, block.ignored)]  # fmt: skip
+        # a nodule's mirror images are nodules too; a random crop has it anywhere, not in the middle
         start = [int(rng.integers(n - self.side + 1)) for n in wide[0].shape]
         part = crop(Piece(wide[0], wide[1], marks[0], marks[1]), start, (self.side,) * 3)
         return _inside(part)
@@ -87,6 +92,7 @@ class Composer:
         """Crop a whole scan, often at hard negatives, and implant nodules and tissue."""
         part = self._ground(rng)
         for _ in range(int(rng.integers(0, 6))):
+            # tissue is implanted in the same way as nodules: the seam must not tell them apart
             part = implanted(part, self._cube(rng), rng, real=bool(rng.random() < 0.6))
         return part
 
@@ -94,6 +100,7 @@ class Composer:
         """Crop a whole scan and plant two to five blocks of cubes and of other scans in it."""
         part = self._ground(rng)
         for _ in range(int(rng.integers(2, 6))):
+            # a sharp edge would be learned as a sign of a nodule: its width is drawn
             size = rng.integers(26, 47, 3)
             start = rng.integers(0, self.side - size + 1)
             feather = float(rng.uniform(0.5, 5.0))
@@ -112,6 +119,7 @@ class Composer:
         self, number: int, size: np.ndarray, factor: float, rng: np.random.Generator
     ) -> Piece:
         """Return a block of a scan, scaled, its grid shifted by a part of a voxel."""
+        # two voxels more: scaling and shifting lose one at a face
         side = int(np.ceil(size.max() / factor)) + 2
         part = _crop_padded(self.scans[number], self._centre(number, side, rng), side)
         part = zoomed(part, factor) if factor != 1.0 else part
@@ -156,6 +164,7 @@ class Composer:
         """Return a random part of a random cube, cropped before the costly augmentations."""
         cube = flip(self.cubes[int(rng.integers(len(self.cubes)))], rng)
         factor = zoom_factor(cube, rng)
+        # a cube that is too small for the block is enlarged until it fills it
         need = np.ceil(size / factor).astype(int) + 2
         if (need > cube.voxels.shape).any():
             factor = float((size / (np.array(cube.voxels.shape) - 2)).max()) + 0.01
@@ -184,6 +193,7 @@ def with_block(part: Piece, block: Piece, start: np.ndarray, feather: float) -> 
     """
     size = np.array(block.voxels.shape)
     to = tuple(slice(int(a), int(a + n)) for a, n in zip(start, size, strict=True))
+    # the weight rises from the faces inwards and is that of the nearest face
     ramps = [np.minimum((np.minimum(np.arange(n), np.arange(n)[::-1]) + 1) / (feather + 1), 1.0)
              for n in size]  # fmt: skip
     weight = np.minimum(np.minimum(ramps[0][:, None, None], ramps[1][None, :, None]), ramps[2])
@@ -206,6 +216,7 @@ def _outside(
 ) -> tuple[FloatArray, FloatArray]:
     """Split marks into those apart from a block and those that touch it, but for those within."""
     at = marks[:, :3] - start
+    # per axis, how far the mark's middle lies outside the block; 0 within
     beyond = np.maximum(np.maximum(-at, at - (size - 1)), 0)
     away = np.linalg.norm(beyond, axis=1) - marks[:, 3] / 2  # from the rim to the block
     depth = np.minimum(at, size - 1 - at).min(1, initial=1e9)
@@ -248,6 +259,7 @@ def implanted(part: Piece, donor: Piece, rng: np.random.Generator, *, real: bool
     z, y, x, diameter = donor.nodules[0]
     mask, centre = donor.mask, np.array([z, y, x])
     if not real:
+        # the outline itself, moved beside the nodule: tissue of the same shape that holds no nodule
         shift = rng.choice([-1.0, 1.0], 3) * rng.uniform(0.7, 1.0, 3) * (diameter / 2 + 6)
         mask = ndimage.shift(mask, np.rint(shift), order=0)
         mask[donor.mask > 0] = 0
@@ -316,6 +328,8 @@ def _cuts(side: int, rng: np.random.Generator) -> list[tuple[int, int]]:
 def _inside(part: Piece) -> Piece:
     """Drop marks outside; a nodule whose middle is at the border becomes an ignored mark."""
     shape = np.array(part.voxels.shape)
+    # how deep each nodule's middle lies: nearer to a face than its radius (5 at most) it is cut,
+    # and half a nodule teaches neither nodule nor tissue
     depth = np.minimum(part.nodules[:, :3], shape - 1 - part.nodules[:, :3]).min(1, initial=1e9)
     whole = depth >= np.minimum(part.nodules[:, 3] / 2 - 1, 5)
     touching = (depth > -part.nodules[:, 3] / 2 - 3) & ~whole
@@ -340,6 +354,7 @@ def _crop_padded(scan: Piece, centre: FloatArray, side: int) -> Piece:
     """Crop a cube of ``side`` around ``centre``; beyond the scan there is air."""
     shape = np.array(scan.voxels.shape)
     start = np.rint(centre - side / 2).astype(int)
+    # up to 8 voxels of air beyond a face; a scan smaller than the cube is centred
     start = np.where(shape > side, np.clip(start, -8, shape - side + 8), (shape - side) // 2)
     low, high = np.maximum(start, 0), np.minimum(start + side, shape)
     inner = crop(scan, low, high - low)

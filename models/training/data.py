@@ -79,6 +79,7 @@ def zoomed(piece: Piece, factor: float) -> Piece:
 
 def resize(voxels: UInt8Array, factor: float) -> UInt8Array:
     """Scale uint8 ``(z, y, x)`` by ``factor`` along every axis, trilinear."""
+    # along z first, with each column as a row of one image, then slice by slice in the plane
     z, y, x = (max(4, round(n * factor)) for n in voxels.shape)
     deep = cv2.resize(np.ascontiguousarray(voxels).reshape(voxels.shape[0], -1),
                       (voxels[0].size, z)).reshape(z, *voxels.shape[1:])  # fmt: skip
@@ -100,6 +101,7 @@ def shifted(piece: Piece, parts: npt.ArrayLike) -> Piece:
 def _between(voxels: UInt8Array, axis: int, part: float) -> UInt8Array:
     """Interpolate between neighbours along an axis."""
     size = voxels.shape[axis]
+    # a mixture of each voxel with the next one: the grid lies ``part`` of a voxel further on
     low = np.ascontiguousarray(np.take(voxels, range(size - 1), axis))
     high = np.ascontiguousarray(np.take(voxels, range(1, size), axis))
     shape = low.shape
@@ -163,6 +165,7 @@ def load_cubes(folder: Path, split: str) -> Cubes:
         # a voxel is nodule if two of the four readers outlined it
         mask = np.where(votes[number] >= 2, 255, 0).astype(np.uint8)
         pieces.append(Piece(ct[number], mask, stacked(nodules), stacked(ignored)))
+    # readers rate what they marked, which may be a neighbour of LUNA16's nodule
     sure = np.array([float(row["match_mm"]) <= MATCH_MM for row in index], bool)
     malignancy, texture = (
         np.where(sure, [float(row[f"{name}_mean"]) for row in index], np.nan)
@@ -200,6 +203,7 @@ def balls(shape: Sequence[int], marks: FloatArray) -> UInt8Array:
     """Return a mask ``(z, y, x)`` of 255 in a ball around each mark ``(n, 4)``."""
     mask = np.zeros(shape, np.uint8)
     for z, y, x, diameter in marks:
+        # only the box around the ball is computed: a lung box has millions of voxels
         low = np.clip(np.floor(np.array([z, y, x]) - diameter / 2), 0, shape).astype(int)
         high = np.clip(np.ceil(np.array([z, y, x]) + diameter / 2) + 1, 0, shape).astype(int)
         part = tuple(slice(a, b) for a, b in zip(low, high, strict=True))

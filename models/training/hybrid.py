@@ -69,6 +69,7 @@ class HybridTask:
         assert isinstance(network, HybridNetwork)
         terms: dict[str, list[torch.Tensor]] = {}
         voxels = batch["voxels"].float() / 255
+        # every member learns by itself from the same regions; their mean is what serves
         for member in network.listed():
             exact = Answers(*(out.float() for out in member(voxels)))
             shown = batch | {"mask": member.view(batch["mask"])}
@@ -84,6 +85,7 @@ class HybridTask:
 
     def _errors(self, network: nn.Module, scan: Piece) -> FloatArray:
         peaks = peaks_of(self.drawer.screeners[-1], scan.voxels, most=120)
+        # the false candidates that this network, not the screening one, finds most like a nodule
         apart = away_from_marks(peaks.index_zyx, scan, 3)
         places = peaks.index_zyx[apart & (peaks.logit > LEAST_LOGIT)]
         if not len(places):
@@ -126,6 +128,7 @@ def validation_in_cubes(
         peaks = peaks_of_tiles(screener, scan.voxels)
         keep = away_from_marks(peaks.index_zyx, scan, 3) & (peaks.logit > LEAST_LOGIT)
         for at, logit in zip(peaks.index_zyx[keep], peaks.logit[keep], strict=True):
+            # the region ends where the cube of a nodule would: context must not tell the label
             place = tile_around(scan.voxels.shape, at)
             inside = at - np.array([one.start for one in place])
             regions.append(cut_roi(scan.voxels[place], inside))

@@ -136,6 +136,7 @@ def _start(task: Task, plan: Plan, device: torch.device) -> State:
     network = task.network.to(device)
     if any(weight.ndim == 5 for weight in network.parameters()):
         network = channels_last(network)
+    # weight decay is for weights; biases and norms have no reason to be small
     trained = [p for p in network.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": plan.decay},
@@ -154,6 +155,7 @@ def _run(task: Task, plan: Plan, state: State) -> None:
     budget_s = plan.minutes * 60
     if state.steps:
         task.refresh(state.averaged.module.eval())
+    # the seed moves with the steps, so that a run that continues does not repeat its samples
     batches = task.batches(plan.seed + state.steps)
     saved = evaluated = refreshed = state.spent_s
     sums: dict[str, float] = {}
@@ -161,6 +163,7 @@ def _run(task: Task, plan: Plan, state: State) -> None:
         bar = progress.add_task("training", total=budget_s, completed=int(state.spent_s))
         while state.spent_s < budget_s:
             began = time.monotonic()
+            # the budget is time spent in steps: measuring on validation and saving do not use it up
             terms = _step(task, plan, state, next(batches), state.spent_s / budget_s)
             for name, value in terms.items():
                 sums[name] = 0.98 * sums.get(name, value) + 0.02 * value
@@ -219,6 +222,7 @@ def descend(state: State, loss: torch.Tensor, rate: float) -> bool:
 
 def schedule(progress: float, warm_up: float, flat: float = 0.4) -> float:
     """Return the factor on the rate: linear warm-up, 1 until ``flat``, then a cosine to 0.01."""
+    # Adam's first estimates are poor: a full rate at once throws a warm start away
     if progress < warm_up:
         return progress / warm_up + 0.01
     fall = max(progress - flat, 0.0) / (1 - flat)

@@ -59,6 +59,7 @@ def pool_gradients(network: nn.Module) -> None:
     """Make the gradients of all trained weights views of one buffer of zeros."""
     weights = [p for p in network.parameters() if p.requires_grad]
     sizes = [p.numel() for p in weights]
+    # one allocation for the whole run; without it each step allocates every gradient again
     flat = torch.zeros(sum(sizes), device=weights[0].device)
     for weight, part in zip(weights, flat.split(sizes), strict=True):
         weight.grad = part.view_as(weight)
@@ -70,6 +71,7 @@ def make_network(savings: Collection[str], spec: HybridSpec) -> HybridNetwork:
     network = HybridNetwork(spec)
     if "sharing" in savings:
         for member in network.listed():
+            # the same module several times: its weights exist once, its activations each time
             member.encoder = nn.Sequential(*[member.encoder[0]] * len(member.encoder))
     if "checkpointing" in savings or "recomputation" in savings:
         kept = partial(create_selective_checkpoint_contexts, COSTLY)
@@ -187,6 +189,7 @@ def _tensor_peak(trainer: Trainer, device: torch.device) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         trainer.step()
     now = most = 0
+    # the profiler lists every allocation and release in order: their running sum has the peak
     events = seen.profiler.kineto_results.events()
     for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
         now += event.nbytes()

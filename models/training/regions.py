@@ -96,10 +96,13 @@ class RegionDrawer:
         """
         sample = self.composer.draw(rng)
         network = self.screeners[int(rng.integers(len(self.screeners)))]
+        # the candidates that the edge would send; those on no mark are false
         peaks = peaks_of(network, sample.voxels)
         near = peaks.index_zyx[peaks.logit > LEAST_LOGIT]
         false = away_from_marks(near, sample, 2.0)
+        # strong false candidates are drawn more often: the cloud is asked about these
         odds = 0.08 + sigmoid(peaks.logit[: len(near)][false] + 2)
+        # as many of each kind, so that the sample's composition does not tell the label
         count = min(len(sample.nodules), len(odds), EACH)
         others = list[Region]()
         if len(odds):
@@ -122,6 +125,7 @@ class RegionDrawer:
 
     def _cut(self, sample: Piece, mark: FloatArray, rng: np.random.Generator) -> Region:
         """Cut a region around a mark of a sample that was composed and augmented already."""
+        # candidates are off their nodules by about a millimetre, and so must the regions be
         at = mark[:3] + rng.normal(0, 0.8, 3)
         voxels, mask = (cut_roi(a, at, (self.side,) * 3) for a in (sample.voxels, sample.mask))
         whole = flip(Piece(voxels, mask, NONE, NONE), rng)
@@ -143,6 +147,7 @@ class RegionDrawer:
         cube = resized(self.composer.cubes[number], rng)
         z, y, x, diameter = cube.nodules[0]
         at = np.array([z, y, x]) + rng.normal(0, 1.3 + 0.05 * diameter, 3)
+        # the region is cut larger or smaller and scaled to its side, and its diameter with it
         factor = float(np.exp(rng.uniform(np.log(0.85), np.log(1.2))))
         size = (round(self.side / factor),) * 3
         voxels, mask = (cut_roi(a, at, size) for a in (cube.voxels, cube.mask))

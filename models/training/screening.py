@@ -69,6 +69,7 @@ class ScreeningTask:
 
     def scores(self, network: nn.Module) -> tuple[FloatArray, FloatArray]:
         """Return the logit of each cube's nodule, and of each false positive in equal context."""
+        # of each cube the best candidate on its own nodule, its first mark
         found = [
             best_logit(peaks, cube.nodules[0])
             for cube, peaks in zip(

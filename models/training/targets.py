@@ -40,6 +40,7 @@ def make_targets(sample: Piece) -> Targets:
     box = np.zeros((4, *grid), np.float32)
     centres = (np.indices(grid) + 0.5) * STRIDE - 0.5  # of the cells, (3, z, y, x) in voxels
     for mark in sample.ignored:
+        # what heat an ignored mark gets is neither right nor wrong
         away, diameter = np.sqrt(((centres - mark[:3, None, None, None]) ** 2).sum(0)), mark[3]
         weight[away < max(diameter / 2, 4.0) + 2.0] = 0
     for mark in sample.nodules:
@@ -49,12 +50,14 @@ def make_targets(sample: Piece) -> Targets:
         sigma = float(np.clip(diameter / 4, 2.0, 8.0))
         bump = np.exp(-(away**2) / (2 * sigma**2)).astype(np.float32)
         bump[away <= max(float(away.min()), 0.15 * diameter)] = 1.0
+        # offsets and diameter of a cell are those of the nodule that gives it most heat
         mine = bump > heat
         heat = np.maximum(heat, bump)
         weight[bump > 0.5] = 1
         box[:3, mine] = (offset / STRIDE)[:, mine]
         box[3, mine] = np.log(diameter)
     near = np.where(heat > 0.5, heat, 0).astype(np.float32)
+    # the mean of the mask in each cell of STRIDE voxels a side
     z, y, x = grid
     blocks = sample.mask.reshape(z, STRIDE, y, STRIDE, x, STRIDE)
     share = blocks.mean((1, 3, 5), dtype=np.float32) / 255
@@ -69,6 +72,8 @@ def heat_loss(logit: torch.Tensor, heat: torch.Tensor, weight: torch.Tensor) -> 
     """
     chance = torch.sigmoid(logit)
     hit = heat >= 1
+    # cells at a centre should be hot, all others cold; confident cells count little, and cells
+    # near a centre are hardly punished for their heat
     gain = F.logsigmoid(logit) * (1 - chance) ** 2 * hit
     cost = F.logsigmoid(-logit) * chance**2 * (1 - heat) ** 4 * ~hit
     return -((gain + cost) * weight).sum() / hit.sum().clamp(min=1)
@@ -84,6 +89,7 @@ def screening_loss(maps: torch.Tensor, targets: dict[str, torch.Tensor]) -> dict
     near = targets["near"]
     box = F.smooth_l1_loss(maps[:, 1:5], targets["box"], reduction="none", beta=0.3).sum(1)
     share = F.binary_cross_entropy_with_logits(maps[:, 5], targets["share"], reduction="none")
+    # a nodule fills few of a sample's cells: without emphasis all cold would be a good answer
     emphasis = (1 + 20 * targets["share"]) * targets["weight"]
     return {
         "heat": heat_loss(maps[:, 0], targets["heat"], targets["weight"]),
@@ -97,6 +103,7 @@ def screening_loss(maps: torch.Tensor, targets: dict[str, torch.Tensor]) -> dict
 
 def _change(logit: torch.Tensor, near: torch.Tensor, cut: torch.Tensor) -> torch.Tensor:
     """Return by how much nodules' logits differ between cut samples and those before them."""
+    # each cut sample follows the one that it was cut from; cells count where both have a nodule
     second = cut.nonzero()[:, 0]
     both = torch.minimum(near[second], near[second - 1])
     change = F.smooth_l1_loss(logit[second], logit[second - 1], reduction="none", beta=0.3)
@@ -110,6 +117,8 @@ def hybrid_loss(answers: Answers, batch: dict[str, torch.Tensor]) -> dict[str, t
     ``malignancy`` (in [0, 1], NaN unknown), ``texture`` (class, -1 unknown), each ``(n,)``, and
     ``mask`` ``(n, 1, z, y, x)`` in [0, 1] where ``outlined`` is 1.
     """
+    # each term counts the samples of which its answer is known, and is their mean; targets of 0.01
+    # and 0.99 keep the network from growing certain of labels that may be wrong
     nodule = batch["nodule"]
     taught = torch.isfinite(nodule)
     answer = F.binary_cross_entropy_with_logits(

@@ -57,6 +57,7 @@ def settle_norms(network: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     Filters are scaled to the norm of fresh ones, which batch norm undoes, so that a learning rate
     has its usual effect. ``batches`` are the network's inputs ``(n, 1, z, y, x)``.
     """
+    # hooks see the input of every norm while the network reads the batches as it is
     norms = {m: _Statistics() for m in network.modules() if isinstance(m, nn.BatchNorm3d)}
     hooks = [m.register_forward_pre_hook(seen.add) for m, seen in norms.items()]
     try:
@@ -93,6 +94,8 @@ def _settle(convolution: nn.Conv3d, norm: nn.BatchNorm3d, seen: _Statistics) -> 
     variance = torch.as_tensor(seen.squares / seen.count) - mean.square()
     assert norm.running_mean is not None
     assert norm.running_var is not None
+    # what the norm does to its input now: x times slope plus shift. The new weight and bias, with
+    # the statistics just measured, must do the same
     slope = norm.weight / (norm.running_var + norm.eps).sqrt()
     shift = norm.bias - slope * norm.running_mean
     # scale each filter to the norm of uniform weights within 1 / sqrt(fan_in)
