@@ -1,14 +1,18 @@
-"""Tell which candidates lie at lung tissue, and not in bowel, heart or mediastinum.
+"""Tell which candidates lie at lung tissue, and measure how much of the lungs is not aerated.
 
 The lung region is generous: it reaches into bowel and heart. A nodule has lung tissue at its
 surface, however large it is. Gas in bowel and stomach is emptier than lung.
+
+Not aerated are ground glass and consolidation in compact patches. Vessels, walls of airways and
+nodules are too thin to count. Consolidation counts where lung lies above and below it. One that
+reaches the diaphragm or fills a whole lobe shows in the air that one lung has less than the other.
 """
 
 import numpy as np
 import numpy.typing as npt
 
-from imaging.lungs import Lungs
-from imaging.morphology import erode, opened
+from imaging.lungs import CELL_MM, Lungs, spine_of
+from imaging.morphology import closed_along_z, erode, opened
 from imaging.volume import FloatArray, Triple
 
 REACH_MM = 10.0
@@ -21,6 +25,14 @@ _GAS_CELLS = 1.5
 _CLOSER_MM = 4.0
 """Gas that is nearer than lung tissue by more than this is not that of the lung. At the same
 nodules, emphysema included, tissue is nearer than gas by 14 mm and more."""
+_HAZY_HU = -700
+"""Above it a cell well inside the lungs holds ground glass, or air and tissue in one cell."""
+_DENSE_HU = -320
+_GAP_MM = 72.0
+_PATCH_MM = 10.0
+"""Radius of a ball that fits into a consolidation, not between the vessels of a hilum."""
+_TRACHEA_CELLS = 38
+"""Slices with less air hold no lung, only trachea: 600 mm2."""
 
 
 def at_lung(
@@ -48,3 +60,28 @@ def at_lung(
         to_inner, to_tissue, to_gas = (far[part].min(initial=np.inf) for part in parts)
         near[n] = to_inner <= reach and to_tissue <= to_gas + _CLOSER_MM
     return near
+
+
+def opaque_share(lungs: Lungs) -> float:
+    """Return the part of the lungs that is ground glass or consolidation, from 0 to 1."""
+    inner = erode(lungs.air, 1)
+    hazy = opened(inner & (lungs.hu > _HAZY_HU).astype(np.uint8), 1)
+    # tissue between lung above and lung below, in the slices of the lungs
+    lung = lungs.air * (lungs.air.sum(axis=(1, 2)) >= _TRACHEA_CELLS)[:, None, None]
+    lung = lung.astype(np.uint8)
+    tissue = (1 - lung) & (lungs.hu > _DENSE_HU).astype(np.uint8)
+    between = closed_along_z(lung, int(_GAP_MM / CELL_MM)) & tissue
+    dense = opened(between, _PATCH_MM / CELL_MM)
+    hazy_part = float(hazy.sum()) / max(float(inner.sum()), 1.0)
+    dense_part = float(dense.sum()) / max(float(lung.sum() + dense.sum()), 1.0)
+    return min(hazy_part + dense_part, 1.0)
+
+
+def smaller_share(lungs: Lungs) -> float:
+    """Return the air of the smaller lung as a part of that of the larger one, from 0 to 1.
+
+    The spine parts them. Whole lungs lie above 0.6, also with a mass of 36 mm.
+    """
+    middle = spine_of(lungs.air, lungs.hu)
+    sides = [float(side.sum()) for side in (lungs.air[:, :, :middle], lungs.air[:, :, middle:])]
+    return min(sides) / max(*sides, 1.0)

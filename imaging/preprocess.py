@@ -9,10 +9,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from imaging.aeration import opaque_share, smaller_share
 from imaging.coverage import Coverage, coverage_of
 from imaging.errors import IrregularGeometry
-from imaging.lung_tissue import at_lung
+from imaging.lung_tissue import at_lung, opaque_share, smaller_share
 from imaging.lungs import Lungs, find_lungs
 from imaging.plausibility import implausible
 from imaging.volume import WINDOW_HU, Geometry, HuArray, UInt8Array, Volume, to_patient_axes, triple

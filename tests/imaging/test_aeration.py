@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge.limitations import MAX_OPAQUE_SHARE, MIN_SIDE_SHARE
-from imaging.aeration import opaque_share
+from imaging.lung_tissue import opaque_share
 from imaging.lungs import find_lungs
 from imaging.phantom.phantom import PhantomSpec, make_phantom
 from imaging.read import read_study
