@@ -138,10 +138,10 @@ def screen(
         require_readable(path)
         require_separate(out, path)
         given = {
-            "cloud": cloud,
+            "cloud__address": cloud,
             "series": series,
             "deadline_s": deadline,
-            "insecure": insecure or None,
+            "cloud__insecure": insecure or None,
         }
         settings = _settings(config, **given)
         with (
@@ -337,7 +337,7 @@ def export(
 def password(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File for the hash; replaced.")],
 ) -> None:
-    """Ask for the password of the status page, and write its hash for status_password_file."""
+    """Ask for the password of the status page, and write its hash for page.password_file."""
     text = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     if len(text) < LEAST_PASSWORD:
         raise typer.BadParameter(f"a password of at least {LEAST_PASSWORD} characters is expected")
@@ -346,7 +346,7 @@ def password(
         file.chmod(0o600)
     except OSError as error:
         raise _failed(error) from error
-    typer.echo(printable(f'status_password_file = "{file.absolute()}"'))
+    typer.echo(printable(f'page.password_file = "{file.absolute()}"'))
 
 
 @app.command()

@@ -114,10 +114,10 @@ def build_pipeline(
         write=write_report,
         provenance=Provenance(
             reader.label,
-            for_roi_side(reader.guarantee, settings.roi_side),
+            for_roi_side(reader.guarantee, settings.cloud.roi_side),
             settings.deadline_s,
             lambda: datetime.now(UTC),
         ),
         settings=settings,
-        policy=replace(SELECTION_POLICY, characterize=settings.characterize),
+        policy=replace(SELECTION_POLICY, characterize=settings.cloud.characterize),
     )

@@ -43,7 +43,7 @@ from edge.store.studies import InvalidDatabase, StudyStore
 from edge.trail.files import files_in
 from edge.trail.verify import NoTrail, verify
 from models.runtime.errors import ModelError
-from process.endpoints import address_text, unbindable
+from process.http import host_and_port, unbindable
 from process.tls import TlsFiles, diagnose, is_loopback, replicas_of
 
 RESERVE_BYTES = 1_000_000_000
@@ -136,10 +136,10 @@ def _access(folders: AgentFolders, settings: EdgeSettings) -> Results:
     private += [folders.trail, folders.viewer]
     private += [*folders.state.glob(f"{DATABASE}*"), *files_in(folders.trail)]
     open_to_all = [(path, 0o077) for path in private] + [(folders.outbox, 0o007)]
-    secrets = [settings.tls_key, settings.status_tls_key]
+    secrets = [settings.cloud.tls.key, settings.page.tls.key]
     for target in settings.targets:
         token = target.token_file if isinstance(target, DicomWebTarget) else None
-        secrets += [target.tls_key, token]
+        secrets += [target.tls.key, token]
     open_to_all += [(path, 0o007) for path in secrets if path is not None]
     wide = [path for path, bits in open_to_all if _mode(path) & bits]
     for path in wide:
@@ -164,12 +164,12 @@ def _access(folders: AgentFolders, settings: EdgeSettings) -> Results:
 
 
 def _disk(folders: AgentFolders, settings: EdgeSettings) -> Results:
-    wanted = settings.pending_max_mb * MB + RESERVE_BYTES
+    wanted = settings.pending.max_mb * MB + RESERVE_BYTES
     for name, folder in (("state_dir", folders.state), ("outbox", folders.outbox)):
         free = shutil.disk_usage(_existing(folder)).free
         expected = wanted if name == "state_dir" else RESERVE_BYTES
         text = f"{free / 1e9:.1f} GB free for {name}, expected {expected / 1e9:.1f} GB"
-        hint = "; make room, set keep_done_days or keep_done_gb, or decrease pending_max_mb"
+        hint = "; make room, set retention.studies_gb, or decrease pending.max_mb"
         enough = free >= expected
         yield Checked(Level.OK if enough else Level.WRONG, "disk", text + ("" if enough else hint))
 
@@ -250,7 +250,7 @@ def _model(settings: EdgeSettings) -> Results:
     if screener.signed_by:
         yield Checked(Level.OK, "model", f"signed by {screener.signed_by}")
     else:
-        text = "model_keys is not set: hashes are checked, and no signature"
+        text = "models.keys is not set: hashes are checked, and no signature"
         yield Checked(Level.NOTE, "model", text)
 
 
@@ -277,80 +277,84 @@ def _fetched_models(site: Site) -> Results:
 
 
 def _clouds(settings: EdgeSettings) -> Results:
-    if settings.cloud is None:
+    if settings.cloud.address is None:
         yield Checked(Level.NOTE, "cloud", "not set: no second reading")
         return
-    if settings.insecure and settings.remote_clouds and settings.tls_ca is None:
-        text = "ROIs travel unencrypted: set tls_ca, unless the network itself is protected"
+    if settings.cloud.insecure and settings.cloud.remote and settings.cloud.tls.ca is None:
+        text = "ROIs travel unencrypted: set cloud.tls.ca, unless the network itself is protected"
         yield Checked(Level.NOTE, "cloud", text)
-    problems = settings.tls.problems() if settings.tls_ca is not None else []
+    problems = settings.cloud.tls.problems() if settings.cloud.tls.ca is not None else []
     for problem in problems:
         yield Checked(Level.WRONG, "cloud", problem)
     if problems:
         return
-    for warning in settings.tls.warnings():
+    for warning in settings.cloud.tls.warnings():
         yield Checked(Level.NOTE, "cloud", warning)
-    clouds = filter(None, (settings.cloud, settings.cloud_fallback))
+    clouds = filter(None, (settings.cloud.address, settings.cloud.fallback))
     for address in chain.from_iterable(map(replicas_of, clouds)):
         began_s = time.monotonic()
         with open_channel(address, settings) as channel:
             fault = start_health_check(channel, CONNECT_S).fault()
         took_s = time.monotonic() - began_s
         if fault is None:
-            text = f"{address} answers in {took_s:.2f} s, encryption: {settings.encryption}"
+            text = (
+                f"{address} answers in {took_s:.2f} s, encryption: {settings.cloud.tls.encryption}"
+            )
             yield Checked(Level.OK, "cloud", text)
         else:
-            reason = diagnose(address, settings.tls, DIAGNOSE_S) or f"{fault.kind}: {fault.reason}"
+            reason = (
+                diagnose(address, settings.cloud.tls, DIAGNOSE_S) or f"{fault.kind}: {fault.reason}"
+            )
             yield Checked(Level.WRONG, "cloud", f"{address}: {reason}")
 
 
 def _receiving(settings: EdgeSettings, folders: AgentFolders) -> Results:
     """Check the ports on which studies are received, and who may send."""
-    if settings.dicom_port is None and settings.stow_port is None:
-        yield Checked(Level.NOTE, "receiving", "off: studies arrive as files; see dicom_port")
+    dicom, stow = settings.receive.dicom, settings.receive.stow
+    if not settings.receive.is_on:
+        text = "off: studies arrive as files; see receive.dicom.address"
+        yield Checked(Level.NOTE, "receiving", text)
         return
     runs = is_running(folders)
-    if settings.dicom_port is not None:
-        address = settings.dicom_address
-        yield from _port("dicom", address, settings.dicom_port, settings.dicom_tls, runs)
-        others = not is_loopback(f"{address}:0")
-        if others and not settings.dicom_peers:
-            text = "dicom_peers is empty: other machines are rejected; name who may send"
+    if dicom.address:
+        yield from _port("receive.dicom", dicom.address, dicom.tls, runs)
+        others = not is_loopback(dicom.address)
+        if others and not dicom.peers:
+            text = "receive.dicom.peers is empty: other machines are rejected; name who may send"
             yield Checked(Level.WRONG, "receiving", text)
-        open_titles = [one for one in settings.dicom_peers if "@" not in one]
-        if others and open_titles and settings.dicom_tls_ca is None:
+        open_titles = [one for one in dicom.peers if "@" not in one]
+        if others and open_titles and dicom.tls.ca is None:
             text = f"{', '.join(open_titles)} may send from any address: AE titles are no secret"
             yield Checked(Level.NOTE, "receiving", f"{text}; name the address, AE@ADDRESS")
-        if others and settings.dicom_tls_cert is None:
-            text = "studies come unencrypted by DICOM: set dicom_tls_cert where senders use TLS"
+        if others and dicom.tls.cert is None:
+            text = "studies come unencrypted: set receive.dicom.tls.cert where senders use TLS"
             yield Checked(Level.NOTE, "receiving", text)
-    if settings.stow_port is not None:
-        address = settings.stow_address
-        yield from _port("stow", address, settings.stow_port, settings.stow_tls, runs)
+    if stow.address:
+        yield from _port("receive.stow", stow.address, stow.tls, runs)
         read_token(settings)
     free = shutil.disk_usage(_existing(folders.inbox)).free / MB
-    if free < settings.receive_min_free_mb:
-        text = f"{free:.0f} MB are free for the inbox, less than receive_min_free_mb: make room"
+    if free < settings.receive.min_free_mb:
+        text = f"{free:.0f} MB are free for the inbox, less than receive.min_free_mb: make room"
         yield Checked(Level.WRONG, "receiving", text)
 
 
-def _port(name: str, address: str, port: int, tls: TlsFiles, runs: bool) -> Results:
+def _port(table: str, address: str, tls: TlsFiles, runs: bool) -> Results:
     """Check that the agent can bind a port, or has bound it, and its files of TLS."""
     problems = tls.problems()
     for problem in problems:
         yield Checked(Level.WRONG, "receiving", problem)
     for warning in [] if problems else tls.warnings():
         yield Checked(Level.NOTE, "receiving", warning)
-    reason = unbindable(address, port)
-    where = address_text(address, port)
+    host, port = host_and_port(address)
+    reason = unbindable(host, port)
     if reason and not runs:
-        text = f"{where}: {reason} ({name}_address, {name}_port)"
+        text = f"{table}.address = {address}: {reason}"
         yield Checked(Level.WRONG, "receiving", text)
     elif runs and not reason and port:
-        text = f"the agent that runs does not listen at {where}: restart it"
+        text = f"the agent that runs does not listen at {address}: restart it"
         yield Checked(Level.WRONG, "receiving", text)
     else:
-        yield Checked(Level.OK, "receiving", f"{where} {'is served' if runs else 'is free'}")
+        yield Checked(Level.OK, "receiving", f"{address} {'is served' if runs else 'is free'}")
 
 
 def _targets(site: Site) -> Results:
@@ -380,10 +384,10 @@ def _targets(site: Site) -> Results:
 
 
 def _status_page(settings: EdgeSettings) -> Results:
-    if settings.status_port is None:
-        yield Checked(Level.OK, "status", "no status page: status_port is not set")
+    if not settings.page.address:
+        yield Checked(Level.OK, "status", "no status page: page.address is not set")
         return
-    at, file = listener(settings), settings.status_password_file
+    at, file = listener(settings), settings.page.password_file
     problems = at.problems()
     for problem in problems:
         yield Checked(Level.WRONG, "status", problem)
@@ -396,15 +400,14 @@ def _status_page(settings: EdgeSettings) -> Results:
         if _mode(file) & 0o077:
             text = f"{file} can be read by others: chmod go-rwx"
             yield Checked(Level.WRONG, "status", text)
-    elif not at.encrypted or settings.status_tls_ca is None:
+    elif not at.encrypted or settings.page.tls.ca is None:
         text = (
             "the status page has no password: every user of this machine sees names and pictures"
-            " of patients; set status_password_file"
+            " of patients; set page.password_file"
         )
         yield Checked(Level.NOTE, "status", text)
-    where = address_text(settings.status_address, settings.status_port)
     how = "TLS" if at.encrypted else "no encryption, this machine alone"
-    yield Checked(Level.OK, "status", f"at {where}, {how}")
+    yield Checked(Level.OK, "status", f"at {settings.page.address}, {how}")
 
 
 def _mode(path: Path) -> int:

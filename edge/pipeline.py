@@ -149,9 +149,10 @@ def detect(
     with budget.stage("decide"):
         link = second.estimate()
         left_s = budget.left_s(settings.reserve_s)
-        sampled = is_sampled(study_key, settings.audit_rate)
+        sampled = is_sampled(study_key, settings.cloud.audit_rate)
+        cloud = settings.cloud
         situation = Situation(
-            candidates, reader.thresholds, link, left_s, settings.roi_side**3, settings.max_rois,
+            candidates, reader.thresholds, link, left_s, cloud.roi_side**3, cloud.max_rois,
             policy=pipeline.policy, audited=sampled,
         )  # fmt: skip
         plan = replace(pipeline.decide(situation, study_key), inner=box.inner)
@@ -160,7 +161,7 @@ def detect(
         span.set_attributes(tracing.attributes(rois=len(plan.send), **answers.counts))
     with budget.stage("merge"):
         merged = merge(plan, answers, reader.thresholds, reader.weights, box.geometry)
-        rate, thresholds = settings.audit_rate, reader.thresholds
+        rate, thresholds = settings.cloud.audit_rate, reader.thresholds
         audit = audit_of(plan, answers, thresholds, rate=rate, sampled=sampled)
     return Assessment(plan, answers, merged, audit)
 

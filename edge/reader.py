@@ -77,6 +77,6 @@ def open_configured(settings: EdgeSettings) -> Screener:
         settings.screening_model,
         engine=settings.engine,
         threads=settings.threads,
-        keys=settings.model_keys,
-        folder=(settings.model_folder or WEIGHTS).absolute(),
+        keys=settings.models.keys,
+        folder=(settings.models.folder or WEIGHTS).absolute(),
     )

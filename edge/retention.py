@@ -87,10 +87,9 @@ class Retention:
         self._folders, self._store, self._on_removed = folders, store, on_removed
         self._clock, self._wall = clock, wall
         self._offset_s = wall() - clock()
-        self._studies = Limits("study", "keep_done", settings.keep_done_days, settings.keep_done_gb)
-        self._reports = Limits(
-            "report", "keep_reports", settings.keep_reports_days, settings.keep_reports_gb
-        )
+        keep = settings.retention
+        self._studies = Limits("study", "retention.studies", keep.studies_days, keep.studies_gb)
+        self._reports = Limits("report", "retention.reports", keep.reports_days, keep.reports_gb)
         limits = (self._studies, self._reports)
         self._is_on = any(x is not None for one in limits for x in (one.days, one.gb))
         self._bytes, self._unremovable = dict[Path, int](), set[Path]()

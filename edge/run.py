@@ -45,7 +45,8 @@ from edge.retention import Retention
 from edge.rules.file import load_rules
 from edge.rules.rule import Rules
 from edge.rules.selection import priority_of
-from edge.settings.core import CLOUD_OFF, EdgeSettings
+from edge.settings.cloud import CLOUD_OFF
+from edge.settings.core import EdgeSettings
 from edge.site import Site
 from edge.status.serve import serve_status, state_of
 from edge.store.pending import PersistPending, persist_in
@@ -125,7 +126,7 @@ def run_agent(
             "state_dir": partial(folder_problem, folders.state),
             "database": partial(database_problem, path),
         }
-        if (settings.dicom_port, settings.stow_port) != (None, None):
+        if settings.receive.is_on:
             ready |= {"receiving": lambda: next((one.problem() for one in receivers), "")}
         metrics = telemetry.serve(settings, {"main loop": pulse.problem}, ready)
         if (address := held.enter_context(metrics)) is not None:
@@ -145,8 +146,8 @@ def run_agent(
             telemetry.observe_models(models.active_model, models.shadow_state)
             held.enter_context(fetching(site))
             read, second = models.reading(_read), second or pipeline.second_reader
-            if settings.cloud is not None:
-                telemetry.set_expiries(settings.tls.expiries())
+            if settings.cloud.address is not None:
+                telemetry.set_expiries(settings.cloud.tls.expiries())
         second = second or NoSecondReader()
         # collecting metrics must not wait for a health check
         estimate = second.estimate_now if isinstance(second, Escalator) else second.estimate
@@ -220,9 +221,9 @@ def description(settings: EdgeSettings) -> dict[str, object]:
         "inbox": str(settings.inbox.absolute()),
         "outbox": str(settings.outbox.absolute()),
         "state_dir": str(settings.state_dir.absolute()),
-        "cloud": settings.cloud or CLOUD_OFF,
-        **({"cloud_fallback": settings.cloud_fallback} if settings.cloud_fallback else {}),
-        **({"encryption": settings.encryption} if settings.cloud else {}),
+        "cloud": settings.cloud.address or CLOUD_OFF,
+        **({"fallback": settings.cloud.fallback} if settings.cloud.fallback else {}),
+        **({"encryption": settings.cloud.tls.encryption} if settings.cloud.address else {}),
         **({"targets": [one.name for one in settings.targets]} if settings.targets else {}),
         "quiet_s": settings.quiet_s,
         "deadline_s": settings.deadline_s,
@@ -265,7 +266,7 @@ def _main_loop(
         if "cloud" in report.models:
             amender.responded()
 
-    side = settings.roi_side
+    side = settings.cloud.roi_side
     persist = persist_in(store.pending, (side, side, side))
     process = partial(
         process_study,
@@ -293,10 +294,10 @@ def _read(pipeline: Pipeline, job: Job, persist: PersistPending) -> StudyResult:
 def _links(settings: EdgeSettings, second: SecondReader) -> dict[str, LinkEstimate]:
     """Return the estimate of each cloud by its address; nothing waits for a health check."""
     if isinstance(second, Escalator):
-        clouds = filter(None, (settings.cloud, settings.cloud_fallback))
+        clouds = filter(None, (settings.cloud.address, settings.cloud.fallback))
         return dict(zip(clouds, second.estimates_now(), strict=False))
     estimate = second.estimate()
-    return {} if estimate.off else {settings.cloud or "cloud": estimate}
+    return {} if estimate.off else {settings.cloud.address or "cloud": estimate}
 
 
 @contextmanager

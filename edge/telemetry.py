@@ -16,7 +16,8 @@ from edge.link.estimate import LinkEstimate
 from edge.models.choose import ShadowState
 from edge.report.model import Report
 from edge.settings.core import EdgeSettings
-from process.endpoints import Checks, address_text, process_registry, serve
+from process.endpoints import Checks, process_registry, serving_metrics
+from process.http import CannotListen
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -220,18 +221,11 @@ class Telemetry:
         Raises:
             BadSettings: the port cannot be bound.
         """
-        host, port = settings.metrics_address, settings.metrics_port
-        if port is None:
-            yield None
-            return
+        at = settings.metrics_address
         with ExitStack() as parts:
             try:
-                address = parts.enter_context(
-                    serve(self.registry, host, port, alive or {}, ready or {})
-                )
-            except OSError as error:
-                raise BadSettings(
-                    f"metrics at {address_text(host, port)}: {error.strerror}"
-                    " (metrics_address, metrics_port)"
-                ) from error
+                metrics = serving_metrics(self.registry, at, alive or {}, ready or {})
+                address = parts.enter_context(metrics)
+            except CannotListen as error:
+                raise BadSettings(str(error)) from error
             yield address

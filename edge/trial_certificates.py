@@ -69,7 +69,7 @@ def settings_for(folder: Path) -> str:
     """Return the lines of both files of settings that use the certificates in the folder."""
     return "\n".join(
         line
-        for program, tls in (("cloud", "tls."), ("edge", "tls_"))
+        for program, tls in (("cloud", "tls."), ("edge", "cloud.tls."))
         for line in (
             f"\n# {program}.toml",
             f'{tls}ca = "{folder / "ca.pem"}"',

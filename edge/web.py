@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edge.errors import BadSettings
-from process.endpoints import address_text
+from process.http import address_text
 from process.tls import TlsFiles, is_loopback
 
 CLIENT = "client_name"
@@ -39,14 +39,14 @@ class Listener:
         port: 0 takes a free one.
         tls: certificate and key enable TLS; ``ca`` must have signed callers' certificates.
         requires_certificate: whether a caller without a certificate is refused at once.
-        prefix: of the settings, for messages: ``status`` for ``status_port``.
+        setting: that has the address, for messages.
     """
 
     address: str
     port: int
     tls: TlsFiles = field(default_factory=TlsFiles)
     requires_certificate: bool = False
-    prefix: str = ""
+    setting: str = ""
 
     @property
     def encrypted(self) -> bool:
@@ -132,8 +132,8 @@ def _bound(at: Listener) -> socket.socket:
             listening.close()
             raise
     except OSError as error:
-        where, names = address_text(at.address, at.port), f"{at.prefix}_address, {at.prefix}_port"
-        raise BadSettings(f"{at.prefix} at {where}: {error.strerror} ({names})") from error
+        where = address_text(at.address, at.port)
+        raise BadSettings(f"{at.setting} = {where}: {error.strerror}") from error
     return listening
 
 

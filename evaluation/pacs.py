@@ -41,17 +41,16 @@ CONFIG = """\
 inbox = "{folder}/inbox"
 outbox = "{folder}/outbox"
 state_dir = "{folder}/state"
-cloud = "{cloud}"
+cloud.address = "{cloud}"
 deadline_s = {deadline_s:g}
-dicom_port = {port}
-dicom_complete_on_release = true
+receive.dicom.address = "127.0.0.1:{port}"
+receive.dicom.complete_on_release = true
 poll_s = 0.1
 
 [[targets]]
 name = "by-dicom"
 kind = "dicom"
-host = "127.0.0.1"
-port = {dicom_port}
+address = "127.0.0.1:{dicom_port}"
 called_ae = "{ae_title}"
 objects = {by_dicom}
 

@@ -19,7 +19,7 @@ import typer
 from PIL import Image
 
 from edge.run import run_agent
-from edge.settings.core import EdgeSettings
+from edge.settings.core import EdgeSettings, load_settings
 from edge.status.serve import state_of
 from edge.status.state import SiteState
 from evaluation.common.phantoms import prepare, whole_chest
@@ -41,26 +41,27 @@ def status_pictures_command(
 ) -> None:
     """Read a phantom with agent and cloud, and draw the status page and the viewer."""
     (made,) = prepare([whole_chest(SEED)], cache)
-    with tempfile.TemporaryDirectory(prefix="overread-status-") as folder:
-        settings = _settings(Path(folder), free_ports(1)[0])
+    with (
+        tempfile.TemporaryDirectory(prefix="overread-status-") as folder,
+        cloud_service() as cloud,
+        browser() as shown,
+    ):
+        settings = _settings(Path(folder), free_ports(1)[0], cloud)
         _put(made.folder, settings.inbox)
-        with (
-            cloud_service() as cloud,
-            browser() as shown,
-            _agent(settings.model_copy(update={"cloud": cloud})) as state,
-        ):
+        with _agent(settings) as state:
             _wait(lambda: _is_idle(state), "the agent did not finish its studies")
-            _draw(shown, f"http://127.0.0.1:{settings.status_port}", state, out)
+            _draw(shown, f"http://{settings.page.address}", state, out)
     typer.echo(f"pictures: {out / 'status.png'}, {out / 'viewer.png'}")
 
 
-def _settings(folder: Path, port: int) -> EdgeSettings:
-    return EdgeSettings(
+def _settings(folder: Path, port: int, cloud: str) -> EdgeSettings:
+    return load_settings(
         inbox=folder / "inbox",
         outbox=folder / "outbox",
         state_dir=folder / "state",
         deadline_s=DEADLINE_S,
-        status_port=port,
+        cloud__address=cloud,
+        page__address=f"127.0.0.1:{port}",
     )
 
 

@@ -78,7 +78,8 @@ def screen(
         series: UID, number or description of the DICOM series to read, or the name of the volume
             file; ``*`` and ``?`` stand for any letters and any letter. Empty: the pixels decide.
         cloud: ``HOST:PORT`` of a cloud service for second readings, None for the edge alone. A
-            service on another machine needs TLS: set ``OVERREAD_EDGE_TLS_CA`` in the environment.
+            service on another machine needs TLS: set ``OVERREAD_EDGE_CLOUD__TLS__CA`` in the
+            environment.
         deadline_s: seconds after which the report no longer waits for the cloud; 10 by default.
         out: folder for report.json, report.html and pictures; None writes nothing.
         overwrite: whether another study's report in ``out`` may be replaced. That of the same study
@@ -100,7 +101,7 @@ def screen(
     study = _study(source, spacing_mm, series)
     if out is not None:
         require_separate(Path(out), study.source)
-    settings = load_settings(cloud=cloud, deadline_s=deadline_s)
+    settings = load_settings(cloud__address=cloud, deadline_s=deadline_s)
     with open_pipeline(settings, reads_files=False) as opened:
         pipeline = replace(opened, read=lambda _path: study, decide=lambda one, _key: decide(one))
         if out is None:

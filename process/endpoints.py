@@ -7,7 +7,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from http import HTTPStatus
 from importlib.metadata import version
 
@@ -20,10 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from process.http import CannotListen, Listener, serving
-from process.http import address_text as address_text
-from process.http import reason_of as reason_of
-from process.http import unbindable as unbindable
+from process.http import Listener, serving
 
 Checks = Mapping[str, Callable[[], str]]
 """Checks by name; each returns what is wrong, or an empty text. Another thread calls them."""
@@ -79,24 +76,6 @@ def serving_metrics(
         _app(registry, alive, ready), Listener(address, "metrics", "metrics_address")
     ) as bound:
         yield bound.address
-
-
-@contextmanager
-def serve(
-    registry: CollectorRegistry, host: str, port: int, alive: Checks, ready: Checks
-) -> Iterator[str]:
-    """Serve while entered; yield the bound address.
-
-    Raises:
-        OSError: the address is not known, or cannot be bound.
-    """
-    with ExitStack() as parts:
-        try:
-            metrics = serving_metrics(registry, address_text(host, port), alive, ready)
-            address = parts.enter_context(metrics)
-        except CannotListen as error:
-            raise error.__cause__ or error from None
-        yield address or ""
 
 
 def _app(registry: CollectorRegistry, alive: Checks, ready: Checks) -> Starlette:

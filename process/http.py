@@ -182,6 +182,12 @@ def reason_of(error: OSError) -> str:
     return os.strerror(error.errno) if known and error.errno else error.strerror or str(error)
 
 
+def host_and_port(address: str) -> tuple[str, int]:
+    """Return both parts of ``HOST:PORT``; an IPv6 address without its brackets."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 def address_text(host: str, port: int) -> str:
     """Return ``HOST:PORT``, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

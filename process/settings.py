@@ -6,15 +6,26 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from process.text import printable_line
-from process.tls import TlsFiles
+from process.tls import TlsFiles, is_address
+
+LONGEST_S = 31_536_000.0
+"""Largest time in seconds: a year. Threads cannot wait for arbitrarily long."""
 
 
 class InvalidSettings(ValueError):
@@ -31,6 +42,8 @@ class ProcessSettings(BaseSettings):
         protected_namespaces=(),
         env_nested_delimiter="__",
     )
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Names that settings once had, with those of today; empty for one that is gone."""
     _file: Path | None = PrivateAttr(None)
 
     @property
@@ -59,6 +72,25 @@ class ProcessSettings(BaseSettings):
         return self
 
 
+class Table(BaseModel):
+    """Settings that belong together: a table of the TOML file."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+def _is_listening(address: str) -> str:
+    if address and not is_address(address):
+        raise ValueError("invalid address, expected HOST:PORT, or nothing for off")
+    return address
+
+
+ListenAddress = Annotated[
+    str, AfterValidator(_is_listening), Field(description="HOST:PORT, or nothing for off")
+]
+"""``HOST:PORT`` where a process listens: port 0 is a free one, an empty text is off."""
+
 Settings = TypeVar("Settings", bound=ProcessSettings)
 
 
@@ -66,7 +98,8 @@ def load(kind: type[Settings], file: Path | None, options: Mapping[str, object])
     """Return the settings of a process.
 
     The options come from the command line; None stands for an option that is not set. They
-    override the environment, the environment overrides the TOML file, the file the defaults.
+    override the environment, the environment overrides the TOML file, the file the defaults. In
+    options and variables, ``__`` stands between a table and a name in it: ``cloud__address``.
 
     Raises:
         InvalidSettings: the file cannot be read, a name is unknown, or a value is not allowed.
@@ -80,11 +113,11 @@ def load(kind: type[Settings], file: Path | None, options: Mapping[str, object])
     }
     # pydantic ignores a variable that it does not know: a misspelt one would have no effect
     for name in sorted(variables.keys() - fields.keys()):
-        near = _nearest(name, fields).replace(".", "__")
-        raise InvalidSettings(_unknown(variables[name], near and prefix + near.upper()))
+        raise InvalidSettings(_unknown(variables[name], name, kind, as_variable=True))
     for name, variable in variables.items():
         _require_json(variable, fields[name])
-    given = _flat({name: one for name, one in options.items() if one is not None}, fields)
+    options = {name.replace("__", "."): one for name, one in options.items() if one is not None}
+    given = _flat(options, fields)
     in_file = {} if file is None else _flat(_read(file), fields)
 
     def shown(name: str) -> str:
@@ -94,9 +127,7 @@ def load(kind: type[Settings], file: Path | None, options: Mapping[str, object])
         return variables.get(name, in_table)
 
     for name in sorted((in_file.keys() | given.keys()) - fields.keys()):
-        if any(one.startswith(f"{name}.") for one in fields):
-            raise InvalidSettings(f"{shown(name)}: expected a table, [{name}]")
-        raise InvalidSettings(_unknown(shown(name), _nearest(name, fields)))
+        raise InvalidSettings(_unknown(shown(name), name, kind))
     values = {n: value for n, value in in_file.items() if n not in variables} | given
 
     for name, value in values.items():
@@ -185,9 +216,27 @@ def _nearest(name: str, fields: Mapping[str, FieldInfo]) -> str:
     return next(iter(get_close_matches(name, fields, n=1)), "")
 
 
-def _unknown(shown: str, near: str) -> str:
-    hint = f"did you mean {near}?" if near else "docs/reference.md lists all settings"
-    return f"{printable_line(shown)}: there is no such setting; {hint}"
+def _unknown(
+    shown: str, name: str, kind: type[ProcessSettings], *, as_variable: bool = False
+) -> str:
+    """Say that a setting does not exist, and where it went, or which one may be meant."""
+
+    def written(name: str) -> str:
+        prefix = kind.model_config.get("env_prefix", "")
+        return prefix + name.replace(".", "__").upper() if as_variable else name
+
+    shown, fields = printable_line(shown), settings_of(kind)
+    if name in kind.renamed:
+        now = kind.renamed[name]
+        return f"{shown} is now {written(now)}" if now else f"{shown} is no setting any more"
+    if any(one.startswith(f"{name}.") for one in fields):
+        return f"{shown}: expected a table, [{name}]"
+    near = _nearest(name, fields)
+    return f"{shown}: there is no such setting; {_hint(near and written(near))}"
+
+
+def _hint(near: str) -> str:
+    return f"did you mean {near}?" if near else "docs/reference.md lists all settings"
 
 
 def _sentence(
@@ -202,13 +251,13 @@ def _sentence(
     if not error["loc"]:  # settings that do not fit each other
         return str(cause)
     parts = [*map(str, error["loc"])]
-    # the longest beginning that is a setting; none is the check of a whole table
-    ends = [n for n in range(1, len(parts) + 1) if ".".join(parts[:n]) in fields]
-    if not ends:
+    name = _setting_in(parts, fields)
+    if not name:  # the check of a whole table
         return f"{shown('.'.join(parts))}: {cause}"
-    name, inside = ".".join(parts[: ends[0]]), parts[ends[0] :]
+    length = name.count(".") + 1
+    inside = parts[length:]
     if inside and (tables := list(_tables(fields[name].annotation))):
-        located = error["loc"][ends[0] :]
+        located = error["loc"][length:]
         return _sentence_of_table(error, located, tables, shown(name), values.get(name))
     entry = "".join(f".{printable_line(part)}" for part in inside[:1])
     expected = cause or f"expected {expected_of(fields[name])}"
@@ -236,18 +285,25 @@ def _sentence_of_table(
         what = "is missing, " if given is None else f"= {_value(given)}: "
         return f"{entry}.{kind} {what}expected {choices}"
     tagged = [one for one in tables if inside and _has_tag(one, inside[0])]
-    fields = {n: f for one in tagged or tables for n, f in one.model_fields.items()}
-    names = [str(part) for part in (inside[1:] if tagged else inside)]
-    if not names:  # settings of a table that do not fit each other
-        cause = error.get("ctx", {}).get("error")
-        return f"{entry}: {cause or 'expected a table'}"
-    name = printable_line(names[0])
+    fields = {n: f for one in tagged or tables for n, f in settings_of(one).items()}
+    names = [printable_line(str(part)) for part in (inside[1:] if tagged else inside)]
     if error["type"] == "extra_forbidden":
-        return _unknown(f"{entry}.{name}", _nearest(name, fields))
+        name = ".".join(names)
+        return f"{entry}.{name}: there is no such setting; {_hint(_nearest(name, fields))}"
+    name = _setting_in(names, fields)
+    if not name:  # settings of a table that do not fit each other
+        cause = error.get("ctx", {}).get("error")
+        return f"{'.'.join([entry, *names])}: {cause or 'expected a table'}"
     expected = expected_of(fields[name])
     if error["type"] == "missing":
         return f"{entry}.{name} is missing, expected {expected}"
     return f"{entry}.{name} = {_value(error['input'])}: expected {expected}"
+
+
+def _setting_in(parts: Sequence[str], fields: Mapping[str, FieldInfo]) -> str:
+    """Return the setting at the beginning of a location; empty if it is that of a table."""
+    ends = range(1, len(parts) + 1)
+    return next((one for n in ends if (one := ".".join(parts[:n])) in fields), "")
 
 
 def _tables(annotation: object) -> Iterator[type[BaseModel]]:

@@ -192,7 +192,9 @@ def test_the_agent_takes_a_study_from_its_inbox(
     (tmp_path / "inbox" / "chest" / ".done").touch()
     lines = [f'{name} = "{tmp_path / name}"' for name in ("inbox", "outbox", "state_dir")]
     config = tmp_path / "edge.toml"
-    config.write_text("\n".join([*lines, f'cloud = "{cloud}"', f"deadline_s = {DEADLINE_S}"]))
+    config.write_text(
+        "\n".join([*lines, f'cloud.address = "{cloud}"', f"deadline_s = {DEADLINE_S}"])
+    )
     with home.running("edge", "run", "--config", config) as agent:
         wait_for((tmp_path / "outbox/chest/report.json").is_file, agent)
         agent.terminate()

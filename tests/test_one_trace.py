@@ -16,7 +16,7 @@ from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Comprehensive3DSRStorage, Verification
 
 from edge.escalation.client import open_second_reader
-from edge.settings.core import EdgeSettings
+from edge.settings.core import load_settings
 from evaluation.common.processes import free_ports
 from process import tracing
 from process.tracing import exporting, root_span_id
@@ -101,7 +101,9 @@ def test_edge_and_cloud_send_one_trace_to_a_collector(collector: Collector) -> N
     """By OTLP over HTTP; the collector here is a server that decodes the protobuf messages."""
     key = "4bf92f3577b34da6a3ce929d0e0e4736"
     with run_cloud() as cloud, ExitStack() as held:
-        second = open_second_reader(EdgeSettings(cloud=cloud.address), held, time.monotonic)
+        second = open_second_reader(
+            load_settings(cloud__address=cloud.address), held, time.monotonic
+        )
         held.enter_context(exporting("overread", collector.url))
         with tracing.study(key), tracing.span("escalate"):
             result = second.read_rois([make_roi(1)], Deadline.after(20.0), key)
@@ -126,15 +128,15 @@ def config(root: Path, cloud: str, port: int, pacs_port: int) -> Path:
     folders = [f'{name} = "{root / name}"' for name in ("inbox", "outbox", "state_dir")]
     lines = [
         *folders,
-        f'cloud = "{cloud}"',
+        f'cloud.address = "{cloud}"',
         "deadline_s = 60.0",
         "quiet_s = 0.5",
-        f"dicom_port = {port}",
-        "receive_min_free_mb = 1",
+        f'receive.dicom.address = "127.0.0.1:{port}"',
+        "receive.min_free_mb = 1",
         f'traces = "{root / "edge.jsonl"}"',
         "[[targets]]",
-        'name = "pacs"\nkind = "dicom"\nhost = "127.0.0.1"\ncalled_ae = "PACS"\nobjects = ["sr"]',
-        f"port = {pacs_port}",
+        'name = "pacs"\nkind = "dicom"\ncalled_ae = "PACS"\nobjects = ["sr"]',
+        f'address = "127.0.0.1:{pacs_port}"',
     ]
     file = root / "edge.toml"
     file.write_text("\n".join(lines))

@@ -14,6 +14,7 @@ from cloud.settings import CloudSettings
 from edge.link.estimate import OFF
 from edge.settings.core import EdgeSettings
 from evaluation.pages import PROGRAMS, WIDTH, leaves
+from process.settings import settings_of
 from protos.errors import TABLE
 from tests.served_metrics import served
 from tools import reference
@@ -67,8 +68,8 @@ def test_the_table_of_times_has_the_defaults_of_the_settings() -> None:
     """A row names a setting of edge or cloud with its default, or a name in a module."""
     section = words("docs/architecture.md").split("## Time")[1].split("\n## ")[0]
     rows = [line.split("|")[2:4] for line in section.splitlines() if line.startswith("| ")]
-    stated = {name: given for given, where in rows for name in re.findall(r"`(\w+)`", where)}
-    fields = EdgeSettings.model_fields | CloudSettings.model_fields
+    stated = {name: given for given, where in rows for name in re.findall(r"`([\w.]+)`", where)}
+    fields = settings_of(EdgeSettings) | settings_of(CloudSettings)
     assert "deadline_s" in stated
     assert stated.keys() - fields.keys() == set()
     wrong = [n for n, given in stated.items() if f"{fields[n].default:g}" not in given.split()]

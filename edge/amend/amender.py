@@ -134,10 +134,10 @@ class RetryBudget:
         return cls(
             min(FIRST_RETRY_S, FIRST_RETRY_SHARE * settings.deadline_s),
             MAX_RETRY_SHARE * settings.deadline_s,
-            settings.max_rois,
-            settings.retry_pause_s,
-            settings.pending_max_days,
-            settings.pending_max_mb * MB,
+            settings.cloud.max_rois,
+            settings.cloud.retry_pause_s,
+            settings.pending.max_days,
+            settings.pending.max_mb * MB,
         )
 
     def budget_s(self, failed_in_a_row: int) -> float:

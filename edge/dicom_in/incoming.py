@@ -80,10 +80,10 @@ class Limits:
     def of(cls, settings: EdgeSettings) -> "Limits":
         """Take the limits from the settings."""
         return cls(
-            settings.receive_max_instance_mb * MB,
-            settings.receive_max_instances,
-            settings.receive_min_free_mb * MB,
-            frozenset(settings.receive_sop_classes),
+            settings.receive.max_instance_mb * MB,
+            settings.receive.max_instances,
+            settings.receive.min_free_mb * MB,
+            frozenset(settings.receive.sop_classes),
         )
 
 

@@ -140,7 +140,7 @@ class ReceivedStore:
             identity = identify(incoming.path)
             (expected or Expected()).require(identity)
             if identity.sop_class not in self._limits.sop_classes:
-                raise Refused(Reason.SOP_CLASS, "the SOP class is not among receive_sop_classes")
+                raise Refused(Reason.SOP_CLASS, "the SOP class is not among receive.sop_classes")
             with refusing_faults():
                 self._place(incoming, identity, source, sender)
             self._on_step(ReceiveStep.ACKNOWLEDGED, False)

@@ -45,10 +45,10 @@ def receiving(
         BadSettings: a port cannot be bound, or files of TLS or of the token cannot be used.
         OSError: the inbox cannot be written.
     """
-    if settings.dicom_port is None and settings.stow_port is None:
+    if not settings.receive.is_on:
         yield Receivers()
         return
-    for tls in (settings.dicom_tls, settings.stow_tls):
+    for tls in (settings.receive.dicom.tls, settings.receive.stow.tls):
         if problems := tls.problems():
             raise BadSettings("; ".join(problems))
         telemetry.set_expiries(tls.expiries())
@@ -58,7 +58,7 @@ def receiving(
     with ExitStack() as ports:
         by_dicom = ports.enter_context(receiving_by_dicom(settings, store, telemetry))
         if by_dicom is not None:
-            ae_title = settings.dicom_ae_title
+            ae_title = settings.receive.dicom.ae_title
             log.info("receiving by DICOM", address=by_dicom.address, ae_title=ae_title)
         by_stow = ports.enter_context(receiving_by_stow(settings, store, telemetry))
         if by_stow is not None:

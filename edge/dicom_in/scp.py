@@ -26,9 +26,10 @@ from edge.dicom_in.port import Counters, Listening
 from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.refusals import Reason, Refused, Rejection
 from edge.errors import BadSettings
-from edge.settings.core import EdgeSettings, Peer, plain_address
+from edge.settings.core import EdgeSettings
+from edge.settings.receive import Peer, plain_address
 from imaging.dicom.study import TRANSFER_SYNTAXES
-from process.endpoints import address_text, reason_of
+from process.http import address_text, host_and_port, reason_of
 from process.logs import quieten
 
 WAY = "dicom"
@@ -37,7 +38,7 @@ DRAIN_S = 10.0
 ABORT_S = 2.0
 """Longest time that senders have to close connections after their association was aborted."""
 SPARE_CONNECTIONS = 16
-"""Connections beyond `dicom_max_associations`: each gets its rejection, or has not asked yet."""
+"""Connections beyond `max_associations`: each gets its rejection, or has not asked yet."""
 
 log = structlog.get_logger()
 
@@ -53,7 +54,7 @@ def receiving_by_dicom(
     Raises:
         BadSettings: the port cannot be bound.
     """
-    if settings.dicom_port is None:
+    if not settings.receive.dicom.address:
         yield None
         return
     _config.LOG_HANDLER_LEVEL = "none"
@@ -63,7 +64,8 @@ def receiving_by_dicom(
     thread = threading.Thread(target=server.serve_forever, name="dicom", daemon=True)
     thread.start()
     try:
-        address = address_text(settings.dicom_address, server.server_address[1])
+        host, _ = host_and_port(settings.receive.dicom.address)
+        address = address_text(host, server.server_address[1])
         yield Listening(address, thread.is_alive)
     finally:
         node.drain(server)
@@ -83,7 +85,7 @@ class _Node:
 
     def __init__(self, settings: EdgeSettings, store: ReceivedStore, counters: Counters) -> None:
         self._settings, self._store, self._counters = settings, store, counters
-        self._peers = tuple(map(Peer.of, settings.dicom_peers))
+        self._peers = tuple(map(Peer.of, settings.receive.dicom.peers))
         self._lock = threading.Lock()
         self._sessions: dict[Association, _Session] = {}
         self._on_their_way: set[DataSetSink] = set()
@@ -91,20 +93,21 @@ class _Node:
 
     def server(self, settings: EdgeSettings) -> BoundedServer:
         """Make the server, and bind its port."""
-        ae = AE(settings.dicom_ae_title)
-        ae.maximum_pdu_size = settings.dicom_max_pdu
-        ae.network_timeout = ae.dimse_timeout = settings.dicom_timeout_s
-        ae.acse_timeout = settings.dicom_acse_timeout_s
-        ae.maximum_associations = settings.dicom_max_associations + 2 * SPARE_CONNECTIONS
+        ae = AE(settings.receive.dicom.ae_title)
+        ae.maximum_pdu_size = settings.receive.dicom.max_pdu
+        ae.network_timeout = ae.dimse_timeout = settings.receive.dicom.timeout_s
+        ae.acse_timeout = settings.receive.dicom.acse_timeout_s
+        ae.maximum_associations = settings.receive.dicom.max_associations + 2 * SPARE_CONNECTIONS
         ae.add_supported_context(Verification)
-        for sop_class in settings.receive_sop_classes:
+        for sop_class in settings.receive.sop_classes:
             ae.add_supported_context(sop_class, sorted(TRANSFER_SYNTAXES))
-        host, port = settings.dicom_address, settings.dicom_port
+        address = settings.receive.dicom.address
+        host, port = host_and_port(address)
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             server = ae.make_server(
                 cast(tuple[str, int], found[0][4]),
-                ssl_context=settings.dicom_tls.server_context(),
+                ssl_context=settings.receive.dicom.tls.server_context(),
                 evt_handlers=[
                     (evt.EVT_REQUESTED, self._on_requested),
                     (evt.EVT_C_ECHO, self._on_echo),
@@ -113,16 +116,13 @@ class _Node:
                 ],
                 server_class=BoundedServer,
                 make_sink=self._make_sink,
-                max_connections=settings.dicom_max_associations + SPARE_CONNECTIONS,
+                max_connections=settings.receive.dicom.max_associations + SPARE_CONNECTIONS,
                 on_refused=self._on_refused_connection,
                 on_end=self._on_end,
             )
             return cast(BoundedServer, server)
         except OSError as error:
-            raise BadSettings(
-                f"DICOM at {address_text(host, port or 0)}: {reason_of(error)}"
-                " (dicom_address, dicom_port)"
-            ) from error
+            raise BadSettings(f"receive.dicom.address = {address}: {reason_of(error)}") from error
 
     def drain(self, server: BoundedServer) -> None:
         """Reject new associations and instances, wait for those on their way, end the others."""
@@ -172,9 +172,9 @@ class _Node:
             admitted = plain_address(peer).is_loopback
         if not admitted:
             return Rejection.CALLING
-        if called != self._settings.dicom_ae_title:
+        if called != self._settings.receive.dicom.ae_title:
             return Rejection.CALLED
-        if len(self._sessions) >= self._settings.dicom_max_associations:
+        if len(self._sessions) >= self._settings.receive.dicom.max_associations:
             return Rejection.LIMIT
         return None
 
@@ -210,7 +210,7 @@ class _Node:
     def _on_released(self, event: evt.Event) -> None:
         session = self._sessions.get(event.assoc)
         if session is not None:
-            complete = self._settings.dicom_complete_on_release
+            complete = self._settings.receive.dicom.complete_on_release
             self._store.released(session.number, complete=complete)
 
     def _on_end(self, association: Association) -> None:
@@ -240,7 +240,7 @@ class _Node:
 
     @property
     def _max_bytes(self) -> int:
-        return self._settings.receive_max_instance_mb * MB
+        return self._settings.receive.max_instance_mb * MB
 
 
 class _StoreSink(DataSetSink):

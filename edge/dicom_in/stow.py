@@ -41,8 +41,9 @@ from edge.dicom_in.port import Counters, Listening
 from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.refusals import Reason, Refused
 from edge.errors import BadSettings
-from edge.settings.core import EdgeSettings, plain_address
-from process.endpoints import address_text, reason_of
+from edge.settings.core import EdgeSettings
+from edge.settings.receive import plain_address
+from process.http import address_text, host_and_port, reason_of
 from process.logs import quieten
 
 WAY = "stow"
@@ -68,13 +69,13 @@ def receiving_by_stow(
     Raises:
         BadSettings: the port cannot be bound, or the file of the token cannot be used.
     """
-    if settings.stow_port is None:
+    if not settings.receive.stow.address:
         yield None
         return
     quieten()
     service = _Service(settings, store, counters)
     listener = _listen(settings)
-    context = settings.stow_tls.server_context()
+    context = settings.receive.stow.tls.server_context()
     config = uvicorn.Config(
         service.app(),
         http=_protocol(service.callers),
@@ -94,7 +95,8 @@ def receiving_by_stow(
     )
     thread.start()
     try:
-        address = address_text(settings.stow_address, listener.getsockname()[1])
+        host, _ = host_and_port(settings.receive.stow.address)
+        address = address_text(host, listener.getsockname()[1])
         yield Listening(address, thread.is_alive)
     finally:
         service.stopping = True
@@ -104,7 +106,7 @@ def receiving_by_stow(
 
 
 def _listen(settings: EdgeSettings) -> socket.socket:
-    host, port = settings.stow_address, settings.stow_port
+    host, port = host_and_port(settings.receive.stow.address)
     try:
         family, *_, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -112,8 +114,7 @@ def _listen(settings: EdgeSettings) -> socket.socket:
         return socket.create_server(address, family=family, backlog=MAX_CONNECTIONS)
     except OSError as error:
         raise BadSettings(
-            f"STOW-RS at {address_text(host, port or 0)}: {reason_of(error)}"
-            " (stow_address, stow_port)"
+            f"receive.stow.address = {settings.receive.stow.address}: {reason_of(error)}"
         ) from error
 
 
@@ -123,17 +124,17 @@ def read_token(settings: EdgeSettings) -> bytes:
     Raises:
         BadSettings: the file cannot be read, or is empty.
     """
-    path = settings.stow_token_file
+    path = settings.receive.stow.token_file
     if path is None:
         return b""
     try:
         with path.open("rb") as file:
             token = file.read(MAX_TOKEN_BYTES).strip()
     except OSError as error:
-        raise BadSettings(f"stow_token_file = {path}: {error.strerror}") from error
+        raise BadSettings(f"receive.stow.token_file = {path}: {error.strerror}") from error
     if len(token) < 16 or not token.isascii() or any(c <= 32 for c in token):
         raise BadSettings(
-            f"stow_token_file = {path}: expected one line of at least 16 ASCII characters"
+            f"receive.stow.token_file = {path}: expected one line of at least 16 ASCII characters"
             " without spaces"
         )
     return token
@@ -302,8 +303,8 @@ class _Service:
         if self.stopping:
             text = "the agent is being stopped"
             raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text, **retry)
-        if self._open >= self._settings.stow_max_requests:
-            text = f"{self._open} requests are open: stow_max_requests"
+        if self._open >= self._settings.receive.stow.max_requests:
+            text = f"{self._open} requests are open: receive.stow.max_requests"
             raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text, **retry)
         try:
             parser = RelatedParser(parameters.get("boundary", ""))
@@ -323,7 +324,7 @@ class _Service:
             if scheme.lower() != "bearer" or not same:
                 authenticate = {"WWW-Authenticate": "Bearer"}
                 raise _Refusal(HTTPStatus.UNAUTHORIZED, "token missing or wrong", **authenticate)
-        elif self._settings.stow_tls_ca is None and not _is_local(request):
+        elif self._settings.receive.stow.tls.ca is None and not _is_local(request):
             raise _Refusal(HTTPStatus.FORBIDDEN, "without a token only this machine may send")
         name = self.callers.get(tuple(request.client or ()), "")
         return name or ("token" if self._token else "")
@@ -350,7 +351,9 @@ class _Service:
                             )
                             part = None
             parser.finish()
-            complete = self._settings.stow_complete_on_request and outcome.status is HTTPStatus.OK
+            complete = (
+                self._settings.receive.stow.complete_on_request and outcome.status is HTTPStatus.OK
+            )
         except MalformedRequest as error:
             raise _Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
         finally:
@@ -363,16 +366,16 @@ class _Service:
         stream = request.stream()
         while True:
             try:
-                yield await asyncio.wait_for(anext(stream), self._settings.stow_timeout_s)
+                yield await asyncio.wait_for(anext(stream), self._settings.receive.stow.timeout_s)
             except StopAsyncIteration:
                 return
             except TimeoutError:
-                text = f"nothing came for {self._settings.stow_timeout_s:g} s"
+                text = f"nothing came for {self._settings.receive.stow.timeout_s:g} s"
                 raise _Refusal(HTTPStatus.REQUEST_TIMEOUT, text) from None
 
     def _require_few(self, parts: int) -> None:
-        if parts > self._settings.receive_max_instances:
-            text = f"more than {self._settings.receive_max_instances} instances in one request"
+        if parts > self._settings.receive.max_instances:
+            text = f"more than {self._settings.receive.max_instances} instances in one request"
             raise _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
 
     def _keep(

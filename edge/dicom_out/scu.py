@@ -16,6 +16,7 @@ from pynetdicom.status import STATUS_SUCCESS, STATUS_WARNING, code_to_category
 
 from edge.dicom_out.targets import MAX_REASON, STOPPED, Refusal, Sent, is_full, status_words
 from edge.settings.targets import DicomTarget
+from process.http import host_and_port
 from process.text import printable_line
 
 log = structlog.get_logger()
@@ -90,12 +91,13 @@ class DicomNode:
             tls = self._tls_context()
         except (OSError, ValueError):
             return None, "; ".join(target.tls.problems()) or "the files of TLS cannot be used"
+        host, port = host_and_port(target.address)
         association = entity.associate(
-            target.host,
-            target.port,
+            host,
+            port,
             contexts=contexts,
             ae_title=target.called_ae,
-            tls_args=None if tls is None else (tls, target.host),
+            tls_args=None if tls is None else (tls, host),
         )
         if association.is_established:
             return association, ""
@@ -122,11 +124,11 @@ class DicomNode:
     def _why_no_connection(self, tls: ssl.SSLContext | None) -> str:
         """Connect once more to find out: pynetdicom only logs why it could not."""
         target = self._settings
+        place = host_and_port(target.address)
         try:
-            place = (target.host, target.port)
             with socket.create_connection(place, target.connect_s) as connection:
                 if tls is not None:
-                    tls.wrap_socket(connection, server_hostname=target.host).close()
+                    tls.wrap_socket(connection, server_hostname=place[0]).close()
         except ssl.SSLCertVerificationError as error:
             return f"the certificate of {target.address} is not accepted: {error.verify_message}"
         except ssl.SSLError as error:

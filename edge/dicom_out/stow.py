@@ -93,13 +93,13 @@ class DicomWebService:
         target = self._settings
         if problems := target.tls.problems():
             raise _Unavailable("; ".join(problems))
-        # of the environment only the proxies: REQUESTS_CA_BUNDLE would go before tls_ca
+        # of the environment only the proxies: REQUESTS_CA_BUNDLE would go before tls.ca
         session.trust_env = False
         session.proxies.update(requests.utils.get_environ_proxies(target.url))
         trusted = ssl.get_default_verify_paths()
-        session.verify = str(target.tls_ca or trusted.cafile or trusted.capath or "") or True
-        if target.tls_cert is not None and target.tls_key is not None:
-            session.cert = (str(target.tls_cert), str(target.tls_key))
+        session.verify = str(target.tls.ca or trusted.cafile or trusted.capath or "") or True
+        if target.tls.cert is not None and target.tls.key is not None:
+            session.cert = (str(target.tls.cert), str(target.tls.key))
         session.auth = _Authorization(target.token_file)
         session.headers["Accept"] = "application/dicom+json"
         session.hooks["response"].append(_refuse_redirect)
@@ -194,8 +194,8 @@ def _answer(error: requests.HTTPError) -> requests.Response:
 def _http_words(response: requests.Response) -> str:
     status = f"HTTP {response.status_code} {printable_line(response.reason or '')}".strip()
     hints = {
-        HTTPStatus.UNAUTHORIZED: "check token_file, tls_cert and tls_key",
-        HTTPStatus.FORBIDDEN: "check token_file, tls_cert and tls_key",
+        HTTPStatus.UNAUTHORIZED: "check token_file, tls.cert and tls.key",
+        HTTPStatus.FORBIDDEN: "check token_file, tls.cert and tls.key",
         HTTPStatus.NOT_FOUND: "check url",
         HTTPStatus.METHOD_NOT_ALLOWED: "check url",
     }

@@ -114,9 +114,9 @@ class Escalator:
         sleep: Callable[[float], None] = time.sleep,
         jitter: Jitter = random.uniform,
     ) -> None:
-        clouds = [(channel, link, settings.cloud or "")]
+        clouds = [(channel, link, settings.cloud.address or "")]
         if fallback:
-            clouds.append((*fallback, settings.cloud_fallback or ""))
+            clouds.append((*fallback, settings.cloud.fallback or ""))
         self._clouds = [(OverreadStub(to), of_cloud, name) for to, of_cloud, name in clouds]
         self._on_sending = on_sending
         self._settings, self._sleep, self._jitter = settings, sleep, jitter
@@ -153,7 +153,7 @@ class Escalator:
     ) -> EscalationResult:
         """Return the verdicts that came within ``budget`` less the reserve; raise nothing."""
         deadline = budget.deadline.capped(budget.left_s(self._settings.reserve_s))
-        side = self._settings.roi_side
+        side = self._settings.cloud.roi_side
         rois = cut_rois(plan, box, (side, side, side))
         return self._escalate(rois, deadline, study_key, priority, counts=True)
 
@@ -231,7 +231,7 @@ class Escalator:
         attempts = 0
         while True:
             fault, attempts = escalation.attempt(), attempts + 1
-            if attempts == self._settings.max_attempts or deadline.passed or not states.open:
+            if attempts == self._settings.cloud.max_attempts or deadline.passed or not states.open:
                 return fault, attempts
             if escalation.fail_over(fault):
                 continue
@@ -265,16 +265,17 @@ def open_second_reader(
     Raises:
         BadSettings: a certificate or key cannot be used.
     """
-    if settings.cloud is None:
-        if settings.cloud_fallback is not None:
-            log.warning("cloud_fallback has no effect without cloud")
+    cloud = settings.cloud
+    if cloud.address is None:
+        if cloud.fallback is not None:
+            log.warning("cloud.fallback has no effect without cloud.address")
         return NoSecondReader()
-    if settings.tls_ca is None and settings.remote_clouds:
-        log.warning("ROIs are sent unencrypted: set tls_ca", clouds=settings.remote_clouds)
+    if cloud.tls.ca is None and cloud.remote:
+        log.warning("ROIs are sent unencrypted: set cloud.tls.ca", clouds=cloud.remote)
 
     def opened(address: str) -> tuple[grpc.Channel, Link]:
         link = Link(clock=clock)
         return open_link(address, link, settings, held, clock), link
 
-    fallback = opened(settings.cloud_fallback) if settings.cloud_fallback else None
-    return Escalator(*opened(settings.cloud), settings, fallback=fallback, on_sending=on_sending)
+    fallback = opened(cloud.fallback) if cloud.fallback else None
+    return Escalator(*opened(cloud.address), settings, fallback=fallback, on_sending=on_sending)

@@ -39,7 +39,7 @@ class GrpcStream:
     ) -> None:
         rois, left_s = list(states.open.values()), deadline.remaining_s
         budget_s = left_s - min(link.round_trip_s or 0.0, left_s / 2)  # there and back
-        header = Header(study_key, settings.cloud_model, budget_s, len(rois), priority)
+        header = Header(study_key, settings.cloud.model, budget_s, len(rois), priority)
         held = link.estimate().middle.busy
         self._requests = RequestIterator(header, rois, deadline, held=held)
         self.timing = StreamTiming(rois, deadline.clock, held=held)

@@ -55,9 +55,9 @@ def open_link(
 ) -> grpc.Channel:
     """Open the channel to one cloud, and monitor its link from now on."""
     channel = held.enter_context(open_channel(address, settings))
-    if settings.health_check_s:
+    if settings.cloud.health_check_s:
         check = partial(start_health_check, channel, why=Diagnosis(address, settings, clock).reason)
-        pause_s, grace_s = settings.health_check_s, settings.startup_grace_s
+        pause_s, grace_s = settings.cloud.health_check_s, settings.cloud.startup_grace_s
         monitor = HealthMonitor(
             check, link, pause_s, startup_grace_s=grace_s, clock=clock, cloud=address
         )
@@ -97,11 +97,11 @@ def open_channel(address: str, settings: EdgeSettings, *, alone: bool = False) -
         BadSettings: a certificate or key cannot be used.
     """
     options = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", int(alone)))
-    if settings.tls_ca is None:
+    if settings.cloud.tls.ca is None:
         return grpc.insecure_channel(grpc_target(address), options=options)
     if problems := check_credentials(settings):
         raise BadSettings("; ".join(problems))
-    for warning in settings.tls.warnings():
+    for warning in settings.cloud.tls.warnings():
         log.warning("a certificate expires soon", reason=warning)
-    credentials = grpc.ssl_channel_credentials(*settings.tls.contents())
+    credentials = grpc.ssl_channel_credentials(*settings.cloud.tls.contents())
     return grpc.secure_channel(grpc_target(address), credentials, options=options)

@@ -14,7 +14,7 @@ DIAGNOSE_S = 1.5
 
 def check_credentials(settings: EdgeSettings) -> list[str]:
     """Return what is wrong with the TLS files, a sentence each; nothing if they can be used."""
-    return settings.tls.problems()
+    return settings.cloud.tls.problems()
 
 
 class Diagnosis:
@@ -24,7 +24,7 @@ class Diagnosis:
         self, address: str, settings: EdgeSettings, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._address = replicas_of(address)[0]  # all have the same certificates
-        self._files, self._clock = settings.tls, clock
+        self._files, self._clock = settings.cloud.tls, clock
         self._reason, self._next_s = "", float("-inf")
 
     def reason(self) -> str:

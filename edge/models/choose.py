@@ -83,7 +83,8 @@ def promote(
             raise NotPromotable(f"{package.version} is active already")
         found = require_sound(package, site)
         agreement = agreement_of(store.compared(package.version, choice.active))
-        problems = agreement.problems(site.settings.shadow_studies, site.settings.shadow_agreement)
+        wanted = site.settings.models
+        problems = agreement.problems(wanted.shadow_studies, wanted.shadow_agreement)
         if problems and not force:
             raise NotPromotable(f"{'; '.join(problems)}; --force promotes it even so")
         facts: dict[str, Any] = {
@@ -130,7 +131,7 @@ def require_sound(package: StoredPackage, site: Site) -> Package:
     """
     try:
         folder = ModelFolders.of(site.folders).at(package.version)
-        found = folder.package(package.name, site.settings.model_keys)
+        found = folder.package(package.name, site.settings.models.keys)
         found.model.stored()
     except (ModelError, ModelUpdateError) as error:
         raise NotPromotable(f"{package.version} cannot be used: {error}") from error
@@ -144,6 +145,7 @@ def _state(store: ModelStore, settings: EdgeSettings) -> ModelsState:
     if package is not None:
         compared = store.compared(package.version, choice.active)
         agreement = agreement_of(compared)
-        problems = agreement.problems(settings.shadow_studies, settings.shadow_agreement)
+        wanted = settings.models
+        problems = agreement.problems(wanted.shadow_studies, wanted.shadow_agreement)
         shadow = ShadowState(package.version, package.name, agreement, tuple(problems), compared)
     return ModelsState(choice, tuple(store.packages()), shadow)

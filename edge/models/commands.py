@@ -145,7 +145,7 @@ def rendered(state: ModelsState, settings: EdgeSettings) -> list[Any]:
     facts.add_column("compared with the active model")
     facts.add_column("value", justify="right")
     rows = {
-        "studies": f"{seen.studies} of {settings.shadow_studies}",
+        "studies": f"{seen.studies} of {settings.models.shadow_studies}",
         "findings that it puts forward too": f"{seen.kept} of {seen.findings}",
         "findings of its own, a study": f"{seen.added:.2f}",
         "regions to the cloud, a study": f"{seen.regions_after:.1f}, before"

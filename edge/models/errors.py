@@ -1,7 +1,7 @@
 """Errors of model updates.
 
 ModelUpdateError
-├── UpdatesOff       model_keys or cloud is not set, or this is not the agent's user
+├── UpdatesOff       models.keys or cloud.address is not set, or this is not the agent's user
 ├── FetchFailed      the cloud offers none, or the transfer broke off: fetch again, it continues
 ├── RefusedModel     what came is damaged, unsigned, or no model for this edge; it is discarded
 └── NotPromotable    there is no such model, it is incomplete, or it agrees too little

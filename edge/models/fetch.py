@@ -102,15 +102,15 @@ def require_updates(site: Site) -> str:
         UpdatesOff: none may be.
     """
     settings = site.settings
-    if not settings.model_keys:
+    if not settings.models.keys:
         raise UpdatesOff(
-            "model_keys is not set: only a signed model is taken from a cloud; set model_keys to"
+            "models.keys is not set: only a signed model is taken from a cloud; set models.keys to"
             " the public keys of who may sign models"
         )
-    if settings.cloud is None:
+    if settings.cloud.address is None:
         raise UpdatesOff("cloud is off: there is nobody to fetch a model from; set cloud")
     require_owner(site.folders)
-    return settings.cloud
+    return settings.cloud.address
 
 
 def require_owner(folders: AgentFolders) -> None:
@@ -198,7 +198,7 @@ class _Transfer:
         self._on_step(ModelStep.OFFERED, False)
         # only from here on is there something of this version to discard
         taken = self._models.take(
-            offer.name, offer.version, offer.manifest, offer.signatures, self._settings.model_keys
+            offer.name, offer.version, offer.manifest, offer.signatures, self._settings.models.keys
         )
         self._version = offer.version
         self._on_step(ModelStep.OFFERED, True)
@@ -240,7 +240,7 @@ class _Transfer:
             sha256=model.sha256,
             precision=model.precision,
             signed_by=package.signed_by,
-            cloud=self._settings.cloud,
+            cloud=self._settings.cloud.address,
         )
         log.info("model fetched", version=package.version, model=model.name, engine=engine)
         folder.drop_parts()
@@ -255,7 +255,7 @@ class _Transfer:
         """Tell whether a package is here, and sound."""
         try:
             folder = self._models.at(package.version)
-            found = folder.package(package.name, self._settings.model_keys)
+            found = folder.package(package.name, self._settings.models.keys)
         except RefusedModel:
             return False
         return is_there(found)
@@ -276,8 +276,8 @@ def _alone(folder: Path) -> Iterator[None]:
 def _shipped_version(settings: EdgeSettings) -> str:
     """Return the version of the model of the settings; empty where it cannot be read."""
     try:
-        folder = (settings.model_folder or WEIGHTS).absolute()
-        return read_package(settings.screening_model, folder, settings.model_keys).version
+        folder = (settings.models.folder or WEIGHTS).absolute()
+        return read_package(settings.screening_model, folder, settings.models.keys).version
     except ModelError:
         return ""
 

@@ -174,8 +174,8 @@ def is_there(package: Package) -> bool:
 def _checked(name: str, folder: Path, keys: tuple[Path, ...]) -> Package:
     if not keys:
         raise RefusedModel(
-            "model_keys is not set: a model from a cloud is used only if somebody who is trusted"
-            " signed it; set model_keys to the public keys of who may sign models"
+            "models.keys is not set: a model from a cloud is used only if somebody who is trusted"
+            " signed it; set models.keys to the public keys of who may sign models"
         )
     try:
         return read_package(name, folder, keys)

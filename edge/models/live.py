@@ -277,7 +277,7 @@ class LiveModels:
         label, screener = reader.label, reader.screener
         if self._active != SHIPPED:
             label = f"{screener.name} {self._active} ({screener.engine})"
-        guarantee = for_roi_side(reader.guarantee, self._settings.roi_side)
+        guarantee = for_roi_side(reader.guarantee, self._settings.cloud.roi_side)
         provenance = replace(pipeline.provenance, edge_model=label, guarantee=guarantee)
         return replace(pipeline, reader=reader, provenance=provenance)
 
@@ -322,9 +322,9 @@ class LiveModels:
         settings, folder = self._settings, ModelFolders.of(self._site.folders).at(package.version)
         opened = partial(
             open_screener,
-            folder.package(package.name, settings.model_keys).model.name,
+            folder.package(package.name, settings.models.keys).model.name,
             threads=settings.threads,
-            keys=settings.model_keys,
+            keys=settings.models.keys,
             folder=folder.path,
         )
         try:
@@ -339,13 +339,13 @@ class LiveModels:
 def fetching(site: Site) -> Iterator[None]:
     """Fetch what the cloud offers, in a thread, while entered and if the settings say so."""
     settings = site.settings
-    if not settings.fetch_models:
+    if not settings.models.fetch:
         yield
         return
     stop = threading.Event()
 
     def fetch_on() -> None:
-        every_s = 3600 * settings.fetch_models_hours
+        every_s = 3600 * settings.models.fetch_hours
         first_s, failures = min(FIRST_PAUSE_S, every_s), 0
         while True:
             try:

@@ -39,7 +39,7 @@ def try_model(package: Package, settings: EdgeSettings) -> str:
         "name": artifact.name,
         "engine": settings.engine,
         "threads": settings.threads,
-        "keys": [str(key.absolute()) for key in settings.model_keys],
+        "keys": [str(key.absolute()) for key in settings.models.keys],
     }
     command = [sys.executable, "-P", "-m", "edge.models.trial", json.dumps(values)]
     try:

@@ -4,18 +4,23 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from process.tls import TlsFiles, is_loopback
+from edge.settings.receive import AeTitle
+from process.settings import Table
+from process.tls import TlsFiles, is_address, is_loopback
 
 ObjectKind = Literal["sr", "seg", "capture", "pdf"]
 """Kinds of objects: structured report, segmentation, secondary capture, and encapsulated PDF."""
 
-_AE_TITLE = r"^[!-\[\]-~]([ -\[\]-~]*[!-\[\]-~])?$"  # PS3.5, VR AE: no backslash, no outer spaces
-_AE_WORDS = "1 to 16 ASCII characters without a backslash, and without spaces at the ends"
+
+def _is_port(address: str) -> str:
+    if not is_address(address) or not address.rpartition(":")[2].strip("0"):
+        raise ValueError("invalid address, expected HOST:PORT")
+    return address
 
 
-class _TargetSettings(BaseModel):
+class _TargetSettings(Table):
     """What every target has.
 
     Attributes:
@@ -23,11 +28,9 @@ class _TargetSettings(BaseModel):
         objects: kinds of objects that it gets; empty: all.
         connect_s: longest time to connect.
         answer_s: longest wait for the answer to one object.
-        tls_ca: PEM authority that signed the target's certificate.
+        tls: files of TLS; ``ca`` must have signed the target's certificate.
         insecure: whether objects may be sent to another machine without TLS.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(
         max_length=32, pattern=r"^[A-Za-z0-9_-]+$", description="1 to 32 letters, digits, _ and -"
@@ -35,21 +38,8 @@ class _TargetSettings(BaseModel):
     objects: tuple[ObjectKind, ...] = ()
     connect_s: float = Field(default=10.0, gt=0, le=600)
     answer_s: float = Field(default=60.0, gt=0, le=3600)
-    tls_ca: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
+    tls: TlsFiles = Field(default_factory=TlsFiles)
     insecure: bool = False
-
-    @property
-    def tls(self) -> TlsFiles:
-        """The files of TLS."""
-        return TlsFiles(ca=self.tls_ca, cert=self.tls_cert, key=self.tls_key).named("tls_")
-
-    @model_validator(mode="after")
-    def _certificate_has_its_key(self) -> Self:
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert and tls_key must be set together")
-        return self
 
     def _require_encryption(self, address: str, *, encrypted: bool, remedy: str) -> None:
         if not encrypted and not self.insecure and not is_loopback(address):
@@ -61,48 +51,41 @@ class _TargetSettings(BaseModel):
 
 
 class DicomTarget(_TargetSettings):
-    """A target of DICOM's own protocol, C-STORE; with ``tls_ca`` over TLS.
+    """A target of DICOM's own protocol, C-STORE; with ``tls.ca`` over TLS.
 
     Attributes:
-        called_ae: application entity title of the target.
-        calling_ae: application entity title of this edge, which the target may have to know.
+        kind: ``dicom``.
+        address: ``HOST:PORT`` of the target.
+        called_ae: AE title of the target.
+        calling_ae: AE title of this edge, which the target may have to know.
     """
 
     kind: Literal["dicom"]
-    host: str = Field(min_length=1, max_length=253, pattern=r"^[!-~]+$", description="a host name")
-    port: int = Field(ge=1, le=65535)
-    called_ae: str = Field(max_length=16, pattern=_AE_TITLE, description=_AE_WORDS)
-    calling_ae: str = Field(
-        default="OVERREAD", max_length=16, pattern=_AE_TITLE, description=_AE_WORDS
-    )
-
-    @property
-    def address(self) -> str:
-        """``HOST:PORT``."""
-        return f"{self.host}:{self.port}"
+    address: Annotated[str, AfterValidator(_is_port), Field(description="HOST:PORT")]
+    called_ae: AeTitle
+    calling_ae: AeTitle = "OVERREAD"
 
     @property
     def encryption(self) -> str:
         """How the way to the target is encrypted."""
-        if self.tls_ca is None:
-            return "none"
-        return "TLS" if self.tls_cert is None else "mutual TLS"
+        return self.tls.encryption
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
-        if self.tls_cert is not None and self.tls_ca is None:
-            raise ValueError("tls_cert requires tls_ca")
-        encrypted = self.tls_ca is not None
-        self._require_encryption(self.address, encrypted=encrypted, remedy="tls_ca is not set")
+        if self.tls.cert is not None and self.tls.ca is None:
+            raise ValueError("tls.cert requires tls.ca")
+        encrypted = self.tls.ca is not None
+        self._require_encryption(self.address, encrypted=encrypted, remedy="tls.ca is not set")
         return self
 
 
 class DicomWebTarget(_TargetSettings):
     """A target of DICOMweb, STOW-RS.
 
-    ``tls_ca`` is the authority for an ``https`` address; not set: those that the machine trusts.
+    ``tls.ca`` is the authority for an ``https`` address; not set: those that the machine trusts.
 
     Attributes:
+        kind: ``dicomweb``.
         url: of the service, below which ``/studies`` lies.
         token_file: file with the bearer token; it is read with each request.
     """
@@ -123,7 +106,7 @@ class DicomWebTarget(_TargetSettings):
         """How the way to the target is encrypted."""
         if not self.url.startswith("https:"):
             return "none"
-        return "TLS" if self.tls_cert is None else "mutual TLS"
+        return "TLS" if self.tls.cert is None else "mutual TLS"
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
@@ -138,8 +121,8 @@ class DicomWebTarget(_TargetSettings):
                 " and fragment, such as https://pacs.example.org/dicom-web"
             )
         encrypted = parts.scheme == "https"
-        if not encrypted and (self.tls_ca or self.tls_cert):
-            raise ValueError("tls_ca and tls_cert need an https:// address")
+        if not encrypted and (self.tls.ca or self.tls.cert):
+            raise ValueError("tls.ca and tls.cert need an https:// address")
         remedy = "url is not https://"
         self._require_encryption(f"{host}:{port or 80}", encrypted=encrypted, remedy=remedy)
         return self

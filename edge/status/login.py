@@ -58,7 +58,7 @@ class Password:
         Raises:
             BadSettings: it cannot be read, is empty, or holds a damaged hash.
         """
-        name = f"status_password_file = {path}"
+        name = f"page.password_file = {path}"
         try:
             text = path.read_text("utf-8").strip("\r\n")
         except OSError as error:

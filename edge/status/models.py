@@ -11,7 +11,7 @@ class ModelsView:
 
     def __init__(self, site: Site, live: LiveModels) -> None:
         self._site, self._live = site, live
-        self.wanted_studies = site.settings.shadow_studies
+        self.wanted_studies = site.settings.models.shadow_studies
         self.shipped = site.settings.screening_model
 
     @property

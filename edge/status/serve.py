@@ -17,7 +17,7 @@ from edge.status.pages import Sources, application
 from edge.status.state import SiteState
 from edge.status.volumes import Volumes
 from edge.web import Listener, serving
-from process.tls import TlsFiles
+from process.http import host_and_port
 
 
 def listener(settings: EdgeSettings) -> Listener:
@@ -25,12 +25,9 @@ def listener(settings: EdgeSettings) -> Listener:
 
     A client certificate is required where there is no password; else it takes its place.
     """
-    tls = TlsFiles(
-        ca=settings.status_tls_ca, cert=settings.status_tls_cert, key=settings.status_tls_key
-    ).named("status_tls_")
-    port = settings.status_port or 0
-    required = settings.status_password_file is None
-    return Listener(settings.status_address, port, tls, required, "status")
+    host, port = host_and_port(settings.page.address)
+    required = settings.page.password_file is None
+    return Listener(host, port, settings.page.tls, required, "page.address")
 
 
 @contextmanager
@@ -52,12 +49,12 @@ def serve_status(
         BadSettings: the password or a file of TLS cannot be used, or the port is taken.
     """
     settings = site.settings
-    if settings.status_port is None:
+    if not settings.page.address:
         yield None
         return
-    at, file = listener(settings), settings.status_password_file
+    at, file = listener(settings), settings.page.password_file
     password = None if file is None else Password.load(file)
-    by_certificate = settings.status_tls_ca is not None
+    by_certificate = settings.page.tls.ca is not None
     authenticator = Authenticator(password, site, by_certificate=by_certificate)
     volumes = Volumes(state, settings)
     if deliveries is None and settings.targets:

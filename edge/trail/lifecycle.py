@@ -14,7 +14,8 @@ from edge.access import user_name
 from edge.agent.loop import PAUSE_POLLS
 from edge.atomic_files import is_transient
 from edge.audit import AuditTrail, Event
-from edge.settings.core import CLOUD_OFF, EdgeSettings
+from edge.settings.cloud import CLOUD_OFF
+from edge.settings.core import EdgeSettings
 from edge.trail.records import canonical, digest
 
 log = structlog.get_logger()
@@ -67,6 +68,6 @@ def trail_facts(settings: EdgeSettings) -> dict[str, Any]:
         "program": f"overread-edge {version('overread')}",
         "settings": str(settings.file or "no file"),
         "settings_sha256": digest(canonical(values)),
-        "cloud": settings.cloud or CLOUD_OFF,
+        "cloud": settings.cloud.address or CLOUD_OFF,
         "user": user_name(os.geteuid()),
     }

@@ -123,7 +123,9 @@ def opened(
         raise typer.BadParameter("--serve starts a cloud: omit --cloud")
     with ExitStack() as parts:
         address = parts.enter_context(cloud_service()) if serve else cloud
-        settings = load_settings(cloud=address, screening_model=model, deadline_s=deadline_s)
+        settings = load_settings(
+            cloud__address=address, screening_model=model, deadline_s=deadline_s
+        )
         pipeline = parts.enter_context(open_pipeline(settings))
         spare = parts.enter_context(tempfile.TemporaryDirectory(prefix="overread-eval-"))
         yield pipeline, out or Path(spare)

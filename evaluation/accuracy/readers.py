@@ -136,10 +136,10 @@ class Agent:
     ) -> None:
         # No second reading ends early: accuracy is measured here, not time. An audit is a random
         # sample of the studies.
-        free: dict[str, object] = {"deadline_s": 3600.0, "audit_rate": 0.0}
-        side = {} if second is None else {"roi_side": second.roi_shape[0]}
-        settings = settings.model_copy(update={**free, **side})
-        self.roi_side, self.max_rois = settings.roi_side, settings.max_rois
+        side = settings.cloud.roi_side if second is None else second.roi_shape[0]
+        cloud = settings.cloud.model_copy(update={"audit_rate": 0.0, "roi_side": side})
+        settings = settings.model_copy(update={"deadline_s": 3600.0, "cloud": cloud})
+        self.roi_side, self.max_rois = cloud.roi_side, cloud.max_rois
         self._screener, self._second = _ScreenedOnce(screener), second
         self._alone = build_pipeline(settings, self._screener, NoSecondReader())
         self._both: Pipeline | None = None

@@ -109,7 +109,7 @@ def measure(
                 sleep(SETTLE_S)
             for cloud in CLOUDS if study % 2 or not study else CLOUDS[::-1]:
                 if study == 0:
-                    edges[cloud].open(replay=True, **settings, cloud=addresses[cloud])
+                    edges[cloud].open(replay=True, **settings, cloud__address=addresses[cloud])
                 read = edges[cloud].read(study, from_files=study == 0)
                 yield {"round": number, "way": cloud, "study": study, **read}
 

@@ -103,7 +103,7 @@ def answers(
                 pipeline = held.enter_context(opens(settings))
                 studies.load(pipeline)
                 pipeline = studies.replayed(pipeline) if command.get("replay") else pipeline
-                side = settings.roi_side
+                side = settings.cloud.roi_side
                 keep = persist_in(store.pending, (side, side, side))
                 yield {"opened": pipeline.reader.label}
             elif pipeline is not None:

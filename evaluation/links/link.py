@@ -124,7 +124,7 @@ def link_command(
     """Real edge and cloud over faulty links: deadlines kept, nodules found, bytes sent."""
     names = trace or shipped_names()
     links = [None if name == OFF else find_trace(name) for name in names]
-    given = {"deadline_s": deadline, "reserve_s": reserve, "max_rois": max_rois}
+    given = {"deadline_s": deadline, "reserve_s": reserve, "cloud__max_rois": max_rois}
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     edge = load_settings(**settings)
     times_s = (edge.deadline_s, edge.reserve_s)
@@ -277,13 +277,13 @@ def read_part(
         ServiceFailed: the cloud ended by itself.
     """
     if trace is None:
-        edge.open(replay=run.replay, **run.settings, cloud=OFF)
+        edge.open(replay=run.replay, **run.settings, cloud__address=OFF)
         for number in numbers:
             read = edge.read(number, from_files=number % run.files_every == 0)
             yield {"trace": OFF, "number": number, "bytes": 0, "death": False, **read}
         return
     with proxied(cloud.address, trace, seed=run.seed) as proxy:
-        edge.open(replay=run.replay, **run.settings, cloud=proxy.address)
+        edge.open(replay=run.replay, **run.settings, cloud__address=proxy.address)
         proxy.rewind()
         for number in numbers:
             chance = random.Random(f"{run.seed} {trace.name} {number}")

@@ -25,7 +25,7 @@ from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2
 
 from edge.run import run_agent
-from edge.settings.core import EdgeSettings
+from edge.settings.core import load_settings
 from evaluation.common.cli import STUDIES, Cache, Json, show
 from evaluation.common.phantoms import prepare, whole_chest
 from evaluation.common.processes import cloud_service
@@ -207,21 +207,21 @@ def sign_models(folder: Path) -> tuple[Path, Path]:
 
 def read_by_agent(work: Path, cloud: str, name: str, models: Path, key: Path) -> dict[str, Any]:
     """Run an agent until the report of the study is final and a model is fetched; return it."""
-    settings = EdgeSettings(
+    settings = load_settings(
         inbox=work / "inbox",
         outbox=work / "outbox",
         state_dir=work / "state",
-        cloud=cloud,
+        cloud__address=cloud,
         deadline_s=LIMIT_S / 3,
-        max_rois=MAX_ROIS,
+        cloud__max_rois=MAX_ROIS,
         site=SITE,
         traces=str(work / "edge.jsonl"),
         poll_s=0.05,
-        health_check_s=0.5,
-        retry_pause_s=0.1,
-        model_folder=models,
-        model_keys=(key,),
-        fetch_models=True,
+        cloud__health_check_s=0.5,
+        cloud__retry_pause_s=0.1,
+        models__folder=models,
+        models__keys=(key,),
+        models__fetch=True,
     )
     stop, failed = threading.Event(), list[BaseException]()
 

@@ -207,7 +207,7 @@ def send_studies(address: str, pause_s: float, stop: threading.Event) -> list[tu
     rois = [Roi(i, voxels, (1.0, 1.0, 1.0), WINDOW_HU, 0.5) for i in range(ROIS)]
     found = []
     with ExitStack() as held:
-        second = open_second_reader(load_settings(cloud=address), held, time.monotonic)
+        second = open_second_reader(load_settings(cloud__address=address), held, time.monotonic)
         while not stop.wait(rng.exponential(pause_s)):
             began_s = time.monotonic()
             answers = second.read_rois(rois, Deadline.after(BUDGET_S), uuid.uuid4().hex)

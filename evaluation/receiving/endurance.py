@@ -46,7 +46,7 @@ PAUSE_S = 1.0
 GROWTH_BAR = 0.1
 ROOM_SHARE, LEAST_ROOM_MB = 0.5, 1000
 """The agent may use so much of the size of all studies, and so much at least: others write too."""
-KEEP_DONE_GB = 0.3
+KEEP_GB = 0.3
 LIMIT_S = 3600.0
 
 SPEC = PhantomSpec(
@@ -186,7 +186,7 @@ def measure(phantom: Path, count: int, work: Path, step: Callable[[int, int], No
         ServiceFailed: the agent ended, or did not answer within `LIMIT_S`.
     """
     free_mb = _bound_mb(phantom, count, work)
-    settings = {"receive_min_free_mb": free_mb, "keep_done_gb": KEEP_DONE_GB}
+    settings = {"receive__min_free_mb": free_mb, "retention__studies_gb": KEEP_GB}
     with real_agent(work / "site", work / "edge.log", **settings) as agent:
         for many in (WARM_UP, AT_ONCE):
             scanners = Scanners(phantom, agent, work / "scanner", many)

@@ -49,14 +49,15 @@ def real_agent(folder: Path, log: Path, **settings: str | float | bool) -> Itera
     (port,) = free_ports(1)
     values = {
         **{name: str(folder / name) for name in ("inbox", "outbox", "state_dir")},
-        "dicom_port": port,
-        "dicom_complete_on_release": True,
+        "receive__dicom__address": f"127.0.0.1:{port}",
+        "receive__dicom__complete_on_release": True,
         "poll_s": 0.05,
         **settings,
     }
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "edge.toml"
-    config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
+    lines = (f"{key.replace('__', '.')} = {json.dumps(value)}\n" for key, value in values.items())
+    config.write_text("".join(lines))
     command = [sys.executable, "-m", "edge", "run", "--config", str(config)]
     with running("edge", command, log) as process:
         process.wait_until(lambda: listens(port), "start", START_S)

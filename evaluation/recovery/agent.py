@@ -31,7 +31,7 @@ from edge.job import Job
 from edge.link.estimate import LinkEstimate
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.run import run_agent
-from edge.settings.core import EdgeSettings
+from edge.settings.core import EdgeSettings, load_settings
 from edge.store.pending import PersistPending
 from imaging.errors import NotCt
 from imaging.preprocess import Preprocessed
@@ -48,7 +48,7 @@ Crash = tuple[Enum, bool] | None
 SIDE = 16
 """Voxels of an ROI along each axis: small, so that a round is short."""
 
-PIPELINE = EdgeSettings(roi_side=SIDE, deadline_s=60.0)
+PIPELINE = load_settings(cloud__roi_side=SIDE, deadline_s=60.0)
 
 MANIFEST: Mapping[str, object] = {
     "thresholds": {"dismiss": 0.1, "report": 0.9, "finding": 0.5, "possible": 0.3},
@@ -107,17 +107,18 @@ def work(
     run_agent(own, read=read, second=second, on_step=on_step, stop=stop)
 
 
-def settings_in(root: Path) -> EdgeSettings:
-    """Return settings with all folders below ``root`` and short pauses."""
-    return EdgeSettings(
-        inbox=root / "inbox",
-        outbox=root / "outbox",
-        state_dir=root / "state",
-        quiet_s=0.02,
-        poll_s=0.005,
-        retry_pause_s=0.001,
-        roi_side=SIDE,
-    )
+def settings_in(root: Path, **more: object) -> EdgeSettings:
+    """Return settings with all folders below ``root`` and short pauses; ``more`` goes before."""
+    given = {
+        "inbox": root / "inbox",
+        "outbox": root / "outbox",
+        "state_dir": root / "state",
+        "quiet_s": 0.02,
+        "poll_s": 0.005,
+        "cloud__retry_pause_s": 0.001,
+        "cloud__roi_side": SIDE,
+    }
+    return load_settings(None, **(given | more))
 
 
 def pipeline_of(source: Path, second: SecondReader, settings: EdgeSettings = PIPELINE) -> Pipeline:

@@ -23,7 +23,7 @@ from edge.escalation.rois import EscalationResult, cut_one
 from edge.link.channel import open_channel, start_health_check
 from edge.link.health import HealthMonitor
 from edge.link.link import Link
-from edge.settings.core import EdgeSettings
+from edge.settings.core import load_settings
 from evaluation.common.cli import Json, counting
 from evaluation.common.processes import cloud_service
 from evaluation.links.proxy import proxied
@@ -43,14 +43,14 @@ LINK = Conditions(latency_ms=10, jitter_ms=2, up_kbit=20_000, down_kbit=50_000)
 
 def serve(root: Path, address: str) -> None:
     """Work on the site below ``root`` until SIGTERM, with the cloud at ``address``."""
-    settings = settings_in(root).model_copy(update={"deadline_s": DEADLINE_S})
+    settings = settings_in(root, deadline_s=DEADLINE_S)
     link = Link(failures=3, cool_off_s=1.0)
     with (
         logging_below(root),
         open_channel(address, settings) as channel,
         HealthMonitor(partial(start_health_check, channel), link, HEALTH_CHECK_S),
     ):
-        pipeline = EdgeSettings(roi_side=SIDE, deadline_s=DEADLINE_S, reserve_s=RESERVE_S)
+        pipeline = load_settings(cloud__roi_side=SIDE, deadline_s=DEADLINE_S, reserve_s=RESERVE_S)
         second = Escalator(channel, link, pipeline)
         work(root, second, settings=settings, pipeline=pipeline)
 

@@ -223,24 +223,22 @@ class Ports:
 
 def settings_of(root: Path, ports: Ports) -> EdgeSettings:
     """Return the settings of the agent below ``root``."""
-    values = settings_in(root).model_dump()
     by_dicom = DicomTarget(
         kind="dicom",
         name="archive",
-        host="127.0.0.1",
-        port=ports.archive,
+        address=f"127.0.0.1:{ports.archive}",
         called_ae=AE_TITLE,
         answer_s=ANSWER_S,
     )
     by_web = DicomWebTarget(kind="dicomweb", name="web", url=ports.web, answer_s=ANSWER_S)
-    values |= {
-        "dicom_port": ports.agent,
-        "dicom_complete_on_release": True,
-        "receive_min_free_mb": 1,
-        "quiet_s": 1.0,
-        "targets": (by_dicom, by_web),
-    }
-    return EdgeSettings(**values)
+    return settings_in(
+        root,
+        receive__dicom__address=f"127.0.0.1:{ports.agent}",
+        receive__dicom__complete_on_release=True,
+        receive__min_free_mb=1,
+        quiet_s=1.0,
+        targets=(by_dicom, by_web),
+    )
 
 
 def serve(root: Path, ports: Ports, trigger: Trigger, order: Order, ahead_s: Any) -> None:

@@ -69,20 +69,29 @@ def _serve(root: Path, ports: dict[str, int]) -> None:
 
 
 def _settings(root: Path, ports: dict[str, int]) -> EdgeSettings:
-    values = settings_in(root).model_dump()
-    values |= {**ports, "quiet_s": 1.0, "poll_s": 0.1, "receive_min_free_mb": 1}
-    values |= {"dicom_timeout_s": 5.0, "dicom_acse_timeout_s": 3.0, "stow_timeout_s": 5.0}
-    return EdgeSettings(**(values | {"receive_max_instance_mb": 2}))
+    return settings_in(
+        root,
+        quiet_s=1.0,
+        poll_s=0.1,
+        metrics_address=f"127.0.0.1:{ports['metrics']}",
+        receive__min_free_mb=1,
+        receive__max_instance_mb=2,
+        receive__dicom__address=f"127.0.0.1:{ports['dicom']}",
+        receive__dicom__timeout_s=5.0,
+        receive__dicom__acse_timeout_s=3.0,
+        receive__stow__address=f"127.0.0.1:{ports['stow']}",
+        receive__stow__timeout_s=5.0,
+    )
 
 
 @contextmanager
 def _agent(root: Path) -> Iterator[tuple[BaseProcess, dict[str, int]]]:
-    ports = dict(zip(("dicom_port", "stow_port", "metrics_port"), free_ports(3), strict=True))
+    ports = dict(zip(("dicom", "stow", "metrics"), free_ports(3), strict=True))
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=_serve, args=(root, ports))
     process.start()
     try:
-        if not wait(lambda: listens(ports["stow_port"]), process):
+        if not wait(lambda: listens(ports["stow"]), process):
             raise ServiceFailed(f"the agent ended with {process.exitcode} at its start")
         yield process, ports
     finally:
@@ -93,7 +102,7 @@ def _agent(root: Path) -> Iterator[tuple[BaseProcess, dict[str, int]]]:
 
 def _metrics(ports: dict[str, int]) -> str | None:
     try:
-        url = f"http://127.0.0.1:{ports['metrics_port']}/metrics"
+        url = f"http://127.0.0.1:{ports['metrics']}/metrics"
         with urllib.request.urlopen(url, timeout=30) as answer:
             return str(answer.read().decode())
     except OSError:
@@ -120,8 +129,8 @@ def receive_fuzz(root: Path, rounds: int, seed: int) -> dict[str, Any]:
     sent, acknowledged, sizes = 0, 0, list[dict[str, int]]()
     root.mkdir(parents=True, exist_ok=True)
     with _agent(root) as (process, ports):
-        dicom: Endpoint = ("127.0.0.1", ports["dicom_port"])
-        http: Endpoint = ("127.0.0.1", ports["stow_port"])
+        dicom: Endpoint = ("127.0.0.1", ports["dicom"])
+        http: Endpoint = ("127.0.0.1", ports["stow"])
         recording = Recording.of(dicom, small_series(root / "recorded", 0))
         for number in each(range(rounds), "senders"):
             attacks = BY_DICOM if chance.random() < 0.7 else BY_HTTP

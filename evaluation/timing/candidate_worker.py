@@ -72,11 +72,11 @@ def escalate(
 ) -> dict[str, Any]:
     """Take one candidate to its final verdict; the seconds in all and of each part."""
     candidate = case.candidates[number % len(case.candidates)]
-    side = settings.roi_side
+    side = settings.cloud.roi_side
     times_s = [time.monotonic()]
     situation = Situation(
         (candidate,), case.thresholds, link.estimate(),
-        settings.deadline_s, side**3, settings.max_rois,
+        settings.deadline_s, side**3, settings.cloud.max_rois,
     )  # fmt: skip
     plan = decide(situation)
     times_s.append(time.monotonic())
@@ -114,7 +114,7 @@ def answers(commands: Iterable[str], folder: Path) -> Iterator[dict[str, Any]]:
             if "open" in command:
                 held.close()
                 settings, link = load_settings(**command["open"]), RecordingLink()
-                channel = open_link(str(settings.cloud), link, settings, held)
+                channel = open_link(str(settings.cloud.address), link, settings, held)
                 second = Escalator(channel, link, settings)
                 link.wait_until_known()
                 yield {"opened": len(case.candidates)}

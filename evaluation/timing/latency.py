@@ -125,7 +125,7 @@ def _escalate(
                     if name != LOOPBACK:
                         link_to = proxied(address, find_trace(name), seed=seed)
                         cloud = held.enter_context(link_to).address
-                    edge.open(cloud=cloud)
+                    edge.open(cloud__address=cloud)
                     numbers = each(range(warm_up + candidates), name)
                     rows += link_rows(name, escalate_all(edge, numbers, warm_up))
     return {

@@ -30,7 +30,7 @@ from edge.merge import MergeWeights
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.report.model import Report
 from edge.selection import SELECTION_POLICY, SelectionPolicy
-from edge.settings.core import load_settings
+from edge.settings.core import EdgeSettings, load_settings
 from edge.store.pending import persist_in
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
@@ -158,6 +158,11 @@ def pipeline_of(
     limits = load_settings(**{"deadline_s": 60.0, **settings})
     pipeline = build_pipeline(limits, screener, second, clock=clock)
     return replace(pipeline, read=study_at, preprocess=lambda *_: box())
+
+
+def changed(settings: EdgeSettings, **values: object) -> EdgeSettings:
+    """These settings with other values, named as `load_settings` names them."""
+    return load_settings(None, **(settings.model_dump() | values))
 
 
 def report_of(pipeline: Pipeline, out: Path) -> Report:

@@ -117,7 +117,7 @@ def work_off(
         if expected <= 0:
             stop.set()
 
-    given = settings_in(root).model_copy(update=settings)
+    given = settings_in(root, **settings)
     run_agent(given, read=read, stop=stop, on_step=watch, clock=clock)
 
 

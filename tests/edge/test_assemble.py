@@ -50,7 +50,7 @@ def test_studies_are_read_in_a_child_process_with_the_limits_of_the_settings(
     write_series(chest(), tmp_path / "chest")
     large = tmp_path / "large.nii.gz"
     sitk.WriteImage(sitk.Image(512, 512, 1600, sitk.sitkInt16), str(large), useCompression=True)
-    with open_pipeline(EdgeSettings(read_memory_mb=500)) as pipeline:
+    with open_pipeline(load_settings(read_memory_mb=500)) as pipeline:
         with pytest.raises(TooLarge):
             pipeline.read(large)
         study = pipeline.read(tmp_path / "chest")
@@ -68,7 +68,7 @@ def test_the_fallback_answers_for_a_cloud_that_is_down() -> None:
     with FakeCloud() as gone:
         pass
     with FakeCloud() as other:
-        settings = EdgeSettings(cloud=gone.address, cloud_fallback=other.address)
+        settings = load_settings(cloud__address=gone.address, cloud__fallback=other.address)
         with open_pipeline(settings) as pipeline:
             rois = cut_rois(plan_of(0.4), box(), SHAPE)
             came = pipeline.second_reader.read_rois(rois, Deadline.after(60.0), "key")
@@ -76,10 +76,10 @@ def test_the_fallback_answers_for_a_cloud_that_is_down() -> None:
 
 
 def test_a_fallback_without_a_cloud_is_logged() -> None:
-    settings = EdgeSettings(cloud_fallback="localhost:50051")
+    settings = load_settings(cloud__fallback="localhost:50051")
     with structlog.testing.capture_logs() as logs, open_pipeline(settings) as pipeline:
         assert isinstance(pipeline.second_reader, NoSecondReader)
-    assert [log["event"] for log in logs] == ["cloud_fallback has no effect without cloud"]
+    assert [log["event"] for log in logs] == ["cloud.fallback has no effect without cloud.address"]
 
 
 @pytest.fixture
@@ -97,13 +97,15 @@ def mutual_tls(pki: Path) -> grpc.ServerCredentials:
 
 def ask(address: str, settings: EdgeSettings, budget_s: float = 5.0) -> EscalationResult:
     with open_channel(address, settings) as channel:
-        second = Escalator(channel, Link(), load_settings(reserve_s=0.1, max_attempts=1))
+        second = Escalator(channel, Link(), load_settings(reserve_s=0.1, cloud__max_attempts=1))
         return second.read(plan_of(0.5), box(), Budget(Deadline.after(budget_s)), "key")
 
 
 def test_mutual_tls_carries_the_second_reading(pki: Path) -> None:
     settings = load_settings(
-        tls_ca=pki / "ca.pem", tls_cert=pki / "edge.pem", tls_key=pki / "edge.key"
+        cloud__tls__ca=pki / "ca.pem",
+        cloud__tls__cert=pki / "edge.pem",
+        cloud__tls__key=pki / "edge.key",
     )
     with FakeCloud(credentials=mutual_tls(pki)) as cloud:
         assert list(ask(cloud.address, settings).verdicts) == [0]
@@ -112,14 +114,18 @@ def test_mutual_tls_carries_the_second_reading(pki: Path) -> None:
 def test_an_edge_without_a_certificate_gets_no_verdict(pki: Path) -> None:
     """The edge gets no answer without TLS, and none without its own certificate."""
     with FakeCloud(credentials=mutual_tls(pki)) as cloud:
-        for settings in (load_settings(), load_settings(tls_ca=pki / "ca.pem")):
+        for settings in (load_settings(), load_settings(cloud__tls__ca=pki / "ca.pem")):
             came = ask(cloud.address, settings, budget_s=1.0)
             assert came.verdicts == {}
             assert came.reason.startswith(("the cloud cannot be reached", "the time ran out"))
 
 
 def edge_files(pki: Path, **other: Path) -> dict[str, object]:
-    files = {"tls_ca": pki / "ca.pem", "tls_cert": pki / "edge.pem", "tls_key": pki / "edge.key"}
+    files = {
+        "cloud__tls__ca": pki / "ca.pem",
+        "cloud__tls__cert": pki / "edge.pem",
+        "cloud__tls__key": pki / "edge.key",
+    }
     return {**files, **other}
 
 
@@ -127,15 +133,16 @@ def edge_files(pki: Path, **other: Path) -> dict[str, object]:
 def test_the_log_names_the_mistake_with_tls_at_the_start(pki: Path, encrypted: bool) -> None:
     """And so does the report of a study: gRPC says "Socket closed" to both edges."""
     with FakeCloud(credentials=mutual_tls(pki)) as cloud:
-        ca = {"tls_ca": pki / "ca.pem"} if encrypted else {}
-        settings = load_settings(cloud=cloud.address, startup_grace_s=30.0, **ca)
+        ca = {"cloud__tls__ca": pki / "ca.pem"} if encrypted else {}
+        settings = load_settings(cloud__address=cloud.address, cloud__startup_grace_s=30.0, **ca)
         with structlog.testing.capture_logs() as logs, open_pipeline(settings) as pipeline:
             reason = pipeline.second_reader.estimate().reason
     mistake = (
-        f"the service at {cloud.address} requires a client certificate: set tls_cert and tls_key"
+        f"the service at {cloud.address} requires a client certificate: set cloud.tls.cert and"
+        " cloud.tls.key"
         if encrypted
-        else f"the service at {cloud.address} uses TLS: set tls_ca to the authority that signed"
-        " its certificate"
+        else f"the service at {cloud.address} uses TLS: set cloud.tls.ca to the authority that"
+        " signed its certificate"
     )
     assert reason == f"the cloud cannot be reached ({mistake})"
     down = next(log for log in logs if log["event"] == "cloud is down")
@@ -143,8 +150,10 @@ def test_the_log_names_the_mistake_with_tls_at_the_start(pki: Path, encrypted: b
 
 
 def test_a_wrong_pair_and_an_expired_certificate_stop_the_start(pki: Path, tmp_path: Path) -> None:
-    wrong = load_settings(cloud="localhost:1", **edge_files(pki, tls_key=pki / "service.key"))
-    with pytest.raises(BadSettings, match=r"service\.key is not the private key of tls_cert"):
+    wrong = load_settings(
+        cloud__address="localhost:1", **edge_files(pki, cloud__tls__key=pki / "service.key")
+    )
+    with pytest.raises(BadSettings, match=r"service\.key is not the private key of cloud.tls.cert"):
         open_pipeline(wrong).__enter__()
     (tmp_path / "old").mkdir()
     old = make_pki(
@@ -153,32 +162,36 @@ def test_a_wrong_pair_and_an_expired_certificate_stop_the_start(pki: Path, tmp_p
         edge=("CN=edge", "subjectAltName=IP:127.0.0.1"),
     )
     with pytest.raises(BadSettings, match=r"edge\.pem expired on 2020-02-01 00:00 UTC: renew it"):
-        open_pipeline(load_settings(cloud="localhost:1", **edge_files(old))).__enter__()
+        open_pipeline(load_settings(cloud__address="localhost:1", **edge_files(old))).__enter__()
 
 
 def test_a_certificate_that_expires_soon_is_logged(pki: Path) -> None:
-    settings = load_settings(cloud="localhost:1", health_check_s=0.0, **edge_files(pki))
+    settings = load_settings(
+        cloud__address="localhost:1", cloud__health_check_s=0.0, **edge_files(pki)
+    )
     with structlog.testing.capture_logs() as logs, open_pipeline(settings):
         pass
     soon = [log["reason"] for log in logs if log["event"] == "a certificate expires soon"]
     assert [reason.split(" expires on ")[0] for reason in soon] == [
-        f"tls_ca = {pki / 'ca.pem'}",
-        f"tls_cert = {pki / 'edge.pem'}",
+        f"cloud.tls.ca = {pki / 'ca.pem'}",
+        f"cloud.tls.cert = {pki / 'edge.pem'}",
     ]
 
 
 def test_sending_in_the_clear_is_logged_at_each_start() -> None:
     """The address is one for documents (RFC 5737), where nothing answers."""
-    settings = load_settings(cloud="192.0.2.1:50051", insecure=True, health_check_s=0.0)
+    settings = load_settings(
+        cloud__address="192.0.2.1:50051", cloud__insecure=True, cloud__health_check_s=0.0
+    )
     for _ in range(2):
         with structlog.testing.capture_logs() as logs, open_pipeline(settings):
             pass
         assert [(log["event"], log["log_level"], log["clouds"]) for log in logs] == [
-            ("ROIs are sent unencrypted: set tls_ca", "warning", ["192.0.2.1:50051"])
+            ("ROIs are sent unencrypted: set cloud.tls.ca", "warning", ["192.0.2.1:50051"])
         ]
 
 
 def test_unreadable_certificate_is_named(tmp_path: Path) -> None:
-    settings = load_settings(tls_ca=tmp_path / "absent.pem")
+    settings = load_settings(cloud__tls__ca=tmp_path / "absent.pem")
     with pytest.raises(BadSettings, match=r"absent\.pem: No such file"):
         open_channel("127.0.0.1:1", settings)

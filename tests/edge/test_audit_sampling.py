@@ -147,7 +147,7 @@ def test_outcome_and_counts_of_an_audit() -> None:
 
 def audited(cloud: FakeCloud, out: Path, rate: float = 1.0) -> Report:
     with escalator(cloud.address, reserve_s=2.0) as second:
-        return report_of(pipeline_of(second, FAINT, audit_rate=rate), out)
+        return report_of(pipeline_of(second, FAINT, cloud__audit_rate=rate), out)
 
 
 def second_only(roi: Roi) -> Verdict | Refusal:
@@ -200,5 +200,5 @@ def test_a_scan_that_is_not_sampled_says_so(tmp_path: Path) -> None:
 
 
 def test_a_site_without_a_cloud_cannot_audit(tmp_path: Path) -> None:
-    report = report_of(pipeline_of(NoSecondReader(), FAINT, audit_rate=1.0), tmp_path)
+    report = report_of(pipeline_of(NoSecondReader(), FAINT, cloud__audit_rate=1.0), tmp_path)
     assert report.audit == Audit(AuditOutcome.UNANSWERED, 1.0, 0.09, reason=OFF.reason)

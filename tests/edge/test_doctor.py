@@ -65,7 +65,7 @@ def test_nothing_is_wrong_on_a_sound_machine(root: Path) -> None:
     assert checked["studies"] == [("note", "1 are refused: overread-edge queue shows why")]
     assert [level for level, _ in checked["trail"]] == ["ok"]
     assert "records in 1 files are sound; the last is " in checked["trail"][0][1]
-    assert checked["model"][1][1].startswith("model_keys is not set")
+    assert checked["model"][1][1].startswith("models.keys is not set")
     assert checked["model"][0][0] == "ok"
     assert "screening-int8" in checked["model"][0][1]
 
@@ -161,7 +161,7 @@ def test_a_full_disk_is_told_before_it_is_full(root: Path, monkeypatch: pytest.M
     assert status == 1
     ((_, text),) = wrong(checked)
     assert text.startswith("3.0 GB free for state_dir, expected 3.0 GB; make room")
-    assert doctor(root, "pending_max_mb = 1000.0")[0] == 0
+    assert doctor(root, "pending.max_mb = 1000.0")[0] == 0
 
 
 def test_a_damaged_database_that_was_set_aside_is_a_note(root: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_broken_record_of_the_trail_is_named(root: Path) -> None:
 def test_who_signed_the_models_is_named(root: Path) -> None:
     """A key that did not sign them is wrong, as it is at the start."""
     _, public = make_keys(root, "hospital")
-    status, checked = doctor(root, f'model_keys = ["{public}"]')
+    status, checked = doctor(root, f'models.keys = ["{public}"]')
     assert status == 1
     ((what, text),) = wrong(checked)
     assert what == "model"
@@ -204,7 +204,7 @@ def test_a_cloud_that_does_not_answer_is_wrong(root: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-        status, checked = doctor(root, f'cloud = "{address}"')
+        status, checked = doctor(root, f'cloud.address = "{address}"')
     assert status == 1
     ((level, text),) = checked["cloud"]
     assert (level, text.split(": ")[:2]) == ("WRONG", [address, "Unreachable"])
@@ -215,7 +215,7 @@ def test_each_of_several_addresses_is_asked(root: Path) -> None:
     with FakeCloud() as cloud, socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # nobody listens on it
         absent = f"127.0.0.1:{unused.getsockname()[1]}"
-        status, checked = doctor(root, f'cloud = "{cloud.address},{absent}"')
+        status, checked = doctor(root, f'cloud.address = "{cloud.address},{absent}"')
     assert status == 1
     (well, text), (wrong, reason) = checked["cloud"]
     assert (well, wrong) == ("ok", "WRONG")
@@ -229,20 +229,23 @@ def test_a_cloud_that_answers_is_well_and_a_mistake_with_tls_is_named(root: Path
     pki = make_pki(root / "pki", service=("CN=service", "subjectAltName=IP:127.0.0.1"))
     ca, key, cert = ((pki / name).read_bytes() for name in ("ca.pem", "service.key", "service.pem"))
     credentials = grpc.ssl_server_credentials([(key, cert)], ca, require_client_auth=True)
-    files = [f'tls_cert = "{pki / "service.pem"}"', f'tls_key = "{pki / "service.key"}"']
+    files = [
+        f'cloud.tls.cert = "{pki / "service.pem"}"',
+        f'cloud.tls.key = "{pki / "service.key"}"',
+    ]
     with FakeCloud(credentials=credentials) as cloud:
-        more = (f'cloud = "{cloud.address}"', f'tls_ca = "{pki / "ca.pem"}"')
+        more = (f'cloud.address = "{cloud.address}"', f'cloud.tls.ca = "{pki / "ca.pem"}"')
         status, checked = doctor(root, *more, *files)
         assert wrong(checked) == []
         assert status == 0
         assert checked["cloud"][-1][1].endswith("encryption: mutual TLS")
         status, checked = doctor(root, *more)
     assert status == 1
-    assert "requires a client certificate: set tls_cert and tls_key" in checked["cloud"][-1][1]
+    assert "requires a client certificate: set cloud.tls.cert and" in checked["cloud"][-1][1]
 
 
 def test_a_certificate_that_cannot_be_read_is_named(root: Path) -> None:
-    more = ('cloud = "127.0.0.1:1"', f'tls_ca = "{root / "no.pem"}"')
+    more = ('cloud.address = "127.0.0.1:1"', f'cloud.tls.ca = "{root / "no.pem"}"')
     status, checked = doctor(root, *more)
     assert status == 1
     assert "no.pem" in checked["cloud"][0][1]
@@ -272,15 +275,22 @@ def test_receiving_that_is_off_is_a_note(root: Path) -> None:
 def test_a_port_for_studies_that_is_taken_or_serves_nobody_is_wrong(root: Path) -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
         port = taken.getsockname()[1]
-        status, checked = doctor(root, f"dicom_port = {port}", 'dicom_address = "0.0.0.0"')
+        status, checked = doctor(root, f'receive.dicom.address = "0.0.0.0:{port}"')
     texts = [text for what, text in wrong(checked) if what == "receiving"]
     assert status == 1
-    assert any("Address already in use (dicom_address, dicom_port)" in text for text in texts)
-    assert "dicom_peers is empty: other machines are rejected; name who may send" in texts
+    assert any(
+        f"receive.dicom.address = 0.0.0.0:{port}: Address already in use" in text for text in texts
+    )
+    assert "receive.dicom.peers is empty: other machines are rejected; name who may send" in texts
 
 
 def test_ports_for_studies_that_are_free_are_well(root: Path) -> None:
-    more = ("dicom_port = 0", "stow_port = 0", 'dicom_peers = ["PACS"]', "receive_min_free_mb = 1")
+    more = (
+        'receive.dicom.address = "127.0.0.1:0"',
+        'receive.stow.address = "127.0.0.1:0"',
+        'receive.dicom.peers = ["PACS"]',
+        "receive.min_free_mb = 1",
+    )
     status, checked = doctor(root, *more)
     assert (status, wrong(checked)) == (0, [])
     assert checked["receiving"] == [("ok", "127.0.0.1:0 is free")] * 2
@@ -290,6 +300,8 @@ def test_an_agent_that_does_not_listen_where_the_settings_say_is_wrong(root: Pat
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
     with exclusive(root / "inbox" / ".overread.lock"), exclusive(root / "state" / ".overread.lock"):
-        _, checked = doctor(root, f"stow_port = {port}", "receive_min_free_mb = 1")
+        _, checked = doctor(
+            root, f'receive.stow.address = "127.0.0.1:{port}"', "receive.min_free_mb = 1"
+        )
     ((_, text),) = wrong(checked)
     assert text == f"the agent that runs does not listen at 127.0.0.1:{port}: restart it"

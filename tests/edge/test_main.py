@@ -410,12 +410,12 @@ def test_screen_sends_nothing_to_another_machine_in_the_clear(study: str, tmp_pa
     """The address is one for documents (RFC 5737), where nothing answers."""
     refused = screen(tmp_path / "out", study, "--cloud", "192.0.2.1:50051")
     assert refused.exit_code == 1
-    assert "192.0.2.1:50051 is another machine, and tls_ca is not set" in refused.stderr
+    assert "192.0.2.1:50051 is another machine, and tls.ca is not set" in refused.stderr
     assert not (tmp_path / "out").exists()
     more = ("--cloud", "192.0.2.1:50051", "--insecure", "--deadline", "2.2")
     sent = screen(tmp_path / "out", study, *more)
     assert sent.exit_code == ExitStatus.NO_SECOND_READING
-    assert "ROIs are sent unencrypted: set tls_ca" in sent.stderr
+    assert "ROIs are sent unencrypted: set cloud.tls.ca" in sent.stderr
 
 
 def test_no_escape_sequence_of_an_error_reaches_the_terminal() -> None:
@@ -434,10 +434,9 @@ def test_run_names_an_unusable_folder(tmp_path: Path, taken: str) -> None:
 def test_run_names_a_taken_metrics_port(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        line = agent_error(tmp_path, f"metrics_port = {port}")
+        line = agent_error(tmp_path, f'metrics_address = "127.0.0.1:{port}"')
     assert line == (
-        f"BadSettings: metrics at 127.0.0.1:{port}: Address already in use"
-        " (metrics_address, metrics_port)"
+        f"BadSettings: metrics at 127.0.0.1:{port}: Address already in use (metrics_address)"
     )
 
 
@@ -532,7 +531,7 @@ def test_password_writes_the_hash_for_its_reader_alone(tmp_path: Path) -> None:
         assert CliRunner().invoke(app, ["password", str(file)], input=typed).exit_code == status
         assert not file.exists()
     result = CliRunner().invoke(app, ["password", str(file)], input="one long word\n" * 2)
-    assert f'status_password_file = "{file}"' in result.stdout
+    assert f'page.password_file = "{file}"' in result.stdout
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert "one long word" not in file.read_text()
     assert Password.load(file).matches("one long word")

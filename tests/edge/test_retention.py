@@ -56,7 +56,7 @@ def store(root: Path) -> Iterator[StudyStore]:
 def retention(
     root: Path, store: StudyStore, wall: HandClock | None = None, **settings: Any
 ) -> Retention:
-    given = settings_in(root).model_copy(update=settings)
+    given = settings_in(root, **settings)
     folders, clock = AgentFolders.of(given), HandClock()
     return Retention(folders, store, given, [].append, clock, wall or (lambda: NOW))
 
@@ -73,7 +73,7 @@ def test_the_voxels_of_the_viewer_go_with_the_study(root: Path, store: StudyStor
     for name in ("a", "d"):
         for suffix in ("npy", "json"):
             (folders.viewer / f"{keys[name]}.{suffix}").write_text("x")
-    one = retention(root, store, keep_done_days=35.0)
+    one = retention(root, store, retention__studies_days=35.0)
     while one.run_once():
         pass
     assert {path.stem for path in folders.viewer.iterdir()} == {keys["d"]}
@@ -87,7 +87,7 @@ def test_by_default_nothing_is_ever_removed(root: Path, store: StudyStore) -> No
 
 def test_studies_that_are_too_old_go_and_their_reports_stay(root: Path, store: StudyStore) -> None:
     """Not what is pending, nor what was refused: that waits for a person."""
-    run(retention(root, store, keep_done_days=15.0))
+    run(retention(root, store, retention__studies_days=15.0))
     assert whereabouts(root) == {"c": ["done"], "d": ["done"], "e": ["quarantine"]}
     assert statuses(root).keys() == set("abcde")
     assert {record.name for record in store.at(Step.DONE)} == set("abcd")
@@ -98,7 +98,7 @@ def test_reports_that_are_too_old_go_and_their_studies_stay(root: Path, store: S
     objects.mkdir(parents=True)
     for path in (objects / "sr.dcm", root / "outbox" / "a" / SOURCE):
         path.touch()
-    run(retention(root, store, keep_reports_days=15.0))
+    run(retention(root, store, retention__reports_days=15.0))
     assert sorted(statuses(root)) == ["c", "d"]
     assert whereabouts(root).keys() == set("abcde")
     assert sorted(p.name for p in (root / "outbox").iterdir() if p.is_dir()) == ["c", "d"]
@@ -107,14 +107,14 @@ def test_reports_that_are_too_old_go_and_their_studies_stay(root: Path, store: S
 def test_the_age_of_a_report_is_that_of_its_last_version(root: Path, store: StudyStore) -> None:
     """It was amended yesterday, 39 days after its study was done."""
     os.utime(root / "outbox" / "a" / "report.json", (NOW - DAY_S, NOW - DAY_S))
-    run(retention(root, store, keep_reports_days=15.0))
+    run(retention(root, store, retention__reports_days=15.0))
     assert sorted(statuses(root)) == ["a", "c", "d"]
 
 
 def test_the_oldest_go_until_the_rest_is_small_enough(root: Path, store: StudyStore) -> None:
     """What is pending counts, and stays."""
     size = sum(path.stat().st_size for path in (root / "state" / "done").rglob("*.dcm"))
-    run(retention(root, store, keep_done_gb=(size - 1) / 1e9))
+    run(retention(root, store, retention__studies_gb=(size - 1) / 1e9))
     assert whereabouts(root).keys() == set("bcde")
 
 
@@ -122,7 +122,7 @@ def test_a_provisional_report_that_nothing_pends_for_is_kept(root: Path, store: 
     """Whatever happened to its pending read: a person must see it."""
     with closing(sqlite3.connect(database(root), isolation_level=None)) as opened:
         opened.execute("DELETE FROM pending")
-    run(retention(root, store, keep_done_days=1.0, keep_reports_days=1.0))
+    run(retention(root, store, retention__studies_days=1.0, retention__reports_days=1.0))
     assert whereabouts(root).keys() == {"c", "e"}
     assert statuses(root) == {"c": "provisional"}
 
@@ -131,7 +131,7 @@ def test_a_row_goes_with_the_last_file_and_its_name_is_free_again(
     root: Path, store: StudyStore
 ) -> None:
     """The row has the name of the study, which may be the patient's."""
-    run(retention(root, store, keep_done_days=15.0, keep_reports_days=15.0))
+    run(retention(root, store, retention__studies_days=15.0, retention__reports_days=15.0))
     assert {record.name for record in store.at(Step.DONE)} == {"c", "d"}
     assert [record.name for record in store.at(Step.QUARANTINED)] == ["e"]
     put(root / "inbox", "a", "x")
@@ -148,7 +148,7 @@ def test_folders_and_files_that_are_not_the_agent_s_stay(root: Path, store: Stud
     (outbox / "b").mkdir()
     (outbox / "b" / ".study-another").touch()
     (outbox / "b" / "report.json").write_text("theirs")
-    run(retention(root, store, keep_done_days=15.0, keep_reports_days=15.0))
+    run(retention(root, store, retention__studies_days=15.0, retention__reports_days=15.0))
     assert [path.name for path in (outbox / "a").iterdir()] == ["note.txt"]
     assert (outbox / "b" / "report.json").read_text() == "theirs"
     assert (outbox / "mine").is_dir()
@@ -169,12 +169,12 @@ def test_killed_while_it_removes_a_report_no_half_report_counts_as_whole(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", unlink)
         with pytest.raises(Killed):
-            run(retention(root, store, keep_reports_days=35.0))
+            run(retention(root, store, retention__reports_days=35.0))
     half = [
         p for p in (root / "outbox").iterdir() if p.is_dir() and not (p / "report.json").exists()
     ]
     assert len(half) == 1
-    run(retention(root, store, keep_reports_days=35.0))
+    run(retention(root, store, retention__reports_days=35.0))
     assert sorted(statuses(root)) == ["b", "c", "d"]
     assert not half[0].exists()
 
@@ -188,9 +188,9 @@ def test_killed_while_it_removes_a_study_no_half_study_is_left(
     with monkeypatch.context() as patch:
         patch.setattr(removing, "remove", die)
         with pytest.raises(Killed):
-            run(retention(root, store, keep_done_days=35.0))
+            run(retention(root, store, retention__studies_days=35.0))
     assert whereabouts(root).keys() == set("bcde") | {"a"}  # under its hidden name
-    run(retention(root, store, keep_done_days=35.0))
+    run(retention(root, store, retention__studies_days=35.0))
     assert whereabouts(root).keys() == set("bcde")
     assert list((root / "state" / "done").glob(".removed-*")) == []
 
@@ -199,7 +199,7 @@ def test_a_clock_that_was_set_removes_nothing(root: Path, store: StudyStore) -> 
     """A year forward while the agent runs: everything would be too old."""
     wall = HandClock()
     wall.now_s = NOW
-    of = retention(root, store, wall, keep_done_days=100.0, keep_reports_days=100.0)
+    of = retention(root, store, wall, retention__studies_days=100.0, retention__reports_days=100.0)
     wall.sleep(365 * DAY_S)
     run(of)
     assert whereabouts(root).keys() == statuses(root).keys() == set("abcde")
@@ -216,7 +216,7 @@ def test_one_that_cannot_be_removed_does_not_keep_the_others(
         real(source, target)
 
     monkeypatch.setattr(removing, "move", move)
-    run(retention(root, store, keep_done_days=15.0))
+    run(retention(root, store, retention__studies_days=15.0))
     assert whereabouts(root).keys() == set("acde")
 
 
@@ -225,7 +225,7 @@ def test_the_agent_removes_while_it_is_idle(tmp_path: Path) -> None:
     put(tmp_path / "inbox", "a")
     work(tmp_path)
     assert whereabouts(tmp_path) == {"a": ["done"]}
-    work(tmp_path, settings={"keep_done_days": 1e-6, "keep_reports_days": 1e-6})
+    work(tmp_path, settings={"retention__studies_days": 1e-6, "retention__reports_days": 1e-6})
     assert whereabouts(tmp_path) == statuses(tmp_path) == {}
     assert list((tmp_path / "outbox").glob("a")) == []
 
@@ -241,5 +241,5 @@ def test_a_full_disk_lets_the_agent_remove_before_it_reads(tmp_path: Path) -> No
             raise OSError(errno.ENOSPC, "no room")
         return quick_read(job, persist)
 
-    work(tmp_path, read, settings={"keep_done_days": 1e-6})
+    work(tmp_path, read, settings={"retention__studies_days": 1e-6})
     assert statuses(tmp_path) == {"a": "final", "b": "final"}

@@ -12,7 +12,7 @@ from edge.link.estimate import LinkEstimate
 from edge.models.agreement import Agreement
 from edge.models.choose import ShadowState
 from edge.report.model import Rejection, Report, Status
-from edge.settings.core import EdgeSettings
+from edge.settings.core import EdgeSettings, load_settings
 from edge.telemetry import Telemetry
 from tests.edge.builders import plan_of
 
@@ -95,9 +95,9 @@ def test_the_models_are_those_of_the_moment_and_old_versions_leave_no_series() -
 
 def test_when_certificates_expire_is_a_metric() -> None:
     telemetry, end = Telemetry(), datetime(2027, 1, 1, tzinfo=UTC)
-    telemetry.set_expiries({"tls_cert": end})
+    telemetry.set_expiries({"cloud.tls.cert": end})
     name = "overread_edge_certificate_expiry_timestamp_seconds"
-    value = telemetry.registry.get_sample_value(name, {"setting": "tls_cert"})
+    value = telemetry.registry.get_sample_value(name, {"setting": "cloud.tls.cert"})
     assert value == end.timestamp()
 
 
@@ -105,7 +105,7 @@ def test_metrics_are_served_while_it_lasts() -> None:
     telemetry = Telemetry()
     telemetry.count_report(report())
     with (
-        telemetry.serve(EdgeSettings(metrics_port=0)) as address,
+        telemetry.serve(load_settings(metrics_address="127.0.0.1:0")) as address,
         urllib.request.urlopen(f"http://{address}/metrics") as page,
     ):
         assert b'overread_edge_studies_total{status="final"} 1.0' in page.read()

@@ -40,7 +40,7 @@ def test_edge_and_cloud_start_with_them_at_once(tmp_path: Path, host: str) -> No
         with open_channel(address, settings) as channel:
             answer = OverreadStub(channel).Describe(pb.DescribeRequest(), timeout=20)
         assert answer.models == {"mean": "2.1"}
-        assert diagnose(address, settings.tls, 20.0) == ""
+        assert diagnose(address, settings.cloud.tls, 20.0) == ""
 
 
 def test_keys_are_for_their_owner_alone_and_the_authority_s_is_not_kept(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def context(files: Path, *, with_certificate: bool) -> ssl.SSLContext:
 
 
 def test_it_serves_until_the_end_of_the_context() -> None:
-    with serving(APP, Listener("127.0.0.1", 0, prefix="status"), "test") as url:
+    with serving(APP, Listener("127.0.0.1", 0, setting="page.address"), "test") as url:
         assert httpx.get(url).text == "|http"
     with pytest.raises(httpx.ConnectError):
         httpx.get(url)
@@ -60,11 +60,9 @@ def test_it_serves_until_the_end_of_the_context() -> None:
 def test_a_taken_port_names_the_settings() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        at = Listener("127.0.0.1", port, prefix="status")
+        at = Listener("127.0.0.1", port, setting="page.address")
         with (
-            pytest.raises(
-                BadSettings, match=r"status at 127.0.0.1:\d+: .*\(status_address, status_po"
-            ),
+            pytest.raises(BadSettings, match=r"page\.address = 127.0.0.1:\d+: Address already"),
             serving(APP, at, "test"),
         ):
             pass
@@ -86,11 +84,11 @@ def test_a_caller_without_the_required_certificate_is_refused(files: Path) -> No
 
 
 def test_wrong_files_of_tls_stop_the_start_and_are_named(files: Path) -> None:
-    tls = TlsFiles(cert=files / "cloud.pem", key=files / "edge.key").named("status_tls_")
+    tls = TlsFiles(cert=files / "cloud.pem", key=files / "edge.key").named("page.tls.")
     with (
         pytest.raises(
-            BadSettings, match=r"status_tls_key = .* is not the private key of status_tls_c"
+            BadSettings, match=r"page\.tls\.key = .* is not the private key of page\.tls\.cert"
         ),
-        serving(APP, Listener("127.0.0.1", 0, tls, prefix="status"), "test"),
+        serving(APP, Listener("127.0.0.1", 0, tls, setting="page.address"), "test"),
     ):
         pass

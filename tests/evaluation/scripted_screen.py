@@ -12,7 +12,7 @@ import edge.assemble
 from edge.assemble import build_pipeline
 from edge.escalation.client import NoSecondReader
 from edge.pipeline import Pipeline
-from edge.settings.core import EdgeSettings
+from edge.settings.core import load_settings
 from imaging.preprocess import Preprocessed
 from imaging.volume import Triple
 from models.runtime.detection import Candidate
@@ -35,7 +35,7 @@ class ScriptedScreening:
 
 def scripted_pipeline(places: Sequence[tuple[Triple, float]]) -> Pipeline:
     """The pipeline of an edge without a cloud that proposes these places."""
-    return build_pipeline(EdgeSettings(deadline_s=60), ScriptedScreening(places), NoSecondReader())
+    return build_pipeline(load_settings(deadline_s=60), ScriptedScreening(places), NoSecondReader())
 
 
 def _candidate(box: Preprocessed, place: Triple, score: float) -> Candidate:

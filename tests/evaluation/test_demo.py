@@ -116,7 +116,7 @@ def test_the_default_shows_whole_lungs_and_a_nodule_that_the_second_reading_deci
     """Both real programs; nothing is printed that is wider than 100 columns."""
     out = tmp_path / "demo"
     command = [sys.executable, "-m", "evaluation.demo", "--out", str(out)]
-    environment = os.environ | {"OVERREAD_EDGE_CLOUD": "off"}  # reaches neither of them
+    environment = os.environ | {"OVERREAD_EDGE_CLOUD__ADDRESS": "off"}  # reaches neither of them
     said = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert said.returncode == 0, said.stderr
     lines = said.stdout.splitlines()

@@ -30,6 +30,7 @@ def config(tmp_path: Path) -> Path:
     [
         (EdgeSettings, "OVERREAD_EDGE_DEADLIN_S", "OVERREAD_EDGE_DEADLINE_S"),
         (EdgeSettings, "overread_edge_inbux", "OVERREAD_EDGE_INBOX"),
+        (EdgeSettings, "OVERREAD_EDGE_CLOUD__ADRESS", "OVERREAD_EDGE_CLOUD__ADDRESS"),
         (CloudSettings, "OVERREAD_CLOUD_ADRESS", "OVERREAD_CLOUD_ADDRESS"),
         (CloudSettings, "OVERREAD_CLOUD_TLS__CERTIFICATE", "OVERREAD_CLOUD_TLS__CERT"),
     ],
@@ -47,6 +48,7 @@ def test_a_misspelt_variable_stops_the_start(
     [
         (EdgeSettings, "deadlin_s = 3", "deadline_s"),
         (EdgeSettings, "Deadline_s = 3", "deadline_s"),
+        (EdgeSettings, "receive.dicom.ae_titel = 3", "receive.dicom.ae_title"),
         (CloudSettings, "max_bach = 3", "max_batch"),
         (CloudSettings, "tls.certificate = 3", "tls.cert"),
     ],
@@ -58,6 +60,23 @@ def test_a_misspelt_key_stops_the_start(
     name = line.split()[0]
     said = f"{config}: {name}: there is no such setting; did you mean {meant}?"
     assert error_of(kind, config) == said
+
+
+def test_a_name_of_before_leads_to_that_of_today(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text("dicom_port = 104")
+    assert error_of(EdgeSettings, config) == f"{config}: dicom_port is now receive.dicom.address"
+    config.write_text('cloud = "reader:50051"')
+    assert error_of(EdgeSettings, config) == f"{config}: cloud is now cloud.address"
+    monkeypatch.setenv("OVERREAD_EDGE_TLS_CA", "ca.pem")
+    said = "OVERREAD_EDGE_TLS_CA is now OVERREAD_EDGE_CLOUD__TLS__CA"
+    assert error_of(EdgeSettings) == said
+
+
+def test_what_is_no_table_is_told(config: Path) -> None:
+    config.write_text("receive = 3")
+    assert error_of(EdgeSettings, config) == f"{config}: receive: expected a table, [receive]"
 
 
 @BOTH
@@ -141,7 +160,9 @@ def test_a_zero_byte_is_named(kind: type[ProcessSettings], value: str, config: P
     "address",
     ["\\u001b:1", " :1", "a:\\uff11", "a:", ":1", "a:-1", "a:1.0", "a b:1", "a:99999999999999999"],
 )
-@pytest.mark.parametrize(("kind", "name"), [(EdgeSettings, "cloud"), (CloudSettings, "address")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(EdgeSettings, "cloud.address"), (CloudSettings, "address")]
+)
 def test_an_address_is_printable(
     kind: type[ProcessSettings], name: str, address: str, config: Path
 ) -> None:

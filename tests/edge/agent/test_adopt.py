@@ -60,7 +60,7 @@ def work(
     on_step: StepHook | None = None,
     settings: Mapping[str, object] = MappingProxyType({}),
 ) -> None:
-    given = settings_in(root).model_copy(update=settings)
+    given = settings_in(root, **settings)
     run_agent(given, read=read, stop=Passes(), on_step=on_step)
 
 

@@ -45,7 +45,9 @@ def running(settings: EdgeSettings, **parts: Any) -> Iterator[Logs]:
 
 def settings_below(root: Path, **more: object) -> EdgeSettings:
     folders = {name: root / name for name in ("inbox", "outbox", "state_dir")}
-    return load_settings(**folders, metrics_port=0, poll_s=0.01, quiet_s=0.01, **more)
+    return load_settings(
+        **folders, metrics_address="127.0.0.1:0", poll_s=0.01, quiet_s=0.01, **more
+    )
 
 
 def event(logs: Logs, name: str) -> Any:
@@ -58,7 +60,9 @@ def test_the_agent_says_at_its_start_what_it_does(
     monkeypatch.setattr(live, "open_configured", lambda *_, **__: FixedScreener(()))
     config = tmp_path / "edge.toml"
     lines = [f'{name} = "{tmp_path / name}"' for name in ("inbox", "outbox", "state_dir")]
-    config.write_text("\n".join([*lines, 'cloud = "127.0.0.1:1"', "metrics_port = 0"]))
+    config.write_text(
+        "\n".join([*lines, 'cloud.address = "127.0.0.1:1"', 'metrics_address = "127.0.0.1:0"'])
+    )
     with running(load_settings(config)) as logs:
         wait_until(lambda: any(log["event"] == "agent started" for log in logs))
     said = event(logs, "agent started")

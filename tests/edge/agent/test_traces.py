@@ -17,7 +17,7 @@ def test_retries_and_refusals_are_spans_of_their_studies(tmp_path: Path) -> None
     """A retry without an answer, one with half of them, one with the rest; and a refusal."""
     put(tmp_path / "inbox", "a", "pending")
     put(tmp_path / "inbox", "b", "bad")
-    settings = settings_in(tmp_path).model_copy(update={"traces": str(tmp_path / "t.jsonl")})
+    settings = settings_in(tmp_path, traces=str(tmp_path / "t.jsonl"))
     stop, out = threading.Event(), tmp_path / "outbox"
     agent = threading.Thread(
         target=run_agent,

@@ -19,7 +19,7 @@ from edge.dicom_in.incoming import Limits
 from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.scp import receiving_by_dicom
 from edge.dicom_in.stow import receiving_by_stow
-from edge.settings.core import EdgeSettings
+from edge.settings.core import EdgeSettings, load_settings
 from edge.telemetry import Telemetry
 from tests.imaging.small_ct import SmallCt
 
@@ -29,7 +29,7 @@ IMAGES = SmallCt(count=12).images()
 def settings_in(root: Path, **values: object) -> EdgeSettings:
     """Settings of an agent below ``root`` that receives on a free port of this machine."""
     folders = {name: root / name for name in ("inbox", "outbox", "state_dir")}
-    return EdgeSettings(**{**folders, "receive_min_free_mb": 1, **values})
+    return load_settings(**{**folders, "receive__min_free_mb": 1, **values})
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Port:
 @contextmanager
 def dicom_port(root: Path, store: ReceivedStore | None = None, **values: object) -> Iterator[Port]:
     """A DICOM node without an agent."""
-    settings = settings_in(root, **{"dicom_port": 0, **values})
+    settings = settings_in(root, **{"receive__dicom__address": "127.0.0.1:0", **values})
     settings.inbox.mkdir(exist_ok=True)
     store = store or ReceivedStore(settings.inbox, Limits.of(settings))
     telemetry = Telemetry()
@@ -66,7 +66,7 @@ def dicom_port(root: Path, store: ReceivedStore | None = None, **values: object)
 @contextmanager
 def stow_port(root: Path, store: ReceivedStore | None = None, **values: object) -> Iterator[Port]:
     """A STOW-RS service without an agent."""
-    settings = settings_in(root, **{"stow_port": 0, **values})
+    settings = settings_in(root, **{"receive__stow__address": "127.0.0.1:0", **values})
     settings.inbox.mkdir(exist_ok=True)
     store = store or ReceivedStore(settings.inbox, Limits.of(settings))
     telemetry = Telemetry()

@@ -64,7 +64,7 @@ def agent(
     with capture_logs() as lines:
         thread.start()
         try:
-            expected = (settings.dicom_port is not None) + (settings.stow_port is not None)
+            expected = bool(settings.receive.dicom.address) + bool(settings.receive.stow.address)
             wait_until(lambda: bool(failures) or len(_ports(lines)) == expected)
             assert not failures, failures
             yield _ports(lines)
@@ -125,7 +125,7 @@ def findings_of(report: dict[str, Any]) -> Any:
 def from_folder(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The report of the phantom as a folder in the inbox."""
     root = tmp_path_factory.mktemp("folder")
-    settings = settings_in(root, dicom_port=0, poll_s=0.05)
+    settings = settings_in(root, receive__dicom__address="127.0.0.1:0", poll_s=0.05)
     with agent(settings):
         target = shutil.copytree(phantom, root / "inbox" / ".copy")
         (target / ".done").touch()
@@ -142,7 +142,13 @@ def test_a_received_series_has_the_report_of_the_same_folder(
     sent: Callable[[dict[str, Endpoint], list[Dataset]], None],
 ) -> None:
     images = [dcmread(file) for file in sorted(phantom.glob("*.dcm"))]
-    settings = settings_in(tmp_path, dicom_port=0, stow_port=0, quiet_s=1.0, poll_s=0.05)
+    settings = settings_in(
+        tmp_path,
+        receive__dicom__address="127.0.0.1:0",
+        receive__stow__address="127.0.0.1:0",
+        quiet_s=1.0,
+        poll_s=0.05,
+    )
     with agent(settings) as ports:
         sent(ports, images)
         wait_until(lambda: version_of(tmp_path / "outbox") == 1)
@@ -154,7 +160,9 @@ def test_a_received_series_has_the_report_of_the_same_folder(
 def test_images_that_come_after_the_folder_was_claimed_amend_its_report(tmp_path: Path) -> None:
     """The folder of the series is made again, and the agent joins it with its study."""
     outbox, done = tmp_path / "outbox", tmp_path / "state_dir" / "done"
-    settings = settings_in(tmp_path, dicom_port=0, quiet_s=1.0, poll_s=0.02)
+    settings = settings_in(
+        tmp_path, receive__dicom__address="127.0.0.1:0", quiet_s=1.0, poll_s=0.02
+    )
     with agent(settings, list_images) as ports:
         assert set(send(ports["DICOM"], IMAGES[:7])) == {0x0000}
         wait_until(lambda: version_of(outbox) == 1 and len(os.listdir(done)) == 1)
@@ -174,7 +182,9 @@ def test_images_that_come_after_the_folder_was_claimed_amend_its_report(tmp_path
 
 def test_an_image_that_is_sent_again_after_its_report_makes_no_study(tmp_path: Path) -> None:
     """A sender that missed the acknowledgement sends once more."""
-    settings = settings_in(tmp_path, dicom_port=0, quiet_s=1.0, poll_s=0.02)
+    settings = settings_in(
+        tmp_path, receive__dicom__address="127.0.0.1:0", quiet_s=1.0, poll_s=0.02
+    )
     with agent(settings, list_images) as ports:
         assert set(send(ports["DICOM"], IMAGES)) == {0x0000}
         wait_until(lambda: version_of(tmp_path / "outbox") == 1)
@@ -185,7 +195,7 @@ def test_an_image_that_is_sent_again_after_its_report_makes_no_study(tmp_path: P
 
 def read_and_repeat(root: Path, images: list[Dataset]) -> list[TrailRecord]:
     """Receive and read a series; after a restart send these images; return the trail."""
-    settings = settings_in(root, dicom_port=0, quiet_s=1.0, poll_s=0.02)
+    settings = settings_in(root, receive__dicom__address="127.0.0.1:0", quiet_s=1.0, poll_s=0.02)
     trail = root / "state_dir" / "trail"
     with agent(settings, list_images) as ports:
         assert set(send(ports["DICOM"], IMAGES)) == {0x0000}
@@ -240,7 +250,11 @@ def test_a_study_that_is_sent_again_long_after_its_report_is_read_again(
 
 def test_a_release_completes_a_series_where_the_setting_says_so(tmp_path: Path) -> None:
     settings = settings_in(
-        tmp_path, dicom_port=0, quiet_s=3600, poll_s=3600, dicom_complete_on_release=True
+        tmp_path,
+        receive__dicom__address="127.0.0.1:0",
+        quiet_s=3600,
+        poll_s=3600,
+        receive__dicom__complete_on_release=True,
     )  # a poll would find it in an hour
     with agent(settings, list_images) as ports:
         assert set(send(ports["DICOM"], IMAGES)) == {0x0000}
@@ -248,7 +262,9 @@ def test_a_release_completes_a_series_where_the_setting_says_so(tmp_path: Path) 
 
 
 def test_the_agent_that_stops_rejects_associations(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path, dicom_port=0, quiet_s=3600, poll_s=0.02)
+    settings = settings_in(
+        tmp_path, receive__dicom__address="127.0.0.1:0", quiet_s=3600, poll_s=0.02
+    )
     with agent(settings, list_images) as ports:
         association = associate(ports["DICOM"])
         assert association.send_c_store(IMAGES[0]).Status == 0x0000
@@ -282,7 +298,9 @@ def rejections(root: Path) -> list[TrailRecord]:
 def test_a_refused_series_that_is_sent_again_unchanged_is_refused_again_unread(
     tmp_path: Path, images: list[Dataset]
 ) -> None:
-    settings = settings_in(tmp_path, dicom_port=0, quiet_s=1.0, poll_s=0.02)
+    settings = settings_in(
+        tmp_path, receive__dicom__address="127.0.0.1:0", quiet_s=1.0, poll_s=0.02
+    )
     with agent(settings, refuse_all) as ports:
         send(ports["DICOM"], IMAGES)
         wait_until(lambda: len(rejections(tmp_path)) == 1)
@@ -299,7 +317,9 @@ def test_a_refused_series_that_is_sent_again_unchanged_is_refused_again_unread(
 
 
 def test_a_refused_series_that_is_sent_again_changed_is_read_again(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path, dicom_port=0, quiet_s=1.0, poll_s=0.02)
+    settings = settings_in(
+        tmp_path, receive__dicom__address="127.0.0.1:0", quiet_s=1.0, poll_s=0.02
+    )
     with agent(settings, refuse_all) as ports:
         send(ports["DICOM"], IMAGES)
         wait_until(lambda: len(rejections(tmp_path)) == 1)
@@ -316,7 +336,11 @@ def test_a_refused_series_that_is_sent_again_changed_is_read_again(tmp_path: Pat
 
 def test_a_request_completes_a_series_where_the_setting_says_so(tmp_path: Path) -> None:
     settings = settings_in(
-        tmp_path, stow_port=0, quiet_s=3600, poll_s=0.02, stow_complete_on_request=True
+        tmp_path,
+        receive__stow__address="127.0.0.1:0",
+        quiet_s=3600,
+        poll_s=0.02,
+        receive__stow__complete_on_request=True,
     )
     images = SmallCt(count=12).images()
     for image in images:

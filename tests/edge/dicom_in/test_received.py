@@ -271,7 +271,7 @@ def test_a_data_set_that_is_not_what_the_request_says_is_refused(
 
 
 def test_an_instance_beyond_the_limit_of_its_size_is_refused(inbox: Path) -> None:
-    store = store_in(inbox, receive_max_instance_mb=1)
+    store = store_in(inbox, receive__max_instance_mb=1)
     incoming = store.begin()
     incoming.write(bytes(999_000))
     with pytest.raises(Refused, match="larger than 1 MB") as refused:
@@ -281,18 +281,18 @@ def test_an_instance_beyond_the_limit_of_its_size_is_refused(inbox: Path) -> Non
 
 
 def test_a_series_with_too_many_instances_is_refused(inbox: Path) -> None:
-    store = store_in(inbox, receive_max_instances=3)
+    store = store_in(inbox, receive__max_instances=3)
     for image in IMAGES[:3]:
         put(store, image)
     assert refusal(store, IMAGES[3]) is Reason.TOO_MANY
     put(store, IMAGES[0])
-    again = store_in(inbox, receive_max_instances=3)
+    again = store_in(inbox, receive__max_instances=3)
     assert refusal(again, IMAGES[3]) is Reason.TOO_MANY
 
 
 def test_before_the_disk_is_full_nothing_is_begun_and_what_comes_is_dropped(inbox: Path) -> None:
     free = [2_000_000]
-    store = store_in(inbox, lambda _: free[0], receive_min_free_mb=1)
+    store = store_in(inbox, lambda _: free[0], receive__min_free_mb=1)
     incoming = store.begin()
     incoming.write(bytes(4 << 20))
     free[0] = 900_000

@@ -41,7 +41,7 @@ from edge.dicom_in.incoming import Limits
 from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.receiving import receiving
 from edge.errors import BadSettings
-from edge.settings.core import Peer
+from edge.settings.receive import Peer
 from edge.telemetry import Telemetry
 from tests.edge.dicom_in.senders import (
     IMAGES,
@@ -134,7 +134,9 @@ def rejection(association: Association) -> tuple[int, int, int]:
 
 
 def test_an_unknown_calling_ae_title_is_rejected(tmp_path: Path) -> None:
-    with dicom_port(tmp_path, dicom_peers=("SCANNER@127.0.0.1", "PACS@10.1.0.0/16")) as port:
+    with dicom_port(
+        tmp_path, receive__dicom__peers=("SCANNER@127.0.0.1", "PACS@10.1.0.0/16")
+    ) as port:
         with capture_logs() as logs:
             assert rejection(associate(port.endpoint, caller="STRANGER")) == (1, 1, 3)
             assert rejection(associate(port.endpoint, caller="PACS")) == (1, 1, 3)
@@ -150,7 +152,7 @@ def test_a_fault_while_a_sender_is_checked_admits_nobody(
         raise RuntimeError("a fault of the program")
 
     monkeypatch.setattr(Peer, "admits", fail)
-    with dicom_port(tmp_path, dicom_peers=("SCANNER",)) as port:
+    with dicom_port(tmp_path, receive__dicom__peers=("SCANNER",)) as port:
         assert rejection(associate(port.endpoint)) == (1, 1, 3)
 
 
@@ -160,7 +162,7 @@ def test_a_wrong_called_ae_title_is_rejected(port: Port) -> None:
 
 
 def test_one_association_too_many_is_rejected_and_the_next_is_not(tmp_path: Path) -> None:
-    with dicom_port(tmp_path, dicom_max_associations=2) as port:
+    with dicom_port(tmp_path, receive__dicom__max_associations=2) as port:
         open_ones = [associate(port.endpoint) for _ in range(2)]
         assert port.counted("open_associations") == 2
         assert rejection(associate(port.endpoint)) == (2, 3, 2)
@@ -243,14 +245,14 @@ def test_a_duplicate_is_success_and_another_data_set_is_not(port: Port) -> None:
 
 def test_an_instance_that_is_too_large_is_refused_and_the_next_is_not(tmp_path: Path) -> None:
     large = changed(PixelData=bytes(1_500_000))
-    with dicom_port(tmp_path, receive_max_instance_mb=1) as port:
+    with dicom_port(tmp_path, receive__max_instance_mb=1) as port:
         assert send(port.endpoint, [large, IMAGES[1]]) == [0xA701, 0x0000]
         assert on_their_way(port.inbox) == []
         assert list(received(port.inbox).values()) == [names(IMAGES[1:2])]
 
 
 def test_a_data_set_without_end_is_aborted(tmp_path: Path) -> None:
-    with dicom_port(tmp_path, receive_max_instance_mb=1) as port:
+    with dicom_port(tmp_path, receive__max_instance_mb=1) as port:
         association = associate(port.endpoint)
         association.send_c_store(changed(PixelData=bytes(3_000_000)))
         wait_until(lambda: not association.is_established)
@@ -306,7 +308,7 @@ def test_of_a_data_set_that_breaks_off_nothing_is_left(port: Port, how: str) -> 
 
 
 def test_a_sender_that_pauses_within_a_data_set_is_given_up(tmp_path: Path) -> None:
-    with dicom_port(tmp_path, dicom_timeout_s=1.0) as port:
+    with dicom_port(tmp_path, receive__dicom__timeout_s=1.0) as port:
         association = associate(port.endpoint)
         half_sent(association, IMAGES[0])
         wait_until(lambda: len(on_their_way(port.inbox)) == 1)
@@ -346,7 +348,9 @@ HOSTILE = {
 def test_a_hostile_connection_ends_and_the_next_sender_is_served(
     tmp_path: Path, content: bytes
 ) -> None:
-    with dicom_port(tmp_path, dicom_timeout_s=1.0, dicom_acse_timeout_s=1.0) as port:
+    with dicom_port(
+        tmp_path, receive__dicom__timeout_s=1.0, receive__dicom__acse_timeout_s=1.0
+    ) as port:
         raw(port, content)
         assert send(port.endpoint, IMAGES[:1]) == [0x0000]
         wait_until(lambda: not any("Acceptor" in t.name for t in threading.enumerate()[1:]
@@ -359,7 +363,7 @@ def test_a_hostile_connection_ends_and_the_next_sender_is_served(
     ids=["empty", "no command", "damaged command", "data without command", "half data"],
 )
 def test_a_damaged_message_ends_its_association_only(tmp_path: Path, value: bytes) -> None:
-    with dicom_port(tmp_path, dicom_timeout_s=1.0) as port:
+    with dicom_port(tmp_path, receive__dicom__timeout_s=1.0) as port:
         association = associate(port.endpoint)
         context = association.accepted_contexts[0].context_id
         data = P_DATA()
@@ -370,7 +374,7 @@ def test_a_damaged_message_ends_its_association_only(tmp_path: Path, value: byte
 
 
 def test_a_pdu_larger_than_agreed_on_ends_its_association(tmp_path: Path) -> None:
-    with dicom_port(tmp_path, dicom_max_pdu=4096) as port:
+    with dicom_port(tmp_path, receive__dicom__max_pdu=4096) as port:
         association = associate(port.endpoint)
         connection = association.dul.socket
         assert connection is not None
@@ -381,7 +385,9 @@ def test_a_pdu_larger_than_agreed_on_ends_its_association(tmp_path: Path) -> Non
 
 def test_many_silent_connections_do_not_keep_a_sender_out(tmp_path: Path) -> None:
     """Those that are too many are closed at once; the others when they ask for nothing."""
-    with dicom_port(tmp_path, dicom_max_associations=1, dicom_acse_timeout_s=5.0) as port:
+    with dicom_port(
+        tmp_path, receive__dicom__max_associations=1, receive__dicom__acse_timeout_s=5.0
+    ) as port:
         silent = [socket.create_connection(port.endpoint, 30) for _ in range(40)]
         wait_until(lambda: port.counted("refused_associations_total",
                                         reason="too many connections") > 0)  # fmt: skip
@@ -399,8 +405,8 @@ def test_many_silent_connections_do_not_keep_a_sender_out(tmp_path: Path) -> Non
 
 def test_a_taken_port_is_named(tmp_path: Path, port: Port) -> None:
     with (
-        pytest.raises(BadSettings, match=r"Address already in use \(dicom_address, dicom_port\)"),
-        dicom_port(tmp_path, dicom_port=port.endpoint[1]),
+        pytest.raises(BadSettings, match=r"^receive\.dicom\.address = .*: Address already in use"),
+        dicom_port(tmp_path, receive__dicom__address=port.address),
     ):
         pass
 
@@ -415,15 +421,13 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_with_tls_only_senders_with_a_certificate_are_served(tmp_path: Path, pki: Path) -> None:
-    files = {
-        "dicom_tls_ca": pki / "ca.pem",
-        "dicom_tls_cert": pki / "server.pem",
-        "dicom_tls_key": pki / "server.key",
-    }
+    files = {"ca": pki / "ca.pem", "cert": pki / "server.pem", "key": pki / "server.key"}
     context = ssl.create_default_context(cafile=pki / "ca.pem")
     context.load_cert_chain(pki / "client.pem", pki / "client.key")
     without = ssl.create_default_context(cafile=pki / "ca.pem")
-    with dicom_port(tmp_path, dicom_acse_timeout_s=2.0, **files) as port:
+    with dicom_port(
+        tmp_path, receive__dicom__acse_timeout_s=2.0, receive__dicom__tls=files
+    ) as port:
         stalled = socket.create_connection(port.endpoint, 30)  # never makes its handshake
         association = associate(port.endpoint, tls=(context, "localhost"))
         assert association.is_established
@@ -436,9 +440,11 @@ def test_with_tls_only_senders_with_a_certificate_are_served(tmp_path: Path, pki
 
 
 def test_files_of_tls_that_do_not_fit_stop_the_start(tmp_path: Path, pki: Path) -> None:
-    files = {"dicom_tls_cert": pki / "server.pem", "dicom_tls_key": pki / "client.key"}
-    expected = "dicom_tls_key = .* is not the private key of dicom_tls_cert"
-    settings = settings_in(tmp_path, dicom_port=0, **files)
+    files = {"cert": pki / "server.pem", "key": pki / "client.key"}
+    expected = "receive.dicom.tls.key = .* is not the private key of receive.dicom.tls.cert"
+    settings = settings_in(
+        tmp_path, receive__dicom__address="127.0.0.1:0", receive__dicom__tls=files
+    )
     with pytest.raises(BadSettings, match=expected), receiving(settings, tmp_path, Telemetry()):
         pass
 
@@ -484,7 +490,7 @@ from edge.telemetry import Telemetry
 from tests.edge.dicom_in.senders import settings_in
 
 root, at, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-settings = settings_in(root, dicom_port=0)
+settings = settings_in(root, receive__dicom__address="127.0.0.1:0")
 store = ReceivedStore(settings.inbox, Limits.of(settings))
 calls = [0]
 

@@ -153,7 +153,7 @@ def test_an_instance_again_is_stored_and_another_one_of_its_uid_is_not(port: Por
     ],
 )  # fmt: skip
 def test_what_is_refused_says_why(tmp_path: Path, part: bytes, status: int, reason: int) -> None:
-    with stow_port(tmp_path, receive_max_instance_mb=1) as port:
+    with stow_port(tmp_path, receive__max_instance_mb=1) as port:
         response = post(port, body(part))
         assert response.status_code == status
         items = sequence(response, "00081198") + sequence(response, "0008119A")
@@ -220,7 +220,7 @@ def test_a_full_disk_is_service_unavailable(tmp_path: Path) -> None:
 def test_without_the_token_nothing_is_received(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("0123456789abcdef\n")
-    with stow_port(tmp_path, stow_token_file=token) as port, capture_logs() as logs:
+    with stow_port(tmp_path, receive__stow__token_file=token) as port, capture_logs() as logs:
         content = body(file_of(IMAGES[0]))
         answer = post(port, content)
         assert answer.status_code == 401
@@ -239,16 +239,16 @@ def test_a_token_that_is_none_stops_the_start(tmp_path: Path, content: bytes | N
     if content is not None:
         token.write_bytes(content)
     with (
-        pytest.raises(BadSettings, match="stow_token_file"),
-        stow_port(tmp_path, stow_token_file=token),
+        pytest.raises(BadSettings, match=r"receive\.stow\.token_file"),
+        stow_port(tmp_path, receive__stow__token_file=token),
     ):
         pass
 
 
 def test_a_taken_port_is_named(tmp_path: Path, port: Port) -> None:
     with (
-        pytest.raises(BadSettings, match=r"in use.* \(stow_address, stow_port\)"),
-        stow_port(tmp_path, stow_port=port.endpoint[1]),
+        pytest.raises(BadSettings, match=r"^receive\.stow\.address = .*: Address already in use"),
+        stow_port(tmp_path, receive__stow__address=port.address),
     ):
         pass
 
@@ -256,21 +256,21 @@ def test_a_taken_port_is_named(tmp_path: Path, port: Port) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"stow_address": "0.0.0.0"}, "everyone there could send"),
-        ({"stow_address": "0.0.0.0", "stow_token_file": "token"}, "unencrypted"),
-        ({"stow_tls_ca": "ca.pem"}, "stow_tls_ca requires stow_tls_cert"),
-        ({"stow_tls_cert": "a.pem"}, "must be set together"),
+        ({"address": "0.0.0.0:0"}, "everyone there could send"),
+        ({"address": "0.0.0.0:0", "token_file": "token"}, "unencrypted"),
+        ({"tls": {"ca": "ca.pem"}}, r"receive\.stow\.tls: ca requires cert and key"),
+        ({"tls": {"cert": "a.pem"}}, "must be set together"),
     ],
 )
 def test_other_machines_need_a_token_or_certificate_and_tls(
     values: dict[str, object], words: str
 ) -> None:
     with pytest.raises(BadSettings, match=words):
-        load_settings(stow_port=0, **values)
+        load_settings(receive={"stow": values})
 
 
 def test_requests_beyond_the_limit_are_told_to_come_back(tmp_path: Path) -> None:
-    with stow_port(tmp_path, stow_max_requests=1) as port:
+    with stow_port(tmp_path, receive__stow__max_requests=1) as port:
         with socket.create_connection(port.endpoint, 30) as first:
             head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nContent-Type: {TYPE}\r\n"
             content = body(file_of(IMAGES[0]))
@@ -295,7 +295,7 @@ def test_of_a_request_that_breaks_off_nothing_is_left(port: Port) -> None:
 
 
 def test_a_sender_that_pauses_is_given_up(tmp_path: Path) -> None:
-    with stow_port(tmp_path, stow_timeout_s=1.0) as port:
+    with stow_port(tmp_path, receive__stow__timeout_s=1.0) as port:
         with socket.create_connection(port.endpoint, 30) as sender:
             head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nContent-Type: {TYPE}\r\n"
             sender.sendall(f"{head}Content-Length: 100000\r\n\r\n".encode() + body(b"x")[:80])
@@ -351,10 +351,9 @@ def test_the_name_in_a_certificate_is_that_of_the_caller(
         server=("CN=server", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
         client=("CN=pacs-1", "extendedKeyUsage=clientAuth"),
     )
-    files = {f"stow_tls_{name}": pki / file for name, file in
-             (("ca", "ca.pem"), ("cert", "server.pem"), ("key", "server.key"))}  # fmt: skip
+    files = {"ca": pki / "ca.pem", "cert": pki / "server.pem", "key": pki / "server.key"}
     context = ssl.create_default_context(cafile=pki / "ca.pem")
-    with stow_port(tmp_path, **files) as port:
+    with stow_port(tmp_path, receive__stow__tls=files) as port:
         url = f"https://localhost:{port.endpoint[1]}/dicom-web/studies"
         content, headers = body(file_of(IMAGES[0])), {"Content-Type": TYPE}
         with pytest.raises(httpx.TransportError):

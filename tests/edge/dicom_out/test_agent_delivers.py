@@ -54,7 +54,7 @@ def pacs() -> Iterator[Pacs]:
 
 
 def with_target(root: Path, port: int) -> EdgeSettings:
-    return settings_in(root).model_copy(update={"targets": (pacs_at(port),)})
+    return settings_in(root, targets=(pacs_at(port),))
 
 
 def serve(
@@ -177,7 +177,7 @@ def test_after_a_lost_database_every_report_reaches_its_target_and_none_comes_tw
 def test_a_report_stays_until_every_target_has_it(tmp_path: Path, pacs: Pacs) -> None:
     put(tmp_path / "inbox", "a")
     work(tmp_path, pacs.port, sent=1)
-    settings = with_target(tmp_path, pacs.port).model_copy(update={"keep_reports_days": 1.0})
+    settings = settings_in(tmp_path, targets=(pacs_at(pacs.port),), retention__reports_days=1.0)
     folders = AgentFolders.of(settings)
     with open_store(folders.state / "spool.sqlite3", targets=["pacs"]) as store:
         (key,) = keys(tmp_path).values()

@@ -24,8 +24,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning
 
 def command(root: Path, port: int, *arguments: str) -> Result:
     folders = {"inbox": "inbox", "outbox": "outbox", "state_dir": "state"}
-    target = {"name": "pacs", "kind": "dicom", "host": "127.0.0.1", "called_ae": "PACS"}
-    lines = [*(f'{n} = "{root / p}"' for n, p in folders.items()), "[[targets]]", f"port = {port}"]
+    target = {"name": "pacs", "kind": "dicom", "called_ae": "PACS"}
+    lines = [
+        *(f'{n} = "{root / p}"' for n, p in folders.items()),
+        "[[targets]]",
+        f'address = "127.0.0.1:{port}"',
+    ]
     config = root / "edge.toml"
     config.write_text("\n".join([*lines, *(f'{n} = "{v}"' for n, v in target.items())]))
     return CliRunner().invoke(app, [*arguments, "--config", str(config)])

@@ -37,7 +37,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 def node(port: int, **settings: Any) -> DicomTarget:
     return DicomTarget(
-        kind="dicom", name="pacs", host="127.0.0.1", port=port, called_ae="PACS", **settings
+        kind="dicom", name="pacs", address=f"127.0.0.1:{port}", called_ae="PACS", **settings
     )
 
 
@@ -161,32 +161,32 @@ def server_context(files: Path) -> ssl.SSLContext:
 
 def test_a_dicom_target_with_mutual_tls(files: list[Path], tmp_path: Path) -> None:
     made = pki(tmp_path)
-    own = {"tls_ca": made / "ca.pem", "tls_cert": made / "edge.pem", "tls_key": made / "edge.key"}
+    own = {"ca": made / "ca.pem", "cert": made / "edge.pem", "key": made / "edge.key"}
     (tmp_path / "other").mkdir()
     strange = make_pki(tmp_path / "other") / "ca.pem"
     with Pacs().running(tls=server_context(made)) as pacs:
-        assert len(send(node(pacs.port, **own), files).stored) == 3
-        sent = send(node(pacs.port, **own | {"tls_ca": strange}), files)
+        assert len(send(node(pacs.port, tls=own), files).stored) == 3
+        sent = send(node(pacs.port, tls=own | {"ca": strange}), files)
     assert "is not accepted: " in sent.unreachable
 
 
 def test_a_dicomweb_target_with_mutual_tls_and_a_token(files: list[Path], tmp_path: Path) -> None:
     """The token is read with each request, because tokens are renewed."""
     made, token = pki(tmp_path), tmp_path / "token"
-    own = {"tls_ca": made / "ca.pem", "tls_cert": made / "edge.pem", "tls_key": made / "edge.key"}
+    own = {"ca": made / "ca.pem", "cert": made / "edge.pem", "key": made / "edge.key"}
     options = {"ssl_keyfile": made / "pacs.key", "ssl_certfile": made / "pacs.pem"}
     options |= {"ssl_ca_certs": made / "ca.pem"}
     with StowService(token="new").running(**options, ssl_cert_reqs=ssl.CERT_REQUIRED) as web:
-        to = open_target(service(web.url, token_file=token, **own))
+        to = open_target(service(web.url, token_file=token, tls=own))
         assert to.echo() == f"token_file = {token}: No such file or directory"
         token.write_text("old\n")
-        assert to.echo() == "HTTP 401 Unauthorized: check token_file, tls_cert and tls_key"
+        assert to.echo() == "HTTP 401 Unauthorized: check token_file, tls.cert and tls.key"
         assert "HTTP 401" in to.send(files, lambda: False).unreachable
         token.write_text("new\n")
         assert to.echo() == ""
         assert len(to.send(files, lambda: False).stored) == 3
-        del own["tls_ca"]
-        assert "certificate is not accepted" in send(service(web.url, **own), files).unreachable
+        del own["ca"]
+        assert "certificate is not accepted" in send(service(web.url, tls=own), files).unreachable
     assert set(web.hosts) == {web.url.split("/")[2]}  # with its port
 
 

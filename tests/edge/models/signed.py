@@ -110,8 +110,8 @@ def edge(root: Path, cloud: str, key: Path | None, **settings: Any) -> Edge:
     """An edge with these settings."""
     keys = () if key is None else (key,)
     folder = key.parent / "shipped" if key is not None else None
-    given = {"cloud": cloud, "model_keys": keys, "model_folder": folder, **settings}
-    return Edge(root, settings_in(root).model_copy(update=given))
+    given = {"cloud__address": cloud, "models__keys": keys, "models__folder": folder, **settings}
+    return Edge(root, settings_in(root, **given))
 
 
 @contextmanager

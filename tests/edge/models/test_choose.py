@@ -25,6 +25,7 @@ from edge.models.live import LiveModels
 from edge.models.store import MOST_COMPARED, SHIPPED, Choice, ModelStep
 from edge.run import site_of
 from models.runtime.artifacts import every
+from tests.edge.builders import changed
 from tests.edge.models.signed import SMALL, Edge, Signed, edge, offering, signed
 from tests.edge.running_agent import PATIENCE_S, PROCESSES
 
@@ -50,8 +51,8 @@ def site(fetched: Edge, tmp_path: Path) -> Iterator[Edge]:
     """A copy of that edge."""
     shutil.copytree(fetched.root / "state", tmp_path / "state")
     every.cache_clear()
-    cloud, key = fetched.settings.cloud or "", fetched.settings.model_keys[0]
-    yield edge(tmp_path, cloud, key, shadow_studies=3)
+    cloud, key = fetched.settings.cloud.address or "", fetched.settings.models.keys[0]
+    yield edge(tmp_path, cloud, key, models__shadow_studies=3)
     every.cache_clear()
 
 
@@ -109,8 +110,8 @@ def test_what_was_compared_with_another_model_does_not_count(site: Edge) -> None
 
 def test_a_model_that_was_damaged_or_is_not_trusted_any_more_is_not_promoted(site: Edge) -> None:
     version = add(site, GOOD, GOOD, GOOD)
-    untrusting = site.settings.model_copy(update={"model_keys": ()})
-    with pytest.raises(NotPromotable, match="set model_keys"):
+    untrusting = changed(site.settings, models__keys=())
+    with pytest.raises(NotPromotable, match=r"set models\.keys"):
         promote(site_of(untrusting), user="anna", force=True)
     file = site.models / version / f"{SMALL}.onnx"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
@@ -145,7 +146,7 @@ def test_a_model_that_was_rolled_back_is_in_shadow_again_only_if_somebody_says_s
     promote(site.site, user="anna")
     roll_back(site.site, user="anna")
     with offering(hospital, SMALL) as cloud:
-        settings = site.settings.model_copy(update={"cloud": cloud.address})
+        settings = changed(site.settings, cloud__address=cloud.address)
         assert not fetch(site_of(settings), user="agent").new
         with site.store() as store:
             assert store.choice().shadow is None
@@ -180,7 +181,7 @@ def test_an_active_model_that_cannot_be_opened_is_replaced_at_the_start(
         case "unsigned":
             (folder / "manifest.sig").unlink()
         case _:
-            settings = settings.model_copy(update={"model_keys": ()})
+            settings = changed(settings, models__keys=())
     live = LiveModels(site_of(settings))
     opened = live.open_active()
     assert opened.name == settings.screening_model
@@ -197,7 +198,7 @@ def test_the_model_before_is_taken_where_it_was_fetched_too(hospital: Signed, si
     first = add(site, GOOD, GOOD, GOOD)
     promote(site.site, user="anna")
     with offering(hospital) as cloud:
-        settings = site.settings.model_copy(update={"cloud": cloud.address})
+        settings = changed(site.settings, cloud__address=cloud.address)
         second = fetch(site_of(settings), user="agent").version
     promote(site.site, user="anna", force=True)
     assert {one.name for one in site.models.iterdir() if one.is_dir()} == {first, second}
@@ -268,10 +269,9 @@ def test_comparisons_are_bounded(site: Edge) -> None:
 def run(site: Edge, *arguments: str) -> Result:
     """Run a command with the settings of a site."""
     file, settings = site.root / "edge.toml", site.settings
-    values = {name: str(getattr(settings, name)) for name in
-              ("inbox", "outbox", "state_dir", "cloud", "model_folder")}  # fmt: skip
-    lines = [f'{name} = "{value}"' for name, value in values.items()]
-    lines += [f'model_keys = ["{settings.model_keys[0]}"]', "shadow_studies = 3"]
+    lines = [f'{name} = "{getattr(settings, name)}"' for name in ("inbox", "outbox", "state_dir")]
+    lines += [f'cloud.address = "{settings.cloud.address}"', "[models]", "shadow_studies = 3"]
+    lines += [f'folder = "{settings.models.folder}"', f'keys = ["{settings.models.keys[0]}"]']
     file.write_text("\n".join(lines))
     return CliRunner().invoke(app, ["models", *arguments, "--config", str(file)])
 

@@ -13,18 +13,20 @@ import grpc
 import pytest
 
 from edge.audit import Event
+from edge.errors import BadSettings
 from edge.models.choose import models_state
 from edge.models.errors import FetchFailed, RefusedModel, UpdatesOff
 from edge.models.fetch import fetch
 from edge.models.store import ModelStep, StoredPackage
 from edge.run import site_of
-from edge.settings.core import EdgeSettings
+from edge.settings.core import load_settings
 from edge.trail.verify import verify
 from models.runtime.package import MOST_MODEL, read_package
 from models.runtime.signatures import make_keys, sign
 from protos import overread_pb2 as pb
 from protos.errors import NothingOffered
 from tests.cloud.running import run_cloud
+from tests.edge.builders import changed
 from tests.edge.models.signed import (
     NAME,
     SMALL,
@@ -105,7 +107,7 @@ def test_a_newer_model_takes_the_place_of_the_one_in_shadow(
         small = fetch(site.site, user="a").version
     assert (site.models / small / f"{SMALL}.onnx").is_file()
     with offering(hospital) as cloud:
-        settings = site.settings.model_copy(update={"cloud": cloud.address})
+        settings = changed(site.settings, cloud__address=cloud.address)
         new = fetch(site_of(settings), user="a").version
     assert [one.name for one in site.models.iterdir() if one.is_dir()] == [new]
     with site.store() as store:
@@ -122,7 +124,7 @@ def test_a_transfer_that_broke_off_is_continued(
             fetch(site.site, user="a")
     assert events(site) == []
     with offering(hospital) as cloud:
-        settings = site.settings.model_copy(update={"cloud": cloud.address})
+        settings = changed(site.settings, cloud__address=cloud.address)
         assert fetch(site_of(settings), user="a").bytes == total - 3 * CHUNK
 
 
@@ -253,13 +255,16 @@ def test_a_model_that_somebody_else_signed_is_refused(hospital: Signed, tmp_path
 
 def test_without_keys_or_a_cloud_no_model_is_taken(hospital: Signed, tmp_path: Path) -> None:
     site = edge(tmp_path, "127.0.0.1:1", None)
-    with pytest.raises(UpdatesOff, match="set model_keys"):
+    with pytest.raises(UpdatesOff, match=r"set models\.keys"):
         fetch(site.site, user="a")
-    settings = site.settings.model_copy(update={"model_keys": (hospital.key,), "cloud": None})
+    settings = load_settings(**site.settings.model_dump(exclude={"models", "cloud"}),
+                             models__keys=(hospital.key,))  # fmt: skip
     with pytest.raises(UpdatesOff, match="set cloud"):
         fetch(site_of(settings), user="a")
-    with pytest.raises(ValueError, match="fetch_models requires cloud, and model_keys"):
-        EdgeSettings(fetch_models=True, cloud="127.0.0.1:1")
+    with pytest.raises(
+        BadSettings, match=r"models\.fetch requires cloud\.address, and models\.keys"
+    ):
+        load_settings(models__fetch=True, cloud__address="127.0.0.1:1")
 
 
 def test_a_cloud_without_a_model_and_no_cloud_at_all_are_said(

@@ -26,12 +26,13 @@ from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import PhantomSpec, make_phantom
 from models.runtime.errors import ModelFailed
 from models.runtime.screener import Screener
+from tests.edge.builders import changed
 from tests.edge.models.signed import SMALL, Edge, Signed, edge, offering, signed
 
 LIMIT_S = 300.0
 SPEC = PhantomSpec(seed=3, spacing_mm=(3.0, 1.25, 1.25), size_mm=(210.0, 340.0, 340.0),
                    nodule_count=2, diameter_mm=(12.0, 20.0))  # fmt: skip
-READ = {"deadline_s": 120.0, "reserve_s": 1.0, "poll_s": 0.05, "roi_side": 16}
+READ = {"deadline_s": 120.0, "reserve_s": 1.0, "poll_s": 0.05, "cloud__roi_side": 16}
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_a_new_model_comes_is_tried_promoted_and_rolled_back_while_the_agent_wor
     """It is the shipped one with another threshold: it agrees in everything that it finds."""
     monkeypatch.setattr("edge.models.agreement.MOST_TIME", 1000.0)  # of one study, the first
     with offering(hospital) as cloud:
-        given = {**READ, "fetch_models": True, "shadow_studies": 1}
+        given = {**READ, "models__fetch": True, "models__shadow_studies": 1}
         site = edge(tmp_path, cloud.address, hospital.key, **given)
         with running(site):
             until(lambda: models_state(site.site).shadow is not None)
@@ -150,7 +151,7 @@ def live(hospital: Signed, tmp_path: Path) -> Iterator[tuple[Edge, LiveModels]]:
     with offering(hospital, SMALL) as cloud:
         site = edge(tmp_path, cloud.address, hospital.key, **READ)
         fetch(site.site, user="agent")
-    site = Edge(tmp_path, site.settings.model_copy(update={"cloud": None}))
+    site = Edge(tmp_path, changed(site.settings, cloud__address="off"))
     live = LiveModels(site.site)
     with open_pipeline(site.settings, screening=live.open_active) as pipeline:
         live.attach(pipeline)

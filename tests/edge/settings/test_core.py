@@ -8,13 +8,14 @@ from pydantic import ValidationError
 
 from edge.agent.loop import PAUSE_POLLS
 from edge.errors import BadSettings
-from edge.settings.core import LONGEST_S, load_settings
+from edge.settings.core import load_settings
+from process.settings import LONGEST_S
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "edge.toml"
-    path.write_text('cloud = "127.0.0.1:50051"\ndeadline_s = 7.0\n')
+    path.write_text('cloud.address = "127.0.0.1:50051"\ndeadline_s = 7.0\n')
     return path
 
 
@@ -23,12 +24,12 @@ def test_override_beats_environment_beats_file_beats_default(
 ) -> None:
     """An override that is None is no override; ``off`` switches off the cloud of the file."""
     settings = load_settings(config)
-    assert (settings.cloud, settings.deadline_s) == ("127.0.0.1:50051", 7.0)
-    assert settings.max_attempts == 3
+    assert (settings.cloud.address, settings.deadline_s) == ("127.0.0.1:50051", 7.0)
+    assert settings.cloud.max_attempts == 3
     monkeypatch.setenv("OVERREAD_EDGE_DEADLINE_S", "3.5")
     assert load_settings(config, deadline_s=3.0).deadline_s == 3.0
     assert load_settings(config, deadline_s=None).deadline_s == 3.5
-    assert load_settings(config, cloud="off").cloud is None
+    assert load_settings(config, cloud__address="off").cloud.address is None
 
 
 def test_settings_cannot_change() -> None:
@@ -44,26 +45,38 @@ def test_settings_cannot_change() -> None:
         ("quiet_s = 1e300", r"quiet_s = 1e\+300: expected .* of at most 31536000"),
         ("poll_s = 1e300", r"poll_s = 1e\+300: expected .* of at most 31536000"),
         ("deadline_s = 1e300", r"deadline_s = 1e\+300: expected .* of at most 31536000"),
-        ("health_check_s = 1e300", r"health_check_s = 1e\+300: expected .* at most 31536000"),
-        ("retry_pause_s = 1e300", r"retry_pause_s = 1e\+300: expected .* at most 31536000"),
-        ("pending_max_days = 1e300", r"pending_max_days = 1e\+300: expected .* at most 36500"),
+        (
+            "cloud.health_check_s = 1e300",
+            r"cloud.health_check_s = 1e\+300: expected .* at most 31536000",
+        ),
+        (
+            "cloud.retry_pause_s = 1e300",
+            r"cloud.retry_pause_s = 1e\+300: expected .* at most 31536000",
+        ),
+        ("pending.max_days = 1e300", r"pending.max_days = 1e\+300: expected .* at most 36500"),
         ('inbox = "a"\noutbox = "b/../a"', "outbox must lie outside inbox"),
         ('inbox = "a"\noutbox = "a/out"', "outbox must lie outside inbox"),
         ('inbox = "a"\nstate_dir = "a/b/state"', "state_dir must lie outside inbox"),
         ('state_dir = "a"\ninbox = "a/in"', "^inbox must lie outside state_dir"),
-        ('cloud = "localhost:1"\ndeadline_s = 2', r"^deadline_s = 2 leaves no time .* = 2;"),
-        ('cloud = "nowhere"', "cloud = 'nowhere': .*HOST:PORT or off"),
-        ('cloud = "host:99999"', "cloud = 'host:99999'"),
-        ('cloud = "host:00"', "cloud = 'host:00': .*HOST:PORT or off"),
-        ('cloud = "127.0.0.1:5,host"', "cloud = '127.0.0.1:5,host': .*HOST:PORT or off"),
-        ('cloud = "127.0.0.1:5,[::1]:5"', "several addresses must be numbers of one kind"),
-        ('cloud_fallback = "nowhere"', "cloud_fallback = 'nowhere': .*HOST:PORT or off"),
         (
-            'cloud = "localhost:1"\ncloud_fallback = "localhost:1"',
-            "cloud_fallback must differ from cloud",
+            'cloud.address = "localhost:1"\ndeadline_s = 2',
+            r"^deadline_s = 2 leaves no time .* = 2;",
         ),
-        ('tls_cert = "a.pem"', "tls_cert and tls_key must be set together"),
-        ('tls_cert = "a.pem"\ntls_key = "b.pem"', "requires tls_ca"),
+        ('cloud.address = "nowhere"', "cloud.address = 'nowhere': .*HOST:PORT or off"),
+        ('cloud.address = "host:99999"', "cloud.address = 'host:99999'"),
+        ('cloud.address = "host:00"', "cloud.address = 'host:00': .*HOST:PORT or off"),
+        (
+            'cloud.address = "127.0.0.1:5,host"',
+            "cloud.address = '127.0.0.1:5,host': .*HOST:PORT or off",
+        ),
+        ('cloud.address = "127.0.0.1:5,[::1]:5"', "several addresses must be numbers of one kind"),
+        ('cloud.fallback = "nowhere"', "cloud.fallback = 'nowhere': .*HOST:PORT or off"),
+        (
+            'cloud.address = "localhost:1"\ncloud.fallback = "localhost:1"',
+            "cloud: fallback must differ from address",
+        ),
+        ('cloud.tls.cert = "a.pem"', "cloud.tls: cert and key must be set together"),
+        ('[cloud.tls]\ncert = "a.pem"\nkey = "b.pem"', r"cloud: tls\.cert requires tls\.ca"),
         ('site = "Göttingen"', "site = 'Göttingen': expected at most 64 ASCII characters"),
     ],
 )
@@ -74,7 +87,7 @@ def test_bad_file_is_refused_with_the_offending_value(config: Path, text: str, s
 
 
 def test_a_reserve_above_the_deadline_is_no_matter_without_a_cloud() -> None:
-    assert load_settings(deadline_s=1.0, reserve_s=2.0, cloud="off").cloud is None
+    assert load_settings(deadline_s=1.0, reserve_s=2.0, cloud__address="off").cloud.address is None
 
 
 def test_the_longest_time_can_be_waited_for() -> None:
@@ -92,13 +105,15 @@ def test_an_inbox_below_the_outbox_or_by_another_name_is_seen_through(tmp_path: 
         load_settings(inbox=inbox, outbox=link / "out")
 
 
-@pytest.mark.parametrize("name", ["cloud", "cloud_fallback"])
+@pytest.mark.parametrize("name", ["address", "fallback"])
 def test_nothing_is_sent_to_another_machine_in_the_clear(name: str) -> None:
     """Unless the settings say so; within this machine it never leaves it."""
-    clouds = {"cloud": "localhost:1", name: "reader.example:50051"}
-    with pytest.raises(BadSettings, match=r"^reader\.example:50051 is another machine.* insecure"):
+    clouds = {"cloud": {"address": "localhost:1", name: "reader.example:50051"}}
+    with pytest.raises(
+        BadSettings, match=r"^cloud: reader\.example:50051 is another machine.* insecure"
+    ):
         load_settings(**clouds)
-    assert load_settings(**clouds, insecure=True).encryption == "none"
-    assert load_settings(**clouds, tls_ca="ca.pem").encryption == "TLS"
+    assert load_settings(**clouds, cloud__insecure=True).cloud.tls.encryption == "none"
+    assert load_settings(**clouds, cloud__tls__ca="ca.pem").cloud.tls.encryption == "TLS"
     for address in ("localhost:1", "127.0.0.9:1", "[::1]:1"):
-        assert load_settings(cloud=address).cloud == address
+        assert load_settings(cloud__address=address).cloud.address == address

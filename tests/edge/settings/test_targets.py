@@ -11,7 +11,7 @@ from edge.errors import BadSettings
 from edge.settings.core import load_settings
 
 NAME = '[[targets]]\nname = "pacs"\n'
-DICOM = f'{NAME}kind = "dicom"\nhost = "127.0.0.1"\nport = 104\ncalled_ae = "PACS"\n'
+DICOM = f'{NAME}kind = "dicom"\naddress = "127.0.0.1:104"\ncalled_ae = "PACS"\n'
 WEB = f'{NAME}kind = "dicomweb"\n'
 
 
@@ -27,11 +27,11 @@ def test_targets_of_both_kinds(tmp_path: Path) -> None:
 
 
 def test_targets_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    target = {"name": "pacs", "kind": "dicom", "host": "::1", "port": 104, "called_ae": "PACS"}
+    target = {"name": "pacs", "kind": "dicom", "address": "[::1]:104", "called_ae": "PACS"}
     monkeypatch.setenv("OVERREAD_EDGE_TARGETS", json.dumps([target]))
     assert [one.name for one in load_settings().targets] == ["pacs"]
-    monkeypatch.setenv("OVERREAD_EDGE_TARGETS", json.dumps([target | {"port": 0}]))
-    with pytest.raises(BadSettings, match=r"^OVERREAD_EDGE_TARGETS\.0\.port = 0: expected a whole"):
+    monkeypatch.setenv("OVERREAD_EDGE_TARGETS", json.dumps([target | {"address": "[::1]:0"}]))
+    with pytest.raises(BadSettings, match=r"^OVERREAD_EDGE_TARGETS\.0\.address = .*HOST:PORT"):
         load_settings()
 
 
@@ -40,21 +40,27 @@ def test_targets_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (NAME, r'targets\.pacs\.kind is missing, expected "dicom" or "dicomweb"$'),
         (f'{NAME}kind = "ftp"', r"targets\.pacs\.kind = 'ftp': expected \"dicom\" or \"dicomweb\""),
-        (f'{NAME}kind = "dicom"', r"targets\.pacs\.host is missing, expected a host name; .*port"),
-        (f"{DICOM}hots = 1", r"targets\.pacs\.hots: there is no such setting; did you mean host\?"),
+        (
+            f'{NAME}kind = "dicom"',
+            r"targets\.pacs\.address is missing, expected HOST:PORT; .*called_ae",
+        ),
+        (
+            f"{DICOM}adress = 1",
+            r"targets\.pacs\.adress: there is no such setting; did you mean address\?",
+        ),
         (f'{DICOM}objects = ["key-images"]', r"objects = 'key-images': expected a list of some of"),
-        (DICOM.replace("104", "99999"), r"targets\.pacs\.port = 99999: expected a whole number"),
+        (DICOM.replace("104", "99999"), r"targets\.pacs\.address = .*:99999': expected HOST:PORT"),
         (DICOM.replace('"PACS"', '"A\\\\B"'), r"targets\.pacs\.called_ae = .*: expected 1 to 16"),
         (DICOM.replace('"pacs"', '"a b"'), r"targets\.a b\.name = 'a b': expected 1 to 32 letters"),
         (DICOM.replace("127.0.0.1", "pacs"), r"targets\.pacs: pacs:104 is another machine, .*true"),
-        (f'{DICOM}tls_cert = "a"', r"targets\.pacs: tls_cert and tls_key must be set together"),
-        (f'{DICOM}tls_cert = "a"\ntls_key = "b"', r"targets\.pacs: tls_cert requires tls_ca"),
-        (f'{DICOM}tls_ca = "a\\u0000"', "expected text without zero bytes"),
+        (f'{DICOM}tls.cert = "a"', r"targets\.pacs.*: cert and key must be set together"),
+        (f'{DICOM}tls.cert = "a"\ntls.key = "b"', r"targets\.pacs: tls.cert requires tls.ca"),
+        (f'{DICOM}tls.ca = "a\\u0000"', "expected text without zero bytes"),
         (DICOM + DICOM, "^targets: two have the name pacs"),
         (f'{WEB}url = "ftp://x"', r"targets\.pacs\.url = 'ftp://x': expected an address with http"),
         (f'{WEB}url = "https://u@x"', r"targets\.pacs: url = .*expected an address without user"),
         (f'{WEB}url = "http://x/"', r"targets\.pacs: x:80 is another machine, .* not https"),
-        (f'{WEB}url = "http://[::1]/"\ntls_ca = "a"', r"targets\.pacs: tls_ca .* need an https://"),
+        (f'{WEB}url = "http://[::1]/"\ntls.ca = "a"', r"targets\.pacs: tls.ca .* need an https://"),
         ("targets = 3", r"targets = 3: expected a list of tables"),
         ("targets = [3]", r"targets\.0: expected a table|targets\.0\.kind"),
     ],

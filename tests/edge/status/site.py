@@ -175,7 +175,7 @@ class Visit:
 def visiting(app: ASGIApp) -> Iterator[Visit]:
     """The pages served over HTTP, and a user."""
     with (
-        serving(app, Listener("127.0.0.1", 0, prefix="status"), "test") as url,
+        serving(app, Listener("127.0.0.1", 0, setting="page.address"), "test") as url,
         httpx.Client(base_url=url, timeout=60.0) as client,
     ):
         yield Visit(client)

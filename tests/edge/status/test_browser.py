@@ -102,7 +102,7 @@ def site(tmp_path: Path) -> Site:
 def person(shown: Browser, site: Site) -> Iterator[Person]:
     letter = DeadLetter(f"{7:032x}", "pacs", 1, 9, "the association was refused", datetime.now(UTC))
     app = site.app(deliveries=Letters([letter], []))
-    with serving(app, Listener("127.0.0.1", 0, prefix="status"), "test") as url:
+    with serving(app, Listener("127.0.0.1", 0, setting="page.address"), "test") as url:
         person = Person(shown, url)
         person.log_in()
         yield person

@@ -77,7 +77,7 @@ def test_a_damaged_or_missing_password_file_stops_the_start(
 ) -> None:
     if content is not None:
         (tmp_path / "password").write_text(content)
-    with pytest.raises(BadSettings, match="status_password_file = "):
+    with pytest.raises(BadSettings, match=r"page\.password_file = "):
         Password.load(tmp_path / "password")
 
 

@@ -27,7 +27,7 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> Edge:
     root = tmp_path_factory.mktemp("site")
     hospital = signed(tmp_path_factory.mktemp("hospital"))
     with offering(hospital, SMALL) as cloud:
-        site = edge(root, cloud.address, hospital.key, shadow_studies=3)
+        site = edge(root, cloud.address, hospital.key, models__shadow_studies=3)
         fetch(site.site, user="agent")
     return site
 

@@ -33,7 +33,7 @@ def test_the_page_is_there_while_the_agent_reads(tmp_path: Path) -> None:
                 (url,) = [line["url"] for line in lines if line["event"] == "status page served"]
                 seen.append(httpx.get(url, timeout=60).text)
 
-        work_off(tmp_path, on_step=look, settings={"status_port": 0})
+        work_off(tmp_path, on_step=look, settings={"page__address": "127.0.0.1:0"})
     assert [re.findall(r"<tr><td data-label=\"Study\">(\w+)</td>", page) for page in seen] == [
         ["one", "two"],
         ["two"],
@@ -47,39 +47,37 @@ def test_the_page_is_there_while_the_agent_reads(tmp_path: Path) -> None:
 def test_a_damaged_password_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("")
     put(tmp_path / "inbox", "one")
-    given = {"status_port": 0, "status_password_file": tmp_path / "password"}
-    with pytest.raises(BadSettings, match="status_password_file"):
+    given = {"page__address": "127.0.0.1:0", "page__password_file": tmp_path / "password"}
+    with pytest.raises(BadSettings, match=r"page\.password_file"):
         work_off(tmp_path, settings=given)
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"status_address": "0.0.0.0"}, "status_tls_cert is not set: names and pictures"),
-        ({"status_address": "ct.example.org"}, "status_tls_cert is not set"),
-        ({"status_address": "::", "status_password_file": "p"}, "status_tls_cert is not set"),
+        ({"page__address": "0.0.0.0:1"}, "^page: .* tls.cert is not set: names and pictures"),
+        ({"page__address": "ct.example.org:1"}, "tls.cert is not set"),
+        ({"page__address": "[::]:1", "page__password_file": "p"}, "tls.cert is not set"),
         (
-            {"status_address": "0.0.0.0", "status_tls_cert": "c", "status_tls_key": "k"},
-            "set status_password_file or status_tls_ca",
+            {"page__address": "0.0.0.0:1", "page__tls__cert": "c", "page__tls__key": "k"},
+            "set password_file or tls.ca",
         ),
-        ({"status_tls_cert": "c"}, "must be set together"),
-        ({"status_tls_ca": "c"}, "status_tls_ca requires status_tls_cert"),
+        ({"page__tls__cert": "c"}, "page.tls: cert and key must be set together"),
+        ({"page__tls__ca": "c"}, "page.tls: ca requires cert and key"),
     ],
 )
 def test_a_page_for_other_machines_needs_tls_and_a_password(
     given: dict[str, str], expected: str
 ) -> None:
     with pytest.raises(BadSettings, match=expected):
-        load_settings(status_port=9466, **given)
-    if "status_address" in given:
-        assert load_settings(**given).status_port is None  # a page that is off needs nothing
+        load_settings(**given)
 
 
 def test_safe_settings_are_accepted() -> None:
-    tls = {"status_tls_cert": "c", "status_tls_key": "k", "status_address": "0.0.0.0"}
-    for given in ({}, {"status_address": "::1"}, {**tls, "status_password_file": "p"},
-                  {**tls, "status_tls_ca": "a"}):  # fmt: skip
-        assert load_settings(status_port=9466, **given).status_port == 9466
+    tls = {"page__tls__cert": "c", "page__tls__key": "k", "page__address": "0.0.0.0:1"}
+    for given in ({"page__address": "[::1]:1"}, {**tls, "page__password_file": "p"},
+                  {**tls, "page__tls__ca": "a"}):  # fmt: skip
+        assert load_settings(**given).page.address == given["page__address"]
 
 
 def status_of(settings: EdgeSettings) -> list[Checked]:
@@ -87,15 +85,17 @@ def status_of(settings: EdgeSettings) -> list[Checked]:
 
 
 def test_doctor_says_how_the_page_is_protected(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path).model_copy(update={"screening_model": "none"})
+    settings = settings_in(tmp_path, screening_model="none")
     assert [one.level for one in status_of(settings)] == [Level.OK]
-    on = settings.model_copy(update={"status_port": 9466})
+    on = settings_in(tmp_path, screening_model="none", page__address="127.0.0.1:9466")
     note, where = status_of(on)
     assert note.level is Level.NOTE
     assert "every user of this machine sees names" in note.text
     assert where.text == "at 127.0.0.1:9466, no encryption, this machine alone"
     file = tmp_path / "password"
-    closed = on.model_copy(update={"status_password_file": file})
+    closed = settings_in(
+        tmp_path, screening_model="none", page__address="127.0.0.1:9466", page__password_file=file
+    )
     assert status_of(closed)[0].level is Level.WRONG  # it is missing
     file.write_text(Password.of("x").line)
     file.chmod(0o644)

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from edge.settings.core import EdgeSettings
+from edge.settings.core import EdgeSettings, load_settings
 from evaluation.accuracy.readers import Agent, Stage
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, UInt8Array
@@ -49,7 +49,7 @@ def test_merged_score_decides_and_dismissed_ones_keep_the_edges(edge: float) -> 
 def test_rois_beyond_the_limit_are_not_read() -> None:
     """The other findings have the edge's score alone."""
     second = Second([0.9, 0.9])
-    settings = EdgeSettings(max_rois=2)
+    settings = load_settings(cloud__max_rois=2)
     agent = Agent(screener(0.7, 0.5, 0.4, 0.2), second, settings)
     found = agent.reads(Stage.BOTH)(BOX)[Stage.BOTH]
     assert second.shown == [(2, 48, 48, 48)]

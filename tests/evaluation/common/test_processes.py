@@ -85,7 +85,7 @@ def test_ctrl_c_does_not_reach_a_process(tmp_path: Path) -> None:
 def test_settings_of_the_environment_do_not_reach_a_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OVERREAD_EDGE_CLOUD", "off")
+    monkeypatch.setenv("OVERREAD_EDGE_CLOUD__ADDRESS", "off")
     monkeypatch.setenv("overread_cloud_model", "another")
     monkeypatch.setenv("SOMETHING_ELSE", "stays")
     log = tmp_path / "log"

@@ -1,0 +1,177 @@
+"""The settings of studies that come over the network: the table ``[receive]``."""
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+)
+
+from process.settings import LONGEST_S, ListenAddress, Table
+from process.tls import ServerTlsFiles, is_loopback
+
+_AE_TITLE = r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$"  # PS3.5, VR AE
+_AE_EXPECTED = "1 to 16 ASCII characters without a backslash, and without spaces at the ends"
+AeTitle = Annotated[str, Field(pattern=_AE_TITLE, description=_AE_EXPECTED)]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who may open associations: a calling AE title, and from which network; None for any."""
+
+    ae_title: str
+    network: IPv4Network | IPv6Network | None = None
+
+    @classmethod
+    def of(cls, text: str) -> "Peer":
+        """Read ``AE`` or ``AE@ADDRESS``; the address may be a network, as in 10.1.0.0/16.
+
+        Raises:
+            ValueError: it is none.
+        """
+        title, at, address = text.rpartition("@") if "@" in text else (text, "", "")
+        if not re.fullmatch(_AE_TITLE, title):
+            raise ValueError(f"{text!r}: expected an AE title of {_AE_EXPECTED}")
+        try:
+            return cls(title, ip_network(address) if at else None)
+        except ValueError:
+            raise ValueError(
+                f"{text!r}: expected AE@ADDRESS, with an IP address or a network"
+            ) from None
+
+    def admits(self, ae_title: str, address: str) -> bool:
+        """Tell whether this AE title may call from this IP address."""
+        if ae_title != self.ae_title:
+            return False
+        return self.network is None or plain_address(address) in self.network
+
+
+def plain_address(text: str) -> IPv4Address | IPv6Address:
+    """Return an IP address; an IPv4 address that came through an IPv6 socket as IPv4."""
+    address = ip_address(text.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+class DicomReceiveSettings(Table):
+    """How studies are received by C-STORE.
+
+    Attributes:
+        address: ``HOST:PORT`` to listen on; port 0 is a free one, empty: off. Other machines reach
+            only another one than loopback.
+        ae_title: AE title of the agent; an association that calls another one is rejected.
+        peers: who may send, ``AE`` or ``AE@ADDRESS``; an address may be a network. Empty: every
+            user of this machine.
+        complete_on_release: whether a series is complete when the association that sent all of it
+            is released.
+        max_associations: largest number of open associations.
+        max_pdu: largest PDU that is received, in bytes.
+        timeout_s: longest silence within an association, and longest time for one PDU.
+        acse_timeout_s: longest time until a connection requests an association.
+        tls: files of TLS; ``cert`` and ``key`` enable it, ``ca`` must have signed the certificates
+            of senders.
+    """
+
+    address: ListenAddress = ""
+    ae_title: AeTitle = "OVERREAD"
+    peers: tuple[str, ...] = Field(
+        default=(), description='a list such as ["SCANNER@10.1.2.3", "PACS@10.2.0.0/16", "OTHER"]'
+    )
+    complete_on_release: bool = False
+    max_associations: int = Field(default=10, ge=1, le=100)
+    max_pdu: int = Field(default=131_072, ge=4096, le=1_048_576)
+    timeout_s: float = Field(default=60.0, ge=1, le=LONGEST_S)
+    acse_timeout_s: float = Field(default=30.0, ge=1, le=LONGEST_S)
+    tls: ServerTlsFiles = Field(default_factory=ServerTlsFiles)
+
+    @field_validator("peers")
+    @classmethod
+    def _are_peers(cls, peers: tuple[str, ...]) -> tuple[str, ...]:
+        for peer in peers:
+            Peer.of(peer)
+        return peers
+
+
+class StowReceiveSettings(Table):
+    """How studies are received by STOW-RS.
+
+    Attributes:
+        address: ``HOST:PORT`` to listen on; port 0 is a free one, empty: off. Another one than
+            loopback requires TLS, and a token or certificates of the senders.
+        token_file: file with the token that senders must name.
+        insecure: whether other machines may send without TLS.
+        max_requests: largest number of requests that are received at once.
+        timeout_s: longest silence within a request.
+        complete_on_request: whether a series is complete when the request that sent all of it
+            ends. Only for senders that send a series in one request.
+        tls: files of TLS; ``cert`` and ``key`` enable it, ``ca`` must have signed the certificates
+            of senders.
+    """
+
+    address: ListenAddress = ""
+    token_file: Path | None = None
+    insecure: bool = False
+    max_requests: int = Field(default=4, ge=1, le=100)
+    timeout_s: float = Field(default=60.0, ge=1, le=LONGEST_S)
+    complete_on_request: bool = False
+    tls: ServerTlsFiles = Field(default_factory=ServerTlsFiles)
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> Self:
+        if not self.address or is_loopback(self.address):
+            return self
+        reached = f"address = {self.address} can be reached from other machines, and"
+        if self.token_file is None and self.tls.ca is None:
+            raise ValueError(
+                f"{reached} everyone there could send: set token_file, or tls.ca for certificates"
+                " of the senders"
+            )
+        if self.tls.cert is None and not self.insecure:
+            raise ValueError(
+                f"{reached} studies would come unencrypted: set tls.cert and tls.key, or"
+                " insecure = true where the network itself is protected"
+            )
+        return self
+
+
+class ReceiveSettings(Table):
+    """What is received over the network.
+
+    Attributes:
+        dicom: the table ``[receive.dicom]``.
+        stow: the table ``[receive.stow]``.
+        max_instance_mb: largest received instance, in megabytes.
+        max_instances: largest number of instances of a series that wait in the inbox.
+        min_free_mb: space in megabytes that stays free on the inbox's disk.
+        sop_classes: UIDs of the storage classes that are received.
+    """
+
+    dicom: DicomReceiveSettings = Field(default_factory=DicomReceiveSettings)
+    stow: StowReceiveSettings = Field(default_factory=StowReceiveSettings)
+    max_instance_mb: int = Field(default=1024, ge=1, le=4000)
+    max_instances: int = Field(default=10_000, ge=1, le=20_000)
+    min_free_mb: int = Field(default=1000, ge=1)
+    sop_classes: tuple[str, ...] = Field(
+        default=(CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage),
+        min_length=1,
+        description="a list of UIDs of storage classes",
+    )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether studies are received over the network at all."""
+        return bool(self.dicom.address or self.stow.address)
+
+    @field_validator("sop_classes")
+    @classmethod
+    def _are_storage_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        for one in classes:
+            if UID(one).type != "SOP Class" or "Storage" not in UID(one).name:
+                raise ValueError(f"{one!r} is no UID of a storage SOP class")
+        return classes
