@@ -65,13 +65,6 @@ def test_no_missing_slice_hides_behind_jitter(
             read_study(tmp_path / str(missing))
 
 
-def test_a_stated_tilt_that_positions_do_not_show_is_read(tmp_path: Path) -> None:
-    """The geometry counts, not the nominal angle of the gantry."""
-    ct = SmallCt(attributes={"GantryDetectorTilt": 5})
-    ct.write(tmp_path)
-    np.testing.assert_array_equal(read_study(tmp_path).volume.hu, ct.hu())
-
-
 def test_drift_is_not_rounding(tmp_path: Path) -> None:
     """Spacing that changes by 0.05 mm half-way adds up to an uneven stack."""
     ct = SmallCt(40, 1.25)
