@@ -64,7 +64,7 @@ LISTS = ("requests", "responses")
 def scripted() -> list[Call]:
     """The calls of the conversation, without their ends."""
     rois = [make_roi(1, 51), make_roi(2, 102), make_roi(3, voxels=np.full((4, 8, 6), 10, np.uint8))]
-    complete = make_stream(*rois, model_version="2.1", priority=Priority.STAT)
+    complete = make_stream(*rois, study_key="k1", model_version="2.1", priority=Priority.STAT)
     damaged = codec.encode_roi(make_roi(1))
     damaged.roi.voxels = bytes(512)
     wrong = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 import time
 from collections import Counter
@@ -29,6 +30,8 @@ from protos.messages import Accepted, Header, Refusal, Roi, Summary, Verdict
 from tests.plain_readings import plain
 
 SHAPE = (8, 8, 8)
+
+_KEYS = itertools.count(1)
 
 
 @dataclass
@@ -159,8 +162,13 @@ def make_roi(roi_id: int, value: int = 51, **fields: Any) -> Roi:
 
 
 def make_stream(*rois: Roi, **header: Any) -> list[pb.ReadRequest]:
-    """The requests of one study; header fields may be given."""
-    given = {"study_key": "k1", "model_version": "", "budget_s": 10.0, "roi_count": len(rois)}
+    """The requests of one study, each with a key of its own; header fields may be given."""
+    given = {
+        "study_key": f"k{next(_KEYS)}",
+        "model_version": "",
+        "budget_s": 10.0,
+        "roi_count": len(rois),
+    }
     first = codec.encode_header(Header(**{**given, **header}))
     return [first, *(codec.encode_roi(roi) for roi in rois)]
 

@@ -1,27 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 from cloud.cache import CacheKey, VerdictCache
 from protos.messages import Verdict
 
 VERDICT = Verdict(1, 0.5, 6.0, "m 1", 0.25, 0.125)
-
-
-def test_a_verdict_is_cached_by_study_number_and_content() -> None:
-    """A cached verdict has no queue and no compute time."""
-    cache, key = VerdictCache(10, 60.0), CacheKey(("s", "k"), 1, b"sum")
-    assert cache.get(key) is None
-    cache.put(key, VERDICT)
-    assert cache.get(key) == replace(VERDICT, queue_s=0.0, compute_s=0.0)
-    assert cache.count(("t", "k")) == 0
-    for other in (
-        CacheKey(("t", "k"), 1, b"sum"),
-        CacheKey(("s", "j"), 1, b"sum"),
-        CacheKey(("s", "k"), 2, b"sum"),
-        CacheKey(("s", "k"), 1, b"mus"),
-    ):
-        assert cache.get(other) is None
 
 
 def test_the_oldest_is_evicted_when_the_cache_is_full() -> None:

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from cloud import instances
 from cloud.__main__ import app
-from models.runtime.errors import DamagedArtifact
 from tests.cloud.running import MeanReader, run_cloud
 from tests.pki import make_pki
 
@@ -143,14 +142,3 @@ def test_serve_names_the_device_that_is_not_there(tmp_path: Path) -> None:
     config.write_text('devices = ["cuda:7"]\n')
     line = fails_in_one_line("--config", str(config))
     assert line.startswith("EngineUnavailable: devices names 'cuda:7': onnxruntime:CUDA")
-
-
-def test_serve_names_a_damaged_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line is the error of `models.runtime`."""
-
-    def damaged(*_: object, **__: object) -> None:
-        raise DamagedArtifact("hybrid-int8: the manifest says another SHA-256")
-
-    monkeypatch.setattr(instances, "open_second_reader", damaged)
-    line = fails_in_one_line()
-    assert line == "DamagedArtifact: hybrid-int8: the manifest says another SHA-256"

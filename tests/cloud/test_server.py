@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,21 +20,17 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from cloud.callers import Caller, caller_of
 from cloud.describe import fetch_description
 from cloud.errors import AddressUnusable, BadSettings
-from cloud.server import SERVICE_NAME
 from cloud.settings import CloudSettings
-from evaluation.load.hostile_clients import _half_messages
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.errors import OverreadError, Unreachable, from_status, status_of
 from protos.messages import Verdict
-from protos.metadata import SITE_KEY
 from tests.cloud.running import (
     RunningCloud,
     answers,
     end_of,
     make_roi,
     make_stream,
-    read,
     run_cloud,
     unfinished,
     until,
@@ -66,12 +61,6 @@ def listens(cloud: RunningCloud) -> bool:
     host, _, port = cloud.address.rpartition(":")
     with socket.socket() as probe:
         return probe.connect_ex((host, int(port))) == 0
-
-
-def test_health_says_serving() -> None:
-    with run_cloud() as cloud:
-        assert health_of(cloud, "") == SERVING
-        assert health_of(cloud, SERVICE_NAME) == SERVING
 
 
 def test_reflection_names_the_service() -> None:
@@ -105,22 +94,6 @@ def test_drain_finishes_open_studies_and_sends_callers_elsewhere() -> None:
     assert summary.answered == 1
 
 
-def test_a_burst_of_calls_does_not_cancel_those_of_other_sites() -> None:
-    """By default gRPC cancels most of what comes after 2,560 calls that wait for the service."""
-    go, north = threading.Event(), ((SITE_KEY, "north"),)
-    with run_cloud(trusted_proxies=("*",)) as cloud, cloud.stub() as stub:
-        read(cloud, make_stream(make_roi(1)))
-        cloud.loop.call_soon_threadsafe(go.wait, 60)
-        with _half_messages(cloud.address):
-            calls = [
-                stub.Read(iter(make_stream(make_roi(1), budget_s=60.0)), 60, metadata=north)
-                for _ in range(8)
-            ]
-            time.sleep(0.5)  # they have come by then, or the service had less to do
-            go.set()
-            assert [end_of(call) for call in calls] == [None] * 8
-
-
 def test_a_study_open_after_the_grace_period_gets_draining() -> None:
     with contextlib.ExitStack() as channel:
         with run_cloud(grace_s=0.05) as cloud:
@@ -148,22 +121,6 @@ def test_a_socket_of_this_machine_can_be_served(tmp_path: Path) -> None:
     with run_cloud(address=address) as cloud:
         assert cloud.address == address
         assert fetch_description(address, timeout_s=20.0).models == {"mean": "2.1"}
-
-
-def test_a_taken_port_is_named() -> None:
-    """A second service on the same port fails to start instead of sharing it unnoticed."""
-    with (
-        run_cloud() as cloud,
-        pytest.raises(AddressUnusable, match=cloud.address),
-        run_cloud(address=cloud.address),
-    ):
-        pass
-
-
-def test_a_missing_tls_file_is_named(tmp_path: Path) -> None:
-    tls = {"cert": tmp_path / "cert.pem", "key": tmp_path / "key.pem"}
-    with pytest.raises(BadSettings, match=r"key\.pem"), run_cloud(tls=tls):
-        pass
 
 
 def test_a_wrong_pair_is_named(pki: Path) -> None:

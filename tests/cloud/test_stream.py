@@ -6,7 +6,6 @@ import queue
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from imaging.volume import UInt8Array
 from models.runtime.second_reader import Readings
 from protos import codec
 from protos import overread_pb2 as pb
-from protos.errors import DeadlineUnmeetable, Overloaded, OverreadError
+from protos.errors import DeadlineUnmeetable, Overloaded
 from protos.messages import Priority, Refusal, Verdict
 from tests.cloud.running import (
     MeanReader,
@@ -29,16 +28,14 @@ from tests.cloud.running import (
     read,
     refused,
     run_cloud,
-    typed,
     until,
 )
 
 Outbox = queue.SimpleQueue[pb.ReadRequest | None]
 
 
-def test_every_roi_gets_its_own_verdict() -> None:
-    with run_cloud() as cloud:
-        *verdicts, summary = read(cloud, make_stream(*(make_roi(i, 10 * i) for i in range(20))))
+def test_every_roi_gets_its_own_verdict(cloud: RunningCloud) -> None:
+    *verdicts, summary = read(cloud, make_stream(*(make_roi(i, 10 * i) for i in range(20))))
     by_id = {v.roi_id: v for v in verdicts if isinstance(v, Verdict)}
     assert sorted(by_id) == list(range(20))
     for i, verdict in by_id.items():
@@ -51,10 +48,10 @@ def test_every_roi_gets_its_own_verdict() -> None:
     assert summary.total_s > 0.0
 
 
-def test_verdicts_arrive_before_the_study_is_complete() -> None:
+def test_verdicts_arrive_before_the_study_is_complete(cloud: RunningCloud) -> None:
     header, first, second = make_stream(make_roi(1), make_roi(2))
     outbox = Outbox()
-    with run_cloud() as cloud, cloud.stub() as stub:
+    with cloud.stub() as stub:
         call = stub.Read(iter(outbox.get, None), timeout=20)
         outbox.put(header)
         outbox.put(first)
@@ -88,11 +85,12 @@ def test_waiting_rois_are_read_in_batches() -> None:
         ({"voxels": np.zeros((16, 8, 8), np.uint8)}, "TooLarge", "1024 voxels"),
     ],
 )
-def test_an_invalid_roi_is_refused_alone(fields: dict[str, Any], kind: str, word: str) -> None:
+def test_an_invalid_roi_is_refused_alone(
+    cloud: RunningCloud, fields: dict[str, Any], kind: str, word: str
+) -> None:
     """One wrong ROI gets a refusal that names what is wrong; the smallest of all gets a verdict."""
     sound = make_roi(2, voxels=np.zeros((2, 8, 8), np.uint8))
-    with run_cloud() as cloud:
-        outcomes = outcomes_by_id(read(cloud, make_stream(make_roi(1, **fields), sound)))
+    outcomes = outcomes_by_id(read(cloud, make_stream(make_roi(1, **fields), sound)))
     assert outcomes[1].error == kind
     assert word in outcomes[1].reason
     field = "roi.shape" if kind == "InvalidRequest" and "(" in word else f"roi.{word}"
@@ -131,7 +129,7 @@ def test_a_study_sent_again_costs_nothing() -> None:
     with run_cloud() as cloud:
         first, again = (outcomes_by_id(read(cloud, requests)) for _ in range(2))
         assert cloud.taken == 2
-        other = read(cloud, make_stream(make_roi(1), study_key="k2"))
+        other = read(cloud, make_stream(make_roi(1)))
         assert cloud.taken == 3
     for verdicts in (first, again):
         assert {i: v.probability for i, v in verdicts.items()} == {1: 0.2, 2: 0.4}
@@ -140,27 +138,24 @@ def test_a_study_sent_again_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize("announced", [0, 1])
-def test_more_rois_than_announced_end_the_stream(announced: int) -> None:
+def test_more_rois_than_announced_end_the_stream(cloud: RunningCloud, announced: int) -> None:
     """Also where all that were announced are answered, and where none was."""
     rois = [make_roi(number) for number in range(announced + 1)]
-    with run_cloud() as cloud:
-        error = refused(cloud, make_stream(*rois, roi_count=announced))
+    error = refused(cloud, make_stream(*rois, roi_count=announced))
     assert (error.kind, error.field, error.limit) == ("InvalidRequest", "roi.roi_id", announced)
 
 
-def test_an_roi_is_sent_with_one_content_and_twice_at_most() -> None:
-    with run_cloud() as cloud:
-        other = refused(cloud, make_stream(make_roi(1), make_roi(1, 200), roi_count=1))
-        assert (other.kind, other.field) == ("InvalidRequest", "roi.checksum")
-        header, roi = make_stream(make_roi(1))
-        often = refused(cloud, [header, roi, roi, roi])
-        assert (often.kind, often.limit) == ("InvalidRequest", 2.0)
+def test_an_roi_is_sent_with_one_content_and_twice_at_most(cloud: RunningCloud) -> None:
+    other = refused(cloud, make_stream(make_roi(1), make_roi(1, 200), roi_count=1))
+    assert (other.kind, other.field) == ("InvalidRequest", "roi.checksum")
+    header, roi = make_stream(make_roi(1))
+    often = refused(cloud, [header, roi, roi, roi])
+    assert (often.kind, often.limit) == ("InvalidRequest", 2.0)
 
 
-def test_a_caller_that_sends_fewer_ends_its_study_with_them() -> None:
+def test_a_caller_that_sends_fewer_ends_its_study_with_them(cloud: RunningCloud) -> None:
     """Announced ROIs that are never sent are neither answered nor refused."""
-    with run_cloud() as cloud:
-        *verdicts, summary = read(cloud, make_stream(make_roi(1), make_roi(2), roi_count=9))
+    *verdicts, summary = read(cloud, make_stream(make_roi(1), make_roi(2), roi_count=9))
     assert sorted(v.roi_id for v in verdicts if isinstance(v, Verdict)) == [1, 2]
     assert (summary.answered, summary.refused) == (2, 0)
 
@@ -183,110 +178,32 @@ def test_a_refused_roi_that_comes_again_is_not_counted_as_announced_twice() -> N
         until(lambda: batcher.announced_rois == 5)
 
 
-def one_is_read(cloud: RunningCloud, queued: int) -> bool:
-    """Whether the model has one ROI and ``queued`` wait behind it."""
-    return [cloud.taken, cloud.queued] == [1, queued]
-
-
-def test_a_cancelled_study_is_not_read() -> None:
-    with run_cloud(max_batch=1) as cloud, cloud.stub() as stub:
-        cloud.reader.gate.clear()
-        call = stub.Read(iter(make_stream(*(make_roi(i) for i in range(5)))), timeout=20)
-        until(partial(one_is_read, cloud, 4))
-        call.cancel()
-        until(lambda: cloud.open_streams == 0)
-        cloud.reader.gate.set()
-        read(cloud, make_stream(make_roi(9), study_key="k2"))
-        assert [len(batch) for batch in cloud.reader.batches] == [1, 1]  # the running one, and k2's
-        assert cloud.count("streams_total", end="cancelled", priority="routine") == 1
-
-
-def test_a_stat_study_overtakes_routine_ones() -> None:
-    with run_cloud(max_batch=1) as cloud, cloud.stub() as stub:
-        cloud.reader.gate.clear()
-        calls = []
-        for queued, priority in enumerate((Priority.ROUTINE, Priority.ROUTINE, Priority.STAT)):
-            roi = make_roi(1, 10 * queued + 10)
-            requests = make_stream(roi, study_key=f"k{queued}", priority=priority)
-            calls.append(stub.Read(iter(requests), timeout=20))
-            until(partial(one_is_read, cloud, queued))
-        cloud.reader.gate.set()
-        assert all(len(list(answers(call))) == 2 for call in calls)
-        assert cloud.reader.batches == [[10.0], [30.0], [20.0]]
-
-
-def test_an_roi_that_expires_in_the_queue_is_not_read() -> None:
+def test_what_waits_is_read_by_priority_and_never_if_it_is_late_or_unwanted() -> None:
+    """Behind a batch that is held: a cancelled study, one whose time passes, routine and stat."""
     passed_s = [0.0]  # a deadline of a minute has passed when the test says so
     with (
         run_cloud(max_batch=1, clock=lambda: time.monotonic() + passed_s[0]) as cloud,
         cloud.stub() as stub,
     ):
         cloud.reader.gate.clear()
-        first = make_stream(make_roi(1, 10), budget_s=300.0)
-        call = stub.Read(iter(first), timeout=300)
-        until(lambda: cloud.taken == 1)
-        late = make_stream(make_roi(1, 20), make_roi(2, 30), study_key="k2", budget_s=60.0)
-        outcomes = stub.Read(iter(late), timeout=60)
-        until(lambda: cloud.queued == 2)
+
+        def send(value: int, budget_s: float = 300.0, **header: Any) -> Any:
+            before = cloud.taken + cloud.queued
+            requests = make_stream(make_roi(1, value), budget_s=budget_s, **header)
+            call = stub.Read(iter(requests), timeout=300)
+            until(lambda: cloud.taken + cloud.queued == before + 1)
+            return call
+
+        calls = [send(10), send(20), send(30, priority=Priority.STAT)]
+        late, unwanted = send(40, budget_s=60.0), send(50)
+        unwanted.cancel()
+        until(lambda: cloud.queued == 3)
         passed_s[0] = 61.0
         cloud.reader.gate.set()
-        assert len(list(answers(call))) == 2
-        refusals = [r for r in map(codec.decode_response, outcomes) if isinstance(r, Refusal)]
-        assert [r.error for r in refusals] == ["DeadlinePassed", "DeadlinePassed"]
-        assert cloud.reader.batches == [[10.0]]
-
-
-def test_a_site_may_hold_its_share_of_the_queue() -> None:
-    """Of twenty places a site may hold ten while another is active; the other is admitted."""
-    with (
-        run_cloud(max_batch=1, max_queued_rois=20, trusted_proxies=("*",)) as cloud,
-        cloud.stub() as stub,
-    ):
-        cloud.reader.gate.clear()
-        first = stub.Read(iter(make_stream(make_roi(1))), timeout=20)
-        until(lambda: cloud.taken == 1)
-
-        def send(site: str, *numbers: int) -> Any:
-            requests = make_stream(*map(make_roi, numbers), study_key=f"{site}{numbers}")
-            return stub.Read(iter(requests), timeout=20, metadata=(("overread-site", site),))
-
-        north = send("north", *range(1, 13))
-        until(lambda: cloud.count("rois_total", outcome="Overloaded", priority="routine") == 2)
-        south = send("south", 1)
-        until(lambda: cloud.queued == 11)
-        with pytest.raises(OverreadError, match=r"site north has 10 of 11 .* is 8"), typed():
-            list(send("north", 13))
-        cloud.reader.gate.set()
-        kinds = [
-            sorted(type(codec.decode_response(r)).__name__ for r in answers(call))
-            for call in (first, north, south)
-        ]
-        assert kinds[0] == kinds[2] == ["Summary", "Verdict"]
-        assert kinds[1] == ["Refusal"] * 2 + ["Summary"] + ["Verdict"] * 10
-
-
-def test_a_reader_in_steps_answers_as_a_whole_one() -> None:
-    """Batches overlap in the steps, and each ROI of each study gets its own verdict; one fails."""
-
-    class Steps(MeanReader):
-        @property
-        def steps(self) -> tuple[Callable[[Any], Any], ...]:
-            return (lambda batch: batch, self.read, lambda readings: readings)
-
-    values = [*range(0, 250, 10), 255]
-    with run_cloud(reader=Steps(), max_batch=2) as cloud, cloud.stub() as stub:
-        rois = list(map(make_roi, range(26), values))
-        studies = [make_stream(*rois, study_key=key) for key in ("k1", "k2")]
-        for call in [stub.Read(iter(requests), timeout=20) for requests in studies]:
-            *outcomes, summary = map(codec.decode_response, answers(call))
-            verdicts = {v.roi_id: v for v in outcomes if isinstance(v, Verdict)}
-            refusals = {r.roi_id: r for r in outcomes if isinstance(r, Refusal)}
-            assert sorted([*verdicts, *refusals]) == list(range(26))
-            assert refusals[25].error == "ModelFailed"
-            assert len(refusals) <= 3  # its own 255, one in its batch, and the other study's
-            for number, verdict in verdicts.items():
-                assert verdict.probability == pytest.approx(values[number] / 255)
-            assert (summary.answered, summary.refused) == (len(verdicts), len(refusals))
+        assert all(len(list(answers(call))) == 2 for call in calls)
+        refusal, _ = map(codec.decode_response, answers(late))
+        assert refusal.error == "DeadlinePassed"
+        assert cloud.reader.batches == [[10.0], [30.0], [20.0]]
 
 
 Admission = Callable[[RunningCloud, Any], list[int]]
@@ -392,13 +309,13 @@ def test_a_remembered_verdict_is_for_its_site_and_for_who_has_the_voxels() -> No
 
 def test_a_study_sent_again_is_answered_whatever_the_load(admission: Admission) -> None:
     """Cached verdicts are sent although nothing is admitted; new ROIs are refused."""
-    known, new = make_roi(1), make_roi(2, 102)
+    known, new, key = make_roi(1), make_roi(2, 102), {"study_key": "sent again"}
     with run_cloud() as cloud:
-        assert accepted(cloud, make_stream(known)) == 1
+        assert accepted(cloud, make_stream(known, **key)) == 1
         admission(cloud, Overloaded("full"))
-        again = outcomes_by_id(read(cloud, make_stream(known, new)))
-        assert accepted(cloud, make_stream(known)) == 1
-        assert refused(cloud, make_stream(known, study_key="k2")).kind == "Overloaded"
+        again = outcomes_by_id(read(cloud, make_stream(known, new, **key)))
+        assert accepted(cloud, make_stream(known, **key)) == 1
+        assert refused(cloud, make_stream(known)).kind == "Overloaded"
         assert cloud.taken == 1
     assert isinstance(again[1], Verdict)
     assert again[2] == Refusal(2, "Overloaded", "full")

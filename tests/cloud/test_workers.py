@@ -94,16 +94,6 @@ async def until(holds: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-def test_a_batch_is_read_in_a_thread_of_its_own() -> None:
-    """The event loop is free while the model works, and the answer is the model's."""
-    reader = FixedReader(plain([0.25, 1.0], [4.0, 0.0]))
-    result = run(reader, lambda stage: read(stage, n=2))
-    assert result.readings.probability.tolist() == [0.25, 1.0]
-    assert result.readings.diameter_mm.tolist() == [4.0, 0.0]
-    assert result.compute_s >= 0.0
-    assert reader.thread is not threading.main_thread()
-
-
 def test_each_step_has_a_thread_of_its_own() -> None:
     """None of them is the event loop's; the readings are those of the last step."""
     reader = ThreeSteps()
@@ -131,21 +121,6 @@ def test_an_invalid_answer_is_a_failed_model(reader: Any, answer: Any, word: str
     """NaN, numbers out of range, wrong shapes and no readings at all never reach a report."""
     with pytest.raises(ModelFailed, match=rf"^(fixed|steps): .*{word}"):
         run(reader(answer), lambda stage: read(stage, n=2))
-
-
-def test_the_next_batch_may_enter_when_the_last_is_read() -> None:
-    """One batch at a time; a failed one leaves the stage too."""
-
-    async def scenario(stage: WorkerStage) -> None:
-        await stage.enter()
-        waiting = asyncio.create_task(stage.enter())
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        with pytest.raises(ModelFailed):
-            await stage.run(np.zeros((1, 2, 2, 2), np.uint8))
-        await waiting
-
-    run(FixedReader(None), scenario)
 
 
 def test_a_batch_enters_when_the_first_step_is_free_and_not_before() -> None:
@@ -194,18 +169,6 @@ def test_a_cancelled_batch_frees_its_place() -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         reader.gate.set()
         assert (await read(stage, 3)).readings.diameter_mm.tolist() == [3.0]
-
-    run(reader, scenario)
-
-
-def test_an_unwanted_batch_is_not_read() -> None:
-    reader = FixedReader(plain([0.5], [1.0]))
-
-    async def scenario(stage: WorkerStage) -> None:
-        with pytest.raises(BatchAbandoned):
-            await read(stage, is_wanted=lambda: False)
-        assert reader.thread is None
-        await stage.enter()
 
     run(reader, scenario)
 

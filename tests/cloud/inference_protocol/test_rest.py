@@ -251,18 +251,6 @@ def test_a_body_that_does_not_come_frees_its_place() -> None:
         assert client.get("/v2/health/ready").status_code == 200
 
 
-def test_a_body_that_comes_byte_by_byte_frees_its_place() -> None:
-    with http_cloud(max_budget_s=1.0) as (cloud, _), connected(cloud) as slow:
-        slow.sendall(head(100_000))
-        until(lambda: cloud.count("open_requests") == 1)
-
-        def is_free() -> bool:
-            slow.sendall(b" ")
-            return cloud.count("open_requests") == 0
-
-        until(is_free)
-
-
 def head(size: int) -> bytes:
     """The head of a request whose body has ``size`` bytes."""
     return f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
