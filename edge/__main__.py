@@ -18,10 +18,11 @@ from rich.console import Console
 from edge.access import UMASK, make_folder, whose
 from edge.assemble import open_pipeline
 from edge.atomic_files import write_atomically
+from edge.checks import Level
 from edge.dicom_out.errors import NotExportable
 from edge.dicom_out.overview import overview, resend
 from edge.dicom_out.overview import render as render_targets
-from edge.doctor import Level, examine
+from edge.doctor import examine
 from edge.errors import EdgeError, MissingPath, UnfitFolder
 from edge.folders import DATABASE, AgentFolders, is_running, other_user
 from edge.job import Job
@@ -33,7 +34,7 @@ from edge.report.overwrite import admission, require_readable, require_separate
 from edge.report.serialize import report_to_dict
 from edge.report.terminal import Progress, render_report
 from edge.rules.explain import as_values, explain, shown
-from edge.run import run_agent, site_of
+from edge.run import PARTS, run_agent, site_of
 from edge.settings.core import EdgeSettings, load_settings
 from edge.status.login import Password
 from edge.trail.files import records_after
@@ -272,7 +273,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
     """Check folders, access, disk, database, model, cloud and targets, and say what to do."""
-    found = examine(site_of(_settings(config)))
+    found = examine(site_of(_settings(config)), PARTS)
     if as_json:
         values = [{"level": c.level.value, "what": c.what, "text": c.text} for c in found]
         typer.echo(printable_json(json.dumps(values, indent=2, ensure_ascii=False)))

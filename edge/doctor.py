@@ -7,71 +7,41 @@ may run beside the agent. Run it as the agent's user.
 import json
 import os
 import shutil
-import sqlite3
 import stat
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain
-from pathlib import Path
 
 from edge.agent.adopt import strays
 from edge.agent.ready import folder_problem
 from edge.amend.amender import MB
-from edge.dicom_in.stow import read_token
-from edge.dicom_out.overview import overview
+from edge.checks import Checked, Level, Results, existing, mode, secrets
+from edge.database import OtherVersion, copies
 from edge.errors import EdgeError
 from edge.folders import DATABASE, AgentFolders, is_running, other_user
 from edge.link.channel import open_channel, start_health_check
 from edge.link.link import CONNECT_S
 from edge.link.tls import DIAGNOSE_S
-from edge.models.choose import models_state, require_sound
-from edge.models.errors import NotPromotable, UpdatesOff
+from edge.part import Part
 from edge.queue import BLOCKED, arriving
 from edge.reader import EdgeReader, open_configured
 from edge.report.model import Status
 from edge.rules.file import load_rules
 from edge.settings.core import EdgeSettings
-from edge.settings.targets import DicomWebTarget
 from edge.site import Site
-from edge.status.login import Password
-from edge.status.serve import listener
 from edge.store.repair import RESTART, damaged_databases, is_damage
 from edge.store.steps import Step
 from edge.store.studies import InvalidDatabase, StudyStore
-from edge.trail.files import files_in
-from edge.trail.verify import NoTrail, verify
 from models.runtime.errors import ModelError
-from process.http import host_and_port, unbindable
-from process.tls import TlsFiles, diagnose, is_loopback, replicas_of
+from process.tls import diagnose, replicas_of
 
 RESERVE_BYTES = 1_000_000_000
 """Free disk space that studies and reports need beside the pending reads."""
 
 
-class Level(Enum):
-    """How a check ended."""
-
-    OK = "ok"
-    NOTE = "note"
-    WRONG = "WRONG"
-
-
-@dataclass(frozen=True)
-class Checked:
-    """The result of one check: what was checked, how it is, and what to do."""
-
-    level: Level
-    what: str
-    text: str
-
-
-Results = Iterator[Checked]
-
-
-def examine(site: Site) -> list[Checked]:
-    """Check all that the agent needs; a check that fails is a result too."""
+def examine(site: Site, parts: Iterable[type[Part]]) -> list[Checked]:
+    """Check all that the agent and its parts need; a check that fails is a result too."""
     settings, folders = site.settings, site.folders
     checks: list[tuple[str, Callable[[], Results]]] = [
         ("settings", lambda: _settings(settings, folders)),
@@ -79,14 +49,10 @@ def examine(site: Site) -> list[Checked]:
         ("access", lambda: _access(folders, settings)),
         ("disk", lambda: _disk(folders, settings)),
         ("database", lambda: _database(site)),
-        ("trail", lambda: _trail(folders)),
         ("rules", lambda: _rules(settings)),
         ("model", lambda: _model(settings)),
-        ("models", lambda: _fetched_models(site)),
         ("cloud", lambda: _clouds(settings)),
-        ("receiving", lambda: _receiving(settings, folders)),
-        ("targets", lambda: _targets(site)),
-        ("status", lambda: _status_page(settings)),
+        *((part.name, partial(part.checks, site)) for part in parts),
     ]
     found: list[Checked] = []
     for what, check in checks:
@@ -134,31 +100,27 @@ def _access(folders: AgentFolders, settings: EdgeSettings) -> Results:
     """Find what other users can read; the agent closes its own folders at its start."""
     private = [folders.state, folders.work, folders.done, folders.quarantine]
     private += [folders.trail, folders.viewer]
-    private += [*folders.state.glob(f"{DATABASE}*"), *files_in(folders.trail)]
+    private += [*folders.state.glob(f"{DATABASE}*"), *folders.trail.glob("*")]
     open_to_all = [(path, 0o077) for path in private] + [(folders.outbox, 0o007)]
-    secrets = [settings.cloud.tls.key, settings.page.tls.key]
-    for target in settings.targets:
-        token = target.token_file if isinstance(target, DicomWebTarget) else None
-        secrets += [target.tls.key, token]
-    open_to_all += [(path, 0o007) for path in secrets if path is not None]
-    wide = [path for path, bits in open_to_all if _mode(path) & bits]
+    wide = [path for path, bits in open_to_all if mode(path) & bits]
     for path in wide:
         text = f"{path} can be read by others: chmod go-rwx, or start the agent"
         yield Checked(Level.WRONG, "access", text)
-    if _mode(folders.inbox) & 0o007:
+    if mode(folders.inbox) & 0o007:
         text = f"{folders.inbox} is open to every user: chmod 2770, with a group for the sender"
         yield Checked(Level.WRONG, "access", text)
-    reports = [p for p in folders.outbox.glob("*") if p.is_dir() and _mode(p) & 0o007]
+    reports = [p for p in folders.outbox.glob("*") if p.is_dir() and mode(p) & 0o007]
     if reports:
         text = f"{len(reports)} reports can be read by every user: chmod -R o-rwx {folders.outbox}"
         yield Checked(Level.WRONG, "access", text)
-    if _mode(folders.outbox) & stat.S_ISGID:
+    if mode(folders.outbox) & stat.S_ISGID:
         group = folders.outbox.stat().st_gid
         if os.geteuid() != 0 and group not in (os.getegid(), *os.getgroups()):
             text = f"the agent's user is not in group {group} of {folders.outbox}: add it"
             yield Checked(Level.WRONG, "access", text)
     if text := other_user(folders):
         yield Checked(Level.NOTE, "access", text)
+    yield from secrets("access", settings.cloud.tls.key)
     if not wide:
         yield Checked(Level.OK, "access", "studies and database are closed to other users")
 
@@ -166,7 +128,7 @@ def _access(folders: AgentFolders, settings: EdgeSettings) -> Results:
 def _disk(folders: AgentFolders, settings: EdgeSettings) -> Results:
     wanted = settings.pending.max_mb * MB + RESERVE_BYTES
     for name, folder in (("state_dir", folders.state), ("outbox", folders.outbox)):
-        free = shutil.disk_usage(_existing(folder)).free
+        free = shutil.disk_usage(existing(folder)).free
         expected = wanted if name == "state_dir" else RESERVE_BYTES
         text = f"{free / 1e9:.1f} GB free for {name}, expected {expected / 1e9:.1f} GB"
         hint = "; make room, set retention.studies_gb, or decrease pending.max_mb"
@@ -178,6 +140,9 @@ def _database(site: Site) -> Results:
     folders, path = site.folders, site.database
     for aside in damaged_databases(path):
         text = f"{aside} was damaged and set aside; delete it when it is not needed any more"
+        yield Checked(Level.NOTE, "database", text)
+    for copy in copies(path):
+        text = f"{copy} is from before an upgrade; delete it when the new version has proved itself"
         yield Checked(Level.NOTE, "database", text)
     if not path.exists():
         if is_running(folders):
@@ -193,6 +158,9 @@ def _database(site: Site) -> Results:
         return
     try:
         opened = StudyStore(path, site.schema)
+    except OtherVersion as error:
+        yield Checked(Level.WRONG, "database", str(error))
+        return
     except InvalidDatabase as error:
         hint = f": {RESTART}" if is_damage(error.__cause__, opening=True) else ""
         yield Checked(Level.WRONG, "database", f"{error}{hint}")
@@ -231,19 +199,6 @@ def _never_amended(folders: AgentFolders, store: StudyStore) -> Iterator[str]:
             continue
 
 
-def _trail(folders: AgentFolders) -> Results:
-    database = folders.state / DATABASE
-    if not files_in(folders.trail):
-        text = f"{folders.trail} has no file: the agent makes it at its start"
-        yield Checked(Level.NOTE, "trail", text)
-        return
-    try:
-        found = verify(folders.trail, database)
-    except NoTrail:  # what is wrong with the database was said
-        found = verify(folders.trail)
-    yield Checked(Level.WRONG if found.broken else Level.OK, "trail", found.text)
-
-
 def _model(settings: EdgeSettings) -> Results:
     screener = open_configured(settings)
     yield Checked(Level.OK, "model", EdgeReader.of(screener).label)
@@ -252,28 +207,6 @@ def _model(settings: EdgeSettings) -> Results:
     else:
         text = "models.keys is not set: hashes are checked, and no signature"
         yield Checked(Level.NOTE, "model", text)
-
-
-def _fetched_models(site: Site) -> Results:
-    """Check the models that came from the cloud; what is wrong with the database was said."""
-    try:
-        state = models_state(site)
-    except (UpdatesOff, sqlite3.Error):
-        return
-    uses = {"active": state.choice.active, "previous": state.choice.previous,
-            "in shadow": state.choice.shadow}  # fmt: skip
-    for use, version in uses.items():
-        package = next((one for one in state.packages if one.version == version), None)
-        if not version:
-            continue
-        try:
-            if package is None:
-                raise NotPromotable(f"{version} is gone: fetch it again")
-            if package.engine:
-                require_sound(package, site)
-            yield Checked(Level.OK, "model", f"{use}: {version}, from the cloud")
-        except NotPromotable as error:
-            yield Checked(Level.WRONG, "model", f"{use}: {error}")
 
 
 def _clouds(settings: EdgeSettings) -> Results:
@@ -306,113 +239,3 @@ def _clouds(settings: EdgeSettings) -> Results:
                 diagnose(address, settings.cloud.tls, DIAGNOSE_S) or f"{fault.kind}: {fault.reason}"
             )
             yield Checked(Level.WRONG, "cloud", f"{address}: {reason}")
-
-
-def _receiving(settings: EdgeSettings, folders: AgentFolders) -> Results:
-    """Check the ports on which studies are received, and who may send."""
-    dicom, stow = settings.receive.dicom, settings.receive.stow
-    if not settings.receive.is_on:
-        text = "off: studies arrive as files; see receive.dicom.address"
-        yield Checked(Level.NOTE, "receiving", text)
-        return
-    runs = is_running(folders)
-    if dicom.address:
-        yield from _port("receive.dicom", dicom.address, dicom.tls, runs)
-        others = not is_loopback(dicom.address)
-        if others and not dicom.peers:
-            text = "receive.dicom.peers is empty: other machines are rejected; name who may send"
-            yield Checked(Level.WRONG, "receiving", text)
-        open_titles = [one for one in dicom.peers if "@" not in one]
-        if others and open_titles and dicom.tls.ca is None:
-            text = f"{', '.join(open_titles)} may send from any address: AE titles are no secret"
-            yield Checked(Level.NOTE, "receiving", f"{text}; name the address, AE@ADDRESS")
-        if others and dicom.tls.cert is None:
-            text = "studies come unencrypted: set receive.dicom.tls.cert where senders use TLS"
-            yield Checked(Level.NOTE, "receiving", text)
-    if stow.address:
-        yield from _port("receive.stow", stow.address, stow.tls, runs)
-        read_token(settings)
-    free = shutil.disk_usage(_existing(folders.inbox)).free / MB
-    if free < settings.receive.min_free_mb:
-        text = f"{free:.0f} MB are free for the inbox, less than receive.min_free_mb: make room"
-        yield Checked(Level.WRONG, "receiving", text)
-
-
-def _port(table: str, address: str, tls: TlsFiles, runs: bool) -> Results:
-    """Check that the agent can bind a port, or has bound it, and its files of TLS."""
-    problems = tls.problems()
-    for problem in problems:
-        yield Checked(Level.WRONG, "receiving", problem)
-    for warning in [] if problems else tls.warnings():
-        yield Checked(Level.NOTE, "receiving", warning)
-    host, port = host_and_port(address)
-    reason = unbindable(host, port)
-    if reason and not runs:
-        text = f"{table}.address = {address}: {reason}"
-        yield Checked(Level.WRONG, "receiving", text)
-    elif runs and not reason and port:
-        text = f"the agent that runs does not listen at {address}: restart it"
-        yield Checked(Level.WRONG, "receiving", text)
-    else:
-        yield Checked(Level.OK, "receiving", f"{address} {'is served' if runs else 'is free'}")
-
-
-def _targets(site: Site) -> Results:
-    settings = site.settings
-    if not settings.targets:
-        return
-    states, unmade = overview(site)
-    for target in settings.targets:
-        if target.encryption == "none" and target.insecure:
-            text = f"{target.name}: results travel unencrypted (insecure = true)"
-            yield Checked(Level.NOTE, "targets", text)
-        for warning in target.tls.warnings() if not target.tls.problems() else []:
-            yield Checked(Level.NOTE, "targets", f"{target.name}: {warning}")
-    for one in states:
-        if one.problem:
-            level = Level.WRONG if one.address else Level.NOTE
-            yield Checked(level, "targets", f"{one.name}: {one.problem}")
-        else:
-            text = f"{one.name}: {one.address} answers, encryption: {one.encryption}"
-            yield Checked(Level.OK, "targets", text)
-        if one.dead:
-            text = f"{one.name}: {len(one.dead)} dead letters: overread-edge targets says why"
-            yield Checked(Level.WRONG, "targets", text)
-    if unmade:
-        text = f"{len(unmade)} reports have no objects: overread-edge targets says why"
-        yield Checked(Level.NOTE, "targets", text)
-
-
-def _status_page(settings: EdgeSettings) -> Results:
-    if not settings.page.address:
-        yield Checked(Level.OK, "status", "no status page: page.address is not set")
-        return
-    at, file = listener(settings), settings.page.password_file
-    problems = at.problems()
-    for problem in problems:
-        yield Checked(Level.WRONG, "status", problem)
-    if problems:
-        return
-    for warning in at.warnings():
-        yield Checked(Level.NOTE, "status", warning)
-    if file is not None:
-        Password.load(file)
-        if _mode(file) & 0o077:
-            text = f"{file} can be read by others: chmod go-rwx"
-            yield Checked(Level.WRONG, "status", text)
-    elif not at.encrypted or settings.page.tls.ca is None:
-        text = (
-            "the status page has no password: every user of this machine sees names and pictures"
-            " of patients; set page.password_file"
-        )
-        yield Checked(Level.NOTE, "status", text)
-    how = "TLS" if at.encrypted else "no encryption, this machine alone"
-    yield Checked(Level.OK, "status", f"at {settings.page.address}, {how}")
-
-
-def _mode(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode) if path.exists() else 0
-
-
-def _existing(folder: Path) -> Path:
-    return next(one for one in (folder, *folder.parents) if one.exists())

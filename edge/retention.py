@@ -20,12 +20,12 @@ import structlog
 from edge.atomic_files import is_transient, move, remove, sync_folder
 from edge.audit import Event
 from edge.folders import AgentFolders
+from edge.part import Agent, Part
 from edge.report.evidence import remove_evidence
 from edge.report.folder import owner_of, release_folder
 from edge.report.model import Status
 from edge.report.pictures import stray_pictures
 from edge.settings.core import EdgeSettings
-from edge.status.volumes import forget_voxels
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
 
@@ -72,6 +72,7 @@ class Retention:
 
     Args:
         on_removed: called with the kind of each thing that was removed.
+        before_removal: called with the key of a study whose files are about to be removed.
         clock: monotonic; ``wall``: seconds since the epoch.
     """
 
@@ -80,10 +81,12 @@ class Retention:
         folders: AgentFolders,
         store: StudyStore,
         settings: EdgeSettings,
-        on_removed: Callable[[str], None],
+        on_removed: Callable[[str], None] = lambda _kind: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        before_removal: Callable[[str], None] = lambda _key: None,
     ) -> None:
+        self._before_removal = before_removal
         self._folders, self._store, self._on_removed = folders, store, on_removed
         self._clock, self._wall = clock, wall
         self._offset_s = wall() - clock()
@@ -215,7 +218,7 @@ class Retention:
 
     def _remove_study(self, one: _Kept) -> None:
         """Remove a study, so that half of it never lies where a whole one is expected."""
-        forget_voxels(self._folders.viewer, one.key)
+        self._before_removal(one.key)
         gone = one.folder.with_name(f"{_REMOVED}{one.key}")
         move(one.folder, gone)
         remove(gone)
@@ -243,6 +246,46 @@ class Retention:
                 folder = self._folders.outbox / name
                 if not folder.exists() or owner_of(folder) != key:
                     self._store.forget(key)
+
+
+class RetentionPart(Part):
+    """Removes old studies and reports while nothing waits."""
+
+    name = "retention"
+
+    def __init__(self, agent: Agent) -> None:
+        super().__init__(agent)
+        self._removed = agent.telemetry.counter(
+            "removed", "Studies and reports removed by the limits of what is kept", "kind"
+        )
+        self._kept: tuple[StudyStore, Retention] | None = None
+
+    def work(self, waiting: bool) -> bool:
+        """Remove or measure one thing at most."""
+        return not waiting and self.make_room()
+
+    def make_room(self) -> bool:
+        """Remove or measure one thing at most, also while nothing can be written."""
+        store = self.agent.store()
+        if self._kept is None or self._kept[0] is not store:
+            self._kept = store, self._retention(store)
+        return self._kept[1].run_once()
+
+    def _retention(self, store: StudyStore) -> Retention:
+        agent, site = self.agent, self.agent.site
+
+        def forget(key: str) -> None:
+            for part in agent.parts:
+                part.forget(key)
+
+        return Retention(
+            site.folders,
+            store,
+            site.settings,
+            lambda kind: self._removed.labels(kind).inc(),
+            agent.clock,
+            before_removal=forget,
+        )
 
 
 def _changed(path: Path) -> float:

@@ -1,15 +1,20 @@
 """One agent's site: its settings, its folders, and what is in its database."""
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.database import BUSY_S
 from edge.folders import DATABASE, AgentFolders
 from edge.settings.core import EdgeSettings
 from edge.store.repair import opened
 from edge.store.schema import Schema
 from edge.store.studies import StudyStore
+
+PAUSE_POLLS = 10
+"""Length of a pause while nothing can be written, in polls of the inbox."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,24 @@ class Site:
     def database(self) -> Path:
         """The file of the database; the agent makes it at its start."""
         return self.folders.state / DATABASE
+
+    @property
+    def pause_s(self) -> float:
+        """Length of a pause while nothing can be written, in seconds."""
+        return PAUSE_POLLS * self.settings.poll_s
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Open the database for reading alone; in WAL mode no writer waits for it.
+
+        Raises:
+            sqlite3.Error: it is missing, damaged, or does not answer.
+        """
+        uri = f"{self.database.as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_S)) as database:
+            database.row_factory = sqlite3.Row
+            database.execute("PRAGMA query_only = ON")
+            yield database
 
     @contextmanager
     def opened(self) -> Iterator[StudyStore]:

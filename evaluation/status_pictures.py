@@ -18,9 +18,8 @@ from typing import Annotated
 import typer
 from PIL import Image
 
-from edge.run import run_agent
+from edge.run import run_agent, site_of
 from edge.settings.core import EdgeSettings, load_settings
-from edge.status.serve import state_of
 from edge.status.state import SiteState
 from evaluation.common.phantoms import prepare, whole_chest
 from evaluation.common.processes import cloud_service, free_ports
@@ -88,7 +87,7 @@ def _agent(settings: EdgeSettings) -> Iterator[SiteState]:
     thread = threading.Thread(target=work, name="agent")
     thread.start()
     try:
-        yield state_of(settings)
+        yield SiteState(site_of(settings))
     finally:
         stop.set()
         thread.join()

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 from cloud.telemetry import Telemetry as CloudTelemetry
-from edge.telemetry import Telemetry as EdgeTelemetry
+from edge.run import parts_of
+from edge.settings.core import EdgeSettings
+from tests.edge.agents import agent_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -14,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def served() -> set[str]:
     """All names, those of the parts of histograms too."""
     names: set[str] = set()
-    for registry in (EdgeTelemetry().registry, CloudTelemetry().registry):
+    edge = agent_of(EdgeSettings())
+    parts_of(edge)
+    for registry in (edge.telemetry.registry, CloudTelemetry().registry):
         for metric in registry.collect():
             endings = {"counter": ("_total",), "histogram": ("", "_bucket", "_sum", "_count")}
             names |= {metric.name + end for end in endings.get(metric.type, ("",))}

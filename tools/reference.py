@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from inspect import getdoc
 from pathlib import Path
-from typing import get_args
+from threading import Event
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
@@ -19,6 +20,8 @@ from pydantic.fields import FieldInfo
 
 from cloud.settings import CloudSettings
 from cloud.telemetry import Telemetry as CloudTelemetry
+from edge.part import Agent
+from edge.run import parts_of, site_of
 from edge.settings.core import EdgeSettings
 from edge.telemetry import Telemetry as EdgeTelemetry
 from process.settings import expected_of
@@ -46,12 +49,28 @@ def page() -> str:
     blocks = [HEAD]
     blocks += settings("edge.toml", EdgeSettings, set())
     blocks += settings("cloud.toml", CloudSettings, set())
-    blocks += ["## Metrics of the edge", metrics("edge", EdgeTelemetry().registry)]
+    blocks += ["## Metrics of the edge", metrics("edge", edge_registry())]
     blocks += ["## Metrics of the cloud", metrics("cloud", CloudTelemetry().registry)]
     blocks += ["## Log events of the edge", events("edge")]
     blocks += ["## Log events of the cloud", events("cloud")]
     blocks += ["## Log events of both", events("process"), "## Errors", errors()]
     return "\n\n".join(blocks) + "\n"
+
+
+def edge_registry() -> CollectorRegistry:
+    """Return the metrics of the edge, those of all its parts too; nothing is opened."""
+    telemetry = EdgeTelemetry()
+
+    def nothing(*_: object) -> Any:
+        raise LookupError("the agent does not run")
+
+    parts_of(
+        Agent(
+            site_of(EdgeSettings()), telemetry, Event(), nothing, nothing,
+            wake=nothing, problem=nothing, store=nothing,
+        )
+    )  # fmt: skip
+    return telemetry.registry
 
 
 def settings(title: str, kind: type[BaseModel], seen: set[type]) -> Iterator[str]:

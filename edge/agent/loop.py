@@ -1,4 +1,4 @@
-"""The main loop: claim complete studies, process the most urgent one, then amend a report.
+"""The main loop: claim complete studies, process the most urgent one, amend a report, ask parts.
 
 Nothing that matters is only in memory. Every pass begins with the unfinished rows of the database,
 so that a start after a crash and the end of a full disk need no code of their own.
@@ -16,24 +16,28 @@ import structlog
 from edge.agent.adopt import adopt, release_unused, reports_by_study, settle, strays
 from edge.agent.claim import claim, resume_claim
 from edge.agent.inbox import Inbox
-from edge.agent.study import UNFINISHED
-from edge.amend.amender import Amender
+from edge.agent.study import UNFINISHED, process_study
+from edge.amend.amender import Amender, RetryBudget
 from edge.atomic_files import is_transient
-from edge.drift.keeper import DriftKeeper
-from edge.folders import DATABASE, AgentFolders
-from edge.retention import Retention
-from edge.settings.core import EdgeSettings
+from edge.escalation.client import SecondReader
+from edge.job import Job
+from edge.part import Agent
+from edge.pipeline import StudyResult
+from edge.report.model import Report
+from edge.rules.rule import Rules
+from edge.rules.selection import priority_of
+from edge.store.pending import PersistPending, persist_in
 from edge.store.repair import require_own_files
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
-from edge.telemetry import Telemetry
 from imaging.errors import is_machine_fault
 from process.backoff import doubled
 from protos.messages import Priority
 
-PAUSE_POLLS = 10
-"""Length of a pause while nothing can be written, in polls of the inbox."""
-MAX_REST_S = 300.0
+ReadStudy = Callable[[Job, PersistPending], StudyResult]
+"""Reads one study, and persists what is still pending before its report is out."""
+
+MAX_PAUSE_S = 300.0
 """Longest wait of one study after a fault of the machine; it doubles from the length of a pause."""
 AMEND_EVERY = 10
 """Studies in a row after which a pending read is retried although more studies wait."""
@@ -49,40 +53,30 @@ class MainLoop:
 
     Args:
         process: processes a claimed study to its end; the number is the start time of its budget.
-        stop: ends the work when it is set.
         arrived: ends the pause between two polls of the inbox when it is set.
-        clock: monotonic, in seconds.
         priority_of: how urgent the study in a folder is; called once for each study.
-        between: called between two studies, with whether one waits; returns whether it had work.
     """
 
     def __init__(
         self,
-        folders: AgentFolders,
+        agent: Agent,
         store: StudyStore,
         inbox: Inbox,
         process: Callable[[Record, float], None],
         amender: Amender,
-        keeper: DriftKeeper,
-        retention: Retention,
-        telemetry: Telemetry,
-        settings: EdgeSettings,
-        stop: threading.Event,
         arrived: threading.Event,
-        clock: Callable[[], float],
         priority_of: Callable[[Path], Priority] = lambda _source: Priority.ROUTINE,
-        between: Callable[[bool], bool] = lambda _waiting: False,
     ) -> None:
-        self._folders, self._store, self._inbox = folders, store, inbox
+        self._agent, self._site, self._folders = agent, agent.site, agent.site.folders
+        self._store, self._inbox, self._process, self._amender = store, inbox, process, amender
         self._priority_of, self._priorities = priority_of, dict[str, Priority]()
-        self._process, self._amender, self._telemetry = process, amender, telemetry
-        self._keeper, self._retention, self._between = keeper, retention, between
-        self._settings, self._stop, self._arrived = settings, stop, arrived
+        self._stop, self._arrived, self._telemetry = agent.stop, arrived, agent.telemetry
         # A study that an earlier process claimed has its budget from now on: the clock of that
         # process is not known here.
-        self._clock, self._start_s, self._since_s = clock, clock(), dict[str, float]()
+        clock = self._clock = agent.clock
+        self._start_s, self._since_s = clock(), dict[str, float]()
         self._suspended: set[str] = set()
-        self._rests: dict[str, tuple[float, int]] = {}  # until when, and how many so far
+        self._retry_at: dict[str, tuple[float, int]] = {}  # until when, and how many so far
         self._uncounted: set[str] = set()
         self._current: Record | None = None
         self._interrupted = False
@@ -107,9 +101,9 @@ class MainLoop:
                 self._pause(error)
                 busy = True  # it has waited
             # after the pass: where files seem to change by themselves, studies are read even so
-            require_own_files(self._folders.state / DATABASE, self._store)
+            require_own_files(self._site.database, self._store)
             if not busy:
-                self._rest()
+                self._wait_for_poll()
 
     def run_once(self) -> bool:
         """Claim what is complete, and process one study; return whether there was work.
@@ -136,18 +130,17 @@ class MainLoop:
         self._in_a_row = self._in_a_row + 1 if waiting else 0
         due = self._in_a_row % AMEND_EVERY == 0 or self._amender.over_limit
         amends = due and self._amender.run_once()
-        notes = due and self._keeper.run_once()
-        updates = due and self._between(bool(waiting))
-        busy = bool(waiting) or amends or notes or updates or self._retention.run_once()
+        worked = [due and part.work(bool(waiting)) for part in self._agent.parts]
+        busy = bool(waiting) or amends or any(worked)
         if not busy:
             self._store.write_log()  # now, so that no report has to wait for it
         if full is not None and not busy:
             raise full
         return busy
 
-    def _rest(self) -> None:
+    def _wait_for_poll(self) -> None:
         """Wait for the next poll of the inbox, not longer than until a series has arrived."""
-        left_s = self._settings.poll_s
+        left_s = self._site.settings.poll_s
         while left_s > 0 and not (self._arrived.is_set() or self._stop.wait(min(left_s, LOOK_S))):
             left_s -= LOOK_S
         self._arrived.clear()
@@ -229,10 +222,10 @@ class MainLoop:
             if is_transient(error):
                 raise
             if is_machine_fault(error) or isinstance(error, PermissionError):
-                _, rests = self._rests.get(key, (0.0, 0))
-                rest_s = doubled(PAUSE_POLLS * self._settings.poll_s, MAX_REST_S, rests)
-                self._rests[key] = self._clock() + rest_s, rests + 1
-                values = {field: key, "error": str(error), "pause_s": rest_s}
+                _, failures = self._retry_at.get(key, (0.0, 0))
+                pause_s = doubled(self._site.pause_s, MAX_PAUSE_S, failures)
+                self._retry_at[key] = self._clock() + pause_s, failures + 1
+                values = {field: key, "error": str(error), "pause_s": pause_s}
                 log.error("fault of the machine, the study waits", **values)
             else:
                 log.exception("suspended until the next start", **{field: key})
@@ -240,22 +233,22 @@ class MainLoop:
             self._uncounted |= {key} & self._being_read()
             self._take_attempts_back()
             return False
-        self._rests.pop(key, None)
+        self._retry_at.pop(key, None)
         return True
 
     def _is_held(self, key: str) -> bool:
         """Return whether a study is suspended, or waits after a fault of the machine."""
-        return key in self._suspended or self._clock() < self._rests.get(key, (0.0, 0))[0]
+        return key in self._suspended or self._clock() < self._retry_at.get(key, (0.0, 0))[0]
 
     def _pause(self, error: Exception) -> None:
         """Wait for a transient error to pass; it is not counted against the current study."""
-        pause_s = PAUSE_POLLS * self._settings.poll_s
+        pause_s = self._site.pause_s
         log.error("cannot write, pausing", error=str(error), pause_s=pause_s)
         self._interrupted = True
         with suppress(sqlite3.OperationalError):  # the next pass tries again
             self._take_attempts_back()
         with suppress(OSError, sqlite3.OperationalError):  # it may make room
-            while self._retention.run_once():
+            while any(part.make_room() for part in self._agent.parts):
                 pass
         self._stop.wait(pause_s)
 
@@ -281,3 +274,47 @@ class MainLoop:
         for key in sorted(self._uncounted):
             self._store.advance(key, Step.CLAIMED)
             self._uncounted.discard(key)
+
+
+def main_loop(
+    agent: Agent,
+    store: StudyStore,
+    read: ReadStudy,
+    second: SecondReader,
+    rules: Rules,
+    arrived: threading.Event,
+) -> MainLoop:
+    """Connect the core around an open database, and let all parts know of each report."""
+    settings, folders, telemetry = agent.site.settings, agent.site.folders, agent.telemetry
+
+    def on_amended(report: Report) -> None:
+        telemetry.count_amendment(report)
+        for part in agent.parts:
+            part.amended(report)
+
+    budget = RetryBudget.of(settings)
+    amender = Amender(
+        store, folders.outbox, second, budget, on_amended=on_amended, clock=agent.clock
+    )
+
+    def on_report(report: Report) -> None:
+        telemetry.count_report(report)
+        for part in agent.parts:
+            part.reported(report)
+        if "cloud" in report.models:
+            amender.responded()
+
+    side = settings.cloud.roi_side
+    persist = persist_in(store.pending, (side, side, side))
+    process = partial(
+        process_study,
+        folders=folders,
+        store=store,
+        read=lambda job: read(job, persist),
+        deadline_s=settings.deadline_s,
+        on_report=on_report,
+        clock=agent.clock,
+    )
+    inbox = Inbox(folders.inbox, settings.quiet_s, agent.clock)
+    priority = priority_of(rules, Priority(settings.priority))
+    return MainLoop(agent, store, inbox, process, amender, arrived, priority)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Counters(Protocol):
-    """What `edge.telemetry.Telemetry` counts here."""
+    """What the part counts."""
 
     def count_received(self, way: str) -> None:
         """Count a received instance."""

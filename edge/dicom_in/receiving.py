@@ -9,12 +9,12 @@ import structlog
 
 from edge.database import StepHook
 from edge.dicom_in.incoming import Limits
+from edge.dicom_in.port import Counters
 from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.scp import receiving_by_dicom
 from edge.dicom_in.stow import receiving_by_stow
 from edge.errors import BadSettings
 from edge.settings.core import EdgeSettings
-from edge.telemetry import Telemetry
 
 log = structlog.get_logger()
 
@@ -35,7 +35,7 @@ class Receivers:
 def receiving(
     settings: EdgeSettings,
     inbox: Path,
-    telemetry: Telemetry,
+    counters: Counters,
     on_step: StepHook = lambda _step, _durable: None,
     on_complete: Callable[[], None] = lambda: None,
 ) -> Iterator[Receivers]:
@@ -51,16 +51,15 @@ def receiving(
     for tls in (settings.receive.dicom.tls, settings.receive.stow.tls):
         if problems := tls.problems():
             raise BadSettings("; ".join(problems))
-        telemetry.set_expiries(tls.expiries())
         for warning in tls.warnings():
             log.warning("a certificate expires soon", reason=warning)
     store = ReceivedStore(inbox, Limits.of(settings), on_step=on_step, on_complete=on_complete)
     with ExitStack() as ports:
-        by_dicom = ports.enter_context(receiving_by_dicom(settings, store, telemetry))
+        by_dicom = ports.enter_context(receiving_by_dicom(settings, store, counters))
         if by_dicom is not None:
             ae_title = settings.receive.dicom.ae_title
             log.info("receiving by DICOM", address=by_dicom.address, ae_title=ae_title)
-        by_stow = ports.enter_context(receiving_by_stow(settings, store, telemetry))
+        by_stow = ports.enter_context(receiving_by_stow(settings, store, counters))
         if by_stow is not None:
             log.info("receiving by STOW-RS", address=by_stow.address)
         ports.callback(store.stop)

@@ -7,8 +7,7 @@ written. Handlers are plain functions that Starlette runs in threads.
 import secrets
 import sqlite3
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,20 +25,16 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from edge.audit import Person
-from edge.drift.compare import rates
-from edge.drift.monitor import DriftMonitor
 from edge.errors import EdgeError
-from edge.guarantee import Guarantee
-from edge.link.estimate import PRIOR, LinkEstimate
+from edge.guarantee import NOT_CALIBRATED
+from edge.link.estimate import PRIOR
+from edge.part import Agent, Panel
 from edge.queue import NoSuchStudy, requeue
 from edge.report.evidence import PlacedOutline
 from edge.report.model import NOT_A_DEVICE
-from edge.site import Site
 from edge.status import wording
-from edge.status.deliveries import Deliveries
 from edge.status.guard import LOGIN, REPORT_POLICY, Guard, address_of
 from edge.status.login import SESSION_S, Authenticator, LoginRefused, User
-from edge.status.models import ModelsView
 from edge.status.state import Json, SiteState, StudyRow
 from edge.status.volumes import Volumes, Voxels, outline_on
 from imaging.render import LUNG, MEDIASTINAL, Plane, Window
@@ -48,39 +43,15 @@ BONE = Window(400, 1800)
 WINDOWS = {"lung": LUNG, "mediastinal": MEDIASTINAL, "bone": BONE}
 PER_PAGE = 20
 MOST_PAGES = 100_000
-_OWN_PAGES = ("/", "/drift")
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Where the pages have their content from.
-
-    Attributes:
-        model: of the edge, name, version and engine in one line.
-        guarantee: the most that a report may guarantee.
-        links: what to expect of each cloud by its address, without waiting.
-        alive: what is wrong with the main loop, empty for nothing.
-        deliveries: None where results are not sent anywhere.
-        models: None where the model never changes.
-    """
-
-    site: Site
-    state: SiteState
-    volumes: Volumes
-    drift: DriftMonitor
-    model: str
-    guarantee: Guarantee
-    links: Callable[[], Mapping[str, LinkEstimate]]
-    alive: Callable[[], str] = lambda: ""
-    deliveries: Deliveries | None = None
-    models: ModelsView | None = None
-
-
-def application(sources: Sources, authenticator: Authenticator, *, secure: bool) -> ASGIApp:
+def application(
+    agent: Agent, volumes: Volumes, authenticator: Authenticator, *, secure: bool
+) -> ASGIApp:
     """Return the application; ``secure`` says that the way to it is encrypted."""
-    pages = Pages(sources, authenticator)
+    pages = Pages(agent, volumes, authenticator)
     study = "/study/{key:str}"
     app = Starlette(
         routes=[
@@ -89,10 +60,6 @@ def application(sources: Sources, authenticator: Authenticator, *, secure: bool)
             Route("/login", pages.log_in, methods=["POST"]),
             Route("/logout", pages.log_out, methods=["POST"]),
             Route("/requeue", pages.requeue, methods=["POST"]),
-            Route("/resend", pages.resend, methods=["POST"]),
-            Route("/models/promote", pages.promote_model, methods=["POST"]),
-            Route("/models/rollback", pages.roll_model_back, methods=["POST"]),
-            Route("/drift", pages.drift, methods=["GET"]),
             Route(study, pages.study, methods=["GET"]),
             Route(f"{study}/view", pages.viewer, methods=["GET"]),
             Route(f"{study}/volume", pages.volume, methods=["GET"]),
@@ -101,6 +68,8 @@ def application(sources: Sources, authenticator: Authenticator, *, secure: bool)
             Route(f"{study}/report/{{version:int}}", pages.report, methods=["GET"]),
             Route(f"{study}/picture/{{name:str}}", pages.picture, methods=["GET"]),
             Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
+            Route("/{panel:str}", pages.panel, methods=["GET"]),
+            Route("/{panel:str}/{action:str}", pages.act, methods=["POST"]),
         ],
         exception_handlers={
             HTTPException: pages.failed,
@@ -121,8 +90,9 @@ def application(sources: Sources, authenticator: Authenticator, *, secure: bool)
 class Pages:
     """The handlers."""
 
-    def __init__(self, sources: Sources, authenticator: Authenticator) -> None:
-        self._from, self._authenticator = sources, authenticator
+    def __init__(self, agent: Agent, volumes: Volumes, authenticator: Authenticator) -> None:
+        self._agent, self._volumes, self._authenticator = agent, volumes, authenticator
+        self._state = SiteState(agent.site)
         self._started = datetime.now(UTC)
         self._templates = Environment(
             loader=PackageLoader("edge.status", "templates"),
@@ -152,7 +122,7 @@ class Pages:
             self._authenticator.log_in(request.session, password, address_of(request))
         except LoginRefused as error:
             return self._login_page(wanted, str(error), error.status)
-        return RedirectResponse(wanted if _is_own_page(wanted) else "/", 303)
+        return RedirectResponse(wanted if self._is_own_page(wanted) else "/", 303)
 
     def log_out(self, request: Request) -> Response:
         """End the session."""
@@ -170,20 +140,18 @@ class Pages:
 
     def overview(self, request: Request) -> Response:
         """Show the agent, its queue, its link, and the latest studies."""
-        state, number = self._from.state, _page(request)
+        state, number, pipeline = self._state, _page(request), self._agent.pipeline()
         rows = state.latest(PER_PAGE + 1, skip=(number - 1) * PER_PAGE)
         refused = state.refused()
-        deliveries, models = self._from.deliveries, self._from.models
+        panels = [(one, one.values()) for one in self._panels() if not one.is_page]
         return self._render(
             request,
             "overview.html.j2",
             version=version("overread"),
             started=self._started,
-            model=models.label if models else self._from.model,
-            guarantee=models.guarantee if models else self._from.guarantee,
-            models=models,
-            state=models.state() if models else None,
-            problem=self._from.alive(),
+            model=pipeline.provenance.edge_model if pipeline else "",
+            guarantee=pipeline.provenance.guarantee if pipeline else NOT_CALIBRATED,
+            problem=self._agent.problem(),
             arriving=state.arriving(),
             unfinished=state.unfinished(),
             pending=state.pending(),
@@ -193,14 +161,13 @@ class Pages:
             pictures={row.key: "overview.jpg" in state.pictures(row) for row in rows},
             number=number,
             has_more=len(rows) > PER_PAGE,
-            links=self._from.links(),
+            links=self._agent.links(),
             prior=PRIOR,
-            drift=self._from.drift.current(),
+            cards=[(one, one.card()) for one in self._panels() if one.card is not None],
+            sections=[self._section(request, one, values) for one, values in panels],
             disks=state.disks(),
             database_bytes=state.database_bytes(),
-            backlog=deliveries.backlog() if deliveries else None,
-            dead=self._dead(),
-            note=request.query_params.get("note", ""),
+            note=self._note(request.query_params.get("note", "")),
             second=wording.SECOND_READING,
             stages=wording.STAGES,
         )
@@ -208,11 +175,11 @@ class Pages:
     def requeue(self, request: Request) -> Response:
         """Put a study back into the inbox."""
         key = request.state.form.get("study", "")
-        study = self._from.state.study(key)
+        study = self._state.study(key)
         if study is None:
             raise HTTPException(404, "There is no such study.")
         try:
-            requeue(study.key, self._from.site, _person(request))
+            requeue(study.key, self._agent.site, _person(request))
         except NoSuchStudy as error:
             raise HTTPException(409, f"This study cannot be read again: {error}.") from error
         except OSError as error:
@@ -222,54 +189,60 @@ class Pages:
         log.info("study put back into the inbox", study_key=study.key, by=_name(request))
         return RedirectResponse("/?note=requeued", 303)
 
-    def resend(self, request: Request) -> Response:
-        """Have the results of a study sent to a target again."""
-        form, deliveries = request.state.form, self._from.deliveries
-        study = self._from.state.study(form.get("study", ""))
-        if deliveries is None or study is None:
-            raise HTTPException(404, "There is no such delivery.")
-        target = form.get("target", "")
+    # --- what the parts of the agent show
+
+    def panel(self, request: Request) -> Response:
+        """Show the page of a part."""
+        panel = self._panel(request.path_params["panel"])
+        if panel is None or not panel.is_page:
+            raise HTTPException(404)
+        return HTMLResponse(self._section(request, panel, panel.values()))
+
+    def act(self, request: Request) -> Response:
+        """Do what a button of a part says."""
+        name, panel = request.path_params["action"], self._panel(request.path_params["panel"])
+        action = panel.actions.get(name) if panel else None
+        if panel is None or action is None:
+            raise HTTPException(404)
         try:
-            deliveries.resend(study.key, target, _person(request))
+            action.run(request.state.form, _person(request))
         except EdgeError as error:
-            raise HTTPException(409, f"It cannot be sent again: {error}.") from error
-        log.info("results are sent again", study_key=study.key, target=target, by=_name(request))
-        return RedirectResponse("/?note=resent", 303)
+            raise HTTPException(409, f"{action.refused}: {error}.") from error
+        log.info("action on the status page", panel=panel.name, action=name, by=_name(request))
+        return RedirectResponse(f"/?note={panel.name}.{name}", 303)
 
-    def promote_model(self, request: Request) -> Response:
-        """Make the model in shadow the active one."""
-        version = request.state.form.get("version", "")
-        self._change_model(lambda models: models.promote(version, _name(request)))
-        return RedirectResponse("/?note=promoted", 303)
+    def _panels(self) -> list[Panel]:
+        return [panel for part in self._agent.parts for panel in part.panels()]
 
-    def roll_model_back(self, request: Request) -> Response:
-        """Make the previous model the active one again."""
-        self._change_model(lambda models: models.roll_back(_name(request)))
-        return RedirectResponse("/?note=rolled-back", 303)
+    def _panel(self, name: str) -> Panel | None:
+        return next((one for one in self._panels() if one.name == name), None)
 
-    def _change_model(self, change: Callable[[ModelsView], None]) -> None:
-        if (models := self._from.models) is None:
-            raise HTTPException(404, "The model of this agent does not change.")
-        try:
-            change(models)
-        except EdgeError as error:
-            raise HTTPException(409, f"The model stays: {error}.") from error
+    def _section(self, request: Request, panel: Panel, values: Mapping[str, Any]) -> str:
+        """Return the HTML of a panel."""
+        template = self._templates.from_string(panel.template.read_text(encoding="utf-8"))
+        return template.render(**self._common(request), **values)
 
-    def _dead(self) -> list[tuple[Any, StudyRow | None]]:
-        deliveries, state = self._from.deliveries, self._from.state
-        dead = deliveries.dead() if deliveries else ()
-        return [(letter, state.study(letter.study)) for letter in dead]
+    def _note(self, note: str) -> str:
+        """Return the sentence on the action that a page was called for; empty for none."""
+        if note == "requeued":
+            return "The study is back in the inbox, and is read again."
+        name, _, action = note.partition(".")
+        panel = self._panel(name)
+        found = panel.actions.get(action) if panel else None
+        return found.done if found else ""
 
-    def drift(self, request: Request) -> Response:
-        """Compare the last studies with the first ones of this model."""
-        drift = self._from.drift.current()
-        return self._render(request, "drift.html.j2", drift=drift, rates=rates(drift))
+    def _is_own_page(self, path: str) -> bool:
+        """Tell whether a path may follow the login: a page of this server and nothing else."""
+        parts = path.split("/")
+        is_study = len(parts) in (3, 4) and parts[:2] == ["", "study"] and parts[2].isalnum()
+        pages = ("/", *(f"/{one.name}" for one in self._panels() if one.is_page))
+        return path in pages or (is_study and parts[3:] in ([], ["view"]))
 
     # --- one study
 
     def study(self, request: Request) -> Response:
         """Show the content of a report, its versions and changes."""
-        study, state = self._study(request), self._from.state
+        study, state = self._study(request), self._state
         report = state.report(study)
         return self._render(
             request,
@@ -287,10 +260,10 @@ class Pages:
     def report(self, request: Request) -> Response:
         """Show the page of one version, as it was written."""
         study, number = self._study(request), request.path_params["version"]
-        report = self._from.state.report(study)
+        report = self._state.report(study)
         newest = report is not None and report["version"] == number
         name = "report.html" if newest else f"report.v{number}.html"
-        page = self._from.state.file_of(study, name)
+        page = self._state.file_of(study, name)
         if page is None:
             raise HTTPException(404, "There is no such version of this report.")
         return HTMLResponse(page, headers={"content-security-policy": REPORT_POLICY})
@@ -298,7 +271,7 @@ class Pages:
     def picture(self, request: Request) -> Response:
         """Show a picture of a report."""
         study = self._study(request)
-        data = self._from.state.file_of(study, request.path_params["name"])
+        data = self._state.file_of(study, request.path_params["name"])
         if data is None or not request.path_params["name"].endswith(".jpg"):
             raise HTTPException(404, "There is no such picture.")
         return Response(data, media_type="image/jpeg")
@@ -306,7 +279,7 @@ class Pages:
     def viewer(self, request: Request) -> Response:
         """Show the slices of a study."""
         study = self._study(request)
-        report = self._from.state.report(study)
+        report = self._state.report(study)
         if report is None:
             raise HTTPException(404, "The report of this study is gone or damaged.")
         return self._render(
@@ -317,12 +290,12 @@ class Pages:
     def volume(self, request: Request) -> Response:
         """Say whether the slices can be shown, and what the viewer needs to know."""
         study = self._study(request)
-        opening = self._from.volumes.opening(study)
-        voxels = self._from.volumes.voxels(study) if opening.state == "ready" else None
+        opening = self._volumes.opening(study)
+        voxels = self._volumes.voxels(study) if opening.state == "ready" else None
         if voxels is None:
             return JSONResponse({"state": opening.state, "reason": opening.reason})
-        report, outlines = self._from.state.report(study), self._from.state.outlines(study)
-        if self._from.state.report(study) is not report:  # a new version, between the two
+        report, outlines = self._state.report(study), self._state.outlines(study)
+        if self._state.report(study) is not report:  # a new version, between the two
             outlines = {}
         return JSONResponse(
             {
@@ -337,17 +310,17 @@ class Pages:
     def open_volume(self, request: Request) -> Response:
         """Begin to read the images of a study."""
         study = self._study(request)
-        report = self._from.state.report(study)
-        opening = self._from.volumes.open(study, str(report["series_uid"]) if report else "")
+        report = self._state.report(study)
+        opening = self._volumes.open(study, str(report["series_uid"]) if report else "")
         return JSONResponse({"state": opening.state, "reason": opening.reason})
 
     def slice(self, request: Request) -> Response:
         """Send one slice: HU as int16, little-endian, row by row."""
         study = self._study(request)
-        voxels = self._from.volumes.voxels(study)
+        voxels = self._volumes.voxels(study)
         planes = {plane.title.lower(): plane for plane in Plane}
         plane = planes.get(request.path_params["plane"])
-        if voxels is None or plane is None or self._from.state.source(study) is None:
+        if voxels is None or plane is None or self._state.source(study) is None:
             raise HTTPException(404, "There is no such slice.")
         try:
             hu = voxels.slice(plane, request.path_params["index"])
@@ -359,7 +332,7 @@ class Pages:
         return Response(packed, media_type="application/octet-stream", headers=headers)
 
     def _study(self, request: Request) -> StudyRow:
-        study = self._from.state.study(request.path_params["key"])
+        study = self._state.study(request.path_params["key"])
         if study is None:
             raise HTTPException(404, "There is no such study.")
         return study
@@ -383,15 +356,18 @@ class Pages:
     def _render(
         self, request: Request, template: str, status_code: int = 200, **values: Any
     ) -> Response:
+        found = self._templates.get_template(template)
+        return HTMLResponse(found.render(**self._common(request), **values), status_code)
+
+    def _common(self, request: Request) -> dict[str, Any]:
+        """Return the values that every template gets."""
         user: User | None = request.user
-        text = self._templates.get_template(template).render(
-            disclaimer=NOT_A_DEVICE,
-            user=user,
-            token=user.form_token if user else "",
-            path=request.url.path,
-            **values,
-        )
-        return HTMLResponse(text, status_code)
+        return {
+            "disclaimer": NOT_A_DEVICE,
+            "user": user,
+            "token": user.form_token if user else "",
+            "path": request.url.path,
+        }
 
 
 def _name(request: Request) -> str:
@@ -400,13 +376,6 @@ def _name(request: Request) -> str:
 
 def _person(request: Request) -> Person:
     return Person(_name(request), address_of(request))
-
-
-def _is_own_page(path: str) -> bool:
-    """Tell whether a path may follow the login: a page of this server and nothing else."""
-    parts = path.split("/")
-    is_study = len(parts) in (3, 4) and parts[:2] == ["", "study"] and parts[2].isalnum()
-    return path in _OWN_PAGES or (is_study and parts[3:] in ([], ["view"]))
 
 
 def _page(request: Request) -> int:

@@ -11,19 +11,19 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edge.database import BUSY_S
-from edge.folders import DATABASE, AgentFolders
+from edge.folders import DATABASE
 from edge.job import KEY_CHARACTERS
 from edge.queue import STATES, Queued, arriving
 from edge.report.evidence import OUTLINES, PlacedOutline, read_outlines
 from edge.report.folder import owner_of
+from edge.site import Site
 from edge.store.steps import Step
 
 Json = Mapping[str, Any]
@@ -91,26 +91,12 @@ class Disk:
 class SiteState:
     """The agent's folders and database, as far as the pages show them."""
 
-    def __init__(
-        self, folders: AgentFolders, quiet_s: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.folders, self._quiet_s, self._clock = folders, quiet_s, clock
+    def __init__(self, site: Site, clock: Callable[[], float] = time.monotonic) -> None:
+        self.folders, self._quiet_s = site.folders, site.settings.quiet_s
+        self.database, self._clock = site.reading, clock
         self._lock, self._inbox_lock = threading.Lock(), threading.Lock()
         self._arriving: tuple[float, list[Queued]] = (float("-inf"), [])
         self._reports: OrderedDict[Path, tuple[tuple[int, int], Json | None]] = OrderedDict()
-
-    @contextmanager
-    def database(self) -> Iterator[sqlite3.Connection]:
-        """Open the database for reading.
-
-        Raises:
-            sqlite3.Error: it is missing, damaged, or does not answer.
-        """
-        uri = f"{(self.folders.state / DATABASE).as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_S)) as database:
-            database.row_factory = sqlite3.Row
-            database.execute("PRAGMA query_only = ON")
-            yield database
 
     def arriving(self) -> list[Queued]:
         """Return the studies in the inbox, at most `INBOX_S` old."""

@@ -25,7 +25,7 @@ import structlog
 from edge.access import make_folder, walk
 from edge.atomic_files import remove
 from edge.report.evidence import PlacedOutline, interpolated
-from edge.settings.core import EdgeSettings
+from edge.site import Site
 from edge.status.state import SiteState, StudyRow
 from imaging.errors import StudyError
 from imaging.isolation.reader import IsolatedReader, ReaderFailed, ReadLimits
@@ -79,8 +79,9 @@ class Opening:
 class Volumes:
     """Opens studies, one at a time in a thread, and keeps the voxels of the last ones."""
 
-    def __init__(self, state: SiteState, settings: EdgeSettings) -> None:
-        self._site, self._folder = state, state.folders.viewer
+    def __init__(self, site: Site) -> None:
+        self._site, self._folder = SiteState(site), site.folders.viewer
+        settings = site.settings
         self._limits = ReadLimits(settings.read_memory_mb, PATIENCE * settings.read_timeout_s)
         self._lock = threading.Lock()
         self._reading: str | None = None

@@ -30,7 +30,12 @@ Extend = Callable[[sqlite3.Connection, AuditTrail, StepHook], StoreExtension]
 """Opens an extension in an open database."""
 
 
-def _no_audit(_database: sqlite3.Connection, _on_step: StepHook) -> AuditTrail:
+OpenAudit = Callable[[sqlite3.Connection, StepHook], AuditTrail]
+"""Opens the audit trail in an open database."""
+
+
+def no_audit(_database: sqlite3.Connection, _on_step: StepHook) -> AuditTrail:
+    """Return a trail that records nothing."""
     return NoAudit()
 
 
@@ -45,5 +50,15 @@ class Schema:
     """
 
     migrations: tuple[Migration, ...] = ()
-    audit: Callable[[sqlite3.Connection, StepHook], AuditTrail] = _no_audit
+    audit: OpenAudit = no_audit
     extensions: tuple[Extend, ...] = ()
+
+    @classmethod
+    def joined(cls, schemas: Iterable["Schema"]) -> "Schema":
+        """Return what all of these store; one of them at most has an audit trail."""
+        every = tuple(schemas)
+        return cls(
+            tuple(one for schema in every for one in schema.migrations),
+            next((one.audit for one in every if one.audit is not no_audit), no_audit),
+            tuple(one for schema in every for one in schema.extensions),
+        )

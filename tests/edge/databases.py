@@ -1,11 +1,17 @@
 """The database of an agent, opened with what all parts store in it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
+from sqlite3 import Connection
 
+from edge.audit import AuditTrail
 from edge.database import StepHook
-from edge.run import schema_of
+from edge.dicom_out.exports import ExportStore
+from edge.run import PARTS
+from edge.settings.core import EdgeSettings
+from edge.store.schema import Schema
 from edge.store.studies import StudyStore
 
 
@@ -13,6 +19,17 @@ def nothing(_step: Enum, _durable: bool) -> None:
     """Do nothing at a step."""
 
 
+def schema_of(path: Path, targets: Sequence[str] = ()) -> Schema:
+    """What all parts store in the database at ``path``, as with these targets."""
+    settings = EdgeSettings(state_dir=path.parent, inbox=path.parent.parent / "inbox")
+    schema = Schema.joined(part.schema(settings) for part in PARTS)
+
+    def export(database: Connection, audit: AuditTrail, on_step: StepHook) -> ExportStore:
+        return ExportStore(database, on_step, targets, audit)
+
+    return replace(schema, extensions=(export,) if targets else ())
+
+
 def open_store(path: Path, targets: Sequence[str] = (), on_step: StepHook = nothing) -> StudyStore:
     """Open the database at ``path``; it is made if it is missing."""
-    return StudyStore(path, schema_of(path.parent / "trail", targets), on_step)
+    return StudyStore(path, schema_of(path, targets), on_step)

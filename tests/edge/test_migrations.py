@@ -15,13 +15,14 @@ from edge.database import Migration, MigrationStep, OtherVersion, copies
 from edge.dicom_out.exports import DeliveryStep, ExportStep, ExportStore
 from edge.folders import DATABASE
 from edge.models.store import open_models
-from edge.run import schema_of, site_of
+from edge.run import site_of
 from edge.store.repair import open_or_replace
 from edge.store.schema import Schema
 from edge.store.steps import Step
 from edge.store.studies import StudyStore, all_migrations
 from edge.trail.verify import verify
 from evaluation.recovery.agent import settings_in
+from tests.edge.databases import schema_of
 
 VERSION_0 = Path(__file__).parent / "data" / "version-0.tar.xz"
 """The folders of an agent of the version before there were numbers: it was stopped with two pending
@@ -41,7 +42,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def schema(root: Path) -> Schema:
-    return schema_of(root / "state" / "trail", TARGETS)
+    return schema_of(root / "state" / DATABASE, TARGETS)
 
 
 def migrate(root: Path, crash: tuple[Enum, bool] | None = None, at: int = 0) -> None:

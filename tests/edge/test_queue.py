@@ -19,7 +19,6 @@ from typer.testing import CliRunner, Result
 from edge import queue
 from edge.__main__ import app
 from edge.agent import claim as claiming
-from edge.agent import loop
 from edge.atomic_files import move as real_move
 from edge.run import site_of
 from edge.store.steps import Step
@@ -85,7 +84,7 @@ def test_queue_says_how_much_room_a_study_waits_for(
     room = shutil._ntuple_diskusage(99, 99, 500_000)  # type: ignore[attr-defined]
     monkeypatch.setattr(claiming, "move", move)
     monkeypatch.setattr("edge.agent.claim.shutil.disk_usage", lambda _path: room)
-    monkeypatch.setattr(loop, "PAUSE_POLLS", 1)
+    monkeypatch.setattr("edge.site.PAUSE_POLLS", 1)
     work(tmp_path)
     (one,) = shown(tmp_path)["studies"]
     assert (one["name"], one["state"]) == ("a", "moving in")

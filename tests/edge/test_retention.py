@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,11 +20,13 @@ from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.report.evidence import OBJECTS, SOURCE
 from edge.retention import DAY_S, Retention
+from edge.status.part import PagePart
 from edge.store.pending import PersistPending
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from evaluation.recovery.agent import settings_in
 from tests.edge.agent.test_adopt import database, work
+from tests.edge.agents import agent_of
 from tests.edge.builders import HandClock, put
 from tests.edge.databases import open_store
 from tests.edge.running_agent import Killed, quick_read, statuses, whereabouts
@@ -54,11 +56,16 @@ def store(root: Path) -> Iterator[StudyStore]:
 
 
 def retention(
-    root: Path, store: StudyStore, wall: HandClock | None = None, **settings: Any
+    root: Path,
+    store: StudyStore,
+    wall: HandClock | None = None,
+    before_removal: Callable[[str], None] = lambda _key: None,
+    **settings: Any,
 ) -> Retention:
     given = settings_in(root, **settings)
     folders, clock = AgentFolders.of(given), HandClock()
-    return Retention(folders, store, given, [].append, clock, wall or (lambda: NOW))
+    seen = wall or (lambda: NOW)
+    return Retention(folders, store, given, [].append, clock, seen, before_removal)
 
 
 def run(of: Retention) -> None:
@@ -66,17 +73,26 @@ def run(of: Retention) -> None:
         pass
 
 
-def test_the_voxels_of_the_viewer_go_with_the_study(root: Path, store: StudyStore) -> None:
-    folders = AgentFolders.of(settings_in(root))
+def test_parts_forget_a_study_before_its_files_go(root: Path, store: StudyStore) -> None:
+    """The status page forgets the voxels that somebody has looked at."""
+    agent = agent_of(settings_in(root, retention__studies_days=35.0), store=lambda: store)
+    agent.site.folders.viewer.mkdir()
     keys = {name: key for key, name, _ in store.ended(Step.DONE)}
-    folders.viewer.mkdir()
     for name in ("a", "d"):
         for suffix in ("npy", "json"):
-            (folders.viewer / f"{keys[name]}.{suffix}").write_text("x")
-    one = retention(root, store, retention__studies_days=35.0)
+            (agent.site.folders.viewer / f"{keys[name]}.{suffix}").write_text("x")
+    PagePart(agent).forget(keys["a"])
+    assert {path.stem for path in agent.site.folders.viewer.iterdir()} == {keys["d"]}
+    forgotten: list[str] = []
+
+    def forget(key: str) -> None:
+        assert (agent.site.folders.done / key).exists()
+        forgotten.append(key)
+
+    one = retention(root, store, before_removal=forget, retention__studies_days=35.0)
     while one.run_once():
         pass
-    assert {path.stem for path in folders.viewer.iterdir()} == {keys["d"]}
+    assert forgotten == [keys["a"]]
 
 
 def test_by_default_nothing_is_ever_removed(root: Path, store: StudyStore) -> None:

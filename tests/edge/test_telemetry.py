@@ -6,11 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from edge.budget import LedgerEntry
-from edge.dicom_out.exports import Backlog
 from edge.findings import SecondReading
 from edge.link.estimate import LinkEstimate
-from edge.models.agreement import Agreement
-from edge.models.choose import ShadowState
 from edge.report.model import Rejection, Report, Status
 from edge.settings.core import EdgeSettings, load_settings
 from edge.telemetry import Telemetry
@@ -73,26 +70,6 @@ def test_the_backlog_and_the_link_are_reported_as_they_are_now() -> None:
     assert value("overread_edge_cloud_available") == 0
 
 
-def test_the_models_are_those_of_the_moment_and_old_versions_leave_no_series() -> None:
-    telemetry, active = Telemetry(), [("screening-int8", "1.0")]
-    agreement = Agreement(studies=3, findings=4, kept=3, kept_share=0.75)
-    tried = ShadowState("1.1", "screening-int8", agreement, ())
-    shadows: list[ShadowState | None] = [tried]
-    telemetry.observe_models(lambda: active[0], lambda: shadows[0])
-    value = telemetry.registry.get_sample_value
-
-    def info(role: str, version: str) -> float | None:
-        labels = {"role": role, "model": "screening-int8", "version": version}
-        return value("overread_edge_model_info", labels)
-
-    assert (info("active", "1.0"), info("shadow", "1.1")) == (1, 1)
-    assert value("overread_edge_shadow_agreement") == 0.75
-    assert value("overread_edge_shadow_studies") == 3
-    active[0], shadows[0] = ("screening-int8", "1.1"), None
-    assert (info("active", "1.0"), info("active", "1.1"), info("shadow", "1.1")) == (None, 1, None)
-    assert value("overread_edge_shadow_agreement") is None
-
-
 def test_when_certificates_expire_is_a_metric() -> None:
     telemetry, end = Telemetry(), datetime(2027, 1, 1, tzinfo=UTC)
     telemetry.set_expiries({"cloud.tls.cert": end})
@@ -111,15 +88,3 @@ def test_metrics_are_served_while_it_lasts() -> None:
         assert b'overread_edge_studies_total{status="final"} 1.0' in page.read()
     with telemetry.serve(EdgeSettings()) as none:
         assert none is None
-
-
-def test_deliveries_are_counted_by_target() -> None:
-    telemetry = Telemetry()
-    value = telemetry.registry.get_sample_value
-    telemetry.count_delivery("pacs", "sent")
-    telemetry.set_deliveries({"pacs": Backlog(waiting=3, oldest_s=60.0, dead=1)}, making=2)
-    sent = {"target": "pacs", "outcome": "sent"}
-    assert value("overread_edge_deliveries_total", sent) == 1
-    names = ("undelivered_reports", "undelivered_oldest_seconds", "dead_letters")
-    assert [value(f"overread_edge_{n}", {"target": "pacs"}) for n in names] == [3.0, 60.0, 1.0]
-    assert value("overread_edge_unexported_reports") == 2.0

@@ -286,7 +286,7 @@ def test_folders_that_cannot_be_listed_at_the_start_are_adopted_from_later(
         return real(*places)
 
     monkeypatch.setattr(loop, "strays", strays)
-    monkeypatch.setattr(loop, "PAUSE_POLLS", 1)
+    monkeypatch.setattr("edge.site.PAUSE_POLLS", 1)
     work(tmp_path)
     assert whereabouts(tmp_path) == {"b ü": ["quarantine"], **{name: ["done"] for name in "acde"}}
 

@@ -16,6 +16,7 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
 from edge.dicom_in.incoming import Limits
+from edge.dicom_in.part import ReceiveMetrics
 from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.scp import receiving_by_dicom
 from edge.dicom_in.stow import receiving_by_stow
@@ -58,7 +59,7 @@ def dicom_port(root: Path, store: ReceivedStore | None = None, **values: object)
     settings.inbox.mkdir(exist_ok=True)
     store = store or ReceivedStore(settings.inbox, Limits.of(settings))
     telemetry = Telemetry()
-    with receiving_by_dicom(settings, store, telemetry) as listening:
+    with receiving_by_dicom(settings, store, ReceiveMetrics(telemetry)) as listening:
         assert listening is not None
         yield Port(listening.address, settings.inbox, store, telemetry)
 
@@ -70,7 +71,7 @@ def stow_port(root: Path, store: ReceivedStore | None = None, **values: object) 
     settings.inbox.mkdir(exist_ok=True)
     store = store or ReceivedStore(settings.inbox, Limits.of(settings))
     telemetry = Telemetry()
-    with receiving_by_stow(settings, store, telemetry) as listening:
+    with receiving_by_stow(settings, store, ReceiveMetrics(telemetry)) as listening:
         assert listening is not None
         yield Port(listening.address, settings.inbox, store, telemetry)
 

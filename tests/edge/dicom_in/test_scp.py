@@ -38,6 +38,7 @@ from pynetdicom.pdu_primitives import P_DATA
 from structlog.testing import capture_logs
 
 from edge.dicom_in.incoming import Limits
+from edge.dicom_in.part import ReceiveMetrics
 from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.receiving import receiving
 from edge.errors import BadSettings
@@ -445,7 +446,10 @@ def test_files_of_tls_that_do_not_fit_stop_the_start(tmp_path: Path, pki: Path) 
     settings = settings_in(
         tmp_path, receive__dicom__address="127.0.0.1:0", receive__dicom__tls=files
     )
-    with pytest.raises(BadSettings, match=expected), receiving(settings, tmp_path, Telemetry()):
+    with (
+        pytest.raises(BadSettings, match=expected),
+        receiving(settings, tmp_path, ReceiveMetrics(Telemetry())),
+    ):
         pass
 
 
@@ -486,6 +490,7 @@ from pathlib import Path
 from edge.dicom_in import received, scp
 from edge.dicom_in.incoming import Limits
 from edge.dicom_in.received import ReceivedStore
+from edge.dicom_in.part import ReceiveMetrics
 from edge.telemetry import Telemetry
 from tests.edge.dicom_in.senders import settings_in
 
@@ -509,7 +514,7 @@ elif at == "kept":
     store.keep = dying(store.keep)
 else:
     received.identify = dying(received.identify)
-with scp.receiving_by_dicom(settings, store, Telemetry()) as listening:
+with scp.receiving_by_dicom(settings, store, ReceiveMetrics(Telemetry())) as listening:
     (root / "port.part").write_text(listening.address)
     (root / "port.part").rename(root / "port")
     signal.pause()

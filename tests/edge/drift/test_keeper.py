@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +11,19 @@ import pytest
 
 from edge.drift.compare import NAMES
 from edge.drift.keeper import DriftKeeper
-from edge.drift.monitor import NOTHING, DriftMonitor
+from edge.drift.monitor import NOTHING
 from edge.drift.observe import BINS, Observation, bin_of, observe
+from edge.drift.part import DriftPart
 from edge.drift.store import DriftStore, observations, pack, unpack
 from edge.findings import Decision, Route, SecondReading
+from edge.folders import DATABASE
 from edge.report.model import Status
 from edge.report.serialize import report_to_dict
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
-from edge.telemetry import Telemetry
+from evaluation.recovery.agent import settings_in
 from models.runtime.detection import Candidate
+from tests.edge.agents import agent_of
 from tests.edge.builders import SilentCloud, Site, site_at
 from tests.edge.report.reports import FINDING, REPORT
 
@@ -139,16 +141,10 @@ def test_the_monitor_compares_the_studies_of_the_last_model(
 ) -> None:
     """Those of an older model are not its baseline; the metric has the level of each measure."""
     with kept(tmp_path, cloud) as (site, _):
-
-        @contextmanager
-        def reading() -> Iterator[sqlite3.Connection]:
-            path = tmp_path / "state" / "s.db"
-            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-                database.row_factory = sqlite3.Row
-                yield database
-
-        monitor, telemetry = DriftMonitor(reading), Telemetry()
-        telemetry.observe_drift(monitor.level)
+        path = tmp_path / "state" / DATABASE
+        path.symlink_to(tmp_path / "state" / "s.db")
+        agent = agent_of(settings_in(tmp_path))
+        monitor = DriftPart(agent).monitor
         assert monitor.current() is NOTHING
         for number in range(350):
             model = "m 1" if number < 100 else "m 2"
@@ -158,11 +154,11 @@ def test_the_monitor_compares_the_studies_of_the_last_model(
         assert drift.model == "m 2"
         assert [one.study_key for one in drift.baseline[:2]] == ["100", "101"]
         assert [one.study_key for one in drift.recent] == [str(n) for n in range(250, 350)]
-        level = telemetry.registry.get_sample_value
+        level = agent.telemetry.registry.get_sample_value
         levels = [level("overread_edge_drift_level", {"measure": name}) for name in NAMES]
         assert levels == [0, 2, 0, 0]
         assert monitor.current() is drift
-        (tmp_path / "state" / "s.db").rename(tmp_path / "moved")
+        path.unlink()
         assert monitor.level("uncertain") == 0
 
 

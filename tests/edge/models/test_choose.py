@@ -23,7 +23,7 @@ from edge.models.errors import NotPromotable, UpdatesOff
 from edge.models.fetch import fetch
 from edge.models.live import LiveModels
 from edge.models.store import MOST_COMPARED, SHIPPED, Choice, ModelStep
-from edge.run import site_of
+from edge.run import PARTS, site_of
 from models.runtime.artifacts import every
 from tests.edge.builders import changed
 from tests.edge.models.signed import SMALL, Edge, Signed, edge, offering, signed
@@ -213,7 +213,7 @@ def test_the_doctor_names_the_models_from_the_cloud(site: Edge) -> None:
     version = add(site, GOOD, GOOD, GOOD)
 
     def said() -> list[tuple[Level, str]]:
-        return [(c.level, c.text) for c in examine(site.site) if version in c.text]
+        return [(c.level, c.text) for c in examine(site.site, PARTS) if version in c.text]
 
     assert said() == [(Level.OK, f"in shadow: {version}, from the cloud")]
     promote(site.site, user="anna")

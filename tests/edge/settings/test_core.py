@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from edge.agent.loop import PAUSE_POLLS
 from edge.errors import BadSettings
 from edge.settings.core import load_settings
+from edge.site import PAUSE_POLLS
 from process.settings import LONGEST_S
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import httpx
 import numpy as np
 from starlette.types import ASGIApp
 
-from edge.audit import Person
-from edge.drift.monitor import DriftMonitor
+from edge.dicom_out.exports import DeliveryStep, ExportStore
+from edge.drift.part import DriftPart
 from edge.findings import Finding, Outline
 from edge.folders import DATABASE, AgentFolders
-from edge.guarantee import NOT_CALIBRATED
+from edge.guarantee import NOT_CALIBRATED, Guarantee
 from edge.link.estimate import LinkEstimate
+from edge.part import Agent, Panel
 from edge.report.evidence import OUTLINES, outlines_file
 from edge.report.folder import take_folder
 from edge.report.model import Report
@@ -25,10 +26,8 @@ from edge.report.pictures import draw_pictures
 from edge.report.write import write_report
 from edge.run import site_of
 from edge.settings.core import EdgeSettings
-from edge.status.deliveries import Backlog, DeadLetter, Deliveries
 from edge.status.login import Authenticator, Password
-from edge.status.pages import Sources, application
-from edge.status.state import SiteState
+from edge.status.pages import application
 from edge.status.volumes import Volumes
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
@@ -37,7 +36,10 @@ from edge.web import Listener, serving
 from evaluation.recovery.agent import settings_in
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, StudyHeader
+from tests.edge.agents import Showing, agent_of
+from tests.edge.builders import SilentCloud, pipeline_of
 from tests.edge.databases import open_store
+from tests.edge.dicom_out.sites import pacs_at
 from tests.edge.report.reports import FINDING, POSSIBLE, REPORT
 from tests.imaging.small_ct import SIZE, SmallCt
 
@@ -118,17 +120,38 @@ class Site:
             lines = [one.line for one in store.trail._waiting()]
         return [TrailRecord.parse(line) for line in lines]
 
-    def sources(self, **given: Any) -> Sources:
-        """What its pages show."""
-        state = SiteState(self.folders, self.settings.quiet_s)
-        values: dict[str, Any] = {
-            "volumes": Volumes(state, self.settings),
-            "drift": DriftMonitor(state.database),
-            "model": "screening-int8 1 (none)",
-            "guarantee": NOT_CALIBRATED,
-            "links": lambda: {"cloud:50051": LINK},
-        }
-        return Sources(site_of(self.settings), state, **{**values, **given})
+    def give_up(self, key: str, reason: str, version: int = 1) -> None:
+        """Make a dead letter of the results of a study for the target ``pacs``."""
+        with open_store(self.folders.state / DATABASE, ["pacs"]) as store:
+            exports = store.extension(ExportStore)
+            exports.adopt(key, (version,))
+            for export in exports.of(key):
+                exports.made(export)
+            for one in exports.deliveries(DeliveryStep.SENDING):
+                if one.study_key == key:
+                    exports.give_up(one, reason, ())
+
+    def with_target(self) -> EdgeSettings:
+        """Its settings with the target ``pacs``."""
+        return self.settings.model_copy(update={"targets": (pacs_at(104),)})
+
+    def agent(
+        self,
+        *,
+        panels: Sequence[Panel] = (),
+        guarantee: Guarantee = NOT_CALIBRATED,
+        links: Callable[[], Mapping[str, LinkEstimate]] = lambda: {"cloud:50051": LINK},
+        **given: Any,
+    ) -> Agent:
+        """What its pages show: the queue, the link, drift, and these panels."""
+        pipeline = pipeline_of(SilentCloud())
+        provenance = replace(
+            pipeline.provenance, edge_model="screening-int8 1 (none)", guarantee=guarantee
+        )
+        reading = replace(pipeline, provenance=provenance)
+        agent = agent_of(self.settings, links=links, pipeline=lambda: reading, **given)
+        agent.parts = [DriftPart(agent), Showing(agent, panels)]
+        return agent
 
     def authenticator(self, password: Password | None = HASH, **given: Any) -> Authenticator:
         """Who may see its pages."""
@@ -139,7 +162,8 @@ class Site:
     ) -> ASGIApp:
         """Its pages; with the password unless it is said who may see them."""
         who = authenticator or self.authenticator()
-        return application(self.sources(**given), who, secure=secure)
+        volumes = given.pop("volumes", None) or Volumes(site_of(self.settings))
+        return application(self.agent(**given), volumes, who, secure=secure)
 
     def open_app(self, **given: Any) -> ASGIApp:
         """Its pages, open to every user of this machine."""
@@ -181,29 +205,6 @@ def visiting(app: ASGIApp) -> Iterator[Visit]:
         yield Visit(client)
 
 
-@dataclass
-class Letters:
-    """Deliveries of which one was given up, until it is sent again."""
-
-    given_up: list[DeadLetter]
-    sent: list[tuple[str, str]]
-    check: Callable[[str, str], None] = lambda _study, _target: None
-    by: list[Person] = field(default_factory=list)
-
-    def backlog(self) -> list[Backlog]:
-        return [Backlog("pacs", 3)]
-
-    def dead(self) -> list[DeadLetter]:
-        return self.given_up
-
-    def resend(self, study: str, target: str, by: Person) -> None:
-        self.check(study, target)
-        self.sent.append((study, target))
-        self.by.append(by)
-        self.given_up.clear()
-
-
-PROVIDER: type[Deliveries] = Letters
 HEADER = StudyHeader(patient_id="P1", patient_name="Doe^Jane", age="060Y", study_date="20260301")
 SEEN = replace(
     REPORT,

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edge.dicom_out.part import deliveries_panel
 from edge.drift.compare import BASELINE, LEAST
 from edge.drift.store import DriftStore
-from edge.status.deliveries import DeadLetter
+from edge.run import site_of
 from edge.store.steps import Step
 from edge.web import Listener, serving
 from evaluation.errors import MissingProgram
 from evaluation.screenshots import VIEWS, Browser, View, browser
 from tests.edge.builders import put
 from tests.edge.drift.test_compare import studies
-from tests.edge.status.site import CT, OUTLINED, PASSWORD, SEEN, Letters, Site
+from tests.edge.status.site import CT, OUTLINED, PASSWORD, SEEN, Site
 
 PATIENCE_S = 120.0
 DESKTOP = View("desktop", 1280)
@@ -100,8 +100,8 @@ def site(tmp_path: Path) -> Site:
 
 @pytest.fixture
 def person(shown: Browser, site: Site) -> Iterator[Person]:
-    letter = DeadLetter(f"{7:032x}", "pacs", 1, 9, "the association was refused", datetime.now(UTC))
-    app = site.app(deliveries=Letters([letter], []))
+    site.give_up(f"{7:032x}", "the association was refused")
+    app = site.app(panels=[deliveries_panel(site_of(site.with_target()))])
     with serving(app, Listener("127.0.0.1", 0, setting="page.address"), "test") as url:
         person = Person(shown, url)
         person.log_in()
@@ -131,9 +131,9 @@ def test_a_refused_study_is_put_back_by_its_button(person: Person, site: Site) -
 
 
 def test_a_delivery_that_was_given_up_is_sent_again_by_its_button(person: Person) -> None:
-    person.run("document.querySelector('[action=\"/resend\"] button').click()")
+    person.run("document.querySelector('[action=\"/deliveries/resend\"] button').click()")
     person.until("document.body.innerText.includes('sent again')")
-    assert person.see("document.querySelector('[action=\"/resend\"]')") is None
+    assert person.see("document.querySelector('[action=\"/deliveries/resend\"]')") is None
 
 
 @pytest.mark.parametrize(

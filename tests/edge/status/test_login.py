@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from edge.audit import Event
+from edge.dicom_out.part import deliveries_panel
 from edge.errors import BadSettings
 from edge.folders import DATABASE
 from edge.run import site_of
-from edge.status.deliveries import StoredDeliveries
 from edge.status.login import (
     ATTEMPTS,
     ATTEMPTS_IN_ALL,
@@ -26,7 +26,6 @@ from edge.status.login import (
 )
 from edge.store.steps import Step
 from tests.edge.builders import HandClock
-from tests.edge.dicom_out.sites import pacs_at
 from tests.edge.status.site import HASH, PASSWORD, SEEN, Site, Visit, visiting
 
 HERE = {"user": "password, from 127.0.0.1", "peer": "127.0.0.1"}
@@ -235,11 +234,11 @@ def test_a_study_put_back_from_the_page_is_audited_with_the_user(site: Site, vis
 
 def test_results_resent_from_the_page_are_audited_with_the_user(site: Site) -> None:
     key = site.add("a", report=SEEN)
-    settings = site.settings.model_copy(update={"targets": (pacs_at(104),)})
-    with visiting(site.app(deliveries=StoredDeliveries(site_of(settings)))) as visit:
+    panel = deliveries_panel(site_of(site.with_target()))
+    with visiting(site.app(panels=[panel])) as visit:
         visit.log_in()
         fields = {"study": key, "target": "pacs", "token": visit.token()}
-        assert visit.post("/resend", fields).status_code == 303
+        assert visit.post("/deliveries/resend", fields).status_code == 303
     (again,) = [record for record in site.trail() if record.event == Event.RESENT]
     what = {"study_key": key, "versions": [1], "targets": ["pacs"]}
     assert again.fields == {**what, **HERE}
@@ -289,7 +288,7 @@ def test_get_and_head_change_nothing(site: Site, visit: Visit) -> None:
     with site.store():  # as the agent has it open
         before = everything()
         paths = [path.replace(f"{0:032x}", key) for path in PAGES]
-        for path in (*paths, f"/requeue?study={key}", "/resend", "/logout"):
+        for path in (*paths, f"/requeue?study={key}", "/deliveries/resend", "/logout"):
             for ask in (visit.client.get, visit.client.head):
                 assert ask(path, follow_redirects=False).status_code in (200, 404, 405)
         assert everything() == before
@@ -331,7 +330,7 @@ def test_a_fault_of_a_page_is_said_and_hides_its_details(site: Site) -> None:
     def broken() -> str:
         raise RuntimeError("secret")
 
-    with visiting(site.open_app(alive=broken)) as visit:
+    with visiting(site.open_app(problem=broken)) as visit:
         answer = visit.get("/")
     assert answer.status_code == 500
     assert "secret" not in answer.text

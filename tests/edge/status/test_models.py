@@ -11,9 +11,9 @@ import pytest
 from edge.audit import Event
 from edge.models.agreement import Compared
 from edge.models.fetch import fetch
-from edge.models.live import LiveModels
+from edge.models.part import ModelsPart
 from edge.models.store import SHIPPED
-from edge.status.models import ModelsView
+from tests.edge.agents import agent_of
 from tests.edge.builders import SilentCloud, pipeline_of
 from tests.edge.models.signed import SMALL, Edge, edge, offering, signed
 from tests.edge.status.site import Site, Visit, visiting
@@ -43,10 +43,10 @@ def page(fetched: Edge) -> Iterator[tuple[Edge, Visit]]:
             "INSERT OR REPLACE INTO model_choice VALUES (1, '', NULL, ?, '2026-11-27T08:00', 'x')",
             (version,),
         )
-    live = LiveModels(fetched.site)
-    live.attach(pipeline_of(SilentCloud()))
-    view = ModelsView(fetched.site, live)
-    with visiting(Site(fetched.root).app(models=view)) as visit:
+    site = Site(fetched.root)
+    part = ModelsPart(agent_of(fetched.settings))
+    part.attach(pipeline_of(SilentCloud()))
+    with visiting(site.app(panels=part.panels())) as visit:
         visit.log_in()
         yield fetched, visit
 
@@ -77,8 +77,8 @@ def test_a_person_promotes_and_rolls_back_and_the_trail_has_the_name(
     version = add(site, GOOD, GOOD, GOOD)
     assert "/models/promote" in visit.get("/").text
     done = visit.post("/models/promote", {"token": visit.token("/"), "version": version})
-    assert (done.status_code, done.headers["location"]) == (303, "/?note=promoted")
-    text = visit.get("/?note=promoted").text
+    assert (done.status_code, done.headers["location"]) == (303, "/?note=models.promote")
+    text = visit.get("/?note=models.promote").text
     assert "reads from the next study on" in text
     assert "/models/rollback" in text
     record = site.trail()[-1]
@@ -86,7 +86,7 @@ def test_a_person_promotes_and_rolls_back_and_the_trail_has_the_name(
     assert record.fields["user"]
     assert record.fields["forced"] is False
     done = visit.post("/models/rollback", {"token": visit.token("/")})
-    assert done.headers["location"] == "/?note=rolled-back"
+    assert done.headers["location"] == "/?note=models.rollback"
     assert site.trail()[-1].event == Event.MODEL_ROLLED_BACK
     assert site.trail()[-1].fields["user"] == record.fields["user"]
 

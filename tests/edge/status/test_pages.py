@@ -9,29 +9,27 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import fields, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edge.dicom_out.part import deliveries_panel
 from edge.drift.compare import BASELINE, LEAST
 from edge.drift.store import DriftStore
-from edge.errors import EdgeError
 from edge.findings import SecondReading
 from edge.folders import DATABASE
 from edge.guarantee import Guarantee
 from edge.report.model import Rejection, Report, Status
 from edge.report.write import write_version
-from edge.status.deliveries import DeadLetter
-from edge.status.state import SiteState
+from edge.run import site_of
 from edge.status.volumes import Volumes
 from edge.store.steps import Step
 from imaging.volume import StudyHeader
 from tests.edge.builders import TERMS, put
 from tests.edge.drift.test_compare import studies
 from tests.edge.report.reports import CHANGE, REPORT, VERDICT
-from tests.edge.status.site import CT, LINK, SEEN, Letters, Site, Visit, visiting
+from tests.edge.status.site import CT, LINK, SEEN, Site, Visit, visiting
 
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>{{ 7907 * 7919 }}'
 
@@ -43,7 +41,7 @@ def site(tmp_path: Path) -> Site:
 
 @pytest.fixture
 def volumes(site: Site) -> Volumes:
-    return Volumes(SiteState(site.folders, 1.0), site.settings)
+    return Volumes(site_of(site.settings))
 
 
 @pytest.fixture
@@ -216,27 +214,26 @@ def test_a_study_that_cannot_be_put_back_says_why(site: Site, visit: Visit) -> N
 
 def test_deliveries_are_shown_and_sent_again_where_there_are_some(site: Site, visit: Visit) -> None:
     assert "Results sent" not in visit.get("/").text
-    key = site.add("a")
-    assert visit.post("/resend", {"study": key, "token": visit.token(f"/study/{key}")}
-                      ).status_code == 404  # fmt: skip
-    letter = DeadLetter(key, "pacs", 2, 9, f"refused {HOSTILE}", datetime.now(UTC))
-    letters = Letters([letter], [])
-    with visiting(site.open_app(deliveries=letters)) as other:
+    key = site.add("a", report=SEEN)
+    form = {"study": key, "target": "pacs", "token": visit.token(f"/study/{key}")}
+    assert visit.post("/deliveries/resend", form).status_code == 404
+    site.give_up(key, f"refused {HOSTILE}")
+    panel = deliveries_panel(site_of(site.with_target()))
+    with visiting(site.open_app(panels=[panel])) as other:
         text = other.get("/").text
         assert "Results sent" in text
+        assert "Given up" in text
         assert "<script>alert" not in text
-        token = other.token()
-        answer = other.post("/resend", {"study": key, "target": "pacs", "token": token})
-        assert answer.headers["location"] == "/?note=resent"
-        assert letters.sent == [(key, "pacs")]
-
-        def unknown(_study: str, target: str) -> None:
-            raise EdgeError(f"there is no target {target}")
-
-        letters.check = unknown
-        refused = other.post("/resend", {"study": key, "target": "x", "token": token})
+        form["token"] = other.token()
+        answer = other.post("/deliveries/resend", form)
+        assert answer.headers["location"] == "/?note=deliveries.resend"
+        text = other.get("/?note=deliveries.resend").text
+        assert "The results are sent again." in text
+        assert "Given up" not in text
+        refused = other.post("/deliveries/resend", {**form, "target": "x"})
         assert refused.status_code == 409
-        assert "there is no target x" in refused.text
+        assert "They cannot be sent again: x: no such target" in refused.text
+        assert other.post("/deliveries/other", form).status_code == 404
 
 
 def test_slices_are_the_study_s_own_voxels(site: Site, volumes: Volumes, visit: Visit) -> None:

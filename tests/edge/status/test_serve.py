@@ -9,9 +9,10 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from edge.doctor import Checked, Level, examine
+from edge.checks import Checked, Level
+from edge.doctor import examine
 from edge.errors import BadSettings
-from edge.run import site_of
+from edge.run import PARTS, site_of
 from edge.settings.core import EdgeSettings, load_settings
 from edge.status.login import Password
 from edge.store.pending import PendingStep
@@ -81,7 +82,7 @@ def test_safe_settings_are_accepted() -> None:
 
 
 def status_of(settings: EdgeSettings) -> list[Checked]:
-    return [one for one in examine(site_of(settings)) if one.what == "status"]
+    return [one for one in examine(site_of(settings), PARTS) if one.what == "status"]
 
 
 def test_doctor_says_how_the_page_is_protected(tmp_path: Path) -> None:

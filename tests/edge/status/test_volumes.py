@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from edge.run import site_of
 from edge.status import volumes as opening
 from edge.status.state import SiteState, StudyRow
 from edge.status.volumes import KEPT, Volumes
@@ -28,12 +29,12 @@ def site(tmp_path: Path) -> Site:
 
 @pytest.fixture
 def state(site: Site) -> SiteState:
-    return SiteState(site.folders, 1.0)
+    return SiteState(site_of(site.settings))
 
 
 @pytest.fixture
-def volumes(site: Site, state: SiteState) -> Volumes:
-    return Volumes(state, site.settings)
+def volumes(site: Site) -> Volumes:
+    return Volumes(site_of(site.settings))
 
 
 def row(state: SiteState, key: str) -> StudyRow:
@@ -72,7 +73,7 @@ def test_the_last_few_studies_are_kept(site: Site, state: SiteState, volumes: Vo
     for age, key in enumerate(keys[:KEPT]):
         assert opened(volumes, row(state, key)) == "ready"
         os.utime(site.folders.viewer / f"{key}.json", (1000.0 + age, 1000.0 + age))
-    again = Volumes(state, site.settings)  # of the next start
+    again = Volumes(site_of(site.settings))  # of the next start
     assert again.voxels(row(state, keys[0])) is not None  # somebody looks at the oldest
     assert opened(again, row(state, keys[KEPT])) == "ready"
     left = {path.stem for path in site.folders.viewer.glob("*.npy")}
@@ -144,7 +145,7 @@ def test_a_file_that_somebody_damaged_is_no_volume(
     key = site.add("a")
     assert opened(volumes, row(state, key)) == "ready"
     (site.folders.viewer / f"{key}.npy").write_bytes(b"x" * 300)
-    assert Volumes(state, site.settings).voxels(row(state, key)) is None
+    assert Volumes(site_of(site.settings)).voxels(row(state, key)) is None
 
 
 @pytest.mark.parametrize("begun", [False, True])

@@ -1,0 +1,66 @@
+"""What ``overread-edge doctor`` says: the results of checks, and checks that several parts need."""
+
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from process.http import host_and_port, unbindable
+from process.tls import TlsFiles
+
+
+class Level(Enum):
+    """How a check ended."""
+
+    OK = "ok"
+    NOTE = "note"
+    WRONG = "WRONG"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The result of one check: what was checked, how it is, and what to do."""
+
+    level: Level
+    what: str
+    text: str
+
+
+Results = Iterator[Checked]
+
+
+def secrets(what: str, *files: Path | None) -> Results:
+    """Check that no other user can read these files."""
+    for file in files:
+        if file is not None and mode(file) & 0o007:
+            text = f"{file} can be read by others: chmod go-rwx, or start the agent"
+            yield Checked(Level.WRONG, what, text)
+
+
+def port(what: str, setting: str, address: str, tls: TlsFiles, *, runs: bool) -> Results:
+    """Check the files of TLS, and that the agent can bind a port, or has bound it while it runs."""
+    problems = tls.problems()
+    for problem in problems:
+        yield Checked(Level.WRONG, what, problem)
+    for warning in [] if problems else tls.warnings():
+        yield Checked(Level.NOTE, what, warning)
+    host, number = host_and_port(address)
+    reason = unbindable(host, number)
+    if reason and not runs:
+        yield Checked(Level.WRONG, what, f"{setting} = {address}: {reason}")
+    elif runs and not reason and number:
+        text = f"the agent that runs does not listen at {address}: restart it"
+        yield Checked(Level.WRONG, what, text)
+    else:
+        yield Checked(Level.OK, what, f"{address} {'is served' if runs else 'is free'}")
+
+
+def mode(path: Path) -> int:
+    """Return the permissions of a file, 0 if it is missing."""
+    return stat.S_IMODE(path.stat().st_mode) if path.exists() else 0
+
+
+def existing(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that exists."""
+    return next(one for one in (folder, *folder.parents) if one.exists())

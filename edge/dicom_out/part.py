@@ -1,0 +1,143 @@
+"""The delivery of results as a part of the agent: DICOM objects of each report to every target."""
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from edge.audit import AuditTrail, Person
+from edge.checks import Checked, Level, Results, secrets
+from edge.database import StepHook
+from edge.dicom_out.deliver import MakeObjects, delivering, made_objects, open_target
+from edge.dicom_out.exports import MIGRATIONS, Backlog, DeliveryStep, ExportStore
+from edge.dicom_out.overview import overview, resend
+from edge.part import Action, Agent, Panel, Part
+from edge.settings.core import EdgeSettings
+from edge.settings.targets import DicomWebTarget
+from edge.site import Site
+from edge.store.schema import Schema
+
+
+class DeliverPart(Part):
+    """Sends the results to the targets of the settings; without any it is off.
+
+    ``make_objects`` makes what the targets get.
+    """
+
+    name = "targets"
+
+    def __init__(self, agent: Agent, make_objects: MakeObjects = made_objects) -> None:
+        super().__init__(agent)
+        self._make_objects, telemetry = make_objects, agent.telemetry
+        self._deliveries = telemetry.counter(
+            "deliveries", "Attempts to deliver objects, by target and outcome", "target", "outcome"
+        )
+        self._undelivered = telemetry.gauge(
+            "undelivered_reports", "Versions of reports that a target waits for", "target"
+        )
+        self._undelivered_age = telemetry.gauge(
+            "undelivered_oldest_seconds", "Age of the oldest one that a target waits for", "target"
+        )
+        self._dead = telemetry.gauge("dead_letters", "Deliveries that were given up", "target")
+        self._unmade = telemetry.gauge(
+            "unexported_reports", "Versions of reports whose objects are not made yet"
+        )
+
+    @classmethod
+    def schema(cls, settings: EdgeSettings) -> Schema:
+        """Return the tables of exports and deliveries; without targets nothing is stored."""
+        targets = [one.name for one in settings.targets]
+
+        def export(
+            database: sqlite3.Connection, audit: AuditTrail, on_step: StepHook
+        ) -> ExportStore:
+            return ExportStore(database, on_step, targets, audit)
+
+        return Schema(MIGRATIONS, extensions=(export,) if targets else ())
+
+    @classmethod
+    def checks(cls, site: Site) -> Results:
+        """Yield whether each target answers, what it lacks, and what is wrong with its TLS."""
+        if not site.settings.targets:
+            return
+        for target in site.settings.targets:
+            token = target.token_file if isinstance(target, DicomWebTarget) else None
+            yield from secrets("targets", target.tls.key, token)
+            if target.encryption == "none" and target.insecure:
+                text = f"{target.name}: results travel unencrypted (insecure = true)"
+                yield Checked(Level.NOTE, "targets", text)
+            for warning in target.tls.warnings() if not target.tls.problems() else []:
+                yield Checked(Level.NOTE, "targets", f"{target.name}: {warning}")
+        states, unmade = overview(site)
+        for one in states:
+            if one.problem:
+                level = Level.WRONG if one.address else Level.NOTE
+                yield Checked(level, "targets", f"{one.name}: {one.problem}")
+            else:
+                text = f"{one.name}: {one.address} answers, encryption: {one.encryption}"
+                yield Checked(Level.OK, "targets", text)
+            if one.dead:
+                text = f"{one.name}: {len(one.dead)} dead letters: overread-edge targets says why"
+                yield Checked(Level.WRONG, "targets", text)
+        if unmade:
+            text = f"{len(unmade)} reports have no objects: overread-edge targets says why"
+            yield Checked(Level.NOTE, "targets", text)
+
+    def opened(self) -> AbstractContextManager[None]:
+        """Make and send objects, in a thread for each target."""
+        agent, targets = self.agent, self.agent.site.settings.targets
+        if not targets:
+            return nullcontext()
+        return delivering(
+            agent.site,
+            self._make_objects,
+            [(one, open_target(one)) for one in targets],
+            on_step=agent.on_step,
+            on_outcome=lambda target, outcome: self._deliveries.labels(target, outcome).inc(),
+            on_backlog=self._set_backlog,
+            clock=agent.clock,
+        )
+
+    def panels(self) -> Sequence[Panel]:
+        """Return what waits for each target, and the dead letters with their buttons."""
+        if not self.agent.site.settings.targets:
+            return ()
+        return [deliveries_panel(self.agent.site)]
+
+    def _set_backlog(self, backlogs: Mapping[str, Backlog], making: int) -> None:
+        self._unmade.set(making)
+        for target, backlog in backlogs.items():
+            self._undelivered.labels(target).set(backlog.waiting)
+            self._undelivered_age.labels(target).set(backlog.oldest_s)
+            self._dead.labels(target).set(backlog.dead)
+
+
+def deliveries_panel(site: Site) -> Panel:
+    """Return the section of the status page."""
+
+    def values() -> Mapping[str, Any]:
+        now = datetime.now(UTC)
+        with site.opened() as store:
+            exports = store.extension(ExportStore)
+            waiting = [
+                (name, one.waiting, now - timedelta(seconds=one.oldest_s) if one.waiting else None)
+                for name, one in sorted(exports.backlogs().items())
+            ]
+            dead = [
+                {
+                    "letter": one,
+                    "name": store.get(one.study_key).name if store.has(one.study_key) else "",
+                    "since": datetime.fromisoformat(one.created),
+                }
+                for one in reversed(exports.deliveries(DeliveryStep.DEAD))
+            ]
+        return {"waiting": waiting, "dead": dead}
+
+    def send_again(form: Mapping[str, str], by: Person) -> None:
+        resend(form.get("study", ""), form.get("target", ""), site, by)
+
+    action = Action(send_again, "The results are sent again.", "They cannot be sent again")
+    template = Path(__file__).with_name("panel.html.j2")
+    return Panel("deliveries", template, values, {"resend": action})
