@@ -28,7 +28,7 @@ from cloud.settings import CloudSettings, load_settings
 from cloud.telemetry import Telemetry
 from cloud.workers import Reader, hanging_steps
 from models.runtime.errors import ModelError
-from process.command_line import PlainGroup
+from process.command_line import program
 from process.endpoints import Pulse
 from process.logs import configure_logging
 from process.text import Printable, printable
@@ -37,13 +37,7 @@ from process.tracing import exporting
 from protos.errors import OverreadError, Unreachable
 from protos.messages import Description
 
-app = typer.Typer(
-    cls=PlainGroup,
-    help="The second reader of chest CT as a service. Not a medical device.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = program("overread-cloud", "The second reader of chest CT as a service. Not a medical device.")
 
 STALLED_S = 30.0
 """After this time without progress, the event loop counts as stalled: the process must restart."""
@@ -52,21 +46,6 @@ UNREADY_S = 5.0
 """After this time without progress, no new study should come."""
 
 _log = structlog.get_logger(__name__)
-
-
-def _print_version(given: bool) -> None:
-    if given:
-        print(f"overread-cloud {version('overread')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _program(
-    _version: Annotated[
-        bool, typer.Option("--version", help="Version.", callback=_print_version, is_eager=True)
-    ] = False,
-) -> None:
-    """The second reader of chest CT as a service. Not a medical device."""
 
 
 @app.command()

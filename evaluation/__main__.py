@@ -3,11 +3,6 @@
 The result goes to stdout, as a table or as JSON; progress and remarks go to stderr.
 """
 
-from importlib.metadata import version
-from typing import Annotated
-
-import typer
-
 from evaluation.accuracy.calibration import calibration
 from evaluation.accuracy.detect import detect
 from evaluation.accuracy.luna16 import froc
@@ -40,30 +35,13 @@ from evaluation.status_pictures import status_pictures_command
 from evaluation.timing.latency import latency
 from evaluation.timing.memory import memory
 from evaluation.timing.network import network
-from process.command_line import PlainGroup
+from process.command_line import program
 
-app = typer.Typer(
-    cls=PlainGroup,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+app = program(
+    "overread-eval",
+    "Measures Overread: one command for every claim. Not a medical device.",
+    completion=False,
 )
-
-
-def _print_version(given: bool) -> None:
-    if given:
-        print(f"overread-eval {version('overread')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _program(
-    _version: Annotated[
-        bool, typer.Option("--version", help="Version.", callback=_print_version, is_eager=True)
-    ] = False,
-) -> None:
-    """Measures Overread: one command for every claim. Not a medical device."""
 
 
 COMMANDS = (

@@ -35,12 +35,14 @@ Json = Annotated[bool, typer.Option("--json", help="JSON output.")]
 """The option of commands that can print JSON."""
 
 
-def program(name: str, help: str) -> typer.Typer:  # noqa: A002 - as typer's argument
+def program(name: str, help: str, *, completion: bool = True) -> typer.Typer:  # noqa: A002 - typer's
     """Return a program of several commands that knows ``-h`` and ``--version``."""
     app = typer.Typer(
         cls=PlainGroup,
         help=help,
         no_args_is_help=True,
+        add_completion=completion,
+        pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
