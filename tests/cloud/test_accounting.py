@@ -46,30 +46,6 @@ def test_each_outcome_of_an_roi_is_counted_once() -> None:
         assert streams(cloud) == {"complete": 2, "InvalidRequest": 1}
 
 
-def test_rois_of_a_cancelled_study_are_counted() -> None:
-    """The one that is being read, and those that wait; what was read stays counted as read."""
-    with run_cloud(max_batch=1) as cloud, cloud.stub() as stub:
-        cloud.reader.gate.clear()
-        call = stub.Read(iter(make_stream(*map(make_roi, range(5)))), timeout=20)
-        until(lambda: [cloud.taken, cloud.queued] == [1, 4])
-        call.cancel()
-        until(lambda: cloud.open_streams == 0)
-        cloud.reader.gate.set()
-        read(cloud, make_stream(make_roi(9), study_key="k2"))
-        assert rois(cloud) == {"cancelled": 5, "verdict": 1}
-        assert streams(cloud) == {"cancelled": 1, "complete": 1}
-
-
-def test_rois_of_a_study_that_runs_out_of_time_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model hangs: the stream ends after its deadline, with all that it still has."""
-    monkeypatch.setattr("cloud.stream.CLOSE_AFTER_S", 0.05)
-    with run_cloud() as cloud:
-        cloud.reader.gate.clear()
-        error = refused(cloud, make_stream(make_roi(1), budget_s=0.5))
-        assert error.kind == "DeadlinePassed"
-        assert rois(cloud) == streams(cloud) == {"DeadlinePassed": 1}
-
-
 def test_a_fault_of_the_program_is_an_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cloud.stream.verdict_of", lambda *_: 1 / 0)
     with run_cloud() as cloud:

@@ -90,15 +90,6 @@ def test_a_few_transfers_at_a_time_and_none_while_the_cloud_stops(hospital: Sign
         assert isinstance(refusal(cloud, kind=pb.MODEL_KIND_SCREENING), (Draining, Unreachable))
 
 
-def test_a_caller_that_goes_away_gives_its_place_back(hospital: Signed) -> None:
-    with offering(hospital, max_transfers=1) as cloud, cloud.stub() as stub:
-        slow = stub.GetModel(pb.GetModelRequest(kind=pb.MODEL_KIND_SCREENING), timeout=60)
-        next(slow)
-        slow.cancel()
-        until(lambda: cloud.server._service._models.open == 0)
-        assert len(asked(cloud, kind=pb.MODEL_KIND_SCREENING)) > 2
-
-
 def test_a_caller_that_reads_nothing_loses_its_place(hospital: Signed) -> None:
     """It would not take an error: its call is abandoned."""
     window = (("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 import structlog
 
-from cloud import service
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.errors import OverreadError
@@ -20,6 +17,7 @@ from tests.cloud.running import (
     RunningCloud,
     accepted_of,
     answers,
+    end_of,
     make_roi,
     make_stream,
     outcomes_by_id,
@@ -112,6 +110,26 @@ def test_a_message_beyond_the_limit_is_too_large(cloud: RunningCloud) -> None:
     assert isinstance(read(cloud, [header, roi])[0], Verdict)
 
 
+def test_a_caller_may_be_silent_while_its_rois_are_read() -> None:
+    """Afterwards it must send the others, or close its side."""
+    header, first = make_stream(make_roi(1), roi_count=2)
+    with (
+        run_cloud(idle_timeout_s=0.3) as cloud,
+        cloud.stub() as stub,
+        unfinished(header, first) as requests,
+        unfinished() as nothing,
+    ):
+        cloud.reader.gate.clear()
+        call = stub.Read(requests, timeout=20)
+        until(lambda: cloud.taken == 1)
+        assert end_of(stub.Read(nothing, timeout=20)) == "InvalidRequest"  # it took as long
+        assert cloud.open_streams == 1
+        cloud.reader.gate.set()
+        assert next(answers(call)).verdict.roi_id == 1
+        with pytest.raises(OverreadError, match="none was pending"), typed():
+            list(call)
+
+
 def test_a_failed_batch_is_refused_and_the_service_continues() -> None:
     with run_cloud(max_batch=1) as cloud, structlog.testing.capture_logs() as logs:
         outcomes = outcomes_by_id(read(cloud, make_stream(make_roi(1, 255), make_roi(2))))
@@ -131,21 +149,6 @@ def test_too_many_studies_are_refused_as_overloaded() -> None:
         assert len(list(answers(call))) == 2
         until(lambda: cloud.open_streams == 0)
         assert len(read(cloud, make_stream(make_roi(1), study_key="k2"))) == 2
-
-
-def test_only_studies_with_rois_cost_a_search_for_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thousands of calls without ROIs would otherwise keep the service from its other callers."""
-    searches: list[int] = []
-    monkeypatch.setattr(service, "gc", SimpleNamespace(collect=lambda: searches.append(1)))
-    with run_cloud() as cloud:
-        for _ in range(2 * service.COLLECT_EVERY):
-            refused(cloud, make_stream(budget_s=-1.0))
-            read(cloud, make_stream())
-        until(lambda: not cloud.open_streams)
-        assert not searches
-        for number in range(service.COLLECT_EVERY):
-            read(cloud, make_stream(make_roi(1), study_key=f"k{number}"))
-        until(lambda: len(searches) == 1)
 
 
 def test_quotas_keep_streams_for_other_sites_and_for_stat() -> None:
@@ -197,26 +200,6 @@ def test_a_silent_caller_does_not_hold_a_stream(
     ):
         list(stub.Read(requests, timeout=20))
     assert caught.value.kind == kind
-
-
-def test_a_caller_may_be_silent_while_its_rois_are_read() -> None:
-    """Afterwards it must send the others, or close its side."""
-    header, first = make_stream(make_roi(1), roi_count=2)
-    with (
-        run_cloud(idle_timeout_s=1.0) as cloud,
-        cloud.stub() as stub,
-        unfinished(header, first) as requests,
-    ):
-        cloud.reader.gate.clear()
-        call = stub.Read(requests, timeout=20)
-        until(lambda: cloud.taken == 1)
-        time.sleep(1.5)
-        assert cloud.open_streams == 1
-        cloud.reader.gate.set()
-        assert next(answers(call)).verdict.roi_id == 1
-        with pytest.raises(OverreadError, match="none was pending") as caught, typed():
-            list(call)
-    assert caught.value.kind == "InvalidRequest"
 
 
 def test_a_caller_that_reads_nothing_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from structlog.testing import capture_logs
 
-from protos.errors import InvalidRequest
 from tests.cloud.running import make_roi, make_stream, run_cloud, typed, unfinished, until
 from tests.traces import Seen, recorded
 
@@ -65,17 +64,6 @@ def test_a_call_continues_the_trace_of_its_caller(kept: Kept) -> None:
     assert all(whole.start_s - 1e-3 < one.start_s <= one.end_s for one in parts)
 
 
-@pytest.mark.parametrize("parent", ["", "nonsense", f"00-{KEY}-{CALLER}"])
-def test_without_a_traceparent_the_cloud_begins_a_trace(kept: Kept, parent: str) -> None:
-    metadata = (("traceparent", parent),) if parent else None
-    with run_cloud() as cloud, cloud.stub() as stub:
-        for _ in range(2):
-            list(stub.Read(iter(make_stream(make_roi(1))), timeout=20, metadata=metadata))
-    whole = [one for one in kept.spans() if one.name == "second reading"]
-    assert len({one.trace_id for one in whole} - {KEY}) == 2
-    assert [one.parent_id for one in whole] == ["", ""]
-
-
 def test_a_study_that_fails_or_is_cancelled_says_so_by_a_word(kept: Kept) -> None:
     """A key that is not random, as another caller may send, is in no span and in no line.
 
@@ -111,19 +99,3 @@ def test_an_untraced_cloud_logs_the_study_alone() -> None:
         "answered": 1,
         "refused": 0,
     }
-
-
-def test_a_call_without_a_header_is_no_study_in_the_log() -> None:
-    """There is no study key yet: the line says who called."""
-    with (
-        capture_logs() as lines,
-        run_cloud() as cloud,
-        cloud.stub() as stub,
-        pytest.raises(InvalidRequest),
-        typed(),
-    ):
-        list(stub.Read(iter([]), timeout=20))
-    (line,) = [line for line in lines if "site" in line]
-    assert (line["event"], line["error"]) == ("call rejected", "InvalidRequest")
-    assert line["site"] == "127.0.0.1"
-    assert "study_key" not in line

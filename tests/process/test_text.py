@@ -39,11 +39,6 @@ def test_no_control_character_is_left(text: str) -> None:
     assert not obeyed(printable(text))
 
 
-def test_what_was_hidden_is_shown() -> None:
-    assert printable(OWNED) == r"\x1b]0;owned\x07"
-    assert printable("a\u202eb") == r"a\u202eb"
-
-
 def test_ordinary_text_is_left_alone() -> None:
     text = "Müller^Zoë  Ω 肺 ≥ 6 mm\n\tend"
     assert printable(text) == text

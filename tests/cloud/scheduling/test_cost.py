@@ -25,12 +25,6 @@ def test_nothing_is_known_before_the_first_batch() -> None:
     assert CostModel().estimate_s(8) == 0.0
 
 
-def test_one_batch_size_is_taken_in_proportion() -> None:
-    cost = learnt((4, 0.2), (4, 0.2))
-    assert cost.estimate_s(4) == pytest.approx(0.2)
-    assert cost.estimate_s(8) == pytest.approx(0.4)
-
-
 def test_a_straight_line_is_found() -> None:
     cost = line(0.03, 0.01, (1, 8, 4, 2, 8))
     assert cost.estimate_s(1) == pytest.approx(0.04)
@@ -66,10 +60,6 @@ def test_another_size_is_tried_once_in_a_while() -> None:
         assert cost.efficient_size(8) == other
         cost.observe(other, float(other))
         assert cost.efficient_size(8) == 1
-
-
-def test_the_bound_is_the_estimate_where_all_went_as_expected() -> None:
-    assert line(0.5, 0.25).bound_s(4) == pytest.approx(1.5)
 
 
 def test_the_bound_grows_with_overruns_up_to_twice_the_estimate() -> None:

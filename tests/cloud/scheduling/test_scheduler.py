@@ -10,7 +10,7 @@ import pytest
 from cloud.scheduling.scheduler import ACTIVE_S, TURN, Rules, Scheduler, WaitingRoi
 from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable, Overloaded
-from tests.cloud.scheduling.builders import NOW_S, ROUTINE, STAT, due, scheduler_of, timing
+from tests.cloud.scheduling.builders import NOW_S, STAT, due, scheduler_of, timing
 
 
 def order(scheduler: Scheduler, each_s: float = 0.0) -> list[WaitingRoi]:
@@ -24,12 +24,6 @@ def sites(text: str, at_s: float = 90.0) -> list[WaitingRoi]:
 
 
 # the order
-
-
-def test_the_earliest_deadline_is_read_first() -> None:
-    """Order of arrival decides only between equal deadlines."""
-    late, early, late_too = (due(at_s) for at_s in (90.0, 60.0, 90.0))
-    assert order(scheduler_of(late, early, late_too)) == [early, late, late_too]
 
 
 def test_routine_has_every_fourth_place_when_some_is_aged() -> None:
@@ -54,35 +48,6 @@ def test_routine_ages_while_it_waits(budget_s: float, each_s: float, place: int)
     scheduler = scheduler_of(*stats, fresh)
     assert order(scheduler, each_s).index(fresh) == place
     assert order(scheduler, each_s / 10).index(fresh) == 9
-
-
-def test_routine_is_never_starved_by_stat_without_end() -> None:
-    """With stat arriving faster than it is read, an aged ROI is in the first four."""
-    routine = due(900.0, arrived_s=NOW_S - 2.0)
-    scheduler = scheduler_of(routine, cost=timing(most=1))
-    read: list[WaitingRoi] = []
-    for i in range(8):
-        scheduler.put(due(60.0 + i / 100, STAT))
-        scheduler.put(due(60.0 + i / 100, STAT))
-        read += scheduler.take()
-    assert read.index(routine) == 3
-
-
-def test_counting_does_not_change_the_queue() -> None:
-    """Metrics count in another thread while ROIs are put."""
-    given_up = due(60.0)
-    scheduler = scheduler_of(given_up)
-    given_up.result.cancel()
-    before = scheduler._rois
-    assert len(scheduler) == 0
-    assert scheduler._rois is before
-
-
-def test_a_site_that_floods_the_queue_does_not_bar_another() -> None:
-    """Beside forty ROIs due earlier, those of another site are read after one turn of eight."""
-    large, small = sites("l" * 40, at_s=60.0), sites("s" * 4)
-    read = "".join(one.site for one in order(scheduler_of(*large, *small)))
-    assert read == "l" * 8 + "ssss" + "l" * 32
 
 
 def test_no_site_is_more_than_four_turns_ahead_of_another_that_waits() -> None:
@@ -160,37 +125,6 @@ def test_no_admitted_roi_is_made_late_by_a_later_one(four: Scheduler, site: str)
     """An ROI due earlier would be in time, but the others would not, for any site."""
     with pytest.raises((DeadlineUnmeetable, Overloaded)):
         four.admit([due(55.5, site=site)])
-
-
-def test_no_admitted_roi_of_its_priority_is_ever_late() -> None:
-    """Whatever comes: what was admitted is read in time, or preempted by the other priority."""
-    rng = np.random.default_rng(5)
-    for _ in range(20):
-        now = [NOW_S]
-        scheduler = Scheduler(scheduler_of().rules, timing(), lambda now=now: now[0])
-        for _ in range(150):
-            newcomer = due(
-                now[0] + rng.uniform(3, 30),
-                STAT if rng.random() < 0.2 else ROUTINE,
-                site=str(rng.integers(4)),
-                arrived_s=now[0],
-            )
-            newcomer.deadline = type(newcomer.deadline)(
-                newcomer.deadline.at_s, lambda now=now: now[0]
-            )
-            try:
-                preempted = scheduler.admit([newcomer])
-            except (DeadlineUnmeetable, Overloaded):
-                pass
-            else:
-                assert all(one.is_stat is not newcomer.is_stat for one, _ in preempted)
-                for one, error in preempted:
-                    one.result.set_exception(error)
-                scheduler.put(newcomer)
-            if rng.random() < 0.3 and (batch := scheduler.take()):
-                now[0] += 2.0 + len(batch)
-                assert all(one.deadline.at_s >= now[0] - 1e-6 for one in batch)
-            assert not [one for one in scheduler.waiting if one.deadline.at_s < now[0]]
 
 
 def test_routine_may_not_preempt_stat() -> None:
