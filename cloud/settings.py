@@ -23,8 +23,10 @@ class CloudSettings(ProcessSettings):
         address: ``HOST:PORT`` to listen on; port 0 takes a free one.
         http_address: ``HOST:PORT`` of the Open Inference Protocol over HTTP; empty: off. Over gRPC
             it is served at ``address``.
+        model: artifact that reads ROIs.
         engine: inference engine, or ``auto`` for the fastest that is correct.
         threads: threads of each instance; 0 divides all cores that the process may use.
+        max_batch: largest number of ROIs in a batch.
         site_weights: the weight of each named site in shares and turns; others have weight 1.
         instances: copies of the model on each device; each reads batches of its own.
         devices: ``cpu``, ``cuda:0``, ``GPU.0`` and the like, see `models.runtime.hardware`; empty:
@@ -53,6 +55,7 @@ class CloudSettings(ProcessSettings):
         metrics_address: ``HOST:PORT`` of the metrics; empty: off.
         traces: where traces go: the OTLP address of a collector, with ``http://`` or ``https://``,
             or a file; empty: nowhere.
+        log_format: form of the log on standard error.
     """
 
     model_config = SettingsConfigDict(env_prefix="OVERREAD_CLOUD_")

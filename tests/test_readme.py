@@ -131,6 +131,7 @@ def test_the_figures_of_the_readme_are_those_of_the_results() -> None:
 def test_the_reference_is_what_the_code_says() -> None:
     """`python -m tools.reference` writes it again."""
     assert words("docs/reference.md") == reference.page()
+    assert "|  |\n" not in words("docs/reference.md"), "a setting, metric or error is not explained"
 
 
 def test_metrics_named_on_a_page_are_served() -> None:

@@ -47,8 +47,9 @@ ROOTS = {
 def page() -> str:
     """Return the whole page."""
     blocks = [HEAD]
-    blocks += settings("edge.toml", EdgeSettings, set())
-    blocks += settings("cloud.toml", CloudSettings, set())
+    seen = set[type]()
+    blocks += settings("edge.toml", EdgeSettings, seen)
+    blocks += settings("cloud.toml", CloudSettings, seen)
     blocks += ["## Metrics of the edge", metrics("edge", edge_registry())]
     blocks += ["## Metrics of the cloud", metrics("cloud", CloudTelemetry().registry)]
     blocks += ["## Log events of the edge", events("edge")]

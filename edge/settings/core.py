@@ -38,7 +38,7 @@ class EdgeSettings(ProcessSettings):
         state_dir: folder for the database and for claimed, finished and quarantined studies; must
             lie outside ``inbox``.
         quiet_s: a study without a ``.done`` file is complete after this time without a change.
-        poll_s: pause between two looks at the inbox.
+        poll_s: pause between two polls of the inbox.
         deadline_s: budget of a study from the moment it is complete in the inbox. It limits the
             wait for the cloud. The edge's own stages are not cut short: a report after the deadline
             is counted as late.

@@ -16,7 +16,7 @@ class ModelSettings(Table):
             empty: no signature is required.
         fetch: whether the agent fetches the model that the cloud offers, and tries it in shadow. It
             is never promoted by itself.
-        fetch_hours: time between two looks for a new model.
+        fetch_hours: hours between two requests for a new model.
         shadow_studies: studies that a model must have read in shadow before it may be promoted.
         shadow_agreement: share of the findings of the active model that the new one must put
             forward too, as a finding or to the cloud, before it may be promoted.

@@ -144,8 +144,8 @@ class ReceiveSettings(Table):
     """What is received over the network.
 
     Attributes:
-        dicom: the table ``[receive.dicom]``.
-        stow: the table ``[receive.stow]``.
+        dicom: studies that come by C-STORE.
+        stow: studies that come by STOW-RS.
         max_instance_mb: largest received instance, in megabytes.
         max_instances: largest number of instances of a series that wait in the inbox.
         min_free_mb: space in megabytes that stays free on the inbox's disk.
