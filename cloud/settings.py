@@ -24,7 +24,8 @@ class CloudSettings(ProcessSettings):
         http_address: ``HOST:PORT`` of the Open Inference Protocol over HTTP; empty: off. Over gRPC
             it is served at ``address``.
         model: artifact that reads ROIs.
-        engine: inference engine, or ``auto`` for the fastest that is correct.
+        engine: ``openvino``, ``openvino:DEVICE``, ``onnxruntime`` or ``onnxruntime:PROVIDER``;
+            ``auto`` for the fastest that is correct.
         threads: threads of each instance; 0 divides all cores that the process may use.
         max_batch: largest number of ROIs in a batch.
         site_weights: the weight of each named site in shares and turns; others have weight 1.

@@ -33,7 +33,7 @@ class CloudClientSettings(Table):
             candidates are sent anyway; 0 for none.
         retry_pause_s: pause after the first failed retry of a pending read. It doubles up to 5
             minutes if the cloud did not respond, and up to an hour for a study that it refused.
-        roi_side: side of an ROI in voxels.
+        roi_side: side of an ROI in voxels, which must be what the cloud's model reads.
     """
 
     address: str | None = None

@@ -47,7 +47,8 @@ class EdgeSettings(ProcessSettings):
             takes precedence. Empty for none.
         priority: of studies that no rule gives another one.
         screening_model: name of the model that reads on the edge.
-        engine: inference engine, or ``auto`` for the fastest that is correct.
+        engine: ``openvino``, ``openvino:DEVICE``, ``onnxruntime`` or ``onnxruntime:PROVIDER``;
+            ``auto`` for the fastest that is correct.
         threads: threads of the inference engine; 0 for all cores.
         series: UID, number or description of the series to read; ``*`` and ``?`` stand for any
             letters and any letter. Empty: the pixels decide. A study without such a series is
