@@ -1,6 +1,6 @@
-# demo · test · check · evaluate. Each sets up what it needs in .venv by itself.
+# demo · test · test-all · check · evaluate. Each sets up what it needs in .venv by itself.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check evaluate clean
+.PHONY: help demo test test-all check evaluate clean
 
 # The first of these that is there, is of a supported version and can make an environment.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -12,9 +12,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 INPUT ?=
 ARGS ?=
 DATA ?= ../shared/data
+# Two processes, each with whole files of tests: a file shares its agents and clouds.
+PARALLEL ?= --numprocesses 2 --dist loadfile
 
 help: ## List the targets.
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 with venv was found." \
@@ -37,8 +39,11 @@ $(VENV)/dev.stamp: $(BIN)/python pyproject.toml constraints.txt
 demo: $(VENV)/run.stamp ## Read a chest CT with edge and cloud: a phantom, or INPUT=path (DICOM folder, NIfTI, NRRD, MHD).
 	@$(BIN)/python -m evaluation.demo $(if $(INPUT),--input "$(INPUT)") $(ARGS)
 
-test: $(VENV)/dev.stamp ## Run the tests; ARGS=... goes to pytest.
-	$(BIN)/pytest $(ARGS)
+test: $(VENV)/dev.stamp ## Run the tests but the long ones, in minutes; ARGS=... goes to pytest.
+	$(BIN)/pytest $(PARALLEL) -m "not long" $(ARGS)
+
+test-all: $(VENV)/dev.stamp ## Run all tests, as CI does; ARGS=... goes to pytest.
+	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 check: $(VENV)/dev.stamp ## Check format, lint, types, import contracts and generated stubs.
 	$(BIN)/ruff format --check .

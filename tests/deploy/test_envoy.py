@@ -42,7 +42,7 @@ ENVOY = shutil.which("envoy", path=os.pathsep.join((str(Path(sys.executable).par
                      os.environ.get("PATH", ""))))  # fmt: skip
 LIMIT_S = 300.0
 
-pytestmark = pytest.mark.skipif(ENVOY is None, reason="envoy is not installed")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(ENVOY is None, reason="envoy is not installed")]
 
 
 @dataclass

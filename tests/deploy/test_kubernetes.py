@@ -164,6 +164,7 @@ def test_the_autoscaler_s_metrics_come_from_series_that_are_served() -> None:
     assert used - served() == set()
 
 
+@pytest.mark.long
 @needs("promtool")
 def test_prometheus_understands_the_adapter_s_queries(tmp_path: Path) -> None:
     adapter = yaml.safe_load((FOLDER / "monitoring" / "adapter.yaml").read_text())
@@ -181,6 +182,7 @@ def test_prometheus_understands_the_adapter_s_queries(tmp_path: Path) -> None:
     run("promtool", "check", "rules", file)
 
 
+@pytest.mark.long
 @needs("kubectl")
 @pytest.mark.parametrize("monitored", [False, True])
 def test_kustomize_builds_all_of_it(tmp_path: Path, monitored: bool) -> None:

@@ -72,6 +72,7 @@ def record(root: Path, *names: str) -> list[str]:
         return [line for one in files_in(trail.folder) for line in one.read_text().splitlines()]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("rsyslogd") is None, reason="rsyslogd is not installed")
 def test_each_record_is_sent_once_also_those_of_the_time_without_rsyslog(tmp_path: Path) -> None:
     here = ("CN=x", "subjectAltName=DNS:localhost")

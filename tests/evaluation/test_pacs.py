@@ -20,7 +20,10 @@ from evaluation.common.processes import RestartableCloud, free_ports
 from evaluation.pacs import EXPECTED, Site, describe, measurement_groups, save, site, study_uid_of
 from imaging.dicom.arrival import files_of
 
-pytestmark = pytest.mark.skipif(not is_installed(), reason=f"needs Orthanc. {REMEDY}")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not is_installed(), reason=f"needs Orthanc. {REMEDY}"),
+]
 
 AGENT = (sys.executable, "-m", "edge", "run")
 SERIES = ("qin_lsc_0088", "lungfcp_01_0001", "cmb_crc_01068")

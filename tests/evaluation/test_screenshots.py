@@ -25,6 +25,7 @@ from imaging.volume import Limitation, LimitationKind, StudyHeader
 from tests.edge.builders import TERMS
 from tests.edge.report.reports import CHANGE, FINDING, POSSIBLE, REPORT, VERDICT, box
 
+pytestmark = pytest.mark.long
 NAME = "Wolfeschlegelsteinhausenbergerdorff^Hubert Blaine"
 SHOWN = replace(
     REPORT,

@@ -12,6 +12,7 @@ from evaluation.common.orthanc import REMEDY, is_installed, orthanc
 from tests.edge.dicom_out.sites import deliveries, pacs_at, uids, web_at
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not is_installed(), reason=f"needs Orthanc. {REMEDY}")
 def test_orthanc_gets_objects_by_c_store_and_by_stow_rs(tmp_path: Path) -> None:
     """Each way brings the objects of one study; sending again adds none."""

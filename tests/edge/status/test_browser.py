@@ -22,6 +22,7 @@ from tests.edge.drift.test_compare import studies
 from tests.edge.status.site import CT, OUTLINED, PASSWORD, SEEN, Site
 
 PATIENCE_S = 120.0
+pytestmark = pytest.mark.long
 DESKTOP = View("desktop", 1280)
 
 
