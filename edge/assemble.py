@@ -57,7 +57,7 @@ def open_pipeline(
     """
     rules = load_rules(settings.rules)
     with ExitStack() as parts:
-        limits = ReadLimits(settings.read_memory_mb, settings.read_timeout_s)
+        limits = ReadLimits(settings.read_memory_mb)
         # first of all: its process loads its libraries while this one loads the model
         isolated = parts.enter_context(IsolatedReader(limits)) if reads_files else None
         screener = (screening or partial(open_configured, settings))()

@@ -292,7 +292,7 @@ def main_loop(
         for part in agent.parts:
             part.amended(report)
 
-    budget = RetryBudget.of(settings)
+    budget = RetryBudget.of(settings, agent.site.pause_s)
     amender = Amender(
         store, folders.outbox, second, budget, on_amended=on_amended, clock=agent.clock
     )

@@ -129,13 +129,13 @@ class RetryBudget:
     max_bytes: float
 
     @classmethod
-    def of(cls, settings: EdgeSettings) -> Self:
-        """Take the limits from the settings."""
+    def of(cls, settings: EdgeSettings, pause_s: float) -> Self:
+        """Take the limits from the settings, and the pause after the first failed retry."""
         return cls(
             min(FIRST_RETRY_S, FIRST_RETRY_SHARE * settings.deadline_s),
             MAX_RETRY_SHARE * settings.deadline_s,
             settings.cloud.max_rois,
-            settings.cloud.retry_pause_s,
+            pause_s,
             settings.pending.max_days,
             settings.pending.max_mb * MB,
         )

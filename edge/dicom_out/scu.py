@@ -86,7 +86,7 @@ class DicomNode:
         target = self._settings
         entity = AE(ae_title=target.calling_ae)
         entity.connection_timeout = entity.acse_timeout = target.connect_s
-        entity.dimse_timeout = entity.network_timeout = target.answer_s
+        entity.dimse_timeout = entity.network_timeout = target.timeout_s
         try:
             tls = self._tls_context()
         except (OSError, ValueError):
@@ -141,7 +141,7 @@ class DicomNode:
 
     def _lost(self) -> str:
         target = self._settings
-        return f"{target.address} aborted, or did not answer within {target.answer_s:g} s"
+        return f"{target.address} aborted, or did not answer within {target.timeout_s:g} s"
 
 
 def _contexts(files: Sequence[Path]) -> list[PresentationContext]:

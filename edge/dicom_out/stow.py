@@ -87,7 +87,7 @@ class DicomWebService:
 
     @property
     def _timeout_s(self) -> tuple[float, float]:
-        return self._settings.connect_s, self._settings.answer_s
+        return self._settings.connect_s, self._settings.timeout_s
 
     def _client(self, session: requests.Session) -> DICOMwebClient:
         target = self._settings
@@ -117,7 +117,7 @@ class DicomWebService:
             case requests.exceptions.ConnectTimeout():
                 return f"{target.url} does not answer within {target.connect_s:g} s"
             case requests.exceptions.Timeout():
-                return f"{target.url} does not answer within {target.answer_s:g} s"
+                return f"{target.url} does not answer within {target.timeout_s:g} s"
             case _:
                 return f"{target.url}: {_innermost(error)}"
 

@@ -65,6 +65,10 @@ class SecondReader(Protocol):
         """Read ROIs that were cut before, by ``deadline``."""
 
 
+MOST_ATTEMPTS = 3
+"""Streams that are opened for one study within its deadline."""
+
+
 class NoSecondReader:
     """The second reader of a site without a cloud."""
 
@@ -101,6 +105,7 @@ class Escalator:
         fallback: a second, separate cloud with its link: used while the first is down or refuses.
         on_sending: called with every stream before it is opened.
         jitter: a random number between two bounds.
+        most_attempts: streams that are opened for one study within its deadline.
     """
 
     def __init__(
@@ -113,6 +118,7 @@ class Escalator:
         on_sending: OnSending = lambda _sending: None,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Jitter = random.uniform,
+        most_attempts: int = MOST_ATTEMPTS,
     ) -> None:
         clouds = [(channel, link, settings.cloud.address or "")]
         if fallback:
@@ -120,6 +126,7 @@ class Escalator:
         self._clouds = [(OverreadStub(to), of_cloud, name) for to, of_cloud, name in clouds]
         self._on_sending = on_sending
         self._settings, self._sleep, self._jitter = settings, sleep, jitter
+        self._most_attempts = most_attempts
 
     def estimate(self) -> LinkEstimate:
         """Return the estimate of the first available link; wait during the startup grace."""
@@ -231,7 +238,7 @@ class Escalator:
         attempts = 0
         while True:
             fault, attempts = escalation.attempt(), attempts + 1
-            if attempts == self._settings.cloud.max_attempts or deadline.passed or not states.open:
+            if attempts == self._most_attempts or deadline.passed or not states.open:
                 return fault, attempts
             if escalation.fail_over(fault):
                 continue

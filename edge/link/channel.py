@@ -24,6 +24,9 @@ from protos.overread_pb2_grpc import OverreadStub
 
 log = structlog.get_logger()
 
+GRACE_SHARE = 0.05
+"""Part of a study's deadline for which studies wait, after a start, for the first health check."""
+
 # All replicas that an address leads to, in turn; not those whose health is NOT_SERVING.
 BALANCED = (
     (
@@ -57,9 +60,14 @@ def open_link(
     channel = held.enter_context(open_channel(address, settings))
     if settings.cloud.health_check_s:
         check = partial(start_health_check, channel, why=Diagnosis(address, settings, clock).reason)
-        pause_s, grace_s = settings.cloud.health_check_s, settings.cloud.startup_grace_s
+        pause_s, grace_s = settings.cloud.health_check_s, GRACE_SHARE * settings.deadline_s
         monitor = HealthMonitor(
-            check, link, pause_s, startup_grace_s=grace_s, clock=clock, cloud=address
+            check,
+            link,
+            pause_s,
+            startup_grace_s=min(CONNECT_S, grace_s),
+            clock=clock,
+            cloud=address,
         )
         held.enter_context(monitor)
     return channel

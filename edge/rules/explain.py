@@ -66,7 +66,7 @@ def explain(
         calling = came.calling_ae if calling_ae is None else calling_ae
         return Received(calling, came.called_ae if called_ae is None else called_ae)
 
-    with IsolatedReader(ReadLimits(settings.read_memory_mb, settings.read_timeout_s)) as reader:
+    with IsolatedReader(ReadLimits(settings.read_memory_mb)) as reader:
         return [
             _explained(
                 study,

@@ -21,18 +21,13 @@ class CloudClientSettings(Table):
         tls: files of TLS with both clouds; setting ``ca`` enables it.
         insecure: whether ROIs may be sent to another machine without TLS.
         model: required major version of the cloud's model; empty for any.
-        max_attempts: attempts to send the ROIs of a study within its deadline.
         health_check_s: pause between two health checks, at most 1 s while the cloud is down;
             0: no health checks; each study probes the cloud itself.
-        startup_grace_s: startup grace period: for this long after start, studies wait for the first
-            successful health check. No effect without health checks.
         max_rois: largest number of ROIs that a study sends.
         characterize: whether findings that the edge reports by itself are also sent, for their
             size, type and outline.
         audit_rate: fraction of the studies without an uncertain candidate whose best dismissed
             candidates are sent anyway; 0 for none.
-        retry_pause_s: pause after the first failed retry of a pending read. It doubles up to 5
-            minutes if the cloud did not respond, and up to an hour for a study that it refused.
         roi_side: side of an ROI in voxels, which must be what the cloud's model reads.
     """
 
@@ -41,13 +36,10 @@ class CloudClientSettings(Table):
     tls: TlsFiles = Field(default_factory=TlsFiles)
     insecure: bool = False
     model: str = ""
-    max_attempts: int = Field(default=3, ge=1, le=20)
     health_check_s: float = Field(default=5.0, ge=0, le=LONGEST_S)
-    startup_grace_s: float = Field(default=0.5, ge=0, le=30)
     max_rois: int = Field(default=64, ge=1)
     characterize: bool = True
     audit_rate: float = Field(default=0.05, ge=0, le=1)
-    retry_pause_s: float = Field(default=5.0, gt=0, le=LONGEST_S)
     roi_side: int = Field(default=48, ge=16, le=128)
 
     @property

@@ -38,7 +38,8 @@ class EdgeSettings(ProcessSettings):
         state_dir: folder for the database and for claimed, finished and quarantined studies; must
             lie outside ``inbox``.
         quiet_s: a study without a ``.done`` file is complete after this time without a change.
-        poll_s: pause between two polls of the inbox.
+        poll_s: pause between two polls of the inbox. The pause for a full disk or a locked
+            database, and after a failed retry, is ten times as long.
         deadline_s: budget of a study from the moment it is complete in the inbox. It limits the
             wait for the cloud. The edge's own stages are not cut short: a report after the deadline
             is counted as late.
@@ -56,8 +57,6 @@ class EdgeSettings(ProcessSettings):
         rules: TOML file of rules that choose the series and say what happens to it; None for none.
         read_memory_mb: largest memory, in megabytes, of the process that reads a study; a study
             that needs more is rejected.
-        read_timeout_s: longest time to read and preprocess a study; one that needs more is
-            rejected.
         log_format: form of the log on standard error.
         metrics_address: ``HOST:PORT`` of the metrics; port 0 is a free one, empty: off.
         traces: where traces go: the OTLP address of a collector, with ``http://`` or ``https://``,
@@ -94,7 +93,6 @@ class EdgeSettings(ProcessSettings):
     series: str = Field(default="", max_length=128, coerce_numbers_to_str=True)
     rules: Path | None = None
     read_memory_mb: int = Field(default=3500, ge=500)
-    read_timeout_s: float = Field(default=60.0, ge=1, le=LONGEST_S)
     log_format: Literal["text", "json"] = "text"
     metrics_address: ListenAddress = ""
     traces: str = ""

@@ -1,34 +1,20 @@
-"""The names that settings had while all stood in one table, with those of today."""
+"""The names that settings had while all stood in one table, with those of today.
+
+An empty text is for a setting that is gone, because its default is right everywhere.
+"""
 
 RENAMED = {
     "cloud": "cloud.address",
     "cloud_hedge": "cloud.fallback",
     "cloud_fallback": "cloud.fallback",
     "cloud_model": "cloud.model",
-    "insecure": "cloud.insecure",
     "health_check_s": "cloud.health_check_s",
-    "max_attempts": "cloud.max_attempts",
-    "startup_grace_s": "cloud.startup_grace_s",
     "max_rois": "cloud.max_rois",
     "characterize": "cloud.characterize",
     "audit_rate": "cloud.audit_rate",
-    "retry_pause_s": "cloud.retry_pause_s",
+    "insecure": "cloud.insecure",
     "roi_side": "cloud.roi_side",
-    "pending_max_days": "pending.max_days",
-    "pending_max_mb": "pending.max_mb",
-    "keep_done_days": "retention.studies_days",
-    "keep_done_gb": "retention.studies_gb",
-    "keep_reports_days": "retention.reports_days",
-    "keep_reports_gb": "retention.reports_gb",
-    "model_folder": "models.folder",
-    "model_keys": "models.keys",
-    "fetch_models": "models.fetch",
-    "fetch_models_hours": "models.fetch_hours",
-    "shadow_studies": "models.shadow_studies",
-    "shadow_agreement": "models.shadow_agreement",
-    "metrics_port": "metrics_address",
-    "trace_endpoint": "traces",
-    "trace_file": "traces",
+    "dicom_port": "receive.dicom.address",
     "dicom_address": "receive.dicom.address",
     "dicom_ae_title": "receive.dicom.ae_title",
     "dicom_peers": "receive.dicom.peers",
@@ -37,24 +23,39 @@ RENAMED = {
     "dicom_max_pdu": "receive.dicom.max_pdu",
     "dicom_timeout_s": "receive.dicom.timeout_s",
     "dicom_acse_timeout_s": "receive.dicom.acse_timeout_s",
-    "dicom_port": "receive.dicom.address",
+    "stow_port": "receive.stow.address",
     "stow_address": "receive.stow.address",
     "stow_token_file": "receive.stow.token_file",
     "stow_max_requests": "receive.stow.max_requests",
     "stow_timeout_s": "receive.stow.timeout_s",
     "stow_complete_on_request": "receive.stow.complete_on_request",
-    "stow_port": "receive.stow.address",
     "receive_max_instance_mb": "receive.max_instance_mb",
     "receive_max_instances": "receive.max_instances",
     "receive_min_free_mb": "receive.min_free_mb",
     "receive_sop_classes": "receive.sop_classes",
-    "status_address": "page.address",
     "status_port": "page.address",
+    "status_address": "page.address",
     "status_password_file": "page.password_file",
-} | {
-    f"{old}tls_{file}": f"{table}.tls.{file}"
-    for old, table in {
-        "": "cloud", "dicom_": "receive.dicom", "stow_": "receive.stow", "status_": "page",
-    }.items()
-    for file in ("ca", "cert", "key")
+    "model_folder": "models.folder",
+    "model_keys": "models.keys",
+    "fetch_models": "models.fetch",
+    "fetch_models_hours": "models.fetch_hours",
+    "shadow_studies": "models.shadow_studies",
+    "shadow_agreement": "models.shadow_agreement",
+    "keep_done_days": "retention.studies_days",
+    "keep_done_gb": "retention.studies_gb",
+    "keep_reports_days": "retention.reports_days",
+    "keep_reports_gb": "retention.reports_gb",
+    "pending_max_days": "pending.max_days",
+    "pending_max_mb": "pending.max_mb",
+    "metrics_port": "metrics_address",
+    "trace_endpoint": "traces",
+    "trace_file": "traces",
+    **dict.fromkeys(("max_attempts", "startup_grace_s", "retry_pause_s", "read_timeout_s"), ""),
+    **{
+        f"{old}tls_{file}": f"{table}.tls.{file}"
+        for old, table in (("", "cloud"), ("dicom_", "receive.dicom"), ("stow_", "receive.stow"),
+                           ("status_", "page"))
+        for file in ("ca", "cert", "key")
+    },
 }  # fmt: skip

@@ -13,6 +13,9 @@ from process.tls import TlsFiles, is_address, is_loopback
 ObjectKind = Literal["sr", "seg", "capture", "pdf"]
 """Kinds of objects: structured report, segmentation, secondary capture, and encapsulated PDF."""
 
+CONNECT_S = 10.0
+"""Longest time to connect to a target."""
+
 
 def _is_port(address: str) -> str:
     if not is_address(address) or not address.rpartition(":")[2].strip("0"):
@@ -26,8 +29,7 @@ class _TargetSettings(Table):
     Attributes:
         name: in commands, metrics and logs; unique.
         objects: kinds of objects that it gets; empty: all.
-        connect_s: longest time to connect.
-        answer_s: longest wait for the answer to one object.
+        timeout_s: longest wait for the answer to one object; a connection has 10 s at most.
         tls: files of TLS; ``ca`` must have signed the target's certificate.
         insecure: whether objects may be sent to another machine without TLS.
     """
@@ -36,10 +38,14 @@ class _TargetSettings(Table):
         max_length=32, pattern=r"^[A-Za-z0-9_-]+$", description="1 to 32 letters, digits, _ and -"
     )
     objects: tuple[ObjectKind, ...] = ()
-    connect_s: float = Field(default=10.0, gt=0, le=600)
-    answer_s: float = Field(default=60.0, gt=0, le=3600)
+    timeout_s: float = Field(default=60.0, gt=0, le=3600)
     tls: TlsFiles = Field(default_factory=TlsFiles)
     insecure: bool = False
+
+    @property
+    def connect_s(self) -> float:
+        """Longest time to connect."""
+        return min(CONNECT_S, self.timeout_s)
 
     def _require_encryption(self, address: str, *, encrypted: bool, remedy: str) -> None:
         if not encrypted and not self.insecure and not is_loopback(address):

@@ -38,8 +38,8 @@ HEADER_BYTES = 128
 """Of a .npy file of three dimensions (NEP 1, padded to 64 bytes)."""
 FREE_BYTES = 1_000_000_000
 """Free room that the agent needs; a study is not opened below it."""
-PATIENCE = 5.0
-"""A study that is looked at may take this many times ``read_timeout_s``: others go first."""
+PATIENCE_S = 300.0
+"""Longest time to open a study that is looked at: longer than for a report, as that goes first."""
 _UNPACKED = 4  # times its files is the most that a compressed study takes
 
 log = structlog.get_logger()
@@ -81,8 +81,7 @@ class Volumes:
 
     def __init__(self, site: Site) -> None:
         self._site, self._folder = SiteState(site), site.folders.viewer
-        settings = site.settings
-        self._limits = ReadLimits(settings.read_memory_mb, PATIENCE * settings.read_timeout_s)
+        self._limits = ReadLimits(site.settings.read_memory_mb, PATIENCE_S)
         self._lock = threading.Lock()
         self._reading: str | None = None
         self._failed: dict[str, str] = {}

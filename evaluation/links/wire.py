@@ -218,7 +218,6 @@ def read_by_agent(work: Path, cloud: str, name: str, models: Path, key: Path) ->
         traces=str(work / "edge.jsonl"),
         poll_s=0.05,
         cloud__health_check_s=0.5,
-        cloud__retry_pause_s=0.1,
         models__folder=models,
         models__keys=(key,),
         models__fetch=True,

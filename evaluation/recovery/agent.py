@@ -115,7 +115,6 @@ def settings_in(root: Path, **more: object) -> EdgeSettings:
         "state_dir": root / "state",
         "quiet_s": 0.02,
         "poll_s": 0.005,
-        "cloud__retry_pause_s": 0.001,
         "cloud__roi_side": SIDE,
     }
     return load_settings(None, **(given | more))

@@ -228,9 +228,9 @@ def settings_of(root: Path, ports: Ports) -> EdgeSettings:
         name="archive",
         address=f"127.0.0.1:{ports.archive}",
         called_ae=AE_TITLE,
-        answer_s=ANSWER_S,
+        timeout_s=ANSWER_S,
     )
-    by_web = DicomWebTarget(kind="dicomweb", name="web", url=ports.web, answer_s=ANSWER_S)
+    by_web = DicomWebTarget(kind="dicomweb", name="web", url=ports.web, timeout_s=ANSWER_S)
     return settings_in(
         root,
         receive__dicom__address=f"127.0.0.1:{ports.agent}",

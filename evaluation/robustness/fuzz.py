@@ -78,7 +78,7 @@ def _read_directly(root: Path, numbers: range, seed: int, stuff: Materials) -> d
     outcomes: dict[str, Counter[str]] = defaultdict(Counter)
     untyped, longest_s, peak_mb = [], 0.0, 0.0
     settings = EdgeSettings()
-    limits = ReadLimits(settings.read_memory_mb, settings.read_timeout_s)
+    limits = ReadLimits(settings.read_memory_mb)
     with IsolatedReader(limits) as reader:
         for number in numbers:
             folder = root / "direct" / f"{number:06}"

@@ -44,7 +44,7 @@ class ReadLimits:
     """The most that reading and preprocessing one study may take: memory, and time in seconds."""
 
     memory_mb: int
-    seconds: float
+    seconds: float = 60.0
 
 
 class IsolatedReader:
@@ -203,7 +203,7 @@ class IsolatedReader:
         if code in (-signal.SIGALRM, -signal.SIGXCPU):
             if cpu_s < limit_s / 20:  # it has waited
                 return _silent(limit_s, path)
-            advice = "send one series of the chest, or raise read_timeout_s"
+            advice = "send one series of the chest"
             return TookTooLong(f"reading it takes more than {limit_s:g} s: {advice}", path)
         if code == -signal.SIGKILL:  # by the kernel, which had no memory left
             return MemoryError(f"the system killed the process that read {path.name}")

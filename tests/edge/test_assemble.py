@@ -97,7 +97,7 @@ def mutual_tls(pki: Path) -> grpc.ServerCredentials:
 
 def ask(address: str, settings: EdgeSettings, budget_s: float = 5.0) -> EscalationResult:
     with open_channel(address, settings) as channel:
-        second = Escalator(channel, Link(), load_settings(reserve_s=0.1, cloud__max_attempts=1))
+        second = Escalator(channel, Link(), load_settings(reserve_s=0.1), most_attempts=1)
         return second.read(plan_of(0.5), box(), Budget(Deadline.after(budget_s)), "key")
 
 
@@ -134,7 +134,7 @@ def test_the_log_names_the_mistake_with_tls_at_the_start(pki: Path, encrypted: b
     """And so does the report of a study: gRPC says "Socket closed" to both edges."""
     with FakeCloud(credentials=mutual_tls(pki)) as cloud:
         ca = {"cloud__tls__ca": pki / "ca.pem"} if encrypted else {}
-        settings = load_settings(cloud__address=cloud.address, cloud__startup_grace_s=30.0, **ca)
+        settings = load_settings(cloud__address=cloud.address, deadline_s=600.0, **ca)
         with structlog.testing.capture_logs() as logs, open_pipeline(settings) as pipeline:
             reason = pipeline.second_reader.estimate().reason
     mistake = (

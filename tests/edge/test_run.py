@@ -210,7 +210,7 @@ def test_pending_reads_make_room_while_more_studies_wait(
 ) -> None:
     """Beyond the limit a read is given up after every study, not when there are none."""
     limits = replace(UNHURRIED, max_bytes=0.0)
-    monkeypatch.setattr("edge.agent.loop.RetryBudget.of", lambda _settings: limits)
+    monkeypatch.setattr("edge.agent.loop.RetryBudget.of", lambda *_: limits)
     for name in "abc":
         put(tmp_path / "inbox", name, "pending")
     seen: list[dict[str, str]] = []

@@ -433,6 +433,6 @@ def test_a_retry_is_short_and_longer_only_after_failed_ones(
     deadline_s: float, budgets_s: list[float]
 ) -> None:
     """It doubles, and what arrives meanwhile keeps half of its deadline at least."""
-    persistence = RetryBudget.of(load_settings(deadline_s=deadline_s))
+    persistence = RetryBudget.of(load_settings(deadline_s=deadline_s), 5.0)
     assert [persistence.budget_s(failed_in_a_row) for failed_in_a_row in range(4)] == budgets_s
     assert persistence.budget_s(10**6) == deadline_s / 2

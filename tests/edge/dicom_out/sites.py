@@ -148,7 +148,7 @@ def report_of(key: str) -> Report:
 
 def pacs_at(port: int, name: str = "pacs", **settings: Any) -> DicomTarget:
     """A Storage SCP on this machine."""
-    given = {"address": f"127.0.0.1:{port}", "called_ae": "PACS", "answer_s": 10.0}
+    given = {"address": f"127.0.0.1:{port}", "called_ae": "PACS", "timeout_s": 10.0}
     return DicomTarget(kind="dicom", name=name, **given | settings)
 
 

@@ -133,9 +133,9 @@ def test_a_port_on_which_nobody_listens_is_unreachable(files: list[Path]) -> Non
 def test_a_silent_port_is_unreachable_within_the_time(files: list[Path]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        sent = send(node(port, connect_s=0.2), files)
+        sent = send(node(port, timeout_s=0.2), files)
         assert sent.unreachable.endswith("ends the connection without an answer")
-        web = service(f"http://127.0.0.1:{port}", answer_s=0.2)
+        web = service(f"http://127.0.0.1:{port}", timeout_s=0.2)
         assert "does not answer within 0.2 s" in send(web, files).unreachable
 
 
