@@ -28,11 +28,11 @@ from evaluation.accuracy.froc import (
     weighted_froc,
 )
 from evaluation.result import POINTS, Columns
-from evaluation.run import OnStep
 from imaging.volume import FloatArray
 from models.calibration.statistics import poisson_limit
 
 RESAMPLES = 1000
+"""Draws of each interval."""
 
 TAIL = (1 - 0.95) / 2
 """The probability outside an interval, on each side."""
@@ -89,14 +89,9 @@ class Figures:
         return {**found, "fp_at": costs} if costs else found
 
 
-def figures(
-    scored: Scored, *, resamples: int = RESAMPLES, seed: int = 0, on_step: OnStep | None = None
-) -> Figures:
-    """Return the figures of ``scored`` with percentile intervals of ``resamples`` resamples."""
-    drawn = [
-        _numbers(weighted_froc(scored, *weights))
-        for weights in _draws(scored, resamples, seed, on_step)
-    ]
+def figures(scored: Scored, seed: int = 0) -> Figures:
+    """Return the figures of ``scored`` with percentile intervals."""
+    drawn = [_numbers(weighted_froc(scored, *weights)) for weights in _draws(scored, seed)]
     intervals = _percentiles(_numbers(froc(scored)), np.stack(drawn))
     n, patients = len(RATES), len(np.unique(scored.nodule_group))
     # a CPM is at least the sensitivity at the first rate, so the limit of that is one of the CPM
@@ -105,9 +100,7 @@ def figures(
     return Figures(tuple(shares[:n]), shares[n], tuple(rates))
 
 
-def difference(
-    first: Scored, second: Scored, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Figures:
+def difference(first: Scored, second: Scored, seed: int = 0) -> Figures:
     """Return ``second`` minus ``first``, paired: each resample draws the same for both.
 
     Raises:
@@ -119,7 +112,7 @@ def difference(
     drawn = [
         _sensitivities(weighted_froc(second, *weights))
         - _sensitivities(weighted_froc(first, *weights))
-        for weights in _draws(first, resamples, seed)
+        for weights in _draws(first, seed)
     ]
     value = _sensitivities(froc(second)) - _sensitivities(froc(first))
     patients = len(np.unique(first.nodule_group))
@@ -130,8 +123,6 @@ def difference(
 def by_patient(
     patients: Sequence[str],
     statistics: Callable[[npt.NDArray[np.int64]], Sequence[float]],
-    *,
-    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[Interval]:
     """Return each statistic of the nodules of ``patients`` ``(n,)`` with its interval.
@@ -144,7 +135,7 @@ def by_patient(
     rng = np.random.default_rng(seed)
     drawn = np.array([
         statistics(np.concatenate([of[i] for i in rng.integers(len(names), size=len(names))]))
-        for _ in range(resamples)
+        for _ in range(RESAMPLES)
     ])  # fmt: skip
     found = []
     for value, column in zip(statistics(np.arange(len(owner))), drawn.T, strict=True):
@@ -182,9 +173,7 @@ def poisson(count: int, scans: int) -> Interval:
     return Interval(count / scans, low / scans, poisson_limit(count, 1 - TAIL) / scans)
 
 
-def operating_point(
-    counts: FloatArray, *, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[Interval | None, Interval]:
+def operating_point(counts: FloatArray, seed: int = 0) -> tuple[Interval | None, Interval]:
     """Return sensitivity and false positives a scan, by bootstrap over scans.
 
     ``counts`` ``(scans, 3)`` are lesions, those found, and false positives. Without a lesion there
@@ -192,7 +181,7 @@ def operating_point(
     """
     n, rng = len(counts), np.random.default_rng(seed)
     lesions, found, false = counts.sum(axis=0)
-    drawn = np.stack([draw(n, rng) for _ in range(resamples)]) @ counts
+    drawn = np.stack([draw(n, rng) for _ in range(RESAMPLES)]) @ counts
     rate = widened_rate(interval(false / n, drawn[:, 2] / n), n)
     if not lesions:
         return None, rate
@@ -216,21 +205,17 @@ def draw(groups: int, rng: np.random.Generator) -> FloatArray:
     return rng.multinomial(groups, np.full(groups, 1 / groups)).astype(np.float64)
 
 
-def _draws(
-    scored: Scored, resamples: int, seed: int, on_step: OnStep | None = None
-) -> Iterator[tuple[FloatArray, FloatArray]]:
+def _draws(scored: Scored, seed: int) -> Iterator[tuple[FloatArray, FloatArray]]:
     """Yield the weights of nodules and of scans in each resample."""
     rng, done = np.random.default_rng(seed), 0
-    while done < resamples:
+    while done < RESAMPLES:
         scan_weight = draw(scored.scans, rng)
         group_weight = scan_weight if scored.paired else draw(scored.groups, rng)
         nodule_weight = group_weight[scored.nodule_group]
-        if not nodule_weight.any():
-            continue  # without a single nodule there is no sensitivity: draw again
-        yield nodule_weight, scan_weight
-        done += 1
-        if on_step is not None:
-            on_step(done, resamples)
+        # without a single nodule there is no sensitivity: draw again
+        if nodule_weight.any():
+            yield nodule_weight, scan_weight
+            done += 1
 
 
 def _numbers(curve: Curve) -> FloatArray:

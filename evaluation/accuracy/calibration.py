@@ -15,7 +15,6 @@ import typer
 from cloud.settings import load_settings as load_cloud_settings
 from edge.settings.core import load_settings
 from evaluation.accuracy.bootstrap import draw, poisson
-from evaluation.accuracy.options import Plot, save_chart
 from evaluation.result import SHARE, Bar, Result, Table
 from evaluation.run import CloudModel, Model, command, each
 from imaging.volume import FloatArray
@@ -30,7 +29,6 @@ from models.calibration.guarantee import (
     uncalibrated_readers,
 )
 from models.calibration.risk_control import upper_bound
-from models.charts import new_figure
 from models.data_folder import CALIBRATION
 from models.runtime.artifacts import find
 from models.runtime.detection import sigmoid
@@ -110,7 +108,6 @@ def calibration(
     data: Annotated[Path, typer.Option(metavar="DIR", help="Folder with nodules/, lidc/ and ct/.")],
     model: Model = None,
     cloud_model: CloudModel = None,
-    plot: Plot = None,
 ) -> dict[str, Any]:
     """Probabilities against shares of nodules, the choice of thresholds, and the guarantee."""
     require("torch")
@@ -125,10 +122,7 @@ def calibration(
     for split, roles in each(parts.items(), "splits", len(parts)):
         donors = donors_of(load_cubes(data / "nodules", split))
         read[split] = _read(data, roles, donors, readers)
-    result = as_dict(read, settings)
-    if plot is not None:
-        save_chart(draw_choice(result["thresholds"], joined(read), settings), plot)
-    return result
+    return as_dict(read, settings)
 
 
 def _read(data: Path, roles: tuple[str, ...], donors: Any, readers: Readers) -> dict[str, Cases]:
@@ -264,34 +258,3 @@ def kept_by_sets(shares: FloatArray, delta: float, rng: np.random.Generator) -> 
     sets = (np.repeat(shares, draw(len(shares), rng).astype(int)) for _ in range(SETS))
     bounds = np.array([upper_bound(one, delta) for one in sets])
     return float((bounds >= shares.mean()).mean())
-
-
-def curve(score: FloatArray, cases: Cases, settings: Settings) -> tuple[list[float], list[float]]:
-    """Return false findings a scan and nodules kept (a share) at every threshold, falling."""
-    points = [listed(score, cases, settings, float(one)) for one in np.unique(score)[::-1]]
-    shown = [one for one in points if one["false"] <= 8 * cases.scans]
-    rates = [one["false_per_scan"]["value"] for one in shown]
-    return rates, [one["sensitivity"] for one in shown]
-
-
-def draw_choice(
-    thresholds: list[dict[str, Any]], split: Mapping[str, Cases], settings: Settings
-) -> Any:
-    """Draw nodules kept against false findings a scan, with the thresholds; return the figure."""
-    figure = new_figure(9.0, 4.2)
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, (name, cases) in zip(panels, split.items(), strict=True):
-        for reader, colour in zip(READERS, ("tab:gray", "tab:blue"), strict=True):
-            line = curve(settings.scores(cases)[reader], cases, settings)
-            axes.plot(*line, color=colour, label=reader)
-            for at in thresholds:
-                if (at["cases"], at["reader"]) == (name, reader):
-                    mark = "o" if at["threshold"] == "finding" else "s"
-                    place = (at["false_per_scan"]["value"], at["sensitivity"])
-                    label = f"{reader}: {at['threshold']}"
-                    axes.plot(*place, mark, color=colour, label=label)
-        axes.set(xlabel="false candidates a scan", title=f"{name} scans and nodules", ylim=(0.6, 1))
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("nodules kept")
-    panels[1].legend(fontsize="small", loc="lower right")
-    return figure

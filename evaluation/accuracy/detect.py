@@ -22,7 +22,7 @@ from edge.report.overwrite import admission, require_separate
 from edge.settings.core import load_settings
 from evaluation.accuracy.bootstrap import operating_point
 from evaluation.accuracy.nodules import CAVEAT
-from evaluation.accuracy.options import Marks, remark_unknown
+from evaluation.accuracy.options import Marks
 from evaluation.accuracy.truth import RIM_MM, Truth, read_truth, scan_name, score_scan, truth_of
 from evaluation.common.processes import cloud_service
 from evaluation.errors import MissingData
@@ -100,7 +100,6 @@ def detect(
         raise typer.BadParameter(f"--seed: seeds from {TRAINING_SEED} on were used in training")
     known = read_truth(*truth)
     folders = study_folders(studies) if studies else []
-    remark_unknown(folders, known)
     specs = [PhantomSpec(seed=seed + i) for i in range(phantoms)]
     with opened(cloud, serve, model, deadline, out) as (pipeline, folder):
         read = [

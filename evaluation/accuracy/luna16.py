@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from evaluation.accuracy.bootstrap import RESAMPLES, figures
+from evaluation.accuracy.bootstrap import figures
 from evaluation.accuracy.data import read_table
 from evaluation.accuracy.froc import Scored, match_scan
-from evaluation.accuracy.options import Resamples, csv_option
+from evaluation.accuracy.options import csv_option
 from evaluation.errors import BadTable
 from evaluation.result import Table
-from evaluation.run import Seed, command, counting
+from evaluation.run import Seed, command
 from imaging.volume import FloatArray
 
 _PLACE = ("coordX", "coordY", "coordZ")
@@ -38,14 +38,11 @@ def froc(
     annotations: Annotated[Path, csv_option("Nodules, in the format of LUNA16.")],
     excluded: Annotated[Path, csv_option("Findings that do not count, in that format.")],
     scans: Annotated[Path, csv_option("Scans that count, one a line.")],
-    resamples: Resamples = RESAMPLES,
     seed: Seed = 0,
 ) -> dict[str, Any]:
     """FROC and CPM of a file of candidates under the rules of LUNA16."""
     scored, counts = challenge(candidates, annotations, excluded, scans)
-    with counting("bootstrap") as step:
-        found = figures(scored, resamples=resamples, seed=seed, on_step=step)
-    return {**found.as_dict(), **counts, "scans": scored.scans}
+    return {**figures(scored, seed).as_dict(), **counts, "scans": scored.scans}
 
 
 def challenge(

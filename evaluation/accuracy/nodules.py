@@ -14,28 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.accuracy.bootstrap import COST_COLUMNS, RATE_COLUMNS, RESAMPLES, difference, figures
+from evaluation.accuracy.bootstrap import COST_COLUMNS, RATE_COLUMNS, difference, figures
 from evaluation.accuracy.data import Cube, read_cubes
 from evaluation.accuracy.froc import Scored
-from evaluation.accuracy.options import (
-    Data,
-    Limit,
-    Marks,
-    MoreScans,
-    Resamples,
-    Scans,
-    Split,
-    known_scans,
-)
+from evaluation.accuracy.options import Data, Limit, Marks, MoreScans, Scans, Split, marked_scans
 from evaluation.accuracy.readers import STAGES, Reads, Stage, StageOption, open_agent
-from evaluation.accuracy.truth import (
-    UNKNOWN,
-    ScanScores,
-    Truth,
-    scan_name,
-    scans_of_splits,
-    score_scan,
-)
+from evaluation.accuracy.truth import ScanScores, Truth, scan_name, score_scan
 from evaluation.result import Table
 from evaluation.run import CloudModel, Model, Seed, command, each
 from imaging.preprocess import Preprocessed, preprocess
@@ -69,23 +53,21 @@ def nodules(
     model: Model = None,
     cloud_model: CloudModel = None,
     limit: Limit = 0,
-    resamples: Resamples = RESAMPLES,
     seed: Seed = 0,
 ) -> dict[str, Any]:
     """Sensitivity on cubes of nodules against false positives of scans in tiles as large."""
     splits = tuple(split.split(","))
-    folders, known = known_scans(scans, more_scans, truth)
-    folders = scans_of_splits(folders, known, splits)
+    folders, known = marked_scans(scans, more_scans, truth, splits)
     cubes = read_cubes(data, splits)[: limit or None]
     agent = open_agent(stage, model, cloud_model)
     # the outline of a finding may be cut by a face, which would move its centre
     reads = agent.reads(stage, outlined=False)
     by_cube = [read_cube(cube, reads) for cube in each(cubes, "nodules")]
-    by_scan = [read_scan(one, known.get(scan_name(one), UNKNOWN), reads) for one in folders]
+    by_scan = [read_scan(one, known[scan_name(one)], reads) for one in folders]
     of = {one: joined(cubes, by_cube, by_scan, one) for one in by_scan[0]}
     gain = None
     if stage is not Stage.EDGE:
-        gain = difference(of[Stage.EDGE], of[stage], resamples=resamples, seed=seed).as_dict()
+        gain = difference(of[Stage.EDGE], of[stage], seed=seed).as_dict()
     return {
         "split": split,
         "model": agent.label,
@@ -96,7 +78,7 @@ def nodules(
             {
                 "reader": STAGES[one],
                 **at(scored, agent.thresholds.finding),
-                **figures(scored, resamples=resamples, seed=seed).as_dict(),
+                **figures(scored, seed=seed).as_dict(),
             }
             for one, scored in each(of.items(), "bootstrap", len(of))
         ],

@@ -1,4 +1,4 @@
-"""Options of the commands that measure accuracy: scans with their marks, cubes, charts."""
+"""Options of the commands that measure accuracy, and the marked scans that they name."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -6,18 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from evaluation.accuracy.truth import Truth, read_truth, scan_folders, scan_name
-from evaluation.errors import MissingData
+from evaluation.accuracy.truth import LISTING, Truth, read_truth, scan_name
+from evaluation.errors import EvaluationError, MissingData
 from evaluation.run import remark
-from models.charts import save_png
-from process.extras import require
-
-
-def _drawn(path: Path | None) -> Path | None:
-    """Refuse a chart that cannot be drawn before anything is measured."""
-    if path is not None:
-        require("matplotlib")
-    return path
+from imaging.dicom.header import DICOM_SUFFIXES, is_dicom, read_head
+from imaging.volume_files import format_of
 
 
 def csv_option(meaning: str) -> Any:
@@ -47,53 +40,80 @@ MoreScans = Annotated[
     typer.Argument(metavar="PATH", help="More whole scans, or more tables of marks."),
 ]
 Limit = Annotated[int, typer.Option(min=0, help="Largest number of cubes; 0: all.")]
-Resamples = Annotated[int, typer.Option(min=1, help="Bootstrap resamples.")]
-Plot = Annotated[
-    Path | None,
-    typer.Option(metavar="PNG", help="File for a chart; needs the extra train.", callback=_drawn),
-]
 
 
-def save_chart(figure: Any, path: Path) -> None:
-    """Write a figure as PNG.
-
-    Raises:
-        MissingData: the folder does not exist, or the file cannot be written.
-    """
-    try:
-        save_png(figure, path)
-    except OSError as error:
-        raise MissingData(path, f"cannot be written ({error})") from error
-
-
-def known_scans(
-    scans: Sequence[Path], more: Sequence[Path] | None, truth: Sequence[Path]
+def marked_scans(
+    scans: Sequence[Path],
+    more: Sequence[Path] | None,
+    tables: Sequence[Path],
+    splits: Sequence[str] | None = None,
 ) -> tuple[list[Path], dict[str, Truth]]:
-    """Return the scans of a command line, and what its tables know of them.
+    """Return the scans of a command line that count, and what its tables know of them.
 
-    ``more`` are the arguments without an option: those that end with .csv are tables. Scans that no
-    table names are named on stderr.
+    ``more`` are the arguments without an option: those that end with .csv are tables. Scans count
+    whose role is one of ``splits``, or is not stated. A scan with nodules that were seen by eye
+    alone is left out, and named on stderr: its false positives cannot be counted.
 
     Raises:
-        MissingData, BadTable: a path does not exist, or a table is damaged.
+        MissingData, BadTable: a path does not exist, or a table is damaged or does not name a scan.
+        EvaluationError: no scan is left.
     """
-    scans, tables = sorted_arguments(scans, more, truth)
-    known = read_truth(*tables)
-    folders = scan_folders(scans, set(known))
-    remark_unknown(folders, known)
-    return folders, known
+    more_tables = [path for path in more or () if path.suffix.lower() == ".csv"]
+    given = [*scans, *(path for path in more or () if path not in more_tables)]
+    known = read_truth(*tables, *more_tables)
+    folders = scan_folders(given, known, tables[0])
+    roles = {folder: known[scan_name(folder)].role for folder in folders}
+    of_splits = [one for one in folders if splits is None or roles[one] in ("", *splits)]
+    if not of_splits:
+        there = sorted({*roles.values()})
+        raise EvaluationError(f"no scan has the roles {splits}, the scans given have {there}")
+    kept = [one for one in of_splits if known[scan_name(one)].fully_marked]
+    if left_out := [scan_name(one) for one in of_splits if one not in kept]:
+        remark(f"left out, not fully marked: {', '.join(left_out)}")
+    if not kept:
+        raise EvaluationError("no scan is fully marked: all have nodules that were seen by eye")
+    return kept, known
 
 
-def sorted_arguments(
-    scans: Sequence[Path], more: Sequence[Path] | None, truth: Sequence[Path]
-) -> tuple[list[Path], list[Path]]:
-    """Sort the arguments without an option into scans and tables; return both lists."""
-    tables = [path for path in more or () if path.suffix.lower() == ".csv"]
-    return [*scans, *(path for path in more or () if path not in tables)], [*truth, *tables]
+def scan_folders(given: Sequence[Path], known: Collection[str], table: Path) -> list[Path]:
+    """Return the scans to read: each path given, or the scans in it if any of them is ``known``.
+
+    Raises:
+        MissingData: a path does not exist, two scans have the same name, or a scan is not known:
+            whether it has nodules is not either.
+    """
+    folders: list[Path] = []
+    for path in given:
+        if not path.exists():
+            raise MissingData(path, "no such scan")
+        inside = sorted(path.iterdir()) if path.is_dir() else []
+        named = [one for one in inside if _may_be_scan(one) and scan_name(one) in known]
+        if scan_name(path) in known or not named:
+            folders.append(path)
+        else:
+            folders += [one for one in inside if one in named or _looks_like_scan(one)]
+    names = [scan_name(folder) for folder in folders]
+    for folder, name in zip(folders, names, strict=True):
+        if names.count(name) > 1:
+            raise MissingData(folder, f"two scans are named {name!r}")
+        if name not in known:
+            raise MissingData(
+                folder,
+                f"the tables name no scan {name!r}: add its nodules to {table}; if it has none,"
+                f" list it in {table.with_name(LISTING)}, column scan",
+            )
+    return folders
 
 
-def remark_unknown(folders: Sequence[Path], known: Collection[str]) -> None:
-    """Name on stderr the scans without known truth."""
-    for folder in folders:
-        if scan_name(folder) not in known:
-            remark(f"{folder}: not in a table of marks")
+def _may_be_scan(path: Path) -> bool:
+    return path.is_dir() or bool(format_of(path))
+
+
+def _looks_like_scan(path: Path) -> bool:
+    """Return whether it is a volume file, or a folder with a volume file or a DICOM file in it."""
+    files = [path] if path.is_file() else [one for one in path.iterdir() if one.is_file()]
+    return any(
+        bool(format_of(one)) or one.suffix.lower() in DICOM_SUFFIXES or is_dicom(read_head(one))
+        for one in files
+        if not one.is_symlink()
+    )

@@ -3,7 +3,7 @@
 The edge alone is its screening network. Edge and cloud together are the middle of the edge's
 pipeline, with the cloud's model in this process instead of the link; the score of a candidate is
 the probability of its finding in the report. Candidates that the edge dismisses never reach a
-report, so they are not among them. The cloud alone scores every candidate of the edge.
+report, so they are not among them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -42,19 +42,16 @@ Screens = Callable[[Preprocessed], Sequence[Candidate]]
 
 
 class Stage(Enum):
-    """Who reads: the edge alone, the cloud alone, or edge and cloud."""
+    """Who reads: the edge alone, or edge and cloud."""
 
     EDGE = "edge"
-    CLOUD = "cloud"
     BOTH = "both"
 
 
-STAGES = {Stage.EDGE: "edge", Stage.CLOUD: "cloud", Stage.BOTH: "edge and cloud"}
+STAGES = {Stage.EDGE: "edge", Stage.BOTH: "edge and cloud"}
 """The stages as tables name them."""
 
-StageOption = Annotated[
-    Stage, typer.Option(help="The edge alone, the cloud on all candidates of the edge, or both.")
-]
+StageOption = Annotated[Stage, typer.Option(help="The edge alone, or edge and cloud.")]
 
 Reads = Callable[[Preprocessed], Mapping[Stage, Sequence[Candidate]]]
 """A reader: returns the candidates of a lung box by stage, each with the score that counts."""
@@ -217,23 +214,14 @@ class Agent:
         def read(box: Preprocessed) -> dict[Stage, Sequence[Candidate]]:
             edge = self._screener.screen(box)  # dismissed candidates are among them
             if stage is Stage.EDGE:
-                return {Stage.EDGE: edge}
-            if stage is Stage.BOTH:
-                return {
-                    Stage.EDGE: edge,
-                    stage: self.ranked(self.read(box, stage), box, outlined=outlined),
-                }
-            return {Stage.EDGE: edge, stage: rescored(edge, self.second_scores(edge, box))}
+                return {stage: edge}
+            both = self.ranked(self.read(box, stage), box, outlined=outlined)
+            return {Stage.EDGE: edge, stage: both}
 
         return read
 
     def _detect(self, pipeline: Pipeline, box: Preprocessed) -> Assessment:
         return detect(pipeline, box, pipeline.start_budget(), study_key="evaluation")
-
-
-def rescored(candidates: Sequence[Candidate], scores: FloatArray) -> list[Candidate]:
-    """Return the candidates with other scores ``(k,)``."""
-    return [replace(one, score=s) for one, s in zip(candidates, scores.tolist(), strict=True)]
 
 
 class _ScreenedOnce:

@@ -10,7 +10,7 @@ fully marked. It probably holds more of them, and its false positives are not co
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +18,9 @@ import numpy as np
 
 from evaluation.accuracy.data import UNKNOWN_RADIUS_MM, Table, read_table
 from evaluation.accuracy.froc import match_scan
-from evaluation.errors import BadTable, EvaluationError, MissingData
-from evaluation.run import remark
-from imaging.dicom.header import DICOM_SUFFIXES, is_dicom, read_head
+from evaluation.errors import BadTable
 from imaging.volume import FloatArray, Nodule, Triple, triple
-from imaging.volume_files import FORMATS, format_of
+from imaging.volume_files import FORMATS
 
 RIM_MM = 3.0
 """A detection up to this far outside a known lesion is neither hit nor false positive."""
@@ -240,96 +238,3 @@ def scan_name(scan: Path) -> str:
     """
     found = scan.resolve()
     return found.name if found.is_dir() else _bare(found.name)
-
-
-def scan_folders(given: Sequence[Path], named: set[str]) -> list[Path]:
-    """Return the scans to read: each path given, or those in it that are ``named``.
-
-    Raises:
-        MissingData: a path does not exist, or two scans have the same name.
-    """
-    folders: list[Path] = []
-    for path in given:
-        if not path.exists():
-            raise MissingData(path, "no such scan")
-        inside = [p for p in sorted(path.iterdir()) if _is_named(p, named)] if path.is_dir() else []
-        folders += [path] if scan_name(path) in named or not inside else inside
-    names = [scan_name(folder) for folder in folders]
-    for folder, name in zip(folders, names, strict=True):
-        if names.count(name) > 1:
-            raise MissingData(folder, f"two scans are named {name!r}")
-    return folders
-
-
-def _is_named(path: Path, named: set[str]) -> bool:
-    return (path.is_dir() or bool(format_of(path))) and scan_name(path) in named
-
-
-def require_listed(
-    given: Sequence[Path], known: Mapping[str, Truth], tables: Sequence[Path]
-) -> None:
-    """Require that the tables name every scan of ``given``, also those in a folder of scans.
-
-    Raises:
-        MissingData: they do not name one; whether it has nodules is not known.
-    """
-    for path in given:
-        inside = sorted(path.iterdir()) if path.is_dir() else []
-        if scan_name(path) in known:
-            scans = []
-        elif any(_is_named(one, set(known)) for one in inside):
-            scans = [one for one in inside if _looks_like_scan(one)]
-        else:
-            scans = [path]
-        unknown = [one for one in scans if scan_name(one) not in known]
-        if unknown:
-            more = f" and {len(unknown) - 1} more" if unknown[1:] else ""
-            table = tables[0]
-            raise MissingData(
-                unknown[0],
-                f"the tables name no scan {scan_name(unknown[0])!r}{more}: add its nodules to"
-                f" {table}; if it has none, list it in {table.with_name(LISTING)}, column scan",
-            )
-
-
-def _looks_like_scan(path: Path) -> bool:
-    """Return whether it is a volume file, or a folder with a volume file or a DICOM file in it."""
-    files = [path] if path.is_file() else [one for one in path.iterdir() if one.is_file()]
-    return any(bool(format_of(one)) or _is_slice(one) for one in files if not one.is_symlink())
-
-
-def _is_slice(file: Path) -> bool:
-    """Return whether it is a DICOM file, by its content or by its name."""
-    return file.suffix.lower() in DICOM_SUFFIXES or is_dicom(read_head(file))
-
-
-def fully_marked(folders: Sequence[Path], known: Mapping[str, Truth]) -> list[Path]:
-    """Return the scans whose false positives can be counted; name the others on stderr.
-
-    Raises:
-        EvaluationError: no scan is left.
-    """
-    found = [one for one in folders if known.get(scan_name(one), UNKNOWN).fully_marked]
-    if left_out := [scan_name(one) for one in folders if one not in found]:
-        remark(f"left out, not fully marked: {', '.join(left_out)}")
-    if folders and not found:
-        raise EvaluationError("no scan is fully marked: all have nodules that were seen by eye")
-    return found
-
-
-def scans_of_splits(
-    folders: Sequence[Path], known: Mapping[str, Truth], splits: Sequence[str]
-) -> list[Path]:
-    """Return the `fully_marked` scans whose role is one of ``splits``, or is not stated.
-
-    Raises:
-        EvaluationError: no scan is left.
-    """
-    role = {name: truth.role for name, truth in known.items()}
-    kept = [folder for folder in folders if role.get(scan_name(folder), "") in ("", *splits)]
-    if not kept:
-        roles = {role.get(scan_name(folder), "") for folder in folders}
-        raise EvaluationError(
-            f"no scan has one of the roles {tuple(splits)}, the scans given have {sorted(roles)}"
-        )
-    return fully_marked(kept, known)

@@ -4,47 +4,27 @@ A scan without any nodule counts: whatever is found in it is false. A scan that 
 all its nodules. Decisions are those of the agent's own code at the shipped thresholds.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from edge.findings import DecidedBy, Finding, Route
+from edge.findings import Finding
 from edge.report.compose import Assessment
 from evaluation.accuracy.bootstrap import finite
 from evaluation.accuracy.froc import Scored
-from evaluation.accuracy.readers import Agent, BoxReading, Stage, rescored
-from evaluation.accuracy.truth import Lesion, ScanScores, Truth, scan_name, score_scan
+from evaluation.accuracy.readers import Agent, BoxReading, Stage
+from evaluation.accuracy.truth import ScanScores, Truth, scan_name, score_scan
 from imaging.errors import StudyError
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.volume import FloatArray, Triple, Volume
 from models.runtime.detection import Candidate
 
-
-class Fate(Enum):
-    """The decision on a nodule, and who made it."""
-
-    EDGE = "reported by the edge"
-    KEPT = "reported by edge and cloud"
-    RESCUED = "rescued by the cloud"
-    POSSIBLE = "possible finding"
-    REMOVED = "removed by the cloud"
-    NOT_CONFIRMED = "not confirmed by the cloud"
-    DISMISSED = "dismissed by the edge"
-    UNCERTAIN = "too uncertain for the edge alone"
-    MOVED = "reported too far away"
-    NOT_PROPOSED = "not proposed"
-    OUTSIDE = "outside of the scan"
-    REFUSED = "scan refused"
-
-    @property
-    def found(self) -> bool:
-        """Return whether the nodule is a finding."""
-        return self in (Fate.EDGE, Fate.KEPT, Fate.RESCUED)
+OUTSIDE = "outside of the scan"
+"""A nodule there is missed: its coordinates are not those of the scan."""
 
 
 class Counts(NamedTuple):
@@ -97,10 +77,7 @@ class WholeScan:
         return self._matched([(one.centre_mm, one.score) for one in self.ranked.get(stage, ())])
 
     def report(self, stage: Stage) -> Assessment | None:
-        """Return the report of that stage at the shipped thresholds; None if there is none.
-
-        The cloud alone makes no report: the edge's stands for it.
-        """
+        """Return the report of that stage at the shipped thresholds; None if there is none."""
         if self.reading is None:
             return None
         return self.reading.both if stage is Stage.BOTH else self.reading.alone
@@ -179,9 +156,7 @@ def read_box(name: str, truth: Truth, box: Preprocessed, agent: Agent, stage: St
     merged = np.array(
         [agent.weights.merged(one.score, chance, one.diameter_mm) for one, chance in pairs]
     )
-    ranked[Stage.CLOUD] = rescored(edge, cloud)
-    if stage is Stage.BOTH:
-        ranked[Stage.BOTH] = agent.ranked(reading, box)
+    ranked[Stage.BOTH] = agent.ranked(reading, box)
     return WholeScan(name, truth, reading, cloud, merged, ranked)
 
 
@@ -199,19 +174,18 @@ def scored(scans: Sequence[WholeScan], stage: Stage) -> Scored:
 
 def reported(report: Assessment) -> dict[int, Finding]:
     """Return the findings of a report by the number of their candidate."""
-    return _by_candidate(report, report.merged.findings)
-
-
-def _by_candidate(report: Assessment, listed: Sequence[Finding]) -> dict[int, Finding]:
-    return {report.plan.index_of(finding): finding for finding in listed}
+    return {report.plan.index_of(finding): finding for finding in report.merged.findings}
 
 
 def nodule_row(scan: WholeScan, number: int, stage: Stage) -> dict[str, Any]:
-    """Return the scores of a nodule, and the decision on it at the shipped thresholds."""
+    """Return the scores of a nodule, and what the reports make of it.
+
+    It is found by ``edge`` or ``both``, a possible finding, or missed; if its scan was refused, or
+    if it lies outside of the scan, that is said.
+    """
     lesion = scan.truth.lesions[number]
     candidates = () if scan.reading is None else scan.reading.candidates
     hits = [i for i, one in enumerate(candidates) if lesion.hit_by(one.centre_mm)]
-    fate = Fate.OUTSIDE if number in scan.outside else decision_on(scan, lesion, hits, stage)
     scores = {
         "edge": [candidates[i].score for i in hits],
         "cloud": scan.cloud[hits].tolist(),
@@ -223,72 +197,37 @@ def nodule_row(scan: WholeScan, number: int, stage: Stage) -> dict[str, Any]:
         "centre_mm": list(lesion.centre_mm),
         "diameter_mm": lesion.diameter_mm if lesion.known else None,
         **{reader: finite(max(of, default=-np.inf)) for reader, of in scores.items()},
-        "found": fate.found,
-        "possible": fate is Fate.POSSIBLE,
-        "decision": fate.value,
+        "by_edge": _fate(scan, number, Stage.EDGE),
+        "by_stage": _fate(scan, number, stage),
     }
 
 
-def decision_on(scan: WholeScan, lesion: Lesion, hits: Sequence[int], stage: Stage) -> Fate:
-    """Return the decision on a nodule that the candidates ``hits`` hit."""
-    alone, report = scan.report(Stage.EDGE), scan.report(stage)
-    if alone is None or report is None:
-        return Fate.REFUSED
-    before, after = reported(alone), reported(report)
-    possible = _by_candidate(report, report.merged.possible)
-    found = {i: one for i, one in after.items() if lesion.hit_by(one.centre_mm)}
-    if found:
-        if any(one.decided_by is not DecidedBy.CLOUD for one in found.values()):
-            return Fate.EDGE
-        return Fate.KEPT if found.keys() & before.keys() else Fate.RESCUED
-    if any(lesion.hit_by(one.centre_mm) for one in possible.values()):
-        return Fate.POSSIBLE
-    if not hits:
-        return Fate.NOT_PROPOSED
-    if set(hits) & (after.keys() | possible.keys()):
-        return Fate.MOVED
-    if set(hits) & before.keys():
-        return Fate.REMOVED
-    if set(hits) & report.answers.verdicts.keys():
-        return Fate.NOT_CONFIRMED
-    routes = {report.plan.decisions[i].route for i in hits}
-    return Fate.UNCERTAIN if Route.ESCALATE in routes else Fate.DISMISSED
+def _fate(scan: WholeScan, number: int, stage: Stage) -> str:
+    """Return what the report of that stage makes of a nodule."""
+    report, lesion = scan.report(stage), scan.truth.lesions[number]
+    if number in scan.outside or report is None:
+        return OUTSIDE if number in scan.outside else "refused"
+    for name, listed in (("found", report.merged.findings), ("possible", report.merged.possible)):
+        if any(lesion.hit_by(one.centre_mm) for one in listed):
+            return name
+    return "missed"
 
 
 def scan_row(scan: WholeScan, stage: Stage) -> dict[str, Any]:
     """Return one scan: what is found and false at the shipped thresholds, and its regions."""
-    report, changes = scan.report(stage), list(scan.changes())
-    edge, own = scan.counts(Stage.EDGE), scan.counts(stage)
-    findings = {} if report is None else reported(report)
-    possible = {} if report is None else _by_candidate(report, report.merged.possible)
+    changes, edge, own = list(scan.changes()), scan.counts(Stage.EDGE), scan.counts(stage)
     return {
         "scan": scan.name,
         "role": scan.truth.role or None,
         "refused": scan.refused or None,
-        "nodules": len(scan.truth.lesions),
+        "nodules": own.nodules,
         "found": own.found,
         "possible": own.listed - own.found,
         "false_of_edge": edge.false,
         "false": own.false,
         "false_possible": own.false_possible,
-        "false_findings": list(_false(scan, findings)),
-        "false_possible_findings": list(_false(scan, possible)),
         "uncertain": scan.uncertain(),
         "sent": scan.sent(),
         "changed": len(changes),
         "changed_rightly": sum(change.right is True for change in changes),
     }
-
-
-def _false(scan: WholeScan, listed: Mapping[int, Finding]) -> Iterator[dict[str, Any]]:
-    """Yield the findings by candidate that are false positives."""
-    for number, one in listed.items():
-        if scan.truth.is_false(one.centre_mm, 0.0):
-            yield {
-                "centre_mm": [round(v, 1) for v in one.centre_mm],
-                "diameter_mm": round(one.diameter_mm, 1),
-                "edge": one.edge_score,
-                "cloud": finite(scan.cloud[number]),
-                "probability": one.probability,
-                "decided_by": one.decided_by.value,
-            }

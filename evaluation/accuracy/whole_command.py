@@ -7,36 +7,13 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from evaluation.accuracy.bootstrap import (
-    RATE_COLUMNS,
-    RESAMPLES,
-    difference,
-    figures,
-    operating_point,
-)
-from evaluation.accuracy.froc import RATES, Curve, froc, rate_name
-from evaluation.accuracy.options import (
-    Marks,
-    MoreScans,
-    Plot,
-    Resamples,
-    Scans,
-    save_chart,
-    sorted_arguments,
-)
+from evaluation.accuracy.bootstrap import RATE_COLUMNS, difference, figures, operating_point
+from evaluation.accuracy.options import Marks, MoreScans, Scans, marked_scans
 from evaluation.accuracy.readers import STAGES, Stage, StageOption, open_agent
-from evaluation.accuracy.truth import (
-    fully_marked,
-    read_truth,
-    require_listed,
-    scan_folders,
-    scan_name,
-    scans_of_splits,
-)
-from evaluation.accuracy.whole import Fate, WholeScan, nodule_row, read_whole, scan_row, scored
+from evaluation.accuracy.truth import scan_name
+from evaluation.accuracy.whole import OUTSIDE, WholeScan, nodule_row, read_whole, scan_row, scored
 from evaluation.result import SHARE, Result, Table
 from evaluation.run import CloudModel, Model, Seed, command, each
-from models.charts import new_figure
 
 INDEPENDENT = "independent marks"
 """The scans that nobody marked by eye among the networks' candidates."""
@@ -61,7 +38,7 @@ def _remarks(result: Result) -> Iterator[str]:
     if refused:
         yield f"Refused, their nodules are missed: {', '.join(refused)}."
     nodules = result["raw"]["nodules"]
-    if outside := [one["scan"] for one in nodules if one["decision"] == Fate.OUTSIDE.value]:
+    if outside := [one["scan"] for one in nodules if one["by_edge"] == OUTSIDE]:
         yield (
             f"Nodules outside of their scans count as missed: {', '.join(outside)}. Marks need"
             " coordinates in LPS mm; for RAS change the signs of x and y."
@@ -91,7 +68,7 @@ def _remarks(result: Result) -> Iterator[str]:
     Table("nodules", {
         "scan": "scan", "role": "role", "centre_mm": "x, y, z", "diameter_mm": ("mm", "{:.1f}"),
         "edge": ("edge", "{:.2f}"), "cloud": ("cloud", "{:.2f}"), "merged": ("merged", "{:.2f}"),
-        "found": "found", "decision": "decision",
+        "by_edge": "edge alone", "by_stage": "report",
     }, lambda result: result["raw"]["nodules"], "Nodules"),
     Table("scans", {
         "scan": "scan", "role": "role", "nodules": "nodules", "found": "found",
@@ -112,36 +89,23 @@ def whole(
     ] = None,
     model: Model = None,
     cloud_model: CloudModel = None,
-    plot: Plot = None,
-    resamples: Resamples = RESAMPLES,
     seed: Seed = 0,
 ) -> dict[str, Any]:
-    """Whole scans with every nodule marked: what is found, who decided it, what is false."""
-    given, tables = sorted_arguments(scans, more_scans, truth)
-    known = read_truth(*tables)
-    folders = scan_folders(given, set(known))
-    require_listed(given, known, tables)
-    if split is not None:
-        folders = scans_of_splits(folders, known, split.split(","))
-    folders = fully_marked(folders, known)
+    """Whole scans with every nodule marked: what is found, what is false, what verdicts change."""
+    roles = None if split is None else split.split(",")
+    folders, known = marked_scans(scans, more_scans, truth, roles)
     agent = open_agent(stage, model, cloud_model)
     read = [
         read_whole(folder, known[scan_name(folder)], agent, stage)
         for folder in each(folders, "scans")
     ]
-    groups = groups_of(read)
-    if plot is not None:
-        name, of = next(iter(groups.items()))
-        if any(scan.truth.lesions for scan in of):
-            curves = {STAGES[one]: froc(scored(of, one)) for one in stages_of(stage)}
-            save_chart(draw_curves(curves, f"whole scans, {name}"), plot)
     return {
         "stage": stage.value,
         "model": agent.label,
         "cloud_model": agent.second_label,
         "thresholds": asdict(agent.thresholds),
         "rules": RULES,
-        **as_dict(groups, stage, resamples=resamples, seed=seed),
+        **as_dict(groups_of(read), stage, seed),
         "raw": {
             "scans": [scan_row(scan, stage) for scan in read],
             "nodules": [
@@ -149,11 +113,6 @@ def whole(
             ],
         },
     }
-
-
-def stages_of(stage: Stage) -> list[Stage]:
-    """Return the stages that are shown: each shows those before it too."""
-    return list(Stage)[: list(Stage).index(stage) + 1]
 
 
 def groups_of(scans: Sequence[WholeScan]) -> dict[str, list[WholeScan]]:
@@ -176,40 +135,34 @@ def groups_of(scans: Sequence[WholeScan]) -> dict[str, list[WholeScan]]:
     return groups
 
 
-def as_dict(
-    groups: Mapping[str, Sequence[WholeScan]], stage: Stage, *, resamples: int, seed: int
-) -> dict[str, Any]:
+def as_dict(groups: Mapping[str, Sequence[WholeScan]], stage: Stage, seed: int) -> dict[str, Any]:
     """Return the figures of each group of scans; without a nodule there is no sensitivity."""
+    stages = tuple(dict.fromkeys((Stage.EDGE, stage)))
     curves, shipped, verdicts = list[dict[str, Any]](), list[dict[str, Any]](), []
-    drawn = {"resamples": resamples, "seed": seed}
     for name, scans in groups.items():
         nodules = sum(len(scan.truth.lesions) for scan in scans)
-        of = {one: scored(scans, one) for one in (stages_of(stage) if nodules else ())}
+        of = {one: scored(scans, one) for one in (stages if nodules else ())}
         for one, input_ in of.items():
-            found = figures(input_, resamples=resamples, seed=seed).as_dict()
+            found = figures(input_, seed).as_dict()
             curves.append({"scans": name, "reader": STAGES[one], "nodules": nodules, **found})
-        for one in dict.fromkeys((Stage.EDGE, stage)):
-            # the cloud alone makes no report
-            if one is not Stage.CLOUD:
-                head = {"scans": name, "number": len(scans), "reader": STAGES[one]}
-                shipped.append({**head, **_shipped(scans, one, **drawn)})
+        for one in stages:
+            head = {"scans": name, "number": len(scans), "reader": STAGES[one]}
+            shipped.append({**head, **_shipped(scans, one, seed)})
         gain = None
         if Stage.BOTH in of:
-            gain = difference(of[Stage.EDGE], of[Stage.BOTH], **drawn).cpm.as_dict()
+            gain = difference(of[Stage.EDGE], of[Stage.BOTH], seed).cpm.as_dict()
         verdicts.append({"scans": name, "both_minus_edge": gain, **_verdicts(scans)})
     return {"curves": curves, "shipped": shipped, "groups": verdicts}
 
 
-def _shipped(
-    scans: Sequence[WholeScan], stage: Stage, *, resamples: int, seed: int
-) -> dict[str, Any]:
+def _shipped(scans: Sequence[WholeScan], stage: Stage, seed: int) -> dict[str, Any]:
     """Return what the reports of a stage have of the nodules, and what is false in them."""
     counts = np.array([scan.counts(stage) for scan in scans], np.float64)
     nodules, found, listed, false, false_possible = counts.sum(axis=0).astype(int).tolist()
     share, rate, either, possible_rate = (
         None if one is None else one.as_dict()
         for columns in ([0, 1, 3], [0, 2, 4])
-        for one in operating_point(counts[:, columns], resamples=resamples, seed=seed)
+        for one in operating_point(counts[:, columns], seed)
     )
     return {
         "nodules": nodules,
@@ -235,23 +188,3 @@ def _verdicts(scans: Sequence[WholeScan]) -> dict[str, Any]:
         "wrong": right.count(False),
         "ignored": right.count(None),
     }
-
-
-def draw_curves(curves: Mapping[str, Curve], title: str) -> Any:
-    """Draw curves by name with the seven rates as grid lines; return the figure."""
-    figure = new_figure(9, 6.4)
-    axes = figure.subplots()
-    for name, curve in curves.items():
-        shown = curve.false_per_scan <= RATES[-1]
-        # The last threshold within the axes holds to their end; a log scale does not show zero.
-        rate = np.append(curve.false_per_scan[shown], RATES[-1])
-        sensitivity = np.append(curve.sensitivity[shown], curve.sensitivity[shown][-1])
-        axes.step(np.maximum(rate, RATES[0]), sensitivity, where="post", linewidth=2, label=name)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(RATES, [rate_name(rate) for rate in RATES])
-    axes.set_yticks(np.linspace(0, 1, 11))
-    axes.set(xlim=(RATES[0], RATES[-1]), ylim=(0, 1.01), title=f"FROC curve, {title}")
-    axes.set(xlabel="false positives per scan", ylabel="sensitivity")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    return figure

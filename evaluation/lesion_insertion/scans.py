@@ -5,7 +5,7 @@ give only the scores of their insertions.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -22,7 +22,6 @@ from evaluation.accuracy.truth import (
     scan_name,
     score_scan,
 )
-from imaging.phantom.phantom import make_phantom, varied_spec
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.volume import Volume
@@ -30,33 +29,23 @@ from models.insertion.insert import APART_MM, Insertion, SyntheticScan, insert
 from models.insertion.space import FreeSpace, Occupied
 from models.runtime.detection import Candidate
 
-PATIENTS = "patients"
-PHANTOMS = "phantoms"
-
 SAME_MM = 6.0
 """An insertion lies at least this far from a strong detection of its host."""
 
 
 @dataclass(frozen=True, eq=False)
 class Host:
-    """One scan, upright, with what is known of it; ``group`` is `PATIENTS` or `PHANTOMS`."""
+    """One scan, upright, with what is known of it."""
 
     name: str
-    group: str
     volume: Volume
     truth: Truth = UNKNOWN
 
 
-def load_host(source: Path | int, known: Mapping[str, Truth]) -> Host:
-    """Return the scan in a folder, or the phantom with this seed.
-
-    A phantom has no nodules, and a scanner that the seed draws too.
-    """
-    if isinstance(source, int):
-        phantom = make_phantom(replace(varied_spec(source), nodule_count=0))
-        return Host(f"phantom-{source}", PHANTOMS, phantom.volume)
+def load_host(source: Path, known: Mapping[str, Truth]) -> Host:
+    """Return the scan in a folder or file."""
     name = scan_name(source)
-    return Host(name, PATIENTS, read_study(source).volume, known.get(name, UNKNOWN))
+    return Host(name, read_study(source).volume, known[name])
 
 
 @dataclass(frozen=True, eq=False)

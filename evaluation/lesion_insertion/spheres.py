@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import typer
 
-from evaluation.accuracy.bootstrap import RESAMPLES
 from evaluation.accuracy.characterization import (
     MALIGNANCY,
     MEASURES,
@@ -20,9 +19,8 @@ from evaluation.accuracy.characterization import (
     measures,
     read_characterization,
 )
-from evaluation.accuracy.options import Data, Marks, MoreScans, Resamples, Scans, Split, known_scans
+from evaluation.accuracy.options import Data, Marks, MoreScans, Scans, Split, marked_scans
 from evaluation.accuracy.readers import Agent, Stage, open_agent, open_second
-from evaluation.accuracy.truth import scans_of_splits
 from evaluation.lesion_insertion.scans import Host, PreparedHost, free_places, load_host
 from evaluation.result import SHARE, Table
 from evaluation.run import CloudModel, Seed, command, each
@@ -57,15 +55,13 @@ def characterization(
         str, typer.Option(metavar="NAME[,NAME]", help="Splits that the combination is fitted on.")
     ] = "val",
     cloud_model: CloudModel = None,
-    resamples: Resamples = RESAMPLES,
     seed: Seed = 0,
 ) -> dict[str, Any]:
     """Size, type, outline and malignancy by the second reader; the Brock model; known spheres."""
     splits, fitted_on = (tuple(names.split(",")) for names in (split, fit))
     if shared := set(splits) & set(fitted_on):
         raise typer.BadParameter(f"--fit: {', '.join(sorted(shared))} is measured")
-    folders, known = known_scans(scans, more_scans, truth)
-    folders = scans_of_splits(folders, known, splits)
+    folders, known = marked_scans(scans, more_scans, truth, splits)
     reader = open_second(cloud_model)
     weights = fit_both(read_characterization(data, fitted_on, reader))
     read = read_characterization(data, splits, reader)
@@ -76,13 +72,13 @@ def characterization(
         "fitted_on": fit,
         "nodules": len(read.patients),
         "patients": len(set(read.patients)),
-        "measures": measures(read, resamples=resamples, seed=seed),
+        "measures": measures(read, seed=seed),
         "scans": len(folders),
         "spheres": spheres_json([one for host in hosts for one in read_spheres(host, agent, rng)]),
         "rated": read.rated.size,
         "malignant": int(read.malignant[read.rated].sum()),
         "rated_patients": len({read.patients[i] for i in read.rated}),
-        "malignancy": malignancy(read, weights, resamples=resamples, seed=seed),
+        "malignancy": malignancy(read, weights, seed=seed),
         "weights": dict(zip(("bias", "image", "brock"), map(float, weights), strict=True)),
         "truth": TRUTH,
     }

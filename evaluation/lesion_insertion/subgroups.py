@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.accuracy.bootstrap import RESAMPLES, figures
+from evaluation.accuracy.bootstrap import figures
 from evaluation.accuracy.data import MATCH_MM, Cube, index_lines, read_table
 from evaluation.accuracy.froc import Scored
 from imaging.volume import FloatArray
@@ -103,22 +103,20 @@ def _number(text: str) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def by_subgroup(
-    scored: Scored, traits: Traits, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Iterator[dict[str, Any]]:
+def by_subgroup(scored: Scored, traits: Traits, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Yield the figures of each subgroup of each grouping, with intervals."""
     for name, grouping in GROUPINGS.items():
         for subgroup, mask in grouping.masks(traits).items():
-            found = part(only(scored, mask), resamples=resamples, seed=seed)
+            found = part(only(scored, mask), seed)
             yield {"by": name, "subgroup": subgroup, **found}
 
 
-def part(of: Scored, *, resamples: int, seed: int) -> dict[str, Any]:
+def part(of: Scored, seed: int) -> dict[str, Any]:
     """Return the figures of some nodules against all false positives."""
     return {
         "nodules": of.nodule_score.size,
         "patients": int(np.unique(of.nodule_group).size),
-        **figures(of, resamples=resamples, seed=seed).as_dict(),
+        **figures(of, seed).as_dict(),
     }
 
 

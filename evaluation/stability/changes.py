@@ -5,10 +5,8 @@ Each returns a new lung box with its geometry, so that a location keeps its poin
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import SimpleITK as sitk
 
 from imaging.preprocess import Preprocessed
@@ -20,31 +18,14 @@ from imaging.volume import (
     Triple,
     UInt8Array,
     Volume,
-    from_window,
     to_patient_axes,
     triple,
 )
-from models.insertion.donors import Donor
-from models.insertion.insert import Insertion, insert
 
 CUT_MM = 50
 """Side of the box that is cut out of a scan."""
 
 NOISE_HU = 20.0
-
-PASTED_MM = (12.0, 22.0)
-"""Least and largest distance between a location and the centre of a nodule that is pasted."""
-
-LARGEST_PASTED_MM = 10.0
-"""Largest diameter of a nodule that is pasted."""
-
-APART_MM = 3.0
-"""Least distance between the rim of a location and a pasted nodule."""
-
-LUNG_HU = (-960.0, -600.0)
-"""Range of the mean HU of lung with small vessels."""
-
-_TRIES = 300
 
 
 @dataclass(frozen=True)
@@ -53,11 +34,6 @@ class Ball:
 
     index_zyx: Triple
     diameter_mm: float
-
-    @property
-    def radius_mm(self) -> float:
-        """Return half the diameter; 2 mm for a smaller one."""
-        return max(self.diameter_mm / 2, 2.0)
 
     def distance_mm(self, index_zyx: Sequence[float] | FloatArray) -> float:
         """Return the distance of a point from the centre, in voxels of 1 mm."""
@@ -126,73 +102,3 @@ def noisy(box: Preprocessed, rng: np.random.Generator) -> Preprocessed:
     noise = rng.standard_normal(box.voxels.shape, np.float32) * (NOISE_HU * 255 / (high - low))
     voxels = np.clip(np.rint(box.voxels + noise), 0, 255).astype(np.uint8)
     return replace(box, voxels=voxels)
-
-
-def pasted(
-    box: Preprocessed,
-    location: Ball,
-    nodules: Sequence[Ball],
-    donors: Sequence[Donor],
-    rng: np.random.Generator,
-) -> Preprocessed | None:
-    """Insert one of the ``donors`` into lung `PASTED_MM` away, clear of the other ``nodules``.
-
-    It is inserted as `models.insertion.insert` does it, with a soft edge.
-    """
-    size = np.array(box.voxels.shape)
-    for _ in range(_TRIES if donors else 0):
-        donor = donors[int(rng.integers(len(donors)))]
-        direction, distance = rng.standard_normal(3), rng.uniform(*PASTED_MM)
-        at = location.index_zyx + direction * (distance / np.linalg.norm(direction))
-        reach = donor.reach_mm + 2  # the edge is soft
-        low, high = np.floor(at - reach), np.ceil(at + reach) + 1
-        touches = any(
-            one.distance_mm(at) < one.radius_mm + APART_MM + reach for one in (location, *nodules)
-        )
-        if touches or (low < 0).any() or (high > size).any() or not box.inside(at[None])[0]:
-            continue
-        here = box.voxels[_slices(low, high)]
-        around = here[_away(low, high, triple(at)) <= reach]
-        if _is_lung(around):
-            return _inserted(box, donor, triple(at), low, high, around)
-    return None
-
-
-def _inserted(
-    box: Preprocessed,
-    donor: Donor,
-    at: Triple,
-    low: FloatArray,
-    high: FloatArray,
-    around: UInt8Array,
-) -> Preprocessed:
-    # 12 mm of surroundings tell wall from vessel
-    first, last = np.maximum(low - 12, 0), np.minimum(high + 12, box.voxels.shape)
-    part = part_of(box, first, last)
-    insertion = Insertion(
-        0,
-        donor,
-        centre_mm=triple(box.geometry.to_world(at)),
-        lung_hu=float(np.median(from_window(around))),
-    )
-    new = insert(Volume(from_window(part.voxels), part.geometry), [insertion])
-    voxels = box.voxels.copy()
-    voxels[_slices(first, last)] = to_window(new.hu)
-    return replace(box, voxels=voxels)
-
-
-def _is_lung(levels: npt.NDArray[Any]) -> bool:
-    """Return whether the mean of ``levels`` of the window is that of lung."""
-    low, high = to_window(np.array(LUNG_HU))
-    return bool(low <= levels.mean() <= high)
-
-
-def _slices(start: FloatArray, stop: FloatArray) -> tuple[slice, ...]:
-    return tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
-
-
-def _away(low: FloatArray, high: FloatArray, centre_zyx: Triple) -> FloatArray:
-    """Return the distance from the centre of each voxel between ``low`` and before ``high``."""
-    z, y, x = np.ogrid[_slices(low, high)]
-    a, b, c = centre_zyx
-    return np.asarray(np.sqrt((z - a) ** 2 + (y - b) ** 2 + (x - c) ** 2))

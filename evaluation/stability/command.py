@@ -12,19 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from evaluation.accuracy.bootstrap import RESAMPLES, by_patient
-from evaluation.accuracy.options import Data, Marks, MoreScans, Resamples, Scans, Split, known_scans
-from evaluation.accuracy.truth import UNKNOWN, fully_marked, scan_name
-from evaluation.lesion_insertion.donors import read_donors
+from evaluation.accuracy.bootstrap import by_patient
+from evaluation.accuracy.options import Marks, MoreScans, Scans, marked_scans
+from evaluation.accuracy.truth import scan_name
 from evaluation.result import SHARE, Table
 from evaluation.run import CloudModel, Model, command, each
-from evaluation.stability.changes import LARGEST_PASTED_MM
 from evaluation.stability.readings import (
     CHANGES,
     CUT,
     FALSE_POSITIVE,
     NODULE,
-    PASTE,
     READERS,
     SHIFT,
     Difference,
@@ -35,9 +32,7 @@ from evaluation.stability.readings import (
 )
 from models.runtime.screener import LEAST_LOGIT
 
-LIMITS: Mapping[str, tuple[float, float | None]] = {
-    CUT: (0.3, 1.0), SHIFT: (0.3, 1.0), PASTE: (0.15, None)
-}  # fmt: skip
+LIMITS: Mapping[str, tuple[float, float]] = {CUT: (0.3, 1.0), SHIFT: (0.3, 1.0)}
 """The largest median and 95th percentile of the absolute change of a nodule's logit."""
 
 
@@ -47,55 +42,47 @@ LIMITS: Mapping[str, tuple[float, float | None]] = {
         "median": ("median", "{:.2f}"), "p95": ("95th percentile", "{:.2f}"),
         "mean.value": ("mean", "{:+.2f}"), "lost.value": ("lost", SHARE),
         "within": "within limits", "beside": ("false positives, median", "{:.2f}"),
-    }, title="{nodules} nodules and as many false positives in whole scans, {split}"),
+    }, title="{nodules} nodules and as many false positives in whole scans"),
     "Change of the logit, before calibration: median and 95th percentile of its absolute value with"
     " 95 % intervals by bootstrap over patients, and its mean. Lost: of the locations where the"
     " edge had a candidate, those without one after the change.",
 )  # fmt: skip
 def robustness(
-    data: Data,
-    split: Split,
     scans: Scans,
     truth: Marks,
     more_scans: MoreScans = None,
     model: Model = None,
     hybrid: CloudModel = None,
-    resamples: Resamples = RESAMPLES,
     seed: Annotated[int, typer.Option(min=0, help="Seed of changes and bootstrap.")] = 0,
 ) -> dict[str, Any]:
-    """Change of logits under cut, shift, mirror, noise, and a nodule pasted nearby."""
-    folders, known = known_scans(scans, more_scans, truth)
+    """Change of logits of nodules in whole scans under cut, shift, mirror and noise."""
+    folders, known = marked_scans(scans, more_scans, truth)
     readers = open_raw(model, hybrid)
-    donors, _ = read_donors(data, tuple(split.split(",")))
-    small = [one for one in donors if one.diameter_mm <= LARGEST_PASTED_MM]
     samples = [
-        read_sample(folder, known.get(scan_name(folder), UNKNOWN))
-        for folder in each(fully_marked(folders, known), "scans from their files")
+        read_sample(folder, known[scan_name(folder)])
+        for folder in each(folders, "scans from their files")
     ]
     seen = [readers.edge(sample.box) for sample in each(samples, "scans, unchanged")]
     found = [
         difference
         for sample in each(with_false_positives(samples, seen), "scans, changed")
-        for difference in differences(sample, readers, small, seed)
+        for difference in differences(sample, readers, seed)
     ]
     return {
-        "split": split,
         "scans": [sample.name for sample in samples],
         "nodules": sum(len(sample.locations) for sample in samples),
         "least_logit": LEAST_LOGIT,
         "limits": LIMITS,
-        "changes": list(summaries(found, resamples=resamples, seed=seed)),
+        "changes": list(summaries(found, seed=seed)),
     }
 
 
-def summaries(
-    found: Sequence[Difference], *, resamples: int, seed: int
-) -> Iterator[dict[str, Any]]:
+def summaries(found: Sequence[Difference], seed: int) -> Iterator[dict[str, Any]]:
     """Yield the figures of nodules by reader and change, beside the median of false positives."""
     for reader, change in product(READERS, CHANGES):
         of = [one for one in found if (one.reader, one.change) == (reader, change)]
         nodules, beside = (
-            _figures([one for one in of if one.kind == kind], resamples, seed)
+            _figures([one for one in of if one.kind == kind], seed)
             for kind in (NODULE, FALSE_POSITIVE)
         )
         if nodules["count"]:
@@ -115,10 +102,10 @@ def _within(change: str, figures: Mapping[str, Any]) -> bool | None:
     if change not in LIMITS:
         return None
     pairs = zip(("median", "p95"), LIMITS[change], strict=True)
-    return all(limit is None or figures[key]["value"] <= limit for key, limit in pairs)
+    return all(figures[key]["value"] <= limit for key, limit in pairs)
 
 
-def _figures(group: Sequence[Difference], resamples: int, seed: int) -> dict[str, Any]:
+def _figures(group: Sequence[Difference], seed: int) -> dict[str, Any]:
     """Return number, and median, 95th percentile, mean and lost share with their intervals."""
     known = [one for one in group if one.logit is not None]
     asked = [one for one in group if one.lost is not None]
@@ -133,7 +120,7 @@ def _figures(group: Sequence[Difference], resamples: int, seed: int) -> dict[str
         "count": len(known),
         **dict.fromkeys(("median", "p95", "mean", "lost")),
     }
-    drawn = {"resamples": resamples, "seed": seed}
+    drawn = {"seed": seed}
     if known:
         values = by_patient([one.patient for one in known], of_change, **drawn)
         shown |= zip(("median", "p95", "mean"), (one.as_dict() for one in values), strict=True)

@@ -25,7 +25,6 @@ from imaging.read import read_study
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray, triple
 from models.calibration.guarantee import uncalibrated
-from models.insertion.donors import Donor
 from models.runtime.detection import Candidate
 from models.runtime.screener import LEAST_LOGIT, Screener
 from models.runtime.second_reader import SecondReader
@@ -34,7 +33,7 @@ NODULE, FALSE_POSITIVE = "nodule", "false positive"
 
 READERS = EDGE, SECOND = ("edge", "second reader")
 
-CHANGES = CUT, SHIFT, MIRROR, NOISE, PASTE = ("cut", "shift", "mirror", "noise", "paste")
+CHANGES = CUT, SHIFT, MIRROR, NOISE = ("cut", "shift", "mirror", "noise")
 
 SHIFTS_MM = (0.25, 0.5, 0.75)
 
@@ -173,43 +172,30 @@ def with_false_positives(
     ]
 
 
-def differences(
-    sample: Sample, readers: Readers, donors: Sequence[Donor], seed: int
-) -> Iterator[Difference]:
+def differences(sample: Sample, readers: Readers, seed: int) -> Iterator[Difference]:
     """Yield the change of every logit of every location of a sample under every change."""
     every = tuple(range(len(sample.locations)))
     if not every:
         return
     before = read_locations(sample, sample.box, every, readers)
-    for change, box, numbers in changed_boxes(sample, donors, seed):
+    for change, box, numbers in changed_boxes(sample, seed):
         after = read_locations(sample, box, numbers or every, readers)
         for number, reading in after.items():
             yield from compared(change, sample, number, before[number], reading)
 
 
-def changed_boxes(
-    sample: Sample, donors: Sequence[Donor], seed: int
-) -> Iterator[tuple[str, Preprocessed, tuple[int, ...]]]:
+def changed_boxes(sample: Sample, seed: int) -> Iterator[tuple[str, Preprocessed, tuple[int, ...]]]:
     """Yield the change, the box, and the numbers of the locations that it is made for.
 
     Changes of the whole box are made for all, and have no numbers.
     """
     box, volume = sample.box, read_study(sample.folder).volume
-
-    def rng(change: str, number: int = 0) -> np.random.Generator:
-        return np.random.default_rng([seed, crc32(f"{sample.name} {change} {number}".encode())])
-
     for axis, shift_mm in product(range(3), SHIFTS_MM):
         yield SHIFT, changes.shifted_grid(volume, box, axis, shift_mm), ()
     yield MIRROR, changes.mirrored(box, 2), ()
-    yield NOISE, changes.noisy(box, rng(NOISE)), ()
-    others = [donor for donor in donors if donor.patient != sample.name]
+    yield NOISE, changes.noisy(box, np.random.default_rng([seed, crc32(sample.name.encode())])), ()
     for number, location in enumerate(sample.locations):
         yield CUT, changes.cut_around(box, location), (number,)
-        nodules = [one for one in sample.nodules if one.index_zyx != location.index_zyx]
-        pasted = changes.pasted(box, location, nodules, others, rng(PASTE, number))
-        if pasted is not None:
-            yield PASTE, pasted, (number,)
 
 
 def read_locations(

@@ -5,7 +5,7 @@ import numpy as np
 from evaluation.accuracy.data import Cube
 from evaluation.accuracy.truth import UNKNOWN, Truth
 from evaluation.lesion_insertion.donors import donor_of
-from evaluation.lesion_insertion.scans import PATIENTS, Host
+from evaluation.lesion_insertion.scans import Host
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, HuArray, Triple, UInt8Array, Volume
 from models.insertion.donors import Donor
@@ -34,7 +34,7 @@ def chest(spacing_mm: Triple = (2.0, 1.5, 1.5)) -> Volume:
 
 
 def host(truth: Truth = UNKNOWN, name: str = "chest") -> Host:
-    return Host(name, PATIENTS, chest(), truth)
+    return Host(name, chest(), truth)
 
 
 def nodule(diameter_mm: float = 10.0, name: str = "test/0") -> tuple[Cube, UInt8Array]:

@@ -33,7 +33,7 @@ def test_version_and_short_help() -> None:
 
 
 def test_froc_prints_json(tables: list[str]) -> None:
-    result = CliRunner().invoke(app, ["froc", *tables, "--resamples", "20", "--json"])
+    result = CliRunner().invoke(app, ["froc", *tables, "--json"])
     said = json.loads(result.stdout)
     assert [one["value"] for one in said["sensitivity"]] == [1.0] * 7
     counts = ("tp", "fn", "fp", "ignored", "double")
@@ -42,7 +42,7 @@ def test_froc_prints_json(tables: list[str]) -> None:
 
 
 def test_froc_prints_a_table(tables: list[str]) -> None:
-    result = CliRunner().invoke(app, ["froc", *tables, "--resamples", "20"])
+    result = CliRunner().invoke(app, ["froc", *tables])
     assert result.exit_code == 0
     assert "CPM 1.0000" in result.stdout
 
@@ -54,13 +54,11 @@ def test_bad_table_ends_with_a_line(tables: list[str], ended: Ended) -> None:
     assert "scan 'c'" in said
 
 
-def test_a_chart_without_matplotlib_names_the_extra(
-    monkeypatch: pytest.MonkeyPatch, ended: Ended
-) -> None:
-    monkeypatch.setattr("sys.meta_path", [Lacking("matplotlib"), *sys.meta_path])
-    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
-    said = ended("whole", "--plot", "chart", "--scans", ".", "--truth", __file__)
-    assert said == "matplotlib is missing: needs the extra `train`: pip install 'overread[train]'\n"
+def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, ended: Ended) -> None:
+    monkeypatch.setattr("sys.meta_path", [Lacking("torch"), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    said = ended("calibration", "--data", ".")
+    assert said == "torch is missing: needs the extra `train`: pip install 'overread[train]'\n"
 
 
 def test_torch_is_not_loaded_before_a_command_needs_it() -> None:

@@ -1,9 +1,7 @@
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from scipy.stats import chi2
@@ -15,16 +13,11 @@ from evaluation.accuracy.calibration import (
     bars,
     calibration,
     changed,
-    curve,
-    draw_choice,
-    joined,
     kept_by_sets,
     listed,
     missed,
     reliability,
 )
-from evaluation.accuracy.options import save_chart
-from evaluation.errors import MissingData
 from models.calibration.cases import Cases
 from models.calibration.fit import NODULES_PER_SCAN, fit_settings
 from models.calibration.guarantee import stated
@@ -62,9 +55,6 @@ def test_a_threshold_keeps_nodules_and_false_candidates_that_are_not_dismissed()
     assert at["nodules"] == CASES.nodules > 2000
     assert 0.8 < at["sensitivity"] < 1
     assert at["false_per_scan"]["high"] > 1 >= at["false_per_scan"]["value"]
-    few = made(100, 100, scans=1)
-    _, kept = curve(SETTINGS.scores(few)["edge"], few, SETTINGS)
-    assert kept == sorted(kept)
 
 
 @pytest.mark.parametrize("count", [0, 3, 20])
@@ -131,15 +121,3 @@ def test_the_result_has_every_reader_role_and_list(read: dict[str, dict[str, Cas
     ]  # fmt: skip
     for name in ("thresholds", "false_findings", "verdicts", "reliability", "missed"):
         assert calibration.table(name).of(found).cells
-
-
-def test_the_choice_is_drawn_as_one_picture(
-    read: dict[str, dict[str, Cases]], tmp_path: Path
-) -> None:
-    figure = draw_choice(as_dict(read, SETTINGS)["thresholds"], joined(read), SETTINGS)
-    save_chart(figure, tmp_path / "choice.png")
-    picture = cv2.imread(str(tmp_path / "choice.png"))
-    assert picture is not None
-    assert picture.std() > 10
-    with pytest.raises(MissingData, match="cannot be written"):
-        save_chart(figure, tmp_path / "nowhere" / "choice.png")

@@ -48,7 +48,7 @@ def characterization(predicted_malignancy: list[float]) -> Characterization:
 
 def test_figures_are_taken_from_what_readers_said() -> None:
     """The undecided rating, the unknown texture and the small nodule's outline are left out."""
-    rows = measures(characterization([0.1, 0.9, 0.6, 0.7]), resamples=50)
+    rows = measures(characterization([0.1, 0.9, 0.6, 0.7]))
     wider = [(6 * 300 / np.pi) ** (1 / 3) - 8.6, (6 * 600 / np.pi) ** (1 / 3) - 9.7]
     left = np.abs(np.array(wider) - READERS_MM)
     expected = {
@@ -119,7 +119,7 @@ def test_malignancy_is_that_of_nodules_that_the_readers_are_sure_of() -> None:
     weights = fit_both(READ)
     assert weights.shape == (3,)
     assert weights[1] > 0
-    image, brock, both = malignancy(READ, weights, resamples=50)
+    image, brock, both = malignancy(READ, weights)
     assert READ.rated.tolist() == [0, 2, 3]
     assert (image["auc"]["value"], image["minus_image"]) == (1, None)
     assert (brock["auc"]["value"], brock["minus_image"]["value"]) == (0.5, -0.5)

@@ -2,19 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.accuracy.truth import (
-    Lesion,
-    Truth,
-    fully_marked,
-    read_truth,
-    require_listed,
-    scan_folders,
-    scan_name,
-    scans_of_splits,
-    score_scan,
-    truth_of,
-)
-from evaluation.errors import BadTable, EvaluationError, MissingData
+from evaluation.accuracy.truth import Lesion, Truth, read_truth, scan_name, score_scan, truth_of
+from evaluation.errors import BadTable
 from imaging.volume import Nodule
 
 
@@ -53,31 +42,6 @@ def test_nodules_of_phantoms_count_from_five_millimetres() -> None:
     assert truth.ignored == (Lesion((9.0, 9.0, 9.0), 10.0),)
 
 
-def test_scans_are_folders_or_folders_of_named_scans(tmp_path: Path) -> None:
-    for name in ("set/a", "set/b", "set/other", "c"):
-        (tmp_path / name).mkdir(parents=True)
-    folders = scan_folders([tmp_path / "set", tmp_path / "c"], {"a", "b"})
-    assert [scan_name(folder) for folder in folders] == ["a", "b", "c"]
-
-
-def test_missing_and_duplicated_scans_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(MissingData, match="no such scan"):
-        scan_folders([tmp_path / "nowhere"], set())
-    (tmp_path / "a").mkdir()
-    with pytest.raises(MissingData, match="two scans"):
-        scan_folders([tmp_path / "a", tmp_path / "a"], set())
-
-
-def test_roles_choose_the_scans(tmp_path: Path) -> None:
-    """Without a column of roles no scan is excluded; that none is left is an error."""
-    folders = [tmp_path / name for name in ("a", "b")]
-    known = {"a": Truth(role="train"), "b": Truth(role="test")}
-    assert scans_of_splits(folders, known, ("test",)) == folders[1:]
-    with pytest.raises(EvaluationError, match=r"none|\['test', 'train'\]"):
-        scans_of_splits(folders, known, ("val",))
-    assert scans_of_splits(folders, {}, ("test",)) == folders
-
-
 MARKS = "scan,kind,x,y,z,diameter_mm,source\n"
 
 
@@ -105,7 +69,7 @@ def test_nodules_and_lesions_must_be_found_and_doubtful_places_count_neither_way
 
 
 def test_a_nodule_seen_by_eye_counts_neither_way_and_its_scan_is_not_fully_marked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
     """The collection's lesion still counts. A doubtful place by eye leaves a scan fully marked."""
     lines = ["a,lesion,0,0,0,20,the collection", "a,nodule,1,2,99,8,By eye ",
@@ -116,12 +80,6 @@ def test_a_nodule_seen_by_eye_counts_neither_way_and_its_scan_is_not_fully_marke
     assert not known["a"].is_false((1.0, 2.0, 98.0))
     assert [one.fully_marked for one in known.values()] == [False, True, True]
     assert [bool(one.by_eye) for one in known.values()] == [True, True, False]
-    folders = [tmp_path / name for name in ("a", "b", "c", "nowhere")]
-    assert fully_marked(folders, known) == folders[1:]
-    assert scans_of_splits(folders, known, ("test",)) == folders[1:]
-    assert "left out, not fully marked: a" in capsys.readouterr().err
-    with pytest.raises(EvaluationError, match="seen by eye"):
-        fully_marked(folders[:1], known)
 
 
 def test_false_positives_of_a_patient_with_metastases_are_not_counted(shared_data: Path) -> None:
@@ -168,25 +126,9 @@ def test_two_roles_of_one_scan_are_refused(tmp_path: Path) -> None:
         read_truth(first, second)
 
 
-def test_volume_files_are_scans_named_without_their_suffix(tmp_path: Path) -> None:
-    for name in ("a.nii.gz", "1.3.6.mhd", "1.3.6.raw", "c.nrrd"):
-        (tmp_path / name).write_text("")
+def test_volumes_are_named_without_their_suffix(tmp_path: Path) -> None:
     known = read_truth(marks(tmp_path, "a.nii.gz,nodule,1,2,3,8,\n1.3.6,nodule,1,2,3,8,\n"))
     assert list(known) == ["a", "1.3.6"]
-    assert [scan_name(one) for one in scan_folders([tmp_path], set(known))] == ["1.3.6", "a"]
-
-
-def test_a_scan_that_no_table_names_is_refused(tmp_path: Path) -> None:
-    """Given by itself or in a folder of scans; the listing is enough. Other files are no scans."""
-    for name in ("a", "b", "empty"):
-        (tmp_path / name).mkdir()
-    for name in ("a/1.dcm", "b/1.dcm", "readme.txt"):
+    for name in ("a.nii.gz", "1.3.6.mhd"):
         (tmp_path / name).write_text("")
-    table = marks(tmp_path, "a,nodule,1,2,3,8,\n")
-    for given in ([tmp_path], [tmp_path / "b"]):
-        with pytest.raises(
-            MissingData, match=r"no scan 'b': .*list it in .*scans.csv, column scan"
-        ):
-            require_listed(given, read_truth(table), [table])
-    marks(tmp_path, "a,nodule,1,2,3,8,\n", "scan\nb\n")
-    require_listed([tmp_path, tmp_path / "b"], read_truth(table), [table])
+        assert scan_name(tmp_path / name) in known

@@ -1,16 +1,14 @@
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edge.settings.core import EdgeSettings
-from evaluation.accuracy.readers import Agent, Stage
+from edge.settings.core import load_settings
+from evaluation.accuracy.readers import Agent
 from evaluation.accuracy.truth import Lesion, Truth
-from evaluation.accuracy.whole import read_box
 from evaluation.errors import EvaluationError
 from evaluation.lesion_insertion.command import lesion_insertion
 from evaluation.lesion_insertion.policies import (
@@ -24,139 +22,136 @@ from evaluation.lesion_insertion.policies import (
     VERDICTS,
     Outcome,
     Policy,
-    Reached,
-    Study,
+    Studies,
     against,
-    band,
     bars,
     collaboration,
     compare,
     more_than_edge,
-    outcome,
-    reach,
+    read_studies,
+    run,
     search,
-    study_of,
 )
-from imaging.preprocess import Preprocessed
-from imaging.volume import Geometry, UInt8Array
+from imaging.volume import UInt8Array
 from models.runtime.second_reader import Readings
+from tests.evaluation.plain_chest import chest, in_lung
 from tests.evaluation.scripted_screen import ScriptedScreening
 from tests.plain_readings import plain
 
 LIMITS = DISMISS, FINAL, REPORT = 0.15, 0.5, 0.85
-MOST = 64
-
 Row = tuple[float, float, int]
-"""Score of the edge, merged score, and number of the nodule: -1 none, -2 ignored."""
+"""Score of the edge, merged score, and number of the nodule in its study: -1 none, -2 ignored."""
 
 
-def study(*rows: Row, patients: str = "", real: bool = True) -> Study:
-    """A study whose agent sends what is uncertain, and reports by the merged score."""
-    edge, both = (np.array([row[i] for row in rows], float) for i in (0, 1))
-    nodule = np.array([row[2] for row in rows], np.int64).reshape(-1)
-    sent = (edge >= DISMISS) & (edge < REPORT)
-    reported = (edge >= REPORT) | (sent & (both >= FINAL))
-    return Study(
-        real, tuple(patients), edge, both, np.where(nodule >= 0, nodule, -1),
-        (nodule == -1) & real, reported, sent | (edge >= REPORT), sent, 48**3,
+def studies(*each: tuple[Sequence[Row], str, bool]) -> Studies:
+    """Studies of rows, the patient of each nodule as a letter, and whether they are real."""
+    rows, patients, home = [], list[str](), list[int]()
+    for number, (own, owners, real) in enumerate(each):
+        for edge, both, nodule in own:
+            hit = len(patients) + nodule if nodule >= 0 else -1
+            rows.append((number, edge, both, hit, real and nodule == -1))
+        patients += owners
+        home += [number] * len(owners)
+    study, edge, both, nodule, false = np.array(rows, float).reshape(-1, 5).T
+    return Studies(
+        study.astype(int), edge, both, nodule.astype(int), false > 0, tuple(patients),
+        np.array(home, int), np.array([real for _, _, real in each]),
     )  # fmt: skip
 
 
-STUDY = study(
-    (0.9, 0.95, 0), (0.5, 0.3, -1), (0.45, 0.6, 1), (0.25, 0.7, 2), (0.1, 0.2, -1), patients="abcd"
-)
+ROWS = ((0.9, 0.95, 0), (0.5, 0.3, -1), (0.45, 0.6, 1), (0.25, 0.7, 2), (0.1, 0.2, -1))
+FOUR = studies((ROWS, "abcd", True))
 """Four nodules, one of them without a candidate, and two false candidates."""
 
 
-def made(copies: int = 12, false: int = 20, seed: int = 0) -> list[Study]:
+def made(copies: int = 12, false: int = 20, seed: int = 0) -> Studies:
     """Two scans with a nodule each, and copies with two nodules of a patient; all drawn."""
     rng = random.Random(seed)
-    studies = []
+    found: list[tuple[Sequence[Row], str, bool]] = []
     for i in range(2):
         rows = [(rng.uniform(0.05, 0.6), rng.uniform(0.0, 0.5), -1) for _ in range(false)]
-        studies.append(study((0.9, 0.95, 0), *sorted(rows, reverse=True), patients=f"{i}"))
+        found.append(((*rows, (0.9, 0.95, 0)), f"{i}", True))
     for i in range(copies):
-        found = sorted(((rng.random(), rng.uniform(0.4, 1.0), n) for n in range(2)), reverse=True)
-        studies.append(study(*found, patients=chr(65 + i) * 2, real=False))
-    return studies
+        pair = [(rng.random(), rng.uniform(0.4, 1.0), n) for n in range(2)]
+        found.append((pair, chr(65 + i) * 2, False))
+    return studies(*found)
 
 
-def run(policy: Policy, studies: Sequence[Study] = (STUDY,)) -> Reached:
-    return reach([outcome(one, policy, FINAL, MOST) for one in studies])
+def figures(policy: Policy, of: Studies = FOUR) -> tuple[int, int, int]:
+    """Nodules found, false positives and ROIs."""
+    one = run(policy, of, FINAL)
+    return int(one.found.sum()), one.false, one.rois
+
+
+def aim(found: int, false: int, rois: int = 0) -> Outcome:
+    return Outcome(np.ones(found, bool), false, rois, float(false), float(rois))
 
 
 def test_what_a_policy_reaches_is_counted() -> None:
     """Of four nodules one has no candidate; one false positive is removed by the cloud."""
-    assert run(band(0.3, 0.95)) == Reached(0.5, 0.0, 3.0)
-    assert run(band(0.05, 0.05)) == Reached(0.75, 2.0, 0.0)
-    few = outcome(STUDY, band(0.0, NO_TOP), FINAL, 2)
-    assert few.sent.tolist() == [True, True, False, False, False]
-    assert few.findings.tolist() == [True, False, False, False, False]
-
-
-STUDIES = [*made(copies=6, false=8), STUDY]
+    assert figures(Policy(0.3, 0.95)) == (2, 0, 3)
+    assert figures(Policy(0.05, 0.05)) == (3, 2, 0)
+    assert figures(Policy(0.3, 0.48, characterize=True)) == (2, 1, 3)
 
 
 def test_the_exact_search_agrees_with_running_each_pair() -> None:
-    searched = search(STUDIES, FINAL)
+    of = made(copies=6, false=8)
+    searched = search(of, FINAL)
     ends = np.append((searched.bounds[:-2] + searched.bounds[1:-1]) / 2, NO_TOP)
     for i, low in enumerate(ends):
         for j, high in enumerate(ends[i:], i):
-            shortcut = searched.sensitivity[i, j], searched.false[i, j], searched.rois[i, j]
-            own = run(band(low, high), STUDIES)
-            assert (own.sensitivity, own.false, own.rois) == pytest.approx(shortcut)
+            shortcut = searched.found[i, j], searched.false[i, j], searched.rois[i, j]
+            assert figures(Policy(low, high), of) == shortcut
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_random_thresholds_are_never_better(seed: int) -> None:
-    rng, studies = random.Random(seed), made(copies=8, seed=seed)
-    searched = search(studies, FINAL)
+    rng, of = random.Random(seed), made(copies=8, seed=seed)
+    searched = search(of, FINAL)
     for _ in range(10):
         low, high = sorted((rng.random(), rng.random()))
-        own, single = run(band(low, high), studies), run(band(low, NO_TOP), studies)
+        own, single = (run(Policy(low, top), of, FINAL) for top in (high, NO_TOP))
         if own.rois:
-            chosen = run(searched.pair(own), studies)
-            assert chosen.sensitivity >= own.sensitivity
-            assert chosen.false <= own.false
-            assert chosen.rois <= own.rois
-        assert run(searched.single(single), studies).rois <= single.rois
-        assert run(searched.cut(run(band(low, low), studies)), studies).rois == 0
+            found, false, rois = figures(searched.pair(own), of)
+            assert found >= own.found.sum()
+            assert (false <= own.false, rois <= own.rois) == (True, True)
+        assert figures(searched.single(single), of)[2] <= single.rois
+        assert figures(searched.cut(run(Policy(low, low), of, FINAL)), of)[2] == 0
 
 
 def test_ties_go_to_the_middle_of_the_widest_range() -> None:
     """A cut from above 0.55 up to 0.9 does as well."""
     rows = ((0.9, 0.9, 0), (0.8, 0.1, -1), (0.6, 0.1, -1), (0.55, 0.1, -1))
-    searched = search([study(*rows, patients="a")], FINAL)
-    asked = np.linspace(0, 1, 401)
-    probe = study(*((float(s), 1.0, -1) for s in asked[::-1]))
+    searched = search(studies((rows, "a", True)), FINAL)
+    assert searched.cut(aim(1, 2)).low == pytest.approx(0.725)
+    pair = searched.pair(aim(1, 1))
+    assert (pair.low, pair.high) == pytest.approx((0.7, 0.85))
+    single = searched.single(aim(1, 0))
+    assert (single.low, single.high) == (pytest.approx(0.85), NO_TOP)
 
-    def limits(policy: Policy) -> tuple[float, float]:
-        """The lower and the upper threshold of a policy, from what it escalates and reports."""
-        escalated, reported = policy(probe)
-        either = probe.edge[escalated | reported]
-        return float(either.min(initial=9)), float(probe.edge[reported].min(initial=9))
 
-    assert limits(searched.cut(Reached(1.0, 2.0, 1.0)))[0] == pytest.approx(0.725, abs=0.003)
-    assert limits(searched.pair(Reached(1.0, 1.0, 1.0))) == pytest.approx((0.7, 0.85), abs=0.003)
-    single = limits(searched.single(Reached(1.0, 0.0, 1.0)))
-    assert single == (pytest.approx(0.85, abs=0.003), 9)
+def test_without_thresholds_that_reach_the_aim_the_nearest_are_chosen() -> None:
+    searched = search(FOUR, FINAL)
+    assert figures(searched.cut(aim(4, 0))) == (1, 0, 0)
+    assert figures(searched.single(aim(4, 0)))[0] == 3
+    assert figures(searched.pair(aim(4, -1)))[0] == 3
 
 
 def test_pairs_that_do_as_well_with_less_are_counted() -> None:
     """Any pair around one of five candidates sends one; none sends less."""
-    searched = search([STUDY], FINAL)
-    assert searched.better(Reached(0.0, 9.0, 2.0))[0] == 5
-    assert searched.better(Reached(0.0, 9.0, 1.0))[0] == 0
+    searched = search(FOUR, FINAL)
+    assert searched.better(aim(0, 9, 2))[0] == 5
+    assert searched.better(aim(0, 9, 1))[0] == 0
 
 
 def test_without_a_candidate_nothing_can_be_chosen() -> None:
     with pytest.raises(EvaluationError, match="no candidate"):
-        search([study()], FINAL)
+        search(studies(((), "", True)), FINAL)
 
 
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
-    found = compare(made(seed=1), made(), LIMITS, MOST)
+    found = compare(made(seed=1), made(), LIMITS, 48**3)
     return {**json.loads(json.dumps(found, allow_nan=False)), "remark": "", "not_placed": "none"}
 
 
@@ -177,8 +172,8 @@ def test_every_policy_has_its_figures(result: dict[str, Any]) -> None:
 
 def test_false_positives_of_a_scan_count_once(result: dict[str, Any]) -> None:
     """However many copies there are: those of the edge alone are those of the two real scans."""
-    real = [one for one in made() if one.real]
-    alone = sum(int((one.false & (one.edge >= FINAL)).sum()) for one in real) / 2
+    of = made()
+    alone = (of.false & (of.edge >= FINAL)).sum() / 2
     assert result["policies"][0]["false_positives_per_scan"] == alone > 0
     kinds = {one["scans"]: one for one in result["sets"]}
     assert (kinds["test, real"]["number"], kinds["test, semi-synthetic"]["nodules"]) == (2, 24)
@@ -218,30 +213,21 @@ def test_what_verdicts_change_is_counted_and_judged() -> None:
 
     An ignored candidate is uncertain, and is neither right nor wrong.
     """
-    found = collaboration([STUDY], LIMITS)
+    found = collaboration(FOUR, LIMITS, real=True)
     assert (found["uncertain_per_scan"], found["changed"], found["right"]) == (3.0, 3, 3)
     assert (found["nodules_added"], found["false_removed"]) == (2, 1)
-    wrong = study((0.55, 0.2, 0), (0.5, 0.01, -2), (0.25, 0.99, -1), patients="a")
-    found = collaboration([STUDY, wrong], LIMITS)
+    wrong = ((0.55, 0.2, 0), (0.5, 0.01, -2), (0.25, 0.99, -1))
+    found = collaboration(studies((ROWS, "abcd", True), (wrong, "a", True)), LIMITS, real=True)
     assert (found["uncertain_per_scan"], found["changed"], found["right"]) == (3.0, 5, 3)
+    assert collaboration(FOUR, LIMITS, real=False)["uncertain_per_scan"] == 0
 
 
-def told(*findings: int, false: bool = False) -> Outcome:
-    """A report of the study with these nodules, and with its first false candidate."""
-    listed = np.isin(STUDY.nodule, findings) | (np.arange(5) == 1) * false
-    return Outcome(STUDY, np.asarray(listed, bool), np.zeros(5, bool))
-
-
-@pytest.mark.parametrize(("false", "edge"), [(False, 0.25), (True, 0.75)])
-def test_the_edge_is_compared_at_as_many_false_positives(false: bool, edge: float) -> None:
+@pytest.mark.parametrize(("false", "edge"), [(0, 0.25), (1, 0.75), (2, 0.75)])
+def test_the_edge_is_compared_at_as_many_false_positives(false: int, edge: float) -> None:
     """The edge ranks a, false, b, c, false: with no false positive it finds one of four."""
-    gain = more_than_edge([told(0, 1, 2, false=false)])
+    found = Outcome(np.array([True, True, True, False]), false, 0, 0.0, 0.0)
+    gain = more_than_edge(found, FOUR)
     assert (gain["edge"], gain["value"]) == (edge, 0.75 - edge)
-
-
-def test_between_two_thresholds_the_edge_is_interpolated() -> None:
-    """The same false positive in two runs counts twice; ours has one, so half of the gain."""
-    assert more_than_edge([told(0, 1, 2, false=True), told(0, 1, 2)])["edge"] == 0.5
 
 
 class Second:
@@ -254,20 +240,19 @@ class Second:
         return plain(middle / 255, [7.0] * len(batch))
 
 
-def test_a_study_has_what_the_agent_sends_and_reports() -> None:
-    """What the edge is sure of is sent for size and type, and not for a verdict."""
-    places = [((20.0, 20.0, 20.0), 0.95), ((60.0, 20.0, 20.0), 0.4), ((20.0, 60.0, 20.0), 0.05)]
-    box = Preprocessed(np.zeros((80, 80, 80), np.uint8), Geometry())
-    box.voxels[20, 20, [20, 60]] = 250
-    agent = Agent(ScriptedScreening(places), Second(), EdgeSettings())
-    truth = Truth((Lesion(places[1][0], 8.0),), role="test")
-    scan = read_box("scan", truth, box, agent, Stage.BOTH)
-    found = study_of(scan, ["scan"], real=True, side=48)
-    assert found.nodule.tolist() == [-1, 0, -1]
-    assert found.false.tolist() == [True, False, True]
-    assert found.reported.tolist() == [True, True, False]
-    assert found.sent.tolist() == [True, True, False]
-    assert found.asked.tolist() == [False, True, False]
-    assert not study_of(scan, ["scan"], real=False, side=48).false.any()
-    with pytest.raises(EvaluationError, match="refused"):
-        study_of(replace(scan, reading=None, refused="NoLung: none"), [], real=True, side=48)
+def test_studies_are_read_by_edge_and_cloud() -> None:
+    """In a copy nothing is false; a study has no more candidates than ROIs may be sent."""
+    places = [(in_lung(0), 0.95), (in_lung(1), 0.4), (in_lung(1, 20.0), 0.3), (in_lung(1), 0.001)]
+    settings = load_settings(cloud__max_rois=2)
+    agent = Agent(ScriptedScreening(places), Second(), settings)
+    truth = Truth((Lesion(in_lung(1), 8.0),), role="test")
+    scans = [(chest(), truth, ["a"], True), (chest(), truth, ["b"], False)]
+    found = read_studies(scans, 2, agent)
+    assert found.edge.tolist() == [0.95, 0.4] * 2
+    assert found.study.tolist() == [0, 0, 1, 1]
+    assert found.nodule.tolist() == [-1, 0, -1, 1]
+    assert found.false.tolist() == [True, False, False, False]
+    assert (found.patients, found.home.tolist()) == (("a", "b"), [0, 1])
+    assert found.real.tolist() == [True, False]
+    lung = 150 / 1400  # the second reader sees lung of -850 HU everywhere
+    assert found.both[0] == pytest.approx(agent.weights.merged(0.95, lung, 6.0), abs=0.01)

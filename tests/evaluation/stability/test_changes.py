@@ -4,18 +4,16 @@ import pytest
 from evaluation.stability.changes import (
     CUT_MM,
     NOISE_HU,
-    PASTED_MM,
     Ball,
     cut_around,
     mirrored,
     noisy,
     part_of,
-    pasted,
     shifted_grid,
 )
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.volume import FloatArray, Geometry, Triple, UInt8Array
-from tests.evaluation.plain_chest import LUNG_HU, TISSUE_HU, chest, donor, in_lung
+from tests.evaluation.plain_chest import LUNG_HU, TISSUE_HU, chest, in_lung
 from tests.imaging.volumes import to_window
 
 LUNG, TISSUE = (int(level) for level in to_window(np.array([LUNG_HU, TISSUE_HU])))
@@ -110,26 +108,3 @@ def test_noise_has_its_deviation_and_stays_in_the_window() -> None:
     assert abs(added.mean()) < 0.1
     black = Preprocessed(np.zeros((9, 9, 9), np.uint8), Geometry())
     assert noisy(black, np.random.default_rng(1)).voxels.max() < 30
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_nodule_is_pasted_at_its_distance_and_the_location_stays(seed: int) -> None:
-    location = Ball(MIDDLE, 6.0)
-    box = cube(location)
-    found = pasted(box, location, [], [donor(6.0)], np.random.default_rng(seed))
-    assert found is not None
-    changed = found.voxels.astype(int) - box.voxels > 60
-    at = np.argwhere(changed).mean(0)
-    distance = float(np.linalg.norm(at - MIDDLE))
-    assert PASTED_MM[0] - 0.5 <= distance <= PASTED_MM[1] + 0.5
-    assert changed.sum() == pytest.approx(np.pi / 6 * 6**3, rel=0.4)
-    around = away(box.voxels, location.index_zyx) <= 5
-    assert np.array_equal(found.voxels[around], box.voxels[around])
-
-
-def test_nothing_is_pasted_outside_of_lung_or_without_donors() -> None:
-    location, wall = Ball(MIDDLE, 6.0), cube()
-    wall.voxels[:] = TISSUE
-    rng = np.random.default_rng(0)
-    assert pasted(wall, location, [], [donor(6.0)], rng) is None
-    assert pasted(cube(location), location, [], [], rng) is None
