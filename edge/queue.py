@@ -14,21 +14,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.markup import escape
-from rich.table import Table
-
 from edge.agent.claim import missing_room
 from edge.agent.inbox import InboxEntry, inspect_entry, is_study, obstacle_to, reason_of
 from edge.atomic_files import copy_whole, move, remove, sync_folder
 from edge.audit import Event, Person
 from edge.errors import EdgeError
 from edge.folders import AgentFolders
-from edge.job import KEY_CHARACTERS
 from edge.site import Site
 from edge.store.pending import PendingStep
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
-from process.text import printable_line
 
 STATES = {
     Step.CLAIMING: "moving in",
@@ -102,23 +97,6 @@ def queued(site: Site, *, everything: bool = False) -> list[Queued]:
         if everything or (record.step is not Step.DONE and _is_here(record, folders)):
             found.append(_of(record, folders))
     return [*found, *pending]
-
-
-def render(studies: list[Queued], *, runs: bool) -> Table:
-    """Return the table for people."""
-    title = "The agent runs" if runs else "The agent does not run"
-    table = Table(title=title)
-    # a key fits on its line, to be copied; names and reasons may take several lines
-    table.add_column("study, key", width=KEY_CHARACTERS, overflow="fold")
-    table.add_column("state", no_wrap=True)
-    table.add_column("age", no_wrap=True)
-    table.add_column("reason", overflow="fold")
-    for one in studies:
-        study = f"{printable_line(one.name)}\n{one.study_key}".strip()
-        attempts = f"{one.attempts} attempts" if one.attempts > 1 else ""
-        reason = "; ".join(filter(None, (attempts, printable_line(one.reason))))
-        table.add_row(escape(study), one.state, _age(one.age_s), escape(reason))
-    return table
 
 
 def requeue(wanted: str | None, site: Site, by: Person | None = None) -> list[str]:
@@ -232,10 +210,3 @@ def _of(record: Record, folders: AgentFolders) -> Queued:
             reason = missing_room(record, folders)
     state = STATES[record.step]
     return Queued(record.name, record.id, state, record.attempts, age_s, reason, record.report_name)
-
-
-def _age(seconds: float) -> str:
-    for unit, length_s in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= length_s:
-            return f"{seconds / length_s:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -21,8 +21,8 @@ import numpy as np
 import typer
 from rich.console import Console, Group
 
-from edge.__main__ import ExitStatus
 from edge.access import UMASK, make_folder
+from edge.cli.output import ExitStatus
 from edge.errors import EdgeError
 from edge.findings import Route
 from edge.folders import exclusive

@@ -19,7 +19,7 @@ import typer
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cloud.__main__ import app as cloud
-from edge.__main__ import app as edge
+from edge.cli.main import app as edge
 from evaluation.__main__ import MEASURED
 from evaluation.__main__ import app as evaluation
 from evaluation.run import Command

@@ -4,13 +4,9 @@ Commands work on the database of the agent, which may run: what they change is d
 look.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
 
 from edge.audit import Person
 from edge.dicom_out.deliver import open_target
@@ -20,7 +16,6 @@ from edge.report.write import read_versions
 from edge.site import Site
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
-from process.text import printable_line
 
 NOT_SET_UP = "is not set up any more"
 NO_TARGETS = "no targets are set up: docs/connect.md says how, with [[targets]]"
@@ -31,7 +26,7 @@ class NothingToSend(EdgeError):
 
 
 @dataclass(frozen=True)
-class Letter:
+class DeadLetter:
     """What a target lacks, or a report without objects: then ``target`` is empty.
 
     ``attempts`` counts those that the target refused.
@@ -66,10 +61,10 @@ class TargetState:
     waiting: int
     oldest_s: float
     last_reason: str
-    dead: tuple[Letter, ...]
+    dead: tuple[DeadLetter, ...]
 
 
-def overview(site: Site) -> tuple[list[TargetState], list[Letter]]:
+def overview(site: Site) -> tuple[list[TargetState], list[DeadLetter]]:
     """Ask every target whether it answers; return their states, and the reports without objects.
 
     Raises:
@@ -79,8 +74,8 @@ def overview(site: Site) -> tuple[list[TargetState], list[Letter]]:
     targets = site.settings.targets
     if not targets:
         raise NothingToSend(NO_TARGETS)
-    backlogs, dead = dict[str, Backlog](), list[Letter]()
-    reasons, unmade = dict[str, str](), list[Letter]()
+    backlogs, dead = dict[str, Backlog](), list[DeadLetter]()
+    reasons, unmade = dict[str, str](), list[DeadLetter]()
     if site.database.is_file():
         with site.opened() as store:
             exports = store.extension(ExportStore)
@@ -150,44 +145,12 @@ def resend(study: str | None, to: str | None, site: Site, by: Person | None = No
         return [_line(store, record.id, versions, chosen)]
 
 
-def render(states: Sequence[TargetState], unmade: Sequence[Letter]) -> RenderableType:
-    """Return the tables for people."""
-    table = Table(title="Targets")
-    for name in ("target", "address", "encryption", "answers", "waiting", "oldest", "dead"):
-        table.add_column(name, overflow="fold")
-    for one in states:
-        answer = one.problem or "yes"
-        if one.last_reason and not one.problem:
-            answer = f"yes; last failure: {one.last_reason}"
-        words = (one.name, one.address, one.encryption, answer, str(one.waiting))
-        age = f"{one.oldest_s / 60:.0f} min" if one.waiting else ""
-        cells = (*words, age, str(len(one.dead)))
-        table.add_row(*(escape(printable_line(cell)) for cell in cells))
-    parts: list[RenderableType] = [table]
-    dead = [letter for one in states for letter in one.dead]
-    for title, letters in (("Dead letters", dead), ("Reports without objects", unmade)):
-        if letters:
-            parts.append(_letters(title, letters))
-    return Group(*parts)
-
-
-def _letters(title: str, letters: Iterable[Letter]) -> Table:
-    table = Table(title=title)
-    for name in ("report, key", "version", "target", "attempts", "reason"):
-        table.add_column(name, overflow="fold")
-    for one in letters:
-        report = f"{printable_line(one.report)}\n{one.study_key}"
-        words = (report, str(one.version), one.target, str(one.attempts))
-        table.add_row(*map(escape, words), escape(printable_line(one.reason)))
-    return table
-
-
 def _letter(
     store: StudyStore, key: str, version: int, reason: str, target: str = "", attempts: int = 0
-) -> Letter:
+) -> DeadLetter:
     record = store.get(key) if store.has(key) else None
     name, report = (record.name, record.report_name) if record else ("", "")
-    return Letter(name, key, report, version, target, attempts, reason)
+    return DeadLetter(name, key, report, version, target, attempts, reason)
 
 
 def _line(store: StudyStore, key: str, versions: Iterable[int], targets: Iterable[str]) -> str:

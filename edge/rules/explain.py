@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from edge.rules.file import load_rules
 from edge.rules.rule import AppliedRule, Received
 from edge.rules.selection import IgnoredStudy, RuledSeries, received_in, require_any, ruled
@@ -21,7 +18,6 @@ from imaging.dicom.study import peek
 from imaging.errors import StudyError
 from imaging.isolation.reader import IsolatedReader, ReadLimits
 from imaging.selection import Preference, SeriesSummary
-from process.text import printable_line
 from protos.messages import Priority
 
 
@@ -153,32 +149,3 @@ def as_values(study: ExplainedStudy) -> dict[str, Any]:
         "reason": study.reason,
         "series": series,
     }
-
-
-def shown(study: ExplainedStudy) -> Table:
-    """Return the table of one study for people."""
-    ends = study.reason or "the marked series would be read"
-    table = Table(title=escape(printable_line(study.path.name)), caption=escape(ends))
-    table.add_column("read", no_wrap=True)
-    for heading in ("series", "attributes", "rule"):
-        table.add_column(heading, overflow="fold")
-    for values in as_values(study)["series"]:
-        name = f"{values['description'] or values['series_uid']}\n{values['images']} images"
-        thickness = values["slice_thickness_mm"]
-        facts = {
-            "modality": values["modality"],
-            "kernel": "\\".join(values["kernel"]),
-            "slice thickness": "" if thickness is None else f"{thickness:g} mm",
-            "body part": values["body_part"],
-            "manufacturer": values["manufacturer"],
-            "image type": "\\".join(values["image_type"]),
-            "calling AE": values["calling_ae"],
-            "called AE": values["called_ae"],
-            "cannot be read": values["unfit"],
-        }
-        told = "\n".join(f"{key}: {printable_line(str(v))}" for key, v in facts.items() if v)
-        marks = [values["action"], values["priority"], *["screening"] * values["screening"]]
-        rule = f"{values['rule']}\n{', '.join(marks if values['action'] == 'read' else marks[:1])}"
-        cells = ("yes" if values["read"] else "", name, told, rule)
-        table.add_row(*(escape(cell) for cell in cells))
-    return table

@@ -11,7 +11,7 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
-import edge.__main__ as program
+import edge.cli.main as program
 from edge.folders import AgentFolders
 from evaluation.recovery.agent import settings_in
 from tests.edge.builders import put

@@ -17,7 +17,7 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
-from edge.__main__ import app
+from edge.cli.main import app
 from edge.doctor import RESERVE_BYTES
 from edge.folders import exclusive
 from models.runtime.signatures import make_keys

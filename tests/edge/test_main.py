@@ -17,7 +17,8 @@ import structlog
 from typer.testing import CliRunner, Result
 
 from edge import assemble
-from edge.__main__ import ExitStatus, app
+from edge.cli.main import app
+from edge.cli.output import ExitStatus
 from edge.report.folder import take_folder
 from edge.settings.core import EdgeSettings
 from edge.status.login import Password
@@ -459,7 +460,7 @@ def test_help_documents_the_exit_status() -> None:
 
 def test_edge_never_imports_torch_nor_the_cloud() -> None:
     code = (
-        "import sys, edge.__main__; wrong = ('torch', 'cloud', 'evaluation', 'models.networks');"
+        "import sys, edge.cli.main; wrong = ('torch', 'cloud', 'evaluation', 'models.networks');"
         "print([module for module in wrong if module in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,9 +17,9 @@ import structlog
 from typer.testing import CliRunner, Result
 
 from edge import queue
-from edge.__main__ import app
 from edge.agent import claim as claiming
 from edge.atomic_files import move as real_move
+from edge.cli.main import app
 from edge.run import site_of
 from edge.store.steps import Step
 from evaluation.recovery.agent import settings_in

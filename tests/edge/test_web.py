@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from edge.cli.trial_certificates import make_certificates
 from edge.errors import BadSettings
-from edge.trial_certificates import make_certificates
 from edge.web import CLIENT, Listener, serving
 from process.tls import TlsFiles
 

@@ -7,8 +7,8 @@ import json
 import sys
 from collections.abc import Sequence
 
-import edge.__main__
 import edge.assemble
+import edge.cli.main
 from edge.assemble import build_pipeline
 from edge.escalation.client import NoSecondReader
 from edge.pipeline import Pipeline
@@ -48,4 +48,4 @@ if __name__ == "__main__":
     scripted = ScriptedScreening([(tuple(place), score) for place, score in proposed])
     edge.assemble.open_configured = lambda _settings: scripted  # type: ignore # a stand-in
     sys.argv.insert(1, "screen")
-    edge.__main__.main()
+    edge.cli.main.main()

@@ -7,13 +7,13 @@ import typer
 from typer.testing import CliRunner
 
 import cloud.__main__
-import edge.__main__
+import edge.cli.main
 import evaluation.__main__
 import evaluation.demo
 import models.__main__
 
 PROGRAMS = {
-    "edge": edge.__main__.app,
+    "edge": edge.cli.main.app,
     "cloud": cloud.__main__.app,
     "evaluation": evaluation.__main__.app,
     "models": models.__main__.app,

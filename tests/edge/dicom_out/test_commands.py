@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from edge.__main__ import app
 from edge.audit import Event, Person
+from edge.cli.main import app
 from edge.trail.files import records_after
 from tests.dicom_peers import Pacs
 from tests.edge.builders import put

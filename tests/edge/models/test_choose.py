@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from edge.__main__ import app
 from edge.access import user_name
 from edge.audit import Event
+from edge.cli.main import app
 from edge.doctor import Level, examine
 from edge.models.agreement import Compared
 from edge.models.choose import models_state, promote, roll_back

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from edge.__main__ import app
+from edge.cli.main import app
 from edge.rules.explain import explain, studies_below
 from edge.settings.core import load_settings
 from tests.imaging.small_ct import SmallCt

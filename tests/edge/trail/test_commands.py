@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner, Result
 
-from edge.__main__ import app
+from edge.cli.main import app
 from tests.edge.builders import put
 from tests.edge.running_agent import work_off
 

@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cloud.settings import load_settings as load_cloud_settings
-from edge.__main__ import app
+from edge.cli.main import app
+from edge.cli.trial_certificates import FILES, CertificatesFailed, make_certificates
 from edge.link.channel import open_channel
 from edge.settings.core import load_settings
-from edge.trial_certificates import FILES, CertificatesFailed, make_certificates
 from process.tls import diagnose
 from protos import overread_pb2 as pb
 from protos.overread_pb2_grpc import OverreadStub
