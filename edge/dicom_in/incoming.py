@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from edge.access import file_mode
 from edge.atomic_files import is_transient
@@ -88,16 +89,29 @@ class Limits:
 
 
 class Incoming:
-    """An instance on its way, in a hidden file."""
+    """An instance on its way, in a hidden file.
+
+    Attributes:
+        bytes: those that have come.
+        refusal: why it is refused; what comes of it after that is dropped.
+    """
 
     def __init__(self, path: Path, limits: Limits, require_room: Callable[[], None]) -> None:
         self.path, self.bytes = path, 0
+        self.refusal: Refused | None = None
         self._limits, self._require_room = limits, require_room
         self._checked, self._data_from, self._hash = 0, -1, hashlib.sha256()
-        self._file = open(  # noqa: SIM115 - `sync` and `discard` close it
-            path, "xb", opener=partial(os.open, mode=0o600)
-        )
-        os.fchmod(self._file.fileno(), file_mode(path.parent.parent))
+        self._file: BinaryIO | None = None
+
+    def open(self) -> None:
+        """Make the file.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        opener = partial(os.open, mode=0o600)
+        self._file = open(self.path, "xb", opener=opener)  # noqa: SIM115 - closed by `discard`
+        os.fchmod(self._file.fileno(), file_mode(self.path.parent.parent))
 
     def begin_data_set(self) -> None:
         """Note that what is written from now on is the data set; it is hashed on its way."""
@@ -110,16 +124,14 @@ class Incoming:
         return data_set_digest(self.path, offset)
 
     def write(self, data: bytes) -> None:
-        """Append data.
-
-        Raises:
-            Refused: it becomes too large, or the disk too full; nothing of it is left.
-        """
+        """Append data; refuse the instance if it becomes too large, or the disk too full."""
         self.bytes += len(data)
-        try:
+        with self.refusing():
             if self.bytes > self._limits.instance_bytes:
                 limit = self._limits.instance_bytes / MB
                 raise Refused(Reason.TOO_LARGE, f"the instance is larger than {limit:g} MB")
+            if self._file is None:
+                return
             if self.bytes - self._checked >= _CHECK_BYTES:
                 self._checked = self.bytes
                 self._require_room()
@@ -127,9 +139,15 @@ class Incoming:
                 self._file.write(data)
             if self._data_from >= 0:
                 self._hash.update(data)
-        except Refused:
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Refuse the instance where `Refused` is raised; the first refusal counts."""
+        try:
+            yield
+        except Refused as refusal:
+            self.refusal = self.refusal or refusal
             self.discard()
-            raise
 
     def sync(self) -> None:
         """Write all to the disk, and close the file.
@@ -137,6 +155,7 @@ class Incoming:
         Raises:
             Refused: the disk is full.
         """
+        assert self._file is not None
         with refusing_faults():
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -144,8 +163,10 @@ class Incoming:
 
     def discard(self) -> None:
         """Remove what has arrived; it may be called again."""
-        with suppress(OSError):  # closing writes what is buffered, and the disk may be full
-            self._file.close()
+        if self._file is not None:
+            with suppress(OSError):  # closing writes what is buffered, and the disk may be full
+                self._file.close()
+            self._file = None
         self.path.unlink(missing_ok=True)
 
 

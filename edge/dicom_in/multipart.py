@@ -1,7 +1,7 @@
 """Take a multipart/related body apart while it arrives (RFC 2387), with bounds on its headers."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.message import Message
 
 from python_multipart.exceptions import FormParserError
@@ -44,12 +44,6 @@ def media_type(value: str) -> tuple[str, dict[str, str]]:
     return message.get_content_type(), {name.lower(): text for name, text in parameters}
 
 
-@dataclass
-class _Header:
-    name: bytearray = field(default_factory=bytearray)
-    value: bytearray = field(default_factory=bytearray)
-
-
 class RelatedParser:
     """Turns the chunks of a body into events.
 
@@ -61,19 +55,18 @@ class RelatedParser:
         if not 0 < len(boundary) <= MAX_BOUNDARY or not boundary.isascii():
             raise MalformedRequest("Content-Type has no valid boundary")
         self._events: list[Event] = []
-        self._header = _Header()
-        self._media_type = ""
+        self._name, self._value, self._kind = bytearray(), bytearray(), ""
         self._ended = False
+        note = self._events.append
         self._parser = MultipartParser(
             boundary,
             {
-                "on_part_begin": self._on_part_begin,
-                "on_header_field": self._on_header_field,
-                "on_header_value": self._on_header_value,
+                "on_header_field": lambda data, start, end: self._name.extend(data[start:end]),
+                "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
                 "on_header_end": self._on_header_end,
                 "on_headers_finished": self._on_headers_finished,
-                "on_part_data": self._on_part_data,
-                "on_part_end": self._on_part_end,
+                "on_part_data": lambda data, start, end: note(PartData(data[start:end])),
+                "on_part_end": lambda: note(PartEnds()),
                 "on_end": self._on_end,
             },
         )
@@ -88,7 +81,8 @@ class RelatedParser:
             self._parser.write(chunk)
         except FormParserError as error:
             raise MalformedRequest(f"the body is no valid multipart message: {error}") from error
-        events, self._events = self._events, []
+        events = self._events.copy()
+        self._events.clear()
         yield from events
 
     def finish(self) -> None:
@@ -100,28 +94,15 @@ class RelatedParser:
         if not self._ended:
             raise MalformedRequest("the body ends before its closing boundary")
 
-    def _on_part_begin(self) -> None:
-        self._media_type = ""
-
-    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header.name += data[start:end]
-
-    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header.value += data[start:end]
-
     def _on_header_end(self) -> None:
-        if self._header.name.lower() == b"content-type":
-            self._media_type, _ = media_type(self._header.value.decode("latin-1"))
-        self._header = _Header()
+        if self._name.lower() == b"content-type":
+            self._kind, _ = media_type(self._value.decode("latin-1"))
+        self._name.clear()
+        self._value.clear()
 
     def _on_headers_finished(self) -> None:
-        self._events.append(PartBegins(self._media_type))
-
-    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        self._events.append(PartData(data[start:end]))
-
-    def _on_part_end(self) -> None:
-        self._events.append(PartEnds())
+        self._events.append(PartBegins(self._kind))
+        self._kind = ""
 
     def _on_end(self) -> None:
         self._ended = True

@@ -1,8 +1,17 @@
-"""What the ports that receive have in common."""
+"""What both ports have in common: who counts, what listens, and what becomes of an instance."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
+
+import structlog
+
+from edge.dicom_in.identity import Identity
+from edge.dicom_in.incoming import Expected, Incoming, Source
+from edge.dicom_in.received import ReceivedStore
+from edge.dicom_in.refusals import Reason, Refused
+
+log = structlog.get_logger()
 
 
 class Counters(Protocol):
@@ -27,3 +36,31 @@ class Listening:
 
     address: str
     is_served: Callable[[], bool]
+
+
+def keep(
+    store: ReceivedStore,
+    counters: Counters,
+    incoming: Incoming | None,
+    source: Source,
+    expected: Expected,
+    sender: int,
+) -> Identity:
+    """Make an instance durable in the store, and count it; None for a request without a data set.
+
+    Raises:
+        Refused: it is not stored; that is counted and in the log.
+    """
+    way = source.way
+    try:
+        if incoming is None:
+            raise Refused(Reason.UNREADABLE, "the request has no data set")
+        identity = store.keep(incoming, source, expected, sender)
+    except Refused as refusal:
+        store.missed(sender)
+        counters.count_refused_instance(way, refusal.reason.words)
+        who = {"way": way, "peer": source.peer, "caller": source.caller}
+        log.warning("instance refused", **who, reason=refusal.reason.words, why=str(refusal))
+        raise
+    counters.count_received(way)
+    return identity

@@ -103,18 +103,17 @@ class ReceivedStore:
         return next(self._numbers)
 
     def begin(self) -> Incoming:
-        """Begin to receive an instance.
-
-        Raises:
-            Refused: the agent stops, or the disk is too full.
-        """
-        if self._stopping:
-            raise Refused(Reason.STOPPING, "the agent is being stopped")
-        self._require_room()
+        """Begin to receive an instance; it is refused if the agent stops, or the disk is full."""
         path = self._receiving / f"{secrets.token_hex(16)}.part"
-        with refusing_faults():
-            make_folder(self._receiving)
-            return Incoming(path, self._limits, self._require_room)
+        incoming = Incoming(path, self._limits, self._require_room)
+        with incoming.refusing():
+            if self._stopping:
+                raise Refused(Reason.STOPPING, "the agent is being stopped")
+            self._require_room()
+            with refusing_faults():
+                make_folder(self._receiving)
+                incoming.open()
+        return incoming
 
     def keep(
         self,
@@ -133,6 +132,8 @@ class ReceivedStore:
         """
         identity = None
         try:
+            if incoming.refusal is not None:
+                raise incoming.refusal
             with refusing_faults():
                 self._on_step(ReceiveStep.WRITTEN, False)
             incoming.sync()

@@ -4,43 +4,26 @@ from enum import Enum
 
 
 class Reason(Enum):
-    """Why an instance is refused: the words of log and metrics.
+    """Why an instance is refused: the words of log and metrics, and the code for the sender.
 
-    `status` is the code for C-STORE (PS3.4, table B.2-1; PS3.7, annex C) and for the failure reason
-    of STOW-RS (PS3.18, annex I).
+    The code is that of C-STORE (PS3.4, table B.2-1; PS3.7, annex C), and the failure reason of
+    STOW-RS (PS3.18, annex I).
     """
 
-    NO_ROOM = "no room"
-    STOPPING = "stopping"
-    TOO_LARGE = "too large"
-    TOO_MANY = "too many"
-    SOP_CLASS = "SOP class"
-    SYNTAX = "transfer syntax"
-    UID = "UID"
-    UNREADABLE = "unreadable"
-    MISMATCH = "mismatch"
-    CONFLICT = "conflict"
-    FAULT = "fault"
+    NO_ROOM = "no room", 0xA700
+    STOPPING = "stopping", 0xA700
+    TOO_LARGE = "too large", 0xA701
+    TOO_MANY = "too many", 0xA702
+    SOP_CLASS = "SOP class", 0x0122
+    SYNTAX = "transfer syntax", 0xC122
+    UID = "UID", 0xC001
+    UNREADABLE = "unreadable", 0xC000
+    MISMATCH = "mismatch", 0xA900
+    CONFLICT = "conflict", 0x0111
+    FAULT = "fault", 0x0110
 
-    @property
-    def status(self) -> int:
-        """The code for the sender."""
-        return _STATUSES[self]
-
-
-_STATUSES = {
-    Reason.NO_ROOM: 0xA700,
-    Reason.STOPPING: 0xA700,
-    Reason.TOO_LARGE: 0xA701,
-    Reason.TOO_MANY: 0xA702,
-    Reason.SOP_CLASS: 0x0122,
-    Reason.SYNTAX: 0xC122,
-    Reason.UID: 0xC001,
-    Reason.UNREADABLE: 0xC000,
-    Reason.MISMATCH: 0xA900,
-    Reason.CONFLICT: 0x0111,
-    Reason.FAULT: 0x0110,
-}
+    def __init__(self, words: str, status: int) -> None:
+        self.words, self.status = words, status
 
 
 class Refused(Exception):
@@ -59,22 +42,15 @@ class Refused(Exception):
 
 
 class Rejection(Enum):
-    """Why an association is rejected: result, source and reason (PS3.8, table 9-21)."""
+    """Why an association is rejected: words of log and metrics, and the answer (PS3.8, table 9-21).
 
-    CALLING = (0x01, 0x01, 0x03)
-    CALLED = (0x01, 0x01, 0x07)
-    LIMIT = (0x02, 0x03, 0x02)
-    STOPPING = (0x02, 0x03, 0x01)
+    The answer is result, source and reason.
+    """
 
-    @property
-    def words(self) -> str:
-        """The reason for log and metrics."""
-        return _WORDS[self]
+    CALLING = "calling AE title", (0x01, 0x01, 0x03)
+    CALLED = "called AE title", (0x01, 0x01, 0x07)
+    LIMIT = "too many associations", (0x02, 0x03, 0x02)
+    STOPPING = "stopping", (0x02, 0x03, 0x01)
 
-
-_WORDS = {
-    Rejection.CALLING: "calling AE title",
-    Rejection.CALLED: "called AE title",
-    Rejection.LIMIT: "too many associations",
-    Rejection.STOPPING: "stopping",
-}
+    def __init__(self, words: str, answer: tuple[int, int, int]) -> None:
+        self.words, self.answer = words, answer

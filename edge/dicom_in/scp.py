@@ -22,9 +22,9 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from edge.dicom_in.bounds import BoundedServer, DataSetSink, close, is_store
 from edge.dicom_in.identity import checked_uid
 from edge.dicom_in.incoming import MB, Expected, Incoming, Source
-from edge.dicom_in.port import Counters, Listening
+from edge.dicom_in.port import Counters, Listening, keep
 from edge.dicom_in.received import ReceivedStore
-from edge.dicom_in.refusals import Reason, Refused, Rejection
+from edge.dicom_in.refusals import Refused, Rejection
 from edge.errors import BadSettings
 from edge.settings.core import EdgeSettings
 from edge.settings.receive import Peer, plain_address
@@ -158,7 +158,7 @@ class _Node:
                     self._counters.set_associations(len(self._sessions))
         finally:
             if rejection is not None:
-                association.acse.send_reject(*rejection.value)
+                association.acse.send_reject(*rejection.answer)
                 self._counters.count_refused_association(rejection.words)
                 reason = rejection.words
                 log.warning("association rejected", peer=peer, caller=caller, reason=reason)
@@ -186,26 +186,20 @@ class _Node:
         session = self._sessions[event.assoc]
         request: Any = event.request
         sink = request.DataSet
+        expected = Expected(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
         response = Dataset()
         response.Status = 0x0000
         try:
-            self._keep(sink, request, session)
-            self._counters.count_received(WAY)
+            incoming = sink.incoming if isinstance(sink, _StoreSink) else None
+            source, number = session.source, session.number
+            keep(self._store, self._counters, incoming, source, expected, number)
         except Refused as refusal:
-            self._store.missed(session.number)
             response.Status = refusal.reason.status
             response.ErrorComment = str(refusal)[:64]
-            self._refused(refusal, session.source)
+        finally:
+            if isinstance(sink, _StoreSink):
+                sink.discard()
         return response
-
-    def _keep(self, sink: Any, request: Any, session: _Session) -> None:
-        if not isinstance(sink, _StoreSink):
-            raise Refused(Reason.UNREADABLE, "the request has no data set")
-        with sink.whole() as incoming:
-            expected = Expected(
-                str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
-            )
-            self._store.keep(incoming, session.source, expected, session.number)
 
     def _on_released(self, event: evt.Event) -> None:
         session = self._sessions.get(event.assoc)
@@ -223,17 +217,6 @@ class _Node:
     def _on_refused_connection(self, peer: str, reason: str) -> None:
         self._counters.count_refused_association(reason)
         log.warning("connection refused", peer=peer, reason=reason)
-
-    def _refused(self, refusal: Refused, source: Source) -> None:
-        self._counters.count_refused_instance(WAY, refusal.reason.value)
-        log.warning(
-            "instance refused",
-            way=WAY,
-            peer=source.peer,
-            caller=source.caller,
-            reason=refusal.reason.value,
-            why=str(refusal),
-        )
 
     def _make_sink(self, message: DIMSEMessage, association: Association) -> DataSetSink:
         return _StoreSink(message, association, self._store, self._on_their_way, self._max_bytes)
@@ -260,8 +243,7 @@ class _StoreSink(DataSetSink):
     ) -> None:
         super().__init__(message, association)
         self._store, self._on_their_way, self._max_bytes = store, on_their_way, max_bytes
-        self._incoming: Incoming | None = None
-        self._refusal: Refused | None = None
+        self.incoming: Incoming | None = None
 
     def take(self, data: bytes) -> None:
         """Write the next part; before the first one the file meta information."""
@@ -270,39 +252,18 @@ class _StoreSink(DataSetSink):
             return
         if self.size > 2 * self._max_bytes:
             raise ValueError("data set without end")
-        if self._refusal is not None:
-            return
-        try:
-            if self._incoming is None:
-                meta = self._file_meta()
-                self._incoming = self._store.begin()
-                self._on_their_way.add(self)
-                self._incoming.write(meta)
-                self._incoming.begin_data_set()
-            self._incoming.write(data)
-        except Refused as refusal:
-            self._refusal = refusal
-
-    @contextmanager
-    def whole(self) -> Iterator[Incoming]:
-        """Give the instance to the store; afterwards it is not on its way any more.
-
-        Raises:
-            Refused: there is none, or it was refused while it arrived.
-        """
-        try:
-            if self._refusal is not None:
-                raise self._refusal
-            if self._incoming is None:
-                raise Refused(Reason.UNREADABLE, "the request has no data set")
-            yield self._incoming
-        finally:
-            self.discard()
+        if self.incoming is None:
+            self.incoming = self._store.begin()
+            self._on_their_way.add(self)
+            with self.incoming.refusing():
+                self.incoming.write(self._file_meta())
+                self.incoming.begin_data_set()
+        self.incoming.write(data)
 
     def discard(self) -> None:
         """Remove what has arrived; an instance that is stored stays."""
-        if self._incoming is not None:
-            self._incoming.discard()
+        if self.incoming is not None:
+            self.incoming.discard()
         self._on_their_way.discard(self)
 
     def _file_meta(self) -> bytes:

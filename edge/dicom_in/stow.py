@@ -6,27 +6,21 @@ POST /dicom-web/studies/{study}    instances of this study
 Each part of a request is written to the disk while it arrives, and is durable before the response.
 """
 
-import asyncio
 import hmac
 import json
-import socket
-import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
-from typing import Any
 
 import structlog
-import uvicorn
 from pydicom.dataset import Dataset
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edge.dicom_in.identity import Identity, checked_uid
 from edge.dicom_in.incoming import Expected, Incoming, Source
@@ -34,16 +28,17 @@ from edge.dicom_in.multipart import (
     MalformedRequest,
     PartBegins,
     PartData,
+    PartEnds,
     RelatedParser,
     media_type,
 )
-from edge.dicom_in.port import Counters, Listening
+from edge.dicom_in.port import Counters, Listening, keep
 from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.refusals import Reason, Refused
 from edge.errors import BadSettings
 from edge.settings.core import EdgeSettings
 from edge.settings.receive import plain_address
-from process.http import address_text, host_and_port, reason_of
+from process.http import CannotListen, Listener, SlowBody, body_parts, certificate_names, serving
 from process.logs import quieten
 
 WAY = "stow"
@@ -53,8 +48,8 @@ MAX_CONNECTIONS = 64
 """Connections that may be open at once; more are closed."""
 HEADERS_S = 15.0
 """Longest time until the headers of a request are there."""
-START_S = 30.0
-"""Longest time for the server to start and to stop."""
+STOP_S = 10.0
+"""Longest time that open requests have at the end."""
 MAX_TOKEN_BYTES = 4096
 
 log = structlog.get_logger()
@@ -74,48 +69,23 @@ def receiving_by_stow(
         return
     quieten()
     service = _Service(settings, store, counters)
-    listener = _listen(settings)
-    context = settings.receive.stow.tls.server_context()
-    config = uvicorn.Config(
-        service.app(),
-        http=_protocol(service.callers),
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        h11_max_incomplete_event_size=16_384,
-        timeout_graceful_shutdown=int(START_S) // 3,
-        ssl_context_factory=None if context is None else lambda _config, _default: context,
+    receive = settings.receive.stow
+    at = Listener(
+        receive.address,
+        "STOW-RS",
+        "receive.stow.address",
+        receive.tls,
+        connections=MAX_CONNECTIONS,
+        quiet_s=HEADERS_S,
+        stop_s=STOP_S,
     )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(
-        target=server.run, kwargs={"sockets": [listener]}, name="stow", daemon=True
-    )
-    thread.start()
-    try:
-        host, _ = host_and_port(settings.receive.stow.address)
-        address = address_text(host, listener.getsockname()[1])
-        yield Listening(address, thread.is_alive)
-    finally:
-        service.stopping = True
-        server.should_exit = True
-        thread.join(START_S)
-        listener.close()
-
-
-def _listen(settings: EdgeSettings) -> socket.socket:
-    host, port = host_and_port(settings.receive.stow.address)
-    try:
-        family, *_, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        return socket.create_server(address, family=family, backlog=MAX_CONNECTIONS)
-    except OSError as error:
-        raise BadSettings(
-            f"receive.stow.address = {settings.receive.stow.address}: {reason_of(error)}"
-        ) from error
+    with ExitStack() as stack:
+        try:
+            bound = stack.enter_context(serving(service.app(), at))
+        except CannotListen as error:
+            raise BadSettings(str(error)) from error
+        stack.callback(setattr, service, "stopping", True)
+        yield Listening(bound.address, bound.runs)
 
 
 def read_token(settings: EdgeSettings) -> bytes:
@@ -138,39 +108,6 @@ def read_token(settings: EdgeSettings) -> bytes:
             " without spaces"
         )
     return token
-
-
-class _Protocol(H11Protocol):
-    """A connection that does not stay open without a request, and has one request."""
-
-    callers: dict[Any, str]
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Note who calls; close one connection too many."""
-        super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS:
-            transport.abort()
-            return
-        certificate = transport.get_extra_info("peercert") or {}
-        names = [value for rdn in certificate.get("subject", ()) for key, value in rdn
-                 if key == "commonName"]  # fmt: skip
-        if names:
-            self.callers[self.client] = names[0]
-        self.loop.call_later(HEADERS_S, self._close_if_silent)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget who called."""
-        self.callers.pop(self.client, None)
-        super().connection_lost(exc)
-
-    def _close_if_silent(self) -> None:
-        no_request: bool = self.cycle is None
-        if no_request:
-            self.transport.abort()
-
-
-def _protocol(callers: dict[Any, str]) -> type[H11Protocol]:
-    return type("Protocol", (_Protocol,), {"callers": callers})
 
 
 @dataclass
@@ -232,16 +169,13 @@ class _Refusal(Exception):
 class _Service:
     """The application: who may send, and what becomes of it.
 
-    Attributes:
-        callers: names in the certificates of open connections, by address.
-        stopping: whether requests are refused because the agent stops.
+    ``stopping`` says whether requests are refused because the agent stops.
     """
 
     def __init__(self, settings: EdgeSettings, store: ReceivedStore, counters: Counters) -> None:
         self._settings, self._store, self._counters = settings, store, counters
         self._token = read_token(settings)
         self._open = 0
-        self.callers: dict[Any, str] = {}
         self.stopping = False
 
     def app(self) -> Starlette:
@@ -326,8 +260,7 @@ class _Service:
                 raise _Refusal(HTTPStatus.UNAUTHORIZED, "token missing or wrong", **authenticate)
         elif self._settings.receive.stow.tls.ca is None and not _is_local(request):
             raise _Refusal(HTTPStatus.FORBIDDEN, "without a token only this machine may send")
-        name = self.callers.get(tuple(request.client or ()), "")
-        return name or ("token" if self._token else "")
+        return next(iter(certificate_names(request) or ()), "token" if self._token else "")
 
     async def _receive(
         self, request: Request, source: Source, study: str, parser: RelatedParser
@@ -335,43 +268,37 @@ class _Service:
         outcome, part = _Outcome(), None
         parts, sender, complete = 0, self._store.new_sender(), False
         try:
-            async for chunk in self._chunks(request):
+            async for chunk in body_parts(request, idle_s=self._settings.receive.stow.timeout_s):
                 for event in parser.feed(chunk):
                     match event:
                         case PartBegins(kind):
                             parts += 1
                             self._require_few(parts)
-                            part = _Part(kind)
-                            await run_in_threadpool(part.begin, self._store)
+                            if kind == PART_TYPE:
+                                part = await run_in_threadpool(self._store.begin)
+                            else:
+                                outcome.other_types += 1
+                                who = {"way": WAY, "peer": source.peer}
+                                log.warning("part refused", **who, reason="media type")
                         case PartData(data) if part is not None:
                             part.write(data)
-                        case _ if part is not None:
+                        case PartEnds() if part is not None:
                             await run_in_threadpool(
                                 self._keep, part, source, study, outcome, sender
                             )
                             part = None
             parser.finish()
-            complete = (
-                self._settings.receive.stow.complete_on_request and outcome.status is HTTPStatus.OK
-            )
+            on_request = self._settings.receive.stow.complete_on_request
+            complete = on_request and outcome.status is HTTPStatus.OK
         except MalformedRequest as error:
             raise _Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
+        except SlowBody as error:
+            raise _Refusal(HTTPStatus.REQUEST_TIMEOUT, str(error)) from error
         finally:
             if part is not None:
                 part.discard()
             await run_in_threadpool(partial(self._store.released, sender, complete=complete))
         return outcome
-
-    async def _chunks(self, request: Request) -> AsyncIterator[bytes]:
-        stream = request.stream()
-        while True:
-            try:
-                yield await asyncio.wait_for(anext(stream), self._settings.receive.stow.timeout_s)
-            except StopAsyncIteration:
-                return
-            except TimeoutError:
-                text = f"nothing came for {self._settings.receive.stow.timeout_s:g} s"
-                raise _Refusal(HTTPStatus.REQUEST_TIMEOUT, text) from None
 
     def _require_few(self, parts: int) -> None:
         if parts > self._settings.receive.max_instances:
@@ -379,70 +306,16 @@ class _Service:
             raise _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
 
     def _keep(
-        self, part: "_Part", source: Source, study: str, outcome: _Outcome, sender: int
+        self, part: Incoming, source: Source, study: str, outcome: _Outcome, sender: int
     ) -> None:
         """Make the instance durable, and note what became of it."""
-        if part.kind != PART_TYPE:
-            outcome.other_types += 1
-            log.warning("part refused", way=WAY, peer=source.peer, reason="media type")
-            return
         try:
-            identity = self._store.keep(part.whole(), source, Expected(study=study), sender)
+            expected = Expected(study=study)
+            identity = keep(self._store, self._counters, part, source, expected, sender)
         except Refused as refusal:
             outcome.failed.append(refusal)
-            self._counters.count_refused_instance(WAY, refusal.reason.value)
-            log.warning(
-                "instance refused",
-                way=WAY,
-                peer=source.peer,
-                caller=source.caller,
-                reason=refusal.reason.value,
-                why=str(refusal),
-            )
         else:
             outcome.stored.append(identity)
-            self._counters.count_received(WAY)
-
-
-class _Part:
-    """One part of a request; the rest of one that is refused is dropped."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self._incoming: Incoming | None = None
-        self._refusal: Refused | None = None
-
-    def begin(self, store: ReceivedStore) -> None:
-        """Begin an instance in the store, if it is to be one."""
-        if self.kind == PART_TYPE:
-            try:
-                self._incoming = store.begin()
-            except Refused as refusal:
-                self._refusal = refusal
-
-    def write(self, data: bytes) -> None:
-        """Write the next bytes."""
-        if self._incoming is not None and self._refusal is None:
-            try:
-                self._incoming.write(data)
-            except Refused as refusal:
-                self._refusal = refusal
-
-    def whole(self) -> Incoming:
-        """Return the instance.
-
-        Raises:
-            Refused: it was refused while it arrived.
-        """
-        if self._refusal is not None:
-            raise self._refusal
-        assert self._incoming is not None
-        return self._incoming
-
-    def discard(self) -> None:
-        """Remove what has arrived."""
-        if self._incoming is not None:
-            self._incoming.discard()
 
 
 def _accepts(header: str) -> bool:

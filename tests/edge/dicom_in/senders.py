@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
+from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import httpx
 from pydicom import Dataset
+from pydicom.filereader import read_dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import Verification
 
 from edge.dicom_in.incoming import Limits
@@ -25,22 +33,46 @@ from edge.telemetry import Telemetry
 from tests.imaging.small_ct import SmallCt
 
 IMAGES = SmallCt(count=12).images()
+ANYWHERE = "127.0.0.1:0"
+BOUNDARY = "boundary-of-a-test"
+TYPE = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
+_SERIES = count(1000)
 
 
 def settings_in(root: Path, **values: object) -> EdgeSettings:
-    """Settings of an agent below ``root`` that receives on a free port of this machine."""
+    """Settings of an agent below ``root`` that keeps little of the disk free."""
     folders = {name: root / name for name in ("inbox", "outbox", "state_dir")}
     return load_settings(**{**folders, "receive__min_free_mb": 1, **values})
 
 
+def new_images(number: int = 2, **attributes: object) -> list[Dataset]:
+    """The images of a series that no other test sends."""
+    return SmallCt(number, series=str(next(_SERIES)), attributes=attributes).images()
+
+
+def changed(image: Dataset, **attributes: object) -> Dataset:
+    """A copy of the image with other attributes."""
+    other = deepcopy(image)
+    for keyword, value in attributes.items():
+        setattr(other, keyword, value)
+    return other
+
+
+def file_of(image: Dataset) -> bytes:
+    """The image as a file."""
+    stream = BytesIO()
+    image.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
 @dataclass
 class Port:
-    """A port that receives, and what lies behind it."""
+    """A port that receives, and what lies behind it; ``free`` is the free disk space."""
 
     address: str
     inbox: Path
-    store: ReceivedStore
     telemetry: Telemetry
+    free: list[int]
 
     @property
     def endpoint(self) -> tuple[str, int]:
@@ -51,29 +83,36 @@ class Port:
         """A metric's value; 0 for none."""
         return self.telemetry.registry.get_sample_value(f"overread_edge_{name}", labels) or 0.0
 
-
-@contextmanager
-def dicom_port(root: Path, store: ReceivedStore | None = None, **values: object) -> Iterator[Port]:
-    """A DICOM node without an agent."""
-    settings = settings_in(root, **{"receive__dicom__address": "127.0.0.1:0", **values})
-    settings.inbox.mkdir(exist_ok=True)
-    store = store or ReceivedStore(settings.inbox, Limits.of(settings))
-    telemetry = Telemetry()
-    with receiving_by_dicom(settings, store, ReceiveMetrics(telemetry)) as listening:
-        assert listening is not None
-        yield Port(listening.address, settings.inbox, store, telemetry)
+    def files(self, images: Sequence[Dataset]) -> dict[str, Path]:
+        """The stored files of the series of these images, by name."""
+        found = self.inbox.glob(f"{images[0].SeriesInstanceUID}-*/*.dcm")
+        return {path.name: path for path in found}
 
 
-@contextmanager
-def stow_port(root: Path, store: ReceivedStore | None = None, **values: object) -> Iterator[Port]:
-    """A STOW-RS service without an agent."""
-    settings = settings_in(root, **{"receive__stow__address": "127.0.0.1:0", **values})
-    settings.inbox.mkdir(exist_ok=True)
-    store = store or ReceivedStore(settings.inbox, Limits.of(settings))
-    telemetry = Telemetry()
-    with receiving_by_stow(settings, store, ReceiveMetrics(telemetry)) as listening:
-        assert listening is not None
-        yield Port(listening.address, settings.inbox, store, telemetry)
+@dataclass(frozen=True)
+class Door:
+    """One of the two ways to send.
+
+    Attributes:
+        send: sends instances, images or files of bytes; the code for each, 0 for success.
+        begin: begins to send an image, and waits half-way; returns what ends it.
+    """
+
+    way: str
+    receiving: Callable[..., Any]
+    send: Callable[..., list[int]]
+    begin: Callable[[Port, Dataset], Callable[[], None]]
+
+    @contextmanager
+    def open(self, root: Path, **values: object) -> Iterator[Port]:
+        """A port without an agent; ``values`` are settings of its own table, or ``receive__…``."""
+        own = {n if "__" in n else f"receive__{self.way}__{n}": v for n, v in values.items()}
+        settings = settings_in(root, **{f"receive__{self.way}__address": ANYWHERE, **own})
+        settings.inbox.mkdir(exist_ok=True)
+        telemetry, free = Telemetry(), [10**12]
+        store = ReceivedStore(settings.inbox, Limits.of(settings), free_bytes=lambda _: free[0])
+        with self.receiving(settings, store, ReceiveMetrics(telemetry)) as listening:
+            yield Port(listening.address, settings.inbox, telemetry, free)
 
 
 def associate(
@@ -106,13 +145,120 @@ def _remember(event: evt.Event) -> None:
     CONNECTIONS.append(event.assoc.dul.socket.socket)  # type: ignore[union-attr]
 
 
-def send(endpoint: tuple[str, int], images: Sequence[Dataset], **how: str) -> list[int]:
+def send(endpoint: tuple[str, int], images: Sequence[Dataset], **how: Any) -> list[int]:
     """Send the images over one association; the status of each, -1 for no response."""
     association = associate(endpoint, **how)
     assert association.is_established
     statuses = [association.send_c_store(image) for image in images]
     association.release()
     return [int(status.get("Status", -1)) for status in statuses]
+
+
+def _request(data_set: bytes, **fields: object) -> C_STORE:
+    message = C_STORE()
+    message.MessageID, message.Priority = 1, 2
+    message.AffectedSOPClassUID, message.AffectedSOPInstanceUID = CTImageStorage, "1.2"
+    message.DataSet = BytesIO(data_set)
+    for keyword, value in fields.items():
+        setattr(message, keyword, value)
+    return message
+
+
+def _context(association: Association) -> int:
+    one = next(c for c in association.accepted_contexts if c.abstract_syntax == CTImageStorage)
+    assert one.context_id is not None
+    return one.context_id
+
+
+def store_raw(association: Association, data_set: bytes, **fields: object) -> int:
+    """Send a request whose fields need not be those of the data set; its status."""
+    association._reactor_checkpoint.clear()
+    association.dimse.send_msg(_request(data_set, **fields), _context(association))
+    _, answer = association.dimse.get_msg(block=True)
+    association._reactor_checkpoint.set()
+    return int(getattr(answer, "Status", None) or 0)
+
+
+def data_set_of(file: bytes) -> bytes:
+    """What lies behind the file meta information."""
+    stream = BytesIO(file)
+    stream.seek(132)
+    read_dataset(stream, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
+    return file[stream.tell() :]
+
+
+def by_dicom(port: Port, *instances: Dataset | bytes, tls: Any = None) -> list[int]:
+    association = associate(port.endpoint, tls=tls)
+    if not association.is_established:
+        raise ConnectionError
+    codes = [
+        store_raw(association, data_set_of(one))
+        if isinstance(one, bytes)
+        else int(association.send_c_store(one).Status)
+        for one in instances
+    ]
+    association.release()
+    return codes
+
+
+def begin_by_dicom(port: Port, image: Dataset) -> Callable[[], None]:
+    association = associate(port.endpoint)
+    fields = {"AffectedSOPInstanceUID": image.SOPInstanceUID}
+    dimse = C_STORE_RQ()
+    dimse.primitive_to_message(_request(data_set_of(file_of(image)), **fields))
+    for part in [*dimse.encode_msg(_context(association), 1000)][:-1]:
+        association.dul.send_pdu(part)
+    return association.abort
+
+
+def body(*parts: bytes, kind: str = "application/dicom", closed: bool = True) -> bytes:
+    """A multipart body with these parts."""
+    head = f"--{BOUNDARY}\r\nContent-Type: {kind}\r\n\r\n".encode()
+    end = f"--{BOUNDARY}--\r\n".encode() if closed else b""
+    return b"".join(head + part + b"\r\n" for part in parts) + end
+
+
+def post(
+    port: Port,
+    content: Any,
+    path: str = "/dicom-web/studies",
+    tls: Any = None,
+    headers: Mapping[str, Any] = {},
+) -> httpx.Response:
+    """One request."""
+    url = f"http://{port.address}" if tls is None else f"https://localhost:{port.endpoint[1]}"
+    given = {"Content-Type": TYPE, **headers}
+    return httpx.post(url + path, content=content, headers=given, timeout=60, verify=tls or False)
+
+
+def items(response: httpx.Response, tag: str) -> list[dict[str, Any]]:
+    """The items of a sequence, each value by tag."""
+    found = response.json().get(tag, {}).get("Value", [])
+    return [{key: element["Value"][0] for key, element in item.items()} for item in found]
+
+
+def by_stow(port: Port, *instances: Dataset | bytes, tls: Any = None) -> list[int]:
+    codes = []
+    for one in instances:
+        content = body(one if isinstance(one, bytes) else file_of(one))
+        try:
+            answer = post(port, content, tls=tls[0] if tls else None)
+        except httpx.TransportError as error:
+            raise ConnectionError from error
+        failed = items(answer, "00081198") + items(answer, "0008119A")
+        codes += [item["00081197"] for item in failed] or [0]
+    return codes
+
+
+def begin_by_stow(port: Port, image: Dataset) -> Callable[[], None]:
+    sender = socket.create_connection(port.endpoint, 30)
+    head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nContent-Type: {TYPE}\r\n"
+    sender.sendall(f"{head}Content-Length: 100000\r\n\r\n".encode() + body(file_of(image))[:500])
+    return sender.close
+
+
+DICOM = Door("dicom", receiving_by_dicom, by_dicom, begin_by_dicom)
+STOW = Door("stow", receiving_by_stow, by_stow, begin_by_stow)
 
 
 def received(inbox: Path) -> dict[str, list[str]]:

@@ -32,13 +32,27 @@ from imaging.errors import NotCt
 from imaging.phantom.phantom import PhantomSpec, make_phantom
 from imaging.volume import Study
 from tests.edge.builders import pending_pipeline, study_at
-from tests.edge.dicom_in.senders import IMAGES, associate, names, send, settings_in
+from tests.edge.dicom_in.senders import (
+    ANYWHERE,
+    IMAGES,
+    associate,
+    changed,
+    names,
+    send,
+    settings_in,
+)
 from tests.edge.running_agent import wait_until
 from tests.imaging.small_ct import SmallCt
 
 SPEC = PhantomSpec(seed=3, spacing_mm=(3.0, 1.25, 1.25), size_mm=(210.0, 340.0, 340.0),
                    nodule_count=2, diameter_mm=(12.0, 20.0))  # fmt: skip
 Endpoint = tuple[str, int]
+
+
+def receiving_in(root: Path, **values: object) -> EdgeSettings:
+    """Settings of an agent with a DICOM node that looks often."""
+    given = {"receive__dicom__address": ANYWHERE, "quiet_s": 1.0, "poll_s": 0.02}
+    return settings_in(root, **given | values)
 
 
 def list_images(job: Job, persist: PersistPending) -> StudyResult:
@@ -125,8 +139,7 @@ def findings_of(report: dict[str, Any]) -> Any:
 def from_folder(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The report of the phantom as a folder in the inbox."""
     root = tmp_path_factory.mktemp("folder")
-    settings = settings_in(root, receive__dicom__address="127.0.0.1:0", poll_s=0.05)
-    with agent(settings):
+    with agent(receiving_in(root)):
         target = shutil.copytree(phantom, root / "inbox" / ".copy")
         (target / ".done").touch()
         target.rename(root / "inbox" / "phantom")
@@ -142,14 +155,7 @@ def test_a_received_series_has_the_report_of_the_same_folder(
     sent: Callable[[dict[str, Endpoint], list[Dataset]], None],
 ) -> None:
     images = [dcmread(file) for file in sorted(phantom.glob("*.dcm"))]
-    settings = settings_in(
-        tmp_path,
-        receive__dicom__address="127.0.0.1:0",
-        receive__stow__address="127.0.0.1:0",
-        quiet_s=1.0,
-        poll_s=0.05,
-    )
-    with agent(settings) as ports:
+    with agent(receiving_in(tmp_path, receive__stow__address=ANYWHERE)) as ports:
         sent(ports, images)
         wait_until(lambda: version_of(tmp_path / "outbox") == 1)
     report = report_in(tmp_path / "outbox")
@@ -160,14 +166,14 @@ def test_a_received_series_has_the_report_of_the_same_folder(
 def test_images_that_come_after_the_folder_was_claimed_amend_its_report(tmp_path: Path) -> None:
     """The folder of the series is made again, and the agent joins it with its study."""
     outbox, done = tmp_path / "outbox", tmp_path / "state_dir" / "done"
-    settings = settings_in(
-        tmp_path, receive__dicom__address="127.0.0.1:0", quiet_s=1.0, poll_s=0.02
-    )
-    with agent(settings, list_images) as ports:
+    with agent(receiving_in(tmp_path), list_images) as ports:
         assert set(send(ports["DICOM"], IMAGES[:7])) == {0x0000}
         wait_until(lambda: version_of(outbox) == 1 and len(os.listdir(done)) == 1)
         assert set(send(ports["DICOM"], IMAGES[7:], caller="OTHER")) == {0x0000}
         wait_until(lambda: version_of(outbox) == 2)
+        # a sender that missed the acknowledgement sends once more: that makes no study
+        assert send(ports["DICOM"], IMAGES[-1:]) == [0x0000]
+        assert [p for p in os.listdir(tmp_path / "inbox") if not p.startswith(".")] == []
     report = report_in(outbox)
     assert report["changes"][-1]["text"].startswith("5 more images were added")
     (study,) = done.iterdir()
@@ -180,23 +186,9 @@ def test_images_that_come_after_the_folder_was_claimed_amend_its_report(tmp_path
     assert [one["calling_ae"] for one in callers] == ["SCANNER", "OTHER"]
 
 
-def test_an_image_that_is_sent_again_after_its_report_makes_no_study(tmp_path: Path) -> None:
-    """A sender that missed the acknowledgement sends once more."""
-    settings = settings_in(
-        tmp_path, receive__dicom__address="127.0.0.1:0", quiet_s=1.0, poll_s=0.02
-    )
-    with agent(settings, list_images) as ports:
-        assert set(send(ports["DICOM"], IMAGES)) == {0x0000}
-        wait_until(lambda: version_of(tmp_path / "outbox") == 1)
-        assert send(ports["DICOM"], IMAGES[-1:]) == [0x0000]
-        assert [p for p in os.listdir(tmp_path / "inbox") if not p.startswith(".")] == []
-    assert len(list((tmp_path / "outbox").glob("*/report.json"))) == 1
-
-
 def read_and_repeat(root: Path, images: list[Dataset]) -> list[TrailRecord]:
     """Receive and read a series; after a restart send these images; return the trail."""
-    settings = settings_in(root, receive__dicom__address="127.0.0.1:0", quiet_s=1.0, poll_s=0.02)
-    trail = root / "state_dir" / "trail"
+    settings, trail = receiving_in(root), root / "state_dir" / "trail"
     with agent(settings, list_images) as ports:
         assert set(send(ports["DICOM"], IMAGES)) == {0x0000}
         wait_until(lambda: len(os.listdir(root / "state_dir" / "done")) == 1)
@@ -209,62 +201,60 @@ def read_and_repeat(root: Path, images: list[Dataset]) -> list[TrailRecord]:
 
 
 @pytest.mark.parametrize(
-    ("images", "late_s"), [(IMAGES, 600.0), (IMAGES[-1:], 600.0), (IMAGES[-1:], -1.0)],
-    ids=["all", "last", "last, much later"],
-)  # fmt: skip
+    ("images", "late_s", "repeated"),
+    [(IMAGES, 600.0, True), (IMAGES[-1:], -1.0, True), (IMAGES, -1.0, False)],
+    ids=["all", "last, much later", "all, much later"],
+)
 def test_what_is_sent_again_unchanged_after_a_restart_makes_no_study(
-    tmp_path: Path, images: list[Dataset], late_s: float, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    images: list[Dataset],
+    late_s: float,
+    repeated: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """But a whole study that comes long after its report is read again."""
     monkeypatch.setattr("edge.agent.join.RESENT_S", late_s)
     trail = read_and_repeat(tmp_path, images)
-    (report,) = tmp_path.glob("outbox/*/report.json")
-    (repeated,) = [one for one in trail if one.event == Event.REPEATED]
-    assert repeated.fields["study_key"] == json.loads(report.read_bytes())["study_key"]
-    assert json.loads(report.read_bytes())["version"] == 1
+    reports = [json.loads(path.read_bytes()) for path in tmp_path.glob("outbox/*/report.json")]
+    again = [one.fields["study_key"] for one in trail if one.event == Event.REPEATED]
+    assert [one["version"] for one in reports] == [1] * (1 if repeated else 2)
+    assert again == [one["study_key"] for one in reports if repeated]
 
 
 def test_a_changed_image_that_comes_after_a_restart_is_told_in_trail_and_reports(
     tmp_path: Path,
 ) -> None:
     """The same SOP Instance UID with another data set: it is no repetition."""
-    images = SmallCt(count=12).images()
-    images[3].KVP = 99
+    images = [*IMAGES[:3], changed(IMAGES[3], KVP=99), *IMAGES[4:]]
     trail = read_and_repeat(tmp_path, images)
-    (changed,) = [one for one in trail if one.event == Event.CHANGED]
+    (told,) = [one for one in trail if one.event == Event.CHANGED]
     reports = [json.loads(path.read_bytes()) for path in tmp_path.glob("outbox/*/report.json")]
     first, second = sorted(reports, key=lambda one: -int(one["version"]))
-    assert changed.fields["study_key"] == first["study_key"]
-    assert (changed.fields["part"], changed.fields["images"]) == (second["study_key"], 1)
+    assert told.fields["study_key"] == first["study_key"]
+    assert (told.fields["part"], told.fields["images"]) == (second["study_key"], 1)
     assert first["study_key"] in second["other_series"][0]
     assert first["other_series"][0].startswith("changed images, not read here: 1 of its images")
 
 
-def test_a_study_that_is_sent_again_long_after_its_report_is_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("setting", "sent"),
+    [("dicom__complete_on_release", by_dicom), ("stow__complete_on_request", by_stow)],
+)
+def test_the_end_of_its_sender_completes_a_series_where_the_setting_says_so(
+    tmp_path: Path, setting: str, sent: Callable[[dict[str, Endpoint], list[Dataset]], None]
 ) -> None:
-    monkeypatch.setattr("edge.agent.join.RESENT_S", -1.0)
-    trail = read_and_repeat(tmp_path, list(IMAGES))
-    assert not [one for one in trail if one.event == Event.REPEATED]
-    assert len(list(tmp_path.glob("outbox/*/report.json"))) == 2
-
-
-def test_a_release_completes_a_series_where_the_setting_says_so(tmp_path: Path) -> None:
-    settings = settings_in(
-        tmp_path,
-        receive__dicom__address="127.0.0.1:0",
-        quiet_s=3600,
-        poll_s=3600,
-        receive__dicom__complete_on_release=True,
-    )  # a poll would find it in an hour
-    with agent(settings, list_images) as ports:
-        assert set(send(ports["DICOM"], IMAGES)) == {0x0000}
+    """A poll would find it in an hour."""
+    on = {"receive__stow__address": ANYWHERE, f"receive__{setting}": True}
+    images = SmallCt(count=12).images()
+    for image in images:
+        image.preamble = bytes(128)
+    with agent(receiving_in(tmp_path, quiet_s=3600, poll_s=3600, **on), list_images) as ports:
+        sent(ports, images)
         wait_until(lambda: version_of(tmp_path / "outbox") == 1)
 
 
 def test_the_agent_that_stops_rejects_associations(tmp_path: Path) -> None:
-    settings = settings_in(
-        tmp_path, receive__dicom__address="127.0.0.1:0", quiet_s=3600, poll_s=0.02
-    )
+    settings = receiving_in(tmp_path, quiet_s=3600)
     with agent(settings, list_images) as ports:
         association = associate(ports["DICOM"])
         assert association.send_c_store(IMAGES[0]).Status == 0x0000
@@ -298,10 +288,7 @@ def rejections(root: Path) -> list[TrailRecord]:
 def test_a_refused_series_that_is_sent_again_unchanged_is_refused_again_unread(
     tmp_path: Path, images: list[Dataset]
 ) -> None:
-    settings = settings_in(
-        tmp_path, receive__dicom__address="127.0.0.1:0", quiet_s=1.0, poll_s=0.02
-    )
-    with agent(settings, refuse_all) as ports:
+    with agent(receiving_in(tmp_path), refuse_all) as ports:
         send(ports["DICOM"], IMAGES)
         wait_until(lambda: len(rejections(tmp_path)) == 1)
         assert set(send(ports["DICOM"], images)) == {0x0000}
@@ -317,34 +304,14 @@ def test_a_refused_series_that_is_sent_again_unchanged_is_refused_again_unread(
 
 
 def test_a_refused_series_that_is_sent_again_changed_is_read_again(tmp_path: Path) -> None:
-    settings = settings_in(
-        tmp_path, receive__dicom__address="127.0.0.1:0", quiet_s=1.0, poll_s=0.02
-    )
-    with agent(settings, refuse_all) as ports:
+    with agent(receiving_in(tmp_path), refuse_all) as ports:
         send(ports["DICOM"], IMAGES)
         wait_until(lambda: len(rejections(tmp_path)) == 1)
-        changed = SmallCt(count=12).images()
-        changed[3].KVP = 99
-        assert set(send(ports["DICOM"], changed)) == {0x0000}
+        images = [*IMAGES[:3], changed(IMAGES[3], KVP=99), *IMAGES[4:]]
+        assert set(send(ports["DICOM"], images)) == {0x0000}
         wait_until(lambda: len(rejections(tmp_path)) == 2)
     assert len(list(tmp_path.glob("read-*"))) == 2
     (kept,) = (tmp_path / "state_dir" / "quarantine").glob(
         f"{rejections(tmp_path)[1].fields['study_key']}/study/*"
     )
     assert len(list(kept.glob("*.dcm"))) == 12
-
-
-def test_a_request_completes_a_series_where_the_setting_says_so(tmp_path: Path) -> None:
-    settings = settings_in(
-        tmp_path,
-        receive__stow__address="127.0.0.1:0",
-        quiet_s=3600,
-        poll_s=0.02,
-        receive__stow__complete_on_request=True,
-    )
-    images = SmallCt(count=12).images()
-    for image in images:
-        image.preamble = bytes(128)
-    with agent(settings, list_images) as ports:
-        by_stow(ports, images)
-        wait_until(lambda: version_of(tmp_path / "outbox") == 1)

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
-from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -18,30 +17,22 @@ from structlog.testing import capture_logs
 from edge.agent.inbox import inspect_entry
 from edge.dicom_in import received as module
 from edge.dicom_in.identity import identify
-from edge.dicom_in.incoming import Expected, Incoming, Limits, Source
+from edge.dicom_in.incoming import Expected, Limits, Source
 from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.refusals import Reason, Refused
 from tests.edge.builders import HandClock, names, watch
-from tests.edge.dicom_in.senders import IMAGES, on_their_way, received, settings_in
+from tests.edge.dicom_in.senders import (
+    IMAGES,
+    changed,
+    file_of,
+    on_their_way,
+    received,
+    settings_in,
+)
 from tests.edge.dicom_in.senders import names as files_of
 from tests.imaging.small_ct import SmallCt
 
 SOURCE = Source("dicom", "SCANNER", "OVERREAD", "10.1.2.3")
-
-
-def file_of(image: Dataset) -> bytes:
-    """The image as a file."""
-    stream = BytesIO()
-    image.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()
-
-
-def changed(**attributes: object) -> Dataset:
-    """The first image with other attributes."""
-    image = SmallCt().images()[0]
-    for keyword, value in attributes.items():
-        setattr(image, keyword, value)
-    return image
 
 
 @pytest.fixture
@@ -82,25 +73,11 @@ def refusal(store: ReceivedStore, *how: object) -> Reason:
     return refused.value.reason
 
 
-def test_instances_of_a_series_lie_in_one_folder_as_they_came(
-    inbox: Path, store: ReceivedStore
-) -> None:
-    for image in IMAGES:
-        put(store, image)
-    ((folder, files),) = received(inbox).items()
-    assert folder.startswith("1.2.826.0.1.1-")
-    assert files == files_of(IMAGES)
-    assert on_their_way(inbox) == []
-    for image in IMAGES:
-        stored = (inbox / folder / f"{image.SOPInstanceUID}.dcm").read_bytes()
-        assert stored == file_of(image)
-
-
 def test_series_of_one_uid_in_two_studies_have_two_folders(
     inbox: Path, store: ReceivedStore
 ) -> None:
     put(store, IMAGES[0])
-    put(store, changed(StudyInstanceUID="1.2.3", SOPInstanceUID="1.2.3.4"))
+    put(store, changed(IMAGES[0], StudyInstanceUID="1.2.3", SOPInstanceUID="1.2.3.4"))
     assert len(received(inbox)) == 2
 
 
@@ -139,13 +116,17 @@ def test_the_inbox_sees_the_series_and_nothing_that_is_on_its_way(
 def test_the_same_instance_again_is_success_without_a_second_file(
     inbox: Path, store: ReceivedStore
 ) -> None:
+    """Also after a restart; other data under its UID is refused, and the first stays."""
     put(store, IMAGES[0])
-    (name,) = received(inbox)
-    before = (inbox / name / files_of(IMAGES[:1])[0]).stat()
-    put(store, IMAGES[0])
-    assert received(inbox) == {name: files_of(IMAGES[:1])}
-    assert (inbox / name / files_of(IMAGES[:1])[0]).stat().st_ino == before.st_ino
-    assert on_their_way(inbox) == []
+    (file,) = inbox.glob("*/*.dcm")
+    for again in (store, store_in(inbox)):
+        before = file.stat()
+        put(again, IMAGES[0])
+        assert refusal(again, changed(IMAGES[0], PatientID="P2")) is Reason.CONFLICT
+        assert [*inbox.glob("*/*.dcm")] == [file]
+        assert file.stat().st_ino == before.st_ino
+        assert dcmread(file).PatientID == "P1"
+        assert on_their_way(inbox) == []
 
 
 def test_the_log_says_how_many_images_of_a_sender_were_stored_already(store: ReceivedStore) -> None:
@@ -158,24 +139,6 @@ def test_the_log_says_how_many_images_of_a_sender_were_stored_already(store: Rec
     (said,) = logs
     assert said["event"] == "images received again, stored already"
     assert (said["images"], said["caller"]) == (len(IMAGES), SOURCE.caller)
-
-
-def test_the_same_instance_is_known_after_a_restart(inbox: Path, store: ReceivedStore) -> None:
-    put(store, IMAGES[0])
-    again = store_in(inbox)
-    put(again, IMAGES[0])
-    assert refusal(again, changed(PatientID="P2")) is Reason.CONFLICT
-    assert list(received(inbox).values()) == [files_of(IMAGES[:1])]
-
-
-def test_other_data_under_one_uid_is_refused_and_the_first_stays(
-    inbox: Path, store: ReceivedStore
-) -> None:
-    put(store, IMAGES[0])
-    assert refusal(store, changed(PatientID="P2")) is Reason.CONFLICT
-    (name,) = received(inbox)
-    assert dcmread(inbox / name / files_of(IMAGES[:1])[0]).PatientID == "P1"
-    assert on_their_way(inbox) == []
 
 
 def test_an_instance_after_its_folder_was_claimed_begins_a_new_folder(
@@ -218,23 +181,6 @@ def test_a_folder_that_is_claimed_at_any_moment_loses_no_instance(
     assert set(files_of(IMAGES[:2])) <= found
 
 
-@pytest.mark.parametrize("keyword", ["SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"])
-@pytest.mark.parametrize(
-    "uid", ["../../etc/passwd", "1.2/3", "1.2.", ".1.2", "1..2", "", "1" * 65, "1.2\\3", "a.b"]
-)
-def test_a_uid_with_path_tricks_is_refused(
-    tmp_path: Path, store: ReceivedStore, keyword: str, uid: str
-) -> None:
-    before = sorted(tmp_path.rglob("*"))
-    content = file_of(changed(**{keyword: "1.9.9.9"}))
-    raw = uid.encode()
-    raw += b"\0" * (len(raw) % 2)
-    at = content.rindex(b"UI\x08\x001.9.9.9\0")
-    content = content[:at] + b"UI" + len(raw).to_bytes(2, "little") + raw + content[at + 12 :]
-    assert refusal(store, content) is Reason.UID
-    assert sorted(tmp_path.rglob("*")) == before
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -256,7 +202,7 @@ def test_what_cannot_be_read_is_refused(
 
 
 def test_another_sop_class_is_refused(inbox: Path, store: ReceivedStore) -> None:
-    assert refusal(store, changed(SOPClassUID=MRImageStorage)) is Reason.SOP_CLASS
+    assert refusal(store, changed(IMAGES[0], SOPClassUID=MRImageStorage)) is Reason.SOP_CLASS
     assert received(inbox) == {}
 
 
@@ -270,16 +216,6 @@ def test_a_data_set_that_is_not_what_the_request_says_is_refused(
     assert received(inbox) == {}
 
 
-def test_an_instance_beyond_the_limit_of_its_size_is_refused(inbox: Path) -> None:
-    store = store_in(inbox, receive__max_instance_mb=1)
-    incoming = store.begin()
-    incoming.write(bytes(999_000))
-    with pytest.raises(Refused, match="larger than 1 MB") as refused:
-        incoming.write(bytes(2000))
-    assert refused.value.reason is Reason.TOO_LARGE
-    assert on_their_way(inbox) == []
-
-
 def test_a_series_with_too_many_instances_is_refused(inbox: Path) -> None:
     store = store_in(inbox, receive__max_instances=3)
     for image in IMAGES[:3]:
@@ -290,18 +226,17 @@ def test_a_series_with_too_many_instances_is_refused(inbox: Path) -> None:
     assert refusal(again, IMAGES[3]) is Reason.TOO_MANY
 
 
-def test_before_the_disk_is_full_nothing_is_begun_and_what_comes_is_dropped(inbox: Path) -> None:
+def test_an_instance_that_comes_while_the_disk_fills_up_is_dropped(inbox: Path) -> None:
     free = [2_000_000]
     store = store_in(inbox, lambda _: free[0], receive__min_free_mb=1)
     incoming = store.begin()
     incoming.write(bytes(4 << 20))
     free[0] = 900_000
-    with pytest.raises(Refused) as refused:
-        incoming.write(bytes(4 << 20))
-    assert refused.value.reason is Reason.NO_ROOM
+    incoming.write(bytes(4 << 20))
     assert on_their_way(inbox) == []
-    with pytest.raises(Refused, match="less than 1 MB are free"):
-        store.begin()
+    with pytest.raises(Refused, match="less than 1 MB are free") as refused:
+        store.keep(incoming, SOURCE)
+    assert refused.value.reason is Reason.NO_ROOM
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
@@ -346,7 +281,7 @@ def test_a_stopping_store_begins_nothing_and_keeps_what_is_whole(
     store.stop()
     store.keep(incoming, SOURCE)
     with pytest.raises(Refused) as refused:
-        store.begin()
+        put(store, IMAGES[1])
     assert refused.value.reason is Reason.STOPPING
     assert list(received(inbox).values()) == [files_of(IMAGES[:1])]
 
@@ -357,46 +292,29 @@ def marked(inbox: Path) -> bool:
 
 
 def test_a_release_marks_what_one_sender_sent_alone(inbox: Path, store: ReceivedStore) -> None:
-    for image in IMAGES:
+    """An instance after the mark takes it back."""
+    for image in IMAGES[:2]:
         put(store, image, None, 1)
     assert not marked(inbox)
     store.released(1, complete=True)
     assert marked(inbox)
-
-
-def test_a_release_marks_nothing_that_another_sender_shares(
-    inbox: Path, store: ReceivedStore
-) -> None:
-    put(store, IMAGES[0], None, 1)
-    put(store, IMAGES[1], None, 2)
-    store.released(1, complete=True)
-    store.released(2, complete=True)
+    put(store, IMAGES[2], None, 2)
     assert not marked(inbox)
 
 
-def test_a_release_marks_nothing_of_which_an_instance_was_refused(
-    inbox: Path, store: ReceivedStore
+@pytest.mark.parametrize("why", ["shared", "refused", "restarted"])
+def test_a_release_marks_nothing_that_may_lack_something(
+    inbox: Path, store: ReceivedStore, why: str
 ) -> None:
+    """Another sender shares it, an instance was refused, or it began before the start."""
     put(store, IMAGES[0], None, 1)
-    assert refusal(store, b"no DICOM", None, 1) is Reason.UNREADABLE
-    store.released(1, complete=True)
-    assert not marked(inbox)
-
-
-def test_a_release_marks_nothing_that_began_before_the_start(
-    inbox: Path, store: ReceivedStore
-) -> None:
-    put(store, IMAGES[0], None, 1)
-    again = store_in(inbox)
-    put(again, IMAGES[1], None, 1)
-    again.released(1, complete=True)
-    assert not marked(inbox)
-
-
-def test_an_instance_after_the_mark_takes_it_back(inbox: Path, store: ReceivedStore) -> None:
-    put(store, IMAGES[0], None, 1)
-    store.released(1, complete=True)
-    put(store, IMAGES[1], None, 2)
+    if why == "refused":
+        assert refusal(store, b"no DICOM", None, 1) is Reason.UNREADABLE
+    later = store_in(inbox) if why == "restarted" else store
+    if why != "refused":
+        put(later, IMAGES[1], None, 2 if why == "shared" else 1)
+    later.released(1, complete=True)
+    later.released(2, complete=True)
     assert not marked(inbox)
 
 
@@ -411,10 +329,3 @@ def test_a_deflated_data_set_is_inflated_no_further_than_needed(
     put(store, content)
     (file,) = inbox.glob("*/*.dcm")
     assert identify(file).series == image.SeriesInstanceUID
-
-
-def test_an_incoming_instance_may_be_discarded_twice(tmp_path: Path, store: ReceivedStore) -> None:
-    incoming: Incoming = store.begin()
-    incoming.discard()
-    incoming.discard()
-    assert on_their_way(tmp_path / "inbox") == []
