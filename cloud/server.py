@@ -318,8 +318,9 @@ class CloudServer:
     def _http_listener(self) -> Listener:
         settings = self._settings
         connections = settings.max_streams + SPARE_CONNECTIONS
-        where = (settings.http_address, "HTTP", "http_address")
-        return Listener(*where, tls=settings.tls, connections=connections)
+        return Listener(
+            settings.http_address, "http_address", settings.tls, connections=connections
+        )
 
     def _bind(self) -> str:
         address, credentials = self._settings.address, server_credentials(self._settings)

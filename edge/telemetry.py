@@ -1,17 +1,15 @@
 """The metrics of the core of the edge, for Prometheus; each part of the agent adds its own."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from edge.errors import BadSettings
 from edge.link.estimate import LinkEstimate
 from edge.report.model import Report
 from edge.settings.core import EdgeSettings
 from process.endpoints import Checks, process_registry, serving_metrics
-from process.http import CannotListen
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -105,20 +103,8 @@ class Telemetry:
         if report.took_s > report.deadline_s:
             self._late.inc()
 
-    @contextmanager
     def serve(
         self, settings: EdgeSettings, alive: Checks | None = None, ready: Checks | None = None
-    ) -> Iterator[str | None]:
-        """Serve metrics and checks over HTTP while entered; yield the address, None if off.
-
-        Raises:
-            BadSettings: the port cannot be bound.
-        """
-        at = settings.metrics_address
-        with ExitStack() as parts:
-            try:
-                metrics = serving_metrics(self.registry, at, alive or {}, ready or {})
-                address = parts.enter_context(metrics)
-            except CannotListen as error:
-                raise BadSettings(str(error)) from error
-            yield address
+    ) -> AbstractContextManager[str | None]:
+        """Serve metrics and checks over HTTP while entered, see `serving_metrics`."""
+        return serving_metrics(self.registry, settings.metrics_address, alive or {}, ready or {})

@@ -72,9 +72,7 @@ def serving_metrics(
     if not address:
         yield None
         return
-    with serving(
-        _app(registry, alive, ready), Listener(address, "metrics", "metrics_address")
-    ) as bound:
+    with serving(_app(registry, alive, ready), Listener(address, "metrics_address")) as bound:
         yield bound.address
 
 

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from process.tls import TlsFiles, is_loopback
+from process.tls import TlsFiles
 
 MAX_HEADER_BYTES = 16_384
 """Largest head of a request."""
@@ -32,7 +32,7 @@ _CERTIFICATE = "certificate"
 
 
 class CannotListen(OSError):
-    """The address cannot be listened on; the message names it, the reason and the settings."""
+    """An address cannot be listened on; the message names its setting, and the reason."""
 
 
 class SlowBody(Exception):
@@ -49,8 +49,7 @@ class Listener:
 
     Attributes:
         address: ``HOST:PORT``; port 0 takes a free one.
-        name: what is served, for messages.
-        settings: names of the settings of the address, for messages.
+        setting: name of the setting that has the address, for messages.
         tls: certificate and key enable TLS; ``ca`` must have signed callers' certificates.
         callers: with a ``ca``, whether a caller must have a certificate, or may.
         connections: largest number of open connections; more are closed.
@@ -60,8 +59,7 @@ class Listener:
     """
 
     address: str
-    name: str = "HTTP"
-    settings: str = ""
+    setting: str = "address"
     tls: TlsFiles = field(default_factory=TlsFiles)
     callers: ssl.VerifyMode = ssl.CERT_REQUIRED
     connections: int = 64
@@ -72,11 +70,6 @@ class Listener:
     def encrypted(self) -> bool:
         """Whether TLS is on."""
         return self.tls.cert is not None
-
-    @property
-    def is_local(self) -> bool:
-        """Whether only this machine reaches the address."""
-        return is_loopback(self.address)
 
 
 @dataclass(frozen=True)
@@ -93,13 +86,12 @@ def serving(app: ASGIApp, at: Listener) -> Iterator[Bound]:
     """Serve from a thread while entered.
 
     Raises:
-        CannotListen: the address cannot be bound.
-        OSError: a file of TLS cannot be used.
+        CannotListen: the address cannot be bound, or a file of TLS cannot be used.
     """
     with _bound(at) as listening:
         server = _server(app, at)
         run = _run(server, listening)
-        thread = Thread(target=asyncio.run, args=(run,), name=at.name, daemon=True)
+        thread = Thread(target=asyncio.run, args=(run,), name=at.setting, daemon=True)
         thread.start()
         try:
             yield _described(at, listening, thread.is_alive)
@@ -113,7 +105,7 @@ async def serving_here(app: ASGIApp, at: Listener) -> AsyncIterator[Bound]:
     """Serve from the event loop of the caller while entered.
 
     Raises:
-        CannotListen, OSError: as `serving`.
+        CannotListen: as `serving`.
     """
     with _bound(at) as listening:
         server = _server(app, at)
@@ -252,12 +244,12 @@ async def _run(server: uvicorn.Server, listening: socket.socket) -> None:
 
 @contextlib.contextmanager
 def _bound(at: Listener) -> Iterator[socket.socket]:
-    host, _, port = at.address.rpartition(":")
+    if problems := at.tls.problems():
+        raise CannotListen("; ".join(problems))
     try:
-        listening = _listen(host.strip("[]"), int(port), at.connections)
+        listening = _listen(*host_and_port(at.address), at.connections)
     except OSError as error:
-        said = f"{at.name} at {at.address}: {reason_of(error)} ({at.settings})"
-        raise CannotListen(said) from error
+        raise CannotListen(f"{at.setting} = {at.address}: {reason_of(error)}") from error
     with listening:
         yield listening
 

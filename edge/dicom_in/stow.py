@@ -9,7 +9,7 @@ Each part of a request is written to the disk while it arrives, and is durable b
 import hmac
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -38,7 +38,7 @@ from edge.dicom_in.refusals import Reason, Refused
 from edge.errors import BadSettings
 from edge.settings.core import EdgeSettings
 from edge.settings.receive import plain_address
-from process.http import CannotListen, Listener, SlowBody, body_parts, certificate_names, serving
+from process.http import Listener, SlowBody, body_parts, certificate_names, serving
 from process.logs import quieten
 
 WAY = "stow"
@@ -62,30 +62,27 @@ def receiving_by_stow(
     """Receive studies while entered; yield the bound address, None if it is off.
 
     Raises:
-        BadSettings: the port cannot be bound, or the file of the token cannot be used.
+        CannotListen: the port cannot be bound, or a file of TLS cannot be used.
+        BadSettings: the file of the token cannot be used.
     """
     if not settings.receive.stow.address:
         yield None
         return
     quieten()
-    service = _Service(settings, store, counters)
-    receive = settings.receive.stow
+    stow, service = settings.receive.stow, _Service(settings, store, counters)
     at = Listener(
-        receive.address,
-        "STOW-RS",
+        stow.address,
         "receive.stow.address",
-        receive.tls,
+        stow.tls,
         connections=MAX_CONNECTIONS,
         quiet_s=HEADERS_S,
         stop_s=STOP_S,
     )
-    with ExitStack() as stack:
+    with serving(service.app(), at) as bound:
         try:
-            bound = stack.enter_context(serving(service.app(), at))
-        except CannotListen as error:
-            raise BadSettings(str(error)) from error
-        stack.callback(setattr, service, "stopping", True)
-        yield Listening(bound.address, bound.runs)
+            yield Listening(bound.address, bound.runs)
+        finally:
+            service.stopping = True
 
 
 def read_token(settings: EdgeSettings) -> bytes:

@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge.status.login import Authenticator, LoginRefused
-from edge.web import CLIENT
+from process.http import certificate_names
 from process.tls import is_loopback
 
 MOST_BODY = 8192
@@ -43,6 +43,9 @@ REPORT_POLICY = (
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """Of the report's own page, which has its style and its pictures inside."""
+
+NAMELESS = "a certificate without a name"
+"""Who is logged in by one."""
 
 log = structlog.get_logger()
 
@@ -89,7 +92,8 @@ class Guard:
             return _refused(403, "The request comes from another page than this one.")
         if path.startswith("/static/"):
             return None
-        certificate, address = str(getattr(request.state, CLIENT, "")), address_of(request)
+        names, address = certificate_names(request), address_of(request)
+        certificate = "" if names is None else next(iter(names), NAMELESS)
         try:
             find = self._authenticator.user
             user = await run_in_threadpool(find, request.session, certificate, address)

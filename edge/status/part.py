@@ -1,5 +1,6 @@
 """The status page as a part of the agent."""
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,8 +13,10 @@ from edge.site import Site
 from edge.status.login import Authenticator, Password
 from edge.status.pages import application
 from edge.status.volumes import Volumes, forget_voxels
-from edge.web import Listener, serving
-from process.http import host_and_port
+from process.http import Listener, serving
+
+STOP_S = 2.0
+"""Time that open requests have at the end."""
 
 log = structlog.get_logger()
 
@@ -31,13 +34,13 @@ class PagePart(Part):
             yield Checked(Level.OK, "status", "no status page: page.address is not set")
             return
         at, file = listener(site.settings), page.password_file
-        problems = at.problems()
+        problems = at.tls.problems()
         for problem in problems:
             yield Checked(Level.WRONG, "status", problem)
         if problems:
             return
         yield from secrets("status", page.tls.key)
-        for warning in at.warnings():
+        for warning in at.tls.warnings():
             yield Checked(Level.NOTE, "status", warning)
         if file is not None:
             Password.load(file)
@@ -58,7 +61,8 @@ class PagePart(Part):
         """Serve the page.
 
         Raises:
-            BadSettings: the password or a file of TLS cannot be used, or the port is taken.
+            BadSettings: the password cannot be used.
+            CannotListen: the port is taken, or a file of TLS cannot be used.
         """
         settings = self.agent.site.settings
         if not settings.page.address:
@@ -71,8 +75,8 @@ class PagePart(Part):
         volumes = Volumes(self.agent.site)
         try:
             app = application(self.agent, volumes, who, secure=at.encrypted)
-            with serving(app, at, "status page") as url:
-                log.info("status page served", url=url)
+            with serving(app, at) as bound:
+                log.info("status page served", url=bound.url)
                 yield
         finally:
             volumes.close()
@@ -87,6 +91,6 @@ def listener(settings: EdgeSettings) -> Listener:
 
     A client certificate is required where there is no password; else it takes its place.
     """
-    host, port = host_and_port(settings.page.address)
-    required = settings.page.password_file is None
-    return Listener(host, port, settings.page.tls, required, "page.address")
+    page = settings.page
+    callers = ssl.CERT_REQUIRED if page.password_file is None else ssl.CERT_OPTIONAL
+    return Listener(page.address, "page.address", page.tls, callers, stop_s=STOP_S)

@@ -115,7 +115,7 @@ def test_serve_names_a_taken_port() -> None:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         line = fails_in_one_line("--metrics-address", address)
         assert fails_in_one_line("--address", address).startswith(f"AddressUnusable: {address} ")
-    said = f"metrics at {address}: {os.strerror(98)} (metrics_address)"
+    said = f"metrics_address = {address}: {os.strerror(98)}"
     assert line == f"CannotListen: {said}"
 
 

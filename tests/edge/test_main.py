@@ -436,9 +436,7 @@ def test_run_names_a_taken_metrics_port(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         line = agent_error(tmp_path, f'metrics_address = "127.0.0.1:{port}"')
-    assert line == (
-        f"BadSettings: metrics at 127.0.0.1:{port}: Address already in use (metrics_address)"
-    )
+    assert line == (f"CannotListen: metrics_address = 127.0.0.1:{port}: Address already in use")
 
 
 def test_run_names_a_database_that_cannot_be_opened(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ async def body(request: Request) -> Response:
 
 
 APP = Starlette(routes=[Route("/", who), Route("/", body, methods=["POST"])])
-HERE = Listener("127.0.0.1:0", "test", "test_address")
+HERE = Listener("127.0.0.1:0", "test_address")
 
 
 def bounded(**bounds: Any) -> Listener:
@@ -95,6 +95,13 @@ def test_it_serves_until_the_end_and_its_port_can_be_served_again_at_once() -> N
             assert httpx.get(again.url).status_code == 200
 
 
+def test_wrong_files_of_tls_stop_the_start_and_are_named(pki: Path) -> None:
+    files = TlsFiles(cert=pki / "server.pem", key=pki / "client.key")
+    said = r"tls\.key = .* is not the private key of tls\.cert"
+    with pytest.raises(CannotListen, match=said), serving(APP, bounded(tls=files)):
+        pass
+
+
 def test_it_serves_from_the_loop_of_its_caller() -> None:
     async def run() -> int:
         async with serving_here(APP, HERE) as bound, httpx.AsyncClient() as client:
@@ -105,8 +112,8 @@ def test_it_serves_from_the_loop_of_its_caller() -> None:
 
 def test_an_address_that_cannot_be_bound_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
-        at = Listener(f"127.0.0.1:{other.getsockname()[1]}", "metrics", "metrics_address")
-        said = rf"metrics at {at.address}: Address already in use \(metrics_address\)"
+        at = Listener(f"127.0.0.1:{other.getsockname()[1]}", "metrics_address")
+        said = rf"metrics_address = {at.address}: Address already in use"
         with pytest.raises(CannotListen, match=said), serving(APP, at):
             pass
     with pytest.raises(CannotListen, match=r"no\.invalid"), serving(APP, Listener("no.invalid:0")):

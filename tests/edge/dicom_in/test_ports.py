@@ -19,6 +19,7 @@ from edge.dicom_in.part import ReceiveMetrics
 from edge.dicom_in.receiving import receiving
 from edge.errors import BadSettings
 from edge.telemetry import Telemetry
+from process.http import CannotListen
 from tests.edge.dicom_in.senders import (
     ANYWHERE,
     DICOM,
@@ -192,7 +193,7 @@ def test_silent_connections_do_not_keep_a_sender_out(
 
 def test_a_taken_port_is_named_with_its_setting(door: Door, port: Port, tmp_path: Path) -> None:
     with (
-        pytest.raises(BadSettings, match="Address already in use") as error,
+        pytest.raises((BadSettings, CannotListen), match="Address already in use") as error,
         door.open(tmp_path, address=port.address),
     ):
         pass
@@ -234,7 +235,10 @@ def test_files_of_tls_that_do_not_fit_stop_the_start(door: Door, tmp_path: Path,
     files = {"cert": pki / "server.pem", "key": pki / "client.key"}
     settings = settings_in(tmp_path, **{f"{own}address": ANYWHERE, f"{own}tls": files})
     with (
-        pytest.raises(BadSettings, match=r"tls\.key = .* is not the private key of .*tls\.cert"),
+        pytest.raises(
+            (BadSettings, CannotListen),
+            match=r"tls\.key = .* is not the private key of .*tls\.cert",
+        ),
         receiving(settings, tmp_path, ReceiveMetrics(Telemetry())),
     ):
         os.abort()

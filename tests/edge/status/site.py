@@ -32,10 +32,10 @@ from edge.status.volumes import Volumes
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from edge.trail.records import TrailRecord
-from edge.web import Listener, serving
 from evaluation.recovery.agent import settings_in
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, StudyHeader
+from process.http import Listener, serving
 from tests.edge.agents import Showing, agent_of
 from tests.edge.builders import SilentCloud, pipeline_of
 from tests.edge.databases import open_store
@@ -199,8 +199,8 @@ class Visit:
 def visiting(app: ASGIApp) -> Iterator[Visit]:
     """The pages served over HTTP, and a user."""
     with (
-        serving(app, Listener("127.0.0.1", 0, setting="page.address"), "test") as url,
-        httpx.Client(base_url=url, timeout=60.0) as client,
+        serving(app, Listener("127.0.0.1:0")) as bound,
+        httpx.Client(base_url=bound.url, timeout=60.0) as client,
     ):
         yield Visit(client)
 

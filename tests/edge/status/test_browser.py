@@ -14,9 +14,9 @@ from edge.drift.compare import BASELINE, LEAST
 from edge.drift.store import DriftStore
 from edge.run import site_of
 from edge.store.steps import Step
-from edge.web import Listener, serving
 from evaluation.errors import MissingProgram
 from evaluation.screenshots import VIEWS, Browser, View, browser
+from process.http import Listener, serving
 from tests.edge.builders import put
 from tests.edge.drift.test_compare import studies
 from tests.edge.status.site import CT, OUTLINED, PASSWORD, SEEN, Site
@@ -103,8 +103,8 @@ def site(tmp_path: Path) -> Site:
 def person(shown: Browser, site: Site) -> Iterator[Person]:
     site.give_up(f"{7:032x}", "the association was refused")
     app = site.app(panels=[deliveries_panel(site_of(site.with_target()))])
-    with serving(app, Listener("127.0.0.1", 0, setting="page.address"), "test") as url:
-        person = Person(shown, url)
+    with serving(app, Listener("127.0.0.1:0")) as bound:
+        person = Person(shown, bound.url)
         person.log_in()
         yield person
 
