@@ -145,10 +145,8 @@ class Part:
     def work(self, waiting: bool) -> bool:
         """Do one piece of work between two studies; return whether there was any.
 
-        ``waiting`` says that a study waits: then only what takes some milliseconds is done.
-
-        Raises:
-            OSError, sqlite3.OperationalError: nothing can be written now; it is called again later.
+        ``waiting`` says that a study waits: then only what takes some milliseconds is done. After
+        any error it is called again later, and after the next one later still.
         """
         return False
 

@@ -21,13 +21,13 @@ from edge.amend.amender import Amender, RetryBudget
 from edge.atomic_files import is_transient
 from edge.escalation.client import SecondReader
 from edge.job import Job
-from edge.part import Agent
+from edge.part import Agent, Part
 from edge.pipeline import StudyResult
 from edge.report.model import Report
 from edge.rules.rule import Rules
 from edge.rules.selection import priority_of
 from edge.store.pending import PersistPending, persist_in
-from edge.store.repair import require_own_files
+from edge.store.repair import is_damage, require_own_files
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
 from imaging.errors import is_machine_fault
@@ -130,12 +130,28 @@ class MainLoop:
         self._in_a_row = self._in_a_row + 1 if waiting else 0
         due = self._in_a_row % AMEND_EVERY == 0 or self._amender.over_limit
         amends = due and self._amender.run_once()
-        worked = [due and part.work(bool(waiting)) for part in self._agent.parts]
+        worked = [due and self._ask(part, bool(waiting)) for part in self._agent.parts]
         busy = bool(waiting) or amends or any(worked)
         if not busy:
             self._store.write_log()  # now, so that no report has to wait for it
         if full is not None and not busy:
             raise full
+        return busy
+
+    def _ask(self, part: Part, waiting: bool) -> bool:
+        """Let a part do one piece of work; after a fault of the part it waits, and others go on."""
+        if self._is_held(part.name):
+            return False
+        try:
+            busy = part.work(waiting)
+        except Exception as error:  # whatever it is: the next study must be read
+            if is_of_the_database(error):
+                raise
+            log.exception(
+                "fault of a part, it waits", part=part.name, pause_s=self._hold(part.name)
+            )
+            return False
+        self._retry_at.pop(part.name, None)
         return busy
 
     def _wait_for_poll(self) -> None:
@@ -222,10 +238,7 @@ class MainLoop:
             if is_transient(error):
                 raise
             if is_machine_fault(error) or isinstance(error, PermissionError):
-                _, failures = self._retry_at.get(key, (0.0, 0))
-                pause_s = doubled(self._site.pause_s, MAX_PAUSE_S, failures)
-                self._retry_at[key] = self._clock() + pause_s, failures + 1
-                values = {field: key, "error": str(error), "pause_s": pause_s}
+                values = {field: key, "error": str(error), "pause_s": self._hold(key)}
                 log.error("fault of the machine, the study waits", **values)
             else:
                 log.exception("suspended until the next start", **{field: key})
@@ -235,6 +248,13 @@ class MainLoop:
             return False
         self._retry_at.pop(key, None)
         return True
+
+    def _hold(self, key: str) -> float:
+        """Let a study or a part wait, twice as long as the last time; return the pause in s."""
+        _, failures = self._retry_at.get(key, (0.0, 0))
+        pause_s = doubled(self._site.pause_s, MAX_PAUSE_S, failures)
+        self._retry_at[key] = self._clock() + pause_s, failures + 1
+        return pause_s
 
     def _is_held(self, key: str) -> bool:
         """Return whether a study is suspended, or waits after a fault of the machine."""
@@ -290,7 +310,7 @@ def main_loop(
     def on_amended(report: Report) -> None:
         telemetry.count_amendment(report)
         for part in agent.parts:
-            part.amended(report)
+            _tell(part.name, part.amended, report)
 
     budget = RetryBudget.of(settings, agent.site.pause_s)
     amender = Amender(
@@ -300,7 +320,7 @@ def main_loop(
     def on_report(report: Report) -> None:
         telemetry.count_report(report)
         for part in agent.parts:
-            part.reported(report)
+            _tell(part.name, part.reported, report)
         if "cloud" in report.models:
             amender.responded()
 
@@ -318,3 +338,18 @@ def main_loop(
     inbox = Inbox(folders.inbox, settings.quiet_s, agent.clock)
     priority = priority_of(rules, Priority(settings.priority))
     return MainLoop(agent, store, inbox, process, amender, arrived, priority)
+
+
+def _tell(name: str, heard: Callable[[Report], None], report: Report) -> None:
+    """Tell a part of a report; a fault of the part harms no report."""
+    try:
+        heard(report)
+    except Exception as error:
+        if is_of_the_database(error):
+            raise
+        log.exception("fault of a part", part=name)
+
+
+def is_of_the_database(error: Exception) -> bool:
+    """Return whether the main loop must deal with a fault, because the database is at fault."""
+    return is_damage(error) or is_transient(error)
