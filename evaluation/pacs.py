@@ -44,7 +44,7 @@ state_dir = "{folder}/state"
 cloud.address = "{cloud}"
 deadline_s = {deadline_s:g}
 receive.dicom.address = "127.0.0.1:{port}"
-receive.dicom.complete_on_release = true
+receive.complete_at_end = true
 poll_s = 0.1
 
 [[targets]]

@@ -9,6 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+)
+
 from edge.access import file_mode
 from edge.atomic_files import is_transient
 from edge.dicom_in.identity import Identity, data_set_digest
@@ -16,6 +22,12 @@ from edge.dicom_in.refusals import Reason, Refused
 from edge.settings.core import EdgeSettings
 
 MB = 1_000_000
+MAX_INSTANCES = 10_000
+"""Instances of one series that may wait in the inbox, and of one request."""
+SOP_CLASSES = frozenset(
+    {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
+)
+"""Storage classes that are received."""
 _CHECK_BYTES = 4 << 20
 """The free disk space is checked again after this many bytes."""
 
@@ -67,25 +79,18 @@ class Limits:
 
     Attributes:
         instance_bytes: largest file of one instance.
-        instances: largest number of instances of one series that wait in the inbox.
         free_bytes: disk space that stays free.
-        sop_classes: UIDs of the accepted storage classes.
+        instances: largest number of instances of one series that wait in the inbox.
     """
 
     instance_bytes: int
-    instances: int
     free_bytes: int
-    sop_classes: frozenset[str]
+    instances: int = MAX_INSTANCES
 
     @classmethod
     def of(cls, settings: EdgeSettings) -> "Limits":
         """Take the limits from the settings."""
-        return cls(
-            settings.receive.max_instance_mb * MB,
-            settings.receive.max_instances,
-            settings.receive.min_free_mb * MB,
-            frozenset(settings.receive.sop_classes),
-        )
+        return cls(settings.receive.max_instance_mb * MB, settings.receive.min_free_mb * MB)
 
 
 class Incoming:

@@ -25,7 +25,15 @@ from edge.access import make_folder
 from edge.atomic_files import remove, sync_folder, write_atomically
 from edge.database import StepHook
 from edge.dicom_in.identity import Identity, data_set_digest, identify
-from edge.dicom_in.incoming import MB, Expected, Incoming, Limits, Source, refusing_faults
+from edge.dicom_in.incoming import (
+    MB,
+    SOP_CLASSES,
+    Expected,
+    Incoming,
+    Limits,
+    Source,
+    refusing_faults,
+)
 from edge.dicom_in.refusals import Reason, Refused
 from edge.dicom_in.steps import ReceiveStep
 from edge.folders import DONE, RECEIVED, RESENT_S
@@ -140,8 +148,8 @@ class ReceivedStore:
             self._on_step(ReceiveStep.WRITTEN, True)
             identity = identify(incoming.path)
             (expected or Expected()).require(identity)
-            if identity.sop_class not in self._limits.sop_classes:
-                raise Refused(Reason.SOP_CLASS, "the SOP class is not among receive.sop_classes")
+            if identity.sop_class not in SOP_CLASSES:
+                raise Refused(Reason.SOP_CLASS, "the SOP class is not one of CT")
             with refusing_faults():
                 self._place(incoming, identity, source, sender)
             self._on_step(ReceiveStep.ACKNOWLEDGED, False)

@@ -21,7 +21,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from edge.dicom_in.bounds import BoundedServer, DataSetSink, close, is_store
 from edge.dicom_in.identity import checked_uid
-from edge.dicom_in.incoming import MB, Expected, Incoming, Source
+from edge.dicom_in.incoming import MB, SOP_CLASSES, Expected, Incoming, Source
 from edge.dicom_in.port import Counters, Listening, keep
 from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.refusals import Refused, Rejection
@@ -37,15 +37,23 @@ DRAIN_S = 10.0
 """Longest time that instances on their way have at the end."""
 ABORT_S = 2.0
 """Longest time that senders have to close connections after their association was aborted."""
+MAX_ASSOCIATIONS = 10
+"""Associations that are open at once; more are rejected."""
+MAX_PDU_BYTES = 131_072
+"""Largest PDU that is received."""
 SPARE_CONNECTIONS = 16
-"""Connections beyond `max_associations`: each gets its rejection, or has not asked yet."""
+"""Connections beyond the open associations: each gets its rejection, or has not asked yet."""
 
 log = structlog.get_logger()
 
 
 @contextmanager
 def receiving_by_dicom(
-    settings: EdgeSettings, store: ReceivedStore, counters: Counters
+    settings: EdgeSettings,
+    store: ReceivedStore,
+    counters: Counters,
+    *,
+    max_open: int = MAX_ASSOCIATIONS,
 ) -> Iterator[Listening | None]:
     """Receive studies while entered; yield the bound address, None if it is off.
 
@@ -59,7 +67,7 @@ def receiving_by_dicom(
         return
     _config.LOG_HANDLER_LEVEL = "none"
     quieten()
-    node = _Node(settings, store, counters)
+    node = _Node(settings, store, counters, max_open)
     server = node.server(settings)
     thread = threading.Thread(target=server.serve_forever, name="dicom", daemon=True)
     thread.start()
@@ -83,8 +91,11 @@ class _Session:
 class _Node:
     """Decides who may send, and answers."""
 
-    def __init__(self, settings: EdgeSettings, store: ReceivedStore, counters: Counters) -> None:
+    def __init__(
+        self, settings: EdgeSettings, store: ReceivedStore, counters: Counters, max_open: int
+    ) -> None:
         self._settings, self._store, self._counters = settings, store, counters
+        self._max_open = max_open
         self._peers = tuple(map(Peer.of, settings.receive.dicom.peers))
         self._lock = threading.Lock()
         self._sessions: dict[Association, _Session] = {}
@@ -94,12 +105,12 @@ class _Node:
     def server(self, settings: EdgeSettings) -> BoundedServer:
         """Make the server, and bind its port."""
         ae = AE(settings.receive.dicom.ae_title)
-        ae.maximum_pdu_size = settings.receive.dicom.max_pdu
-        ae.network_timeout = ae.dimse_timeout = settings.receive.dicom.timeout_s
-        ae.acse_timeout = settings.receive.dicom.acse_timeout_s
-        ae.maximum_associations = settings.receive.dicom.max_associations + 2 * SPARE_CONNECTIONS
+        ae.maximum_pdu_size = MAX_PDU_BYTES
+        ae.network_timeout = ae.dimse_timeout = settings.receive.timeout_s
+        ae.acse_timeout = settings.receive.timeout_s / 2
+        ae.maximum_associations = self._max_open + 2 * SPARE_CONNECTIONS
         ae.add_supported_context(Verification)
-        for sop_class in settings.receive.sop_classes:
+        for sop_class in sorted(SOP_CLASSES):
             ae.add_supported_context(sop_class, sorted(TRANSFER_SYNTAXES))
         address = settings.receive.dicom.address
         host, port = host_and_port(address)
@@ -116,7 +127,7 @@ class _Node:
                 ],
                 server_class=BoundedServer,
                 make_sink=self._make_sink,
-                max_connections=settings.receive.dicom.max_associations + SPARE_CONNECTIONS,
+                max_connections=self._max_open + SPARE_CONNECTIONS,
                 on_refused=self._on_refused_connection,
                 on_end=self._on_end,
             )
@@ -174,7 +185,7 @@ class _Node:
             return Rejection.CALLING
         if called != self._settings.receive.dicom.ae_title:
             return Rejection.CALLED
-        if len(self._sessions) >= self._settings.receive.dicom.max_associations:
+        if len(self._sessions) >= self._max_open:
             return Rejection.LIMIT
         return None
 
@@ -204,7 +215,7 @@ class _Node:
     def _on_released(self, event: evt.Event) -> None:
         session = self._sessions.get(event.assoc)
         if session is not None:
-            complete = self._settings.receive.dicom.complete_on_release
+            complete = self._settings.receive.complete_at_end
             self._store.released(session.number, complete=complete)
 
     def _on_end(self, association: Association) -> None:

@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edge.dicom_in.identity import Identity, checked_uid
-from edge.dicom_in.incoming import Expected, Incoming, Source
+from edge.dicom_in.incoming import MAX_INSTANCES, Expected, Incoming, Source
 from edge.dicom_in.multipart import (
     MalformedRequest,
     PartBegins,
@@ -44,6 +44,8 @@ from process.logs import quieten
 WAY = "stow"
 PART_TYPE = "application/dicom"
 RESPONSE_TYPE = "application/dicom+json"
+MAX_REQUESTS = 4
+"""Requests that are received at once; more are told to come back."""
 MAX_CONNECTIONS = 64
 """Connections that may be open at once; more are closed."""
 HEADERS_S = 15.0
@@ -57,7 +59,11 @@ log = structlog.get_logger()
 
 @contextmanager
 def receiving_by_stow(
-    settings: EdgeSettings, store: ReceivedStore, counters: Counters
+    settings: EdgeSettings,
+    store: ReceivedStore,
+    counters: Counters,
+    *,
+    max_open: int = MAX_REQUESTS,
 ) -> Iterator[Listening | None]:
     """Receive studies while entered; yield the bound address, None if it is off.
 
@@ -69,7 +75,7 @@ def receiving_by_stow(
         yield None
         return
     quieten()
-    stow, service = settings.receive.stow, _Service(settings, store, counters)
+    stow, service = settings.receive.stow, _Service(settings, store, counters, max_open)
     at = Listener(
         stow.address,
         "receive.stow.address",
@@ -169,8 +175,11 @@ class _Service:
     ``stopping`` says whether requests are refused because the agent stops.
     """
 
-    def __init__(self, settings: EdgeSettings, store: ReceivedStore, counters: Counters) -> None:
+    def __init__(
+        self, settings: EdgeSettings, store: ReceivedStore, counters: Counters, max_open: int
+    ) -> None:
         self._settings, self._store, self._counters = settings, store, counters
+        self._max_open = max_open
         self._token = read_token(settings)
         self._open = 0
         self.stopping = False
@@ -234,8 +243,8 @@ class _Service:
         if self.stopping:
             text = "the agent is being stopped"
             raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text, **retry)
-        if self._open >= self._settings.receive.stow.max_requests:
-            text = f"{self._open} requests are open: receive.stow.max_requests"
+        if self._open >= self._max_open:
+            text = f"{self._open} requests are open, which is the most"
             raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text, **retry)
         try:
             parser = RelatedParser(parameters.get("boundary", ""))
@@ -265,7 +274,7 @@ class _Service:
         outcome, part = _Outcome(), None
         parts, sender, complete = 0, self._store.new_sender(), False
         try:
-            async for chunk in body_parts(request, idle_s=self._settings.receive.stow.timeout_s):
+            async for chunk in body_parts(request, idle_s=self._settings.receive.timeout_s):
                 for event in parser.feed(chunk):
                     match event:
                         case PartBegins(kind):
@@ -285,8 +294,7 @@ class _Service:
                             )
                             part = None
             parser.finish()
-            on_request = self._settings.receive.stow.complete_on_request
-            complete = on_request and outcome.status is HTTPStatus.OK
+            complete = self._settings.receive.complete_at_end and outcome.status is HTTPStatus.OK
         except MalformedRequest as error:
             raise _Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
         except SlowBody as error:
@@ -298,8 +306,8 @@ class _Service:
         return outcome
 
     def _require_few(self, parts: int) -> None:
-        if parts > self._settings.receive.max_instances:
-            text = f"more than {self._settings.receive.max_instances} instances in one request"
+        if parts > MAX_INSTANCES:
+            text = f"more than {MAX_INSTANCES} instances in one request"
             raise _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
 
     def _keep(

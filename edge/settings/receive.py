@@ -7,12 +7,6 @@ from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
-from pydicom.uid import (
-    UID,
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-)
 
 from process.settings import LONGEST_S, ListenAddress, Table
 from process.tls import ServerTlsFiles, is_loopback
@@ -68,12 +62,6 @@ class DicomReceiveSettings(Table):
         ae_title: AE title of the agent; an association that calls another one is rejected.
         peers: who may send, ``AE`` or ``AE@ADDRESS``; an address may be a network. Empty: every
             user of this machine.
-        complete_on_release: whether a series is complete when the association that sent all of it
-            is released.
-        max_associations: largest number of open associations.
-        max_pdu: largest PDU that is received, in bytes.
-        timeout_s: longest silence within an association, and longest time for one PDU.
-        acse_timeout_s: longest time until a connection requests an association.
         tls: files of TLS; ``cert`` and ``key`` enable it, ``ca`` must have signed the certificates
             of senders.
     """
@@ -83,11 +71,6 @@ class DicomReceiveSettings(Table):
     peers: tuple[str, ...] = Field(
         default=(), description='a list such as ["SCANNER@10.1.2.3", "PACS@10.2.0.0/16", "OTHER"]'
     )
-    complete_on_release: bool = False
-    max_associations: int = Field(default=10, ge=1, le=100)
-    max_pdu: int = Field(default=131_072, ge=4096, le=1_048_576)
-    timeout_s: float = Field(default=60.0, ge=1, le=LONGEST_S)
-    acse_timeout_s: float = Field(default=30.0, ge=1, le=LONGEST_S)
     tls: ServerTlsFiles = Field(default_factory=ServerTlsFiles)
 
     @field_validator("peers")
@@ -106,10 +89,6 @@ class StowReceiveSettings(Table):
             loopback requires TLS, and a token or certificates of the senders.
         token_file: file with the token that senders must name.
         insecure: whether other machines may send without TLS.
-        max_requests: largest number of requests that are received at once.
-        timeout_s: longest silence within a request.
-        complete_on_request: whether a series is complete when the request that sent all of it
-            ends. Only for senders that send a series in one request.
         tls: files of TLS; ``cert`` and ``key`` enable it, ``ca`` must have signed the certificates
             of senders.
     """
@@ -117,9 +96,6 @@ class StowReceiveSettings(Table):
     address: ListenAddress = ""
     token_file: Path | None = None
     insecure: bool = False
-    max_requests: int = Field(default=4, ge=1, le=100)
-    timeout_s: float = Field(default=60.0, ge=1, le=LONGEST_S)
-    complete_on_request: bool = False
     tls: ServerTlsFiles = Field(default_factory=ServerTlsFiles)
 
     @model_validator(mode="after")
@@ -147,31 +123,21 @@ class ReceiveSettings(Table):
         dicom: studies that come by C-STORE.
         stow: studies that come by STOW-RS.
         max_instance_mb: largest received instance, in megabytes.
-        max_instances: largest number of instances of a series that wait in the inbox.
         min_free_mb: space in megabytes that stays free on the inbox's disk.
-        sop_classes: UIDs of the storage classes that are received.
+        timeout_s: longest silence within an association or a request, and longest time for one PDU.
+            A connection has half of it until it requests an association.
+        complete_at_end: whether a series is complete when the association or the request that sent
+            all of it ends. Only for senders that send a series at once.
     """
 
     dicom: DicomReceiveSettings = Field(default_factory=DicomReceiveSettings)
     stow: StowReceiveSettings = Field(default_factory=StowReceiveSettings)
     max_instance_mb: int = Field(default=1024, ge=1, le=4000)
-    max_instances: int = Field(default=10_000, ge=1, le=20_000)
     min_free_mb: int = Field(default=1000, ge=1)
-    sop_classes: tuple[str, ...] = Field(
-        default=(CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage),
-        min_length=1,
-        description="a list of UIDs of storage classes",
-    )
+    timeout_s: float = Field(default=60.0, ge=1, le=LONGEST_S)
+    complete_at_end: bool = False
 
     @property
     def is_on(self) -> bool:
         """Whether studies are received over the network at all."""
         return bool(self.dicom.address or self.stow.address)
-
-    @field_validator("sop_classes")
-    @classmethod
-    def _are_storage_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
-        for one in classes:
-            if UID(one).type != "SOP Class" or "Storage" not in UID(one).name:
-                raise ValueError(f"{one!r} is no UID of a storage SOP class")
-        return classes

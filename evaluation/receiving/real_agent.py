@@ -50,7 +50,7 @@ def real_agent(folder: Path, log: Path, **settings: str | float | bool) -> Itera
     values = {
         **{name: str(folder / name) for name in ("inbox", "outbox", "state_dir")},
         "receive__dicom__address": f"127.0.0.1:{port}",
-        "receive__dicom__complete_on_release": True,
+        "receive__complete_at_end": True,
         "poll_s": 0.05,
         **settings,
     }

@@ -234,7 +234,7 @@ def settings_of(root: Path, ports: Ports) -> EdgeSettings:
     return settings_in(
         root,
         receive__dicom__address=f"127.0.0.1:{ports.agent}",
-        receive__dicom__complete_on_release=True,
+        receive__complete_at_end=True,
         receive__min_free_mb=1,
         quiet_s=1.0,
         targets=(by_dicom, by_web),

@@ -77,10 +77,8 @@ def _settings(root: Path, ports: dict[str, int]) -> EdgeSettings:
         receive__min_free_mb=1,
         receive__max_instance_mb=2,
         receive__dicom__address=f"127.0.0.1:{ports['dicom']}",
-        receive__dicom__timeout_s=5.0,
-        receive__dicom__acse_timeout_s=3.0,
+        receive__timeout_s=5.0,
         receive__stow__address=f"127.0.0.1:{ports['stow']}",
-        receive__stow__timeout_s=5.0,
     )
 
 

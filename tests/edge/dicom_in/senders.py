@@ -104,14 +104,18 @@ class Door:
     begin: Callable[[Port, Dataset], Callable[[], None]]
 
     @contextmanager
-    def open(self, root: Path, **values: object) -> Iterator[Port]:
-        """A port without an agent; ``values`` are settings of its own table, or ``receive__…``."""
+    def open(self, root: Path, max_open: int = 10, **values: object) -> Iterator[Port]:
+        """A port without an agent; ``values`` are settings of its own table, or ``receive__…``.
+
+        At most ``max_open`` associations or requests are open at once.
+        """
         own = {n if "__" in n else f"receive__{self.way}__{n}": v for n, v in values.items()}
         settings = settings_in(root, **{f"receive__{self.way}__address": ANYWHERE, **own})
         settings.inbox.mkdir(exist_ok=True)
         telemetry, free = Telemetry(), [10**12]
         store = ReceivedStore(settings.inbox, Limits.of(settings), free_bytes=lambda _: free[0])
-        with self.receiving(settings, store, ReceiveMetrics(telemetry)) as listening:
+        counters = ReceiveMetrics(telemetry)
+        with self.receiving(settings, store, counters, max_open=max_open) as listening:
             yield Port(listening.address, settings.inbox, telemetry, free)
 
 

@@ -236,15 +236,12 @@ def test_a_changed_image_that_comes_after_a_restart_is_told_in_trail_and_reports
     assert first["other_series"][0].startswith("changed images, not read here: 1 of its images")
 
 
-@pytest.mark.parametrize(
-    ("setting", "sent"),
-    [("dicom__complete_on_release", by_dicom), ("stow__complete_on_request", by_stow)],
-)
+@pytest.mark.parametrize("sent", [by_dicom, by_stow])
 def test_the_end_of_its_sender_completes_a_series_where_the_setting_says_so(
-    tmp_path: Path, setting: str, sent: Callable[[dict[str, Endpoint], list[Dataset]], None]
+    tmp_path: Path, sent: Callable[[dict[str, Endpoint], list[Dataset]], None]
 ) -> None:
     """A poll would find it in an hour."""
-    on = {"receive__stow__address": ANYWHERE, f"receive__{setting}": True}
+    on = {"receive__stow__address": ANYWHERE, "receive__complete_at_end": True}
     images = SmallCt(count=12).images()
     for image in images:
         image.preamble = bytes(128)

@@ -122,7 +122,7 @@ def test_of_an_instance_that_breaks_off_nothing_is_left(door: Door, port: Port) 
 
 
 def test_a_sender_that_pauses_is_given_up(door: Door, tmp_path: Path) -> None:
-    with door.open(tmp_path, timeout_s=1.0) as port:
+    with door.open(tmp_path, receive__timeout_s=1.0) as port:
         end = door.begin(port, new_images()[0])
         wait_until(lambda: on_their_way(port.inbox) != [])
         wait_until(lambda: on_their_way(port.inbox) == [])
@@ -175,8 +175,7 @@ def test_silent_connections_do_not_keep_a_sender_out(
     """Those that are too many are closed at once; the others when they ask for nothing."""
     monkeypatch.setattr(stow, "MAX_CONNECTIONS", 3)
     monkeypatch.setattr(stow, "HEADERS_S", 0.5)
-    few = {"max_associations": 1, "acse_timeout_s": 1.0} if door is DICOM else {}
-    with door.open(tmp_path, **few) as port:
+    with door.open(tmp_path, max_open=1, receive__timeout_s=2.0) as port:
         silent = [socket.create_connection(port.endpoint, 30) for _ in range(40)]
         silent[0].sendall(b"POST /dicom-web/studies HTTP/1.1\r\n")
         images = new_images(1)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from structlog.testing import capture_logs
 from edge.agent.inbox import inspect_entry
 from edge.dicom_in import received as module
 from edge.dicom_in.identity import identify
-from edge.dicom_in.incoming import Expected, Limits, Source
+from edge.dicom_in.incoming import MAX_INSTANCES, Expected, Limits, Source
 from edge.dicom_in.received import ReceivedStore
 from edge.dicom_in.refusals import Reason, Refused
 from tests.edge.builders import HandClock, names, watch
@@ -47,10 +48,13 @@ def store(inbox: Path) -> ReceivedStore:
 
 
 def store_in(
-    inbox: Path, free: Callable[[Path], int] = lambda _: 10**12, **limits: int
+    inbox: Path,
+    free: Callable[[Path], int] = lambda _: 10**12,
+    instances: int = MAX_INSTANCES,
+    **settings: int,
 ) -> ReceivedStore:
-    settings = settings_in(inbox.parent, **limits)
-    return ReceivedStore(inbox, Limits.of(settings), clock=HandClock(), free_bytes=free)
+    limits = replace(Limits.of(settings_in(inbox.parent, **settings)), instances=instances)
+    return ReceivedStore(inbox, limits, clock=HandClock(), free_bytes=free)
 
 
 def put(
@@ -217,12 +221,12 @@ def test_a_data_set_that_is_not_what_the_request_says_is_refused(
 
 
 def test_a_series_with_too_many_instances_is_refused(inbox: Path) -> None:
-    store = store_in(inbox, receive__max_instances=3)
+    store = store_in(inbox, instances=3)
     for image in IMAGES[:3]:
         put(store, image)
     assert refusal(store, IMAGES[3]) is Reason.TOO_MANY
     put(store, IMAGES[0])
-    again = store_in(inbox, receive__max_instances=3)
+    again = store_in(inbox, instances=3)
     assert refusal(again, IMAGES[3]) is Reason.TOO_MANY
 
 

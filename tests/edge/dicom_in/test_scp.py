@@ -65,7 +65,7 @@ NATIVE = [
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Port]:
     """One for all tests, each of which sends a series of its own."""
     with DICOM.open(
-        tmp_path_factory.mktemp("dicom"), receive__max_instance_mb=1, max_pdu=4096, timeout_s=2
+        tmp_path_factory.mktemp("dicom"), receive__max_instance_mb=1, receive__timeout_s=2
     ) as opened:
         yield opened
 
@@ -146,7 +146,7 @@ def test_a_wrong_called_ae_title_is_rejected(port: Port) -> None:
 
 
 def test_one_association_too_many_is_rejected_and_the_next_is_not(tmp_path: Path) -> None:
-    with DICOM.open(tmp_path, max_associations=2) as port:
+    with DICOM.open(tmp_path, max_open=2) as port:
         open_ones = [associate(port.endpoint) for _ in range(2)]
         assert port.counted("open_associations") == 2
         assert rejection(associate(port.endpoint)) == (2, 3, 2)

@@ -206,7 +206,7 @@ def test_other_machines_need_a_token_or_certificate_and_tls(
 
 def test_requests_beyond_the_limit_are_told_to_come_back(tmp_path: Path) -> None:
     first, second = new_images()
-    with STOW.open(tmp_path, max_requests=1) as port:
+    with STOW.open(tmp_path, max_open=1) as port:
         with socket.create_connection(port.endpoint, 30) as sender:
             head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nContent-Type: {TYPE}\r\n"
             content = body(file_of(first))
