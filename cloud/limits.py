@@ -1,10 +1,13 @@
-"""The limits of the service: bounds, checks of a header and an ROI, and padding of small ROIs.
+"""The limits of the service: bounds, quotas, checks of a header and an ROI, padding of small ROIs.
 
 An ROI may be smaller than what the model reads. It is then mirrored to the model's size, and the
 mask in the model's answer is cropped to the ROI.
 """
 
+import contextlib
 import math
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +15,8 @@ import numpy.typing as npt
 
 from imaging.roi import cut_roi, roi_start
 from imaging.volume import WINDOW_HU, UInt8Array
-from protos.errors import InvalidRequest, TooLarge, VersionMismatch
-from protos.messages import Description, Header, Roi
+from protos.errors import InvalidRequest, Overloaded, TooLarge, VersionMismatch
+from protos.messages import Description, Header, Priority, Roi
 
 Shape = tuple[int, int, int]
 """Voxels (z, y, x)."""
@@ -21,6 +24,9 @@ Shape = tuple[int, int, int]
 SITE_SHARE = 0.5
 """Part of the open streams that one site may have; while other sites are active, also the part of
 the queue, and of its share of the time to a deadline, up to which it may fill the queue."""
+
+STAT_RESERVE = 0.1
+"""Part of the open streams that is for stat alone."""
 
 MIN_SIDE_DIVISOR = 3
 """An ROI must be at least a third of the model's shape along each axis."""
@@ -137,3 +143,57 @@ def crop_mask(mask: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> npt.NDArra
     """Return the part of ``mask`` that an ROI of ``shape`` covered before it was padded."""
     start = roi_start(np.array(mask.shape) // 2, shape)
     return mask[tuple(slice(a, a + side) for a, side in zip(start, shape, strict=True))]
+
+
+class StreamQuota:
+    """The limit of open streams: ``most`` in all, and the part `SITE_SHARE` of it for each site.
+
+    The last of all are for stat studies (`STAT_RESERVE`), and a site may exceed its part by these.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._site_quota = most, max(1, int(SITE_SHARE * most))
+        self._reserved = int(STAT_RESERVE * most)
+        self._open: Counter[str] = Counter()
+
+    @property
+    def open(self) -> int:
+        """How many streams are open, studies and inference requests together."""
+        return self._open.total()
+
+    @contextlib.contextmanager
+    def open_stream(self, site: str) -> Iterator[None]:
+        """Count a stream of ``site`` as open while entered; `check_priority` follows its header.
+
+        Raises:
+            Overloaded: all streams are open, or the site has used up its quota and stat's reserve.
+        """
+        if (total := self.open) >= self._most:
+            full = f"{total} streams are open, the limit is {self._most}"
+            raise Overloaded(full, limit=self._most)
+        if self._open[site] >= self._site_quota + self._reserved:
+            raise Overloaded(self._over_quota(site))
+        self._open[site] += 1
+        try:
+            yield
+        finally:
+            self._open -= Counter((site,))
+
+    def check_priority(self, site: str, priority: Priority) -> None:
+        """Reject an open stream that is not stat and uses stat's reserve, or another site's quota.
+
+        Raises:
+            Overloaded: the stream is rejected.
+        """
+        if priority is Priority.STAT:
+            return
+        for_routine = self._most - self._reserved
+        if self.open > for_routine:
+            raise Overloaded(
+                f"{for_routine} streams are open, the last {self._reserved} are reserved for stat"
+            )
+        if self._open[site] > self._site_quota:
+            raise Overloaded(self._over_quota(site))
+
+    def _over_quota(self, site: str) -> str:
+        return f"site {site} has {self._open[site]} open streams; its quota is {self._site_quota}"

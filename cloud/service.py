@@ -16,9 +16,8 @@ import structlog
 from google.protobuf.message import Message
 
 from cloud.callers import INTERNAL, caller_of, deadline_of, draining
-from cloud.limits import check_header
+from cloud.limits import StreamQuota, check_header
 from cloud.models import ModelTransfers
-from cloud.quota import StreamQuota
 from cloud.scheduling.scheduler import UNKNOWN_SITE
 from cloud.settings import CloudSettings
 from cloud.stream import ABANDON_AFTER_S, Backend, StudyStream

@@ -4,13 +4,13 @@ A reading becomes a verdict, an error becomes a refusal of that ROI alone.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from cloud.cache import CacheKey, VerdictCache
 from cloud.limits import Bounds, check_roi, crop_mask, pad
-from cloud.multiplexer import ResponseMultiplexer
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.scheduler import UNKNOWN_SITE, RoiResult
 from cloud.study_trace import StudyTrace
@@ -19,8 +19,8 @@ from imaging.volume import UInt8Array
 from models.runtime.second_reader import Reading
 from protos import codec
 from protos import overread_pb2 as pb
-from protos.codec import pack_mask, verify
-from protos.deadline import Deadline
+from protos.codec import Outcome, pack_mask, verify
+from protos.deadline import Clock, Deadline
 from protos.errors import (
     CallerFault,
     DeadlinePassed,
@@ -29,11 +29,12 @@ from protos.errors import (
     ModelFailed,
     OverreadError,
 )
-from protos.messages import Description, Header, Refusal, Verdict
+from protos.messages import Description, Header, Refusal, Summary, Verdict
+
+MakeOutcome = Callable[[asyncio.Future[RoiResult]], Outcome]
 
 CLOSE_AFTER_S = 0.5
 """Seconds after its deadline at which a stream is closed; late outcomes are sent until then."""
-
 
 ABANDON_AFTER_S = 0.25
 """Seconds after that at which the call of a caller that reads nothing is abandoned."""
@@ -235,7 +236,7 @@ class StudyStream:
 
     def _outcome(
         self, key: CacheKey, shape: tuple[int, ...], result: asyncio.Future[RoiResult]
-    ) -> codec.Outcome:
+    ) -> Outcome:
         backend = self._backend
         try:
             roi = result.result()
@@ -264,6 +265,83 @@ class StudyStream:
         if self._uncounted:
             self._uncounted -= 1
             self._backend.telemetry.rois.labels(outcome, self._header.priority.value).inc()
+
+
+class ResponseMultiplexer:
+    """The pending and finished outcomes of one study's stream.
+
+    Work is added while ROIs are received; `outcomes` ends when all of it has finished and the
+    multiplexer is closed.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock, self._began_s = clock, clock()
+        self._finished: asyncio.Queue[Outcome | BaseException | None] = asyncio.Queue()
+        self._pending: set[asyncio.Future[RoiResult]] = set()
+        self._closed = self._cancelled = False
+        self._answered: dict[int, bool] = {}
+
+    def add(self, work: asyncio.Future[RoiResult], outcome: MakeOutcome) -> None:
+        """Send ``outcome(work)`` when ``work`` has finished, or was cancelled by another party.
+
+        An exception of ``outcome`` ends the study.
+        """
+        self._pending.add(work)
+        work.add_done_callback(partial(self._finish, outcome))
+        if self._cancelled:
+            work.cancel()
+
+    @property
+    def pending(self) -> int:
+        """How many outcomes are still to come."""
+        return len(self._pending)
+
+    def put(self, outcome: Outcome) -> None:
+        """Send an outcome that is known already."""
+        self._finished.put_nowait(outcome)
+
+    def close(self) -> None:
+        """Signal that nothing more will be added."""
+        self._closed = True
+        self._end_if_done()
+
+    def fail(self, error: BaseException) -> None:
+        """End the study with ``error``, which `outcomes` raises, and cancel pending work."""
+        self._finished.put_nowait(error)
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Cancel all pending work, and work that is added later."""
+        self._cancelled = True
+        for work in self._pending:
+            work.cancel()
+
+    async def outcomes(self) -> AsyncIterator[Outcome]:
+        """Yield verdicts and refusals as they finish, in any order."""
+        while (item := await self._finished.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            self._answered[item.roi_id] = isinstance(item, Verdict)
+            yield item
+
+    def summary(self) -> Summary:
+        """Return how many ROIs were answered and refused, by their last outcome, and the time."""
+        answered = sum(self._answered.values())
+        refused = len(self._answered) - answered
+        return Summary(answered, refused, self._clock() - self._began_s)
+
+    def _finish(self, outcome: MakeOutcome, work: asyncio.Future[RoiResult]) -> None:
+        self._pending.discard(work)
+        if not (self._cancelled and work.cancelled()):
+            try:
+                self._finished.put_nowait(outcome(work))
+            except Exception as error:  # `outcomes` raises it in the servicer
+                self._finished.put_nowait(error)
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if self._closed and not self._pending:
+            self._finished.put_nowait(None)
 
 
 def verdict_of(

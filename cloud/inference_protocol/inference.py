@@ -20,7 +20,7 @@ from cloud.inference_protocol.tensors import (
     outputs_of,
     requested,
 )
-from cloud.quota import StreamQuota
+from cloud.limits import StreamQuota
 from cloud.scheduling.batcher import MAX_BATCH_DELAY_S
 from cloud.scheduling.scheduler import RoiResult
 from cloud.settings import CloudSettings

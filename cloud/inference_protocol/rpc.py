@@ -1,6 +1,6 @@
 """The Open Inference Protocol over gRPC: turns errors into status codes, and nothing else."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -20,81 +20,38 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 _log = structlog.get_logger(__name__)
 
 
+def _answers(answer: Callable[[Inference, Any], Any]) -> Any:
+    """Return the handler of a call that is answered at once."""
+
+    async def handle(service: "InferenceService", request: Any, context: Context) -> Any:
+        try:
+            return answer(service.inference, request)
+        except OverreadError as error:
+            await context.abort(*to_status(error))
+
+    return handle
+
+
 class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
     """Implements the protocol's service for one model."""
 
     def __init__(self, inference: Inference, settings: CloudSettings) -> None:
-        self._inference, self._settings = inference, settings
+        self.inference, self._settings = inference, settings
 
-    async def ServerLive(  # noqa: N802 - named by the protocol, as all below
-        self,
-        request: pb.ServerLiveRequest,  # noqa: ARG002 - it is empty
-        context: Context,  # noqa: ARG002 - not needed
-    ) -> pb.ServerLiveResponse:
-        """Answer that the service runs."""
-        return pb.ServerLiveResponse(live=True)
+    ServerLive = _answers(lambda *_: pb.ServerLiveResponse(live=True))
+    ServerReady = _answers(lambda one, _: pb.ServerReadyResponse(ready=one.ready))
+    ServerMetadata = _answers(lambda one, _: one.server_metadata())
+    ModelReady = _answers(
+        lambda one, of: pb.ModelReadyResponse(ready=one.serves(of.name, of.version))
+    )
+    ModelMetadata = _answers(lambda one, of: one.metadata(of.name, of.version))
+    ModelConfig = _answers(
+        lambda one, of: pb.ModelConfigResponse(config=one.config(of.name, of.version))
+    )
+    ModelStatistics = _answers(lambda one, of: one.statistics(of.name, of.version))
+    RepositoryIndex = _answers(lambda one, of: one.index(only_ready=of.ready))
 
-    async def ServerReady(  # noqa: N802
-        self,
-        request: pb.ServerReadyRequest,  # noqa: ARG002 - it is empty
-        context: Context,  # noqa: ARG002 - not needed
-    ) -> pb.ServerReadyResponse:
-        """Answer whether requests are taken."""
-        return pb.ServerReadyResponse(ready=self._inference.ready)
-
-    async def ServerMetadata(  # noqa: N802
-        self,
-        request: pb.ServerMetadataRequest,  # noqa: ARG002 - it is empty
-        context: Context,  # noqa: ARG002 - not needed
-    ) -> pb.ServerMetadataResponse:
-        """Answer with name, version and extensions."""
-        return self._inference.server_metadata()
-
-    async def ModelReady(  # noqa: N802
-        self,
-        request: pb.ModelReadyRequest,
-        context: Context,  # noqa: ARG002 - not needed
-    ) -> pb.ModelReadyResponse:
-        """Answer whether there is the model, and requests for it are taken."""
-        return pb.ModelReadyResponse(ready=self._inference.serves(request.name, request.version))
-
-    async def ModelMetadata(  # noqa: N802
-        self, request: pb.ModelMetadataRequest, context: Context
-    ) -> pb.ModelMetadataResponse:
-        """Answer with the model's inputs and outputs."""
-        try:
-            return self._inference.metadata(request.name, request.version)
-        except OverreadError as error:
-            await context.abort(*to_status(error))
-
-    async def ModelConfig(  # noqa: N802
-        self, request: pb.ModelConfigRequest, context: Context
-    ) -> pb.ModelConfigResponse:
-        """Answer with how the model is served."""
-        try:
-            config = self._inference.config(request.name, request.version)
-        except OverreadError as error:
-            await context.abort(*to_status(error))
-        return pb.ModelConfigResponse(config=config)
-
-    async def ModelStatistics(  # noqa: N802
-        self, request: pb.ModelStatisticsRequest, context: Context
-    ) -> pb.ModelStatisticsResponse:
-        """Answer with what was counted since the start."""
-        try:
-            return self._inference.statistics(request.name, request.version)
-        except OverreadError as error:
-            await context.abort(*to_status(error))
-
-    async def RepositoryIndex(  # noqa: N802
-        self,
-        request: pb.RepositoryIndexRequest,
-        context: Context,  # noqa: ARG002 - not needed
-    ) -> pb.RepositoryIndexResponse:
-        """Answer with the one model."""
-        return self._inference.index(only_ready=request.ready)
-
-    async def ModelInfer(  # noqa: N802
+    async def ModelInfer(  # noqa: N802 - named by the protocol, as below
         self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelInferResponse:
         """Answer with the readings of the request's ROIs."""
@@ -123,9 +80,9 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         caller = caller_of(context, self._settings)
         who = {"site": caller.site, "peer": context.peer()}
         try:
-            with self._inference.admitted(caller):
+            with self.inference.admitted(caller):
                 left_s = context.time_remaining()
-                return await self._inference.infer(request, caller, left_s)
+                return await self.inference.infer(request, caller, left_s)
         except OverreadError as error:
             _log.info("inference request failed", error=error.kind, reason=error.reason, **who)
             raise
