@@ -123,7 +123,7 @@ class Batcher:
                 return self.queue.admit(newcomers[:n]) is None
             return True
 
-        # one more newcomer never helps the others
+        # how many are admitted is found by halving: one more newcomer never helps the others
         return 1 + bisect_left(range(2, rois + 1), True, key=is_refused)
 
     def submit(
@@ -142,6 +142,7 @@ class Batcher:
         Raises:
             Overloaded, DeadlineUnmeetable: as `check`.
         """
+        # admission before the voxels, which cost a checksum and a copy
         roi = self._newcomer(deadline, priority, site)
         preempted = self.queue.admit([roi])
         roi.voxels, roi.result = voxels(), asyncio.get_running_loop().create_future()
@@ -206,6 +207,7 @@ class Batcher:
         """
         if not (waiting := self.queue.waiting):
             return math.inf
+        # a batch that is efficient gains nothing by waiting, nor does one that nobody can join
         full = self.timing.interval.efficient_size(self.timing.max_batch)
         if len(waiting) >= full or self.announced_rois == 0:
             return 0.0
@@ -242,6 +244,7 @@ class Batcher:
                 roi.result.cancel()  # has an effect only if the service stops
 
     def _deliver(self, rois: list[WaitingRoi], read: BatchResult, at_s: float, batch: int) -> None:
+        # each ROI has an equal part of the batch's time; that of unwanted and late ones is wasted
         late = sum(not roi.waits or roi.deadline.passed for roi in rois)
         self._telemetry.wasted_s.inc(read.compute_s * late / len(rois))
         for i, roi in enumerate(rois):

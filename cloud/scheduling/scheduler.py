@@ -149,12 +149,14 @@ class Scheduler:
             DeadlineUnmeetable: an answer would be late, or make others late.
         """
         first, waiting = newcomers[0], self.waiting
+        # even one that is refused: the others leave room for it from now on
         self._active[first.site] = now_s = self._clock()
         other, self._last_site = self._last_site not in ("", first.site), first.site
         self._changed_s = now_s if other else self._changed_s
         gone = self._make_room(first, len(newcomers), waiting)
         if first.is_probe:
             return gone
+        # the queue is read in thought, with the newcomers: who would be late?
         left = [roi for roi in waiting if all(roi is not one for one, _ in gone)]
         late = self._late(left, newcomers)
         if own := [late[one] - now_s for one in newcomers if one in late]:
@@ -189,6 +191,7 @@ class Scheduler:
         What can no longer be answered in time is dropped, with its error.
         """
         now_s, alone_s = self._clock(), self.timing.latency.bound_s(1)
+        # what cannot be in time even in a batch of its own would only delay the others
         for roi in self.waiting:
             waited = f"after {now_s - roi.arrived_s:.3f} s in the queue"
             if (left_s := roi.deadline.remaining_s) <= 0.0:
@@ -196,6 +199,8 @@ class Scheduler:
             elif left_s < alone_s and not roi.is_probe:
                 late = f"{waited} {left_s:.3f} s are left; reading takes {alone_s:.3f} s"
                 roi.result.set_exception(DeadlineUnmeetable(late, alone_s))
+        # places in fair queueing go on from the last one that was read: time that a site was idle
+        # earns no credit
         order = list(self.order(self.waiting, now_s))
         batch = order[: self.batch_size(order, now_s)]
         for roi in batch:
@@ -208,6 +213,7 @@ class Scheduler:
         self, rois: Sequence[WaitingRoi], start_s: float, each_s: float = 0.0
     ) -> Iterator[WaitingRoi]:
         """Yield ``rois`` in reading order; from ``start_s`` one is read every ``each_s``."""
+        # within a priority: turns of fair queueing first, the earliest deadline in a turn
         stat, routine = (
             sorted(
                 (roi for roi in rois if roi.is_stat is is_stat),
@@ -215,8 +221,10 @@ class Scheduler:
             )
             for is_stat in (True, False)
         )
-        # the first of each tail of the routine ROIs to be aged
+        # when the first of each tail of the routine ROIs is aged: an ROI whose turn is later counts
+        # for those before it, since they stand between it and the model
         aged_s = list(itertools.accumulate((self._aged_s(r) for r in reversed(routine)), min))[::-1]
+        # merge both: stat first, but after three stat ROIs in a row one routine ROI if some is aged
         i, row = 0, self._stats_in_a_row
         for at in range(len(rois)):
             due = at - i < len(routine) and aged_s[at - i] <= start_s + at * each_s
@@ -240,6 +248,7 @@ class Scheduler:
             limit_s = BATCH_SHARE * min(roi.deadline.at_s - roi.arrived_s for roi in order)
             fits = [n for n in range(full + 1) if self.timing.latency.bound_s(n) <= limit_s]
             most = max((most, *fits))  # none where the deadline has passed
+        # one more ROI makes the whole batch later: stop before it makes the most urgent one late
         for n, roi in enumerate(order[:most]):
             soonest_s = min(soonest_s, roi.deadline.at_s)
             if n and start_s + self.timing.latency.bound_s(n + 1) > soonest_s:
@@ -255,6 +264,7 @@ class Scheduler:
             raise Overloaded(reason)
         if (excess := len(waiting) + count - rules.max_queued) <= 0:
             return []
+        # those that would be read last lose least
         last = [r for r in self.order(waiting, self._clock()) if not r.is_stat][-excess:]
         if not first.is_stat or len(last) < excess:
             full = f"the queue is full: {len(waiting)} ROIs wait, the limit is {rules.max_queued}"
@@ -266,6 +276,7 @@ class Scheduler:
         now_s, rules = self._clock(), self.rules
         waits = Counter(roi.site for roi in waiting if roi.priority is first.priority)
         self._active = {s: at_s for s, at_s in self._active.items() if now_s - at_s < ACTIVE_S}
+        # who is active: who waits, and who came a moment ago, refused or not
         sites, own = {*self._active, *waits}, waits[first.site] + count
         left_s = first.deadline.at_s - now_s
         share = rules.weight(first.site) / sum(map(rules.weight, sites))
@@ -292,13 +303,15 @@ class Scheduler:
         self, waiting: Sequence[WaitingRoi], newcomers: Sequence[WaitingRoi]
     ) -> dict[WaitingRoi, float]:
         """Return the ROIs that would be answered late with these newcomers, and when."""
+        # the clockwork of the model, run ahead: each batch goes to the instance that is free first,
+        # and holds as many ROIs as `take` would put into it then
         self._tag(newcomers)
         full, starts_s = self.timing.max_batch, self._starts_s()
         each_s = self.timing.interval.estimate_s(full) / full / len(starts_s)
         order = list(self.order([*waiting, *newcomers], starts_s[0], each_s))
         late, at, alone_s = dict[WaitingRoi, float](), 0, self.timing.latency.bound_s(1)
         while at < len(order):
-            start_s = starts_s[0]  # each batch goes to the instance that is free first
+            start_s = starts_s[0]
             if start_s + alone_s > order[at].deadline.at_s:  # it will not be read
                 late[order[at]] = start_s + alone_s
                 at += 1
