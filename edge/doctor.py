@@ -14,15 +14,13 @@ from functools import partial
 from itertools import chain
 
 from edge.agent.adopt import strays
-from edge.agent.ready import folder_problem
 from edge.amend.amender import MB
-from edge.checks import Checked, Level, Results, existing, mode, secrets
+from edge.checks import Checked, Level, Results, existing, folder_problem, mode, secrets
 from edge.database import OtherVersion, copies
 from edge.errors import EdgeError
 from edge.folders import DATABASE, AgentFolders, is_running, other_user
-from edge.link.channel import open_channel, start_health_check
+from edge.link.channel import DIAGNOSE_S, open_channel, start_health_check
 from edge.link.link import CONNECT_S
-from edge.link.tls import DIAGNOSE_S
 from edge.part import Part
 from edge.queue import BLOCKED, arriving
 from edge.reader import EdgeReader, open_configured

@@ -19,9 +19,9 @@ from types import FrameType
 import structlog
 
 from edge.agent.loop import ReadStudy, main_loop
-from edge.agent.ready import database_problem, folder_problem
 from edge.assemble import open_pipeline
 from edge.audit import Event
+from edge.checks import database_problem, folder_problem
 from edge.database import StepHook
 from edge.dicom_in.part import ReceivePart
 from edge.dicom_out.deliver import MakeObjects, made_objects

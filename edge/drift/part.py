@@ -1,19 +1,130 @@
 """The watch for drift as a part of the agent: one row a study, a gauge a measure, and a page."""
 
-from collections.abc import Mapping, Sequence
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edge.drift.compare import NAMES, Level, rates
-from edge.drift.keeper import FINDING, DriftKeeper
-from edge.drift.monitor import DriftMonitor
-from edge.drift.store import MIGRATIONS
+import structlog
+
+from edge.drift.compare import BASELINE, NAMES, RECENT, Drift, Level, compare, rates
+from edge.drift.observe import Observation, observe
+from edge.drift.store import MIGRATIONS, DriftStore, observations
 from edge.part import Agent, Card, Panel, Part
 from edge.report.model import Report
 from edge.settings.core import EdgeSettings
 from edge.store.schema import Schema
 from edge.store.studies import StudyStore
+
+NOTHING = Drift("", (), ())
+
+Open = Callable[[], AbstractContextManager[sqlite3.Connection]]
+"""Opens the database for reading."""
+
+
+class DriftMonitor:
+    """Drift of the model that read the last study; several threads may ask."""
+
+    def __init__(self, open_database: Open) -> None:
+        self._open, self._lock = open_database, threading.Lock()
+        self._seen: tuple[object, ...] = ()
+        self._drift = NOTHING
+
+    def current(self) -> Drift:
+        """Return what is known now.
+
+        Raises:
+            sqlite3.Error: the database does not answer.
+        """
+        with self._lock, self._open() as database:
+            seen = database.execute(
+                "SELECT count(*), max(rowid), max(updated), sum(provisional) FROM drift"
+            ).fetchone()
+            if tuple(seen) != self._seen:
+                self._drift = _load(database)
+                self._seen = tuple(seen)
+            return self._drift
+
+    def level(self, measure: str) -> float:
+        """Return the level of a measure as a number, 0 where nothing is known."""
+        try:
+            found = self.current().measures
+        except sqlite3.Error:
+            return 0.0
+        return float(next((one.level.value for one in found if one.name == measure), 0))
+
+
+def _load(database: sqlite3.Connection) -> Drift:
+    last = database.execute(
+        "SELECT model FROM drift WHERE model != '' ORDER BY rowid DESC LIMIT 1"
+    ).fetchone()
+    if last is None:
+        return NOTHING
+    model = str(last[0])
+    first = observations(database, model, first=BASELINE)
+    end = first[-1][0]
+    recent = [seen for number, seen in observations(database, model, last=RECENT) if number > end]
+    return compare(model, [seen for _, seen in first], recent)
+
+
+AT_ONCE = 500
+"""Studies that are looked up together."""
+
+FINDING = 0.5
+"""The threshold of findings where that of the model is not known."""
+
+log = structlog.get_logger()
+
+
+class DriftKeeper:
+    """Notes one observation at a time, until there is one for each report.
+
+    Args:
+        finding: gives the probability from which a candidate is a finding.
+    """
+
+    def __init__(
+        self, store: StudyStore, outbox: Path, finding: Callable[[], float] = lambda: FINDING
+    ) -> None:
+        self._drift, self._outbox, self._finding = DriftStore(store.database), outbox, finding
+        self._due: list[tuple[str, str, str]] = []
+        self._may_be_due = True
+
+    def changed(self) -> None:
+        """Note that a report was written or amended."""
+        self._may_be_due = True
+
+    def run_once(self) -> bool:
+        """Note one observation; return whether there was one to note.
+
+        Raises:
+            sqlite3.OperationalError: nothing can be written now; call again later.
+        """
+        if not self._due and self._may_be_due:
+            self._due = self._drift.due(AT_ONCE)[::-1]
+            self._may_be_due = len(self._due) == AT_ONCE
+        if not self._due:
+            return False
+        key, name, updated = self._due[-1]
+        self._drift.put(self._observation(key, name), updated)
+        self._due.pop()
+        return True
+
+    def _observation(self, key: str, name: str) -> Observation:
+        """Return what a report shows; nothing if it is gone, or of another study."""
+        try:
+            report = json.loads((self._outbox / name / "report.json").read_bytes())
+            return observe(key, report if report["study_key"] == key else None, self._finding())
+        except OSError:
+            return Observation(key)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            log.warning("report cannot be observed for drift", study_key=key)
+            return Observation(key)
+
 
 _LOOKS = {Level.ALARM: ("Alarm", "wrong"), Level.WATCH: ("Watch", "look")}
 

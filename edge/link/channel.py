@@ -14,9 +14,8 @@ import structlog
 from edge.errors import BadSettings
 from edge.link.health import HealthCheck, HealthMonitor
 from edge.link.link import CONNECT_S, Link
-from edge.link.tls import Diagnosis, check_credentials
 from edge.settings.core import EdgeSettings
-from process.tls import grpc_target
+from process.tls import diagnose, grpc_target, replicas_of
 from protos import overread_pb2 as pb
 from protos.deadline import Clock
 from protos.errors import LinkFault, Unreachable, from_status
@@ -113,3 +112,32 @@ def open_channel(address: str, settings: EdgeSettings, *, alone: bool = False) -
         log.warning("a certificate expires soon", reason=warning)
     credentials = grpc.ssl_channel_credentials(*settings.cloud.tls.contents())
     return grpc.secure_channel(grpc_target(address), credentials, options=options)
+
+
+DIAGNOSE_EVERY_S = 30.0
+"""Shortest time between two diagnoses: each opens a connection."""
+DIAGNOSE_S = 1.5
+"""Time for each step of a diagnosis: two round trips of a satellite link. A stop waits for it."""
+
+
+def check_credentials(settings: EdgeSettings) -> list[str]:
+    """Return what is wrong with the TLS files, a sentence each; nothing if they can be used."""
+    return settings.cloud.tls.problems()
+
+
+class Diagnosis:
+    """Why TLS fails on the way to one cloud, found out again while it fails."""
+
+    def __init__(
+        self, address: str, settings: EdgeSettings, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._address = replicas_of(address)[0]  # all have the same certificates
+        self._files, self._clock = settings.cloud.tls, clock
+        self._reason, self._next_s = "", float("-inf")
+
+    def reason(self) -> str:
+        """Return the reason; empty if TLS does not fail, or the cloud cannot be reached at all."""
+        if self._clock() >= self._next_s:
+            self._reason = diagnose(self._address, self._files, DIAGNOSE_S)
+            self._next_s = self._clock() + DIAGNOSE_EVERY_S
+        return self._reason

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
-from edge.agent.ready import database_problem, folder_problem
+from edge.checks import database_problem, folder_problem
 from edge.job import Job
 from edge.models import live
 from edge.pipeline import StudyResult

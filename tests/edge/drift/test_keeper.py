@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from edge.drift.compare import NAMES
-from edge.drift.keeper import DriftKeeper
-from edge.drift.monitor import NOTHING
 from edge.drift.observe import BINS, Observation, bin_of, observe
-from edge.drift.part import DriftPart
+from edge.drift.part import NOTHING, DriftKeeper, DriftPart
 from edge.drift.store import DriftStore, observations, pack, unpack
 from edge.findings import Decision, Route, SecondReading
 from edge.folders import DATABASE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 
-from edge.link.tls import DIAGNOSE_EVERY_S, Diagnosis, check_credentials
+from edge.link.channel import DIAGNOSE_EVERY_S, Diagnosis, check_credentials
 from edge.settings.core import load_settings
 from tests.edge.builders import HandClock
 
