@@ -64,44 +64,37 @@ class Interval:
         return {name: finite(value) for name, value in asdict(self).items()}
 
 
-@dataclass(frozen=True)
-class Figures:
-    """The figures of one FROC, each with its interval; of a difference without false positives.
+def figures(scored: Scored, seed: int = 0) -> dict[str, Any]:
+    """Return the figures of one FROC for JSON, with percentile intervals.
 
-    ``sensitivity`` follows `RATES`, ``false_positives`` follows `TARGETS`.
+    They are ``sensitivity`` at `RATES`, their mean ``cpm``, and ``fp_at`` `TARGETS`, as
+    `RATE_COLUMNS` and `COST_COLUMNS` show them.
     """
-
-    sensitivity: tuple[Interval, ...]
-    cpm: Interval
-    false_positives: tuple[Interval, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return all for JSON, for `RATE_COLUMNS` and `COST_COLUMNS`."""
-        points = [
-            {"false_positives_per_scan": rate, **value.as_dict()}
-            for rate, value in zip(RATES, self.sensitivity, strict=True)
-        ]
-        costs = [
-            {"sensitivity": target, **value.as_dict()}
-            for target, value in zip(TARGETS, self.false_positives, strict=False)
-        ]
-        found = {"sensitivity": points, "cpm": self.cpm.as_dict()}
-        return {**found, "fp_at": costs} if costs else found
-
-
-def figures(scored: Scored, seed: int = 0) -> Figures:
-    """Return the figures of ``scored`` with percentile intervals."""
     drawn = [_numbers(weighted_froc(scored, *weights)) for weights in _draws(scored, seed)]
     intervals = _percentiles(_numbers(froc(scored)), np.stack(drawn))
     n, patients = len(RATES), len(np.unique(scored.nodule_group))
     # a CPM is at least the sensitivity at the first rate, so the limit of that is one of the CPM
     shares = [widened(one, patients) for one in intervals[: n + 1]]
-    rates = (widened_rate(one, scored.scans) for one in intervals[n + 1 :])
-    return Figures(tuple(shares[:n]), shares[n], tuple(rates))
+    costs = [
+        {"sensitivity": target, **widened_rate(one, scored.scans).as_dict()}
+        for target, one in zip(TARGETS, intervals[n + 1 :], strict=True)
+    ]
+    return {**_of_rates(shares), "fp_at": costs}
 
 
-def difference(first: Scored, second: Scored, seed: int = 0) -> Figures:
-    """Return ``second`` minus ``first``, paired: each resample draws the same for both.
+def _of_rates(shares: Sequence[Interval]) -> dict[str, Any]:
+    """Return the sensitivities at `RATES` and their mean, which is the last."""
+    points = [
+        {"false_positives_per_scan": rate, **value.as_dict()}
+        for rate, value in zip(RATES, shares, strict=False)
+    ]
+    return {"sensitivity": points, "cpm": shares[-1].as_dict()}
+
+
+def difference(first: Scored, second: Scored, seed: int = 0) -> dict[str, Any]:
+    """Return the sensitivities and CPM of ``second`` minus ``first``, as `figures` does.
+
+    They are paired: each resample draws the same for both.
 
     Raises:
         ValueError: they are not of the same nodules and scans.
@@ -116,8 +109,7 @@ def difference(first: Scored, second: Scored, seed: int = 0) -> Figures:
     ]
     value = _sensitivities(froc(second)) - _sensitivities(froc(first))
     patients = len(np.unique(first.nodule_group))
-    *points, cpm = (widened(one, patients, -1) for one in _percentiles(value, np.stack(drawn)))
-    return Figures(tuple(points), cpm)
+    return _of_rates([widened(one, patients, -1) for one in _percentiles(value, np.stack(drawn))])
 
 
 def by_patient(

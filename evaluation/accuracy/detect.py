@@ -7,7 +7,7 @@ nodules are all known. No threshold is moved: all that the report lists counts.
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,20 +48,8 @@ TIMES = Table(
 """The time of each stage, as `stage_times` makes its rows."""
 
 
-@dataclass(frozen=True)
-class ReportScores:
-    """One study's report: its findings sorted by truth, and the time of each stage.
-
-    ``counts`` are its lesions, those found, and the false positives; None without known truth.
-    ``refused`` is why it was not read.
-    """
-
-    name: str
-    counts: tuple[int, int, int] | None
-    findings: int
-    stages_s: Mapping[str, float]
-    second_reading: str
-    refused: str = ""
+StudyRow = dict[str, Any]
+"""The row of a study in the result, and its ``stages_s``, the seconds of each stage."""
 
 
 @command(
@@ -146,7 +134,7 @@ def study_folders(folder: Path) -> list[Path]:
 
 def read_one(
     pipeline: Pipeline, study: Path, out: Path, truth: Truth | None, *, rim_mm: float = RIM_MM
-) -> ReportScores:
+) -> StudyRow:
     """Read one study; its report is left in a sub-folder of ``out``.
 
     A study without known truth, or that is not fully marked, counts only for the times.
@@ -158,19 +146,23 @@ def read_one(
     require_separate(out / name, study)
     admitted = replace(pipeline, admit=admission(overwrite=False))
     report = read_and_report(admitted, Job(study, out / name)).report
-    counts = None
+    row: StudyRow = {
+        "study": name,
+        "findings": len(report.findings),
+        "lesions": None,
+        "found": None,
+        "false_positives": None,
+        "second_reading": report.second_reading.value,
+        "total_s": sum(ledger_s(report).values()),
+        "refused": refusal(report) or None,
+        "stages_s": ledger_s(report),
+    }
     if truth is not None and truth.fully_marked:
         detections = [(finding.centre_mm, finding.probability) for finding in report.findings]
         scores = score_scan(detections, truth, rim_mm=rim_mm)
-        counts = (len(truth.lesions), scores.found, scores.false_score.size)
-    return ReportScores(
-        name=name,
-        counts=counts,
-        findings=len(report.findings),
-        stages_s=ledger_s(report),
-        second_reading=report.second_reading.value,
-        refused=refusal(report),
-    )
+        row |= {"lesions": len(truth.lesions), "found": scores.found}
+        row["false_positives"] = scores.false_score.size
+    return row
 
 
 def ledger_s(report: Report) -> dict[str, float]:
@@ -184,7 +176,7 @@ def refusal(report: Report) -> str:
     return "" if rejection is None else f"{rejection.kind}: {rejection.reason}"
 
 
-def read_phantom(pipeline: Pipeline, spec: PhantomSpec, out: Path) -> ReportScores:
+def read_phantom(pipeline: Pipeline, spec: PhantomSpec, out: Path) -> StudyRow:
     """Write a phantom as a DICOM series, read that, and compare the report with the truth.
 
     The truth is exact, so there is no rim: a finding outside every nodule is a false positive.
@@ -196,21 +188,19 @@ def read_phantom(pipeline: Pipeline, spec: PhantomSpec, out: Path) -> ReportScor
         return read_one(pipeline, study, out, truth_of(phantom.nodules), rim_mm=0.0)
 
 
-def as_dict(results: Sequence[ReportScores], *, seed: int = 0) -> dict[str, Any]:
+def as_dict(rows: Sequence[StudyRow], *, seed: int = 0) -> dict[str, Any]:
     """Return the result for JSON; a refused study counts, its lesions are missed."""
-    known = [result.counts for result in results if result.counts is not None]
-    counts = np.array(known, float).reshape(-1, 3)
-    lesions, found, false = counts.sum(axis=0).astype(int).tolist()
+    known = [row for row in rows if row["lesions"] is not None]
+    names = ("lesions", "found", "false_positives")
+    counts = np.array([[row[name] for name in names] for row in known], float).reshape(-1, 3)
     share, rate = operating_point(counts, seed=seed) if known else (None, None)
     return {
         "sensitivity": share and share.as_dict(),
         "false_positives_per_scan": rate and rate.as_dict(),
         "with_truth": len(known),
-        "lesions": lesions,
-        "found": found,
-        "false_positives": false,
-        "stages": stage_times([result.stages_s for result in results if not result.refused]),
-        "studies": [_study_row(result) for result in results],
+        **dict(zip(names, counts.sum(axis=0).astype(int).tolist(), strict=True)),
+        "stages": stage_times([row["stages_s"] for row in rows if not row["refused"]]),
+        "studies": [{key: one for key, one in row.items() if key != "stages_s"} for row in rows],
     }
 
 
@@ -225,17 +215,3 @@ def stage_times(ledgers: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
          "p95_ms": 1e3 * float(np.percentile(seconds, 95))}
         for name, seconds in times.items()
     ]  # fmt: skip
-
-
-def _study_row(result: ReportScores) -> dict[str, Any]:
-    lesions, found, false = result.counts or (None, None, None)
-    return {
-        "study": result.name,
-        "findings": result.findings,
-        "lesions": lesions,
-        "found": found,
-        "false_positives": false,
-        "second_reading": result.second_reading,
-        "total_s": sum(result.stages_s.values()),
-        "refused": result.refused or None,
-    }

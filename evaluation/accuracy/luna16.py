@@ -42,7 +42,7 @@ def froc(
 ) -> dict[str, Any]:
     """FROC and CPM of a file of candidates under the rules of LUNA16."""
     scored, counts = challenge(candidates, annotations, excluded, scans)
-    return {**figures(scored, seed).as_dict(), **counts, "scans": scored.scans}
+    return {**figures(scored, seed), **counts, "scans": scored.scans}
 
 
 def challenge(

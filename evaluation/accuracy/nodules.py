@@ -67,7 +67,7 @@ def nodules(
     of = {one: joined(cubes, by_cube, by_scan, one) for one in by_scan[0]}
     gain = None
     if stage is not Stage.EDGE:
-        gain = difference(of[Stage.EDGE], of[stage], seed=seed).as_dict()
+        gain = difference(of[Stage.EDGE], of[stage], seed=seed)
     return {
         "split": split,
         "model": agent.label,
@@ -78,7 +78,7 @@ def nodules(
             {
                 "reader": STAGES[one],
                 **at(scored, agent.thresholds.finding),
-                **figures(scored, seed=seed).as_dict(),
+                **figures(scored, seed=seed),
             }
             for one, scored in each(of.items(), "bootstrap", len(of))
         ],

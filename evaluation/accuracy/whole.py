@@ -4,7 +4,7 @@ A scan without any nodule counts: whatever is found in it is false. A scan that 
 all its nodules. Decisions are those of the agent's own code at the shipped thresholds.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from evaluation.accuracy.truth import ScanScores, Truth, scan_name, score_scan
 from imaging.errors import StudyError
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
-from imaging.volume import FloatArray, Triple, Volume
+from imaging.volume import Triple, Volume
 from models.runtime.detection import Candidate
 
 OUTSIDE = "outside of the scan"
@@ -42,23 +42,11 @@ class Counts(NamedTuple):
     false_possible: int
 
 
-class Change(NamedTuple):
-    """A candidate that the cloud's verdict made a finding, or kept out of the findings.
-
-    ``right`` is None on a place that does not count.
-    """
-
-    candidate: Candidate
-    added: bool
-    right: bool | None
-
-
 @dataclass(frozen=True, eq=False)
 class WholeScan:
     """One scan as the agent read it.
 
-    ``ranked`` has the candidates of each stage with the score that counts. ``cloud`` and ``merged``
-    ``(k,)`` are those of every candidate of the edge, NaN without a cloud. A scan that was
+    ``ranked`` has the candidates of each stage with the score that counts. A scan that was
     ``refused``, which says why, has no ``reading``. ``outside`` are the numbers of nodules that lie
     outside of its volume.
     """
@@ -66,9 +54,7 @@ class WholeScan:
     name: str
     truth: Truth
     reading: BoxReading | None = None
-    cloud: FloatArray = field(default_factory=lambda: np.zeros(0))
-    merged: FloatArray = field(default_factory=lambda: np.zeros(0))
-    ranked: dict[Stage, Sequence[Candidate]] = field(default_factory=dict)
+    ranked: Mapping[Stage, Sequence[Candidate]] = field(default_factory=dict)
     refused: str = ""
     outside: frozenset[int] = frozenset()
 
@@ -104,8 +90,12 @@ class WholeScan:
         both = self.report(Stage.BOTH)
         return 0 if both is None else len(both.plan.send)
 
-    def changes(self) -> Iterator[Change]:
-        """Yield the decisions of the edge alone that the cloud changed."""
+    def changes(self) -> Iterator[bool | None]:
+        """Yield whether each decision is right that the cloud's verdicts changed.
+
+        They add a candidate to the findings of the edge alone, or keep one out. It is None on a
+        place that does not count.
+        """
         alone, both = self.report(Stage.EDGE), self.report(Stage.BOTH)
         if alone is None or both is None:
             return
@@ -113,9 +103,8 @@ class WholeScan:
         for number in sorted(before.keys() ^ after.keys()):
             one = both.plan.decisions[number].candidate
             hit = any(lesion.hit_by(one.centre_mm) for lesion in self.truth.lesions)
-            added = number in after
             counts = hit or self.truth.is_false(one.centre_mm, 0.0)
-            yield Change(one, added, added is hit if counts else None)
+            yield (number in after) is hit if counts else None
 
     def _matched(self, detections: Sequence[tuple[Triple, float]]) -> ScanScores:
         return score_scan(detections, self.truth, rim_mm=0.0)
@@ -146,18 +135,10 @@ def _is_inside(volume: Volume, point_mm: Triple) -> bool:
 def read_box(name: str, truth: Truth, box: Preprocessed, agent: Agent, stage: Stage) -> WholeScan:
     """Read the lung box of a scan with what ``stage`` needs."""
     reading = agent.read(box, stage)
-    edge = reading.candidates
-    ranked: dict[Stage, Sequence[Candidate]] = {Stage.EDGE: edge}
-    if stage is Stage.EDGE:
-        nothing = np.full(len(edge), np.nan)
-        return WholeScan(name, truth, reading, nothing, nothing, ranked)
-    cloud = agent.second_scores(edge, box)
-    pairs = zip(edge, cloud.tolist(), strict=True)
-    merged = np.array(
-        [agent.weights.merged(one.score, chance, one.diameter_mm) for one, chance in pairs]
-    )
-    ranked[Stage.BOTH] = agent.ranked(reading, box)
-    return WholeScan(name, truth, reading, cloud, merged, ranked)
+    ranked: dict[Stage, Sequence[Candidate]] = {Stage.EDGE: reading.candidates}
+    if stage is Stage.BOTH:
+        ranked[stage] = agent.ranked(reading, box)
+    return WholeScan(name, truth, reading, ranked)
 
 
 def scored(scans: Sequence[WholeScan], stage: Stage) -> Scored:
@@ -178,28 +159,22 @@ def reported(report: Assessment) -> dict[int, Finding]:
 
 
 def nodule_row(scan: WholeScan, number: int, stage: Stage) -> dict[str, Any]:
-    """Return the scores of a nodule, and what the reports make of it.
-
-    It is found by ``edge`` or ``both``, a possible finding, or missed; if its scan was refused, or
-    if it lies outside of the scan, that is said.
-    """
+    """Return the score of a nodule by each stage, and what the reports make of it."""
     lesion = scan.truth.lesions[number]
-    candidates = () if scan.reading is None else scan.reading.candidates
-    hits = [i for i, one in enumerate(candidates) if lesion.hit_by(one.centre_mm)]
-    scores = {
-        "edge": [candidates[i].score for i in hits],
-        "cloud": scan.cloud[hits].tolist(),
-        "merged": scan.merged[hits].tolist(),
-    }
     return {
         "scan": scan.name,
         "role": scan.truth.role or None,
         "centre_mm": list(lesion.centre_mm),
         "diameter_mm": lesion.diameter_mm if lesion.known else None,
-        **{reader: finite(max(of, default=-np.inf)) for reader, of in scores.items()},
+        "edge": _score(scan, number, Stage.EDGE),
+        "score": _score(scan, number, stage),
         "by_edge": _fate(scan, number, Stage.EDGE),
         "by_stage": _fate(scan, number, stage),
     }
+
+
+def _score(scan: WholeScan, number: int, stage: Stage) -> float | None:
+    return finite(float(scan.scores(stage).lesion_score[number]))
 
 
 def _fate(scan: WholeScan, number: int, stage: Stage) -> str:
@@ -229,5 +204,5 @@ def scan_row(scan: WholeScan, stage: Stage) -> dict[str, Any]:
         "uncertain": scan.uncertain(),
         "sent": scan.sent(),
         "changed": len(changes),
-        "changed_rightly": sum(change.right is True for change in changes),
+        "changed_rightly": changes.count(True),
     }

@@ -12,7 +12,7 @@ from evaluation.accuracy.options import Marks, MoreScans, Scans, marked_scans
 from evaluation.accuracy.readers import STAGES, Stage, StageOption, open_agent
 from evaluation.accuracy.truth import scan_name
 from evaluation.accuracy.whole import OUTSIDE, WholeScan, nodule_row, read_whole, scan_row, scored
-from evaluation.result import SHARE, Result, Table
+from evaluation.result import SHARE, Bar, Result, Table
 from evaluation.run import CloudModel, Model, Seed, command, each
 
 INDEPENDENT = "independent marks"
@@ -30,6 +30,22 @@ RULES = (
     " Independent marks are those of scans without any mark by eye. Intervals are 95 % by bootstrap"
     " over scans, exact where all scans agree."
 )
+
+
+UNCERTAIN, RIGHT = 3.0, 0.75
+"""Required: uncertain candidates a test scan, and the share of changed decisions that are right."""
+
+
+def bars(result: Result) -> Iterator[Bar]:
+    """Yield what is required of second readings in test scans."""
+    for one in result["groups"]:
+        if one["scans"] == "test":
+            what = "uncertain candidates a scan, whole test scans"
+            yield Bar(what, one["uncertain_per_scan"], UNCERTAIN, "{:.1f}", least=True)
+            count = one["right"] + one["wrong"]
+            yield Bar("decisions changed by verdicts that are right, whole test scans",
+                      one["right"] / count if count else None, RIGHT, SHARE, least=True,
+                      shown=f"{one['right']} of {count}")  # fmt: skip
 
 
 def _remarks(result: Result) -> Iterator[str]:
@@ -67,7 +83,7 @@ def _remarks(result: Result) -> Iterator[str]:
     }, "groups", "What the cloud is asked, and what its verdicts change"),
     Table("nodules", {
         "scan": "scan", "role": "role", "centre_mm": "x, y, z", "diameter_mm": ("mm", "{:.1f}"),
-        "edge": ("edge", "{:.2f}"), "cloud": ("cloud", "{:.2f}"), "merged": ("merged", "{:.2f}"),
+        "edge": ("score of the edge", "{:.2f}"), "score": ("of the report", "{:.2f}"),
         "by_edge": "edge alone", "by_stage": "report",
     }, lambda result: result["raw"]["nodules"], "Nodules"),
     Table("scans", {
@@ -78,6 +94,7 @@ def _remarks(result: Result) -> Iterator[str]:
     }, lambda result: result["raw"]["scans"], "Scans at the shipped thresholds"),
     _remarks,
     "{rules}",
+    bars=bars,
 )  # fmt: skip
 def whole(
     scans: Scans,
@@ -143,14 +160,14 @@ def as_dict(groups: Mapping[str, Sequence[WholeScan]], stage: Stage, seed: int) 
         nodules = sum(len(scan.truth.lesions) for scan in scans)
         of = {one: scored(scans, one) for one in (stages if nodules else ())}
         for one, input_ in of.items():
-            found = figures(input_, seed).as_dict()
+            found = figures(input_, seed)
             curves.append({"scans": name, "reader": STAGES[one], "nodules": nodules, **found})
         for one in stages:
             head = {"scans": name, "number": len(scans), "reader": STAGES[one]}
             shipped.append({**head, **_shipped(scans, one, seed)})
         gain = None
         if Stage.BOTH in of:
-            gain = difference(of[Stage.EDGE], of[Stage.BOTH], seed).cpm.as_dict()
+            gain = difference(of[Stage.EDGE], of[Stage.BOTH], seed)["cpm"]
         verdicts.append({"scans": name, "both_minus_edge": gain, **_verdicts(scans)})
     return {"curves": curves, "shipped": shipped, "groups": verdicts}
 
@@ -179,7 +196,7 @@ def _shipped(scans: Sequence[WholeScan], stage: Stage, seed: int) -> dict[str, A
 
 def _verdicts(scans: Sequence[WholeScan]) -> dict[str, Any]:
     """Return how much is uncertain, what is sent, and how often a verdict changed a decision."""
-    right = [change.right for scan in scans for change in scan.changes()]
+    right = [change for scan in scans for change in scan.changes()]
     return {
         "uncertain_per_scan": float(np.mean([scan.uncertain() for scan in scans])),
         "sent_per_scan": float(np.mean([scan.sent() for scan in scans])),

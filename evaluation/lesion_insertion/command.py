@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from evaluation.accuracy.bootstrap import RATE_COLUMNS, difference, finite, operating_point
+from evaluation.accuracy.bootstrap import RATE_COLUMNS, difference, operating_point
 from evaluation.accuracy.froc import Scored
 from evaluation.accuracy.options import Data, Limit, Marks, MoreScans, Scans, Split, marked_scans
 from evaluation.accuracy.readers import STAGES, Stage, StageOption, open_agent
@@ -108,7 +108,6 @@ def lesion_insertion(
         "not_placed": ", ".join(not_placed) or "none",
         "remark": REMARK,
         **as_dict(read, hosts, traits, stage, agent.thresholds.finding, seed),
-        "raw": {"insertions": [row(one) for one in read]},
     }  # fmt: skip
 
 
@@ -139,10 +138,11 @@ def as_dict(
     nodules, masses = (
         [one for one in read if one.insertion.mass is mass] for mass in (False, True)
     )
-    kinds = traits.of([one.insertion.donor_id for one in nodules])
+    of_nodules = [one.insertion.donor_id for one in nodules]
+    kinds = {name: value[of_nodules] for name, value in traits.items()}
     parts = {
         NODULES: (nodules, np.ones(len(nodules), bool)),
-        LARGE: (nodules, kinds.diameter_mm >= 5.0),
+        LARGE: (nodules, kinds["diameter"] >= 5.0),
         MASSES: (masses, np.ones(len(masses), bool)),
     }
     curves, gains, shipped = (list[dict[str, Any]]() for _ in range(3))
@@ -159,7 +159,7 @@ def as_dict(
             shipped.append({**head, **_at(of, least, seed)})
         if stage is not Stage.EDGE:
             gain = difference(by[Stage.EDGE], by[stage], seed)
-            gains.append({"lesions": lesions, **gain.as_dict()})
+            gains.append({"lesions": lesions, **gain})
     subgroups = list(by_subgroup(scored(nodules, hosts, stage), kinds, seed)) if nodules else []
     return {"curves": curves, "gains": gains, "shipped": shipped, "subgroups": subgroups}
 
@@ -176,18 +176,4 @@ def _at(of: Scored, least: float, seed: int) -> dict[str, Any]:
         "found": int(found.sum()),
         "sensitivity": share.as_dict() if share else None,
         "false_positives_per_scan": rate.as_dict(),
-    }
-
-
-def row(one: InsertionScore) -> dict[str, Any]:
-    """Return one insertion with its scores for JSON."""
-    insertion = one.insertion
-    return {
-        "donor": insertion.donor.name,
-        "scan": one.host.name,
-        "mass": insertion.mass,
-        "diameter_mm": round(insertion.diameter_mm, 2),
-        "centre_mm": [round(v, 1) for v in insertion.centre_mm],
-        "attached": round(insertion.donor.attached, 2),
-        **{stage.value: finite(score) for stage, score in one.score.items()},
     }

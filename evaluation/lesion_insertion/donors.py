@@ -31,7 +31,7 @@ def read_donors(
         for i, (cube, vote) in enumerate(zip(cubes, votes, strict=True))
         if not match[i] > MATCH_MM and (donor := donor_of(cube, vote)) is not None
     }
-    return list(donors.values()), traits.of(list(donors))
+    return list(donors.values()), {name: of[list(donors)] for name, of in traits.items()}
 
 
 def donor_of(cube: Cube, votes: UInt8Array) -> Donor | None:

@@ -48,9 +48,6 @@ PROPOSED = 0.002
 LIMIT, CLOUD_LIMIT = 0.5, 0.35
 """Required: the largest share of the ROIs and bytes of fixed thresholds, and of cloud only."""
 
-UNCERTAIN, RIGHT = 3.0, 0.75
-"""Required: uncertain candidates a real scan, and the share of changed decisions that are right."""
-
 NO_TOP = 1.01
 """A threshold above every score."""
 
@@ -66,13 +63,6 @@ TABLES = (
         "ours": "ours", "other": "against", "ratio": ("ROIs and bytes, of its", "{:.2f}"),
         "at_least": "ours finds at least as much", "as_good": "it does as well as ours",
     }, title="Ours against the others"),
-    Table("sets", {
-        "scans": "scans", "number": "number", "nodules": "nodules", "patients": "patients",
-        "uncertain_per_scan": ("uncertain candidates a scan", "{:.1f}"),
-        "changed": "decisions changed", "right": "of them right", "nodules_added": "nodules added",
-        "nodules_removed": "nodules removed", "false_added": "false positives added",
-        "false_removed": "false positives removed",
-    }, title="What verdicts change"),
 )  # fmt: skip
 
 
@@ -320,11 +310,6 @@ def compare(
         "more_than_edge": more_than_edge(outcomes[OURS], test),
         "pairs_better": better,
         "pairs_tried": tried,
-        "sets": [
-            {"scans": f"{split}, {kind}", **collaboration(of, limits, real=real)}
-            for split, of in ((TEST, test), (VAL, val))
-            for kind, real in (("real", True), ("semi-synthetic", False))
-        ],
     }
 
 
@@ -372,35 +357,8 @@ def more_than_edge(one: Outcome, of: Studies) -> dict[str, Any]:
     return {"edge": float(edge.mean()), **gain.as_dict()}
 
 
-def collaboration(of: Studies, limits: tuple[float, float, float], *, real: bool) -> dict[str, Any]:
-    """Return how much is uncertain in real studies or the others, and what verdicts change.
-
-    A verdict on an uncertain candidate may remove it from the findings of the edge alone, or add
-    it. To remove a false positive and to add a nodule is ``right``.
-    """
-    dismiss, final, report = limits
-    number = int((of.real == real).sum())
-    uncertain = (of.edge >= dismiss) & (of.edge < report) & (of.real[of.study] == real)
-    alone, after = of.edge >= final, of.both >= final
-    moved = {
-        f"{kind}_{what}": int((uncertain & those & change).sum())
-        for kind, those in (("nodules", of.nodule >= 0), ("false", of.false))
-        for what, change in (("added", ~alone & after), ("removed", alone & ~after))
-    }
-    nodules = np.flatnonzero(of.real[of.home] == real)
-    return {
-        "number": number,
-        "nodules": nodules.size,
-        "patients": len({of.patients[i] for i in nodules}),
-        "uncertain_per_scan": float(uncertain.sum() / max(number, 1)),
-        "changed": sum(moved.values()),
-        "right": moved["nodules_added"] + moved["false_removed"],
-        **moved,
-    }
-
-
 def bars(result: Result) -> Iterator[Bar]:
-    """Yield what is required of ours against the others, and of the second readings."""
+    """Yield what is required of ours against the others."""
     for one in result.get("against", ()):
         what, ratio = f"ROIs and bytes sent, {one['ours']}, against {one['other']}", one["ratio"]
         if one["other"] == CLOUD:
@@ -417,10 +375,3 @@ def bars(result: Result) -> Iterator[Bar]:
         what = "found, ours, against edge only at equal false positives"
         yield Bar(what, gain if gain > 0 else None, 0.0, "{:.1f} points more", least=True,
                   shown=f"{gain:+.1f} points")  # fmt: skip
-    for one in result.get("sets", ()):
-        if one["scans"] == f"{TEST}, real":
-            what = "uncertain candidates a scan, real test scans"
-            yield Bar(what, one["uncertain_per_scan"], UNCERTAIN, "{:.1f}", least=True)
-            share = one["right"] / one["changed"] if one["changed"] else None
-            yield Bar("decisions changed by verdicts that are right, real test scans", share, RIGHT,
-                      SHARE, least=True, shown=f"{one['right']} of {one['changed']}")  # fmt: skip

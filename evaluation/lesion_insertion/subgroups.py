@@ -6,7 +6,7 @@ A nodule without a value for a trait belongs to the subgroup `UNKNOWN`.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,55 +24,32 @@ UNKNOWN = "unknown"
 BoolArray = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, eq=False)
-class Traits:
-    """Traits of nodules, each ``(n,)``; NaN where one is not known.
+Traits = dict[str, FloatArray]
+"""Traits of nodules by the names of `GROUPINGS`, each ``(n,)``; NaN where one is not known.
 
-    ``texture`` and ``subtlety`` are the readers' means of scales from 1 to 5 (ground glass to
-    solid, extremely subtle to obvious); ``slice_spacing_mm`` is that of the scan.
-    """
+Texture and subtlety are the readers' means of scales from 1 to 5 (ground glass to solid, extremely
+subtle to obvious); the slice spacing is that of the scan, in mm.
+"""
 
-    diameter_mm: FloatArray
-    texture: FloatArray
-    subtlety: FloatArray
-    slice_spacing_mm: FloatArray
-
-    def of(self, chosen: Sequence[int]) -> "Traits":
-        """Return those of the nodules ``chosen``, in that order."""
-        columns = (getattr(self, name)[list(chosen)] for name in self.__dataclass_fields__)
-        return Traits(*columns)
-
-
-@dataclass(frozen=True)
-class Grouping:
-    """The subgroups of one trait: ``names[i]`` has values from ``edges[i - 1]`` to ``edges[i]``."""
-
-    trait: str
-    edges: tuple[float, ...]
-    names: tuple[str, ...]
-
-    def masks(self, traits: Traits) -> dict[str, BoolArray]:
-        """Return the nodules ``(n,)`` of each subgroup that is not empty."""
-        value = getattr(traits, self.trait)
-        known = np.isfinite(value)
-        place = np.digitize(np.where(known, value, 0.0), self.edges)
-        found = {name: known & (place == i) for i, name in enumerate(self.names)}
-        found[UNKNOWN] = ~known
-        return {name: mask for name, mask in found.items() if mask.any()}
-
-
-GROUPINGS: dict[str, Grouping] = {
-    "diameter": Grouping(
-        "diameter_mm",
+GROUPINGS: dict[str, tuple[tuple[float, ...], tuple[str, ...]]] = {
+    "diameter": (
         (4, 6, 8, 15, 30),
         ("below 4 mm", "4 to 6 mm", "6 to 8 mm", "8 to 15 mm", "15 to 30 mm", "from 30 mm"),
     ),
-    "texture": Grouping("texture", (2.5, 4), TEXTURES),
-    "subtlety": Grouping("subtlety", (3, 4), ("1 to 3, subtle", "3 to 4", "4 to 5, obvious")),
-    "slice spacing": Grouping(
-        "slice_spacing_mm", (1, 2), ("below 1 mm", "1 to 2 mm", "2 mm and more")
-    ),
+    "texture": ((2.5, 4), TEXTURES),
+    "subtlety": ((3, 4), ("1 to 3, subtle", "3 to 4", "4 to 5, obvious")),
+    "slice spacing": ((1, 2), ("below 1 mm", "1 to 2 mm", "2 mm and more")),
 }
+"""Of each trait the values at which its subgroups begin, and their names."""
+
+
+def masks(trait: str, value: FloatArray) -> dict[str, BoolArray]:
+    """Return the nodules ``(n,)`` of each subgroup of a trait that is not empty."""
+    edges, names = GROUPINGS[trait]
+    known = np.isfinite(value)
+    place = np.digitize(np.where(known, value, 0.0), edges)
+    found = {name: known & (place == i) for i, name in enumerate(names)} | {UNKNOWN: ~known}
+    return {name: mask for name, mask in found.items() if mask.any()}
 
 
 def read_traits(folder: Path, cubes: Sequence[Cube]) -> Traits:
@@ -80,12 +57,12 @@ def read_traits(folder: Path, cubes: Sequence[Cube]) -> Traits:
     names = ("match_mm", "texture_mean", "subtlety_mean", "slice_spacing")
     match, texture, subtlety, spacing = (optional_column(folder, cubes, name) for name in names)
     unsure = match > MATCH_MM  # an unknown distance does not exclude ratings
-    return Traits(
-        diameter_mm=np.array([cube.diameter_mm for cube in cubes], float),
-        texture=np.where(unsure, np.nan, texture),
-        subtlety=np.where(unsure, np.nan, subtlety),
-        slice_spacing_mm=spacing,
-    )
+    return {
+        "diameter": np.array([cube.diameter_mm for cube in cubes], float),
+        "texture": np.where(unsure, np.nan, texture),
+        "subtlety": np.where(unsure, np.nan, subtlety),
+        "slice spacing": spacing,
+    }
 
 
 def optional_column(folder: Path, cubes: Sequence[Cube], column: str) -> FloatArray:
@@ -105,10 +82,9 @@ def _number(text: str) -> float:
 
 def by_subgroup(scored: Scored, traits: Traits, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Yield the figures of each subgroup of each grouping, with intervals."""
-    for name, grouping in GROUPINGS.items():
-        for subgroup, mask in grouping.masks(traits).items():
-            found = part(only(scored, mask), seed)
-            yield {"by": name, "subgroup": subgroup, **found}
+    for name, value in traits.items():
+        for subgroup, mask in masks(name, value).items():
+            yield {"by": name, "subgroup": subgroup, **part(only(scored, mask), seed)}
 
 
 def part(of: Scored, seed: int) -> dict[str, Any]:
@@ -116,7 +92,7 @@ def part(of: Scored, seed: int) -> dict[str, Any]:
     return {
         "nodules": of.nodule_score.size,
         "patients": int(np.unique(of.nodule_group).size),
-        **figures(of, seed).as_dict(),
+        **figures(of, seed),
     }
 
 

@@ -25,15 +25,15 @@ def test_no_interval_at_0_or_100_per_cent_has_width_zero() -> None:
     The second reader finds none of the nodules.
     """
     found = figures(paired([0.9] * 5, [0.1] * 5))
-    for share in (found.cpm, *found.sensitivity):
-        assert (share.value, share.high) == (1.0, 1.0)
-        assert share.low == pytest.approx(0.025 ** (1 / 5)) == pytest.approx(0.4782, abs=1e-4)
-    for rate in found.false_positives:
-        assert (rate.value, rate.low) == (0.0, 0.0)
-        assert rate.high == pytest.approx(3.6889 / 5, abs=1e-4)
-    none = figures(paired([-np.inf] * 5, [0.1] * 5)).cpm
-    assert (none.value, none.low) == (0.0, 0.0)
-    assert none.high == pytest.approx(0.5218, abs=1e-4)
+    for share in (found["cpm"], *found["sensitivity"]):
+        assert (share["value"], share["high"]) == (1.0, 1.0)
+        assert share["low"] == pytest.approx(0.025 ** (1 / 5)) == pytest.approx(0.4782, abs=1e-4)
+    for rate in found["fp_at"]:
+        assert (rate["value"], rate["low"]) == (0.0, 0.0)
+        assert rate["high"] == pytest.approx(3.6889 / 5, abs=1e-4)
+    none = figures(paired([-np.inf] * 5, [0.1] * 5))["cpm"]
+    assert (none["value"], none["low"]) == (0.0, 0.0)
+    assert none["high"] == pytest.approx(0.5218, abs=1e-4)
 
 
 def test_the_limit_is_that_of_patients_and_not_of_nodules() -> None:
@@ -41,7 +41,7 @@ def test_the_limit_is_that_of_patients_and_not_of_nodules() -> None:
     none = np.zeros(0)
     group = np.array([0] * 7 + [1])
     scored = Scored(np.full(8, 0.9), group, none, none.astype(np.int64), 3, False)
-    assert figures(scored).cpm.low == pytest.approx(0.025**0.5)
+    assert figures(scored)["cpm"]["low"] == pytest.approx(0.025**0.5)
 
 
 def test_patients_who_are_alike_give_no_interval_of_width_zero() -> None:
@@ -58,10 +58,10 @@ def test_patients_who_are_alike_give_no_interval_of_width_zero() -> None:
 def test_interval_follows_the_binomial() -> None:
     """Half of 100 single-nodule scans found: the 95 % interval is about 0.5 +- 1.96 * 0.05."""
     found = figures(paired([0.9, -np.inf] * 50, [0.1] * 100))
-    at_one = found.sensitivity[3]
-    assert at_one.value == 0.5
-    assert at_one.low == pytest.approx(0.402, abs=0.02)
-    assert at_one.high == pytest.approx(0.598, abs=0.02)
+    at_one = found["sensitivity"][3]
+    assert at_one["value"] == 0.5
+    assert at_one["low"] == pytest.approx(0.402, abs=0.02)
+    assert at_one["high"] == pytest.approx(0.598, abs=0.02)
 
 
 def test_nodules_of_one_patient_are_drawn_together() -> None:
@@ -70,14 +70,12 @@ def test_nodules_of_one_patient_are_drawn_together() -> None:
     group = np.repeat([0, 1], 20)
     none = np.zeros(0)
     scored = Scored(score, group, none, none.astype(np.int64), 3, False)
-    found = figures(scored)
-    assert (found.cpm.low, found.cpm.value, found.cpm.high) == (0.0, 0.5, 1.0)
+    assert figures(scored)["cpm"] == {"value": 0.5, "low": 0.0, "high": 1.0}
 
 
 def test_unreachable_sensitivity_stays_unreachable() -> None:
-    never = figures(paired([0.9, -np.inf] * 20, [0.1] * 40)).false_positives[3]
-    assert never == Interval(np.inf, np.inf, np.inf)
-    assert never.as_dict() == {"value": None, "low": None, "high": None}
+    never = figures(paired([0.9, -np.inf] * 20, [0.1] * 40))["fp_at"][3]
+    assert never == {"sensitivity": 0.99, "value": None, "low": None, "high": None}
 
 
 def test_same_seed_same_intervals() -> None:
@@ -89,9 +87,9 @@ def test_draws_without_a_nodule_are_drawn_again() -> None:
     """When only one of many scans holds a nodule, every draw that counts holds it."""
     none = np.zeros(0)
     scored = Scored(np.array([0.9]), np.array([0]), none, none.astype(np.int64), 20, True)
-    found = figures(scored)
-    assert found.cpm.value == 1.0
-    assert found.cpm.low == pytest.approx(0.025)
+    found = figures(scored)["cpm"]
+    assert found["value"] == 1.0
+    assert found["low"] == pytest.approx(0.025)
 
 
 def test_draw_keeps_the_number() -> None:
@@ -111,15 +109,15 @@ def test_a_paired_difference_is_surer_than_the_figures() -> None:
     """
     first = paired([0.9, -np.inf] * 5, [0.1] * 10)
     second = paired([0.9, 0.8] + [0.9, -np.inf] * 4, [0.1] * 10)
-    gain = difference(first, second)
-    assert gain.cpm.value == pytest.approx(0.1)
-    assert gain.cpm.low == 0.0
-    assert gain.cpm.high < 0.35
-    own = figures(second).cpm
-    assert own.high - own.low > 0.5
-    same = difference(second, second).cpm
-    assert same.value == 0
-    assert (-same.low, same.high) == pytest.approx((0.3085, 0.3085), abs=1e-4)  # 0 of 10 differ
+    gain = difference(first, second)["cpm"]
+    assert gain["value"] == pytest.approx(0.1)
+    assert gain["low"] == 0.0
+    assert gain["high"] < 0.35
+    own = figures(second)["cpm"]
+    assert own["high"] - own["low"] > 0.5
+    same = difference(second, second)["cpm"]
+    assert same["value"] == 0
+    assert (-same["low"], same["high"]) == pytest.approx((0.3085, 0.3085), abs=1e-4)
 
 
 def test_only_readings_of_the_same_nodules_are_paired() -> None:

@@ -1,37 +1,38 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edge.errors import UnfitFolder
-from evaluation.accuracy.detect import (
-    ReportScores,
-    as_dict,
-    read_one,
-    read_phantom,
-    stage_times,
-    study_folders,
-)
+from evaluation.accuracy.detect import as_dict, read_one, read_phantom, stage_times, study_folders
 from evaluation.accuracy.truth import Lesion, Truth
 from evaluation.errors import MissingData
 from imaging.phantom.phantom import PhantomSpec, make_phantom
 from tests.evaluation.scripted_screen import scripted_pipeline
 
 
-def result(hits: list[bool], false: int, refused: str = "") -> ReportScores:
+def result(hits: list[bool] | None, false: int, refused: str | None = None) -> dict[str, Any]:
     """A study with these lesions hit or missed, and that number of false findings."""
-    counts = (len(hits), sum(hits), false)
-    stages_s = {} if refused else {"read": 1.0, "screen": 0.5}
-    return ReportScores("a", counts, false + sum(hits), stages_s, "complete", refused)
+    counts = (len(hits), sum(hits), false) if hits is not None else (None,) * 3
+    return {
+        **dict(zip(COUNTS, counts, strict=True)),
+        "stages_s": {} if refused else {"read": 1.0 if hits is not None else 3.0, "screen": 0.5},
+        "refused": refused,
+    }
 
 
-UNKNOWN = ReportScores("b", None, 4, {"read": 3.0, "screen": 0.5}, "missing")
+COUNTS = ("lesions", "found", "false_positives")
+UNKNOWN = result(None, 4)
+
+
+def counts_of(row: dict[str, Any]) -> list[int | None]:
+    return [row[name] for name in COUNTS]
 
 
 def test_operating_point_counts_studies_with_truth() -> None:
     """Three of four lesions, three false findings in two studies; the unknown study is left out."""
     said = as_dict([result([True, False], 1), result([True, True], 2), UNKNOWN])
-    counts = ("with_truth", "lesions", "found", "false_positives")
-    assert [said[key] for key in counts] == [2, 4, 3, 3]
+    assert [said["with_truth"], *counts_of(said)] == [2, 4, 3, 3]
     assert said["sensitivity"] == {"value": 0.75, "low": 0.5, "high": 1.0}
     assert said["false_positives_per_scan"] == {"value": 1.5, "low": 1.0, "high": 2.0}
 
@@ -74,10 +75,10 @@ def test_real_slab_from_files_to_result(shared_data: Path, tmp_path: Path) -> No
     centre = (57.24, 84.94, -115.62)
     findings = [(centre, 0.95), ((-60.0, 80.0, -115.0), 0.92), ((-50.0, 20.0, -115.0), 0.3)]
     pipeline = scripted_pipeline(findings)
-    result = read_one(pipeline, slab, tmp_path, Truth((Lesion(centre, 32.0),)))
-    assert (result.counts, result.findings) == ((1, 1, 1), 2)
-    assert list(result.stages_s) == STAGES
-    assert result.second_reading == "off"
+    row = read_one(pipeline, slab, tmp_path, Truth((Lesion(centre, 32.0),)))
+    assert [*counts_of(row), row["findings"]] == [1, 1, 1, 2]
+    assert list(row["stages_s"]) == STAGES
+    assert row["second_reading"] == "off"
     assert (tmp_path / slab.name / "report.json").is_file()
 
 
@@ -86,10 +87,11 @@ def test_study_that_is_refused_misses_its_lesion(tmp_path: Path) -> None:
     (tmp_path / "studies" / "bad" / "note.txt").write_text("no CT")
     (study,) = study_folders(tmp_path / "studies")
     truth = Truth((Lesion((0.0, 0.0, 0.0), 10.0),))
-    result = read_one(scripted_pipeline([]), study, tmp_path / "out", truth)
-    assert result.counts == (1, 0, 0)
-    assert result.refused != ""
-    assert read_one(scripted_pipeline([]), study, tmp_path / "again", None).counts is None
+    row = read_one(scripted_pipeline([]), study, tmp_path / "out", truth)
+    assert counts_of(row) == [1, 0, 0]
+    assert row["refused"]
+    again = read_one(scripted_pipeline([]), study, tmp_path / "again", None)
+    assert counts_of(again) == [None] * 3
 
 
 def test_the_report_of_another_study_and_the_study_itself_are_not_overwritten(
@@ -122,8 +124,5 @@ def test_phantom_is_read_from_its_files(tmp_path: Path) -> None:
     first, second = make_phantom(spec).nodules
     x, y, z = second.centre_mm
     beside = (x, y + second.diameter_mm / 2 + 1, z)
-    result = read_phantom(
-        scripted_pipeline([(first.centre_mm, 0.95), (beside, 0.95)]), spec, tmp_path
-    )
-    assert result.counts == (2, 1, 1)
-    assert result.refused == ""
+    row = read_phantom(scripted_pipeline([(first.centre_mm, 0.95), (beside, 0.95)]), spec, tmp_path)
+    assert [*counts_of(row), row["refused"]] == [2, 1, 1, None]

@@ -21,8 +21,8 @@ def test_published_result_is_reproduced(shared_data: Path) -> None:
     sensitivity = sensitivity_at(froc(scored))
     assert sensitivity.round(4).tolist() == [0.6922, 0.769, 0.8238, 0.8651, 0.8929, 0.9174, 0.9334]
     assert round(float(sensitivity.mean()), 4) == 0.8420
-    intervals = figures(scored)
-    assert intervals.cpm.low < 0.8420 < intervals.cpm.high
+    cpm = figures(scored)["cpm"]
+    assert cpm["low"] < 0.8420 < cpm["high"]
 
 
 HEAD = "seriesuid,coordX,coordY,coordZ,"

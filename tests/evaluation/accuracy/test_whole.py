@@ -99,14 +99,13 @@ def test_what_each_report_makes_of_a_nodule_is_said(scan: WholeScan) -> None:
     assert {one["by_edge"] for one in said} == {"found", "missed"}
 
 
-def test_every_nodule_has_the_scores_of_both_readers(scan: WholeScan) -> None:
-    """Dismissed candidates too: the cloud reads them only here."""
+def test_every_nodule_has_the_scores_of_both_stages(scan: WholeScan) -> None:
+    """A candidate that the edge dismisses keeps the edge's score."""
     nodules = nodules_of(scan, Stage.BOTH)
     assert [one["edge"] for one in nodules] == [0.95, 0.4, 0.55, 0.05, 0.55, 0.4, None]
-    cloud = [0.9, 0.98, 0.05, 0.9, 0.9, 0.3]
-    assert [one["cloud"] for one in nodules[:-1]] == pytest.approx(cloud, abs=0.002)
-    assert nodules[3]["merged"] == pytest.approx(0.41, abs=0.01)
-    assert nodules[-1]["cloud"] is None
+    assert nodules[3]["score"] == 0.05
+    assert nodules[1]["score"] > 0.6 > nodules[2]["score"]
+    assert nodules[-1]["score"] is None
 
 
 def test_reports_are_those_of_the_shipped_thresholds(scan: WholeScan) -> None:

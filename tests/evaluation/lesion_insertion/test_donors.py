@@ -52,6 +52,6 @@ def test_a_lesion_of_a_scan_is_cut_at_its_size() -> None:
 def test_real_nodules_are_cut(shared_data: Path) -> None:
     """Almost every nodule of test has an outline at its centre; traits stay beside donors."""
     donors, traits = read_donors(shared_data / "nodules", ("test",), most=6)
-    assert len(donors) == len(traits.diameter_mm) == 6
-    assert traits.diameter_mm.tolist() == [donor.diameter_mm for donor in donors]
+    assert len(donors) == len(traits["diameter"]) == 6
+    assert traits["diameter"].tolist() == [donor.diameter_mm for donor in donors]
     assert all(-970 < donor.lung_hu < -600 for donor in donors)

@@ -10,14 +10,17 @@ from evaluation.lesion_insertion.subgroups import (
     UNKNOWN,
     Traits,
     by_subgroup,
+    masks,
     only,
     read_traits,
 )
 
 
 def traits(diameter: list[float]) -> Traits:
-    nothing = np.full(len(diameter), np.nan)
-    return Traits(np.array(diameter), nothing, nothing, nothing)
+    return {
+        **dict.fromkeys(GROUPINGS, np.full(len(diameter), np.nan)),
+        "diameter": np.array(diameter),
+    }
 
 
 def scored() -> Scored:
@@ -37,11 +40,11 @@ FOUND = {(one["by"], one["subgroup"]): one for one in by_subgroup(scored(), trai
 
 def test_a_subgroup_begins_at_its_edge() -> None:
     """6.0 mm belongs to 6 to 8 mm, 15 mm to 15 to 30 mm; what is empty is left out."""
-    masks = GROUPINGS["diameter"].masks(traits([3.9, 6.0, 7.9, 15.0, 44.0]))
-    assert {name: mask.tolist().index(True) for name, mask in masks.items()} == {
+    found = masks("diameter", np.array([3.9, 6.0, 7.9, 15.0, 44.0]))
+    assert {name: mask.tolist().index(True) for name, mask in found.items()} == {
         "below 4 mm": 0, "6 to 8 mm": 1, "15 to 30 mm": 3, "from 30 mm": 4
     }  # fmt: skip
-    assert masks["6 to 8 mm"].sum() == 2
+    assert found["6 to 8 mm"].sum() == 2
 
 
 def test_what_is_not_known_has_a_subgroup_of_its_own() -> None:
@@ -76,16 +79,16 @@ def test_index_may_lack_columns_and_values(tmp_path: Path) -> None:
              "val,0,6,4.5,0.5,2.5", "val,2,8,3.0,,n/a", "val,1,7,2.0,9.0,1.0"]  # fmt: skip
     (tmp_path / "index.csv").write_text("\n".join(lines) + "\n")
     found = read_traits(tmp_path, [cube(0), cube(1), cube(2)])
-    assert found.diameter_mm.tolist() == [6, 7, 8]
-    assert np.isnan(found.subtlety).all()
-    assert found.texture[[0, 2]].tolist() == [4.5, 3.0]
-    assert np.isnan(found.texture[1])
-    assert found.slice_spacing_mm[:2].tolist() == [2.5, 1.0]
-    assert np.isnan(found.slice_spacing_mm[2])
+    assert found["diameter"].tolist() == [6, 7, 8]
+    assert np.isnan(found["subtlety"]).all()
+    assert found["texture"][[0, 2]].tolist() == [4.5, 3.0]
+    assert np.isnan(found["texture"][1])
+    assert found["slice spacing"][:2].tolist() == [2.5, 1.0]
+    assert np.isnan(found["slice spacing"][2])
 
 
 def test_real_subgroups_add_up(shared_data: Path) -> None:
     cubes = read_cubes(shared_data / "nodules", ("val",))
     found = read_traits(shared_data / "nodules", cubes)
-    for grouping in GROUPINGS.values():
-        assert sum(int(mask.sum()) for mask in grouping.masks(found).values()) == len(cubes) == 129
+    for name, value in found.items():
+        assert sum(int(mask.sum()) for mask in masks(name, value).values()) == len(cubes) == 129
