@@ -32,15 +32,7 @@ from imaging.errors import NotCt
 from imaging.phantom.phantom import PhantomSpec, make_phantom
 from imaging.volume import Study
 from tests.edge.builders import pending_pipeline, study_at
-from tests.edge.dicom_in.senders import (
-    ANYWHERE,
-    IMAGES,
-    associate,
-    changed,
-    names,
-    send,
-    settings_in,
-)
+from tests.edge.dicom_in.senders import ANYWHERE, IMAGES, changed, names, send, settings_in
 from tests.edge.running_agent import wait_until
 from tests.imaging.small_ct import SmallCt
 
@@ -221,21 +213,6 @@ def test_what_is_sent_again_unchanged_after_a_restart_makes_no_study(
     assert again == [one["study_key"] for one in reports if repeated]
 
 
-def test_a_changed_image_that_comes_after_a_restart_is_told_in_trail_and_reports(
-    tmp_path: Path,
-) -> None:
-    """The same SOP Instance UID with another data set: it is no repetition."""
-    images = [*IMAGES[:3], changed(IMAGES[3], KVP=99), *IMAGES[4:]]
-    trail = read_and_repeat(tmp_path, images)
-    (told,) = [one for one in trail if one.event == Event.CHANGED]
-    reports = [json.loads(path.read_bytes()) for path in tmp_path.glob("outbox/*/report.json")]
-    first, second = sorted(reports, key=lambda one: -int(one["version"]))
-    assert told.fields["study_key"] == first["study_key"]
-    assert (told.fields["part"], told.fields["images"]) == (second["study_key"], 1)
-    assert first["study_key"] in second["other_series"][0]
-    assert first["other_series"][0].startswith("changed images, not read here: 1 of its images")
-
-
 @pytest.mark.parametrize("sent", [by_dicom, by_stow])
 def test_the_end_of_its_sender_completes_a_series_where_the_setting_says_so(
     tmp_path: Path, sent: Callable[[dict[str, Endpoint], list[Dataset]], None]
@@ -248,15 +225,6 @@ def test_the_end_of_its_sender_completes_a_series_where_the_setting_says_so(
     with agent(receiving_in(tmp_path, quiet_s=3600, poll_s=3600, **on), list_images) as ports:
         sent(ports, images)
         wait_until(lambda: version_of(tmp_path / "outbox") == 1)
-
-
-def test_the_agent_that_stops_rejects_associations(tmp_path: Path) -> None:
-    settings = receiving_in(tmp_path, quiet_s=3600)
-    with agent(settings, list_images) as ports:
-        association = associate(ports["DICOM"])
-        assert association.send_c_store(IMAGES[0]).Status == 0x0000
-    wait_until(lambda: not association.is_established)
-    assert not associate(ports["DICOM"]).is_established
 
 
 def refuse_all(job: Job, persist: PersistPending) -> StudyResult:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import Dataset, dcmread
@@ -195,29 +196,20 @@ def test_a_folder_that_is_claimed_at_any_moment_loses_no_instance(
         (file_of(IMAGES[0])[:340], Reason.UID),
         (file_of(IMAGES[0]).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0"),
          Reason.SYNTAX),
+        (changed(IMAGES[0], SOPClassUID=MRImageStorage), Reason.SOP_CLASS),
+        (Expected(sop_class="1.2"), Reason.MISMATCH),
+        (Expected(instance="1.2"), Reason.MISMATCH),
+        (Expected(study="1.2"), Reason.MISMATCH),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_refused(
-    inbox: Path, store: ReceivedStore, content: bytes, reason: Reason
+def test_what_is_not_what_it_should_be_is_refused(
+    inbox: Path, store: ReceivedStore, content: Any, reason: Reason
 ) -> None:
-    assert refusal(store, content) is reason
+    """It cannot be read, is not wanted, or is not what the request says."""
+    how = (IMAGES[0], content) if isinstance(content, Expected) else (content,)
+    assert refusal(store, *how) is reason
     assert received(inbox) == {}
     assert on_their_way(inbox) == []
-
-
-def test_another_sop_class_is_refused(inbox: Path, store: ReceivedStore) -> None:
-    assert refusal(store, changed(IMAGES[0], SOPClassUID=MRImageStorage)) is Reason.SOP_CLASS
-    assert received(inbox) == {}
-
-
-@pytest.mark.parametrize(
-    "expected", [Expected(sop_class="1.2"), Expected(instance="1.2"), Expected(study="1.2")]
-)
-def test_a_data_set_that_is_not_what_the_request_says_is_refused(
-    inbox: Path, store: ReceivedStore, expected: Expected
-) -> None:
-    assert refusal(store, IMAGES[0], expected) is Reason.MISMATCH
-    assert received(inbox) == {}
 
 
 def test_a_series_with_too_many_instances_is_refused(inbox: Path) -> None:
