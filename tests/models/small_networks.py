@@ -1,14 +1,19 @@
 """Small material for tests: untrained networks, pictures, and a task."""
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+import onnx
 import torch
 from torch import nn
 
+from models.export.onnx import export_float
 from models.networks.hybrid import HybridNetwork, HybridSpec
 from models.networks.screening import ScreeningNetwork
+from models.quantization.ptq import quantize
 from models.training.data import Batch
 
 SMALL_HYBRID = HybridSpec(
@@ -28,8 +33,27 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def settled(kind: str) -> nn.Module:
+    """An untrained network that has seen pictures."""
+    return copy.deepcopy(_settled(kind))
+
+
+@cache
+def _settled(kind: str) -> nn.Module:
     torch.manual_seed(0)
     return shown(NETWORKS[kind](), 12)
+
+
+@cache
+def exported(kind: str) -> bytes:
+    """The float export of `settled`."""
+    return bytes(export_float(_settled(kind), kind).SerializeToString())
+
+
+@cache
+def quantized(kind: str) -> bytes:
+    """The INT8 form of `exported`."""
+    pieces = (pictures(4)[n : n + 1] for n in range(4))
+    return bytes(quantize(onnx.load_from_string(exported(kind)), kind, pieces).SerializeToString())
 
 
 def shown(network: nn.Module, passes: int) -> nn.Module:

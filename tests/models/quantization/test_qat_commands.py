@@ -1,5 +1,7 @@
 import json
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -13,10 +15,10 @@ from typer.testing import CliRunner
 from models.__main__ import app
 from models.cli import Method
 from models.export.manifest import UNFITTED, amend, register, training_of
-from models.export.onnx import export_float, export_fp32
+from models.export.onnx import export_fp32
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.quantization import ptq, qat, sensitivity
-from models.quantization.ptq import METHODS, quantize, run_export
+from models.quantization.ptq import METHODS, run_export
 from models.quantization.qat import run_int4, run_qat
 from models.quantization.sensitivity import run_ranges, run_sensitivity, show_layers, show_ranges
 from models.quantization.simulation import Simulation
@@ -25,7 +27,7 @@ from models.runtime.errors import NoWeights, UnfitArtifact
 from models.training.runs import Run, make_screening
 from tests.models.quantization.test_qat import picture_task
 from tests.models.quantization.test_simulation import served
-from tests.models.small_networks import pictures, settled, shown, told
+from tests.models.small_networks import pictures, quantized, settled, shown, told
 
 SHARE = 0.24
 """Of FP32's file, which INT8 takes more of: scales and the graph weigh much in a small network."""
@@ -41,26 +43,24 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def shelf(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of artifacts with the float file in it; training material is pictures."""
-    folder = tmp_path / "weights"
+@contextmanager
+def shelf_in(folder: Path) -> Iterator[None]:
+    """Let the commands find and enter artifacts in a folder; training material is pictures."""
 
     def batches(kind: str, data: Path, split: str = "train") -> Iterator[np.ndarray]:
         del kind, data
         yield from (one[None] for one in pictures(2 if split == "val" else 3))
 
     entered, found = partial(register, folder=folder), partial(find, folder=folder)
-    for module in (ptq, qat, sensitivity):
-        monkeypatch.setattr(module, "calibration", batches)
-        monkeypatch.setattr(module, "register", entered, raising=module is not sensitivity)
-        monkeypatch.setattr(module, "find", found, raising=module is not ptq)
-    monkeypatch.setattr(sensitivity, "every", lambda where=folder: every(where))
-    monkeypatch.setattr(qat, "task_of", lambda network, *_: picture_task(network))
-    monkeypatch.setattr(Run, "material", lambda _: None)
-    float_file = export_fp32(make_screening(start), "screening")
-    entered("screening-fp32", float_file, parent="", method="training")
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (ptq, qat, sensitivity):
+            patch.setattr(module, "calibration", batches)
+            patch.setattr(module, "register", entered, raising=module is not sensitivity)
+            patch.setattr(module, "find", found, raising=module is not ptq)
+        patch.setattr(sensitivity, "every", lambda where=folder: every(where))
+        patch.setattr(qat, "task_of", lambda network, *_: picture_task(network))
+        patch.setattr(Run, "material", lambda _: None)
+        yield
 
 
 def asked(start: tuple[Path, ...], out: Path) -> Run:
@@ -69,12 +69,25 @@ def asked(start: tuple[Path, ...], out: Path) -> Run:
     return Run(nowhere, out, 0.01, 1e-4, False, start, nowhere, 0, 0)
 
 
-@pytest.fixture
-def trained(shelf: Path, start: Path) -> Path:
-    """What the INT8 run left, its file registered."""
-    run = asked((start,), shelf.parent / "qat")
-    run_qat(run, "screening", [], "minmax")
+@pytest.fixture(scope="module")
+def trained(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the INT8 run left; beside its folder are the float file and its own."""
+    folder = tmp_path_factory.mktemp("qat") / "weights"
+    run = asked((start,), folder.parent / "run")
+    float_file = export_fp32(make_screening(start), "screening")
+    register("screening-fp32", float_file, parent="", method="training", folder=folder)
+    with shelf_in(folder):
+        run_qat(run, "screening", [], "minmax")
     return run.out / "averaged.pt"
+
+
+@pytest.fixture
+def shelf(trained: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of that folder, in which the commands find and enter artifacts."""
+    folder = tmp_path / "weights"
+    shutil.copytree(trained.parents[1] / "weights", folder)
+    with shelf_in(folder):
+        yield folder
 
 
 def test_qat_enters_a_file_that_answers_as_the_float_network(
@@ -113,9 +126,8 @@ def test_int4_enters_a_file_of_the_requested_size(
     assert 0 < int(lowered) < int(layers)
 
 
-def test_no_convolution_is_rounded_before_it_is_added(trained: Path, shelf: Path) -> None:
+def test_no_convolution_is_rounded_before_it_is_added(shelf: Path) -> None:
     """Engines add first; the file says so, and all compute the same."""
-    assert trained.exists()
     model = onnx.load_model_from_string(find("screening-int8", shelf).content())
     makers = {out: node for node in model.graph.node for out in node.output}
     sums = [node for node in model.graph.node if node.op_type == "Add"]
@@ -128,13 +140,8 @@ def test_no_convolution_is_rounded_before_it_is_added(trained: Path, shelf: Path
 
 def test_a_rounding_that_stands_for_a_relu_stays() -> None:
     """Without it the hybrid, which adds two of them, would add what lies below zero as well."""
-    network = settled("hybrid")
-    exact = export_float(network, "hybrid")
-    batches = [one[None] for one in pictures(3)]
-    (found, *_), (wanted, *_) = (
-        served(model.SerializeToString())
-        for model in (quantize(exact, "hybrid", batches), export_fp32(network, "hybrid"))
-    )
+    whole = export_fp32(settled("hybrid"), "hybrid").SerializeToString()
+    (found, *_), (wanted, *_) = (served(content) for content in (quantized("hybrid"), whole))
     assert float(np.abs(found - wanted).mean()) < 0.03
 
 
@@ -166,7 +173,6 @@ def test_sensitivity_lists_every_layer(
     assert "stem.0" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("trained")
 def test_another_network_and_another_run_are_refused(
     shelf: Path, start: Path, tmp_path: Path
 ) -> None:

@@ -4,14 +4,12 @@ import onnxruntime
 import pytest
 import torch
 
-from models.export.onnx import export_float
 from models.quantization.operators import UnknownOperator, run
-from models.quantization.ptq import quantize
 from models.quantization.sensitivity import match_loss, select_layers, sensitivity
 from models.quantization.simulation import Simulation, exact_weights, to_onnx
 from models.runtime.artifacts import expanded
 from models.runtime.errors import UnfitArtifact
-from tests.models.small_networks import pictures, settled, told, unit
+from tests.models.small_networks import exported, pictures, quantized, settled, told, unit
 
 Made = tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
 """A network, its float export, and its INT8 form."""
@@ -24,9 +22,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def quantised(kind: str) -> Made:
-    network = settled(kind)
-    exact = export_float(network, kind)
-    return network, exact, quantize(exact, kind, (pictures(4)[n : n + 1] for n in range(4)))
+    exact, small = (onnx.load_from_string(made(kind)) for made in (exported, quantized))
+    return settled(kind), exact, small
 
 
 @pytest.fixture
