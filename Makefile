@@ -37,7 +37,7 @@ $(VENV)/dev.stamp: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@ $(VENV)/run.stamp
 
 demo: $(VENV)/run.stamp ## Read a chest CT with edge and cloud: a phantom, or INPUT=path (DICOM folder, NIfTI, NRRD, MHD).
-	@$(BIN)/python -m evaluation.demo $(if $(INPUT),--input "$(INPUT)") $(ARGS)
+	@$(BIN)/python -m tools.demo $(if $(INPUT),--input "$(INPUT)") $(ARGS)
 
 test: $(VENV)/dev.stamp ## Run the tests but the long ones, in minutes; ARGS=... goes to pytest.
 	$(BIN)/pytest $(PARALLEL) -m "not long" $(ARGS)

@@ -27,7 +27,7 @@ CLAIMS = DOCS / "claims.toml"
 SMALL_DISK = ("unshare", "-rm", "sh", "-c")
 MOUNT = "mount -t tmpfs -o size=240m none /mnt"
 """Makes a small filesystem for one command, without privileges."""
-FILLS_A_DISK = ("full_disk", "nothing_lost")
+FILLS_A_DISK = ("faults", "nothing_lost")
 """Claims whose command gets one."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -59,11 +59,15 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Command:
-    """A command: the function that measures, and how its result is shown and what it must reach."""
+    """A command: the function that measures, and how its result is shown and what it must reach.
+
+    A ``strict`` one ends with exit status 1 where a bar is not met.
+    """
 
     measure: Callable[..., dict[str, Any]]
     shown: tuple[Shown, ...]
     bars: Callable[[Result], Iterable[Bar]]
+    strict: bool = False
 
     @property
     def name(self) -> str:
@@ -99,6 +103,8 @@ class Command:
                 typer.echo(json.dumps(result | {"bars": bars}, indent=2, allow_nan=False))
             else:
                 Console().print(Printable(*self.parts(result)))
+            if self.strict and not all(one.met for one in self.bars(result)):
+                raise typer.Exit(1)
 
         signature = inspect.signature(self.measure)
         flag = inspect.Parameter(
@@ -113,10 +119,10 @@ class Command:
 
 
 def command(
-    *shown: Shown, bars: Callable[[Result], Iterable[Bar]] = lambda _: ()
+    *shown: Shown, bars: Callable[[Result], Iterable[Bar]] = lambda _: (), strict: bool = False
 ) -> Callable[[Callable[..., dict[str, Any]]], Command]:
     """Make a command of a function whose name is that of the command; see `Command`."""
-    return lambda measure: Command(measure, shown, bars)
+    return lambda measure: Command(measure, shown, bars, strict)
 
 
 def this_machine() -> dict[str, Any]:

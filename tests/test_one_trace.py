@@ -17,7 +17,7 @@ from pynetdicom.sop_class import Comprehensive3DSRStorage, Verification
 
 from edge.escalation.client import open_second_reader
 from edge.settings.core import load_settings
-from evaluation.common.processes import free_ports
+from evaluation.world import free_ports
 from process import tracing
 from process.tracing import exporting, root_span_id
 from protos.deadline import Deadline

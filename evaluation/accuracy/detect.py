@@ -24,10 +24,10 @@ from evaluation.accuracy.bootstrap import operating_point
 from evaluation.accuracy.nodules import CAVEAT
 from evaluation.accuracy.options import Marks
 from evaluation.accuracy.truth import RIM_MM, Truth, read_truth, scan_name, score_scan, truth_of
-from evaluation.common.processes import cloud_service
 from evaluation.errors import MissingData
 from evaluation.result import SHARE, Table
 from evaluation.run import Deadline, Model, Seed, command, each
+from evaluation.world import running_cloud
 from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import TRAINING_SEED, PhantomSpec, make_phantom
 
@@ -109,7 +109,7 @@ def opened(
     if serve and cloud is not None:
         raise typer.BadParameter("--serve starts a cloud: omit --cloud")
     with ExitStack() as parts:
-        address = parts.enter_context(cloud_service()) if serve else cloud
+        address = parts.enter_context(running_cloud()).address if serve else cloud
         settings = load_settings(
             cloud__address=address, screening_model=model, deadline_s=deadline_s
         )

@@ -1,19 +1,20 @@
-"""The edge process of ``overread-eval link``: the agent's own pipeline, one study per command.
+"""An edge that reads on command, in a process of its own: the agent's own pipeline.
 
 Each command is a line of JSON on stdin, each answer one on stdout. ``{"open": {settings},
 "replay": false}`` opens the pipeline; ``{"read": number, "from_files": true}`` reads a study. With
 ``from_files`` a study is read from DICOM, else from its lung box in memory. With ``replay`` the
 screening network sees each box once, when the pipeline opens. Pending reads are persisted as in
-the agent.
+the agent. `edge_process` starts it, `EdgeProcess` speaks to it.
 """
 
 import json
 import logging
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,79 @@ from edge.store.pending import PersistPending, persist_in
 from edge.store.studies import StudyStore
 from evaluation.accuracy.detect import ledger_s, refusal
 from evaluation.accuracy.truth import score_scan, truth_of
-from evaluation.common.phantoms import Prepared, prepare, whole_chest
+from evaluation.errors import ServiceFailed
 from evaluation.links.scheduler_delay import scheduler_delay_s
+from evaluation.phantoms import Prepared, prepare, whole_chest
+from evaluation.world import log_tail, status_text
 from imaging.preprocess import Preprocessed
 from imaging.volume import Study, Volume
 from models.runtime.detection import Candidate
 
+OFF = "off"
+"""In place of a cloud's address: no cloud, the edge alone."""
+
 Opens = Callable[[EdgeSettings], AbstractContextManager[Pipeline]]
 """Opens the pipeline of these settings."""
+
+
+class EdgeProcess:
+    """An edge in another process: commands and answers are lines of JSON."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self._process, self._log = process, log
+
+    def open(self, *, replay: bool = False, **settings: Any) -> str:
+        """Open the pipeline with these settings; return the name of the model.
+
+        With ``replay`` the screening network reads each study once, now.
+        """
+        return str(self._answer({"open": settings, "replay": replay})["opened"])
+
+    def read(self, number: int, *, from_files: bool) -> dict[str, Any]:
+        """Return the result of one study, as `evaluation.links.edge_worker` gives it."""
+        return self._answer({"read": number, "from_files": from_files})
+
+    def escalate(self, number: int) -> dict[str, Any]:
+        """Return the times of one candidate, as `evaluation.timing.detection_worker` gives them."""
+        return self._answer({"escalate": number})
+
+    def _answer(self, command: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(f"{json.dumps(command)}\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            status = status_text(self._process.wait())
+            raise ServiceFailed(f"the edge ended with {status}\n{log_tail(self._log)}")
+        return dict(json.loads(answer))
+
+
+@contextmanager
+def edge_process(
+    count: int, seed: int, cache: Path, log: Path,
+    program: Sequence[str] = ("evaluation.links.edge_worker",),
+) -> Iterator[EdgeProcess]:  # fmt: skip
+    """Run an edge with ``count`` prepared studies of ``cache`` for the time of the context.
+
+    Raises:
+        ServiceFailed: it ended during a command.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", *program, str(count), str(seed), str(cache)]
+    pipe = subprocess.PIPE
+    with (
+        log.open("wb") as lines,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=lines, text=True) as process,
+    ):
+        try:
+            yield EdgeProcess(process, log)
+        except BaseException:
+            process.kill()
+            raise
 
 
 class Studies:
@@ -51,6 +117,11 @@ class Studies:
     def study(self, number: int) -> Prepared:
         """Return the study to read as the ``number``-th; they are used in turn."""
         return self._prepared[number % len(self._prepared)]
+
+    def scan_bytes(self, study: Prepared) -> int:
+        """Return the size of its voxels; 0 where they are not in memory."""
+        loaded = self._loaded.get(study.folder)
+        return loaded[0].volume.hu.nbytes if loaded else 0
 
     def load(self, pipeline: Pipeline) -> None:
         """Read and preprocess all studies, once."""
@@ -108,7 +179,9 @@ def answers(
                 yield {"opened": pipeline.reader.label}
             elif pipeline is not None:
                 used = pipeline if command["from_files"] else studies.from_memory(pipeline)
-                yield _read(used, studies.study(command["read"]), out, keep, store)
+                study = studies.study(command["read"])
+                read = _read(used, study, out, keep, store)
+                yield {"scan_bytes": studies.scan_bytes(study), **read}
 
 
 def _read(

@@ -10,8 +10,6 @@ either direction.
 import base64
 import json
 import tempfile
-import threading
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,20 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
-import typer
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2
 
-from edge.run import run_agent
-from edge.settings.core import load_settings
-from evaluation.common.cli import STUDIES, Cache, Json, show
-from evaluation.common.phantoms import prepare, whole_chest
-from evaluation.common.processes import cloud_service
-from evaluation.common.tables import columns_table
-from evaluation.errors import ServiceFailed
 from evaluation.links.proxy import proxied
 from evaluation.links.trace import Conditions, steady
+from evaluation.phantoms import prepare, whole_chest
+from evaluation.result import Bar, Table
+from evaluation.run import STUDIES, Cache, command
+from evaluation.world import running_agent, running_cloud
 from models.runtime.artifacts import WEIGHTS
 from models.runtime.signatures import MANIFEST, make_keys, sign
 from protos import overread_pb2 as pb
@@ -85,8 +79,6 @@ PATIENT: Mapping[str, str] = {
 }
 """What the header of the study states; each value is in no program and in no model."""
 
-COLUMNS = {"what": ("what", "{}"), "count": ("number", "{}")}
-
 
 @dataclass
 class Tap:
@@ -115,24 +107,7 @@ class Heard:
     rest: int = 0
 
 
-def wire_command(cache: Cache = STUDIES, as_json: Json = False) -> None:
-    """Search all that crosses to the cloud and back for the data of a patient."""
-    with tempfile.TemporaryDirectory(prefix="overread-wire-") as folder:
-        result = measure(Path(folder), cache)
-    rows = [
-        {"what": "values searched for", "count": result["values"]},
-        {"what": "values found", "count": len(result["found"])},
-        {"what": "bytes to the cloud", "count": result["bytes_up"]},
-        {"what": "bytes back", "count": result["bytes_down"]},
-        {"what": "versions of the report", "count": result["versions"]},
-        *({"what": f"messages {n}", "count": c} for n, c in result["messages"].items()),
-    ]
-    show(result, as_json, columns_table(COLUMNS, rows, "What crossed between edge and cloud"))
-    if result["found"]:
-        raise typer.Exit(1)
-
-
-def measure(work: Path, cache: Path) -> dict[str, Any]:
+def exchange(work: Path, cache: Path) -> dict[str, Any]:
     """Read the study with agent and cloud, and search what was said.
 
     Raises:
@@ -144,20 +119,18 @@ def measure(work: Path, cache: Path) -> dict[str, Any]:
     tap = Tap()
     traces = [work / "cloud.jsonl", work / "edge.jsonl"]
     models, key = sign_models(work / "models")
-    config = work / "cloud.toml"
-    config.write_text(
-        f'traces = "{traces[0]}"\noffered_model = "{OFFERED}"\noffered_folder = "{models}"\n'
-    )
+    offer = {
+        "traces": str(traces[0]), "offered_model": OFFERED, "offered_folder": str(models)
+    }  # fmt: skip
     with (
-        cloud_service(config=config) as cloud,
-        proxied(cloud, steady(Conditions()), tap=tap) as proxy,
+        running_cloud(**offer) as cloud,
+        proxied(cloud.address, steady(Conditions()), tap=tap) as proxy,
     ):
         report = read_by_agent(work, proxy.address, patient, models, key)
     heard = decode(tap)
     heard.texts += [text for path in traces for text in path.read_text().splitlines()]
     found = sorted(value for value in searched(values) if is_in(value, tap, heard))
     return {
-        "command": "overread-eval wire",
         "values": len(values),
         "found": found,
         "connections": len({connection for connection, _ in tap.data}),
@@ -206,48 +179,31 @@ def sign_models(folder: Path) -> tuple[Path, Path]:
 
 
 def read_by_agent(work: Path, cloud: str, name: str, models: Path, key: Path) -> dict[str, Any]:
-    """Run an agent until the report of the study is final and a model is fetched; return it."""
-    settings = load_settings(
-        inbox=work / "inbox",
-        outbox=work / "outbox",
-        state_dir=work / "state",
-        cloud__address=cloud,
-        deadline_s=LIMIT_S / 3,
-        cloud__max_rois=MAX_ROIS,
-        site=SITE,
-        traces=str(work / "edge.jsonl"),
-        poll_s=0.05,
-        cloud__health_check_s=0.5,
-        models__folder=models,
-        models__keys=(key,),
-        models__fetch=True,
-    )
-    stop, failed = threading.Event(), list[BaseException]()
+    """Run an agent until the report of the study is final and a model is fetched; return it.
 
-    def work_off() -> None:
-        try:
-            run_agent(settings, stop=stop)
-        except BaseException as error:
-            failed.append(error)
+    Raises:
+        ServiceFailed: the agent ended, or the last version of the report did not come.
+    """
+    settings: dict[str, Any] = {
+        "cloud__address": cloud,
+        "deadline_s": LIMIT_S / 3,
+        "cloud__max_rois": MAX_ROIS,
+        "site": SITE,
+        "traces": str(work / "edge.jsonl"),
+        "cloud__health_check_s": 0.5,
+        "models__folder": str(models),
+        "models__keys": [str(key)],
+        "models__fetch": True,
+    }
+    path = work / "outbox" / name / "report.json"
 
-    thread = threading.Thread(target=work_off, name="agent", daemon=True)
-    thread.start()
-    until = time.monotonic() + LIMIT_S
+    def is_done() -> bool:
+        final = path.is_file() and json.loads(path.read_bytes())["status"] == "final"
+        return final and any((work / "state" / "models").glob(f"*/{OFFERED}.onnx"))
 
-    def is_done(report: dict[str, Any]) -> bool:
-        fetched = any((work / "state" / "models").glob(f"*/{OFFERED}.onnx"))
-        return report.get("status") == "final" and fetched
-
-    try:
-        while not is_done(report := _report(work / "outbox" / name)):
-            if failed or report.get("status") == "rejected" or time.monotonic() > until:
-                why = failed or report.get("rejection") or "it takes too long"
-                raise ServiceFailed(f"the agent did not come to a final report: {why}")
-            time.sleep(0.1)
-    finally:
-        stop.set()
-        thread.join(LIMIT_S)
-    return report
+    with running_agent(work, work / "edge.log", **settings) as agent:
+        agent.process.wait_until(is_done, "come to a final report", LIMIT_S)
+    return dict(json.loads(path.read_bytes()))
 
 
 def decode(tap: Tap) -> Heard:
@@ -300,8 +256,26 @@ def is_in(value: str, tap: Tap, heard: Heard) -> bool:
     return raw or any(value.lower() in text.lower() for text in heard.texts)
 
 
-def _report(folder: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((folder / "report.json").read_bytes()))
-    except (OSError, ValueError):
-        return {}
+CROSSED = Table(
+    "crossed",
+    {"what": "what", "count": "number"},
+    lambda result: [
+        {"what": "values searched for", "count": result["values"]},
+        {"what": "bytes to the cloud", "count": result["bytes_up"]},
+        {"what": "bytes back", "count": result["bytes_down"]},
+        {"what": "versions of the report", "count": result["versions"]},
+        *({"what": f"messages {n}", "count": c} for n, c in result["messages"].items()),
+    ],
+    "What crossed between edge and cloud",
+)
+
+
+@command(
+    CROSSED,
+    bars=lambda result: [Bar("values of a patient that crossed", len(result["found"]), 0)],
+    strict=True,
+)
+def wire(cache: Cache = STUDIES) -> dict[str, Any]:
+    """Search all that crosses to the cloud and back for the data of a patient."""
+    with tempfile.TemporaryDirectory(prefix="overread-wire-") as folder:
+        return exchange(Path(folder), cache)

@@ -1,453 +1,281 @@
-"""``overread-eval load``: goodput and wasted work of the cloud under overload.
+"""``overread-eval load``: the cloud under load, one scenario at a time.
 
-The same Poisson arrivals are sent to four services in turn, A B C D A B C D: the cloud as it is, in
-plain order of deadlines, first come, first served with full batches (both drop what is late), and
-with batches of one. Services and load generator are pinned to disjoint CPU cores, so that neither
-slows the other. Times count from the intended arrival, and an ROI that was not answered in time
-counts as one that never came.
+A scenario names the services that are compared, what is measured, the reader, and how the cores are
+shared. A reader that sleeps stands in for a GPU: a batch of eight costs little more than one ROI.
 """
 
-import asyncio
-import itertools
-import json
 import math
 import os
-import socket
-import tempfile
-import urllib.request
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
-from cloud.describe import fetch_description
-from evaluation.common.cli import CloudModel, Json, each, show
-from evaluation.common.processes import CLOUD, cloud_service
-from evaluation.load.generator import LATE, Edges, Outcome, Outcomes, Traffic, poisson
-from models.markdown import Rows, number, percent
-from models.runtime import hardware
+from cloud.settings import CloudSettings
+from evaluation.load.gains import BATCHES, gains
+from evaluation.load.overload import SINGLE, Plan, overload
+from evaluation.load.replicas import replicas
+from evaluation.load.servers import SETTINGS, contenders
+from evaluation.load.services import ORDER, pinned, placed, services, split_cores
+from evaluation.result import SHARE, Bar, Result, Table
+from evaluation.run import CloudModel, Seed, command
+from evaluation.sleeping_cloud import program
+from evaluation.world import CLOUD
 
-ORDER = "order"
-"""In a mode: a name of `evaluation.load.orders`, in place of the cloud's own order."""
+GOODPUT_BAR, WASTED_BAR, BAR_LOAD = 0.9, 0.01, 2.0
 
-MODES: Mapping[str, Mapping[str, str]] = {
-    "deadline": {},
-    "edf": {ORDER: "edf"},
-    "fifo": {ORDER: "fifo"},
-    "one at a time": {"max_batch": "1"},
-}
-"""The settings of the services that are compared."""
 
-Devices = Annotated[
-    list[str] | None,
-    typer.Option("--device", metavar="NAME", help="Device as in the setting; may be repeated."),
-]
-Synthetic = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FIXED,EACH", help="Simulated reader without a model: ms a batch, ms an ROI."
-    ),
-]
+class Measure(StrEnum):
+    """What is measured of the services."""
 
-LOADS = (0.5, 1.0, 2.0)
-"""Offered load, as a share of the capacity of the best mode."""
+    OVERLOAD = "overload"
+    GAINS = "gains"
+    REPLICAS = "replicas"
+    SERVERS = "servers"
 
 
 @dataclass(frozen=True)
-class Service:
-    """One running service: its mode, address, and URL of its metrics."""
+class Scenario:
+    """What is compared, and how.
 
-    mode: str
-    address: str
-    metrics: str
-
-    def connect(self, edges: int) -> Edges:
-        """Return simulated edges of the service."""
-        return Edges(self.address, fetch_description(self.address).roi_shape, edges)
-
-    def model_time(self) -> tuple[float, float]:
-        """Return the seconds of the model so far, and those of them that were wasted."""
-        with urllib.request.urlopen(self.metrics, timeout=10) as answer:
-            text = answer.read().decode()
-        samples = {
-            sample.name: sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if not sample.labels
-        }
-        return (
-            samples["overread_cloud_compute_seconds_sum"],
-            samples["overread_cloud_wasted_seconds_total"],
-        )
-
-
-@dataclass(frozen=True)
-class Run:
-    """The outcomes of one mode under one load in one round, and its model's time."""
-
-    mode: str
-    load: float
-    outcomes: Outcomes
-    compute_s: float
-    wasted_s: float
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The measurement: loads, rounds of ``span_s`` each, studies, and the first round's seed."""
-
-    loads: Sequence[float] = LOADS
-    rounds: int = 5
-    span_s: float = 6.0
-    traffic: Traffic = field(default_factory=Traffic)
-    seed: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return all of it but the loads."""
-        return {
-            "seed": self.seed,
-            "rounds": self.rounds,
-            "span_s": self.span_s,
-            "edges": self.traffic.edges,
-            "rois_a_study": list(self.traffic.rois),
-            "budgets_s": list(self.traffic.budgets_s),
-            "stat_share": self.traffic.stat_share,
-        }
-
-
-def load_command(
-    model: CloudModel = None,
-    loads: Annotated[
-        str, typer.Option(metavar="X[,X]", help="Loads as multiples of the measured capacity.")
-    ] = ",".join(map(str, LOADS)),
-    rounds: Annotated[
-        int, typer.Option(min=1, help="Rounds; each service is measured once a round.")
-    ] = 5,
-    seconds: Annotated[float, typer.Option(min=0.5, help="Seconds of each measurement.")] = 6.0,
-    edges: Annotated[int, typer.Option(min=1, help="Simulated edges.")] = 16,
-    budgets: Annotated[
-        str, typer.Option(metavar="S[,S]", help="Budgets of studies in seconds, equally likely.")
-    ] = "0.5,1,2",
-    synthetic: Synthetic = None,
-    device: Devices = None,
-    instances: Annotated[int, typer.Option(min=1, help="Copies of the model on each device.")] = 1,
-    stages: Annotated[int, typer.Option(min=1, help="Parts of each copy.")] = 1,
-    shared: Annotated[
-        bool, typer.Option("--shared", help="Run service and edges on the same cores.")
-    ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the arrivals.")] = 0,
-    as_json: Json = False,
-) -> None:
-    """Goodput, rejections and wasted work of an overloaded cloud, compared with simpler ones."""
-    traffic = Traffic(edges=edges, budgets_s=numbers_of(budgets, "--budgets"))
-    plan = Plan(numbers_of(loads, "--loads"), rounds, seconds, traffic, seed)
-    service, generator = split_cores(shared=shared)
-    given = {"devices": json.dumps(device or []), "instances": str(instances)}
-    given |= {"stages": str(stages)} if stages > 1 else {}
-    with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="overread-load-"))
-        with Console(stderr=True).status("starting the services"), pinned(service):
-            program = program_of(synthetic)
-            started = stack.enter_context(services(Path(folder), model, program, given=given))
-        stack.enter_context(pinned(generator))
-        on = ran_on(started[0])
-        capacity = asyncio.run(capacities(started, plan))
-        runs = asyncio.run(under_load(started, plan, best_of(capacity)))
-    result = {
-        **on,
-        "instances": instances * max(1, len(device or [])),
-        "stages": stages,
-        "cores": hardware.cores(),
-        "service_cores": len(service),
-        "pinned": not service & generator,
-        "reader": reader_name(model, synthetic),
-        **as_dict(plan, capacity, runs),
-    }
-    ratios = result["throughput_of_one_at_a_time"]
-    saturated = [
-        [mode, f"{rate:.1f}", f"{ratios[mode]:.2f}"]
-        for mode, rate in result["capacity_per_s"].items()
-    ]
-    heads = ["service", "ROIs a second", "of one at a time"]
-    show(result, as_json, Rows(heads, saturated, "Saturated"), _load_table(result))
-
-
-def program_of(synthetic: str | None) -> Sequence[str]:
-    """Return the module that serves, and its options: the cloud, or one that sleeps."""
-    if synthetic is None:
-        return CLOUD
-    fixed, a_roi = map(str, numbers_of(synthetic, "--synthetic"))
-    return "evaluation.load.sleeping_service", "--fixed-ms", fixed, "--each-ms", a_roi
-
-
-def reader_name(model: str | None, synthetic: str | None) -> str:
-    """Return what reads, for a result."""
-    return f"asleep {synthetic} ms" if synthetic else model or "the cloud's own"
-
-
-def ran_on(service: "Service") -> dict[str, str]:
-    """Return the processor, the engine that the service names, and the devices in that name."""
-    engine = fetch_description(service.address).engine
-    devices = (one.partition(":")[2] or "cpu" for one in engine.split(" + "))
-    device = ", ".join(dict.fromkeys(devices))
-    return {"cpu": hardware.cpu_name(), "device": device, "engine": engine}
-
-
-def split_cores(*, shared: bool = False) -> tuple[Set[int], Set[int]]:
-    """Return the first half of this process's cores for the service, the rest for the generator.
-
-    Both have all where they cannot be chosen, or if there is but one.
+    Attributes:
+        where: for people: how reader and cores are.
+        services: settings of each cloud, by its name.
+        reader: milliseconds of a reader that sleeps, a batch and an ROI; None: the model.
+        shared: whether services and generator run on the same cores.
+        batches: full batches in a study, where gains are measured.
     """
-    if not hasattr(os, "sched_getaffinity"):
-        cores, shared = list(range(os.cpu_count() or 1)), True
-    else:
-        cores = sorted(os.sched_getaffinity(0))
-    middle = len(cores) // 2
-    whole = shared or not middle
-    return set(cores if whole else cores[:middle]), set(cores if whole else cores[middle:])
+
+    measure: Measure
+    where: str
+    services: Mapping[str, Mapping[str, Any]]
+    plan: Plan = field(default_factory=Plan)
+    reader: tuple[float, float] | None = None
+    shared: bool = False
+    batches: int = 1
 
 
-@contextmanager
-def pinned(cores: Set[int]) -> Iterator[None]:
-    """Pin this thread, and all threads and processes that it starts meanwhile, to ``cores``."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
+ORDERS: Mapping[str, Mapping[str, Any]] = {
+    "deadline": {}, "edf": {ORDER: "edf"}, "fifo": {ORDER: "fifo"}, SINGLE: {"max_batch": 1},
+}  # fmt: skip
+PAIR: Mapping[str, Mapping[str, Any]] = {SINGLE: {"max_batch": 1}, BATCHES: {}}
+FAKES = [f"fake:{i}" for i in range(3)]
+SHORT = Plan(rounds=3, span_s=4.0)
+
+SCENARIOS: Mapping[str, Scenario] = {
+    "overload": Scenario(Measure.OVERLOAD, "service on its own core", ORDERS, SHORT),
+    "overload-shared": Scenario(
+        Measure.OVERLOAD, "service on the edges' cores", ORDERS,
+        Plan((BAR_LOAD,), rounds=3, span_s=4.0), shared=True,
+    ),
+    "overload-asleep": Scenario(
+        Measure.OVERLOAD, "reader that sleeps", ORDERS, Plan((BAR_LOAD,)), (2.0, 14.0)
+    ),
+    "devices": Scenario(
+        Measure.GAINS, "asleep, a device each",
+        {**PAIR, "3 stages": {"stage_engines": FAKES, "stages": 3},
+         "3 instances": {"devices": FAKES}},
+        SHORT, (100.0, 5.0), batches=3,
+    ),
+    "instances": Scenario(
+        Measure.GAINS, "the model, on the processor", {**PAIR, "2 instances": {"instances": 2}},
+        SHORT, shared=True,
+    ),
+    "ray": Scenario(
+        Measure.GAINS, "asleep, with Ray",
+        {**PAIR, "2 instances": {"devices": FAKES[:2]},
+         "Ray, 1 worker": {"ray": "local", "instances": 1},
+         "Ray, 2 workers": {"ray": "local", "instances": 2}},
+        SHORT, (100.0, 5.0), shared=True,
+    ),
+    "replicas": Scenario(
+        Measure.REPLICAS, "two clouds", {"first": {"grace_s": 10.0}, "second": {"grace_s": 10.0}},
+        Plan(span_s=5.0, at_once=32), (2.0, 14.0), shared=True,
+    ),
+    "servers": Scenario(
+        Measure.SERVERS, "beside Triton and Ray Serve", {}, Plan(rounds=3, span_s=4.0, at_once=8),
+        (20.0, 5.0),
+    ),
+}  # fmt: skip
 
 
-def numbers_of(text: str, option: str) -> tuple[float, ...]:
-    """Return the numbers of an option, ``X,X``, all finite and not negative.
+def bars(result: Result) -> Iterator[Bar]:
+    """Yield what is required of the cloud: goodput and wasted work, batches, or two replicas."""
+    where = result["where"]
+    for run in result.get("runs", ()):
+        if run["load"] == BAR_LOAD and run["mode"] == "deadline":
+            what = f"load {BAR_LOAD:g}, {where}"
+            goodput = run["goodput_of_capacity"]
+            yield Bar(f"{what}: answered in time", goodput, GOODPUT_BAR, "{:.0%} of capacity", True)
+            yield Bar(f"{what}: work wasted", run["wasted_share"], WASTED_BAR, SHARE)
+    if "ratio" in result:
+        what, ratio = "two replicas against one: ROIs a second", result["ratio"]
+        yield Bar(what, ratio, result["ratio_bar"], "{:.2f} times", least=True)
+        what = "two replicas at twice their capacity: answered in time"
+        goodput, bar = result["goodput_of_capacity"], result["goodput_bar"]
+        yield Bar(what, goodput, bar, "{:.0%} of capacity", least=True)
+        for one in result["faults"]:
+            wrong = one["late"] + one["unanswered"] + one["new_after"]
+            what = (
+                f"one replica ends by {one['fault']}, {one['times']} times: studies late, without"
+            )
+            yield Bar(
+                f"{what} an answer, or new to it", wrong, 0, shown=f"{wrong} of {one['studies']}"
+            )
+
+
+CAPACITY = Table(
+    "capacity",
+    {"mode": "service", "per_s": ("ROIs a second, saturated", "{:.1f}")},
+    lambda result: [
+        {"mode": mode, "per_s": rate} for mode, rate in result.get("capacity_per_s", {}).items()
+    ],
+    "{where}: {reader}; {cpu}, {service_cores} of {cores} cores for the service",
+)
+RUNS = Table(
+    "runs",
+    {
+        "load": ("load", "{:g}"), "mode": "service",
+        "goodput": ("goodput", SHARE), "refused": ("refused", SHARE), "late_share": ("late", SHARE),
+        "p50_ms": ("median ms", "{:.0f}"), "stat_p50_ms": ("stat median ms", "{:.0f}"),
+        "stat_p95_ms": ("stat p95 ms", "{:.0f}"), "refusal_p50_ms": ("refusal median ms", "{:.0f}"),
+        "fairness": ("Jain", "{:.3f}"), "wasted_share": ("work wasted", SHARE),
+    },
+    lambda result: [
+        {
+            **run,
+            "goodput": {"value": run["goodput_of_capacity"], "low": run["goodput_low"],
+                        "high": run["goodput_high"]},
+            "refused": run["rejected"] / max(run["offered"], 1),
+            "late_share": run["late"] / max(run["offered"], 1),
+        }
+        for run in result.get("runs", ())
+    ],
+    "Goodput of the best capacity; - where that many had no answer in time",
+)  # fmt: skip
+GAINS = Table(
+    "services",
+    {
+        "name": "service", "rois_per_s": ("ROIs a second", "{:.1f}"),
+        "throughput_ratio": ("ratio", "{:.2f}"), "last_ms": ("last answer ms", "{:.0f}"),
+        "added_ms": ("added ms", "{:+.1f}"), "merging": ("merging", "{:+.0%}"),
+    },
+    lambda result: result.get("services", ()),
+    "{where}: {reader}; {cpu}",
+)  # fmt: skip
+FAULTS = Table(
+    "faults",
+    {
+        "fault": "one ends by", "times": "times", "studies": "studies",
+        "unanswered": "without an answer", "late": "late", "new_after": "new",
+        "longest_s": ("longest s", "{:.2f}"),
+    },
+    lambda result: result.get("faults", ()),
+    "One of two replicas ends; new are studies that it got 0.1 s after SIGTERM",
+)  # fmt: skip
+
+
+@command(CAPACITY, RUNS, GAINS, FAULTS, bars=bars)
+def load(
+    scenario: Annotated[
+        str, typer.Option(metavar="NAME", help=f"One of {', '.join(SCENARIOS)}.")
+    ] = "overload",
+    model: CloudModel = None,
+    reader: Annotated[
+        str | None,
+        typer.Option(metavar="FIXED,EACH", help="Reader that sleeps: ms a batch, ms an ROI."),
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Device as in the setting; may be repeated."),
+    ] = None,
+    instances: Annotated[
+        int | None, typer.Option(min=1, help="Copies of the model, in scenario instances.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds; services take turns.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.5, help="Seconds of each measurement.")
+    ] = None,
+    triton_python: Annotated[
+        Path | None,
+        typer.Option(metavar="PYTHON", exists=True, dir_okay=False,
+                     help="Interpreter with nvidia-pytriton, for scenario servers."),
+    ] = None,
+    ray_python: Annotated[
+        Path | None,
+        typer.Option(metavar="PYTHON", exists=True, dir_okay=False,
+                     help="Interpreter with ray[serve], for scenario servers."),
+    ] = None,
+    seed: Seed = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """The cloud under load: goodput, refusals, batches, instances, replicas, other servers."""
+    if (chosen := SCENARIOS.get(scenario)) is None:
+        raise typer.BadParameter(
+            f"no scenario {scenario!r}, expected one of {', '.join(SCENARIOS)}"
+        )
+    times_ms = chosen.reader if reader is None else pair_of(reader)
+    plan = Plan(
+        chosen.plan.loads, rounds or chosen.plan.rounds, seconds or chosen.plan.span_s,
+        chosen.plan.at_once, chosen.plan.traffic, seed,
+    )  # fmt: skip
+    compared = dict(chosen.services)
+    if instances is not None and scenario == "instances":
+        compared = {**PAIR, f"{instances} instances": {"instances": instances}}
+    asleep = times_ms and f"asleep {times_ms[0]:g} ms a batch and {times_ms[1]:g} ms an ROI"
+    service, generator = split_cores(shared=chosen.shared)
+    about: dict[str, Any] = {
+        "scenario": scenario,
+        "where": chosen.where,
+        "reader": asleep or model or "the cloud's own",
+        **placed(service, generator),
+    }
+    with ExitStack() as held:
+        with Console(stderr=True).status("starting the services"), pinned(service):
+            if chosen.measure is Measure.SERVERS:
+                before = os.getloadavg()
+                started, versions = held.enter_context(
+                    contenders(triton_python, ray_python, times_ms or (20.0, 5.0))
+                )
+                modes = [one.mode for one in started]
+                about |= {
+                    "versions": versions,
+                    "settings": {mode: SETTINGS[mode] for mode in modes if mode in SETTINGS},
+                }
+            else:
+                given = {"devices": device, "model": None if times_ms else model}
+                run = program(*times_ms) if times_ms else CLOUD
+                started = held.enter_context(services(compared, run, **given))
+                about |= started[0].ran_on()
+        held.enter_context(pinned(generator))
+        match chosen.measure:
+            case Measure.GAINS:
+                rois = chosen.batches * int(CloudSettings.model_fields["max_batch"].default)
+                return about | gains(started, plan, rois)
+            case Measure.REPLICAS:
+                return about | replicas(started, plan)
+            case Measure.SERVERS:
+                found = overload(started, plan)
+                load_average = {"before": list(before), "after": list(os.getloadavg())}
+                return about | {"load_average": load_average, **found}
+            case _:
+                return about | overload(started, plan)
+
+
+def pair_of(text: str) -> tuple[float, float]:
+    """Return the two numbers of ``FIXED,EACH``, finite and not negative.
 
     Raises:
         typer.BadParameter: they are not.
     """
     try:
-        found = tuple(float(part) for part in text.split(","))
+        fixed, each = map(float, text.split(","))
     except ValueError:
-        raise typer.BadParameter(f"invalid {option} {text!r}, expected numbers: X,X") from None
-    if not all(math.isfinite(number) and number >= 0 for number in found):
-        raise typer.BadParameter(f"invalid {option} {text!r}, expected finite numbers from 0 up")
-    return found
-
-
-@contextmanager
-def services(
-    folder: Path,
-    model: str | None = None,
-    program: Sequence[str] = CLOUD,
-    *,
-    modes: Mapping[str, Mapping[str, str]] = MODES,
-    given: Mapping[str, str] | None = None,
-) -> Iterator[list[Service]]:
-    """Run one service for each of ``modes`` at the same time; those not under load are idle.
-
-    All have the settings ``given``, as TOML.
-    """
-    with ExitStack() as stack:
-        started = []
-        for number, (mode, own) in enumerate(modes.items()):
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
-            config = folder / f"{number}.toml"
-            served = _ordered(program, own[ORDER]) if ORDER in own else program
-            rows = {
-                "metrics_address": f'"127.0.0.1:{port}"',
-                "trusted_proxies": '["*"]',
-                **(given or {}),
-                **own,
-            }
-            config.write_text(
-                "".join(f"{name} = {value}\n" for name, value in rows.items() if name != ORDER)
-            )
-            address = stack.enter_context(cloud_service(model, program=served, config=config))
-            started.append(Service(mode, address, f"http://127.0.0.1:{port}/metrics"))
-        yield started
-
-
-def _ordered(program: Sequence[str], order: str) -> list[str]:
-    """Return the program that serves with another order: with a model, or asleep as before."""
-    given = ["evaluation.load.sleeping_service"] if program == CLOUD else [*program]
-    return [*given, "--order", order]
-
-
-async def capacities(
-    started: Sequence[Service], plan: Plan, at_once: int = 16
-) -> dict[str, list[float]]:
-    """Measure the ROIs a second of each mode, for every round in turn.
-
-    At each time ``at_once`` studies of 4 ROIs are open.
-    """
-    found = defaultdict[str, list[float]](list)
-    for service in each([*started] * plan.rounds, "capacity"):
-        async with service.connect(plan.traffic.edges) as edges:
-            outcomes = await edges.saturate(4, plan.span_s / 2, budget_s=60.0, at_once=at_once)
-        found[service.mode].append(len(outcomes.in_time) / outcomes.span_s)
-    return found
-
-
-def best_of(capacity: Mapping[str, Sequence[float]]) -> float:
-    """Return the capacity of the best mode: the largest median over the rounds."""
-    return max(float(np.median(found)) for found in capacity.values())
-
-
-async def under_load(started: Sequence[Service], plan: Plan, capacity: float) -> list[Run]:
-    """Send every load in every round to each mode in turn."""
-    runs: list[Run] = []
-    parts = list(itertools.product(range(plan.rounds), plan.loads, started))
-    for turn, load, service in each(parts, "loads"):
-        arrivals = poisson(plan.traffic, load * capacity, plan.span_s, plan.seed + turn)
-        before = service.model_time()
-        async with service.connect(plan.traffic.edges) as edges:
-            outcomes = await edges.send(arrivals)
-        spent_s = np.subtract(await _settled(service), before)
-        runs.append(Run(service.mode, load, outcomes, *map(float, spent_s)))
-    return runs
-
-
-def as_dict(
-    plan: Plan, capacity: Mapping[str, Sequence[float]], runs: Sequence[Run]
-) -> dict[str, Any]:
-    """Return the capacities, and the figures of each load and mode over all rounds."""
-    return {
-        **plan.as_dict(),
-        "capacity_per_s": {mode: float(np.median(found)) for mode, found in capacity.items()},
-        "throughput_of_one_at_a_time": {
-            mode: float(np.median(np.divide(found, capacity["one at a time"])))
-            for mode, found in capacity.items()
-        },
-        "latency_of_one_at_a_time": [
-            {"load": load, **_latency(runs, load)} for load in plan.loads if load < 1
-        ],
-        "runs": [
-            pooled([run for run in runs if (run.load, run.mode) == pair], best_of(capacity), plan)
-            for pair in itertools.product(plan.loads, capacity)
-        ],
-    }
-
-
-def _latency(runs: Sequence[Run], load: float) -> dict[str, float | None]:
-    """Return the first mode's latency over that of one at a time: the median of the rounds."""
-    pair = (next(iter(MODES)), "one at a time")
-    ours, alone = (
-        [[one.took_s for one in r.outcomes.in_time] for r in runs if (r.load, r.mode) == (load, m)]
-        for m in pair
-    )
-    return {
-        f"p{q}": float(np.median([np.percentile(a, q) / np.percentile(b, q) for a, b in rounds]))
-        if (rounds := [(a, b) for a, b in zip(ours, alone, strict=True) if a and b])
-        else None
-        for q in (50, 95)
-    }
-
-
-def pooled(runs: Sequence[Run], capacity: float, plan: Plan) -> dict[str, Any]:
-    """Return the figures of the rounds of one mode under one load."""
-    rois = [one for run in runs for one in run.outcomes.rois]
-    in_time = [one for one in rois if not one.error]
-    lag_s = [lag for run in runs for lag in run.outcomes.lag_s]
-    lost = sum((run.outcomes.lost for run in runs), Counter[str]())
-    compute_s = sum(run.compute_s for run in runs)
-    late = lost.pop(LATE, 0) + lost.pop("DeadlinePassed", 0)
-    refused = [one for one in rois if one.error not in ("", LATE, "DeadlinePassed")]
-    # answers after the last arrival would make an overloaded service look faster
-    goodput = [
-        sum(one.at_s <= plan.span_s for one in run.outcomes.in_time) / plan.span_s / capacity
-        for run in runs
-    ]
-    low, high = _interval(goodput)
-    return {
-        "load": runs[0].load,
-        "mode": runs[0].mode,
-        "offered": len(rois),
-        "in_time": len(in_time),
-        "rejected": sum(lost.values()),
-        "rejected_by": dict(lost),
-        "late": late,
-        "goodput_per_s": float(np.mean(goodput)) * capacity,
-        "goodput_of_capacity": float(np.mean(goodput)),
-        "goodput_low": low,
-        "goodput_high": high,
-        "goodput_of_capacity_by_round": goodput,
-        **{f"p{q}_ms": _quantile_ms(rois, q) for q in (50, 95, 99)},
-        **{f"stat_p{q}_ms": _quantile_ms([r for r in rois if r.is_stat], q) for q in (50, 95)},
-        **{
-            f"refusal_p{q}_ms": float(np.percentile([one.took_s for one in refused], q)) * 1e3
-            if refused
-            else None
-            for q in (50, 95)
-        },
-        "fairness": fairness(rois),
-        "wasted_share": sum(run.wasted_s for run in runs) / compute_s if compute_s else 0.0,
-        "generator_lag_p99_ms": float(np.quantile(lag_s, 0.99)) * 1e3 if lag_s else 0.0,
-    }
-
-
-def fairness(rois: Sequence[Outcome]) -> float | None:
-    """Return Jain's index over edges of the share that was answered in time, None without ROIs.
-
-    1 if all edges got the same share, 1 / n if one of n edges got all. Source: Jain, Chiu and Hawe,
-    DEC research report 301, 1984.
-    """
-    asked = Counter(one.edge for one in rois)
-    got = Counter(one.edge for one in rois if not one.error)
-    shares = np.array([got[edge] / asked[edge] for edge in asked])
-    return float(shares.sum() ** 2 / (len(shares) * (shares**2).sum())) if shares.any() else None
-
-
-def _quantile_ms(rois: Sequence[Outcome], percent: float) -> float | None:
-    """Return a percentile of the time to the answer; None where that many had none in time."""
-    took_s = [math.inf if one.error else one.took_s for one in rois]
-    value = float(np.percentile(took_s, percent, method="higher")) * 1e3 if took_s else math.inf
-    return value if math.isfinite(value) else None
-
-
-def _interval(values: Sequence[float], draws: int = 2000) -> tuple[float, float]:
-    """Return the 95 % interval of the mean over rounds, by bootstrap."""
-    rng = np.random.default_rng(0)
-    means = rng.choice(values, (draws, len(values))).mean(axis=1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(low), float(high)
-
-
-async def _settled(service: Service) -> tuple[float, float]:
-    """Wait until the service is idle, so that the next is not slowed down; its model time."""
-    spent_s = service.model_time()
-    for _ in range(30):
-        await asyncio.sleep(1.0)
-        if (now_s := service.model_time()) == spent_s:
-            break
-        spent_s = now_s
-    return spent_s
-
-
-def _load_table(result: Mapping[str, Any]) -> Rows:
-    heads = ("load", "service", "goodput", "95 %", "in time", "refused", "late", "p50", "p95",
-             "stat p95", "refusal p95", "Jain", "wasted")  # fmt: skip
-    where = f"{result['service_cores']} of {result['cores']} cores"
-    title = f"{result['reader']}; the service on {where}, {result['cpu']}; engine"
-    title += f" {result['engine']}, device {result['device']}, instances {result['instances']},"
-    title += f" stages {result['stages']}. Goodput of the best"
-    title += " capacity; times in ms, - where that many had no answer in time"
-    cells = [
-        [f"{run['load']:g}", run["mode"], percent(run["goodput_of_capacity"]),
-         f"{percent(run['goodput_low'])} to {percent(run['goodput_high'])}",
-         *(percent(run[name] / max(run["offered"], 1)) for name in ("in_time", "rejected", "late")),
-         *(number(run[f"{name}_ms"], 0) for name in ("p50", "p95", "stat_p95", "refusal_p95")),
-         number(run["fairness"], 3), percent(run["wasted_share"], 2)]
-        for run in result["runs"]
-    ]  # fmt: skip
-    return Rows(heads, cells, title)
+        fixed = each = math.nan
+    if not (math.isfinite(fixed + each) and min(fixed, each) >= 0):
+        raise typer.BadParameter(f"invalid --reader {text!r}, expected two numbers: FIXED,EACH")
+    return fixed, each

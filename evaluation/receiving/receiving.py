@@ -1,43 +1,40 @@
-"""``overread-eval receiving``: the time from the first byte to the report, by C-STORE and as files.
+"""``overread-eval receiving``: series by C-STORE, as the installed agent takes and answers them.
 
-The same series goes to the same agent in turn: a program copies its files into the inbox and marks
-them as complete, and a scanner sends them by C-STORE and releases the association, which completes
-them. Both times begin with the first byte and end with the report. The agent polls its inbox as
-often as it does without any settings. The sender and the agent share the machine. Both ways must
-end in the same report.
+``--scenario times`` measures the time from the first byte to the report. The same series goes to
+the same agent in turn: a program copies its files into the inbox and marks them as complete, and a
+scanner sends them by C-STORE and releases the association, which completes them. The agent polls
+its inbox as often as it does without any settings. Sender and agent share the machine. Both ways
+must end in the same report. For ``--scenario endurance`` see `evaluation.receiving.endurance`.
 """
 
 import json
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from pydicom import Dataset, dcmread
-from pydicom.uid import generate_uid
 
 from edge.folders import DONE
 from edge.settings.core import EdgeSettings
-from evaluation.common.cli import STUDIES, Cache, Json, each, show
-from evaluation.common.phantoms import prepare, whole_chest
-from evaluation.common.tables import columns_table
 from evaluation.errors import MissingData
-from evaluation.receiving.real_agent import RealAgent, real_agent
-from evaluation.receiving.sender import send_files, sender_name
-from evaluation.run import this_machine
+from evaluation.phantoms import prepare, whole_chest
+from evaluation.receiving.endurance import SPEC, endure
+from evaluation.receiving.sender import Series, copied, send_files, sender_name
+from evaluation.result import Bar, Result, Table
+from evaluation.run import STUDIES, Cache, command, counting, each
+from evaluation.world import Agent, running_agent
 from imaging.dicom.arrival import files_of
 
 BAR_S = 0.5
 """By C-STORE may take so much longer, in the median and in the 95th percentile."""
 SLICES, SPACING_MM = 133, 2.5
-SEED = 7
 LIMIT_S = 300.0
-POLL_S = 0.002
 FOLDER, DICOM = "files in the inbox", "C-STORE"
 
 SAME = (
@@ -46,62 +43,49 @@ SAME = (
 """What must be the same in both reports: all that pixels and headers decide."""
 
 
-def phantom(cache: Path) -> Path:
-    """Return the folder of a whole chest of `SLICES` slices."""
-    spec = replace(whole_chest(SEED), size_mm=(SLICES * SPACING_MM, 360.0, 360.0))
-    (prepared,) = prepare([spec], cache)
-    return prepared.folder
+class Scenario(StrEnum):
+    """What is measured."""
+
+    TIMES = "times"
+    ENDURANCE = "endurance"
 
 
-def with_new_uids(folder: Path, target: Path) -> list[Path]:
-    """Write a series as another one of another study; return its files."""
-    target.mkdir()
-    study, series, files = generate_uid(), generate_uid(), []
-    for number, file in enumerate(files_of(folder)):
-        image = dcmread(file)
-        image.StudyInstanceUID, image.SeriesInstanceUID = study, series
-        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-        image.save_as(target / f"{number:05d}.dcm")
-        files.append(target / f"{number:05d}.dcm")
-    return files
-
-
-def by_folder(agent: RealAgent, files: Sequence[Path]) -> dict[str, Any]:
-    """Copy files into the inbox as a program does; return times in seconds, and the report."""
-    name = files[0].parent.name
-    began_s = time.monotonic()
+def put(agent: Agent, series: Series) -> Path:
+    """Copy files into the inbox as a program does; return the folder of the report."""
+    name = series.files[0].parent.name
     hidden = agent.inbox / f".{name}"
     hidden.mkdir()
-    for file in files:
+    for file in series.files:
         shutil.copyfile(file, hidden / file.name)
     (hidden / DONE).touch()
     hidden.rename(agent.inbox / name)
-    arrived_s = time.monotonic()
-    return _answer(agent, agent.folder / "outbox" / name / "report.json", began_s, arrived_s)
+    return agent.folder / "outbox" / name
 
 
-def by_dicom(agent: RealAgent, files: Sequence[Path]) -> dict[str, Any]:
-    """Send files by C-STORE, by DCMTK where it is installed; return times, and the report.
+def send(agent: Agent, series: Series) -> Path:
+    """Send files by C-STORE; return the folder of the report.
 
     Raises:
         ServiceFailed: not all were acknowledged.
     """
-    head: Dataset = dcmread(files[0], stop_before_pixels=True)
-    began_s = time.monotonic()
-    if not send_files(agent.endpoint, files):
+    if not send_files(agent.endpoint, series.files):
         raise agent.process.failed("refused an image")
-    arrived_s = time.monotonic()
-    report = agent.report(str(head.StudyInstanceUID), str(head.SeriesInstanceUID))
-    return _answer(agent, report, began_s, arrived_s)
+    return agent.out(series.study_uid, series.series_uid)
 
 
-def _answer(agent: RealAgent, path: Path, began_s: float, arrived_s: float) -> dict[str, Any]:
-    until_s = time.monotonic() + LIMIT_S
-    while not path.is_file():
-        agent.process.require_alive()
-        if time.monotonic() > until_s:
-            raise agent.process.failed(f"has not answered within {LIMIT_S:g} s")
-        time.sleep(POLL_S)
+WAYS = {FOLDER: put, DICOM: send}
+
+
+def timed(agent: Agent, way: str, series: Series) -> dict[str, Any]:
+    """Bring a series to the agent; return times in seconds, and the report.
+
+    Raises:
+        MissingData: the series is refused.
+    """
+    began_s = time.monotonic()
+    out = WAYS[way](agent, series)
+    arrived_s, path = time.monotonic(), out / "report.json"
+    agent.process.wait_until(path.is_file, "answer", LIMIT_S, poll_s=0.002)
     ended_s = time.monotonic()
     report = json.loads(path.read_bytes())
     if report["rejection"] is not None:
@@ -121,46 +105,43 @@ def without_uids(value: Any) -> Any:
     return [without_uids(one) for one in value] if isinstance(value, list) else value
 
 
-def measure(study: Path, rounds: int, work: Path) -> dict[str, Any]:
-    """Read the study by both ways in turn, and return times and whether the reports are the same.
+def compare(study: Path, rounds: int, work: Path) -> dict[str, Any]:
+    """Read the study by both ways in turn; return times, and whether the reports are the same.
 
     Raises:
         ServiceFailed: the agent failed.
         MissingData: the study is refused.
     """
-    found: dict[str, list[dict[str, Any]]] = {FOLDER: [], DICOM: []}
-    ways = {FOLDER: by_folder, DICOM: by_dicom}
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     polls = {"poll_s": EdgeSettings.model_fields["poll_s"].default}
-    with real_agent(work / "site", work / "edge.log", **polls) as agent:
+    files = files_of(study)
+    with running_agent(work / "site", work / "edge.log", **polls) as agent:
         for number in each(range(-1, rounds), "rounds"):
-            for way, do in ways.items():
-                files = with_new_uids(study, work / f"{number}-{way.replace(' ', '-')}")
-                result = do(agent, files)
-                shutil.rmtree(files[0].parent)
+            for way in WAYS:
+                series = copied(files, work / f"{number}-{way.replace(' ', '-')}")
+                result = timed(agent, way, series)
+                shutil.rmtree(series.files[0].parent)
                 if number >= 0:  # the first of each is a warm-up
                     found[way].append(result)
     first = found[FOLDER][0]["report"]
-    same = all(one["report"] == first for results in found.values() for one in results)
     times = {way: _times(results) for way, results in found.items()}
     more = {
         key: times[DICOM][f"all_{key}_s"] - times[FOLDER][f"all_{key}_s"]
         for key in ("median", "p95")
     }
     return {
-        **this_machine(),
-        "slices": len(files_of(study)),
-        "megabytes": sum(file.stat().st_size for file in files_of(study)) / 1e6,
+        "slices": len(files),
+        "megabytes": sum(file.stat().st_size for file in files) / 1e6,
         "rounds": rounds,
         **polls,
         "sender": sender_name(),
-        "more_from_there_s": times[DICOM]["answer_median_s"] - times[FOLDER]["answer_median_s"],
         "ways": [{"way": way, **one} for way, one in times.items()],
+        "more_from_there_s": times[DICOM]["answer_median_s"] - times[FOLDER]["answer_median_s"],
         "more_median_s": more["median"],
         "more_p95_s": more["p95"],
         "bar_s": BAR_S,
-        "same_report": same,
+        "same_report": all(one["report"] == first for many in found.values() for one in many),
         "findings": len(first["findings"]),
-        "met": same and max(more.values()) <= BAR_S,
     }
 
 
@@ -173,40 +154,86 @@ def _times(results: Sequence[dict[str, Any]]) -> dict[str, float]:
     return found
 
 
-COLUMNS = {
-    "way": ("series comes as", "{}"),
-    "arrival_median_s": ("all of it there, median s", "{:.2f}"),
-    "arrival_p95_s": ("p95", "{:.2f}"),
-    "answer_median_s": ("from there to the report, median s", "{:.2f}"),
-    "answer_p95_s": ("p95", "{:.2f}"),
-    "all_median_s": ("together, median s", "{:.2f}"),
-    "all_p95_s": ("p95", "{:.2f}"),
-}
+def bars(result: Result) -> Iterator[Bar]:
+    """Yield what is required of times, or of endurance."""
+    if "ways" in result:
+        what = "C-STORE: more than files in the inbox, from the"
+        for key, words in {
+            "from_there": "last image, median",
+            "median": "first byte, median",
+            "p95": "first byte, p95",
+        }.items():
+            yield Bar(f"{what} {words}", result[f"more_{key}_s"], result["bar_s"], "{:.2f} s")
+        yield Bar("C-STORE: reports that differ from those of files", not result["same_report"], 0)
+        return
+    what = "studies by C-STORE at twice the sustainable rate"
+    count, answered = result["studies"], result["answered"]
+    yield Bar(f"{what}: answered", answered, count, least=True)
+    yield Bar(f"{what}: second reports", result["doubled"], 0)
+    for name, one in result["memory"].items():
+        what = f"growth of memory meanwhile, {name}"
+        shown = f"{100 * one['growth']:+.1f} %"
+        yield Bar(what, one["growth"], result["growth_bar"], "{:.0%}", shown=shown)
 
-NOTE = (
-    "{slices} slices, {megabytes:.0f} MB; {rounds} rounds of both in turn; {cores} cores of {cpu},"
-    " shared with the sender ({sender}); the inbox is polled each {poll_s:g} s, and at once when a"
-    " release completes a series. From the last image to the report C-STORE takes"
-    " {more_from_there_s:+.2f} s; from the first it takes {more_median_s:+.2f} s in the median and"
-    " {more_p95_s:+.2f} s in the p95; required: at most {bar_s:g} s more, and the same report"
-    " ({same}): {verdict}."
+
+TIMES_TABLE = Table(
+    "ways",
+    {
+        "way": "series comes as",
+        "arrival_median_s": ("all there, median s", "{:.2f}"),
+        "arrival_p95_s": ("p95", "{:.2f}"),
+        "answer_median_s": ("from there to the report, median s", "{:.2f}"),
+        "answer_p95_s": ("p95", "{:.2f}"),
+        "all_median_s": ("together, median s", "{:.2f}"),
+        "all_p95_s": ("p95", "{:.2f}"),
+    },
+    lambda result: result.get("ways", ()),
+    "From the first byte to the report; {cores} cores of {cpu}, shared with the sender ({sender})",
+)
+
+ENDURANCE_ROWS = {
+    "taken_per_s": ("studies a second that are taken", "{:.2f}"),
+    "late_most": ("most studies that are ready and not acknowledged", "{}"),
+    "queue_most": ("most studies that wait for their report", "{}"),
+    "queue_oldest_most_s": ("age of the oldest of these, at most", "{:.0f} s"),
+    "transfer_p50_s": ("transfer of a series, median", "{:.1f} s"),
+    "transfer_p95_s": ("transfer of a series, p95", "{:.1f} s"),
+    "answer_p50_s": ("from the acknowledgement to the report, median", "{:.1f} s"),
+    "answer_p95_s": ("from the acknowledgement to the report, p95", "{:.1f} s"),
+    "from_ready_p95_s": ("from ready to the report, p95", "{:.0f} s"),
+    "sent_again": ("series that were sent again", "{}"),
+    "doubled": ("studies with a second report", "{}"),
+}
+ENDURANCE_TABLE = Table(
+    "endurance",
+    {"what": "what", "measured": "measured"},
+    lambda result: [
+        {"what": words, "measured": form.format(result[key])}
+        for key, (words, form) in ENDURANCE_ROWS.items()
+        if key in result
+    ],
+    "More studies than can be read; {cores} cores of {cpu}, shared with the sender ({sender})",
 )
 
 
-def receiving_command(
+@command(TIMES_TABLE, ENDURANCE_TABLE, bars=bars, strict=True)
+def receiving(
     study: Annotated[
         Path | None,
         typer.Argument(metavar="DIR", exists=True, help="Series; a phantom if omitted."),
     ] = None,
+    scenario: Annotated[Scenario, typer.Option(help="What is measured.")] = Scenario.TIMES,
     rounds: Annotated[int, typer.Option(min=1, help="Readings by each way.")] = 10,
+    studies: Annotated[int, typer.Option(min=4, help="Studies to endure.")] = 300,
     cache: Cache = STUDIES,
-    as_json: Json = False,
-) -> None:
-    """Time from the first byte to the report: by C-STORE against files in the inbox."""
+) -> dict[str, Any]:
+    """Series by C-STORE: times against files in the inbox, or more than can be read."""
+    chest = replace(whole_chest(7), size_mm=(SLICES * SPACING_MM, 360.0, 360.0))
+    if study is None:
+        spec = chest if scenario is Scenario.TIMES else SPEC
+        study = prepare([spec], cache)[0].folder
     with tempfile.TemporaryDirectory(prefix="overread-receiving-") as work:
-        result = measure(study or phantom(cache), rounds, Path(work))
-    words = {"same": "yes" if result["same_report"] else "no"}
-    words["verdict"] = "met" if result["met"] else "not met"
-    shown = columns_table(COLUMNS, result["ways"], "From the first byte to the report")
-    show(result, as_json, shown, NOTE.format(**result, **words))
-    raise typer.Exit(0 if result["met"] else 1)
+        if scenario is Scenario.TIMES:
+            return compare(study, rounds, Path(work))
+        with counting("studies answered") as step:
+            return endure(files_of(study), studies, Path(work), step)

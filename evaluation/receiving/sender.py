@@ -1,4 +1,4 @@
-"""Send series by C-STORE as a scanner does."""
+"""Send series by C-STORE as a scanner does, and copy them so that each is a series of its own."""
 
 import shutil
 import socket
@@ -6,10 +6,10 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
 
-from pydicom import Dataset
+from pydicom import dcmread
 from pydicom.filereader import read_file_meta_info
+from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
 from pynetdicom.presentation import PresentationContext, build_context
 
@@ -24,64 +24,84 @@ PATIENCE_S = 30.0
 
 Endpoint = tuple[str, int]
 
-Image = TypeVar("Image", Path, Dataset)
-"""A DICOM file, or a data set with its file meta information."""
+
+@dataclass(frozen=True)
+class Series:
+    """The files of a series, and its UIDs."""
+
+    files: tuple[Path, ...]
+    study_uid: str
+    series_uid: str
 
 
 @dataclass(frozen=True)
-class Sent(Generic[Image]):
-    """What became of images that were sent over one association.
+class Sent:
+    """What became of files that were sent over one association.
 
     Attributes:
         acknowledged: those that have a response with success, in the order of their sending.
         refused: how many got another status.
         associated: whether there was an association.
-        aborted: whether the association ended before it was released.
     """
 
-    acknowledged: tuple[Image, ...] = ()
+    acknowledged: tuple[Path, ...] = ()
     refused: int = 0
     associated: bool = True
-    aborted: bool = False
+
+
+def copied(files: Sequence[Path], folder: Path) -> Series:
+    """Write files into a new folder as another series, of another study and patient."""
+    folder.mkdir(parents=True)
+    study, series, copies = generate_uid(), generate_uid(), []
+    for number, file in enumerate(files):
+        image = dcmread(file)
+        image.PatientID = study[-16:]
+        image.StudyInstanceUID, image.SeriesInstanceUID = study, series
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        copies.append(folder / f"{number:05d}.dcm")
+        image.save_as(copies[-1])
+    return Series(tuple(copies), str(study), str(series))
 
 
 def send(
     endpoint: Endpoint,
-    images: Sequence[Image],
-    on_acknowledged: Callable[[Image], None] = lambda _image: None,
+    files: Sequence[Path],
+    on_acknowledged: Callable[[Path], None] = lambda _file: None,
     called: str = OVERREAD,
-) -> Sent[Image]:
-    """Send images over one association, and release it."""
+    record: Callable[[bytes], None] = lambda _pdu: None,
+) -> Sent:
+    """Send files over one association, and release it; ``record`` gets each PDU that is sent."""
     sockets = list[socket.socket]()
     ae = AE(SCANNER)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = PATIENCE_S
-    ae.requested_contexts = contexts_of(images)
+    ae.requested_contexts = contexts_of(files)
 
     def opened(event: evt.Event) -> None:
         sockets.append(event.assoc.dul.socket.socket)  # type: ignore[union-attr, arg-type]
 
-    association = ae.associate(
-        *endpoint, ae_title=called, evt_handlers=[(evt.EVT_CONN_OPEN, opened)]
-    )
+    def sent(event: evt.Event) -> None:
+        record(event.data)
+
+    handlers: list[evt.EventHandlerType] = [(evt.EVT_CONN_OPEN, opened), (evt.EVT_DATA_SENT, sent)]
+    association = ae.associate(*endpoint, ae_title=called, evt_handlers=handlers)
     try:
         if not association.is_established:
             return Sent(associated=False)
-        acknowledged, refused = list[Image](), 0
-        for number, image in enumerate(images):
+        acknowledged, refused = list[Path](), 0
+        for number, file in enumerate(files):
             try:
-                status = association.send_c_store(image, msg_id=1 + number % 65_535)
+                status = association.send_c_store(file, msg_id=1 + number % 65_535)
             except RuntimeError:  # pynetdicom: the association has ended
                 break
             if "Status" not in status:
                 break
             if status.Status == 0x0000:
-                acknowledged.append(image)
-                on_acknowledged(image)
+                acknowledged.append(file)
+                on_acknowledged(file)
             else:
                 refused += 1
-        aborted = not association.is_established
         association.release()
-        return Sent(tuple(acknowledged), refused, aborted=aborted)
+        return Sent(tuple(acknowledged), refused)
     finally:
         if association.is_alive():
             association.abort()
@@ -104,10 +124,8 @@ def sender_name() -> str:
     return STORESCU if shutil.which(STORESCU) else "pynetdicom"
 
 
-def contexts_of(images: Sequence[Path] | Sequence[Dataset]) -> list[PresentationContext]:
-    """Return a presentation context for each SOP class and transfer syntax of the images."""
-    metas = [
-        one.file_meta if isinstance(one, Dataset) else read_file_meta_info(one) for one in images
-    ]
+def contexts_of(files: Sequence[Path]) -> list[PresentationContext]:
+    """Return a presentation context for each SOP class and transfer syntax of the files."""
+    metas = map(read_file_meta_info, files)
     kinds = {(str(one.MediaStorageSOPClassUID), str(one.TransferSyntaxUID)) for one in metas}
     return [build_context(*kind) for kind in sorted(kinds)]

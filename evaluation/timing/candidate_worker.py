@@ -28,7 +28,7 @@ from edge.link.link import Link
 from edge.merge import MergeWeights, merge
 from edge.reader import EdgeReader
 from edge.settings.core import EdgeSettings, load_settings
-from evaluation.common.phantoms import prepare, whole_chest
+from evaluation.phantoms import prepare, whole_chest
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from models.runtime.detection import Candidate

@@ -17,12 +17,13 @@ from edge.job import Job
 from edge.pipeline import Pipeline, read_and_report
 from edge.report.model import Report
 from evaluation.accuracy.detect import TIMES, Cloud, Serve, ledger_s, opened, stage_times
-from evaluation.common.processes import EdgeProcess, cloud_service, edge_process
 from evaluation.errors import MissingData, ServiceFailed
+from evaluation.links.edge_worker import EdgeProcess, edge_process
 from evaluation.links.proxy import proxied
 from evaluation.links.trace import find_trace
 from evaluation.result import Bar, Result, Table, percentiles_ms
 from evaluation.run import STUDIES, Cache, Deadline, Model, Seed, command, each
+from evaluation.world import running_cloud
 
 LIMIT_MS = 85.0
 """Required of the 95th percentile from a candidate to its verdict."""
@@ -116,7 +117,8 @@ def _escalate(
     """Send the candidates of one phantom over each link, one after another."""
     with tempfile.TemporaryDirectory(prefix="overread-latency-") as folder:
         log = Path(folder, "edge.log")
-        with cloud_service() as address, edge_process(1, seed, cache, log, EDGE) as edge:
+        with running_cloud() as service, edge_process(1, seed, cache, log, EDGE) as edge:
+            address = service.address
             served = fetch_description(address)
             rows = []
             for name in names:

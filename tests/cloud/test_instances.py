@@ -18,7 +18,7 @@ from cloud.scheduling.batcher import Batcher
 from cloud.settings import CloudSettings
 from cloud.telemetry import Telemetry
 from cloud.workers import WorkerStage
-from evaluation.load.sleeping_device import SleepingModel
+from evaluation.sleeping_cloud import SleepingModel
 from imaging.volume import UInt8Array
 from models.runtime import hardware
 from protos.deadline import Deadline

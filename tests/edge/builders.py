@@ -34,7 +34,7 @@ from edge.settings.core import EdgeSettings, load_settings
 from edge.store.pending import persist_in
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
-from evaluation.recovery.agent import settings_in
+from evaluation.world import settings_in
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Study, StudyHeader, Volume
 from models.runtime.detection import Candidate

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
+from enum import Enum
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import MappingProxyType
@@ -25,12 +26,15 @@ from edge.report.write import write_report
 from edge.run import ReadStudy, run_agent
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.steps import Step
-from evaluation.recovery.agent import Crash, settings_in
+from evaluation.world import settings_in
 from tests.edge.builders import ForgetfulCloud, SilentCloud, pending_pipeline
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.edge.running_agent"])
 PATIENCE_S = 300.0
+
+Crash = tuple[Enum, bool] | None
+"""The durable step at which an agent kills itself, and whether just after it."""
 
 
 class Stop(threading.Event):

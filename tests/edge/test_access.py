@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import edge.cli.main as program
 from edge.folders import AgentFolders
-from evaluation.recovery.agent import settings_in
+from evaluation.world import settings_in
 from tests.edge.builders import put
 from tests.edge.databases import open_store
 from tests.edge.running_agent import whereabouts, work_off

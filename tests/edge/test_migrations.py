@@ -21,7 +21,7 @@ from edge.store.schema import Schema
 from edge.store.steps import Step
 from edge.store.studies import StudyStore, all_migrations
 from edge.trail.verify import verify
-from evaluation.recovery.agent import settings_in
+from evaluation.world import settings_in
 from tests.edge.databases import schema_of
 
 VERSION_0 = Path(__file__).parent / "data" / "version-0.tar.xz"

@@ -22,7 +22,7 @@ from edge.atomic_files import move as real_move
 from edge.cli.main import app
 from edge.run import site_of
 from edge.store.steps import Step
-from evaluation.recovery.agent import settings_in
+from evaluation.world import settings_in
 from tests.edge.agent.test_adopt import busy_site, cut, database, noise, older_layout, work
 from tests.edge.builders import put
 from tests.edge.running_agent import statuses, whereabouts

@@ -24,7 +24,7 @@ from edge.status.part import PagePart
 from edge.store.pending import PersistPending
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
-from evaluation.recovery.agent import settings_in
+from evaluation.world import settings_in
 from tests.edge.agent.test_adopt import database, work
 from tests.edge.agents import agent_of
 from tests.edge.builders import HandClock, put

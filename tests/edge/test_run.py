@@ -25,7 +25,7 @@ from edge.run import draining, run_agent
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.steps import Step
 from edge.telemetry import Telemetry
-from evaluation.recovery.agent import settings_in
+from evaluation.world import settings_in
 from tests.edge.builders import UNHURRIED, HandClock, SilentCloud, pipeline_of, put
 from tests.edge.running_agent import (
     PATIENCE_S,

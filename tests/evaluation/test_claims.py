@@ -45,9 +45,9 @@ def test_each_claim_has_a_name_and_a_command() -> None:
 
 
 def test_a_claim_is_run_and_named_by_its_command(started: Started) -> None:
-    found = measure(Claim("kills", ("kills", "--rounds", "2")))
-    assert found == {"command": "overread-eval kills --rounds 2", "n": 1}
-    assert started.lines[0][1:] == ["-m", "evaluation", "kills", "--rounds", "2", "--json"]
+    found = measure(Claim("wire", ("wire", "--cache", "x")))
+    assert found == {"command": "overread-eval wire --cache x", "n": 1}
+    assert started.lines[0][1:] == ["-m", "evaluation", "wire", "--cache", "x", "--json"]
 
 
 def test_a_claim_of_models_makes_first_what_it_needs(started: Started) -> None:
@@ -60,15 +60,15 @@ def test_a_claim_of_models_makes_first_what_it_needs(started: Started) -> None:
 
 
 def test_the_full_disk_is_a_small_filesystem(started: Started) -> None:
-    claim = Claim("full_disk", ("full-disk", "--fillings", "3"), small_disk=True)
+    claim = Claim("faults", ("nothing-lost", "--fault", "disk"), small_disk=True)
     command = measure(claim)["command"]
     assert command == (
         "unshare -rm sh -c 'mount -t tmpfs -o size=240m none /mnt && "
-        "overread-eval full-disk --fillings 3 --at /mnt'"
+        "overread-eval nothing-lost --fault disk --at /mnt'"
     )
     assert started.lines[0][:4] == ["unshare", "-rm", "sh", "-c"]
     assert started.lines[0][4].startswith("mount -t tmpfs -o size=240m none /mnt && exec ")
-    assert started.lines[0][4].endswith("--fillings 3 --json --at /mnt")
+    assert started.lines[0][4].endswith("--fault disk --json --at /mnt")
     assert can_measure(claim)
     started.status = 1
     assert not can_measure(claim)
@@ -82,12 +82,12 @@ def test_a_claim_that_cannot_be_measured_keeps_what_there_was(
     monkeypatch.setattr(claims, "DOCS", tmp_path / "docs")
     for writes in ("write_pages", "amend"):
         monkeypatch.setattr(claims, writes, lambda *_: [])
-    kept = tmp_path / "docs" / "results" / "full_disk.json"
+    kept = tmp_path / "docs" / "results" / "faults.json"
     kept.parent.mkdir(parents=True)
     kept.write_text("{}")
-    ended = CliRunner().invoke(claims.app, ["--only", "full_disk"])
+    ended = CliRunner().invoke(claims.app, ["--only", "faults"])
     assert ended.exit_code == 0, ended.output
-    assert "leaving out full_disk" in ended.output
+    assert "leaving out faults" in ended.output
     assert kept.read_text() == "{}"
 
 

@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from evaluation.robustness.hostile import mutated
+from evaluation.hostile.studies import mutated
 from imaging.errors import StudyError
 from imaging.read import read_study
 from tests.imaging.small_ct import SmallCt

@@ -9,15 +9,15 @@ from typer.testing import CliRunner
 import cloud.__main__
 import edge.cli.main
 import evaluation.__main__
-import evaluation.demo
 import models.__main__
+import tools.demo
 
 PROGRAMS = {
     "edge": edge.cli.main.app,
     "cloud": cloud.__main__.app,
     "evaluation": evaluation.__main__.app,
     "models": models.__main__.app,
-    "demo": evaluation.demo.app,
+    "demo": tools.demo.app,
 }
 
 
@@ -36,7 +36,7 @@ def error_of(program: typer.Typer, *arguments: str) -> str:
         ("edge", "certs x --days 29", "for '--days': '29', expected at least 30"),
         ("edge", "certs x --days 91", "for '--days': '91', expected at most 90"),
         ("cloud", "serve --threads 1.5", "for '--threads': '1.5', expected a whole number"),
-        ("evaluation", "kills --rounds x", "for '--rounds': 'x', expected a whole number"),
+        ("evaluation", "nothing-lost --rounds x", "for '--rounds': 'x', expected a whole number"),
         ("models", "train lung", "No such command 'lung'"),
         ("models", "qat lung", "'lung' is not one of 'screening', 'hybrid'"),
         ("demo", "--seed x", "for '--seed': 'x', expected a whole number"),

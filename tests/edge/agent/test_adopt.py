@@ -27,7 +27,7 @@ from edge.run import ReadStudy, run_agent
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.repair import damaged_databases
 from edge.store.steps import Step
-from evaluation.recovery.agent import settings_in
+from evaluation.world import settings_in
 from tests.edge.agent.test_join import Reader, assert_one_study, send
 from tests.edge.builders import put
 from tests.edge.databases import open_store

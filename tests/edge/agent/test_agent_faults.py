@@ -15,7 +15,7 @@ from edge.pipeline import StudyResult
 from edge.run import run_agent
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.steps import Step
-from evaluation.recovery.agent import settings_in
+from evaluation.world import settings_in
 from tests.edge.builders import HandClock, put
 from tests.edge.databases import open_store
 from tests.edge.running_agent import (

@@ -18,7 +18,7 @@ from edge.folders import AgentFolders
 from edge.report.folder import owner_of, take_folder
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
-from evaluation.recovery.agent import settings_in
+from evaluation.world import settings_in
 from tests.edge.builders import names, open_claim, put, watch
 from tests.edge.databases import open_store
 from tests.edge.running_agent import Killed

@@ -16,7 +16,7 @@ from edge.report.folder import take_folder
 from edge.report.model import Report
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
-from evaluation.recovery.agent import settings_in
+from evaluation.world import settings_in
 from tests.edge.builders import open_claim, put
 from tests.edge.databases import open_store
 from tests.edge.running_agent import quick_read

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 from edge.run import run_agent
-from evaluation.recovery.agent import settings_in
+from evaluation.world import settings_in
 from process.tracing import root_span_id
 from tests.edge.builders import ForgetfulCloud, put
 from tests.edge.running_agent import quick_read, unfinished, wait_until

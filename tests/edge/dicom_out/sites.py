@@ -23,7 +23,7 @@ from edge.report.write import write_report, write_version
 from edge.settings.targets import DicomTarget, DicomWebTarget
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
-from evaluation.recovery.agent import settings_in
+from evaluation.world import settings_in
 from tests.dicom_peers import write_object
 from tests.edge.builders import HandClock, open_claim
 from tests.edge.databases import nothing, open_store

@@ -25,7 +25,7 @@ from edge.run import run_agent, site_of
 from edge.settings.core import EdgeSettings
 from edge.store.pending import PendingStep
 from edge.store.steps import Step
-from evaluation.recovery.agent import Crash, settings_in
+from evaluation.world import settings_in
 from protos.deadline import Deadline
 from protos.messages import Priority, Roi
 from tests.dicom_peers import Pacs
@@ -35,6 +35,7 @@ from tests.edge.dicom_out.sites import make_objects, pacs_at, uids
 from tests.edge.running_agent import (
     PATIENCE_S,
     PROCESSES,
+    Crash,
     a_version_for_each_verdict,
     quick_read,
     statuses,

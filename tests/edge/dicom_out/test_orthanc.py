@@ -8,8 +8,8 @@ import pytest
 
 from edge.dicom_out.deliver import open_target
 from edge.dicom_out.exports import ExportStore
-from evaluation.common.orthanc import REMEDY, is_installed, orthanc
 from tests.edge.dicom_out.sites import deliveries, pacs_at, uids, web_at
+from tools.pacs import REMEDY, is_installed, orthanc
 
 
 @pytest.mark.long

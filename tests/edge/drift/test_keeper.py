@@ -19,7 +19,7 @@ from edge.report.model import Status
 from edge.report.serialize import report_to_dict
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
-from evaluation.recovery.agent import settings_in
+from evaluation.world import settings_in
 from models.runtime.detection import Candidate
 from tests.edge.agents import agent_of
 from tests.edge.builders import SilentCloud, Site, site_at

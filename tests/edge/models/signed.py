@@ -20,7 +20,7 @@ from edge.settings.core import EdgeSettings
 from edge.site import Site
 from edge.trail.files import records_after
 from edge.trail.records import TrailRecord
-from evaluation.recovery.agent import settings_in
+from evaluation.world import settings_in
 from models.runtime.artifacts import WEIGHTS
 from models.runtime.signatures import make_keys, sign
 from protos import overread_pb2 as pb

@@ -9,7 +9,7 @@ import pytest
 from edge.models.agreement import Agreement
 from edge.models.choose import ShadowState
 from edge.models.part import ModelsPart
-from evaluation.recovery.agent import settings_in
+from evaluation.world import settings_in
 from tests.edge.agents import agent_of
 from tests.edge.builders import SilentCloud, pipeline_of
 

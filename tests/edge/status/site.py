@@ -32,7 +32,7 @@ from edge.status.volumes import Volumes
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from edge.trail.records import TrailRecord
-from evaluation.recovery.agent import settings_in
+from evaluation.world import settings_in
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, StudyHeader
 from process.http import Listener, serving

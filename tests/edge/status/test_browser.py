@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Error
 
 from edge.dicom_out.part import deliveries_panel
 from edge.drift.compare import BASELINE, LEAST
@@ -15,11 +17,11 @@ from edge.drift.store import DriftStore
 from edge.run import site_of
 from edge.store.steps import Step
 from evaluation.errors import MissingProgram
-from evaluation.screenshots import VIEWS, Browser, View, browser
 from process.http import Listener, serving
 from tests.edge.builders import put
 from tests.edge.drift.test_compare import studies
 from tests.edge.status.site import CT, OUTLINED, PASSWORD, SEEN, Site
+from tools.pictures import VIEWS, Browser, View, browser
 
 PATIENCE_S = 120.0
 pytestmark = pytest.mark.long
@@ -40,28 +42,25 @@ class Person:
     """Somebody at the browser."""
 
     def __init__(self, shown: Browser, url: str) -> None:
-        self._shown, self._url = shown, url
+        self.page, self._url = shown.page, url
         shown.show(DESKTOP)
 
     def go(self, path: str) -> None:
-        self._shown.go(f"{self._url}{path}")
+        self.page.goto(f"{self._url}{path}")
 
     def log_in(self) -> None:
         """Through the form, as a person does."""
         self.go("/login")
-        self.run(
-            "document.getElementById('password').value = arguments[0];"
-            "document.querySelector('form').requestSubmit()",
-            PASSWORD,
-        )
+        self.page.fill("#password", PASSWORD)
+        self.run("document.querySelector('form').requestSubmit()")
         self.until("document.querySelector('#studies') !== null")
 
-    def run(self, script: str, *values: object) -> Any:
-        return self._shown.run(script, *values)
+    def run(self, script: str) -> Any:
+        return self.page.evaluate(f"() => {{ {script} }}")
 
     def see(self, expression: str) -> Any:
         """The value of an expression of the page."""
-        return self.run(f"return ({expression})")
+        return self.page.evaluate(f"() => ({expression})")
 
     def until(self, expression: str) -> None:
         """Wait until it holds."""
@@ -69,19 +68,12 @@ class Person:
 
     def wait(self, holds: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + PATIENCE_S
-        while not holds():
-            assert time.monotonic() < end, (
-                f"{what} never held; {self.see('document.body.innerText')}"
-            )
+        while time.monotonic() < end:
+            with suppress(Error):  # the page is being left
+                if holds():
+                    return
             time.sleep(0.05)
-
-    def press(self, key: str) -> None:
-        """A key of the keyboard."""
-        for kind in ("keyDown", "keyUp"):
-            self._shown.command("Input.dispatchKeyEvent", type=kind, key=key)
-
-    def mouse(self, kind: str, x: float, y: float, **more: object) -> None:
-        self._shown.command("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
+        raise AssertionError(f"{what} never held; {self.see('document.body.innerText')}")
 
 
 @pytest.fixture
@@ -147,8 +139,7 @@ def test_nothing_overflows_and_every_contrast_is_enough(
     person.go(path)
     found = {}
     for view in VIEWS:
-        shown.show(view)
-        found[view.name] = shown.faults()
+        found[view.name] = shown.faults(view)
     assert found == {view.name: [] for view in VIEWS}
 
 
@@ -186,9 +177,10 @@ def test_the_viewer_scrolls_by_keys_wheel_and_slider(person: Person) -> None:
     opened(person)
     shows(person, plane="axial", at=12, hu=12, label="image 13, slice 13 of 24")
     for key, at in (("ArrowUp", 13), ("PageDown", 3), ("Home", 0), ("ArrowDown", 0), ("End", 23)):
-        person.press(key)
+        person.page.keyboard.press(key)
         shows(person, at=at, hu=at)
-    person.mouse("mouseWheel", 400, 400, deltaX=0, deltaY=120)
+    person.page.mouse.move(400, 400)
+    person.page.mouse.wheel(0, 120)
     shows(person, at=20, hu=20)
     person.run("slider.value = 5; slider.dispatchEvent(new Event('input'))")
     shows(person, at=5, hu=5, label="image 6, slice 6 of 24")
@@ -198,15 +190,16 @@ def test_the_window_changes_by_presets_keys_and_dragging(person: Person) -> None
     opened(person)
     shows(person, level=-600, width=1500, hu=12)
     assert state(person)["grey"] == round(255 * (12 + 600 + 750) / 1500 - 0.5)
-    person.press("2")
+    person.page.keyboard.press("2")
     shows(person, level=40, width=350, grey=round(255 * (12 - 40 + 175) / 350 - 0.5))
-    person.press("3")
+    person.page.keyboard.press("3")
     shows(person, level=400, width=1800)
-    person.press("ArrowRight")
+    person.page.keyboard.press("ArrowRight")
     shows(person, level=420)
-    for kind, x, y in (("mousePressed", 300, 300), ("mouseMoved", 350, 320),
-                       ("mouseReleased", 350, 320)):  # fmt: skip
-        person.mouse(kind, x, y, button="left", buttons=1, clickCount=1)
+    person.page.mouse.move(300, 300)
+    person.page.mouse.down()
+    person.page.mouse.move(350, 320)
+    person.page.mouse.up()
     shows(person, level=460, width=2000)
 
 
@@ -221,17 +214,17 @@ def test_the_planes_and_a_jump_to_a_finding(person: Person) -> None:
     x, y = (person.see(f"{circle}.getAttribute('{name}') / {box}.{side}")
             for name, side in (("cx", "width"), ("cy", "height")))  # fmt: skip
     assert (x, y) == pytest.approx((12.5 / 32, 20.5 / 32), abs=0.01)
-    person.press("c")
+    person.page.keyboard.press("c")
     shows(person, plane="coronal", at=20, rows=CT.count, marks=["1"])
     assert person.see(f"{circle}.getAttribute('cy') / {box}.height") == pytest.approx(
         (CT.count - 1 - 6 + 0.5) / CT.count, abs=0.01
     )
-    person.press("n")
+    person.page.keyboard.press("n")
     shows(person, plane="coronal", at=10, marks=["2"])
-    person.press("s")
+    person.page.keyboard.press("s")
     shows(person, plane="sagittal", at=22, marks=["2"])
     assert person.see("document.querySelector('#overlay g').classList.contains('possible')")
-    person.press("m")
+    person.page.keyboard.press("m")
     person.until("document.getElementById('overlay').classList.contains('off')")
 
 
@@ -251,18 +244,18 @@ def test_an_outline_is_drawn_where_there_is_one_and_hidden_with_the_marks(
     })()"""
     assert person.see(box) == pytest.approx([10 / 32, 18 / 32, 5 / 32, 5 / 32], abs=0.004)
     assert person.see("document.querySelector('#overlay circle')") is None
-    person.press("c")
+    person.page.keyboard.press("c")
     shows(person, plane="coronal", at=20, marks=["1"])
     high = (CT.count - 8) / CT.count
     assert person.see(box) == pytest.approx([10 / 32, high, 5 / 32, 3 / CT.count], abs=0.004)
-    person.press("s")
+    person.page.keyboard.press("s")
     shows(person, plane="sagittal", at=12, marks=["1"])
     assert person.see(box) == pytest.approx([18 / 32, high, 5 / 32, 3 / CT.count], abs=0.004)
-    person.press("a")
+    person.page.keyboard.press("a")
     for at, marks in ((7, ["1"]), (8, [])):  # a circle of 12 mm would reach slice 8
-        person.press("ArrowUp")
+        person.page.keyboard.press("ArrowUp")
         shows(person, at=at, marks=marks)
-    person.press("n")
+    person.page.keyboard.press("n")
     shows(person, at=15, marks=["2"])
     assert person.see("document.querySelector('#overlay g circle') !== null")
     visible = "getComputedStyle(overlay).display !== 'none'"
@@ -284,7 +277,7 @@ def test_one_finger_scrolls(person: Person, shown: Browser) -> None:
     shows(person, at=12)
     for kind, y in (("touchStart", 400), ("touchMove", 340), ("touchEnd", None)):
         points = [] if y is None else [{"x": 300, "y": y}]
-        shown.command("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+        shown.devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
     shows(person, at=22)
 
 

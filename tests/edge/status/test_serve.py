@@ -17,7 +17,7 @@ from edge.settings.core import EdgeSettings, load_settings
 from edge.status.login import Password
 from edge.store.pending import PendingStep
 from edge.store.steps import Step
-from evaluation.recovery.agent import settings_in
+from evaluation.world import settings_in
 from tests.edge.builders import put
 from tests.edge.running_agent import work_off
 

@@ -23,7 +23,7 @@ from edge.store.steps import Step
 from edge.trail.files import records_after
 from edge.trail.records import TrailRecord
 from edge.trail.verify import Verified, verify
-from evaluation.recovery.agent import settings_in
+from evaluation.world import settings_in
 from imaging.dicom.writer import write_series
 from imaging.volume import Geometry, StudyHeader, Volume
 from tests.edge.builders import put

@@ -5,15 +5,15 @@ import pytest
 
 from evaluation.links.dead_cloud import (
     CLOUDS,
-    COLUMNS,
     REFUSED,
     SETTLE_S,
     SILENT,
-    as_dict,
+    compare,
     dead_clouds,
-    measure,
+    ways,
 )
-from evaluation.links.link import OFF
+from evaluation.links.edge_worker import OFF
+from evaluation.links.link import link
 
 
 class Edge:
@@ -53,22 +53,21 @@ def test_one_cloud_refuses_and_one_never_answers() -> None:
 
 def test_clouds_alternate_and_each_study_is_compared_with_itself() -> None:
     edges, slept = {way: Edge() for way in CLOUDS}, list[float]()
-    results = list(measure(edges, {"deadline_s": 9.0}, 2, 3, slept.append))
+    results = list(compare(edges, {"deadline_s": 9.0}, 2, 3, slept.append))
     assert [one["way"] for one in results[:12]] == [*CLOUDS, *CLOUDS, *CLOUDS[::-1]]
     assert slept == [SETTLE_S] * 2
     for edge in edges.values():
         assert edge.files == [True, False, False, False] * 2
         assert {one["deadline_s"] for one in edge.opened} == {9.0}
-    said = as_dict(results, {"cpu": "x", "cores": 2})
-    off, again, refused, silent = said["ways"]
+    found = ways(results)
+    off, again, refused, silent = found
     assert again["more_p95_ms"] == 0.0
     assert (off["median_ms"], off["more_median_ms"], off["studies"]) == (1000.0, 0.0, 6)
     assert refused["more_median_ms"] == pytest.approx(10.0)
     assert refused["more_p95_ms"] == pytest.approx(10.0)
     assert silent["first_more_median_ms"] == pytest.approx(3010.0)
     assert silent["escalate_p95_ms"] == pytest.approx(2.0)
-    assert silent["kept"]
-    assert all(set(COLUMNS) <= set(one) for one in said["ways"])
+    assert [bar.met for bar in link.bars({"ways": found, "bar_ms": 50.0})] == [True] * 4
 
 
 def test_a_slow_tenth_of_the_studies_misses_the_limit() -> None:
@@ -80,10 +79,12 @@ def test_a_slow_tenth_of_the_studies_misses_the_limit() -> None:
         for way in CLOUDS
         for n in range(41)
     ]  # fmt: skip
-    off, _, refused, silent = as_dict(results, {})["ways"]
+    found = ways(results)
+    _, _, refused, silent = found
     assert silent["more_median_ms"] == 0.0
     assert silent["more_p95_ms"] == pytest.approx(60.0)
-    assert not silent["kept"]
     assert refused["more_most_ms"] == pytest.approx(70.0)
-    assert refused["kept"]
-    assert off["kept"]
+    met = {bar.what: bar.met for bar in link.bars({"ways": found, "bar_ms": 50.0})}
+    assert [what for what, kept in met.items() if not kept] == [
+        "cloud black hole: more than without a cloud, p95"
+    ]

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from edge.pipeline import Pipeline
 from edge.settings.core import EdgeSettings
-from evaluation.common.phantoms import Prepared
-from evaluation.links.edge_worker import Opens, Studies, answers
+from evaluation.errors import ServiceFailed
+from evaluation.links.edge_worker import Opens, Studies, answers, edge_process
+from evaluation.phantoms import Prepared
 from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Nodule, Study, Volume
@@ -65,6 +67,7 @@ def test_studies_from_memory_are_read_once(tmp_path: Path) -> None:
     one = said[1]
     assert (one["lesions"], one["found"], one["false"]) == (2, 1, 1)
     assert (one["escalated"], one["answered"], one["refused"]) == (0, 0, "")
+    assert one["scan_bytes"] == 2 * 4**3
     assert one["took_s"] > 0
     assert (tmp_path / "out" / "report.json").is_file()
 
@@ -101,3 +104,16 @@ def test_a_refused_study_has_found_nothing(tmp_path: Path) -> None:
                        tmp_path / "out", opens)  # fmt: skip
     assert (said["lesions"], said["found"]) == (1, 0)
     assert said["refused"].startswith("NoLung")
+
+
+def test_an_edge_answers_line_by_line_and_its_end_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[3])
+    log, cache = tmp_path / "log", tmp_path / "cache"
+    with edge_process(4, 7, cache, log, ("tests.evaluation.scripted_edge",)) as edge:
+        assert edge.open(cloud="off") == f"4 7 {cache}"
+        assert edge.read(2, from_files=True) == {"read": 2, "from_files": True}
+        with pytest.raises(ServiceFailed, match=r"exit status 4\n.*thirteen is unlucky"):
+            edge.read(13, from_files=False)
+    assert cache.is_dir()

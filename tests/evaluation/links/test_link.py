@@ -8,22 +8,21 @@ import pytest
 from typer.testing import CliRunner
 
 from evaluation.__main__ import app
-from evaluation.common.processes import RestartableCloud
 from evaluation.errors import MissingData, ServiceFailed
+from evaluation.links.edge_worker import OFF
 from evaluation.links.link import (
     CAVEAT,
-    COLUMNS,
-    OFF,
-    Journal,
     Run,
-    as_dict,
     checksums,
+    figures,
+    link,
     parts_of,
     read_all,
     read_part,
     row,
 )
 from evaluation.links.trace import Conditions, steady
+from evaluation.world import Cloud
 from models.runtime.artifacts import find
 
 STEADY, A, B = (steady(Conditions(), name) for name in ("steady", "a", "b"))
@@ -33,6 +32,7 @@ GIVEN = {"trace": "t", "number": 0, "bytes": 0, "death": False}
 TOLD = {
     "took_s": 0.1, "scheduler_delay_s": 0.0, "lesions": 2, "found": 1, "false": 1,
     "escalated": 3, "answered": 2, "second_reading": "complete", "refused": "",
+    "scan_bytes": 1000,
 }  # fmt: skip
 RESULT = GIVEN | TOLD
 
@@ -61,7 +61,7 @@ class WrittenEdge:
         return dict(TOLD)
 
 
-class WrittenCloud(RestartableCloud):
+class WrittenCloud(Cloud):
     """Counts its kills and starts; serves again ``back_after`` looks after a start."""
 
     def __init__(self, back_after: int = 0) -> None:
@@ -95,6 +95,8 @@ def test_figures_of_a_trace_by_hand() -> None:
     assert found["sensitivity"] == 0.5
     assert (found["escalated"], found["answered"], found["complete"]) == (18, 12, 6)
     assert (found["bytes"], found["deaths"], found["refused"]) == (77, 1, 0)
+    assert found["bytes_per_study"] == pytest.approx(77 / 6)
+    assert found["share_of_scans"] == pytest.approx(77 / 6000)
     assert row("t", [{**RESULT, "lesions": 0}], 1.0)["sensitivity"] is None
 
 
@@ -152,7 +154,7 @@ def test_the_result_sums_over_traces() -> None:
         for name in "ab"
         for n in range(5)
     ]
-    said = as_dict(run, results, {"cpu": "x", "cores": 2})
+    said = figures(run, results)
     assert (said["studies"], said["late"], said["late_without_scheduler_delay"]) == (10, 10, 10)
     assert (said["from_files"], said["from_memory"]) == (6, 4)
     assert (said["deadline_s"], said["reserve_s"]) == (1.0, 0.3)
@@ -163,7 +165,8 @@ def test_the_result_sums_over_traces() -> None:
     assert said["broken_off"] == 10
     assert said["caveat"] == CAVEAT
     assert [one["trace"] for one in said["traces"]] == ["a", "b"]
-    assert all(set(COLUMNS) <= set(one) for one in said["traces"])
+    assert [len(row) for row in link.table("traces").of(said | {"cpu": "x", "cores": 2}).cells]
+    assert [bar.met for bar in link.bars(said)] == [False, False]
 
 
 def test_a_journal_of_other_weights_is_refused(tmp_path: Path) -> None:
@@ -215,42 +218,3 @@ def test_an_edge_that_fails_ends_the_run() -> None:
     edges = [WrittenEdge(both=both), WrittenEdge(both=both, fails=True)]
     with pytest.raises(OSError, match="it died"):
         read_all(Run(4), parts_of([A], 4, 2, set()), edges, WrittenCloud(), lambda _: None)
-
-
-def test_a_second_run_continues_the_first(tmp_path: Path) -> None:
-    path, run = tmp_path / "sub" / "j.jsonl", {"seed": 1, "pair": (1, 2)}
-    first = Journal(path, run)
-    first.add({"number": 0})
-    first.add({"number": 1})
-    path.write_text(f'{path.read_text()}{{"numb')
-    second = Journal(path, run)
-    assert second.entries == [{"number": 0}, {"number": 1}]
-    second.add({"number": 2})
-    assert [one["number"] for one in Journal(path, run).entries] == [0, 1, 2]
-
-
-def test_the_journal_of_another_run_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "j.jsonl"
-    Journal(path, {"seed": 1})
-    with pytest.raises(MissingData, match=r"j\.jsonl.*another run.*'seed': 1.*'seed': 2"):
-        Journal(path, {"seed": 2})
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [("", "empty"), ("{]\n", "not a journal"), ("{]\nmine", "not a journal"), ("mine", "empty")],
-)
-def test_a_file_that_is_no_journal_is_refused_and_kept(
-    tmp_path: Path, text: str, says: str
-) -> None:
-    path = tmp_path / "j.jsonl"
-    path.write_text(text)
-    with pytest.raises(MissingData, match=says):
-        Journal(path, {})
-    assert path.read_text() == text
-
-
-def test_without_a_file_the_journal_is_in_memory() -> None:
-    kept = Journal(None, {})
-    kept.add({"number": 0})
-    assert kept.entries == [{"number": 0}]

@@ -15,7 +15,7 @@ from edge.job import new_study_key
 from evaluation.links.http2 import PREFACE, carried_by
 from evaluation.links.proxy import proxied
 from evaluation.links.trace import Conditions, steady
-from evaluation.links.wire import PATIENT, Heard, Tap, decode, is_in, measure, searched
+from evaluation.links.wire import PATIENT, Heard, Tap, decode, exchange, is_in, searched
 from protos import overread_pb2 as pb
 from protos.errors import InvalidRequest, OverreadError
 from protos.metadata import SITE_KEY
@@ -101,7 +101,7 @@ def test_names_are_searched_for_by_their_parts_too() -> None:
 
 def test_nothing_of_a_patient_crosses_to_a_real_cloud(tmp_path: Path) -> None:
     """A real agent, model and cloud: health checks, an escalation, retries, and a new model."""
-    result = measure(tmp_path / "work", tmp_path / "cache")
+    result = exchange(tmp_path / "work", tmp_path / "cache")
     assert result["found"] == []
     assert result["values"] > 250
     # the search has seen all that was said, and what it was looking for would have been there

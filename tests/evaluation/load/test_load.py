@@ -1,3 +1,5 @@
+"""The scenarios of load: figures by hand, and each kind of measurement on services that sleep."""
+
 import asyncio
 import json
 import os
@@ -5,15 +7,22 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from cloud.settings import load_settings
 from evaluation.__main__ import app
-from evaluation.load.generator import LATE, Arrival, Edges, Outcome, Outcomes, Traffic
-from evaluation.load.load import MODES, Plan, Run, as_dict, fairness, pinned, services, split_cores
-
-PROGRAM = ("evaluation.load.sleeping_service", "--fixed-ms", "20", "--each-ms", "10")
+from evaluation.errors import ServiceFailed
+from evaluation.load.gains import Figures, answer_times, rows
+from evaluation.load.load import ORDERS, SCENARIOS, load
+from evaluation.load.overload import Plan, Run, fairness, figures
+from evaluation.load.servers import REQUESTS, STREAMS, contenders, described
+from evaluation.load.services import ORDER, pinned, services, split_cores
+from evaluation.load.traffic import LATE, Arrival, Edges, Outcome, Outcomes, Traffic
+from evaluation.sleeping_cloud import program
+from evaluation.world import write_toml
 
 
 def run_of(mode: str, load: float, at_s: list[float], lost: dict[str, int]) -> Run:
@@ -26,7 +35,7 @@ def run_of(mode: str, load: float, at_s: list[float], lost: dict[str, int]) -> R
 
 def test_rounds_are_pooled_and_compared_with_the_best_capacity() -> None:
     """Three of four answers within two seconds at a capacity of 2 a second are 75 %."""
-    plan = Plan(loads=(2.0,), rounds=2, span_s=2.0, seed=7)
+    plan = Plan(loads=(2.0,), rounds=2, span_s=2.0)
     capacity = {"deadline": [2.0, 2.0], "one at a time": [1.0, 2.0]}
     lost = {"DeadlineUnmeetable": 2, LATE: 1, "DeadlinePassed": 1}
     runs = [
@@ -34,13 +43,11 @@ def test_rounds_are_pooled_and_compared_with_the_best_capacity() -> None:
         run_of("deadline", 2.0, [0.5, 1.0, 1.5, 2.5], lost),
         run_of("one at a time", 2.0, [], {}),
     ]
-    result = as_dict(plan, capacity, runs)
-    assert result["seed"] == 7
+    result = figures(plan, capacity, runs)
     assert result["throughput_of_one_at_a_time"] == {"deadline": 1.5, "one at a time": 1.0}
     first, second = result["runs"]
     assert (first["offered"], first["in_time"], first["rejected"], first["late"]) == (16, 8, 4, 4)
     assert first["goodput_of_capacity"] == pytest.approx(0.75)
-    assert first["goodput_of_capacity_by_round"] == pytest.approx([0.75, 0.75])
     assert (first["goodput_low"], first["goodput_high"]) == pytest.approx((0.75, 0.75))
     assert first["p50_ms"] is None  # half of the ROIs had no answer in time
     assert first["stat_p50_ms"] is None
@@ -48,6 +55,8 @@ def test_rounds_are_pooled_and_compared_with_the_best_capacity() -> None:
     assert first["wasted_share"] == pytest.approx(0.25)
     assert (second["offered"], second["p50_ms"], second["goodput_per_s"]) == (0, None, 0.0)
     json.dumps(result, allow_nan=False)
+    bars = list(load.bars({**result, "where": "here"}))
+    assert [bar.met for bar in bars] == [False, False]
 
 
 def test_latency_is_compared_with_one_at_a_time_round_by_round() -> None:
@@ -58,7 +67,7 @@ def test_latency_is_compared_with_one_at_a_time_round_by_round() -> None:
     for run in runs:
         if run.mode == "one at a time":
             run.outcomes.rois = [Outcome(0, False, 0.2, 0.5)]
-    (found,) = as_dict(plan, capacity, runs)["latency_of_one_at_a_time"]
+    (found,) = figures(plan, capacity, runs)["latency_of_one_at_a_time"]
     assert found == {"load": 0.5, "p50": pytest.approx(0.5), "p95": pytest.approx(0.5)}
 
 
@@ -73,16 +82,38 @@ def test_fairness_is_that_of_jain() -> None:
     assert fairness([lost]) is None
 
 
-def test_real_services_answer_reject_or_are_late(tmp_path: Path) -> None:
+def test_answers_that_come_early_are_compared_with_the_last() -> None:
+    """Three answers at 1, 2 and 3 s: their mean is 2 s, a third less."""
+    rois = [Outcome(0, False, took_s, 0.0) for took_s in (1.0, 2.0, 3.0)] * 2
+    assert answer_times(Outcomes(rois=rois), 3) == (3.0, 2.0)
+    found = {
+        "one at a time": Figures([10.0, 10.0], [4.0, 4.0], [2.0, 2.0]),
+        "batches": Figures([40.0, 50.0], [1.0, 1.0], [0.75, 0.75]),
+        "2 instances": Figures([80.0, 50.0], [0.75, 0.75], [0.5, 0.5]),
+    }
+    single, batches, two = rows(found, dict.fromkeys(found, "engine"))
+    assert (single["throughput_ratio"], single["merging"]) == (1.0, -0.5)
+    assert (batches["throughput_ratio"], batches["added_ms"]) == (4.5, 0.0)
+    assert (two["throughput_ratio"], two["added_ms"]) == (1.5, -250.0)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_service_has_valid_settings(name: str, tmp_path: Path) -> None:
+    for own in SCENARIOS[name].services.values():
+        settings = {key: value for key, value in own.items() if key != ORDER}
+        load_settings(write_toml(tmp_path / "cloud.toml", settings))
+
+
+def test_services_in_all_orders_answer_reject_or_are_late() -> None:
     arrivals = [Arrival(0.01 * i, i, 2, 20.0) for i in range(3)] + [Arrival(0.05, 0, 3, 0.02)]
 
-    async def offered(address: str) -> Outcomes:
-        async with Edges(address, (48, 48, 48), 2) as edges:
+    async def offered(edges: Edges) -> Outcomes:
+        async with edges:
             return await edges.send(arrivals)
 
-    with services(tmp_path, program=PROGRAM) as started:
-        assert [service.mode for service in started] == list(MODES)
-        found = [asyncio.run(offered(service.address)) for service in started]
+    with services(ORDERS, program(20, 10)) as started:
+        assert [service.mode for service in started] == list(ORDERS)
+        found = [asyncio.run(offered(service.connect(2))) for service in started]
     for one in found:
         assert (len(one.rois), len(one.in_time), sum(one.lost.values())) == (9, 6, 3)
         assert all(answer.took_s <= 20.0 for answer in one.in_time)
@@ -90,13 +121,61 @@ def test_real_services_answer_reject_or_are_late(tmp_path: Path) -> None:
     assert set(found[0].lost) - {LATE} <= {"DeadlineUnmeetable", "broken off"}
 
 
+def measured(*options: str) -> dict[str, Any]:
+    quick = ["--rounds", "1", "--seconds", "0.5", "--json"]
+    done = CliRunner().invoke(app, ["load", *options, *quick])
+    assert done.exit_code == 0, done.output
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def test_gains_of_devices_that_sleep() -> None:
+    said = measured("--scenario", "devices", "--reader", "20,1")
+    assert (said["reader"], said["device"]) == ("asleep 20 ms a batch and 1 ms an ROI", "fake")
+    assert said["rois_a_study"] == 24
+    assert [one["name"] for one in said["services"]] == list(SCENARIOS["devices"].services)
+    assert said["services"][3]["engine"] == " + ".join(f"1 x asleep:fake:{i}" for i in range(3))
+    assert all(one["rois_per_s"] > 0 for one in said["services"])
+
+
+def test_servers_that_have_no_interpreter_are_left_out() -> None:
+    said = measured("--scenario", "servers")
+    assert set(said["capacity_per_s"]) == {STREAMS, REQUESTS}
+    assert {(run["mode"], run["load"]) for run in said["runs"]} == {
+        (mode, load) for mode in (STREAMS, REQUESTS) for load in (0.5, 1.0, 2.0)
+    }
+    assert said["versions"] == said["settings"] == {}
+
+
+@pytest.mark.parametrize("name", ["OVERREAD_TRITON_PYTHON", "OVERREAD_RAY_PYTHON"])
+def test_another_server_answers_the_same_requests(name: str) -> None:
+    if not (python := os.environ.get(name)):
+        pytest.skip(f"{name} names no interpreter; docs/budget.md tells how to make one")
+    given = [Path(python), None] if "TRITON" in name else [None, Path(python)]
+
+    async def answered(edges: Edges) -> Outcomes:
+        async with edges:
+            return await edges.send([Arrival(0.0, 0, 3, 30.0), Arrival(0.1, 1, 2, 30.0)])
+
+    with contenders(given[0], given[1], (20.0, 5.0)) as ((_, _, *others), versions):
+        assert len(versions) == 1
+        assert others
+        for one in others:
+            assert len(asyncio.run(answered(one.connect(2))).in_time) == 5
+
+
+def test_an_interpreter_without_the_server_is_named() -> None:
+    with pytest.raises(ServiceFailed, match=r"lacks ray.*no_such_module"):
+        described(Path(sys.executable), "import no_such_module", "ray[serve]")
+
+
 @pytest.mark.parametrize(
-    "options", [["--loads", "much"], ["--budgets", "1,-1"], ["--synthetic", "inf,1"]]
+    "options", [["--scenario", "rain"], ["--reader", "20"], ["--reader", "inf,1"]]
 )
-def test_invalid_numbers_are_refused(options: list[str]) -> None:
+def test_invalid_options_are_refused(options: list[str]) -> None:
     result = CliRunner().invoke(app, ["load", *options])
     assert result.exit_code == 2
-    assert options[0] in result.output
+    assert options[1] in result.output
 
 
 def test_traffic_knows_its_mean() -> None:

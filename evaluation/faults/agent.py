@@ -1,0 +1,326 @@
+"""The agent of ``overread-eval nothing-lost``, which may die or find its disk full at any step.
+
+It is the real agent, with real receiver, reader of the series, database, reports, DICOM objects,
+deliveries and audit trail. What stands in: the lung box, the candidates and the cloud. The box is
+noise that depends on the series, and each verdict on the middle of its ROI: so the last version of
+every report is known beforehand. First reports have no pictures, which take long to encode.
+"""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge.amend import amender
+from edge.assemble import build_pipeline
+from edge.budget import Budget
+from edge.decide import Plan
+from edge.dicom_out.deliver import made_objects
+from edge.escalation.client import SecondReader, open_second_reader
+from edge.escalation.rois import EscalationResult, cut_one, mask_of
+from edge.job import Job
+from edge.link.estimate import LinkEstimate
+from edge.pipeline import Pipeline, StudyResult, read_and_report
+from edge.report.evidence import NO_EVIDENCE, EvidenceFiles
+from edge.report.model import Report
+from edge.report.pictures import Pictures
+from edge.report.write import ReportPaths, write_version
+from edge.run import run_agent
+from edge.settings.core import EdgeSettings
+from edge.settings.targets import DicomTarget, DicomWebTarget
+from edge.store.pending import PersistPending
+from evaluation.faults.clock import WallClock, edge_clock
+from evaluation.faults.fault_points import AMENDED, NAME_OF, OBJECTS, REPORT, Order, Trigger, fill
+from evaluation.receiving.archive import AE_TITLE
+from evaluation.sleeping_cloud import DIAMETER_MM, outline_of, probability_of
+from evaluation.world import settings_in
+from imaging.preprocess import Preprocessed
+from imaging.read import read_study
+from imaging.volume import Geometry, Volume
+from models.runtime.detection import Candidate
+from process.logs import configure_logging
+from protos.codec import pack_mask
+from protos.deadline import Deadline
+from protos.messages import Priority, Roi, Verdict
+
+SIDE = 16
+"""Voxels of an ROI along each axis: small, so that a round is short."""
+
+ANSWER_S = 10.0
+"""Longest wait for an archive, so that an answer that is lost delays a round by no more."""
+
+SCORES = (0.95, 0.6, 0.4)
+"""Of the candidates: one is reported, two need the cloud."""
+
+MANIFEST: Mapping[str, object] = {
+    "thresholds": {"dismiss": 0.1, "report": 0.9, "finding": 0.5, "possible": 0.3},
+    "merge": [0.0, 1.0, 1.0, -2.19, 9.0],
+}
+
+
+@dataclass(frozen=True)
+class Life:
+    """What the life of one agent is like.
+
+    Attributes:
+        root: its folders, and the files ``log`` and ``started``.
+        dicom_port: where it receives.
+        archive_port: of the archive by C-STORE.
+        web: address of the archive by STOW-RS.
+        varied: whether the candidates differ from study to study; otherwise they are `SCORES`.
+        seed: of what a cloud answers at random; None for one that answers nothing in time.
+        cloud: address of a real cloud, in place of one that stands in; studies do not wait long.
+        clock_seed: makes the wall clock jump.
+    """
+
+    root: Path
+    dicom_port: int
+    archive_port: int
+    web: str
+    varied: bool = False
+    seed: int | None = None
+    cloud: str | None = None
+    clock_seed: int | None = None
+
+    @property
+    def settings(self) -> EdgeSettings:
+        """Return the settings of the agent."""
+        by_dicom = DicomTarget(
+            kind="dicom",
+            name="archive",
+            address=f"127.0.0.1:{self.archive_port}",
+            called_ae=AE_TITLE,
+            timeout_s=ANSWER_S,
+        )
+        by_web = DicomWebTarget(kind="dicomweb", name="web", url=self.web, timeout_s=ANSWER_S)
+        return settings_in(
+            self.root,
+            receive__dicom__address=f"127.0.0.1:{self.dicom_port}",
+            receive__complete_at_end=True,
+            receive__min_free_mb=1,
+            quiet_s=2.0,
+            targets=(by_dicom, by_web),
+            deadline_s=60.0 if self.cloud is None else 1.0,
+            reserve_s=0.2,
+            cloud__health_check_s=0.5,
+            cloud__address=self.cloud,
+        )
+
+
+class Screener:
+    """A screening network that proposes candidates 3 mm apart in any box."""
+
+    name, version, engine, settings = "given", "1", "none", MANIFEST
+
+    def __init__(self, varied: bool) -> None:
+        self._varied = varied
+
+    def screen(self, box: Preprocessed) -> list[Candidate]:
+        """Return candidates by falling score: up to five that depend on the box, or `SCORES`."""
+        chance = random.Random(box.voxels[:2].tobytes())
+        scores: tuple[float, ...] = SCORES
+        if self._varied:
+            drawn = (round(chance.uniform(0.02, 0.98), 3) for _ in range(chance.randrange(6)))
+            scores = tuple(sorted(drawn, reverse=True))
+        return [
+            Candidate((3.0 * i, 20.0, 20.0), (20.0, 20.0, 3.0 * i), 6.0, score)
+            for i, score in enumerate(scores)
+        ]
+
+
+def box_of(volume: Volume, *_: object) -> Preprocessed:
+    """Return a box of noise, which depends on the voxels of the series."""
+    seed = int(np.abs(volume.hu.astype(np.int64)).sum())
+    voxels = np.random.default_rng(seed).integers(0, 255, (40, 40, 60), np.uint8)
+    return Preprocessed(voxels, Geometry())
+
+
+def stand_in_pipeline(second: SecondReader, *, varied: bool, settings: EdgeSettings) -> Pipeline:
+    """Return the real pipeline around the stand-ins."""
+    pipeline = build_pipeline(settings, Screener(varied), second)
+    return replace(pipeline, read=read_study, preprocess=box_of, draw=lambda *_: {})
+
+
+class StandInCloud(ABC):
+    """A cloud without a network and a model, which answers a part of what it is asked for."""
+
+    @abstractmethod
+    def answered(self, numbers: Sequence[int], is_retry: bool, /) -> Sequence[int]:
+        """Return the ROIs that it answers, of those that it is asked for."""
+
+    def estimate(self) -> LinkEstimate:
+        """Return the estimate of a good link."""
+        return LinkEstimate()
+
+    def read(
+        self,
+        plan: Plan,
+        box: Preprocessed,
+        _budget: Budget,
+        study_key: str,  # noqa: ARG002 - part of the interface
+        _priority: Priority | None = None,
+    ) -> EscalationResult:
+        """Answer a study."""
+        numbers = self.answered(plan.send, False)
+        return verdicts_on([cut_one(plan, number, box, (SIDE,) * 3) for number in numbers])
+
+    def read_rois(
+        self,
+        rois: Sequence[Roi],
+        _deadline: Deadline,
+        study_key: str,  # noqa: ARG002 - part of the interface
+        _priority: Priority | None = None,
+    ) -> EscalationResult:
+        """Answer a retry."""
+        asked = self.answered([roi.roi_id for roi in rois], True)
+        return verdicts_on([roi for roi in rois if roi.roi_id in asked])
+
+
+class RandomCloud(StandInCloud):
+    """A cloud that answers nothing for half of the studies and retries, a part in the others."""
+
+    def __init__(self, seed: int) -> None:
+        self._chance = random.Random(seed)
+
+    def answered(self, numbers: Sequence[int], _is_retry: bool, /) -> Sequence[int]:
+        """Return some of them."""
+        share = self._chance.choice((0.0, 0.0, 0.5, 1.0))
+        return [number for number in numbers if self._chance.random() < share]
+
+
+@dataclass(frozen=True)
+class LateCloud(StandInCloud):
+    """A cloud that answers nothing in time, and all or a half of what it is asked for later."""
+
+    by_halves: Callable[[], bool] = field(default=lambda: False)
+
+    def answered(self, numbers: Sequence[int], is_retry: bool, /) -> Sequence[int]:
+        """Return none of a study's ROIs, and the first half or all of a retry's."""
+        if not is_retry:
+            return ()
+        return numbers[: (len(numbers) + 1) // 2] if self.by_halves() else numbers
+
+
+def verdicts_on(rois: Sequence[Roi]) -> EscalationResult:
+    """Return the verdicts on these ROIs, those of `evaluation.sleeping_cloud`."""
+    verdicts, masks = {}, {}
+    for roi in rois:
+        probability, mask = probability_of(roi.voxels), pack_mask(outline_of(roi.voxels))
+        verdict = Verdict(
+            roi.roi_id, probability, DIAMETER_MM, "sleeping 1", 0.0, 0.001, None, "solid", mask
+        )
+        verdicts[roi.roi_id] = verdict
+        if (drawn := mask_of(verdict, roi)) is not None:
+            masks[roi.roi_id] = drawn
+    return EscalationResult(verdicts, masks=masks, reason="the link was lost", attempts=1)
+
+
+def serve(life: Life, trigger: Trigger, order: Order, shared: Any) -> None:
+    """Run the agent until SIGTERM, or until ``trigger`` is met.
+
+    ``shared`` has three numbers: by how many seconds the agent's monotonic clock is ahead, and how
+    often its wall clock was set and read.
+    """
+    order.watch()
+    quiet_s = amender.QUIET_S
+    wall = None if life.clock_seed is None else WallClock(life.clock_seed, time.time(), shared)
+
+    def fault_point(name: str, after: bool) -> None:
+        if trigger.met(name, after):
+            if trigger.fills:
+                fill(life.root / "ballast")
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_step(step: Enum, durable: bool) -> None:
+        # for this process alone: the first half of an answer does not wait for the other
+        amender.QUIET_S = 0.0 if trigger.by_halves or life.varied else quiet_s
+        order.on_step(step, durable)
+        if wall is not None:
+            wall.jump()  # before and after every step, even if the clock is not read
+        if step in NAME_OF:
+            fault_point(NAME_OF[step], durable)
+
+    setattr(amender, "write_version", _around(write_version, AMENDED, fault_point))  # noqa: B010
+    with ExitStack() as held:
+        held.enter_context(logging_below(life.root))
+        if wall is not None:
+            held.enter_context(edge_clock(wall))
+        second: SecondReader = LateCloud(lambda: trigger.by_halves)
+        if life.cloud is not None:
+            second = open_second_reader(life.settings, held, time.monotonic)
+        elif life.seed is not None:
+            second = RandomCloud(life.seed)
+        run_agent(
+            life.settings,
+            read=reader(second, life.settings, varied=life.varied, point=fault_point),
+            second=second,
+            on_step=on_step,
+            clock=lambda: time.monotonic() + float(shared[0]),
+            make_objects=_around(made_objects, OBJECTS, fault_point),
+        )
+
+
+def _around(what: Callable[..., Any], name: str, point: Callable[[str, bool], None]) -> Any:
+    """Return the function with the fault points before and after it."""
+
+    def run(*arguments: Any, **options: Any) -> Any:
+        point(name, False)
+        result = what(*arguments, **options)
+        point(name, True)
+        return result
+
+    return run
+
+
+def reader(
+    second: SecondReader,
+    settings: EdgeSettings,
+    *,
+    varied: bool,
+    point: Callable[[str, bool], None] = lambda _name, _after: None,
+) -> Callable[[Job, PersistPending], StudyResult]:
+    """Return what reads studies for `run_agent`; it calls ``point`` around the report."""
+    pipeline = stand_in_pipeline(second, varied=varied, settings=settings)
+    real = pipeline.write
+
+    def write(
+        report: Report, pictures: Pictures, out: Path, evidence: EvidenceFiles = NO_EVIDENCE
+    ) -> ReportPaths:
+        point(REPORT, False)
+        paths = real(report, pictures, out, evidence)
+        point(REPORT, True)
+        return paths
+
+    def read(job: Job, persist: PersistPending) -> StudyResult:
+        return read_and_report(replace(pipeline, persist_pending=persist, write=write), job)
+
+    return read
+
+
+@contextmanager
+def logging_below(root: Path) -> Iterator[None]:
+    """Log to the file ``log`` for the time of the context; the file ``started`` marks its start."""
+    with (root / "log").open("a") as log:
+        configure_logging("text", log)
+        with suppress(OSError):  # the disk is full
+            (root / "started").touch()
+        yield
+
+
+def processes() -> ForkServerContext:
+    """Return the way to start agents, with all that they import loaded once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__, "edge.dicom_out.objects"])
+    return context

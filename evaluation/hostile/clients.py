@@ -1,0 +1,408 @@
+"""``overread-eval hostile-clients``: what hostile clients cost the honest ones.
+
+One honest and one hostile site use the same cloud, whose reader sleeps; they differ by their
+address, 127.0.0.1 and ::1. The honest one sends at less than its fair share, alone and beside each
+attack in turn, A B A B; the attack begins while it sends. It must keep nine tenths of its rate. So
+must a quiet site, which sends a study now and then while the cloud is flooded. Then studies that
+hold their places without work must have left them a second after their deadline. The cloud's memory
+is sampled throughout.
+"""
+
+import asyncio
+import socket
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import grpc
+import numpy as np
+import typer
+from hpack import Encoder
+from hyperframe.frame import DataFrame, Frame, HeadersFrame, SettingsFrame
+
+from evaluation.errors import ServiceFailed
+from evaluation.links.http2 import PREFACE
+from evaluation.load.services import pinned, split_cores
+from evaluation.load.traffic import Arrival, Edges, Traffic, poisson
+from evaluation.process_memory import peak_memory, resident_mb
+from evaluation.result import SHARE, Bar, Result, Table
+from evaluation.run import CloudModel, Seed, command, each
+from evaluation.sleeping_cloud import program
+from evaluation.world import CLOUD, Cloud, Process, running_cloud
+from imaging.volume import WINDOW_HU
+from protos import codec
+from protos import overread_pb2 as pb
+from protos.messages import Header, Priority, Roi
+from protos.metadata import SITE_KEY
+from protos.overread_pb2_grpc import OverreadStub
+
+if TYPE_CHECKING:
+    from protos.overread_pb2_grpc import OverreadAsyncStub
+
+ASKED = 0.25
+"""Part of the capacity that the honest site asks for: its fair share beside another is a half."""
+WARM_UP_S = 3.0
+"""The honest site sends for so long before the attack is on and its ROIs count."""
+PAUSE_S, QUIET_BUDGET_S = 3.0, 1.0
+"""A quiet site sends a study each 3 s, so that it is not active between two; their budget."""
+RATE_BAR, FREE_BAR_S, MEMORY_BAR_MB = 0.9, 1.0, 400.0
+CALLERS = 48
+"""Studies that a hostile client keeps open at once."""
+HELD, HELD_BUDGET_S = 150, 3.0
+"""Studies that hold places without work, and their budget."""
+CONNECTIONS, UNFINISHED = 40, 64
+"""Connections, and the unfinished messages of each."""
+SHAPE = (48, 48, 48)
+
+Attack = Callable[[str], Coroutine[Any, Any, None]]
+"""Attacks the service at an address until it is cancelled."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The service, and the addresses at which the two sites reach it."""
+
+    honest: str
+    hostile: str
+    cloud: Cloud
+
+
+@contextmanager
+def target(model: str | None, times_ms: tuple[float, float]) -> Iterator[Target]:
+    """Run a cloud that both sites reach, with a reader that sleeps or with a model.
+
+    Raises:
+        ServiceFailed: it did not start, or this machine has no IPv6.
+    """
+    if not has_ipv6():
+        raise ServiceFailed("loopback has no IPv6, which tells the two sites apart: enable it")
+    run = CLOUD if model else program(*times_ms)
+    open_to_all = {"insecure": True, "stat_sites": ["127.0.0.1"], "model": model}
+    with running_cloud(run, "[::]:0", **open_to_all) as cloud:
+        port = cloud.address.rpartition(":")[2]
+        yield Target(f"127.0.0.1:{port}", f"[::1]:{port}", cloud)
+
+
+def has_ipv6() -> bool:
+    """Return whether loopback has IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+def _roi(number: int = 0) -> pb.ReadRequest:
+    voxels = np.random.default_rng(number).integers(0, 256, SHAPE, dtype=np.uint8)
+    return codec.encode_roi(Roi(number, voxels, (1.0, 1.0, 1.0), WINDOW_HU, 0.5))
+
+
+ROIS = tuple(map(_roi, range(4)))
+
+
+def _header(rois: int, budget_s: float, priority: Priority = Priority.ROUTINE) -> pb.ReadRequest:
+    return codec.encode_header(Header(uuid.uuid4().hex, "", budget_s, rois, priority))
+
+
+@asynccontextmanager
+async def _channels(address: str, count: int) -> AsyncIterator[list["OverreadAsyncStub"]]:
+    """Open connections that share nothing."""
+    options = (("grpc.use_local_subchannel_pool", 1),)
+    async with AsyncExitStack() as stack:
+        opened = [grpc.aio.insecure_channel(address, options) for _ in range(count)]
+        yield [OverreadStub(await stack.enter_async_context(one)) for one in opened]
+
+
+async def _forever(address: str, study: Callable[["OverreadAsyncStub"], Any]) -> None:
+    """Keep `CALLERS` studies open."""
+
+    async def caller(stub: "OverreadAsyncStub") -> None:
+        while True:
+            with suppress(grpc.aio.AioRpcError):
+                await study(stub)
+            await asyncio.sleep(0.005)
+
+    async with _channels(address, 8) as stubs:
+        await asyncio.gather(*(caller(stubs[i % 8]) for i in range(CALLERS)))
+
+
+async def _new_names(address: str) -> None:
+    """Stat studies, each of which names another site."""
+
+    async def study(stub: "OverreadAsyncStub") -> None:
+        async def requests() -> AsyncIterator[pb.ReadRequest]:
+            yield _header(4, 2.0, Priority.STAT)
+            for roi in ROIS:
+                yield roi
+
+        metadata = ((SITE_KEY, f"site-{uuid.uuid4().hex}"),)
+        async for _ in stub.Read(requests(), timeout=2.0, metadata=metadata):
+            pass
+
+    await _forever(address, study)
+
+
+async def _headers_only(address: str) -> None:
+    """Studies that announce ROIs, and end."""
+
+    async def study(stub: "OverreadAsyncStub") -> None:
+        async def requests() -> AsyncIterator[pb.ReadRequest]:
+            yield _header(64, 2.0)
+
+        async for _ in stub.Read(requests(), timeout=2.0):
+            pass
+
+    await _forever(address, study)
+
+
+async def _silent(stub: "OverreadAsyncStub", budget_s: float) -> None:
+    """One ROI of many that were announced, and then nothing."""
+
+    async def requests() -> AsyncIterator[pb.ReadRequest]:
+        yield _header(64, budget_s)
+        yield ROIS[0]
+        await asyncio.sleep(3600)
+
+    async for _ in stub.Read(requests(), timeout=600.0):
+        pass
+
+
+async def _unread(stub: "OverreadAsyncStub", budget_s: float) -> None:
+    """ROIs whose answers are not read."""
+    call: Any = cast(Any, stub).Read(timeout=600.0)
+    await call.write(_header(64, budget_s))
+    for number in range(64):
+        await call.write(ROIS[number % len(ROIS)])
+    await asyncio.sleep(3600)
+
+
+async def _forever_held(address: str, hold: Callable[..., Any]) -> None:
+    async def caller(stub: "OverreadAsyncStub") -> None:
+        while True:
+            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await hold(stub, 600.0)
+            await asyncio.sleep(0.05)
+
+    async with _channels(address, 8) as stubs:
+        await asyncio.gather(*(caller(stubs[i % 8]) for i in range(CALLERS)))
+
+
+async def _unfinished(address: str) -> None:
+    """Messages that are sent to all but their last byte."""
+    with half_messages(address):
+        await asyncio.sleep(3600)
+
+
+@contextmanager
+def half_messages(address: str) -> Iterator[None]:
+    """Send messages to all but their last byte, and hold them for the time of the context."""
+    message = ROIS[0].SerializeToString()
+    body = b"\0" + len(message).to_bytes(4, "big") + message[:-1]
+    sockets = []
+    host, port = address.rsplit(":", 1)
+    fields = [
+        (":method", "POST"), (":scheme", "http"), (":path", "/overread.v1.Overread/Read"),
+        (":authority", address), ("te", "trailers"), ("content-type", "application/grpc"),
+    ]  # fmt: skip
+    try:
+        for _ in range(CONNECTIONS):
+            connection = socket.create_connection((host.strip("[]"), int(port)))
+            connection.setblocking(False)
+            sockets.append(connection)
+            frames: list[Frame] = [SettingsFrame(0)]
+            encoder = Encoder()
+            for stream in range(1, 2 * UNFINISHED, 2):
+                frames.append(HeadersFrame(stream, encoder.encode(fields), flags=["END_HEADERS"]))
+                # as much as the peer takes before it must allow more
+                frames.append(DataFrame(stream, body[: 65_535 // UNFINISHED]))
+            with suppress(BlockingIOError, ConnectionError):
+                connection.send(PREFACE + b"".join(one.serialize() for one in frames))
+        yield
+    finally:
+        for one in sockets:
+            one.close()
+
+
+ATTACKS: dict[str, Attack] = {
+    "a new site name for each study, all stat": _new_names,
+    "headers without ROIs": _headers_only,
+    "one ROI, then silence": lambda address: _forever_held(address, _silent),
+    "answers that are not read": lambda address: _forever_held(address, _unread),
+    "messages without an end": _unfinished,
+}
+HOLDS: dict[str, Callable[["OverreadAsyncStub", float], Coroutine[Any, Any, None]]] = {
+    "one ROI, then silence": _silent,
+    "answers that are not read": _unread,
+}
+"""Attacks that hold places without work."""
+
+
+async def honest(service: Target, plan: tuple[float, float, int], attack: str | None) -> float:
+    """Send the honest studies; return the part of the ROIs that was answered in time.
+
+    ``plan`` has ROIs a second, seconds and a seed.
+    """
+    rois_per_s, seconds, seed = plan
+    traffic = Traffic(edges=4, stat_share=0.1)
+    arrivals = poisson(traffic, rois_per_s, WARM_UP_S + seconds, seed)
+    async with Edges(service.honest, SHAPE, traffic.edges) as edges:
+        with _beside(service.hostile, attack):
+            outcomes = await edges.send(arrivals)
+    counted = [one for one in outcomes.rois if one.at_s - one.took_s >= WARM_UP_S]
+    return sum(not one.error for one in counted) / max(1, len(counted))
+
+
+async def _quiet(service: Target, studies: int) -> float:
+    """Flood the cloud, and send a study now and then; return the part answered in time."""
+    arrivals = [
+        Arrival(WARM_UP_S + number * PAUSE_S, 0, 4, QUIET_BUDGET_S) for number in range(studies)
+    ]
+    async with Edges(service.honest, SHAPE, 1) as edges:
+        with _beside(service.hostile, next(iter(ATTACKS))):
+            outcomes = await edges.send(arrivals)
+    return len(outcomes.in_time) / len(outcomes.rois)
+
+
+@contextmanager
+def _beside(address: str, attack: str | None) -> Iterator[None]:
+    """Let a process attack for the time of the context; it begins within `WARM_UP_S`."""
+    if attack is None:
+        yield
+        return
+    command = ["nice", "-n", "10", sys.executable, "-m", __spec__.name, attack, address]
+    with tempfile.TemporaryDirectory() as folder:
+        client = Process("a hostile client", command, Path(folder) / "log")
+        try:
+            yield
+            client.require_alive()
+        finally:
+            client.kill()
+
+
+async def _capacity(service: Target, seconds: float) -> float:
+    async with Edges(service.honest, SHAPE, 16) as edges:
+        outcomes = await edges.saturate(4, seconds, budget_s=60.0, at_once=16)
+    return len(outcomes.in_time) / outcomes.span_s
+
+
+async def freed_s(service: Target, hold: Callable[["OverreadAsyncStub", float], Any]) -> float:
+    """Hold places; return how long after the last deadline the last one was free."""
+    async with _channels(service.hostile, 8) as stubs:
+        calls = [asyncio.ensure_future(hold(stubs[i % 8], HELD_BUDGET_S)) for i in range(HELD)]
+        opened_s, most, freed_s = time.monotonic(), 0.0, 0.0
+        try:
+            while True:
+                await asyncio.sleep(0.02)
+                values = await asyncio.to_thread(service.cloud.samples)
+                places, now_s = values["overread_cloud_open_streams"], time.monotonic()
+                if places > most:
+                    opened_s, most = now_s, places
+                if most and not places:
+                    freed_s = now_s - opened_s - HELD_BUDGET_S
+                    break
+                if now_s - opened_s > 60.0:
+                    freed_s = 60.0
+                    break
+        finally:
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+    return freed_s
+
+
+def measure(service: Target, rounds: int, seconds: float, seed: int) -> dict[str, Any]:
+    """Measure all attacks in turn; return the figures."""
+    process = service.cloud.process
+    assert process is not None
+    idle_mb = resident_mb(process.pid)
+    with peak_memory(process.pid) as peak:
+        capacity = asyncio.run(_capacity(service, seconds))
+        alone: list[float] = []
+        beside: dict[str, list[float]] = {name: [] for name in ATTACKS}
+        for turn, name in each([(i, name) for i in range(rounds) for name in ATTACKS], "attacks"):
+            plan = (ASKED * capacity, seconds, seed + turn)
+            alone.append(asyncio.run(honest(service, plan, None)))
+            beside[name].append(asyncio.run(honest(service, plan, name)))
+            time.sleep(2.0)
+        quiet = asyncio.run(_quiet(service, 3 * rounds))
+        freed = {
+            name: max(asyncio.run(freed_s(service, hold)) for _ in range(rounds))
+            for name, hold in each(list(HOLDS.items()), "held places")
+        }
+    base = float(np.mean(alone))
+    return {
+        "rounds": rounds,
+        "seconds": seconds,
+        "capacity_per_s": capacity,
+        "asked": ASKED,
+        "in_time_alone": base,
+        "attacks": [
+            {"attack": name, "kept": float(np.mean(found)) / base, "freed_s": freed.get(name)}
+            for name, found in beside.items()
+        ],
+        "quiet_in_time": quiet,
+        "rate_bar": RATE_BAR,
+        "freed_bar_s": FREE_BAR_S,
+        "memory_mb": peak.own_mb,
+        "memory_idle_mb": idle_mb,
+        "memory_bar_mb": MEMORY_BAR_MB,
+    }
+
+
+def bars(result: Result) -> Iterator[Bar]:
+    """Yield what is required of rates, places and memory."""
+    rate, rows = result["rate_bar"], result["attacks"]
+    kept, what = min(one["kept"] for one in rows), "beside hostile clients an honest site keeps"
+    yield Bar(f"{what} of its rate", kept, rate, "{:.0%}", least=True)
+    what = "of a quiet site's ROIs are answered in time while the cloud is flooded"
+    yield Bar(what, result["quiet_in_time"], rate, "{:.0%}", least=True)
+    freed = max(one["freed_s"] for one in rows if one["freed_s"] is not None)
+    what = "places held without work are free after their deadline"
+    yield Bar(what, freed, result["freed_bar_s"], "{:.2f} s")
+    what = "memory of the cloud beside hostile clients"
+    yield Bar(what, result["memory_mb"], result["memory_bar_mb"], "{:.0f} MB")
+
+
+ATTACKS_TABLE = Table(
+    "attacks",
+    {
+        "attack": "a hostile site sends",
+        "kept": ("rate that honest callers keep", SHARE),
+        "freed_s": ("places free after the deadline, s", "{:.2f}"),
+    },
+    title="Required: at least {rate_bar:.0%}, at most {freed_bar_s:g} s",
+)
+NOTE = (
+    "The honest site asks for {asked:.0%} of the capacity of {capacity_per_s:.0f} ROIs a second"
+    " ({reader}; {cpu}). Alone {in_time_alone:.1%} of its ROIs are answered in time. The cloud has"
+    " {memory_idle_mb:.0f} MB before."
+)
+
+
+@command(ATTACKS_TABLE, NOTE, bars=bars, strict=True)
+def hostile_clients(
+    model: CloudModel = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of every measurement.")] = 3,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Seconds of each.")] = 5.0,
+    fixed_ms: Annotated[float, typer.Option(min=0.0, help="Simulated reader: ms a batch.")] = 10.0,
+    each_ms: Annotated[float, typer.Option(min=0.0, help="Simulated reader: ms an ROI.")] = 10.0,
+    seed: Seed = 0,
+) -> dict[str, Any]:
+    """What hostile clients of the cloud cost the honest ones: rate, places and memory."""
+    served, clients = split_cores()
+    asleep = f"asleep {fixed_ms:g} ms and {each_ms:g} ms an ROI"
+    with ExitStack() as held:
+        with pinned(served):
+            service = held.enter_context(target(model, (fixed_ms, each_ms)))
+        held.enter_context(pinned(clients))
+        return {"reader": model or asleep, **measure(service, rounds, seconds, seed)}
+
+
+if __name__ == "__main__":
+    asyncio.run(ATTACKS[sys.argv[1]](sys.argv[2]))

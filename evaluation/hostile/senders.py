@@ -1,0 +1,151 @@
+"""Hostile senders: what a real one sends, recorded and damaged, over DICOM and over HTTP."""
+
+import socket
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from random import Random
+
+from evaluation.receiving.sender import Endpoint, send
+
+PATIENCE_S = 20.0
+"""Longest wait for an answer; a sender that waits longer ends."""
+PAUSE_S = 0.05
+BOUNDARY = "overread-hostile"
+TYPE = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
+
+
+def post(endpoint: Endpoint, files: Sequence[Path]) -> bool:
+    """Send files by STOW-RS; return whether all were stored."""
+    connection = HTTPConnection(*endpoint, timeout=PATIENCE_S)
+    with suppress(OSError, HTTPException):
+        headers = {"Content-Type": TYPE}
+        connection.request("POST", "/dicom-web/studies", _body(files), headers)
+        return connection.getresponse().status == 200
+    return False
+
+
+def _body(files: Sequence[Path]) -> bytes:
+    head = f"--{BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+    parts = [head + file.read_bytes() + b"\r\n" for file in files]
+    return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a real sender sends for some images: the PDUs of an association, and a request."""
+
+    pdus: tuple[bytes, ...]
+    request: bytes
+
+    @classmethod
+    def of(cls, endpoint: Endpoint, files: Sequence[Path]) -> "Recording":
+        """Send files by C-STORE, and record it."""
+        pdus = list[bytes]()
+        send(endpoint, files, record=pdus.append)
+        body = _body(files)
+        head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: a\r\nContent-Type: {TYPE}\r\n"
+        return cls(tuple(pdus), f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+
+
+def _flipped(content: bytes, chance: Random) -> bytes:
+    """Change some bytes; rarely many."""
+    damaged = bytearray(content)
+    for _ in range(min(len(damaged), int(chance.expovariate(0.3)) + 1)):
+        damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+    return bytes(damaged)
+
+
+def _noise(_recording: Recording, chance: Random) -> list[bytes]:
+    return [chance.randbytes(chance.randrange(1, 4000))]
+
+
+def _damaged_request(recording: Recording, chance: Random) -> list[bytes]:
+    return [_flipped(recording.pdus[0], chance), *recording.pdus[1:]]
+
+
+def _damaged_command(recording: Recording, chance: Random) -> list[bytes]:
+    return [recording.pdus[0], _flipped(recording.pdus[1], chance), *recording.pdus[2:]]
+
+
+def _damaged_pdus(recording: Recording, chance: Random) -> list[bytes]:
+    first, *others = recording.pdus
+    return [first, *(_flipped(p, chance) if chance.random() < 0.5 else p for p in others)]
+
+
+def _false_lengths(recording: Recording, chance: Random) -> list[bytes]:
+    pdus = list(recording.pdus)
+    at = chance.randrange(len(pdus))
+    length = chance.choice((0, 1, 5, len(pdus[at]) * 2, 1 << 20, 1 << 31, 0xFFFFFFFF))
+    pdus[at] = pdus[at][:2] + struct.pack(">L", length) + pdus[at][6:]
+    return pdus
+
+
+def _in_disorder(recording: Recording, chance: Random) -> list[bytes]:
+    first, *others = recording.pdus
+    chance.shuffle(others)
+    return [first, *others] if chance.random() < 0.8 else [*others, first]
+
+
+def _repeated(recording: Recording, chance: Random) -> list[bytes]:
+    first, *others = recording.pdus
+    return [first, *others[:-1] * chance.randrange(2, 20)]
+
+
+def _cut_off(recording: Recording, chance: Random) -> list[bytes]:
+    whole = b"".join(recording.pdus)
+    return [recording.pdus[0], whole[len(recording.pdus[0]) : chance.randrange(len(whole))]]
+
+
+def _damaged_http(recording: Recording, chance: Random) -> list[bytes]:
+    return [_flipped(recording.request, chance)]
+
+
+def _damaged_head(recording: Recording, chance: Random) -> list[bytes]:
+    head, _, body = recording.request.partition(b"\r\n\r\n")
+    return [_flipped(head, chance) + b"\r\n\r\n" + body]
+
+
+def _cut_http(recording: Recording, chance: Random) -> list[bytes]:
+    return [recording.request[: chance.randrange(len(recording.request))]]
+
+
+Attack = Callable[[Recording, Random], list[bytes]]
+BY_DICOM: Mapping[str, Attack] = {
+    "noise": _noise,
+    "damaged association request": _damaged_request,
+    "damaged command": _damaged_command,
+    "damaged PDUs": _damaged_pdus,
+    "false lengths": _false_lengths,
+    "PDUs in disorder": _in_disorder,
+    "repeated requests": _repeated,
+    "association cut off": _cut_off,
+}
+BY_HTTP: Mapping[str, Attack] = {
+    "HTTP noise": _noise,
+    "damaged HTTP request": _damaged_http,
+    "damaged HTTP headers": _damaged_head,
+    "HTTP request cut off": _cut_http,
+}
+
+
+def attack(endpoint: Endpoint, parts: Sequence[bytes], chance: Random) -> bool:
+    """Send the parts, and end in one of several ways; return whether anything was answered."""
+    answered = False
+    with suppress(OSError), socket.create_connection(endpoint, PATIENCE_S) as connection:
+        connection.settimeout(PAUSE_S)
+        for part in parts:
+            connection.sendall(part)
+            with suppress(TimeoutError):
+                answered |= bool(connection.recv(1 << 16))
+        if chance.random() < 0.3:  # a reset instead of an end
+            linger = struct.pack("ii", 1, 0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        elif chance.random() < 0.5:
+            connection.shutdown(socket.SHUT_WR)
+            with suppress(TimeoutError):
+                answered |= bool(connection.recv(1 << 16))
+    return answered

@@ -1,0 +1,113 @@
+"""The services under load: one for each mode that is compared, all running at the same time.
+
+Services and load generator are pinned to disjoint CPU cores, so that neither slows the other.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from cloud.describe import fetch_description
+from edge.link.channel import BALANCED
+from evaluation.load.traffic import Edges, InferenceEdges
+from evaluation.sleeping_cloud import AWAKE
+from evaluation.world import CLOUD, Cloud, running_cloud
+from models.runtime import hardware
+from process.tls import grpc_target
+
+ROI_SHAPE = (48, 48, 48)
+
+ORDER = "order"
+"""Beside the settings of a cloud: one of `evaluation.orders`, in place of its own order."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service: the mode in which it runs, its address, and the clouds that are behind it.
+
+    A service with a ``model`` is asked over the Open Inference Protocol; ``margin_s`` is left of
+    its timeouts.
+    """
+
+    mode: str
+    address: str
+    clouds: tuple[Cloud, ...] = ()
+    model: str = ""
+    margin_s: float = 0.0
+
+    def connect(self, edges: int) -> Edges:
+        """Return simulated edges of the service."""
+        if self.model:
+            return InferenceEdges(self.address, ROI_SHAPE, edges, self.model, self.margin_s)
+        shape = fetch_description(self.clouds[0].address).roi_shape
+        return Edges(grpc_target(self.address), shape, edges, BALANCED)
+
+    def model_time(self) -> tuple[float, float]:
+        """Return the seconds of the model so far, and those of them that were wasted."""
+        samples = [cloud.samples() for cloud in self.clouds]
+        names = ("overread_cloud_compute_seconds_sum", "overread_cloud_wasted_seconds_total")
+        compute_s, wasted_s = (sum(one[name] for one in samples) for name in names)
+        return compute_s, wasted_s
+
+    def ran_on(self) -> dict[str, str]:
+        """Return the engine that the service names, and the devices in that name."""
+        engine = fetch_description(self.clouds[0].address).engine
+        devices = (one.partition(":")[2] or "cpu" for one in engine.split(" + "))
+        return {"device": ", ".join(dict.fromkeys(devices)), "engine": engine}
+
+
+@contextmanager
+def services(
+    modes: Mapping[str, Mapping[str, Any]], program: Sequence[str] = CLOUD, **given: object
+) -> Iterator[list[Service]]:
+    """Run a cloud for each of ``modes``, with its settings and those ``given`` to all."""
+    with ExitStack() as stack:
+        started = []
+        for mode, own in modes.items():
+            settings = {"trusted_proxies": ["*"], **given, **own}
+            order = settings.pop(ORDER, None)
+            run = [*program]
+            if order:
+                run = [*(AWAKE if program == CLOUD else program), "--order", str(order)]
+            cloud = stack.enter_context(running_cloud(run, **settings))
+            started.append(Service(mode, cloud.address, (cloud,)))
+        yield started
+
+
+def split_cores(*, shared: bool = False) -> tuple[Set[int], Set[int]]:
+    """Return the first half of this process's cores for the service, the rest for the generator.
+
+    Both have all where they cannot be chosen, or if there is but one.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        cores, shared = list(range(os.cpu_count() or 1)), True
+    else:
+        cores = sorted(os.sched_getaffinity(0))
+    middle = len(cores) // 2
+    whole = shared or not middle
+    return set(cores if whole else cores[:middle]), set(cores if whole else cores[middle:])
+
+
+@contextmanager
+def pinned(cores: Set[int]) -> Iterator[None]:
+    """Pin this thread, and all threads and processes that it starts meanwhile, to ``cores``."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def placed(service: Set[int], generator: Set[int]) -> dict[str, Any]:
+    """Return for a result how the cores were shared."""
+    return {
+        "cores": hardware.cores() if service == generator else len(service | generator),
+        "service_cores": len(service),
+        "pinned": not service & generator,
+    }

@@ -1,0 +1,173 @@
+import os
+import signal
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from evaluation import world
+from evaluation.errors import ServiceFailed
+from evaluation.world import Process, log_tail, running, running_cloud, write_toml
+
+IDLE = ("tests.evaluation.idle_cloud",)
+SLEEPS = "import time; print('up', flush=True); time.sleep(600)"
+OBEYS = f"import signal, sys; signal.signal(15, lambda *_: sys.exit(0)); {SLEEPS}"
+IS_DEAF = f"import signal; signal.signal(15, signal.SIG_IGN); {SLEEPS}"
+LEAVES_DIRTY = f"import signal, sys; signal.signal(15, lambda *_: sys.exit(9)); {SLEEPS}"
+
+
+def _python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+@contextmanager
+def started(name: str, code: str, log: Path) -> Iterator[Process]:
+    """A process that runs, until it is stopped at the end of the context."""
+    with running(name, _python(code), log) as process:
+        process.wait_until(lambda: "up" in log.read_text(), "start", 60)
+        yield process
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+
+
+def test_a_process_is_stopped_by_sigterm(tmp_path: Path) -> None:
+    with started("edge", OBEYS, tmp_path / "log") as process:
+        process.require_alive()
+    assert process.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "end", "status"),
+    [(LEAVES_DIRTY, "exit status 9", 9), (IS_DEAF, "signal 9", -signal.SIGKILL)],
+)
+def test_an_unclean_end_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, end: str, status: int
+) -> None:
+    """A process that does not end by itself is killed."""
+    monkeypatch.setattr(world, "STOP_S", 0.2 if code == IS_DEAF else world.STOP_S)
+    with (
+        pytest.raises(ServiceFailed, match=f"ended with {end} after SIGTERM"),
+        started("edge", code, tmp_path / "log") as process,
+    ):
+        pass
+    assert process.stop() == status
+
+
+def test_no_process_is_left_when_something_fails(tmp_path: Path) -> None:
+    context = started("edge", LEAVES_DIRTY, tmp_path / "log")
+    process = context.__enter__()
+    hidden = context.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert not hidden
+    assert process.stop() == 9
+
+
+def test_ctrl_c_does_not_reach_a_process(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    code = f"import os; print(os.getpgid(0), flush=True); {OBEYS}"
+    with started("edge", code, log):
+        pass
+    assert int(log.read_text().split()[0]) != os.getpgid(0)
+
+
+def test_settings_of_the_environment_do_not_reach_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OVERREAD_EDGE_CLOUD__ADDRESS", "off")
+    monkeypatch.setenv("overread_cloud_model", "another")
+    monkeypatch.setenv("SOMETHING_ELSE", "stays")
+    log = tmp_path / "log"
+    code = "print(sorted(k for k in os.environ if 'OVERREAD' in k.upper() or 'ELSE' in k))"
+    with started("edge", f"import os; {code}; {OBEYS}", log):
+        pass
+    assert log.read_text().splitlines()[0] == "['SOMETHING_ELSE']"
+
+
+@pytest.mark.parametrize(
+    ("printed", "advice"),
+    [
+        ("UnknownArtifact: no artifact x", "git checkout -- models/weights"),
+        ("AddressUnusable: 127.0.0.1:4711", "the port is taken"),
+    ],
+)
+def test_an_early_end_quotes_the_log_and_says_what_to_do(
+    tmp_path: Path, printed: str, advice: str
+) -> None:
+    code = f"import sys; print({printed!r}); sys.exit(1)"
+    log = tmp_path / "cloud.log"
+    with pytest.raises(ServiceFailed) as failure, running("cloud", _python(code), log) as process:
+        process.wait_until(lambda: False, "serve", 60)
+    said = str(failure.value)
+    assert said.startswith("cloud ended with exit status 1 before its time")
+    assert f"  | {printed}" in said
+    assert advice in said
+
+
+def test_a_slow_start_has_an_end(tmp_path: Path) -> None:
+    times = iter([0.0, 1.0, 2.0, 3.0])
+    log = tmp_path / "log"
+    with (
+        pytest.raises(ServiceFailed, match="edge did not start within 2 s"),
+        running("edge", _python(SLEEPS), log) as process,
+    ):
+        process.wait_until(lambda: False, "start", 2.0, lambda: next(times))
+
+
+def test_a_command_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ServiceFailed, match="edge cannot be started"),
+        running("edge", [str(tmp_path / "none")], tmp_path / "log"),
+    ):
+        pass
+
+
+def test_tail_is_short_whatever_the_log(tmp_path: Path) -> None:
+    """Twelve lines at most, undecodable bytes replaced, and a word for an empty log."""
+    log = tmp_path / "log"
+    log.write_bytes(b"".join(b"%d \xff\n" % n for n in range(30_000)))
+    assert log_tail(log).splitlines()[0] == "  | 29988 \N{REPLACEMENT CHARACTER}"
+    assert len(log_tail(log).splitlines()) == 12
+    log.write_bytes(b"")
+    assert log_tail(log) == "  | (its log is empty)"
+
+
+@pytest.mark.usefixtures("root")
+def test_a_killed_cloud_comes_back_at_the_same_address() -> None:
+    with running_cloud(IDLE) as cloud:
+        assert cloud.serves
+        first = cloud.address
+        assert not first.endswith(":0")
+        cloud.kill()
+        assert not cloud.serves
+        cloud.start()
+        cloud.wait()
+        assert (cloud.address, cloud.kills) == (first, 1)
+    assert not cloud.serves
+
+
+@pytest.mark.usefixtures("root")
+def test_a_cloud_that_ends_by_itself_is_an_error() -> None:
+    early = r"ended with exit status 3 before its time\n(.|\n)*no model to read with"
+    with pytest.raises(ServiceFailed, match=early), running_cloud((*IDLE, "ends")):
+        pass
+
+
+def test_a_cloud_that_cannot_start_says_why() -> None:
+    with (
+        pytest.raises(ServiceFailed, match=r"exit status 1 before its time\n(.|\n)*no-such-model"),
+        running_cloud(model="no-such-model"),
+    ):
+        pass
+
+
+def test_settings_are_written_as_toml(tmp_path: Path) -> None:
+    settings = {
+        "cloud": "off", "poll_s": 0.5, "rules": ["a", "b"], "receive": {"port": 104},
+        "targets": [{"name": "one"}, {"name": "two"}], "quiet": True, "none": [],
+    }  # fmt: skip
+    assert tomllib.loads(write_toml(tmp_path / "x.toml", settings).read_text()) == settings

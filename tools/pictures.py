@@ -1,0 +1,249 @@
+"""Pictures of the pages for the documents, drawn by a real browser.
+
+``python -m tools.pictures report`` shows a report's page at the width of a desktop and of a phone,
+light and dark, and prints it. In each view a script looks for content wider than its page, and for
+text of too little contrast. ``python -m tools.pictures status`` lets a real agent and a real cloud
+read a synthetic chest, and a copy of it that lacks a slice, and shows the agent's status page and
+its viewer.
+"""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from PIL import Image
+from playwright.sync_api import CDPSession, FloatRect, Page, sync_playwright
+
+from evaluation.errors import MissingData, MissingProgram
+from evaluation.phantoms import prepare, whole_chest
+from evaluation.run import run_program
+from evaluation.world import free_ports, running_agent, running_cloud
+from tools.demo import DEADLINE_S, SEED
+
+PATIENCE_S = 900.0
+README_PX = (1000, 1500)
+"""Width and height of the picture in README."""
+VIEWER_PX = (1180, 720)
+COLOURS = 256
+"""Of a picture; more are not seen, and the file is a third as large."""
+
+PAGE_SCRIPT = """
+side => {
+const faults = [];
+const name = e => e.tagName.toLowerCase() + (e.id ? '#' + e.id : '') +
+  (e.classList.length ? '.' + [...e.classList].join('.') : '');
+const clipped = e => { for (; e; e = e.parentElement)
+  if (getComputedStyle(e).clipPath !== 'none') return true; return false; };
+const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
+const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+  .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+const behind = e => { for (; e; e = e.parentElement) {
+  const colour = numbers(getComputedStyle(e).backgroundColor);
+  if (colour.length < 4 || colour[3] > 0) return colour; } return [255, 255, 255]; };
+if (document.documentElement.scrollWidth > side)
+  faults.push(`the page is ${document.documentElement.scrollWidth} px wide, the window ${side} px`);
+for (const e of document.body.querySelectorAll('*')) {
+  if (e.closest('svg') || !e.checkVisibility() || clipped(e)) continue;
+  const box = e.getBoundingClientRect();
+  if (box.left < -0.5 || box.right > side + 0.5)
+    faults.push(`${name(e)} reaches from ${box.left} to ${box.right} px`);
+  if (e.clientWidth && e.scrollWidth > e.clientWidth + 1)
+    faults.push(`${name(e)} holds ${e.scrollWidth} px in ${e.clientWidth} px`);
+  if ([...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) {
+    const [one, other] = [numbers(getComputedStyle(e).color), behind(e)].map(light);
+    const ratio = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+    if (ratio < 4.5) faults.push(`${name(e)} has a contrast of ${ratio.toFixed(1)}`);
+  }
+}
+return [...new Set(faults)];
+}
+"""
+"""Returns the faults of the page in a window of this many pixels: overflow, and contrast below 4.5
+(WCAG 2.2, AA)."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A way to look at the page; ``width`` is in CSS pixels."""
+
+    name: str
+    width: int
+    dark: bool = False
+    phone: bool = False
+    height: int = 900
+
+
+VIEWS = (
+    View("desktop", 1280),
+    View("desktop_dark", 1280, dark=True),
+    View("phone", 390, phone=True),
+    View("phone_dark", 390, dark=True, phone=True),
+)
+
+
+@dataclass(frozen=True)
+class Browser:
+    """A headless Chromium with one ``page``; ``devtools`` are for what playwright lacks."""
+
+    page: Page
+    devtools: CDPSession
+
+    def show(self, view: View) -> None:
+        """Change width, colours and kind of device."""
+        size = {"width": view.width, "height": view.height}
+        scale = {"deviceScaleFactor": 2 if view.phone else 1, "mobile": view.phone}
+        self.devtools.send("Emulation.setDeviceMetricsOverride", {**size, **scale})
+        self.page.emulate_media(media="screen", color_scheme="dark" if view.dark else "light")
+
+    def faults(self, view: View) -> list[str]:
+        """Show the page in this view, and return what `PAGE_SCRIPT` finds."""
+        self.show(view)
+        return [str(fault) for fault in self.page.evaluate(PAGE_SCRIPT, view.width)]
+
+    def screenshot(self, height: int | None = None) -> bytes:
+        """Return the page as PNG, from its top: the whole of it or ``height`` CSS pixels."""
+        whole: Any = self.devtools.send("Page.getLayoutMetrics")
+        size = whole["cssContentSize"]
+        clip = FloatRect(x=0, y=0, width=size["width"], height=height or size["height"])
+        return self.page.screenshot(full_page=True, clip=clip)
+
+    def printed(self) -> bytes:
+        """Return the page as PDF, on A4."""
+        return self.page.pdf(format="A4")
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """Start Chromium; it has ended on return.
+
+    Raises:
+        MissingProgram: it is not installed.
+    """
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        raise MissingProgram("chromium", "apt-get install chromium")
+    # containers have little shared memory
+    arguments = ["--force-color-profile=srgb", "--disable-dev-shm-usage"]
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=program, args=arguments) as shown,
+    ):
+        context = shown.new_context(no_viewport=True)
+        page = context.new_page()
+        yield Browser(page, context.new_cdp_session(page))
+
+
+def look(shown: Browser, page: Path, out: Path) -> dict[str, list[str]]:
+    """Write a screenshot of each of `VIEWS` and the PDF into ``out``; return faults by view."""
+    out.mkdir(parents=True, exist_ok=True)
+    shown.page.goto(page.resolve().as_uri())
+    faults = {}
+    for view in VIEWS:
+        faults[view.name] = shown.faults(view)
+        (out / f"{view.name}.png").write_bytes(shown.screenshot())
+    (out / "printed.pdf").write_bytes(shown.printed())
+    return faults
+
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.command()
+def report(
+    page: Annotated[Path, typer.Argument(help="Page of a report.", metavar="<path>")] = Path(
+        f"demo/reports/phantom-{SEED}/report.html"
+    ),
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("runs/screenshots"),
+    readme: Annotated[
+        Path | None, typer.Option(help="PNG of the page's top, as README has it.")
+    ] = None,
+) -> None:
+    """Show a report's page: desktop, phone, dark, and printed.
+
+    It ends with status 1 if anything is wider than its page, or has too little contrast.
+    """
+    if not page.is_file():
+        raise MissingData(page, "there is no such page; make demo writes the default one")
+    with browser() as shown:
+        found = look(shown, page, out)
+        if readme is not None:
+            shown.show(View("readme", README_PX[0]))
+            readme.write_bytes(shown.screenshot(README_PX[1]))
+    for name, faults in found.items():
+        typer.echo(f"{name}: {'; '.join(faults) or 'nothing overflows, every contrast is enough'}")
+    typer.echo(f"pictures and PDF: {out}")
+    if any(found.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    out: Annotated[Path, typer.Option(help="Folder for status.png and viewer.png.")] = Path("docs"),
+    cache: Annotated[Path, typer.Option(help="Folder for the phantom.")] = Path("demo"),
+) -> None:
+    """Read a phantom with agent and cloud, and draw the status page and the viewer."""
+    (made,) = prepare([whole_chest(SEED)], cache)
+    (port,) = free_ports(1)
+    with (
+        tempfile.TemporaryDirectory(prefix="overread-status-") as work,
+        browser() as shown,
+        running_cloud() as cloud,
+    ):
+        folder = Path(work)
+        for name, without in ((made.folder.name, None), ("incomplete-export", 40)):
+            shutil.copytree(made.folder, folder / "inbox" / name)
+            if without is not None:
+                sorted((folder / "inbox" / name).glob("*.dcm"))[without].unlink()
+            (folder / "inbox" / name / ".done").touch()
+        settings: dict[str, Any] = {
+            "deadline_s": DEADLINE_S,
+            "cloud__address": cloud.address,
+            "page__address": f"127.0.0.1:{port}",
+        }
+        with running_agent(folder, folder / "log", **settings) as agent:
+            reports = [folder / "outbox" / one / "report.json" for one in (made.folder.name, name)]
+            agent.process.wait_until(lambda: all(map(_is_last, reports)), "answer", PATIENCE_S)
+            key = json.loads(reports[0].read_bytes())["study_key"]
+            _draw(shown, f"http://127.0.0.1:{port}", key, out)
+    typer.echo(f"pictures: {out / 'status.png'}, {out / 'viewer.png'}")
+
+
+def _is_last(report: Path) -> bool:
+    return report.is_file() and json.loads(report.read_bytes())["status"] != "provisional"
+
+
+def _draw(shown: Browser, url: str, study_key: str, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    shown.show(View("page", VIEWER_PX[0]))
+    shown.page.goto(url)
+    _wait(lambda: shown.page.evaluate("[...document.images].every(i => i.complete)"))
+    _save(shown.screenshot(), out / "status.png")
+    shown.show(View("viewer", *VIEWER_PX[:1], height=VIEWER_PX[1]))
+    shown.page.goto(f"{url}/study/{study_key}/view#1")
+    _wait(lambda: shown.page.evaluate("document.getElementById('message').hidden"))
+    time.sleep(1.0)  # the slice, and its neighbours
+    _save(shown.screenshot(VIEWER_PX[1]), out / "viewer.png")
+
+
+def _wait(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.2)
+
+
+def _save(png: bytes, path: Path) -> None:
+    with Image.open(BytesIO(png)) as picture:
+        picture.convert("RGB").quantize(COLOURS).save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    run_program(app)
