@@ -29,7 +29,7 @@ class Edge:
 
     def read(self, number: int, *, from_files: bool) -> dict[str, Any]:
         self.files.append(from_files)
-        dead = self.opened[-1]["cloud"] != OFF
+        dead = self.opened[-1]["cloud__address"] != OFF
         return {
             "took_s": 1.0 + 0.01 * dead + 3.0 * (dead and number == 0),
             "scheduler_delay_s": 0.1,

@@ -54,7 +54,7 @@ def test_studies_from_memory_are_read_once(tmp_path: Path) -> None:
     nodules = (Nodule(HIT, 8.0, "solid"), Nodule((5.0, 5.0, 5.0), 8.0, "solid"))
     studies = Studies([Prepared(tmp_path / name, nodules) for name in ("a", "b")])
     commands = [
-        command(open={"deadline_s": 9.0, "cloud": "off"}),
+        command(open={"deadline_s": 9.0, "cloud__address": "off"}),
         *(command(read=number, from_files=False) for number in range(3)),
         command(read=3, from_files=True),
         command(open={"deadline_s": 8.0}),
@@ -112,7 +112,7 @@ def test_an_edge_answers_line_by_line_and_its_end_is_an_error(
     monkeypatch.chdir(Path(__file__).resolve().parents[3])
     log, cache = tmp_path / "log", tmp_path / "cache"
     with edge_process(4, 7, cache, log, ("tests.evaluation.scripted_edge",)) as edge:
-        assert edge.open(cloud="off") == f"4 7 {cache}"
+        assert edge.open(cloud__address="off") == f"4 7 {cache}"
         assert edge.read(2, from_files=True) == {"read": 2, "from_files": True}
         with pytest.raises(ServiceFailed, match=r"exit status 4\n.*thirteen is unlucky"):
             edge.read(13, from_files=False)

@@ -105,8 +105,8 @@ def test_the_edge_speaks_through_the_proxy() -> None:
     found = list(read_part(run, STEADY, edge, WrittenCloud(), range(3, 7)))
     (settings,) = edge.opened
     assert (settings["deadline_s"], settings["replay"]) == (2.0, True)
-    assert settings["cloud"].startswith("127.0.0.1:")
-    assert settings["cloud"] != "127.0.0.1:9"
+    assert settings["cloud__address"].startswith("127.0.0.1:")
+    assert settings["cloud__address"] != "127.0.0.1:9"
     assert edge.files == [False, True, False, True]
     assert [(one["trace"], one["number"]) for one in found] == [("steady", n) for n in range(3, 7)]
     assert {one["bytes"] for one in found} == {0}
@@ -115,7 +115,7 @@ def test_the_edge_speaks_through_the_proxy() -> None:
 def test_off_is_the_edge_alone() -> None:
     edge = WrittenEdge()
     found = list(read_part(Run(3, {}, 2.0), None, edge, WrittenCloud(), range(3)))
-    assert edge.opened == [{"replay": False, "cloud": "off"}]
+    assert edge.opened == [{"replay": False, "cloud__address": "off"}]
     assert [one["trace"] for one in found] == [OFF] * 3
 
 
@@ -209,7 +209,7 @@ def test_edges_read_at_the_same_time() -> None:
     read_all(Run(6), parts, edges, WrittenCloud(), lambda r: told.append((r["trace"], r["number"])))
     assert sorted(told) == [(name, n) for name in "ab" for n in range(6)]
     assert all(edge.files for edge in edges)
-    seen = [{one["cloud"] for one in edge.opened} for edge in edges]
+    seen = [{one["cloud__address"] for one in edge.opened} for edge in edges]
     assert not seen[0] & seen[1]
 
 
