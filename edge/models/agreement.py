@@ -17,6 +17,10 @@ from models.runtime.detection import Candidate
 
 NEAR_MM = 5.0
 """Two candidates are the same within this distance, or within half of the larger diameter."""
+LEAST_STUDIES = 20
+"""Studies that must have been compared before a model may be promoted."""
+LEAST_KEPT = 0.95
+"""Least part of the findings that the new model must put forward too."""
 MOST_ADDED = 0.5
 """Findings a study that only the new model has, on average, at most."""
 MOST_REGIONS, MORE_REGIONS = 1.5, 2.0
@@ -73,20 +77,17 @@ class Agreement:
     logit_p95: float | None = None
     time_ratio: float | None = None
 
-    def problems(self, studies: int, least_share: float) -> list[str]:
-        """Return why the new model may not be promoted by itself; empty for nothing.
-
-        ``studies`` must have been compared, and ``least_share`` of the findings kept.
-        """
+    def problems(self) -> list[str]:
+        """Return why the new model may not be promoted by itself; empty for nothing."""
         found = []
-        if self.studies < studies:
-            found.append(f"{self.studies} studies were compared, expected {studies}")
+        if self.studies < LEAST_STUDIES:
+            found.append(f"{self.studies} studies were compared, expected {LEAST_STUDIES}")
         if self.kept_share is None:
             found.append("no study with a finding was compared")
-        elif self.kept_share < least_share:
+        elif self.kept_share < LEAST_KEPT:
             found.append(
                 f"it puts forward {self.kept} of {self.findings} findings"
-                f" ({100 * self.kept_share:.0f} %), expected {100 * least_share:g} %"
+                f" ({100 * self.kept_share:.0f} %), expected {100 * LEAST_KEPT:g} %"
             )
         if self.added > MOST_ADDED:
             found.append(

@@ -16,7 +16,6 @@ from edge.models.errors import ModelUpdateError, NotPromotable
 from edge.models.fetch import require_owner
 from edge.models.folder import ModelFolders
 from edge.models.store import SHIPPED, Choice, ModelStore, StoredPackage, open_models
-from edge.settings.core import EdgeSettings
 from edge.site import Site
 from models.runtime.errors import ModelError
 from models.runtime.package import Package
@@ -52,7 +51,7 @@ def models_state(site: Site) -> ModelsState:
         sqlite3.Error: it does not answer.
     """
     with open_models(site) as store:
-        return _state(store, site.settings)
+        return _state(store)
 
 
 def promote(
@@ -83,8 +82,7 @@ def promote(
             raise NotPromotable(f"{package.version} is active already")
         found = require_sound(package, site)
         agreement = agreement_of(store.compared(package.version, choice.active))
-        wanted = site.settings.models
-        problems = agreement.problems(wanted.shadow_studies, wanted.shadow_agreement)
+        problems = agreement.problems()
         if problems and not force:
             raise NotPromotable(f"{'; '.join(problems)}; --force promotes it even so")
         facts: dict[str, Any] = {
@@ -138,14 +136,13 @@ def require_sound(package: StoredPackage, site: Site) -> Package:
     return found
 
 
-def _state(store: ModelStore, settings: EdgeSettings) -> ModelsState:
+def _state(store: ModelStore) -> ModelsState:
     choice = store.choice()
     package = store.package(choice.shadow) if choice.shadow else None
     shadow = None
     if package is not None:
         compared = store.compared(package.version, choice.active)
         agreement = agreement_of(compared)
-        wanted = settings.models
-        problems = agreement.problems(wanted.shadow_studies, wanted.shadow_agreement)
+        problems = agreement.problems()
         shadow = ShadowState(package.version, package.name, agreement, tuple(problems), compared)
     return ModelsState(choice, tuple(store.packages()), shadow)

@@ -46,8 +46,10 @@ LOOK_S = 1.0
 """The choice in the database is read at most once in this time."""
 MOST_FAILURES = 3
 """After this number of errors this process no longer tries a model in shadow."""
+FETCH_EVERY_S = 86_400.0
+"""Time between two requests for a new model."""
 FIRST_PAUSE_S = 60.0
-"""Pause after the first fetch that failed; it doubles up to the time between two looks."""
+"""Pause after the first fetch that failed; it doubles up to `FETCH_EVERY_S`."""
 AUTO = "auto"
 """The value of the setting ``engine`` that leaves the choice to the program."""
 AGENT = "agent"
@@ -345,17 +347,16 @@ def fetching(site: Site) -> Iterator[None]:
     stop = threading.Event()
 
     def fetch_on() -> None:
-        every_s = 3600 * settings.models.fetch_hours
-        first_s, failures = min(FIRST_PAUSE_S, every_s), 0
+        failures = 0
         while True:
             try:
                 found = fetch(site, user=AGENT)
                 log.info("model looked for", version=found.version, new=found.new)
-                wait_s, failures = every_s, 0
+                wait_s, failures = FETCH_EVERY_S, 0
             except Exception as error:  # the agent goes on, and it is tried again
                 log.warning("model not fetched", reason=f"{type(error).__name__}: {error}")
                 failures += 1
-                wait_s = doubled(first_s, every_s, failures - 1)
+                wait_s = doubled(FIRST_PAUSE_S, FETCH_EVERY_S, failures - 1)
             if stop.wait(wait_s):
                 return
 

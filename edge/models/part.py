@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from edge.audit import Person
 from edge.checks import Checked, Level, Results
+from edge.models.agreement import LEAST_STUDIES
 from edge.models.choose import models_state, promote, require_sound, roll_back
 from edge.models.errors import NotPromotable, UpdatesOff
 from edge.models.live import LiveModels, fetching
@@ -102,7 +103,7 @@ class ModelsPart(Part):
         settings = self.agent.site.settings
         return {
             "state": models_state(self.agent.site),
-            "wanted": settings.models.shadow_studies,
+            "wanted": LEAST_STUDIES,
             "shipped": settings.screening_model,
         }
 

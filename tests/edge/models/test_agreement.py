@@ -77,6 +77,6 @@ def test_studies_are_put_together() -> None:
 )
 def test_what_speaks_against_a_promotion_is_said(change: dict[str, float], says: str) -> None:
     good = agreement_of([SAME] * 20)
-    assert good.problems(20, 0.95) == []
-    (problem,) = replace(good, **change).problems(20, 0.95)  # type: ignore[arg-type]
+    assert good.problems() == []
+    (problem,) = replace(good, **change).problems()  # type: ignore[arg-type]
     assert says in problem

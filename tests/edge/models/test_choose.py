@@ -17,7 +17,7 @@ from edge.access import user_name
 from edge.audit import Event
 from edge.cli.main import app
 from edge.doctor import Level, examine
-from edge.models.agreement import Compared
+from edge.models.agreement import LEAST_STUDIES, Compared
 from edge.models.choose import models_state, promote, roll_back
 from edge.models.errors import NotPromotable, UpdatesOff
 from edge.models.fetch import fetch
@@ -30,6 +30,7 @@ from tests.edge.models.signed import SMALL, Edge, Signed, edge, offering, signed
 from tests.edge.running_agent import PATIENCE_S, PROCESSES
 
 GOOD = Compared(2, 2, 0, 3, 3, 5, 0.1, 0.4, 1.0, 1.0)
+ENOUGH = (GOOD,) * LEAST_STUDIES
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def site(fetched: Edge, tmp_path: Path) -> Iterator[Edge]:
     shutil.copytree(fetched.root / "state", tmp_path / "state")
     every.cache_clear()
     cloud, key = fetched.settings.cloud.address or "", fetched.settings.models.keys[0]
-    yield edge(tmp_path, cloud, key, models__shadow_studies=3)
+    yield edge(tmp_path, cloud, key)
     every.cache_clear()
 
 
@@ -67,7 +68,7 @@ def add(site: Edge, *compared: Compared, active: str = SHIPPED) -> str:
 
 
 def test_a_model_that_agrees_is_promoted_and_the_record_says_by_whom(site: Edge) -> None:
-    version = add(site, GOOD, GOOD, GOOD)
+    version = add(site, *ENOUGH)
     assert promote(site.site, user="anna") == version
     with site.store() as store:
         choice = store.choice()
@@ -75,17 +76,17 @@ def test_a_model_that_agrees_is_promoted_and_the_record_says_by_whom(site: Edge)
     record = site.trail()[-1]
     assert record.event == Event.MODEL_PROMOTED
     fields = {k: record.fields[k] for k in ("user", "forced", "studies", "kept", "findings")}
-    assert fields == {"user": "anna", "forced": False, "studies": 3, "kept": 6, "findings": 6}
+    assert fields == {"user": "anna", "forced": False, "studies": 20, "kept": 40, "findings": 40}
     assert len(record.fields["sha256"]) == 64
 
 
 @pytest.mark.parametrize(
     ("compared", "says"),
     [
-        ((), "0 studies were compared, expected 3"),
-        ((GOOD, GOOD), "2 studies were compared"),
-        ((GOOD, GOOD, replace(GOOD, kept=0)), "4 of 6 findings"),
-        ((GOOD, GOOD, replace(GOOD, added=9)), "findings a study of its own"),
+        ((), "0 studies were compared, expected 20"),
+        (ENOUGH[1:], "19 studies were compared"),
+        ((*ENOUGH, *[replace(GOOD, kept=0)] * 2), "40 of 44 findings"),
+        ((*ENOUGH, replace(GOOD, added=20)), "findings a study of its own"),
     ],
 )
 def test_a_model_that_agrees_too_little_is_promoted_by_force_alone(
@@ -103,13 +104,13 @@ def test_a_model_that_agrees_too_little_is_promoted_by_force_alone(
 
 
 def test_what_was_compared_with_another_model_does_not_count(site: Edge) -> None:
-    add(site, GOOD, GOOD, GOOD, active="another-1")
+    add(site, *ENOUGH, active="another-1")
     with pytest.raises(NotPromotable, match="0 studies were compared"):
         promote(site.site, user="anna")
 
 
 def test_a_model_that_was_damaged_or_is_not_trusted_any_more_is_not_promoted(site: Edge) -> None:
-    version = add(site, GOOD, GOOD, GOOD)
+    version = add(site, *ENOUGH)
     untrusting = changed(site.settings, models__keys=())
     with pytest.raises(NotPromotable, match=r"set models\.keys"):
         promote(site_of(untrusting), user="anna", force=True)
@@ -121,7 +122,7 @@ def test_a_model_that_was_damaged_or_is_not_trusted_any_more_is_not_promoted(sit
 
 def test_going_back_leads_to_the_model_before_and_only_once(site: Edge) -> None:
     """The model that was left is not in shadow again by itself."""
-    version = add(site, GOOD, GOOD, GOOD)
+    version = add(site, *ENOUGH)
     with pytest.raises(NotPromotable, match="no model to go back to"):
         roll_back(site.site, user="anna")
     promote(site.site, user="anna")
@@ -142,7 +143,7 @@ def test_going_back_leads_to_the_model_before_and_only_once(site: Edge) -> None:
 def test_a_model_that_was_rolled_back_is_in_shadow_again_only_if_somebody_says_so(
     hospital: Signed, site: Edge
 ) -> None:
-    version = add(site, GOOD, GOOD, GOOD)
+    version = add(site, *ENOUGH)
     promote(site.site, user="anna")
     roll_back(site.site, user="anna")
     with offering(hospital, SMALL) as cloud:
@@ -156,7 +157,7 @@ def test_a_model_that_was_rolled_back_is_in_shadow_again_only_if_somebody_says_s
 
 
 def test_the_active_model_is_opened_at_the_start(site: Edge) -> None:
-    version = add(site, GOOD, GOOD, GOOD)
+    version = add(site, *ENOUGH)
     promote(site.site, user="anna")
     opened = LiveModels(site.site).open_active()
     assert opened.name == SMALL
@@ -168,7 +169,7 @@ def test_an_active_model_that_cannot_be_opened_is_replaced_at_the_start(
     fault: str, site: Edge
 ) -> None:
     """The agent works on with the model before, and the trail says so."""
-    version = add(site, GOOD, GOOD, GOOD)
+    version = add(site, *ENOUGH)
     promote(site.site, user="anna")
     every.cache_clear()
     folder, settings = site.models / version, site.settings
@@ -195,7 +196,7 @@ def test_an_active_model_that_cannot_be_opened_is_replaced_at_the_start(
 
 
 def test_the_model_before_is_taken_where_it_was_fetched_too(hospital: Signed, site: Edge) -> None:
-    first = add(site, GOOD, GOOD, GOOD)
+    first = add(site, *ENOUGH)
     promote(site.site, user="anna")
     with offering(hospital) as cloud:
         settings = changed(site.settings, cloud__address=cloud.address)
@@ -210,7 +211,7 @@ def test_the_model_before_is_taken_where_it_was_fetched_too(hospital: Signed, si
 
 
 def test_the_doctor_names_the_models_from_the_cloud(site: Edge) -> None:
-    version = add(site, GOOD, GOOD, GOOD)
+    version = add(site, *ENOUGH)
 
     def said() -> list[tuple[Level, str]]:
         return [(c.level, c.text) for c in examine(site.site, PARTS) if version in c.text]
@@ -241,7 +242,7 @@ def change_until(site: Edge, what: str, crash: tuple[ModelStep, bool]) -> None:
 def test_a_kill_leaves_the_old_choice_or_the_new_one_with_its_record(
     what: str, step: ModelStep, site: Edge
 ) -> None:
-    version = add(site, GOOD, GOOD, GOOD)
+    version = add(site, *ENOUGH)
     if what == "roll back":
         promote(site.site, user="anna")
     for durable in (False, True):
@@ -270,7 +271,7 @@ def run(site: Edge, *arguments: str) -> Result:
     """Run a command with the settings of a site."""
     file, settings = site.root / "edge.toml", site.settings
     lines = [f'{name} = "{getattr(settings, name)}"' for name in ("inbox", "outbox", "state_dir")]
-    lines += [f'cloud.address = "{settings.cloud.address}"', "[models]", "shadow_studies = 3"]
+    lines += [f'cloud.address = "{settings.cloud.address}"', "[models]"]
     lines += [f'folder = "{settings.models.folder}"', f'keys = ["{settings.models.keys[0]}"]']
     file.write_text("\n".join(lines))
     return CliRunner().invoke(app, ["models", *arguments, "--config", str(file)])
@@ -283,8 +284,8 @@ def test_the_commands_show_promote_and_roll_back(site: Edge) -> None:
         "screening-int8", None, version,
     )  # fmt: skip
     assert shown["agreement"]["kept"] == 4
-    assert shown["against_promotion"] == ["2 studies were compared, expected 3"]
-    assert "2 of 3" in run(site, "list").stdout
+    assert shown["against_promotion"] == ["2 studies were compared, expected 20"]
+    assert "2 of 20" in run(site, "list").stdout
     refused = run(site, "promote")
     assert refused.exit_code == 1
     assert refused.stderr.startswith("NotPromotable: 2 studies were compared")

@@ -122,13 +122,13 @@ def test_a_new_model_comes_is_tried_promoted_and_rolled_back_while_the_agent_wor
     """It is the shipped one with another threshold: it agrees in everything that it finds."""
     monkeypatch.setattr("edge.models.agreement.MOST_TIME", 1000.0)  # of one study, the first
     with offering(hospital) as cloud:
-        given = {**READ, "models__fetch": True, "models__shadow_studies": 1}
+        given = {**READ, "models__fetch": True}
         site = edge(tmp_path, cloud.address, hospital.key, **given)
         with running(site):
             until(lambda: models_state(site.site).shadow is not None)
             first = report_compared(site, study, "one")
             seen = compared(site)[0]
-            version = promote(site.site, user="anna")
+            version = promote(site.site, user="anna", force=True)
             second = report_by(version, site, study, "two")
             roll_back(site.site, user="anna")
             third = report_by(first["models"]["edge"].split()[1], site, study, "three")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge.audit import Event
-from edge.models.agreement import Compared
+from edge.models.agreement import LEAST_STUDIES, Compared
 from edge.models.fetch import fetch
 from edge.models.part import ModelsPart
 from edge.models.store import SHIPPED
@@ -27,7 +27,7 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> Edge:
     root = tmp_path_factory.mktemp("site")
     hospital = signed(tmp_path_factory.mktemp("hospital"))
     with offering(hospital, SMALL) as cloud:
-        site = edge(root, cloud.address, hospital.key, models__shadow_studies=3)
+        site = edge(root, cloud.address, hospital.key)
         fetch(site.site, user="agent")
     return site
 
@@ -63,8 +63,8 @@ def test_versions_and_agreement_are_shown(page: tuple[Edge, Visit]) -> None:
     site, visit = page
     version = add(site, GOOD, replace(GOOD, kept=1))
     text = visit.get("/").text
-    for words in (version, "screening-int8 (shipped)", "2 of 3 studies compared", "3 of 4 (75 %)",
-                  "median 0.10", "3 of 4 findings", "expected 3"):  # fmt: skip
+    for words in (version, "screening-int8 (shipped)", "2 of 20 studies compared", "3 of 4 (75 %)",
+                  "median 0.10", "3 of 4 findings", "expected 20"):  # fmt: skip
         assert words in text
     assert "/models/promote" not in text
     assert "/models/rollback" not in text
@@ -74,7 +74,7 @@ def test_a_person_promotes_and_rolls_back_and_the_trail_has_the_name(
     page: tuple[Edge, Visit],
 ) -> None:
     site, visit = page
-    version = add(site, GOOD, GOOD, GOOD)
+    version = add(site, *[GOOD] * LEAST_STUDIES)
     assert "/models/promote" in visit.get("/").text
     done = visit.post("/models/promote", {"token": visit.token("/"), "version": version})
     assert (done.status_code, done.headers["location"]) == (303, "/?note=models.promote")
@@ -104,7 +104,7 @@ def test_a_model_that_agrees_too_little_is_not_promoted_on_the_page(
 @pytest.mark.parametrize("path", ["/models/promote", "/models/rollback"])
 def test_another_page_cannot_change_the_model(path: str, page: tuple[Edge, Visit]) -> None:
     site, visit = page
-    version = add(site, GOOD, GOOD, GOOD)
+    version = add(site, *[GOOD] * LEAST_STUDIES)
     assert visit.post(path, {"token": "x", "version": version}).status_code == 403
     form = {"token": visit.token("/"), "version": version}
     assert visit.post(path, form, origin="https://elsewhere.example").status_code == 403
