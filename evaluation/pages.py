@@ -108,9 +108,17 @@ def measured_by(result: Mapping[str, Any]) -> Command:
     return next(one for one in MEASURED if one.name == name)
 
 
-def table(result: Mapping[str, Any], name: str) -> str:
-    """Return one of the tables that the command prints."""
-    return measured_by(result).table(name).of(result).markdown()
+def table(result: Mapping[str, Any], name: str, **only: Any) -> str:
+    """Return one of the tables that the command prints, ``only`` of rows with one of these values.
+
+    For example ``only`` is ``scans=["val", "all"]``.
+    """
+    made = measured_by(result).table(name)
+    if only:
+        key = str(made.rows or name)
+        rows = [row for row in result[key] if all(row[k] in kept for k, kept in only.items())]
+        result = {**result, key: rows}
+    return made.of(result).markdown()
 
 
 def bars(result: Mapping[str, Any]) -> str:
