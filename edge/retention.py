@@ -71,7 +71,6 @@ class Retention:
     """What may be removed, and when it was last looked for.
 
     Args:
-        on_removed: called with the kind of each thing that was removed.
         before_removal: called with the key of a study whose files are about to be removed.
         clock: monotonic; ``wall``: seconds since the epoch.
     """
@@ -81,13 +80,12 @@ class Retention:
         folders: AgentFolders,
         store: StudyStore,
         settings: EdgeSettings,
-        on_removed: Callable[[str], None] = lambda _kind: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         before_removal: Callable[[str], None] = lambda _key: None,
     ) -> None:
         self._before_removal = before_removal
-        self._folders, self._store, self._on_removed = folders, store, on_removed
+        self._folders, self._store = folders, store
         self._clock, self._wall = clock, wall
         self._offset_s = wall() - clock()
         keep = settings.retention
@@ -202,7 +200,6 @@ class Retention:
             if self._remove(one.folder, partial(remove_one, one)):
                 self._bytes.pop(one.folder, None)
                 log.info("removed", kind=limits.kind, study_key=one.key, reason=why)
-                self._on_removed(limits.kind)
                 return True
             self._store.trail.record(Event.REMOVAL_FAILED, study_key=one.key, kind=limits.kind)
         return False
@@ -255,9 +252,6 @@ class RetentionPart(Part):
 
     def __init__(self, agent: Agent) -> None:
         super().__init__(agent)
-        self._removed = agent.telemetry.counter(
-            "removed", "Studies and reports removed by the limits of what is kept", "kind"
-        )
         self._kept: tuple[StudyStore, Retention] | None = None
 
     def work(self, waiting: bool) -> bool:
@@ -278,14 +272,7 @@ class RetentionPart(Part):
             for part in agent.parts:
                 part.forget(key)
 
-        return Retention(
-            site.folders,
-            store,
-            site.settings,
-            lambda kind: self._removed.labels(kind).inc(),
-            agent.clock,
-            before_removal=forget,
-        )
+        return Retention(site.folders, store, site.settings, agent.clock, before_removal=forget)
 
 
 def _changed(path: Path) -> float:

@@ -23,17 +23,14 @@ class Telemetry:
         self._second = self.counter(
             "second_readings", "Second readings by completeness", "second_reading"
         )
-        self._routes = self.counter("candidates", "Candidates by route", "route")
-        self._audits = self.counter(
-            "audits", "Studies without an uncertain candidate, by outcome of the audit", "outcome"
-        )
-        self._guarantees = self.counter(
-            "guarantees", "Reports by whether they give a guarantee for missed nodules", "given"
-        )
         self._late = self.counter("late_reports", "Reports after their deadline")
-        self._amendments = self.counter("amendments", "Amended versions by status", "status")
-        self._stages = self._seconds("stage_seconds", "Time that each stage took")
-        self._budgets = self._seconds("stage_budget_seconds", "Budget of each stage")
+        self._stages = Histogram(
+            "overread_edge_stage_seconds",
+            "Time that each stage took",
+            ["stage"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
         self._claimed = self.gauge("claimed_studies", "Studies claimed and not finished")
         self._suspended = self.gauge(
             "suspended_studies", "Studies and pending reads that wait for the next start"
@@ -55,10 +52,6 @@ class Telemetry:
     def gauge(self, name: str, text: str, *labels: str) -> Gauge:
         """Return a new gauge, ``overread_edge_NAME``."""
         return Gauge(f"overread_edge_{name}", text, labels, registry=self.registry)
-
-    def _seconds(self, name: str, text: str) -> Histogram:
-        full_name = f"overread_edge_{name}"
-        return Histogram(full_name, text, ["stage"], buckets=SECONDS, registry=self.registry)
 
     def observe_link(self, estimate: Callable[[], LinkEstimate]) -> None:
         """Call ``estimate`` at every collection of `cloud_available`; it must not wait."""
@@ -83,23 +76,13 @@ class Telemetry:
         """Set the gauge of studies in the inbox that the agent may not move or read."""
         self._blocked.set(count)
 
-    def count_amendment(self, report: Report) -> None:
-        """Count a new version of a report that was counted before."""
-        self._amendments.labels(report.status.value).inc()
-
     def count_report(self, report: Report) -> None:
         """Count one report."""
         self._studies.labels(report.status.value).inc()
         if report.was_read:
             self._second.labels(report.second_reading.value).inc()
-            self._guarantees.labels("yes" if report.guarantee.given else "no").inc()
-        if report.audit is not None:
-            self._audits.labels(report.audit.outcome.value).inc()
-        for decision in report.decisions:
-            self._routes.labels(decision.route.value).inc()
         for entry in report.ledger:
             self._stages.labels(entry.stage).observe(entry.took_s)
-            self._budgets.labels(entry.stage).observe(entry.budget_s)
         if report.took_s > report.deadline_s:
             self._late.inc()
 

@@ -308,7 +308,6 @@ def main_loop(
     settings, folders, telemetry = agent.site.settings, agent.site.folders, agent.telemetry
 
     def on_amended(report: Report) -> None:
-        telemetry.count_amendment(report)
         for part in agent.parts:
             _tell(part.name, part.amended, report)
 

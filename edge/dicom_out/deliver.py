@@ -173,7 +173,6 @@ class Sender:
     Args:
         target: where to; its settings are ``settings``.
         stopped: whether the agent stops; an object that is being sent is finished.
-        on_outcome: called with ``sent``, ``failed`` or ``dead`` after each attempt.
         clock: monotonic, in seconds.
     """
 
@@ -185,14 +184,13 @@ class Sender:
         outbox: Path,
         *,
         stopped: Callable[[], bool] = lambda: False,
-        on_outcome: Callable[[str], None] = lambda _outcome: None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Jitter = random.uniform,
     ) -> None:
         self._settings, self._name, self._target = settings, settings.name, target
         self._store, self._exports = store, store.extension(ExportStore)
         self._outbox, self._stopped = outbox, stopped
-        self._on_outcome, self._clock, self._jitter = on_outcome, clock, jitter
+        self._clock, self._jitter = clock, jitter
         self._failures, self._until, self._resends = 0, float("-inf"), 0
         self._refused_until: dict[tuple[str, int, int], float] = {}
 
@@ -244,14 +242,11 @@ class Sender:
             self._refused(delivery, sent)
         elif sent.unreachable:
             exports.failed(delivery, sent.unreachable, sent.stored, counts=False)
-            if sent.unreachable != STOPPED:
-                self._on_outcome("failed")
         else:
             with suppress(OSError):  # it only saves sending it again after the database is lost
                 (folder / f"{_SENT}{self._name}").touch(mode=0o600)
                 sync_folder(folder)
             exports.sent(delivery, sent.stored)
-            self._on_outcome("sent")
             names = {"study_key": key, "version": delivery.version, "target": self._name}
             log.info("delivered", **names, objects=len(sent.stored))
 
@@ -279,13 +274,11 @@ class Sender:
         self._exports.failed(delivery, reason, sent.stored, counts=True)
         wait_s = _pause_s(attempts, self._jitter)
         self._refused_until[_identity(delivery)] = self._clock() + wait_s
-        self._on_outcome("failed")
         log.warning("delivery refused", **self._words(delivery, sent), pause_s=round(wait_s, 1))
 
     def _give_up(self, delivery: Delivery, reason: str, sent: Sent) -> None:
         self._exports.give_up(delivery, reason, sent.stored)
         self._refused_until.pop(_identity(delivery), None)
-        self._on_outcome("dead")
         hint = "overread-edge targets says why, overread-edge resend sends it again"
         log.error("dead letter", **self._words(delivery, sent), hint=hint)
 
@@ -334,15 +327,13 @@ def delivering(
     targets: Sequence[tuple[DicomTarget | DicomWebTarget, Target]],
     *,
     on_step: StepHook = lambda _step, _durable: None,
-    on_outcome: Callable[[str, str], None] = lambda _target, _outcome: None,
     on_backlog: Callable[[Mapping[str, Backlog], int], None] = lambda _backlogs, _making: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[None]:
     """Make and send objects for the time of the context, in a thread each.
 
-    ``on_outcome`` gets the name of a target and what became of an
-    attempt; ``on_backlog`` the backlog of each target, and how many versions have no objects yet.
-    All three are called by these threads.
+    ``on_backlog`` gets the backlog of each target, and how many versions have no objects yet. It is
+    called by these threads, and so is ``on_step``.
     """
     stop, names = Event(), [settings.name for settings, _ in targets]
     path, outbox, poll_s = site.database, site.folders.outbox, site.settings.poll_s
@@ -354,13 +345,7 @@ def delivering(
         settings: DicomTarget | DicomWebTarget, target: Target
     ) -> Callable[[StudyStore], Worker]:
         return lambda store: Sender(
-            settings,
-            target,
-            store,
-            outbox,
-            stopped=stop.is_set,
-            on_outcome=lambda outcome: on_outcome(settings.name, outcome),
-            clock=clock,
+            settings, target, store, outbox, stopped=stop.is_set, clock=clock
         )
 
     def work(start: Callable[[StudyStore], Worker]) -> None:

@@ -31,12 +31,6 @@ class DeliverPart(Part):
     def __init__(self, agent: Agent, make_objects: MakeObjects = made_objects) -> None:
         super().__init__(agent)
         self._make_objects, telemetry = make_objects, agent.telemetry
-        self._deliveries = telemetry.counter(
-            "deliveries", "Attempts to deliver objects, by target and outcome", "target", "outcome"
-        )
-        self._undelivered = telemetry.gauge(
-            "undelivered_reports", "Versions of reports that a target waits for", "target"
-        )
         self._undelivered_age = telemetry.gauge(
             "undelivered_oldest_seconds", "Age of the oldest one that a target waits for", "target"
         )
@@ -95,7 +89,6 @@ class DeliverPart(Part):
             self._make_objects,
             [(one, open_target(one)) for one in targets],
             on_step=agent.on_step,
-            on_outcome=lambda target, outcome: self._deliveries.labels(target, outcome).inc(),
             on_backlog=self._set_backlog,
             clock=agent.clock,
         )
@@ -109,7 +102,6 @@ class DeliverPart(Part):
     def _set_backlog(self, backlogs: Mapping[str, Backlog], making: int) -> None:
         self._unmade.set(making)
         for target, backlog in backlogs.items():
-            self._undelivered.labels(target).set(backlog.waiting)
             self._undelivered_age.labels(target).set(backlog.oldest_s)
             self._dead.labels(target).set(backlog.dead)
 

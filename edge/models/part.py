@@ -115,30 +115,20 @@ class ModelsPart(Part):
 
 
 class _Metrics(Collector):
-    """Which models read, and how far the one in shadow agrees; old versions leave no series."""
+    """Which models read; old versions leave no series."""
 
     def __init__(self, part: ModelsPart) -> None:
         self._part = part
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all, without samples for what there is not."""
+        """Yield the model that is active, and the one in shadow."""
         info = GaugeMetricFamily(
             "overread_edge_model_info",
             "1 for the model that reads (active), and the one that is tried (shadow)",
             labels=["role", "model", "version"],
         )
-        studies = GaugeMetricFamily(
-            "overread_edge_shadow_studies", "Studies that the model in shadow has read"
-        )
-        kept = GaugeMetricFamily(
-            "overread_edge_shadow_agreement",
-            "Part of the findings that the model in shadow puts forward too, 0 to 1",
-        )
         if self._part.is_on:
             info.add_metric(["active", *self._part.live.active_model()], 1)
             if (tried := self._part.live.shadow_state()) is not None:
                 info.add_metric(["shadow", tried.name, tried.version], 1)
-                studies.add_metric([], tried.agreement.studies)
-                if tried.agreement.kept_share is not None:
-                    kept.add_metric([], tried.agreement.kept_share)
-        yield from (info, studies, kept)
+        yield info

@@ -65,7 +65,7 @@ def retention(
     given = settings_in(root, **settings)
     folders, clock = AgentFolders.of(given), HandClock()
     seen = wall or (lambda: NOW)
-    return Retention(folders, store, given, [].append, clock, seen, before_removal)
+    return Retention(folders, store, given, clock, seen, before_removal)
 
 
 def run(of: Retention) -> None:

@@ -68,7 +68,6 @@ class Deliveries:
         self.outbox = self.folders.outbox
         self.targets = targets
         self.stops = False
-        self.outcomes: list[tuple[str, str]] = []
         self.start()
 
     def start(self) -> None:
@@ -77,13 +76,7 @@ class Deliveries:
         self.maker = ObjectMaker(self.store, self.outbox, self._made, **rules)
         self.senders = {
             one.name: Sender(
-                one,
-                open_target(one),
-                self.store,
-                self.outbox,
-                stopped=lambda: self.stops,
-                on_outcome=lambda outcome, name=one.name: self.outcomes.append((name, outcome)),
-                **rules,
+                one, open_target(one), self.store, self.outbox, stopped=lambda: self.stops, **rules
             )
             for one in self.targets
         }

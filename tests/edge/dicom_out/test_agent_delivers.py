@@ -186,7 +186,7 @@ def test_a_report_stays_until_every_target_has_it(tmp_path: Path, pacs: Pacs) ->
 
         def remove_old() -> None:
             clock = HandClock()
-            retention = Retention(folders, store, settings, [].append, clock, lambda: later)
+            retention = Retention(folders, store, settings, clock, lambda: later)
             while retention.run_once():
                 pass
 

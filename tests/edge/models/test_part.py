@@ -32,8 +32,5 @@ def test_the_models_are_those_of_the_moment_and_old_versions_leave_no_series(
     monkeypatch.setattr(part.live, "active_model", lambda: active[0])
     monkeypatch.setattr(part.live, "shadow_state", lambda: shadows[0])
     assert (info("active", "1.0"), info("shadow", "1.1")) == (1, 1)
-    assert value("overread_edge_shadow_agreement") == 0.75
-    assert value("overread_edge_shadow_studies") == 3
     active[0], shadows[0] = ("screening-int8", "1.1"), None
     assert (info("active", "1.0"), info("active", "1.1"), info("shadow", "1.1")) == (None, 1, None)
-    assert value("overread_edge_shadow_agreement") is None
