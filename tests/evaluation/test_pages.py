@@ -63,11 +63,8 @@ def test_a_page_can_do_without_any_result(name: str, results: Path) -> None:
         assert typed not in render(template, results).split("\n\n")
 
 
-def test_every_result_of_the_budget_is_measured_by_a_claim() -> None:
-    text = BUDGET.read_text()
-    found = read_results(DOCS / "results")
-    used = {name for name in found if f"{name} is defined" in text or f'"{name}"' in text}
-    assert {"link", "load_shared", "faults"} <= used <= {one.name for one in claims("DATA")}
+def test_every_result_is_measured_by_a_claim() -> None:
+    assert set(read_results(DOCS / "results")) <= set(claims("DATA"))
 
 
 def test_every_artifact_has_its_version_licence_and_warning() -> None:
