@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import Enum
 from itertools import count
 from pathlib import Path
 
@@ -35,7 +36,6 @@ from edge.dicom_in.incoming import (
     refusing_faults,
 )
 from edge.dicom_in.refusals import Reason, Refused
-from edge.dicom_in.steps import ReceiveStep
 from edge.folders import DONE, RECEIVED, RESENT_S
 
 RECEIVING = ".receiving"
@@ -45,6 +45,15 @@ MAX_REMEMBERED = 200_000
 _TRIES = 10
 
 log = structlog.get_logger()
+
+
+class ReceiveStep(Enum):
+    """A durable step of an instance, or of its series."""
+
+    WRITTEN = "written"  # its file is synchronised under a hidden name
+    STORED = "stored"  # it lies in the folder of its series, which is synchronised
+    ACKNOWLEDGED = "acknowledged"  # told before the acknowledgement only; nothing is written
+    COMPLETED = "completed"  # the mark that its series is complete is synchronised
 
 
 @dataclass

@@ -18,7 +18,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
-from typing import Protocol
 
 import structlog
 
@@ -312,12 +311,8 @@ def _pause_s(failures: int, jitter: Jitter) -> float:
     return pause_s(failures, FIRST_PAUSE_S, LONGEST_PAUSE_S, jitter)
 
 
-class Worker(Protocol):
-    """What a thread works on."""
-
-    def run_once(self) -> bool:
-        """Do one piece of work; return whether there was any."""
-        ...
+Work = Callable[[], bool]
+"""Does one piece of work; returns whether there was any."""
 
 
 @contextmanager
@@ -338,17 +333,23 @@ def delivering(
     stop, names = Event(), [settings.name for settings, _ in targets]
     path, outbox, poll_s = site.database, site.folders.outbox, site.settings.poll_s
 
-    def maker(store: StudyStore) -> Worker:
-        return _Counted(ObjectMaker(store, outbox, make_objects, clock), store, on_backlog)
+    def maker(store: StudyStore) -> Work:
+        exports = store.extension(ExportStore)
+        made = ObjectMaker(store, outbox, make_objects, clock)
 
-    def sender(
-        settings: DicomTarget | DicomWebTarget, target: Target
-    ) -> Callable[[StudyStore], Worker]:
-        return lambda store: Sender(
-            settings, target, store, outbox, stopped=stop.is_set, clock=clock
+        def work() -> bool:
+            busy = made.run_once()
+            on_backlog(exports.backlogs(), len(exports.making()))
+            return busy
+
+        return work
+
+    def sender(settings: DicomTarget | DicomWebTarget, target: Target) -> Callable[..., Work]:
+        return lambda store: (
+            Sender(settings, target, store, outbox, stopped=stop.is_set, clock=clock).run_once
         )
 
-    def work(start: Callable[[StudyStore], Worker]) -> None:
+    def work(start: Callable[[StudyStore], Work]) -> None:
         while not stop.is_set():
             try:
                 if path.is_file():  # the main loop makes it
@@ -376,32 +377,14 @@ def delivering(
             thread.join(max(0.0, until_s - time.monotonic()))
 
 
-def _work(worker: Worker, path: Path, store: StudyStore, stop: Event, poll_s: float) -> None:
+def _work(work: Work, path: Path, store: StudyStore, stop: Event, poll_s: float) -> None:
     """Work until the stop is set.
 
     Raises:
         LostDatabase: the database was deleted or replaced.
     """
     while not stop.is_set():
-        busy = worker.run_once()
+        busy = work()
         require_own_files(path, store)
         if not busy:
             stop.wait(poll_s)
-
-
-class _Counted:
-    """A worker that tells the backlog with each pass."""
-
-    def __init__(
-        self,
-        worker: Worker,
-        store: StudyStore,
-        on_backlog: Callable[[Mapping[str, Backlog], int], None],
-    ) -> None:
-        self._worker, self._exports = worker, store.extension(ExportStore)
-        self._on_backlog = on_backlog
-
-    def run_once(self) -> bool:
-        busy = self._worker.run_once()
-        self._on_backlog(self._exports.backlogs(), len(self._exports.making()))
-        return busy

@@ -14,7 +14,7 @@ from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 from typing import Any
 
-from edge.dicom_in.steps import ReceiveStep
+from edge.dicom_in.received import ReceiveStep
 from edge.dicom_out.exports import DeliveryStep, ExportStep
 from edge.store.pending import PendingStep
 from edge.store.steps import Step

@@ -20,7 +20,7 @@ from pydicom import dcmread
 from typer.testing import CliRunner
 
 from edge.atomic_files import sync_folder, write_atomically
-from edge.dicom_in.steps import ReceiveStep
+from edge.dicom_in.received import ReceiveStep
 from edge.store import studies
 from evaluation.__main__ import app
 from evaluation.faults import nothing_lost
