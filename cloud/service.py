@@ -34,7 +34,7 @@ from protos.errors import (
     ServiceFault,
     to_status,
 )
-from protos.messages import Accepted, Header, Load, Priority, Summary
+from protos.messages import Accepted, Header, Load, Priority
 
 Context = grpc.aio.ServicerContext[pb.ReadRequest, pb.ReadResponse]
 
@@ -126,13 +126,12 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
     ) -> AsyncIterator[pb.ReadResponse]:
         """Read one study: yield what is accepted, outcomes as they finish, then the summary."""
         parent = traceparent_of(context.invocation_metadata())
-        study = _Study(StudyTrace(self._clock, parent, self._backend.telemetry), self._backend)
-        trace = study.trace
-        with self._counted(study) as stack:
+        trace = StudyTrace(self._clock, parent, self._backend.telemetry)
+        with self._counted(trace) as stack:
             try:
                 # whatever rejects the study comes before its ROIs are received
                 caller = caller_of(context, self._settings)
-                study.site = site = caller.site
+                trace.site = site = caller.site
                 self._check_open()
                 stack.enter_context(self.quota.open_stream(site))
                 requests = aiter(request_iterator)
@@ -146,7 +145,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 deadline = self._deadline(header, context)
                 accepted = self._count_accepted(header, deadline, site)
                 stream = StudyStream(header, deadline, self._backend, site, trace)
-                study.stream = stream
+                trace.on_end = stream.end
                 self._streams.add(stream)
                 stack.callback(stream.close)
                 stack.callback(self._streams.discard, stream)
@@ -157,16 +156,17 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 async for outcome in stream.responses.outcomes():
                     trace.answered()
                     yield codec.encode_response(outcome)
-                summary = replace(stream.responses.summary(), load=study.load)
-                study.end(COMPLETE, summary)  # the edge may end the call once it has all
+                summary = replace(stream.responses.summary(), load=self._load(trace))
+                trace.end(COMPLETE, summary)  # the edge may end the call once it has all
                 counts = {"answered": summary.answered, "refused": summary.refused}
-                _log.info("study read", **counts, **study.ids)
+                _log.info("study read", **counts, **trace.ids)
                 yield codec.encode_response(summary)
             except Exception as error:
                 kind = error.kind if isinstance(error, OverreadError) else type(error).__name__
-                study.end(kind)
-                event = "study failed" if study.has_header else "call rejected"
-                await _abort(context, error, event, codec.encode_load(study.load), **study.ids)
+                trace.end(kind)
+                event = "study failed" if trace.has_header else "call rejected"
+                load = codec.encode_load(self._load(trace))
+                await _abort(context, error, event, load, **trace.ids)
 
     def _check_open(self) -> None:
         """Raise `Draining` when the service is being stopped."""
@@ -174,7 +174,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
             raise draining()
 
     @contextlib.contextmanager
-    def _counted(self, study: "_Study") -> Iterator[contextlib.ExitStack]:
+    def _counted(self, trace: StudyTrace) -> Iterator[contextlib.ExitStack]:
         """Count a study as open until it ends, however it ends."""
         self.open_streams += 1
         self._idle.clear()
@@ -182,12 +182,12 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
             with contextlib.ExitStack() as stack:
                 yield stack
         except (asyncio.CancelledError, GeneratorExit):
-            if study.end(CANCELLED) and study.has_header:
-                _log.info("study cancelled", **study.ids)
+            if trace.end(CANCELLED) and trace.has_header:
+                _log.info("study cancelled", **trace.ids)
             raise
         finally:
             self.open_streams -= 1
-            if study.stream is not None and study.stream.received:
+            if trace.has_rois:
                 self._ended += 1
                 if self._ended % COLLECT_EVERY == 0:
                     gc.collect()
@@ -214,6 +214,10 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         finally:
             self._opening.discard(call)
 
+    def _load(self, trace: StudyTrace) -> Load:
+        """Return the queue now, and the model time of the study."""
+        return Load(self._backend.batcher.queue.queue_s, trace.compute_s)
+
     def _deadline(self, header: Header, context: Context) -> Deadline:
         left_s = context.time_remaining()
         return deadline_of(header.budget_s, left_s, self._backend.bounds, self._clock)
@@ -231,41 +235,6 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 raise
             admitted = 0
         return min(rois, admitted + cached)
-
-
-class _Study:
-    """The call of one study: what is known of it, and how it ended."""
-
-    def __init__(self, trace: StudyTrace, backend: Backend) -> None:
-        self.trace, self._backend = trace, backend
-        self.site = UNKNOWN_SITE
-        self.stream: StudyStream | None = None
-        self._ended = False
-
-    @property
-    def ids(self) -> dict[str, str]:
-        """What every log line of the study says: site, study key, and trace id if there is one."""
-        return {"site": self.site, **self.trace.ids}
-
-    @property
-    def has_header(self) -> bool:
-        """Whether its header has come; before it nothing is known but the caller."""
-        return "study_key" in self.trace.ids
-
-    @property
-    def load(self) -> Load:
-        """The queue now, and the model time of the study."""
-        spent_s = self.stream.compute_s if self.stream is not None else 0.0
-        return Load(self._backend.batcher.queue.queue_s, spent_s)
-
-    def end(self, how: str, summary: Summary | None = None) -> bool:
-        """Note how the study and its ROIs ended, once; return whether this was the first call."""
-        first, self._ended = not self._ended, True
-        if first:
-            if self.stream is not None:
-                self.stream.end(how)
-            self.trace.end(how, summary)
-        return first
 
 
 def _this_call() -> asyncio.Task[Any]:

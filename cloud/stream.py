@@ -78,17 +78,11 @@ class StudyStream:
         self._checksums: dict[int, bytes] = {}  # of the ROIs that were accepted, by number
         self.received = 0  # ROIs, the repeated and the refused too
         self._uncounted = 0  # ROIs that arrived and have no outcome yet
-        self._batch_s: dict[int, float] = {}  # model time by batch number
         self._receiver: asyncio.Task[None] | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._idle_timeout_s = 0.0
         self._announced = header.roi_count  # and not received yet
         backend.batcher.announced_rois += header.roi_count
-
-    @property
-    def compute_s(self) -> float:
-        """Model time spent on this study so far, each batch counted once."""
-        return sum(self._batch_s.values())
 
     def open(
         self,
@@ -244,7 +238,6 @@ class StudyStream:
             return self._refused(key.roi_id, error)
         except asyncio.CancelledError:  # by the batcher; an aborted stream needs no outcome
             return self._refused(key.roi_id, ModelFailed("the batch ended without an answer"))
-        self._batch_s[roi.batch] = roi.compute_s
         self._trace.read(roi)
         self._count("verdict")
         backend.telemetry.queue_s.observe(roi.queue_s)

@@ -1,4 +1,4 @@
-"""What is recorded of one study in the cloud when its stream ends: its spans and its metrics.
+"""What is known of one study in the cloud while its call lasts, and recorded when it ends.
 
     second reading > receive, queue, batch (one for each batch with an ROI of the study), answer
 
@@ -7,12 +7,12 @@ begins here. A study is counted once, by its first end, whether spans are record
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind, format_trace_id, set_span_in_context
 
-from cloud.scheduling.scheduler import RoiResult
+from cloud.scheduling.scheduler import UNKNOWN_SITE, RoiResult
 from cloud.telemetry import COMPLETE, NO_PRIORITY, Telemetry
 from process import tracing
 from protos.deadline import Clock
@@ -26,6 +26,11 @@ class StudyTrace:
     """Notes when the parts of a study begin and end; ``parent`` is the caller's traceparent.
 
     Without ``telemetry`` the study is not counted.
+
+    Attributes:
+        site: the caller's, known before the header.
+        has_rois: whether an ROI has come.
+        on_end: called first with how the study ends.
     """
 
     def __init__(self, clock: Clock, parent: str = "", telemetry: Telemetry | None = None) -> None:
@@ -33,17 +38,30 @@ class StudyTrace:
         self._called_s, self._priority = clock(), NO_PRIORITY
         caller = tracing.PROPAGATOR.extract({"traceparent": parent}, Context())
         self._span = tracing.tracer().start_span("second reading", caller, SpanKind.SERVER)
-        self._study_key, self._ended = "", False
+        self._study_key, self._ended, self.site = "", False, UNKNOWN_SITE
+        self.has_rois = False
+        self.on_end: Callable[[str], object] = lambda _how: None
+        self._compute_s: dict[int, float] = {}  # by batch
         self._header_s = self._first_s = self._last_s = self._answer_s = 0.0
         self._batches: dict[int, tuple[float, float, int]] = {}
 
     @property
     def ids(self) -> dict[str, str]:
-        """Study key and trace id, for the log; no key before the header, no id without traces."""
+        """Site, study key and trace id, for the log: no key before the header."""
         ids = {"study_key": UNLOGGED, **tracing.loggable(self._study_key)}
         context = self._span.get_span_context()
         trace_id = {"trace_id": format_trace_id(context.trace_id)} if context.is_valid else {}
-        return {**(ids if self._study_key else {}), **trace_id}
+        return {"site": self.site, **(ids if self._study_key else {}), **trace_id}
+
+    @property
+    def has_header(self) -> bool:
+        """Whether its header has come; before it nothing is known but the caller."""
+        return bool(self._study_key)
+
+    @property
+    def compute_s(self) -> float:
+        """Model time spent on the study so far, each batch counted once."""
+        return sum(self._compute_s.values())
 
     def named(self, study_key: str) -> None:
         """Note the key of a header that has come; it may still be refused."""
@@ -57,11 +75,12 @@ class StudyTrace:
 
     def received(self) -> None:
         """Note that an ROI has come."""
-        self._last_s = self._clock()
+        self._last_s, self.has_rois = self._clock(), True
         self._first_s = self._first_s or self._last_s
 
     def read(self, roi: RoiResult) -> None:
         """Note that an ROI was read just now."""
+        self._compute_s[roi.batch] = roi.compute_s
         _, _, rois = self._batches.get(roi.batch, (0.0, 0.0, 0))
         self._batches[roi.batch] = roi.began_s, self._clock(), rois + 1
 
@@ -69,11 +88,19 @@ class StudyTrace:
         """Note that an answer is about to be sent."""
         self._answer_s = self._answer_s or self._clock()
 
-    def end(self, outcome: str, summary: Summary | None = None) -> None:
-        """Record all, once; ``outcome`` is ``complete``, or the class of the error."""
+    def end(self, outcome: str, summary: Summary | None = None) -> bool:
+        """Record all, once; ``outcome`` is ``complete``, or the class of the error.
+
+        Returns whether this was the first end.
+        """
         if self._ended:
-            return
+            return False
         self._ended = True
+        self.on_end(outcome)
+        self._record(outcome, summary)
+        return True
+
+    def _record(self, outcome: str, summary: Summary | None) -> None:
         now_s = self._clock()
         if self._telemetry is not None:
             self._telemetry.count_study(outcome, self._priority, now_s - self._called_s)

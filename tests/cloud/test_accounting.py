@@ -12,8 +12,8 @@ import grpc
 import pytest
 from structlog.testing import capture_logs
 
-from cloud.service import _Study
 from cloud.stream import StudyStream
+from cloud.study_trace import StudyTrace
 from protos import overread_pb2 as pb
 from tests.cloud.running import (
     RunningCloud,
@@ -60,7 +60,7 @@ def test_the_counts_add_up_whatever_the_callers_do(seed: int) -> None:
     """Callers that send damaged, repeated and too many ROIs, go away, or stop to send."""
     draw, arrived, opened = random.Random(seed), [0], [0]
 
-    class Counted(_Study):
+    class Counted(StudyTrace):
         def __init__(self, *given: Any) -> None:
             super().__init__(*given)
             opened[0] += 1
@@ -69,7 +69,7 @@ def test_the_counts_add_up_whatever_the_callers_do(seed: int) -> None:
     with capture_logs(), run_cloud(**settings) as cloud:
         with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as callers:
             patch.setattr("cloud.stream.StudyStream._take", _counting(arrived))
-            patch.setattr("cloud.service._Study", Counted)
+            patch.setattr("cloud.service.StudyTrace", Counted)
             scripts = [_script(random.Random(draw.random()), number) for number in range(40)]
             list(callers.map(lambda script: _call(cloud, *script), scripts))
             until(lambda: cloud.open_streams == 0)
