@@ -124,7 +124,8 @@ class CloudServer:
     """A service that listens while it is entered as an async context.
 
     ``reader`` is the model; ``service_version`` is the version of this package in `Describe`.
-    ``scheduler`` orders the queue; others than the own are for comparison.
+    ``scheduler`` orders the queue; others than the own are for comparison. While it is entered,
+    ``service`` is what answers studies, and ``batcher`` what reads ROIs.
     """
 
     def __init__(
@@ -157,10 +158,10 @@ class CloudServer:
             ModelError: the model that is offered to the edges cannot be.
         """
         async with AsyncExitStack() as parts:
-            self._batcher = await self._open_batcher(parts)
+            self.batcher = await self._open_batcher(parts)
             backend, models = self._make_backend(), ModelTransfers.of(self._settings, self._bounds)
-            self._service = OverreadService(backend, self._settings, self._clock, models)
-            quota = self._service.quota  # one for both, else a site could use it up twice
+            self.service = OverreadService(backend, self._settings, self._clock, models)
+            quota = self.service.quota  # one for both, else a site could use it up twice
             self._inference = Inference(backend, quota, self._settings, self._clock)
             self._add_gauges()
             self._server = self._make_server()
@@ -177,7 +178,7 @@ class CloudServer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._service.abort_streams()
+        self.service.abort_streams()
         self._inference.abort()
         await self._parts.aclose()
 
@@ -189,7 +190,7 @@ class CloudServer:
                 loop that forms batches; it is logged.
         """
         try:
-            await self._batcher.wait_for_failure()
+            await self.batcher.wait_for_failure()
         except Exception as error:  # whatever it is, a service that cannot read must not stay
             await self._health.enter_graceful_shutdown()
             if isinstance(error, ModelFailed):
@@ -204,17 +205,17 @@ class CloudServer:
         Callers get GOAWAY and use another replica; their open studies go on.
         """
         await self._health.enter_graceful_shutdown()
-        self._service.drain()
+        self.service.drain()
         self._inference.drain()
         grace_s = self._settings.grace_s
         # begins at once, and ends with this server: what is still open then gets its error before
         self._stopping = asyncio.create_task(self._server.stop(grace_s + 1.0))
         try:
             async with asyncio.timeout(grace_s):
-                await self._service.wait_until_idle()
+                await self.service.wait_until_idle()
                 await self._inference.wait_until_idle()
         except TimeoutError:
-            left = {"open_streams": self._service.open_streams}
+            left = {"open_streams": self.service.open_streams}
             left["open_requests"] = self._inference.open_requests
             _log.warning("grace period is over", **left)
 
@@ -239,7 +240,7 @@ class CloudServer:
     def _make_backend(self) -> Backend:
         reader = self._reader
         return Backend(
-            batcher=self._batcher,
+            batcher=self.batcher,
             cache=VerdictCache(clock=self._clock),
             limits=Description(
                 service_version=self._version,
@@ -258,7 +259,7 @@ class CloudServer:
     def _add_gauges(self) -> None:
         reader, telemetry = self._reader, self._telemetry
         telemetry.set_model(reader.name, reader.version, reader.engine)
-        batcher, service, add = self._batcher, self._service, telemetry.add_gauge
+        batcher, service, add = self.batcher, self.service, telemetry.add_gauge
         add("queued_rois", "ROIs that wait now", lambda: len(batcher.queue))
         add("open_streams", "Studies open now", lambda: service.open_streams)
         inference = self._inference
@@ -291,7 +292,7 @@ class CloudServer:
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
             )
         )
-        overread_pb2_grpc.add_OverreadServicer_to_server(self._service, server)
+        overread_pb2_grpc.add_OverreadServicer_to_server(self.service, server)
         inference = rpc.InferenceService(self._inference, self._settings)
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -58,7 +58,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         models: ModelTransfers | None = None,
     ) -> None:
         self._backend, self._settings, self._clock = backend, settings, clock
-        self._models = models or ModelTransfers()
+        self.models = models or ModelTransfers()
         self.quota = StreamQuota(settings.max_streams)
         self._draining = self._stopped = False
         self.open_streams, self._ended = 0, 0  # open studies, and those with ROIs that were
@@ -110,7 +110,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         try:
             self._check_open()
             site = caller_of(context, self._settings).site
-            responses = self._models.responses(request, site, lambda: self.quota.open > 0)
+            responses = self.models.responses(request, site, lambda: self.quota.open > 0)
             async with contextlib.aclosing(responses) as sent:
                 async for response in sent:
                     yield response

@@ -57,7 +57,7 @@ class Batcher:
         clock: Clock = time.monotonic,
     ) -> None:
         self.announced_rois = 0
-        self._stages, self._telemetry, self._clock = (stage, *others), telemetry, clock
+        self._stages, self.telemetry, self.clock = (stage, *others), telemetry, clock
         self._max_delay_s, self._reading = max_batch_delay_s, set[asyncio.Task[None]]()
         cost = cost or CostModel()
         self.timing = BatchTiming(cost, copy.deepcopy(cost), max_batch)
@@ -96,9 +96,9 @@ class Batcher:
 
         async def read(stage: WorkerStage, n: int) -> float:
             await stage.enter()
-            began_s = self._clock()
+            began_s = self.clock()
             await stage.run(np.zeros((n, *roi_shape), np.uint8))
-            return self._clock() - began_s
+            return self.clock() - began_s
 
         for n, counts in ((1, False), (1, True), (self.timing.max_batch, True)):
             for took_s in await asyncio.gather(*(read(stage, n) for stage in self._stages)):
@@ -157,7 +157,7 @@ class Batcher:
 
         Otherwise the high estimate after a stall would reject every ROI that could correct it.
         """
-        now_s, idle = self._clock(), not self._running and not len(self.queue)
+        now_s, idle = self.clock(), not self._running and not len(self.queue)
         probe = idle and now_s - self._last_batch_s > STALE_S and not deadline.passed
         return WaitingRoi(
             deadline=deadline, priority=priority, arrived_s=now_s, site=site, is_probe=probe
@@ -168,15 +168,15 @@ class Batcher:
         began_s, n, failures = -math.inf, 0, 0
         while True:
             await self._stages[i].enter()
-            freed_s, busy = self._clock(), self._delay_left_s() <= 0.0
+            freed_s, busy = self.clock(), self._delay_left_s() <= 0.0
             self.queue.busy_until_s[i] = -math.inf
             rois, waited = await self._next_batch()
             # The interval of the batch before ends when the stage was free again. If more work
             # was ready by then, the time until this batch begins belongs to it as well.
             if n and failures == self._failures:
-                until_s = freed_s if waited or not busy else self._clock()
+                until_s = freed_s if waited or not busy else self.clock()
                 self.timing.interval.observe(n, until_s - began_s)
-            began_s, n, failures = self._clock(), len(rois), self._failures
+            began_s, n, failures = self.clock(), len(rois), self._failures
             self.queue.busy_until_s[i] = began_s + self.timing.interval.estimate_s(n)
             # stacked in the loop, not in the task: a fault must end the loop, since the stage has
             # been entered and would never be released
@@ -211,7 +211,7 @@ class Batcher:
         full = self.timing.interval.efficient_size(self.timing.max_batch)
         if len(waiting) >= full or self.announced_rois == 0:
             return 0.0
-        delay_s = min(roi.arrived_s for roi in waiting) + self._max_delay_s - self._clock()
+        delay_s = min(roi.arrived_s for roi in waiting) + self._max_delay_s - self.clock()
         soonest_s = min(roi.deadline.remaining_s for roi in waiting)
         return min(delay_s, soonest_s - self.timing.latency.bound_s(len(waiting)))
 
@@ -222,13 +222,13 @@ class Batcher:
         try:
             with self._watchdog.batch(i, len(rois), self.timing.latency.bound_s(len(rois))):
                 result = await self._stages[i].run(batch, lambda: any(roi.waits for roi in rois))
-            self.timing.latency.observe(len(rois), self._clock() - at_s)
-            self._telemetry.compute_s.observe(result.compute_s)
+            self.timing.latency.observe(len(rois), self.clock() - at_s)
+            self.telemetry.compute_s.observe(result.compute_s)
             self._deliver(rois, result, at_s, number)
             self._watchdog.succeeded(i)
         except BatchAbandoned as error:
             self._failures += 1  # its time says nothing about the cost of a batch
-            self._telemetry.wasted_s.inc(error.compute_s)
+            self.telemetry.wasted_s.inc(error.compute_s)
         except Exception as error:  # whatever it is, every caller must get an outcome
             self._failures += 1
             failed = error if isinstance(error, ModelFailed) else ModelFailed(repr(error))
@@ -238,7 +238,7 @@ class Batcher:
                     roi.result.set_exception(ModelFailed(failed.reason))
             self._watchdog.failed(i, failed.reason)
         finally:
-            self._last_batch_s = self._clock()
+            self._last_batch_s = self.clock()
             self._running -= 1
             for roi in rois:
                 roi.result.cancel()  # has an effect only if the service stops
@@ -246,7 +246,7 @@ class Batcher:
     def _deliver(self, rois: list[WaitingRoi], read: BatchResult, at_s: float, batch: int) -> None:
         # each ROI has an equal part of the batch's time; that of unwanted and late ones is wasted
         late = sum(not roi.waits or roi.deadline.passed for roi in rois)
-        self._telemetry.wasted_s.inc(read.compute_s * late / len(rois))
+        self.telemetry.wasted_s.inc(read.compute_s * late / len(rois))
         for i, roi in enumerate(rois):
             if roi.waits:
                 said = (at_s - roi.arrived_s, read.compute_s, batch, at_s, len(rois))

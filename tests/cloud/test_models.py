@@ -81,7 +81,7 @@ def test_without_an_offer_and_for_other_kinds_the_error_says_what_to_do(hospital
 
 def test_a_few_transfers_at_a_time_and_none_while_the_cloud_stops(hospital: Signed) -> None:
     with offering(hospital, max_transfers=1) as cloud:
-        transfers = cloud.server._service._models
+        transfers = cloud.server.service.models
         with transfers._counted():  # the model is small: a real one may end before the next begins
             assert isinstance(refusal(cloud, kind=pb.MODEL_KIND_SCREENING), Overloaded)
         assert len(asked(cloud, kind=pb.MODEL_KIND_SCREENING)) > 2
@@ -100,7 +100,7 @@ def test_a_caller_that_reads_nothing_loses_its_place(hospital: Signed) -> None:
         request = pb.GetModelRequest(kind=pb.MODEL_KIND_SCREENING)
         silent = overread_pb2_grpc.OverreadStub(channel).GetModel(request, timeout=60)
         next(silent)
-        until(lambda: cloud.server._service._models.open == 0)
+        until(lambda: cloud.server.service.models.open == 0)
 
 
 def test_a_model_waits_for_inference_requests_too(

@@ -267,7 +267,6 @@ def test_one_signal_ends_a_service_with_a_hanging_model(
     with run_process(tmp_path, "--grace-s", "0.5", program=UNSOUND) as (process, _, stub):
         call = send_roi(stub, 200)
         assert accepted_of(call) == 1
-        time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
         assert end_of(call) in ("Draining", "Unreachable")
         _, log = process.communicate(timeout=120)

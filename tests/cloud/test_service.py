@@ -271,14 +271,14 @@ def test_a_damaged_roi_is_refused_and_may_be_sent_again(cloud: RunningCloud) -> 
 
 def test_a_batch_without_an_answer_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     with run_cloud() as cloud, cloud.stub() as stub:
-        submit = cloud.server._batcher.submit
+        submit = cloud.server.batcher.submit
 
         def given_up(*arguments: Any) -> Any:
             result = submit(*arguments)
             result.cancel()
             return result
 
-        monkeypatch.setattr(cloud.server._batcher, "submit", given_up)
+        monkeypatch.setattr(cloud.server.batcher, "submit", given_up)
         call = stub.Read(iter(make_stream(make_roi(1))))
         refusal, summary = map(codec.decode_response, answers(call))
     assert refusal == Refusal(1, "ModelFailed", "the batch ended without an answer")

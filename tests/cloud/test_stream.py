@@ -164,7 +164,7 @@ def test_a_refused_roi_that_comes_again_is_not_counted_as_announced_twice() -> N
     """A repeated ROI is not taken off the count of another stream."""
     outbox = Outbox()
     with run_cloud() as cloud, cloud.stub() as stub:
-        batcher = cloud.server._batcher
+        batcher = cloud.server.batcher
         batcher.announced_rois += 5
         call = stub.Read(iter(outbox.get, None), timeout=20)
         header, wrong = make_stream(make_roi(1, edge_score=1.5))
@@ -226,8 +226,8 @@ def admission(monkeypatch: pytest.MonkeyPatch) -> Admission:
             check()
             return []
 
-        monkeypatch.setattr(cloud.server._batcher, "check", check)
-        monkeypatch.setattr(cloud.server._batcher.queue, "admit", admit)
+        monkeypatch.setattr(cloud.server.batcher, "check", check)
+        monkeypatch.setattr(cloud.server.batcher.queue, "admit", admit)
         return counts
 
     return set_

@@ -215,7 +215,7 @@ def test_a_stall_does_not_refuse_requests_of_several_rois_for_ever() -> None:
     given = {**INPUT, "shape": [2, *SHAPE], "parameters": {"binary_data_size": 1024}}
     text = json.dumps({"inputs": [given], "parameters": {"timeout": 2_000_000}}).encode()
     with http_cloud(max_batch=2) as (cloud, client):
-        batcher = cloud.server._batcher
+        batcher = cloud.server.batcher
         for n in (1, 2) * 20:  # a stall counts as a few times what was expected
             batcher.timing.latency.observe(n, 60.0)
             batcher.timing.interval.observe(n, 60.0)
@@ -232,7 +232,7 @@ def test_a_fault_of_the_program_is_one_of_the_service(monkeypatch: pytest.Monkey
     """Its details are in the log alone, and it is counted by its class, as in a study."""
     body, headers = plain()
     with http_cloud() as (cloud, client):
-        monkeypatch.setattr(cloud.server._batcher, "check", lambda *_, **_more: 1 / 0)
+        monkeypatch.setattr(cloud.server.batcher, "check", lambda *_, **_more: 1 / 0)
         answer = client.post(PATH, content=body, headers=headers)
         words = "an internal error; the log of the service has it"
         assert (answer.status_code, answer.json()) == (500, {"error": words})

@@ -20,7 +20,7 @@ from tests.cloud.scheduling.builders import (
 
 def wasted_s(batcher: Batcher) -> float:
     """Model time whose result was not used."""
-    value = batcher._telemetry.registry.get_sample_value("overread_cloud_wasted_seconds_total")
+    value = batcher.telemetry.registry.get_sample_value("overread_cloud_wasted_seconds_total")
     assert value is not None
     return value
 
@@ -137,12 +137,12 @@ async def test_an_unexpected_error_reaches_every_caller_of_the_batch(
     batcher: Batcher, stage: HandStage
 ) -> None:
     """The caller gets `ModelFailed` whatever it was; the next batch is read."""
-    compute_s, batcher._telemetry.compute_s = batcher._telemetry.compute_s, None
+    compute_s, batcher.telemetry.compute_s = batcher.telemetry.compute_s, None
     result = batcher.submit(roi(1), stage.after(9), ROUTINE)
     stage.allow()
     with pytest.raises(ModelFailed, match="AttributeError"):
         await result
-    batcher._telemetry.compute_s = compute_s
+    batcher.telemetry.compute_s = compute_s
     result = batcher.submit(roi(2), stage.after(9), ROUTINE)
     stage.allow()
     assert (await result).reading.probability == pytest.approx(2 / 255)

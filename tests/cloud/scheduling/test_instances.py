@@ -58,7 +58,7 @@ def with_two(scenario: Scenario) -> Callable[[], None]:
 
 def submit(batcher: Batcher, value: int, budget_s: float = 60.0) -> asyncio.Future[Any]:
     """Queue one ROI of this value."""
-    deadline = Deadline.after(budget_s, batcher._clock)
+    deadline = Deadline.after(budget_s, batcher.clock)
     return batcher.submit(roi(value), deadline, ROUTINE)
 
 
@@ -93,7 +93,7 @@ async def test_admission_counts_on_all_instances(
 ) -> None:
     """In batches of two, 4 s each, one instance reads four ROIs in 9 s, and two read eight."""
     batcher._last_batch_s = 0.0  # otherwise the first would be read as a probe
-    deadline = Deadline.after(9, batcher._clock)
+    deadline = Deadline.after(9, batcher.clock)
     assert batcher.check(deadline, ROUTINE, rois=20) == 8
     for value in range(8):
         submit(batcher, value, 9.0)
