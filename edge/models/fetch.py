@@ -4,14 +4,10 @@
 
 Each arrow ends in a durable step, and a fetch that broke off anywhere is continued by the next.
 The channel is one of its own, so that no byte of a model lies before a verdict. A model is opened
-for the first time in a process of its own (`edge.models.fetch`), at the lowest priority.
+for the first time in a process of its own (`edge.models.smoke_test`), at the lowest priority.
 """
 
 import fcntl
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,21 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import structlog
 
 from edge.database import StepHook
-from edge.errors import EdgeError
 from edge.folders import AgentFolders, other_user
 from edge.link.channel import open_channel
 from edge.models.errors import FetchFailed, RefusedModel, UpdatesOff
 from edge.models.folder import ModelFolder, ModelFolders, is_there
+from edge.models.smoke_test import try_model
 from edge.models.store import ModelStep, ModelStore, StoredPackage, open_models
-from edge.reader import EdgeReader
 from edge.settings.core import EdgeSettings
 from edge.site import Site
-from imaging.preprocess import Preprocessed
-from imaging.volume import Geometry
 from models.runtime.errors import ModelError
 from models.runtime.package import (
     MOST_MANIFEST,
@@ -43,7 +35,6 @@ from models.runtime.package import (
     is_version,
     read_package,
 )
-from models.runtime.screener import open_screener
 from protos import overread_pb2 as pb
 from protos.errors import OverreadError, from_status
 from protos.metadata import SITE_KEY
@@ -293,62 +284,3 @@ def _shipped_version(settings: EdgeSettings) -> str:
 
 def _fault_of(error: Any) -> OverreadError:
     return from_status(error.code(), error.details(), error.trailing_metadata())
-
-
-TRIAL_S = 300.0
-"""Longest time of a trial; that of the shipped model takes about 5 s."""
-_SIDE = 96
-
-
-def try_model(package: Package, settings: EdgeSettings) -> str:
-    """Open the model of a package and let it read a small box; return the engine that fits.
-
-    Raises:
-        RefusedModel: it cannot be opened, or cannot read.
-    """
-    artifact = package.model
-    values = {
-        "folder": str(artifact.path.parent),
-        "name": artifact.name,
-        "engine": settings.engine,
-        "threads": settings.threads,
-        "keys": [str(key.absolute()) for key in settings.models.keys],
-    }
-    command = [sys.executable, "-P", "-m", "edge.models.fetch", json.dumps(values)]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TRIAL_S, check=False,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise RefusedModel(f"{artifact.name} was not opened within {TRIAL_S:g} s") from error
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"]
-        raise RefusedModel(f"{artifact.name} cannot be used here: {lines[-1]}")
-    return done.stdout.strip().splitlines()[-1]
-
-
-def main() -> None:
-    """Try the model that the argument names, and print its engine."""
-    os.nice(19)
-    values = json.loads(sys.argv[1])
-    keys = tuple(map(Path, values["keys"]))
-    try:
-        screener = open_screener(
-            values["name"],
-            engine=values["engine"],
-            threads=values["threads"],
-            keys=keys,
-            folder=Path(values["folder"]),
-        )
-        EdgeReader.of(screener)
-        shades = np.linspace(0, 255, _SIDE).astype(np.uint8)
-        box = np.broadcast_to(shades, (_SIDE,) * 3).copy()
-        screener.screen(Preprocessed(box, Geometry()))
-    except (EdgeError, ModelError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    print(screener.engine)
-
-
-if __name__ == "__main__":
-    main()
