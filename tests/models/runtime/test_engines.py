@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,18 @@ from models.runtime.engines import Outputs, Runner, pointwise_upsampling, start
 SAMPLE = [np.arange(8, dtype=np.float32)[:, None]]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@cache
+def running(name: str, half: bool, threads: int) -> Runner:
+    """A shipped artifact on openvino; one compiles for seconds."""
+    return start("openvino", find(name).content(), threads, half=half)
+
+
 @pytest.mark.parametrize(
-    ("name", "half"), [("hybrid-int8", False), ("hybrid-int8", True), ("hybrid-fp32", False)]
+    ("name", "half", "threads"),
+    [("hybrid-int8", False, 1), ("hybrid-int8", True, 2), ("hybrid-fp32", False, 2)],
 )
 def test_a_batch_is_answered_as_its_rois_are_alone(name: str, half: bool, threads: int) -> None:
-    run = start("openvino", find(name).content(), threads, half=half)
+    run = running(name, half, threads)
     batch = np.random.default_rng(0).integers(0, 256, (13, 1, 48, 48, 48), dtype=np.uint8)
     alone = [run(batch[i : i + 1]) for i in range(len(batch))]
     for together, *each in zip(run(batch), *alone, strict=True):
@@ -44,10 +51,7 @@ def test_what_is_float_beside_integers_may_be_coarser() -> None:
               if find(name).half}  # fmt: skip
     assert coarse == {"hybrid-int8"}
     batch = np.random.default_rng(0).integers(0, 256, (1, 1, 48, 48, 48), dtype=np.uint8)
-    exact, near = (
-        start("openvino", find("hybrid-int8").content(), 1, half=half)(batch)
-        for half in (False, True)
-    )
+    exact, near = (running("hybrid-int8", *of)(batch) for of in ((False, 1), (True, 2)))
     for a, b in zip(exact, near, strict=True):
         assert float(np.sqrt(np.mean((a - b) ** 2))) < 0.05 * max(float(a.std()), 1.0)
 
@@ -135,7 +139,7 @@ def test_no_engine_reports_its_use_to_its_maker(tmp_path: Path) -> None:
 import models.runtime.engines as engines
 from models.runtime.artifacts import find
 for engine in ("onnxruntime", "openvino"):
-    engines.start(engine, find("hybrid-int8").content(), 1)
+    engines.start(engine, find("screening-small-int8").content(), 1)
 """
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
     home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}

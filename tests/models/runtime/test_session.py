@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.runtime import hardware
+from models.runtime import engines, hardware
 from models.runtime import session as opened
 from models.runtime.artifacts import find
 from models.runtime.errors import EngineUnavailable, ModelFailed, UnfitArtifact
@@ -76,7 +76,10 @@ def test_the_probe_takes_the_faster_engine(weights: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("kind", ["screening", "hybrid"])
-def test_shipped_artifacts_agree_on_both_engines(kind: str, precision: str) -> None:
+def test_shipped_artifacts_agree_on_both_engines(
+    kind: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "BATCHES", (8,))  # each size compiles for seconds
     artifact = find(f"{kind}-{precision}")
     sample = probe_input(artifact)
     one, other = (

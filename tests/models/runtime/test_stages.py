@@ -1,5 +1,7 @@
 """Cutting a network into parts that say what the whole says."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -114,15 +116,14 @@ def regions(count: int) -> np.ndarray:
 
 
 def test_three_stages_read_as_the_whole_does_each_on_its_engine(
-    hybrid: onnx.ModelProto, tmp_path_factory: pytest.TempPathFactory
+    hybrid: onnx.ModelProto, tmp_path: Path
 ) -> None:
-    folder = tmp_path_factory.mktemp("weights")
     register(
-        "h", hybrid, kind="hybrid", precision="fp32", parent="", settings=SETTINGS, folder=folder
+        "h", hybrid, kind="hybrid", precision="fp32", parent="", settings=SETTINGS, folder=tmp_path
     )
     engines = ["onnxruntime", "openvino", "onnxruntime"]
-    whole = SecondReader(open_session(find("h", folder), engine="onnxruntime"))
-    staged = open_staged("h", 3, engine="onnxruntime", engines=engines, folder=folder)
+    whole = SecondReader(open_session(find("h", tmp_path), engine="onnxruntime"))
+    staged = open_staged("h", 3, engine="onnxruntime", engines=engines, folder=tmp_path)
     assert (staged.name, staged.version) == (whole.name, whole.version)
     assert [part.session.engine for part in staged.parts] == engines
     assert staged.engine == "onnxruntime + openvino"
@@ -132,10 +133,9 @@ def test_three_stages_read_as_the_whole_does_each_on_its_engine(
             np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-4)
         np.testing.assert_array_equal(one.texture, other.texture)
         np.testing.assert_array_equal(one.mask, other.mask)
-    alike = open_staged("h", 3, engine="openvino", folder=folder)
-    assert (alike.engine, len(alike.steps)) == ("openvino", 3)
+    assert len(staged.steps) == 3
     with pytest.raises(UnfitArtifact, match="cannot be cut into 500 parts"):
-        open_staged("h", 500, folder=folder)
+        open_staged("h", 500, folder=tmp_path)
 
 
 def test_cuts_are_at_equal_shares_of_the_time(

@@ -1,4 +1,5 @@
 import csv
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from models.data_folder import CALIBRATION, SUBSETS, TRAINED_SCANS
 from models.training.data import (
     NONE,
+    Cubes,
     Piece,
     balls,
     boxes_of_role,
@@ -88,10 +90,16 @@ def test_a_ball_is_drawn_around_each_mark() -> None:
     assert set(np.unique(mask)) == {0, 255}
 
 
+@cache
+def cubes_of(data: Path, split: str) -> Cubes:
+    """The cubes of a split; reading them takes seconds."""
+    return load_cubes(data / "nodules", split)
+
+
 def test_calibration_patients_are_in_no_training_cube(shared_data: Path) -> None:
     """The two parts of `train.npz` share no patient; no scan of a calibration patient trains."""
     folder = shared_data / "nodules"
-    train, kept = load_cubes(folder, "train"), load_cubes(folder, CALIBRATION)
+    train, kept = (cubes_of(shared_data, split) for split in ("train", CALIBRATION))
     assert set(train.patients).isdisjoint(kept.patients)
     with (folder / "index.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
@@ -107,7 +115,7 @@ def test_calibration_patients_are_in_no_training_cube(shared_data: Path) -> None
 def test_the_cubes_of_each_split_have_their_own_voxels_and_marks(shared_data: Path) -> None:
     """A cube's own nodule lies in its middle: rows and cubes belong together in a part, too."""
     for split in (CALIBRATION, "val"):
-        cubes = load_cubes(shared_data / "nodules", split)
+        cubes = cubes_of(shared_data, split)
         assert len(cubes.pieces) == len(cubes.patients) == len(cubes.malignancy)
         inside = []
         for piece in cubes.pieces:

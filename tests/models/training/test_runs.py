@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from imaging.phantom.phantom import PhantomSpec
 from models.networks.hybrid import HybridNetwork, scales
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.runtime.errors import UnfitArtifact
@@ -120,6 +121,8 @@ def test_phantoms_have_their_share_of_the_whole_lungs() -> None:
 
 
 def test_a_phantom_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coarse = {"spacing_mm": (3.0, 1.5, 1.5), "size_mm": (210.0, 340.0, 340.0)}
+    monkeypatch.setattr(runs, "PhantomSpec", lambda **given: PhantomSpec(**{**given, **coarse}))
     first = load_phantoms(tmp_path, 1)[0]
     monkeypatch.setattr(runs, "make_phantom", None)
     again = load_phantoms(tmp_path, 1)[0]
