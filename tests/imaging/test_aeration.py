@@ -44,6 +44,7 @@ def test_consolidation_between_aerated_lung_is_measured(chest: HuArray) -> None:
 
 
 @pytest.mark.parametrize("scan", [*WHOLE, *CUT])
+@pytest.mark.long
 def test_no_real_scan_counts_as_diffuse_disease(shared_data: Path, scan: str) -> None:
     """With masses of 36 mm, metastases, and atelectasis behind the lungs."""
     _, found, _ = real(shared_data / scan)
@@ -52,12 +53,14 @@ def test_no_real_scan_counts_as_diffuse_disease(shared_data: Path, scan: str) ->
 
 
 @pytest.mark.parametrize("scan", WHOLE)
+@pytest.mark.long
 def test_no_whole_scan_lacks_half_of_a_lung(shared_data: Path, scan: str) -> None:
     _, _, smaller = real(shared_data / scan)
     assert smaller is not None
     assert smaller > MIN_SIDE_SHARE + 0.1
 
 
+@pytest.mark.long
 def test_ground_glass_drawn_into_a_real_scan_is_measured(shared_data: Path) -> None:
     volume = read_study(shared_data / "lidc" / "lidc_0063").volume
     spacing_mm = volume.geometry.spacing_mm

@@ -105,6 +105,7 @@ def test_empty_lungs_are_told_to_be_cut_too(chest: HuArray) -> None:
 
 
 @pytest.mark.parametrize("scan", WHOLE)
+@pytest.mark.long
 def test_whole_real_scans_are_complete(shared_data: Path, scan: str) -> None:
     found, _, _ = real(shared_data / scan)
     assert found is not None
@@ -113,6 +114,7 @@ def test_whole_real_scans_are_complete(shared_data: Path, scan: str) -> None:
 
 
 @pytest.mark.parametrize("scan", CUT)
+@pytest.mark.long
 def test_partial_real_scans_are_told(shared_data: Path, scan: str) -> None:
     found, _, _ = real(shared_data / scan)
     assert found is not None

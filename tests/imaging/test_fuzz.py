@@ -43,11 +43,13 @@ def test_mutants_in_a_series(tmp_path: Path) -> None:
     assert refused > 50
 
 
+@pytest.mark.long
 def test_mutants_alone(tmp_path: Path) -> None:
     victim = SmallCt(1).write(tmp_path)[0]
     assert _outcomes(tmp_path, victim, _mutants(victim.read_bytes(), 200, seed=2)) == (0, 200)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("syntax", ["4.80", "4.90", "5"], ids=["JPEG-LS", "JPEG 2000", "RLE"])
 def test_compressed_mutants(syntax: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     images = SmallCt(8).images()
@@ -69,6 +71,7 @@ _VOLUME_HEADERS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["a.nii", "a.nrrd", "a.mha"])
 def test_mutants_of_volume_files(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -90,6 +93,7 @@ def test_mutants_of_volume_files(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.long
 def test_mutants_of_a_real_slice(tmp_path: Path, shared_data: Path) -> None:
     source = sorted((shared_data / "ct/lidc_slabs/LIDC-IDRI-0003").glob("*.dcm"))[:8]
     for folder, files in (("series", source), ("alone", source[4:5])):

@@ -67,6 +67,7 @@ def test_bowel_with_stool_is_no_second_lung(chest: HuArray) -> None:
     assert lungs.air[tuple(cells.T)].mean() < 0.05
 
 
+@pytest.mark.long
 def test_every_marked_nodule_of_the_whole_scans_counts(shared_data: Path) -> None:
     """Marked by readers, by a collection or by eye: from 4.6 to 36.5 mm."""
     marks = [

@@ -185,6 +185,7 @@ def test_patient_lying_prone_and_views_with_negative_strides(chest: HuArray) -> 
 
 
 @pytest.mark.parametrize("name", ["qin_lsc_0014", "qin_lsc_0088", "cmb_crc_01068"])
+@pytest.mark.long
 def test_lesion_of_a_real_scan_lies_inside(shared_data: Path, name: str) -> None:
     volume = read_study(shared_data / "ct" / name).volume
     lungs = find_lungs(volume.hu, volume.geometry.spacing_mm, name)
@@ -333,6 +334,7 @@ def test_bowel_gas_below_the_lungs_stays_outside(chest: HuArray) -> None:
 
 
 @pytest.mark.parametrize("median_hu", [-930, -950, -965])
+@pytest.mark.long
 def test_lungs_with_severe_emphysema_are_found(shared_data: Path, median_hu: int) -> None:
     """The air of a real lung made emptier, its vessels left as they are."""
     volume = read_study(shared_data / "lidc/lidc_0295").volume
@@ -368,6 +370,7 @@ def test_volume_too_small_for_lungs_is_refused(shape: tuple[int, int, int]) -> N
         ("lidc/lidc_0063", 33),
     ],
 )
+@pytest.mark.long
 def test_abdomen_of_a_real_scan_is_refused(shared_data: Path, scan: str, slices: int) -> None:
     """The slices below the lungs, some with 200 ml of gas in bowel and stomach."""
     volume = read_study(shared_data / scan).volume
@@ -376,6 +379,7 @@ def test_abdomen_of_a_real_scan_is_refused(shared_data: Path, scan: str, slices:
 
 
 @pytest.mark.parametrize("count", [3, 4], ids=["7.5 mm", "10 mm"])
+@pytest.mark.long
 def test_abdomen_of_a_real_scan_in_thick_slices_is_refused(shared_data: Path, count: int) -> None:
     """The folds of a colon fill the thick slices with what looks like lung."""
     volume = read_study(shared_data / "lidc/lidc_0005").volume
@@ -392,6 +396,7 @@ def test_noise_does_not_make_a_large_gas_lung() -> None:
 
 
 @pytest.mark.parametrize("scan", ["lidc/lidc_0001", "lidc/lidc_0028", "ct/qin_lsc_0014"])
+@pytest.mark.long
 def test_slab_of_22_mm_of_a_real_scan_is_lung(shared_data: Path, scan: str) -> None:
     """Every slab from the bases to the apices that holds 50 ml of the lungs' air."""
     volume = read_study(shared_data / scan).volume

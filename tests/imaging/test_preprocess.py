@@ -32,6 +32,7 @@ def test_without_lungs_given_everything_is_inside() -> None:
     assert box.inside(np.array([[0.0, 0, 0], [3, 3, 3]])).all()
 
 
+@pytest.mark.long
 def test_every_known_lesion_lies_inside_the_lung_of_its_scan(shared_data: Path) -> None:
     with (shared_data / "ct" / "scans.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["x"]]

@@ -116,6 +116,7 @@ SCANS = (
 
 
 @pytest.mark.parametrize("name", SCANS)
+@pytest.mark.long
 def test_whole_scan(name: str, shared_data: Path) -> None:
     with (shared_data / "ct/scans.csv").open() as table:
         known = next(row for row in csv.DictReader(table) if row["scan"] == name)
@@ -141,6 +142,7 @@ def test_whole_scan(name: str, shared_data: Path) -> None:
     ("patient", "slices", "nodule"),
     [("0001", 16, (57.24, 84.94, -115.62)), ("0003", 11, (72.15, 77.83, -191.81))],
 )
+@pytest.mark.long
 def test_slab(
     patient: str, slices: int, nodule: tuple[float, float, float], shared_data: Path
 ) -> None:

@@ -27,7 +27,11 @@ def running(name: str, half: bool, threads: int) -> Runner:
 
 @pytest.mark.parametrize(
     ("name", "half", "threads"),
-    [("hybrid-int8", False, 1), ("hybrid-int8", True, 2), ("hybrid-fp32", False, 2)],
+    [
+        ("hybrid-int8", False, 1),
+        pytest.param("hybrid-int8", True, 2, marks=pytest.mark.long),
+        pytest.param("hybrid-fp32", False, 2, marks=pytest.mark.long),
+    ],
 )
 def test_a_batch_is_answered_as_its_rois_are_alone(name: str, half: bool, threads: int) -> None:
     run = running(name, half, threads)
@@ -45,6 +49,7 @@ def test_a_batch_is_parted_among_the_cores(batch: int, threads: int, parts: int)
     assert engines._streams(batch, threads) == parts
 
 
+@pytest.mark.long
 def test_what_is_float_beside_integers_may_be_coarser() -> None:
     """Not in a file that is float throughout, nor in one whose only float layer is the answer."""
     coarse = {name for name in ("hybrid-int8", "hybrid-fp32", "screening-int8", "screening-fp32")
@@ -124,6 +129,7 @@ def test_a_file_that_overlaps_or_is_older_stays(stride: int, opset: int) -> None
     assert pointwise_upsampling(model.SerializeToString()) == model.SerializeToString()
 
 
+@pytest.mark.long
 def test_the_shipped_hybrid_answers_as_its_file() -> None:
     content = find("hybrid-fp32").content()
     new = pointwise_upsampling(content)

@@ -75,7 +75,7 @@ def test_the_probe_takes_the_faster_engine(weights: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-@pytest.mark.parametrize("kind", ["screening", "hybrid"])
+@pytest.mark.parametrize("kind", ["screening", pytest.param("hybrid", marks=pytest.mark.long)])
 def test_shipped_artifacts_agree_on_both_engines(
     kind: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

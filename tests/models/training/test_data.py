@@ -96,6 +96,7 @@ def cubes_of(data: Path, split: str) -> Cubes:
     return load_cubes(data / "nodules", split)
 
 
+@pytest.mark.long
 def test_calibration_patients_are_in_no_training_cube(shared_data: Path) -> None:
     """The two parts of `train.npz` share no patient; no scan of a calibration patient trains."""
     folder = shared_data / "nodules"
@@ -112,6 +113,7 @@ def test_calibration_patients_are_in_no_training_cube(shared_data: Path) -> None
     assert set(TRAINED_SCANS) <= trained
 
 
+@pytest.mark.long
 def test_the_cubes_of_each_split_have_their_own_voxels_and_marks(shared_data: Path) -> None:
     """A cube's own nodule lies in its middle: rows and cubes belong together in a part, too."""
     for split in (CALIBRATION, "val"):
@@ -125,6 +127,7 @@ def test_the_cubes_of_each_split_have_their_own_voxels_and_marks(shared_data: Pa
         assert np.mean(inside) > 0.9
 
 
+@pytest.mark.long
 def test_whole_scans_come_with_what_must_be_found_and_what_is_ignored(shared_data: Path) -> None:
     """Of every collection: known lesions, those seen by eye, and doubtful places."""
     boxes = {one.name: one.piece for one in boxes_of_role(shared_data, "val")}
