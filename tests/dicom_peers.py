@@ -1,7 +1,5 @@
 """Places to which objects are sent: a Storage SCP, a STOW-RS service, and small DICOM files."""
 
-from __future__ import annotations
-
 import re
 import ssl
 import threading
@@ -90,7 +88,7 @@ class Pacs:
         tls: ssl.SSLContext | None = None,
         contexts: Sequence[Any] | None = None,
         **limits: Any,
-    ) -> Iterator[Pacs]:
+    ) -> Iterator["Pacs"]:
         """Listen for the time of the context, on the same port each time."""
 
         def store(event: evt.Event) -> int | Dataset:
@@ -139,7 +137,7 @@ class StowService:
     url: str = ""
 
     @contextmanager
-    def running(self, **tls: Any) -> Iterator[StowService]:
+    def running(self, **tls: Any) -> Iterator["StowService"]:
         """Serve for the time of the context; ``tls`` are options of uvicorn."""
         routes = [
             Route("/dicom-web/studies", self._store, methods=["POST"]),

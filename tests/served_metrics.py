@@ -1,7 +1,5 @@
 """The names of the time series that edge and cloud serve, as Prometheus finds them."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

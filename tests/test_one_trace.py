@@ -1,7 +1,5 @@
 """One trace of a study: from its first image by C-STORE, through the cloud, to a Storage SCP."""
 
-from __future__ import annotations
-
 import json
 import socket
 import time

@@ -1,7 +1,5 @@
 """The wheel holds what a hospital runs, and says in words what only the checkout has."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

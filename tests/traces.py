@@ -1,7 +1,5 @@
 """Spans as tests look at them, from memory or from a file of OTLP in JSON."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

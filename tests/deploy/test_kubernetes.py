@@ -5,8 +5,6 @@ ServiceMonitor, kustomization and prometheus-adapter; these are checked for name
 alone, and no cluster has taken the manifests here.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Iterator

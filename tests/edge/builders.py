@@ -1,7 +1,5 @@
 """Builders for tests of the edge: candidates, pipelines, sites with pending reads, an inbox."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

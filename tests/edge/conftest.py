@@ -1,7 +1,5 @@
 """A clock by hand, and a site with a silent cloud for the tests of pending reads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A cloud for tests: the real contract on loopback, with scripted answers, and its clients."""
 
-from __future__ import annotations
-
 import socket
 import time
 from collections.abc import Callable, Iterator

@@ -4,8 +4,6 @@ A recipe changes a copy of one whole scan that has no limitation. The real funct
 files, lung box, limitations, guarantee. No network runs: these reasons come before it.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Callable, Iterable
@@ -50,7 +48,7 @@ class Scan:
     def files(self) -> list[Path]:
         return sorted(self.folder.glob("*.dcm"))
 
-    def copied(self, folder: Path) -> Scan:
+    def copied(self, folder: Path) -> "Scan":
         """A copy whose files are links; `edit`, `remove` and `add` leave the original as it is."""
         folder.mkdir(parents=True)
         for file in self.files:

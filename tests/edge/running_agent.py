@@ -1,7 +1,5 @@
 """The agent put to work, here or as a process that is killed, and a database that fails."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Only the agent's user may read what it writes about patients; a setgid outbox adds a group."""
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Iterator

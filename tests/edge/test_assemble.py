@@ -1,7 +1,5 @@
 """The pipeline as its settings put it together."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import grpc

@@ -1,7 +1,5 @@
 """The random sample of scans without anything to ask about."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """``overread-edge doctor``: each thing that is wrong is named, with what to do."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

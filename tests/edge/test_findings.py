@@ -1,7 +1,5 @@
 """Findings: which are marked as small, and where an outline lies."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """What a report guarantees of missed nodules, and why it guarantees nothing."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

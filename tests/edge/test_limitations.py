@@ -1,7 +1,5 @@
 """What of a study lies outside the models' calibration, and what its report then says."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

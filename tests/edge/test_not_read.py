@@ -1,7 +1,5 @@
 """What was not read is not called read: each recipe is refused or limited, and says why."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any

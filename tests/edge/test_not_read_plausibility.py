@@ -1,7 +1,5 @@
 """What does not look like an adult's chest in HU gets no guarantee, and the report says why."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The commands ``queue`` and ``requeue``: what there is, and the way back into the inbox."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from edge.guarantee import NOT_CALIBRATED, Guarantee
 from edge.reader import EdgeReader
 from tests.edge.builders import GUARANTEE, SETTINGS, TERMS, THRESHOLDS, WEIGHTS, FixedScreener, box

@@ -1,7 +1,5 @@
 """Old studies and reports go where the settings say so, and nothing else does."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The agent: every study once, whatever kills it, fills its disk or locks its database."""
 
-from __future__ import annotations
-
 import errno
 import json
 import random

@@ -1,7 +1,5 @@
 """A damaged or lost database: it is set aside, and every study is found again in the folders."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

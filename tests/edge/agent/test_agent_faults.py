@@ -1,7 +1,5 @@
 """The agent on a machine that fails: a full disk, a locked database, files that cannot move."""
 
-from __future__ import annotations
-
 import errno
 import threading
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A study is taken out of the inbox once, whatever happens in between."""
 
-from __future__ import annotations
-
 import errno
 import shutil
 from collections.abc import Iterator

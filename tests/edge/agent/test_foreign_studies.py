@@ -1,7 +1,5 @@
 """Studies in the inbox that belong to another user, as a program without rights meets them."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import stat

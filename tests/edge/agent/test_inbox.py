@@ -3,8 +3,6 @@
 Since when a study has been complete: its budget begins there.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Images that arrive after their study was reported: one study, one report in two versions."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A database that is deleted or replaced while the agent runs: it is noticed, without a restart."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sqlite3

@@ -1,7 +1,5 @@
 """What the agent says of itself: at its start, and at /healthz and /readyz."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Rules in the agent: ignored studies end without alarm, and stat studies are read first."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Studies carried to their end: once, and with the reason where they are refused."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

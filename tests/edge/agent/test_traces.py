@@ -1,7 +1,5 @@
 """The traces of an agent: a refused study, retries that amend, and results of a folder study."""
 
-from __future__ import annotations
-
 import threading
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 When a pending read is retried, and for how long.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import timedelta

@@ -1,7 +1,5 @@
 """Disks, databases and files that fail an amendment: no verdict is lost, no version doubled."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

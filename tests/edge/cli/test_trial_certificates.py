@@ -1,7 +1,5 @@
 """The certificates of ``overread-edge certs``: edge and cloud start with them at once."""
 
-from __future__ import annotations
-
 import ssl
 import tomllib
 from pathlib import Path

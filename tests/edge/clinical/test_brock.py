@@ -5,8 +5,6 @@ The paper's table 2 centres age, size and count. Table 2 of European Radiology 2
 Public calculators use more digits than the paper prints. No worked example was found in print.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

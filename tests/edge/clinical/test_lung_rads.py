@@ -1,7 +1,5 @@
 """The suggested Lung-RADS category: thresholds, unknown inputs, and what cannot be assessed."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """``clinical.json``: what it may say, and that a bad one costs no reading."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Drift is an alarm only where a change is large and beyond chance."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

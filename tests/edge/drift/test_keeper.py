@@ -1,7 +1,5 @@
 """Each report is noted once, again when it changes, and without its study's data."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What ends an attempt, and which cloud gets what it left open."""
 
-from __future__ import annotations
-
 import socket
 import threading
 import time

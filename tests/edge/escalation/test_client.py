@@ -3,8 +3,6 @@
 A cloud that is asked first, and one that has room for a part.
 """
 
-from __future__ import annotations
-
 import socket
 import threading
 import time

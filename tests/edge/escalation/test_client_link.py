@@ -3,8 +3,6 @@
 What travels to the cloud, and in what shape.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -3,8 +3,6 @@
 Measurements from verdicts.
 """
 
-from __future__ import annotations
-
 import pytest
 
 from edge.link.estimate import (

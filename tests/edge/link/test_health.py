@@ -1,7 +1,5 @@
 """Looks at a cloud that is scripted, or real and on loopback."""
 
-from __future__ import annotations
-
 import queue
 import socket
 import threading

@@ -1,7 +1,5 @@
 """How often the edge finds out why TLS fails."""
 
-from __future__ import annotations
-
 import socket
 import threading
 

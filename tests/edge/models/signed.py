@@ -1,7 +1,5 @@
 """Signed models that a cloud offers, an edge that may take them, and a cloud that lies."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence

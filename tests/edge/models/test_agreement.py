@@ -1,7 +1,5 @@
 """How far two models agree, in one study and over many."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

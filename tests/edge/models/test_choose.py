@@ -1,7 +1,5 @@
 """Promoting a model and going back: what is refused, what is recorded, and kills in between."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Fetching a model over real gRPC: whole, broken off, damaged, unsigned, and killed anywhere."""
 
-from __future__ import annotations
-
 import hashlib
 import lzma
 import os

@@ -1,7 +1,5 @@
 """A model in shadow beside the active one, in a real agent with a real cloud."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time

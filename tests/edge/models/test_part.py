@@ -1,7 +1,5 @@
 """The models as a part of the agent: its metrics."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

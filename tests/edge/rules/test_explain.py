@@ -1,7 +1,5 @@
 """``rules test``: the studies of a folder, their rules, and the series that would be read."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

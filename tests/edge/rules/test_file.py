@@ -1,7 +1,5 @@
 """Files of rules: what they may say, and what is said of a bad one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

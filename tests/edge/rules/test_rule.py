@@ -1,7 +1,5 @@
 """Which rule takes a series."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

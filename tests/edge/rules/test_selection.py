@@ -1,7 +1,5 @@
 """Rules on the series of a study: what is read, what is ignored, and how urgent it is."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The tables ``[[targets]]``: what is wrong is named by the target's name and its field."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A site with reports, images and refused studies, and its status page."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The status page in a real browser; skipped where Chromium is not installed."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Nobody comes in without a login, each login is audited, and no other page sends a form."""
 
-from __future__ import annotations
-
 import os
 import sqlite3
 from collections.abc import Iterator

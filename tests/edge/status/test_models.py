@@ -1,7 +1,5 @@
 """The models on the status page: what it shows, and who promotes and rolls back there."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path

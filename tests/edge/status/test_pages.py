@@ -1,7 +1,5 @@
 """What the pages show, and that texts from studies stay texts."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import re

@@ -1,7 +1,5 @@
 """The status page of an agent that runs, and the settings that keep it closed."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The voxels that somebody looks at: few, of the study as it is, and never in the agent's way."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import stat

@@ -1,7 +1,5 @@
 """The agent's audit trail: each step of a study once, whatever kills the agent."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

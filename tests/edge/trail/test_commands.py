@@ -1,7 +1,5 @@
 """The commands of the audit trail."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from xml.etree import ElementTree

@@ -1,7 +1,5 @@
 """Audit messages as DICOM has them: valid by the schema of PS3.15, with codes of PS3.16."""
 
-from __future__ import annotations
-
 import base64
 from pathlib import Path
 from typing import Any

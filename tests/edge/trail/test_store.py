@@ -1,7 +1,5 @@
 """The audit trail: no record lost, doubled or changed unseen, whatever dies on the way."""
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3
