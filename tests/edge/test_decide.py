@@ -52,12 +52,6 @@ def test_nothing_is_sent_without_link_or_time() -> None:
     assert (late.send, late.held_back) == ((), "no time was left for a second reading")
 
 
-def test_with_time_enough_all_go_at_full_size() -> None:
-    plan = plan_of(0.5, 0.4)
-    assert plan.sizes == (Size.FULL, Size.FULL)
-    assert (plan.later, plan.held_back) == ((), "")
-
-
 def test_a_thin_link_makes_rois_smaller_before_it_drops_them() -> None:
     """At 100 kB/s four full regions take 4.5 s: in 1.8 s all four go, reduced."""
     plan = plan_of(*[0.5] * 4, link=THIN, budget_s=1.8)
@@ -112,13 +106,6 @@ def test_without_a_cloud_nothing_is_pending() -> None:
     away = LinkEstimate(available=False, reason="lost; next attempt in 9 s")
     plan = plan_of(0.5, link=away)
     assert (plan.send, plan.later, plan.held_back) == ((), (0,), away.why_not)
-
-
-def test_the_default_size_is_full() -> None:
-    plan = plan_of(0.5, 0.4)
-    assert replace(plan, sizes=()).size_of(0) is Size.FULL
-    assert replace(plan, sizes=(Size.SLAB, Size.FULL)).size_of(0) is Size.SLAB
-    assert plan.size_of(99) is Size.FULL
 
 
 def test_every_decision_gives_its_numbers() -> None:

@@ -46,12 +46,6 @@ def test_cloud_raises_a_candidate_to_a_finding() -> None:
     assert finding.reason == "the cloud raised 0.45 to 0.88, at or above the threshold 0.50"
 
 
-def test_cloud_lowers_a_candidate_below_the_threshold() -> None:
-    result = merged((0.8,), EscalationResult({0: verdict(0, 0.02)}))
-    assert result.findings == ()
-    assert result.second_reading is SecondReading.COMPLETE
-
-
 def listed(score: float, probability: float | None, limits: Thresholds = LISTING) -> Merged:
     """What an uncertain candidate becomes, with the cloud's probability or without a verdict."""
     answers = EscalationResult(reason="Unreachable: refused")
@@ -352,23 +346,11 @@ def test_a_refused_roi_names_its_refusal() -> None:
     assert "no second reading: the cloud's model failed (not finite)" in finding.reason
 
 
-def test_held_back_candidate_names_the_limit() -> None:
-    answers = EscalationResult({0: verdict(0, 0.9)})
-    result = merged((0.55, 0.7), answers, max_rois=1)
-    assert result.second_reading is SecondReading.PARTIAL
-    assert "the limit per study is 1" in result.findings[1].reason
-
-
 def test_switched_off_is_no_missing_reading_whatever_was_uncertain() -> None:
     off = EscalationResult(reason=OFF.reason, switched_off=True)
     for scores in ((0.7,), (0.95,), ()):
         result = merge(plan_of(*scores, link=OFF), off, THRESHOLDS, WEIGHTS, Geometry())
         assert (result.second_reading, result.reason) == (SecondReading.OFF, OFF.reason)
-
-
-def test_findings_come_by_falling_probability() -> None:
-    result = merged((0.95, 0.6), EscalationResult({1: verdict(1, 0.99)}))
-    assert [f.edge_score for f in result.findings] == [0.6, 0.95]
 
 
 def test_the_cloud_counts_no_more_than_its_most() -> None:
@@ -377,11 +359,6 @@ def test_the_cloud_counts_no_more_than_its_most() -> None:
     at_most = 1 / (1 + math.exp(-2.0))
     assert weights.merged(0.4, 0.999, 6.0) == pytest.approx(weights.merged(0.4, at_most, 6.0))
     assert weights.merged(0.4, 0.7, 6.0) < weights.merged(0.4, at_most, 6.0)
-
-
-def test_weights_come_from_the_manifest() -> None:
-    settings = {"merge": [-1, 0.5, 2.0, -4, 3]}
-    assert MergeWeights.from_manifest(settings) == MergeWeights(-1.0, 0.5, 2.0, -4.0, 3.0)
 
 
 @pytest.mark.parametrize(

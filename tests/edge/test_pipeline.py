@@ -7,29 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from edge.budget import Budget
 from edge.escalation.client import NoSecondReader
 from edge.findings import DecidedBy, Finding, SecondReading
 from edge.guarantee import Guarantee
 from edge.job import Job
-from edge.pipeline import detect, read_and_report
+from edge.pipeline import read_and_report
 from edge.report.compose import Assessment
 from edge.report.evidence import OUTLINES, SOURCE
 from edge.report.model import Report, Status
 from edge.report.pictures import Pictures, draw_pictures
-from edge.report.serialize import report_to_dict
 from edge.store.pending import pending_candidates
 from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
 from imaging.render import Mark, finding_picture
 from imaging.volume import Limitation, LimitationKind, Study, StudyHeader, UInt8Array, Volume
-from protos.deadline import Deadline
 from tests.edge.builders import (
     LISTING,
     SETTINGS,
     TERMS,
     HandClock,
-    box,
     pipeline_of,
     report_of,
     study_at,
@@ -58,21 +54,6 @@ def test_a_study_passes_every_stage(tmp_path: Path) -> None:
     ]
     assert report.models == {"edge": "fixed 1 (none)", "cloud": "fake 1"}
     assert report.highest_dismissed_score == 0.05
-
-
-def test_report_on_disk_is_the_report_returned(tmp_path: Path) -> None:
-    with FakeCloud() as cloud:
-        report = read_with_cloud(cloud.address, tmp_path)
-    written = json.loads((tmp_path / "report.json").read_text())
-    assert len(written["findings"]) == len(report.findings) == 3
-    returned = report_to_dict(report)
-    assert written.keys() == returned.keys()
-    assert [entry["stage"] for entry in written["ledger"]] == STAGES
-    assert written["ledger"][:-1] == returned["ledger"][:-1]
-    assert written["ledger"][-1]["budget_s"] == returned["ledger"][-1]["budget_s"]
-    page = (tmp_path / "report.html").read_text()
-    assert [stage for stage in STAGES if f"<tr><td>{stage}</td>" in page] == STAGES
-    assert (written["study_key"], written["second_reading"]) == ("key-1", "complete")
 
 
 def test_a_limitation_of_the_study_is_reported_and_withdraws_the_guarantee(tmp_path: Path) -> None:
@@ -331,9 +312,3 @@ def test_headers_that_cannot_be_made_cost_no_report(tmp_path: Path) -> None:
     report = report_of(replace(pipeline, read=lambda _: study), tmp_path)
     assert report.status is Status.FINAL
     assert not (tmp_path / SOURCE).exists()
-
-
-def test_a_lung_box_without_files_can_be_read() -> None:
-    pipeline = pipeline_of(NoSecondReader())
-    assessment = detect(pipeline, box(), Budget(Deadline.after(5.0)), "key")
-    assert [f.edge_score for f in assessment.merged.findings] == [0.95, 0.7]

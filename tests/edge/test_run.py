@@ -7,24 +7,22 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edge import run as agent
 from edge.agent.study import MAX_ATTEMPTS
 from edge.folders import AlreadyRunning
 from edge.job import Job
-from edge.pipeline import Pipeline, StudyResult, read_and_report
+from edge.pipeline import StudyResult
 from edge.report.compose import AMENDED_LATER, NOT_AMENDED
 from edge.run import draining, run_agent
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.steps import Step
 from edge.telemetry import Telemetry
 from evaluation.world import settings_in
-from tests.edge.builders import UNHURRIED, HandClock, SilentCloud, pipeline_of, put
+from tests.edge.builders import UNHURRIED, HandClock, SilentCloud, pipeline_of, put, report_of
 from tests.edge.running_agent import (
     PATIENCE_S,
     Killed,
@@ -41,13 +39,13 @@ from tests.edge.running_agent import (
 )
 
 
-@pytest.mark.parametrize(("reads", "says"), [(read_and_report, NOT_AMENDED), (None, AMENDED_LATER)])
-def test_only_the_agent_says_that_its_report_will_be_amended(
-    reads: Callable[[Pipeline, Job], StudyResult] | None, says: str, tmp_path: Path
+@pytest.mark.parametrize(("amends", "says"), [(False, NOT_AMENDED), (True, AMENDED_LATER)])
+def test_only_an_agent_says_that_its_report_will_be_amended(
+    amends: bool, says: str, tmp_path: Path
 ) -> None:
-    pipeline, job = pipeline_of(SilentCloud()), Job(Path("study"), tmp_path)
-    result = reads(pipeline, job) if reads else agent._read(pipeline, job, lambda *_: None)
-    assert result.report.second_reading_reason.endswith(f"; {says}")
+    pipeline = pipeline_of(SilentCloud())
+    own = replace(pipeline, provenance=replace(pipeline.provenance, amends=amends))
+    assert report_of(own, tmp_path).second_reading_reason.endswith(f"; {says}")
 
 
 def test_every_study_gets_its_report_and_bad_ones_are_quarantined_with_a_reason(
@@ -221,19 +219,22 @@ def test_pending_reads_make_room_while_more_studies_wait(
     assert seen == [{}, {"a": "final"}, {"a": "final", "b": "final"}]
 
 
-@pytest.mark.parametrize("shared", ["inbox", "outbox", "state_dir"])
-def test_two_agents_cannot_share_a_folder(tmp_path: Path, shared: str) -> None:
+def test_two_agents_cannot_share_a_folder(tmp_path: Path) -> None:
     """The second is refused as long as the first runs, whatever its other folders."""
-    process = start(tmp_path)
-    wait_until(lambda: (tmp_path / "state" / "spool.sqlite3").exists())
+    put(tmp_path / "inbox", "a")
     own, apart = settings_in(tmp_path), settings_in(tmp_path / "other")
-    other = apart.model_copy(update={shared: getattr(own, shared)})
-    try:
-        with pytest.raises(AlreadyRunning, match="another agent"):
-            run_agent(other, read=quick_read, stop=threading.Event())
-    finally:
-        process.kill()
-        process.join(PATIENCE_S)
+    refused: list[str] = []
+
+    def read(job: Job, persist: PersistPending) -> StudyResult:
+        for shared in ("inbox", "outbox", "state_dir"):
+            other = apart.model_copy(update={shared: getattr(own, shared)})
+            with pytest.raises(AlreadyRunning, match="another agent"):
+                run_agent(other, read=quick_read, stop=threading.Event())
+            refused.append(shared)
+        return quick_read(job, persist)
+
+    work_off(tmp_path, read)
+    assert len(refused) == 3
 
 
 def test_two_agents_with_one_outbox_lose_no_report_where_no_lock_works(
@@ -276,10 +277,25 @@ def test_a_report_folder_that_another_study_took_meanwhile_is_left_alone(tmp_pat
     assert "NotCt" in (theirs / "report.json").read_text()
 
 
+def read_until_told(job: Job, persist: PersistPending) -> StudyResult:
+    """Reads until the agent is told to stop; leaves a file when it begins, and one then."""
+    (job.out.parent / "begun").touch()
+    while signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        time.sleep(0.001)
+    (job.out.parent / "told").touch()
+    return quick_read(job, persist)
+
+
+def read_without_end(job: Job, persist: PersistPending) -> StudyResult:
+    read_until_told(job, persist)
+    threading.Event().wait(PATIENCE_S)
+    raise AssertionError("it was not killed")
+
+
 def test_sigterm_finishes_the_current_study_and_no_other(tmp_path: Path) -> None:
     for name in "ab":
         put(tmp_path / "inbox", name)
-    process = start(tmp_path, read=slow_read)
+    process = start(tmp_path, read=read_until_told)
     wait_until(lambda: (tmp_path / "outbox" / "begun").exists())
     process.terminate()
     process.join(PATIENCE_S)
@@ -287,13 +303,6 @@ def test_sigterm_finishes_the_current_study_and_no_other(tmp_path: Path) -> None
     assert statuses(tmp_path) == {"a": "final"}
     drain(tmp_path)
     assert whereabouts(tmp_path) == {"a": ["done"], "b": ["done"]}
-
-
-def slow_read(job: Job, persist: PersistPending) -> StudyResult:
-    """Takes a while over each study, and leaves a sign that it has begun."""
-    (job.out.parent / "begun").touch()
-    time.sleep(0.5)
-    return quick_read(job, persist)
 
 
 REACHED = [*(step for step in Step if step is not Step.JOINING), *PendingStep]
@@ -319,6 +328,7 @@ def test_killed_at_any_durable_step_no_study_is_lost_or_duplicated(
     assert_amended_once(tmp_path / "outbox" / "d")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(26))
 def test_killed_at_random_moments_no_study_is_lost_or_duplicated(tmp_path: Path, seed: int) -> None:
     """SIGKILL at a moment of chance, with a study arriving meanwhile, and a clean start after."""
@@ -340,7 +350,7 @@ def test_killed_at_random_moments_no_study_is_lost_or_duplicated(tmp_path: Path,
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
     put(tmp_path / "inbox", "a")
-    process = start(tmp_path, read=endless_read)
+    process = start(tmp_path, read=read_without_end)
     wait_until(lambda: (tmp_path / "outbox" / "begun").exists())
     process.terminate()
     wait_until(lambda: (tmp_path / "outbox" / "told").exists())
@@ -349,16 +359,6 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
     assert process.exitcode == -signal.SIGTERM
     drain(tmp_path)
     assert whereabouts(tmp_path) == {"a": ["done"]}
-
-
-def endless_read(job: Job, persist: PersistPending) -> StudyResult:
-    """Never ends; creates a file when it has started, and one when it must stop."""
-    (job.out.parent / "begun").touch()
-    while signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        time.sleep(0.001)
-    (job.out.parent / "told").touch()
-    time.sleep(PATIENCE_S)
-    return quick_read(job, persist)
 
 
 def test_a_signal_in_the_midst_of_a_wait_does_not_meet_the_events_lock() -> None:

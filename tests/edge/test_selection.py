@@ -86,10 +86,6 @@ def test_fewer_and_larger_may_be_worth_more() -> None:
     assert [(p.offer, p.option.size) for p in picks] == [(0, Size.FULL)]
 
 
-def test_what_is_dearer_and_worth_less_is_never_considered() -> None:
-    assert [o.size for o in efficient(options(0.2))] == [Size.REDUCED, Size.FULL]
-
-
 def test_nothing_is_chosen_of_nothing_or_without_room() -> None:
     assert choose([], 9, lambda *_: True) == ()
     assert choose([options(0.2)], 0, lambda *_: True) == ()

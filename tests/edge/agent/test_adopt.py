@@ -26,7 +26,7 @@ from edge.store.pending import PendingStep, PersistPending
 from edge.store.repair import damaged_databases
 from edge.store.steps import Step
 from evaluation.world import settings_in
-from tests.edge.agent.test_join import Reader, assert_one_study, send
+from tests.edge.agent.test_join import FIRST, REST, Reader, assert_one_study, send
 from tests.edge.builders import put
 from tests.edge.databases import open_store
 from tests.edge.running_agent import (
@@ -259,16 +259,6 @@ def test_a_header_whose_data_were_still_in_the_inbox_gets_them(tmp_path: Path) -
     assert statuses(tmp_path) == {"x": "final"}
 
 
-def test_a_database_that_cannot_be_opened_for_its_permissions_is_not_set_aside(
-    tmp_path: Path,
-) -> None:
-    """It is no damage; a folder in its place stands for it here."""
-    database(tmp_path).mkdir(parents=True)
-    with pytest.raises(Exception, match=r"spool\.sqlite3"):
-        work(tmp_path)
-    assert damaged_databases(database(tmp_path)) == []
-
-
 def test_folders_that_cannot_be_listed_at_the_start_are_adopted_from_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,6 +303,7 @@ def test_killed_before_its_files_moved_and_its_row_lost_a_study_is_reported_unde
     assert os.listdir(tmp_path / "state" / "work") == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(14))
 def test_killed_at_a_random_moment_and_its_database_damaged_no_study_is_lost_or_doubled(
     tmp_path: Path, seed: int
@@ -348,9 +339,9 @@ def test_killed_at_a_random_moment_and_its_database_damaged_no_study_is_lost_or_
 def test_images_that_joined_a_study_before_the_database_was_lost_are_read(tmp_path: Path) -> None:
     """They lie with their study, and its report does not have them yet."""
     reader = Reader()
-    send(tmp_path, "a", slice(0, 12))
+    send(tmp_path, "a", FIRST)
     work(tmp_path, reader)
-    send(tmp_path, "a", slice(12, 20))
+    send(tmp_path, "a", REST)
 
     def die(_job: Job, _persist: PersistPending) -> StudyResult:
         raise Killed

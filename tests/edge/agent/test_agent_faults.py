@@ -20,7 +20,6 @@ from tests.edge.running_agent import (
     Killed,
     assert_each_once,
     full_at,
-    full_error,
     held_at,
     quick_read,
     statuses,
@@ -132,30 +131,6 @@ def test_a_locked_database_pauses_and_loses_nothing(
         assert [read.version for read in store.pending.at(PendingStep.PENDING)] == [1]
 
 
-def test_a_disk_that_stays_full_counts_no_attempt_against_a_study(tmp_path: Path) -> None:
-    put(tmp_path / "inbox", "a")
-    left = [4 * MAX_ATTEMPTS]
-
-    def full() -> bool:
-        left[0] -= 1
-        return left[0] > 0
-
-    def on_step(step: Step | PendingStep, durable: bool) -> None:
-        if step is Step.CLAIMED and not durable and left[0] < 4 * MAX_ATTEMPTS and left[0] % 2:
-            left[0] -= 1
-            raise full_error()
-
-    def read(job: Job, persist: PersistPending) -> StudyResult:
-        if full():
-            raise OSError(errno.ENOSPC, "no room")
-        return quick_read(job, persist)
-
-    work_off(tmp_path, read, on_step)
-    assert_each_once(tmp_path, {"a"}, set())
-    with open_store(tmp_path / "state" / "spool.sqlite3") as store:
-        assert [record.attempts for record in store.at(Step.DONE)] == [1]
-
-
 def test_a_pause_before_reading_takes_back_no_attempt_of_an_earlier_process(tmp_path: Path) -> None:
     """What died in the middle of its reading is blamed though every start meets a full disk."""
     put(tmp_path / "inbox", "a")
@@ -264,3 +239,32 @@ def test_an_unwritable_outbox_counts_no_attempt_against_the_study(
     assert_each_once(tmp_path, {"a"}, set())
     with open_store(tmp_path / "state" / "spool.sqlite3") as store:
         assert [record.attempts for record in store.at(Step.DONE)] == [1]
+
+
+@pytest.mark.parametrize("damaged", ["", '{"rejec', "[]", "{}", '{"rejection": {"odd": 1}}'])
+def test_a_damaged_report_counts_as_none(tmp_path: Path, damaged: str) -> None:
+    """The study is read again, and its report takes the place of the damaged one."""
+    put(tmp_path / "inbox", "a")
+
+    def read(job: Job, _persist: PersistPending) -> StudyResult:
+        (job.out / "report.json").write_text(damaged)
+        raise Killed
+
+    with pytest.raises(Killed):
+        work_off(tmp_path, read)
+    work_off(tmp_path)
+    assert_each_once(tmp_path, {"a"}, set())
+
+
+def test_the_folder_in_quarantine_outlasts_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its entry is on the disk before the reason lies in it."""
+    synced: list[tuple[Path, list[Path]]] = []
+    monkeypatch.setattr(
+        "edge.agent.study.sync_folder",
+        lambda folder: synced.append((folder, list(folder.glob("*/reason.json")))),
+    )
+    put(tmp_path / "inbox", "a", "bad")
+    work_off(tmp_path)
+    assert synced == [(tmp_path / "state" / "quarantine", [])]

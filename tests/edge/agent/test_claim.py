@@ -36,35 +36,6 @@ def files(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
-def test_a_claim_moves_the_study_and_drops_its_marker(tmp_path: Path, store: StudyStore) -> None:
-    inbox, _ = watch(tmp_path / "inbox")
-    put(tmp_path / "inbox", "a b")
-    record = take(inbox.complete()[0], tmp_path, store)
-    assert record is not None
-    assert record.step is Step.CLAIMED
-    assert files(tmp_path / "state" / "work" / record.id) == ["a b/0.dcm", "a b/1.dcm"]
-    assert files(tmp_path / "inbox") == []
-
-
-def test_the_start_of_the_budget_is_passed_on_before_a_file_is_moved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: StudyStore
-) -> None:
-    """A claim that is interrupted and finished later loses no part of the wait."""
-    inbox, clock = watch(tmp_path / "inbox")
-    put(tmp_path / "inbox", "a")
-    folders = folders_in(tmp_path)
-    claimed: dict[str, float] = {}
-
-    def full(*_: Path) -> None:
-        raise OSError(28, "no room")
-
-    monkeypatch.setattr(claiming, "move", full)
-    with pytest.raises(OSError, match="no room"):
-        claim(inbox.complete()[0], folders, store, claimed.__setitem__)
-    assert claimed == {record.id: clock.now_s for record in store.at(Step.CLAIMING)}
-    assert len(claimed) == 1
-
-
 def test_a_member_that_is_a_dangling_link_is_claimed_as_it_is(
     tmp_path: Path, store: StudyStore
 ) -> None:
@@ -81,35 +52,11 @@ def test_a_member_that_is_a_dangling_link_is_claimed_as_it_is(
     assert list(box.iterdir()) == []
 
 
-def test_the_same_name_again_is_a_new_study(tmp_path: Path, store: StudyStore) -> None:
-    """What arrives after the claim is claimed separately, and has a separate report."""
-    inbox, _ = watch(tmp_path / "inbox")
-    records = []
-    for text in ("first", "second"):
-        put(tmp_path / "inbox", "a", text)
-        records.append(take(inbox.complete()[0], tmp_path, store))
-    kept = [record for record in records if record is not None]
-    assert [record.report_name for record in kept] == ["a", "a-2"]
-    texts = [(tmp_path / "state" / "work" / r.id / "a" / "0.dcm").read_text() for r in kept]
-    assert texts == ["first", "second"]
-
-
 def test_a_study_that_another_took_is_forgotten(tmp_path: Path, store: StudyStore) -> None:
     put(tmp_path / "inbox", "a").rename(tmp_path / "elsewhere")
     assert take(CompleteStudy(("a", "a.done"), "p", 0.0), tmp_path, store) is None
     assert store.at(*Step) == []
     assert list((tmp_path / "state" / "work").iterdir()) == []
-
-
-def test_an_interrupted_claim_that_moved_nothing_goes_back_to_the_inbox(
-    tmp_path: Path, store: StudyStore
-) -> None:
-    inbox, _ = watch(tmp_path / "inbox")
-    put(tmp_path / "inbox", "a")
-    record = open_claim(store, "a")
-    resume_claim(record, folders_in(tmp_path), store)
-    assert store.at(*Step) == []
-    assert names(inbox) == ["a"]
 
 
 def test_a_claim_interrupted_between_header_and_data_is_finished(

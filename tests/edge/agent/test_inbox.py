@@ -19,130 +19,130 @@ from tests.edge.builders import QUIET_S, HandClock, names, put, watch
 from tests.imaging.small_ct import SmallCt
 
 
-def test_a_study_is_complete_when_it_has_been_quiet(tmp_path: Path) -> None:
-    inbox, clock = watch(tmp_path / "inbox")
-    put(tmp_path / "inbox", "Müller, Änne 漢字", done=False)
-    assert names(inbox) == []
-    clock.sleep(QUIET_S - 0.1)
-    assert names(inbox) == []
-    clock.sleep(0.1)
-    assert names(inbox) == ["Müller, Änne 漢字"]
+class Box:
+    """An inbox in a folder, and its clock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.inbox, self.clock = watch(folder)
+
+    def names(self) -> list[str]:
+        """The studies that are complete now."""
+        return names(self.inbox)
 
 
-def test_every_change_restarts_the_quiet_time(tmp_path: Path) -> None:
-    inbox, clock = watch(tmp_path / "inbox")
-    folder = put(tmp_path / "inbox", "a", done=False)
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    return Box(tmp_path / "inbox")
+
+
+def test_a_study_is_complete_when_it_has_been_quiet(box: Box) -> None:
+    put(box.folder, "Müller, Änne 漢字", done=False)
+    assert box.names() == []
+    box.clock.sleep(QUIET_S - 0.1)
+    assert box.names() == []
+    box.clock.sleep(0.1)
+    assert box.names() == ["Müller, Änne 漢字"]
+
+
+def test_every_change_restarts_the_quiet_time(box: Box) -> None:
+    folder = put(box.folder, "a", done=False)
     changes = (
         lambda: (folder / "2.dcm").write_text("new"),
         lambda: (folder / "0.dcm").write_text("longer than before"),
         lambda: os.utime(folder / "1.dcm", ns=(1, 1)),
     )
-    assert names(inbox) == []
+    assert box.names() == []
     for change in changes:
-        clock.sleep(QUIET_S - 1)
+        box.clock.sleep(QUIET_S - 1)
         change()
-        assert names(inbox) == []
-        clock.sleep(QUIET_S - 1)
-        assert names(inbox) == []
-    clock.sleep(1)
-    assert names(inbox) == ["a"]
+        assert box.names() == []
+        box.clock.sleep(QUIET_S - 1)
+        assert box.names() == []
+    box.clock.sleep(1)
+    assert box.names() == ["a"]
 
 
 @pytest.mark.parametrize("marker", ["a/.done", "a.done"])
-def test_a_done_file_completes_a_study_at_once(tmp_path: Path, marker: str) -> None:
-    inbox, _ = watch(tmp_path / "inbox")
-    put(tmp_path / "inbox", "a", done=False)
-    (tmp_path / "inbox" / marker).touch()
-    assert names(inbox) == ["a"]
+def test_a_done_file_completes_a_study_at_once(box: Box, marker: str) -> None:
+    put(box.folder, "a", done=False)
+    (box.folder / marker).touch()
+    assert box.names() == ["a"]
 
 
-def test_a_done_file_left_by_an_older_study_completes_nothing(tmp_path: Path) -> None:
-    inbox, _ = watch(tmp_path / "inbox")
-    (tmp_path / "inbox" / "a.done").touch()
-    written = (tmp_path / "inbox" / "a.done").stat().st_ctime_ns
-    folder = put(tmp_path / "inbox", "a", done=False)
+def test_a_done_file_left_by_an_older_study_completes_nothing(box: Box) -> None:
+    (box.folder / "a.done").touch()
+    written = (box.folder / "a.done").stat().st_ctime_ns
+    folder = put(box.folder, "a", done=False)
     while (folder / "0.dcm").stat().st_ctime_ns <= written:
         (folder / "0.dcm").touch()
-    assert names(inbox) == []
+    assert box.names() == []
 
 
-def test_an_empty_folder_waits_for_its_files(tmp_path: Path) -> None:
+def test_an_empty_folder_waits_for_its_files(box: Box) -> None:
     """A sender makes the folder first and may take its time."""
-    inbox, clock = watch(tmp_path / "inbox")
-    (tmp_path / "inbox" / "a").mkdir()
+    (box.folder / "a").mkdir()
     for _ in range(3):
-        assert names(inbox) == []
-        clock.sleep(QUIET_S)
+        assert box.names() == []
+        box.clock.sleep(QUIET_S)
 
 
-def test_a_transfer_in_a_folder_is_waited_for(tmp_path: Path) -> None:
+def test_a_transfer_in_a_folder_is_waited_for(box: Box) -> None:
     """Ten times as long as otherwise: then the reader says which file has not arrived."""
-    inbox, clock = watch(tmp_path / "inbox")
-    folder = put(tmp_path / "inbox", "a", done=False)
-    (folder / "3.dcm.part").touch()
+    for name in ("a", "b"):
+        (put(box.folder, name, done=False) / "3.dcm.part").touch()
     with structlog.testing.capture_logs() as logs:
-        assert names(inbox) == []
-        clock.sleep(9.9 * QUIET_S)
-        assert names(inbox) == []
+        assert box.names() == []
+        box.clock.sleep(9.9 * QUIET_S)
+        assert box.names() == []
     assert [log["event"] for log in logs] == ["transfers in the inbox have not finished"]
-    clock.sleep(0.1 * QUIET_S)
-    assert names(inbox) == ["a"]
+    (box.folder / "b" / "3.dcm.part").rename(box.folder / "b" / "3.dcm")  # finished
+    assert box.names() == []
+    box.clock.sleep(0.1 * QUIET_S)
+    assert box.names() == ["a"]
+    box.clock.sleep(0.9 * QUIET_S)
+    assert box.names() == ["a", "b"]
 
 
-def test_a_transfer_that_finishes_is_waited_for_no_longer(tmp_path: Path) -> None:
-    inbox, clock = watch(tmp_path / "inbox")
-    folder = put(tmp_path / "inbox", "a", done=False)
-    (folder / "3.dcm.part").touch()
-    assert names(inbox) == []
-    (folder / "3.dcm.part").rename(folder / "3.dcm")
-    assert names(inbox) == []
-    clock.sleep(QUIET_S)
-    assert names(inbox) == ["a"]
-
-
-def test_a_transfer_that_left_its_traces_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_transfer_that_left_its_traces_is_not_waited_for(box: Box) -> None:
     """The file is there under its name; or a marker says that all has arrived."""
-    inbox, clock = watch(tmp_path / "inbox")
-    (put(tmp_path / "inbox", "a", done=False) / "0.dcm.part").touch()
-    marked = put(tmp_path / "inbox", "b", done=False)
+    (put(box.folder, "a", done=False) / "0.dcm.part").touch()
+    marked = put(box.folder, "b", done=False)
     (marked / "3.dcm.part").touch()
     (marked / ".done").touch()
-    assert names(inbox) == ["b"]
-    clock.sleep(QUIET_S)
-    assert names(inbox) == ["a", "b"]
+    assert box.names() == ["b"]
+    box.clock.sleep(QUIET_S)
+    assert box.names() == ["a", "b"]
 
 
-def test_an_archive_is_taken_so_that_a_report_can_refuse_it(tmp_path: Path) -> None:
-    inbox, clock = watch(tmp_path / "inbox")
-    (tmp_path / "inbox" / "study.ZIP").write_bytes(b"PK\3\4")
-    assert names(inbox) == []
-    clock.sleep(QUIET_S)
-    assert names(inbox) == ["study.ZIP"]
+def test_an_archive_is_taken_so_that_a_report_can_refuse_it(box: Box) -> None:
+    (box.folder / "study.ZIP").write_bytes(b"PK\3\4")
+    assert box.names() == []
+    box.clock.sleep(QUIET_S)
+    assert box.names() == ["study.ZIP"]
 
 
-def test_hidden_temporary_linked_and_loose_files_are_left_alone(tmp_path: Path) -> None:
+def test_hidden_temporary_linked_and_loose_files_are_left_alone(box: Box, tmp_path: Path) -> None:
     """None is a study; of loose ones the log speaks once, and without their names."""
-    inbox, clock = watch(tmp_path / "inbox")
-    folder = tmp_path / "inbox"
+    folder = box.folder
     for name in (".hidden", "b.part", "c.tmp"):
         put(folder, name, done=False)
     (folder / "DOE_JOHN.dcm").write_text("one slice")
     (folder / "link").symlink_to(tmp_path)
     with structlog.testing.capture_logs() as logs:
         for _ in range(3):
-            assert names(inbox) == []
-            clock.sleep(QUIET_S)
+            assert box.names() == []
+            box.clock.sleep(QUIET_S)
     assert [(entry["count"], entry["suffixes"]) for entry in logs] == [(2, ["", ".dcm"])]
 
 
 @pytest.mark.parametrize("where", ["a folder of its own", "the study itself"])
 def test_an_unreadable_study_keeps_no_other_waiting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    box: Box, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """It is logged once, by its reason alone, and is read as any other once that is possible."""
-    inbox, clock = watch(tmp_path / "inbox")
-    bad = put(tmp_path / "inbox", "Doe, Jane", done=False)
-    put(tmp_path / "inbox", "good")
+    bad = put(box.folder, "Doe, Jane", done=False)
+    put(box.folder, "good")
     shut = bad if where == "the study itself" else bad / "series"
     shut.mkdir(exist_ok=True)
     listed = os.scandir
@@ -155,35 +155,33 @@ def test_an_unreadable_study_keeps_no_other_waiting(
     with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
         patch.setattr(os, "scandir", scandir)
         for _ in range(3):
-            assert names(inbox) == ["good"]
-            clock.sleep(QUIET_S)
+            assert box.names() == ["good"]
+            box.clock.sleep(QUIET_S)
     (told,) = logs
     assert (told["count"], told["reasons"]) == (1, ["Permission denied"])
-    assert names(inbox) == ["good"]
-    clock.sleep(QUIET_S)
-    assert names(inbox) == ["Doe, Jane", "good"]
+    assert box.names() == ["good"]
+    box.clock.sleep(QUIET_S)
+    assert box.names() == ["Doe, Jane", "good"]
 
 
 def test_an_inbox_that_may_be_listed_but_not_entered_ends_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inbox, _ = watch(tmp_path / "inbox")
-    put(tmp_path / "inbox", "a")
+    put(box.folder, "a")
 
     def lstat(path: Path) -> os.stat_result:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "lstat", lstat)
-        assert names(inbox) == []
-    assert names(inbox) == ["a"]
+        assert box.names() == []
+    assert box.names() == ["a"]
 
 
-def test_folders_in_folders_without_end_are_not_taken_and_stop_nothing(tmp_path: Path) -> None:
+def test_folders_in_folders_without_end_are_not_taken_and_stop_nothing(box: Box) -> None:
     """Functions that call themselves for each level would end the agent, at each start again."""
-    inbox, clock = watch(tmp_path / "inbox")
-    put(tmp_path / "inbox", "good")
-    folder = os.open(put(tmp_path / "inbox", "deep"), os.O_RDONLY)
+    put(box.folder, "good")
+    folder = os.open(put(box.folder, "deep"), os.O_RDONLY)
     for _ in range(1500):  # more than a path may be long in one piece
         os.mkdir("n", dir_fd=folder)
         below = os.open("n", os.O_RDONLY, dir_fd=folder)
@@ -191,100 +189,91 @@ def test_folders_in_folders_without_end_are_not_taken_and_stop_nothing(tmp_path:
         folder = below
     os.close(folder)
     with structlog.testing.capture_logs() as logs:
-        assert names(inbox) == ["good"]
-        clock.sleep(QUIET_S)
-        assert names(inbox) == ["good"]
+        assert box.names() == ["good"]
+        box.clock.sleep(QUIET_S)
+        assert box.names() == ["good"]
     (told,) = logs
     assert told["reasons"] == ["folders are nested more than 64 deep"]
     # pytest's own cleaning calls itself for each level too
-    subprocess.run(["rm", "-r", tmp_path / "inbox"], check=True)
+    subprocess.run(["rm", "-r", box.folder], check=True)
 
 
-def test_a_link_that_goes_in_circles_does_not_stop_the_inbox(tmp_path: Path) -> None:
-    inbox, clock = watch(tmp_path / "inbox")
-    bad = put(tmp_path / "inbox", "a", done=False)
+def test_a_link_that_goes_in_circles_does_not_stop_the_inbox(box: Box) -> None:
+    bad = put(box.folder, "a", done=False)
     (bad / "loop.dcm").symlink_to("loop.dcm")
-    put(tmp_path / "inbox", "b")
+    put(box.folder, "b")
     for _ in range(2):
-        assert names(inbox) == ["b"]
-        clock.sleep(QUIET_S)
+        assert box.names() == ["b"]
+        box.clock.sleep(QUIET_S)
 
 
-def test_single_volume_files_are_studies_with_their_data(tmp_path: Path) -> None:
+def test_single_volume_files_are_studies_with_their_data(box: Box) -> None:
     """A detached header takes the data file that it names along, and no other."""
-    inbox, clock = watch(tmp_path / "inbox")
-    folder = tmp_path / "inbox"
+    folder = box.folder
     for name in ("a.nii.gz", "b.nrrd", "c.mha", "d.raw", "e.zraw"):
         (folder / name).write_text(name)
     (folder / "d.mhd").write_text("NDims = 3\nElementDataFile = d.raw\n")
     (folder / "n.nhdr").write_text("NRRD0004\ndata file: LIST\n")
     (folder / "evil.mhd").write_text("ElementDataFile = ../../etc/passwd\n")
-    inbox.complete()
-    clock.sleep(QUIET_S)
-    members = [" ".join(arrival.members) for arrival in inbox.complete()]
+    box.inbox.complete()
+    box.clock.sleep(QUIET_S)
+    members = [" ".join(arrival.members) for arrival in box.inbox.complete()]
     assert members == ["a.nii.gz", "b.nrrd", "c.mha", "d.mhd d.raw", "evil.mhd", "n.nhdr"]
 
 
-def test_data_that_still_arrives_keeps_its_header_waiting(tmp_path: Path) -> None:
+def test_data_that_still_arrives_keeps_its_header_waiting(box: Box) -> None:
     """A header alone in transfer is complete only when its data has been quiet, too."""
-    inbox, clock = watch(tmp_path / "inbox")
-    (tmp_path / "inbox" / "d.mhd").write_text("ElementDataFile = d.raw\n")
+    (box.folder / "d.mhd").write_text("ElementDataFile = d.raw\n")
     for size in range(1, 4):
-        (tmp_path / "inbox" / "d.raw").write_bytes(bytes(size))
-        assert names(inbox) == []
-        clock.sleep(QUIET_S - 1)
-    clock.sleep(1)
-    assert names(inbox) == ["d.mhd"]
+        (box.folder / "d.raw").write_bytes(bytes(size))
+        assert box.names() == []
+        box.clock.sleep(QUIET_S - 1)
+    box.clock.sleep(1)
+    assert box.names() == ["d.mhd"]
 
 
 @pytest.mark.parametrize(
     ("header", "text"),
     [("d.mhd", "ElementDataFile = d.raw\n"), ("d.nhdr", "NRRD0004\ndata file: d.raw\n")],
 )
-def test_a_header_waits_for_data_under_a_passing_name(
-    tmp_path: Path, header: str, text: str
-) -> None:
-    inbox, clock = watch(tmp_path / "inbox")
-    (tmp_path / "inbox" / header).write_text(text)
-    part = tmp_path / "inbox" / "d.raw.part"
+def test_a_header_waits_for_data_under_a_passing_name(box: Box, header: str, text: str) -> None:
+    (box.folder / header).write_text(text)
+    part = box.folder / "d.raw.part"
     part.write_bytes(b"1")
     with structlog.testing.capture_logs() as logs:
         for _ in range(3):
-            assert names(inbox) == []
-            clock.sleep(QUIET_S)
+            assert box.names() == []
+            box.clock.sleep(QUIET_S)
     assert logs == [{"event": "headers lack their data files", "count": 1, "log_level": "warning"}]
-    part.rename(tmp_path / "inbox" / "d.raw")
-    assert names(inbox) == []
-    clock.sleep(QUIET_S)
-    assert [arrival.members for arrival in inbox.complete()] == [(header, "d.raw")]
+    part.rename(box.folder / "d.raw")
+    assert box.names() == []
+    box.clock.sleep(QUIET_S)
+    assert [arrival.members for arrival in box.inbox.complete()] == [(header, "d.raw")]
 
 
 @pytest.mark.parametrize("data", ["LOCAL", "LIST", "list 2", "img%03d.raw 1 9 1", "/a/d.raw", ""])
-def test_a_header_waits_for_nothing_that_cannot_come(tmp_path: Path, data: str) -> None:
+def test_a_header_waits_for_nothing_that_cannot_come(box: Box, data: str) -> None:
     """A keyword, a pattern, a path: the reader names what is wrong."""
-    inbox, clock = watch(tmp_path / "inbox")
-    (tmp_path / "inbox" / "d.mhd").write_text(f"ElementDataFile = {data}\n")
-    assert names(inbox) == []
-    clock.sleep(QUIET_S)
-    assert names(inbox) == ["d.mhd"]
+    (box.folder / "d.mhd").write_text(f"ElementDataFile = {data}\n")
+    assert box.names() == []
+    box.clock.sleep(QUIET_S)
+    assert box.names() == ["d.mhd"]
 
 
-def test_a_marked_header_waits_for_nothing(tmp_path: Path) -> None:
-    inbox, _ = watch(tmp_path / "inbox")
-    (tmp_path / "inbox" / "d.mhd").write_text("ElementDataFile = d.raw\n")
-    (tmp_path / "inbox" / "d.raw").symlink_to("nowhere")
-    (tmp_path / "inbox" / "d.mhd.done").touch()
-    assert [arrival.members for arrival in inbox.complete()] == [("d.mhd", "d.mhd.done")]
+def test_a_marked_header_waits_for_nothing(box: Box) -> None:
+    (box.folder / "d.mhd").write_text("ElementDataFile = d.raw\n")
+    (box.folder / "d.raw").symlink_to("nowhere")
+    (box.folder / "d.mhd.done").touch()
+    assert [arrival.members for arrival in box.inbox.complete()] == [("d.mhd", "d.mhd.done")]
 
 
 @pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO, errno.EACCES])
 def test_an_inbox_that_cannot_be_listed_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+    box: Box, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """It is said once each time, and costs no study its quiet time."""
-    inbox, clock = watch(tmp_path / "inbox")
-    put(tmp_path / "inbox", "a", done=False)
-    assert names(inbox) == []
+    put(box.folder, "a", done=False)
+    assert box.names() == []
 
     def listdir(folder: Path) -> list[str]:
         raise OSError(code, os.strerror(code), str(folder))
@@ -293,12 +282,12 @@ def test_an_inbox_that_cannot_be_listed_is_waited_for(
         with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
             patch.setattr(os, "listdir", listdir)
             for _ in range(3):
-                assert names(inbox) == []
-                clock.sleep(QUIET_S)
+                assert box.names() == []
+                box.clock.sleep(QUIET_S)
         assert [(entry["log_level"], entry["reason"]) for entry in logs] == [
             ("error", os.strerror(code))
         ]
-        assert names(inbox) == ["a"]
+        assert box.names() == ["a"]
 
 
 def test_report_names_are_short_enough_and_never_the_same() -> None:
@@ -349,16 +338,15 @@ def test_a_study_that_is_renamed_into_place_begins_with_that(tmp_path: Path) -> 
     assert clock.now_s - arrival.since_s == pytest.approx(1.5, abs=1e-3)
 
 
-def test_a_study_without_a_mark_begins_when_it_had_been_quiet(tmp_path: Path) -> None:
-    inbox, clock = watch(tmp_path / "inbox")
-    assert names(inbox) == []
-    put(tmp_path / "inbox", "a", done=False)
-    assert names(inbox) == []
-    began_s = clock.now_s + QUIET_S
-    clock.sleep(QUIET_S + 9.0)
+def test_a_study_without_a_mark_begins_when_it_had_been_quiet(box: Box) -> None:
+    assert box.names() == []
+    put(box.folder, "a", done=False)
+    assert box.names() == []
+    began_s = box.clock.now_s + QUIET_S
+    box.clock.sleep(QUIET_S + 9.0)
     for _ in range(2):
-        assert [arrival.since_s for arrival in inbox.complete()] == [began_s]
-        clock.sleep(4.0)
+        assert [arrival.since_s for arrival in box.inbox.complete()] == [began_s]
+        box.clock.sleep(4.0)
 
 
 def test_no_study_is_charged_for_the_time_in_which_its_quiet_is_waited_for(tmp_path: Path) -> None:
@@ -374,54 +362,51 @@ def test_no_study_is_charged_for_the_time_in_which_its_quiet_is_waited_for(tmp_p
     assert [arrival.since_s for arrival in inbox.complete()] == [clock.now_s]
 
 
-def test_a_copy_that_brings_everything_along_is_another_study(tmp_path: Path) -> None:
+def test_a_copy_that_brings_everything_along_is_another_study(box: Box, tmp_path: Path) -> None:
     """Taken and sent again before the next poll, its quiet time starts again."""
-    inbox, clock = watch(tmp_path / "inbox")
-    folder = put(tmp_path / "inbox", "a", done=False)
-    assert names(inbox) == []
-    clock.sleep(QUIET_S)
-    (first,) = inbox.complete()
+    folder = put(box.folder, "a", done=False)
+    assert box.names() == []
+    box.clock.sleep(QUIET_S)
+    (first,) = box.inbox.complete()
     taken = folder.rename(tmp_path / "taken")
     latest = max(path.stat().st_ctime_ns for path in (taken, *taken.iterdir()))
-    clock.sleep(1.0)
+    box.clock.sleep(1.0)
     shutil.copytree(taken, folder)
     while folder.stat().st_ctime_ns <= latest:
         shutil.copystat(taken, folder)
-    assert names(inbox) == []
-    clock.sleep(QUIET_S)
-    (second,) = inbox.complete()
+    assert box.names() == []
+    box.clock.sleep(QUIET_S)
+    (second,) = box.inbox.complete()
     assert second.fingerprint == first.fingerprint
-    assert second.since_s == clock.now_s
+    assert second.since_s == box.clock.now_s
 
 
 def test_a_study_of_which_announced_images_are_missing_is_held_for_a_bounded_while(
-    tmp_path: Path,
+    box: Box,
 ) -> None:
-    inbox, clock = watch(tmp_path / "inbox")
     announced = {"ImagesInAcquisition": 20}
-    SmallCt(count=12, attributes=announced).write(tmp_path / "inbox" / "part")
-    SmallCt(count=20, attributes=announced).write(tmp_path / "inbox" / "whole")
-    assert names(inbox) == []
-    clock.sleep(QUIET_S)
-    assert names(inbox) == ["whole"]
-    clock.sleep((UNFINISHED_WAITS - 1) * QUIET_S - 0.1)
-    assert names(inbox) == ["whole"]
-    clock.sleep(0.1)
-    part, _ = inbox.complete()
-    assert (part.name, part.since_s) == ("part", clock())
+    SmallCt(count=12, attributes=announced).write(box.folder / "part")
+    SmallCt(count=20, attributes=announced).write(box.folder / "whole")
+    assert box.names() == []
+    box.clock.sleep(QUIET_S)
+    assert box.names() == ["whole"]
+    box.clock.sleep((UNFINISHED_WAITS - 1) * QUIET_S - 0.1)
+    assert box.names() == ["whole"]
+    box.clock.sleep(0.1)
+    part, _ = box.inbox.complete()
+    assert (part.name, part.since_s) == ("part", box.clock())
 
 
-def test_a_held_study_is_complete_when_the_rest_arrives_or_it_is_marked(tmp_path: Path) -> None:
-    inbox, clock = watch(tmp_path / "inbox")
+def test_a_held_study_is_complete_when_the_rest_arrives_or_it_is_marked(box: Box) -> None:
     images = SmallCt(count=20, attributes={"ImagesInAcquisition": 20}).images()
     for name in ("a", "b"):
-        SmallCt().write(tmp_path / "inbox" / name, images[:12])
-    assert names(inbox) == []
-    clock.sleep(QUIET_S)
-    assert names(inbox) == []
-    (tmp_path / "inbox" / "a" / ".done").touch()
-    assert names(inbox) == ["a"]
-    SmallCt().write(tmp_path / "inbox" / "b" / "rest", images[12:])
-    assert names(inbox) == ["a"]
-    clock.sleep(QUIET_S)
-    assert names(inbox) == ["a", "b"]
+        SmallCt().write(box.folder / name, images[:12])
+    assert box.names() == []
+    box.clock.sleep(QUIET_S)
+    assert box.names() == []
+    (box.folder / "a" / ".done").touch()
+    assert box.names() == ["a"]
+    SmallCt().write(box.folder / "b" / "rest", images[12:])
+    assert box.names() == ["a"]
+    box.clock.sleep(QUIET_S)
+    assert box.names() == ["a", "b"]

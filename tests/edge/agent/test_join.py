@@ -54,6 +54,24 @@ def send(root: Path, name: str, part: slice) -> None:
     (root / "inbox" / name / ".done").touch()
 
 
+FIRST, REST, ALL = slice(0, 12), slice(12, 20), slice(0, 20)
+
+
+def read_parts(root: Path, reader: Reader, *parts: slice, name: str = "a") -> None:
+    """Send each part when the one before has been read."""
+    for part in parts:
+        send(root, name, part)
+        work_off(root, reader)
+
+
+def send_changed(root: Path) -> None:
+    """The whole series again, as ``b``, with an image that says something else."""
+    images = SmallCt(count=20).images()
+    images[5].KVP = 99
+    SmallCt().write(root / "inbox" / "b", images)
+    (root / "inbox" / "b" / ".done").touch()
+
+
 def report(root: Path, name: str = "a", version: str = "") -> dict[str, Any]:
     values: dict[str, Any] = json.loads(
         (root / "outbox" / name / f"report{version}.json").read_text()
@@ -98,21 +116,17 @@ def test_a_series_in_two_parts_is_one_study_and_its_report_is_amended(
     tmp_path: Path, name: str
 ) -> None:
     reader = Reader()
-    send(tmp_path, "a", slice(0, 12))
-    work_off(tmp_path, reader)
-    send(tmp_path, name, slice(12, 20))
-    work_off(tmp_path, reader)
+    read_parts(tmp_path, reader, FIRST)
+    read_parts(tmp_path, reader, REST, name=name)
     assert [len(images) for images in reader.read] == [12, 20]
     assert_one_study(tmp_path)
 
 
 def test_a_first_part_that_was_refused_is_read_again_with_the_rest(tmp_path: Path) -> None:
     reader = Reader(enough=15)
-    send(tmp_path, "a", slice(0, 12))
-    work_off(tmp_path, reader)
+    read_parts(tmp_path, reader, FIRST)
     assert statuses(tmp_path) == {"a": "rejected"}
-    send(tmp_path, "a", slice(12, 20))
-    work_off(tmp_path, reader)
+    read_parts(tmp_path, reader, REST)
     assert report(tmp_path)["rejection"] is None
     assert report(tmp_path, version=".v1")["rejection"]["kind"] == "IncompleteSeries"
     assert_one_study(tmp_path)
@@ -120,10 +134,7 @@ def test_a_first_part_that_was_refused_is_read_again_with_the_rest(tmp_path: Pat
 
 
 def test_a_third_part_makes_version_3_with_both_changes(tmp_path: Path) -> None:
-    reader = Reader()
-    for part in (slice(0, 8), slice(8, 15), slice(15, 20)):
-        send(tmp_path, "a", part)
-        work_off(tmp_path, reader)
+    read_parts(tmp_path, Reader(), slice(0, 8), slice(8, 15), slice(15, 20))
     newest = report(tmp_path)
     assert newest["version"] == 3
     assert [change["version"] for change in newest["changes"]] == [2, 3]
@@ -133,10 +144,7 @@ def test_a_third_part_makes_version_3_with_both_changes(tmp_path: Path) -> None:
 def test_a_part_that_overlaps_adds_only_its_new_images(tmp_path: Path) -> None:
     """What the study has already is not read twice, and is not lost."""
     reader = Reader()
-    send(tmp_path, "a", slice(0, 12))
-    work_off(tmp_path, reader)
-    send(tmp_path, "a", slice(0, 20))
-    work_off(tmp_path, reader)
+    read_parts(tmp_path, reader, FIRST, ALL)
     assert reader.read[1] == WHOLE
     key = report(tmp_path)["study_key"]
     assert len(list(arrived(tmp_path / "state" / "done" / key))) == 20
@@ -144,10 +152,7 @@ def test_a_part_that_overlaps_adds_only_its_new_images(tmp_path: Path) -> None:
 
 
 def test_a_study_that_is_sent_again_is_a_study_of_its_own(tmp_path: Path) -> None:
-    reader = Reader()
-    for _ in range(2):
-        send(tmp_path, "a", slice(0, 20))
-        work_off(tmp_path, reader)
+    read_parts(tmp_path, Reader(), ALL, ALL)
     assert [report(tmp_path, name)["version"] for name in ("a", "a-2")] == [1, 1]
 
 
@@ -161,43 +166,32 @@ def test_a_study_that_is_sent_whole_after_a_refusal_does_not_join_its_damaged_fi
     (tmp_path / "inbox" / "a" / ".done").touch()
     work_off(tmp_path, reader)
     assert statuses(tmp_path) == {"a": "rejected"}
-    send(tmp_path, "b", slice(0, 20))
-    work_off(tmp_path, reader)
+    read_parts(tmp_path, reader, ALL, name="b")
     assert reader.read[1] == WHOLE
     assert statuses(tmp_path) == {"a": "rejected", "b": "final"}
 
 
-def test_other_series_stay_other_studies(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "other", [SmallCt(20, series="2"), SmallCt(20, attributes={"PatientID": "P2"})]
+)
+def test_another_series_and_one_of_another_patient_join_nothing(
+    tmp_path: Path, other: SmallCt
+) -> None:
+    """A UID that is used twice must not mix two patients, or cost the first one the report."""
     reader = Reader()
-    send(tmp_path, "a", slice(0, 12))
-    work_off(tmp_path, reader)
-    SmallCt(count=20, series="2").write(tmp_path / "inbox" / "b")
+    read_parts(tmp_path, reader, FIRST)
+    other.write(tmp_path / "inbox" / "b")
     (tmp_path / "inbox" / "b" / ".done").touch()
     work_off(tmp_path, reader)
     assert [report(tmp_path, name)["version"] for name in "ab"] == [1, 1]
 
 
 def test_what_is_pending_for_the_first_report_is_not_merged_into_the_second(tmp_path: Path) -> None:
-    reader = Reader(pending=True)
-    send(tmp_path, "a", slice(0, 12))
-    work_off(tmp_path, reader)
-    send(tmp_path, "a", slice(12, 20))
-    work_off(tmp_path, reader)
+    read_parts(tmp_path, Reader(pending=True), FIRST, REST)
     assert_one_study(tmp_path)
     with open_store(tmp_path / "state" / "spool.sqlite3") as store:
         (read,) = store.pending.at(PendingStep.PENDING)
     assert (read.study_key, read.version) == (report(tmp_path)["study_key"], 2)
-
-
-def test_a_series_of_another_patient_joins_nothing(tmp_path: Path) -> None:
-    """A UID that is used twice must not mix two patients, or cost the first one the report."""
-    reader = Reader()
-    send(tmp_path, "a", slice(0, 12))
-    work_off(tmp_path, reader)
-    SmallCt(count=20, attributes={"PatientID": "P2"}).write(tmp_path / "inbox" / "b")
-    (tmp_path / "inbox" / "b" / ".done").touch()
-    work_off(tmp_path, reader)
-    assert [report(tmp_path, name)["version"] for name in "ab"] == [1, 1]
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -206,9 +200,8 @@ def test_killed_at_any_step_no_image_is_lost_and_the_report_is_amended_once(
     tmp_path: Path, step: Step, durable: bool
 ) -> None:
     reader = Reader()
-    send(tmp_path, "a", slice(0, 12))
-    work_off(tmp_path, reader)
-    send(tmp_path, "a", slice(12, 20))
+    read_parts(tmp_path, reader, FIRST)
+    send(tmp_path, "a", REST)
     work_off_killed_at(tmp_path, reader, step, durable)
     assert_one_study(tmp_path)
 
@@ -218,8 +211,7 @@ def test_killed_before_the_join_is_noted_it_is_finished_although_its_rest_is_put
 ) -> None:
     """Two of its images had arrived before: they lie in ``done``, and the part is not."""
     reader = Reader()
-    send(tmp_path, "a", slice(0, 12))
-    work_off(tmp_path, reader)
+    read_parts(tmp_path, reader, FIRST)
     send(tmp_path, "a", slice(10, 20))
 
     def die(*_: object) -> None:
@@ -239,9 +231,8 @@ def test_killed_between_any_two_moves_no_image_is_lost(
     tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = Reader()
-    send(tmp_path, "a", slice(0, 12))
-    work_off(tmp_path, reader)
-    send(tmp_path, "a", slice(12, 20))
+    read_parts(tmp_path, reader, FIRST)
+    send(tmp_path, "a", REST)
     moves = 0
 
     def fragile(source: Path, target: Path) -> None:
@@ -269,8 +260,7 @@ def changed_images(root: Path) -> list[tuple[str, str, int]]:
 def test_a_changed_image_in_a_later_part_is_told_and_not_read(tmp_path: Path) -> None:
     """It has the same SOP Instance UID as one that was reported, and other content."""
     reader = Reader()
-    send(tmp_path, "a", slice(0, 12))
-    work_off(tmp_path, reader)
+    read_parts(tmp_path, reader, FIRST)
     images = SmallCt(count=20).images()
     images[11].PixelData = bytes(len(images[11].PixelData))
     SmallCt().write(tmp_path / "inbox" / "a", images[10:])
@@ -293,12 +283,8 @@ def test_a_changed_image_in_a_later_part_is_told_and_not_read(tmp_path: Path) ->
 @pytest.mark.parametrize("enough", [0, 30], ids=["read", "refused"])
 def test_two_reports_of_one_changed_series_name_each_other(tmp_path: Path, enough: int) -> None:
     reader = Reader(enough)
-    send(tmp_path, "a", slice(0, 20))
-    work_off(tmp_path, reader)
-    images = SmallCt(count=20).images()
-    images[5].KVP = 99
-    SmallCt().write(tmp_path / "inbox" / "b", images)
-    (tmp_path / "inbox" / "b" / ".done").touch()
+    read_parts(tmp_path, reader, ALL)
+    send_changed(tmp_path)
     work_off(tmp_path, reader)
     first, second = report(tmp_path), report(tmp_path, "b")
     key, other = first["study_key"], second["study_key"]
@@ -321,12 +307,8 @@ def test_killed_at_any_step_two_reports_name_each_other_once(
     tmp_path: Path, step: Step, durable: bool
 ) -> None:
     reader = Reader()
-    send(tmp_path, "a", slice(0, 20))
-    work_off(tmp_path, reader)
-    images = SmallCt(count=20).images()
-    images[5].KVP = 99
-    SmallCt().write(tmp_path / "inbox" / "b", images)
-    (tmp_path / "inbox" / "b" / ".done").touch()
+    read_parts(tmp_path, reader, ALL)
+    send_changed(tmp_path)
     work_off_killed_at(tmp_path, reader, step, durable)
     assert report(tmp_path)["version"] == 2
     assert [len(report(tmp_path, name)["other_series"]) for name in "ab"] == [1, 1]

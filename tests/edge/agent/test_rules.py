@@ -11,7 +11,7 @@ from edge.escalation.client import NoSecondReader
 from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
 from edge.report.model import Report
-from edge.rules.file import BadRules, load_rules
+from edge.rules.file import load_rules
 from edge.rules.selection import selection
 from edge.store.pending import PersistPending
 from imaging.read import read_study
@@ -124,12 +124,3 @@ def test_the_cloud_is_told_the_priority_of_the_rule(rules: Path, tmp_path: Path)
     )
     read_and_report(pipeline, Job(tmp_path / "inbox" / "b", tmp_path / "out"))
     assert [str(one) for one in heard] == ["Priority.STAT"]
-
-
-def test_an_agent_with_bad_rules_does_not_start(tmp_path: Path) -> None:
-    (tmp_path / "inbox").mkdir()
-    bad = tmp_path / "bad.toml"
-    bad.write_text("[[rules]]\nname = 'a'\npriority = 'now'")
-    with pytest.raises(BadRules, match="rule 1 \\('a'\\), priority"):
-        work_off(tmp_path, settings={"rules": bad})
-    assert not (tmp_path / "state").exists()

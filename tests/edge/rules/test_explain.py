@@ -81,13 +81,3 @@ def test_a_study_that_would_be_refused_says_why(tmp_path: Path) -> None:
     (study,) = explain(tmp_path / "short", load_settings())
     assert study.outcome == "refused"
     assert study.reason.startswith("IncompleteSeries: ")
-
-
-def test_bad_rules_end_the_command(tmp_path: Path) -> None:
-    (tmp_path / "bad.toml").write_text("[[rules]]\nname = 'a'\nkernal = 'x'")
-    result = CliRunner().invoke(
-        app, ["rules", "test", str(tmp_path), "--rules", str(tmp_path / "bad.toml")]
-    )
-    assert result.exit_code == 1
-    assert "BadRules" in result.stderr
-    assert "did you mean kernel?" in result.stderr
