@@ -10,11 +10,11 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
-from evaluation.recovery.agent import settings_in
 
 import edge.run
 from edge.run import PARTS, run_agent
 from edge.settings.core import EdgeSettings
+from evaluation.world import settings_in
 from tests.edge.builders import put
 from tests.edge.running_agent import quick_read
 

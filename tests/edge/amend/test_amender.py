@@ -144,19 +144,6 @@ def test_a_read_given_up_while_a_verdict_waits_has_the_verdict(site: Site) -> No
     assert report["status"] == "final"
 
 
-def test_each_study_waits_for_its_own_verdicts(site: Site) -> None:
-    for name in "ab":
-        site.study(name)
-    site.cloud.answers = [1, 0, 2]
-    site.turns()
-    site.clock.sleep(PAUSE_S)
-    site.turns()
-    assert [site.report(name)["version"] for name in "ab"] == [1, 2]
-    site.clock.sleep(QUIET_S - PAUSE_S)
-    site.turns()
-    assert [site.report(name)["version"] for name in "ab"] == [2, 2]
-
-
 def test_a_pending_read_too_old_is_given_up_in_a_last_version(site: Site) -> None:
     """After the days allowed the report says so, is final, and nothing is kept."""
     record = site.study("a")
@@ -279,14 +266,6 @@ def test_a_retry_over_the_real_link_has_the_same_key(site: Site) -> None:
     assert findings(report) == {2: 0.9957, 3: 0.977, 1: 0.95}
 
 
-def test_nothing_is_retried_while_the_link_is_down(site: Site) -> None:
-    record = site.study("a")
-    site.cloud.available = False
-    site.turns()
-    assert site.cloud.asked == []
-    assert site.store.pending.get(record.id).step is PendingStep.PENDING
-
-
 def test_pauses_after_failed_retries_double_up_to_five_minutes(site: Site) -> None:
     """The pauses double from the first; no attempt is forgotten by a new start."""
     record = site.study("a")
@@ -332,14 +311,6 @@ def test_a_link_that_is_up_again_ends_the_pause(site: Site) -> None:
     site.turns()
     assert len(site.cloud.asked) == asked + 1
     assert site.report("a")["status"] == "final"
-
-
-def test_a_study_that_the_cloud_refuses_waits_alone(site: Site) -> None:
-    keys = [site.study(name).id for name in "ab"]
-    site.cloud.refuses, site.cloud.answers = {keys[0]}, [2]
-    site.turns()
-    assert [site.report(name)["version"] for name in "ab"] == [1, 2]
-    assert site.store.pending.get(keys[0]).attempts == 1
 
 
 def test_one_damaged_roi_suspends_its_own_read_alone(site: Site) -> None:

@@ -164,19 +164,6 @@ def test_a_response_of_the_link_does_not_free_what_was_refused() -> None:
     assert (backoff.due("other"), backoff.due("refused")) == (True, False)
 
 
-def test_pauses_are_drawn_from_the_upper_half() -> None:
-    drawn: list[tuple[float, float]] = []
-
-    def jitter(low: float, high: float) -> float:
-        drawn.append((low, high))
-        return high
-
-    backoff = Backoff(8.0, HandClock(), jitter)
-    backoff.no_response()
-    backoff.no_response()
-    assert drawn == [(4.0, 8.0), (8.0, 16.0)]
-
-
 def test_a_database_that_is_older_than_the_report_overwrites_no_version(
     tmp_path: Path, cloud: SilentCloud
 ) -> None:

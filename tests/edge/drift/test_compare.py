@@ -87,11 +87,6 @@ def test_studies_without_candidates_are_compared() -> None:
     assert drift.level is Level.STEADY
 
 
-def test_the_same_studies_give_the_same_result() -> None:
-    one, other = (compare("m 1", studies(BASELINE, 0), studies(50, 1)) for _ in range(2))
-    assert one.measures == other.measures
-
-
 def test_the_promised_rates_are_those_of_the_fit() -> None:
     assert PROMISED == {
         "sent": fit.REGIONS,

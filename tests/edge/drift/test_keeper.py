@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from edge.drift.compare import NAMES
-from edge.drift.observe import BINS, Observation, bin_of, observe
+from edge.drift.observe import Observation, bin_of, observe
 from edge.drift.part import NOTHING, DriftKeeper, DriftPart
-from edge.drift.store import DriftStore, observations, pack, unpack
+from edge.drift.store import DriftStore, observations
 from edge.findings import Decision, Route, SecondReading
 from edge.folders import DATABASE
 from edge.report.model import Status
@@ -49,13 +49,6 @@ def test_an_observation_counts_what_the_second_reading_changed() -> None:
     incomplete = replace(report, second_reading=SecondReading.PARTIAL, status=Status.PROVISIONAL)
     seen = observe("k", report_to_dict(incomplete), finding=0.5)
     assert (seen.uncertain, seen.read_again, seen.changed, seen.provisional) == (4, 0, 0, True)
-
-
-def test_counts_are_packed_in_36_bytes() -> None:
-    counts = tuple(range(BINS))
-    assert unpack(pack(counts)) == counts
-    assert len(pack(counts)) == 36
-    assert unpack(b"odd") == (0,) * BINS
 
 
 @contextmanager

@@ -106,13 +106,6 @@ def test_the_wait_for_a_busy_cloud_is_no_slow_wire(
     assert (one.sending_s, one.arrivals[0].after_s) == (after_s, after_s)
 
 
-def test_bytes_are_counted_up_to_the_first_roi_without_an_answer(clock: HandClock) -> None:
-    """The second of three: two ROIs; none where all were answered."""
-    one = timing(clock)
-    assert one.up_to_first({2, 1}) == (2, 2 * 48**3)
-    assert one.up_to_first(set()) == (0, 0)
-
-
 def with_fallback(
     first: str, other: str, link: Link | None = None, other_link: Link | None = None
 ) -> AbstractContextManager[Escalator]:

@@ -3,7 +3,6 @@
 A cloud that is asked first, and one that has room for a part.
 """
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ import pytest
 
 from edge.budget import Budget
 from edge.escalation import stream
-from edge.escalation.client import NoSecondReader
 from edge.link.link import Link
 from protos import overread_pb2 as pb
 from protos.codec import encode_roi, pack_mask
@@ -140,17 +138,6 @@ def test_pauses_are_random_up_to_a_bound_that_doubles() -> None:
     assert link.estimate().silent_s is None
 
 
-def test_port_that_never_answers_costs_no_more_than_the_budget() -> None:
-    """A port that accepts and stays silent is given up while the reserve is still left."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        budget = Budget(Deadline.after(61.0))
-        with escalator(f"127.0.0.1:{silent.getsockname()[1]}", reserve_s=60.0) as second:
-            came = second.read(plan_of(0.4), box(), budget, "key-1")
-        assert came.verdicts == {}
-        assert came.reason.startswith(("the time ran out", "the cloud cannot be reached"))
-        assert not budget.deadline.passed
-
-
 def test_a_slow_service_leaves_the_verdicts_that_came_in_time() -> None:
     """One of three verdicts came: it is kept, the link is up, and known to be slow."""
     link = Link(failures=1)
@@ -159,13 +146,6 @@ def test_a_slow_service_leaves_the_verdicts_that_came_in_time() -> None:
     assert (list(came.verdicts), link.estimate().available) == ([0], True)
     assert came.reason.startswith("the time ran out")
     assert link.estimate().completion_s(3, 3 * 48**3) > 2.0
-
-
-def test_service_that_dies_in_mid_study_leaves_what_it_answered() -> None:
-    with FakeCloud(dies_after=1) as cloud:
-        came = ask(cloud.address, 0.5, 0.45, 0.4)
-    assert list(came.verdicts) == [0]
-    assert came.reason.startswith("the cloud cannot be reached")
 
 
 def test_a_bare_cancelled_of_a_closing_server_is_retried() -> None:
@@ -244,12 +224,6 @@ def test_an_implausible_verdict_is_refused(field: str, value: float) -> None:
     assert link.estimate().middle.roi_s == Link().estimate().middle.roi_s
 
 
-def test_largest_diameter_is_still_a_verdict() -> None:
-    with FakeCloud(answer=lambda roi: replace(sure(roi), diameter_mm=200.0)) as cloud:
-        came = ask(cloud.address, 0.4)
-    assert came.verdicts[0].diameter_mm == 200.0
-
-
 @pytest.mark.parametrize("mask", [b"", b"nonsense", pack_mask(np.ones((4, 4, 4), bool))])
 def test_a_verdict_stands_without_a_readable_mask(mask: bytes) -> None:
     """None, a damaged one, one of another shape: the probability counts, nothing is outlined."""
@@ -263,13 +237,6 @@ def test_an_unrequested_verdict_is_dropped() -> None:
         came = ask(cloud.address, 0.4)
     assert came.verdicts == {}
     assert came.reason == "the cloud left 1 ROI unanswered"
-
-
-def test_without_a_cloud_the_answer_is_off() -> None:
-    second = NoSecondReader()
-    assert not second.estimate().available
-    assert second.read().switched_off
-    assert second.read_rois().switched_off
 
 
 SCORES = (0.5, 0.45, 0.4)

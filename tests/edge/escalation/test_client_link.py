@@ -15,7 +15,7 @@ from edge.selection import Size
 from protos.codec import pack_mask
 from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable
-from protos.messages import Priority, Refusal, Roi, Verdict
+from protos.messages import Refusal, Roi, Verdict
 from tests.edge.builders import SHAPE, HandClock, box, plan_of
 from tests.edge.fake_cloud import (
     RESERVE_S,
@@ -132,14 +132,6 @@ def test_an_estimate_of_the_link_now_waits_for_nothing() -> None:
         assert waited == []
         second.estimate()
     assert waited == [None]
-
-
-def test_the_header_holds_key_count_budget_and_priority() -> None:
-    with FakeCloud() as cloud:
-        ask(cloud.address, 0.4, 0.5)
-    (header,) = cloud.headers
-    assert (header.study_key, header.roi_count, header.priority) == ("key-1", 2, Priority.STAT)
-    assert 0.0 < header.budget_s <= 60.0 - RESERVE_S
 
 
 def test_roi_is_cut_around_its_candidate() -> None:

@@ -6,7 +6,6 @@ Measurements from verdicts.
 import pytest
 
 from edge.link.estimate import (
-    HALF_LIFE_S,
     OFF,
     PRIOR,
     Arrival,
@@ -29,13 +28,6 @@ def test_a_steady_link_takes_the_time_of_a_flow_line() -> None:
     # one ROI is sent, read and answered one after the other
     link = LinkEstimate.steady(Pace(0.1, MB, 5120.0, queue_s=0.0, roi_s=0.3))
     assert link.completion_s(1, 500_000, 0.5) == pytest.approx(0.1 + 0.5 + 0.3 + 0.1)
-
-
-@pytest.mark.parametrize(("queue_s", "busy"), [(0.3, True), (0.1, False), (0.0, False)])
-def test_a_cloud_is_busy_where_its_queue_is_longer_than_a_round_trip(
-    queue_s: float, busy: bool
-) -> None:
-    assert Pace(0.1, MB, MB, queue_s, 0.05).busy is busy
 
 
 def test_slow_parts_add_as_squares() -> None:
@@ -99,23 +91,6 @@ def test_one_miss_is_forgiven_after_a_handful_of_good_studies(
     for _ in range(5):
         good_study(measured, clock)
     assert p95_s(measured) < 1.0
-
-
-def test_misses_that_go_on_are_believed(measured: Measurements, clock: HandClock) -> None:
-    """After six in a row five good studies are not enough."""
-    for _ in range(6):
-        measured.add_bound(ROI, 8.0, 0.02, 1)
-        clock.sleep(PAUSE_S)
-    for _ in range(5):
-        good_study(measured, clock)
-    assert p95_s(measured) > 7.9
-
-
-def test_a_slow_cloud_is_no_slow_wire(measured: Measurements) -> None:
-    """It responded at once: the wait is a fixed one, and ten regions take little more than one."""
-    measured.add_bound(ROI, 8.0, 0.02, 1)
-    assert measured.pace(0.95).bytes_per_s == used(HandClock()).pace(0.95).bytes_per_s
-    assert 7.9 < p95_s(measured, 1) < p95_s(measured, 10) < 8.6
 
 
 def test_bytes_that_explain_the_wait_are_charged_with_it(clock: HandClock) -> None:
@@ -182,17 +157,6 @@ def test_many_measurements_outweigh_the_prior() -> None:
     assert evidence.quantile(0.95) == pytest.approx(57, abs=1)
 
 
-def test_what_is_old_counts_for_less(clock: HandClock) -> None:
-    """Two fresh measurements outweigh three of two half-lives ago."""
-    evidence = DecayingQuantiles((1.0, 1.0), clock)
-    for _ in range(3):
-        evidence.add(5.0)
-    clock.sleep(2 * HALF_LIFE_S)
-    for _ in range(2):
-        evidence.add(2.0)
-    assert evidence.quantile(0.5) == 2.0
-
-
 @pytest.mark.parametrize(("bounds", "measurements"), [(1, 5), (9, 20)])
 def test_bounds_expire_after_five_measurements_each_and_at_most_twenty(
     bounds: int, measurements: int
@@ -206,25 +170,6 @@ def test_bounds_expire_after_five_measurements_each_and_at_most_twenty(
         assert evidence.quantile(0.95) == 9.0
         evidence.add(2.0)
     assert evidence.quantile(0.95) == 2.0
-
-
-def test_each_bound_that_is_remembered_asks_for_five_measurements_more() -> None:
-    evidence = DecayingQuantiles((1.0, 1.0), HandClock())
-    for measurements in (5, 9):
-        evidence.add_bound(9.0)
-        for _ in range(measurements):
-            evidence.add(2.0)
-    assert evidence.quantile(0.95) == 9.0
-    evidence.add(2.0)
-    assert evidence.quantile(0.95) == 2.0
-
-
-def test_a_bound_is_no_measurement() -> None:
-    evidence = DecayingQuantiles((1.0, 1.0), HandClock())
-    evidence.add_bound(9.0)
-    assert not evidence.measured
-    evidence.add(2.0)
-    assert evidence.measured
 
 
 def test_one_answer_alone_says_nothing_about_throughput() -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from edge.link.estimate import Arrival, LinkEstimate, Pace
-from edge.link.link import NO_RESPONSE_YET, Link
+from edge.link.link import Link
 from tests.edge.builders import HandClock
 
 MB = 1_000_000
@@ -83,14 +83,6 @@ def test_old_measurements_are_forgotten(link: Link, clock: HandClock) -> None:
     assert (estimate.middle, estimate.slow) == (LinkEstimate().middle, LinkEstimate().slow)
 
 
-def test_loss_of_contact_is_known(link: Link, clock: HandClock) -> None:
-    assert link.estimate().silent_s is None
-    link.succeeded(())
-    clock.sleep(12.0)
-    link.failed("Unreachable: lost")
-    assert link.estimate().silent_s == pytest.approx(12.0)
-
-
 def test_breaker_opens_after_failures_in_a_row_and_probes_after_the_cool_off(
     link: Link, clock: HandClock
 ) -> None:
@@ -130,37 +122,12 @@ def test_only_one_escalation_probes(link: Link, clock: HandClock) -> None:
     assert [link.enter() for _ in range(2)] == [True, True]
 
 
-def test_missed_deadlines_open_the_breaker_too(link: Link) -> None:
-    """Three studies of which nothing was answered in time are as bad as three failures."""
-    for _ in range(2):
-        link.missed(100_000, 1.0)
-    link.failed("Unreachable: lost")
-    assert not link.estimate().available
-
-
 def test_a_missed_deadline_teaches_how_slow_it_is_at_least(link: Link) -> None:
     """100 kB not answered in 5 s: the link carries less than 20 kB/s or so, until measured."""
     link.missed(100_000, 5.0)
     assert link.estimate().middle.bytes_per_s == pytest.approx(100_000 / 4.95)
     link.missed(100_000, 0.051)  # that says nothing: it was expected to take longer
     assert link.estimate().middle.bytes_per_s == pytest.approx(100_000 / 4.95)
-
-
-def test_what_never_came_is_evidence_of_slowness(link: Link, clock: HandClock) -> None:
-    """Studies that bring one region of ten in 8 s: ten do not fit any more; the link stays."""
-    for _ in range(50):
-        link.succeeded(arrivals(0.05, 4 * MB, 1), response_s=0.05)
-        link.slower_than(MB // 5, 8.0, response_s=0.05, rois=2)
-        clock.sleep(60.0)
-    estimate = link.estimate()
-    assert estimate.available
-    assert estimate.completion_s(10, MB) > 7.5
-
-
-def test_the_round_trip_is_known_once_it_was_measured(link: Link) -> None:
-    assert link.round_trip_s is None
-    link.up(0.3)
-    assert link.round_trip_s == 0.3
 
 
 def test_predicted_95th_percentile_holds_as_often_as_it_says() -> None:
@@ -197,87 +164,3 @@ def test_patience_with_a_silent_cloud(link: Link, clock: HandClock) -> None:
     assert link.response_timeout_s() == pytest.approx(2.4)
     clock.sleep(61.0)
     assert link.response_timeout_s() == 3.0
-
-
-def test_a_cloud_that_should_have_answered_by_now_is_not_waited_for(
-    link: Link, clock: HandClock
-) -> None:
-    """No escalation starts until it is up; during the grace period one may wait for that."""
-    link.wait_until_known()  # no monitor: nothing to wait for
-    assert link.estimate().available
-    link.monitor_started(0.5)
-    assert not link.enter()
-    assert link.estimate().reason == NO_RESPONSE_YET
-    clock.sleep(0.6)
-    link.wait_until_known()  # it should have answered by now
-    assert link.estimate().reason == NO_RESPONSE_YET
-    link.up(None)
-    assert link.enter()
-    assert link.estimate().available
-
-
-def test_a_link_that_is_down_rejects_escalations_until_it_is_up(
-    link: Link, clock: HandClock
-) -> None:
-    link.down("Unreachable: refused")
-    clock.sleep(3600.0)
-    assert not link.enter()
-    assert link.estimate().reason == "Unreachable: refused"
-    link.up(None)
-    assert link.enter()
-
-
-def test_a_stream_that_receives_answers_overrules_a_failed_health_check(link: Link) -> None:
-    """It is not lost until that has ended, and a first sign brings a lost one back."""
-    link.down("Unreachable: refused")
-    link.responded()
-    link.down("DeadlinePassed: no answer")
-    assert link.estimate().available
-    link.inconclusive()
-    link.down("DeadlinePassed: no answer")
-    assert not link.estimate().available
-
-
-def test_a_study_that_is_not_answered_puts_the_link_in_doubt(link: Link) -> None:
-    link.succeeded(())
-    link.inconclusive()
-    assert not link.suspect.is_set()
-    link.failed("Unreachable: lost")
-    assert link.suspect.is_set()
-
-
-class Ending(Link):
-    """One whose watch ends as soon as somebody has seen when its cloud was due."""
-
-    _due: float | None = None
-
-    @property  # type: ignore[override] # a field in the class above
-    def _grace_until_s(self) -> float | None:
-        due, self._due = self._due, None
-        if due is not None:
-            self._known.set()
-        return due
-
-    @_grace_until_s.setter
-    def _grace_until_s(self, due_at_s: float | None) -> None:
-        self._due = due_at_s
-
-
-def test_a_monitor_that_stops_ends_the_wait_for_its_cloud() -> None:
-    link = Ending(clock=HandClock())
-    link.monitor_started(60.0)
-    link.wait_until_known()
-    assert link.enter()
-
-
-def test_a_missed_deadline_that_does_not_count_still_teaches(clock: HandClock) -> None:
-    """The link is as slow as after any other; the breaker stays, and another probe may follow."""
-    link = Link(failures=1, clock=clock)
-    link.missed(100_000, 5.0, counts=False)
-    assert link.estimate().available
-    assert link.estimate().middle.bytes_per_s == pytest.approx(100_000 / 4.95)
-    link.failed("Unreachable: refused")
-    clock.sleep(31.0)
-    assert link.enter()
-    link.missed(100_000, 5.0, counts=False)
-    assert link.enter()

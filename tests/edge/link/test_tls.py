@@ -3,7 +3,7 @@
 import socket
 import threading
 
-from edge.link.channel import DIAGNOSE_EVERY_S, Diagnosis, check_credentials
+from edge.link.channel import DIAGNOSE_EVERY_S, Diagnosis
 from edge.settings.core import load_settings
 from tests.edge.builders import HandClock
 
@@ -32,7 +32,3 @@ def test_a_diagnosis_is_kept_for_a_while() -> None:
         diagnosis.reason()
         assert len(connections) == 2
         server.shutdown(socket.SHUT_RDWR)
-
-
-def test_without_files_there_is_nothing_to_check() -> None:
-    assert check_credentials(load_settings()) == []

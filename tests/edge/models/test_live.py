@@ -5,26 +5,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edge import run as agent
 from edge.assemble import open_pipeline
 from edge.audit import Event
 from edge.job import Job
 from edge.models.agreement import Compared
 from edge.models.choose import models_state, promote, roll_back
 from edge.models.fetch import fetch
-from edge.models.live import LiveModels
+from edge.models.live import LOOK_S, LiveModels
 from edge.models.store import SHIPPED
+from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.run import run_agent
+from edge.store.pending import PersistPending
 from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import PhantomSpec, make_phantom
 from models.runtime.errors import ModelFailed
 from models.runtime.screener import Screener
-from tests.edge.builders import changed
+from tests.edge.builders import HandClock, changed
 from tests.edge.models.signed import SMALL, Edge, Signed, edge, offering, signed
 
 LIMIT_S = 300.0
@@ -144,13 +146,13 @@ def test_a_new_model_comes_is_tried_promoted_and_rolled_back_while_the_agent_wor
 
 
 @pytest.fixture
-def live(hospital: Signed, tmp_path: Path) -> Iterator[tuple[Edge, LiveModels]]:
+def live(hospital: Signed, tmp_path: Path, clock: HandClock) -> Iterator[tuple[Edge, LiveModels]]:
     """The models of an agent that has the small network in shadow; nothing is in its inbox."""
     with offering(hospital, SMALL) as cloud:
         site = edge(tmp_path, cloud.address, hospital.key, **READ)
         fetch(site.site, user="agent")
     site = Edge(tmp_path, changed(site.settings, cloud__address="off"))
-    live = LiveModels(site.site)
+    live = LiveModels(site.site, clock)
     with open_pipeline(site.settings, screening=live.open_active) as pipeline:
         live.attach(pipeline)
         yield site, live
@@ -159,11 +161,15 @@ def live(hospital: Signed, tmp_path: Path) -> Iterator[tuple[Edge, LiveModels]]:
 def read(live: LiveModels, study: Path, out: Path) -> Any:
     """Read a study as the agent does."""
     job = Job(study, out)
-    return live.reading(agent._read)(job, lambda *_: None).report
+
+    def persisting(pipeline: Pipeline, job: Job, persist: PersistPending) -> StudyResult:
+        return read_and_report(replace(pipeline, persist_pending=persist), job)
+
+    return live.reading(persisting)(job, lambda *_: None).report
 
 
 def test_a_really_different_network_is_compared_and_becomes_the_one_that_reads(
-    live: tuple[Edge, LiveModels], study: Path, tmp_path: Path
+    live: tuple[Edge, LiveModels], study: Path, tmp_path: Path, clock: HandClock
 ) -> None:
     site, models = live
     before = read(models, study, tmp_path / "one")
@@ -179,7 +185,7 @@ def test_a_really_different_network_is_compared_and_becomes_the_one_that_reads(
     assert (shadow.name, shadow.agreement.studies) == (SMALL, 1)
     finding, guarantee = models.finding, models.guarantee
     promote(site.site, user="anna", force=True)
-    models._looked_s = float("-inf")
+    clock.sleep(LOOK_S)
     assert models.run_once(True)  # a study waits: the change does not wait for it to end
     after = read(models, study, tmp_path / "two")
     assert SMALL in after.models["edge"]
@@ -191,13 +197,13 @@ def test_a_really_different_network_is_compared_and_becomes_the_one_that_reads(
 
 
 def test_nothing_is_read_in_shadow_while_a_study_waits_or_arrives(
-    live: tuple[Edge, LiveModels], study: Path, tmp_path: Path
+    live: tuple[Edge, LiveModels], study: Path, tmp_path: Path, clock: HandClock
 ) -> None:
     """And of several studies only the last one's lung box is kept."""
     site, models = live
     read(models, study, tmp_path / "one")
     read(models, study, tmp_path / "two")
-    models._looked_s = float("-inf")
+    clock.sleep(LOOK_S)
     assert not models.run_once(True)
     (site.folders.inbox / "coming").mkdir()
     assert not models.run_once(False)
@@ -212,16 +218,15 @@ def test_a_model_that_fails_in_shadow_harms_nothing_and_is_refused_in_the_end(
     live: tuple[Edge, LiveModels], study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site, models = live
-    read(models, study, tmp_path / "one")
-    seen = models._seen
 
     def fails(*_: object) -> None:
         raise ModelFailed("the engine gave up")
 
-    monkeypatch.setattr(Screener, "screen", fails)
-    for _ in range(3):
-        models._seen = seen
-        assert models.run_once(False)
+    for number in range(3):
+        read(models, study, tmp_path / str(number))
+        with monkeypatch.context() as patch:
+            patch.setattr(Screener, "screen", fails)
+            assert models.run_once(False)
     assert compared(site) == []
     record = site.trail()[-1]
     assert record.event == Event.MODEL_REFUSED
@@ -231,7 +236,7 @@ def test_a_model_that_fails_in_shadow_harms_nothing_and_is_refused_in_the_end(
 
 
 def test_a_file_that_was_damaged_since_is_never_read_with(
-    live: tuple[Edge, LiveModels], study: Path, tmp_path: Path
+    live: tuple[Edge, LiveModels], study: Path, tmp_path: Path, clock: HandClock
 ) -> None:
     site, models = live
     with site.store() as store:
@@ -243,7 +248,7 @@ def test_a_file_that_was_damaged_since_is_never_read_with(
     assert compared(site) == []
     with site.store() as store:  # without any check, as a database from elsewhere may say
         store.promote(str(version), user="anna")
-    models._looked_s = float("-inf")
+    clock.sleep(LOOK_S)
     assert models.run_once(False)
     assert SMALL not in models.label
     with site.store() as store:

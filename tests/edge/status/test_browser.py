@@ -114,19 +114,6 @@ def test_the_page_keeps_itself_fresh(person: Person, site: Site) -> None:
     assert person.see("window.stays")
 
 
-def test_a_refused_study_is_put_back_by_its_button(person: Person, site: Site) -> None:
-    person.run("document.querySelector('[action=\"/requeue\"] button').click()")
-    person.until("document.body.innerText.includes('back in the inbox')")
-    assert (site.folders.inbox / "refused").is_dir()
-    assert person.see("document.querySelector('[action=\"/requeue\"]')") is None
-
-
-def test_a_delivery_that_was_given_up_is_sent_again_by_its_button(person: Person) -> None:
-    person.run("document.querySelector('[action=\"/deliveries/resend\"] button').click()")
-    person.until("document.body.innerText.includes('sent again')")
-    assert person.see("document.querySelector('[action=\"/deliveries/resend\"]')") is None
-
-
 @pytest.mark.parametrize(
     "path", ["/", "/drift", f"/study/{7:032x}", f"/study/{8:032x}", f"/study/{7:032x}/view"]
 )
@@ -283,10 +270,3 @@ def test_a_study_whose_images_were_removed_says_so(person: Person, site: Site) -
     (site.folders.done / f"{7:032x}").rename(site.root / "elsewhere")
     person.go(f"/study/{7:032x}/view")
     person.until("document.getElementById('message').innerText.includes('were removed')")
-
-
-def test_the_session_ends_with_the_button(person: Person) -> None:
-    person.run("document.querySelector('[action=\"/logout\"] button').click()")
-    person.until("document.getElementById('password') !== null")
-    person.go("/")
-    assert "/login" in person.see("location.href")

@@ -216,12 +216,6 @@ def test_a_user_with_a_certificate_is_audited_once_a_session(site: Site, clock: 
     assert (other.name, len(logins(site))) == ("bert", 3)
 
 
-def test_where_everyone_may_come_nobody_logs_in(site: Site) -> None:
-    with visiting(site.open_app()) as visit:
-        assert "Log out" not in visit.get("/").text
-    assert logins(site) == []
-
-
 def test_a_study_put_back_from_the_page_is_audited_with_the_user(site: Site, visit: Visit) -> None:
     key = site.add("a", step=Step.QUARANTINED, report=None)
     visit.log_in()

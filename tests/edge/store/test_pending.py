@@ -103,12 +103,6 @@ def test_what_is_not_published_does_not_count_and_is_replaced(pending: PendingSt
         pending.get("k1")
 
 
-def test_a_published_read_is_not_discarded(pending: PendingStore) -> None:
-    pending_read(pending)
-    pending.discard("k1")
-    assert pending.get("k1").step is PendingStep.PENDING
-
-
 def test_verdicts_count_from_their_version_on_with_their_masks(pending: PendingStore) -> None:
     """Those of the first report, then those that came later; each is taken once."""
     first = EscalationResult({0: verdict(0)}, masks={0: MASK}, reason="dead")
@@ -150,22 +144,6 @@ def test_no_step_is_made_twice(pending: PendingStore) -> None:
     assert pending.get("k1").version == begun.version + 1
 
 
-def test_reads_with_the_fewest_attempts_come_first(pending: PendingStore) -> None:
-    pending.count_attempt(pending_read(pending))
-    report = full_report()
-    other = context_of(type(report)("k2", report.created, report.source, 10.0))
-    pending.save(other, EscalationResult(), [roi(1)])
-    pending.publish("k2")
-    assert [d.study_key for d in pending.at(PendingStep.PENDING)] == ["k2", "k1"]
-
-
-def test_age_is_the_time_that_has_passed(pending: PendingStore) -> None:
-    pending_read(pending)
-    pending.add_age(60.0)
-    pending.add_age(0.5)
-    assert pending.get("k1").age_s == 60.5
-
-
 LOST = EscalationResult(reason="Unreachable: lost")
 REQUESTED = replace(plan_of(0.95, 0.3, 0.7, 0.4, 0.05), send=(2, 3, 0), later=(1,))
 UNCHARACTERIZED = plan_of(0.95, 0.05, 0.97, policy=replace(SELECTION_POLICY, characterize=False))
@@ -203,8 +181,3 @@ def test_which_candidates_are_pending(
 ) -> None:
     assert pending_candidates(plan, answers) == expected
     assert merge(plan, answers, THRESHOLDS, WEIGHTS, Geometry()).second_reading is reading
-
-
-def test_without_characterization_nothing_is_sent_and_the_findings_stand() -> None:
-    assert UNCHARACTERIZED.send == ()
-    assert len(merge(UNCHARACTERIZED, LOST, THRESHOLDS, WEIGHTS, Geometry()).findings) == 2

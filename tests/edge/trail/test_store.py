@@ -3,7 +3,6 @@
 import json
 import os
 import sqlite3
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -203,12 +202,6 @@ def test_two_processes_record_in_one_chain(site: Site) -> None:
     events = [record.event for record in records_after(site.folder, 0)]
     assert events == [Event.FILE, Event.RECEIVED, Event.REQUEUED, Event.RECEIVED]
     assert site.verified().broken is None
-
-
-def test_only_the_agents_user_can_read_the_trail(site: Site) -> None:
-    site.record("a")
-    paths = [site.folder, *site.folder.iterdir()]
-    assert [stat.S_IMODE(path.stat().st_mode) for path in paths] == [0o700, 0o600]
 
 
 def test_a_new_database_continues_the_chain_of_the_files(site: Site) -> None:
