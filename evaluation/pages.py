@@ -173,7 +173,6 @@ def _described(path: str, command: Any) -> dict[str, Any]:
     return {
         "path": path,
         "help": _prose(command.help),
-        "usage": " ".join((path, *command.collect_usage_pieces(context))),
         "options": options,
         "epilog": _prose(command.epilog),
     }
