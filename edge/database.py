@@ -18,7 +18,7 @@ from pathlib import Path
 
 import structlog
 
-from edge.access import close_files
+from edge.access import close_files, whose
 from edge.atomic_files import sync_folder
 from edge.errors import EdgeError
 
@@ -43,6 +43,10 @@ log = structlog.get_logger()
 
 class WrongStep(EdgeError):
     """A study or pending read is not at the expected step: another process has moved it."""
+
+
+class InvalidDatabase(EdgeError):
+    """The database of the state folder cannot be opened, or is not a database."""
 
 
 class OtherVersion(EdgeError):
@@ -153,14 +157,29 @@ def migrate(
         with transaction(database):
             for one in due:
                 on_step(MigrationStep.MIGRATED, False)
-                with _naming(path, version, one):
+                with _in_words(path, version, one):
                     _apply(database, one)
         on_step(MigrationStep.MIGRATED, True)
         log.info("database migrated", before=version, now=due[-1].number, file=path.name)
 
 
 @contextmanager
-def _naming(path: Path, version: int, migration: Migration) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
+    """Name the database in every error of opening it.
+
+    Raises:
+        InvalidDatabase: it cannot be opened, or is not a database.
+    """
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        allowed = os.access(path, os.R_OK | os.W_OK, effective_ids=True)
+        why = "" if allowed or not path.exists() else f"; {whose(path)}"
+        raise InvalidDatabase(f"{path}: {error}{why}") from error
+
+
+@contextmanager
+def _in_words(path: Path, version: int, migration: Migration) -> Iterator[None]:
     """Let a fault of a migration end the start; a database without a version may be damaged."""
     try:
         yield
@@ -216,6 +235,25 @@ def require_current(
         raise OtherVersion(
             f"{path}: version {version}, expected {known}: start the agent, which migrates it"
         )
+
+
+def problem_in(database: sqlite3.Connection, migrations: Sequence[Migration]) -> str:
+    """Check a whole database: return what is damaged or missing in it, empty for nothing."""
+    try:
+        (result,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        return str(result) if result != "ok" else lacking_in(database, migrations)
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):
+            raise
+        return str(error)
+
+
+def lacking_in(database: sqlite3.Connection, migrations: Sequence[Migration]) -> str:
+    """Return which columns a database lacks after these migrations, empty for none."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as new:
+        make_tables(new, migrations)
+        lacks = sorted(columns(new) - columns(database))
+    return f"lacks {', '.join(lacks)}" if lacks else ""
 
 
 def copies(path: Path) -> list[Path]:

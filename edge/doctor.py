@@ -16,7 +16,7 @@ from itertools import chain
 from edge.agent.adopt import strays
 from edge.amend.amender import MB
 from edge.checks import Checked, Level, Results, existing, folder_problem, mode, secrets
-from edge.database import OtherVersion, copies
+from edge.database import InvalidDatabase, OtherVersion, copies
 from edge.errors import EdgeError
 from edge.folders import DATABASE, AgentFolders, is_running, other_user
 from edge.link.channel import DIAGNOSE_S, open_channel, start_health_check
@@ -30,7 +30,7 @@ from edge.settings.core import EdgeSettings
 from edge.site import Site
 from edge.store.repair import RESTART, damaged_databases, is_damage
 from edge.store.steps import Step
-from edge.store.studies import InvalidDatabase, StudyStore
+from edge.store.studies import StudyStore
 from models.runtime.errors import ModelError
 from process.tls import diagnose, replicas_of
 

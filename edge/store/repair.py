@@ -13,10 +13,10 @@ from pathlib import Path
 import structlog
 
 from edge.atomic_files import move
-from edge.database import StepHook, file_identities, migrate
+from edge.database import InvalidDatabase, StepHook, file_identities, migrate, naming
 from edge.errors import EdgeError
 from edge.store.schema import Schema
-from edge.store.studies import CORE, InvalidDatabase, StudyStore, all_migrations, naming
+from edge.store.studies import CORE, StudyStore, all_migrations
 
 RESTART = "restart the agent, which sets it aside and adopts the studies"
 """What to do with a damaged database; a start of one that does not run is as good."""

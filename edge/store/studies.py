@@ -6,10 +6,9 @@ done with a study is recorded in the audit trail, in the transaction of its step
 """
 
 import json
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -17,21 +16,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
-from edge.access import whose
 from edge.audit import Event
 from edge.database import (
     Migration,
     StepHook,
     WrongStep,
-    columns,
     file_identities,
     is_empty,
+    lacking_in,
     make_tables,
+    naming,
     open_database,
+    problem_in,
     require_current,
     transaction,
 )
-from edge.errors import EdgeError
 from edge.job import new_study_key
 from edge.store import later_parts, pending
 from edge.store.later_parts import LaterPart, PartStore
@@ -71,10 +70,6 @@ E = TypeVar("E")
 
 CORE = Schema()
 """A database without any part."""
-
-
-class InvalidDatabase(EdgeError):
-    """The database of the state folder cannot be opened, or is not a database."""
 
 
 @dataclass(frozen=True)
@@ -160,20 +155,11 @@ class StudyStore:
 
     def problem(self) -> str:
         """Check the whole database: return what is damaged or missing in it, empty for nothing."""
-        try:
-            (result,) = self.database.execute("PRAGMA quick_check(1)").fetchone()
-            if result != "ok":
-                return str(result)
-            return self.lacking()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-            return str(error)
+        return problem_in(self.database, all_migrations(self._schema))
 
     def lacking(self) -> str:
         """Return which columns a database of another layout lacks, empty for none."""
-        lacks = sorted(_own_columns(self._schema) - columns(self.database))
-        return f"lacks {', '.join(lacks)}" if lacks else ""
+        return lacking_in(self.database, all_migrations(self._schema))
 
     def open_claim(
         self, members: tuple[str, ...], fingerprint: str, report_names: Iterator[str]
@@ -469,31 +455,9 @@ class StudyStore:
         return self.get(key)
 
 
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Name the database in every error of opening it.
-
-    Raises:
-        InvalidDatabase: it cannot be opened, or is not a database.
-    """
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        allowed = os.access(path, os.R_OK | os.W_OK, effective_ids=True)
-        why = "" if allowed or not path.exists() else f"; {whose(path)}"
-        raise InvalidDatabase(f"{path}: {error}{why}") from error
-
-
 def all_migrations(schema: Schema) -> tuple[Migration, ...]:
     """Return the migrations of the core and of all parts."""
     return (*MIGRATIONS, *schema.migrations)
-
-
-def _own_columns(schema: Schema) -> set[str]:
-    """Return the columns of a database as this version of the program makes it."""
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
-        make_tables(database, all_migrations(schema))
-        return columns(database)
 
 
 def _record(row: sqlite3.Row) -> Record:
