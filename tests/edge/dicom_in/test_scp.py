@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import struct
 import subprocess
 import sys
@@ -242,66 +241,3 @@ def test_dcmtk_sends_a_series(tmp_path: Path, port: Port, option: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "called ae title not recogni" in done.stderr.lower()
-
-
-SERVER = """
-import os, signal, sys
-from pathlib import Path
-from edge.dicom_in import received, scp
-from edge.dicom_in.incoming import Limits
-from edge.dicom_in.received import ReceivedStore
-from edge.dicom_in.part import ReceiveMetrics
-from edge.telemetry import Telemetry
-from tests.edge.dicom_in.senders import ANYWHERE, settings_in
-
-root, at, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-settings = settings_in(root, receive__dicom__address=ANYWHERE)
-store = ReceivedStore(settings.inbox, Limits.of(settings))
-calls = [0]
-
-def dying(real):
-    def call(*args, **named):
-        result = real(*args, **named)
-        calls[0] += 1
-        if calls[0] == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-    return call
-
-if at == "renamed":
-    received._rename_into = dying(received._rename_into)
-elif at == "kept":
-    store.keep = dying(store.keep)
-else:
-    received.identify = dying(received.identify)
-with scp.receiving_by_dicom(settings, store, ReceiveMetrics(Telemetry())) as listening:
-    (root / "port.part").write_text(listening.address)
-    (root / "port.part").rename(root / "port")
-    signal.pause()
-"""
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("at", ["written", "renamed", "kept"])
-def test_a_kill_before_the_acknowledgement_loses_nothing_that_was_acknowledged(
-    tmp_path: Path, at: str
-) -> None:
-    (tmp_path / "inbox").mkdir()
-    with subprocess.Popen([sys.executable, "-c", SERVER, tmp_path, at, "5"]) as process:
-        wait_until(lambda: (tmp_path / "port").exists() or process.poll() is not None)
-        host, number = (tmp_path / "port").read_text().rsplit(":", 1)
-        association = associate((host, int(number)))
-        statuses = [association.send_c_store(image).get("Status") for image in IMAGES[:5]]
-        association.abort()
-        assert process.wait(60) == -signal.SIGKILL
-    acknowledged = [image for image, s in zip(IMAGES, statuses, strict=False) if s == 0x0000]
-    assert len(acknowledged) == 4
-    stored = [dcmread(file) for file in (tmp_path / "inbox").glob("*/*.dcm")]
-    found = {str(image.SOPInstanceUID): image for image in stored}
-    for image in acknowledged:
-        assert found[str(image.SOPInstanceUID)].PixelData == image.PixelData
-    # the next agent: the sender repeats what was not acknowledged
-    with DICOM.open(tmp_path) as port:
-        assert set(send(port.endpoint, IMAGES)) == {0x0000}
-        assert list(received(port.inbox).values()) == [names(IMAGES)]
-        assert on_their_way(port.inbox) == []

@@ -1,21 +1,18 @@
-"""The agent delivers what it reports, whatever kills it, and beside its commands."""
+"""The agent delivers what it reports, whatever database it has, and beside its commands."""
 
 from __future__ import annotations
 
-import os
-import signal
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edge.dicom_out.exports import DeliveryStep, ExportStep, ExportStore
+from edge.dicom_out.exports import DeliveryStep, ExportStore
 from edge.dicom_out.overview import NothingToSend, resend
 from edge.escalation.rois import EscalationResult
 from edge.folders import AgentFolders
@@ -23,7 +20,6 @@ from edge.report.evidence import OUTLINES, of_version, read_outlines
 from edge.retention import DAY_S, Retention
 from edge.run import run_agent, site_of
 from edge.settings.core import EdgeSettings
-from edge.store.pending import PendingStep
 from edge.store.steps import Step
 from evaluation.world import settings_in
 from protos.deadline import Deadline
@@ -33,12 +29,8 @@ from tests.edge.builders import ForgetfulCloud, HandClock, put
 from tests.edge.databases import open_store
 from tests.edge.dicom_out.sites import make_objects, pacs_at, uids
 from tests.edge.running_agent import (
-    PATIENCE_S,
-    PROCESSES,
-    Crash,
     a_version_for_each_verdict,
     quick_read,
-    statuses,
     unfinished,
     wait_until,
     work_off,
@@ -59,24 +51,14 @@ def with_target(root: Path, port: int) -> EdgeSettings:
 
 
 def serve(
-    root: Path,
-    port: int,
-    crash: Crash = None,
-    stop: threading.Event | None = None,
-    cloud: ForgetfulCloud | None = None,
+    root: Path, port: int, stop: threading.Event, cloud: ForgetfulCloud | None = None
 ) -> None:
-    """The agent; it kills itself at the durable step ``crash``, in whatever thread that is."""
-
-    def on_step(step: Enum, durable: bool) -> None:
-        if (step, durable) == crash:
-            os.kill(os.getpid(), signal.SIGKILL)
-
+    """The agent."""
     with a_version_for_each_verdict():
         run_agent(
             with_target(root, port),
             read=quick_read,
             second=cloud or ForgetfulCloud(root / "asked"),
-            on_step=on_step,
             stop=stop,
             make_objects=make_objects,
         )
@@ -86,7 +68,7 @@ def serve(
 def agent(root: Path, port: int, cloud: ForgetfulCloud | None = None) -> Iterator[None]:
     """The agent in a thread of this process."""
     stop = threading.Event()
-    thread = threading.Thread(target=serve, args=(root, port, None, stop, cloud))
+    thread = threading.Thread(target=serve, args=(root, port, stop, cloud))
     thread.start()
     try:
         yield
@@ -115,38 +97,6 @@ def keys(root: Path) -> dict[str, str]:
     """Study keys by report name."""
     with open_store(root / "state" / "spool.sqlite3") as store:
         return {one.report_name: one.id for one in store.at(*Step)}
-
-
-STEPS: list[Enum] = [
-    Step.REPORTED,
-    PendingStep.CLOSED,
-    ExportStep.MADE,
-    DeliveryStep.TRYING,
-    DeliveryStep.SENT,
-]
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("durable", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.value)
-def test_killed_at_any_durable_step_every_version_reaches_its_target(
-    tmp_path: Path, pacs: Pacs, step: Enum, durable: bool
-) -> None:
-    """SIGKILL; an amended report has three versions, a refused study none."""
-    for name, text in (("a", "x"), ("b", "bad"), ("c", "pending")):
-        put(tmp_path / "inbox", name, text)
-    process = PROCESSES.Process(target=serve, args=(tmp_path, pacs.port, (step, durable)))
-    process.start()
-    process.join(PATIENCE_S)
-    assert process.exitcode == -signal.SIGKILL
-    work(tmp_path, pacs.port, sent=4)
-    assert statuses(tmp_path) == {"a": "final", "b": "rejected", "c": "final"}
-    named = keys(tmp_path)
-    expected = [*uids(named["a"], 1), *uids(named["c"], 1, 2, 3)]
-    assert sorted(pacs.kept) == sorted(expected)
-    of_c = [uid for uid in pacs.kept if uid in expected[2:]]
-    assert of_c == expected[2:]  # in the order of versions
-    assert count(tmp_path, "exports", "made") == count(tmp_path, "deliveries", "sent") == 4
 
 
 def lose_database(root: Path) -> None:

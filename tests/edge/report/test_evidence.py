@@ -16,7 +16,6 @@ from edge.report.evidence import (
     evidence_files,
     outlines_file,
     read_outlines,
-    remove_evidence,
 )
 from edge.report.pictures import clear_pictures
 from imaging.preprocess import preprocess
@@ -37,10 +36,6 @@ def test_outlines_keep_their_voxels_and_their_place(tmp_path: Path) -> None:
     np.testing.assert_allclose(centre, with_outline.centre_mm, atol=1e-6)
 
 
-def test_no_outline_is_no_file() -> None:
-    assert read_outlines(b"") == {}
-
-
 def test_files_of_a_report_go_with_it_and_no_others(tmp_path: Path) -> None:
     """A folder of somebody's own images may be named alike."""
     out = tmp_path / "report"
@@ -49,26 +44,20 @@ def test_files_of_a_report_go_with_it_and_no_others(tmp_path: Path) -> None:
     made.mkdir(parents=True)
     for name in ("sr.dcm", "capture-01.dcm", "skipped.json"):
         (made / name).touch()
+    beside_it = out / OBJECTS / "v2"
+    beside_it.mkdir()
+    (beside_it / "sr.dcm").touch()
     foreign = [out / OBJECTS / "v1" / "00001.dcm", out / OBJECTS / "mine" / "sr.dcm"]
     for path in foreign:
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    assert len(beside(out)) == 5
+    assert len(beside(out)) == 6
     clear_pictures(out)
     assert beside(out) == []
+    assert not beside_it.exists()
+    assert evidence_files(out) == {SOURCE: b"", OUTLINES: b""}
     assert all(path.exists() for path in foreign)
     assert not (out / SOURCE).exists()
-
-
-def test_folders_that_are_left_empty_go(tmp_path: Path) -> None:
-    (tmp_path / OBJECTS / "v1").mkdir(parents=True)
-    (tmp_path / OBJECTS / "v1" / "sr.dcm").touch()
-    remove_evidence(tmp_path)
-    assert [*tmp_path.iterdir()] == []
-
-
-def test_what_is_missing_is_empty(tmp_path: Path) -> None:
-    assert evidence_files(tmp_path) == {SOURCE: b"", OUTLINES: b""}
 
 
 @pytest.mark.parametrize("data", [b"PK", b"x" * 100])

@@ -16,17 +16,20 @@ from tests.edge.builders import LISTING, SETTINGS, Site, plan_of
 from tests.edge.report.reports import FINDING, POSSIBLE, REPORT, VERDICT
 
 
+def pictures_in(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(out.glob("*.jpg"))}
+
+
 def test_pictures_of_findings_are_kept_and_a_new_one_is_drawn(site: Site) -> None:
     """The old files are untouched; an added finding is drawn from its ROI; the report says so."""
     site.study("a", pictures=True)
     out = site.places.outbox / "a"
-    before = {path.name: path.read_bytes() for path in out.glob("*.jpg")}
-    assert sorted(before) == ["finding_01.jpg", "finding_02.jpg", "overview.jpg"]
+    before = pictures_in(out)
+    assert [*before] == [*map(picture_name, (1, 2)), OVERVIEW]
     site.cloud.answers = [2]
     site.turns()
-    after = {path.name: path.read_bytes() for path in out.glob("*.jpg")}
-    assert after.items() >= before.items()
-    assert sorted(after) == ["finding_01.jpg", "finding_02.jpg", "finding_03.jpg", "overview.jpg"]
+    assert pictures_in(out).items() >= before.items()
+    assert [*pictures_in(out)] == [*map(picture_name, (1, 2, 3)), OVERVIEW]
     assert site.report("a")["picture_note"] == (
         "The overview shows the findings of version 1. "
         "Pictures of version 1: finding 2, finding 1. "
@@ -41,50 +44,45 @@ def test_a_removed_finding_loses_its_picture_and_a_missing_picture_is_noted(site
     (out / "finding_01.jpg").unlink()
     site.cloud.answers, site.cloud.probability = [2], 0.01
     site.turns()
-    assert [path.name for path in out.glob("*.jpg")] == ["overview.jpg"]
+    assert [*pictures_in(out)] == [OVERVIEW]
     assert "Without a picture: finding 1." in site.report("a")["picture_note"]
 
 
-@pytest.fixture
-def listing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The edge's model has a list of possible findings."""
+@pytest.mark.parametrize(
+    ("probability", "findings", "possible", "note", "told"),
+    [
+        (None, [2, 3, 1], [], "finding 2, finding 3, finding 1",
+         "possible finding 3 is now a finding"),
+        (0.3, [1], [2], "finding 1, possible finding 2",
+         "finding 2 is now a possible finding"),
+    ],
+    ids=["raised", "lowered"],
+)  # fmt: skip
+def test_what_moves_to_the_other_list_keeps_number_and_picture(
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    probability: float | None,
+    findings: list[int],
+    possible: list[int],
+    note: str,
+    told: str,
+) -> None:
+    """Report, page and pictures of two versions; what is in no list loses its picture."""
     monkeypatch.setitem(SETTINGS, "thresholds", LISTING.__dict__)
-
-
-@pytest.mark.usefixtures("listing")
-def test_a_possible_finding_that_becomes_a_finding_keeps_number_and_picture(site: Site) -> None:
-    """Report, page and pictures of two versions through the whole agent."""
     site.study("a", pictures=True)
     out, first = site.places.outbox / "a", site.report("a")
-    before = {path.name: path.read_bytes() for path in out.glob("*.jpg")}
-    assert sorted(before) == [*map(picture_name, (1, 2, 3)), OVERVIEW]
-    assert [one["number"] for one in first["findings"]] == [1, 2]
+    before = pictures_in(out)
+    assert [*before] == [*map(picture_name, (1, 2, 3)), OVERVIEW]
     assert [one["number"] for one in first["possible_findings"]] == [3]
-    site.cloud.answers = [2]
+    site.cloud.answers, site.cloud.probability = [2], probability or site.cloud.probability
     site.turns()
     second = site.report("a")
-    assert [one["number"] for one in second["findings"]] == [2, 3, 1]
-    assert second["possible_findings"] == []
-    assert {path.name: path.read_bytes() for path in out.glob("*.jpg")} == before
-    assert second["picture_note"].endswith(
-        "Pictures of version 1: finding 2, finding 3, finding 1."
-    )
-    assert "possible finding 3 is now a finding" in (out / "report.html").read_text()
-
-
-@pytest.mark.usefixtures("listing")
-def test_a_finding_that_becomes_possible_keeps_its_picture_and_a_removed_one_loses_it(
-    site: Site,
-) -> None:
-    site.study("a", pictures=True)
-    site.cloud.answers, site.cloud.probability = [2], 0.3
-    site.turns()
-    report, out = site.report("a"), site.places.outbox / "a"
-    assert [one["number"] for one in report["possible_findings"]] == [2]
-    assert sorted(p.name for p in out.glob("*.jpg")) == [*map(picture_name, (1, 2)), OVERVIEW]
-    assert report["picture_note"].endswith("version 1: finding 1, possible finding 2.")
-    kinds = [change["kind"] for change in report["changes"]]
-    assert kinds == ["finding lowered to possible finding", "possible finding removed"]
+    assert [one["number"] for one in second["findings"]] == findings
+    assert [one["number"] for one in second["possible_findings"]] == possible
+    kept = [*map(picture_name, sorted(findings + possible)), OVERVIEW]
+    assert pictures_in(out) == {name: before[name] for name in kept}
+    assert second["picture_note"].endswith(f"Pictures of version 1: {note}.")
+    assert told in (out / "report.html").read_text()
 
 
 def amended(
