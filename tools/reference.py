@@ -33,7 +33,7 @@ HEAD = """# Reference
 All settings, metrics, log events and errors. `python -m tools.reference` makes this page from the
 code. What to do with them is in [install.md](install.md), [connect.md](connect.md),
 [operate.md](operate.md) and [monitor.md](monitor.md). Metrics that begin with `process` or `python`
-are of both programs."""
+are of both programs. A table of files of TLS is shown once."""
 ROOTS = {
     "imaging": {"StudyError"},
     "edge": {"EdgeError", "StudyError"},
@@ -47,7 +47,7 @@ ROOTS = {
 def page() -> str:
     """Return the whole page."""
     blocks = [HEAD]
-    seen = set[type]()
+    seen = set[str]()
     blocks += settings("edge.toml", EdgeSettings, seen)
     blocks += settings("cloud.toml", CloudSettings, seen)
     blocks += ["## Metrics of the edge", metrics("edge", edge_registry())]
@@ -74,10 +74,10 @@ def edge_registry() -> CollectorRegistry:
     return telemetry.registry
 
 
-def settings(title: str, kind: type[BaseModel], seen: set[type]) -> Iterator[str]:
+def settings(title: str, kind: type[BaseModel], seen: set[str]) -> Iterator[str]:
     """Yield heading and table of one TOML table, then those of the tables in it.
 
-    ``seen`` are the classes that have a table already: it is not repeated.
+    ``seen`` are the rows that have a table already: it is not repeated.
     """
     file, _, table = title.partition(" ")
     said, rows = descriptions(kind), []
@@ -87,12 +87,13 @@ def settings(title: str, kind: type[BaseModel], seen: set[type]) -> Iterator[str
         if models := list(_models(field.annotation)):
             path = f"{table.partition(']')[0].strip('[')}.{name}".lstrip(".")
             path = f"[[{path}]]" if isinstance(field.default, tuple) else f"[{path}]"
-            inner += [(f"{file} {path}{_kind(one)}", one) for one in models if one not in seen]
-            seen.update(models)
+            inner += [(f"{file} {path}{_kind(one)}", one) for one in models]
             default, values = "", f"table `{path}`"
         rows.append((f"`{name}`", default, values, said.get(name, "")))
-    yield f"##{'#' if table else ''} {title}"
-    yield _table(("setting", "default", "values", "meaning"), rows)
+    if str(rows) not in seen:
+        seen.add(str(rows))
+        yield f"##{'#' if table else ''} {title}"
+        yield _table(("setting", "default", "values", "meaning"), rows)
     for path, one in inner:
         yield from settings(path, one, seen)
 
