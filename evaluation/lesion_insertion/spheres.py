@@ -26,12 +26,12 @@ from evaluation.result import SHARE, Table
 from evaluation.run import CloudModel, Seed, command, each
 from imaging.preprocess import preprocess
 from imaging.volume import FloatArray, Nodule
-from models.insertion.donors import Donor
+from models.insertion.donors import PLAIN_LUNG_HU, Donor
 from models.insertion.insert import insert, plan_nodules
 
 SIZES_MM = (4, 6, 8, 10, 15, 20, 30)
 DENSITIES_HU = {"solid": 30.0, "part-solid": -300.0, "ground glass": -650.0}
-_BLUR_MM, _LUNG_HU = 0.6, -850.0
+_BLUR_MM = 0.6
 
 
 @command(
@@ -95,7 +95,7 @@ def sphere(diameter_mm: float, hu: float, shift: FloatArray) -> Donor:
     cover = np.stack([cv2.GaussianBlur(plane, (0, 0), _BLUR_MM) for plane in parts])
     name, density, (a, b, c) = f"{diameter_mm:g} mm", np.full_like(cover, hu), middle.tolist()
     reach_mm = diameter_mm / 2 + 1.5
-    return Donor(name, name, density, cover, (a, b, c), diameter_mm, reach_mm, _LUNG_HU, 0.0)
+    return Donor(name, name, density, cover, (a, b, c), diameter_mm, reach_mm, PLAIN_LUNG_HU, 0.0)
 
 
 def read_spheres(

@@ -21,7 +21,7 @@ from models.networks.hybrid import HybridNetwork
 from models.training.compose import Composer
 from models.training.data import Piece, away_from_marks
 from models.training.regions import LEAST_LOGIT
-from models.training.screening import peaks_of
+from models.training.screening import hit_of, peaks_of
 
 EACH = 4
 """The most nodules, and the most false positives, that teachers read in one sample."""
@@ -54,17 +54,12 @@ def draw_sample(
     # the strongest false positives; of each nodule the candidate that hit it, or its middle
     false = near[away_from_marks(near, sample, 2.0)][:EACH]
     chosen = rng.permutation(len(sample.nodules))[:EACH]
-    found = [_candidate_of(nodule, near) for nodule in sample.nodules[chosen]]
+    hits = ((nodule, hit_of(nodule, near)) for nodule in sample.nodules[chosen])
+    found = [nodule[:3] if hit is None else hit for nodule, hit in hits]
     # nodules first: the label follows from the position
     places = np.concatenate([np.array(found).reshape(-1, 3), false])
     label = (np.arange(len(places)) < len(found)).astype(np.float64)
     return DistillationSample(sample, places, label, read(teachers, sample, places))
-
-
-def _candidate_of(nodule: FloatArray, candidates: FloatArray) -> FloatArray:
-    away = np.linalg.norm(candidates - nodule[:3], axis=1)
-    hit = len(away) > 0 and away.min() < nodule[3] / 2
-    return np.asarray(candidates[int(away.argmin())] if hit else nodule[:3])
 
 
 def read(teachers: HybridNetwork, sample: Piece, places: FloatArray) -> FloatArray:

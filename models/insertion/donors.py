@@ -25,7 +25,8 @@ SOFT_HU = 40.0
 _LUNG_HU = -600
 _DENSE_HU = -400
 _RIM_HU = -450
-_PLAIN_LUNG_HU = -850.0
+PLAIN_LUNG_HU = -850.0
+"""Density of lung around a donor where it cannot be measured."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -99,7 +100,7 @@ def cut(
         centre_zyx=centre_zyx,
         diameter_mm=diameter_mm,
         reach_mm=max(diameter_mm / 2, float(np.quantile(away, 0.98))),
-        lung_hu=float(np.median(lung)) if lung.size >= 30 else _PLAIN_LUNG_HU,
+        lung_hu=float(np.median(lung)) if lung.size >= 30 else PLAIN_LUNG_HU,
         attached=float((hu[around] > _DENSE_HU).mean()) if around.any() else 0.0,
     )
 

@@ -12,10 +12,11 @@ from imaging.roi import ROI_SHAPE, cut_roi
 from imaging.volume import FloatArray, UInt8Array
 from models.networks.hybrid import Answers, HybridNetwork
 from models.training.data import Batch, Piece, away_from_marks, draw_batches
-from models.training.regions import RegionDrawer, as_sample
+from models.training.regions import LEAST_LOGIT, RegionDrawer, as_sample
 from models.training.screening import (
     RATES,
     best_logit,
+    hit_of,
     peaks_of,
     peaks_of_each,
     peaks_of_tiles,
@@ -23,9 +24,6 @@ from models.training.screening import (
 )
 from models.training.targets import hybrid_loss
 from models.training.tiles import tile_around
-
-LEAST_LOGIT = -6.0
-"""The edge's logit of a nodule that it did not propose; weaker false positives are not read."""
 
 MINED = 40
 """The worst errors of the network in each whole scan that later samples show more often."""
@@ -161,10 +159,9 @@ def _stacked(regions: Sequence[UInt8Array]) -> UInt8Array:
 
 
 def _region_of(piece: Piece, nodule: FloatArray, candidates: FloatArray) -> UInt8Array:
-    """Return the region around the candidate that is nearest to a nodule, or around its middle."""
-    away = np.linalg.norm(candidates - nodule[:3], axis=1)
-    hit = len(away) > 0 and away.min() < nodule[3] / 2
-    return cut_roi(piece.voxels, candidates[int(away.argmin())] if hit else nodule[:3])
+    """Return the region around the candidate that hit a nodule; of a miss, around its middle."""
+    hit = hit_of(nodule, candidates)
+    return cut_roi(piece.voxels, nodule[:3] if hit is None else hit)
 
 
 def _regions(voxels: UInt8Array, places: FloatArray) -> UInt8Array:

@@ -22,10 +22,10 @@ from models.runtime.detection import sigmoid
 from models.training.augment import Noise, flip, resized, simulate_scanner
 from models.training.compose import Composer, implanted
 from models.training.data import NONE, Cubes, Piece, away_from_marks, resize
-from models.training.screening import peaks_of
+from models.training.screening import hit_of, peaks_of
 
 LEAST_LOGIT = -6.0
-"""Weaker candidates of a sample are left out."""
+"""Weaker candidates are not read. It is also the edge's logit of a nodule without a candidate."""
 
 NEIGHBOURS = 0.3
 """The share of regions, with and without a nodule, into which another nodule is implanted."""
@@ -118,9 +118,8 @@ class RegionDrawer:
         self, sample: Piece, nodule: FloatArray, candidates: FloatArray, rng: np.random.Generator
     ) -> Region:
         """Return a region around the candidate that hit a nodule; of a miss, around its middle."""
-        away = np.linalg.norm(candidates - nodule[:3], axis=1)
-        hit = len(away) > 0 and away.min() < nodule[3] / 2
-        at = candidates[int(away.argmin())] if hit else nodule[:3] + rng.normal(0, 1.2, 3)
+        hit = hit_of(nodule, candidates)
+        at = nodule[:3] + rng.normal(0, 1.2, 3) if hit is None else hit
         return self._cut(sample, np.array([*at, nodule[3]]), rng)
 
     def _cut(self, sample: Piece, mark: FloatArray, rng: np.random.Generator) -> Region:

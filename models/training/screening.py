@@ -142,6 +142,13 @@ def best_logit(peaks: Peaks, nodule: FloatArray) -> float:
     return float(peaks.logit[away < nodule[3] / 2].max(initial=-np.inf))
 
 
+def hit_of(nodule: FloatArray, candidates: FloatArray) -> FloatArray | None:
+    """Return the candidate ``(3,)`` that is nearest to a nodule and within half its diameter."""
+    away = np.linalg.norm(candidates - nodule[:3], axis=1)
+    hit = len(away) > 0 and away.min() < nodule[3] / 2
+    return np.asarray(candidates[int(away.argmin())]) if hit else None
+
+
 def false_positives(network: nn.Module, scan: Piece) -> Peaks:
     """Return the peaks of a whole scan that lie in none of its marked lesions."""
     peaks = peaks_of(network, scan.voxels)
