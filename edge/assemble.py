@@ -11,7 +11,6 @@ from pathlib import Path
 from edge.budget import Budget
 from edge.decide import decide
 from edge.escalation.client import OnSending, SecondReader, open_second_reader
-from edge.guarantee import for_roi_side
 from edge.pipeline import Pipeline
 from edge.reader import EdgeReader, Screening, open_configured
 from edge.replay import decide_and_log
@@ -113,10 +112,7 @@ def build_pipeline(
         persist_pending=lambda *_: None,  # only the agent amends a report later
         write=write_report,
         provenance=Provenance(
-            reader.label,
-            for_roi_side(reader.guarantee, settings.cloud.roi_side),
-            settings.deadline_s,
-            lambda: datetime.now(UTC),
+            reader.label, reader.guarantee, settings.deadline_s, lambda: datetime.now(UTC)
         ),
         settings=settings,
         policy=replace(SELECTION_POLICY, characterize=settings.cloud.characterize),

@@ -19,6 +19,8 @@ from edge.link.estimate import LinkEstimate
 from edge.selection import SELECTION_POLICY, Option, SelectionPolicy, Size, choose, smallest
 from models.runtime.detection import MASS_MM, Candidate
 
+ROI_SIDE = 48
+"""Voxels of a full ROI along each axis: what the cloud's model reads, and calibration read."""
 AUDITED = 3
 """Most candidates of an audited scan that are sent."""
 

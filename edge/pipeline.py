@@ -26,7 +26,7 @@ from edge.atomic_files import is_transient
 from edge.audit_sampling import audit_of, is_sampled
 from edge.budget import Budget
 from edge.clinical.sidecar import clinical_of
-from edge.decide import Plan, Situation
+from edge.decide import ROI_SIDE, Plan, Situation
 from edge.errors import UnfitFolder
 from edge.escalation.client import SecondReader
 from edge.findings import Finding
@@ -152,7 +152,7 @@ def detect(
         sampled = is_sampled(study_key, settings.cloud.audit_rate)
         cloud = settings.cloud
         situation = Situation(
-            candidates, reader.thresholds, link, left_s, cloud.roi_side**3, cloud.max_rois,
+            candidates, reader.thresholds, link, left_s, ROI_SIDE**3, cloud.max_rois,
             policy=pipeline.policy, audited=sampled,
         )  # fmt: skip
         plan = replace(pipeline.decide(situation, study_key), inner=box.inner)

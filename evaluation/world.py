@@ -340,7 +340,6 @@ def settings_in(root: Path, **more: object) -> EdgeSettings:
         "state_dir": root / "state",
         "quiet_s": 0.02,
         "poll_s": 0.005,
-        "cloud__roi_side": 16,
     }
     return load_settings(None, **(given | more))
 

@@ -323,8 +323,7 @@ def main_loop(
         if "cloud" in report.models:
             amender.responded()
 
-    side = settings.cloud.roi_side
-    persist = persist_in(store.pending, (side, side, side))
+    persist = persist_in(store.pending)
     process = partial(
         process_study,
         folders=folders,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-from edge.decide import Plan
+from edge.decide import ROI_SIDE, Plan
 from edge.findings import BoolArray
 from imaging.preprocess import Preprocessed
 from imaging.roi import cut_roi
@@ -24,6 +24,7 @@ from protos.errors import (
 )
 from protos.messages import Refusal, Roi, Summary, Verdict
 
+ROI_SHAPE = (ROI_SIDE, ROI_SIDE, ROI_SIDE)
 RETRYABLE = (Unreachable, Overloaded, Draining, ChecksumMismatch)
 """Faults of a stream, or refusals of one ROI, after which a retry may help."""
 
@@ -168,7 +169,7 @@ def mask_of(verdict: Verdict, roi: Roi) -> BoolArray | None:
     return mask if mask.any() else None
 
 
-def cut_rois(plan: Plan, box: Preprocessed, shape: tuple[int, int, int]) -> list[Roi]:
+def cut_rois(plan: Plan, box: Preprocessed, shape: tuple[int, int, int] = ROI_SHAPE) -> list[Roi]:
     """Cut the ROIs that ``plan`` sends, most valuable first, uint8 ``(z, y, x)``.
 
     ``shape`` is that of a full ROI; the plan's sizes make it smaller.

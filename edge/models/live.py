@@ -22,7 +22,7 @@ from edge.budget import LedgerEntry
 from edge.decide import Thresholds
 from edge.errors import EdgeError
 from edge.findings import Finding
-from edge.guarantee import Guarantee, for_roi_side
+from edge.guarantee import Guarantee
 from edge.job import Job
 from edge.models.agreement import compare
 from edge.models.choose import ShadowState, models_state
@@ -279,8 +279,7 @@ class LiveModels:
         label, screener = reader.label, reader.screener
         if self._active != SHIPPED:
             label = f"{screener.name} {self._active} ({screener.engine})"
-        guarantee = for_roi_side(reader.guarantee, self._settings.cloud.roi_side)
-        provenance = replace(pipeline.provenance, edge_model=label, guarantee=guarantee)
+        provenance = replace(pipeline.provenance, edge_model=label, guarantee=reader.guarantee)
         return replace(pipeline, reader=reader, provenance=provenance)
 
     def _open_first(self, store: ModelStore) -> Screening:

@@ -28,7 +28,6 @@ class CloudClientSettings(Table):
             size, type and outline.
         audit_rate: fraction of the studies without an uncertain candidate whose best dismissed
             candidates are sent anyway; 0 for none.
-        roi_side: side of an ROI in voxels, which must be what the cloud's model reads.
     """
 
     address: str | None = None
@@ -40,7 +39,6 @@ class CloudClientSettings(Table):
     max_rois: int = Field(default=64, ge=1)
     characterize: bool = True
     audit_rate: float = Field(default=0.05, ge=0, le=1)
-    roi_side: int = Field(default=48, ge=16, le=128)
 
     @property
     def remote(self) -> list[str]:

@@ -13,7 +13,7 @@ RENAMED = {
     "characterize": "cloud.characterize",
     "audit_rate": "cloud.audit_rate",
     "insecure": "cloud.insecure",
-    "roi_side": "cloud.roi_side",
+    "roi_side": "",
     "dicom_port": "receive.dicom.address",
     "dicom_address": "receive.dicom.address",
     "dicom_ae_title": "receive.dicom.ae_title",

@@ -400,8 +400,8 @@ PersistPending = Callable[[Report, Assessment, EdgeReader, Preprocessed], None]
 """Saves what is pending for a report that is about to go out, and what it was made from."""
 
 
-def persist_in(store: PendingStore, shape: tuple[int, int, int]) -> PersistPending:
-    """Return the stage that saves the ROIs without a verdict, ``shape`` (z, y, x), in ``store``."""
+def persist_in(store: PendingStore) -> PersistPending:
+    """Return the stage that saves the ROIs without a verdict in ``store``."""
 
     def persist(
         report: Report, assessment: Assessment, reader: EdgeReader, box: Preprocessed
@@ -409,7 +409,7 @@ def persist_in(store: PendingStore, shape: tuple[int, int, int]) -> PersistPendi
         plan, answers = assessment.plan, assessment.answers
         context = AmendmentContext(report, plan, reader.thresholds, reader.weights, box.geometry)
         pending = replace(plan, send=pending_candidates(plan, answers), sizes=())
-        store.save(context, answers, cut_rois(pending, box, shape))
+        store.save(context, answers, cut_rois(pending, box))
 
     return persist
 

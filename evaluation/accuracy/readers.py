@@ -18,7 +18,7 @@ from cloud.settings import load_settings as load_cloud_settings
 from cloud.stream import verdict_of
 from edge.assemble import build_pipeline
 from edge.budget import Budget
-from edge.decide import Plan, Thresholds
+from edge.decide import ROI_SIDE, Plan, Thresholds
 from edge.escalation.client import NoSecondReader
 from edge.escalation.rois import EscalationResult, cut_rois
 from edge.link.estimate import LinkEstimate
@@ -133,10 +133,10 @@ class Agent:
     ) -> None:
         # No second reading ends early: accuracy is measured here, not time. An audit is a random
         # sample of the studies.
-        side = settings.cloud.roi_side if second is None else second.roi_shape[0]
-        cloud = settings.cloud.model_copy(update={"audit_rate": 0.0, "roi_side": side})
+        cloud = settings.cloud.model_copy(update={"audit_rate": 0.0})
         settings = settings.model_copy(update={"deadline_s": 3600.0, "cloud": cloud})
-        self.roi_side, self.max_rois = cloud.roi_side, cloud.max_rois
+        self.roi_side = ROI_SIDE if second is None else second.roi_shape[0]
+        self.max_rois = cloud.max_rois
         self._screener, self._second = _ScreenedOnce(screener), second
         self._alone = build_pipeline(settings, self._screener, NoSecondReader())
         self._both: Pipeline | None = None

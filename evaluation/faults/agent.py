@@ -28,7 +28,7 @@ from edge.budget import Budget
 from edge.decide import Plan
 from edge.dicom_out.deliver import made_objects
 from edge.escalation.client import SecondReader, open_second_reader
-from edge.escalation.rois import EscalationResult, cut_one, mask_of
+from edge.escalation.rois import ROI_SHAPE, EscalationResult, cut_one, mask_of
 from edge.job import Job
 from edge.link.estimate import LinkEstimate
 from edge.pipeline import Pipeline, StudyResult, read_and_report
@@ -53,9 +53,6 @@ from process.logs import configure_logging
 from protos.codec import pack_mask
 from protos.deadline import Deadline
 from protos.messages import Priority, Roi, Verdict
-
-SIDE = 16
-"""Voxels of an ROI along each axis: small, so that a round is short."""
 
 ANSWER_S = 10.0
 """Longest wait for an archive, so that an answer that is lost delays a round by no more."""
@@ -173,7 +170,7 @@ class StandInCloud(ABC):
     ) -> EscalationResult:
         """Answer a study."""
         numbers = self.answered(plan.send, False)
-        return verdicts_on([cut_one(plan, number, box, (SIDE,) * 3) for number in numbers])
+        return verdicts_on([cut_one(plan, number, box, ROI_SHAPE) for number in numbers])
 
     def read_rois(
         self,

@@ -30,7 +30,7 @@ from typing import Annotated, Any
 
 import typer
 
-from evaluation.faults.agent import SIDE
+from edge.decide import ROI_SIDE
 from evaluation.faults.clock import JUMPS
 from evaluation.faults.fault_points import AT_TARGET, NAMES, fill
 from evaluation.faults.oracle import Wrong, busy
@@ -162,7 +162,7 @@ def at_random(fault: Fault, folder: Path, times: int | None, seed: int) -> dict[
         if fault is Fault.FLAP:
             trace = flapping(times, Random(seed))
             with (
-                running_cloud(program(0.0, 0.0, SIDE)) as cloud,
+                running_cloud(program(0.0, 0.0, ROI_SIDE)) as cloud,
                 proxied(cloud.address, trace, seed=seed) as link,
                 Site(root, seed, log=log, varied=True, cloud=link.address) as site,
             ):

@@ -19,7 +19,7 @@ from pydicom import dcmread
 from edge.audit import Event
 from edge.budget import Budget
 from edge.escalation.client import NoSecondReader
-from edge.escalation.rois import cut_one
+from edge.escalation.rois import ROI_SHAPE, cut_one
 from edge.findings import Route
 from edge.folders import DATABASE
 from edge.merge import merge
@@ -30,7 +30,7 @@ from edge.store.steps import Step
 from edge.trail.files import records_after
 from edge.trail.records import TrailRecord
 from edge.trail.verify import verify
-from evaluation.faults.agent import SIDE, box_of, stand_in_pipeline, verdicts_on
+from evaluation.faults.agent import box_of, stand_in_pipeline, verdicts_on
 from imaging.read import read_study
 from protos.deadline import Deadline
 
@@ -241,12 +241,12 @@ def _findings(out: Path, source: Path, varied: bool, lost: list[str]) -> None:
 
 def expected_findings(source: Path, study_key: str, *, varied: bool) -> list[Essence]:
     """Return both lists of a study once every uncertain candidate has its verdict."""
-    settings = load_settings(None, cloud__roi_side=SIDE)
+    settings = load_settings()
     pipeline = stand_in_pipeline(NoSecondReader(), varied=varied, settings=settings)
     box = box_of(read_study(source).volume)
     plan = detect(pipeline, box, Budget(Deadline.after(60.0)), study_key).plan
     whole = replace(plan, send=plan.uncertain, sizes=(), later=())
-    rois = [cut_one(plan, number, box, (SIDE,) * 3) for number in plan.uncertain]
+    rois = [cut_one(plan, number, box, ROI_SHAPE) for number in plan.uncertain]
     thresholds, weights = pipeline.reader.thresholds, pipeline.reader.weights
     merged = merge(whole, verdicts_on(rois), thresholds, weights, box.geometry)
     return sorted(

@@ -174,8 +174,7 @@ def answers(
                 pipeline = held.enter_context(opens(settings))
                 studies.load(pipeline)
                 pipeline = studies.replayed(pipeline) if command.get("replay") else pipeline
-                side = settings.cloud.roi_side
-                keep = persist_in(store.pending, (side, side, side))
+                keep = persist_in(store.pending)
                 yield {"opened": pipeline.reader.label}
             elif pipeline is not None:
                 used = pipeline if command["from_files"] else studies.from_memory(pipeline)

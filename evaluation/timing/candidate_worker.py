@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from edge.decide import Situation, Thresholds, decide
+from edge.decide import ROI_SIDE, Situation, Thresholds, decide
 from edge.escalation.client import Escalator
 from edge.escalation.rois import RoiStates, cut_rois
 from edge.link.channel import open_link
@@ -72,15 +72,14 @@ def escalate(
 ) -> dict[str, Any]:
     """Take one candidate to its final verdict; the seconds in all and of each part."""
     candidate = case.candidates[number % len(case.candidates)]
-    side = settings.cloud.roi_side
     times_s = [time.monotonic()]
     situation = Situation(
         (candidate,), case.thresholds, link.estimate(),
-        settings.deadline_s, side**3, settings.cloud.max_rois,
+        settings.deadline_s, ROI_SIDE**3, settings.cloud.max_rois,
     )  # fmt: skip
     plan = decide(situation)
     times_s.append(time.monotonic())
-    rois = cut_rois(plan, case.box, (side, side, side))
+    rois = cut_rois(plan, case.box)
     times_s.append(time.monotonic())
     answers = second.read_rois(rois, Deadline.after(settings.deadline_s), uuid.uuid4().hex)
     times_s.append(time.monotonic())

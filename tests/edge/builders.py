@@ -311,7 +311,7 @@ class Site:
 
         def read(job: Job) -> StudyResult:
             pipeline = pending_pipeline(second or self.cloud, pictures=pictures)
-            persist = persist_in(self.store.pending, SHAPE)
+            persist = persist_in(self.store.pending)
             return read_and_report(replace(pipeline, persist_pending=persist), job)
 
         process_study(record, None, self.places, self.store, read, 60.0, [].append)

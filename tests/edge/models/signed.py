@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from edge.escalation.rois import ROI_SHAPE
 from edge.folders import DATABASE, AgentFolders
 from edge.models.store import ModelStore, open_models
 from edge.run import site_of
@@ -115,9 +116,8 @@ def edge(root: Path, cloud: str, key: Path | None, **settings: Any) -> Edge:
 @contextmanager
 def offering(one: Signed, name: str = NAME, **settings: Any) -> Iterator[RunningCloud]:
     """A real cloud that offers a model."""
-    shape = (16, 16, 16)
     with run_cloud(
-        MeanReader(roi_shape=shape), offered_model=name, offered_folder=one.folder, **settings
+        MeanReader(roi_shape=ROI_SHAPE), offered_model=name, offered_folder=one.folder, **settings
     ) as cloud:
         yield cloud
 

@@ -32,7 +32,7 @@ from tests.edge.models.signed import SMALL, Edge, Signed, edge, offering, signed
 LIMIT_S = 300.0
 SPEC = PhantomSpec(seed=3, spacing_mm=(3.0, 1.25, 1.25), size_mm=(210.0, 340.0, 340.0),
                    nodule_count=2, diameter_mm=(12.0, 20.0))  # fmt: skip
-READ = {"deadline_s": 120.0, "reserve_s": 1.0, "poll_s": 0.05, "cloud__roi_side": 16}
+READ = {"deadline_s": 120.0, "reserve_s": 1.0, "poll_s": 0.05}
 
 
 @pytest.fixture(scope="module")
