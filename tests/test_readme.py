@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import textwrap
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from cloud.settings import CloudSettings
 from edge.link.estimate import OFF
 from edge.settings.core import EdgeSettings
 from evaluation.pages import PROGRAMS, WIDTH, leaves
-from process.settings import settings_of
+from process.settings import load, settings_of
 from protos.errors import TABLE
 from tests.served_metrics import served
 from tools import reference
@@ -169,6 +171,20 @@ def test_log_lines_that_need_a_person_are_logged() -> None:
     ]
     assert lines
     assert [line for line in lines if line not in words("docs/reference.md")] == []
+
+
+@pytest.mark.parametrize("page", ["install", "connect", "operate", "monitor"])
+def test_settings_that_a_page_shows_are_valid(page: str, tmp_path: Path) -> None:
+    """Each block of TOML is one of the edge, of the cloud, or of rules."""
+    blocks = re.findall(r"\n\n((?: {4}.*\n|\n(?= {4}))+)", words(f"docs/{page}.md"))
+    shown = [b for b in map(textwrap.dedent, blocks) if re.match(r"(#.*\n)?(\[|[a-z_.]+ = )", b)]
+    for number, text in enumerate(shown):
+        file = tmp_path / f"{number}.toml"
+        file.write_text(text)
+        if "[[rules]]" not in text:
+            is_edge = not tomllib.loads(text).keys() <= CloudSettings.model_fields.keys()
+            load(EdgeSettings if is_edge else CloudSettings, file, {})
+    assert shown
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
