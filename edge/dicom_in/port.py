@@ -54,10 +54,10 @@ def keep(
     way = source.way
     try:
         if incoming is None:
+            store.missed(sender)
             raise Refused(Reason.UNREADABLE, "the request has no data set")
         identity = store.keep(incoming, source, expected, sender)
     except Refused as refusal:
-        store.missed(sender)
         counters.count_refused_instance(way, refusal.reason.words)
         who = {"way": way, "peer": source.peer, "caller": source.caller}
         log.warning("instance refused", **who, reason=refusal.reason.words, why=str(refusal))

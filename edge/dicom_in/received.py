@@ -132,13 +132,7 @@ class ReceivedStore:
                 incoming.open()
         return incoming
 
-    def keep(
-        self,
-        incoming: Incoming,
-        source: Source,
-        expected: Expected | None = None,
-        sender: int | None = None,
-    ) -> Identity:
+    def keep(self, incoming: Incoming, source: Source, expected: Expected, sender: int) -> Identity:
         """Make an instance durable in the folder of its series; after that it may be acknowledged.
 
         One that is stored already, with the same data set, is success too. ``sender`` is a number
@@ -156,7 +150,7 @@ class ReceivedStore:
             incoming.sync()
             self._on_step(ReceiveStep.WRITTEN, True)
             identity = identify(incoming.path)
-            (expected or Expected()).require(identity)
+            expected.require(identity)
             if identity.sop_class not in SOP_CLASSES:
                 raise Refused(Reason.SOP_CLASS, "the SOP class is not one of CT")
             with refusing_faults():
@@ -166,8 +160,7 @@ class ReceivedStore:
         except Refused as refusal:
             if identity is not None:
                 refusal.sop_class, refusal.instance = identity.sop_class, identity.instance
-            if sender is not None:
-                self.missed(sender)
+            self.missed(sender)
             raise
         finally:
             incoming.discard()  # where it was renamed, nothing is left to discard
@@ -216,9 +209,7 @@ class ReceivedStore:
             limit = self._limits.free_bytes / MB
             raise Refused(Reason.NO_ROOM, f"less than {limit:g} MB are free for the inbox")
 
-    def _place(
-        self, incoming: Incoming, identity: Identity, source: Source, sender: int | None
-    ) -> None:
+    def _place(self, incoming: Incoming, identity: Identity, source: Source, sender: int) -> None:
         digest = incoming.digest(identity.offset)
         folder = self._inbox / identity.folder
         target = folder / f"{identity.instance}.dcm"
@@ -229,8 +220,7 @@ class ReceivedStore:
                 text = "the SOP Instance UID is stored with another data set"
                 raise Refused(Reason.CONFLICT, text)
             if known is not None:
-                if sender is not None:
-                    self._again[sender] = self._again.get(sender, (0, source))[0] + 1, source
+                self._again[sender] = self._again.get(sender, (0, source))[0] + 1, source
                 with suppress(FileNotFoundError):  # claimed
                     sync_folder(folder)
                 return
@@ -245,7 +235,7 @@ class ReceivedStore:
             series.digests[identity.instance] = digest
 
     def _rename(
-        self, incoming: Incoming, target: Path, series: _Series, source: Source, sender: int | None
+        self, incoming: Incoming, target: Path, series: _Series, source: Source, sender: int
     ) -> int:
         """Rename the file into its folder; return the open folder, which is to be synchronised.
 

@@ -59,17 +59,14 @@ def store_in(
 
 
 def put(
-    store: ReceivedStore,
-    image: Dataset | bytes,
-    expected: Expected | None = None,
-    sender: int | None = None,
+    store: ReceivedStore, image: Dataset | bytes, expected: Expected | None = None, sender: int = 1
 ) -> str:
     """Send one instance; returns its UID."""
     incoming = store.begin()
     content = image if isinstance(image, bytes) else file_of(image)
     for at in range(0, len(content), 1000):
         incoming.write(content[at : at + 1000])
-    return store.keep(incoming, SOURCE, expected, sender).instance
+    return store.keep(incoming, SOURCE, expected or Expected(), sender).instance
 
 
 def refusal(store: ReceivedStore, *how: object) -> Reason:
@@ -231,7 +228,7 @@ def test_an_instance_that_comes_while_the_disk_fills_up_is_dropped(inbox: Path) 
     incoming.write(bytes(4 << 20))
     assert on_their_way(inbox) == []
     with pytest.raises(Refused, match="less than 1 MB are free") as refused:
-        store.keep(incoming, SOURCE)
+        store.keep(incoming, SOURCE, Expected(), 1)
     assert refused.value.reason is Reason.NO_ROOM
 
 
@@ -248,7 +245,7 @@ def test_an_instance_that_cannot_be_written_is_refused(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail) if call == "fsync" else patch.setattr(Path, "rename", fail)
         with pytest.raises(Refused) as refused:
-            store.keep(incoming, SOURCE)
+            store.keep(incoming, SOURCE, Expected(), 1)
     expected = Reason.FAULT if number == errno.EIO else Reason.NO_ROOM
     assert refused.value.reason is expected
     assert on_their_way(inbox) == []
@@ -275,7 +272,7 @@ def test_a_stopping_store_begins_nothing_and_keeps_what_is_whole(
     incoming = store.begin()
     incoming.write(file_of(IMAGES[0]))
     store.stop()
-    store.keep(incoming, SOURCE)
+    store.keep(incoming, SOURCE, Expected(), 1)
     with pytest.raises(Refused) as refused:
         put(store, IMAGES[1])
     assert refused.value.reason is Reason.STOPPING
