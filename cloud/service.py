@@ -60,7 +60,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         self._backend, self._settings, self._clock = backend, settings, clock
         self.models = models or ModelTransfers()
         self.quota = StreamQuota(settings.max_streams)
-        self._draining = self._stopped = False
+        self.is_draining = self._stopped = False
         self.open_streams, self._ended = 0, 0  # open studies, and those with ROIs that were
         self._streams: set[StudyStream] = set()
         self._opening: set[asyncio.Task[Any]] = set()  # calls that wait for their header
@@ -69,7 +69,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
 
     def drain(self) -> None:
         """Reject new studies as `Draining` from now on; open ones continue."""
-        self._draining = True
+        self.is_draining = True
 
     async def wait_until_idle(self) -> None:
         """Wait until no study is open."""
@@ -80,7 +80,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
 
         A caller thus learns what happened. A call that gRPC ends by itself has no details.
         """
-        self._draining = self._stopped = True
+        self.is_draining = self._stopped = True
         for stream in self._streams:
             stream.fail(_stopped())
         for call in self._opening:
@@ -170,7 +170,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
 
     def _check_open(self) -> None:
         """Raise `Draining` when the service is being stopped."""
-        if self._draining:
+        if self.is_draining:
             raise draining()
 
     @contextlib.contextmanager
