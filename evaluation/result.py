@@ -133,7 +133,7 @@ class Bar:
 
 BARS = Table(
     "bars",
-    {"what": "what", "required": "required", "measured": "measured", "met": "met"},
+    {"met": "met", "what": "what", "required": "required", "measured": "measured"},
     lambda result: [
         {"what": one.what, "required": one.required, "measured": one.measured, "met": one.met}
         for one in result["bars"]

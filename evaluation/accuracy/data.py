@@ -33,7 +33,6 @@ class Table:
     path: Path
     rows: list[dict[str, str]]
     lines: list[int]
-    header: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,7 +88,7 @@ def read_table(path: Path, required: tuple[str, ...]) -> Table:
     missing = [name for name in required if name not in header]
     if missing:
         raise BadTable(path, f"lacks the columns {missing}, has {list(header)}", 1)
-    return Table(path, rows, lines, tuple(header))
+    return Table(path, rows, lines)
 
 
 @dataclass(frozen=True, eq=False)

@@ -87,13 +87,15 @@ def detect(
     if phantoms and seed + phantoms > TRAINING_SEED:
         raise typer.BadParameter(f"--seed: seeds from {TRAINING_SEED} on were used in training")
     known = read_truth(*truth)
-    folders = study_folders(studies) if studies else []
     specs = [PhantomSpec(seed=seed + i) for i in range(phantoms)]
     with opened(cloud, serve, model, deadline, out) as (pipeline, folder):
-        read = [
-            read_one(pipeline, study, folder, known.get(scan_name(study)))
-            for study in each(folders, "studies")
-        ] + [read_phantom(pipeline, spec, folder) for spec in each(specs, "phantoms")]
+        if studies is None:
+            read = [read_phantom(pipeline, spec, folder) for spec in each(specs, "phantoms")]
+        else:
+            read = [
+                read_one(pipeline, study, folder, known.get(scan_name(study)))
+                for study in each(study_folders(studies), "studies")
+            ]
     return {**as_dict(read, seed=seed), "caveat": PHANTOMS if phantoms else CAVEAT}
 
 

@@ -103,10 +103,6 @@ class Truth:
         return _array(_rows(self.lesions)), _array(ignored)
 
 
-UNKNOWN = Truth()
-"""A scan that no table names: all that is found in it is false."""
-
-
 def _rows(lesions: Sequence[Lesion], rim_mm: float = 0.0) -> list[tuple[float, ...]]:
     return [(*one.centre_mm, 2 * (one.reach_mm + rim_mm)) for one in lesions]
 

@@ -13,15 +13,7 @@ import numpy as np
 
 from evaluation.accuracy.froc import Scored
 from evaluation.accuracy.readers import Reads, Stage
-from evaluation.accuracy.truth import (
-    UNKNOWN,
-    Detection,
-    Lesion,
-    ScanScores,
-    Truth,
-    scan_name,
-    score_scan,
-)
+from evaluation.accuracy.truth import Detection, Lesion, ScanScores, Truth, scan_name, score_scan
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.volume import Volume
@@ -39,7 +31,7 @@ class Host:
 
     name: str
     volume: Volume
-    truth: Truth = UNKNOWN
+    truth: Truth
 
 
 def load_host(source: Path, known: Mapping[str, Truth]) -> Host:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from evaluation.accuracy.data import Cube
-from evaluation.accuracy.truth import UNKNOWN, Truth
+from evaluation.accuracy.truth import Truth
 from evaluation.lesion_insertion.donors import donor_of
 from evaluation.lesion_insertion.scans import Host
 from imaging.preprocess import Preprocessed
@@ -33,7 +33,10 @@ def chest(spacing_mm: Triple = (2.0, 1.5, 1.5)) -> Volume:
     return Volume(hu, Geometry(spacing_mm, CORNER_MM))
 
 
-def host(truth: Truth = UNKNOWN, name: str = "chest") -> Host:
+UNMARKED = Truth()
+
+
+def host(truth: Truth = UNMARKED, name: str = "chest") -> Host:
     return Host(name, chest(), truth)
 
 
