@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,19 @@ from cloud.callers import Caller, caller_of
 from cloud.describe import fetch_description
 from cloud.errors import AddressUnusable, BadSettings
 from cloud.settings import CloudSettings
+from evaluation.hostile.clients import half_messages
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.errors import OverreadError, Unreachable, from_status, status_of
 from protos.messages import Verdict
+from protos.metadata import SITE_KEY
 from tests.cloud.running import (
     RunningCloud,
     answers,
     end_of,
     make_roi,
     make_stream,
+    read,
     run_cloud,
     unfinished,
     until,
@@ -92,6 +96,22 @@ def test_drain_finishes_open_studies_and_sends_callers_elsewhere() -> None:
     assert isinstance(verdict, Verdict)
     assert verdict.roi_id == 1
     assert summary.answered == 1
+
+
+def test_a_burst_of_calls_does_not_cancel_those_of_other_sites() -> None:
+    """By default gRPC cancels most of what comes after 2,560 calls that wait for the service."""
+    go, north = threading.Event(), ((SITE_KEY, "north"),)
+    with run_cloud(trusted_proxies=("*",)) as cloud, cloud.stub() as stub:
+        read(cloud, make_stream(make_roi(1)))
+        cloud.loop.call_soon_threadsafe(go.wait, 60)
+        with half_messages(cloud.address):
+            calls = [
+                stub.Read(iter(make_stream(make_roi(1), budget_s=60.0)), 60, metadata=north)
+                for _ in range(8)
+            ]
+            time.sleep(0.5)  # they have come by then, or the service had less to do
+            go.set()
+            assert [end_of(call) for call in calls] == [None] * 8
 
 
 def test_a_study_open_after_the_grace_period_gets_draining() -> None:
