@@ -24,8 +24,7 @@ from edge.atomic_files import move, remove, write_atomically
 from edge.dicom_out.capture import capture
 from edge.dicom_out.errors import NotExportable
 from edge.dicom_out.identity import Device, Kind
-from edge.dicom_out.pages import report_pages
-from edge.dicom_out.pdf import encapsulated_pdf
+from edge.dicom_out.pages import encapsulated_pdf, report_pages
 from edge.dicom_out.seg import segmentation
 from edge.dicom_out.sr import structured_report
 from edge.dicom_out.subject import Source, source_of

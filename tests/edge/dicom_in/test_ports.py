@@ -15,8 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from edge.dicom_in import scp, stow
-from edge.dicom_in.part import ReceiveMetrics
-from edge.dicom_in.receiving import receiving
+from edge.dicom_in.part import ReceiveMetrics, receiving
 from edge.errors import BadSettings
 from edge.telemetry import Telemetry
 from process.http import CannotListen
