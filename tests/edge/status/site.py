@@ -17,6 +17,7 @@ from edge.folders import DATABASE, AgentFolders
 from edge.guarantee import NOT_CALIBRATED, Guarantee
 from edge.link.estimate import LinkEstimate
 from edge.part import Agent, Panel
+from edge.report.compose import completed
 from edge.report.evidence import OUTLINES, outlines_file
 from edge.report.folder import take_folder
 from edge.report.model import Report
@@ -98,7 +99,7 @@ class Site:
             store.adopt(key, step, (name,), iter([name]), reason or {})
         assert take_folder(self.folders.outbox / name, key)
         if report is not None:
-            given = replace(report, study_key=key, series_uid="1.2.826.0.1.1")
+            given = completed(replace(report, study_key=key, series_uid="1.2.826.0.1.1"))
             self.write(given, name)
         return key
 
