@@ -57,11 +57,6 @@ def test_studies_are_read_in_a_child_process_with_the_limits_of_the_settings(
     np.testing.assert_array_equal(box.voxels, preprocess(chest()).voxels)
 
 
-def test_without_a_cloud_there_is_no_second_reading() -> None:
-    with open_pipeline(EdgeSettings()) as pipeline:
-        assert isinstance(pipeline.second_reader, NoSecondReader)
-
-
 def test_the_fallback_answers_for_a_cloud_that_is_down() -> None:
     with FakeCloud() as gone:
         pass
@@ -97,16 +92,6 @@ def ask(address: str, settings: EdgeSettings, budget_s: float = 5.0) -> Escalati
     with open_channel(address, settings) as channel:
         second = Escalator(channel, Link(), load_settings(reserve_s=0.1), most_attempts=1)
         return second.read(plan_of(0.5), box(), Budget(Deadline.after(budget_s)), "key")
-
-
-def test_mutual_tls_carries_the_second_reading(pki: Path) -> None:
-    settings = load_settings(
-        cloud__tls__ca=pki / "ca.pem",
-        cloud__tls__cert=pki / "edge.pem",
-        cloud__tls__key=pki / "edge.key",
-    )
-    with FakeCloud(credentials=mutual_tls(pki)) as cloud:
-        assert list(ask(cloud.address, settings).verdicts) == [0]
 
 
 def test_an_edge_without_a_certificate_gets_no_verdict(pki: Path) -> None:
@@ -174,22 +159,3 @@ def test_a_certificate_that_expires_soon_is_logged(pki: Path) -> None:
         f"cloud.tls.ca = {pki / 'ca.pem'}",
         f"cloud.tls.cert = {pki / 'edge.pem'}",
     ]
-
-
-def test_sending_in_the_clear_is_logged_at_each_start() -> None:
-    """The address is one for documents (RFC 5737), where nothing answers."""
-    settings = load_settings(
-        cloud__address="192.0.2.1:50051", cloud__insecure=True, cloud__health_check_s=0.0
-    )
-    for _ in range(2):
-        with structlog.testing.capture_logs() as logs, open_pipeline(settings):
-            pass
-        assert [(log["event"], log["log_level"], log["clouds"]) for log in logs] == [
-            ("ROIs are sent unencrypted: set cloud.tls.ca", "warning", ["192.0.2.1:50051"])
-        ]
-
-
-def test_unreadable_certificate_is_named(tmp_path: Path) -> None:
-    settings = load_settings(cloud__tls__ca=tmp_path / "absent.pem")
-    with pytest.raises(BadSettings, match=r"absent\.pem: No such file"):
-        open_channel("127.0.0.1:1", settings)

@@ -115,12 +115,6 @@ def test_findings_that_an_audit_added_are_counted_in_what_was_read_again() -> No
     )
 
 
-def test_a_dismissed_place_is_no_finding_without_an_audit() -> None:
-    plan = plan_of(*FAINT)
-    answers = answers_of(0.99, to=plan)
-    assert merge(replace(plan, audit=()), answers, THRESHOLDS, WEIGHTS, Geometry()).findings == ()
-
-
 def test_outcome_and_counts_of_an_audit() -> None:
     plan = plan_of(*FAINT)
 

@@ -168,8 +168,3 @@ def test_nothing_is_characterized_against_the_policy() -> None:
     plan = plan_of(0.95, 0.4, 0.99, policy=replace(SELECTION_POLICY, characterize=False))
     assert (plan.send, plan.characterize) == ((1,), ())
     assert plan_of(0.95, 0.4, 0.99).characterize == (2, 0)
-
-
-def test_a_probe_characterizes_nothing() -> None:
-    probing = replace(LinkEstimate(), probing=True)
-    assert len(plan_of(0.95, 0.4, link=probing).send) == 1

@@ -198,16 +198,6 @@ def test_a_model_file_that_is_missing_is_named(root: Path) -> None:
     assert "screening-int9" in checked["model"][0][1]
 
 
-def test_a_cloud_that_does_not_answer_is_wrong(root: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-        status, checked = doctor(root, f'cloud.address = "{address}"')
-    assert status == 1
-    ((level, text),) = checked["cloud"]
-    assert (level, text.split(": ")[:2]) == ("WRONG", [address, "Unreachable"])
-
-
 def test_each_of_several_addresses_is_asked(root: Path) -> None:
     """The agent uses those that answer, so only this shows that one is wrong."""
     with FakeCloud() as cloud, socket.socket() as unused:

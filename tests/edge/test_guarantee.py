@@ -110,17 +110,6 @@ def test_a_model_that_was_not_calibrated_has_no_guarantee() -> None:
     assert guarantee_of(stale, plan_of(0.95), EscalationResult()) == stale
 
 
-def test_a_reading_as_in_calibration_has_its_terms() -> None:
-    """All that was uncertain read again, in full, or nothing uncertain: the guarantee is given."""
-    for plan, answers in (
-        (plan_of(0.7, 0.3), read_by(0, 1)),
-        (plan_of(0.95, 0.05), EscalationResult()),
-    ):
-        found = of(plan, answers)
-        assert found.given
-        assert found.text == TEXT
-
-
 def test_the_guarantee_is_one_sentence_and_nothing_is_detailed_where_it_is_not_given() -> None:
     assert TEXT.count(".") == 1
     assert any(

@@ -12,7 +12,6 @@ from edge.findings import DecidedBy, Finding, Route, crowds
 from edge.guarantee import Guarantee
 from edge.limitations import age_in_years, limitations_of
 from edge.pipeline import Pipeline
-from imaging.lungs import find_lungs
 from imaging.phantom.phantom import PhantomSpec, make_phantom
 from imaging.preprocess import preprocess
 from imaging.read import read_study
@@ -77,20 +76,6 @@ def test_a_small_field_of_view_is_named_with_its_side(chest: Volume) -> None:
     (one,) = limitations(study_of(chest, chest.hu[:, :, : int(0.66 * chest.shape[2])]))
     assert one.kind is LimitationKind.COVERAGE
     assert one.text.startswith("The field of view cuts the lungs at the left (")
-
-
-def test_a_lung_whose_lower_half_is_filled_is_told(chest: Volume, tmp_path: Path) -> None:
-    hu = np.array(chest.hu)
-    lungs = find_lungs(hu, chest.geometry.spacing_mm, "chest")
-    shape = [range(n) for n in hu.shape]
-    inside = lungs.contains(np.stack(np.meshgrid(*shape, indexing="ij"), -1).reshape(-1, 3))
-    filled = inside.reshape(hu.shape) & (hu < -300)
-    air = np.flatnonzero(filled.any(axis=(1, 2)))
-    filled[int(air.mean()) :], filled[:, :, : hu.shape[2] // 2] = False, False
-    hu[filled] = 30
-    report = report_of(pipeline_for(study_of(chest, hu)), tmp_path)
-    assert any(one.text.startswith("One lung holds only ") for one in report.limitations)
-    assert not report.guarantee.given
 
 
 def test_a_whole_chest_has_no_limitation_of_coverage(chest: Volume) -> None:

@@ -33,19 +33,6 @@ def test_merged_probability_is_the_logistic_sum() -> None:
     assert MergeWeights(-1.0, 1.0, 2.0).merged(0.4, 0.9, 6.0) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("edge", "cloud"), [(0.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
-def test_certain_scores_give_a_finite_probability(edge: float, cloud: float) -> None:
-    assert 0.0 <= MergeWeights(0.0, 5.0, 90.0).merged(edge, cloud, 6.0) <= 1.0
-
-
-def test_cloud_raises_a_candidate_to_a_finding() -> None:
-    (finding,) = merged((0.45,), EscalationResult({0: verdict(0, 0.9)})).findings
-    assert finding.decided_by is DecidedBy.CLOUD
-    assert finding.probability == pytest.approx(0.45 * 0.9 / (0.45 * 0.9 + 0.55 * 0.1))
-    assert (finding.diameter_mm, finding.edge_score) == (8.0, 0.45)
-    assert finding.reason == "the cloud raised 0.45 to 0.88, at or above the threshold 0.50"
-
-
 def listed(score: float, probability: float | None, limits: Thresholds = LISTING) -> Merged:
     """What an uncertain candidate becomes, with the cloud's probability or without a verdict."""
     answers = EscalationResult(reason="Unreachable: refused")
@@ -185,6 +172,7 @@ def test_an_outlined_nodule_lies_where_its_voxels_are() -> None:
     np.testing.assert_allclose(np.subtract(finding.centre_mm, plain.centre_mm), (0, 0, 3))
     assert finding.outline is not None
     assert finding.outline.volume_mm3 == pytest.approx(4 / 3 * math.pi * 64, rel=0.1)
+    assert finding.volume_mm3 == pytest.approx(math.pi / 6 * finding.diameter_mm**3)
 
 
 def test_a_rotated_box_rotates_the_shift() -> None:
@@ -201,13 +189,6 @@ def test_a_rotated_box_rotates_the_shift() -> None:
     assert np.linalg.norm(shift) == pytest.approx(2)
     assert finding.outline is not None
     assert finding.outline.volume_mm3 == pytest.approx(4 / 3 * math.pi * 64 / 8, rel=0.1)
-
-
-def test_volume_and_diameter_in_the_report_agree() -> None:
-    answers = EscalationResult({0: verdict(0, 0.9)}, masks={0: ball((24, 24, 24), 5.0)})
-    (finding,) = merged((0.45,), answers).findings
-    assert finding.volume_mm3 == pytest.approx(4 / 3 * math.pi * 125, rel=0.1)
-    assert finding.volume_mm3 == pytest.approx(math.pi / 6 * finding.diameter_mm**3)
 
 
 @pytest.mark.parametrize(
@@ -273,28 +254,6 @@ def test_characterizations_do_not_count_as_second_readings() -> None:
     assert result.reason.startswith("0 of 1 uncertain candidates")
 
 
-def test_a_small_nodule_of_high_probability_comes_before_a_large_one() -> None:
-    small, large = replace(verdict(0, 0.95), diameter_mm=4.0), verdict(1, 0.9)
-    findings = merged((0.45, 0.45), EscalationResult({0: small, 1: large})).findings
-    assert [finding.small for finding in findings] == [True, False]
-    assert findings[0].probability > findings[1].probability
-
-
-def test_edge_alone_decides_when_the_verdict_is_missing() -> None:
-    result = merged((0.8, 0.3), EscalationResult(reason="Unreachable: connection refused"))
-    (finding,) = result.findings
-    assert finding.decided_by is DecidedBy.EDGE_ALONE
-    assert finding.probability == finding.edge_score == 0.8
-    assert finding.reason == (
-        "no second reading: Unreachable: connection refused; "
-        "edge score 0.80 is at or above the threshold 0.50"
-    )
-    assert result.second_reading is SecondReading.MISSING
-    assert result.reason == (
-        "0 of 2 uncertain candidates were read again: Unreachable: connection refused"
-    )
-
-
 def test_reported_needs_no_cloud_and_dismissed_is_no_finding() -> None:
     result = merged((0.95, 0.05), EscalationResult())
     (finding,) = result.findings
@@ -320,22 +279,6 @@ def test_findings_without_a_characterization_are_a_missing_second_reading() -> N
     )
     assert away.reason.endswith(f"measured 0 of 1 findings of the edge: {OFF.reason}")
     assert [f.decided_by for f in gone.findings] == [DecidedBy.EDGE]
-
-
-def test_one_description_is_a_reading_and_nothing_to_describe_needs_none() -> None:
-    """A cloud that described one finding was there; a scan without candidates never asks it."""
-    late = EscalationResult({0: verdict(0, 0.9)}, reason="DeadlinePassed: late")
-    assert merged((0.95, 0.97), late).second_reading is SecondReading.COMPLETE
-    gone = EscalationResult(reason="Unreachable: connection refused")
-    assert merged((0.05,), gone).second_reading is SecondReading.COMPLETE
-
-
-def test_some_verdicts_make_a_partial_reading() -> None:
-    answers = EscalationResult({0: verdict(0, 0.9)}, reason="DeadlinePassed: late")
-    result = merged((0.7, 0.6), answers)
-    assert result.second_reading is SecondReading.PARTIAL
-    assert [f.decided_by for f in result.findings] == [DecidedBy.CLOUD, DecidedBy.EDGE_ALONE]
-    assert result.reason == "1 of 2 uncertain candidates were read again: DeadlinePassed: late"
 
 
 def test_a_refused_roi_names_its_refusal() -> None:

@@ -11,18 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from edge.database import Migration, MigrationStep, OtherVersion, copies
+from edge.database import BUSY_S, Migration, MigrationStep, OtherVersion, copies
 from edge.dicom_out.exports import DeliveryStep, ExportStep, ExportStore
 from edge.folders import DATABASE
 from edge.models.store import open_models
 from edge.run import site_of
+from edge.settings.core import load_settings
 from edge.store.repair import open_or_replace
 from edge.store.schema import Schema
 from edge.store.steps import Step
 from edge.store.studies import StudyStore, all_migrations
 from edge.trail.verify import verify
 from evaluation.world import settings_in
-from tests.edge.databases import schema_of
+from tests.edge.databases import open_store, schema_of
 
 VERSION_0 = Path(__file__).parent / "data" / "version-0.tar.xz"
 """The folders of an agent of the version before there were numbers: it was stopped with two pending
@@ -167,3 +168,20 @@ def test_a_migration_that_fails_changes_nothing_and_sets_nothing_aside(root: Pat
 def test_all_migrations_have_their_own_number() -> None:
     numbers = sorted(one.number for one in all_migrations(schema(Path())))
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_waiting_for_who_holds_the_database_costs_no_deadline() -> None:
+    """It is a small part of what is kept for writing the report."""
+    assert load_settings().reserve_s / 4 >= BUSY_S
+
+
+def test_a_locked_database_can_be_opened_and_read(tmp_path: Path) -> None:
+    """A backup that runs while the agent starts is no reason to stop."""
+    path = tmp_path / "s.db"
+    with open_store(path):
+        pass
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with open_store(path) as store:
+            assert store.at(*Step) == []
+            assert store.pending.backlog() == (0, 0.0)

@@ -51,11 +51,6 @@ def changed(indices: Iterable[int], change: Callable[[Pixels], Pixels]) -> Calla
     return lambda scan: scan.edit_pixels(indices, change)
 
 
-def top_lost(values: Pixels) -> Pixels:
-    values[: len(values) // 2] = 0
-    return values
-
-
 def bottom_lost(values: Pixels) -> Pixels:
     values[len(values) // 2 :] = 0
     return values
@@ -147,9 +142,7 @@ RECIPES = [
         Recipe(name, spoil, says, IncompleteSeries)
         for name, spoil, says in (
             ("5 slices zeroed", zeroed(*MIDDLE), (BLANK, "088.dcm to 092.dcm", "5 of 133")),
-            ("3 slices zeroed", zeroed(60, 61, 62), (BLANK, "060.dcm, 061.dcm, 062.dcm")),
             ("1 slice zeroed", zeroed(75), (BLANK, "1 of 133 slices (075.dcm)")),
-            ("20 slices zeroed", zeroed(*range(60, 80)), (BLANK, "060.dcm to 079.dcm")),
             ("every second slice zeroed", zeroed(*range(40, 100, 2)), (BLANK, "098.dcm")),
             (
                 "1 slice of water only",
@@ -157,20 +150,13 @@ RECIPES = [
                 (BLANK, "075.dcm"),
             ),
             ("1 slice repeated", replaced([75], lambda _: 74), (COPIED, "(074.dcm, 075.dcm)")),
-            ("3 slices repeat one", replaced(range(75, 78), lambda _: 74),
-             (COPIED, "074.dcm to 077.dcm")),
-            ("20 slices repeat one", replaced(range(60, 80), lambda _: 59),
-             (COPIED, "059.dcm to 079.dcm")),
             ("a block repeated", replaced(range(70, 80), lambda z: z - 10),
              (COPIED, "060.dcm to 079.dcm")),
             ("a slice of 50 mm away", replaced([75], lambda _: 95), (COPIED, "(075.dcm, 095.dcm)")),
             ("1 slice without a body", changed([75], air), (UNLIKE, "(075.dcm)")),
-            ("20 slices without a body", changed(range(60, 80), air),
-             (UNLIKE, "060.dcm to 079.dcm")),
             ("every second slice without a body", changed(range(40, 100, 2), air), (UNLIKE,)),
             ("1 slice of noise", changed([75], noise), (UNLIKE, "(075.dcm)")),
             ("lower half of a slice lost", changed([75], bottom_lost), (UNLIKE, "(075.dcm)")),
-            ("upper half of a slice lost", changed([75], top_lost), (UNLIKE, "(075.dcm)")),
             ("1 slice inverted", changed([75], lambda v: 2048 - v), (UNLIKE, "(075.dcm)")),
             ("2 slices exchanged, 50 mm apart", replaced([60, 80], lambda z: 140 - z),
              (UNLIKE, "060.dcm, 080.dcm")),

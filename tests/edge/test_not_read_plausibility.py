@@ -115,14 +115,6 @@ def foam(index: int, y: Pixels, x: Pixels, _: np.random.Generator) -> Pixels:
     return np.asarray(hu)
 
 
-def foam_cylinder(index: int, y: Pixels, x: Pixels, _: np.random.Generator) -> Pixels:
-    """One cylinder of foam in fat, with a rod of Teflon in its axis."""
-    hu = np.where(np.hypot(y, x) < 160, -100.0, -1000.0)
-    hu[np.hypot(np.hypot(y, x) / 135, (index - 66) / 56) < 1] = -900
-    hu[np.hypot(y, x) < 8] = 900
-    return np.asarray(hu)
-
-
 def stool(index: int, y: Pixels, x: Pixels, _: np.random.Generator) -> Pixels:
     """An abdomen with stool in both flanks and across."""
     hu = np.where(np.hypot(y / 110, x / 160) < 1, 50.0, -1000.0)
@@ -149,13 +141,11 @@ RECIPES = [
     Recipe("pixels of twice the size", spacing(2, 2), (ADULT, "width 500 mm")),
     Recipe("pixels of 1 : 2", spacing(1, 2), (ADULT, "width / depth 2.7 (expected 0.95 to 2.2)")),
     Recipe("pixels of 2 : 1", spacing(2, 1), (ADULT, "width / depth 0.68")),
-    Recipe("pixels of 1 : 2, same area", spacing(0.71, 1.41), (ADULT, "width / depth 2.6")),
     Recipe("slices every 1 mm", every(1.0), (ADULT, "height 101 mm (expected 150 to 420)")),
     Recipe("slices every 1.3 mm", every(1.3), (ADULT, "height / width 0.52")),
     Recipe("slices every 4.5 mm", every(4.5), (ADULT, "height 451 mm")),
     Recipe("slope 1.3", header(RescaleSlope=1.3), (VALUES, "soft tissue without fat 175 HU")),
     Recipe("slope 1.1", header(RescaleSlope=1.1), (VALUES, "soft tissue without fat -15 HU")),
-    Recipe("slope 0.9", header(RescaleSlope=0.9), (VALUES, "soft tissue without fat -195 HU")),
     Recipe("124 HU too high", header(RescaleIntercept=-900), (VALUES, "air around the patient -8")),
     Recipe("100 HU too low", header(RescaleIntercept=-1124), (VALUES, "lung -9")),
     Recipe("slices of 10 mm every 2.5 mm", header(SliceThickness=10), ("are 10 mm thick",)),
@@ -172,11 +162,9 @@ RECIPES = [
         ("SeriesDescription is Pelvis 2.5",),
     ),
     Recipe("foam in water", drawn(foam), ("may not be a patient's chest", VALUES)),
-    Recipe("foam in fat", drawn(foam_cylinder), ("may not be a patient's chest",)),
     Recipe("stool", drawn(stool), (ADULT, "depth")),
     Recipe("NIfTI in a wrong unit", as_nifti((0.7, 0.7, 2.5)), (ADULT, "width 123 mm")),
     Recipe("NIfTI, slope 1.1", as_nifti((1.4, 1.4, 2.5), 1.1, 102), (VALUES, "without fat -15")),
-    Recipe("NIfTI, 124 HU too high", as_nifti((1.4, 1.4, 2.5), 1, 124), (VALUES, "air around")),
 ]
 
 

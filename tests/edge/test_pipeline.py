@@ -141,15 +141,6 @@ def test_site_without_a_cloud_gets_a_final_report(tmp_path: Path) -> None:
     assert report.second_reading_reason == "no second reader is configured"
 
 
-def test_study_without_candidates_needs_no_second_reading(tmp_path: Path) -> None:
-    with FakeCloud() as cloud, escalator(cloud.address) as second:
-        report = report_of(pipeline_of(second, ()), tmp_path)
-    assert (report.findings, report.second_reading) == ((), SecondReading.COMPLETE)
-    assert report.second_reading_reason == "no candidate was uncertain"
-    assert report.status is Status.FINAL
-    assert cloud.headers == []
-
-
 def test_unreadable_study_is_reported_as_refused(tmp_path: Path) -> None:
     def no_lung(_volume: Volume, source: Path) -> Preprocessed:
         raise NoLung("no air inside the body", source)

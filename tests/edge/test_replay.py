@@ -67,25 +67,6 @@ def test_a_decision_is_made_again_from_its_line(
     assert logged.take() == ""  # the same version made it: no warning
 
 
-def test_the_line_holds_all_that_was_decided_on(as_json: Log) -> None:
-    decide_and_log(situation(THIN), "key-1")
-    line = json.loads(as_json.getvalue())
-    told = line["situation"]
-    assert [c["score"] for c in told["candidates"]] == [0.95, 0.5, 0.31, 0.7, 0.05]
-    assert told["thresholds"]["finding"] == 0.5
-    assert told["link"]["slow"]["bytes_per_s"] == 100_000
-    assert (told["budget_s"], told["policy"]["reduced"]) == (1.2, 0.94)
-    assert line["version"] == version("overread")
-    assert line["plan"] == {
-        "routes": ["report", "escalate", "escalate", "escalate", "dismiss"],
-        "send": [1, 2, 3],
-        "sizes": ["reduced", "reduced", "reduced"],
-        "later": [],
-        "held_back": "the link was fast enough for 3 in the 1.2 s left",
-        "audit": [],
-    }
-
-
 def test_a_line_from_before_there_was_one_threshold_is_replayed(as_json: Log) -> None:
     plan = decide_and_log(situation(THIN), "key-1")
     line = json.loads(as_json.getvalue())

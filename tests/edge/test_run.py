@@ -1,6 +1,7 @@
 """The agent: every study once, whatever kills it, fills its disk or locks its database."""
 
 import errno
+import fcntl
 import json
 import random
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from edge.agent.study import MAX_ATTEMPTS
-from edge.folders import AlreadyRunning
+from edge.folders import AlreadyRunning, exclusive
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.report.compose import AMENDED_LATER, NOT_AMENDED
@@ -367,3 +368,15 @@ def test_a_signal_in_the_midst_of_a_wait_does_not_meet_the_events_lock() -> None
         with stop._cond:  # type: ignore[attr-defined]  # the lock that a wait holds
             signal.raise_signal(signal.SIGTERM)
         assert stop.wait(10)
+
+
+def test_a_command_that_looks_whether_an_agent_runs_keeps_none_from_starting(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "lock"
+    with path.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        release = threading.Timer(0.02, fcntl.flock, (other, fcntl.LOCK_UN))
+        release.start()
+        with exclusive(path):
+            release.join()

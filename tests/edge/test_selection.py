@@ -101,17 +101,6 @@ def test_what_is_sent_at_all_is_the_most_valuable_at_its_smallest() -> None:
 FULL = (48, 48, 48)
 
 
-def test_a_smaller_roi_is_a_cube_or_a_slab() -> None:
-    """Of 48 voxels: all, 32 a side, or 16 slices of those; in bytes 1, 8/27 and 4/27."""
-    shapes = [size.shape_of(FULL) for size in Size]
-    assert shapes == [FULL, (32, 32, 32), (16, 32, 32)]
-    assert [math.prod(shape) for shape in shapes] == [110592, 32768, 16384]
-
-
-def test_a_reading_is_worth_what_the_policy_says() -> None:
-    assert [SELECTION_POLICY.share(size) for size in Size] == [1.0, 0.94, 0.88]
-
-
 def test_each_size_is_worth_sending_somewhere() -> None:
     """None is both larger and worth less than another: as the link gets thinner all have a turn."""
     options = [Option(s, SELECTION_POLICY.share(s), math.prod(s.shape_of(FULL))) for s in Size]

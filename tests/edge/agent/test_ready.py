@@ -71,14 +71,6 @@ def test_the_agent_says_at_its_start_what_it_does(
     assert (said["version"], said["settings"]) == (version("overread"), str(config))
 
 
-def test_without_a_cloud_the_agent_says_off(tmp_path: Path) -> None:
-    with running(settings_below(tmp_path), read=quick_read) as logs:
-        wait_until(lambda: any(log["event"] == "agent started" for log in logs))
-    said = event(logs, "agent started")
-    assert (said["cloud"], said["settings"]) == ("off", "no file")
-    assert "encryption" not in said
-
-
 def test_the_agent_is_ready_once_its_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

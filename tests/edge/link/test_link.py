@@ -1,8 +1,13 @@
+import socket
+import threading
+
 import numpy as np
 import pytest
 
+from edge.link.channel import DIAGNOSE_EVERY_S, Diagnosis
 from edge.link.estimate import Arrival, LinkEstimate, Pace
 from edge.link.link import Link
+from edge.settings.core import load_settings
 from tests.edge.builders import HandClock
 
 MB = 1_000_000
@@ -164,3 +169,29 @@ def test_patience_with_a_silent_cloud(link: Link, clock: HandClock) -> None:
     assert link.response_timeout_s() == pytest.approx(2.4)
     clock.sleep(61.0)
     assert link.response_timeout_s() == 3.0
+
+
+def test_a_diagnosis_is_kept_for_a_while() -> None:
+    """Each opens a connection, and a cloud that is down is checked every second."""
+    clock, connections = HandClock(), list[None]()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                connections.append(None)
+                connection.close()
+
+        threading.Thread(target=accept, daemon=True).start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        diagnosis = Diagnosis(address, load_settings(), clock)
+        for _ in range(5):
+            assert diagnosis.reason() == ""
+        assert len(connections) == 1
+        clock.now_s += DIAGNOSE_EVERY_S
+        diagnosis.reason()
+        assert len(connections) == 2
+        server.shutdown(socket.SHUT_RDWR)

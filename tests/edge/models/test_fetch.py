@@ -112,28 +112,25 @@ def test_a_newer_model_takes_the_place_of_the_one_in_shadow(
         assert [one.version for one in store.packages()] == [new]
 
 
+@pytest.mark.parametrize(
+    ("then", "says"), [(grpc.StatusCode.UNAVAILABLE, "fetch again"), (None, "ended before")]
+)
 def test_a_transfer_that_broke_off_is_continued(
-    hospital: Signed, sent: list[pb.GetModelResponse], tmp_path: Path
+    then: grpc.StatusCode | None,
+    says: str,
+    hospital: Signed,
+    sent: list[pb.GetModelResponse],
+    tmp_path: Path,
 ) -> None:
     total = sum(piece.bytes for piece in sent[0].offer.pieces)
-    with sending(sent[:4], grpc.StatusCode.UNAVAILABLE) as address:
+    with sending(sent[:4], then) as address:
         site = edge(tmp_path, address, hospital.key)
-        with pytest.raises(FetchFailed, match="fetch again"):
+        with pytest.raises(FetchFailed, match=says):
             fetch(site.site, user="a")
     assert events(site) == []
     with offering(hospital) as cloud:
         settings = changed(site.settings, cloud__address=cloud.address)
         assert fetch(site_of(settings), user="a").bytes == total - 3 * CHUNK
-
-
-def test_a_transfer_that_ends_too_early_is_continued_later(
-    hospital: Signed, sent: list[pb.GetModelResponse], tmp_path: Path
-) -> None:
-    with sending(sent[:3]) as address:
-        site = edge(tmp_path, address, hospital.key)
-        with pytest.raises(FetchFailed, match="ended before"):
-            fetch(site.site, user="a")
-    assert list(site.models.glob("*/.*.part"))
 
 
 def damaged(sent: list[pb.GetModelResponse], number: int) -> list[pb.GetModelResponse]:
