@@ -14,6 +14,7 @@ from enum import Enum
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 from unittest.mock import patch
 
 from edge.database import StepHook
@@ -184,6 +185,13 @@ def statuses(root: Path) -> dict[str, str]:
     """By report folder, the status in its ``report.json``."""
     reports = (root / "outbox").glob("*/report.json")
     return {path.parent.name: json.loads(path.read_text())["status"] for path in reports}
+
+
+def report_in(root: Path, name: str = "a", version: str = "") -> dict[str, Any]:
+    """A report of the agent below ``root``, the last version or ``.v1``, ``.v2`` and on."""
+    path = root / "outbox" / name / f"report{version}.json"
+    values: dict[str, Any] = json.loads(path.read_text())
+    return values
 
 
 def assert_each_once(root: Path, good: set[str], bad: set[str]) -> None:

@@ -12,14 +12,12 @@ from typing import Any
 
 import grpc
 import pytest
-import structlog
-from typer.testing import CliRunner
 
-from edge.cli.main import app
 from edge.doctor import RESERVE_BYTES
 from edge.folders import exclusive
 from models.runtime.signatures import make_keys
 from tests.edge.agent.test_adopt import database, empty, noise, work
+from tests.edge.agents import command
 from tests.edge.builders import put
 from tests.edge.fake_cloud import FakeCloud
 from tests.pki import make_pki
@@ -37,11 +35,7 @@ def root(tmp_path: Path) -> Path:
 
 def doctor(root: Path, *more: str) -> tuple[int, dict[str, list[tuple[str, str]]]]:
     """Exit status, and level and text of the results by what was checked."""
-    folders = {"inbox": "inbox", "outbox": "outbox", "state_dir": "state"}
-    config = root / "edge.toml"
-    config.write_text("\n".join([*(f'{n} = "{root / p}"' for n, p in folders.items()), *more]))
-    result = CliRunner().invoke(app, ["doctor", "--json", "--config", str(config)])
-    structlog.reset_defaults()  # its standard error is closed now
+    result = command(root, "doctor", "--json", lines=more)
     found: list[dict[str, Any]] = json.loads(result.stdout)
     checked: dict[str, list[tuple[str, str]]] = {}
     for one in found:
@@ -87,11 +81,8 @@ def test_a_database_that_is_deleted_while_the_agent_runs_is_wrong(root: Path) ->
 
 
 def test_people_get_a_line_for_each_check(root: Path) -> None:
-    config = root / "edge.toml"
-    config.write_text(f'inbox = "{root / "inbox"}"\nstate_dir = "{root / "state"}"')
-    lines = CliRunner().invoke(app, ["doctor", "--config", str(config)]).stdout.splitlines()
-    structlog.reset_defaults()
-    assert lines[0].split() == ["ok", "settings", "from", str(config)]
+    line, *_ = command(root, "doctor").stdout.splitlines()
+    assert line.split() == ["ok", "settings", "from", str(root / "edge.toml")]
 
 
 def open_state(root: Path) -> None:

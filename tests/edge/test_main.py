@@ -23,6 +23,7 @@ from imaging.errors import IncompleteSeries
 from imaging.preprocess import Preprocessed
 from imaging.read import read_study
 from imaging.volume import Geometry, Study, StudyHeader, Volume
+from tests.edge.agents import command
 from tests.edge.builders import FixedScreener, box
 from tests.edge.dicom_out.studies import write_study
 from tests.edge.fake_cloud import FakeCloud
@@ -373,10 +374,7 @@ def test_a_report_does_not_go_into_the_study_s_folder(
 
 def agent_error(root: Path, *more: str) -> str:
     """The last line of the agent in ``root``, which ends at once."""
-    lines = [f'{name} = "{root / name}"' for name in ("inbox", "outbox", "state_dir")]
-    config = root / "edge.toml"
-    config.write_text("\n".join([*lines, *more]))
-    result = CliRunner().invoke(app, ["run", "--config", str(config)])
+    result = command(root, "run", lines=more)
     assert result.exit_code == 1
     return result.stderr.splitlines()[-1]
 
@@ -400,7 +398,7 @@ def test_no_escape_sequence_of_an_error_reaches_the_terminal() -> None:
     assert "\x1b" not in result.stderr
 
 
-@pytest.mark.parametrize("taken", ["inbox", "outbox", "state_dir"])
+@pytest.mark.parametrize("taken", ["inbox", "outbox", "state"])
 def test_run_names_an_unusable_folder(tmp_path: Path, taken: str) -> None:
     (tmp_path / taken).write_text("mine")
     assert str(tmp_path / taken) in agent_error(tmp_path)
@@ -416,11 +414,11 @@ def test_run_names_a_taken_metrics_port(tmp_path: Path) -> None:
 def test_run_names_a_database_that_cannot_be_opened_and_does_not_set_it_aside(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "state_dir" / "spool.sqlite3").mkdir(parents=True)
+    (tmp_path / "state" / "spool.sqlite3").mkdir(parents=True)
     line = agent_error(tmp_path)
     assert line.startswith("InvalidDatabase: ")
     assert "spool.sqlite3" in line
-    assert damaged_databases(tmp_path / "state_dir" / "spool.sqlite3") == []
+    assert damaged_databases(tmp_path / "state" / "spool.sqlite3") == []
 
 
 def test_version_is_that_of_the_package() -> None:

@@ -11,31 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
-from typer.testing import CliRunner, Result
 
 from edge import queue
 from edge.agent import claim as claiming
 from edge.atomic_files import move as real_move
-from edge.cli.main import app
 from edge.run import site_of
 from edge.store.steps import Step
 from evaluation.world import settings_in
 from tests.edge.agent.test_adopt import busy_site, cut, database, noise, older_layout, work
+from tests.edge.agents import command
 from tests.edge.builders import put
 from tests.edge.running_agent import statuses, whereabouts
-
-
-def command(root: Path, *arguments: str) -> Result:
-    config = root / "edge.toml"
-    folders = (f'{name} = "{root / where}"' for name, where in FOLDERS.items())
-    config.write_text("\n".join(folders))
-    result = CliRunner().invoke(app, [*arguments, "--config", str(config)])
-    structlog.reset_defaults()  # its standard error is closed now
-    return result
-
-
-FOLDERS = {"inbox": "inbox", "outbox": "outbox", "state_dir": "state"}
 
 
 def shown(root: Path, *arguments: str) -> dict[str, Any]:

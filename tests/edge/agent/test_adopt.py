@@ -3,13 +3,11 @@
 import errno
 import json
 import os
-import random
 import shutil
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
@@ -32,15 +30,7 @@ from evaluation.world import settings_in
 from tests.edge.agent.test_join import FIRST, REST, Reader, assert_one_study, send
 from tests.edge.builders import put
 from tests.edge.databases import open_store
-from tests.edge.running_agent import (
-    PATIENCE_S,
-    Killed,
-    quick_read,
-    start,
-    statuses,
-    wait_until,
-    whereabouts,
-)
+from tests.edge.running_agent import Killed, quick_read, statuses, whereabouts
 
 
 class Passes(threading.Event):
@@ -303,39 +293,6 @@ def test_killed_before_its_files_moved_and_its_row_lost_a_study_is_reported_unde
     work(tmp_path)
     assert statuses(tmp_path) == {"a": "final", "b-2": "final"}
     assert sorted(os.listdir(tmp_path / "outbox")) == [".overread.lock", "a", "b", "b-2"]
-    assert os.listdir(tmp_path / "state" / "work") == []
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("seed", range(14))
-def test_killed_at_a_random_moment_and_its_database_damaged_no_study_is_lost_or_doubled(
-    tmp_path: Path, seed: int
-) -> None:
-    """Each kind of damage comes twice; what is left of the write-ahead log stays or goes.
-
-    A name for which only the empty folder was made is used up: its study is reported as NAME-2.
-    """
-    chance = random.Random(seed)
-    for name, text in (("a", "x"), ("b", "bad"), ("c", "pending"), ("d", "x")):
-        put(tmp_path / "inbox", name, text)
-    process = start(tmp_path)
-    wait_until(database(tmp_path).exists)
-    time.sleep(chance.uniform(0.0, 0.15))
-    process.kill()
-    process.join(PATIENCE_S)
-    if chance.random() < 0.5:
-        for suffix in ("-wal", "-shm"):
-            database(tmp_path).with_name(f"{database(tmp_path).name}{suffix}").unlink(
-                missing_ok=True
-            )
-    with suppress(sqlite3.Error, OSError):  # so young a database may have no table to damage
-        DAMAGES[seed % len(DAMAGES)](database(tmp_path))
-    work(tmp_path)
-    assert whereabouts(tmp_path) == {"b": ["quarantine"], **{name: ["done"] for name in "acd"}}
-    found = [(name.removesuffix("-2"), status) for name, status in statuses(tmp_path).items()]
-    assert sorted(name for name, _ in found) == ["a", "b", "c", "d"]
-    assert dict(found).pop("c") in ("provisional", "final")
-    assert dict(found) | {"c": ""} == {"a": "final", "b": "rejected", "c": "", "d": "final"}
     assert os.listdir(tmp_path / "state" / "work") == []
 
 

@@ -12,10 +12,11 @@ from structlog.testing import capture_logs
 
 from edge.access import obstacle
 from tests.edge.agent.test_adopt import work
+from tests.edge.agents import command
 from tests.edge.builders import put, watch
 from tests.edge.running_agent import statuses, work_off
 from tests.edge.test_doctor import doctor, wrong
-from tests.edge.test_queue import command, shown
+from tests.edge.test_queue import shown
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 AGENT, GROUP = 65533, 65532

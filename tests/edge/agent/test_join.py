@@ -1,6 +1,5 @@
 """Images that arrive after their study was reported: one study, one report in two versions."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from imaging.dicom.arrival import arrived
 from imaging.errors import IncompleteSeries
 from tests.edge.builders import SilentCloud, pending_pipeline, study_at
 from tests.edge.databases import open_store
-from tests.edge.running_agent import Killed, statuses, work_off
+from tests.edge.running_agent import Killed, report_in, statuses, work_off
 from tests.imaging.small_ct import SmallCt
 
 IMAGES = SmallCt(count=20).images()
@@ -72,20 +71,13 @@ def send_changed(root: Path) -> None:
     (root / "inbox" / "b" / ".done").touch()
 
 
-def report(root: Path, name: str = "a", version: str = "") -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(
-        (root / "outbox" / name / f"report{version}.json").read_text()
-    )
-    return values
-
-
 def images_in(folder: Path) -> set[str]:
     return {image.image_uid for image in arrived(folder)}
 
 
 def assert_one_study(root: Path) -> None:
     """The second report is version 2 of the first one, made from all images, and nothing else."""
-    newest, oldest = report(root), report(root, version=".v1")
+    newest, oldest = report_in(root), report_in(root, version=".v1")
     assert (oldest["version"], newest["version"]) == (1, 2)
     assert oldest["study_key"] == newest["study_key"]
     (change,) = newest["changes"]
@@ -127,15 +119,15 @@ def test_a_first_part_that_was_refused_is_read_again_with_the_rest(tmp_path: Pat
     read_parts(tmp_path, reader, FIRST)
     assert statuses(tmp_path) == {"a": "rejected"}
     read_parts(tmp_path, reader, REST)
-    assert report(tmp_path)["rejection"] is None
-    assert report(tmp_path, version=".v1")["rejection"]["kind"] == "IncompleteSeries"
+    assert report_in(tmp_path)["rejection"] is None
+    assert report_in(tmp_path, version=".v1")["rejection"]["kind"] == "IncompleteSeries"
     assert_one_study(tmp_path)
     assert list((tmp_path / "state" / "quarantine").iterdir()) == []
 
 
 def test_a_third_part_makes_version_3_with_both_changes(tmp_path: Path) -> None:
     read_parts(tmp_path, Reader(), slice(0, 8), slice(8, 15), slice(15, 20))
-    newest = report(tmp_path)
+    newest = report_in(tmp_path)
     assert newest["version"] == 3
     assert [change["version"] for change in newest["changes"]] == [2, 3]
     assert images_in(tmp_path / "state" / "done") == WHOLE
@@ -146,14 +138,14 @@ def test_a_part_that_overlaps_adds_only_its_new_images(tmp_path: Path) -> None:
     reader = Reader()
     read_parts(tmp_path, reader, FIRST, ALL)
     assert reader.read[1] == WHOLE
-    key = report(tmp_path)["study_key"]
+    key = report_in(tmp_path)["study_key"]
     assert len(list(arrived(tmp_path / "state" / "done" / key))) == 20
     assert len(list(arrived(tmp_path / "state" / "done"))) == 32
 
 
 def test_a_study_that_is_sent_again_is_a_study_of_its_own(tmp_path: Path) -> None:
     read_parts(tmp_path, Reader(), ALL, ALL)
-    assert [report(tmp_path, name)["version"] for name in ("a", "a-2")] == [1, 1]
+    assert [report_in(tmp_path, name)["version"] for name in ("a", "a-2")] == [1, 1]
 
 
 def test_a_study_that_is_sent_whole_after_a_refusal_does_not_join_its_damaged_file(
@@ -183,7 +175,7 @@ def test_another_series_and_one_of_another_patient_join_nothing(
     other.write(tmp_path / "inbox" / "b")
     (tmp_path / "inbox" / "b" / ".done").touch()
     work_off(tmp_path, reader)
-    assert [report(tmp_path, name)["version"] for name in "ab"] == [1, 1]
+    assert [report_in(tmp_path, name)["version"] for name in "ab"] == [1, 1]
 
 
 def test_what_is_pending_for_the_first_report_is_not_merged_into_the_second(tmp_path: Path) -> None:
@@ -191,7 +183,7 @@ def test_what_is_pending_for_the_first_report_is_not_merged_into_the_second(tmp_
     assert_one_study(tmp_path)
     with open_store(tmp_path / "state" / "spool.sqlite3") as store:
         (read,) = store.pending.at(PendingStep.PENDING)
-    assert (read.study_key, read.version) == (report(tmp_path)["study_key"], 2)
+    assert (read.study_key, read.version) == (report_in(tmp_path)["study_key"], 2)
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -223,7 +215,7 @@ def test_killed_before_the_join_is_noted_it_is_finished_although_its_rest_is_put
             work_off(tmp_path, reader)
     work_off(tmp_path, reader)
     assert [len(images) for images in reader.read] == [12, 20]
-    assert report(tmp_path)["version"] == 2
+    assert report_in(tmp_path)["version"] == 2
 
 
 @pytest.mark.parametrize("at", range(1, 10))  # the study, and eight images
@@ -267,7 +259,7 @@ def test_a_changed_image_in_a_later_part_is_told_and_not_read(tmp_path: Path) ->
     (tmp_path / "inbox" / "a" / ".done").touch()
     with capture_logs() as lines:
         work_off(tmp_path, reader)
-    newest = report(tmp_path)
+    newest = report_in(tmp_path)
     ((study, part, count),) = changed_images(tmp_path)
     assert (study, count) == (newest["study_key"], 1)
     (line,) = [one for one in lines if one["event"].startswith("changed images received")]
@@ -286,7 +278,7 @@ def test_two_reports_of_one_changed_series_name_each_other(tmp_path: Path, enoug
     read_parts(tmp_path, reader, ALL)
     send_changed(tmp_path)
     work_off(tmp_path, reader)
-    first, second = report(tmp_path), report(tmp_path, "b")
+    first, second = report_in(tmp_path), report_in(tmp_path, "b")
     key, other = first["study_key"], second["study_key"]
     assert changed_images(tmp_path) == [(key, other, 1)]
     (said,) = second["other_series"]
@@ -294,7 +286,7 @@ def test_two_reports_of_one_changed_series_name_each_other(tmp_path: Path, enoug
     (said,) = first["other_series"]
     assert said.endswith("1 of its images came again with other content, report b")
     assert (first["version"], second["version"]) == (2, 1)
-    assert report(tmp_path, version=".v1")["other_series"] == []
+    assert report_in(tmp_path, version=".v1")["other_series"] == []
     assert first["changes"][-1]["kind"] == "changed images received"
     page = (tmp_path / "outbox" / "a" / "report.html").read_text()
     assert "report, version 2<br>" in page
@@ -310,6 +302,6 @@ def test_killed_at_any_step_two_reports_name_each_other_once(
     read_parts(tmp_path, reader, ALL)
     send_changed(tmp_path)
     work_off_killed_at(tmp_path, reader, step, durable)
-    assert report(tmp_path)["version"] == 2
-    assert [len(report(tmp_path, name)["other_series"]) for name in "ab"] == [1, 1]
+    assert report_in(tmp_path)["version"] == 2
+    assert [len(report_in(tmp_path, name)["other_series"]) for name in "ab"] == [1, 1]
     assert len(changed_images(tmp_path)) == 1

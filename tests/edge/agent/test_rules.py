@@ -16,7 +16,7 @@ from edge.rules.selection import selection
 from edge.store.pending import PersistPending
 from imaging.read import read_study
 from tests.edge.builders import SilentCloud, pending_pipeline
-from tests.edge.running_agent import statuses, work_off
+from tests.edge.running_agent import report_in, statuses, work_off
 from tests.imaging.small_ct import SmallCt
 
 RULES = """
@@ -68,17 +68,12 @@ def send(root: Path, name: str, *, calling_ae: str = "CT_1", description: str = 
     (folder / ".done").touch()
 
 
-def report(root: Path, name: str) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads((root / "outbox" / name / "report.json").read_text())
-    return values
-
-
 def test_an_ignored_study_is_done_with_a_report_that_names_patient_and_rule(
     rules: Path, tmp_path: Path
 ) -> None:
     send(tmp_path, "a", description="Scout")
     work_off(tmp_path, Reader(rules), settings={"rules": rules})
-    ignored = report(tmp_path, "a")
+    ignored = report_in(tmp_path, "a")
     assert statuses(tmp_path) == {"a": "ignored"}
     assert ignored["rejection"] is None
     assert ignored["rule"]["name"] == "scouts"
@@ -101,9 +96,9 @@ def test_stat_studies_are_read_first_and_the_others_in_their_order(
     reader = Reader(rules)
     work_off(tmp_path, reader, settings={"rules": rules})
     assert reader.read == ["b", "d", "a", "c"]
-    taken = report(tmp_path, "b")["rule"]
+    taken = report_in(tmp_path, "b")["rule"]
     assert taken == {"name": "emergency", "action": "read", "priority": "stat", "screening": True}
-    assert report(tmp_path, "a")["rule"]["name"] == "default"
+    assert report_in(tmp_path, "a")["rule"]["name"] == "default"
 
 
 def test_the_cloud_is_told_the_priority_of_the_rule(rules: Path, tmp_path: Path) -> None:

@@ -63,17 +63,6 @@ def test_a_pending_read_is_retried_and_amends_the_report(site: Site) -> None:
     assert "Amended" not in (site.places.outbox / "a" / "report.v1.html").read_text()
 
 
-def test_a_verdict_can_take_a_finding_away(site: Site) -> None:
-    """What the second reader denies is removed by number; the candidate is listed as no finding."""
-    site.study("a")
-    site.cloud.answers, site.cloud.probability = [2], 0.01
-    site.turns()
-    report = site.report("a")
-    assert findings(report) == {1: 0.95}
-    kinds = [(change["kind"], change["number"]) for change in report["changes"]]
-    assert kinds == [("finding removed", 2), ("read again, no finding", None)]
-
-
 def test_verdicts_that_follow_within_seconds_make_one_version(site: Site) -> None:
     """Also where a retry between them fails; each verdict is one change, requested once."""
     key = site.study("a").id

@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from edge.access import user_name
 from edge.audit import Event
-from edge.cli.main import app
 from edge.doctor import Level, examine
 from edge.models.agreement import LEAST_STUDIES, Compared
 from edge.models.choose import models_state, promote, roll_back
@@ -23,6 +22,7 @@ from edge.models.live import LiveModels
 from edge.models.store import MOST_COMPARED, SHIPPED, Choice, ModelStep
 from edge.run import PARTS, site_of
 from models.runtime.artifacts import every
+from tests.edge.agents import command
 from tests.edge.builders import changed
 from tests.edge.models.signed import SMALL, Edge, Signed, edge, offering, signed
 from tests.edge.running_agent import PATIENCE_S, PROCESSES
@@ -267,12 +267,11 @@ def test_comparisons_are_bounded(site: Edge) -> None:
 
 def run(site: Edge, *arguments: str) -> Result:
     """Run a command with the settings of a site."""
-    file, settings = site.root / "edge.toml", site.settings
-    lines = [f'{name} = "{getattr(settings, name)}"' for name in ("inbox", "outbox", "state_dir")]
-    lines += [f'cloud.address = "{settings.cloud.address}"', "[models]"]
-    lines += [f'folder = "{settings.models.folder}"', f'keys = ["{settings.models.keys[0]}"]']
-    file.write_text("\n".join(lines))
-    return CliRunner().invoke(app, ["models", *arguments, "--config", str(file)])
+    cloud, models = site.settings.cloud, site.settings.models
+    lines = [f'cloud.address = "{cloud.address}"', f'models.folder = "{models.folder}"']
+    return command(
+        site.root, "models", *arguments, lines=[*lines, f'models.keys = ["{models.keys[0]}"]']
+    )
 
 
 def test_the_commands_show_promote_and_roll_back(site: Edge) -> None:

@@ -19,7 +19,7 @@ from edge.queue import requeue
 from edge.report.model import Report
 from edge.report.write import write_report
 from edge.run import site_of
-from edge.store.pending import PendingStep, PersistPending
+from edge.store.pending import PersistPending
 from edge.store.steps import Step
 from edge.trail.files import records_after
 from edge.trail.records import TrailRecord
@@ -27,15 +27,9 @@ from edge.trail.verify import Verified, verify
 from evaluation.world import settings_in
 from imaging.dicom.writer import write_series
 from imaging.volume import Geometry, StudyHeader, Volume
+from tests.edge.agents import config_in
 from tests.edge.builders import put
-from tests.edge.running_agent import PATIENCE_S, drain, full_at, held_at, start, work_off
-
-REACHED = [step for step in (*Step, *PendingStep) if step is not Step.JOINING]
-CRASHES = [
-    *((step, True) for step in REACHED),
-    *((step, False) for step in (Step.CLAIMED, Step.REPORTED, PendingStep.PENDING)),
-]
-"""Where the agent dies: after a step is durable; before one, its record must be missing too."""
+from tests.edge.running_agent import full_at, held_at, work_off
 
 
 def trail_of(root: Path) -> list[TrailRecord]:
@@ -98,26 +92,6 @@ def test_what_a_receiver_says_of_the_sender_is_in_the_trail(tmp_path: Path) -> N
     assert "Doe" not in json.dumps([record.line for record in trail_of(tmp_path)])
     (read_fields,) = facts(tmp_path, Event.READ)
     assert read_fields["study_uid"] == received["study_uid"] != ""
-
-
-@pytest.mark.parametrize("crash", CRASHES, ids=lambda one: f"{one[0].value}-{one[1]}")
-def test_a_death_at_any_step_leaves_each_event_once(
-    tmp_path: Path, crash: tuple[Step | PendingStep, bool]
-) -> None:
-    """Three studies: one sound, one refused, one whose report is amended twice."""
-    for name, text in (("a", "x"), ("b", "bad"), ("c", "pending")):
-        put(tmp_path / "inbox", name, text)
-    process = start(tmp_path, crash)
-    process.join(PATIENCE_S)
-    assert verified(tmp_path).broken is None
-    drain(tmp_path)
-    assert verified(tmp_path).broken is None
-    assert sorted(of_studies(tmp_path).values()) == [
-        [Event.RECEIVED, Event.READ],
-        [Event.RECEIVED, Event.READ, Event.AMENDED, Event.AMENDED],
-        [Event.RECEIVED, Event.REJECTED],
-    ]
-    assert [amended["version"] for amended in facts(tmp_path, Event.AMENDED)] == [2, 3]
 
 
 def test_a_full_disk_or_a_locked_database_doubles_no_record(tmp_path: Path) -> None:
@@ -188,10 +162,7 @@ def config(tmp_path: Path) -> Path:
     """The settings of an agent that has refused a study and was stopped."""
     put(tmp_path / "inbox", "a", "bad")
     work_off(tmp_path)
-    file = tmp_path / "edge.toml"
-    folders = {"inbox": "inbox", "outbox": "outbox", "state_dir": "state"}
-    file.write_text("".join(f'{name} = "{tmp_path / at}"\n' for name, at in folders.items()))
-    return file
+    return config_in(tmp_path)
 
 
 def test_a_trail_is_checked_and_a_broken_record_named(config: Path, tmp_path: Path) -> None:
