@@ -138,8 +138,8 @@ class Outcome:
 @cache
 def shipped() -> Guarantee:
     """The most that a report of the shipped screening model guarantees."""
-    final = read_package(EdgeSettings.model_fields["screening_model"].default).final
-    return guarantee_of_model(final.settings, read_by(final.version))
+    model = read_package(EdgeSettings.model_fields["screening_model"].default).model
+    return guarantee_of_model(model.settings, read_by(model.version))
 
 
 def outcome(folder: Path) -> Outcome:

@@ -23,6 +23,7 @@ from tests.edge.recipes import (
 )
 
 __all__ = ["base"]
+pytestmark = pytest.mark.long
 
 
 def test_the_scan_itself_has_no_limitation_and_its_guarantee(base: Scan, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tests.edge.builders import TERMS
 from tests.edge.recipes import STORED_AIR, Pixels, Recipe, Scan, base, outcome
 
 __all__ = ["base"]
+pytestmark = pytest.mark.long
 
 TISSUE = 1064
 ALL = range(133)

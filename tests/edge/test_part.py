@@ -1,7 +1,5 @@
 """The part of `docs/parts.md`, in an agent that runs."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer

@@ -95,23 +95,6 @@ def test_a_disk_that_is_full_at_a_claim_delays_it_and_the_budget_keeps_running(
 
 
 @pytest.mark.parametrize(
-    "step", [Step.CLAIMING, Step.CLAIMED, Step.READING, Step.REPORTED, Step.DONE]
-)
-def test_a_database_that_cannot_grow_pauses_too(tmp_path: Path, step: Step) -> None:
-    """Whichever step it is that finds the disk full, it is made later, and the report stands."""
-    put(tmp_path / "inbox", "a")
-    reads: list[str] = []
-
-    def read(job: Job, persist: PersistPending) -> StudyResult:
-        reads.append(job.study_key)
-        return quick_read(job, persist)
-
-    work_off(tmp_path, read, full_at(step, times=3))
-    assert_each_once(tmp_path, {"a"}, set())
-    assert len(reads) == 1
-
-
-@pytest.mark.parametrize(
     "step",
     [Step.CLAIMING, Step.CLAIMED, Step.READING, PendingStep.SAVED, Step.REPORTED, Step.DONE],
     ids=lambda step: step.value,

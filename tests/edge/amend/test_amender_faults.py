@@ -13,7 +13,7 @@ from edge.amend.amender import MAX_REFUSAL_PAUSE_S, QUIET_S, Backoff
 from edge.atomic_files import is_transient, write_atomically
 from edge.store.pending import PendingStep
 from tests.edge.builders import HandClock, SilentCloud, Site, site_at
-from tests.edge.running_agent import full_at, held_at
+from tests.edge.running_agent import held_at
 
 
 @pytest.mark.parametrize(
@@ -93,25 +93,6 @@ def test_the_report_of_another_study_in_its_place_is_never_amended(site: Site) -
     site.turns()
     assert (out / "report.json").read_text() == "theirs"
     assert site.amender.suspended == 1
-
-
-@pytest.mark.parametrize(
-    "step", [PendingStep.RETRYING, PendingStep.AMENDING, PendingStep.PENDING, PendingStep.CLOSED]
-)
-def test_a_database_that_cannot_grow_loses_no_amendment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: PendingStep
-) -> None:
-    """Whichever step finds it full, it is made later, and no version is made twice."""
-    monkeypatch.setattr("edge.amend.amender.QUIET_S", 0.0)  # a version for each verdict
-    with site_at(tmp_path, SilentCloud([1, 1, 1, 1]), full_at(step, times=2)) as site:
-        site.study("a")
-        for _ in range(2):
-            with pytest.raises(sqlite3.OperationalError):
-                site.turns()
-        site.turns()
-        report = site.report("a")
-        assert (report["version"], report["status"]) == (3, "final")
-        assert [change["number"] for change in report["changes"]] == [2, 3]
 
 
 @pytest.mark.parametrize("step", [PendingStep.RETRYING, PendingStep.AMENDING, PendingStep.CLOSED])

@@ -1,7 +1,5 @@
 """Closes what the senders of a test leave open."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

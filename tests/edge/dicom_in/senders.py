@@ -1,7 +1,5 @@
 """Senders for the tests of receiving, and the ports that they send to."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The real agent receives a series, and reads it as if it had come as a folder."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

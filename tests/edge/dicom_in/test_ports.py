@@ -1,7 +1,5 @@
 """What both ports do alike, as senders of any kind meet it: C-STORE and STOW-RS."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -1,7 +1,5 @@
 """The store of received instances: nothing is acknowledged that is not durable and sound."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

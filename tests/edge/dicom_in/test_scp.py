@@ -1,7 +1,5 @@
 """What is the DICOM node's own: associations, transfer syntaxes and the protocol's messages."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import struct

@@ -1,7 +1,5 @@
 """What is the STOW-RS service's own: requests, their bodies and answers, tokens."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Sockets of failed associations are closed before the next test."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Reports whose objects are delivered: made without a scan, on a clock by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Reports of small chests in three geometries, with the files that DICOM objects are made from."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections.abc import Callable

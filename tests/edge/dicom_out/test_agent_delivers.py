@@ -1,7 +1,5 @@
 """The agent delivers what it reports, whatever database it has, and beside its commands."""
 
-from __future__ import annotations
-
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence

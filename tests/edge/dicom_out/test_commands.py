@@ -1,7 +1,5 @@
 """The commands ``targets`` and ``resend``, and what ``doctor`` says of targets."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Every target gets every object, whatever fails on the way, and none is given up silently."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path

@@ -1,7 +1,5 @@
 """All objects of a report: read back by highdicom, valid by dciodvfy, the same when made again."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

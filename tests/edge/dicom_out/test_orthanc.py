@@ -1,7 +1,5 @@
 """Objects that are sent to a real archive arrive there, and are found."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The pages of the report as PDF, read back with poppler."""
 
-from __future__ import annotations
-
 import subprocess
 from dataclasses import replace
 from pathlib import Path

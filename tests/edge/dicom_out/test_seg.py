@@ -1,7 +1,5 @@
 """Outlines on the pixels of source images: those that overlap, and those smaller than a slice."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

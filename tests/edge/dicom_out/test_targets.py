@@ -1,7 +1,5 @@
 """What targets answer, sorted by who is at fault: C-STORE and STOW-RS."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Reports for the tests of files and page."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What is kept beside a report for DICOM objects, and that it goes with the report alone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

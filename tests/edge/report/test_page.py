@@ -1,7 +1,5 @@
 """The page of a report, and what page, terminal and JSON say alike."""
 
-from __future__ import annotations
-
 import base64
 import re
 from dataclasses import fields, replace

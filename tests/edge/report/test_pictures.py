@@ -1,7 +1,5 @@
 """Pictures of an amended report: which are kept, drawn or taken away."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

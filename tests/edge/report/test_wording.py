@@ -1,7 +1,5 @@
 """The result line, what to do next, and reasons."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 
