@@ -45,8 +45,8 @@ def test_positions_that_jitter_by_an_eighth_of_a_millimetre_are_read(
     assert np.abs(found - true).max() < 0.2
 
 
-@pytest.mark.parametrize("jitter_mm", [0.0, 0.06, 0.12])
-@pytest.mark.parametrize("spacing_mm", [0.5, 0.625, 1.0, 2.5])
+@pytest.mark.parametrize("jitter_mm", [0.0, 0.12])
+@pytest.mark.parametrize("spacing_mm", [0.5, 1.0, 2.5])
 def test_no_missing_slice_hides_behind_jitter(
     spacing_mm: float, jitter_mm: float, tmp_path: Path
 ) -> None:
