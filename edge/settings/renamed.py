@@ -6,7 +6,6 @@ An empty text is for a setting that is gone, because its default is right everyw
 RENAMED = {
     "cloud": "cloud.address",
     "cloud_hedge": "cloud.fallback",
-    "cloud_fallback": "cloud.fallback",
     "cloud_model": "cloud.model",
     "health_check_s": "cloud.health_check_s",
     "max_rois": "cloud.max_rois",
