@@ -128,7 +128,9 @@ def damaged(site: Site, root: Path, damage: Callable[[Path], None]) -> Wrong:
 
 
 def lose_image(root: Path) -> None:
-    next((root / "state" / "done").rglob("*.dcm")).unlink()
+    """Remove the lowest image of a series: without one in its middle it could not be read again."""
+    folder = next((root / "state" / "done").rglob("*.dcm")).parent
+    min(folder.glob("*.dcm"), key=lambda file: dcmread(file).SliceLocation).unlink()
 
 
 def double_report(root: Path) -> None:
