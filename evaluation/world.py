@@ -1,11 +1,12 @@
 """The processes around an evaluation: clouds and agents, monitored and always stopped.
 
-`running` runs any command, `running_cloud` a cloud that can be killed and started again, and
-`running_agent` the agent as it is installed. A process that fails raises `ServiceFailed`, which
-quotes the end of its log.
+`running` runs any command, `running_cloud` a cloud that can be killed and started again,
+`running_agent` the agent as it is installed, and `apart` an object of an evaluation. A process that
+fails raises `ServiceFailed`, which quotes the end of its log.
 """
 
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -15,11 +16,16 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
+import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge.dicom_in.identity import Identity
@@ -327,6 +333,57 @@ def running_agent(
     with running("edge", command, log) as process:
         process.wait_until(lambda: listens(port), "start", START_S)
         yield Agent(folder, port, process)
+
+
+Made = TypeVar("Made")
+_made: list[Any] = []  # of this process, if it is one of `apart`
+
+
+class _Apart:
+    """Calls the methods of the object in another process, one after another."""
+
+    def __init__(self, pool: ProcessPoolExecutor, log: Path) -> None:
+        self._pool, self._log = pool, log
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return partial(self._call, name)
+
+    def _call(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return self._pool.submit(_call_made, *arguments, **options).result()
+        except BrokenProcessPool as error:
+            raise ServiceFailed(
+                f"a process ended before its time\n{log_tail(self._log)}"
+            ) from error
+
+
+@contextmanager
+def apart(make: Callable[[], Made], log: Path) -> Iterator[Made]:
+    """Make an object in a process of its own, and yield what calls its methods there.
+
+    What goes there and comes back is pickled; ``log`` gets all that the process prints.
+
+    Raises:
+        ServiceFailed: the process ended, or a method raised an error.
+    """
+    log.touch()
+    with ProcessPoolExecutor(1, get_context("spawn"), _make, (make, log)) as pool:
+        yield cast(Made, _Apart(pool, log))
+
+
+def _make(make: Callable[[], Any], log: Path) -> None:
+    with log.open("ab") as lines:
+        for stream in (1, 2):
+            os.dup2(lines.fileno(), stream)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    _made.append(make())
+
+
+def _call_made(name: str, *arguments: Any, **options: Any) -> Any:
+    try:
+        return getattr(_made[0], name)(*arguments, **options)
+    except Exception as error:  # not every error can be pickled
+        raise ServiceFailed(f"{type(error).__name__}: {error}") from error
 
 
 def settings_in(root: Path, **more: object) -> EdgeSettings:

@@ -10,11 +10,11 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from enum import Enum
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -32,10 +32,7 @@ from edge.escalation.rois import ROI_SHAPE, EscalationResult, cut_one, mask_of
 from edge.job import Job
 from edge.link.estimate import LinkEstimate
 from edge.pipeline import Pipeline, StudyResult, read_and_report
-from edge.report.evidence import NO_EVIDENCE, EvidenceFiles
-from edge.report.model import Report
-from edge.report.pictures import Pictures
-from edge.report.write import ReportPaths, write_version
+from edge.report.write import write_version
 from edge.run import run_agent
 from edge.settings.core import EdgeSettings
 from edge.settings.targets import DicomTarget, DicomWebTarget
@@ -57,6 +54,9 @@ from protos.messages import Priority, Roi, Verdict
 ANSWER_S = 10.0
 """Longest wait for an archive, so that an answer that is lost delays a round by no more."""
 
+FULL_S = 0.3
+"""For so long the disk stays full, when it is filled at a step."""
+
 SCORES = (0.95, 0.6, 0.4)
 """Of the candidates: one is reported, two need the cloud."""
 
@@ -75,8 +75,9 @@ class Life:
         dicom_port: where it receives.
         archive_port: of the archive by C-STORE.
         web: address of the archive by STOW-RS.
-        varied: whether the candidates differ from study to study; otherwise they are `SCORES`.
-        seed: of what a cloud answers at random; None for one that answers nothing in time.
+        varied: whether candidates and answers differ from study to study; otherwise the candidates
+            are `SCORES`, and the cloud answers later.
+        seed: of what a cloud answers at random.
         cloud: address of a real cloud, in place of one that stands in; studies do not wait long.
         clock_seed: makes the wall clock jump.
     """
@@ -86,7 +87,7 @@ class Life:
     archive_port: int
     web: str
     varied: bool = False
-    seed: int | None = None
+    seed: int = 0
     cloud: str | None = None
     clock_seed: int | None = None
 
@@ -149,64 +150,56 @@ def stand_in_pipeline(second: SecondReader, *, varied: bool, settings: EdgeSetti
     return replace(pipeline, read=read_study, preprocess=box_of, draw=lambda *_: {})
 
 
-class StandInCloud(ABC):
+Choose = Callable[[Sequence[int], bool], Sequence[int]]
+"""Returns the ROIs that a cloud answers, of those that it is asked for, in time or in a retry."""
+
+
+def at_random(seed: int) -> Choose:
+    """Answer nothing for half of the studies and retries, and a part in the others."""
+    chance = random.Random(seed)
+
+    def choose(numbers: Sequence[int], _is_retry: bool) -> Sequence[int]:
+        share = chance.choice((0.0, 0.0, 0.5, 1.0))
+        return [number for number in numbers if chance.random() < share]
+
+    return choose
+
+
+def later(by_halves: Callable[[], bool]) -> Choose:
+    """Answer nothing in time, and all or a half of what is asked for in a retry."""
+
+    def choose(numbers: Sequence[int], is_retry: bool) -> Sequence[int]:
+        many = (len(numbers) + 1) // 2 if by_halves() else len(numbers)
+        return numbers[: many if is_retry else 0]
+
+    return choose
+
+
+@dataclass(frozen=True)
+class StandInCloud:
     """A cloud without a network and a model, which answers a part of what it is asked for."""
 
-    @abstractmethod
-    def answered(self, numbers: Sequence[int], is_retry: bool, /) -> Sequence[int]:
-        """Return the ROIs that it answers, of those that it is asked for."""
+    choose: Choose
 
     def estimate(self) -> LinkEstimate:
         """Return the estimate of a good link."""
         return LinkEstimate()
 
     def read(
-        self,
-        plan: Plan,
-        box: Preprocessed,
-        _budget: Budget,
-        study_key: str,  # noqa: ARG002 - part of the interface
+        self, plan: Plan, box: Preprocessed, _budget: Budget, study_key: str,  # noqa: ARG002
         _priority: Priority | None = None,
-    ) -> EscalationResult:
+    ) -> EscalationResult:  # fmt: skip
         """Answer a study."""
-        numbers = self.answered(plan.send, False)
+        numbers = self.choose(plan.send, False)
         return verdicts_on([cut_one(plan, number, box, ROI_SHAPE) for number in numbers])
 
     def read_rois(
-        self,
-        rois: Sequence[Roi],
-        _deadline: Deadline,
-        study_key: str,  # noqa: ARG002 - part of the interface
+        self, rois: Sequence[Roi], _deadline: Deadline, study_key: str,  # noqa: ARG002
         _priority: Priority | None = None,
-    ) -> EscalationResult:
+    ) -> EscalationResult:  # fmt: skip
         """Answer a retry."""
-        asked = self.answered([roi.roi_id for roi in rois], True)
+        asked = self.choose([roi.roi_id for roi in rois], True)
         return verdicts_on([roi for roi in rois if roi.roi_id in asked])
-
-
-class RandomCloud(StandInCloud):
-    """A cloud that answers nothing for half of the studies and retries, a part in the others."""
-
-    def __init__(self, seed: int) -> None:
-        self._chance = random.Random(seed)
-
-    def answered(self, numbers: Sequence[int], _is_retry: bool, /) -> Sequence[int]:
-        """Return some of them."""
-        share = self._chance.choice((0.0, 0.0, 0.5, 1.0))
-        return [number for number in numbers if self._chance.random() < share]
-
-
-@dataclass(frozen=True)
-class LateCloud(StandInCloud):
-    """A cloud that answers nothing in time, and all or a half of what it is asked for later."""
-
-    by_halves: Callable[[], bool] = field(default=lambda: False)
-
-    def answered(self, numbers: Sequence[int], is_retry: bool, /) -> Sequence[int]:
-        """Return none of a study's ROIs, and the first half or all of a retry's."""
-        if not is_retry:
-            return ()
-        return numbers[: (len(numbers) + 1) // 2] if self.by_halves() else numbers
 
 
 def verdicts_on(rois: Sequence[Roi]) -> EscalationResult:
@@ -230,13 +223,14 @@ def serve(life: Life, trigger: Trigger, order: Order, shared: Any) -> None:
     often its wall clock was set and read.
     """
     order.watch()
-    quiet_s = amender.QUIET_S
+    ballast, quiet_s = life.root / "ballast", amender.QUIET_S
     wall = None if life.clock_seed is None else WallClock(life.clock_seed, time.time(), shared)
 
     def fault_point(name: str, after: bool) -> None:
         if trigger.met(name, after):
             if trigger.fills:
-                fill(life.root / "ballast")
+                fill(ballast)
+                threading.Timer(FULL_S, ballast.unlink).start()
             else:
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -251,14 +245,13 @@ def serve(life: Life, trigger: Trigger, order: Order, shared: Any) -> None:
 
     setattr(amender, "write_version", _around(write_version, AMENDED, fault_point))  # noqa: B010
     with ExitStack() as held:
-        held.enter_context(logging_below(life.root))
+        configure_logging("text", held.enter_context((life.root / "log").open("a")))
         if wall is not None:
             held.enter_context(edge_clock(wall))
-        second: SecondReader = LateCloud(lambda: trigger.by_halves)
+        choose = later(lambda: trigger.by_halves)
+        second: SecondReader = StandInCloud(at_random(life.seed) if life.varied else choose)
         if life.cloud is not None:
             second = open_second_reader(life.settings, held, time.monotonic)
-        elif life.seed is not None:
-            second = RandomCloud(life.seed)
         run_agent(
             life.settings,
             read=reader(second, life.settings, varied=life.varied, point=fault_point),
@@ -290,30 +283,8 @@ def reader(
 ) -> Callable[[Job, PersistPending], StudyResult]:
     """Return what reads studies for `run_agent`; it calls ``point`` around the report."""
     pipeline = stand_in_pipeline(second, varied=varied, settings=settings)
-    real = pipeline.write
-
-    def write(
-        report: Report, pictures: Pictures, out: Path, evidence: EvidenceFiles = NO_EVIDENCE
-    ) -> ReportPaths:
-        point(REPORT, False)
-        paths = real(report, pictures, out, evidence)
-        point(REPORT, True)
-        return paths
-
-    def read(job: Job, persist: PersistPending) -> StudyResult:
-        return read_and_report(replace(pipeline, persist_pending=persist, write=write), job)
-
-    return read
-
-
-@contextmanager
-def logging_below(root: Path) -> Iterator[None]:
-    """Log to the file ``log`` for the time of the context; the file ``started`` marks its start."""
-    with (root / "log").open("a") as log:
-        configure_logging("text", log)
-        with suppress(OSError):  # the disk is full
-            (root / "started").touch()
-        yield
+    pipeline = replace(pipeline, write=_around(pipeline.write, REPORT, point))
+    return lambda job, persist: read_and_report(replace(pipeline, persist_pending=persist), job)
 
 
 def processes() -> ForkServerContext:

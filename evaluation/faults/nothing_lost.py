@@ -18,11 +18,9 @@ With ``--fault`` the series differ, the cloud answers at random, and the fault c
 
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from random import Random
@@ -47,8 +45,6 @@ STAND_INS = (
     "database, report, objects, deliveries, audit trail."
 )
 FULL, AWAY = "disk filled", "archive away for an hour"
-FULL_S = 0.3
-"""For so long the disk stays full, when it is filled at a step."""
 AWAY_S, AWAY_STEP_S = 3600.0, 60.0
 AWAY_STUDIES = 3
 FILL_SHARE = 10
@@ -61,6 +57,9 @@ DOWN = (State.RESET, State.STALL, State.HALF_OPEN, State.BLACK_HOLE)
 UP_S, DOWN_S = (0.5, 2.0), (0.2, 2.0)
 LINK = Conditions(latency_ms=10, jitter_ms=2, up_kbit=20_000, down_kbit=50_000)
 
+Tried = tuple[Site, int]
+"""The site after its faults, and how often they came."""
+
 
 class Fault(StrEnum):
     """What happens at random."""
@@ -71,56 +70,67 @@ class Fault(StrEnum):
     CLOCK = "clock"
 
 
-@dataclass(frozen=True)
-class Scenario:
-    """How one fault is tried: what it is called, how often it comes, and what brings it."""
-
-    words: str
-    times: int
-    run: Callable[[Site, int], int]
-
-
-def kill(site: Site, times: int) -> int:
-    """Kill the agent so many times, and let one finish after every second; return the kills."""
+def kill(root: Path, times: int, seed: int) -> Tried:
+    """Kill the agent so many times, and let one finish after every second."""
     longest_s = 0.5
-    for number in each(range(times), "kills"):
-        # a study that kills the agent three times is quarantined
-        site.kill_at_random(longest_s)
-        if number % 2 or number + 1 == times:
-            began_s = time.monotonic()
-            site.rest()
-            longest_s = time.monotonic() - began_s
-    return times
+    with Site(root, seed, varied=True) as site:
+        for number in each(range(times), "kills"):
+            # a study that kills the agent three times is quarantined
+            site.kill_at_random(longest_s)
+            if number % 2 or number + 1 == times:
+                began_s = time.monotonic()
+                site.rest()
+                longest_s = time.monotonic() - began_s
+    return site, times
 
 
-def fill_disk(site: Site, times: int) -> int:
-    """Fill the disk so many times while series come; return the fillings."""
-    ballast = site.root / "ballast"
-    try:
+def fill_disk(root: Path, times: int, seed: int) -> Tried:
+    """Fill the disk so many times while series come."""
+    ballast = root / "ballast"
+    with (
+        tempfile.TemporaryDirectory() as elsewhere,
+        Site(root, seed, log=Path(elsewhere, "log"), varied=True) as site,
+    ):
         for _ in each(range(times), "fillings"):
             site.send_rest(*site.new(FULL))
             time.sleep(site.chance.uniform(0.1, 0.5))
             fill(ballast)
             time.sleep(site.chance.uniform(0.05, 0.6))
             ballast.unlink()
-    finally:
-        ballast.unlink(missing_ok=True)
-    site.rest()
-    return times
+        site.rest()
+    return site, times
 
 
-def set_clock(site: Site, times: int) -> int:
-    """Let so many agents work one after another with a clock that jumps; return the jumps."""
-    for number in each(range(times), "agents"):
-        if number:
-            site.end()
-            site.start()  # it finds its work, and another time of day
-        for _ in range(2):
-            site.send_rest(*site.new("wall clock set"))
-        time.sleep(site.chance.uniform(0.0, 0.4))
-    site.rest()
-    site.end()
-    return int(site.shared[JUMPS])
+def set_clock(root: Path, times: int, seed: int) -> Tried:
+    """Let so many agents work one after another with a clock that jumps."""
+    with Site(root, seed, varied=True, jumps=True) as site:
+        for number in each(range(times), "agents"):
+            if number:
+                site.end()
+                site.start()  # it finds its work, and another time of day
+            for _ in range(2):
+                site.send_rest(*site.new("wall clock set"))
+            time.sleep(site.chance.uniform(0.0, 0.4))
+        site.rest()
+    return site, int(site.shared[JUMPS])
+
+
+def flap(root: Path, times: int, seed: int) -> Tried:
+    """Lose the link so many times while series come, no faster than they are read."""
+    trace = flapping(times, Random(seed))
+    with (
+        running_cloud(program(0.0, 0.0, ROI_SIDE)) as cloud,
+        proxied(cloud.address, trace, seed=seed) as link,
+        Site(root, seed, varied=True, cloud=link.address) as site,
+    ):
+        link.rewind()
+        until_s = time.monotonic() + trace.times_s[-1]
+        while time.monotonic() < until_s:
+            if sum(1 for _ in (root / "inbox").iterdir()) < 3:
+                site.send_rest(*site.new("link lost", usable=site.chance.random() >= 0.05))
+            time.sleep(site.chance.uniform(0.1, 0.9))
+        site.rest()
+    return site, times
 
 
 def flapping(flaps: int, chance: Random) -> Trace:
@@ -135,44 +145,20 @@ def flapping(flaps: int, chance: Random) -> Trace:
     return Trace("flaps", tuple(times_s), tuple(conditions))
 
 
-def send_meanwhile(site: Site, span_s: float) -> None:
-    """Send series for a time, no faster than they are read, and let the agent finish."""
-    until_s = time.monotonic() + span_s
-    while time.monotonic() < until_s:
-        if sum(1 for _ in (site.root / "inbox").iterdir()) < 3:
-            site.send_rest(*site.new("link lost", usable=site.chance.random() >= 0.05))
-        time.sleep(site.chance.uniform(0.1, 0.9))
-    site.rest()
-
-
-SCENARIOS: Mapping[Fault, Scenario] = {
-    Fault.KILL: Scenario("agent killed", 400, kill),
-    Fault.FLAP: Scenario("link lost", 50, lambda _site, times: times),
-    Fault.DISK: Scenario("disk filled", 50, fill_disk),
-    Fault.CLOCK: Scenario("wall clock set", 50, set_clock),
+AT_RANDOM: Mapping[Fault, tuple[str, int, Callable[[Path, int, int], Tried]]] = {
+    Fault.KILL: ("agent killed", 400, kill),
+    Fault.FLAP: ("link lost", 50, flap),
+    Fault.DISK: (FULL, 50, fill_disk),
+    Fault.CLOCK: ("wall clock set", 50, set_clock),
 }
+"""What each fault is called, how often it comes, and what brings it."""
 
 
 def at_random(fault: Fault, folder: Path, times: int | None, seed: int) -> dict[str, Any]:
     """Try one fault on a new site in ``folder``; return how often it came, and what is wrong."""
-    scenario, root = SCENARIOS[fault], folder / fault.value
-    times = times or scenario.times
-    with tempfile.TemporaryDirectory() as elsewhere:
-        log = Path(elsewhere, "log")
-        if fault is Fault.FLAP:
-            trace = flapping(times, Random(seed))
-            with (
-                running_cloud(program(0.0, 0.0, ROI_SIDE)) as cloud,
-                proxied(cloud.address, trace, seed=seed) as link,
-                Site(root, seed, log=log, varied=True, cloud=link.address) as site,
-            ):
-                link.rewind()
-                send_meanwhile(site, trace.times_s[-1])
-        else:
-            jumps = fault is Fault.CLOCK
-            with Site(root, seed, log=log, varied=True, jumps=jumps) as site:
-                times = scenario.run(site, times)
-    found = {"fault": fault.value, "event": scenario.words, "times": times}
+    words, usual, bring = AT_RANDOM[fault]
+    site, came = bring(folder / fault.value, times or usual, seed)
+    found = {"fault": fault.value, "event": words, "times": came}
     return {**found, "studies": len(site.studies), **site.wrong().as_dict()}
 
 
@@ -189,34 +175,12 @@ def require_small(at: Path) -> None:
 
 
 def fill_at(site: Site, name: str) -> None:
-    """Send a series, and fill the disk before this step of it."""
+    """Send a series, and fill the disk before this step of it, for a moment."""
     study, files = site.new(FULL, name, "before")
     site.trigger.arm(name, False, fills=True)
-    with _freeing(site.root / "ballast"):
-        site.finish(study, site.send(study, files))
+    site.finish(study, site.send(study, files))
     if site.trigger.armed:
         raise site.failed(f"never came to: {name}")
-
-
-@contextmanager
-def _freeing(ballast: Path) -> Iterator[None]:
-    """Remove the ballast some time after it has appeared."""
-    stop = threading.Event()
-
-    def free() -> None:
-        while not stop.wait(0.01):
-            if ballast.exists():
-                time.sleep(FULL_S)
-                ballast.unlink()
-
-    thread = threading.Thread(target=free)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        ballast.unlink(missing_ok=True)
 
 
 def be_away(site: Site) -> None:

@@ -143,7 +143,7 @@ def check(
             made = _report(out, study_uid, study, wrong, kept)
             expected |= dict.fromkeys(made, study_uid)
             first = next((p for p in ends["done"] if p.stem in study.acknowledged), None)
-            if first is not None and study.usable:
+            if first is not None and study.usable and set(study.acknowledged) <= set(count):
                 _findings(out, first.parent, varied, wrong.lost[study_uid])
     wrong.left += [f"a report of {one}, which nobody sent" for one in reports]
     for target, objects in kept.items():
@@ -180,9 +180,9 @@ def _report(
     _compare_versions(versions, wrong.lost[study_uid], wrong.doubled[study_uid])
     wrong.provisional += versions[0]["status"] == "provisional"
     wrong.amendments += len(versions) - 1
-    for version in range(1, len(versions) + 1):
+    for version, made in enumerate(versions, start=1):
         files = sorted((folder / "dicom" / f"v{version}").glob("*.dcm"))
-        if kept and not files:
+        if kept and not files and made["status"] != "rejected":
             wrong.lost[study_uid].append(f"the objects of version {version}")
         for file in files:
             uid = str(dcmread(file, specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
@@ -292,8 +292,8 @@ def _trail(
                 continue
             study_key = str(versions[-1]["study_key"])
             study_of[study_key] = study_uid
-            delivered = () if versions[-1]["status"] == "rejected" else targets
-            for version in range(1, len(versions) + 1):
+            for version, made in enumerate(versions, start=1):
+                delivered = () if made["status"] == "rejected" else targets
                 needed = [(study_key, "a report", version, "")]
                 needed += [(study_key, str(Event.DELIVERED), version, one) for one in delivered]
                 lost = [one for one in needed if not found[one]]

@@ -101,13 +101,13 @@ class Site:
 
     def start(self) -> None:
         """Start an agent, and wait until it receives."""
-        chance, varied = self.chance, self._life.get("varied", False)
+        chance = self.chance
         life = Life(
             self.root,
             self._port,
             self.archive.port,
             self.web.url,
-            seed=chance.randrange(2**32) if varied else None,
+            seed=chance.randrange(2**32),
             clock_seed=chance.randrange(2**32) if self._jumps else None,
             **self._life,
         )

@@ -59,6 +59,7 @@ HELD, HELD_BUDGET_S = 150, 3.0
 CONNECTIONS, UNFINISHED = 40, 64
 """Connections, and the unfinished messages of each."""
 SHAPE = (48, 48, 48)
+LONG_S = 600.0
 
 Attack = Callable[[str], Coroutine[Any, Any, None]]
 """Attacks the service at an address until it is cancelled."""
@@ -119,102 +120,75 @@ async def _channels(address: str, count: int) -> AsyncIterator[list["OverreadAsy
         yield [OverreadStub(await stack.enter_async_context(one)) for one in opened]
 
 
-async def _forever(address: str, study: Callable[["OverreadAsyncStub"], Any]) -> None:
-    """Keep `CALLERS` studies open."""
+async def _read(
+    stub: "OverreadAsyncStub", *requests: pb.ReadRequest, silent_s: float = 0.0, site: str = ""
+) -> None:
+    """Send requests, be silent before the stream's end, and read all answers."""
 
-    async def caller(stub: "OverreadAsyncStub") -> None:
-        while True:
-            with suppress(grpc.aio.AioRpcError):
-                await study(stub)
-            await asyncio.sleep(0.005)
+    async def stream() -> AsyncIterator[pb.ReadRequest]:
+        for request in requests:
+            yield request
+        await asyncio.sleep(silent_s)
 
-    async with _channels(address, 8) as stubs:
-        await asyncio.gather(*(caller(stubs[i % 8]) for i in range(CALLERS)))
-
-
-async def _new_names(address: str) -> None:
-    """Stat studies, each of which names another site."""
-
-    async def study(stub: "OverreadAsyncStub") -> None:
-        async def requests() -> AsyncIterator[pb.ReadRequest]:
-            yield _header(4, 2.0, Priority.STAT)
-            for roi in ROIS:
-                yield roi
-
-        metadata = ((SITE_KEY, f"site-{uuid.uuid4().hex}"),)
-        async for _ in stub.Read(requests(), timeout=2.0, metadata=metadata):
-            pass
-
-    await _forever(address, study)
-
-
-async def _headers_only(address: str) -> None:
-    """Studies that announce ROIs, and end."""
-
-    async def study(stub: "OverreadAsyncStub") -> None:
-        async def requests() -> AsyncIterator[pb.ReadRequest]:
-            yield _header(64, 2.0)
-
-        async for _ in stub.Read(requests(), timeout=2.0):
-            pass
-
-    await _forever(address, study)
-
-
-async def _silent(stub: "OverreadAsyncStub", budget_s: float) -> None:
-    """One ROI of many that were announced, and then nothing."""
-
-    async def requests() -> AsyncIterator[pb.ReadRequest]:
-        yield _header(64, budget_s)
-        yield ROIS[0]
-        await asyncio.sleep(3600)
-
-    async for _ in stub.Read(requests(), timeout=600.0):
+    metadata = ((SITE_KEY, site),) if site else ()
+    async for _ in stub.Read(stream(), timeout=LONG_S, metadata=metadata):
         pass
 
 
+async def _new_name(stub: "OverreadAsyncStub", budget_s: float) -> None:
+    header = _header(4, budget_s, Priority.STAT)
+    await _read(stub, header, *ROIS, site=f"site-{uuid.uuid4().hex}")
+
+
+async def _header_only(stub: "OverreadAsyncStub", budget_s: float) -> None:
+    await _read(stub, _header(64, budget_s))
+
+
+async def _silent(stub: "OverreadAsyncStub", budget_s: float) -> None:
+    await _read(stub, _header(64, budget_s), ROIS[0], silent_s=LONG_S)
+
+
 async def _unread(stub: "OverreadAsyncStub", budget_s: float) -> None:
-    """ROIs whose answers are not read."""
-    call: Any = cast(Any, stub).Read(timeout=600.0)
+    call: Any = cast(Any, stub).Read(timeout=LONG_S)
     await call.write(_header(64, budget_s))
     for number in range(64):
         await call.write(ROIS[number % len(ROIS)])
-    await asyncio.sleep(3600)
+    await asyncio.sleep(LONG_S)
 
 
-async def _forever_held(address: str, hold: Callable[..., Any]) -> None:
-    async def caller(stub: "OverreadAsyncStub") -> None:
-        while True:
-            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                await hold(stub, 600.0)
-            await asyncio.sleep(0.05)
+Study = Callable[["OverreadAsyncStub", float], Coroutine[Any, Any, None]]
+"""Sends one hostile study with a budget, over a connection."""
 
-    async with _channels(address, 8) as stubs:
-        await asyncio.gather(*(caller(stubs[i % 8]) for i in range(CALLERS)))
+
+def _always(study: Study, budget_s: float) -> Attack:
+    """Keep `CALLERS` such studies open."""
+
+    async def attack(address: str) -> None:
+        async def caller(stub: "OverreadAsyncStub") -> None:
+            while True:
+                with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    await study(stub, budget_s)
+                await asyncio.sleep(0.005)
+
+        async with _channels(address, 8) as stubs:
+            await asyncio.gather(*(caller(stubs[i % 8]) for i in range(CALLERS)))
+
+    return attack
 
 
 async def _unfinished(address: str) -> None:
-    """Messages that are sent to all but their last byte."""
-    with half_messages(address):
-        await asyncio.sleep(3600)
-
-
-@contextmanager
-def half_messages(address: str) -> Iterator[None]:
-    """Send messages to all but their last byte, and hold them for the time of the context."""
+    """Send messages to all but their last byte, and hold them."""
     message = ROIS[0].SerializeToString()
     body = b"\0" + len(message).to_bytes(4, "big") + message[:-1]
-    sockets = []
     host, port = address.rsplit(":", 1)
     fields = [
         (":method", "POST"), (":scheme", "http"), (":path", "/overread.v1.Overread/Read"),
         (":authority", address), ("te", "trailers"), ("content-type", "application/grpc"),
     ]  # fmt: skip
-    try:
+    with ExitStack() as held:
         for _ in range(CONNECTIONS):
             connection = socket.create_connection((host.strip("[]"), int(port)))
-            connection.setblocking(False)
-            sockets.append(connection)
+            held.enter_context(connection).setblocking(False)
             frames: list[Frame] = [SettingsFrame(0)]
             encoder = Encoder()
             for stream in range(1, 2 * UNFINISHED, 2):
@@ -223,24 +197,17 @@ def half_messages(address: str) -> Iterator[None]:
                 frames.append(DataFrame(stream, body[: 65_535 // UNFINISHED]))
             with suppress(BlockingIOError, ConnectionError):
                 connection.send(PREFACE + b"".join(one.serialize() for one in frames))
-        yield
-    finally:
-        for one in sockets:
-            one.close()
+        await asyncio.sleep(LONG_S)
 
 
+HOLDS: dict[str, Study] = {"one ROI, then silence": _silent, "answers that are not read": _unread}
+"""Attacks that hold places without work."""
 ATTACKS: dict[str, Attack] = {
-    "a new site name for each study, all stat": _new_names,
-    "headers without ROIs": _headers_only,
-    "one ROI, then silence": lambda address: _forever_held(address, _silent),
-    "answers that are not read": lambda address: _forever_held(address, _unread),
+    "a new site name for each study, all stat": _always(_new_name, 2.0),
+    "headers without ROIs": _always(_header_only, 2.0),
+    **{name: _always(study, LONG_S) for name, study in HOLDS.items()},
     "messages without an end": _unfinished,
 }
-HOLDS: dict[str, Callable[["OverreadAsyncStub", float], Coroutine[Any, Any, None]]] = {
-    "one ROI, then silence": _silent,
-    "answers that are not read": _unread,
-}
-"""Attacks that hold places without work."""
 
 
 async def honest(service: Target, plan: tuple[float, float, int], attack: str | None) -> float:
@@ -291,7 +258,7 @@ async def _capacity(service: Target, seconds: float) -> float:
     return len(outcomes.in_time) / outcomes.span_s
 
 
-async def freed_s(service: Target, hold: Callable[["OverreadAsyncStub", float], Any]) -> float:
+async def freed_s(service: Target, hold: Study) -> float:
     """Hold places; return how long after the last deadline the last one was free."""
     async with _channels(service.hostile, 8) as stubs:
         calls = [asyncio.ensure_future(hold(stubs[i % 8], HELD_BUDGET_S)) for i in range(HELD)]

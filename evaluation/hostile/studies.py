@@ -28,7 +28,6 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
-    JPEGLSLossless,
     RLELossless,
 )
 
@@ -65,16 +64,16 @@ def mutated(content: bytes, chance: Random) -> bytes:
     mutant = bytearray(content)
     end = len(mutant) if chance.random() < 0.3 else min(len(mutant), _HEAD_BYTES)
     at = chance.randrange(end)
-    kind = chance.choice(("flip", "cut", "delete", "insert"))
-    if kind == "flip":
-        for _ in range(chance.randint(1, 12)):
-            mutant[chance.randrange(end)] = chance.randrange(256)
-    elif kind == "cut":
-        del mutant[at:]
-    elif kind == "delete":
-        del mutant[at : at + chance.randint(1, 200)]
-    else:
-        mutant[at:at] = chance.randbytes(chance.randint(1, 200))
+    match chance.choice(("flip", "cut", "delete", "insert")):
+        case "flip":
+            for _ in range(chance.randint(1, 12)):
+                mutant[chance.randrange(end)] = chance.randrange(256)
+        case "cut":
+            del mutant[at:]
+        case "delete":
+            del mutant[at : at + chance.randint(1, 200)]
+        case _:
+            mutant[at:at] = chance.randbytes(chance.randint(1, 200))
     return bytes(mutant)
 
 
@@ -115,62 +114,55 @@ def materials(elsewhere: Path) -> Materials:
 
 
 def _transcoded(images: Sequence[Dataset]) -> dict[str, list[bytes]]:
-    """Encode a series in every transfer syntax for which an encoder is installed."""
-    found = {"explicit": [_saved(image) for image in images]}
-    for name, syntax in (
-        ("implicit", ImplicitVRLittleEndian),
-        ("big endian", ExplicitVRBigEndian),
-        ("deflated", DeflatedExplicitVRLittleEndian),
-    ):
-        found[name] = []
-        for one in found["explicit"]:
-            image = dcmread(BytesIO(one))
+    """Encode a series in the transfer syntaxes for which an encoder is installed."""
+    plain = [_saved(image) for image in images]
+
+    def each(change: Callable[[Dataset], None]) -> list[bytes]:
+        copies = [dcmread(BytesIO(one)) for one in plain]
+        for copy in copies:
+            change(copy)
+        return [_saved(copy) for copy in copies]
+
+    def to(syntax: UID) -> Callable[[Dataset], None]:
+        def change(image: Dataset) -> None:
             if syntax == ExplicitVRBigEndian:
                 image.PixelData = np.frombuffer(image.PixelData, "<i2").byteswap().tobytes()
                 image["PixelData"].VR = "OW"
             image.file_meta.TransferSyntaxUID = syntax
-            found[name].append(_saved(image))
-    for name, syntax in (("RLE", RLELossless), ("JPEG-LS", JPEGLSLossless)):
-        try:
-            compressed = [dcmread(BytesIO(one)) for one in found["explicit"]]
-            for image in compressed:
-                image.compress(syntax, generate_instance_uid=False)
-        except RuntimeError:  # its encoder comes with the extra dev
-            continue
-        found[name] = [_saved(image) for image in compressed]
-    for name, encoder in (("JPEG Lossless", "JPEG"), ("JPEG 2000", "JPEG2000")):
-        found[name] = [_by_gdcm(one, encoder) for one in found["explicit"]]
-    return found
+
+        return change
+
+    return {
+        "explicit": plain,
+        "implicit": each(to(ImplicitVRLittleEndian)),
+        "big endian": each(to(ExplicitVRBigEndian)),
+        "deflated": each(to(DeflatedExplicitVRLittleEndian)),
+        "RLE": each(lambda image: image.compress(RLELossless, generate_instance_uid=False)),
+        "JPEG Lossless": each(lambda image: _by_gdcm(image, "JPEG")),
+        "JPEG 2000": each(lambda image: _by_gdcm(image, "JPEG2000")),
+    }
 
 
 def _saved(image: Dataset) -> bytes:
     stream, syntax = BytesIO(), image.file_meta.TransferSyntaxUID
-    dcmwrite(
-        stream,
-        image,
-        implicit_vr=syntax.is_implicit_VR,
-        little_endian=syntax.is_little_endian,
-        force_encoding=True,
-    )
+    order = {"implicit_vr": syntax.is_implicit_VR, "little_endian": syntax.is_little_endian}
+    dcmwrite(stream, image, **order, force_encoding=True)
     return stream.getvalue()
 
 
-def _by_gdcm(content: bytes, encoder: str) -> bytes:
+def _by_gdcm(image: Dataset, encoder: str) -> None:
     """Compress one image with GDCM, and take its pixel data over."""
-    image = dcmread(BytesIO(content))
     with TemporaryDirectory() as folder:
-        name = f"{folder}/one.dcm"
         values = np.frombuffer(image.PixelData, "<i2").reshape(1, image.Rows, image.Columns)
         writer = sitk.ImageFileWriter()
         writer.SetImageIO("GDCMImageIO")
         writer.UseCompressionOn()
         writer.SetCompressor(encoder)
-        writer.SetFileName(name)
+        writer.SetFileName(f"{folder}/one.dcm")
         writer.Execute(sitk.GetImageFromArray(values))
-        compressed = dcmread(name)
+        compressed = dcmread(f"{folder}/one.dcm")
     image.file_meta.TransferSyntaxUID = UID(compressed.file_meta.TransferSyntaxUID)
     image["PixelData"] = compressed["PixelData"]
-    return _saved(image)
 
 
 def _volumes(image: sitk.Image, folder: Path) -> dict[str, dict[str, bytes]]:
@@ -210,24 +202,18 @@ def mutated_volume(folder: Path, chance: Random, stuff: Materials) -> Path:
 
 def hostile_header(folder: Path, chance: Random, stuff: Materials) -> Path:
     """Write a series with texts and numbers in its headers that no scanner writes."""
-    files = []
-    for content in stuff.series["explicit"]:
-        image = dcmread(BytesIO(content))
-        files.append(image)
+    images = [dcmread(BytesIO(content)) for content in stuff.series["explicit"]]
     for keyword in chance.sample(_KEYWORDS, chance.randint(1, 3)):
         value = chance.choice(_TEXTS if chance.random() < 0.5 else _NUMBERS)
-        for image in files if chance.random() < 0.5 else chance.sample(files, 2):
+        raw = value.encode("utf-8", "surrogateescape")
+        for image in images if chance.random() < 0.5 else chance.sample(images, 2):
             tag = Tag(keyword)
             vr = image[tag].VR if tag in image else "LO"
-            raw = struct.pack("<H", chance.randrange(65536)) if vr == "US" else _encoded(value)
-            raw = raw[:65534]  # the longest that has a length in such an element
-            image[tag] = RawDataElement(tag, vr, len(raw), raw, 0, False, True)
-    return _series(folder, chance, stuff, [_saved(image) for image in files])
-
-
-def _encoded(value: str) -> bytes:
-    raw = value.encode("utf-8", "surrogateescape")
-    return raw + b" " * (len(raw) % 2)
+            even = raw + b" " * (len(raw) % 2)
+            even = struct.pack("<H", chance.randrange(65536)) if vr == "US" else even
+            even = even[:65534]  # the longest that has a length in such an element
+            image[tag] = RawDataElement(tag, vr, len(even), even, 0, False, True)
+    return _series(folder, chance, stuff, [_saved(image) for image in images])
 
 
 def hostile_fields(folder: Path, chance: Random, stuff: Materials) -> Path:
@@ -256,6 +242,7 @@ def bomb_of(kind: str, folder: Path, chance: Random, stuff: Materials) -> Path:
         study = _series(folder, chance, stuff, stuff.series["deflated"])
         victim = sorted(study.iterdir())[chance.randrange(SLICES)]
         meta, data = _inflated(victim.read_bytes())
+        # the same header, and pixel data of zeros that are as many as it says
         pixels, size = data.rindex(b"\xe0\x7f\x10\x00"), chance.choice((700, 1500)) << 20
         start = data[:pixels] + b"\xe0\x7f\x10\x00OW\0\0" + struct.pack("<I", size)
         victim.write_bytes(meta + _deflated(start, size >> 20))
@@ -265,24 +252,19 @@ def bomb_of(kind: str, folder: Path, chance: Random, stuff: Materials) -> Path:
         header = bytearray(stuff.volumes["a.nii False"]["a.nii"][:352])
         header[42:48] = struct.pack("<3h", 512, 512, min(side, 4096))
         header[70:74] = struct.pack("<2h", 64, 64)
-        zeros = min(side, 1024) << 20 if kind == "nii.gz" else 0
-        return _volume(folder, {f"a.{kind}": _zeros(bytes(header), zeros, packed=bool(zeros))})
+        packed = gzip.compress(bytes(header)) + _zeros(min(side, 1024))
+        return _volume(folder, {f"a.{kind}": packed if kind == "nii.gz" else bytes(header)})
     if kind == "metres":
         image = sitk.Image(300, 300, 300, sitk.sitkInt16)
         image.SetSpacing((3.0, 3.0, 10.0))
         (folder / "a").mkdir()
         sitk.WriteImage(image, str(folder / "a" / "a.mha"), useCompression=True)
         return _volume(folder, {"a.mha": (folder / "a" / "a.mha").read_bytes()})
-    name = {"nrrd": "a.nrrd True", "mha": "a.mha True", "mhd": "a.mhd True"}[kind]
-    parts = dict(stuff.volumes[name])
+    parts = dict(stuff.volumes[f"a.{kind} True"])
     first = next(iter(parts))
     old, new = f"{SIDE} {SIDE} {SLICES}".encode(), f"{side} {side} {side}".encode()
-    parts[first] = (
-        parts[first]
-        .replace(old, new, 1)
-        .replace(b"short", b"double", 1)
-        .replace(b"SHORT", b"DOUBLE", 1)
-    )
+    for before, after in ((old, new), (b"short", b"double"), (b"SHORT", b"DOUBLE")):
+        parts[first] = parts[first].replace(before, after, 1)
     return _volume(folder, parts)
 
 
@@ -298,13 +280,11 @@ def _deflated(start: bytes, zero_mb: int = 0) -> bytes:
     return b"".join(packed) + packer.flush()
 
 
-def _zeros(header: bytes, count: int, *, packed: bool) -> bytes:
-    if not packed:
-        return header
+def _zeros(count_mb: int) -> bytes:
+    """Return megabytes of zeros as a member of a gzip file."""
     stream = BytesIO()
     with gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=9, mtime=0) as target:
-        target.write(header)
-        for _ in range(count >> 20):
+        for _ in range(count_mb):
             target.write(bytes(1 << 20))
     return stream.getvalue()
 
@@ -312,21 +292,19 @@ def _zeros(header: bytes, count: int, *, packed: bool) -> bytes:
 def special_file(folder: Path, chance: Random, stuff: Materials) -> Path:
     """Write a series of which a slice is a link, a pipe or a socket, or with one beside it."""
     study = _series(folder, chance, stuff, stuff.series["explicit"])
-    files = sorted(study.iterdir())
-    place = chance.choice([files[chance.randrange(len(files))], study / "viewer.bin", study / "x"])
+    place = chance.choice([chance.choice(sorted(study.iterdir())), study / "viewer.bin"])
     place.unlink(missing_ok=True)
-    target = chance.choice([*(stuff.elsewhere / "series").iterdir(), stuff.elsewhere / "series",
-                            stuff.elsewhere / "canary.mha", Path("/dev/zero"), Path("/nowhere"),
-                            place])  # fmt: skip
-    kind = chance.choice(("link", "link", "pipe", "socket"))
-    if kind == "link":
-        place.symlink_to(target)
-    elif kind == "pipe":
-        os.mkfifo(place)
-    else:
-        with socket.socket(socket.AF_UNIX) as server, TemporaryDirectory() as short:
-            server.bind(f"{short}/s")
-            os.rename(f"{short}/s", place)
+    outside = [*(stuff.elsewhere / "series").iterdir(), stuff.elsewhere / "series"]
+    others = [stuff.elsewhere / "canary.mha", Path("/dev/zero"), Path("/nowhere"), place]
+    match chance.choice(("link", "link", "pipe", "socket")):
+        case "link":
+            place.symlink_to(chance.choice([*outside, *others]))
+        case "pipe":
+            os.mkfifo(place)
+        case _:
+            with socket.socket(socket.AF_UNIX) as server, TemporaryDirectory() as short:
+                server.bind(f"{short}/s")
+                os.rename(f"{short}/s", place)
     return study
 
 
@@ -338,16 +316,15 @@ def data_elsewhere(folder: Path, chance: Random, stuff: Materials) -> Path:
     up = os.path.relpath(canary, "/").join(("../" * 20, ""))
     says = chance.choice((str(canary), up, f"LIST\n{canary}", f"{canary} %d 1 1 1", "/dev/zero",
                           raw, raw, f"./{raw}", f"{raw}\n# {canary}", "."))  # fmt: skip
-    parts = {first: text.replace(raw.encode(), says.encode())}
-    study = _volume(folder, parts)
-    if says == raw:
-        (study.parent / raw).unlink(missing_ok=True)
+    study = _volume(folder, {first: text.replace(raw.encode(), says.encode())})
+    place = study.parent / raw
+    if says != raw:
         if chance.random() < 0.5:
-            (study.parent / raw).symlink_to(canary)
-        else:
-            os.mkfifo(study.parent / raw)
+            place.write_bytes(data)
     elif chance.random() < 0.5:
-        (study.parent / raw).write_bytes(data)
+        place.symlink_to(canary)
+    else:
+        os.mkfifo(place)
     return study
 
 
@@ -362,20 +339,17 @@ def odd_name(folder: Path, chance: Random, stuff: Materials) -> Path:
 
 def junk(folder: Path, chance: Random, stuff: Materials) -> Path:
     """Write what is no study at all: noise, empty files, archives, a folder of folders."""
-    kind = chance.choice(("noise", "empty", "nothing", "deep", "zeros", "text"))
+    contents = {"empty": b"", "zeros": bytes(5000), "text": b"hello", "deep": b"DICM" * 99}
+    kind = chance.choice(("noise", *contents))
     if kind == "noise":
-        return _volume(
-            folder, {chance.choice(("a.nii", "a.nrrd", "a.mha")): chance.randbytes(4000)}
-        )
-    if kind == "nothing":
-        return _volume(folder, {"a.nii.gz": b""})
+        name = chance.choice(("a.nii", "a.nrrd", "a.mha", "a.nii.gz"))
+        return _volume(folder, {name: chance.randbytes(4000)})
     study = folder / "study"
     deep = study / "/".join("d" * 20) if kind == "deep" else study
     deep.mkdir(parents=True)
-    content = {"empty": b"", "zeros": bytes(5000), "text": b"hello"}.get(kind, b"DICM" * 99)
     suffix = chance.choice(("", ".dcm", ".1", ".zip"))
     for number in range(chance.randint(1, 5)):
-        (deep / f"{number}{suffix}").write_bytes(content)
+        (deep / f"{number}{suffix}").write_bytes(contents[kind])
     (deep / "one.dcm").write_bytes(mutated(stuff.series["explicit"][0], chance))
     return study
 
@@ -417,10 +391,8 @@ def _series(folder: Path, chance: Random, stuff: Materials, files: list[bytes]) 
     old = stuff.series_uid.encode()
     new = old[:-12] + str(chance.randrange(10**11, 10**12)).encode()
     for number, content in enumerate(files):
-        own = content
-        if old in content:
-            own = content.replace(old, new)
-        elif b"1.2.840.10008.1.2.1.99" in content[:1000]:
+        own = content.replace(old, new)
+        if b"1.2.840.10008.1.2.1.99" in content[:1000]:
             with suppress(zlib.error):  # it may be mutated
                 meta, data = _inflated(content)
                 own = meta + _deflated(data.replace(old, new))

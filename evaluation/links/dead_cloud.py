@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.links.edge_worker import OFF, EdgeProcess
+from evaluation.links.edge_worker import OFF, Edge
 from evaluation.links.proxy import proxied
 from evaluation.links.trace import find_trace
 
@@ -47,7 +47,7 @@ def dead_clouds() -> Iterator[dict[str, str]]:
 
 
 def compare(
-    edges: Mapping[str, EdgeProcess],
+    edges: Mapping[str, Edge],
     settings: Mapping[str, Any],
     rounds: int,
     studies: int,

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +29,7 @@ from cloud.settings import load_settings as load_cloud_settings
 from edge.findings import SecondReading
 from edge.settings.core import load_settings
 from evaluation.links.dead_cloud import CLOUDS, LIMIT_MS, compare, ways
-from evaluation.links.edge_worker import OFF, EdgeProcess, edge_process
+from evaluation.links.edge_worker import OFF, Edge
 from evaluation.links.proxy import proxied
 from evaluation.links.trace import Trace, find_trace, shipped_names
 from evaluation.result import SHARE, Bar, Result, Table, percentiles_ms
@@ -45,7 +46,7 @@ from evaluation.run import (
     each,
     this_machine,
 )
-from evaluation.world import Cloud, running_cloud
+from evaluation.world import Cloud, apart, running_cloud
 from models.runtime.artifacts import find
 
 TOLERANCE_S = 0.020
@@ -60,7 +61,7 @@ KILL_WITHIN_S = 0.5
 """The cloud is killed at most this long after the start of a study."""
 
 Read = dict[str, Any]
-"""One study: trace, number, and the answer of `evaluation.links.edge_worker`."""
+"""One study: trace, number, and what the edge tells."""
 
 Part = tuple[Trace | None, tuple[int, ...]]
 """Numbers of studies, read one after the other, over one trace (None: without a cloud)."""
@@ -119,7 +120,7 @@ def parts_of(
 def read_all(
     run: Run,
     parts: Sequence[Part],
-    edges: Sequence[EdgeProcess],
+    edges: Sequence[Edge],
     cloud: Cloud,
     record: Callable[[Read], None],
 ) -> None:
@@ -131,7 +132,7 @@ def read_all(
     left = iter(parts)  # a list's iterator gives each part to one thread only
     failed = threading.Event()
 
-    def work(edge: EdgeProcess) -> None:
+    def work(edge: Edge) -> None:
         try:
             for trace, numbers in left:
                 for read in read_part(run, trace, edge, cloud, numbers):
@@ -147,7 +148,7 @@ def read_all(
 
 
 def read_part(
-    run: Run, trace: Trace | None, edge: EdgeProcess, cloud: Cloud, numbers: Iterable[int]
+    run: Run, trace: Trace | None, edge: Edge, cloud: Cloud, numbers: Iterable[int]
 ) -> Iterator[Read]:
     """Read the studies of these numbers over one trace, None being `OFF`.
 
@@ -333,9 +334,9 @@ def link(
     with ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="overread-link-")))
 
-        def opened(name: str) -> EdgeProcess:
-            log = folder / f"{name}.log"
-            return held.enter_context(edge_process(phantoms, seed, cache, log))
+        def opened(name: str) -> Edge:
+            make = partial(Edge.of_phantoms, phantoms, seed, cache, folder / name)
+            return held.enter_context(apart(make, folder / f"{name}.log"))
 
         if scenario is Scenario.DEAD_CLOUD:
             edges = {way: opened(way) for way in CLOUDS}

@@ -1,8 +1,8 @@
 """A TCP proxy that behaves as a link of a trace: slow, jittery, stalling, lossy, or dead.
 
 It carries bytes in their order and unchanged, or not at all. A token bucket gives the time at
-which bytes have left, latency and jitter the time of their flight. All happens in one asyncio
-loop, which nothing here blocks; `proxied` runs that loop in a thread beside a blocking program.
+which bytes have left, latency and jitter the time of their flight. All happens in one asyncio loop,
+which nothing here blocks; `proxied` runs that loop in a thread beside a blocking program.
 """
 
 import asyncio
@@ -19,16 +19,27 @@ from typing import Self
 
 from evaluation.links.trace import Conditions, State, Trace
 
-BURST_BYTES = 16384
-"""Bytes that leave at once after a pause, whatever the rate."""
+CHUNK_BYTES = 16384
+"""Read at once; as many leave at once after a pause, whatever the rate."""
+IN_FLIGHT = 256
+"""Chunks of one connection and direction that may be in flight; then the sender waits."""
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends RST
+_ENDED, _BROKEN = "ended", "broken"
+
+Sleep = Callable[[float], Awaitable[None]]
+InFlight = tuple[float, bytes | str]
+"""Time of arrival, and content: bytes, or how the stream ended."""
+
+Tap = Callable[[int, bool, bytes], None]
+"""Called with the number of the connection, whether to the cloud, and the bytes delivered."""
 
 
 class TokenBucket:
     """The bandwidth of one direction, shared by all its connections."""
 
-    def __init__(self, burst_bytes: int = BURST_BYTES) -> None:
-        self._burst = float(burst_bytes)
-        self._tokens = self._burst
+    def __init__(self, burst_bytes: int = CHUNK_BYTES) -> None:
+        self._burst = self._tokens = float(burst_bytes)
         self._seen_s = float("-inf")
 
     def wait_s(self, count: int, kbit: float, now_s: float) -> float:
@@ -46,32 +57,6 @@ class TokenBucket:
         return max(0.0, -self._tokens / bytes_per_s)
 
 
-class Flight:
-    """The flight of one connection's bytes in one direction; none overtakes another."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
-        self._last_s = float("-inf")
-
-    def due_s(self, left_s: float, latency_ms: float, jitter_ms: float) -> float:
-        """Return when bytes that left at ``left_s`` arrive; ``latency_ms`` is a round trip."""
-        way_s = (latency_ms / 2 + self._rng.uniform(0, jitter_ms)) / 1000
-        self._last_s = max(self._last_s, left_s + way_s)
-        return self._last_s
-
-
-CHUNK_BYTES = 16384
-IN_FLIGHT = 256
-"""Chunks of one connection and direction that may be in flight; then the sender waits."""
-
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends RST
-_ENDED, _BROKEN = "ended", "broken"
-
-Sleep = Callable[[float], Awaitable[None]]
-InFlight = tuple[float, bytes | str]
-"""Time of arrival, and content: bytes, or how the stream ended."""
-
-
 @dataclass
 class Carried:
     """The traffic so far: bytes each way, and accepted connections."""
@@ -84,10 +69,6 @@ class Carried:
     def total_bytes(self) -> int:
         """Return the bytes of both ways together."""
         return self.up_bytes + self.down_bytes
-
-
-Tap = Callable[[int, bool, bytes], None]
-"""Called with the number of the connection, whether to the cloud, and the bytes delivered."""
 
 
 @dataclass(eq=False)
@@ -133,12 +114,12 @@ class Proxy:
         self._clock, self._sleep, self._rng = clock, sleep, random.Random(seed)
         self._up, self._down = TokenBucket(), TokenBucket()
         self._pairs: set[_Pair] = set()
-        self._state, self._changed = State.UP, asyncio.Event()
+        self.state, self._changed = State.UP, asyncio.Event()
         self.carried, self.address = Carried(), ""
 
     async def __aenter__(self) -> Self:
-        self._began_s = self._clock()
-        self._state = self.conditions.state
+        self.rewind()
+        self.state = self.conditions.state
         listening = socket.create_server(("127.0.0.1", 0))
         # a small window, so that senders feel the bandwidth instead of the kernel's buffers
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
@@ -169,10 +150,10 @@ class Proxy:
     async def _watch(self) -> None:
         """Reset the connections that each new state ends, and wake stalled ones."""
         while True:
-            before, self._state = self._state, self.conditions.state
-            if self._state is not before:
+            before, self.state = self.state, self.conditions.state
+            if self.state is not before:
                 for pair in tuple(self._pairs):
-                    if pair.lost or self._state is State.RESET:
+                    if pair.lost or self.state is State.RESET:
                         pair.reset()
                 self._changed.set()
                 self._changed = asyncio.Event()
@@ -187,7 +168,7 @@ class Proxy:
         self._pairs.add(pair)
         self.carried.connections += 1
         try:
-            if self._state is not State.RESET:
+            if self.state is not State.RESET:
                 await self._carry(pair, reader)
         except (OSError, asyncio.CancelledError):
             pass  # the reset below tells the other side
@@ -197,7 +178,7 @@ class Proxy:
             self._pairs.discard(pair)
 
     async def _carry(self, pair: _Pair, reader: asyncio.StreamReader) -> None:
-        if self._state is State.BLACK_HOLE:
+        if self.state is State.BLACK_HOLE:
             pair.lost = True
             while await reader.read(CHUNK_BYTES):
                 pass  # until the edge gives up, or the state changes and resets the connection
@@ -230,7 +211,7 @@ class Proxy:
         self, source: asyncio.StreamReader, in_flight: asyncio.Queue[InFlight], *, up: bool
     ) -> None:
         """Send what comes at the rate of the bandwidth, and then how the stream ended."""
-        bucket, flight = (self._up if up else self._down), Flight(self._rng)
+        bucket, last_s = (self._up if up else self._down), float("-inf")
         content: bytes | str = b""
         while isinstance(content, bytes):
             content = await _next(source)
@@ -238,8 +219,10 @@ class Proxy:
             if isinstance(content, bytes):
                 kbit = now.up_kbit if up else now.down_kbit
                 await self._sleep(bucket.wait_s(len(content), kbit, self._clock()))
-            due_s = flight.due_s(self._clock(), now.latency_ms, now.jitter_ms)
-            await in_flight.put((due_s, content))
+            # half a round trip, and none overtakes another
+            flight_s = (now.latency_ms / 2 + self._rng.uniform(0, now.jitter_ms)) / 1000
+            last_s = max(last_s, self._clock() + flight_s)
+            await in_flight.put((last_s, content))
 
     async def _deliver(
         self, pair: _Pair, chunk: InFlight, sink: asyncio.StreamWriter, *, up: bool
@@ -248,10 +231,9 @@ class Proxy:
         due_s, content = chunk
         if (early_s := due_s - self._clock()) > 0:
             await self._sleep(early_s)
-        while self._state is State.STALL:
+        while self.state is State.STALL:
             await self._changed.wait()
-        swallowed = self._state is State.BLACK_HOLE or (self._state is State.HALF_OPEN and not up)
-        if swallowed:
+        if self.state is State.BLACK_HOLE or (self.state is State.HALF_OPEN and not up):
             pair.lost = True
             return False
         if content == _BROKEN:

@@ -5,15 +5,12 @@ They keep the SHA-256 of each object by its SOP Instance UID, every time that it
 
 import hashlib
 import re
-import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 
-import uvicorn
 from pydicom import Dataset, dcmread
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
@@ -23,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from evaluation.errors import ServiceFailed
+from process.http import Listener, serving
 
 AE_TITLE = "ARCHIVE"
 
@@ -72,22 +70,11 @@ class Archive:
     def by_web(self) -> Iterator["Archive"]:
         """Serve STOW-RS, and a search that finds nothing, for the time of the context."""
         path = "/dicom-web/studies"
-        routes = [Route(path, self._post, methods=["POST"]), Route(path, _search, methods=["GET"])]
-        config = uvicorn.Config(
-            Starlette(routes=routes), "127.0.0.1", self.port, log_level="critical", lifespan="off"
-        )
-        server = uvicorn.Server(config)
-        sockets = [config.bind_socket()]
-        self.port = sockets[0].getsockname()[1]
-        thread = threading.Thread(target=server.run, args=(sockets,), name="archive", daemon=True)
-        thread.start()
-        while not server.started and thread.is_alive():
-            time.sleep(0.005)
-        try:
+        search = Route(path, lambda _request: JSONResponse([]), methods=["GET"])
+        app = Starlette(routes=[Route(path, self._post, methods=["POST"]), search])
+        with serving(app, Listener(f"127.0.0.1:{self.port}")) as bound:
+            self.port = int(bound.address.rpartition(":")[2])
             yield self
-        finally:
-            server.should_exit = True
-            thread.join()
 
     @property
     def url(self) -> str:
@@ -111,7 +98,3 @@ class Archive:
         answer = Dataset()
         answer.ReferencedSOPSequence = stored
         return Response(answer.to_json(), media_type="application/dicom+json")
-
-
-async def _search(_request: Request) -> Response:
-    return JSONResponse([])

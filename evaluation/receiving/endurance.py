@@ -13,13 +13,13 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evaluation.errors import ServiceFailed
 from evaluation.process_memory import children_of, resident_mb
 from evaluation.receiving.sender import copied, send_files, sender_name
 from evaluation.world import Agent, running_agent
@@ -47,6 +47,8 @@ SPEC = PhantomSpec(
 )  # fmt: skip
 """A chest of 70 slices, read by the network of the settings."""
 
+Files = Sequence[Path]
+
 
 @dataclass
 class Study:
@@ -54,6 +56,7 @@ class Study:
 
     Attributes:
         ready_s: when a scanner may send it.
+        out: the folder of its report.
         took_s: for how long its last association, which brought all of it, was open.
         again: how often it was sent again.
     """
@@ -65,70 +68,11 @@ class Study:
     answered_s: float | None = None
     again: int = 0
 
-
-class Scanners:
-    """Make ``count`` studies from one phantom, and send each when it is ready.
-
-    ``interval_s`` is the time between two studies that become ready; 0: all of them are at once.
-    """
-
-    def __init__(
-        self, files: Sequence[Path], agent: Agent, work: Path, count: int, interval_s: float = 0.0
-    ) -> None:
-        self._files, self._agent, self._work = files, agent, work
-        began_s = time.monotonic()
-        self.studies = [Study(began_s + number * interval_s) for number in range(count)]
-        self._left = iter(list(self.studies))  # a list's iterator gives each to one thread only
-        self._stop, self._failed = threading.Event(), list[BaseException]()
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(SCANNERS)]
-        for thread in self._threads:
-            thread.start()
-
-    def all_answered(self) -> bool:
-        """Note the reports that are out; return whether all are."""
-        for study in self.studies:
-            if study.answered_s is None and study.out and (study.out / "report.json").is_file():
-                study.answered_s = time.monotonic()
-        return all(study.answered_s is not None for study in self.studies)
-
-    def stop(self) -> None:
-        """End the sending.
-
-        Raises:
-            ServiceFailed: a scanner failed.
-        """
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
-        if self._failed:
-            raise ServiceFailed(f"a scanner: {self._failed[0]!r}") from self._failed[0]
-
-    def _run(self) -> None:
-        try:
-            for study in self._left:
-                folder = self._work / f"{id(study)}"
-                series = copied(self._files, folder)
-                study.out = self._agent.out(series.study_uid, series.series_uid)
-                self._stop.wait(max(0.0, study.ready_s - time.monotonic()))
-                self._send(study, series.files)
-                shutil.rmtree(folder)
-                if self._stop.is_set():
-                    return
-        except BaseException as error:
-            self._failed.append(error)
-
-    def _send(self, study: Study, files: Sequence[Path]) -> None:
-        """Send a series until all of it is acknowledged."""
-        until_s, began_s = time.monotonic() + LIMIT_S, time.monotonic()
-        while not self._stop.is_set() and not send_files(self._agent.endpoint, files):
-            self._agent.process.require_alive()
-            if time.monotonic() > until_s:
-                raise self._agent.process.failed(f"took no whole study within {LIMIT_S:g} s")
-            self._stop.wait(PAUSE_S)
-            study.again += 1
-            began_s = time.monotonic()
-        study.acknowledged_s = time.monotonic()
-        study.took_s = study.acknowledged_s - began_s
+    def is_answered(self) -> bool:
+        """Return whether its report is out, and note when it was seen first."""
+        if self.answered_s is None and self.out and (self.out / "report.json").is_file():
+            self.answered_s = time.monotonic()
+        return self.answered_s is not None
 
 
 @dataclass(frozen=True)
@@ -146,7 +90,7 @@ class Sample:
 
 
 def endure(
-    files: Sequence[Path], count: int, work: Path, step: Callable[[int, int], None]
+    files: Files, count: int, work: Path, step: Callable[[int, int], None]
 ) -> dict[str, Any]:
     """Measure the rate, then send ``count`` studies; return the result.
 
@@ -159,31 +103,55 @@ def endure(
     bounds: dict[str, Any] = {"receive__min_free_mb": free_mb, "retention__studies_gb": KEEP_GB}
     with running_agent(work / "site", work / "edge.log", **bounds) as agent:
         for many in (WARM_UP, AT_ONCE):
-            scanners = Scanners(files, agent, work / "scanner", many)
-            _watch(agent, scanners, lambda *_: None)
-        times = sorted(one.answered_s or 0.0 for one in scanners.studies)
+            studies, _ = _send_all(agent, files, work, many, 0.0, lambda *_: None)
+        times = sorted(one.answered_s or 0.0 for one in studies)
         rate = (len(times) - 1) / (times[-1] - times[0])
-        scanners = Scanners(files, agent, work / "scanner", count, 1 / (OVERLOAD * rate))
-        samples = _watch(agent, scanners, step)
+        studies, samples = _send_all(agent, files, work, count, 1 / (OVERLOAD * rate), step)
     about = {"slices": len(files), "megabytes": size / MB, "sustainable_per_s": rate}
-    return about | _result(scanners.studies, samples, rate)
+    return about | _result(studies, samples, rate)
 
 
-def _watch(agent: Agent, scanners: Scanners, step: Callable[[int, int], None]) -> list[Sample]:
-    """Wait until all studies are answered; return what was so meanwhile."""
-    samples, until_s = list[Sample](), time.monotonic() + LIMIT_S
-    try:
-        while not scanners.all_answered():
-            agent.process.require_alive()
-            if time.monotonic() > until_s:
-                raise agent.process.failed(f"has not answered all within {LIMIT_S:g} s")
-            samples.append(_sample(agent, scanners.studies))
-            answered = sum(one.answered_s is not None for one in scanners.studies)
-            step(answered, len(scanners.studies))
-            time.sleep(SAMPLE_S)
-    finally:
-        scanners.stop()
-    return samples
+def _send_all(
+    agent: Agent,
+    files: Files,
+    work: Path,
+    count: int,
+    interval_s: float,
+    step: Callable[[int, int], None],
+) -> tuple[list[Study], list[Sample]]:
+    """Send studies, one ready each ``interval_s``, until all are answered; sample meanwhile."""
+    began_s, stop, samples = time.monotonic(), threading.Event(), list[Sample]()
+    studies = [Study(began_s + number * interval_s) for number in range(count)]
+
+    def scan(number: int) -> None:
+        study, folder = studies[number], work / "scanner" / f"{number}"
+        series = copied(files, folder)
+        study.out = agent.out(series.study_uid, series.series_uid)
+        stop.wait(max(0.0, study.ready_s - time.monotonic()))
+        sent_s = time.monotonic()
+        while not stop.is_set() and not send_files(agent.endpoint, series.files):
+            stop.wait(PAUSE_S)
+            study.again += 1
+            sent_s = time.monotonic()
+        study.acknowledged_s = time.monotonic()
+        study.took_s = study.acknowledged_s - sent_s
+        shutil.rmtree(folder)
+
+    with ThreadPoolExecutor(SCANNERS) as scanners:
+        sending = [scanners.submit(scan, number) for number in range(count)]
+        try:
+            while (answered := sum(one.is_answered() for one in studies)) < count:
+                agent.process.require_alive()
+                if time.monotonic() - began_s > LIMIT_S:
+                    raise agent.process.failed(f"has not answered all within {LIMIT_S:g} s")
+                for failed in (one for one in sending if one.done()):
+                    failed.result()
+                samples.append(_sample(agent, studies))
+                step(answered, count)
+                time.sleep(SAMPLE_S)
+        finally:
+            stop.set()
+    return studies, samples
 
 
 def _sample(agent: Agent, studies: Sequence[Study]) -> Sample:
@@ -199,15 +167,14 @@ def _sample(agent: Agent, studies: Sequence[Study]) -> Sample:
 
 
 def _result(studies: Sequence[Study], samples: Sequence[Sample], rate: float) -> dict[str, Any]:
-    ends = [one.acknowledged_s for one in studies if one.acknowledged_s]
-    answers = [one.answered_s - one.acknowledged_s for one in studies
-               if one.answered_s and one.acknowledged_s]  # fmt: skip
-    from_ready = [one.answered_s - one.ready_s for one in studies if one.answered_s]
+    ends = [one.acknowledged_s or 0.0 for one in studies]
+    answers = [(one.answered_s or 0.0) - (one.acknowledged_s or 0.0) for one in studies]
+    from_ready = [(one.answered_s or 0.0) - one.ready_s for one in studies]
     outs = [one.out for one in studies if one.out]
     took_s = [one.took_s for one in studies]
     return {
         "studies": len(studies),
-        "answered": sum((out / "report.json").is_file() for out in outs),
+        "answered": sum(one.is_answered() for one in studies),
         "doubled": sum(out.with_name(f"{out.name}-2").exists() for out in outs),
         "sender": sender_name(),
         "scanners": SCANNERS,
@@ -233,13 +200,8 @@ def _result(studies: Sequence[Study], samples: Sequence[Sample], rate: float) ->
 
 def growth_of(values: Sequence[float]) -> dict[str, float]:
     """Return the medians of the second and the last quarter in MB, and the growth between them."""
-    count = len(values)
-    second = [one for one in values[count // 4 : count // 2] if one > 0]
-    last = [one for one in values[3 * count // 4 :] if one > 0]
-    medians = [float(np.median(part)) for part in (second, last)] if second and last else [0.0, 0.0]
-    return {
-        "second_mb": medians[0],
-        "last_mb": medians[1],
-        "most_mb": max(values, default=0.0),
-        "growth": medians[1] / medians[0] - 1 if medians[0] else 0.0,
-    }
+    quarters = [[one for one in part if one > 0] for part in np.array_split(values, 4)]
+    second, last = (float(np.median(part)) if part else 0.0 for part in quarters[1::2])
+    growth = last / second - 1 if second and last else 0.0
+    most_mb = max(values, default=0.0)
+    return {"second_mb": second, "last_mb": last, "most_mb": most_mb, "growth": growth}

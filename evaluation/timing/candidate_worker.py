@@ -1,23 +1,17 @@
-"""The edge process of ``overread-eval latency --candidates``: times one candidate after another.
+"""The edge of ``overread-eval latency --candidates``: times one candidate after another.
 
-Each command is a line of JSON on stdin, each answer one on stdout. ``{"open": {settings}}``
-connects to a cloud; ``{"escalate": number}`` has one candidate read again and gives the seconds of
-each part. The candidates are those of the edge's own network in one prepared study. Whatever
-their scores, all are treated as uncertain.
+The candidates are those of the edge's own network in one prepared study. Whatever their scores, all
+are treated as uncertain.
 """
 
-import json
-import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-import structlog
 
 from edge.decide import ROI_SIDE, Situation, Thresholds, decide
 from edge.escalation.client import Escalator
@@ -104,31 +98,22 @@ def escalate(
     return {"total_s": times_s[-1] - times_s[0], "parts_s": parts_s}
 
 
-def answers(commands: Iterable[str], folder: Path) -> Iterator[dict[str, Any]]:
-    """Answer each command."""
-    with ExitStack() as held:
-        settings = load_settings()
-        case, link, second = read_case(folder, settings), RecordingLink(), None
-        for command in map(json.loads, commands):
-            if "open" in command:
-                held.close()
-                settings, link = load_settings(**command["open"]), RecordingLink()
-                channel = open_link(str(settings.cloud.address), link, settings, held)
-                second = Escalator(channel, link, settings)
-                link.wait_until_known()
-                yield {"opened": len(case.candidates)}
-            elif second is not None:
-                yield escalate(case, command["escalate"], second, link, settings)
+class Candidates:
+    """The candidates of one phantom, and a link to a cloud; for `evaluation.world.apart`."""
 
+    def __init__(self, seed: int, cache: Path) -> None:
+        (prepared,) = prepare([whole_chest(seed)], cache)
+        self._case = read_case(prepared.folder, load_settings())
+        self._held = ExitStack()
 
-def main(seed: int, cache: Path) -> None:
-    """Answer until stdin ends."""
-    # stdout is for answers
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(file=sys.stderr))
-    (prepared,) = prepare([whole_chest(seed)], cache)
-    for answer in answers(sys.stdin, prepared.folder):
-        print(json.dumps(answer), flush=True)
+    def open(self, address: str) -> None:
+        """Connect to a cloud, and wait until the link is known."""
+        self._held.close()
+        self._settings, self._link = load_settings(cloud__address=address), RecordingLink()
+        channel = open_link(address, self._link, self._settings, self._held)
+        self._second = Escalator(channel, self._link, self._settings)
+        self._link.wait_until_known()
 
-
-if __name__ == "__main__":
-    main(int(sys.argv[2]), Path(sys.argv[3]))
+    def escalate(self, number: int) -> dict[str, Any]:
+        """Have one candidate read again; see `escalate`."""
+        return escalate(self._case, number, self._second, self._link, self._settings)

@@ -5,8 +5,9 @@ each link.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,18 +19,17 @@ from edge.pipeline import Pipeline, read_and_report
 from edge.report.model import Report
 from evaluation.accuracy.detect import TIMES, Cloud, Serve, ledger_s, opened, stage_times
 from evaluation.errors import MissingData, ServiceFailed
-from evaluation.links.edge_worker import EdgeProcess, edge_process
 from evaluation.links.proxy import proxied
 from evaluation.links.trace import find_trace
 from evaluation.result import Bar, Result, Table, percentiles_ms
 from evaluation.run import STUDIES, Cache, Deadline, Model, Seed, command, each
-from evaluation.world import running_cloud
+from evaluation.timing.candidate_worker import Candidates
+from evaluation.world import apart, running_cloud
 
 LIMIT_MS = 85.0
 """Required of the 95th percentile from a candidate to its verdict."""
 
 LOOPBACK = "loopback"
-EDGE = ("evaluation.timing.candidate_worker",)
 
 Times = dict[str, Any]
 """The times of one candidate: ``total_s``, and ``parts_s`` by name."""
@@ -117,7 +117,7 @@ def _escalate(
     """Send the candidates of one phantom over each link, one after another."""
     with tempfile.TemporaryDirectory(prefix="overread-latency-") as folder:
         log = Path(folder, "edge.log")
-        with running_cloud() as service, edge_process(1, seed, cache, log, EDGE) as edge:
+        with running_cloud() as service, apart(partial(Candidates, seed, cache), log) as edge:
             address = service.address
             served = fetch_description(address)
             rows = []
@@ -127,9 +127,9 @@ def _escalate(
                     if name != LOOPBACK:
                         link_to = proxied(address, find_trace(name), seed=seed)
                         cloud = held.enter_context(link_to).address
-                    edge.open(cloud__address=cloud)
+                    edge.open(cloud)
                     numbers = each(range(warm_up + candidates), name)
-                    rows += link_rows(name, escalate_all(edge, numbers, warm_up))
+                    rows += link_rows(name, escalate_all(edge.escalate, numbers, warm_up))
     return {
         "models": served.models,
         "engine": served.engine,
@@ -138,13 +138,15 @@ def _escalate(
     }
 
 
-def escalate_all(edge: EdgeProcess, numbers: Iterable[int], warm_up: int) -> list[Times]:
+def escalate_all(
+    escalate: Callable[[int], Times], numbers: Iterable[int], warm_up: int
+) -> list[Times]:
     """Return the times of these candidates, without the first ``warm_up``.
 
     Raises:
         ServiceFailed: the cloud did not answer for one of them.
     """
-    times = [edge.escalate(number) for number in numbers]
+    times = [escalate(number) for number in numbers]
     for one in times:
         if "reason" in one:
             raise ServiceFailed(f"the cloud did not answer: {one['reason']}")

@@ -10,7 +10,7 @@ import pytest
 
 from evaluation import world
 from evaluation.errors import ServiceFailed
-from evaluation.world import Process, log_tail, running, running_cloud, write_toml
+from evaluation.world import Process, apart, log_tail, running, running_cloud, write_toml
 
 IDLE = ("tests.evaluation.idle_cloud",)
 SLEEPS = "import time; print('up', flush=True); time.sleep(600)"
@@ -171,3 +171,29 @@ def test_settings_are_written_as_toml(tmp_path: Path) -> None:
         "targets": [{"name": "one"}, {"name": "two"}], "quiet": True, "none": [],
     }  # fmt: skip
     assert tomllib.loads(write_toml(tmp_path / "x.toml", settings).read_text()) == settings
+
+
+class Counter:
+    """Counts in its own process, and ends it at 13."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def add(self, number: int, *, twice: bool = False) -> tuple[int, int]:
+        if number == 13:
+            print("thirteen is unlucky", file=sys.stderr)
+            os._exit(4)
+        self.number += number * (1 + twice) // (number != 7)
+        return self.number, os.getpid()
+
+
+def test_an_object_apart_keeps_its_state_and_its_end_is_an_error(tmp_path: Path) -> None:
+    with apart(Counter, tmp_path / "log") as counter:
+        assert counter.add(2)[0] == 2
+        with pytest.raises(ServiceFailed, match="ZeroDivisionError"):
+            counter.add(7)
+        number, pid = counter.add(3, twice=True)
+        assert number == 8
+        assert pid != os.getpid()
+        with pytest.raises(ServiceFailed, match="thirteen is unlucky"):
+            counter.add(13)

@@ -52,13 +52,6 @@ def escalated(answer: Callable[[Roi], Verdict | Refusal], number: int) -> dict[s
     return took
 
 
-class Edge:
-    """Takes so long to escalate each candidate."""
-
-    def __init__(self, took: Callable[[int], dict[str, Any]]) -> None:
-        self.escalate = took
-
-
 def test_parts_add_up_to_the_whole() -> None:
     took = escalated(slow, 1)
     parts = took["parts_s"]
@@ -71,12 +64,15 @@ def test_a_refused_candidate_ends_the_measurement() -> None:
     took = escalated(lambda roi: Refusal(roi.roi_id, "ModelFailed", "nan"), 0)
     assert took["reason"] == "the cloud refused 1 ROI: the cloud's model failed (nan)"
     with pytest.raises(ServiceFailed, match="nan"):
-        escalate_all(Edge(lambda _: took), range(2), 0)
+        escalate_all(lambda _: took, range(2), 0)
 
 
 def test_figures_of_a_link_by_hand() -> None:
-    edge = Edge(lambda n: {"total_s": 0.01 * n, "parts_s": {"link": 0.001, "compute": 0.001 * n}})
-    whole, link, compute = link_rows("fibre", escalate_all(edge, range(11), 1))
+    def took(number: int) -> dict[str, Any]:
+        parts_s = {"link": 0.001, "compute": 0.001 * number}
+        return {"total_s": 0.01 * number, "parts_s": parts_s}
+
+    whole, link, compute = link_rows("fibre", escalate_all(took, range(11), 1))
     figures = [whole[name] for name in ("p50_ms", "p95_ms", "longest_ms")]
     assert figures == pytest.approx([55.0, 95.5, 100.0])
     assert (link["part"], compute["p50_ms"]) == ("link", pytest.approx(5.5))
