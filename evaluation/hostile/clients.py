@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +32,9 @@ from evaluation.load.services import pinned, split_cores
 from evaluation.load.traffic import Arrival, Edges, Traffic, poisson
 from evaluation.process_memory import peak_memory, resident_mb
 from evaluation.result import SHARE, Bar, Result, Table
-from evaluation.run import CloudModel, Seed, command, each
+from evaluation.run import Seed, command, each
 from evaluation.sleeping_cloud import program
-from evaluation.world import CLOUD, Cloud, Process, running_cloud
+from evaluation.world import Cloud, Process, running_cloud
 from imaging.volume import WINDOW_HU
 from protos import codec
 from protos import overread_pb2 as pb
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 ASKED = 0.25
 """Part of the capacity that the honest site asks for: its fair share beside another is a half."""
+HONEST = Traffic(edges=4)
 WARM_UP_S = 3.0
 """The honest site sends for so long before the attack is on and its ROIs count."""
 PAUSE_S, QUIET_BUDGET_S = 3.0, 1.0
@@ -58,6 +59,8 @@ HELD, HELD_BUDGET_S = 150, 3.0
 """Studies that hold places without work, and their budget."""
 CONNECTIONS, UNFINISHED = 40, 64
 """Connections, and the unfinished messages of each."""
+READER_MS = 10.0, 10.0
+"""Of the reader that sleeps: of a batch, and of each ROI."""
 SHAPE = (48, 48, 48)
 LONG_S = 600.0
 
@@ -75,17 +78,16 @@ class Target:
 
 
 @contextmanager
-def target(model: str | None, times_ms: tuple[float, float]) -> Iterator[Target]:
-    """Run a cloud that both sites reach, with a reader that sleeps or with a model.
+def target(times_ms: tuple[float, float] = READER_MS) -> Iterator[Target]:
+    """Run a cloud that both sites reach, with a reader that sleeps.
 
     Raises:
         ServiceFailed: it did not start, or this machine has no IPv6.
     """
     if not has_ipv6():
         raise ServiceFailed("loopback has no IPv6, which tells the two sites apart: enable it")
-    run = CLOUD if model else program(*times_ms)
-    open_to_all = {"insecure": True, "stat_sites": ["127.0.0.1"], "model": model}
-    with running_cloud(run, "[::]:0", **open_to_all) as cloud:
+    open_to_all = {"insecure": True, "stat_sites": ["127.0.0.1"]}
+    with running_cloud(program(*times_ms), "[::]:0", **open_to_all) as cloud:
         port = cloud.address.rpartition(":")[2]
         yield Target(f"127.0.0.1:{port}", f"[::1]:{port}", cloud)
 
@@ -210,30 +212,13 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
-async def honest(service: Target, plan: tuple[float, float, int], attack: str | None) -> float:
-    """Send the honest studies; return the part of the ROIs that was answered in time.
-
-    ``plan`` has ROIs a second, seconds and a seed.
-    """
-    rois_per_s, seconds, seed = plan
-    traffic = Traffic(edges=4, stat_share=0.1)
-    arrivals = poisson(traffic, rois_per_s, WARM_UP_S + seconds, seed)
-    async with Edges(service.honest, SHAPE, traffic.edges) as edges:
+async def answered(service: Target, arrivals: Sequence[Arrival], attack: str | None) -> float:
+    """Send honest studies; return the part of the ROIs after the warm-up that is read in time."""
+    async with Edges(service.honest, SHAPE, HONEST.edges) as edges:
         with _beside(service.hostile, attack):
             outcomes = await edges.send(arrivals)
     counted = [one for one in outcomes.rois if one.at_s - one.took_s >= WARM_UP_S]
     return sum(not one.error for one in counted) / max(1, len(counted))
-
-
-async def _quiet(service: Target, studies: int) -> float:
-    """Flood the cloud, and send a study now and then; return the part answered in time."""
-    arrivals = [
-        Arrival(WARM_UP_S + number * PAUSE_S, 0, 4, QUIET_BUDGET_S) for number in range(studies)
-    ]
-    async with Edges(service.honest, SHAPE, 1) as edges:
-        with _beside(service.hostile, next(iter(ATTACKS))):
-            outcomes = await edges.send(arrivals)
-    return len(outcomes.in_time) / len(outcomes.rois)
 
 
 @contextmanager
@@ -293,11 +278,15 @@ def measure(service: Target, rounds: int, seconds: float, seed: int) -> dict[str
         alone: list[float] = []
         beside: dict[str, list[float]] = {name: [] for name in ATTACKS}
         for turn, name in each([(i, name) for i in range(rounds) for name in ATTACKS], "attacks"):
-            plan = (ASKED * capacity, seconds, seed + turn)
-            alone.append(asyncio.run(honest(service, plan, None)))
-            beside[name].append(asyncio.run(honest(service, plan, name)))
+            honest = poisson(HONEST, ASKED * capacity, WARM_UP_S + seconds, seed + turn)
+            alone.append(asyncio.run(answered(service, honest, None)))
+            beside[name].append(asyncio.run(answered(service, honest, name)))
             time.sleep(2.0)
-        quiet = asyncio.run(_quiet(service, 3 * rounds))
+        now_and_then = [
+            Arrival(WARM_UP_S + number * PAUSE_S, 0, 4, QUIET_BUDGET_S)
+            for number in range(3 * rounds)
+        ]
+        quiet = asyncio.run(answered(service, now_and_then, next(iter(ATTACKS))))
         freed = {
             name: max(asyncio.run(freed_s(service, hold)) for _ in range(rounds))
             for name, hold in each(list(HOLDS.items()), "held places")
@@ -354,21 +343,18 @@ NOTE = (
 
 @command(ATTACKS_TABLE, NOTE, bars=bars, strict=True)
 def hostile_clients(
-    model: CloudModel = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of every measurement.")] = 3,
     seconds: Annotated[float, typer.Option(min=1.0, help="Seconds of each.")] = 5.0,
-    fixed_ms: Annotated[float, typer.Option(min=0.0, help="Simulated reader: ms a batch.")] = 10.0,
-    each_ms: Annotated[float, typer.Option(min=0.0, help="Simulated reader: ms an ROI.")] = 10.0,
     seed: Seed = 0,
 ) -> dict[str, Any]:
     """What hostile clients of the cloud cost the honest ones: rate, places and memory."""
     served, clients = split_cores()
-    asleep = f"asleep {fixed_ms:g} ms and {each_ms:g} ms an ROI"
+    asleep = "asleep {:g} ms and {:g} ms an ROI".format(*READER_MS)
     with ExitStack() as held:
         with pinned(served):
-            service = held.enter_context(target(model, (fixed_ms, each_ms)))
+            service = held.enter_context(target())
         held.enter_context(pinned(clients))
-        return {"reader": model or asleep, **measure(service, rounds, seconds, seed)}
+        return {"reader": asleep, **measure(service, rounds, seconds, seed)}
 
 
 if __name__ == "__main__":

@@ -67,8 +67,7 @@ def fuzz_files(
     for name, outcomes in direct["outcomes"].items():
         found["outcomes"][name] = dict(Counter(found["outcomes"].get(name, {})) + outcomes)
     found["untyped"] += direct["untyped"]
-    for key in ("longest_read_s", "child_peak_mb"):
-        found[key] = max(found[key], direct[key])
+    found["longest_read_s"] = max(found["longest_read_s"], direct["longest_read_s"])
     read = [path.name for path in outside if path.stat().st_atime != LONG_AGO_S]
     return {
         "studies": count,
@@ -83,7 +82,7 @@ def fuzz_files(
 def _read_directly(root: Path, numbers: range, seed: int, stuff: Materials) -> dict[str, Any]:
     """Read and preprocess studies in child processes, as the agent does."""
     outcomes: dict[str, Counter[str]] = defaultdict(Counter)
-    untyped, longest_s, peak_mb = [], 0.0, 0.0
+    untyped, longest_s = [], 0.0
     settings = EdgeSettings()
     limits = ReadLimits(settings.read_memory_mb)
     with IsolatedReader(limits) as reader:
@@ -100,14 +99,9 @@ def _read_directly(root: Path, numbers: range, seed: int, stuff: Materials) -> d
                 outcome = type(error).__name__
                 untyped.append({"study": f"{number:06}", "kind": outcome, "reason": str(error)})
             longest_s = max(longest_s, time.monotonic() - began_s)
-            peak_mb = max(peak_mb, reader.peak_mb)
             outcomes[kind][outcome] += 1
             shutil.rmtree(folder)
-    longest_s = round(longest_s, 2)
-    return {
-        "outcomes": outcomes, "untyped": untyped, "longest_read_s": longest_s,
-        "child_peak_mb": round(peak_mb),
-    }  # fmt: skip
+    return {"outcomes": outcomes, "untyped": untyped, "longest_read_s": round(longest_s, 2)}
 
 
 def _through_agent(
@@ -115,10 +109,7 @@ def _through_agent(
 ) -> dict[str, Any]:
     """Put studies into the inbox of an agent in batches, each with a sound one at its end."""
     kinds: dict[str, str] = {}
-    with (
-        running_agent(root, root / "log", quiet_s=0.1) as agent,
-        peak_memory(agent.process.pid) as peak,
-    ):
+    with running_agent(root, root / "log", quiet_s=0.1) as agent:
         for first in each(range(0, count, batch), "batches"):
             for number in range(first, min(first + batch, count)):
                 kinds[f"{number:06}"] = _put(number, seed, agent, stuff)
@@ -127,8 +118,7 @@ def _through_agent(
             (agent.inbox / f"{name}.done").touch()
             kinds[name] = "sound phantom"
             _wait(agent, len(kinds))
-    memory = {"agent_peak_mb": round(peak.own_mb), "child_peak_mb": round(peak.child_mb)}
-    return {**_answers(root / "outbox", kinds), **memory}
+    return _answers(root / "outbox", kinds)
 
 
 def _put(number: int, seed: int, agent: Agent, stuff: Materials) -> str:

@@ -62,9 +62,8 @@ def bars(result: Result) -> Iterator[Bar]:
         lost, count = sent["sound_series"] - sent["reported"], sent["sound_series"]
         what = "sound series lost among hostile senders, C-STORE and STOW-RS"
         yield Bar(what, lost, 0, shown=f"{lost} of {count}")
-        growth = (sent["last"]["rss_kb"] - sent["first"]["rss_kb"]) / 1024
         what = f"growth of the agent's memory under {sent['senders']} of them"
-        yield Bar(what, growth, GROWTH_BAR_MB, "{:.0f} MB")
+        yield Bar(what, sent["growth_mb"], GROWTH_BAR_MB, "{:.0f} MB")
         yield Bar("files that are left half received", sent["left_on_their_way"], 0)
 
 

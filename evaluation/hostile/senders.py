@@ -59,23 +59,6 @@ def _flipped(content: bytes, chance: Random) -> bytes:
     return bytes(damaged)
 
 
-def _noise(_recording: Recording, chance: Random) -> list[bytes]:
-    return [chance.randbytes(chance.randrange(1, 4000))]
-
-
-def _damaged_request(recording: Recording, chance: Random) -> list[bytes]:
-    return [_flipped(recording.pdus[0], chance), *recording.pdus[1:]]
-
-
-def _damaged_command(recording: Recording, chance: Random) -> list[bytes]:
-    return [recording.pdus[0], _flipped(recording.pdus[1], chance), *recording.pdus[2:]]
-
-
-def _damaged_pdus(recording: Recording, chance: Random) -> list[bytes]:
-    first, *others = recording.pdus
-    return [first, *(_flipped(p, chance) if chance.random() < 0.5 else p for p in others)]
-
-
 def _false_lengths(recording: Recording, chance: Random) -> list[bytes]:
     pdus = list(recording.pdus)
     at = chance.randrange(len(pdus))
@@ -90,18 +73,9 @@ def _in_disorder(recording: Recording, chance: Random) -> list[bytes]:
     return [first, *others] if chance.random() < 0.8 else [*others, first]
 
 
-def _repeated(recording: Recording, chance: Random) -> list[bytes]:
-    first, *others = recording.pdus
-    return [first, *others[:-1] * chance.randrange(2, 20)]
-
-
 def _cut_off(recording: Recording, chance: Random) -> list[bytes]:
-    whole = b"".join(recording.pdus)
-    return [recording.pdus[0], whole[len(recording.pdus[0]) : chance.randrange(len(whole))]]
-
-
-def _damaged_http(recording: Recording, chance: Random) -> list[bytes]:
-    return [_flipped(recording.request, chance)]
+    first, whole = recording.pdus[0], b"".join(recording.pdus)
+    return [first, whole[len(first) : chance.randrange(len(whole))]]
 
 
 def _damaged_head(recording: Recording, chance: Random) -> list[bytes]:
@@ -109,26 +83,26 @@ def _damaged_head(recording: Recording, chance: Random) -> list[bytes]:
     return [_flipped(head, chance) + b"\r\n\r\n" + body]
 
 
-def _cut_http(recording: Recording, chance: Random) -> list[bytes]:
-    return [recording.request[: chance.randrange(len(recording.request))]]
-
-
 Attack = Callable[[Recording, Random], list[bytes]]
+"""Makes what is sent, of what a real sender sends."""
+
 BY_DICOM: Mapping[str, Attack] = {
-    "noise": _noise,
-    "damaged association request": _damaged_request,
-    "damaged command": _damaged_command,
-    "damaged PDUs": _damaged_pdus,
+    "noise": lambda _, chance: [chance.randbytes(chance.randrange(1, 4000))],
+    "damaged association request": lambda r, chance: [_flipped(r.pdus[0], chance), *r.pdus[1:]],
+    "damaged command": lambda r, chance: [r.pdus[0], _flipped(r.pdus[1], chance), *r.pdus[2:]],
+    "damaged PDUs": lambda r, chance: [
+        r.pdus[0], *(_flipped(p, chance) if chance.random() < 0.5 else p for p in r.pdus[1:])
+    ],
     "false lengths": _false_lengths,
     "PDUs in disorder": _in_disorder,
-    "repeated requests": _repeated,
+    "repeated requests": lambda r, chance: [r.pdus[0], *r.pdus[1:-1] * chance.randrange(2, 20)],
     "association cut off": _cut_off,
-}
+}  # fmt: skip
 BY_HTTP: Mapping[str, Attack] = {
-    "HTTP noise": _noise,
-    "damaged HTTP request": _damaged_http,
+    "HTTP noise": BY_DICOM["noise"],
+    "damaged HTTP request": lambda r, chance: [_flipped(r.request, chance)],
     "damaged HTTP headers": _damaged_head,
-    "HTTP request cut off": _cut_http,
+    "HTTP request cut off": lambda r, chance: [r.request[: chance.randrange(len(r.request))]],
 }
 
 

@@ -4,7 +4,6 @@ A scenario names the services that are compared, what is measured, the reader, a
 shared. A reader that sleeps stands in for a GPU: a batch of eight costs little more than one ROI.
 """
 
-import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -186,10 +185,6 @@ def load(
         str, typer.Option(metavar="NAME", help=f"One of {', '.join(SCENARIOS)}.")
     ] = "overload",
     model: CloudModel = None,
-    reader: Annotated[
-        str | None,
-        typer.Option(metavar="FIXED,EACH", help="Reader that sleeps: ms a batch, ms an ROI."),
-    ] = None,
     device: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Device as in the setting; may be repeated."),
@@ -218,7 +213,7 @@ def load(
         raise typer.BadParameter(
             f"no scenario {scenario!r}, expected one of {', '.join(SCENARIOS)}"
         )
-    times_ms = chosen.reader if reader is None else pair_of(reader)
+    times_ms = chosen.reader
     plan = Plan(
         chosen.plan.loads, rounds or chosen.plan.rounds, seconds or chosen.plan.span_s,
         chosen.plan.at_once, chosen.plan.traffic, seed,
@@ -264,18 +259,3 @@ def load(
                 return about | {"load_average": load_average, **found}
             case _:
                 return about | overload(started, plan)
-
-
-def pair_of(text: str) -> tuple[float, float]:
-    """Return the two numbers of ``FIXED,EACH``, finite and not negative.
-
-    Raises:
-        typer.BadParameter: they are not.
-    """
-    try:
-        fixed, each = map(float, text.split(","))
-    except ValueError:
-        fixed = each = math.nan
-    if not (math.isfinite(fixed + each) and min(fixed, each) >= 0):
-        raise typer.BadParameter(f"invalid --reader {text!r}, expected two numbers: FIXED,EACH")
-    return fixed, each

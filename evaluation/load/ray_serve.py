@@ -53,11 +53,8 @@ ray.init(include_dashboard=False, log_to_driver=False)
 signal.signal(signal.SIGTERM, lambda *_: ended.set())  # after Ray has set its own
 grpc = gRPCOptions(grpc_servicer_functions=[STUBS], **given["grpc"])
 serve.start(proxy_location="HeadOnly", http_options=given["http"], grpc_options=grpc)
-serve.run(
-    Reader.bind(),  # type: ignore[attr-defined] # the decorator adds it
-    name="reader",
-    route_prefix="/",
-)
+app = Reader.bind()  # type: ignore[attr-defined] # the decorator adds it
+serve.run(app, name="reader", route_prefix="/")
 ended.wait()
 serve.shutdown()
 ray.shutdown()

@@ -13,16 +13,15 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from edge.escalation.client import open_second_reader
 from edge.settings.core import load_settings
-from evaluation.load.overload import Plan, capacities
+from evaluation.load.overload import Plan, capacities, goodput_of, under_load
 from evaluation.load.services import ROI_SHAPE, Service
-from evaluation.load.traffic import poisson
 from evaluation.run import each
 from evaluation.world import Cloud
 from imaging.volume import WINDOW_HU
@@ -39,20 +38,8 @@ BUDGET_S = 5.0
 ROIS, SENDERS = 4, 6
 ONE, BOTH = "one", "both"
 
-
-@dataclass(frozen=True)
-class Fault:
-    """What the end of one replica did to the studies that were sent meanwhile.
-
-    ``new_after`` counts studies that it got when it was being stopped for `SETTLED_S`.
-    """
-
-    fault: str
-    studies: int
-    unanswered: int
-    late: int
-    new_after: int
-    longest_s: float
+Fault = dict[str, Any]
+"""What the end of one replica, by ``fault``, did to the studies that were sent meanwhile."""
 
 
 def replicas(started: Sequence[Service], plan: Plan) -> dict[str, Any]:
@@ -64,7 +51,8 @@ def replicas(started: Sequence[Service], plan: Plan) -> dict[str, Any]:
     )
     capacity = asyncio.run(capacities([one, both], plan))
     per_s = float(np.median(capacity[BOTH]))
-    goodput = asyncio.run(_overload(both, plan, per_s))
+    twice = asyncio.run(under_load([both], replace(plan, loads=(2.0,)), per_s))
+    goodput = [goodput_of(run, plan.span_s, per_s) for run in twice]
     turns = [kind for _ in range(plan.rounds) for kind in FAULTS]
     faults = [one_fault(clouds, kind, plan.span_s, per_s / 2) for kind in each(turns, "faults")]
     return {"rounds": plan.rounds, **figures(capacity, goodput, faults)}
@@ -75,21 +63,13 @@ def address_of(clouds: Sequence[Cloud]) -> str:
     return ",".join(one.address for one in clouds)
 
 
-async def _overload(both: Service, plan: Plan, capacity: float) -> list[float]:
-    """Send twice the capacity of both; return the goodput of each round as a share of it."""
-    found = []
-    for turn in each(range(plan.rounds), "twice the capacity"):
-        arrivals = poisson(plan.traffic, 2 * capacity, plan.span_s, plan.seed + turn)
-        async with both.connect(plan.traffic.edges) as edges:
-            outcomes = await edges.send(arrivals)
-        in_time = sum(one.at_s <= plan.span_s for one in outcomes.in_time)
-        found.append(in_time / plan.span_s / capacity)
-        await asyncio.sleep(1.0)
-    return found
-
-
 def one_fault(clouds: Sequence[Cloud], kind: str, seconds: float, rois_per_s: float) -> Fault:
-    """Let edges send studies at a rate that one replica carries, and end the first meanwhile."""
+    """Let edges send studies at a rate that one replica carries, and end the first meanwhile.
+
+    Returns:
+        How many studies were sent, late, without an answer, or new to the one that had been
+        stopped for `SETTLED_S`; and the longest time to an answer.
+    """
     victim, stop, address = clouds[0], threading.Event(), address_of(clouds)
     pause_s = SENDERS * ROIS / rois_per_s
     with ThreadPoolExecutor(SENDERS) as pool:
@@ -102,14 +82,14 @@ def one_fault(clouds: Sequence[Cloud], kind: str, seconds: float, rois_per_s: fl
         time.sleep(seconds / 3)
         stop.set()
         studies = [study for sender in senders for study in sender.result()]
-    return Fault(
-        kind,
-        studies=len(studies),
-        unanswered=sum(answered < ROIS for answered, _ in studies),
-        late=sum(took_s > BUDGET_S for _, took_s in studies),
-        new_after=new_after,
-        longest_s=max((took_s for _, took_s in studies), default=0.0),
-    )
+    return {
+        "fault": kind,
+        "studies": len(studies),
+        "unanswered": sum(answered < ROIS for answered, _ in studies),
+        "late": sum(took_s > BUDGET_S for _, took_s in studies),
+        "new_after": new_after,
+        "longest_s": max((took_s for _, took_s in studies), default=0.0),
+    }
 
 
 def send_studies(address: str, pause_s: float, stop: threading.Event) -> list[tuple[int, float]]:
@@ -167,10 +147,10 @@ def figures(
             {
                 "fault": kind,
                 "times": len(those),
-                **{name: sum(getattr(one, name) for one in those) for name in counts},
-                "longest_s": max(one.longest_s for one in those),
+                **{name: sum(one[name] for one in those) for name in counts},
+                "longest_s": max(one["longest_s"] for one in those),
             }
             for kind in FAULTS
-            if (those := [one for one in faults if one.fault == kind])
+            if (those := [one for one in faults if one["fault"] == kind])
         ],
     }

@@ -106,14 +106,10 @@ class Outcome:
 
 @dataclass
 class Outcomes:
-    """The outcomes of all ROIs; filled while studies run.
-
-    ``lag_s`` is the delay of the generator itself, for each study; ``span_s`` the time of all.
-    """
+    """The outcomes of all ROIs; filled while studies run, for ``span_s`` in all."""
 
     began_s: float = field(default_factory=time.monotonic)
     rois: list[Outcome] = field(default_factory=list)
-    lag_s: list[float] = field(default_factory=list)
     span_s: float = 0.0
 
     @property
@@ -179,7 +175,6 @@ class Edges:
         async with asyncio.TaskGroup() as studies:
             for arrival in arrivals:
                 await asyncio.sleep(began_s + arrival.at_s - time.monotonic())
-                outcomes.lag_s.append(time.monotonic() - began_s - arrival.at_s)
                 studies.create_task(self._study(arrival, outcomes))
         outcomes.span_s = time.monotonic() - began_s
         return outcomes

@@ -15,8 +15,8 @@ from evaluation.hostile.clients import (
     HOLDS,
     SHAPE,
     Target,
+    answered,
     freed_s,
-    honest,
     hostile_clients,
     target,
 )
@@ -33,7 +33,7 @@ ENDED, OPEN = "overread_cloud_streams_total", "overread_cloud_open_streams"
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Target]:
-    with target(None, (2.0, 5.0)) as running:
+    with target((2.0, 5.0)) as running:
         yield running
 
 
@@ -86,7 +86,8 @@ def test_a_hostile_client_reaches_the_cloud_under_another_name(service: Target) 
 
 
 def test_the_honest_rate_is_a_share(service: Target) -> None:
-    assert 0.0 <= asyncio.run(honest(service, (20.0, 0.5, 0), "headers without ROIs")) <= 1.0
+    studies = [Arrival(clients.WARM_UP_S, 0, 4, BUDGET_S)]
+    assert 0.0 <= asyncio.run(answered(service, studies, "headers without ROIs")) <= 1.0
 
 
 @pytest.mark.parametrize("name", list(HOLDS))

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from cloud.settings import load_settings
 from evaluation.__main__ import app
 from evaluation.errors import ServiceFailed
-from evaluation.load.gains import Figures, answer_times, rows
+from evaluation.load.gains import Figures, answer_times, gains, rows
 from evaluation.load.load import ORDERS, SCENARIOS, load
 from evaluation.load.overload import Plan, Run, fairness, figures
 from evaluation.load.servers import REQUESTS, STREAMS, contenders, described
@@ -51,9 +51,9 @@ def test_rounds_are_pooled_and_compared_with_the_best_capacity() -> None:
     assert (first["goodput_low"], first["goodput_high"]) == pytest.approx((0.75, 0.75))
     assert first["p50_ms"] is None  # half of the ROIs had no answer in time
     assert first["stat_p50_ms"] is None
-    assert first["refusal_p95_ms"] == pytest.approx(200.0)
+    assert first["refusal_p50_ms"] == pytest.approx(200.0)
     assert first["wasted_share"] == pytest.approx(0.25)
-    assert (second["offered"], second["p50_ms"], second["goodput_per_s"]) == (0, None, 0.0)
+    assert (second["offered"], second["p50_ms"], second["goodput_of_capacity"]) == (0, None, 0)
     json.dumps(result, allow_nan=False)
     bars = list(load.bars({**result, "where": "here"}))
     assert [bar.met for bar in bars] == [False, False]
@@ -117,7 +117,6 @@ def test_services_in_all_orders_answer_reject_or_are_late() -> None:
     for one in found:
         assert (len(one.rois), len(one.in_time), sum(one.lost.values())) == (9, 6, 3)
         assert all(answer.took_s <= 20.0 for answer in one.in_time)
-        assert len(one.lag_s) == 4
     assert set(found[0].lost) - {LATE} <= {"DeadlineUnmeetable", "broken off"}
 
 
@@ -130,8 +129,8 @@ def measured(*options: str) -> dict[str, Any]:
 
 
 def test_gains_of_devices_that_sleep() -> None:
-    said = measured("--scenario", "devices", "--reader", "20,1")
-    assert (said["reader"], said["device"]) == ("asleep 20 ms a batch and 1 ms an ROI", "fake")
+    with services(SCENARIOS["devices"].services, program(20, 1)) as started:
+        said = gains(started, Plan(rounds=1, span_s=0.5, at_once=4), 24)
     assert said["rois_a_study"] == 24
     assert [one["name"] for one in said["services"]] == list(SCENARIOS["devices"].services)
     assert said["services"][3]["engine"] == " + ".join(f"1 x asleep:fake:{i}" for i in range(3))
@@ -169,13 +168,10 @@ def test_an_interpreter_without_the_server_is_named() -> None:
         described(Path(sys.executable), "import no_such_module", "ray[serve]")
 
 
-@pytest.mark.parametrize(
-    "options", [["--scenario", "rain"], ["--reader", "20"], ["--reader", "inf,1"]]
-)
-def test_invalid_options_are_refused(options: list[str]) -> None:
-    result = CliRunner().invoke(app, ["load", *options])
+def test_an_unknown_scenario_is_refused() -> None:
+    result = CliRunner().invoke(app, ["load", "--scenario", "rain"])
     assert result.exit_code == 2
-    assert options[1] in result.output
+    assert "rain" in result.output
 
 
 def test_traffic_knows_its_mean() -> None:

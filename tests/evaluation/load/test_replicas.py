@@ -46,8 +46,8 @@ def test_the_end_of_one_replica_costs_no_study(kind: str, monkeypatch: pytest.Mo
         answered = [verdicts for sender in senders for verdicts, _ in sender.result()]
         fault = one_fault(pair, "SIGKILL", 0.3, 80.0)
     assert set(answered) == {ROIS}
-    assert (fault.fault, fault.new_after) == ("SIGKILL", 0)
-    assert 0 <= fault.unanswered <= fault.studies
+    assert (fault["fault"], fault["new_after"]) == ("SIGKILL", 0)
+    assert 0 <= fault["unanswered"] <= fault["studies"]
 
 
 def served(cloud: Cloud) -> float:
@@ -57,7 +57,8 @@ def served(cloud: Cloud) -> float:
 
 def test_one_unanswered_study_misses_the_bar() -> None:
     capacity = {"one": [60.0, 64.0], "both": [120.0, 128.0]}
-    sound = [Fault(kind, 10, 0, 0, 0, 0.5) for kind in FAULTS]
+    none = {"studies": 10, "unanswered": 0, "late": 0, "new_after": 0, "longest_s": 0.5}
+    sound = [{"fault": kind, **none} for kind in FAULTS]
 
     def met(goodput: float, *faults: Fault) -> bool:
         result = figures(capacity, [goodput, goodput], [*sound, *faults]) | {"where": "here"}
@@ -68,5 +69,5 @@ def test_one_unanswered_study_misses_the_bar() -> None:
     assert [one["studies"] for one in result["faults"]] == [10, 10]
     assert met(0.94)
     assert not met(0.8)
-    assert not met(0.94, Fault("SIGKILL", 10, 1, 0, 0, 0.5))
-    assert not met(0.94, Fault("SIGTERM", 10, 0, 0, 1, 0.5))
+    assert not met(0.94, {**sound[1], "unanswered": 1})
+    assert not met(0.94, {**sound[0], "new_after": 1})
