@@ -110,6 +110,7 @@ def out(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_the_default_shows_whole_lungs_and_a_nodule_that_the_second_reading_decides(
     tmp_path: Path,
 ) -> None:
@@ -143,6 +144,7 @@ def test_the_default_shows_whole_lungs_and_a_nodule_that_the_second_reading_deci
     assert (folder / "overview.jpg").is_file()
 
 
+@pytest.mark.long
 def test_phantom_is_compared_with_its_truth(
     out: Path, phantom: Phantom, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,6 +164,7 @@ def test_phantom_is_compared_with_its_truth(
     assert not _is_running(cloud)
 
 
+@pytest.mark.long
 def test_study_that_cannot_be_read_is_refused_with_a_reason(
     out: Path, slice_of_nothing: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +173,7 @@ def test_study_that_cannot_be_read_is_refused_with_a_reason(
     assert [path.name for path in slice_of_nothing.iterdir()] == ["slice.dcm"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("cloud", "edge", "message"),
     [
@@ -190,6 +194,7 @@ def test_a_program_that_ends_too_early_takes_the_other_with_it(
     assert not any(map(_is_running, _pids(out)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 1)]
 )

@@ -103,7 +103,7 @@ def test_a_person_logs_in_and_sees_queue_and_studies(person: Person) -> None:
     text = person.see("document.body.innerText")
     for words in ("waits", "arrives", "slice 12 is missing", "Doe Jane", "the association was"):
         assert words in text
-    assert person.see("[...document.images].every(i => i.complete)")
+    person.until("[...document.images].every(i => i.complete)")
 
 
 def test_the_page_keeps_itself_fresh(person: Person, site: Site) -> None:

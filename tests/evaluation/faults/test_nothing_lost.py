@@ -104,6 +104,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     return opened
 
 
+@pytest.mark.long
 def test_nothing_is_lost_by_kills(site: Site) -> None:
     wrong = site.wrong()
     assert sound(wrong.as_dict()), wrong
@@ -170,6 +171,7 @@ def leave_work(root: Path) -> None:
     (root / "state" / "work" / "again").mkdir()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("damage", "where", "words"),
     [
@@ -192,6 +194,7 @@ def test_the_oracle_sees_what_is_wrong(
     assert any(words in text for text in found[where]), found
 
 
+@pytest.mark.long
 def test_the_oracle_sees_an_object_with_two_contents(site: Site, tmp_path: Path) -> None:
     uid = next(iter(site.web.kept))
     site.web.kept[uid].append("other")
@@ -202,6 +205,7 @@ def test_the_oracle_sees_an_object_with_two_contents(site: Site, tmp_path: Path)
     assert any("other content" in text for text in found["doubled"])
 
 
+@pytest.mark.long
 def test_the_result_has_a_row_for_each_step(site: Site) -> None:
     result: dict[str, Any] = nothing_lost.figures_of([(site, site.wrong())])
     assert json.loads(json.dumps(result))["kills"] == 3
@@ -210,6 +214,7 @@ def test_the_result_has_a_row_for_each_step(site: Site) -> None:
     assert not all(bar.met for bar in nothing_lost.bars(result | {"lost": ["a report"]}))
 
 
+@pytest.mark.long
 def test_an_archive_that_is_away_for_an_hour_gets_everything(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -220,6 +225,7 @@ def test_an_archive_that_is_away_for_an_hour_gets_everything(
     assert (row["event"], row["times"]) == (AWAY, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("fault", "times"), [(Fault.KILL, 4), (Fault.FLAP, 4), (Fault.CLOCK, 2)])
 def test_nothing_is_lost_by_faults_at_random(tmp_path: Path, fault: Fault, times: int) -> None:
     found = at_random(fault, tmp_path, times, 3)

@@ -61,6 +61,7 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", list(ATTACKS))
 def test_beside_a_hostile_client_an_honest_one_is_answered(service: Target, name: str) -> None:
     studies = [Arrival(0.1 * number, number, 4, BUDGET_S) for number in range(4)]
@@ -75,6 +76,7 @@ def test_beside_a_hostile_client_an_honest_one_is_answered(service: Target, name
     assert (len(outcomes.in_time), dict(outcomes.lost)) == (16, {})
 
 
+@pytest.mark.long
 def test_a_hostile_client_reaches_the_cloud_under_another_name(service: Target) -> None:
     """Otherwise it would take from its own share only."""
 
@@ -85,11 +87,13 @@ def test_a_hostile_client_reaches_the_cloud_under_another_name(service: Target) 
     asyncio.run(demoted())
 
 
+@pytest.mark.long
 def test_the_honest_rate_is_a_share(service: Target) -> None:
     studies = [Arrival(clients.WARM_UP_S, 0, 4, BUDGET_S)]
     assert 0.0 <= asyncio.run(answered(service, studies, "headers without ROIs")) <= 1.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", list(HOLDS))
 def test_places_that_are_held_without_work_become_free(
     service: Target, name: str, monkeypatch: pytest.MonkeyPatch

@@ -26,6 +26,7 @@ from tests.cloud.running import until
 from tests.evaluation.plain_chest import chest
 
 
+@pytest.mark.long
 def test_sound_material_of_every_transfer_syntax_and_format_is_read(tmp_path: Path) -> None:
     """A mutation of what cannot be read anyway would show nothing."""
     stuff = materials(tmp_path / "elsewhere")
@@ -42,6 +43,7 @@ def test_sound_material_of_every_transfer_syntax_and_format_is_read(tmp_path: Pa
         assert read_study(tmp_path / name).volume.shape == (12, 40, 40), name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_hostile_study_is_read_or_refused(kind: str, tmp_path: Path) -> None:
     """Nothing else is raised, and of what lies outside nothing comes in."""
@@ -54,6 +56,7 @@ def test_a_hostile_study_is_read_or_refused(kind: str, tmp_path: Path) -> None:
             assert CANARY not in read_study(study).header.patient_name
 
 
+@pytest.mark.long
 def test_the_agent_answers_every_hostile_study_and_the_sound_one_after_them(tmp_path: Path) -> None:
     write_series(chest(), tmp_path / "sound")
     found = fuzz_files(tmp_path / "site", tmp_path / "sound", 16, 8, seed=3)
@@ -65,6 +68,7 @@ def unmet(result: dict[str, Any]) -> list[str]:
     return [bar.what for bar in fuzz.bars(result) if not bar.met]
 
 
+@pytest.mark.long
 def test_sound_series_among_hostile_ones_are_acknowledged_and_read(tmp_path: Path) -> None:
     doors = ["--door", "dicom", "--door", "http", "--senders", "25", "--seed", "7"]
     options = [*doors, "--cache", str(tmp_path), "--json"]

@@ -99,6 +99,7 @@ def test_names_are_searched_for_by_their_parts_too() -> None:
     assert {"Quixwell^Zephyrine", "Quixwell", "Zephyrine", "19610317"} <= values
 
 
+@pytest.mark.long
 def test_nothing_of_a_patient_crosses_to_a_real_cloud(tmp_path: Path) -> None:
     """A real agent, model and cloud: health checks, an escalation, retries, and a new model."""
     result = exchange(tmp_path / "work", tmp_path / "cache")

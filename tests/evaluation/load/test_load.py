@@ -128,6 +128,7 @@ def measured(*options: str) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.long
 def test_gains_of_devices_that_sleep() -> None:
     with services(SCENARIOS["devices"].services, program(20, 1)) as started:
         said = gains(started, Plan(rounds=1, span_s=0.5, at_once=4), 24)
@@ -137,6 +138,7 @@ def test_gains_of_devices_that_sleep() -> None:
     assert all(one["rois_per_s"] > 0 for one in said["services"])
 
 
+@pytest.mark.long
 def test_servers_that_have_no_interpreter_are_left_out() -> None:
     said = measured("--scenario", "servers")
     assert set(said["capacity_per_s"]) == {STREAMS, REQUESTS}
@@ -146,6 +148,7 @@ def test_servers_that_have_no_interpreter_are_left_out() -> None:
     assert said["versions"] == said["settings"] == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["OVERREAD_TRITON_PYTHON", "OVERREAD_RAY_PYTHON"])
 def test_another_server_answers_the_same_requests(name: str) -> None:
     if not (python := os.environ.get(name)):

@@ -26,6 +26,7 @@ from tests.cloud.running import until
 PAIR = SCENARIOS["replicas"].services
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", list(FAULTS))
 def test_the_end_of_one_replica_costs_no_study(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replicas, "BUDGET_S", 120.0)

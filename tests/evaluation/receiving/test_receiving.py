@@ -32,6 +32,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepared.folder
 
 
+@pytest.mark.long
 def test_both_ways_end_in_the_same_report(phantom: Path, tmp_path: Path) -> None:
     times = compare(phantom, 1, tmp_path)
     assert times["same_report"]
@@ -64,6 +65,7 @@ def endured(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     assert steps
 
 
+@pytest.mark.long
 def test_all_studies_are_answered_once(endured: dict[str, Any]) -> None:
     assert (endured["studies"], endured["answered"], endured["doubled"]) == (4, 4, 0)
     assert endured["answer_p50_s"] > 0
@@ -73,6 +75,7 @@ def test_all_studies_are_answered_once(endured: dict[str, Any]) -> None:
     json.dumps(endured)
 
 
+@pytest.mark.long
 def test_memory_of_agent_and_reader_is_sampled(endured: dict[str, Any]) -> None:
     assert set(endured["memory"]) == {"agent", "reader"}
     assert endured["memory"]["agent"]["most_mb"] > 50
@@ -85,6 +88,7 @@ def test_growth_is_from_the_second_quarter_to_the_last() -> None:
     assert growth_of([0.0, 0.0])["growth"] == 0.0
 
 
+@pytest.mark.long
 def test_an_archive_keeps_each_object_every_time(phantom: Path) -> None:
     files = files_of(phantom)[:2]
     archive, seen = Archive(), list[bool]()
