@@ -108,7 +108,8 @@ def test_a_model_waits_for_inference_requests_too(
 ) -> None:
     monkeypatch.setattr("cloud.models.PAUSE_S", 60.0)
     roi = {"name": "ROI", "datatype": "UINT8", "shape": [1, 16, 16, 16], "data": [51] * 16**3}
-    with offering(hospital, http_address="127.0.0.1:0") as cloud, ThreadPoolExecutor(1) as pool:
+    small = offering(hospital, roi_shape=(16,) * 3, http_address="127.0.0.1:0")
+    with small as cloud, ThreadPoolExecutor(1) as pool:
         cloud.reader.gate.clear()
         url = f"http://{cloud.server.http_address}/v2/models/mean/infer"
         answer = pool.submit(httpx.post, url, json={"inputs": [roi]}, timeout=30)
@@ -123,7 +124,7 @@ def test_a_model_waits_for_inference_requests_too(
 
 
 def test_verdicts_come_while_a_model_is_sent(hospital: Signed) -> None:
-    with offering(hospital) as cloud, cloud.stub() as stub:
+    with offering(hospital, roi_shape=(16,) * 3) as cloud, cloud.stub() as stub:
         slow = stub.GetModel(pb.GetModelRequest(kind=pb.MODEL_KIND_SCREENING), timeout=60)
         next(slow)
         answers = read(cloud, make_stream(make_roi(1), make_roi(2)))

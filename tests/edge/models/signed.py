@@ -114,10 +114,12 @@ def edge(root: Path, cloud: str, key: Path | None, **settings: Any) -> Edge:
 
 
 @contextmanager
-def offering(one: Signed, name: str = NAME, **settings: Any) -> Iterator[RunningCloud]:
-    """A real cloud that offers a model."""
+def offering(
+    one: Signed, name: str = NAME, roi_shape: tuple[int, int, int] = ROI_SHAPE, **settings: Any
+) -> Iterator[RunningCloud]:
+    """A real cloud that offers a model; its reader takes ROIs of that shape."""
     with run_cloud(
-        MeanReader(roi_shape=ROI_SHAPE), offered_model=name, offered_folder=one.folder, **settings
+        MeanReader(roi_shape=roi_shape), offered_model=name, offered_folder=one.folder, **settings
     ) as cloud:
         yield cloud
 
