@@ -116,15 +116,8 @@ def envoy(folder: Path, config: dict[str, Any]) -> Iterator[None]:
     """Run Envoy; its log is shown where the test fails."""
     file = folder / "envoy.json"
     file.write_text(json.dumps(config))
-    command = [
-        str(ENVOY),
-        "--config-path",
-        str(file),
-        "--use-dynamic-base-id",
-        "--concurrency",
-        "1",
-    ]
-    with subprocess.Popen([*command, "--log-level", "warning"]) as process:
+    options = ["--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning"]
+    with subprocess.Popen([str(ENVOY), "--config-path", str(file), *options]) as process:
         try:
             yield
         finally:
@@ -132,16 +125,11 @@ def envoy(folder: Path, config: dict[str, Any]) -> Iterator[None]:
             process.wait(LIMIT_S)
 
 
-@pytest.fixture
-def front(pki: Path, tmp_path: Path) -> Iterator[Front]:
-    settings = {
-        "tls": {
-            "ca": pki / "ca.pem",
-            "cert": pki / "overread-cloud.pem",
-            "key": pki / "overread-cloud.key",
-        },
-        "trusted_proxies": ("envoy",),
-    }
+@pytest.fixture(scope="module")
+def front(pki: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    """One for all tests; the last of them stops a cloud."""
+    own = {name: pki / f"overread-cloud.{end}" for name, end in (("cert", "pem"), ("key", "key"))}
+    settings = {"tls": {"ca": pki / "ca.pem", **own}, "trusted_proxies": ("envoy",)}
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
         ports = (sockets[0].getsockname()[1], sockets[1].getsockname()[1])
@@ -151,7 +139,7 @@ def front(pki: Path, tmp_path: Path) -> Iterator[Front]:
             held.enter_context(run_cloud(**settings)),
         )
         config = here(pki, ports, [one.address for one in clouds])
-        held.enter_context(envoy(tmp_path, config))
+        held.enter_context(envoy(tmp_path_factory.mktemp("envoy"), config))
         front = Front(f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}", pki, clouds)
 
         def serves() -> bool:
@@ -236,6 +224,17 @@ def test_without_a_certificate_nobody_reaches_a_cloud(front: Front) -> None:
     assert error.code() is grpc.StatusCode.UNAVAILABLE
 
 
+def test_an_edge_does_without_the_health_watch_of_one_cloud(front: Front) -> None:
+    """Through Envoy it would see one cloud, and count all as down with it."""
+    with front.channel() as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        watched = stub.Watch(health_pb2.HealthCheckRequest(), timeout=20)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(watched)
+    error: Any = caught.value
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
 def test_a_cloud_that_is_stopped_keeps_its_studies_and_no_other_study_fails(front: Front) -> None:
     """From the first moment on, before a health check has noticed it: Envoy tries the other one."""
     stopping, other = front.clouds
@@ -249,6 +248,7 @@ def test_a_cloud_that_is_stopped_keeps_its_studies_and_no_other_study_fails(fron
             calls.append(stub.Read(iter(study), timeout=60))
             time.sleep(0.05)
         held = stopping.open_streams
+        before = stopping.count("streams_total", end="complete", priority="routine")
         drain = threading.Thread(target=stopping.drain)
         drain.start()
         wait(lambda: stopping.server.service.is_draining)
@@ -257,15 +257,4 @@ def test_a_cloud_that_is_stopped_keeps_its_studies_and_no_other_study_fails(fron
         stopping.reader.gate.set()
         assert all(is_answered(call) for call in calls)
         drain.join()
-    assert stopping.count("streams_total", end="complete", priority="routine") == held
-
-
-def test_an_edge_does_without_the_health_watch_of_one_cloud(front: Front) -> None:
-    """Through Envoy it would see one cloud, and count all as down with it."""
-    with front.channel() as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        watched = stub.Watch(health_pb2.HealthCheckRequest(), timeout=20)
-        with pytest.raises(grpc.RpcError) as caught:
-            next(watched)
-    error: Any = caught.value
-    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert stopping.count("streams_total", end="complete", priority="routine") == before + held

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from cloud.settings import load_settings
-from tests.deploy.test_deploy import DEPLOY, ROOT, needs, run
+from tests.deploy.test_deploy import DEPLOY, ROOT, check_rules, needs, run
 from tests.served_metrics import served
 
 FOLDER = DEPLOY / "kubernetes"
@@ -64,10 +64,6 @@ def test_a_misspelt_field_is_an_error_of_the_schema() -> None:
     given["spec"]["maxUnavailble"] = 1
     with pytest.raises(kubernetes_validate.ValidationError, match="maxUnavailble"):
         kubernetes_validate.validate(given, VERSIONS[-1], strict=True)
-
-
-def test_no_manifest_names_a_namespace() -> None:
-    assert [file for file, one in objects() if "namespace" in one.get("metadata", {})] == []
 
 
 def test_the_settings_start_a_service_and_fit_the_pod() -> None:
@@ -166,18 +162,13 @@ def test_the_autoscaler_s_metrics_come_from_series_that_are_served() -> None:
 @needs("promtool")
 def test_prometheus_understands_the_adapter_s_queries(tmp_path: Path) -> None:
     adapter = yaml.safe_load((FOLDER / "monitoring" / "adapter.yaml").read_text())
-    rules = [
-        {
-            "record": rule["name"]["as"],
-            "expr": rule["metricsQuery"]
-            .replace("<<.GroupBy>>", "namespace, pod")
-            .replace("<<.LabelMatchers>>", 'namespace="a", pod=~"b|c"'),
-        }
+    queries = [
+        rule["metricsQuery"]
+        .replace("<<.GroupBy>>", "namespace, pod")
+        .replace("<<.LabelMatchers>>", 'namespace="a", pod=~"b|c"')
         for rule in adapter["rules"]["custom"]
     ]
-    file = tmp_path / "rules.yml"
-    file.write_text(yaml.safe_dump({"groups": [{"name": "adapter", "rules": rules}]}))
-    run("promtool", "check", "rules", file)
+    check_rules(tmp_path / "rules.yml", *queries)
 
 
 @pytest.mark.long
