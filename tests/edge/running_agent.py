@@ -7,8 +7,8 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from enum import Enum
 from multiprocessing.context import ForkServerProcess
@@ -17,12 +17,15 @@ from types import MappingProxyType
 from typing import Any
 from unittest.mock import patch
 
+from structlog.testing import capture_logs
+
 from edge.database import StepHook
 from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
 from edge.report.model import Rejection, Report, Status
 from edge.report.write import write_report
 from edge.run import ReadStudy, run_agent
+from edge.settings.core import EdgeSettings
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.steps import Step
 from evaluation.world import settings_in
@@ -122,6 +125,37 @@ def work_off(
 
     given = settings_in(root, **settings)
     run_agent(given, read=read, stop=stop, on_step=watch, clock=clock)
+
+
+Logs = list[Any]
+
+
+@contextmanager
+def running(settings: EdgeSettings, **parts: Any) -> Iterator[Logs]:
+    """The agent in a thread, and what it logs; it must end without an error."""
+    stop, failed = threading.Event(), list[BaseException]()
+
+    def live() -> None:
+        try:
+            run_agent(settings, stop=stop, **parts)
+        except BaseException as error:
+            failed.append(error)
+
+    agent = threading.Thread(target=live)
+    with capture_logs() as logs:
+        agent.start()
+        try:
+            yield logs
+        finally:
+            stop.set()
+            agent.join()
+            assert failed == []
+
+
+def wait_for_log(logs: Logs, event: str) -> dict[str, Any]:
+    """The first line of this event, once it is there."""
+    wait_until(lambda: any(log["event"] == event for log in list(logs)))
+    return next(log for log in list(logs) if log["event"] == event)
 
 
 def unfinished(root: Path) -> int:

@@ -1,44 +1,24 @@
-"""What the agent says of itself: at its start, and at /healthz and /readyz."""
+"""What the agent says of itself: at its start, at /healthz and /readyz, and in traces."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
-import structlog
 
 from edge.checks import database_problem, folder_problem
 from edge.job import Job
 from edge.models import live
 from edge.pipeline import StudyResult
-from edge.run import STALLED_S, run_agent
+from edge.run import STALLED_S
 from edge.settings.core import EdgeSettings, load_settings
 from edge.store.pending import PersistPending
-from tests.edge.builders import FixedScreener, put
-from tests.edge.running_agent import quick_read, wait_until
+from evaluation.world import settings_in
+from process.tracing import root_span_id
+from tests.edge.builders import FixedScreener, ForgetfulCloud, put
+from tests.edge.running_agent import quick_read, running, unfinished, wait_for_log, wait_until
 from tests.process.test_endpoints import get
-
-Logs = list[Any]
-
-
-@contextmanager
-def running(settings: EdgeSettings, **parts: Any) -> Iterator[Logs]:
-    """The agent in a thread, and what it logs; entered when it serves its checks."""
-    stop = threading.Event()
-    with structlog.testing.capture_logs() as logs:
-        thread = threading.Thread(
-            target=run_agent, args=(settings,), kwargs={"stop": stop, **parts}
-        )
-        thread.start()
-        try:
-            wait_until(lambda: any(log["event"] == "metrics served" for log in logs))
-            yield logs
-        finally:
-            stop.set()
-            thread.join()
+from tests.traces import Seen, spans_in
 
 
 def settings_below(root: Path, **more: object) -> EdgeSettings:
@@ -46,10 +26,6 @@ def settings_below(root: Path, **more: object) -> EdgeSettings:
     return load_settings(
         **folders, metrics_address="127.0.0.1:0", poll_s=0.01, quiet_s=0.01, **more
     )
-
-
-def event(logs: Logs, name: str) -> Any:
-    return next(log for log in list(logs) if log["event"] == name)
 
 
 def test_the_agent_says_at_its_start_what_it_does(
@@ -62,8 +38,7 @@ def test_the_agent_says_at_its_start_what_it_does(
         "\n".join([*lines, 'cloud.address = "127.0.0.1:1"', 'metrics_address = "127.0.0.1:0"'])
     )
     with running(load_settings(config)) as logs:
-        wait_until(lambda: any(log["event"] == "agent started" for log in logs))
-    said = event(logs, "agent started")
+        said = wait_for_log(logs, "agent started")
     assert said["inbox"] == str(tmp_path / "inbox")
     assert said["outbox"] == str(tmp_path / "outbox")
     assert (said["cloud"], said["encryption"]) == ("127.0.0.1:1", "none")
@@ -82,7 +57,7 @@ def test_the_agent_is_ready_once_its_model_is_loaded(
 
     monkeypatch.setattr(live, "open_configured", slowly)
     with running(settings_below(tmp_path)) as logs:
-        address = event(logs, "metrics served")["address"]
+        address = wait_for_log(logs, "metrics served")["address"]
         status, body = get(address, "/readyz")
         assert (status, body["checks"]["model"]) == (503, "the model is being loaded")
         loaded.set()
@@ -93,7 +68,7 @@ def test_the_agent_is_ready_once_its_model_is_loaded(
 
 def test_the_agent_is_not_ready_without_one_of_its_folders(tmp_path: Path) -> None:
     with running(settings_below(tmp_path), read=quick_read) as logs:
-        address = event(logs, "metrics served")["address"]
+        address = wait_for_log(logs, "metrics served")["address"]
         wait_until(lambda: get(address, "/readyz")[0] == 200)
         (tmp_path / "outbox").rename(tmp_path / "gone")
         status, body = get(address, "/readyz")
@@ -118,7 +93,7 @@ def test_a_main_loop_that_hangs_is_not_alive(tmp_path: Path) -> None:
         return now_s[0]
 
     with running(settings_below(tmp_path), read=hang, clock=clock) as logs:
-        address = event(logs, "metrics served")["address"]
+        address = wait_for_log(logs, "metrics served")["address"]
         for _ in range(500):
             now_s[0] += 1.0  # until the study counts as complete
             if entered.wait(0.05):
@@ -142,3 +117,38 @@ def test_a_database_that_is_none_does_not_answer(tmp_path: Path) -> None:
 def test_writing_to_find_out_leaves_nothing(tmp_path: Path) -> None:
     assert folder_problem(tmp_path) == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_retries_and_refusals_are_spans_of_their_studies(tmp_path: Path) -> None:
+    """A retry without an answer, one with half of them, one with the rest; and a refusal."""
+    put(tmp_path / "inbox", "a", "pending")
+    put(tmp_path / "inbox", "b", "bad")
+    settings = settings_in(tmp_path, traces=str(tmp_path / "t.jsonl"))
+    out, cloud = tmp_path / "outbox", ForgetfulCloud(tmp_path / "asked")
+    with running(settings, read=quick_read, second=cloud):
+        wait_until(lambda: (out / "b" / "report.json").is_file())
+        wait_until(lambda: (out / "a" / "report.v1.json").is_file() and unfinished(tmp_path) == 0)
+    spans = spans_in(tmp_path / "t.jsonl")
+    roots = {one.trace_id: one for one in spans if one.name == "study"}
+    assert sorted(root.attributes["overread.status"] for root in roots.values()) == [
+        "provisional",
+        "rejected",
+    ]
+    assert all(root.span_id == root_span_id(key) for key, root in roots.items())
+    (refused,) = [one for one in roots.values() if "overread.kind" in one.attributes]
+    assert refused.attributes["overread.kind"] == "NotCt"
+    retries = [one for one in spans if one.name == "amend"]
+    assert [verdicts(one) for one in retries] == ["0", "1", "1"]
+    assert {roots[one.trace_id].attributes["overread.status"] for one in retries} == {"provisional"}
+    assert all(one.parent_id == root_span_id(one.trace_id) for one in retries)
+    # without a receiver a study begins with its claim
+    assert {"receive", "inbox"} & {one.name for one in spans} == set()
+    waits = {one.trace_id: one for one in spans if one.name == "wait"}
+    assert {key: one.start_s for key, one in waits.items()} == {
+        key: root.start_s for key, root in roots.items()
+    }
+    assert str(tmp_path) not in (tmp_path / "t.jsonl").read_text()
+
+
+def verdicts(span: Seen) -> str:
+    return str(span.attributes["overread.verdicts"])

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,13 +12,11 @@ from typing import Any
 import pytest
 from dicomweb_client import DICOMwebClient
 from pydicom import Dataset, dcmread
-from structlog.testing import capture_logs
 
 from edge.audit import Event
 from edge.escalation.client import NoSecondReader
 from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
-from edge.run import run_agent
 from edge.settings.core import EdgeSettings
 from edge.store.pending import PersistPending
 from edge.trail.files import records_after
@@ -31,7 +28,7 @@ from imaging.phantom.phantom import PhantomSpec, make_phantom
 from imaging.volume import Study
 from tests.edge.builders import pending_pipeline, study_at
 from tests.edge.dicom_in.senders import ANYWHERE, IMAGES, changed, names, send, settings_in
-from tests.edge.running_agent import wait_until
+from tests.edge.running_agent import running, wait_until
 from tests.imaging.small_ct import SmallCt
 
 SPEC = PhantomSpec(seed=3, spacing_mm=(3.0, 1.25, 1.25), size_mm=(210.0, 340.0, 340.0),
@@ -56,27 +53,10 @@ def agent(
     settings: EdgeSettings, read: Callable[[Job, PersistPending], StudyResult] | None = None
 ) -> Iterator[dict[str, Endpoint]]:
     """The agent in a thread; yields the endpoint of each port by event of the log."""
-    stop, failures = threading.Event(), list[BaseException]()
-
-    def work() -> None:
-        try:
-            run_agent(settings, read=read, stop=stop)
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=work)
-    with capture_logs() as lines:
-        thread.start()
-        try:
-            expected = bool(settings.receive.dicom.address) + bool(settings.receive.stow.address)
-            wait_until(lambda: bool(failures) or len(_ports(lines)) == expected)
-            assert not failures, failures
-            yield _ports(lines)
-        finally:
-            stop.set()
-            thread.join(60)
-    assert not thread.is_alive()
-    assert not failures, failures
+    with running(settings, read=read) as lines:
+        expected = bool(settings.receive.dicom.address) + bool(settings.receive.stow.address)
+        wait_until(lambda: len(_ports(lines)) == expected)
+        yield _ports(lines)
 
 
 def _ports(lines: Sequence[Any]) -> dict[str, Endpoint]:

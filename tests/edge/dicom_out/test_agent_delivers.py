@@ -1,7 +1,6 @@
 """The agent delivers what it reports, whatever database it has, and beside its commands."""
 
 import sqlite3
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -16,7 +15,7 @@ from edge.escalation.rois import EscalationResult
 from edge.folders import AgentFolders
 from edge.report.evidence import OUTLINES, of_version, read_outlines
 from edge.retention import DAY_S, Retention
-from edge.run import run_agent, site_of
+from edge.run import site_of
 from edge.settings.core import EdgeSettings
 from edge.store.steps import Step
 from evaluation.world import settings_in
@@ -29,6 +28,7 @@ from tests.edge.dicom_out.sites import make_objects, pacs_at, uids
 from tests.edge.running_agent import (
     a_version_for_each_verdict,
     quick_read,
+    running,
     unfinished,
     wait_until,
     work_off,
@@ -48,31 +48,13 @@ def with_target(root: Path, port: int) -> EdgeSettings:
     return settings_in(root, targets=(pacs_at(port),))
 
 
-def serve(
-    root: Path, port: int, stop: threading.Event, cloud: ForgetfulCloud | None = None
-) -> None:
-    """The agent."""
-    with a_version_for_each_verdict():
-        run_agent(
-            with_target(root, port),
-            read=quick_read,
-            second=cloud or ForgetfulCloud(root / "asked"),
-            stop=stop,
-            make_objects=make_objects,
-        )
-
-
 @contextmanager
 def agent(root: Path, port: int, cloud: ForgetfulCloud | None = None) -> Iterator[None]:
     """The agent in a thread of this process."""
-    stop = threading.Event()
-    thread = threading.Thread(target=serve, args=(root, port, stop, cloud))
-    thread.start()
-    try:
+    given = {"second": cloud or ForgetfulCloud(root / "asked"), "make_objects": make_objects}
+    settings = with_target(root, port)
+    with a_version_for_each_verdict(), running(settings, read=quick_read, **given):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def work(root: Path, port: int, *, sent: int) -> None:

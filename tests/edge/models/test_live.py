@@ -1,10 +1,8 @@
 """A model in shadow beside the active one, in a real agent with a real cloud."""
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from edge.models.fetch import fetch
 from edge.models.live import LOOK_S, LiveModels
 from edge.models.store import SHIPPED
 from edge.pipeline import Pipeline, StudyResult, read_and_report
-from edge.run import run_agent
 from edge.store.pending import PersistPending
 from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import PhantomSpec, make_phantom
@@ -28,8 +25,8 @@ from models.runtime.errors import ModelFailed
 from models.runtime.screener import Screener
 from tests.edge.builders import HandClock, changed
 from tests.edge.models.signed import SMALL, Edge, Signed, edge, offering, signed
+from tests.edge.running_agent import running, wait_until
 
-LIMIT_S = 300.0
 SPEC = PhantomSpec(seed=3, spacing_mm=(3.0, 1.25, 1.25), size_mm=(210.0, 340.0, 340.0),
                    nodule_count=2, diameter_mm=(12.0, 20.0))  # fmt: skip
 READ = {"deadline_s": 120.0, "reserve_s": 1.0, "poll_s": 0.05}
@@ -49,34 +46,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + LIMIT_S
-    while not holds():
-        assert time.monotonic() < end, "it never held"
-        time.sleep(0.1)
-
-
-@contextmanager
-def running(site: Edge) -> Iterator[None]:
-    """The agent in a thread."""
-    stop, failed = threading.Event(), list[BaseException]()
-
-    def work() -> None:
-        try:
-            run_agent(site.settings, stop=stop)
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(LIMIT_S)
-    assert failed == []
-
-
 def report(site: Edge, study: Path, name: str) -> dict[str, Any]:
     """The report of a study that is put into the inbox."""
     copy = site.folders.inbox / f".{name}"
@@ -86,7 +55,7 @@ def report(site: Edge, study: Path, name: str) -> dict[str, Any]:
     (copy / ".done").touch()
     copy.rename(site.folders.inbox / name)
     path = site.folders.outbox / name / "report.json"
-    until(path.is_file)
+    wait_until(path.is_file)
     return dict(json.loads(path.read_text()))
 
 
@@ -124,8 +93,8 @@ def test_a_new_model_comes_is_tried_promoted_and_rolled_back_while_the_agent_wor
     with offering(hospital) as cloud:
         given = {**READ, "models__fetch": True}
         site = edge(tmp_path, cloud.address, hospital.key, **given)
-        with running(site):
-            until(lambda: models_state(site.site).shadow is not None)
+        with running(site.settings):
+            wait_until(lambda: models_state(site.site).shadow is not None)
             first = report_compared(site, study, "one")
             seen = compared(site)[0]
             version = promote(site.site, user="anna", force=True)
