@@ -4,9 +4,7 @@ import csv
 import json
 import math
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -148,18 +146,7 @@ def test_edge_and_cloud_read_a_study(home: Home, chest: Study, cloud: str, tmp_p
         assert abs(image.ImagePositionPatient[2] - finding["centre_mm"][2]) <= 1.5
 
 
-def test_without_a_cloud_the_edge_answers(home: Home, chest: Study, tmp_path: Path) -> None:
-    """Nobody listens at the port: exit status 3, and the edge's own findings are reported."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        status, report = screened(home, chest.folder, address, tmp_path)
-    assert status == 3
-    assert (report["status"], report["second_reading"]) == ("provisional", "missing")
-    assert some_found(chest.nodules, report)
-    assert report["took_s"] < DEADLINE_S
-
-
+@pytest.mark.long
 @pytest.mark.skipif(not TABLES, reason="sees connections in /proc/net")
 def test_a_cloud_killed_in_mid_study(home: Home, chest: Study, tmp_path: Path) -> None:
     """It accepts, says nothing, and dies: reported by the edge alone before the deadline."""
@@ -184,27 +171,7 @@ def is_connected(address: str) -> bool:
     return any(row[2].endswith(port) and row[3] == "01" for row in rows)
 
 
-def test_the_agent_takes_a_study_from_its_inbox(
-    home: Home, chest: Study, cloud: str, tmp_path: Path
-) -> None:
-    """It reports what lies there when it starts, and ends with 0 on SIGTERM."""
-    shutil.copytree(chest.folder, tmp_path / "inbox" / "chest")
-    (tmp_path / "inbox" / "chest" / ".done").touch()
-    lines = [f'{name} = "{tmp_path / name}"' for name in ("inbox", "outbox", "state_dir")]
-    config = tmp_path / "edge.toml"
-    config.write_text(
-        "\n".join([*lines, f'cloud.address = "{cloud}"', f"deadline_s = {DEADLINE_S}"])
-    )
-    with home.running("edge", "run", "--config", config) as agent:
-        wait_for((tmp_path / "outbox/chest/report.json").is_file, agent)
-        agent.terminate()
-        assert agent.wait(LIMIT_S) == 0
-    report = report_in(tmp_path / "outbox" / "chest")
-    assert report["second_reading"] == "complete"
-    assert some_found(chest.nodules, report)
-    assert not (tmp_path / "inbox" / "chest").exists()
-
-
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("table", "wanted", "most"),
     [

@@ -2,7 +2,6 @@ import errno
 import os
 import shutil
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -79,14 +78,3 @@ def test_which_database_errors_are_transient(code: int, does: bool) -> None:
 def test_a_fault_that_is_none_of_sqlite_s_own_does_not_pass() -> None:
     """The module raises some without a code of sqlite's."""
     assert not is_transient(sqlite3.OperationalError("Could not decode to UTF-8"))
-
-
-def test_a_database_without_a_log_that_was_deleted_is_one_to_try_again(tmp_path: Path) -> None:
-    """On a share that knows no write-ahead log; the main loop opens it again after its pass."""
-    path = tmp_path / "spool.sqlite3"
-    with closing(sqlite3.connect(path, isolation_level=None)) as database:
-        database.execute("CREATE TABLE t (x)")
-        path.unlink()
-        with pytest.raises(sqlite3.OperationalError) as raised:
-            database.execute("INSERT INTO t VALUES (1)")
-    assert is_transient(raised.value)

@@ -11,7 +11,7 @@ from edge.audit_sampling import Audit, AuditOutcome, audit_of, is_sampled
 from edge.decide import AUDITED, Plan
 from edge.escalation.client import NoSecondReader
 from edge.escalation.rois import EscalationResult
-from edge.findings import DecidedBy, Route, SecondReading
+from edge.findings import Route, SecondReading
 from edge.job import new_study_key
 from edge.link.estimate import OFF, LinkEstimate, Pace
 from edge.merge import merge
@@ -86,20 +86,6 @@ def test_an_audit_keeps_to_the_budget() -> None:
     assert plan_of(*FAINT, link=thin, budget_s=1.5).audit == (1,)
     plan = plan_of(*FAINT, link=OFF)
     assert (plan.send, plan.audit, plan.held_back) == ((), (), OFF.reason)
-
-
-def test_a_place_that_the_cloud_confirms_is_a_finding_by_audit() -> None:
-    """By the probability that the cloud gives; the edge's low score cannot silence it."""
-    plan = plan_of(*FAINT)
-    result = merge(plan, answers_of(0.97, 0.49, 0.2, to=plan), THRESHOLDS, WEIGHTS, Geometry())
-    (finding,) = result.findings
-    assert (finding.edge_score, finding.probability) == (0.09, 0.97)
-    assert (finding.decided_by, finding.route) == (DecidedBy.CLOUD, Route.DISMISS)
-    assert finding.reason == (
-        "audit: the edge dismissed it with 0.09; the cloud gives 0.97, "
-        "at or above the threshold 0.50"
-    )
-    assert result.second_reading is SecondReading.COMPLETE
 
 
 def test_findings_that_an_audit_added_are_counted_in_what_was_read_again() -> None:

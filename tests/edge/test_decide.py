@@ -7,7 +7,7 @@ from edge.decide import Situation, Thresholds, decide, value_of_second_reading
 from edge.errors import UnfitModel
 from edge.findings import Route
 from edge.link.estimate import OFF, LinkEstimate, Pace
-from edge.selection import SELECTION_POLICY, Size
+from edge.selection import Size
 from tests.edge.builders import LISTING, THRESHOLDS, candidate, plan_of
 
 THIN = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, queue_s=0.0, roi_s=0.02))
@@ -162,9 +162,3 @@ def test_reported_candidates_are_characterized_where_they_fit() -> None:
     assert (plan.later, plan.held_back) == ((), "")
     assert plan_of(0.95, 0.4, 0.99, max_rois=2).send == (1, 2)
     assert plan_of(0.95, 0.4, 0.45, max_rois=1).send == (2,)
-
-
-def test_nothing_is_characterized_against_the_policy() -> None:
-    plan = plan_of(0.95, 0.4, 0.99, policy=replace(SELECTION_POLICY, characterize=False))
-    assert (plan.send, plan.characterize) == ((1,), ())
-    assert plan_of(0.95, 0.4, 0.99).characterize == (2, 0)

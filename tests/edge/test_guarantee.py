@@ -24,7 +24,7 @@ from edge.guarantee import (
 from edge.selection import Size
 from models.runtime.artifacts import every
 from protos.messages import Verdict
-from tests.edge.builders import GUARANTEE, TERMS, Site, pipeline_of, plan_of, report_of
+from tests.edge.builders import GUARANTEE, TERMS, pipeline_of, plan_of, report_of
 from tests.edge.fake_cloud import FakeCloud, escalator
 
 MOST = Guarantee(TERMS, "", permanent=False)
@@ -197,18 +197,3 @@ def test_no_term_stands_beside_a_guarantee_that_is_not_given(tmp_path: Path) -> 
     nothing = {"given": False, "text": text, "reason": reason, "terms": None}
     assert written["guarantee"] == nothing
     assert text in (tmp_path / "report.html").read_text()
-
-
-def test_an_amendment_that_completes_the_reading_brings_the_guarantee_back(site: Site) -> None:
-    """Version 1 says that verdicts are missing, version 2 has both of them, and the terms."""
-    site.study("a")
-    site.cloud.answers = [1, 1]
-    site.turns()
-    texts = [site.report("a", version)["guarantee"]["text"] for version in (".v1", "")]
-    assert texts[0] == (
-        "No guarantee for this scan: 2 of 2 uncertain candidates were not read again: "
-        "Unreachable: nobody listens."
-    )
-    assert texts[1] == TEXT
-    assert site.report("a")["guarantee"]["given"]
-    assert TEXT in (site.places.outbox / "a" / "report.html").read_text()

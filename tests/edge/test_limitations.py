@@ -109,12 +109,6 @@ def test_an_unknown_age_is_told(age: str) -> None:
     assert told(age=age) == [("patient", text)]
 
 
-def test_a_child_is_told_without_any_calibration_too() -> None:
-    study = replace(study_at(Path("study")), header=StudyHeader(age="006Y", kernel="B70f"))
-    (one,) = limitations_of(study, box(), ())
-    assert one.kind is LimitationKind.PATIENT
-
-
 @pytest.mark.parametrize(
     ("header", "text"),
     [

@@ -1,15 +1,13 @@
 import errno
 import json
 import socket
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edge.escalation.client import NoSecondReader
-from edge.findings import DecidedBy, Finding, SecondReading
-from edge.guarantee import Guarantee
+from edge.findings import DecidedBy, SecondReading
 from edge.job import Job
 from edge.pipeline import read_and_report
 from edge.report.compose import Assessment
@@ -20,16 +18,8 @@ from edge.store.pending import pending_candidates
 from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
 from imaging.render import Mark, finding_picture
-from imaging.volume import Limitation, LimitationKind, Study, StudyHeader, UInt8Array, Volume
-from tests.edge.builders import (
-    LISTING,
-    SETTINGS,
-    TERMS,
-    HandClock,
-    pipeline_of,
-    report_of,
-    study_at,
-)
+from imaging.volume import Study, StudyHeader, UInt8Array, Volume
+from tests.edge.builders import LISTING, SETTINGS, HandClock, pipeline_of, report_of, study_at
 from tests.edge.fake_cloud import FakeCloud, escalator
 
 RESERVE_S = 20.0
@@ -54,26 +44,6 @@ def test_a_study_passes_every_stage(tmp_path: Path) -> None:
     ]
     assert report.models == {"edge": "fixed 1 (none)", "cloud": "fake 1"}
     assert report.highest_dismissed_score == 0.05
-
-
-def test_a_limitation_of_the_study_is_reported_and_withdraws_the_guarantee(tmp_path: Path) -> None:
-    text = "The orientation is assumed: the file states none."
-    limitation = Limitation(LimitationKind.ORIENTATION, text)
-    pipeline = pipeline_of(NoSecondReader())
-    provenance = replace(pipeline.provenance, guarantee=Guarantee(TERMS, "", permanent=False))
-    limited = replace(
-        pipeline,
-        provenance=provenance,
-        read=lambda path: replace(pipeline.read(path), limitations=(limitation,)),
-    )
-    report = report_of(limited, tmp_path)
-    assert report.limitations == (limitation,)
-    reason = "the study has a limitation"  # it is not repeated
-    assert (report.guarantee.given, report.guarantee.reason) == (False, reason)
-    assert (tmp_path / "report.html").read_text().count(text) == 1
-    written = json.loads((tmp_path / "report.json").read_text())
-    assert written["limitations"] == [{"kind": "orientation", "text": text}]
-    assert text in (tmp_path / "report.html").read_text()
 
 
 def test_service_that_dies_leaves_a_provisional_partial_report(tmp_path: Path) -> None:
@@ -161,27 +131,6 @@ def test_unreadable_study_is_reported_as_refused(tmp_path: Path) -> None:
     assert report.guarantee.text == "No guarantee for this scan: the study was not read."
     assert [entry.stage for entry in report.ledger] == ["read", "preprocess", "report"]
     assert json.loads((tmp_path / "report.json").read_text())["status"] == "rejected"
-
-
-def test_drawing_counts_though_the_pictures_are_in_the_report(tmp_path: Path) -> None:
-    clock = HandClock()
-    pipeline = pipeline_of(NoSecondReader(), clock=clock)
-
-    def draw(
-        findings: Sequence[Finding],
-        possible: Sequence[Finding],
-        lung: Preprocessed,
-        out: Path,
-        most_possible: int,
-    ) -> Pictures:
-        clock.sleep(3.0)
-        return pipeline.draw(findings, possible, lung, out, most_possible)
-
-    report_of(replace(pipeline, draw=draw), tmp_path)
-    written = json.loads((tmp_path / "report.json").read_text())
-    entry = {"stage": "draw", "budget_s": 60.0, "took_s": 3.0}
-    assert entry in written["ledger"]
-    assert written["took_s"] == 3.0
 
 
 def test_a_fault_of_the_program_is_reported_too(

@@ -154,29 +154,6 @@ def test_a_provisional_report_whose_pending_read_is_lost_says_that_none_will_com
     assert "Provisional report" in (out / "report.v1.html").read_text()
 
 
-def test_a_report_that_was_out_before_the_database_was_lost_is_not_made_twice(
-    tmp_path: Path,
-) -> None:
-    """Killed between report and row: the folder of the report says whose it is."""
-    put(tmp_path / "inbox", "a")
-
-    def die(step: Step | PendingStep, _durable: bool) -> None:
-        if step is Step.REPORTED:
-            raise Killed
-
-    with pytest.raises(Killed):
-        work(tmp_path, on_step=die)
-    written = (tmp_path / "outbox" / "a" / "report.json").read_bytes()
-    database(tmp_path).unlink()
-
-    def never(_job: Job, _persist: PersistPending) -> StudyResult:
-        raise AssertionError("read again")
-
-    work(tmp_path, never)
-    assert whereabouts(tmp_path) == {"a": ["done"]}
-    assert (tmp_path / "outbox" / "a" / "report.json").read_bytes() == written
-
-
 def test_a_database_that_is_damaged_while_the_agent_runs_is_replaced_at_once(
     tmp_path: Path,
 ) -> None:
@@ -196,42 +173,6 @@ def test_a_database_that_is_damaged_while_the_agent_runs_is_replaced_at_once(
     assert statuses(tmp_path) == {"a": "final"}
     assert whereabouts(tmp_path) == {"a": ["done"]}
     assert len(damaged_databases(database(tmp_path))) == 1
-
-
-def test_a_study_that_was_being_copied_when_the_database_was_lost_is_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From another filesystem; it lies in a hidden folder of the inbox, partly copied."""
-    put(tmp_path / "inbox", "a")
-    real = claiming.move
-
-    def move(source: Path, target: Path) -> None:
-        if target.is_relative_to(tmp_path / "state" / "work"):
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-        real(source, target)
-
-    def die(_source: Path, target: Path) -> None:
-        target.with_name(f".{target.name}.part").mkdir()
-        raise Killed
-
-    monkeypatch.setattr(claiming, "move", move)
-    with monkeypatch.context() as patch:
-        patch.setattr(claiming, "copy_whole", die)
-        with pytest.raises(Killed):
-            work(tmp_path)
-    database(tmp_path).unlink()
-    work(tmp_path)
-    assert whereabouts(tmp_path) == {"a": ["done"]}
-    assert [name for name in os.listdir(tmp_path / "inbox") if "claimed" in name] == []
-
-
-def test_an_empty_folder_of_a_claim_that_moved_nothing_is_removed(tmp_path: Path) -> None:
-    """Killed before the first move, and the database lost: the study is still in the inbox."""
-    put(tmp_path / "inbox", "a")
-    (tmp_path / "state" / "work" / ("0" * 32)).mkdir(parents=True)
-    work(tmp_path)
-    assert whereabouts(tmp_path) == {"a": ["done"]}
-    assert os.listdir(tmp_path / "state" / "work") == []
 
 
 def test_a_header_whose_data_were_still_in_the_inbox_gets_them(tmp_path: Path) -> None:
@@ -401,19 +342,6 @@ def test_a_database_that_is_deleted_or_replaced_while_the_agent_runs_is_opened_a
         assert store.problem() == ""
         names = {record.name: record.step for record in store.at(*Step)}
         assert names == {**dict.fromkeys("acdef", Step.DONE), "b ü": Step.QUARANTINED}
-
-
-def test_a_database_that_was_only_renamed_is_complete(tmp_path: Path) -> None:
-    """What its log had is written into it before it is closed."""
-    put(tmp_path / "inbox", "a")
-
-    def on_step(step: Step | PendingStep, durable: bool) -> None:
-        if step is Step.READING and durable:
-            rename(database(tmp_path))
-
-    work(tmp_path, on_step=on_step)
-    with open_store(tmp_path / "state" / "mine") as store:
-        assert [record.step for record in store.at(*Step)] == [Step.DONE]
 
 
 def test_a_share_on_which_files_seem_to_be_replaced_by_themselves_keeps_no_study_from_being_read(

@@ -19,7 +19,6 @@ from tests.edge.databases import open_store
 from tests.edge.running_agent import (
     Killed,
     assert_each_once,
-    full_at,
     held_at,
     quick_read,
     statuses,
@@ -112,20 +111,6 @@ def test_a_locked_database_pauses_and_loses_nothing(
     with open_store(path) as store:
         assert [record.attempts for record in store.at(Step.DONE)] == [1]
         assert [read.version for read in store.pending.at(PendingStep.PENDING)] == [1]
-
-
-def test_a_pause_before_reading_takes_back_no_attempt_of_an_earlier_process(tmp_path: Path) -> None:
-    """What died in the middle of its reading is blamed though every start meets a full disk."""
-    put(tmp_path / "inbox", "a")
-
-    def read(_job: Job, _persist: PersistPending) -> StudyResult:
-        raise Killed
-
-    for _ in range(MAX_ATTEMPTS):
-        with pytest.raises(Killed):
-            work_off(tmp_path, read, full_at(Step.READING, times=1))
-    work_off(tmp_path, read, full_at(Step.READING, times=1))
-    assert_each_once(tmp_path, set(), {"a"})
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOTEMPTY])

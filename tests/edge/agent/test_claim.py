@@ -17,7 +17,7 @@ from edge.report.folder import owner_of, take_folder
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
 from evaluation.world import settings_in
-from tests.edge.builders import names, open_claim, put, watch
+from tests.edge.builders import names, put, watch
 from tests.edge.databases import open_store
 from tests.edge.running_agent import Killed
 
@@ -57,18 +57,6 @@ def test_a_study_that_another_took_is_forgotten(tmp_path: Path, store: StudyStor
     assert take(CompleteStudy(("a", "a.done"), "p", 0.0), tmp_path, store) is None
     assert store.at(*Step) == []
     assert list((tmp_path / "state" / "work").iterdir()) == []
-
-
-def test_a_claim_interrupted_between_header_and_data_is_finished(
-    tmp_path: Path, store: StudyStore
-) -> None:
-    (folders_in(tmp_path).inbox / "d.raw").write_text("data")
-    record = open_claim(store, "d.mhd", "d.raw")
-    (tmp_path / "state" / "work" / record.id).mkdir(parents=True)
-    (tmp_path / "state" / "work" / record.id / "d.mhd").write_text("header")
-    resume_claim(record, folders_in(tmp_path), store)
-    assert store.get(record.id).step is Step.CLAIMED
-    assert files(tmp_path / "state" / "work" / record.id) == ["d.mhd", "d.raw"]
 
 
 @pytest.mark.parametrize("crash_at", range(8))
@@ -121,23 +109,6 @@ def other(tmp_path: Path) -> Iterator[StudyStore]:
 def reports(root: Path) -> dict[str, str]:
     """By folder in the outbox, the study that it belongs to."""
     return {path.name: owner_of(path) for path in (root / "outbox").iterdir()}
-
-
-def test_two_agents_that_claim_one_name_at_once_have_a_folder_each(
-    tmp_path: Path, store: StudyStore, other: StudyStore
-) -> None:
-    """Both saw that the name is free; ``mkdir`` decides, and the second takes the next name."""
-    inbox, _ = watch(tmp_path / "inbox")
-    put(tmp_path / "inbox", "a")
-    mine = open_claim(store, "a")
-    theirs = take(inbox.complete()[0], tmp_path, other)
-    put(tmp_path / "inbox", "a")
-    (tmp_path / "state" / "work" / mine.id).mkdir()
-    (tmp_path / "inbox" / "a").rename(tmp_path / "state" / "work" / mine.id / "a")
-    resume_claim(mine, folders_in(tmp_path), store)
-    assert theirs is not None
-    assert reports(tmp_path) == {"a": theirs.id, "a-2": mine.id}
-    assert store.get(mine.id).report_name == "a-2"
 
 
 def test_a_folder_whose_study_was_not_noted_yet_blocks_its_name_for_nobody(

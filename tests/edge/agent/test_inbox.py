@@ -5,9 +5,7 @@ Since when a study has been complete: its budget begins there.
 
 import errno
 import os
-import shutil
 import subprocess
-import time
 from itertools import islice
 from pathlib import Path
 
@@ -260,13 +258,6 @@ def test_a_header_waits_for_nothing_that_cannot_come(box: Box, data: str) -> Non
     assert box.names() == ["d.mhd"]
 
 
-def test_a_marked_header_waits_for_nothing(box: Box) -> None:
-    (box.folder / "d.mhd").write_text("ElementDataFile = d.raw\n")
-    (box.folder / "d.raw").symlink_to("nowhere")
-    (box.folder / "d.mhd.done").touch()
-    assert [arrival.members for arrival in box.inbox.complete()] == [("d.mhd", "d.mhd.done")]
-
-
 @pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO, errno.EACCES])
 def test_an_inbox_that_cannot_be_listed_is_waited_for(
     box: Box, monkeypatch: pytest.MonkeyPatch, code: int
@@ -298,12 +289,6 @@ def test_report_names_are_short_enough_and_never_the_same() -> None:
     assert len(next(report_names("漢" * 80)).encode()) <= 200
 
 
-def test_a_study_that_is_there_at_the_first_poll_counts_from_it(tmp_path: Path) -> None:
-    inbox, clock = watch(tmp_path / "inbox", wall=lambda: time.time() + 3600.0)
-    put(tmp_path / "inbox", "a")
-    assert [arrival.since_s for arrival in inbox.complete()] == [clock.now_s]
-
-
 @pytest.mark.parametrize(
     ("age_s", "waited_s"), [(2.0, 2.0), (0.0, 0.0), (60.0, 6.0), (-3600.0, 0.0)]
 )
@@ -321,21 +306,6 @@ def test_a_study_complete_between_two_polls_is_so_since_its_newest_file(
     wall.now_s = newest + age_s
     (arrival,) = inbox.complete()
     assert clock.now_s - arrival.since_s == pytest.approx(waited_s, abs=1e-3)
-
-
-def test_a_study_that_is_renamed_into_place_begins_with_that(tmp_path: Path) -> None:
-    """Its files are older, and so is what they were called before."""
-    wall = HandClock()
-    inbox, clock = watch(tmp_path / "inbox", wall)
-    part = put(tmp_path / "inbox", "a.part")
-    assert names(inbox) == []
-    clock.sleep(6.0)
-    while part.stat().st_ctime_ns <= (part / ".done").stat().st_ctime_ns:
-        part.touch()
-    folder = part.rename(tmp_path / "inbox" / "a")
-    wall.now_s = folder.stat().st_ctime + 1.5
-    (arrival,) = inbox.complete()
-    assert clock.now_s - arrival.since_s == pytest.approx(1.5, abs=1e-3)
 
 
 def test_a_study_without_a_mark_begins_when_it_had_been_quiet(box: Box) -> None:
@@ -360,25 +330,6 @@ def test_no_study_is_charged_for_the_time_in_which_its_quiet_is_waited_for(tmp_p
     assert names(inbox) == []
     clock.sleep(QUIET_S)
     assert [arrival.since_s for arrival in inbox.complete()] == [clock.now_s]
-
-
-def test_a_copy_that_brings_everything_along_is_another_study(box: Box, tmp_path: Path) -> None:
-    """Taken and sent again before the next poll, its quiet time starts again."""
-    folder = put(box.folder, "a", done=False)
-    assert box.names() == []
-    box.clock.sleep(QUIET_S)
-    (first,) = box.inbox.complete()
-    taken = folder.rename(tmp_path / "taken")
-    latest = max(path.stat().st_ctime_ns for path in (taken, *taken.iterdir()))
-    box.clock.sleep(1.0)
-    shutil.copytree(taken, folder)
-    while folder.stat().st_ctime_ns <= latest:
-        shutil.copystat(taken, folder)
-    assert box.names() == []
-    box.clock.sleep(QUIET_S)
-    (second,) = box.inbox.complete()
-    assert second.fingerprint == first.fingerprint
-    assert second.since_s == box.clock.now_s
 
 
 def test_a_study_of_which_announced_images_are_missing_is_held_for_a_bounded_while(

@@ -198,26 +198,6 @@ def test_killed_at_any_step_no_image_is_lost_and_the_report_is_amended_once(
     assert_one_study(tmp_path)
 
 
-def test_killed_before_the_join_is_noted_it_is_finished_although_its_rest_is_put_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two of its images had arrived before: they lie in ``done``, and the part is not."""
-    reader = Reader()
-    read_parts(tmp_path, reader, FIRST)
-    send(tmp_path, "a", slice(10, 20))
-
-    def die(*_: object) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr("edge.agent.join.StudyStore.finish_join", die)
-        with pytest.raises(Killed):
-            work_off(tmp_path, reader)
-    work_off(tmp_path, reader)
-    assert [len(images) for images in reader.read] == [12, 20]
-    assert report_in(tmp_path)["version"] == 2
-
-
 @pytest.mark.parametrize("at", range(1, 10))  # the study, and eight images
 def test_killed_between_any_two_moves_no_image_is_lost(
     tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
@@ -291,17 +271,3 @@ def test_two_reports_of_one_changed_series_name_each_other(tmp_path: Path, enoug
     page = (tmp_path / "outbox" / "a" / "report.html").read_text()
     assert "report, version 2<br>" in page
     assert said in page
-
-
-@pytest.mark.parametrize("durable", [False, True])
-@pytest.mark.parametrize("step", [Step.READING, Step.REPORTED])
-def test_killed_at_any_step_two_reports_name_each_other_once(
-    tmp_path: Path, step: Step, durable: bool
-) -> None:
-    reader = Reader()
-    read_parts(tmp_path, reader, ALL)
-    send_changed(tmp_path)
-    work_off_killed_at(tmp_path, reader, step, durable)
-    assert report_in(tmp_path)["version"] == 2
-    assert [len(report_in(tmp_path, name)["other_series"]) for name in "ab"] == [1, 1]
-    assert len(changed_images(tmp_path)) == 1

@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from edge.amend.amender import MAX_REFUSAL_PAUSE_S, QUIET_S, Backoff
-from edge.atomic_files import is_transient, write_atomically
-from edge.store.pending import PendingStep
+from edge.atomic_files import write_atomically
 from tests.edge.builders import HandClock, SilentCloud, Site, site_at
-from tests.edge.running_agent import held_at
 
 
 @pytest.mark.parametrize(
@@ -93,25 +91,6 @@ def test_the_report_of_another_study_in_its_place_is_never_amended(site: Site) -
     site.turns()
     assert (out / "report.json").read_text() == "theirs"
     assert site.amender.suspended == 1
-
-
-@pytest.mark.parametrize("step", [PendingStep.RETRYING, PendingStep.AMENDING, PendingStep.CLOSED])
-def test_a_locked_database_loses_and_duplicates_no_amendment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: PendingStep
-) -> None:
-    """A backup, say: what it keeps from being written is written later, once."""
-    monkeypatch.setattr("edge.database.BUSY_S", 0.01)
-    hook = held_at(tmp_path / "state" / "s.db", step, looks=2)
-    with site_at(tmp_path, SilentCloud([2, 2]), hook) as site:
-        site.study("a")
-        for _ in range(2):
-            with pytest.raises(sqlite3.OperationalError, match="locked") as raised:
-                site.turns()
-            assert is_transient(raised.value)
-        site.turns()
-        report = site.report("a")
-        assert (report["version"], report["status"]) == (2, "final")
-        assert [change["number"] for change in report["changes"]] == [2, 3]
 
 
 def waited_s(backoff: Backoff, clock: HandClock, key: str) -> float:

@@ -118,19 +118,6 @@ def test_a_refused_object_becomes_a_dead_letter_with_its_reason_and_others_pass(
         assert pacs.kept == [uids(first, 1)[0], *uids(second, 1), uids(first, 1)[1]]
 
 
-def test_a_resend_ends_the_pause_of_a_target(tmp_path: Path) -> None:
-    pacs = away(Pacs())
-    with deliveries(tmp_path, pacs_at(pacs.port)) as site:
-        key = site.report("a")
-        site.pass_time(600.0)
-        with pacs.running():
-            site.run()
-            assert pacs.received == []
-            site.exports.resend(key, (1,), ("pacs",))
-            site.run()
-        assert pacs.received == uids(key, 1)
-
-
 def test_versions_of_a_study_keep_their_order_at_each_target(tmp_path: Path) -> None:
     """The second waits for the first, and passes once the first is a dead letter."""
     bad = list[str]()

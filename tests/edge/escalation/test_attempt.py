@@ -22,7 +22,7 @@ from protos.errors import (
     Overloaded,
     OverreadError,
 )
-from tests.edge.builders import SHAPE, HandClock, Site, box, plan_of
+from tests.edge.builders import SHAPE, Site, box, plan_of
 from tests.edge.fake_cloud import FakeCloud, escalator, free_port, read, sure
 
 LONG_S = 60.0
@@ -87,25 +87,6 @@ def test_an_exception_that_is_no_fault_of_the_cloud_is_raised() -> None:
     assert link.estimate().available
 
 
-def timing(clock: HandClock, *, held: bool = False) -> StreamTiming:
-    return StreamTiming(cut_rois(plan_of(0.5, 0.45, 0.4), box(), SHAPE), clock, held=held)
-
-
-@pytest.mark.parametrize(("held", "after_s"), [(True, 1.0), (False, 3.0)])
-def test_the_wait_for_a_busy_cloud_is_no_slow_wire(
-    clock: HandClock, held: bool, after_s: float
-) -> None:
-    """Where ROIs were held for 2 s their time begins then; else with the stream."""
-    one = timing(clock, held=held)
-    clock.sleep(2.0)
-    one.first_response(1.5)  # it came before it was taken
-    clock.sleep(1.0)
-    verdict = sure(cut_rois(plan_of(0.5), box(), SHAPE)[0])
-    one.arrived(verdict, one.received(verdict, 100))
-    assert one.first_response_s == 1.5
-    assert (one.sending_s, one.arrivals[0].after_s) == (after_s, after_s)
-
-
 def with_fallback(
     first: str, other: str, link: Link | None = None, other_link: Link | None = None
 ) -> AbstractContextManager[Escalator]:
@@ -122,13 +103,6 @@ def read_by(
 
 def dead() -> str:
     return f"127.0.0.1:{free_port()}"
-
-
-def test_a_cloud_that_answers_keeps_every_study() -> None:
-    with FakeCloud() as first, FakeCloud() as other:
-        came = read_by(first, other, 0.4)
-        assert other.headers == []
-    assert list(came.verdicts) == [0]
 
 
 def test_a_cloud_that_is_down_before_the_study_is_replaced() -> None:

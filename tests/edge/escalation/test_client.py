@@ -3,7 +3,6 @@
 A cloud that is asked first, and one that has room for a part.
 """
 
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -309,36 +308,6 @@ def test_only_accepted_rois_are_sent(sent: list[int], accepts: int) -> None:
         f"the cloud has too much work to answer in time ({reason})"
     )
     assert came.refused
-
-
-def test_what_is_on_its_way_already_is_answered(sent: list[int]) -> None:
-    """A cloud that is not known to be busy is not asked first; what has not gone stays here."""
-
-    def wait_for_the_first() -> None:
-        while not sent:
-            time.sleep(0.01)
-
-    with FakeCloud(accepts=1, admits=wait_for_the_first) as cloud:
-        came = ask(cloud.address, *SCORES)
-    assert cloud.asked == [sent]
-    assert sorted(came.verdicts) == sent
-    assert sorted(came.refusals) == [i for i in range(3) if i not in sent]
-
-
-def test_a_silent_cloud_leaves_no_thread_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread that holds the ROIs ends with the stream, not at the deadline."""
-    over, let_go, requests = threading.Event(), threading.Event(), stream.RequestIterator.requests
-
-    def noted(self: stream.RequestIterator) -> Iterator[pb.ReadRequest]:
-        yield from requests(self)
-        let_go.set()
-
-    monkeypatch.setattr(stream.RequestIterator, "requests", noted)
-    with FakeCloud(admits=lambda: over.wait(60.0)) as cloud:
-        came = ask(cloud.address, *SCORES, budget_s=600.0, link=busy_link())
-        assert let_go.wait(30.0)
-        over.set()
-    assert came.reason.startswith("the time ran out (no response from the cloud")
 
 
 @pytest.mark.parametrize(

@@ -10,23 +10,14 @@ import pytest
 
 from edge.budget import Budget
 from edge.escalation.rois import cut_rois
-from edge.link.link import NO_RESPONSE_YET, Link
+from edge.link.link import Link
 from edge.selection import Size
 from protos.codec import pack_mask
 from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable
 from protos.messages import Refusal, Roi, Verdict
-from tests.edge.builders import SHAPE, HandClock, box, plan_of
-from tests.edge.fake_cloud import (
-    RESERVE_S,
-    FakeCloud,
-    ask,
-    escalator,
-    free_port,
-    read,
-    stalled_cloud,
-    sure,
-)
+from tests.edge.builders import SHAPE, box, plan_of
+from tests.edge.fake_cloud import RESERVE_S, FakeCloud, ask, escalator, read, stalled_cloud, sure
 
 
 @pytest.mark.parametrize(
@@ -95,22 +86,6 @@ def test_a_cloud_that_refuses_is_there_all_the_same() -> None:
     assert (link.estimate().available, link.estimate().probing) == (True, False)
 
 
-def test_round_trip_is_measured_apart_from_reading() -> None:
-    """A cloud on loopback that takes a second to answer is near, and slow."""
-    link, clock = Link(), HandClock()
-
-    def slowly(roi: Roi) -> Verdict | Refusal:
-        clock.sleep(1.0)
-        return replace(sure(roi), compute_s=1.0)
-
-    with FakeCloud(answer=slowly) as cloud, escalator(cloud.address, link) as second:
-        for _ in range(2):
-            budget = Budget(Deadline.after(60.0, clock))
-            second.read(plan_of(0.4), box(), budget, "key-1")
-    assert link.estimate().middle.roi_s == 1.0
-    assert link.estimate().middle.round_trip_s < 1.0
-
-
 def test_a_short_retry_does_not_open_the_breaker() -> None:
     """The cloud responded: it is up, and slow."""
     link = Link(failures=1)
@@ -120,18 +95,6 @@ def test_a_short_retry_does_not_open_the_breaker() -> None:
     assert came.reason.startswith("the time ran out")
     assert link.estimate().available
     assert link.estimate().slow.queue_s > 2.0
-
-
-def test_an_estimate_of_the_link_now_waits_for_nothing() -> None:
-    """Also while the cloud is being checked: collecting metrics must not wait."""
-    waited, link = list[None](), Link()
-    link.monitor_started(60.0)
-    link.wait_until_known = lambda: waited.append(None)  # type: ignore[method-assign] # to see a call
-    with escalator(f"127.0.0.1:{free_port()}", link) as second:
-        assert second.estimate_now().reason == NO_RESPONSE_YET
-        assert waited == []
-        second.estimate()
-    assert waited == [None]
 
 
 def test_roi_is_cut_around_its_candidate() -> None:

@@ -13,7 +13,6 @@ from edge.link.estimate import (
     LinkEstimate,
     Measurements,
     Pace,
-    down_s,
 )
 from tests.edge.builders import HandClock
 
@@ -107,16 +106,6 @@ def test_a_cloud_that_responded_late_is_behind_a_slow_link(measured: Measurement
     assert measured.pace(0.95).bytes_per_s == pytest.approx(ROI / 7.98, rel=0.01)
 
 
-def test_an_unreported_queue_is_inferred_and_drains(
-    measured: Measurements, clock: HandClock
-) -> None:
-    """7.9 s without an answer are a queue of 4.9 s three seconds later."""
-    measured.add_bound(ROI, 8.0, 0.02, 1)
-    assert measured.pace(0.5).queue_s == pytest.approx(7.9, abs=0.05)
-    clock.sleep(3.0)
-    assert measured.pace(0.5).queue_s == pytest.approx(4.9, abs=0.05)
-
-
 def test_what_was_expected_to_take_so_long_teaches_nothing(clock: HandClock) -> None:
     """Seven regions read in a second each: the eighth is not late after 8 s."""
     measured = used(clock, pace=Pace(0.02, 5e6, 5e6, 0.01, 1.0))
@@ -170,11 +159,6 @@ def test_bounds_expire_after_five_measurements_each_and_at_most_twenty(
         assert evidence.quantile(0.95) == 9.0
         evidence.add(2.0)
     assert evidence.quantile(0.95) == 2.0
-
-
-def test_one_answer_alone_says_nothing_about_throughput() -> None:
-    """It is not known when it left."""
-    assert down_s([Arrival(2000, 0.5, 0.1, 0.2, received_bytes=200)]) is None
 
 
 @pytest.mark.parametrize(

@@ -112,13 +112,6 @@ def test_a_link_without_a_monitor_is_not_down() -> None:
         assert until(lambda: link.estimate().available)
 
 
-def test_stopping_the_monitor_cancels_a_waiting_health_check() -> None:
-    link, cloud = Link(), Scripted()
-    with HealthMonitor(cloud, link, LONG_S):
-        assert until(lambda: cloud.checks == 1)
-    assert link.estimate().available
-
-
 def test_only_a_second_health_check_measures_the_round_trip() -> None:
     """Connecting is a part of the first; of the later ones one a minute is taken in."""
     link, cloud = Link(), Scripted()

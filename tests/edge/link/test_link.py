@@ -39,22 +39,6 @@ def test_round_trip_and_throughput_are_recovered(count: int, link: Link) -> None
     assert middle.queue_s == pytest.approx(0.1)
 
 
-def test_throughput_down_is_that_of_answers_that_left_together(link: Link) -> None:
-    """Two answers of one batch, 5,000 bytes and 10 ms apart, came with 0.5 MB/s."""
-    first = Arrival(1000, 0.5, 0.0, 0.2, received_bytes=800)
-    second = Arrival(2000, 0.51, 0.0, 0.2, received_bytes=5800)
-    link.succeeded([first, second], response_s=0.1)
-    assert link.estimate().middle.down_bytes_per_s == pytest.approx(MB / 2)
-
-
-def test_middle_and_slow_side_are_those_of_what_was_seen(link: Link) -> None:
-    for round_trip_s in [0.01, 0.02, 0.03] * 10 + [0.4, 0.5]:
-        link.succeeded(arrivals(round_trip_s, 4 * MB, count=4), response_s=round_trip_s)
-    estimate = link.estimate()
-    assert estimate.middle.round_trip_s == pytest.approx(0.02)
-    assert estimate.slow.round_trip_s == pytest.approx(0.4)
-
-
 def test_cloud_time_of_an_roi_is_shared_among_those_sent_together(link: Link) -> None:
     """Ten regions of one batch of 1 s cost 0.1 s each, however slow the link was."""
     link.succeeded([Arrival(1000, 9.0, queue_s=0.0, compute_s=1.0)] * 10, response_s=8.0)

@@ -19,7 +19,7 @@ from edge.models.choose import models_state, promote, roll_back
 from edge.models.errors import NotPromotable, UpdatesOff
 from edge.models.fetch import fetch
 from edge.models.live import LiveModels
-from edge.models.store import MOST_COMPARED, SHIPPED, Choice, ModelStep
+from edge.models.store import SHIPPED, Choice, ModelStep
 from edge.run import PARTS, site_of
 from models.runtime.artifacts import every
 from tests.edge.agents import command
@@ -154,14 +154,6 @@ def test_a_model_that_was_rolled_back_is_in_shadow_again_only_if_somebody_says_s
         assert store.choice().shadow == version
 
 
-def test_the_active_model_is_opened_at_the_start(site: Edge) -> None:
-    version = add(site, *ENOUGH)
-    promote(site.site, user="anna")
-    opened = LiveModels(site.site).open_active()
-    assert opened.name == SMALL
-    assert opened.version == version.partition("-")[0]
-
-
 @pytest.mark.parametrize("fault", ["damaged", "missing", "unsigned", "untrusted"])
 def test_an_active_model_that_cannot_be_opened_is_replaced_at_the_start(
     fault: str, site: Edge
@@ -257,12 +249,6 @@ def test_a_kill_leaves_the_old_choice_or_the_new_one_with_its_record(
         assert len(site.trail()) == records + durable
     with site.store() as store:
         assert store.choice().active == (version if what == "promote" else SHIPPED)
-
-
-def test_comparisons_are_bounded(site: Edge) -> None:
-    add(site, *[GOOD] * (MOST_COMPARED + 5))
-    with site.store() as store:
-        assert len(store.compared(store.choice().shadow or "", SHIPPED)) == (MOST_COMPARED)
 
 
 def run(site: Edge, *arguments: str) -> Result:

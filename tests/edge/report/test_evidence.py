@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.dicom_out.identity import Device
 from edge.report.evidence import (
     OBJECTS,
     OUTLINES,
@@ -62,8 +61,3 @@ def test_files_of_a_report_go_with_it_and_no_others(tmp_path: Path) -> None:
 def test_damaged_outlines_are_an_error(data: bytes) -> None:
     with pytest.raises(ValueError, match=OUTLINES):
         read_outlines(data)
-
-
-def test_a_device_has_the_same_serial_number_each_time() -> None:
-    assert Device.here() == Device.here()
-    assert Device.here().serial

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from edge.atomic_files import write_atomically
-from edge.findings import Outline
 from edge.report.evidence import OUTLINES, SOURCE, of_version
 from edge.report.pictures import (
     PICTURED,
@@ -21,17 +20,7 @@ from edge.report.write import version_in, write_report, write_version
 from imaging.preprocess import Preprocessed
 from imaging.render import Mark, finding_picture, overview_picture
 from imaging.volume import Geometry, UInt8Array
-from tests.edge.report.reports import CHANGE, FINDING, POSSIBLE, REPORT, box, values_of, write
-
-
-def test_files_are_written_and_named_by_finding(tmp_path: Path) -> None:
-    report = replace(REPORT, findings=(FINDING, FINDING))
-    paths = write(report, tmp_path / "out")
-    names = ["finding_01.jpg", "finding_02.jpg", "overview.jpg", "report.html", "report.json"]
-    assert sorted(os.listdir(tmp_path / "out")) == names
-    assert [path.name for path in paths.pictures] == ["overview.jpg", *names[:2]]
-    assert json.loads(paths.json.read_text()) == values_of(report)
-    assert all(path.read_bytes().startswith(b"\xff\xd8") for path in paths.pictures)
+from tests.edge.report.reports import CHANGE, FINDING, POSSIBLE, REPORT, box, write
 
 
 def test_report_json_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,12 +159,6 @@ def test_a_report_of_14_findings_takes_less_than_2_megabytes(tmp_path: Path) -> 
     )
     assert len(list(tmp_path.glob("*.jpg"))) == 15
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2_000_000
-
-
-def test_an_outline_is_drawn(tmp_path: Path) -> None:
-    outlined = replace(FINDING, outline=Outline(np.ones((4, 4, 4), bool), (18, 28, 38)))
-    plain, drawn = (draw_pictures((one,), (), box(), tmp_path) for one in (FINDING, outlined))
-    assert plain["finding_01.jpg"] != drawn["finding_01.jpg"]
 
 
 SECOND = replace(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 
-from edge.rules.rule import Action, AppliedRule, Range, Received, Rule, Rules
+from edge.rules.rule import Action, AppliedRule, Received, Rule, Rules
 from edge.rules.selection import IgnoredStudy, priority_of, received_in, selection
 from imaging.errors import NotCt
 from imaging.read import read_study
@@ -44,12 +44,6 @@ def study(shared_study: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(shared_study, tmp_path / "study"))
 
 
-def test_without_a_rule_that_takes_it_a_study_is_read_as_ever(study: Path) -> None:
-    found = read(study, Rule("no", {"modality": ("MR",)}))
-    assert (found.volume.description, found.rule) == ("thin", "default")
-    assert found.other_series == read_study(study).other_series
-
-
 def test_the_series_of_an_earlier_rule_comes_first(study: Path) -> None:
     found = read(study, THICK)
     assert (found.volume.description, found.rule) == ("thick", "thick")
@@ -60,11 +54,6 @@ def test_what_is_ignored_is_not_read_and_named(study: Path) -> None:
     found = read(study, NO_SLABS, Rule("thin", {"description": ("thin",)}, action=Action.IGNORE))
     assert found.volume.description == "thick"
     assert "'slab 0.5' (CT, 12 images): ignored by the rule 'no slabs'" in found.other_series
-
-
-def test_of_the_series_of_one_rule_the_pixels_choose(study: Path) -> None:
-    found = read(study, Rule("all", slice_thickness_mm=Range(most=10.0)))
-    assert (found.volume.description, found.rule) == ("thin", "all")
 
 
 def test_the_setting_for_the_series_chooses_among_what_rules_leave(study: Path) -> None:

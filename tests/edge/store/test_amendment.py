@@ -82,17 +82,6 @@ def test_every_field_of_a_report_comes_back() -> None:
     assert kept.decisions == plan_of(0.95, 0.7, 0.3).decisions
 
 
-def test_a_finding_keeps_its_location_in_an_amendment() -> None:
-    """Image, side and zone follow from what is stored: the study is gone."""
-    context = AmendmentContext.from_bytes(context_of(full_report(), plan_of(0.95)).to_bytes())
-    (finding,) = context.merged(EscalationResult()).findings
-    at = dataclasses.replace(finding, centre_mm=(0.0, -100.0, 33.0))
-    assert context.report.locator is not None
-    location = context.report.locator.locate(at.centre_mm)
-    assert location is not None
-    assert location.text == "right middle zone, image 1, frame 4"
-
-
 def test_plan_thresholds_and_place_come_back() -> None:
     """What the findings follow from is the same to the last digit."""
     before = context_of(full_report(), plan_of(1 / 3, math.nextafter(0.7, 1)))
@@ -102,24 +91,6 @@ def test_plan_thresholds_and_place_come_back() -> None:
     assert after.geometry.spacing_mm == GEOMETRY.spacing_mm
     assert after.geometry.origin_mm == GEOMETRY.origin_mm
     np.testing.assert_array_equal(after.geometry.direction, TURNED)
-
-
-def test_an_amended_volume_at_the_last_slice_is_not_stated_either() -> None:
-    """An amendment knows the slices of the scan, and gives the sizes of a direct report."""
-    mask = np.zeros((16, 16, 16), bool)
-    mask[5:11, 5:11, 5:11] = True
-    diameter_mm = float(np.cbrt(6 / np.pi * mask.sum() * np.prod(GEOMETRY.spacing_mm)))
-    verdict = Verdict(0, 0.99, diameter_mm, "m 1", 0.0, 0.0)
-    answers = EscalationResult({0: verdict}, masks={0: mask})
-    volumes = []
-    for inner in (None, ((-99.0,) * 3, (99.0,) * 3), ((99.0,) * 3, (199.0,) * 3)):
-        plan = dataclasses.replace(plan_of(0.7), inner=inner)
-        context = context_of(full_report(), plan)
-        later = AmendmentContext.from_bytes(context.to_bytes())
-        (direct,), (amended,) = (one.merged(answers).findings for one in (context, later))
-        assert (direct.volume_mm3, direct.diameter_mm) == (amended.volume_mm3, amended.diameter_mm)
-        volumes.append(amended.volume_mm3 is not None)
-    assert volumes == [True, True, False]
 
 
 def test_text_that_is_no_utf8_and_an_infinite_deadline_can_be_persisted() -> None:
@@ -226,15 +197,3 @@ def test_a_candidate_keeps_its_number_in_both_lists_and_no_number_is_used_twice(
     assert {n: f.edge_score for n, f in three.numbered} == {3: 0.4, 1: 0.8, 6: 0.12}
     assert {n: f.edge_score for n, f in three.numbered_possible} == {2: 0.7, 5: 0.15}
     assert [c.number for c in three.changes if c.version == 3] == [4, 6]
-
-
-def test_the_context_of_a_report_without_possible_findings_lists_none_later() -> None:
-    """An older version of this program stored no such threshold and no such list."""
-    context = dataclasses.replace(listing(0.7, 0.3), thresholds=THRESHOLDS)
-    words = json.loads(zlib.decompress(context.to_bytes()))
-    del words["thresholds"]["possible"]
-    assert "possible" not in words["report"]
-    kept = AmendmentContext.from_bytes(zlib.compress(json.dumps(words).encode()))
-    report = amended(kept, {}, {0: 0.3})
-    assert (report.findings, report.possible) == ((), ())
-    assert [c.kind for c in report.changes] == [ChangeKind.REMOVED]
