@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import SimpleITK as sitk
 from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -79,6 +81,17 @@ class Scan:
                 setattr(data, keyword, value)
 
         self.edit(indices, change)
+
+    def become_nifti(
+        self, spacing_mm: tuple[float, float, float], change: Callable[[Any], Any]
+    ) -> None:
+        """Put a NIfTI file in the place of the series; ``change`` alters its HU."""
+        hu = np.stack([self.pixels(z) for z in range(len(self.files))]).astype(np.float64) - 1024
+        image = sitk.GetImageFromArray(np.clip(change(hu), -1024, None).astype(np.int16))
+        image.SetSpacing(spacing_mm)
+        for file in self.files:
+            file.unlink()
+        sitk.WriteImage(image, str(self.folder / "scan.nii"))
 
     def add(self, data: Dataset, name: str) -> None:
         """Write a data set as a file of this name, in place of one that is there."""

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from pydicom import dcmread
 
 from imaging.errors import IncompleteSeries, IrregularGeometry, NotCt
@@ -76,14 +75,8 @@ def as_nifti(spoil: Callable[[Scan], None]) -> Callable[[Scan], None]:
 
     def convert(scan: Scan) -> None:
         spoil(scan)
-        hu = np.stack([scan.pixels(z) for z in range(len(scan.files))]).astype(np.int16) - 1024
-        data = dcmread(scan.files[0], stop_before_pixels=True)
-        image = sitk.GetImageFromArray(hu)
-        y, x = map(float, data.PixelSpacing)
-        image.SetSpacing((x, y, 2.5))
-        for file in scan.files:
-            file.unlink()
-        sitk.WriteImage(image, str(scan.folder / "scan.nii"))
+        y, x = map(float, dcmread(scan.files[0], stop_before_pixels=True).PixelSpacing)
+        scan.become_nifti((x, y, 2.5), np.asarray)
 
     return convert
 
@@ -137,13 +130,11 @@ BLANK, COPIED, UNLIKE = (
     "equal to another",
     "unlike the slices",
 )
-SHUFFLED = [int(z) for z in np.random.default_rng(1).permutation(np.arange(30, 120))]
 RECIPES = [
     *(
         Recipe(name, spoil, says, IncompleteSeries)
         for name, spoil, says in (
             ("5 slices zeroed", zeroed(*MIDDLE), (BLANK, "088.dcm to 092.dcm", "5 of 133")),
-            ("1 slice zeroed", zeroed(75), (BLANK, "1 of 133 slices (075.dcm)")),
             ("every second slice zeroed", zeroed(*range(40, 100, 2)), (BLANK, "098.dcm")),
             (
                 "1 slice of water only",
@@ -153,43 +144,28 @@ RECIPES = [
             ("1 slice repeated", replaced([75], lambda _: 74), (COPIED, "(074.dcm, 075.dcm)")),
             ("a block repeated", replaced(range(70, 80), lambda z: z - 10),
              (COPIED, "060.dcm to 079.dcm")),
-            ("a slice of 50 mm away", replaced([75], lambda _: 95), (COPIED, "(075.dcm, 095.dcm)")),
             ("1 slice without a body", changed([75], air), (UNLIKE, "(075.dcm)")),
-            ("every second slice without a body", changed(range(40, 100, 2), air), (UNLIKE,)),
             ("1 slice of noise", changed([75], noise), (UNLIKE, "(075.dcm)")),
             ("lower half of a slice lost", changed([75], bottom_lost), (UNLIKE, "(075.dcm)")),
             ("1 slice inverted", changed([75], lambda v: 2048 - v), (UNLIKE, "(075.dcm)")),
             ("2 slices exchanged, 50 mm apart", replaced([60, 80], lambda z: 140 - z),
              (UNLIKE, "060.dcm, 080.dcm")),
-            ("20 slices moved by 50 mm", replaced(range(50, 90), lambda z: 50 + (z - 30) % 40),
-             (UNLIKE,)),
-            ("all slices shuffled", replaced(range(30, 120), lambda z: SHUFFLED[z - 30]),
-             (UNLIKE,)),
             ("slices of another patient", of_another(range(70, 90)),
              (UNLIKE, "070.dcm to 089.dcm")),
             ("another patient from a slice on", of_another(range(70, 133)),
              (UNLIKE, "069.dcm, 070.dcm")),
             ("NIfTI, 5 slices zeroed", as_nifti(zeroed(*MIDDLE)),
              (BLANK, "89 from the feet to 93 from the feet")),
-            ("NIfTI, 1 slice of noise", as_nifti(changed([75], noise)),
-             (UNLIKE, "76 from the feet")),
         )
     ),
     *(
         Recipe(name, from_slice(61, **attributes), says, kind)
         for name, attributes, says, kind in (
-            ("another PatientName", {"PatientName": "OTHER^NAME"}, ("PatientName", MIXTURE), NotCt),
             ("another PatientID", {"PatientID": "other"}, ("CT of 2 patients",), NotCt),
-            ("another StudyInstanceUID", {"StudyInstanceUID": "1.2.3"},
-             ("StudyInstanceUID", MIXTURE), NotCt),
             ("another FrameOfReferenceUID", {"FrameOfReferenceUID": "1.2.3"},
              ("FrameOfReferenceUID", MIXTURE), NotCt),
-            ("another PatientPosition", {"PatientPosition": "HFP"},
-             ("PatientPosition", MIXTURE), NotCt),
             ("another slope", {"RescaleSlope": 1.1},
              (f"{RESCALE} (1.1, -1024.0)", f"{RESCALE} (1.0, -1024.0)"), IrregularGeometry),
-            ("another intercept", {"RescaleIntercept": -924},
-             (f"{RESCALE} (1.0, -924.0)", f"{RESCALE} (1.0, -1024.0)"), IrregularGeometry),
         )
     ),
     Recipe("the lowest slices zeroed", zeroed(*range(50)),
@@ -223,16 +199,6 @@ def test_the_softer_of_two_acquisitions_at_the_same_positions_is_read(
     assert "acquisition 2, 133 images" in other
     assert "its kernel is softer" in other
     assert found.guarantee.given
-
-
-def test_interleaved_acquisitions_are_told_in_the_report(base: Scan, tmp_path: Path) -> None:
-    scan = base.copied(tmp_path / "scan")
-    acquisitions(range(0, 133, 2), range(1, 133, 2))(scan)
-    study = outcome(scan.folder).study
-    assert study is not None
-    assert study.volume.shape[0] == 67
-    (other,) = study.other_series
-    assert "acquisition 2, 66 images" in other
 
 
 @pytest.mark.parametrize("number", [lambda z: 1 + z // 67, lambda z: z + 1, lambda z: 1 + z // 4])

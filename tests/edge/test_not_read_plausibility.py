@@ -7,7 +7,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from pydicom import dcmread
 
 from edge.limitations import limitations_of
@@ -79,16 +78,7 @@ def header(**attributes: object) -> Change:
 
 def as_nifti(spacing_mm: tuple[float, float, float], slope: float = 1.0, shift: int = 0) -> Change:
     """A volume file in the place of the series."""
-
-    def change(scan: Scan) -> None:
-        hu = np.stack([scan.pixels(z) for z in ALL]).astype(np.float64) - 1024
-        image = sitk.GetImageFromArray(np.clip(hu * slope + shift, -1024, None).astype(np.int16))
-        image.SetSpacing(spacing_mm)
-        for file in scan.files:
-            file.unlink()
-        sitk.WriteImage(image, str(scan.folder / "scan.nii"))
-
-    return change
+    return lambda scan: scan.become_nifti(spacing_mm, lambda hu: hu * slope + shift)
 
 
 def drawn(plane: Callable[[int, Pixels, Pixels, np.random.Generator], Pixels]) -> Change:
@@ -116,19 +106,6 @@ def foam(index: int, y: Pixels, x: Pixels, _: np.random.Generator) -> Pixels:
     return np.asarray(hu)
 
 
-def stool(index: int, y: Pixels, x: Pixels, _: np.random.Generator) -> Pixels:
-    """An abdomen with stool in both flanks and across."""
-    hu = np.where(np.hypot(y / 110, x / 160) < 1, 50.0, -1000.0)
-    hu[np.hypot(y - 70, x) < 18] = 300
-    z = 2.5 * (index - 66)
-    colon = np.hypot(np.hypot(y + 10, abs(x) - 95) / 30, z / 130) < 1
-    colon |= (np.hypot(y + 40, z - 70) < 30) & (abs(x) < 95)
-    near = [np.random.default_rng(index + step).normal(size=y.shape) for step in range(6)]
-    bubbles = cv2.GaussianBlur(np.sum(near, axis=0), (0, 0), 2.5)
-    hu[colon] = np.where(bubbles < 0.5 * bubbles.std(), -930, 0)[colon]
-    return np.asarray(hu)
-
-
 ADULT, VALUES = "do not have the size of an adult's", "may not be HU"
 RECIPES = [
     Recipe("white below slice 100", white_out(100), (ADULT, "height", "volume 0.7")),
@@ -141,12 +118,9 @@ RECIPES = [
     Recipe("pixels of half the size", spacing(0.5, 0.5), (ADULT, "width 124 mm", "180 to 420")),
     Recipe("pixels of twice the size", spacing(2, 2), (ADULT, "width 500 mm")),
     Recipe("pixels of 1 : 2", spacing(1, 2), (ADULT, "width / depth 2.7 (expected 0.95 to 2.2)")),
-    Recipe("pixels of 2 : 1", spacing(2, 1), (ADULT, "width / depth 0.68")),
     Recipe("slices every 1 mm", every(1.0), (ADULT, "height 101 mm (expected 150 to 420)")),
-    Recipe("slices every 1.3 mm", every(1.3), (ADULT, "height / width 0.52")),
     Recipe("slices every 4.5 mm", every(4.5), (ADULT, "height 451 mm")),
     Recipe("slope 1.3", header(RescaleSlope=1.3), (VALUES, "soft tissue without fat 175 HU")),
-    Recipe("slope 1.1", header(RescaleSlope=1.1), (VALUES, "soft tissue without fat -15 HU")),
     Recipe("124 HU too high", header(RescaleIntercept=-900), (VALUES, "air around the patient -8")),
     Recipe("100 HU too low", header(RescaleIntercept=-1124), (VALUES, "lung -9")),
     Recipe("slices of 10 mm every 2.5 mm", header(SliceThickness=10), ("are 10 mm thick",)),
@@ -163,7 +137,6 @@ RECIPES = [
         ("SeriesDescription is Pelvis 2.5",),
     ),
     Recipe("foam in water", drawn(foam), ("may not be a patient's chest", VALUES)),
-    Recipe("stool", drawn(stool), (ADULT, "depth")),
     Recipe("NIfTI in a wrong unit", as_nifti((0.7, 0.7, 2.5)), (ADULT, "width 123 mm")),
     Recipe("NIfTI, slope 1.1", as_nifti((1.4, 1.4, 2.5), 1.1, 102), (VALUES, "without fat -15")),
 ]
@@ -174,12 +147,6 @@ def test_what_is_no_adult_s_chest_has_no_guarantee(
     base: Scan, tmp_path: Path, recipe: Recipe
 ) -> None:
     recipe.check(base.copied(tmp_path / "scan"))
-
-
-def test_a_slice_as_thick_as_in_calibration_has_no_limitation(base: Scan, tmp_path: Path) -> None:
-    scan = base.copied(tmp_path / "scan")
-    scan.set(ALL, SliceThickness=1.25, BodyPartExamined="LUNG")
-    assert outcome(scan.folder).texts == ()
 
 
 def test_padding_and_a_cropped_outside_are_no_wrong_scale(base: Scan, tmp_path: Path) -> None:
