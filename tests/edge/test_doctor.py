@@ -85,26 +85,6 @@ def test_people_get_a_line_for_each_check(root: Path) -> None:
     assert line.split() == ["ok", "settings", "from", str(root / "edge.toml")]
 
 
-def open_state(root: Path) -> None:
-    (root / "state").chmod(0o755)
-
-
-def open_inbox(root: Path) -> None:
-    (root / "inbox").chmod(0o777)
-
-
-def open_report(root: Path) -> None:
-    (root / "outbox" / "a").chmod(0o755)
-
-
-def damage(root: Path) -> None:
-    noise(database(root))
-
-
-def forget(root: Path) -> None:
-    empty(database(root))
-
-
 def lose_pending(root: Path) -> None:
     with closing(sqlite3.connect(database(root), isolation_level=None)) as opened:
         opened.execute("DELETE FROM pending")
@@ -115,26 +95,25 @@ def block_outbox(root: Path) -> None:
     (root / "outbox").write_text("mine")
 
 
-def lose_folders(root: Path) -> None:
-    shutil.rmtree(root / "state" / "work")
+SPOILED: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "state": (lambda root: (root / "state").chmod(0o755), "access", "state can be read by others"),
+    "inbox": (lambda root: (root / "inbox").chmod(0o777), "access", "open to every user"),
+    "report": (lambda root: (root / "outbox" / "a").chmod(0o755),
+               "access", "1 reports can be read by every user"),
+    "noise": (lambda root: noise(database(root)),
+              "database", "not a database: restart the agent, which sets it aside"),
+    "empty": (lambda root: empty(database(root)),
+              "studies", "3 studies in the folders have no row"),
+    "pending": (lose_pending, "reports", "requeue c"),
+    "outbox": (block_outbox, "outbox", "Not a directory"),
+    "folders": (lambda root: shutil.rmtree(root / "state" / "work"),
+                "studies", "work missing: start the agent, which makes it"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("spoil", "what", "said"),
-    [
-        (open_state, "access", "state can be read by others"),
-        (open_inbox, "access", "open to every user"),
-        (open_report, "access", "1 reports can be read by every user"),
-        (damage, "database", "not a database: restart the agent, which sets it aside"),
-        (forget, "studies", "3 studies in the folders have no row"),
-        (lose_pending, "reports", "requeue c"),
-        (block_outbox, "outbox", "Not a directory"),
-        (lose_folders, "studies", "work missing: start the agent, which makes it"),
-    ],
-    ids=lambda value: getattr(value, "__name__", None),
-)
+@pytest.mark.parametrize(("spoil", "what", "said"), SPOILED.values(), ids=SPOILED.keys())
 def test_what_is_wrong_is_named(
-    root: Path, spoil: Callable[[Path], None], what: str, said: str
+    root: Path, spoil: Callable[[Path], object], what: str, said: str
 ) -> None:
     spoil(root)
     status, checked = doctor(root)
