@@ -99,7 +99,6 @@ class Edge:
         findings = [(finding.centre_mm, finding.probability) for finding in report.findings]
         scores = score_scan(findings, truth, rim_mm=0.0)
         return {
-            "scan_bytes": self._loaded[study.folder][0].volume.hu.nbytes,
             "took_s": took_s,
             "scheduler_delay_s": delay_s,
             "stages_s": ledger_s(report),

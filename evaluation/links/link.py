@@ -10,6 +10,7 @@ run, with checksums of the artifacts. For ``--scenario dead-cloud`` see
 import hashlib
 import itertools
 import json
+import math
 import random
 import tempfile
 import threading
@@ -32,6 +33,7 @@ from evaluation.links.dead_cloud import CLOUDS, LIMIT_MS, compare, ways
 from evaluation.links.edge_worker import OFF, Edge
 from evaluation.links.proxy import proxied
 from evaluation.links.trace import Trace, find_trace, shipped_names
+from evaluation.phantoms import whole_chest
 from evaluation.result import SHARE, Bar, Result, Table, percentiles_ms
 from evaluation.run import (
     STUDIES,
@@ -56,6 +58,9 @@ CAVEAT = (
     "Studies that are not read from files start from lung boxes in memory; all later stages are "
     "the agent's, except that replayed candidates come from one run of the screening network."
 )
+
+SCAN_BYTES = 2 * math.prod(whole_chest(0).shape)
+"""Of the voxels of each scan, of 16 bits."""
 
 KILL_WITHIN_S = 0.5
 """The cloud is killed at most this long after the start of a study."""
@@ -190,7 +195,7 @@ def row(name: str, reads: Sequence[Read], deadline_s: float) -> dict[str, Any]:
 
     ``late_without_scheduler_delay`` counts the studies that would be late even if the machine had
     never delayed the edge, ``broken_off`` those with a sent ROI that was not answered.
-    ``share_of_scans`` is what was carried, as a share of the voxels of the scans.
+    ``share_of_scans`` is what was carried, as a share of whole scans.
     """
     took_s = np.array([one["took_s"] for one in reads])
     delay_s = np.array([one["scheduler_delay_s"] for one in reads])
@@ -214,7 +219,7 @@ def row(name: str, reads: Sequence[Read], deadline_s: float) -> dict[str, Any]:
         "refused": sum(bool(one["refused"]) for one in reads),
         "bytes": carried,
         "bytes_per_study": carried / len(reads),
-        "share_of_scans": carried / max(sum(one["scan_bytes"] for one in reads), 1),
+        "share_of_scans": carried / len(reads) / SCAN_BYTES,
         "deaths": sum(one["death"] for one in reads),
     }
 

@@ -5,10 +5,10 @@ shared. A reader that sleeps stands in for a GPU: a batch of eight costs little 
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from evaluation.load.gains import BATCHES, gains
 from evaluation.load.overload import SINGLE, Plan, overload
 from evaluation.load.replicas import replicas
 from evaluation.load.servers import SETTINGS, contenders
-from evaluation.load.services import ORDER, pinned, placed, services, split_cores
+from evaluation.load.services import ORDER, Service, pinned, placed, services, split_cores
 from evaluation.result import SHARE, Bar, Result, Table
 from evaluation.run import CloudModel, Seed, command
 from evaluation.sleeping_cloud import program
@@ -29,34 +29,23 @@ from evaluation.world import CLOUD
 GOODPUT_BAR, WASTED_BAR, BAR_LOAD = 0.9, 0.01, 2.0
 
 
-class Measure(StrEnum):
-    """What is measured of the services."""
-
-    OVERLOAD = "overload"
-    GAINS = "gains"
-    REPLICAS = "replicas"
-    SERVERS = "servers"
-
-
 @dataclass(frozen=True)
 class Scenario:
     """What is compared, and how.
 
     Attributes:
         where: for people: how reader and cores are.
-        services: settings of each cloud, by its name.
+        services: settings of each cloud, by its name; none: the cloud beside other servers.
         reader: milliseconds of a reader that sleeps, a batch and an ROI; None: the model.
         shared: whether services and generator run on the same cores.
-        batches: full batches in a study, where gains are measured.
     """
 
-    measure: Measure
+    measure: Callable[[Sequence[Service], Plan], dict[str, Any]]
     where: str
     services: Mapping[str, Mapping[str, Any]]
     plan: Plan = field(default_factory=Plan)
     reader: tuple[float, float] | None = None
     shared: bool = False
-    batches: int = 1
 
 
 ORDERS: Mapping[str, Mapping[str, Any]] = {
@@ -65,39 +54,40 @@ ORDERS: Mapping[str, Mapping[str, Any]] = {
 PAIR: Mapping[str, Mapping[str, Any]] = {SINGLE: {"max_batch": 1}, BATCHES: {}}
 FAKES = [f"fake:{i}" for i in range(3)]
 SHORT = Plan(rounds=3, span_s=4.0)
+BATCH = int(CloudSettings.model_fields["max_batch"].default)
 
 SCENARIOS: Mapping[str, Scenario] = {
-    "overload": Scenario(Measure.OVERLOAD, "service on its own core", ORDERS, SHORT),
+    "overload": Scenario(overload, "service on its own core", ORDERS, SHORT),
     "overload-shared": Scenario(
-        Measure.OVERLOAD, "service on the edges' cores", ORDERS,
+        overload, "service on the edges' cores", ORDERS,
         Plan((BAR_LOAD,), rounds=3, span_s=4.0), shared=True,
     ),
     "overload-asleep": Scenario(
-        Measure.OVERLOAD, "reader that sleeps", ORDERS, Plan((BAR_LOAD,)), (2.0, 14.0)
+        overload, "reader that sleeps", ORDERS, Plan((BAR_LOAD,)), (2.0, 14.0)
     ),
     "devices": Scenario(
-        Measure.GAINS, "asleep, a device each",
+        partial(gains, rois=3 * BATCH), "asleep, a device each",
         {**PAIR, "3 stages": {"stage_engines": FAKES, "stages": 3},
          "3 instances": {"devices": FAKES}},
-        SHORT, (100.0, 5.0), batches=3,
+        SHORT, (100.0, 5.0),
     ),
     "instances": Scenario(
-        Measure.GAINS, "the model, on the processor", {**PAIR, "2 instances": {"instances": 2}},
-        SHORT, shared=True,
+        partial(gains, rois=BATCH), "the model, on the processor",
+        {**PAIR, "2 instances": {"instances": 2}}, SHORT, shared=True,
     ),
     "ray": Scenario(
-        Measure.GAINS, "asleep, with Ray",
+        partial(gains, rois=BATCH), "asleep, with Ray",
         {**PAIR, "2 instances": {"devices": FAKES[:2]},
          "Ray, 1 worker": {"ray": "local", "instances": 1},
          "Ray, 2 workers": {"ray": "local", "instances": 2}},
         SHORT, (100.0, 5.0), shared=True,
     ),
     "replicas": Scenario(
-        Measure.REPLICAS, "two clouds", {"first": {"grace_s": 10.0}, "second": {"grace_s": 10.0}},
+        replicas, "two clouds", {"first": {"grace_s": 10.0}, "second": {"grace_s": 10.0}},
         Plan(span_s=5.0, at_once=32), (2.0, 14.0), shared=True,
     ),
     "servers": Scenario(
-        Measure.SERVERS, "beside Triton and Ray Serve", {}, Plan(rounds=3, span_s=4.0, at_once=8),
+        overload, "beside Triton and Ray Serve", {}, Plan(rounds=3, span_s=4.0, at_once=8),
         (20.0, 5.0),
     ),
 }  # fmt: skip
@@ -223,6 +213,7 @@ def load(
         compared = {**PAIR, f"{instances} instances": {"instances": instances}}
     asleep = times_ms and f"asleep {times_ms[0]:g} ms a batch and {times_ms[1]:g} ms an ROI"
     service, generator = split_cores(shared=chosen.shared)
+    before = os.getloadavg()
     about: dict[str, Any] = {
         "scenario": scenario,
         "where": chosen.where,
@@ -231,8 +222,7 @@ def load(
     }
     with ExitStack() as held:
         with Console(stderr=True).status("starting the services"), pinned(service):
-            if chosen.measure is Measure.SERVERS:
-                before = os.getloadavg()
+            if not compared:
                 started, versions = held.enter_context(
                     contenders(triton_python, ray_python, times_ms or (20.0, 5.0))
                 )
@@ -247,15 +237,7 @@ def load(
                 started = held.enter_context(services(compared, run, **given))
                 about |= started[0].ran_on()
         held.enter_context(pinned(generator))
-        match chosen.measure:
-            case Measure.GAINS:
-                rois = chosen.batches * int(CloudSettings.model_fields["max_batch"].default)
-                return about | gains(started, plan, rois)
-            case Measure.REPLICAS:
-                return about | replicas(started, plan)
-            case Measure.SERVERS:
-                found = overload(started, plan)
-                load_average = {"before": list(before), "after": list(os.getloadavg())}
-                return about | {"load_average": load_average, **found}
-            case _:
-                return about | overload(started, plan)
+        found = chosen.measure(started, plan)
+        if not compared:
+            about["load_average"] = {"before": list(before), "after": list(os.getloadavg())}
+        return about | found

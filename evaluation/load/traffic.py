@@ -24,7 +24,7 @@ import numpy as np
 from imaging.volume import WINDOW_HU
 from protos import codec, inference_pb2
 from protos import overread_pb2 as pb
-from protos.errors import DeadlinePassed, DeadlineUnmeetable, from_status, status_of
+from protos.errors import DeadlineUnmeetable, from_status, status_of
 from protos.inference_pb2_grpc import GRPCInferenceServiceStub
 from protos.messages import Accepted, Header, Load, Priority, Refusal, Roi, Summary
 from protos.metadata import SITE_KEY
@@ -58,17 +58,13 @@ class Traffic:
     budgets_s: tuple[float, ...] = (0.5, 1.0, 2.0)
     stat_share: float = 0.1
 
-    @property
-    def mean_rois(self) -> float:
-        """Return the mean number of ROIs of a study."""
-        return sum(self.rois) / len(self.rois)
-
 
 def poisson(traffic: Traffic, rois_per_s: float, span_s: float, seed: int) -> list[Arrival]:
     """Draw the arrivals of ``span_s`` seconds from a Poisson process with mean ``rois_per_s``."""
     rng = np.random.default_rng(seed)
     arrivals, at_s = [], 0.0
-    while (at_s := at_s + rng.exponential(traffic.mean_rois / rois_per_s)) < span_s:
+    pause_s = float(np.mean(traffic.rois)) / rois_per_s
+    while (at_s := at_s + rng.exponential(pause_s)) < span_s:
         stat = rng.random() < traffic.stat_share
         arrivals.append(
             Arrival(
@@ -234,7 +230,7 @@ class Edges:
                 ended(message.error if isinstance(message, Refusal) else late)
         except grpc.aio.AioRpcError as error:
             metadata: Any = error.trailing_metadata()  # pairs, though its type does not say so
-            reason, reported = _reason(error, metadata), codec.load_of(metadata)
+            reason, reported = reason_of(error), codec.load_of(metadata)
         finally:
             if not accepted.done():
                 accepted.set_result(0)  # the stream has ended: no ROI is sent
@@ -268,17 +264,6 @@ async def _time_round_trip(call: Any, load: CloudLoad) -> None:
     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
         await call.initial_metadata()
         load.round_trip_s = min(load.round_trip_s, time.monotonic() - began_s)
-
-
-def _reason(error: grpc.aio.AioRpcError, metadata: Any) -> str:
-    if error.details() == "Internal error from Core":
-        return BROKEN_OFF
-    kind = from_status(error.code(), error.details(), metadata).kind
-    is_own = status_of(metadata) is None  # its own deadline, not the cloud's answer
-    return LATE if kind == DeadlinePassed.__name__ and is_own else kind
-
-
-STAT_LEVEL, ROUTINE_LEVEL = 1, 2
 
 
 class InferenceEdges(Edges):
@@ -337,8 +322,7 @@ class InferenceEdges(Edges):
             request.inputs.add(name="ROI", datatype="UINT8", shape=(1, *self._roi_shape))
             request.outputs.add(name="PROBABILITY")
             request.raw_input_contents.append(voxels.tobytes())
-            level = STAT_LEVEL if priority is Priority.STAT else ROUTINE_LEVEL
-            request.parameters["priority"].int64_param = level
+            request.parameters["priority"].int64_param = 1 if priority is Priority.STAT else 2
             timeout_us = round(1e6 * max(budget_s - self._margin_s, 1e-6))
             request.parameters["timeout"].int64_param = timeout_us
             self._made[key] = request
@@ -352,6 +336,8 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
     together.
     """
     metadata: Any = error.trailing_metadata()  # pairs, though its type does not say so
+    if error.details() == "Internal error from Core":
+        return BROKEN_OFF
     if status_of(metadata) is not None:
         return from_status(error.code(), error.details(), metadata).kind
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:

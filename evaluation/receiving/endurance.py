@@ -75,18 +75,12 @@ class Study:
         return self.answered_s is not None
 
 
-@dataclass(frozen=True)
-class Sample:
-    """What is so at one time: memory in MB, studies that wait, and for how long the oldest has.
+Sample = dict[str, float]
+"""What is so at one time.
 
-    ``late`` studies are ready and not acknowledged; the others wait for their report.
-    """
-
-    agent_mb: float
-    reader_mb: float
-    late: int
-    waiting: int
-    oldest_s: float
+``agent`` and ``reader`` are memory in MB. ``late`` studies are ready and not acknowledged, those
+that are ``waiting`` wait for their report, the oldest of them for ``oldest_s``.
+"""
 
 
 def endure(
@@ -163,15 +157,20 @@ def _sample(agent: Agent, studies: Sequence[Study]) -> Sample:
     ]
     late = sum(one.ready_s <= now_s and one.acknowledged_s is None for one in studies)
     reader_mb = max(map(resident_mb, children_of(pid)), default=0.0)
-    return Sample(resident_mb(pid), reader_mb, late, len(waiting), max(waiting, default=0.0))
+    return {
+        "agent": resident_mb(pid), "reader": reader_mb, "late": late, "waiting": len(waiting),
+        "oldest_s": max(waiting, default=0.0),
+    }  # fmt: skip
 
 
 def _result(studies: Sequence[Study], samples: Sequence[Sample], rate: float) -> dict[str, Any]:
     ends = [one.acknowledged_s or 0.0 for one in studies]
-    answers = [(one.answered_s or 0.0) - (one.acknowledged_s or 0.0) for one in studies]
-    from_ready = [(one.answered_s or 0.0) - one.ready_s for one in studies]
     outs = [one.out for one in studies if one.out]
-    took_s = [one.took_s for one in studies]
+    spans_s = {
+        "transfer": [one.took_s for one in studies],
+        "answer": [(one.answered_s or 0.0) - (one.acknowledged_s or 0.0) for one in studies],
+        "from_ready": [(one.answered_s or 0.0) - one.ready_s for one in studies],
+    }
     return {
         "studies": len(studies),
         "answered": sum(one.is_answered() for one in studies),
@@ -182,18 +181,15 @@ def _result(studies: Sequence[Study], samples: Sequence[Sample], rate: float) ->
         "taken_per_s": (len(ends) - 1) / (max(ends) - min(ends)),
         "span_s": SAMPLE_S * len(samples),
         "sent_again": sum(one.again for one in studies),
-        "transfer_p50_s": float(np.percentile(took_s, 50)),
-        "transfer_p95_s": float(np.percentile(took_s, 95)),
-        "answer_p50_s": float(np.percentile(answers, 50)),
-        "answer_p95_s": float(np.percentile(answers, 95)),
-        "from_ready_p95_s": float(np.percentile(from_ready, 95)),
-        "late_most": max(one.late for one in samples),
-        "queue_most": max(one.waiting for one in samples),
-        "queue_oldest_most_s": max(one.oldest_s for one in samples),
-        "memory": {
-            "agent": growth_of([one.agent_mb for one in samples]),
-            "reader": growth_of([one.reader_mb for one in samples]),
+        **{
+            f"{name}_p{q}_s": float(np.percentile(values, q))
+            for name, values in spans_s.items()
+            for q in (50, 95)
         },
+        "late_most": max(one["late"] for one in samples),
+        "queue_most": max(one["waiting"] for one in samples),
+        "queue_oldest_most_s": max(one["oldest_s"] for one in samples),
+        "memory": {name: growth_of([one[name] for one in samples]) for name in ("agent", "reader")},
         "growth_bar": GROWTH_BAR,
     }
 

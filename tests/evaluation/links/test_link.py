@@ -32,7 +32,6 @@ GIVEN = {"trace": "t", "number": 0, "bytes": 0, "death": False}
 TOLD = {
     "took_s": 0.1, "scheduler_delay_s": 0.0, "lesions": 2, "found": 1, "false": 1,
     "escalated": 3, "answered": 2, "second_reading": "complete", "refused": "",
-    "scan_bytes": 1000,
 }  # fmt: skip
 RESULT = GIVEN | TOLD
 
@@ -96,7 +95,7 @@ def test_figures_of_a_trace_by_hand() -> None:
     assert (found["escalated"], found["answered"], found["complete"]) == (18, 12, 6)
     assert (found["bytes"], found["deaths"], found["refused"]) == (77, 1, 0)
     assert found["bytes_per_study"] == pytest.approx(77 / 6)
-    assert found["share_of_scans"] == pytest.approx(77 / 6000)
+    assert found["share_of_scans"] == pytest.approx(77 / 6 / (2 * 120 * 480 * 480))
     assert row("t", [{**RESULT, "lesions": 0}], 1.0)["sensitivity"] is None
 
 

@@ -20,7 +20,7 @@ from evaluation.load.load import ORDERS, SCENARIOS, load
 from evaluation.load.overload import Plan, Run, fairness, figures
 from evaluation.load.servers import REQUESTS, STREAMS, contenders, described
 from evaluation.load.services import ORDER, pinned, services, split_cores
-from evaluation.load.traffic import LATE, Arrival, Edges, Outcome, Outcomes, Traffic
+from evaluation.load.traffic import LATE, Arrival, Edges, Outcome, Outcomes
 from evaluation.sleeping_cloud import program
 from evaluation.world import write_toml
 
@@ -175,10 +175,6 @@ def test_an_unknown_scenario_is_refused() -> None:
     result = CliRunner().invoke(app, ["load", "--scenario", "rain"])
     assert result.exit_code == 2
     assert "rain" in result.output
-
-
-def test_traffic_knows_its_mean() -> None:
-    assert Traffic().mean_rois == 2.5
 
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="cores can be chosen on Linux")
