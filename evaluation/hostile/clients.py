@@ -178,8 +178,9 @@ def _always(study: Study, budget_s: float) -> Attack:
     return attack
 
 
-async def _unfinished(address: str) -> None:
-    """Send messages to all but their last byte, and hold them."""
+@contextmanager
+def unfinished(address: str) -> Iterator[None]:
+    """Send messages to all but their last byte, and hold them for the time of the context."""
     message = ROIS[0].SerializeToString()
     body = b"\0" + len(message).to_bytes(4, "big") + message[:-1]
     host, port = address.rsplit(":", 1)
@@ -199,6 +200,11 @@ async def _unfinished(address: str) -> None:
                 frames.append(DataFrame(stream, body[: 65_535 // UNFINISHED]))
             with suppress(BlockingIOError, ConnectionError):
                 connection.send(PREFACE + b"".join(one.serialize() for one in frames))
+        yield
+
+
+async def _unfinished(address: str) -> None:
+    with unfinished(address):
         await asyncio.sleep(LONG_S)
 
 

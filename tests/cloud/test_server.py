@@ -22,7 +22,7 @@ from cloud.callers import Caller, caller_of
 from cloud.describe import fetch_description
 from cloud.errors import AddressUnusable, BadSettings
 from cloud.settings import CloudSettings
-from evaluation.hostile.clients import half_messages
+from evaluation.hostile.clients import unfinished as half_messages
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.errors import OverreadError, Unreachable, from_status, status_of
