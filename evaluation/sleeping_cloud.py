@@ -28,6 +28,7 @@ from cloud.settings import CloudSettings, load_settings
 from cloud.telemetry import Telemetry
 from cloud.workers import OpenOne
 from edge.atomic_files import write_atomically
+from edge.escalation.rois import ROI_SHAPE
 from evaluation.orders import ORDERS
 from imaging.volume import UInt8Array
 from models.runtime.second_reader import Readings
@@ -63,7 +64,7 @@ class SleepingReader:
     name: str = "sleeping"
     version: str = "1"
     engine: str = "asleep:fake"
-    roi_shape: tuple[int, int, int] = (48, 48, 48)
+    roi_shape: tuple[int, int, int] = ROI_SHAPE
 
     @property
     def steps(self) -> tuple[Callable[[Any], Any], ...]:
@@ -92,7 +93,6 @@ class SleepingModel:
     settings: CloudSettings
     fixed_s: float
     each_s: float
-    side: int = 48
     devices: dict[str, SleepingDevice] = field(default_factory=dict)
 
     def open(self, device: str, _threads: int) -> SleepingReader:
@@ -100,8 +100,7 @@ class SleepingModel:
         names = self.settings.stage_engines or (device,) * self.settings.stages
         parts = tuple(self.devices.setdefault(name, SleepingDevice()) for name in names)
         engine = " + ".join(dict.fromkeys(f"asleep:{name or 'fake'}" for name in names))
-        shape = (self.side, self.side, self.side)
-        return SleepingReader(self.fixed_s, self.each_s, parts, engine=engine, roi_shape=shape)
+        return SleepingReader(self.fixed_s, self.each_s, parts, engine=engine)
 
 
 def probability_of(roi: UInt8Array) -> float:
@@ -128,10 +127,10 @@ def _readings(batch: UInt8Array) -> Readings:
     return Readings(probability, np.full(count, DIAMETER_MM), unsure, solid, outline)
 
 
-def program(fixed_ms: float, each_ms: float, side: int = 48) -> tuple[str, ...]:
+def program(fixed_ms: float, each_ms: float) -> tuple[str, ...]:
     """Return this module with its options, as `evaluation.world.running_cloud` takes it."""
     times = ("--fixed-ms", str(fixed_ms), "--each-ms", str(each_ms))
-    return ("evaluation.sleeping_cloud", *times, "--side", str(side))
+    return ("evaluation.sleeping_cloud", *times)
 
 
 def main(
@@ -140,13 +139,12 @@ def main(
     config: Annotated[Path | None, typer.Option(help="Settings file of the cloud.")] = None,
     fixed_ms: float = 20.0,
     each_ms: float = 5.0,
-    side: Annotated[int, typer.Option(help="Voxels of an ROI along each axis.")] = 48,
     awake: Annotated[bool, typer.Option("--awake", help="Read with the settings' model.")] = False,
     order: Annotated[str, typer.Option(help="A name of `evaluation.orders`.")] = "deadline",
 ) -> None:
     """Serve until SIGTERM."""
     settings = load_settings(config, address=address)
-    opened: OpenOne = SleepingModel(settings, fixed_ms / 1e3, each_ms / 1e3, side).open
+    opened: OpenOne = SleepingModel(settings, fixed_ms / 1e3, each_ms / 1e3).open
     if awake:
         opened = partial(open_reader, settings)
     configure_logging("text", sys.stderr)

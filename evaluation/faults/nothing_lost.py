@@ -28,7 +28,6 @@ from typing import Annotated, Any
 
 import typer
 
-from edge.decide import ROI_SIDE
 from evaluation.faults.clock import JUMPS
 from evaluation.faults.fault_points import AT_TARGET, NAMES, fill
 from evaluation.faults.oracle import Wrong, busy
@@ -119,7 +118,7 @@ def flap(root: Path, times: int, seed: int) -> Tried:
     """Lose the link so many times while series come, no faster than they are read."""
     trace = flapping(times, Random(seed))
     with (
-        running_cloud(program(0.0, 0.0, ROI_SIDE)) as cloud,
+        running_cloud(program(0.0, 0.0)) as cloud,
         proxied(cloud.address, trace, seed=seed) as link,
         Site(root, seed, varied=True, cloud=link.address) as site,
     ):

@@ -26,6 +26,7 @@ import typer
 from hpack import Encoder
 from hyperframe.frame import DataFrame, Frame, HeadersFrame, SettingsFrame
 
+from edge.escalation.rois import ROI_SHAPE
 from evaluation.errors import ServiceFailed
 from evaluation.links.http2 import PREFACE
 from evaluation.load.services import pinned, split_cores
@@ -61,7 +62,6 @@ CONNECTIONS, UNFINISHED = 40, 64
 """Connections, and the unfinished messages of each."""
 READER_MS = 10.0, 10.0
 """Of the reader that sleeps: of a batch, and of each ROI."""
-SHAPE = (48, 48, 48)
 LONG_S = 600.0
 
 Attack = Callable[[str], Coroutine[Any, Any, None]]
@@ -102,7 +102,7 @@ def has_ipv6() -> bool:
 
 
 def _roi(number: int = 0) -> pb.ReadRequest:
-    voxels = np.random.default_rng(number).integers(0, 256, SHAPE, dtype=np.uint8)
+    voxels = np.random.default_rng(number).integers(0, 256, ROI_SHAPE, dtype=np.uint8)
     return codec.encode_roi(Roi(number, voxels, (1.0, 1.0, 1.0), WINDOW_HU, 0.5))
 
 
@@ -220,7 +220,7 @@ ATTACKS: dict[str, Attack] = {
 
 async def answered(service: Target, arrivals: Sequence[Arrival], attack: str | None) -> float:
     """Send honest studies; return the part of the ROIs after the warm-up that is read in time."""
-    async with Edges(service.honest, SHAPE, HONEST.edges) as edges:
+    async with Edges(service.honest, HONEST.edges) as edges:
         with _beside(service.hostile, attack):
             outcomes = await edges.send(arrivals)
     counted = [one for one in outcomes.rois if one.at_s - one.took_s >= WARM_UP_S]
@@ -244,7 +244,7 @@ def _beside(address: str, attack: str | None) -> Iterator[None]:
 
 
 async def _capacity(service: Target, seconds: float) -> float:
-    async with Edges(service.honest, SHAPE, 16) as edges:
+    async with Edges(service.honest, 16) as edges:
         outcomes = await edges.saturate(4, seconds, budget_s=60.0, at_once=16)
     return len(outcomes.in_time) / outcomes.span_s
 

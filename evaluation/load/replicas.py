@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from edge.escalation.client import open_second_reader
+from edge.escalation.rois import ROI_SHAPE
 from edge.settings.core import load_settings
 from evaluation.load.overload import Plan, capacities, goodput_of, under_load
-from evaluation.load.services import ROI_SHAPE, Service
+from evaluation.load.services import Service
 from evaluation.run import each
 from evaluation.world import Cloud
 from imaging.volume import WINDOW_HU

@@ -17,8 +17,6 @@ from evaluation.world import CLOUD, Cloud, running_cloud
 from models.runtime import hardware
 from process.tls import grpc_target
 
-ROI_SHAPE = (48, 48, 48)
-
 ORDER = "order"
 """Beside the settings of a cloud: one of `evaluation.orders`, in place of its own order."""
 
@@ -40,9 +38,8 @@ class Service:
     def connect(self, edges: int) -> Edges:
         """Return simulated edges of the service."""
         if self.model:
-            return InferenceEdges(self.address, ROI_SHAPE, edges, self.model, self.margin_s)
-        shape = fetch_description(self.clouds[0].address).roi_shape
-        return Edges(grpc_target(self.address), shape, edges, BALANCED)
+            return InferenceEdges(self.address, edges, self.model, self.margin_s)
+        return Edges(grpc_target(self.address), edges, BALANCED)
 
     def model_time(self) -> tuple[float, float]:
         """Return the seconds of the model so far, and those of them that were wasted."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import numpy as np
 
+from edge.escalation.rois import ROI_SHAPE
 from imaging.volume import WINDOW_HU
 from protos import codec, inference_pb2
 from protos import overread_pb2 as pb
@@ -136,13 +137,9 @@ class Edges:
     """Simulated edges, each with a channel and a site name, for the time of an ``async with``."""
 
     def __init__(
-        self,
-        address: str,
-        roi_shape: tuple[int, int, int],
-        count: int,
-        options: Sequence[tuple[str, str | int]] = (),
+        self, address: str, count: int, options: Sequence[tuple[str, str | int]] = ()
     ) -> None:
-        self._address, self._shape, self._count = address, roi_shape, count
+        self._address, self._count = address, count
         # otherwise all channels to one address would share a connection
         self._options = (("grpc.use_local_subchannel_pool", 1), *options)
         self._stubs: list[OverreadAsyncStub] = []
@@ -252,7 +249,7 @@ class Edges:
         """Return noise, encoded once for each number, so that encoding takes no time here."""
         while len(self._rois) <= number:
             rng = np.random.default_rng(len(self._rois))
-            voxels = rng.integers(0, 256, self._shape, dtype=np.uint8)
+            voxels = rng.integers(0, 256, ROI_SHAPE, dtype=np.uint8)
             roi = Roi(len(self._rois), voxels, (1.0, 1.0, 1.0), WINDOW_HU, 0.5)
             self._rois.append(codec.encode_roi(roi))
         return self._rois[number]
@@ -273,16 +270,9 @@ class InferenceEdges(Edges):
     it, the time of its largest batch.
     """
 
-    def __init__(
-        self,
-        address: str,
-        roi_shape: tuple[int, int, int],
-        count: int,
-        model: str,
-        margin_s: float = 0.0,
-    ) -> None:
-        super().__init__(address, roi_shape, count)
-        self._roi_shape, self._model, self._margin_s = roi_shape, model, margin_s
+    def __init__(self, address: str, count: int, model: str, margin_s: float = 0.0) -> None:
+        super().__init__(address, count)
+        self._model, self._margin_s = model, margin_s
         self._calls: list[GRPCInferenceServiceAsyncStub] = []
         self._made: dict[tuple[int, float, Priority], inference_pb2.ModelInferRequest] = {}
 
@@ -317,9 +307,9 @@ class InferenceEdges(Edges):
         """Return a request with noise, made once, so that making it takes no time here."""
         key = (number, budget_s, priority)
         if key not in self._made:
-            voxels = np.random.default_rng(number).integers(0, 256, self._roi_shape, np.uint8)
+            voxels = np.random.default_rng(number).integers(0, 256, ROI_SHAPE, np.uint8)
             request = inference_pb2.ModelInferRequest(model_name=self._model)
-            request.inputs.add(name="ROI", datatype="UINT8", shape=(1, *self._roi_shape))
+            request.inputs.add(name="ROI", datatype="UINT8", shape=(1, *ROI_SHAPE))
             request.outputs.add(name="PROBABILITY")
             request.raw_input_contents.append(voxels.tobytes())
             request.parameters["priority"].int64_param = 1 if priority is Priority.STAT else 2

@@ -13,7 +13,6 @@ from evaluation.hostile.clients import (
     ATTACKS,
     CALLERS,
     HOLDS,
-    SHAPE,
     Target,
     answered,
     freed_s,
@@ -67,7 +66,7 @@ def test_beside_a_hostile_client_an_honest_one_is_answered(service: Target, name
     studies = [Arrival(0.1 * number, number, 4, BUDGET_S) for number in range(4)]
 
     async def send() -> Outcomes:
-        async with Edges(service.honest, SHAPE, 4) as edges:
+        async with Edges(service.honest, 4) as edges:
             await edges.send(studies[:1])  # a site that the cloud knows has room beside a flood
             async with attacked(service, name):
                 return await edges.send(studies)
