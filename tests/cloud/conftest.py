@@ -1,7 +1,5 @@
 """A cloud for the tests of a module that leave it as it was."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -4,8 +4,6 @@
 reason for that: a peer of today sends and expects these bytes.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from base64 import b64decode, b64encode
@@ -13,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import numpy as np
@@ -53,7 +51,7 @@ class Call:
         return {**given, **texts, "status": b64encode(self.status).decode()}
 
     @classmethod
-    def from_json(cls, given: dict[str, Any]) -> Call:
+    def from_json(cls, given: dict[str, Any]) -> Self:
         lists = {name: [b64decode(one) for one in given[name]] for name in LISTS}
         return cls(**{**given, **lists, "status": b64decode(given["status"])})
 

@@ -1,7 +1,5 @@
 """A cloud on loopback with a short reader, studies to send to it, and a blocking client."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import itertools

@@ -1,7 +1,5 @@
 """Every stream ends in one count, and every ROI that arrives in one, whatever happens to them."""
 
-from __future__ import annotations
-
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor

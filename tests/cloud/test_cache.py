@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from cloud.cache import CacheKey, VerdictCache
 from protos.messages import Verdict
 

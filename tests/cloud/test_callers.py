@@ -1,7 +1,5 @@
 """Who a caller is: by its certificate, its proxy, or its machine; and whether it may send stat."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

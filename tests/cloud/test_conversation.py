@@ -1,7 +1,5 @@
 """A recorded conversation is answered as it was: a peer that is not updated goes on working."""
 
-from __future__ import annotations
-
 import json
 
 import grpc

@@ -1,7 +1,5 @@
 """The instances that the settings ask for, on devices that sleep in place of GPUs."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 import threading

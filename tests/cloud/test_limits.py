@@ -1,7 +1,5 @@
 """Small ROIs are padded, and their masks cropped."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The command line: what an operator reads when something is wrong, and `describe`."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -1,7 +1,5 @@
 """Sending a model to the edges: an offer, its file, and what is refused."""
 
-from __future__ import annotations
-
 import hashlib
 import lzma
 from concurrent.futures import ThreadPoolExecutor

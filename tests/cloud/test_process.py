@@ -1,7 +1,5 @@
 """The process of the command: signals, readiness, and a model that hangs or fails."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import socket

@@ -1,7 +1,5 @@
 """Instances as Ray actors: two on a Ray of this machine, which one test starts."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import time

@@ -1,7 +1,5 @@
 """The server around the service: health, reflection, drain, address and TLS."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import threading

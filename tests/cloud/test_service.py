@@ -1,7 +1,5 @@
 """The service as its callers meet it: a real server on loopback, a blocking client."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from typing import Any
 

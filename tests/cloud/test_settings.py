@@ -1,7 +1,5 @@
 """The sources of settings, and values that are refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The ROIs of a study: read, refused, sent again, waiting, and counted before they are sent."""
 
-from __future__ import annotations
-
 import queue
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The spans of a study in a cloud that serves."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """What an operator sees."""
 
-from __future__ import annotations
-
 import urllib.request
 from importlib.metadata import version
 from itertools import pairwise

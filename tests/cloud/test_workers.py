@@ -1,7 +1,5 @@
 """A model behind a stage: off the event loop, overlapping in steps, and never trusted blindly."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine

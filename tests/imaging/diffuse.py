@@ -1,7 +1,5 @@
 """Ground glass and consolidation, drawn into the lungs of a scan."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from imaging.lungs import find_lungs

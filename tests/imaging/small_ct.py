@@ -1,7 +1,5 @@
 """Small valid CT series, written as a scanner would, for the tests of the reader."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory

@@ -1,7 +1,5 @@
 """How much of the lungs is not aerated, in health and with drawn pneumonia."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

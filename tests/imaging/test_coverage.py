@@ -1,7 +1,5 @@
 """Where a volume ends inside the lungs, on whole and on cut scans."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 

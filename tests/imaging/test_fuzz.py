@@ -1,7 +1,5 @@
 """Mutated copies of sound slices: the reader answers with a study or a StudyError, only."""
 
-from __future__ import annotations
-
 import random
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Where a finding lies: its image, its side and its zone, however the scan is stored."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path

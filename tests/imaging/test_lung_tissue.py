@@ -1,7 +1,5 @@
 """Which candidates lie at lung tissue, and which in bowel gas or in the heart."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

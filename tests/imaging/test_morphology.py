@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 
 from imaging.morphology import closed, closed_along_z, dilate, doubled, erode, halved, hull, opened

@@ -1,7 +1,5 @@
 """Resampling to 1 mm, and the lung box of real scans."""
 
-from __future__ import annotations
-
 import csv
 from dataclasses import replace
 from pathlib import Path

@@ -4,8 +4,6 @@ Most of it is two tables, of images and of files, a row for each way to be bad; 
 `test_refused_volumes.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path

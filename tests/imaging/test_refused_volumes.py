@@ -1,7 +1,5 @@
 """Volume files that are refused: each with its error and its reason."""
 
-from __future__ import annotations
-
 import gzip
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Cutting regions out of the lung box."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from imaging.roi import cut_roi

@@ -1,7 +1,5 @@
 """The vocabulary: geometry and the HU window."""
 
-from __future__ import annotations
-
 from itertools import permutations, product
 
 import numpy as np

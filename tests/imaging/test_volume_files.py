@@ -1,7 +1,5 @@
 """Volume files: the same voxels at the same places as they were written."""
 
-from __future__ import annotations
-
 import gzip
 import struct
 from collections.abc import Callable

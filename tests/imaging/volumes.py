@@ -1,7 +1,5 @@
 """Volumes with a known HU everywhere, and the window of the networks applied plainly."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

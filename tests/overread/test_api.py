@@ -1,7 +1,5 @@
 """The Python interface: accepted input, results and errors."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

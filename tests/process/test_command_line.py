@@ -1,7 +1,5 @@
 """What is wrong with an option is said in plain words, by every program."""
 
-from __future__ import annotations
-
 import pytest
 import typer
 from typer.testing import CliRunner

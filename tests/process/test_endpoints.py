@@ -1,7 +1,5 @@
 """Metrics, healthz and readyz over real HTTP."""
 
-from __future__ import annotations
-
 import json
 import urllib.error
 import urllib.request

@@ -1,7 +1,5 @@
 """Any application over real HTTP: its address, its callers, and the bounds of its connections."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import gc

@@ -1,7 +1,5 @@
 """The log, in both forms."""
 
-from __future__ import annotations
-
 import io
 import json
 from typing import Literal

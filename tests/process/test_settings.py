@@ -1,7 +1,5 @@
 """What is wrong with a setting is said in plain words, whatever is wrong."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

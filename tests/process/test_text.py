@@ -1,7 +1,5 @@
 """Nothing from outside is obeyed by a terminal."""
 
-from __future__ import annotations
-
 import io
 import json
 

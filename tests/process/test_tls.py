@@ -1,7 +1,5 @@
 """The usual mistakes with TLS each get a sentence, against real services."""
 
-from __future__ import annotations
-
 import socket
 import threading
 from collections.abc import Iterator

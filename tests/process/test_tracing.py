@@ -1,7 +1,5 @@
 """Traces: each span of a study finds its trace; a destination that is away costs spans alone."""
 
-from __future__ import annotations
-
 import http.server
 import io
 import json
@@ -182,7 +180,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         exporting("overread-edge", destination).__enter__()
 
 
-def test_a_collector_gets_spans_over_http(collector: Collector) -> None:
+def test_a_collector_gets_spans_over_http(collector: "Collector") -> None:
     with exporting("overread-cloud", collector.url), tracing.study(KEY), tracing.span("read"):
         pass
     (path, body) = collector.requests[0]
@@ -247,7 +245,7 @@ class Collector:
         self.url = ""
 
     @contextmanager
-    def running(self) -> Iterator[Collector]:
+    def running(self) -> Iterator["Collector"]:
         kept = self.requests
 
         class Handler(http.server.BaseHTTPRequestHandler):

@@ -3,8 +3,6 @@
 ``python -m tests.protos.test_contract`` writes the description again, after an addition.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

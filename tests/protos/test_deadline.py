@@ -1,7 +1,5 @@
 """Deadlines: monotonic inside, remaining seconds outside."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from protos.deadline import Deadline

@@ -1,7 +1,5 @@
 """The error table: the same class is raised in the cloud and met on the edge."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

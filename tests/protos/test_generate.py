@@ -1,7 +1,5 @@
 """The committed stubs are what the contract generates."""
 
-from __future__ import annotations
-
 import pytest
 
 from protos import generate

@@ -3,8 +3,6 @@
 Real series of several scanners, where the data is there; else phantoms.
 """
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from collections.abc import Sequence

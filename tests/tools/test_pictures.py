@@ -1,7 +1,5 @@
 """A report's page in a real browser; skipped where Chromium is not installed."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

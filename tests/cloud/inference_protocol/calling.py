@@ -1,7 +1,5 @@
 """tritonclient in a process of its own, and a reader whose every answer differs."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import json

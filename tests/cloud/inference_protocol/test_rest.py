@@ -1,7 +1,5 @@
 """What a caller over HTTP may do wrong, and how its site is known."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import json

@@ -1,7 +1,5 @@
 """Times of a request that several batches read."""
 
-from __future__ import annotations
-
 import pytest
 
 from cloud.inference_protocol.statistics import Statistics

@@ -1,7 +1,5 @@
 """An unmodified tritonclient reads ROIs with the service, over gRPC and over HTTP."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections import Counter

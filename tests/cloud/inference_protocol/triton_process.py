@@ -4,8 +4,6 @@ It runs in a process of its own, since tritonclient and our stubs both register 
 messages. Arguments: ``grpc`` or ``http``, HOST:PORT, and authority, key and certificate for TLS.
 """
 
-from __future__ import annotations
-
 import json
 import queue
 import sys

@@ -1,7 +1,5 @@
 """Queue entries, and a batcher on a stage that works by hand."""
 
-from __future__ import annotations
-
 import asyncio
 import concurrent.futures
 from collections.abc import Callable, Coroutine

@@ -1,7 +1,5 @@
 """The running cost model."""
 
-from __future__ import annotations
-
 import pytest
 
 from cloud.scheduling.cost import CostModel

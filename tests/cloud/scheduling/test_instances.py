@@ -1,7 +1,5 @@
 """Several instances of the model behind one batcher."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections.abc import Callable, Coroutine

@@ -1,7 +1,5 @@
 """Order, admission and shares of the waiting ROIs."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np

@@ -1,7 +1,5 @@
 """From a scanner to two archives: kills, clocks that jump, links that are lost, full disks."""
 
-from __future__ import annotations
-
 import errno
 import io
 import json

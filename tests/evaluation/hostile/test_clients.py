@@ -1,7 +1,5 @@
 """Clients that mean no good, beside an honest one."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager

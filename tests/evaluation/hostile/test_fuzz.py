@@ -1,7 +1,5 @@
 """Hostile data for the reader and for the agent: a small share of that of the command."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

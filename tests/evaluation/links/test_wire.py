@@ -1,7 +1,5 @@
 """What crosses between edge and cloud holds nothing of a patient; and the search would find it."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Two clouds for the same edges."""
 
-from __future__ import annotations
-
 import threading
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,7 +1,5 @@
 """Series by C-STORE and as files, to the installed agent with the real network: a few of them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

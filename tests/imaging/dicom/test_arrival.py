@@ -1,7 +1,5 @@
 """What the headers of a folder tell before it is read."""
 
-from __future__ import annotations
-
 import gc
 import os
 import warnings

@@ -1,7 +1,5 @@
 """Damaged codestreams are refused before a decoder sees them; sound ones are read to their end."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -3,8 +3,6 @@
 Enhanced CT: all slices in one file, with functional groups instead of headers.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The headers that are kept of source images: complete, bounded, and without what is damaged."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path

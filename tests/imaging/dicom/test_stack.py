@@ -1,7 +1,5 @@
 """What still counts as an even stack: rounding is forgiven, holes and tilts are not."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Sound series in every form that hospitals send; the damaged ones are in test_refusals."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Studies are read in child processes: what a study does to its reader ends with the child."""
 
-from __future__ import annotations
-
 import os
 import resource
 import signal

@@ -1,7 +1,5 @@
 """Sending data between processes: what is built on the other side."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

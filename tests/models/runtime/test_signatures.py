@@ -1,7 +1,5 @@
 """Signed models: with trusted keys, only what one of them has signed is opened."""
 
-from __future__ import annotations
-
 import shutil
 import stat
 from pathlib import Path
