@@ -319,19 +319,6 @@ def test_a_study_without_a_mark_begins_when_it_had_been_quiet(box: Box) -> None:
         box.clock.sleep(4.0)
 
 
-def test_no_study_is_charged_for_the_time_in_which_its_quiet_is_waited_for(tmp_path: Path) -> None:
-    """Whenever its last file came while another was read, it is quiet from the first look on."""
-    wall = HandClock()
-    inbox, clock = watch(tmp_path / "inbox", wall)
-    assert names(inbox) == []
-    clock.sleep(6.0)
-    folder = put(tmp_path / "inbox", "a", done=False)
-    wall.now_s = max(path.stat().st_ctime for path in (folder, *folder.iterdir())) + 5.5
-    assert names(inbox) == []
-    clock.sleep(QUIET_S)
-    assert [arrival.since_s for arrival in inbox.complete()] == [clock.now_s]
-
-
 def test_a_study_of_which_announced_images_are_missing_is_held_for_a_bounded_while(
     box: Box,
 ) -> None:

@@ -5,7 +5,6 @@ When a pending read is retried, and for how long.
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -123,16 +122,6 @@ def test_a_pending_read_too_old_is_given_up_in_a_last_version(site: Site) -> Non
         site.store.pending.get(record.id)
 
 
-def test_compressing_may_make_enough_room(site: Site) -> None:
-    site.cloud.available = False
-    keys = [site.study(name).id for name in "abcd"]
-    site.amender = site.start(max_bytes=site.store.pending.used_bytes() - 100_000)
-    assert site.amender.over_limit
-    site.amender.run_once()
-    assert not site.amender.over_limit
-    assert all(site.store.pending.get(key).step is PendingStep.PENDING for key in keys)
-
-
 def test_beyond_the_limit_only_the_oldest_pending_read_is_given_up(site: Site) -> None:
     """Its last version is final and says so; what was freed is enough for the others."""
     site.cloud.available = False
@@ -156,26 +145,6 @@ def test_beyond_the_limit_only_the_oldest_pending_read_is_given_up(site: Site) -
     )
     assert site.report("young")["version"] == 1
     assert site.store.pending.get(young.id).step is PendingStep.PENDING
-
-
-def test_a_wall_clock_that_jumps_changes_nothing_but_the_dates(site: Site) -> None:
-    """Years forwards and back: nothing is given up, and versions stay in their order."""
-    site.study("a")
-    site.cloud.answers = [1]
-    site.now += timedelta(days=5000)
-    site.turns()
-    site.clock.sleep(QUIET_S)
-    site.turns()
-    site.amender = site.start()
-    site.now -= timedelta(days=9000)
-    site.cloud.answers = [1]
-    site.clock.sleep(60.0)
-    site.turns()
-    two, three = site.report("a", ".v2"), site.report("a")
-    assert two["created"] > three["created"]
-    assert [two["version"], three["version"]] == [2, 3]
-    assert [change["version"] for change in three["changes"]] == [2, 3]
-    assert three["status"] == "final"
 
 
 def crash_at(step: PendingStep, durable: bool) -> Callable[[object, bool], None]:

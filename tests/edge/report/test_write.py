@@ -99,11 +99,6 @@ def _no_space(_descriptor: int) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_a_name_that_is_no_utf8_does_not_stop_the_report(tmp_path: Path) -> None:
-    paths = write_report(replace(REPORT, source=Path("/in/\udcff")), {}, tmp_path)
-    assert json.loads(paths.json.read_text())["source"] == "/in/?"
-
-
 @pytest.mark.parametrize(
     ("findings", "possible", "drawn"),
     [
@@ -217,14 +212,6 @@ def test_killed_at_any_file_the_old_version_is_complete_and_the_next_attempt_fin
     for suffix in ("html", "json"):
         assert (tmp_path / f"report.v1.{suffix}").read_bytes() == before[f"report.{suffix}"]
     assert sorted(os.listdir(tmp_path)) == sorted({*before, *FILES})
-
-
-def test_the_version_of_another_study_is_none(tmp_path: Path) -> None:
-    first(tmp_path)
-    assert (version_in(tmp_path, "k1"), version_in(tmp_path, "k2")) == (1, 0)
-    (tmp_path / "report.json").write_text("{")
-    assert version_in(tmp_path, "k1") == 0
-    assert version_in(tmp_path / "none", "k1") == 0
 
 
 def test_a_new_study_s_report_leaves_no_version_of_an_older_one(tmp_path: Path) -> None:
