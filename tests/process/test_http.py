@@ -181,7 +181,7 @@ def test_a_connection_that_is_gone_is_forgotten() -> None:
         # not isinstance: it would ask every object of the process for its class
         return sum(type(one).__name__ == "Protocol" for one in gc.get_objects())
 
-    with serving(APP, HERE) as bound:
+    with serving(APP, bounded(quiet_s=0.5)) as bound:
         before = known()
         for _ in range(20):
             with connected(bound) as caller:
