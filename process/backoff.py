@@ -11,7 +11,7 @@ Jitter = Callable[[float, float], float]
 
 
 def doubled(first: float, most: float, times: int) -> float:
-    """Return ``first`` after it was doubled so many times, at most ``most``."""
+    """Return ``first``, doubled ``times`` times, at most ``most``."""
     return min(most, first * 2.0 ** min(times, 30))
 
 
@@ -22,7 +22,7 @@ def pause_s(
     jitter: Jitter = random.uniform,
     least: float = 0.5,
 ) -> float:
-    """Return the pause after so many failures in a row, at least one.
+    """Return the pause after this number of failures in a row, at least one.
 
     It is drawn between the part ``least`` of what is allowed and all of it, so that callers do not
     try in step; 1 is the whole pause.

@@ -342,7 +342,7 @@ def _tell(name: str, heard: Callable[[Report], None], report: Report) -> None:
     """Tell a part of a report; a fault of the part harms no report."""
     try:
         heard(report)
-    except Exception as error:
+    except Exception as error:  # whatever it is: the report is out, and the next study must be read
         if is_of_the_database(error):
             raise
         log.exception("fault of a part", part=name)

@@ -45,7 +45,7 @@ WAY = "stow"
 PART_TYPE = "application/dicom"
 RESPONSE_TYPE = "application/dicom+json"
 MAX_REQUESTS = 4
-"""Requests that are received at once; more are told to come back."""
+"""Requests that are received at once; further ones get the status 503."""
 MAX_CONNECTIONS = 64
 """Connections that may be open at once; more are closed."""
 HEADERS_S = 15.0

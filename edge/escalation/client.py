@@ -85,7 +85,7 @@ class NoSecondReader:
 
 @dataclass(frozen=True)
 class Sending:
-    """What one stream is about to send to a cloud: at most so many ROIs, and bytes of voxels."""
+    """What one stream is about to send to a cloud: the most ROIs, and bytes of voxels."""
 
     study_key: str
     cloud: str
@@ -247,9 +247,9 @@ class Escalator:
             self._sleep(wait_s)
 
     def _pause_s(self, attempts: int, fault: OverreadError | None) -> float:
-        """Return the pause after so many attempts and ``fault``: random, up to a doubling bound.
+        """Return the pause after this number of attempts: random, up to a bound that doubles.
 
-        It is longer by the time that the cloud said with the fault.
+        It is longer by the time that the cloud names in ``fault``.
 
         The pauses after a broken connection are short, so that a dead cloud costs little time.
         """

@@ -183,7 +183,7 @@ class Authenticator:
         self._begin(session, f"password, from {address}", "", address)
 
     def log_out(self, session: Session) -> None:
-        """End a session, also for whoever has copied its cookie."""
+        """End a session; a copy of its cookie is not valid any more."""
         self._ended.add(session.get("id", ""))
         session.clear()
 

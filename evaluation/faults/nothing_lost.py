@@ -70,7 +70,7 @@ class Fault(StrEnum):
 
 
 def kill(root: Path, times: int, seed: int) -> Tried:
-    """Kill the agent so many times, and let one finish after every second."""
+    """Kill the agent ``times`` times; after every second kill, let one agent finish."""
     longest_s = 0.5
     with Site(root, seed, varied=True) as site:
         for number in each(range(times), "kills"):
@@ -84,7 +84,7 @@ def kill(root: Path, times: int, seed: int) -> Tried:
 
 
 def fill_disk(root: Path, times: int, seed: int) -> Tried:
-    """Fill the disk so many times while series come."""
+    """Fill the disk ``times`` times while series come."""
     ballast = root / "ballast"
     with (
         tempfile.TemporaryDirectory() as elsewhere,
@@ -101,7 +101,7 @@ def fill_disk(root: Path, times: int, seed: int) -> Tried:
 
 
 def set_clock(root: Path, times: int, seed: int) -> Tried:
-    """Let so many agents work one after another with a clock that jumps."""
+    """Let ``times`` agents work one after another with a clock that jumps."""
     with Site(root, seed, varied=True, jumps=True) as site:
         for number in each(range(times), "agents"):
             if number:
@@ -115,7 +115,7 @@ def set_clock(root: Path, times: int, seed: int) -> Tried:
 
 
 def flap(root: Path, times: int, seed: int) -> Tried:
-    """Lose the link so many times while series come, no faster than they are read."""
+    """Lose the link ``times`` times while series come, no faster than they are read."""
     trace = flapping(times, Random(seed))
     with (
         running_cloud(program(0.0, 0.0)) as cloud,

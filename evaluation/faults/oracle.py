@@ -220,7 +220,7 @@ def _compare_versions(versions: Sequence[Report], lost: list[str], doubled: list
     given_up = [c for c in last["changes"] if c.get("kind") == ChangeKind.GIVEN_UP.value]
     if given_up:
         lost.append("a pending read, given up too early")
-    # more images have no place: they begin the report anew
+    # a change for more images has no centre: after it the findings start again
     places = [tuple(c["centre_mm"]) for c in last["changes"] if c["centre_mm"] is not None]
     if len(set(places)) < len(places):
         doubled.append("a verdict")

@@ -37,7 +37,7 @@ class Figures:
 
 
 def gains(started: Sequence[Service], plan: Plan, rois: int) -> dict[str, Any]:
-    """Measure every service in each round, with studies of so many ROIs; return the figures."""
+    """Measure every service in each round, with studies of ``rois`` ROIs; return the figures."""
     found = asyncio.run(_compare(started, plan, rois))
     engines = {one.mode: one.ran_on()["engine"] for one in started}
     about = {"rois_a_study": rois, "rounds": plan.rounds, "span_s": plan.span_s}

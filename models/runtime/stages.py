@@ -132,7 +132,7 @@ def open_staged(
     core.
 
     Raises:
-        UnfitArtifact: it is no hybrid, or cannot be cut so often.
+        UnfitArtifact: it is no hybrid, or cannot be cut into this number of parts.
         UntrustedManifest, InvalidKey: see `models.runtime.artifacts.every`.
     """
     whole = find(name, folder, keys)

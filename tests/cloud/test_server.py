@@ -20,7 +20,7 @@ from cloud.callers import Caller, caller_of
 from cloud.describe import fetch_description
 from cloud.errors import AddressUnusable, BadSettings
 from cloud.settings import CloudSettings
-from evaluation.hostile.clients import unfinished as half_messages
+from evaluation.hostile.clients import unfinished as unfinished_calls
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.errors import OverreadError, Unreachable, from_status, status_of
@@ -102,7 +102,7 @@ def test_a_burst_of_calls_does_not_cancel_those_of_other_sites() -> None:
     with run_cloud(trusted_proxies=("*",)) as cloud, cloud.stub() as stub:
         read(cloud, make_stream(make_roi(1)))
         cloud.loop.call_soon_threadsafe(go.wait, 60)
-        with half_messages(cloud.address):
+        with unfinished_calls(cloud.address):
             calls = [
                 stub.Read(iter(make_stream(make_roi(1), budget_s=60.0)), 60, metadata=north)
                 for _ in range(8)

@@ -58,7 +58,7 @@ def agent(root: Path, port: int, cloud: ForgetfulCloud | None = None) -> Iterato
 
 
 def work(root: Path, port: int, *, sent: int) -> None:
-    """Run the agent in this process until so many deliveries are sent."""
+    """Run the agent in this process until this number of deliveries is sent."""
     with agent(root, port):
         wait_until(lambda: count(root, "deliveries", "sent") >= sent)
 
