@@ -12,7 +12,7 @@ import hashlib
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,21 +23,65 @@ import numpy.typing as npt
 import typer
 
 from cloud.instances import open_instances, open_reader
+from cloud.scheduling.scheduler import Scheduler, WaitingRoi
 from cloud.server import CloudServer, serve
 from cloud.settings import CloudSettings, load_settings
 from cloud.telemetry import Telemetry
 from cloud.workers import OpenOne
 from edge.atomic_files import write_atomically
 from edge.escalation.rois import ROI_SHAPE
-from evaluation.orders import ORDERS
 from imaging.volume import UInt8Array
 from models.runtime.second_reader import Readings
 from process.logs import configure_logging
+from protos.errors import Overloaded, OverreadError
 
 DIAMETER_MM = 6.0
 
 AWAKE = ("evaluation.sleeping_cloud", "--awake")
 """The service with a model, as `cloud serve`; it may have another order."""
+
+
+class EarliestDeadline(Scheduler):
+    """Reads the earliest deadline first; refuses nothing on arrival, and drops what is late.
+
+    It knows neither priority nor site.
+    """
+
+    def admit(self, newcomers: Sequence[WaitingRoi]) -> list[tuple[WaitingRoi, OverreadError]]:
+        """Admit the newcomers while there is room."""
+        if len(self.waiting) + len(newcomers) > self.rules.max_queued:
+            raise Overloaded("the queue is full", limit=self.rules.max_queued)
+        return []
+
+    def order(
+        self, rois: Sequence[WaitingRoi], start_s: float, each_s: float = 0.0
+    ) -> Iterator[WaitingRoi]:
+        """Yield the ROIs by deadline."""
+        del start_s, each_s
+        yield from sorted(rois, key=lambda roi: (roi.deadline.at_s, roi.number))
+
+
+class FirstCome(EarliestDeadline):
+    """Reads in order of arrival, in full batches."""
+
+    def order(
+        self, rois: Sequence[WaitingRoi], start_s: float, each_s: float = 0.0
+    ) -> Iterator[WaitingRoi]:
+        """Yield the ROIs by arrival."""
+        del start_s, each_s
+        yield from sorted(rois, key=lambda roi: roi.number)
+
+    def batch_size(self, order: Sequence[WaitingRoi], start_s: float) -> int:
+        """Return as many as fit."""
+        del start_s
+        return min(self.timing.max_batch, len(order))
+
+
+ORDERS: Mapping[str, type[Scheduler]] = {
+    "deadline": Scheduler,
+    "edf": EarliestDeadline,
+    "fifo": FirstCome,
+}
 
 
 @dataclass(eq=False)
@@ -140,7 +184,7 @@ def main(
     fixed_ms: float = 20.0,
     each_ms: float = 5.0,
     awake: Annotated[bool, typer.Option("--awake", help="Read with the settings' model.")] = False,
-    order: Annotated[str, typer.Option(help="A name of `evaluation.orders`.")] = "deadline",
+    order: Annotated[str, typer.Option(help="A name of `ORDERS`.")] = "deadline",
 ) -> None:
     """Serve until SIGTERM."""
     settings = load_settings(config, address=address)

@@ -2,8 +2,8 @@
 
 The command line overrides the environment (``OVERREAD_EDGE_DEADLINE_S=5``,
 ``OVERREAD_EDGE_CLOUD__ADDRESS=host:50051``), the environment overrides the TOML file, the file
-overrides the defaults. What a part of the edge needs is a table of its own, in a module beside this
-one.
+overrides the defaults. What a part of the edge needs is a table of its own; a long one has a module
+beside this one.
 """
 
 import os
@@ -16,17 +16,92 @@ from pydantic_settings import SettingsConfigDict
 
 from edge.errors import BadSettings
 from edge.settings.cloud import CloudClientSettings
-from edge.settings.models import ModelSettings
-from edge.settings.page import PageSettings
 from edge.settings.receive import ReceiveSettings
 from edge.settings.renamed import RENAMED
-from edge.settings.retention import PendingSettings, RetentionSettings
 from edge.settings.targets import TargetSettings
-from process.settings import LONGEST_S, InvalidSettings, ListenAddress, ProcessSettings, load
+from process.settings import LONGEST_S, InvalidSettings, ListenAddress, ProcessSettings, Table, load
+from process.tls import ServerTlsFiles, is_loopback
 from process.tracing import problem_of
 from protos.metadata import MAX_SITE_CHARACTERS
 
 _PRINTABLE = r"^([!-~]([ -~]*[!-~])?)?$"  # what may stand in gRPC's metadata
+
+
+class PageSettings(Table):
+    """Where the status page is served, and who may see it.
+
+    Attributes:
+        address: ``HOST:PORT`` of the status page; port 0 is a free one, empty: off. Another one
+            than loopback requires TLS, and a password or client certificates.
+        password_file: file with the password, or with its hash.
+        tls: files of TLS; ``cert`` and ``key`` enable it. Certificates that ``ca`` has signed open
+            the page without password.
+    """
+
+    address: ListenAddress = ""
+    password_file: Path | None = None
+    tls: ServerTlsFiles = Field(default_factory=ServerTlsFiles)
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> Self:
+        if not self.address or is_loopback(self.address):
+            return self
+        reached = f"other machines reach address = {self.address}"
+        if self.tls.cert is None:
+            raise ValueError(
+                f"{reached}, and tls.cert is not set: names and pictures of patients would be sent"
+                " unencrypted; set tls.cert and tls.key, or keep address at 127.0.0.1"
+            )
+        if self.password_file is None and self.tls.ca is None:
+            raise ValueError(
+                f"{reached}, and everyone could look at patients: set password_file or tls.ca"
+            )
+        return self
+
+
+class ModelSettings(Table):
+    """Which models may run, and whether new ones are fetched.
+
+    Attributes:
+        folder: folder with the models and their manifest; None: the package's.
+        keys: files of public keys, one of which must have signed the manifest of the models;
+            empty: no signature is required.
+        fetch: whether the agent fetches the model that the cloud offers, once a day, and tries it
+            in shadow. It is never promoted by itself.
+    """
+
+    folder: Path | None = None
+    keys: tuple[Path, ...] = ()
+    fetch: bool = False
+
+
+class RetentionSettings(Table):
+    """When studies that are done and their reports are removed.
+
+    Attributes:
+        studies_days: days after which the files of a study that is done are removed; None: never.
+        studies_gb: largest size of all these in gigabytes; beyond it, the oldest are removed.
+        reports_days: days after which a report that cannot change is removed; None: never.
+        reports_gb: largest size of all these in gigabytes; beyond it, the oldest are removed.
+    """
+
+    studies_days: float | None = Field(default=None, gt=0, le=36_500.0)
+    studies_gb: float | None = Field(default=None, gt=0)
+    reports_days: float | None = Field(default=None, gt=0, le=36_500.0)
+    reports_gb: float | None = Field(default=None, gt=0)
+
+
+class PendingSettings(Table):
+    """When a pending read is given up.
+
+    Attributes:
+        max_days: days of running time after which a pending read is given up.
+        max_mb: largest size of the database in megabytes; beyond it, the oldest pending read is
+            given up.
+    """
+
+    max_days: float = Field(default=30.0, gt=0, le=36_500.0)
+    max_mb: float = Field(default=2000.0, ge=1)
 
 
 class EdgeSettings(ProcessSettings):

@@ -4,6 +4,7 @@ Studies are read from DICOM, or start from their lung boxes in memory. With ``re
 network sees each box once, when the pipeline opens. Pending reads are persisted as in the agent.
 """
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -22,7 +23,6 @@ from edge.store.pending import persist_in
 from edge.store.studies import StudyStore
 from evaluation.accuracy.detect import ledger_s, refusal
 from evaluation.accuracy.truth import score_scan, truth_of
-from evaluation.links.scheduler_delay import scheduler_delay_s
 from evaluation.phantoms import Prepared, prepare, whole_chest
 from imaging.preprocess import Preprocessed
 from imaging.volume import Study, Volume
@@ -50,7 +50,7 @@ class Edge:
 
     @classmethod
     def of_phantoms(cls, count: int, seed: int, cache: Path, work: Path) -> "Edge":
-        """Return an edge for so many whole chests, prepared in ``cache``."""
+        """Return an edge for ``count`` whole chests, prepared in ``cache``."""
         work.mkdir()
         return cls(prepare(map(whole_chest, range(seed, seed + count)), cache), work)
 
@@ -136,3 +136,17 @@ class _Replay:
         """Return the candidates of this very box."""
         found = self._seen.get(id(box))
         return self._screener.screen(box) if found is None else found
+
+
+def scheduler_delay_s(threads: Path = Path("/proc/self/task")) -> float:
+    """Return the scheduler delay of this thread since it began; 0 where none is counted.
+
+    It is the time for which the thread could have run but waited for a processor. Linux counts it
+    for each thread (`schedstat`, the second number). It tells a slow program from a busy machine.
+    What a hypervisor takes is not seen.
+    """
+    try:
+        text = (threads / str(threading.get_native_id()) / "schedstat").read_text()
+        return int(text.split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0

@@ -18,7 +18,7 @@ from models.runtime import hardware
 from process.tls import grpc_target
 
 ORDER = "order"
-"""Beside the settings of a cloud: one of `evaluation.orders`, in place of its own order."""
+"""Beside the settings of a cloud: one of `sleeping_cloud.ORDERS`, in place of its own order."""
 
 
 @dataclass(frozen=True)

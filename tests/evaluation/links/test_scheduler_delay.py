@@ -1,7 +1,7 @@
 import threading
 from pathlib import Path
 
-from evaluation.links.scheduler_delay import scheduler_delay_s
+from evaluation.links.edge_worker import scheduler_delay_s
 
 
 def test_the_scheduler_delay_is_the_second_number(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from cloud.scheduling.scheduler import Rules
-from evaluation.orders import ORDERS, EarliestDeadline, FirstCome
+from evaluation.sleeping_cloud import ORDERS, EarliestDeadline, FirstCome
 from protos.errors import Overloaded
 from tests.cloud.scheduling.builders import NOW_S, STAT, due, timing
 
