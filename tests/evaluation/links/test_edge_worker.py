@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -7,7 +8,7 @@ import numpy as np
 
 from edge.pipeline import Pipeline
 from edge.settings.core import EdgeSettings
-from evaluation.links.edge_worker import Edge, Opens
+from evaluation.links.edge_worker import Edge, Opens, scheduler_delay_s
 from evaluation.phantoms import Prepared
 from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
@@ -89,3 +90,14 @@ def test_a_refused_study_has_found_nothing(tmp_path: Path) -> None:
     edge.close()
     assert (told["lesions"], told["found"]) == (1, 0)
     assert told["refused"].startswith("NoLung")
+
+
+def test_the_scheduler_delay_is_the_second_number(tmp_path: Path) -> None:
+    """Without a file there is none; the kernel's own count never falls."""
+    file = tmp_path / str(threading.get_native_id()) / "schedstat"
+    file.parent.mkdir()
+    file.write_text("900 1500000000 7\n")
+    assert scheduler_delay_s(tmp_path) == 1.5
+    assert scheduler_delay_s(tmp_path / "without") == 0.0
+    first = scheduler_delay_s()
+    assert 0.0 <= first <= scheduler_delay_s()

@@ -1,0 +1,438 @@
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import structlog
+from typer.testing import CliRunner, Result
+
+from edge import assemble
+from edge.cli.main import app
+from edge.cli.output import ExitStatus
+from edge.report.folder import take_folder
+from edge.settings.core import EdgeSettings
+from imaging.errors import IncompleteSeries
+from imaging.preprocess import Preprocessed
+from imaging.read import read_study
+from imaging.volume import Geometry, Study, StudyHeader, Volume
+from tests.edge.builders import FixedScreener, box
+from tests.edge.dicom_out.studies import write_study
+from tests.edge.fake_cloud import FakeCloud
+from tests.imaging.small_ct import SmallCt
+
+
+class InThisProcess(AbstractContextManager["InThisProcess"]):
+    """Reads where the test has put its own study in place."""
+
+    def __init__(self, _limits: object) -> None:
+        self.read = lambda path, series, *select: assemble.read_study(path, series, *select)
+        self.preprocess = lambda volume, path: assemble.preprocess(volume, path)
+
+    def __exit__(self, *_: object) -> None:
+        """There is no process to end."""
+
+
+@pytest.fixture(autouse=True)
+def fixed_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The command with a study and a network that are always the same; its logs are its own."""
+
+    def read(source: Path, series: str = "") -> Study:  # noqa: ARG001 - the shape of the real one
+        if source.name == "short":
+            raise IncompleteSeries("3 slices of 2 mm make 6 mm; send the whole series", source)
+        text = (source / "uid").read_text() if (source / "uid").exists() else ""
+        header = StudyHeader(study_uid=f"{text}.1" if text else "")
+        # as of a volume file, whose name stands in for the UID of a series
+        volume = Volume(np.zeros((2, 2, 2), np.int16), Geometry(), text or source.name)
+        return Study(volume, source, header)
+
+    def preprocess(_volume: Volume, _source: Path) -> Preprocessed:
+        return box()
+
+    def open_configured(settings: EdgeSettings) -> FixedScreener:
+        engine = f"{settings.engine}, {settings.threads} threads"
+        return FixedScreener((0.95, 0.7, 0.05), engine=engine)
+
+    monkeypatch.setattr(assemble, "IsolatedReader", InThisProcess)
+    monkeypatch.setattr(assemble, "open_configured", open_configured)
+    monkeypatch.setattr(assemble, "read_study", read)
+    monkeypatch.setattr(assemble, "preprocess", preprocess)
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> str:
+    (tmp_path / "study").mkdir()
+    return str(tmp_path / "study")
+
+
+def screen(out: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["screen", "--out", str(out), *arguments])
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_json_gives_every_finding(study: str, tmp_path: Path) -> None:
+    with FakeCloud() as cloud:
+        result = screen(tmp_path, study, "--cloud", cloud.address, "--json")
+    printed = json.loads(result.stdout)
+    assert (result.exit_code, printed["second_reading"]) == (0, "complete")
+    first, second = printed["findings"]
+    assert (first["route"], first["decided_by"], first["diameter_mm"]) == ("report", "edge", 9.0)
+    assert first["verdict"]["probability"] == 0.99
+    assert second["centre_mm"] == [1.0, 2.0, 3.0]
+    assert (second["diameter_mm"], second["decided_by"]) == (9.0, "cloud")
+    assert second["edge_score"] == 0.7
+    assert second["reason"] == "the cloud raised 0.70 to 1.00, at or above the threshold 0.50"
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert printed.keys() == written.keys()
+    stages = [[entry["stage"] for entry in said["ledger"]] for said in (printed, written)]
+    assert stages[0] == stages[1]
+    assert stages[0][-2:] == ["draw", "report"]
+
+
+def test_people_get_a_table_without_the_log(study: str, tmp_path: Path) -> None:
+    result = screen(tmp_path, study)
+    assert result.exit_code == 0
+    for said in ("2 findings of 3 candidates", "preprocess", "report.html", "Not a medical device"):
+        # the table wraps where a path is long
+        assert said.replace(" ", "") in "".join(result.stdout.split())
+    assert "study reported" in result.stderr
+    assert "study reported" not in result.stdout
+
+
+def test_dead_cloud_has_a_status_of_its_own(study: str, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+        result = screen(tmp_path, study, "--cloud", address, "--deadline", "3", "--json")
+    printed = json.loads(result.stdout)
+    assert (result.exit_code, printed["second_reading"]) == (3, "missing")
+    assert printed["findings"][1]["decided_by"] == "edge alone"
+    assert printed["second_reading_reason"] == (
+        "0 of 1 uncertain candidates were read again: the cloud cannot be reached "
+        "(no service listens at the address); no answer yet since this program started; "
+        "this report will not be amended, read the study again for a second reading"
+    )
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_dicom_objects_are_written_beside_the_report(
+    study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = read_study(write_study(tmp_path / "series"))
+
+    def read(source: Path, series: str = "") -> Study:  # noqa: ARG001 - the shape of the real one
+        volume = Volume(np.zeros((2, 2, 2), np.int16), Geometry(), "1.2.3")
+        return Study(volume, source, images.header, headers=images.headers)
+
+    monkeypatch.setattr(assemble, "read_study", read)
+    result = screen(tmp_path / "out", study, "--dicom", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["findings"]
+    objects = tmp_path / "out/dicom/v1"
+    assert f"DICOM objects in {objects}" in result.stderr
+    assert "no seg: no finding has an outline" in result.stderr
+    assert {"sr.dcm", "report.dcm", "capture-overview.dcm"} <= {p.name for p in objects.iterdir()}
+
+
+def test_a_study_that_is_no_dicom_has_no_objects_and_its_report(study: str, tmp_path: Path) -> None:
+    result = screen(tmp_path / "out", study, "--dicom")
+    assert result.exit_code == 0
+    assert "no DICOM objects: " in result.stderr
+    assert (tmp_path / "out/report.json").is_file()
+
+
+def test_refused_study_has_a_status_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "short").mkdir()
+    result = screen(tmp_path / "out", str(tmp_path / "short"))
+    assert result.exit_code == ExitStatus.REFUSED == 4
+    assert "IncompleteSeries" in result.stdout
+    assert "send the whole series" in result.stdout
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["status"] == "rejected"
+
+
+def test_the_series_to_read_is_chosen_by_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the option, or by the setting; one that is not there is refused with what is."""
+    monkeypatch.setattr(assemble, "read_study", read_study)
+    for number in (1, 2):
+        numbered = {"SeriesNumber": number}
+        ct = SmallCt(12, 2.5 * number, str(number), f"chest {number}", attributes=numbered)
+        ct.write(tmp_path / f"study/{number}")
+    read = {}
+    for series in ("1", "2", "chest 2", "3"):
+        result = screen(tmp_path / series, str(tmp_path / "study"), "--series", series)
+        report = json.loads((tmp_path / series / "report.json").read_text())
+        read[series] = (result.exit_code, report["series_uid"][-1:])
+    assert read == {"1": (0, "1"), "2": (0, "2"), "chest 2": (0, "2"), "3": (4, "")}
+    assert "SeriesNotFound" in result.stdout
+    (tmp_path / "edge.toml").write_text("series = 2")
+    screen(tmp_path / "out", str(tmp_path / "study"), "--config", str(tmp_path / "edge.toml"))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["series_uid"] == "1.2.826.0.1.2"
+
+
+@pytest.mark.parametrize("arguments", [("--cloud", "nowhere"), ("--config", "absent.toml")])
+def test_bad_settings_are_named_and_nothing_is_written(
+    study: str, tmp_path: Path, arguments: tuple[str, str]
+) -> None:
+    result = screen(tmp_path / "out", study, *arguments)
+    assert result.exit_code == 1
+    assert not (tmp_path / "out").exists()
+    assert result.stderr.startswith("BadSettings: ")
+    assert arguments[1] in result.stderr
+
+
+@pytest.mark.parametrize("slices", [12, 3])
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_no_escape_sequence_of_a_study_reaches_the_terminal(
+    slices: int, more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of its headers nor of its names; a study of 3 slices is refused."""
+    owned = "\x1b]0;owned\x07\x9b2J"
+    monkeypatch.setattr(assemble, "read_study", read_study)
+    names = {"PatientName": owned, "PatientID": owned, "StudyDescription": owned}
+    for number in (1, 2):
+        ct = SmallCt(slices, 2.5 * number, str(number), owned, attributes=names)
+        ct.write(tmp_path / f"study {owned}" / f"series {number} {owned}")
+    result = screen(tmp_path / f"out {owned}", str(tmp_path / f"study {owned}"), *more)
+    assert result.exit_code == (0 if slices == 12 else ExitStatus.REFUSED)
+    assert "owned" in result.output
+    for character in "\x1b\x07\x9b":
+        assert character not in result.output
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_screen_names_an_unusable_output_folder(study: str, tmp_path: Path, below: str) -> None:
+    """A file is no folder for a report, and nothing lies below it."""
+    (tmp_path / "file").write_text("mine")
+    result = screen(tmp_path / "file" / below, study)
+    assert result.exit_code == ExitStatus.USAGE
+    (line,) = result.stderr.splitlines()
+    assert f"{tmp_path / 'file'} is a file" in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_missing_path_writes_nothing_and_leaves_the_last_report(
+    study: str, tmp_path: Path
+) -> None:
+    """Nor does it make a folder for a report."""
+    screen(tmp_path / "out", study)
+    before = files_in(tmp_path / "out")
+    for out in ("out", "new"):
+        result = screen(tmp_path / out, f"{study}y")
+        assert result.exit_code == ExitStatus.MISSING_PATH == 5
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(f"MissingPath: {study}y: No such file or directory: check the path")
+    assert files_in(tmp_path / "out") == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_path_that_must_not_be_read_writes_nothing(study: str, tmp_path: Path) -> None:
+    Path(study).chmod(0)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    refused = [
+        ("loop", "Too many levels of symbolic links"),
+        ("x" * 300, "File name too long"),
+        ("study", "Permission denied"),
+    ]
+    user = os.geteuid()
+    for name, why in refused:
+        if user == 0:  # root may read everything
+            os.seteuid(65534)
+        try:
+            result = screen(tmp_path / "out", str(tmp_path / name))
+        finally:
+            os.seteuid(user)
+        assert result.exit_code == ExitStatus.MISSING_PATH
+        assert why in result.stderr or user == 0
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_option_writes_nothing(study: str, tmp_path: Path) -> None:
+    result = screen(tmp_path / "out", study, "--ouput", "x")
+    assert result.exit_code == ExitStatus.USAGE == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_study_s_report_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
+    """The message names the study whose report lies there."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+        (folder / "uid").write_text(f"1.2.{folder.name}")
+    assert screen(tmp_path / "out", str(one)).exit_code == 0
+    before = files_in(tmp_path / "out")
+    refused = screen(tmp_path / "out", str(two))
+    assert refused.exit_code == ExitStatus.USAGE
+    assert f"holds the report of another study ({one}): if it can go, add --overwrite" in (
+        refused.stderr
+    )
+    assert files_in(tmp_path / "out") == before
+    assert screen(tmp_path / "out", str(two), "--overwrite").exit_code == 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["source"] == str(two)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        (("one", "1.2.3"), ("copy", "1.2.3"), "same series"),
+        (("bare", ""), ("bare", ""), "same source"),
+        # a volume file states no UIDs: its path decides
+        (("a/scan.nii", ""), ("b/scan.nii", ""), ""),
+        (("ct", "1.2.3"), ("ct", "1.2.4"), ""),
+    ],
+    ids=["series", "source", "name", "folder"],
+)
+def test_a_report_is_replaced_without_overwrite_by_that_of_the_same_study_alone(
+    first: tuple[str, str], second: tuple[str, str], says: str, tmp_path: Path
+) -> None:
+    """It says so; other files beside it stay."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("three years of work")
+    for (folder, uid), status in ((first, 0), (second, 0 if says else ExitStatus.USAGE)):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "uid").write_text(uid)
+        result = screen(tmp_path / "out", str(tmp_path / folder))
+        assert result.exit_code == status
+    assert says in result.stderr
+    assert ("older report replaced" in result.stderr) is bool(says)
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "three years of work"
+
+
+def test_a_refused_study_replaces_no_other_report_and_still_says_why(
+    study: str, tmp_path: Path
+) -> None:
+    screen(tmp_path / "out", study)
+    before = files_in(tmp_path / "out")
+    (tmp_path / "short").mkdir()
+    result = screen(tmp_path / "out", str(tmp_path / "short"))
+    assert result.exit_code == ExitStatus.USAGE
+    assert "IncompleteSeries: " in result.stderr
+    assert files_in(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "advice"),
+    [
+        ("report.json", '{"title": "sales"}', "its report.json is not of Overread"),
+        ("report.json", "[1", "its report.json is not of Overread"),
+        ("report.html", "<p>sales", "but no report.json of Overread"),
+        ("overview.jpg", "mine", "but no report.json of Overread"),
+        ("finding_01.jpg", "mine", "but no report.json of Overread"),
+        ("outlines.npz", "mine", "but no report.json of Overread"),
+    ],
+)
+def test_files_that_are_not_ours_are_never_cleared(
+    study: str, tmp_path: Path, name: str, text: str, advice: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text(text)
+    (out / "thesis.txt").write_text("three years of work")
+    result = screen(out, study)
+    assert (result.exit_code, advice in result.stderr) == (ExitStatus.USAGE, True)
+    assert files_in(out) == {name: text.encode(), "thesis.txt": b"three years of work"}
+    if name == "report.json":
+        assert screen(out, study, "--overwrite").exit_code == ExitStatus.USAGE
+        assert (out / name).read_text() == text
+
+
+def test_a_folder_of_the_agent_s_outbox_is_left_alone(study: str, tmp_path: Path) -> None:
+    """The agent may still amend the report in it, also where the command may overwrite."""
+    assert take_folder(tmp_path / "out", "key-1")
+    for options in ((), ("--overwrite",)):
+        result = screen(tmp_path / "out", study, *options)
+        assert result.exit_code == ExitStatus.USAGE
+        assert "belongs to the agent" in result.stderr
+    assert os.listdir(tmp_path / "out") == [".study-key-1"]
+
+
+@pytest.mark.parametrize("below", ["", "report"])
+def test_a_report_does_not_go_into_the_study_s_folder(
+    study: str, tmp_path: Path, below: str
+) -> None:
+    (tmp_path / "link").symlink_to(study)
+    for out in (Path(study), tmp_path / "link"):
+        result = screen(out / below, study)
+        assert result.exit_code == ExitStatus.USAGE
+        assert "choose a folder outside it" in result.stderr
+    assert os.listdir(study) == []
+
+
+def test_screen_sends_nothing_to_another_machine_in_the_clear(study: str, tmp_path: Path) -> None:
+    """The address is one for documents (RFC 5737), where nothing answers."""
+    refused = screen(tmp_path / "out", study, "--cloud", "192.0.2.1:50051")
+    assert refused.exit_code == 1
+    assert "192.0.2.1:50051 is another machine, and tls.ca is not set" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    more = ("--cloud", "192.0.2.1:50051", "--insecure", "--deadline", "2.2")
+    sent = screen(tmp_path / "out", study, *more)
+    assert sent.exit_code == ExitStatus.NO_SECOND_READING
+    assert "ROIs are sent unencrypted: set cloud.tls.ca" in sent.stderr
+
+
+RULES = """
+[[rules]]
+name = "scouts"
+description = "*scout*"
+action = "ignore"
+
+[[rules]]
+name = "lung screening"
+screening = true
+"""
+
+
+@pytest.fixture
+def by_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for studies that are read from their files, by the rules of the settings."""
+    monkeypatch.setattr(assemble, "read_study", read_study)
+    (tmp_path / "rules.toml").write_text(RULES)
+    monkeypatch.setenv("OVERREAD_EDGE_RULES", str(tmp_path / "rules.toml"))
+    return tmp_path / "study"
+
+
+def test_a_study_that_rules_ignore_has_a_status_of_its_own(by_rules: Path, tmp_path: Path) -> None:
+    SmallCt(12, description="Scout").write(by_rules)
+    result = screen(tmp_path / "out", str(by_rules))
+    assert result.exit_code == ExitStatus.IGNORED == 6
+    assert "ignored by the rule 'scouts'" in result.stdout
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (written["status"], written["rule"]["name"]) == ("ignored", "scouts")
+
+
+def test_the_rule_of_a_study_is_in_its_report_also_where_it_is_refused(
+    by_rules: Path, tmp_path: Path
+) -> None:
+    SmallCt(12).write(by_rules)
+    read = json.loads(screen(tmp_path / "out", str(by_rules), "--json").stdout)
+    assert read["rule"]["name"] == "lung screening"
+    # nothing was read again, so that the types are unknown
+    lung_rads = read["lung_rads"]
+    assert (lung_rads["category"], lung_rads["least"], lung_rads["most"]) == (None, "2", "4A")
+    for file in sorted(by_rules.iterdir())[3:]:
+        file.unlink()
+    refused = json.loads(screen(tmp_path / "refused", str(by_rules), "--json").stdout)
+    assert refused["rejection"]["kind"] == "IncompleteSeries"
+    assert refused["rule"]["name"] == "lung screening"
+    assert refused["lung_rads"]["category"] == "0"
+
+
+def test_bad_rules_are_named_and_nothing_is_written(
+    study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad.toml").write_text("[[rules]]\nname = 'a'\npriority = 'now'")
+    monkeypatch.setenv("OVERREAD_EDGE_RULES", str(tmp_path / "bad.toml"))
+    result = screen(tmp_path / "out", study)
+    assert result.exit_code == 1
+    assert "BadRules" in result.stderr
+    assert not (tmp_path / "out").exists()
