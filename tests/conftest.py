@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,3 +23,11 @@ def plain_logs() -> Iterator[None]:
     """Whatever a test lets a program do to the logs ends with it: its streams are closed then."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def plain_umask() -> Iterator[None]:
+    """A command that runs in the process of the tests takes the right to read from new files."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
