@@ -12,7 +12,6 @@ from cloud.scheduling.scheduler import UNKNOWN_SITE
 from cloud.settings import CloudSettings
 from process.tls import is_loopback
 from protos.deadline import Clock, Deadline
-from protos.errors import Draining
 from protos.metadata import MAX_SITE_CHARACTERS, SITE_KEY
 
 INTERNAL = "an internal error; the log of the service has it"
@@ -22,11 +21,6 @@ ANYONE = "*"
 """In ``trusted_proxies``: every caller without a certificate."""
 
 _CERTIFICATE_NAMES = ("x509_common_name", "x509_subject_alternative_name")
-
-
-def draining() -> Draining:
-    """Return the error of what comes while the service is being stopped."""
-    return Draining("the service is being stopped; use another one, or retry later")
 
 
 def deadline_of(budget_s: float, left_s: float | None, bounds: Bounds, clock: Clock) -> Deadline:

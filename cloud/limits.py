@@ -4,6 +4,7 @@ An ROI may be smaller than what the model reads. It is then mirrored to the mode
 mask in the model's answer is cropped to the ROI.
 """
 
+import asyncio
 import contextlib
 import math
 from collections import Counter
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from imaging.roi import cut_roi, roi_start
 from imaging.volume import WINDOW_HU, UInt8Array
-from protos.errors import InvalidRequest, Overloaded, TooLarge, VersionMismatch
+from protos.errors import Draining, InvalidRequest, Overloaded, TooLarge, VersionMismatch
 from protos.messages import Description, Header, Priority, Roi
 
 Shape = tuple[int, int, int]
@@ -118,15 +119,14 @@ def check_roi(roi: Roi, limits: Description) -> None:
             f"and at least 1/{MIN_SIDE_DIVISOR} of it along each axis",
             field="roi.shape",
         )
-    if roi.window_hu != WINDOW_HU:
-        expected = f"window_hu {roi.window_hu}, expected {WINDOW_HU}"
-        raise InvalidRequest(expected, field="roi.window_hu")
-    if not all(0.1 <= spacing <= 5.0 for spacing in roi.spacing_mm):
-        expected = f"spacing_mm {roi.spacing_mm}, expected 0.1 to 5.0"
-        raise InvalidRequest(expected, field="roi.spacing_mm")
-    if not 0.0 <= roi.edge_score <= 1.0:
-        expected = f"edge_score {roi.edge_score}, expected 0 to 1"
-        raise InvalidRequest(expected, field="roi.edge_score")
+    for name, is_valid, expected in (
+        ("window_hu", roi.window_hu == WINDOW_HU, WINDOW_HU),
+        ("spacing_mm", all(0.1 <= spacing <= 5.0 for spacing in roi.spacing_mm), "0.1 to 5.0"),
+        ("edge_score", 0.0 <= roi.edge_score <= 1.0, "0 to 1"),
+    ):
+        if not is_valid:
+            said = f"{name} {getattr(roi, name)}, expected {expected}"
+            raise InvalidRequest(said, field=f"roi.{name}")
 
 
 def pad(voxels: UInt8Array, full: Shape) -> UInt8Array:
@@ -145,39 +145,77 @@ def crop_mask(mask: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> npt.NDArra
     return mask[tuple(slice(a, a + side) for a, side in zip(start, shape, strict=True))]
 
 
-class StreamQuota:
-    """The limit of open streams: ``most`` in all, and the part `SITE_SHARE` of it for each site.
+STUDIES, REQUESTS = "open_streams", "open_requests"
+"""Kinds of open streams, as metrics and the log name them."""
 
-    The last of all are for stat studies (`STAT_RESERVE`), and a site may exceed its part by these.
+
+class OpenStreams:
+    """The open studies and inference requests: their quotas, and the end of the service.
+
+    ``most`` may be open in all, and the part `SITE_SHARE` of it of each site. The last of all are
+    for stat studies (`STAT_RESERVE`), and a site may exceed its part by these.
+
+    Attributes:
+        counts: how many of each kind are open.
+        is_draining: whether new ones are rejected.
+        stopped: done once the open ones must end as well.
     """
 
     def __init__(self, most: int) -> None:
         self._most, self._site_quota = most, max(1, int(SITE_SHARE * most))
         self._reserved = int(STAT_RESERVE * most)
-        self._open: Counter[str] = Counter()
+        self._sites, self.counts = Counter[str](), Counter[str]()
+        self.is_draining = False
+        self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
-    @property
-    def open(self) -> int:
-        """How many streams are open, studies and inference requests together."""
-        return self._open.total()
+    def __len__(self) -> int:
+        return self._sites.total()
+
+    def drain(self) -> None:
+        """Reject new ones as `Draining` from now on; open ones continue."""
+        self.is_draining = True
+
+    def stop(self) -> None:
+        """Reject new ones, and let whoever waits for ``stopped`` end the open ones."""
+        self.drain()
+        if not self.stopped.done():
+            self.stopped.set_result(None)
+
+    async def wait_until_idle(self) -> None:
+        """Wait until none is open."""
+        await self._idle.wait()
+
+    def check_draining(self) -> None:
+        """Raise `Draining` when the service is being stopped."""
+        if self.is_draining:
+            raise Draining("the service is being stopped; use another one, or retry later")
 
     @contextlib.contextmanager
-    def open_stream(self, site: str) -> Iterator[None]:
+    def opened(self, site: str, kind: str) -> Iterator[None]:
         """Count a stream of ``site`` as open while entered; `check_priority` follows its header.
 
         Raises:
+            Draining: the service is being stopped.
             Overloaded: all streams are open, or the site has used up its quota and stat's reserve.
         """
-        if (total := self.open) >= self._most:
+        self.check_draining()
+        if (total := len(self)) >= self._most:
             full = f"{total} streams are open, the limit is {self._most}"
             raise Overloaded(full, limit=self._most)
-        if self._open[site] >= self._site_quota + self._reserved:
+        if self._sites[site] >= self._site_quota + self._reserved:
             raise Overloaded(self._over_quota(site))
-        self._open[site] += 1
+        self._sites[site] += 1
+        self.counts[kind] += 1
+        self._idle.clear()
         try:
             yield
         finally:
-            self._open -= Counter((site,))
+            self._sites -= Counter((site,))
+            self.counts[kind] -= 1
+            if not self._sites:
+                self._idle.set()
 
     def check_priority(self, site: str, priority: Priority) -> None:
         """Reject an open stream that is not stat and uses stat's reserve, or another site's quota.
@@ -188,12 +226,12 @@ class StreamQuota:
         if priority is Priority.STAT:
             return
         for_routine = self._most - self._reserved
-        if self.open > for_routine:
+        if len(self) > for_routine:
             raise Overloaded(
                 f"{for_routine} streams are open, the last {self._reserved} are reserved for stat"
             )
-        if self._open[site] > self._site_quota:
+        if self._sites[site] > self._site_quota:
             raise Overloaded(self._over_quota(site))
 
     def _over_quota(self, site: str) -> str:
-        return f"site {site} has {self._open[site]} open streams; its quota is {self._site_quota}"
+        return f"site {site} has {self._sites[site]} open streams; its quota is {self._site_quota}"

@@ -20,7 +20,7 @@ from cloud.inference_protocol import rpc
 from cloud.inference_protocol.inference import Inference
 from cloud.inference_protocol.rest import RestService
 from cloud.instances import stages_of
-from cloud.limits import Bounds
+from cloud.limits import REQUESTS, STUDIES, Bounds, OpenStreams
 from cloud.models import ModelTransfers
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.scheduler import Rules, Scheduler
@@ -157,20 +157,21 @@ class CloudServer:
             ModelFailed: the model cannot read.
             ModelError: the model that is offered to the edges cannot be.
         """
+        settings, clock = self._settings, self._clock
         async with AsyncExitStack() as parts:
             self.batcher = await self._open_batcher(parts)
-            backend, models = self._make_backend(), ModelTransfers.of(self._settings, self._bounds)
-            self.service = OverreadService(backend, self._settings, self._clock, models)
-            quota = self.service.quota  # one for both, else a site could use it up twice
-            self._inference = Inference(backend, quota, self._settings, self._clock)
+            self.streams = OpenStreams(settings.max_streams)  # one for both protocols
+            backend, models = self._make_backend(), ModelTransfers.of(settings, self._bounds)
+            self.service = OverreadService(backend, self.streams, settings, models, clock)
+            inference = Inference(backend, self.streams, settings, clock)
             self._add_gauges()
-            self._server = self._make_server()
+            self._server = self._make_server(inference)
             self.address = self._bind()
             await self._server.start()
             parts.push_async_callback(self._server.stop, 1.0)
-            rest = RestService(self._inference, self._settings, self._bounds, self._largest_body)
-            if self._settings.http_address:
-                http = serving_here(rest.app(), self._http_listener())
+            if settings.http_address:
+                app = RestService(inference, settings, self._bounds, self._largest_body).app()
+                http = serving_here(app, self._http_listener())
                 self.http_address = (await parts.enter_async_context(http)).address
             for name in ("", SERVICE_NAME, rpc.SERVICE_NAME):
                 await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -178,8 +179,8 @@ class CloudServer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.streams.stop()
         self.service.abort_streams()
-        self._inference.abort()
         await self._parts.aclose()
 
     async def wait_for_failure(self) -> None:
@@ -205,18 +206,16 @@ class CloudServer:
         Callers get GOAWAY and use another replica; their open studies go on.
         """
         await self._health.enter_graceful_shutdown()
-        self.service.drain()
-        self._inference.drain()
+        self.streams.drain()
         grace_s = self._settings.grace_s
         # begins at once, and ends with this server: what is still open then gets its error before
         self._stopping = asyncio.create_task(self._server.stop(grace_s + 1.0))
         try:
             async with asyncio.timeout(grace_s):
-                await self.service.wait_until_idle()
-                await self._inference.wait_until_idle()
+                await self.streams.wait_until_idle()
         except TimeoutError:
-            left = {"open_streams": self.service.open_streams}
-            left["open_requests"] = self._inference.open_requests
+            counts = self.streams.counts
+            left = {kind: counts[kind] for kind in (STUDIES, REQUESTS)}
             _log.warning("grace period is over", **left)
 
     async def _open_batcher(self, parts: AsyncExitStack) -> Batcher:
@@ -259,16 +258,15 @@ class CloudServer:
     def _add_gauges(self) -> None:
         reader, telemetry = self._reader, self._telemetry
         telemetry.set_model(reader.name, reader.version, reader.engine)
-        batcher, service, add = self.batcher, self.service, telemetry.add_gauge
-        add("queued_rois", "ROIs that wait now", lambda: len(batcher.queue))
-        add("open_streams", "Studies open now", lambda: service.open_streams)
-        inference = self._inference
-        add("open_requests", "Inference requests open now", lambda: inference.open_requests)
-        reading = batcher.queue.busy_until_s
+        queue, counts, add = self.batcher.queue, self.streams.counts, telemetry.add_gauge
+        add("queued_rois", "ROIs that wait now", lambda: len(queue))
+        add("open_streams", "Studies open now", lambda: counts[STUDIES])
+        add("open_requests", "Inference requests open now", lambda: counts[REQUESTS])
+        reading = queue.busy_until_s
         add("instances", "Instances that read", lambda: len(reading))
         add("dropped_instances", "Instances that broke", lambda: self._instances - len(reading))
 
-    def _make_server(self) -> grpc.aio.Server:
+    def _make_server(self, inference: Inference) -> grpc.aio.Server:
         server = grpc.aio.server(
             options=(
                 ("grpc.max_receive_message_length", self._largest_request),
@@ -293,8 +291,9 @@ class CloudServer:
             )
         )
         overread_pb2_grpc.add_OverreadServicer_to_server(self.service, server)
-        inference = rpc.InferenceService(self._inference, self._settings)
-        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
+        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            rpc.InferenceService(inference, self._settings), server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE_NAME, rpc.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)

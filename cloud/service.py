@@ -6,7 +6,6 @@ What happens while a stream is open is in `cloud.stream`.
 import asyncio
 import contextlib
 import gc
-import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any, cast
@@ -15,8 +14,8 @@ import grpc
 import structlog
 from google.protobuf.message import Message
 
-from cloud.callers import INTERNAL, caller_of, deadline_of, draining
-from cloud.limits import StreamQuota, check_header
+from cloud.callers import INTERNAL, caller_of, deadline_of
+from cloud.limits import STUDIES, OpenStreams, check_header
 from cloud.models import ModelTransfers
 from cloud.scheduling.scheduler import UNKNOWN_SITE
 from cloud.settings import CloudSettings
@@ -53,34 +52,22 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
     def __init__(
         self,
         backend: Backend,
+        streams: OpenStreams,
         settings: CloudSettings,
-        clock: Clock = time.monotonic,
-        models: ModelTransfers | None = None,
+        models: ModelTransfers,
+        clock: Clock,
     ) -> None:
-        self._backend, self._settings, self._clock = backend, settings, clock
-        self.models = models or ModelTransfers()
-        self.quota = StreamQuota(settings.max_streams)
-        self.is_draining = self._stopped = False
-        self.open_streams, self._ended = 0, 0  # open studies, and those with ROIs that were
+        self._backend, self._open, self._settings = backend, streams, settings
+        self.models, self._clock = models, clock
+        self._ended = 0  # studies with ROIs that were open
         self._streams: set[StudyStream] = set()
         self._opening: set[asyncio.Task[Any]] = set()  # calls that wait for their header
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    def drain(self) -> None:
-        """Reject new studies as `Draining` from now on; open ones continue."""
-        self.is_draining = True
-
-    async def wait_until_idle(self) -> None:
-        """Wait until no study is open."""
-        await self._idle.wait()
 
     def abort_streams(self) -> None:
-        """End all open calls as `Draining`, and reject new ones.
+        """End all open calls as `Draining`, once the service is stopped.
 
         A caller thus learns what happened. A call that gRPC ends by itself has no details.
         """
-        self.is_draining = self._stopped = True
         for stream in self._streams:
             stream.fail(_stopped())
         for call in self._opening:
@@ -108,13 +95,13 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         # a caller that reads nothing takes no error either, and would hold its place for ever
         abandon = asyncio.get_running_loop().call_later(longest_s, _this_call().cancel)
         try:
-            self._check_open()
+            self._open.check_draining()
             site = caller_of(context, self._settings).site
-            responses = self.models.responses(request, site, lambda: self.quota.open > 0)
+            responses = self.models.responses(request, site, lambda: len(self._open) > 0)
             async with contextlib.aclosing(responses) as sent:
                 async for response in sent:
                     yield response
-                    if self._stopped:
+                    if self._open.stopped.done():
                         raise _stopped()
         except Exception as error:
             await _abort(context, error, "model not sent", site=site)
@@ -127,13 +114,12 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         """Read one study: yield what is accepted, outcomes as they finish, then the summary."""
         parent = traceparent_of(context.invocation_metadata())
         trace = StudyTrace(self._clock, parent, self._backend.telemetry)
-        with self._counted(trace) as stack:
+        with self._followed(trace) as stack:
             try:
                 # whatever rejects the study comes before its ROIs are received
                 caller = caller_of(context, self._settings)
                 trace.site = site = caller.site
-                self._check_open()
-                stack.enter_context(self.quota.open_stream(site))
+                stack.enter_context(self._open.opened(site, STUDIES))
                 requests = aiter(request_iterator)
                 header = await self._receive_header(requests)
                 trace.named(header.study_key)
@@ -168,16 +154,9 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 load = codec.encode_load(self._load(trace))
                 await _abort(context, error, event, load, **trace.ids)
 
-    def _check_open(self) -> None:
-        """Raise `Draining` when the service is being stopped."""
-        if self.is_draining:
-            raise draining()
-
     @contextlib.contextmanager
-    def _counted(self, trace: StudyTrace) -> Iterator[contextlib.ExitStack]:
-        """Count a study as open until it ends, however it ends."""
-        self.open_streams += 1
-        self._idle.clear()
+    def _followed(self, trace: StudyTrace) -> Iterator[contextlib.ExitStack]:
+        """Note the end of a cancelled study, and free its memory, however it ends."""
         try:
             with contextlib.ExitStack() as stack:
                 yield stack
@@ -186,13 +165,10 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 _log.info("study cancelled", **trace.ids)
             raise
         finally:
-            self.open_streams -= 1
             if trace.has_rois:
                 self._ended += 1
                 if self._ended % COLLECT_EVERY == 0:
                     gc.collect()
-            if self.open_streams == 0:
-                self._idle.set()
 
     async def _receive_header(self, requests: AsyncIterator[pb.ReadRequest]) -> Header:
         """Return the header; raise `InvalidRequest` if none arrived in time."""
@@ -202,7 +178,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
             async with asyncio.timeout(timeout_s):
                 return codec.decode_header(await anext(requests))
         except asyncio.CancelledError:
-            if not self._stopped:
+            if not self._open.stopped.done():
                 raise
             call.uncancel()
             raise _stopped() from None
@@ -224,7 +200,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
 
     def _count_accepted(self, header: Header, deadline: Deadline, site: str) -> int:
         """Return how many announced ROIs can be answered in time; raise `BusyFault` if none can."""
-        self.quota.check_priority(site, header.priority)
+        self._open.check_priority(site, header.priority)
         if not (rois := header.roi_count):
             return 0
         cached = self._backend.cache.count((site, header.study_key))  # they always can

@@ -7,12 +7,15 @@ deadline, shares and refusal on arrival.
 import asyncio
 import contextlib
 import math
-from collections.abc import Iterator
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from cloud.callers import Caller, deadline_of, draining
-from cloud.inference_protocol.statistics import Statistics
+import structlog
+
+from cloud.callers import INTERNAL, Caller, deadline_of
 from cloud.inference_protocol.tensors import (
     decode_rois,
     encode_readings,
@@ -20,7 +23,7 @@ from cloud.inference_protocol.tensors import (
     outputs_of,
     requested,
 )
-from cloud.limits import StreamQuota
+from cloud.limits import REQUESTS, OpenStreams
 from cloud.scheduling.batcher import MAX_BATCH_DELAY_S
 from cloud.scheduling.scheduler import RoiResult
 from cloud.settings import CloudSettings
@@ -37,6 +40,7 @@ from protos.errors import (
     ModelFailed,
     NothingOffered,
     OverreadError,
+    ServiceFault,
 )
 from protos.messages import Priority
 
@@ -51,47 +55,29 @@ EXTENSIONS = (
 PLATFORM = "overread_second_reader"
 STAT_LEVEL, ROUTINE_LEVEL = 1, 2
 """Levels of the parameter ``priority``: 1 is the highest, as in Triton."""
+REMEMBERED_BATCHES = 4096
+"""Batches that may still be counted for the first time by a request that shares them."""
+
+_log = structlog.get_logger(__name__)
 
 
 class Inference:
-    """The model of a service as the protocol shows it, and the requests that are open.
-
-    ``quota`` is that of open studies: each request counts as one.
-    """
+    """The model of a service as the protocol shows it; each request counts as an open stream."""
 
     def __init__(
-        self, backend: Backend, quota: StreamQuota, settings: CloudSettings, clock: Clock
+        self, backend: Backend, streams: OpenStreams, settings: CloudSettings, clock: Clock
     ) -> None:
-        self._backend, self._quota, self._settings = backend, quota, settings
+        self._backend, self._open, self._settings = backend, streams, settings
         self._clock = clock
         ((self._name, self._own_version),) = backend.limits.models.items()
         self._version = protocol_version(self._own_version)
         self._roi_shape = backend.limits.roi_shape
         self._statistics = Statistics()
-        self._draining = False
-        self.open_requests = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._aborted = asyncio.get_running_loop().create_future()
 
     @property
     def ready(self) -> bool:
         """Whether requests are taken."""
-        return not self._draining
-
-    def drain(self) -> None:
-        """Reject new requests as `Draining` from now on; open ones are answered."""
-        self._draining = True
-
-    async def wait_until_idle(self) -> None:
-        """Wait until no request is open."""
-        await self._idle.wait()
-
-    def abort(self) -> None:
-        """End open requests as `Draining`."""
-        self.drain()
-        if not self._aborted.done():
-            self._aborted.set_result(None)
+        return not self._open.is_draining
 
     def check_model(self, name: str, version: str) -> None:
         """Raise `NothingOffered` unless this is the model; an empty version is any.
@@ -168,29 +154,29 @@ class Inference:
         return pb.RepositoryIndexResponse(models=[model] if self.ready or not only_ready else [])
 
     @contextlib.contextmanager
-    def admitted(self, caller: Caller) -> Iterator[None]:
-        """Count a request of ``caller`` as open while entered.
+    def admitted(self, caller: Caller, peer: str) -> Iterator[None]:
+        """Count a request of ``caller`` as open while entered, and log why it fails.
 
         Raises:
             Draining: the service is being stopped.
             Overloaded: a quota is used up.
+            ServiceFault: a fault of the program: the next request must be answered.
         """
         with contextlib.ExitStack() as stack:
             try:
-                if self._draining:
-                    raise draining()
-                stack.enter_context(self._quota.open_stream(caller.site))
-            except OverreadError:
-                self._statistics.failed(0.0)
-                raise
-            self.open_requests += 1
-            self._idle.clear()
-            try:
+                try:
+                    stack.enter_context(self._open.opened(caller.site, REQUESTS))
+                except OverreadError:
+                    self._statistics.failed(0.0)
+                    raise
                 yield
-            finally:
-                self.open_requests -= 1
-                if self.open_requests == 0:
-                    self._idle.set()
+            except OverreadError as error:
+                said = {"error": error.kind, "reason": error.reason}
+                _log.info("inference request failed", **said, site=caller.site, peer=peer)
+                raise
+            except Exception:
+                _log.exception("internal error", site=caller.site, peer=peer)
+                raise ServiceFault(INTERNAL) from None
 
     async def infer(
         self, request: pb.ModelInferRequest, caller: Caller, left_s: float | None = None
@@ -214,7 +200,7 @@ class Inference:
             outputs = requested(request, self._roi_shape)
             voxels = decode_rois(request, self._roi_shape, self._settings.max_batch)
             rois, input_s = len(voxels), self._clock() - began_s
-            self._quota.check_priority(caller.site, priority)
+            self._open.check_priority(caller.site, priority)
             results = await self._read(voxels, deadline, priority, caller.site)
         except BaseException as error:
             self._statistics.failed(self._clock() - began_s)
@@ -281,13 +267,13 @@ class Inference:
             answers = asyncio.gather(*waiting)
             answers.add_done_callback(_take_exception)
             wait_s = deadline.remaining_s + CLOSE_AFTER_S
-            ends = (answers, self._aborted)
+            ends = (answers, self._open.stopped)
             await asyncio.wait(ends, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
             if any(one.cancelled() for one in waiting):
                 raise ModelFailed("the batch ended without an answer")
             if answers.done():
                 return answers.result()
-            if self._aborted.done():
+            if self._open.stopped.done():
                 raise Draining("the service stopped before this request was answered")
             raise DeadlinePassed(f"no answer {CLOSE_AFTER_S} s after the deadline")
         finally:
@@ -323,3 +309,83 @@ def _number(request: pb.ModelInferRequest, name: str) -> int:
     if number < 0:
         raise InvalidRequest(f"parameter {name} is no integer of 0 or more")
     return int(number)
+
+
+class Statistics:
+    """Counts what happened to requests since the start.
+
+    An inference is an ROI that was answered. An execution is a batch that answered at least one;
+    a batch may hold ROIs of several requests, and of studies, and is counted once. A request's
+    compute time is that in which at least one of its ROIs was read. Its queue time is the rest of
+    the time until the last of them was: several batches may read one request.
+    """
+
+    def __init__(self) -> None:
+        self._counted = pb.InferStatistics()
+        self._batches: dict[int, pb.StatisticDuration] = {}  # by their size
+        self._seen: OrderedDict[int, None] = OrderedDict()
+        self._inferences = self._last_ms = 0
+
+    def succeeded(
+        self, results: Sequence[RoiResult], *, input_s: float, output_s: float, total_s: float
+    ) -> None:
+        """Count a request: the times to decode it, to encode its answer, and from first to last."""
+        self._inferences += len(results)
+        self._last_ms = time.time_ns() // 1_000_000
+        batches = {one.batch: one for one in results}
+        for one in batches.values():
+            self._count_batch(one)
+        counted = self._counted
+        _add(counted.success, total_s)
+        queue_s, compute_s = _shares(batches.values())
+        _add(counted.queue, queue_s)
+        _add(counted.compute_input, input_s)
+        _add(counted.compute_infer, compute_s)
+        _add(counted.compute_output, output_s)
+
+    def failed(self, total_s: float) -> None:
+        """Count a request that was refused, failed, or whose caller went away."""
+        _add(self._counted.fail, total_s)
+
+    def message(self, name: str, version: str) -> pb.ModelStatistics:
+        """Return all of it, as that of the model."""
+        return pb.ModelStatistics(
+            name=name,
+            version=version,
+            last_inference=self._last_ms,
+            inference_count=self._inferences,
+            execution_count=sum(one.count for one in self._batches.values()),
+            inference_stats=self._counted,
+            batch_stats=[
+                pb.InferBatchStatistics(batch_size=size, compute_infer=self._batches[size])
+                for size in sorted(self._batches)
+            ],
+        )
+
+    def _count_batch(self, one: RoiResult) -> None:
+        if one.batch in self._seen:
+            return
+        self._seen[one.batch] = None
+        if len(self._seen) > REMEMBERED_BATCHES:
+            self._seen.popitem(last=False)
+        _add(self._batches.setdefault(one.batch_rois, pb.StatisticDuration()), one.compute_s)
+
+
+def _shares(batches: Iterable[RoiResult]) -> tuple[float, float]:
+    """Return the seconds in which none of a request's batches was read, and those in which one was.
+
+    Both together last from its arrival to the end of the last batch.
+    """
+    in_order = sorted(batches, key=lambda one: one.began_s)
+    arrived_s = in_order[0].began_s - in_order[0].queue_s
+    compute_s, end_s = 0.0, arrived_s
+    for one in in_order:  # batches of several workers overlap
+        batch_end_s = max(end_s, one.began_s + one.compute_s)
+        compute_s += batch_end_s - max(end_s, one.began_s)
+        end_s = batch_end_s
+    return end_s - arrived_s - compute_s, compute_s
+
+
+def _add(duration: pb.StatisticDuration, seconds: float) -> None:
+    duration.count += 1
+    duration.ns += max(0, round(1e9 * seconds))

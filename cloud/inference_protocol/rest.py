@@ -7,18 +7,23 @@ POST /v2/models/{model}[/versions/{version}]/infer
 POST /v2/repository/index
 
 A request's body is JSON; with the header ``Inference-Header-Content-Length`` it is JSON of that
-length, and then the raw content of the input. Errors are ``{"error": …}``.
+length, and then the raw content of the input. Errors are ``{"error": …}``. Nothing of a body is
+trusted: sizes and types are checked before memory is taken for them.
 """
 
 import asyncio
+import itertools
+import json
 import math
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
+from typing import Annotated, Any
 
 import grpc
 import structlog
 from google.protobuf.message import Message
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -28,27 +33,30 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from cloud.callers import INTERNAL, Caller, named_caller
-from cloud.inference_protocol.http_json import (
-    HEADER_LENGTH,
-    as_json,
-    decode_request,
-    encode_response,
-)
+from cloud.callers import Caller, named_caller
 from cloud.inference_protocol.inference import Inference
+from cloud.inference_protocol.tensors import decode_output
 from cloud.limits import Bounds
 from cloud.settings import CloudSettings
 from process.http import LargeBody, SlowBody, body_parts, certificate_names
 from protos import inference_pb2 as pb
-from protos.errors import (
-    DeadlineUnmeetable,
-    InvalidRequest,
-    OverreadError,
-    ServiceFault,
-    TooLarge,
-    to_status,
-)
+from protos.errors import DeadlineUnmeetable, InvalidRequest, OverreadError, TooLarge, to_status
 from protos.metadata import SITE_KEY
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+BINARY_SIZE = "binary_data_size"
+MAX_DIMENSIONS = 8
+"""Levels of lists in a tensor's ``data``, and numbers in its shape."""
+
+MAX_TENSORS = 16
+"""Inputs, and outputs, of a request."""
+
+Binary = Mapping[str, bool]
+"""Whether each requested output is sent raw; the default for others is under the empty name."""
+
+_Side = Annotated[int, Field(ge=0, lt=2**31)]
+_Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+_Parameters = dict[str, bool | _Integer | float | str]
 
 _STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
@@ -70,9 +78,10 @@ _ENCODINGS = {"gzip": 31, "deflate": 15}
 DISCARDED_BYTES = 2**24
 """Bytes of a refused body that are still received: its sender would not read the answer before."""
 
-_log = structlog.get_logger(__name__)
+Answer = Callable[[str, str], Any]
+"""Answers a call about the model of a name and a version: yes or no, a message, or JSON."""
 
-Answer = Callable[[Request], Response]
+_log = structlog.get_logger(__name__)
 
 
 class RestService:
@@ -88,47 +97,39 @@ class RestService:
         """Return the application."""
         one = self._inference
         get: dict[str, Answer] = {
-            "": lambda _: _json(one.server_metadata()),
-            "/health/live": lambda _: _state(True),
-            "/health/ready": lambda _: _state(one.ready),
-            "/models/stats": lambda request: _json(one.statistics(*_model(request))),
-        }
-        of_model: dict[str, Answer] = {
-            "": lambda request: _json(one.metadata(*_model(request))),
-            "/ready": lambda request: _state(one.serves(*_model(request))),
-            "/config": lambda request: _json(one.config(*_model(request))),
-            "/stats": lambda request: _json(one.statistics(*_model(request))),
+            "": lambda *_: one.server_metadata(),
+            "/health/live": lambda *_: True,
+            "/health/ready": lambda *_: one.ready,
+            "/models/stats": one.statistics,
         }
         models = ("/models/{model}", "/models/{model}/versions/{version}")
-        get |= {f"{path}{rest}": answer for path in models for rest, answer in of_model.items()}
-        routes = [Route(f"/v2{path}", _checked(answer)) for path, answer in get.items()]
+        for path in models:
+            get |= {path: one.metadata, f"{path}/ready": one.serves}
+            get |= {f"{path}/config": one.config, f"{path}/stats": one.statistics}
+        routes = [Route(f"/v2{path}", _answering(answer)) for path, answer in get.items()]
         routes += [Route(f"/v2{path}/infer", self._infer, methods=["POST"]) for path in models]
         # what the body may ask for makes no difference: there is one model
-        index = _checked(lambda _: JSONResponse(as_json(one.index(only_ready=False))["models"]))
+        index = _answering(lambda *_: as_json(one.index(only_ready=False))["models"])
         return Starlette(
             routes=[*routes, Route("/v2/repository/index", index, methods=["POST"])],
             middleware=[Middleware(GZipMiddleware, compresslevel=1)],
-            exception_handlers={HTTPException: _unrouted},
+            exception_handlers={HTTPException: _unrouted, OverreadError: _failed},
         )
 
     async def _infer(self, request: Request) -> Response:
-        caller = self._caller(request)
-        who = {"site": caller.site, "peer": _host(request)}
+        caller, peer = self._caller(request), _host(request)
         try:
-            with self._inference.admitted(caller):  # before its body is received
-                return await self._answer(request, caller)
-        except ClientDisconnect:
-            _log.info("inference request cancelled", **who)
-            return Response(status_code=HTTPStatus.BAD_REQUEST)
+            with self._inference.admitted(caller, peer):  # before its body is received
+                try:
+                    return await self._answer(request, caller)
+                except ClientDisconnect:
+                    _log.info("inference request cancelled", site=caller.site, peer=peer)
+                    return Response(status_code=HTTPStatus.BAD_REQUEST)
         except OverreadError as error:
-            _log.info("inference request failed", error=error.kind, reason=error.reason, **who)
             response = _failure(error)
             if not await self._discard(request):
                 response.headers["Connection"] = "close"
             return response
-        except Exception:  # whatever it is, the next request must be answered
-            _log.exception("internal error", **who)
-            return _failure(ServiceFault(INTERNAL))
 
     async def _answer(self, request: Request, caller: Caller) -> Response:
         self._inference.check_model(*_model(request))
@@ -235,14 +236,14 @@ def _failure(error: OverreadError) -> Response:
     return JSONResponse({"error": reason}, status, headers)
 
 
-def _checked(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
-    """Return a handler that answers its errors as the protocol does."""
+def _answering(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+    """Return the handler of a call that is answered at once: yes or no, a message, or JSON."""
 
     async def handle(request: Request) -> Response:
-        try:
-            return answer(request)
-        except OverreadError as error:
-            return _failure(error)
+        said = answer(*_model(request))
+        if isinstance(said, bool):
+            return Response(status_code=HTTPStatus.OK if said else HTTPStatus.BAD_REQUEST)
+        return JSONResponse(as_json(said) if isinstance(said, Message) else said)
 
     return handle
 
@@ -252,13 +253,9 @@ def _model(request: Request) -> tuple[str, str]:
     return request.path_params.get("model", ""), request.path_params.get("version", "")
 
 
-def _json(message: Message) -> Response:
-    return JSONResponse(as_json(message))
-
-
-def _state(is_so: bool) -> Response:
-    """Return 200 for true and 400 for false, as the protocol has it."""
-    return Response(status_code=HTTPStatus.OK if is_so else HTTPStatus.BAD_REQUEST)
+async def _failed(_: Request, error: Exception) -> Response:
+    assert isinstance(error, OverreadError)
+    return _failure(error)
 
 
 async def _unrouted(_: Request, error: Exception) -> Response:
@@ -269,3 +266,152 @@ async def _unrouted(_: Request, error: Exception) -> Response:
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+class _Output(BaseModel):
+    """An output that is wanted."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    parameters: _Parameters = {}
+
+
+class _Input(_Output):
+    """An input; its values are in ``data``, or behind the JSON."""
+
+    datatype: str
+    shape: list[_Side] = Field(max_length=MAX_DIMENSIONS)
+    data: list[Any] | None = None
+
+
+class _Request(BaseModel):
+    """The JSON of a request."""
+
+    model_config = ConfigDict(strict=True)
+
+    id: str = ""
+    parameters: _Parameters = {}
+    inputs: list[_Input] = Field([], max_length=MAX_TENSORS)
+    outputs: list[_Output] = Field([], max_length=MAX_TENSORS)
+
+
+def as_json(message: Message) -> dict[str, Any]:
+    """Return a message as JSON of the protocol: names as in the proto file, integers as numbers."""
+    return {
+        field.name: _value_as_json(field, getattr(message, field.name))
+        for field in message.DESCRIPTOR.fields
+        if not field.has_presence or message.HasField(field.name)
+    }
+
+
+def _value_as_json(field: Any, value: Any) -> Any:
+    def one(item: Any) -> Any:
+        if field.enum_type is not None:
+            return field.enum_type.values_by_number[item].name
+        return as_json(item) if field.message_type is not None else item
+
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return {key: as_json(item) for key, item in value.items()}  # its values are messages
+    return [one(item) for item in value] if field.is_repeated else one(value)
+
+
+def decode_request(body: bytes, header_length: str | None) -> tuple[pb.ModelInferRequest, Binary]:
+    """Return the request in a body, without its model, and which outputs are wanted raw.
+
+    ``header_length`` is the value of `HEADER_LENGTH`, None where it is not given: then all of the
+    body is JSON.
+
+    Raises:
+        InvalidRequest: the body is not a request.
+    """
+    size = len(body)
+    if header_length is not None:
+        is_number = header_length.isascii() and header_length.isdigit() and len(header_length) < 12
+        if not is_number or (size := int(header_length)) > len(body):
+            said = f"{HEADER_LENGTH}: {header_length!r:.50}"
+            raise InvalidRequest(f"{said}, expected a number of at most {len(body)}")
+    try:
+        given = _Request.model_validate_json(body[:size])
+    except ValidationError as error:
+        raise InvalidRequest(_sentence(error)) from None
+    request, rest = pb.ModelInferRequest(id=given.id), memoryview(body)[size:]
+    _put_parameters(request.parameters, given.parameters)
+    for one in given.inputs:
+        tensor = request.inputs.add(name=one.name, datatype=one.datatype, shape=one.shape)
+        _put_parameters(tensor.parameters, one.parameters)
+        content, rest = _content(one, rest)
+        request.raw_input_contents.append(content)
+    if rest:
+        raise InvalidRequest(f"{len(rest)} bytes after the JSON belong to no input")
+    binary = {"": given.parameters.get("binary_data_output") is True}
+    for wanted in given.outputs:
+        output = request.outputs.add(name=wanted.name)
+        _put_parameters(output.parameters, wanted.parameters)
+        if "binary_data" in wanted.parameters:
+            binary[output.name] = wanted.parameters["binary_data"] is True
+    return request, binary
+
+
+def encode_response(
+    response: pb.ModelInferResponse, binary: Binary
+) -> tuple[bytes, dict[str, str]]:
+    """Return the body of a response, and its headers."""
+    outputs, raws = [], []
+    for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+        said = {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
+        if binary.get(output.name, binary[""]):
+            raws.append(raw)
+            outputs.append({**said, "parameters": {BINARY_SIZE: len(raw)}})
+        else:
+            outputs.append({**said, "data": decode_output(output.datatype, raw)})
+    fields = {"model_name": response.model_name, "model_version": response.model_version}
+    if response.id:
+        fields["id"] = response.id
+    text = json.dumps({**fields, "outputs": outputs}, separators=(",", ":")).encode()
+    if not raws:
+        return text, {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(text))}
+    return b"".join((text, *raws)), headers
+
+
+def _sentence(error: ValidationError) -> str:
+    """Say which part of the JSON is wrong, and how."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"])) or "the request"
+    return f"{where}: {first['input']!r:.50}: {first['msg']!s:.150}"
+
+
+def _content(given: _Input, rest: memoryview) -> tuple[bytes, memoryview]:
+    """Return the values of an input, and what it leaves of the bytes behind the JSON."""
+    size = given.parameters.get(BINARY_SIZE)
+    if size is None:
+        return _bytes_of(given.data), rest
+    if given.data is not None or type(size) is not int or not 0 <= size <= len(rest):
+        raise InvalidRequest(
+            f"{BINARY_SIZE} {size!r:.50} of {given.name!r:.50}, expected its bytes after the"
+            f" JSON: {len(rest)} are there"
+        )
+    return bytes(rest[:size]), rest[size:]
+
+
+def _bytes_of(data: Sequence[Any] | None) -> bytes:
+    """Return the values of an input, a list of lists or flat, as bytes."""
+    for _ in range(MAX_DIMENSIONS):
+        if not (data and isinstance(data[0], list)):
+            break
+        if not all(isinstance(one, list) for one in data):
+            raise InvalidRequest("data is a list of lists and of others")
+        data = list(itertools.chain.from_iterable(data))
+    if data is None or not all(type(one) is int and 0 <= one < 256 for one in data):
+        raise InvalidRequest("data is no list of numbers from 0 to 255, as UINT8 has them")
+    return bytes(data)
+
+
+def _put_parameters(into: Any, parameters: _Parameters) -> None:
+    """Add parameters to a message."""
+    for name, value in parameters.items():
+        setattr(into[name], _FIELDS[type(value)], value)
+
+
+_FIELDS = {bool: "bool_param", int: "int64_param", str: "string_param", float: "double_param"}

@@ -4,20 +4,17 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
-import structlog
 
-from cloud.callers import INTERNAL, caller_of
+from cloud.callers import caller_of
 from cloud.inference_protocol.inference import Inference
 from cloud.settings import CloudSettings
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
-from protos.errors import OverreadError, ServiceFault, to_status
+from protos.errors import OverreadError, to_status
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
-
-_log = structlog.get_logger(__name__)
 
 
 def _answers(answer: Callable[[Inference, Any], Any]) -> Any:
@@ -78,14 +75,5 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelInferResponse:
         caller = caller_of(context, self._settings)
-        who = {"site": caller.site, "peer": context.peer()}
-        try:
-            with self.inference.admitted(caller):
-                left_s = context.time_remaining()
-                return await self.inference.infer(request, caller, left_s)
-        except OverreadError as error:
-            _log.info("inference request failed", error=error.kind, reason=error.reason, **who)
-            raise
-        except Exception:  # a fault of the program: the next request must be answered
-            _log.exception("internal error", **who)
-            raise ServiceFault(INTERNAL) from None
+        with self.inference.admitted(caller, context.peer()):
+            return await self.inference.infer(request, caller, context.time_remaining())

@@ -121,7 +121,7 @@ def test_a_caller_may_be_silent_while_its_rois_are_read() -> None:
         call = stub.Read(requests, timeout=20)
         until(lambda: cloud.taken == 1)
         assert end_of(stub.Read(nothing, timeout=20)) == "InvalidRequest"  # it took as long
-        assert cloud.open_streams == 1
+        until(lambda: cloud.open_streams == 1)
         cloud.reader.gate.set()
         assert next(answers(call)).verdict.roi_id == 1
         with pytest.raises(OverreadError, match="none was pending"), typed():

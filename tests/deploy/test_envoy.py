@@ -251,7 +251,7 @@ def test_a_cloud_that_is_stopped_keeps_its_studies_and_no_other_study_fails(fron
         before = stopping.count("streams_total", end="complete", priority="routine")
         drain = threading.Thread(target=stopping.drain)
         drain.start()
-        wait(lambda: stopping.server.service.is_draining)
+        wait(lambda: stopping.server.streams.is_draining)
         other.reader.gate.set()
         assert all(is_answered(read(channel)) for _ in range(20))
         stopping.reader.gate.set()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from cloud.callers import Caller, named_caller
 from cloud.inference_protocol import rest
-from cloud.inference_protocol.http_json import decode_request
+from cloud.inference_protocol.rest import decode_request
 from process.http import CannotListen, unbindable
 from protos.errors import InvalidRequest
 from tests.cloud.inference_protocol.calling import DetailedReader, Refused, rois, tritonclient

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cloud.inference_protocol.statistics import Statistics
+from cloud.inference_protocol.inference import Statistics
 from cloud.scheduling.scheduler import RoiResult
 from tests.plain_readings import plain
 
