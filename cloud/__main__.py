@@ -21,12 +21,11 @@ from rich.table import Table
 
 from cloud.describe import fetch_description
 from cloud.errors import BadSettings, CloudError
-from cloud.instances import open_instances, open_reader
+from cloud.instances import Reader, hanging_steps, open_instances, open_reader
 from cloud.server import CloudServer, server_credentials
 from cloud.server import serve as serve_until_signalled
 from cloud.settings import CloudSettings, load_settings
 from cloud.telemetry import Telemetry
-from cloud.workers import Reader, hanging_steps
 from models.runtime.errors import ModelError
 from process.command_line import program
 from process.endpoints import Pulse

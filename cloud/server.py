@@ -19,7 +19,7 @@ from cloud.errors import AddressUnusable, BadSettings, BatcherFailed
 from cloud.inference_protocol import rpc
 from cloud.inference_protocol.inference import Inference
 from cloud.inference_protocol.rest import RestService
-from cloud.instances import stages_of
+from cloud.instances import Reader, stages_of
 from cloud.limits import REQUESTS, STUDIES, Bounds, OpenStreams
 from cloud.models import ModelTransfers
 from cloud.scheduling.batcher import Batcher
@@ -28,7 +28,6 @@ from cloud.service import OverreadService
 from cloud.settings import CloudSettings
 from cloud.stream import Backend
 from cloud.telemetry import Telemetry
-from cloud.workers import Reader
 from process.http import Listener, serving_here, unbindable
 from protos import inference_pb2_grpc, overread_pb2_grpc
 from protos import overread_pb2 as pb
@@ -220,14 +219,13 @@ class CloudServer:
 
     async def _open_batcher(self, parts: AsyncExitStack) -> Batcher:
         settings = self._settings
-        stage, *others = stages = stages_of(self._reader, self._clock)
+        stages = stages_of(self._reader, self._clock)
         self._instances = len(stages)
         for one in stages:
             parts.push_async_callback(one.close)
         batcher = Batcher(
-            stage,
+            stages,
             self._telemetry,
-            others=others,
             max_batch=settings.max_batch,
             rules=Rules(self._bounds.max_queued_rois * len(stages), settings.site_weights),
             scheduler=self._scheduler,

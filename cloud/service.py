@@ -135,14 +135,14 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 self._streams.add(stream)
                 stack.callback(stream.close)
                 stack.callback(self._streams.discard, stream)
-                stream.open(requests, self._backend.bounds.idle_timeout_s, _this_call().cancel)
+                stream.open(requests, _this_call().cancel)
                 # sent at once, so that the caller can measure the round trip too
                 await context.send_initial_metadata(())
                 yield codec.encode_response(Accepted(accepted))
-                async for outcome in stream.responses.outcomes():
+                async for outcome in stream.outcomes():
                     trace.answered()
                     yield codec.encode_response(outcome)
-                summary = replace(stream.responses.summary(), load=self._load(trace))
+                summary = replace(stream.summary(), load=self._load(trace))
                 trace.end(COMPLETE, summary)  # the edge may end the call once it has all
                 counts = {"answered": summary.answered, "refused": summary.refused}
                 _log.info("study read", **counts, **trace.ids)

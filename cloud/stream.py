@@ -4,15 +4,14 @@ A reading becomes a verdict, an error becomes a refusal of that ROI alone.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from cloud.cache import CacheKey, VerdictCache
 from cloud.limits import Bounds, check_roi, crop_mask, pad
 from cloud.scheduling.batcher import Batcher
-from cloud.scheduling.scheduler import UNKNOWN_SITE, RoiResult
+from cloud.scheduling.scheduler import RoiResult
 from cloud.study_trace import StudyTrace
 from cloud.telemetry import Telemetry
 from imaging.volume import UInt8Array
@@ -20,7 +19,7 @@ from models.runtime.second_reader import Reading
 from protos import codec
 from protos import overread_pb2 as pb
 from protos.codec import Outcome, pack_mask, verify
-from protos.deadline import Clock, Deadline
+from protos.deadline import Deadline
 from protos.errors import (
     CallerFault,
     DeadlinePassed,
@@ -55,42 +54,34 @@ class Backend:
     limits: Description
     telemetry: Telemetry
     model: str
-    bounds: Bounds = field(default_factory=Bounds)
+    bounds: Bounds
 
 
 class StudyStream:
     """The stream of one study of ``site``, from its accepted header to its summary.
 
-    Its outcomes, and the error that ends it, are in ``responses``.
+    `outcomes` ends when all ROIs that were received have one, and no more are expected.
     """
 
     def __init__(
-        self,
-        header: Header,
-        deadline: Deadline,
-        backend: Backend,
-        site: str = UNKNOWN_SITE,
-        trace: StudyTrace | None = None,
+        self, header: Header, deadline: Deadline, backend: Backend, site: str, trace: StudyTrace
     ) -> None:
         self._header, self._deadline, self._backend, self._site = header, deadline, backend, site
-        self._trace = trace or StudyTrace(deadline.clock)
-        self.responses = ResponseMultiplexer(deadline.clock)
+        self._trace, self._began_s = trace, deadline.clock()
+        self._finished: asyncio.Queue[Outcome | BaseException | None] = asyncio.Queue()
+        self._pending: set[asyncio.Future[RoiResult]] = set()
+        self._closed = self._cancelled = False
+        self._answered: dict[int, bool] = {}  # by number: whether by a verdict
         self._checksums: dict[int, bytes] = {}  # of the ROIs that were accepted, by number
-        self.received = 0  # ROIs, the repeated and the refused too
+        self._received = 0  # ROIs, the repeated and the refused too
         self._uncounted = 0  # ROIs that arrived and have no outcome yet
         self._receiver: asyncio.Task[None] | None = None
         self._timers: list[asyncio.TimerHandle] = []
-        self._idle_timeout_s = 0.0
         self._announced = header.roi_count  # and not received yet
         backend.batcher.announced_rois += header.roi_count
 
-    def open(
-        self,
-        requests: AsyncIterator[pb.ReadRequest],
-        idle_timeout_s: float,
-        abandon: Callable[[], object] = lambda: None,
-    ) -> None:
-        """Start to receive; an ROI must arrive within ``idle_timeout_s`` while none is pending.
+    def open(self, requests: AsyncIterator[pb.ReadRequest], abandon: Callable[[], object]) -> None:
+        """Start to receive.
 
         Half a second after its deadline the stream fails, whatever is still pending. If its caller
         does not take that error, because it reads nothing, ``abandon`` is called.
@@ -101,14 +92,26 @@ class StudyStream:
             loop.call_later(late_s, self.fail, late),
             loop.call_later(late_s + ABANDON_AFTER_S, abandon),
         ]
-        self._idle_timeout_s = idle_timeout_s
         self._receiver = asyncio.create_task(self._receive(requests))
 
-    def fail(self, error: OverreadError) -> None:
-        """End the stream with ``error``: cancel pending ROIs, and receive no more."""
-        if self._receiver is not None:
-            self._receiver.cancel()
-        self.responses.fail(error)
+    async def outcomes(self) -> AsyncIterator[Outcome]:
+        """Yield verdicts and refusals as they finish, in any order; raise what ends the study."""
+        while (item := await self._finished.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            self._answered[item.roi_id] = isinstance(item, Verdict)
+            yield item
+
+    def summary(self) -> Summary:
+        """Return how many ROIs were answered and refused, by their last outcome, and the time."""
+        answered = sum(self._answered.values())
+        took_s = self._deadline.clock() - self._began_s
+        return Summary(answered, len(self._answered) - answered, took_s)
+
+    def fail(self, error: BaseException) -> None:
+        """End the study with ``error``: cancel pending ROIs, and receive no more."""
+        self._finished.put_nowait(error)
+        self._cancel()
 
     def end(self, how: str) -> None:
         """Receive no more, and count ROIs without an outcome under the end of their stream."""
@@ -120,51 +123,52 @@ class StudyStream:
     def close(self) -> None:
         """Cancel all pending ROIs, so that none of them is read."""
         self._expect_no_more()
-        for running in (self._receiver, *self._timers):
-            if running is not None:
-                running.cancel()
-        self.responses.cancel()
+        for timer in self._timers:
+            timer.cancel()
+        self._cancel()
+
+    def _cancel(self) -> None:
+        """Receive no more, and cancel what is pending and what is added later."""
+        self._cancelled = True
+        if self._receiver is not None:
+            self._receiver.cancel()
+        for work in self._pending:
+            work.cancel()
 
     async def _receive(self, requests: AsyncIterator[pb.ReadRequest]) -> None:
+        """Receive ROIs; one must arrive within the idle time-out while none is pending."""
         next_request: asyncio.Future[pb.ReadRequest] | None = None
-        closed = False
+        idle_timeout_s = self._backend.bounds.idle_timeout_s
         try:
             while True:
                 next_request = next_request or asyncio.ensure_future(anext(requests))
-                wait_s = min(self._idle_timeout_s, self._deadline.remaining_s)
-                if self._is_complete and not closed:
+                wait_s = min(idle_timeout_s, self._deadline.remaining_s)
+                is_complete = len(self._checksums) == self._header.roi_count
+                if is_complete and not self._closed:
                     wait_s = min(wait_s, HALF_CLOSE_S)
                 await asyncio.wait((next_request,), timeout=wait_s)
                 if next_request.done():
                     self._take(next_request.result())
                     next_request = None
-                elif self._is_complete:
+                elif is_complete:
                     # the study ends with its last outcome, even if its caller keeps the stream open
-                    self.responses.close()
-                    closed = True
+                    self._close_when_done()
                     if self._deadline.passed:
                         return
                 elif self._deadline.passed:
-                    late = "the deadline passed before the last ROI arrived"
-                    self.responses.fail(DeadlinePassed(late))
-                    return
-                elif not self.responses.pending:
-                    idle = f"no ROI arrived within {self._idle_timeout_s} s, and none was pending"
-                    self.responses.fail(InvalidRequest(idle))
-                    return
+                    raise DeadlinePassed("the deadline passed before the last ROI arrived")
+                elif not self._pending:
+                    raise InvalidRequest(
+                        f"no ROI arrived within {idle_timeout_s} s, and none was pending"
+                    )
         except StopAsyncIteration:
-            self.responses.close()
+            self._close_when_done()
         except Exception as error:  # the servicer raises it, and logs a fault of the program
-            self.responses.fail(error)
+            self.fail(error)
         finally:
             if next_request is not None:
                 next_request.cancel()
             self._expect_no_more()
-
-    @property
-    def _is_complete(self) -> bool:
-        """Whether all announced ROIs were accepted."""
-        return len(self._checksums) == self._header.roi_count
 
     def _expect_no_more(self) -> None:
         self._backend.batcher.announced_rois -= self._announced
@@ -187,22 +191,22 @@ class StudyStream:
         try:
             self._submit(message)
         except CallerFault as error:  # it may be corrected and sent again
-            self.responses.put(self._refused(message.roi_id, error))
+            self._finished.put_nowait(self._refused(message.roi_id, error))
             return
         except OverreadError as error:
-            self.responses.put(self._refused(message.roi_id, error))
+            self._finished.put_nowait(self._refused(message.roi_id, error))
         self._checksums[message.roi_id] = message.checksum
 
     def _is_repeated(self, message: pb.Roi) -> bool:
         """Tell whether the ROI was accepted before; raise `InvalidRequest` to end the stream."""
         announced = self._header.roi_count
-        self.received += 1
+        self._received += 1
         accepted = self._checksums.get(message.roi_id)
         if accepted is None and len(self._checksums) >= announced:
             beyond = f"ROI {message.roi_id} is beyond the {announced} announced"
             raise InvalidRequest(beyond, field="roi.roi_id", limit=announced)
-        if self.received > 2 * announced:  # each may be sent twice, on average
-            many = f"{self.received} ROIs were sent, {announced} were announced"
+        if self._received > 2 * announced:  # each may be sent twice, on average
+            many = f"{self._received} ROIs were sent, {announced} were announced"
             raise InvalidRequest(many, field="roi", limit=2 * announced)
         if accepted is not None and accepted != message.checksum:
             other = f"ROI {message.roi_id} was sent before with other voxels"
@@ -218,7 +222,7 @@ class StudyStream:
         if (verdict := backend.cache.get(key)) is not None:
             verify(roi, message.checksum)  # who knows the checksum alone gets no verdict
             self._count("cached")
-            self.responses.put(verdict)
+            self._finished.put_nowait(verdict)
             return
 
         def voxels() -> UInt8Array:  # called after admission: a rejected ROI costs neither
@@ -226,7 +230,7 @@ class StudyStream:
             return pad(roi.voxels, backend.limits.roi_shape)
 
         result = backend.batcher.submit(voxels, self._deadline, self._header.priority, self._site)
-        self.responses.add(result, partial(self._outcome, key, roi.voxels.shape))
+        self._add(result, partial(self._outcome, key, roi.voxels.shape))
 
     def _outcome(
         self, key: CacheKey, shape: tuple[int, ...], result: asyncio.Future[RoiResult]
@@ -259,69 +263,12 @@ class StudyStream:
             self._uncounted -= 1
             self._backend.telemetry.rois.labels(outcome, self._header.priority.value).inc()
 
-
-class ResponseMultiplexer:
-    """The pending and finished outcomes of one study's stream.
-
-    Work is added while ROIs are received; `outcomes` ends when all of it has finished and the
-    multiplexer is closed.
-    """
-
-    def __init__(self, clock: Clock = time.monotonic) -> None:
-        self._clock, self._began_s = clock, clock()
-        self._finished: asyncio.Queue[Outcome | BaseException | None] = asyncio.Queue()
-        self._pending: set[asyncio.Future[RoiResult]] = set()
-        self._closed = self._cancelled = False
-        self._answered: dict[int, bool] = {}
-
-    def add(self, work: asyncio.Future[RoiResult], outcome: MakeOutcome) -> None:
-        """Send ``outcome(work)`` when ``work`` has finished, or was cancelled by another party.
-
-        An exception of ``outcome`` ends the study.
-        """
+    def _add(self, work: asyncio.Future[RoiResult], outcome: MakeOutcome) -> None:
+        """Send ``outcome(work)`` when ``work`` has finished, or was cancelled by another party."""
         self._pending.add(work)
         work.add_done_callback(partial(self._finish, outcome))
         if self._cancelled:
             work.cancel()
-
-    @property
-    def pending(self) -> int:
-        """How many outcomes are still to come."""
-        return len(self._pending)
-
-    def put(self, outcome: Outcome) -> None:
-        """Send an outcome that is known already."""
-        self._finished.put_nowait(outcome)
-
-    def close(self) -> None:
-        """Signal that nothing more will be added."""
-        self._closed = True
-        self._end_if_done()
-
-    def fail(self, error: BaseException) -> None:
-        """End the study with ``error``, which `outcomes` raises, and cancel pending work."""
-        self._finished.put_nowait(error)
-        self.cancel()
-
-    def cancel(self) -> None:
-        """Cancel all pending work, and work that is added later."""
-        self._cancelled = True
-        for work in self._pending:
-            work.cancel()
-
-    async def outcomes(self) -> AsyncIterator[Outcome]:
-        """Yield verdicts and refusals as they finish, in any order."""
-        while (item := await self._finished.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            self._answered[item.roi_id] = isinstance(item, Verdict)
-            yield item
-
-    def summary(self) -> Summary:
-        """Return how many ROIs were answered and refused, by their last outcome, and the time."""
-        answered = sum(self._answered.values())
-        refused = len(self._answered) - answered
-        return Summary(answered, refused, self._clock() - self._began_s)
 
     def _finish(self, outcome: MakeOutcome, work: asyncio.Future[RoiResult]) -> None:
         self._pending.discard(work)
@@ -330,10 +277,13 @@ class ResponseMultiplexer:
                 self._finished.put_nowait(outcome(work))
             except Exception as error:  # `outcomes` raises it in the servicer
                 self._finished.put_nowait(error)
-        self._end_if_done()
+        if self._closed:
+            self._close_when_done()
 
-    def _end_if_done(self) -> None:
-        if self._closed and not self._pending:
+    def _close_when_done(self) -> None:
+        """Let `outcomes` end after the last pending one: nothing more will be added."""
+        self._closed = True
+        if not self._pending:
             self._finished.put_nowait(None)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
+from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -40,47 +41,30 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = process_registry("overread_cloud")
-        self.streams = self._counter("streams", "Studies by how they ended", "end", "priority")
-        self.rois = self._counter("rois", "ROIs by outcome", "outcome", "priority")
-        self.study_s = self._histogram(
-            "study_seconds", "Time from the call to the end of a study", _STUDY_SECONDS,
-            "end", "priority",
-        )  # fmt: skip
-        self.wasted_s = self._counter(
-            "wasted_seconds", "Model time of ROIs whose answer was late or no longer wanted"
-        )
-        self.demoted = self._counter(
-            "demoted_streams", "Stat of callers that may not send it, read as routine"
-        )
-        self.compute_s = self._histogram(
-            "compute_seconds", "Time of a batch in the model", _SECONDS
-        )
-        self.queue_s = self._histogram("queue_seconds", "Wait of an answered ROI", _SECONDS)
-        self._model = self._gauge(
-            "model_info", "1 for the model that is served", "model", "version", "engine"
-        )
+        self._own: dict[str, Any] = {"namespace": "overread_cloud", "registry": self.registry}
+        own, ended = self._own, ("end", "priority")
+        self.streams = Counter("streams", "Studies by how they ended", ended, **own)
+        self.rois = Counter("rois", "ROIs by outcome", ("outcome", "priority"), **own)
+        took = "Time from the call to the end of a study"
+        self.study_s = Histogram("study_seconds", took, ended, buckets=_STUDY_SECONDS, **own)
+        wasted = "Model time of ROIs whose answer was late or no longer wanted"
+        self.wasted_s = Counter("wasted_seconds", wasted, **own)
+        demoted = "Stat of callers that may not send it, read as routine"
+        self.demoted = Counter("demoted_streams", demoted, **own)
+        batch = "Time of a batch in the model"
+        self.compute_s = Histogram("compute_seconds", batch, buckets=_SECONDS, **own)
+        wait = "Wait of an answered ROI"
+        self.queue_s = Histogram("queue_seconds", wait, buckets=_SECONDS, **own)
+        model = ("model", "version", "engine")
+        self._model = Gauge("model_info", "1 for the model that is served", model, **own)
+        expiry = ("certificate_expiry_timestamp_seconds", "When each certificate expires")
+        self._expiry = Gauge(*expiry, ("setting",), **own)
         # an increase from nothing is no increase to Prometheus: series that alerts need begin at 0
         for error in {kind.__name__ for _, kinds in TABLE for kind in kinds}:
             self.streams.labels(error, NO_PRIORITY)  # most are refused before their header
             for priority in Priority:
                 self.streams.labels(error, priority.value)
                 self.rois.labels(error, priority.value)
-        self._expiry = self._gauge(
-            "certificate_expiry_timestamp_seconds", "When each certificate expires", "setting"
-        )
-
-    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
-        return Counter(f"overread_cloud_{name}", meaning, labels, registry=self.registry)
-
-    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
-        return Gauge(f"overread_cloud_{name}", meaning, labels, registry=self.registry)
-
-    def _histogram(
-        self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str
-    ) -> Histogram:
-        return Histogram(
-            f"overread_cloud_{name}", meaning, labels, buckets=buckets, registry=self.registry
-        )
 
     def count_study(self, end: str, priority: str, took_s: float) -> None:
         """Count a study that has ended; its duration goes by whether it was complete."""
@@ -99,7 +83,7 @@ class Telemetry:
 
     def add_gauge(self, name: str, meaning: str, value: Callable[[], float]) -> None:
         """Add the gauge ``overread_cloud_<name>``, which shows what ``value`` returns."""
-        self._gauge(name, meaning).set_function(value)
+        Gauge(name, meaning, **self._own).set_function(value)
 
     def serve(
         self, address: str, alive: Checks | None = None, ready: Checks | None = None

@@ -22,12 +22,11 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from cloud.instances import open_instances, open_reader
+from cloud.instances import OpenOne, open_instances, open_reader
 from cloud.scheduling.scheduler import Scheduler, WaitingRoi
 from cloud.server import CloudServer, serve
 from cloud.settings import CloudSettings, load_settings
 from cloud.telemetry import Telemetry
-from cloud.workers import OpenOne
 from edge.atomic_files import write_atomically
 from edge.escalation.rois import ROI_SHAPE
 from imaging.volume import UInt8Array

@@ -15,11 +15,11 @@ from typing import Self
 import numpy as np
 import structlog
 
+from cloud.instances import BatchAbandoned, BatchResult, WorkerStage
 from cloud.scheduling.cost import BatchTiming, CostModel
 from cloud.scheduling.scheduler import UNKNOWN_SITE, RoiResult, Rules, Scheduler, WaitingRoi
 from cloud.telemetry import Telemetry
 from cloud.watchdog import Watchdog
-from cloud.workers import BatchAbandoned, BatchResult, WorkerStage
 from imaging.volume import UInt8Array
 from protos.deadline import Clock, Deadline
 from protos.errors import DeadlineUnmeetable, ModelFailed, Overloaded
@@ -37,27 +37,26 @@ _log = structlog.get_logger(__name__)
 class Batcher:
     """Feeds stages from one queue; runs while it is entered as an async context.
 
-    ``stage`` and ``others`` are instances of one model, about equally fast: a batch goes to one
-    that is free. ``cost`` is the expected time of a batch, and learns from each.
+    The stages are instances of one model, about equally fast: a batch goes to one that is free.
+    ``cost`` is the expected time of a batch, and learns from each.
     ``announced_rois`` are those that open streams have announced and not sent yet: while there are
     none, a batch does not wait for more, otherwise for ``max_batch_delay_s`` at most.
     """
 
     def __init__(
         self,
-        stage: WorkerStage,
+        stages: Sequence[WorkerStage],
         telemetry: Telemetry,
         *,
         max_batch: int,
         max_batch_delay_s: float = MAX_BATCH_DELAY_S,
-        others: Sequence[WorkerStage] = (),
         rules: Rules | None = None,
         cost: CostModel | None = None,
         scheduler: type[Scheduler] = Scheduler,
         clock: Clock = time.monotonic,
     ) -> None:
         self.announced_rois = 0
-        self._stages, self.telemetry, self.clock = (stage, *others), telemetry, clock
+        self._stages, self.telemetry, self.clock = stages, telemetry, clock
         self._max_delay_s, self._reading = max_batch_delay_s, set[asyncio.Task[None]]()
         cost = cost or CostModel()
         self.timing = BatchTiming(cost, copy.deepcopy(cost), max_batch)

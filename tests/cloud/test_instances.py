@@ -11,11 +11,10 @@ import pytest
 from pydantic import ValidationError
 
 from cloud.errors import BadSettings
-from cloud.instances import Instances, open_instances, stages_of
+from cloud.instances import Instances, WorkerStage, open_instances, stages_of
 from cloud.scheduling.batcher import Batcher
 from cloud.settings import CloudSettings
 from cloud.telemetry import Telemetry
-from cloud.workers import WorkerStage
 from evaluation.sleeping_cloud import SleepingModel
 from imaging.volume import UInt8Array
 from models.runtime import hardware
@@ -35,10 +34,8 @@ def busy_s(rois: int = 48, **settings: Any) -> dict[str, float]:
 
     async def run() -> None:
         with open_instances(given, model.open) as reader:
-            stage, *others = stages = stages_of(reader, time.monotonic)
-            batcher = Batcher(
-                stage, Telemetry(), max_batch=given.max_batch, max_batch_delay_s=0.0, others=others
-            )
+            stages = stages_of(reader, time.monotonic)
+            batcher = Batcher(stages, Telemetry(), max_batch=given.max_batch, max_batch_delay_s=0.0)
             await batcher.warm_up((2, 2, 2))
             for device in model.devices.values():
                 device.busy_s = 0.0

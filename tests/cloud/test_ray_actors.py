@@ -86,8 +86,8 @@ def run(reader: Any, scenario: Callable[[Batcher], Coroutine[Any, Any, None]]) -
     """Run ``scenario`` with a batcher of the reader's instances."""
 
     async def with_batcher() -> None:
-        stage, *others = stages = stages_of(reader, time.monotonic)
-        batcher = Batcher(stage, Telemetry(), max_batch=1, max_batch_delay_s=0.0, others=others)
+        stages = stages_of(reader, time.monotonic)
+        batcher = Batcher(stages, Telemetry(), max_batch=1, max_batch_delay_s=0.0)
         await batcher.warm_up((2, 2, 2))
         async with asyncio.timeout(120), batcher:
             await scenario(batcher)

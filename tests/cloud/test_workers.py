@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud.workers import BatchAbandoned, BatchResult, WorkerStage
+from cloud.instances import BatchAbandoned, BatchResult, WorkerStage
 from protos.errors import ModelFailed
 from tests.plain_readings import plain
 

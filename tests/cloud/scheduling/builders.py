@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from cloud.instances import BatchAbandoned, BatchResult
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.cost import BatchTiming, CostModel
 from cloud.scheduling.scheduler import Rules, Scheduler, WaitingRoi
 from cloud.telemetry import Telemetry
-from cloud.workers import BatchAbandoned, BatchResult
 from imaging.volume import UInt8Array
 from protos.deadline import Deadline
 from protos.errors import ModelFailed
@@ -81,11 +81,11 @@ class HandStage:
             self.allowed.release()
 
     async def enter(self) -> None:
-        """See `cloud.workers.WorkerStage.enter`."""
+        """See `cloud.instances.WorkerStage.enter`."""
         await self.place.acquire()
 
     async def run(self, batch: UInt8Array, is_wanted: Any = None) -> BatchResult:
-        """See `cloud.workers.WorkerStage.run`."""
+        """See `cloud.instances.WorkerStage.run`."""
         values = batch[:, 0, 0, 0]
         self.batches.append(values.tolist())
         took_s = self.fixed_s + len(batch)
@@ -145,7 +145,7 @@ def with_batcher(
             for n in (1, 4):
                 cost.observe(n, stage.fixed_s + n)
             batcher = Batcher(
-                stage,
+                [stage],
                 Telemetry(),
                 max_batch=max_batch,
                 max_batch_delay_s=max_batch_delay_s,

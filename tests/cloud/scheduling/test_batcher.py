@@ -151,7 +151,9 @@ def test_warm_up_measures_the_cost() -> None:
     async def scenario() -> None:
         stage = HandStage()
         stage.allow(3)
-        batcher = Batcher(stage, Telemetry(), max_batch=4, max_batch_delay_s=0.0, clock=stage.clock)
+        batcher = Batcher(
+            [stage], Telemetry(), max_batch=4, max_batch_delay_s=0.0, clock=stage.clock
+        )
         await batcher.warm_up((1, 1, 1))
         assert [len(batch) for batch in stage.batches] == [1, 1, 4]
         assert batcher.timing.latency.line == pytest.approx((2.0, 1.0))

@@ -40,7 +40,7 @@ def with_two(scenario: Scenario) -> Callable[[], None]:
         for n in (1, 4):
             cost.observe(n, first.fixed_s + n)
         batcher = Batcher(
-            first, Telemetry(), max_batch=2, max_batch_delay_s=0.0, others=(second,), cost=cost,
+            [first, second], Telemetry(), max_batch=2, max_batch_delay_s=0.0, cost=cost,
             clock=lambda: first.now_s + second.now_s,
         )  # fmt: skip
         async with asyncio.timeout(20), batcher:
@@ -167,7 +167,7 @@ def test_every_batch_in_an_instance_that_hangs_fails(monkeypatch: pytest.MonkeyP
     async def run() -> None:
         hanging, other = TwoSteps(), TwoSteps()
         other.allow(99)
-        batcher = Batcher(hanging, Telemetry(), max_batch=1, max_batch_delay_s=0.0, others=(other,))
+        batcher = Batcher([hanging, other], Telemetry(), max_batch=1, max_batch_delay_s=0.0)
         async with asyncio.timeout(20), batcher:
             results = []
             while len(hanging.batches) < 2:
