@@ -12,7 +12,7 @@ from cloud.scheduling.scheduler import UNKNOWN_SITE
 from cloud.settings import CloudSettings
 from process.tls import is_loopback
 from protos.deadline import Clock, Deadline
-from protos.metadata import MAX_SITE_CHARACTERS, SITE_KEY
+from protos.messages import MAX_SITE_CHARACTERS, SITE_KEY
 
 INTERNAL = "an internal error; the log of the service has it"
 """What a caller learns of a fault of the program."""

@@ -9,6 +9,11 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
+SITE_KEY = "overread-site"
+"""Request metadata: the caller's site, where no certificate names it."""
+
+MAX_SITE_CHARACTERS = 64
+
 
 class Priority(Enum):
     """Clinical priority of a study; stat is read before routine."""

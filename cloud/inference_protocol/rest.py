@@ -41,7 +41,7 @@ from cloud.settings import CloudSettings
 from process.http import LargeBody, SlowBody, body_parts, certificate_names
 from protos import inference_pb2 as pb
 from protos.errors import DeadlineUnmeetable, InvalidRequest, OverreadError, TooLarge, to_status
-from protos.metadata import SITE_KEY
+from protos.messages import SITE_KEY
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY_SIZE = "binary_data_size"

@@ -14,8 +14,7 @@ from protos import overread_pb2 as pb
 from protos.codec import decode_response, encode_header, encode_roi, load_of
 from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable, from_status
-from protos.messages import Accepted, Header, Load, Priority, Refusal, Roi, Summary
-from protos.metadata import SITE_KEY
+from protos.messages import SITE_KEY, Accepted, Header, Load, Priority, Refusal, Roi, Summary
 from protos.overread_pb2_grpc import OverreadStub
 
 

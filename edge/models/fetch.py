@@ -37,7 +37,7 @@ from models.runtime.package import (
 )
 from protos import overread_pb2 as pb
 from protos.errors import OverreadError, from_status
-from protos.metadata import SITE_KEY
+from protos.messages import SITE_KEY
 from protos.overread_pb2_grpc import OverreadStub
 
 TRANSFER_S = 900.0

@@ -22,7 +22,7 @@ from edge.settings.targets import TargetSettings
 from process.settings import LONGEST_S, InvalidSettings, ListenAddress, ProcessSettings, Table, load
 from process.tls import ServerTlsFiles, is_loopback
 from process.tracing import problem_of
-from protos.metadata import MAX_SITE_CHARACTERS
+from protos.messages import MAX_SITE_CHARACTERS
 
 _PRINTABLE = r"^([!-~]([ -~]*[!-~])?)?$"  # what may stand in gRPC's metadata
 

@@ -39,8 +39,7 @@ from evaluation.world import Cloud, Process, running_cloud
 from imaging.volume import WINDOW_HU
 from protos import codec
 from protos import overread_pb2 as pb
-from protos.messages import Header, Priority, Roi
-from protos.metadata import SITE_KEY
+from protos.messages import SITE_KEY, Header, Priority, Roi
 from protos.overread_pb2_grpc import OverreadStub
 
 if TYPE_CHECKING:

@@ -27,8 +27,7 @@ from protos import codec, inference_pb2
 from protos import overread_pb2 as pb
 from protos.errors import DeadlineUnmeetable, from_status, status_of
 from protos.inference_pb2_grpc import GRPCInferenceServiceStub
-from protos.messages import Accepted, Header, Load, Priority, Refusal, Roi, Summary
-from protos.metadata import SITE_KEY
+from protos.messages import SITE_KEY, Accepted, Header, Load, Priority, Refusal, Roi, Summary
 from protos.overread_pb2_grpc import OverreadStub
 
 if TYPE_CHECKING:

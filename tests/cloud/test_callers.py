@@ -7,7 +7,7 @@ import pytest
 
 from cloud.callers import caller_of
 from cloud.settings import CloudSettings
-from protos.metadata import MAX_SITE_CHARACTERS, SITE_KEY
+from protos.messages import MAX_SITE_CHARACTERS, SITE_KEY
 
 CN, ALT, PEM = "x509_common_name", "x509_subject_alternative_name", "x509_pem_cert"
 HERE = "[2001:db8::7]"

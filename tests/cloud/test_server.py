@@ -24,8 +24,7 @@ from evaluation.hostile.clients import unfinished as unfinished_calls
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.errors import OverreadError, Unreachable, from_status, status_of
-from protos.messages import Verdict
-from protos.metadata import SITE_KEY
+from protos.messages import SITE_KEY, Verdict
 from tests.cloud.running import (
     RunningCloud,
     answers,

@@ -16,7 +16,7 @@ from evaluation.links.trace import Conditions, steady
 from evaluation.links.wire import PATIENT, Heard, Tap, decode, exchange, is_in, searched
 from protos import overread_pb2 as pb
 from protos.errors import InvalidRequest, OverreadError
-from protos.metadata import SITE_KEY
+from protos.messages import SITE_KEY
 from protos.overread_pb2_grpc import OverreadStub
 from tests.edge.fake_cloud import FakeCloud
 
