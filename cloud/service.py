@@ -20,7 +20,7 @@ from cloud.models import ModelTransfers
 from cloud.scheduling.scheduler import UNKNOWN_SITE
 from cloud.settings import CloudSettings
 from cloud.stream import ABANDON_AFTER_S, Backend, StudyStream
-from cloud.study_trace import StudyTrace, traceparent_of
+from cloud.study_trace import StudyTrace
 from cloud.telemetry import CANCELLED, COMPLETE
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
@@ -112,8 +112,8 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         self, request_iterator: AsyncIterator[pb.ReadRequest], context: Context
     ) -> AsyncIterator[pb.ReadResponse]:
         """Read one study: yield what is accepted, outcomes as they finish, then the summary."""
-        parent = traceparent_of(context.invocation_metadata())
-        trace = StudyTrace(self._clock, parent, self._backend.telemetry)
+        metadata, telemetry = context.invocation_metadata(), self._backend.telemetry
+        trace = StudyTrace(self._clock, metadata, telemetry)
         with self._followed(trace) as stack:
             try:
                 # whatever rejects the study comes before its ROIs are received
@@ -125,10 +125,11 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 trace.named(header.study_key)
                 check_header(header, self._backend.limits)
                 if header.priority is Priority.STAT and not caller.may_stat:
-                    self._backend.telemetry.demoted.inc()
+                    telemetry.demoted.inc()
                     header = replace(header, priority=Priority.ROUTINE)
                 trace.began(header)
-                deadline = self._deadline(header, context)
+                left_s, bounds = context.time_remaining(), self._backend.bounds
+                deadline = deadline_of(header.budget_s, left_s, bounds, self._clock)
                 accepted = self._count_accepted(header, deadline, site)
                 stream = StudyStream(header, deadline, self._backend, site, trace)
                 trace.on_end = stream.end
@@ -193,10 +194,6 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
     def _load(self, trace: StudyTrace) -> Load:
         """Return the queue now, and the model time of the study."""
         return Load(self._backend.batcher.queue.queue_s, trace.compute_s)
-
-    def _deadline(self, header: Header, context: Context) -> Deadline:
-        left_s = context.time_remaining()
-        return deadline_of(header.budget_s, left_s, self._backend.bounds, self._clock)
 
     def _count_accepted(self, header: Header, deadline: Deadline, site: str) -> int:
         """Return how many announced ROIs can be answered in time; raise `BusyFault` if none can."""

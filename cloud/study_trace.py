@@ -7,7 +7,7 @@ begins here. A study is counted once, by its first end, whether spans are record
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind, format_trace_id, set_span_in_context
@@ -16,6 +16,7 @@ from cloud.scheduling.scheduler import UNKNOWN_SITE, RoiResult
 from cloud.telemetry import COMPLETE, NO_PRIORITY, Telemetry
 from process import tracing
 from protos.deadline import Clock
+from protos.errors import Given
 from protos.messages import Header, Summary
 
 UNLOGGED = "not random"
@@ -23,9 +24,7 @@ UNLOGGED = "not random"
 
 
 class StudyTrace:
-    """Notes when the parts of a study begin and end; ``parent`` is the caller's traceparent.
-
-    Without ``telemetry`` the study is not counted.
+    """Notes when the parts of a study begin and end; ``metadata`` is that of its call.
 
     Attributes:
         site: the caller's, known before the header.
@@ -33,17 +32,17 @@ class StudyTrace:
         on_end: called first with how the study ends.
     """
 
-    def __init__(self, clock: Clock, parent: str = "", telemetry: Telemetry | None = None) -> None:
+    def __init__(self, clock: Clock, metadata: Given, telemetry: Telemetry) -> None:
         self._clock, self._telemetry = clock, telemetry
         self._called_s, self._priority = clock(), NO_PRIORITY
-        caller = tracing.PROPAGATOR.extract({"traceparent": parent}, Context())
+        carrier = {key: str(value) for key, value in metadata or () if key == "traceparent"}
+        caller = tracing.PROPAGATOR.extract(carrier, Context())
         self._span = tracing.tracer().start_span("second reading", caller, SpanKind.SERVER)
         self._study_key, self._ended, self.site = "", False, UNKNOWN_SITE
         self.has_rois = False
         self.on_end: Callable[[str], object] = lambda _how: None
-        self._compute_s: dict[int, float] = {}  # by batch
         self._header_s = self._first_s = self._last_s = self._answer_s = 0.0
-        self._batches: dict[int, tuple[float, float, int]] = {}
+        self._batches: dict[int, tuple[float, float, int, float]] = {}
 
     @property
     def ids(self) -> dict[str, str]:
@@ -61,7 +60,7 @@ class StudyTrace:
     @property
     def compute_s(self) -> float:
         """Model time spent on the study so far, each batch counted once."""
-        return sum(self._compute_s.values())
+        return sum(compute_s for *_, compute_s in self._batches.values())
 
     def named(self, study_key: str) -> None:
         """Note the key of a header that has come; it may still be refused."""
@@ -80,9 +79,8 @@ class StudyTrace:
 
     def read(self, roi: RoiResult) -> None:
         """Note that an ROI was read just now."""
-        self._compute_s[roi.batch] = roi.compute_s
-        _, _, rois = self._batches.get(roi.batch, (0.0, 0.0, 0))
-        self._batches[roi.batch] = roi.began_s, self._clock(), rois + 1
+        _, _, rois, _ = self._batches.get(roi.batch, (0.0, 0.0, 0, 0.0))
+        self._batches[roi.batch] = roi.began_s, self._clock(), rois + 1, roi.compute_s
 
     def answered(self) -> None:
         """Note that an answer is about to be sent."""
@@ -97,24 +95,21 @@ class StudyTrace:
             return False
         self._ended = True
         self.on_end(outcome)
-        self._record(outcome, summary)
+        self._telemetry.count_study(outcome, self._priority, self._clock() - self._called_s)
+        if self._span.is_recording():
+            self._record(outcome, summary)
         return True
 
     def _record(self, outcome: str, summary: Summary | None) -> None:
-        now_s = self._clock()
-        if self._telemetry is not None:
-            self._telemetry.count_study(outcome, self._priority, now_s - self._called_s)
-        if not self._span.is_recording():
-            return
         if self._first_s:
             self._part("receive", self._header_s, self._last_s)
         spans = sorted(self._batches.values())
         if spans:
             self._part("queue", self._first_s, spans[0][0])
-        for began_s, ended_s, rois in spans:
+        for began_s, ended_s, rois, _ in spans:
             self._part("batch", began_s, ended_s, rois=rois)
         if self._answer_s:
-            self._part("answer", self._answer_s, now_s)
+            self._part("answer", self._answer_s, self._clock())
         if summary is not None:
             self._note(answered=summary.answered, refused=summary.refused)
         self._note(outcome=outcome)
@@ -129,11 +124,3 @@ class StudyTrace:
         since_s = time.time() - self._clock()  # the wall clock's time at 0 of the other clock
         own = set_span_in_context(self._span, Context())
         tracing.record(name, own, since_s + start_s, since_s + end_s, **attributes)
-
-
-def traceparent_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
-    """Return the traceparent in the metadata of a call; empty if there is none."""
-    for key, value in metadata or ():
-        if key == "traceparent" and isinstance(value, str):
-            return value
-    return ""
