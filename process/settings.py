@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from process.text import printable_line
 from process.tls import TlsFiles, is_address
@@ -50,18 +50,6 @@ class ProcessSettings(BaseSettings):
     def file(self) -> Path | None:
         """The TOML file that was loaded."""
         return self._file
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic calls by name
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return arguments and environment, in this order of precedence; `load` adds the file."""
-        return init_settings, env_settings
 
     @model_validator(mode="after")
     def _name_files_of_tls(self) -> Self:
@@ -212,10 +200,6 @@ def _require_json(variable: str, field: FieldInfo) -> None:
             ) from None
 
 
-def _nearest(name: str, fields: Mapping[str, FieldInfo]) -> str:
-    return next(iter(get_close_matches(name, fields, n=1)), "")
-
-
 def _unknown(
     shown: str, name: str, kind: type[ProcessSettings], *, as_variable: bool = False
 ) -> str:
@@ -231,12 +215,12 @@ def _unknown(
         return f"{shown} is now {written(now)}" if now else f"{shown} is no setting any more"
     if any(one.startswith(f"{name}.") for one in fields):
         return f"{shown}: expected a table, [{name}]"
-    near = _nearest(name, fields)
-    return f"{shown}: there is no such setting; {_hint(near and written(near))}"
+    return f"{shown}: there is no such setting; {_hint(name, fields, written)}"
 
 
-def _hint(near: str) -> str:
-    return f"did you mean {near}?" if near else "docs/reference.md lists all settings"
+def _hint(name: str, fields: Mapping[str, FieldInfo], written: Callable[[str], str] = str) -> str:
+    near = next(iter(get_close_matches(name, fields, n=1)), "")
+    return f"did you mean {written(near)}?" if near else "docs/reference.md lists all settings"
 
 
 def _sentence(
@@ -256,7 +240,7 @@ def _sentence(
         return f"{shown('.'.join(parts))}: {cause}"
     length = name.count(".") + 1
     inside = parts[length:]
-    if inside and (tables := list(_tables(fields[name].annotation))):
+    if inside and (tables := list(tables_of(fields[name].annotation))):
         located = error["loc"][length:]
         return _sentence_of_table(error, located, tables, shown(name), values.get(name))
     entry = "".join(f".{printable_line(part)}" for part in inside[:1])
@@ -289,7 +273,7 @@ def _sentence_of_table(
     names = [printable_line(str(part)) for part in (inside[1:] if tagged else inside)]
     if error["type"] == "extra_forbidden":
         name = ".".join(names)
-        return f"{entry}.{name}: there is no such setting; {_hint(_nearest(name, fields))}"
+        return f"{entry}.{name}: there is no such setting; {_hint(name, fields)}"
     name = _setting_in(names, fields)
     if not name:  # settings of a table that do not fit each other
         cause = error.get("ctx", {}).get("error")
@@ -306,13 +290,12 @@ def _setting_in(parts: Sequence[str], fields: Mapping[str, FieldInfo]) -> str:
     return next((one for n in ends if (one := ".".join(parts[:n])) in fields), "")
 
 
-def _tables(annotation: object) -> Iterator[type[BaseModel]]:
-    """Yield the models of which a setting may have a list."""
+def tables_of(annotation: object) -> Iterator[type[BaseModel]]:
+    """Yield the class of a table, or of each kind of table in a list."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
-    else:
-        for one in get_args(annotation):
-            yield from _tables(one)
+    for one in get_args(annotation):
+        yield from tables_of(one)
 
 
 def _has_tag(table: type[BaseModel], tag: object) -> bool:

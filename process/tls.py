@@ -8,7 +8,6 @@ import ipaddress
 import re
 import socket
 import ssl
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -65,10 +64,9 @@ class TlsFiles(BaseModel):
 
     def problems(self, now: datetime | None = None) -> list[str]:
         """Return what is wrong with the files, a sentence each; nothing if they can be used."""
-        found = [*_unreadable(f"{self.prefix}key", self.key)]
+        found = _problems_of(f"{self.prefix}key", self.key)
         for setting, path in self._certificates.items():
-            unreadable = list(_unreadable(setting, path))
-            found += unreadable or _invalid(setting, path, now or datetime.now(UTC))
+            found += _problems_of(setting, path, now or datetime.now(UTC))
         if not found and self.cert is not None and self.key is not None:
             found += _mismatch(self.prefix, self.cert, self.key)
         return found
@@ -193,6 +191,15 @@ def diagnose(address: str, files: TlsFiles, timeout_s: float) -> str:
     host = host.strip("[]")
     if problems := files.problems():
         return problems[0]
+    service, ca, cert = f"the service at {address}", f"{files.prefix}ca", f"{files.prefix}cert"
+    speaks_tls = f"{service} uses TLS: set {ca} to the authority that signed its certificate"
+    # why the service ends the connection once it knows who calls
+    refused = f"{service} requires a client certificate: set {cert} and {files.prefix}key"
+    if files.cert is not None:
+        refused = (
+            f"{service} does not accept {cert} = {files.cert}: it must be valid, and signed by an"
+            " authority in the service's own tls.ca"
+        )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     if files.ca is None:
@@ -211,92 +218,64 @@ def diagnose(address: str, files: TlsFiles, timeout_s: float) -> str:
         except TimeoutError:
             return ""
         except ssl.SSLCertVerificationError as error:
-            return _unaccepted(address, host, files, error)
+            return f"the certificate of {service} {_unaccepted(error, host, f'{ca} = {files.ca}')}"
         except OSError as error:
             alert = isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or "")
             if files.ca is None:  # an alert comes from a service that speaks TLS
-                return _speaks_tls(address, files) if alert else ""
-            return _refused(address, files) if alert else _speaks_no_tls(address, files)
+                return speaks_tls if alert else ""
+            speaks_none = (
+                f"{service} does not use TLS: set tls.cert and tls.key in its settings, or remove"
+                f" {ca} here"
+            )
+            return refused if alert else speaks_none
         with closing(encrypted):
             if files.ca is None:
-                return _speaks_tls(address, files)
+                return speaks_tls
             try:  # in TLS 1.3 the service checks the client's certificate after the handshake
                 encrypted.sendall(HTTP2_GREETING)
-                return "" if encrypted.recv(1) else _refused(address, files)
+                return "" if encrypted.recv(1) else refused
             except TimeoutError:
                 return ""
             except OSError:
-                return _refused(address, files)
+                return refused
 
 
-def _speaks_tls(address: str, files: TlsFiles) -> str:
-    return (
-        f"the service at {address} uses TLS: set {files.prefix}ca to the authority that signed its"
-        " certificate"
-    )
-
-
-def _speaks_no_tls(address: str, files: TlsFiles) -> str:
-    return (
-        f"the service at {address} does not use TLS: set tls.cert and tls.key in its settings, or"
-        f" remove {files.prefix}ca here"
-    )
-
-
-def _refused(address: str, files: TlsFiles) -> str:
-    """Return why the service ends the connection once it knows who calls."""
-    cert = f"{files.prefix}cert"
-    if files.cert is None:
-        return (
-            f"the service at {address} requires a client certificate: set {cert} and"
-            f" {files.prefix}key"
-        )
-    return (
-        f"the service at {address} does not accept {cert} = {files.cert}: it must be valid, and"
-        " signed by an authority in the service's own tls.ca"
-    )
-
-
-def _unaccepted(
-    address: str, host: str, files: TlsFiles, error: ssl.SSLCertVerificationError
-) -> str:
-    """Return why the service's certificate is not accepted, by OpenSSL's X509_V_ERR codes."""
-    subject = f"the certificate of the service at {address}"
+def _unaccepted(error: ssl.SSLCertVerificationError, host: str, ca: str) -> str:
+    """Return why a service's certificate is not accepted, by OpenSSL's X509_V_ERR codes."""
     match error.verify_code:
         case 9 | 10:
-            return f"{subject} has expired, or is not valid yet: renew it, and check both clocks"
+            return "has expired, or is not valid yet: renew it, and check both clocks"
         case 62 | 64:
-            return f"{subject} does not name {host}: it must, as a subject alternative name"
+            return f"does not name {host}: it must, as a subject alternative name"
         case 18 | 19 | 20 | 21:
-            return f"{subject} was not signed by an authority in {files.prefix}ca = {files.ca}"
+            return f"was not signed by an authority in {ca}"
         case _:
-            return f"{subject} is not accepted: {error.verify_message}"
+            return f"is not accepted: {error.verify_message}"
 
 
-def _unreadable(setting: str, path: Path | None) -> Iterator[str]:
-    if path is not None:
-        try:
-            path.read_bytes()
-        except OSError as error:
-            yield f"{setting} = {path}: {error.strerror}"
-
-
-def _invalid(setting: str, path: Path | None, now: datetime) -> list[str]:
-    """Return why no certificate in the file is valid now."""
+def _problems_of(setting: str, path: Path | None, now: datetime | None = None) -> list[str]:
+    """Return why a file cannot be read, or with ``now`` why no certificate in it is valid."""
     if path is None:
         return []
+    said = f"{setting} = {path}"
     try:
         periods = _validities(path)
+    except OSError as error:
+        return [f"{said}: {error.strerror}"]
     except ValueError:
-        return [f"{setting} = {path} is damaged, expected a certificate as PEM"]
+        periods = None
+    if now is None:  # a key
+        return []
+    if periods is None:
+        return [f"{said} is damaged, expected a certificate as PEM"]
     if not periods:
-        return [f"{setting} = {path} holds no certificate, expected PEM"]
+        return [f"{said} holds no certificate, expected PEM"]
     start, end = max(periods, key=lambda period: period[1])
     if now >= end:
-        return [f"{setting} = {path} expired on {end:%Y-%m-%d %H:%M} UTC: renew it"]
+        return [f"{said} expired on {end:%Y-%m-%d %H:%M} UTC: renew it"]
     if now < start:
-        said = f"{setting} = {path} is not valid before {start:%Y-%m-%d %H:%M} UTC"
-        return [f"{said}: check the clock of this machine"]
+        valid = f"{said} is not valid before {start:%Y-%m-%d %H:%M} UTC"
+        return [f"{valid}: check the clock of this machine"]
     return []
 
 

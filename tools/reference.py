@@ -24,7 +24,7 @@ from edge.part import Agent
 from edge.run import parts_of, site_of
 from edge.settings.core import EdgeSettings
 from edge.telemetry import Telemetry as EdgeTelemetry
-from process.settings import expected_of
+from process.settings import expected_of, tables_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference.md"
@@ -84,7 +84,7 @@ def settings(title: str, kind: type[BaseModel], seen: set[str]) -> Iterator[str]
     inner: list[tuple[str, type[BaseModel]]] = []
     for name, field in kind.model_fields.items():
         default, values = as_toml(field), expected_of(field)
-        if models := list(_models(field.annotation)):
+        if models := list(tables_of(field.annotation)):
             path = f"{table.partition(']')[0].strip('[')}.{name}".lstrip(".")
             path = f"[[{path}]]" if isinstance(field.default, tuple) else f"[{path}]"
             inner += [(f"{file} {path}{_kind(one)}", one) for one in models]
@@ -96,14 +96,6 @@ def settings(title: str, kind: type[BaseModel], seen: set[str]) -> Iterator[str]
         yield _table(("setting", "default", "values", "meaning"), rows)
     for path, one in inner:
         yield from settings(path, one, seen)
-
-
-def _models(annotation: object) -> Iterator[type[BaseModel]]:
-    """Yield the classes of a table, or of the tables of a list."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for one in get_args(annotation):
-        yield from _models(one)
 
 
 def _kind(table: type[BaseModel]) -> str:
