@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cloud.inference_protocol.inference import Statistics
+from cloud.scheduling.scheduler import RoiResult
 from cloud.server import CloudServer
 from imaging.volume import UInt8Array
 from models.runtime.second_reader import TEXTURES, Readings, SecondReader, open_second_reader
@@ -34,6 +36,7 @@ from tests.cloud.running import (
     run_cloud,
     until,
 )
+from tests.plain_readings import plain
 
 both = pytest.mark.parametrize("kind", KINDS)
 
@@ -48,10 +51,13 @@ def calls(request: pytest.FixtureRequest) -> Iterator[Caller]:
 def test_the_service_says_what_it_is_and_what_its_model_reads(calls: Caller) -> None:
     assert calls("is_server_live")
     assert calls("is_server_ready")
-    assert calls("is_model_ready", model_name="mean")
-    assert calls("is_model_ready", model_name="mean", model_version="2.1")
-    assert not calls("is_model_ready", model_name="mean", model_version="3")
-    assert not calls("is_model_ready", model_name="other")
+    for name, version, served in (
+        ("mean", "", 1),
+        ("mean", "2.1", 1),
+        ("mean", "3", 0),
+        ("x", "", 0),
+    ):
+        assert calls("is_model_ready", model_name=name, model_version=version) is bool(served)
     said = calls("get_server_metadata")
     metadata = calls("get_model_metadata", model_name="mean")
     config = calls("get_model_config", model_name="mean")
@@ -59,13 +65,12 @@ def test_the_service_says_what_it_is_and_what_its_model_reads(calls: Caller) -> 
     assert (said["name"], said["version"]) == ("overread-cloud", "0.0")
     assert {"binary_tensor_data", "statistics"} <= set(said["extensions"])
     assert (metadata["name"], metadata["versions"]) == ("mean", ["2.1"])
-    shapes = {one["name"]: [one["datatype"], *map(int, one["shape"])] for one in metadata["inputs"]}
-    assert shapes == {"ROI": ["UINT8", -1, *SHAPE]}
-    shapes = {
-        one["name"]: [one["datatype"], *map(int, one["shape"])] for one in metadata["outputs"]
-    }
+    tensors = [*metadata["inputs"], *metadata["outputs"]]
     numbers = {name: ["FP64", -1, 1] for name in ("PROBABILITY", "DIAMETER_MM", "MALIGNANCY")}
-    assert shapes == {**numbers, "TEXTURE": ["BYTES", -1, 1], "MASK": ["BOOL", -1, *SHAPE]}
+    masks = {"ROI": ["UINT8", -1, *SHAPE], "MASK": ["BOOL", -1, *SHAPE]}
+    assert {one["name"]: [one["datatype"], *map(int, one["shape"])] for one in tensors} == {
+        **numbers, **masks, "TEXTURE": ["BYTES", -1, 1]
+    }  # fmt: skip
     config = config.get("config", config)
     assert config["max_batch_size"] == 4
     assert config["input"][0]["data_type"] == "TYPE_UINT8"
@@ -111,8 +116,7 @@ def test_readings_of_the_real_model_are_those_of_the_own_protocol() -> None:
         verdicts = outcomes_by_id(read(cloud, requests))
         for caller in (call, http):
             answer = caller("infer", rois=voxels.tolist(), model="hybrid-int8")["outputs"]
-            # a batch of another size may be calculated in another order
-            assert_same([verdicts[i] for i in range(2)], answer, exactly=False)
+            assert_same([verdicts[i] for i in range(2)], answer)
     assert verdicts[0].malignancy != verdicts[1].malignancy
 
 
@@ -125,12 +129,12 @@ class RealReader(MeanReader):
         return self.model.read(batch)
 
 
-def assert_same(verdicts: list[Verdict], given: dict[str, Any], *, exactly: bool) -> None:
-    for name, output in (("probability", "PROBABILITY"), ("diameter_mm", "DIAMETER_MM"),
-                         ("malignancy", "MALIGNANCY"), ("texture", "TEXTURE")):  # fmt: skip
-        expected = [[getattr(one, name)] for one in verdicts]
-        near = exactly or name == "texture"
-        assert given[output] == (expected if near else pytest.approx(np.array(expected), rel=1e-5))
+def assert_same(verdicts: list[Verdict], given: dict[str, Any]) -> None:
+    for name in ("probability", "diameter_mm", "malignancy"):
+        expected = np.array([[getattr(one, name)] for one in verdicts])
+        # a batch of another size may be calculated in another order
+        assert given[name.upper()] == pytest.approx(expected, rel=1e-5)
+    assert given["TEXTURE"] == [[one.texture] for one in verdicts]
     masks = np.array(given["MASK"])
     for mask, verdict in zip(masks, verdicts, strict=True):
         assert np.array_equal(mask, unpack_mask(verdict.mask, mask.shape))
@@ -219,25 +223,19 @@ def test_the_deadline_of_the_call_itself_counts() -> None:
 
 
 @both
-def test_priority_1_is_read_first(kind: str) -> None:
-    with called(kind, max_batch=1) as (cloud, call):
-        where = address_of(cloud, kind)
-        with tritonclient(kind, where) as routine, tritonclient(kind, where) as stat:
+def test_priority_1_is_read_first_also_before_a_study_in_the_same_queue(kind: str) -> None:
+    with called(kind, max_batch=1) as (cloud, call), cloud.stub() as stub:
+        with tritonclient(kind, address_of(cloud, kind)) as stat:
             held(cloud, call)
-            routine.send("infer", rois=rois(20), priority=2)
+            study = stub.Read(iter(make_stream(make_roi(1, 20))), timeout=60)
             until(lambda: cloud.queued == 1)
             stat.send("infer", rois=rois(30), priority=1)
             until(lambda: cloud.queued == 2)
             cloud.reader.gate.set()
-            for caller in (call, routine, stat):
+            for caller in (call, stat):
                 caller.receive()
+            assert len(list(study)) == 3
         assert cloud.reader.batches == [[10.0], [30.0], [20.0]]
-
-
-def test_who_may_not_send_stat_is_read_as_routine() -> None:
-    with called("http", stat_sites=("somewhere else",)) as (cloud, call):
-        call("infer", rois=rois(51), priority=1)
-        assert cloud.count("demoted_streams_total") == 1
 
 
 @both
@@ -342,22 +340,6 @@ def test_statistics_count_what_happened() -> None:
     assert int(stats["last_inference"]) > 1.7e12
 
 
-def test_studies_and_requests_share_the_queue() -> None:
-    with called("grpc") as (cloud, call):
-        held(cloud, call)
-        with tritonclient("grpc", cloud.address) as other:
-            other.send("infer", rois=rois(20))
-            until(lambda: cloud.queued == 1)
-            study = threading.Thread(target=read, args=(cloud, make_stream(make_roi(1, 30))))
-            study.start()
-            until(lambda: cloud.queued == 2)
-            cloud.reader.gate.set()
-            call.receive()
-            other.receive()
-            study.join()
-        assert sorted(one for batch in cloud.reader.batches for one in batch) == [10.0, 20.0, 30.0]
-
-
 def test_http_is_off_unless_it_has_a_port() -> None:
     with run_cloud() as cloud:
         assert cloud.server.http_address == ""
@@ -381,3 +363,29 @@ def count(stats: dict[str, Any], part: str) -> int:
 
 def nanoseconds(stats: dict[str, Any], part: str) -> int:
     return int(stats["inference_stats"][part].get("ns", 0))
+
+
+@pytest.mark.parametrize(
+    ("batches", "queue_s", "compute_s"),
+    [
+        ([(1, 10.5, 0.25)], 0.5, 0.25),
+        ([(1, 10.5, 0.25), (1, 10.5, 0.25)], 0.5, 0.25),
+        ([(2, 11.0, 0.5), (1, 10.5, 0.25)], 0.75, 0.75),
+        ([(1, 10.5, 1.0), (2, 11.0, 0.25), (3, 11.25, 0.75)], 0.5, 1.5),
+    ],
+)
+def test_queue_and_compute_time_of_a_request_do_not_overlap(
+    batches: list[tuple[int, float, float]], queue_s: float, compute_s: float
+) -> None:
+    """A request that arrived at 10 s, each ROI of it by batch, its begin, and its time."""
+    reading = plain([0.5], [5.0])[0]
+    statistics = Statistics()
+    statistics.succeeded(
+        [RoiResult(reading, at_s - 10.0, took_s, i, at_s, 2) for i, at_s, took_s in batches],
+        input_s=0.0, output_s=0.0, total_s=3.0,
+    )  # fmt: skip
+    said = statistics.message("m", "1")
+    assert said.inference_stats.queue.ns == round(1e9 * queue_s)
+    assert said.inference_stats.compute_infer.ns == round(1e9 * compute_s)
+    assert said.execution_count == len({i for i, *_ in batches})
+    assert said.inference_count == len(batches)
