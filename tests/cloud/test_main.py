@@ -111,10 +111,10 @@ def test_serve_names_an_invalid_setting(tmp_path: Path, text: str, word: str) ->
 def test_serve_names_a_taken_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        line = fails_in_one_line("--metrics-address", address)
         assert fails_in_one_line("--address", address).startswith(f"AddressUnusable: {address} ")
-    said = f"metrics_address = {address}: {os.strerror(98)}"
-    assert line == f"CannotListen: {said}"
+        for setting in ("metrics_address", "http_address"):
+            line = fails_in_one_line(f"--{setting.replace('_', '-')}", address)
+            assert line == f"CannotListen: {setting} = {address}: {os.strerror(98)}"
 
 
 @pytest.mark.usefixtures("small_model")

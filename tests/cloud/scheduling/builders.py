@@ -67,14 +67,6 @@ class HandStage:
     allowed: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     place: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def clock(self) -> float:
-        """Seconds that batches took so far."""
-        return self.now_s
-
-    def after(self, budget_s: float) -> Deadline:
-        """The deadline ``budget_s`` from now."""
-        return Deadline.after(budget_s, self.clock)
-
     def allow(self, batches: int = 1) -> None:
         """Lets this many batches finish."""
         for _ in range(batches):
@@ -128,33 +120,44 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+def submit(
+    batcher: Batcher, value: int, budget_s: float = 60.0, priority: Priority = ROUTINE
+) -> asyncio.Future[Any]:
+    """Queue one ROI of this value; its future result."""
+    return batcher.submit(roi(value), Deadline.after(budget_s, batcher.clock), priority)
+
+
+Scenario = Callable[..., Coroutine[Any, Any, None]]
+
+
 def with_batcher(
     stage_type: type[HandStage] = HandStage,
     *,
+    stages: int = 1,
     max_batch: int = 2,
     max_batch_delay_s: float = 0.0,
-    **rules: Any,
-) -> Callable[[Callable[[Batcher, HandStage], Coroutine[Any, Any, None]]], Callable[[], None]]:
-    """Turns a coroutine into a test with a batcher that knows the cost of its stage."""
+) -> Callable[[Scenario], Callable[[], None]]:
+    """Turns a coroutine into a test with a batcher that knows the cost of its stages.
 
-    def decorate(
-        scenario: Callable[[Batcher, HandStage], Coroutine[Any, Any, None]],
-    ) -> Callable[[], None]:
+    The coroutine is called with the batcher and its stages, which share a clock.
+    """
+
+    def decorate(scenario: Scenario) -> Callable[[], None]:
         async def run() -> None:
-            stage, cost = stage_type(), CostModel()
+            made, cost = [stage_type() for _ in range(stages)], CostModel()
             for n in (1, 4):
-                cost.observe(n, stage.fixed_s + n)
+                cost.observe(n, made[0].fixed_s + n)
             batcher = Batcher(
-                [stage],
+                made,
                 Telemetry(),
                 max_batch=max_batch,
                 max_batch_delay_s=max_batch_delay_s,
-                rules=Rules(**rules),
                 cost=cost,
-                clock=stage.clock,
+                clock=lambda: sum(stage.now_s for stage in made),
             )
             async with asyncio.timeout(60), batcher:
-                await scenario(batcher, stage)
+                await settle()
+                await scenario(batcher, *made)
 
         def test() -> None:
             asyncio.run(run())

@@ -5,15 +5,7 @@ import pytest
 from cloud.scheduling.batcher import STALE_S, Batcher
 from cloud.telemetry import Telemetry
 from protos.errors import DeadlineUnmeetable, ModelFailed
-from tests.cloud.scheduling.builders import (
-    ROUTINE,
-    STAT,
-    HandStage,
-    TwoSteps,
-    roi,
-    settle,
-    with_batcher,
-)
+from tests.cloud.scheduling.builders import STAT, HandStage, TwoSteps, settle, submit, with_batcher
 
 
 def wasted_s(batcher: Batcher) -> float:
@@ -27,10 +19,10 @@ def wasted_s(batcher: Batcher) -> float:
 async def test_the_earliest_deadlines_form_the_next_batch(
     batcher: Batcher, stage: HandStage
 ) -> None:
-    results = [batcher.submit(roi(1), stage.after(50), ROUTINE)]
+    results = [submit(batcher, 1, 50)]
     await settle()
     for value, budget_s in ((2, 40), (3, 20), (4, 30)):
-        results.append(batcher.submit(roi(value), stage.after(budget_s), ROUTINE))
+        results.append(submit(batcher, value, budget_s))
     for _ in range(3):
         stage.allow()
         await settle()
@@ -43,27 +35,13 @@ async def test_the_earliest_deadlines_form_the_next_batch(
 
 
 @with_batcher(max_batch=4)
-async def test_a_batch_is_cut_where_one_more_would_make_one_late(
-    batcher: Batcher, stage: HandStage
-) -> None:
-    """A batch of four takes 6 s: with one due in 4.5 s it is made of two, and all are in time."""
-    results = [
-        batcher.submit(roi(value), stage.after(budget_s), ROUTINE)
-        for value, budget_s in ((1, 4.5), (2, 20), (3, 20), (4, 20))
-    ]
-    stage.allow(2)
-    await asyncio.gather(*results)
-    assert stage.batches == [[1, 2], [3, 4]]
-
-
-@with_batcher(max_batch=4)
 async def test_the_batch_follows_the_cost(batcher: Batcher, stage: HandStage) -> None:
     """If batches save no time they shrink, so that each ROI is answered sooner.
 
     Not while many wait.
     """
     stage.fixed_s = 0.0
-    results = [batcher.submit(roi(value), stage.after(900), ROUTINE) for value in range(250)]
+    results = [submit(batcher, value, 900) for value in range(250)]
     stage.allow(250)
     await asyncio.gather(*results)
     sizes = [len(batch) for batch in stage.batches]
@@ -74,7 +52,7 @@ async def test_the_batch_follows_the_cost(batcher: Batcher, stage: HandStage) ->
 @with_batcher(TwoSteps)
 async def test_a_pipeline_is_kept_full(batcher: Batcher, stage: HandStage) -> None:
     """The second batch starts before the first is answered, and each gets its own answers."""
-    results = [batcher.submit(roi(value), stage.after(60), ROUTINE) for value in (1, 2, 3, 4)]
+    results = [submit(batcher, value, 60) for value in (1, 2, 3, 4)]
     await settle()
     assert stage.batches == [[1, 2], [3, 4]]
     stage.allow(2)
@@ -91,9 +69,9 @@ def test_a_batch_waits_only_for_rois_that_are_announced(
     async def scenario(batcher: Batcher, stage: HandStage) -> None:
         stage.allow(2)
         batcher.announced_rois = announced
-        results = [batcher.submit(roi(1), stage.after(900.0), ROUTINE)]
+        results = [submit(batcher, 1, 900.0)]
         await settle()
-        results.append(batcher.submit(roi(2), stage.after(900.0), ROUTINE))
+        results.append(submit(batcher, 2, 900.0))
         await asyncio.gather(*results)
         assert stage.batches == batches
 
@@ -105,13 +83,13 @@ async def test_an_abandoned_batch_ends_and_the_next_is_read(
     batcher: Batcher, stage: HandStage
 ) -> None:
     """Its time is not learnt as a cost."""
-    given_up = batcher.submit(roi(1), stage.after(90), ROUTINE)
+    given_up = submit(batcher, 1, 90)
     await settle()
     given_up.cancel()
     stage.allow()
     await settle()
     assert stage.now_s == 0.0
-    result = batcher.submit(roi(2), stage.after(90), ROUTINE)
+    result = submit(batcher, 2, 90)
     stage.allow()
     assert (await result).compute_s == 3.0
     assert batcher.timing.latency.line == pytest.approx((2.0, 1.0))
@@ -122,7 +100,7 @@ async def test_model_time_of_cancelled_rois_counts_as_wasted(
     batcher: Batcher, stage: HandStage
 ) -> None:
     """Half of a batch of 4 s was for a cancelled ROI."""
-    kept, given_up = (batcher.submit(roi(v), stage.after(9), ROUTINE) for v in (1, 2))
+    kept, given_up = (submit(batcher, v, 9) for v in (1, 2))
     await settle()
     given_up.cancel()
     stage.allow()
@@ -136,12 +114,12 @@ async def test_an_unexpected_error_reaches_every_caller_of_the_batch(
 ) -> None:
     """The caller gets `ModelFailed` whatever it was; the next batch is read."""
     compute_s, batcher.telemetry.compute_s = batcher.telemetry.compute_s, None
-    result = batcher.submit(roi(1), stage.after(9), ROUTINE)
+    result = submit(batcher, 1, 9)
     stage.allow()
     with pytest.raises(ModelFailed, match="AttributeError"):
         await result
     batcher.telemetry.compute_s = compute_s
-    result = batcher.submit(roi(2), stage.after(9), ROUTINE)
+    result = submit(batcher, 2, 9)
     stage.allow()
     assert (await result).reading.probability == pytest.approx(2 / 255)
 
@@ -152,7 +130,7 @@ def test_warm_up_measures_the_cost() -> None:
         stage = HandStage()
         stage.allow(3)
         batcher = Batcher(
-            [stage], Telemetry(), max_batch=4, max_batch_delay_s=0.0, clock=stage.clock
+            [stage], Telemetry(), max_batch=4, max_batch_delay_s=0.0, clock=lambda: stage.now_s
         )
         await batcher.warm_up((1, 1, 1))
         assert [len(batch) for batch in stage.batches] == [1, 1, 4]
@@ -162,10 +140,10 @@ def test_warm_up_measures_the_cost() -> None:
 
 
 @with_batcher()
-async def test_closing_cancels_all_waiting_rois(batcher: Batcher, stage: HandStage) -> None:
-    running = batcher.submit(roi(1), stage.after(60), ROUTINE)
+async def test_closing_cancels_all_waiting_rois(batcher: Batcher, *_: HandStage) -> None:
+    running = submit(batcher, 1, 60)
     await settle()
-    waiting = batcher.submit(roi(2), stage.after(60), ROUTINE)
+    waiting = submit(batcher, 2, 60)
     await batcher.__aexit__()
     assert running.cancelled()
     assert waiting.cancelled()
@@ -173,20 +151,20 @@ async def test_closing_cancels_all_waiting_rois(batcher: Batcher, stage: HandSta
 
 @with_batcher()
 async def test_an_roi_that_would_be_late_is_rejected_with_a_bound(
-    batcher: Batcher, stage: HandStage
+    batcher: Batcher, *_: HandStage
 ) -> None:
     """Three ahead in batches of two, 4 s each: 4 s of waiting; one due first is read in 3 s."""
     for value in (1, 2, 3):
-        batcher.submit(roi(value), stage.after(10), ROUTINE)
+        submit(batcher, value, 10)
     assert batcher.queue.queue_s == pytest.approx(4.0)
     with pytest.raises(DeadlineUnmeetable) as caught:
-        batcher.submit(roi(4), stage.after(0.5), ROUTINE)
+        submit(batcher, 4, 0.5)
     assert caught.value.bound_s == pytest.approx(3.0)
 
 
 @with_batcher()
 async def test_a_running_batch_counts_in_the_estimate(batcher: Batcher, stage: HandStage) -> None:
-    batcher.submit(roi(1), stage.after(10), ROUTINE)
+    submit(batcher, 1, 10)
     await settle()
     assert batcher.queue.queue_s == pytest.approx(3.0)
     stage.now_s += 0.75
@@ -199,12 +177,12 @@ async def test_a_batch_that_overruns_is_expected_to_take_as_long_again(
     batcher: Batcher, stage: HandStage
 ) -> None:
     """Otherwise an ROI that arrives while the model hangs would be promised an answer at once."""
-    batcher.submit(roi(1), stage.after(90), ROUTINE)
+    submit(batcher, 1, 90)
     await settle()
     stage.now_s += 3.0 + 20.0
     assert batcher.queue.queue_s == pytest.approx(20.0)
     with pytest.raises(DeadlineUnmeetable):
-        batcher.submit(roi(2), stage.after(20), ROUTINE)
+        submit(batcher, 2, 20)
     stage.allow()
 
 
@@ -213,27 +191,27 @@ async def test_one_stall_does_not_block_admission_for_long(
     batcher: Batcher, stage: HandStage
 ) -> None:
     """After a batch that stalled for a minute, one due in 5 s is read, and the next too."""
-    batcher.submit(roi(1), stage.after(90), ROUTINE)
+    submit(batcher, 1, 90)
     await settle()
     stage.now_s += 57.0
     stage.allow()
     await settle()
     with pytest.raises(DeadlineUnmeetable):
-        batcher.submit(roi(2), stage.after(5), ROUTINE)
+        submit(batcher, 2, 5)
     for _ in range(30):
         stage.now_s += STALE_S + 1.0
-        result = batcher.submit(roi(3), stage.after(5), ROUTINE)
+        result = submit(batcher, 3, 5)
         stage.allow()
         await result
-    batcher.submit(roi(4), stage.after(6), ROUTINE)
+    submit(batcher, 4, 6)
 
 
 @with_batcher()
 async def test_stat_preempts_a_routine_roi_at_once(batcher: Batcher, stage: HandStage) -> None:
-    batcher.submit(roi(1), stage.after(20), ROUTINE)
+    submit(batcher, 1, 20)
     await settle()
-    routine = [batcher.submit(roi(v), stage.after(7.5), ROUTINE) for v in (2, 3)]
-    stat = batcher.submit(roi(4), stage.after(20), STAT)
+    routine = [submit(batcher, v, 7.5) for v in (2, 3)]
+    stat = submit(batcher, 4, 20, STAT)
     (preempted,) = [result for result in routine if result.done()]
     error = preempted.exception()
     assert isinstance(error, DeadlineUnmeetable)

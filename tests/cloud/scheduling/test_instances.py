@@ -2,18 +2,14 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
 import pytest
 
 import cloud.watchdog as watchdog
 from cloud.scheduling.batcher import Batcher
-from cloud.scheduling.cost import CostModel
 from cloud.scheduling.scheduler import Rules, Scheduler, WaitingRoi
-from cloud.telemetry import Telemetry
 from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable, ModelFailed, Overloaded
 from tests.cloud.scheduling.builders import (
@@ -23,44 +19,14 @@ from tests.cloud.scheduling.builders import (
     HandStage,
     TwoSteps,
     due,
-    roi,
     settle,
+    submit,
     timing,
+    with_batcher,
 )
 
-Scenario = Callable[[Batcher, HandStage, HandStage], Coroutine[Any, Any, None]]
 
-
-def with_two(scenario: Scenario) -> Callable[[], None]:
-    """Turns a coroutine into a test with a batcher of two stages that know one cost."""
-
-    async def run() -> None:
-        first, second = HandStage(), HandStage()
-        cost = CostModel()
-        for n in (1, 4):
-            cost.observe(n, first.fixed_s + n)
-        batcher = Batcher(
-            [first, second], Telemetry(), max_batch=2, max_batch_delay_s=0.0, cost=cost,
-            clock=lambda: first.now_s + second.now_s,
-        )  # fmt: skip
-        async with asyncio.timeout(20), batcher:
-            await settle()
-            await scenario(batcher, first, second)
-
-    def test() -> None:
-        asyncio.run(run())
-
-    test.__doc__ = scenario.__doc__
-    return test
-
-
-def submit(batcher: Batcher, value: int, budget_s: float = 60.0) -> asyncio.Future[Any]:
-    """Queue one ROI of this value."""
-    deadline = Deadline.after(budget_s, batcher.clock)
-    return batcher.submit(roi(value), deadline, ROUTINE)
-
-
-@with_two
+@with_batcher(stages=2)
 async def test_a_batch_goes_to_the_instance_that_is_free(
     batcher: Batcher, first: HandStage, second: HandStage
 ) -> None:
@@ -85,7 +51,7 @@ async def test_a_batch_goes_to_the_instance_that_is_free(
     assert values == [1, 2, 3, 4, 5]
 
 
-@with_two
+@with_batcher(stages=2)
 async def test_admission_counts_on_all_instances(
     batcher: Batcher, first: HandStage, second: HandStage
 ) -> None:
@@ -102,7 +68,7 @@ async def test_admission_counts_on_all_instances(
     second.allow(4)
 
 
-@with_two
+@with_batcher(stages=2)
 async def test_light_load_does_not_hide_the_time_of_a_batch(
     batcher: Batcher, first: HandStage, second: HandStage
 ) -> None:
@@ -115,7 +81,7 @@ async def test_light_load_does_not_hide_the_time_of_a_batch(
     assert batcher.timing.interval.estimate_s(1) == pytest.approx(3.0)
 
 
-@with_two
+@with_batcher(stages=2)
 async def test_an_instance_that_fails_is_dropped_and_the_other_reads_on(
     batcher: Batcher, first: HandStage, second: HandStage
 ) -> None:
@@ -146,7 +112,7 @@ def test_an_instance_that_hangs_is_dropped_and_its_rois_fail(
     monkeypatch.setattr(watchdog, "LEAST_HUNG_S", 0.05)
     monkeypatch.setattr(watchdog, "HUNG", 0.0)
 
-    @with_two
+    @with_batcher(stages=2)
     async def scenario(batcher: Batcher, first: HandStage, second: HandStage) -> None:
         hanging = submit(batcher, 1)
         with pytest.raises(ModelFailed, match="the model hangs"):
@@ -164,29 +130,27 @@ def test_every_batch_in_an_instance_that_hangs_fails(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(watchdog, "LEAST_HUNG_S", 0.05)
     monkeypatch.setattr(watchdog, "HUNG", 0.0)
 
-    async def run() -> None:
-        hanging, other = TwoSteps(), TwoSteps()
+    @with_batcher(TwoSteps, stages=2, max_batch=1)
+    async def scenario(batcher: Batcher, hanging: TwoSteps, other: TwoSteps) -> None:
         other.allow(99)
-        batcher = Batcher([hanging, other], Telemetry(), max_batch=1, max_batch_delay_s=0.0)
-        async with asyncio.timeout(20), batcher:
-            results = []
-            while len(hanging.batches) < 2:
-                results.append(submit(batcher, 1))
-                await settle()
-            held = [result for result in results if not result.done()]
-            assert len(held) == 2
-            for result in held:
-                with pytest.raises(ModelFailed, match="the model hangs"):
-                    await asyncio.wait_for(result, 5.0)
-            assert not batcher._reading
+        results = []
+        while len(hanging.batches) < 2:
+            results.append(submit(batcher, 1))
+            await settle()
+        held = [result for result in results if not result.done()]
+        assert len(held) == 2
+        for result in held:
+            with pytest.raises(ModelFailed, match="the model hangs"):
+                await asyncio.wait_for(result, 5.0)
+        assert not batcher._reading
 
-    asyncio.run(run())
+    scenario()
 
 
 def test_a_fault_in_the_loop_of_one_instance_ends_the_service() -> None:
     """It is a fault of the program, which the other loop has too."""
 
-    @with_two
+    @with_batcher(stages=2)
     async def scenario(batcher: Batcher, *_: HandStage) -> None:
         batcher.queue.take = lambda: 1 / 0  # type: ignore[assignment, return-value]
         submit(batcher, 1)

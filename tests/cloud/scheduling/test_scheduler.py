@@ -102,13 +102,6 @@ def test_a_batch_makes_none_of_its_rois_late() -> None:
     assert scheduler_of(*rois).take() == rois[:3]
 
 
-@pytest.mark.parametrize(("fixed_s", "waiting", "size"), [(0.0, 4, 1), (0.2, 4, 2), (0.0, 8, 4)])
-def test_a_batch_is_no_larger_than_is_efficient(fixed_s: float, waiting: int, size: int) -> None:
-    """Where a batch has no cost of its own, ROIs are read one by one, unless many wait."""
-    scheduler = scheduler_of(*(due(80.0) for _ in range(waiting)), cost=timing(fixed_s=fixed_s))
-    assert len(scheduler.take()) == size
-
-
 # admission: a batch of n takes n + 2 seconds, of at most four
 
 
