@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from edge.cli.output import Config, ExitStatus, Json, load, show
-from edge.trail.files import records_after
 from edge.trail.messages import AuditSource, message_of
+from edge.trail.records import records_after
 from edge.trail.store import agent_of
 from edge.trail.verify import verify as verify_trail
 from process.command_line import PlainGroup

@@ -8,38 +8,19 @@ import base64
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from xml.etree import ElementTree as ET
+
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 
 from edge.audit import Event
 from edge.trail.records import TrailRecord
 
-Code = tuple[str, str]
-"""A code of DICOM's own scheme, and its meaning."""
-
-ACTIVITY: Code = ("110100", "Application Activity")
-ACCESSED: Code = ("110103", "DICOM Instances Accessed")
-TRANSFERRED: Code = ("110104", "DICOM Instances Transferred")
-STUDY_DELETED: Code = ("110105", "DICOM Study Deleted")
-EXPORT: Code = ("110106", "Export")
-IMPORT: Code = ("110107", "Import")
-SECURITY_ALERT: Code = ("110113", "Security Alert")
-USER_AUTHENTICATION: Code = ("110114", "User Authentication")
-START: Code = ("110120", "Application Start")
-STOP: Code = ("110121", "Application Stop")
-LOGIN: Code = ("110122", "Login")
-SOFTWARE_CONFIGURATION: Code = ("110131", "Software Configuration")
-RECORDING_STARTED: Code = ("110134", "Audit Recording Started")
-APPLICATION: Code = ("110150", "Application")
-DESTINATION: Code = ("110152", "Destination Role ID")
-SOURCE: Code = ("110153", "Source Role ID")
-DESTINATION_MEDIA: Code = ("110154", "Destination Media")
-SOURCE_MEDIA: Code = ("110155", "Source Media")
-STUDY_UID: Code = ("110180", "Study Instance UID")
-MEDIA_URI: Code = ("110037", "URI")
-PATIENT_NUMBER: Code = ("2", "Patient Number")
-LOG_URI: Code = ("12", "URI")
+DCM: Any = codes.DCM
+PATIENT_NUMBER = Code("2", "RFC-3881", "Patient Number")
+LOG_URI = Code("12", "RFC-3881", "URI")
 
 OUTCOME_OK, OUTCOME_MINOR, OUTCOME_SERIOUS = "0", "4", "8"
 
@@ -55,208 +36,164 @@ class AuditSource:
 
 @dataclass(frozen=True)
 class _Kind:
-    """The codes of an event: identifier, action (C, R, U, D or E), and further type codes."""
+    """The codes of an event: identifier, action (C, R, U, D or E), further type, and outcome."""
 
     event: Code
     action: str
-    types: tuple[Code, ...] = ()
+    type: Code | None = None
+    outcome: str = OUTCOME_OK
 
 
+_READ = _Kind(DCM.DICOMInstancesAccessed, "R")
+_UPDATED = _Kind(DCM.DICOMInstancesAccessed, "U")
+_RECORDING = _Kind(DCM.SecurityAlert, "E", DCM.AuditRecordingStarted)
+_MODEL = _Kind(DCM.SecurityAlert, "E", DCM.SoftwareConfiguration)
 _KINDS: Mapping[str, _Kind] = {
-    Event.FILE: _Kind(SECURITY_ALERT, "E", (RECORDING_STARTED,)),
-    Event.CONTINUED: _Kind(SECURITY_ALERT, "E", (RECORDING_STARTED,)),
-    Event.STARTED: _Kind(ACTIVITY, "E", (START,)),
-    Event.STOPPED: _Kind(ACTIVITY, "E", (STOP,)),
-    Event.RECEIVED: _Kind(IMPORT, "C"),  # from a folder; over the network it was transferred
-    Event.JOINED: _Kind(ACCESSED, "U"),
-    Event.REPEATED: _Kind(ACCESSED, "R"),
-    Event.CHANGED: _Kind(ACCESSED, "R"),
-    Event.ADOPTED: _Kind(ACCESSED, "R"),
-    Event.SENT: _Kind(EXPORT, "R"),
-    Event.READ: _Kind(ACCESSED, "R"),
-    Event.REJECTED: _Kind(ACCESSED, "R"),
-    Event.AMENDED: _Kind(ACCESSED, "U"),
-    Event.DELIVERED: _Kind(TRANSFERRED, "R"),
-    Event.REQUEUED: _Kind(ACCESSED, "U"),
-    Event.RESENT: _Kind(ACCESSED, "R"),
-    Event.LOGIN: _Kind(USER_AUTHENTICATION, "E", (LOGIN,)),
-    Event.STUDY_REMOVED: _Kind(STUDY_DELETED, "D"),
-    Event.REPORT_REMOVED: _Kind(ACCESSED, "D"),
-    Event.REMOVAL_FAILED: _Kind(STUDY_DELETED, "D"),
-    **dict.fromkeys(
-        (
-            Event.MODEL_FETCHED,
-            Event.MODEL_REFUSED,
-            Event.MODEL_SHADOWED,
-            Event.MODEL_PROMOTED,
-            Event.MODEL_ROLLED_BACK,
-            Event.MODEL_REPLACED,
-        ),
-        _Kind(SECURITY_ALERT, "E", (SOFTWARE_CONFIGURATION,)),
-    ),
-}
-_OUTCOMES: Mapping[str, str] = {
-    Event.CONTINUED: OUTCOME_SERIOUS,
-    Event.REJECTED: OUTCOME_MINOR,
-    Event.REMOVAL_FAILED: OUTCOME_MINOR,
-    Event.MODEL_REFUSED: OUTCOME_MINOR,
-    Event.MODEL_REPLACED: OUTCOME_SERIOUS,
+    Event.FILE: _RECORDING,
+    Event.CONTINUED: replace(_RECORDING, outcome=OUTCOME_SERIOUS),
+    Event.STARTED: _Kind(DCM.ApplicationActivity, "E", DCM.ApplicationStart),
+    Event.STOPPED: _Kind(DCM.ApplicationActivity, "E", DCM.ApplicationStop),
+    Event.RECEIVED: _Kind(DCM.Import, "C"),  # from a folder; over the network it was transferred
+    Event.JOINED: _UPDATED,
+    Event.REPEATED: _READ,
+    Event.CHANGED: _READ,
+    Event.ADOPTED: _READ,
+    Event.SENT: _Kind(DCM.Export, "R"),
+    Event.READ: _READ,
+    Event.REJECTED: replace(_READ, outcome=OUTCOME_MINOR),
+    Event.AMENDED: _UPDATED,
+    Event.DELIVERED: _Kind(DCM.DICOMInstancesTransferred, "R"),
+    Event.REQUEUED: _UPDATED,
+    Event.RESENT: _READ,
+    Event.LOGIN: _Kind(DCM.UserAuthentication, "E", DCM.Login),
+    Event.STUDY_REMOVED: _Kind(DCM.DICOMStudyDeleted, "D"),
+    Event.REPORT_REMOVED: _Kind(DCM.DICOMInstancesAccessed, "D"),
+    Event.REMOVAL_FAILED: _Kind(DCM.DICOMStudyDeleted, "D", outcome=OUTCOME_MINOR),
+    Event.MODEL_FETCHED: _MODEL,
+    Event.MODEL_REFUSED: replace(_MODEL, outcome=OUTCOME_MINOR),
+    Event.MODEL_SHADOWED: _MODEL,
+    Event.MODEL_PROMOTED: _MODEL,
+    Event.MODEL_ROLLED_BACK: _MODEL,
+    Event.MODEL_REPLACED: replace(_MODEL, outcome=OUTCOME_SERIOUS),
 }
 
 
 def message_of(record: TrailRecord, source: AuditSource) -> str:
     """Return the message of a record as XML on one line; empty for an event that is not known."""
-    kind = _KINDS.get(record.event)
+    kind, fields = _KINDS.get(record.event), record.fields
     if kind is None:
         return ""
-    fields = record.fields
     if record.event == Event.RECEIVED and fields.get("way"):
-        kind = _Kind(TRANSFERRED, "C")
+        kind = _Kind(DCM.DICOMInstancesTransferred, "C")
+    if record.event in (Event.DELIVERED, Event.LOGIN):
+        succeeded = fields.get("outcome") in ("sent", "success")
+        kind = replace(kind, outcome=OUTCOME_OK if succeeded else OUTCOME_MINOR)
     message = ET.Element("AuditMessage")
     _event(message, kind, record)
-    for participant in _participants(record, source):
-        participant.attach(message)
+    _participants(message, record, source)
     audit_source = ET.SubElement(message, "AuditSourceIdentification")
     if source.site:
         audit_source.set("AuditEnterpriseSiteID", _token(source.site))
     audit_source.set("AuditSourceID", source.agent)
     ET.SubElement(audit_source, "AuditSourceTypeCode", {"csd-code": "4"})
     if study_key := fields.get("study_key"):
-        _study(message, record, str(study_key))
-        _patient(message, record)
-    _log(message, record, source)
+        uid, patient_id = (fields.get(name) or "unknown" for name in ("study_uid", "patient_id"))
+        study = _object(message, uid, "2", "3", DCM.StudyInstanceUID, f"study key {study_key}")
+        description = ET.SubElement(study, "ParticipantObjectDescription")
+        if record.event == Event.SENT:
+            ET.SubElement(description, "Anonymized").text = "true"
+        _object(message, patient_id, "1", "1", PATIENT_NUMBER, "not recorded")
+    # the record itself, as a part of the security audit log
+    uri = f"urn:uuid:{source.agent}#{record.sequence}"
+    log = _object(message, uri, "2", "13", LOG_URI, "Security Audit Log")
+    value = base64.b64encode(record.line.encode("ascii")).decode("ascii")
+    ET.SubElement(log, "ParticipantObjectDetail", {"type": "record", "value": value})
     return ET.tostring(message, encoding="unicode")
 
 
-def outcome_of(record: TrailRecord) -> str:
-    """Return how the event ended, as DICOM's EventOutcomeIndicator."""
-    if record.event == Event.DELIVERED:
-        return OUTCOME_OK if record.fields.get("outcome") == "sent" else OUTCOME_MINOR
-    if record.event == Event.LOGIN:
-        return OUTCOME_OK if record.fields.get("outcome") == "success" else OUTCOME_MINOR
-    return _OUTCOMES.get(record.event, OUTCOME_OK)
-
-
-@dataclass(frozen=True)
-class _Participant:
-    """A user, process or medium that takes part; ``address`` is a name or number of a machine."""
-
-    user: str
-    role: Code
-    requestor: bool
-    alternative: str = ""
-    address: str = ""
-    media: bool = False
-
-    def attach(self, message: ET.Element) -> None:
-        node = ET.SubElement(message, "ActiveParticipant", {"UserID": _text(self.user)})
-        if self.alternative:
-            node.set("AlternativeUserID", _text(self.alternative))
-        node.set("UserIsRequestor", "true" if self.requestor else "false")
-        if self.address:
-            node.set("NetworkAccessPointID", _token(self.address))
-            node.set("NetworkAccessPointTypeCode", "2" if _is_number(self.address) else "1")
-        _code(node, "RoleIDCode", self.role)
-        if self.media:
-            _code(ET.SubElement(node, "MediaIdentifier"), "MediaType", MEDIA_URI)
-
-
-def _participants(record: TrailRecord, source: AuditSource) -> list[_Participant]:
-    fields, event = record.fields, record.event
-    process = f"overread-edge {source.agent}"
-
-    def own(role: Code, *, requestor: bool = True, ae: object = "") -> _Participant:
-        title = f"AETITLES={ae}" if ae else ""
-        return _Participant(process, role, requestor, title, source.host)
-
-    if event == Event.RECEIVED and fields.get("way"):
-        calling, called = fields.get("calling_ae"), fields.get("called_ae")
-        peer = str(fields.get("peer") or "")
-        name = str(calling or fields.get("caller") or peer or "unknown")
-        title = f"AETITLES={calling}" if calling else ""
-        sender = _Participant(name, SOURCE, True, title, peer)
-        return [sender, own(DESTINATION, requestor=False, ae=called or "")]
-    if event == Event.RECEIVED:
-        owner = _Participant(str(fields.get("owner", "unknown")), SOURCE_MEDIA, False, media=True)
-        return [own(DESTINATION), owner]
-    if event == Event.SENT:
-        address = str(fields.get("cloud") or "unknown")
-        host = address.rpartition(":")[0].strip("[]")
-        return [own(SOURCE), _Participant(address, DESTINATION_MEDIA, False, "", host, media=True)]
-    if event == Event.DELIVERED:
-        target, host = str(fields.get("target", "unknown")), str(fields.get("peer") or "")
-        return [own(SOURCE), _Participant(target, DESTINATION, False, address=host)]
-    if user := fields.get("user"):
-        peer = str(fields.get("peer") or "")
-        person = _Participant(str(user), APPLICATION, True, address=peer)
-        return [own(APPLICATION, requestor=False), person]
-    return [own(APPLICATION)]
-
-
 def _event(message: ET.Element, kind: _Kind, record: TrailRecord) -> None:
-    outcome = outcome_of(record)
     values = {
         "EventActionCode": kind.action,
         "EventDateTime": record.time,
-        "EventOutcomeIndicator": outcome,
+        "EventOutcomeIndicator": kind.outcome,
     }
     node = ET.SubElement(message, "EventIdentification", values)
     _code(node, "EventID", kind.event)
-    for one in kind.types:
-        _code(node, "EventTypeCode", one)
-    if outcome != OUTCOME_OK:
+    if kind.type is not None:
+        _code(node, "EventTypeCode", kind.type)
+    if kind.outcome != OUTCOME_OK:
         why = record.fields.get("kind") or record.fields.get("reason") or record.event
-        ET.SubElement(node, "EventOutcomeDescription").text = _text(str(why))
+        ET.SubElement(node, "EventOutcomeDescription").text = _text(why)
 
 
-def _study(message: ET.Element, record: TrailRecord, study_key: str) -> None:
-    uid = str(record.fields.get("study_uid") or "unknown")
-    node = _object(message, uid, "2", "3", STUDY_UID, f"study key {study_key}")
-    description = ET.SubElement(node, "ParticipantObjectDescription")
-    if record.event == Event.SENT:
-        ET.SubElement(description, "Anonymized").text = "true"
+def _participants(message: ET.Element, record: TrailRecord, source: AuditSource) -> None:
+    """Add the users, processes and media that take part."""
+    fields, event = record.fields, record.event
+    peer = fields.get("peer")
 
+    def add(
+        user: Any, role: Code, requestor: bool, *,
+        ae: Any = "", address: Any = "", media: bool = False,
+    ) -> None:  # fmt: skip
+        """Add one; ``address`` is a name or number of a machine."""
+        node = ET.SubElement(message, "ActiveParticipant", {"UserID": _text(user)})
+        if ae:
+            node.set("AlternativeUserID", _text(f"AETITLES={ae}"))
+        node.set("UserIsRequestor", "true" if requestor else "false")
+        if address:
+            node.set("NetworkAccessPointID", _token(address))
+            node.set("NetworkAccessPointTypeCode", "2" if _is_number(str(address)) else "1")
+        _code(node, "RoleIDCode", role)
+        if media:
+            _code(ET.SubElement(node, "MediaIdentifier"), "MediaType", DCM.URI)
 
-def _patient(message: ET.Element, record: TrailRecord) -> None:
-    patient_id = str(record.fields.get("patient_id") or "unknown")
-    _object(message, patient_id, "1", "1", PATIENT_NUMBER, "not recorded", scheme="RFC-3881")
+    def add_agent(role: Code, *, requestor: bool = True, ae: Any = "") -> None:
+        add(f"overread-edge {source.agent}", role, requestor, ae=ae, address=source.host)
 
-
-def _log(message: ET.Element, record: TrailRecord, source: AuditSource) -> None:
-    """Add the record itself, as a part of the security audit log."""
-    uri = f"urn:uuid:{source.agent}#{record.sequence}"
-    name = "Security Audit Log"
-    node = _object(message, uri, "2", "13", LOG_URI, name, scheme="RFC-3881")
-    value = base64.b64encode(record.line.encode("ascii")).decode("ascii")
-    ET.SubElement(node, "ParticipantObjectDetail", {"type": "record", "value": value})
+    if event == Event.RECEIVED and fields.get("way"):
+        calling = fields.get("calling_ae")
+        name = calling or fields.get("caller") or peer or "unknown"
+        add(name, DCM.SourceRoleID, True, ae=calling, address=peer)
+        add_agent(DCM.DestinationRoleID, requestor=False, ae=fields.get("called_ae"))
+    elif event == Event.RECEIVED:
+        add_agent(DCM.DestinationRoleID)
+        add(fields.get("owner", "unknown"), DCM.SourceMedia, False, media=True)
+    elif event == Event.SENT:
+        cloud = str(fields.get("cloud") or "unknown")
+        host = cloud.rpartition(":")[0].strip("[]")
+        add_agent(DCM.SourceRoleID)
+        add(cloud, DCM.DestinationMedia, False, address=host, media=True)
+    elif event == Event.DELIVERED:
+        add_agent(DCM.SourceRoleID)
+        add(fields.get("target", "unknown"), DCM.DestinationRoleID, False, address=peer)
+    elif user := fields.get("user"):
+        add_agent(DCM.Application, requestor=False)
+        add(user, DCM.Application, True, address=peer)
+    else:
+        add_agent(DCM.Application)
 
 
 def _object(
-    message: ET.Element,
-    identifier: str,
-    type_code: str,
-    role: str,
-    id_type: Code,
-    name: str,
-    *,
-    scheme: str = "DCM",
+    message: ET.Element, identifier: Any, kind: str, role: str, id_type: Code, name: str
 ) -> ET.Element:
     values = {
         "ParticipantObjectID": _token(identifier),
-        "ParticipantObjectTypeCode": type_code,
+        "ParticipantObjectTypeCode": kind,
         "ParticipantObjectTypeCodeRole": role,
     }
     node = ET.SubElement(message, "ParticipantObjectIdentification", values)
-    _code(node, "ParticipantObjectIDTypeCode", id_type, scheme)
+    _code(node, "ParticipantObjectIDTypeCode", id_type)
     ET.SubElement(node, "ParticipantObjectName").text = _token(name)
     return node
 
 
-def _code(parent: ET.Element, name: str, code: Code, scheme: str = "DCM") -> None:
-    value, meaning = code
-    ET.SubElement(
-        parent, name, {"csd-code": value, "codeSystemName": scheme, "originalText": meaning}
-    )
+def _code(parent: ET.Element, name: str, code: Code) -> None:
+    values = {
+        "csd-code": code.value,
+        "codeSystemName": code.scheme_designator,
+        "originalText": code.meaning,
+    }
+    ET.SubElement(parent, name, values)
 
 
 def _is_number(address: str) -> bool:

@@ -20,8 +20,7 @@ from edge.settings.cloud import CLOUD_OFF
 from edge.settings.core import EdgeSettings
 from edge.site import Site
 from edge.store.schema import Schema
-from edge.trail.files import files_in
-from edge.trail.records import canonical, digest
+from edge.trail.records import canonical, digest, files_in
 from edge.trail.store import MIGRATIONS, TrailStore
 from edge.trail.verify import NoTrail, verify
 

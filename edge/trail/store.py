@@ -15,7 +15,7 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
 from importlib.metadata import version
@@ -26,10 +26,13 @@ import structlog
 
 from edge.audit import Event
 from edge.database import Migration, StepHook, transaction
-from edge.trail.files import (
+from edge.trail.records import (
     MAX_FILE_BYTES,
     End,
+    InvalidRecord,
+    TrailRecord,
     append,
+    digest,
     end_of,
     file_name,
     files_in,
@@ -37,7 +40,6 @@ from edge.trail.files import (
     records_after,
     repair,
 )
-from edge.trail.records import InvalidRecord, TrailRecord, digest
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS trail_head (
@@ -83,13 +85,10 @@ MIGRATIONS = (Migration(2, _TABLES), Migration(6, _NOT_CONFIRMED))
 
 @dataclass(frozen=True)
 class Head:
-    """The last record: the random identity of the agent that made it, sequence, hash and file."""
+    """The random identity of the agent, and where its records end: those that wait included."""
 
     agent: str
-    sequence: int
-    hash: str
-    file: str
-    file_bytes: int
+    end: End
 
 
 @dataclass(frozen=True)
@@ -174,30 +173,22 @@ class TrailStore:
         """
         if self._end is not None and not self._waiting():
             return
-        try:
-            end = self._end
-            if end is None:
-                repair(self.folder)
-                end = self._fit(end_of(self.folder))
-            self._end = None  # until all is written
-            waiting = self._waiting()
-            if new := [one for one in waiting if one.sequence > end.sequence]:
-                self._on_step(TrailStep.APPENDED, False)
-                append(self.folder, [(one.file, one.line) for one in new])
-                self._on_step(TrailStep.APPENDED, True)
-                end = End(new[-1].sequence, digest(new[-1].line), new[-1].file)
-            if waiting:
-                self._database.execute(
-                    "DELETE FROM trail_records WHERE sequence <= ?", (waiting[-1].sequence,)
-                )
-            self._end = end
-        except BaseException:
-            self._end = None
-            raise
-
-    def head(self) -> Head | None:
-        """Return the last record; None if there is none."""
-        return self._head()
+        end = self._end
+        if end is None:
+            repair(self.folder)
+            end = self._fit(end_of(self.folder))
+        self._end = None  # until all is written
+        waiting = self._waiting()
+        if new := [one for one in waiting if one.sequence > end.sequence]:
+            self._on_step(TrailStep.APPENDED, False)
+            append(self.folder, [(one.file, one.line) for one in new])
+            self._on_step(TrailStep.APPENDED, True)
+            end = End(new[-1].sequence, digest(new[-1].line), new[-1].file)
+        if waiting:
+            self._database.execute(
+                "DELETE FROM trail_records WHERE sequence <= ?", (waiting[-1].sequence,)
+            )
+        self._end = end
 
     def _subject(self, study_key: str, fields: Mapping[str, Any]) -> dict[str, str]:
         """Return the identifiers of a study; note them where the record has them."""
@@ -225,7 +216,7 @@ class TrailStore:
         row = self._database.execute(
             "SELECT agent, sequence, hash, file, file_bytes FROM trail_head"
         ).fetchone()
-        return None if row is None else Head(*row)
+        return None if row is None else Head(row[0], End(*row[1:]))
 
     def _waiting(self) -> list[Waiting]:
         rows = self._database.execute(
@@ -235,15 +226,9 @@ class TrailStore:
 
     def _begin(self) -> Head:
         """Insert the head of a new database: that of the files, where there are any."""
-        end = end_of(self.folder)
-        agent = agent_of(self.folder) or uuid.uuid4().hex
-        head = Head(agent, end.sequence, end.hash, end.file, end.file_bytes)
-        self._database.execute(
-            "INSERT INTO trail_head (one, agent, sequence, hash, file, file_bytes)"
-            " VALUES (1, ?, ?, ?, ?, ?)",
-            (head.agent, head.sequence, head.hash, head.file, head.file_bytes),
-        )
-        if not end.sequence:
+        head = Head(agent_of(self.folder) or uuid.uuid4().hex, end_of(self.folder))
+        self._set_head(head)
+        if not head.end.sequence:
             return head
         reason = "the database is new; records that were only in the old one are lost"
         return self._insert(head, Event.CONTINUED, {"reason": reason})
@@ -253,30 +238,31 @@ class TrailStore:
     ) -> Head:
         """Insert a record after ``head``, and the head record of a file where one begins."""
         time = time or self._now().isoformat(timespec="milliseconds")
-        name = file_name(head.sequence + 1, time)
-        same_month = name.rpartition("-")[2] == head.file.rpartition("-")[2]
-        if event != Event.FILE and not (same_month and head.file_bytes < self._max_file_bytes):
+        end, name = head.end, file_name(head.end.sequence + 1, time)
+        same_month = name.rpartition("-")[2] == end.file.rpartition("-")[2]
+        if event != Event.FILE and not (same_month and end.file_bytes < self._max_file_bytes):
             identity = {
                 "agent": head.agent,
                 "host": socket.gethostname(),
                 "program": f"overread-edge {version('overread')}",
             }
-            head = replace(head, file=name, file_bytes=0)
-            head = self._insert(head, Event.FILE, identity, time)
-        record = TrailRecord(head.sequence + 1, time, str(event), fields, head.hash)
+            begun = replace(head, end=replace(end, file=name, file_bytes=0))
+            end = self._insert(begun, Event.FILE, identity, time).end
+        record = TrailRecord(end.sequence + 1, time, str(event), fields, end.hash)
         line = record.line
-        size = head.file_bytes + len(line) + 1
-        after = replace(head, sequence=record.sequence, hash=digest(line), file_bytes=size)
         self._database.execute(
-            "INSERT INTO trail_records VALUES (?, ?, ?)", (record.sequence, head.file, line)
+            "INSERT INTO trail_records VALUES (?, ?, ?)", (record.sequence, end.file, line)
         )
+        size = end.file_bytes + len(line) + 1
+        after = Head(head.agent, End(record.sequence, digest(line), end.file, size))
         self._set_head(after)
         return after
 
     def _set_head(self, head: Head) -> None:
         self._database.execute(
-            "UPDATE trail_head SET sequence = ?, hash = ?, file = ?, file_bytes = ?",
-            (head.sequence, head.hash, head.file, head.file_bytes),
+            "INSERT OR REPLACE INTO trail_head (one, agent, sequence, hash, file, file_bytes)"
+            " VALUES (1, ?, ?, ?, ?, ?)",
+            (head.agent, *astuple(head.end)),
         )
 
     def _fit(self, end: End) -> End:
@@ -290,9 +276,9 @@ class TrailStore:
                 return end
             # what waits was never in the files: another in its place is of a newer database
             other = any(o.sequence == end.sequence and digest(o.line) != end.hash for o in waiting)
-            if other or end.sequence > head.sequence:
+            if other or end.sequence > head.end.sequence:
                 self._rechain(end, head, waiting)
-            elif reason := _misfit(end, head, waiting):
+            elif reason := _misfit(end, head.end, waiting):
                 log.error("the trail was changed", folder=str(self.folder), what=reason)
                 self._insert(head, Event.CONTINUED, {"reason": reason})
         return end
@@ -303,20 +289,16 @@ class TrailStore:
         if waiting:
             known = {one.line for one in records_after(self.folder, waiting[0].sequence - 1)}
         self._database.execute("DELETE FROM trail_records")
-        head = replace(
-            head, sequence=end.sequence, hash=end.hash, file=end.file, file_bytes=end.file_bytes
-        )
-        self._set_head(head)
         reason = "the database was older than the files"
         log.warning("trail continued", reason=reason)
-        head = self._insert(head, Event.CONTINUED, {"reason": reason})
+        head = self._insert(replace(head, end=end), Event.CONTINUED, {"reason": reason})
         for one in waiting:
             record = TrailRecord.parse(one.line)
             if one.line not in known and record.event != Event.FILE:
                 head = self._insert(head, record.event, dict(record.fields), record.time)
 
 
-def _misfit(end: End, head: Head, waiting: Sequence[Waiting]) -> str:
+def _misfit(end: End, expected: End, waiting: Sequence[Waiting]) -> str:
     """Return why the files do not end where the waiting records continue; empty if they do.
 
     Also empty if that was recorded, and is still waiting.
@@ -324,7 +306,7 @@ def _misfit(end: End, head: Head, waiting: Sequence[Waiting]) -> str:
     after = [TrailRecord.parse(one.line) for one in waiting if one.sequence > end.sequence]
     if any(record.event == Event.CONTINUED for record in after):
         return ""
-    sequence, previous = head.sequence, head.hash
+    sequence, previous = expected.sequence, expected.hash
     if after:
         sequence, previous = after[0].sequence - 1, after[0].previous
     if end.sequence < sequence:

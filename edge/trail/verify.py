@@ -4,16 +4,15 @@ The database says where the trail ends. Without it, such as for a copy elsewhere
 cut from the end cannot be missed.
 """
 
+import itertools
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge.audit import Event
 from edge.errors import EdgeError
-from edge.trail.files import Line, files_in, lines_of
-from edge.trail.records import ORIGIN, InvalidRecord, TrailRecord, digest
+from edge.trail.records import ORIGIN, InvalidRecord, Line, TrailRecord, digest, files_in, lines_of
 
 
 class NoTrail(EdgeError):
@@ -110,7 +109,7 @@ def verify(folder: Path, database: Path | None = None) -> Verified:
     if not files and (expected is None or not expected.sequence):
         raise NoTrail(f"{folder} has no file of an audit trail")
     chain, last, broken = _Chain(), Line(folder / "no file", 0, ""), None
-    for last in _all_lines(files):
+    for last in itertools.chain.from_iterable(map(lines_of, files)):
         broken = _check(chain, last, expected)
         if broken:
             break
@@ -125,11 +124,6 @@ def verify(folder: Path, database: Path | None = None) -> Verified:
         expected is not None,
         broken,
     )
-
-
-def _all_lines(files: list[Path]) -> Iterator[Line]:
-    for file in files:
-        yield from lines_of(file)
 
 
 def _check(chain: _Chain, line: Line, expected: _Expected | None) -> Broken | None:

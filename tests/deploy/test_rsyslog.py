@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edge.audit import Event
-from edge.trail.files import files_in
+from edge.trail.records import files_in
 from edge.trail.store import TrailStore
 from tests.edge.databases import open_store
 from tests.pki import make_pki

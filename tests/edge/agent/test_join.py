@@ -15,7 +15,7 @@ from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.steps import Step
-from edge.trail.files import records_after
+from edge.trail.records import records_after
 from imaging.dicom.arrival import arrived
 from imaging.errors import IncompleteSeries
 from tests.edge.builders import SilentCloud, pending_pipeline, study_at

@@ -19,8 +19,7 @@ from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
 from edge.settings.core import EdgeSettings
 from edge.store.pending import PersistPending
-from edge.trail.files import records_after
-from edge.trail.records import TrailRecord
+from edge.trail.records import TrailRecord, records_after
 from imaging.dicom.arrival import arrived
 from imaging.dicom.writer import write_series
 from imaging.errors import NotCt

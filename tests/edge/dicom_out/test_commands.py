@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from edge.audit import Event, Person
 from edge.cli.main import app
-from edge.trail.files import records_after
+from edge.trail.records import records_after
 from tests.dicom_peers import Pacs
 from tests.edge.builders import put
 from tests.edge.databases import open_store

@@ -21,8 +21,7 @@ from edge.report.write import write_report
 from edge.run import site_of
 from edge.store.pending import PersistPending
 from edge.store.steps import Step
-from edge.trail.files import records_after
-from edge.trail.records import TrailRecord
+from edge.trail.records import TrailRecord, records_after
 from edge.trail.verify import Verified, verify
 from evaluation.world import settings_in
 from imaging.dicom.writer import write_series

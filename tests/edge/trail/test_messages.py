@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from edge.audit import Event
-from edge.trail import messages
 from edge.trail.messages import AuditSource, message_of
 from edge.trail.records import ORIGIN, TrailRecord
 
@@ -78,21 +77,6 @@ def test_a_message_of_a_study_names_study_and_patient_by_their_identifiers(event
     identifier = f"{role}/@ParticipantObjectID"
     assert values(tree, identifier.format(3)) == ["1.2.3"]
     assert values(tree, identifier.format(1)) == ["P 17"]
-
-
-def test_codes_and_their_meanings_are_those_of_dicom() -> None:
-    """The dictionary of pydicom is made from PS3.16. The two codes of one digit are of RFC 3881."""
-    from pydicom.sr.codedict import codes
-
-    known = {c.value: c.meaning for c in (getattr(codes.DCM, n) for n in _names(codes.DCM))}
-    used = {code for code in vars(messages).values() if isinstance(code, tuple) and len(code) == 2}
-    assert {known[value]: value for value, _ in used if len(value) > 2} == {
-        meaning: value for value, meaning in used if len(value) > 2
-    }
-
-
-def _names(collection: Any) -> list[str]:
-    return [name for name in dir(collection) if name[0].isupper()]
 
 
 def test_a_study_that_came_over_the_network_was_transferred_and_one_from_a_folder_imported() -> (

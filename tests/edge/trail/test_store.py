@@ -12,9 +12,7 @@ import pytest
 
 from edge.audit import Event
 from edge.database import transaction
-from edge.trail import files
-from edge.trail.files import files_in, records_after
-from edge.trail.records import TrailRecord
+from edge.trail.records import TrailRecord, append, files_in, records_after
 from edge.trail.store import TrailStore
 from edge.trail.verify import Verified, verify
 from tests.edge.databases import open_store
@@ -150,7 +148,6 @@ def test_a_death_while_records_are_written_loses_and_doubles_none(
         append(folder, lines)
         raise Killed
 
-    append = files.append
     if call == "fsync":
         monkeypatch.setattr(os, "fsync", dies)
     else:
