@@ -107,33 +107,31 @@ def compare(model: str, baseline: Sequence[Observation], recent: Sequence[Observ
     drift = Drift(model, tuple(baseline), tuple(recent))
     if len(baseline) < BASELINE or len(recent) < LEAST:
         return drift
-    every = [*baseline, *recent]
+    every, count = [*baseline, *recent], len(baseline)
     scores = np.array([one.scores for one in every], dtype=np.float64)
     uncertain = np.array([one.uncertain for one in every])
-    # a row a study, a column for each thing that is counted
-    bins = _merged(scores, len(baseline))
-    counts = _one_hot(uncertain, len(baseline))
-    again = np.array([[one.changed, one.read_again] for one in every], dtype=np.float64)
-    found = np.array([[one.findings > 0, 1] for one in every], dtype=np.float64)
-    parts = [(bins, _psi), (counts, _psi), (again, _apart), (found, _apart)]
-    limits = [(PSI_WATCH, PSI_ALARM)] * 2 + [(SHARE_WATCH, SHARE_ALARM)] * 2
-    strong = scores[:, bin_of(STRONG) :].sum(axis=1)
-    groups = slice(len(baseline)), slice(len(baseline), None)
-    values = (
-        [float(strong[group].mean()) for group in groups],
-        [float(uncertain[group].mean()) for group in groups],
-        [float(_share(again[group].sum(0))) for group in groups],
-        [float(_share(found[group].sum(0))) for group in groups],
-    )
-    sides = _sides(len(baseline), len(recent))
+    # a row a study, a column for each thing that is counted; first the parts and wholes for people
+    ones = [1] * len(every)
+    shares = {
+        "scores": (scores[:, bin_of(STRONG) :].sum(axis=1), ones),
+        "uncertain": (uncertain, ones),
+        "changed": ([one.changed for one in every], [one.read_again for one in every]),
+        "with_findings": ([one.findings > 0 for one in every], ones),
+    }
+    bins = {"scores": _merged(scores, count), "uncertain": _one_hot(uncertain, count)}
+    sides = _sides(count, len(recent))
     measures = []
-    for name, (table, statistic), (watch, alarm), (before, now) in zip(
-        NAMES, parts, limits, values, strict=True
-    ):
+    for name, columns in shares.items():
+        pairs = np.column_stack(columns).astype(np.float64)
+        before, now = (float(_share(group.sum(0))) for group in (pairs[:count], pairs[count:]))
+        if name in bins:
+            table, statistic, limits = bins[name], _psi, (PSI_WATCH, PSI_ALARM)
+        else:
+            table, statistic, limits = pairs, _apart, (SHARE_WATCH, SHARE_ALARM)
         recents = sides @ table
         effects = statistic(table.sum(0) - recents, recents)
         chance = float((effects >= effects[0] - 1e-12).mean())  # the first is how they really are
-        measures.append(Measure(name, before, now, float(effects[0]), watch, alarm, chance))
+        measures.append(Measure(name, before, now, float(effects[0]), *limits, chance))
     return Drift(model, drift.baseline, drift.recent, tuple(measures))
 
 

@@ -1,14 +1,20 @@
 """What is noted of one report to recognise drift: counts, and no data of a patient.
 
-It is computed from ``report.json`` alone. So a row that is missing, after a lost database or in one
-of an older version, is made again from the file.
+It is computed from ``report.json`` alone, while the agent is idle and not in the transaction that
+marks the report as written: nothing of it is in the way of a study. A row that is missing, after a
+lost database or in one of an older version, is made again from the file. A row has about 150 bytes,
+and is kept when study and report are removed.
 """
 
+import sqlite3
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
+
+from edge.database import Migration
 from edge.findings import Route, SecondReading
 from edge.report.model import Status
 
@@ -16,6 +22,28 @@ EDGES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7
          0.98)  # fmt: skip
 """Limits between the bins of scores: narrow where most scores lie."""
 BINS = len(EDGES) + 1
+_SCORES = np.dtype("<u2")
+
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS drift (
+    study_key TEXT PRIMARY KEY,
+    updated TEXT NOT NULL, -- that of the study's row, when it was read
+    model TEXT NOT NULL,
+    provisional INTEGER NOT NULL,
+    scores BLOB NOT NULL, -- unsigned 16 bit, little-endian
+    kept INTEGER NOT NULL,
+    uncertain INTEGER NOT NULL,
+    is_read_again INTEGER NOT NULL,
+    findings INTEGER NOT NULL,
+    possible INTEGER NOT NULL,
+    read_again INTEGER NOT NULL,
+    changed INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS drift_by_model ON drift (model);
+"""
+
+MIGRATIONS = (Migration(4, _TABLES),)
 
 
 @dataclass(frozen=True)
@@ -98,3 +126,55 @@ def _changed(unsure: list[float], findings: list[Mapping[str, Any]], finding: fl
     kept = len(reported) - raised
     lowered = sum(score >= finding for score in unsure) - kept
     return raised + max(lowered, 0)
+
+
+def due(database: sqlite3.Connection, most: int) -> list[tuple[str, str, str]]:
+    """Return key, report name and last change of studies to observe, in their order.
+
+    They are done and have no row, or were read again since, or were provisional and nothing is
+    pending any more.
+    """
+    rows = database.execute(
+        "SELECT s.id, s.report_name, s.updated FROM studies s"
+        " LEFT JOIN drift d ON d.study_key = s.id"
+        " WHERE s.step = 'done' AND (d.study_key IS NULL OR d.updated != s.updated"
+        " OR (d.provisional AND s.id NOT IN (SELECT study_key FROM pending)))"
+        " ORDER BY s.rowid LIMIT ?",
+        (most,),
+    )
+    return [(row["id"], row["report_name"], row["updated"]) for row in rows]
+
+
+def put(database: sqlite3.Connection, seen: Observation, updated: str) -> None:
+    """Insert or replace the row of a study; it keeps its place among the others."""
+    scores = np.minimum(seen.scores, 65_535).astype(_SCORES).tobytes()
+    values = {**asdict(seen), "updated": updated, "scores": scores}
+    marks = ", ".join(f":{name}" for name in values)
+    changes = ", ".join(f"{name} = :{name}" for name in values if name != "study_key")
+    database.execute(
+        f"INSERT INTO drift ({', '.join(values)}) VALUES ({marks})"
+        f" ON CONFLICT (study_key) DO UPDATE SET {changes}",
+        values,
+    )
+
+
+def observations(
+    database: sqlite3.Connection, model: str, most: int, *, after: int = 0, last: bool = False
+) -> list[tuple[int, Observation]]:
+    """Return the first observations of a model, or the last, beyond a row; with rows, in order."""
+    rows = database.execute(
+        "SELECT rowid AS number, * FROM drift WHERE model = ? AND rowid > ?"
+        f" ORDER BY rowid {'DESC' if last else ''} LIMIT ?",
+        (model, after, most),
+    )
+    found = [(row["number"], _observation(row)) for row in rows]
+    return found[::-1] if last else found
+
+
+def _observation(row: sqlite3.Row) -> Observation:
+    values = {field.name: row[field.name] for field in fields(Observation)}
+    flags = {name: bool(row[name]) for name in ("provisional", "is_read_again")}
+    packed, scores = row["scores"], (0,) * BINS  # of a version with other bins, none
+    if len(packed) == BINS * _SCORES.itemsize:
+        scores = tuple(np.frombuffer(packed, _SCORES).tolist())
+    return Observation(**{**values, **flags, "scores": scores})

@@ -12,8 +12,7 @@ from typing import Any
 import structlog
 
 from edge.drift.compare import BASELINE, NAMES, RECENT, Drift, Level, compare, rates
-from edge.drift.observe import Observation, observe
-from edge.drift.store import MIGRATIONS, DriftStore, observations
+from edge.drift.observe import MIGRATIONS, Observation, due, observations, observe, put
 from edge.part import Agent, Card, Panel, Part
 from edge.report.model import Report
 from edge.settings.core import EdgeSettings
@@ -65,10 +64,9 @@ def _load(database: sqlite3.Connection) -> Drift:
     if last is None:
         return NOTHING
     model = str(last[0])
-    first = observations(database, model, first=BASELINE)
-    end = first[-1][0]
-    recent = [seen for number, seen in observations(database, model, last=RECENT) if number > end]
-    return compare(model, [seen for _, seen in first], recent)
+    first = observations(database, model, BASELINE)
+    recent = observations(database, model, RECENT, after=first[-1][0], last=True)
+    return compare(model, [seen for _, seen in first], [seen for _, seen in recent])
 
 
 AT_ONCE = 500
@@ -78,52 +76,6 @@ FINDING = 0.5
 """The threshold of findings where that of the model is not known."""
 
 log = structlog.get_logger()
-
-
-class DriftKeeper:
-    """Notes one observation at a time, until there is one for each report.
-
-    Args:
-        finding: gives the probability from which a candidate is a finding.
-    """
-
-    def __init__(
-        self, store: StudyStore, outbox: Path, finding: Callable[[], float] = lambda: FINDING
-    ) -> None:
-        self._drift, self._outbox, self._finding = DriftStore(store.database), outbox, finding
-        self._due: list[tuple[str, str, str]] = []
-        self._may_be_due = True
-
-    def changed(self) -> None:
-        """Note that a report was written or amended."""
-        self._may_be_due = True
-
-    def run_once(self) -> bool:
-        """Note one observation; return whether there was one to note.
-
-        Raises:
-            sqlite3.OperationalError: nothing can be written now; call again later.
-        """
-        if not self._due and self._may_be_due:
-            self._due = self._drift.due(AT_ONCE)[::-1]
-            self._may_be_due = len(self._due) == AT_ONCE
-        if not self._due:
-            return False
-        key, name, updated = self._due[-1]
-        self._drift.put(self._observation(key, name), updated)
-        self._due.pop()
-        return True
-
-    def _observation(self, key: str, name: str) -> Observation:
-        """Return what a report shows; nothing if it is gone, or of another study."""
-        try:
-            report = json.loads((self._outbox / name / "report.json").read_bytes())
-            return observe(key, report if report["study_key"] == key else None, self._finding())
-        except OSError:
-            return Observation(key)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            log.warning("report cannot be observed for drift", study_key=key)
-            return Observation(key)
 
 
 _LOOKS = {Level.ALARM: ("Alarm", "wrong"), Level.WATCH: ("Watch", "look")}
@@ -137,7 +89,9 @@ class DriftPart(Part):
     def __init__(self, agent: Agent) -> None:
         super().__init__(agent)
         self.monitor = DriftMonitor(agent.site.reading)
-        self._kept: tuple[StudyStore, DriftKeeper] | None = None
+        self._store: StudyStore | None = None
+        self._due: list[tuple[str, str, str]] = []
+        self._may_be_due = True
         level = agent.telemetry.gauge(
             "drift_level", "0 steady, 1 watch, 2 alarm, for each measure of drift", "measure"
         )
@@ -150,33 +104,47 @@ class DriftPart(Part):
         return Schema(MIGRATIONS)
 
     def work(self, _waiting: bool) -> bool:
-        """Note the observation of one report."""
-        return self._keeper().run_once()
+        """Note the observation of one report, until there is one for each."""
+        store = self.agent.store()
+        if self._store is not store:  # another database, after damage
+            self._store, self._due, self._may_be_due = store, [], True
+        if not self._due and self._may_be_due:
+            self._due = due(store.database, AT_ONCE)[::-1]
+            self._may_be_due = len(self._due) == AT_ONCE
+        if not self._due:
+            return False
+        key, name, updated = self._due[-1]
+        put(store.database, self._observation(key, name), updated)
+        self._due.pop()
+        return True
 
     def reported(self, _report: Report) -> None:
         """Note that there is a report to observe."""
-        self._keeper().changed()
+        self._may_be_due = True
 
     def amended(self, _report: Report) -> None:
         """Note that there is a report to observe again."""
-        self._keeper().changed()
+        self._may_be_due = True
 
     def panels(self) -> Sequence[Panel]:
         """Return the page with all measures."""
         template = Path(__file__).with_name("panel.html.j2")
         return [Panel("drift", template, self._values, card=self._card, is_page=True)]
 
-    def _keeper(self) -> DriftKeeper:
-        """Return the keeper of the database that is open now."""
-        store = self.agent.store()
-        if self._kept is None or self._kept[0] is not store:
-            keeper = DriftKeeper(store, self.agent.site.folders.outbox, self._finding)
-            self._kept = store, keeper
-        return self._kept[1]
-
-    def _finding(self) -> float:
+    def _observation(self, key: str, name: str) -> Observation:
+        """Return what a report shows; nothing if it is gone, or of another study."""
         pipeline = self.agent.pipeline()
-        return pipeline.reader.thresholds.finding if pipeline else FINDING
+        finding = pipeline.reader.thresholds.finding if pipeline else FINDING
+        try:
+            report = json.loads(
+                (self.agent.site.folders.outbox / name / "report.json").read_bytes()
+            )
+            return observe(key, report if report["study_key"] == key else None, finding)
+        except OSError:
+            return Observation(key)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            log.warning("report cannot be observed for drift", study_key=key)
+            return Observation(key)
 
     def _values(self) -> Mapping[str, Any]:
         drift = self.monitor.current()

@@ -11,7 +11,7 @@ from playwright.sync_api import Error
 
 from edge.dicom_out.part import deliveries_panel
 from edge.drift.compare import BASELINE, LEAST
-from edge.drift.store import DriftStore
+from edge.drift.observe import put as put_drift
 from edge.run import site_of
 from edge.store.steps import Step
 from evaluation.errors import MissingProgram
@@ -85,7 +85,7 @@ def site(tmp_path: Path) -> Site:
     put(site.folders.inbox, "arrives", done=False)
     with site.store() as store:
         for seen in (*studies(BASELINE, 0), *studies(LEAST, 1, uncertain=20.0)):
-            DriftStore(store.database).put(seen, "")
+            put_drift(store.database, seen, "")
     return site
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from edge.dicom_out.part import deliveries_panel
 from edge.drift.compare import BASELINE, LEAST
-from edge.drift.store import DriftStore
+from edge.drift.observe import put as put_drift
 from edge.findings import SecondReading
 from edge.folders import DATABASE
 from edge.guarantee import Guarantee
@@ -290,7 +290,7 @@ def test_drift_is_shown_by_measure_and_as_an_alarm(site: Site, visit: Visit) -> 
     assert "No study has been read yet" in visit.get("/drift").text
     with site.store() as store:
         for seen in (*studies(BASELINE, 0), *studies(LEAST, 1, uncertain=20.0)):
-            DriftStore(store.database).put(seen, "")
+            put_drift(store.database, seen, "")
     assert "Alarm" in visit.get("/").text
     text = visit.get("/drift").text
     levels = re.findall(r'data-label="Level"><span class="tag \w+">(\w+)<', text)

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from edge.drift.compare import NAMES
-from edge.drift.observe import Observation, bin_of, observe
-from edge.drift.part import NOTHING, DriftKeeper, DriftPart
-from edge.drift.store import DriftStore, observations
+from edge.drift.observe import Observation, bin_of, observations, observe, put
+from edge.drift.part import NOTHING, DriftPart
 from edge.findings import Decision, Route, SecondReading
 from edge.folders import DATABASE
 from edge.report.model import Status
@@ -29,7 +28,7 @@ def unsure(score: float) -> Decision:
 
 
 def observed(store: StudyStore, model: str) -> list[Observation]:
-    return [one for _, one in observations(store.database, model, first=1000)]
+    return [one for _, one in observations(store.database, model, 1000)]
 
 
 def test_an_observation_counts_what_the_second_reading_changed() -> None:
@@ -52,32 +51,36 @@ def test_an_observation_counts_what_the_second_reading_changed() -> None:
 
 
 @contextmanager
-def kept(root: Path, cloud: SilentCloud) -> Iterator[tuple[Site, DriftKeeper]]:
+def kept(root: Path, cloud: SilentCloud) -> Iterator[tuple[Site, DriftPart]]:
     with site_at(root, cloud) as site:
-        yield site, DriftKeeper(site.store, site.places.outbox)
+        yield site, part_of(site, root)
 
 
-def work(keeper: DriftKeeper) -> int:
+def part_of(site: Site, root: Path) -> DriftPart:
+    return DriftPart(agent_of(settings_in(root), store=lambda: site.store))
+
+
+def work(part: DriftPart) -> int:
     """How many observations were noted until there is nothing to note."""
-    return sum(1 for _ in iter(keeper.run_once, False))
+    return sum(1 for _ in iter(lambda: part.work(False), False))
 
 
 def test_a_report_is_noted_once_and_again_when_it_is_final(tmp_path: Path) -> None:
     cloud = SilentCloud(answers=[2])
-    with kept(tmp_path, cloud) as (site, keeper):
+    with kept(tmp_path, cloud) as (site, part):
         record = site.study("a")
-        assert work(keeper) == 1
+        assert work(part) == 1
         (first,) = observed(site.store, "fixed 1")
         assert first.provisional
         assert first.read_again == 0
-        assert work(keeper) == 0
+        assert work(part) == 0
         site.turns()  # the verdicts come, and amend the report
-        keeper.changed()
-        assert work(keeper) == 1
+        part.amended(REPORT)
+        assert work(part) == 1
         (second,) = observed(site.store, "fixed 1")
         assert (second.study_key, second.provisional, second.read_again) == (record.id, False, 2)
-        keeper.changed()
-        assert work(keeper) == 0
+        part.amended(REPORT)
+        assert work(part) == 0
 
 
 def test_what_an_older_version_or_a_lost_database_left_is_noted_at_the_start(
@@ -87,7 +90,7 @@ def test_what_an_older_version_or_a_lost_database_left_is_noted_at_the_start(
         for name in ("a", "b"):
             site.study(name)
         site.store.database.execute("DELETE FROM drift")
-        assert work(DriftKeeper(site.store, site.places.outbox)) == 2
+        assert work(part_of(site, tmp_path)) == 2
         assert [one.model for one in observed(site.store, "fixed 1")] == ["fixed 1"] * 2
 
 
@@ -95,32 +98,32 @@ def test_what_an_older_version_or_a_lost_database_left_is_noted_at_the_start(
 def test_a_damaged_report_is_noted_as_nothing_and_only_once(
     tmp_path: Path, cloud: SilentCloud, damage: str | None
 ) -> None:
-    with kept(tmp_path, cloud) as (site, keeper):
+    with kept(tmp_path, cloud) as (site, part):
         site.study("a")
         report = site.places.outbox / "a" / "report.json"
         if damage is None:
             report.unlink()
         else:
             report.write_text(damage)
-        assert work(keeper) == 1
+        assert work(part) == 1
         assert observed(site.store, "fixed 1") == []
-        keeper.changed()
-        assert work(keeper) == 0
+        part.amended(REPORT)
+        assert work(part) == 0
 
 
 def test_nothing_of_a_patient_is_noted(tmp_path: Path, cloud: SilentCloud) -> None:
-    with kept(tmp_path, cloud) as (site, keeper):
+    with kept(tmp_path, cloud) as (site, part):
         site.study("Doe Jane")
-        work(keeper)
+        work(part)
         row = site.store.database.execute("SELECT * FROM drift").fetchone()
         assert "Doe" not in repr(tuple(row))
         assert "P1" not in repr(tuple(row))
 
 
 def test_the_row_outlives_the_study(tmp_path: Path, cloud: SilentCloud) -> None:
-    with kept(tmp_path, cloud) as (site, keeper):
+    with kept(tmp_path, cloud) as (site, part):
         record = site.study("a")
-        work(keeper)
+        work(part)
         site.store.forget(record.id)
         assert len(observed(site.store, "fixed 1")) == 1
 
@@ -138,7 +141,7 @@ def test_the_monitor_compares_the_studies_of_the_last_model(
         for number in range(350):
             model = "m 1" if number < 100 else "m 2"
             seen = Observation(f"{number}", model, uncertain=3 if number < 250 else 9, findings=1)
-            DriftStore(site.store.database).put(seen, "")
+            put(site.store.database, seen, "")
         drift = monitor.current()
         assert drift.model == "m 2"
         assert [one.study_key for one in drift.baseline[:2]] == ["100", "101"]
@@ -152,6 +155,6 @@ def test_the_monitor_compares_the_studies_of_the_last_model(
 
 
 def test_steps_other_than_done_are_not_noted(tmp_path: Path, cloud: SilentCloud) -> None:
-    with kept(tmp_path, cloud) as (site, keeper):
+    with kept(tmp_path, cloud) as (site, part):
         site.store.adopt("0" * 32, Step.QUARANTINED, ("a",), iter(["a"]), {})
-        assert work(keeper) == 0
+        assert work(part) == 0
