@@ -1,6 +1,6 @@
 """Remove old studies and reports, where the settings say so; by default nothing is ever removed.
 
-The main loop calls `Retention.run_once` while it is idle. A study or report stays while anything of
+A study or report stays while anything of
 it is pending or provisional, and whatever its age if it is not the agent's own. A report also stays
 while a target lacks objects of it. The wall clock decides the age; while it does not agree with the
 monotonic clock, nothing is removed.
@@ -19,15 +19,12 @@ import structlog
 
 from edge.atomic_files import is_transient, move, remove, sync_folder
 from edge.audit import Event
-from edge.folders import AgentFolders
 from edge.part import Agent, Part
 from edge.report.evidence import remove_evidence
 from edge.report.folder import owner_of, release_folder
 from edge.report.model import Status
 from edge.report.pictures import stray_pictures
-from edge.settings.core import EdgeSettings
 from edge.store.steps import Step
-from edge.store.studies import StudyStore
 
 SCAN_S = 60.0
 """Pause between two scans that found nothing to remove."""
@@ -67,37 +64,35 @@ class _Kept:
     must_stay: bool
 
 
-class Retention:
-    """What may be removed, and when it was last looked for.
+class RetentionPart(Part):
+    """Removes old studies and reports while nothing waits.
 
-    Args:
-        before_removal: called with the key of a study whose files are about to be removed.
-        clock: monotonic; ``wall``: seconds since the epoch.
+    ``wall`` gives seconds since the epoch.
     """
 
-    def __init__(
-        self,
-        folders: AgentFolders,
-        store: StudyStore,
-        settings: EdgeSettings,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-        before_removal: Callable[[str], None] = lambda _key: None,
-    ) -> None:
-        self._before_removal = before_removal
-        self._folders, self._store = folders, store
-        self._clock, self._wall = clock, wall
-        self._offset_s = wall() - clock()
-        keep = settings.retention
+    name = "retention"
+
+    def __init__(self, agent: Agent, wall: Callable[[], float] = time.time) -> None:
+        super().__init__(agent)
+        self._folders, self._clock, self._wall = agent.site.folders, agent.clock, wall
+        keep = agent.site.settings.retention
         self._studies = Limits("study", "retention.studies", keep.studies_days, keep.studies_gb)
         self._reports = Limits("report", "retention.reports", keep.reports_days, keep.reports_gb)
         limits = (self._studies, self._reports)
         self._is_on = any(x is not None for one in limits for x in (one.days, one.gb))
         self._bytes, self._unremovable = dict[Path, int](), set[Path]()
-        self._next_s, self._distrusts = clock(), False
+        self._offset_s, self._next_s, self._distrusts = 0.0, float("-inf"), False
 
-    def run_once(self) -> bool:
-        """Remove or measure one thing at most; return whether there was one.
+    def started(self) -> None:
+        """Note how far the two clocks are apart."""
+        self._offset_s = self._wall() - self._clock()
+
+    def work(self, waiting: bool) -> bool:
+        """Remove or measure one thing at most."""
+        return not waiting and self.make_room()
+
+    def make_room(self) -> bool:
+        """Remove or measure one thing at most, also while nothing can be written.
 
         What cannot be removed is left for the next start.
 
@@ -151,7 +146,7 @@ class Retention:
         return self._limit(self._studies, kept, self._remove_study)
 
     def _limit_reports(self) -> bool:
-        present, held = set(os.listdir(self._folders.outbox)), self._store.held()
+        present, held = set(os.listdir(self._folders.outbox)), self.agent.store().held()
         kept = [
             _Kept(key, self._folders.outbox / name, changed, is_pending or key in held)
             for key, name, changed, is_pending in self._ended(Step.DONE, Step.QUARANTINED)
@@ -161,14 +156,16 @@ class Retention:
 
     def _ended(self, *steps: Step) -> Iterator[tuple[str, str, float, bool]]:
         """Yield key, report and last change of the studies at these steps, and what is pending."""
-        pending = self._store.pending.keys()
-        for key, name, updated in self._store.ended(*steps):
+        store = self.agent.store()
+        pending = store.pending.keys()
+        for key, name, updated in store.ended(*steps):
             yield key, name, datetime.fromisoformat(updated).timestamp(), key in pending
 
     def _limit(
         self, limits: Limits, every: Iterable[_Kept], remove_one: Callable[[_Kept], None]
     ) -> bool:
         """Remove the oldest one that is beyond a limit, or measure one; return whether there is."""
+        trail = self.agent.store().trail
         can_go = (one for one in every if one.folder not in self._unremovable)
         kept = sorted(can_go, key=lambda one: one.changed)
         reason, now = "", self._wall()
@@ -196,17 +193,17 @@ class Retention:
                     continue
             # before it is begun: half a removal is one too
             event = Event.STUDY_REMOVED if limits is self._studies else Event.REPORT_REMOVED
-            self._store.trail.record_removal(event, one.key, why)
+            trail.record_removal(event, one.key, why)
             if self._remove(one.folder, partial(remove_one, one)):
                 self._bytes.pop(one.folder, None)
                 log.info("removed", kind=limits.kind, study_key=one.key, reason=why)
                 return True
-            self._store.trail.record(Event.REMOVAL_FAILED, study_key=one.key, kind=limits.kind)
+            trail.record(Event.REMOVAL_FAILED, study_key=one.key, kind=limits.kind)
         return False
 
     def _is_provisional(self, key: str) -> bool:
         """Return whether the report says that it may change, although nothing is pending."""
-        report = self._folders.outbox / self._store.get(key).report_name / "report.json"
+        report = self._folders.outbox / self.agent.store().get(key).report_name / "report.json"
         try:
             values = json.loads(report.read_bytes())
             return bool(values["study_key"] == key and values["status"] == Status.PROVISIONAL.value)
@@ -215,7 +212,8 @@ class Retention:
 
     def _remove_study(self, one: _Kept) -> None:
         """Remove a study, so that half of it never lies where a whole one is expected."""
-        self._before_removal(one.key)
+        for part in self.agent.parts:
+            part.forget(one.key)
         gone = one.folder.with_name(f"{_REMOVED}{one.key}")
         move(one.folder, gone)
         remove(gone)
@@ -233,7 +231,7 @@ class Retention:
         remove_evidence(out)
         release_folder(out, one.key)
         sync_folder(out.parent)
-        self._store.forget_report(one.key)
+        self.agent.store().forget_report(one.key)
 
     def _forget_rows(self) -> None:
         """Delete the rows of which no file is left: they hold names too."""
@@ -242,37 +240,7 @@ class Retention:
             if not is_pending and not any((home / key).exists() for home in homes):
                 folder = self._folders.outbox / name
                 if not folder.exists() or owner_of(folder) != key:
-                    self._store.forget(key)
-
-
-class RetentionPart(Part):
-    """Removes old studies and reports while nothing waits."""
-
-    name = "retention"
-
-    def __init__(self, agent: Agent) -> None:
-        super().__init__(agent)
-        self._kept: tuple[StudyStore, Retention] | None = None
-
-    def work(self, waiting: bool) -> bool:
-        """Remove or measure one thing at most."""
-        return not waiting and self.make_room()
-
-    def make_room(self) -> bool:
-        """Remove or measure one thing at most, also while nothing can be written."""
-        store = self.agent.store()
-        if self._kept is None or self._kept[0] is not store:
-            self._kept = store, self._retention(store)
-        return self._kept[1].run_once()
-
-    def _retention(self, store: StudyStore) -> Retention:
-        agent, site = self.agent, self.agent.site
-
-        def forget(key: str) -> None:
-            for part in agent.parts:
-                part.forget(key)
-
-        return Retention(site.folders, store, site.settings, agent.clock, before_removal=forget)
+                    self.agent.store().forget(key)
 
 
 def _changed(path: Path) -> float:

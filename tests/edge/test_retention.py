@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from edge import retention as removing
-from edge.folders import AgentFolders
 from edge.job import Job
+from edge.part import Part
 from edge.pipeline import StudyResult
 from edge.report.evidence import OBJECTS, SOURCE
-from edge.retention import DAY_S, Retention
+from edge.retention import DAY_S, RetentionPart
 from edge.status.part import PagePart
 from edge.store.pending import PersistPending
 from edge.store.steps import Step
@@ -54,43 +54,39 @@ def store(root: Path) -> Iterator[StudyStore]:
 
 
 def retention(
-    root: Path,
-    store: StudyStore,
-    wall: HandClock | None = None,
-    before_removal: Callable[[str], None] = lambda _key: None,
-    **settings: Any,
-) -> Retention:
-    given = settings_in(root, **settings)
-    folders, clock = AgentFolders.of(given), HandClock()
-    seen = wall or (lambda: NOW)
-    return Retention(folders, store, given, clock, seen, before_removal)
+    root: Path, store: StudyStore, wall: Callable[[], float] = lambda: NOW, **settings: Any
+) -> RetentionPart:
+    agent = agent_of(settings_in(root, **settings), store=lambda: store, clock=HandClock())
+    part = RetentionPart(agent, wall)
+    part.started()
+    return part
 
 
-def run(of: Retention) -> None:
-    while of.run_once():
+def run(of: RetentionPart) -> None:
+    while of.work(False):
         pass
 
 
 def test_parts_forget_a_study_before_its_files_go(root: Path, store: StudyStore) -> None:
     """The status page forgets the voxels that somebody has looked at."""
-    agent = agent_of(settings_in(root, retention__studies_days=35.0), store=lambda: store)
-    agent.site.folders.viewer.mkdir()
+    of = retention(root, store, retention__studies_days=35.0)
+    viewer, done = of.agent.site.folders.viewer, of.agent.site.folders.done
+    viewer.mkdir()
     keys = {name: key for key, name, _ in store.ended(Step.DONE)}
     for name in ("a", "d"):
         for suffix in ("npy", "json"):
-            (agent.site.folders.viewer / f"{keys[name]}.{suffix}").write_text("x")
-    PagePart(agent).forget(keys["a"])
-    assert {path.stem for path in agent.site.folders.viewer.iterdir()} == {keys["d"]}
-    forgotten: list[str] = []
+            (viewer / f"{keys[name]}.{suffix}").write_text("x")
+    forgotten = list[str]()
 
-    def forget(key: str) -> None:
-        assert (agent.site.folders.done / key).exists()
-        forgotten.append(key)
+    class Watching(Part):
+        def forget(self, key: str) -> None:
+            assert (done / key).exists()
+            forgotten.append(key)
 
-    one = retention(root, store, before_removal=forget, retention__studies_days=35.0)
-    while one.run_once():
-        pass
+    of.agent.parts = [PagePart(of.agent), Watching(of.agent)]
+    run(of)
     assert forgotten == [keys["a"]]
+    assert {path.stem for path in viewer.iterdir()} == {keys["d"]}
 
 
 def test_by_default_nothing_is_ever_removed(root: Path, store: StudyStore) -> None:

@@ -14,7 +14,7 @@ from edge.dicom_out.overview import NothingToSend, resend
 from edge.escalation.rois import EscalationResult
 from edge.folders import AgentFolders
 from edge.report.evidence import OUTLINES, of_version, read_outlines
-from edge.retention import DAY_S, Retention
+from edge.retention import DAY_S, RetentionPart
 from edge.run import site_of
 from edge.settings.core import EdgeSettings
 from edge.store.steps import Step
@@ -22,6 +22,7 @@ from evaluation.world import settings_in
 from protos.deadline import Deadline
 from protos.messages import Priority, Roi
 from tests.dicom_peers import Pacs
+from tests.edge.agents import agent_of
 from tests.edge.builders import ForgetfulCloud, HandClock, put
 from tests.edge.databases import open_store
 from tests.edge.dicom_out.sites import make_objects, pacs_at, uids
@@ -115,9 +116,11 @@ def test_a_report_stays_until_every_target_has_it(tmp_path: Path, pacs: Pacs) ->
         later = (folders.outbox / "a" / "report.json").stat().st_mtime + 2 * DAY_S
 
         def remove_old() -> None:
-            clock = HandClock()
-            retention = Retention(folders, store, settings, clock, lambda: later)
-            while retention.run_once():
+            retention = RetentionPart(
+                agent_of(settings, store=lambda: store, clock=HandClock()), lambda: later
+            )
+            retention.started()
+            while retention.work(False):
                 pass
 
         for step in (DeliveryStep.SENDING, DeliveryStep.DEAD):
