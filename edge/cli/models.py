@@ -11,9 +11,8 @@ from rich.table import Table
 from edge.audit import Person
 from edge.cli.output import Config, Json, load, show
 from edge.models.agreement import LEAST_STUDIES
-from edge.models.choose import ModelsState, models_state, promote, roll_back
 from edge.models.fetch import fetch
-from edge.models.store import SHIPPED
+from edge.models.store import SHIPPED, ModelsState, models_state, promote, roll_back
 from edge.settings.core import EdgeSettings
 from process.command_line import PlainGroup
 from process.text import printable

@@ -12,7 +12,6 @@ import numpy as np
 
 from edge.decide import Thresholds
 from edge.findings import Finding
-from imaging.volume import Triple
 from models.runtime.detection import Candidate
 
 NEAR_MM = 5.0
@@ -27,6 +26,25 @@ MOST_REGIONS, MORE_REGIONS = 1.5, 2.0
 """The largest ratio of the regions sent, new model to active, and what is allowed beyond it."""
 MOST_TIME = 1.5
 """The largest ratio of the times, new model to active."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a network found in a lung box, by falling score; its thresholds and its time."""
+
+    candidates: Sequence[Candidate]
+    thresholds: Thresholds
+    took_s: float
+
+    @property
+    def put_forward(self) -> list[Candidate]:
+        """Those that it does not dismiss."""
+        return [one for one in self.candidates if one.score >= self.thresholds.dismiss]
+
+    @property
+    def regions(self) -> int:
+        """How many of them are uncertain, and go to the cloud."""
+        return sum(one.score < self.thresholds.report for one in self.put_forward)
 
 
 @dataclass(frozen=True)
@@ -103,45 +121,33 @@ class Agreement:
         return found
 
 
-def compare(
-    findings: Sequence[Finding],
-    before: Sequence[Candidate],
-    before_thresholds: Thresholds,
-    after: Sequence[Candidate],
-    after_thresholds: Thresholds,
-    before_s: float,
-    after_s: float,
-) -> Compared:
-    """Compare two readings of one lung box; both lists by falling score."""
-    put_before = [one for one in before if one.score >= before_thresholds.dismiss]
-    put_after = [one for one in after if one.score >= after_thresholds.dismiss]
-    kept = sum(_has(put_after, one.centre_mm, one.diameter_mm) for one in findings)
-    added = sum(
-        one.score >= after_thresholds.report
-        and not _has(put_before, one.centre_mm, one.diameter_mm)
+def compare(findings: Sequence[Finding], before: Reading, after: Reading) -> Compared:
+    """Compare two readings of one lung box; the findings are those of the first."""
+    put_before, put_after = before.put_forward, after.put_forward
+    added = [
+        one
         for one in put_after
-    )
+        if one.score >= after.thresholds.report and not _has(put_before, one)
+    ]
     differences = [
         abs(_logit(b.score) - _logit(a.score))
-        for b, a in _pairs(before, after)
-        if b.score >= before_thresholds.dismiss or a.score >= after_thresholds.dismiss
+        for b, a in _pairs(before.candidates, after.candidates)
+        if b in put_before or a in put_after
     ]
-    middle, high = (
-        (round(float(np.median(differences)), 4), round(float(np.quantile(differences, 0.95)), 4))
-        if differences
-        else (None, None)
-    )
+    middle = high = None
+    if differences:
+        middle, high = (round(float(np.quantile(differences, q)), 4) for q in (0.5, 0.95))
     return Compared(
         findings=len(findings),
-        kept=kept,
-        added=added,
-        regions_before=sum(one.score < before_thresholds.report for one in put_before),
-        regions_after=sum(one.score < after_thresholds.report for one in put_after),
+        kept=sum(_has(put_after, one) for one in findings),
+        added=len(added),
+        regions_before=before.regions,
+        regions_after=after.regions,
         pairs=len(differences),
         logit_median=middle,
         logit_p95=high,
-        before_s=round(before_s, 4),
-        after_s=round(after_s, 4),
+        before_s=round(before.took_s, 4),
+        after_s=round(after.took_s, 4),
     )
 
 
@@ -175,26 +181,20 @@ def _pairs(
     """Return the candidates that both have, each in one pair; the strongest choose first."""
     left, pairs = list(after), list[tuple[Candidate, Candidate]]()
     for one in before:
-        near = [
-            other
-            for other in left
-            if _is_near(one.centre_mm, one.diameter_mm, other.centre_mm, other.diameter_mm)
-        ]
-        if near:
+        if near := [other for other in left if _is_near(one, other)]:
             chosen = min(near, key=lambda other: math.dist(one.centre_mm, other.centre_mm))
             left.remove(chosen)
             pairs.append((one, chosen))
     return pairs
 
 
-def _has(candidates: Sequence[Candidate], centre_mm: Triple, diameter_mm: float) -> bool:
-    return any(
-        _is_near(one.centre_mm, one.diameter_mm, centre_mm, diameter_mm) for one in candidates
-    )
+def _has(candidates: Sequence[Candidate], place: Candidate | Finding) -> bool:
+    return any(_is_near(one, place) for one in candidates)
 
 
-def _is_near(one: Triple, one_mm: float, other: Triple, other_mm: float) -> bool:
-    return math.dist(one, other) <= max(NEAR_MM, one_mm / 2, other_mm / 2)
+def _is_near(one: Candidate, other: Candidate | Finding) -> bool:
+    near_mm = max(NEAR_MM, one.diameter_mm / 2, other.diameter_mm / 2)
+    return math.dist(one.centre_mm, other.centre_mm) <= near_mm
 
 
 def _logit(score: float) -> float:

@@ -8,28 +8,28 @@ after the report is out. One lung box is kept, that of the last study.
 
 import os
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import structlog
 
 from edge.atomic_files import is_transient
-from edge.budget import LedgerEntry
-from edge.decide import Thresholds
 from edge.errors import EdgeError
 from edge.findings import Finding
-from edge.guarantee import Guarantee
 from edge.job import Job
-from edge.models.agreement import compare
-from edge.models.choose import ShadowState, models_state
+from edge.models.agreement import Reading, compare
 from edge.models.errors import RefusedModel
-from edge.models.fetch import fetch
-from edge.models.folder import ModelFolders
-from edge.models.store import SHIPPED, ModelStore, StoredPackage, open_models
+from edge.models.folder import folder_of, remove_version, signed_package
+from edge.models.store import (
+    AGENT,
+    SHIPPED,
+    ModelStore,
+    ShadowState,
+    StoredPackage,
+    models_state,
+    open_models,
+)
 from edge.pipeline import Pipeline, StudyResult
 from edge.reader import EdgeReader, Screening, open_configured
 from edge.report.compose import Assessment
@@ -37,25 +37,17 @@ from edge.report.model import Report
 from edge.site import Site
 from edge.store.pending import PersistPending
 from imaging.preprocess import Preprocessed
-from models.runtime.detection import Candidate
 from models.runtime.errors import EngineUnavailable, ModelError
 from models.runtime.screener import open_screener
-from process.backoff import doubled
 
 LOOK_S = 1.0
 """The choice in the database is read at most once in this time."""
 MOST_FAILURES = 3
 """After this number of errors this process no longer tries a model in shadow."""
-FETCH_EVERY_S = 86_400.0
-"""Time between two requests for a new model."""
-FIRST_PAUSE_S = 60.0
-"""Pause after the first fetch that failed; it doubles up to `FETCH_EVERY_S`."""
 AUTO = "auto"
 """The value of the setting ``engine`` that leaves the choice to the program."""
-AGENT = "agent"
-"""Who acts, in the audit trail, where no person does."""
 
-Reading = Callable[[Pipeline, Job, PersistPending], StudyResult]
+Read = Callable[[Pipeline, Job, PersistPending], StudyResult]
 
 log = structlog.get_logger()
 
@@ -66,19 +58,9 @@ class _Seen:
 
     study_key: str
     box: Preprocessed
-    candidates: tuple[Candidate, ...]
     findings: tuple[Finding, ...]
-    thresholds: Thresholds
+    reading: Reading
     active: str
-    took_s: float
-
-
-@dataclass(frozen=True, eq=False)
-class _Shadow:
-    """A model that is open beside the active one."""
-
-    version: str
-    reader: EdgeReader
 
 
 class LiveModels:
@@ -91,7 +73,7 @@ class LiveModels:
         self._site, self._settings, self._clock = site, site.settings, clock
         self._active = SHIPPED
         self._pipeline: Pipeline | None = None
-        self._shadow: _Shadow | None = None
+        self._shadow: tuple[str, EdgeReader] | None = None
         self._seen: _Seen | None = None
         self._failures: dict[str, int] = {}
         self._looked_s, self._is_wanted = float("-inf"), False
@@ -108,7 +90,7 @@ class LiveModels:
         except (sqlite3.Error, EdgeError, OSError) as error:
             log.error("choice of models cannot be read, using screening_model", reason=str(error))
         self._active = SHIPPED
-        return self._open(SHIPPED)
+        return open_configured(self._settings)
 
     def attach(self, pipeline: Pipeline) -> None:
         """Take the pipeline around the active model."""
@@ -119,11 +101,6 @@ class LiveModels:
         """The pipeline of the next study."""
         assert self._pipeline is not None
         return self._pipeline
-
-    @property
-    def label(self) -> str:
-        """Model, version and engine of the next study."""
-        return self.pipeline.provenance.edge_model
 
     def active_model(self) -> tuple[str, str]:
         """Name and version of the model of the next study."""
@@ -137,17 +114,7 @@ class LiveModels:
         except (sqlite3.Error, EdgeError):
             return None
 
-    @property
-    def guarantee(self) -> Guarantee:
-        """The most that the next report may guarantee."""
-        return self.pipeline.provenance.guarantee
-
-    @property
-    def finding(self) -> float:
-        """The probability from which a candidate of the active model is a finding."""
-        return self.pipeline.reader.thresholds.finding
-
-    def reading(self, read: Reading) -> Callable[[Job, PersistPending], StudyResult]:
+    def reading(self, read: Read) -> Callable[[Job, PersistPending], StudyResult]:
         """Return ``read`` with the pipeline of the moment; it notes the lung box of each study."""
 
         def read_and_note(job: Job, persist: PersistPending) -> StudyResult:
@@ -186,7 +153,7 @@ class LiveModels:
             if choice.active != self._active:
                 self._switch(store, choice.active)
                 return True
-            shadow = store.package(choice.shadow) if choice.shadow else None
+            shadow = store.package(choice.shadow)
             self._is_wanted = shadow is not None
             if shadow is None:
                 self._shadow = self._seen = None
@@ -198,18 +165,12 @@ class LiveModels:
             return True
 
     def _note(self, report: Report, assessment: Assessment, box: Preprocessed) -> None:
-        if not self._is_wanted:
-            return
-        took_s = next((one.took_s for one in report.ledger if _is_screening(one)), 0.0)
-        self._seen = _Seen(
-            report.study_key,
-            box,
-            tuple(one.candidate for one in assessment.plan.decisions),
-            assessment.merged.findings,
-            self.pipeline.reader.thresholds,
-            self._active,
-            took_s,
-        )
+        if self._is_wanted:
+            took_s = next((one.took_s for one in report.ledger if one.stage == "screen"), 0.0)
+            candidates = [one.candidate for one in assessment.plan.decisions]
+            reading = Reading(candidates, self.pipeline.reader.thresholds, took_s)
+            findings = assessment.merged.findings
+            self._seen = _Seen(report.study_key, box, findings, reading, self._active)
 
     def _is_arriving(self) -> bool:
         """Tell whether anything is in the inbox: its deadline may begin soon."""
@@ -217,52 +178,47 @@ class LiveModels:
 
     def _try(self, store: ModelStore, package: StoredPackage, seen: _Seen) -> None:
         """Read a lung box with the model in shadow, and store how far it agrees."""
-        if self._failures.get(package.version, 0) >= MOST_FAILURES:
+        version = package.version
+        if self._failures.get(version, 0) >= MOST_FAILURES:
             return
         try:
-            shadow = self._opened(package)
+            reader = self._reader_in_shadow(package)
             began_s = time.perf_counter()
-            found = shadow.reader.screen(seen.box)
+            found = reader.screen(seen.box)
             took_s = time.perf_counter() - began_s
         except (ModelError, EdgeError, MemoryError) as error:
             self._shadow = None
-            count = self._failures.get(package.version, 0) + 1
-            self._failures[package.version] = count
+            count = self._failures[version] = self._failures.get(version, 0) + 1
             reason = f"{type(error).__name__}: {error}"
-            log.error("model in shadow failed", version=package.version, reason=reason)
+            log.error("model in shadow failed", version=version, reason=reason)
             if isinstance(error, RefusedModel) or count == MOST_FAILURES:
-                store.refuse(package.version, reason, AGENT)
-                ModelFolders.of(self._site.folders).at(package.version).remove()
+                store.refuse(version, reason, AGENT)
+                remove_version(folder_of(self._site, version))
             return
-        thresholds = shadow.reader.thresholds
-        compared = compare(
-            seen.findings, seen.candidates, seen.thresholds, found, thresholds, seen.took_s, took_s
-        )
-        store.add_compared(package.version, seen.active, seen.study_key, compared)
+        compared = compare(seen.findings, seen.reading, Reading(found, reader.thresholds, took_s))
+        store.add_compared(version, seen.active, seen.study_key, compared)
         log.info(
             "model compared in shadow",
             study_key=seen.study_key,
-            version=package.version,
+            version=version,
             findings=compared.findings,
             kept=compared.kept,
             added=compared.added,
         )
 
-    def _opened(self, package: StoredPackage) -> _Shadow:
-        """Return the model in shadow, opened once."""
-        if self._shadow is None or self._shadow.version != package.version:
+    def _reader_in_shadow(self, package: StoredPackage) -> EdgeReader:
+        """Return the reader of the model in shadow, opened once."""
+        if self._shadow is None or self._shadow[0] != package.version:
             self._shadow = None  # its memory first
-            reader = EdgeReader.of(self._open_package(package))
-            self._shadow = _Shadow(package.version, reader)
+            self._shadow = package.version, EdgeReader.of(self._open_package(package))
             log.info("model in shadow", version=package.version)
-        return self._shadow
+        return self._shadow[1]
 
     def _switch(self, store: ModelStore, version: str) -> None:
         """Read the next studies with another model."""
-        shadow = self._shadow
         try:
-            if shadow is not None and shadow.version == version:
-                reader = shadow.reader
+            if self._shadow is not None and self._shadow[0] == version:
+                reader = self._shadow[1]
             else:
                 reader = EdgeReader.of(self._open(version, store))
         except (ModelError, EdgeError) as error:
@@ -272,7 +228,7 @@ class LiveModels:
             return
         self._active, self._shadow, self._seen = version, None, None
         self._pipeline = self._around(self.pipeline, reader)
-        log.info("model changed", model=self.label)
+        log.info("model changed", model=self.pipeline.provenance.edge_model)
 
     def _around(self, pipeline: Pipeline, reader: EdgeReader) -> Pipeline:
         """Return the pipeline around the active model; reports name the version of its package."""
@@ -304,11 +260,11 @@ class LiveModels:
             return screener
         raise AssertionError("the last one is returned, or its error raised")
 
-    def _open(self, version: str, store: ModelStore | None = None) -> Screening:
+    def _open(self, version: str, store: ModelStore) -> Screening:
         """Open a version; errors as `_open_package`, and those of the model of the settings."""
         if version == SHIPPED:
             return open_configured(self._settings)
-        package = store.package(version) if store else None
+        package = store.package(version)
         if package is None:
             raise RefusedModel(f"model {version} is not here: fetch it again")
         return self._open_package(package)
@@ -320,53 +276,16 @@ class LiveModels:
             RefusedModel: nobody who is trusted signed it.
             ModelError: the file is damaged, or cannot be run.
         """
-        settings, folder = self._settings, ModelFolders.of(self._site.folders).at(package.version)
-        opened = partial(
-            open_screener,
-            folder.package(package.name, settings.models.keys).model.name,
-            threads=settings.threads,
-            keys=settings.models.keys,
-            folder=folder.path,
-        )
+        settings, folder = self._settings, folder_of(self._site, package.version)
+        keys = settings.models.keys
+        name = signed_package(package.name, folder, keys).model.name
+        first = package.engine if settings.engine == AUTO else settings.engine
         try:
-            return opened(engine=package.engine if settings.engine == AUTO else settings.engine)
+            return open_screener(
+                name, engine=first, threads=settings.threads, keys=keys, folder=folder
+            )
         except EngineUnavailable:
             if settings.engine != AUTO:
                 raise
-            return opened(engine=AUTO)  # the engine that its trial found is gone
-
-
-@contextmanager
-def fetching(site: Site) -> Iterator[None]:
-    """Fetch what the cloud offers, in a thread, while entered and if the settings say so."""
-    settings = site.settings
-    if not settings.models.fetch:
-        yield
-        return
-    stop = threading.Event()
-
-    def fetch_on() -> None:
-        failures = 0
-        while True:
-            try:
-                found = fetch(site, user=AGENT)
-                log.info("model looked for", version=found.version, new=found.new)
-                wait_s, failures = FETCH_EVERY_S, 0
-            except Exception as error:  # the agent goes on, and it is tried again
-                log.warning("model not fetched", reason=f"{type(error).__name__}: {error}")
-                failures += 1
-                wait_s = doubled(FIRST_PAUSE_S, FETCH_EVERY_S, failures - 1)
-            if stop.wait(wait_s):
-                return
-
-    thread = threading.Thread(target=fetch_on, name="models", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(1.0)  # a transfer that is not over is continued at the next start
-
-
-def _is_screening(entry: LedgerEntry) -> bool:
-    return entry.stage == "screen"
+            # the engine that its trial found is gone
+            return open_screener(name, threads=settings.threads, keys=keys, folder=folder)

@@ -13,10 +13,10 @@ from prometheus_client.registry import Collector
 from edge.audit import Person
 from edge.checks import Checked, Level, Results
 from edge.models.agreement import LEAST_STUDIES
-from edge.models.choose import models_state, promote, require_sound, roll_back
 from edge.models.errors import NotPromotable, UpdatesOff
-from edge.models.live import LiveModels, fetching
-from edge.models.store import MIGRATIONS
+from edge.models.fetch import fetching
+from edge.models.live import LiveModels
+from edge.models.store import MIGRATIONS, models_state, promote, require_sound, roll_back
 from edge.part import Action, Agent, Panel, Part
 from edge.pipeline import Pipeline
 from edge.settings.core import EdgeSettings
@@ -52,16 +52,16 @@ class ModelsPart(Part):
             state = models_state(site)
         except (UpdatesOff, sqlite3.Error):  # what is wrong with the database was said
             return
+        packages = {one.version: one for one in state.packages}
         uses = {"active": state.choice.active, "previous": state.choice.previous,
                 "in shadow": state.choice.shadow}  # fmt: skip
         for use, version in uses.items():
-            package = next((one for one in state.packages if one.version == version), None)
             if not version:
                 continue
             try:
-                if package is None:
+                if version not in packages:
                     raise NotPromotable(f"{version} is gone: fetch it again")
-                require_sound(package, site)
+                require_sound(packages[version], site)
                 yield Checked(Level.OK, "model", f"{use}: {version}, from the cloud")
             except NotPromotable as error:
                 yield Checked(Level.WRONG, "model", f"{use}: {error}")
@@ -100,12 +100,9 @@ class ModelsPart(Part):
         return [Panel("models", Path(__file__).with_name("panel.html.j2"), self._values, actions)]
 
     def _values(self) -> Mapping[str, Any]:
-        settings = self.agent.site.settings
-        return {
-            "state": models_state(self.agent.site),
-            "wanted": LEAST_STUDIES,
-            "shipped": settings.screening_model,
-        }
+        site = self.agent.site
+        shipped = site.settings.screening_model
+        return {"state": models_state(site), "wanted": LEAST_STUDIES, "shipped": shipped}
 
     def _promote(self, form: Mapping[str, str], by: Person) -> None:
         promote(self.agent.site, user=by.user, version=form.get("version", ""))

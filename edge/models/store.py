@@ -1,8 +1,9 @@
-"""Which model is active, which was before, which is in shadow; and what the shadow runs showed.
+"""Which model is active, which was before, which is in shadow; and who may change it.
 
 One row of the agent's database, and a record of the audit trail in the same transaction: nothing
-is promoted without a record of who did it. Agent, commands and status page open it for each use.
-A lost database takes the choice with it: then the model of the settings is active.
+is promoted without a record of who did it. Agent, commands and status page open it for each use,
+while the agent runs or not; the agent sees a change between two studies. A lost database takes the
+choice with it: then the model of the settings is active.
 """
 
 import sqlite3
@@ -10,18 +11,25 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
-from enum import Enum
 from typing import Any
 
+import structlog
+
 from edge.audit import AuditTrail, Event
-from edge.database import BUSY_S, Migration, StepHook, require_current, transaction
-from edge.models.agreement import Compared
-from edge.models.errors import NotPromotable, UpdatesOff
+from edge.database import BUSY_S, Migration, require_current, transaction
+from edge.folders import other_user
+from edge.models.agreement import Agreement, Compared, agreement_of
+from edge.models.errors import ModelUpdateError, NotPromotable, UpdatesOff
+from edge.models.folder import folder_of, signed_package
 from edge.site import Site
 from edge.store.studies import all_migrations
+from models.runtime.errors import ModelError
+from models.runtime.package import Package
 
 SHIPPED = ""
 """Stands for the model of the setting ``screening_model`` in the package's own folder."""
+AGENT = "agent"
+"""Who acts, in the audit trail, where no person does."""
 MOST_COMPARED = 1000
 """Studies of one model whose comparison is kept; the oldest are removed."""
 
@@ -93,15 +101,7 @@ ALTER TABLE compared RENAME TO model_compared;
 
 MIGRATIONS = (Migration(5, _TABLES), Migration(7, _WITHOUT_INT4))
 
-
-class ModelStep(Enum):
-    """A durable step of a model update."""
-
-    OFFERED = "offered"  # manifest and signatures are in its folder, checked
-    STORED = "stored"  # the model is in its folder
-    SHADOW = "shadow"  # it is tried in shadow, and may be promoted
-    PROMOTED = "promoted"
-    ROLLED_BACK = "rolled back"
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -131,16 +131,30 @@ class StoredPackage:
     fetched: str = ""
 
 
+@dataclass(frozen=True)
+class ShadowState:
+    """The model in shadow: how far it agrees with the active one, and what speaks against it."""
+
+    version: str
+    name: str
+    agreement: Agreement
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelsState:
+    """Which models there are, and what each is used for."""
+
+    choice: Choice
+    packages: tuple[StoredPackage, ...]
+    shadow: ShadowState | None
+
+
 class ModelStore:
     """Choice, packages and comparisons in an open database."""
 
-    def __init__(
-        self,
-        database: sqlite3.Connection,
-        trail: AuditTrail,
-        on_step: StepHook = lambda _step, _durable: None,
-    ) -> None:
-        self.database, self._trail, self._on_step = database, trail, on_step
+    def __init__(self, database: sqlite3.Connection, trail: AuditTrail) -> None:
+        self.database, self.trail = database, trail
 
     def choice(self) -> Choice:
         """Return which versions are in use."""
@@ -149,7 +163,7 @@ class ModelStore:
         ).fetchone()
         return Choice() if row is None else Choice(*row)
 
-    def package(self, version: str) -> StoredPackage | None:
+    def package(self, version: str | None) -> StoredPackage | None:
         """Return one package; None if it is not known."""
         return next((one for one in self.packages() if one.version == version), None)
 
@@ -166,7 +180,7 @@ class ModelStore:
 
     def shadow(self, package: StoredPackage, **facts: Any) -> None:
         """Store a package that is here, and try it in shadow."""
-        with self._step(ModelStep.SHADOW):
+        with transaction(self.database):
             before = self.choice()
             self.database.execute(
                 "INSERT INTO model_packages (version, name, engine, rejected, fetched)"
@@ -174,58 +188,37 @@ class ModelStore:
                 " engine = excluded.engine, rejected = 0",
                 (package.version, package.name, package.engine, _now()),
             )
-            self._trail.record(Event.MODEL_FETCHED, version=package.version, **facts)
+            self.trail.record(Event.MODEL_FETCHED, version=package.version, **facts)
             if package.version not in (before.shadow, before.active):
-                self._choose(replace(before, shadow=package.version), facts["user"])
-                self._trail.record(
-                    Event.MODEL_SHADOWED, version=package.version, user=facts["user"]
-                )
+                self.choose(replace(before, shadow=package.version), facts["user"])
+                self.trail.record(Event.MODEL_SHADOWED, version=package.version, user=facts["user"])
 
-    def promote(self, version: str, **facts: Any) -> None:
-        """Make a version the active one, from the next study on."""
-        with self._step(ModelStep.PROMOTED):
-            before = self.choice()
-            shadow = None if before.shadow == version else before.shadow
-            self._choose(Choice(version, before.active, shadow), facts["user"])
-            self._trail.record(
-                Event.MODEL_PROMOTED, version=version, previous=before.active, **facts
-            )
+    def leave(self, event: Event, to: str, by: str, **facts: Any) -> None:
+        """Make another version the active one, in the transaction that is open.
 
-    def roll_back(self, **facts: Any) -> None:
-        """Make the previous version the active one again; the other is not tried by itself again.
-
-        Raises:
-            NotPromotable: there is none.
+        The one that was active is not tried by itself again.
         """
-        with self._step(ModelStep.ROLLED_BACK):
-            before = self.choice()
-            if before.previous is None:
-                raise NotPromotable("there is no model to go back to: none was promoted")
-            self._reject(before.active)
-            self._choose(replace(before, active=before.previous, previous=None), facts["user"])
-            self._trail.record(
-                Event.MODEL_ROLLED_BACK, version=before.active, to=before.previous, **facts
-            )
+        before = self.choice()
+        self.database.execute(
+            "UPDATE model_packages SET rejected = 1 WHERE version = ?", (before.active,)
+        )
+        self.choose(replace(before, active=to, previous=None), by)
+        self.trail.record(event, version=before.active, to=to, **facts)
 
     def replace_active(self, version: str, reason: str) -> None:
         """Make another version the active one because it cannot be opened."""
         with transaction(self.database):
-            before = self.choice()
-            self._reject(before.active)
-            self._choose(replace(before, active=version, previous=None), "agent")
-            self._trail.record(
-                Event.MODEL_REPLACED, version=before.active, to=version, reason=reason
-            )
+            self.leave(Event.MODEL_REPLACED, version, AGENT, reason=reason)
 
     def refuse(self, version: str, reason: str, user: str) -> None:
         """Record that what came was discarded; it is not in shadow any more."""
         with transaction(self.database):
             before = self.choice()
             if before.shadow == version:
-                self._choose(replace(before, shadow=None), user)
+                self.choose(replace(before, shadow=None), user)
             if version not in (before.active, before.previous):
                 self._forget(version)
-            self._trail.record(Event.MODEL_REFUSED, version=version, reason=reason, user=user)
+            self.trail.record(Event.MODEL_REFUSED, version=version, reason=reason, user=user)
 
     def forget(self, version: str) -> None:
         """Forget a package whose files were removed, with its comparisons."""
@@ -257,15 +250,11 @@ class ModelStore:
         )
         return [Compared(*row) for row in rows]
 
-    @contextmanager
-    def _step(self, step: ModelStep) -> Iterator[None]:
-        self._on_step(step, False)
-        with transaction(self.database):
-            yield
-        self._on_step(step, True)
+    def choose(self, choice: Choice, user: str) -> None:
+        """Store a choice, in the transaction that is open.
 
-    def _choose(self, choice: Choice, user: str) -> None:
-        """Store a choice; when and by whom is that of the active model."""
+        When it changed and by whom is that of the active model.
+        """
         before = self.choice()
         if before.active != choice.active:
             changed = _now(), user
@@ -276,20 +265,13 @@ class ModelStore:
             (choice.active, choice.previous, choice.shadow, *changed),
         )
 
-    def _reject(self, version: str) -> None:
-        self.database.execute(
-            "UPDATE model_packages SET rejected = 1 WHERE version = ?", (version,)
-        )
-
     def _forget(self, version: str) -> None:
         for table in ("model_packages", "model_compared"):
             self.database.execute(f"DELETE FROM {table} WHERE version = ?", (version,))
 
 
 @contextmanager
-def open_models(
-    site: Site, on_step: StepHook = lambda _step, _durable: None
-) -> Iterator[ModelStore]:
+def open_models(site: Site) -> Iterator[ModelStore]:
     """Open the store in the agent's database, which must exist.
 
     Raises:
@@ -305,7 +287,104 @@ def open_models(
         database.row_factory = sqlite3.Row
         database.execute("PRAGMA synchronous = FULL")
         require_current(database, path, all_migrations(site.schema))
-        yield ModelStore(database, site.schema.audit(database, on_step), on_step)
+        yield ModelStore(database, site.schema.audit(database, lambda _step, _durable: None))
+
+
+def models_state(site: Site) -> ModelsState:
+    """Return the state of all models; errors as `open_models`."""
+    with open_models(site) as store:
+        choice, shadow = store.choice(), None
+        if (package := store.package(choice.shadow)) is not None:
+            agreement = agreement_of(store.compared(package.version, choice.active))
+            problems = tuple(agreement.problems())
+            shadow = ShadowState(package.version, package.name, agreement, problems)
+        return ModelsState(choice, tuple(store.packages()), shadow)
+
+
+def promote(site: Site, *, user: str, version: str | None = None, force: bool = False) -> str:
+    """Make the model in shadow, or another ``version``, the active one; return its version.
+
+    ``force`` does it although it agrees too little or was compared in too few studies.
+
+    Raises:
+        NotPromotable: there is none, it is damaged, or something speaks against it.
+        UpdatesOff: this is not the agent's user, or there is no database.
+    """
+    require_owner(site)
+    with open_models(site) as store, transaction(store.database):
+        choice = store.choice()
+        package = store.package(version or choice.shadow)
+        if package is None:
+            known = ", ".join(one.version for one in store.packages()) or "none"
+            raise NotPromotable(f"no model {version or 'in shadow'}; there are: {known}")
+        if package.version == choice.active:
+            raise NotPromotable(f"{package.version} is active already")
+        found = require_sound(package, site)
+        agreement = agreement_of(store.compared(package.version, choice.active))
+        problems = agreement.problems()
+        if problems and not force:
+            raise NotPromotable(f"{'; '.join(problems)}; --force promotes it even so")
+        shadow = None if choice.shadow == package.version else choice.shadow
+        store.choose(Choice(package.version, choice.active, shadow), user)
+        store.trail.record(
+            Event.MODEL_PROMOTED,
+            version=package.version,
+            previous=choice.active,
+            user=user,
+            model=found.model.name,
+            sha256=found.model.sha256,
+            signed_by=found.signed_by,
+            studies=agreement.studies,
+            kept=agreement.kept,
+            findings=agreement.findings,
+            forced=bool(problems),
+            against=problems,
+        )
+    log.info("model promoted", version=package.version, by=user, forced=bool(problems))
+    return package.version
+
+
+def roll_back(site: Site, *, user: str) -> str:
+    """Make the previous model the active one again; return its version, empty for the shipped one.
+
+    Raises:
+        NotPromotable: there is none, or it is damaged.
+        UpdatesOff: this is not the agent's user, or there is no database.
+    """
+    require_owner(site)
+    with open_models(site) as store, transaction(store.database):
+        previous = store.choice().previous
+        if previous is None:
+            raise NotPromotable("there is no model to go back to: none was promoted")
+        package = store.package(previous)
+        if package is not None:
+            require_sound(package, site)
+        elif previous != SHIPPED:
+            raise NotPromotable(f"the previous model {previous} is gone")
+        store.leave(Event.MODEL_ROLLED_BACK, previous, user, user=user)
+    log.info("model rolled back", to=previous or site.settings.screening_model, by=user)
+    return previous
+
+
+def require_owner(site: Site) -> None:
+    """Raise `UpdatesOff` if this is another user than the agent's, who could not read the files."""
+    if note := other_user(site.folders):
+        raise UpdatesOff(note)
+
+
+def require_sound(package: StoredPackage, site: Site) -> Package:
+    """Return a package whose file is sound and signed.
+
+    Raises:
+        NotPromotable: it is not.
+    """
+    try:
+        folder, keys = folder_of(site, package.version), site.settings.models.keys
+        found = signed_package(package.name, folder, keys)
+        found.model.stored()
+    except (ModelError, ModelUpdateError) as error:
+        raise NotPromotable(f"{package.version} cannot be used: {error}") from error
+    return found
 
 
 def _now() -> str:

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,22 +13,25 @@ import grpc
 
 from edge.escalation.rois import ROI_SHAPE
 from edge.folders import DATABASE, AgentFolders
-from edge.models.store import ModelStore, open_models
+from edge.models.agreement import LEAST_STUDIES, Compared
+from edge.models.store import SHIPPED, Choice, ModelStore, open_models
 from edge.run import site_of
 from edge.settings.core import EdgeSettings
 from edge.site import Site
-from edge.trail.files import records_after
-from edge.trail.records import TrailRecord
+from edge.trail.records import TrailRecord, records_after
 from evaluation.world import settings_in
 from models.runtime.artifacts import WEIGHTS
 from models.runtime.signatures import make_keys, sign
 from protos import overread_pb2 as pb
 from protos import overread_pb2_grpc
 from tests.cloud.running import MeanReader, RunningCloud, run_cloud
+from tests.edge.builders import changed
 from tests.edge.databases import open_store
 
 NAME, SMALL = "screening-int8", "screening-small-int8"
 FILES = ("screening-int8.onnx", "screening-small-int8.onnx")
+GOOD = Compared(2, 2, 0, 3, 3, 5, 0.1, 0.4, 1.0, 1.0)
+ENOUGH = (GOOD,) * LEAST_STUDIES
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,9 @@ def refitted(manifest: str, share: float = 0.999) -> str:
     def moved(found: re.Match[str]) -> str:
         return f"{found[1]}{share * float(found[2]):.6f}"
 
-    changed, count = re.subn(pattern, moved, manifest, flags=re.DOTALL)
+    edited, count = re.subn(pattern, moved, manifest, flags=re.DOTALL)
     assert count == 1
-    return changed
+    return edited
 
 
 def signed(into: Path, edit: Callable[[str], str] = refitted) -> Signed:
@@ -91,10 +94,31 @@ class Edge:
     def models(self) -> Path:
         return self.folders.state / "models"
 
-    @contextmanager
-    def store(self) -> Iterator[ModelStore]:
-        with open_models(self.site) as store:
-            yield store
+    def at(self, cloud: RunningCloud) -> Site:
+        """The same edge with another cloud."""
+        return site_of(changed(self.settings, cloud__address=cloud.address))
+
+    def store(self) -> AbstractContextManager[ModelStore]:
+        return open_models(self.site)
+
+    @property
+    def choice(self) -> Choice:
+        with self.store() as store:
+            return store.choice()
+
+    def compared(self) -> list[Compared]:
+        """What the model in shadow was compared in."""
+        with self.store() as store:
+            return store.compared(self.choice.shadow or "", self.choice.active)
+
+    def add(self, *compared: Compared, active: str = SHIPPED) -> str:
+        """Store comparisons of the model in shadow; its version."""
+        version = self.choice.shadow
+        assert version
+        with self.store() as store:
+            for number, one in enumerate(compared):
+                store.add_compared(version, active, f"{number:032x}", one)
+        return version
 
     def trail(self) -> list[TrailRecord]:
         """All records of models, those that wait in the database too."""

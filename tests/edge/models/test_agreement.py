@@ -6,7 +6,7 @@ import pytest
 
 from edge.decide import Thresholds
 from edge.findings import DecidedBy, Finding, Route
-from edge.models.agreement import Agreement, Compared, agreement_of, compare
+from edge.models.agreement import Agreement, Compared, Reading, agreement_of, compare
 from models.runtime.detection import Candidate
 
 THRESHOLDS = Thresholds(possible=0.5, finding=0.5, dismiss=0.1, report=0.9)
@@ -28,7 +28,7 @@ def test_a_finding_is_kept_where_the_new_model_reports_or_sends_it() -> None:
     before = [at(0, 0.95), at(100, 0.95), at(200, 0.95)]
     after = [at(3, 0.99), at(108, 0.6, 20.0), at(200, 0.2)]
     findings = [finding(0), finding(100), finding(200)]
-    seen = compare(findings, before, THRESHOLDS, after, STRICT, 1.0, 2.0)
+    seen = compare(findings, Reading(before, THRESHOLDS, 1.0), Reading(after, STRICT, 2.0))
     assert (seen.findings, seen.kept, seen.added) == (3, 2, 0)
     assert (seen.regions_before, seen.regions_after) == (0, 1)
 
@@ -37,21 +37,21 @@ def test_what_only_the_new_model_reports_is_counted() -> None:
     """Not where the active one sends a candidate at this place."""
     before = [at(0, 0.3), at(100, 0.05)]
     after = [at(0, 0.97), at(100, 0.97), at(200, 0.97), at(300, 0.94)]
-    seen = compare([], before, THRESHOLDS, after, STRICT, 1.0, 1.0)
+    seen = compare([], Reading(before, THRESHOLDS, 1.0), Reading(after, STRICT, 1.0))
     assert seen.added == 2
 
 
 def test_logits_are_compared_at_candidates_that_one_of_both_puts_forward() -> None:
     before = [at(0, 0.5), at(100, 0.01), at(200, 0.2)]
     after = [at(1, 0.7310586), at(100, 0.02), at(200, 0.2), at(300, 0.8)]
-    seen = compare([], before, THRESHOLDS, after, STRICT, 1.0, 1.0)
+    seen = compare([], Reading(before, THRESHOLDS, 1.0), Reading(after, STRICT, 1.0))
     assert seen.pairs == 2
     assert seen.logit_median == pytest.approx(0.5, abs=1e-3)
     assert seen.logit_p95 == pytest.approx(0.95, abs=1e-3)
 
 
 def test_two_readings_without_candidates_agree() -> None:
-    seen = compare([], [], THRESHOLDS, [], STRICT, 1.0, 1.0)
+    seen = compare([], Reading([], THRESHOLDS, 1.0), Reading([], STRICT, 1.0))
     assert seen == Compared(0, 0, 0, 0, 0, 0, None, None, 1.0, 1.0)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import lzma
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,17 @@ import pytest
 
 from edge.audit import Event
 from edge.errors import BadSettings
-from edge.models.choose import models_state
 from edge.models.errors import FetchFailed, RefusedModel, UpdatesOff
-from edge.models.fetch import fetch
-from edge.models.store import ModelStep, StoredPackage
+from edge.models.fetch import ModelStep, fetch
+from edge.models.store import StoredPackage, models_state
 from edge.run import site_of
 from edge.settings.core import load_settings
 from edge.trail.verify import verify
 from models.runtime.package import MOST_MODEL, read_package
-from models.runtime.signatures import make_keys, sign
+from models.runtime.signatures import make_keys
 from protos import overread_pb2 as pb
 from protos.errors import NothingOffered
 from tests.cloud.running import run_cloud
-from tests.edge.builders import changed
 from tests.edge.models.signed import (
     NAME,
     SMALL,
@@ -40,12 +39,7 @@ from tests.edge.models.signed import (
 from tests.edge.running_agent import PATIENCE_S, PROCESSES
 
 CHUNK = 64 * 1024
-STEPS = (ModelStep.OFFERED, ModelStep.STORED, ModelStep.SHADOW)
-
-
-@pytest.fixture(scope="module")
-def hospital(tmp_path_factory: pytest.TempPathFactory) -> Signed:
-    return signed(tmp_path_factory.mktemp("hospital"))
+Change = Callable[[pb.ModelOffer], None]
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +61,16 @@ def assert_nothing_is_left(site: Edge) -> None:
         assert store.packages() == []
 
 
+def refused(root: Path, hospital: Signed, sent: list[pb.GetModelResponse], says: str) -> Edge:
+    """An edge that refused what was sent, for this reason."""
+    with sending(sent) as address:
+        site = edge(root, address, hospital.key)
+        with pytest.raises(RefusedModel, match=says):
+            fetch(site.site, user="a")
+    assert_nothing_is_left(site)
+    return site
+
+
 def test_a_model_comes_whole_byte_for_byte_and_is_in_shadow(
     hospital: Signed, tmp_path: Path
 ) -> None:
@@ -84,11 +88,10 @@ def test_a_model_comes_whole_byte_for_byte_and_is_in_shadow(
     assert [one.name for one in folder.iterdir() if one.name.startswith(".")] == []
     assert oct(folder.stat().st_mode & 0o777) == "0o700"
     with site.store() as store:
-        assert store.choice().shadow == found.version
-        package = store.package(found.version)
-    assert package is not None
+        (package,) = store.packages()
+    assert (site.choice.shadow, package.version) == (found.version,) * 2
     assert package.engine
-    assert steps == [(step, durable) for step in STEPS for durable in (False, True)]
+    assert steps == [(step, durable) for step in ModelStep for durable in (False, True)]
     records = site.trail()
     assert [one.event for one in records] == [Event.MODEL_FETCHED, Event.MODEL_SHADOWED]
     assert records[0].fields["sha256"] == read_package(NAME, hospital.folder).model.sha256
@@ -105,8 +108,7 @@ def test_a_newer_model_takes_the_place_of_the_one_in_shadow(
         small = fetch(site.site, user="a").version
     assert (site.models / small / f"{SMALL}.onnx").is_file()
     with offering(hospital) as cloud:
-        settings = changed(site.settings, cloud__address=cloud.address)
-        new = fetch(site_of(settings), user="a").version
+        new = fetch(site.at(cloud), user="a").version
     assert [one.name for one in site.models.iterdir() if one.is_dir()] == [new]
     with site.store() as store:
         assert [one.version for one in store.packages()] == [new]
@@ -129,27 +131,15 @@ def test_a_transfer_that_broke_off_is_continued(
             fetch(site.site, user="a")
     assert events(site) == []
     with offering(hospital) as cloud:
-        settings = changed(site.settings, cloud__address=cloud.address)
-        assert fetch(site_of(settings), user="a").bytes == total - 3 * CHUNK
-
-
-def damaged(sent: list[pb.GetModelResponse], number: int) -> list[pb.GetModelResponse]:
-    """What was sent, with one bit of one response changed."""
-    copies = [pb.GetModelResponse.FromString(one.SerializeToString()) for one in sent]
-    data = bytearray(copies[number].chunk.data)
-    data[100] ^= 1
-    copies[number].chunk.data = bytes(data)
-    return copies
+        assert fetch(site.at(cloud), user="a").bytes == total - 3 * CHUNK
 
 
 def test_a_damaged_piece_is_discarded_and_recorded(
     hospital: Signed, sent: list[pb.GetModelResponse], tmp_path: Path
 ) -> None:
-    with sending(damaged(sent, 1)) as address:
-        site = edge(tmp_path, address, hospital.key)
-        with pytest.raises(RefusedModel, match="another hash than was offered"):
-            fetch(site.site, user="a")
-    assert_nothing_is_left(site)
+    chunk = pb.ModelChunk(data=bytes(CHUNK))
+    damaged = [sent[0], pb.GetModelResponse(chunk=chunk), *sent[2:]]
+    site = refused(tmp_path, hospital, damaged, "another hash than was offered")
     last = site.trail()[-1]
     assert last.event == Event.MODEL_REFUSED
     assert last.fields["version"] == sent[0].offer.version
@@ -172,30 +162,8 @@ def test_what_is_not_the_file_of_the_manifest_is_refused(
     offer = pb.ModelOffer.FromString(sent[0].offer.SerializeToString())
     offer.pieces[0].bytes, offer.pieces[0].sha256 = len(packed), hashlib.sha256(packed).digest()
     chunk = pb.ModelChunk(data=packed)
-    with sending([pb.GetModelResponse(offer=offer), pb.GetModelResponse(chunk=chunk)]) as address:
-        site = edge(tmp_path, address, hospital.key)
-        with pytest.raises(RefusedModel, match=says):
-            fetch(site.site, user="a")
-    assert_nothing_is_left(site)
-
-
-@pytest.mark.parametrize(
-    "roles", [(pb.PIECE_ROLE_INT4, pb.PIECE_ROLE_FINAL), (pb.PIECE_ROLE_FINAL,), (77,)]
-)
-def test_a_cloud_of_another_version_is_refused_in_words(
-    roles: tuple[int, ...], hospital: Signed, sent: list[pb.GetModelResponse], tmp_path: Path
-) -> None:
-    copy = pb.GetModelResponse.FromString(sent[0].SerializeToString())
-    del copy.offer.pieces[:]
-    copy.offer.pieces.extend(
-        pb.ModelPiece(role=pb.PieceRole.ValueType(role), bytes=9, sha256=b"x" * 32)
-        for role in roles
-    )
-    with sending([copy]) as address:
-        site = edge(tmp_path, address, hospital.key)
-        with pytest.raises(RefusedModel, match="of different versions, upgrade the older"):
-            fetch(site.site, user="a")
-    assert_nothing_is_left(site)
+    responses = [pb.GetModelResponse(offer=offer), pb.GetModelResponse(chunk=chunk)]
+    refused(tmp_path, hospital, responses, says)
 
 
 def test_what_a_draft_left_incomplete_is_fetched_whole(hospital: Signed, tmp_path: Path) -> None:
@@ -213,30 +181,62 @@ def test_what_a_draft_left_incomplete_is_fetched_whole(hospital: Signed, tmp_pat
     assert shadow.version == version
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda offer: offer.pieces[0].__setattr__("bytes", 2**40),
-        lambda offer: offer.__setattr__("manifest", b"x" * 300_000),
-        lambda offer: offer.__setattr__("version", "../../evil"),
-        lambda offer: offer.__setattr__("version", "another-version"),
-        lambda offer: offer.__setattr__("name", "hybrid-int8"),
-        lambda offer: offer.__setattr__("manifest", offer.manifest.replace(b"0.9", b"0.1")),
-        lambda offer: offer.__setattr__("signatures", b""),
-        lambda offer: offer.ClearField("pieces"),
-    ],
-)
+def with_roles(*roles: int) -> Change:
+    def change(offer: pb.ModelOffer) -> None:
+        del offer.pieces[:]
+        for role in map(pb.PieceRole.ValueType, roles):
+            offer.pieces.add(role=role, bytes=9, sha256=b"x" * 32)
+
+    return change
+
+
+OLDER = "of different versions, upgrade the older"
+WRONG: list[tuple[Change, str]] = [
+    (with_roles(), OLDER),
+    (with_roles(pb.PIECE_ROLE_INT4, pb.PIECE_ROLE_FINAL), OLDER),
+    (with_roles(pb.PIECE_ROLE_FINAL), OLDER),
+    (with_roles(77), OLDER),
+    (lambda offer: offer.pieces[0].__setattr__("bytes", 2**40), "expected at most"),
+    (lambda offer: offer.__setattr__("manifest", b"x" * 300_000), "a manifest of more than"),
+    (lambda offer: offer.__setattr__("version", "../../evil"), "is no version"),
+    (lambda offer: offer.__setattr__("version", "another-version"), "offered was another"),
+    (lambda offer: offer.__setattr__("name", "hybrid-int8"), "is of kind .hybrid."),
+    (lambda offer: offer.__setattr__("manifest", offer.manifest + b" "), "UntrustedManifest"),
+    (lambda offer: offer.__setattr__("signatures", b""), "UntrustedManifest"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), WRONG)
 def test_an_offer_that_is_wrong_is_refused_before_anything_is_stored(
-    change: Any, hospital: Signed, sent: list[pb.GetModelResponse], tmp_path: Path
+    change: Change, says: str, hospital: Signed, sent: list[pb.GetModelResponse], tmp_path: Path
 ) -> None:
     copy = pb.GetModelResponse.FromString(sent[0].SerializeToString())
     change(copy.offer)
-    with sending([copy, *sent[1:]]) as address:
-        site = edge(tmp_path, address, hospital.key)
-        with pytest.raises(RefusedModel):
-            fetch(site.site, user="a")
-    assert_nothing_is_left(site)
+    site = refused(tmp_path, hospital, [copy, *sent[1:]], says)
     assert events(site) == [Event.MODEL_REFUSED]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "says"),
+    [
+        ({"piece": 1, "data": b"x"}, "1 bytes of piece 1 from 0 came"),
+        ({"offset": 9, "data": b"x"}, "of piece 0 from 9 came"),
+        ({"data": b""}, "0 bytes of piece 0"),
+        ({"data": bytes(11)}, "11 bytes of piece 0 from 0 came, expected at most 10 of"),
+        (None, "no offer first"),
+    ],
+)
+def test_a_chunk_that_is_not_the_next_one_is_refused(
+    chunk: dict[str, Any] | None,
+    says: str,
+    hospital: Signed,
+    sent: list[pb.GetModelResponse],
+    tmp_path: Path,
+) -> None:
+    offer = pb.GetModelResponse.FromString(sent[0].SerializeToString())
+    offer.offer.pieces[0].bytes = 10
+    odd = [pb.GetModelResponse(chunk=pb.ModelChunk(**chunk or {}))]
+    refused(tmp_path, hospital, odd if chunk is None else [offer, *odd], says)
 
 
 def test_a_model_that_somebody_else_signed_is_refused(hospital: Signed, tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_a_fetch_that_is_killed_at_any_step_is_continued(hospital: Signed, tmp_p
     """Never is there half a file under its name, nor a record too many or too few."""
     with offering(hospital) as cloud:
         site = edge(tmp_path, cloud.address, hospital.key)
-        for step in STEPS:
+        for step in ModelStep:
             for durable in (False, True):
                 process = PROCESSES.Process(target=fetch_until, args=(site, (step, durable)))
                 process.start()
@@ -322,4 +322,3 @@ def test_a_fetch_that_is_killed_at_any_step_is_continued(hospital: Signed, tmp_p
         assert not fetch(site.site, user="a").new
     assert events(site) == [Event.MODEL_FETCHED, Event.MODEL_SHADOWED]
     assert verify(site.folders.trail, site.folders.state / "spool.sqlite3").broken is None
-    sign(hospital.folder, hospital.private)

@@ -12,11 +12,8 @@ import pytest
 from edge.assemble import open_pipeline
 from edge.audit import Event
 from edge.job import Job
-from edge.models.agreement import Compared
-from edge.models.choose import models_state, promote, roll_back
-from edge.models.fetch import fetch
 from edge.models.live import LOOK_S, LiveModels
-from edge.models.store import SHIPPED
+from edge.models.store import SHIPPED, Choice, models_state, promote, roll_back
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.store.pending import PersistPending
 from imaging.dicom.writer import write_series
@@ -24,17 +21,12 @@ from imaging.phantom.phantom import PhantomSpec, make_phantom
 from models.runtime.errors import ModelFailed
 from models.runtime.screener import Screener
 from tests.edge.builders import HandClock, changed
-from tests.edge.models.signed import SMALL, Edge, Signed, edge, offering, signed
+from tests.edge.models.signed import SMALL, Edge, Signed, edge, offering
 from tests.edge.running_agent import running, wait_until
 
 SPEC = PhantomSpec(seed=3, spacing_mm=(3.0, 1.25, 1.25), size_mm=(210.0, 340.0, 340.0),
                    nodule_count=2, diameter_mm=(12.0, 20.0))  # fmt: skip
 READ = {"deadline_s": 120.0, "reserve_s": 1.0, "poll_s": 0.05}
-
-
-@pytest.fixture(scope="module")
-def hospital(tmp_path_factory: pytest.TempPathFactory) -> Signed:
-    return signed(tmp_path_factory.mktemp("hospital"))
 
 
 @pytest.fixture(scope="module")
@@ -73,16 +65,10 @@ def report_compared(site: Edge, study: Path, name: str) -> dict[str, Any]:
     for number in range(20):
         found = report(site, study, f"{name}-{number}")
         for _ in range(50):
-            if compared(site):
+            if site.compared():
                 return found
             time.sleep(0.1)
     raise AssertionError("no study was ever compared")
-
-
-def compared(site: Edge) -> list[Compared]:
-    with site.store() as store:
-        choice = store.choice()
-        return store.compared(choice.shadow or "", choice.active)
 
 
 def test_a_new_model_comes_is_tried_promoted_and_rolled_back_while_the_agent_works(
@@ -96,7 +82,7 @@ def test_a_new_model_comes_is_tried_promoted_and_rolled_back_while_the_agent_wor
         with running(site.settings):
             wait_until(lambda: models_state(site.site).shadow is not None)
             first = report_compared(site, study, "one")
-            seen = compared(site)[0]
+            seen = site.compared()[0]
             version = promote(site.site, user="anna", force=True)
             second = report_by(version, site, study, "two")
             roll_back(site.site, user="anna")
@@ -115,12 +101,9 @@ def test_a_new_model_comes_is_tried_promoted_and_rolled_back_while_the_agent_wor
 
 
 @pytest.fixture
-def live(hospital: Signed, tmp_path: Path, clock: HandClock) -> Iterator[tuple[Edge, LiveModels]]:
+def live(site: Edge, clock: HandClock) -> Iterator[tuple[Edge, LiveModels]]:
     """The models of an agent that has the small network in shadow; nothing is in its inbox."""
-    with offering(hospital, SMALL) as cloud:
-        site = edge(tmp_path, cloud.address, hospital.key, **READ)
-        fetch(site.site, user="agent")
-    site = Edge(tmp_path, changed(site.settings, cloud__address="off"))
+    site = Edge(site.root, changed(site.settings, cloud__address="off", **READ))
     live = LiveModels(site.site, clock)
     with open_pipeline(site.settings, screening=live.open_active) as pipeline:
         live.attach(pipeline)
@@ -129,12 +112,11 @@ def live(hospital: Signed, tmp_path: Path, clock: HandClock) -> Iterator[tuple[E
 
 def read(live: LiveModels, study: Path, out: Path) -> Any:
     """Read a study as the agent does."""
-    job = Job(study, out)
 
     def persisting(pipeline: Pipeline, job: Job, persist: PersistPending) -> StudyResult:
         return read_and_report(replace(pipeline, persist_pending=persist), job)
 
-    return live.reading(persisting)(job, lambda *_: None).report
+    return live.reading(persisting)(Job(study, out), lambda *_: None).report
 
 
 def test_a_really_different_network_is_compared_and_becomes_the_one_that_reads(
@@ -143,7 +125,7 @@ def test_a_really_different_network_is_compared_and_becomes_the_one_that_reads(
     site, models = live
     before = read(models, study, tmp_path / "one")
     assert models.run_once(False)
-    (seen,) = compared(site)
+    (seen,) = site.compared()
     assert seen.findings == len(before.findings)
     assert seen.kept <= seen.findings
     assert seen.pairs > 0
@@ -152,17 +134,16 @@ def test_a_really_different_network_is_compared_and_becomes_the_one_that_reads(
     shadow = models.shadow_state()
     assert shadow is not None
     assert (shadow.name, shadow.agreement.studies) == (SMALL, 1)
-    finding, guarantee = models.finding, models.guarantee
+    active = models.pipeline
     promote(site.site, user="anna", force=True)
     clock.sleep(LOOK_S)
     assert models.run_once(True)  # a study waits: the change does not wait for it to end
     after = read(models, study, tmp_path / "two")
     assert SMALL in after.models["edge"]
-    assert SMALL in models.label
     assert models.active_model() == (SMALL, shadow.version)
     assert models.shadow_state() is None
-    assert models.finding != finding
-    assert models.guarantee != guarantee
+    assert models.pipeline.reader.thresholds.finding != active.reader.thresholds.finding
+    assert models.pipeline.provenance.guarantee != active.provenance.guarantee
 
 
 def test_nothing_is_read_in_shadow_while_a_study_waits_or_arrives(
@@ -176,11 +157,11 @@ def test_nothing_is_read_in_shadow_while_a_study_waits_or_arrives(
     assert not models.run_once(True)
     (site.folders.inbox / "coming").mkdir()
     assert not models.run_once(False)
-    assert compared(site) == []
+    assert site.compared() == []
     (site.folders.inbox / "coming").rmdir()
     assert models.run_once(False)
     assert not models.run_once(False)
-    assert len(compared(site)) == 1
+    assert len(site.compared()) == 1
 
 
 def test_a_model_that_fails_in_shadow_harms_nothing_and_is_refused_in_the_end(
@@ -196,30 +177,27 @@ def test_a_model_that_fails_in_shadow_harms_nothing_and_is_refused_in_the_end(
         with monkeypatch.context() as patch:
             patch.setattr(Screener, "screen", fails)
             assert models.run_once(False)
-    assert compared(site) == []
+    assert site.compared() == []
     record = site.trail()[-1]
     assert record.event == Event.MODEL_REFUSED
     assert "the engine gave up" in record.fields["reason"]
-    with site.store() as store:
-        assert store.choice().shadow is None
+    assert site.choice.shadow is None
 
 
 def test_a_file_that_was_damaged_since_is_never_read_with(
     live: tuple[Edge, LiveModels], study: Path, tmp_path: Path, clock: HandClock
 ) -> None:
     site, models = live
-    with site.store() as store:
-        version = store.choice().shadow
-    file = site.models / str(version) / f"{SMALL}.onnx"
+    version = str(site.choice.shadow)
+    file = site.models / version / f"{SMALL}.onnx"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     read(models, study, tmp_path / "one")
     assert models.run_once(False)
-    assert compared(site) == []
+    assert site.compared() == []
     with site.store() as store:  # without any check, as a database from elsewhere may say
-        store.promote(str(version), user="anna")
+        store.choose(Choice(version, SHIPPED), "anna")
     clock.sleep(LOOK_S)
     assert models.run_once(False)
-    assert SMALL not in models.label
-    with site.store() as store:
-        assert store.choice().active == SHIPPED
+    assert SMALL not in models.pipeline.provenance.edge_model
+    assert site.choice.active == SHIPPED
     assert site.trail()[-1].event == Event.MODEL_REPLACED
