@@ -29,14 +29,23 @@ from edge.errors import EdgeError
 from edge.guarantee import NOT_CALIBRATED
 from edge.link.estimate import PRIOR
 from edge.part import Agent, Panel
-from edge.queue import NoSuchStudy, requeue
+from edge.queue import STATES, NoSuchStudy, requeue
 from edge.report.evidence import PlacedOutline
 from edge.report.model import NOT_A_DEVICE
 from edge.status import wording
-from edge.status.guard import LOGIN, REPORT_POLICY, Guard, address_of
-from edge.status.login import SESSION_S, Authenticator, LoginRefused, User
-from edge.status.state import Json, SiteState, StudyRow
+from edge.status.login import (
+    LOGIN,
+    REPORT_POLICY,
+    SESSION_S,
+    Authenticator,
+    Guard,
+    LoginRefused,
+    User,
+    address_of,
+)
+from edge.status.state import Json, SiteState
 from edge.status.volumes import Volumes, Voxels, outline_on
+from edge.store.studies import Record
 from imaging.render import LUNG, MEDIASTINAL, Plane, Window
 
 BONE = Window(400, 1800)
@@ -104,6 +113,12 @@ class Pages:
         for name in ("age", "since", "moment", "size", "seconds", "date", "count", "patient",
                      "place", "bars"):  # fmt: skip
             self._templates.filters[name] = getattr(wording, name)
+        self._templates.globals.update(
+            disclaimer=NOT_A_DEVICE,
+            second=wording.SECOND_READING,
+            stages=wording.STAGES,
+            states=STATES,
+        )
 
     # --- coming and going
 
@@ -131,10 +146,7 @@ class Pages:
 
     def _login_page(self, wanted: str, problem: str = "", status: int = 200) -> Response:
         values = {"next": wanted, "problem": problem, "token": self._authenticator.token(LOGIN)}
-        text = self._templates.get_template("login.html.j2").render(
-            disclaimer=NOT_A_DEVICE, **values
-        )
-        return HTMLResponse(text, status)
+        return HTMLResponse(self._templates.get_template("login.html.j2").render(values), status)
 
     # --- the agent
 
@@ -156,9 +168,9 @@ class Pages:
             unfinished=state.unfinished(),
             pending=state.pending(),
             refused=refused,
-            refusals={row.key: state.report(row) for row in refused},
+            refusals={row.id: state.report(row) for row in refused},
             studies=[(row, state.report(row)) for row in rows[:PER_PAGE]],
-            pictures={row.key: "overview.jpg" in state.pictures(row) for row in rows},
+            pictures={row.id: "overview.jpg" in state.pictures(row) for row in rows},
             number=number,
             has_more=len(rows) > PER_PAGE,
             links=self._agent.links(),
@@ -168,8 +180,6 @@ class Pages:
             disks=state.disks(),
             database_bytes=state.database_bytes(),
             note=self._note(request.query_params.get("note", "")),
-            second=wording.SECOND_READING,
-            stages=wording.STAGES,
         )
 
     def requeue(self, request: Request) -> Response:
@@ -179,14 +189,14 @@ class Pages:
         if study is None:
             raise HTTPException(404, "There is no such study.")
         try:
-            requeue(study.key, self._agent.site, _person(request))
+            requeue(study.id, self._agent.site, _person(request))
         except NoSuchStudy as error:
             raise HTTPException(409, f"This study cannot be read again: {error}.") from error
         except OSError as error:
-            log.exception("study cannot be put back", study_key=study.key)
+            log.exception("study cannot be put back", study_key=study.id)
             reason = f"Its files cannot be moved: {error.strerror}."
             raise HTTPException(503, reason) from error
-        log.info("study put back into the inbox", study_key=study.key, by=_name(request))
+        log.info("study put back into the inbox", study_key=study.id, by=_name(request))
         return RedirectResponse("/?note=requeued", 303)
 
     # --- what the parts of the agent show
@@ -252,9 +262,8 @@ class Pages:
             versions=state.versions(study),
             pictures=state.pictures(study),
             has_images=state.source(study) is not None,
-            can_requeue=study.state in ("done", "refused") and state.source(study) is not None,
-            second=wording.SECOND_READING,
-            stages=wording.STAGES,
+            can_requeue=STATES[study.step] in ("done", "refused")
+            and state.source(study) is not None,
         )
 
     def report(self, request: Request) -> Response:
@@ -282,10 +291,7 @@ class Pages:
         report = self._state.report(study)
         if report is None:
             raise HTTPException(404, "The report of this study is gone or damaged.")
-        return self._render(
-            request, "viewer.html.j2", study=study, report=report, windows=WINDOWS,
-            second=wording.SECOND_READING,
-        )  # fmt: skip
+        return self._render(request, "viewer.html.j2", study=study, report=report, windows=WINDOWS)
 
     def volume(self, request: Request) -> Response:
         """Say whether the slices can be shown, and what the viewer needs to know."""
@@ -331,7 +337,7 @@ class Pages:
         headers = {"content-encoding": "deflate", "x-rows": str(rows), "x-columns": str(columns)}
         return Response(packed, media_type="application/octet-stream", headers=headers)
 
-    def _study(self, request: Request) -> StudyRow:
+    def _study(self, request: Request) -> Record:
         study = self._state.study(request.path_params["key"])
         if study is None:
             raise HTTPException(404, "There is no such study.")
@@ -362,12 +368,8 @@ class Pages:
     def _common(self, request: Request) -> dict[str, Any]:
         """Return the values that every template gets."""
         user: User | None = request.user
-        return {
-            "disclaimer": NOT_A_DEVICE,
-            "user": user,
-            "token": user.form_token if user else "",
-            "path": request.url.path,
-        }
+        token = user.form_token if user else ""
+        return {"user": user, "token": token, "path": request.url.path}
 
 
 def _name(request: Request) -> str:
@@ -391,12 +393,12 @@ def _marks(
     ``outline`` is there for those that have one.
     """
     geometry, shape = voxels.geometry, voxels.hu.shape
-    if report is None:
-        return []
+    listed = [] if report is None else [*report["findings"], *report["possible_findings"]]
+    certain = len(report["findings"]) if report else 0
     return [
         {
             "number": one["number"],
-            "possible": is_possible,
+            "possible": at >= certain,
             "index": [round(float(value), 2) for value in geometry.to_index(one["centre_mm"])],
             "diameter_mm": one["diameter_mm"],
             "probability": one["probability"],
@@ -404,10 +406,6 @@ def _marks(
             if (number := one["number"]) in outlines
             else None,
         }
-        for is_possible, listed in (
-            (False, report["findings"]),
-            (True, report["possible_findings"]),
-        )
-        for one in listed
+        for at, one in enumerate(listed)
         if None not in one["centre_mm"]
     ]

@@ -7,12 +7,10 @@ which of them the outline of a finding covers.
 """
 
 import base64
-import io
 import json
 import os
 import shutil
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
@@ -26,11 +24,12 @@ from edge.access import make_folder, walk
 from edge.atomic_files import remove
 from edge.report.evidence import PlacedOutline, interpolated
 from edge.site import Site
-from edge.status.state import SiteState, StudyRow
+from edge.status.state import SiteState
+from edge.store.studies import Record
 from imaging.errors import StudyError
 from imaging.isolation.reader import IsolatedReader, ReaderFailed, ReadLimits
 from imaging.render import Plane
-from imaging.volume import Geometry, HuArray, Study, triple
+from imaging.volume import Geometry, HuArray, triple
 
 KEPT = 3
 """Studies whose voxels are kept on the disk."""
@@ -102,19 +101,19 @@ class Volumes:
         if self._thread is not None:
             self._thread.join()
 
-    def opening(self, study: StudyRow) -> Opening:
+    def opening(self, study: Record) -> Opening:
         """Return how far a study is."""
         if self._site.source(study) is None:
-            forget_voxels(self._folder, study.key)
+            forget_voxels(self._folder, study.id)
             return Opening("failed", "The images of this study were removed from this machine.")
         with self._lock:
-            if self._reading == study.key:
+            if self._reading == study.id:
                 return Opening("reading")
-            if reason := self._failed.get(study.key):
+            if reason := self._failed.get(study.id):
                 return Opening("failed", reason)
         return Opening("closed" if self.voxels(study) is None else "ready")
 
-    def open(self, study: StudyRow, series: str) -> Opening:
+    def open(self, study: Record, series: str) -> Opening:
         """Begin to read a study, unless it can be looked at already; return how far it is.
 
         ``series`` is that of the report: a UID, or the name of a volume file.
@@ -127,24 +126,24 @@ class Volumes:
                 return Opening("failed", "Another study is being opened. Try again in a moment.")
             if self._site.source(study) is None:
                 return now
-            self._failed.pop(study.key, None)
-            self._reading = study.key
-            begin: Callable[[], None] = lambda: self._read(study, series)  # noqa: E731
-            self._thread = threading.Thread(target=begin, name="viewer", daemon=True)
+            self._failed.pop(study.id, None)
+            self._reading = study.id
+            self._thread = threading.Thread(
+                target=self._read, args=(study, series), name="viewer", daemon=True
+            )
             self._thread.start()
         return Opening("reading")
 
-    def voxels(self, study: StudyRow) -> Voxels | None:
+    def voxels(self, study: Record) -> Voxels | None:
         """Return the voxels of a study that was opened; None if it was not, or changed since."""
-        stamp = study.updated.isoformat()
-        data, about = self._paths(study.key)
+        data, about = self._paths(study.id)
         with self._lock:
-            known = self._mapped.get(study.key)
-        if known is not None and known[0] == stamp and data.exists():
+            known = self._mapped.get(study.id)
+        if known is not None and known[0] == study.updated and data.exists():
             return known[1]
         try:
             told = json.loads(about.read_bytes())
-            if told["updated"] != stamp:
+            if told["updated"] != study.updated:
                 return None
             hu = np.load(data, mmap_mode="r", allow_pickle=False)
             geometry = Geometry(
@@ -156,10 +155,10 @@ class Volumes:
             return None
         with self._lock:
             self._mapped = {k: v for k, v in self._mapped.items() if self._paths(k)[0].exists()}
-            self._mapped[study.key] = stamp, voxels
+            self._mapped[study.id] = study.updated, voxels
         return voxels
 
-    def _read(self, study: StudyRow, series: str) -> None:
+    def _read(self, study: Record, series: str) -> None:
         """Read one study in the thread of its own; whatever happens, the reason can be shown."""
         reason = ""
         try:
@@ -171,29 +170,29 @@ class Volumes:
         except MemoryError:
             reason = "The machine has no memory left for this study now."
         except (ReaderFailed, ValueError):
-            log.exception("study cannot be looked at", study_key=study.key)
+            log.exception("study cannot be looked at", study_key=study.id)
             reason = "A fault of this program. The agent's log has the details."
         self._reader = None
         with self._lock:
             self._reading = None
             if reason:
-                self._failed[study.key] = reason
+                self._failed[study.id] = reason
                 while len(self._failed) > 50:
                     self._failed.pop(next(iter(self._failed)))
         if reason:
-            forget_voxels(self._folder, study.key)
+            forget_voxels(self._folder, study.id)
 
-    def _fill(self, study: StudyRow, series: str) -> None:
+    def _fill(self, study: Record, series: str) -> None:
         source = self._site.source(study)
         if source is None:
             raise FileNotFoundError(2, "they were removed")
         make_folder(self._folder)
-        self._make_room(study.key)
+        self._make_room(study.id)
         needed = FREE_BYTES + _UNPACKED * _bytes(source)
         if (free := shutil.disk_usage(self._folder).free) < needed:
             said = f"too little room on the disk: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB"
             raise OSError(28, f"{said} needed")
-        data, about = self._paths(study.key)
+        data, about = self._paths(study.id)
         part = data.with_suffix(".part")
         remove(part)
         with open(part, "w+b", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
@@ -205,10 +204,14 @@ class Volumes:
                     raise MemoryError("the agent is being stopped")
                 copy = os.fdopen(os.dup(file.fileno()), "r+b", buffering=0)
                 read = reader.read_whole(source, copy, series)  # which closes the copy
+            shape = read.volume.shape
+            about_data: dict[str, Any] = {"descr": "<i2", "fortran_order": False, "shape": shape}
             file.seek(0)
-            file.write(_npy_header(read))
+            np.lib.format.write_array_header_1_0(file, about_data)
+            if file.tell() != HEADER_BYTES:
+                raise ValueError(f"a header of {file.tell()} bytes for {shape}")
         told = {
-            "updated": study.updated.isoformat(),
+            "updated": study.updated,
             "spacing_mm": read.volume.geometry.spacing_mm,
             "origin_mm": read.volume.geometry.origin_mm,
             "direction": read.volume.geometry.direction.tolist(),
@@ -278,16 +281,6 @@ def forget_voxels(viewer: Path, key: str) -> None:
     for suffix in (".json", ".npy", ".part"):
         with suppress(OSError):
             (viewer / f"{key}{suffix}").unlink(missing_ok=True)
-
-
-def _npy_header(study: Study) -> bytes:
-    """Return the header of the file, for the voxels that follow it."""
-    text = io.BytesIO()
-    about: dict[str, Any] = {"descr": "<i2", "fortran_order": False, "shape": study.volume.shape}
-    np.lib.format.write_array_header_1_0(text, about)
-    if len(text.getvalue()) != HEADER_BYTES:
-        raise ValueError(f"a header of {len(text.getvalue())} bytes for {study.volume.shape}")
-    return text.getvalue()
 
 
 def _bytes(source: Path) -> int:

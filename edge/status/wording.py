@@ -26,9 +26,9 @@ def age(seconds: float) -> str:
     return f"{max(seconds, 0.0):.0f} s"
 
 
-def since(moment: datetime) -> str:
+def since(moment: str) -> str:
     """Return how long ago it was."""
-    return age((datetime.now(UTC) - moment).total_seconds())
+    return age((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
 
 
 def moment(value: datetime | str) -> str:

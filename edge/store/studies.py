@@ -408,7 +408,7 @@ class StudyStore:
         row = self.database.execute("SELECT * FROM studies WHERE id = ?", (key,)).fetchone()
         if row is None:
             raise KeyError(f"no study {key} in the database")
-        return _record(row)
+        return record_of(row)
 
     def at(self, *steps: Step) -> list[Record]:
         """Return the studies at these steps, oldest claim first."""
@@ -417,7 +417,7 @@ class StudyStore:
             f"SELECT * FROM studies WHERE step IN ({marks}) ORDER BY rowid",
             [step.value for step in steps],
         )
-        return [_record(row) for row in rows]
+        return [record_of(row) for row in rows]
 
     def _first_free(self, report_names: Iterator[str]) -> str:
         query = "SELECT 1 FROM studies WHERE report_name = ?"
@@ -460,7 +460,8 @@ def all_migrations(schema: Schema) -> tuple[Migration, ...]:
     return (*MIGRATIONS, *schema.migrations)
 
 
-def _record(row: sqlite3.Row) -> Record:
+def record_of(row: sqlite3.Row) -> Record:
+    """Return a row of the table of studies."""
     values = dict(row)
     members = tuple(json.loads(values.pop("members")))
     return Record(**values | {"members": members, "step": Step(values["step"])})

@@ -13,9 +13,10 @@ import pytest
 
 from edge.run import site_of
 from edge.status import volumes as opening
-from edge.status.state import SiteState, StudyRow
+from edge.status.state import SiteState
 from edge.status.volumes import KEPT, Volumes
 from edge.store.steps import Step
+from edge.store.studies import Record
 from imaging.isolation.reader import IsolatedReader
 from tests.edge.status.site import CT, Site
 
@@ -35,13 +36,13 @@ def volumes(site: Site) -> Volumes:
     return Volumes(site_of(site.settings))
 
 
-def row(state: SiteState, key: str) -> StudyRow:
+def row(state: SiteState, key: str) -> Record:
     found = state.study(key)
     assert found is not None
     return found
 
 
-def opened(volumes: Volumes, study: StudyRow, series: str = "") -> str:
+def opened(volumes: Volumes, study: Record, series: str = "") -> str:
     """Open a study and wait; how it ended."""
     volumes.open(study, series)
     volumes.wait()
