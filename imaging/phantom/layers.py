@@ -18,8 +18,7 @@ from imaging.volume import FloatArray, HuArray, Triple, UInt8Array
 
 Plane = npt.NDArray[np.float32]
 
-_AIR_HU = -1000.0
-_FISSURE_HU, _FISSURE_MM = -600.0, 0.4
+AIR_HU = -1000.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +32,8 @@ class Layer:
         shell_mm: thickness of the shell.
         sheet_mm: if not 0, only a sheet of this thickness around the zero of the field is painted.
         opacity: from 0 to 1.
+        within: distance field of what else a voxel must lie in, if there is such.
+        drawn: uint8 coverage ``(z, y, x)`` of the image by what was drawn, if it is not all.
     """
 
     field: Field
@@ -41,30 +42,8 @@ class Layer:
     shell_mm: float = 0.0
     sheet_mm: float = 0.0
     opacity: float = 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class LungLayer:
-    """The inside of the lungs: tissue, fissures, vessels and airways.
-
-    Attributes:
-        field: distance field of the lungs.
-        tissue_hu: lattice field of the density of the parenchyma.
-        fissures: signed distance to the nearest fissure.
-        vessel_space: distance field of the space in which vessels are drawn: all above the
-            diaphragm, so that they also cross the fat of the mediastinum.
-        vessels: uint8 coverage ``(z, y, x)`` of the image by vessels and airway walls.
-        lumens: uint8 coverage by the air in the airways.
-        vessel_hu: density of vessels.
-    """
-
-    field: Field
-    tissue_hu: Field
-    fissures: Field
-    vessel_space: Field
-    vessels: UInt8Array
-    lumens: UInt8Array
-    vessel_hu: float
+    within: Field | None = None
+    drawn: UInt8Array | None = None
 
 
 @dataclass(frozen=True)
@@ -121,24 +100,15 @@ class _Section:
         return np.asarray(np.clip(cover, 0, 1, out=cover) * np.float32(thick_mm / edge))
 
 
-def paint(
-    raster: Raster,
-    under: Sequence[Layer],
-    lungs: LungLayer,
-    over: Sequence[Layer],
-    progress: Callable[[float], None],
-) -> HuArray:
-    """Paint the image without noise, int16 HU ``(z, y, x)``: ``under``, lungs, then ``over``."""
+def paint(raster: Raster, layers: Sequence[Layer], progress: Callable[[float], None]) -> HuArray:
+    """Paint the layers without noise, int16 HU ``(z, y, x)``."""
     hu = np.empty(raster.shape, dtype=np.int16)
     count, rows, columns = raster.shape
 
     def paint_slice(k: int) -> None:
         section = _Section(k, (k + 0.5) / count, (rows, columns), raster.spacing_mm[1])
-        plane = np.full(section.shape, _AIR_HU, dtype=np.float32)
-        for layer in under:
-            _paint_layer(plane, layer, section)
-        _paint_lungs(plane, lungs, section)
-        for layer in over:
+        plane = np.full(section.shape, AIR_HU, dtype=np.float32)
+        for layer in layers:
             _paint_layer(plane, layer, section)
         hu[k] = np.rint(plane, out=plane)
 
@@ -146,11 +116,6 @@ def paint(
         for k, _ in enumerate(pool.map(paint_slice, range(count))):
             progress((k + 1) / count)
     return hu
-
-
-def _blend(plane: Plane, cover: Plane, value: float | Plane) -> None:
-    """Cover a share of each pixel with ``value``, in place."""
-    plane += cover * (value - plane)
 
 
 def _paint_layer(plane: Plane, layer: Layer, section: _Section) -> None:
@@ -162,24 +127,17 @@ def _paint_layer(plane: Plane, layer: Layer, section: _Section) -> None:
     cover = section.sheet(distance, sheet) if sheet else section.inside(distance)
     if layer.opacity != 1:
         cover *= np.float32(layer.opacity)
+    if layer.within is not None:
+        cover *= section.inside(section.sample(layer.within))
+    if layer.drawn is not None:
+        cover *= np.float32(1 / 255)
+        cover *= layer.drawn[section.k]
     hu = section.sample(layer.hu) if isinstance(layer.hu, np.ndarray) else layer.hu
     if layer.shell_hu is not None:
         # inside the shell is what lies deeper than its thickness
         core = section.inside(distance + np.float32(layer.shell_mm))
         hu = np.asarray(layer.shell_hu + core * (hu - layer.shell_hu), dtype=np.float32)
-    _blend(plane, cover, hu)
-
-
-def _paint_lungs(plane: Plane, lungs: LungLayer, section: _Section) -> None:
-    space = section.lattice_plane(lungs.vessel_space)
-    if space.min() > section.voxel_mm:  # the slice lies below the lungs
-        return
-    inside = section.inside(section.sample(lungs.field))
-    _blend(plane, inside, section.sample(lungs.tissue_hu))
-    _blend(plane, inside * section.sheet(section.sample(lungs.fissures), _FISSURE_MM), _FISSURE_HU)
-    shown = section.inside(section.enlarged(space)) * np.float32(1 / 255)
-    _blend(plane, lungs.vessels[section.k] * shown, lungs.vessel_hu)
-    _blend(plane, lungs.lumens[section.k] * shown, _AIR_HU)
+    plane += cover * (hu - plane)
 
 
 def stamp_cones(cover: UInt8Array, raster: Raster, pieces: FloatArray, radii: FloatArray) -> None:

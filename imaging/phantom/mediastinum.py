@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from imaging.phantom.bones import Bones
+from imaging.phantom.body import Bones, Patient
 from imaging.phantom.fields import Field, Lattice, ellipsoid, joined, tube
-from imaging.phantom.patient import Patient
 
 _TRACHEA = ((0.0, 0.0, 150.0), (0.0, 6.0, 70.0), (2.0, 15.0, 15.0), (0.0, 18.0, 0.0))
 _RIGHT_BRONCHUS = ((0.0, 18.0, 0.0), (-18.0, 19.0, -14.0), (-34.0, 19.0, -26.0))

@@ -10,9 +10,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from imaging.phantom.bones import Bones, make_bones
+from imaging.phantom.body import (
+    Bones,
+    Patient,
+    Thorax,
+    draw_patient,
+    make_abdomen,
+    make_bones,
+    make_thorax,
+)
 from imaging.phantom.fields import Field, Lattice, make_lattice, smooth_noise
-from imaging.phantom.layers import Layer, LungLayer, Raster, paint
+from imaging.phantom.layers import AIR_HU, Layer, Raster, paint
 from imaging.phantom.lungs import draw_trees, grow_trees, make_lungs
 from imaging.phantom.mediastinum import Mediastinum, make_mediastinum
 from imaging.phantom.nodules import (
@@ -22,9 +30,7 @@ from imaging.phantom.nodules import (
     label_nodule,
     place_nodules,
 )
-from imaging.phantom.patient import Patient, draw_patient
 from imaging.phantom.scanner import IMITATED, KERNELS, Kernel, Scanner, scan
-from imaging.phantom.thorax import Thorax, make_abdomen, make_thorax
 from imaging.volume import (
     Geometry,
     HuArray,
@@ -44,7 +50,7 @@ TRAINING_SEED = 100_000
 
 _FINE_MM = 1.25
 _CENTRE_MM = (0.0, 12.0, -38.0)
-_AIR_HU, _MUSCLE_HU = -1000.0, 52.0
+_MUSCLE_HU = 52.0
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,6 @@ class PhantomSpec:
         diameter_mm: range of their diameters.
         kernel: sharpness of edges and grain of the noise: soft, standard or sharp.
         dose_noise_hu: standard deviation of the noise in the chest.
-        slice_thickness_mm: thickness of the slices; None means the spacing.
     """
 
     seed: int
@@ -69,7 +74,6 @@ class PhantomSpec:
     diameter_mm: tuple[float, float] = (4.0, 30.0)
     kernel: Kernel = "soft"
     dose_noise_hu: float = 18.0
-    slice_thickness_mm: float | None = None
 
     def __post_init__(self) -> None:
         if min(self.spacing_mm) <= 0:
@@ -84,8 +88,6 @@ class PhantomSpec:
             raise ValueError(f"kernel={self.kernel!r} must be one of {KERNELS}")
         if self.dose_noise_hu < 0:
             raise ValueError(f"dose_noise_hu={self.dose_noise_hu} must not be negative")
-        if self.slice_thickness_mm is not None and self.slice_thickness_mm <= 0:
-            raise ValueError(f"slice_thickness_mm={self.slice_thickness_mm} must be positive")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -138,19 +140,19 @@ def make_phantom(spec: PhantomSpec, progress: Progress | None = None) -> Phantom
     report(0.15, "vessels and airways")
     trees = grow_trees(lattice, lungs, rngs[2])
     vessels, lumens = draw_trees(trees, fine)
+    above_diaphragm = np.maximum(thorax.cavity, -thorax.diaphragm)
     hu = paint(
         fine,
-        _tissues(lattice, patient, thorax, bones, mediastinum, abdomen, grain),
-        LungLayer(
-            field=lungs.lungs,
-            tissue_hu=lungs.tissue_hu,
-            fissures=lungs.fissures,
-            vessel_space=np.maximum(thorax.cavity, -thorax.diaphragm),
-            vessels=vessels,
-            lumens=lumens,
-            vessel_hu=patient.blood_hu,
-        ),
-        [Layer(mediastinum.airway - 1.6, 20.0, opacity=0.9), Layer(mediastinum.airway, _AIR_HU)],
+        [
+            *_tissues(lattice, patient, thorax, bones, mediastinum, abdomen, grain),
+            Layer(lungs.lungs, lungs.tissue_hu),
+            Layer(lungs.fissures, -600.0, sheet_mm=0.4, within=lungs.lungs),
+            # vessels also cross the fat of the mediastinum
+            Layer(above_diaphragm, patient.blood_hu, drawn=vessels),
+            Layer(above_diaphragm, AIR_HU, drawn=lumens),
+            Layer(mediastinum.airway - 1.6, 20.0, opacity=0.9),
+            Layer(mediastinum.airway, AIR_HU),
+        ],
         lambda share: report(0.3 + 0.3 * share, "tissues"),
     )
     report(0.6, "nodules")
@@ -158,37 +160,15 @@ def make_phantom(spec: PhantomSpec, progress: Progress | None = None) -> Phantom
     nodules = place_nodules(site, spec.nodule_count, spec.diameter_mm, rngs[3])
     for nodule in nodules:
         draw_nodule(hu, fine, site, nodule, rngs[3])
-    thickness = spec.slice_thickness_mm or spec.spacing_mm[0]
     scanned = scan(
         hu,
         fine.spacing_mm[0],
         spec.shape[0],
-        Scanner(spec.spacing_mm, thickness, spec.kernel, spec.dose_noise_hu),
+        Scanner(spec.spacing_mm, spec.kernel, spec.dose_noise_hu),
         seeds[5],
         lambda share: report(0.65 + 0.35 * share, "scan"),
     )
     return _result(spec, scanned, nodules, site, raster, rngs[4])
-
-
-def varied_spec(seed: int) -> PhantomSpec:
-    """Draw the scan protocol from the seed too, for training.
-
-    Slices of 0.75 to 2.5 mm, every kernel, doses from screening to diagnostic.
-    """
-    rng = np.random.default_rng([seed, 1])
-    pixel = float(np.round(rng.uniform(0.62, 0.86), 3))
-    kernel = KERNELS[int(rng.integers(len(KERNELS)))]
-    noise = {"soft": (8, 25), "standard": (12, 35), "sharp": (25, 70)}[kernel]
-    slice_mm = float(rng.choice([0.75, 1.0, 1.25, 1.5, 2.0, 2.5]))
-    return PhantomSpec(
-        seed=seed,
-        spacing_mm=(slice_mm, pixel, pixel),
-        size_mm=(300.0, 360.0, 360.0),
-        nodule_count=int(rng.integers(3, 9)),
-        kernel=kernel,
-        dose_noise_hu=float(rng.uniform(*noise)),
-        slice_thickness_mm=float(np.round(slice_mm * rng.uniform(1.0, 1.25), 2)),
-    )
 
 
 def phantom_header(spec: PhantomSpec) -> StudyHeader:

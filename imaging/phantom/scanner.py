@@ -43,7 +43,6 @@ class Scanner:
     """The scan protocol: ``spacing_mm`` ``(z, y, x)`` of the result, noise in HU."""
 
     spacing_mm: tuple[float, float, float]
-    slice_thickness_mm: float
     kernel: Kernel
     noise_hu: float
 
@@ -82,7 +81,7 @@ def scan(
 
 def _thick(anatomy: HuArray, fine_mm: float, centre_mm: float, scanner: Scanner) -> Plane:
     """Average over the thickness of the slice; thin slices at its faces count in part."""
-    half = max(scanner.slice_thickness_mm, fine_mm) / 2
+    half = max(scanner.spacing_mm[0], fine_mm) / 2
     low, high = (centre_mm - half) / fine_mm, (centre_mm + half) / fine_mm
     index = np.arange(int(np.floor(low)), int(np.ceil(high)))
     weight = np.minimum(index + 1, high) - np.maximum(index, low)

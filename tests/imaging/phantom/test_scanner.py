@@ -8,10 +8,11 @@ WATER = np.zeros((6, 96, 96), dtype=np.int16)
 
 
 def _scan(
-    anatomy: HuArray, kernel: Kernel = "soft", thick: float = 1.0, noise: float = 0.0
+    anatomy: HuArray, kernel: Kernel = "soft", slice_mm: float = 1.0, noise: float = 0.0
 ) -> HuArray:
-    scanner = Scanner((1.0, 0.7, 0.7), thick, kernel, noise)
-    return scan(anatomy, 1.0, len(anatomy), scanner, np.random.SeedSequence(3), lambda _: None)
+    """Scan slices of 1 mm."""
+    scanner, slices = Scanner((slice_mm, 0.7, 0.7), kernel, noise), int(len(anatomy) / slice_mm)
+    return scan(anatomy, 1.0, slices, scanner, np.random.SeedSequence(3), lambda _: None)
 
 
 def _likeness(noise: HuArray) -> float:
@@ -31,11 +32,12 @@ def test_sharp_kernel_keeps_an_edge_steeper() -> None:
     assert sharp > 1.3 * soft
 
 
-@pytest.mark.parametrize(("thick", "expected"), [(1.0, 900.0), (3.0, 300.0), (2.0, 450.0)])
-def test_slice_thickness_spreads_a_thin_plane(thick: float, expected: float) -> None:
+@pytest.mark.parametrize(("slice_mm", "expected"), [(1.0, 900.0), (3.0, 300.0), (2.0, 450.0)])
+def test_slice_thickness_spreads_a_thin_plane(slice_mm: float, expected: float) -> None:
     plane = np.zeros((9, 32, 32), dtype=np.int16)
     plane[4] = 900
-    assert _scan(plane, thick=thick)[4].mean() == pytest.approx(expected, abs=1)
+    result = _scan(plane, slice_mm=slice_mm)
+    assert result[int(4 / slice_mm)].mean() == pytest.approx(expected, abs=1)
 
 
 def test_noise_of_neighbouring_slices_is_independent() -> None:
