@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from imaging.coverage import Coverage, coverage_of
 from imaging.errors import IrregularGeometry
-from imaging.lung_tissue import at_lung, opaque_share, smaller_share
-from imaging.lungs import Lungs, find_lungs
+from imaging.lungs import Lungs, at_lung, find_lungs, opaque_share, smaller_share
 from imaging.plausibility import implausible
 from imaging.volume import WINDOW_HU, Geometry, HuArray, UInt8Array, Volume, to_patient_axes, triple
 

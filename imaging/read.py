@@ -1,6 +1,6 @@
 """Read one study from disk: a DICOM folder, a DICOM file or a volume file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,13 +28,7 @@ SIDECARS = ("clinical.json",)
 """Files that the caller reads: they lie beside the images, and are none of them."""
 
 
-def read_study(
-    path: Path,
-    series: str = "",
-    select: SelectSeries | None = None,
-    *,
-    progress: Callable[[float], None] | None = None,
-) -> Study:
+def read_study(path: Path, series: str = "", select: SelectSeries | None = None) -> Study:
     """Read the study at ``path``: HU, with axes to the patient's left, back and head.
 
     Only regular files are opened, and no link is followed: neither ``path`` nor inside a folder.
@@ -45,38 +39,25 @@ def read_study(
         series: UID, number or description of the DICOM series to read, or the name of the volume
             file; ``*`` and ``?`` stand for any letters and any letter. Empty: the pixels decide.
         select: says which series may be read, and which come first; what it raises is raised.
-        progress: called in the caller's thread with the share done, from 0 to 1.
 
     Raises:
         StudyError: the study cannot be read; the message names the file and says what to do.
     """
-    report = progress or (lambda _share: None)
-    report(0.0)
-    study = _read(path, series, select, report)
-    report(1.0)
-    return study
-
-
-def _read(
-    path: Path, series: str, select: SelectSeries | None, progress: Callable[[float], None]
-) -> Study:
     if path.is_symlink():
         raise UnreadableFile("is a link: give the file or folder itself", path)
     if path.is_dir():
-        return _read_directory(path, series, select, progress)
+        return _read_directory(path, series, select)
     if not path.is_file():
         raise UnreadableFile("does not exist or is not a file: check the path", path)
     if path.name.upper() == "DICOMDIR":
-        return _read_directory(path.parent, series, select, progress)
+        return _read_directory(path.parent, series, select)
     if is_unfinished(path):
         raise UnreadableFile(lost_image(path, b""), path)
     if format_of(path):
         return _read_volume([path], series, select, path)
     if is_dicom(head := read_head(path)):
         files, _others = find_dicom(path.parent)
-        return read_series(
-            path.parent, files, only=path, request=series, select=select, progress=progress
-        )
+        return read_series(path.parent, files, only=path, request=series, select=select)
     if path.name.lower().endswith(ARCHIVES):
         raise UnreadableFile("is an archive: unpack it, and give the folder of the study", path)
     if not head or path.suffix.lower() in DICOM_SUFFIXES:
@@ -86,14 +67,14 @@ def _read(
     raise UnreadableFile(reason, path)
 
 
-def _read_directory(
-    folder: Path, series: str, select: SelectSeries | None, progress: Callable[[float], None]
-) -> Study:
+def _read_directory(folder: Path, series: str, select: SelectSeries | None) -> Study:
     """Read the DICOM files of a folder, or its volume file where there are none."""
     files, others = find_dicom(folder)
     if files:
-        study = read_series(folder, files, request=series, select=select, progress=progress)
-        return replace(study, other_series=study.other_series + _ignored(others))
+        study = read_series(folder, files, request=series, select=select)
+        ignored = [file for file in others if file.name not in SIDECARS]
+        told = (f"not DICOM, ignored: {names_of(ignored)}",) if ignored else ()
+        return replace(study, other_series=study.other_series + told)
     volumes = [file for file in others if format_of(file)]
     if volumes:
         return _read_volume(volumes, series, select, folder)
@@ -121,20 +102,10 @@ def _read_volume(
         raise UnreadableFile(f"{reason}: give one of them", source)
     study = read_file(meant[0])
     if select is not None:
-        (answer,) = select((_summary(study, meant[0]),))
+        # a volume file has no header of a series
+        header = replace(study.header, series_description=meant[0].name)
+        images = study.volume.shape[0]
+        (answer,) = select((SeriesSummary(header, meant[0].parent, images=images),))
         study = replace(study, rule=answer.rule)
     others = tuple(f"{file.name}: not requested" for file in files if file != meant[0])
     return replace(study, other_series=study.other_series + others)
-
-
-def _summary(study: Study, file: Path) -> SeriesSummary:
-    """Return what is known of a volume file, which has no header of a series."""
-    header = replace(study.header, series_description=file.name)
-    return SeriesSummary(header, file.parent, images=study.volume.shape[0])
-
-
-def _ignored(others: Sequence[Path]) -> tuple[str, ...]:
-    others = [file for file in others if file.name not in SIDECARS]
-    if not others:
-        return ()
-    return (f"not DICOM, ignored: {names_of(others)}",)

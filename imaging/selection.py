@@ -5,7 +5,7 @@ is its own: this package knows only its answers.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from imaging.volume import StudyHeader
@@ -50,13 +50,6 @@ class Preference:
     rule: str
     rank: int = 0
     ignored: bool = False
-
-
-@dataclass(frozen=True)
-class Summaries:
-    """The series of one study, as they are sent from one process to another."""
-
-    series: tuple[SeriesSummary, ...] = field(default=())
 
 
 SelectSeries = Callable[[tuple[SeriesSummary, ...]], tuple[Preference, ...]]

@@ -5,7 +5,6 @@ A file that is no DICOM image tells nothing here; reading the study refuses it i
 """
 
 import os
-import stat
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pydicom.tag import BaseTag, Tag
 
 from imaging.dicom.header import ANNOUNCED, is_bare, load
 from imaging.errors import is_machine_fault
+from imaging.files import open_plain
 
 _HEAD_BYTES = 1 << 16
 """Identifiers and counts of images lie before it: private groups of scanners take 10 kB at most."""
@@ -84,20 +84,14 @@ def head_of(file: Path, keywords: tuple[str, ...]) -> Dataset:
     Raises:
         Exception: it cannot be opened, or is no DICOM file; pydicom promises no set of exceptions.
     """
-    head = _head(file)
+    with open_plain(file) as stream:
+        head = stream.read(_HEAD_BYTES)
 
     def after(tag: BaseTag, _vr: str | None, _length: int) -> bool:
         return int(tag) > _LAST_TAG
 
     tags: list[BaseTag | int] = [Tag(name) for name in keywords]
     return read_partial(BytesIO(head), after, force=is_bare(head), specific_tags=tags)
-
-
-def _head(file: Path) -> bytes:
-    # no link is followed, and a pipe does not make the agent wait
-    handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(handle, "rb") as stream:
-        return stream.read(_HEAD_BYTES) if stat.S_ISREG(os.fstat(handle).st_mode) else b""
 
 
 def _count(data: Dataset, keyword: str) -> int:
@@ -116,7 +110,7 @@ def listed_images(folder: Path, series_uid: str) -> int:
     try:
         if not file.is_file() or file.stat().st_size > _MAX_DIRECTORY_BYTES:
             return 0
-        records = load(file, ("DirectoryRecordSequence",), bare=False, pixels=False)
+        records = load(file, ("DirectoryRecordSequence",))
         return _chained(list(records.DirectoryRecordSequence), series_uid)
     # pydicom promises no set of exceptions for damaged files
     except Exception as error:

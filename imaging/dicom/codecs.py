@@ -108,17 +108,12 @@ def _jpeg2000_size(frame: bytes) -> tuple[int, int, int, int]:
     if len(frame) < 42:
         raise ValueError("the JPEG 2000 header is truncated")
     right, bottom, left, top = (int.from_bytes(frame[i : i + 4], "big") for i in range(8, 24, 4))
-    end = _end_of_jpeg2000(frame)
-    return bottom - top, right - left, int.from_bytes(frame[40:42], "big"), end
-
-
-def _end_of_jpeg2000(frame: bytes) -> int:
-    """Find the end marker: from segment to segment, and over the data of each tile-part."""
-    at = len(_START)
+    components, at = int.from_bytes(frame[40:42], "big"), len(_START)
+    # the end marker: from segment to segment, and over the data of each tile-part
     while at < len(frame) - 1:
         marker, length = frame[at : at + 2], int.from_bytes(frame[at + 2 : at + 4], "big")
         if marker == _END:
-            return at + len(_END)
+            return bottom - top, right - left, components, at + len(_END)
         if marker == _DATA_JPEG2000:
             after = _NEXT_MARKER_JPEG2000.search(frame, at)
             at = after.start() if after else len(frame)
@@ -194,9 +189,9 @@ def _huffman_tables(segment: bytes) -> set[int]:
 
 def _check_scan(scan: bytes, header: bytes, tables: set[int]) -> None:
     """Require the frame's one component, with a table, a predictor and a shift."""
-    if len(scan) != 6 or scan[0] != 1 or scan[1] != header[6] or scan[2] >> 4 not in tables:
-        raise ValueError(f"the JPEG scan header is damaged ({scan.hex()})")
-    if not 1 <= scan[3] <= 7 or scan[4] != 0 or scan[5] >= header[0]:
+    is_of_frame = len(scan) == 6 and scan[0] == 1 and scan[1] == header[6]
+    sound = is_of_frame and scan[2] >> 4 in tables and 1 <= scan[3] <= 7 and scan[4] == 0
+    if not sound or scan[5] >= header[0]:
         raise ValueError(f"the JPEG scan header is damaged ({scan.hex()})")
 
 

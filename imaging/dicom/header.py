@@ -27,31 +27,6 @@ ANNOUNCED = (
 )
 """Where a header may announce a number of images, the most exact one first."""
 FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-HEADER_KEYWORDS = (
-    *(
-        "SOPClassUID",
-        "SOPInstanceUID",
-        "Modality",
-        "ImageType",
-        "SeriesInstanceUID",
-        "SeriesNumber",
-        "InstanceNumber",
-        "FrameOfReferenceUID",
-    ),
-    *("PatientID", "PatientName", "PatientSex", "PatientAge", "AccessionNumber"),
-    *("StudyInstanceUID", "StudyDate", "StudyDescription", "SeriesDescription"),
-    *("PatientBirthDate", "ContrastBolusAgent"),
-    *("Manufacturer", "ConvolutionKernel", "BodyPartExamined", "ProtocolName"),
-    *("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation"),
-    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
-    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
-    *("RescaleSlope", "RescaleIntercept", "RescaleType"),
-    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
-    *("AcquisitionNumber", *ANNOUNCED),
-    "SliceThickness",
-    *FUNCTIONAL_GROUPS,
-)
-"""The attributes on which reading depends."""
 SOURCE_KEYWORDS = (
     *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex"),
     *("PatientAge", "PatientSize", "PatientWeight"),
@@ -70,8 +45,13 @@ SOURCE_KEYWORDS = (
     *("LossyImageCompressionRatio", "LossyImageCompressionMethod"),
 )
 """The attributes that are kept for the DICOM objects of a report."""
-_READ_KEYWORDS = tuple(dict.fromkeys((*HEADER_KEYWORDS, *SOURCE_KEYWORDS)))
-"""All others are skipped unparsed."""
+HEADER_KEYWORDS = (
+    *SOURCE_KEYWORDS,
+    *("ContrastBolusAgent", "ConvolutionKernel", "ProtocolName", "AcquisitionNumber", *ANNOUNCED),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("RescaleSlope", "RescaleIntercept", "RescaleType", *FUNCTIONAL_GROUPS),
+)
+"""What is read of a header: that, and what reading depends on. All else is skipped unparsed."""
 MAX_FILES = 20_000
 """More files than any one examination has: a wrong folder rather than a study."""
 MAX_INFLATED = 512 << 20
@@ -81,6 +61,8 @@ UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".tmp")
 DICOM_SUFFIXES = {".dcm", ".dicom", ".dic", ".ima"}
 _PIXEL_DATA = Tag("PixelData")
 _MAGIC = slice(128, 132)
+_HEAD_BYTES = 512
+"""Enough to know the format of a file."""
 _SMALL = 1 << 16
 _OTHER_FORMATS = (
     *(b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe"),  # programs and libraries
@@ -163,13 +145,13 @@ class Instance:
             raise UnreadableFile(reason, self.file) from None
 
 
-def read_instance(file: Path, *, bare: bool = False) -> Instance:
-    """Read the header of one DICOM file; ``bare`` for a data set without preamble.
+def read_instance(file: Path) -> Instance:
+    """Read the header of one DICOM file.
 
     Raises:
         UnreadableFile: the header is damaged or cut off.
     """
-    data = load(file, _READ_KEYWORDS, bare=bare, pixels=False)
+    data = load(file, HEADER_KEYWORDS)
     if not len(data):
         raise UnreadableFile("holds no DICOM attributes: send the file again", file)
     try:
@@ -179,7 +161,7 @@ def read_instance(file: Path, *, bare: bool = False) -> Instance:
     return Instance(file, data, transfer_syntax)
 
 
-def load(file: Path, keywords: tuple[str, ...], *, bare: bool, pixels: bool) -> Dataset:
+def load(file: Path, keywords: tuple[str, ...], *, pixels: bool = False) -> Dataset:
     """Read the named attributes of a file with pydicom.
 
     Raises:
@@ -193,7 +175,9 @@ def load(file: Path, keywords: tuple[str, ...], *, bare: bool, pixels: bool) -> 
     tags: list[BaseTag | int] = [Tag(keyword) for keyword in keywords]
     try:
         with _Bounded(open_plain(file)) as stream:
-            return read_partial(stream, is_past, force=bare, specific_tags=tags)
+            is_without_preamble = is_bare(stream.read(_HEAD_BYTES))
+            stream.seek(0)
+            return read_partial(stream, is_past, force=is_without_preamble, specific_tags=tags)
     # pydicom promises no set of exceptions for damaged files.
     except Exception as error:
         if isinstance(error, UnreadableFile) or is_machine_fault(error):
@@ -313,13 +297,13 @@ def is_bare(head: bytes) -> bool:
 
 
 def read_head(file: Path) -> bytes:
-    """Read the first bytes of a file, enough to know its format.
+    """Read the first bytes of a file.
 
     Raises:
         UnreadableFile: the file cannot be opened, or is no regular file.
     """
     with open_plain(file) as stream:
-        return stream.read(512)
+        return stream.read(_HEAD_BYTES)
 
 
 def _files(folder: Path) -> Iterator[Path]:

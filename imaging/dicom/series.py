@@ -205,20 +205,9 @@ def choose(
 ) -> Choice:
     """Choose the CT series that shows the lungs best, of those that make a volume.
 
-    Series are passed over step by step, until one is left:
-
-    1. no lung in its pixels;
-    2. a later rule of the caller;
-    3. less than three quarters of the height of the lungs that another shows;
-    4. an older examination;
-    5. less lung: under 90 % of the height or of the volume that another shows;
-    6. reformatted, where there is an original;
-    7. thicker slices;
-    8. a sharp kernel: most scans of the calibration had a soft or standard one;
-    9. a name that does not say chest, or says another part of the body;
-    10. fewer slices, or a higher number.
-
-    ``extent_of`` looks into the pixels of a stack. It is called only if there are several.
+    Series are passed over step by step, until one is left: what they show comes first, then their
+    age, then how they were made, and their names last (`_ranked`). ``extent_of`` looks into the
+    pixels of a stack. It is called only if there are several.
 
     Raises:
         StudyError: no series makes a volume; the error is that of the largest.
@@ -259,7 +248,10 @@ def choose(
 def _ranked(
     stacks: dict[Series, Stack], extents: dict[Series, LungExtent]
 ) -> tuple[Series, dict[Series, str]]:
-    """Return the best series, and for each other what it shows and why it was passed over."""
+    """Return the best series, and for each other what it shows and why it was passed over.
+
+    Each step leaves some of those that the step before has left.
+    """
     left, reasons = list(stacks), dict[Series, str]()
 
     def drop(reason: str, kept: Callable[[Series], bool]) -> None:
@@ -284,8 +276,10 @@ def _ranked(
             "it shows {best}",
             lambda s: extents[s].height_mm >= whole_mm and extents[s].volume_l >= whole_l,
         )
-        drop_worse("it is an original", _is_reformatted)
+        kinds = {s: _words(s.first.text("ImageType")) for s in left}
+        drop_worse("it is an original", lambda s: bool(_REFORMATTED & kinds[s]))
         drop_worse("its slices are thinner", lambda s: round(_thickness_mm(stacks[s]), 2))
+        # most scans of the calibration had a soft or standard kernel
         drop_worse("its kernel is softer", _is_sharp)
         drop_worse("its name fits a chest better", _name_rank)
         drop_worse("it is longer", lambda s: -len(stacks[s].slices))
@@ -354,10 +348,6 @@ def _require_one_source(one: Series) -> None:
 
 def _age(one: Series) -> float:
     return -int(date) if (date := one.first.text("StudyDate")).isdecimal() else 0
-
-
-def _is_reformatted(one: Series) -> bool:
-    return bool(_REFORMATTED & _words(one.first.text("ImageType")))
 
 
 def _words(text: str) -> set[str]:

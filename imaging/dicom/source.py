@@ -39,7 +39,8 @@ def source_headers(images: Sequence[Instance]) -> bytes:
         shared = _to_json(first, _TAGS)
         for keyword in FUNCTIONAL_GROUPS:
             if keyword in first:
-                shared |= _groups_to_json(first, keyword)
+                items = [_macros(item) for item in first[keyword].value]
+                shared[Tag(keyword).json_key] = {"vr": "SQ", "Value": items}
         own = [_to_json(image.data, _differing(image.data, first)) for image in images]
     values = {"format": FORMAT, "shared": shared, "images": own}
     text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
@@ -103,24 +104,17 @@ def _to_json(data: Dataset, tags: Iterable[BaseTag]) -> dict[str, Any]:
             if is_machine_fault(error):
                 raise
             continue
-        values[f"{tag.group:04X}{tag.element:04X}"] = converted
+        values[tag.json_key] = converted
     return values
 
 
-def _groups_to_json(data: Dataset, keyword: str) -> dict[str, Any]:
-    """Return a functional groups sequence, with the geometry of the frames alone."""
-    tag = Tag(keyword)
-    items = [_macros(item) for item in data[tag].value]
-    return {f"{tag.group:04X}{tag.element:04X}": {"vr": "SQ", "Value": items}}
-
-
 def _macros(group: Dataset) -> dict[str, Any]:
+    """Return of a functional group the geometry of its frames alone."""
     values: dict[str, Any] = {}
     for keyword in _MACROS:
         if items := group.get(keyword):
-            tag = Tag(keyword)
             inner = _to_json(items[0], [element.tag for element in items[0]])
-            values[f"{tag.group:04X}{tag.element:04X}"] = {"vr": "SQ", "Value": [inner]}
+            values[Tag(keyword).json_key] = {"vr": "SQ", "Value": [inner]}
     return values
 
 

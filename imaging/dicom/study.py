@@ -4,7 +4,7 @@ import hashlib
 import os
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
@@ -29,16 +29,7 @@ from imaging.continuity import require_continuous
 from imaging.coverage import coverage_of
 from imaging.dicom import codecs
 from imaging.dicom.arrival import head_of, listed_images
-from imaging.dicom.header import (
-    ANNOUNCED,
-    HEADER_KEYWORDS,
-    Instance,
-    is_bare,
-    load,
-    names_of,
-    read_head,
-    read_instance,
-)
+from imaging.dicom.header import ANNOUNCED, HEADER_KEYWORDS, Instance, load, names_of, read_instance
 from imaging.dicom.layout import Layout, require_hu, write_hu
 from imaging.dicom.series import (
     NOT_REQUESTED,
@@ -71,7 +62,6 @@ from imaging.volume import (
 )
 
 StoredArray = npt.NDArray[Any]
-Progress = Callable[[float], None]
 
 _NATIVE = {
     "",  # a data set without preamble does not state its syntax: it is native
@@ -82,7 +72,6 @@ _NATIVE = {
 }
 TRANSFER_SYNTAXES = frozenset(map(UID, (_NATIVE - {""}) | codecs.SYNTAXES))
 """What can be decoded."""
-_HEADERS_SHARE = 0.2  # of the time, and so of the progress
 _RANKING_STEP_MM = 8.0
 """At this distance the volume of the lungs in 15 whole scans comes out within 2 %."""
 
@@ -94,7 +83,6 @@ def read_series(
     only: Path | None = None,
     request: str = "",
     select: SelectSeries | None = None,
-    progress: Progress,
 ) -> Study:
     """Read the study of a folder's DICOM files.
 
@@ -109,7 +97,8 @@ def read_series(
     # with the file's name.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pydicom")
-        images = _read_headers(files, progress)
+        found = map(read_instance, files)
+        images = [i for i in found if i.text("SOPClassUID") != MediaStorageDirectoryStorage]
         if not images:
             reason = "no images, only a DICOM directory: give the folder of the images"
             raise UnreadableFile(reason, folder)
@@ -121,7 +110,7 @@ def read_series(
             if request:
                 series = only_requested(series, request, folder)
             series = [part for one in series for part in by_acquisition(one, folder)]
-            choice, volume = _read_chest(series, folder, progress)
+            choice, volume = _read_chest(series, folder)
         except StudyError as error:
             error.headers = partial(source_headers_of_one, images)
             raise
@@ -131,11 +120,7 @@ def read_series(
             folder,
             _header(choice.series),
             choice.others + ignored,
-            (
-                *_missing_images(images, choice.series, folder),
-                *_of_kernels(choice.series),
-                *_other_body_part(choice.series),
-            ),
+            tuple(_limitations(images, choice.series, folder)),
             images=_images(choice.stack, volume),
             frame_of_reference_uid=choice.series.first.text("FrameOfReferenceUID"),
             rule=choice.series.rule,
@@ -143,22 +128,11 @@ def read_series(
         )
 
 
-def summaries_of(files: Sequence[Path]) -> tuple[SeriesSummary, ...]:
-    """Return what the headers of DICOM files say of their series; no pixel is decoded.
-
-    Raises:
-        StudyError: a file is damaged, or a series mixes CT with another modality.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pydicom")
-        return tuple(map(summary_of, group(_read_headers(files, lambda _share: None))))
-
-
 def peek(file: Path) -> SeriesSummary | None:
     """Return what the first bytes of a file say of its series; None if it is no DICOM image.
 
-    It costs little time and memory whatever the file holds, and may know less than `summaries_of`:
-    Enhanced CT states the thickness of its slices further back.
+    It costs little time and memory whatever the file holds. Enhanced CT states the thickness of its
+    slices further back.
     """
     try:
         with warnings.catch_warnings():
@@ -207,14 +181,6 @@ def _in_order(choice: Choice) -> list[Instance]:
     return sorted(choice.series.images, key=lambda image: place.get(image.file, len(place)))
 
 
-def _read_headers(files: Sequence[Path], progress: Progress) -> list[Instance]:
-    images = []
-    for count, file in enumerate(files, start=1):
-        images.append(read_instance(file, bare=is_bare(read_head(file))))
-        progress(_HEADERS_SHARE * count / len(files))
-    return [i for i in images if i.text("SOPClassUID") != MediaStorageDirectoryStorage]
-
-
 def _without_copies(
     images: Sequence[Instance], only: Path | None
 ) -> tuple[list[Instance], list[Path]]:
@@ -245,14 +211,12 @@ def _requested(series: Sequence[Series], only: Path | None) -> list[Series]:
     ]
 
 
-def _read_chest(
-    series: Sequence[Series], folder: Path, progress: Progress
-) -> tuple[Choice, Volume]:
+def _read_chest(series: Sequence[Series], folder: Path) -> tuple[Choice, Volume]:
     """Read the best series; a damaged one gives way to another, as an incomplete one does."""
     while True:
         choice = choose(series, folder, _lung_extent)
         try:
-            return choice, _read_volume(choice, progress)
+            return choice, _read_volume(choice)
         except StudyError as error:
             if not choice.alternatives:
                 raise
@@ -266,7 +230,7 @@ def _lung_extent(stack: Stack) -> LungExtent:
     _, y, x = stack.geometry.spacing_mm
     geometry = replace(stack.geometry, spacing_mm=(step * stack.spacing_mm, y, x))
     few = Stack(stack.slices[::step], geometry)
-    hu, geometry = to_patient_axes(_checked(few, lambda _share: None), geometry)
+    hu, geometry = to_patient_axes(_checked(few), geometry)
     try:
         lungs = find_lungs(hu, geometry.spacing_mm, "")
     except NoLung:
@@ -277,8 +241,8 @@ def _lung_extent(stack: Stack) -> LungExtent:
     return LungExtent(int(lungs.air.sum()) * cell_l, min(height_mm, stack.extent_mm))
 
 
-def _read_volume(choice: Choice, progress: Progress) -> Volume:
-    hu, geometry = to_patient_axes(_checked(choice.stack, progress), choice.stack.geometry)
+def _read_volume(choice: Choice) -> Volume:
+    hu, geometry = to_patient_axes(_checked(choice.stack), choice.stack.geometry)
     slices = choice.stack.slices
     require_hu(hu, slices[0].file)
     if len(slices) == len(hu):  # the axes were not exchanged
@@ -288,13 +252,13 @@ def _read_volume(choice: Choice, progress: Progress) -> Volume:
     return Volume(hu, geometry, choice.series.uid, description)
 
 
-def _checked(stack: Stack, progress: Progress) -> HuArray:
+def _checked(stack: Stack) -> HuArray:
     """Decode the HU of every slice; damage that a library reports is an error."""
     if stack.slices[0].transfer_syntax in _NATIVE:
-        return _decode(stack, progress)
+        return _decode(stack)
     try:
         with c_stderr.captured():
-            return _decode(stack, progress)
+            return _decode(stack)
     except c_stderr.ReportedDamage as damage:
         reason = f"pixel data: {damage}: send the file again"
         raise UnreadableFile(reason, _damaged_file(stack)) from None
@@ -311,7 +275,7 @@ def _damaged_file(stack: Stack) -> Path:
     return stack.slices[0].file.parent
 
 
-def _decode(stack: Stack, progress: Progress) -> HuArray:
+def _decode(stack: Stack) -> HuArray:
     """Decode the HU of every slice, ``(z, y, x)``; files are decoded in parallel."""
     slices, layout = stack.slices, stack.slices[0].layout
     hu = np.empty((len(slices), layout.rows, layout.columns), np.int16)
@@ -328,9 +292,8 @@ def _decode(stack: Stack, progress: Progress) -> HuArray:
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         try:
             tasks = [pool.submit(decode_file, *one) for one in slices_of.items()]
-            for count, task in enumerate(tasks, start=1):
+            for task in tasks:
                 task.result()
-                progress(_HEADERS_SHARE + (1 - _HEADERS_SHARE) * (count / len(tasks)))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -350,7 +313,7 @@ def stored_frames(
         name = UID(transfer_syntax).name[:80]
         reason = f"transfer syntax {name} ({transfer_syntax[:64]}) is not supported"
         raise UnreadableFile(f"{reason}: send the file uncompressed", file)
-    data = load(file, ("PixelData", "NumberOfFrames"), bare=is_bare(read_head(file)), pixels=True)
+    data = load(file, ("PixelData", "NumberOfFrames"), pixels=True)
     try:
         content = data.get("PixelData")
         if not isinstance(content, bytes) or not content:
@@ -391,9 +354,22 @@ def _images(stack: Stack, volume: Volume) -> tuple[ImageRef, ...]:
     return tuple(one.image for one in stack.slices) if same else ()
 
 
-def _missing_images(
-    images: Sequence[Instance], series: Series, folder: Path
-) -> tuple[Limitation, ...]:
+def _limitations(images: Sequence[Instance], series: Series, folder: Path) -> Iterator[Limitation]:
+    """Yield what the headers show: images that are missing, mixed kernels, another body part."""
+    if text := _missing_images(images, series, folder):
+        yield Limitation(LimitationKind.COVERAGE, text)
+    kernels = {image.text("ConvolutionKernel"): image.file.name for image in series.images}
+    kernels.pop("", None)  # some scanners leave it empty in single images
+    if len(kernels) > 1:
+        found = " and ".join(f"{kernel} ({file})" for kernel, file in kernels.items())
+        text = f"The reconstruction kernel changes within the series: {found}."
+        yield Limitation(LimitationKind.ACQUISITION, text)
+    if other := other_body_part(series):
+        text = f"{other}; the models know the chest only."
+        yield Limitation(LimitationKind.ACQUISITION, text)
+
+
+def _missing_images(images: Sequence[Instance], series: Series, folder: Path) -> str:
     """Say if fewer images arrived than a DICOMDIR or the headers of the series announce."""
     # the images that each kind of number counts: of the series, its acquisitions, the study
     acquisitions = {image.text("AcquisitionNumber") for image in series.images}
@@ -403,8 +379,7 @@ def _missing_images(
         list(images),
     )
     if (listed := listed_images(folder, series.uid)) > len(counted[0]):
-        text = f"Only {len(counted[0])} of {listed} images that the DICOMDIR lists arrived."
-        return (Limitation(LimitationKind.COVERAGE, text),)
+        return f"Only {len(counted[0])} of {listed} images that the DICOMDIR lists arrived."
     for keyword, belong in zip(ANNOUNCED, counted, strict=True):
         # one number for each acquisition, one for series and study
         numbers = {
@@ -414,30 +389,10 @@ def _missing_images(
         }
         announced = sum(numbers.values())
         if announced > len(belong):
-            text = f"Only {len(belong)} of {announced} announced images arrived."
-            return (Limitation(LimitationKind.COVERAGE, text),)
+            return f"Only {len(belong)} of {announced} announced images arrived."
         if announced:
             break
-    return ()
-
-
-def _of_kernels(series: Series) -> tuple[Limitation, ...]:
-    """Say if the slices were not all reconstructed with one kernel."""
-    kernels = {image.text("ConvolutionKernel"): image.file.name for image in series.images}
-    kernels.pop("", None)  # some scanners leave it empty in single images
-    if len(kernels) < 2:
-        return ()
-    found = " and ".join(f"{kernel} ({file})" for kernel, file in kernels.items())
-    text = f"The reconstruction kernel changes within the series: {found}."
-    return (Limitation(LimitationKind.ACQUISITION, text),)
-
-
-def _other_body_part(series: Series) -> tuple[Limitation, ...]:
-    """Say if the header names another part of the body than the chest."""
-    if other := other_body_part(series):
-        text = f"{other}; the models know the chest only."
-        return (Limitation(LimitationKind.ACQUISITION, text),)
-    return ()
+    return ""
 
 
 def _header(series: Series) -> StudyHeader:

@@ -5,7 +5,6 @@ written. Dates come from the header only, never from the clock. With a seed, the
 the same bytes.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +19,7 @@ _PERPENDICULAR = 1e-4
 
 
 def write_series(
-    volume: Volume,
-    folder: Path,
-    *,
-    header: StudyHeader | None = None,
-    seed: int | None = None,
-    slice_thickness_mm: float | None = None,
-    progress: Callable[[float], None] | None = None,
+    volume: Volume, folder: Path, *, header: StudyHeader | None = None, seed: int | None = None
 ) -> list[Path]:
     """Write one file a slice, and return the files in the order of the volume's z.
 
@@ -36,8 +29,6 @@ def write_series(
         folder: created if missing; must not hold DICOM files.
         header: patient and examination; empty fields are written empty.
         seed: makes the UIDs reproducible; without it they are new.
-        slice_thickness_mm: thickness of the slices, if it is not their spacing.
-        progress: called with the share done, from 0 to 1.
 
     Raises:
         FileExistsError: ``folder`` holds ``.dcm`` files.
@@ -51,14 +42,11 @@ def write_series(
     if abs(float(normal @ direction[:, 2]) - 1) > _PERPENDICULAR:
         matrix = direction.tolist()
         raise ValueError(f"the third axis is not the normal of the slices, direction {matrix}")
-    thickness = slice_thickness_mm or volume.geometry.spacing_mm[0]
-    shared = _shared(volume, header or StudyHeader(), seed, thickness)
+    shared = _shared(volume, header or StudyHeader(), seed)
     paths = []
     for k, hu in enumerate(volume.hu):
         paths.append(folder / f"{k + 1:05d}.dcm")
         _slice(shared, volume.geometry, hu, k, seed).save_as(paths[-1], enforce_file_format=True)
-        if progress is not None:
-            progress((k + 1) / len(volume.hu))
     return paths
 
 
@@ -66,7 +54,7 @@ def _uid(seed: int | None, *names: str) -> UID:
     return generate_uid(entropy_srcs=None if seed is None else [str(seed), *names])
 
 
-def _shared(volume: Volume, header: StudyHeader, seed: int | None, thickness: float) -> Dataset:
+def _shared(volume: Volume, header: StudyHeader, seed: int | None) -> Dataset:
     """Build the attributes that are the same in every file of the series."""
     ds = Dataset()
     # patient and study
@@ -83,7 +71,6 @@ def _shared(volume: Volume, header: StudyHeader, seed: int | None, thickness: fl
     ds.SeriesDescription = (header.series_description or volume.description)[:64]
     ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = _uid(seed, "frame"), ""
     ds.Manufacturer, ds.ConvolutionKernel = header.manufacturer, header.kernel
-    ds.SliceThickness = _ds(thickness)
     # image
     ds.SOPClassUID, ds.ImageType = CTImageStorage, ["DERIVED", "SECONDARY", "AXIAL"]
     ds.KVP, ds.AcquisitionNumber, ds.PatientPosition = None, 1, "HFS"
@@ -95,7 +82,7 @@ def _shared(volume: Volume, header: StudyHeader, seed: int | None, thickness: fl
     _, ds.Rows, ds.Columns = volume.shape
     spacing, direction = volume.geometry.spacing_mm, volume.geometry.direction
     ds.PixelSpacing = [_ds(spacing[1]), _ds(spacing[2])]
-    ds.SpacingBetweenSlices = _ds(spacing[0])
+    ds.SliceThickness = ds.SpacingBetweenSlices = _ds(spacing[0])
     ds.ImageOrientationPatient = [_ds(v) for v in (*direction[:, 0], *direction[:, 1])]
     return ds
 

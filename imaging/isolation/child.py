@@ -34,7 +34,7 @@ from imaging.errors import StudyError, TooLarge, UnreadableFile, is_machine_faul
 from imaging.isolation.transfer import to_json
 from imaging.preprocess import preprocess
 from imaging.read import read_study
-from imaging.selection import Preference, SelectSeries, SeriesSummary, Summaries
+from imaging.selection import Preference, SelectSeries, SeriesSummary
 
 LOOKING = 5
 """Niceness of a child that reads a study for somebody who looks at it: others have a deadline."""
@@ -85,7 +85,7 @@ def _asking(connection: socket.socket, file: int, answers: int) -> SelectSeries:
     """
 
     def select(series: tuple[SeriesSummary, ...]) -> tuple[Preference, ...]:
-        told = to_json(Summaries(series), file)
+        told = to_json(series, file)
         if len(json.dumps(told)) > MAX_LINE // 2:
             raise UnreadableFile("too many series: send one study", series[0].folder)
         _send(connection, "series", told)

@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar
 
 from imaging import errors
@@ -26,7 +25,7 @@ from imaging.files import anonymous_file
 from imaging.isolation.child import MAX_LINE
 from imaging.isolation.transfer import UnexpectedData, from_json
 from imaging.preprocess import Preprocessed, preprocess
-from imaging.selection import SelectSeries, Summaries
+from imaging.selection import SelectSeries, SeriesSummary
 from imaging.volume import Study, Volume
 
 _GRACE_S = 10.0
@@ -67,12 +66,7 @@ class IsolatedReader:
         self._start()
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
     def read(self, path: Path, series: str = "", select: SelectSeries | None = None) -> Study:
@@ -132,8 +126,8 @@ class IsolatedReader:
                 socket.send_fds(self._connection, [request], handles)
             self._busy = True
             if select is not None:
-                summaries = self._answer("series", Summaries, path)
-                answers = [astuple(one) for one in select(summaries.series)]
+                series_of_study = self._answer("series", tuple[SeriesSummary, ...], path)
+                answers = [astuple(one) for one in select(series_of_study)]
                 with suppress(BrokenPipeError):  # it has ended, and the next message says how
                     ours.sendall(json.dumps(answers).encode() + b"\n")
         return self._answer("study", Study, path)

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imaging.lung_tissue import at_lung
-from imaging.lungs import find_lungs
+from imaging.lungs import at_lung, find_lungs
 from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.volume import HuArray, Volume

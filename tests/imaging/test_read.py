@@ -15,26 +15,6 @@ from imaging.errors import SeriesNotFound, UnreadableFile
 from imaging.read import read_study
 from tests.imaging.small_ct import SmallCt
 
-
-def test_progress_runs_from_0_to_1(tmp_path: Path) -> None:
-    SmallCt().write(tmp_path)
-    told: list[float] = []
-    read_study(tmp_path, progress=told.append)
-    assert told == sorted(told)
-    assert (told[0], told[-1]) == (0.0, 1.0)
-    assert len(told) > 20
-
-
-def test_sub_folders(tmp_path: Path) -> None:
-    for index, file in enumerate(SmallCt().write(tmp_path)):
-        place = tmp_path / f"DIR{index % 3}" / "IMAGES"
-        place.mkdir(parents=True, exist_ok=True)
-        file.rename(place / f"IM{index:05}")
-    study = read_study(tmp_path)
-    assert study.volume.shape == (12, 32, 32)
-    assert study.source == tmp_path
-
-
 _ELF = b"\x7fELF\2\1\1" + bytes(500)
 _DISC = {
     "autorun.inf": b"[autorun]\r\nopen=viewer.exe\r\n",
@@ -77,12 +57,6 @@ def test_a_patient_s_disc_is_read_with_all_that_lies_on_it(given: str, tmp_path:
     assert study.other_series == (() if "IM" in given else (ignored,))
 
 
-def test_names_in_capitals(tmp_path: Path) -> None:
-    for file in SmallCt().write(tmp_path):
-        file.rename(file.with_suffix(".DCM"))
-    assert read_study(tmp_path).volume.shape == (12, 32, 32)
-
-
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_what_is_left_of_a_transfer_is_not_read(share: float, tmp_path: Path) -> None:
     """It began again and finished, so the file is there under its own name."""
@@ -91,12 +65,6 @@ def test_what_is_left_of_a_transfer_is_not_read(share: float, tmp_path: Path) ->
     study = read_study(tmp_path)
     np.testing.assert_array_equal(study.volume.hu, SmallCt().hu())
     assert study.other_series == ("not DICOM, ignored: 005.dcm.part",)
-
-
-def test_an_empty_file_that_is_named_unlike_the_images_is_none(tmp_path: Path) -> None:
-    SmallCt().write(tmp_path)
-    (tmp_path / "EMPTY").touch()
-    assert read_study(tmp_path).other_series == ("not DICOM, ignored: EMPTY",)
 
 
 def test_error_carries_reason_and_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,10 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from pydicom import Dataset
 
 from imaging.errors import IncompleteSeries, IrregularGeometry, NotCt, StudyError, UnreadableFile
 from imaging.read import read_study
-
-Damage = Callable[[list[Dataset]], Any]
+from tests.imaging.test_refusals import rows
 
 
 def _volume(folder: Path, name: str, values: np.ndarray, **geometry: Any) -> Path:
@@ -96,93 +95,74 @@ def _wide_and_tall(folder: Path) -> Path:
     return _volume(folder, "a.nii.gz", values, spacing=(3.0, 3.0, 10.0))
 
 
-VOLUMES: list[tuple[str, Callable[[Path], Path], type[StudyError], str]] = [
-    ("NaN", _nan, NotCt, "1 voxels are NaN"),
-    ("2-D", lambda f: _volume(f, "a.nii", _body(shape=(24, 24))), NotCt, "24 x 24"),
-    ("4-D", lambda f: _volume(f, "a.nii", _body(shape=(3, 16, 24, 24))), NotCt, "16 x 3, not"),
-    ("bytes", lambda f: _volume(f, "a.nrrd", abs(_body()).astype("uint8")), NotCt, "40 to 232"),
-    ("short", lambda f: _volume(f, "a.mha", _body()[:8]), IncompleteSeries, "16.0 mm"),
-    (
-        "far apart",
-        lambda f: _volume(f, "a.nii", _body(), spacing=(1.0, 1.0, 15.0)),
-        IrregularGeometry,
-        "spacing 15 x 1 x 1 mm",
-    ),
-    (
-        "microscopic",
-        lambda f: _volume(f, "a.nrrd", _body(), spacing=(0.001, 0.001, 2.0)),
-        IrregularGeometry,
-        "spacing 2 x 0.001 x 0.001",
-    ),
-    ("wider than any gantry", _wide_and_tall, IrregularGeometry, "120 x 1008 x 1008 mm"),
-    (
-        "data at an absolute path",
-        lambda f: _detached(f, "{elsewhere}/a.raw"),
-        UnreadableFile,
-        "expected one file beside it",
-    ),
-    (
-        "data in another folder",
-        lambda f: _detached(f, "../elsewhere/a.raw"),
-        UnreadableFile,
-        "voxels lie in '../elsewhere/a.raw', expected one file beside it",
-    ),
-    (
-        "data in another folder, NRRD",
-        lambda f: _detached(f, "../elsewhere/a.raw", is_nrrd=True),
-        UnreadableFile,
-        "expected one file beside it",
-    ),
-    (
-        "a list of data files",
-        lambda f: _detached(f, "LIST\n{elsewhere}/a.raw"),
-        UnreadableFile,
-        "expected one file beside it",
-    ),
-    (
-        "a list of data files, NRRD",
-        lambda f: _detached(f, "LIST\n{elsewhere}/a.raw", is_nrrd=True),
-        UnreadableFile,
-        "expected one file beside it",
-    ),
-    (
-        "a pattern of data files",
-        lambda f: _detached(f, "a%03d.raw 1 16 1"),
-        UnreadableFile,
-        "is a pattern, expected one file",
-    ),
-    ("data through a link", _linked_data, UnreadableFile, "a.raw: is a link, not a file"),
-    ("a named pipe as data", _pipe_as_data, UnreadableFile, "a.raw: is a named pipe"),
-    (
-        "data named twice",
-        lambda f: _detached(f, "a.raw\nElementDataFile = {elsewhere}/a.raw"),
-        UnreadableFile,
-        "damaged MetaImage",
-    ),
-    (
-        "data named in a comment for another reader",
-        lambda f: _detached(f, "a.raw\x0cElementDataFile = {elsewhere}/a.raw"),
-        UnreadableFile,
-        "where its voxels lie is unclear",
-    ),
-    ("complex numbers", _complex, UnreadableFile, "voxels of type 32 are not numbers"),
-    ("cut gzip", _cut_gzip, UnreadableFile, "a.nii.gz: damaged NIfTI"),
-    ("cut NIfTI", _cut_nifti, UnreadableFile, "b.nii: damaged NIfTI"),
-    ("lost data file", _lost_data, UnreadableFile, "a.mhd: damaged MetaImage"),
-    ("noise as NIfTI", lambda f: _noise_file(f, "a.nii"), UnreadableFile, "a.nii: damaged"),
-    ("noise as NRRD", lambda f: _noise_file(f, "a.nrrd"), UnreadableFile, "a.nrrd: damaged"),
-    (
-        "another kind of file",
-        lambda f: _noise_file(f, "a.png"),
-        UnreadableFile,
-        "unknown file format",
-    ),
-    ("an archive", lambda f: _noise_file(f, "a.zip"), UnreadableFile, "is an archive: unpack it"),
-    ("a transfer", lambda f: _noise_file(f, "a.nii.part"), UnreadableFile, "has not finished"),
-    ("noise as DICOM", lambda f: _noise_file(f, "a.dcm"), UnreadableFile, "a.dcm: is not DICOM"),
-    ("nothing there", lambda f: f / "nowhere", UnreadableFile, "nowhere: does not exist"),
-    ("a folder of two volumes", lambda f: _two_volumes(f), UnreadableFile, "2 volume files"),
-]
+VOLUMES: dict[type[StudyError], dict[str, tuple[Callable[[Path], Path], str]]] = {
+    NotCt: {
+        "NaN": (_nan, "1 voxels are NaN"),
+        "2-D": (lambda f: _volume(f, "a.nii", _body(shape=(24, 24))), "24 x 24"),
+        "4-D": (lambda f: _volume(f, "a.nii", _body(shape=(3, 16, 24, 24))), "16 x 3, not"),
+        "bytes": (lambda f: _volume(f, "a.nrrd", abs(_body()).astype("uint8")), "40 to 232"),
+    },
+    IncompleteSeries: {"short": (lambda f: _volume(f, "a.mha", _body()[:8]), "16.0 mm")},
+    IrregularGeometry: {
+        "far apart": (
+            lambda f: _volume(f, "a.nii", _body(), spacing=(1.0, 1.0, 15.0)),
+            "spacing 15 x 1 x 1 mm",
+        ),
+        "microscopic": (
+            lambda f: _volume(f, "a.nrrd", _body(), spacing=(0.001, 0.001, 2.0)),
+            "spacing 2 x 0.001 x 0.001",
+        ),
+        "wider than any gantry": (_wide_and_tall, "120 x 1008 x 1008 mm"),
+    },
+    UnreadableFile: {
+        "data at an absolute path": (
+            lambda f: _detached(f, "{elsewhere}/a.raw"),
+            "expected one file beside it",
+        ),
+        "data in another folder": (
+            lambda f: _detached(f, "../elsewhere/a.raw"),
+            "voxels lie in '../elsewhere/a.raw', expected one file beside it",
+        ),
+        "data in another folder, NRRD": (
+            lambda f: _detached(f, "../elsewhere/a.raw", is_nrrd=True),
+            "expected one file beside it",
+        ),
+        "a list of data files": (
+            lambda f: _detached(f, "LIST\n{elsewhere}/a.raw"),
+            "expected one file beside it",
+        ),
+        "a list of data files, NRRD": (
+            lambda f: _detached(f, "LIST\n{elsewhere}/a.raw", is_nrrd=True),
+            "expected one file beside it",
+        ),
+        "a pattern of data files": (
+            lambda f: _detached(f, "a%03d.raw 1 16 1"),
+            "is a pattern, expected one file",
+        ),
+        "data through a link": (_linked_data, "a.raw: is a link, not a file"),
+        "a named pipe as data": (_pipe_as_data, "a.raw: is a named pipe"),
+        "data named twice": (
+            lambda f: _detached(f, "a.raw\nElementDataFile = {elsewhere}/a.raw"),
+            "damaged MetaImage",
+        ),
+        "data named in a comment for another reader": (
+            lambda f: _detached(f, "a.raw\x0cElementDataFile = {elsewhere}/a.raw"),
+            "where its voxels lie is unclear",
+        ),
+        "complex numbers": (_complex, "voxels of type 32 are not numbers"),
+        "cut gzip": (_cut_gzip, "a.nii.gz: damaged NIfTI"),
+        "cut NIfTI": (_cut_nifti, "b.nii: damaged NIfTI"),
+        "lost data file": (_lost_data, "a.mhd: damaged MetaImage"),
+        "noise as NIfTI": (lambda f: _noise_file(f, "a.nii"), "a.nii: damaged"),
+        "noise as NRRD": (lambda f: _noise_file(f, "a.nrrd"), "a.nrrd: damaged"),
+        "another kind of file": (lambda f: _noise_file(f, "a.png"), "unknown file format"),
+        "an archive": (lambda f: _noise_file(f, "a.zip"), "is an archive: unpack it"),
+        "a transfer": (lambda f: _noise_file(f, "a.nii.part"), "has not finished"),
+        "noise as DICOM": (lambda f: _noise_file(f, "a.dcm"), "a.dcm: is not DICOM"),
+        "nothing there": (lambda f: f / "nowhere", "nowhere: does not exist"),
+        "a folder of two volumes": (lambda f: _two_volumes(f), "2 volume files"),
+    },
+}
 
 
 def _two_volumes(folder: Path) -> Path:
@@ -191,9 +171,7 @@ def _two_volumes(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("make", "error", "text"), [c[1:] for c in VOLUMES], ids=[c[0] for c in VOLUMES]
-)
+@pytest.mark.parametrize(("make", "error", "text"), rows(VOLUMES))
 def test_bad_volume_files(
     make: Callable[[Path], Path],
     error: type[StudyError],
@@ -202,12 +180,6 @@ def test_bad_volume_files(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """A volume file that holds no CT is refused, and the library below keeps quiet."""
-    _assert_refused(make(tmp_path), error, text)
+    with pytest.raises(error, match=re.escape(text)):
+        read_study(make(tmp_path))
     assert capfd.readouterr().err == ""
-
-
-def _assert_refused(path: Path, error: type[StudyError], text: str) -> None:
-    with pytest.raises(error) as caught:
-        read_study(path)
-    assert text in str(caught.value)
-    assert isinstance(caught.value, StudyError)

@@ -120,7 +120,6 @@ _MIRRORED = np.diag([-1.0, 1, 1, 1]) @ _RAS
 def test_where_nifti_lies(
     sform: np.ndarray | None, qform: np.ndarray | None, header: type, suffix: str, tmp_path: Path
 ) -> None:
-    """The sform or the qform places the voxels, and both may, if they agree."""
     study = read_study(_nifti(tmp_path / f"a{suffix}", sform, qform, header=header))
     assert _mark_mm(study) == pytest.approx(_MARK_RAS_MM, abs=0.01)
     assert study.limitations == ()
@@ -161,27 +160,28 @@ def test_sform_and_qform_that_contradict_each_other_are_refused(
             read_study(_nifti(tmp_path / f"{name}.nii", *forms))
 
 
-def test_pixdim_that_contradicts_the_sform_is_refused(tmp_path: Path) -> None:
-    double = _RAS @ np.diag([2.0, 2, 2, 1])
-    with pytest.raises(
-        IrregularGeometry, match="sform and pixdim contradict each other: voxels of"
-    ):
-        read_study(_nifti(tmp_path / "a.nii", double, None))
+def _ras_with(place: Any, value: float) -> np.ndarray:
+    changed = _RAS.copy()
+    changed[place] = value
+    return changed
 
 
-def test_a_sheared_sform_is_refused(tmp_path: Path) -> None:
-    sheared = _RAS.copy()
-    sheared[1, 2] = 0.8  # what converters make of a tilted gantry
-    with pytest.raises(IrregularGeometry, match="axes are not perpendicular"):
-        read_study(_nifti(tmp_path / "a.nii", sheared, None))
-
-
-@pytest.mark.parametrize(("value", "text"), [(0.0, r"\[0\.0"), (np.nan, r"\[nan")])
-def test_a_damaged_sform_is_refused(value: float, text: str, tmp_path: Path) -> None:
-    damaged = _RAS.copy()
-    damaged[:3, 0] = value
-    with pytest.raises(IrregularGeometry, match=f"its geometry is damaged.*{text}"):
-        read_study(_nifti(tmp_path / "a.nii", damaged, None))
+@pytest.mark.parametrize(
+    ("sform", "text"),
+    [
+        (_RAS @ np.diag([2.0, 2, 2, 1]), "sform and pixdim contradict each other: voxels of"),
+        # what converters make of a tilted gantry
+        (_ras_with((1, 2), 0.8), "axes are not perpendicular"),
+        (_ras_with(np.s_[:3, 0], 0.0), r"its geometry is damaged.*\[0\.0"),
+        (_ras_with(np.s_[:3, 0], np.nan), r"its geometry is damaged.*\[nan"),
+    ],
+    ids=["double pixels", "sheared", "zero", "NaN"],
+)
+def test_an_sform_that_makes_no_volume_is_refused(
+    sform: np.ndarray, text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(IrregularGeometry, match=text):
+        read_study(_nifti(tmp_path / "a.nii", sform, None))
 
 
 @pytest.mark.parametrize(("code", "mm"), [(0, 1.0), (1, 1000.0), (2, 1.0), (3, 0.001)])

@@ -23,24 +23,28 @@ SYNTAXES = {"JPEG Lossless": "4.70", "JPEG-LS": "4.80", "JPEG 2000": "4.90", "RL
 LAYOUT = Layout(32, 32, 16, 15, True)
 
 
+def _frame(name: str) -> bytes:
+    """The fourth image of the small CT, without padding behind its end marker."""
+    return encoded(SmallCt().images()[3], SYNTAXES[name]).rstrip(b"\0")
+
+
+def _decoded(frame: bytes, name: str) -> np.ndarray:
+    return codecs.decode(frame, LAYOUT, f"1.2.840.10008.1.2.{SYNTAXES[name]}") - 1024
+
+
 @pytest.mark.parametrize("tail", [b"\0", b"\xff", b"\n\0", b"\xff\xd9", b"GE" * 300], ids=bytes.hex)
 @pytest.mark.parametrize("name", SYNTAXES)
 def test_bytes_after_the_end_marker_are_no_part_of_the_image(name: str, tail: bytes) -> None:
     """Archives pad frames with one byte or more: every decoder reads them, and so do we."""
-    ct = SmallCt()
-    frame = encoded(ct.images()[3], SYNTAXES[name]).rstrip(b"\0")
-    values = codecs.decode(frame + tail, LAYOUT, f"1.2.840.10008.1.2.{SYNTAXES[name]}")
-    np.testing.assert_array_equal(values - 1024, ct.hu()[3])
+    np.testing.assert_array_equal(_decoded(_frame(name) + tail, name), SmallCt().hu()[3])
 
 
 @pytest.mark.parametrize("pad", [b"\xff", b"\xff\xff", b"\0", b"\0\xff"], ids=bytes.hex)
 @pytest.mark.parametrize("name", ["JPEG Lossless", "JPEG-LS"])
 def test_bytes_before_the_end_marker_are_no_part_of_the_image(name: str, pad: bytes) -> None:
-    ct = SmallCt()
-    frame = encoded(ct.images()[3], SYNTAXES[name]).rstrip(b"\0")
+    frame = _frame(name)
     padded = frame[:-2] + pad + frame[-2:]
-    values = codecs.decode(padded, LAYOUT, f"1.2.840.10008.1.2.{SYNTAXES[name]}")
-    np.testing.assert_array_equal(values - 1024, ct.hu()[3])
+    np.testing.assert_array_equal(_decoded(padded, name), SmallCt().hu()[3])
 
 
 @pytest.mark.parametrize(
@@ -54,11 +58,9 @@ def test_bytes_before_the_end_marker_are_no_part_of_the_image(name: str, pad: by
     ids=["quantisation", "JFIF", "comment", "restart interval"],
 )
 def test_segments_that_change_no_lossless_image(segment: bytes) -> None:
-    ct = SmallCt()
-    frame = encoded(ct.images()[3], "4.70")
+    frame = _frame("JPEG Lossless")
     frame = frame[:2] + segment + frame[2:]
-    values = codecs.decode(frame, LAYOUT, "1.2.840.10008.1.2.4.70")
-    np.testing.assert_array_equal(values - 1024, ct.hu()[3])
+    np.testing.assert_array_equal(_decoded(frame, "JPEG Lossless"), SmallCt().hu()[3])
 
 
 @pytest.mark.parametrize("tail", [b"", b"\0", b"\xff", b"GE" * 300], ids=bytes.hex)
@@ -66,17 +68,15 @@ def test_segments_that_change_no_lossless_image(segment: bytes) -> None:
 @pytest.mark.parametrize("name", [n for n in SYNTAXES if n != "RLE"])
 def test_a_frame_without_end_marker_is_truncated(name: str, share: float, tail: bytes) -> None:
     """What follows the place where a frame was cut cannot hide the cut."""
-    frame = encoded(SmallCt().images()[3], SYNTAXES[name]).rstrip(b"\0")
-    cut = frame[: int(share * (len(frame) - 2))] + tail
+    frame = _frame(name)
     with pytest.raises(ValueError, match=r"truncated|damaged|unexpected marker"):
-        codecs.decode(cut, LAYOUT, f"1.2.840.10008.1.2.{SYNTAXES[name]}")
+        _decoded(frame[: int(share * (len(frame) - 2))] + tail, name)
 
 
 @pytest.mark.parametrize("name", [n for n in SYNTAXES if n != "RLE"])
 def test_two_images_in_one_frame_are_refused(name: str) -> None:
-    frame = encoded(SmallCt().images()[3], SYNTAXES[name]).rstrip(b"\0")
     with pytest.raises(ValueError, match="holds more than one image"):
-        codecs.checked(frame + frame, 32, 32)
+        codecs.checked(_frame(name) * 2, 32, 32)
 
 
 @pytest.mark.parametrize("marker", [_SOF, _SOS, b"\xff\xd9"], ids=["header", "scan", "end"])

@@ -23,7 +23,6 @@ from tests.imaging.small_ct import SmallCt, encoded, set_frames
 
 
 def test_thinnest_that_covers_the_lungs(tmp_path: Path) -> None:
-    """Of thick, thin and thin but short, the thin whole chest is read and the rest is named."""
     SmallCt(42, 5.0, series="5", description="thick").write(tmp_path / "a")
     SmallCt(210, 1.0, series="6", description="thin").write(tmp_path / "b")
     SmallCt(60, 0.5, series="7", description="slab").write(tmp_path / "c")
@@ -54,7 +53,6 @@ def test_thinnest_that_covers_the_lungs(tmp_path: Path) -> None:
     ],
 )
 def test_passed_over(attributes: dict[str, object], reason: str, tmp_path: Path) -> None:
-    """Thinner series that are no slices, or not of this chest, give way with their reason."""
     dated = {"StudyDate": "20240101"}
     SmallCt(series="2", attributes=dated).write(tmp_path / "good")
     thin = SmallCt(30, 1.0, series="3", description="thin", attributes=dated | attributes)
@@ -141,28 +139,19 @@ def write_study(folder: Path, series: dict[str, tuple[Volume, dict[str, object]]
             image.save_as(file)
 
 
-def test_a_series_without_lung_gives_way_to_one_with(tmp_path: Path) -> None:
-    chest = torso(50, 5.0, True, "thick")
-    write_series(chest, tmp_path / "a", seed=1)
-    write_series(torso(160, 1.5, False, "thin"), tmp_path / "b", seed=2)
-    study = read_study(tmp_path)
-    np.testing.assert_array_equal(study.volume.hu, chest.hu)
-    assert study.other_series == (
-        "'thin' (CT, 160 images): no lung in it, slices of 1.5 mm, another series was preferred:"
-        " it shows 3.9 l of lung over 214 mm",
-    )
-    assert min(preprocess(study.volume).voxels.shape) > 100
-
-
 @pytest.mark.parametrize("part", ["", "ABDOMEN", "CHEST"])
-def test_a_labelled_chest_wins_over_a_thinner_abdomen(part: str, tmp_path: Path) -> None:
+def test_a_series_without_lung_gives_way_to_one_with(part: str, tmp_path: Path) -> None:
     """An abdomen with gas in its bowel is not read, whatever it is called."""
     chest = torso(120, 2.0, True), {"BodyPartExamined": "CHEST"}
     abdomen = torso(125, 1.6, False), {"BodyPartExamined": part}
     write_study(tmp_path, {"routine": abdomen, "thorax": chest})
     study = read_study(tmp_path)
     assert study.volume.description == "thorax"
-    assert "'routine' (CT, 125 images): no lung in it" in study.other_series[0]
+    assert study.other_series == (
+        "'routine' (CT, 125 images): no lung in it, slices of 1.6 mm, another series was preferred:"
+        " it shows 3.9 l of lung over 216 mm",
+    )
+    assert min(preprocess(study.volume).voxels.shape) > 100
 
 
 @pytest.mark.parametrize("part", ["ABDOMEN", "SPINE", "HEAD", ""])
@@ -254,7 +243,6 @@ def test_a_damaged_series_gives_way_to_a_whole_one(tmp_path: Path) -> None:
 
 
 def test_ranking_decodes_few_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each series is ranked by a slice every 8 mm; only the chosen one is decoded whole."""
     write_study(
         tmp_path, {"thin": (torso(150, 1.6, True), {}), "thick": (torso(120, 2.0, True), {})}
     )
@@ -416,7 +404,6 @@ def test_missing_frame(tmp_path: Path) -> None:
 
 
 def test_fewer_groups_than_frames(tmp_path: Path) -> None:
-    """Frames of which the groups do not speak make the file unreadable."""
     ct = SmallCt()
     data = _enhanced(ct)
     data.NumberOfFrames = 13

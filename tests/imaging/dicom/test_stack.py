@@ -1,22 +1,30 @@
 """What still counts as an even stack: rounding is forgiven, holes and tilts are not."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import Dataset
 
 from imaging.errors import IncompleteSeries, IrregularGeometry
 from imaging.read import read_study
 from tests.imaging.small_ct import SmallCt
 
 
+def _moved(ct: SmallCt, z_mm: Callable[[int, float], float]) -> list[Dataset]:
+    """The images with other positions along z, each by its index and its old position."""
+    images = ct.images()
+    for index, image in enumerate(images):
+        z = z_mm(index, float(image.ImagePositionPatient[2]))
+        image.ImagePositionPatient = [-30, -30, round(z, 3)]
+    return images
+
+
 def test_positions_rounded_to_a_tenth(tmp_path: Path) -> None:
     """Steps of 1.2 and 1.3 mm are a spacing of 1.25 mm written with one decimal."""
     ct = SmallCt(40, 1.25)
-    images = ct.images()
-    for image in images:
-        image.ImagePositionPatient = [-30, -30, round(float(image.ImagePositionPatient[2]), 1)]
-    ct.write(tmp_path, images)
+    ct.write(tmp_path, _moved(ct, lambda _, z: round(z, 1)))
     assert read_study(tmp_path).volume.geometry.spacing_mm[0] == pytest.approx(1.25, abs=0.005)
 
 
@@ -24,16 +32,9 @@ def test_positions_rounded_to_a_tenth(tmp_path: Path) -> None:
 def test_positions_that_jitter_by_an_eighth_of_a_millimetre_are_read(
     count: int, spacing_mm: float, tmp_path: Path
 ) -> None:
-    """Every slice lies within 0.12 mm of the grid that is found, and its HU are its own."""
     ct = SmallCt(count, spacing_mm)
-    images = ct.images()
     off_mm = np.random.default_rng(0).uniform(-0.12, 0.12, count)
-    for image, off in zip(images, off_mm, strict=True):
-        image.ImagePositionPatient = [
-            -30,
-            -30,
-            round(float(image.ImagePositionPatient[2]) + off, 3),
-        ]
+    images = _moved(ct, lambda i, z: z + off_mm[i])
     ct.write(tmp_path, images)
     volume = read_study(tmp_path).volume
     assert volume.geometry.spacing_mm[0] == pytest.approx(spacing_mm, abs=0.02)
@@ -52,11 +53,8 @@ def test_no_missing_slice_hides_behind_jitter(
     count = round(40 / spacing_mm)
     for missing in (1, 2, count // 2, count - 2):
         ct = SmallCt(count, spacing_mm)
-        images = ct.images()
         off_mm = np.random.default_rng(missing).uniform(-jitter_mm, jitter_mm, count)
-        for image, off in zip(images, off_mm, strict=True):
-            z = round(float(image.ImagePositionPatient[2]) + off, 3)
-            image.ImagePositionPatient = [-30, -30, z]
+        images = _moved(ct, lambda i, z, off_mm=off_mm: z + off_mm[i])
         del images[missing]
         ct.write(tmp_path / str(missing), images)
         with pytest.raises((IncompleteSeries, IrregularGeometry)):
@@ -66,17 +64,13 @@ def test_no_missing_slice_hides_behind_jitter(
 def test_drift_is_not_rounding(tmp_path: Path) -> None:
     """Spacing that changes by 0.05 mm half-way adds up to an uneven stack."""
     ct = SmallCt(40, 1.25)
-    images = ct.images()
-    for index, image in enumerate(images):
-        image.ImagePositionPatient = [0, 0, 1.25 * index + 0.05 * max(index - 20, 0)]
-    ct.write(tmp_path, images)
+    ct.write(tmp_path, _moved(ct, lambda i, z: z + 0.05 * max(i - 20, 0)))
     with pytest.raises(IrregularGeometry, match="spacing is not uniform"):
         read_study(tmp_path)
 
 
 @pytest.mark.parametrize(("shift", "refused"), [(0.02, False), (0.1, True)])
 def test_tilt_is_measured_over_the_stack(shift: float, refused: bool, tmp_path: Path) -> None:
-    """A sideways step of 0.02 mm a slice stays within half a voxel, one of 0.1 mm does not."""
     ct = SmallCt(step_mm=(0.0, shift, 2.5))
     ct.write(tmp_path)
     if refused:

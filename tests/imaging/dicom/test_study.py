@@ -23,14 +23,18 @@ Change = Callable[[int, Dataset], object]
 """Changes the image of that index."""
 
 
-def test_order_and_names_do_not_matter(tmp_path: Path) -> None:
+def test_order_names_and_folders_do_not_matter(tmp_path: Path) -> None:
     ct = SmallCt()
     for index, file in enumerate(ct.write(tmp_path)):
-        file.rename(tmp_path / f"{(index * 7) % 12:02}-{index}.5.{'dcm' if index % 2 else '77'}")
-    volume = read_study(tmp_path).volume
-    np.testing.assert_array_equal(volume.hu, ct.hu())
-    assert volume.geometry.spacing_mm == (2.5, 2.0, 2.0)
-    assert volume.geometry.origin_mm == (-30.0, -30.0, -30.0)
+        place = tmp_path / f"DIR{index % 3}" / "IMAGES"
+        place.mkdir(parents=True, exist_ok=True)
+        suffix = ("dcm", "DCM", "77")[index % 3]
+        file.rename(place / f"{(index * 7) % 12:02}-{index}.5.{suffix}")
+    study = read_study(tmp_path)
+    np.testing.assert_array_equal(study.volume.hu, ct.hu())
+    assert study.volume.geometry.spacing_mm == (2.5, 2.0, 2.0)
+    assert study.volume.geometry.origin_mm == (-30.0, -30.0, -30.0)
+    assert study.source == tmp_path
 
 
 def test_header_and_bystanders(tmp_path: Path) -> None:
@@ -288,21 +292,20 @@ def test_damaged_jpeg_lossless(tmp_path: Path) -> None:
         read_study(tmp_path)
 
 
-def test_prone_and_feet_first(tmp_path: Path) -> None:
-    ct = SmallCt(orientation=(-1, 0, 0, 0, -1, 0))
+@pytest.mark.parametrize(
+    ("orientation", "flips", "first"),
+    [((-1, 0, 0, 0, -1, 0), (1, 2), (31, 31)), ((1, 0, 0, 0, -1, 0), (1,), (31, 0))],
+    ids=["prone", "downward normal"],
+)
+def test_a_series_with_other_axes_is_turned_to_the_patient_s(
+    orientation: tuple[int, ...], flips: tuple[int, ...], first: tuple[int, int], tmp_path: Path
+) -> None:
+    ct = SmallCt(orientation=orientation)
     ct.write(tmp_path)
     volume = read_study(tmp_path).volume
-    np.testing.assert_array_equal(volume.hu, ct.hu()[:, ::-1, ::-1])
+    np.testing.assert_array_equal(volume.hu, np.flip(ct.hu(), flips))
     np.testing.assert_allclose(volume.geometry.direction, np.eye(3), atol=1e-12)
-    np.testing.assert_allclose(volume.geometry.to_world([0, 31, 31]), [-30, -30, -30])
-
-
-def test_downward_normal(tmp_path: Path) -> None:
-    ct = SmallCt(orientation=(1, 0, 0, 0, -1, 0))
-    ct.write(tmp_path)
-    volume = read_study(tmp_path).volume
-    np.testing.assert_array_equal(volume.hu, ct.hu()[:, ::-1])
-    np.testing.assert_allclose(volume.geometry.to_world([3, 31, 0]), [-30, -30, -22.5])
+    np.testing.assert_allclose(volume.geometry.to_world([3, *first]), [-30, -30, -22.5])
 
 
 def test_oblique_stack(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from imaging.isolation.reader import IsolatedReader, ReadLimits
 from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.selection import Preference, SeriesSummary
-from imaging.volume import Geometry, Volume
+from imaging.volume import Geometry, HuArray, Volume
 from tests.evaluation.plain_chest import chest
 from tests.imaging.small_ct import SmallCt
 
@@ -55,6 +56,17 @@ def long_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _write_two_series(folder: Path) -> None:
+    for number in ("1", "2"):
+        SmallCt(series=number, description=f"série {number}").write(folder / number)
+
+
+def without_lung() -> HuArray:
+    hu = np.full((40, 60, 60), -1000, np.int16)
+    hu[:, 20:40, 20:40] = 40
+    return hu
+
+
 def write_zeros(file: Path, megabytes: int) -> Path:
     """A volume of zeros, which takes little more than nothing on the disk."""
     image = sitk.Image(512, 512, megabytes * 2, sitk.sitkInt16)  # half a megabyte a slice
@@ -62,16 +74,23 @@ def write_zeros(file: Path, megabytes: int) -> Path:
     return file
 
 
-def signal_child(number: int) -> None:
-    """Send a signal to the next child of a reading process, once it has set its limits."""
-    until = time.monotonic() + PATIENCE_S
-    while time.monotonic() < until:
-        for child in _readers():
-            for grandchild in _children(child):
-                if _is_limited(grandchild):
-                    os.kill(grandchild, number)
+@contextmanager
+def meanwhile(act: Callable[[int], object]) -> Iterator[None]:
+    """Call ``act`` with the next child of a reading process, once it has set its limits."""
+
+    def watch() -> None:
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
+            for child in _readers():
+                for grandchild in filter(_is_limited, _children(child)):
+                    act(grandchild)
                     return
-        time.sleep(0.005)
+            time.sleep(0.005)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    yield
+    watcher.join()
 
 
 def _is_limited(child: int) -> bool:
@@ -102,8 +121,7 @@ def _children(process: int) -> list[int]:
 def test_the_child_reads_the_series_that_is_asked_for(
     reader: IsolatedReader, tmp_path: Path
 ) -> None:
-    for number in ("1", "2"):
-        SmallCt(series=number, description=f"série {number}").write(tmp_path / number)
+    _write_two_series(tmp_path)
     for number in ("2", "1"):
         study = reader.read(tmp_path, f"série {number}")
         assert study.volume.series_uid == f"1.2.826.0.1.{number}"
@@ -112,8 +130,7 @@ def test_the_child_reads_the_series_that_is_asked_for(
 def test_the_caller_chooses_among_the_series_that_the_child_sees(
     reader: IsolatedReader, tmp_path: Path
 ) -> None:
-    for number in ("1", "2"):
-        SmallCt(series=number, description=f"série {number}").write(tmp_path / number)
+    _write_two_series(tmp_path)
     seen: list[tuple[str, Path]] = []
 
     def second_first(series: tuple[SeriesSummary, ...]) -> tuple[Preference, ...]:
@@ -198,9 +215,7 @@ def test_headers_come_after_the_lung_box_once(reader: IsolatedReader, tmp_path: 
 
 def test_headers_come_after_a_refusal(reader: IsolatedReader, tmp_path: Path) -> None:
     SmallCt(12).write(tmp_path / "incomplete")[5].unlink()
-    hu = np.full((40, 60, 60), -1000, np.int16)
-    hu[:, 20:40, 20:40] = 40
-    write_series(Volume(hu, Geometry()), tmp_path / "no lung")
+    write_series(Volume(without_lung(), Geometry()), tmp_path / "no lung")
     with pytest.raises(IncompleteSeries) as refused:
         reader.read(tmp_path / "incomplete")
     study = reader.read(tmp_path / "no lung")
@@ -210,7 +225,7 @@ def test_headers_come_after_a_refusal(reader: IsolatedReader, tmp_path: Path) ->
         assert error.headers is not None
     assert refused.value.headers() == b""  # it is another study by now
     assert later.value.headers is not None
-    assert len(read_source_headers(later.value.headers())) == len(hu)
+    assert len(read_source_headers(later.value.headers())) == 40
 
 
 def test_a_volume_from_elsewhere_is_preprocessed_here(reader: IsolatedReader) -> None:
@@ -231,10 +246,8 @@ def test_refusals_name_the_file_as_the_caller_did(reader: IsolatedReader, tmp_pa
 def test_a_volume_without_lung_is_refused_in_its_second_stage(
     reader: IsolatedReader, tmp_path: Path
 ) -> None:
-    hu = np.full((40, 60, 60), -1000, np.int16)
-    hu[:, 20:40, 20:40] = 40
     file = tmp_path / "block.mha"
-    sitk.WriteImage(sitk.GetImageFromArray(hu), str(file))
+    sitk.WriteImage(sitk.GetImageFromArray(without_lung()), str(file))
     study = reader.read(file)
     with pytest.raises(NoLung) as refused:
         reader.preprocess(study.volume, file)
@@ -255,11 +268,9 @@ def test_a_crash_refuses_the_study_and_the_next_one_is_read(
     number: signal.Signals, reader: IsolatedReader, tmp_path: Path, long_study: Path
 ) -> None:
     write_series(chest(), tmp_path / "chest")
-    killer = threading.Thread(target=signal_child, args=(number,))
-    killer.start()
-    with pytest.raises(UnreadableFile, match=rf"a decoder crashed on it \({number.name}\)"):
+    refused = pytest.raises(UnreadableFile, match=rf"a decoder crashed on it \({number.name}\)")
+    with meanwhile(lambda child: os.kill(child, number)), refused:
         reader.read(long_study)
-    killer.join()
     assert reader.read(tmp_path / "chest").volume.series_uid
 
 
@@ -267,11 +278,8 @@ def test_a_kill_by_the_system_is_a_fault_of_the_machine(
     reader: IsolatedReader, long_study: Path
 ) -> None:
     """The kernel kills a process where the memory of the whole machine has run out."""
-    killer = threading.Thread(target=signal_child, args=(signal.SIGKILL,))
-    killer.start()
-    with pytest.raises(MemoryError):
+    with meanwhile(lambda child: os.kill(child, signal.SIGKILL)), pytest.raises(MemoryError):
         reader.read(long_study)
-    killer.join()
     assert reader.read(long_study).volume.series_uid
 
 
@@ -310,12 +318,12 @@ def test_more_time_than_allowed_is_told(long_study: Path) -> None:
 
 def test_the_time_limit_does_not_blame_a_study_that_waited_for_the_disk(long_study: Path) -> None:
     """A child that is stopped uses no processor time, as one that waits for a dead share."""
-    with IsolatedReader(replace(LIMITS, seconds=2.0)) as reader:
-        killer = threading.Thread(target=signal_child, args=(signal.SIGSTOP,))
-        killer.start()
-        with pytest.raises(TimeoutError, match="no answer from the disk or network share"):
-            reader.read(long_study)
-        killer.join()
+    with (
+        IsolatedReader(replace(LIMITS, seconds=2.0)) as reader,
+        meanwhile(lambda child: os.kill(child, signal.SIGSTOP)),
+        pytest.raises(TimeoutError, match="no answer from the disk or network share"),
+    ):
+        reader.read(long_study)
 
 
 def test_a_reading_process_that_dies_is_started_again(
@@ -349,17 +357,9 @@ def test_children_leave_no_core_files(reader: IsolatedReader, long_study: Path) 
     """A core file would hold a patient's data."""
     limits: list[int] = []
 
-    def look() -> None:
-        until = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until and not limits:
-            for child in _children(os.getpid()):
-                for grandchild in _children(child):
-                    if _is_limited(grandchild):
-                        limits.append(resource.prlimit(grandchild, resource.RLIMIT_CORE)[0])
-            time.sleep(0.005)
+    def note(child: int) -> None:
+        limits.append(resource.prlimit(child, resource.RLIMIT_CORE)[0])
 
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    reader.read(long_study)
-    watcher.join()
-    assert limits[0] == 0
+    with meanwhile(note):
+        reader.read(long_study)
+    assert limits == [0]
