@@ -17,8 +17,7 @@ from edge.replay import decide_and_log
 from edge.report.compose import Provenance
 from edge.report.pictures import draw_pictures
 from edge.report.write import write_report
-from edge.rules.file import load_rules
-from edge.rules.rule import Rules
+from edge.rules.rule import Rules, load_rules
 from edge.rules.selection import selection
 from edge.selection import SELECTION_POLICY
 from edge.settings.core import EdgeSettings

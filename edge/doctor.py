@@ -25,7 +25,7 @@ from edge.part import Part
 from edge.queue import BLOCKED, arriving
 from edge.reader import EdgeReader, open_configured
 from edge.report.model import Status
-from edge.rules.file import load_rules
+from edge.rules.rule import load_rules
 from edge.settings.core import EdgeSettings
 from edge.site import Site
 from edge.store.repair import RESTART, damaged_databases, is_damage

@@ -35,7 +35,7 @@ from edge.models.part import ModelsPart
 from edge.part import Agent, Part
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.retention import RetentionPart
-from edge.rules.file import load_rules
+from edge.rules.rule import load_rules
 from edge.settings.cloud import CLOUD_OFF
 from edge.settings.core import EdgeSettings
 from edge.site import Site

@@ -13,8 +13,8 @@ from edge import pipeline as edge_pipeline
 from edge.assemble import open_pipeline
 from edge.decide import decide
 from edge.job import Job
+from edge.report.folder import admission, require_separate
 from edge.report.model import Report
-from edge.report.overwrite import admission, require_separate
 from edge.report.write import ReportPaths
 from edge.settings.core import load_settings
 from imaging.volume import Geometry, Study

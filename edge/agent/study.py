@@ -27,8 +27,8 @@ from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.report.compose import completed, more_images
 from edge.report.evidence import evidence_files
-from edge.report.facts import report_in
 from edge.report.model import Rejection, Report, Status
+from edge.report.serialize import report_in
 from edge.report.write import give_up_report, read_versions, write_report, write_version
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore

@@ -25,10 +25,10 @@ from edge.atomic_files import is_transient
 from edge.errors import EdgeError
 from edge.escalation.client import SecondReader
 from edge.report.evidence import OUTLINES, outlines_file
-from edge.report.facts import report_facts
 from edge.report.folder import take_folder
 from edge.report.model import Report
 from edge.report.pictures import picture_note, redraw
+from edge.report.serialize import report_facts
 from edge.report.write import version_in, write_version
 from edge.settings.core import EdgeSettings
 from edge.store.amendment import amend_report

@@ -21,8 +21,8 @@ from edge.dicom_out.errors import NotExportable
 from edge.doctor import examine
 from edge.job import Job
 from edge.pipeline import read_and_report
+from edge.report.folder import admission, require_readable, require_separate
 from edge.report.model import Report, Status
-from edge.report.overwrite import admission, require_readable, require_separate
 from edge.report.serialize import report_to_dict
 from edge.report.terminal import Progress, render_report
 from edge.run import PARTS, run_agent

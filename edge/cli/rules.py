@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge.cli.output import Config, Json, load, show
-from edge.report.overwrite import require_readable
+from edge.report.folder import require_readable
 from edge.rules.explain import ExplainedStudy, as_values, explain
 from process.command_line import PlainGroup
 from process.text import printable_line

@@ -19,6 +19,7 @@ from imaging.volume import Limitation, LimitationKind
 STANDARD = "ACR Lung-RADS v2022"
 CATEGORIES = ("1", "2", "3", "4A", "4B")
 """By rising suspicion; 0 stands apart: the examination cannot be assessed."""
+_RANK = CATEGORIES.index
 NOT_CONSIDERED = (
     "Not considered: calcification and fat, juxtapleural and airway nodules, cysts, signs of"
     " inflammation, the features of category 4X and the modifier S. Possible findings do not count."
@@ -89,12 +90,12 @@ def suggest(
     reasons = [_BASELINE] if clinical.prior_chest_ct is None else []
     if not inputs:
         return LungRads("1", "1", "1", (), ("There is no finding.", *reasons, NOT_CONSIDERED))
-    least = max((one.least for one in inputs), key=CATEGORIES.index)
-    most = max((one.most for one in inputs), key=CATEGORIES.index)
+    least = max((one.least for one in inputs), key=_RANK)
+    most = max((one.most for one in inputs), key=_RANK)
     decisive = [one for one in inputs if one.most == most]
     reasons.insert(0, "; ".join(_sentence(one) for one in decisive) + ".")
     # what is missing of a lesser finding changes nothing
-    open_ones = [one for one in inputs if one.missing and _rank(one.most) > _rank(least)]
+    open_ones = [one for one in inputs if one.missing and _RANK(one.most) > _RANK(least)]
     missing: dict[str, list[int]] = {}
     for one in open_ones:
         missing.setdefault(" and ".join(one.missing), []).append(one.number)
@@ -116,14 +117,15 @@ def nodule_category(number: int, finding: Finding) -> NoduleCategory:
     """Return the category of one finding at baseline."""
     size = round(finding.diameter_mm, 1)
     kind = finding.verdict.texture if finding.verdict else ""
+    solid = CATEGORIES[1 + sum(size >= mm for mm in (_SMALL_MM, _MEDIUM_MM, _LARGE_MM))]
     by_type = {
-        "solid": (_solid(size),) * 2,
+        "solid": (solid,) * 2,
         "part-solid": _part_solid(size),
         "ground glass": ("2" if size < _GROUND_GLASS_MM else "3",) * 2,
     }
     ranges = [by_type[kind]] if kind in by_type else list(by_type.values())
-    least = min((low for low, _ in ranges), key=_rank)
-    most = max((high for _, high in ranges), key=_rank)
+    least = min((low for low, _ in ranges), key=_RANK)
+    most = max((high for _, high in ranges), key=_RANK)
     missing = () if kind in by_type else ("type",)
     if least != most and kind != "solid":
         missing = (*missing, "diameter of the solid component")
@@ -131,20 +133,11 @@ def nodule_category(number: int, finding: Finding) -> NoduleCategory:
     return NoduleCategory(number, size, known, least, most, missing if least != most else ())
 
 
-def _solid(size_mm: float) -> str:
-    limits = (_SMALL_MM, _MEDIUM_MM, _LARGE_MM)
-    return CATEGORIES[1 + sum(size_mm >= limit for limit in limits)]
-
-
 def _part_solid(size_mm: float) -> tuple[str, str]:
     """Return least and most: the solid component, which decides, is at most the whole."""
     if size_mm < _SMALL_MM:
         return "2", "2"
     return "3", "4A" if size_mm < _MEDIUM_MM else "4B"
-
-
-def _rank(category: str) -> int:
-    return CATEGORIES.index(category)
 
 
 def _sentence(one: NoduleCategory) -> str:

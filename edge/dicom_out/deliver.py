@@ -28,7 +28,7 @@ from edge.dicom_out.scu import DicomNode
 from edge.dicom_out.stow import DicomWebService
 from edge.dicom_out.targets import STOPPED, Refusal, Sent, Target, kind_of
 from edge.errors import EdgeError
-from edge.report.folder import objects_folder
+from edge.report.evidence import objects_folder
 from edge.report.write import read_versions
 from edge.settings.targets import DicomTarget, DicomWebTarget
 from edge.site import Site

@@ -28,8 +28,7 @@ from edge.dicom_out.pages import encapsulated_pdf, report_pages
 from edge.dicom_out.seg import segmentation
 from edge.dicom_out.sr import structured_report
 from edge.dicom_out.subject import Source, source_of
-from edge.report.evidence import OUTLINES, SOURCE, of_version, read_outlines
-from edge.report.folder import objects_folder
+from edge.report.evidence import OUTLINES, SOURCE, objects_folder, of_version, read_outlines
 from edge.report.model import Report
 from edge.report.pictures import OVERVIEW, picture_name
 from edge.report.serialize import NotAReport, read_report

@@ -3,134 +3,27 @@
 An attempt opens one stream, to the first cloud whose link admits it. After one that failed or left
 ROIs open, the other cloud gets those (fail-over).
 
-This module knows nothing of gRPC: `edge.escalation.stream` implements `Stream`. The number of
-attempts and the pauses between them are decided in `edge.escalation.client`.
+The number of attempts and the pauses between them are decided in `edge.escalation.client`.
 """
 
 import queue
 import threading
-from collections.abc import Callable, Container, Iterator, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Protocol
 
 from edge.escalation.rois import RoiStates
-from edge.link.estimate import Arrival
+from edge.escalation.stream import GrpcStream, Received
 from edge.link.link import Link
-from protos.codec import Outcome
-from protos.deadline import Clock, Deadline
+from protos.deadline import Deadline
 from protos.errors import CallerFault, DeadlinePassed, LinkFault, OverreadError
-from protos.messages import Load, Roi, Summary, Verdict
+from protos.messages import Verdict
 
 SUMMARY_S = 0.02
 """How long the summary of a stream is waited for after the last answer."""
 
 
-@dataclass(frozen=True)
-class Received:
-    """A message of the cloud; None stands for its first response, which holds no message.
-
-    ``after_s`` counts from the opening of the stream, ``received_bytes`` all answers up to here.
-    """
-
-    message: Outcome | Summary | None
-    after_s: float
-    received_bytes: int
-
-
-class StreamTiming:
-    """Measure one stream from its opening on.
-
-    Attributes:
-        first_response_s: seconds until the first response of the cloud; None before it.
-        held: whether the ROIs are sent only after the first response.
-        received_bytes: of all answers so far.
-        arrivals: the verdicts, in the order in which they came.
-    """
-
-    def __init__(self, rois: Sequence[Roi], clock: Clock, *, held: bool = False) -> None:
-        self.first_response_s: float | None = None
-        self.held, self._held_s = held, 0.0
-        self.arrivals: list[Arrival] = []
-        self._clock, self._began_s = clock, clock()
-        self.received_bytes = 0
-        sent = accumulate(roi.voxels.nbytes for roi in rois)
-        self._sent_bytes = dict(zip((roi.roi_id for roi in rois), sent, strict=True))
-
-    @property
-    def after_s(self) -> float:
-        """Seconds since the stream was opened."""
-        return self._clock() - self._began_s
-
-    @property
-    def sending_s(self) -> float:
-        """Seconds since the ROIs could be sent."""
-        return self.after_s - self._held_s
-
-    @property
-    def first_bytes(self) -> int:
-        """Bytes of the first ROI, which might have been answered alone; 0 for none."""
-        return next(iter(self._sent_bytes.values()), 0)
-
-    def up_to_first(self, unanswered: Container[int]) -> tuple[int, int]:
-        """Count the ROIs up to and including the first ``unanswered`` one, and their bytes."""
-        for count, (roi_id, sent_bytes) in enumerate(self._sent_bytes.items(), 1):
-            if roi_id in unanswered:
-                return count, sent_bytes
-        return 0, 0
-
-    def first_response(self, after_s: float) -> Received:
-        """Note that the cloud accepted the stream ``after_s``; held ROIs are sent from now on."""
-        self.first_response_s = after_s
-        self._held_s = self.after_s if self.held else 0.0  # a round trip, not slow bytes
-        return Received(None, after_s, 0)
-
-    def received(self, message: Outcome | Summary, answer_bytes: int) -> Received:
-        """Note a message that came just now."""
-        self.received_bytes += answer_bytes
-        return Received(message, self.after_s, self.received_bytes)
-
-    def arrived(self, verdict: Verdict, received: Received) -> None:
-        """Note that the message is a verdict that counts."""
-        self.arrivals.append(
-            Arrival(
-                sent_bytes=self._sent_bytes[verdict.roi_id],
-                after_s=received.after_s - self._held_s,
-                queue_s=verdict.queue_s,
-                compute_s=verdict.compute_s,
-                received_bytes=received.received_bytes,
-            )
-        )
-
-
-class Stream(Protocol):
-    """An open stream to a cloud: the border to gRPC."""
-
-    @property
-    def sent(self) -> bool:
-        """Whether any ROI was sent."""
-
-    @property
-    def timing(self) -> StreamTiming:
-        """When its ROIs were sent and their answers came."""
-
-    @property
-    def load(self) -> Load | None:
-        """The load that the cloud reported when the stream ended; None if it reported none."""
-
-    def listen(self) -> Iterator[Received]:
-        """Yield what the cloud sends until the stream ends.
-
-        Raises:
-            OverreadError: the stream ended early.
-        """
-
-    def cancel(self) -> None:
-        """End the stream."""
-
-
 def _follow(
-    stream: Stream,
+    stream: GrpcStream,
     deadline: Deadline,
     silence_s: float,
     take: Callable[[Received], None],
@@ -168,7 +61,7 @@ def _follow(
         stream.cancel()
 
 
-def _listen(stream: Stream, events: "queue.SimpleQueue[Received | Exception | None]") -> None:
+def _listen(stream: GrpcStream, events: "queue.SimpleQueue[Received | Exception | None]") -> None:
     """Hand on what a stream brings, then its end: an exception, or None."""
     end: Exception | None = None
     try:
@@ -179,7 +72,7 @@ def _listen(stream: Stream, events: "queue.SimpleQueue[Received | Exception | No
     events.put(end)
 
 
-OpenStream = Callable[[RoiStates, Deadline, str], Stream]
+OpenStream = Callable[[RoiStates, Deadline, str], GrpcStream]
 """Opens a stream with the ROIs that are open now, until a deadline, under a study key."""
 
 
@@ -213,7 +106,7 @@ class Escalation:
         self._rois, self._deadline, self._study_key = rois, deadline, study_key
         self._counts = counts
         self._untried, self._entered = list(endpoints), list[Endpoint]()
-        self._ended: dict[Endpoint, tuple[Stream, OverreadError | None]] = {}
+        self._ended: dict[Endpoint, tuple[GrpcStream, OverreadError | None]] = {}
 
     def enter(self) -> bool:
         """Take the next cloud whose link admits this escalation; return whether there is one."""
@@ -267,7 +160,12 @@ class Escalation:
 
 
 def _learn(
-    link: Link, stream: Stream, fault: OverreadError | None, unanswered: Set[int], *, counts: bool
+    link: Link,
+    stream: GrpcStream,
+    fault: OverreadError | None,
+    unanswered: Set[int],
+    *,
+    counts: bool,
 ) -> None:
     """Report to the link what one stream shows: it brought verdicts, was too slow, or broke."""
     timing = stream.timing

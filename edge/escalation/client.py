@@ -17,7 +17,7 @@ import structlog
 
 from edge.budget import Budget
 from edge.decide import Plan
-from edge.escalation.attempt import Endpoint, Escalation, OpenStream
+from edge.escalation.attempt import Endpoint, Escalation
 from edge.escalation.rois import EscalationResult, RoiStates, cut_rois
 from edge.escalation.stream import GrpcStream
 from edge.link.channel import open_link
@@ -191,7 +191,8 @@ class Escalator:
         states = RoiStates(rois)
         if deadline.passed or not states.open:
             return states.result(DeadlinePassed("no time was left for a second reading"), 0)
-        endpoints = self._endpoints(priority or Priority(self._settings.priority))
+        urgency = priority or Priority(self._settings.priority)
+        endpoints = [self._endpoint(*cloud, urgency) for cloud in self._clouds]
         escalation = Escalation(endpoints, states, deadline, study_key, counts=counts)
         try:
             if not escalation.enter():
@@ -204,17 +205,10 @@ class Escalator:
             return replace(result, reason=result.reason + self.estimate_now().silence)
         return result
 
-    def _endpoints(self, priority: Priority) -> list[Endpoint]:
-        """Return the clouds, whose streams say how urgent a study is."""
-        return [
-            Endpoint(self._opener(stub, link, address, priority), link)
-            for stub, link, address in self._clouds
-        ]
-
-    def _opener(
+    def _endpoint(
         self, stub: OverreadStub, link: Link, address: str, priority: Priority
-    ) -> OpenStream:
-        """Return what opens a stream to one cloud, after it has said what will be sent."""
+    ) -> Endpoint:
+        """Return one cloud; before a stream to it is opened it is said what will be sent."""
 
         def opened(states: RoiStates, deadline: Deadline, study_key: str) -> GrpcStream:
             rois = states.open.values()
@@ -224,7 +218,7 @@ class Escalator:
                 stub, self._settings, link, states, deadline, study_key, priority=priority
             )
 
-        return opened
+        return Endpoint(opened, link)
 
     def _attempts(
         self, escalation: Escalation, states: RoiStates, deadline: Deadline

@@ -1,21 +1,110 @@
 """One stream to the cloud over gRPC: what it sends, what it receives, and how it ends."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 import grpc
 
-from edge.escalation.attempt import Received, StreamTiming
 from edge.escalation.rois import RoiStates
+from edge.link.estimate import Arrival
 from edge.link.link import Link
 from edge.settings.core import EdgeSettings
 from process import tracing
 from protos import overread_pb2 as pb
-from protos.codec import decode_response, encode_header, encode_roi, load_of
-from protos.deadline import Deadline
+from protos.codec import Outcome, decode_response, encode_header, encode_roi, load_of
+from protos.deadline import Clock, Deadline
 from protos.errors import DeadlineUnmeetable, from_status
-from protos.messages import SITE_KEY, Accepted, Header, Load, Priority, Refusal, Roi, Summary
+from protos.messages import (
+    SITE_KEY,
+    Accepted,
+    Header,
+    Load,
+    Priority,
+    Refusal,
+    Roi,
+    Summary,
+    Verdict,
+)
 from protos.overread_pb2_grpc import OverreadStub
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message of the cloud; None stands for its first response, which holds no message.
+
+    ``after_s`` counts from the opening of the stream, ``received_bytes`` all answers up to here.
+    """
+
+    message: Outcome | Summary | None
+    after_s: float
+    received_bytes: int
+
+
+class StreamTiming:
+    """Measure one stream from its opening on.
+
+    Attributes:
+        first_response_s: seconds until the first response of the cloud; None before it.
+        held: whether the ROIs are sent only after the first response.
+        received_bytes: of all answers so far.
+        arrivals: the verdicts, in the order in which they came.
+    """
+
+    def __init__(self, rois: Sequence[Roi], clock: Clock, *, held: bool = False) -> None:
+        self.first_response_s: float | None = None
+        self.held, self._held_s = held, 0.0
+        self.arrivals: list[Arrival] = []
+        self._clock, self._began_s = clock, clock()
+        self.received_bytes = 0
+        sent = accumulate(roi.voxels.nbytes for roi in rois)
+        self._sent_bytes = dict(zip((roi.roi_id for roi in rois), sent, strict=True))
+
+    @property
+    def after_s(self) -> float:
+        """Seconds since the stream was opened."""
+        return self._clock() - self._began_s
+
+    @property
+    def sending_s(self) -> float:
+        """Seconds since the ROIs could be sent."""
+        return self.after_s - self._held_s
+
+    @property
+    def first_bytes(self) -> int:
+        """Bytes of the first ROI, which might have been answered alone; 0 for none."""
+        return next(iter(self._sent_bytes.values()), 0)
+
+    def up_to_first(self, unanswered: Container[int]) -> tuple[int, int]:
+        """Count the ROIs up to and including the first ``unanswered`` one, and their bytes."""
+        for count, (roi_id, sent_bytes) in enumerate(self._sent_bytes.items(), 1):
+            if roi_id in unanswered:
+                return count, sent_bytes
+        return 0, 0
+
+    def first_response(self, after_s: float) -> Received:
+        """Note that the cloud accepted the stream ``after_s``; held ROIs are sent from now on."""
+        self.first_response_s = after_s
+        self._held_s = self.after_s if self.held else 0.0  # a round trip, not slow bytes
+        return Received(None, after_s, 0)
+
+    def received(self, message: Outcome | Summary, answer_bytes: int) -> Received:
+        """Note a message that came just now."""
+        self.received_bytes += answer_bytes
+        return Received(message, self.after_s, self.received_bytes)
+
+    def arrived(self, verdict: Verdict, received: Received) -> None:
+        """Note that the message is a verdict that counts."""
+        self.arrivals.append(
+            Arrival(
+                sent_bytes=self._sent_bytes[verdict.roi_id],
+                after_s=received.after_s - self._held_s,
+                queue_s=verdict.queue_s,
+                compute_s=verdict.compute_s,
+                received_bytes=received.received_bytes,
+            )
+        )
 
 
 class GrpcStream:

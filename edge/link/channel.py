@@ -1,18 +1,21 @@
-"""Channels to a cloud: their options, how one is opened, and the health check on it.
+"""Channels to a cloud: their options, how one is opened, and the health checks on it.
 
-`edge.escalation` sends studies over them.
+`edge.escalation` sends studies over them. The checks tell the link when the cloud goes down and
+comes up again, so that no study waits for one that is down, and keep the connection open.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import grpc
 import structlog
 
 from edge.errors import BadSettings
-from edge.link.health import HealthCheck, HealthMonitor
 from edge.link.link import CONNECT_S, Link
 from edge.settings.core import EdgeSettings
 from process.tls import diagnose, grpc_target, replicas_of
@@ -25,6 +28,9 @@ log = structlog.get_logger()
 
 GRACE_SHARE = 0.05
 """Part of a study's deadline for which studies wait, after a start, for the first health check."""
+
+DOWN_PAUSE_S = 1.0
+"""The longest pause between two checks while the cloud is down."""
 
 # All replicas that an address leads to, in turn; not those whose health is NOT_SERVING.
 BALANCED = (
@@ -72,6 +78,14 @@ def open_link(
     return channel
 
 
+@dataclass(frozen=True)
+class HealthCheck:
+    """A started check: ``fault`` waits for its result (None if the cloud answered)."""
+
+    fault: Callable[[], LinkFault | None]
+    cancel: Callable[[], object]
+
+
 def start_health_check(
     channel: grpc.Channel, timeout_s: float, *, why: Callable[[], str] = lambda: ""
 ) -> HealthCheck:
@@ -106,7 +120,7 @@ def open_channel(address: str, settings: EdgeSettings, *, alone: bool = False) -
     options = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", int(alone)))
     if settings.cloud.tls.ca is None:
         return grpc.insecure_channel(grpc_target(address), options=options)
-    if problems := check_credentials(settings):
+    if problems := settings.cloud.tls.problems():
         raise BadSettings("; ".join(problems))
     for warning in settings.cloud.tls.warnings():
         log.warning("a certificate expires soon", reason=warning)
@@ -118,11 +132,6 @@ DIAGNOSE_EVERY_S = 30.0
 """Shortest time between two diagnoses: each opens a connection."""
 DIAGNOSE_S = 1.5
 """Time for each step of a diagnosis: two round trips of a satellite link. A stop waits for it."""
-
-
-def check_credentials(settings: EdgeSettings) -> list[str]:
-    """Return what is wrong with the TLS files, a sentence each; nothing if they can be used."""
-    return settings.cloud.tls.problems()
 
 
 class Diagnosis:
@@ -141,3 +150,94 @@ class Diagnosis:
             self._reason = diagnose(self._address, self._files, DIAGNOSE_S)
             self._next_s = self._clock() + DIAGNOSE_EVERY_S
         return self._reason
+
+
+class HealthMonitor:
+    """Run health checks from a thread of its own while it is entered.
+
+    Args:
+        check: starts a health check with this time limit in seconds.
+        link: gets the results; a failed escalation makes the monitor check at once.
+        startup_grace_s: how long after the start studies wait for the first result.
+        cloud: the cloud's address, for the log.
+    """
+
+    def __init__(
+        self,
+        check: Callable[[float], HealthCheck],
+        link: Link,
+        pause_s: float,
+        *,
+        startup_grace_s: float = CONNECT_S,
+        clock: Callable[[], float] = time.monotonic,
+        cloud: str = "",
+    ) -> None:
+        self._check, self._link, self._pause_s, self._clock = check, link, pause_s, clock
+        self._cloud, self._logged = cloud, ""
+        self._startup_grace_s = startup_grace_s
+        self._lock, self._over, self._up = threading.Lock(), threading.Event(), False
+        self._running: HealthCheck | None = None
+        self._thread = threading.Thread(target=self._run, name="health monitor", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._link.monitor_started(self._startup_grace_s)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._over.set()
+            if self._running is not None:
+                self._running.cancel()
+        self._link.suspect.set()
+        self._thread.join()
+        self._link.monitor_stopped()
+
+    def _run(self) -> None:
+        try:
+            while self._check_once():
+                pause_s = self._pause_s if self._up else min(self._pause_s, DOWN_PAUSE_S)
+                self._link.suspect.wait(pause_s)
+                self._link.suspect.clear()
+        except Exception:  # whatever it is, a link without a monitor must not stay down
+            log.exception("health monitor stopped; each study will probe the cloud itself")
+            self._link.up(None)
+
+    def _check_once(self) -> bool:
+        """Check once, unless an escalation is receiving answers; return False when it is over."""
+        if self._link.receiving:
+            return not self._over.is_set()
+        began_s = self._clock()
+        with self._lock:
+            if self._over.is_set():
+                return False
+            self._running = check = self._check(self._timeout_s())
+        fault = check.fault()
+        took_s = self._clock() - began_s
+        if self._over.is_set():
+            return False
+        if fault is None:
+            # the first check after a failure includes connecting, and is no round trip
+            self._link.up(took_s if self._up else None)
+        else:
+            self._link.down(fault.text)
+        self._up = fault is None
+        self._log_change("" if fault is None else fault.reason)
+        return True
+
+    def _log_change(self, reason: str) -> None:
+        """Log when the cloud goes down, for another reason too, and when it is up."""
+        said = reason or "up"
+        if said == self._logged:
+            return
+        self._logged = said
+        if reason:
+            log.warning("cloud is down", cloud=self._cloud, reason=reason)
+        else:
+            log.info("cloud is up", cloud=self._cloud)
+
+    def _timeout_s(self) -> float:
+        """Return a short timeout while the cloud is up; otherwise allow for connecting."""
+        if self._up:
+            return min(CONNECT_S, self._link.response_timeout_s())
+        return max(CONNECT_S, self._startup_grace_s)

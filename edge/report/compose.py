@@ -73,30 +73,20 @@ def compose(
     # a later version may come while a cloud is set up and the second reading is incomplete
     may_change = merged.second_reading in (SecondReading.PARTIAL, SecondReading.MISSING)
     later = AMENDED_LATER if provenance.amends else NOT_AMENDED
-    report = Report(
-        study_key=job.study_key,
-        created=provenance.now().isoformat(timespec="seconds"),
-        source=job.source,
-        deadline_s=provenance.deadline_s,
-        version=job.version,
-        changes=more_images(job),
-        header=study.header,
-        series_uid=study.volume.series_uid,
+    report = replace(
+        _report_of(provenance, job, study, ledger, rule),
         findings=merged.findings,
         possible=merged.possible,
         decisions=plan.decisions,
-        ledger=ledger,
         second_reading=merged.second_reading,
         second_reading_reason=f"{merged.reason}; {later}" if may_change else merged.reason,
         locator=locator_of(study, box),
         models=models_used(provenance.edge_model, answers),
-        other_series=(*study.other_series, *job.notes),
         coverage=box.coverage,
         limitations=limitations,
         guarantee=guarantee_of(provenance.guarantee, plan, answers, limitations),
         audit=assessment.audit,
         status=Status.PROVISIONAL if may_change else Status.FINAL,
-        rule=rule,
         clinical=clinical,
     )
     return completed(report)
@@ -139,23 +129,12 @@ def compose_rejection(
     rule: AppliedRule = BY_DEFAULT,
 ) -> Report:
     """Compose the report of a study that was refused; ``study`` is what of it could be read."""
-    report = Report(
-        study_key=job.study_key,
-        created=provenance.now().isoformat(timespec="seconds"),
-        source=job.source,
-        deadline_s=provenance.deadline_s,
-        header=study.header if study else StudyHeader(),
-        series_uid=study.volume.series_uid if study else "",
-        other_series=(*(study.other_series if study else ()), *job.notes),
-        version=job.version,
-        changes=more_images(job),
-        ledger=ledger,
+    report = replace(
+        _report_of(provenance, job, study, ledger, rule),
         second_reading_reason="the study was not read",
-        models={"edge": provenance.edge_model},
         guarantee=UNREAD,
         status=Status.REJECTED,
         rejection=rejection,
-        rule=rule,
     )
     return completed(report)
 
@@ -164,16 +143,37 @@ def compose_ignored(
     provenance: Provenance, job: Job, ignored: IgnoredStudy, ledger: tuple[LedgerEntry, ...]
 ) -> Report:
     """Compose the report of a study that rules ignore."""
-    unread = Rejection(ignored.kind, ignored.reason)
-    report = compose_rejection(provenance, job, ignored.study, unread, ledger)
-    ignored_report = replace(
-        report,
+    report = replace(
+        _report_of(provenance, job, ignored.study, ledger, ignored.applied),
         second_reading_reason=ignored.reason,
+        guarantee=UNREAD,
         status=Status.IGNORED,
-        rejection=None,
-        rule=ignored.applied,
     )
-    return completed(ignored_report)
+    return completed(report)
+
+
+def _report_of(
+    provenance: Provenance,
+    job: Job,
+    study: Study | None,
+    ledger: tuple[LedgerEntry, ...],
+    rule: AppliedRule,
+) -> Report:
+    """Return what every report says, and what is known of its study."""
+    return Report(
+        study_key=job.study_key,
+        created=provenance.now().isoformat(timespec="seconds"),
+        source=job.source,
+        deadline_s=provenance.deadline_s,
+        version=job.version,
+        changes=more_images(job),
+        header=study.header if study else StudyHeader(),
+        series_uid=study.volume.series_uid if study else "",
+        other_series=(*(study.other_series if study else ()), *job.notes),
+        ledger=ledger,
+        models={"edge": provenance.edge_model},
+        rule=rule,
+    )
 
 
 def more_images(job: Job) -> tuple[Change, ...]:

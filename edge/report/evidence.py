@@ -19,9 +19,10 @@ from zipfile import BadZipFile
 import numpy as np
 
 from edge.findings import BoolArray, Finding
-from edge.report.folder import OBJECTS
 from imaging.volume import FloatArray, Geometry, triple
 
+OBJECTS = "dicom"
+"""Name of the folder in a report's folder that has its objects."""
 SOURCE = "source.json.gz"
 OUTLINES = "outlines.npz"
 
@@ -47,6 +48,11 @@ class PlacedOutline:
 def of_version(name: str, version: int) -> str:
     """Return the name under which a file of the newest report is kept for an older version."""
     return f"report.v{version}.{name.removeprefix('report.')}"
+
+
+def objects_folder(out: Path, version: int) -> Path:
+    """Return the folder with the objects of one version of the report in ``out``."""
+    return out / OBJECTS / f"v{version}"
 
 
 def beside(out: Path) -> list[Path]:

@@ -1,24 +1,32 @@
-"""The folder of a report in the outbox belongs to exactly one study.
+"""The folder of a report belongs to one study: who may write there, and what may be replaced.
 
-``mkdir`` decides between two agents, also where they run on two machines and share the outbox. An
-empty file ``.study-KEY`` in the folder then names its study. It stays as long as the report does.
+In the outbox of an agent ``mkdir`` decides between two agents, also where they run on two machines
+and share the outbox. An empty file ``.study-KEY`` in the folder then names its study. It stays as
+long as the report does. For the command line and for Python, no other study's report is removed
+unasked.
 """
 
+import json
+import os
+from collections.abc import Callable
 from contextlib import suppress
-from json import JSONDecodeError, loads
 from pathlib import Path
+from typing import Any
+
+import structlog
 
 from edge.access import make_folder
 from edge.atomic_files import sync_folder
+from edge.errors import MissingPath, UnfitFolder
+from edge.job import Job
+from edge.report.evidence import beside
+from edge.report.pictures import stray_pictures
+from edge.report.serialize import SCHEMA
+from imaging.volume import Study
+
+log = structlog.get_logger()
 
 OWNER = ".study-"
-OBJECTS = "dicom"
-"""Name of the folder in a report's folder that has its objects."""
-
-
-def objects_folder(out: Path, version: int) -> Path:
-    """Return the folder with the objects of one version of the report in ``out``."""
-    return out / OBJECTS / f"v{version}"
 
 
 def take_folder(folder: Path, study_key: str) -> bool:
@@ -58,7 +66,102 @@ def owner_of(folder: Path) -> str:
     for path in folder.glob(f"{OWNER}*"):
         return path.name.removeprefix(OWNER)
     try:  # written by `screen`, or by an agent of an older version
-        values = loads((folder / "report.json").read_bytes())
-    except (FileNotFoundError, NotADirectoryError, JSONDecodeError, UnicodeDecodeError):
+        values = json.loads((folder / "report.json").read_bytes())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
         return ""
     return str(values.get("study_key", "")) if isinstance(values, dict) else ""
+
+
+def require_readable(path: Path) -> None:
+    """Refuse a study that does not exist or must not be read: there is nothing to report.
+
+    Raises:
+        MissingPath: the message names the path.
+    """
+    try:
+        if path.is_dir():
+            os.scandir(path).close()
+        elif path.stat() and path.is_file():
+            path.open("rb").close()
+    except OSError as error:
+        reason = f"{error.strerror}: check the path. Nothing was read or written"
+        raise MissingPath(f"{path}: {reason}") from None
+
+
+def require_separate(out: Path, source: Path) -> None:
+    """Refuse an output folder that is a file, or that lies in the study's folder.
+
+    Raises:
+        UnfitFolder: the message names the folder.
+    """
+    place = Path(os.path.realpath(out))
+    existing = next(folder for folder in (place, *place.parents) if folder.exists())
+    if not existing.is_dir():
+        raise UnfitFolder(f"{out}: {existing} is a file: choose another folder with --out")
+    if place.is_relative_to(os.path.realpath(source)):
+        reason = f"the report would lie among the files of the study {source}"
+        raise UnfitFolder(f"{out}: {reason}: choose a folder outside it with --out")
+
+
+def admission(*, overwrite: bool) -> Callable[[Job, Study | None], None]:
+    """Return the check of `edge.pipeline.Pipeline.admit`: may the report replace what is there?
+
+    An older report of the same study may be replaced: it has the same series, or where one of the
+    two states no UIDs, the same source. Any other needs ``overwrite``. Files that are not of a
+    report are never replaced.
+    """
+
+    def admit(job: Job, study: Study | None) -> None:
+        why = _may_replace(job, study, overwrite=overwrite)
+        if why:
+            log.info("older report replaced", folder=str(job.out), why=why)
+
+    return admit
+
+
+def _may_replace(job: Job, study: Study | None, *, overwrite: bool) -> str:
+    """Return why the report in ``job.out`` may be replaced, empty where there is none.
+
+    Raises:
+        UnfitFolder: it may not.
+    """
+    if next(job.out.glob(f"{OWNER}*"), None):
+        raise UnfitFolder(_advice(job.out, "belongs to the agent, which may amend its report"))
+    report = job.out / "report.json"
+    if not report.exists():
+        paths = (job.out / "report.html", *stray_pictures(job.out), *beside(job.out))
+        found = [str(path.relative_to(job.out)) for path in paths if path.exists()]
+        if found and not overwrite:
+            what = f"holds {', '.join(found)}, but no report.json of Overread"
+            raise UnfitFolder(_advice(job.out, f"{what}: if they can go, add --overwrite"))
+        return "overwrite" if found else ""
+    try:
+        older = json.loads(report.read_bytes())
+        is_ours = older["schema"].startswith(SCHEMA.partition("/")[0] + "/")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        is_ours = False
+    if not is_ours:
+        raise UnfitFolder(_advice(job.out, "its report.json is not of Overread"))
+    if same := _same_study(older, job.source, study):
+        return same
+    if not overwrite:
+        held = f"holds the report of another study ({older.get('source')})"
+        raise UnfitFolder(_advice(job.out, f"{held}: if it can go, add --overwrite"))
+    return "overwrite"
+
+
+def _same_study(older: dict[str, Any], source: Path, study: Study | None) -> str:
+    """Return why the older report is of the same study, empty where it is not."""
+    known = older.get("study") or {}
+    if study and study.header.study_uid and known.get("study_uid"):
+        before = older.get("series_uid"), known["study_uid"], known.get("patient_id")
+        now = study.volume.series_uid, study.header.study_uid, study.header.patient_id
+        return "same series" if before == now else ""
+    # a volume file and a refused study have no UIDs; an array has no path either
+    path = Path(str(older.get("source") or ""))
+    same_path = source.exists() and os.path.realpath(path) == os.path.realpath(source)
+    return "same source" if same_path else ""
+
+
+def _advice(out: Path, reason: str) -> str:
+    return f"{out} {reason}, or choose another folder with --out"

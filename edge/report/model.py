@@ -101,9 +101,7 @@ class Report:
             for a report that was read from its file.
         models: role (``edge``, ``cloud``) to model, version and engine in one line.
         other_series: series of the same folder that were not read.
-        coverage: how much of the lungs the volume shows.
         limitations: what of this study lies outside the models' calibration.
-        guarantee: of missed nodules, or why there is none.
         audit: of a scan in which no candidate was uncertain; None for any other.
         version: 1, and one more for each amendment.
         changes: of all amendments since version 1, in their order.
@@ -112,8 +110,6 @@ class Report:
         pictured: the numbers that were drawn in the lung box when the study was read.
         picture_note: which pictures belong to an older version, or are missing.
         rejection: set exactly when `status` is `Status.REJECTED`.
-        rule: the rule that took the series, or that ignores the study.
-        clinical: what is known of the patient beside images and header.
 
     These follow from the others (`edge.report.compose.completed`):
         result: one sentence.

@@ -1,12 +1,15 @@
 """Turn a report into the values of ``report.json``, and such values into a report again.
 
-All keys are named here; the command line's ``--json`` prints the same.
+All keys are named here; the command line's ``--json`` prints the same. Of a patient the audit trail
+gets the identifiers alone that it needs: no name, no date, no description.
 """
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from edge.clinical.brock import MODEL as BROCK
 from edge.clinical.brock import REFERENCE, Brock, notes_of
-from edge.clinical.lung_rads import STANDARD, LungRads
+from edge.clinical.lung_rads import STANDARD
 from edge.errors import EdgeError
 from edge.findings import Decision, Finding
 from edge.guarantee import Guarantee
@@ -37,7 +40,6 @@ def report_to_dict(report: Report) -> dict[str, Any]:
 
     Points are ``[x, y, z]`` LPS in mm, times are in seconds. A number that is not finite is null.
     """
-    audit = report.audit
     return {
         "schema": SCHEMA,
         "study_key": report.study_key,
@@ -51,7 +53,7 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "result": report.result,
         "next_steps": list(report.next_steps),
         "findings": [_finding(report, n, one) for n, one in report.numbered],
-        "lung_rads": _lung_rads(report.lung_rads),
+        "lung_rads": report.lung_rads and {**_values(report.lung_rads), "standard": STANDARD},
         "brock": _brock_of_patient(report),
         "clinical": asdict(report.clinical),
         "possible_findings": [_finding(report, n, one) for n, one in report.numbered_possible],
@@ -62,32 +64,15 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "candidates": [_candidate(decision) for decision in report.decisions],
         "highest_dismissed_score": _number(report.highest_dismissed_score, 4),
         "rejection": asdict(report.rejection) if report.rejection else None,
-        "rule": {
-            "name": report.rule.name,
-            "action": report.rule.action.value,
-            "priority": report.rule.priority.value,
-            "screening": report.rule.screening,
-        },
+        "rule": _values(report.rule),
         "deadline_s": _number(report.deadline_s, 3),
         "took_s": _number(report.took_s, 4),
-        "ledger": [
-            {
-                "stage": entry.stage,
-                "budget_s": _number(entry.budget_s, 4),
-                "took_s": _number(entry.took_s, 4),
-            }
-            for entry in report.ledger
-        ],
+        "ledger": [_values(entry, budget_s=4, took_s=4) for entry in report.ledger],
         "models": dict(report.models),
         "coverage": _coverage(report),
-        "limitations": [{"kind": x.kind.value, "text": x.text} for x in report.limitations],
+        "limitations": [_values(limitation) for limitation in report.limitations],
         "guarantee": _guarantee(report.guarantee),
-        "audit": audit
-        and {
-            **asdict(audit),
-            "outcome": audit.outcome.value,
-            "highest_score": _number(audit.highest_score, 4),
-        },
+        "audit": report.audit and _values(report.audit, highest_score=4),
         "other_series": list(report.other_series),
         "disclaimer": NOT_A_DEVICE,
     }
@@ -113,19 +98,6 @@ def _brock_of_patient(report: Report) -> dict[str, Any]:
         "unknown": list(brock.unknown_of_patient) if brock else [],
         "reference": REFERENCE,
         "notes": list(notes_of(report.header, report.clinical)),
-    }
-
-
-def _lung_rads(suggested: LungRads | None) -> dict[str, Any] | None:
-    if suggested is None:
-        return None
-    return {
-        "category": suggested.category,
-        "least": suggested.least,
-        "most": suggested.most,
-        "inputs": [asdict(one) for one in suggested.inputs],
-        "reasons": list(suggested.reasons),
-        "standard": STANDARD,
     }
 
 
@@ -236,6 +208,17 @@ def _point(centre_mm: Iterable[float]) -> list[float | None]:
     return [_number(value, 2) for value in centre_mm]
 
 
+def _values(one: Any, **digits: int) -> dict[str, Any]:
+    """Return the fields of a dataclass as JSON values, those in ``digits`` rounded."""
+    fields = asdict(one)
+    for name, value in fields.items():
+        if isinstance(value, Enum):
+            fields[name] = value.value
+        elif isinstance(value, tuple):
+            fields[name] = list(value)
+    return fields | {name: _number(fields[name], count) for name, count in digits.items()}
+
+
 def _number(value: float | None, digits: int) -> float | None:
     return None if value is None or not math.isfinite(value) else round(float(value), digits)
 
@@ -279,6 +262,33 @@ def report_from_dict(values: object) -> Report:
     except (KeyError, TypeError, AttributeError) as error:
         raise NotAReport(f"it is damaged: {type(error).__name__} {error}") from None
     return report
+
+
+def report_in(out: Path) -> dict[str, Any]:
+    """Return what the audit trail says of the report in a folder; empty if there is none."""
+    try:
+        return report_facts(read_report(out / "report.json"))
+    except (OSError, NotAReport):
+        return {}
+
+
+def report_facts(report: Report) -> dict[str, Any]:
+    """Return what the audit trail says of a report: its study, counts, and who decided."""
+    changes = [one.kind.value for one in report.changes if one.version == report.version]
+    return {
+        "version": report.version,
+        "status": report.status.value,
+        "models": report.models,
+        "findings": len(report.findings),
+        "possible_findings": len(report.possible),
+        "decided_by": dict(Counter(one.decided_by.value for _, one in report.listed)),
+        "second_reading": report.second_reading.value,
+        "patient_id": report.header.patient_id,
+        "study_uid": report.header.study_uid,
+        "series_uid": report.series_uid,
+        **({"changes": changes} if changes else {}),
+        **({"kind": report.rejection.kind} if report.rejection else {}),
+    }
 
 
 @cache

@@ -84,16 +84,12 @@ def give_up_report(out: Path, study_key: str) -> bool:
     Raises:
         OSError: the folder cannot be written; the older version is unchanged.
     """
-    try:
-        report = json.loads((out / "report.json").read_bytes())
-        is_provisional = report["status"] == Status.PROVISIONAL.value
-        version = int(report["version"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return False
-    if not is_provisional or report.get("study_key") != study_key:
+    report = _values_in(out / "report.json", study_key)
+    if report.get("status") != Status.PROVISIONAL.value:
         return False
     reason = "the request for it was lost with the database of the agent"
-    change = Change(version + 1, ChangeKind.GIVEN_UP, f"not read again: {reason}")
+    text = f"not read again: {reason}"
+    change = Change(int(report["version"]) + 1, ChangeKind.GIVEN_UP, text)
     amended = {
         "status": Status.FINAL.value,
         "second_reading_reason": f"{report['second_reading_reason']}; {change.text}",
@@ -111,11 +107,9 @@ def refer_to(out: Path, study_key: str, text: str) -> None:
     Raises:
         OSError: the folder cannot be written; the older version is unchanged.
     """
-    if not (version := version_in(out, study_key)):
-        return
-    report = json.loads((out / "report.json").read_bytes())
-    if text not in report["other_series"]:
-        change = Change(version + 1, ChangeKind.CHANGED_IMAGES, text)
+    report = _values_in(out / "report.json", study_key)
+    if report and text not in report["other_series"]:
+        change = Change(int(report["version"]) + 1, ChangeKind.CHANGED_IMAGES, text)
         _change_files(out, report | {"other_series": [*report["other_series"], text]}, change)
 
 
@@ -134,11 +128,7 @@ def _change_files(out: Path, values: dict[str, Any], change: Change) -> None:
 
 def version_in(out: Path, study_key: str) -> int:
     """Return the version of this study's report in ``out``, 0 if none can be read."""
-    try:
-        values = json.loads((out / "report.json").read_bytes())
-    except (FileNotFoundError, ValueError):
-        return 0
-    return int(values["version"]) if values.get("study_key") == study_key else 0
+    return int(_values_in(out / "report.json", study_key).get("version", 0))
 
 
 def read_versions(out: Path, study_key: str) -> tuple[int, ...]:
@@ -148,11 +138,20 @@ def read_versions(out: Path, study_key: str) -> tuple[int, ...]:
     """
     found = set[int]()
     for path in (out / "report.json", *out.glob("report.v[0-9]*.json")):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            values = json.loads(path.read_bytes())
-            if values["study_key"] == study_key and values["rejection"] is None:
+        with suppress(OSError):
+            values = _values_in(path, study_key)
+            if values.get("rejection", "") is None:
                 found.add(int(values["version"]))
     return tuple(sorted(found))
+
+
+def _values_in(file: Path, study_key: str) -> dict[str, Any]:
+    """Return the values of this study's report in a file; empty if none can be read."""
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+        values: dict[str, Any] = json.loads(file.read_bytes())
+        if values["study_key"] == study_key and int(values["version"]):
+            return values
+    return {}
 
 
 def _write_files(

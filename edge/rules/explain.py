@@ -6,12 +6,12 @@ one that the agent would read. Nothing is written.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edge.rules.file import load_rules
-from edge.rules.rule import AppliedRule, Received
-from edge.rules.selection import IgnoredStudy, RuledSeries, received_in, require_any, ruled
+from edge.rules.rule import AppliedRule, Received, load_rules
+from edge.rules.selection import IgnoredStudy, RuledSeries, preferences, received_in, ruled
 from edge.settings.core import EdgeSettings
 from imaging.dicom.arrival import files_of
 from imaging.dicom.study import peek
@@ -63,15 +63,8 @@ def explain(
         return Received(calling, came.called_ae if called_ae is None else called_ae)
 
     with IsolatedReader(ReadLimits(settings.read_memory_mb)) as reader:
-        return [
-            _explained(
-                study,
-                settings,
-                reader,
-                lambda series, root: ruled(rules, series, root, received_as),
-            )
-            for study in studies_below(path)
-        ]
+        rule = partial(ruled, rules, received_as=received_as)
+        return [_explained(study, settings, reader, rule) for study in studies_below(path)]
 
 
 def studies_below(path: Path) -> list[Path]:
@@ -100,8 +93,7 @@ def _explained(
     def select(series: tuple[SeriesSummary, ...]) -> tuple[Preference, ...]:
         nonlocal found
         found = rule(series, path)
-        require_any(found, path)
-        return tuple(Preference(one.rule.name, one.rank, one.ignored) for one in found)
+        return preferences(found, path)
 
     outcome, reason, chosen = "read", "", None
     try:

@@ -79,15 +79,13 @@ def selection(rules: Rules, root: Path) -> SelectSeries:
     """
 
     def select(series: tuple[SeriesSummary, ...]) -> tuple[Preference, ...]:
-        found = ruled(rules, series, root)
-        require_any(found, root)
-        return tuple(Preference(one.rule.name, one.rank, one.ignored) for one in found)
+        return preferences(ruled(rules, series, root), root)
 
     return select
 
 
-def require_any(found: Sequence[RuledSeries], root: Path) -> None:
-    """Require a series to read.
+def preferences(found: Sequence[RuledSeries], root: Path) -> tuple[Preference, ...]:
+    """Return what `imaging.read` is told of each series; require one to read.
 
     A study without CT is left to the reading, which refuses it, unless rules ignore all of it.
 
@@ -96,10 +94,9 @@ def require_any(found: Sequence[RuledSeries], root: Path) -> None:
     """
     ignored = [one for one in found if one.ignored]
     fit = [one for one in found if not one.series.unfit]
-    if not ignored or any(not one.ignored for one in fit):
-        return
-    if not fit and len(ignored) < len(found):
-        return
+    is_one_left = any(not one.ignored for one in fit or found)
+    if not ignored or is_one_left:
+        return tuple(Preference(one.rule.name, one.rank, one.ignored) for one in found)
     first = min(ignored, key=lambda one: (bool(one.series.unfit), one.rank))
     names = ", ".join(repr(name) for name in dict.fromkeys(one.rule.name for one in ignored))
     several = "s" if "," in names else ""

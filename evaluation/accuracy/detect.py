@@ -17,8 +17,8 @@ import typer
 from edge.assemble import open_pipeline
 from edge.job import Job
 from edge.pipeline import Pipeline, read_and_report
+from edge.report.folder import admission, require_separate
 from edge.report.model import Report
-from edge.report.overwrite import admission, require_separate
 from edge.settings.core import load_settings
 from evaluation.accuracy.bootstrap import operating_point
 from evaluation.accuracy.nodules import CAVEAT

@@ -11,7 +11,7 @@ from edge.escalation.client import NoSecondReader
 from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
 from edge.report.model import Report
-from edge.rules.file import load_rules
+from edge.rules.rule import load_rules
 from edge.rules.selection import selection
 from edge.store.pending import PersistPending
 from imaging.read import read_study

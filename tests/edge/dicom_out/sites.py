@@ -15,7 +15,8 @@ from edge.dicom_out.deliver import ObjectMaker, Sender, open_target
 from edge.dicom_out.exports import Delivery, DeliveryStep, ExportStore
 from edge.errors import EdgeError
 from edge.folders import AgentFolders
-from edge.report.folder import objects_folder, owner_of, take_folder
+from edge.report.evidence import objects_folder
+from edge.report.folder import owner_of, take_folder
 from edge.report.model import Report, Status
 from edge.report.write import write_report, write_version
 from edge.settings.targets import DicomTarget, DicomWebTarget

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from edge.dicom_out.deliver import MAX_ATTEMPTS, MAX_MAKING
 from edge.dicom_out.exports import DeliveryStep, ExportStep
-from edge.report.folder import objects_folder
+from edge.report.evidence import objects_folder
 from tests.dicom_peers import Pacs, StowService, write_object
 from tests.edge.dicom_out import sites
 from tests.edge.dicom_out.sites import NoObjects, deliveries, pacs_at, uids, web_at

@@ -17,8 +17,7 @@ from pydicom.sr.codedict import codes
 from edge.dicom_out.errors import NotExportable
 from edge.dicom_out.objects import MadeObjects, make_objects
 from edge.findings import SecondReading
-from edge.report.evidence import OUTLINES, SOURCE
-from edge.report.folder import OBJECTS
+from edge.report.evidence import OBJECTS, OUTLINES, SOURCE
 from edge.report.model import Change, ChangeKind, Rejection, Report, Status
 from edge.report.write import write_report, write_version
 from tests.edge.dicom_out.studies import (

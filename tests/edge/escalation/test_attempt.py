@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from edge.escalation.attempt import Endpoint, Escalation, Received, StreamTiming
+from edge.escalation.attempt import Endpoint, Escalation
 from edge.escalation.client import Escalator
 from edge.escalation.rois import EscalationResult, RoiStates, cut_rois
+from edge.escalation.stream import Received, StreamTiming
 from edge.link.link import Link
 from edge.store.pending import PendingStep
 from protos.deadline import Deadline

@@ -192,7 +192,6 @@ def test_a_retry_sends_only_open_rois() -> None:
 
 
 def test_status_without_a_class_is_the_service_s_fault() -> None:
-    """A service that raises an unknown error is reported as at fault, without a retry."""
 
     def collapse(_roi: Roi) -> Verdict | Refusal:
         raise ZeroDivisionError

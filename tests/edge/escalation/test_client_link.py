@@ -114,7 +114,6 @@ def test_roi_is_cut_around_its_candidate() -> None:
 
 
 def test_smaller_rois_are_sent_as_such_with_masks_of_their_own_shape() -> None:
-    """A reduced cube and a slab keep their shapes there and back."""
     shapes = {0: Size.REDUCED.shape_of(SHAPE), 1: Size.SLAB.shape_of(SHAPE)}
     masks = {roi_id: np.ones(shape, bool) for roi_id, shape in shapes.items()}
     plan = replace(plan_of(0.5, 0.4), sizes=(Size.REDUCED, Size.SLAB))

@@ -30,7 +30,6 @@ def test_a_steady_link_takes_the_time_of_a_flow_line() -> None:
 
 
 def test_slow_parts_add_as_squares() -> None:
-    """Deviations of 0.3 s and 0.4 s from the medians make one of 0.5 s."""
     middle = Pace(0.1, 1e12, 1e12, queue_s=0.1, roi_s=0.0)
     slow = Pace(0.4, 1e12, 1e12, queue_s=0.5, roi_s=0.0)
     link = LinkEstimate(middle=middle, slow=slow)
@@ -115,7 +114,6 @@ def test_what_was_expected_to_take_so_long_teaches_nothing(clock: HandClock) -> 
 
 
 def test_remembered_verdicts_do_not_make_a_cloud_fast(clock: HandClock) -> None:
-    """Four streams of them leave the estimates of queue, reading and answering unchanged."""
     slow = Pace(0.02, 5e6, 5e6, 0.5, 0.25)
     measured = used(clock, studies=3, pace=slow)
     for _ in range(4):
@@ -138,7 +136,6 @@ def test_one_measurement_moves_the_median_but_not_the_tail(value: float) -> None
 
 
 def test_many_measurements_outweigh_the_prior() -> None:
-    """Of 1 to 60 the median is 30 or so and the 95th percentile 57, whatever was believed."""
     evidence = DecayingQuantiles((1000.0, 2000.0), HandClock())
     for value in range(1, 61):
         evidence.add(float(value))

@@ -40,13 +40,11 @@ def test_round_trip_and_throughput_are_recovered(count: int, link: Link) -> None
 
 
 def test_cloud_time_of_an_roi_is_shared_among_those_sent_together(link: Link) -> None:
-    """Ten regions of one batch of 1 s cost 0.1 s each, however slow the link was."""
     link.succeeded([Arrival(1000, 9.0, queue_s=0.0, compute_s=1.0)] * 10, response_s=8.0)
     assert link.estimate().middle.roi_s == pytest.approx(0.1)
 
 
 def test_a_cloud_that_serves_others_between_is_slow(link: Link) -> None:
-    """Two regions read in 0.1 s each, the second 0.9 s after the first began, cost 0.5 s each."""
     first = Arrival(1000, 0.3, queue_s=0.1, compute_s=0.1)
     second = Arrival(2000, 1.3, queue_s=1.0, compute_s=0.1001)
     link.succeeded([first, second], response_s=0.1)
@@ -54,7 +52,6 @@ def test_a_cloud_that_serves_others_between_is_slow(link: Link) -> None:
 
 
 def test_queue_drains_until_the_cloud_says_otherwise(link: Link, clock: HandClock) -> None:
-    """A queue of 3 s is one of 1 s after 2 s, and none after 5 s."""
     link.queue_reported(3.0)
     clock.sleep(2.0)
     assert link.estimate().middle.queue_s == pytest.approx(1.0)
@@ -120,7 +117,6 @@ def test_a_missed_deadline_teaches_how_slow_it_is_at_least(link: Link) -> None:
 
 
 def test_predicted_95th_percentile_holds_as_often_as_it_says() -> None:
-    """Of 400 studies over a link and a cloud that vary, 90 to 100 % end within what was said."""
     draw, clock = np.random.default_rng(5), HandClock()
     link, within = Link(clock=clock), []
     for study in range(450):

@@ -57,7 +57,6 @@ def test_no_report_says_what_a_guideline_asks() -> None:
     ],
 )
 def test_hostile_text_stays_text(hostile: str) -> None:
-    """Whatever a header, path or reason says, the page shows it and runs none of it."""
     report = replace(
         REPORT,
         header=StudyHeader(*[hostile] * len(fields(StudyHeader))),
@@ -171,7 +170,6 @@ def test_banners_state_that_the_second_reading_is_incomplete(second: SecondReadi
 
 
 def test_a_rejected_study_has_a_page_that_says_why() -> None:
-    """The banner has kind, reason and file; nothing is said about findings."""
     text = page(REFUSED)
     assert "This study was not read: IncompleteSeries" in text
     assert "slice 12 of 100 is missing (000012.dcm)" in text

@@ -10,8 +10,7 @@ from functools import partial
 import grpc
 import structlog
 
-from edge.link.channel import CHANNEL_OPTIONS, start_health_check
-from edge.link.health import HealthCheck, HealthMonitor
+from edge.link.channel import CHANNEL_OPTIONS, HealthCheck, HealthMonitor, start_health_check
 from edge.link.link import NO_RESPONSE_YET, Link
 from protos.errors import DeadlinePassed, LinkFault, Unreachable
 from tests.edge.fake_cloud import FakeCloud
@@ -45,7 +44,6 @@ def until(holds: Callable[[], bool]) -> bool:
 
 
 def test_a_cloud_goes_down_and_comes_up_again() -> None:
-    """Studies are rejected with the reason, and admitted when it is up again."""
     link, cloud = Link(), Scripted()
     with HealthMonitor(cloud, link, 0.01):
         cloud.answers.put(Unreachable("refused"))
@@ -130,7 +128,6 @@ def test_only_a_second_health_check_measures_the_round_trip() -> None:
 
 
 def test_health_checks_over_grpc() -> None:
-    """A service that answers is up; without a listener or an answer it is down."""
     with (
         FakeCloud() as cloud,
         grpc.insecure_channel(cloud.address, options=CHANNEL_OPTIONS) as channel,
