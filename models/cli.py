@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from models.calibration.risk_control import DELTA
+from models.calibration.statistics import DELTA
 from models.markdown import show_section
 from process.command_line import Json, PlainGroup
 

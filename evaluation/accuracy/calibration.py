@@ -28,7 +28,7 @@ from models.calibration.guarantee import (
     losses,
     uncalibrated_readers,
 )
-from models.calibration.risk_control import upper_bound
+from models.calibration.statistics import upper_bound
 from models.data_folder import CALIBRATION
 from models.runtime.artifacts import find
 from models.runtime.detection import sigmoid

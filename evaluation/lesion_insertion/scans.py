@@ -17,8 +17,7 @@ from evaluation.accuracy.truth import Detection, Lesion, ScanScores, Truth, scan
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.volume import Volume
-from models.insertion.insert import APART_MM, Insertion, SyntheticScan, insert
-from models.insertion.space import FreeSpace, Occupied
+from models.insertion.insert import APART_MM, FreeSpace, Insertion, Occupied, SyntheticScan, insert
 from models.runtime.detection import Candidate
 
 SAME_MM = 6.0

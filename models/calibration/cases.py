@@ -21,8 +21,7 @@ from imaging.roi import cut_roi
 from imaging.volume import FloatArray, Study
 from models.data_folder import marked_scans
 from models.insertion.donors import Donor, cut_donor
-from models.insertion.insert import APART_MM, insert, plan_nodules
-from models.insertion.space import FreeSpace, Occupied
+from models.insertion.insert import APART_MM, FreeSpace, Occupied, insert, plan_nodules
 from models.runtime.detection import MASS_MM, Candidate
 from models.runtime.screener import Screener
 from models.runtime.second_reader import SecondReader

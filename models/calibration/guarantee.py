@@ -30,7 +30,7 @@ from models.calibration.cases import (
     read_scans,
 )
 from models.calibration.fit import fit_settings, probabilities
-from models.calibration.risk_control import DELTA, per_patient, upper_bound
+from models.calibration.statistics import DELTA, per_patient, upper_bound
 from models.data_folder import CALIBRATION
 from models.runtime.artifacts import Artifact, find
 from models.runtime.screener import Screener, read_by

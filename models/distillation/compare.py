@@ -18,9 +18,18 @@ from torch import nn
 
 from imaging.volume import FloatArray
 from models.data_folder import CALIBRATION
-from models.distillation.samples import DistillationSample, answers_of, draw_sample, make_samples
 from models.distillation.student import Teaching, train_student
-from models.distillation.teachers import Teacher, mean_target, read_teachers, weigh, weighted_target
+from models.distillation.teachers import (
+    DistillationSample,
+    Teacher,
+    answers_of,
+    draw_sample,
+    make_samples,
+    mean_target,
+    read_teachers,
+    weigh,
+    weighted_target,
+)
 from models.markdown import Rows
 from models.markdown import points as shown_points
 from models.networks.hybrid import HybridNetwork

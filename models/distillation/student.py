@@ -1,6 +1,6 @@
 """One student: a screening network trained on samples, with or without a soft target.
 
-The loss is the screening network's own (`models.training.targets.screening_loss`) plus
+The loss is the screening network's own (`models.training.screening.screening_loss`) plus
 w t^2 times the cross-entropy of its score at temperature t against the soft target, at each place
 that the teachers read (Hinton et al., arXiv:1503.02531, section 2.1 for t^2). The score is the
 highest heat logit of the place's cell and its neighbours, which a peak there would have.
@@ -17,12 +17,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from imaging.volume import FloatArray
-from models.distillation.samples import EACH, load_sample
+from models.distillation.teachers import EACH, load_sample
 from models.runtime.detection import STRIDE
-from models.training.augment import flip
-from models.training.data import Batch, draw_batches
+from models.training.data import Batch, draw_batches, flip
 from models.training.loop import fine_tune
-from models.training.targets import Targets, make_targets, screening_loss
+from models.training.screening import Targets, make_targets, screening_loss
 
 
 @dataclass(frozen=True)

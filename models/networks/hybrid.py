@@ -17,8 +17,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import nn
 
-from models.networks.blocks import Residual, patchify, residuals, upsample
-from models.networks.screening import parts
+from models.networks.screening import Residual, parts, patchify, residuals, upsample
 from models.runtime.second_reader import TEXTURES
 
 DECODER = ("up4", "back4", "up2", "back2", "mask")

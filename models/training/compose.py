@@ -18,8 +18,18 @@ import numpy as np
 from scipy import ndimage
 
 from imaging.volume import FloatArray, UInt8Array
-from models.training.augment import Noise, flip, resized, simulate_scanner, zoom_factor
-from models.training.data import NONE, Piece, crop, shifted, zoomed
+from models.training.data import (
+    NONE,
+    Noise,
+    Piece,
+    crop,
+    flip,
+    resized,
+    shifted,
+    simulate_scanner,
+    zoom_factor,
+    zoomed,
+)
 
 NODULE, IGNORED = (80, 220, 80), (150, 150, 150)
 """BGR of a circle around a nodule and around an ignored mark."""

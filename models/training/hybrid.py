@@ -1,18 +1,41 @@
-"""The hybrid network's training: regions in, its loss, its figures on validation candidates."""
+"""The hybrid network's training: regions in, its loss, its figures on validation candidates.
+
+Whether a region holds a nodule must not show in anything but its middle. So both kinds come from
+the same composed samples, around the candidates that a screening network has there: a seam, a face
+or a neighbouring nodule is as frequent with a nodule as without.
+
+Ratings and outlines are known of cubes alone. Regions cut from these teach them, and not whether
+there is a nodule.
+"""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from imaging.roi import ROI_SHAPE, cut_roi
 from imaging.volume import FloatArray, UInt8Array
 from models.networks.hybrid import Answers, HybridNetwork
-from models.training.data import Batch, Piece, away_from_marks, draw_batches
-from models.training.regions import LEAST_LOGIT, RegionDrawer, as_sample
+from models.runtime.detection import sigmoid
+from models.training.compose import Composer, implanted
+from models.training.data import (
+    NONE,
+    Batch,
+    Cubes,
+    Noise,
+    Piece,
+    away_from_marks,
+    draw_batches,
+    flip,
+    resize,
+    resized,
+    simulate_scanner,
+)
 from models.training.screening import (
     RATES,
     best_logit,
@@ -22,14 +45,164 @@ from models.training.screening import (
     peaks_of_tiles,
     sensitivity_at,
 )
-from models.training.targets import hybrid_loss
 from models.training.tiles import tile_around
+
+LEAST_LOGIT = -6.0
+"""Weaker candidates are not read. It is also the edge's logit of a nodule without a candidate."""
+
+NEIGHBOURS = 0.3
+"""The share of regions, with and without a nodule, into which another nodule is implanted."""
+
+EACH = 3
+"""The most nodules, and the most others, that one composed sample gives."""
 
 MINED = 40
 """The worst errors of the network in each whole scan that later samples show more often."""
 
 EDGE_WEIGHT = 0.65
 """Of the screening network's logit in the figures of both."""
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """``voxels`` and ``mask`` uint8 ``(side, side, side)``; the diameter is 0 without a nodule.
+
+    ``nodule`` is 1 or 0, NaN if the region does not teach it. ``malignancy`` is in [0, 1], NaN if
+    unknown; ``texture`` a class of `models.runtime.second_reader.TEXTURES`, -1 if unknown.
+    ``outlined``: the mask is known.
+    """
+
+    voxels: np.ndarray
+    mask: np.ndarray
+    nodule: float
+    diameter_mm: float = 0.0
+    malignancy: float = np.nan
+    texture: int = -1
+    outlined: bool = False
+
+
+def rated(cubes: Cubes) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    """Return malignancy and texture of each cube's nodule, as in `Region`, each ``(n,)``.
+
+    They come from the readers' mean ratings; 1.5 and 4.5 of malignancy count as certain.
+    """
+    known = np.isfinite(cubes.texture)
+    classes = np.digitize(np.where(known, cubes.texture, 5.0), [2.5, 4.0])
+    return np.clip((cubes.malignancy - 1.5) / 3, 0, 1), np.where(known, classes, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class RegionDrawer:
+    """Draws training regions.
+
+    Attributes:
+        composer: draws the samples; its cubes are the sources of ratings and outlines.
+        ratings: malignancy and texture of the composer's cubes, see `rated`.
+        screeners: networks whose candidates the regions surround, one at random for each sample.
+        side: of a region, in voxels.
+        share: of regions that teach ratings and outlines.
+    """
+
+    composer: Composer
+    ratings: tuple[FloatArray, npt.NDArray[np.int64]]
+    screeners: Sequence[nn.Module]
+    noise: Noise = field(default_factory=lambda: Noise(96, 1))
+    side: int = 48
+    share: float = 0.2
+
+    def stream(self, rng: np.random.Generator) -> Iterator[Region]:
+        """Yield regions without end."""
+        while True:
+            for region in self.of_sample(rng):
+                if rng.random() < self.share:
+                    yield self._of_cube(rng)
+                yield region
+
+    def of_sample(self, rng: np.random.Generator) -> list[Region]:
+        """Return regions around the candidates of one composed sample, as many of each kind.
+
+        A sample without nodules, or without false positives, gives one of the other kind.
+        """
+        sample = self.composer.draw(rng)
+        network = self.screeners[int(rng.integers(len(self.screeners)))]
+        # the candidates that the edge would send; those on no mark are false
+        peaks = peaks_of(network, sample.voxels)
+        near = peaks.index_zyx[peaks.logit > LEAST_LOGIT]
+        false = away_from_marks(near, sample, 2.0)
+        # strong false candidates are drawn more often: the cloud is asked about these
+        odds = 0.08 + sigmoid(peaks.logit[: len(near)][false] + 2)
+        # as many of each kind, so that the sample's composition does not tell the label
+        count = min(len(sample.nodules), len(odds), EACH)
+        others = list[Region]()
+        if len(odds):
+            some = min(max(count, 1), len(odds))
+            chosen = rng.choice(len(odds), some, replace=False, p=odds / odds.sum())
+            others = [self._cut(sample, np.append(near[false][i], 0.0), rng) for i in chosen]
+        found = rng.permutation(len(sample.nodules))[: max(count, 1)]
+        nodules = [self._around(sample, sample.nodules[i], near, rng) for i in found]
+        both = [*others, *nodules]
+        return [both[i] for i in rng.permutation(len(both))]
+
+    def _around(
+        self, sample: Piece, nodule: FloatArray, candidates: FloatArray, rng: np.random.Generator
+    ) -> Region:
+        """Return a region around the candidate that hit a nodule; of a miss, around its middle."""
+        hit = hit_of(nodule, candidates)
+        at = nodule[:3] + rng.normal(0, 1.2, 3) if hit is None else hit
+        return self._cut(sample, np.array([*at, nodule[3]]), rng)
+
+    def _cut(self, sample: Piece, mark: FloatArray, rng: np.random.Generator) -> Region:
+        """Cut a region around a mark of a sample that was composed and augmented already."""
+        # candidates are off their nodules by about a millimetre, and so must the regions be
+        at = mark[:3] + rng.normal(0, 0.8, 3)
+        voxels, mask = (cut_roi(a, at, (self.side,) * 3) for a in (sample.voxels, sample.mask))
+        whole = flip(Piece(voxels, mask, NONE, NONE), rng)
+        if rng.random() < NEIGHBOURS:
+            whole = self._with_neighbour(whole, max(float(mark[3]), 8.0), rng)
+        voxels, mask = np.ascontiguousarray(whole.voxels), np.ascontiguousarray(whole.mask)
+        return Region(voxels, mask, float(mark[3] > 0), float(mark[3]), outlined=False)
+
+    def _with_neighbour(self, region: Piece, apart: float, rng: np.random.Generator) -> Piece:
+        """Implant another nodule beside what lies in the middle, ``apart`` mm wide."""
+        donor = self.composer.cubes[int(rng.integers(len(self.composer.cubes)))]
+        middle = np.array([[*[(self.side - 1) / 2] * 3, apart]])
+        donor = flip(resized(donor, rng), rng)
+        return implanted(replace(region, nodules=middle), donor, rng, real=True)
+
+    def _of_cube(self, rng: np.random.Generator) -> Region:
+        """Return a region of a cube's own nodule, with its ratings and its outline."""
+        number = int(rng.integers(len(self.composer.cubes)))
+        cube = resized(self.composer.cubes[number], rng)
+        z, y, x, diameter = cube.nodules[0]
+        at = np.array([z, y, x]) + rng.normal(0, 1.3 + 0.05 * diameter, 3)
+        # the region is cut larger or smaller and scaled to its side, and its diameter with it
+        factor = float(np.exp(rng.uniform(np.log(0.85), np.log(1.2))))
+        size = (round(self.side / factor),) * 3
+        voxels, mask = (cut_roi(a, at, size) for a in (cube.voxels, cube.mask))
+        voxels, mask = (resize(a, self.side / size[0]) for a in (voxels, mask))
+        whole = simulate_scanner(flip(Piece(voxels, mask, NONE, NONE), rng), rng, self.noise)
+        diameter *= self.side / size[0]
+        # scaled by more than this (natural logarithm) it is another nodule to a radiologist
+        same = abs(np.log(diameter / self.composer.cubes[number].nodules[0, 3])) < 0.3
+        malignancy, texture = self.ratings
+        return Region(
+            np.ascontiguousarray(whole.voxels), np.ascontiguousarray(whole.mask), np.nan, diameter,
+            float(malignancy[number]) if same else np.nan, int(texture[number]), outlined=True,
+        )  # fmt: skip
+
+
+def as_sample(region: Region) -> dict[str, torch.Tensor]:
+    """Return a region as what `hybrid_loss` takes, without batch axis."""
+    return {
+        "voxels": torch.from_numpy(region.voxels)[None],
+        "nodule": torch.tensor(region.nodule, dtype=torch.float32),
+        "log_diameter": torch.tensor(float(np.log(max(region.diameter_mm, 1.0)))),
+        "sized": torch.tensor(float(region.diameter_mm > 0)),
+        "malignancy": torch.tensor(region.malignancy, dtype=torch.float32),
+        "texture": torch.tensor(region.texture),
+        "mask": torch.from_numpy(region.mask)[None].float() / 255,
+        "outlined": torch.tensor(float(region.outlined)),
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,3 +355,66 @@ def logits(network: nn.Module, regions: np.ndarray, *, batch: int = 24) -> Float
             part = torch.from_numpy(regions[start : start + batch]).to(device)
             found.append(network(part[:, None].float() / 255)[0][:, 0].float().cpu().numpy())
     return np.concatenate(found).astype(np.float64) if found else np.zeros(0)
+
+
+def hybrid_loss(answers: Answers, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the terms of the hybrid's loss, to be summed.
+
+    ``batch`` holds ``nodule`` (0 or 1, NaN not taught), ``log_diameter`` where ``sized`` is 1,
+    ``malignancy`` (in [0, 1], NaN unknown), ``texture`` (class, -1 unknown), each ``(n,)``, and
+    ``mask`` ``(n, 1, z, y, x)`` in [0, 1] where ``outlined`` is 1.
+    """
+    # each term counts the samples of which its answer is known, and is their mean; targets of 0.01
+    # and 0.99 keep the network from growing certain of labels that may be wrong
+    nodule = batch["nodule"]
+    taught = torch.isfinite(nodule)
+    answer = F.binary_cross_entropy_with_logits(
+        answers.logit[taught, 0], nodule[taught] * 0.98 + 0.01, reduction="sum"
+    )
+    size = F.smooth_l1_loss(
+        answers.log_diameter[:, 0], batch["log_diameter"], reduction="none", beta=0.3
+    )
+    sized = batch["sized"]
+    rated = torch.isfinite(batch["malignancy"])
+    malignancy = F.binary_cross_entropy_with_logits(
+        answers.malignancy[rated, 0], batch["malignancy"][rated], reduction="sum"
+    )
+    seen = batch["texture"] >= 0
+    texture = F.cross_entropy(
+        answers.texture, batch["texture"], ignore_index=-1, reduction="sum",
+        weight=answers.texture.new_tensor((3.0, 3.0, 1.0)),  # nine of ten nodules are solid
+    )  # fmt: skip
+    return {
+        "nodule": answer / taught.sum().clamp(min=1),
+        "size": 0.2 * (size * sized).sum() / sized.sum().clamp(min=1),
+        "malignancy": 0.1 * malignancy / rated.sum().clamp(min=1),
+        "texture": 0.1 * texture / seen.sum().clamp(min=1),
+        **(
+            mask_loss(answers.mask, batch["mask"], batch["outlined"])
+            if answers.mask.numel()
+            else {}
+        ),
+    }
+
+
+def mask_loss(
+    logit: torch.Tensor, mask: torch.Tensor, outlined: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Return cross-entropy over all voxels and soft Dice (Milletari et al., arXiv:1606.04797).
+
+    ``logit`` and ``mask`` are ``(n, 1, z, y, x)``; only regions where ``outlined`` ``(n,)`` is 1
+    count.
+    """
+    known = outlined > 0
+    logit, mask = logit[known], mask[known]
+    count = known.sum().clamp(min=1)
+    cell = F.binary_cross_entropy_with_logits(logit, mask, reduction="none")
+    emphasis = 1 + 10 * mask
+    chance = torch.sigmoid(logit)
+    both = (chance * mask).sum((1, 2, 3, 4))
+    dice = (2 * both + 1) / (chance.sum((1, 2, 3, 4)) + mask.sum((1, 2, 3, 4)) + 1)
+    voxels = max(mask[0].numel() if len(mask) else 1, 1)
+    return {
+        "voxel": (cell * emphasis).sum() / (count * voxels),
+        "dice": 0.2 * (1 - dice).sum() / count,
+    }

@@ -29,10 +29,10 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from models.networks.blocks import Residual
 from models.networks.hybrid import Answers, EncoderLayer, HybridNetwork, HybridSpec
+from models.networks.screening import Residual
 from models.training.data import Batch
-from models.training.targets import hybrid_loss
+from models.training.hybrid import hybrid_loss
 
 COSTLY = [
     torch.ops.aten.convolution.default,

@@ -24,9 +24,14 @@ from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.runtime.errors import UnfitArtifact
 from models.training.compose import Composer
 from models.training.data import NONE, Cubes, Piece, balls, boxes_of_role, load_cubes
-from models.training.hybrid import HybridTask, validation_in_cubes, validation_in_scans
+from models.training.hybrid import (
+    HybridTask,
+    RegionDrawer,
+    rated,
+    validation_in_cubes,
+    validation_in_scans,
+)
 from models.training.loop import Plan, train
-from models.training.regions import RegionDrawer, rated
 from models.training.screening import ScreeningTask
 from models.training.warm_start import settle_norms, weights_of_artifact
 

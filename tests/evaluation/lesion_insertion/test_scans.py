@@ -9,8 +9,7 @@ from evaluation.accuracy.truth import Lesion, Truth
 from evaluation.lesion_insertion.command import as_dict, lesion_insertion
 from evaluation.lesion_insertion.scans import PreparedHost, prepare_host, read_synthetic, scored
 from imaging.preprocess import Preprocessed
-from models.insertion.insert import APART_MM, Insertion, SyntheticScan
-from models.insertion.space import Occupied
+from models.insertion.insert import APART_MM, Insertion, Occupied, SyntheticScan
 from models.runtime.detection import Candidate
 from tests.evaluation.plain_chest import LUNG_HU, bright, donor, host, in_lung
 

@@ -8,7 +8,7 @@ import pytest
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.volume import Study, UInt8Array, triple
 from models.calibration.cases import Readers, Scan, candidates_of, inserted
-from models.insertion.space import FreeSpace
+from models.insertion.insert import FreeSpace
 from models.runtime.detection import Candidate
 from tests.evaluation.plain_chest import chest, donor, in_lung
 

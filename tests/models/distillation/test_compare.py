@@ -16,17 +16,19 @@ from models.distillation.compare import (
     run_compare,
     soft_targets,
 )
-from models.distillation.samples import (
+from models.distillation.student import Teaching, losses_of, sample_of, score_at
+from models.distillation.teachers import (
     EACH,
     DistillationSample,
+    Teacher,
     draw_sample,
     load_sample,
     make_samples,
     read,
+    read_teachers,
     save_sample,
+    temperature_of,
 )
-from models.distillation.student import Teaching, losses_of, sample_of, score_at
-from models.distillation.teachers import Teacher, read_teachers, temperature_of
 from models.networks.hybrid import HybridNetwork
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.runtime.errors import UnfitArtifact
@@ -35,7 +37,7 @@ from models.training.data import Cubes, Piece
 from models.training.runs import Material
 from tests.models.small_networks import TINY_HYBRID
 from tests.models.training.test_data import ball, even
-from tests.models.training.test_regions import BrightHeat, drawer, lung
+from tests.models.training.test_hybrid import BrightHeat, drawer, lung
 
 SMALL = ScreeningSpec((4, 8, 8, 8), (1, 1, 1))
 

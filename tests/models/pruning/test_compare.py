@@ -20,9 +20,8 @@ from models.pruning.compare import (
     run_compare,
     times_in_turn,
 )
-from models.training.augment import Noise
 from models.training.compose import Composer
-from models.training.data import NONE, Cubes, Piece
+from models.training.data import NONE, Cubes, Noise, Piece
 from models.training.runs import Run
 from models.training.screening import ScreeningTask
 from tests.models.training.test_data import ball

@@ -5,7 +5,6 @@ import cv2
 import numpy as np
 import pytest
 
-from models.training.augment import Noise
 from models.training.compose import (
     NODULE,
     Composer,
@@ -15,7 +14,7 @@ from models.training.compose import (
     save_samples,
     with_block,
 )
-from models.training.data import NONE, Piece
+from models.training.data import NONE, Noise, Piece
 from tests.models.training.test_data import ball, even
 
 SIDES = (64, 64, 64)
