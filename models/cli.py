@@ -124,11 +124,11 @@ def sheet(
     seed: Seed = 0,
 ) -> None:
     """Draw training samples of the screening network: mosaics, mirrored cubes, scans."""
-    from models.training.compose import draw_samples, save_samples
+    from models.training.compose import draw_samples
     from models.training.runs import load_material
 
     composer = load_material(data, cache, phantoms).composer
-    save_samples(png, draw_samples(composer, columns, seed))
+    draw_samples(png, composer, columns, seed)
     typer.echo(png)
 
 

@@ -41,7 +41,7 @@ from models.runtime.detection import sigmoid
 from models.training.compose import Composer
 from models.training.data import Piece, away_from_marks
 from models.training.hybrid import LEAST_LOGIT
-from models.training.screening import hit_of, peaks_of
+from models.training.screening import peaks_of, place_of
 
 EACH = 4
 """The most nodules, and the most false positives, that teachers read in one sample."""
@@ -74,8 +74,7 @@ def draw_sample(
     # the strongest false positives; of each nodule the candidate that hit it, or its middle
     false = near[away_from_marks(near, sample, 2.0)][:EACH]
     chosen = rng.permutation(len(sample.nodules))[:EACH]
-    hits = ((nodule, hit_of(nodule, near)) for nodule in sample.nodules[chosen])
-    found = [nodule[:3] if hit is None else hit for nodule, hit in hits]
+    found = [place_of(nodule, near) for nodule in sample.nodules[chosen]]
     # nodules first: the label follows from the position
     places = np.concatenate([np.array(found).reshape(-1, 3), false])
     label = (np.arange(len(places)) < len(found)).astype(np.float64)

@@ -28,8 +28,8 @@ from models.export.onnx import (
     give_float,
     take_uint8_quantized,
 )
-from models.training.data import load_cubes
-from models.training.runs import make_network, scans_of_role
+from models.training.data import load_cubes, scans_of_role
+from models.training.runs import make_network
 
 OPERATORS = {
     "screening": ["Conv", "Add", "Relu", "Resize"],

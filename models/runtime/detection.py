@@ -44,6 +44,10 @@ class Peaks:
     index_zyx: FloatArray
     diameter_mm: FloatArray
 
+    def at(self, chosen: npt.NDArray[np.bool_] | Sequence[int]) -> "Peaks":
+        """Return those that a mask or their numbers choose."""
+        return Peaks(self.logit[chosen], self.index_zyx[chosen], self.diameter_mm[chosen])
+
 
 @dataclass(frozen=True)
 class SizePrior:
@@ -90,12 +94,10 @@ def find_peaks(
 
 def strongest(parts: Sequence[Peaks], most: int) -> Peaks:
     """Merge the peaks of several maps of one box, strongest first, apart as in `find_peaks`."""
-    logit, diameter = (np.concatenate([getattr(p, n) for p in parts])
-                       for n in ("logit", "diameter_mm"))  # fmt: skip
-    index = np.concatenate([part.index_zyx for part in parts])
-    order = np.argsort(-logit, kind="stable")
-    keep = order[_apart(index[order], diameter[order], most)]
-    return Peaks(logit[keep], index[keep], diameter[keep])
+    names = ("logit", "index_zyx", "diameter_mm")
+    every = Peaks(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    ranked = every.at(np.argsort(-every.logit, kind="stable"))
+    return ranked.at(_apart(ranked.index_zyx, ranked.diameter_mm, most))
 
 
 def to_candidates(

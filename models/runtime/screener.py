@@ -66,9 +66,8 @@ class Screener(Opened):
         at = found.index_zyx
         size = np.array(box.voxels.shape)
         keep = box.inside(at, found.diameter_mm) & (at >= -0.5).all(1) & (at <= size - 0.5).all(1)
-        within = Peaks(found.logit[keep], at[keep], found.diameter_mm[keep])
         slope, intercept = self.settings["calibration"]
-        return to_candidates(within, box.geometry, (slope, intercept))[:MOST_CANDIDATES]
+        return to_candidates(found.at(keep), box.geometry, (slope, intercept))[:MOST_CANDIDATES]
 
     def _peaks(self, voxels: UInt8Array, voxel_mm: float = 1.0) -> Peaks:
         """Return the peaks in a box of that voxel size."""

@@ -72,7 +72,7 @@ class Composer:
 
     def mosaic(self, rng: np.random.Generator) -> Piece:
         """Compose tiles of 20 to 40 voxels, each a random part of a random cube or scan."""
-        sample = empty(self.side)
+        sample = Piece(*np.zeros((2, *(self.side,) * 3), np.uint8), NONE, NONE)
         nodules, ignored = [NONE], [NONE]
         # the cuts of the three axes make a grid of boxes; each is filled with another piece of lung
         cuts = [_cuts(self.side, rng) for _ in range(3)]
@@ -90,13 +90,13 @@ class Composer:
         """Mirror a block of 49 voxels at its faces to fill the sample, and crop at random."""
         block = self._block(np.array([49, 49, 49]), rng)
         pad = self.side // 2
-        wide = [np.pad(a, pad, mode="symmetric") for a in (block.voxels, block.mask)]
-        marks = [_mirror_marks(m, block.voxels.shape) + np.array([pad] * 3 + [0]) for m in
-                 (block.nodules, block.ignored)]  # fmt: skip
         # a nodule's mirror images are nodules too; a random crop has it anywhere, not in the middle
-        start = [int(rng.integers(n - self.side + 1)) for n in wide[0].shape]
-        part = crop(Piece(wide[0], wide[1], marks[0], marks[1]), start, (self.side,) * 3)
-        return _inside(part)
+        wide = block.moved(
+            lambda voxels: np.pad(voxels, pad, mode="symmetric"),
+            lambda marks: _mirror_marks(marks, block.voxels.shape) + np.array([pad] * 3 + [0]),
+        )
+        start = [int(rng.integers(n - self.side + 1)) for n in wide.voxels.shape]
+        return _inside(crop(wide, start, (self.side,) * 3))
 
     def scan(self, rng: np.random.Generator) -> Piece:
         """Crop a whole scan, often at hard negatives, and implant nodules and tissue."""
@@ -110,35 +110,27 @@ class Composer:
         """Crop a whole scan and plant two to five blocks of cubes and of other scans in it."""
         part = self._ground(rng)
         for _ in range(int(rng.integers(2, 6))):
-            # a sharp edge would be learned as a sign of a nodule: its width is drawn
             size = rng.integers(26, 47, 3)
             start = rng.integers(0, self.side - size + 1)
+            # a sharp edge would be learned as a sign of a nodule: its width is drawn
             feather = float(rng.uniform(0.5, 5.0))
             part = with_block(part, self._block(size, rng), start, feather)
         return part
 
     def _ground(self, rng: np.random.Generator) -> Piece:
         """Return a crop of a whole scan under another scanner."""
-        factor = float(rng.uniform(0.85, 1.2)) if rng.random() < 0.4 else 1.0
-        number = self._any_scan(rng)
-        part = self._crop(number, np.full(3, self.side), factor, rng)
-        part = flip(part, rng, keep_head_up=True)
+        part = flip(self._crop(np.full(3, self.side), rng), rng, keep_head_up=True)
         return simulate_scanner(_inside(part), rng, None, thicken=0.15)
 
-    def _crop(
-        self, number: int, size: np.ndarray, factor: float, rng: np.random.Generator
-    ) -> Piece:
+    def _crop(self, size: np.ndarray, rng: np.random.Generator) -> Piece:
         """Return a block of a scan, scaled, its grid shifted by a part of a voxel."""
+        factor = float(rng.uniform(0.85, 1.2)) if rng.random() < 0.4 else 1.0
+        weights = np.asarray(self.scan_weights) if self.scan_weights else np.ones(len(self.scans))
+        number = int(rng.choice(len(self.scans), p=weights / weights.sum()))
         # two voxels more: scaling and shifting lose one at a face
         side = int(np.ceil(size.max() / factor)) + 2
         part = _crop_padded(self.scans[number], self._centre(number, side, rng), side)
-        part = zoomed(part, factor) if factor != 1.0 else part
-        part = shifted(part, rng.random(3)) if rng.random() < 0.5 else part
-        return crop(part, (0, 0, 0), size)
-
-    def _any_scan(self, rng: np.random.Generator) -> int:
-        weights = np.asarray(self.scan_weights) if self.scan_weights else np.ones(len(self.scans))
-        return int(rng.choice(len(self.scans), p=weights / weights.sum()))
+        return crop(_off_grid(zoomed(part, factor), rng), (0, 0, 0), size)
 
     def _centre(self, number: int, side: int, rng: np.random.Generator) -> FloatArray:
         reach = min(side, 90) / 3
@@ -157,16 +149,14 @@ class Composer:
         return np.asarray(at)
 
     def _cube(self, rng: np.random.Generator) -> Piece:
-        cube = resized(self.cubes[int(rng.integers(len(self.cubes)))], rng)
-        cube = shifted(cube, rng.random(3)) if rng.random() < 0.5 else cube
+        cube = _off_grid(resized(self.cubes[int(rng.integers(len(self.cubes)))], rng), rng)
         return simulate_scanner(flip(cube, rng), rng, None)
 
     def _block(self, size: np.ndarray, rng: np.random.Generator) -> Piece:
         """Return a block of a cube or, as often, of a whole scan."""
         if not self.scans or rng.random() < 0.5:
             return self._part_of_cube(size, rng)
-        factor = float(rng.uniform(0.85, 1.2)) if rng.random() < 0.4 else 1.0
-        part = self._crop(self._any_scan(rng), size + size % 2, factor, rng)
+        part = self._crop(size + size % 2, rng)
         part = crop(flip(part, rng), (0, 0, 0), size) if len(set(size)) == 1 else part
         return _inside(simulate_scanner(crop(part, (0, 0, 0), size), rng, None, thicken=0.25))
 
@@ -184,16 +174,13 @@ class Composer:
         if rng.random() < 0.6:  # the nodule anywhere in the block
             start = np.rint(cube.nodules[0, :3] - rng.uniform(0.1, 0.9, 3) * need).astype(int)
         block = crop(cube, np.clip(start, 0, room), need)
-        block = zoomed(block, factor) if factor != 1.0 else block
-        block = shifted(block, rng.random(3)) if rng.random() < 0.5 else block
-        block = simulate_scanner(crop(block, (0, 0, 0), size), rng, None, thicken=0.25)
-        return _inside(block)
+        block = crop(_off_grid(zoomed(block, factor), rng), (0, 0, 0), size)
+        return _inside(simulate_scanner(block, rng, None, thicken=0.25))
 
 
-def empty(side: int) -> Piece:
-    """Return a piece of air without marks."""
-    voxels = np.zeros((side,) * 3, np.uint8)
-    return Piece(voxels, np.zeros_like(voxels), NONE, NONE)
+def _off_grid(part: Piece, rng: np.random.Generator) -> Piece:
+    """Shift the grid by a random part of a voxel, in half of the cases."""
+    return shifted(part, rng.random(3)) if rng.random() < 0.5 else part
 
 
 def with_block(part: Piece, block: Piece, start: np.ndarray, feather: float) -> Piece:
@@ -253,12 +240,10 @@ def cut_out(part: Piece, rng: np.random.Generator) -> Piece:
 
 
 def _in_air(part: Piece, start: np.ndarray, size: np.ndarray) -> Piece:
-    box = tuple(slice(int(a), int(a + n)) for a, n in zip(start, size, strict=True))
     inner = _inside(crop(part, start, size))
-    voxels, mask = np.zeros_like(part.voxels), np.zeros_like(part.mask)
-    voxels[box], mask[box] = inner.voxels, inner.mask
+    pad = np.column_stack([start, np.array(part.voxels.shape) - start - size])
     shift = np.array([*start, 0.0])
-    return Piece(voxels, mask, inner.nodules + shift, inner.ignored + shift)
+    return inner.moved(lambda voxels: np.pad(voxels, pad), lambda marks: marks + shift)
 
 
 def implanted(part: Piece, donor: Piece, rng: np.random.Generator, *, real: bool) -> Piece:
@@ -370,28 +355,19 @@ def _crop_padded(scan: Piece, centre: FloatArray, side: int) -> Piece:
     inner = crop(scan, low, high - low)
     pad = [(int(a), int(b)) for a, b in zip(low - start, start + side - high, strict=True)]
     shift = np.array([*(p[0] for p in pad), 0])
-    return Piece(np.pad(inner.voxels, pad), np.pad(inner.mask, pad),
-                 inner.nodules + shift, inner.ignored + shift)  # fmt: skip
+    return inner.moved(lambda voxels: np.pad(voxels, pad), lambda marks: marks + shift)
 
 
-def draw_samples(composer: Composer, columns: int, seed: int) -> UInt8Array:
-    """Draw ``columns`` samples of each composition, as uint8 BGR ``(height, width, 3)``.
+def draw_samples(path: Path, composer: Composer, columns: int, seed: int) -> None:
+    """Write ``columns`` samples of each composition as a PNG.
 
     Each is shown by the axial slice that most nodules cross.
     """
-    rng = np.random.default_rng(seed)
-    makers: list[tuple[str, Callable[[np.random.Generator], Piece]]] = [
-        ("mosaic", composer.mosaic), ("mirrored", composer.mirror), ("scan", composer.scan),
-        ("planted", composer.planted),
-    ]  # fmt: skip
-    rows = [np.hstack([_picture(make(rng), name) for _ in range(columns)]) for name, make in makers]
-    return np.asarray(np.vstack(rows), np.uint8)
-
-
-def save_samples(path: Path, sheet: UInt8Array) -> None:
-    """Write the sheet as PNG."""
-    _, png = cv2.imencode(".png", sheet)
-    path.write_bytes(png.tobytes())
+    rng, rows = np.random.default_rng(seed), []
+    for name in ("mosaic", "mirror", "scan", "planted"):
+        make: Callable[[np.random.Generator], Piece] = getattr(composer, name)
+        rows.append(np.hstack([_picture(make(rng), name) for _ in range(columns)]))
+    path.write_bytes(cv2.imencode(".png", np.vstack(rows))[1].tobytes())
 
 
 def _picture(sample: Piece, name: str) -> UInt8Array:

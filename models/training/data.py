@@ -6,6 +6,7 @@ Every transformation moves the truth with the voxels.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -49,34 +50,41 @@ class Piece:
     nodules: FloatArray
     ignored: FloatArray
 
+    def moved(
+        self, voxels: Callable[[UInt8Array], UInt8Array], marks: Callable[[FloatArray], FloatArray]
+    ) -> "Piece":
+        """Return the piece with voxels and mask changed alike, and the marks moved with them."""
+        return Piece(
+            *map(voxels, (self.voxels, self.mask)), *map(marks, (self.nodules, self.ignored))
+        )
+
 
 def crop(piece: Piece, start: npt.ArrayLike, size: npt.ArrayLike) -> Piece:
     """Return the part from ``start`` of ``size``; marks outside stay, in the part's coordinates."""
     first = np.asarray(start, dtype=int)
     box = tuple(slice(a, a + n) for a, n in zip(first, np.asarray(size, dtype=int), strict=True))
     shift = np.array([*first, 0.0])
-    return Piece(piece.voxels[box], piece.mask[box], piece.nodules - shift, piece.ignored - shift)
+    return piece.moved(lambda voxels: voxels[box], lambda marks: marks - shift)
 
 
 def mirrored(piece: Piece, axes: tuple[bool, bool, bool], swap_yx: bool = False) -> Piece:
     """Flip along ``axes``; then exchange y and x."""
     flips = tuple(slice(None, None, -1) if flip else slice(None) for flip in axes)
-    voxels, mask = piece.voxels[flips], piece.mask[flips]
     # of a mark: size - 1 - coordinate where the axis is flipped; the diameter stays
     signs = np.where([*axes, False], -1, 1)
     shift = np.where([*axes, False], np.array([*piece.voxels.shape, 0]) - 1, 0)
-    marks = [m * signs + shift for m in (piece.nodules, piece.ignored)]
-    if swap_yx:
-        voxels, mask = voxels.transpose(0, 2, 1), mask.transpose(0, 2, 1)
-        marks = [m[:, [0, 2, 1, 3]] for m in marks]
-    return Piece(voxels, mask, marks[0], marks[1])
+    flipped = piece.moved(lambda voxels: voxels[flips], lambda marks: marks * signs + shift)
+    if not swap_yx:
+        return flipped
+    return flipped.moved(lambda voxels: voxels.transpose(0, 2, 1), lambda m: m[:, [0, 2, 1, 3]])
 
 
 def zoomed(piece: Piece, factor: float) -> Piece:
     """Scale the piece by ``factor``, diameters too."""
+    if factor == 1.0:
+        return piece
     shift = np.array([0.5 * factor - 0.5] * 3 + [0.0])  # voxel centres lie at halves
-    marks = [m * factor + shift for m in (piece.nodules, piece.ignored)]
-    return Piece(resize(piece.voxels, factor), resize(piece.mask, factor), marks[0], marks[1])
+    return piece.moved(lambda voxels: resize(voxels, factor), lambda marks: marks * factor + shift)
 
 
 def resize(voxels: UInt8Array, factor: float) -> UInt8Array:
@@ -93,11 +101,10 @@ def resize(voxels: UInt8Array, factor: float) -> UInt8Array:
 
 def shifted(piece: Piece, parts: npt.ArrayLike) -> Piece:
     """Move the grid by ``parts`` (z, y, x) of a voxel, 0 to 1; one voxel of each axis is lost."""
-    voxels, mask = piece.voxels, piece.mask
-    for axis, part in enumerate(np.asarray(parts, float)):
-        voxels, mask = (_between(a, axis, float(part)) for a in (voxels, mask))
-    away = np.array([*np.asarray(parts, float), 0.0])
-    return Piece(voxels, mask, piece.nodules - away, piece.ignored - away)
+    away = np.append(np.asarray(parts, float), 0.0)
+    for axis, part in enumerate(away[:3].tolist()):
+        piece = piece.moved(partial(_between, axis=axis, part=part), lambda marks: marks)
+    return replace(piece, nodules=piece.nodules - away, ignored=piece.ignored - away)
 
 
 def _between(voxels: UInt8Array, axis: int, part: float) -> UInt8Array:
@@ -106,11 +113,9 @@ def _between(voxels: UInt8Array, axis: int, part: float) -> UInt8Array:
     # a mixture of each voxel with the next one: the grid lies ``part`` of a voxel further on
     low = np.ascontiguousarray(np.take(voxels, range(size - 1), axis))
     high = np.ascontiguousarray(np.take(voxels, range(1, size), axis))
-    shape = low.shape
-    mixed = cv2.addWeighted(
-        low.reshape(shape[0], -1), 1 - part, high.reshape(shape[0], -1), part, 0
-    )
-    return np.asarray(mixed.reshape(shape), np.uint8)
+    flat = (len(low), -1)
+    mixed = cv2.addWeighted(low.reshape(flat), 1 - part, high.reshape(flat), part, 0)
+    return np.asarray(mixed.reshape(low.shape), np.uint8)
 
 
 def away_from_marks(places: FloatArray, piece: Piece, margin: float) -> npt.NDArray[np.bool_]:
@@ -119,15 +124,6 @@ def away_from_marks(places: FloatArray, piece: Piece, margin: float) -> npt.NDAr
     for z, y, x, diameter in np.concatenate([piece.nodules, piece.ignored]):
         away &= np.linalg.norm(places - [z, y, x], axis=1) > diameter / 2 + margin
     return away
-
-
-@dataclass(frozen=True, eq=False)
-class Box:
-    """A whole scan: its name, its lung box as the edge has it, and the box with its truth."""
-
-    name: str
-    box: Preprocessed
-    piece: Piece
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,24 +172,17 @@ def load_cubes(folder: Path, split: str) -> Cubes:
     return Cubes(tuple(pieces), tuple(r["patient"] for r in index), malignancy, texture)
 
 
-def load_box(folder: Path, marks: FloatArray = NONE, ignored: FloatArray = NONE) -> Box:
-    """Read a scan as the edge preprocesses it, and as a piece with its marks.
+def scans_of_role(data: Path, role: str) -> tuple[Piece, ...]:
+    """Return the whole scans of a role, see `marked_scans`, as the edge preprocesses them.
 
-    ``marks`` and ``ignored`` are ``(n, 4)``: x, y, z in the patient (LPS mm) and diameter in mm. No
-    outlines are known: the piece's mask is a ball for each nodule.
+    No outlines are known: a piece's mask is a ball for each nodule.
     """
-    study = read_study(folder)
-    box = preprocess(study.volume, folder)
-    nodules, others = (_in_box(box, places) for places in (marks, ignored))
-    return Box(
-        folder.name, box, Piece(box.voxels, balls(box.voxels.shape, nodules), nodules, others)
-    )
-
-
-def boxes_of_role(data: Path, role: str) -> list[Box]:
-    """Return the whole scans of a role, see `marked_scans`, as the edge preprocesses them."""
-    named = marked_scans(data, role)
-    return [load_box(*one) for one in track(named, f"reading {role} scans")]
+    found = []
+    for folder, *marks in track(marked_scans(data, role), f"reading {role} scans"):
+        box = preprocess(read_study(folder).volume, folder)
+        nodules, ignored = (_in_box(box, one) for one in marks)
+        found.append(Piece(box.voxels, balls(box.voxels.shape, nodules), nodules, ignored))
+    return tuple(found)
 
 
 def _in_box(box: Preprocessed, places: FloatArray) -> FloatArray:
@@ -255,8 +244,7 @@ def zoom_factor(piece: Piece, rng: np.random.Generator) -> float:
 
 def resized(piece: Piece, rng: np.random.Generator) -> Piece:
     """Scale the piece by a `zoom_factor`."""
-    factor = zoom_factor(piece, rng)
-    return zoomed(piece, factor) if factor != 1.0 else piece
+    return zoomed(piece, zoom_factor(piece, rng))
 
 
 def thickened(voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:

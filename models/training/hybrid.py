@@ -11,6 +11,7 @@ there is a nodule.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 from imaging.roi import ROI_SHAPE, cut_roi
 from imaging.volume import FloatArray, UInt8Array
 from models.networks.hybrid import Answers, HybridNetwork
-from models.runtime.detection import sigmoid
+from models.runtime.detection import Peaks, sigmoid
 from models.training.compose import Composer, implanted
 from models.training.data import (
     NONE,
@@ -38,11 +39,13 @@ from models.training.data import (
 )
 from models.training.screening import (
     RATES,
+    apart,
     best_logit,
     hit_of,
     peaks_of,
     peaks_of_each,
     peaks_of_tiles,
+    place_of,
     sensitivity_at,
 )
 from models.training.tiles import tile_around
@@ -162,10 +165,10 @@ class RegionDrawer:
         voxels, mask = np.ascontiguousarray(whole.voxels), np.ascontiguousarray(whole.mask)
         return Region(voxels, mask, float(mark[3] > 0), float(mark[3]), outlined=False)
 
-    def _with_neighbour(self, region: Piece, apart: float, rng: np.random.Generator) -> Piece:
-        """Implant another nodule beside what lies in the middle, ``apart`` mm wide."""
+    def _with_neighbour(self, region: Piece, width_mm: float, rng: np.random.Generator) -> Piece:
+        """Implant another nodule beside what lies in the middle, ``width_mm`` wide."""
         donor = self.composer.cubes[int(rng.integers(len(self.composer.cubes)))]
-        middle = np.array([[*[(self.side - 1) / 2] * 3, apart]])
+        middle = np.array([[*[(self.side - 1) / 2] * 3, width_mm]])
         donor = flip(resized(donor, rng), rng)
         return implanted(replace(region, nodules=middle), donor, rng, real=True)
 
@@ -257,11 +260,8 @@ class HybridTask:
     def _errors(self, network: nn.Module, scan: Piece) -> FloatArray:
         peaks = peaks_of(self.drawer.screeners[-1], scan.voxels, most=120)
         # the false candidates that this network, not the screening one, finds most like a nodule
-        apart = away_from_marks(peaks.index_zyx, scan, 3)
-        places = peaks.index_zyx[apart & (peaks.logit > LEAST_LOGIT)]
-        if not len(places):
-            return places
-        order = np.argsort(-logits(network, _regions(scan.voxels, places)))
+        places = apart(peaks, scan, 3, LEAST_LOGIT).index_zyx
+        order = np.argsort(-logits(network, _stacked([cut_roi(scan.voxels, at) for at in places])))
         return places[order[:MINED]]
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
@@ -289,56 +289,51 @@ def validation_in_cubes(
     screener: nn.Module, cubes: Sequence[Piece], scans: Sequence[Piece]
 ) -> Validation:
     """Return nodules in their cubes, and false positives of scans in tiles cut as these are."""
-    nodules, nodule_logit, regions, false_logit = [], [], [], []
-    for cube, peaks in zip(
-        cubes, peaks_of_each(screener, [cube.voxels for cube in cubes]), strict=True
-    ):
-        nodules.append(_region_of(cube, cube.nodules[0], peaks.index_zyx))
-        nodule_logit.append(max(best_logit(peaks, cube.nodules[0]), LEAST_LOGIT))
+    each = peaks_of_each(screener, [cube.voxels for cube in cubes])
+    nodules = [_read(cube, cube.nodules[0], peaks) for cube, peaks in zip(cubes, each, strict=True)]
+    false = []
     for scan in scans:
-        peaks = peaks_of_tiles(screener, scan.voxels)
-        keep = away_from_marks(peaks.index_zyx, scan, 3) & (peaks.logit > LEAST_LOGIT)
-        for at, logit in zip(peaks.index_zyx[keep], peaks.logit[keep], strict=True):
+        peaks = apart(peaks_of_tiles(screener, scan.voxels), scan, 3, LEAST_LOGIT)
+        for at, logit in zip(peaks.index_zyx, peaks.logit, strict=True):
             # the region ends where the cube of a nodule would: context must not tell the label
             place = tile_around(scan.voxels.shape, at)
             inside = at - np.array([one.start for one in place])
-            regions.append(cut_roi(scan.voxels[place], inside))
-            false_logit.append(logit)
-    return Validation(
-        _stacked(nodules), np.array(nodule_logit), _stacked(regions), np.array(false_logit),
-        len(scans),
-    )  # fmt: skip
+            false.append((cut_roi(scan.voxels[place], inside), float(logit)))
+    return _validation(nodules, false, len(scans))
 
 
 def validation_in_scans(screener: nn.Module, scans: Sequence[Piece]) -> Validation:
     """Return nodules and false positives of whole scans."""
-    nodules, nodule_logit, regions, false_logit = [], [], [], []
+    nodules, false = [], []
     for scan in scans:
         peaks = peaks_of(screener, scan.voxels)
-        for nodule in scan.nodules:
-            nodules.append(_region_of(scan, nodule, peaks.index_zyx))
-            nodule_logit.append(max(best_logit(peaks, nodule), LEAST_LOGIT))
-        keep = away_from_marks(peaks.index_zyx, scan, 3) & (peaks.logit > LEAST_LOGIT)
-        regions += [cut_roi(scan.voxels, at) for at in peaks.index_zyx[keep]]
-        false_logit.append(peaks.logit[keep])
-    return Validation(
-        _stacked(nodules), np.array(nodule_logit), _stacked(regions), np.concatenate(false_logit),
-        len(scans),
-    )  # fmt: skip
+        nodules += [_read(scan, nodule, peaks) for nodule in scan.nodules]
+        others = apart(peaks, scan, 3, LEAST_LOGIT)
+        rois = (cut_roi(scan.voxels, at) for at in others.index_zyx)
+        false += zip(rois, others.logit.tolist(), strict=True)
+    return _validation(nodules, false, len(scans))
+
+
+def _read(piece: Piece, nodule: FloatArray, peaks: Peaks) -> tuple[UInt8Array, float]:
+    """Return the region around a nodule, and the edge's logit."""
+    region = cut_roi(piece.voxels, place_of(nodule, peaks.index_zyx))
+    return region, max(best_logit(peaks, nodule), LEAST_LOGIT)
+
+
+def _validation(
+    nodules: Sequence[tuple[UInt8Array, float]],
+    false: Sequence[tuple[UInt8Array, float]],
+    scans: int,
+) -> Validation:
+    arrays = (
+        (_stacked([region for region, _ in one]), np.array([logit for _, logit in one], float))
+        for one in (nodules, false)
+    )
+    return Validation(*chain(*arrays), scans)
 
 
 def _stacked(regions: Sequence[UInt8Array]) -> UInt8Array:
     return np.stack(regions) if regions else np.zeros((0, *ROI_SHAPE), np.uint8)
-
-
-def _region_of(piece: Piece, nodule: FloatArray, candidates: FloatArray) -> UInt8Array:
-    """Return the region around the candidate that hit a nodule; of a miss, around its middle."""
-    hit = hit_of(nodule, candidates)
-    return cut_roi(piece.voxels, nodule[:3] if hit is None else hit)
-
-
-def _regions(voxels: UInt8Array, places: FloatArray) -> UInt8Array:
-    return np.stack([cut_roi(voxels, at) for at in places])
 
 
 def _samples(drawer: RegionDrawer, rng: np.random.Generator) -> Iterator[Batch]:

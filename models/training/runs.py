@@ -23,7 +23,7 @@ from models.networks.hybrid import HybridNetwork, HybridSpec, scales, without_sp
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.runtime.errors import UnfitArtifact
 from models.training.compose import Composer
-from models.training.data import NONE, Cubes, Piece, balls, boxes_of_role, load_cubes
+from models.training.data import NONE, Cubes, Piece, balls, load_cubes, scans_of_role
 from models.training.hybrid import (
     HybridTask,
     RegionDrawer,
@@ -122,11 +122,6 @@ def load_material(data: Path, cache: Path, phantom_count: int) -> Material:
         load_cubes(data / "nodules", "val").pieces,
         scans_of_role(data, "val"),
     )
-
-
-def scans_of_role(data: Path, role: str) -> tuple[Piece, ...]:
-    """Return the lung boxes of the whole scans with that role, with their marks."""
-    return tuple(box.piece for box in boxes_of_role(data, role))
 
 
 def load_phantoms(cache: Path, count: int) -> list[Piece]:

@@ -152,11 +152,9 @@ class ScreeningTask:
 
     def refresh(self, network: nn.Module) -> None:
         """Mine hard negatives: the training scans are drawn more often where they lie."""
-        hard = []
-        for scan in self.composer.scans:
-            peaks = false_positives(network, scan)
-            hard.append(peaks.index_zyx[peaks.logit > -4.0][:60])  # the 60 strongest at most
-        self.composer = replace(self.composer, hard=hard)
+        false = (apart(peaks_of(network, one.voxels), one, 5, -4.0) for one in self.composer.scans)
+        # of each scan the 60 strongest at most
+        self.composer = replace(self.composer, hard=[peaks.index_zyx[:60] for peaks in false])
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Return sensitivity at 1, 2, 4 and 8 false positives a scan, and the CPM.
@@ -168,16 +166,11 @@ class ScreeningTask:
     def scores(self, network: nn.Module) -> tuple[FloatArray, FloatArray]:
         """Return the logit of each cube's nodule, and of each false positive in equal context."""
         # of each cube the best candidate on its own nodule, its first mark
+        each = peaks_of_each(network, [cube.voxels for cube in self.cubes])
         found = [
-            best_logit(peaks, cube.nodules[0])
-            for cube, peaks in zip(
-                self.cubes, peaks_of_each(network, [c.voxels for c in self.cubes]), strict=True
-            )
+            best_logit(peaks, cube.nodules[0]) for cube, peaks in zip(self.cubes, each, strict=True)
         ]
-        false = []
-        for scan in self.scans:
-            peaks = peaks_of_tiles(network, scan.voxels)
-            false.append(peaks.logit[away_from_marks(peaks.index_zyx, scan, 5)])
+        false = [apart(peaks_of_tiles(network, one.voxels), one, 5).logit for one in self.scans]
         return np.array(found), np.concatenate(false)
 
 
@@ -247,11 +240,15 @@ def hit_of(nodule: FloatArray, candidates: FloatArray) -> FloatArray | None:
     return np.asarray(candidates[int(away.argmin())]) if hit else None
 
 
-def false_positives(network: nn.Module, scan: Piece) -> Peaks:
-    """Return the peaks of a whole scan that lie in none of its marked lesions."""
-    peaks = peaks_of(network, scan.voxels)
-    apart = away_from_marks(peaks.index_zyx, scan, 5)
-    return Peaks(peaks.logit[apart], peaks.index_zyx[apart], peaks.diameter_mm[apart])
+def place_of(nodule: FloatArray, candidates: FloatArray) -> FloatArray:
+    """Return the candidate that hit a nodule; of a miss, the nodule's middle ``(3,)``."""
+    hit = hit_of(nodule, candidates)
+    return nodule[:3] if hit is None else hit
+
+
+def apart(peaks: Peaks, scan: Piece, margin: float, above: float = -np.inf) -> Peaks:
+    """Return the peaks above a logit and further than ``margin`` from the rims of all marks."""
+    return peaks.at(away_from_marks(peaks.index_zyx, scan, margin) & (peaks.logit > above))
 
 
 def sensitivity_at(found: FloatArray, false: FloatArray, allowed: float) -> float:

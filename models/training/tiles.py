@@ -4,12 +4,13 @@ A cube of a nodule ends 25 mm from it. A network reads it otherwise than a whole
 nodules in cubes are compared with false positives, these are read in tiles of the same size.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 
-from imaging.volume import FloatArray, UInt8Array
+from imaging.volume import FloatArray
 from models.runtime.detection import Peaks, strongest
 
 TILE = 50
@@ -30,12 +31,6 @@ def tiles(shape: Sequence[int]) -> Iterator[tuple[tuple[slice, slice, slice], Fl
         yield (z, y, x), np.array([[low for *_, low, _ in parts], [high for *_, high in parts]])
 
 
-def peaks_in_tiles(voxels: UInt8Array, read: Callable[[UInt8Array], Peaks], most: int) -> Peaks:
-    """Return the strongest peaks of a box whose tiles are read one by one, in its voxels."""
-    found = [read(np.ascontiguousarray(voxels[place])) for place, _ in tiles(voxels.shape)]
-    return of_tiles(voxels.shape, found, most)
-
-
 def of_tiles(shape: Sequence[int], found: Sequence[Peaks], most: int) -> Peaks:
     """Return the strongest peaks in the cores of a box's tiles, given those of each, in order."""
     kept = []
@@ -43,7 +38,7 @@ def of_tiles(shape: Sequence[int], found: Sequence[Peaks], most: int) -> Peaks:
         at = peaks.index_zyx
         keep = (at >= low - 0.5).all(1) & (at < high - 0.5).all(1)
         start = np.array([one.start for one in place])
-        kept.append(Peaks(peaks.logit[keep], at[keep] + start, peaks.diameter_mm[keep]))
+        kept.append(replace(peaks, index_zyx=at + start).at(keep))
     return strongest(kept, most)
 
 

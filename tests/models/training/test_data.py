@@ -5,20 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.data_folder import CALIBRATION, SUBSETS, TRAINED_SCANS
+from models.data_folder import CALIBRATION, SUBSETS, TRAINED_SCANS, marked_scans
 from models.training.data import (
     NONE,
     Cubes,
     Noise,
     Piece,
     balls,
-    boxes_of_role,
     crop,
     flip,
     kernelled,
     load_cubes,
     mirrored,
     resized,
+    scans_of_role,
     shifted,
     simulate_scanner,
     thickened,
@@ -138,7 +138,8 @@ def test_the_cubes_of_each_split_have_their_own_voxels_and_marks(shared_data: Pa
 @pytest.mark.long
 def test_whole_scans_come_with_what_must_be_found_and_what_is_ignored(shared_data: Path) -> None:
     """Of every collection: known lesions, those seen by eye, and doubtful places."""
-    boxes = {one.name: one.piece for one in boxes_of_role(shared_data, "val")}
+    names = [folder.name for folder, *_ in marked_scans(shared_data, "val")]
+    boxes = dict(zip(names, scans_of_role(shared_data, "val"), strict=True))
     assert {"lidc_0005", "lidc_0028"} <= set(boxes)
     assert len(boxes["lidc_0005"].nodules) == 2
     assert len(boxes["lidc_0028"].nodules) == 0

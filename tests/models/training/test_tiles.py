@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from models.runtime.detection import Peaks
-from models.training.tiles import CORE, TILE, peaks_in_tiles, tile_around, tiles
+from models.training.tiles import CORE, TILE, of_tiles, tile_around, tiles
 
 SHAPES = [(50, 50, 50), (51, 86, 87), (120, 200, 333), (30, 49, 61), (16, 16, 16)]
 
@@ -60,7 +60,8 @@ def test_a_peak_that_two_tiles_see_counts_once_where_its_core_is() -> None:
         at = np.argwhere(tile)
         return Peaks(tile[tuple(at.T)].astype(float), at.astype(float), np.full(len(at), 5.0))
 
-    peaks = peaks_in_tiles(voxels, read, most=10)
+    read_tiles = [read(voxels[place]) for place, _ in tiles(voxels.shape)]
+    peaks = of_tiles(voxels.shape, read_tiles, 10)
     assert peaks.index_zyx.tolist() == [[25, 25, 60], [25, 25, 90], [25, 25, 30]]
     assert peaks.logit.tolist() == [200, 150, 100]
-    assert len(peaks_in_tiles(voxels, read, most=2).logit) == 2
+    assert len(of_tiles(voxels.shape, read_tiles, 2).logit) == 2
