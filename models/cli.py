@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from models.calibration.statistics import DELTA
 from models.markdown import show_section
 from process.command_line import Json, PlainGroup
 
@@ -83,7 +82,7 @@ def train_screening(
     from models.training.runs import Run, run_screening
 
     weights = (start,) if start else ()
-    run = Run(data, out, minutes, rate, resume, weights, cache, phantoms, seed)
+    run = Run(data, out, rate, weights, cache, phantoms, seed, minutes, resume)
     run_screening(run, None if start else ScreeningSpec(widths, blocks))
 
 
@@ -110,7 +109,7 @@ def train_hybrid(
     """Train the hybrid network, or a member of it, on screening networks' candidates."""
     from models.training.runs import Run, run_hybrid
 
-    run = Run(data, out, minutes, rate, resume, tuple(start or ()), cache, phantoms, seed)
+    run = Run(data, out, rate, tuple(start or ()), cache, phantoms, seed, minutes, resume)
     run_hybrid(run, screening, reads or ())
 
 
@@ -125,9 +124,9 @@ def sheet(
 ) -> None:
     """Draw training samples of the screening network: mosaics, mirrored cubes, scans."""
     from models.training.compose import draw_samples
-    from models.training.runs import load_material
+    from models.training.runs import Run
 
-    composer = load_material(data, cache, phantoms).composer
+    composer = Run(data, png, 0, (), cache, phantoms).material().composer
     draw_samples(png, composer, columns, seed)
     typer.echo(png)
 
@@ -181,15 +180,11 @@ def distil(
     from models.distillation.compare import Comparison, distil_tables, run_compare
     from models.distillation.student import Teaching
 
-    teaching = Teaching(steps=steps, weight=weight, temperature=temperature, rate=rate)
     given = Comparison(
-        data, start, tuple(teachers), out, cache, phantoms, lessons, seeds, seed, teaching
-    )
-    words = [f"overread-models distil --data {data} --start {start} --out {out}"]
-    words += [f"--teachers {path}" for path in teachers]
-    words += [f"--lessons {lessons} --steps {steps} --seeds {seeds} --weight {weight:g}"]
-    words += [f"--temperature {temperature:g} --rate {rate:g} --phantoms {phantoms} --seed {seed}"]
-    result = {"command": " ".join(words), **run_compare(given)}
+        data, out, rate, (start,), cache, phantoms, seed, teachers=tuple(teachers),
+        samples=lessons, seeds=seeds, teaching=Teaching(steps, weight, temperature),
+    )  # fmt: skip
+    result = run_compare(given)
     show_section(result, as_json, distil_tables(result))
 
 
@@ -229,7 +224,7 @@ def qat(
     from models.quantization.qat import run_qat
     from models.training.runs import Run
 
-    run = Run(data, out, minutes, rate, resume, tuple(start), cache, phantoms, seed)
+    run = Run(data, out, rate, tuple(start), cache, phantoms, seed, minutes, resume)
     run_qat(run, kind, screening or [], method)
 
 
@@ -255,7 +250,7 @@ def int4(
     from models.quantization.qat import run_int4
     from models.training.runs import Run
 
-    run = Run(data, out, minutes, rate, resume, tuple(start), cache, phantoms, seed)
+    run = Run(data, out, rate, tuple(start), cache, phantoms, seed, minutes, resume)
     run_int4(run, kind, qat, screening or [], share)
 
 
@@ -320,14 +315,10 @@ def prune_compare(
         raise typer.BadParameter(f"--way {sorted(unknown)}, expected one of {sorted(known)}")
     for one in shares:
         _check_share(one)
-    run = Run(data, out, 0, rate, False, (start,), cache, phantoms, 0)
+    run = Run(data, out, rate, (start,), cache, phantoms)
     cells = [Cell(method, one) for method in methods for one in shares]
     result = run_compare(run, cells, steps=steps, seeds=seeds, engine=engine, rounds=rounds)
-    words = [f"overread-models prune compare --start {start} --data {data} --out {out}"]
-    words += [f"--steps {steps} --seeds {seeds} --rate {rate:g} --phantoms {phantoms}"]
-    words += [f"--way {method}" for method in methods] + [f"--share {one:g}" for one in shares]
-    shown = {"command": " ".join(words), **result}
-    show_section(shown, as_json, prune_table(shown))
+    show_section(result, as_json, prune_table(result))
 
 
 @prune.command("structured")
@@ -348,7 +339,7 @@ def structured(
     from models.training.runs import Run
 
     _check_share(share)
-    run = Run(data, out, 0, rate, False, (start,), cache, phantoms, seed)
+    run = Run(data, out, rate, (start,), cache, phantoms, seed)
     result = run_structured(run, share, steps)
     show_section(result, as_json, json.dumps(result, indent=2))
 
@@ -365,7 +356,7 @@ def fit(
     hybrid: Annotated[str, typer.Option(help="Hybrid artifact.")] = "hybrid-int8",
     delta: Annotated[
         float, typer.Option(min=1e-6, max=0.999999, help="Probability that more are missed.")
-    ] = DELTA,
+    ] = 0.1,
     keep_hybrid: Annotated[
         bool, typer.Option("--keep-hybrid", help="Leave the settings of --hybrid.")
     ] = False,

@@ -30,7 +30,7 @@ from models.calibration.cases import (
     read_scans,
 )
 from models.calibration.fit import fit_settings, probabilities
-from models.calibration.statistics import DELTA, per_patient, upper_bound
+from models.calibration.statistics import per_patient, upper_bound
 from models.data_folder import CALIBRATION
 from models.runtime.artifacts import Artifact, find
 from models.runtime.screener import Screener, read_by
@@ -59,7 +59,7 @@ _DIGITS = 1e6
 
 
 def run_fit(
-    data: Path, screening: str, hybrid: str, *, delta: float = DELTA, keep_hybrid: bool = False
+    data: Path, screening: str, hybrid: str, *, delta: float, keep_hybrid: bool = False
 ) -> None:
     """Fit the settings of both artifacts, and their guarantee, and enter them in the manifest.
 

@@ -19,13 +19,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import pdtri
 
 from imaging.volume import FloatArray
 
 BoolArray = npt.NDArray[np.bool_]
-
-DELTA = 0.1
-"""The probability that more is missed than a guarantee says."""
 
 
 def logistic(
@@ -57,15 +55,9 @@ def logistic(
 def poisson_limit(count: int, confidence: float) -> float:
     """Return the mean at which more than ``count`` events have the probability ``confidence``.
 
-    It is the exact upper limit of a Poisson mean (Garwood, Biometrika 28, 1936), by bisection.
+    It is the exact upper limit of a Poisson mean (Garwood, Biometrika 28, 1936).
     """
-    low, high = 0.0, 10.0 + 3 * count
-    for _ in range(60):
-        mean = (low + high) / 2
-        # the logarithms of the terms e^-m m^k / k!, which do not overflow
-        logs = np.append(0.0, np.cumsum(np.log(mean / np.arange(1, count + 1)))) - mean
-        low, high = (mean, high) if np.exp(logs).sum() > 1 - confidence else (low, mean)
-    return high
+    return float(pdtri(count, 1 - confidence))
 
 
 def auc(score: FloatArray, positive: BoolArray) -> float:

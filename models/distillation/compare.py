@@ -8,8 +8,9 @@ that was interrupted continues.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +31,22 @@ from models.distillation.teachers import (
     weigh,
     weighted_target,
 )
-from models.markdown import Rows
-from models.markdown import points as shown_points
+from models.markdown import Rows, points
 from models.networks.hybrid import HybridNetwork
 from models.runtime.errors import UnfitArtifact
-from models.training.comparison import Scores, figures, hits, kept, points, scores_of
+from models.training.comparison import Scores, figures, gained, kept, scores_of
 from models.training.compose import Composer
 from models.training.data import load_cubes
 from models.training.loop import save
 from models.training.runs import (
     Material,
-    load_material,
+    Run,
     make_hybrid,
     make_screening,
+    only,
     ready,
-    regions_of,
     screening_task,
 )
-from models.training.screening import RATES, ScreeningTask
 
 ARMS = {
     "none": "no teacher",
@@ -64,22 +63,16 @@ HEADS = {"cpm": "CPM", "at_1": "at 1", "at_2": "at 2", "at_8": "at 8"}
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Run):
     """What is compared: ``seeds`` students of each arm, all from the screening network ``start``.
 
     ``teachers`` are weights of a hybrid, whose members teach; ``samples`` is the number of samples
-    that students learn from; the other fields are those of `models.training.runs.Run`.
+    that students learn from.
     """
 
-    data: Path
-    start: Path
-    teachers: tuple[Path, ...]
-    out: Path
-    cache: Path
-    phantoms: int = 16
+    teachers: tuple[Path, ...] = ()
     samples: int = 400
     seeds: int = 3
-    seed: int = 0
     teaching: Teaching = field(default_factory=Teaching)
 
 
@@ -90,43 +83,53 @@ def run_compare(given: Comparison) -> dict[str, Any]:
         UnfitArtifact: the folder holds another comparison.
     """
     _check_plan(given)
-    # read only where a sample or a student is missing
-    material = cache(lambda: load_material(given.data, given.cache, given.phantoms))
+    material = cache(given.material)  # read only where a sample or a student is missing
     hybrid = make_hybrid(given.teachers).eval()
     learnt, held_out = _samples(given, material, hybrid)
     teachers, label = read_teachers(hybrid.spec.reads, learnt, held_out)
     weights = weigh(np.stack([t.logits for t in teachers]), label)
     targets = soft_targets(teachers, weights, given.teaching.temperature)
+
+    def student(arm: str, seed: int) -> Scores:
+        network = ready(make_screening(only(given.start)), given.start, material())
+        soft = _by_sample(targets[arm], learnt)
+        trained = train_student(network, learnt, soft, given.teaching, given.rate, seed)
+        save(trained, given.out / f"{arm}_{seed}.pt")
+        return _scores(material(), trained)
+
+    def start() -> dict[str, Any]:
+        # of the network that all students start from
+        scores = _scores(material(), make_screening(only(given.start)))
+        return {**scores, "scans": len(material().val_scans)}
+
     scores: dict[str, list[Scores]] = {arm: [] for arm in ARMS}
-    for seed in range(given.seeds):
-        for arm in ARMS:
-            soft = _by_sample(targets[arm], learnt)
-            scores[arm].append(_student(given, material, learnt, soft, f"{arm}_{seed}", seed))
-    start = kept(given.out / "start.json", lambda: _start(given, material()))
-    scans = start["scans"]
+    for seed, arm in product(range(given.seeds), ARMS):
+        scores[arm].append(kept(given.out / f"{arm}_{seed}.json", partial(student, arm, seed)))
+    at_start = kept(given.out / "start.json", start)
+    scans = at_start["scans"]
     patients = load_cubes(given.data / "nodules", "val").patients
     return {
-        "start": given.start.stem, "seeds": given.seeds, **_options(given.teaching),
+        "start": only(given.start).stem, "seeds": given.seeds, **_options(given),
         "lessons": {
             "learnt": len(learnt), "held_out": len(held_out), "places": len(label),
             "with_nodule": int(label.sum()),
         },
         "val_scans": scans,
-        **result(teachers, weights, scores, start, patients, scans),
+        **result(teachers, weights, scores, at_start, patients, scans),
     }  # fmt: skip
 
 
-def _options(teaching: Teaching) -> dict[str, Any]:
-    names = ("steps", "batch", "weight", "temperature", "rate")
-    return {name: value for name, value in asdict(teaching).items() if name in names}
+def _options(given: Comparison) -> dict[str, Any]:
+    names = ("steps", "batch", "weight", "temperature")
+    return {**{name: getattr(given.teaching, name) for name in names}, "rate": given.rate}
 
 
 def _check_plan(given: Comparison) -> None:
     """Write what is compared into the folder, or compare it with what is there."""
     path = given.out / "plan.json"
     wanted: dict[str, Any] = {
-        "start": _digest(given.start), "teachers": [_digest(one) for one in given.teachers],
-        "lessons": given.samples, "seed": given.seed, **_options(given.teaching),
+        "start": _digest(only(given.start)), "teachers": [_digest(one) for one in given.teachers],
+        "lessons": given.samples, "seed": given.seed, **_options(given),
     }  # fmt: skip
     plan = kept(path, lambda: wanted)
     if other := [name for name in wanted if plan.get(name) != wanted[name]]:
@@ -141,29 +144,25 @@ def _samples(
     given: Comparison, material: Callable[[], Material], hybrid: HybridNetwork
 ) -> tuple[list[Path], list[Path]]:
     """Return the files of the samples to learn from, and of those that are held out."""
-    screener = make_screening(given.start).eval()
+    screener = make_screening(only(given.start)).eval()
 
     @cache
-    def composer() -> Composer:
-        task = screening_task(material(), screener)
-        task.refresh(screener)  # hard negatives from the beginning
-        return task.composer
+    def composer(split: str) -> Composer:
+        if split == "learnt":
+            return screening_task(material(), screener).composer
+        cubes = load_cubes(given.data / "nodules", CALIBRATION).pieces
+        return replace(composer("learnt"), cubes=cubes)
 
-    @cache
-    def kept() -> Composer:
-        cubes = load_cubes(given.data / "nodules", CALIBRATION)
-        return replace(composer(), cubes=cubes.pieces)
-
-    def samples(folder: str, count: int, source: Callable[[], Composer], seed: int) -> list[Path]:
+    def samples(split: str, count: int, seed: int) -> list[Path]:
         def draw(rng: np.random.Generator) -> DistillationSample:
-            return draw_sample(source(), screener, hybrid, rng)
+            return draw_sample(composer(split), screener, hybrid, rng)
 
-        return make_samples(given.out / folder, count, draw, seed=seed)
+        return make_samples(given.out / split, count, draw, seed=seed)
 
     held_out = -(-given.samples // HELD_OUT)
     return (
-        samples("learnt", given.samples, composer, given.seed),
-        samples("held_out", held_out, kept, given.seed + 1),
+        samples("learnt", given.samples, given.seed),
+        samples("held_out", held_out, given.seed + 1),
     )
 
 
@@ -192,27 +191,8 @@ def _by_sample(target: FloatArray | None, samples: Sequence[Path]) -> list[Float
     return np.split(target, ends[:-1])
 
 
-def _student(
-    given: Comparison, material: Callable[[], Material], samples: Sequence[Path],
-    soft: Sequence[FloatArray] | None, name: str, seed: int,
-) -> Scores:  # fmt: skip
-    def scores() -> dict[str, Any]:
-        network = ready(make_screening(given.start), [given.start], regions_of(material()))
-        student = train_student(network, samples, soft, given.teaching, seed)
-        save(student, given.out / f"{name}.pt")
-        return _scores(material(), student)
-
-    return kept(given.out / f"{name}.json", scores)
-
-
-def _start(given: Comparison, material: Material) -> dict[str, Any]:
-    """Return the scores of the network that all students start from, and the number of scans."""
-    return {**_scores(material, make_screening(given.start)), "scans": len(material.val_scans)}
-
-
 def _scores(material: Material, student: nn.Module) -> Scores:
-    task = ScreeningTask(material.composer, material.val_cubes, material.val_scans, student)
-    return scores_of(task, student)
+    return scores_of(screening_task(material, student, trained=False), student)
 
 
 def result(
@@ -243,25 +223,14 @@ def result(
         "at_start": figures(start, scans),
         "arms": {arm: _spread([figures(s, scans) for s in of]) for arm, of in scores.items()},
         "gained": {
-            arm: points_gained(of, scores["none"], patients, scans)
+            arm: {
+                name: {"points": one.pop("value"), **one}
+                for name, one in gained(of, scores["none"], patients, scans).items()
+            }
             for arm, of in scores.items()
             if arm != "none"
         },
     }
-
-
-def points_gained(
-    arm: Sequence[Scores], base: Sequence[Scores], patients: Sequence[str], scans: int
-) -> dict[str, dict[str, float]]:
-    """Return the points that ``arm`` gains over ``base`` in each figure, with 95 % intervals.
-
-    Both hold one student a seed, in the same order.
-    """
-    gain = np.stack([hits(a, scans) - hits(b, scans) for a, b in zip(arm, base, strict=True)])
-    each = {"cpm": gain.mean(2)}
-    each |= {f"at_{r:g}": gain[:, :, i] for i, r in enumerate(RATES) if r >= 1}
-    found = {name: points(change, patients) for name, change in each.items()}
-    return {name: {"points": one.pop("value"), **one} for name, one in found.items()}
 
 
 def _spread(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
@@ -285,17 +254,17 @@ def distil_tables(result: Mapping[str, Any]) -> str:
     for arm, of in result["arms"].items():
         spread = [f"{100 * of[name]['mean']:.1f} ± {100 * of[name]['sd']:.1f}" for name in HEADS]
         students.append([ARMS[arm], *spread])
-    gained = [
-        [ARMS[arm], *(shown_points(gains[name], "points") for name in HEADS)]
-        for arm, gains in result["gained"].items()
+    gains = [
+        [ARMS[arm], *(points(of[name], "points") for name in HEADS)]
+        for arm, of in result["gained"].items()
     ]
-    gained.append(["published claim", f"{result['claim_points']:+.1f}", *[""] * (len(HEADS) - 1)])
+    gains.append(["published claim", f"{result['claim_points']:+.1f}", *[""] * (len(HEADS) - 1)])
     heads = ["teacher", "temperature", "log loss", "mean weight, %", "largest, %"]
     return "\n".join(
         [
             Rows(heads, teachers).markdown(),
             Rows(["student", *HEADS.values()], students).markdown(),
             "Points over no teacher (95 % interval):\n",
-            Rows(["student", *HEADS.values()], gained).markdown(),
+            Rows(["student", *HEADS.values()], gains).markdown(),
         ]
     )

@@ -34,14 +34,13 @@ class Teaching:
     steps: int = 200
     weight: float = 0.5
     temperature: float = 2.0
-    rate: float = 5e-4
     batch: int = 4
     workers: int = 2
 
 
 def train_student(
     network: nn.Module, samples: Sequence[Path], soft: Sequence[FloatArray] | None,
-    teaching: Teaching, seed: int,
+    teaching: Teaching, rate: float, seed: int,
 ) -> nn.Module:  # fmt: skip
     """Train ``teaching.steps`` and return the averaged network.
 
@@ -51,7 +50,7 @@ def train_student(
     draw = partial(_samples, tuple(samples), soft)
     batches = draw_batches(draw, teaching.batch, workers=teaching.workers, seed=seed)
     losses = partial(losses_of, teaching=teaching)
-    return fine_tune(network, batches, losses, steps=teaching.steps, rate=teaching.rate)
+    return fine_tune(network, batches, losses, steps=teaching.steps, rate=rate)
 
 
 def losses_of(network: nn.Module, batch: Batch, teaching: Teaching) -> dict[str, torch.Tensor]:

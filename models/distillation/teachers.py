@@ -24,10 +24,9 @@ all students see the same. A distillation sample is a file, and those that are m
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -112,11 +111,12 @@ def make_samples(
 def save_sample(drawn: DistillationSample, path: Path) -> None:
     """Write a sample atomically; the mask is kept as bits."""
     sample = drawn.sample
-    _write(path, {
-        "voxels": sample.voxels, "mask": np.packbits(sample.mask > 127),
-        "nodules": sample.nodules, "ignored": sample.ignored,
-        "places": drawn.places, "label": drawn.label, "logits": drawn.logits,
-    })  # fmt: skip
+    part = path.with_suffix(".partial.npz")
+    np.savez_compressed(
+        part, voxels=sample.voxels, mask=np.packbits(sample.mask > 127), nodules=sample.nodules,
+        ignored=sample.ignored, places=drawn.places, label=drawn.label, logits=drawn.logits,
+    )  # fmt: skip
+    os.replace(part, path)
 
 
 def load_sample(path: Path) -> DistillationSample:
@@ -132,12 +132,6 @@ def answers_of(path: Path) -> tuple[FloatArray, FloatArray]:
     """Return label ``(n,)`` and logits ``(teachers, n)`` of a sample without reading its voxels."""
     with np.load(path) as found:
         return found["label"], found["logits"]
-
-
-def _write(path: Path, arrays: Mapping[str, Any]) -> None:
-    part = path.with_suffix(".partial.npz")
-    np.savez_compressed(part, **arrays)
-    os.replace(part, path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +165,7 @@ def read_teachers(
     for number, mm in enumerate(reads):
         # the logit of the right answer: the log loss depends on nothing else
         right = np.where(held_label > 0, held[number], -held[number])
-        temperature = temperature_of(right[held_label > 0], right[held_label == 0])
+        temperature = temperature_of(right, held_label)
         teachers.append(
             Teacher(f"{mm} mm", temperature, logits[number] / temperature,
                     balanced_loss(right / temperature, held_label))
@@ -187,23 +181,17 @@ def _all_of(samples: Sequence[Path]) -> tuple[FloatArray, FloatArray]:
     )
 
 
-def temperature_of(nodules: FloatArray, others: FloatArray) -> float:
-    """Return the temperature of least log loss (Guo et al., arXiv:1706.04599).
-
-    Given are the logits of the right answer; nodules and others weigh one half each.
-    """
+def temperature_of(right: FloatArray, label: FloatArray) -> float:
+    """Return the temperature of least `balanced_loss` (Guo et al., arXiv:1706.04599)."""
     tried = np.geomspace(0.1, 10.0, 401)
-    return float(min(tried, key=lambda t: _loss(nodules / t) + _loss(others / t)))
+    return float(min(tried, key=lambda t: balanced_loss(right / t, label)))
 
 
 def balanced_loss(right: FloatArray, label: FloatArray) -> float:
     """Return the log loss of logits of the right answer; nodules and others weigh one half each."""
-    return (_loss(right[label > 0]) + _loss(right[label == 0])) / 2
-
-
-def _loss(right: FloatArray) -> float:
-    """Return the mean of -ln sigmoid(logit), 0 of none."""
-    return float(np.logaddexp(0, -right).mean()) if len(right) else 0.0
+    lost = np.logaddexp(0, -right)  # -ln sigmoid
+    means = (float(part.mean()) for part in (lost[label > 0], lost[label == 0]) if len(part))
+    return sum(means) / 2
 
 
 def weigh(

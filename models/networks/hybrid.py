@@ -149,9 +149,9 @@ class Member(nn.Module):
         if not outlines:
             return
         self.up4 = nn.Conv3d(spec.channels, quarter, 1)
-        self.back4 = Residual(quarter, factored=True)
+        self.back4 = Residual(quarter, quarter)
         self.up2 = nn.Conv3d(quarter, half, 1)
-        self.back2 = Residual(half, factored=True)
+        self.back2 = Residual(half, half)
         self.mask = nn.ConvTranspose3d(half, 1, 2, 2)
         nn.init.constant_(self.mask.get_parameter("bias"), -3.0)
 

@@ -15,41 +15,30 @@ from typing import Self
 import torch
 from torch import nn
 
-Size = int | tuple[int, int, int]
 
-
-def conv_norm(
-    inputs: int, outputs: int, kernel: Size, stride: Size = 1, *, relu: bool = True
-) -> nn.Sequential:
-    """Make convolution without bias, batch norm and ReLU; padding keeps the grid at stride 1."""
-    sizes = (kernel,) * 3 if isinstance(kernel, int) else kernel
-    z, y, x = (size // 2 if size % 2 else 0 for size in sizes)
-    parts: list[nn.Module] = [
-        nn.Conv3d(inputs, outputs, kernel, stride, (z, y, x), bias=False),
-        nn.BatchNorm3d(outputs),
-    ]
-    return nn.Sequential(*parts, nn.ReLU(inplace=True)) if relu else nn.Sequential(*parts)
+def conv_norm(inputs: int, outputs: int, z: int, yx: int, stride: int = 1) -> nn.Sequential:
+    """Make convolution without bias, and batch norm; padding keeps the grid at stride 1."""
+    pad = [size // 2 if size % 2 else 0 for size in (z, yx, yx)]
+    convolution = nn.Conv3d(inputs, outputs, (z, yx, yx), stride, (pad[0], *pad[1:]), bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm3d(outputs))
 
 
 def patchify(inputs: int, outputs: int) -> nn.Sequential:
     """Make a layer that turns each 2 x 2 x 2 patch into one voxel of ``outputs`` channels."""
-    return conv_norm(inputs, outputs, 2, 2)
+    return conv_norm(inputs, outputs, 2, 2, 2).append(nn.ReLU(inplace=True))
 
 
 class Residual(nn.Module):
-    """x + f(x), f two convolutions of ``channels``; `factored` makes them 1x3x3 and 3x1x1.
+    """x + f(x), f two convolutions, of 1x3x3 to ``inner`` channels, and of 3x1x1 back.
 
-    The factored pair has 12/27 of the multiply-adds of one full 3 x 3 x 3 convolution and one
-    non-linearity more. Between the two are ``inner`` channels: as many as outside, if None.
+    The pair has 12/27 of the multiply-adds of one full 3 x 3 x 3 convolution and one non-linearity
+    more.
     """
 
-    def __init__(self, channels: int, *, factored: bool = False, inner: int | None = None) -> None:
+    def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
-        inner = channels if inner is None else inner
-        first: Size = (1, 3, 3) if factored else 3
-        second: Size = (3, 1, 1) if factored else 3
-        self.first = conv_norm(channels, inner, first)
-        self.second = conv_norm(inner, channels, second, relu=False)
+        self.first = conv_norm(channels, inner, 1, 3).append(nn.ReLU(inplace=True))
+        self.second = conv_norm(inner, channels, 3, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(n, c, z, y, x)`` to the same shape."""
@@ -57,8 +46,8 @@ class Residual(nn.Module):
 
 
 def residuals(channels: int, inner: Sequence[int]) -> list[nn.Module]:
-    """Return factored residual blocks with these channels inside each."""
-    return [Residual(channels, factored=True, inner=width) for width in inner]
+    """Return residual blocks with these channels inside each."""
+    return [Residual(channels, width) for width in inner]
 
 
 def upsample(x: torch.Tensor) -> torch.Tensor:

@@ -11,23 +11,22 @@ methods (`METHODS`), each from that start:
 
 import copy
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from functools import cache
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from rich.progress import track
 from torch import nn
 
 from models.export.onnx import export_float, export_fp32
-from models.markdown import Rows, percent
-from models.markdown import points as shown_points
+from models.markdown import Rows, percent, points
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.pruning.channels import channel_scores, choose, cut
 from models.pruning.masks import (
@@ -42,8 +41,8 @@ from models.quantization.ptq import quantize
 from models.runtime.artifacts import Artifact
 from models.runtime.hardware import cpu_name
 from models.runtime.session import open_session
-from models.training.comparison import figures, hits, kept, points, scores_of
-from models.training.data import load_cubes
+from models.training.comparison import figures, gained, kept, scores_of
+from models.training.data import Piece, load_cubes
 from models.training.loop import fine_tune, save
 from models.training.runs import Run, load_weights, make_screening, make_screening_task, only
 from models.training.screening import ScreeningTask
@@ -69,8 +68,6 @@ BOX = (256, 224, 320)
 CLAIM = {"share": 0.42, "points_lost": 1.2}
 """The published system: 42 % fewer parameters at no more than 1.2 points lost."""
 
-Box = npt.NDArray[np.uint8]
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -95,34 +92,22 @@ def run_compare(
     A run with a result is not repeated; one that was interrupted starts over.
     """
     cells = [Cell(CONTROL, 0.0), *cells]
-    task = cache(lambda: make_screening_task(run))  # read only where a result is missing
+    # read only where a result is missing
+    task = cache(lambda: make_screening_task(run))
+    # eight cubes are enough for ranges, on which time does not depend; `export` takes more
+    cubes = cache(lambda: load_cubes(run.data / "nodules", "train").pieces[:8])
+    files = cache(lambda folder: export_files(folder, cubes()))
 
     def result_of(cell: Cell) -> dict[str, Any]:
         folder = run.out / cell.name
-        return kept(
-            folder / RESULT, lambda: _run_cell(task(), cell, folder, steps=steps, rate=run.rate)
-        )
+        return kept(folder / RESULT, lambda: _run_cell(task(), cell, folder, steps, run.rate))
+
+    def times_of(cell: Cell) -> dict[str, Any]:
+        control, folder = (run.out / one.name for one in (cells[0], cell))
+        return kept(folder / TIME, lambda: timed(files(control), files(folder), engine, rounds))
 
     found = [[result_of(replace(cell, seed=seed)) for seed in range(seeds)] for cell in cells]
-    folders = [run.out / cell.name for cell in cells]
-
-    @cache
-    def files_of(folder: Path) -> dict[str, Path]:
-        return export_files(folder, boxes())
-
-    @cache
-    def boxes() -> list[Box]:
-        # eight cubes are enough for ranges, on which time does not depend; `export` takes more
-        cubes = load_cubes(run.data / "nodules", "train").pieces[:8]
-        return [cube.voxels[None, None, :48, :48, :48] for cube in cubes]
-
-    def times_of(folder: Path) -> dict[str, Any]:
-        return timed(files_of(folders[0]), files_of(folder), engine, rounds)
-
-    times = [
-        kept(folder / TIME, partial(times_of, folder))
-        for folder in track(folders, "timing pruned networks")
-    ]
+    times = [times_of(cell) for cell in track(cells, "timing pruned networks")]
     patients = load_cubes(run.data / "nodules", "val").patients
     return {
         "start": str(only(run.start)), "steps": steps, "rate": run.rate, "seeds": seeds,
@@ -134,7 +119,7 @@ def run_compare(
 def run_structured(run: Run, share: float, steps: int) -> dict[str, Any]:
     """Prune channels and fine-tune; `averaged.pt` in `run.out` starts runs as any other."""
     cell = Cell("channels", share, run.seed)
-    found = _run_cell(make_screening_task(run), cell, run.out, steps=steps, rate=run.rate)
+    found = _run_cell(make_screening_task(run), cell, run.out, steps, run.rate)
     weights = run.out / "averaged.pt"
     spec = ScreeningSpec.of(load_weights(weights))
     shown = found | {when: figures(found[when], found["scans"]) for when in ("before", "after")}
@@ -142,7 +127,7 @@ def run_structured(run: Run, share: float, steps: int) -> dict[str, Any]:
 
 
 def _run_cell(
-    task: ScreeningTask, cell: Cell, folder: Path, *, steps: int, rate: float
+    task: ScreeningTask, cell: Cell, folder: Path, steps: int, rate: float
 ) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     own = pruned(task, cell, steps)
@@ -212,21 +197,36 @@ def timed(
     control: dict[str, Path], own: dict[str, Path], engine: str, rounds: int
 ) -> dict[str, float]:
     """Return times and sizes of a network's files, run in turn with those of the control."""
+    voxels = np.random.default_rng(0).integers(0, 256, (1, 1, *BOX), dtype=np.uint8)
     times = {}
     for precision, file in own.items():
-        took = times_in_turn([control[precision], file], engine, rounds)
-        times[f"{precision}_ms"] = float(np.median(took[:, 1])) * 1e3
-        times[f"{precision}_ratio"] = float(np.median(took[:, 1] / took[:, 0]))
+        # artifacts that are in no manifest, A B A B; the first two passes of each are warm-up
+        artifacts = (
+            Artifact(
+                precision, path, sha256(path.read_bytes()).hexdigest(), "", "screening", precision
+            )
+            for path in (control[precision], file)
+        )
+        sessions = [open_session(one, engine=engine) for one in artifacts]
+        took = np.zeros((2 + rounds, 2))
+        for row, place in product(took, (0, 1)):
+            began = time.perf_counter()
+            sessions[place].run(voxels)
+            row[place] = time.perf_counter() - began
+        base, mine = took[2:].T
+        times[f"{precision}_ms"] = float(np.median(mine)) * 1e3
+        times[f"{precision}_ratio"] = float(np.median(mine / base))
         times[f"{precision}_bytes"] = file.stat().st_size
     return times
 
 
-def export_files(folder: Path, boxes: Iterable[Box]) -> dict[str, Path]:
+def export_files(folder: Path, cubes: Sequence[Piece]) -> dict[str, Path]:
     """Export `averaged.pt` of ``folder`` into it; return the files by precision.
 
-    ``boxes`` calibrate INT8, ``(n, 1, z, y, x)``, from training data only.
+    Training ``cubes`` calibrate INT8.
     """
     network = make_screening(folder / "averaged.pt").eval()
+    boxes = (cube.voxels[None, None, :48, :48, :48] for cube in cubes)
     models = {
         "fp32": export_fp32(network, "screening"),
         "int8": quantize(export_float(network, "screening"), "screening", boxes),
@@ -235,30 +235,6 @@ def export_files(folder: Path, boxes: Iterable[Box]) -> dict[str, Path]:
     for precision, model in models.items():
         onnx.save(model, paths[precision])
     return paths
-
-
-def times_in_turn(
-    paths: Sequence[Path], engine: str, rounds: int, *, box: tuple[int, int, int] = BOX
-) -> npt.NDArray[np.float64]:
-    """Return the seconds of each pass, ``(rounds, files)``: A B A B, after two warm-up passes."""
-    # artifacts that are in no manifest
-    sessions = [
-        open_session(
-            Artifact(
-                path.stem, path, sha256(path.read_bytes()).hexdigest(), "", "screening", path.stem
-            ),
-            engine=engine,
-        )
-        for path in paths
-    ]
-    voxels = np.random.default_rng(0).integers(0, 256, (1, 1, *box), dtype=np.uint8)
-    took = np.zeros((2 + rounds, len(sessions)))
-    for row in took:
-        for place, session in enumerate(sessions):
-            began = time.perf_counter()
-            session.run(voxels)
-            row[place] = time.perf_counter() - began
-    return took[2:]
 
 
 def compared(
@@ -270,24 +246,22 @@ def compared(
     ``found`` has the runs of each cell, one a seed; the first cell is the control, which is the
     start itself before fine-tuning. ``patients`` are those of the nodules.
     """
-    scans = found[0][0]["scans"]
-    start = hits(found[0][0]["before"], scans)
+    start, scans = (found[0][0][name] for name in ("before", "scans"))
     rows = []
     for runs, timed in zip(found, times, strict=True):
         row = {name: runs[0][name] for name in ("way", "share", "whole", "multiply_adds")}
         left = float(np.mean([run["parameters"] for run in runs]))
         row |= {"parameters": left, "gone": 1 - left / row["whole"]}
         for when in ("before", "after"):
-            # per seed, nodule and rate: 1 where the start alone found it, -1 where this network did
-            lost = start - np.stack([hits(run[when], scans) for run in runs])
-            each = [figures(run[when], scans) for run in runs]
+            scores = [run[when] for run in runs]
+            each = [figures(one, scans) for one in scores]
+            lost = gained([start] * len(runs), scores, patients, scans)
             row[when] = {
                 **{name: float(np.mean([one[name] for one in each])) for name in each[0]},
-                "cpm_lost": points(lost.mean(2), patients),
-                "at_8_lost": points(lost[:, :, -1], patients),
+                **{f"{name}_lost": lost[name] for name in ("cpm", "at_8")},
             }
         rows.append({**row, **timed})
-    counts = {"nodules": len(start), "patients": len(set(patients)), "scans": scans}
+    counts = {"nodules": len(start["found"]), "patients": len(set(patients)), "scans": scans}
     return {**counts, "claim": CLAIM, "runs": rows}
 
 
@@ -300,8 +274,8 @@ def prune_table(result: dict[str, Any]) -> str:
             METHODS[run["way"]], percent(run["gone"]),
             # the control before fine-tuning is the start that losses are measured against
             f"{run['before']['cpm']:.3f}",
-            "-" if run["way"] == CONTROL else shown_points(run["before"]["cpm_lost"]),
-            f"{run['after']['cpm']:.3f}", shown_points(run["after"]["cpm_lost"]),
+            "-" if run["way"] == CONTROL else points(run["before"]["cpm_lost"]),
+            f"{run['after']['cpm']:.3f}", points(run["after"]["cpm_lost"]),
             f"{run['multiply_adds'] / 1e9:.1f}", f"{run['int8_ms']:.0f}",
             f"{run['int8_ratio']:.2f}", f"{run['fp32_ms']:.0f}", f"{run['fp32_ratio']:.2f}",
         ]

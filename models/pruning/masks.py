@@ -49,7 +49,7 @@ def gradients(task: Task, count: int, seed: int = 0) -> Iterator[nn.Module]:
     network = copy.deepcopy(task.network).train()
     for batch in track(islice(task.batches(seed), count), "measuring importance", count):
         network.zero_grad()
-        torch.stack(list(terms_of(task, network, batch).values())).sum().backward()
+        torch.stack(list(terms_of(task.losses, network, batch).values())).sum().backward()
         yield network
 
 

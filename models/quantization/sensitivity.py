@@ -69,15 +69,16 @@ def run_ranges(
     exact = export_float(network, kind)
     weights = exact_weights(exact)
     given, batches = list(calibration(kind, data)), sensitivity_batches(data, kind, "val")
+    with torch.no_grad():
+        wanted = [network(batch) for batch in batches]
     # each method on the same batches, before any training
-    rows = []
-    for method in METHODS:
-        simulation = Simulation(quantize(exact, kind, given, method=method), weights).eval()
-        rows.append({"ranges": method, **distance(simulation, network, batches)})
+    simulations = {
+        method: Simulation(quantize(exact, kind, given, method=method), weights).eval()
+        for method in METHODS
+    }
     if qat is not None or f"{kind}-int8" in every():
-        trained = trained_simulation(network, kind, qat)
-        rows.append({"ranges": "learnt", **distance(trained, network, batches)})
-    return rows
+        simulations["learnt"] = trained_simulation(network, kind, qat)
+    return [{"ranges": name, **distance(one, batches, wanted)} for name, one in simulations.items()]
 
 
 def trained_simulation(network: nn.Module, kind: str, qat: Path | None) -> Simulation:
@@ -90,14 +91,13 @@ def trained_simulation(network: nn.Module, kind: str, qat: Path | None) -> Simul
     """
     model = onnx.load_model_from_string(find(f"{kind}-int8").content())
     exact = exact_weights(export_float(network, kind))
+    simulation = Simulation(model, exact if qat else None).eval()
     if qat is not None:
-        simulation = Simulation(model, exact)
         try:
             simulation.load_state_dict(load_weights(qat))
         except RuntimeError as error:
             raise UnfitArtifact(f"{qat}: not of the run that made {kind}-int8: {error}") from error
-        return simulation.eval()
-    simulation = Simulation(model).eval()
+        return simulation
     # the file's weights are the network's up to rounding and the training that followed, which
     # change them by less than half of their norm
     for name in simulation.weights():
@@ -123,35 +123,32 @@ def sensitivity(
 
     ``batches`` are ``(n, 1, z, y, x)`` in [0, 1]; differences are means over them.
     """
-    layers = []
     with torch.no_grad():
         wanted = [network(batch) for batch in batches]
 
-        def difference() -> float:
-            pairs = zip(batches, wanted, strict=True)
-            terms = [match_loss(simulation(batch), aim).values() for batch, aim in pairs]
-            return sum(sum(map(float, one)) for one in terms) / len(terms)
+    def difference() -> float:
+        return sum(distance(simulation, batches, wanted).values())
 
-        usual = difference()
-        for name in simulation.weights():
-            # change the rounding of this weight alone, measure, put it back
-            rounding = simulation.rounding[name]
-            simulation.lower(name, 4)
-            int4 = difference()
-            simulation.lower(name, 16)
-            exact = difference()
-            simulation.rounding[name] = rounding
-            count = simulation.exact[name].numel()
-            layers.append(Layer(name, simulation.layer_of(name), count, exact, usual, int4))
+    layers, usual = [], difference()
+    for name in simulation.weights():
+        # change the rounding of this weight alone, measure, put it back
+        rounding, apart = simulation.rounding[name], []
+        for bits in (16, 4):
+            simulation.lower(name, bits)
+            apart.append(difference())
+        simulation.rounding[name] = rounding
+        count = simulation.exact[name].numel()
+        layers.append(Layer(name, simulation.layer_of(name), count, apart[0], usual, apart[1]))
     return layers
 
 
+@torch.no_grad()
 def distance(
-    simulation: Simulation, network: nn.Module, batches: Sequence[torch.Tensor]
+    simulation: Simulation, batches: Sequence[torch.Tensor], wanted: Sequence[Any]
 ) -> dict[str, float]:
-    """Return each term of the matching loss between the two, as its mean over the batches."""
-    with torch.no_grad():
-        terms = [match_loss(simulation(batch), network(batch)) for batch in batches]
+    """Return the mean over the batches of each term of the matching loss to the ``wanted``."""
+    pairs = zip(batches, wanted, strict=True)
+    terms = [match_loss(simulation(batch), aim) for batch, aim in pairs]
     return {name: sum(float(t[name]) for t in terms) / len(terms) for name in terms[0]}
 
 
@@ -210,7 +207,13 @@ def show_layers(rows: Sequence[dict[str, Any]], plot: Path | None, as_json: bool
 
 
 def _draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    figure = new_figure(9, 0.26 * len(rows) + 1.6)
+    # matplotlib's objects: no window and no global state; sizes in inches of 100 pixels
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.ticker import LogLocator
+
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06)  # room between panels
+    figure = Figure(figsize=(9, 0.26 * len(rows) + 1.6), dpi=100, layout=layout)
     axes = figure.subplots()
     heights = range(len(rows))
     for key, label, mark in SERIES:
@@ -218,12 +221,17 @@ def _draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     names = [f"{row['layer']}  {row['parameters']:,}" for row in rows]
     axes.set_yticks(heights, names, fontsize="small")
     axes.invert_yaxis()
-    log_x(axes)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
     axes.set(xlabel="difference from the float network's answers", ylabel="layer and parameters")
     axes.grid(axis="x", alpha=0.3)
-    legend_above(axes, len(SERIES))
+    # above the axes, where it hides no data
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": len(SERIES)}
+    axes.legend(**above, fontsize="small", frameon=False)
     figure.suptitle("One layer changed at a time")
-    save_png(figure, path)
+    figure.savefig(path, format="png")
 
 
 def show_ranges(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
@@ -238,38 +246,3 @@ def _show(name: str, rows: Sequence[dict[str, Any]], table: Rows, as_json: bool)
         print(json.dumps({name: list(rows)}, indent=1))
     else:
         Console().print(table)
-
-
-def new_figure(width: float, height: float) -> Any:
-    """Return an empty `matplotlib.figure.Figure`; width and height in inches of 100 pixels."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06)  # room between panels, in inches
-    return Figure(figsize=(width, height), dpi=100, layout=layout)
-
-
-def legend_above(axes: Any, columns: int) -> None:
-    """Put a legend between title and axes, where it hides no data."""
-    axes.legend(
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-        ncols=columns,
-        fontsize="small",
-        frameon=False,
-    )
-
-
-def log_x(axes: Any, ticks: tuple[int, ...] = (1, 2, 5)) -> None:
-    """Set a logarithmic x axis with plain numbers at ``ticks`` of each decade."""
-    from matplotlib.ticker import LogLocator
-
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=ticks))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
-
-
-def save_png(figure: Any, path: Path) -> None:
-    """Write the figure as PNG, whatever the file is called."""
-    figure.savefig(path, format="png")

@@ -150,11 +150,12 @@ def _sides(model: openvino.Model) -> list[list[int]]:
 
 def _samples(model: openvino.Model, sides: Sequence[Sequence[int]]) -> list[npt.NDArray[Any]]:
     """Return random values for each input, for the largest batch."""
-    rng, count = np.random.default_rng(0), max(BATCHES)
-    kinds = [given.element_type.to_dtype() for given in model.inputs]
-    tops = [255 if np.issubdtype(kind, np.integer) else 1 for kind in kinds]
-    parts = zip(kinds, tops, sides, strict=True)
-    return [(top * rng.random((count, *one))).astype(kind) for kind, top, one in parts]
+    rng, samples = np.random.default_rng(0), []
+    for given, one in zip(model.inputs, sides, strict=True):
+        kind = given.element_type.to_dtype()
+        top = 255 if np.issubdtype(kind, np.integer) else 1
+        samples.append((top * rng.random((max(BATCHES), *one))).astype(kind))
+    return samples
 
 
 def _same(found: Outputs, wanted: Sequence[npt.NDArray[Any]]) -> bool:
@@ -239,7 +240,8 @@ def _pointwise(
     inputs, outputs, *patch = weight.shape
     # each voxel of the patch is a channel: (out kz ky kx, c, 1, 1, 1)
     kernel = np.moveaxis(weight, 0, -1).reshape(-1, inputs, 1, 1, 1)
-    name, source = node.name or node.output[0], node.input[0]
+    name = node.name or node.output[0]
+    known = {"": node.input[0], "out": node.output[0]}
     constants = {
         "kernel": np.ascontiguousarray(kernel),
         "apart": np.array([0, outputs, *patch]),
@@ -253,8 +255,7 @@ def _pointwise(
     )
 
     def step(operator: str, given: list[str], gives: str, **options: Any) -> NodeProto:
-        names = [source if part == "" else f"{name}_{part}" for part in given]
-        made = node.output[0] if gives == "" else f"{name}_{gives}"
+        *names, made = (known.get(part, f"{name}_{part}") for part in (*given, gives))
         return helper.make_node(operator, names, [made], f"{made}_made", **options)
 
     bias = ["bias"] if "bias" in constants else []
@@ -268,5 +269,5 @@ def _pointwise(
         step("Conv", ["", "kernel", *bias], "patches", kernel_shape=[1, 1, 1]),
         step("Reshape", ["patches", "split"], "pieces"),
         step("Transpose", ["pieces"], "turned", perm=[0, 1, 5, 2, 6, 3, 7, 4]),
-        step("Reshape", ["turned", "joined"], ""),
+        step("Reshape", ["turned", "joined"], "out"),
     ]

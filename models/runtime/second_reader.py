@@ -114,31 +114,21 @@ def views_of(batch: UInt8Array, artifact: Artifact) -> UInt8Array:
 
 def conclude(outputs: Outputs, artifact: Artifact, rois: UInt8Array) -> Readings:
     """Average the network's outputs over the views, calibrate them, and measure ``rois``."""
-    logit, log_diameter, malignancy, texture = (_by_view(out) for out in outputs[:4])
+    # each (views, n, …); numbers (n,) are means over the views
+    *numbers, texture, masks = (out.reshape(len(VIEWS), -1, *out.shape[1:]) for out in outputs)
+    logit, log_diameter, malignancy = (one.mean(0)[:, 0].astype(np.float64) for one in numbers)
+    # masks are mirrored back before they are summed
+    mirrored = (np.flip(one[:, 0], axes) for one, axes in zip(masks, VIEWS, strict=True))
+    drawn = np.asarray(sum(mirrored) / np.float32(len(VIEWS)))
     (outline,) = artifact.settings["outline"]
     slope, intercept = artifact.settings["calibration"]
     return Readings(
-        probability=sigmoid(slope * _mean(logit) + intercept),
-        diameter_mm=np.exp(np.clip(_mean(log_diameter), 0.0, 5.0)),
-        malignancy=sigmoid(_mean(malignancy)),
+        probability=sigmoid(slope * logit + intercept),
+        diameter_mm=np.exp(np.clip(log_diameter, 0.0, 5.0)),
+        malignancy=sigmoid(malignancy),
         texture=texture.mean(0).argmax(1),
-        mask=np.stack(
-            [half_contrast(*one, outline) for one in zip(rois, mask_logits(outputs), strict=True)]
-        ),
+        mask=np.stack([half_contrast(*one, outline) for one in zip(rois, drawn, strict=True)]),
     )
-
-
-def mask_logits(outputs: Outputs) -> npt.NDArray[np.float32]:
-    """Return the mean logit over the views of each voxel, ``(n, z, y, x)``."""
-    views = _by_view(outputs[4])[:, :, 0]
-    # masks are mirrored back before they are summed
-    mirrored = (np.flip(one, axes) for one, axes in zip(views, VIEWS, strict=True))
-    return np.asarray(sum(mirrored) / np.float32(len(VIEWS)))
-
-
-def _by_view(output: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Split ``(views * n, …)`` to ``(views, n, …)``."""
-    return output.reshape(len(VIEWS), len(output) // len(VIEWS), *output.shape[1:])
 
 
 def open_second_reader(
@@ -185,11 +175,6 @@ def half_contrast(roi: UInt8Array, logits: npt.NDArray[np.float32], outline: flo
     kept = np.zeros_like(drawn)
     kept[tuple(voxels[np.argsort(-logits[drawn], kind="stable")[: max(count, 1)]].T)] = True
     return kept
-
-
-def _mean(views: npt.NDArray[np.float32]) -> FloatArray:
-    """Average ``(views, n, 1)`` to ``(n,)``."""
-    return np.asarray(views.mean(0)[:, 0], np.float64)
 
 
 def nearest_piece(mask: BoolArray) -> BoolArray:

@@ -203,7 +203,21 @@ def fastest(
     known = _load(cache)
     if key in known:
         return known[key]
-    times = _measure(artifact, sample, threads, clock, among or hardware.engines())
+
+    def timed(engine: str) -> tuple[Outputs, float]:
+        run = start(engine, artifact.content(), threads, half=artifact.half)
+        try:
+            answer, took = run(sample), []
+            # the first run is not timed: it allocates and compiles
+            for _ in range(3):
+                began = clock()
+                run(sample)
+                took.append(clock() - began)
+        except Exception as error:  # an engine's own errors have no common class
+            raise EngineUnavailable(f"{engine} failed on the probe: {error}") from error
+        return answer, float(np.median(took))
+
+    times = _measure(timed, among or hardware.engines(), TOLERANCE[artifact.precision])
     best = min(times, key=lambda name: times[name])
     _log.info("engine chosen for %s: %s of %s", artifact.name, best, times)
     _store(cache, known | {key: best})
@@ -211,25 +225,21 @@ def fastest(
 
 
 def _measure(
-    artifact: Artifact,
-    sample: npt.NDArray[np.uint8],
-    threads: int,
-    clock: Callable[[], float],
-    engines: Sequence[str],
+    timed: Callable[[str], tuple[Outputs, float]], engines: Sequence[str], tolerance: float
 ) -> dict[str, float]:
-    truth, reference_s = _time(REFERENCE, artifact, sample, threads, clock)
-    # an engine counts only if it answers as the reference does, within the precision's tolerance
+    """Return the time of the reference, and of each engine that answers as it does."""
+    truth, reference_s = timed(REFERENCE)
     times = {REFERENCE: reference_s}
     for engine in engines:
         if engine == REFERENCE:
             continue
         try:
-            answer, took_s = _time(engine, artifact, sample, threads, clock)
+            answer, took_s = timed(engine)
         except EngineUnavailable as error:
             _log.info("engine excluded: %s", error)
             continue
         difference = _difference(answer, truth)
-        if difference <= TOLERANCE[artifact.precision]:
+        if difference <= tolerance:
             times[engine] = took_s
         else:
             _log.warning(
@@ -238,32 +248,9 @@ def _measure(
     return times
 
 
-def _time(
-    engine: str,
-    artifact: Artifact,
-    sample: npt.NDArray[np.uint8],
-    threads: int,
-    clock: Callable[[], float],
-) -> tuple[Outputs, float]:
-    run = start(engine, artifact.content(), threads, half=artifact.half)
-    try:
-        answer = run(sample)
-        took = []
-        # the first run is not timed: it allocates and compiles
-        for _ in range(3):
-            began = clock()
-            run(sample)
-            took.append(clock() - began)
-    except Exception as error:  # an engine's own errors have no common class
-        raise EngineUnavailable(f"{engine} failed on the probe: {error}") from error
-    return answer, float(np.median(took))
-
-
 def _difference(answer: Outputs, truth: Outputs) -> float:
-    """Return the largest root mean square difference of an output, as a share of its spread.
-
-    A standard deviation below 1 counts as 1: outputs are logits and logarithms.
-    """
+    """Return the largest root mean square difference of an output, as a share of its spread."""
+    # a spread below 1 counts as 1: outputs are logits and logarithms
     shares = [
         float(np.sqrt(np.mean((a - t) ** 2)) / max(float(np.std(t)), 1.0))
         for a, t in zip(answer, truth, strict=True)

@@ -8,9 +8,11 @@ whom, the caller says with the files of public keys.
 import base64
 import binascii
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -112,7 +114,11 @@ def sign(folder: Path, key_file: Path) -> str:
         UntrustedManifest: the file of signatures is damaged.
         OSError: the manifest cannot be read, or the signature not written.
     """
-    key = _read_private_key(key_file)
+    key = _pem(key_file, partial(load_pem_private_key, password=None))
+    if not isinstance(key, Ed25519PrivateKey):
+        raise InvalidKey(
+            f"{key_file} holds no Ed25519 private key without a password, expected PEM"
+        )
     own = key.sign(_CONTEXT + (folder / MANIFEST).read_bytes())
     file = folder / SIGNATURES
     signatures = _read(file) if file.exists() else {}
@@ -130,27 +136,20 @@ def read_public_key(file: Path) -> TrustedKey:
     Raises:
         InvalidKey: it cannot be read, or holds no Ed25519 public key as PEM.
     """
-    try:
-        key = load_pem_public_key(file.read_bytes())
-    except OSError as error:
-        raise InvalidKey(f"{file}: {error.strerror}") from error
-    except (ValueError, UnsupportedAlgorithm):
-        key = None
+    key = _pem(file, load_pem_public_key)
     if not isinstance(key, Ed25519PublicKey):
         raise InvalidKey(f"{file} holds no Ed25519 public key, expected PEM")
     return TrustedKey(file, key)
 
 
-def _read_private_key(file: Path) -> Ed25519PrivateKey:
+def _pem(file: Path, load: Callable[[bytes], Any]) -> Any:
+    """Return the key in a file, None if it holds none."""
     try:
-        key = load_pem_private_key(file.read_bytes(), password=None)
+        return load(file.read_bytes())
     except OSError as error:
         raise InvalidKey(f"{file}: {error.strerror}") from error
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise InvalidKey(f"{file} holds no Ed25519 private key without a password, expected PEM")
-    return key
+        return None
 
 
 def _read(file: Path) -> dict[str, bytes]:

@@ -67,6 +67,19 @@ def points(change: npt.NDArray[np.float64], patients: Sequence[str]) -> dict[str
     return {"value": 100 * value, "low": 100 * float(low), "high": 100 * float(high)}
 
 
+def gained(
+    more: Sequence[Scores], less: Sequence[Scores], patients: Sequence[str], scans: int
+) -> dict[str, dict[str, float]]:
+    """Return the points that ``more`` is above ``less`` in each of the `figures`, by `points`.
+
+    Both hold one network a seed, in the same order.
+    """
+    gain = np.stack([hits(a, scans) - hits(b, scans) for a, b in zip(more, less, strict=True)])
+    each = {"cpm": gain.mean(2)}
+    each |= {f"at_{rate:g}": gain[:, :, i] for i, rate in enumerate(RATES) if rate >= 1}
+    return {name: points(change, patients) for name, change in each.items()}
+
+
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return the JSON of a file, which is made and written first if it is missing."""
     if not path.exists():

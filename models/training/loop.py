@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,10 @@ _PARTS, _COUNTS = ("network", "averaged", "optimizer"), ("spent_s", "steps", "sk
 """What a checkpoint holds of a `State`."""
 
 
+Losses = Callable[[nn.Module, Batch], dict[str, torch.Tensor]]
+"""Returns the terms of the loss of one batch by name; they are summed."""
+
+
 class Task(Protocol):
     """A network to train, an endless stream of batches, and a loss."""
 
@@ -33,7 +37,7 @@ class Task(Protocol):
         ...
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        """Return the terms of the loss of one batch by name; they are summed."""
+        """Return the terms of the loss, as `Losses`."""
         ...
 
     def refresh(self, network: nn.Module) -> None:
@@ -80,44 +84,86 @@ class State:
     steps: int = 0
     skipped: int = 0
 
+    def step(self, losses: Losses, batch: Batch, rate: float, *, half: bool) -> dict[str, float]:
+        """Do one step, also of the average, and return the terms of the loss.
+
+        If a gradient is not finite it is left out and counted, and there are no terms.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        terms = terms_of(losses, self.network.train(), batch, half=half)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        self.steps += 1
+        if not torch.isfinite(norm):  # seen in bf16 on some CPUs
+            self.skipped += 1
+            return {}
+        self.optimizer.step()
+        self.averaged.update_parameters(self.network)
+        return {name: float(value.detach()) for name, value in terms.items()}
+
+    def average(self) -> nn.Module:
+        """Return the averaged network, to evaluate it."""
+        averaged: nn.Module = self.averaged.module
+        return averaged.eval()
+
+    def write(self, path: Path) -> None:
+        """Write a checkpoint atomically."""
+        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
+        _write_atomically(parts | {name: getattr(self, name) for name in _COUNTS}, path)
+
+    def restore(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        device = next(self.network.parameters()).device
+        found = torch.load(path, map_location=device, weights_only=True)
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(found[name])
+        for name in _COUNTS:
+            setattr(self, name, found[name])
+
 
 def train(task: Task, plan: Plan) -> nn.Module:
     """Train for ``plan.minutes`` and return the averaged network; log to `plan.out/log.jsonl`."""
     plan.out.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    state = _start(task, plan, device)
+    network = task.network.to(_device())
+    if any(weight.ndim == 5 for weight in network.parameters()):
+        network = channels_last(network)
+    # weight decay is for weights; biases and norms have no reason to be small
+    trained = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": plan.decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98))
+    state = State(network, average_of(network, plan.average), optimizer)
     if plan.resume and (plan.out / "last.pt").exists():
-        _restore(state, plan.out / "last.pt", device)
+        state.restore(plan.out / "last.pt")
     _run(task, plan, state)
-    network: nn.Module = state.averaged.module
-    save(network, plan.out / "averaged.pt")
-    return network
+    averaged = state.average()
+    save(averaged, plan.out / "averaged.pt")
+    return averaged
 
 
 def fine_tune(
-    network: nn.Module,
-    batches: Iterator[Batch],
-    losses: Callable[[nn.Module, Batch], dict[str, torch.Tensor]],
-    *,
-    steps: int,
-    rate: float,
+    network: nn.Module, batches: Iterator[Batch], losses: Losses, *, steps: int, rate: float
 ) -> nn.Module:
     """Take ``steps`` steps of a rate that rises to ``rate`` and falls; return the averaged network.
 
     It counts steps and not minutes: a comparison must not depend on the processor's speed.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = channels_last(network.to(device)).train()
+    network = channels_last(network.to(_device()))
     optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=0.02)
     # the average is that of the last fifty steps or so
     state = State(network, average_of(network, 0.98), optimizer)
     for step in track(range(steps), "fine-tuning"):
-        batch = {name: value.to(device) for name, value in next(batches).items()}
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = torch.stack(list(losses(network, batch).values())).sum()
-        descend(state, loss, rate * schedule(step / steps, warm_up=0.05, flat=0.05))
-    averaged: nn.Module = state.averaged.module
-    return averaged.eval()
+        factor = schedule(step / steps, warm_up=0.05, flat=0.05)
+        state.step(losses, next(batches), rate * factor, half=True)
+    return state.average()
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def save(network: nn.Module, path: Path) -> None:
@@ -132,20 +178,6 @@ def channels_last(network: nn.Module) -> nn.Module:
     return moved
 
 
-def _start(task: Task, plan: Plan, device: torch.device) -> State:
-    network = task.network.to(device)
-    if any(weight.ndim == 5 for weight in network.parameters()):
-        network = channels_last(network)
-    # weight decay is for weights; biases and norms have no reason to be small
-    trained = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": plan.decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98))
-    return State(network, average_of(network, plan.average), optimizer)
-
-
 def average_of(network: nn.Module, decay: float) -> AveragedModel:
     """Return the exponential moving average of a network's weights and buffers."""
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
@@ -154,70 +186,47 @@ def average_of(network: nn.Module, decay: float) -> AveragedModel:
 def _run(task: Task, plan: Plan, state: State) -> None:
     budget_s = plan.minutes * 60
     if state.steps:
-        task.refresh(state.averaged.module.eval())
+        task.refresh(state.average())
     # the seed moves with the steps, so that a run that continues does not repeat its samples
     batches = task.batches(plan.seed + state.steps)
-    saved = evaluated = refreshed = state.spent_s
+    last = dict.fromkeys(("save", "refresh", "evaluate"), state.spent_s)
+
+    def due(what: str, minutes: float) -> bool:
+        if state.spent_s - last[what] <= minutes * 60:
+            return False
+        last[what] = state.spent_s
+        return True
+
     sums: dict[str, float] = {}
     with Progress() as progress:
         bar = progress.add_task("training", total=budget_s, completed=int(state.spent_s))
         while state.spent_s < budget_s:
             began = time.monotonic()
             # the budget is time spent in steps: measuring on validation and saving do not use it up
-            terms = _step(task, plan, state, next(batches), state.spent_s / budget_s)
+            rate = plan.rate * schedule(state.spent_s / budget_s, plan.warm_up)
+            terms = state.step(task.losses, next(batches), rate, half=plan.half)
             for name, value in terms.items():
                 sums[name] = 0.98 * sums.get(name, value) + 0.02 * value
             state.spent_s += time.monotonic() - began
             progress.update(bar, completed=state.spent_s)
-            if state.spent_s - saved > plan.save_minutes * 60:
-                saved = state.spent_s
-                _write_atomically(_snapshot(state), plan.out / "last.pt")
-            if state.spent_s - refreshed > plan.refresh_minutes * 60:
-                refreshed = state.spent_s
-                task.refresh(state.averaged.module.eval())
+            if due("save", plan.save_minutes):
+                state.write(plan.out / "last.pt")
+            if due("refresh", plan.refresh_minutes):
+                task.refresh(state.average())
                 batches = task.batches(plan.seed + state.steps)
-            if (
-                state.spent_s - evaluated > plan.evaluation_minutes * 60
-                or state.spent_s >= budget_s
-            ):
-                evaluated = state.spent_s
-                _log(plan, state, sums, task.evaluate(state.averaged.module.eval()))
-    _write_atomically(_snapshot(state), plan.out / "last.pt")
-
-
-def _step(task: Task, plan: Plan, state: State, batch: Batch, progress: float) -> dict[str, float]:
-    state.network.train()
-    terms = terms_of(task, state.network, batch, half=plan.half)
-    loss = torch.stack(list(terms.values())).sum()
-    if not descend(state, loss, plan.rate * schedule(progress, plan.warm_up)):
-        return {}
-    return {name: float(value.detach()) for name, value in terms.items()}
+            if due("evaluate", plan.evaluation_minutes) or state.spent_s >= budget_s:
+                _log(plan, state, sums, task.evaluate(state.average()))
+    state.write(plan.out / "last.pt")
 
 
 def terms_of(
-    task: Task, network: nn.Module, batch: Batch, *, half: bool = True
+    losses: Losses, network: nn.Module, batch: Batch, *, half: bool = True
 ) -> dict[str, torch.Tensor]:
-    """Return the task's losses of a batch, computed where the network is."""
+    """Return the losses of a batch, computed where the network is."""
     device = next(network.parameters()).device
     moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
-        return task.losses(network, moved)
-
-
-def descend(state: State, loss: torch.Tensor, rate: float) -> bool:
-    """Do one step, also of the average; leave it out and count it if a gradient is not finite."""
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(state.network.parameters(), 5.0)
-    state.steps += 1
-    if not torch.isfinite(norm):  # seen in bf16 on some CPUs
-        state.skipped += 1
-        return False
-    state.optimizer.step()
-    state.averaged.update_parameters(state.network)
-    return True
+        return losses(network, moved)
 
 
 def schedule(progress: float, warm_up: float, flat: float = 0.4) -> float:
@@ -241,19 +250,6 @@ def _log(plan: Plan, state: State, sums: dict[str, float], figures: dict[str, fl
     }
     with (plan.out / "log.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
-
-
-def _snapshot(state: State) -> dict[str, Any]:
-    parts = {name: getattr(state, name).state_dict() for name in _PARTS}
-    return parts | {name: getattr(state, name) for name in _COUNTS}
-
-
-def _restore(state: State, path: Path, device: torch.device) -> None:
-    found = torch.load(path, map_location=device, weights_only=True)
-    for name in _PARTS:
-        getattr(state, name).load_state_dict(found[name])
-    for name in _COUNTS:
-        setattr(state, name, found[name])
 
 
 def _write_atomically(value: object, path: Path) -> None:

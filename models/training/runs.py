@@ -5,9 +5,10 @@ Data is laid out as ``DIR/nodules`` (``train.npz``, ``val.npz``, ``index.csv``, 
 Material of role ``train`` is trained on and ``val`` is measured on; ``test`` is never opened here.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -60,17 +61,23 @@ class Run:
 
     data: Path
     out: Path
-    minutes: float
     rate: float
-    resume: bool
     start: tuple[Path, ...]
     cache: Path
     phantoms: int
-    seed: int
+    seed: int = 0
+    minutes: float = 0
+    resume: bool = False
 
     def material(self) -> "Material":
         """Read the data, and make the phantoms that the cache lacks."""
-        return load_material(self.data, self.cache, self.phantoms)
+        return Material(
+            load_cubes(self.data / "nodules", "train"),
+            scans_of_role(self.data, "train"),
+            tuple(load_phantoms(self.cache, self.phantoms)),
+            load_cubes(self.data / "nodules", "val").pieces,
+            scans_of_role(self.data, "val"),
+        )
 
     def plan(self, decay: float) -> Plan:
         """Return the loop's plan with that weight decay."""
@@ -91,7 +98,7 @@ def run_hybrid(run: Run, screening: Sequence[Path], reads: Sequence[int] = ()) -
     torch.manual_seed(run.seed)
     screeners = [make_screening(path).eval() for path in screening]
     material = run.material()
-    hybrid = ready(make_hybrid(run.start, reads), run.start, regions_of(material))
+    hybrid = ready(make_hybrid(run.start, reads), run.start, material)
     train(hybrid_task(material, screeners, hybrid), run.plan(decay=0.05))
 
 
@@ -111,17 +118,6 @@ class Material:
         weights = [(1 - PHANTOM_SHARE) / len(self.scans)] * len(self.scans)
         weights += [PHANTOM_SHARE / max(len(self.phantoms), 1)] * len(self.phantoms)
         return Composer(self.learnt.pieces, (*self.scans, *self.phantoms), scan_weights=weights)
-
-
-def load_material(data: Path, cache: Path, phantom_count: int) -> Material:
-    """Read the data, and make the phantoms that the folder ``cache`` lacks."""
-    return Material(
-        load_cubes(data / "nodules", "train"),
-        scans_of_role(data, "train"),
-        tuple(load_phantoms(cache, phantom_count)),
-        load_cubes(data / "nodules", "val").pieces,
-        scans_of_role(data, "val"),
-    )
 
 
 def load_phantoms(cache: Path, count: int) -> list[Piece]:
@@ -156,11 +152,8 @@ def make_screening_task(run: Run, spec: ScreeningSpec | None = None) -> Screenin
     """Return the task on the run's data and start; ``spec`` as for `make_screening`."""
     material = run.material()
     start = only(run.start) if run.start else None
-    network = ready(make_screening(start, spec), run.start, regions_of(material))
-    task = screening_task(material, network)
-    if start is not None:
-        task.refresh(network.eval())  # a trained network has hard negatives from the beginning
-    return task
+    network = ready(make_screening(start, spec), run.start, material)
+    return screening_task(material, network, trained=start is not None)
 
 
 def task_of(
@@ -169,15 +162,20 @@ def task_of(
     """Return the task to train a network further; ``screeners`` propose a hybrid's regions."""
     if isinstance(network, HybridNetwork):
         return hybrid_task(material, screeners, network)
-    assert isinstance(network, ScreeningNetwork)
-    task = screening_task(material, network)
-    task.refresh(network.eval())
+    return screening_task(material, network)
+
+
+def screening_task(
+    material: Material, network: nn.Module, *, trained: bool = True
+) -> ScreeningTask:
+    """Return the task that trains a screening network on the material's training part.
+
+    A ``trained`` network has hard negatives from the beginning.
+    """
+    task = ScreeningTask(material.composer, material.val_cubes, material.val_scans, network)
+    if trained:
+        task.refresh(network.eval())
     return task
-
-
-def screening_task(material: Material, network: ScreeningNetwork) -> ScreeningTask:
-    """Return the task that trains a screening network on the material's training part."""
-    return ScreeningTask(material.composer, material.val_cubes, material.val_scans, network)
 
 
 def hybrid_task(
@@ -199,20 +197,16 @@ def hybrid_task(
     return task
 
 
-def ready(network: Network, start: Sequence[Path], voxels: Iterable[np.ndarray]) -> Network:
+def ready(network: Network, start: Sequence[Path], material: Material) -> Network:
     """Settle the batch norms of a network that comes from an artifact, and return it.
 
-    ``voxels`` are uint8 regions ``(z, y, x)`` like those that it will be trained on.
+    It reads regions around some of the training nodules.
     """
     if any(path.suffix == ARTIFACT for path in start):
-        settle_norms(network, (torch.from_numpy(one)[None, None].float() / 255 for one in voxels))
+        regions = (cut_roi(one.voxels, one.nodules[0, :3]) for one in material.learnt.pieces)
+        batches = (torch.from_numpy(one)[None, None].float() / 255 for one in regions)
+        settle_norms(network, islice(batches, SETTLE_CUBES))
     return network
-
-
-def regions_of(material: Material) -> Iterator[np.ndarray]:
-    """Yield regions around some of the training nodules."""
-    for cube in material.learnt.pieces[:SETTLE_CUBES]:
-        yield cut_roi(cube.voxels, cube.nodules[0, :3])
 
 
 def make_network(kind: str, weights: Sequence[Path]) -> ScreeningNetwork | HybridNetwork:

@@ -18,7 +18,6 @@ from models.pruning.compare import (
     prune_table,
     pruned,
     run_compare,
-    times_in_turn,
 )
 from models.training.compose import Composer
 from models.training.data import NONE, Cubes, Noise, Piece
@@ -53,8 +52,8 @@ def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(
         compare, "load_cubes", lambda *_: Cubes(tuple(cubes), ("a", "b"), np.zeros(0), np.zeros(0))
     )
-    monkeypatch.setattr(compare, "times_in_turn", partial(times_in_turn, box=(32, 32, 32)))
-    run = Run(tmp_path, tmp_path / "out", 0, 1e-3, False, (tmp_path,), tmp_path, 0, 0)
+    monkeypatch.setattr(compare, "BOX", (32, 32, 32))
+    run = Run(tmp_path, tmp_path / "out", 1e-3, (tmp_path,), tmp_path, 0)
     cells = [Cell(way, 0.42) for way in METHODS if way != CONTROL]
     first = run_compare(run, cells, steps=2, seeds=1, rounds=2)
     gone = {row["way"]: row["gone"] for row in first["runs"]}
@@ -72,7 +71,7 @@ def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_missing_cell_needs_the_data(tmp_path: Path) -> None:
     (tmp_path / "control-0-0").mkdir()
     nowhere = tmp_path / "nowhere"
-    run = Run(nowhere, tmp_path, 0, 1e-3, False, (nowhere,), nowhere, 0, 0)
+    run = Run(nowhere, tmp_path, 1e-3, (nowhere,), nowhere, 0)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         run_compare(run, [Cell("channels", 0.42)], steps=2)
 

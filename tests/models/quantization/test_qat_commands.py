@@ -66,7 +66,7 @@ def shelf_in(folder: Path) -> Iterator[None]:
 def asked(start: tuple[Path, ...], out: Path) -> Run:
     """What the commands are asked for: a run of a moment."""
     nowhere = out / "nowhere"
-    return Run(nowhere, out, 0.01, 1e-4, False, start, nowhere, 0, 0)
+    return Run(nowhere, out, 1e-4, start, nowhere, 0, minutes=0.01)
 
 
 @pytest.fixture(scope="module")

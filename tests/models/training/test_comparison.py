@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.training.comparison import Scores, figures, hits, points
+from models.training.comparison import Scores, figures, gained, hits, points
 from models.training.screening import summary
 
 
@@ -49,3 +49,17 @@ def test_seeds_that_differ_widen_the_interval() -> None:
     found = points(lost, [str(n) for n in range(50)])
     assert found["low"] == 0
     assert found["high"] == pytest.approx(100)
+
+
+def test_a_better_student_gains_and_the_interval_holds_the_gain() -> None:
+    """Three of six nodules rank above every false positive; ``shift`` lifts the others."""
+
+    def student(shift: float) -> Scores:
+        return {"found": [5.0, 5, 5, shift, shift, shift], "false_positives": [1.0, 2, 3, 4]}
+
+    patients = ["a", "a", "b", "c", "d", "d"]
+    better = [student(5.0), student(5.0), student(0.0)]
+    found = gained(better, [student(0.0)] * 3, patients, 1)
+    assert found["at_1"]["value"] == pytest.approx(100 * 0.5 * 2 / 3)
+    assert 0 <= found["at_1"]["low"] < found["at_1"]["value"] < found["at_1"]["high"] <= 100
+    assert gained(better, better, patients, 1)["cpm"]["value"] == 0
