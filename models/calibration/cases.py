@@ -95,15 +95,12 @@ class Cases:
         return np.asarray(self.diameter_mm > MASS_MM)
 
     def __add__(self, other: Cases) -> Cases:
-        return Cases(
-            np.concatenate([self.edge, other.edge]),
-            np.concatenate([self.cloud, other.cloud]),
-            np.concatenate([self.diameter_mm, other.diameter_mm]),
-            np.concatenate([self.nodule, other.nodule]),
-            np.concatenate([self.owner, other.owner]),
-            self.missed + other.missed,
-            self.scans + other.scans,
-        )
+        columns = ("edge", "cloud", "diameter_mm", "nodule", "owner")
+        joined = (np.concatenate([getattr(self, n), getattr(other, n)]) for n in columns)
+        return Cases(*joined, self.missed + other.missed, self.scans + other.scans)
+
+
+_NO_CASES = Cases(*np.zeros((3, 0)), np.zeros(0, bool), np.zeros(0, str))
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,17 +151,17 @@ def donors_of(cubes: Cubes) -> list[Donor]:
 
 def candidates_of(scans: Iterable[Scan], readers: Readers) -> Cases:
     """Return the candidates of real scans: the best on each nodule, and every false one."""
-    rows, missed, count = list[_Row](), list[str](), 0
+    found = _NO_CASES
     for scan in scans:
-        count += 1
-        nodules = [(x, y, z, mm) for x, y, z, mm in scan.nodules.tolist()]
         # a nodule counts once, by its best candidate; a false candidate must be clear of every mark
-        hits, lost = _best(scan.candidates, nodules, [scan.name] * len(nodules))
+        hits, lost = _best(scan.candidates, scan.nodules, [scan.name] * len(scan.nodules))
         marks = np.concatenate([scan.nodules, scan.ignored])
-        false = [(one, False, scan.name) for one in scan.candidates if _is_false(one, marks)]
-        rows += _rows(readers, scan.space.box, [*hits, *false])
-        missed += lost
-    return _cases(rows, missed, count)
+        for one in scan.candidates:
+            away = np.linalg.norm(marks[:, :3] - one.centre_mm, axis=1)
+            if (away >= marks[:, 3] / 2 + RIM_MM).all():
+                hits.append((one, False, scan.name))
+        found += _cases(readers, scan.space.box, hits, lost, scans=1)
+    return found
 
 
 def inserted(
@@ -175,7 +172,7 @@ def inserted(
     Raises:
         ValueError: there was no room for a donor.
     """
-    rows, missed = list[_Row](), list[str]()
+    found = _NO_CASES
     for turn in range(placements):
         rng = np.random.default_rng([seed, turn])
         planned, not_placed = plan_nodules(scans, donors, TOGETHER, rng)
@@ -186,28 +183,23 @@ def inserted(
             # the whole product path, preprocessing included, as for a scan that comes in
             volume = insert(one.host.study.volume, one.insertions)
             box = preprocess(volume, one.host.name)
-            nodules = [(*i.centre_mm, i.diameter_mm) for i in one.insertions]
+            nodules = np.array([(*i.centre_mm, i.diameter_mm) for i in one.insertions])
             owners = [i.donor.patient for i in one.insertions]
             hits, lost = _best(readers.screener.screen(box), nodules, owners)
-            rows += _rows(readers, box, hits)
-            missed += lost
-    return _cases(rows, missed, 0)
+            found += _cases(readers, box, hits, lost)
+    return found
 
 
 _Hit = tuple[Candidate, bool, str]
-_Row = tuple[float, float, float, bool, str]
 
 
 def _best(
-    candidates: Sequence[Candidate],
-    nodules: Sequence[tuple[float, float, float, float]],
-    owners: Sequence[str],
+    candidates: Sequence[Candidate], nodules: FloatArray, owners: Sequence[str]
 ) -> tuple[list[_Hit], list[str]]:
     """Return the strongest candidate within half the diameter of each nodule; and who has none."""
     hits, missed = list[_Hit](), list[str]()
-    for (x, y, z, mm), owner in zip(nodules, owners, strict=True):
-        away = (np.linalg.norm(np.subtract(one.centre_mm, (x, y, z))) for one in candidates)
-        near = [one for one, mm_away in zip(candidates, away, strict=True) if mm_away < mm / 2]
+    for (*centre, mm), owner in zip(nodules, owners, strict=True):
+        near = [c for c in candidates if np.linalg.norm(np.subtract(c.centre_mm, centre)) < mm / 2]
         if near:
             hits.append((max(near, key=lambda one: one.score), True, owner))
         else:
@@ -215,27 +207,17 @@ def _best(
     return hits, missed
 
 
-def _is_false(one: Candidate, marks: FloatArray) -> bool:
-    away = np.linalg.norm(marks[:, :3] - one.centre_mm, axis=1)
-    return bool((away >= marks[:, 3] / 2 + RIM_MM).all())
-
-
-def _rows(readers: Readers, box: Preprocessed, found: Sequence[_Hit]) -> list[_Row]:
-    second = readers.logits(box, [one for one, _, _ in found])
-    return [
-        (_logit(one.score), cloud, one.diameter_mm, nodule, owner)
-        for (one, nodule, owner), cloud in zip(found, second, strict=True)
-    ]
-
-
-def _cases(rows: Sequence[_Row], missed: Sequence[str], scans: int) -> Cases:
-    edge, cloud, diameter, nodule, owner = zip(*rows, strict=True) if rows else ((),) * 5
+def _cases(
+    readers: Readers, box: Preprocessed, hits: Sequence[_Hit], missed: Sequence[str], scans: int = 0
+) -> Cases:
+    """Return the candidates of a box with the logits of both readers."""
+    second = readers.logits(box, [one for one, _, _ in hits])
     return Cases(
-        np.array(edge, np.float64),
-        np.array(cloud, np.float64),
-        np.array(diameter, np.float64),
-        np.array(nodule, bool),
-        np.array(owner, str),
+        np.array([_logit(one.score) for one, _, _ in hits], np.float64),
+        np.array(second, np.float64),
+        np.array([one.diameter_mm for one, _, _ in hits], np.float64),
+        np.array([nodule for _, nodule, _ in hits], bool),
+        np.array([owner for _, _, owner in hits], str),
         tuple(missed),
         scans,
     )

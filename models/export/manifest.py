@@ -98,7 +98,6 @@ def training_of(runs: Sequence[Path]) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Return the commit of the working tree, ``-dirty`` if it was changed; empty without git."""
     line = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
     try:
         found = subprocess.run(line, cwd=Path(__file__).parent, capture_output=True, text=True)

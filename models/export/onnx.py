@@ -61,28 +61,19 @@ def export_float(network: nn.Module, kind: str) -> onnx.ModelProto:
 
 def export_fp32(network: nn.Module, kind: str) -> onnx.ModelProto:
     """Export a network to ONNX as it is served: uint8 of the HU window in, float32 inside."""
-    return take_uint8(export_float(network, kind))
-
-
-def take_uint8(model: ModelProto) -> ModelProto:
-    """Give the float model a uint8 input, dequantised inside the graph: value / 255."""
-    graph = model.graph
-    source = graph.input[0].name
-    _read_dequantized(graph, source)
-    _declare_uint8(graph)
+    model = export_float(network, kind)
+    _take_uint8(model.graph)
     return model
 
 
-def _read_dequantized(graph: GraphProto, source: str) -> None:
-    """Let the nodes that read the input as float read it dequantised."""
-    inner = f"{source}_unit"
-    readers = [
-        (node, index)
-        for node in graph.node
-        if node.op_type != "DequantizeLinear"
-        for index, name in enumerate(node.input)
-        if name == source
-    ]
+def _take_uint8(graph: GraphProto) -> None:
+    """Declare the input as uint8; what reads it as float reads it dequantised: value / 255."""
+    graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    for name, value in zip(SCALE, (np.float32(1 / 255), np.uint8(0)), strict=True):
+        graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    inner = f"{INPUT}_unit"
+    others = [node for node in graph.node if node.op_type != "DequantizeLinear"]
+    readers = [(node, i) for node in others for i, name in enumerate(node.input) if name == INPUT]
     for node, index in readers:
         node.input[index] = inner
     if readers:
@@ -96,17 +87,15 @@ def take_uint8_quantized(model: ModelProto) -> ModelProto:
     The calibrated scale of the input is replaced by that of the voxels: 1/255, zero point 0.
     """
     graph = model.graph
-    source = graph.input[0].name
     # voxels are levels already: rounding them again would cost a pass over the whole box
-    first = next(n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == source)
+    first = next(n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == INPUT)
     graph.node.remove(first)
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] == first.output[0]:
             del node.input[:]
             node.input.extend([INPUT, *SCALE])
-    _read_dequantized(graph, source)
-    _drop_unused(model)
-    _declare_uint8(graph)
+    _take_uint8(graph)
+    _drop_unused(graph)
     return model
 
 
@@ -135,7 +124,7 @@ def drop_rounding_before_sums(model: ModelProto) -> ModelProto:
             for node in chain:
                 graph.node.remove(node)
             break
-    _drop_unused(model)
+    _drop_unused(graph)
     return model
 
 
@@ -172,20 +161,11 @@ def give_float(model: ModelProto) -> ModelProto:
     return model
 
 
-def _drop_unused(model: ModelProto) -> None:
+def _drop_unused(graph: GraphProto) -> None:
     """Remove constants without a reader; onnx's checker rejects duplicate names."""
-    graph = model.graph
     used = {name for node in graph.node for name in node.input}
     for tensor in [t for t in graph.initializer if t.name not in used]:
         graph.initializer.remove(tensor)
     constants = {tensor.name for tensor in graph.initializer}
     for value in [v for v in graph.input[1:] if v.name in constants or v.name not in used]:
         graph.input.remove(value)
-
-
-def _declare_uint8(graph: GraphProto) -> None:
-    """Declare the input as uint8 and add the constants that dequantise it."""
-    graph.input[0].name = INPUT
-    graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
-    for name, value in zip(SCALE, (np.float32(1 / 255), np.uint8(0)), strict=True):
-        graph.initializer.append(numpy_helper.from_array(np.array(value), name))

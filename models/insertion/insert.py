@@ -48,7 +48,6 @@ _SUB_MM = 1.0
 CELL = 2
 """Voxels of the lung box a cell, along each axis."""
 
-_DENSE_HU = -400
 _VESSEL_CELLS = 2.5
 """Radius of the thickest vessel that an insertion may lie across: 5 mm."""
 
@@ -81,7 +80,7 @@ class FreeSpace:
     def of(cls, box: Preprocessed) -> "FreeSpace":
         """Measure the free space of a lung box; beyond its faces is wall."""
         hu = from_window(np.ascontiguousarray(box.voxels[::CELL, ::CELL, ::CELL]))
-        dense = (hu > _DENSE_HU).astype(np.uint8)
+        dense = (hu > _TISSUE_HU).astype(np.uint8)
         # opening removes vessels: what stays is wall, mediastinum and large nodules
         wall = np.pad(opened(dense, _VESSEL_CELLS), 1, constant_values=1)
         image = sitk.GetImageFromArray(wall)

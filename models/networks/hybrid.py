@@ -65,12 +65,12 @@ def without_spare_decoders(weights: Mapping[str, torch.Tensor]) -> dict[str, tor
     A member that was trained alone has one.
     """
     widest = str(max(scales(weights)))
-    parts_of = {name: name.split(".")[1:3] for name in weights}
-    return {
-        name: value
-        for name, value in weights.items()
-        if parts_of[name][0] == widest or parts_of[name][1] not in DECODER
-    }
+
+    def spare(name: str) -> bool:
+        _, member, part, *_ = name.split(".")
+        return member != widest and part in DECODER
+
+    return {name: value for name, value in weights.items() if not spare(name)}
 
 
 class Answers(NamedTuple):

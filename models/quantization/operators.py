@@ -132,9 +132,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Conv": _convolve,
     "ConvTranspose": _convolve_back,
     "Div": lambda a, b: a / b if a.is_floating_point() else a // b,
-    "Equal": torch.eq,
     "Erf": torch.erf,
-    "Expand": lambda x, shape: x.expand(torch.broadcast_shapes(x.shape, shape.tolist())),
     "Gather": _gather,
     "Gemm": _gemm,
     "Identity": lambda x: x,
@@ -153,7 +151,6 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Squeeze": lambda x, axes: x.squeeze(axes.tolist()),
     "Transpose": lambda x, perm: x.permute(perm),
     "Unsqueeze": lambda x, axes: reduce(torch.unsqueeze, sorted(axes.tolist()), x),
-    "Where": torch.where,
 }
 """Every operator of the exported networks; called with a node's inputs and, by name, options."""
 

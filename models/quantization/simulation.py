@@ -52,34 +52,34 @@ class Simulation(nn.Module):
         self._makers = {out: node for node in nodes for out in node.output}
         self._users = {name: node for node in reversed(nodes) for name in node.input}
         self._dequantizers: dict[str, NodeProto] = {}  # of each weight and bias
-        exact = stored_weights(model) if exact is None else exact
         # every QuantizeLinear is an activation, every dequantised constant a weight or a bias
         for node in nodes:
             if node.op_type == "QuantizeLinear":
-                self._round_activation(node)
+                scale, zero = (self._constants[name] for name in node.input[1:3])
+                bounds = np.iinfo(zero.dtype)
+                self.rounding[parameter_name(node.input[1])] = Rounding(
+                    torch.tensor(scale), bounds.min - int(zero), bounds.max - int(zero)
+                )
             elif node.op_type == "DequantizeLinear" and node.input[0] in self._constants:
                 self._take_constant(node, exact)
 
-    def _round_activation(self, node: NodeProto) -> None:
-        scale, zero = (self._constants[name] for name in node.input[1:3])
-        bounds = np.iinfo(zero.dtype)
-        self.rounding[parameter_name(node.input[1])] = Rounding(
-            torch.tensor(scale), bounds.min - int(zero), bounds.max - int(zero)
-        )
-
-    def _take_constant(self, node: NodeProto, exact: Mapping[str, np.ndarray]) -> None:
+    def _take_constant(self, node: NodeProto, exact: Mapping[str, np.ndarray] | None) -> None:
         """Make a parameter of a weight (int8) or bias (int32); other constants stay rounded."""
-        name = weight_name(node)
-        stored = self._constants[node.input[0]]
-        if stored.dtype not in (np.int8, np.int32):
+        name, (level, scale) = weight_name(node), (self._constants[n] for n in node.input[:2])
+        if level.dtype not in (np.int8, np.int32):
             return
-        if name not in exact:
+        if exact is None:
+            # one scale for each channel along the axis, or one for all
+            by_channel = scale.reshape(_along(axis_of(node) % level.ndim, level.ndim))
+            value = level.astype(np.float32) * (by_channel if scale.ndim else scale)
+        elif name in exact:
+            value = exact[name]
+        else:
             raise UnfitArtifact(f"{node.input[0]}: the float network has no weight of that name")
         self._dequantizers[name] = node
-        self.exact[name] = nn.Parameter(torch.tensor(exact[name]))
-        if stored.dtype == np.int8:
-            scale = torch.tensor(self._constants[node.input[1]])
-            self._round_weight(name, scale, LEVELS[8])
+        self.exact[name] = nn.Parameter(torch.tensor(value))
+        if level.dtype == np.int8:
+            self._round_weight(name, torch.tensor(scale), LEVELS[8])
 
     def weights(self) -> list[str]:
         """Return the names of the rounded weights, in the order of the graph."""
@@ -94,8 +94,10 @@ class Simulation(nn.Module):
         values: dict[str, Any] = {INPUT: x, "": None}
         # run the nodes in their order; constants are looked up where no node made the value
         for node in self.model.graph.node:
-            given = [values[n] if n in values else self._constant(n, x.device) for n in node.input]
-            outputs = self._run(node, given)
+            for name in node.input:
+                if name not in values:
+                    values[name] = torch.tensor(self._constants[name], device=x.device)
+            outputs = self._run(node, [values[name] for name in node.input])
             values.update(zip(node.output, outputs, strict=True))
         found = [values[out.name] for out in self.model.graph.output]
         return Answers(*found) if len(found) > 1 else found[0]
@@ -142,12 +144,8 @@ class Simulation(nn.Module):
 
     def _round_weight(self, name: str, scale: torch.Tensor, high: int) -> None:
         """Round a weight with one ``scale`` for each channel along its axis."""
-        axis = axis_of(self._dequantizers[name])
-        shape = [-1 if i == axis else 1 for i in range(self.exact[name].ndim)]
+        shape = _along(axis_of(self._dequantizers[name]), self.exact[name].ndim)
         self.rounding[name] = Rounding(scale.reshape(shape), -high - 1, high)
-
-    def _constant(self, name: str, device: torch.device) -> torch.Tensor:
-        return torch.from_numpy(np.array(self._constants[name])).to(device)
 
     def _user(self, name: str) -> NodeProto:
         """Return the node that uses a weight or a bias."""
@@ -164,24 +162,14 @@ def axis_of(node: NodeProto) -> int:
     return next((a.i for a in node.attribute if a.name == "axis"), 1)
 
 
+def _along(axis: int, sides: int) -> list[int]:
+    """Return the shape of scales along an axis, to broadcast against that number of sides."""
+    return [-1 if i == axis else 1 for i in range(sides)]
+
+
 def exact_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """Return a float model's constants by `parameter_name`."""
     return {parameter_name(t.name): numpy_helper.to_array(t) for t in model.graph.initializer}
-
-
-def stored_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Return the dequantised weights and biases of a file by the names of their originals."""
-    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    found = {}
-    for node in model.graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in constants:
-            level, scale = (constants[name] for name in node.input[:2])
-            # one scale for each channel along the axis, or one for all
-            axis = axis_of(node) % max(level.ndim, 1)
-            shape = [-1 if i == axis else 1 for i in range(level.ndim)]
-            value = level.astype(np.float32) * (scale.reshape(shape) if scale.ndim else scale)
-            found[weight_name(node)] = value
-    return found
 
 
 def parameter_name(name: str) -> str:

@@ -7,7 +7,7 @@ a skip connection goes around the parts between.
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
@@ -19,6 +19,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 from onnx import ModelProto, ValueInfoProto, helper
+from onnx.utils import Extractor
 
 from imaging.volume import UInt8Array
 from models.runtime import hardware
@@ -250,8 +251,14 @@ def cut(model: ModelProto, positions: Sequence[int], examples: Examples) -> list
     if not all(parts):
         raise ValueError(f"cuts before the nodes {list(positions)} leave a part without nodes")
     crossing = sorted({name for part in parts for name in graph.taken(part)})
-    declared = _declared(model, crossing, examples)
-    return [graph.extract(part, graph.given(part, crossing), declared) for part in parts]
+    declared = ModelProto()
+    declared.CopyFrom(model)
+    declared.graph.value_info.extend(_types(model, crossing, examples))
+    extract = Extractor(declared).extract_model
+    made = [extract(graph.taken(part), graph.given(part, crossing)) for part in parts]
+    for part in made:
+        onnx.checker.check_model(part)
+    return made
 
 
 class _Graph:
@@ -264,7 +271,7 @@ class _Graph:
     def __init__(self, model: ModelProto) -> None:
         self.model, self.nodes = model, model.graph.node
         self.makers = {name: i for i, node in enumerate(self.nodes) for name in node.output}
-        self.held = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.held = {tensor.name for tensor in model.graph.initializer}
         self.cheap = set[int]()
         constant = {*self.held, ""}  # what is computed from constants alone is one too
         for number, node in enumerate(self.nodes):
@@ -279,22 +286,17 @@ class _Graph:
         later = [i for i in range(position, len(self.nodes)) if i not in self.cheap]
         return [name for name in self.taken(later) if name in self.makers]
 
-    def with_cheap(self, part: Sequence[int], outputs: Sequence[str] = ()) -> list[int]:
-        """Return a part's nodes, and the cheap ones that they, or ``outputs``, need, in order."""
+    def taken(self, part: Sequence[int]) -> list[str]:
+        """Return the tensors that a part uses and neither makes nor holds as a constant."""
         numbers = set(part)
-        wanted = [name for number in part for name in self.nodes[number].input] + list(outputs)
-        while wanted:
+        wanted = [name for number in part for name in self.nodes[number].input]
+        while wanted:  # the cheap nodes that it needs are its own
             number = self.makers.get(wanted.pop())
             if number in self.cheap and number not in numbers:
                 numbers.add(number)
                 wanted += self.nodes[number].input
-        return sorted(numbers)
-
-    def taken(self, part: Sequence[int]) -> list[str]:
-        """Return the tensors that a part uses and neither makes nor holds as a constant."""
-        numbers = self.with_cheap(part)
         known = {name for i in numbers for name in self.nodes[i].output} | {*self.held, ""}
-        used = [name for number in numbers for name in self.nodes[number].input]
+        used = [name for number in sorted(numbers) for name in self.nodes[number].input]
         return [name for name in dict.fromkeys(used) if name not in known]
 
     def given(self, part: Sequence[int], crossing: Sequence[str]) -> list[str]:
@@ -303,42 +305,19 @@ class _Graph:
         return [name for name in dict.fromkeys(wanted) if self._origin(name) in set(part)]
 
     def _origin(self, name: str) -> int | None:
-        """Return the node that a tensor comes from.
-
-        One that is only dequantised comes from where its bytes are made.
-        """
+        """Return the node that a tensor comes from: of a dequantised one, that of its bytes."""
         number = self.makers.get(name)
         while number in self.cheap:
             number = self.makers.get(self.nodes[number].input[0])
         return number
 
-    def extract(
-        self, part: Sequence[int], gives: Sequence[str], declared: Mapping[str, ValueInfoProto]
-    ) -> ModelProto:
-        """Return the part as a network of its own."""
-        nodes = [self.nodes[number] for number in self.with_cheap(part, gives)]
-        used = {name for node in nodes for name in node.input}
-        graph = helper.make_graph(
-            nodes,
-            self.model.graph.name,
-            [declared[name] for name in self.taken(part)],
-            [declared[name] for name in gives],
-            [tensor for name, tensor in self.held.items() if name in used],
-        )
-        made = helper.make_model(
-            graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version
-        )
-        onnx.checker.check_model(made)
-        return made
 
-
-def _declared(
+def _types(
     model: ModelProto, crossing: Sequence[str], examples: Examples
-) -> dict[str, ValueInfoProto]:
-    """Return type and shape of each crossing tensor and of the outputs."""
-    declared = {given.name: given for given in model.graph.input}
-    outputs = [output.name for output in model.graph.output]
-    names = [name for name in dict.fromkeys([*crossing, *outputs]) if name not in declared]
+) -> Iterator[ValueInfoProto]:
+    """Yield type and shape of each tensor that crosses and is no input or output of the whole."""
+    known = {*_names(model.graph.input), *_names(model.graph.output)}
+    names = [name for name in crossing if name not in known]
     first, second = (_values(model, names, example) for example in examples)
     for name in names:
         one, two = first[name], second[name]
@@ -348,8 +327,7 @@ def _declared(
         axes = enumerate(zip(one.shape[1:], two.shape[1:], strict=True), 1)
         shape = ["n", *(a if a == b else f"n{i}" for i, (a, b) in axes)]
         kind = helper.np_dtype_to_tensor_dtype(one.dtype)
-        declared[name] = helper.make_tensor_value_info(name, kind, shape)
-    return declared
+        yield helper.make_tensor_value_info(name, kind, shape)
 
 
 def _values(model: ModelProto, names: Sequence[str], example: Tensors) -> Tensors:

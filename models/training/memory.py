@@ -146,8 +146,10 @@ def measure(
         began = time.perf_counter()
         losses.append(trainer.step())
         took.append(time.perf_counter() - began)
+    cuda = device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated(device) if cuda else _status("VmHWM")
     return {
-        "peak_bytes": _peak(device) - before,
+        "peak_bytes": peak - before,
         "tensor_bytes": _tensor_peak(trainer, device),
         "took_s": took,
         "losses": losses,
@@ -162,12 +164,6 @@ def _start_peak(device: torch.device) -> int:
         return torch.cuda.memory_allocated(device)
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark, see proc(5)
     return _status("VmRSS")
-
-
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return _status("VmHWM")
 
 
 def _status(field: str) -> int:
