@@ -55,8 +55,6 @@ OUTLINE_LOGIT = 1.0
 """Mask logit of the region in which HU is measured, about as wide as readers draw. From 0 to 2 the
 diameters of solid and part-solid spheres differ by at most 0.4 mm, of ground glass by 0.8 mm."""
 
-_DIGITS = 1e6
-
 
 def run_fit(
     data: Path, screening: str, hybrid: str, *, delta: float, keep_hybrid: bool = False
@@ -178,4 +176,4 @@ def identity_of(cases: Cases) -> str:
 
 def _up(value: float) -> float:
     """Round towards the cautious side of a bound."""
-    return math.ceil(value * _DIGITS) / _DIGITS
+    return math.ceil(value * 1e6) / 1e6

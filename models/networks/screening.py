@@ -18,8 +18,9 @@ from torch import nn
 
 def conv_norm(inputs: int, outputs: int, z: int, yx: int, stride: int = 1) -> nn.Sequential:
     """Make convolution without bias, and batch norm; padding keeps the grid at stride 1."""
-    pad = [size // 2 if size % 2 else 0 for size in (z, yx, yx)]
-    convolution = nn.Conv3d(inputs, outputs, (z, yx, yx), stride, (pad[0], *pad[1:]), bias=False)
+    deep, wide = (size // 2 if size % 2 else 0 for size in (z, yx))
+    pad = (deep, wide, wide)
+    convolution = nn.Conv3d(inputs, outputs, (z, yx, yx), stride, pad, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm3d(outputs))
 
 

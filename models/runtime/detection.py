@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -44,7 +45,7 @@ class Peaks:
     index_zyx: FloatArray
     diameter_mm: FloatArray
 
-    def at(self, chosen: npt.NDArray[np.bool_] | Sequence[int]) -> "Peaks":
+    def at(self, chosen: npt.NDArray[Any] | Sequence[int]) -> "Peaks":
         """Return those that a mask or their numbers choose."""
         return Peaks(self.logit[chosen], self.index_zyx[chosen], self.diameter_mm[chosen])
 

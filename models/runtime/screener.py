@@ -1,6 +1,7 @@
 """The screening network as the edge uses it: a lung box in, candidates out."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,10 @@ class Screener(Opened):
         voxels = padded(box.voxels)
         readings = [self._peaks(voxels)]
         if min(box.voxels.shape) >= 2 * LARGE_MM:  # else no such nodule is whole
-            readings.append(self._large(voxels))
+            coarse = self._peaks(padded(halved(voxels)), COARSE_MM)
+            # voxel centres lie at halves
+            index = (coarse.index_zyx + 0.5) * COARSE_MM - 0.5
+            readings.append(replace(coarse, index_zyx=index).at(coarse.diameter_mm >= LARGE_MM))
         # twice as many as are returned: some lie outside the lungs or in the mirrored padding
         found = strongest(readings, 2 * MOST_CANDIDATES)
         at = found.index_zyx
@@ -79,14 +83,6 @@ class Screener(Opened):
             prior=PRIOR,
             voxel_mm=voxel_mm,
         )
-
-    def _large(self, voxels: UInt8Array) -> Peaks:
-        """Return the large peaks at half the resolution."""
-        seen = self._peaks(padded(halved(voxels)), COARSE_MM)
-        # voxel centres lie at halves
-        index = (seen.index_zyx + 0.5) * COARSE_MM - 0.5
-        large = seen.diameter_mm >= LARGE_MM
-        return Peaks(seen.logit[large], index[large], seen.diameter_mm[large])
 
 
 def read_by(version: str) -> str:

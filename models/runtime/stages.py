@@ -126,8 +126,6 @@ def open_staged(
 ) -> StagedReader:
     """Cut a hybrid artifact into ``count`` >= 2 parts and open them; errors as `open_session`.
 
-    With files of public ``keys``, one of them must have signed the manifest.
-
     ``engines`` has one for each part; if empty, all run on ``engine`` and ``device``, where
     ``auto`` is the fastest for the whole. ``threads`` are divided among the parts; 0 means every
     core.
@@ -188,7 +186,11 @@ def even_cuts(model: ModelProto, count: int, examples: Examples) -> list[int]:
         nearest = sorted(range(1, len(graph.nodes)), key=lambda i: abs(shares[i] - share))
         near.update(i for i in nearest if abs(shares[i] - share) <= SLACK / 2)
         near.update(nearest[:20])
-    crossings = {position: graph.crossing_at(position) for position in sorted(near)}
+    # the tensors that pass from the nodes before each position to those from it on
+    crossings = {}
+    for position in sorted(near):
+        later = [i for i in range(position, len(graph.nodes)) if i not in graph.cheap]
+        crossings[position] = [name for name in graph.taken(later) if name in graph.makers]
     # a position serves if all that crosses there has a batch axis
     names = sorted({name for crossing in crossings.values() for name in crossing})
     one, two = (_values(model, names, example) for example in examples)
@@ -280,11 +282,6 @@ class _Graph:
                 self.cheap.add(number)
             if fixed:
                 constant |= set(node.output)
-
-    def crossing_at(self, position: int) -> list[str]:
-        """Return the tensors that pass from nodes before ``position`` to those from it on."""
-        later = [i for i in range(position, len(self.nodes)) if i not in self.cheap]
-        return [name for name in self.taken(later) if name in self.makers]
 
     def taken(self, part: Sequence[int]) -> list[str]:
         """Return the tensors that a part uses and neither makes nor holds as a constant."""

@@ -72,19 +72,19 @@ class Composer:
 
     def mosaic(self, rng: np.random.Generator) -> Piece:
         """Compose tiles of 20 to 40 voxels, each a random part of a random cube or scan."""
-        sample = Piece(*np.zeros((2, *(self.side,) * 3), np.uint8), NONE, NONE)
+        voxels, mask = np.zeros((2, *(self.side,) * 3), np.uint8)
         nodules, ignored = [NONE], [NONE]
         # the cuts of the three axes make a grid of boxes; each is filled with another piece of lung
         cuts = [_cuts(self.side, rng) for _ in range(3)]
         for (z0, z1), (y0, y1), (x0, x1) in product(*cuts):
             tile = self._block(np.array([z1 - z0, y1 - y0, x1 - x0]), rng)
-            sample.voxels[z0:z1, y0:y1, x0:x1] = tile.voxels
-            sample.mask[z0:z1, y0:y1, x0:x1] = tile.mask
+            voxels[z0:z1, y0:y1, x0:x1] = tile.voxels
+            mask[z0:z1, y0:y1, x0:x1] = tile.mask
             # marks move from the tile's coordinates to the sample's; the diameter stays
             shift = np.array([z0, y0, x0, 0])
             nodules.append(tile.nodules + shift)
             ignored.append(tile.ignored + shift)
-        return replace(sample, nodules=np.concatenate(nodules), ignored=np.concatenate(ignored))
+        return Piece(voxels, mask, np.concatenate(nodules), np.concatenate(ignored))
 
     def mirror(self, rng: np.random.Generator) -> Piece:
         """Mirror a block of 49 voxels at its faces to fill the sample, and crop at random."""
@@ -103,7 +103,9 @@ class Composer:
         part = self._ground(rng)
         for _ in range(int(rng.integers(0, 6))):
             # tissue is implanted in the same way as nodules: the seam must not tell them apart
-            part = implanted(part, self._cube(rng), rng, real=bool(rng.random() < 0.6))
+            cube = _off_grid(resized(self.cubes[int(rng.integers(len(self.cubes)))], rng), rng)
+            donor = simulate_scanner(flip(cube, rng), rng, None)
+            part = implanted(part, donor, rng, real=bool(rng.random() < 0.6))
         return part
 
     def planted(self, rng: np.random.Generator) -> Piece:
@@ -147,10 +149,6 @@ class Composer:
             if AIR < voxels[tuple(at.astype(int))] < LUNG:
                 break
         return np.asarray(at)
-
-    def _cube(self, rng: np.random.Generator) -> Piece:
-        cube = _off_grid(resized(self.cubes[int(rng.integers(len(self.cubes)))], rng), rng)
-        return simulate_scanner(flip(cube, rng), rng, None)
 
     def _block(self, size: np.ndarray, rng: np.random.Generator) -> Piece:
         """Return a block of a cube or, as often, of a whole scan."""
@@ -259,14 +257,17 @@ def implanted(part: Piece, donor: Piece, rng: np.random.Generator, *, real: bool
         mask = ndimage.shift(mask, np.rint(shift), order=0)
         mask[donor.mask > 0] = 0
         centre = centre + np.rint(shift)
-    box = _bounds(mask)
-    if box is None:
+    inside = np.argwhere(mask)
+    if len(inside) == 0:
         return part
-    size = np.array([s.stop - s.start for s in box])
-    start = _lung_block(part, size, rng)
+    # three voxels around it, where its softened edge ends
+    low = np.maximum(inside.min(0) - 3, 0)
+    high = np.minimum(inside.max(0) + 4, mask.shape)
+    start = _lung_block(part, high - low, rng)
     if start is None:
         return part
-    mark = np.array([*(centre - [s.start for s in box] + start), diameter])
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    mark = np.array([*(centre - low + start), diameter])
     return _blend(part, donor.voxels[box], mask[box], start, mark if real else None)
 
 
@@ -300,16 +301,6 @@ def _lung_block(part: Piece, size: np.ndarray, rng: np.random.Generator) -> np.n
         if is_lung and (apart > reach + 4).all():
             return np.asarray(start)
     return None
-
-
-def _bounds(mask: np.ndarray, margin: int = 3) -> tuple[slice, slice, slice] | None:
-    at = np.argwhere(mask)
-    if len(at) == 0:
-        return None
-    low = np.maximum(at.min(0) - margin, 0)
-    high = np.minimum(at.max(0) + 1 + margin, mask.shape)
-    z, y, x = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    return z, y, x
 
 
 def _cuts(side: int, rng: np.random.Generator) -> list[tuple[int, int]]:

@@ -16,7 +16,7 @@ import torch
 from rich.progress import track
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from imaging.preprocess import Preprocessed, preprocess
+from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.volume import FloatArray, UInt8Array
 from models.data_folder import mark_of, marked_scans, read_rows, split_of, stacked, stored_in
@@ -55,7 +55,7 @@ class Piece:
     ) -> "Piece":
         """Return the piece with voxels and mask changed alike, and the marks moved with them."""
         return Piece(
-            *map(voxels, (self.voxels, self.mask)), *map(marks, (self.nodules, self.ignored))
+            voxels(self.voxels), voxels(self.mask), marks(self.nodules), marks(self.ignored)
         )
 
 
@@ -180,14 +180,11 @@ def scans_of_role(data: Path, role: str) -> tuple[Piece, ...]:
     found = []
     for folder, *marks in track(marked_scans(data, role), f"reading {role} scans"):
         box = preprocess(read_study(folder).volume, folder)
-        nodules, ignored = (_in_box(box, one) for one in marks)
+        nodules, ignored = (
+            np.column_stack([box.geometry.to_index(one[:, :3]), one[:, 3]]) for one in marks
+        )
         found.append(Piece(box.voxels, balls(box.voxels.shape, nodules), nodules, ignored))
     return tuple(found)
-
-
-def _in_box(box: Preprocessed, places: FloatArray) -> FloatArray:
-    at = np.array([box.geometry.to_index(place[:3]) for place in places]).reshape(-1, 3)
-    return np.concatenate([at, places[:, 3:]], axis=1)
 
 
 def balls(shape: Sequence[int], marks: FloatArray) -> UInt8Array:
