@@ -8,7 +8,7 @@ inserted nodule is read in a whole lung, as the product reads it; in a cube it w
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,11 +96,14 @@ class Cases:
 
     def __add__(self, other: Cases) -> Cases:
         columns = ("edge", "cloud", "diameter_mm", "nodule", "owner")
-        joined = (np.concatenate([getattr(self, n), getattr(other, n)]) for n in columns)
-        return Cases(*joined, self.missed + other.missed, self.scans + other.scans)
+        joined = {n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in columns}
+        return replace(
+            self, **joined, missed=self.missed + other.missed, scans=self.scans + other.scans
+        )
 
 
-_NO_CASES = Cases(*np.zeros((3, 0)), np.zeros(0, bool), np.zeros(0, str))
+_NONE = np.zeros(0)
+_NO_CASES = Cases(_NONE, _NONE, _NONE, np.zeros(0, bool), np.zeros(0, str))
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,22 +34,17 @@ def register(
     parent: str,
     method: str = "",
     runs: Sequence[Path] = (),
-    kind: str = "",
-    precision: str = "",
-    settings: dict[str, Any] | None = None,
     folder: Path = WEIGHTS,
 ) -> None:
     """Save ``model`` as `name.onnx` and enter it in the manifest; its version is the file's hash.
 
-    Unless given, kind and precision are those of the name (`KIND-PRECISION`), and the settings
-    those that were fitted before. ``method`` says how it was made from ``parent``, and ``runs`` are
+    Kind and precision are those of the name (`KIND-PRECISION`), and the settings those that were
+    fitted before. ``method`` says how it was made from ``parent``, and ``runs`` are
     the folders of the training runs that did it.
     """
-    of_name = name.split("-")
-    kind, precision = kind or of_name[0], precision or of_name[-1]
+    kind, *_, precision = name.split("-")
     entries = _entries(folder)
-    if settings is None:
-        settings = entries[name].get("settings", {}) if name in entries else UNFITTED[kind]
+    settings = entries[name].get("settings", {}) if name in entries else UNFITTED[kind]
     content = model.SerializeToString()
     digest = hashlib.sha256(content).hexdigest()
     _replace(folder / f"{name}.onnx", content)

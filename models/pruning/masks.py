@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from rich.progress import track
 from torch import nn
-from torch.nn.utils import prune
 
 from models.training.data import Batch
 from models.training.loop import Task, terms_of
@@ -68,17 +67,12 @@ def importance_masks(network: nn.Module, scores: Scores, share: float) -> dict[s
 
     Importance is compared over all layers at once.
     """
-    network = copy.deepcopy(network)
     convolutions = prunable(network)
-    prune.global_unstructured(
-        [(conv, "weight") for conv in convolutions.values()],
-        pruning_method=prune.L1Unstructured,
-        importance_scores={(conv, "weight"): scores[n] for n, conv in convolutions.items()},
-        amount=_to_remove(network, convolutions, share),
-    )
-    return {
-        n: conv.get_buffer("weight_mask").bool().contiguous() for n, conv in convolutions.items()
-    }
+    flat = torch.cat([scores[name].flatten() for name in convolutions])
+    stays = torch.ones_like(flat, dtype=torch.bool)
+    stays[flat.topk(_to_remove(network, convolutions, share), largest=False).indices] = False
+    parts = stays.split([scores[name].numel() for name in convolutions])
+    return {n: part.view_as(scores[n]) for n, part in zip(convolutions, parts, strict=True)}
 
 
 def random_masks(network: nn.Module, share: float, seed: int) -> dict[str, torch.Tensor]:

@@ -228,8 +228,10 @@ def _draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set(xlabel="difference from the float network's answers", ylabel="layer and parameters")
     axes.grid(axis="x", alpha=0.3)
     # above the axes, where it hides no data
-    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": len(SERIES)}
-    axes.legend(**above, fontsize="small", frameon=False)
+    axes.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(SERIES), fontsize="small",
+        frameon=False,
+    )  # fmt: skip
     figure.suptitle("One layer changed at a time")
     figure.savefig(path, format="png")
 

@@ -9,7 +9,6 @@ import SimpleITK as sitk
 
 from imaging.morphology import dilate, erode
 from imaging.volume import FloatArray, UInt8Array, from_window
-from models.runtime.artifacts import Artifact
 from models.runtime.detection import sigmoid
 from models.runtime.engines import Outputs
 from models.runtime.session import AUTO, Opened, open_as
@@ -80,7 +79,8 @@ class SecondReader(Opened):
     @property
     def roi_shape(self) -> tuple[int, int, int]:
         """The shape of an ROI, ``(z, y, x)``."""
-        return roi_shape_of(self.session.artifact)
+        z, y, x = self.session.artifact.settings["roi_shape"]
+        return int(z), int(y), int(x)
 
     def read(self, batch: UInt8Array) -> Readings:
         """Read uint8 ROIs ``(n, z, y, x)``, each in two `VIEWS` whose logits are averaged.
@@ -89,46 +89,36 @@ class SecondReader(Opened):
             ModelFailed: the engine failed on this batch.
             ValueError: the ROIs are not of `roi_shape`.
         """
-        artifact = self.session.artifact
-        return conclude(self.session.run(views_of(batch, artifact)), artifact, batch)
+        return self.conclude(self.session.run(self.views(batch)), batch)
 
+    def views(self, batch: UInt8Array) -> UInt8Array:
+        """Return all views of ROIs ``(n, z, y, x)`` as network input, ``(views * n, 1, z, y, x)``.
 
-def roi_shape_of(artifact: Artifact) -> tuple[int, int, int]:
-    """Return the shape of a hybrid's ROIs, ``(z, y, x)``."""
-    z, y, x = artifact.settings["roi_shape"]
-    return int(z), int(y), int(x)
+        Raises:
+            ValueError: the ROIs are not of `roi_shape`.
+        """
+        if batch.shape[1:] != self.roi_shape:
+            raise ValueError(f"{self.name}: ROIs of {batch.shape[1:]}, expected {self.roi_shape}")
+        views = np.concatenate([np.flip(batch, axes) for axes in VIEWS])
+        return np.ascontiguousarray(views)[:, None]
 
-
-def views_of(batch: UInt8Array, artifact: Artifact) -> UInt8Array:
-    """Return all views of ROIs ``(n, z, y, x)`` as network input, ``(views * n, 1, z, y, x)``.
-
-    Raises:
-        ValueError: the ROIs are not of the artifact's shape.
-    """
-    expected = roi_shape_of(artifact)
-    if batch.shape[1:] != expected:
-        raise ValueError(f"{artifact.name}: ROIs of {batch.shape[1:]}, expected {expected}")
-    views = np.concatenate([np.flip(batch, axes) for axes in VIEWS])
-    return np.ascontiguousarray(views)[:, None]
-
-
-def conclude(outputs: Outputs, artifact: Artifact, rois: UInt8Array) -> Readings:
-    """Average the network's outputs over the views, calibrate them, and measure ``rois``."""
-    # each (views, n, …); numbers (n,) are means over the views
-    *numbers, texture, masks = (out.reshape(len(VIEWS), -1, *out.shape[1:]) for out in outputs)
-    logit, log_diameter, malignancy = (one.mean(0)[:, 0].astype(np.float64) for one in numbers)
-    # masks are mirrored back before they are summed
-    mirrored = (np.flip(one[:, 0], axes) for one, axes in zip(masks, VIEWS, strict=True))
-    drawn = np.asarray(sum(mirrored) / np.float32(len(VIEWS)))
-    (outline,) = artifact.settings["outline"]
-    slope, intercept = artifact.settings["calibration"]
-    return Readings(
-        probability=sigmoid(slope * logit + intercept),
-        diameter_mm=np.exp(np.clip(log_diameter, 0.0, 5.0)),
-        malignancy=sigmoid(malignancy),
-        texture=texture.mean(0).argmax(1),
-        mask=np.stack([half_contrast(*one, outline) for one in zip(rois, drawn, strict=True)]),
-    )
+    def conclude(self, outputs: Outputs, rois: UInt8Array) -> Readings:
+        """Average the network's outputs over the views, calibrate them, and measure ``rois``."""
+        # each (views, n, …); numbers (n,) are means over the views
+        *numbers, texture, masks = (out.reshape(len(VIEWS), -1, *out.shape[1:]) for out in outputs)
+        logit, log_diameter, malignancy = (one.mean(0)[:, 0].astype(np.float64) for one in numbers)
+        # masks are mirrored back before they are summed
+        mirrored = (np.flip(one[:, 0], axes) for one, axes in zip(masks, VIEWS, strict=True))
+        drawn = np.asarray(sum(mirrored) / np.float32(len(VIEWS)))
+        (outline,) = self.session.artifact.settings["outline"]
+        slope, intercept = self.session.artifact.settings["calibration"]
+        return Readings(
+            probability=sigmoid(slope * logit + intercept),
+            diameter_mm=np.exp(np.clip(log_diameter, 0.0, 5.0)),
+            malignancy=sigmoid(malignancy),
+            texture=texture.mean(0).argmax(1),
+            mask=np.stack([half_contrast(*one, outline) for one in zip(rois, drawn, strict=True)]),
+        )
 
 
 def open_second_reader(

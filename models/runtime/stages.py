@@ -26,7 +26,7 @@ from models.runtime import hardware
 from models.runtime.artifacts import WEIGHTS, Artifact, find
 from models.runtime.engines import start
 from models.runtime.errors import UnfitArtifact
-from models.runtime.second_reader import VIEWS, Readings, conclude, roi_shape_of, views_of
+from models.runtime.second_reader import VIEWS, Readings, SecondReader
 from models.runtime.session import AUTO, Session, chosen_engine
 
 SLACK = 0.1
@@ -54,23 +54,15 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class StagedReader:
-    """Reads ROIs with the ``parts`` of one hybrid artifact, ``whole``, one after another."""
+class StagedReader(SecondReader):
+    """Reads ROIs with the ``parts`` of one hybrid artifact, one after another.
 
-    whole: Artifact
+    Its ``session`` is that of the first part.
+    """
+
     parts: tuple[Part, ...]
     input: str
     outputs: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """The artifact's name."""
-        return self.whole.name
-
-    @property
-    def version(self) -> str:
-        """The artifact's version."""
-        return self.whole.version
 
     @property
     def engine(self) -> str:
@@ -78,24 +70,19 @@ class StagedReader:
         return " + ".join(dict.fromkeys(part.session.engine for part in self.parts))
 
     @property
-    def roi_shape(self) -> tuple[int, int, int]:
-        """The shape of an ROI, ``(z, y, x)``."""
-        return roi_shape_of(self.whole)
-
-    @property
     def steps(self) -> tuple[Callable[[Any], Any], ...]:
         """One function for each part: ROIs uint8 ``(n, z, y, x)`` to tensors to `Readings`."""
         first, *middle, last = self.parts
 
         def begin(batch: UInt8Array) -> Tensors:
-            return first.run({self.input: views_of(batch, self.whole)})
+            return first.run({self.input: self.views(batch)})
 
         def finish(tensors: Tensors) -> Readings:
             found = last.run(tensors)
             outputs = tuple(np.asarray(found[name]) for name in self.outputs)
             # the views of all ROIs follow each other, the first as it is
             rois = np.asarray(tensors[self.input])[:, 0]
-            return conclude(outputs, self.whole, rois[: len(rois) // len(VIEWS)])
+            return self.conclude(outputs, rois[: len(rois) // len(VIEWS)])
 
         return (begin, *(part.run for part in middle), finish)
 
@@ -149,7 +136,7 @@ def open_staged(
         run = start(chosen, network.SerializeToString(), each, half=whole.half)
         session = Session(whole, chosen, each, run)
         parts.append(Part(session, _names(network.graph.input), _names(network.graph.output)))
-    return StagedReader(whole, tuple(parts), source, outputs)
+    return StagedReader(parts[0].session, tuple(parts), source, outputs)
 
 
 @lru_cache(maxsize=1)  # several instances of a cloud are cut once

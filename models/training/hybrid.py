@@ -11,7 +11,6 @@ there is a nodule.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -304,7 +303,7 @@ def validation_in_cubes(
 
 def validation_in_scans(screener: nn.Module, scans: Sequence[Piece]) -> Validation:
     """Return nodules and false positives of whole scans."""
-    nodules, false = [], []
+    nodules, false = list[_Scored](), list[_Scored]()
     for scan in scans:
         peaks = peaks_of(screener, scan.voxels)
         nodules += [_read(scan, nodule, peaks) for nodule in scan.nodules]
@@ -314,22 +313,19 @@ def validation_in_scans(screener: nn.Module, scans: Sequence[Piece]) -> Validati
     return _validation(nodules, false, len(scans))
 
 
-def _read(piece: Piece, nodule: FloatArray, peaks: Peaks) -> tuple[UInt8Array, float]:
-    """Return the region around a nodule, and the edge's logit."""
+_Scored = tuple[UInt8Array, float]
+"""A region, and the edge's logit."""
+
+
+def _read(piece: Piece, nodule: FloatArray, peaks: Peaks) -> _Scored:
     region = cut_roi(piece.voxels, place_of(nodule, peaks.index_zyx))
     return region, max(best_logit(peaks, nodule), LEAST_LOGIT)
 
 
-def _validation(
-    nodules: Sequence[tuple[UInt8Array, float]],
-    false: Sequence[tuple[UInt8Array, float]],
-    scans: int,
-) -> Validation:
-    arrays = (
-        (_stacked([region for region, _ in one]), np.array([logit for _, logit in one], float))
-        for one in (nodules, false)
-    )
-    return Validation(*chain(*arrays), scans)
+def _validation(nodules: Sequence[_Scored], false: Sequence[_Scored], scans: int) -> Validation:
+    regions, others = (_stacked([roi for roi, _ in one]) for one in (nodules, false))
+    logit, other_logit = (np.array([y for _, y in one], float) for one in (nodules, false))
+    return Validation(regions, logit, others, other_logit, scans)
 
 
 def _stacked(regions: Sequence[UInt8Array]) -> UInt8Array:

@@ -58,8 +58,15 @@ def settle_norms(network: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     has its usual effect. ``batches`` are the network's inputs ``(n, 1, z, y, x)``.
     """
     # hooks see the input of every norm while the network reads the batches as it is
-    norms = {m: _Statistics() for m in network.modules() if isinstance(m, nn.BatchNorm3d)}
-    hooks = [m.register_forward_pre_hook(seen.add) for m, seen in norms.items()]
+    sums: dict[nn.Module, torch.Tensor] = {}  # count, sums and squares for each channel
+
+    def add(norm: nn.Module, given: tuple[torch.Tensor]) -> None:
+        x = given[0].double()
+        moments = [torch.ones_like(x), x, x.square()]
+        sums[norm] = sums.get(norm, 0) + torch.stack([one.sum((0, 2, 3, 4)) for one in moments])
+
+    norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm3d)]
+    hooks = [norm.register_forward_pre_hook(add) for norm in norms]
     try:
         with torch.inference_mode():
             for batch in batches:
@@ -70,28 +77,15 @@ def settle_norms(network: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     for part in network.modules():
         for first, second in pairwise(part.children() if isinstance(part, nn.Sequential) else ()):
             if isinstance(first, nn.Conv3d) and isinstance(second, nn.BatchNorm3d):
-                _settle(first, second, norms[second])
-
-
-class _Statistics:
-    """Sums over the inputs of a batch norm, for each channel."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.sums: torch.Tensor | float = 0.0
-        self.squares: torch.Tensor | float = 0.0
-
-    def add(self, _: nn.Module, given: tuple[torch.Tensor]) -> None:
-        x = given[0].double()
-        self.count += x.numel() // x.shape[1]
-        self.sums = self.sums + x.sum((0, 2, 3, 4))
-        self.squares = self.squares + x.square().sum((0, 2, 3, 4))
+                count, total, squares = sums[second]
+                _settle(first, second, total / count, squares / count)
 
 
 @torch.no_grad()
-def _settle(convolution: nn.Conv3d, norm: nn.BatchNorm3d, seen: _Statistics) -> None:
-    mean = torch.as_tensor(seen.sums / seen.count)
-    variance = torch.as_tensor(seen.squares / seen.count) - mean.square()
+def _settle(
+    convolution: nn.Conv3d, norm: nn.BatchNorm3d, mean: torch.Tensor, square: torch.Tensor
+) -> None:
+    variance = square - mean.square()
     assert norm.running_mean is not None
     assert norm.running_var is not None
     # what the norm does to its input now: x times slope plus shift. The new weight and bias, with

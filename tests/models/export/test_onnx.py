@@ -6,7 +6,7 @@ import onnx
 import pytest
 import torch
 
-from models.export.manifest import amend, register
+from models.export.manifest import UNFITTED, amend, register
 from models.export.onnx import export_float, export_fp32
 from models.networks.hybrid import HybridNetwork
 from models.quantization.ptq import quantize
@@ -26,11 +26,9 @@ from tests.models.small_networks import (
 def served(
     model: onnx.ModelProto, kind: str, precision: str, folder: Path, engine: str = "openvino"
 ) -> list[np.ndarray]:
-    settings = {"calibration": [1.0, 0.0], "outline": [0.0], "roi_shape": [48, 48, 48]}
-    register(
-        "m", model, kind=kind, precision=precision, parent="", settings=settings, folder=folder
-    )
-    return list(open_session(find("m", folder), engine=engine).run(pictures(3)))
+    register(f"{kind}-{precision}", model, parent="", folder=folder)
+    artifact = find(f"{kind}-{precision}", folder)
+    return list(open_session(artifact, engine=engine).run(pictures(3)))
 
 
 @pytest.mark.parametrize("kind", ["screening", "hybrid"])
@@ -86,11 +84,8 @@ def test_both_engines_agree_on_a_hybrid_of_three_scales(
 
 def test_the_manifest_keeps_other_entries_and_amends_one(tmp_path: Path) -> None:
     model = export_fp32(settled("hybrid"), "hybrid")
-    for name in ("one", "two"):
-        register(
-            name, model, kind="hybrid", precision="fp32", parent="", settings={"a": 1},
-            folder=tmp_path,
-        )  # fmt: skip
-    amend("one", "settings", {"b": [1.0, 2.0]}, tmp_path)
-    assert find("one", tmp_path).settings == {"a": 1, "b": [1.0, 2.0]}
-    assert find("two", tmp_path).settings == {"a": 1}
+    for name in ("hybrid-fp32", "hybrid-other-fp32"):
+        register(name, model, parent="", folder=tmp_path)
+    amend("hybrid-fp32", "settings", {"outline": [1.0]}, tmp_path)
+    assert find("hybrid-fp32", tmp_path).settings == UNFITTED["hybrid"] | {"outline": [1.0]}
+    assert find("hybrid-other-fp32", tmp_path).settings == UNFITTED["hybrid"]

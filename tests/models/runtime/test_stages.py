@@ -20,7 +20,6 @@ from models.runtime.session import open_session
 from models.runtime.stages import Examples, Tensors, cut, even_cuts, open_staged
 from tests.models.small_networks import SMALL_HYBRID
 
-SETTINGS = {"calibration": [1.0, 0.0], "outline": [0.0], "roi_shape": [48, 48, 48]}
 EXAMPLES: Examples = (
     {"x": np.linspace(-1, 1, 4, dtype=np.float32).reshape(1, 4)},
     {"x": np.linspace(-2, 1, 8, dtype=np.float32).reshape(2, 4)},
@@ -118,12 +117,10 @@ def regions(count: int) -> np.ndarray:
 def test_three_stages_read_as_the_whole_does_each_on_its_engine(
     hybrid: onnx.ModelProto, tmp_path: Path
 ) -> None:
-    register(
-        "h", hybrid, kind="hybrid", precision="fp32", parent="", settings=SETTINGS, folder=tmp_path
-    )
+    register("hybrid-fp32", hybrid, parent="", folder=tmp_path)
     engines = ["onnxruntime", "openvino", "onnxruntime"]
-    whole = SecondReader(open_session(find("h", tmp_path), engine="onnxruntime"))
-    staged = open_staged("h", 3, engine="onnxruntime", engines=engines, folder=tmp_path)
+    whole = SecondReader(open_session(find("hybrid-fp32", tmp_path), engine="onnxruntime"))
+    staged = open_staged("hybrid-fp32", 3, engine="onnxruntime", engines=engines, folder=tmp_path)
     assert (staged.name, staged.version) == (whole.name, whole.version)
     assert [part.session.engine for part in staged.parts] == engines
     assert staged.engine == "onnxruntime + openvino"
@@ -135,7 +132,7 @@ def test_three_stages_read_as_the_whole_does_each_on_its_engine(
         np.testing.assert_array_equal(one.mask, other.mask)
     assert len(staged.steps) == 3
     with pytest.raises(UnfitArtifact, match="cannot be cut into 500 parts"):
-        open_staged("h", 500, folder=tmp_path)
+        open_staged("hybrid-fp32", 500, folder=tmp_path)
 
 
 def test_cuts_are_at_equal_shares_of_the_time(
