@@ -32,17 +32,14 @@ RunsOut = Annotated[Path, typer.Option(help="Folder of the runs; finished ones a
 Minutes = Annotated[float, typer.Option(help="Minutes of training, resumptions included.")]
 Rate = Annotated[float, typer.Option(help="Highest learning rate.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continuation of the last checkpoint.")]
-Start = Annotated[
-    Path | None, typer.Option(help="Initial weights: averaged.pt of a run or KIND-fp32.onnx.")
-]
-Starts = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--start",
-        help="Initial weights: averaged.pt of a run or hybrid-fp32.onnx; the members of several "
-        "files are joined.",
-    ),
-]
+_START = typer.Option("--start", help="Initial weights: averaged.pt of a run or KIND-fp32.onnx.")
+_STARTS = typer.Option(
+    "--start",
+    help="Float weights: averaged.pt of a run or KIND-fp32.onnx; the members of several files are "
+    "joined to a hybrid.",
+)
+Start = Annotated[Path, _START]
+Starts = Annotated[list[Path], _STARTS]
 Seed = Annotated[int, typer.Option(help="Seed of weights and samples.")]
 
 PHANTOMS = Path("runs/phantoms")
@@ -63,7 +60,7 @@ def train_screening(
     out: Out = Path("runs/screening"),
     minutes: Minutes = 50,
     resume: Resume = False,
-    start: Start = None,
+    start: Annotated[Path | None, _START] = None,
     rate: Rate = 3e-3,
     phantoms: Phantoms = 16,
     cache: Cache = PHANTOMS,
@@ -93,7 +90,7 @@ def train_hybrid(
     out: Out = Path("runs/hybrid"),
     minutes: Minutes = 40,
     resume: Resume = False,
-    start: Starts = None,
+    start: Annotated[list[Path] | None, _STARTS] = None,
     rate: Rate = 1e-3,
     phantoms: Phantoms = 16,
     cache: Cache = PHANTOMS,
@@ -154,7 +151,7 @@ def export(
 @app.command()
 def distil(
     data: Data,
-    start: Annotated[Path, typer.Option(help="Weights of an early screening network.")],
+    start: Start,
     teachers: Annotated[
         list[Path],
         typer.Option(
@@ -175,7 +172,8 @@ def distil(
 ) -> None:
     """Distil the hybrid's members into screening networks; an interrupted comparison continues.
 
-    Students of no teacher, the best one, the mean of all, and dynamic weights are compared.
+    They begin from an early one, --start. Students of no teacher, the best one, the mean of all,
+    and dynamic weights are compared.
     """
     from models.distillation.compare import Comparison, distil_tables, run_compare
     from models.distillation.student import Teaching
@@ -188,14 +186,6 @@ def distil(
     show_section(result, as_json, distil_tables(result))
 
 
-FloatStart = Annotated[
-    list[Path],
-    typer.Option(
-        "--start",
-        help="KIND-fp32.onnx, or the averaged.pt it was exported from; repeat for a hybrid whose "
-        "members were trained in several runs.",
-    ),
-]
 Qat = Annotated[
     Path | None,
     typer.Option(help="averaged.pt of the INT8 training; default: the artifact `KIND-int8`."),
@@ -209,7 +199,7 @@ HybridScreeners = Annotated[
 def qat(
     kind: Kind,
     data: Data,
-    start: FloatStart,
+    start: Starts,
     screening: HybridScreeners = None,
     method: Method = "minmax",
     out: Out = Path("runs/qat"),
@@ -232,7 +222,7 @@ def qat(
 def int4(
     kind: Kind,
     data: Data,
-    start: FloatStart,
+    start: Starts,
     qat: Qat = None,
     screening: HybridScreeners = None,
     share: Annotated[
@@ -255,9 +245,7 @@ def int4(
 
 
 @app.command()
-def ranges(
-    kind: Kind, data: Data, start: FloatStart, qat: Qat = None, as_json: Json = False
-) -> None:
+def ranges(kind: Kind, data: Data, start: Starts, qat: Qat = None, as_json: Json = False) -> None:
     """Measure INT8 against float on validation: min-max, percentile, entropy, learned ranges."""
     from models.quantization.sensitivity import run_ranges, show_ranges
 
@@ -268,7 +256,7 @@ def ranges(
 def sensitivity(
     kind: Kind,
     data: Data,
-    start: FloatStart,
+    start: Starts,
     qat: Qat = None,
     plot: Annotated[Path | None, typer.Option(metavar="PNG", help="PNG file to write.")] = None,
     as_json: Json = False,
@@ -279,14 +267,13 @@ def sensitivity(
     show_layers(run_sensitivity(kind, data, start, qat), plot, as_json)
 
 
-PruneStart = Annotated[Path, typer.Option(help="Weights to prune: averaged.pt or KIND-fp32.onnx.")]
 FineTuning = Annotated[int, typer.Option(min=1, help="Steps of fine-tuning of each run.")]
 PruneSeed = Annotated[int, typer.Option(help="Seed of samples and of random masks.")]
 
 
 @prune.command("compare")
 def prune_compare(
-    start: PruneStart,
+    start: Start,
     data: Data,
     out: RunsOut,
     steps: FineTuning = 100,
@@ -323,7 +310,7 @@ def prune_compare(
 
 @prune.command("structured")
 def structured(
-    start: PruneStart,
+    start: Start,
     data: Data,
     out: Out,
     share: Annotated[float, typer.Option(help="Share of the parameters to prune.")] = 0.42,

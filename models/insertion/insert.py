@@ -199,18 +199,17 @@ def plan_nodules(
 def plan_masses(
     hosts: Sequence[HostT], donors: Sequence[Donor], rng: np.random.Generator
 ) -> Planned[HostT]:
-    """Plan scans with one mass each."""
-    return _plan(hosts, masses(donors), 1, rng)
+    """Plan scans with one mass each.
 
-
-def masses(donors: Sequence[Donor]) -> list[ScaledDonor]:
-    """Return every donor of `MASS_FROM_MM` or more at each size of `MASS_MM`, none made smaller."""
-    return [
+    Every donor of `MASS_FROM_MM` or more comes at each size of `MASS_MM`, none made smaller.
+    """
+    masses = [
         ScaledDonor(number, donor, size / donor.diameter_mm, mass=True)
         for number, donor in enumerate(donors)
         for size in MASS_MM
         if MASS_FROM_MM <= donor.diameter_mm <= size
     ]
+    return _plan(hosts, masses, 1, rng)
 
 
 def _plan(

@@ -4,7 +4,6 @@ Mixed precision is chosen by the report on the layers. The difference is the mat
 quantisation-aware training minimises too.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,12 +12,11 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from rich.console import Console
 from torch import nn
 from torch.nn import functional as F
 
 from models.export.onnx import export_float
-from models.markdown import Rows, number
+from models.markdown import Rows, number, show_section
 from models.networks.hybrid import Answers
 from models.quantization.ptq import METHODS, calibration, quantize
 from models.quantization.simulation import Simulation, exact_weights
@@ -201,9 +199,8 @@ def show_layers(rows: Sequence[dict[str, Any]], plot: Path | None, as_json: bool
         [row["layer"], f"{row['parameters']:,}", *(number(row[key], 4) for key, *_ in SERIES)]
         for row in rows
     ]
-    title = "difference from the float network, one layer changed at a time"
-    heads = ["layer", "parameters", "exact", "INT8", "INT4"]
-    _show("layers", rows, Rows(heads, cells, title), as_json)
+    table = Rows(["layer", "parameters", "exact", "INT8", "INT4"], cells)
+    show_section({"layers": rows}, as_json, table.markdown())
 
 
 def _draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -239,12 +236,4 @@ def _draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 def show_ranges(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     """Print the rows of `run_ranges`."""
     cells = [[v if isinstance(v, str) else number(v, 4) for v in row.values()] for row in rows]
-    title = "difference from the float network on validation"
-    _show("ranges", rows, Rows(list(rows[0]), cells, title), as_json)
-
-
-def _show(name: str, rows: Sequence[dict[str, Any]], table: Rows, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({name: list(rows)}, indent=1))
-    else:
-        Console().print(table)
+    show_section({"ranges": rows}, as_json, Rows(list(rows[0]), cells).markdown())

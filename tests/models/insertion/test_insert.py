@@ -12,7 +12,6 @@ from models.insertion.insert import (
     Insertion,
     Occupied,
     insert,
-    masses,
     plan_masses,
     plan_nodules,
 )
@@ -101,18 +100,17 @@ def test_every_nodule_is_inserted_once(ready: PreparedHost) -> None:
             assert all(np.linalg.norm(place - other) > APART_MM + 6 for other in others)
 
 
-def test_masses_are_scaled_up_and_never_down() -> None:
-    """Nodules of 15 mm and more become 30 to 60 mm; small ones and shrinking are left out."""
-    found = masses(donors(10.0, 20.0))
+def test_masses_are_scaled_up_and_never_down(ready: PreparedHost) -> None:
+    """Nodules of 15 mm and more become 30 to 60 mm, each in a scan of its own if there is room."""
+    rng = np.random.default_rng(0)
+    scans, not_placed = plan_masses([ready], donors(10.0, 20.0), rng)
+    assert scans
+    placed = [one for scan in scans for one in scan.insertions]
+    assert len(placed) == len(scans)
+    assert all(one.mass for one in placed)
+    found = sorted([*placed, *not_placed], key=lambda one: one.diameter_mm)
     assert [one.donor_id for one in found] == [1] * len(MASS_MM)
     assert [one.diameter_mm for one in found] == pytest.approx(list(MASS_MM))
-
-
-def test_a_mass_without_room_is_not_placed(ready: PreparedHost) -> None:
-    scans, not_placed = plan_masses([ready], donors(20.0), np.random.default_rng(0))
-    assert len(scans) + len(not_placed) == len(MASS_MM)
-    assert scans
-    assert all(len(scan.insertions) == 1 and scan.insertions[0].mass for scan in scans)
 
 
 def test_the_same_seed_gives_the_same_scans(ready: PreparedHost) -> None:
