@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import cv2
 import numpy as np
 
 from imaging.preprocess import Preprocessed
 from imaging.volume import UInt8Array
-from models.runtime.artifacts import WEIGHTS
 from models.runtime.detection import (
     Candidate,
     Peaks,
@@ -19,7 +17,7 @@ from models.runtime.detection import (
     strongest,
     to_candidates,
 )
-from models.runtime.session import AUTO, Opened, open_as
+from models.runtime.session import Opened, Opening, open_as
 
 PAD_TO = 16
 """The network halves the grid four times."""
@@ -90,20 +88,9 @@ def read_by(version: str) -> str:
     return f"{version}, reading {READING}"
 
 
-def open_screener(
-    name: str,
-    *,
-    engine: str = AUTO,
-    threads: int = 0,
-    keys: tuple[Path, ...] = (),
-    folder: Path = WEIGHTS,
-) -> Screener:
-    """Open the screening artifact of that name in ``folder``; ``keys`` and errors as `open_as`."""
-    needed = {"calibration": 2}
-    session = open_as(
-        "screening", name, needed, engine=engine, threads=threads, keys=keys, folder=folder
-    )
-    return Screener(session)
+def open_screener(name: str, **opening: Unpack[Opening]) -> Screener:
+    """Open the screening artifact of that name; the rest and errors as `open_as`."""
+    return Screener(open_as("screening", name, {"calibration": 2}, **opening))
 
 
 def padded(voxels: UInt8Array) -> UInt8Array:

@@ -1,7 +1,7 @@
 """The hybrid network as the cloud uses it: ROIs in, readings out."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from imaging.morphology import dilate, erode
 from imaging.volume import FloatArray, UInt8Array, from_window
 from models.runtime.detection import sigmoid
 from models.runtime.engines import Outputs
-from models.runtime.session import AUTO, Opened, open_as
+from models.runtime.session import Opened, Opening, open_as
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -121,19 +121,10 @@ class SecondReader(Opened):
         )
 
 
-def open_second_reader(
-    name: str,
-    *,
-    engine: str = AUTO,
-    device: str = "",
-    threads: int = 0,
-    keys: tuple[Path, ...] = (),
-) -> SecondReader:
+def open_second_reader(name: str, **opening: Unpack[Opening]) -> SecondReader:
     """Open the hybrid artifact of that name; the rest and errors as `open_as`."""
     needed = {"calibration": 2, "roi_shape": 3, "outline": 1}
-    return SecondReader(
-        open_as("hybrid", name, needed, engine=engine, device=device, threads=threads, keys=keys)
-    )
+    return SecondReader(open_as("hybrid", name, needed, **opening))
 
 
 def half_contrast(roi: UInt8Array, logits: npt.NDArray[np.float32], outline: float) -> BoolArray:

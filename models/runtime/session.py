@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -87,28 +87,27 @@ class Opened:
         return self.session.engine
 
 
-def open_as(
-    kind: str,
-    name: str,
-    needed: Mapping[str, int],
-    *,
-    engine: str,
-    threads: int,
-    device: str = "",
-    keys: tuple[Path, ...] = (),
-    folder: Path = WEIGHTS,
-) -> Session:
+class Opening(TypedDict, total=False):
+    """How a reader is opened: see `open_session`, and `models.runtime.artifacts.find`."""
+
+    engine: str
+    device: str
+    threads: int
+    keys: tuple[Path, ...]
+    folder: Path
+
+
+def open_as(kind: str, name: str, needed: Mapping[str, int], **opening: Unpack[Opening]) -> Session:
     """Open the artifact of that name for a reader of ``kind``; errors as `open_session`.
 
-    ``needed`` gives the settings that the reader needs, and the count of numbers of each. With
-    files of public ``keys``, one of them must have signed the manifest of ``folder``.
+    ``needed`` gives the settings that the reader needs, and the count of numbers of each.
 
     Raises:
         UnknownArtifact: the manifest lacks it.
         UnfitArtifact: it is of another kind, or a setting is missing or invalid.
         UntrustedManifest, InvalidKey: see `models.runtime.artifacts.every`.
     """
-    artifact = find(name, folder, keys)
+    artifact = find(name, opening.get("folder", WEIGHTS), opening.get("keys", ()))
     if artifact.kind != kind:
         raise UnfitArtifact(f"{name} is of kind {artifact.kind!r}, expected {kind!r}")
     for setting, count in needed.items():
@@ -119,7 +118,12 @@ def open_as(
             and all(isinstance(n, int | float) and math.isfinite(n) for n in given)
         ):
             raise UnfitArtifact(f"{name}: {setting} = {given!r}, expected {count} numbers")
-    return open_session(artifact, engine=engine, device=device, threads=threads)
+    return open_session(
+        artifact,
+        engine=opening.get("engine", AUTO),
+        device=opening.get("device", ""),
+        threads=opening.get("threads", 0),
+    )
 
 
 def open_session(

@@ -2,7 +2,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,23 +15,18 @@ from models.runtime.artifacts import every
 Ended = Callable[..., str]
 
 
-def failure(
-    main: Callable[[], None],
-    arguments: Sequence[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> str:
-    monkeypatch.setattr("sys.argv", ["program", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert stopped.value.code == 1
-    return capsys.readouterr().err
-
-
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ended:
     """Runs the command; what it said on stderr, where it ended with exit status 1."""
-    return lambda *arguments: failure(command.main, arguments, monkeypatch, capsys)
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["program", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            command.main()
+        assert stopped.value.code == 1
+        return capsys.readouterr().err
+
+    return run
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from models.calibration.cases import Cases
 from models.calibration.fit import fit_settings
 from models.calibration.guarantee import conditions, identity_of, losses, stated, uncalibrated
 from models.runtime.artifacts import find
-from tests.models.calibration.made_cases import made
+from tests.models.calibration.test_fit import made
 
 SETTINGS = {
     "calibration": [1.0, 0.0],

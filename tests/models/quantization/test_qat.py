@@ -1,18 +1,42 @@
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
-from models.export.onnx import export_float
+from models.__main__ import app
+from models.cli import Method
+from models.export.manifest import UNFITTED, amend, register, training_of
+from models.export.onnx import export_float, export_fp32
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
-from models.quantization.ptq import quantize
-from models.quantization.qat import STAGES, lower_in_stages
+from models.quantization import ptq, qat, sensitivity
+from models.quantization.ptq import METHODS, quantize, run_export
+from models.quantization.qat import STAGES, lower_in_stages, run_int4, run_qat
+from models.quantization.sensitivity import run_ranges, run_sensitivity, show_layers, show_ranges
 from models.quantization.simulation import Simulation, exact_weights
+from models.runtime.artifacts import every, find
+from models.runtime.errors import NoWeights, UnfitArtifact
 from models.training.loop import Plan
-from tests.models.small_networks import SmallTask, pictures, shown, square_error
+from models.training.runs import Run, make_screening
+from tests.models.quantization.test_simulation import served
+from tests.models.small_networks import (
+    SmallTask,
+    pictures,
+    quantized,
+    settled,
+    shown,
+    square_error,
+    told,
+)
 
 
 def picture_task(network: nn.Module) -> SmallTask:
@@ -43,3 +67,202 @@ def test_lowering_in_stages_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert (tmp_path / f"stage{STAGES}" / "averaged.pt").exists()
     for name, value in network.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
+
+
+SHARE = 0.24
+"""Of FP32's file, which INT8 takes more of: scales and the graph weigh much in a small network."""
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of a small screening network that has seen pictures."""
+    torch.manual_seed(1)
+    network = shown(ScreeningNetwork(ScreeningSpec((8, 32, 32, 64), (1, 1, 1))), 6)
+    path = tmp_path_factory.mktemp("start") / "averaged.pt"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@contextmanager
+def shelf_in(folder: Path) -> Iterator[None]:
+    """Let the commands find and enter artifacts in a folder; training material is pictures."""
+
+    def batches(kind: str, data: Path, split: str = "train") -> Iterator[np.ndarray]:
+        del kind, data
+        yield from (one[None] for one in pictures(2 if split == "val" else 3))
+
+    entered, found = partial(register, folder=folder), partial(find, folder=folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (ptq, qat, sensitivity):
+            patch.setattr(module, "calibration", batches)
+            patch.setattr(module, "register", entered, raising=module is not sensitivity)
+            patch.setattr(module, "find", found, raising=module is not ptq)
+        patch.setattr(sensitivity, "every", lambda where=folder: every(where))
+        patch.setattr(qat, "task_of", lambda network, *_: picture_task(network))
+        patch.setattr(Run, "material", lambda _: None)
+        yield
+
+
+def asked(start: tuple[Path, ...], out: Path) -> Run:
+    """What the commands are asked for: a run of a moment."""
+    nowhere = out / "nowhere"
+    return Run(nowhere, out, 1e-4, start, nowhere, 0, minutes=0.01)
+
+
+@pytest.fixture(scope="module")
+def trained(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the INT8 run left; beside its folder are the float file and its own."""
+    folder = tmp_path_factory.mktemp("qat") / "weights"
+    run = asked((start,), folder.parent / "run")
+    float_file = export_fp32(make_screening(start), "screening")
+    register("screening-fp32", float_file, parent="", method="training", folder=folder)
+    with shelf_in(folder):
+        run_qat(run, "screening", [], "minmax")
+    return run.out / "averaged.pt"
+
+
+@pytest.fixture
+def shelf(trained: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of that folder, in which the commands find and enter artifacts."""
+    folder = tmp_path / "weights"
+    shutil.copytree(trained.parents[1] / "weights", folder)
+    with shelf_in(folder):
+        yield folder
+
+
+def test_qat_enters_a_file_that_answers_as_the_float_network(
+    trained: Path, shelf: Path, start: Path
+) -> None:
+    assert trained.exists()
+    small = find("screening-int8", shelf)
+    assert (small.parent, small.precision) == ("screening-fp32", "int8")
+    assert small.method == "quantisation-aware training, ranges from minmax"
+    log = json.loads((trained.parent / "log.jsonl").read_text().splitlines()[-1])
+    assert small.training["steps"] == log["steps"] > 0
+    assert small.training["seeds"] == [0]
+    assert small.training["seconds"] == round(60 * log["minutes"])
+    assert small.training["commit"] != ""
+    (found,) = served(small.content())
+    (wanted,) = told(make_screening(start).eval(), 2)
+    assert float(np.abs(found - wanted).mean()) < 0.1 * float(wanted.std())
+    # the file by itself, without the run, is simulated as it answers
+    (filed,) = told(Simulation(onnx.load_model_from_string(small.content())).eval(), 2)
+    assert float(np.abs(filed - found).mean()) < 0.01 * float(found.std())
+
+
+@pytest.mark.parametrize("from_run", [True, False])
+def test_int4_enters_a_file_of_the_requested_size(
+    trained: Path, shelf: Path, start: Path, from_run: bool
+) -> None:
+    """Made from the INT8 run or from its file; how many layers were lowered is told."""
+    weights = trained if from_run else None
+    run_int4(asked((start,), shelf.parent / "int4"), "screening", weights, [], SHARE)
+    whole, int8, int4 = (find(f"screening-{p}", shelf) for p in ("fp32", "int8", "int4"))
+    sizes = [artifact.path.stat().st_size for artifact in (whole, int8, int4)]
+    assert sizes[2] <= SHARE * sizes[0] < sizes[1]
+    assert (int4.parent, int4.precision) == ("screening-int8", "int4")
+    assert int4.training["steps"] >= 3  # of three stages
+    lowered, _, layers = int4.method.split(" ")[:3]
+    assert 0 < int(lowered) < int(layers)
+
+
+def test_no_convolution_is_rounded_before_it_is_added(shelf: Path) -> None:
+    """Engines add first; the file says so, and all compute the same."""
+    model = onnx.load_model_from_string(find("screening-int8", shelf).content())
+    makers = {out: node for node in model.graph.node for out in node.output}
+    sums = [node for node in model.graph.node if node.op_type == "Add"]
+    bare = [node for node in sums if any(makers[n].op_type == "Conv" for n in node.input)]
+    assert len(bare) == 4  # the second convolution of each block
+    for node in sums:
+        given = [makers[name] for name in node.input]
+        assert [one.op_type for one in given].count("DequantizeLinear") >= 1
+
+
+def test_a_rounding_that_stands_for_a_relu_stays() -> None:
+    """Without it the hybrid, which adds two of them, would add what lies below zero as well."""
+    whole = export_fp32(settled("hybrid"), "hybrid").SerializeToString()
+    (found, *_), (wanted, *_) = (served(content) for content in (quantized("hybrid"), whole))
+    assert float(np.abs(found - wanted).mean()) < 0.03
+
+
+def test_ranges_compare_every_method_and_what_was_learnt(
+    trained: Path, shelf: Path, start: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = run_ranges("screening", shelf, [start], trained)
+    assert [row["ranges"] for row in rows] == [*METHODS, "learnt"]
+    assert all(row["heat"] > 0 and row["place"] > 0 for row in rows)
+    *methods, filed = run_ranges("screening", shelf, [start], None)
+    assert methods == rows[:-1]
+    assert filed["heat"] == pytest.approx(rows[-1]["heat"], rel=0.05)
+    show_ranges(rows, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"ranges": rows}
+
+
+def test_sensitivity_lists_every_layer(
+    trained: Path, shelf: Path, start: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = run_sensitivity("screening", shelf, [start], trained)
+    layers = {row["layer"] for row in rows}
+    assert {"stem.0", "down4.1.first.0", "head"} <= layers
+    assert len(layers) == len(rows)
+    assert max(row["int4"] for row in rows) > max(row["int8"] for row in rows)
+    show_layers(rows, shelf / "report.png", as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"layers": rows}
+    assert (shelf / "report.png").read_bytes().startswith(b"\x89PNG")
+    show_layers(rows, None, as_json=False)
+    assert "stem.0" in capsys.readouterr().out
+
+
+def test_another_network_and_another_run_are_refused(
+    shelf: Path, start: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    other = ScreeningNetwork(ScreeningSpec((8, 32, 32, 64), (1, 1, 1)))
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    with pytest.raises(UnfitArtifact, match="not of the network"):
+        run_sensitivity("screening", shelf, [tmp_path / "other.pt"], None)
+    with pytest.raises(UnfitArtifact, match="not of the run that made screening-int8"):
+        run_sensitivity("screening", shelf, [start], start)  # the float network's weights
+
+
+@pytest.mark.usefixtures("shelf")
+def test_missing_files_are_named_before_anything_is_quantised(start: Path, tmp_path: Path) -> None:
+    with pytest.raises(NoWeights, match="--start"):
+        run_qat(asked((), tmp_path), "screening", [], "minmax")
+    with pytest.raises(NoWeights, match="--screening"):
+        run_qat(asked((start,), tmp_path), "hybrid", [], "minmax")
+    with pytest.raises(NoWeights, match="--screening"):
+        run_int4(asked((start,), tmp_path), "hybrid", start, [], SHARE)
+
+
+def test_an_export_enters_both_files_and_keeps_what_was_fitted(shelf: Path, start: Path) -> None:
+    """FP32 and INT8 of the same weights; a second export leaves the settings alone."""
+    run_export("screening", shelf, [start], "minmax", "screening")
+    assert find("screening-int8", shelf).settings == UNFITTED["screening"]
+    amend("screening-int8", "settings", {"calibration": [2.0, 1.0]}, shelf)
+    run_export("screening", shelf, [start], "percentile", "screening")
+    again = find("screening-int8", shelf)
+    assert again.settings == {"calibration": [2.0, 1.0]}
+    assert again.method == "post-training quantisation, percentile"
+    assert "steps" not in again.training  # nothing was trained
+
+
+def test_a_run_that_began_from_another_counts_with_it(tmp_path: Path) -> None:
+    """The second began from the first; an artifact's folder has no log. Old logs have no seed."""
+    for name, line in {
+        "first": {"steps": 100, "minutes": 2.0, "start": ["models/x-fp32.onnx"]},
+        "second": {"steps": 40, "minutes": 0.5, "seed": 7, "start": ["first/averaged.pt"] * 2},
+    }.items():
+        line["start"] = [str(tmp_path / one) for one in line["start"]]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.jsonl").write_text("{}\n" + json.dumps(line) + "\n")
+    found = training_of([tmp_path / "second"])
+    assert found == {"steps": 140, "seconds": 150, "seeds": [7]}
+    assert training_of([tmp_path]) == {}
+
+
+def test_the_methods_that_can_be_typed_are_those_that_there_are() -> None:
+    assert get_args(get_args(Method)[0]) == tuple(METHODS)
+    result = CliRunner().invoke(app, ["ranges", "magic", "--data", "x", "--start", "y"])
+    assert result.exit_code == 2
+    assert "magic" in result.stderr

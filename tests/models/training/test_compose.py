@@ -75,12 +75,6 @@ def test_a_piece_of_vessel_is_implanted_without_a_mark() -> None:
     assert any((part.voxels != lung.voxels).any() for part in parts)
 
 
-def test_the_same_seed_draws_the_same_samples() -> None:
-    one, other = (composer().draw(np.random.default_rng(7)) for _ in range(2))
-    np.testing.assert_array_equal(one.voxels, other.voxels)
-    np.testing.assert_array_equal(one.nodules, other.nodules)
-
-
 def test_the_sheet_shows_every_composition_with_its_nodules(tmp_path: Path) -> None:
     draw_samples(tmp_path / "sheet", composer(), columns=2, seed=1)
     sheet = cv2.imread(str(tmp_path / "sheet"))
