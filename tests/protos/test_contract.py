@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from protos import generate
 from protos import overread_pb2 as pb
 
 FILE = Path(__file__).with_name("contract.json")
@@ -95,6 +97,11 @@ def test_a_change_of_number_type_or_name_would_be_seen() -> None:
         else:
             methods["Read"] = methods["Read"].replace("stream ", "")
         assert len(missing(json.loads(FILE.read_text()), other)) == 1
+
+
+def test_the_committed_stubs_have_not_drifted() -> None:
+    pytest.importorskip("grpc_tools", reason="needs grpcio-tools, of the extra dev")
+    assert generate.drifted() == []
 
 
 if __name__ == "__main__":
