@@ -12,23 +12,26 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from pydicom import dcmread
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Comprehensive3DSRStorage, Verification
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from edge.escalation.client import open_second_reader
 from edge.settings.core import load_settings
 from evaluation.world import free_ports
 from process import tracing
+from process.http import Listener, serving
 from process.tracing import exporting, root_span_id
 from protos.deadline import Deadline
 from tests.cloud.running import make_roi, run_cloud
 from tests.dicom_peers import Pacs
 from tests.edge.dicom_in.senders import send
-from tests.process.test_tracing import Collector, collector
 from tests.test_end_to_end import LIMIT_S, Home, Study, chest, home, wait_for
 from tests.traces import Seen, spans_in
 
-# the chest and the home of the processes are those of the end-to-end tests, and the collector that
-# of the tests of tracing
-__all__ = ["chest", "collector", "home"]
+# the chest and the home of the processes are those of the end-to-end tests
+__all__ = ["chest", "home"]
 
 STAGES = ["read", "preprocess", "screen", "decide", "escalate", "merge", "draw", "report"]
 ORDER = ["receive", "inbox", "wait", *STAGES, "make objects", "deliver"]
@@ -95,18 +98,26 @@ def test_every_span_of_a_study_is_in_one_trace_also_after_a_kill(
     assert [word for word in words if word in text] == []
 
 
-def test_edge_and_cloud_send_one_trace_to_a_collector(collector: Collector) -> None:
+def test_edge_and_cloud_send_one_trace_to_a_collector() -> None:
     """By OTLP over HTTP; the collector here is a server that decodes the protobuf messages."""
-    key = "4bf92f3577b34da6a3ce929d0e0e4736"
-    with run_cloud() as cloud, ExitStack() as held:
-        second = open_second_reader(
-            load_settings(cloud__address=cloud.address), held, time.monotonic
-        )
-        held.enter_context(exporting("overread", collector.url))
+    key, requests = "4bf92f3577b34da6a3ce929d0e0e4736", list[ExportTraceServiceRequest]()
+
+    async def collect(request: Request) -> Response:
+        requests.append(ExportTraceServiceRequest.FromString(await request.body()))
+        return Response()
+
+    collector = Starlette(routes=[Route("/v1/traces", collect, methods=["POST"])])
+    with (
+        run_cloud() as cloud,
+        serving(collector, Listener("127.0.0.1:0")) as bound,
+        ExitStack() as held,
+    ):
+        settings = load_settings(cloud__address=cloud.address)
+        second = open_second_reader(settings, held, time.monotonic)
+        held.enter_context(exporting("overread", bound.url))
         with tracing.study(key), tracing.span("escalate"):
             result = second.read_rois([make_roi(1)], Deadline.after(20.0), key)
     assert len(result.verdicts) == 1
-    requests = [ExportTraceServiceRequest.FromString(body) for _, body in collector.requests]
     spans = {
         one.name: one
         for request in requests

@@ -179,21 +179,20 @@ def test_a_long_value_is_cut(config: Path) -> None:
     [
         (b"cloud = ", "is not valid TOML: Invalid value (at end of document)"),
         (b"site = '\xff'", "is not UTF-8 text, expected a TOML file"),
+        ("a folder", "cannot be read: Is a directory"),
         (None, "configuration file not found"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(
-    content: bytes | None, says: str, config: Path
+    content: bytes | str | None, says: str, config: Path
 ) -> None:
-    if content is not None:
+    if isinstance(content, bytes):
         config.write_bytes(content)
+    elif content:
+        config.mkdir()
     said = error_of(EdgeSettings, config)
     assert said.startswith(str(config))
     assert says in said
-
-
-def test_a_folder_is_no_file_of_settings(tmp_path: Path) -> None:
-    assert error_of(EdgeSettings, tmp_path) == f"{tmp_path} cannot be read: Is a directory"
 
 
 def test_the_file_that_was_loaded_is_known(config: Path) -> None:

@@ -1,19 +1,16 @@
 """Traces: each span of a study finds its trace; a destination that is away costs spans alone."""
 
-import http.server
 import io
 import json
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import structlog
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -180,15 +177,6 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         exporting("overread-edge", destination).__enter__()
 
 
-def test_a_collector_gets_spans_over_http(collector: "Collector") -> None:
-    with exporting("overread-cloud", collector.url), tracing.study(KEY), tracing.span("read"):
-        pass
-    (path, body) = collector.requests[0]
-    assert path == "/v1/traces"
-    (resource,) = ExportTraceServiceRequest.FromString(body).resource_spans
-    assert [span.trace_id.hex() for span in resource.scope_spans[0].spans] == [KEY]
-
-
 def test_a_collector_that_never_answers_does_not_hold_up_the_end() -> None:
     """It takes the connection and is silent: the end comes before it lets go."""
     with socket.create_server(("127.0.0.1", 0)) as silent, capture_logs() as lines:
@@ -235,41 +223,3 @@ def test_spans_that_nobody_takes_are_bounded() -> None:
                 pass
         stuck.go.set()
     assert 0 < stuck.spans <= QUEUE_SPANS + QUEUE_SPANS // 4
-
-
-class Collector:
-    """An HTTP server that keeps what is posted."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[str, bytes]] = []
-        self.url = ""
-
-    @contextmanager
-    def running(self) -> Iterator["Collector"]:
-        kept = self.requests
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                kept.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
-                self.send_response(200)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            thread = threading.Thread(target=server.serve_forever)
-            thread.start()
-            self.url = f"http://127.0.0.1:{server.server_port}"
-            try:
-                yield self
-            finally:
-                server.shutdown()
-                thread.join()
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with Collector().running() as one:
-        yield one
