@@ -142,6 +142,12 @@ class CloudServer:
         self._version, self._clock = service_version, clock
         self._bounds, self._scheduler = bounds or Bounds(), scheduler
         self.address = self.http_address = ""
+        # in bytes: an ROI of a study; a batch of raw ROIs in one inference request; over HTTP that,
+        # or an ROI in JSON
+        roi, most = math.prod(reader.roi_shape), settings.max_batch
+        self._largest_message = roi + MESSAGE_MARGIN
+        self._largest_request = most * roi + MESSAGE_MARGIN
+        self._largest_body = max(self._largest_request, JSON_BYTES * roi + MESSAGE_MARGIN)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # grpc-stubs omits it
         self._parts = AsyncExitStack()
 
@@ -170,7 +176,11 @@ class CloudServer:
             parts.push_async_callback(self._server.stop, 1.0)
             if settings.http_address:
                 app = RestService(inference, settings, self._bounds, self._largest_body).app()
-                http = serving_here(app, self._http_listener())
+                connections = settings.max_streams + SPARE_CONNECTIONS
+                at = Listener(
+                    settings.http_address, "http_address", settings.tls, connections=connections
+                )
+                http = serving_here(app, at)
                 self.http_address = (await parts.enter_async_context(http)).address
             for name in ("", SERVICE_NAME, rpc.SERVICE_NAME):
                 await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -296,29 +306,6 @@ class CloudServer:
         names = (SERVICE_NAME, rpc.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         return server
-
-    @property
-    def _largest_message(self) -> int:
-        """The largest message of a study, an ROI of the model's shape, in bytes."""
-        return math.prod(self._reader.roi_shape) + MESSAGE_MARGIN
-
-    @property
-    def _largest_request(self) -> int:
-        """The largest message of all, a batch of raw ROIs in one inference request, in bytes."""
-        return self._settings.max_batch * math.prod(self._reader.roi_shape) + MESSAGE_MARGIN
-
-    @property
-    def _largest_body(self) -> int:
-        """The largest body over HTTP: a batch of raw ROIs, or one in JSON, in bytes."""
-        json = JSON_BYTES * math.prod(self._reader.roi_shape) + MESSAGE_MARGIN
-        return max(self._largest_request, json)
-
-    def _http_listener(self) -> Listener:
-        settings = self._settings
-        connections = settings.max_streams + SPARE_CONNECTIONS
-        return Listener(
-            settings.http_address, "http_address", settings.tls, connections=connections
-        )
 
     def _bind(self) -> str:
         address, credentials = self._settings.address, server_credentials(self._settings)

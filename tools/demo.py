@@ -23,11 +23,11 @@ from rich.console import Console, Group
 
 from edge.access import UMASK, make_folder
 from edge.cli.output import ExitStatus
-from edge.errors import EdgeError
 from edge.findings import Route
 from edge.folders import exclusive
-from evaluation.errors import EvaluationError, MissingData
+from evaluation.errors import MissingData
 from evaluation.phantoms import prepare, whole_chest
+from evaluation.run import run_program
 from evaluation.world import START_S, Process, running
 from imaging.volume import Nodule
 from models.markdown import Rows
@@ -316,13 +316,9 @@ def _ended_by_signals() -> Iterator[None]:
 
 def main() -> None:
     """Run the command; an error ends it with one line on standard error."""
-    try:
-        os.umask(UMASK)  # of the logs, which may name a patient's folder
-        with _ended_by_signals():
-            app()
-    except (EvaluationError, EdgeError, OSError) as error:
-        typer.echo(printable(f"{type(error).__name__}: {error}"), err=True)
-        raise SystemExit(ExitStatus.FAILED) from error
+    os.umask(UMASK)  # of the logs, which may name a patient's folder
+    with _ended_by_signals():
+        run_program(app)
 
 
 if __name__ == "__main__":

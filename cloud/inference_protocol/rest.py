@@ -117,7 +117,9 @@ class RestService:
         )
 
     async def _infer(self, request: Request) -> Response:
-        caller, peer = self._caller(request), _host(request)
+        names, peer = certificate_names(request), _host(request)
+        said, known = request.headers.getlist(SITE_KEY), names is not None
+        caller = named_caller(names or (), said, peer, certified=known, settings=self._settings)
         try:
             with self._inference.admitted(caller, peer):  # before its body is received
                 try:
@@ -126,7 +128,7 @@ class RestService:
                     _log.info("inference request cancelled", site=caller.site, peer=peer)
                     return Response(status_code=HTTPStatus.BAD_REQUEST)
         except OverreadError as error:
-            response = _failure(error)
+            response = await _failed(request, error)
             if not await self._discard(request):
                 response.headers["Connection"] = "close"
             return response
@@ -207,16 +209,6 @@ class RestService:
             gone.cancel()
             answer.cancel()
 
-    def _caller(self, request: Request) -> Caller:
-        names = certificate_names(request)
-        return named_caller(
-            names or (),
-            request.headers.getlist(SITE_KEY),
-            _host(request),
-            certified=names is not None,
-            settings=self._settings,
-        )
-
 
 def _host(request: Request) -> str:
     """Return the caller's address as gRPC writes it: a machine is one site over both."""
@@ -224,8 +216,9 @@ def _host(request: Request) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _failure(error: OverreadError) -> Response:
+async def _failed(_: Request, error: Exception) -> Response:
     """Return an error as a response; headers name its class, and when to try again."""
+    assert isinstance(error, OverreadError)
     code, reason, _ = to_status(error)
     status = _STATUS.get(code, HTTPStatus.INTERNAL_SERVER_ERROR)
     if isinstance(error, DeadlineUnmeetable):  # refused at once, where another would be in time
@@ -251,11 +244,6 @@ def _answering(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
 def _model(request: Request) -> tuple[str, str]:
     """Return the name and the version of the model that the path names."""
     return request.path_params.get("model", ""), request.path_params.get("version", "")
-
-
-async def _failed(_: Request, error: Exception) -> Response:
-    assert isinstance(error, OverreadError)
-    return _failure(error)
 
 
 async def _unrouted(_: Request, error: Exception) -> Response:
