@@ -23,7 +23,7 @@ from cloud.settings import CloudSettings
 from evaluation.hostile.clients import unfinished as unfinished_calls
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
-from protos.errors import OverreadError, Unreachable, from_status, status_of
+from protos.errors import OverreadError, from_status, status_of
 from protos.messages import SITE_KEY, Verdict
 from tests.cloud.running import (
     RunningCloud,
@@ -111,17 +111,6 @@ def test_a_burst_of_calls_does_not_cancel_those_of_other_sites() -> None:
             assert [end_of(call) for call in calls] == [None] * 8
 
 
-def test_a_study_open_after_the_grace_period_gets_draining() -> None:
-    with contextlib.ExitStack() as channel:
-        with run_cloud(grace_s=0.05) as cloud:
-            stub = channel.enter_context(cloud.stub())
-            sent = channel.enter_context(unfinished(*make_stream(roi_count=1)))
-            call = stub.Read(sent, timeout=20)
-            until(lambda: cloud.open_streams == 1)
-            cloud.drain()
-        assert end_of(call) == "Draining"
-
-
 @pytest.mark.parametrize("host", ["256.1.1.1", "192.0.2.1"])
 def test_an_address_of_no_or_another_machine_is_named(host: str) -> None:
     """In words of the system: gRPC says to set GRPC_VERBOSITY."""
@@ -161,24 +150,6 @@ def pki(tmp_path: Path) -> Path:
     )
 
 
-@contextlib.contextmanager
-def run_mutual_tls(pki: Path, client: str) -> Iterator[tuple[RunningCloud, Any, Any]]:
-    """A cloud, and a client's credentials: with its certificate, and without."""
-    ca, key, cert = ((pki / n).read_bytes() for n in ("ca.pem", f"{client}.key", f"{client}.pem"))
-    files = {"cert": pki / "server.pem", "key": pki / "server.key", "ca": pki / "ca.pem"}
-    with run_cloud(tls=files) as cloud:
-        credentials = grpc.ssl_channel_credentials
-        yield cloud, credentials(ca, key, cert), credentials(ca)
-
-
-def test_mutual_tls_admits_only_signed_certificates(pki: Path) -> None:
-    with run_mutual_tls(pki, "client") as (cloud, known, unknown):
-        assert fetch_description(cloud.address, credentials=known).models == {"mean": "2.1"}
-        for credentials in (unknown, None):
-            with pytest.raises(Unreachable):
-                fetch_description(cloud.address, credentials=credentials, timeout_s=5.0)
-
-
 @pytest.mark.parametrize(
     ("name", "site"), [("client", "client"), ("alternative", "south"), ("nameless", "unknown")]
 )
@@ -194,9 +165,11 @@ def test_the_site_comes_from_the_certificate(
         return caller
 
     monkeypatch.setattr("cloud.service.caller_of", noted)
+    files = {"cert": pki / "server.pem", "key": pki / "server.key", "ca": pki / "ca.pem"}
+    own = ((pki / file).read_bytes() for file in ("ca.pem", f"{name}.key", f"{name}.pem"))
     with (
-        run_mutual_tls(pki, name) as (cloud, known, _),
-        grpc.secure_channel(cloud.address, known) as channel,
+        run_cloud(tls=files) as cloud,
+        grpc.secure_channel(cloud.address, grpc.ssl_channel_credentials(*own)) as channel,
     ):
         stub = overread_pb2_grpc.OverreadStub(channel)
         metadata = (("overread-site", "north"),)

@@ -137,18 +137,6 @@ def test_a_failed_batch_is_refused_and_the_service_continues() -> None:
     assert isinstance(outcomes[2], Verdict)
 
 
-def test_too_many_studies_are_refused_as_overloaded() -> None:
-    with run_cloud(max_streams=1) as cloud, cloud.stub() as stub:
-        cloud.reader.gate.clear()
-        call = stub.Read(iter(make_stream(make_roi(1))), timeout=20)
-        until(lambda: cloud.open_streams == 1)
-        assert refused(cloud, make_stream(make_roi(1), study_key="k2")).kind == "Overloaded"
-        cloud.reader.gate.set()
-        assert len(list(answers(call))) == 2
-        until(lambda: cloud.open_streams == 0)
-        assert len(read(cloud, make_stream(make_roi(1), study_key="k2"))) == 2
-
-
 def test_quotas_keep_streams_for_other_sites_and_for_stat() -> None:
     """Of ten streams one site may keep five under contention; the tenth is for stat."""
     with (

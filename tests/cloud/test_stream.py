@@ -46,20 +46,6 @@ def test_every_roi_gets_its_own_verdict(cloud: RunningCloud) -> None:
     assert summary.total_s > 0.0
 
 
-def test_verdicts_arrive_before_the_study_is_complete(cloud: RunningCloud) -> None:
-    header, first, second = make_stream(make_roi(1), make_roi(2))
-    outbox = Outbox()
-    with cloud.stub() as stub:
-        call = stub.Read(iter(outbox.get, None), timeout=20)
-        outbox.put(header)
-        outbox.put(first)
-        assert next(answers(call)).verdict.roi_id == 1
-        outbox.put(second)
-        assert next(call).verdict.roi_id == 2
-        outbox.put(None)
-        assert next(call).summary.answered == 2
-
-
 def test_waiting_rois_are_read_in_batches() -> None:
     with run_cloud(max_batch=4) as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()

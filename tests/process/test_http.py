@@ -1,6 +1,5 @@
 """Any application over real HTTP: its address, its callers, and the bounds of its connections."""
 
-import asyncio
 import contextlib
 import gc
 import socket
@@ -24,7 +23,6 @@ from process.http import (
     body_parts,
     certificate_names,
     serving,
-    serving_here,
 )
 from process.tls import TlsFiles
 from tests.cloud.running import until
@@ -98,14 +96,6 @@ def test_wrong_files_of_tls_stop_the_start_and_are_named(pki: Path) -> None:
     said = r"tls\.key = .* is not the private key of tls\.cert"
     with pytest.raises(CannotListen, match=said), serving(APP, bounded(tls=files)):
         pass
-
-
-def test_it_serves_from_the_loop_of_its_caller() -> None:
-    async def run() -> int:
-        async with serving_here(APP, HERE) as bound, httpx.AsyncClient() as client:
-            return (await client.get(bound.url)).status_code
-
-    assert asyncio.run(run()) == 200
 
 
 def test_an_address_that_cannot_be_bound_is_named() -> None:

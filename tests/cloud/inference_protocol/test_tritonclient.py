@@ -33,6 +33,7 @@ from tests.cloud.running import (
     make_stream,
     outcomes_by_id,
     read,
+    refused,
     run_cloud,
     until,
 )
@@ -254,15 +255,19 @@ def test_a_caller_that_goes_away_frees_its_places(kind: str) -> None:
         assert (count(stats, "success"), count(stats, "fail")) == (1, 1)
 
 
-def test_requests_beyond_the_quota_of_open_streams_are_refused() -> None:
+def test_requests_and_studies_beyond_the_quota_of_open_streams_are_refused() -> None:
     with (
         called("grpc", max_streams=1) as (cloud, call),
         tritonclient("http", cloud.server.http_address) as other,
     ):
         held(cloud, call)
         assert other.refused(rois=rois(20)) == ("429", "1 streams are open, the limit is 1")
+        study = refused(cloud, make_stream(make_roi(1)))
+        assert (study.kind, study.limit) == ("Overloaded", 1.0)
         cloud.reader.gate.set()
         call.receive()
+        until(lambda: cloud.count("open_requests") == 0)
+        assert len(read(cloud, make_stream(make_roi(1)))) == 2
 
 
 @both
