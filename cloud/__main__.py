@@ -28,7 +28,7 @@ from cloud.settings import CloudSettings, load_settings
 from cloud.telemetry import Telemetry
 from models.runtime.errors import ModelError
 from process.command_line import program
-from process.endpoints import Pulse
+from process.endpoints import Pulse, serving_metrics
 from process.logs import configure_logging
 from process.text import Printable, printable
 from process.tls import TlsFiles, diagnose
@@ -144,7 +144,8 @@ async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
     alive = {"event loop": lambda: "" if loading.is_set() else pulse.problem()}
     usable = {"service": lambda: "".join(closed) or pulse.problem(UNREADY_S)}
     with ExitStack() as opened:
-        metrics = opened.enter_context(telemetry.serve(settings.metrics_address, alive, usable))
+        served = serving_metrics(telemetry.registry, settings.metrics_address, alive, usable)
+        metrics = opened.enter_context(served)
         if metrics is not None:
             _log.info("metrics served", address=metrics)
         reader = opened.enter_context(open_instances(settings, partial(open_reader, settings)))

@@ -27,24 +27,21 @@ _log = structlog.get_logger(__name__)
 class ModelTransfers:
     """The offered model, None for none, and the transfers that are open."""
 
-    def __init__(self, offer: Offer | None = None, most: int = 1, longest_s: float = 600.0) -> None:
-        self._offer, self._most, self._longest_s = offer, most, longest_s
-        self.open = 0
-
-    @classmethod
-    def of(cls, settings: CloudSettings, bounds: Bounds) -> "ModelTransfers":
+    def __init__(self, settings: CloudSettings, bounds: Bounds) -> None:
         """Open the model that the settings offer; this takes seconds.
 
         Raises:
             ModelError: it cannot be offered; the message says why.
         """
-        if not settings.offered_model:
-            return cls()
-        folder = settings.offered_folder or WEIGHTS
-        offer = open_offer(settings.offered_model, folder.absolute(), settings.model_keys)
-        size = len(offer.packed)
-        _log.info("model offered", model=offer.name, version=offer.version, bytes=size)
-        return cls(offer, bounds.max_transfers, bounds.transfer_timeout_s)
+        self._most, self._longest_s = bounds.max_transfers, bounds.transfer_timeout_s
+        self._offer: Offer | None = None
+        self.open = 0
+        if settings.offered_model:
+            folder = settings.offered_folder or WEIGHTS
+            offer = open_offer(settings.offered_model, folder.absolute(), settings.model_keys)
+            size = len(offer.packed)
+            _log.info("model offered", model=offer.name, version=offer.version, bytes=size)
+            self._offer = offer
 
     async def responses(
         self, request: pb.GetModelRequest, site: str, is_busy: Callable[[], bool]

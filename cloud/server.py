@@ -166,7 +166,7 @@ class CloudServer:
         async with AsyncExitStack() as parts:
             self.batcher = await self._open_batcher(parts)
             self.streams = OpenStreams(settings.max_streams)  # one for both protocols
-            backend, models = self._make_backend(), ModelTransfers.of(settings, self._bounds)
+            backend, models = self._make_backend(), ModelTransfers(settings, self._bounds)
             self.service = OverreadService(backend, self.streams, settings, models, clock)
             inference = Inference(backend, self.streams, settings, clock)
             self._add_gauges()
@@ -265,7 +265,7 @@ class CloudServer:
 
     def _add_gauges(self) -> None:
         reader, telemetry = self._reader, self._telemetry
-        telemetry.set_model(reader.name, reader.version, reader.engine)
+        telemetry.model.labels(reader.name, reader.version, reader.engine).set(1)
         queue, counts, add = self.batcher.queue, self.streams.counts, telemetry.add_gauge
         add("queued_rois", "ROIs that wait now", lambda: len(queue))
         add("open_streams", "Studies open now", lambda: counts[STUDIES])

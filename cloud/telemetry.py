@@ -1,13 +1,12 @@
 """The metrics of the cloud, for Prometheus."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from process.endpoints import Checks, process_registry, serving_metrics
+from process.endpoints import process_registry
 from protos.errors import TABLE
 from protos.messages import Priority
 
@@ -30,7 +29,7 @@ NO_PRIORITY = "unknown"
 
 
 class Telemetry:
-    """The metrics of one service; nothing is served until `serve` is entered.
+    """The metrics of one service.
 
     The ``end`` of a study is ``complete``, ``cancelled`` or an error class. An ROI's ``outcome`` is
     ``verdict``, ``cached``, ``repeated`` or an error class; one without an outcome when its stream
@@ -56,7 +55,7 @@ class Telemetry:
         wait = "Wait of an answered ROI"
         self.queue_s = Histogram("queue_seconds", wait, buckets=_SECONDS, **own)
         model = ("model", "version", "engine")
-        self._model = Gauge("model_info", "1 for the model that is served", model, **own)
+        self.model = Gauge("model_info", "1 for the model that is served", model, **own)
         expiry = ("certificate_expiry_timestamp_seconds", "When each certificate expires")
         self._expiry = Gauge(*expiry, ("setting",), **own)
         # an increase from nothing is no increase to Prometheus: series that alerts need begin at 0
@@ -72,10 +71,6 @@ class Telemetry:
         kind = end if end in (COMPLETE, CANCELLED) else "failed"
         self.study_s.labels(kind, priority).observe(took_s)
 
-    def set_model(self, name: str, version: str, engine: str) -> None:
-        """Say which model is served."""
-        self._model.labels(name, version, engine).set(1)
-
     def set_expiries(self, expiries: Mapping[str, datetime]) -> None:
         """Set when the certificate of each setting expires."""
         for setting, end in expiries.items():
@@ -84,9 +79,3 @@ class Telemetry:
     def add_gauge(self, name: str, meaning: str, value: Callable[[], float]) -> None:
         """Add the gauge ``overread_cloud_<name>``, which shows what ``value`` returns."""
         Gauge(name, meaning, **self._own).set_function(value)
-
-    def serve(
-        self, address: str, alive: Checks | None = None, ready: Checks | None = None
-    ) -> AbstractContextManager[str | None]:
-        """Serve metrics and checks over HTTP while entered, see `serving_metrics`."""
-        return serving_metrics(self.registry, address, alive or {}, ready or {})

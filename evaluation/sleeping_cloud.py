@@ -31,6 +31,7 @@ from edge.atomic_files import write_atomically
 from edge.escalation.rois import ROI_SHAPE
 from imaging.volume import UInt8Array
 from models.runtime.second_reader import Readings
+from process.endpoints import serving_metrics
 from process.logs import configure_logging
 from protos.errors import Overloaded, OverreadError
 
@@ -198,7 +199,7 @@ def main(
             server = CloudServer(
                 settings, reader, telemetry, service_version=reader.name, scheduler=ORDERS[order]
             )
-            with telemetry.serve(settings.metrics_address):
+            with serving_metrics(telemetry.registry, settings.metrics_address, {}, {}):
                 ready = ready_file
                 await serve(server, ready=lambda at: write_atomically(ready, at.encode()))
 
