@@ -216,7 +216,7 @@ def _host(request: Request) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-async def _failed(_: Request, error: Exception) -> Response:
+async def _failed(_request: Request, error: Exception) -> Response:
     """Return an error as a response; headers name its class, and when to try again."""
     assert isinstance(error, OverreadError)
     code, reason, _ = to_status(error)
