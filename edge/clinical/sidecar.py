@@ -64,19 +64,6 @@ def clinical_of(study: Path) -> Clinical:
     Raises:
         OSError: a fault of the machine.
     """
-    try:
-        return read_clinical(study)
-    except BadClinical as error:
-        return Clinical(source=NAME, problem=str(error))
-
-
-def read_clinical(study: Path) -> Clinical:
-    """Read the file of a study's folder; nothing is known without one.
-
-    Raises:
-        BadClinical: it is no JSON, a field is unknown, or a value is not allowed.
-        OSError: a fault of the machine.
-    """
     file = study / NAME
     if not study.is_dir() or not (file.exists() or file.is_symlink()):
         return UNKNOWN
@@ -87,9 +74,12 @@ def read_clinical(study: Path) -> Clinical:
             raise BadClinical(f"more than {_MAX_BYTES} bytes, expected a small JSON object")
         return _clinical(json.loads(text))
     except UnreadableFile as error:
-        raise BadClinical(error.reason) from error
+        problem = error.reason
+    except BadClinical as error:
+        problem = str(error)
     except (ValueError, RecursionError):
-        raise BadClinical("is no JSON, expected a JSON object") from None
+        problem = "is no JSON, expected a JSON object"
+    return Clinical(source=NAME, problem=problem)
 
 
 def _clinical(values: Any) -> Clinical:
