@@ -113,35 +113,31 @@ def brock_of(
     age = age_in_years(header.age)
     if not finding.diameter_mm > 0 or (age is not None and age < MIN_AGE):
         return None
-    sex = header.sex.strip().upper()
     texture = finding.verdict.texture if finding.verdict else ""
     zone = location.zone if location else ""
-    unknown: list[str] = []
-
-    def known(name: str, value: float | bool | None, reference: float | bool = False) -> float:
-        if value is None:
-            unknown.append(name)
-        return reference if value is None else value
-
-    def flag(name: str, value: bool | None) -> bool:
-        return bool(known(name, value))
-
+    # in the order in which unknown inputs are named
+    known: dict[str, object] = {
+        "age": age,
+        "sex": {"F": "female", "M": "male"}.get(header.sex.strip().upper()),
+        "family history of lung cancer": clinical.family_history_of_lung_cancer,
+        "emphysema": clinical.emphysema,
+        "upper lobe": zone or None,
+        "spiculation": clinical.spiculation,
+        "type": texture if texture in _TEXTURE else None,
+    }
     inputs = BrockInputs(
-        age_years=round(known("age", age, _MEAN_AGE), 1),
-        female=flag("sex", {"F": True, "M": False}.get(sex)),
-        family_history=flag(
-            "family history of lung cancer", clinical.family_history_of_lung_cancer
-        ),
-        emphysema=flag("emphysema", clinical.emphysema),
+        age_years=round(_MEAN_AGE if age is None else age, 1),
+        female=known["sex"] == "female",
+        family_history=bool(clinical.family_history_of_lung_cancer),
+        emphysema=bool(clinical.emphysema),
         diameter_mm=round(finding.diameter_mm, 1),
         texture=texture if texture in _TEXTURE else "solid",
-        upper=flag("upper lobe", zone == "upper" if zone else None),
+        upper=zone == "upper",
         count=max(1, count),
-        spiculation=flag("spiculation", clinical.spiculation),
+        spiculation=bool(clinical.spiculation),
     )
-    if texture not in _TEXTURE:
-        unknown.append("type")
-    return Brock(probability(inputs), inputs, tuple(unknown))
+    unknown = tuple(name for name, value in known.items() if value is None)
+    return Brock(probability(inputs), inputs, unknown)
 
 
 def notes_of(header: StudyHeader, clinical: Clinical) -> tuple[str, ...]:

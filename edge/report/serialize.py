@@ -29,6 +29,19 @@ SCHEMA = "overread.report/2"
 """Gets a new number when a key goes or changes its meaning; new keys may come without."""
 
 _UNKNOWN = (math.nan, math.nan, math.nan)
+_TERMS = {
+    "missed_at_most": "alpha",
+    "missed_by_findings_at_most": "alpha_findings",
+    "confidence": "delta",
+    "patients": "patients",
+    "calibration": "calibration",
+    "basis": "basis",
+    "edge_model": "screening",
+    "cloud_model": "hybrid",
+    "slice_mm": "slice_mm",
+    "roi_side": "region_side",
+}
+"""For each key of the terms its field; the confidence is what delta leaves of 1."""
 
 
 class NotAReport(EdgeError):
@@ -109,18 +122,8 @@ def _guarantee(guarantee: Guarantee) -> dict[str, Any]:
         "text": guarantee.text,
         "reason": guarantee.reason,
         "terms": terms
-        and {
-            "missed_at_most": terms.alpha,
-            "missed_by_findings_at_most": terms.alpha_findings,
-            "confidence": _number(1 - terms.delta, 4),
-            "patients": terms.patients,
-            "calibration": terms.calibration,
-            "basis": terms.basis,
-            "edge_model": terms.screening,
-            "cloud_model": terms.hybrid,
-            "slice_mm": terms.slice_mm,
-            "roi_side": terms.region_side,
-        },
+        and {key: getattr(terms, name) for key, name in _TERMS.items()}
+        | {"confidence": _number(1 - terms.delta, 4)},
     }
 
 
@@ -138,15 +141,10 @@ def _coverage(report: Report) -> dict[str, Any] | None:
 
 def change_to_dict(change: Change) -> dict[str, Any]:
     """Return one change of an amended report as JSON values."""
-    verdict = {"probability": _number(change.verdict, 4), "model": change.model}
-    return {
-        "version": change.version,
-        "kind": change.kind.value,
-        "text": change.text,
-        "number": change.number,
+    values = _values(change, probability_before=4, probability_after=4)
+    verdict = {"probability": _number(change.verdict, 4), "model": values.pop("model")}
+    return values | {
         "centre_mm": None if change.centre_mm is None else _point(change.centre_mm),
-        "probability_before": _number(change.probability_before, 4),
-        "probability_after": _number(change.probability_after, 4),
         "verdict": None if change.verdict is None else verdict,
     }
 
@@ -358,19 +356,8 @@ def _place(location: Mapping[str, Any]) -> dict[str, Any]:
 
 def _guarantee_fields(guarantee: Mapping[str, Any]) -> dict[str, Any]:
     terms = guarantee["terms"]
-    names = {
-        "alpha": "missed_at_most",
-        "alpha_findings": "missed_by_findings_at_most",
-        "screening": "edge_model",
-        "hybrid": "cloud_model",
-        "region_side": "roi_side",
-    }
     return {
         "reason": guarantee["reason"],
         "terms": terms
-        and {
-            **terms,
-            **{name: terms[key] for name, key in names.items()},
-            "delta": 1 - terms["confidence"],
-        },
+        and {name: terms[key] for key, name in _TERMS.items()} | {"delta": 1 - terms["confidence"]},
     }
