@@ -107,9 +107,8 @@ def redraw(report: Report, plan: Plan, roi_of: Callable[[int], Roi | None], out:
 def picture_note(report: Report, pictures: Pictures) -> str:
     """Return the note on pictures that are missing, of an older version, or drawn from an ROI."""
     undrawn, version = undrawn_numbers(report), report.read_version
-    numbers = [number for number, _ in report.numbered]
-    possible = [number for number, _ in report.numbered_possible]
-    names = {n: f"finding {n}" for n in numbers} | {n: f"possible finding {n}" for n in possible}
+    names = {n: f"finding {n}" for n, _ in report.numbered}
+    names |= {n: f"possible finding {n}" for n, _ in report.numbered_possible}
     drawn = [number for number in names if picture_name(number) in pictures]
     old, new = [n for n in drawn if n not in undrawn], [n for n in drawn if n in undrawn]
     missing = [number for number in names if number not in drawn]

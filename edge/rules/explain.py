@@ -74,12 +74,11 @@ def studies_below(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    files = [(file, peek(file)) for file in files_of(path)]
-    uids = {one.header.study_uid for _, one in files if one is not None}
-    if len(uids) < 2 or any(one is not None and file.parent == path for file, one in files):
+    seen = {file: one for file in files_of(path) if (one := peek(file)) is not None}
+    uids = {one.header.study_uid for one in seen.values()}
+    if len(uids) < 2 or any(file.parent == path for file in seen):
         return [path]
-    tops = {path / file.relative_to(path).parts[0] for file, one in files if one is not None}
-    return sorted(tops)
+    return sorted({path / file.relative_to(path).parts[0] for file in seen})
 
 
 def _explained(
