@@ -49,7 +49,8 @@ log = structlog.get_logger()
 class DataSetSink(BytesIO):
     """Takes the place of a message's data set, which pynetdicom fills while it arrives.
 
-    Nothing is held in memory.
+    Nothing is held in memory. That of a C-STORE goes to `take`; any other is dropped, and has at
+    most `MAX_REQUEST_BYTES`.
     """
 
     def __init__(self, message: DIMSEMessage, association: Association) -> None:
@@ -58,19 +59,21 @@ class DataSetSink(BytesIO):
         self.size = 0
 
     def write(self, data: Any) -> int:
-        """Take the next part."""
+        """Take the next part; the command is known before it."""
         self.size += len(data)
-        self.take(bytes(data))
+        if isinstance(self.message, C_STORE_RQ):
+            self.take(bytes(data))
+        elif self.size > MAX_REQUEST_BYTES:
+            raise ValueError("message too large")
         return len(data)
 
     def take(self, data: bytes) -> None:
-        """Take the next part; a message that is no C-STORE has at most `MAX_REQUEST_BYTES`."""
-        del data
-        if self.size > MAX_REQUEST_BYTES:
-            raise ValueError("message too large")
+        """Take the next part of the data set of a C-STORE."""
+        raise NotImplementedError
 
     def discard(self) -> None:
         """Remove what has arrived."""
+        raise NotImplementedError
 
 
 MakeSink = Callable[[DIMSEMessage, Association], DataSetSink]
@@ -188,7 +191,9 @@ class BoundedDimse(DIMSEServiceProvider):
             if self.message.encoded_command_set.tell() > MAX_REQUEST_BYTES:
                 raise ValueError("command too large")
             super().receive_primitive(primitive)
-            self._require_valid()
+            for _, message in list(self.msg_queue.queue):
+                if message is not None and not message.is_valid_request:
+                    raise ValueError("incomplete request")  # pynetdicom would not respond to it
         except Exception as error:  # of any kind: pynetdicom promises none
             log.warning("association aborted, invalid message", error=type(error).__name__)
             self.discard()
@@ -204,17 +209,6 @@ class BoundedDimse(DIMSEServiceProvider):
                 sink = getattr(message, "DataSet", None)
                 if isinstance(sink, DataSetSink):
                     sink.discard()
-
-    def _require_valid(self) -> None:
-        """Refuse a request that pynetdicom would not respond to."""
-        for _, message in list(self.msg_queue.queue):
-            if message is not None and not message.is_valid_request:
-                raise ValueError("incomplete request")
-
-
-def is_store(message: DIMSEMessage) -> bool:
-    """Tell whether this is a C-STORE request, whose command is known."""
-    return isinstance(message, C_STORE_RQ)
 
 
 def close(association: Association) -> None:
@@ -279,7 +273,8 @@ class BoundedServer(ThreadedAssociationServer):
             request.settimeout(self.ae.network_timeout)
             self.finish_request(request, client_address)
         except Exception as error:  # of any kind: the next connection must be served
-            self._on_refused(str(client_address[0]), _kind(error))
+            kind = "TLS" if isinstance(error, ssl.SSLError) else type(error).__name__
+            self._on_refused(str(client_address[0]), kind)
             self.shutdown_request(request)
         finally:
             self._handshakes.release()
@@ -299,7 +294,10 @@ class BoundedServer(ThreadedAssociationServer):
 
         Pynetdicom collects garbage here, which would hold up the study that is being read.
         """
-        for association in [one for one in list(self.open) if not _is_running(one)]:
+        for association in list(self.open):
+            # one that was not started yet has no identifier
+            if association.ident is None or association.is_alive() or association.dul.is_alive():
+                continue
             self.open.discard(association)
             cast(BoundedSocket, association.dul.socket).connection.close()
             cast(BoundedDimse, association.dimse).discard()
@@ -320,12 +318,3 @@ class BoundedHandler(RequestHandler):
         association.set_socket(BoundedSocket(association, self.request))
         server.open.add(association)
         return association
-
-
-def _is_running(association: Association) -> bool:
-    # one that was not started yet has no identifier
-    return association.ident is None or association.is_alive() or association.dul.is_alive()
-
-
-def _kind(error: Exception) -> str:
-    return "TLS" if isinstance(error, ssl.SSLError) else type(error).__name__

@@ -1,4 +1,4 @@
-"""Read from a received file what it is, without trusting a byte of it.
+"""Read from a received file what it is, without trusting a byte of it; why one is refused.
 
 Only the first bytes are parsed, so that no file costs more than a little time and memory. UIDs
 become names of files: one with anything but digits and dots is refused.
@@ -8,6 +8,7 @@ import hashlib
 import re
 import zlib
 from dataclasses import dataclass
+from enum import Enum
 from io import BytesIO
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from edge.dicom_in.refusals import Reason, Refused
 from imaging.dicom.study import TRANSFER_SYNTAXES
 
 _HEAD_BYTES = 1 << 18
@@ -29,6 +29,44 @@ MAX_UID = 64
 """Characters of a UID (PS3.5, section 9.1)."""
 _IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _LAST = Tag("SeriesInstanceUID")
+
+
+class Reason(Enum):
+    """Why an instance is refused: the words of log and metrics, and the code for the sender.
+
+    The code is that of C-STORE (PS3.4, table B.2-1; PS3.7, annex C), and the failure reason of
+    STOW-RS (PS3.18, annex I).
+    """
+
+    NO_ROOM = "no room", 0xA700
+    STOPPING = "stopping", 0xA700
+    TOO_LARGE = "too large", 0xA701
+    TOO_MANY = "too many", 0xA702
+    SOP_CLASS = "SOP class", 0x0122
+    SYNTAX = "transfer syntax", 0xC122
+    UID = "UID", 0xC001
+    UNREADABLE = "unreadable", 0xC000
+    MISMATCH = "mismatch", 0xA900
+    CONFLICT = "conflict", 0x0111
+    FAULT = "fault", 0x0110
+
+    def __init__(self, words: str, status: int) -> None:
+        self.words, self.status = words, status
+
+
+class Refused(Exception):
+    """An instance is not stored; nothing of it is left.
+
+    The text has no patient data and no UID: it goes into logs, and to the sender.
+
+    Attributes:
+        sop_class: of the instance; empty if it is not known.
+        instance: its SOP Instance UID; empty if it is not known.
+    """
+
+    def __init__(self, reason: Reason, text: str) -> None:
+        super().__init__(text)
+        self.reason, self.sop_class, self.instance = reason, "", ""
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,7 @@ from pydicom.uid import (
 
 from edge.access import file_mode
 from edge.atomic_files import is_transient
-from edge.dicom_in.identity import Identity, data_set_digest
-from edge.dicom_in.refusals import Reason, Refused
-from edge.settings.core import EdgeSettings
+from edge.dicom_in.identity import Identity, Reason, Refused, data_set_digest
 
 MB = 1_000_000
 MAX_INSTANCES = 10_000
@@ -48,6 +46,25 @@ class Source:
     called: str
     peer: str
 
+    @property
+    def words(self) -> dict[str, str]:
+        """What the log says of it."""
+        return {"way": self.way, "peer": self.peer, "caller": self.caller}
+
+
+@dataclass(eq=False)
+class Sender:
+    """An association or a request that sends instances.
+
+    Attributes:
+        again: how many of its images were stored already.
+        missed: whether an instance was refused: its series are not whole.
+    """
+
+    source: Source
+    again: int = 0
+    missed: bool = False
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -73,26 +90,6 @@ class Expected:
                 raise Refused(Reason.MISMATCH, f"the data set has another {name} than the request")
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What is accepted.
-
-    Attributes:
-        instance_bytes: largest file of one instance.
-        free_bytes: disk space that stays free.
-        instances: largest number of instances of one series that wait in the inbox.
-    """
-
-    instance_bytes: int
-    free_bytes: int
-    instances: int = MAX_INSTANCES
-
-    @classmethod
-    def of(cls, settings: EdgeSettings) -> "Limits":
-        """Take the limits from the settings."""
-        return cls(settings.receive.max_instance_mb * MB, settings.receive.min_free_mb * MB)
-
-
 class Incoming:
     """An instance on its way, in a hidden file.
 
@@ -101,10 +98,10 @@ class Incoming:
         refusal: why it is refused; what comes of it after that is dropped.
     """
 
-    def __init__(self, path: Path, limits: Limits, require_room: Callable[[], None]) -> None:
+    def __init__(self, path: Path, limit_mb: int, require_room: Callable[[], None]) -> None:
         self.path, self.bytes = path, 0
         self.refusal: Refused | None = None
-        self._limits, self._require_room = limits, require_room
+        self._limit_mb, self._require_room = limit_mb, require_room
         self._checked, self._data_from, self._hash = 0, -1, hashlib.sha256()
         self._file: BinaryIO | None = None
 
@@ -132,9 +129,9 @@ class Incoming:
         """Append data; refuse the instance if it becomes too large, or the disk too full."""
         self.bytes += len(data)
         with self.refusing():
-            if self.bytes > self._limits.instance_bytes:
-                limit = self._limits.instance_bytes / MB
-                raise Refused(Reason.TOO_LARGE, f"the instance is larger than {limit:g} MB")
+            if self.bytes > self._limit_mb * MB:
+                text = f"the instance is larger than {self._limit_mb} MB"
+                raise Refused(Reason.TOO_LARGE, text)
             if self._file is None:
                 return
             if self.bytes - self._checked >= _CHECK_BYTES:

@@ -3,115 +3,23 @@
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 
 from edge.checks import Checked, Level, Results, existing, port
-from edge.database import StepHook
-from edge.dicom_in.incoming import Limits
-from edge.dicom_in.port import Counters
-from edge.dicom_in.received import ReceivedStore
+from edge.dicom_in.incoming import MB
+from edge.dicom_in.received import ReceivedStore, ReceiveMetrics
 from edge.dicom_in.scp import receiving_by_dicom
 from edge.dicom_in.stow import read_token, receiving_by_stow
 from edge.errors import BadSettings
 from edge.folders import is_running
 from edge.part import Agent, Part
 from edge.report.model import Report
-from edge.settings.core import EdgeSettings
 from edge.settings.receive import DicomReceiveSettings
 from edge.site import Site
-from edge.telemetry import Telemetry
 from process.tls import is_loopback
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class Receivers:
-    """The ports that receive.
-
-    ``problem`` returns what is wrong with them, empty for nothing. ``forget`` is called with the
-    folder of a series whose study was refused.
-    """
-
-    problem: Callable[[], str] = lambda: ""
-    forget: Callable[[str], None] = lambda _name: None
-
-
-@contextmanager
-def receiving(
-    settings: EdgeSettings,
-    inbox: Path,
-    counters: Counters,
-    on_step: StepHook = lambda _step, _durable: None,
-    on_complete: Callable[[], None] = lambda: None,
-) -> Iterator[Receivers]:
-    """Receive studies while entered, if a port is set; call ``on_complete`` with each series.
-
-    Raises:
-        BadSettings: a port cannot be bound, or files of TLS or of the token cannot be used.
-        OSError: the inbox cannot be written.
-    """
-    if not settings.receive.is_on:
-        yield Receivers()
-        return
-    for tls in (settings.receive.dicom.tls, settings.receive.stow.tls):
-        if problems := tls.problems():
-            raise BadSettings("; ".join(problems))
-        for warning in tls.warnings():
-            log.warning("a certificate expires soon", reason=warning)
-    store = ReceivedStore(inbox, Limits.of(settings), on_step=on_step, on_complete=on_complete)
-    with ExitStack() as ports:
-        by_dicom = ports.enter_context(receiving_by_dicom(settings, store, counters))
-        if by_dicom is not None:
-            ae_title = settings.receive.dicom.ae_title
-            log.info("receiving by DICOM", address=by_dicom.address, ae_title=ae_title)
-        by_stow = ports.enter_context(receiving_by_stow(settings, store, counters))
-        if by_stow is not None:
-            log.info("receiving by STOW-RS", address=by_stow.address)
-        ports.callback(store.stop)
-        listening = [one for one in (by_dicom, by_stow) if one is not None]
-
-        def problem() -> str:
-            dead = [one.address for one in listening if not one.is_served()]
-            return f"{' and '.join(dead)} is not served any more: restart" if dead else ""
-
-        yield Receivers(problem, store.forget)
-
-
-MB = 1_000_000
-
-
-class ReceiveMetrics:
-    """What the ports count: `edge.dicom_in.port.Counters`."""
-
-    def __init__(self, telemetry: Telemetry) -> None:
-        self._received = telemetry.counter("received_instances", "Instances received", "way")
-        self._refused = telemetry.counter(
-            "refused_instances", "Instances refused by reason", "way", "reason"
-        )
-        self._refused_associations = telemetry.counter(
-            "refused_associations", "Associations and connections refused by reason", "reason"
-        )
-        self._associations = telemetry.gauge("open_associations", "DICOM associations open now")
-
-    def count_received(self, way: str) -> None:
-        """Count an instance that was stored; ``way`` is dicom or stow."""
-        self._received.labels(way).inc()
-
-    def count_refused_instance(self, way: str, reason: str) -> None:
-        """Count an instance that was refused."""
-        self._refused.labels(way, reason).inc()
-
-    def count_refused_association(self, reason: str) -> None:
-        """Count an association that was rejected, or a connection that was refused."""
-        self._refused_associations.labels(reason).inc()
-
-    def set_associations(self, number: int) -> None:
-        """Set how many associations are open."""
-        self._associations.set(number)
 
 
 class ReceivePart(Part):
@@ -125,7 +33,9 @@ class ReceivePart(Part):
     def __init__(self, agent: Agent) -> None:
         super().__init__(agent)
         self._metrics = ReceiveMetrics(agent.telemetry)
-        self._ports = Receivers()
+        self._store: ReceivedStore | None = None
+        # of each port its address, and whether it is served
+        self._ports: list[tuple[str, Callable[[], bool]]] = []
 
     @classmethod
     def checks(cls, site: Site) -> Results:
@@ -143,7 +53,7 @@ class ReceivePart(Part):
                 yield from _senders(dicom)
         if stow.address:
             yield from port("receiving", "receive.stow.address", stow.address, stow.tls, runs=runs)
-            read_token(site.settings)
+            read_token(stow)
         free = shutil.disk_usage(existing(site.folders.inbox)).free / MB
         if free < settings.min_free_mb:
             text = f"{free:.0f} MB are free for the inbox, less than receive.min_free_mb: make room"
@@ -157,23 +67,47 @@ class ReceivePart(Part):
             BadSettings: a port cannot be bound, or files of TLS or of the token cannot be used.
             OSError: the inbox cannot be written.
         """
-        agent = self.agent
-        settings, inbox = agent.site.settings, agent.site.folders.inbox
-        for tls in (settings.receive.dicom.tls, settings.receive.stow.tls):
+        agent, settings = self.agent, self.agent.site.settings.receive
+        if not settings.is_on:
+            yield
+            return
+        for tls in (settings.dicom.tls, settings.stow.tls):
             agent.telemetry.set_expiries(tls.expiries())
-        ports = receiving(settings, inbox, self._metrics, agent.on_step, agent.wake)
-        with ports as self._ports:
+            if problems := tls.problems():
+                raise BadSettings("; ".join(problems))
+            for warning in tls.warnings():
+                log.warning("a certificate expires soon", reason=warning)
+        self._store = store = ReceivedStore(
+            agent.site.folders.inbox,
+            settings,
+            self._metrics,
+            on_step=agent.on_step,
+            on_complete=agent.wake,
+        )
+        with ExitStack() as ports:
+            for address, receiving_by in (
+                (settings.dicom.address, receiving_by_dicom),
+                (settings.stow.address, receiving_by_stow),
+            ):
+                if address:
+                    port = receiving_by(settings, store, self._metrics)
+                    self._ports.append(ports.enter_context(port))
+            ports.callback(store.stop)
             yield
 
     def ready(self) -> Mapping[str, Callable[[], str]]:
         """Return whether the ports are served."""
-        is_on = self.agent.site.settings.receive.is_on
-        return {"receiving": lambda: self._ports.problem()} if is_on else {}
+
+        def problem() -> str:
+            dead = [address for address, is_served in self._ports if not is_served()]
+            return f"{' and '.join(dead)} is not served any more: restart" if dead else ""
+
+        return {"receiving": problem} if self.agent.site.settings.receive.is_on else {}
 
     def reported(self, report: Report) -> None:
         """Forget a series whose study was refused, so that it may be sent again."""
-        if report.rejection is not None:
-            self._ports.forget(report.source.name)
+        if report.rejection is not None and self._store is not None:
+            self._store.forget(report.source.name)
 
 
 def _senders(dicom: DicomReceiveSettings) -> Results:

@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
-from itertools import count
 from pathlib import Path
 
 import structlog
@@ -25,18 +24,20 @@ import structlog
 from edge.access import make_folder
 from edge.atomic_files import remove, sync_folder, write_atomically
 from edge.database import StepHook
-from edge.dicom_in.identity import Identity, data_set_digest, identify
+from edge.dicom_in.identity import Identity, Reason, Refused, data_set_digest, identify
 from edge.dicom_in.incoming import (
+    MAX_INSTANCES,
     MB,
     SOP_CLASSES,
     Expected,
     Incoming,
-    Limits,
+    Sender,
     Source,
     refusing_faults,
 )
-from edge.dicom_in.refusals import Reason, Refused
 from edge.folders import DONE, RECEIVED, RESENT_S
+from edge.settings.receive import ReceiveSettings
+from edge.telemetry import Telemetry
 
 RECEIVING = ".receiving"
 """Hidden folder in the inbox with the instances that are not whole yet."""
@@ -56,6 +57,20 @@ class ReceiveStep(Enum):
     COMPLETED = "completed"  # the mark that its series is complete is synchronised
 
 
+class ReceiveMetrics:
+    """What is counted of instances and senders."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self.received = telemetry.counter("received_instances", "Instances received", "way")
+        self.refused = telemetry.counter(
+            "refused_instances", "Instances refused by reason", "way", "reason"
+        )
+        self.refused_associations = telemetry.counter(
+            "refused_associations", "Associations and connections refused by reason", "reason"
+        )
+        self.associations = telemetry.gauge("open_associations", "DICOM associations open now")
+
+
 @dataclass
 class _Series:
     """What is remembered of one series.
@@ -63,7 +78,7 @@ class _Series:
     Attributes:
         digests: of the data sets that are stored, by SOP Instance UID.
         instances: how many files are in its folder.
-        sender: who sent all that is in the folder; None if several did, or it is not known.
+        sender: of all that is in the folder; None if several sent it, or it is not known.
         source: who its `RECEIVED` names.
         used_s: when the last instance came, on the store's clock.
     """
@@ -71,7 +86,7 @@ class _Series:
     used_s: float
     digests: dict[str, bytes] = field(default_factory=dict)
     instances: int = 0
-    sender: int | None = None
+    sender: Sender | None = None
     source: Source | None = None
 
 
@@ -87,21 +102,19 @@ class ReceivedStore:
     def __init__(
         self,
         inbox: Path,
-        limits: Limits,
+        settings: ReceiveSettings,
+        metrics: ReceiveMetrics,
         *,
         clock: Callable[[], float] = time.monotonic,
         free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
         on_step: StepHook = lambda _step, _durable: None,
         on_complete: Callable[[], None] = lambda: None,
     ) -> None:
-        self._inbox, self._limits = inbox, limits
-        self._on_step, self._on_complete, self._numbers = on_step, on_complete, count(1)
+        self._inbox, self._settings, self._metrics = inbox, settings, metrics
+        self._on_step, self._on_complete = on_step, on_complete
         self._clock, self._free_bytes = clock, free_bytes
         self._lock = threading.Lock()
         self._series: dict[str, _Series] = {}
-        self._missed: set[int] = set()
-        # of each sender, how many images were stored already
-        self._again: dict[int, tuple[int, Source]] = {}
         self._stopping = False
         self._receiving = inbox / RECEIVING
         # what a crash left: the agent's lock on the inbox makes sure that nobody else receives
@@ -115,14 +128,10 @@ class ReceivedStore:
         """Begin no instance any more; those that are whole may still be kept."""
         self._stopping = True
 
-    def new_sender(self) -> int:
-        """Return the number of a new sender: an association, or a request."""
-        return next(self._numbers)
-
     def begin(self) -> Incoming:
         """Begin to receive an instance; it is refused if the agent stops, or the disk is full."""
         path = self._receiving / f"{secrets.token_hex(16)}.part"
-        incoming = Incoming(path, self._limits, self._require_room)
+        incoming = Incoming(path, self._settings.max_instance_mb, self._require_room)
         with incoming.refusing():
             if self._stopping:
                 raise Refused(Reason.STOPPING, "the agent is being stopped")
@@ -132,17 +141,19 @@ class ReceivedStore:
                 incoming.open()
         return incoming
 
-    def keep(self, incoming: Incoming, source: Source, expected: Expected, sender: int) -> Identity:
+    def keep(self, incoming: Incoming | None, expected: Expected, sender: Sender) -> Identity:
         """Make an instance durable in the folder of its series; after that it may be acknowledged.
 
-        One that is stored already, with the same data set, is success too. ``sender`` is a number
-        of `new_sender`, for `released`.
+        One that is stored already, with the same data set, is success too. None stands for a
+        request without a data set.
 
         Raises:
-            Refused: it is not stored, and nothing of it is left.
+            Refused: it is not stored, and nothing of it is left; that is counted and in the log.
         """
-        identity = None
+        identity, source = None, sender.source
         try:
+            if incoming is None:
+                raise Refused(Reason.UNREADABLE, "the request has no data set")
             if incoming.refusal is not None:
                 raise incoming.refusal
             with refusing_faults():
@@ -154,44 +165,40 @@ class ReceivedStore:
             if identity.sop_class not in SOP_CLASSES:
                 raise Refused(Reason.SOP_CLASS, "the SOP class is not one of CT")
             with refusing_faults():
-                self._place(incoming, identity, source, sender)
+                self._place(incoming, identity, sender)
             self._on_step(ReceiveStep.ACKNOWLEDGED, False)
-            return identity
         except Refused as refusal:
             if identity is not None:
                 refusal.sop_class, refusal.instance = identity.sop_class, identity.instance
-            self.missed(sender)
+            sender.missed = True
+            words = refusal.reason.words
+            self._metrics.refused.labels(source.way, words).inc()
+            log.warning("instance refused", **source.words, reason=words, why=str(refusal))
             raise
         finally:
-            incoming.discard()  # where it was renamed, nothing is left to discard
+            if incoming is not None:
+                incoming.discard()  # where it was renamed, nothing is left to discard
+        self._metrics.received.labels(source.way).inc()
+        return identity
 
-    def missed(self, sender: int) -> None:
-        """Note that an instance of this sender was refused: its series are not whole."""
-        with self._lock:
-            self._missed.add(sender)
-
-    def released(self, sender: int, *, complete: bool) -> None:
+    def released(self, sender: Sender, *, complete: bool) -> None:
         """Forget a sender; with ``complete`` mark as complete what it alone has sent.
 
         The log says how many of its images were stored already.
         """
         with self._lock:
-            again = self._again.pop(sender, None)
-            mine = [name for name, one in self._series.items() if one.sender == sender]
-            complete = complete and sender not in self._missed
-            self._missed.discard(sender)
-            for name in mine:
+            for name in [name for name, one in self._series.items() if one.sender is sender]:
                 self._series[name].sender = None
-                if complete:
+                if complete and not sender.missed:
                     with suppress(OSError):  # it was claimed: the quiet time was shorter
                         self._on_step(ReceiveStep.COMPLETED, False)
                         (self._inbox / name / DONE).touch(exist_ok=False)
                         sync_folder(self._inbox / name)
                         self._on_step(ReceiveStep.COMPLETED, True)
                         self._on_complete()
-        if again is not None:
-            images, source = again
-            said = {"way": source.way, "peer": source.peer, "caller": source.caller}
+        if images := sender.again:
+            sender.again = 0
+            said = sender.source.words
             log.info("images received again, stored already", images=images, **said)
 
     def forget(self, name: str) -> None:
@@ -205,11 +212,11 @@ class ReceivedStore:
                 series.digests = {u: d for u, d in series.digests.items() if f"{u}.dcm" in there}
 
     def _require_room(self) -> None:
-        if self._free_bytes(self._inbox) < self._limits.free_bytes:
-            limit = self._limits.free_bytes / MB
-            raise Refused(Reason.NO_ROOM, f"less than {limit:g} MB are free for the inbox")
+        limit_mb = self._settings.min_free_mb
+        if self._free_bytes(self._inbox) < limit_mb * MB:
+            raise Refused(Reason.NO_ROOM, f"less than {limit_mb} MB are free for the inbox")
 
-    def _place(self, incoming: Incoming, identity: Identity, source: Source, sender: int) -> None:
+    def _place(self, incoming: Incoming, identity: Identity, sender: Sender) -> None:
         digest = incoming.digest(identity.offset)
         folder = self._inbox / identity.folder
         target = folder / f"{identity.instance}.dcm"
@@ -220,12 +227,12 @@ class ReceivedStore:
                 text = "the SOP Instance UID is stored with another data set"
                 raise Refused(Reason.CONFLICT, text)
             if known is not None:
-                self._again[sender] = self._again.get(sender, (0, source))[0] + 1, source
+                sender.again += 1
                 with suppress(FileNotFoundError):  # claimed
                     sync_folder(folder)
                 return
             self._on_step(ReceiveStep.STORED, False)
-            descriptor = self._rename(incoming, target, series, source, sender)
+            descriptor = self._rename(incoming, target, series, sender)
         try:
             os.fsync(descriptor)
         finally:
@@ -234,9 +241,7 @@ class ReceivedStore:
         with self._lock:
             series.digests[identity.instance] = digest
 
-    def _rename(
-        self, incoming: Incoming, target: Path, series: _Series, source: Source, sender: int
-    ) -> int:
+    def _rename(self, incoming: Incoming, target: Path, series: _Series, sender: Sender) -> int:
         """Rename the file into its folder; return the open folder, which is to be synchronised.
 
         The agent may move the folder away between any two steps.
@@ -249,14 +254,14 @@ class ReceivedStore:
                     make_folder(folder)
                     sync_folder(self._inbox)
                     series.instances, series.sender, series.source = 0, sender, None
-                elif series.sender != sender:
+                elif series.sender is not sender:
                     series.sender = None
-                if series.instances >= self._limits.instances:
-                    text = f"the series has more than {self._limits.instances} instances"
+                if series.instances >= MAX_INSTANCES:
+                    text = f"the series has more than {MAX_INSTANCES} instances"
                     raise Refused(Reason.TOO_MANY, text)
-                if series.source != source:
-                    _write_sidecar(folder, source)
-                    series.source = source
+                if series.source != sender.source:
+                    _write_sidecar(folder, sender.source)
+                    series.source = sender.source
                 return _rename_into(incoming.path, target, series)
             except FileNotFoundError:
                 continue
@@ -266,23 +271,20 @@ class ReceivedStore:
         """Return what is known of a series; forget those of which nothing came for long."""
         now = self._clock()
         if name not in self._series:
-            old = [
-                other
+            self._series = {
+                other: one
                 for other, one in self._series.items()
-                if one.sender is None and now - one.used_s > RESENT_S
-            ]
-            for other in old:
-                del self._series[other]
+                if one.sender is not None or now - one.used_s <= RESENT_S
+            }
             total = sum(len(one.digests) for one in self._series.values())
             for one in sorted(self._series.values(), key=lambda one: one.used_s):
                 if total <= MAX_REMEMBERED:
                     break
                 total -= len(one.digests)
                 one.digests.clear()
-            folder = self._inbox / name
             # left by an earlier process: who sent it all is not known
-            found = list(folder.glob("*.dcm")) if folder.is_dir() else []
-            self._series[name] = _Series(now, instances=len(found))
+            found = len(list((self._inbox / name).glob("*.dcm")))
+            self._series[name] = _Series(now, instances=found)
         series = self._series[name]
         series.used_s = now
         return series

@@ -6,8 +6,9 @@ Data sets go to the disk as they come, and keep their transfer syntax.
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from typing import Any, cast
 
 import structlog
@@ -19,15 +20,12 @@ from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.dsutils import create_file_meta, encode_file_meta
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from edge.dicom_in.bounds import BoundedServer, DataSetSink, close, is_store
-from edge.dicom_in.identity import checked_uid
-from edge.dicom_in.incoming import MB, SOP_CLASSES, Expected, Incoming, Source
-from edge.dicom_in.port import Counters, Listening, keep
-from edge.dicom_in.received import ReceivedStore
-from edge.dicom_in.refusals import Refused, Rejection
+from edge.dicom_in.bounds import BoundedServer, DataSetSink, close
+from edge.dicom_in.identity import Refused, checked_uid
+from edge.dicom_in.incoming import MB, SOP_CLASSES, Expected, Incoming, Sender, Source
+from edge.dicom_in.received import ReceivedStore, ReceiveMetrics
 from edge.errors import BadSettings
-from edge.settings.core import EdgeSettings
-from edge.settings.receive import Peer, plain_address
+from edge.settings.receive import Peer, ReceiveSettings, plain_address
 from imaging.dicom.study import TRANSFER_SYNTAXES
 from process.http import address_text, host_and_port, reason_of
 from process.logs import quieten
@@ -47,93 +45,95 @@ SPARE_CONNECTIONS = 16
 log = structlog.get_logger()
 
 
+class Rejection(Enum):
+    """Why an association is rejected: words of log and metrics, and the answer (PS3.8, table 9-21).
+
+    The answer is result, source and reason.
+    """
+
+    CALLING = "calling AE title", (0x01, 0x01, 0x03)
+    CALLED = "called AE title", (0x01, 0x01, 0x07)
+    LIMIT = "too many associations", (0x02, 0x03, 0x02)
+    STOPPING = "stopping", (0x02, 0x03, 0x01)
+
+    def __init__(self, words: str, answer: tuple[int, int, int]) -> None:
+        self.words, self.answer = words, answer
+
+
 @contextmanager
 def receiving_by_dicom(
-    settings: EdgeSettings,
-    store: ReceivedStore,
-    counters: Counters,
-    *,
-    max_open: int = MAX_ASSOCIATIONS,
-) -> Iterator[Listening | None]:
-    """Receive studies while entered; yield the bound address, None if it is off.
+    settings: ReceiveSettings, store: ReceivedStore, metrics: ReceiveMetrics
+) -> Iterator[tuple[str, Callable[[], bool]]]:
+    """Receive studies while entered; yield the bound address, and whether it is served.
 
     At the end the instances that are on their way have some seconds, and no others are begun.
 
     Raises:
         BadSettings: the port cannot be bound.
     """
-    if not settings.receive.dicom.address:
-        yield None
-        return
     _config.LOG_HANDLER_LEVEL = "none"
     quieten()
-    node = _Node(settings, store, counters, max_open)
-    server = node.server(settings)
+    node = _Node(settings, store, metrics)
+    server = node.server()
     thread = threading.Thread(target=server.serve_forever, name="dicom", daemon=True)
     thread.start()
     try:
-        host, _ = host_and_port(settings.receive.dicom.address)
+        host, _ = host_and_port(settings.dicom.address)
         address = address_text(host, server.server_address[1])
-        yield Listening(address, thread.is_alive)
+        log.info("receiving by DICOM", address=address, ae_title=settings.dicom.ae_title)
+        yield address, thread.is_alive
     finally:
         node.drain(server)
         server.shutdown()
         thread.join()
 
 
-class _Session:
-    """One association: who it is from, and its number in the store."""
-
-    def __init__(self, number: int, source: Source) -> None:
-        self.number, self.source = number, source
-
-
 class _Node:
     """Decides who may send, and answers."""
 
     def __init__(
-        self, settings: EdgeSettings, store: ReceivedStore, counters: Counters, max_open: int
+        self, settings: ReceiveSettings, store: ReceivedStore, metrics: ReceiveMetrics
     ) -> None:
-        self._settings, self._store, self._counters = settings, store, counters
-        self._max_open = max_open
-        self._peers = tuple(map(Peer.of, settings.receive.dicom.peers))
+        self._settings, self._store, self._metrics = settings, store, metrics
+        self._peers = tuple(map(Peer.of, settings.dicom.peers))
         self._lock = threading.Lock()
-        self._sessions: dict[Association, _Session] = {}
+        self._senders: dict[Association, Sender] = {}
         self._on_their_way: set[DataSetSink] = set()
         self._stopping = False
 
-    def server(self, settings: EdgeSettings) -> BoundedServer:
+    def server(self) -> BoundedServer:
         """Make the server, and bind its port."""
-        ae = AE(settings.receive.dicom.ae_title)
+        dicom, timeout_s = self._settings.dicom, self._settings.timeout_s
+        ae = AE(dicom.ae_title)
         ae.maximum_pdu_size = MAX_PDU_BYTES
-        ae.network_timeout = ae.dimse_timeout = settings.receive.timeout_s
-        ae.acse_timeout = settings.receive.timeout_s / 2
-        ae.maximum_associations = self._max_open + 2 * SPARE_CONNECTIONS
+        ae.network_timeout = ae.dimse_timeout = timeout_s
+        ae.acse_timeout = timeout_s / 2
+        ae.maximum_associations = MAX_ASSOCIATIONS + 2 * SPARE_CONNECTIONS
         ae.add_supported_context(Verification)
         for sop_class in sorted(SOP_CLASSES):
             ae.add_supported_context(sop_class, sorted(TRANSFER_SYNTAXES))
-        address = settings.receive.dicom.address
-        host, port = host_and_port(address)
+        host, port = host_and_port(dicom.address)
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             server = ae.make_server(
                 cast(tuple[str, int], found[0][4]),
-                ssl_context=settings.receive.dicom.tls.server_context(),
+                ssl_context=dicom.tls.server_context(),
                 evt_handlers=[
                     (evt.EVT_REQUESTED, self._on_requested),
-                    (evt.EVT_C_ECHO, self._on_echo),
+                    (evt.EVT_C_ECHO, lambda _event: 0x0000),
                     (evt.EVT_C_STORE, self._on_store),
                     (evt.EVT_RELEASED, self._on_released),
                 ],
                 server_class=BoundedServer,
                 make_sink=self._make_sink,
-                max_connections=self._max_open + SPARE_CONNECTIONS,
+                max_connections=MAX_ASSOCIATIONS + SPARE_CONNECTIONS,
                 on_refused=self._on_refused_connection,
                 on_end=self._on_end,
             )
             return cast(BoundedServer, server)
         except OSError as error:
-            raise BadSettings(f"receive.dicom.address = {address}: {reason_of(error)}") from error
+            setting = f"receive.dicom.address = {dicom.address}"
+            raise BadSettings(f"{setting}: {reason_of(error)}") from error
 
     def drain(self, server: BoundedServer) -> None:
         """Reject new associations and instances, wait for those on their way, end the others."""
@@ -164,14 +164,13 @@ class _Node:
             with self._lock:
                 rejection = self._rejection(caller, called, peer)
                 if rejection is None:
-                    source = Source(WAY, caller, called, peer)
-                    self._sessions[association] = _Session(self._store.new_sender(), source)
-                    self._counters.set_associations(len(self._sessions))
+                    self._senders[association] = Sender(Source(WAY, caller, called, peer))
+                    self._metrics.associations.set(len(self._senders))
         finally:
             if rejection is not None:
                 association.acse.send_reject(*rejection.answer)
-                self._counters.count_refused_association(rejection.words)
                 reason = rejection.words
+                self._metrics.refused_associations.labels(reason).inc()
                 log.warning("association rejected", peer=peer, caller=caller, reason=reason)
                 association.kill()  # returns when the connection is closed
 
@@ -179,22 +178,16 @@ class _Node:
         if self._stopping:
             return Rejection.STOPPING
         admitted = any(one.admits(caller, peer) for one in self._peers)
-        if not self._peers:
-            admitted = plain_address(peer).is_loopback
-        if not admitted:
+        if not (admitted if self._peers else plain_address(peer).is_loopback):
             return Rejection.CALLING
-        if called != self._settings.receive.dicom.ae_title:
+        if called != self._settings.dicom.ae_title:
             return Rejection.CALLED
-        if len(self._sessions) >= self._max_open:
+        if len(self._senders) >= MAX_ASSOCIATIONS:
             return Rejection.LIMIT
         return None
 
-    def _on_echo(self, _event: evt.Event) -> int:
-        return 0x0000
-
     def _on_store(self, event: evt.Event) -> Dataset:
         """Make the instance durable; only then does pynetdicom acknowledge it."""
-        session = self._sessions[event.assoc]
         request: Any = event.request
         sink = request.DataSet
         expected = Expected(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
@@ -202,8 +195,7 @@ class _Node:
         response.Status = 0x0000
         try:
             incoming = sink.incoming if isinstance(sink, _StoreSink) else None
-            source, number = session.source, session.number
-            keep(self._store, self._counters, incoming, source, expected, number)
+            self._store.keep(incoming, expected, self._senders[event.assoc])
         except Refused as refusal:
             response.Status = refusal.reason.status
             response.ErrorComment = str(refusal)[:64]
@@ -213,35 +205,30 @@ class _Node:
         return response
 
     def _on_released(self, event: evt.Event) -> None:
-        session = self._sessions.get(event.assoc)
-        if session is not None:
-            complete = self._settings.receive.complete_at_end
-            self._store.released(session.number, complete=complete)
+        if (sender := self._senders.get(event.assoc)) is not None:
+            self._store.released(sender, complete=self._settings.complete_at_end)
 
     def _on_end(self, association: Association) -> None:
         with self._lock:
-            session = self._sessions.pop(association, None)
-            self._counters.set_associations(len(self._sessions))
-        if session is not None:
-            self._store.released(session.number, complete=False)
+            sender = self._senders.pop(association, None)
+            self._metrics.associations.set(len(self._senders))
+        if sender is not None:
+            self._store.released(sender, complete=False)
 
     def _on_refused_connection(self, peer: str, reason: str) -> None:
-        self._counters.count_refused_association(reason)
+        self._metrics.refused_associations.labels(reason).inc()
         log.warning("connection refused", peer=peer, reason=reason)
 
     def _make_sink(self, message: DIMSEMessage, association: Association) -> DataSetSink:
-        return _StoreSink(message, association, self._store, self._on_their_way, self._max_bytes)
-
-    @property
-    def _max_bytes(self) -> int:
-        return self._settings.receive.max_instance_mb * MB
+        most = 2 * self._settings.max_instance_mb * MB
+        return _StoreSink(message, association, self._store, self._on_their_way, most)
 
 
 class _StoreSink(DataSetSink):
     """Writes the data set of a C-STORE into the store.
 
     One that is refused while it arrives is received to its end, so that the sender gets its
-    response, but not far beyond the limit of its size.
+    response, but not beyond ``most`` bytes.
     """
 
     def __init__(
@@ -250,18 +237,15 @@ class _StoreSink(DataSetSink):
         association: Association,
         store: ReceivedStore,
         on_their_way: set[DataSetSink],
-        max_bytes: int,
+        most: int,
     ) -> None:
         super().__init__(message, association)
-        self._store, self._on_their_way, self._max_bytes = store, on_their_way, max_bytes
+        self._store, self._on_their_way, self._most = store, on_their_way, most
         self.incoming: Incoming | None = None
 
     def take(self, data: bytes) -> None:
         """Write the next part; before the first one the file meta information."""
-        if not is_store(self.message):
-            super().take(data)
-            return
-        if self.size > 2 * self._max_bytes:
+        if self.size > self._most:
             raise ValueError("data set without end")
         if self.incoming is None:
             self.incoming = self._store.begin()

@@ -8,42 +8,37 @@ Each part of a request is written to the disk while it arrives, and is durable b
 
 import hmac
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from functools import partial
 from http import HTTPStatus
 
 import structlog
 from pydicom.dataset import Dataset
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from edge.dicom_in.identity import Identity, checked_uid
-from edge.dicom_in.incoming import MAX_INSTANCES, Expected, Incoming, Source
-from edge.dicom_in.multipart import (
-    MalformedRequest,
-    PartBegins,
-    PartData,
-    PartEnds,
-    RelatedParser,
-    media_type,
-)
-from edge.dicom_in.port import Counters, Listening, keep
-from edge.dicom_in.received import ReceivedStore
-from edge.dicom_in.refusals import Reason, Refused
+from edge.dicom_in.identity import Identity, Reason, Refused, checked_uid
+from edge.dicom_in.incoming import MAX_INSTANCES, Expected, Incoming, Sender, Source
+from edge.dicom_in.received import ReceivedStore, ReceiveMetrics
 from edge.errors import BadSettings
-from edge.settings.core import EdgeSettings
-from edge.settings.receive import plain_address
+from edge.settings.receive import ReceiveSettings, StowReceiveSettings, plain_address
 from process.http import Listener, SlowBody, body_parts, certificate_names, serving
 from process.logs import quieten
 
 WAY = "stow"
 PART_TYPE = "application/dicom"
 RESPONSE_TYPE = "application/dicom+json"
+ACCEPTED = frozenset({RESPONSE_TYPE, "application/json", "application/*", "*/*"})
+"""Media types of which a client must accept one."""
 MAX_REQUESTS = 4
 """Requests that are received at once; further ones get the status 503."""
 MAX_CONNECTIONS = 64
@@ -53,29 +48,23 @@ HEADERS_S = 15.0
 STOP_S = 10.0
 """Longest time that open requests have at the end."""
 MAX_TOKEN_BYTES = 4096
+MAX_BOUNDARY = 200
 
 log = structlog.get_logger()
 
 
 @contextmanager
 def receiving_by_stow(
-    settings: EdgeSettings,
-    store: ReceivedStore,
-    counters: Counters,
-    *,
-    max_open: int = MAX_REQUESTS,
-) -> Iterator[Listening | None]:
-    """Receive studies while entered; yield the bound address, None if it is off.
+    settings: ReceiveSettings, store: ReceivedStore, metrics: ReceiveMetrics
+) -> Iterator[tuple[str, Callable[[], bool]]]:
+    """Receive studies while entered; yield the bound address, and whether it is served.
 
     Raises:
         CannotListen: the port cannot be bound, or a file of TLS cannot be used.
         BadSettings: the file of the token cannot be used.
     """
-    if not settings.receive.stow.address:
-        yield None
-        return
     quieten()
-    stow, service = settings.receive.stow, _Service(settings, store, counters, max_open)
+    stow, service = settings.stow, _Service(settings, store, metrics)
     at = Listener(
         stow.address,
         "receive.stow.address",
@@ -85,19 +74,20 @@ def receiving_by_stow(
         stop_s=STOP_S,
     )
     with serving(service.app(), at) as bound:
+        log.info("receiving by STOW-RS", address=bound.address)
         try:
-            yield Listening(bound.address, bound.runs)
+            yield bound.address, bound.runs
         finally:
             service.stopping = True
 
 
-def read_token(settings: EdgeSettings) -> bytes:
+def read_token(settings: StowReceiveSettings) -> bytes:
     """Return the token that senders must name; empty for none.
 
     Raises:
         BadSettings: the file cannot be read, or is empty.
     """
-    path = settings.receive.stow.token_file
+    path = settings.token_file
     if path is None:
         return b""
     try:
@@ -111,6 +101,77 @@ def read_token(settings: EdgeSettings) -> bytes:
             " without spaces"
         )
     return token
+
+
+class MalformedRequest(ValueError):
+    """The body is no valid multipart message; the text says why."""
+
+
+Event = str | bytes | None
+"""A part begins, with this media type; the next bytes of the part; or its end."""
+
+
+class RelatedParser:
+    """Takes a multipart/related body apart while it arrives (RFC 2387).
+
+    Raises:
+        MalformedRequest: the boundary is invalid.
+    """
+
+    def __init__(self, boundary: str) -> None:
+        if not 0 < len(boundary) <= MAX_BOUNDARY or not boundary.isascii():
+            raise MalformedRequest("Content-Type has no valid boundary")
+        self._events: list[Event] = []
+        self._name, self._value, self._kind = bytearray(), bytearray(), ""
+        self._ended = False
+        note = self._events.append
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_header_field": lambda data, start, end: self._name.extend(data[start:end]),
+                "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+                "on_header_end": self._on_header_end,
+                "on_headers_finished": self._on_headers_finished,
+                "on_part_data": lambda data, start, end: note(data[start:end]),
+                "on_part_end": lambda: note(None),
+                "on_end": self._on_end,
+            },
+        )
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """Return the events of the next chunk.
+
+        Raises:
+            MalformedRequest: it is no part of a valid message.
+        """
+        self._events.clear()
+        try:
+            self._parser.write(chunk)
+        except FormParserError as error:
+            raise MalformedRequest(f"the body is no valid multipart message: {error}") from error
+        return self._events
+
+    def finish(self) -> None:
+        """Require that the message has ended.
+
+        Raises:
+            MalformedRequest: the closing boundary is missing.
+        """
+        if not self._ended:
+            raise MalformedRequest("the body ends before its closing boundary")
+
+    def _on_header_end(self) -> None:
+        if self._name.lower() == b"content-type":
+            self._kind, _ = media_type(self._value.decode("latin-1"))
+        self._name.clear()
+        self._value.clear()
+
+    def _on_headers_finished(self) -> None:
+        self._events.append(self._kind)
+        self._kind = ""
+
+    def _on_end(self) -> None:
+        self._ended = True
 
 
 @dataclass
@@ -161,14 +222,6 @@ def _item(sop_class: str, instance: str, reason: Reason | None = None) -> Datase
     return item
 
 
-class _Refusal(Exception):
-    """A whole request is refused, with headers of the response."""
-
-    def __init__(self, status: HTTPStatus, text: str, **headers: str) -> None:
-        super().__init__(text)
-        self.status, self.headers = status, headers
-
-
 class _Service:
     """The application: who may send, and what becomes of it.
 
@@ -176,11 +229,10 @@ class _Service:
     """
 
     def __init__(
-        self, settings: EdgeSettings, store: ReceivedStore, counters: Counters, max_open: int
+        self, settings: ReceiveSettings, store: ReceivedStore, metrics: ReceiveMetrics
     ) -> None:
-        self._settings, self._store, self._counters = settings, store, counters
-        self._max_open = max_open
-        self._token = read_token(settings)
+        self._settings, self._store, self._metrics = settings, store, metrics
+        self._token = read_token(settings.stow)
         self._open = 0
         self.stopping = False
 
@@ -193,22 +245,22 @@ class _Service:
         # a connection has one request: what is left of a refused body is not read
         headers = {"Connection": "close", "Cache-Control": "no-store"}
         try:
-            source, study, parser = self._admit(request)
+            sender, study, parser = self._admit(request)
             self._open += 1
             try:
-                outcome = await self._receive(request, source, study, parser)
+                outcome = await self._receive(request, sender, study, parser)
             finally:
                 self._open -= 1
         except ClientDisconnect:
             log.warning("sender ended its request", way=WAY, peer=_peer(request))
             return Response(status_code=HTTPStatus.BAD_REQUEST, headers=headers)
-        except _Refusal as refusal:
-            words = refusal.status.phrase.lower()
-            self._counters.count_refused_association(words)
-            log.warning("request refused", way=WAY, peer=_peer(request), reason=str(refusal))
-            content = {"error": str(refusal)}
-            headers |= refusal.headers
-            return JSONResponse(content, status_code=refusal.status, headers=headers)
+        except HTTPException as refusal:
+            words = HTTPStatus(refusal.status_code).phrase.lower()
+            self._metrics.refused_associations.labels(words).inc()
+            log.warning("request refused", way=WAY, peer=_peer(request), reason=refusal.detail)
+            headers |= refusal.headers or {}
+            content = {"error": refusal.detail}
+            return JSONResponse(content, refusal.status_code, headers)
         except Exception as error:  # whatever it is, the next request must be answered
             log.error("request failed", way=WAY, error=type(error).__name__, exc_info=True)
             status = HTTPStatus.INTERNAL_SERVER_ERROR
@@ -220,112 +272,104 @@ class _Service:
             headers=headers,
         )
 
-    def _admit(self, request: Request) -> tuple[Source, str, RelatedParser]:
+    def _admit(self, request: Request) -> tuple[Sender, str, RelatedParser]:
         """Return who sends, the study that the path names, and the parser of the body.
 
         Raises:
-            _Refusal: the request is not received.
+            HTTPException: the request is not received.
         """
         caller = self._caller(request)
         try:
             study = request.path_params.get("study", "")
             study = checked_uid(study, "the study in the path") if study else ""
         except Refused as refusal:
-            raise _Refusal(HTTPStatus.BAD_REQUEST, str(refusal)) from refusal
+            raise HTTPException(HTTPStatus.BAD_REQUEST, str(refusal)) from refusal
         kind, parameters = media_type(request.headers.get("content-type", ""))
         part_kind, _ = media_type(parameters.get("type", ""))
         if kind != "multipart/related" or part_kind != PART_TYPE:
             text = f'expected Content-Type: multipart/related; type="{PART_TYPE}"'
-            raise _Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, text, Accept="multipart/related")
-        if not _accepts(request.headers.get("accept", "*/*")):
-            raise _Refusal(HTTPStatus.NOT_ACCEPTABLE, f"the response is {RESPONSE_TYPE}")
-        retry = {"Retry-After": "10"}
-        if self.stopping:
-            text = "the agent is being stopped"
-            raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text, **retry)
-        if self._open >= self._max_open:
-            text = f"{self._open} requests are open, which is the most"
-            raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text, **retry)
+            accept = {"Accept": "multipart/related"}
+            raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, text, accept)
+        accepted = request.headers.get("accept", "*/*").split(",")
+        if not {media_type(one)[0] for one in accepted} & ACCEPTED:
+            raise HTTPException(HTTPStatus.NOT_ACCEPTABLE, f"the response is {RESPONSE_TYPE}")
+        if self.stopping or self._open >= MAX_REQUESTS:
+            most = f"{self._open} requests are open, which is the most"
+            text = "the agent is being stopped" if self.stopping else most
+            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, text, {"Retry-After": "10"})
         try:
             parser = RelatedParser(parameters.get("boundary", ""))
         except MalformedRequest as error:
-            raise _Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
-        return Source(WAY, caller, "", _peer(request)), study, parser
+            raise HTTPException(HTTPStatus.BAD_REQUEST, str(error)) from error
+        return Sender(Source(WAY, caller, "", _peer(request))), study, parser
 
     def _caller(self, request: Request) -> str:
         """Return the name of the caller.
 
         Raises:
-            _Refusal: it has no token, or a wrong one.
+            HTTPException: it has no token, or a wrong one.
         """
         if self._token:
             scheme, _, given = request.headers.get("authorization", "").partition(" ")
             same = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token)
             if scheme.lower() != "bearer" or not same:
-                authenticate = {"WWW-Authenticate": "Bearer"}
-                raise _Refusal(HTTPStatus.UNAUTHORIZED, "token missing or wrong", **authenticate)
-        elif self._settings.receive.stow.tls.ca is None and not _is_local(request):
-            raise _Refusal(HTTPStatus.FORBIDDEN, "without a token only this machine may send")
+                bearer = {"WWW-Authenticate": "Bearer"}
+                raise HTTPException(HTTPStatus.UNAUTHORIZED, "token missing or wrong", bearer)
+        elif self._settings.stow.tls.ca is None and not _is_local(request):
+            text = "without a token only this machine may send"
+            raise HTTPException(HTTPStatus.FORBIDDEN, text)
         return next(iter(certificate_names(request) or ()), "token" if self._token else "")
 
     async def _receive(
-        self, request: Request, source: Source, study: str, parser: RelatedParser
+        self, request: Request, sender: Sender, study: str, parser: RelatedParser
     ) -> _Outcome:
-        outcome, part = _Outcome(), None
-        parts, sender, complete = 0, self._store.new_sender(), False
+        outcome, part, parts, complete = _Outcome(), None, 0, False
         try:
-            async for chunk in body_parts(request, idle_s=self._settings.receive.timeout_s):
+            async for chunk in body_parts(request, idle_s=self._settings.timeout_s):
                 for event in parser.feed(chunk):
                     match event:
-                        case PartBegins(kind):
+                        case str(kind):
                             parts += 1
-                            self._require_few(parts)
+                            if parts > MAX_INSTANCES:
+                                text = f"more than {MAX_INSTANCES} instances in one request"
+                                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
                             if kind == PART_TYPE:
                                 part = await run_in_threadpool(self._store.begin)
                             else:
                                 outcome.other_types += 1
-                                who = {"way": WAY, "peer": source.peer}
+                                who = {"way": WAY, "peer": sender.source.peer}
                                 log.warning("part refused", **who, reason="media type")
-                        case PartData(data) if part is not None:
+                        case bytes(data) if part is not None:
                             part.write(data)
-                        case PartEnds() if part is not None:
-                            await run_in_threadpool(
-                                self._keep, part, source, study, outcome, sender
-                            )
+                        case None if part is not None:
+                            await run_in_threadpool(self._keep, part, study, outcome, sender)
                             part = None
             parser.finish()
-            complete = self._settings.receive.complete_at_end and outcome.status is HTTPStatus.OK
+            complete = self._settings.complete_at_end and outcome.status is HTTPStatus.OK
         except MalformedRequest as error:
-            raise _Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
+            raise HTTPException(HTTPStatus.BAD_REQUEST, str(error)) from error
         except SlowBody as error:
-            raise _Refusal(HTTPStatus.REQUEST_TIMEOUT, str(error)) from error
+            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, str(error)) from error
         finally:
             if part is not None:
                 part.discard()
             await run_in_threadpool(partial(self._store.released, sender, complete=complete))
         return outcome
 
-    def _require_few(self, parts: int) -> None:
-        if parts > MAX_INSTANCES:
-            text = f"more than {MAX_INSTANCES} instances in one request"
-            raise _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
-
-    def _keep(
-        self, part: Incoming, source: Source, study: str, outcome: _Outcome, sender: int
-    ) -> None:
+    def _keep(self, part: Incoming, study: str, outcome: _Outcome, sender: Sender) -> None:
         """Make the instance durable, and note what became of it."""
         try:
-            expected = Expected(study=study)
-            identity = keep(self._store, self._counters, part, source, expected, sender)
+            outcome.stored.append(self._store.keep(part, Expected(study=study), sender))
         except Refused as refusal:
             outcome.failed.append(refusal)
-        else:
-            outcome.stored.append(identity)
 
 
-def _accepts(header: str) -> bool:
-    kinds = {media_type(one)[0] for one in header.split(",")}
-    return bool(kinds & {RESPONSE_TYPE, "application/json", "application/*", "*/*"})
+def media_type(value: str) -> tuple[str, dict[str, str]]:
+    """Return type and parameters of a Content-Type, in lower case except for values."""
+    message = Message()
+    message["Content-Type"] = value
+    parameters = message.get_params(failobj=[], unquote=True)[1:]
+    return message.get_content_type(), {name.lower(): text for name, text in parameters}
 
 
 def _peer(request: Request) -> str:

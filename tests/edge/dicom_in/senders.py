@@ -10,6 +10,7 @@ from io import BytesIO
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 from pydicom import Dataset
@@ -21,11 +22,8 @@ from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import Verification
 
-from edge.dicom_in.incoming import Limits
-from edge.dicom_in.part import ReceiveMetrics
-from edge.dicom_in.received import ReceivedStore
-from edge.dicom_in.scp import receiving_by_dicom
-from edge.dicom_in.stow import receiving_by_stow
+from edge.dicom_in import scp, stow
+from edge.dicom_in.received import ReceivedStore, ReceiveMetrics
 from edge.settings.core import EdgeSettings, load_settings
 from edge.telemetry import Telemetry
 from tests.imaging.small_ct import SmallCt
@@ -110,11 +108,15 @@ class Door:
         own = {n if "__" in n else f"receive__{self.way}__{n}": v for n, v in values.items()}
         settings = settings_in(root, **{f"receive__{self.way}__address": ANYWHERE, **own})
         settings.inbox.mkdir(exist_ok=True)
-        telemetry, free = Telemetry(), [10**12]
-        store = ReceivedStore(settings.inbox, Limits.of(settings), free_bytes=lambda _: free[0])
-        counters = ReceiveMetrics(telemetry)
-        with self.receiving(settings, store, counters, max_open=max_open) as listening:
-            yield Port(listening.address, settings.inbox, telemetry, free)
+        telemetry, free, receive = Telemetry(), [10**12], settings.receive
+        metrics = ReceiveMetrics(telemetry)
+        store = ReceivedStore(settings.inbox, receive, metrics, free_bytes=lambda _: free[0])
+        with (
+            patch.object(scp, "MAX_ASSOCIATIONS", max_open),
+            patch.object(stow, "MAX_REQUESTS", max_open),
+            self.receiving(receive, store, metrics) as (address, _),
+        ):
+            yield Port(address, settings.inbox, telemetry, free)
 
 
 def associate(
@@ -259,8 +261,8 @@ def begin_by_stow(port: Port, image: Dataset) -> Callable[[], None]:
     return sender.close
 
 
-DICOM = Door("dicom", receiving_by_dicom, by_dicom, begin_by_dicom)
-STOW = Door("stow", receiving_by_stow, by_stow, begin_by_stow)
+DICOM = Door("dicom", scp.receiving_by_dicom, by_dicom, begin_by_dicom)
+STOW = Door("stow", stow.receiving_by_stow, by_stow, begin_by_stow)
 
 
 def received(inbox: Path) -> dict[str, list[str]]:

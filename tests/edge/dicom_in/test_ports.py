@@ -13,10 +13,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from edge.dicom_in import scp, stow
-from edge.dicom_in.part import ReceiveMetrics, receiving
+from edge.dicom_in.part import ReceivePart
 from edge.errors import BadSettings
-from edge.telemetry import Telemetry
 from process.http import CannotListen
+from tests.edge.agents import agent_of
 from tests.edge.dicom_in.senders import (
     ANYWHERE,
     DICOM,
@@ -231,10 +231,7 @@ def test_files_of_tls_that_do_not_fit_stop_the_start(door: Door, tmp_path: Path,
     files = {"cert": pki / "server.pem", "key": pki / "client.key"}
     settings = settings_in(tmp_path, **{f"{own}address": ANYWHERE, f"{own}tls": files})
     with (
-        pytest.raises(
-            (BadSettings, CannotListen),
-            match=r"tls\.key = .* is not the private key of .*tls\.cert",
-        ),
-        receiving(settings, tmp_path, ReceiveMetrics(Telemetry())),
+        pytest.raises(BadSettings, match=r"tls\.key = .* is not the private key of .*tls\.cert"),
+        ReceivePart(agent_of(settings)).opened(),
     ):
         os.abort()

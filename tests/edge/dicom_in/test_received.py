@@ -4,7 +4,6 @@ import errno
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from structlog.testing import capture_logs
 
 from edge.agent.inbox import inspect_entry
 from edge.dicom_in import received as module
-from edge.dicom_in.identity import identify
-from edge.dicom_in.incoming import MAX_INSTANCES, Expected, Limits, Source
-from edge.dicom_in.received import ReceivedStore
-from edge.dicom_in.refusals import Reason, Refused
+from edge.dicom_in.identity import Reason, Refused, identify
+from edge.dicom_in.incoming import Expected, Sender, Source
+from edge.dicom_in.received import ReceivedStore, ReceiveMetrics
+from edge.telemetry import Telemetry
 from tests.edge.builders import HandClock, names, watch
 from tests.edge.dicom_in.senders import (
     IMAGES,
@@ -46,25 +45,23 @@ def store(inbox: Path) -> ReceivedStore:
     return store_in(inbox)
 
 
-def store_in(
-    inbox: Path,
-    free: Callable[[Path], int] = lambda _: 10**12,
-    instances: int = MAX_INSTANCES,
-    **settings: int,
-) -> ReceivedStore:
-    limits = replace(Limits.of(settings_in(inbox.parent, **settings)), instances=instances)
-    return ReceivedStore(inbox, limits, clock=HandClock(), free_bytes=free)
+def store_in(inbox: Path, free: Callable[[Path], int] = lambda _: 10**12) -> ReceivedStore:
+    settings, metrics = settings_in(inbox.parent).receive, ReceiveMetrics(Telemetry())
+    return ReceivedStore(inbox, settings, metrics, clock=HandClock(), free_bytes=free)
 
 
 def put(
-    store: ReceivedStore, image: Dataset | bytes, expected: Expected | None = None, sender: int = 1
+    store: ReceivedStore,
+    image: Dataset | bytes,
+    expected: Expected | None = None,
+    sender: Sender | None = None,
 ) -> str:
     """Send one instance; returns its UID."""
     incoming = store.begin()
     content = image if isinstance(image, bytes) else file_of(image)
     for at in range(0, len(content), 1000):
         incoming.write(content[at : at + 1000])
-    return store.keep(incoming, SOURCE, expected or Expected(), sender).instance
+    return store.keep(incoming, expected or Expected(), sender or Sender(SOURCE)).instance
 
 
 def refusal(store: ReceivedStore, *how: object) -> Reason:
@@ -131,7 +128,7 @@ def test_the_same_instance_again_is_success_without_a_second_file(
 
 def test_the_log_says_how_many_images_of_a_sender_were_stored_already(store: ReceivedStore) -> None:
     with capture_logs() as logs:
-        for sender in (1, 2):
+        for sender in (Sender(SOURCE), Sender(SOURCE)):
             for image in IMAGES:
                 put(store, image, None, sender)
             store.released(sender, complete=True)
@@ -207,26 +204,27 @@ def test_what_is_not_what_it_should_be_is_refused(
     assert on_their_way(inbox) == []
 
 
-def test_a_series_with_too_many_instances_is_refused(inbox: Path) -> None:
-    store = store_in(inbox, instances=3)
+def test_a_series_with_too_many_instances_is_refused(
+    inbox: Path, store: ReceivedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_INSTANCES", 3)
     for image in IMAGES[:3]:
         put(store, image)
     assert refusal(store, IMAGES[3]) is Reason.TOO_MANY
     put(store, IMAGES[0])
-    again = store_in(inbox, instances=3)
-    assert refusal(again, IMAGES[3]) is Reason.TOO_MANY
+    assert refusal(store_in(inbox), IMAGES[3]) is Reason.TOO_MANY
 
 
 def test_an_instance_that_comes_while_the_disk_fills_up_is_dropped(inbox: Path) -> None:
     free = [2_000_000]
-    store = store_in(inbox, lambda _: free[0], receive__min_free_mb=1)
+    store = store_in(inbox, lambda _: free[0])
     incoming = store.begin()
     incoming.write(bytes(4 << 20))
     free[0] = 900_000
     incoming.write(bytes(4 << 20))
     assert on_their_way(inbox) == []
     with pytest.raises(Refused, match="less than 1 MB are free") as refused:
-        store.keep(incoming, SOURCE, Expected(), 1)
+        store.keep(incoming, Expected(), Sender(SOURCE))
     assert refused.value.reason is Reason.NO_ROOM
 
 
@@ -243,7 +241,7 @@ def test_an_instance_that_cannot_be_written_is_refused(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail) if call == "fsync" else patch.setattr(Path, "rename", fail)
         with pytest.raises(Refused) as refused:
-            store.keep(incoming, SOURCE, Expected(), 1)
+            store.keep(incoming, Expected(), Sender(SOURCE))
     expected = Reason.FAULT if number == errno.EIO else Reason.NO_ROOM
     assert refused.value.reason is expected
     assert on_their_way(inbox) == []
@@ -270,7 +268,7 @@ def test_a_stopping_store_begins_nothing_and_keeps_what_is_whole(
     incoming = store.begin()
     incoming.write(file_of(IMAGES[0]))
     store.stop()
-    store.keep(incoming, SOURCE, Expected(), 1)
+    store.keep(incoming, Expected(), Sender(SOURCE))
     with pytest.raises(Refused) as refused:
         put(store, IMAGES[1])
     assert refused.value.reason is Reason.STOPPING
@@ -284,12 +282,13 @@ def marked(inbox: Path) -> bool:
 
 def test_a_release_marks_what_one_sender_sent_alone(inbox: Path, store: ReceivedStore) -> None:
     """An instance after the mark takes it back."""
+    sender = Sender(SOURCE)
     for image in IMAGES[:2]:
-        put(store, image, None, 1)
+        put(store, image, None, sender)
     assert not marked(inbox)
-    store.released(1, complete=True)
+    store.released(sender, complete=True)
     assert marked(inbox)
-    put(store, IMAGES[2], None, 2)
+    put(store, IMAGES[2])
     assert not marked(inbox)
 
 
@@ -298,14 +297,15 @@ def test_a_release_marks_nothing_that_may_lack_something(
     inbox: Path, store: ReceivedStore, why: str
 ) -> None:
     """Another sender shares it, an instance was refused, or it began before the start."""
-    put(store, IMAGES[0], None, 1)
+    sender, other = Sender(SOURCE), Sender(SOURCE)
+    put(store, IMAGES[0], None, sender)
     if why == "refused":
-        assert refusal(store, b"no DICOM", None, 1) is Reason.UNREADABLE
+        assert refusal(store, b"no DICOM", None, sender) is Reason.UNREADABLE
     later = store_in(inbox) if why == "restarted" else store
     if why != "refused":
-        put(later, IMAGES[1], None, 2 if why == "shared" else 1)
-    later.released(1, complete=True)
-    later.released(2, complete=True)
+        put(later, IMAGES[1], None, other if why == "shared" else sender)
+    later.released(sender, complete=True)
+    later.released(other, complete=True)
     assert not marked(inbox)
 
 
