@@ -72,9 +72,9 @@ class ReceivePart(Part):
             yield
             return
         for tls in (settings.dicom.tls, settings.stow.tls):
-            agent.telemetry.set_expiries(tls.expiries())
             if problems := tls.problems():
                 raise BadSettings("; ".join(problems))
+            agent.telemetry.set_expiries(tls.expiries())
             for warning in tls.warnings():
                 log.warning("a certificate expires soon", reason=warning)
         self._store = store = ReceivedStore(

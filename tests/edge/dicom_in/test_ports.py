@@ -226,12 +226,19 @@ def test_with_tls_only_senders_with_a_certificate_are_served(
             assert '"caller": "scanner-1"' in file.with_name(".received.json").read_text()
 
 
-def test_files_of_tls_that_do_not_fit_stop_the_start(door: Door, tmp_path: Path, pki: Path) -> None:
+@pytest.mark.parametrize(
+    ("cert", "words"),
+    [("server.pem", "is not the private key of"), ("damaged", "expected a certificate as PEM")],
+)
+def test_files_of_tls_that_do_not_fit_stop_the_start(
+    door: Door, tmp_path: Path, pki: Path, cert: str, words: str
+) -> None:
+    (pki / "damaged").write_text("-----BEGIN CERTIFICATE-----\n")
     own = f"receive__{door.way}__"
-    files = {"cert": pki / "server.pem", "key": pki / "client.key"}
+    files = {"cert": pki / cert, "key": pki / "client.key"}
     settings = settings_in(tmp_path, **{f"{own}address": ANYWHERE, f"{own}tls": files})
     with (
-        pytest.raises(BadSettings, match=r"tls\.key = .* is not the private key of .*tls\.cert"),
+        pytest.raises(BadSettings, match=rf"receive\.{door.way}\.tls\..*{words}"),
         ReceivePart(agent_of(settings)).opened(),
     ):
         os.abort()
