@@ -22,3 +22,7 @@ class UnfitFolder(EdgeError):
 
 class UnfitModel(EdgeError):
     """The screening model's manifest lacks a setting, or one is out of range."""
+
+
+class NotExportable(EdgeError):
+    """No DICOM object can be made of this report; the message says why."""

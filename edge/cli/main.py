@@ -17,8 +17,8 @@ from edge.checks import Level
 from edge.cli import audit, models, rules, studies
 from edge.cli.output import Commands, Config, ExitStatus, Json, failed, load, show
 from edge.cli.trial_certificates import make_certificates, settings_for
-from edge.dicom_out.errors import NotExportable
 from edge.doctor import examine
+from edge.errors import NotExportable
 from edge.job import Job
 from edge.pipeline import read_and_report
 from edge.report.folder import admission, require_readable, require_separate

@@ -10,7 +10,7 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.uid import UID, generate_uid
 
-from edge.dicom_out.subject import DESCRIBING, UTF8, Source, put
+from edge.dicom_out.source import DESCRIBING, UTF8, Source, put
 from edge.report.model import Report
 
 MANUFACTURER = "Overread"
@@ -19,27 +19,21 @@ _MACHINE = Path("/etc/machine-id")
 
 
 class Kind(Enum):
-    """The kinds of object, each a series of its own: name of the file, series number, its text."""
+    """The kinds of object, each a series of its own.
+
+    Attributes:
+        file: name of the file, without number and suffix.
+        series_number: behind all that a scanner uses.
+        description: of the series.
+    """
 
     SR = ("sr", 9101, "Overread: lung nodules, not a medical device")
     SEG = ("seg", 9102, "Overread: outlines of nodules")
     CAPTURE = ("capture", 9103, "Overread: pictures of findings")
     PDF = ("report", 9104, "Overread: report")
 
-    @property
-    def file(self) -> str:
-        """The name of the file, without number and suffix."""
-        return self.value[0]
-
-    @property
-    def series_number(self) -> int:
-        """The SeriesNumber: behind all that a scanner uses."""
-        return self.value[1]
-
-    @property
-    def description(self) -> str:
-        """The SeriesDescription."""
-        return self.value[2]
+    def __init__(self, file: str, series_number: int, description: str) -> None:
+        self.file, self.series_number, self.description = file, series_number, description
 
 
 @dataclass(frozen=True)
@@ -56,54 +50,30 @@ class Device:
         return cls(uid("device", identity).rpartition(".")[2][-16:], version("overread"))
 
 
-@dataclass(frozen=True)
-class Names:
-    """The names of the objects of one version of a report.
-
-    ``read_version`` is the version in which the study was read, with which its findings got their
-    numbers: 1, or a later one with more images.
-    """
-
-    study_key: str
-    version: int
-    created: datetime
-    read_version: int = 1
-
-    def series(self, kind: Kind) -> UID:
-        """Return the series UID; the versions of a report share it."""
-        return uid(self.study_key, kind.file, "series")
-
-    def instance(self, kind: Kind, number: int = 1) -> UID:
-        """Return the SOP instance UID of one object."""
-        return uid(self.study_key, kind.file, str(self.version), str(number))
-
-    def instance_number(self, number: int = 1) -> int:
-        """Return the InstanceNumber, which tells versions of one series apart."""
-        return (self.version - 1) * 100 + number
-
-    def tracking_uid(self, number: int) -> UID:
-        """Return the UID of a finding or possible finding, the same in all versions."""
-        return uid(self.study_key, str(self.read_version), "finding", str(number))
-
-
-def names_of(report: Report) -> Names:
-    """Return the names for the objects of a report."""
-    created = datetime.fromisoformat(report.created)
-    return Names(report.study_key, report.version, created, report.read_version)
-
-
 def uid(*parts: str) -> UID:
     """Return the UID that always follows from these parts."""
     return generate_uid(entropy_srcs=["overread", *parts])
 
 
-def general(kind: Kind, names: Names, device: Device, number: int = 1) -> dict[str, Any]:
-    """Return the arguments that every class of highdicom takes: series, instance and equipment."""
+def tracking_uid(report: Report, number: int) -> UID:
+    """Return the UID of a finding or possible finding, the same in all versions.
+
+    A study that was read again with more images has other findings.
+    """
+    return uid(report.study_key, str(report.read_version), "finding", str(number))
+
+
+def general(kind: Kind, report: Report, device: Device, number: int = 1) -> dict[str, Any]:
+    """Return the arguments that every class of highdicom takes: series, instance and equipment.
+
+    The versions of a report share a series; ``number`` tells objects of one kind apart.
+    """
+    key, version = report.study_key, report.version
     return {
-        "series_instance_uid": names.series(kind),
+        "series_instance_uid": uid(key, kind.file, "series"),
         "series_number": kind.series_number,
-        "sop_instance_uid": names.instance(kind, number),
-        "instance_number": names.instance_number(number),
+        "sop_instance_uid": uid(key, kind.file, str(version), str(number)),
+        "instance_number": (version - 1) * 100 + number,
         "manufacturer": MANUFACTURER,
         "manufacturer_model_name": MODEL,
         "software_versions": device.version,
@@ -128,7 +98,7 @@ def patient_and_study(source: Source) -> dict[str, Any]:
     }
 
 
-def complete(made: Dataset, source: Source, names: Names) -> None:
+def complete(made: Dataset, source: Source, report: Report) -> None:
     """Add what is known of patient and study, and set every date to that of the report.
 
     highdicom takes the clock for dates, and an object that is made again would differ.
@@ -139,7 +109,7 @@ def complete(made: Dataset, source: Source, names: Names) -> None:
             put(made, keyword, source.subject.get(keyword))
     for equipment in made.get("ContributingEquipmentSequence") or []:
         equipment.pop("ContributionDateTime", None)
-    moment = source.local(names.created)
+    moment = source.local(datetime.fromisoformat(report.created))
     day, time = moment.strftime("%Y%m%d"), moment.strftime("%H%M%S")
     made.SeriesDate, made.SeriesTime = day, time
     for what in ("InstanceCreation{}", "Content{}", "{}OfSecondaryCapture"):

@@ -15,21 +15,29 @@ from io import BytesIO
 from pathlib import Path
 from traceback import extract_tb
 
+import cv2
+import numpy as np
 import structlog
+from highdicom import SOPClass
+from highdicom.enum import CoordinateSystemNames
+from highdicom.sc import SCImage
+from highdicom.sr import CodedConcept
 from pydicom import Dataset, dcmread
 from pydicom.config import disable_value_validation
+from pydicom.sr.codedict import codes
+from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
+from pydicom.valuerep import DSfloat
 
 from edge.access import make_folder
 from edge.atomic_files import move, remove, write_atomically
-from edge.dicom_out.capture import capture
-from edge.dicom_out.errors import NotExportable
-from edge.dicom_out.identity import Device, Kind
-from edge.dicom_out.pages import encapsulated_pdf, report_pages
+from edge.dicom_out.identity import Device, Kind, complete, general, patient_and_study
+from edge.dicom_out.pages import report_pages
 from edge.dicom_out.seg import segmentation
+from edge.dicom_out.source import Source, put, source_of
 from edge.dicom_out.sr import structured_report
-from edge.dicom_out.subject import Source, source_of
+from edge.errors import NotExportable
 from edge.report.evidence import OUTLINES, SOURCE, objects_folder, of_version, read_outlines
-from edge.report.model import Report
+from edge.report.model import NOT_A_DEVICE, Report
 from edge.report.pictures import OVERVIEW, picture_name
 from edge.report.serialize import NotAReport, read_report
 from imaging.dicom.source import read_source_headers
@@ -211,3 +219,84 @@ def _write(folder: Path, made: Mapping[str, Dataset], skipped: Mapping[str, str]
         text = json.dumps(skipped, indent=2, ensure_ascii=False)
         write_atomically(hidden / SKIPPED, f"{text}\n".encode())
     move(hidden, folder)
+
+
+def capture(
+    report: Report, source: Source, device: Device, picture: bytes, shown: int | None
+) -> Dataset:
+    """Return one picture as a secondary capture in RGB.
+
+    Args:
+        report: the report with the picture.
+        source: the images that were read.
+        device: the machine that makes it.
+        picture: JPEG.
+        shown: number of the finding or possible finding in it; None for the overview.
+
+    Raises:
+        NotExportable: the picture cannot be decoded.
+    """
+    decoded = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if decoded is None:
+        raise NotExportable("the picture is damaged")
+    pixels = np.asarray(decoded, dtype=np.uint8)
+    made = SCImage(
+        pixel_array=pixels,
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system=CoordinateSystemNames.PATIENT,
+        patient_orientation=("L", "P"),
+        **patient_and_study(source),
+        **general(Kind.CAPTURE, report, device, 1 + (shown or 0)),
+    )
+    made.BodyPartExamined = "CHEST"
+    put(made, "PatientOrientation", None)  # several views in one picture
+    made.BurnedInAnnotation = "NO"  # numbers of findings, but no patient
+    made.ImageComments = _comment(report, shown)
+    made.DerivationDescription = "Picture of the report, with marks of findings"
+    made.LossyImageCompression = "01"
+    made.LossyImageCompressionMethod = "ISO_10918_1"
+    made.LossyImageCompressionRatio = DSfloat(pixels.nbytes / len(picture), auto_format=True)
+    complete(made, source, report)
+    return made
+
+
+def _comment(report: Report, shown: int | None) -> str:
+    what = "Overview of findings and possible findings"
+    for number, one in report.listed:
+        if number == shown:
+            kind = "Finding" if number in dict(report.numbered) else "Possible finding"
+            what = f"{kind} {number}: {one.diameter_mm:g} mm, "
+            what += f"probability of being a nodule {one.probability:.2f}"
+    return f"{what}. Report version {report.version}. {NOT_A_DEVICE}"
+
+
+def encapsulated_pdf(report: Report, source: Source, device: Device, pages: bytes) -> Dataset:
+    """Return the document as a DICOM object (PS3.3, A.45.1); ``pages`` is the PDF."""
+    made = SOPClass(
+        sop_class_uid=EncapsulatedPDFStorage,
+        modality="DOC",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        **patient_and_study(source),
+        **general(Kind.PDF, report, device),
+    )
+    made.ConversionType = "WSD"
+    made.AcquisitionDateTime = None
+    made.BurnedInAnnotation = "YES"  # the pages name the patient
+    made.VerificationFlag = "UNVERIFIED"
+    made.DocumentTitle = f"Overread report, version {report.version}"
+    made.ConceptNameCodeSequence = [CodedConcept.from_code(codes.LN.CTChestReport)]
+    made.MIMETypeOfEncapsulatedDocument = "application/pdf"
+    made.EncapsulatedDocument = pages + b"\0" * (len(pages) % 2)
+    made.EncapsulatedDocumentLength = len(pages)
+    if not source.unfit:
+        made.SourceInstanceSequence = [_reference(image) for image in source.images]
+    complete(made, source, report)
+    return made
+
+
+def _reference(image: Dataset) -> Dataset:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = image.SOPClassUID
+    reference.ReferencedSOPInstanceUID = image.SOPInstanceUID
+    return reference

@@ -19,10 +19,9 @@ from pydicom import Dataset
 from pydicom.valuerep import DSfloat
 
 from edge.dicom_out import terms
-from edge.dicom_out.errors import NotExportable
-from edge.dicom_out.identity import Device, Kind, Names, complete, general, names_of, uid
-from edge.dicom_out.planes import Plane, planes_of
-from edge.dicom_out.subject import Source, put
+from edge.dicom_out.identity import Device, Kind, complete, general, tracking_uid, uid
+from edge.dicom_out.source import Plane, Source, planes_of, put
+from edge.errors import NotExportable
 from edge.findings import Finding
 from edge.report.evidence import PlacedOutline, interpolated
 from edge.report.model import Report
@@ -67,7 +66,6 @@ def segmentation(
     Raises:
         NotExportable: there is no outline, or the images cannot be segmented.
     """
-    names = names_of(report)
     listed = [(number, one) for number, one in report.listed if number in outlines]
     if not listed:
         raise NotExportable("no finding has an outline: only a second reading gives one")
@@ -76,25 +74,27 @@ def segmentation(
     planes = planes_of(source)
     _require_one_grid(source, planes)
     used, pixels, numbers = _drawn(listed, outlines, planes)
-    findings = {number for number, _ in report.numbered}
+    described = f"Outlines of nodules, report version {report.version}"
     made = Segmentation(
         **_images(source, planes, used),
         pixel_array=pixels,
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[
-            _description(index, number, one, number in findings, names)
-            for index, (number, one) in enumerate(
-                (one for one in listed if one[0] in numbers), start=1
-            )
+            _description(report, index, *one)
+            for index, one in enumerate((one for one in listed if one[0] in numbers), start=1)
         ],
         content_label="NODULES",
-        content_description=f"Outlines of nodules, report version {names.version}",
+        content_description=described,
         content_creator_name="Overread^edge",
-        **general(Kind.SEG, names, device),
+        **general(Kind.SEG, report, device),
     )
-    made.ContentDescription = f"Outlines of nodules, report version {names.version}"
-    _name_dimensions(made, str(uid(names.study_key, "seg", str(names.version), "dimensions")))
-    complete(made, source, names)
+    made.ContentDescription = described
+    # highdicom names the dimensions at random, and an object that is made again would differ
+    name = str(uid(report.study_key, "seg", str(report.version), "dimensions"))
+    for keyword in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
+        for item in made.get(keyword) or []:
+            item.DimensionOrganizationUID = name
+    complete(made, source, report)
     return made
 
 
@@ -105,10 +105,9 @@ def _require_one_grid(source: Source, planes: Sequence[Plane]) -> None:
         raise NotExportable("the source images differ in rows and columns")
 
 
-def _description(
-    index: int, number: int, finding: Finding, is_finding: bool, names: Names
-) -> SegmentDescription:
+def _description(report: Report, index: int, number: int, finding: Finding) -> SegmentDescription:
     model = finding.verdict.model if finding.verdict else ""
+    is_finding = number in dict(report.numbered)
     return SegmentDescription(
         segment_number=index,
         segment_label=f"{'Finding' if is_finding else 'Possible finding'} {number}",
@@ -116,7 +115,7 @@ def _description(
         segmented_property_type=terms.NODULE if is_finding else terms.POSSIBLE_NODULE,
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=terms.segmentation_algorithm(model),
-        tracking_uid=names.tracking_uid(number),
+        tracking_uid=tracking_uid(report, number),
         tracking_id=f"Overread {number}",
         anatomic_regions=[terms.LUNG],
     )
@@ -267,10 +266,3 @@ def _group(plane: Plane) -> Dataset:
 
 def _decimals(values: Sequence[float] | FloatArray) -> list[DSfloat]:
     return [DSfloat(float(value), auto_format=True) for value in values]
-
-
-def _name_dimensions(made: Dataset, name: str) -> None:
-    """Replace the random name of the dimensions, so that an object made again is the same."""
-    for keyword in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
-        for item in made.get(keyword) or []:
-            item.DimensionOrganizationUID = name

@@ -44,14 +44,12 @@ from edge.dicom_out.identity import (
     MODEL,
     Device,
     Kind,
-    Names,
     complete,
     general,
-    names_of,
+    tracking_uid,
     uid,
 )
-from edge.dicom_out.planes import Plane, nearest_plane, planes_of
-from edge.dicom_out.subject import Source
+from edge.dicom_out.source import Plane, Source, nearest_plane, planes_of
 from edge.findings import DecidedBy, Finding
 from edge.report.model import NOT_A_DEVICE, Report, Status
 from edge.report.wording import coverage_text
@@ -89,13 +87,16 @@ def structured_report(
     Raises:
         NotExportable: the images have no position.
     """
-    names = names_of(report)
-    place = _Place(source, planes_of(source), _segments(segmentation))
-    groups = [_group(report, number, one, names, place) for number, one in report.listed]
+    segments = dict[str, tuple[Dataset, int]]()
+    if segmentation is not None:
+        for one in segmentation.SegmentSequence:
+            segments[str(one.TrackingUID)] = segmentation, int(one.SegmentNumber)
+    place = _Place(source, planes_of(source), segments)
+    groups = [_group(report, number, one, place) for number, one in report.listed]
     content = MeasurementReport(
         observation_context=_observer(device),
         procedure_reported=codes.LN.CTUnspecifiedBodyRegion,
-        imaging_measurements=[_summary(report, names), *groups],
+        imaging_measurements=[_summary(report), *groups],
         title=codes.DCM.ImagingMeasurementReport,
     )
     content[0].ContentSequence.append(_texts(report))
@@ -107,20 +108,10 @@ def structured_report(
         is_verified=False,
         previous_versions=None if predecessor is None else [predecessor],
         coding_schemes=[terms.scheme()],
-        **general(Kind.SR, names, device),
+        **general(Kind.SR, report, device),
     )
-    complete(made, source, names)
+    complete(made, source, report)
     return made
-
-
-def _segments(segmentation: Dataset | None) -> dict[str, tuple[Dataset, int]]:
-    """Return object and number of each segment by its tracking UID."""
-    if segmentation is None:
-        return {}
-    return {
-        str(one.TrackingUID): (segmentation, int(one.SegmentNumber))
-        for one in segmentation.SegmentSequence
-    }
 
 
 def _observer(device: Device) -> ObservationContext:
@@ -134,7 +125,7 @@ def _observer(device: Device) -> ObservationContext:
     return ObservationContext(observer_device_context=ObserverContext(codes.DCM.Device, attributes))
 
 
-def _summary(report: Report, names: Names) -> MeasurementsAndQualitativeEvaluations:
+def _summary(report: Report) -> MeasurementsAndQualitativeEvaluations:
     """Return the group of the whole series, so that an empty list of findings is one too."""
     counts = (
         (terms.FINDINGS, len(report.findings)),
@@ -145,7 +136,7 @@ def _summary(report: Report, names: Names) -> MeasurementsAndQualitativeEvaluati
         (terms.GUARANTEE_GIVEN, terms.YES_NO[report.guarantee.given]),
     )
     return MeasurementsAndQualitativeEvaluations(
-        TrackingIdentifier(uid(names.study_key, "series"), "Overread series"),
+        TrackingIdentifier(uid(report.study_key, "series"), "Overread series"),
         algorithm_id=terms.algorithm(report.models["edge"]),
         finding_sites=[FindingSite(terms.LUNG)],
         measurements=[Measurement(name, count, terms.ONE) for name, count in counts],
@@ -154,16 +145,16 @@ def _summary(report: Report, names: Names) -> MeasurementsAndQualitativeEvaluati
 
 
 def _group(
-    report: Report, number: int, finding: Finding, names: Names, place: _Place
+    report: Report, number: int, finding: Finding, place: _Place
 ) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
     """Return the measurement group of one finding or possible finding."""
-    is_finding = any(number == one for one, _ in report.numbered)
+    is_finding = number in dict(report.numbered)
     edge, cloud = report.models["edge"], finding.verdict.model if finding.verdict else ""
     decided_by_cloud = cloud and finding.decided_by is DecidedBy.CLOUD
-    tracking_uid = names.tracking_uid(number)
-    segment = place.segments.get(tracking_uid)
+    tracking = tracking_uid(report, number)
+    segment = place.segments.get(tracking)
     group = VolumetricROIMeasurementsAndQualitativeEvaluations(
-        TrackingIdentifier(tracking_uid, f"Overread {number}"),
+        TrackingIdentifier(tracking, f"Overread {number}"),
         finding_type=terms.NODULE if is_finding else terms.POSSIBLE_NODULE,
         algorithm_id=terms.algorithm(cloud if decided_by_cloud else edge),
         finding_sites=[_site(report.locations.get(number))],

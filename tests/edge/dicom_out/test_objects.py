@@ -14,8 +14,8 @@ from pydicom import Dataset, dcmread
 from pydicom.config import disable_value_validation
 from pydicom.sr.codedict import codes
 
-from edge.dicom_out.errors import NotExportable
 from edge.dicom_out.objects import MadeObjects, make_objects
+from edge.errors import NotExportable
 from edge.findings import SecondReading
 from edge.report.evidence import OBJECTS, OUTLINES, SOURCE
 from edge.report.model import Change, ChangeKind, Rejection, Report, Status

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from edge.dicom_out import seg
-from edge.dicom_out.planes import planes_of
 from edge.dicom_out.seg import patches_of, segmentation
-from edge.dicom_out.subject import Source, source_of
+from edge.dicom_out.source import Source, planes_of, source_of
 from edge.report.evidence import PlacedOutline, outlines_file, read_outlines
 from imaging.dicom.source import read_source_headers
 from imaging.preprocess import Preprocessed, preprocess
