@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 
@@ -23,7 +24,7 @@ import structlog
 
 from edge.atomic_files import is_transient, sync_folder
 from edge.database import StepHook
-from edge.dicom_out.exports import Backlog, Delivery, Export, ExportStore
+from edge.dicom_out.exports import Backlog, Delivery, DeliveryStep, Export, ExportStore
 from edge.dicom_out.scu import DicomNode
 from edge.dicom_out.stow import DicomWebService
 from edge.dicom_out.targets import STOPPED, Refusal, Sent, Target, kind_of
@@ -170,7 +171,7 @@ class Sender:
     """Sends what is due to one target.
 
     Args:
-        target: where to; its settings are ``settings``.
+        settings: of the target.
         stopped: whether the agent stops; an object that is being sent is finished.
         clock: monotonic, in seconds.
     """
@@ -178,7 +179,6 @@ class Sender:
     def __init__(
         self,
         settings: DicomTarget | DicomWebTarget,
-        target: Target,
         store: StudyStore,
         outbox: Path,
         *,
@@ -186,7 +186,7 @@ class Sender:
         clock: Callable[[], float] = time.monotonic,
         jitter: Jitter = random.uniform,
     ) -> None:
-        self._settings, self._name, self._target = settings, settings.name, target
+        self._settings, self._name, self._target = settings, settings.name, open_target(settings)
         self._store, self._exports = store, store.extension(ExportStore)
         self._outbox, self._stopped = outbox, stopped
         self._clock, self._jitter = clock, jitter
@@ -232,7 +232,7 @@ class Sender:
             sent = self._send(files, delivery) if files else Sent()
         except Exception as error:  # whatever it is, the other deliveries must go on
             if is_transient(error) or is_machine_fault(error) or isinstance(error, sqlite3.Error):
-                exports.failed(delivery, "", (), counts=False)
+                exports.ended(delivery, DeliveryStep.SENDING, counts=False)
                 raise
             log.exception("delivery interrupted", study_key=key, target=self._name)
             sent = Sent(refused={"": Refusal(type(error).__name__, str(error))})
@@ -240,12 +240,13 @@ class Sender:
         if sent.refused:
             self._refused(delivery, sent)
         elif sent.unreachable:
-            exports.failed(delivery, sent.unreachable, sent.stored, counts=False)
+            why, stored = sent.unreachable, sent.stored
+            exports.ended(delivery, DeliveryStep.SENDING, why, stored, counts=False)
         else:
             with suppress(OSError):  # it only saves sending it again after the database is lost
                 (folder / f"{_SENT}{self._name}").touch(mode=0o600)
                 sync_folder(folder)
-            exports.sent(delivery, sent.stored)
+            exports.ended(delivery, DeliveryStep.SENT, stored=sent.stored)
             names = {"study_key": key, "version": delivery.version, "target": self._name}
             log.info("delivered", **names, objects=len(sent.stored))
 
@@ -270,13 +271,13 @@ class Sender:
         if attempts >= MAX_ATTEMPTS:
             self._give_up(delivery, reason, sent)
             return
-        self._exports.failed(delivery, reason, sent.stored, counts=True)
+        self._exports.ended(delivery, DeliveryStep.SENDING, reason, sent.stored)
         wait_s = _pause_s(attempts, self._jitter)
         self._refused_until[_identity(delivery)] = self._clock() + wait_s
         log.warning("delivery refused", **self._words(delivery, sent), pause_s=round(wait_s, 1))
 
     def _give_up(self, delivery: Delivery, reason: str, sent: Sent) -> None:
-        self._exports.give_up(delivery, reason, sent.stored)
+        self._exports.ended(delivery, DeliveryStep.DEAD, reason, sent.stored)
         self._refused_until.pop(_identity(delivery), None)
         hint = "overread-edge targets says why, overread-edge resend sends it again"
         log.error("dead letter", **self._words(delivery, sent), hint=hint)
@@ -319,19 +320,18 @@ Work = Callable[[], bool]
 def delivering(
     site: Site,
     make_objects: MakeObjects,
-    targets: Sequence[tuple[DicomTarget | DicomWebTarget, Target]],
     *,
-    on_step: StepHook = lambda _step, _durable: None,
-    on_backlog: Callable[[Mapping[str, Backlog], int], None] = lambda _backlogs, _making: None,
-    clock: Callable[[], float] = time.monotonic,
+    on_step: StepHook,
+    on_backlog: Callable[[Mapping[str, Backlog], int], None],
+    clock: Callable[[], float],
 ) -> Iterator[None]:
     """Make and send objects for the time of the context, in a thread each.
 
     ``on_backlog`` gets the backlog of each target, and how many versions have no objects yet. It is
     called by these threads, and so is ``on_step``.
     """
-    stop, names = Event(), [settings.name for settings, _ in targets]
-    path, outbox, poll_s = site.database, site.folders.outbox, site.settings.poll_s
+    stop, targets, poll_s = Event(), site.settings.targets, site.settings.poll_s
+    path, outbox = site.database, site.folders.outbox
 
     def maker(store: StudyStore) -> Work:
         exports = store.extension(ExportStore)
@@ -344,27 +344,33 @@ def delivering(
 
         return work
 
-    def sender(settings: DicomTarget | DicomWebTarget, target: Target) -> Callable[..., Work]:
-        return lambda store: (
-            Sender(settings, target, store, outbox, stopped=stop.is_set, clock=clock).run_once
-        )
+    def sender(settings: DicomTarget | DicomWebTarget, store: StudyStore) -> Work:
+        return Sender(settings, store, outbox, stopped=stop.is_set, clock=clock).run_once
+
+    def work_on(work: Work, store: StudyStore) -> None:
+        """Work until the stop is set, or the database was deleted or replaced."""
+        while not stop.is_set():
+            busy = work()
+            require_own_files(path, store)
+            if not busy:
+                stop.wait(poll_s)
 
     def work(start: Callable[[StudyStore], Work]) -> None:
         while not stop.is_set():
             try:
                 if path.is_file():  # the main loop makes it
                     with StudyStore(path, site.schema, on_step) as store:
-                        _work(start(store), path, store, stop, poll_s)
+                        work_on(start(store), store)
             except Exception as error:  # a full disk, a lost database: it passes
                 known = isinstance(error, EdgeError | OSError | sqlite3.Error | MemoryError)
                 tell = log.error if known else log.exception
                 tell("delivery pauses", error=f"{type(error).__name__}: {error}")
             stop.wait(10 * poll_s)
 
-    starts = [maker, *(sender(*one) for one in targets)]
+    starts = {"objects": maker, **{one.name: partial(sender, one) for one in targets}}
     threads = [
         Thread(target=work, args=(start,), name=f"deliver {name}", daemon=True)
-        for name, start in zip(["objects", *names], starts, strict=True)
+        for name, start in starts.items()
     ]
     for thread in threads:
         thread.start()
@@ -375,16 +381,3 @@ def delivering(
         until_s = time.monotonic() + STOP_S
         for thread in threads:
             thread.join(max(0.0, until_s - time.monotonic()))
-
-
-def _work(work: Work, path: Path, store: StudyStore, stop: Event, poll_s: float) -> None:
-    """Work until the stop is set.
-
-    Raises:
-        LostDatabase: the database was deleted or replaced.
-    """
-    while not stop.is_set():
-        busy = work()
-        require_own_files(path, store)
-        if not busy:
-            stop.wait(poll_s)

@@ -124,9 +124,9 @@ class ExportStore:
     def __init__(
         self,
         database: sqlite3.Connection,
+        trail: AuditTrail,
         on_step: StepHook,
         targets: Collection[str],
-        trail: AuditTrail,
     ) -> None:
         self._database, self._on_step, self._trail = database, on_step, trail
         self.targets = tuple(targets)
@@ -154,16 +154,16 @@ class ExportStore:
 
     def making(self) -> list[Export]:
         """Return the exports whose objects are to be made: the oldest first, versions in order."""
-        rows = self._database.execute(
-            "SELECT * FROM exports WHERE step = 'making'"
-            " ORDER BY min(rowid) OVER (PARTITION BY study_key), version"
-        )
-        return [_export(row) for row in rows]
+        order = "min(rowid) OVER (PARTITION BY study_key), version"
+        return self._found(f"step = 'making' ORDER BY {order}")
 
     def of(self, key: str) -> list[Export]:
         """Return the exports of one study, by version."""
-        query = "SELECT * FROM exports WHERE study_key = ? ORDER BY version"
-        return [_export(row) for row in self._database.execute(query, (key,))]
+        return self._found("study_key = ? ORDER BY version", key)
+
+    def unmade(self) -> list[Export]:
+        """Return the exports of which no objects can be made, the oldest first."""
+        return self._found("step = 'none' ORDER BY rowid")
 
     def count_attempt(self, export: Export, by: int = 1) -> None:
         """Count an attempt to make objects before it begins, or take it back with -1."""
@@ -225,31 +225,37 @@ class ExportStore:
     def begin_attempt(self, delivery: Delivery) -> bool:
         """Count an attempt before it begins; return whether the delivery still waits."""
         with self._durable(DeliveryStep.TRYING):
-            attempts = delivery.attempts + 1
-            return self._change(delivery, DeliveryStep.SENDING, attempts, delivery.reason)
+            attempts, stored = delivery.attempts + 1, delivery.stored
+            return self._change(delivery, DeliveryStep.SENDING, attempts, delivery.reason, stored)
 
-    def sent(self, delivery: Delivery, stored: Iterable[str]) -> None:
-        """Note that the target has all objects."""
-        with self._durable(DeliveryStep.SENT):
-            if self._change(delivery, DeliveryStep.SENT, delivery.attempts + 1, "", stored):
-                self._record(delivery, "sent", "", stored)
-
-    def failed(
-        self, delivery: Delivery, reason: str, stored: Iterable[str], *, counts: bool
+    def ended(
+        self,
+        delivery: Delivery,
+        step: DeliveryStep,
+        reason: str = "",
+        stored: Iterable[str] = (),
+        *,
+        counts: bool = True,
     ) -> None:
-        """Note why an attempt failed, and what the target has; it is tried again.
+        """Note how an attempt has ended, and which objects the target has accepted in it.
 
-        An attempt for which the objects are not to blame does not count, and is taken back.
+        SENT says that it has all, DEAD makes a dead letter, and with SENDING it is tried again. An
+        attempt for which the objects are not to blame does not count, and is taken back.
         """
         attempts = delivery.attempts + int(counts)
-        with self._durable(DeliveryStep.SENDING):
-            self._change(delivery, DeliveryStep.SENDING, attempts, reason, stored)
-
-    def give_up(self, delivery: Delivery, reason: str, stored: Iterable[str]) -> None:
-        """Make a dead letter of the delivery."""
-        with self._durable(DeliveryStep.DEAD):
-            if self._change(delivery, DeliveryStep.DEAD, delivery.attempts + 1, reason, stored):
-                self._record(delivery, "dead letter", reason, stored)
+        objects, reason = sorted({*delivery.stored, *stored}), _storable(reason)
+        with self._durable(step):
+            changed = self._change(delivery, step, attempts, reason, objects)
+            if changed and step is not DeliveryStep.SENDING:
+                self._trail.record(
+                    Event.DELIVERED,
+                    study_key=delivery.study_key,
+                    version=delivery.version,
+                    target=delivery.target,
+                    outcome="dead letter" if step is DeliveryStep.DEAD else "sent",
+                    objects=objects,
+                    **({"reason": reason} if reason else {}),
+                )
 
     def resend(
         self, key: str, versions: Sequence[int], targets: Sequence[str], by: Person | None = None
@@ -286,11 +292,6 @@ class ExportStore:
         )
         return [_delivery(row) for row in rows]
 
-    def unmade(self) -> list[Export]:
-        """Return the exports of which no objects can be made, the oldest first."""
-        query = "SELECT * FROM exports WHERE step = 'none' ORDER BY rowid"
-        return [_export(row) for row in self._database.execute(query)]
-
     def backlogs(self) -> dict[str, Backlog]:
         """Return the backlog of each target, also of one that is not set up any more."""
         rows = self._database.execute(
@@ -321,13 +322,17 @@ class ExportStore:
         """Delete the rows of a study whose report is gone; part of another's transaction."""
         self._database.execute("DELETE FROM exports WHERE study_key = ?", (key,))
 
+    def _found(self, where: str, *values: str) -> list[Export]:
+        rows = self._database.execute(f"SELECT * FROM exports WHERE {where}", values)
+        return [Export(**dict(row) | {"step": ExportStep(row["step"])}) for row in rows]
+
     def _move(self, export: Export, step: ExportStep, reason: str) -> bool:
         changed = self._database.execute(
             "UPDATE exports SET step = ?, attempts = 0, reason = ?"
             " WHERE study_key = ? AND version = ? AND step = 'making'",
             (step.value, _storable(reason), export.study_key, export.version),
-        ).rowcount
-        return changed == 1
+        )
+        return changed.rowcount == 1
 
     def _change(
         self,
@@ -335,33 +340,17 @@ class ExportStore:
         step: DeliveryStep,
         attempts: int,
         reason: str,
-        stored: Iterable[str] | None = None,
+        stored: Sequence[str],
     ) -> bool:
-        """Change the row, unless a person has resent it meanwhile; return whether it was changed.
-
-        Its attempts and files are counted from those of ``delivery``.
-        """
-        files = delivery.stored if stored is None else (*delivery.stored, *stored)
-        values = (step.value, attempts, json.dumps(sorted(set(files))), _storable(reason))
+        """Change the row, unless a person has resent it meanwhile; return whether it was."""
+        key = (delivery.study_key, delivery.version, delivery.target, delivery.resends)
         changed = self._database.execute(
             "UPDATE deliveries SET step = ?, attempts = ?, stored = ?, reason = ?"
             " WHERE study_key = ? AND version = ? AND target = ? AND step = 'sending'"
             " AND resends = ?",
-            (*values, delivery.study_key, delivery.version, delivery.target, delivery.resends),
-        ).rowcount
-        return changed == 1
-
-    def _record(self, delivery: Delivery, outcome: str, reason: str, stored: Iterable[str]) -> None:
-        """Record the end of a delivery in the audit trail; ``objects`` are what the target has."""
-        self._trail.record(
-            Event.DELIVERED,
-            study_key=delivery.study_key,
-            version=delivery.version,
-            target=delivery.target,
-            outcome=outcome,
-            objects=sorted({*delivery.stored, *stored}),
-            **({"reason": _storable(reason)} if reason else {}),
+            (step.value, attempts, json.dumps(stored), reason, *key),
         )
+        return changed.rowcount == 1
 
     @contextmanager
     def _durable(self, step: ExportStep | DeliveryStep) -> Iterator[None]:
@@ -370,10 +359,6 @@ class ExportStore:
         with transaction(self._database):
             yield
         self._on_step(step, True)
-
-
-def _export(row: sqlite3.Row) -> Export:
-    return Export(**dict(row) | {"step": ExportStep(row["step"])})
 
 
 def _delivery(row: sqlite3.Row) -> Delivery:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from edge.audit import Person
 from edge.dicom_out.deliver import open_target
-from edge.dicom_out.exports import Backlog, DeliveryStep, ExportStore
+from edge.dicom_out.exports import Backlog, Delivery, DeliveryStep, Export, ExportStore
 from edge.errors import EdgeError
 from edge.report.write import read_versions
 from edge.site import Site
@@ -80,34 +80,26 @@ def overview(site: Site) -> tuple[list[TargetState], list[DeadLetter]]:
         with site.opened() as store:
             exports = store.extension(ExportStore)
             backlogs = exports.backlogs()
-            dead = [
-                _letter(store, one.study_key, one.version, one.reason, one.target, one.attempts)
-                for one in exports.deliveries(DeliveryStep.DEAD)
-            ]
+            letters = exports.deliveries(DeliveryStep.DEAD)
+            dead = [_letter(store, one, one.target, one.attempts) for one in letters]
             for one in exports.deliveries(DeliveryStep.SENDING):
                 reasons.setdefault(one.target, one.reason)
-            unmade = [
-                _letter(store, one.study_key, one.version, one.reason) for one in exports.unmade()
-            ]
+            unmade = [_letter(store, one) for one in exports.unmade()]
     with ThreadPoolExecutor(max_workers=len(targets)) as pool:
         problems = list(pool.map(lambda one: open_target(one).echo(), targets))
-    known: list[tuple[str, str, str, str, str]] = [
-        (one.name, one.kind, one.address, one.encryption, problem)
+
+    def state(name: str, kind: str, address: str, encryption: str, problem: str) -> TargetState:
+        backlog, last = backlogs.get(name, Backlog()), reasons.get(name, "")
+        lacks = backlog.waiting, backlog.oldest_s, last
+        letters = tuple(letter for letter in dead if letter.target == name)
+        return TargetState(name, kind, address, encryption, problem, *lacks, letters)
+
+    states = [
+        state(one.name, one.kind, one.address, one.encryption, problem)
         for one, problem in zip(targets, problems, strict=True)
     ]
     gone = backlogs.keys() - {one.name for one in targets}
-    known += [(name, "", "", "", NOT_SET_UP) for name in sorted(gone)]
-    states = [
-        TargetState(
-            *words,
-            backlogs.get(words[0], Backlog()).waiting,
-            backlogs.get(words[0], Backlog()).oldest_s,
-            reasons.get(words[0], ""),
-            tuple(letter for letter in dead if letter.target == words[0]),
-        )
-        for words in known
-    ]
-    return states, unmade
+    return states + [state(name, "", "", "", NOT_SET_UP) for name in sorted(gone)], unmade
 
 
 def resend(study: str | None, to: str | None, site: Site, by: Person | None = None) -> list[str]:
@@ -146,11 +138,11 @@ def resend(study: str | None, to: str | None, site: Site, by: Person | None = No
 
 
 def _letter(
-    store: StudyStore, key: str, version: int, reason: str, target: str = "", attempts: int = 0
+    store: StudyStore, one: Delivery | Export, target: str = "", attempts: int = 0
 ) -> DeadLetter:
-    record = store.get(key) if store.has(key) else None
+    record = store.get(one.study_key) if store.has(one.study_key) else None
     name, report = (record.name, record.report_name) if record else ("", "")
-    return DeadLetter(name, key, report, version, target, attempts, reason)
+    return DeadLetter(name, one.study_key, report, one.version, target, attempts, one.reason)
 
 
 def _line(store: StudyStore, key: str, versions: Iterable[int], targets: Iterable[str]) -> str:

@@ -1,16 +1,15 @@
 """The delivery of results as a part of the agent: DICOM objects of each report to every target."""
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edge.audit import AuditTrail, Person
+from edge.audit import Person
 from edge.checks import Checked, Level, Results, secrets
-from edge.database import StepHook
-from edge.dicom_out.deliver import MakeObjects, delivering, made_objects, open_target
+from edge.dicom_out.deliver import MakeObjects, delivering, made_objects
 from edge.dicom_out.exports import MIGRATIONS, Backlog, DeliveryStep, ExportStore
 from edge.dicom_out.overview import overview, resend
 from edge.part import Action, Agent, Panel, Part
@@ -43,12 +42,7 @@ class DeliverPart(Part):
     def schema(cls, settings: EdgeSettings) -> Schema:
         """Return the tables of exports and deliveries; without targets nothing is stored."""
         targets = [one.name for one in settings.targets]
-
-        def export(
-            database: sqlite3.Connection, audit: AuditTrail, on_step: StepHook
-        ) -> ExportStore:
-            return ExportStore(database, on_step, targets, audit)
-
+        export = partial(ExportStore, targets=targets)
         return Schema(MIGRATIONS, extensions=(export,) if targets else ())
 
     @classmethod
@@ -81,13 +75,12 @@ class DeliverPart(Part):
 
     def opened(self) -> AbstractContextManager[None]:
         """Make and send objects, in a thread for each target."""
-        agent, targets = self.agent, self.agent.site.settings.targets
-        if not targets:
+        agent = self.agent
+        if not agent.site.settings.targets:
             return nullcontext()
         return delivering(
             agent.site,
             self._make_objects,
-            [(one, open_target(one)) for one in targets],
             on_step=agent.on_step,
             on_backlog=self._set_backlog,
             clock=agent.clock,

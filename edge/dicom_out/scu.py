@@ -2,7 +2,9 @@
 
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pydicom
@@ -14,7 +16,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.status import STATUS_SUCCESS, STATUS_WARNING, code_to_category
 
-from edge.dicom_out.targets import MAX_REASON, STOPPED, Refusal, Sent, is_full, status_words
+from edge.dicom_out.targets import MAX_REASON, Refusal, Store, Target, Unreachable, status_words
 from edge.settings.targets import DicomTarget
 from process.http import host_and_port
 from process.text import printable_line
@@ -22,67 +24,56 @@ from process.text import printable_line
 log = structlog.get_logger()
 
 
-class DicomNode:
-    """An application entity that stores what it gets by C-STORE."""
+class DicomNode(Target):
+    """An application entity that stores what it gets by C-STORE, all over one association."""
 
     def __init__(self, settings: DicomTarget) -> None:
         self._settings = settings
 
-    def send(self, files: Sequence[Path], stopped: Callable[[], bool]) -> Sent:
-        """Send files over one association; see `Target`."""
-        stored, refused = list[str](), dict[str, Refusal]()
-        contexts = _contexts(files)
-        association, problem = self._associate(contexts)
-        if association is None:
-            return Sent(unreachable=problem)
+    @contextmanager
+    def _opened(self, files: Sequence[Path]) -> Iterator[Store]:
+        numbers = count(1)
+        with self._associated(_contexts(files)) as association:
+            yield lambda file: self._store(association, file, next(numbers))
+
+    def _store(self, association: Association, file: Path, number: int) -> Refusal | None:
         try:
-            for number, file in enumerate(files, start=1):
-                if stopped():
-                    return Sent(tuple(stored), refused, STOPPED)
-                try:
-                    status = association.send_c_store(str(file), msg_id=number)
-                except ValueError:  # of pynetdicom: no context for it was accepted
-                    refused[file.name] = Refusal("the target does not accept objects of its class")
-                    continue
-                except RuntimeError:  # of pynetdicom: the association has ended before
-                    return Sent(tuple(stored), refused, self._lost())
-                if "Status" not in status:
-                    refused[file.name] = Refusal(self._lost())
-                    return Sent(tuple(stored), refused, self._lost())
-                category = code_to_category(status.Status)
-                if category in (STATUS_SUCCESS, STATUS_WARNING):
-                    stored.append(file.name)
-                    if category == STATUS_WARNING:
-                        why = status_words(status.Status)
-                        log.warning("stored with a warning", target=self._settings.name, why=why)
-                    continue
-                refusal = Refusal(status_words(status.Status), _words(status, "ErrorComment"))
-                refused[file.name] = refusal
-                if is_full(status.Status):
-                    return Sent(tuple(stored), refused, refusal.code)
-            return Sent(tuple(stored), refused)
-        finally:
-            if association.is_established:
-                association.release()
+            status = association.send_c_store(str(file), msg_id=number)
+        except ValueError:  # of pynetdicom: no context for it was accepted
+            return Refusal("the target does not accept objects of its class")
+        except RuntimeError:  # of pynetdicom: the association has ended before
+            raise Unreachable(self._lost()) from None
+        if "Status" not in status:
+            return Refusal(self._lost(), is_last=True)
+        category = code_to_category(status.Status)
+        if category not in (STATUS_SUCCESS, STATUS_WARNING):
+            comment = printable_line(str(status.get("ErrorComment", "") or ""))
+            return Refusal.of(status.Status, comment[:MAX_REASON])
+        if category == STATUS_WARNING:
+            why = status_words(status.Status)
+            log.warning("stored with a warning", target=self._settings.name, why=why)
+        return None
 
     def echo(self) -> str:
         """Verify the association by C-ECHO; see `Target`."""
-        association, problem = self._associate([build_context(Verification)])
-        if association is None:
-            return problem
         try:
-            status = association.send_c_echo()
-            if "Status" not in status:
-                return self._lost()
-            return "" if status.Status == 0 else f"C-ECHO: {status_words(status.Status)}"
+            with self._associated([build_context(Verification)]) as association:
+                status = association.send_c_echo()
+        except Unreachable as error:
+            return str(error)
         except ValueError:  # it accepts the association, and not verification: it answers
             return ""
-        finally:
-            if association.is_established:
-                association.release()
+        if "Status" not in status:
+            return self._lost()
+        return "" if status.Status == 0 else f"C-ECHO: {status_words(status.Status)}"
 
-    def _associate(self, contexts: list[PresentationContext]) -> tuple[Association | None, str]:
-        """Return an established association, or None and why there is none."""
+    @contextmanager
+    def _associated(self, contexts: list[PresentationContext]) -> Iterator[Association]:
+        """Yield an established association, and release it.
+
+        Raises:
+            Unreachable: there is none.
+        """
         target = self._settings
         entity = AE(ae_title=target.calling_ae)
         entity.connection_timeout = entity.acse_timeout = target.connect_s
@@ -90,7 +81,8 @@ class DicomNode:
         try:
             tls = self._tls_context()
         except (OSError, ValueError):
-            return None, "; ".join(target.tls.problems()) or "the files of TLS cannot be used"
+            problems = "; ".join(target.tls.problems())
+            raise Unreachable(problems or "the files of TLS cannot be used") from None
         host, port = host_and_port(target.address)
         association = entity.associate(
             host,
@@ -99,18 +91,13 @@ class DicomNode:
             ae_title=target.called_ae,
             tls_args=None if tls is None else (tls, host),
         )
-        if association.is_established:
-            return association, ""
-        if association.is_rejected:
-            answer = association.acceptor.primitive
-            why = "" if answer is None else f": {answer.reason_str}"
-            titles = f"called_ae = {target.called_ae}, calling_ae = {target.calling_ae}"
-            return None, f"{target.address} rejects the association{why} ({titles})"
-        if association.acceptor.primitive is not None:  # it answered, and no context is left
-            accepted = association.accepted_contexts
-            if not accepted and association.rejected_contexts:
-                return None, f"{target.address} accepts none of the objects' classes"
-        return None, self._why_no_connection(tls)
+        if not association.is_established:
+            raise Unreachable(self._why_none(association, tls))
+        try:
+            yield association
+        finally:
+            if association.is_established:
+                association.release()
 
     def _tls_context(self) -> ssl.SSLContext | None:
         files = self._settings.tls
@@ -121,9 +108,19 @@ class DicomNode:
             context.load_cert_chain(files.cert, files.key)
         return context
 
-    def _why_no_connection(self, tls: ssl.SSLContext | None) -> str:
-        """Connect once more to find out: pynetdicom only logs why it could not."""
+    def _why_none(self, association: Association, tls: ssl.SSLContext | None) -> str:
+        """Return why there is no association."""
         target = self._settings
+        answer = association.acceptor.primitive
+        if association.is_rejected:
+            why = "" if answer is None else f": {answer.reason_str}"
+            titles = f"called_ae = {target.called_ae}, calling_ae = {target.calling_ae}"
+            return f"{target.address} rejects the association{why} ({titles})"
+        # it answered, and no context is left
+        no_context = association.rejected_contexts and not association.accepted_contexts
+        if answer is not None and no_context:
+            return f"{target.address} accepts none of the objects' classes"
+        # connect once more to find out: pynetdicom only logs why it could not
         place = host_and_port(target.address)
         try:
             with socket.create_connection(place, target.connect_s) as connection:
@@ -156,7 +153,3 @@ def _contexts(files: Sequence[Path]) -> list[PresentationContext]:
         if not meta.TransferSyntaxUID.is_compressed:
             wanted[meta.MediaStorageSOPClassUID, ImplicitVRLittleEndian] = None
     return [build_context(sop_class, syntax) for sop_class, syntax in wanted]
-
-
-def _words(dataset: pydicom.Dataset, keyword: str) -> str:
-    return printable_line(str(dataset.get(keyword, "") or ""))[:MAX_REASON]

@@ -1,7 +1,8 @@
 """Send DICOM files to a DICOMweb service by STOW-RS (PS3.18)."""
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import requests
 from dicomweb_client.web import DICOMwebClient
 from urllib3.exceptions import NewConnectionError
 
-from edge.dicom_out.targets import MAX_REASON, STOPPED, Refusal, Sent, is_full, status_words
+from edge.dicom_out.targets import MAX_REASON, Refusal, Store, Target, Unreachable
 from edge.settings.targets import DicomWebTarget
 from process.text import printable_line
 
@@ -29,7 +30,7 @@ _NO_SEARCH: frozenset[int] = frozenset({
 """HTTP statuses of a service without QIDO-RS."""
 
 
-class DicomWebService:
+class DicomWebService(Target):
     """A DICOMweb service that stores what it gets by STOW-RS, one object a request.
 
     With one object a request, a refusal is always that of one object.
@@ -38,51 +39,38 @@ class DicomWebService:
     def __init__(self, settings: DicomWebTarget) -> None:
         self._settings = settings
 
-    def send(self, files: Sequence[Path], stopped: Callable[[], bool]) -> Sent:
-        """Send files, one after the other; see `Target`."""
-        stored, refused = list[str](), dict[str, Refusal]()
+    @contextmanager
+    def _opened(self, _files: Sequence[Path]) -> Iterator[Store]:
         with requests.Session() as session:
-            try:
-                client = self._client(session)
-                for file in files:
-                    if stopped():
-                        return Sent(tuple(stored), refused, STOPPED)
-                    try:
-                        refusal = _store(client, pydicom.dcmread(file))
-                    except requests.RequestException as error:
-                        if not _never_connected(error):
-                            refused[file.name] = Refusal(self._why(error))
-                        return Sent(tuple(stored), refused, self._why(error))
-                    if refusal is None:
-                        stored.append(file.name)
-                        continue
-                    refused[file.name] = refusal
-                    if refusal.is_full:
-                        return Sent(tuple(stored), refused, refusal.code)
-            except _Unavailable as error:
-                return Sent(tuple(stored), refused, str(error))
-        return Sent(tuple(stored), refused)
+            client = self._client(session)
+
+            def store(file: Path) -> Refusal | None:
+                try:
+                    return _store(client, pydicom.dcmread(file))
+                except requests.RequestException as error:
+                    if _never_connected(error):
+                        raise Unreachable(self._why(error)) from error
+                    return Refusal(self._why(error), is_last=True)
+
+            yield store
 
     def echo(self) -> str:
         """Search for a study, or where there is no search ask for the options; see `Target`."""
-        with requests.Session() as session:
-            try:
-                client = self._client(session)
+        try:
+            with requests.Session() as session:
                 try:
-                    client.search_for_studies(limit=1)
+                    self._client(session).search_for_studies(limit=1)
                 except requests.HTTPError as error:
                     if _answer(error).status_code not in _NO_SEARCH:
                         raise
-                    options = session.options(
-                        f"{self._settings.url.rstrip('/')}/studies", timeout=self._timeout_s
-                    )
-                    options.raise_for_status()
-            except _Unavailable as error:
-                return str(error)
-            except requests.HTTPError as error:
-                return _http_words(_answer(error))
-            except requests.RequestException as error:
-                return self._why(error)
+                    url = f"{self._settings.url.rstrip('/')}/studies"
+                    session.options(url, timeout=self._timeout_s).raise_for_status()
+        except Unreachable as error:
+            return str(error)
+        except requests.HTTPError as error:
+            return _http_words(_answer(error))
+        except requests.RequestException as error:
+            return self._why(error)
         return ""
 
     @property
@@ -92,7 +80,7 @@ class DicomWebService:
     def _client(self, session: requests.Session) -> DICOMwebClient:
         target = self._settings
         if problems := target.tls.problems():
-            raise _Unavailable("; ".join(problems))
+            raise Unreachable("; ".join(problems))
         # of the environment only the proxies: REQUESTS_CA_BUNDLE would go before tls.ca
         session.trust_env = False
         session.proxies.update(requests.utils.get_environ_proxies(target.url))
@@ -122,10 +110,6 @@ class DicomWebService:
                 return f"{target.url}: {_innermost(error)}"
 
 
-class _Unavailable(Exception):
-    """The service, or the way to it, is at fault; the message says why."""
-
-
 class _Authorization(requests.auth.AuthBase):
     """Puts the token into each request; it is read each time, because tokens are renewed.
 
@@ -142,7 +126,7 @@ class _Authorization(requests.auth.AuthBase):
                 token = self._file.read_text("ascii").strip()
             except (OSError, UnicodeDecodeError) as error:
                 why = error.strerror if isinstance(error, OSError) else "not ASCII text"
-                raise _Unavailable(f"token_file = {self._file}: {why}") from error
+                raise Unreachable(f"token_file = {self._file}: {why}") from error
             request.headers["Authorization"] = f"Bearer {token}"
         return request
 
@@ -151,14 +135,14 @@ def _refuse_redirect(response: requests.Response, *_: Any, **__: Any) -> None:
     """Follow no redirect: a POST would become a GET, which succeeds and stores nothing."""
     if response.is_redirect:
         place = printable_line(response.headers["Location"])
-        raise _Unavailable(f"the service redirects to {place}: set url to that")
+        raise Unreachable(f"the service redirects to {place}: set url to that")
 
 
 def _store(client: DICOMwebClient, dataset: pydicom.Dataset) -> Refusal | None:
     """Store one object; return why it is refused, None if it is stored.
 
     Raises:
-        _Unavailable: the service takes nothing now.
+        Unreachable: the service takes nothing now.
         requests.RequestException: it cannot be reached.
     """
     try:
@@ -166,7 +150,7 @@ def _store(client: DICOMwebClient, dataset: pydicom.Dataset) -> Refusal | None:
     except requests.HTTPError as error:
         response = _answer(error)
         if response.status_code in _UNAVAILABLE:
-            raise _Unavailable(_http_words(response)) from error
+            raise Unreachable(_http_words(response)) from error
         try:
             answer = pydicom.Dataset.from_json(response.text)
         except Exception:  # whatever it is, it is no answer of STOW-RS
@@ -176,8 +160,7 @@ def _store(client: DICOMwebClient, dataset: pydicom.Dataset) -> Refusal | None:
     uid = dataset.SOPInstanceUID
     for item in answer.get("FailedSOPSequence", ()):
         if item.get("ReferencedSOPInstanceUID", uid) == uid:
-            code = int(item.get("FailureReason", 0x0110))
-            return Refusal(status_words(code), is_full=is_full(code))
+            return Refusal.of(int(item.get("FailureReason", 0x0110)))
     # a service may leave out its answer; if there is one, it must have the object
     items = answer.get("ReferencedSOPSequence", ())
     listed = [item.get("ReferencedSOPInstanceUID") for item in items]

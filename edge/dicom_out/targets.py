@@ -9,10 +9,11 @@ let this edge in. Where both is possible both is said: the target is full, or it
 while it gets an object, which some do with one that they cannot handle.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import pydicom
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
@@ -31,15 +32,24 @@ class Refusal:
     """Why a target refused an object.
 
     ``code`` is what the standard calls it; ``comment`` are the target's own words, which may name a
-    patient and are never logged. ``is_full``: the target is out of resources.
+    patient and are never logged. ``is_last``: the target is at fault too, and gets no more.
     """
 
     code: str
     comment: str = ""
-    is_full: bool = False
+    is_last: bool = False
+
+    @classmethod
+    def of(cls, status: int, comment: str = "") -> "Refusal":
+        """Return what a failure means; out of resources is the whole target (PS3.4, B.2)."""
+        return cls(status_words(status), comment, 0xA700 <= status <= 0xA7FF)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.comment}" if self.comment else self.code
+
+
+class Unreachable(Exception):
+    """The target, or the way to it, is at fault; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,11 @@ class Sent:
     unreachable: str = ""
 
 
-class Target(Protocol):
+Store = Callable[[Path], Refusal | None]
+"""Sends one file; returns why it is refused, None if it is stored."""
+
+
+class Target(ABC):
     """A place to which objects are sent."""
 
     def send(self, files: Sequence[Path], stopped: Callable[[], bool]) -> Sent:
@@ -69,11 +83,30 @@ class Target(Protocol):
         Raises:
             OSError: a file cannot be read.
         """
-        ...
+        stored, refused, unreachable = list[str](), dict[str, Refusal](), ""
+        try:
+            with self._opened(files) as store:
+                for file in files:
+                    if stopped():
+                        raise Unreachable(STOPPED)
+                    refusal = store(file)
+                    if refusal is None:
+                        stored.append(file.name)
+                        continue
+                    refused[file.name] = refusal
+                    if refusal.is_last:
+                        raise Unreachable(refusal.code)
+        except Unreachable as error:
+            unreachable = str(error)
+        return Sent(tuple(stored), refused, unreachable)
 
+    @abstractmethod
+    def _opened(self, files: Sequence[Path]) -> AbstractContextManager[Store]:
+        """Return the connection for these files; it and what it yields raise `Unreachable`."""
+
+    @abstractmethod
     def echo(self) -> str:
         """Return why the target does not answer; empty if it does."""
-        ...
 
 
 def kind_of(file: Path) -> ObjectKind | None:
@@ -96,11 +129,6 @@ _KIND_WORDS: Mapping[ObjectKind, str] = {
     "pdf": "Encapsulated PDF Storage",
 }
 """What the names of their SOP classes have in common (PS3.6, table A-1)."""
-
-
-def is_full(code: int) -> bool:
-    """Return whether a failure is that of the whole target: it is out of resources (PS3.4, B.2)."""
-    return 0xA700 <= code <= 0xA7FF
 
 
 def status_words(code: int) -> str:

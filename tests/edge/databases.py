@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from sqlite3 import Connection
 
-from edge.audit import AuditTrail
 from edge.database import StepHook
 from edge.dicom_out.exports import ExportStore
 from edge.run import PARTS
@@ -23,10 +22,7 @@ def schema_of(path: Path, targets: Sequence[str] = ()) -> Schema:
     """What all parts store in the database at ``path``, as with these targets."""
     settings = EdgeSettings(state_dir=path.parent, inbox=path.parent.parent / "inbox")
     schema = Schema.joined(part.schema(settings) for part in PARTS)
-
-    def export(database: Connection, audit: AuditTrail, on_step: StepHook) -> ExportStore:
-        return ExportStore(database, on_step, targets, audit)
-
+    export = partial(ExportStore, targets=targets)
     return replace(schema, extensions=(export,) if targets else ())
 
 

@@ -11,7 +11,7 @@ from pydicom.uid import EncapsulatedPDFStorage, SecondaryCaptureImageStorage, ge
 from edge.access import make_folder
 from edge.atomic_files import move, remove
 from edge.database import StepHook
-from edge.dicom_out.deliver import ObjectMaker, Sender, open_target
+from edge.dicom_out.deliver import ObjectMaker, Sender
 from edge.dicom_out.exports import Delivery, DeliveryStep, ExportStore
 from edge.errors import EdgeError
 from edge.folders import AgentFolders
@@ -74,9 +74,7 @@ class Deliveries:
         rules: Any = {"clock": self.clock, "jitter": lambda _low, high: high}
         self.maker = ObjectMaker(self.store, self.outbox, self._made, **rules)
         self.senders = {
-            one.name: Sender(
-                one, open_target(one), self.store, self.outbox, stopped=lambda: self.stops, **rules
-            )
+            one.name: Sender(one, self.store, self.outbox, stopped=lambda: self.stops, **rules)
             for one in self.targets
         }
 

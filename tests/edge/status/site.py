@@ -128,7 +128,7 @@ class Site:
                 exports.made(export)
             for one in exports.deliveries(DeliveryStep.SENDING):
                 if one.study_key == key:
-                    exports.give_up(one, reason, ())
+                    exports.ended(one, DeliveryStep.DEAD, reason)
 
     def with_target(self) -> EdgeSettings:
         """Its settings with the target ``pacs``."""
