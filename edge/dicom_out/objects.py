@@ -8,9 +8,8 @@ without findings would read like one of healthy lungs.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from traceback import extract_tb
@@ -57,18 +56,6 @@ class MadeObjects:
     skipped: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
-class _Inputs:
-    """All that the objects of one version are made from; ``outlines`` is the file's content."""
-
-    report: Report
-    source: Source
-    outlines: bytes
-    pictures: Mapping[str, bytes]
-    predecessor: Dataset | None
-    device: Device
-
-
 def make_objects(out: Path, device: Device, version: int | None = None) -> MadeObjects:
     """Make the objects of a version of the report in the folder ``out``, by default the newest.
 
@@ -82,12 +69,9 @@ def make_objects(out: Path, device: Device, version: int | None = None) -> MadeO
     version = newest.version if version is None else version
     folder = objects_folder(out, version)
     if not folder.is_dir():
-        _write(folder, *_make(_inputs(out, newest, version, device)))
-    return objects_in(folder)
-
-
-def objects_in(folder: Path) -> MadeObjects:
-    """Return the objects that were made into the folder of a version."""
+        is_newest = version == newest.version
+        report = newest if is_newest else _report(out / of_version("report.json", version))
+        _write(folder, *_make(out, report, device, is_newest=is_newest))
     skipped = folder / SKIPPED
     reasons = json.loads(skipped.read_bytes()) if skipped.is_file() else {}
     return MadeObjects(folder, tuple(sorted(folder.glob("*.dcm"))), reasons)
@@ -102,33 +86,14 @@ def _report(path: Path) -> Report:
         raise NotExportable(str(error)) from None
 
 
-def _inputs(out: Path, newest: Report, version: int, device: Device) -> _Inputs:
-    """Read the files of a version; an older one has its own, but not its pictures."""
-    is_newest = version == newest.version
-    report = newest if is_newest else _report(out / of_version("report.json", version))
-    source, outlines = (
-        out / (name if is_newest else of_version(name, version)) for name in (SOURCE, OUTLINES)
-    )
-    if not source.is_file():
+def _source(file: Path) -> Source:
+    if not file.is_file():
         reason = "the study was no DICOM series that could be read, so there are no headers of its"
         raise NotExportable(f"{reason} images to refer to ({SOURCE} is missing)")
     try:
-        headers = read_source_headers(source.read_bytes())
+        return source_of(read_source_headers(file.read_bytes()))
     except ValueError as error:
-        raise NotExportable(f"{source.name} is damaged: {error}") from None
-    return _Inputs(
-        report,
-        source_of(headers),
-        outlines.read_bytes() if outlines.is_file() else b"",
-        _pictures(out, report) if is_newest else {},
-        _predecessor(out, report),
-        device,
-    )
-
-
-def _pictures(out: Path, report: Report) -> dict[str, bytes]:
-    paths = [out / OVERVIEW, *(out / picture_name(number) for number, _ in report.listed)]
-    return {path.name: path.read_bytes() for path in paths if path.is_file()}
+        raise NotExportable(f"{file.name} is damaged: {error}") from None
 
 
 def _predecessor(out: Path, report: Report) -> Dataset | None:
@@ -141,14 +106,30 @@ def _predecessor(out: Path, report: Report) -> Dataset | None:
     return None
 
 
-def _make(inputs: _Inputs) -> tuple[dict[str, Dataset], dict[str, str]]:
-    """Return the objects by file name, and why others are missing, by kind."""
+def _make(
+    out: Path, report: Report, device: Device, *, is_newest: bool
+) -> tuple[dict[str, Dataset], dict[str, str]]:
+    """Return the objects by file name, and why others are missing, by kind.
+
+    An older version has files of its own, but not its pictures.
+    """
+    source_file, outlines = (
+        out / (name if is_newest else of_version(name, report.version))
+        for name in (SOURCE, OUTLINES)
+    )
+    source = _source(source_file)
+    numbers, pictures = [number for number, _ in report.listed], dict[str, bytes]()
+    if is_newest:
+        paths = (out / name for name in (OVERVIEW, *map(picture_name, numbers)))
+        pictures = {path.name: path.read_bytes() for path in paths if path.is_file()}
     made: dict[str, Dataset] = {}
     skipped: dict[str, str] = {}
 
-    def attempt(kind: Kind, name: str, make: Callable[[], Dataset]) -> Dataset | None:
+    def attempt(
+        kind: Kind, part: str, make: Callable[..., Dataset], *given: object
+    ) -> Dataset | None:
         try:
-            made[name] = make()
+            made[kind.file + part] = make(report, source, device, *given)
         except NotExportable as error:
             skipped[kind.file] = str(error)
         # highdicom meets values that it cannot use with any of these
@@ -158,50 +139,31 @@ def _make(inputs: _Inputs) -> tuple[dict[str, Dataset], dict[str, str]]:
             at = f"{Path(last.filename).name}:{last.lineno}"
             log.error("object not made", kind=kind.file, error=kind_of_error, at=at)
             skipped[kind.file] = f"a value of the source images cannot be used ({kind_of_error})"
-        return made.get(name)
+        return made.get(kind.file + part)
 
-    report, source, device = inputs.report, inputs.source, inputs.device
     # values that identify the patient are copied although they break a rule; pydicom would log them
     with disable_value_validation():
         if report.rejection is None:
             if source.unfit:
                 skipped |= {kind.file: source.unfit for kind in (Kind.SR, Kind.SEG)}
             else:
-                seg = attempt(Kind.SEG, "seg", lambda: _segmentation(inputs))
-                attempt(
-                    Kind.SR,
-                    "sr",
-                    lambda: structured_report(
-                        report, source, device, segmentation=seg, predecessor=inputs.predecessor
-                    ),
-                )
-            for name, number, picture in _captured(inputs):
-                attempt(
-                    Kind.CAPTURE, name, partial(capture, report, source, device, picture, number)
-                )
-        attempt(
-            Kind.PDF,
-            "report",
-            lambda: encapsulated_pdf(report, source, device, report_pages(report, inputs.pictures)),
-        )
+                seg = attempt(Kind.SEG, "", _segmentation, outlines)
+                attempt(Kind.SR, "", structured_report, seg, _predecessor(out, report))
+            if OVERVIEW in pictures:
+                attempt(Kind.CAPTURE, "-overview", capture, pictures[OVERVIEW], None)
+            for number in numbers:
+                if picture := pictures.get(picture_name(number)):
+                    attempt(Kind.CAPTURE, f"-{number:02d}", capture, picture, number)
+        attempt(Kind.PDF, "", encapsulated_pdf, pictures)
     return made, skipped
 
 
-def _segmentation(inputs: _Inputs) -> Dataset:
+def _segmentation(report: Report, source: Source, device: Device, outlines: Path) -> Dataset:
     try:
-        outlines = read_outlines(inputs.outlines)
+        placed = read_outlines(outlines.read_bytes() if outlines.is_file() else b"")
     except ValueError as error:
         raise NotExportable(str(error)) from None
-    return segmentation(inputs.report, inputs.source, outlines, inputs.device)
-
-
-def _captured(inputs: _Inputs) -> Iterator[tuple[str, int | None, bytes]]:
-    """Yield file name, number of the finding, and picture; the overview has no number."""
-    if OVERVIEW in inputs.pictures:
-        yield f"{Kind.CAPTURE.file}-overview", None, inputs.pictures[OVERVIEW]
-    for number, _ in inputs.report.listed:
-        if picture := inputs.pictures.get(picture_name(number)):
-            yield f"{Kind.CAPTURE.file}-{number:02d}", number, picture
+    return segmentation(report, source, device, placed)
 
 
 def _write(folder: Path, made: Mapping[str, Dataset], skipped: Mapping[str, str]) -> None:
@@ -271,8 +233,11 @@ def _comment(report: Report, shown: int | None) -> str:
     return f"{what}. Report version {report.version}. {NOT_A_DEVICE}"
 
 
-def encapsulated_pdf(report: Report, source: Source, device: Device, pages: bytes) -> Dataset:
-    """Return the document as a DICOM object (PS3.3, A.45.1); ``pages`` is the PDF."""
+def encapsulated_pdf(
+    report: Report, source: Source, device: Device, pictures: Mapping[str, bytes]
+) -> Dataset:
+    """Return the report's pages as a DICOM object (PS3.3, A.45.1); ``pictures`` as of a report."""
+    pages = report_pages(report, pictures)
     made = SOPClass(
         sop_class_uid=EncapsulatedPDFStorage,
         modality="DOC",

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 from reportlab.lib import colors
-from reportlab.lib.enums import TA_RIGHT
 from reportlab.lib.pagesizes import A4
 from reportlab.lib.styles import ParagraphStyle
 from reportlab.lib.units import mm
@@ -28,7 +27,6 @@ from reportlab.platypus import (
     Paragraph,
     Spacer,
     Table,
-    TableStyle,
 )
 
 from edge.findings import Finding, named
@@ -51,13 +49,10 @@ _WIDTH = A4[0] - 2 * _MARGIN
 _PICTURES_IN_ROW = 2
 _KEY_WIDTH, _KEY_PART = 18 * mm, slice(TILE_PX // 7, TILE_PX - TILE_PX // 7)
 """Of the key image beside a finding: the middle of the first tile of its picture."""
+_TOP = ("VALIGN", (0, 0), (-1, -1), "TOP")
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
 _UNPRINTED = "Some characters of this text cannot be printed here. The DICOM header has them."
-_GREY, _LINE, _WARN = (
-    colors.HexColor("#555555"),
-    colors.HexColor("#bbbbbb"),
-    colors.HexColor("#8a4b00"),
-)
+_GREY, _LINE, _WARN = map(colors.HexColor, ("#555555", "#bbbbbb", "#8a4b00"))
 
 
 def report_pages(report: Report, pictures: Mapping[str, bytes]) -> bytes:
@@ -76,10 +71,7 @@ def report_pages(report: Report, pictures: Mapping[str, bytes]) -> bytes:
         invariant=1,
     )
     frame = Frame(_MARGIN, _FOOT, _WIDTH, A4[1] - _HEAD - _FOOT, 0, 0, 0, 0)
-
-    def furnish(canvas: Canvas, _pages: BaseDocTemplate) -> None:
-        _draw_head_and_foot(canvas, report)
-
+    furnish = partial(_draw_head_and_foot, report)
     pages.addPageTemplates([PageTemplate(frames=[frame], onPage=furnish)])
     pages.build(list(_content(report, pictures)))
     return file.getvalue()
@@ -97,20 +89,12 @@ def _register_fonts() -> None:
 
 
 def _style(name: str, **values: Any) -> ParagraphStyle:
-    given: dict[str, Any] = {
-        "fontName": _FONT,
-        "fontSize": 9,
-        "leading": 12,
-        "splitLongWords": 1,
-    } | values
-    return ParagraphStyle(name, **given)
+    usual: dict[str, Any] = {"fontName": _FONT, "fontSize": 9, "leading": 12, "splitLongWords": 1}
+    return ParagraphStyle(name, **usual | values)
 
 
 _BODY, _SMALL = _style("body"), _style("small", fontSize=8, leading=10, textColor=_GREY)
-_CELL, _CELL_RIGHT = (
-    _style("cell", fontSize=8, leading=10),
-    _style("right", fontSize=8, leading=10, alignment=TA_RIGHT),
-)
+_CELL = _style("cell", fontSize=8, leading=10)
 _TITLE = _style("title", fontName=_BOLD, fontSize=12, leading=16, spaceBefore=10, spaceAfter=4)
 _BANNER = _style("banner", fontName=_BOLD, textColor=_WARN)
 
@@ -128,13 +112,12 @@ def printable(text: str) -> str:
     font = pdfmetrics.getFont(_FONT)
     assert isinstance(font, TTFont)
     glyphs = font.face.charToGlyph
-    return "".join(
-        letter
-        if letter == "\n"
-        or (ord(letter) in glyphs and unicodedata.bidirectional(letter) not in _RIGHT_TO_LEFT)
-        else "?"
-        for letter in text
-    )
+
+    def is_printed(letter: str) -> bool:
+        is_left_to_right = unicodedata.bidirectional(letter) not in _RIGHT_TO_LEFT
+        return letter == "\n" or (ord(letter) in glyphs and is_left_to_right)
+
+    return "".join(letter if is_printed(letter) else "?" for letter in text)
 
 
 def shown_name(name: str) -> tuple[str, str]:
@@ -150,7 +133,7 @@ def shown_name(name: str) -> tuple[str, str]:
     return (" = ".join(whole) or printable(parts[0])), _UNPRINTED
 
 
-def _draw_head_and_foot(canvas: Canvas, report: Report) -> None:
+def _draw_head_and_foot(report: Report, canvas: Canvas, _pages: BaseDocTemplate) -> None:
     header, width = report.header, A4[0]
     canvas.saveState()
     canvas.setFont(_BOLD, 11)
@@ -216,10 +199,14 @@ def _content(report: Report, pictures: Mapping[str, bytes]) -> Iterator[Flowable
 def _study(report: Report) -> Iterator[Flowable]:
     header = report.header
     name, note = shown_name(header.patient_name)
-    sex_and_age = ", ".join(filter(None, (header.sex, header.age)))
     rows = (
         ("Patient", name, "Patient ID", header.patient_id),
-        ("Sex, age", sex_and_age, "Accession", header.accession),
+        (
+            "Sex, age",
+            ", ".join(filter(None, (header.sex, header.age))),
+            "Accession",
+            header.accession,
+        ),
         ("Study date", _day(header.study_date), "Series", header.series_description),
         ("Report of", report.created.replace("T", " "), "Study key", report.study_key),
     )
@@ -228,7 +215,7 @@ def _study(report: Report) -> Iterator[Flowable]:
         for row in rows
     ]
     widths = [_WIDTH * share for share in (0.13, 0.37, 0.13, 0.37)]
-    yield Table(cells, colWidths=widths, style=TableStyle([("VALIGN", (0, 0), (-1, -1), "TOP")]))
+    yield Table(cells, colWidths=widths, style=[_TOP])
     if note:
         yield _text(note, _SMALL)
 
@@ -254,14 +241,12 @@ def _list(
         cells = (_text(value, _CELL) for value in _row(finding, report.locations.get(number)))
         rows.append([_text(number, _CELL), key, *cells])
     shares = (0.05, 0.12, 0.17, 0.16, 0.09, 0.08, 0.1, 0.15, 0.08)
-    style = TableStyle(
-        [
-            ("LINEBELOW", (0, 0), (-1, -1), 0.4, _LINE),
-            ("VALIGN", (0, 0), (-1, -1), "TOP"),
-            ("LEFTPADDING", (0, 0), (-1, -1), 2),
-            ("RIGHTPADDING", (0, 0), (-1, -1), 2),
-        ]
-    )
+    style: list[Any] = [
+        _TOP,
+        ("LINEBELOW", (0, 0), (-1, -1), 0.4, _LINE),
+        ("LEFTPADDING", (0, 0), (-1, -1), 2),
+        ("RIGHTPADDING", (0, 0), (-1, -1), 2),
+    ]
     yield Table(rows, colWidths=[_WIDTH * s for s in shares], style=style, repeatRows=1)
     yield Spacer(1, 3)
     for reason, numbers in reasons_once(listed).items():
@@ -309,9 +294,7 @@ def _pictures(report: Report, pictures: Mapping[str, bytes]) -> Iterator[Flowabl
     if rows:
         rows[-1] += [[] for _ in range(_PICTURES_IN_ROW - len(rows[-1]))]
         width = _WIDTH / _PICTURES_IN_ROW
-        style = TableStyle(
-            [("VALIGN", (0, 0), (-1, -1), "TOP"), ("LEFTPADDING", (0, 0), (-1, -1), 0)]
-        )
+        style: list[Any] = [_TOP, ("LEFTPADDING", (0, 0), (-1, -1), 0)]
         yield Table(rows, colWidths=[width] * _PICTURES_IN_ROW, style=style)
 
 
@@ -337,8 +320,6 @@ def _caption(name: str) -> str:
 
 def _day(date: str) -> str:
     """Write a date of DICOM with dashes."""
-    return (
-        f"{date[:4]}-{date[4:6]}-{date[6:]}"
-        if len(date) == 8 and date.isdecimal()
-        else (date or "date not stated")
-    )
+    if len(date) == 8 and date.isdecimal():
+        return f"{date[:4]}-{date[4:6]}-{date[6:]}"
+    return date or "date not stated"

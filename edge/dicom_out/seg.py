@@ -53,15 +53,15 @@ class _Patch:
 
 
 def segmentation(
-    report: Report, source: Source, outlines: Mapping[int, PlacedOutline], device: Device
+    report: Report, source: Source, device: Device, outlines: Mapping[int, PlacedOutline]
 ) -> Dataset:
     """Return the segmentation with a segment for each finding and possible finding of an outline.
 
     Args:
         report: the report with the findings.
         source: the images that were read.
-        outlines: by number of finding or possible finding.
         device: the machine that makes it.
+        outlines: by number of finding or possible finding.
 
     Raises:
         NotExportable: there is no outline, or the images cannot be segmented.

@@ -71,9 +71,8 @@ def structured_report(
     report: Report,
     source: Source,
     device: Device,
-    *,
-    segmentation: Dataset | None = None,
-    predecessor: Dataset | None = None,
+    segmentation: Dataset | None,
+    predecessor: Dataset | None,
 ) -> Dataset:
     """Return the structured report of a study that was read.
 
@@ -164,7 +163,12 @@ def _group(
     )
     items = group[0].ContentSequence
     if segment and place.source.frame_of_reference_uid:
-        items.append(_centre(finding.centre_mm, place.source))
+        point = np.array([finding.centre_mm], dtype=np.float64)
+        frame, contains = place.source.frame_of_reference_uid, RelationshipTypeValues.CONTAINS
+        kind = GraphicTypeValues3D.POINT
+        items.append(
+            Scoord3DContentItem(terms.CENTRE, kind, point, frame, relationship_type=contains)
+        )
     if finding.disagreement:
         items.append(_text(terms.DISAGREEMENT, finding.disagreement))
     items.append(_text(terms.REASON, finding.reason))
@@ -206,16 +210,6 @@ def _region(centre_mm: Point, place: _Place, segment: tuple[Dataset, int] | None
     point = np.array([[column + 0.5, row + 0.5]])
     in_image = SourceImageForRegion.from_source_image(plane.image, frames)
     return {"referenced_regions": [ImageRegion(GraphicTypeValues.POINT, point, in_image)]}
-
-
-def _centre(centre_mm: Point, source: Source) -> Scoord3DContentItem:
-    return Scoord3DContentItem(
-        terms.CENTRE,
-        GraphicTypeValues3D.POINT,
-        np.array([centre_mm], dtype=np.float64),
-        source.frame_of_reference_uid,
-        relationship_type=RelationshipTypeValues.CONTAINS,
-    )
 
 
 def _measurements(finding: Finding, edge: str, cloud: str) -> Iterator[Measurement]:

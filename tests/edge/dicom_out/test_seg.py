@@ -36,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         second = finding(box, at_zyx, 0.8, True)
         report = replace(report_of(study, box), findings=(first, second), possible=())
         outlines = read_outlines(outlines_file(report.numbered, box.geometry))
-        return hd.seg.Segmentation.from_dataset(segmentation(report, source, outlines, DEVICE))
+        return hd.seg.Segmentation.from_dataset(segmentation(report, source, DEVICE, outlines))
 
     return source, box, make
 
