@@ -26,7 +26,7 @@ from process.tracing import exporting, root_span_id
 from protos.deadline import Deadline
 from tests.cloud.running import make_roi, run_cloud
 from tests.dicom_peers import Pacs
-from tests.edge.dicom_in.senders import send
+from tests.edge.dicom_in.senders import DICOM, Port
 from tests.test_end_to_end import LIMIT_S, Home, Study, chest, home, wait_for
 from tests.traces import Seen, spans_in
 
@@ -55,7 +55,7 @@ def test_every_span_of_a_study_is_in_one_trace_also_after_a_kill(
         with home.running(*run) as agent:
             wait_for(lambda: answers(port), agent)
             images = [dcmread(path) for path in sorted(chest.folder.glob("*.dcm"))]
-            assert set(send(("127.0.0.1", port), images)) == {0}
+            assert set(DICOM.send(Port(f"127.0.0.1:{port}"), *images)) == {0}
             wait_for(lambda: "study" in names(at_edge), agent)
             agent.kill()
         contexts = [build_context(Comprehensive3DSRStorage), build_context(Verification)]

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import count
 from pathlib import Path
@@ -66,9 +66,9 @@ class Port:
     """A port that receives, and what lies behind it; ``free`` is the free disk space."""
 
     address: str
-    inbox: Path
-    telemetry: Telemetry
-    free: list[int]
+    inbox: Path = Path()
+    telemetry: Telemetry = field(default_factory=Telemetry)
+    free: list[int] = field(default_factory=lambda: [10**12])
 
     @property
     def endpoint(self) -> tuple[str, int]:
@@ -108,19 +108,19 @@ class Door:
         own = {n if "__" in n else f"receive__{self.way}__{n}": v for n, v in values.items()}
         settings = settings_in(root, **{f"receive__{self.way}__address": ANYWHERE, **own})
         settings.inbox.mkdir(exist_ok=True)
-        telemetry, free, receive = Telemetry(), [10**12], settings.receive
-        metrics = ReceiveMetrics(telemetry)
-        store = ReceivedStore(settings.inbox, receive, metrics, free_bytes=lambda _: free[0])
+        port, receive = Port("", settings.inbox), settings.receive
+        metrics = ReceiveMetrics(port.telemetry)
+        store = ReceivedStore(port.inbox, receive, metrics, free_bytes=lambda _: port.free[0])
         with (
             patch.object(scp, "MAX_ASSOCIATIONS", max_open),
             patch.object(stow, "MAX_REQUESTS", max_open),
-            self.receiving(receive, store, metrics) as (address, _),
+            self.receiving(receive, store, metrics) as (port.address, _),
         ):
-            yield Port(address, settings.inbox, telemetry, free)
+            yield port
 
 
 def associate(
-    endpoint: tuple[str, int],
+    port: Port,
     *,
     caller: str = "SCANNER",
     called: str = "OVERREAD",
@@ -134,7 +134,7 @@ def associate(
     ae.add_requested_context(sop_class, syntax)
     ae.add_requested_context(Verification)
     return ae.associate(
-        *endpoint,
+        *port.endpoint,
         ae_title=called,
         tls_args=tls,  # type: ignore[arg-type]
         evt_handlers=[(evt.EVT_CONN_OPEN, _remember)],
@@ -147,15 +147,6 @@ CONNECTIONS: list[Any] = []
 
 def _remember(event: evt.Event) -> None:
     CONNECTIONS.append(event.assoc.dul.socket.socket)  # type: ignore[union-attr]
-
-
-def send(endpoint: tuple[str, int], images: Sequence[Dataset], **how: Any) -> list[int]:
-    """Send the images over one association; the status of each, -1 for no response."""
-    association = associate(endpoint, **how)
-    assert association.is_established
-    statuses = [association.send_c_store(image) for image in images]
-    association.release()
-    return [int(status.get("Status", -1)) for status in statuses]
 
 
 def _request(data_set: bytes, **fields: object) -> C_STORE:
@@ -191,8 +182,8 @@ def data_set_of(file: bytes) -> bytes:
     return file[stream.tell() :]
 
 
-def by_dicom(port: Port, *instances: Dataset | bytes, tls: Any = None) -> list[int]:
-    association = associate(port.endpoint, tls=tls)
+def by_dicom(port: Port, *instances: Dataset | bytes, **how: Any) -> list[int]:
+    association = associate(port, **how)
     if not association.is_established:
         raise ConnectionError
     codes = [
@@ -206,7 +197,7 @@ def by_dicom(port: Port, *instances: Dataset | bytes, tls: Any = None) -> list[i
 
 
 def begin_by_dicom(port: Port, image: Dataset) -> Callable[[], None]:
-    association = associate(port.endpoint)
+    association = associate(port)
     fields = {"AffectedSOPInstanceUID": image.SOPInstanceUID}
     dimse = C_STORE_RQ()
     dimse.primitive_to_message(_request(data_set_of(file_of(image)), **fields))

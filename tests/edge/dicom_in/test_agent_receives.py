@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,13 +26,12 @@ from imaging.errors import NotCt
 from imaging.phantom.phantom import PhantomSpec, make_phantom
 from imaging.volume import Study
 from tests.edge.builders import pending_pipeline, study_at
-from tests.edge.dicom_in.senders import ANYWHERE, IMAGES, changed, names, send, settings_in
+from tests.edge.dicom_in.senders import ANYWHERE, DICOM, IMAGES, Port, changed, names, settings_in
 from tests.edge.running_agent import running, wait_until
 from tests.imaging.small_ct import SmallCt
 
 SPEC = PhantomSpec(seed=3, spacing_mm=(3.0, 1.25, 1.25), size_mm=(210.0, 340.0, 340.0),
                    nodule_count=2, diameter_mm=(12.0, 20.0))  # fmt: skip
-Endpoint = tuple[str, int]
 
 
 def receiving_in(root: Path, **values: object) -> EdgeSettings:
@@ -50,23 +49,17 @@ def list_images(job: Job, persist: PersistPending) -> StudyResult:
 @contextmanager
 def agent(
     settings: EdgeSettings, read: Callable[[Job, PersistPending], StudyResult] | None = None
-) -> Iterator[dict[str, Endpoint]]:
-    """The agent in a thread; yields the endpoint of each port by event of the log."""
+) -> Iterator[list[Port]]:
+    """The agent in a thread; yields its ports, that of DICOM first."""
+    expected = bool(settings.receive.dicom.address) + bool(settings.receive.stow.address)
+
+    def ports() -> list[Port]:
+        found = [line for line in lines if line["event"].startswith("receiving by")]
+        return [Port(line["address"]) for line in found]
+
     with running(settings, read=read) as lines:
-        expected = bool(settings.receive.dicom.address) + bool(settings.receive.stow.address)
-        wait_until(lambda: len(_ports(lines)) == expected)
-        yield _ports(lines)
-
-
-def _ports(lines: Sequence[Any]) -> dict[str, Endpoint]:
-    found = [line for line in lines if line["event"].startswith("receiving by")]
-    return {
-        line["event"].removeprefix("receiving by "): (
-            line["address"].rpartition(":")[0],
-            int(line["address"].rpartition(":")[2]),
-        )
-        for line in found
-    }
+        wait_until(lambda: len(ports()) == expected)
+        yield ports()
 
 
 def report_in(outbox: Path) -> dict[str, Any]:
@@ -87,14 +80,15 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def by_dicom(ports: dict[str, Endpoint], images: list[Dataset]) -> None:
-    assert set(send(ports["DICOM"], images)) == {0x0000}
+def by_dicom(ports: list[Port], images: list[Dataset]) -> None:
+    assert set(DICOM.send(ports[0], *images)) == {0x0000}
 
 
-def by_stow(ports: dict[str, Endpoint], images: list[Dataset]) -> None:
-    host, port = ports["STOW-RS"]
-    answer = DICOMwebClient(f"http://{host}:{port}/dicom-web").store_instances(images)
-    assert len(answer.ReferencedSOPSequence) == len(images)
+def by_stow(ports: list[Port], images: list[Dataset]) -> None:
+    """By a client of DICOMweb, in one request."""
+    answer = DICOMwebClient(f"http://{ports[1].address}/dicom-web").store_instances(images)
+    stored = [one.ReferencedSOPInstanceUID for one in answer.ReferencedSOPSequence]
+    assert stored == [image.SOPInstanceUID for image in images]
     assert "FailedSOPSequence" not in answer
 
 
@@ -121,7 +115,7 @@ def test_a_received_series_has_the_report_of_the_same_folder(
     tmp_path: Path,
     phantom: Path,
     from_folder: dict[str, Any],
-    sent: Callable[[dict[str, Endpoint], list[Dataset]], None],
+    sent: Callable[[list[Port], list[Dataset]], None],
 ) -> None:
     images = [dcmread(file) for file in sorted(phantom.glob("*.dcm"))]
     with agent(receiving_in(tmp_path, receive__stow__address=ANYWHERE)) as ports:
@@ -136,12 +130,12 @@ def test_images_that_come_after_the_folder_was_claimed_amend_its_report(tmp_path
     """The folder of the series is made again, and the agent joins it with its study."""
     outbox, done = tmp_path / "outbox", tmp_path / "state_dir" / "done"
     with agent(receiving_in(tmp_path), list_images) as ports:
-        assert set(send(ports["DICOM"], IMAGES[:7])) == {0x0000}
+        by_dicom(ports, IMAGES[:7])
         wait_until(lambda: version_of(outbox) == 1 and len(os.listdir(done)) == 1)
-        assert set(send(ports["DICOM"], IMAGES[7:], caller="OTHER")) == {0x0000}
+        assert set(DICOM.send(ports[0], *IMAGES[7:], caller="OTHER")) == {0x0000}
         wait_until(lambda: version_of(outbox) == 2)
         # a sender that missed the acknowledgement sends once more: that makes no study
-        assert send(ports["DICOM"], IMAGES[-1:]) == [0x0000]
+        by_dicom(ports, IMAGES[-1:])
         assert [p for p in os.listdir(tmp_path / "inbox") if not p.startswith(".")] == []
     report = report_in(outbox)
     assert report["changes"][-1]["text"].startswith("5 more images were added")
@@ -159,10 +153,10 @@ def read_and_repeat(root: Path, images: list[Dataset]) -> list[TrailRecord]:
     """Receive and read a series; after a restart send these images; return the trail."""
     settings, trail = receiving_in(root), root / "state_dir" / "trail"
     with agent(settings, list_images) as ports:
-        assert set(send(ports["DICOM"], IMAGES)) == {0x0000}
+        by_dicom(ports, IMAGES)
         wait_until(lambda: len(os.listdir(root / "state_dir" / "done")) == 1)
     with agent(settings, list_images) as ports:
-        assert set(send(ports["DICOM"], images)) == {0x0000}
+        by_dicom(ports, images)
         wait_until(lambda: len(os.listdir(root / "state_dir" / "done")) == 2)
         ends = (Event.REPEATED, Event.READ, Event.JOINED)
         wait_until(lambda: sum(one.event in ends for one in records_after(trail, 0)) == 2)
@@ -192,7 +186,7 @@ def test_what_is_sent_again_unchanged_after_a_restart_makes_no_study(
 
 @pytest.mark.parametrize("sent", [by_dicom, by_stow])
 def test_the_end_of_its_sender_completes_a_series_where_the_setting_says_so(
-    tmp_path: Path, sent: Callable[[dict[str, Endpoint], list[Dataset]], None]
+    tmp_path: Path, sent: Callable[[list[Port], list[Dataset]], None]
 ) -> None:
     """A poll would find it in an hour."""
     on = {"receive__stow__address": ANYWHERE, "receive__complete_at_end": True}
@@ -231,9 +225,9 @@ def test_a_refused_series_that_is_sent_again_unchanged_is_refused_again_unread(
     tmp_path: Path, images: list[Dataset]
 ) -> None:
     with agent(receiving_in(tmp_path), refuse_all) as ports:
-        send(ports["DICOM"], IMAGES)
+        by_dicom(ports, IMAGES)
         wait_until(lambda: len(rejections(tmp_path)) == 1)
-        assert set(send(ports["DICOM"], images)) == {0x0000}
+        by_dicom(ports, images)
         wait_until(lambda: len(rejections(tmp_path)) == 2)
     first, again = reports_of(tmp_path)
     assert len(list(tmp_path.glob("read-*"))) == 1
@@ -247,10 +241,10 @@ def test_a_refused_series_that_is_sent_again_unchanged_is_refused_again_unread(
 
 def test_a_refused_series_that_is_sent_again_changed_is_read_again(tmp_path: Path) -> None:
     with agent(receiving_in(tmp_path), refuse_all) as ports:
-        send(ports["DICOM"], IMAGES)
+        by_dicom(ports, IMAGES)
         wait_until(lambda: len(rejections(tmp_path)) == 1)
         images = [*IMAGES[:3], changed(IMAGES[3], KVP=99), *IMAGES[4:]]
-        assert set(send(ports["DICOM"], images)) == {0x0000}
+        by_dicom(ports, images)
         wait_until(lambda: len(rejections(tmp_path)) == 2)
     assert len(list(tmp_path.glob("read-*"))) == 2
     (kept,) = (tmp_path / "state_dir" / "quarantine").glob(

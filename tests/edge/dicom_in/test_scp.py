@@ -43,7 +43,6 @@ from tests.edge.dicom_in.senders import (
     new_images,
     on_their_way,
     received,
-    send,
     store_raw,
 )
 from tests.edge.running_agent import wait_until
@@ -89,7 +88,7 @@ def test_an_image_is_stored_in_the_transfer_syntax_in_which_it_came(
     port: Port, syntax: str
 ) -> None:
     image = image_in(syntax)
-    assert send(port.endpoint, [image], syntax=syntax) == [0x0000]
+    assert DICOM.send(port, image, syntax=syntax) == [0x0000]
     (file,) = port.files([image]).values()
     stored = dcmread(file)
     assert stored.file_meta.TransferSyntaxUID == syntax
@@ -101,7 +100,7 @@ def test_an_image_is_stored_in_the_transfer_syntax_in_which_it_came(
 def test_what_the_reader_does_not_read_is_not_accepted_but_an_echo_is_answered(
     port: Port, how: dict[str, str]
 ) -> None:
-    association = associate(port.endpoint, **how)
+    association = associate(port, **how)
     rejected = [one.abstract_syntax for one in association.rejected_contexts]
     assert rejected == [how.get("sop_class", CTImageStorage)]
     assert association.send_c_echo().Status == 0x0000
@@ -119,9 +118,9 @@ def rejection(association: Association) -> tuple[int, int, int]:
 def test_an_unknown_calling_ae_title_is_rejected(tmp_path: Path) -> None:
     with DICOM.open(tmp_path, peers=("SCANNER@127.0.0.1", "PACS@10.1.0.0/16")) as port:
         with capture_logs() as logs:
-            assert rejection(associate(port.endpoint, caller="STRANGER")) == (1, 1, 3)
-            assert rejection(associate(port.endpoint, caller="PACS")) == (1, 1, 3)
-        assert send(port.endpoint, IMAGES[:1]) == [0x0000]
+            assert rejection(associate(port, caller="STRANGER")) == (1, 1, 3)
+            assert rejection(associate(port, caller="PACS")) == (1, 1, 3)
+        assert DICOM.send(port, IMAGES[0]) == [0x0000]
         assert port.counted("refused_associations_total", reason="calling AE title") == 2
     assert [line["caller"] for line in logs if "rejected" in line["event"]] == ["STRANGER", "PACS"]
 
@@ -134,22 +133,22 @@ def test_a_fault_while_a_sender_is_checked_admits_nobody(
 
     monkeypatch.setattr(Peer, "admits", fail)
     with DICOM.open(tmp_path, peers=("SCANNER",)) as port:
-        assert rejection(associate(port.endpoint)) == (1, 1, 3)
+        assert rejection(associate(port)) == (1, 1, 3)
 
 
 def test_a_wrong_called_ae_title_is_rejected(port: Port) -> None:
-    assert rejection(associate(port.endpoint, called="OTHER")) == (1, 1, 7)
+    assert rejection(associate(port, called="OTHER")) == (1, 1, 7)
     assert port.counted("refused_associations_total", reason="called AE title") == 1
 
 
 def test_one_association_too_many_is_rejected_and_the_next_is_not(tmp_path: Path) -> None:
     with DICOM.open(tmp_path, max_open=2) as port:
-        open_ones = [associate(port.endpoint) for _ in range(2)]
+        open_ones = [associate(port) for _ in range(2)]
         assert port.counted("open_associations") == 2
-        assert rejection(associate(port.endpoint)) == (2, 3, 2)
+        assert rejection(associate(port)) == (2, 3, 2)
         open_ones[0].release()
         wait_until(lambda: port.counted("open_associations") == 1)
-        assert send(port.endpoint, IMAGES[:1]) == [0x0000]
+        assert DICOM.send(port, IMAGES[0]) == [0x0000]
         open_ones[1].release()
 
 
@@ -170,7 +169,7 @@ def test_an_instance_that_is_not_what_the_request_says_is_refused(
     port: Port, data_set: bytes, request_fields: dict[str, str], status: int
 ) -> None:
     before = received(port.inbox)
-    association = associate(port.endpoint)
+    association = associate(port)
     assert store_raw(association, data_set, **request_fields) == status
     association.release()
     assert received(port.inbox) == before
@@ -207,7 +206,7 @@ def message(value: bytes) -> Callable[[Association], None]:
 def test_a_damaged_message_ends_its_association_only(
     port: Port, sends: Callable[[Association], None]
 ) -> None:
-    association = associate(port.endpoint)
+    association = associate(port)
     sends(association)
     wait_until(lambda: not association.is_established)
     assert DICOM.send(port, *new_images()) == [0, 0]

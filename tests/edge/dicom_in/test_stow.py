@@ -6,7 +6,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from dicomweb_client import DICOMwebClient
 from pydicom.uid import MRImageStorage
 from structlog.testing import capture_logs
 
@@ -21,7 +20,6 @@ from tests.edge.dicom_in.senders import (
     changed,
     file_of,
     items,
-    names,
     new_images,
     on_their_way,
     post,
@@ -47,17 +45,6 @@ def baseline() -> bytes:
 
 def stored(response: httpx.Response) -> list[str]:
     return [item["00081155"] for item in items(response, "00081199")]
-
-
-def test_a_client_of_dicomweb_stores_a_series(port: Port) -> None:
-    images = new_images(12)
-    for image in images:
-        image.preamble = bytes(128)
-    answer = DICOMwebClient(f"http://{port.address}/dicom-web").store_instances(images)
-    assert [one.ReferencedSOPInstanceUID for one in answer.ReferencedSOPSequence] == [
-        image.SOPInstanceUID for image in images
-    ]
-    assert sorted(port.files(images)) == names(images)
 
 
 def test_a_body_in_chunks_of_any_size_is_stored_as_it_came(port: Port) -> None:
@@ -90,6 +77,9 @@ def test_the_study_in_the_path_is_that_of_the_instances(port: Port) -> None:
     [
         (b"no DICOM", 409, 0xC000),
         (b"", 409, 0xC000),
+        (bytes(128) + b"DICM", 409, 0xC001),
+        (bytes(128) + b"DICM" + bytes(range(64)), 409, 0xC001),
+        (file_of(SmallCt(1).images()[0])[:340], 409, 0xC001),
         (file_of(SmallCt(1, attributes={"SOPClassUID": MRImageStorage}).images()[0]), 409, 0x0122),
         (baseline(), 409, 0xC122),
         (bytes(1_100_000), 413, 0xA701),
