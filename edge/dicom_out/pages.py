@@ -50,6 +50,8 @@ _PICTURES_IN_ROW = 2
 _KEY_WIDTH, _KEY_PART = 18 * mm, slice(TILE_PX // 7, TILE_PX - TILE_PX // 7)
 """Of the key image beside a finding: the middle of the first tile of its picture."""
 _TOP = ("VALIGN", (0, 0), (-1, -1), "TOP")
+_MAX_VALUE = 300
+"""Characters of a header's value that are printed: no valid one has more."""
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
 _UNPRINTED = "Some characters of this text cannot be printed here. The DICOM header has them."
 _GREY, _LINE, _WARN = map(colors.HexColor, ("#555555", "#bbbbbb", "#8a4b00"))
@@ -141,10 +143,12 @@ def _draw_head_and_foot(report: Report, canvas: Canvas, _pages: BaseDocTemplate)
     canvas.setFont(_FONT, 8)
     state = f"{report.status.value} report, version {report.version}"
     canvas.drawRightString(width - _MARGIN, A4[1] - 14 * mm, state)
-    name, _ = shown_name(header.patient_name)
-    line = f"{name or 'no name'}   ID {printable(header.patient_id) or 'not stated'}"
+    name, _ = shown_name(_cut(header.patient_name))
+    line = f"{name or 'no name'}   ID {printable(_cut(header.patient_id)) or 'not stated'}"
     canvas.drawString(_MARGIN, A4[1] - 20 * mm, _fitting(canvas, line, _WIDTH * 0.7))
-    canvas.drawRightString(width - _MARGIN, A4[1] - 20 * mm, f"study of {_day(header.study_date)}")
+    canvas.drawRightString(
+        width - _MARGIN, A4[1] - 20 * mm, f"study of {_cut(_day(header.study_date))}"
+    )
     canvas.setStrokeColor(_LINE)
     canvas.line(_MARGIN, A4[1] - 23 * mm, width - _MARGIN, A4[1] - 23 * mm)
     canvas.line(_MARGIN, 15 * mm, width - _MARGIN, 15 * mm)
@@ -198,7 +202,7 @@ def _content(report: Report, pictures: Mapping[str, bytes]) -> Iterator[Flowable
 
 def _study(report: Report) -> Iterator[Flowable]:
     header = report.header
-    name, note = shown_name(header.patient_name)
+    name, note = shown_name(_cut(header.patient_name))
     rows = (
         ("Patient", name, "Patient ID", header.patient_id),
         (
@@ -211,7 +215,7 @@ def _study(report: Report) -> Iterator[Flowable]:
         ("Report of", report.created.replace("T", " "), "Study key", report.study_key),
     )
     cells = [
-        [_text(v or "not stated", _SMALL if i % 2 == 0 else _CELL) for i, v in enumerate(row)]
+        [_text(_cut(v) or "not stated", _SMALL if i % 2 == 0 else _CELL) for i, v in enumerate(row)]
         for row in rows
     ]
     widths = [_WIDTH * share for share in (0.13, 0.37, 0.13, 0.37)]
@@ -316,6 +320,11 @@ def _image(data: bytes, place: float, part: slice = slice(None)) -> Image | None
 def _caption(name: str) -> str:
     stem = name.removesuffix(".jpg")
     return "Overview" if stem == "overview" else f"Number {int(stem.removeprefix('finding_'))}"
+
+
+def _cut(value: str) -> str:
+    """Cut what is too long for a cell, which must fit on a page."""
+    return value if len(value) <= _MAX_VALUE else f"{value[: _MAX_VALUE - 3]}..."
 
 
 def _day(date: str) -> str:

@@ -68,6 +68,15 @@ def test_every_page_says_that_it_is_no_medical_device(report: Report, tmp_path: 
     assert "<b>&</b>" in "".join(pages)
 
 
+def test_values_of_any_length_are_cut(tmp_path: Path) -> None:
+    names = ("patient_id", "patient_name", "sex", "age", "study_date", "accession")
+    values = {name: f"{name} {'long ' * 20_000}" for name in (*names, "series_description")}
+    pages = report_pages(replace(REPORT, header=replace(REPORT.header, **values)), {})
+    text = "".join(text_of(pages, tmp_path))
+    assert "..." in text
+    assert "accession long" in text
+
+
 def test_a_refused_study_s_page_says_why(tmp_path: Path) -> None:
     report = replace(REPORT, rejection=Rejection("NoLung", "there is no lung"))
     text = "".join(text_of(report_pages(report, {}), tmp_path))
