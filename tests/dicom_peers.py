@@ -28,8 +28,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 
-def some_object(*names: str, sop_class: str = EncapsulatedPDFStorage) -> Dataset:
-    """A small object; the same ``names`` make the same one."""
+def write_object(path: Path, *names: str, sop_class: str = EncapsulatedPDFStorage) -> str:
+    """Write a small object, and return its UID; the same ``names`` make the same one."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = sop_class
@@ -54,12 +54,6 @@ def some_object(*names: str, sop_class: str = EncapsulatedPDFStorage) -> Dataset
         dataset.BurnedInAnnotation, dataset.DocumentTitle = "YES", "report"
         dataset.MIMETypeOfEncapsulatedDocument = "application/pdf"
         dataset.EncapsulatedDocument = b"%PDF-1.4 "
-    return dataset
-
-
-def write_object(path: Path, *names: str, sop_class: str = EncapsulatedPDFStorage) -> str:
-    """Write `some_object`, and return its UID."""
-    dataset = some_object(*names, sop_class=sop_class)
     dataset.save_as(path, enforce_file_format=True)
     return str(dataset.SOPInstanceUID)
 

@@ -300,8 +300,10 @@ class ExportStore:
             " FROM deliveries WHERE step != 'sent' GROUP BY target"
         )
         found = dict.fromkeys(self.targets, Backlog())
+        now = datetime.now(UTC)
         for target, waiting, dead, oldest in rows:
-            found[target] = Backlog(waiting, 0.0 if oldest is None else _age_s(oldest), dead)
+            since = now if oldest is None else datetime.fromisoformat(oldest)
+            found[target] = Backlog(waiting, max(0.0, (now - since).total_seconds()), dead)
         return found
 
     def held(self) -> set[str]:
@@ -372,7 +374,3 @@ def _storable(text: str) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat()
-
-
-def _age_s(created: str) -> float:
-    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds())

@@ -176,14 +176,13 @@ def _answer(error: requests.HTTPError) -> requests.Response:
 
 def _http_words(response: requests.Response) -> str:
     status = f"HTTP {response.status_code} {printable_line(response.reason or '')}".strip()
-    hints = {
-        HTTPStatus.UNAUTHORIZED: "check token_file, tls.cert and tls.key",
-        HTTPStatus.FORBIDDEN: "check token_file, tls.cert and tls.key",
-        HTTPStatus.NOT_FOUND: "check url",
-        HTTPStatus.METHOD_NOT_ALLOWED: "check url",
-    }
-    hint = hints.get(HTTPStatus(response.status_code)) if response.status_code in hints else None
-    return f"{status}: {hint}" if hint else status
+    match response.status_code:
+        case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
+            return f"{status}: check token_file, tls.cert and tls.key"
+        case HTTPStatus.NOT_FOUND | HTTPStatus.METHOD_NOT_ALLOWED:
+            return f"{status}: check url"
+        case _:
+            return status
 
 
 def _never_connected(error: requests.RequestException) -> bool:

@@ -62,15 +62,14 @@ def agent(
         yield ports()
 
 
-def report_in(outbox: Path) -> dict[str, Any]:
-    (path,) = outbox.glob("*/report.json")
-    values: dict[str, Any] = json.loads(path.read_text())
-    return values
+def reports_of(root: Path) -> list[dict[str, Any]]:
+    """The reports, the oldest first."""
+    paths = sorted(root.glob("outbox/*/report.json"), key=lambda path: path.stat().st_mtime_ns)
+    return [json.loads(path.read_text()) for path in paths]
 
 
-def version_of(outbox: Path) -> int:
-    return max((json.loads(p.read_text())["version"] for p in outbox.glob("*/report.json")),
-               default=0)  # fmt: skip
+def versions(root: Path) -> list[int]:
+    return [report["version"] for report in reports_of(root)]
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +105,8 @@ def from_folder(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
         target = shutil.copytree(phantom, root / "inbox" / ".copy")
         (target / ".done").touch()
         target.rename(root / "inbox" / "phantom")
-        wait_until(lambda: version_of(root / "outbox") == 1)
-    return report_in(root / "outbox")
+        wait_until(lambda: versions(root) == [1])
+    return reports_of(root)[0]
 
 
 @pytest.mark.parametrize("sent", [by_dicom, by_stow])
@@ -120,24 +119,24 @@ def test_a_received_series_has_the_report_of_the_same_folder(
     images = [dcmread(file) for file in sorted(phantom.glob("*.dcm"))]
     with agent(receiving_in(tmp_path, receive__stow__address=ANYWHERE)) as ports:
         sent(ports, images)
-        wait_until(lambda: version_of(tmp_path / "outbox") == 1)
-    report = report_in(tmp_path / "outbox")
+        wait_until(lambda: versions(tmp_path) == [1])
+    (report,) = reports_of(tmp_path)
     assert report["findings"]
     assert findings_of(report) == findings_of(from_folder)
 
 
 def test_images_that_come_after_the_folder_was_claimed_amend_its_report(tmp_path: Path) -> None:
     """The folder of the series is made again, and the agent joins it with its study."""
-    outbox, done = tmp_path / "outbox", tmp_path / "state_dir" / "done"
+    done = tmp_path / "state_dir" / "done"
     with agent(receiving_in(tmp_path), list_images) as ports:
         by_dicom(ports, IMAGES[:7])
-        wait_until(lambda: version_of(outbox) == 1 and len(os.listdir(done)) == 1)
+        wait_until(lambda: versions(tmp_path) == [1] and len(os.listdir(done)) == 1)
         assert set(DICOM.send(ports[0], *IMAGES[7:], caller="OTHER")) == {0x0000}
-        wait_until(lambda: version_of(outbox) == 2)
+        wait_until(lambda: versions(tmp_path) == [2])
         # a sender that missed the acknowledgement sends once more: that makes no study
         by_dicom(ports, IMAGES[-1:])
         assert [p for p in os.listdir(tmp_path / "inbox") if not p.startswith(".")] == []
-    report = report_in(outbox)
+    (report,) = reports_of(tmp_path)
     assert report["changes"][-1]["text"].startswith("5 more images were added")
     (study,) = done.iterdir()
     assert study.name == report["study_key"]
@@ -178,10 +177,9 @@ def test_what_is_sent_again_unchanged_after_a_restart_makes_no_study(
     """But a whole study that comes long after its report is read again."""
     monkeypatch.setattr("edge.agent.join.RESENT_S", late_s)
     trail = read_and_repeat(tmp_path, images)
-    reports = [json.loads(path.read_bytes()) for path in tmp_path.glob("outbox/*/report.json")]
     again = [one.fields["study_key"] for one in trail if one.event == Event.REPEATED]
-    assert [one["version"] for one in reports] == [1] * (1 if repeated else 2)
-    assert again == [one["study_key"] for one in reports if repeated]
+    assert versions(tmp_path) == [1] * (1 if repeated else 2)
+    assert again == [one["study_key"] for one in reports_of(tmp_path) if repeated]
 
 
 @pytest.mark.parametrize("sent", [by_dicom, by_stow])
@@ -195,7 +193,7 @@ def test_the_end_of_its_sender_completes_a_series_where_the_setting_says_so(
         image.preamble = bytes(128)
     with agent(receiving_in(tmp_path, quiet_s=3600, poll_s=3600, **on), list_images) as ports:
         sent(ports, images)
-        wait_until(lambda: version_of(tmp_path / "outbox") == 1)
+        wait_until(lambda: versions(tmp_path) == [1])
 
 
 def refuse_all(job: Job, persist: PersistPending) -> StudyResult:
@@ -207,12 +205,6 @@ def refuse_all(job: Job, persist: PersistPending) -> StudyResult:
 
     pipeline = replace(pending_pipeline(NoSecondReader()), read=read)
     return read_and_report(replace(pipeline, persist_pending=persist), job)
-
-
-def reports_of(root: Path) -> list[dict[str, Any]]:
-    """The reports, the oldest first."""
-    paths = sorted(root.glob("outbox/*/report.json"), key=lambda path: path.stat().st_mtime_ns)
-    return [json.loads(path.read_text()) for path in paths]
 
 
 def rejections(root: Path) -> list[TrailRecord]:

@@ -12,6 +12,7 @@ from edge.audit import Event, Person
 from edge.cli.main import app
 from edge.trail.records import records_after
 from tests.dicom_peers import Pacs
+from tests.edge import agents
 from tests.edge.builders import put
 from tests.edge.databases import open_store
 from tests.edge.dicom_out.test_agent_delivers import count, keys, work
@@ -21,16 +22,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning
 
 
 def command(root: Path, port: int, *arguments: str) -> Result:
-    folders = {"inbox": "inbox", "outbox": "outbox", "state_dir": "state"}
-    target = {"name": "pacs", "kind": "dicom", "called_ae": "PACS"}
-    lines = [
-        *(f'{n} = "{root / p}"' for n, p in folders.items()),
-        "[[targets]]",
-        f'address = "127.0.0.1:{port}"',
-    ]
-    config = root / "edge.toml"
-    config.write_text("\n".join([*lines, *(f'{n} = "{v}"' for n, v in target.items())]))
-    return CliRunner().invoke(app, [*arguments, "--config", str(config)])
+    target = {"name": "pacs", "kind": "dicom", "called_ae": "PACS", "address": f"127.0.0.1:{port}"}
+    lines = ["[[targets]]", *(f'{name} = "{value}"' for name, value in target.items())]
+    return agents.command(root, *arguments, lines=lines)
 
 
 def change(root: Path, what: str) -> None:
@@ -93,7 +87,8 @@ def test_resend_makes_a_study_or_all_dead_letters_due_again_and_the_trail_says_w
         assert count(root, "deliveries", "sending") == 1
     assert command(root, 9, "resend", "--dead").stdout == "none\n"
     assert command(root, 9, "resend").exit_code == 2
-    assert "no study has this key" in command(root, 9, "resend", "c").output
+    assert "c: no study has this key" in command(root, 9, "resend", "c").output
+    assert "x: no such target" in command(root, 9, "resend", "a", "--to", "x").output
     with open_store(root / "state" / "spool.sqlite3") as store:
         store.trail.flush()
     trail = records_after(root / "state" / "trail", 0)

@@ -85,10 +85,6 @@ def test_a_refused_study_s_page_says_why(tmp_path: Path) -> None:
     assert "Findings" not in text
 
 
-def test_the_same_report_gives_the_same_bytes(report: Report) -> None:
-    assert report_pages(report, {}) == report_pages(report, {})
-
-
 @pytest.mark.parametrize(
     ("name", "shown", "noted"),
     [
