@@ -14,6 +14,9 @@ from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import PhantomSpec, Progress, make_phantom, phantom_header
 from imaging.volume import Nodule, triple
 
+STUDIES = Path("runs/studies")
+"""Where the studies of the commands are."""
+
 
 @dataclass(frozen=True)
 class Prepared:

@@ -10,12 +10,10 @@ import json
 import logging
 import platform
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import structlog
@@ -25,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cloud.errors import CloudError
 from edge.errors import EdgeError
-from evaluation.errors import EvaluationError, MissingData
+from evaluation.errors import EvaluationError
 from evaluation.result import BARS, Bar, Result, Table
 from imaging.errors import StudyError
 from models.markdown import Rows
@@ -39,12 +37,6 @@ CloudModel = Annotated[
     str | None, typer.Option(help="Second reader; the cloud's default if omitted.")
 ]
 Deadline = Annotated[float | None, typer.Option(metavar="SECONDS", help="Budget of each study.")]
-Reserve = Annotated[
-    float | None, typer.Option(metavar="SECONDS", help="Seconds reserved after the cloud call.")
-]
-STUDIES = Path("runs/studies")
-Cache = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the prepared studies.")]
-Phantoms = Annotated[int, typer.Option(min=1, help="Different studies, read in turn.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is random.")]
 _Json = Annotated[bool, typer.Option("--json", help="Output as JSON.")]
 
@@ -157,52 +149,6 @@ def counting(what: str) -> Iterator[OnStep]:
 def remark(line: object) -> None:
     """Print a line for people, beside the result."""
     typer.echo(printable(line), err=True)
-
-
-class Journal:
-    """The entries of a run so far, also in the file ``path`` if that is not None.
-
-    A run that was interrupted goes on where it ended. The first line of the file describes the
-    ``run``; the journal of another run is refused.
-
-    Raises:
-        MissingData: the file belongs to another run, or cannot be read.
-    """
-
-    def __init__(self, path: Path | None, run: dict[str, Any]) -> None:
-        self.entries: list[dict[str, Any]] = []
-        self._path, self._lock = path, threading.Lock()
-        if path is None:
-            return
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"{json.dumps(run)}\n")
-        text = path.read_text()
-        whole = text[: text.rfind("\n") + 1]  # the last line is incomplete after a kill
-        first, *self.entries = _lines(path, whole)
-        if first != json.loads(json.dumps(run)):
-            raise MissingData(path, f"journal of another run: {first}, expected {run}")
-        if whole != text:
-            path.write_text(whole)
-
-    def add(self, entry: dict[str, Any]) -> None:
-        """Add one entry; may be called from several threads."""
-        with self._lock:
-            self.entries.append(entry)
-            if self._path is not None:
-                with self._path.open("a") as file:
-                    file.write(f"{json.dumps(entry)}\n")
-
-
-def _lines(path: Path, text: str) -> list[dict[str, Any]]:
-    """Return the values of each line of ``text``, which is that of the file."""
-    try:
-        lines = [dict(json.loads(line)) for line in text.splitlines()]
-    except ValueError as error:
-        raise MissingData(path, f"not a journal: {error}") from error
-    if not lines:
-        raise MissingData(path, "journal is empty: remove it")
-    return lines
 
 
 def register(app: typer.Typer, commands: Sequence[Command]) -> None:

@@ -23,13 +23,13 @@ from edge.store.pending import persist_in
 from edge.store.studies import StudyStore
 from evaluation.accuracy.detect import ledger_s, refusal
 from evaluation.accuracy.truth import score_scan, truth_of
-from evaluation.phantoms import Prepared, prepare, whole_chest
+from evaluation.phantoms import STUDIES, Prepared, prepare, whole_chest
 from imaging.preprocess import Preprocessed
 from imaging.volume import Study, Volume
 from models.runtime.detection import Candidate
 
-OFF = "off"
-"""In place of a cloud's address: no cloud, the edge alone."""
+PHANTOMS = 4
+"""Different chests, read in turn."""
 
 Opens = Callable[[EdgeSettings], AbstractContextManager[Pipeline]]
 """Opens the pipeline of these settings."""
@@ -49,10 +49,10 @@ class Edge:
         self._loaded: dict[Path, tuple[Study, Preprocessed]] = {}
 
     @classmethod
-    def of_phantoms(cls, count: int, seed: int, cache: Path, work: Path) -> "Edge":
-        """Return an edge for ``count`` whole chests, prepared in ``cache``."""
+    def of_phantoms(cls, work: Path) -> "Edge":
+        """Return an edge for some whole chests."""
         work.mkdir()
-        return cls(prepare(map(whole_chest, range(seed, seed + count)), cache), work)
+        return cls(prepare(map(whole_chest, range(PHANTOMS)), STUDIES), work)
 
     def close(self) -> None:
         """Close what `open` opened."""
@@ -107,8 +107,6 @@ class Edge:
             "false": scores.false_score.size,
             "escalated": sum(len(assessment.plan.send) for assessment in made),
             "answered": sum(len(assessment.answers.verdicts) for assessment in made),
-            "reason": report.second_reading_reason,
-            "second_reading": report.second_reading.value,
             "refused": refusal(report),
         }
 

@@ -1,23 +1,28 @@
 """``overread-eval link``: studies over faulty links, through a real edge and a real cloud.
 
 Each study is timed from its start to its report. A report is late if it comes more than
-`TOLERANCE_S` after its deadline. Several edges may share the run, and the cloud. With a journal
-each study is written as it comes, so that an interrupted run can be continued; it belongs to one
-run, with checksums of the artifacts. For ``--scenario dead-cloud`` see
-`evaluation.links.dead_cloud`.
+`TOLERANCE_S` after its deadline. Several edges may share the run, and the cloud.
+
+``--scenario dead-cloud`` measures the delay by a cloud that refuses or never answers. The same
+studies are read with no cloud, again with none, with one that refuses and with one that swallows
+everything, in turn, so that a machine that grows slower is slow for all. Each study is compared
+with the same one without a cloud in the same round; the second time without a cloud shows how far
+equal studies differ. The first study after a start knows nothing of the cloud, as in
+``overread-edge screen``. The others follow after the health monitor has had time to find the cloud
+down, as in the agent.
 """
 
-import hashlib
 import itertools
-import json
 import math
 import random
+import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -26,32 +31,18 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from cloud.settings import load_settings as load_cloud_settings
-from edge.findings import SecondReading
 from edge.settings.core import load_settings
-from evaluation.links.dead_cloud import CLOUDS, LIMIT_MS, compare, ways
-from evaluation.links.edge_worker import OFF, Edge
+from evaluation.links.edge_worker import Edge
 from evaluation.links.proxy import proxied
-from evaluation.links.trace import Trace, find_trace, shipped_names
+from evaluation.links.trace import Trace, read_trace, shipped_traces
 from evaluation.phantoms import whole_chest
 from evaluation.result import SHARE, Bar, Result, Table, percentiles_ms
-from evaluation.run import (
-    STUDIES,
-    Cache,
-    Deadline,
-    Journal,
-    Phantoms,
-    Reserve,
-    Seed,
-    command,
-    counting,
-    each,
-    this_machine,
-)
+from evaluation.run import Deadline, command, counting, each
 from evaluation.world import Cloud, apart, running_cloud
-from models.runtime.artifacts import find
 
 TOLERANCE_S = 0.020
+LIMIT_MS = 50.0
+"""Required of what a dead cloud adds to a study: of its median and of its 95th percentile."""
 
 CAVEAT = (
     "Phantoms are synthetic: they show what the pipeline does, not how it performs on patients. "
@@ -62,14 +53,23 @@ CAVEAT = (
 SCAN_BYTES = 2 * math.prod(whole_chest(0).shape)
 """Of the voxels of each scan, of 16 bits."""
 
+FILES_EVERY = 50
+"""Every so many studies one is read from DICOM, beginning with the first."""
+
 KILL_WITHIN_S = 0.5
 """The cloud is killed at most this long after the start of a study."""
 
-Read = dict[str, Any]
-"""One study: trace, number, and what the edge tells."""
+OFF, AGAIN, REFUSED, SILENT = CLOUDS = ("off", "off again", "refused", "black hole")
+"""Ways to have no cloud: a setting of the edge, twice, and two dead clouds."""
+ROUNDS = 4
+SETTLE_S = 4.0
+"""Time for two health checks after the first study."""
 
-Part = tuple[Trace | None, tuple[int, ...]]
-"""Numbers of studies, read one after the other, over one trace (None: without a cloud)."""
+Read = dict[str, Any]
+"""What the edge tells of one study, with its number, and its trace or its way to have no cloud."""
+
+Part = tuple[Trace, range]
+"""Numbers of studies, read one after the other, over one trace."""
 
 
 class Scenario(StrEnum):
@@ -81,50 +81,24 @@ class Scenario(StrEnum):
 
 @dataclass(frozen=True)
 class Run:
-    """The settings of a run over each trace, as the options of the command.
+    """The settings of a run over each trace; ``edge`` has those of the edge but for the cloud."""
 
-    ``settings`` are those of the edge, apart from the cloud's address. Every Nth study is read from
-    DICOM, beginning with the first; the seed is that of jitter and kills.
-    """
-
-    studies: int
-    settings: dict[str, Any] = field(default_factory=dict)
+    edge: Mapping[str, Any] = field(default_factory=dict)
     deadline_s: float = 10.0
     reserve_s: float = 2.0
     kill_share: float = 0.0
-    files_every: int = 50
-    seed: int = 0
     replay: bool = False
 
 
-def checksums(*names: str) -> dict[str, str]:
-    """Return a checksum of each artifact by name: of its weights and its settings."""
-    found = {}
-    for one in map(find, names):
-        whole = json.dumps([one.sha256, one.settings], sort_keys=True)
-        found[one.name] = hashlib.sha256(whole.encode()).hexdigest()[:16]
-    return found
-
-
-def parts_of(
-    traces: Sequence[Trace | None], studies: int, workers: int, done: set[tuple[str, int]]
-) -> list[Part]:
-    """Split the studies that are not in ``done`` into a part for each trace and worker.
-
-    ``done`` holds names of traces and numbers of studies. Neighbouring parts differ in trace.
-    """
-    parts = list[Part]()
-    for worker, trace in itertools.product(range(workers), traces):
-        name = trace.name if trace else OFF
-        numbers = range(studies)[worker::workers]
-        if left := tuple(number for number in numbers if (name, number) not in done):
-            parts.append((trace, left))
-    return parts
+def parts_of(traces: Sequence[Trace], studies: int, workers: int) -> list[Part]:
+    """Split the studies into a part for each trace and worker; neighbours differ in trace."""
+    parts = itertools.product(range(min(workers, studies)), traces)
+    return [(trace, range(worker, studies, workers)) for worker, trace in parts]
 
 
 def read_all(
     run: Run,
-    parts: Sequence[Part],
+    parts: Iterable[Part],
     edges: Sequence[Edge],
     cloud: Cloud,
     record: Callable[[Read], None],
@@ -153,31 +127,25 @@ def read_all(
 
 
 def read_part(
-    run: Run, trace: Trace | None, edge: Edge, cloud: Cloud, numbers: Iterable[int]
+    run: Run, trace: Trace, edge: Edge, cloud: Cloud, numbers: Iterable[int]
 ) -> Iterator[Read]:
-    """Read the studies of these numbers over one trace, None being `OFF`.
+    """Read the studies of these numbers over one trace.
 
     Raises:
         ServiceFailed: the cloud ended by itself.
     """
-    if trace is None:
-        edge.open(replay=run.replay, **run.settings, cloud__address=OFF)
-        for number in numbers:
-            read = edge.read(number, from_files=number % run.files_every == 0)
-            yield {"trace": OFF, "number": number, "bytes": 0, "death": False, **read}
-        return
-    with proxied(cloud.address, trace, seed=run.seed) as proxy:
-        edge.open(replay=run.replay, **run.settings, cloud__address=proxy.address)
+    with proxied(cloud.address, trace) as proxy:
+        edge.open(replay=run.replay, **run.edge, cloud__address=proxy.address)
         proxy.rewind()
         for number in numbers:
-            chance = random.Random(f"{run.seed} {trace.name} {number}")
+            chance = random.Random(f"0 {trace.name} {number}")
             kills, delay_s = chance.random() < run.kill_share, chance.uniform(0, KILL_WITHIN_S)
             cloud.require_alive()
             carried, before = proxy.carried.total_bytes, cloud.kills
             timer = threading.Timer(delay_s, cloud.restart)
             if kills:
                 timer.start()
-            read = edge.read(number, from_files=number % run.files_every == 0)
+            read = edge.read(number, from_files=number % FILES_EVERY == 0)
             if kills:
                 timer.cancel()
                 timer.join()
@@ -201,7 +169,6 @@ def row(name: str, reads: Sequence[Read], deadline_s: float) -> dict[str, Any]:
     delay_s = np.array([one["scheduler_delay_s"] for one in reads])
     lesions, carried = sum(one["lesions"] for one in reads), sum(one["bytes"] for one in reads)
     last_s = deadline_s + TOLERANCE_S
-    complete = SecondReading.COMPLETE.value
     return {
         "trace": name,
         "studies": len(reads),
@@ -215,7 +182,6 @@ def row(name: str, reads: Sequence[Read], deadline_s: float) -> dict[str, Any]:
         "escalated": sum(one["escalated"] for one in reads),
         "answered": sum(one["answered"] for one in reads),
         "broken_off": sum(one["answered"] < one["escalated"] for one in reads),
-        "complete": sum(one["second_reading"] == complete for one in reads),
         "refused": sum(bool(one["refused"]) for one in reads),
         "bytes": carried,
         "bytes_per_study": carried / len(reads),
@@ -229,7 +195,7 @@ def figures(run: Run, reads: Sequence[Read], workers: int = 1) -> dict[str, Any]
     by_trace = dict[str, list[Read]]()
     for one in sorted(reads, key=lambda one: (one["trace"], one["number"])):
         by_trace.setdefault(one["trace"], []).append(one)
-    from_files = sum(one["number"] % run.files_every == 0 for one in reads)
+    from_files = sum(one["number"] % FILES_EVERY == 0 for one in reads)
     whole = row("all", reads, run.deadline_s)
     del whole["trace"]
     return {
@@ -245,6 +211,75 @@ def figures(run: Run, reads: Sequence[Read], workers: int = 1) -> dict[str, Any]
         "traces": [row(name, those, run.deadline_s) for name, those in by_trace.items()],
         "caveat": CAVEAT,
     }
+
+
+@contextmanager
+def dead_clouds() -> Iterator[dict[str, str]]:
+    """Yield the address of each of `CLOUDS`, by name."""
+    with ExitStack() as held:
+        # bound and not listening: a connection is refused, and no other program takes the port
+        closed = held.enter_context(socket.socket())
+        closed.bind(("127.0.0.1", 0))
+        hole = held.enter_context(proxied("127.0.0.1:9", read_trace("black-hole")))
+        refusing = f"127.0.0.1:{closed.getsockname()[1]}"
+        yield {OFF: OFF, AGAIN: OFF, REFUSED: refusing, SILENT: hole.address}
+
+
+def compare(
+    edges: Mapping[str, Edge],
+    settings: Mapping[str, Any],
+    rounds: int,
+    studies: int,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Read]:
+    """Read each study of each round with each of `CLOUDS`; ``edges`` has a process for each.
+
+    The pipelines are opened again for every round.
+    """
+    with dead_clouds() as addresses:
+        for number, study in itertools.product(range(rounds), range(studies + 1)):
+            if study == 1:
+                sleep(SETTLE_S)
+            for cloud in CLOUDS if study % 2 or not study else CLOUDS[::-1]:
+                if study == 0:
+                    edges[cloud].open(replay=True, **settings, cloud__address=addresses[cloud])
+                read = edges[cloud].read(study, from_files=study == 0)
+                yield {"round": number, "way": cloud, "study": study, **read}
+
+
+def ways(reads: Sequence[Read]) -> list[dict[str, Any]]:
+    """Return the times with each of `CLOUDS`, and the difference from those without a cloud."""
+    alone_s = {(one["round"], one["study"]): one["took_s"] for one in reads if one["way"] == OFF}
+    return [_way(cloud, reads, alone_s) for cloud in CLOUDS]
+
+
+def _way(
+    cloud: str, reads: Sequence[Read], alone_s: Mapping[tuple[int, int], float]
+) -> dict[str, Any]:
+    ours = [one for one in reads if one["way"] == cloud]
+    later, first = [one for one in ours if one["study"]], [one for one in ours if not one["study"]]
+    more_ms, first_more_ms = (
+        [1000 * (one["took_s"] - alone_s[one["round"], one["study"]]) for one in those]
+        for those in (later, first)
+    )
+    delays_s = [one["scheduler_delay_s"] for one in ours]
+    return {
+        "way": cloud,
+        "studies": len(later),
+        **_spread("", [1000 * one["took_s"] for one in later]),
+        **_spread("escalate_", [1000 * one["stages_s"]["escalate"] for one in later]),
+        **_spread("more_", more_ms),
+        "more_most_ms": max(more_ms),
+        "first_escalate_most_ms": max(1000 * one["stages_s"]["escalate"] for one in first),
+        "first_more_median_ms": float(np.median(first_more_ms)),
+        "first_more_most_ms": max(first_more_ms),
+        "scheduler_delay_p95_ms": 1000 * float(np.percentile(delays_s, 95)),
+    }
+
+
+def _spread(name: str, values_ms: Sequence[float]) -> dict[str, float]:
+    median_ms, p95_ms = np.percentile(values_ms, (50, 95))
+    return {f"{name}median_ms": float(median_ms), f"{name}p95_ms": float(p95_ms)}
 
 
 def bars(result: Result) -> Iterator[Bar]:
@@ -294,32 +329,19 @@ WAYS = Table(
 )  # fmt: skip
 
 
-def notes(result: Result) -> Iterator[str]:
-    """Yield the caveat of phantoms."""
-    if "caveat" in result:
-        yield result["caveat"]
-
-
-@command(TRACES, WAYS, notes, bars=bars)
+@command(TRACES, WAYS, lambda result: [result["caveat"]] if "caveat" in result else [], bars=bars)
 def link(
     scenario: Annotated[Scenario, typer.Option(help="Links that are tried.")] = Scenario.TRACES,
-    trace: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME|CSV|off", help="Link; may be repeated. Default: all shipped."),
-    ] = None,
     studies: Annotated[
         int, typer.Option(min=1, help="Studies over each trace, or of a round.")
     ] = 20,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of dead-cloud.")] = 4,
     deadline: Deadline = None,
-    reserve: Reserve = None,
+    reserve: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Seconds reserved after the cloud call.")
+    ] = None,
     kill_cloud: Annotated[
         float, typer.Option(min=0, max=1, help="Share of studies in which the cloud is killed.")
     ] = 0.0,
-    phantoms: Phantoms = 4,
-    files_every: Annotated[
-        int, typer.Option(min=1, help="Read every Nth study from DICOM.", metavar="N")
-    ] = 50,
     replay: Annotated[
         bool, typer.Option("--replay", help="Reuse the candidates of one earlier screening.")
     ] = False,
@@ -327,11 +349,6 @@ def link(
         int | None, typer.Option(min=1, help="Largest number of ROIs sent per study.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Edges in parallel.")] = 1,
-    journal: Annotated[
-        Path | None, typer.Option(metavar="JSONL", help="Journal to write and to continue from.")
-    ] = None,
-    cache: Cache = STUDIES,
-    seed: Seed = 0,
 ) -> dict[str, Any]:
     """Real edge and cloud over faulty links, or without a cloud: deadlines, nodules, bytes."""
     given = {"deadline_s": deadline, "reserve_s": reserve, "cloud__max_rois": max_rois}
@@ -340,31 +357,25 @@ def link(
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="overread-link-")))
 
         def opened(name: str) -> Edge:
-            make = partial(Edge.of_phantoms, phantoms, seed, cache, folder / name)
+            make = partial(Edge.of_phantoms, folder / name)
             return held.enter_context(apart(make, folder / f"{name}.log"))
 
         if scenario is Scenario.DEAD_CLOUD:
             edges = {way: opened(way) for way in CLOUDS}
-            total = rounds * len(CLOUDS) * (studies + 1)
-            reads = list(each(compare(edges, settings, rounds, studies), "studies", total))
-            return {"bar_ms": LIMIT_MS, "rounds": rounds, "ways": ways(reads)}
-        links = [None if name == OFF else find_trace(name) for name in trace or shipped_names()]
+            total = ROUNDS * len(CLOUDS) * (studies + 1)
+            reads = list(each(compare(edges, settings, ROUNDS, studies), "studies", total))
+            return {"bar_ms": LIMIT_MS, "rounds": ROUNDS, "ways": ways(reads)}
         edge = load_settings(**settings)
-        times_s = (edge.deadline_s, edge.reserve_s)
-        run = Run(studies, settings, *times_s, kill_cloud, files_every, seed, replay)
-        weights = checksums(edge.screening_model, load_cloud_settings().model)
-        about = {**asdict(run), "phantoms": phantoms, **this_machine(), **weights}
-        results = Journal(journal, about)
-        done = {(one["trace"], one["number"]) for one in results.entries}
-        if parts := parts_of(links, studies, workers, done):
-            cloud = held.enter_context(running_cloud())
-            step = held.enter_context(counting("studies"))
-            count, total = itertools.count(1), sum(len(numbers) for _, numbers in parts)
+        run = Run(settings, edge.deadline_s, edge.reserve_s, kill_cloud, replay)
+        parts, reads = parts_of(shipped_traces(), studies, workers), list[Read]()
+        cloud = held.enter_context(running_cloud())
+        step = held.enter_context(counting("studies"))
+        total = sum(len(numbers) for _, numbers in parts)
 
-            def record(read: Read) -> None:
-                results.add(read)
-                step(next(count), total)
+        def record(read: Read) -> None:
+            reads.append(read)
+            step(len(reads), total)
 
-            several = [opened(f"edge{worker}") for worker in range(min(workers, len(parts)))]
-            read_all(run, parts, several, cloud, record)
-        return figures(run, results.entries, workers)
+        several = [opened(f"edge{worker}") for worker in range(min(workers, len(parts)))]
+        read_all(run, parts, several, cloud, record)
+        return figures(run, reads, workers)

@@ -9,6 +9,7 @@ either direction.
 
 import base64
 import json
+import struct
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -20,12 +21,14 @@ import pydicom
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2
+from hpack import Decoder
+from hyperframe.frame import ContinuationFrame, DataFrame, Frame, HeadersFrame, PushPromiseFrame
 
 from evaluation.links.proxy import proxied
 from evaluation.links.trace import Conditions, steady
-from evaluation.phantoms import prepare, whole_chest
+from evaluation.phantoms import STUDIES, prepare, whole_chest
 from evaluation.result import Bar, Table
-from evaluation.run import STUDIES, Cache, command
+from evaluation.run import command
 from evaluation.world import running_agent, running_cloud
 from models.runtime.artifacts import WEIGHTS
 from models.runtime.signatures import MANIFEST, make_keys, sign
@@ -59,6 +62,14 @@ RESPONSES: Mapping[str, type[Message]] = {
     f"{SERVICE}/GetModel": pb.GetModelResponse,
     HEALTH: health_pb2.HealthCheckResponse,
 }
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""What a client sends first (RFC 9113, section 3.4)."""
+
+_TABLE_BYTES = 1 << 20
+"""Larger than any table of headers that gRPC asks for."""
+
+Headers = list[tuple[str, str]]
 
 PATIENT: Mapping[str, str] = {
     "PatientName": "Quixwell^Zephyrine",
@@ -206,10 +217,70 @@ def read_by_agent(work: Path, cloud: str, name: str, models: Path, key: Path) ->
     return dict(json.loads(path.read_bytes()))
 
 
+@dataclass
+class Carried:
+    """What one direction of an HTTP/2 connection carried, by stream, and what was cut off."""
+
+    headers: dict[int, Headers] = field(default_factory=lambda: defaultdict(list))
+    messages: dict[int, list[bytes]] = field(default_factory=lambda: defaultdict(list))
+    rest: int = 0
+
+
+def carried_by(data: bytes) -> Carried:
+    """Decode all bytes of one direction of a connection, from its beginning.
+
+    Headers may be compressed (HPACK): a search through raw bytes alone could miss them.
+    """
+    found, decoder = Carried(), Decoder()
+    decoder.max_allowed_table_size = _TABLE_BYTES
+    bodies: dict[int, bytes] = defaultdict(bytes)
+    block = b""
+    at = len(PREFACE) if data.startswith(PREFACE) else 0
+    while at + 9 <= len(data):
+        frame, length = Frame.parse_frame_header(memoryview(data[at : at + 9]))
+        if at + 9 + length > len(data):
+            break
+        frame.parse_body(memoryview(data[at + 9 : at + 9 + length]))
+        at += 9 + length
+        if isinstance(frame, DataFrame):
+            bodies[frame.stream_id] += frame.data
+        elif isinstance(frame, HeadersFrame | ContinuationFrame | PushPromiseFrame):
+            block += frame.data
+            if "END_HEADERS" in frame.flags:
+                found.headers[frame.stream_id] += [
+                    _header(bytes(name), bytes(value))
+                    for name, value in decoder.decode(block, raw=True)
+                ]
+                block = b""
+    for stream, body in bodies.items():
+        found.messages[stream] = _messages(body)
+    found.rest = len(data) - at
+    return found
+
+
+def _messages(body: bytes) -> list[bytes]:
+    """Take messages out of their frames: a byte for compression, four for the length."""
+    found = []
+    while len(body) >= 5:
+        compressed, length = struct.unpack(">BI", body[:5])
+        if compressed:
+            raise ValueError("a message is compressed, which this cannot read")
+        found.append(body[5 : 5 + length])
+        body = body[5 + length :]
+    return found
+
+
+def _header(name: bytes, value: bytes) -> tuple[str, str]:
+    """Return name and value as text; bytes of a binary header (``-bin``) as Latin-1."""
+    if name.endswith(b"-bin"):
+        # after a zero byte as they are, otherwise in base64 without padding
+        data = value[1:] if value.startswith(b"\0") else base64.b64decode(value + b"==")
+        return name.decode(), data.decode("latin-1")
+    return name.decode("utf-8", "replace"), value.decode("utf-8", "replace")
+
+
 def decode(tap: Tap) -> Heard:
     """Decode all connections of a tap."""
-    from evaluation.links.http2 import carried_by  # needs packages of the extra dev
-
     heard = Heard()
     for connection in sorted({connection for connection, _ in tap.data}):
         asked = carried_by(bytes(tap.data[connection, True]))
@@ -275,7 +346,7 @@ CROSSED = Table(
     bars=lambda result: [Bar("values of a patient that crossed", len(result["found"]), 0)],
     strict=True,
 )
-def wire(cache: Cache = STUDIES) -> dict[str, Any]:
+def wire() -> dict[str, Any]:
     """Search all that crosses to the cloud and back for the data of a patient."""
     with tempfile.TemporaryDirectory(prefix="overread-wire-") as folder:
-        return exchange(Path(folder), cache)
+        return exchange(Path(folder), STUDIES)

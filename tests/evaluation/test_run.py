@@ -1,14 +1,11 @@
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
-import pytest
 import typer
 from typer.testing import CliRunner
 
-from evaluation.errors import MissingData
 from evaluation.result import SHARE, Bar, Table
-from evaluation.run import Command, Journal, Seed, command, register
+from evaluation.run import Command, Seed, command, register
 
 
 @command(
@@ -51,22 +48,3 @@ def test_help_is_that_of_the_function() -> None:
     words = said("--help")
     for part in ("Reads twice.", "--rounds", "--json"):
         assert part in words
-
-
-def test_a_journal_continues_and_drops_an_incomplete_line(tmp_path: Path) -> None:
-    path = tmp_path / "runs" / "journal.jsonl"
-    Journal(path, {"studies": 2}).add({"number": 0})
-    with path.open("a") as file:
-        file.write('{"numb')
-    again = Journal(path, {"studies": 2})
-    assert again.entries == [{"number": 0}]
-    again.add({"number": 1})
-    assert Journal(path, {"studies": 2}).entries == [{"number": 0}, {"number": 1}]
-
-
-@pytest.mark.parametrize("kept", ["", "study\n", '{"studies": 3}\n'])
-def test_a_journal_of_another_run_is_refused(kept: str, tmp_path: Path) -> None:
-    path = tmp_path / "journal.jsonl"
-    path.write_text(kept)
-    with pytest.raises(MissingData, match=r"journal\.jsonl: "):
-        Journal(path, {"studies": 2})

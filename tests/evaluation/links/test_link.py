@@ -1,29 +1,34 @@
+import socket
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from evaluation.__main__ import app
-from evaluation.errors import MissingData, ServiceFailed
-from evaluation.links.edge_worker import OFF
+from evaluation.errors import ServiceFailed
+from evaluation.links import link as module
 from evaluation.links.link import (
     CAVEAT,
+    CLOUDS,
+    OFF,
+    REFUSED,
+    SETTLE_S,
+    SILENT,
     Run,
-    checksums,
+    compare,
+    dead_clouds,
     figures,
     link,
     parts_of,
     read_all,
     read_part,
     row,
+    ways,
 )
 from evaluation.links.trace import Conditions, steady
 from evaluation.world import Cloud
-from models.runtime.artifacts import find
 
 STEADY, A, B = (steady(Conditions(), name) for name in ("steady", "a", "b"))
 GIVEN = {"trace": "t", "number": 0, "bytes": 0, "death": False}
@@ -31,7 +36,7 @@ GIVEN = {"trace": "t", "number": 0, "bytes": 0, "death": False}
 
 TOLD = {
     "took_s": 0.1, "scheduler_delay_s": 0.0, "lesions": 2, "found": 1, "false": 1,
-    "escalated": 3, "answered": 2, "second_reading": "complete", "refused": "",
+    "escalated": 3, "answered": 2, "refused": "",
 }  # fmt: skip
 RESULT = GIVEN | TOLD
 
@@ -92,15 +97,16 @@ def test_figures_of_a_trace_by_hand() -> None:
     assert found["late_without_scheduler_delay"] == 1
     assert found["p50_ms"] == pytest.approx(1010.0)
     assert found["sensitivity"] == 0.5
-    assert (found["escalated"], found["answered"], found["complete"]) == (18, 12, 6)
+    assert (found["escalated"], found["answered"]) == (18, 12)
     assert (found["bytes"], found["deaths"], found["refused"]) == (77, 1, 0)
     assert found["bytes_per_study"] == pytest.approx(77 / 6)
     assert found["share_of_scans"] == pytest.approx(77 / 6 / (2 * 120 * 480 * 480))
     assert row("t", [{**RESULT, "lesions": 0}], 1.0)["sensitivity"] is None
 
 
-def test_the_edge_speaks_through_the_proxy() -> None:
-    edge, run = WrittenEdge(), Run(9, {"deadline_s": 2.0}, 2.0, files_every=2, replay=True)
+def test_the_edge_speaks_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FILES_EVERY", 2)
+    edge, run = WrittenEdge(), Run({"deadline_s": 2.0}, 2.0, replay=True)
     found = list(read_part(run, STEADY, edge, WrittenCloud(), range(3, 7)))
     (settings,) = edge.opened
     assert (settings["deadline_s"], settings["replay"]) == (2.0, True)
@@ -111,18 +117,11 @@ def test_the_edge_speaks_through_the_proxy() -> None:
     assert {one["bytes"] for one in found} == {0}
 
 
-def test_off_is_the_edge_alone() -> None:
-    edge = WrittenEdge()
-    found = list(read_part(Run(3, {}, 2.0), None, edge, WrittenCloud(), range(3)))
-    assert edge.opened == [{"replay": False, "cloud__address": "off"}]
-    assert [one["trace"] for one in found] == [OFF] * 3
-
-
 def test_a_cloud_that_is_killed_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a share of 1 it is killed in every study that lasts until then and finds it serving."""
-    monkeypatch.setattr("evaluation.links.link.KILL_WITHIN_S", 0.0)
+    monkeypatch.setattr(module, "KILL_WITHIN_S", 0.0)
     cloud = WrittenCloud(back_after=2)
-    run = Run(4, {}, 2.0, kill_share=1.0)
+    run = Run({}, 2.0, kill_share=1.0)
     found = list(read_part(run, STEADY, WrittenEdge(wait_s=0.5), cloud, range(4)))
     assert [one["death"] for one in found] == [True, False, True, False]
     assert cloud.kills == cloud.starts == 2
@@ -134,20 +133,21 @@ def test_a_cloud_that_ends_by_itself_ends_the_run() -> None:
         def serves(self) -> bool:
             raise ServiceFailed("the cloud ended with 1")
 
-    run = Run(2, {}, 2.0, kill_share=1.0)
+    run = Run({}, 2.0, kill_share=1.0)
     with pytest.raises(ServiceFailed, match="ended with 1"):
         list(read_part(run, STEADY, WrittenEdge(), Gone(), range(2)))
 
 
 def test_the_cloud_is_not_killed_after_the_study() -> None:
     cloud = WrittenCloud()
-    run = Run(5, {}, 2.0, kill_share=1.0, seed=4)
+    run = Run({}, 2.0, kill_share=1.0)
     found = list(read_part(run, STEADY, WrittenEdge(), cloud, range(5)))
     assert cloud.kills == sum(one["death"] for one in found) <= 1
 
 
-def test_the_result_sums_over_traces() -> None:
-    run = Run(5, {}, 1.0, 0.3, files_every=2)
+def test_the_result_sums_over_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FILES_EVERY", 2)
+    run = Run({}, 1.0, 0.3)
     results = [
         {**RESULT, "trace": name, "number": n, "took_s": 1.1 + n * (name == "b"), "bytes": 10}
         for name in "ab"
@@ -168,44 +168,20 @@ def test_the_result_sums_over_traces() -> None:
     assert [bar.met for bar in link.bars(said)] == [False, False]
 
 
-def test_a_journal_of_other_weights_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "j.jsonl"
-    path.write_text("{}\n")
-    ended = CliRunner().invoke(app, ["link", "--trace", "off", "--journal", str(path)])
-    assert isinstance(ended.exception, MissingData)
-    for name, checksum in checksums("screening-int8", "hybrid-int8").items():
-        assert f"'{name}': '{checksum}'" in str(ended.exception)
-
-
-def test_a_checksum_follows_weights_and_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = find("screening-int8")
-    seen = []
-    for now in (one, replace(one, sha256="0"), replace(one, settings={"merge": [1]})):
-        monkeypatch.setattr("evaluation.links.link.find", lambda _, now=now: now)
-        seen.append(checksums(one.name)[one.name])
-    assert len(set(seen)) == 3
-
-
-def test_an_unknown_trace_starts_nothing() -> None:
-    ended = CliRunner().invoke(app, ["link", "--trace", "off", "--trace", "carrier-pigeon"])
-    assert isinstance(ended.exception, MissingData)
-    assert "satellite" in str(ended.exception)
-
-
 def test_each_study_is_in_exactly_one_part() -> None:
-    parts = parts_of([A, None, B], 5, 2, {("a", 0), (OFF, 3), ("b", 1), ("b", 3)})
-    assert parts == [
-        (A, (2, 4)), (None, (0, 2, 4)), (B, (0, 2, 4)), (A, (1, 3)), (None, (1,)),
+    parts = parts_of([A, B], 5, 2)
+    assert [(trace.name, list(numbers)) for trace, numbers in parts] == [
+        ("a", [0, 2, 4]), ("b", [0, 2, 4]), ("a", [1, 3]), ("b", [1, 3])
     ]  # fmt: skip
-    assert parts_of([A], 1, 3, {("a", 0)}) == []
+    assert parts_of([A], 1, 3) == [(A, range(0, 1, 3))]
 
 
 def test_edges_read_at_the_same_time() -> None:
     told: list[tuple[str, int]] = []
     both = threading.Barrier(2)
     edges = [WrittenEdge(both=both), WrittenEdge(both=both)]
-    parts = parts_of([A, B], 6, 2, set())
-    read_all(Run(6), parts, edges, WrittenCloud(), lambda r: told.append((r["trace"], r["number"])))
+    parts = parts_of([A, B], 6, 2)
+    read_all(Run(), parts, edges, WrittenCloud(), lambda r: told.append((r["trace"], r["number"])))
     assert sorted(told) == [(name, n) for name in "ab" for n in range(6)]
     assert all(edge.files for edge in edges)
     seen = [{one["cloud__address"] for one in edge.opened} for edge in edges]
@@ -216,4 +192,78 @@ def test_an_edge_that_fails_ends_the_run() -> None:
     both = threading.Barrier(2)
     edges = [WrittenEdge(both=both), WrittenEdge(both=both, fails=True)]
     with pytest.raises(OSError, match="it died"):
-        read_all(Run(4), parts_of([A], 4, 2, set()), edges, WrittenCloud(), lambda _: None)
+        read_all(Run(), parts_of([A], 4, 2), edges, WrittenCloud(), lambda _: None)
+
+
+class SlowEdge:
+    """Takes 1 s, more by its cloud, and 3 s more for the first study if there is a cloud."""
+
+    def __init__(self) -> None:
+        self.opened: list[dict[str, Any]] = []
+        self.files: list[bool] = []
+
+    def open(self, *, replay: bool = False, **settings: Any) -> str:
+        self.opened.append({"replay": replay, **settings})
+        return ""
+
+    def read(self, number: int, *, from_files: bool) -> dict[str, Any]:
+        self.files.append(from_files)
+        dead = self.opened[-1]["cloud__address"] != OFF
+        return {
+            "took_s": 1.0 + 0.01 * dead + 3.0 * (dead and number == 0),
+            "scheduler_delay_s": 0.1,
+            "stages_s": {"escalate": 0.002 * dead},
+        }
+
+
+def test_one_cloud_refuses_and_one_never_answers() -> None:
+    with dead_clouds() as addresses:
+        assert addresses[OFF] == OFF
+        host, _, port = addresses[REFUSED].rpartition(":")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, int(port)), timeout=60)
+        host, _, port = addresses[SILENT].rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(b"anyone there?")
+            connection.settimeout(0.05)
+            with pytest.raises(TimeoutError):
+                connection.recv(1)
+
+
+def test_clouds_alternate_and_each_study_is_compared_with_itself() -> None:
+    edges, slept = {way: SlowEdge() for way in CLOUDS}, list[float]()
+    results = list(compare(edges, {"deadline_s": 9.0}, 2, 3, slept.append))
+    assert [one["way"] for one in results[:12]] == [*CLOUDS, *CLOUDS, *CLOUDS[::-1]]
+    assert slept == [SETTLE_S] * 2
+    for edge in edges.values():
+        assert edge.files == [True, False, False, False] * 2
+        assert {one["deadline_s"] for one in edge.opened} == {9.0}
+    found = ways(results)
+    off, again, refused, silent = found
+    assert again["more_p95_ms"] == 0.0
+    assert (off["median_ms"], off["more_median_ms"], off["studies"]) == (1000.0, 0.0, 6)
+    assert refused["more_median_ms"] == pytest.approx(10.0)
+    assert refused["more_p95_ms"] == pytest.approx(10.0)
+    assert silent["first_more_median_ms"] == pytest.approx(3010.0)
+    assert silent["escalate_p95_ms"] == pytest.approx(2.0)
+    assert [bar.met for bar in link.bars({"ways": found, "bar_ms": 50.0})] == [True] * 4
+
+
+def test_a_slow_tenth_of_the_studies_misses_the_limit() -> None:
+    results = [
+        {"round": 0, "way": way, "study": n, "scheduler_delay_s": 0.0,
+         "stages_s": {"escalate": 0.0},
+         "took_s": 1.0 + 0.06 * (way == SILENT and n % 10 == 1)
+         + 0.07 * (way == REFUSED and n == 2)}
+        for way in CLOUDS
+        for n in range(41)
+    ]  # fmt: skip
+    found = ways(results)
+    _, _, refused, silent = found
+    assert silent["more_median_ms"] == 0.0
+    assert silent["more_p95_ms"] == pytest.approx(60.0)
+    assert refused["more_most_ms"] == pytest.approx(70.0)
+    met = {bar.what: bar.met for bar in link.bars({"ways": found, "bar_ms": 50.0})}
+    assert [what for what, kept in met.items() if not kept] == [
+        "cloud black hole: more than without a cloud, p95"
+    ]

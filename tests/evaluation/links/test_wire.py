@@ -10,10 +10,19 @@ from hpack import Encoder
 from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame
 
 from edge.job import new_study_key
-from evaluation.links.http2 import PREFACE, carried_by
 from evaluation.links.proxy import proxied
 from evaluation.links.trace import Conditions, steady
-from evaluation.links.wire import PATIENT, Heard, Tap, decode, exchange, is_in, searched
+from evaluation.links.wire import (
+    PATIENT,
+    PREFACE,
+    Heard,
+    Tap,
+    carried_by,
+    decode,
+    exchange,
+    is_in,
+    searched,
+)
 from protos import overread_pb2 as pb
 from protos.errors import InvalidRequest, OverreadError
 from protos.messages import SITE_KEY
