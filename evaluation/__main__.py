@@ -7,7 +7,7 @@ from evaluation.accuracy.calibration import calibration
 from evaluation.accuracy.detect import detect
 from evaluation.accuracy.luna16 import froc
 from evaluation.accuracy.nodules import nodules
-from evaluation.accuracy.whole_command import whole
+from evaluation.accuracy.whole import whole
 from evaluation.faults.nothing_lost import nothing_lost
 from evaluation.hostile.clients import hostile_clients
 from evaluation.hostile.fuzz import fuzz

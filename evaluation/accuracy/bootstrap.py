@@ -3,7 +3,7 @@
 Nodules of one patient resemble each other, so whole patients are drawn with replacement, and
 whole scans for the false positives (Efron and Tibshirani, An Introduction to the Bootstrap,
 1993, chapter 13: percentile intervals). Nodules and false positives of the same scans are drawn
-together.
+together. The draws have a fixed seed, so that a result can be measured again.
 
 Where all patients are alike, as at 0 and 100 %, every resample is the same. Such an interval would
 have no width; exact limits take its place (`widened`, `widened_rate`).
@@ -64,13 +64,13 @@ class Interval:
         return {name: finite(value) for name, value in asdict(self).items()}
 
 
-def figures(scored: Scored, seed: int = 0) -> dict[str, Any]:
+def figures(scored: Scored) -> dict[str, Any]:
     """Return the figures of one FROC for JSON, with percentile intervals.
 
     They are ``sensitivity`` at `RATES`, their mean ``cpm``, and ``fp_at`` `TARGETS`, as
     `RATE_COLUMNS` and `COST_COLUMNS` show them.
     """
-    drawn = [_numbers(weighted_froc(scored, *weights)) for weights in _draws(scored, seed)]
+    drawn = [_numbers(weighted_froc(scored, *weights)) for weights in _draws(scored)]
     intervals = _percentiles(_numbers(froc(scored)), np.stack(drawn))
     n, patients = len(RATES), len(np.unique(scored.nodule_group))
     # a CPM is at least the sensitivity at the first rate, so the limit of that is one of the CPM
@@ -91,7 +91,7 @@ def _of_rates(shares: Sequence[Interval]) -> dict[str, Any]:
     return {"sensitivity": points, "cpm": shares[-1].as_dict()}
 
 
-def difference(first: Scored, second: Scored, seed: int = 0) -> dict[str, Any]:
+def difference(first: Scored, second: Scored) -> dict[str, Any]:
     """Return the sensitivities and CPM of ``second`` minus ``first``, as `figures` does.
 
     They are paired: each resample draws the same for both.
@@ -105,7 +105,7 @@ def difference(first: Scored, second: Scored, seed: int = 0) -> dict[str, Any]:
     drawn = [
         _sensitivities(weighted_froc(second, *weights))
         - _sensitivities(weighted_froc(first, *weights))
-        for weights in _draws(first, seed)
+        for weights in _draws(first)
     ]
     value = _sensitivities(froc(second)) - _sensitivities(froc(first))
     patients = len(np.unique(first.nodule_group))
@@ -113,9 +113,7 @@ def difference(first: Scored, second: Scored, seed: int = 0) -> dict[str, Any]:
 
 
 def by_patient(
-    patients: Sequence[str],
-    statistics: Callable[[npt.NDArray[np.int64]], Sequence[float]],
-    seed: int = 0,
+    patients: Sequence[str], statistics: Callable[[npt.NDArray[np.int64]], Sequence[float]]
 ) -> list[Interval]:
     """Return each statistic of the nodules of ``patients`` ``(n,)`` with its interval.
 
@@ -124,7 +122,7 @@ def by_patient(
     """
     names, owner = np.unique(np.asarray(patients), return_inverse=True)
     of = [np.flatnonzero(owner == i) for i in range(len(names))]
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     drawn = np.array([
         statistics(np.concatenate([of[i] for i in rng.integers(len(names), size=len(names))]))
         for _ in range(RESAMPLES)
@@ -165,13 +163,13 @@ def poisson(count: int, scans: int) -> Interval:
     return Interval(count / scans, low / scans, poisson_limit(count, 1 - TAIL) / scans)
 
 
-def operating_point(counts: FloatArray, seed: int = 0) -> tuple[Interval | None, Interval]:
+def operating_point(counts: FloatArray) -> tuple[Interval | None, Interval]:
     """Return sensitivity and false positives a scan, by bootstrap over scans.
 
     ``counts`` ``(scans, 3)`` are lesions, those found, and false positives. Without a lesion there
     is no sensitivity.
     """
-    n, rng = len(counts), np.random.default_rng(seed)
+    n, rng = len(counts), np.random.default_rng(0)
     lesions, found, false = counts.sum(axis=0)
     drawn = np.stack([draw(n, rng) for _ in range(RESAMPLES)]) @ counts
     rate = widened_rate(interval(false / n, drawn[:, 2] / n), n)
@@ -197,9 +195,9 @@ def draw(groups: int, rng: np.random.Generator) -> FloatArray:
     return rng.multinomial(groups, np.full(groups, 1 / groups)).astype(np.float64)
 
 
-def _draws(scored: Scored, seed: int) -> Iterator[tuple[FloatArray, FloatArray]]:
+def _draws(scored: Scored) -> Iterator[tuple[FloatArray, FloatArray]]:
     """Yield the weights of nodules and of scans in each resample."""
-    rng, done = np.random.default_rng(seed), 0
+    rng, done = np.random.default_rng(0), 0
     while done < RESAMPLES:
         scan_weight = draw(scored.scans, rng)
         group_weight = scan_weight if scored.paired else draw(scored.groups, rng)

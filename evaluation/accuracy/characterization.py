@@ -143,7 +143,7 @@ def overlap(reading: Reading, truth: npt.NDArray[np.bool_]) -> float:
     return 2 * both / max(int(reading.mask.sum()) + int(truth.sum()), 1)
 
 
-def measures(read: Characterization, seed: int = 0) -> Any:
+def measures(read: Characterization) -> Any:
     """Return the rows of `MEASURES`, each with its interval by bootstrap over patients."""
     stated = np.isfinite(read.consensus_mm3) & np.isfinite(read.reported_mm3)
     wider_mm = np.cbrt(6 / np.pi * read.consensus_mm3) - read.reported_mm
@@ -186,7 +186,7 @@ def measures(read: Characterization, seed: int = 0) -> Any:
             float(error[chosen].mean()),
         ]
 
-    found = by_patient(read.patients, figures, seed=seed)
+    found = by_patient(read.patients, figures)
     return [
         {"measure": measure, "figure": one.as_dict(), "from": source}
         for (measure, source), one in zip(rows.items(), found, strict=True)
@@ -222,7 +222,7 @@ def _features(read: Characterization) -> FloatArray:
     return np.asarray(np.log(inside / (1 - inside)))
 
 
-def malignancy(read: Characterization, weights: FloatArray, seed: int = 0) -> list[dict[str, Any]]:
+def malignancy(read: Characterization, weights: FloatArray) -> list[dict[str, Any]]:
     """Return the rows of `MALIGNANCY`: the image alone, the Brock model, and both.
 
     ``weights`` are those of `fit_both`, fitted on other patients. A difference is of the same draw.
@@ -240,7 +240,7 @@ def malignancy(read: Characterization, weights: FloatArray, seed: int = 0) -> li
         return [*found, *(one - found[0] for one in found[1:])]
 
     patients = np.array(read.patients)[rated].tolist()
-    found = [one.as_dict() for one in by_patient(patients, areas, seed=seed)]
+    found = [one.as_dict() for one in by_patient(patients, areas)]
     minus = [None, *found[len(scores) :]]
     return [
         {"score": name, "auc": area, "minus_image": gain}

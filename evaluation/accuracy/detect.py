@@ -7,7 +7,6 @@ nodules are all known. No threshold is moved: all that the report lists counts.
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,11 +24,11 @@ from evaluation.accuracy.nodules import CAVEAT
 from evaluation.accuracy.options import Marks
 from evaluation.accuracy.truth import RIM_MM, Truth, read_truth, scan_name, score_scan, truth_of
 from evaluation.errors import MissingData
+from evaluation.phantoms import prepare
 from evaluation.result import SHARE, Table
 from evaluation.run import Deadline, Model, Seed, command, each
 from evaluation.world import running_cloud
-from imaging.dicom.writer import write_series
-from imaging.phantom.phantom import TRAINING_SEED, PhantomSpec, make_phantom
+from imaging.phantom.phantom import TRAINING_SEED, PhantomSpec
 
 PHANTOMS = (
     "Phantoms are synthetic: they show what the pipeline does, not how well it works on patients."
@@ -46,7 +45,6 @@ TIMES = Table(
     title="Times",
 )
 """The time of each stage, as `stage_times` makes its rows."""
-
 
 StudyRow = dict[str, Any]
 """The row of a study in the result, and its ``stages_s``, the seconds of each stage."""
@@ -75,7 +73,6 @@ def detect(
     serve: Serve = False,
     model: Model = None,
     deadline: Deadline = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the reports.")] = None,
     seed: Seed = 0,
 ) -> dict[str, Any]:
     """Final reports against known lesions: of a folder of studies, or of phantoms.
@@ -88,7 +85,7 @@ def detect(
         raise typer.BadParameter(f"--seed: seeds from {TRAINING_SEED} on were used in training")
     known = read_truth(*truth)
     specs = [PhantomSpec(seed=seed + i) for i in range(phantoms)]
-    with opened(cloud, serve, model, deadline, out) as (pipeline, folder):
+    with opened(cloud, serve, model, deadline) as (pipeline, folder):
         if studies is None:
             read = [read_phantom(pipeline, spec, folder) for spec in each(specs, "phantoms")]
         else:
@@ -96,18 +93,14 @@ def detect(
                 read_one(pipeline, study, folder, known.get(scan_name(study)))
                 for study in each(study_folders(studies), "studies")
             ]
-    return {**as_dict(read, seed=seed), "caveat": PHANTOMS if phantoms else CAVEAT}
+    return {**as_dict(read), "caveat": PHANTOMS if phantoms else CAVEAT}
 
 
 @contextmanager
 def opened(
-    cloud: str | None,
-    serve: bool,
-    model: str | None,
-    deadline_s: float | None,
-    out: Path | None = None,
+    cloud: str | None, serve: bool, model: str | None = None, deadline_s: float | None = None
 ) -> Iterator[tuple[Pipeline, Path]]:
-    """Yield the pipeline, and the folder ``out`` or a temporary one."""
+    """Yield the pipeline, and a temporary folder."""
     if serve and cloud is not None:
         raise typer.BadParameter("--serve starts a cloud: omit --cloud")
     with ExitStack() as parts:
@@ -116,8 +109,8 @@ def opened(
             cloud__address=address, screening_model=model, deadline_s=deadline_s
         )
         pipeline = parts.enter_context(open_pipeline(settings))
-        spare = parts.enter_context(tempfile.TemporaryDirectory(prefix="overread-eval-"))
-        yield pipeline, out or Path(spare)
+        folder = parts.enter_context(tempfile.TemporaryDirectory(prefix="overread-eval-"))
+        yield pipeline, Path(folder)
 
 
 def study_folders(folder: Path) -> list[Path]:
@@ -140,14 +133,9 @@ def read_one(
     """Read one study; its report is left in a sub-folder of ``out``.
 
     A study without known truth, or that is not fully marked, counts only for the times.
-
-    Raises:
-        UnfitFolder: the sub-folder holds another study's report, or is the study's own.
     """
     name = scan_name(study)
-    require_separate(out / name, study)
-    admitted = replace(pipeline, admit=admission(overwrite=False))
-    report = read_and_report(admitted, Job(study, out / name)).report
+    report = read_and_report(pipeline, Job(study, out / name)).report
     row: StudyRow = {
         "study": name,
         "findings": len(report.findings),
@@ -183,19 +171,17 @@ def read_phantom(pipeline: Pipeline, spec: PhantomSpec, out: Path) -> StudyRow:
 
     The truth is exact, so there is no rim: a finding outside every nodule is a false positive.
     """
-    phantom = make_phantom(spec)
     with tempfile.TemporaryDirectory(prefix="overread-phantom-") as folder:
-        study = Path(folder, f"phantom-{spec.seed}")
-        write_series(phantom.volume, study, seed=spec.seed)
-        return read_one(pipeline, study, out, truth_of(phantom.nodules), rim_mm=0.0)
+        (made,) = prepare([spec], Path(folder))
+        return read_one(pipeline, made.folder, out, truth_of(made.nodules), rim_mm=0.0)
 
 
-def as_dict(rows: Sequence[StudyRow], *, seed: int = 0) -> dict[str, Any]:
+def as_dict(rows: Sequence[StudyRow]) -> dict[str, Any]:
     """Return the result for JSON; a refused study counts, its lesions are missed."""
     known = [row for row in rows if row["lesions"] is not None]
     names = ("lesions", "found", "false_positives")
     counts = np.array([[row[name] for name in names] for row in known], float).reshape(-1, 3)
-    share, rate = operating_point(counts, seed=seed) if known else (None, None)
+    share, rate = operating_point(counts) if known else (None, None)
     return {
         "sensitivity": share and share.as_dict(),
         "false_positives_per_scan": rate and rate.as_dict(),

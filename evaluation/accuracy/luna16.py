@@ -12,7 +12,7 @@ from evaluation.accuracy.froc import Scored, match_scan
 from evaluation.accuracy.options import csv_option
 from evaluation.errors import BadTable
 from evaluation.result import Table
-from evaluation.run import Seed, command
+from evaluation.run import command
 from imaging.volume import FloatArray
 
 _PLACE = ("coordX", "coordY", "coordZ")
@@ -38,11 +38,10 @@ def froc(
     annotations: Annotated[Path, csv_option("Nodules, in the format of LUNA16.")],
     excluded: Annotated[Path, csv_option("Findings that do not count, in that format.")],
     scans: Annotated[Path, csv_option("Scans that count, one a line.")],
-    seed: Seed = 0,
 ) -> dict[str, Any]:
     """FROC and CPM of a file of candidates under the rules of LUNA16."""
     scored, counts = challenge(candidates, annotations, excluded, scans)
-    return {**figures(scored, seed), **counts, "scans": scored.scans}
+    return {**figures(scored), **counts, "scans": scored.scans}
 
 
 def challenge(

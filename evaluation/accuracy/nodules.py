@@ -17,11 +17,11 @@ import numpy as np
 from evaluation.accuracy.bootstrap import COST_COLUMNS, RATE_COLUMNS, difference, figures
 from evaluation.accuracy.data import Cube, read_cubes
 from evaluation.accuracy.froc import Scored
-from evaluation.accuracy.options import Data, Limit, Marks, MoreScans, Scans, Split, marked_scans
+from evaluation.accuracy.options import Data, Marks, MoreScans, Scans, Split, marked_scans
 from evaluation.accuracy.readers import STAGES, Reads, Stage, StageOption, open_agent
 from evaluation.accuracy.truth import ScanScores, Truth, scan_name, score_scan
 from evaluation.result import Table
-from evaluation.run import CloudModel, Model, Seed, command, each
+from evaluation.run import CloudModel, Model, command, each
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.volume import Geometry, triple
@@ -52,22 +52,18 @@ def nodules(
     stage: StageOption = Stage.EDGE,
     model: Model = None,
     cloud_model: CloudModel = None,
-    limit: Limit = 0,
-    seed: Seed = 0,
 ) -> dict[str, Any]:
     """Sensitivity on cubes of nodules against false positives of scans in tiles as large."""
     splits = tuple(split.split(","))
     folders, known = marked_scans(scans, more_scans, truth, splits)
-    cubes = read_cubes(data, splits)[: limit or None]
+    cubes = read_cubes(data, splits)
     agent = open_agent(stage, model, cloud_model)
     # the outline of a finding may be cut by a face, which would move its centre
     reads = agent.reads(stage, outlined=False)
     by_cube = [read_cube(cube, reads) for cube in each(cubes, "nodules")]
     by_scan = [read_scan(one, known[scan_name(one)], reads) for one in folders]
     of = {one: joined(cubes, by_cube, by_scan, one) for one in by_scan[0]}
-    gain = None
-    if stage is not Stage.EDGE:
-        gain = difference(of[Stage.EDGE], of[stage], seed=seed)
+    gain = None if stage is Stage.EDGE else difference(of[Stage.EDGE], of[stage])
     return {
         "split": split,
         "model": agent.label,
@@ -75,11 +71,7 @@ def nodules(
         "patients": len({cube.patient for cube in cubes}),
         "scans": [scan_name(folder) for folder in folders],
         "curves": [
-            {
-                "reader": STAGES[one],
-                **at(scored, agent.thresholds.finding),
-                **figures(scored, seed=seed),
-            }
+            {"reader": STAGES[one], **at(scored, agent.thresholds.finding), **figures(scored)}
             for one, scored in each(of.items(), "bootstrap", len(of))
         ],
         "gain": gain,

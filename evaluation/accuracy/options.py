@@ -39,7 +39,6 @@ MoreScans = Annotated[
     list[Path] | None,
     typer.Argument(metavar="PATH", help="More whole scans, or more tables of marks."),
 ]
-Limit = Annotated[int, typer.Option(min=0, help="Largest number of cubes; 0: all.")]
 
 
 def marked_scans(

@@ -334,7 +334,7 @@ def nothing_lost(
     at: Annotated[
         Path | None,
         typer.Option(
-            "--at", "--disk-full", metavar="DIR",
+            metavar="DIR",
             help="Folder on a separate small filesystem, to fill its disk at each step too.",
         ),
     ] = None,

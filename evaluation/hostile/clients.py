@@ -18,22 +18,21 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 import numpy as np
-import typer
 from hpack import Encoder
 from hyperframe.frame import DataFrame, Frame, HeadersFrame, SettingsFrame
 
 from edge.escalation.rois import ROI_SHAPE
 from evaluation.errors import ServiceFailed
-from evaluation.links.http2 import PREFACE
+from evaluation.links.wire import PREFACE
 from evaluation.load.services import pinned, split_cores
 from evaluation.load.traffic import Arrival, Edges, Traffic, poisson
 from evaluation.process_memory import peak_memory, resident_mb
 from evaluation.result import SHARE, Bar, Result, Table
-from evaluation.run import Seed, command, each
+from evaluation.run import command, each
 from evaluation.sleeping_cloud import program
 from evaluation.world import Cloud, Process, running_cloud
 from imaging.volume import WINDOW_HU
@@ -45,6 +44,8 @@ from protos.overread_pb2_grpc import OverreadStub
 if TYPE_CHECKING:
     from protos.overread_pb2_grpc import OverreadAsyncStub
 
+ROUNDS, SPAN_S = 3, 5.0
+"""Rounds of every measurement, and the seconds of each."""
 ASKED = 0.25
 """Part of the capacity that the honest site asks for: its fair share beside another is a half."""
 HONEST = Traffic(edges=4)
@@ -242,9 +243,9 @@ def _beside(address: str, attack: str | None) -> Iterator[None]:
             client.kill()
 
 
-async def _capacity(service: Target, seconds: float) -> float:
+async def _capacity(service: Target) -> float:
     async with Edges(service.honest, 16) as edges:
-        outcomes = await edges.saturate(4, seconds, budget_s=60.0, at_once=16)
+        outcomes = await edges.saturate(4, SPAN_S, budget_s=60.0, at_once=16)
     return len(outcomes.in_time) / outcomes.span_s
 
 
@@ -252,7 +253,7 @@ async def freed_s(service: Target, hold: Study) -> float:
     """Hold places; return how long after the last deadline the last one was free."""
     async with _channels(service.hostile, 8) as stubs:
         calls = [asyncio.ensure_future(hold(stubs[i % 8], HELD_BUDGET_S)) for i in range(HELD)]
-        opened_s, most, freed_s = time.monotonic(), 0.0, 0.0
+        opened_s, most = time.monotonic(), 0.0
         try:
             while True:
                 await asyncio.sleep(0.02)
@@ -261,45 +262,42 @@ async def freed_s(service: Target, hold: Study) -> float:
                 if places > most:
                     opened_s, most = now_s, places
                 if most and not places:
-                    freed_s = now_s - opened_s - HELD_BUDGET_S
-                    break
+                    return now_s - opened_s - HELD_BUDGET_S
                 if now_s - opened_s > 60.0:
-                    freed_s = 60.0
-                    break
+                    return 60.0
         finally:
             for call in calls:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
-    return freed_s
 
 
-def measure(service: Target, rounds: int, seconds: float, seed: int) -> dict[str, Any]:
+def measure(service: Target) -> dict[str, Any]:
     """Measure all attacks in turn; return the figures."""
     process = service.cloud.process
     assert process is not None
     idle_mb = resident_mb(process.pid)
     with peak_memory(process.pid) as peak:
-        capacity = asyncio.run(_capacity(service, seconds))
+        capacity = asyncio.run(_capacity(service))
         alone: list[float] = []
         beside: dict[str, list[float]] = {name: [] for name in ATTACKS}
-        for turn, name in each([(i, name) for i in range(rounds) for name in ATTACKS], "attacks"):
-            honest = poisson(HONEST, ASKED * capacity, WARM_UP_S + seconds, seed + turn)
+        for turn, name in each([(i, name) for i in range(ROUNDS) for name in ATTACKS], "attacks"):
+            honest = poisson(HONEST, ASKED * capacity, WARM_UP_S + SPAN_S, seed=turn)
             alone.append(asyncio.run(answered(service, honest, None)))
             beside[name].append(asyncio.run(answered(service, honest, name)))
             time.sleep(2.0)
         now_and_then = [
             Arrival(WARM_UP_S + number * PAUSE_S, 0, 4, QUIET_BUDGET_S)
-            for number in range(3 * rounds)
+            for number in range(3 * ROUNDS)
         ]
         quiet = asyncio.run(answered(service, now_and_then, next(iter(ATTACKS))))
         freed = {
-            name: max(asyncio.run(freed_s(service, hold)) for _ in range(rounds))
+            name: max(asyncio.run(freed_s(service, hold)) for _ in range(ROUNDS))
             for name, hold in each(list(HOLDS.items()), "held places")
         }
     base = float(np.mean(alone))
     return {
-        "rounds": rounds,
-        "seconds": seconds,
+        "rounds": ROUNDS,
+        "seconds": SPAN_S,
         "capacity_per_s": capacity,
         "asked": ASKED,
         "in_time_alone": base,
@@ -347,11 +345,7 @@ NOTE = (
 
 
 @command(ATTACKS_TABLE, NOTE, bars=bars, strict=True)
-def hostile_clients(
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of every measurement.")] = 3,
-    seconds: Annotated[float, typer.Option(min=1.0, help="Seconds of each.")] = 5.0,
-    seed: Seed = 0,
-) -> dict[str, Any]:
+def hostile_clients() -> dict[str, Any]:
     """What hostile clients of the cloud cost the honest ones: rate, places and memory."""
     served, clients = split_cores()
     asleep = "asleep {:g} ms and {:g} ms an ROI".format(*READER_MS)
@@ -359,7 +353,7 @@ def hostile_clients(
         with pinned(served):
             service = held.enter_context(target())
         held.enter_context(pinned(clients))
-        return {"reader": asleep, **measure(service, rounds, seconds, seed)}
+        return {"reader": asleep, **measure(service)}
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from edge.folders import DATABASE
 from edge.settings.core import EdgeSettings
 from evaluation.hostile.studies import CANARY, Materials, bomb_of, make_study, materials
 from evaluation.process_memory import peak_memory
@@ -193,7 +194,7 @@ def forget_reads(path: Path) -> None:
 
 def _leaks(root: Path) -> Iterator[str]:
     """Name the outputs in which the patient of the files outside appears."""
-    for top in ("outbox", "log", "state/spool.sqlite3"):
+    for top in ("outbox", "log", f"state/{DATABASE}"):
         place = root / top
         for path in place.rglob("*") if place.is_dir() else [place]:
             if path.is_file() and CANARY.encode() in path.read_bytes():

@@ -12,13 +12,16 @@ from typing import Annotated, Any
 
 import typer
 
-from evaluation.hostile.doors import senders
 from evaluation.hostile.files import LARGE, fuzz_files, reading_memory
-from evaluation.phantoms import prepare, whole_chest
+from evaluation.hostile.senders import senders
+from evaluation.phantoms import STUDIES, prepare, whole_chest
 from evaluation.result import Bar, Result, Table
-from evaluation.run import STUDIES, Cache, Seed, command
+from evaluation.run import Seed, command
 from imaging.dicom.arrival import files_of
 from imaging.phantom.phantom import PhantomSpec
+
+HOSTILE_STUDIES, BY_AGENT = 5000, 700
+"""Hostile studies, and those of them that the agent gets."""
 
 READ_BAR_S, GROWTH_BAR_MB = 60.0, 200.0
 LARGE_MB, HOSTILE_MB = 1200, 4096
@@ -107,26 +110,21 @@ def fuzz(
     door: Annotated[
         list[Door] | None, typer.Option(help="Door that is tried; all if omitted.")
     ] = None,
-    studies: Annotated[int, typer.Option(min=1, help="Hostile studies.")] = 5000,
-    by_agent: Annotated[int, typer.Option(min=1, help="Those of them that the agent gets.")] = 700,
     count: Annotated[int, typer.Option("--senders", min=1, help="Hostile senders.")] = 2000,
-    at: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the agents, kept afterwards.")
-    ] = None,
-    cache: Cache = STUDIES,
     seed: Seed = 1,
 ) -> dict[str, Any]:
     """Hostile files, associations and requests: untyped errors, hangs, leaks, memory, losses."""
     doors = door or list(Door)
-    whole, small = prepare([whole_chest(1), SMALL], cache)
+    whole, small = prepare([whole_chest(1), SMALL], STUDIES)
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="overread-fuzz-") as folder:
-        root = (at or Path(folder)).resolve()
+        root = Path(folder)
         for name in ("files", "memory", "senders"):
-            (root / name).mkdir(parents=True, exist_ok=True)
+            (root / name).mkdir()
         if Door.FILES in doors:
-            mine = min(by_agent, studies)
-            result["files"] = fuzz_files(root / "files", whole.folder, studies, mine, seed)
+            result["files"] = fuzz_files(
+                root / "files", whole.folder, HOSTILE_STUDIES, BY_AGENT, seed
+            )
             result["memory"] = reading_memory(root / "memory", whole.folder)
         if others := [one.value for one in doors if one is not Door.FILES]:
             sound = files_of(small.folder)

@@ -8,9 +8,16 @@ import typer
 
 from evaluation.accuracy.bootstrap import RATE_COLUMNS, difference, operating_point
 from evaluation.accuracy.froc import Scored
-from evaluation.accuracy.options import Data, Limit, Marks, MoreScans, Scans, Split, marked_scans
+from evaluation.accuracy.options import Data, Marks, MoreScans, Scans, Split, marked_scans
 from evaluation.accuracy.readers import STAGES, Stage, StageOption, open_agent
-from evaluation.lesion_insertion.donors import cut_lesions, read_donors
+from evaluation.lesion_insertion.donors import (
+    Traits,
+    by_subgroup,
+    cut_lesions,
+    only,
+    part,
+    read_donors,
+)
 from evaluation.lesion_insertion.policies import TABLES, TEST, VAL, bars, compare_policies
 from evaluation.lesion_insertion.scans import (
     InsertionScore,
@@ -20,9 +27,8 @@ from evaluation.lesion_insertion.scans import (
     read_synthetic,
     scored,
 )
-from evaluation.lesion_insertion.subgroups import Traits, by_subgroup, only, part
 from evaluation.result import POINTS, SHARE, Table
-from evaluation.run import CloudModel, Model, Seed, command, each
+from evaluation.run import CloudModel, Model, command, each
 from models.insertion.donors import Donor
 from models.insertion.insert import SyntheticScan, plan_masses, plan_nodules
 
@@ -72,11 +78,9 @@ def lesion_insertion(
     model: Model = None,
     cloud_model: CloudModel = None,
     together: Annotated[int, typer.Option(min=1, help="Nodules inserted into one scan.")] = 8,
-    limit: Limit = 0,
     policies: Annotated[
         bool, typer.Option("--policies", help="Our policy against fixed thresholds instead.")
     ] = False,
-    seed: Seed = 0,
 ) -> dict[str, Any]:
     """Semi-synthetic whole scans: sensitivity to inserted lesions, and false positives.
 
@@ -89,13 +93,13 @@ def lesion_insertion(
     folders, known = marked_scans(scans, more_scans, truth, splits)
     if policies:
         agent = open_agent(Stage.BOTH, model, cloud_model)
-        found = compare_policies(data, folders, known, agent, together, limit, seed)
+        found = compare_policies(data, folders, known, agent, together)
         return {"split": split, "remark": REMARK, **found}
-    donors, traits = read_donors(data, splits, most=limit or None)
+    donors, traits = read_donors(data, splits)
     agent = open_agent(stage, model, cloud_model)
     reads = agent.reads(stage)
     hosts = [prepare_host(load_host(one, known), reads) for one in each(folders, "scans")]
-    planned, not_placed = _plan(hosts, donors, together, seed)
+    planned, not_placed = _plan(hosts, donors, together)
     read = [
         one
         for scan in each(planned, "scans with insertions")
@@ -107,16 +111,16 @@ def lesion_insertion(
         "scans": [one.host.name for one in hosts],
         "not_placed": ", ".join(not_placed) or "none",
         "remark": REMARK,
-        **as_dict(read, hosts, traits, stage, agent.thresholds.finding, seed),
+        **as_dict(read, hosts, traits, stage, agent.thresholds.finding),
     }  # fmt: skip
 
 
 def _plan(
-    hosts: Sequence[PreparedHost], donors: Sequence[Donor], together: int, seed: int
+    hosts: Sequence[PreparedHost], donors: Sequence[Donor], together: int
 ) -> tuple[list[SyntheticScan[PreparedHost]], list[str]]:
     """Plan the synthetic scans; also name what could not be placed."""
     large = [*donors, *(one for host in hosts for one in cut_lesions(host.host, host.space.box))]
-    rng = np.random.default_rng([seed, 0])
+    rng = np.random.default_rng([0, 0])
     nodules, rest = plan_nodules(hosts, donors, together, rng)
     masses, too_large = plan_masses(hosts, large, rng)
     not_placed = [f"{one.donor.name}, {one.diameter_mm:.0f} mm" for one in (*rest, *too_large)]
@@ -129,7 +133,6 @@ def as_dict(
     traits: Traits,
     stage: Stage,
     least: float,
-    seed: int,
 ) -> dict[str, Any]:
     """Return all figures up to ``stage``; ``traits`` are those of the donors by their number.
 
@@ -155,22 +158,21 @@ def as_dict(
         }
         for one, of in by.items():
             head = {"lesions": lesions, "reader": STAGES[one]}
-            curves.append({**head, **part(of, seed)})
-            shipped.append({**head, **_at(of, least, seed)})
+            curves.append({**head, **part(of)})
+            shipped.append({**head, **_at(of, least)})
         if stage is not Stage.EDGE:
-            gain = difference(by[Stage.EDGE], by[stage], seed)
-            gains.append({"lesions": lesions, **gain})
-    subgroups = list(by_subgroup(scored(nodules, hosts, stage), kinds, seed)) if nodules else []
+            gains.append({"lesions": lesions, **difference(by[Stage.EDGE], by[stage])})
+    subgroups = list(by_subgroup(scored(nodules, hosts, stage), kinds)) if nodules else []
     return {"curves": curves, "gains": gains, "shipped": shipped, "subgroups": subgroups}
 
 
-def _at(of: Scored, least: float, seed: int) -> dict[str, Any]:
+def _at(of: Scored, least: float) -> dict[str, Any]:
     """Return the share of nodules from ``least`` on, by patient, and the false a scan."""
     found, false = of.nodule_score >= least, of.false_scan[of.false_score >= least]
     patients = np.stack([np.bincount(of.nodule_group), np.bincount(of.nodule_group, found)], 1)
     scans = np.bincount(false, minlength=of.scans)
-    share, _ = operating_point(np.pad(patients, ((0, 0), (0, 1))), seed)
-    _, rate = operating_point(np.pad(scans[:, None], ((0, 0), (2, 0))), seed)
+    share, _ = operating_point(np.pad(patients, ((0, 0), (0, 1))))
+    _, rate = operating_point(np.pad(scans[:, None], ((0, 0), (2, 0))))
     return {
         "nodules": of.nodule_score.size,
         "found": int(found.sum()),

@@ -123,13 +123,7 @@ def run(policy: Policy, of: Studies, final: float) -> Outcome:
 
 
 def compare_policies(
-    data: Path,
-    folders: Sequence[Path],
-    known: Mapping[str, Truth],
-    agent: Agent,
-    together: int,
-    limit: int,
-    seed: int,
+    data: Path, folders: Sequence[Path], known: Mapping[str, Truth], agent: Agent, together: int
 ) -> dict[str, Any]:
     """Read the studies of val and test, and return all figures of the policies on test."""
     studies, not_placed = dict[str, Studies](), list[str]()
@@ -137,8 +131,8 @@ def compare_policies(
         of = [one for one in folders if known[scan_name(one)].role == split]
         reads = agent.reads(Stage.EDGE)
         hosts = [prepare_host(load_host(one, known), reads) for one in each(of, f"{split} scans")]
-        donors, _ = read_donors(data, (split,), most=limit or None)
-        rng = np.random.default_rng([seed, number])
+        donors, _ = read_donors(data, (split,))
+        rng = np.random.default_rng([0, number])
         planned, rest = plan_nodules(hosts, donors, together, rng)
         studies[split] = read_studies(_scans(hosts, planned), len(hosts) + len(planned), agent)
         not_placed += [one.donor.name for one in rest]

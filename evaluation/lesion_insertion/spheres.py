@@ -4,7 +4,7 @@ The spheres are inserted into whole scans with a scanner's blur and read as the 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,11 +23,14 @@ from evaluation.accuracy.options import Data, Marks, MoreScans, Scans, Split, ma
 from evaluation.accuracy.readers import Agent, Stage, open_agent, open_second
 from evaluation.lesion_insertion.scans import Host, PreparedHost, free_places, load_host
 from evaluation.result import SHARE, Table
-from evaluation.run import CloudModel, Seed, command, each
+from evaluation.run import CloudModel, command, each
 from imaging.preprocess import preprocess
 from imaging.volume import FloatArray, Nodule
 from models.insertion.donors import PLAIN_LUNG_HU, Donor
 from models.insertion.insert import insert, plan_nodules
+
+FITTED_ON = "val"
+"""The split whose nodules the combination of both scores is fitted on."""
 
 SIZES_MM = (4, 6, 8, 10, 15, 20, 30)
 DENSITIES_HU = {"solid": 30.0, "part-solid": -300.0, "ground glass": -650.0}
@@ -51,34 +54,30 @@ def characterization(
     scans: Scans,
     truth: Marks,
     more_scans: MoreScans = None,
-    fit: Annotated[
-        str, typer.Option(metavar="NAME[,NAME]", help="Splits that the combination is fitted on.")
-    ] = "val",
     cloud_model: CloudModel = None,
-    seed: Seed = 0,
 ) -> dict[str, Any]:
     """Size, type, outline and malignancy by the second reader; the Brock model; known spheres."""
-    splits, fitted_on = (tuple(names.split(",")) for names in (split, fit))
-    if shared := set(splits) & set(fitted_on):
-        raise typer.BadParameter(f"--fit: {', '.join(sorted(shared))} is measured")
+    splits = tuple(split.split(","))
+    if FITTED_ON in splits:
+        raise typer.BadParameter(f"--split: the combination is fitted on {FITTED_ON}")
     folders, known = marked_scans(scans, more_scans, truth, splits)
     reader = open_second(cloud_model)
-    weights = fit_both(read_characterization(data, fitted_on, reader))
+    weights = fit_both(read_characterization(data, (FITTED_ON,), reader))
     read = read_characterization(data, splits, reader)
-    agent, rng = open_agent(Stage.BOTH, None, cloud_model), np.random.default_rng(seed)
+    agent, rng = open_agent(Stage.BOTH, None, cloud_model), np.random.default_rng(0)
     hosts = (load_host(folder, known) for folder in each(folders, "scans with spheres"))
     return {
         "split": split,
-        "fitted_on": fit,
+        "fitted_on": FITTED_ON,
         "nodules": len(read.patients),
         "patients": len(set(read.patients)),
-        "measures": measures(read, seed=seed),
+        "measures": measures(read),
         "scans": len(folders),
         "spheres": spheres_json([one for host in hosts for one in read_spheres(host, agent, rng)]),
         "rated": read.rated.size,
         "malignant": int(read.malignant[read.rated].sum()),
         "rated_patients": len({read.patients[i] for i in read.rated}),
-        "malignancy": malignancy(read, weights, seed=seed),
+        "malignancy": malignancy(read, weights),
         "weights": dict(zip(("bias", "image", "brock"), map(float, weights), strict=True)),
         "truth": TRUTH,
     }

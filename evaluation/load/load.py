@@ -4,7 +4,9 @@ A scenario names the services that are compared, what is measured, the reader, a
 shared. A reader that sleeps stands in for a GPU: a batch of eight costs little more than one ROI.
 """
 
+import asyncio
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,21 +14,97 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 
 from cloud.settings import CloudSettings
-from evaluation.load.gains import BATCHES, gains
 from evaluation.load.overload import SINGLE, Plan, overload
 from evaluation.load.replicas import replicas
 from evaluation.load.servers import SETTINGS, contenders
 from evaluation.load.services import ORDER, Service, pinned, placed, services, split_cores
+from evaluation.load.traffic import Outcomes
 from evaluation.result import SHARE, Bar, Result, Table
-from evaluation.run import CloudModel, Seed, command
+from evaluation.run import command, each
 from evaluation.sleeping_cloud import program
 from evaluation.world import CLOUD
 
 GOODPUT_BAR, WASTED_BAR, BAR_LOAD = 0.9, 0.01, 2.0
+BATCHES = "batches"
+"""The service that all but `SINGLE` are compared with, where gains are measured."""
+
+
+@dataclass
+class Gains:
+    """The figures of one service in each round.
+
+    ``per_s`` are ROIs a second at saturation; ``last_s`` and ``mean_s`` the seconds of the last
+    answer, and of the mean one, of a study that is alone.
+    """
+
+    per_s: list[float] = field(default_factory=list)
+    last_s: list[float] = field(default_factory=list)
+    mean_s: list[float] = field(default_factory=list)
+
+
+def gains(started: Sequence[Service], plan: Plan, rois: int) -> dict[str, Any]:
+    """Measure what batches, stages, instances, Ray and early answers gain; return the figures.
+
+    The same studies of ``rois`` ROIs are sent to each service in turn, A B C A B C. An edge that
+    merges each answer as it arrives waits for their mean; one that merges when all are there waits
+    for the last.
+    """
+    found = asyncio.run(_compare(started, plan, rois))
+    engines = {one.mode: one.ran_on()["engine"] for one in started}
+    about = {"rois_a_study": rois, "rounds": plan.rounds, "span_s": plan.span_s}
+    return {**about, "services": rows(found, engines)}
+
+
+async def _compare(started: Sequence[Service], plan: Plan, rois: int) -> dict[str, Gains]:
+    found = defaultdict[str, Gains](Gains)
+    for service in each([*started] * plan.rounds, "services"):
+        one = found[service.mode]
+        async with service.connect(16) as edges:
+            outcomes = await edges.saturate(rois, plan.span_s, budget_s=60.0, at_once=plan.at_once)
+            one.per_s.append(len(outcomes.in_time) / outcomes.span_s)
+            alone = await edges.saturate(rois, plan.span_s / 2, budget_s=60.0, at_once=1)
+        last_s, mean_s = answer_times(alone, rois)
+        one.last_s.append(last_s)
+        one.mean_s.append(mean_s)
+    return dict(found)
+
+
+def answer_times(outcomes: Outcomes, rois: int) -> tuple[float, float]:
+    """Return the medians over studies of the last answer's seconds and of the mean of all.
+
+    The studies came one after another, so each is the next ``rois`` outcomes.
+    """
+    took_s = np.array([one.took_s for one in outcomes.rois]).reshape(-1, rois)
+    return float(np.median(took_s.max(axis=1))), float(np.median(took_s.mean(axis=1)))
+
+
+def rows(figures: Mapping[str, Gains], engines: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the medians over the rounds; ratios are taken round by round.
+
+    ``added_ms`` is the time of the last answer over that of `BATCHES`.
+    """
+    found = []
+    for name, one in figures.items():
+        base = figures[SINGLE if name in (SINGLE, BATCHES) else BATCHES]
+        added_s = np.subtract(one.last_s, figures[BATCHES].last_s)
+        found.append(
+            {
+                "name": name,
+                "engine": engines[name],
+                "rois_per_s": float(np.median(one.per_s)),
+                "throughput_ratio": float(np.median(np.divide(one.per_s, base.per_s))),
+                "last_ms": float(np.median(one.last_s)) * 1e3,
+                "added_ms": float(np.median(added_s)) * 1e3,
+                "mean_ms": float(np.median(one.mean_s)) * 1e3,
+                "merging": float(np.median(np.divide(one.mean_s, one.last_s))) - 1.0,
+            }
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -174,17 +252,12 @@ def load(
     scenario: Annotated[
         str, typer.Option(metavar="NAME", help=f"One of {', '.join(SCENARIOS)}.")
     ] = "overload",
-    model: CloudModel = None,
     device: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Device as in the setting; may be repeated."),
     ] = None,
     instances: Annotated[
         int | None, typer.Option(min=1, help="Copies of the model, in scenario instances.")
-    ] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds; services take turns.")] = None,
-    seconds: Annotated[
-        float | None, typer.Option(min=0.5, help="Seconds of each measurement.")
     ] = None,
     triton_python: Annotated[
         Path | None,
@@ -196,7 +269,6 @@ def load(
         typer.Option(metavar="PYTHON", exists=True, dir_okay=False,
                      help="Interpreter with ray[serve], for scenario servers."),
     ] = None,
-    seed: Seed = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """The cloud under load: goodput, refusals, batches, instances, replicas, other servers."""
     if (chosen := SCENARIOS.get(scenario)) is None:
@@ -204,10 +276,6 @@ def load(
             f"no scenario {scenario!r}, expected one of {', '.join(SCENARIOS)}"
         )
     times_ms = chosen.reader
-    plan = Plan(
-        chosen.plan.loads, rounds or chosen.plan.rounds, seconds or chosen.plan.span_s,
-        chosen.plan.at_once, chosen.plan.traffic, seed,
-    )  # fmt: skip
     compared = dict(chosen.services)
     if instances is not None and scenario == "instances":
         compared = {**PAIR, f"{instances} instances": {"instances": instances}}
@@ -217,7 +285,7 @@ def load(
     about: dict[str, Any] = {
         "scenario": scenario,
         "where": chosen.where,
-        "reader": asleep or model or "the cloud's own",
+        "reader": asleep or "the cloud's own",
         **placed(service, generator),
     }
     with ExitStack() as held:
@@ -232,12 +300,11 @@ def load(
                     "settings": {mode: SETTINGS[mode] for mode in modes if mode in SETTINGS},
                 }
             else:
-                given = {"devices": device, "model": None if times_ms else model}
                 run = program(*times_ms) if times_ms else CLOUD
-                started = held.enter_context(services(compared, run, **given))
+                started = held.enter_context(services(compared, run, devices=device))
                 about |= started[0].ran_on()
         held.enter_context(pinned(generator))
-        found = chosen.measure(started, plan)
+        found = chosen.measure(started, chosen.plan)
         if not compared:
             about["load_average"] = {"before": list(before), "after": list(os.getloadavg())}
         return about | found

@@ -24,7 +24,7 @@ SINGLE = "one at a time"
 
 @dataclass(frozen=True)
 class Plan:
-    """The measurement: loads, rounds of ``span_s`` each, studies, and the first round's seed.
+    """The measurement: loads, rounds of ``span_s`` each, and studies.
 
     While the capacity is measured ``at_once`` studies are open.
     """
@@ -34,7 +34,6 @@ class Plan:
     span_s: float = 6.0
     at_once: int = 16
     traffic: Traffic = field(default_factory=Traffic)
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ async def under_load(started: Sequence[Service], plan: Plan, capacity: float) ->
     runs: list[Run] = []
     parts = list(itertools.product(range(plan.rounds), plan.loads, started))
     for turn, load, service in each(parts, "loads"):
-        arrivals = poisson(plan.traffic, load * capacity, plan.span_s, plan.seed + turn)
+        arrivals = poisson(plan.traffic, load * capacity, plan.span_s, seed=turn)
         before = service.model_time()
         async with service.connect(plan.traffic.edges) as edges:
             outcomes = await edges.send(arrivals)

@@ -23,17 +23,19 @@ import typer
 from edge.folders import DONE
 from edge.settings.core import EdgeSettings
 from evaluation.errors import MissingData
-from evaluation.phantoms import prepare, whole_chest
+from evaluation.phantoms import STUDIES, prepare, whole_chest
 from evaluation.receiving.endurance import SPEC, endure
 from evaluation.receiving.sender import Series, copied, send_files, sender_name
 from evaluation.result import Bar, Result, Table
-from evaluation.run import STUDIES, Cache, command, counting, each
+from evaluation.run import command, counting, each
 from evaluation.world import Agent, running_agent
 from imaging.dicom.arrival import files_of
 
 BAR_S = 0.5
 """By C-STORE may take so much longer, in the median and in the 95th percentile."""
 SLICES, SPACING_MM = 133, 2.5
+ROUNDS, ENDURED = 10, 300
+"""Readings by each way, and studies to endure."""
 LIMIT_S = 300.0
 FOLDER, DICOM = "files in the inbox", "C-STORE"
 
@@ -105,16 +107,15 @@ def without_uids(value: Any) -> Any:
     return [without_uids(one) for one in value] if isinstance(value, list) else value
 
 
-def compare(study: Path, rounds: int, work: Path) -> dict[str, Any]:
-    """Read the study by both ways in turn; return times, and whether the reports are the same.
+def compare(files: Sequence[Path], rounds: int, work: Path) -> dict[str, Any]:
+    """Read the series by both ways in turn; return times, and whether the reports are the same.
 
     Raises:
         ServiceFailed: the agent failed.
-        MissingData: the study is refused.
+        MissingData: the series is refused.
     """
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     polls = {"poll_s": EdgeSettings.model_fields["poll_s"].default}
-    files = files_of(study)
     with running_agent(work / "site", work / "edge.log", **polls) as agent:
         for number in each(range(-1, rounds), "rounds"):
             for way in WAYS:
@@ -215,22 +216,14 @@ ENDURANCE_TABLE = Table(
 
 @command(TIMES_TABLE, ENDURANCE_TABLE, bars=bars, strict=True)
 def receiving(
-    study: Annotated[
-        Path | None,
-        typer.Argument(metavar="DIR", exists=True, help="Series; a phantom if omitted."),
-    ] = None,
     scenario: Annotated[Scenario, typer.Option(help="What is measured.")] = Scenario.TIMES,
-    rounds: Annotated[int, typer.Option(min=1, help="Readings by each way.")] = 10,
-    studies: Annotated[int, typer.Option(min=4, help="Studies to endure.")] = 300,
-    cache: Cache = STUDIES,
 ) -> dict[str, Any]:
     """Series by C-STORE: times against files in the inbox, or more than can be read."""
     chest = replace(whole_chest(7), size_mm=(SLICES * SPACING_MM, 360.0, 360.0))
-    if study is None:
-        spec = chest if scenario is Scenario.TIMES else SPEC
-        study = prepare([spec], cache)[0].folder
+    (study,) = prepare([chest if scenario is Scenario.TIMES else SPEC], STUDIES)
+    files = files_of(study.folder)
     with tempfile.TemporaryDirectory(prefix="overread-receiving-") as work:
         if scenario is Scenario.TIMES:
-            return compare(study, rounds, Path(work))
+            return compare(files, ROUNDS, Path(work))
         with counting("studies answered") as step:
-            return endure(files_of(study), studies, Path(work), step)
+            return endure(files, ENDURED, Path(work), step)

@@ -1,16 +1,15 @@
 """``overread-eval robustness``: how much readings change where they should not.
 
 The same nodule is read before and after a change of its lung box that leaves the nodule as it is
-(`evaluation.stability.changes`), and so are false positives of the edge, for comparison.
+(`evaluation.stability.readings`), and so are false positives of the edge, for comparison.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import typer
 
 from evaluation.accuracy.bootstrap import by_patient
 from evaluation.accuracy.options import Marks, MoreScans, Scans, marked_scans
@@ -53,7 +52,6 @@ def robustness(
     more_scans: MoreScans = None,
     model: Model = None,
     hybrid: CloudModel = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of changes and bootstrap.")] = 0,
 ) -> dict[str, Any]:
     """Change of logits of nodules in whole scans under cut, shift, mirror and noise."""
     folders, known = marked_scans(scans, more_scans, truth)
@@ -66,24 +64,23 @@ def robustness(
     found = [
         difference
         for sample in each(with_false_positives(samples, seen), "scans, changed")
-        for difference in differences(sample, readers, seed)
+        for difference in differences(sample, readers)
     ]
     return {
         "scans": [sample.name for sample in samples],
         "nodules": sum(len(sample.locations) for sample in samples),
         "least_logit": LEAST_LOGIT,
         "limits": LIMITS,
-        "changes": list(summaries(found, seed=seed)),
+        "changes": list(summaries(found)),
     }
 
 
-def summaries(found: Sequence[Difference], seed: int) -> Iterator[dict[str, Any]]:
+def summaries(found: Sequence[Difference]) -> Iterator[dict[str, Any]]:
     """Yield the figures of nodules by reader and change, beside the median of false positives."""
     for reader, change in product(READERS, CHANGES):
         of = [one for one in found if (one.reader, one.change) == (reader, change)]
         nodules, beside = (
-            _figures([one for one in of if one.kind == kind], seed)
-            for kind in (NODULE, FALSE_POSITIVE)
+            _figures([one for one in of if one.kind == kind]) for kind in (NODULE, FALSE_POSITIVE)
         )
         if nodules["count"]:
             median = beside["median"] and beside["median"]["value"]
@@ -105,7 +102,7 @@ def _within(change: str, figures: Mapping[str, Any]) -> bool | None:
     return all(figures[key]["value"] <= limit for key, limit in pairs)
 
 
-def _figures(group: Sequence[Difference], seed: int) -> dict[str, Any]:
+def _figures(group: Sequence[Difference]) -> dict[str, Any]:
     """Return number, and median, 95th percentile, mean and lost share with their intervals."""
     known = [one for one in group if one.logit is not None]
     asked = [one for one in group if one.lost is not None]
@@ -120,11 +117,10 @@ def _figures(group: Sequence[Difference], seed: int) -> dict[str, Any]:
         "count": len(known),
         **dict.fromkeys(("median", "p95", "mean", "lost")),
     }
-    drawn = {"seed": seed}
     if known:
-        values = by_patient([one.patient for one in known], of_change, **drawn)
+        values = by_patient([one.patient for one in known], of_change)
         shown |= zip(("median", "p95", "mean"), (one.as_dict() for one in values), strict=True)
     if asked:
-        (share,) = by_patient([one.patient for one in asked], lambda i: [lost[i].mean()], **drawn)
+        (share,) = by_patient([one.patient for one in asked], lambda i: [lost[i].mean()])
         shown["lost"] = share.as_dict()
     return shown

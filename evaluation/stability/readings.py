@@ -1,10 +1,12 @@
 """Read each location before and after each change, and compare the logits.
 
-Locations are the nodules of whole scans, and as many false positives of the edge: those of the
-highest rank. The logits are those of the networks, before calibration. The edge's at a location is
-its strongest candidate's within half the diameter, and at least 4 mm. Without a candidate it is the
-least that a candidate can have. A location without a candidate before and after tells nothing of
-the edge. The second reader reads the region around the location.
+Each change makes a new lung box with its geometry, so that a location keeps its point in the
+patient, and should not change the reading there. Locations are the nodules of whole scans, and as
+many false positives of the edge: those of the highest rank. The logits are those of the networks,
+before calibration. The edge's at a location is its strongest candidate's within half the diameter,
+and at least 4 mm. Without a candidate it is the least that a candidate can have. A location without
+a candidate before and after tells nothing of the edge. The second reader reads the region around
+the location.
 """
 
 from collections import defaultdict
@@ -15,15 +17,24 @@ from pathlib import Path
 from zlib import crc32
 
 import numpy as np
+import SimpleITK as sitk
 
 from evaluation.accuracy.readers import RoiReader, Screens, open_screening, open_second
 from evaluation.accuracy.truth import Lesion, Truth, scan_name
-from evaluation.stability import changes
-from evaluation.stability.changes import Ball
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.roi import cut_roi
-from imaging.volume import FloatArray, triple
+from imaging.volume import (
+    WINDOW_HU,
+    FloatArray,
+    Geometry,
+    HuArray,
+    Triple,
+    UInt8Array,
+    Volume,
+    to_patient_axes,
+    triple,
+)
 from models.calibration.guarantee import uncalibrated
 from models.runtime.detection import Candidate
 from models.runtime.screener import LEAST_LOGIT, Screener
@@ -42,6 +53,23 @@ MARGIN_MM = 5.0
 
 _EPSILON = 1e-12
 _BATCH = 8
+
+CUT_MM = 50
+"""Side of the box that is cut out of a scan."""
+
+NOISE_HU = 20.0
+
+
+@dataclass(frozen=True)
+class Ball:
+    """A nodule or another location in a lung box: centre ``(z, y, x)`` in voxels, and diameter."""
+
+    index_zyx: Triple
+    diameter_mm: float
+
+    def distance_mm(self, index_zyx: Sequence[float] | FloatArray) -> float:
+        """Return the distance of a point from the centre, in voxels of 1 mm."""
+        return float(np.linalg.norm(np.subtract(index_zyx, self.index_zyx)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,30 +200,30 @@ def with_false_positives(
     ]
 
 
-def differences(sample: Sample, readers: Readers, seed: int) -> Iterator[Difference]:
+def differences(sample: Sample, readers: Readers) -> Iterator[Difference]:
     """Yield the change of every logit of every location of a sample under every change."""
     every = tuple(range(len(sample.locations)))
     if not every:
         return
     before = read_locations(sample, sample.box, every, readers)
-    for change, box, numbers in changed_boxes(sample, seed):
+    for change, box, numbers in changed_boxes(sample):
         after = read_locations(sample, box, numbers or every, readers)
         for number, reading in after.items():
             yield from compared(change, sample, number, before[number], reading)
 
 
-def changed_boxes(sample: Sample, seed: int) -> Iterator[tuple[str, Preprocessed, tuple[int, ...]]]:
+def changed_boxes(sample: Sample) -> Iterator[tuple[str, Preprocessed, tuple[int, ...]]]:
     """Yield the change, the box, and the numbers of the locations that it is made for.
 
     Changes of the whole box are made for all, and have no numbers.
     """
     box, volume = sample.box, read_study(sample.folder).volume
     for axis, shift_mm in product(range(3), SHIFTS_MM):
-        yield SHIFT, changes.shifted_grid(volume, box, axis, shift_mm), ()
-    yield MIRROR, changes.mirrored(box, 2), ()
-    yield NOISE, changes.noisy(box, np.random.default_rng([seed, crc32(sample.name.encode())])), ()
+        yield SHIFT, shifted_grid(volume, box, axis, shift_mm), ()
+    yield MIRROR, mirrored(box, 2), ()
+    yield NOISE, noisy(box, np.random.default_rng([0, crc32(sample.name.encode())])), ()
     for number, location in enumerate(sample.locations):
-        yield CUT, changes.cut_around(box, location), (number,)
+        yield CUT, cut_around(box, location), (number,)
 
 
 def read_locations(
@@ -241,3 +269,67 @@ def compared(
         Difference(EDGE, *head, edge, lost),
         Difference(SECOND, *head, after.second - before.second),
     )
+
+
+def part_of(box: Preprocessed, start: FloatArray, stop: FloatArray) -> Preprocessed:
+    """Return the part of the box from voxel ``start`` to before ``stop``, ``(z, y, x)``."""
+    part = tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
+    voxels = np.ascontiguousarray(box.voxels[part])
+    return replace(box, voxels=voxels, geometry=box.geometry.cropped(start))
+
+
+def cut_around(box: Preprocessed, location: Ball) -> Preprocessed:
+    """Cut a box of `CUT_MM` around the location; less at the faces."""
+    start = np.rint(location.index_zyx) - CUT_MM // 2
+    stop = np.minimum(start + CUT_MM, box.voxels.shape)
+    return part_of(box, np.maximum(start, 0.0), stop)
+
+
+def shifted_grid(volume: Volume, box: Preprocessed, axis: int, shift_mm: float) -> Preprocessed:
+    """Preprocess a scan again on a grid that lies ``shift_mm`` further along ``axis``.
+
+    ``volume`` is the scan that ``box`` was made of. Its HU are sampled as for the box, by linear
+    interpolation inside of the same lungs, as if these began that much later.
+    """
+    assert box.lungs is not None
+    assert box.source is not None
+    hu, source = to_patient_axes(volume.hu, volume.geometry)
+    part = tuple(slice(a, b) for a, b in zip(box.lungs.start, box.lungs.stop, strict=True))
+    step = np.zeros(3)
+    step[axis] = shift_mm / box.geometry.spacing_mm[axis]
+    geometry = box.geometry.cropped(step)
+    # two voxels more on each side: nothing is sampled outside
+    image = sitk.GetImageFromArray(np.pad(to_window(hu[part]), 2, mode="edge").astype(np.float32))
+    image.SetSpacing(source.spacing_mm[::-1])
+    first = source.to_index(geometry.origin_mm) - np.array(box.lungs.start) + 2
+    grid = sitk.ResampleImageFilter()
+    grid.SetSize(box.voxels.shape[::-1])
+    grid.SetOutputSpacing(geometry.spacing_mm[::-1])
+    grid.SetOutputOrigin((first * source.spacing_mm)[::-1].tolist())
+    grid.SetInterpolator(sitk.sitkLinear)
+    voxels = np.rint(sitk.GetArrayFromImage(grid.Execute(image))).astype(np.uint8)
+    return replace(box, voxels=voxels, geometry=geometry)
+
+
+def to_window(hu: HuArray | FloatArray) -> UInt8Array:
+    """Return HU as uint8 of the window, rounded and clipped."""
+    low, high = WINDOW_HU
+    scaled = (np.asarray(hu, np.float32) - low) * (255.0 / (high - low))
+    return np.asarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+
+
+def mirrored(box: Preprocessed, axis: int) -> Preprocessed:
+    """Return the mirror image along ``axis`` of the array ``(z, y, x)``."""
+    start, signs = np.zeros(3), np.ones(3)
+    start[axis], signs[2 - axis] = box.voxels.shape[axis] - 1, -1
+    old = box.geometry
+    geometry = Geometry(old.spacing_mm, triple(old.to_world(start)), old.direction * signs)
+    return replace(box, voxels=np.ascontiguousarray(np.flip(box.voxels, axis)), geometry=geometry)
+
+
+def noisy(box: Preprocessed, rng: np.random.Generator) -> Preprocessed:
+    """Add Gaussian noise of `NOISE_HU` standard deviation to each voxel, clipped to the window."""
+    low, high = WINDOW_HU
+    noise = rng.standard_normal(box.voxels.shape, np.float32) * (NOISE_HU * 255 / (high - low))
+    voxels = np.clip(np.rint(box.voxels + noise), 0, 255).astype(np.uint8)
+    return replace(box, voxels=voxels)

@@ -5,31 +5,53 @@ each link.
 """
 
 import tempfile
+import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cloud.describe import fetch_description
+from edge.decide import ROI_SIDE, Situation, Thresholds, decide
+from edge.escalation.client import Escalator
+from edge.escalation.rois import RoiStates, cut_rois
 from edge.job import Job
+from edge.link.channel import open_link
+from edge.link.estimate import Arrival
+from edge.link.link import Link
+from edge.merge import MergeWeights, merge
 from edge.pipeline import Pipeline, read_and_report
+from edge.reader import EdgeReader
 from edge.report.model import Report
+from edge.settings.core import EdgeSettings, load_settings
 from evaluation.accuracy.detect import TIMES, Cloud, Serve, ledger_s, opened, stage_times
 from evaluation.errors import MissingData, ServiceFailed
 from evaluation.links.proxy import proxied
-from evaluation.links.trace import find_trace
+from evaluation.links.trace import read_trace
+from evaluation.phantoms import STUDIES, prepare, whole_chest
 from evaluation.result import Bar, Result, Table, percentiles_ms
-from evaluation.run import STUDIES, Cache, Deadline, Model, Seed, command, each
-from evaluation.timing.candidate_worker import Candidates
+from evaluation.run import command, each
 from evaluation.world import apart, running_cloud
+from imaging.preprocess import Preprocessed, preprocess
+from imaging.read import read_study
+from models.runtime.detection import Candidate
+from models.runtime.screener import open_screener
+from protos.codec import encode_roi
+from protos.deadline import Deadline
 
 LIMIT_MS = 85.0
 """Required of the 95th percentile from a candidate to its verdict."""
 
+REPEATS = 10
+"""Readings of a study that count."""
+
 LOOPBACK = "loopback"
+LINKS = (LOOPBACK, "fibre")
 
 Times = dict[str, Any]
 """The times of one candidate: ``total_s``, and ``parts_s`` by name."""
@@ -59,28 +81,18 @@ def latency(
     ] = None,
     cloud: Cloud = None,
     serve: Serve = False,
-    repeat: Annotated[int, typer.Option(min=1, help="Repetitions that count.")] = 10,
-    warm_up: Annotated[int, typer.Option(min=0, help="Uncounted ones before them.")] = 1,
+    warm_up: Annotated[int, typer.Option(min=0, help="Uncounted repetitions at first.")] = 1,
     candidates: Annotated[
         int, typer.Option(min=0, help="Candidates over each link, in place of a study.")
     ] = 0,
-    link: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME|CSV|loopback", help="Link of candidates; may be repeated."),
-    ] = None,
-    model: Model = None,
-    deadline: Deadline = None,
-    cache: Cache = STUDIES,
-    seed: Seed = 0,
 ) -> dict[str, Any]:
     """Time from files to report, stage by stage, or of candidates to their verdicts."""
     if (study is None) == (candidates == 0):
         raise typer.BadParameter("give either a STUDY or --candidates")
     if study is None:
-        names = link or [LOOPBACK, "fibre"]
-        return {"stages": [], **_escalate(names, candidates, warm_up, cache, seed)}
-    with opened(cloud, serve, model, deadline) as (pipeline, folder):
-        rounds = each(range(warm_up + repeat), "readings")
+        return {"stages": [], **_escalate(candidates, warm_up)}
+    with opened(cloud, serve) as (pipeline, folder):
+        rounds = each(range(warm_up + REPEATS), "readings")
         reports = repeat_study(pipeline, study, folder, rounds)[warm_up:]
     last = reports[-1]
     return {
@@ -111,23 +123,19 @@ def repeat_study(line: Pipeline, study: Path, out: Path, rounds: Iterable[int]) 
     return reports
 
 
-def _escalate(
-    names: Sequence[str], candidates: int, warm_up: int, cache: Path, seed: int
-) -> dict[str, Any]:
+def _escalate(candidates: int, warm_up: int) -> dict[str, Any]:
     """Send the candidates of one phantom over each link, one after another."""
     with tempfile.TemporaryDirectory(prefix="overread-latency-") as folder:
         log = Path(folder, "edge.log")
-        with running_cloud() as service, apart(partial(Candidates, seed, cache), log) as edge:
-            address = service.address
-            served = fetch_description(address)
+        with running_cloud() as service, apart(Candidates, log) as edge:
+            served = fetch_description(service.address)
             rows = []
-            for name in names:
+            for name in LINKS:
                 with ExitStack() as held:
-                    cloud = address
+                    address = service.address
                     if name != LOOPBACK:
-                        link_to = proxied(address, find_trace(name), seed=seed)
-                        cloud = held.enter_context(link_to).address
-                    edge.open(cloud)
+                        address = held.enter_context(proxied(address, read_trace(name))).address
+                    edge.open(address)
                     numbers = each(range(warm_up + candidates), name)
                     rows += link_rows(name, escalate_all(edge.escalate, numbers, warm_up))
     return {
@@ -161,3 +169,95 @@ def link_rows(link: str, times: Sequence[Times]) -> list[dict[str, Any]]:
         {"link": link, "part": name, **percentiles_ms(part_s), "longest_ms": 1000 * max(part_s)}
         for name, part_s in parts_s.items()
     ]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A lung box and its candidates, all of them uncertain under these thresholds."""
+
+    box: Preprocessed
+    candidates: Sequence[Candidate]
+    thresholds: Thresholds
+    weights: MergeWeights
+
+
+class RecordingLink(Link):
+    """A link that also remembers the last verdict."""
+
+    last: Arrival | None = None
+
+    def succeeded(self, arrivals: Sequence[Arrival], response_s: float = 0.0) -> None:
+        """See `edge.link.link.Link.succeeded`."""
+        self.last = arrivals[-1] if arrivals else None
+        super().succeeded(arrivals, response_s)
+
+
+def read_case(folder: Path, settings: EdgeSettings) -> Case:
+    """Read and screen the study in that folder."""
+    screener = open_screener(settings.screening_model, engine=settings.engine)
+    reader = EdgeReader.of(screener)
+    box = preprocess(read_study(folder).volume, folder)
+    uncertain = replace(reader.thresholds, dismiss=0.0, report=1.01)
+    return Case(box, reader.screen(box), uncertain, reader.weights)
+
+
+def escalate(
+    case: Case, number: int, second: Escalator, link: RecordingLink, settings: EdgeSettings
+) -> dict[str, Any]:
+    """Take one candidate to its final verdict; the seconds in all and of each part."""
+    candidate = case.candidates[number % len(case.candidates)]
+    times_s = [time.monotonic()]
+    situation = Situation(
+        (candidate,), case.thresholds, link.estimate(),
+        settings.deadline_s, ROI_SIDE**3, settings.cloud.max_rois,
+    )  # fmt: skip
+    plan = decide(situation)
+    times_s.append(time.monotonic())
+    rois = cut_rois(plan, case.box)
+    times_s.append(time.monotonic())
+    answers = second.read_rois(rois, Deadline.after(settings.deadline_s), uuid.uuid4().hex)
+    times_s.append(time.monotonic())
+    merge(plan, answers, case.thresholds, case.weights, case.box.geometry)
+    times_s.append(time.monotonic())
+    if (last := link.last) is None or not answers.verdicts:
+        return {"reason": answers.reason or "no verdict"}
+    decide_s, cut_s, stream_s, merge_s = (b - a for a, b in pairwise(times_s))
+    began_s = time.monotonic()  # encode once more, to learn how long that takes
+    for roi in RoiStates(rois).open.values():
+        encode_roi(roi)
+    encode_s = time.monotonic() - began_s
+    parts_s = {
+        "decide": decide_s,
+        "cut and encode": cut_s + encode_s,
+        "link": last.transport_s - encode_s,
+        "queue": last.queue_s,
+        "compute": last.compute_s,
+        "end of stream": stream_s - last.after_s,
+        "merge": merge_s,
+    }
+    return {"total_s": times_s[-1] - times_s[0], "parts_s": parts_s}
+
+
+class Candidates:
+    """The candidates of one phantom, and a link to a cloud; for `evaluation.world.apart`.
+
+    The candidates are those of the edge's own network. Whatever their scores, all are treated as
+    uncertain.
+    """
+
+    def __init__(self) -> None:
+        (prepared,) = prepare([whole_chest(0)], STUDIES)
+        self._case = read_case(prepared.folder, load_settings())
+        self._held = ExitStack()
+
+    def open(self, address: str) -> None:
+        """Connect to a cloud, and wait until the link is known."""
+        self._held.close()
+        self._settings, self._link = load_settings(cloud__address=address), RecordingLink()
+        channel = open_link(address, self._link, self._settings, self._held)
+        self._second = Escalator(channel, self._link, self._settings)
+        self._link.wait_until_known()
+
+    def escalate(self, number: int) -> dict[str, Any]:
+        """Have one candidate read again; see `escalate`."""
+        return escalate(self._case, number, self._second, self._link, self._settings)

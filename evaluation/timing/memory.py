@@ -9,10 +9,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
 
 from evaluation.errors import StepFailed
 from evaluation.result import SHARE, Table
@@ -56,16 +55,19 @@ VARIANTS = (
 )
 """Combinations of the savings of `models.training.memory`; the first has none."""
 
+BATCH, STEPS, ROUNDS = 32, 4, 2
+"""ROIs of a step, steps of each process, and processes of each variant."""
 
-def measure(variant: str, batch: int, steps: int) -> dict[str, Any]:
+
+def measure(variant: str) -> dict[str, Any]:
     """Run one process; its peak bytes, times and losses.
 
     Raises:
         StepFailed: it ended with an error, such as no memory left.
     """
     savings = "-" if variant == PLAIN else variant
-    line = [sys.executable, "-m", "models.training.memory", savings, str(batch), str(steps)]
-    env = environment(variant, os.environ)
+    line = [sys.executable, "-m", "models.training.memory", savings, str(BATCH), str(STEPS)]
+    env = {**os.environ, **(ALLOCATOR if "allocator" in variant else {})}
     done = subprocess.run(line, capture_output=True, text=True, check=False, env=env)
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
@@ -74,12 +76,7 @@ def measure(variant: str, batch: int, steps: int) -> dict[str, Any]:
     return result
 
 
-def environment(variant: str, now: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a variant's process, with the allocator's settings if it has it."""
-    return {**now, **(ALLOCATOR if "allocator" in variant else {})}
-
-
-def as_dict(found: Mapping[str, Sequence[dict[str, Any]]], batch: int) -> dict[str, Any]:
+def as_dict(found: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
     """Return the medians of each variant over its rounds, and its saving against the first."""
     rows: list[dict[str, Any]] = []
     losses: dict[tuple[bool, ...], tuple[str, Sequence[float]]] = {}
@@ -102,7 +99,7 @@ def as_dict(found: Mapping[str, Sequence[dict[str, Any]]], batch: int) -> dict[s
         rows.append({**row, "published": low and f"{low}-{high} %"})
     first_runs = next(iter(found.values()))
     device = first_runs[0]["device"]
-    return {"batch": batch, "device": device, "rounds": len(first_runs), "variants": rows}
+    return {"batch": BATCH, "device": device, "rounds": len(first_runs), "variants": rows}
 
 
 def _medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -130,20 +127,9 @@ def _medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     "ROIs; {cores} cores of {cpu}. Losses are compared step by step with the first variant that "
     "should give the same.",
 )  # fmt: skip
-def memory(
-    variant: Annotated[
-        list[str] | None, typer.Option(help="Variant, such as checkpointing+bf16; all by default.")
-    ] = None,
-    batch: Annotated[int, typer.Option(min=2, help="ROIs of a step.")] = 32,
-    steps: Annotated[int, typer.Option(min=2, help="Steps of each process.")] = 4,
-    rounds: Annotated[int, typer.Option(min=1, help="Processes of each variant.")] = 2,
-) -> dict[str, Any]:
+def memory() -> dict[str, Any]:
     """Peak memory and time of a training step of the hybrid; needs the extra `train`."""
-    chosen = [one for one in VARIANTS if one == PLAIN or not variant or one in variant]
-    if variant and len(chosen) < len({*variant, PLAIN}):
-        known = ", ".join(VARIANTS)
-        raise typer.BadParameter(f"unknown --variant {variant}, expected one of {known}")
     found: dict[str, list[dict[str, Any]]] = {}
-    for one in each(chosen * rounds, "training steps"):
-        found.setdefault(one, []).append(measure(one, batch, steps))
-    return as_dict(found, batch)
+    for variant in each(VARIANTS * ROUNDS, "training steps"):
+        found.setdefault(variant, []).append(measure(variant))
+    return as_dict(found)

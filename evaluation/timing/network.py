@@ -13,6 +13,9 @@ from evaluation.run import command, each
 from models.runtime.artifacts import Artifact, find
 from models.runtime.session import Session, open_session
 
+BOX, ROUNDS = (256, 224, 320), 20
+"""Voxels of the lung box, and the rounds that count."""
+
 
 @command(
     Table("passes", {
@@ -26,21 +29,21 @@ def network(
         list[str] | None, typer.Option(help="Artifact, or ARTIFACT:stored; may be repeated.")
     ] = None,
     engine: Annotated[list[str] | None, typer.Option(help="Engine; may be repeated.")] = None,
-    shape: Annotated[str, typer.Option(help="Voxels z,y,x of the lung box.")] = "256,224,320",
     batch: Annotated[int, typer.Option(min=1, help="Lung boxes or ROIs of a pass.")] = 1,
-    threads: Annotated[int, typer.Option(min=0, help="Threads; 0: one for each core.")] = 0,
-    repeat: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 20,
 ) -> dict[str, Any]:
     """Time of one pass of artifacts on engines."""
-    box = _box_shape(shape)
     sessions = [
-        open_session(_named(name), engine=on, threads=threads)
+        open_session(_named(name), engine=on)
         for name in model or ["screening-int8"]
         for on in engine or ["auto"]
     ]
-    found = passes(sessions, box, each(range(repeat), "rounds"), batch=batch)
-    return {"threads": sessions[0].threads, "shape": shape, "batch": batch, "rounds": repeat,
-            "passes": found}  # fmt: skip
+    return {
+        "threads": sessions[0].threads,
+        "shape": ",".join(map(str, BOX)),
+        "batch": batch,
+        "rounds": ROUNDS,
+        "passes": passes(sessions, BOX, each(range(ROUNDS), "rounds"), batch=batch),
+    }
 
 
 def passes(
@@ -71,15 +74,10 @@ def passes(
             "engine": session.engine,
             "median_ms": float(np.median(took_s)) * 1e3,
             "p95_ms": float(np.quantile(took_s, 0.95)) * 1e3,
-            "ratio_to_first": _ratio(took_s, times_s[0]),
+            "ratio_to_first": float(np.median(np.divide(took_s, times_s[0]))),
         }
         for session, took_s in zip(sessions, times_s, strict=True)
     ]
-
-
-def _ratio(these: Sequence[float], those: Sequence[float]) -> float:
-    """Return the median ratio, taken round by round."""
-    return float(np.median(np.divide(these, those)))
 
 
 def _named(name: str) -> Artifact:
@@ -93,11 +91,3 @@ def _input(artifact: Artifact, shape: tuple[int, int, int], batch: int) -> np.nd
     roi_or_box = artifact.settings["roi_shape"] if artifact.kind == "hybrid" else shape
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (batch, 1, *map(int, roi_or_box)), dtype=np.uint8)
-
-
-def _box_shape(text: str) -> tuple[int, int, int]:
-    sides = [side.strip() for side in text.split(",")]
-    if len(sides) != 3 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise typer.BadParameter(f"invalid --shape {text!r}, expected z,y,x such as 256,224,320")
-    z, y, x = map(int, sides)
-    return z, y, x

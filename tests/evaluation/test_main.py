@@ -74,14 +74,6 @@ def test_serve_and_cloud_exclude_each_other(tmp_path: Path) -> None:
     assert "--cloud" in result.stderr
 
 
-@pytest.mark.parametrize("shape", ["256,224", "256,224,x", "256,0,320", ""])
-def test_a_shape_that_is_none_is_refused(shape: str) -> None:
-    result = CliRunner().invoke(app, ["network", "--shape", shape])
-    assert result.exit_code == 2
-    assert "--shape" in result.stderr
-    assert "256,224,320" in result.stderr
-
-
 @pytest.mark.parametrize(("seed", "count"), [(TRAINING_SEED, 1), (TRAINING_SEED - 2, 3)])
 def test_phantoms_used_in_training_are_refused(seed: int, count: int) -> None:
     result = CliRunner().invoke(app, ["detect", "--phantoms", str(count), "--seed", str(seed)])
@@ -99,14 +91,3 @@ def test_one_thing_is_measured_at_a_time(given: list[str]) -> None:
     result = CliRunner().invoke(app, given)
     assert result.exit_code == 2
     assert "give either" in " ".join(result.stderr.split())
-
-
-def test_an_unwritable_folder_ends_with_a_line(tmp_path: Path, ended: Ended) -> None:
-    (tmp_path / "studies" / "one").mkdir(parents=True)
-    truth = tmp_path / "truth.csv"
-    truth.write_text("scan,kind,x,y,z,diameter_mm\none,nodule,0,0,0,10\n")
-    arguments = ["--studies", str(tmp_path / "studies"), "--truth", str(truth), "--cloud", "off"]
-    said = ended("detect", *arguments, "--out", str(truth))
-    assert f"{truth} is a file" in said
-    assert "Traceback" not in said
-    assert [line.split()[0] for line in said.splitlines()] == ["studies", "UnfitFolder:"]

@@ -128,5 +128,5 @@ def test_malignancy_is_that_of_nodules_that_the_readers_are_sure_of() -> None:
 
 
 def test_what_is_measured_is_not_fitted_on() -> None:
-    with pytest.raises(typer.BadParameter, match="test is measured"):
-        command.measure(Path(), "val,test", [], [], fit="test")
+    with pytest.raises(typer.BadParameter, match="fitted on val"):
+        command.measure(Path(), "val,test", [], [])

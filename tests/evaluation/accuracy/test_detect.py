@@ -3,7 +3,6 @@ from typing import Any
 
 import pytest
 
-from edge.errors import UnfitFolder
 from evaluation.accuracy.detect import as_dict, read_one, read_phantom, stage_times, study_folders
 from evaluation.accuracy.truth import Lesion, Truth
 from evaluation.errors import MissingData
@@ -92,24 +91,6 @@ def test_study_that_is_refused_misses_its_lesion(tmp_path: Path) -> None:
     assert row["refused"]
     again = read_one(scripted_pipeline([]), study, tmp_path / "again", None)
     assert counts_of(again) == [None] * 3
-
-
-def test_the_report_of_another_study_and_the_study_itself_are_not_overwritten(
-    tmp_path: Path,
-) -> None:
-    """The same study may be read again into the same folder."""
-    one, two = tmp_path / "1" / "a", tmp_path / "2" / "a"
-    for study in (one, two):
-        study.mkdir(parents=True)
-        (study / "note.txt").write_text("no CT")
-    for _ in range(2):
-        read_one(scripted_pipeline([]), one, tmp_path / "out", None)
-    before = (tmp_path / "out" / "a" / "report.json").read_bytes()
-    with pytest.raises(UnfitFolder, match="holds the report of another study"):
-        read_one(scripted_pipeline([]), two, tmp_path / "out", None)
-    assert (tmp_path / "out" / "a" / "report.json").read_bytes() == before
-    with pytest.raises(UnfitFolder, match="among the files of the study"):
-        read_one(scripted_pipeline([]), one, tmp_path / "1", None)
 
 
 def test_folder_without_studies_is_refused(tmp_path: Path) -> None:

@@ -9,11 +9,20 @@ from typer.testing import CliRunner
 
 from edge.settings.core import EdgeSettings
 from evaluation.__main__ import app
-from evaluation.accuracy import whole_command
+from evaluation.accuracy import whole as module
 from evaluation.accuracy.readers import Agent, Stage
 from evaluation.accuracy.truth import Lesion, Truth
-from evaluation.accuracy.whole import OUTSIDE, Counts, WholeScan, nodule_row, read_box, scan_row
-from evaluation.accuracy.whole_command import as_dict, groups_of, whole
+from evaluation.accuracy.whole import (
+    OUTSIDE,
+    Counts,
+    WholeScan,
+    as_dict,
+    groups_of,
+    nodule_row,
+    read_box,
+    scan_row,
+    whole,
+)
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Triple, UInt8Array, Volume
 from models.runtime.second_reader import Readings
@@ -84,7 +93,7 @@ def group_of(
     scans: list[WholeScan], stage: Stage
 ) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
     """Curves, report of ``stage``, and verdicts of one group."""
-    found = as_dict({"test": scans}, stage, seed=0)
+    found = as_dict({"test": scans}, stage)
     json.dumps(found, allow_nan=False)
     (verdicts,) = found["groups"]
     return found["curves"], found["shipped"][-1], verdicts
@@ -219,7 +228,7 @@ def test_files_and_marks_of_others_go_through_the_command(
     (tmp_path / "scans.csv").write_text("scan,scanner\none,A\nnone,B\n")
     places = [((x, y, z), 0.95), (in_lung(1), 0.92)]
     scripted = Agent(ScriptedScreening(places), None, EdgeSettings())
-    monkeypatch.setattr(whole_command, "open_agent", lambda *_: scripted)
+    monkeypatch.setattr(module, "open_agent", lambda *_: scripted)
     given = ["--scans", str(tmp_path), "--marks", str(tmp_path / "marks.csv"), "--stage", "edge"]
     said = json.loads(run(*given, "--json").stdout)
     (edge,) = said["shipped"]
@@ -236,7 +245,7 @@ def test_files_and_marks_of_others_go_through_the_command(
 def test_every_table_has_its_rows(scan: WholeScan) -> None:
     raw = {"scans": [scan_row(scan, Stage.BOTH)], "nodules": nodules_of(scan, Stage.BOTH)}
     result = {"model": "edge", "cloud_model": "cloud", "rules": "", "raw": raw,
-              **as_dict({"test": [scan]}, Stage.BOTH, seed=0)}  # fmt: skip
+              **as_dict({"test": [scan]}, Stage.BOTH)}  # fmt: skip
     rows = {name: whole.table(name).of(result).cells for name in
             ("curves", "shipped", "either", "verdicts", "nodules", "scans")}  # fmt: skip
     assert {name: len(of) for name, of in rows.items()} == {

@@ -67,10 +67,12 @@ def unmet(result: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.long
-def test_sound_series_among_hostile_ones_are_acknowledged_and_read(tmp_path: Path) -> None:
+def test_sound_series_among_hostile_ones_are_acknowledged_and_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # phantoms are kept below the working directory
     doors = ["--door", "dicom", "--door", "http", "--senders", "25", "--seed", "7"]
-    options = [*doors, "--cache", str(tmp_path), "--json"]
-    done = CliRunner().invoke(app, ["fuzz", *options])
+    done = CliRunner().invoke(app, ["fuzz", *doors, "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)["senders"]
     assert sum(found["hostile"].values()) == 25

@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -15,8 +14,7 @@ from typer.testing import CliRunner
 from cloud.settings import load_settings
 from evaluation.__main__ import app
 from evaluation.errors import ServiceFailed
-from evaluation.load.gains import Figures, answer_times, gains, rows
-from evaluation.load.load import ORDERS, SCENARIOS, load
+from evaluation.load.load import ORDERS, SCENARIOS, Gains, answer_times, gains, load, rows
 from evaluation.load.overload import Plan, Run, fairness, figures
 from evaluation.load.servers import REQUESTS, STREAMS, contenders, described
 from evaluation.load.services import ORDER, pinned, services, split_cores
@@ -87,9 +85,9 @@ def test_answers_that_come_early_are_compared_with_the_last() -> None:
     rois = [Outcome(0, False, took_s, 0.0) for took_s in (1.0, 2.0, 3.0)] * 2
     assert answer_times(Outcomes(rois=rois), 3) == (3.0, 2.0)
     found = {
-        "one at a time": Figures([10.0, 10.0], [4.0, 4.0], [2.0, 2.0]),
-        "batches": Figures([40.0, 50.0], [1.0, 1.0], [0.75, 0.75]),
-        "2 instances": Figures([80.0, 50.0], [0.75, 0.75], [0.5, 0.5]),
+        "one at a time": Gains([10.0, 10.0], [4.0, 4.0], [2.0, 2.0]),
+        "batches": Gains([40.0, 50.0], [1.0, 1.0], [0.75, 0.75]),
+        "2 instances": Gains([80.0, 50.0], [0.75, 0.75], [0.5, 0.5]),
     }
     single, batches, two = rows(found, dict.fromkeys(found, "engine"))
     assert (single["throughput_ratio"], single["merging"]) == (1.0, -0.5)
@@ -120,14 +118,6 @@ def test_services_in_all_orders_answer_reject_or_are_late() -> None:
     assert set(found[0].lost) - {LATE} <= {"DeadlineUnmeetable", "broken off"}
 
 
-def measured(*options: str) -> dict[str, Any]:
-    quick = ["--rounds", "1", "--seconds", "0.5", "--json"]
-    done = CliRunner().invoke(app, ["load", *options, *quick])
-    assert done.exit_code == 0, done.output
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
-
-
 @pytest.mark.long
 def test_gains_of_devices_that_sleep() -> None:
     with services(SCENARIOS["devices"].services, program(20, 1)) as started:
@@ -139,8 +129,12 @@ def test_gains_of_devices_that_sleep() -> None:
 
 
 @pytest.mark.long
-def test_servers_that_have_no_interpreter_are_left_out() -> None:
-    said = measured("--scenario", "servers")
+def test_servers_that_have_no_interpreter_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = replace(SCENARIOS["servers"], plan=Plan(rounds=1, span_s=0.5))
+    monkeypatch.setitem(SCENARIOS, "servers", quick)
+    done = CliRunner().invoke(app, ["load", "--scenario", "servers", "--json"])
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
     assert set(said["capacity_per_s"]) == {STREAMS, REQUESTS}
     assert {(run["mode"], run["load"]) for run in said["runs"]} == {
         (mode, load) for mode in (STREAMS, REQUESTS) for load in (0.5, 1.0, 2.0)

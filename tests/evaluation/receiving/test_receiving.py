@@ -32,7 +32,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.long
 def test_both_ways_end_in_the_same_report(phantom: Path, tmp_path: Path) -> None:
-    times = compare(phantom, 1, tmp_path)
+    times = compare(files_of(phantom), 1, tmp_path)
     assert times["same_report"]
     assert times["slices"] == 42
     assert [one["way"] for one in times["ways"]] == [FOLDER, DICOM]

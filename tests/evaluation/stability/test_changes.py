@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evaluation.stability.changes import (
+from evaluation.stability.readings import (
     CUT_MM,
     NOISE_HU,
     Ball,

@@ -10,8 +10,16 @@ from edge.link.channel import CHANNEL_OPTIONS
 from edge.settings.core import load_settings
 from evaluation.accuracy.detect import ledger_s, stage_times
 from evaluation.errors import MissingData, ServiceFailed
-from evaluation.timing.candidate_worker import Case, RecordingLink, escalate
-from evaluation.timing.latency import bars, escalate_all, latency, link_rows, repeat_study
+from evaluation.timing.latency import (
+    Case,
+    RecordingLink,
+    bars,
+    escalate,
+    escalate_all,
+    latency,
+    link_rows,
+    repeat_study,
+)
 from protos.messages import Refusal, Roi, Verdict
 from tests.edge.builders import THRESHOLDS, WEIGHTS, box, candidate
 from tests.edge.fake_cloud import FakeCloud

@@ -1,12 +1,11 @@
+import subprocess
 from typing import Any
 
 import pytest
 
 from evaluation.errors import StepFailed
 from evaluation.timing import memory
-from evaluation.timing.memory import ALLOCATOR, as_dict, environment
-
-LESS = "checkpointing"
+from evaluation.timing.memory import ALLOCATOR, as_dict
 
 
 def run(peak: float, loss: float, step: float = 1.0) -> dict[str, Any]:
@@ -25,7 +24,7 @@ def result() -> dict[str, Any]:
         "bf16": [run(60e6, 1.3), run(60e6, 1.3)],
         "bf16+checkpointing": [run(33e6, 1.3), run(33e6, 1.5)],
     }
-    return as_dict(found, 32)
+    return as_dict(found)
 
 
 def test_savings_are_of_medians_against_the_plain_step(result: dict[str, Any]) -> None:
@@ -48,18 +47,24 @@ def test_the_table_has_a_row_for_each(result: dict[str, Any]) -> None:
     ]  # fmt: skip
 
 
-def test_only_the_allocators_variants_set_the_allocator() -> None:
-    assert environment(LESS, {"HOME": "x"}) == {"HOME": "x"}
-    assert environment("allocator", {"HOME": "x"}) == {"HOME": "x", **ALLOCATOR}
-
-
 def test_every_published_figure_has_its_variant() -> None:
     assert set(memory.PUBLISHED) <= set(memory.VARIANTS)
     assert memory.VARIANTS[0] == "plain"
     assert len(set(memory.VARIANTS)) == len(memory.VARIANTS)
 
 
-def test_a_failed_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory.sys, "executable", "/bin/false")
-    with pytest.raises(StepFailed, match="checkpointing: exit status 1"):
-        memory.measure(LESS, 2, 2)
+def test_a_process_has_its_savings_and_a_failed_one_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only the allocator's variants set the allocator."""
+    given = list[dict[str, Any]]()
+
+    def ended(line: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        given.append(options["env"])
+        return subprocess.CompletedProcess(line, "bf16" in line, '{"peak_bytes": 1}', "")
+
+    monkeypatch.setattr(memory.subprocess, "run", ended)
+    assert memory.measure("allocator") == memory.measure("plain") == {"peak_bytes": 1}
+    assert [ALLOCATOR.items() <= env.items() for env in given] == [True, False]
+    with pytest.raises(StepFailed, match="bf16: exit status"):
+        memory.measure("bf16")
