@@ -11,14 +11,14 @@ from evaluation.accuracy.whole import whole
 from evaluation.faults.nothing_lost import nothing_lost
 from evaluation.hostile.clients import hostile_clients
 from evaluation.hostile.fuzz import fuzz
+from evaluation.lesion_insertion.characterization import characterization
 from evaluation.lesion_insertion.command import lesion_insertion
-from evaluation.lesion_insertion.spheres import characterization
 from evaluation.links.link import link
 from evaluation.links.wire import wire
 from evaluation.load.load import load
 from evaluation.receiving.receiving import receiving
 from evaluation.run import Command, register, run_program
-from evaluation.stability.command import robustness
+from evaluation.stability import robustness
 from evaluation.timing.latency import latency
 from evaluation.timing.memory import memory
 from evaluation.timing.network import network

@@ -1,24 +1,60 @@
 """``overread-eval fuzz``: hostile data for the real agent, at each of its doors.
 
-``--door files`` are files and folders in the inbox, and the memory that large and hostile ones
-take; ``dicom`` and ``http`` are associations and requests. Status 1 if a bar is not met.
+``--door files`` are files and folders in the inbox. They come in batches, each with a sound phantom
+at its end. Every study must get a report: its findings, or a refusal of a known kind. The agent
+writes each step to the disk, which takes time, so the other studies are read beside it in the same
+child processes, without an agent. No file outside of the inbox may be opened, and none of what is
+in it may appear in an output. Memory is that of ``overread-edge screen``, without a cloud: for a
+phantom with 800 slices of 512 x 512, and for files of up to 200 MB that inflate, that announce
+gigabytes, or that state a body of many metres.
+
+``--door dicom`` and ``http`` are associations and requests, see `evaluation.hostile.senders`.
 """
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
+from random import Random
 from typing import Annotated, Any
 
+import numpy as np
+import SimpleITK as sitk
 import typer
 
-from evaluation.hostile.files import LARGE, fuzz_files, reading_memory
+from edge.folders import DATABASE
+from edge.settings.core import EdgeSettings
 from evaluation.hostile.senders import senders
+from evaluation.hostile.studies import CANARY, Materials, bomb_of, make_study, materials
 from evaluation.phantoms import STUDIES, prepare, whole_chest
+from evaluation.process_memory import peak_memory
 from evaluation.result import Bar, Result, Table
-from evaluation.run import Seed, command
+from evaluation.run import Seed, command, each
+from evaluation.world import Agent, running_agent
+from imaging import errors
 from imaging.dicom.arrival import files_of
+from imaging.dicom.writer import write_series
+from imaging.isolation.reader import IsolatedReader, ReadLimits
 from imaging.phantom.phantom import PhantomSpec
+from imaging.read import read_study
+from imaging.volume import Geometry, Volume
+
+BATCH = 250
+"""Hostile studies between two sound ones."""
+PATIENCE_S = 180.0
+"""A batch that brings no report for this long hangs: reading a study takes 60 s at most."""
+LONG_AGO_S = 1_000_000_000
+
+LARGE = "800 slices of 512 x 512"
+BOMBS = ("deflated", "nii.gz", "nrrd", "mha", "metres")
 
 HOSTILE_STUDIES, BY_AGENT = 5000, 700
 """Hostile studies, and those of them that the agent gets."""
@@ -32,6 +68,223 @@ SMALL = PhantomSpec(
     nodule_count=1, diameter_mm=(15.0, 20.0),
 )  # fmt: skip
 """A chest of 42 small slices, for the sound series between hostile senders."""
+
+
+def fuzz_files(
+    root: Path, sound: Path, count: int, by_agent: int, seed: int, batch: int = BATCH
+) -> dict[str, Any]:
+    """Give hostile studies to an agent below ``root``, and to a reader; return what came of them.
+
+    ``by_agent`` of the ``count`` studies go to the agent, and the ``sound`` one after each batch.
+    """
+    stuff = materials(root / "elsewhere")
+    outside = [path for path in (root / "elsewhere").rglob("*") if path.is_file()]
+    sees_reads, began_s = notes_reads(root), time.monotonic()
+    for path in outside:
+        forget_reads(path)
+    with ThreadPoolExecutor(1) as beside:
+        reading = beside.submit(_read_directly, root, range(by_agent, count), seed, stuff)
+        found = _through_agent(root, sound, by_agent, batch, seed, stuff)
+    direct = reading.result()
+    for name, outcomes in direct["outcomes"].items():
+        found["outcomes"][name] = dict(Counter(found["outcomes"].get(name, {})) + outcomes)
+    found["untyped"] += direct["untyped"]
+    found["longest_read_s"] = max(found["longest_read_s"], direct["longest_read_s"])
+    read = [path.name for path in outside if path.stat().st_atime != LONG_AGO_S]
+    return {
+        "studies": count,
+        "by_agent": by_agent,
+        **found,
+        "seconds": round(time.monotonic() - began_s, 1),
+        "files_read_outside": sorted(read) if sees_reads else None,
+        "leaks": sorted(_leaks(root)),
+    }
+
+
+def _read_directly(root: Path, numbers: range, seed: int, stuff: Materials) -> dict[str, Any]:
+    """Read and preprocess studies in child processes, as the agent does."""
+    outcomes: dict[str, Counter[str]] = defaultdict(Counter)
+    untyped, longest_s = [], 0.0
+    settings = EdgeSettings()
+    limits = ReadLimits(settings.read_memory_mb)
+    with IsolatedReader(limits) as reader:
+        for number in numbers:
+            folder = root / "direct" / f"{number:06}"
+            kind, study = make_study(number, seed, folder, stuff)
+            began_s = time.monotonic()
+            try:
+                reader.preprocess(reader.read(study).volume, study)
+                outcome = "read"
+            except errors.StudyError as error:
+                outcome = error.kind
+            except Exception as error:  # it is counted as wrong
+                outcome = type(error).__name__
+                untyped.append({"study": f"{number:06}", "kind": outcome, "reason": str(error)})
+            longest_s = max(longest_s, time.monotonic() - began_s)
+            outcomes[kind][outcome] += 1
+            shutil.rmtree(folder)
+    return {"outcomes": outcomes, "untyped": untyped, "longest_read_s": round(longest_s, 2)}
+
+
+def _through_agent(
+    root: Path, sound: Path, count: int, batch: int, seed: int, stuff: Materials
+) -> dict[str, Any]:
+    """Put studies into the inbox of an agent in batches, each with a sound one at its end."""
+    kinds: dict[str, str] = {}
+    with running_agent(root, root / "log", quiet_s=0.1) as agent:
+        for first in each(range(0, count, batch), "batches"):
+            for number in range(first, min(first + batch, count)):
+                kinds[f"{number:06}"] = _put(number, seed, agent, stuff)
+            name = f"good{first:06}"
+            os.rename(shutil.copytree(sound, root / "made" / name), agent.inbox / name)
+            (agent.inbox / f"{name}.done").touch()
+            kinds[name] = "sound phantom"
+            _wait(agent, len(kinds))
+    return _answers(root / "outbox", kinds)
+
+
+def _put(number: int, seed: int, agent: Agent, stuff: Materials) -> str:
+    """Make one study beside the inbox, and move it in as a sender would; return its kind."""
+    folder = agent.folder / "made" / f"{number:06}"
+    kind, study = make_study(number, seed, folder, stuff)
+    inbox, name = agent.inbox, f"{number:06}{study.name}"
+    for part in [path for path in folder.iterdir() if path != study and not path.is_dir()]:
+        # the inbox is shared by many: a data file gets a name of its own, as its header says
+        os.rename(part, inbox / f"{number:06}{part.name}")
+        study.write_bytes(
+            study.read_bytes().replace(part.name.encode(), f"{number:06}{part.name}".encode())
+        )
+    os.rename(study, inbox / name)
+    (inbox / f"{name}.done").touch()
+    return kind
+
+
+def _wait(agent: Agent, expected: int) -> None:
+    """Wait until every study has a report, or none came for `PATIENCE_S`."""
+    reports, last_s = -1, time.monotonic()
+    while time.monotonic() - last_s < PATIENCE_S:
+        agent.process.require_alive()
+        now = sum(1 for _ in (agent.folder / "outbox").glob("*/report.json"))
+        if now != reports:
+            reports, last_s = now, time.monotonic()
+        if now >= expected and not any((agent.folder / "state" / "work").iterdir()):
+            return
+        time.sleep(0.2)
+
+
+def _answers(outbox: Path, kinds: dict[str, str]) -> dict[str, Any]:
+    """Read all reports: outcomes by kind, and what is wrong."""
+    outcomes: dict[str, Counter[str]] = defaultdict(Counter)
+    known = {name for name, one in vars(errors).items() if isinstance(one, type)}
+    untyped, longest_s, seen = [], 0.0, set[str]()
+    for path in outbox.glob("*/report.json"):
+        report = json.loads(path.read_bytes())
+        name = Path(report["source"]).name
+        number = name[:10] if name.startswith("good") else name[:6]
+        seen.add(number)
+        rejection = report["rejection"]
+        outcome = rejection["kind"] if rejection else "read"
+        outcomes[kinds.get(number, "unknown")][outcome] += 1
+        if rejection and (rejection["internal"] or rejection["kind"] not in known):
+            untyped.append({"study": name, "kind": outcome, "reason": rejection["reason"]})
+        stages = {entry["stage"]: entry["took_s"] for entry in report["ledger"]}
+        longest_s = max(longest_s, stages.get("read", 0.0) + stages.get("preprocess", 0.0))
+    return {
+        "outcomes": {kind: dict(found) for kind, found in sorted(outcomes.items())},
+        "untyped": untyped,
+        "unanswered": sorted(set(kinds) - seen),
+        "sound_studies": sum(kind == "sound phantom" for kind in kinds.values()),
+        "sound_studies_read": outcomes["sound phantom"]["read"],
+        "longest_read_s": round(longest_s, 2),
+    }
+
+
+def notes_reads(root: Path) -> bool:
+    """Return whether this filesystem notes the time of a read."""
+    control = root / "control"
+    control.write_text("x")
+    forget_reads(control)
+    control.read_text()
+    return control.stat().st_atime != LONG_AGO_S
+
+
+def forget_reads(path: Path) -> None:
+    """Set the time of the last read before that of writing: then the next read is noted."""
+    os.utime(path, (LONG_AGO_S, time.time()))
+
+
+def _leaks(root: Path) -> Iterator[str]:
+    """Name the outputs in which the patient of the files outside appears."""
+    for top in ("outbox", "log", f"state/{DATABASE}"):
+        place = root / top
+        for path in place.rglob("*") if place.is_dir() else [place]:
+            if path.is_file() and CANARY.encode() in path.read_bytes():
+                yield str(path.relative_to(root))
+
+
+def reading_memory(folder: Path, sound: Path) -> dict[str, dict[str, Any]]:
+    """Return size, outcome, seconds and peak memory in MB of reading each study, by its name."""
+    rows = {}
+    made = _studies(folder, sound)
+    for number, (study, make) in enumerate(each(made.items(), "memory of reading")):
+        rows[study] = _measured(make(), folder / f"report{number}")
+    return rows
+
+
+def _studies(folder: Path, sound: Path) -> Mapping[str, Callable[[], Path]]:
+    """Return what makes each study; the folder is for its files."""
+    stuff = materials(folder / "elsewhere")
+
+    def bomb(kind: str) -> Path:
+        (folder / kind).mkdir()
+        return bomb_of(kind, folder / kind, Random(1), stuff)
+
+    def numbers() -> Path:
+        values = np.random.default_rng(1).normal(-500, 400, (100, 512, 512))
+        image = sitk.GetImageFromArray(values)
+        image.SetSpacing((0.7, 0.7, 3.0))
+        sitk.WriteImage(image, str(folder / "doubles.nii"))
+        return folder / "doubles.nii"
+
+    bombs = {f"bomb: {kind}": (lambda kind=kind: bomb(kind)) for kind in BOMBS}
+    return {
+        LARGE: lambda: _enlarged(sound, folder / "large"),
+        "200 MB of 64-bit numbers": numbers,
+        **bombs,
+    }
+
+
+def _enlarged(phantom: Path, folder: Path) -> Path:
+    """Write the phantom again with 800 slices of 512 x 512."""
+    volume = read_study(phantom).volume
+    z, y, x = volume.shape
+    hu = np.full((800, 512, 512), -1000, np.int16)
+    hu[:, :y, :x] = volume.hu[np.arange(800) * z // 800]
+    hu += (np.arange(800, dtype=np.int16) % 8)[:, None, None]  # equal slices are refused
+    old = volume.geometry
+    spacing = (old.spacing_mm[0] * z / 800, *old.spacing_mm[1:])
+    write_series(Volume(hu, Geometry(spacing, old.origin_mm, old.direction)), folder)
+    return folder
+
+
+def _measured(study: Path, out: Path) -> dict[str, Any]:
+    line = [sys.executable, "-m", "edge", "screen", str(study), "--cloud", "off", "--out", str(out)]
+    files = [path for path in study.rglob("*") if path.is_file()] if study.is_dir() else [study]
+    began_s = time.monotonic()
+    with (
+        subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process,
+        peak_memory(process.pid, together=True) as peak,
+    ):
+        process.wait()
+    rejection = json.loads((out / "report.json").read_bytes())["rejection"]
+    return {
+        "mb": round(sum(path.stat().st_size for path in files) / 1e6, 1),
+        "outcome": rejection["kind"] if rejection else "read",
+        "seconds": round(time.monotonic() - began_s, 1),
+        "program_peak_mb": round(peak.own_mb),
+        "child_peak_mb": round(peak.child_mb),
+        "together_peak_mb": round(peak.together_mb),
+    }
 
 
 class Door(StrEnum):

@@ -14,8 +14,10 @@ from edge.escalation.client import NoSecondReader
 from edge.pipeline import Pipeline
 from edge.settings.core import load_settings
 from imaging.preprocess import Preprocessed
-from imaging.volume import Triple
+from imaging.volume import Triple, UInt8Array, triple
 from models.runtime.detection import Candidate
+from models.runtime.second_reader import Readings
+from tests.plain_readings import plain
 
 
 class ScriptedScreening:
@@ -25,22 +27,34 @@ class ScriptedScreening:
 
     def __init__(self, places: Sequence[tuple[Triple, float]], possible: float = 0.5) -> None:
         self.places = places
-        thresholds = {"dismiss": 0.1, "report": 0.9, "finding": 0.5, "possible": 0.5}
-        thresholds["possible"] = possible
+        thresholds = {"dismiss": 0.1, "report": 0.9, "finding": 0.5, "possible": possible}
         self.settings = {"thresholds": thresholds, "merge": [0.0, 0.5, 0.5, -9.0, 9.0]}
 
     def screen(self, box: Preprocessed) -> list[Candidate]:
-        return [_candidate(box, place, score) for place, score in self.places]
+        at = (triple(box.geometry.to_index(place)) for place, _ in self.places)
+        return [
+            Candidate(place, index, 6.0, score)
+            for index, (place, score) in zip(at, self.places, strict=True)
+        ]
+
+
+class BrightSecond:
+    """Reads the brightness in the middle of an ROI as the probability, and notes the shapes."""
+
+    roi_shape = (48, 48, 48)
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[int, ...]] = []
+
+    def read(self, batch: UInt8Array) -> Readings:
+        self.shown.append(batch.shape)
+        middle = batch[:, 22:27, 22:27, 22:27].max(axis=(1, 2, 3))
+        return plain(middle / 255, [7.0] * len(batch))
 
 
 def scripted_pipeline(places: Sequence[tuple[Triple, float]]) -> Pipeline:
     """The pipeline of an edge without a cloud that proposes these places."""
     return build_pipeline(load_settings(deadline_s=60), ScriptedScreening(places), NoSecondReader())
-
-
-def _candidate(box: Preprocessed, place: Triple, score: float) -> Candidate:
-    z, y, x = (float(v) for v in box.geometry.to_index(place))
-    return Candidate(place, (z, y, x), 6.0, score)
 
 
 if __name__ == "__main__":

@@ -103,37 +103,20 @@ def test_points_lost_are_the_difference_of_the_tables(results: Path) -> None:
 
 def test_met_or_not_follows_from_the_results(results: Path) -> None:
     found = read_results(results)
-    ways = [
-        one | {"more_median_ms": 9.0, "more_p95_ms": 9.0} for one in found["dead_cloud"]["ways"]
-    ]
-    change(results, "dead_cloud", ways=ways)
-    sound = render(BUDGET, results)
-    found = read_results(results)
     change(results, "link", late=1)
-    ways = [one | {"more_p95_ms": 51.0} for one in found["dead_cloud"]["ways"]]
+    ways = [one | {"more_median_ms": 9.0, "more_p95_ms": 9} for one in found["dead_cloud"]["ways"]]
     change(results, "dead_cloud", ways=ways)
-    change(results, "detection", links=[found["detection"]["links"][0] | {"p95_ms": 86.0}])
-    runs = [run | {"wasted_share": 0.02} for run in found["load"]["runs"]]
-    change(results, "load", runs=runs)
-    killed, *others = found["faults"]["faults"]
-    change(results, "faults", faults=[killed | {"lost": ["x"]}, *others])
     missed = found["calibration"]["missed"]
     change(results, "calibration", missed=[one | {"miss_rate": 0.01} for one in missed])
-    page = render(BUDGET, results)
-    for start, before, after in (
+    before, after = render(BUDGET, DOCS / "results"), render(BUDGET, results)
+    for start, was, now in (
         ("answers later than", "yes", "no"),
         ("longest answer", "yes", "yes"),
-        ("cloud refused: more than without a cloud, median", "yes", "yes"),
-        ("cloud refused: more than without a cloud, p95", "yes", "no"),
+        ("cloud refused: more than without a cloud, p95", "no", "yes"),
         ("nodules of test patients missed, findings", "no", "yes"),
-        ("from candidate to verdict, loopback", "yes", "no"),
-        ("load 2, service on its own core: answered in time", "yes", "yes"),
-        ("load 2, service on its own core: work wasted", "yes", "no"),
-        ("agent killed", "yes", "no"),
-        ("link lost", "yes", "yes"),
     ):
-        assert f"| {before} | `" in row(sound, start), start
-        assert f"| {after} | `" in row(page, start), start
+        assert f"| {was} | `" in row(before, start), start
+        assert f"| {now} | `" in row(after, start), start
 
 
 def test_links_over_which_nothing_was_sent_are_named(results: Path) -> None:

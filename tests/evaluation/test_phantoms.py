@@ -1,5 +1,6 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,20 +14,29 @@ from imaging.read import read_study
 SPEC = PhantomSpec(seed=11, spacing_mm=(5.0, 3.0, 3.0), nodule_count=2, diameter_mm=(8.0, 20.0))
 
 
-def test_a_phantom_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    phantom, made = make_phantom(SPEC), list[PhantomSpec]()
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[PhantomSpec]:
+    """The phantoms that were drawn: one that was drawn before, whatever is asked for."""
+    drawn, specs = make_phantom(SPEC), list[PhantomSpec]()
 
     def counted(spec: PhantomSpec, _progress: object) -> Phantom:
-        made.append(spec)
-        return phantom
+        specs.append(spec)
+        time.sleep(0.2)
+        return drawn
 
     monkeypatch.setattr(phantoms, "make_phantom", counted)
-    (first,) = prepare([SPEC], tmp_path)
-    assert first.nodules == phantom.nodules
-    assert read_study(first.folder).volume.hu.ndim == 3
-    assert prepare([SPEC], tmp_path) == [first]
+    return specs
+
+
+def test_a_phantom_is_made_once(tmp_path: Path, made: list[PhantomSpec]) -> None:
+    """Also by two processes at once; another of the same seed takes its place."""
+    with ThreadPoolExecutor(2) as pool:
+        one, again = pool.map(lambda _: prepare([SPEC], tmp_path), range(2))
+    assert one == again == prepare([SPEC], tmp_path)
     assert made == [SPEC]
-    other = PhantomSpec(seed=11, spacing_mm=(5.0, 3.0, 3.0), nodule_count=1)
+    assert len(one[0].nodules) == 2
+    assert read_study(one[0].folder).volume.hu.ndim == 3
+    other = replace(SPEC, nodule_count=1)
     prepare([other], tmp_path)
     assert made == [SPEC, other]
 
@@ -40,6 +50,7 @@ def test_a_folder_that_is_no_phantom_is_not_cleared(tmp_path: Path) -> None:
     assert own.read_text() == "three years of work"
 
 
+@pytest.mark.usefixtures("made")
 def test_a_phantom_whose_drawing_was_killed_is_drawn_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,20 +62,5 @@ def test_a_phantom_whose_drawing_was_killed_is_drawn_again(
         patch.setattr(phantoms, "write_series", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare([SPEC], tmp_path)
-    (made,) = prepare([SPEC], tmp_path)
-    assert read_study(made.folder).volume.hu.ndim == 3
-
-
-def test_two_processes_share_one_phantom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    phantom, made = make_phantom(SPEC), list[PhantomSpec]()
-
-    def counted(spec: PhantomSpec, _progress: object) -> Phantom:
-        made.append(spec)
-        time.sleep(0.2)
-        return phantom
-
-    monkeypatch.setattr(phantoms, "make_phantom", counted)
-    with ThreadPoolExecutor(2) as pool:
-        one, other = pool.map(lambda _: prepare([SPEC], tmp_path), range(2))
-    assert one == other
-    assert made == [SPEC]
+    (again,) = prepare([SPEC], tmp_path)
+    assert read_study(again.folder).volume.hu.ndim == 3

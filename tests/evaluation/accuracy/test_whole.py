@@ -24,11 +24,9 @@ from evaluation.accuracy.whole import (
     whole,
 )
 from imaging.preprocess import Preprocessed
-from imaging.volume import Geometry, Triple, UInt8Array, Volume
-from models.runtime.second_reader import Readings
+from imaging.volume import Geometry, Triple, Volume
 from tests.evaluation.plain_chest import CORNER_MM, chest, in_lung
-from tests.evaluation.scripted_screen import ScriptedScreening
-from tests.plain_readings import plain
+from tests.evaluation.scripted_screen import BrightSecond, ScriptedScreening
 
 # The thresholds of the scripted network: dismiss 0.1, report 0.9, alone 0.5, final 0.6. The merged
 # logit is the mean of both.
@@ -49,16 +47,6 @@ NODULES = ("reported", "rescued", "removed", "dismissed", "kept", "not confirmed
 NOT_PROPOSED: Triple = (100, 100, 20)
 
 
-class Second:
-    """Reads the brightness in the middle of an ROI as the probability."""
-
-    roi_shape = (48, 48, 48)
-
-    def read(self, batch: UInt8Array) -> Readings:
-        middle = batch[:, 22:27, 22:27, 22:27].max(axis=(1, 2, 3))
-        return plain(middle / 255, [7.0] * len(batch))
-
-
 @pytest.fixture(scope="module")
 def box() -> Preprocessed:
     voxels = np.zeros((120, 120, 120), np.uint8)
@@ -70,7 +58,7 @@ def box() -> Preprocessed:
 @pytest.fixture(scope="module")
 def agent() -> Agent:
     places = [(place, edge) for place, edge, _ in PLACES.values()]
-    return Agent(ScriptedScreening(places), Second(), EdgeSettings())
+    return Agent(ScriptedScreening(places), BrightSecond(), EdgeSettings())
 
 
 TRUTH = Truth(
@@ -99,18 +87,15 @@ def group_of(
     return found["curves"], found["shipped"][-1], verdicts
 
 
-def test_what_each_report_makes_of_a_nodule_is_said(scan: WholeScan) -> None:
-    said = nodules_of(scan, Stage.BOTH)
-    kept = [one["by_stage"] == "found" for one in said]
-    assert kept == [name in ("reported", "rescued", "kept") for name in (*NODULES, "")]
-    alone = [one["by_edge"] == "found" for one in said]
-    assert alone == [name in ("reported", "removed", "kept") for name in (*NODULES, "")]
-    assert {one["by_edge"] for one in said} == {"found", "missed"}
-
-
-def test_every_nodule_has_the_scores_of_both_stages(scan: WholeScan) -> None:
+def test_every_nodule_has_its_fate_and_its_scores(scan: WholeScan) -> None:
     """A candidate that the edge dismisses keeps the edge's score."""
     nodules = nodules_of(scan, Stage.BOTH)
+    for key, found in (
+        ("by_stage", ("reported", "rescued", "kept")),
+        ("by_edge", ("reported", "removed", "kept")),
+    ):
+        expected = ["found" if name in found else "missed" for name in (*NODULES, "")]
+        assert [one[key] for one in nodules] == expected
     assert [one["edge"] for one in nodules] == [0.95, 0.4, 0.55, 0.05, 0.55, 0.4, None]
     assert nodules[3]["score"] == 0.05
     assert nodules[1]["score"] > 0.6 > nodules[2]["score"]
@@ -118,17 +103,23 @@ def test_every_nodule_has_the_scores_of_both_stages(scan: WholeScan) -> None:
 
 
 def test_reports_are_those_of_the_shipped_thresholds(scan: WholeScan) -> None:
-    """Of seven nodules each finds three, and one false positive; an ignored place is none."""
+    """Of seven nodules each finds three, and one false positive; an ignored place is none.
+
+    Of five decisions that verdicts change, two are right and two wrong.
+    """
     for stage in (Stage.EDGE, Stage.BOTH):
         assert scan.counts(stage) == Counts(nodules=7, found=3, listed=3, false=1, false_possible=0)
+    assert scan.scores(Stage.EDGE).false_score.tolist() == [0.55, 0.4]
     said = scan_row(scan, Stage.BOTH)
     assert (said["false_of_edge"], said["false"], said["uncertain"]) == (1, 1, 7)
+    _, _, verdicts = group_of([scan], Stage.BOTH)
+    assert [verdicts[key] for key in ("changed", "right", "wrong", "ignored")] == [5, 2, 2, 1]
 
 
 def test_possible_findings_are_counted_apart(box: Preprocessed) -> None:
     """What is neither found nor dismissed is a possible finding from 0.15, for each stage."""
     places = [(place, edge) for place, edge, _ in PLACES.values()]
-    listing = Agent(ScriptedScreening(places, possible=0.15), Second(), EdgeSettings())
+    listing = Agent(ScriptedScreening(places, possible=0.15), BrightSecond(), EdgeSettings())
     scan = read_box("a", TRUTH, box, listing, Stage.BOTH)
     for stage in (Stage.EDGE, Stage.BOTH):
         assert scan.counts(stage) == Counts(nodules=7, found=3, listed=5, false=1, false_possible=1)
@@ -140,18 +131,6 @@ def test_possible_findings_are_counted_apart(box: Preprocessed) -> None:
     assert (both["false_positives"], both["false_possible"]) == (1, 1)
     assert both["sensitivity_of_either_list"]["value"] == 5 / 7
     assert both["false_possible_per_scan"]["value"] == 1
-
-
-def test_changed_decisions_are_right_wrong_or_do_not_count(scan: WholeScan) -> None:
-    _, _, verdicts = group_of([scan], Stage.BOTH)
-    assert [verdicts[key] for key in ("changed", "right", "wrong", "ignored")] == [5, 2, 2, 1]
-
-
-def test_curves_follow_the_scores_of_each_stage(scan: WholeScan) -> None:
-    assert scan.scores(Stage.EDGE).false_score.tolist() == [0.55, 0.4]
-    nodules = scan.scores(Stage.BOTH).lesion_score
-    assert nodules[3] == 0.05  # a dismissed candidate keeps the edge's score
-    assert nodules[-1] == -np.inf
 
 
 def test_a_refused_scan_misses_its_nodules_and_is_named(scan: WholeScan) -> None:
@@ -209,10 +188,6 @@ def write_nifti(volume: Volume, path: Path) -> None:
     sitk.WriteImage(image, str(path))
 
 
-def run(*arguments: str) -> Any:
-    return CliRunner().invoke(app, ["whole", *arguments], catch_exceptions=False)
-
-
 def test_files_and_marks_of_others_go_through_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,17 +204,18 @@ def test_files_and_marks_of_others_go_through_the_command(
     places = [((x, y, z), 0.95), (in_lung(1), 0.92)]
     scripted = Agent(ScriptedScreening(places), None, EdgeSettings())
     monkeypatch.setattr(module, "open_agent", lambda *_: scripted)
-    given = ["--scans", str(tmp_path), "--marks", str(tmp_path / "marks.csv"), "--stage", "edge"]
-    said = json.loads(run(*given, "--json").stdout)
+    given = ["whole", "--scans", str(tmp_path), "--marks", str(tmp_path / "marks.csv")]
+    given += ["--stage", "edge"]
+    said = json.loads(CliRunner().invoke(app, [*given, "--json"]).stdout)
     (edge,) = said["shipped"]
     assert (edge["scans"], edge["number"], edge["nodules"]) == ("all", 3, 3)
     assert (edge["found"], edge["false_positives"]) == (1, 3)
     scans, nodules = said["raw"]["scans"], said["raw"]["nodules"]
     assert [one["scan"] for one in scans] == ["broken", "none", "one"]
     assert [one["by_stage"] for one in nodules if one["scan"] == "one"] == ["found", OUTSIDE]
-    shown = run(*given)
-    assert "for RAS change the signs of x and y" in " ".join(shown.stdout.split())
-    assert "Refused, their nodules are missed: broken." in " ".join(shown.stdout.split())
+    shown = " ".join(CliRunner().invoke(app, given).stdout.split())
+    assert "for RAS change the signs of x and y" in shown
+    assert "Refused, their nodules are missed: broken." in shown
 
 
 def test_every_table_has_its_rows(scan: WholeScan) -> None:
@@ -252,14 +228,3 @@ def test_every_table_has_its_rows(scan: WholeScan) -> None:
         "curves": 2, "shipped": 2, "either": 2, "verdicts": 1, "nodules": 7, "scans": 1
     }  # fmt: skip
     assert rows["shipped"][1][:5] == ["test", "1", "edge and cloud", "3", "7"]
-
-
-def test_the_shipped_edge_reads_a_real_scan(shared_data: Path) -> None:
-    """Two nodules of 5 and 6 mm get a score; the 30 excluded places of the table do not count."""
-    lidc = shared_data / "lidc"
-    given = ["--scans", str(lidc / "lidc_0005"), "--marks", str(lidc / "marks.csv")]
-    said = json.loads(run(*given, "--stage", "edge", "--json").stdout)
-    (one,) = said["raw"]["scans"]
-    assert (one["scan"], one["role"], one["refused"]) == ("lidc_0005", "val", None)
-    assert one["nodules"] == 2
-    assert all(nodule["edge"] > 0.1 for nodule in said["raw"]["nodules"])

@@ -12,9 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from evaluation.__main__ import app
-from evaluation.hostile import files
-from evaluation.hostile.files import LARGE, forget_reads, fuzz_files, notes_reads
-from evaluation.hostile.fuzz import fuzz
+from evaluation.hostile.fuzz import LARGE, LONG_AGO_S, forget_reads, fuzz, fuzz_files, notes_reads
 from evaluation.hostile.studies import CANARY, KINDS, kind_of, make_study, materials
 from evaluation.process_memory import children_of, peak_memory, resident_mb
 from imaging.dicom.writer import write_series
@@ -86,9 +84,9 @@ def test_a_file_that_is_read_outside_is_noticed(tmp_path: Path) -> None:
     file = tmp_path / "canary"
     file.write_text("x")
     forget_reads(file)
-    assert file.stat().st_atime == files.LONG_AGO_S
+    assert file.stat().st_atime == LONG_AGO_S
     file.read_text()
-    assert file.stat().st_atime != files.LONG_AGO_S
+    assert file.stat().st_atime != LONG_AGO_S
 
 
 SOUND = {

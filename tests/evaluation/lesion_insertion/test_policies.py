@@ -31,11 +31,8 @@ from evaluation.lesion_insertion.policies import (
     run,
     search,
 )
-from imaging.volume import UInt8Array
-from models.runtime.second_reader import Readings
 from tests.evaluation.plain_chest import chest, in_lung
-from tests.evaluation.scripted_screen import ScriptedScreening
-from tests.plain_readings import plain
+from tests.evaluation.scripted_screen import BrightSecond, ScriptedScreening
 
 LIMITS = DISMISS, FINAL, REPORT = 0.15, 0.5, 0.85
 Row = tuple[float, float, int]
@@ -211,21 +208,11 @@ def test_the_edge_is_compared_at_as_many_false_positives(false: int, edge: float
     assert (gain["edge"], gain["value"]) == (edge, 0.75 - edge)
 
 
-class Second:
-    """Reads the brightness in the middle of an ROI as the probability."""
-
-    roi_shape = (48, 48, 48)
-
-    def read(self, batch: UInt8Array) -> Readings:
-        middle = batch[:, 22:27, 22:27, 22:27].max(axis=(1, 2, 3))
-        return plain(middle / 255, [7.0] * len(batch))
-
-
 def test_studies_are_read_by_edge_and_cloud() -> None:
     """In a copy nothing is false; a study has no more candidates than ROIs may be sent."""
     places = [(in_lung(0), 0.95), (in_lung(1), 0.4), (in_lung(1, 20.0), 0.3), (in_lung(1), 0.001)]
     settings = load_settings(cloud__max_rois=2)
-    agent = Agent(ScriptedScreening(places), Second(), settings)
+    agent = Agent(ScriptedScreening(places), BrightSecond(), settings)
     truth = Truth((Lesion(in_lung(1), 8.0),), role="test")
     scans = [(chest(), truth, ["a"], True), (chest(), truth, ["b"], False)]
     found = read_studies(scans, 2, agent)

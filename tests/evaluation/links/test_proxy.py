@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from evaluation.links.proxy import CHUNK_BYTES, Proxy, TokenBucket, proxied
+from evaluation.links.proxy import CHUNK_BYTES, Proxy, TokenBucket
 from evaluation.links.trace import Conditions, State, Trace, steady
 
 LIMIT_S = 300.0
@@ -229,22 +229,6 @@ async def test_the_loop_is_never_blocked(it: Bench) -> None:
         await asyncio.sleep(0)
         turns += 1
     assert it.proxy.carried.down_bytes == 0
-
-
-def test_a_proxy_in_a_thread() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        upstream = f"127.0.0.1:{server.getsockname()[1]}"
-        with proxied(upstream, steady(Conditions(latency_ms=1))) as link:
-            host, _, port = link.address.rpartition(":")
-            with socket.create_connection((host, int(port)), LIMIT_S) as edge:
-                cloud, _ = server.accept()
-                with cloud:
-                    edge.sendall(b"over")
-                    assert cloud.recv(4) == b"over"
-                    cloud.sendall(b"read")
-                    assert edge.recv(4) == b"read"
-            assert link.carried.connections == 1
-            link.rewind()
 
 
 def test_a_burst_goes_at_once_and_the_rest_at_the_rate() -> None:

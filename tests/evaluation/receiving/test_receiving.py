@@ -9,10 +9,17 @@ import pytest
 from pydicom import dcmread
 
 from evaluation.phantoms import prepare
-from evaluation.receiving import endurance
+from evaluation.receiving import receiving as module
 from evaluation.receiving.archive import Archive
-from evaluation.receiving.endurance import endure, growth_of
-from evaluation.receiving.receiving import DICOM, FOLDER, compare, receiving, without_uids
+from evaluation.receiving.receiving import (
+    DICOM,
+    FOLDER,
+    compare,
+    endure,
+    growth_of,
+    receiving,
+    without_uids,
+)
 from evaluation.receiving.sender import send
 from imaging.dicom.arrival import files_of
 from imaging.phantom.phantom import PhantomSpec
@@ -55,9 +62,9 @@ def test_names_of_images_do_not_make_reports_differ() -> None:
 def endured(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     steps = list[tuple[int, int]]()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(endurance, "WARM_UP", 1)
-        patch.setattr(endurance, "AT_ONCE", 2)
-        patch.setattr(endurance, "SAMPLE_S", 0.05)
+        patch.setattr(module, "WARM_UP", 1)
+        patch.setattr(module, "AT_ONCE", 2)
+        patch.setattr(module, "SAMPLE_S", 0.05)
         work = tmp_path_factory.mktemp("endurance")
         yield endure(files_of(phantom), 4, work, lambda *step: steps.append(step))
     assert steps
@@ -83,7 +90,13 @@ def test_memory_of_agent_and_reader_is_sampled(endured: dict[str, Any]) -> None:
 def test_growth_is_from_the_second_quarter_to_the_last() -> None:
     values = [*[500.0] * 4, *[100.0] * 4, *[300.0] * 4, *[120.0] * 4]
     assert growth_of(values)["growth"] == pytest.approx(0.2)
-    assert growth_of([0.0, 0.0])["growth"] == 0.0
+    assert growth_of([0.0, 0.0])["growth"] is None
+
+
+def test_memory_that_was_not_seen_misses_its_bar() -> None:
+    result = {"studies": 4, "answered": 4, "doubled": 0, "growth_bar": 0.1}
+    result |= {"memory": {"agent": {"growth": 0.0}, "reader": {"growth": None}}}
+    assert [bar.met for bar in receiving.bars(result)] == [True, True, True, False]
 
 
 @pytest.mark.long
