@@ -55,11 +55,7 @@ def write_pages(docs: Path) -> list[Path]:
 
 
 def render(template: Path, results: Path) -> str:
-    """Return the page in Markdown, prose wrapped at `WIDTH`; ``results`` has the JSON files.
-
-    Raises:
-        jinja2.UndefinedError: a result lacks a figure that the template states.
-    """
+    """Return the page in Markdown, prose wrapped at `WIDTH`; ``results`` has the JSON files."""
     found = read_results(results)
     values = {
         **found,
@@ -163,7 +159,6 @@ def leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _described(path: str, command: Any) -> dict[str, Any]:
-    """Return summary, usage and options of one command."""
     context = command.make_context(path, [], resilient_parsing=True)
     options = [
         {"name": _name(one, record[0]), "default": _default(one), "help": _cell(one.help)}
@@ -198,12 +193,10 @@ def _default(option: Any) -> str:
 
 
 def _prose(text: str | None) -> str:
-    """Return a help text as Markdown."""
     return (text or "").replace("``", "`").strip()
 
 
 def _cell(text: str | None) -> str:
-    """Return a help text as one cell of a table."""
     return " ".join(_prose(text).split()).replace("|", "\\|")
 
 

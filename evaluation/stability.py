@@ -23,10 +23,9 @@ import SimpleITK as sitk
 
 from evaluation.accuracy.bootstrap import by_patient
 from evaluation.accuracy.options import Marks, MoreScans, Scans, marked_scans
-from evaluation.accuracy.readers import RoiReader, Screens, open_screening, open_second
+from evaluation.accuracy.readers import Screens, open_screening, open_second
 from evaluation.accuracy.truth import Lesion, Truth, scan_name
-from evaluation.result import SHARE, Table
-from evaluation.run import CloudModel, Model, command, each
+from evaluation.run import SHARE, CloudModel, Model, Table, command, each
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.roi import cut_roi
@@ -86,7 +85,7 @@ class Readers:
     """Both readers, whose scores are the sigmoid of their networks' own logits."""
 
     edge: Screens
-    second: RoiReader
+    second: SecondReader
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,6 @@ def read_sample(folder: Path, truth: Truth) -> Sample:
 
 
 def _inside(box: Preprocessed, lesions: Iterable[Lesion]) -> tuple[Ball, ...]:
-    """Return the lesions whose centres lie in the box."""
     size, found = np.array(box.voxels.shape), list[Ball]()
     for lesion in lesions:
         index = box.geometry.to_index(lesion.centre_mm)

@@ -27,7 +27,7 @@ from evaluation.accuracy.froc import (
     sensitivity_at,
     weighted_froc,
 )
-from evaluation.result import POINTS, Columns
+from evaluation.run import POINTS
 from imaging.volume import FloatArray
 from models.calibration.statistics import poisson_limit
 
@@ -44,11 +44,6 @@ RATE_COLUMNS: dict[str, tuple[str, str]] = {
     "cpm": ("CPM", "{:.3f}"),
 }
 """Columns of a table: the sensitivity in % at each of `RATES`, and their mean."""
-
-COST_COLUMNS: Columns = {
-    f"fp_at.{i}": (f"{100 * target:g} %", "{:.1f}") for i, target in enumerate(TARGETS)
-}
-"""Columns of a table: the false positives a scan at each of `TARGETS`."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +90,6 @@ def difference(first: Scored, second: Scored) -> dict[str, Any]:
     """Return the sensitivities and CPM of ``second`` minus ``first``, as `figures` does.
 
     They are paired: each resample draws the same for both.
-
-    Raises:
-        ValueError: they are not of the same nodules and scans.
     """
     same = np.array_equal(first.nodule_group, second.nodule_group)
     if not same or (first.scans, first.paired) != (second.scans, second.paired):

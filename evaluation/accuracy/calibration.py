@@ -15,8 +15,7 @@ import typer
 from cloud.settings import load_settings as load_cloud_settings
 from edge.settings.core import load_settings
 from evaluation.accuracy.bootstrap import draw, poisson
-from evaluation.result import SHARE, Bar, Result, Table
-from evaluation.run import CloudModel, Model, command, each
+from evaluation.run import SHARE, Bar, CloudModel, Model, Result, Table, command, each
 from imaging.volume import FloatArray
 from models.calibration.cases import Cases, Readers, candidates_of, donors_of, inserted, read_scans
 from models.calibration.fit import probabilities, weights_of
@@ -126,7 +125,6 @@ def calibration(
 
 
 def _read(data: Path, roles: tuple[str, ...], donors: Any, readers: Readers) -> dict[str, Cases]:
-    """Return the inserted nodules of a split, and the candidates of the scans of each role."""
     scans = {role: read_scans(data, (role,), readers) for role in roles}
     every = [one for of in scans.values() for one in of]
     nodules = inserted(every, donors, readers, placements=PLACEMENTS, seed=SEED)

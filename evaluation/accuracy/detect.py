@@ -25,8 +25,7 @@ from evaluation.accuracy.options import Marks
 from evaluation.accuracy.truth import RIM_MM, Truth, read_truth, scan_name, score_scan, truth_of
 from evaluation.errors import MissingData
 from evaluation.phantoms import prepare
-from evaluation.result import SHARE, Table
-from evaluation.run import Deadline, Model, Seed, command, each
+from evaluation.run import SHARE, Deadline, Model, Seed, Table, command, each
 from evaluation.world import running_cloud
 from imaging.phantom.phantom import TRAINING_SEED, PhantomSpec
 
@@ -114,11 +113,7 @@ def opened(
 
 
 def study_folders(folder: Path) -> list[Path]:
-    """Return the studies in ``folder``: its sub-folders.
-
-    Raises:
-        MissingData: it is not a folder, or has no sub-folder.
-    """
+    """Return the studies in ``folder``: its sub-folders."""
     if not folder.is_dir():
         raise MissingData(folder, "not a folder, expected a folder of studies")
     studies = [path for path in sorted(folder.iterdir()) if path.is_dir()]

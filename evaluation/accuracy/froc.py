@@ -113,11 +113,7 @@ def froc(scored: Scored) -> Curve:
 
 
 def weighted_froc(scored: Scored, nodule_weight: FloatArray, scan_weight: FloatArray) -> Curve:
-    """Return the curve with nodule i counted ``nodule_weight[i]`` times, scan j ``scan_weight[j]``.
-
-    Raises:
-        ValueError: no nodule or no scan has a weight.
-    """
+    """Return the curve with nodule i counted ``nodule_weight[i]`` times, and scans likewise."""
     nodules, scans = nodule_weight.sum(), scan_weight.sum()
     if nodules <= 0 or scans <= 0:
         raise ValueError(f"nodules weigh {nodules}, scans {scans}: nothing to count")

@@ -11,8 +11,7 @@ from evaluation.accuracy.data import read_table
 from evaluation.accuracy.froc import Scored, match_scan
 from evaluation.accuracy.options import csv_option
 from evaluation.errors import BadTable
-from evaluation.result import Table
-from evaluation.run import command
+from evaluation.run import Table, command
 from imaging.volume import FloatArray
 
 _PLACE = ("coordX", "coordY", "coordZ")
@@ -47,12 +46,7 @@ def froc(
 def challenge(
     candidates: Path, annotations: Path, excluded: Path, scans: Path
 ) -> tuple[Scored, dict[str, int]]:
-    """Match four CSV files by the rules; return the scores, and counts at the lowest threshold.
-
-    Raises:
-        BadTable: a file cannot be read, lacks a column, has a value that is not a number, or
-            names a scan that ``scans`` does not list.
-    """
+    """Match four CSV files by the rules; return the scores, and counts at the lowest threshold."""
     listed = read_scan_list(scans)
     proposed = _by_scan(candidates, "probability", listed)
     nodules = _by_scan(annotations, "diameter_mm", listed)
@@ -75,11 +69,7 @@ def challenge(
 
 
 def read_scan_list(path: Path) -> list[str]:
-    """Read the scans that a file lists, one a line, with or without the header ``seriesuid``.
-
-    Raises:
-        BadTable: the file cannot be read, lists nothing, or lists a scan twice.
-    """
+    """Read the scans that a file lists, one a line, with or without the header ``seriesuid``."""
     try:
         lines = [line.strip().rstrip(",") for line in path.read_text("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:

@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.accuracy.bootstrap import COST_COLUMNS, RATE_COLUMNS, difference, figures
+from evaluation.accuracy.bootstrap import RATE_COLUMNS, difference, figures
 from evaluation.accuracy.data import Cube, read_cubes
 from evaluation.accuracy.froc import Scored
 from evaluation.accuracy.options import Data, Marks, MoreScans, Scans, Split, marked_scans
 from evaluation.accuracy.readers import STAGES, Reads, Stage, StageOption, open_agent
 from evaluation.accuracy.truth import ScanScores, Truth, scan_name, score_scan
-from evaluation.result import Table
-from evaluation.run import CloudModel, Model, command, each
+from evaluation.run import CloudModel, Model, Table, command, each
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.volume import Geometry, triple
@@ -35,12 +34,6 @@ CAVEAT = "Only some lesions of each scan are known: a few of the false positives
 @command(
     Table("curves", {"reader": "reader", **RATE_COLUMNS},
           title="Sensitivity in % on {nodules} nodules of {patients} patients, {split}"),
-    Table("costs", {"reader": "reader", **COST_COLUMNS}, "curves",
-          "False positives a scan at a sensitivity"),
-    Table("findings", {"reader": "reader", "found": "nodules that are findings", "nodules": "of",
-                       "false": "false findings"}, "curves", "At the threshold of findings"),
-    Table("gain", RATE_COLUMNS, lambda result: [result["gain"]] if result["gain"] else [],
-          "Points by which the last is above the first, paired"),
     "{caveat}",
 )  # fmt: skip
 def nodules(

@@ -9,7 +9,7 @@ report, so they are not among them.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -20,7 +20,7 @@ from edge.assemble import build_pipeline
 from edge.budget import Budget
 from edge.decide import ROI_SIDE, Plan, Thresholds
 from edge.escalation.client import NoSecondReader
-from edge.escalation.rois import EscalationResult, cut_rois
+from edge.escalation.rois import ROI_SHAPE, EscalationResult, cut_rois
 from edge.link.estimate import LinkEstimate
 from edge.merge import MergeWeights, merge
 from edge.pipeline import Pipeline, detect
@@ -30,10 +30,10 @@ from edge.settings.core import EdgeSettings
 from edge.settings.core import load_settings as load_edge_settings
 from imaging.preprocess import Preprocessed
 from imaging.roi import cut_roi
-from imaging.volume import FloatArray, UInt8Array
+from imaging.volume import FloatArray
 from models.runtime.detection import Candidate
 from models.runtime.screener import Screener, open_screener
-from models.runtime.second_reader import Readings, SecondReader, open_second_reader
+from models.runtime.second_reader import SecondReader, open_second_reader
 from protos.deadline import Deadline
 from protos.messages import Priority, Roi
 
@@ -61,22 +61,15 @@ _BATCH = 8
 """ROIs that the second reader reads at once, which bounds the memory."""
 
 
-class RoiReader(Protocol):
-    """The part of `models.runtime.second_reader.SecondReader` that is needed here."""
-
-    @property
-    def roi_shape(self) -> tuple[int, int, int]:
-        """Return the voxels (z, y, x) of one ROI."""
-
-    def read(self, batch: UInt8Array) -> Readings:
-        """Return the readings of ROIs ``(n, z, y, x)``."""
-
-
+@dataclass(frozen=True)
 class InProcess:
-    """The cloud's model as the pipeline's second reader, without a link between."""
+    """A second reader in this process, without a link between.
 
-    def __init__(self, model: RoiReader) -> None:
-        self._model = model
+    ``answers`` gets ROIs, and whether they are those of a retry.
+    """
+
+    answers: Callable[[Sequence[Roi], bool], EscalationResult]
+    roi_shape: tuple[int, int, int] = ROI_SHAPE
 
     def estimate(self) -> LinkEstimate:
         """Return the estimate of a link that is always up."""
@@ -86,31 +79,38 @@ class InProcess:
         self,
         plan: Plan,
         box: Preprocessed,
-        budget: Budget,
-        study_key: str,
-        priority: Priority | None = None,
+        budget: Budget,  # noqa: ARG002 - nothing is late
+        study_key: str,  # noqa: ARG002 - and nothing is sent
+        priority: Priority | None = None,  # noqa: ARG002
     ) -> EscalationResult:
-        """Return the model's verdicts on every ROI of ``plan``."""
-        rois = cut_rois(plan, box, self._model.roi_shape)
-        return self.read_rois(rois, budget.deadline, study_key, priority)
+        """Answer a study."""
+        return self.answers(cut_rois(plan, box, self.roi_shape), False)
 
     def read_rois(
         self,
         rois: Sequence[Roi],
-        deadline: Deadline,
-        study_key: str,
-        priority: Priority | None = None,
+        deadline: Deadline,  # noqa: ARG002
+        study_key: str,  # noqa: ARG002
+        priority: Priority | None = None,  # noqa: ARG002
     ) -> EscalationResult:
-        """Return the model's verdicts on ``rois``."""
-        del deadline, study_key, priority  # nothing is late and nothing is sent
+        """Answer a retry."""
+        return self.answers(rois, True)
+
+
+def answers_of(model: SecondReader) -> Callable[[Sequence[Roi], bool], EscalationResult]:
+    """Return what gives the verdicts of the cloud's model."""
+
+    def answers(rois: Sequence[Roi], _is_retry: bool) -> EscalationResult:
         if not rois:
             return EscalationResult()
-        readings = self._model.read(np.stack([roi.voxels for roi in rois]))
+        readings = model.read(np.stack([roi.voxels for roi in rois]))
         read = {roi.roi_id: readings[number] for number, roi in enumerate(rois)}
         return EscalationResult(
             verdicts={key: verdict_of(key, one, "in process") for key, one in read.items()},
             masks={key: one.mask for key, one in read.items() if one.mask.any()},
         )
+
+    return answers
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +129,7 @@ class Agent:
     """The edge's pipeline on lung boxes, without a cloud and with the cloud's model beside it."""
 
     def __init__(
-        self, screener: Screening, second: RoiReader | None, settings: EdgeSettings
+        self, screener: Screening, second: SecondReader | None, settings: EdgeSettings
     ) -> None:
         # No second reading ends early: accuracy is measured here, not time. An audit is a random
         # sample of the studies.
@@ -141,7 +141,8 @@ class Agent:
         self._alone = build_pipeline(settings, self._screener, NoSecondReader())
         self._both: Pipeline | None = None
         if second is not None:
-            self._both = build_pipeline(settings, self._screener, InProcess(second))
+            inside = InProcess(answers_of(second), second.roi_shape)
+            self._both = build_pipeline(settings, self._screener, inside)
 
     @property
     def label(self) -> str:

@@ -21,16 +21,13 @@ from evaluation.accuracy.froc import match_scan
 from evaluation.errors import BadTable
 from imaging.volume import FloatArray, Nodule, Triple, triple
 from imaging.volume_files import FORMATS
+from models.data_folder import BY_EYE, FOUND, stacked
 
 RIM_MM = 3.0
 """A detection up to this far outside a known lesion is neither hit nor false positive."""
 
-MUST_BE_FOUND = ("nodule", "lesion")
 IGNORED = ("excluded", "doubtful")
-"""The kinds of marks."""
-
-BY_EYE = "by eye"
-"""The source of marks that depend on what the networks proposed."""
+"""The kinds of marks that need not be `FOUND`."""
 
 LISTING = "scans.csv"
 """Name of the table that lists the scans, beside a table of marks."""
@@ -60,12 +57,7 @@ class Lesion:
 
     def hit_by(self, point_mm: Triple) -> bool:
         """Return whether a detection there hits it: nearer than `reach_mm`."""
-        return self.covers(point_mm, 0.0)
-
-    def covers(self, point_mm: Triple, rim_mm: float = RIM_MM) -> bool:
-        """Return whether a detection there is no false positive: within the rim of `reach_mm`."""
-        distance_mm = float(np.linalg.norm(np.subtract(point_mm, self.centre_mm)))
-        return distance_mm < self.reach_mm + rim_mm
+        return float(np.linalg.norm(np.subtract(point_mm, self.centre_mm))) < self.reach_mm
 
 
 @dataclass(frozen=True)
@@ -85,30 +77,24 @@ class Truth:
     @property
     def fully_marked(self) -> bool:
         """Return whether what is found elsewhere is false: no nodule was seen by eye alone."""
-        return not set(self.by_eye) & set(MUST_BE_FOUND)
+        return not set(self.by_eye) & set(FOUND)
 
-    def is_false(self, point_mm: Triple, rim_mm: float = RIM_MM) -> bool:
-        """Return whether a detection there is false: on no lesion, no rim and no ignored place."""
-        on_lesion = any(lesion.covers(point_mm, rim_mm) for lesion in self.lesions)
-        return not on_lesion and not any(place.hit_by(point_mm) for place in self.ignored)
+    def is_false(self, point_mm: Triple) -> bool:
+        """Return whether a detection there is false: on no lesion and no ignored place."""
+        return not any(place.hit_by(point_mm) for place in (*self.lesions, *self.ignored))
 
     def spheres(self, rim_mm: float = RIM_MM) -> tuple[FloatArray, FloatArray]:
         """Return what must be found ``(n, 4)`` and what is ignored ``(m, 4)``, rims included.
 
-        The columns are x, y, z and diameter in mm, as `evaluation.accuracy.froc.match_scan` takes
-        them.
+        The columns are x, y, z and diameter in mm, as `froc.match_scan` takes them.
         """
         rims = self.lesions if rim_mm > 0 else ()
         ignored = [*_rows(self.ignored), *_rows(rims, rim_mm)]
-        return _array(_rows(self.lesions)), _array(ignored)
+        return stacked(_rows(self.lesions)), stacked(ignored)
 
 
 def _rows(lesions: Sequence[Lesion], rim_mm: float = 0.0) -> list[tuple[float, ...]]:
     return [(*one.centre_mm, 2 * (one.reach_mm + rim_mm)) for one in lesions]
-
-
-def _array(rows: Sequence[tuple[float, ...]]) -> FloatArray:
-    return np.array(rows, np.float64).reshape(-1, 4)
 
 
 Detection = tuple[Triple, float]
@@ -141,7 +127,7 @@ def score_scan(
     outside a lesion, or on an ignored place, is not counted. Every other one is a false positive.
     """
     rows = [(*location, score) for location, score in detections]
-    best, false, _, _ = match_scan(_array(rows), *truth.spheres(rim_mm))
+    best, false, _, _ = match_scan(stacked(rows), *truth.spheres(rim_mm))
     return ScanScores(best, false)
 
 
@@ -179,12 +165,12 @@ def read_truth(*paths: Path) -> dict[str, Truth]:
         rows = zip(_names(table), kinds, _lesions(table), table.lines, sources, strict=True)
         for name, kind, lesion, line, source in rows:
             roles.setdefault(name, "")
-            if kind not in (*MUST_BE_FOUND, *IGNORED):
-                expected = ", ".join((*MUST_BE_FOUND, *IGNORED))
+            if kind not in (*FOUND, *IGNORED):
+                expected = ", ".join((*FOUND, *IGNORED))
                 raise BadTable(path, f"kind {kind!r}, expected one of {expected}", line)
             if source == BY_EYE:
                 by_eye[name].add(kind)
-            counts = kind in MUST_BE_FOUND and source != BY_EYE
+            counts = kind in FOUND and source != BY_EYE
             (lesions if counts else ignored)[name].append(lesion)
     return {
         name: Truth(tuple(lesions[name]), tuple(ignored[name]), role, tuple(sorted(by_eye[name])))
@@ -193,7 +179,6 @@ def read_truth(*paths: Path) -> dict[str, Truth]:
 
 
 def _lesions(table: Table) -> list[Lesion]:
-    """Return the lesion of each row."""
     place = np.stack([table.numbers(axis, blank=np.nan) for axis in ("x", "y", "z")], axis=1)
     diameter = table.numbers("diameter_mm", blank=-1.0)
     for row, size, line in zip(place, diameter, table.lines, strict=True):

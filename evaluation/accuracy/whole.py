@@ -19,8 +19,7 @@ from evaluation.accuracy.froc import Scored
 from evaluation.accuracy.options import Marks, MoreScans, Scans, marked_scans
 from evaluation.accuracy.readers import STAGES, Agent, BoxReading, Stage, StageOption, open_agent
 from evaluation.accuracy.truth import ScanScores, Truth, scan_name, score_scan
-from evaluation.result import SHARE, Bar, Result, Table
-from evaluation.run import CloudModel, Model, command, each
+from evaluation.run import SHARE, Bar, CloudModel, Model, Result, Table, command, each
 from imaging.errors import StudyError
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
@@ -35,16 +34,6 @@ INDEPENDENT = "independent marks"
 
 TOGETHER = "all"
 """The group of all scans, beside those of each role."""
-
-RULES = (
-    "Rules of LUNA16: a finding nearer to a nodule than half its diameter hits it, a nodule counts"
-    " once at its highest score, findings on excluded and doubtful places are ignored, and of a"
-    " scan the 100 highest count. Found are findings, false positives false findings; possible"
-    " findings are counted apart. A scan that is refused misses its nodules. Nodules seen"
-    " by eye among the networks' candidates do not count, and a scan with one is left out."
-    " Independent marks are those of scans without any mark by eye. Intervals are 95 % by bootstrap"
-    " over scans, exact where all scans agree."
-)
 
 UNCERTAIN, RIGHT = 3.0, 0.75
 """Required: uncertain candidates a test scan, and the share of changed decisions that are right."""
@@ -126,7 +115,7 @@ class WholeScan:
         for number in sorted(before.keys() ^ after.keys()):
             one = both.plan.decisions[number].candidate
             hit = any(lesion.hit_by(one.centre_mm) for lesion in self.truth.lesions)
-            counts = hit or self.truth.is_false(one.centre_mm, 0.0)
+            counts = hit or self.truth.is_false(one.centre_mm)
             yield (number in after) is hit if counts else None
 
     def _matched(self, detections: Sequence[tuple[Triple, float]]) -> ScanScores:
@@ -165,11 +154,7 @@ def read_box(name: str, truth: Truth, box: Preprocessed, agent: Agent, stage: St
 
 
 def scored(scans: Sequence[WholeScan], stage: Stage) -> Scored:
-    """Return the input of the FROC: nodules and false positives by scan.
-
-    Raises:
-        ValueError: there is no nodule.
-    """
+    """Return the input of the FROC: nodules and false positives by scan."""
     of = [scan.scores(stage) for scan in scans]
     numbers = np.repeat(np.arange(len(scans)), [one.lesion_score.size for one in of])
     nodules = np.concatenate([one.lesion_score for one in of])
@@ -201,7 +186,6 @@ def _score(scan: WholeScan, number: int, stage: Stage) -> float | None:
 
 
 def _fate(scan: WholeScan, number: int, stage: Stage) -> str:
-    """Return what the report of that stage makes of a nodule."""
     report, lesion = scan.report(stage), scan.truth.lesions[number]
     if number in scan.outside or report is None:
         return OUTSIDE if number in scan.outside else "refused"
@@ -288,7 +272,6 @@ def _remarks(result: Result) -> Iterator[str]:
         "changed": "changed", "changed_rightly": "rightly",
     }, lambda result: result["raw"]["scans"], "Scans at the shipped thresholds"),
     _remarks,
-    "{rules}",
     bars=bars,
 )  # fmt: skip
 def whole(
@@ -315,7 +298,6 @@ def whole(
         "model": agent.label,
         "cloud_model": agent.second_label,
         "thresholds": asdict(agent.thresholds),
-        "rules": RULES,
         **as_dict(groups_of(read), stage),
         "raw": {
             "scans": [scan_row(scan, stage) for scan in read],

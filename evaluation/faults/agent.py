@@ -6,38 +6,35 @@ noise that depends on the series, and each verdict on the middle of its ROI: so 
 every report is known beforehand. First reports have no pictures, which take long to encode.
 """
 
-import multiprocessing
 import os
 import random
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime, tzinfo
 from enum import Enum
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from edge.amend import amender
 from edge.assemble import build_pipeline
-from edge.budget import Budget
-from edge.decide import Plan
 from edge.dicom_out.deliver import made_objects
 from edge.escalation.client import SecondReader, open_second_reader
-from edge.escalation.rois import ROI_SHAPE, EscalationResult, cut_one, mask_of
+from edge.escalation.rois import EscalationResult, mask_of
 from edge.job import Job
-from edge.link.estimate import LinkEstimate
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.report.write import write_version
 from edge.run import run_agent
 from edge.settings.core import EdgeSettings
 from edge.settings.targets import DicomTarget, DicomWebTarget
 from edge.store.pending import PersistPending
-from evaluation.faults.clock import WallClock, edge_clock
+from evaluation.accuracy.readers import InProcess
 from evaluation.faults.fault_points import AMENDED, NAME_OF, OBJECTS, REPORT, Order, Trigger, fill
 from evaluation.receiving.archive import AE_TITLE
 from evaluation.sleeping_cloud import DIAMETER_MM, outline_of, probability_of
@@ -48,8 +45,7 @@ from imaging.volume import Geometry, Volume
 from models.runtime.detection import Candidate
 from process.logs import configure_logging
 from protos.codec import pack_mask
-from protos.deadline import Deadline
-from protos.messages import Priority, Roi, Verdict
+from protos.messages import Roi, Verdict
 
 ANSWER_S = 10.0
 """Longest wait for an archive, so that an answer that is lost delays a round by no more."""
@@ -65,13 +61,19 @@ MANIFEST: Mapping[str, object] = {
     "merge": [0.0, 1.0, 1.0, -2.19, 9.0],
 }
 
+SHORTEST_S, LONGEST_S = 3600.0, 400 * 24 * 3600.0
+"""Of a jump: the longest is longer than pending reads are kept."""
+
+JUMPS, LOOKS = 1, 2
+"""Places of the counts in the memory that the processes share."""
+
 
 @dataclass(frozen=True)
 class Life:
     """What the life of one agent is like.
 
     Attributes:
-        root: its folders, and the files ``log`` and ``started``.
+        root: its folders, and the file ``log``.
         dicom_port: where it receives.
         archive_port: of the archive by C-STORE.
         web: address of the archive by STOW-RS.
@@ -126,14 +128,12 @@ class Screener:
 
     def screen(self, box: Preprocessed) -> list[Candidate]:
         """Return candidates by falling score: up to five that depend on the box, or `SCORES`."""
-        chance = random.Random(box.voxels[:2].tobytes())
-        scores: tuple[float, ...] = SCORES
+        chance, scores = random.Random(box.voxels[:2].tobytes()), [*SCORES]
         if self._varied:
-            drawn = (round(chance.uniform(0.02, 0.98), 3) for _ in range(chance.randrange(6)))
-            scores = tuple(sorted(drawn, reverse=True))
+            scores = [round(chance.uniform(0.02, 0.98), 3) for _ in range(chance.randrange(6))]
         return [
             Candidate((3.0 * i, 20.0, 20.0), (20.0, 20.0, 3.0 * i), 6.0, score)
-            for i, score in enumerate(scores)
+            for i, score in enumerate(sorted(scores, reverse=True))
         ]
 
 
@@ -150,6 +150,9 @@ def stand_in_pipeline(second: SecondReader, *, varied: bool, settings: EdgeSetti
     return replace(pipeline, read=read_study, preprocess=box_of, draw=lambda *_: {})
 
 
+Point = Callable[[str, bool], None]
+"""Called with the name of a durable step, before and after it."""
+
 Choose = Callable[[Sequence[int], bool], Sequence[int]]
 """Returns the ROIs that a cloud answers, of those that it is asked for, in time or in a retry."""
 
@@ -165,41 +168,24 @@ def at_random(seed: int) -> Choose:
     return choose
 
 
-def later(by_halves: Callable[[], bool]) -> Choose:
+def later(trigger: Trigger) -> Choose:
     """Answer nothing in time, and all or a half of what is asked for in a retry."""
 
     def choose(numbers: Sequence[int], is_retry: bool) -> Sequence[int]:
-        many = (len(numbers) + 1) // 2 if by_halves() else len(numbers)
+        many = (len(numbers) + 1) // 2 if trigger.by_halves else len(numbers)
         return numbers[: many if is_retry else 0]
 
     return choose
 
 
-@dataclass(frozen=True)
-class StandInCloud:
-    """A cloud without a network and a model, which answers a part of what it is asked for."""
+def stand_in_cloud(choose: Choose) -> InProcess:
+    """Return a cloud without a network and a model, which answers a part of what it is asked."""
 
-    choose: Choose
+    def answers(rois: Sequence[Roi], is_retry: bool) -> EscalationResult:
+        chosen = choose([roi.roi_id for roi in rois], is_retry)
+        return verdicts_on([roi for roi in rois if roi.roi_id in chosen])
 
-    def estimate(self) -> LinkEstimate:
-        """Return the estimate of a good link."""
-        return LinkEstimate()
-
-    def read(
-        self, plan: Plan, box: Preprocessed, _budget: Budget, study_key: str,  # noqa: ARG002
-        _priority: Priority | None = None,
-    ) -> EscalationResult:  # fmt: skip
-        """Answer a study."""
-        numbers = self.choose(plan.send, False)
-        return verdicts_on([cut_one(plan, number, box, ROI_SHAPE) for number in numbers])
-
-    def read_rois(
-        self, rois: Sequence[Roi], _deadline: Deadline, study_key: str,  # noqa: ARG002
-        _priority: Priority | None = None,
-    ) -> EscalationResult:  # fmt: skip
-        """Answer a retry."""
-        asked = self.choose([roi.roi_id for roi in rois], True)
-        return verdicts_on([roi for roi in rois if roi.roi_id in asked])
+    return InProcess(answers)
 
 
 def verdicts_on(rois: Sequence[Roi]) -> EscalationResult:
@@ -248,8 +234,8 @@ def serve(life: Life, trigger: Trigger, order: Order, shared: Any) -> None:
         configure_logging("text", held.enter_context((life.root / "log").open("a")))
         if wall is not None:
             held.enter_context(edge_clock(wall))
-        choose = later(lambda: trigger.by_halves)
-        second: SecondReader = StandInCloud(at_random(life.seed) if life.varied else choose)
+        choose = at_random(life.seed) if life.varied else later(trigger)
+        second: SecondReader = stand_in_cloud(choose)
         if life.cloud is not None:
             second = open_second_reader(life.settings, held, time.monotonic)
         run_agent(
@@ -262,8 +248,7 @@ def serve(life: Life, trigger: Trigger, order: Order, shared: Any) -> None:
         )
 
 
-def _around(what: Callable[..., Any], name: str, point: Callable[[str, bool], None]) -> Any:
-    """Return the function with the fault points before and after it."""
+def _around(what: Callable[..., Any], name: str, point: Point) -> Any:
 
     def run(*arguments: Any, **options: Any) -> Any:
         point(name, False)
@@ -279,7 +264,7 @@ def reader(
     settings: EdgeSettings,
     *,
     varied: bool,
-    point: Callable[[str, bool], None] = lambda _name, _after: None,
+    point: Point = lambda _name, _after: None,
 ) -> Callable[[Job, PersistPending], StudyResult]:
     """Return what reads studies for `run_agent`; it calls ``point`` around the report."""
     pipeline = stand_in_pipeline(second, varied=varied, settings=settings)
@@ -287,8 +272,60 @@ def reader(
     return lambda job, persist: read_and_report(replace(pipeline, persist_pending=persist), job)
 
 
-def processes() -> ForkServerContext:
-    """Return the way to start agents, with all that they import loaded once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__, "edge.dicom_out.objects"])
-    return context
+class WallClock:
+    """A time of day that jumps by an hour up to more than a year, both ways, also when it is read.
+
+    ``counts`` has at `JUMPS` how often it was set, and at `LOOKS` how often it was read.
+    """
+
+    def __init__(self, seed: int, real_s: float, counts: Any) -> None:
+        self._chance, self._ahead_s, self._counts = random.Random(seed), 0.0, counts
+        self._began_s = real_s - time.monotonic()
+
+    def jump(self) -> None:
+        """Set the clock before or after the right time."""
+        by_s = SHORTEST_S * (LONGEST_S / SHORTEST_S) ** self._chance.random()
+        self._ahead_s = self._chance.choice((-1.0, 1.0)) * by_s
+        self._counts[JUMPS] += 1
+
+    def now_s(self) -> float:
+        """Return the seconds since 1970 by this clock."""
+        self._counts[LOOKS] += 1
+        if self._chance.random() < 0.5:
+            self.jump()
+        return self._began_s + time.monotonic() + self._ahead_s
+
+
+@contextmanager
+def edge_clock(clock: WallClock) -> Iterator[None]:
+    """Replace the time of day in the edge by ``clock`` for the time of the context.
+
+    It is replaced for no library: pynetdicom's timers go by it, and would abort associations.
+    Monotonic time stays, as it does where an administrator or a time server sets a clock.
+    """
+
+    class Jumping(datetime):
+        """The time of day by that clock."""
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            """As `datetime.now`."""
+            return cls.fromtimestamp(clock.now_s(), tz)
+
+    modules = [module for name, module in sys.modules.items() if name.split(".")[0] == "edge"]
+    dated = [module for module in modules if getattr(module, "datetime", None) is datetime]
+    real = time.time
+
+    def seconds() -> float:
+        asks = sys._getframe(1).f_globals.get("__name__", "")  # no other way
+        return clock.now_s() if asks.split(".")[0] == "edge" else real()
+
+    for module in dated:
+        module.datetime = Jumping  # type: ignore[attr-defined] # each imports it by this name
+    time.time = seconds
+    try:
+        yield
+    finally:
+        time.time = real
+        for module in dated:
+            module.datetime = datetime  # type: ignore[attr-defined] # put back, by the same name

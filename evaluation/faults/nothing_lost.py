@@ -28,14 +28,12 @@ from typing import Annotated, Any
 
 import typer
 
-from evaluation.faults.clock import JUMPS
+from evaluation.faults.agent import JUMPS
 from evaluation.faults.fault_points import AT_TARGET, NAMES, fill
 from evaluation.faults.oracle import Wrong, busy
 from evaluation.faults.site import Site
-from evaluation.links.proxy import proxied
-from evaluation.links.trace import Conditions, State, Trace
-from evaluation.result import Bar, Result, Table
-from evaluation.run import Seed, command, each
+from evaluation.links.proxy import Conditions, State, Trace, proxied
+from evaluation.run import Bar, Result, Seed, Table, command, each
 from evaluation.sleeping_cloud import program
 from evaluation.world import running_cloud
 
@@ -162,11 +160,7 @@ def at_random(fault: Fault, folder: Path, times: int | None, seed: int) -> dict[
 
 
 def require_small(at: Path) -> None:
-    """Refuse a filesystem that was not made for a test.
-
-    Raises:
-        typer.BadParameter: it is larger than `LARGEST_BYTES`.
-    """
+    """Refuse a filesystem that was not made for a test."""
     if (size := shutil.disk_usage(at).total) > LARGEST_BYTES:
         raise typer.BadParameter(
             f"{at} has a filesystem of {size} bytes, expected at most {LARGEST_BYTES}"
@@ -177,7 +171,8 @@ def fill_at(site: Site, name: str) -> None:
     """Send a series, and fill the disk before this step of it, for a moment."""
     study, files = site.new(FULL, name, "before")
     site.trigger.arm(name, False, fills=True)
-    site.finish(study, site.send(study, files))
+    site.send_rest(study, files)
+    site.rest()
     if site.trigger.armed:
         raise site.failed(f"never came to: {name}")
 
@@ -185,21 +180,17 @@ def fill_at(site: Site, name: str) -> None:
 def be_away(site: Site) -> None:
     """Send series while the first archive is away for an hour by the agent's clock."""
     for _ in range(AWAY_STUDIES):
-        study, files = site.new(AWAY)
-        site.send_rest(study, files)
+        site.send_rest(*site.new(AWAY))
     waits = ("archive",)
     site.until(lambda: not busy(site.root, waiting=waits), "answer without the archive")
 
-    def pass_time() -> None:
-        site.shared[0] += AWAY_STEP_S
-        time.sleep(0.02)
-
     def delivered() -> bool:
-        pass_time()  # for the pauses between deliveries
+        site.shared[0] += AWAY_STEP_S  # for the pauses between deliveries
+        time.sleep(0.02)
         return not busy(site.root)
 
     for _ in range(round(AWAY_S / AWAY_STEP_S)):
-        pass_time()
+        delivered()
     with site.archive.by_dicom():
         site.until(delivered, "deliver when the archive is back")
         site.end()
@@ -208,11 +199,7 @@ def be_away(site: Site) -> None:
 def at_steps(
     rounds: int, seed: int, full: Path | None, *, away: bool, steps: Sequence[str] = NAMES
 ) -> dict[str, Any]:
-    """Bring a fault at each of the ``steps``; ``full`` is a small filesystem.
-
-    Raises:
-        ServiceFailed: an agent did not start, was not killed, or did not come to an end.
-    """
+    """Bring a fault at each of the ``steps``; ``full`` is a small filesystem."""
     sites = list[tuple[Site, Wrong]]()
     points = [(name, after) for name in steps for after in (False, True)]
     inside = [name for name in steps if name != AT_TARGET]
@@ -292,20 +279,6 @@ NOTE = (
     " {again} came again, with the same bytes. {records} audit records.\n{stand_ins}"
 )
 
-STEPS_TABLE = Table(
-    "steps",
-    {
-        "event": "event",
-        "step": "durable step",
-        "when": "when",
-        "times": "times",
-        "more_associations": "associations more",
-        "refused": "images refused",
-        "wrong": "wrong",
-    },
-    lambda result: result.get("steps", ()),
-    "From association to archive",
-)
 FAULTS_TABLE = Table(
     "faults",
     {
@@ -321,7 +294,7 @@ FAULTS_TABLE = Table(
 )
 
 
-@command(STEPS_TABLE, FAULTS_TABLE, notes, bars=bars, strict=True)
+@command(FAULTS_TABLE, notes, bars=bars, strict=True)
 def nothing_lost(
     fault: Annotated[
         list[Fault] | None,

@@ -46,6 +46,9 @@ ONCE = (
 )  # fmt: skip
 """Events of which a study has one for each version, later part and target."""
 
+ENDS = ("done", "quarantine", "work")
+"""Folders of the state in which images may be; the last one is empty in the end."""
+
 
 @dataclass(frozen=True)
 class Sent:
@@ -121,12 +124,12 @@ def check(
     wrong, expected = Wrong(), dict[str, str]()
     uids = {study.folder: uid for uid, study in sent.items()}
     reports = _reports(root / "outbox", uids)
-    ends = {end: list((root / "state" / end).rglob("*.dcm")) for end in ("done", "quarantine")}
-    at_work = Counter(path.stem for path in (root / "state" / "work").rglob("*.dcm"))
+    places = {end: list((root / "state" / end).rglob("*.dcm")) for end in ENDS}
+    images = {end: Counter(path.stem for path in paths) for end, paths in places.items()}
     for study_uid, study in sent.items():
-        right, other = ("done", "quarantine") if study.usable else ("quarantine", "done")
-        count = Counter(path.stem for path in ends[right])
-        elsewhere = Counter(path.stem for path in ends[other]) + at_work
+        right = "done" if study.usable else "quarantine"
+        count = images[right]
+        elsewhere = sum((images[end] for end in ENDS if end != right), Counter[str]())
         for one in study.acknowledged:
             if not count[one] + elsewhere[one]:
                 wrong.lost[study_uid].append(f"image {one}")
@@ -134,20 +137,20 @@ def check(
                 wrong.doubled[study_uid].append(f"image {one}")
             if elsewhere[one]:
                 wrong.left.append(f"{study_uid}: image {one} is not {right}")
-        folders = reports.pop(study_uid, [])
+        folders = reports.get(study_uid, [])
         if len(folders) != 1:
             place = wrong.doubled if folders else wrong.lost
             place[study_uid].append(f"{len(folders)} reports")
         for out in folders[:1]:
             made = _report(out, study_uid, study, wrong, kept)
             expected |= dict.fromkeys(made, study_uid)
-            first = next((p for p in ends["done"] if p.stem in study.acknowledged), None)
+            first = next((p for p in places["done"] if p.stem in study.acknowledged), None)
             if first is not None and study.usable and set(study.acknowledged) <= set(count):
                 _findings(out, first.parent, varied, wrong.lost[study_uid])
-    wrong.left += [f"a report of {one}, which nobody sent" for one in reports]
+    wrong.left += [f"a report of {one}, which nobody sent" for one in reports.keys() - sent.keys()]
     for target, objects in kept.items():
         _objects(target, objects, expected, wrong)
-    _trail(root, _reports(root / "outbox", uids), tuple(kept), wrong)
+    _trail(root, reports, tuple(kept), wrong)
     wrong.left += _leftovers(root)
     return wrong
 
@@ -185,10 +188,11 @@ def _report(
             wrong.lost[study_uid].append(f"the objects of version {version}")
         for file in files:
             uid = str(dcmread(file, specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
-            for target, objects in kept.items():
-                if uid not in objects:
-                    what = f"{file.name} of version {version} at {target}"
-                    wrong.lost[study_uid].append(what)
+            wrong.lost[study_uid] += [
+                f"{file.name} of version {version} at {target}"
+                for target, objects in kept.items()
+                if uid not in objects
+            ]
             yield uid
 
 
@@ -215,12 +219,11 @@ def _compare_versions(versions: Sequence[Report], lost: list[str], doubled: list
             lost.append(f"version {number + 1} does not continue {number}")
         if len(after) == len(before):
             doubled.append(f"version {number + 1} changes nothing")
-    last = versions[-1]
-    given_up = [c for c in last["changes"] if c.get("kind") == ChangeKind.GIVEN_UP.value]
-    if given_up:
+    changes = versions[-1]["changes"]
+    if any(change.get("kind") == ChangeKind.GIVEN_UP.value for change in changes):
         lost.append("a pending read, given up too early")
     # a change for more images has no centre: after it the findings start again
-    places = [tuple(c["centre_mm"]) for c in last["changes"] if c["centre_mm"] is not None]
+    places = [tuple(c["centre_mm"]) for c in changes if c["centre_mm"] is not None]
     if len(set(places)) < len(places):
         doubled.append("a verdict")
 
@@ -308,24 +311,20 @@ def _key(record: TrailRecord) -> tuple[str, str, int, str] | None:
     if record.event not in ONCE:
         return None
     fields: Mapping[str, Any] = record.fields
-    event = str(record.event)
-    if record.event in (Event.READ, Event.AMENDED, Event.REJECTED):
-        event = "a report"
+    is_report = record.event in (Event.READ, Event.AMENDED, Event.REJECTED)
+    event = "a report" if is_report else str(record.event)
     other = str(fields.get("target") or fields.get("part") or "")
     return str(fields["study_key"]), event, int(fields.get("version") or 0), other
 
 
 def _leftovers(root: Path) -> Iterator[str]:
-    """Yield what is left of work that has ended."""
     yield from (str(path.relative_to(root)) for path in root.rglob("*.part"))
     yield from (f"work/{path.name}" for path in (root / "state" / "work").iterdir())
+    rows = ("pending", "pending_rois", "pending_verdicts", "trail_records")
     with closing(_opened(root)) as opened:
-        for table in ("pending", "pending_rois", "pending_verdicts", "trail_records"):
+        for table in (*rows, "deliveries WHERE step != 'sent'"):
             if count := opened.execute(f"SELECT count(*) FROM {table}").fetchone()[0]:
                 yield f"{count} rows in {table}"
-        query = "SELECT count(*) FROM deliveries WHERE step != 'sent'"
-        if count := opened.execute(query).fetchone()[0]:
-            yield f"{count} deliveries"
 
 
 def _opened(root: Path) -> sqlite3.Connection:

@@ -4,6 +4,7 @@ The scanner sends series by C-STORE, and sends again what was not acknowledged. 
 results by C-STORE, the other by STOW-RS. The state is never cleared.
 """
 
+import multiprocessing
 import signal
 import threading
 import time
@@ -20,7 +21,7 @@ from pydicom import dcmread
 
 from edge.dicom_in.identity import Identity
 from evaluation.errors import ServiceFailed
-from evaluation.faults.agent import Life, processes, serve
+from evaluation.faults.agent import Life, serve
 from evaluation.faults.fault_points import ACKNOWLEDGED, AT_TARGET, NAMES, Order, Trigger
 from evaluation.faults.oracle import Sent, Wrong, busy, check
 from evaluation.receiving.archive import Archive
@@ -77,7 +78,10 @@ class Site:
         self.shared: Any = RawArray("d", [0.0, 0.0, 0.0])
         self.archive, self.web = Archive(), Archive()
         self.archive.on_object = lambda kept: self._kill_if(AT_TARGET, kept)
-        self._context, self._held = processes(), ExitStack()
+        # all that agents import is loaded once
+        self._context, self._held = multiprocessing.get_context("forkserver"), ExitStack()
+        agents = ["__main__", serve.__module__, "edge.dicom_out.objects"]
+        self._context.set_forkserver_preload(agents)
         self.agent: Any = None
         (root / "inbox").mkdir(parents=True)
         (root / "sent").mkdir()
@@ -125,11 +129,7 @@ class Site:
             agent.kill()
 
     def restart_after_kill(self) -> None:
-        """Start an agent in place of one that was killed.
-
-        Raises:
-            ServiceFailed: it has ended in another way.
-        """
+        """Start an agent in place of one that was killed."""
         self.agent.join(PATIENCE_S)
         if self.agent.exitcode != -signal.SIGKILL:
             raise self.failed("ended before it was killed")
@@ -168,11 +168,7 @@ class Site:
         return [file for file in files if file not in done.acknowledged]
 
     def send_rest(self, study: Study, left: Sequence[Path]) -> None:
-        """Send what was not acknowledged, until all of it is.
-
-        Raises:
-            ServiceFailed: the agent does not take it within `MAX_SENDINGS` associations.
-        """
+        """Send what was not acknowledged, until all of it is."""
         for _ in range(MAX_SENDINGS):
             if not left:
                 return
@@ -181,21 +177,12 @@ class Site:
         what = f"has not taken {len(left)} images within {study.associations} associations"
         raise self.failed(what)
 
-    def finish(self, study: Study, left: Sequence[Path]) -> None:
-        """Send what is left, and wait until the agent has nothing left to do."""
-        self.send_rest(study, left)
-        self.rest()
-
     def rest(self) -> None:
         """Wait until the agent has nothing left to do."""
         self.until(lambda: not busy(self.root), "come to an end")
 
     def until(self, holds: Callable[[], bool], what: str) -> None:
-        """Wait until the condition holds.
-
-        Raises:
-            ServiceFailed: the agent died, or `PATIENCE_S` passed.
-        """
+        """Wait until the condition holds."""
         if not self.wait(holds):
             raise self.failed(f"did not {what}")
 
@@ -231,7 +218,8 @@ class Site:
         if not self.wait(lambda: not self.trigger.armed):
             raise self.failed(f"never came to: {study.when} {name}")
         self.restart_after_kill()
-        self.finish(study, left)
+        self.send_rest(study, left)
+        self.rest()
 
     def kill_at_random(self, longest_s: float) -> None:
         """Send a series, and kill the agent at a random step of it, or within ``longest_s``."""
@@ -256,6 +244,5 @@ class Site:
         self.send_rest(study, left)
 
     def _kill_if(self, name: str, after: bool) -> None:
-        """Kill the agent from outside, if this is the fault point."""
         if self.agent is not None and self.trigger.met(name, after):
             self.agent.kill()

@@ -25,20 +25,17 @@ import numpy as np
 from hpack import Encoder
 from hyperframe.frame import DataFrame, Frame, HeadersFrame, SettingsFrame
 
-from edge.escalation.rois import ROI_SHAPE
 from evaluation.errors import ServiceFailed
 from evaluation.links.wire import PREFACE
 from evaluation.load.services import pinned, split_cores
-from evaluation.load.traffic import Arrival, Edges, Traffic, poisson
+from evaluation.load.traffic import Arrival, Edges, Traffic, encoded, poisson
 from evaluation.process_memory import peak_memory, resident_mb
-from evaluation.result import SHARE, Bar, Result, Table
-from evaluation.run import command, each
+from evaluation.run import SHARE, Bar, Result, Table, command, each
 from evaluation.sleeping_cloud import program
 from evaluation.world import Cloud, Process, running_cloud
-from imaging.volume import WINDOW_HU
 from protos import codec
 from protos import overread_pb2 as pb
-from protos.messages import SITE_KEY, Header, Priority, Roi
+from protos.messages import SITE_KEY, Header, Priority
 from protos.overread_pb2_grpc import OverreadStub
 
 if TYPE_CHECKING:
@@ -79,11 +76,7 @@ class Target:
 
 @contextmanager
 def target(times_ms: tuple[float, float] = READER_MS) -> Iterator[Target]:
-    """Run a cloud that both sites reach, with a reader that sleeps.
-
-    Raises:
-        ServiceFailed: it did not start, or this machine has no IPv6.
-    """
+    """Run a cloud that both sites reach, with a reader that sleeps."""
     if not has_ipv6():
         raise ServiceFailed("loopback has no IPv6, which tells the two sites apart: enable it")
     open_to_all = {"insecure": True, "stat_sites": ["127.0.0.1"]}
@@ -101,12 +94,7 @@ def has_ipv6() -> bool:
     return True
 
 
-def _roi(number: int = 0) -> pb.ReadRequest:
-    voxels = np.random.default_rng(number).integers(0, 256, ROI_SHAPE, dtype=np.uint8)
-    return codec.encode_roi(Roi(number, voxels, (1.0, 1.0, 1.0), WINDOW_HU, 0.5))
-
-
-ROIS = tuple(map(_roi, range(4)))
+ROIS = tuple(map(encoded, range(4)))
 
 
 def _header(rois: int, budget_s: float, priority: Priority = Priority.ROUTINE) -> pb.ReadRequest:
@@ -115,7 +103,6 @@ def _header(rois: int, budget_s: float, priority: Priority = Priority.ROUTINE) -
 
 @asynccontextmanager
 async def _channels(address: str, count: int) -> AsyncIterator[list["OverreadAsyncStub"]]:
-    """Open connections that share nothing."""
     options = (("grpc.use_local_subchannel_pool", 1),)
     async with AsyncExitStack() as stack:
         opened = [grpc.aio.insecure_channel(address, options) for _ in range(count)]
@@ -163,7 +150,6 @@ Study = Callable[["OverreadAsyncStub", float], Coroutine[Any, Any, None]]
 
 
 def _always(study: Study, budget_s: float) -> Attack:
-    """Keep `CALLERS` such studies open."""
 
     async def attack(address: str) -> None:
         async def caller(stub: "OverreadAsyncStub") -> None:
@@ -337,14 +323,9 @@ ATTACKS_TABLE = Table(
     },
     title="Required: at least {rate_bar:.0%}, at most {freed_bar_s:g} s",
 )
-NOTE = (
-    "The honest site asks for {asked:.0%} of the capacity of {capacity_per_s:.0f} ROIs a second"
-    " ({reader}; {cpu}). Alone {in_time_alone:.1%} of its ROIs are answered in time. The cloud has"
-    " {memory_idle_mb:.0f} MB before."
-)
 
 
-@command(ATTACKS_TABLE, NOTE, bars=bars, strict=True)
+@command(ATTACKS_TABLE, bars=bars, strict=True)
 def hostile_clients() -> dict[str, Any]:
     """What hostile clients of the cloud cost the honest ones: rate, places and memory."""
     served, clients = split_cores()

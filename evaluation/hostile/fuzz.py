@@ -36,8 +36,7 @@ from evaluation.hostile.senders import senders
 from evaluation.hostile.studies import CANARY, Materials, bomb_of, make_study, materials
 from evaluation.phantoms import STUDIES, prepare, whole_chest
 from evaluation.process_memory import peak_memory
-from evaluation.result import Bar, Result, Table
-from evaluation.run import Seed, command, each
+from evaluation.run import Bar, Result, Seed, command, each
 from evaluation.world import Agent, running_agent
 from imaging import errors
 from imaging.dicom.arrival import files_of
@@ -144,7 +143,6 @@ def _through_agent(
 
 
 def _put(number: int, seed: int, agent: Agent, stuff: Materials) -> str:
-    """Make one study beside the inbox, and move it in as a sender would; return its kind."""
     folder = agent.folder / "made" / f"{number:06}"
     kind, study = make_study(number, seed, folder, stuff)
     inbox, name = agent.inbox, f"{number:06}{study.name}"
@@ -255,7 +253,6 @@ def _studies(folder: Path, sound: Path) -> Mapping[str, Callable[[], Path]]:
 
 
 def _enlarged(phantom: Path, folder: Path) -> Path:
-    """Write the phantom again with 800 slices of 512 x 512."""
     volume = read_study(phantom).volume
     z, y, x = volume.shape
     hu = np.full((800, 512, 512), -1000, np.int16)
@@ -323,42 +320,7 @@ def bars(result: Result) -> Iterator[Bar]:
         yield Bar("files that are left half received", sent["left_on_their_way"], 0)
 
 
-def _outcomes(result: Result) -> Iterator[dict[str, Any]]:
-    for kind, found in result.get("files", {}).get("outcomes", {}).items():
-        refused = {name: n for name, n in sorted(found.items()) if name != "read"}
-        words = ", ".join(f"{n} {name}" for name, n in refused.items())
-        yield {"kind": kind, "number": sum(found.values()), "read": found.get("read", 0),
-               "refused": words}  # fmt: skip
-
-
-OUTCOMES = Table(
-    "outcomes",
-    {"kind": "studies", "number": "number", "read": "read", "refused": "refused"},
-    _outcomes,
-    "Hostile studies; {cores} cores of {cpu}",
-)
-MEMORY = Table(
-    "memory",
-    {
-        "study": "study", "mb": "MB", "outcome": "outcome", "seconds": "s",
-        "program_peak_mb": "program MB", "child_peak_mb": "child MB",
-        "together_peak_mb": "together MB",
-    },
-    lambda result: [{"study": name, **one} for name, one in result.get("memory", {}).items()],
-    "Memory of reading",
-)  # fmt: skip
-SENDERS = Table(
-    "senders",
-    {"kind": "hostile senders", "number": "number", "answered": "answered"},
-    lambda result: [
-        {"kind": kind, "number": number, "answered": result["senders"]["answered"][kind]}
-        for kind, number in result.get("senders", {}).get("hostile", {}).items()
-    ],
-    "Hostile senders",
-)
-
-
-@command(OUTCOMES, MEMORY, SENDERS, bars=bars, strict=True)
+@command(bars=bars, strict=True)
 def fuzz(
     door: Annotated[
         list[Door] | None, typer.Option(help="Door that is tried; all if omitted.")

@@ -155,9 +155,6 @@ def senders(
     """Send hostile and sound data in turn to an agent below ``root``; return what became of it.
 
     ``doors`` are ``dicom``, ``http`` or both; ``sound`` are the files of a series that can be read.
-
-    Raises:
-        ServiceFailed: the agent ended, or did not answer the sound series.
     """
     chance, kinds, answered = Random(seed), Counter[str](), Counter[str]()
     (stow_port,) = free_ports(1)
@@ -201,7 +198,6 @@ def senders(
 
 
 def _taken(endpoint: Endpoint, series: Series, by_http: bool) -> bool:
-    """Send a series; return whether all of it was acknowledged."""
     if by_http:
         return post(endpoint, series.files)
     return len(send(endpoint, series.files).acknowledged) == len(series.files)

@@ -401,7 +401,6 @@ def _series(folder: Path, chance: Random, stuff: Materials, files: list[bytes]) 
 
 
 def _volume(folder: Path, parts: Mapping[str, bytes]) -> Path:
-    """Write a volume file and its data file; returns the file."""
     for name, content in parts.items():
         (folder / name).write_bytes(content)
     return folder / next(iter(parts))

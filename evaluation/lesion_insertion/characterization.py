@@ -29,17 +29,16 @@ from edge.merge import outlined
 from evaluation.accuracy.bootstrap import by_patient
 from evaluation.accuracy.data import MATCH_MM, index_lines, read_cubes, read_table, read_votes
 from evaluation.accuracy.options import Data, Marks, MoreScans, Scans, Split, marked_scans
-from evaluation.accuracy.readers import Agent, RoiReader, Stage, open_agent, open_second
+from evaluation.accuracy.readers import Agent, Stage, open_agent, open_second
 from evaluation.lesion_insertion.scans import Host, PreparedHost, free_places, load_host
-from evaluation.result import SHARE, Table
-from evaluation.run import CloudModel, command, each
+from evaluation.run import SHARE, CloudModel, Table, command, each
 from imaging.preprocess import preprocess
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray, Geometry, Nodule, Triple
 from models.calibration.statistics import auc, logistic
 from models.insertion.donors import PLAIN_LUNG_HU, Donor
 from models.insertion.insert import insert, plan_nodules
-from models.runtime.second_reader import TEXTURES, Reading, nearest_piece
+from models.runtime.second_reader import TEXTURES, Reading, SecondReader, nearest_piece
 
 VOTES = 2
 """Readers of four that must have drawn a voxel of the nodule."""
@@ -151,7 +150,7 @@ class Characterization:
 
 
 def read_characterization(
-    folder: Path, splits: tuple[str, ...], reader: RoiReader
+    folder: Path, splits: tuple[str, ...], reader: SecondReader
 ) -> Characterization:
     """Read every cube of ``splits``; errors as `evaluation.accuracy.data.read_cubes`."""
     cubes = read_cubes(folder, splits)
@@ -279,7 +278,6 @@ def fit_both(read: Characterization) -> FloatArray:
 
 
 def _features(read: Characterization) -> FloatArray:
-    """Return the logits of network and Brock model ``(n, 2)``."""
     chances = np.stack([read.predicted_malignancy, brock_scores(read)], axis=1)
     inside = np.clip(chances, 1e-6, 1 - 1e-6)
     return np.asarray(np.log(inside / (1 - inside)))

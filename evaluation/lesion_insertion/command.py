@@ -1,4 +1,9 @@
-"""``overread-eval lesion-insertion``: sensitivity to lesions inserted into whole scans."""
+"""``overread-eval lesion-insertion``: sensitivity to lesions inserted into whole scans.
+
+They are real nodules, cut out by their readers' contours; masses are magnified nodules and lesions.
+False positives are those of each scan without insertions, counted once. Of a patient's scan only
+some lesions are known, so a few of its false positives may be true.
+"""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -6,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from evaluation.accuracy.bootstrap import RATE_COLUMNS, difference, operating_point
+from evaluation.accuracy.bootstrap import RATE_COLUMNS, operating_point
 from evaluation.accuracy.froc import Scored
 from evaluation.accuracy.options import Data, Marks, MoreScans, Scans, Split, marked_scans
 from evaluation.accuracy.readers import STAGES, Stage, StageOption, open_agent
@@ -27,24 +32,13 @@ from evaluation.lesion_insertion.scans import (
     read_synthetic,
     scored,
 )
-from evaluation.result import POINTS, SHARE, Table
-from evaluation.run import CloudModel, Model, command, each
+from evaluation.run import POINTS, SHARE, CloudModel, Model, Table, command, each
 from models.insertion.donors import Donor
 from models.insertion.insert import SyntheticScan, plan_masses, plan_nodules
 
 NODULES, LARGE, MASSES = "nodules", "nodules of 5 mm and more", "masses of 30 to 60 mm"
 
-REMARK = (
-    "Semi-synthetic: real nodules, cut out by their readers' contours and inserted into whole"
-    " scans, in lung and away from wall and mediastinum. They lose what they were attached to and"
-    " take on the slice thickness of the scan; masses are magnified nodules and lesions. The"
-    " measure that counts is overread-eval whole. False positives are those of each scan without"
-    " insertions, counted once. Of a patient's scan only some lesions are known, so a few of its"
-    " false positives may be true."
-)
-
 _RATES = {key: head for key, head in RATE_COLUMNS.items() if key not in ("sensitivity.0", "cpm")}
-_GAINS = {key: (head, "{:+.3f}") for key, (head, _) in RATE_COLUMNS.items()}
 
 
 @command(
@@ -52,8 +46,6 @@ _GAINS = {key: (head, "{:+.3f}") for key, (head, _) in RATE_COLUMNS.items()}
         "lesions": "lesions", "reader": "reader", "nodules": "number", "patients": "patients",
         **RATE_COLUMNS,
     }, title="Sensitivity in % at false positives a scan"),
-    Table("gains", {"lesions": "lesions", **_GAINS},
-          title="Sensitivity, {reader} minus edge, paired"),
     Table("shipped", {
         "lesions": "lesions", "reader": "reader", "found": "findings", "nodules": "of",
         "sensitivity": ("share", SHARE),
@@ -64,7 +56,6 @@ _GAINS = {key: (head, "{:+.3f}") for key, (head, _) in RATE_COLUMNS.items()}
         **{key: (f"at {head}", POINTS) for key, (head, _) in _RATES.items()},
     }, title="Sensitivity in % by subgroup, {reader}"),
     *TABLES,
-    "{remark}",
     "Not placed for lack of room: {not_placed}.",
     bars=bars,
 )  # fmt: skip
@@ -94,7 +85,7 @@ def lesion_insertion(
     if policies:
         agent = open_agent(Stage.BOTH, model, cloud_model)
         found = compare_policies(data, folders, known, agent, together)
-        return {"split": split, "remark": REMARK, **found}
+        return {"split": split, **found}
     donors, traits = read_donors(data, splits)
     agent = open_agent(stage, model, cloud_model)
     reads = agent.reads(stage)
@@ -110,7 +101,6 @@ def lesion_insertion(
         "reader": STAGES[stage],
         "scans": [one.host.name for one in hosts],
         "not_placed": ", ".join(not_placed) or "none",
-        "remark": REMARK,
         **as_dict(read, hosts, traits, stage, agent.thresholds.finding),
     }  # fmt: skip
 
@@ -118,7 +108,6 @@ def lesion_insertion(
 def _plan(
     hosts: Sequence[PreparedHost], donors: Sequence[Donor], together: int
 ) -> tuple[list[SyntheticScan[PreparedHost]], list[str]]:
-    """Plan the synthetic scans; also name what could not be placed."""
     large = [*donors, *(one for host in hosts for one in cut_lesions(host.host, host.space.box))]
     rng = np.random.default_rng([0, 0])
     nodules, rest = plan_nodules(hosts, donors, together, rng)
@@ -148,7 +137,7 @@ def as_dict(
         LARGE: (nodules, kinds["diameter"] >= 5.0),
         MASSES: (masses, np.ones(len(masses), bool)),
     }
-    curves, gains, shipped = (list[dict[str, Any]]() for _ in range(3))
+    curves, shipped = list[dict[str, Any]](), list[dict[str, Any]]()
     for lesions, (inserted, mask) in parts.items():
         if not mask.any():
             continue
@@ -160,10 +149,8 @@ def as_dict(
             head = {"lesions": lesions, "reader": STAGES[one]}
             curves.append({**head, **part(of)})
             shipped.append({**head, **_at(of, least)})
-        if stage is not Stage.EDGE:
-            gains.append({"lesions": lesions, **difference(by[Stage.EDGE], by[stage])})
     subgroups = list(by_subgroup(scored(nodules, hosts, stage), kinds)) if nodules else []
-    return {"curves": curves, "gains": gains, "shipped": shipped, "subgroups": subgroups}
+    return {"curves": curves, "shipped": shipped, "subgroups": subgroups}
 
 
 def _at(of: Scored, least: float) -> dict[str, Any]:

@@ -145,11 +145,7 @@ def part(of: Scored) -> dict[str, Any]:
 
 
 def only(scored: Scored, mask: BoolArray) -> Scored:
-    """Return the nodules ``mask`` ``(n,)`` with all false positives; patients are renumbered.
-
-    Raises:
-        ValueError: no nodule is left.
-    """
+    """Return the nodules ``mask`` ``(n,)`` with all false positives; patients are renumbered."""
     group = scored.nodule_group[mask]
     if not scored.paired:
         group = np.unique(group, return_inverse=True)[1].astype(np.int64)

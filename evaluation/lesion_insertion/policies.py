@@ -25,8 +25,7 @@ from evaluation.accuracy.truth import Lesion, Truth, scan_name
 from evaluation.errors import EvaluationError
 from evaluation.lesion_insertion.donors import read_donors
 from evaluation.lesion_insertion.scans import PreparedHost, load_host, prepare_host
-from evaluation.result import SHARE, Bar, Result, Table
-from evaluation.run import each
+from evaluation.run import SHARE, Bar, Result, Table, each
 from imaging.preprocess import preprocess
 from imaging.volume import FloatArray, Volume
 from models.insertion.insert import SyntheticScan, insert, plan_nodules
@@ -97,20 +96,14 @@ class Policy:
     high: float
     characterize: bool = False
 
-    def sent(self, edge: FloatArray) -> BoolArray:
-        """Return which candidates are sent."""
-        return (edge >= self.low) & ((edge < self.high) | self.characterize)
-
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """The nodules that a policy finds ``(m,)``, and counts of all studies and of one on average."""
+    """The nodules that a policy finds ``(m,)``, and counts of all studies."""
 
     found: BoolArray
     false: int
     rois: int
-    false_per_scan: float
-    rois_per_scan: float
 
 
 def run(policy: Policy, of: Studies, final: float) -> Outcome:
@@ -118,8 +111,8 @@ def run(policy: Policy, of: Studies, final: float) -> Outcome:
     confirmed = (of.edge >= policy.low) & (of.both >= final)
     findings = (of.edge >= policy.high) | confirmed
     found = np.isin(np.arange(len(of.patients)), of.nodule[findings])
-    false, rois = int((findings & of.false).sum()), int(policy.sent(of.edge).sum())
-    return Outcome(found, false, rois, false / of.real.sum(), rois / of.real.size)
+    sent = (of.edge >= policy.low) & ((of.edge < policy.high) | policy.characterize)
+    return Outcome(found, int((findings & of.false).sum()), int(sent.sum()))
 
 
 def compare_policies(
@@ -172,7 +165,7 @@ def read_studies(scans: Iterable[Scan], count: int, agent: Agent) -> Studies:
             hits = [lesion.hit_by(one.centre_mm) for lesion in truth.lesions]
             nodule = len(patients) + hits.index(True) if any(hits) else -1
             both = agent.weights.merged(one.score, chance, one.diameter_mm)
-            false = real and truth.is_false(one.centre_mm, 0.0)
+            false = real and truth.is_false(one.centre_mm)
             rows.append((number, one.score, both, nodule, false))
         reals.append(real)
         patients += owners
@@ -243,11 +236,7 @@ class Search:
 
 
 def search(of: Studies, final: float) -> Search:
-    """Count all bands at once, by ranks of scores.
-
-    Raises:
-        EvaluationError: the studies have no candidate.
-    """
+    """Count all bands at once, by ranks of scores."""
     scores, rank = np.unique(of.edge, return_inverse=True)
     if not scores.size:
         raise EvaluationError("no candidate: no threshold can be chosen")
@@ -259,24 +248,19 @@ def search(of: Studies, final: float) -> Search:
     # a nodule is missed if none of its candidates reaches the upper end, and none that the cloud
     # confirms reaches the lower one
     below_high, below_low = (one[:, None] < ends for one in best)
-    at_once, between = _from(rank[of.false], ends), _between(rank[of.false & confirmed], ends)
+    sent, at_once = _from(rank, ends), _from(rank[of.false], ends)
+    confirmed_false = _from(rank[of.false & confirmed], ends)
     return Search(
         bounds=np.concatenate([[0.0], scores, [NO_TOP]]),
         found=best.shape[1] - below_low.T.astype(float) @ below_high,
-        false=at_once[None, :] + between,
-        rois=_between(rank, ends),
+        false=at_once[None, :] + np.subtract.outer(confirmed_false, confirmed_false),
+        rois=np.subtract.outer(sent, sent),
     )
 
 
 def _from(ranks: IntArray, ends: IntArray) -> FloatArray:
     """Count the ranks at each end or above it."""
     return (ranks.size - np.searchsorted(np.sort(ranks), ends)).astype(float)
-
-
-def _between(ranks: IntArray, ends: IntArray) -> FloatArray:
-    """Count the ranks from each lower end to below each upper one, ``(lower, upper)``."""
-    above = _from(ranks, ends)
-    return above[:, None] - above[None, :]
 
 
 def compare(
@@ -308,15 +292,15 @@ def compare(
 
 
 def _row(name: str, one: Outcome, of: Studies, roi_bytes: int) -> dict[str, Any]:
-    known = one.found[of.real[of.home]]
+    known, rois_per_scan = one.found[of.real[of.home]], one.rois / of.real.size
     return {
         "policy": name,
         "sensitivity": _share(of.patients, one.found).as_dict(),
         "of_real": float(known.mean()) if known.size else None,
-        "false_positives_per_scan": one.false_per_scan,
+        "false_positives_per_scan": one.false / of.real.sum(),
         "escalated_share": one.rois / of.edge.size,
-        "rois_per_scan": one.rois_per_scan,
-        "kilobytes_per_scan": one.rois_per_scan * roi_bytes / 1000,
+        "rois_per_scan": rois_per_scan,
+        "kilobytes_per_scan": rois_per_scan * roi_bytes / 1000,
     }
 
 

@@ -131,7 +131,6 @@ class _Replay:
         self.engine, self.settings = screener.engine, screener.settings
 
     def screen(self, box: Preprocessed) -> Sequence[Candidate]:
-        """Return the candidates of this very box."""
         found = self._seen.get(id(box))
         return self._screener.screen(box) if found is None else found
 

@@ -1,7 +1,9 @@
 """``overread-eval link``: studies over faulty links, through a real edge and a real cloud.
 
 Each study is timed from its start to its report. A report is late if it comes more than
-`TOLERANCE_S` after its deadline. Several edges may share the run, and the cloud.
+`TOLERANCE_S` after its deadline. Several edges may share the run, and the cloud. Studies that are
+not read from files start from lung boxes in memory; all later stages are the agent's, but for
+candidates that are replayed from one run of the screening network.
 
 ``--scenario dead-cloud`` measures the delay by a cloud that refuses or never answers. The same
 studies are read with no cloud, again with none, with one that refuses and with one that swallows
@@ -33,22 +35,24 @@ import typer
 
 from edge.settings.core import load_settings
 from evaluation.links.edge_worker import Edge
-from evaluation.links.proxy import proxied
-from evaluation.links.trace import Trace, read_trace, shipped_traces
+from evaluation.links.proxy import Trace, proxied, read_trace, shipped_traces
 from evaluation.phantoms import whole_chest
-from evaluation.result import SHARE, Bar, Result, Table, percentiles_ms
-from evaluation.run import Deadline, command, counting, each
+from evaluation.run import (
+    SHARE,
+    Bar,
+    Deadline,
+    Result,
+    Table,
+    command,
+    counting,
+    each,
+    percentiles_ms,
+)
 from evaluation.world import Cloud, apart, running_cloud
 
 TOLERANCE_S = 0.020
 LIMIT_MS = 50.0
 """Required of what a dead cloud adds to a study: of its median and of its 95th percentile."""
-
-CAVEAT = (
-    "Phantoms are synthetic: they show what the pipeline does, not how it performs on patients. "
-    "Studies that are not read from files start from lung boxes in memory; all later stages are "
-    "the agent's, except that replayed candidates come from one run of the screening network."
-)
 
 SCAN_BYTES = 2 * math.prod(whole_chest(0).shape)
 """Of the voxels of each scan, of 16 bits."""
@@ -103,11 +107,7 @@ def read_all(
     cloud: Cloud,
     record: Callable[[Read], None],
 ) -> None:
-    """Read all parts with all ``edges`` in parallel; ``record`` is called with each study.
-
-    Raises:
-        Exception: what stopped one edge; the others end after their current study.
-    """
+    """Read all parts with all ``edges`` in parallel; ``record`` is called with each study."""
     left = iter(parts)  # a list's iterator gives each part to one thread only
     failed = threading.Event()
 
@@ -129,11 +129,7 @@ def read_all(
 def read_part(
     run: Run, trace: Trace, edge: Edge, cloud: Cloud, numbers: Iterable[int]
 ) -> Iterator[Read]:
-    """Read the studies of these numbers over one trace.
-
-    Raises:
-        ServiceFailed: the cloud ended by itself.
-    """
+    """Read the studies of these numbers over one trace."""
     with proxied(cloud.address, trace) as proxy:
         edge.open(replay=run.replay, **run.edge, cloud__address=proxy.address)
         proxy.rewind()
@@ -209,7 +205,6 @@ def figures(run: Run, reads: Sequence[Read], workers: int = 1) -> dict[str, Any]
         "from_files": from_files,
         "from_memory": len(reads) - from_files,
         "traces": [row(name, those, run.deadline_s) for name, those in by_trace.items()],
-        "caveat": CAVEAT,
     }
 
 
@@ -308,9 +303,8 @@ TRACES = Table(
         "broken_off": "broken off", "bytes_per_study": ("bytes a study", "{:,.0f}"),
         "share_of_scans": ("of the scans", "{:.2%}"), "deaths": "cloud killed",
     },
-    lambda result: result.get("traces", ()),
-    "{late} of {studies} reports late ({late_without_scheduler_delay} without scheduler delay), "
-    "deadline {deadline_s:g} s; {from_files} from files, {from_memory} from memory; "
+    title="{late} of {studies} reports late ({late_without_scheduler_delay} without scheduler"
+    " delay), deadline {deadline_s:g} s; {from_files} from files, {from_memory} from memory; "
     "{cpu}, {cores} cores",
 )  # fmt: skip
 WAYS = Table(
@@ -324,12 +318,11 @@ WAYS = Table(
         "first_more_most_ms": ("first study, more: most", "{:.1f}"),
         "first_escalate_most_ms": ("first study, escalation, most", "{:.1f}"),
     },
-    lambda result: result.get("ways", ()),
-    "{rounds} rounds in turn; {cpu}, {cores} cores",
+    title="{rounds} rounds in turn; {cpu}, {cores} cores",
 )  # fmt: skip
 
 
-@command(TRACES, WAYS, lambda result: [result["caveat"]] if "caveat" in result else [], bars=bars)
+@command(TRACES, WAYS, bars=bars)
 def link(
     scenario: Annotated[Scenario, typer.Option(help="Links that are tried.")] = Scenario.TRACES,
     studies: Annotated[

@@ -1,23 +1,33 @@
 """A TCP proxy that behaves as a link of a trace: slow, jittery, stalling, lossy, or dead.
 
-It carries bytes in their order and unchanged, or not at all. A token bucket gives the time at
+A trace is a CSV file. Each line holds from its time until the next: ``time`` in seconds,
+``latency_ms`` (round trip, half of it each way), ``jitter_ms`` (largest additional delay each
+way), ``up_kbit`` and ``down_kbit`` a second (edge to cloud and back; 0 is without limit), and
+``state``. A last line of state ``repeat`` restarts the trace; without it the last line holds to
+the end. The shipped traces in ``evaluation/links/traces`` are made up, not recorded.
+
+Bytes are carried in their order and unchanged, or not at all. A token bucket gives the time at
 which bytes have left, latency and jitter the time of their flight. All happens in one asyncio loop,
 which nothing here blocks; `proxied` runs that loop in a thread beside a blocking program.
 """
 
 import asyncio
 import contextlib
+import csv
 import random
 import socket
 import struct
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
 from typing import Self
 
-from evaluation.links.trace import Conditions, State, Trace
+SHIPPED = Path(__file__).resolve().parent / "traces"
 
 CHUNK_BYTES = 16384
 """Read at once; as many leave at once after a pause, whatever the rate."""
@@ -33,6 +43,71 @@ InFlight = tuple[float, bytes | str]
 
 Tap = Callable[[int, bool, bytes], None]
 """Called with the number of the connection, whether to the cloud, and the bytes delivered."""
+
+
+class State(Enum):
+    """The effect on connections and bytes.
+
+    ``UP`` carries them. ``STALL`` holds bytes back until it ends. ``RESET`` resets every
+    connection; a new one is accepted and reset at once, as by a load balancer without a server.
+    ``HALF_OPEN`` carries bytes to the cloud and none back. ``BLACK_HOLE`` accepts connections and
+    swallows bytes both ways. A connection that has lost bytes is reset when the state ends.
+    """
+
+    UP = "up"
+    STALL = "stall"
+    RESET = "reset"
+    HALF_OPEN = "half-open"
+    BLACK_HOLE = "black-hole"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """A link at one moment; units as in the file."""
+
+    latency_ms: float = 0.0
+    jitter_ms: float = 0.0
+    up_kbit: float = 0.0
+    down_kbit: float = 0.0
+    state: State = State.UP
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Conditions by the time from which they hold; ``repeat_s`` is 0 if the last ones stay."""
+
+    name: str
+    times_s: tuple[float, ...]
+    conditions: tuple[Conditions, ...]
+    repeat_s: float = 0.0
+
+    def at(self, time_s: float) -> Conditions:
+        """Return the conditions ``time_s`` seconds after the trace began."""
+        within = time_s % self.repeat_s if self.repeat_s else time_s
+        return self.conditions[max(0, bisect_right(self.times_s, within) - 1)]
+
+
+def steady(conditions: Conditions, name: str = "steady") -> Trace:
+    """Return a trace that never changes."""
+    return Trace(name, (0.0,), (conditions,))
+
+
+def shipped_traces() -> list[Trace]:
+    """Return all shipped traces, by name."""
+    return [read_trace(path.stem) for path in sorted(SHIPPED.glob("*.csv"))]
+
+
+def read_trace(name: str) -> Trace:
+    """Return the shipped trace of that name."""
+    with (SHIPPED / f"{name}.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    repeat_s = float(lines.pop()["time"]) if lines[-1]["state"] == "repeat" else 0.0
+    keys = ("latency_ms", "jitter_ms", "up_kbit", "down_kbit")
+    conditions = tuple(
+        Conditions(**{key: float(line[key]) for key in keys}, state=State(line["state"]))
+        for line in lines
+    )
+    return Trace(name, tuple(float(line["time"]) for line in lines), conditions, repeat_s)
 
 
 class TokenBucket:
@@ -82,7 +157,6 @@ class _Pair:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def reset(self) -> None:
-        """End both at once, as a reset."""
         for task in self.tasks:
             task.cancel()
         for writer in (self.edge, self.cloud):
@@ -160,7 +234,6 @@ class Proxy:
             await asyncio.sleep(0.01)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection from the edge to its end."""
         pair = _Pair(writer, self.carried.connections)
         task = asyncio.current_task()
         assert task is not None
@@ -198,7 +271,6 @@ class Proxy:
     async def _way(
         self, pair: _Pair, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, up: bool
     ) -> None:
-        """Carry one direction of a connection from its first byte to its end."""
         in_flight: asyncio.Queue[InFlight] = asyncio.Queue(IN_FLIGHT)
         sending = asyncio.create_task(self._send(source, in_flight, up=up))
         try:
@@ -252,7 +324,6 @@ class Proxy:
 
 
 async def _next(source: asyncio.StreamReader) -> bytes | str:
-    """Return the next bytes of a stream, or how it ended."""
     try:
         return await source.read(CHUNK_BYTES) or _ENDED
     except OSError:
@@ -267,9 +338,6 @@ def proxied(
 
     ``tap`` gets all bytes that are delivered, in that thread. Other threads may use its
     `Proxy.address`, `Proxy.carried` and `Proxy.rewind`.
-
-    Raises:
-        OSError: it cannot listen.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="proxy", daemon=True)

@@ -24,11 +24,9 @@ from grpc_health.v1 import health_pb2
 from hpack import Decoder
 from hyperframe.frame import ContinuationFrame, DataFrame, Frame, HeadersFrame, PushPromiseFrame
 
-from evaluation.links.proxy import proxied
-from evaluation.links.trace import Conditions, steady
+from evaluation.links.proxy import Conditions, proxied, steady
 from evaluation.phantoms import STUDIES, prepare, whole_chest
-from evaluation.result import Bar, Table
-from evaluation.run import command
+from evaluation.run import Bar, command
 from evaluation.world import running_agent, running_cloud
 from models.runtime.artifacts import WEIGHTS
 from models.runtime.signatures import MANIFEST, make_keys, sign
@@ -119,11 +117,7 @@ class Heard:
 
 
 def exchange(work: Path, cache: Path) -> dict[str, Any]:
-    """Read the study with agent and cloud, and search what was said.
-
-    Raises:
-        ServiceFailed: the cloud ended, or the last version of the report did not come.
-    """
+    """Read the study with agent and cloud, and search what was said."""
     patient = "Quixwell_Zephyrine_19610317"
     study = work / "inbox" / patient
     values = {*make_study(study, cache), *PATIENT.values(), patient, str(work)}
@@ -190,11 +184,7 @@ def sign_models(folder: Path) -> tuple[Path, Path]:
 
 
 def read_by_agent(work: Path, cloud: str, name: str, models: Path, key: Path) -> dict[str, Any]:
-    """Run an agent until the report of the study is final and a model is fetched; return it.
-
-    Raises:
-        ServiceFailed: the agent ended, or the last version of the report did not come.
-    """
+    """Run an agent until the report of the study is final and a model is fetched; return it."""
     settings: dict[str, Any] = {
         "cloud__address": cloud,
         "deadline_s": LIMIT_S / 3,
@@ -327,22 +317,7 @@ def is_in(value: str, tap: Tap, heard: Heard) -> bool:
     return raw or any(value.lower() in text.lower() for text in heard.texts)
 
 
-CROSSED = Table(
-    "crossed",
-    {"what": "what", "count": "number"},
-    lambda result: [
-        {"what": "values searched for", "count": result["values"]},
-        {"what": "bytes to the cloud", "count": result["bytes_up"]},
-        {"what": "bytes back", "count": result["bytes_down"]},
-        {"what": "versions of the report", "count": result["versions"]},
-        *({"what": f"messages {n}", "count": c} for n, c in result["messages"].items()),
-    ],
-    "What crossed between edge and cloud",
-)
-
-
 @command(
-    CROSSED,
     bars=lambda result: [Bar("values of a patient that crossed", len(result["found"]), 0)],
     strict=True,
 )

@@ -24,8 +24,7 @@ from evaluation.load.replicas import replicas
 from evaluation.load.servers import SETTINGS, contenders
 from evaluation.load.services import ORDER, Service, pinned, placed, services, split_cores
 from evaluation.load.traffic import Outcomes
-from evaluation.result import SHARE, Bar, Result, Table
-from evaluation.run import command, each
+from evaluation.run import SHARE, Bar, Result, Table, command, each
 from evaluation.sleeping_cloud import program
 from evaluation.world import CLOUD
 
@@ -232,8 +231,7 @@ GAINS = Table(
         "throughput_ratio": ("ratio", "{:.2f}"), "last_ms": ("last answer ms", "{:.0f}"),
         "added_ms": ("added ms", "{:+.1f}"), "merging": ("merging", "{:+.0%}"),
     },
-    lambda result: result.get("services", ()),
-    "{where}: {reader}; {cpu}",
+    title="{where}: {reader}; {cpu}",
 )  # fmt: skip
 FAULTS = Table(
     "faults",
@@ -242,8 +240,7 @@ FAULTS = Table(
         "unanswered": "without an answer", "late": "late", "new_after": "new",
         "longest_s": ("longest s", "{:.2f}"),
     },
-    lambda result: result.get("faults", ()),
-    "One of two replicas ends; new are studies that it got 0.1 s after SIGTERM",
+    title="One of two replicas ends; new are studies that it got 0.1 s after SIGTERM",
 )  # fmt: skip
 
 
@@ -252,13 +249,6 @@ def load(
     scenario: Annotated[
         str, typer.Option(metavar="NAME", help=f"One of {', '.join(SCENARIOS)}.")
     ] = "overload",
-    device: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Device as in the setting; may be repeated."),
-    ] = None,
-    instances: Annotated[
-        int | None, typer.Option(min=1, help="Copies of the model, in scenario instances.")
-    ] = None,
     triton_python: Annotated[
         Path | None,
         typer.Option(metavar="PYTHON", exists=True, dir_okay=False,
@@ -276,9 +266,6 @@ def load(
             f"no scenario {scenario!r}, expected one of {', '.join(SCENARIOS)}"
         )
     times_ms = chosen.reader
-    compared = dict(chosen.services)
-    if instances is not None and scenario == "instances":
-        compared = {**PAIR, f"{instances} instances": {"instances": instances}}
     asleep = times_ms and f"asleep {times_ms[0]:g} ms a batch and {times_ms[1]:g} ms an ROI"
     service, generator = split_cores(shared=chosen.shared)
     before = os.getloadavg()
@@ -290,7 +277,7 @@ def load(
     }
     with ExitStack() as held:
         with Console(stderr=True).status("starting the services"), pinned(service):
-            if not compared:
+            if not chosen.services:
                 started, versions = held.enter_context(
                     contenders(triton_python, ray_python, times_ms or (20.0, 5.0))
                 )
@@ -301,10 +288,10 @@ def load(
                 }
             else:
                 run = program(*times_ms) if times_ms else CLOUD
-                started = held.enter_context(services(compared, run, devices=device))
+                started = held.enter_context(services(chosen.services, run))
                 about |= started[0].ran_on()
         held.enter_context(pinned(generator))
         found = chosen.measure(started, chosen.plan)
-        if not compared:
+        if not chosen.services:
             about["load_average"] = {"before": list(before), "after": list(os.getloadavg())}
         return about | found

@@ -19,15 +19,13 @@ from typing import Any
 import numpy as np
 
 from edge.escalation.client import open_second_reader
-from edge.escalation.rois import ROI_SHAPE
 from edge.settings.core import load_settings
 from evaluation.load.overload import Plan, capacities, goodput_of, under_load
 from evaluation.load.services import Service
+from evaluation.load.traffic import noise
 from evaluation.run import each
 from evaluation.world import Cloud
-from imaging.volume import WINDOW_HU
 from protos.deadline import Deadline
-from protos.messages import Roi
 
 RATIO_BAR, GOODPUT_BAR = 1.9, 0.9
 """Required: capacity of both over that of one, and goodput of both at twice their capacity."""
@@ -95,10 +93,7 @@ def one_fault(clouds: Sequence[Cloud], kind: str, seconds: float, rois_per_s: fl
 
 def send_studies(address: str, pause_s: float, stop: threading.Event) -> list[tuple[int, float]]:
     """Send studies as an edge does until ``stop``; return verdicts and seconds of each."""
-    rng = np.random.default_rng()
-    voxels = rng.integers(0, 256, ROI_SHAPE, dtype=np.uint8)
-    rois = [Roi(i, voxels, (1.0, 1.0, 1.0), WINDOW_HU, 0.5) for i in range(ROIS)]
-    found = []
+    rng, rois, found = np.random.default_rng(), [noise(i) for i in range(ROIS)], []
     with ExitStack() as held:
         second = open_second_reader(load_settings(cloud__address=address), held, time.monotonic)
         while not stop.wait(rng.exponential(pause_s)):

@@ -74,11 +74,7 @@ SETTINGS = {**TRITONS, RAY: {**RAY_SETTINGS, "environment": RAY_ENVIRONMENT}}
 
 
 def described(python: Path, find: str, package: str) -> dict[str, str]:
-    """Return what the program ``find`` prints as JSON, run by an interpreter.
-
-    Raises:
-        ServiceFailed: the interpreter cannot be run, or lacks ``package``.
-    """
+    """Return what the program ``find`` prints as JSON, run by an interpreter."""
     try:
         done = subprocess.run(
             [python, "-c", find], capture_output=True, text=True, timeout=START_S, check=False
@@ -123,9 +119,6 @@ def contenders(
     """Run the cloud and the servers whose interpreters are given; yield them and their versions.
 
     ``times_ms`` are those of the reader for a batch and for each ROI.
-
-    Raises:
-        ServiceFailed: one cannot be started.
     """
     versions = dict[str, str]()
     with ExitStack() as stack:

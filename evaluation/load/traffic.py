@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -76,6 +77,19 @@ def poisson(traffic: Traffic, rois_per_s: float, span_s: float, seed: int) -> li
             )
         )
     return arrivals
+
+
+@cache
+def noise(number: int) -> Roi:
+    """Return an ROI of noise, made once."""
+    voxels = np.random.default_rng(number).integers(0, 256, ROI_SHAPE, dtype=np.uint8)
+    return Roi(number, voxels, (1.0, 1.0, 1.0), WINDOW_HU, 0.5)
+
+
+@cache
+def encoded(number: int) -> pb.ReadRequest:
+    """Return that ROI as a message, encoded once, so that encoding takes no time later."""
+    return codec.encode_roi(noise(number))
 
 
 BROKEN_OFF = "broken off"
@@ -143,7 +157,6 @@ class Edges:
         self._options = (("grpc.use_local_subchannel_pool", 1), *options)
         self._stubs: list[OverreadAsyncStub] = []
         self._loads = [CloudLoad() for _ in range(count)]
-        self._rois: list[pb.ReadRequest] = []
         self._parts = AsyncExitStack()
 
     async def __aenter__(self) -> "Edges":
@@ -242,16 +255,7 @@ class Edges:
         header = Header(key, "", arrival.budget_s, arrival.rois, arrival.priority)
         yield codec.encode_header(header)
         for number in range(await accepted):
-            yield self._roi(number)
-
-    def _roi(self, number: int) -> pb.ReadRequest:
-        """Return noise, encoded once for each number, so that encoding takes no time here."""
-        while len(self._rois) <= number:
-            rng = np.random.default_rng(len(self._rois))
-            voxels = rng.integers(0, 256, ROI_SHAPE, dtype=np.uint8)
-            roi = Roi(len(self._rois), voxels, (1.0, 1.0, 1.0), WINDOW_HU, 0.5)
-            self._rois.append(codec.encode_roi(roi))
-        return self._rois[number]
+            yield encoded(number)
 
 
 async def _time_round_trip(call: Any, load: CloudLoad) -> None:
@@ -273,7 +277,6 @@ class InferenceEdges(Edges):
         super().__init__(address, count)
         self._model, self._margin_s = model, margin_s
         self._calls: list[GRPCInferenceServiceAsyncStub] = []
-        self._made: dict[tuple[int, float, Priority], inference_pb2.ModelInferRequest] = {}
 
     def _add(self, channel: grpc.aio.Channel) -> None:
         self._calls.append(GRPCInferenceServiceStub(channel))
@@ -284,10 +287,10 @@ class InferenceEdges(Edges):
                 requests.create_task(self._read(number, arrival, outcomes))
 
     async def _read(self, number: int, arrival: Arrival, outcomes: Outcomes) -> None:
-        error = ""
+        error, timeout_s = "", max(arrival.budget_s - self._margin_s, 1e-6)
         try:
             await self._calls[arrival.edge % len(self._calls)].ModelInfer(
-                self._request(number, arrival.budget_s, arrival.priority),
+                _request(self._model, number, timeout_s, arrival.priority),
                 timeout=arrival.budget_s,
                 metadata=((SITE_KEY, f"edge-{arrival.edge}"),),
             )
@@ -300,22 +303,18 @@ class InferenceEdges(Edges):
         stat = arrival.priority is Priority.STAT
         outcomes.rois.append(Outcome(arrival.edge, stat, took_s, at_s, error))
 
-    def _request(
-        self, number: int, budget_s: float, priority: Priority
-    ) -> inference_pb2.ModelInferRequest:
-        """Return a request with noise, made once, so that making it takes no time here."""
-        key = (number, budget_s, priority)
-        if key not in self._made:
-            voxels = np.random.default_rng(number).integers(0, 256, ROI_SHAPE, np.uint8)
-            request = inference_pb2.ModelInferRequest(model_name=self._model)
-            request.inputs.add(name="ROI", datatype="UINT8", shape=(1, *ROI_SHAPE))
-            request.outputs.add(name="PROBABILITY")
-            request.raw_input_contents.append(voxels.tobytes())
-            request.parameters["priority"].int64_param = 1 if priority is Priority.STAT else 2
-            timeout_us = round(1e6 * max(budget_s - self._margin_s, 1e-6))
-            request.parameters["timeout"].int64_param = timeout_us
-            self._made[key] = request
-        return self._made[key]
+
+@cache
+def _request(
+    model: str, number: int, timeout_s: float, priority: Priority
+) -> inference_pb2.ModelInferRequest:
+    request = inference_pb2.ModelInferRequest(model_name=model)
+    request.inputs.add(name="ROI", datatype="UINT8", shape=(1, *ROI_SHAPE))
+    request.outputs.add(name="PROBABILITY")
+    request.raw_input_contents.append(noise(number).voxels.tobytes())
+    request.parameters["priority"].int64_param = 1 if priority is Priority.STAT else 2
+    request.parameters["timeout"].int64_param = round(1e6 * timeout_s)
+    return request
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:

@@ -37,8 +37,7 @@ from evaluation.errors import MissingData
 from evaluation.phantoms import STUDIES, prepare, whole_chest
 from evaluation.process_memory import children_of, resident_mb
 from evaluation.receiving.sender import Series, copied, send_files, sender_name
-from evaluation.result import Bar, Result, Table
-from evaluation.run import OnStep, command, counting, each
+from evaluation.run import Bar, OnStep, Result, Table, command, counting, each
 from evaluation.world import Agent, running_agent
 from imaging.dicom.arrival import files_of
 from imaging.phantom.phantom import PhantomSpec
@@ -103,11 +102,7 @@ def put(agent: Agent, series: Series) -> Path:
 
 
 def send(agent: Agent, series: Series) -> Path:
-    """Send files by C-STORE; return the folder of the report.
-
-    Raises:
-        ServiceFailed: not all were acknowledged.
-    """
+    """Send files by C-STORE; return the folder of the report."""
     if not send_files(agent.endpoint, series.files):
         raise agent.process.failed("refused an image")
     return agent.out(series.study_uid, series.series_uid)
@@ -117,11 +112,7 @@ WAYS = {FOLDER: put, DICOM: send}
 
 
 def timed(agent: Agent, way: str, series: Series) -> dict[str, Any]:
-    """Bring a series to the agent; return times in seconds, and the report.
-
-    Raises:
-        MissingData: the series is refused.
-    """
+    """Bring a series to the agent; return times in seconds, and the report."""
     began_s = time.monotonic()
     out = WAYS[way](agent, series)
     arrived_s, path = time.monotonic(), out / "report.json"
@@ -146,12 +137,7 @@ def without_uids(value: Any) -> Any:
 
 
 def compare(files: Sequence[Path], rounds: int, work: Path) -> dict[str, Any]:
-    """Read the series by both ways in turn; return times, and whether the reports are the same.
-
-    Raises:
-        ServiceFailed: the agent failed.
-        MissingData: the series is refused.
-    """
+    """Read the series by both ways in turn; return times, and whether the reports are the same."""
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     polls = {"poll_s": EdgeSettings.model_fields["poll_s"].default}
     with running_agent(work / "site", work / "edge.log", **polls) as agent:
@@ -216,11 +202,7 @@ class Study:
 
 
 def endure(files: Files, count: int, work: Path, step: OnStep) -> dict[str, Any]:
-    """Measure the rate, then send ``count`` studies; return the result.
-
-    Raises:
-        ServiceFailed: the agent ended, or did not answer within `LIMIT_S`.
-    """
+    """Measure the rate, then send ``count`` studies; return the result."""
     size = sum(file.stat().st_size for file in files)
     room = max(LEAST_ROOM_MB * MB, ROOM_SHARE * count * size)
     free_mb = max(1, int((shutil.disk_usage(work).free - room) / MB))
@@ -367,8 +349,7 @@ TIMES_TABLE = Table(
         "all_median_s": ("together, median s", "{:.2f}"),
         "all_p95_s": ("p95", "{:.2f}"),
     },
-    lambda result: result.get("ways", ()),
-    "From the first byte to the report; {cores} cores of {cpu}, shared with the sender ({sender})",
+    title="From the first byte to the report; {cores} cores of {cpu}, shared with {sender}",
 )
 
 ENDURANCE_ROWS = {

@@ -31,11 +31,9 @@ from edge.report.model import Report
 from edge.settings.core import EdgeSettings, load_settings
 from evaluation.accuracy.detect import TIMES, Cloud, Serve, ledger_s, opened, stage_times
 from evaluation.errors import MissingData, ServiceFailed
-from evaluation.links.proxy import proxied
-from evaluation.links.trace import read_trace
+from evaluation.links.proxy import proxied, read_trace
 from evaluation.phantoms import STUDIES, prepare, whole_chest
-from evaluation.result import Bar, Result, Table, percentiles_ms
-from evaluation.run import command, each
+from evaluation.run import Bar, Result, Table, command, each, percentiles_ms
 from evaluation.world import apart, running_cloud
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
@@ -109,11 +107,7 @@ def latency(
 
 
 def repeat_study(line: Pipeline, study: Path, out: Path, rounds: Iterable[int]) -> list[Report]:
-    """Read `study` once for each of `rounds` and return the reports.
-
-    Raises:
-        MissingData: the study cannot be read; there is nothing to time.
-    """
+    """Read `study` once for each of `rounds` and return the reports."""
     reports = []
     for _ in rounds:
         report = read_and_report(line, Job(study, out)).report
@@ -124,7 +118,6 @@ def repeat_study(line: Pipeline, study: Path, out: Path, rounds: Iterable[int]) 
 
 
 def _escalate(candidates: int, warm_up: int) -> dict[str, Any]:
-    """Send the candidates of one phantom over each link, one after another."""
     with tempfile.TemporaryDirectory(prefix="overread-latency-") as folder:
         log = Path(folder, "edge.log")
         with running_cloud() as service, apart(Candidates, log) as edge:
@@ -149,11 +142,7 @@ def _escalate(candidates: int, warm_up: int) -> dict[str, Any]:
 def escalate_all(
     escalate: Callable[[int], Times], numbers: Iterable[int], warm_up: int
 ) -> list[Times]:
-    """Return the times of these candidates, without the first ``warm_up``.
-
-    Raises:
-        ServiceFailed: the cloud did not answer for one of them.
-    """
+    """Return the times of these candidates, without the first ``warm_up``."""
     times = [escalate(number) for number in numbers]
     for one in times:
         if "reason" in one:

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.errors import StepFailed
-from evaluation.result import SHARE, Table
-from evaluation.run import command, each
+from evaluation.run import SHARE, Table, command, each
 
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
@@ -60,11 +59,7 @@ BATCH, STEPS, ROUNDS = 32, 4, 2
 
 
 def measure(variant: str) -> dict[str, Any]:
-    """Run one process; its peak bytes, times and losses.
-
-    Raises:
-        StepFailed: it ended with an error, such as no memory left.
-    """
+    """Run one process; its peak bytes, times and losses."""
     savings = "-" if variant == PLAIN else variant
     line = [sys.executable, "-m", "models.training.memory", savings, str(BATCH), str(STEPS)]
     env = {**os.environ, **(ALLOCATOR if "allocator" in variant else {})}
@@ -121,11 +116,7 @@ def _medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "published": "published", "step_s": ("step s", "{:.2f}"),
         "times_plain": ("time to plain", "{:.2f}"), "losses": "losses",
     }, title="Training the hybrid, batch {batch}"),
-    "Peak: the process's high-water mark beyond the network, or what CUDA allocated. Tensors: the "
-    "most that weights, gradients, optimiser, batch and activations hold at once in a step, without"
-    " the libraries' own memory. Medians of {rounds} processes each, in turn; batch of {batch} "
-    "ROIs; {cores} cores of {cpu}. Losses are compared step by step with the first variant that "
-    "should give the same.",
+    "Medians of {rounds} processes each, in turn; {cores} cores of {cpu}",
 )  # fmt: skip
 def memory() -> dict[str, Any]:
     """Peak memory and time of a training step of the hybrid; needs the extra `train`."""

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from evaluation.result import Table
-from evaluation.run import command, each
+from evaluation.run import Table, command, each
 from models.runtime.artifacts import Artifact, find
 from models.runtime.session import Session, open_session
 

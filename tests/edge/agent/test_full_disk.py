@@ -17,7 +17,7 @@ from edge.database import StepHook
 from edge.run import run_agent
 from edge.store.pending import PendingStep
 from edge.store.steps import Step
-from evaluation.faults.agent import StandInCloud, at_random, reader
+from evaluation.faults.agent import at_random, reader, stand_in_cloud
 from evaluation.faults.oracle import Sent, Wrong, busy, check
 from evaluation.world import settings_in
 from imaging.dicom.writer import write_series
@@ -57,7 +57,7 @@ def work_off(
 ) -> Wrong:
     """Check all studies after the agent has worked until it is ``idle``."""
     stop, died, settings = threading.Event(), list[BaseException](), settings_in(root)
-    cloud = StandInCloud(at_random(1))
+    cloud = stand_in_cloud(at_random(1))
 
     def live() -> None:
         try:

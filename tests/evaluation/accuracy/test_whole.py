@@ -220,7 +220,7 @@ def test_files_and_marks_of_others_go_through_the_command(
 
 def test_every_table_has_its_rows(scan: WholeScan) -> None:
     raw = {"scans": [scan_row(scan, Stage.BOTH)], "nodules": nodules_of(scan, Stage.BOTH)}
-    result = {"model": "edge", "cloud_model": "cloud", "rules": "", "raw": raw,
+    result = {"model": "edge", "cloud_model": "cloud", "raw": raw,
               **as_dict({"test": [scan]}, Stage.BOTH)}  # fmt: skip
     rows = {name: whole.table(name).of(result).cells for name in
             ("curves", "shipped", "either", "verdicts", "nodules", "scans")}  # fmt: skip

@@ -80,7 +80,7 @@ def figures(policy: Policy, of: Studies = FOUR) -> tuple[int, int, int]:
 
 
 def aim(found: int, false: int, rois: int = 0) -> Outcome:
-    return Outcome(np.ones(found, bool), false, rois, float(false), float(rois))
+    return Outcome(np.ones(found, bool), false, rois)
 
 
 def test_what_a_policy_reaches_is_counted() -> None:
@@ -148,7 +148,7 @@ def test_without_a_candidate_nothing_can_be_chosen() -> None:
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
     found = compare(made(seed=1), made(), LIMITS, 48**3)
-    return {**json.loads(json.dumps(found, allow_nan=False)), "remark": "", "not_placed": "none"}
+    return dict(json.loads(json.dumps(found, allow_nan=False)))
 
 
 def test_every_policy_has_its_figures(result: dict[str, Any]) -> None:
@@ -203,7 +203,7 @@ def test_ours_is_held_to_a_bar_against_each(
 @pytest.mark.parametrize(("false", "edge"), [(0, 0.25), (1, 0.75), (2, 0.75)])
 def test_the_edge_is_compared_at_as_many_false_positives(false: int, edge: float) -> None:
     """The edge ranks a, false, b, c, false: with no false positive it finds one of four."""
-    found = Outcome(np.array([True, True, True, False]), false, 0, 0.0, 0.0)
+    found = Outcome(np.array([True, True, True, False]), false, 0)
     gain = more_than_edge(found, FOUR)
     assert (gain["edge"], gain["value"]) == (edge, 0.75 - edge)
 

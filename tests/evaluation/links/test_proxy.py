@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from evaluation.links.proxy import CHUNK_BYTES, Proxy, TokenBucket
-from evaluation.links.trace import Conditions, State, Trace, steady
+from evaluation.links.proxy import CHUNK_BYTES, Conditions, Proxy, State, TokenBucket, Trace, steady
 
 LIMIT_S = 300.0
 

@@ -1,4 +1,4 @@
-from evaluation.links.trace import Conditions, State, read_trace, shipped_traces, steady
+from evaluation.links.proxy import Conditions, State, read_trace, shipped_traces, steady
 
 
 def test_lines_hold_until_the_next_and_repeat() -> None:

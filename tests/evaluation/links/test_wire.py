@@ -10,8 +10,7 @@ from hpack import Encoder
 from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame
 
 from edge.job import new_study_key
-from evaluation.links.proxy import proxied
-from evaluation.links.trace import Conditions, steady
+from evaluation.links.proxy import Conditions, proxied, steady
 from evaluation.links.wire import (
     PATIENT,
     PREFACE,
