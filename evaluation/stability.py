@@ -1,12 +1,10 @@
 """``overread-eval robustness``: how much readings change where they should not.
 
-The same nodule is read before and after a change of its lung box that leaves the nodule as it is.
-Each change makes a new lung box with its geometry, so that a location keeps its point in the
-patient. Locations are the nodules of whole scans, and as many false positives of the edge: those of
-the highest rank. The logits are those of the networks, before calibration. The edge's at a location
-is its strongest candidate's within half the diameter, and at least 4 mm. Without a candidate it is
-the least that a candidate can have. A location without a candidate before and after tells nothing
-of the edge. The second reader reads the region around the location.
+The same nodule is read before and after a change of its lung box that leaves the nodule as it is,
+and so are false positives of the edge: those of the highest rank, as many as there are nodules. The
+edge's logit at a location is its strongest candidate's within half the diameter, and at least 4 mm.
+Without a candidate it is the least that a candidate can have; without one before and after, the
+location tells nothing of the edge. The second reader reads the region around the location.
 """
 
 from collections import defaultdict

@@ -5,13 +5,13 @@ A CSV is read as named columns; an error names the line. A folder of cubes has `
 """
 
 import csv
+import math
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluation.errors import BadTable, MissingData
 from imaging.volume import FloatArray, Triple, UInt8Array
@@ -93,22 +93,35 @@ def read_table(path: Path, required: tuple[str, ...]) -> Table:
 
 @dataclass(frozen=True, eq=False)
 class Cube:
-    """One nodule: ``voxels`` uint8 of the window, ``(z, y, x)``, 1 mm; centre ``(z, y, x)``."""
+    """One nodule: ``voxels`` uint8 of the window, ``(z, y, x)``, 1 mm; centre ``(z, y, x)``.
+
+    ``votes`` is how many readers drew each voxel, ``row`` the nodule's line of the index.
+    """
 
     name: str
     patient: str
     voxels: UInt8Array
     centre_zyx: Triple
     diameter_mm: float
+    votes: UInt8Array
+    row: Mapping[str, str] = field(default_factory=dict)
 
     def hit_by(self, index_zyx: Triple) -> bool:
         """Return whether a detection there hits it: nearer than half its diameter."""
         distance = float(np.linalg.norm(np.subtract(index_zyx, self.centre_zyx)))
         return distance < self.diameter_mm / 2
 
+    def stated(self, column: str) -> float:
+        """Return what the index states; NaN if it lacks the column, or states no number."""
+        try:
+            value = float(self.row.get(column, ""))
+        except ValueError:
+            return math.nan
+        return value if math.isfinite(value) else math.nan
+
 
 def read_cubes(folder: Path, splits: tuple[str, ...]) -> list[Cube]:
-    """Read the cubes of ``splits``: ``ct`` uint8 (n, z, y, x) of a file, and ``index.csv``.
+    """Read the cubes of ``splits``: ``ct`` and ``votes`` of a file, and ``index.csv``.
 
     The split ``calibration`` is a part of ``train.npz`` (`models.data_folder`), the others
     are ``SPLIT.npz``. A cube's name has the file and the row in it.
@@ -124,45 +137,29 @@ def read_cubes(folder: Path, splits: tuple[str, ...]) -> list[Cube]:
     cubes: list[Cube] = []
     for split in splits:
         stored = stored_in(split)
-        voxels = _voxels(folder / f"{stored}.npz")
+        ct, votes = _arrays(folder / f"{stored}.npz")
         lines = [i for i, name in enumerate(names) if name == stored]
-        if sorted(rows[lines]) != list(range(len(voxels))):
-            raise BadTable(
-                index.path, f"split {stored!r}: {len(lines)} lines for {len(voxels)} cubes"
+        if sorted(rows[lines]) != list(range(len(ct))):
+            raise BadTable(index.path, f"split {stored!r}: {len(lines)} lines for {len(ct)} cubes")
+        cubes += [
+            Cube(
+                f"{stored}/{row}", patients[i], ct[row], (z[i], y[i], x[i]), float(diameter[i]),
+                votes[row], index.rows[i],
             )
-        for i in lines:
-            if split_of(index.rows[i]) == split:
-                place = (z[i], y[i], x[i])
-                name = f"{stored}/{rows[i]}"
-                cubes.append(Cube(name, patients[i], voxels[rows[i]], place, float(diameter[i])))
+            for i, row in zip(lines, rows[lines], strict=True)
+            if split_of(index.rows[i]) == split
+        ]  # fmt: skip
     return cubes
 
 
-def index_lines(index: Table, cubes: Sequence[Cube]) -> npt.NDArray[np.int64]:
-    """Return the row of the index for each cube, ``(n,)``."""
-    keys = zip(index.text("split"), index.numbers("row"), strict=True)
-    line = {f"{split}/{int(row)}": number for number, (split, row) in enumerate(keys)}
-    return np.array([line[cube.name] for cube in cubes], dtype=np.int64)
-
-
-def read_votes(folder: Path, cubes: Sequence[Cube]) -> list[UInt8Array]:
-    """Read how many readers drew each voxel of the cubes, ``(z, y, x)`` each.
-
-    Raises:
-        MissingData: the file of a cube's split is missing or has no votes.
-    """
-    places = [cube.name.split("/") for cube in cubes]
-    votes = {stored: _voxels(folder / f"{stored}.npz", "votes") for stored, _ in places}
-    return [votes[stored][int(row)] for stored, row in places]
-
-
-def _voxels(path: Path, name: str = "ct") -> UInt8Array:
+def _arrays(path: Path) -> list[UInt8Array]:
     try:
         # opened here, because np.load leaves a damaged file open
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            voxels = np.asarray(arrays[name])
+            found = [np.asarray(arrays[name]) for name in ("ct", "votes")]
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise MissingData(path, f"cannot be read as cubes ({error})") from error
-    if voxels.dtype != np.uint8 or voxels.ndim != 4:
-        raise MissingData(path, f"{name} is {voxels.dtype} {voxels.shape}, not uint8 (n, z, y, x)")
-    return voxels
+    for one in found:
+        if one.dtype != np.uint8 or one.ndim != 4 or one.shape != found[0].shape:
+            raise MissingData(path, f"has {one.dtype} {one.shape}, not uint8 (n, z, y, x)")
+    return found

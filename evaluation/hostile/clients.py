@@ -2,10 +2,8 @@
 
 One honest and one hostile site use the same cloud, whose reader sleeps; they differ by their
 address, 127.0.0.1 and ::1. The honest one sends at less than its fair share, alone and beside each
-attack in turn, A B A B; the attack begins while it sends. It must keep nine tenths of its rate. So
-must a quiet site, which sends a study now and then while the cloud is flooded. Then studies that
-hold their places without work must have left them a second after their deadline. The cloud's memory
-is sampled throughout.
+attack in turn, A B A B. Then a quiet site sends a study now and then while the cloud is flooded,
+and studies hold their places without work until after their deadline.
 """
 
 import asyncio

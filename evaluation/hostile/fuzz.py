@@ -1,12 +1,10 @@
 """``overread-eval fuzz``: hostile data for the real agent, at each of its doors.
 
-``--door files`` are files and folders in the inbox. They come in batches, each with a sound phantom
-at its end. Every study must get a report: its findings, or a refusal of a known kind. The agent
-writes each step to the disk, which takes time, so the other studies are read beside it in the same
-child processes, without an agent. No file outside of the inbox may be opened, and none of what is
-in it may appear in an output. Memory is that of ``overread-edge screen``, without a cloud: for a
-phantom with 800 slices of 512 x 512, and for files of up to 200 MB that inflate, that announce
-gigabytes, or that state a body of many metres.
+``--door files`` are files and folders in the inbox, in batches, each with a sound phantom at its
+end. Every study must get a report: its findings, or a refusal of a known kind. The agent writes
+each step to the disk, which takes time, so the other studies are read beside it in the same child
+processes, without an agent. No file outside of the inbox may be opened, and none of what is in it
+may appear in an output. Memory is that of ``overread-edge screen``, without a cloud.
 
 ``--door dicom`` and ``http`` are associations and requests, see `evaluation.hostile.senders`.
 """

@@ -1,14 +1,10 @@
 """``overread-eval characterization``: readings of nodules, and spheres of known size.
 
-Malignancy, texture, diameter, volume and outline are compared with the annotations. The second
-reader reads every cube at the nodule's own centre, so that detection plays no part. Its readings
-are compared with the readers of LIDC-IDRI. Ratings and outlines whose centre lies more than 5 mm
-from the nodule's may belong to a neighbour and are not used. Volume and diameter of the report are
-compared with the voxels that two of the four readers drew, whose diameter is wider by
-`READERS_MM`.
-
-Malignancy is also scored by the Brock model. The cubes state neither age nor sex, so that the model
-gets diameter and type from the second reader, and its reference value for everything else.
+The second reader reads every cube at the nodule's own centre, so that detection plays no part. Its
+readings are compared with the readers of LIDC-IDRI. Ratings and outlines whose centre lies more
+than 5 mm from the nodule's may belong to a neighbour and are not used. Readers draw wider than the
+report measures, by `READERS_MM`. The cubes state neither age nor sex, so the Brock model gets
+diameter and type from the second reader, and its reference value for everything else.
 
 The spheres are inserted into whole scans with a scanner's blur and read as the agent reads them.
 """
@@ -27,7 +23,7 @@ from edge.clinical.brock import BrockInputs, probability
 from edge.findings import READERS_MM, DecidedBy, Finding, Route
 from edge.merge import outlined
 from evaluation.accuracy.bootstrap import by_patient
-from evaluation.accuracy.data import MATCH_MM, index_lines, read_cubes, read_table, read_votes
+from evaluation.accuracy.data import MATCH_MM, read_cubes
 from evaluation.accuracy.options import Data, Marks, MoreScans, Scans, Split, marked_scans
 from evaluation.accuracy.readers import Agent, Stage, open_agent, open_second
 from evaluation.lesion_insertion.scans import Host, PreparedHost, free_places, load_host
@@ -154,19 +150,16 @@ def read_characterization(
 ) -> Characterization:
     """Read every cube of ``splits``; errors as `evaluation.accuracy.data.read_cubes`."""
     cubes = read_cubes(folder, splits)
-    index = read_table(folder / "index.csv", ("match_mm", "malignancy_mean", "texture_mean"))
-    lines = index_lines(index, cubes)
-    sure = index.numbers("match_mm")[lines] <= MATCH_MM
+    sure = [cube.stated("match_mm") <= MATCH_MM for cube in cubes]
     malignancy, texture = (
-        np.where(sure, index.numbers(f"{name}_mean")[lines], np.nan)
+        np.where(sure, [cube.stated(f"{name}_mean") for cube in cubes], np.nan)
         for name in ("malignancy", "texture")
     )
-    votes = read_votes(folder, cubes)
     readings, dice, sizes = [], [], []
-    for cube, vote, known in zip(each(cubes, "nodules"), votes, sure, strict=True):
+    for cube, known in zip(each(cubes, "nodules"), sure, strict=True):
         region = cut_roi(cube.voxels, cube.centre_zyx, reader.roi_shape)
         readings.append(reader.read(region[None])[0])
-        truth = cut_roi(vote, cube.centre_zyx, reader.roi_shape) >= VOTES
+        truth = cut_roi(cube.votes, cube.centre_zyx, reader.roi_shape) >= VOTES
         # of a smaller nodule a voxel's rim is half
         drawn = known and cube.diameter_mm >= 6.0
         dice.append(overlap(readings[-1], truth) if drawn else np.nan)

@@ -5,7 +5,6 @@ false positives of all scans, so that one threshold serves all. A nodule without
 belongs to the subgroup `UNKNOWN`.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation.accuracy.bootstrap import figures
-from evaluation.accuracy.data import MATCH_MM, Cube, index_lines, read_cubes, read_table, read_votes
+from evaluation.accuracy.data import MATCH_MM, Cube, read_cubes
 from evaluation.accuracy.froc import Scored
 from evaluation.lesion_insertion.scans import Host
 from imaging.morphology import opened
 from imaging.preprocess import Preprocessed
-from imaging.volume import FloatArray, UInt8Array, from_window
+from imaging.volume import FloatArray, from_window
 from models.insertion.donors import VOTES, Donor, away_mm, cut, cut_donor
 from models.runtime.second_reader import TEXTURES, nearest_piece
 
@@ -51,21 +50,18 @@ GROUPINGS: dict[str, tuple[tuple[float, ...], tuple[str, ...]]] = {
 
 def read_donors(folder: Path, splits: tuple[str, ...]) -> tuple[list[Donor], Traits]:
     """Return the nodules of ``splits`` that readers outlined at their centre, and their traits."""
-    cubes = read_cubes(folder, splits)
-    votes = read_votes(folder, cubes)
-    traits, match = read_traits(folder, cubes), optional_column(folder, cubes, "match_mm")
-    donors = {
-        i: donor
-        for i, (cube, vote) in enumerate(zip(cubes, votes, strict=True))
-        if not match[i] > MATCH_MM and (donor := donor_of(cube, vote)) is not None
-    }
-    return list(donors.values()), {name: of[list(donors)] for name, of in traits.items()}
+    donors = [
+        (donor, cube)
+        for cube in read_cubes(folder, splits)
+        if not cube.stated("match_mm") > MATCH_MM and (donor := donor_of(cube)) is not None
+    ]
+    return [donor for donor, _ in donors], traits_of([cube for _, cube in donors])
 
 
-def donor_of(cube: Cube, votes: UInt8Array) -> Donor | None:
+def donor_of(cube: Cube) -> Donor | None:
     """Return the cube's nodule, or None if no two readers drew anything at its centre."""
     place = (cube.centre_zyx, cube.diameter_mm)
-    return cut_donor(cube.name, cube.patient, cube.voxels, votes >= VOTES, *place)
+    return cut_donor(cube.name, cube.patient, cube.voxels, cube.votes >= VOTES, *place)
 
 
 def cut_lesions(host: Host, box: Preprocessed) -> list[Donor]:
@@ -100,32 +96,19 @@ def masks(trait: str, value: FloatArray) -> dict[str, BoolArray]:
     return {name: mask for name, mask in found.items() if mask.any()}
 
 
-def read_traits(folder: Path, cubes: Sequence[Cube]) -> Traits:
-    """Read the traits of ``cubes`` from ``index.csv``; columns and values may be missing."""
-    names = ("match_mm", "texture_mean", "subtlety_mean", "slice_spacing")
-    match, texture, subtlety, spacing = (optional_column(folder, cubes, name) for name in names)
-    unsure = match > MATCH_MM  # an unknown distance does not exclude ratings
+def traits_of(cubes: Sequence[Cube]) -> Traits:
+    """Return the traits of nodules; ratings of a doubtful match are not known."""
+    sure = [not cube.stated("match_mm") > MATCH_MM for cube in cubes]
+    texture, subtlety = (
+        np.where(sure, [cube.stated(f"{name}_mean") for cube in cubes], np.nan)
+        for name in ("texture", "subtlety")
+    )
     return {
         "diameter": np.array([cube.diameter_mm for cube in cubes], float),
-        "texture": np.where(unsure, np.nan, texture),
-        "subtlety": np.where(unsure, np.nan, subtlety),
-        "slice spacing": spacing,
+        "texture": texture,
+        "subtlety": subtlety,
+        "slice spacing": np.array([cube.stated("slice_spacing") for cube in cubes], float),
     }
-
-
-def optional_column(folder: Path, cubes: Sequence[Cube], column: str) -> FloatArray:
-    """Read a column of ``index.csv`` for ``cubes`` ``(n,)``; NaN if it, or a value, is missing."""
-    index = read_table(folder / "index.csv", ("split", "row"))
-    values = np.array([_number(row.get(column, "")) for row in index.rows], float)
-    return values[index_lines(index, cubes)]
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        return math.nan
-    return value if math.isfinite(value) else math.nan
 
 
 def by_subgroup(scored: Scored, traits: Traits) -> Iterator[dict[str, Any]]:
@@ -146,7 +129,5 @@ def part(of: Scored) -> dict[str, Any]:
 
 def only(scored: Scored, mask: BoolArray) -> Scored:
     """Return the nodules ``mask`` ``(n,)`` with all false positives; patients are renumbered."""
-    group = scored.nodule_group[mask]
-    if not scored.paired:
-        group = np.unique(group, return_inverse=True)[1].astype(np.int64)
+    _, group = np.unique(scored.nodule_group[mask], return_inverse=True)
     return replace(scored, nodule_score=scored.nodule_score[mask], nodule_group=group)

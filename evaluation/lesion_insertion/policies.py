@@ -4,11 +4,10 @@ A *real* study is a scan with all that is marked in it. A *semi-synthetic* one i
 scan with nodules of other patients of its split inserted. It gives only the sensitivity to these
 nodules: the false positives of its scan are counted once, in the real study.
 
-All policies share both readers, calibration, score fusion and the threshold of a finding, and each
-is a band of the edge's scores: what lies in it is sent, and what lies above is reported. Ours is
-the band of `edge.decide` where everything is answered in time. A fixed *single* threshold has no
-upper end. A *cut* on the edge's own score has a band without width, which sends nothing. Fixed
-thresholds are chosen on validation studies, the figures are those of test.
+Each policy is a band of the edge's scores: what lies in it is sent, and what lies above is
+reported. Ours is the band of `edge.decide` where everything is answered in time. A fixed *single*
+threshold has no upper end. A *cut* on the edge's own score has a band without width, which sends
+nothing. Fixed thresholds are chosen on validation studies, the figures are those of test.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

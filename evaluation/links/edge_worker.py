@@ -25,7 +25,7 @@ from evaluation.accuracy.detect import ledger_s, refusal
 from evaluation.accuracy.truth import score_scan, truth_of
 from evaluation.phantoms import STUDIES, Prepared, prepare, whole_chest
 from imaging.preprocess import Preprocessed
-from imaging.volume import Study, Volume
+from imaging.volume import Study
 from models.runtime.detection import Candidate
 
 PHANTOMS = 4
@@ -104,7 +104,6 @@ class Edge:
             "stages_s": ledger_s(report),
             "lesions": len(truth.lesions),
             "found": scores.found,
-            "false": scores.false_score.size,
             "escalated": sum(len(assessment.plan.send) for assessment in made),
             "answered": sum(len(assessment.answers.verdicts) for assessment in made),
             "refused": refusal(report),
@@ -112,14 +111,11 @@ class Edge:
 
     def _from_memory(self, pipeline: Pipeline) -> Pipeline:
         """Return the pipeline with first stages that give the loaded boxes."""
-
-        def read(folder: Path) -> Study:
-            return self._loaded[folder][0]
-
-        def preprocess(_volume: Volume, folder: Path) -> Preprocessed:
-            return self._loaded[folder][1]
-
-        return replace(pipeline, read=read, preprocess=preprocess)
+        return replace(
+            pipeline,
+            read=lambda folder: self._loaded[folder][0],
+            preprocess=lambda _volume, folder: self._loaded[folder][1],
+        )
 
 
 class _Replay:

@@ -14,6 +14,7 @@ which nothing here blocks; `proxied` runs that loop in a thread beside a blockin
 import asyncio
 import contextlib
 import csv
+import itertools
 import random
 import socket
 import struct
@@ -132,20 +133,6 @@ class TokenBucket:
         return max(0.0, -self._tokens / bytes_per_s)
 
 
-@dataclass
-class Carried:
-    """The traffic so far: bytes each way, and accepted connections."""
-
-    up_bytes: int = 0
-    down_bytes: int = 0
-    connections: int = 0
-
-    @property
-    def total_bytes(self) -> int:
-        """Return the bytes of both ways together."""
-        return self.up_bytes + self.down_bytes
-
-
 @dataclass(eq=False)
 class _Pair:
     """A connection from the edge and, once it is made, the one to the cloud."""
@@ -170,8 +157,9 @@ class _Pair:
 class Proxy:
     """Listens on loopback for the time of an ``async with``, and connects to ``upstream``.
 
-    The trace begins when the proxy is entered. ``tap`` gets all bytes that are delivered. ``clock``
-    and ``sleep`` are injected by tests.
+    The trace begins when the proxy is entered. ``tap`` gets all bytes that are delivered, which
+    ``carried_bytes`` counts to the cloud (``True``) and back. ``clock`` and ``sleep`` are injected
+    by tests.
     """
 
     def __init__(
@@ -189,7 +177,8 @@ class Proxy:
         self._up, self._down = TokenBucket(), TokenBucket()
         self._pairs: set[_Pair] = set()
         self.state, self._changed = State.UP, asyncio.Event()
-        self.carried, self.address = Carried(), ""
+        self.carried_bytes, self.address = {True: 0, False: 0}, ""
+        self._numbers = itertools.count()
 
     async def __aenter__(self) -> Self:
         self.rewind()
@@ -234,12 +223,11 @@ class Proxy:
             await asyncio.sleep(0.01)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        pair = _Pair(writer, self.carried.connections)
+        pair = _Pair(writer, next(self._numbers))
         task = asyncio.current_task()
         assert task is not None
         pair.tasks.append(task)
         self._pairs.add(pair)
-        self.carried.connections += 1
         try:
             if self.state is not State.RESET:
                 await self._carry(pair, reader)
@@ -314,10 +302,7 @@ class Proxy:
             self._tap(pair.number, up, content)
             sink.write(content)
             await sink.drain()
-            if up:
-                self.carried.up_bytes += len(content)
-            else:
-                self.carried.down_bytes += len(content)
+            self.carried_bytes[up] += len(content)
         elif sink.can_write_eof():
             sink.write_eof()
         return not isinstance(content, bytes)
@@ -337,7 +322,7 @@ def proxied(
     """Run a proxy to ``HOST:PORT`` in a thread for the time of the context.
 
     ``tap`` gets all bytes that are delivered, in that thread. Other threads may use its
-    `Proxy.address`, `Proxy.carried` and `Proxy.rewind`.
+    `Proxy.address`, `Proxy.carried_bytes` and `Proxy.rewind`.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="proxy", daemon=True)

@@ -48,18 +48,13 @@ SERVICE = "/overread.v1.Overread"
 HEALTH = "/grpc.health.v1.Health/Watch"
 """By this gRPC learns which replicas are being stopped."""
 
-REQUESTS: Mapping[str, type[Message]] = {
-    f"{SERVICE}/Read": pb.ReadRequest,
-    f"{SERVICE}/Describe": pb.DescribeRequest,
-    f"{SERVICE}/GetModel": pb.GetModelRequest,
-    HEALTH: health_pb2.HealthCheckRequest,
+METHODS: Mapping[str, tuple[type[Message], type[Message]]] = {
+    f"{SERVICE}/Read": (pb.ReadRequest, pb.ReadResponse),
+    f"{SERVICE}/Describe": (pb.DescribeRequest, pb.DescribeResponse),
+    f"{SERVICE}/GetModel": (pb.GetModelRequest, pb.GetModelResponse),
+    HEALTH: (health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse),
 }
-RESPONSES: Mapping[str, type[Message]] = {
-    f"{SERVICE}/Read": pb.ReadResponse,
-    f"{SERVICE}/Describe": pb.DescribeResponse,
-    f"{SERVICE}/GetModel": pb.GetModelResponse,
-    HEALTH: health_pb2.HealthCheckResponse,
-}
+"""What is asked and answered in each."""
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """What a client sends first (RFC 9113, section 3.4)."""
@@ -277,7 +272,7 @@ def decode(tap: Tap) -> Heard:
         answered = carried_by(bytes(tap.data[connection, False]))
         heard.rest += asked.rest + answered.rest
         paths = {stream: dict(headers)[":path"] for stream, headers in asked.headers.items()}
-        for direction, kinds in ((asked, REQUESTS), (answered, RESPONSES)):
+        for is_answer, direction in enumerate((asked, answered)):
             for headers in direction.headers.values():
                 heard.headers |= {name for name, _ in headers}
                 heard.texts += [f"{name}: {value}" for name, value in headers]
@@ -287,7 +282,7 @@ def decode(tap: Tap) -> Heard:
                 heard.traces |= set(named[1:2])
             for stream, messages in direction.messages.items():
                 for data in messages:
-                    message = kinds[paths[stream]].FromString(data)
+                    message = METHODS[paths[stream]][is_answer].FromString(data)
                     _hear(message, heard)
     return heard
 

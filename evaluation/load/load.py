@@ -244,22 +244,20 @@ FAULTS = Table(
 )  # fmt: skip
 
 
+def interpreter(package: str) -> Any:
+    """Return the option of an interpreter that has a package."""
+    meaning = f"Interpreter with {package}, for scenario servers."
+    return typer.Option(metavar="PYTHON", exists=True, dir_okay=False, help=meaning)
+
+
 @command(CAPACITY, RUNS, GAINS, FAULTS, bars=bars)
 def load(
     scenario: Annotated[
         str, typer.Option(metavar="NAME", help=f"One of {', '.join(SCENARIOS)}.")
     ] = "overload",
-    triton_python: Annotated[
-        Path | None,
-        typer.Option(metavar="PYTHON", exists=True, dir_okay=False,
-                     help="Interpreter with nvidia-pytriton, for scenario servers."),
-    ] = None,
-    ray_python: Annotated[
-        Path | None,
-        typer.Option(metavar="PYTHON", exists=True, dir_okay=False,
-                     help="Interpreter with ray[serve], for scenario servers."),
-    ] = None,
-) -> dict[str, Any]:  # fmt: skip
+    triton_python: Annotated[Path | None, interpreter("nvidia-pytriton")] = None,
+    ray_python: Annotated[Path | None, interpreter("ray[serve]")] = None,
+) -> dict[str, Any]:
     """The cloud under load: goodput, refusals, batches, instances, replicas, other servers."""
     if (chosen := SCENARIOS.get(scenario)) is None:
         raise typer.BadParameter(

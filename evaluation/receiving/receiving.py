@@ -1,19 +1,14 @@
 """``overread-eval receiving``: series by C-STORE, as the installed agent takes and answers them.
 
-``--scenario times`` measures the time from the first byte to the report. The same series goes to
-the same agent in turn: a program copies its files into the inbox and marks them as complete, and a
-scanner sends them by C-STORE and releases the association, which completes them. The agent polls
-its inbox as often as it does without any settings. Sender and agent share the machine. Both ways
-must end in the same report.
+``--scenario times`` brings the same series to the same agent in turn: a program copies its files
+into the inbox and marks them as complete, and a scanner sends them by C-STORE and releases the
+association, which completes them. The agent polls its inbox as often as it does without any
+settings. Sender and agent share the machine. Both ways must end in the same report.
 
-``--scenario endurance`` sends more studies than the agent can read, for minutes. Some scanners send
-at once, each one study after the other. First the sustainable rate is measured: all scanners send
-as fast as the agent takes their studies and reads them. Then studies become ready at twice that
-rate, the scanners send them as soon as they can, and a series that was not taken as a whole is sent
-again as a whole. The agent may use so much of the disk only, so that its bound is met in the run.
-In the end every study must have its one report. Memory of the agent and of the process that reads
-is sampled: the median of the last quarter must not be above that of the second quarter by more than
-a tenth.
+``--scenario endurance`` sends more studies than the agent can read, for minutes. First all scanners
+send as fast as the agent takes their studies and reads them, which gives the sustainable rate. Then
+studies become ready at twice that rate, and a series that was not taken as a whole is sent again as
+a whole. The agent may use so much of the disk only, so that its bound is met in the run.
 """
 
 import json

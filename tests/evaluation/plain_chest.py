@@ -7,7 +7,7 @@ from evaluation.accuracy.truth import Truth
 from evaluation.lesion_insertion.donors import donor_of
 from evaluation.lesion_insertion.scans import Host
 from imaging.preprocess import Preprocessed
-from imaging.volume import Geometry, HuArray, Triple, UInt8Array, Volume
+from imaging.volume import Geometry, HuArray, Triple, Volume
 from models.insertion.donors import Donor
 from models.runtime.detection import Candidate
 from tests.imaging.volumes import to_window
@@ -40,21 +40,19 @@ def host(truth: Truth = UNMARKED, name: str = "chest") -> Host:
     return Host(name, chest(), truth)
 
 
-def nodule(diameter_mm: float = 10.0, name: str = "test/0") -> tuple[Cube, UInt8Array]:
+def nodule(diameter_mm: float = 10.0, name: str = "test/0") -> Cube:
     """A ball of soft tissue in thinner lung, with a wall 11 mm from it, and four readers' votes."""
     z, y, x = np.ogrid[:50, :50, :50]
     ball = (z - 25) ** 2 + (y - 24) ** 2 + (x - 25) ** 2 <= (diameter_mm / 2) ** 2
     hu = np.full((50, 50, 50), -900.0)
     hu[:, :, : int(25 - diameter_mm / 2 - 11)] = 40
     hu[ball] = 40
-    return (
-        Cube(name, "patient of " + name, to_window(hu), (25.0, 24.0, 25.0), diameter_mm),
-        np.where(ball, 4, 0).astype(np.uint8),
-    )
+    votes = np.where(ball, 4, 0).astype(np.uint8)
+    return Cube(name, "patient of " + name, to_window(hu), (25.0, 24.0, 25.0), diameter_mm, votes)
 
 
 def donor(diameter_mm: float = 10.0, name: str = "test/0") -> Donor:
-    found = donor_of(*nodule(diameter_mm, name))
+    found = donor_of(nodule(diameter_mm, name))
     assert found is not None
     return found
 

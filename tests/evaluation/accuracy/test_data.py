@@ -11,7 +11,7 @@ INDEX = "split,row,patient,z,y,x,diameter_mm\n"
 
 def write(folder: Path, index: str, ct: np.ndarray) -> Path:
     (folder / "index.csv").write_text(INDEX + index)
-    np.savez_compressed(folder / "val.npz", ct=ct)
+    np.savez_compressed(folder / "val.npz", ct=ct, votes=ct)
     return folder
 
 
@@ -25,10 +25,12 @@ def test_rows_of_the_index_find_their_cubes(tmp_path: Path) -> None:
     assert first.centre_zyx == (1.0, 2.0, 3.0)
     assert int(first.voxels.min()) == 7
     assert second.patient == "r"
+    assert (second.stated("z"), np.isnan(second.stated("patient"))) == (2.0, True)
 
 
 def test_hit_is_nearer_than_half_the_diameter() -> None:
-    cube = Cube("val/0", "p", np.zeros((9, 9, 9), np.uint8), (4.0, 4.0, 4.0), 6.0)
+    voxels = np.zeros((9, 9, 9), np.uint8)
+    cube = Cube("val/0", "p", voxels, (4.0, 4.0, 4.0), 6.0, voxels)
     assert cube.hit_by((4.0, 4.0, 6.9))
     assert not cube.hit_by((4.0, 4.0, 7.0))
 

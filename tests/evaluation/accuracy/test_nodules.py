@@ -31,7 +31,7 @@ def scripted(answers: dict[int, list[tuple[Triple, float]]]) -> Reads:
 def cube(number: int, patient: str, diameter_mm: float = 8.0) -> Cube:
     """A cube that is known by its voxels' value; its nodule is at (10, 11, 12)."""
     voxels = np.full((20, 20, 20), number, np.uint8)
-    return Cube(f"val/{number}", patient, voxels, (10.0, 11.0, 12.0), diameter_mm)
+    return Cube(f"val/{number}", patient, voxels, (10.0, 11.0, 12.0), diameter_mm, voxels)
 
 
 def test_best_hit_of_a_cube_counts() -> None:

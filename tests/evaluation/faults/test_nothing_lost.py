@@ -22,17 +22,9 @@ from edge.atomic_files import sync_folder, write_atomically
 from edge.dicom_in.received import ReceiveStep
 from edge.store import studies
 from evaluation.__main__ import app
+from evaluation.faults import fault_points as points
 from evaluation.faults import nothing_lost
 from evaluation.faults.agent import JUMPS, LONGEST_S, LOOKS, SHORTEST_S, WallClock, edge_clock
-from evaluation.faults.fault_points import (
-    ACKNOWLEDGED,
-    AT_TARGET,
-    NAMES,
-    STEPS,
-    Order,
-    Trigger,
-    fill,
-)
 from evaluation.faults.nothing_lost import AWAY, DOWN, Fault, at_random, at_steps, flapping
 from evaluation.faults.oracle import Sent, Wrong, check
 from evaluation.faults.site import IMAGES, Site
@@ -41,20 +33,20 @@ from evaluation.links.proxy import State
 # pynetdicom drops the socket of a connection that failed without closing it
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
-FEW = ("instance stored in its series", ACKNOWLEDGED, AT_TARGET)
+FEW = ("instance stored in its series", points.ACKNOWLEDGED, points.AT_TARGET)
 REAL_S = 1_700_000_000.0
 
 
 def test_every_step_from_association_to_archive_has_a_name() -> None:
-    assert len(NAMES) == len(set(NAMES)) >= 12
-    assert set(ReceiveStep) <= set(STEPS.values())
+    assert len(points.NAMES) == len(set(points.NAMES)) >= 12
+    assert set(ReceiveStep) <= set(points.STEPS.values())
 
 
 def test_a_trigger_is_met_once_and_after_those_that_it_skips() -> None:
-    trigger = Trigger()
-    assert not trigger.met(NAMES[0], False)
-    trigger.arm(NAMES[0], True, skip=1)
-    assert [trigger.met(NAMES[0], after) for after in (False, True, True, True)] == [
+    trigger = points.Trigger()
+    assert not trigger.met(points.NAMES[0], False)
+    trigger.arm(points.NAMES[0], True, skip=1)
+    assert [trigger.met(points.NAMES[0], after) for after in (False, True, True, True)] == [
         False, False, True, False,
     ]  # fmt: skip
     assert not trigger.armed
@@ -65,7 +57,7 @@ def test_an_acknowledgement_without_synchronisation_is_seen(
 ) -> None:
     """The folder must be synchronised after the image is moved; one that was there is not moved."""
     monkeypatch.setattr(os, "fsync", os.fsync)
-    order = Order()
+    order = points.Order()
     order.watch()
     sync = partial(sync_folder, tmp_path)
     storing, stored = (partial(order.on_step, ReceiveStep.STORED, durable) for durable in (0, 1))
@@ -278,11 +270,11 @@ def test_the_disk_is_filled_to_the_last_byte(
 ) -> None:
     disk = SmallDisk()
     monkeypatch.setattr(Path, "open", lambda *_, **__: disk)
-    fill(tmp_path / "ballast")
+    points.fill(tmp_path / "ballast")
     assert disk.left == 0
     monkeypatch.setattr(Path, "open", lambda *_, **__: SmallDisk(errno.EIO))
     with pytest.raises(OSError, match="no"):
-        fill(tmp_path / "ballast")
+        points.fill(tmp_path / "ballast")
 
 
 @pytest.mark.parametrize("options", [["--at", "."], ["--fault", "disk"]])

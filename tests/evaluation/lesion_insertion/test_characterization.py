@@ -9,18 +9,7 @@ import typer
 
 from edge.findings import READERS_MM
 from evaluation.accuracy.readers import Agent, Stage
-from evaluation.lesion_insertion.characterization import (
-    Characterization,
-    brock_scores,
-    fit_both,
-    malignancy,
-    measures,
-    overlap,
-    read_characterization,
-    read_spheres,
-    sphere,
-    spheres_json,
-)
+from evaluation.lesion_insertion import characterization as module
 from evaluation.lesion_insertion.characterization import characterization as command
 from imaging.preprocess import Preprocessed
 from imaging.volume import UInt8Array, from_window
@@ -34,12 +23,12 @@ def test_overlap_is_dice() -> None:
     mask, truth = np.zeros((2, 2, 2), bool), np.zeros((2, 2, 2), bool)
     mask[0, 0] = truth[0, 0] = True
     mask[1, 1, 1] = True
-    assert overlap(Reading(0.5, 5.0, 0.5, "solid", mask), truth) == pytest.approx(0.8)
+    assert module.overlap(Reading(0.5, 5.0, 0.5, "solid", mask), truth) == pytest.approx(0.8)
 
 
-def characterization(predicted_malignancy: list[float]) -> Characterization:
+def characterization(predicted_malignancy: list[float]) -> module.Characterization:
     """Four nodules of three patients: two malignant, one not, one in between."""
-    return Characterization(
+    return module.Characterization(
         patients=("a", "a", "b", "c"),
         diameter_mm=np.array([5.0, 8, 10, 20]),
         malignancy=np.array([1.5, 3.0, 4.5, 5.0]),
@@ -56,7 +45,7 @@ def characterization(predicted_malignancy: list[float]) -> Characterization:
 
 def test_figures_are_taken_from_what_readers_said() -> None:
     """The undecided rating, the unknown texture and the small nodule's outline are left out."""
-    rows = measures(characterization([0.1, 0.9, 0.6, 0.7]))
+    rows = module.measures(characterization([0.1, 0.9, 0.6, 0.7]))
     wider = [(6 * 300 / np.pi) ** (1 / 3) - 8.6, (6 * 600 / np.pi) ** (1 / 3) - 9.7]
     left = np.abs(np.array(wider) - READERS_MM)
     expected = {
@@ -97,7 +86,7 @@ def test_every_nodule_is_read_at_its_centre(tmp_path: Path) -> None:
     head = "split,row,patient,z,y,x,diameter_mm,match_mm,malignancy_mean,texture_mean"
     rows = [f"test,{i},p{i},6,6,6,7,{match},4,5" for i, match in enumerate((0.5, 9))]
     (tmp_path / "index.csv").write_text("\n".join([head, *rows]) + "\n")
-    found = read_characterization(tmp_path, ("test",), Bright())
+    found = module.read_characterization(tmp_path, ("test",), Bright())
     assert found.dice[0] == 1
     assert np.isnan(found.dice[1])
     assert np.isnan(found.malignancy[1])
@@ -115,19 +104,19 @@ READ = replace(
 
 
 def test_the_brock_model_gets_diameter_and_type() -> None:
-    solid, _, part_solid, large = brock_scores(READ)
+    solid, _, part_solid, large = module.brock_scores(READ)
     assert solid < large
-    scores = brock_scores(replace(READ, reported_mm=np.full(4, 9.7)))
+    scores = module.brock_scores(replace(READ, reported_mm=np.full(4, 9.7)))
     assert scores[2] > scores[0] > scores[3]  # part-solid, solid, ground glass
     assert part_solid == scores[2]
 
 
 def test_malignancy_is_that_of_nodules_that_the_readers_are_sure_of() -> None:
     """The combination is fitted on one set, and measured on another."""
-    weights = fit_both(READ)
+    weights = module.fit_both(READ)
     assert weights.shape == (3,)
     assert weights[1] > 0
-    image, brock, both = malignancy(READ, weights)
+    image, brock, both = module.malignancy(READ, weights)
     assert READ.rated.tolist() == [0, 2, 3]
     assert (image["auc"]["value"], image["minus_image"]) == (1, None)
     assert (brock["auc"]["value"], brock["minus_image"]["value"]) == (0.5, -0.5)
@@ -142,7 +131,7 @@ def test_what_is_measured_is_not_fitted_on() -> None:
 
 @pytest.mark.parametrize("diameter_mm", [4.0, 10.0])
 def test_a_sphere_has_its_volume_wherever_its_middle_lies(diameter_mm: float) -> None:
-    found = sphere(diameter_mm, 30.0, np.array([0.5, -0.3, 0.1]))
+    found = module.sphere(diameter_mm, 30.0, np.array([0.5, -0.3, 0.1]))
     assert found.cover.sum() == pytest.approx(np.pi / 6 * diameter_mm**3, rel=0.03)
     index = np.indices(found.cover.shape).reshape(3, -1)
     middle = (index * found.cover.ravel()).sum(1) / found.cover.sum()
@@ -161,9 +150,9 @@ class Dense:
 
 
 def test_spheres_that_are_not_found_count_as_not_measured() -> None:
-    read = list(read_spheres(host(), cast(Agent, Dense()), np.random.default_rng(0)))
+    read = list(module.read_spheres(host(), cast(Agent, Dense()), np.random.default_rng(0)))
     assert {density for density, *_ in read} == {"solid", "part-solid", "ground glass"}
-    rows = spheres_json(read)
+    rows = module.spheres_json(read)
     assert len(rows) == 21
     solid = {row["diameter_mm"]: row for row in rows if row["density"] == "solid"}
     assert (solid[10]["spheres"], solid[10]["measured"], solid[10]["bias_mm"]) == (1, 0, None)
@@ -175,7 +164,7 @@ def test_errors_are_medians_of_what_was_found() -> None:
         ("solid", 10.0, np.nan, 9.5, True),
         ("solid", 10.0, 10.0, np.nan, False),
     ]
-    (row,) = (one for one in spheres_json(read) if one["spheres"])
+    (row,) = (one for one in module.spheres_json(read) if one["spheres"])
     assert (row["spheres"], row["measured"]) == (3, 2)
     assert (row["bias_mm"], row["error_mm"], row["edge_bias_mm"]) == (0.0, 0.5, -0.5)
     assert row["volume_error"] == pytest.approx((1.05**3 - 1 + 1 - 0.95**3) / 2, abs=1e-3)

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.accuracy.data import Cube, read_cubes
+from evaluation.accuracy.data import read_cubes
 from evaluation.accuracy.froc import Scored
 from evaluation.accuracy.truth import Lesion, Truth
 from evaluation.lesion_insertion import donors as module
@@ -18,7 +18,7 @@ from evaluation.lesion_insertion.donors import (
     masks,
     only,
     read_donors,
-    read_traits,
+    traits_of,
 )
 from imaging.preprocess import preprocess
 from tests.evaluation.plain_chest import chest, donor, host, in_lung, nodule
@@ -34,19 +34,19 @@ def test_the_wall_stays_behind() -> None:
 
 
 def test_a_nodule_at_the_wall_says_so() -> None:
-    cube, votes = nodule(10.0)
+    cube = nodule(10.0)
     voxels = cube.voxels.copy()
     voxels[:, :, :19] = 189
-    found = donor_of(replace(cube, voxels=voxels), votes)
+    found = donor_of(replace(cube, voxels=voxels))
     assert found is not None
     assert 0.1 < found.attached < 0.5
     assert found.cover[25, 24, 17] < 0.02
 
 
 def test_an_outline_elsewhere_is_no_donor() -> None:
-    cube, votes = nodule(6.0)
-    assert donor_of(cube, np.roll(votes, 12, axis=0)) is None
-    assert donor_of(cube, votes * 0) is None
+    cube = nodule(6.0)
+    assert donor_of(replace(cube, votes=np.roll(cube.votes, 12, axis=0))) is None
+    assert donor_of(replace(cube, votes=cube.votes * 0)) is None
 
 
 def test_a_lesion_of_a_scan_is_cut_at_its_size() -> None:
@@ -125,16 +125,14 @@ def test_only_renumbers_patients() -> None:
         only(scored(), np.zeros(4, bool))
 
 
-def cube(row: int) -> Cube:
-    return Cube(f"val/{row}", "p", np.zeros((4, 4, 4), np.uint8), (2.0, 2.0, 2.0), 6.0 + row)
-
-
-def test_index_may_lack_columns_and_values(tmp_path: Path) -> None:
+def test_index_may_lack_columns_and_values() -> None:
     """A column, a value or a word for none are not known; a doubtful match hides the ratings."""
-    lines = ["split,row,diameter_mm,texture_mean,match_mm,slice_spacing",
-             "val,0,6,4.5,0.5,2.5", "val,2,8,3.0,,n/a", "val,1,7,2.0,9.0,1.0"]  # fmt: skip
-    (tmp_path / "index.csv").write_text("\n".join(lines) + "\n")
-    found = read_traits(tmp_path, [cube(0), cube(1), cube(2)])
+    lines = [
+        {"texture_mean": "4.5", "match_mm": "0.5", "slice_spacing": "2.5"},
+        {"texture_mean": "2.0", "match_mm": "9.0", "slice_spacing": "1.0"},
+        {"texture_mean": "3.0", "match_mm": "", "slice_spacing": "n/a"},
+    ]
+    found = traits_of([replace(nodule(6.0 + i), row=line) for i, line in enumerate(lines)])
     assert found["diameter"].tolist() == [6, 7, 8]
     assert np.isnan(found["subtlety"]).all()
     assert found["texture"][[0, 2]].tolist() == [4.5, 3.0]
@@ -145,6 +143,5 @@ def test_index_may_lack_columns_and_values(tmp_path: Path) -> None:
 
 def test_real_subgroups_add_up(shared_data: Path) -> None:
     cubes = read_cubes(shared_data / "nodules", ("val",))
-    found = read_traits(shared_data / "nodules", cubes)
-    for name, value in found.items():
+    for name, value in traits_of(cubes).items():
         assert sum(int(mask.sum()) for mask in masks(name, value).values()) == len(cubes) == 129

@@ -34,7 +34,7 @@ GIVEN = {"trace": "t", "number": 0, "bytes": 0, "death": False}
 """What the edge does not tell."""
 
 TOLD = {
-    "took_s": 0.1, "scheduler_delay_s": 0.0, "lesions": 2, "found": 1, "false": 1,
+    "took_s": 0.1, "scheduler_delay_s": 0.0, "lesions": 2, "found": 1,
     "escalated": 3, "answered": 2, "refused": "",
 }  # fmt: skip
 RESULT = GIVEN | TOLD

@@ -10,18 +10,8 @@ from hpack import Encoder
 from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame
 
 from edge.job import new_study_key
+from evaluation.links import wire
 from evaluation.links.proxy import Conditions, proxied, steady
-from evaluation.links.wire import (
-    PATIENT,
-    PREFACE,
-    Heard,
-    Tap,
-    carried_by,
-    decode,
-    exchange,
-    is_in,
-    searched,
-)
 from protos import overread_pb2 as pb
 from protos.errors import InvalidRequest, OverreadError
 from protos.messages import SITE_KEY
@@ -29,9 +19,9 @@ from protos.overread_pb2_grpc import OverreadStub
 from tests.edge.fake_cloud import FakeCloud
 
 
-def said(study_key: str, site: str, *faults: OverreadError) -> tuple[Tap, Heard]:
+def said(study_key: str, site: str, *faults: OverreadError) -> tuple[wire.Tap, wire.Heard]:
     """What a caller and a cloud say through the proxy, with this key and this site."""
-    tap = Tap()
+    tap = wire.Tap()
     with (
         FakeCloud(turns_away=list(faults)) as cloud,
         proxied(cloud.address, steady(Conditions()), tap=tap) as proxy,
@@ -42,12 +32,12 @@ def said(study_key: str, site: str, *faults: OverreadError) -> tuple[Tap, Heard]
         call = OverreadStub(channel).Read(iter([header]), metadata=metadata)
         with contextlib.suppress(grpc.RpcError):
             assert list(call)
-    return tap, decode(tap)
+    return tap, wire.decode(tap)
 
 
 def test_headers_are_decoded_whether_they_are_compressed_or_not() -> None:
     """Also in several frames, and where a header is only named by its place in the table."""
-    encoder, data = Encoder(), PREFACE
+    encoder, data = Encoder(), wire.PREFACE
     for stream in (1, 3):
         block = encoder.encode([("x-patient", "Zephyrine")], huffman=True)
         assert b"Zephyrine" not in block
@@ -57,7 +47,7 @@ def test_headers_are_decoded_whether_they_are_compressed_or_not() -> None:
     body = b"\x00\x00\x00\x00\x03abc\x00\x00\x00\x00\x01d"
     for part in (body[:4], body[4:]):
         data += DataFrame(3, part).serialize()
-    found = carried_by(data + b"\x00\x00")
+    found = wire.carried_by(data + b"\x00\x00")
     assert found.headers == {1: [("x-patient", "Zephyrine")], 3: [("x-patient", "Zephyrine")]}
     assert found.messages == {3: [b"abc", b"d"]}
     assert found.rest == 2
@@ -68,19 +58,19 @@ def test_a_value_in_a_message_or_a_header_would_be_found() -> None:
     tap, heard = said(key, "Quixwell Zephyrine")
     assert heard.keys == {key}
     assert heard.rest == 0
-    assert is_in(key, tap, heard)
-    assert is_in("Zephyrine", tap, heard)
+    assert wire.is_in(key, tap, heard)
+    assert wire.is_in("Zephyrine", tap, heard)
     assert {"overread-site", ":path"} <= heard.headers
-    assert not is_in("Varnhagen", tap, heard)
+    assert not wire.is_in("Varnhagen", tap, heard)
 
 
 def test_a_value_in_the_details_of_a_status_would_be_found() -> None:
     """They are encoded in a header: class and field are read too."""
     tap, heard = said(new_study_key(), "", InvalidRequest("Zephyrine?", field="header.study_key"))
     assert heard.messages["Status code"] == 1
-    assert is_in("Zephyrine", tap, heard)
-    assert is_in("header.study_key", tap, heard)
-    assert is_in("INVALID_REQUEST", tap, heard)
+    assert wire.is_in("Zephyrine", tap, heard)
+    assert wire.is_in("header.study_key", tap, heard)
+    assert wire.is_in("INVALID_REQUEST", tap, heard)
 
 
 @pytest.mark.parametrize(
@@ -93,22 +83,22 @@ def test_a_value_in_the_details_of_a_status_would_be_found() -> None:
     ],
 )
 def test_a_value_is_found_in_other_encodings(form: bytes) -> None:
-    tap = Tap()
+    tap = wire.Tap()
     tap(1, True, b"\x00" + form[:5])
     tap(1, True, form[5:] + b"\xff")
-    assert is_in("MRN-7764201-K", tap, Heard())
-    assert not is_in("ACC9920417", tap, Heard())
+    assert wire.is_in("MRN-7764201-K", tap, wire.Heard())
+    assert not wire.is_in("ACC9920417", tap, wire.Heard())
 
 
 def test_names_are_searched_for_by_their_parts_too() -> None:
-    values = set(searched(set(PATIENT.values())))
+    values = set(wire.searched(set(wire.PATIENT.values())))
     assert {"Quixwell^Zephyrine", "Quixwell", "Zephyrine", "19610317"} <= values
 
 
 @pytest.mark.long
 def test_nothing_of_a_patient_crosses_to_a_real_cloud(tmp_path: Path) -> None:
     """A real agent, model and cloud: health checks, an escalation, retries, and a new model."""
-    result = exchange(tmp_path / "work", tmp_path / "cache")
+    result = wire.exchange(tmp_path / "work", tmp_path / "cache")
     assert result["found"] == []
     assert result["values"] > 250
     # the search has seen all that was said, and what it was looking for would have been there
