@@ -16,7 +16,6 @@ import typer
 from edge.assemble import open_pipeline
 from edge.job import Job
 from edge.pipeline import Pipeline, read_and_report
-from edge.report.folder import admission, require_separate
 from edge.report.model import Report
 from edge.settings.core import load_settings
 from evaluation.accuracy.bootstrap import operating_point

@@ -10,13 +10,21 @@ from typer.testing import CliRunner
 from evaluation.__main__ import app, main
 from imaging.phantom.phantom import TRAINING_SEED
 from tests.evaluation.accuracy.test_luna16 import HEAD, write
-from tests.models.test_main import Ended, Lacking, failure
+from tests.models.test_main import Ended, Lacking
 
 
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ended:
     """Runs the program; what it said on stderr, where it ended with exit status 1."""
-    return lambda *arguments: failure(main, arguments, monkeypatch, capsys)
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["program", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 1
+        return capsys.readouterr().err
+
+    return run
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from evaluation.accuracy.calibration import (
 from models.calibration.cases import Cases
 from models.calibration.fit import NODULES_PER_SCAN, fit_settings
 from models.calibration.guarantee import stated
-from tests.models.calibration.made_cases import made
+from tests.models.calibration.test_fit import made
 
 
 def fitted(cases: Cases) -> Settings:
