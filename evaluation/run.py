@@ -85,11 +85,11 @@ class Table:
     """A table of a result: its rows and columns, and a title into which figures are put.
 
     ``rows`` is the key of a list in the result, by default the ``name``, or makes rows of it. A
-    result without that key has no such rows. ``columns`` may be made of the result too.
+    result without that key has no such rows.
     """
 
     name: str
-    columns: Columns | Callable[[Result], Columns]
+    columns: Columns
     rows: str | Callable[[Result], Iterable[Mapping[str, Any]]] = ""
     title: str = ""
 
@@ -99,7 +99,7 @@ class Table:
         Raises:
             KeyError: a row lacks the figure of a column.
         """
-        columns = self.columns(result) if callable(self.columns) else self.columns
+        columns = self.columns
         key = self.rows or self.name
         rows = key(result) if callable(key) else result.get(key, ())
         pairs = [(head, "{}") if isinstance(head, str) else head for head in columns.values()]

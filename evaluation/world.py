@@ -107,22 +107,17 @@ class Process:
             raise self.failed(f"ended with {status_text(status)} before its time")
 
     def wait_until(
-        self,
-        ready: Callable[[], bool],
-        what: str,
-        limit_s: float,
-        clock: Callable[[], float] = time.monotonic,
-        poll_s: float = 0.05,
+        self, ready: Callable[[], bool], what: str, limit_s: float, poll_s: float = 0.05
     ) -> None:
         """Wait until ``ready()`` is true; ``what`` names the awaited action in the error.
 
         Raises:
             ServiceFailed: the process ended first, or ``limit_s`` passed.
         """
-        until = clock() + limit_s
+        until = time.monotonic() + limit_s
         while not ready():
             self.require_alive()
-            if clock() > until:
+            if time.monotonic() > until:
                 raise self.failed(f"did not {what} within {limit_s:.0f} s")
             time.sleep(poll_s)
 
@@ -133,11 +128,7 @@ class Process:
         return ServiceFailed(f"{self.name} {what}\n{tail}{next(known, '')}")
 
     def wait(self) -> int:
-        """Wait for its end and return the exit status; stop it if the wait is interrupted.
-
-        Raises:
-            ServiceFailed: a signal ended it.
-        """
+        """Wait for its end and return the exit status; stop it if the wait is interrupted."""
         try:
             status = self._process.wait()
         except BaseException:
@@ -266,15 +257,13 @@ def running_cloud(
 ) -> Iterator[Cloud]:
     """Run a cloud on loopback for the time of the context.
 
-    ``program`` is the module that serves, with its options; ``settings`` without a value keep
-    their defaults.
+    ``program`` is the module that serves, with its options.
 
     Raises:
         ServiceFailed: it ended, or did not serve within `START_S`.
     """
-    given = {name: value for name, value in settings.items() if value is not None}
     with tempfile.TemporaryDirectory(prefix="overread-cloud-") as folder:
-        cloud = Cloud(Path(folder), program, address, **given)
+        cloud = Cloud(Path(folder), program, address, **settings)
         cloud.start()
         try:
             cloud.wait()
@@ -424,12 +413,10 @@ def write_toml(path: Path, settings: Mapping[str, Any]) -> Path:
     """Write settings as TOML; return the file. ``a__b`` is the value ``b`` of the table ``a``."""
     lines, tables = list[str](), list[str]()
     for name, value in settings.items():
-        several = value if isinstance(value, list) and value and isinstance(value[0], dict) else []
-        for table in several or ([value] if isinstance(value, dict) else []):
-            head = f"[[{name}]]" if several else f"[{name}]"
-            tables += [head, *(f"{key} = {json.dumps(one)}" for key, one in table.items())]
-        if not several and not isinstance(value, dict):
-            # as JSON, of which TOML takes this part
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            for table in value:
+                tables += [f"[[{name}]]", *(f"{k} = {json.dumps(v)}" for k, v in table.items())]
+        else:  # as JSON, of which TOML takes this part
             lines.append(f"{name.replace('__', '.')} = {json.dumps(value)}")
     path.write_text("\n".join([*lines, *tables, ""]))
     return path

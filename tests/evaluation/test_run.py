@@ -73,11 +73,7 @@ def test_values_have_one_form_each(value: Any, form: str, shown: str) -> None:
 def test_a_table_follows_keys_down_and_makes_rows() -> None:
     table = Table(
         "readers",
-        lambda result: {
-            "name": "reader",
-            "median.value": (result["head"], "{:.1f}"),
-            "at.1": "at 1",
-        },
+        {"name": "reader", "median.value": ("ms", "{:.1f}"), "at.1": "at 1"},
         lambda result: ({"name": name, **one} for name, one in result["of"].items()),
         "{head} of all",
     )

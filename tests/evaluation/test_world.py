@@ -109,13 +109,12 @@ def test_an_early_end_quotes_the_log_and_says_what_to_do(
 
 
 def test_a_slow_start_has_an_end(tmp_path: Path) -> None:
-    times = iter([0.0, 1.0, 2.0, 3.0])
     log = tmp_path / "log"
     with (
-        pytest.raises(ServiceFailed, match="edge did not start within 2 s"),
+        pytest.raises(ServiceFailed, match="edge did not start within 0 s"),
         running("edge", _python(SLEEPS), log) as process,
     ):
-        process.wait_until(lambda: False, "start", 2.0, lambda: next(times))
+        process.wait_until(lambda: False, "start", 0.1)
 
 
 def test_a_command_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
@@ -167,10 +166,12 @@ def test_a_cloud_that_cannot_start_says_why() -> None:
 
 def test_settings_are_written_as_toml(tmp_path: Path) -> None:
     settings = {
-        "cloud": "off", "poll_s": 0.5, "rules": ["a", "b"], "receive": {"port": 104},
-        "targets": [{"name": "one"}, {"name": "two"}], "quiet": True, "none": [],
+        "cloud__address": "off", "poll_s": 0.5, "rules": ["a", "b"], "quiet": True, "none": [],
+        "targets": [{"name": "one"}, {"name": "two"}],
     }  # fmt: skip
-    assert tomllib.loads(write_toml(tmp_path / "x.toml", settings).read_text()) == settings
+    read = tomllib.loads(write_toml(tmp_path / "x.toml", settings).read_text())
+    settings["cloud"] = {"address": settings.pop("cloud__address")}
+    assert read == settings
 
 
 class Counter:
