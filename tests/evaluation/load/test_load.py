@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cloud.scheduling.scheduler import Rules
 from cloud.settings import load_settings
 from evaluation.__main__ import app
 from evaluation.errors import ServiceFailed
@@ -19,8 +20,10 @@ from evaluation.load.overload import Plan, Run, fairness, figures
 from evaluation.load.servers import REQUESTS, STREAMS, contenders, described
 from evaluation.load.services import ORDER, pinned, services, split_cores
 from evaluation.load.traffic import LATE, Arrival, Edges, Outcome, Outcomes
-from evaluation.sleeping_cloud import program
+from evaluation.sleeping_cloud import EarliestDeadline, FirstCome, program
 from evaluation.world import write_toml
+from protos.errors import Overloaded
+from tests.cloud.scheduling.builders import NOW_S, STAT, due, timing
 
 
 def run_of(mode: str, load: float, at_s: list[float], lost: dict[str, int]) -> Run:
@@ -190,3 +193,20 @@ def test_pinning_ends_with_the_context() -> None:
     with pinned(one):
         assert os.sched_getaffinity(0) == one
     assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected", "first"),
+    [(FirstCome, [0, 1, 2, 3, 4], 4), (EarliestDeadline, [1, 2, 4, 0, 3], 3)],
+)
+def test_an_order_for_comparison(kind: type[FirstCome], expected: list[int], first: int) -> None:
+    """It knows no priority and no site; the first batch is full, or as the deadlines allow."""
+    scheduler = kind(Rules(max_queued=5), timing(), lambda: NOW_S)
+    rois = [due(90.0), due(55.5), due(70.0, STAT), due(99.0, site="a"), due(80.0, site="a")]
+    for roi in rois:
+        assert scheduler.admit([roi]) == []
+        scheduler.put(roi)
+    with pytest.raises(Overloaded):
+        scheduler.admit([due(99.0)])
+    assert [rois.index(one) for one in scheduler.order(rois, NOW_S)] == expected
+    assert len(scheduler.take()) == first
