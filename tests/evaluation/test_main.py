@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,23 +13,18 @@ from tests.evaluation.accuracy.test_luna16 import HEAD, write
 from tests.models.test_main import Ended, Lacking
 
 
-def failure(
-    program: Callable[[], None],
-    arguments: Sequence[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> str:
-    """Runs a program that must end with exit status 1; what it said on stderr."""
-    monkeypatch.setattr("sys.argv", ["program", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        program()
-    assert stopped.value.code == 1
-    return capsys.readouterr().err
-
-
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ended:
-    return lambda *arguments: failure(main, arguments, monkeypatch, capsys)
+    """Runs the program; what it said on stderr, where it ended with exit status 1."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["program", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 1
+        return capsys.readouterr().err
+
+    return run
 
 
 @pytest.fixture
