@@ -23,6 +23,8 @@ INPUT = "ROI"
 
 Shape = tuple[int, ...]
 
+Encode = Callable[[Sequence[Reading]], bytes]
+
 _DATA_TYPES: Mapping[str, "pb.DataType.ValueType"] = {
     "UINT8": pb.TYPE_UINT8,
     "FP64": pb.TYPE_FP64,
@@ -33,11 +35,12 @@ _DATA_TYPES: Mapping[str, "pb.DataType.ValueType"] = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor by ``name``: ``dims`` is its shape without the batch."""
+    """A tensor by ``name``: ``dims`` is its shape without the batch, ``encode`` for outputs."""
 
     name: str
     datatype: str
     dims: Shape
+    encode: Encode = lambda _: b""
 
     @property
     def data_type(self) -> "pb.DataType.ValueType":
@@ -58,10 +61,22 @@ def input_of(roi_shape: Shape) -> Tensor:
 
 def outputs_of(roi_shape: Shape) -> tuple[Tensor, ...]:
     """Return the outputs of a model that reads ROIs ``(z, y, x)``."""
+
+    def number(name: str) -> Encode:
+        return lambda all_: np.array([getattr(one, name) for one in all_], "<f8").tobytes()
+
+    def masks(readings: Sequence[Reading]) -> bytes:
+        return np.stack([one.mask for one in readings]).astype("?").tobytes()
+
+    def texts(readings: Sequence[Reading]) -> bytes:  # each after its length
+        encoded = [one.texture.encode() for one in readings]
+        return b"".join(len(text).to_bytes(4, "little") + text for text in encoded)
+
+    numbers = ("probability", "diameter_mm", "malignancy")
     return (
-        *(Tensor(name, "FP64", (1,)) for name in ("PROBABILITY", "DIAMETER_MM", "MALIGNANCY")),
-        Tensor("TEXTURE", "BYTES", (1,)),
-        Tensor("MASK", "BOOL", roi_shape),
+        *(Tensor(name.upper(), "FP64", (1,), number(name)) for name in numbers),
+        Tensor("TEXTURE", "BYTES", (1,), texts),
+        Tensor("MASK", "BOOL", roi_shape, masks),
     )
 
 
@@ -86,26 +101,15 @@ def decode_rois(request: pb.ModelInferRequest, roi_shape: Shape, max_batch: int)
         raise InvalidRequest(f"shape {list(shape[:8])!r:.100} of {INPUT}, expected {said}, n >= 1")
     if shape[0] > max_batch:
         raise TooLarge(f"{shape[0]} ROIs in one request, the limit is {max_batch}")
-    expected = math.prod(shape)  # bounded by now
-    data = _voxels(request, expected)
-    if len(data) != expected:
-        raise InvalidRequest(f"{len(data)} bytes of {INPUT}, expected {expected} for its shape")
-    return np.frombuffer(data, np.uint8).reshape(shape)
-
-
-def _voxels(request: pb.ModelInferRequest, expected: int) -> bytes:
-    """Return the voxels: raw, or from a list of numbers."""
-    contents = request.inputs[0].contents.uint_contents
-    if (count := len(request.raw_input_contents)) > 1 or (count and contents):
-        raise InvalidRequest(f"{count} raw contents and {len(contents)} numbers for one input")
-    if count:
-        return request.raw_input_contents[0]
-    if len(contents) != expected:
-        raise InvalidRequest(
-            f"{len(contents)} values of {INPUT}, expected {expected} for its shape"
-        )
+    raws, numbers = request.raw_input_contents, tensor.contents.uint_contents
+    if len(raws) > 1 or (raws and numbers):
+        raise InvalidRequest(f"{len(raws)} raw contents and {len(numbers)} numbers for one input")
+    given, expected = raws[0] if raws else numbers, math.prod(shape)  # bounded by now
+    if len(given) != expected:
+        what = f"{len(given)} {'bytes' if raws else 'values'} of {INPUT}"
+        raise InvalidRequest(f"{what}, expected {expected} for its shape")
     try:
-        return bytes(contents)
+        return np.frombuffer(bytes(given), np.uint8).reshape(shape)
     except ValueError:
         raise InvalidRequest(f"a value of {INPUT} is above 255") from None
 
@@ -136,7 +140,7 @@ def encode_readings(
         )
         for tensor in tensors
     ]
-    return outputs, [_CONTENTS[tensor.name](readings) for tensor in tensors]
+    return outputs, [tensor.encode(readings) for tensor in tensors]
 
 
 def decode_output(datatype: str, raw: bytes) -> list[float] | list[bool] | list[str]:
@@ -150,22 +154,3 @@ def decode_output(datatype: str, raw: bytes) -> list[float] | list[bool] | list[
         return values
     numbers: list[float] = np.frombuffer(raw, "<f8" if datatype == "FP64" else "?").tolist()
     return numbers
-
-
-def _numbers(name: str) -> Callable[[Sequence[Reading]], bytes]:
-    return lambda readings: np.array([getattr(one, name) for one in readings], "<f8").tobytes()
-
-
-def _texts(readings: Sequence[Reading]) -> bytes:
-    """Return each text after its length, as the protocol has BYTES."""
-    texts = [one.texture.encode() for one in readings]
-    return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
-
-
-_CONTENTS: Mapping[str, Callable[[Sequence[Reading]], bytes]] = {
-    "PROBABILITY": _numbers("probability"),
-    "DIAMETER_MM": _numbers("diameter_mm"),
-    "MALIGNANCY": _numbers("malignancy"),
-    "TEXTURE": _texts,
-    "MASK": lambda readings: np.stack([one.mask for one in readings]).astype("?").tobytes(),
-}
