@@ -25,23 +25,36 @@ from tests.process.test_endpoints import get
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
-# The command itself, with a reader of one line in the place of the trained one.
+# The command itself, with a reader of one line in the place of the trained one. It is loaded once
+# the file GO is there, if that is set, and hangs on an ROI of 200.
 PROCESS = """
+import os
+import time
 import numpy as np
 import cloud.__main__ as command
 import cloud.instances as instances
+import cloud.watchdog as watchdog
 from models.runtime.second_reader import Readings
+
+watchdog.LEAST_HUNG_S = float(os.environ.get("LEAST_HUNG_S", "3600"))
 
 class Mean:
     name, version, engine, roi_shape = "mean", "1.0", "numpy", (4, 4, 4)
 
     def read(self, batch):
+        if batch.max() == 200:
+            time.sleep(3600)
         mean = batch.reshape(len(batch), -1).mean(axis=1)
         nothing = np.zeros((len(batch), 4, 4, 4), bool)
         zero = np.zeros(len(batch), int)
         return Readings(mean / 255, mean, zero, zero, nothing)
 
-instances.open_second_reader = lambda name, **_: Mean()
+def opened(*_, **__):
+    while not os.path.exists(os.environ.get("GO", "/")):
+        time.sleep(0.01)
+    return Mean()
+
+instances.open_second_reader = opened
 command.main()
 """
 
@@ -136,33 +149,17 @@ def test_a_failed_batcher_stops_the_service(tmp_path: Path) -> None:
     assert log.splitlines()[-1].startswith("BatcherFailed: ")
 
 
-# The same, with a reader that hangs; the watchdog waits for half a second, or as long as the test
-# says.
-UNSOUND = PROCESS.replace(
-    "        mean = batch",
-    """        if batch.max() == 200:
-            time.sleep(3600)
-        mean = batch""",
-).replace(
-    "import numpy as np",
-    """import os
-import time
-import numpy as np
-import cloud.watchdog as watchdog
-watchdog.LEAST_HUNG_S = float(os.environ.get("LEAST_HUNG_S", "0.5"))""",
-)
-
-
 def send_roi(stub: Any) -> Any:
     """Send a study of one ROI on which the reader hangs."""
     roi = make_roi(1, voxels=np.full((4, 4, 4), 200, np.uint8))
     return stub.Read(iter(make_stream(roi)), timeout=60)
 
 
-def test_a_hanging_model_ends_the_service(tmp_path: Path) -> None:
+def test_a_hanging_model_ends_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Health says so, its callers get an error, and the supervisor can start it again."""
+    monkeypatch.setenv("LEAST_HUNG_S", "0.5")
     with (
-        run_process(tmp_path, program=UNSOUND) as (process, address, stub),
+        run_process(tmp_path) as (process, address, stub),
         grpc.insecure_channel(address) as channel,
     ):
         watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
@@ -174,23 +171,6 @@ def test_a_hanging_model_ends_the_service(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert "the model hangs: a batch of 1 ROIs takes more than" in log
     assert "the process ends without it" in log
-
-
-# The same, with a model whose loading takes until a file is there.
-LOADING = PROCESS.replace(
-    "import numpy as np",
-    """import os
-import time
-import numpy as np""",
-).replace(
-    "instances.open_second_reader = lambda name, **_: Mean()",
-    """def opened(*_, **__):
-    while not os.path.exists(os.environ["GO"]):
-        time.sleep(0.01)
-    return Mean()
-
-instances.open_second_reader = opened""",
-)
 
 
 def test_a_service_that_loads_its_model_is_alive_and_not_ready(
@@ -209,7 +189,7 @@ def test_a_service_that_loads_its_model_is_alive_and_not_ready(
 
     looking = threading.Thread(target=look)
     looking.start()
-    with run_process(tmp_path, "--metrics-address", pages, program=LOADING):
+    with run_process(tmp_path, "--metrics-address", pages):
         looking.join()
         assert get(pages, "/readyz")[0] == 200
     assert said[0] == (200, {"status": "ok", "checks": {"event loop": "ok"}})
@@ -218,28 +198,26 @@ def test_a_service_that_loads_its_model_is_alive_and_not_ready(
 
 
 # The same, with an event loop that stands still from the first `Describe` until a file is there.
-STANDING = PROCESS.replace(
-    "import numpy as np",
-    """import os
+STANDING = f"""
+import os
 import time
-import numpy as np
 import cloud.__main__ as command_line
 from cloud.service import OverreadService
 command_line.UNREADY_S, command_line.STALLED_S = 3.0, 4.0
 
 async def stand(*_):
-    while not os.path.exists(os.environ["GO"]):
+    while not os.path.exists(os.environ["STANDS"]):
         time.sleep(0.01)
     raise ZeroDivisionError
 
-OverreadService.Describe = stand""",
-)
+OverreadService.Describe = stand
+{PROCESS}"""
 
 
 def test_an_event_loop_that_stands_still_is_not_ready_and_then_not_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GO", str(tmp_path / "go"))
+    monkeypatch.setenv("STANDS", str(tmp_path / "go"))
     pages = f"127.0.0.1:{free_ports(1)[0]}"
     with run_process(tmp_path, "--metrics-address", pages, program=STANDING) as (_, _, stub):
         until(lambda: get(pages, "/readyz")[0] == get(pages, "/healthz")[0] == 200)
@@ -252,12 +230,9 @@ def test_an_event_loop_that_stands_still_is_not_ready_and_then_not_alive(
         until(lambda: get(pages, "/readyz")[0] == get(pages, "/healthz")[0] == 200)
 
 
-def test_one_signal_ends_a_service_with_a_hanging_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_signal_ends_a_service_with_a_hanging_model(tmp_path: Path) -> None:
     """Before the watchdog has found it: Python alone would wait for its thread without end."""
-    monkeypatch.setenv("LEAST_HUNG_S", "3600")
-    with run_process(tmp_path, "--grace-s", "0.5", program=UNSOUND) as (process, _, stub):
+    with run_process(tmp_path, "--grace-s", "0.5") as (process, _, stub):
         call = send_roi(stub)
         assert accepted_of(call) == 1
         process.send_signal(signal.SIGTERM)
