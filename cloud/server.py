@@ -162,20 +162,19 @@ class CloudServer:
             ModelFailed: the model cannot read.
             ModelError: the model that is offered to the edges cannot be.
         """
-        settings, clock = self._settings, self._clock
+        settings = self._settings
         async with AsyncExitStack() as parts:
             self.batcher = await self._open_batcher(parts)
             self.streams = OpenStreams(settings.max_streams)  # one for both protocols
             backend, models = self._make_backend(), ModelTransfers(settings, self._bounds)
-            self.service = OverreadService(backend, self.streams, settings, models, clock)
-            inference = Inference(backend, self.streams, settings, clock)
+            self.service, inference = OverreadService(backend, models), Inference(backend)
             self._add_gauges()
             self._server = self._make_server(inference)
             self.address = self._bind()
             await self._server.start()
             parts.push_async_callback(self._server.stop, 1.0)
             if settings.http_address:
-                app = RestService(inference, settings, self._bounds, self._largest_body).app()
+                app = RestService(inference, self._largest_body).app()
                 connections = settings.max_streams + SPARE_CONNECTIONS
                 at = Listener(
                     settings.http_address, "http_address", settings.tls, connections=connections
@@ -260,7 +259,9 @@ class CloudServer:
             ),
             telemetry=self._telemetry,
             model=f"{reader.name} {reader.version}",
+            settings=self._settings,
             bounds=self._bounds,
+            streams=self.streams,
         )
 
     def _add_gauges(self) -> None:
@@ -300,7 +301,7 @@ class CloudServer:
         )
         overread_pb2_grpc.add_OverreadServicer_to_server(self.service, server)
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            rpc.InferenceService(inference, self._settings), server
+            rpc.InferenceService(inference), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE_NAME, rpc.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)

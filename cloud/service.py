@@ -15,16 +15,15 @@ import structlog
 from google.protobuf.message import Message
 
 from cloud.callers import INTERNAL, caller_of, deadline_of
-from cloud.limits import STUDIES, OpenStreams, check_header
+from cloud.limits import STUDIES, check_header
 from cloud.models import ModelTransfers
 from cloud.scheduling.scheduler import UNKNOWN_SITE
-from cloud.settings import CloudSettings
 from cloud.stream import ABANDON_AFTER_S, Backend, StudyStream
 from cloud.study_trace import StudyTrace
 from cloud.telemetry import CANCELLED, COMPLETE
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
-from protos.deadline import Clock, Deadline
+from protos.deadline import Deadline
 from protos.errors import (
     BusyFault,
     Draining,
@@ -49,16 +48,10 @@ _log = structlog.get_logger(__name__)
 class OverreadService(overread_pb2_grpc.OverreadServicer):
     """Implements the contract's service."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        streams: OpenStreams,
-        settings: CloudSettings,
-        models: ModelTransfers,
-        clock: Clock,
-    ) -> None:
-        self._backend, self._open, self._settings = backend, streams, settings
-        self.models, self._clock = models, clock
+    def __init__(self, backend: Backend, models: ModelTransfers) -> None:
+        self._backend, self.models = backend, models
+        self._open, self._settings = backend.streams, backend.settings
+        self._clock = backend.batcher.clock
         self._ended = 0  # studies with ROIs that were open
         self._streams: set[StudyStream] = set()
         self._opening: set[asyncio.Task[Any]] = set()  # calls that wait for their header

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from cloud.cache import CacheKey, VerdictCache
-from cloud.limits import Bounds, check_roi, crop_mask, pad
+from cloud.limits import Bounds, OpenStreams, check_roi, crop_mask, pad
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.scheduler import RoiResult
+from cloud.settings import CloudSettings
 from cloud.study_trace import StudyTrace
 from cloud.telemetry import Telemetry
 from imaging.volume import UInt8Array
@@ -44,7 +45,7 @@ HALF_CLOSE_S = 0.25
 
 @dataclass(frozen=True, eq=False)
 class Backend:
-    """What all streams of a service share.
+    """What all streams and requests of a service share.
 
     ``limits`` is the answer to `Describe`; ``model`` names the model in verdicts.
     """
@@ -54,7 +55,9 @@ class Backend:
     limits: Description
     telemetry: Telemetry
     model: str
+    settings: CloudSettings
     bounds: Bounds
+    streams: OpenStreams
 
 
 class StudyStream:

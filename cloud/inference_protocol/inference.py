@@ -23,15 +23,14 @@ from cloud.inference_protocol.tensors import (
     outputs_of,
     requested,
 )
-from cloud.limits import REQUESTS, OpenStreams
+from cloud.limits import REQUESTS
 from cloud.scheduling.batcher import MAX_BATCH_DELAY_S
 from cloud.scheduling.scheduler import RoiResult
-from cloud.settings import CloudSettings
 from cloud.stream import CLOSE_AFTER_S, Backend
 from cloud.telemetry import CANCELLED
 from imaging.volume import UInt8Array
 from protos import inference_pb2 as pb
-from protos.deadline import Clock, Deadline
+from protos.deadline import Deadline
 from protos.errors import (
     DeadlinePassed,
     DeadlineUnmeetable,
@@ -64,11 +63,9 @@ _log = structlog.get_logger(__name__)
 class Inference:
     """The model of a service as the protocol shows it; each request counts as an open stream."""
 
-    def __init__(
-        self, backend: Backend, streams: OpenStreams, settings: CloudSettings, clock: Clock
-    ) -> None:
-        self._backend, self._open, self._settings = backend, streams, settings
-        self._clock = clock
+    def __init__(self, backend: Backend) -> None:
+        self._backend, self._open, self.settings = backend, backend.streams, backend.settings
+        self.bounds, self._clock = backend.bounds, backend.batcher.clock
         ((self._name, self._own_version),) = backend.limits.models.items()
         self._version = protocol_version(self._own_version)
         self._roi_shape = backend.limits.roi_shape
@@ -118,7 +115,7 @@ class Inference:
             name=self._name,
             platform=PLATFORM,
             backend=self._backend.limits.engine,
-            max_batch_size=self._settings.max_batch,
+            max_batch_size=self.settings.max_batch,
             input=[pb.ModelInput(name=given.name, data_type=given.data_type, dims=given.dims)],
             output=[
                 pb.ModelOutput(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
@@ -198,7 +195,7 @@ class Inference:
             priority = self._priority(request, caller)
             deadline = self._deadline(request, left_s)
             outputs = requested(request, self._roi_shape)
-            voxels = decode_rois(request, self._roi_shape, self._settings.max_batch)
+            voxels = decode_rois(request, self._roi_shape, self.settings.max_batch)
             rois, input_s = len(voxels), self._clock() - began_s
             self._open.check_priority(caller.site, priority)
             results = await self._read(voxels, deadline, priority, caller.site)
@@ -240,7 +237,7 @@ class Inference:
     def _deadline(self, request: pb.ModelInferRequest, left_s: float | None) -> Deadline:
         timeout_us = _number(request, "timeout")
         budget_s = 1e-6 * timeout_us if timeout_us else math.inf
-        return deadline_of(budget_s, left_s, self._backend.bounds, self._clock)
+        return deadline_of(budget_s, left_s, self.bounds, self._clock)
 
     async def _read(
         self, voxels: UInt8Array, deadline: Deadline, priority: Priority, site: str

@@ -36,8 +36,6 @@ from starlette.routing import Route
 from cloud.callers import Caller, named_caller
 from cloud.inference_protocol.inference import Inference
 from cloud.inference_protocol.tensors import decode_output
-from cloud.limits import Bounds
-from cloud.settings import CloudSettings
 from process.http import LargeBody, SlowBody, body_parts, certificate_names
 from protos import inference_pb2 as pb
 from protos.errors import DeadlineUnmeetable, InvalidRequest, OverreadError, TooLarge, to_status
@@ -87,11 +85,9 @@ _log = structlog.get_logger(__name__)
 class RestService:
     """The application; ``max_body`` is the largest body in bytes, unpacked too."""
 
-    def __init__(
-        self, inference: Inference, settings: CloudSettings, bounds: Bounds, max_body: int
-    ) -> None:
-        self._inference, self._settings = inference, settings
-        self._bounds, self._max_body = bounds, max_body
+    def __init__(self, inference: Inference, max_body: int) -> None:
+        self._inference, self._max_body = inference, max_body
+        self._settings, self._bounds = inference.settings, inference.bounds
 
     def app(self) -> Starlette:
         """Return the application."""

@@ -7,7 +7,6 @@ import grpc
 
 from cloud.callers import caller_of
 from cloud.inference_protocol.inference import Inference
-from cloud.settings import CloudSettings
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
 from protos.errors import OverreadError, to_status
@@ -32,8 +31,8 @@ def _answers(answer: Callable[[Inference, Any], Any]) -> Any:
 class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
     """Implements the protocol's service for one model."""
 
-    def __init__(self, inference: Inference, settings: CloudSettings) -> None:
-        self.inference, self._settings = inference, settings
+    def __init__(self, inference: Inference) -> None:
+        self.inference = inference
 
     ServerLive = _answers(lambda *_: pb.ServerLiveResponse(live=True))
     ServerReady = _answers(lambda one, _: pb.ServerReadyResponse(ready=one.ready))
@@ -74,6 +73,6 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
     async def _answer(
         self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelInferResponse:
-        caller = caller_of(context, self._settings)
+        caller = caller_of(context, self.inference.settings)
         with self.inference.admitted(caller, context.peer()):
             return await self.inference.infer(request, caller, context.time_remaining())
