@@ -83,22 +83,17 @@ def _app(registry: CollectorRegistry, alive: Checks, ready: Checks) -> Starlette
         encode, kind = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=kind)
 
-    def page(checks: Checks) -> Callable[[Request], Response]:
-        return lambda _: _answer(checks)
-
     async def unknown(*_: object) -> Response:
         return JSONResponse({"pages": ["/metrics", "/healthz", "/readyz"]}, HTTPStatus.NOT_FOUND)
 
     routes = [
         Route("/", metrics),
         Route("/metrics", metrics),
-        Route("/healthz", page(alive)),
-        Route("/readyz", page(ready)),
+        Route("/healthz", lambda _: _answer(alive)),
+        Route("/readyz", lambda _: _answer(ready)),
     ]
-    packed = [Middleware(GZipMiddleware)]
-    return Starlette(
-        routes=routes, middleware=packed, exception_handlers={HTTPStatus.NOT_FOUND: unknown}
-    )
+    packed, missing = [Middleware(GZipMiddleware)], {HTTPStatus.NOT_FOUND: unknown}
+    return Starlette(routes=routes, middleware=packed, exception_handlers=missing)
 
 
 def _answer(checks: Checks) -> Response:

@@ -14,7 +14,6 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -253,9 +252,7 @@ def save(objects: Sequence[Dataset], folder: Path) -> list[Path]:
             path.write_bytes(cv2.imencode(".png", rgb[..., ::-1])[1].tobytes())
         else:
             path = stem.with_suffix(".dcm")
-            buffer = BytesIO()
-            one.save_as(buffer, enforce_file_format=True)
-            path.write_bytes(buffer.getvalue())
+            one.save_as(path, enforce_file_format=True)
         files.append(path)
     return files
 
