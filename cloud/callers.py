@@ -42,29 +42,28 @@ class Caller:
 def caller_of(context: grpc.aio.ServicerContext[Any, Any], settings: CloudSettings) -> Caller:
     """Return the caller of a gRPC call, see `named_caller`."""
     identity = context.auth_context()
-    certified = any(key in identity for key in ("x509_pem_cert", *_CERTIFICATE_NAMES))
-    names: list[str | bytes] = [n for key in _CERTIFICATE_NAMES for n in identity.get(key, ())]
-    address = peer_address(context.peer())
+    names: list[str | bytes] | None = None
+    if any(key in identity for key in ("x509_pem_cert", *_CERTIFICATE_NAMES)):
+        names = [n for key in _CERTIFICATE_NAMES for n in identity.get(key, ())]
     said = [value for key, value in context.invocation_metadata() or () if key == SITE_KEY]
-    return named_caller(names, said, address, certified=certified, settings=settings)
+    return named_caller(names, said, peer_address(context.peer()), settings)
 
 
 def named_caller(
-    names: Sequence[str | bytes],
+    names: Sequence[str | bytes] | None,
     said: Sequence[str | bytes],
     address: str,
-    *,
-    certified: bool,
     settings: CloudSettings,
 ) -> Caller:
     """Return the caller: a name in its certificate, else the address of its machine.
 
-    A caller without certificate may name its site itself, as ``said`` in ``overread-site``, only
-    where the settings say so: otherwise it could take a new name with each study. So may a proxy
-    whose certificate is known to the settings, for its own callers. Sites that may send stat are
-    those of the settings; where these name none, those with a certificate and this machine.
+    ``names`` is None without a certificate. Such a caller may name its site itself, as ``said`` in
+    ``overread-site``, only where the settings say so: otherwise it could take a new name with each
+    study. So may a proxy whose certificate is known to the settings, for its own callers. Sites
+    that may send stat are those of the settings; where these name none, those with a certificate
+    and this machine.
     """
-    texts = [_text(name) for name in names]
+    certified, texts = names is not None, [_text(name) for name in names or ()]
     proxied = any(name in settings.trusted_proxies for name in texts if name != ANYONE)
     if proxied or not certified:
         may_name = proxied or ANYONE in settings.trusted_proxies

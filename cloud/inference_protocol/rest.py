@@ -114,8 +114,8 @@ class RestService:
 
     async def _infer(self, request: Request) -> Response:
         names, peer = certificate_names(request), _host(request)
-        said, known = request.headers.getlist(SITE_KEY), names is not None
-        caller = named_caller(names or (), said, peer, certified=known, settings=self._settings)
+        said = request.headers.getlist(SITE_KEY)
+        caller = named_caller(names, said, peer, self._settings)
         try:
             with self._inference.admitted(caller, peer):  # before its body is received
                 try:
