@@ -102,11 +102,7 @@ def open_instances(settings: CloudSettings, open_one: OpenOne) -> Iterator[Reade
 
 
 def open_reader(settings: CloudSettings, device: str, threads: int) -> Reader:
-    """Open one instance of the model of the settings, whole or in parts.
-
-    Raises:
-        ModelError: it cannot be opened.
-    """
+    """Open one instance of the model, whole or in parts; raise `ModelError` if it cannot be."""
     name, engine, keys = settings.model, settings.engine, settings.model_keys
     try:
         if settings.stages == 1:
@@ -175,11 +171,7 @@ class WorkerStage:
         ]
 
     async def enter(self) -> None:
-        """Wait until a batch could start at once, and reserve the stage for the caller.
-
-        Raises:
-            ModelFailed: the reader cannot recover.
-        """
+        """Reserve the stage once a batch could start; raise `ModelFailed` if it cannot recover."""
         await self._locks[0].acquire()
         if self._failed and self._recover is not None:
             loop = asyncio.get_running_loop()

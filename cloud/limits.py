@@ -218,11 +218,7 @@ class OpenStreams:
                 self._idle.set()
 
     def check_priority(self, site: str, priority: Priority) -> None:
-        """Reject an open stream that is not stat and uses stat's reserve, or another site's quota.
-
-        Raises:
-            Overloaded: the stream is rejected.
-        """
+        """Raise `Overloaded` for what is not stat, in stat's reserve or beyond its site's quota."""
         if priority is Priority.STAT:
             return
         for_routine = self._most - self._reserved

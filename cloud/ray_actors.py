@@ -78,11 +78,7 @@ class RayReader:
         return readings
 
     def recover(self) -> None:
-        """Wait until the actor answers again.
-
-        Raises:
-            ModelFailed: it does not within `RESTART_S`.
-        """
+        """Wait until the actor answers again; raise `ModelFailed` if not within `RESTART_S`."""
         end_s = time.monotonic() + RESTART_S
         while True:
             try:

@@ -323,11 +323,7 @@ class CloudServer:
 
 
 def server_credentials(settings: CloudSettings) -> grpc.ServerCredentials | None:
-    """Return the server's TLS credentials; None without TLS.
-
-    Raises:
-        BadSettings: a file cannot be used.
-    """
+    """Return the TLS credentials, None without TLS; raise `BadSettings` for an unusable file."""
     if problems := settings.tls.problems():
         raise BadSettings("; ".join(problems))
     ca, key, cert = settings.tls.contents()

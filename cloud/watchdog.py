@@ -45,10 +45,8 @@ class Watchdog:
     def batch(self, i: int, rois: int, bound_s: float) -> Iterator[None]:
         """Watch a batch of instance ``i`` while the current task reads it.
 
-        It should seldom take longer than ``bound_s``.
-
-        Raises:
-            ModelFailed: it hangs, and the instance is dropped.
+        It should seldom take longer than ``bound_s``. If it hangs, the instance is dropped, and
+        `ModelFailed` is raised.
         """
         most_s, task = max(LEAST_HUNG_S, HUNG * bound_s), asyncio.current_task()
         hangs = f"the model hangs: a batch of {rois} ROIs takes more than {most_s:.1f} s"

@@ -102,11 +102,7 @@ def serving(app: ASGIApp, at: Listener) -> Iterator[Bound]:
 
 @contextlib.asynccontextmanager
 async def serving_here(app: ASGIApp, at: Listener) -> AsyncIterator[Bound]:
-    """Serve from the event loop of the caller while entered.
-
-    Raises:
-        CannotListen: as `serving`.
-    """
+    """Serve from the event loop of the caller while entered; raise `CannotListen` as `serving`."""
     with _bound(at) as listening:
         server = _server(app, at)
         running = asyncio.create_task(_run(server, listening))

@@ -131,11 +131,7 @@ class Inference:
         )
 
     def statistics(self, name: str, version: str) -> pb.ModelStatisticsResponse:
-        """Return the statistics of the model, which an empty name is too.
-
-        Raises:
-            NothingOffered: as `check_model`.
-        """
+        """Return the statistics of the model, or for an empty name; raise as `check_model`."""
         self.check_model(name or self._name, version)
         counted = self._statistics.message(self._name, self._version)
         return pb.ModelStatisticsResponse(model_stats=[counted])

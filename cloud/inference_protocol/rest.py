@@ -189,11 +189,7 @@ class RestService:
     async def _unless_gone(
         self, request: Request, answering: Awaitable[pb.ModelInferResponse]
     ) -> pb.ModelInferResponse:
-        """Return the answer; cancel it when the caller goes away.
-
-        Raises:
-            ClientDisconnect: the caller went away.
-        """
+        """Return the answer; cancel it, and raise `ClientDisconnect`, when the caller goes away."""
         answer = asyncio.ensure_future(answering)
         gone = asyncio.ensure_future(_disconnected(request))
         try:

@@ -115,11 +115,7 @@ def decode_rois(request: pb.ModelInferRequest, roi_shape: Shape, max_batch: int)
 
 
 def requested(request: pb.ModelInferRequest, roi_shape: Shape) -> list[Tensor]:
-    """Return the outputs that the request wants, all of them if it names none.
-
-    Raises:
-        InvalidRequest: the model has no such output, or it is wanted in another form.
-    """
+    """Return the outputs that a request wants, or all; raise `InvalidRequest` for any other."""
     known = {tensor.name: tensor for tensor in outputs_of(roi_shape)}
     for output in request.outputs:
         if output.name not in known:

@@ -87,10 +87,8 @@ class Batcher:
     async def warm_up(self, roi_shape: tuple[int, int, int]) -> None:
         """Read empty batches, so that engine and cost model are ready for the first study.
 
-        All instances read at once, as they do under load: they may share processors.
-
-        Raises:
-            ModelFailed: an instance cannot read them.
+        All instances read at once, as they do under load: they may share processors. `ModelFailed`
+        is raised where one cannot read them.
         """
 
         async def read(stage: WorkerStage, n: int) -> float:
@@ -136,10 +134,7 @@ class Batcher:
 
         ``voxels`` returns uint8 ``(z, y, x)``. It is called after admission, so that a rejected ROI
         costs nothing. The future may fail with `DeadlinePassed`, `DeadlineUnmeetable`,
-        `Overloaded` or `ModelFailed`.
-
-        Raises:
-            Overloaded, DeadlineUnmeetable: as `check`.
+        `Overloaded` or `ModelFailed`; errors are raised as in `check`.
         """
         # admission before the voxels, which cost a checksum and a copy
         roi = self._newcomer(deadline, priority, site)
