@@ -299,8 +299,7 @@ def _interior(air: UInt8Array, slice_mm: float) -> UInt8Array:
 
 def labelled(mask: UInt8Array) -> npt.NDArray[np.uint32]:
     """Number the regions of ``mask`` from 1; cells are connected by their faces."""
-    image = SimpleITK.GetImageFromArray(mask)
-    labels = SimpleITK.ConnectedComponent(image)
+    labels = SimpleITK.ConnectedComponent(SimpleITK.GetImageFromArray(mask))
     return np.asarray(SimpleITK.GetArrayFromImage(labels), dtype=np.uint32)
 
 

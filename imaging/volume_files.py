@@ -118,8 +118,7 @@ def read_file(file: Path) -> Study:
     _require_sane(hu, geometry, file)
     header = StudyHeader(series_description=file.name, transfer_syntax=format_of(file))
     limitations = () if is_oriented else (_ASSUMED,)
-    volume = Volume(hu, geometry, file.name, file.name)
-    return Study(volume, file, header, limitations=limitations)
+    return Study(Volume(hu, geometry, file.name, file.name), file, header, limitations=limitations)
 
 
 def _raise_if_not_of_file(error: Exception, file: Path) -> None:

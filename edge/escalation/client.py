@@ -160,8 +160,7 @@ class Escalator:
     ) -> EscalationResult:
         """Return the verdicts that came within ``budget`` less the reserve; raise nothing."""
         deadline = budget.deadline.capped(budget.left_s(self._settings.reserve_s))
-        rois = cut_rois(plan, box)
-        return self._escalate(rois, deadline, study_key, priority, counts=True)
+        return self._escalate(cut_rois(plan, box), deadline, study_key, priority, counts=True)
 
     def read_rois(
         self,

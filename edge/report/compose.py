@@ -116,8 +116,7 @@ def completed(report: Report) -> Report:
 def _lung_rads(report: Report) -> LungRads | None:
     if not report.rule.screening or report.status is Status.IGNORED:
         return None
-    read = report.was_read
-    return suggest(report.numbered, report.limitations, report.clinical, was_read=read)
+    return suggest(report.numbered, report.limitations, report.clinical, was_read=report.was_read)
 
 
 def compose_rejection(

@@ -233,8 +233,7 @@ def _rule(table: Mapping[str, Any], number: int) -> Rule:
         without = "priority" if priority is not None else "screening"
         raise BadRules(f"{field.where}, {without}: has no effect on series that are ignored")
     texts = {one: field.patterns(one) for one in TEXTS if one in table}
-    thickness = field.range("slice_thickness_mm")
-    return Rule(name.strip(), texts, thickness, action, priority, screening)
+    return Rule(name.strip(), texts, field.range("slice_thickness_mm"), action, priority, screening)
 
 
 class _Fields:
@@ -286,8 +285,7 @@ class _Fields:
         return Range(*(None if one is None else float(one) for one in (least, most)))
 
     def _fail(self, name: str, expected: str) -> None:
-        value = _shown(self._table[name])
-        raise BadRules(f"{self.where}, {name} = {value}: expected {expected}")
+        raise BadRules(f"{self.where}, {name} = {_shown(self._table[name])}: expected {expected}")
 
 
 def _shown(value: object) -> str:

@@ -182,8 +182,7 @@ def load(file: Path, keywords: tuple[str, ...], *, pixels: bool = False) -> Data
     except Exception as error:
         if isinstance(error, UnreadableFile) or is_machine_fault(error):
             raise
-        reason = f"damaged DICOM file ({_short(error)}): send it again"
-        raise UnreadableFile(reason, file) from None
+        raise UnreadableFile(f"damaged DICOM file ({_short(error)}): send it again", file) from None
 
 
 class _Bounded(BufferedReader):
@@ -310,8 +309,7 @@ def _files(folder: Path) -> Iterator[Path]:
     def fail(error: OSError) -> None:
         if is_machine_fault(error):
             raise error
-        reason = f"cannot be listed ({error.strerror}): check its permissions"
-        raise UnreadableFile(reason, folder)
+        raise UnreadableFile(f"cannot be listed ({error.strerror}): check its permissions", folder)
 
     for root, folders, names in os.walk(folder, onerror=fail):
         if len(Path(root).parts) - len(folder.parts) > MAX_DEPTH:

@@ -96,8 +96,7 @@ def _to_json(data: Dataset, tags: Iterable[BaseTag]) -> dict[str, Any]:
         if isinstance(value, bytes) and len(value) > MAX_VALUE:
             continue
         try:
-            element = data[tag]
-            converted = element.to_json_dict(None, MAX_VALUE)
+            converted = data[tag].to_json_dict(None, MAX_VALUE)
             json.dumps(converted, allow_nan=False)
         # A damaged value fails in pydicom with any exception.
         except Exception as error:

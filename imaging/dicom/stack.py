@@ -135,8 +135,7 @@ def _image_ref(image: Instance) -> ImageRef:
 def _required(image: Instance, keyword: str, count: int) -> FloatArray:
     values = image.numbers(keyword, count)
     if values is None:
-        reason = f"{keyword} is missing: send the original axial series"
-        raise IrregularGeometry(reason, image.file)
+        raise IrregularGeometry(f"{keyword} is missing: send the original axial series", image.file)
     return values
 
 
@@ -184,8 +183,7 @@ def stack_of(slices: Sequence[Slice], folder: Path) -> Stack:
     first, upward = ordered[0], _upward(ordered[0])
     origin = first.position_mm + (start - at_mm[0]) * upward
     direction = np.column_stack([*first.axes, upward])
-    geometry = Geometry((step, *first.pixel_mm), triple(origin), direction)
-    return Stack(tuple(ordered), geometry)
+    return Stack(tuple(ordered), Geometry((step, *first.pixel_mm), triple(origin), direction))
 
 
 def _upward(one: Slice) -> FloatArray:

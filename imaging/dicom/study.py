@@ -248,8 +248,7 @@ def _read_volume(choice: Choice) -> Volume:
     if len(slices) == len(hu):  # the axes were not exchanged
         names, files = [one.name for one in slices], [one.file for one in slices]
         require_continuous(hu, geometry.spacing_mm, names, files)
-    description = choice.series.first.text("SeriesDescription")
-    return Volume(hu, geometry, choice.series.uid, description)
+    return Volume(hu, geometry, choice.series.uid, choice.series.first.text("SeriesDescription"))
 
 
 def _checked(stack: Stack) -> HuArray:

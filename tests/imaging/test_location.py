@@ -202,8 +202,7 @@ def test_where_one_lung_reaches_across_the_other_no_side_is_told() -> None:
 
 def test_a_single_lung_has_no_side() -> None:
     """It may lie on either side after the other was removed."""
-    where = locator(balls(30))
-    assert {where(30, x).side for x in (20, 30, 60)} == {""}
+    assert {locator(balls(30))(30, x).side for x in (20, 30, 60)} == {""}
 
 
 def test_zones_are_thirds_of_the_lungs_height() -> None:

@@ -79,8 +79,7 @@ def test_every_marked_nodule_of_the_whole_scans_counts(shared_data: Path) -> Non
             volume: Volume = read_study(shared_data / folder / row["scan"]).volume
             boxes = {row["scan"]: preprocess(volume)}
         box = boxes[row["scan"]]
-        point = [float(row[axis]) for axis in "xyz"]
-        index = box.geometry.to_index(point)[None]
+        index = box.geometry.to_index([float(row[axis]) for axis in "xyz"])[None]
         if not box.inside(index, np.array([float(row["diameter_mm"])]))[0]:
             lost.append(row)
     assert len(marks) == 26

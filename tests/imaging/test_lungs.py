@@ -138,8 +138,7 @@ def test_opaque_part_of_one_lung_stays_inside(
 @pytest.mark.parametrize("lung", [RIGHT, RIGHT | LEFT], ids=["one", "both"])
 def test_ground_glass_stays_inside(chest: HuArray, lung: Mask) -> None:
     chest[lung & (chest < -500)] += 300
-    lungs = find_lungs(chest, SPACING_MM, "chest")
-    assert covered(lungs, RIGHT | LEFT) > 0.999
+    assert covered(find_lungs(chest, SPACING_MM, "chest"), RIGHT | LEFT) > 0.999
 
 
 @pytest.mark.parametrize(("first", "last"), [(45, 192), (0, 147), (45, 147)])
@@ -153,8 +152,7 @@ def test_lung_cut_by_a_round_field_of_view_is_found(chest: HuArray) -> None:
     y, x = np.ogrid[: SHAPE[1], : SHAPE[2]]
     seen = (y - 74.5) ** 2 + (x - 95.5) ** 2 < 54**2
     chest[:, ~seen] = -1024
-    lungs = find_lungs(chest, SPACING_MM, "chest")
-    assert covered(lungs, (RIGHT | LEFT) & seen) > 0.98
+    assert covered(find_lungs(chest, SPACING_MM, "chest"), (RIGHT | LEFT) & seen) > 0.98
 
 
 def test_noise_of_80_hu_changes_little(chest: HuArray) -> None:
@@ -166,8 +164,7 @@ def test_noise_of_80_hu_changes_little(chest: HuArray) -> None:
 
 
 def test_thick_slices(chest: HuArray) -> None:
-    lungs = find_lungs(chest[::2], (6.0, 2.0, 2.0), "chest")
-    assert covered(lungs, (RIGHT | LEFT)[::2]) > 0.999
+    assert covered(find_lungs(chest[::2], (6.0, 2.0, 2.0), "chest"), (RIGHT | LEFT)[::2]) > 0.999
 
 
 @pytest.mark.parametrize("first", [12, 20, 44, 70, 75])

@@ -161,8 +161,7 @@ def test_what_is_no_regular_file_beside_the_images_is_ignored_and_named(
     monkeypatch.chdir(tmp_path)
     SmallCt(12).write(tmp_path / "study")
     make(tmp_path / "study" / "viewer.bin", tmp_path)
-    study = read_study(tmp_path / "study")
-    assert study.other_series == ("not DICOM, ignored: viewer.bin",)
+    assert read_study(tmp_path / "study").other_series == ("not DICOM, ignored: viewer.bin",)
 
 
 def test_a_linked_folder_of_slices_is_not_read(tmp_path: Path) -> None:

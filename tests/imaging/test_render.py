@@ -70,8 +70,7 @@ def test_places_are_drawn_to_scale() -> None:
 
 @pytest.mark.parametrize("diameter_mm", [6.0, 20.0, 60.0])
 def test_circle_has_the_diameter_of_the_finding(diameter_mm: float) -> None:
-    index = (30, 40, 50)
-    picture = finding_picture(np.zeros((90, 90, 100), np.uint8), Mark(index, diameter_mm))
+    picture = finding_picture(np.zeros((90, 90, 100), np.uint8), Mark((30, 40, 50), diameter_mm))
     scale = TILE / max(64.0, 1.6 * diameter_mm)
     for row, column in np.ndindex(2, 3):
         marks = amber(tile(picture, row, column))

@@ -69,8 +69,7 @@ def test_scale_of_nifti(slope: float, intercept: float, tmp_path: Path) -> None:
     content[112:120] = struct.pack("<2f", slope, intercept)
     file.write_bytes(content)
     expected = stored * slope + intercept if slope else stored
-    hu = read_study(file).volume.hu
-    np.testing.assert_array_equal(hu, np.rint(expected).transpose(2, 1, 0))
+    np.testing.assert_array_equal(read_study(file).volume.hu, np.rint(expected).transpose(2, 1, 0))
 
 
 # The voxels of the files below: a body in air with a mark to its left, in front and at its feet,
@@ -226,8 +225,7 @@ def _nrrd(file: Path, *fields: str) -> Path:
     lines = ["NRRD0005", "type: short", "endian: little", "encoding: raw"]
     if not any(field.startswith("dimension") for field in fields):
         lines += ["dimension: 3", "sizes: 24 24 16"]
-    head = "\n".join([*lines, *fields, "", ""])
-    file.write_bytes(head.encode() + _body().tobytes())
+    file.write_bytes("\n".join([*lines, *fields, "", ""]).encode() + _body().tobytes())
     return file
 
 
@@ -293,16 +291,14 @@ def test_an_axis_of_nrrd_without_direction(at: int, tmp_path: Path) -> None:
     sizes, kinds, directions = (" ".join(values) for values in zip(*axes, strict=True))
     fields = ("dimension: 4", f"sizes: {sizes}", f"kinds: {kinds}", "space: RAS")
     file = _nrrd(tmp_path / "a.nrrd", *fields, f"space directions: {directions}", _ORIGIN)
-    study = read_study(file)
-    assert _mark_mm(study) == pytest.approx(_MARK_RAS_MM)
+    assert _mark_mm(read_study(file)) == pytest.approx(_MARK_RAS_MM)
 
 
 @pytest.mark.parametrize(
     "field", [_MATRIX, "Orientation = 1 0 0 0 1 0 0 0 1", "AnatomicalOrientation = RAI"]
 )
 def test_metaimage_states_its_orientation(field: str, tmp_path: Path) -> None:
-    file = _meta(tmp_path / "a.mha", field, "ElementSpacing = 2 2 3")
-    assert read_study(file).limitations == ()
+    assert read_study(_meta(tmp_path / "a.mha", field, "ElementSpacing = 2 2 3")).limitations == ()
 
 
 @pytest.mark.parametrize(

@@ -131,8 +131,7 @@ def test_predicted_95th_percentile_holds_as_often_as_it_says() -> None:
         took_s = LinkEstimate.steady(pace).completion_s(rois, rois * 100_000)
         if study >= 50:
             within.append(took_s <= link.estimate().completion_s(rois, rois * 100_000))
-        batch_s = rois * pace.roi_s
-        seen = arrivals(pace.round_trip_s, pace.bytes_per_s, rois, pace.queue_s, batch_s)
+        seen = arrivals(pace.round_trip_s, pace.bytes_per_s, rois, pace.queue_s, rois * pace.roi_s)
         link.succeeded(seen, response_s=pace.round_trip_s)
         clock.sleep(20.0)
     assert 0.90 <= np.mean(within) <= 1.0
@@ -166,8 +165,7 @@ def test_a_diagnosis_is_kept_for_a_while() -> None:
                 connection.close()
 
         threading.Thread(target=accept, daemon=True).start()
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        diagnosis = Diagnosis(address, load_settings(), clock)
+        diagnosis = Diagnosis(f"127.0.0.1:{server.getsockname()[1]}", load_settings(), clock)
         for _ in range(5):
             assert diagnosis.reason() == ""
         assert len(connections) == 1

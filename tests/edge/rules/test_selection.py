@@ -140,8 +140,7 @@ def test_a_study_is_as_urgent_as_the_most_urgent_of_its_series(study: Path) -> N
 
 
 def test_no_file_is_opened_where_no_rule_names_a_priority(tmp_path: Path) -> None:
-    ask = priority_of(Rules((THICK,)), Priority.STAT)
-    assert ask(tmp_path / "missing") is Priority.STAT
+    assert priority_of(Rules((THICK,)), Priority.STAT)(tmp_path / "missing") is Priority.STAT
 
 
 def test_damaged_files_have_the_priority_of_the_agent(tmp_path: Path) -> None:

@@ -301,8 +301,7 @@ def test_a_series_that_is_not_there_is_refused_with_what_is(
     with pytest.raises(SeriesNotFound) as caught:
         read_study(three_series, request_)
     assert f"no series has the UID, the number or the description {request_!r}" in str(caught.value)
-    listed = "'Lung 2.5 B60f' (CT, 19 images), number 1, UID 1.2.826.0.1.1; "
-    assert listed in caught.value.reason
+    assert "'Lung 2.5 B60f' (CT, 19 images), number 1, UID 1.2.826.0.1.1; " in caught.value.reason
 
 
 def test_a_requested_series_that_makes_no_volume_is_refused_and_not_replaced(

@@ -59,8 +59,7 @@ def test_a_thousand_images_take_little_room(tmp_path: Path) -> None:
     SmallCt(count=60, spacing_mm=1.0).write(tmp_path)
     data = headers_of(tmp_path)
     assert len(data) < 60 * 100
-    stored = json.loads(gzip.decompress(data))
-    assert all(len(image) <= 4 for image in stored["images"])
+    assert all(len(image) <= 4 for image in json.loads(gzip.decompress(data))["images"])
 
 
 def test_a_refused_study_keeps_the_header_of_one_image(tmp_path: Path) -> None:

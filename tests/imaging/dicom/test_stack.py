@@ -71,8 +71,7 @@ def test_drift_is_not_rounding(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("shift", "refused"), [(0.02, False), (0.1, True)])
 def test_tilt_is_measured_over_the_stack(shift: float, refused: bool, tmp_path: Path) -> None:
-    ct = SmallCt(step_mm=(0.0, shift, 2.5))
-    ct.write(tmp_path)
+    SmallCt(step_mm=(0.0, shift, 2.5)).write(tmp_path)
     if refused:
         with pytest.raises(IrregularGeometry, match=r"gantry tilt or shifted slices: 0\.6 mm"):
             read_study(tmp_path)

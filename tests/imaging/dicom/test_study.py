@@ -61,8 +61,7 @@ def test_each_slice_names_its_image(tmp_path: Path) -> None:
     _replace(files[5], b"\x20\x00\x13\x00IS", b"999999999999")
     _replace(files[6], b"\x08\x00\x18\x00UI", b"1." * 40)
     study = read_study(tmp_path)
-    numbers = [image.number for image in study.images]
-    assert numbers == [1, 2, 3, None, None, None, *range(7, 13)]
+    assert [image.number for image in study.images] == [1, 2, 3, None, None, None, *range(7, 13)]
     uids = [image.SOPInstanceUID for image in images]
     uids[6] = ""
     assert [image.sop_instance_uid for image in study.images] == uids
@@ -262,8 +261,7 @@ def test_lossy_codecs(syntax: str, options: dict[str, Any], off_hu: int, tmp_pat
     for image in images:
         image.compress(syntax, generate_instance_uid=False, **options)
     ct.write(tmp_path, images)
-    hu = read_study(tmp_path).volume.hu
-    assert np.abs(hu.astype(int) - ct.hu()).max() <= off_hu
+    assert np.abs(read_study(tmp_path).volume.hu.astype(int) - ct.hu()).max() <= off_hu
 
 
 @pytest.mark.skipif(not shutil.which("dcmcjpeg"), reason="needs dcmcjpeg of DCMTK to encode")
@@ -310,8 +308,7 @@ def test_a_series_with_other_axes_is_turned_to_the_patient_s(
 
 def test_oblique_stack(tmp_path: Path) -> None:
     c, s = np.cos(np.radians(20)), np.sin(np.radians(20))
-    ct = SmallCt(orientation=(1, 0, 0, 0, c, s), step_mm=(0, -2.5 * s, 2.5 * c))
-    ct.write(tmp_path)
+    SmallCt(orientation=(1, 0, 0, 0, c, s), step_mm=(0, -2.5 * s, 2.5 * c)).write(tmp_path)
     geometry = read_study(tmp_path).volume.geometry
     assert geometry.spacing_mm == pytest.approx((2.5, 2, 2), abs=1e-3)
     expected = np.array([-30, -30, -30]) + 10 * np.array([0, -2.5 * s, 2.5 * c])

@@ -36,8 +36,7 @@ def test_series_reads_back_equal(tmp_path: Path, direction: np.ndarray | None) -
 
 
 def test_files_are_valid_ct_slices(tmp_path: Path) -> None:
-    paths = write_series(_volume(), tmp_path, seed=1)
-    files = [pydicom.dcmread(path) for path in paths]
+    files = [pydicom.dcmread(path) for path in write_series(_volume(), tmp_path, seed=1)]
     assert len({f.SOPInstanceUID for f in files}) == 5
     assert len({f.SeriesInstanceUID for f in files}) == 1
     for k, ds in enumerate(files):
@@ -58,8 +57,7 @@ def test_header_is_written_where_a_reader_looks(tmp_path: Path) -> None:
         kernel="soft",
         series_description="chest",
     )
-    path = write_series(_volume(), tmp_path, header=header)[0]
-    ds = pydicom.dcmread(path)
+    ds = pydicom.dcmread(write_series(_volume(), tmp_path, header=header)[0])
     assert (ds.PatientID, ds.PatientName, ds.PatientSex) == ("P1", "SYNTHETIC^PHANTOM", "O")
     assert (ds.PatientAge, ds.StudyInstanceUID, ds.ConvolutionKernel) == ("058Y", "1.2.3", "soft")
     assert (ds.SeriesDescription, ds.SliceThickness) == ("chest", 2.5)
