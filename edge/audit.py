@@ -6,7 +6,7 @@ The trail itself is a part (`edge.trail`). The core knows only this.
 import os
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from edge.access import user_name
 
@@ -60,8 +60,11 @@ class Person:
         return {"user": self.user, **({"peer": self.peer} if self.peer else {})}
 
 
-class AuditTrail(Protocol):
-    """Where events are recorded, within the transaction that is open in the agent's database."""
+class AuditTrail:
+    """Where events are recorded, within the transaction that is open in the agent's database.
+
+    This base records nothing: a database may be opened without the parts of the agent.
+    """
 
     def record(self, event: Event, **fields: Any) -> None:
         """Record an event; ``fields`` are JSON values, without names of patients."""
@@ -81,22 +84,3 @@ class AuditTrail(Protocol):
         Raises:
             OSError, sqlite3.OperationalError: nothing can be written now; call again later.
         """
-
-
-class NoAudit:
-    """Records nothing: where a database is read without the parts of the agent."""
-
-    def record(self, event: Event, **fields: Any) -> None:
-        """Record nothing."""
-
-    def record_removal(self, event: Event, study_key: str, reason: str) -> None:
-        """Record nothing."""
-
-    def forget_removals(self, study_key: str) -> None:
-        """Forget nothing."""
-
-    def forget(self, study_key: str) -> None:
-        """Forget nothing."""
-
-    def flush(self) -> None:
-        """Write nothing."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 from edge.database import BUSY_S
@@ -33,31 +34,32 @@ class Checked:
 
 Results = Iterator[Checked]
 
+ok, note, wrong = (partial(Checked, level) for level in Level)
+"""The result of a check that ended so, of what was checked and the text."""
+
 
 def secrets(what: str, *files: Path | None) -> Results:
     """Check that no other user can read these files."""
     for file in files:
         if file is not None and mode(file) & 0o007:
-            text = f"{file} can be read by others: chmod go-rwx, or start the agent"
-            yield Checked(Level.WRONG, what, text)
+            yield wrong(what, f"{file} can be read by others: chmod go-rwx, or start the agent")
 
 
 def port(what: str, setting: str, address: str, tls: TlsFiles, *, runs: bool) -> Results:
     """Check the files of TLS, and that the agent can bind a port, or has bound it while it runs."""
     problems = tls.problems()
     for problem in problems:
-        yield Checked(Level.WRONG, what, problem)
+        yield wrong(what, problem)
     for warning in [] if problems else tls.warnings():
-        yield Checked(Level.NOTE, what, warning)
+        yield note(what, warning)
     host, number = host_and_port(address)
     reason = unbindable(host, number)
     if reason and not runs:
-        yield Checked(Level.WRONG, what, f"{setting} = {address}: {reason}")
+        yield wrong(what, f"{setting} = {address}: {reason}")
     elif runs and not reason and number:
-        text = f"the agent that runs does not listen at {address}: restart it"
-        yield Checked(Level.WRONG, what, text)
+        yield wrong(what, f"the agent that runs does not listen at {address}: restart it")
     else:
-        yield Checked(Level.OK, what, f"{address} {'is served' if runs else 'is free'}")
+        yield ok(what, f"{address} {'is served' if runs else 'is free'}")
 
 
 def mode(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""The database of the state folder: opening it, transactions, and its versions.
+"""The database of the state folder: opening it, transactions, its versions, and what is in it.
 
 WAL and ``synchronous=FULL``: what a transaction has written survives a power cut once it returns.
 
@@ -6,20 +6,25 @@ The version of a database is the number of the last migration that it had (``PRA
 Core and parts each have their migrations, and all numbers are different. A migration is never
 changed once it is released: a change of a table is a new migration with the next number. Version 0
 has all tables of the migrations 1 to 5, but no number; these make only what is missing.
+
+A part stores its rows in the transaction of the step that they belong to. So the core calls it
+there (`StoreExtension`), and knows nothing else of it.
 """
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
 from edge.access import close_files, whose
 from edge.atomic_files import sync_folder
+from edge.audit import AuditTrail
 from edge.errors import EdgeError
 
 BUSY_S = 0.5
@@ -66,6 +71,57 @@ class Migration:
 
     number: int
     script: str
+
+
+class StoreExtension(Protocol):
+    """What a part stores beside the studies."""
+
+    def reported(self, key: str, versions: Iterable[int]) -> None:
+        """Note that these versions of a report are out; part of the transaction that says so."""
+
+    def forget_report(self, key: str) -> None:
+        """Delete what is known of a report that is gone; part of the transaction that says so."""
+
+    def held(self) -> set[str]:
+        """Return the keys of the studies whose reports must stay."""
+
+
+Extend = Callable[[sqlite3.Connection, AuditTrail, StepHook], StoreExtension]
+"""Opens an extension in an open database."""
+
+
+OpenAudit = Callable[[sqlite3.Connection, StepHook], AuditTrail]
+"""Opens the audit trail in an open database."""
+
+
+def no_audit(_database: sqlite3.Connection, _on_step: StepHook) -> AuditTrail:
+    """Return a trail that records nothing."""
+    return AuditTrail()
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What the parts store in the database.
+
+    Attributes:
+        migrations: of the parts, in any order; those of the core are always there.
+        audit: opens the audit trail in an open database.
+        extensions: open what is stored beside the studies.
+    """
+
+    migrations: tuple[Migration, ...] = ()
+    audit: OpenAudit = no_audit
+    extensions: tuple[Extend, ...] = ()
+
+    @classmethod
+    def joined(cls, schemas: Iterable["Schema"]) -> "Schema":
+        """Return what all of these store; one of them at most has an audit trail."""
+        every = tuple(schemas)
+        return cls(
+            tuple(one for schema in every for one in schema.migrations),
+            next((one.audit for one in every if one.audit is not no_audit), no_audit),
+            tuple(one for schema in every for one in schema.extensions),
+        )
 
 
 def open_database(path: Path) -> sqlite3.Connection:
@@ -133,6 +189,7 @@ def migrate(
 ) -> None:
     """Bring the database at ``path`` to the version of this program; make it if it is missing.
 
+    ``migrations`` are all, in the order of their numbers.
     All migrations that are due are one transaction, so there is no version between two releases.
     Before it a copy is made, ``NAME.version-N`` in the same folder; it takes the place of an older
     copy. It may be repeated after a crash at any point. Only the agent migrates: it alone holds
@@ -145,10 +202,10 @@ def migrate(
     """
     with closing(open_database(path)) as database:
         version = require_known(database, path, migrations)
-        due = [one for one in _in_order(migrations) if one.number > version]
+        due = [one for one in migrations if one.number > version]
         if not due:
             return
-        if is_empty(database):
+        if not columns(database):
             make_tables(database, migrations)
             return
         on_step(MigrationStep.BACKED_UP, False)
@@ -157,8 +214,16 @@ def migrate(
         with transaction(database):
             for one in due:
                 on_step(MigrationStep.MIGRATED, False)
-                with _in_words(path, version, one):
+                try:
                     _apply(database, one)
+                except sqlite3.OperationalError as error:
+                    # a database without a version may be damaged
+                    if not version or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR:
+                        raise
+                    raise OtherVersion(
+                        f"{path}: migration {one.number} failed, and changed nothing: {error}."
+                        " Install the version that ran before, and report this"
+                    ) from error
         on_step(MigrationStep.MIGRATED, True)
         log.info("database migrated", before=version, now=due[-1].number, file=path.name)
 
@@ -178,30 +243,11 @@ def naming(path: Path) -> Iterator[None]:
         raise InvalidDatabase(f"{path}: {error}{why}") from error
 
 
-@contextmanager
-def _in_words(path: Path, version: int, migration: Migration) -> Iterator[None]:
-    """Let a fault of a migration end the start; a database without a version may be damaged."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if not version or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR:
-            raise
-        raise OtherVersion(
-            f"{path}: migration {migration.number} failed, and changed nothing: {error}. Install"
-            " the version that ran before, and report this"
-        ) from error
-
-
 def make_tables(database: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
     """Make all tables in an empty database, in one transaction."""
     with transaction(database):
-        for one in _in_order(migrations):
+        for one in migrations:
             _apply(database, one)
-
-
-def is_empty(database: sqlite3.Connection) -> bool:
-    """Return whether a database has no table."""
-    return not columns(database)
 
 
 def require_known(database: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> int:
@@ -211,7 +257,7 @@ def require_known(database: sqlite3.Connection, path: Path, migrations: Sequence
         OtherVersion: a newer version of the program has used it.
     """
     version: int = database.execute("PRAGMA user_version").fetchone()[0]
-    known = max(one.number for one in migrations)
+    known = migrations[-1].number
     if version > known:
         raise OtherVersion(
             f"{path}: version {version}, but this program knows no more than {known}: a newer"
@@ -231,7 +277,7 @@ def require_current(
         OtherVersion: it is older or newer.
     """
     version = require_known(database, path, migrations)
-    if version < (known := max(one.number for one in migrations)):
+    if version < (known := migrations[-1].number):
         raise OtherVersion(
             f"{path}: version {version}, expected {known}: start the agent, which migrates it"
         )
@@ -260,10 +306,6 @@ def copies(path: Path) -> list[Path]:
     """Return the copies that migrations have made, in the order of their versions."""
     found = [p for p in path.parent.glob(f"{path.name}.version-*") if p.suffix[9:].isdigit()]
     return sorted(found, key=lambda copy: int(copy.suffix[9:]))
-
-
-def _in_order(migrations: Sequence[Migration]) -> list[Migration]:
-    return sorted(migrations, key=lambda one: one.number)
 
 
 def _apply(database: sqlite3.Connection, migration: Migration) -> None:

@@ -4,27 +4,25 @@ It changes nothing but the choice of the inference engine, which it keeps as eve
 may run beside the agent. Run it as the agent's user.
 """
 
-import json
 import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain
 
 from edge.agent.adopt import strays
 from edge.amend.amender import MB
-from edge.checks import Checked, Level, Results, existing, folder_problem, mode, secrets
+from edge.checks import Checked, Results, existing, folder_problem, mode, note, ok, secrets, wrong
 from edge.database import InvalidDatabase, OtherVersion, copies
 from edge.errors import EdgeError
 from edge.folders import DATABASE, AgentFolders, is_running, other_user
 from edge.link.channel import DIAGNOSE_S, open_channel, start_health_check
 from edge.link.link import CONNECT_S
 from edge.part import Part
-from edge.queue import BLOCKED, arriving
+from edge.queue import BLOCKED, arriving, is_provisional
 from edge.reader import EdgeReader, open_configured
-from edge.report.model import Status
 from edge.rules.rule import load_rules
 from edge.settings.core import EdgeSettings
 from edge.site import Site
@@ -57,41 +55,40 @@ def examine(site: Site, parts: Iterable[type[Part]]) -> list[Checked]:
         try:
             found += check()
         except (EdgeError, ModelError, OSError) as error:
-            found.append(Checked(Level.WRONG, what, f"{type(error).__name__}: {error}"))
+            found.append(wrong(what, f"{type(error).__name__}: {error}"))
     return found
 
 
 def _settings(settings: EdgeSettings, folders: AgentFolders) -> Results:
     source = settings.file or "defaults and environment, no file"
-    yield Checked(Level.OK, "settings", f"from {source}")
+    yield ok("settings", f"from {source}")
     runs = is_running(folders)
-    yield Checked(Level.OK if runs else Level.NOTE, "agent", "runs" if runs else "does not run")
+    yield ok("agent", "runs") if runs else note("agent", "does not run")
 
 
 def _rules(settings: EdgeSettings) -> Results:
     if settings.rules is not None:
         count = len(load_rules(settings.rules).rules)
-        yield Checked(Level.OK, "rules", f"{count} in {settings.rules}")
+        yield ok("rules", f"{count} in {settings.rules}")
 
 
 def _folders(folders: AgentFolders) -> Results:
     named = {"inbox": folders.inbox, "outbox": folders.outbox, "state_dir": folders.state}
     for name, folder in named.items():
         if not folder.exists():
-            yield Checked(Level.NOTE, name, f"{folder} is missing: the agent makes it at its start")
+            yield note(name, f"{folder} is missing: the agent makes it at its start")
         elif problem := folder_problem(folder):
-            text = f"{problem}: give it to the agent's user"
-            yield Checked(Level.WRONG, name, text)
+            yield wrong(name, f"{problem}: give it to the agent's user")
         else:
-            yield Checked(Level.OK, name, f"{folder} can be written")
+            yield ok(name, f"{folder} can be written")
     blocked = [one.reason for one in arriving(folders.inbox, 0.0) if one.state == BLOCKED]
     for reason in sorted(set(blocked)):
         count = blocked.count(reason)
-        yield Checked(Level.WRONG, "inbox", f"{count} studies wait because of {reason}")
+        yield wrong("inbox", f"{count} studies wait because of {reason}")
     existing = [folder for folder in (folders.inbox, folders.state) if folder.exists()]
     if len({folder.stat().st_dev for folder in existing}) > 1:
         text = "another filesystem than state_dir: studies are copied, which takes longer"
-        yield Checked(Level.NOTE, "inbox", text)
+        yield note("inbox", text)
 
 
 def _access(folders: AgentFolders, settings: EdgeSettings) -> Results:
@@ -102,25 +99,24 @@ def _access(folders: AgentFolders, settings: EdgeSettings) -> Results:
     open_to_all = [(path, 0o077) for path in private] + [(folders.outbox, 0o007)]
     wide = [path for path, bits in open_to_all if mode(path) & bits]
     for path in wide:
-        text = f"{path} can be read by others: chmod go-rwx, or start the agent"
-        yield Checked(Level.WRONG, "access", text)
+        yield wrong("access", f"{path} can be read by others: chmod go-rwx, or start the agent")
     if mode(folders.inbox) & 0o007:
         text = f"{folders.inbox} is open to every user: chmod 2770, with a group for the sender"
-        yield Checked(Level.WRONG, "access", text)
+        yield wrong("access", text)
     reports = [p for p in folders.outbox.glob("*") if p.is_dir() and mode(p) & 0o007]
     if reports:
         text = f"{len(reports)} reports can be read by every user: chmod -R o-rwx {folders.outbox}"
-        yield Checked(Level.WRONG, "access", text)
+        yield wrong("access", text)
     if mode(folders.outbox) & stat.S_ISGID:
         group = folders.outbox.stat().st_gid
         if os.geteuid() != 0 and group not in (os.getegid(), *os.getgroups()):
             text = f"the agent's user is not in group {group} of {folders.outbox}: add it"
-            yield Checked(Level.WRONG, "access", text)
+            yield wrong("access", text)
     if text := other_user(folders):
-        yield Checked(Level.NOTE, "access", text)
+        yield note("access", text)
     yield from secrets("access", settings.cloud.tls.key)
     if not wide:
-        yield Checked(Level.OK, "access", "studies and database are closed to other users")
+        yield ok("access", "studies and database are closed to other users")
 
 
 def _disk(folders: AgentFolders, settings: EdgeSettings) -> Results:
@@ -130,97 +126,80 @@ def _disk(folders: AgentFolders, settings: EdgeSettings) -> Results:
         expected = wanted if name == "state_dir" else RESERVE_BYTES
         text = f"{free / 1e9:.1f} GB free for {name}, expected {expected / 1e9:.1f} GB"
         hint = "; make room, set retention.studies_gb, or decrease pending.max_mb"
-        enough = free >= expected
-        yield Checked(Level.OK if enough else Level.WRONG, "disk", text + ("" if enough else hint))
+        yield ok("disk", text) if free >= expected else wrong("disk", text + hint)
 
 
 def _database(site: Site) -> Results:
     folders, path = site.folders, site.database
     for aside in damaged_databases(path):
         text = f"{aside} was damaged and set aside; delete it when it is not needed any more"
-        yield Checked(Level.NOTE, "database", text)
+        yield note("database", text)
     for copy in copies(path):
         text = f"{copy} is from before an upgrade; delete it when the new version has proved itself"
-        yield Checked(Level.NOTE, "database", text)
+        yield note("database", text)
     if not path.exists():
         if is_running(folders):
             text = f"{path} is missing while the agent runs: it makes one after its current study"
-            yield Checked(Level.WRONG, "database", text)
+            yield wrong("database", text)
         else:
-            text = f"{path} is missing: the agent makes it at its start"
-            yield Checked(Level.NOTE, "database", text)
+            yield note("database", f"{path} is missing: the agent makes it at its start")
         return
     if missing := [f for f in (folders.work, folders.done, folders.quarantine) if not f.is_dir()]:
         text = f"{' and '.join(map(str, missing))} missing: start the agent, which makes it"
-        yield Checked(Level.WRONG, "studies", text)
+        yield wrong("studies", text)
         return
     try:
         opened = StudyStore(path, site.schema)
     except OtherVersion as error:
-        yield Checked(Level.WRONG, "database", str(error))
+        yield wrong("database", str(error))
         return
     except InvalidDatabase as error:
         hint = f": {RESTART}" if is_damage(error.__cause__, opening=True) else ""
-        yield Checked(Level.WRONG, "database", f"{error}{hint}")
+        yield wrong("database", f"{error}{hint}")
         return
     with opened as store:
         if problem := store.problem():
-            text = f"{path} is damaged ({problem}): {RESTART}"
-            yield Checked(Level.WRONG, "database", text)
+            yield wrong("database", f"{path} is damaged ({problem}): {RESTART}")
             return
-        yield Checked(Level.OK, "database", f"{path} is sound")
+        yield ok("database", f"{path} is sound")
         if unknown := strays(folders, store):
             text = f"{len(unknown)} studies in the folders have no row: restart the agent"
-            yield Checked(Level.WRONG, "studies", text)
+            yield wrong("studies", text)
         refused = [r for r in store.at(Step.QUARANTINED) if (folders.quarantine / r.id).exists()]
         if refused:
-            text = f"{len(refused)} are refused: overread-edge queue shows why"
-            yield Checked(Level.NOTE, "studies", text)
-        names = list(_never_amended(folders, store))
-        if names:
+            yield note("studies", f"{len(refused)} are refused: overread-edge queue shows why")
+        pending, done = store.pending.keys(), store.at(Step.DONE)
+        waiting = (one for one in done if one.id not in pending and is_provisional(one, folders))
+        if names := [one.report_name for one in waiting]:
             text = (
                 f"provisional, but nothing is pending: overread-edge requeue {' or '.join(names)}"
             )
-            yield Checked(Level.WRONG, "reports", text)
-
-
-def _never_amended(folders: AgentFolders, store: StudyStore) -> Iterator[str]:
-    """Yield the reports that say that they may change, although nothing is pending for them."""
-    pending = store.pending.keys()
-    for key, name, _ in store.ended(Step.DONE):
-        try:
-            report = json.loads((folders.outbox / name / "report.json").read_bytes())
-            is_own = report["study_key"] == key and key not in pending
-            if is_own and report["status"] == Status.PROVISIONAL.value:
-                yield name
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+            yield wrong("reports", text)
 
 
 def _model(settings: EdgeSettings) -> Results:
     screener = open_configured(settings)
-    yield Checked(Level.OK, "model", EdgeReader.of(screener).label)
+    yield ok("model", EdgeReader.of(screener).label)
     if screener.signed_by:
-        yield Checked(Level.OK, "model", f"signed by {screener.signed_by}")
+        yield ok("model", f"signed by {screener.signed_by}")
     else:
-        text = "models.keys is not set: hashes are checked, and no signature"
-        yield Checked(Level.NOTE, "model", text)
+        yield note("model", "models.keys is not set: hashes are checked, and no signature")
 
 
 def _clouds(settings: EdgeSettings) -> Results:
     if settings.cloud.address is None:
-        yield Checked(Level.NOTE, "cloud", "not set: no second reading")
+        yield note("cloud", "not set: no second reading")
         return
     if settings.cloud.insecure and settings.cloud.remote and settings.cloud.tls.ca is None:
         text = "ROIs travel unencrypted: set cloud.tls.ca, unless the network itself is protected"
-        yield Checked(Level.NOTE, "cloud", text)
+        yield note("cloud", text)
     problems = settings.cloud.tls.problems() if settings.cloud.tls.ca is not None else []
     for problem in problems:
-        yield Checked(Level.WRONG, "cloud", problem)
+        yield wrong("cloud", problem)
     if problems:
         return
     for warning in settings.cloud.tls.warnings():
-        yield Checked(Level.NOTE, "cloud", warning)
+        yield note("cloud", warning)
     clouds = filter(None, (settings.cloud.address, settings.cloud.fallback))
     for address in chain.from_iterable(map(replicas_of, clouds)):
         began_s = time.monotonic()
@@ -231,9 +210,9 @@ def _clouds(settings: EdgeSettings) -> Results:
             text = (
                 f"{address} answers in {took_s:.2f} s, encryption: {settings.cloud.tls.encryption}"
             )
-            yield Checked(Level.OK, "cloud", text)
+            yield ok("cloud", text)
         else:
             reason = (
                 diagnose(address, settings.cloud.tls, DIAGNOSE_S) or f"{fault.kind}: {fault.reason}"
             )
-            yield Checked(Level.WRONG, "cloud", f"{address}: {reason}")
+            yield wrong("cloud", f"{address}: {reason}")

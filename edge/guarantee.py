@@ -5,17 +5,22 @@ cases, where every uncertain candidate was read again in full size. A report tha
 another way has no guarantee. Pure functions: the same reading gives the same guarantee.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Annotated, Self
 
-from edge.decide import Plan
+from pydantic import Field, TypeAdapter, ValidationError
+
+from edge.decide import ROI_SIDE, Plan
 from edge.errors import UnfitModel
 from edge.escalation.rois import EscalationResult
 from edge.link.estimate import OFF
 from edge.selection import Size
 from imaging.volume import Limitation
+
+Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
+Count = Annotated[int, Field(gt=0, strict=True)]
+Text = Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -39,19 +44,19 @@ class Terms:
         basis: where the calibration's nodules lay, for the report.
     """
 
-    alpha: float
-    alpha_findings: float
-    delta: float
-    patients: int
-    calibration: str
-    screening: str
-    hybrid: str
-    slice_mm: float
-    region_side: int
-    basis: str
-    min_age: int = 18
+    alpha: Share
+    alpha_findings: Share
+    delta: Share
+    patients: Count
+    calibration: Text
+    screening: Text
+    hybrid: Text
+    slice_mm: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+    region_side: Count
+    basis: Text
+    min_age: Count = 18
     kernels: tuple[str, ...] = ()
-    contrast: bool = False
+    contrast: Annotated[bool, Field(strict=True)] = False
 
     @classmethod
     def from_manifest(cls, settings: Mapping[str, object]) -> Self | None:
@@ -68,10 +73,11 @@ class Terms:
         names = [field.name for field in fields(cls)]
         if odd := set(names) ^ set(table):
             raise UnfitModel(f"guarantee: {', '.join(sorted(odd))}: missing or unknown")
-        for name in names:
-            if not _is_valid(name, table[name]):
-                raise UnfitModel(f"guarantee: {name} = {table[name]!r} is out of range")
-        terms = cls(**{**table, "kernels": tuple(table["kernels"])})
+        try:
+            terms = TypeAdapter(cls).validate_python(table)
+        except ValidationError as error:
+            name = error.errors()[0]["loc"][0]
+            raise UnfitModel(f"guarantee: {name} = {table[name]!r} is out of range") from None
         if terms.alpha > terms.alpha_findings:
             raise UnfitModel(
                 f"guarantee: alpha {terms.alpha} is above alpha_findings {terms.alpha_findings}"
@@ -138,6 +144,8 @@ UNREAD = Guarantee(reason="the study was not read")
 def guarantee_of_model(settings: Mapping[str, object], version: str) -> Guarantee:
     """Return the most that a report of this model, in this ``version`` and reading, may guarantee.
 
+    Other models than those of calibration have no guarantee, nor have ROIs of another side.
+
     Raises:
         UnfitModel: the manifest's guarantee cannot be read.
     """
@@ -147,15 +155,10 @@ def guarantee_of_model(settings: Mapping[str, object], version: str) -> Guarante
     if terms.screening != version:
         reason = f"calibration used version {terms.screening} of the model, not {version}"
         return Guarantee(terms, reason)
+    if terms.region_side != ROI_SIDE:
+        reason = f"ROIs have {ROI_SIDE} voxels a side, in calibration they had {terms.region_side}"
+        return Guarantee(terms, reason)
     return Guarantee(terms, "", permanent=False)
-
-
-def for_roi_side(most: Guarantee, side: int) -> Guarantee:
-    """Withdraw the guarantee from an edge whose ROIs have another side than in calibration."""
-    if most.terms is None or most.reason or side == most.terms.region_side:
-        return most
-    reason = f"ROIs have {side} voxels a side, in calibration they had {most.terms.region_side}"
-    return Guarantee(most.terms, reason)
 
 
 def guarantee_of(
@@ -206,23 +209,6 @@ def _incomplete(terms: Terms, plan: Plan, answers: EscalationResult) -> str:
     if others := sorted(model for model in models if terms.hybrid not in model):
         return f"the second reader was {others[0]}, in calibration version {terms.hybrid}"
     return ""
-
-
-def _is_valid(name: str, value: object) -> bool:
-    """Tell whether a key of the manifest's table may have this value."""
-    if name in ("calibration", "screening", "hybrid", "basis"):
-        return isinstance(value, str) and value != ""
-    if name == "kernels":
-        return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
-    if name == "contrast" or isinstance(value, bool):
-        return name == "contrast" and isinstance(value, bool)
-    if name in ("patients", "region_side", "min_age"):
-        return isinstance(value, int) and value > 0
-    if not isinstance(value, int | float):
-        return False
-    if name == "slice_mm":
-        return 0 < value < math.inf
-    return 0 < value < 1  # the rest are shares
 
 
 def _percent(share: float) -> str:

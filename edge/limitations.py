@@ -4,7 +4,7 @@ A report with a limitation guarantees nothing, and says why under its header.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from edge.findings import Finding
 from edge.guarantee import Terms
@@ -55,15 +55,24 @@ def limitations_of(
 
     ``terms`` say what calibration knew; without them the model has no guarantee to lose.
     """
+    cut = (box.coverage and [*_of_coverage(box.coverage)]) or [*_of_sides(box)]
     slice_mm = study.volume.geometry.spacing_mm[0]
-    cut = tuple(_of_coverage(box.coverage) if box.coverage else ()) or tuple(_of_sides(box))
-    scan = () if terms is None else _of_acquisition(study.header, slice_mm, terms)
-    diffuse = _of_pattern(box, findings)
-    odd = _of_plausibility(box, has_cut=bool(cut))
-    return (*study.limitations, *cut, *odd, *diffuse, *_of_patient(study.header, terms), *scan)
+    scan = _of_acquisition(study.header, slice_mm, terms) if terms else ()
+    return (
+        *study.limitations,
+        *_each(LimitationKind.COVERAGE, cut),
+        *_of_plausibility(box, has_cut=bool(cut)),
+        *_each(LimitationKind.DIFFUSE, _of_pattern(box, findings)),
+        *_each(LimitationKind.PATIENT, _of_patient(study.header, terms)),
+        *_each(LimitationKind.ACQUISITION, scan),
+    )
 
 
-def _of_coverage(coverage: Coverage) -> Iterator[Limitation]:
+def _each(kind: LimitationKind, texts: Iterable[str]) -> Iterator[Limitation]:
+    return (Limitation(kind, text) for text in texts)
+
+
+def _of_coverage(coverage: Coverage) -> Iterator[str]:
     """Say at which sides the volume ends inside the lungs."""
     for what, cuts in {
         "The scan ends inside the lungs at the": [c for c in coverage.cuts if c.side in _ENDS],
@@ -73,19 +82,17 @@ def _of_coverage(coverage: Coverage) -> Iterator[Limitation]:
     }.items():
         if cuts:
             sides = " and the ".join(f"{cut.side} ({cut.area_cm2:.0f} cm² of lung)" for cut in cuts)
-            text = f"{what} {sides}; what lies beyond was not read."
-            yield Limitation(LimitationKind.COVERAGE, text)
+            yield f"{what} {sides}; what lies beyond was not read."
 
 
-def _of_sides(box: Preprocessed) -> Iterator[Limitation]:
+def _of_sides(box: Preprocessed) -> Iterator[str]:
     """Say if one lung is much less to see than the other; a scan that cuts lung says that."""
     if box.smaller_share is not None and box.smaller_share < MIN_SIDE_SHARE:
-        text = (
+        yield (
             f"One lung holds only {box.smaller_share:.0%} of the air of the other. It may lie "
             "outside the field of view, be removed, or be filled or collapsed; what is not "
             "aerated was not read reliably."
         )
-        yield Limitation(LimitationKind.COVERAGE, text)
 
 
 def _of_plausibility(box: Preprocessed, *, has_cut: bool) -> Iterator[Limitation]:
@@ -98,7 +105,7 @@ def _of_plausibility(box: Preprocessed, *, has_cut: bool) -> Iterator[Limitation
             yield Limitation(kind, sentence.format(", ".join(texts)))
 
 
-def _of_pattern(box: Preprocessed, findings: Sequence[Finding]) -> Iterator[Limitation]:
+def _of_pattern(box: Preprocessed, findings: Sequence[Finding]) -> Iterator[str]:
     """Say if so much of the lungs is not aerated that the disease is diffuse, not nodular."""
     signs = []
     opaque = box.opaque_share or 0.0
@@ -114,57 +121,47 @@ def _of_pattern(box: Preprocessed, findings: Sequence[Finding]) -> Iterator[Limi
         signs.append(f"there are {len(findings)} findings")
     if signs:
         what = ", and ".join(signs)
-        text = f"The pattern lies outside what the models know: {what}. They know single nodules."
-        yield Limitation(LimitationKind.DIFFUSE, text)
+        yield f"The pattern lies outside what the models know: {what}. They know single nodules."
 
 
-def _of_patient(header: StudyHeader, terms: Terms | None) -> Iterator[Limitation]:
+def _of_patient(header: StudyHeader, terms: Terms | None) -> Iterator[str]:
     """Say if the patient is, or may be, a child."""
     least = MIN_AGE if terms is None else terms.min_age
     years = age_in_years(header.age)
     if years is None:
-        text = f"The patient's age is not stated; the models know adults from {least} years only."
-        yield Limitation(LimitationKind.PATIENT, text)
+        yield f"The patient's age is not stated; the models know adults from {least} years only."
     elif years < least:
         age = f"{years:.0f} years" if years >= 2 else f"{12 * years:.0f} months"
-        text = f"The patient is {age} old; the models know adults from {least} years only."
-        yield Limitation(LimitationKind.PATIENT, text)
+        yield f"The patient is {age} old; the models know adults from {least} years only."
 
 
-def _of_acquisition(header: StudyHeader, slice_mm: float, terms: Terms) -> Iterator[Limitation]:
+def _of_acquisition(header: StudyHeader, slice_mm: float, terms: Terms) -> Iterator[str]:
     """Say what about the scan is not known from calibration: slices, kernel, contrast."""
     if slice_mm > terms.slice_mm + 0.05:  # so much thicker is still the same
-        text = (
+        yield (
             f"Slices are {slice_mm:.3g} mm apart, in calibration at most {terms.slice_mm:.3g} mm."
         )
-        yield Limitation(LimitationKind.ACQUISITION, text)
     thickness, most = header.slice_thickness_mm, max(MAX_THICKNESS_MM, terms.slice_mm)
     if thickness > most + 0.05:
-        text = f"Slices are {thickness:.3g} mm thick, in calibration at most {most:.3g} mm."
-        yield Limitation(LimitationKind.ACQUISITION, text)
+        yield f"Slices are {thickness:.3g} mm thick, in calibration at most {most:.3g} mm."
     if thickness and slice_mm - thickness > MAX_GAP_MM:
-        text = (
+        yield (
             f"Slices of {thickness:.3g} mm every {slice_mm:.3g} mm leave gaps of "
             f"{slice_mm - thickness:.3g} mm, expected at most {MAX_GAP_MM:g} mm."
         )
-        yield Limitation(LimitationKind.ACQUISITION, text)
     # a header may name several kernels; iterative reconstruction adds a suffix to the name
     names = [name.strip() for name in header.kernel.split("\\") if name.strip()]
     known = ", ".join(terms.kernels) or "none"
     if not names:
-        text = f"The reconstruction kernel is not stated; known from calibration: {known}."
-        yield Limitation(LimitationKind.ACQUISITION, text)
+        yield f"The reconstruction kernel is not stated; known from calibration: {known}."
     for name in names:
         if name.upper() not in terms.kernels:
-            text = f"The reconstruction kernel {name} is not known from calibration ({known})."
-            yield Limitation(LimitationKind.ACQUISITION, text)
+            yield f"The reconstruction kernel {name} is not known from calibration ({known})."
     if header.contrast and not terms.contrast:
-        text = "Contrast medium was given; calibration is not known to have had such scans."
-        yield Limitation(LimitationKind.ACQUISITION, text)
+        yield "Contrast medium was given; calibration is not known to have had such scans."
     words = set(re.findall(r"[A-Z]+", header.series_description.upper()))
     for word in sorted(words & _PHASES):
-        text = f"The series is named {word}: calibration is not known to have had this phase."
-        yield Limitation(LimitationKind.ACQUISITION, text)
+        yield f"The series is named {word}: calibration is not known to have had this phase."
 
 
 def age_in_years(text: str) -> float | None:

@@ -13,13 +13,12 @@ from typing import Any, ClassVar
 
 from edge.audit import Person
 from edge.checks import Results
-from edge.database import StepHook
+from edge.database import Schema, StepHook
 from edge.link.estimate import LinkEstimate
 from edge.pipeline import Pipeline
 from edge.report.model import Report
 from edge.settings.core import EdgeSettings
 from edge.site import Site
-from edge.store.schema import Schema
 from edge.store.studies import StudyStore
 from edge.telemetry import Telemetry
 

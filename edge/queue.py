@@ -6,6 +6,7 @@ The audit trail says who did it.
 """
 
 import errno
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from edge.atomic_files import copy_whole, move, remove, sync_folder
 from edge.audit import Event, Person
 from edge.errors import EdgeError
 from edge.folders import AgentFolders
+from edge.report.model import Status
 from edge.site import Site
 from edge.store.pending import PendingStep
 from edge.store.steps import Step
@@ -87,7 +89,7 @@ def queued(site: Site, *, everything: bool = False) -> list[Queued]:
                 "pending",
                 read.attempts,
                 read.age_s,
-                store.pending.reason(read.study_key),
+                read.reason,
                 records[read.study_key].report_name,
             )
             for read in store.pending.at(PendingStep.PENDING, PendingStep.AMENDING)
@@ -187,6 +189,16 @@ def arriving(inbox: Path, quiet_s: float) -> Iterator[Queued]:
             continue
         except OSError as error:
             yield Queued(name, "", BLOCKED, 0, 0.0, reason_of(error, inbox / name), "")
+
+
+def is_provisional(record: Record, folders: AgentFolders) -> bool:
+    """Return whether a study's report says that it may change."""
+    try:
+        report = json.loads((folders.outbox / record.report_name / "report.json").read_bytes())
+        is_own = report["study_key"] == record.id
+        return bool(is_own and report["status"] == Status.PROVISIONAL.value)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _why_it_waits(entry: InboxEntry, quiet_s: float) -> str:

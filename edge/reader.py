@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from edge.decide import ROI_SIDE, Thresholds
-from edge.guarantee import Guarantee, for_roi_side, guarantee_of_model
+from edge.decide import Thresholds
+from edge.guarantee import Guarantee, guarantee_of_model
 from edge.merge import MergeWeights
 from edge.settings.core import EdgeSettings
 from imaging.preprocess import Preprocessed
@@ -58,8 +58,7 @@ class EdgeReader:
         """
         thresholds = Thresholds.from_manifest(screener.settings)
         weights = MergeWeights.from_manifest(screener.settings)
-        most = guarantee_of_model(screener.settings, read_by(screener.version))
-        guarantee = for_roi_side(most, ROI_SIDE)
+        guarantee = guarantee_of_model(screener.settings, read_by(screener.version))
         return cls(screener, thresholds, weights, guarantee)
 
     @property

@@ -1,12 +1,10 @@
 """Remove old studies and reports, where the settings say so; by default nothing is ever removed.
 
-A study or report stays while anything of
-it is pending or provisional, and whatever its age if it is not the agent's own. A report also stays
-while a target lacks objects of it. The wall clock decides the age; while it does not agree with the
-monotonic clock, nothing is removed.
+A study or report stays while anything of it is pending or provisional, and whatever its age if it
+is not the agent's own. A report also stays while a target lacks objects of it. The wall clock
+decides the age; while it does not agree with the monotonic clock, nothing is removed.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,9 +18,9 @@ import structlog
 from edge.atomic_files import is_transient, move, remove, sync_folder
 from edge.audit import Event
 from edge.part import Agent, Part
+from edge.queue import is_provisional
 from edge.report.evidence import remove_evidence
 from edge.report.folder import owner_of, release_folder
-from edge.report.model import Status
 from edge.report.pictures import stray_pictures
 from edge.store.steps import Step
 
@@ -67,7 +65,7 @@ class _Kept:
 class RetentionPart(Part):
     """Removes old studies and reports while nothing waits.
 
-    ``wall`` gives seconds since the epoch.
+    ``wall`` gives the seconds since the epoch.
     """
 
     name = "retention"
@@ -78,8 +76,7 @@ class RetentionPart(Part):
         keep = agent.site.settings.retention
         self._studies = Limits("study", "retention.studies", keep.studies_days, keep.studies_gb)
         self._reports = Limits("report", "retention.reports", keep.reports_days, keep.reports_gb)
-        limits = (self._studies, self._reports)
-        self._is_on = any(x is not None for one in limits for x in (one.days, one.gb))
+        self._is_on = bool(keep.model_dump(exclude_none=True))
         self._bytes, self._unremovable = dict[Path, int](), set[Path]()
         self._offset_s, self._next_s, self._distrusts = 0.0, float("-inf"), False
 
@@ -156,10 +153,10 @@ class RetentionPart(Part):
 
     def _ended(self, *steps: Step) -> Iterator[tuple[str, str, float, bool]]:
         """Yield key, report and last change of the studies at these steps, and what is pending."""
-        store = self.agent.store()
-        pending = store.pending.keys()
-        for key, name, updated in store.ended(*steps):
-            yield key, name, datetime.fromisoformat(updated).timestamp(), key in pending
+        pending = self.agent.store().pending.keys()
+        for one in self.agent.store().at(*steps):
+            changed = datetime.fromisoformat(one.updated).timestamp()
+            yield one.id, one.report_name, changed, one.id in pending
 
     def _limit(
         self, limits: Limits, every: Iterable[_Kept], remove_one: Callable[[_Kept], None]
@@ -184,7 +181,7 @@ class RetentionPart(Part):
                 why = reason
             else:
                 return False  # the others are younger
-            if one.must_stay or self._is_provisional(one.key):
+            if one.must_stay or is_provisional(self.agent.store().get(one.key), self._folders):
                 continue
             if one.folder.parent == self._folders.outbox:
                 age_s = now - _changed(one.folder / "report.json")
@@ -200,15 +197,6 @@ class RetentionPart(Part):
                 return True
             trail.record(Event.REMOVAL_FAILED, study_key=one.key, kind=limits.kind)
         return False
-
-    def _is_provisional(self, key: str) -> bool:
-        """Return whether the report says that it may change, although nothing is pending."""
-        report = self._folders.outbox / self.agent.store().get(key).report_name / "report.json"
-        try:
-            values = json.loads(report.read_bytes())
-            return bool(values["study_key"] == key and values["status"] == Status.PROVISIONAL.value)
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
 
     def _remove_study(self, one: _Kept) -> None:
         """Remove a study, so that half of it never lies where a whole one is expected."""
@@ -251,6 +239,5 @@ def _changed(path: Path) -> float:
 
 
 def _bytes(folder: Path) -> int:
-    """Return the size of all files in a folder."""
     files = (os.path.join(top, name) for top, _, names in os.walk(folder) for name in names)
     return sum(os.lstat(path).st_size for path in files)

@@ -22,7 +22,7 @@ from edge.agent.loop import ReadStudy, main_loop
 from edge.assemble import open_pipeline
 from edge.audit import Event
 from edge.checks import database_problem, folder_problem
-from edge.database import StepHook
+from edge.database import Schema, StepHook
 from edge.dicom_in.part import ReceivePart
 from edge.dicom_out.deliver import MakeObjects, made_objects
 from edge.dicom_out.part import DeliverPart
@@ -36,16 +36,14 @@ from edge.part import Agent, Part
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.retention import RetentionPart
 from edge.rules.rule import load_rules
-from edge.settings.cloud import CLOUD_OFF
-from edge.settings.core import EdgeSettings
+from edge.settings.core import CLOUD_OFF, EdgeSettings
 from edge.site import Site
 from edge.status.part import PagePart
 from edge.store.pending import PersistPending
 from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
-from edge.store.schema import Schema
 from edge.telemetry import Telemetry
 from edge.trail.part import TrailPart
-from process.endpoints import Pulse
+from process.endpoints import Pulse, serving_metrics
 from process.tracing import exporting
 
 PARTS: Sequence[type[Part]] = (
@@ -110,7 +108,9 @@ def run_agent(
         )  # fmt: skip
         agent.parts = parts_of(agent, make_objects)
         ready = {"model": lambda: "".join(opening), **readiness(agent)}
-        metrics = agent.telemetry.serve(settings, {"main loop": pulse.problem}, ready)
+        metrics = serving_metrics(
+            agent.telemetry.registry, settings.metrics_address, {"main loop": pulse.problem}, ready
+        )
         if (address := held.enter_context(metrics)) is not None:
             log.info("metrics served", address=address)
         if read is None:

@@ -6,11 +6,10 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.database import BUSY_S
+from edge.database import BUSY_S, InvalidDatabase, Schema
 from edge.folders import DATABASE, AgentFolders
 from edge.settings.core import EdgeSettings
-from edge.store.repair import opened
-from edge.store.schema import Schema
+from edge.store.repair import RESTART, is_damage
 from edge.store.studies import StudyStore
 
 PAUSE_POLLS = 10
@@ -58,8 +57,19 @@ class Site:
         """Open the database for one use, beside an agent that may run; errors say what to do.
 
         Raises:
-            InvalidDatabase: it is damaged, locked, or cannot be opened.
+            InvalidDatabase: it is damaged, of another layout, locked, or cannot be opened.
             OtherVersion: it is of another version of the program.
         """
-        with opened(self.database, self.schema) as store:
-            yield store
+        path = self.database
+        try:
+            with StudyStore(path, self.schema) as store:
+                if lacking := store.lacking():
+                    raise InvalidDatabase(f"{path}: {lacking}: {RESTART}")
+                yield store
+        except InvalidDatabase as error:
+            if is_damage(error.__cause__, opening=True):
+                raise InvalidDatabase(f"{error}: {RESTART}") from error
+            raise
+        except sqlite3.DatabaseError as error:
+            hint = f": {RESTART}" if is_damage(error) else ""
+            raise InvalidDatabase(f"{path}: {error}{hint}") from error

@@ -1,15 +1,13 @@
 """The metrics of the core of the edge, for Prometheus; each part of the agent adds its own."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from datetime import datetime
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from edge.link.estimate import LinkEstimate
 from edge.report.model import Report
-from edge.settings.core import EdgeSettings
-from process.endpoints import Checks, process_registry, serving_metrics
+from process.endpoints import process_registry
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -85,9 +83,3 @@ class Telemetry:
             self._stages.labels(entry.stage).observe(entry.took_s)
         if report.took_s > report.deadline_s:
             self._late.inc()
-
-    def serve(
-        self, settings: EdgeSettings, alive: Checks | None = None, ready: Checks | None = None
-    ) -> AbstractContextManager[str | None]:
-        """Serve metrics and checks over HTTP while entered, see `serving_metrics`."""
-        return serving_metrics(self.registry, settings.metrics_address, alive or {}, ready or {})

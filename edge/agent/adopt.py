@@ -24,9 +24,8 @@ from edge.job import KEY_CHARACTERS
 from edge.report.folder import OWNER, owner_of, release_folder
 from edge.report.model import ChangeKind
 from edge.report.write import give_up_report, read_versions, version_in
-from edge.store.later_parts import LaterPart
 from edge.store.steps import Step
-from edge.store.studies import Record, StudyStore
+from edge.store.studies import StudyStore
 from imaging.dicom.arrival import arrived
 
 log = structlog.get_logger()
@@ -99,17 +98,32 @@ def adopt(
     Raises:
         OSError, sqlite3.OperationalError: nothing can be written now; call again later.
     """
-    if step is Step.DONE and key in reports:
+    claims, known = step is Step.CLAIMING, [reports[key]] if key in reports else []
+    refused = folders.quarantine / key
+    own = {
+        Step.CLAIMING: (folders.work / key, folders.inbox / staging_folder(key)),
+        Step.DONE: (folders.done / key,),
+        Step.QUARANTINED: (refused / "study",),
+    }[step]
+    if step is Step.DONE and known:
         # before the row: a study that has one is not adopted again
-        give_up_report(folders.outbox / reports[key], key)
-    record = _insert(key, step, reports, folders, store)
+        give_up_report(folders.outbox / known[0], key)
+    record, members = None, _members(own, folders.inbox if claims else None)
+    if members:
+        if claims and known:
+            _adopt_later_parts(key, own[0] / members[0], folders.outbox / known[0], store)
+        names = chain(known, free_report_names(members[0], folders.outbox))
+        # those of a study that is claimed are exported once it is read
+        exported = known if not claims and store.extensions else []
+        versions = [v for name in exported for v in read_versions(folders.outbox / name, key)]
+        record = store.adopt(key, step, members, names, _reason(refused / "reason.json"), versions)
     if record is None:
-        for empty in (folders.work / key, folders.inbox / staging_folder(key)):
+        for empty in own if claims else ():
             with suppress(OSError):  # made for a study that was not moved
                 empty.rmdir()
         return
     log.warning("study adopted", study_key=key, step=step.value)
-    if step is Step.CLAIMING:
+    if claims:
         resume_claim(record, folders, store)
 
 
@@ -120,32 +134,6 @@ def _keys(folder: Path, prefix: str = "") -> set[str]:
         for path in folder.iterdir()
     )
     return {match[1] for match in matches if match}
-
-
-def _insert(
-    key: str, step: Step, reports: Mapping[str, str], folders: AgentFolders, store: StudyStore
-) -> Record | None:
-    """Insert the row; return None where the folders are empty, or cannot be adopted yet."""
-    reason: Mapping[str, str] = {}
-    if step is Step.CLAIMING:
-        own = (folders.work / key, folders.inbox / staging_folder(key))
-        members = _members(own, folders.inbox)
-    elif step is Step.DONE:
-        members = _members((folders.done / key,))
-    else:
-        members = _members((folders.quarantine / key / "study",))
-        reason = _reason(folders.quarantine / key / "reason.json")
-    if not members:
-        return None
-    known = [reports[key]] if key in reports else []
-    if step is Step.CLAIMING and known:
-        study, out = folders.work / key / members[0], folders.outbox / known[0]
-        _adopt_later_parts(key, study, out, store)
-    names = chain(known, free_report_names(members[0], folders.outbox))
-    # those of a study that is claimed are exported once it is read
-    exported = known if step is not Step.CLAIMING and store.extensions else []
-    versions = [v for name in exported for v in read_versions(folders.outbox / name, key)]
-    return store.adopt(key, step, members, names, reason, versions)
 
 
 def _members(own: Sequence[Path], inbox: Path | None = None) -> tuple[str, ...]:
@@ -175,7 +163,7 @@ def _adopt_later_parts(key: str, study: Path, out: Path, store: StudyStore) -> N
     version = max(1, version_in(out, key)) + 1
     for part in parts[reported:]:
         images = sum(1 for _ in arrived(part))
-        store.parts.adopt(part.name.removeprefix("part-"), key, LaterPart(version, images))
+        store.parts.adopt(part.name.removeprefix("part-"), key, version, images)
 
 
 def _reason(path: Path) -> dict[str, str]:

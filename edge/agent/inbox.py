@@ -69,7 +69,11 @@ def inspect_entry(inbox: Path, name: str, names: Set[str]) -> InboxEntry:
     marked = any(_is_marked(study, marker) for marker in markers)
     lacks_data = not marked and _is_beside(data) and data not in members
     unfinished = any(is_unfinished(path) for path, _ in files)
-    fingerprint, changed = _fingerprint(inbox, files), _changed(study, files)
+    # the latest status change: a copy may set other times, and a rename changes none
+    times = [status.st_ctime for _, status in files]
+    with suppress(FileNotFoundError):
+        times.append(study.stat().st_ctime)
+    changed, fingerprint = max(times, default=0.0), _fingerprint(inbox, files)
     return InboxEntry(members, fingerprint, changed, marked, lacks_data, unfinished)
 
 
@@ -109,14 +113,6 @@ def _fingerprint(folder: Path, found: Iterable[tuple[Path, os.stat_result]]) -> 
         if not path.name.endswith(DONE)
     )
     return hashlib.sha256(repr(files).encode("utf-8", "replace")).hexdigest() if files else ""
-
-
-def _changed(study: Path, files: Iterable[tuple[Path, os.stat_result]]) -> float:
-    """Return the latest status change: a copy may set other times, and a rename changes none."""
-    times = [status.st_ctime for _, status in files]
-    with suppress(FileNotFoundError):
-        times.append(study.stat().st_ctime)
-    return max(times, default=0.0)
 
 
 def _walk(study: Path) -> Iterator[tuple[Path, os.stat_result]]:

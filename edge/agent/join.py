@@ -20,19 +20,15 @@ from pathlib import Path
 
 import structlog
 
-from edge.agent.arrival import received
+from edge.agent.claim import received, sampled
 from edge.atomic_files import move, remove, sync_folder
 from edge.folders import RECEIVED, RESENT_S, AgentFolders
 from edge.report.folder import release_folder
 from edge.report.model import Rejection
 from edge.report.write import refer_to, version_in
-from edge.store.later_parts import LaterPart
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
 from imaging.dicom.arrival import arrived, files_of, look
-
-_SAMPLE = 16
-"""Files whose headers tell to which series a study belongs: 2 ms each."""
 
 log = structlog.get_logger()
 
@@ -64,8 +60,7 @@ def earlier_study(record: Record, folders: AgentFolders, store: StudyStore) -> E
     """
     folder = folders.work / record.id / record.name
     files = files_of(folder)
-    sample = filter(None, map(look, files[:: max(1, len(files) // _SAMPLE)]))
-    series = {f"{image.series_uid} {image.patient_id}" for image in sample}
+    series = {f"{image.series_uid} {image.patient_id}" for image in sampled(files)}
     owner = store.parts.owner(series)
     if owner is not None and owner != record.id:
         study = store.get(owner)
@@ -149,9 +144,10 @@ def join(record: Record, folders: AgentFolders, store: StudyStore) -> Record | N
     Raises:
         OSError: files cannot be moved; call again.
     """
-    study = store.get(store.parts.study_of(record.id))
+    study_key, new_images = store.parts.part(record.id)
+    study = store.get(study_key)
     home, own = folders.work / study.id, folders.work / record.id
-    if store.parts.is_repetition(record.id):
+    if not new_images:
         if own.exists():
             move(own, folders.done / record.id)
         release_folder(folders.outbox / record.report_name, record.id)
@@ -185,7 +181,7 @@ def join(record: Record, folders: AgentFolders, store: StudyStore) -> Record | N
     version = max(1, version_in(folders.outbox / study.report_name, study.id)) + 1
     images = sum(1 for _ in arrived(target))
     log.info("more images of a study arrived", study_key=study.id, part=record.id, images=images)
-    return store.finish_join(record.id, LaterPart(version, images))
+    return store.finish_join(record.id, version, images)
 
 
 def _files(record: Record, folders: AgentFolders) -> Path | None:

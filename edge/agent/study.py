@@ -17,8 +17,7 @@ from typing import Any
 import structlog
 
 from edge.access import make_folder
-from edge.agent.arrival import received
-from edge.agent.claim import hold_report_folder
+from edge.agent.claim import hold_report_folder, received
 from edge.agent.join import earlier_study, join
 from edge.atomic_files import is_transient, move, remove, sync_folder, write_atomically
 from edge.budget import LedgerEntry
@@ -84,8 +83,8 @@ def process_study(
         record = store.advance(record.id, Step.READING)
         record = hold_report_folder(record, folders, store)
         source, out = folders.work / record.id / record.name, folders.outbox / record.report_name
-        parts = tuple((part.version, part.images) for part in store.parts.later_parts(record.id))
-        job = Job(source, out, record.id, since_s, parts, store.parts.notes(record.id))
+        parts, notes = store.parts.later_parts(record.id), store.parts.notes(record.id)
+        job = Job(source, out, record.id, since_s, parts, notes)
         # a next version is written beside the study: the report that is out stays until then
         draft = job if job.version == 1 else replace(job, out=source.parent / ".report")
         # an earlier attempt may have ended right after its report

@@ -1,20 +1,24 @@
 """The command ``overread-edge``: reads one study, or watches an inbox. Not a medical device."""
 
 import os
+import socket
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from edge.access import UMASK, make_folder
 from edge.assemble import open_pipeline
 from edge.atomic_files import write_atomically
 from edge.checks import Level
-from edge.cli import audit, models, rules, studies
+from edge.cli import models, studies
 from edge.cli.output import Commands, Config, ExitStatus, Json, failed, load, show
 from edge.cli.trial_certificates import make_certificates, settings_for
 from edge.doctor import examine
@@ -25,10 +29,16 @@ from edge.report.folder import admission, require_readable, require_separate
 from edge.report.model import Report, Status
 from edge.report.serialize import report_to_dict
 from edge.report.terminal import Progress, render_report
+from edge.rules.explain import ExplainedStudy, as_values, explain
 from edge.run import PARTS, run_agent
 from edge.settings.core import EdgeSettings
 from edge.status.login import Password
-from process.text import printable
+from edge.trail.messages import AuditSource, message_of
+from edge.trail.records import records_after
+from edge.trail.store import agent_of
+from edge.trail.verify import verify as verify_trail
+from process.command_line import PlainGroup
+from process.text import printable, printable_line
 from process.tracing import exporting, record_study
 
 LEAST_PASSWORD = 8
@@ -176,8 +186,89 @@ def certs(
     typer.echo(printable(f"{text}\n{settings_for(folder.absolute())}"))
 
 
-app.add_typer(audit.app, name="audit")
-app.add_typer(rules.app, name="rules")
+audit = typer.Typer(cls=PlainGroup, help="Check and export the audit trail.", no_args_is_help=True)
+app.add_typer(audit, name="audit")
+
+
+@audit.command(
+    epilog="Exit status: 0: the trail is sound. 1: a record is broken or missing, or there is no "
+    "trail. Without --config and FOLDER, the trail of the default settings is checked."
+)
+def verify(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of a copy; its end cannot be checked without its database."),
+    ] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Check the chain of the audit trail, and name the first record that is broken."""
+    site = load(config)
+    found = verify_trail(folder or site.folders.trail, None if folder else site.database)
+    if as_json:
+        show(asdict(found), as_json)
+    else:
+        typer.echo(printable(found.text))  # one line, whatever the width of the terminal
+    raise typer.Exit(ExitStatus.FAILED if found.broken else ExitStatus.DONE)
+
+
+@audit.command()
+def export(
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            metavar="TIME",
+            help="Only records of this time and later, UTC, such as 2026-11-27T08:00:00.",
+            formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"],
+        ),
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Print the audit trail as DICOM audit messages (PS3.15), one XML document a line."""
+    site = load(config)
+    source = AuditSource(agent_of(site.folders.trail), site.settings.site, socket.gethostname())
+    for record in records_after(site.folders.trail, 0):
+        is_meant = since is None or record.time >= since.isoformat()
+        if is_meant and (message := message_of(record, source)):
+            typer.echo(message)
+
+
+rules = typer.Typer(
+    cls=PlainGroup, help="Rules that choose the series to read.", no_args_is_help=True
+)
+app.add_typer(rules, name="rules")
+
+
+@rules.callback()
+def _rules() -> None:
+    """Rules that choose the series to read."""
+
+
+@rules.command(name="test")
+def show_choice(
+    path: Annotated[
+        Path, typer.Argument(help="Folder of one study, or a folder with a folder for each.")
+    ],
+    rules: Annotated[
+        Path | None, typer.Option(help="Rules to try, in place of those of the settings.")
+    ] = None,
+    calling_ae: Annotated[
+        str | None, typer.Option(metavar="TITLE", help="AE title of the sender, as if received.")
+    ] = None,
+    called_ae: Annotated[
+        str | None, typer.Option(metavar="TITLE", help="AE title of the receiver, as if received.")
+    ] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Show the rule that takes each series, and which series of each study would be read."""
+    settings = load(config, rules=rules).settings
+    require_readable(path)
+    found = explain(path.resolve(), settings, calling_ae, called_ae)
+    values = {"studies": [as_values(study) for study in found]}
+    show(values, as_json, *(series_table(study) for study in found))
+
+
 app.add_typer(models.app, name="models")
 
 
@@ -189,6 +280,35 @@ def exit_status(report: Report) -> ExitStatus:
         return ExitStatus.IGNORED
     incomplete = report.status is Status.PROVISIONAL
     return ExitStatus.NO_SECOND_READING if incomplete else ExitStatus.DONE
+
+
+def series_table(study: ExplainedStudy) -> Table:
+    """Return the table of one study for people."""
+    ends = study.reason or "the marked series would be read"
+    table = Table(title=escape(printable_line(study.path.name)), caption=escape(ends))
+    table.add_column("read", no_wrap=True)
+    for heading in ("series", "attributes", "rule"):
+        table.add_column(heading, overflow="fold")
+    for values in as_values(study)["series"]:
+        name = f"{values['description'] or values['series_uid']}\n{values['images']} images"
+        thickness = values["slice_thickness_mm"]
+        facts = {
+            "modality": values["modality"],
+            "kernel": "\\".join(values["kernel"]),
+            "slice thickness": "" if thickness is None else f"{thickness:g} mm",
+            "body part": values["body_part"],
+            "manufacturer": values["manufacturer"],
+            "image type": "\\".join(values["image_type"]),
+            "calling AE": values["calling_ae"],
+            "called AE": values["called_ae"],
+            "cannot be read": values["unfit"],
+        }
+        told = "\n".join(f"{key}: {printable_line(str(v))}" for key, v in facts.items() if v)
+        marks = [values["action"], values["priority"], *["screening"] * values["screening"]]
+        rule = f"{values['rule']}\n{', '.join(marks if values['action'] == 'read' else marks[:1])}"
+        cells = ("yes" if values["read"] else "", name, told, rule)
+        table.add_row(*(escape(cell) for cell in cells))
+    return table
 
 
 def _write_objects(out: Path) -> None:

@@ -104,7 +104,6 @@ def _openssl(work: Path, *arguments: str) -> None:
 
 
 def _subject_name(host: str) -> str:
-    """Return the host as an entry of subjectAltName."""
     try:
         return f"IP:{ipaddress.ip_address(host.strip('[]'))}"
     except ValueError:

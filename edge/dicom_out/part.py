@@ -9,6 +9,7 @@ from typing import Any
 
 from edge.audit import Person
 from edge.checks import Checked, Level, Results, secrets
+from edge.database import Schema
 from edge.dicom_out.deliver import MakeObjects, delivering, made_objects
 from edge.dicom_out.exports import MIGRATIONS, Backlog, DeliveryStep, ExportStore
 from edge.dicom_out.overview import overview, resend
@@ -16,7 +17,6 @@ from edge.part import Action, Agent, Panel, Part
 from edge.settings.core import EdgeSettings
 from edge.settings.targets import DicomWebTarget
 from edge.site import Site
-from edge.store.schema import Schema
 
 
 class DeliverPart(Part):

@@ -11,12 +11,12 @@ from typing import Any
 
 import structlog
 
+from edge.database import Schema
 from edge.drift.compare import BASELINE, NAMES, RECENT, Drift, Level, compare, rates
 from edge.drift.observe import MIGRATIONS, Observation, due, observations, observe, put
 from edge.part import Agent, Card, Panel, Part
 from edge.report.model import Report
 from edge.settings.core import EdgeSettings
-from edge.store.schema import Schema
 from edge.store.studies import StudyStore
 
 NOTHING = Drift("", (), ())

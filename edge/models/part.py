@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from edge.audit import Person
 from edge.checks import Checked, Level, Results
+from edge.database import Schema
 from edge.models.agreement import LEAST_STUDIES
 from edge.models.errors import NotPromotable, UpdatesOff
 from edge.models.fetch import fetching
@@ -21,7 +22,6 @@ from edge.part import Action, Agent, Panel, Part
 from edge.pipeline import Pipeline
 from edge.settings.core import EdgeSettings
 from edge.site import Site
-from edge.store.schema import Schema
 
 STAYS = "The model stays"
 

@@ -2,8 +2,8 @@
 
 The command line overrides the environment (``OVERREAD_EDGE_DEADLINE_S=5``,
 ``OVERREAD_EDGE_CLOUD__ADDRESS=host:50051``), the environment overrides the TOML file, the file
-overrides the defaults. What a part of the edge needs is a table of its own; a long one has a module
-beside this one.
+overrides the defaults. What a part of the edge needs is a table of its own; receiving and targets
+have modules beside this one.
 """
 
 import os
@@ -11,20 +11,133 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from edge.errors import BadSettings
-from edge.settings.cloud import CloudClientSettings
 from edge.settings.receive import ReceiveSettings
-from edge.settings.renamed import RENAMED
 from edge.settings.targets import TargetSettings
 from process.settings import LONGEST_S, InvalidSettings, ListenAddress, ProcessSettings, Table, load
-from process.tls import ServerTlsFiles, is_loopback
+from process.tls import ServerTlsFiles, TlsFiles, grpc_target, is_address, is_loopback, replicas_of
 from process.tracing import problem_of
 from protos.messages import MAX_SITE_CHARACTERS
 
 _PRINTABLE = r"^([!-~]([ -~]*[!-~])?)?$"  # what may stand in gRPC's metadata
+CLOUD_OFF = "off"
+RENAMED = {
+    "cloud": "cloud.address",
+    "cloud_hedge": "cloud.fallback",
+    "cloud_model": "cloud.model",
+    "health_check_s": "cloud.health_check_s",
+    "max_rois": "cloud.max_rois",
+    "characterize": "cloud.characterize",
+    "audit_rate": "cloud.audit_rate",
+    "insecure": "cloud.insecure",
+    "dicom_port": "receive.dicom.address",
+    "dicom_address": "receive.dicom.address",
+    "dicom_ae_title": "receive.dicom.ae_title",
+    "dicom_peers": "receive.dicom.peers",
+    "dicom_complete_on_release": "receive.complete_at_end",
+    "dicom_timeout_s": "receive.timeout_s",
+    "dicom_acse_timeout_s": "receive.timeout_s",
+    "stow_port": "receive.stow.address",
+    "stow_address": "receive.stow.address",
+    "stow_token_file": "receive.stow.token_file",
+    "stow_timeout_s": "receive.timeout_s",
+    "stow_complete_on_request": "receive.complete_at_end",
+    "receive_max_instance_mb": "receive.max_instance_mb",
+    "receive_min_free_mb": "receive.min_free_mb",
+    "status_port": "page.address",
+    "status_address": "page.address",
+    "status_password_file": "page.password_file",
+    "model_folder": "models.folder",
+    "model_keys": "models.keys",
+    "fetch_models": "models.fetch",
+    "keep_done_days": "retention.studies_days",
+    "keep_done_gb": "retention.studies_gb",
+    "keep_reports_days": "retention.reports_days",
+    "keep_reports_gb": "retention.reports_gb",
+    "pending_max_days": "pending.max_days",
+    "pending_max_mb": "pending.max_mb",
+    "metrics_port": "metrics_address",
+    "trace_endpoint": "traces",
+    "trace_file": "traces",
+    **{
+        f"{old}tls_{file}": f"{table}.tls.{file}"
+        for old, table in (("", "cloud"), ("dicom_", "receive.dicom"), ("stow_", "receive.stow"),
+                           ("status_", "page"))
+        for file in ("ca", "cert", "key")
+    },
+    **dict.fromkeys(
+        ("roi_side", "dicom_max_associations", "dicom_max_pdu", "stow_max_requests",
+         "receive_max_instances", "receive_sop_classes", "fetch_models_hours", "shadow_studies",
+         "shadow_agreement", "max_attempts", "startup_grace_s", "retry_pause_s", "read_timeout_s"),
+        "",
+    ),
+}  # fmt: skip
+"""The names that settings had while all stood in one table, with those of today; empty: gone."""
+
+
+class CloudClientSettings(Table):
+    """Which cloud reads again, and what is sent to it.
+
+    Attributes:
+        address: ``HOST:PORT`` of the cloud, several with commas between them, or ``off``; None for
+            no second reading.
+        fallback: ``HOST:PORT`` of a second, separate cloud, used while the first is down or
+            refuses.
+        tls: files of TLS with both clouds; setting ``ca`` enables it.
+        insecure: whether ROIs may be sent to another machine without TLS.
+        model: required major version of the cloud's model; empty for any.
+        health_check_s: pause between two health checks, at most 1 s while the cloud is down;
+            0: no health checks; each study probes the cloud itself.
+        max_rois: largest number of ROIs that a study sends.
+        characterize: whether findings that the edge reports by itself are also sent, for their
+            size, type and outline.
+        audit_rate: fraction of the studies without an uncertain candidate whose best dismissed
+            candidates are sent anyway; 0 for none.
+    """
+
+    address: str | None = None
+    fallback: str | None = None
+    tls: TlsFiles = Field(default_factory=TlsFiles)
+    insecure: bool = False
+    model: str = ""
+    health_check_s: float = Field(default=5.0, ge=0, le=LONGEST_S)
+    max_rois: int = Field(default=64, ge=1)
+    characterize: bool = True
+    audit_rate: float = Field(default=0.05, ge=0, le=1)
+
+    @property
+    def remote(self) -> list[str]:
+        """The addresses of clouds on other machines."""
+        clouds = (self.address, self.fallback)
+        return [one for one in clouds if one is not None and not is_loopback(one)]
+
+    @field_validator("address", "fallback")
+    @classmethod
+    def _host_and_port(cls, cloud: str | None) -> str | None:
+        if cloud is None or cloud == CLOUD_OFF:
+            return None
+        for one in replicas_of(cloud):
+            if not is_address(one) or not one.rpartition(":")[2].strip("0"):
+                raise ValueError("invalid address, expected HOST:PORT or off")
+        grpc_target(cloud)
+        return cloud
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> Self:
+        if self.fallback is not None and self.fallback == self.address:
+            raise ValueError("fallback must differ from address")
+        if self.tls.cert is not None and self.tls.ca is None:
+            raise ValueError("tls.cert requires tls.ca")
+        if self.remote and self.tls.ca is None and not self.insecure:
+            raise ValueError(
+                f"{self.remote[0]} is another machine, and tls.ca is not set: pictures of"
+                " patients would be sent unencrypted; set tls.ca, or insecure = true (--insecure)"
+                " where the network itself is protected"
+            )
+        return self
 
 
 class PageSettings(Table):

@@ -6,7 +6,6 @@ out. Then its images join those of the earlier study, and that is read again.
 
 import sqlite3
 from collections.abc import Collection
-from dataclasses import dataclass
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS series (
@@ -25,17 +24,6 @@ CREATE TABLE IF NOT EXISTS notes (
     PRIMARY KEY (study_key, text)
 );
 """
-
-
-@dataclass(frozen=True)
-class LaterPart:
-    """Images that arrived after their study was reported.
-
-    ``version`` is that of the report with them, ``images`` their number.
-    """
-
-    version: int
-    images: int
 
 
 class PartStore:
@@ -66,11 +54,6 @@ class PartStore:
             (part_key, study_key, new_images),
         )
 
-    def is_repetition(self, part_key: str) -> bool:
-        """Return whether a later part has no image that its study lacks."""
-        query = "SELECT images FROM parts WHERE part_key = ?"
-        return bool(self._database.execute(query, (part_key,)).fetchone()["images"] == 0)
-
     def forget(self, study_key: str) -> None:
         """Delete the rows of a study; in the transaction that deletes its own."""
         for table in ("series", "parts", "notes"):
@@ -86,30 +69,34 @@ class PartStore:
         query = "SELECT text FROM notes WHERE study_key = ? ORDER BY rowid"
         return tuple(row["text"] for row in self._database.execute(query, (study_key,)))
 
-    def study_of(self, part_key: str) -> str:
-        """Return the key of the study to which a later part belongs."""
-        query = "SELECT study_key FROM parts WHERE part_key = ?"
-        return str(self._database.execute(query, (part_key,)).fetchone()["study_key"])
+    def part(self, part_key: str) -> tuple[str, int]:
+        """Return the study to which a later part belongs, and how many images it brings.
 
-    def finish(self, part_key: str, part: LaterPart) -> None:
+        Without any, it repeats what its study has.
+        """
+        query = "SELECT study_key, images FROM parts WHERE part_key = ?"
+        row = self._database.execute(query, (part_key,)).fetchone()
+        return row["study_key"], row["images"]
+
+    def finish(self, part_key: str, version: int, images: int) -> None:
         """Note the version that will have the images; in the transaction that ends JOINING."""
         self._database.execute(
             "UPDATE parts SET version = ?, images = ? WHERE part_key = ?",
-            (part.version, part.images, part_key),
+            (version, images, part_key),
         )
 
-    def adopt(self, part_key: str, study_key: str, part: LaterPart) -> None:
+    def adopt(self, part_key: str, study_key: str, version: int, images: int) -> None:
         """Note a later part that lies with its study and that no row knows."""
         self._database.execute(
             "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?)",
-            (part_key, study_key, part.version, part.images),
+            (part_key, study_key, version, images),
         )
 
-    def later_parts(self, study_key: str) -> tuple[LaterPart, ...]:
-        """Return the later parts that have joined a study, in their order."""
+    def later_parts(self, study_key: str) -> tuple[tuple[int, int], ...]:
+        """Return version and images of the later parts that have joined a study, in their order."""
         rows = self._database.execute(
             "SELECT version, images FROM parts WHERE study_key = ? AND version > 0"
             " ORDER BY version",
             (study_key,),
         )
-        return tuple(LaterPart(row["version"], row["images"]) for row in rows)
+        return tuple((row["version"], row["images"]) for row in rows)

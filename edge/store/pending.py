@@ -13,7 +13,7 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import Any
@@ -52,13 +52,14 @@ class PendingStep(Enum):
 
 @dataclass(frozen=True)
 class PendingRead:
-    """The missing second readings of one report.
+    """The missing second readings of one report: its row but for the context.
 
     Attributes:
         version: of the report that is out; in AMENDING the next one is due or being written.
         gives_up: whether the version being written is the last though verdicts are missing.
         attempts: since the last verdict came.
         age_s: seconds for which agents have run since.
+        reason: why verdicts are missing.
     """
 
     study_key: str
@@ -67,8 +68,15 @@ class PendingRead:
     gives_up: bool
     attempts: int
     age_s: float
+    reason: str
 
 
+_COLUMNS = [field.name for field in fields(PendingRead)]
+_OPEN = (
+    "FROM pending_rois WHERE study_key = ?1 AND roi_id NOT IN"
+    " (SELECT roi_id FROM pending_verdicts WHERE study_key = ?1) ORDER BY priority"
+)
+"""The ROIs without a verdict, most valuable first."""
 FAST, SMALL = 0, 6
 """zlib levels: 0.1 ms an ROI of 48 voxels a side, while the report waits; and 3 ms, later."""
 
@@ -191,7 +199,7 @@ class PendingStore:
     def at(self, *steps: PendingStep) -> list[PendingRead]:
         """Return the pending reads at these steps: fewest attempts first, then the oldest."""
         rows = self._database.execute(
-            "SELECT study_key, step, version, gives_up, attempts, age_s FROM pending"
+            f"SELECT {', '.join(_COLUMNS)} FROM pending"
             f" WHERE step IN ({', '.join('?' * len(steps))}) ORDER BY attempts, rowid",
             [step.value for step in steps],
         )
@@ -207,16 +215,11 @@ class PendingStore:
 
     def has(self, key: str) -> bool:
         """Return whether there is a row of this study."""
-        query = "SELECT 1 FROM pending WHERE study_key = ?"
-        return self._database.execute(query, (key,)).fetchone() is not None
+        return key in self.keys()
 
     def keys(self) -> set[str]:
         """Return the keys of all studies with a row here."""
         return {row["study_key"] for row in self._database.execute("SELECT study_key FROM pending")}
-
-    def reason(self, key: str) -> str:
-        """Return why verdicts are missing."""
-        return str(self._row(key)["reason"])
 
     def context(self, key: str) -> AmendmentContext:
         """Return the amendment context of the report that is out."""
@@ -224,11 +227,7 @@ class PendingStore:
 
     def rois(self, key: str) -> list[Roi]:
         """Return the ROIs without a verdict, most valuable first."""
-        rows = self._database.execute(
-            "SELECT roi FROM pending_rois WHERE study_key = ?1 AND roi_id NOT IN"
-            " (SELECT roi_id FROM pending_verdicts WHERE study_key = ?1) ORDER BY priority",
-            (key,),
-        )
+        rows = self._database.execute(f"SELECT roi {_OPEN}", (key,))
         return [_unpack_roi(row["roi"]) for row in rows]
 
     def roi(self, key: str, roi_id: int) -> Roi | None:
@@ -249,36 +248,30 @@ class PendingStore:
             for row in rows
             if verdicts[row["roi_id"]].mask
         }
-        return EscalationResult(verdicts, masks=masks, reason=self._row(key)["reason"])
+        return EscalationResult(verdicts, masks=masks, reason=self.get(key).reason)
 
     def count_attempt(self, read: PendingRead) -> PendingRead:
         """Count an attempt before it begins, in case it kills the process."""
         with self._durable(PendingStep.RETRYING):
-            self._move(read, "attempts = attempts + 1")
+            self._move(read, attempts=read.attempts + 1)
         return self.get(read.study_key)
 
     def add_verdicts(self, read: PendingRead, answers: EscalationResult) -> PendingRead:
         """Store new verdicts, and move to AMENDING; an ROI keeps its first verdict."""
         with self._durable(PendingStep.AMENDING):
-            step = (PendingStep.AMENDING.value, answers.reason)
-            self._move(read, "step = ?, reason = ?, attempts = 0", step)
+            self._move(read, step=PendingStep.AMENDING.value, reason=answers.reason, attempts=0)
             self._insert(read.study_key, read.version + 1, answers)
         return self.get(read.study_key)
 
     def give_up(self, read: PendingRead, reason: str) -> PendingRead:
         """Stop retrying, and move to AMENDING: the last version gives the reason."""
         with self._durable(PendingStep.AMENDING):
-            step = (PendingStep.AMENDING.value, reason)
-            self._move(read, "step = ?, reason = ?, gives_up = 1", step)
+            self._move(read, step=PendingStep.AMENDING.value, reason=reason, gives_up=True)
         return self.get(read.study_key)
 
     def open_rois(self, read: PendingRead) -> tuple[int, ...]:
         """Return the identifiers of the ROIs without a verdict, most valuable first."""
-        rows = self._database.execute(
-            "SELECT roi_id FROM pending_rois WHERE study_key = ?1 AND roi_id NOT IN"
-            " (SELECT roi_id FROM pending_verdicts WHERE study_key = ?1) ORDER BY priority",
-            (read.study_key,),
-        )
+        rows = self._database.execute(f"SELECT roi_id {_OPEN}", (read.study_key,))
         return tuple(row["roi_id"] for row in rows)
 
     def version_written(
@@ -294,8 +287,8 @@ class PendingStore:
         key, more = read.study_key, bool(self.open_rois(read)) and not read.gives_up
         step = PendingStep.PENDING if more else PendingStep.CLOSED
         with self._durable(step):
-            change = "step = ?, version = version + 1, context = ?"
-            self._move(read, change, (step.value, context.to_bytes()))
+            version, stored = read.version + 1, context.to_bytes()
+            self._move(read, step=step.value, version=version, context=stored)
             self._trail.record(Event.AMENDED, study_key=key, **facts)
             self._export(key, (context.report.version,))
             # Answered ROIs are not needed any more. After the last version everything goes:
@@ -367,11 +360,12 @@ class PendingStore:
             "INSERT OR IGNORE INTO pending_verdicts VALUES (?, ?, ?, ?, ?, ?, ?)", rows
         )
 
-    def _move(self, read: PendingRead, change: str, values: tuple[object, ...] = ()) -> None:
-        """Change the row, unless it is not at the step and version of ``read`` any more."""
+    def _move(self, read: PendingRead, **changes: object) -> None:
+        """Change columns, unless the row is not at the step and version of ``read`` any more."""
+        columns = ", ".join(f"{column} = ?" for column in changes)
         changed = self._database.execute(
-            f"UPDATE pending SET {change} WHERE study_key = ? AND step = ? AND version = ?",
-            (*values, read.study_key, read.step.value, read.version),
+            f"UPDATE pending SET {columns} WHERE study_key = ? AND step = ? AND version = ?",
+            (*changes.values(), read.study_key, read.step.value, read.version),
         ).rowcount
         if changed != 1:
             raise WrongStep(f"another process has changed {read}")
@@ -386,14 +380,9 @@ class PendingStore:
 
 
 def _pending_read(row: sqlite3.Row) -> PendingRead:
-    return PendingRead(
-        row["study_key"],
-        PendingStep(row["step"]),
-        row["version"],
-        bool(row["gives_up"]),
-        row["attempts"],
-        row["age_s"],
-    )
+    values = {name: row[name] for name in _COLUMNS}
+    found = {"step": PendingStep(row["step"]), "gives_up": bool(row["gives_up"])}
+    return PendingRead(**values | found)
 
 
 PersistPending = Callable[[Report, Assessment, EdgeReader, Preprocessed], None]

@@ -5,18 +5,16 @@ A damaged one is set aside, not deleted. What the new one lacks is adopted from 
 """
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
 from edge.atomic_files import move
-from edge.database import InvalidDatabase, StepHook, file_identities, migrate, naming
+from edge.database import InvalidDatabase, Schema, StepHook, file_identities, migrate, naming
 from edge.errors import EdgeError
-from edge.store.schema import Schema
-from edge.store.studies import CORE, StudyStore, all_migrations
+from edge.store.studies import StudyStore, all_migrations
 
 RESTART = "restart the agent, which sets it aside and adopts the studies"
 """What to do with a damaged database; a start of one that does not run is as good."""
@@ -29,7 +27,7 @@ class LostDatabase(EdgeError):
 
 
 def open_or_replace(
-    path: Path, schema: Schema = CORE, on_step: StepHook = lambda _step, _durable: None
+    path: Path, schema: Schema, on_step: StepHook = lambda _step, _durable: None
 ) -> StudyStore:
     """Open the database and check all of it; replace it by a new one if it is damaged.
 
@@ -54,27 +52,6 @@ def open_or_replace(
     return StudyStore(path, schema, on_step)
 
 
-@contextmanager
-def opened(path: Path, schema: Schema = CORE) -> Iterator[StudyStore]:
-    """Open the database for a command; its errors say what to do.
-
-    Raises:
-        InvalidDatabase: it is damaged, of another layout, locked, or cannot be opened.
-    """
-    try:
-        with StudyStore(path, schema) as store:
-            if lacking := store.lacking():
-                raise InvalidDatabase(f"{path}: {lacking}: {RESTART}")
-            yield store
-    except InvalidDatabase as error:
-        if is_damage(error.__cause__, opening=True):
-            raise InvalidDatabase(f"{error}: {RESTART}") from error
-        raise
-    except sqlite3.DatabaseError as error:
-        hint = f": {RESTART}" if is_damage(error) else ""
-        raise InvalidDatabase(f"{path}: {error}{hint}") from error
-
-
 def require_own_files(path: Path, store: StudyStore) -> None:
     """Check that what is written to the open database is in the files at ``path``.
 
@@ -92,11 +69,7 @@ def require_own_files(path: Path, store: StudyStore) -> None:
 
 
 def reopen(
-    path: Path,
-    store: StudyStore,
-    error: Exception,
-    schema: Schema = CORE,
-    on_step: StepHook = lambda _step, _durable: None,
+    path: Path, store: StudyStore, error: Exception, schema: Schema, on_step: StepHook
 ) -> StudyStore:
     """Close a database that is damaged or lost, and open the one that takes its place.
 

@@ -1,13 +1,13 @@
 """The durable state of the agent: one row a study, with its step of `edge.store.steps`.
 
 Pending reads are in the same database (`edge.store.pending`), and begin to count in the same
-transaction as REPORTED. So does what the parts of the agent store (`edge.store.schema`). What is
+transaction as REPORTED. So does what the parts of the agent store (`edge.database`). What is
 done with a study is recorded in the audit trail, in the transaction of its step.
 """
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,10 +19,11 @@ from typing import Any, Self, TypeVar
 from edge.audit import Event
 from edge.database import (
     Migration,
+    Schema,
     StepHook,
     WrongStep,
+    columns,
     file_identities,
-    is_empty,
     lacking_in,
     make_tables,
     naming,
@@ -33,9 +34,8 @@ from edge.database import (
 )
 from edge.job import new_study_key
 from edge.store import later_parts, pending
-from edge.store.later_parts import LaterPart, PartStore
+from edge.store.later_parts import PartStore
 from edge.store.pending import PendingStore
-from edge.store.schema import Schema
 from edge.store.steps import BEFORE, Step
 
 _RECORDED = {
@@ -67,9 +67,6 @@ MIGRATIONS = (Migration(1, _TABLES + later_parts.TABLES + pending.TABLES),)
 """Those of the core."""
 
 E = TypeVar("E")
-
-CORE = Schema()
-"""A database without any part."""
 
 
 @dataclass(frozen=True)
@@ -116,16 +113,19 @@ class StudyStore:
     """
 
     def __init__(
-        self, path: Path, schema: Schema = CORE, on_step: StepHook = lambda _step, _durable: None
+        self,
+        path: Path,
+        schema: Schema = Schema(),  # noqa: B008 - it is frozen
+        on_step: StepHook = lambda _step, _durable: None,
     ) -> None:
-        self._on_step, self._schema = on_step, schema
+        self._on_step = on_step
         with ExitStack() as opened, naming(path):
             self.database = open_database(path)
             opened.callback(self.database.close)
-            tables = all_migrations(schema)
-            if is_empty(self.database):
-                make_tables(self.database, tables)
-            require_current(self.database, path, tables)
+            self._migrations = all_migrations(schema)
+            if not columns(self.database):
+                make_tables(self.database, self._migrations)
+            require_current(self.database, path, self._migrations)
             self.parts = PartStore(self.database)
             self.trail = schema.audit(self.database, on_step)
             self.extensions = tuple(
@@ -155,11 +155,11 @@ class StudyStore:
 
     def problem(self) -> str:
         """Check the whole database: return what is damaged or missing in it, empty for nothing."""
-        return problem_in(self.database, all_migrations(self._schema))
+        return problem_in(self.database, self._migrations)
 
     def lacking(self) -> str:
         """Return which columns a database of another layout lacks, empty for none."""
-        return lacking_in(self.database, all_migrations(self._schema))
+        return lacking_in(self.database, self._migrations)
 
     def open_claim(
         self, members: tuple[str, ...], fingerprint: str, report_names: Iterator[str]
@@ -168,21 +168,12 @@ class StudyStore:
 
         The first of ``report_names`` that is free becomes its folder in the outbox.
         """
-        key, now = new_study_key(), _now()
-        row = (key, json.dumps(members), fingerprint)
+        row = {"members": json.dumps(members), "fingerprint": fingerprint}
         self._on_step(Step.CLAIMING, False)
-        try:
-            with transaction(self.database):
-                name = self._first_free(report_names)
-                self.database.execute(
-                    "INSERT INTO studies (id, members, fingerprint, report_name, step,"
-                    " created, updated) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (*row, name, Step.CLAIMING.value, now, now),
-                )
-        except sqlite3.IntegrityError:
-            return None
-        self._on_step(Step.CLAIMING, True)
-        return self.get(key)
+        record = self._insert(new_study_key(), Step.CLAIMING, report_names, row)
+        if record is not None:
+            self._on_step(Step.CLAIMING, True)
+        return record
 
     def adopt(
         self,
@@ -198,21 +189,14 @@ class StudyStore:
         ``reason`` says why it was quarantined. ``versions`` of its report are out, and are exported
         again. Return None while another study of the same name is being claimed.
         """
-        values = (key, json.dumps(members), "", step.value, _now(), _now())
-        why = tuple(reason.get(name, "") for name in ("kind", "reason", "file"))
-        try:
-            with transaction(self.database):
-                self.database.execute(
-                    "INSERT INTO studies (id, members, fingerprint, step, created, updated,"
-                    " report_name, kind, reason, file) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (*values, self._first_free(report_names), *why),
-                )
-                facts = {"step": step.value, "name": members[0]}
-                self.trail.record(Event.ADOPTED, study_key=key, **facts)
-                self._reported(key, versions)
-        except sqlite3.IntegrityError:
-            return None
-        return self.get(key)
+
+        def also() -> None:
+            facts = {"step": step.value, "name": members[0]}
+            self.trail.record(Event.ADOPTED, study_key=key, **facts)
+            self._reported(key, versions)
+
+        row = {"members": json.dumps(members), "fingerprint": "", **reason}
+        return self._insert(key, step, report_names, row, also)
 
     def has(self, key: str) -> bool:
         """Return whether there is a record of this study."""
@@ -231,13 +215,8 @@ class StudyStore:
         ``reason`` says why it was quarantined. A pending read that was saved is published, and
         ``versions`` of its report are exported.
         """
-        why = tuple(reason.get(name, "") for name in ("kind", "reason", "file"))
         with transaction(self.database):
-            self.database.execute(
-                "UPDATE studies SET step = ?, updated = ?, kind = ?, reason = ?, file = ?"
-                " WHERE id = ?",
-                (step.value, _now(), *why, key),
-            )
+            self._set(key, step, {"kind": "", "reason": "", "file": "", **reason})
             self.pending.publish(key)
             self.trail.record(Event.ADOPTED, study_key=key, step=step.value)
             self._reported(key, versions)
@@ -245,15 +224,6 @@ class StudyStore:
     def keys(self) -> set[str]:
         """Return the keys of all studies."""
         return {row["id"] for row in self.database.execute("SELECT id FROM studies")}
-
-    def ended(self, *steps: Step) -> list[tuple[str, str, str]]:
-        """Return key, report name and time of the last step of the studies at these steps."""
-        marks = ", ".join("?" * len(steps))
-        rows = self.database.execute(
-            f"SELECT id, report_name, updated FROM studies WHERE step IN ({marks})",
-            [step.value for step in steps],
-        )
-        return [tuple(row) for row in rows]
 
     def forget(self, key: str) -> None:
         """Delete the row of a study of which no file is left, and what is known of its series."""
@@ -287,10 +257,8 @@ class StudyStore:
         Raises:
             WrongStep: the study is not at a step before this one.
         """
-        counted = {Step.READING: "attempts + 1", Step.CLAIMED: "max(attempts - 1, 0)"}
-        change = f"attempts = {counted.get(step, 'attempts')}"
         also = partial(self._reported, key, versions)
-        return self._update(key, step, change, (), also, facts=facts)
+        return self._update(key, step, {}, also, facts)
 
     def quarantine(
         self,
@@ -305,10 +273,9 @@ class StudyStore:
         Raises:
             WrongStep: the study is not being read.
         """
-        texts = (kind, reason, file)
-        values = tuple(text.encode("utf-8", "replace").decode() for text in texts)
-        change = "kind = ?, reason = ?, file = ?"
-        return self._update(key, Step.QUARANTINING, change, values, facts={**facts, "kind": kind})
+        texts = {"kind": kind, "reason": reason, "file": file}
+        why = {name: text.encode("utf-8", "replace").decode() for name, text in texts.items()}
+        return self._update(key, Step.QUARANTINING, why, facts={**facts, "kind": kind})
 
     def begin_join(self, key: str, study_key: str, new_images: int) -> Record:
         """Make JOINING durable for a later part of the study ``study_key``.
@@ -319,7 +286,7 @@ class StudyStore:
             WrongStep: the part is not at CLAIMED.
         """
         also = partial(self.parts.begin, key, study_key, new_images)
-        return self._update(key, Step.JOINING, "attempts = 0", (), also)
+        return self._update(key, Step.JOINING, {"attempts": 0}, also)
 
     def add_changed(self, key: str, study_key: str, images: int, notes: Mapping[str, str]) -> None:
         """Note that ``key`` brought changed images of a study, once; ``notes`` are by study key."""
@@ -333,37 +300,33 @@ class StudyStore:
         Raises:
             WrongStep: the part is not at JOINING.
         """
-        study_key = self.parts.study_of(key)
+        study_key, _ = self.parts.part(key)
         record = partial(self.trail.record, Event.REPEATED, study_key=study_key, part=key)
-        return self._update(key, Step.DONE, "attempts = 0", (), record)
+        return self._update(key, Step.DONE, {"attempts": 0}, record)
 
-    def finish_join(self, key: str, part: LaterPart) -> Record:
+    def finish_join(self, key: str, version: int, images: int) -> Record:
         """End a later part whose images are in place, and set its study back to CLAIMED.
 
-        What is pending for the report of the study is deleted: it will be read again. Returns the
-        record of the study.
+        ``version`` is that of the report with its ``images``. What is pending for the report of the
+        study is deleted: it will be read again. Returns the record of the study.
 
         Raises:
             WrongStep: the part is not at JOINING, or its study at neither DONE nor QUARANTINED.
         """
-        study_key = self.parts.study_of(key)
+        study_key, _ = self.parts.part(key)
 
         def reopen() -> None:
-            self.parts.finish(key, part)
+            self.parts.finish(key, version, images)
             self.pending.delete(study_key)
-            ends = (Step.DONE.value, Step.QUARANTINED.value)
-            changed = self.database.execute(
-                "UPDATE studies SET step = ?, updated = ?, attempts = 0, kind = '', reason = '',"
-                " file = '' WHERE id = ? AND step IN (?, ?)",
-                (Step.CLAIMED.value, _now(), study_key, *ends),
-            ).rowcount
-            if changed != 1:
-                raise WrongStep(f"study {study_key} is at {self.get(study_key).step.value}")
+            if (at := self.get(study_key).step) not in (Step.DONE, Step.QUARANTINED):
+                raise WrongStep(f"study {study_key} is at {at.value}")
+            anew = {"attempts": 0, "kind": "", "reason": "", "file": ""}
+            self._set(study_key, Step.CLAIMED, anew)
             self.trail.forget_removals(study_key)
-            facts = {"part": key, "version": part.version, "images": part.images}
+            facts = {"part": key, "version": version, "images": images}
             self.trail.record(Event.JOINED, study_key=study_key, **facts)
 
-        self._update(key, Step.DONE, "attempts = 0", (), reopen)
+        self._update(key, Step.DONE, {"attempts": 0}, reopen)
         return self.get(study_key)
 
     def forget_report(self, key: str) -> None:
@@ -412,9 +375,8 @@ class StudyStore:
 
     def at(self, *steps: Step) -> list[Record]:
         """Return the studies at these steps, oldest claim first."""
-        marks = ", ".join("?" * len(steps))
         rows = self.database.execute(
-            f"SELECT * FROM studies WHERE step IN ({marks}) ORDER BY rowid",
+            f"SELECT * FROM studies WHERE step IN ({_marks(steps)}) ORDER BY rowid",
             [step.value for step in steps],
         )
         return [record_of(row) for row in rows]
@@ -424,40 +386,71 @@ class StudyStore:
         database = self.database
         return next(n for n in report_names if database.execute(query, (n,)).fetchone() is None)
 
+    def _insert(
+        self,
+        key: str,
+        step: Step,
+        report_names: Iterator[str],
+        values: Mapping[str, str],
+        also: Callable[[], None] = lambda: None,
+    ) -> Record | None:
+        """Insert a study; return None while another of the same name is being claimed."""
+        try:
+            with transaction(self.database):
+                row = {
+                    "id": key,
+                    "step": step.value,
+                    "report_name": self._first_free(report_names),
+                    "created": _now(),
+                    "updated": _now(),
+                    **values,
+                }
+                columns, marks = ", ".join(row), _marks(row)
+                query = f"INSERT INTO studies ({columns}) VALUES ({marks})"
+                self.database.execute(query, [*row.values()])
+                also()
+        except sqlite3.IntegrityError:
+            return None
+        return self.get(key)
+
     def _update(
         self,
         key: str,
         step: Step,
-        change: str,
-        values: tuple[str, ...],
+        changes: Mapping[str, object],
         also: Callable[[], None] = lambda: None,
         facts: Mapping[str, Any] = MappingProxyType({}),
     ) -> Record:
-        before = [state.value for state in BEFORE[step]]
+        """Make a step durable, with these ``changes`` of columns and what is done ``also``."""
         self._on_step(step, False)
         with transaction(self.database):
-            taken_back = step is Step.CLAIMED and self.get(key).step is Step.READING
-            changed = self.database.execute(
-                f"UPDATE studies SET step = ?, updated = ?, {change} WHERE id = ?"
-                f" AND step IN ({', '.join('?' * len(before))})",
-                (step.value, _now(), *values, key, *before),
-            ).rowcount
-            if changed != 1:
-                raise WrongStep(f"study {key} is at {self.get(key).step.value}, expected {before}")
+            now = self.get(key)
+            if now.step not in BEFORE[step]:
+                expected = [state.value for state in BEFORE[step]]
+                raise WrongStep(f"study {key} is at {now.step.value}, expected {expected}")
+            counted = {Step.READING: now.attempts + 1, Step.CLAIMED: max(now.attempts - 1, 0)}
+            self._set(key, step, {"attempts": counted.get(step, now.attempts), **changes})
             also()
             if step is Step.REPORTED:
                 self.pending.publish(key)
             if step is Step.QUARANTINING:
                 self.pending.discard(key)
+            taken_back = step is Step.CLAIMED and now.step is Step.READING
             if step in _RECORDED and not taken_back:
                 self.trail.record(_RECORDED[step], study_key=key, **facts)
         self._on_step(step, True)
         return self.get(key)
 
+    def _set(self, key: str, step: Step, changes: Mapping[str, object]) -> None:
+        """Set step and other columns of a study; part of an open transaction."""
+        row = {**changes, "step": step.value, "updated": _now()}
+        columns = ", ".join(f"{column} = ?" for column in row)
+        self.database.execute(f"UPDATE studies SET {columns} WHERE id = ?", [*row.values(), key])
+
 
 def all_migrations(schema: Schema) -> tuple[Migration, ...]:
-    """Return the migrations of the core and of all parts."""
-    return (*MIGRATIONS, *schema.migrations)
+    """Return the migrations of the core and of all parts, in the order of their numbers."""
+    return tuple(sorted((*MIGRATIONS, *schema.migrations), key=lambda one: one.number))
 
 
 def record_of(row: sqlite3.Row) -> Record:
@@ -465,6 +458,10 @@ def record_of(row: sqlite3.Row) -> Record:
     values = dict(row)
     members = tuple(json.loads(values.pop("members")))
     return Record(**values | {"members": members, "step": Step(values["step"])})
+
+
+def _marks(values: Collection[object]) -> str:
+    return ", ".join("?" * len(values))
 
 
 def _now() -> str:

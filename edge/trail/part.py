@@ -13,13 +13,11 @@ from edge.access import user_name
 from edge.atomic_files import is_transient
 from edge.audit import AuditTrail, Event
 from edge.checks import Checked, Level, Results
-from edge.database import StepHook
+from edge.database import Schema, StepHook
 from edge.folders import AgentFolders
 from edge.part import Part
-from edge.settings.cloud import CLOUD_OFF
-from edge.settings.core import EdgeSettings
+from edge.settings.core import CLOUD_OFF, EdgeSettings
 from edge.site import Site
-from edge.store.schema import Schema
 from edge.trail.records import canonical, digest, files_in
 from edge.trail.store import MIGRATIONS, TrailStore
 from edge.trail.verify import NoTrail, verify

@@ -24,7 +24,7 @@ from typing import Any
 
 import structlog
 
-from edge.audit import Event
+from edge.audit import AuditTrail, Event
 from edge.database import Migration, StepHook, transaction
 from edge.trail.records import (
     MAX_FILE_BYTES,
@@ -100,7 +100,7 @@ class Waiting:
     line: str
 
 
-class TrailStore:
+class TrailStore(AuditTrail):
     """The audit trail in an open database, with its files in ``folder``.
 
     Any process may record. Only the agent may flush.
