@@ -6,7 +6,7 @@ from pathlib import Path
 from cloud.telemetry import Telemetry as CloudTelemetry
 from edge.run import parts_of
 from edge.settings.core import EdgeSettings
-from tests.edge.agents import agent_of
+from tests.edge.running_agent import agent_of
 
 ROOT = Path(__file__).resolve().parents[1]
 

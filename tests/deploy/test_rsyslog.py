@@ -14,7 +14,7 @@ import pytest
 from edge.audit import Event
 from edge.trail.records import files_in
 from edge.trail.store import TrailStore
-from tests.edge.databases import open_store
+from tests.edge.builders import open_store
 from tests.pki import make_pki
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "deploy" / "rsyslog" / "overread-trail.conf"

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from edge.agent.inbox import Inbox, report_names
 from edge.agent.study import process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import build_pipeline
-from edge.database import StepHook
+from edge.database import Schema, StepHook
 from edge.decide import Plan, Situation, Thresholds, decide
+from edge.dicom_out.exports import ExportStore
 from edge.escalation.client import SecondReader
 from edge.escalation.rois import EscalationResult
 from edge.folders import AgentFolders
@@ -27,6 +30,7 @@ from edge.link.estimate import LinkEstimate
 from edge.merge import MergeWeights
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.report.model import Report
+from edge.run import PARTS
 from edge.selection import SELECTION_POLICY, SelectionPolicy
 from edge.settings.core import EdgeSettings, load_settings
 from edge.store.pending import persist_in
@@ -39,7 +43,6 @@ from models.runtime.detection import Candidate
 from models.runtime.screener import read_by
 from protos.deadline import Clock, Deadline
 from protos.messages import Priority, Refusal, Roi, Verdict
-from tests.edge.databases import nothing, open_store
 
 THRESHOLDS = Thresholds(possible=0.5, finding=0.5, dismiss=0.1, report=0.9)
 LISTING = replace(THRESHOLDS, possible=0.2, finding=0.6)
@@ -67,6 +70,23 @@ SETTINGS = {
     "thresholds": {"dismiss": 0.1, "report": 0.9, "finding": 0.5, "possible": 0.5},
     "merge": [0.0, 1.0, 1.0, -2.1972, 9.0],
 }
+
+
+def nothing(_step: Enum, _durable: bool) -> None:
+    """Do nothing at a step."""
+
+
+def schema_of(path: Path, targets: Sequence[str] = ()) -> Schema:
+    """What all parts store in the database at ``path``, as with these targets."""
+    settings = EdgeSettings(state_dir=path.parent, inbox=path.parent.parent / "inbox")
+    schema = Schema.joined(part.schema(settings) for part in PARTS)
+    export = partial(ExportStore, targets=targets)
+    return replace(schema, extensions=(export,) if targets else ())
+
+
+def open_store(path: Path, targets: Sequence[str] = (), on_step: StepHook = nothing) -> StudyStore:
+    """Open the database at ``path``; it is made if it is missing."""
+    return StudyStore(path, schema_of(path, targets), on_step)
 
 
 class HandClock:
@@ -264,8 +284,13 @@ def put(inbox: Path, name: str, text: str = "pixels", done: bool = True) -> Path
     return folder
 
 
+def put_all(inbox: Path, **texts: str) -> None:
+    """Marked studies of these names, with these texts."""
+    for name, text in texts.items():
+        put(inbox, name, text)
+
+
 def open_claim(store: StudyStore, *members: str) -> Record:
-    """A study at CLAIMING whose first member is its name."""
     record = store.open_claim(members, "p", report_names(members[0]))
     assert record is not None
     return record
@@ -290,7 +315,6 @@ class Site:
         self.amender = self.start()
 
     def start(self, **limits: Any) -> Amender:
-        """The amender of a process that has just begun."""
         return Amender(
             self.store,
             self.places.outbox,
@@ -317,16 +341,14 @@ class Site:
         process_study(record, None, self.places, self.store, read, 60.0, [].append)
         return self.store.get(record.id)
 
-    def turns(self) -> None:
-        """Turns until there is nothing to do."""
+    def turns(self, after_s: float = 0.0) -> None:
+        self.clock.sleep(after_s)
         while self.amender.run_once():
             pass
 
     def report(self, name: str, version: str = "") -> dict[str, Any]:
         """The report of a study as its readers have it."""
-        path = self.places.outbox / name / f"report{version}.json"
-        words: dict[str, Any] = json.loads(path.read_text())
-        return words
+        return report_in(self.places.outbox.parent, name, version)
 
 
 @contextmanager
@@ -337,6 +359,13 @@ def site_at(root: Path, cloud: SilentCloud, on_step: StepHook | None = None) -> 
         yield Site(root, store, cloud)
 
 
+def report_in(root: Path, name: str = "a", version: str = "") -> dict[str, Any]:
+    """A report of the agent below ``root``, the last version or ``.v1``, ``.v2`` and on."""
+    path = root / "outbox" / name / f"report{version}.json"
+    values: dict[str, Any] = json.loads(path.read_text())
+    return values
+
+
 def findings(report: dict[str, Any]) -> dict[int, float]:
     """Number to probability."""
     return {finding["number"]: finding["probability"] for finding in report["findings"]}
@@ -345,13 +374,19 @@ def findings(report: dict[str, Any]) -> dict[int, float]:
 QUIET_S = 5.0
 
 
-def watch(folder: Path, wall: Callable[[], float] = time.time) -> tuple[Inbox, HandClock]:
-    """An inbox and its clock; ``wall`` is that by which files are dated."""
-    clock = HandClock()
-    folder.mkdir(exist_ok=True)
-    return Inbox(folder, QUIET_S, clock, wall), clock
+class Box:
+    """An inbox in a folder, and its clock; ``wall`` is that by which files are dated."""
 
+    def __init__(self, folder: Path, wall: Callable[[], float] = time.time) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder, self.clock = folder, HandClock()
+        self.inbox = Inbox(folder, QUIET_S, self.clock, wall)
 
-def names(inbox: Inbox) -> list[str]:
-    """The studies that are complete now."""
-    return [arrival.name for arrival in inbox.complete()]
+    def names(self) -> list[str]:
+        """The studies that are complete now."""
+        return [arrival.name for arrival in self.inbox.complete()]
+
+    def later(self, seconds: float = QUIET_S) -> list[str]:
+        """Those that are complete after a while."""
+        self.clock.sleep(seconds)
+        return self.names()

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from edge.store.studies import StudyStore
-from tests.edge.builders import HandClock, SilentCloud, Site, site_at
-from tests.edge.databases import open_store
+from tests.edge.builders import HandClock, SilentCloud, Site, open_store, site_at
 
 
 @pytest.fixture

@@ -74,8 +74,6 @@ class Scan:
         self.edit(indices, lambda data: set_pixels(data, change(pixels_of(data))))
 
     def set(self, indices: Iterable[int], **attributes: object) -> None:
-        """Set attributes of the header, by keyword."""
-
         def change(data: Dataset) -> None:
             for keyword, value in attributes.items():
                 setattr(data, keyword, value)
@@ -107,7 +105,6 @@ def pixels_of(data: Dataset) -> Pixels:
 
 
 def set_pixels(data: Dataset, values: npt.NDArray[np.generic]) -> None:
-    """Replace the stored values of a data set."""
     data.PixelData = np.clip(values, 0, 32767).astype("<i2").tobytes()
 
 

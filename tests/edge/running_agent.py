@@ -1,4 +1,4 @@
-"""The agent put to work, here or as a process that is killed, and a database that fails."""
+"""The agent put to work, here or as a process, as its parts see it, and its commands."""
 
 import json
 import multiprocessing
@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from enum import Enum
@@ -17,19 +17,26 @@ from types import MappingProxyType
 from typing import Any
 from unittest.mock import patch
 
+import structlog
 from structlog.testing import capture_logs
+from typer.testing import CliRunner, Result
 
+from edge.cli.main import app
 from edge.database import StepHook
 from edge.job import Job
+from edge.part import Agent, Panel, Part
 from edge.pipeline import StudyResult, read_and_report
 from edge.report.model import Rejection, Report, Status
 from edge.report.write import write_report
-from edge.run import ReadStudy, run_agent
+from edge.retention import RetentionPart
+from edge.run import ReadStudy, run_agent, site_of
 from edge.settings.core import EdgeSettings
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.steps import Step
+from edge.store.studies import StudyStore
+from edge.telemetry import Telemetry
 from evaluation.world import settings_in
-from tests.edge.builders import ForgetfulCloud, SilentCloud, pending_pipeline
+from tests.edge.builders import ForgetfulCloud, SilentCloud, nothing, pending_pipeline, report_in
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.edge.running_agent"])
@@ -98,7 +105,6 @@ def serve(root: Path, crash: Crash = None, read: ReadStudy = quick_read) -> None
 
 
 def a_version_for_each_verdict() -> AbstractContextManager[object]:
-    """No verdict waits for others meanwhile, so that every step is reached."""
     return patch("edge.amend.amender.QUIET_S", 0.0)
 
 
@@ -160,18 +166,16 @@ def wait_for_log(logs: Logs, event: str) -> dict[str, Any]:
 
 def unfinished(root: Path) -> int:
     """Unfinished studies and pending reads, read without disturbing the agent."""
-    path = root / "state" / "spool.sqlite3"
-    if not path.exists():
+    if not database(root).exists():
         return 0
     query = "SELECT (SELECT count(*) FROM studies WHERE step NOT IN (?, ?)) +"
     query += " (SELECT count(*) FROM pending)"
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+    with closing(sqlite3.connect(f"file:{database(root)}?mode=ro", uri=True)) as opened:
         ends = (Step.DONE.value, Step.QUARANTINED.value)
-        return int(database.execute(query, ends).fetchone()[0])
+        return int(opened.execute(query, ends).fetchone()[0])
 
 
 def idle(root: Path) -> bool:
-    """Whether there is nothing left to do."""
     left = [name for name in os.listdir(root / "inbox") if not name.startswith(".")]
     try:
         return not left and unfinished(root) == 0
@@ -180,7 +184,6 @@ def idle(root: Path) -> bool:
 
 
 def start(root: Path, crash: Crash = None, read: ReadStudy = quick_read) -> ForkServerProcess:
-    """The agent as a separate process."""
     process = PROCESSES.Process(target=serve, args=(root, crash, read))
     process.start()
     return process
@@ -216,20 +219,11 @@ def whereabouts(root: Path) -> dict[str, list[str]]:
 
 
 def statuses(root: Path) -> dict[str, str]:
-    """By report folder, the status in its ``report.json``."""
     reports = (root / "outbox").glob("*/report.json")
     return {path.parent.name: json.loads(path.read_text())["status"] for path in reports}
 
 
-def report_in(root: Path, name: str = "a", version: str = "") -> dict[str, Any]:
-    """A report of the agent below ``root``, the last version or ``.v1``, ``.v2`` and on."""
-    path = root / "outbox" / name / f"report{version}.json"
-    values: dict[str, Any] = json.loads(path.read_text())
-    return values
-
-
 def assert_each_once(root: Path, good: set[str], bad: set[str]) -> None:
-    """Every study ended once, where it belongs, with one report."""
     ends = {**{name: ["done"] for name in good}, **{name: ["quarantine"] for name in bad}}
     assert whereabouts(root) == ends
     outcomes = {**dict.fromkeys(good, "final"), **dict.fromkeys(bad, "rejected")}
@@ -239,9 +233,10 @@ def assert_each_once(root: Path, good: set[str], bad: set[str]) -> None:
 
 def assert_amended_once(out: Path) -> None:
     """The last version is final with both verdicts, and the versions before it lie beside it."""
-    last = json.loads((out / "report.json").read_text())
+    root, name = out.parents[1], out.name
+    last = report_in(root, name)
     version = last["version"]
-    older = [json.loads((out / f"report.v{n}.json").read_text()) for n in range(1, version)]
+    older = [report_in(root, name, f".v{n}") for n in range(1, version)]
     assert [report["version"] for report in older] == list(range(1, version))
     assert {report["study_key"] for report in older} == {last["study_key"]}
     assert len(list(out.glob("report.v*.json"))) == version - 1
@@ -254,8 +249,43 @@ class Killed(BaseException):
     """Stands for a crash inside this process: nothing may catch it."""
 
 
+def killed(*_: object, **__: object) -> None:
+    raise Killed
+
+
+def reading(act: Callable[[Job], object] = killed) -> ReadStudy:
+    """`quick_read` after ``act``, which may raise; by default the process dies."""
+
+    def read(job: Job, persist: PersistPending) -> StudyResult:
+        act(job)
+        return quick_read(job, persist)
+
+    return read
+
+
+def once_at(step: Enum, durable: bool, act: Callable[[], object] = killed) -> StepHook:
+    """A hook that acts once, at this step; by default the process dies."""
+    left = [act]
+
+    def on_step(now: Enum, is_durable: bool) -> None:
+        if left and (now, is_durable) == (step, durable):
+            left.pop()()
+
+    return on_step
+
+
+def database(root: Path) -> Path:
+    return root / "state" / "spool.sqlite3"
+
+
+def sql(path: Path, *statements: str, values: Sequence[object] = ()) -> None:
+    """Change a database as another program does; ``values`` are for each statement."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as opened:
+        for statement in statements:
+            opened.execute(statement, values)
+
+
 def full_error() -> sqlite3.OperationalError:
-    """What sqlite raises when the disk is full."""
     error = sqlite3.OperationalError("database or disk is full")
     error.sqlite_errorcode = sqlite3.SQLITE_FULL
     return error
@@ -290,3 +320,59 @@ def held_at(path: Path, step: Step | PendingStep, looks: int) -> StepHook:
             others[0].execute("BEGIN IMMEDIATE")
 
     return on_step
+
+
+def no_store() -> StudyStore:
+    """Fail: only the main loop has an open database."""
+    raise AssertionError("the main loop does not run")
+
+
+def agent_of(settings: EdgeSettings, **given: Any) -> Agent:
+    """The agent of these settings, without parts."""
+    values: dict[str, Any] = {
+        "clock": lambda: 0.0,
+        "wake": lambda: None,
+        "problem": lambda: "",
+        "store": no_store,
+        "telemetry": Telemetry(),
+        **given,
+    }
+    return Agent(site_of(settings), stop=threading.Event(), on_step=nothing, **values)
+
+
+def remove_old(
+    settings: EdgeSettings, store: StudyStore, wall: Callable[[], float], parts: Sequence[Part] = ()
+) -> None:
+    """Remove all that may go by these settings."""
+    agent = agent_of(settings, store=lambda: store)
+    agent.parts = list(parts)
+    retention = RetentionPart(agent, wall)
+    retention.started()
+    while retention.work(waiting=False):
+        pass
+
+
+class Showing(Part):
+    """A part that only shows panels."""
+
+    def __init__(self, agent: Agent, panels: Iterable[Panel]) -> None:
+        super().__init__(agent)
+        self._panels = tuple(panels)
+
+    def panels(self) -> tuple[Panel, ...]:
+        return self._panels
+
+
+def config_in(root: Path, *lines: str) -> Path:
+    """The settings of the agent below ``root``, in a file; ``lines`` come after its folders."""
+    folders = {"inbox": "inbox", "outbox": "outbox", "state_dir": "state"}
+    file = root / "edge.toml"
+    file.write_text("\n".join([*(f'{n} = "{root / p}"' for n, p in folders.items()), *lines]))
+    return file
+
+
+def command(root: Path, *arguments: str, lines: Iterable[str] = ()) -> Result:
+    """A command of ``overread-edge`` with those settings."""
+    result = CliRunner().invoke(app, [*arguments, "--config", str(config_in(root, *lines))])
+    structlog.reset_defaults()  # its standard error is closed now
+    return result

@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 import edge.cli.main as program
 from edge.folders import AgentFolders
 from evaluation.world import settings_in
-from tests.edge.builders import put
-from tests.edge.databases import open_store
+from tests.edge.builders import open_store, put, put_all
 from tests.edge.running_agent import whereabouts, work_off
 
 
@@ -42,8 +41,7 @@ PRIVATE = {"folders": {"0700"}, "files": {"0600"}}
 
 def test_reports_studies_and_database_are_private_whatever_the_umask(tmp_path: Path) -> None:
     """The sender's files were open to all; done, refused and pending studies, lock and database."""
-    for name, text in (("a", "x"), ("b", "bad"), ("c", "pending")):
-        put(tmp_path / "inbox", name, text)
+    put_all(tmp_path / "inbox", a="x", b="bad", c="pending")
     work_off(tmp_path)
     assert whereabouts(tmp_path).keys() == {"a", "b", "c"}
     assert modes(tmp_path / "outbox") == PRIVATE
@@ -52,7 +50,6 @@ def test_reports_studies_and_database_are_private_whatever_the_umask(tmp_path: P
 
 
 def test_screen_writes_private_files_whatever_the_umask(tmp_path: Path) -> None:
-    """A refused study has a report too."""
     source = put(tmp_path, "study")
     out = tmp_path / "below" / "report"
     result = CliRunner().invoke(program.app, ["screen", str(source), "--out", str(out)])
@@ -72,8 +69,7 @@ def test_a_setgid_outbox_gives_its_reports_to_its_group_and_nothing_else(tmp_pat
     outbox = tmp_path / "outbox"
     outbox.mkdir()
     outbox.chmod(0o2750)
-    for name, text in (("a", "x"), ("c", "pending")):
-        put(tmp_path / "inbox", name, text)
+    put_all(tmp_path / "inbox", a="x", c="pending")
     work_off(tmp_path)
     (outbox / ".overread.lock").unlink()
     for marker in outbox.glob("*/.study-*"):

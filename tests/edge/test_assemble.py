@@ -95,7 +95,6 @@ def ask(address: str, settings: EdgeSettings, budget_s: float = 5.0) -> Escalati
 
 
 def test_an_edge_without_a_certificate_gets_no_verdict(pki: Path) -> None:
-    """The edge gets no answer without TLS, and none without its own certificate."""
     with FakeCloud(credentials=mutual_tls(pki)) as cloud:
         for settings in (load_settings(), load_settings(cloud__tls__ca=pki / "ca.pem")):
             came = ask(cloud.address, settings, budget_s=1.0)

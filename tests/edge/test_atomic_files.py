@@ -11,7 +11,6 @@ from tests.edge.builders import put
 
 
 def test_a_folder_is_copied_as_a_rename_would_leave_it(tmp_path: Path) -> None:
-    """Files, folders, empty ones too, their times, and links as links, wherever they lead."""
     study = put(tmp_path, "a")
     (study / "series" / "empty").mkdir(parents=True)
     (study / "series" / "9.dcm").write_text("nine")
@@ -32,7 +31,6 @@ def test_a_folder_is_copied_as_a_rename_would_leave_it(tmp_path: Path) -> None:
 def test_a_disk_that_fills_up_in_a_copy_is_known_and_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """The error keeps its number, and the copy is whole when there is room again."""
     study, real, copied = put(tmp_path / "from", "a"), shutil.copy2, list[Path]()
 
     def copy2(source: Path, target: Path, **options: bool) -> object:
@@ -63,18 +61,15 @@ def test_a_disk_that_fills_up_in_a_copy_is_known_and_nothing_is_left(
         (sqlite3.SQLITE_BUSY_SNAPSHOT, True),
         (sqlite3.SQLITE_LOCKED, True),
         (sqlite3.SQLITE_ERROR, False),
+        (None, False),  # the module raises some without a code of sqlite's
     ],
 )
-def test_which_database_errors_are_transient(code: int, does: bool) -> None:
+def test_which_database_errors_are_transient(code: int | None, does: bool) -> None:
     """A full disk does; to sqlite a used-up quota and a read-only remount are failed writes.
 
     So does another who holds it.
     """
     error = sqlite3.OperationalError("disk I/O error")
-    error.sqlite_errorcode = code
+    if code is not None:
+        error.sqlite_errorcode = code
     assert is_transient(error) is does
-
-
-def test_a_fault_that_is_none_of_sqlite_s_own_does_not_pass() -> None:
-    """The module raises some without a code of sqlite's."""
-    assert not is_transient(sqlite3.OperationalError("Could not decode to UTF-8"))

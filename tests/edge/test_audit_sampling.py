@@ -8,16 +8,14 @@ from pathlib import Path
 import pytest
 
 from edge.audit_sampling import Audit, AuditOutcome, audit_of, is_sampled
-from edge.decide import AUDITED, Plan
-from edge.escalation.client import NoSecondReader
+from edge.decide import Plan
 from edge.escalation.rois import EscalationResult
-from edge.findings import Route, SecondReading
-from edge.job import new_study_key
+from edge.findings import SecondReading
 from edge.link.estimate import OFF, LinkEstimate, Pace
 from edge.merge import merge
 from edge.report.model import Report, Status
 from imaging.volume import Geometry
-from protos.errors import DeadlineUnmeetable
+from protos.errors import DeadlineUnmeetable, OverreadError
 from protos.messages import Refusal, Roi, Verdict
 from tests.edge import builders
 from tests.edge.builders import THRESHOLDS, WEIGHTS, pipeline_of, report_of
@@ -33,10 +31,8 @@ def test_the_sample_has_the_size_of_its_rate() -> None:
     assert counts[2] == len(KEYS)
 
 
-def test_a_study_read_again_meets_the_same_fate() -> None:
-    """The key decides, and a higher rate includes every study of a lower one."""
-    key = new_study_key()
-    assert is_sampled(key, 0.3) == is_sampled(key, 0.3)
+def test_a_higher_rate_includes_every_study_of_a_lower_one() -> None:
+    """The key decides: a study that is read again meets the same fate."""
     assert all(is_sampled(key, 0.4) for key in KEYS if is_sampled(key, 0.2))
 
 
@@ -59,15 +55,6 @@ def answers_of(*probabilities: float, to: Plan) -> EscalationResult:
     return EscalationResult({i: Verdict(i, p, 7.0, "fake 1", 0.0, 0.001) for i, p in pairs})
 
 
-def test_the_best_dismissed_places_of_an_audited_scan_are_sent() -> None:
-    """No more than a few, at full size, the highest scores first; they stay dismissed."""
-    plan = plan_of(*FAINT)
-    assert plan.send == plan.audit == (1, 3, 2)
-    assert len(plan.audit) == AUDITED
-    assert {d.route for d in plan.decisions} == {Route.DISMISS}
-    assert (plan.uncertain, plan.later, plan.held_back) == ((), (), "")
-
-
 def test_a_scan_with_an_uncertain_candidate_is_not_audited() -> None:
     plan = plan_of(*FAINT, 0.5)
     assert (plan.send, plan.audit) == ((5,), ())
@@ -81,7 +68,6 @@ def test_reported_candidates_are_characterized_before_the_audit() -> None:
 
 
 def test_an_audit_keeps_to_the_budget() -> None:
-    """A thin link carries part of it and says so; no link carries none."""
     thin = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, queue_s=0.0, roi_s=0.02))
     assert plan_of(*FAINT, link=thin, budget_s=1.5).audit == (1,)
     plan = plan_of(*FAINT, link=OFF)
@@ -134,7 +120,6 @@ def second_only(roi: Roi) -> Verdict | Refusal:
 
 
 def test_an_audit_from_end_to_end(tmp_path: Path) -> None:
-    """Three faint places are sent; the one that is confirmed is a finding that says why."""
     with FakeCloud(second_only) as cloud:
         report = audited(cloud, tmp_path)
     assert cloud.asked == [[1, 3, 2]]
@@ -155,23 +140,20 @@ def test_an_audit_from_end_to_end(tmp_path: Path) -> None:
     assert words in (tmp_path / "report.html").read_text()
 
 
-def test_an_audit_that_fails_leaves_the_report_as_it_was(tmp_path: Path) -> None:
-    """The report is final and names the cloud's answer; nothing is pending."""
-    with FakeCloud(faults=[DeadlineUnmeetable("busy")]) as cloud:
-        report = audited(cloud, tmp_path)
+@pytest.mark.parametrize(
+    ("faults", "rate", "outcome", "why"),
+    [
+        ([DeadlineUnmeetable("busy")], 1.0, AuditOutcome.UNANSWERED, "the cloud has too much"),
+        ([], 0.0, AuditOutcome.NOT_SAMPLED, ""),
+    ],
+)
+def test_an_audit_without_an_answer_leaves_the_report_as_it_was(
+    tmp_path: Path, faults: list[OverreadError], rate: float, outcome: AuditOutcome, why: str
+) -> None:
+    with FakeCloud(faults=faults) as cloud:
+        report = audited(cloud, tmp_path, rate)
+    assert len(cloud.headers) == rate
     assert (report.status, report.findings) == (Status.FINAL, ())
     assert report.audit is not None
-    assert report.audit.outcome is AuditOutcome.UNANSWERED
-    assert report.audit.reason.startswith("the cloud has too much work")
-
-
-def test_a_scan_that_is_not_sampled_says_so(tmp_path: Path) -> None:
-    with FakeCloud() as cloud:
-        report = audited(cloud, tmp_path, rate=0.0)
-    assert cloud.headers == []
-    assert report.audit == Audit(AuditOutcome.NOT_SAMPLED, 0.0, 0.09)
-
-
-def test_a_site_without_a_cloud_cannot_audit(tmp_path: Path) -> None:
-    report = report_of(pipeline_of(NoSecondReader(), FAINT, cloud__audit_rate=1.0), tmp_path)
-    assert report.audit == Audit(AuditOutcome.UNANSWERED, 1.0, 0.09, reason=OFF.reason)
+    assert report.audit.outcome is outcome
+    assert report.audit.reason.startswith(why)

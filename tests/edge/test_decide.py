@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,18 @@ from tests.edge.builders import LISTING, THRESHOLDS, candidate, plan_of
 THIN = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, queue_s=0.0, roi_s=0.02))
 
 
-def test_routes_part_at_the_thresholds() -> None:
-    routes = [d.route for d in plan_of(0.95, 0.9, 0.899, 0.1, 0.099).decisions]
-    expected = [Route.REPORT, Route.REPORT, Route.ESCALATE, Route.ESCALATE, Route.DISMISS]
-    assert routes == expected
+@pytest.mark.parametrize(
+    ("score", "route", "reason"),
+    [
+        (0.9, Route.REPORT, "0.900 is at or above the threshold 0.900"),
+        (0.899, Route.ESCALATE, "0.899 is between the thresholds 0.100 and 0.900"),
+        (0.1, Route.ESCALATE, "0.100 is between the thresholds 0.100 and 0.900"),
+        (0.099, Route.DISMISS, "0.099 is below the threshold 0.100"),
+    ],
+)
+def test_routes_part_at_the_thresholds(score: float, route: Route, reason: str) -> None:
+    (decision,) = plan_of(score).decisions
+    assert (decision.route, decision.reason) == (route, f"edge score {reason}")
 
 
 def test_most_valuable_candidates_are_sent_first() -> None:
@@ -31,25 +40,29 @@ def test_value_is_the_expected_cost_without_a_second_reading() -> None:
     assert value_of_second_reading(0.5, THRESHOLDS) == pytest.approx(0.25)
 
 
-def test_no_more_is_sent_than_the_link_can_carry() -> None:
-    """A link of 10 ROIs a second with a round trip of 0.1 s carries 3 in 0.45 s."""
-    link = LinkEstimate.steady(Pace(0.1, 1e9, 1e9, queue_s=0.0, roi_s=0.1))
-    plan = plan_of(*[0.5] * 6, link=link, budget_s=0.45, roi_bytes=1000)
-    assert len(plan.send) == 3
-    assert plan.held_back == "the link was fast enough for 3 in the 0.5 s left"
+TEN_A_SECOND = LinkEstimate.steady(Pace(0.1, 1e9, 1e9, queue_s=0.0, roi_s=0.1))
+AWAY = LinkEstimate(available=False, reason="lost; next attempt in 9 s")
 
 
-def test_no_more_is_sent_than_the_cloud_takes() -> None:
-    plan = plan_of(*[0.5] * 9, max_rois=4)
-    assert len(plan.send) == 4
-    assert plan.held_back == "the limit per study is 4"
-
-
-def test_nothing_is_sent_without_link_or_time() -> None:
-    off = plan_of(0.5, link=OFF)
-    late = plan_of(0.5, budget_s=0.0)
-    assert (off.send, off.held_back) == ((), OFF.reason)
-    assert (late.send, late.held_back) == ((), "no time was left for a second reading")
+@pytest.mark.parametrize(
+    ("situation", "sent", "later", "why"),
+    [
+        ({"link": TEN_A_SECOND, "budget_s": 0.45, "roi_bytes": 1000}, 3, 3,
+         "the link was fast enough for 3 in the 0.5 s left"),
+        ({"max_rois": 4}, 4, 2, "the limit per study is 4"),
+        ({"budget_s": 0.0}, 0, 6, "no time was left for a second reading"),
+        ({"link": LinkEstimate(probing=True)}, 1, 5,
+         "one was sent to test whether the cloud is reachable again"),
+        ({"link": AWAY}, 0, 6, AWAY.why_not),
+        # a site without a cloud waits for nothing
+        ({"link": OFF}, 0, 0, OFF.reason),
+    ],
+)  # fmt: skip
+def test_what_is_held_back_has_a_reason_and_stays_pending(
+    situation: dict[str, Any], sent: int, later: int, why: str
+) -> None:
+    plan = plan_of(*[0.5] * 6, **situation)
+    assert (len(plan.send), len(plan.later), plan.held_back) == (sent, later, why)
 
 
 def test_a_thin_link_makes_rois_smaller_before_it_drops_them() -> None:
@@ -61,14 +74,12 @@ def test_a_thin_link_makes_rois_smaller_before_it_drops_them() -> None:
 
 
 def test_what_is_not_sent_stays_pending() -> None:
-    """The uncertain ones that the budget leaves out wait for an amendment, the best first."""
     plan = plan_of(0.12, 0.2, 0.95, 0.5, 0.01, 0.3, link=THIN, budget_s=0.6)
     assert (plan.send, plan.later) == ((3, 5), (1, 0))
     assert plan.held_back == "the link was fast enough for 2 in the 0.6 s left"
 
 
 def test_the_predicted_95th_percentile_stays_inside_the_budget() -> None:
-    """For every budget, answers are expected within it 19 times in 20."""
     link = LinkEstimate()
     scores = [0.3 + 0.01 * i for i in range(12)]
     for budget_s in (0.4, 0.6, 1.0, 1.7, 3.0):
@@ -88,33 +99,9 @@ def test_a_large_nodule_is_sent_whole_or_not_at_all() -> None:
 
 
 def test_a_hopeless_link_gets_one_candidate() -> None:
-    """However slow the link was, one small region is sent as long as there is any time."""
     hopeless = LinkEstimate.steady(Pace(60.0, 10.0, 10.0, queue_s=60.0, roi_s=9.0))
     plan = plan_of(0.4, 0.5, link=hopeless, budget_s=0.5)
     assert (plan.send, plan.sizes, plan.later) == ((1,), (Size.SLAB,), (0,))
-
-
-def test_a_link_that_was_lost_is_probed_with_one_candidate() -> None:
-    plan = plan_of(0.5, 0.4, link=LinkEstimate(probing=True))
-    assert (plan.send, plan.later) == ((0,), (1,))
-    assert plan.held_back == "one was sent to test whether the cloud is reachable again"
-
-
-def test_without_a_cloud_nothing_is_pending() -> None:
-    """A site without a cloud waits for nothing; one that cannot reach its cloud does."""
-    assert plan_of(0.5, link=OFF).later == ()
-    away = LinkEstimate(available=False, reason="lost; next attempt in 9 s")
-    plan = plan_of(0.5, link=away)
-    assert (plan.send, plan.later, plan.held_back) == ((), (0,), away.why_not)
-
-
-def test_every_decision_gives_its_numbers() -> None:
-    reasons = [d.reason for d in plan_of(0.95, 0.5, 0.05).decisions]
-    assert reasons == [
-        "edge score 0.950 is at or above the threshold 0.900",
-        "edge score 0.500 is between the thresholds 0.100 and 0.900",
-        "edge score 0.050 is below the threshold 0.100",
-    ]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +142,6 @@ def test_a_mass_is_left_to_the_edge() -> None:
 
 
 def test_reported_candidates_are_characterized_where_they_fit() -> None:
-    """After all that is uncertain, the highest scores first, at full size; none is pending."""
     plan = plan_of(0.95, 0.4, 0.99, 0.05)
     assert plan.send == (1, 2, 0)
     assert [plan.size_of(i) for i in (2, 0)] == [Size.FULL] * 2

@@ -4,9 +4,7 @@ import json
 import os
 import shutil
 import socket
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,10 @@ import pytest
 from edge.doctor import RESERVE_BYTES
 from edge.folders import exclusive
 from models.runtime.signatures import make_keys
-from tests.edge.agent.test_adopt import database, empty, noise, work
-from tests.edge.agents import command
-from tests.edge.builders import put
+from tests.edge.agent.test_adopt import empty, noise, work
+from tests.edge.builders import put_all
 from tests.edge.fake_cloud import FakeCloud
+from tests.edge.running_agent import command, database, sql
 from tests.pki import make_pki
 
 
@@ -27,8 +25,7 @@ from tests.pki import make_pki
 def root(tmp_path: Path) -> Path:
     """A machine on which the agent has read, refused and left pending."""
     (tmp_path / "inbox").mkdir(mode=0o700)
-    for name, text in (("a", "x"), ("b", "bad"), ("c", "pending")):
-        put(tmp_path / "inbox", name, text)
+    put_all(tmp_path / "inbox", a="x", b="bad", c="pending")
     work(tmp_path)
     return tmp_path
 
@@ -48,12 +45,12 @@ def wrong(checked: dict[str, list[tuple[str, str]]]) -> list[tuple[str, str]]:
 
 
 def test_nothing_is_wrong_on_a_sound_machine(root: Path) -> None:
-    """What is refused, and that no agent runs and no cloud is set, are notes."""
     status, checked = doctor(root)
     assert wrong(checked) == []
     assert status == 0
     assert checked["agent"] == [("note", "does not run")]
     assert checked["cloud"] == [("note", "not set: no second reading")]
+    assert checked["receiving"][0][0] == "note"
     assert checked["studies"] == [("note", "1 are refused: overread-edge queue shows why")]
     assert [level for level, _ in checked["trail"]] == ["ok"]
     assert "records in 1 files are sound; the last is " in checked["trail"][0][1]
@@ -86,13 +83,18 @@ def test_people_get_a_line_for_each_check(root: Path) -> None:
 
 
 def lose_pending(root: Path) -> None:
-    with closing(sqlite3.connect(database(root), isolation_level=None)) as opened:
-        opened.execute("DELETE FROM pending")
+    sql(database(root), "DELETE FROM pending")
 
 
 def block_outbox(root: Path) -> None:
     shutil.rmtree(root / "outbox")
     (root / "outbox").write_text("mine")
+
+
+def cut_trail(root: Path) -> None:
+    (file,) = (root / "state" / "trail").iterdir()
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:3] + lines[4:]))
 
 
 SPOILED: dict[str, tuple[Callable[[Path], object], str, str]] = {
@@ -108,6 +110,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "outbox": (block_outbox, "outbox", "Not a directory"),
     "folders": (lambda root: shutil.rmtree(root / "state" / "work"),
                 "studies", "work missing: start the agent, which makes it"),
+    "trail": (cut_trail, "trail", "jsonl, line 4"),
 }  # fmt: skip
 
 
@@ -140,19 +143,7 @@ def test_a_damaged_database_that_was_set_aside_is_a_note(root: Path) -> None:
     assert "was damaged and set aside" in checked["database"][0][1]
 
 
-def test_a_broken_record_of_the_trail_is_named(root: Path) -> None:
-    (file,) = (root / "state" / "trail").iterdir()
-    lines = file.read_text().splitlines(keepends=True)
-    file.write_text("".join(lines[:3] + lines[4:]))
-    status, checked = doctor(root)
-    assert status == 1
-    ((what, text),) = wrong(checked)
-    assert what == "trail"
-    assert f"BROKEN at {file.name}, line 4" in text
-
-
 def test_who_signed_the_models_is_named(root: Path) -> None:
-    """A key that did not sign them is wrong, as it is at the start."""
     _, public = make_keys(root, "hospital")
     status, checked = doctor(root, f'models.keys = ["{public}"]')
     assert status == 1
@@ -162,10 +153,19 @@ def test_who_signed_the_models_is_named(root: Path) -> None:
     assert str(public) in text
 
 
-def test_a_model_file_that_is_missing_is_named(root: Path) -> None:
-    status, checked = doctor(root, 'screening_model = "screening-int9"')
+@pytest.mark.parametrize(
+    ("lines", "what", "said"),
+    [
+        (['screening_model = "screening-int9"'], "model", "screening-int9"),
+        (['cloud.address = "127.0.0.1:1"', 'cloud.tls.ca = "no.pem"'], "cloud", "no.pem"),
+    ],
+)
+def test_a_file_of_the_settings_that_is_missing_is_named(
+    root: Path, lines: list[str], what: str, said: str
+) -> None:
+    status, checked = doctor(root, *lines)
     assert status == 1
-    assert "screening-int9" in checked["model"][0][1]
+    assert said in checked[what][0][1]
 
 
 def test_each_of_several_addresses_is_asked(root: Path) -> None:
@@ -202,16 +202,7 @@ def test_a_cloud_that_answers_is_well_and_a_mistake_with_tls_is_named(root: Path
     assert "requires a client certificate: set cloud.tls.cert and" in checked["cloud"][-1][1]
 
 
-def test_a_certificate_that_cannot_be_read_is_named(root: Path) -> None:
-    more = ('cloud.address = "127.0.0.1:1"', f'cloud.tls.ca = "{root / "no.pem"}"')
-    status, checked = doctor(root, *more)
-    assert status == 1
-    assert "no.pem" in checked["cloud"][0][1]
-
-
 def test_it_changes_nothing(root: Path) -> None:
-    """Neither files nor modes, nor times."""
-
     def look() -> list[tuple[str, int, int]]:
         tops = [
             root / "outbox",
@@ -224,10 +215,6 @@ def test_it_changes_nothing(root: Path) -> None:
     doctor(root)
     assert look() == before
     assert os.listdir(root / "inbox") == [".overread.lock"]
-
-
-def test_receiving_that_is_off_is_a_note(root: Path) -> None:
-    assert doctor(root)[1]["receiving"][0][0] == "note"
 
 
 def test_a_port_for_studies_that_is_taken_or_serves_nobody_is_wrong(root: Path) -> None:

@@ -1,20 +1,17 @@
-"""Findings: which are marked as small, and where an outline lies."""
+"""Findings: which are marked as small, and where two readers disagree."""
 
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from edge.findings import DecidedBy, Finding, Outline, Route
-from protos.messages import Verdict
+from edge.findings import Finding
+from tests.edge.report.reports import FINDING, VERDICT
 
 
 def finding(diameter_mm: float, malignancy: float | None) -> Finding:
-    verdict = Verdict(0, 0.9, diameter_mm, "m", 0.0, 0.0, malignancy)
-    place = (1.0, 2.0, 3.0)
-    return Finding(
-        place, diameter_mm, 0.9, 0.5, DecidedBy.CLOUD, "", place, Route.ESCALATE, verdict
+    return replace(
+        FINDING, diameter_mm=diameter_mm, verdict=replace(VERDICT, malignancy=malignancy)
     )
 
 
@@ -45,11 +42,3 @@ def test_readers_disagree_from_half_of_the_scale_on(
     one = finding(9.0, None)
     verdict = None if cloud is None else replace(one.verdict, probability=cloud)
     assert replace(one, edge_score=edge, verdict=verdict).disagreement == told
-
-
-def test_centre_and_volume_of_an_outline() -> None:
-    mask = np.zeros((4, 4, 4), bool)
-    mask[1, 1, 1] = mask[1, 1, 3] = True
-    outline = Outline(mask, (10, -2, 30), voxel_mm3=0.5)
-    assert outline.centre_zyx == (11.0, -1.0, 32.0)
-    assert outline.volume_mm3 == 1.0

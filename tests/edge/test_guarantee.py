@@ -17,7 +17,6 @@ from edge.guarantee import (
     Guarantee,
     Terms,
     amended_guarantee,
-    for_roi_side,
     guarantee_of,
     guarantee_of_model,
 )
@@ -49,12 +48,12 @@ def of(plan: Plan, answers: EscalationResult) -> Guarantee:
 
 
 def test_rois_of_another_side_have_no_guarantee() -> None:
-    assert for_roi_side(MOST, 48) == MOST
-    small = for_roi_side(MOST, 32)
-    assert small.text == (
-        "No guarantee for this scan: ROIs have 32 voxels a side, in calibration they had 48."
-    )
     assert of(plan_of(0.95), EscalationResult()) == MOST
+    settings = {"guarantee": {**GUARANTEE, "region_side": 32}}
+    small = guarantee_of_model(settings, TERMS.screening)
+    assert small.text == (
+        "No guarantee for this scan: ROIs have 48 voxels a side, in calibration they had 32."
+    )
     assert guarantee_of(small, plan_of(0.95), EscalationResult()) == small
 
 
@@ -84,19 +83,15 @@ def test_terms_come_from_the_manifest() -> None:
         ({"contrast": 1}, "contrast = 1"),
         ({"min_age": -1}, "min_age = -1"),
         ({"beta": 1}, "beta: missing or unknown"),
+        ({"patients": None}, "patients: missing or unknown"),
     ],
 )
 def test_malformed_terms_are_refused(changed: Mapping[str, object], says: str) -> None:
+    table = {key: value for key, value in {**GUARANTEE, **changed}.items() if value is not None}
     with pytest.raises(UnfitModel, match=says):
-        Terms.from_manifest({"guarantee": {**GUARANTEE, **changed}})
-
-
-def test_terms_that_are_no_table_or_lack_a_key_are_refused() -> None:
+        Terms.from_manifest({"guarantee": table})
     with pytest.raises(UnfitModel, match="must hold a table"):
-        Terms.from_manifest({"guarantee": "few are missed"})
-    less = {key: value for key, value in GUARANTEE.items() if key != "patients"}
-    with pytest.raises(UnfitModel, match="patients: missing"):
-        Terms.from_manifest({"guarantee": less})
+        Terms.from_manifest({"guarantee": says})
 
 
 def test_a_model_that_was_not_calibrated_has_no_guarantee() -> None:
@@ -127,7 +122,6 @@ def test_the_guarantee_that_is_shipped_was_calibrated_in_whole_lungs() -> None:
 
 
 def test_the_guarantee_waits_for_the_last_verdict() -> None:
-    """The reason counts them and names the fault; with the last verdict the terms are back."""
     plan = plan_of(0.7, 0.3)
     first = of(plan, read_by(0))
     assert first.text == (
@@ -163,7 +157,6 @@ def test_smaller_rois_withdraw_the_guarantee_for_good(size: Size) -> None:
 
 
 def test_the_report_carries_the_terms_from_end_to_end(tmp_path: Path) -> None:
-    """Over the real link: in report.json and report.html, with all that they rest on."""
     with FakeCloud() as cloud, escalator(cloud.address, reserve_s=2.0) as second:
         report = report_of(pipeline_of(second, guarantee=GUARANTEE), tmp_path)
     assert report.guarantee.text == TEXT

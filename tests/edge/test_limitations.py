@@ -3,13 +3,14 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from edge.escalation.client import NoSecondReader
-from edge.findings import DecidedBy, Finding, Route, crowds
-from edge.guarantee import Guarantee
+from edge.findings import Finding, crowds
+from edge.guarantee import Guarantee, Terms
 from edge.limitations import age_in_years, limitations_of
 from edge.pipeline import Pipeline
 from imaging.phantom.phantom import PhantomSpec, make_phantom
@@ -17,6 +18,7 @@ from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.volume import Geometry, HuArray, Limitation, LimitationKind, Study, StudyHeader, Volume
 from tests.edge.builders import TERMS, box, pipeline_of, report_of, study_at
+from tests.edge.report.reports import FINDING
 from tests.imaging.diffuse import with_patches
 from tests.imaging.small_ct import SmallCt
 
@@ -82,11 +84,11 @@ def test_a_whole_chest_has_no_limitation_of_coverage(chest: Volume) -> None:
     assert limitations(study_of(chest, chest.hu)) == ()
 
 
-def told(*, slice_mm: float = 2.5, **header: str) -> list[tuple[str, str]]:
+def told(*, slice_mm: float = 2.5, terms: Terms = TERMS, **header: str) -> list[tuple[str, str]]:
     """The kinds and texts for a study with this header, adult and known from calibration."""
     volume = Volume(np.zeros((2, 2, 2), np.int16), Geometry((slice_mm, 1.0, 1.0)))
     study = Study(volume, Path("study"), replace(ADULT, **header))
-    return [(one.kind.value, one.text) for one in limitations_of(study, box(), (), TERMS)]
+    return [(one.kind.value, one.text) for one in limitations_of(study, box(), (), terms)]
 
 
 def test_an_adult_scanned_as_in_calibration_has_no_limitation() -> None:
@@ -95,17 +97,17 @@ def test_an_adult_scanned_as_in_calibration_has_no_limitation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("age", "old"),
-    [("017Y", "17 years"), ("006Y", "6 years"), ("018M", "18 months"), ("003W", "1 months")],
+    ("age", "said"),
+    [
+        ("017Y", " is 17 years old"),
+        ("006Y", " is 6 years old"),
+        ("018M", " is 18 months old"),
+        ("003W", " is 1 months old"),
+        *((unknown, "'s age is not stated") for unknown in ("", "Y", "adult", "45", "0450Y")),
+    ],
 )
-def test_a_child_is_outside_what_the_models_know(age: str, old: str) -> None:
-    text = f"The patient is {old} old; the models know adults from 18 years only."
-    assert told(age=age) == [("patient", text)]
-
-
-@pytest.mark.parametrize("age", ["", "Y", "adult", "45", "0450Y"])
-def test_an_unknown_age_is_told(age: str) -> None:
-    text = "The patient's age is not stated; the models know adults from 18 years only."
+def test_a_child_is_outside_what_the_models_know(age: str, said: str) -> None:
+    text = f"The patient{said}; the models know adults from 18 years only."
     assert told(age=age) == [("patient", text)]
 
 
@@ -115,26 +117,14 @@ def test_an_unknown_age_is_told(age: str) -> None:
         ({"kernel": "B70f"}, "The reconstruction kernel B70f is not known from calibration"),
         ({"kernel": ""}, "The reconstruction kernel is not stated"),
         ({"series_description": "Thorax CTPA 1.0"}, "The series is named CTPA: calibration"),
+        ({"terms": replace(TERMS, contrast=False)}, "Contrast medium was given"),
+        ({"slice_mm": 5.0}, "Slices are 5 mm apart, in calibration at most 2.5 mm."),
     ],
 )
-def test_kernels_and_phases_that_calibration_never_saw_are_told(
-    header: dict[str, str], text: str
-) -> None:
+def test_what_calibration_never_saw_is_told(header: dict[str, Any], text: str) -> None:
     ((kind, found),) = told(**header)
     assert kind == "acquisition"
     assert found.startswith(text)
-
-
-def test_contrast_is_told_where_calibration_had_none() -> None:
-    volume = Volume(np.zeros((2, 2, 2), np.int16), Geometry())
-    study = Study(volume, Path("study"), ADULT)
-    (one,) = limitations_of(study, box(), (), replace(TERMS, contrast=False))
-    assert one.text.startswith("Contrast medium was given")
-
-
-def test_slices_further_apart_than_calibration_s_are_told() -> None:
-    text = "Slices are 5 mm apart, in calibration at most 2.5 mm."
-    assert told(slice_mm=5.0) == [("acquisition", text)]
 
 
 def test_a_child_gets_no_guarantee_whatever_the_second_reader_says(tmp_path: Path) -> None:
@@ -165,9 +155,7 @@ def test_ages_are_read_as_dicom_writes_them() -> None:
 
 
 def finding(diameter_mm: float, x: float = 0.0) -> Finding:
-    centre_mm = (x, 0.0, 0.0)
-    route, by = Route.REPORT, DecidedBy.EDGE
-    return Finding(centre_mm, diameter_mm, 0.9, 0.9, by, "", (0.0, 0.0, 0.0), route)
+    return replace(FINDING, centre_mm=(x, 0.0, 0.0), diameter_mm=diameter_mm)
 
 
 def pattern(*findings: Finding, opaque: float = 0.01) -> list[str]:
@@ -208,7 +196,6 @@ def test_diffuse_disease_is_outside_what_the_models_know(
 
 
 def test_findings_in_one_consolidation_are_grouped() -> None:
-    """Also by way of others; those that stand alone are in no group."""
     row = [finding(10.0, x=x) for x in (0.0, 15.0, 34.0, 100.0, 300.0, 318.0)]
     assert crowds(row) == ((0, 1, 2), (4, 5))
     assert crowds(row[3:4]) == crowds([]) == ()

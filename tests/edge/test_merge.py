@@ -57,7 +57,6 @@ def listed(score: float, probability: float | None, limits: Thresholds = LISTING
 def test_an_uncertain_candidate_below_the_threshold_of_findings_may_be_a_possible_one(
     score: float, cloud: float | None, probability: float, findings: int, possible: int
 ) -> None:
-    """With a verdict and without one; the weights of this test give the cloud's probability."""
     result = listed(score, cloud)
     assert (len(result.findings), len(result.possible)) == (findings, possible)
     for one in (*result.findings, *result.possible):
@@ -234,7 +233,6 @@ def test_an_outline_of_another_structure_is_not_taken_for_the_nodule() -> None:
 
 
 def test_the_cloud_characterizes_what_the_edge_reports() -> None:
-    """Size and location are those of its verdict; the decision stays with the edge."""
     answers = EscalationResult({0: verdict(0, 0.001)}, masks={0: ball((27, 24, 24), 4.0)})
     result = merged((0.95,), answers)
     (finding,) = result.findings
@@ -242,43 +240,41 @@ def test_the_cloud_characterizes_what_the_edge_reports() -> None:
     assert finding.outline is not None
     assert finding.diameter_mm == finding.outline.diameter_mm
     assert finding.probability == pytest.approx(WEIGHTS.merged(0.95, 0.001, 6.0))
-    assert (
-        result.reason
-        == "no candidate was uncertain; the cloud measured 1 of 1 findings of the edge"
-    )
+    assert result.reason == f"{NONE}; the cloud measured 1 of 1 findings of the edge"
 
 
-def test_characterizations_do_not_count_as_second_readings() -> None:
-    result = merged((0.95, 0.4), EscalationResult({0: verdict(0, 0.9)}, reason="late"))
-    assert result.second_reading is SecondReading.MISSING
-    assert result.reason.startswith("0 of 1 uncertain candidates")
+NONE = "no candidate was uncertain"
+GONE = EscalationResult(reason="Unreachable: connection refused")
 
 
-def test_reported_needs_no_cloud_and_dismissed_is_no_finding() -> None:
-    result = merged((0.95, 0.05), EscalationResult())
-    (finding,) = result.findings
-    assert (finding.decided_by, finding.route) == (DecidedBy.EDGE, Route.REPORT)
-    assert result.second_reading is SecondReading.COMPLETE
-    assert (
-        result.reason
-        == "no candidate was uncertain; the cloud measured 0 of 1 findings of the edge"
-    )
-    assert merged((0.05,), EscalationResult()).reason == "no candidate was uncertain"
-
-
-def test_findings_without_a_characterization_are_a_missing_second_reading() -> None:
-    """Nothing was uncertain, but the cloud was wanted for size and kind, and was not there."""
-    gone = merged((0.95, 0.05), EscalationResult(reason="Unreachable: connection refused"))
-    away = merge(
-        plan_of(0.95, link=OFF), EscalationResult(), THRESHOLDS, WEIGHTS, Geometry()
-    )  # the breaker is open: nothing was sent
-    assert gone.second_reading is away.second_reading is SecondReading.MISSING
-    assert gone.reason == (
-        "no candidate was uncertain; the cloud measured 0 of 1 findings of the edge: "
-        "Unreachable: connection refused"
-    )
-    assert away.reason.endswith(f"measured 0 of 1 findings of the edge: {OFF.reason}")
-    assert [f.decided_by for f in gone.findings] == [DecidedBy.EDGE]
+@pytest.mark.parametrize(
+    ("scores", "link", "answers", "reading", "reason"),
+    [
+        ((0.05,), None, EscalationResult(), SecondReading.COMPLETE, NONE),
+        ((0.95, 0.05), None, EscalationResult(), SecondReading.COMPLETE,
+         f"{NONE}; the cloud measured 0 of 1 findings of the edge"),
+        # the cloud was wanted for size and kind, and was not there
+        ((0.95, 0.05), None, GONE, SecondReading.MISSING,
+         f"{NONE}; the cloud measured 0 of 1 findings of the edge: {GONE.reason}"),
+        # the breaker is open: nothing was sent
+        ((0.95,), OFF, EscalationResult(), SecondReading.MISSING,
+         f"{NONE}; the cloud measured 0 of 1 findings of the edge: {OFF.reason}"),
+        # a characterization is no second reading
+        ((0.95, 0.4), None, EscalationResult({0: verdict(0, 0.9)}, reason="late"),
+         SecondReading.MISSING, "0 of 1 uncertain candidates were read again: late"),
+    ],
+)  # fmt: skip
+def test_how_complete_the_second_reading_is(
+    scores: tuple[float, ...],
+    link: LinkEstimate | None,
+    answers: EscalationResult,
+    reading: SecondReading,
+    reason: str,
+) -> None:
+    result = merge(plan_of(*scores, link=link), answers, THRESHOLDS, WEIGHTS, Geometry())
+    assert (result.second_reading, result.reason) == (reading, reason)
+    reported = [one for one in result.findings if one.route is Route.REPORT]
+    assert [one.decided_by for one in reported] == [DecidedBy.EDGE] * (0.95 in scores)
 
 
 def test_a_refused_roi_names_its_refusal() -> None:

@@ -11,19 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from edge.database import BUSY_S, Migration, MigrationStep, OtherVersion, copies
+from edge.database import BUSY_S, Migration, MigrationStep, OtherVersion, Schema, copies
 from edge.dicom_out.exports import DeliveryStep, ExportStep, ExportStore
 from edge.folders import DATABASE
 from edge.models.store import open_models
 from edge.run import site_of
 from edge.settings.core import load_settings
 from edge.store.repair import open_or_replace
-from edge.store.schema import Schema
 from edge.store.steps import Step
 from edge.store.studies import StudyStore, all_migrations
 from edge.trail.verify import verify
 from evaluation.world import settings_in
-from tests.edge.databases import open_store, schema_of
+from tests.edge.builders import open_store, schema_of
 
 VERSION_0 = Path(__file__).parent / "data" / "version-0.tar.xz"
 """The folders of an agent of the version before there were numbers: it was stopped with two pending

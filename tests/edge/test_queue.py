@@ -18,10 +18,9 @@ from edge.atomic_files import move as real_move
 from edge.run import site_of
 from edge.store.steps import Step
 from evaluation.world import settings_in
-from tests.edge.agent.test_adopt import busy_site, cut, database, noise, older_layout, work
-from tests.edge.agents import command
-from tests.edge.builders import put
-from tests.edge.running_agent import statuses, whereabouts
+from tests.edge.agent.test_adopt import busy_site, cut, noise, older_layout, work
+from tests.edge.builders import put, put_all
+from tests.edge.running_agent import command, database, sql, statuses, whereabouts
 
 
 def shown(root: Path, *arguments: str) -> dict[str, Any]:
@@ -32,7 +31,6 @@ def shown(root: Path, *arguments: str) -> dict[str, Any]:
 
 
 def test_queue_shows_every_study_that_is_not_done_and_why(tmp_path: Path) -> None:
-    """Refused, being read, waiting, arriving and pending; done ones with ``--all`` alone."""
     busy_site(tmp_path)
     put(tmp_path / "inbox", "f", done=False)
     (tmp_path / "inbox" / "x.mhd").write_text("ElementDataFile = x.raw\n")
@@ -57,7 +55,7 @@ def test_queue_shows_every_study_that_is_not_done_and_why(tmp_path: Path) -> Non
 def test_queue_says_how_much_room_a_study_waits_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It comes from another filesystem, and the disk has no room for a copy."""
+    """It comes from another filesystem; a copy that would fill the disk is not begun."""
     put(tmp_path / "inbox", "a", "x" * 1_300_000)
 
     def move(source: Path, target: Path) -> None:
@@ -71,6 +69,7 @@ def test_queue_says_how_much_room_a_study_waits_for(
     monkeypatch.setattr("edge.site.PAUSE_POLLS", 1)
     work(tmp_path)
     (one,) = shown(tmp_path)["studies"]
+    assert not list((tmp_path / "state" / "work").rglob("*.dcm"))
     assert (one["name"], one["state"]) == ("a", "moving in")
     assert one["reason"] == "waits for room: 2.6 MB are needed, 0.5 MB are free"
     monkeypatch.undo()
@@ -96,7 +95,6 @@ def test_queue_of_a_machine_that_never_ran_is_empty(tmp_path: Path) -> None:
 
 
 def test_a_refused_study_is_read_again_after_requeue(tmp_path: Path) -> None:
-    """Under a new key, with a report of its own; the old report stays."""
     put(tmp_path / "inbox", "b ü", "bad")
     work(tmp_path)
     for path in (tmp_path / "state" / "quarantine").glob("*/study/*/*.dcm"):
@@ -112,8 +110,7 @@ def test_a_refused_study_is_read_again_after_requeue(tmp_path: Path) -> None:
 
 
 def test_all_refused_studies_come_back_at_once_and_done_ones_by_their_key(tmp_path: Path) -> None:
-    for name, text in (("a", "x"), ("b", "bad"), ("c", "bad")):
-        put(tmp_path / "inbox", name, text)
+    put_all(tmp_path / "inbox", a="x", b="bad", c="bad")
     work(tmp_path)
     assert command(tmp_path, "requeue", "--all-failed").exit_code == 0
     assert sorted(n for n in os.listdir(tmp_path / "inbox") if n[0] != ".") == ["b", "c"]
@@ -194,8 +191,7 @@ def test_a_damaged_database_is_an_error_that_says_what_to_do(
 ) -> None:
     """Found while it is opened, or while it is read."""
     busy_site(tmp_path)
-    with closing(sqlite3.connect(database(tmp_path))) as before:
-        before.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    sql(database(tmp_path), "PRAGMA wal_checkpoint(TRUNCATE)")
     damage(database(tmp_path))
     result = command(tmp_path, *arguments)
     assert result.exit_code == 1

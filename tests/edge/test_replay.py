@@ -39,11 +39,7 @@ def logged(request: pytest.FixtureRequest) -> Log:
     return stream
 
 
-@pytest.fixture
-def as_json() -> Log:
-    stream = Log()
-    configure_logging("json", stream)
-    return stream
+AS_JSON = pytest.mark.parametrize("logged", ["json"], indirect=True)
 
 
 def missed() -> LinkEstimate:
@@ -59,7 +55,6 @@ def missed() -> LinkEstimate:
 def test_a_decision_is_made_again_from_its_line(
     logged: Log, link: LinkEstimate, before: str
 ) -> None:
-    """In both forms of the log, also where the journal put something before it."""
     plan = decide_and_log(situation(link), "key-1")
     (line,) = logged.take().splitlines()
     assert replay(before + line) == plan == decide(situation(link))
@@ -67,9 +62,10 @@ def test_a_decision_is_made_again_from_its_line(
     assert logged.take() == ""  # the same version made it: no warning
 
 
-def test_a_line_from_before_there_was_one_threshold_is_replayed(as_json: Log) -> None:
+@AS_JSON
+def test_a_line_from_before_there_was_one_threshold_is_replayed(logged: Log) -> None:
     plan = decide_and_log(situation(THIN), "key-1")
-    line = json.loads(as_json.getvalue())
+    line = json.loads(logged.getvalue())
     del line["situation"]["thresholds"]["possible"]
     limit = line["situation"]["thresholds"].pop("finding")
     line["situation"]["thresholds"] |= {"alone": limit, "final": 0.94}
@@ -98,12 +94,12 @@ def test_a_decision_of_another_version_is_told(
     assert version("overread") in told
 
 
-def test_an_audit_is_replayed(as_json: Log) -> None:
-    """The line tells that the scan was sampled; one of an older program tells that it was not."""
+@AS_JSON
+def test_an_audit_is_replayed(logged: Log) -> None:
     faint = (candidate(0.05), candidate(0.09, at=1))
     audit = replace(situation(LinkEstimate()), candidates=faint, audited=True)
     assert decide_and_log(audit, "key-1").audit == (1, 0)
-    line = json.loads(as_json.getvalue())
+    line = json.loads(logged.getvalue())
     assert replay(json.dumps(line)).send == (1, 0)
     del line["situation"]["audited"]
     assert replay(json.dumps(line)).send == ()

@@ -3,10 +3,9 @@
 import errno
 import os
 import shutil
-import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,25 @@ import pytest
 from edge import retention as removing
 from edge.job import Job
 from edge.part import Part
-from edge.pipeline import StudyResult
 from edge.report.evidence import OBJECTS, SOURCE
-from edge.retention import DAY_S, RetentionPart
+from edge.retention import DAY_S
 from edge.status.part import PagePart
-from edge.store.pending import PersistPending
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from evaluation.world import settings_in
-from tests.edge.agent.test_adopt import database, work
-from tests.edge.agents import agent_of
-from tests.edge.builders import HandClock, put
-from tests.edge.databases import open_store
-from tests.edge.running_agent import Killed, quick_read, statuses, whereabouts
+from tests.edge.agent.test_adopt import work
+from tests.edge.builders import open_store, put, put_all
+from tests.edge.running_agent import (
+    Killed,
+    agent_of,
+    database,
+    killed,
+    reading,
+    remove_old,
+    sql,
+    statuses,
+    whereabouts,
+)
 
 NOW = 1_800_000_000.0
 
@@ -35,14 +40,13 @@ NOW = 1_800_000_000.0
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Studies a to d are 40, 30, 20 and 10 days old; the last but one is pending; e was refused."""
-    for name, text in (("a", "x"), ("b", "x"), ("c", "pending"), ("d", "x"), ("e", "bad")):
-        put(tmp_path / "inbox", name, text)
+    put_all(tmp_path / "inbox", a="x", b="x", c="pending", d="x", e="bad")
     work(tmp_path)
     for name, days in (("a", 40), ("b", 30), ("c", 20), ("d", 10), ("e", 50)):
         at = NOW - days * DAY_S
-        with closing(sqlite3.connect(database(tmp_path), isolation_level=None)) as opened:
-            values = (datetime.fromtimestamp(at, UTC).isoformat(), name)
-            opened.execute("UPDATE studies SET updated = ? WHERE report_name = ?", values)
+        values = (datetime.fromtimestamp(at, UTC).isoformat(), name)
+        change = "UPDATE studies SET updated = ? WHERE report_name = ?"
+        sql(database(tmp_path), change, values=values)
         os.utime(tmp_path / "outbox" / name / "report.json", (at, at))
     return tmp_path
 
@@ -53,51 +57,41 @@ def store(root: Path) -> Iterator[StudyStore]:
         yield store
 
 
-def retention(
-    root: Path, store: StudyStore, wall: Callable[[], float] = lambda: NOW, **settings: Any
-) -> RetentionPart:
-    agent = agent_of(settings_in(root, **settings), store=lambda: store, clock=HandClock())
-    part = RetentionPart(agent, wall)
-    part.started()
-    return part
-
-
-def run(of: RetentionPart) -> None:
-    while of.work(False):
-        pass
+def run(root: Path, store: StudyStore, **given: Any) -> None:
+    """Remove all that may go by these settings and parts."""
+    own = {name: given.pop(name) for name in ("wall", "parts") if name in given}
+    remove_old(settings_in(root, **given), store, **{"wall": lambda: NOW, **own})
 
 
 def test_parts_forget_a_study_before_its_files_go(root: Path, store: StudyStore) -> None:
     """The status page forgets the voxels that somebody has looked at."""
-    of = retention(root, store, retention__studies_days=35.0)
-    viewer, done = of.agent.site.folders.viewer, of.agent.site.folders.done
-    viewer.mkdir()
-    keys = {name: key for key, name, _ in store.ended(Step.DONE)}
+    agent = agent_of(settings_in(root))
+    agent.site.folders.viewer.mkdir()
+    keys = {one.name: one.id for one in store.at(Step.DONE)}
     for name in ("a", "d"):
         for suffix in ("npy", "json"):
-            (viewer / f"{keys[name]}.{suffix}").write_text("x")
-    forgotten = list[str]()
+            (agent.site.folders.viewer / f"{keys[name]}.{suffix}").write_text("x")
+    forgotten: list[str] = []
 
-    class Watching(Part):
+    class Forgetting(Part):
         def forget(self, key: str) -> None:
-            assert (done / key).exists()
+            assert (agent.site.folders.done / key).exists()
             forgotten.append(key)
 
-    of.agent.parts = [PagePart(of.agent), Watching(of.agent)]
-    run(of)
+    run(root, store, parts=[PagePart(agent), Forgetting(agent)], retention__studies_days=35.0)
     assert forgotten == [keys["a"]]
-    assert {path.stem for path in viewer.iterdir()} == {keys["d"]}
+    assert {path.stem for path in agent.site.folders.viewer.iterdir()} == {keys["d"]}
 
 
 def test_by_default_nothing_is_ever_removed(root: Path, store: StudyStore) -> None:
     before = sorted(root.rglob("*"))
-    run(retention(root, store))
+    run(root, store)
     assert sorted(root.rglob("*")) == before
 
 
 def test_studies_that_are_too_old_go_and_their_reports_stay(root: Path, store: StudyStore) -> None:
     """Not what is pending, nor what was refused: that waits for a person."""
-    run(retention(root, store, retention__studies_days=15.0))
+    run(root, store, retention__studies_days=15.0)
     assert whereabouts(root) == {"c": ["done"], "d": ["done"], "e": ["quarantine"]}
     assert statuses(root).keys() == set("abcde")
     assert {record.name for record in store.at(Step.DONE)} == set("abcd")
@@ -108,7 +102,7 @@ def test_reports_that_are_too_old_go_and_their_studies_stay(root: Path, store: S
     objects.mkdir(parents=True)
     for path in (objects / "sr.dcm", root / "outbox" / "a" / SOURCE):
         path.touch()
-    run(retention(root, store, retention__reports_days=15.0))
+    run(root, store, retention__reports_days=15.0)
     assert sorted(statuses(root)) == ["c", "d"]
     assert whereabouts(root).keys() == set("abcde")
     assert sorted(p.name for p in (root / "outbox").iterdir() if p.is_dir()) == ["c", "d"]
@@ -117,22 +111,21 @@ def test_reports_that_are_too_old_go_and_their_studies_stay(root: Path, store: S
 def test_the_age_of_a_report_is_that_of_its_last_version(root: Path, store: StudyStore) -> None:
     """It was amended yesterday, 39 days after its study was done."""
     os.utime(root / "outbox" / "a" / "report.json", (NOW - DAY_S, NOW - DAY_S))
-    run(retention(root, store, retention__reports_days=15.0))
+    run(root, store, retention__reports_days=15.0)
     assert sorted(statuses(root)) == ["a", "c", "d"]
 
 
 def test_the_oldest_go_until_the_rest_is_small_enough(root: Path, store: StudyStore) -> None:
     """What is pending counts, and stays."""
     size = sum(path.stat().st_size for path in (root / "state" / "done").rglob("*.dcm"))
-    run(retention(root, store, retention__studies_gb=(size - 1) / 1e9))
+    run(root, store, retention__studies_gb=(size - 1) / 1e9)
     assert whereabouts(root).keys() == set("bcde")
 
 
 def test_a_provisional_report_that_nothing_pends_for_is_kept(root: Path, store: StudyStore) -> None:
     """Whatever happened to its pending read: a person must see it."""
-    with closing(sqlite3.connect(database(root), isolation_level=None)) as opened:
-        opened.execute("DELETE FROM pending")
-    run(retention(root, store, retention__studies_days=1.0, retention__reports_days=1.0))
+    sql(database(root), "DELETE FROM pending")
+    run(root, store, retention__studies_days=1.0, retention__reports_days=1.0)
     assert whereabouts(root).keys() == {"c", "e"}
     assert statuses(root) == {"c": "provisional"}
 
@@ -141,7 +134,7 @@ def test_a_row_goes_with_the_last_file_and_its_name_is_free_again(
     root: Path, store: StudyStore
 ) -> None:
     """The row has the name of the study, which may be the patient's."""
-    run(retention(root, store, retention__studies_days=15.0, retention__reports_days=15.0))
+    run(root, store, retention__studies_days=15.0, retention__reports_days=15.0)
     assert {record.name for record in store.at(Step.DONE)} == {"c", "d"}
     assert [record.name for record in store.at(Step.QUARANTINED)] == ["e"]
     put(root / "inbox", "a", "x")
@@ -158,7 +151,7 @@ def test_folders_and_files_that_are_not_the_agent_s_stay(root: Path, store: Stud
     (outbox / "b").mkdir()
     (outbox / "b" / ".study-another").touch()
     (outbox / "b" / "report.json").write_text("theirs")
-    run(retention(root, store, retention__studies_days=15.0, retention__reports_days=15.0))
+    run(root, store, retention__studies_days=15.0, retention__reports_days=15.0)
     assert [path.name for path in (outbox / "a").iterdir()] == ["note.txt"]
     assert (outbox / "b" / "report.json").read_text() == "theirs"
     assert (outbox / "mine").is_dir()
@@ -167,7 +160,6 @@ def test_folders_and_files_that_are_not_the_agent_s_stay(root: Path, store: Stud
 def test_killed_while_it_removes_a_report_no_half_report_counts_as_whole(
     root: Path, store: StudyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``report.json`` goes first; the next start removes the rest."""
     real, left = Path.unlink, [1]
 
     def unlink(path: Path, *, missing_ok: bool = False) -> None:
@@ -179,12 +171,12 @@ def test_killed_while_it_removes_a_report_no_half_report_counts_as_whole(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", unlink)
         with pytest.raises(Killed):
-            run(retention(root, store, retention__reports_days=35.0))
+            run(root, store, retention__reports_days=35.0)
     half = [
         p for p in (root / "outbox").iterdir() if p.is_dir() and not (p / "report.json").exists()
     ]
     assert len(half) == 1
-    run(retention(root, store, retention__reports_days=35.0))
+    run(root, store, retention__reports_days=35.0)
     assert sorted(statuses(root)) == ["b", "c", "d"]
     assert not half[0].exists()
 
@@ -192,26 +184,21 @@ def test_killed_while_it_removes_a_report_no_half_report_counts_as_whole(
 def test_killed_while_it_removes_a_study_no_half_study_is_left(
     root: Path, store: StudyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(_path: Path) -> None:
-        raise Killed
-
     with monkeypatch.context() as patch:
-        patch.setattr(removing, "remove", die)
+        patch.setattr(removing, "remove", killed)
         with pytest.raises(Killed):
-            run(retention(root, store, retention__studies_days=35.0))
+            run(root, store, retention__studies_days=35.0)
     assert whereabouts(root).keys() == set("bcde") | {"a"}  # under its hidden name
-    run(retention(root, store, retention__studies_days=35.0))
+    run(root, store, retention__studies_days=35.0)
     assert whereabouts(root).keys() == set("bcde")
     assert list((root / "state" / "done").glob(".removed-*")) == []
 
 
 def test_a_clock_that_was_set_removes_nothing(root: Path, store: StudyStore) -> None:
     """A year forward while the agent runs: everything would be too old."""
-    wall = HandClock()
-    wall.now_s = NOW
-    of = retention(root, store, wall, retention__studies_days=100.0, retention__reports_days=100.0)
-    wall.sleep(365 * DAY_S)
-    run(of)
+    times = chain([NOW], repeat(NOW + 365 * DAY_S))
+    days = {"retention__studies_days": 100.0, "retention__reports_days": 100.0}
+    run(root, store, wall=lambda: next(times), **days)
     assert whereabouts(root).keys() == statuses(root).keys() == set("abcde")
 
 
@@ -226,7 +213,7 @@ def test_one_that_cannot_be_removed_does_not_keep_the_others(
         real(source, target)
 
     monkeypatch.setattr(removing, "move", move)
-    run(retention(root, store, retention__studies_days=15.0))
+    run(root, store, retention__studies_days=15.0)
     assert whereabouts(root).keys() == set("acde")
 
 
@@ -246,10 +233,9 @@ def test_a_full_disk_lets_the_agent_remove_before_it_reads(tmp_path: Path) -> No
     work(tmp_path)
     put(tmp_path / "inbox", "b")
 
-    def read(job: Job, persist: PersistPending) -> StudyResult:
+    def fill(_job: Job) -> None:
         if "a" in whereabouts(tmp_path):
             raise OSError(errno.ENOSPC, "no room")
-        return quick_read(job, persist)
 
-    work(tmp_path, read, settings={"retention__studies_days": 1e-6})
+    work(tmp_path, reading(fill), settings={"retention__studies_days": 1e-6})
     assert statuses(tmp_path) == {"a": "final", "b": "final"}

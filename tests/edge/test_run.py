@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,16 @@ from edge.store.pending import PendingStep, PersistPending
 from edge.store.steps import Step
 from edge.telemetry import Telemetry
 from evaluation.world import settings_in
-from tests.edge.builders import UNHURRIED, HandClock, SilentCloud, pipeline_of, put, report_of
+from tests.edge.builders import (
+    UNHURRIED,
+    HandClock,
+    SilentCloud,
+    pipeline_of,
+    put,
+    put_all,
+    report_in,
+    report_of,
+)
 from tests.edge.running_agent import (
     PATIENCE_S,
     Killed,
@@ -32,7 +42,7 @@ from tests.edge.running_agent import (
     drain,
     full_at,
     quick_read,
-    report_in,
+    reading,
     start,
     statuses,
     wait_until,
@@ -54,32 +64,27 @@ def test_only_an_agent_says_that_its_report_will_be_amended(
 def test_every_study_gets_its_report_and_bad_ones_are_quarantined_with_a_reason(
     tmp_path: Path,
 ) -> None:
-    """The reason of an unexpected fault says where in the program it was; the page does not."""
     for name, text in (("a b", "x"), ("Ünïcode 漢", "x"), ("c", "bad"), ("d", "boom"), ("e", "x")):
         put(tmp_path / "inbox", name, text)
     work_off(tmp_path)
     assert_each_once(tmp_path, {"a b", "Ünïcode 漢", "e"}, {"c", "d"})
-    files = {json.loads(path.read_text())["study"]: path for path in reason_files(tmp_path)}
-    reasons = {name: json.loads(path.read_text()) for name, path in files.items()}
-    assert [reasons["c"][key] for key in ("kind", "file", "reason")] == [
-        "NotCt",
-        "0.dcm",
-        "this is no CT",
-    ]
+    reasons = {reason["study"]: reason for reason in reasons_in(tmp_path)}
+    said = [reasons["c"][key] for key in ("kind", "file", "reason")]
+    assert said == ["NotCt", "0.dcm", "this is no CT"]
     assert Path(reasons["c"]["report"]).is_file()
-    assert reasons["c"]["study_key"] == files["c"].parent.name
+    assert (tmp_path / "state" / "quarantine" / reasons["c"]["study_key"]).is_dir()
     assert reasons["d"]["kind"] == "InternalError"
     assert "Traceback" in reasons["d"]["reason"]
     assert "a fault in the pipeline" in reasons["d"]["reason"]
     assert "Traceback" not in (tmp_path / "outbox" / "d" / "report.html").read_text()
 
 
-def reason_files(root: Path) -> list[Path]:
-    return list((root / "state" / "quarantine").glob("*/reason.json"))
+def reasons_in(root: Path) -> list[dict[str, Any]]:
+    files = (root / "state" / "quarantine").glob("*/reason.json")
+    return [json.loads(path.read_text()) for path in files]
 
 
 def test_studies_of_one_name_get_a_report_each(tmp_path: Path) -> None:
-    """The second is numbered; an outbox folder of somebody else's is not touched."""
     (tmp_path / "outbox" / "a").mkdir(parents=True)
     for _ in range(2):
         put(tmp_path / "inbox", "a")
@@ -89,20 +94,18 @@ def test_studies_of_one_name_get_a_report_each(tmp_path: Path) -> None:
 
 
 def test_the_budget_of_a_study_runs_while_others_are_read(tmp_path: Path) -> None:
-    """And through a pause for a full disk: since when is the same when it is read again."""
     clock, jobs = HandClock(), list[Job]()
     for name in "abc":
         put(tmp_path / "inbox", name)
 
-    def read(job: Job, persist: PersistPending) -> StudyResult:
+    def wait(job: Job) -> None:
         jobs.append(job)
         clock.sleep(6.0)
         if len(jobs) == 2:
             raise OSError(errno.ENOSPC, "no room")
-        return quick_read(job, persist)
 
     start_s = clock()
-    work_off(tmp_path, read, clock=clock)
+    work_off(tmp_path, reading(wait), clock=clock)
     assert [job.source.name for job in jobs] == ["a", "b", "b", "c"]
     assert {job.since_s for job in jobs} == {start_s}
 
@@ -113,39 +116,36 @@ def test_the_budget_of_a_study_claimed_by_an_earlier_process_begins_with_this_on
     put(tmp_path / "inbox", "a")
     clock, since_s = HandClock(), list[float | None]()
 
-    def read(job: Job, persist: PersistPending) -> StudyResult:
+    def wait(job: Job) -> None:
         since_s.append(job.since_s)
         clock.sleep(100.0)
         if len(since_s) == 1:
             raise Killed
-        return quick_read(job, persist)
 
     with pytest.raises(Killed):
-        work_off(tmp_path, read, clock=clock)
-    work_off(tmp_path, read, clock=clock)
+        work_off(tmp_path, reading(wait), clock=clock)
+    work_off(tmp_path, reading(wait), clock=clock)
     assert since_s == [100.0, 200.0]
 
 
 def test_a_study_that_kills_the_process_is_rejected_in_the_end(tmp_path: Path) -> None:
-    """After three deaths it is quarantined unread, and the study after it gets its report."""
     put(tmp_path / "inbox", "a")
     put(tmp_path / "inbox", "b")
     deaths: list[str] = []
 
-    def read(job: Job, persist: PersistPending) -> StudyResult:
+    def die(job: Job) -> None:
         if job.source.name == "a":
             deaths.append(job.study_key)
             raise Killed
-        return quick_read(job, persist)
 
     for _ in range(MAX_ATTEMPTS):
         with pytest.raises(Killed):
-            work_off(tmp_path, read)
-    work_off(tmp_path, read)
+            work_off(tmp_path, reading(die))
+    work_off(tmp_path, reading(die))
     assert len(deaths) == MAX_ATTEMPTS
     assert_each_once(tmp_path, {"b"}, {"a"})
-    (path,) = reason_files(tmp_path)
-    assert json.loads(path.read_text())["kind"] == "RepeatedCrash"
+    (reason,) = reasons_in(tmp_path)
+    assert reason["kind"] == "RepeatedCrash"
 
 
 @pytest.fixture
@@ -157,9 +157,7 @@ def telemetry(monkeypatch: pytest.MonkeyPatch) -> Telemetry:
 
 
 def test_every_report_that_goes_out_is_counted_once(tmp_path: Path, telemetry: Telemetry) -> None:
-    """Whether the pipeline gave it or the agent, and whatever full disk it meets afterwards."""
-    for name, text in (("a", "x"), ("b", "bad"), ("c", "boom")):
-        put(tmp_path / "inbox", name, text)
+    put_all(tmp_path / "inbox", a="x", b="bad", c="boom")
     work_off(tmp_path, on_step=full_at(Step.QUARANTINING, times=2))
     counted = telemetry.registry.get_sample_value
     assert counted("overread_edge_studies_total", {"status": "final"}) == 1
@@ -174,16 +172,14 @@ def test_a_report_that_the_agent_writes_is_late_by_the_wait_and_the_failed_readi
     for name in "ab":
         put(tmp_path / "inbox", name)
 
-    def read(_job: Job, _persist: PersistPending) -> StudyResult:
+    def fail(_job: Job) -> None:
         clock.sleep(6.0)
         raise ValueError("a fault in the pipeline")
 
-    work_off(tmp_path, read, clock=clock)
-    reports = [
-        json.loads((tmp_path / "outbox" / name / "report.json").read_text()) for name in "ab"
-    ]
+    work_off(tmp_path, reading(fail), clock=clock)
     ledgers = [
-        [(entry["stage"], entry["took_s"]) for entry in report["ledger"]] for report in reports
+        [(entry["stage"], entry["took_s"]) for entry in report_in(tmp_path, name)["ledger"]]
+        for name in "ab"
     ]
     assert ledgers == [[("wait", 0.0), ("failed", 6.0)], [("wait", 6.0), ("failed", 6.0)]]
     assert telemetry.registry.get_sample_value("overread_edge_late_reports_total") == 1
@@ -191,16 +187,14 @@ def test_a_report_that_the_agent_writes_is_late_by_the_wait_and_the_failed_readi
 
 def test_the_backlog_is_measured_before_every_study(tmp_path: Path, telemetry: Telemetry) -> None:
     seen, clock = list[tuple[float | None, ...]](), HandClock()
-    for name, text in (("a", "pending"), ("b", "x")):
-        put(tmp_path / "inbox", name, text)
+    put_all(tmp_path / "inbox", a="pending", b="x")
     gauges = ("claimed_studies", "pending_studies", "suspended_studies", "cloud_available")
 
-    def read(job: Job, persist: PersistPending) -> StudyResult:
+    def look(_job: Job) -> None:
         value = telemetry.registry.get_sample_value
         seen.append(tuple(value(f"overread_edge_{name}") for name in gauges))
-        return quick_read(job, persist)
 
-    work_off(tmp_path, read, clock=clock)
+    work_off(tmp_path, reading(look), clock=clock)
     assert seen == [(2.0, 0.0, 0.0, 0.0), (1.0, 1.0, 0.0, 0.0)]
 
 
@@ -214,29 +208,23 @@ def test_pending_reads_make_room_while_more_studies_wait(
         put(tmp_path / "inbox", name, "pending")
     seen: list[dict[str, str]] = []
 
-    def read(job: Job, persist: PersistPending) -> StudyResult:
-        seen.append(statuses(tmp_path))
-        return quick_read(job, persist)
-
-    work_off(tmp_path, read)
+    work_off(tmp_path, reading(lambda _job: seen.append(statuses(tmp_path))))
     assert seen == [{}, {"a": "final"}, {"a": "final", "b": "final"}]
 
 
 def test_two_agents_cannot_share_a_folder(tmp_path: Path) -> None:
-    """The second is refused as long as the first runs, whatever its other folders."""
     put(tmp_path / "inbox", "a")
     own, apart = settings_in(tmp_path), settings_in(tmp_path / "other")
     refused: list[str] = []
 
-    def read(job: Job, persist: PersistPending) -> StudyResult:
+    def start_another(_job: Job) -> None:
         for shared in ("inbox", "outbox", "state_dir"):
             other = apart.model_copy(update={shared: getattr(own, shared)})
             with pytest.raises(AlreadyRunning, match="another agent"):
                 run_agent(other, read=quick_read, stop=threading.Event())
             refused.append(shared)
-        return quick_read(job, persist)
 
-    work_off(tmp_path, read)
+    work_off(tmp_path, reading(start_another))
     assert len(refused) == 3
 
 
@@ -262,20 +250,15 @@ def test_a_report_folder_that_another_study_took_meanwhile_is_left_alone(tmp_pat
     """Somebody removed the folder of a claimed study, and another agent took its name."""
     put(tmp_path / "inbox", "a")
 
-    def read(_job: Job, _persist: PersistPending) -> StudyResult:
-        raise Killed
-
     with pytest.raises(Killed):
-        work_off(tmp_path, read)
+        work_off(tmp_path, reading())
     theirs = tmp_path / "outbox" / "a"
     shutil.rmtree(theirs)
     theirs.mkdir()
     (theirs / ".study-another").touch()
     (theirs / "report.json").write_text('{"rejection": {"kind": "NotCt", "reason": "no CT"}}')
     work_off(tmp_path)
-    assert (
-        json.loads((tmp_path / "outbox" / "a-2" / "report.json").read_text())["status"] == "final"
-    )
+    assert report_in(tmp_path, "a-2")["status"] == "final"
     assert whereabouts(tmp_path) == {"a": ["done"]}
     assert "NotCt" in (theirs / "report.json").read_text()
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from edge.link.estimate import LinkEstimate, Pace
-from edge.selection import SELECTION_POLICY, Fits, Option, Size, choose, efficient, smallest
+from edge.selection import SELECTION_POLICY, Fits, Option, Size, choose, efficient
 
 KB = 1000
 
@@ -84,18 +84,6 @@ def test_fewer_and_larger_may_be_worth_more() -> None:
     """With room for one full region or two small ones of which one is worth nothing: the full."""
     picks = choose([options(0.2), options(0.001)], 9, lambda _, b: b <= 112 * KB)
     assert [(p.offer, p.option.size) for p in picks] == [(0, Size.FULL)]
-
-
-def test_nothing_is_chosen_of_nothing_or_without_room() -> None:
-    assert choose([], 9, lambda *_: True) == ()
-    assert choose([options(0.2)], 0, lambda *_: True) == ()
-    assert choose([options(0.2)], 9, lambda *_: False) == ()
-
-
-def test_what_is_sent_at_all_is_the_most_valuable_at_its_smallest() -> None:
-    (pick,) = smallest([options(0.1), options(0.2)])
-    assert (pick.offer, pick.option.size) == (1, Size.REDUCED)
-    assert smallest([]) == ()
 
 
 FULL = (48, 48, 48)

@@ -1,32 +1,25 @@
-import urllib.request
+from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 from edge.budget import LedgerEntry
 from edge.findings import SecondReading
 from edge.link.estimate import LinkEstimate
-from edge.report.model import Rejection, Report, Status
-from edge.settings.core import EdgeSettings, load_settings
+from edge.report.model import Rejection, Status
 from edge.telemetry import Telemetry
 from tests.edge.builders import plan_of
+from tests.edge.report.reports import REPORT
 
-
-def report(**fields: object) -> Report:
-    """A report that took 12 s of 10."""
-    given: dict[str, Any] = {
-        "decisions": plan_of(0.95, 0.5, 0.05, 0.04).decisions,
-        "ledger": (LedgerEntry("read", 10.0, 12.0),),
-        "second_reading": SecondReading.PARTIAL,
-        **fields,
-    }
-    return Report("key", "2026-01-01T00:00:00+00:00", Path("study"), 10.0, **given)
+LATE = replace(
+    REPORT,
+    decisions=plan_of(0.95, 0.5, 0.05, 0.04).decisions,
+    ledger=(LedgerEntry("read", 10.0, 12.0),),
+    second_reading=SecondReading.PARTIAL,
+)
 
 
 def test_a_report_is_counted_by_its_outcome() -> None:
-    """Status, second reading, stage times and lateness are all counted."""
     telemetry = Telemetry()
-    telemetry.count_report(report())
+    telemetry.count_report(LATE)
     value = telemetry.registry.get_sample_value
     assert value("overread_edge_studies_total", {"status": "final"}) == 1
     assert value("overread_edge_second_readings_total", {"second_reading": "partial"}) == 1
@@ -37,19 +30,10 @@ def test_a_report_is_counted_by_its_outcome() -> None:
 def test_a_rejected_study_has_no_second_reading() -> None:
     telemetry = Telemetry()
     rejection = Rejection("NotCt", "MR")
-    telemetry.count_report(
-        report(status=Status.REJECTED, rejection=rejection, decisions=(), ledger=())
-    )
+    telemetry.count_report(replace(LATE, status=Status.REJECTED, rejection=rejection))
     value = telemetry.registry.get_sample_value
     assert value("overread_edge_studies_total", {"status": "rejected"}) == 1
     assert value("overread_edge_second_readings_total", {"second_reading": "partial"}) is None
-
-
-def test_a_wait_alone_can_make_a_report_late() -> None:
-    telemetry = Telemetry()
-    ledger = (LedgerEntry("wait", 10.0, 9.0), LedgerEntry("read", 1.0, 2.0))
-    telemetry.count_report(report(ledger=ledger))
-    assert telemetry.registry.get_sample_value("overread_edge_late_reports_total") == 1
 
 
 def test_the_backlog_and_the_link_are_reported_as_they_are_now() -> None:
@@ -71,15 +55,3 @@ def test_when_certificates_expire_is_a_metric() -> None:
     name = "overread_edge_certificate_expiry_timestamp_seconds"
     value = telemetry.registry.get_sample_value(name, {"setting": "cloud.tls.cert"})
     assert value == end.timestamp()
-
-
-def test_metrics_are_served_while_it_lasts() -> None:
-    telemetry = Telemetry()
-    telemetry.count_report(report())
-    with (
-        telemetry.serve(load_settings(metrics_address="127.0.0.1:0")) as address,
-        urllib.request.urlopen(f"http://{address}/metrics") as page,
-    ):
-        assert b'overread_edge_studies_total{status="final"} 1.0' in page.read()
-    with telemetry.serve(EdgeSettings()) as none:
-        assert none is None

@@ -1,7 +1,6 @@
 """A damaged, lost or replaced database: every study is found again in the folders."""
 
 import errno
-import json
 import os
 import shutil
 import sqlite3
@@ -20,17 +19,24 @@ from edge.agent import claim as claiming
 from edge.agent import loop
 from edge.database import StepHook
 from edge.job import Job
-from edge.pipeline import StudyResult
 from edge.run import ReadStudy, run_agent
 from edge.store import repair
-from edge.store.pending import PendingStep, PersistPending
 from edge.store.repair import damaged_databases
 from edge.store.steps import Step
 from evaluation.world import settings_in
 from tests.edge.agent.test_join import FIRST, REST, Reader, assert_one_study, send
-from tests.edge.builders import put
-from tests.edge.databases import open_store
-from tests.edge.running_agent import Killed, quick_read, statuses, whereabouts
+from tests.edge.builders import open_store, put, put_all, report_in
+from tests.edge.running_agent import (
+    Killed,
+    database,
+    killed,
+    once_at,
+    quick_read,
+    reading,
+    sql,
+    statuses,
+    whereabouts,
+)
 
 
 class Passes(threading.Event):
@@ -55,10 +61,6 @@ def work(
     run_agent(given, read=read, stop=Passes(), on_step=on_step)
 
 
-def database(root: Path) -> Path:
-    return root / "state" / "spool.sqlite3"
-
-
 def busy_site(root: Path) -> None:
     """One study done, one refused, one provisional, one killed in its reading, one behind it."""
     for name, text in (("a", "x"), ("b ü", "bad"), ("c", "pending")):
@@ -67,11 +69,8 @@ def busy_site(root: Path) -> None:
     for name in ("d", "e"):
         put(root / "inbox", name)
 
-    def read(_job: Job, _persist: PersistPending) -> StudyResult:
-        raise Killed
-
     with pytest.raises(Killed):
-        work(root, read)
+        work(root, reading())
     assert statuses(root) == {"a": "final", "b ü": "rejected", "c": "provisional"}
     assert len(list((root / "state" / "work").iterdir())) == 2
 
@@ -95,16 +94,12 @@ def overwrite_a_page(path: Path) -> None:
 
 
 def older_layout(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as opened:
-        opened.execute("ALTER TABLE studies DROP COLUMN fingerprint")
+    sql(path, "ALTER TABLE studies DROP COLUMN fingerprint")
 
 
 def forget_rows(path: Path) -> None:
     """What an old backup, or a lost write-ahead log, looks like."""
-    with closing(sqlite3.connect(path)) as opened:
-        opened.execute("DELETE FROM studies")
-        opened.execute("DELETE FROM pending")
-        opened.commit()
+    sql(path, "DELETE FROM studies", "DELETE FROM pending")
 
 
 DAMAGES = [noise, cut, empty, overwrite_a_page, older_layout, forget_rows, Path.unlink]
@@ -112,10 +107,8 @@ DAMAGES = [noise, cut, empty, overwrite_a_page, older_layout, forget_rows, Path.
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_no_study_is_lost_with_the_database(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    """Every study ends where it belongs, once; the damaged file is kept under another name."""
     busy_site(tmp_path)
-    with closing(sqlite3.connect(database(tmp_path))) as opened:
-        opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    sql(database(tmp_path), "PRAGMA wal_checkpoint(TRUNCATE)")
     damage(database(tmp_path))
     work(tmp_path)
     ends = {name: ["done"] for name in "acde"} | {"b ü": ["quarantine"]}
@@ -133,12 +126,11 @@ def test_no_study_is_lost_with_the_database(tmp_path: Path, damage: Callable[[Pa
 def test_a_provisional_report_whose_pending_read_is_lost_says_that_none_will_come(
     tmp_path: Path,
 ) -> None:
-    """A last version on page and in data; findings stay, and so does version 1."""
     busy_site(tmp_path)
     database(tmp_path).unlink()
     work(tmp_path)
     out = tmp_path / "outbox" / "c"
-    before, after = (json.loads((out / f"report{v}.json").read_text()) for v in (".v1", ""))
+    before, after = report_in(tmp_path, "c", ".v1"), report_in(tmp_path, "c")
     assert (before["status"], after["status"], after["version"]) == ("provisional", "final", 2)
     assert after["findings"] == before["findings"]
     (change,) = after["changes"]
@@ -157,19 +149,16 @@ def test_a_provisional_report_whose_pending_read_is_lost_says_that_none_will_com
 def test_a_database_that_is_damaged_while_the_agent_runs_is_replaced_at_once(
     tmp_path: Path,
 ) -> None:
-    """The study is sound: it is read again, and not refused."""
     put(tmp_path / "inbox", "a")
-    left = [1]
+    error = sqlite3.DatabaseError("database disk image is malformed")
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    faults = [error]
 
-    def read(job: Job, persist: PersistPending) -> StudyResult:
-        if left:
-            left.pop()
-            error = sqlite3.DatabaseError("database disk image is malformed")
-            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-            raise error
-        return quick_read(job, persist)
+    def fail(_job: Job) -> None:
+        if faults:
+            raise faults.pop()
 
-    work(tmp_path, read)
+    work(tmp_path, reading(fail))
     assert statuses(tmp_path) == {"a": "final"}
     assert whereabouts(tmp_path) == {"a": ["done"]}
     assert len(damaged_databases(database(tmp_path))) == 1
@@ -179,16 +168,15 @@ def test_a_header_whose_data_were_still_in_the_inbox_gets_them(tmp_path: Path) -
     """Killed between header and data, and the database lost: they are one study again."""
     seen: list[list[str]] = []
 
-    def read(job: Job, persist: PersistPending) -> StudyResult:
+    def look(job: Job) -> None:
         seen.append(sorted(os.listdir(job.source.parent)))
-        return quick_read(job, persist)
 
     folder = tmp_path / "state" / "work" / ("0" * 32)
     folder.mkdir(parents=True)
     (folder / "x.mhd").write_text("ElementDataFile = x.raw\n")
     (tmp_path / "inbox").mkdir()
     (tmp_path / "inbox" / "x.raw").write_text("data")
-    work(tmp_path, read)
+    work(tmp_path, reading(look))
     assert seen == [["x.mhd", "x.raw"]]
     assert statuses(tmp_path) == {"x": "final"}
 
@@ -220,12 +208,9 @@ def test_killed_before_its_files_moved_and_its_row_lost_a_study_is_reported_unde
     put(tmp_path / "inbox", "a")
     put(tmp_path / "inbox", "b")
 
-    def die(*_: Path) -> None:
-        raise Killed
-
     for _ in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(claiming, "move", die)
+            patch.setattr(claiming, "move", killed)
             with pytest.raises(Killed):
                 work(tmp_path)
         database(tmp_path).unlink()
@@ -244,11 +229,8 @@ def test_images_that_joined_a_study_before_the_database_was_lost_are_read(tmp_pa
     work(tmp_path, reader)
     send(tmp_path, "a", REST)
 
-    def die(_job: Job, _persist: PersistPending) -> StudyResult:
-        raise Killed
-
     with pytest.raises(Killed):
-        work(tmp_path, die)
+        work(tmp_path, reading())
     (folder,) = (tmp_path / "state" / "work").iterdir()
     (folder / ".report").mkdir()  # version 2, as it was being written
     database(tmp_path).unlink()
@@ -259,17 +241,11 @@ def test_images_that_joined_a_study_before_the_database_was_lost_are_read(tmp_pa
 
 def test_a_database_that_is_older_than_the_files_loses_and_doubles_nothing(tmp_path: Path) -> None:
     """A backup that was put back: studies that it has as claimed are done by now."""
-    for name, text in (("a", "x"), ("b", "bad"), ("c", "pending")):
-        put(tmp_path / "inbox", name, text)
-
-    def die(step: Step | PendingStep, durable: bool) -> None:
-        if step is Step.READING and durable:
-            raise Killed
+    put_all(tmp_path / "inbox", a="x", b="bad", c="pending")
 
     with pytest.raises(Killed):
-        work(tmp_path, on_step=die)
-    with closing(sqlite3.connect(database(tmp_path))) as opened:
-        opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        work(tmp_path, on_step=once_at(Step.READING, True))
+    sql(database(tmp_path), "PRAGMA wal_checkpoint(TRUNCATE)")
     backup = database(tmp_path).read_bytes()
     work(tmp_path)
     before = whereabouts(tmp_path), statuses(tmp_path)
@@ -319,16 +295,11 @@ def test_a_database_that_is_deleted_or_replaced_while_the_agent_runs_is_opened_a
     """It does not write on into a file that nobody else can open; no restart is needed."""
     busy_site(tmp_path)
     put(tmp_path / "inbox", "f")
-    left = [at]
-
-    def on_step(step: Step | PendingStep, durable: bool) -> None:
-        if left and (step, durable) == left[0]:
-            left.pop()
-            lose(database(tmp_path))
-
+    lost: list[None] = []
+    hook = once_at(*at, lambda: lost.append(lose(database(tmp_path))))
     with capture_logs() as logs:
-        work(tmp_path, on_step=on_step)
-    assert left == []
+        work(tmp_path, on_step=hook)
+    assert len(lost) == 1
     told = [log for log in logs if log["event"].startswith("database deleted or replaced")]
     assert len(told) == 1
     assert "spool.sqlite3" in told[0]["reason"]
@@ -358,16 +329,12 @@ def test_a_share_on_which_files_seem_to_be_replaced_by_themselves_keeps_no_study
 
 
 def test_a_state_folder_that_is_removed_while_the_agent_runs_is_made_again(tmp_path: Path) -> None:
-    """The studies in it are gone; those that arrive afterwards are read and reported."""
     put(tmp_path / "inbox", "a")
-    left = [1]
 
-    def on_step(step: Step | PendingStep, durable: bool) -> None:
-        if step is Step.DONE and durable and left:
-            left.pop()
-            shutil.rmtree(tmp_path / "state")
-            put(tmp_path / "inbox", "b")
+    def replace() -> None:
+        shutil.rmtree(tmp_path / "state")
+        put(tmp_path / "inbox", "b")
 
-    work(tmp_path, on_step=on_step)
+    work(tmp_path, on_step=once_at(Step.DONE, True, replace))
     assert statuses(tmp_path) == {"a": "final", "b": "final"}
     assert whereabouts(tmp_path) == {"b": ["done"]}

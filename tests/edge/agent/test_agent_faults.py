@@ -11,16 +11,18 @@ from edge.atomic_files import move as real_move
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.run import run_agent
-from edge.store.pending import PendingStep, PersistPending
+from edge.store.pending import PendingStep
 from edge.store.steps import Step
 from evaluation.world import settings_in
-from tests.edge.builders import HandClock, put
-from tests.edge.databases import open_store
+from tests.edge.builders import HandClock, open_store, put
 from tests.edge.running_agent import (
     Killed,
     assert_each_once,
+    database,
     held_at,
+    once_at,
     quick_read,
+    reading,
     statuses,
     whereabouts,
     work_off,
@@ -32,16 +34,15 @@ def test_a_full_disk_pauses_and_loses_nothing(tmp_path: Path, full: int) -> None
     put(tmp_path / "inbox", "a")
     tries: list[str] = []
 
-    def read(job: Job, persist: PersistPending) -> StudyResult:
+    def fail(job: Job) -> None:
         tries.append(job.study_key)
         if len(tries) <= MAX_ATTEMPTS + 2:
             raise OSError(full, "no room")
-        return quick_read(job, persist)
 
-    work_off(tmp_path, read)
+    work_off(tmp_path, reading(fail))
     assert_each_once(tmp_path, {"a"}, set())
     assert len(set(tries)) == 1
-    with open_store(tmp_path / "state" / "spool.sqlite3") as store:
+    with open_store(database(tmp_path)) as store:
         assert [record.attempts for record in store.at(Step.DONE)] == [1]
 
 
@@ -70,7 +71,6 @@ def test_a_study_that_the_disk_has_no_room_for_keeps_no_other_from_being_read(
 def test_a_disk_that_is_full_at_a_claim_delays_it_and_the_budget_keeps_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The study is claimed when there is room; its budget runs from its completion."""
     put(tmp_path / "inbox", "a")
     clock, jobs, failures = HandClock(), list[Job](), list[Path]()
 
@@ -81,13 +81,9 @@ def test_a_disk_that_is_full_at_a_claim_delays_it_and_the_budget_keeps_running(
             raise OSError(errno.ENOSPC, "no room")
         real_move(source, target)
 
-    def read(job: Job, persist: PersistPending) -> StudyResult:
-        jobs.append(job)
-        return quick_read(job, persist)
-
     start_s = clock()
     monkeypatch.setattr("edge.agent.claim.move", move)
-    work_off(tmp_path, read, clock=clock)
+    work_off(tmp_path, reading(jobs.append), clock=clock)
     assert_each_once(tmp_path, {"a"}, set())
     assert [job.since_s for job in jobs] == [start_s]
     assert clock() >= start_s + 12.0
@@ -104,7 +100,7 @@ def test_a_locked_database_pauses_and_loses_nothing(
     """A backup, say: the report is out once, and its pending read counts."""
     monkeypatch.setattr("edge.database.BUSY_S", 0.01)
     put(tmp_path / "inbox", "a", "pending")
-    path = tmp_path / "state" / "spool.sqlite3"
+    path = database(tmp_path)
     work_off(tmp_path, on_step=held_at(path, step, looks=3))
     assert whereabouts(tmp_path) == {"a": ["done"]}
     assert statuses(tmp_path) == {"a": "provisional"}
@@ -117,7 +113,6 @@ def test_a_locked_database_pauses_and_loses_nothing(
 def test_a_study_whose_files_cannot_be_moved_does_not_stop_the_others(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It waits, or is suspended, with its report out, and is finished at the next start."""
     put(tmp_path / "inbox", "a")
     put(tmp_path / "inbox", "b")
 
@@ -126,14 +121,11 @@ def test_a_study_whose_files_cannot_be_moved_does_not_stop_the_others(
             raise OSError(number, "not yours")
         real_move(source, target)
 
-    def on_step(step: Step | PendingStep, _durable: bool) -> None:
-        if step is Step.DONE:
-            stop.set()
-
     stop = threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr("edge.agent.study.move", move)
-        run_agent(settings_in(tmp_path), read=quick_read, stop=stop, on_step=on_step)
+        hook = once_at(Step.DONE, False, stop.set)
+        run_agent(settings_in(tmp_path), read=quick_read, stop=stop, on_step=hook)
     assert whereabouts(tmp_path) == {"b": ["done"]}
     work_off(tmp_path)
     assert_each_once(tmp_path, {"a", "b"}, set())
@@ -163,25 +155,16 @@ def test_a_study_that_may_not_be_moved_goes_on_once_it_may_without_a_restart(
 def test_after_a_fault_of_the_machine_the_study_waits_and_the_others_are_read(
     fault: Exception, tmp_path: Path
 ) -> None:
-    """It is tried again, more often than a study that ends the process, and then read."""
     put(tmp_path / "inbox", "a")
     put(tmp_path / "inbox", "b")
     tried: list[str] = []
 
-    def read(job: Job, persist: PersistPending) -> StudyResult:
+    def fail(job: Job) -> None:
         tried.append(job.source.name)
         if job.source.name == "a" and tried.count("a") <= MAX_ATTEMPTS + 1:
             raise fault
-        return quick_read(job, persist)
 
-    def on_step(step: Step | PendingStep, _durable: bool) -> None:
-        if step is Step.DONE:
-            done.append(step)
-        if len(done) == 4:  # before and after, for each of the two
-            stop.set()
-
-    stop, done = threading.Event(), list[Step]()
-    run_agent(settings_in(tmp_path), read=read, stop=stop, on_step=on_step)
+    work_off(tmp_path, reading(fail))
     assert tried == ["a", "b", *["a"] * (MAX_ATTEMPTS + 1)]
     assert_each_once(tmp_path, {"a", "b"}, set())
 
@@ -194,32 +177,28 @@ def test_an_unwritable_outbox_counts_no_attempt_against_the_study(
     def unwritable(*_: object) -> StudyResult:
         raise PermissionError(errno.EACCES, "not yours")
 
-    def on_step(step: Step | PendingStep, durable: bool) -> None:
-        if step is Step.READING and durable:
-            stop.set()
-
     with monkeypatch.context() as patch:
         patch.setattr("edge.agent.study.write_report", unwritable)
         for _ in range(MAX_ATTEMPTS + 1):
             stop = threading.Event()
-            run_agent(settings_in(tmp_path), read=unwritable, stop=stop, on_step=on_step)
+            hook = once_at(Step.READING, True, stop.set)
+            run_agent(settings_in(tmp_path), read=unwritable, stop=stop, on_step=hook)
     work_off(tmp_path)
     assert_each_once(tmp_path, {"a"}, set())
-    with open_store(tmp_path / "state" / "spool.sqlite3") as store:
+    with open_store(database(tmp_path)) as store:
         assert [record.attempts for record in store.at(Step.DONE)] == [1]
 
 
 @pytest.mark.parametrize("damaged", ["", '{"rejec', "[]", "{}", '{"rejection": {"odd": 1}}'])
 def test_a_damaged_report_counts_as_none(tmp_path: Path, damaged: str) -> None:
-    """The study is read again, and its report takes the place of the damaged one."""
     put(tmp_path / "inbox", "a")
 
-    def read(job: Job, _persist: PersistPending) -> StudyResult:
+    def damage(job: Job) -> None:
         (job.out / "report.json").write_text(damaged)
         raise Killed
 
     with pytest.raises(Killed):
-        work_off(tmp_path, read)
+        work_off(tmp_path, reading(damage))
     work_off(tmp_path)
     assert_each_once(tmp_path, {"a"}, set())
 

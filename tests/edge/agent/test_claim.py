@@ -1,7 +1,5 @@
 """A study is taken out of the inbox once, whatever happens in between."""
 
-import errno
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,16 +8,13 @@ import pytest
 from edge.agent import claim as claiming
 from edge.agent.claim import claim, resume_claim
 from edge.agent.inbox import CompleteStudy
-from edge.atomic_files import is_transient
-from edge.atomic_files import move as real_move
 from edge.folders import AgentFolders
 from edge.report.folder import owner_of, take_folder
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
 from evaluation.world import settings_in
-from tests.edge.builders import names, put, watch
-from tests.edge.databases import open_store
-from tests.edge.running_agent import Killed
+from tests.edge.builders import Box, open_store, put
+from tests.edge.running_agent import Killed, killed
 
 
 def folders_in(root: Path) -> AgentFolders:
@@ -40,16 +35,16 @@ def test_a_member_that_is_a_dangling_link_is_claimed_as_it_is(
     tmp_path: Path, store: StudyStore
 ) -> None:
     """A relative link beside its header dangles where it went; it still counts as present."""
-    box = tmp_path / "inbox"
-    box.mkdir()
-    (box / "x.mhd").write_text("ElementDataFile = x.raw\n")
-    (box / "x.raw").symlink_to("../gone/x.raw")
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    (inbox / "x.mhd").write_text("ElementDataFile = x.raw\n")
+    (inbox / "x.raw").symlink_to("../gone/x.raw")
     record = take(CompleteStudy(("x.mhd", "x.raw"), "p", 0.0), tmp_path, store)
     assert record is not None
     assert record.step is Step.CLAIMED
     moved = tmp_path / "state" / "work" / record.id / "x.raw"
     assert moved.is_symlink()
-    assert list(box.iterdir()) == []
+    assert list(inbox.iterdir()) == []
 
 
 def test_a_study_that_another_took_is_forgotten(tmp_path: Path, store: StudyStore) -> None:
@@ -63,10 +58,9 @@ def test_a_study_that_another_took_is_forgotten(tmp_path: Path, store: StudyStor
 def test_a_claim_from_another_filesystem_survives_a_crash_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash_at: int, store: StudyStore
 ) -> None:
-    """Killed before or after each of its file operations, it is finished whole, once."""
-    inbox, _ = watch(tmp_path / "inbox")
+    box = Box(tmp_path / "inbox")
     put(tmp_path / "inbox", "a")
-    arrival = inbox.complete()[0]
+    arrival = box.inbox.complete()[0]
     countdown = [crash_at]
 
     def crashing(name: str) -> None:
@@ -91,7 +85,7 @@ def test_a_claim_from_another_filesystem_survives_a_crash_anywhere(
     except Killed:
         for record in store.at(Step.CLAIMING):
             resume_claim(record, folders_in(tmp_path), store)
-    for again in inbox.complete():
+    for again in box.inbox.complete():
         take(again, tmp_path, store)
     (record,) = store.at(*Step)
     assert record.step is Step.CLAIMED
@@ -107,50 +101,36 @@ def other(tmp_path: Path) -> Iterator[StudyStore]:
 
 
 def reports(root: Path) -> dict[str, str]:
-    """By folder in the outbox, the study that it belongs to."""
     return {path.name: owner_of(path) for path in (root / "outbox").iterdir()}
 
 
-def test_a_folder_whose_study_was_not_noted_yet_blocks_its_name_for_nobody(
-    tmp_path: Path, store: StudyStore, other: StudyStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("at", "owned"), [("edge.report.folder.Path.touch", False), ("edge.agent.claim.move", True)]
+)
+def test_a_claim_that_is_forgotten_gives_the_name_of_its_report_back(
+    tmp_path: Path,
+    store: StudyStore,
+    other: StudyStore,
+    monkeypatch: pytest.MonkeyPatch,
+    at: str,
+    owned: bool,
 ) -> None:
-    """Killed between ``mkdir`` and the owner's file; the study is still in the inbox."""
-    inbox, _ = watch(tmp_path / "inbox")
+    """Killed between ``mkdir`` and the owner's file, or after it; the study is in the inbox."""
+    box = Box(tmp_path / "inbox")
     put(tmp_path / "inbox", "a")
-    study = inbox.complete()[0]
+    study = box.inbox.complete()[0]
     with monkeypatch.context() as patch:
-        patch.setattr("edge.report.folder.Path.touch", killed)
+        patch.setattr(at, killed)
         with pytest.raises(Killed):
             take(study, tmp_path, store)
-    assert reports(tmp_path) == {"a": ""}
     (record,) = store.at(Step.CLAIMING)
+    assert reports(tmp_path) == {"a": record.id if owned else ""}
     resume_claim(record, folders_in(tmp_path), store)
     assert reports(tmp_path) == {}
+    assert box.names() == ["a"]
     again = take(study, tmp_path, other)
     assert again is not None
     assert reports(tmp_path) == {"a": again.id}
-
-
-def killed(*_: object, **__: object) -> None:
-    raise Killed
-
-
-def test_a_claim_that_is_forgotten_gives_the_name_of_its_report_back(
-    tmp_path: Path, store: StudyStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed after the folder was made and before a file was moved."""
-    inbox, _ = watch(tmp_path / "inbox")
-    put(tmp_path / "inbox", "a")
-    study = inbox.complete()[0]
-    with monkeypatch.context() as patch:
-        patch.setattr(claiming, "move", killed)
-        with pytest.raises(Killed):
-            take(study, tmp_path, store)
-    (record,) = store.at(Step.CLAIMING)
-    assert reports(tmp_path) == {"a": record.id}
-    resume_claim(record, folders_in(tmp_path), store)
-    assert reports(tmp_path) == {}
-    assert names(inbox) == ["a"]
 
 
 def test_an_agent_whose_empty_folder_another_removed_makes_it_again(
@@ -168,30 +148,3 @@ def test_an_agent_whose_empty_folder_another_removed_makes_it_again(
     assert take_folder(tmp_path / "a", "k1")
     assert owner_of(tmp_path / "a") == "k1"
     assert not take_folder(tmp_path / "a", "k2")
-
-
-def test_a_copy_that_has_no_room_is_not_begun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: StudyStore
-) -> None:
-    """It would fill the disk up to its last byte, and reports need room."""
-    inbox, _ = watch(tmp_path / "inbox")
-    put(tmp_path / "inbox", "a", "pixels")
-
-    def move(source: Path, target: Path) -> None:
-        if tmp_path / "state" in target.parents:
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-        real_move(source, target)
-
-    room = shutil._ntuple_diskusage(99, 99, 11)  # type: ignore[attr-defined]
-    monkeypatch.setattr(claiming, "move", move)
-    monkeypatch.setattr("edge.agent.claim.shutil.disk_usage", lambda _path: room)
-    monkeypatch.setattr(claiming, "copy_whole", lambda *_: pytest.fail("it began to copy"))
-    study = inbox.complete()[0]
-    with pytest.raises(OSError, match="No space left") as raised:
-        take(study, tmp_path, store)
-    assert is_transient(raised.value)
-    monkeypatch.undo()
-    (record,) = store.at(Step.CLAIMING)
-    resume_claim(record, folders_in(tmp_path), store)
-    work = tmp_path / "state" / "work"
-    assert files(work / record.id) == ["a/0.dcm", "a/1.dcm"]

@@ -12,9 +12,8 @@ from structlog.testing import capture_logs
 
 from edge.access import obstacle
 from tests.edge.agent.test_adopt import work
-from tests.edge.agents import command
-from tests.edge.builders import put, watch
-from tests.edge.running_agent import statuses, work_off
+from tests.edge.builders import Box, put
+from tests.edge.running_agent import command, statuses, work_off
 from tests.edge.test_doctor import doctor, wrong
 from tests.edge.test_queue import shown
 
@@ -53,11 +52,11 @@ def test_a_study_that_the_agent_may_not_move_waits_and_is_taken_once_its_mode_is
     root: Path,
 ) -> None:
     """The log says whose it is and what it needs; no restart, no claim that is left half."""
-    inbox, clock = watch(root / "inbox")
+    box = Box(root / "inbox")
     with capture_logs() as logs:
-        assert inbox.complete() == []
-        assert inbox.complete() == []
-        assert inbox.blocked == 1
+        assert box.inbox.complete() == []
+        assert box.inbox.complete() == []
+        assert box.inbox.blocked == 1
     (line,) = logs
     assert line["event"] == "studies in the inbox may not be taken"
     (reason,) = line["reasons"]
@@ -65,11 +64,11 @@ def test_a_study_that_the_agent_may_not_move_waits_and_is_taken_once_its_mode_is
     assert "mode 2755" in reason or "mode 0755" in reason
     assert "chmod -R ug+rwX" in reason
     as_root(root / "inbox" / "mine", 0o2775)
-    clock.now_s += 100.0
-    inbox.complete()
-    clock.now_s += 100.0
-    assert [study.name for study in inbox.complete()] == ["mine"]
-    assert inbox.blocked == 0
+    box.clock.sleep(100.0)
+    box.inbox.complete()
+    box.clock.sleep(100.0)
+    assert box.names() == ["mine"]
+    assert box.inbox.blocked == 0
     work_off(root)
     assert statuses(root) == {"mine": "final"}
 

@@ -2,10 +2,8 @@
 
 import errno
 import os
-import sqlite3
 import threading
 import time
-from enum import Enum
 from pathlib import Path
 from random import Random
 
@@ -14,7 +12,6 @@ import pytest
 from pydicom import dcmread
 
 from edge.database import StepHook
-from edge.run import run_agent
 from edge.store.pending import PendingStep
 from edge.store.steps import Step
 from evaluation.faults.agent import at_random, reader, stand_in_cloud
@@ -22,8 +19,7 @@ from evaluation.faults.oracle import Sent, Wrong, busy, check
 from evaluation.world import settings_in
 from imaging.dicom.writer import write_series
 from imaging.volume import Geometry, StudyHeader, Volume
-
-PATIENCE_S = 300.0
+from tests.edge.running_agent import full_at, running, wait_until
 
 
 def put_studies(root: Path) -> dict[str, Sent]:
@@ -56,27 +52,12 @@ def work_off(
     idle: threading.Event | None = None,
 ) -> Wrong:
     """Check all studies after the agent has worked until it is ``idle``."""
-    stop, died, settings = threading.Event(), list[BaseException](), settings_in(root)
-    cloud = stand_in_cloud(at_random(1))
-
-    def live() -> None:
-        try:
-            read = reader(cloud, settings, varied=True)
-            run_agent(settings, read=read, second=cloud, on_step=on_step, stop=stop)
-        except BaseException as error:
-            died.append(error)
-
-    agent = threading.Thread(target=live)
-    agent.start()
-    until = time.monotonic() + PATIENCE_S
-    while (not (root / "state").exists() or busy(root)) and agent.is_alive():
-        assert time.monotonic() < until, "the agent did not come to an end"
-        time.sleep(0.005)
-    if idle is not None:
-        idle.set()
-    stop.set()
-    agent.join()
-    assert died == []
+    settings, cloud = settings_in(root), stand_in_cloud(at_random(1))
+    read = reader(cloud, settings, varied=True)
+    with running(settings, read=read, second=cloud, on_step=on_step):
+        wait_until(lambda: (root / "state").exists() and not busy(root))
+        if idle is not None:
+            idle.set()
     return check(root, sent, {}, varied=True)
 
 
@@ -109,16 +90,8 @@ def test_a_database_that_is_full_at_any_step_loses_and_doubles_nothing(
     tmp_path: Path, step: Step | PendingStep
 ) -> None:
     """Before each durable step, twice."""
-    sent, full = put_studies(tmp_path), [2]
-
-    def on_step(at: Enum, durable: bool) -> None:
-        if at is step and not durable and full[0]:
-            full[0] -= 1
-            error = sqlite3.OperationalError("database or disk is full")
-            error.sqlite_errorcode = sqlite3.SQLITE_FULL
-            raise error
-
-    assert_sound(work_off(tmp_path, sent, on_step))
+    sent = put_studies(tmp_path)
+    assert_sound(work_off(tmp_path, sent, full_at(step, times=2)))
 
 
 def test_files_dated_tomorrow_or_yesterday_are_read(tmp_path: Path) -> None:

@@ -18,9 +18,8 @@ from edge.store.steps import Step
 from edge.trail.records import records_after
 from imaging.dicom.arrival import arrived
 from imaging.errors import IncompleteSeries
-from tests.edge.builders import SilentCloud, pending_pipeline, study_at
-from tests.edge.databases import open_store
-from tests.edge.running_agent import Killed, report_in, statuses, work_off
+from tests.edge.builders import SilentCloud, open_store, pending_pipeline, report_in, study_at
+from tests.edge.running_agent import Killed, database, once_at, statuses, work_off
 from tests.imaging.small_ct import SmallCt
 
 IMAGES = SmallCt(count=20).images()
@@ -57,7 +56,6 @@ FIRST, REST, ALL = slice(0, 12), slice(12, 20), slice(0, 20)
 
 
 def read_parts(root: Path, reader: Reader, *parts: slice, name: str = "a") -> None:
-    """Send each part when the one before has been read."""
     for part in parts:
         send(root, name, part)
         work_off(root, reader)
@@ -93,13 +91,8 @@ def assert_one_study(root: Path) -> None:
 
 def work_off_killed_at(root: Path, reader: Reader, step: Step, durable: bool) -> None:
     """Work until the agent dies at that step, and again until all is worked off."""
-
-    def crash(now: Step | PendingStep, is_durable: bool) -> None:
-        if (now, is_durable) == (step, durable):
-            raise Killed
-
     with pytest.raises(Killed):
-        work_off(root, reader, crash)
+        work_off(root, reader, once_at(step, durable))
     work_off(root, reader)
 
 
@@ -134,7 +127,6 @@ def test_a_third_part_makes_version_3_with_both_changes(tmp_path: Path) -> None:
 
 
 def test_a_part_that_overlaps_adds_only_its_new_images(tmp_path: Path) -> None:
-    """What the study has already is not read twice, and is not lost."""
     reader = Reader()
     read_parts(tmp_path, reader, FIRST, ALL)
     assert reader.read[1] == WHOLE
@@ -181,7 +173,7 @@ def test_another_series_and_one_of_another_patient_join_nothing(
 def test_what_is_pending_for_the_first_report_is_not_merged_into_the_second(tmp_path: Path) -> None:
     read_parts(tmp_path, Reader(pending=True), FIRST, REST)
     assert_one_study(tmp_path)
-    with open_store(tmp_path / "state" / "spool.sqlite3") as store:
+    with open_store(database(tmp_path)) as store:
         (read,) = store.pending.at(PendingStep.PENDING)
     assert (read.study_key, read.version) == (report_in(tmp_path)["study_key"], 2)
 
@@ -223,7 +215,6 @@ def test_killed_between_any_two_moves_no_image_is_lost(
 
 
 def changed_images(root: Path) -> list[tuple[str, str, int]]:
-    """What the audit trail says of changed images: study, part and number."""
     fields = [one.fields for one in records_after(root / "state" / "trail", 0)
               if one.event == Event.CHANGED]  # fmt: skip
     return [(one["study_key"], one["part"], one["images"]) for one in fields]

@@ -6,37 +6,35 @@ from pathlib import Path
 
 import pytest
 
-from edge.checks import database_problem, folder_problem
+from edge.checks import database_problem
 from edge.job import Job
 from edge.models import live
 from edge.pipeline import StudyResult
 from edge.run import STALLED_S
-from edge.settings.core import EdgeSettings, load_settings
+from edge.settings.core import load_settings
 from edge.store.pending import PersistPending
 from evaluation.world import settings_in
 from process.tracing import root_span_id
 from tests.edge.builders import FixedScreener, ForgetfulCloud, put
-from tests.edge.running_agent import quick_read, running, unfinished, wait_for_log, wait_until
+from tests.edge.running_agent import (
+    config_in,
+    quick_read,
+    running,
+    unfinished,
+    wait_for_log,
+    wait_until,
+)
 from tests.process.test_endpoints import get
 from tests.traces import Seen, spans_in
 
-
-def settings_below(root: Path, **more: object) -> EdgeSettings:
-    folders = {name: root / name for name in ("inbox", "outbox", "state_dir")}
-    return load_settings(
-        **folders, metrics_address="127.0.0.1:0", poll_s=0.01, quiet_s=0.01, **more
-    )
+METRICS = {"metrics_address": "127.0.0.1:0"}
 
 
 def test_the_agent_says_at_its_start_what_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "open_configured", lambda *_, **__: FixedScreener(()))
-    config = tmp_path / "edge.toml"
-    lines = [f'{name} = "{tmp_path / name}"' for name in ("inbox", "outbox", "state_dir")]
-    config.write_text(
-        "\n".join([*lines, 'cloud.address = "127.0.0.1:1"', 'metrics_address = "127.0.0.1:0"'])
-    )
+    config = config_in(tmp_path, 'cloud.address = "127.0.0.1:1"')
     with running(load_settings(config)) as logs:
         said = wait_for_log(logs, "agent started")
     assert said["inbox"] == str(tmp_path / "inbox")
@@ -56,7 +54,7 @@ def test_the_agent_is_ready_once_its_model_is_loaded(
         return FixedScreener(())
 
     monkeypatch.setattr(live, "open_configured", slowly)
-    with running(settings_below(tmp_path)) as logs:
+    with running(settings_in(tmp_path, **METRICS)) as logs:
         address = wait_for_log(logs, "metrics served")["address"]
         status, body = get(address, "/readyz")
         assert (status, body["checks"]["model"]) == (503, "the model is being loaded")
@@ -67,7 +65,7 @@ def test_the_agent_is_ready_once_its_model_is_loaded(
 
 
 def test_the_agent_is_not_ready_without_one_of_its_folders(tmp_path: Path) -> None:
-    with running(settings_below(tmp_path), read=quick_read) as logs:
+    with running(settings_in(tmp_path, **METRICS), read=quick_read) as logs:
         address = wait_for_log(logs, "metrics served")["address"]
         wait_until(lambda: get(address, "/readyz")[0] == 200)
         (tmp_path / "outbox").rename(tmp_path / "gone")
@@ -92,7 +90,7 @@ def test_a_main_loop_that_hangs_is_not_alive(tmp_path: Path) -> None:
     def clock() -> float:
         return now_s[0]
 
-    with running(settings_below(tmp_path), read=hang, clock=clock) as logs:
+    with running(settings_in(tmp_path, **METRICS), read=hang, clock=clock) as logs:
         address = wait_for_log(logs, "metrics served")["address"]
         for _ in range(500):
             now_s[0] += 1.0  # until the study counts as complete
@@ -112,11 +110,6 @@ def test_a_database_that_is_none_does_not_answer(tmp_path: Path) -> None:
     assert "unable to open" in database_problem(path)
     path.write_text("no database" * 1000)
     assert database_problem(path) == f"{path}: file is not a database"
-
-
-def test_writing_to_find_out_leaves_nothing(tmp_path: Path) -> None:
-    assert folder_problem(tmp_path) == ""
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_retries_and_refusals_are_spans_of_their_studies(tmp_path: Path) -> None:

@@ -7,16 +7,15 @@ from typing import Any
 
 import pytest
 
-from edge.escalation.client import NoSecondReader
+from edge.escalation.client import NoSecondReader, SecondReader
 from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
-from edge.report.model import Report
 from edge.rules.rule import load_rules
 from edge.rules.selection import selection
 from edge.store.pending import PersistPending
 from imaging.read import read_study
-from tests.edge.builders import SilentCloud, pending_pipeline
-from tests.edge.running_agent import report_in, statuses, work_off
+from tests.edge.builders import SilentCloud, pending_pipeline, report_in
+from tests.edge.running_agent import nothing_pending, statuses, work_off
 from tests.imaging.small_ct import SmallCt
 
 RULES = """
@@ -43,21 +42,18 @@ def rules(tmp_path: Path) -> Path:
 class Reader:
     """The pipeline behind the agent, which reads files as the rules say."""
 
-    def __init__(self, rules: Path) -> None:
-        self._rules = load_rules(rules)
+    def __init__(self, rules: Path, second: SecondReader | None = None) -> None:
+        self._rules, self._second = load_rules(rules), second or NoSecondReader()
         self.read: list[str] = []
-        self.reports: list[Report] = []
 
-    def __call__(self, job: Job, persist: PersistPending) -> StudyResult:
+    def __call__(self, job: Job, persist: PersistPending = nothing_pending) -> StudyResult:
         self.read.append(job.source.name)
 
         def read(path: Path) -> Any:
             return read_study(path, "", selection(self._rules, path))
 
-        pipeline = replace(pending_pipeline(NoSecondReader()), read=read, rules=self._rules)
-        result = read_and_report(replace(pipeline, persist_pending=persist), job)
-        self.reports.append(result.report)
-        return result
+        pipeline = replace(pending_pipeline(self._second), read=read, rules=self._rules)
+        return read_and_report(replace(pipeline, persist_pending=persist), job)
 
 
 def send(root: Path, name: str, *, calling_ae: str = "CT_1", description: str = "chest") -> None:
@@ -111,11 +107,5 @@ def test_the_cloud_is_told_the_priority_of_the_rule(rules: Path, tmp_path: Path)
             return super().read(*said)
 
     send(tmp_path, "b", calling_ae="ER_1")
-    known = load_rules(rules)
-    pipeline = replace(
-        pending_pipeline(Listening()),
-        read=lambda path: read_study(path, "", selection(known, path)),
-        rules=known,
-    )
-    read_and_report(pipeline, Job(tmp_path / "inbox" / "b", tmp_path / "out"))
+    Reader(rules, Listening())(Job(tmp_path / "inbox" / "b", tmp_path / "out"))
     assert [str(one) for one in heard] == ["Priority.STAT"]

@@ -3,8 +3,7 @@
 When a pending read is retried, and for how long.
 """
 
-import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from protos.errors import DeadlineUnmeetable, Overloaded, OverreadError, TooLarg
 from protos.messages import Priority, Roi
 from tests.edge.builders import BY_EDGE, PAUSE_S, UNHURRIED, SilentCloud, Site, findings, site_at
 from tests.edge.fake_cloud import FakeCloud, escalator
+from tests.edge.running_agent import Killed, once_at, sql
 
 
 def test_a_retry_is_as_urgent_as_the_study_was(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +31,6 @@ def test_a_retry_is_as_urgent_as_the_study_was(site: Site, monkeypatch: pytest.M
 
 
 def test_a_pending_read_is_retried_and_amends_the_report(site: Site) -> None:
-    """Version 2 is final, has both verdicts, and leaves version 1 as it was beside it."""
     site.study("a")
     first = site.report("a")
     assert (first["version"], first["status"], findings(first)) == (1, "provisional", BY_EDGE)
@@ -64,13 +63,11 @@ def test_a_pending_read_is_retried_and_amends_the_report(site: Site) -> None:
 
 
 def test_verdicts_that_follow_within_seconds_make_one_version(site: Site) -> None:
-    """Also where a retry between them fails; each verdict is one change, requested once."""
     key = site.study("a").id
     site.cloud.answers = [1, 0, 1]
     site.turns()
     assert site.report("a")["version"] == 1
-    site.clock.sleep(PAUSE_S)
-    site.turns()
+    site.turns(PAUSE_S)
     report = site.report("a")
     assert (report["version"], report["status"]) == (2, "final")
     assert [change["number"] for change in report["changes"]] == [2, 3]
@@ -79,16 +76,13 @@ def test_verdicts_that_follow_within_seconds_make_one_version(site: Site) -> Non
 
 
 def test_a_partial_answer_is_a_version_of_its_own_when_no_verdict_follows(site: Site) -> None:
-    """After version 2 the rest is pending, version 3 is final and lists the changes of both."""
     key = site.study("a").id
     site.cloud.answers = [1]
     site.turns()
     site.cloud.available = False
-    site.clock.sleep(QUIET_S - 0.1)
-    site.turns()
+    site.turns(QUIET_S - 0.1)
     assert site.report("a")["version"] == 1
-    site.clock.sleep(0.1)
-    site.turns()
+    site.turns(0.1)
     assert site.report("a")["version"] == 2
     site.cloud.available, site.cloud.answers = True, [1]
     site.turns()
@@ -104,13 +98,10 @@ def test_a_partial_answer_is_a_version_of_its_own_when_no_verdict_follows(site: 
 
 
 def test_a_pending_read_too_old_is_given_up_in_a_last_version(site: Site) -> None:
-    """After the days allowed the report says so, is final, and nothing is kept."""
     record = site.study("a")
-    site.clock.sleep(30 * DAY_S - 100)
-    site.turns()
+    site.turns(30 * DAY_S - 100)
     assert site.report("a")["version"] == 1
-    site.clock.sleep(200)
-    site.turns()
+    site.turns(200)
     report = site.report("a")
     assert (report["version"], report["status"]) == (2, "final")
     assert report["second_reading"] == "missing"
@@ -123,16 +114,14 @@ def test_a_pending_read_too_old_is_given_up_in_a_last_version(site: Site) -> Non
 
 
 def test_beyond_the_limit_only_the_oldest_pending_read_is_given_up(site: Site) -> None:
-    """Its last version is final and says so; what was freed is enough for the others."""
     site.cloud.available = False
     old = site.study("old")
     site.store.pending.add_age(60.0)
     # the order is that of age alone
     site.store.pending.count_attempt(site.store.pending.get(old.id))
     young = site.study("young")
-    with sqlite3.connect(site.places.state / "s.db") as database:
-        database.execute("UPDATE pending_rois SET compressed = 1")  # compressing makes no more room
-    database.close()
+    # compressing makes no more room
+    sql(site.places.state / "s.db", "UPDATE pending_rois SET compressed = 1")
     room = site.store.pending.used_bytes() - 1
     site.amender = site.start(max_bytes=room)
     assert site.amender.over_limit
@@ -147,28 +136,15 @@ def test_beyond_the_limit_only_the_oldest_pending_read_is_given_up(site: Site) -
     assert site.store.pending.get(young.id).step is PendingStep.PENDING
 
 
-def crash_at(step: PendingStep, durable: bool) -> Callable[[object, bool], None]:
-    """A hook that ends the process, as far as the test is concerned, once."""
-    left = [True]
-
-    def on_step(now: object, is_durable: bool) -> None:
-        if left and (now, is_durable) == (step, durable):
-            left.clear()
-            raise KeyboardInterrupt
-
-    return on_step
-
-
 @pytest.mark.parametrize("durable", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("step", [PendingStep.AMENDING, PendingStep.CLOSED], ids=lambda s: s.value)
 def test_an_interrupted_version_is_finished_and_not_made_twice(
     tmp_path: Path, step: PendingStep, durable: bool
 ) -> None:
-    """Once the verdicts are durable there is no retry, and one version 2."""
     cloud = SilentCloud([2, 2])
-    with site_at(tmp_path, cloud, crash_at(step, durable)) as site:
+    with site_at(tmp_path, cloud, once_at(step, durable)) as site:
         site.study("a")
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             site.turns()
     with site_at(tmp_path, cloud) as site:
         site.turns()
@@ -180,23 +156,7 @@ def test_an_interrupted_version_is_finished_and_not_made_twice(
         assert [read for step in PendingStep for read in site.store.pending.at(step)] == []
 
 
-def test_a_retry_over_the_real_link_has_the_same_key(site: Site) -> None:
-    """A cloud that refuses once and answers later: the same study, the same regions, one report."""
-    faults: list[OverreadError] = [DeadlineUnmeetable("too busy")]
-    with FakeCloud(faults=faults) as fake, escalator(fake.address) as second:
-        record = site.study("a", second=second)
-        assert site.report("a")["status"] == "provisional"
-        site.amender = Amender(site.store, site.places.outbox, second, UNHURRIED)
-        site.turns()
-    assert {header.study_key for header in fake.headers} == {record.id}
-    assert sorted(fake.asked[-1]) == [1, 2]
-    report = site.report("a")
-    assert (report["version"], report["status"]) == (2, "final")
-    assert findings(report) == {2: 0.9957, 3: 0.977, 1: 0.95}
-
-
 def test_pauses_after_failed_retries_double_up_to_five_minutes(site: Site) -> None:
-    """The pauses double from the first; no attempt is forgotten by a new start."""
     record = site.study("a")
     pauses = []
     for _ in range(9):
@@ -215,7 +175,6 @@ def test_pauses_after_failed_retries_double_up_to_five_minutes(site: Site) -> No
 
 
 def test_a_link_that_is_down_is_tried_with_one_study_and_a_response_frees_all(site: Site) -> None:
-    """The pause does not grow with the number of studies; a response ends it."""
     for name in "ab":
         site.study(name)
     site.turns()
@@ -228,14 +187,11 @@ def test_a_link_that_is_down_is_tried_with_one_study_and_a_response_frees_all(si
 
 
 def test_one_damaged_roi_suspends_its_own_read_alone(site: Site) -> None:
-    """It ends no turn, neither while the link is down nor later, and the others are read again."""
     for name in "ab":
         site.study(name)
     key = site.report("a")["study_key"]
-    with sqlite3.connect(site.places.state / "s.db") as database:
-        damage = "UPDATE pending_rois SET roi = x'00' WHERE study_key = ? AND roi_id = 2"
-        database.execute(damage, (key,))
-    database.close()
+    damage = "UPDATE pending_rois SET roi = x'00' WHERE study_key = ? AND roi_id = 2"
+    sql(site.places.state / "s.db", damage, values=[key])
     site.cloud.available = False
     site.turns()
     site.cloud.available, site.cloud.answers = True, [2]
@@ -278,8 +234,7 @@ def test_age_is_counted_through_starts(site: Site) -> None:
     site.study("a")
     for _ in range(10):
         site.amender = site.start()
-        site.clock.sleep(4 * DAY_S)
-        site.turns()
+        site.turns(4 * DAY_S)
     assert site.report("a")["changes"][0]["kind"] == "given up"
 
 
@@ -315,7 +270,6 @@ def test_a_retry_may_take_longer_after_failed_ones_of_any_study(
 def test_a_retry_is_short_and_longer_only_after_failed_ones(
     deadline_s: float, budgets_s: list[float]
 ) -> None:
-    """It doubles, and what arrives meanwhile keeps half of its deadline at least."""
     persistence = RetryBudget.of(load_settings(deadline_s=deadline_s), 5.0)
     assert [persistence.budget_s(failed_in_a_row) for failed_in_a_row in range(4)] == budgets_s
     assert persistence.budget_s(10**6) == deadline_s / 2

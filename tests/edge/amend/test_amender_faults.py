@@ -20,7 +20,6 @@ from tests.edge.builders import HandClock, SilentCloud, Site, site_at
 def test_a_disk_that_fills_up_costs_no_verdict_and_no_version(
     site: Site, monkeypatch: pytest.MonkeyPatch, full_at: str
 ) -> None:
-    """Whichever file finds it full: the older report stands, and the amendment comes later."""
     site.study("a")
     first = site.report("a")
     site.cloud.answers = [2]
@@ -93,35 +92,24 @@ def test_the_report_of_another_study_in_its_place_is_never_amended(site: Site) -
     assert site.amender.suspended == 1
 
 
-def waited_s(backoff: Backoff, clock: HandClock, key: str) -> float:
-    """Seconds until the read is due, in steps of half a second."""
-    began_s = clock()
-    while not backoff.due(key):
-        clock.sleep(0.5)
-    return clock() - began_s
-
-
-def test_a_refused_study_waits_alone_and_up_to_an_hour() -> None:
-    """The others are due at once; a closed read waits for nothing."""
+def test_a_refused_study_waits_alone_up_to_an_hour_and_through_responses_of_the_link() -> None:
+    """A closed read waits for nothing."""
     clock = HandClock()
     backoff = Backoff(5.0, clock, lambda _low, high: high)
     for attempts, pause_s in ((1, 5.0), (2, 10.0), (5000, MAX_REFUSAL_PAUSE_S)):
         backoff.refused("k", attempts)
         assert backoff.due("other")
-        assert waited_s(backoff, clock, "k") == pause_s
+        clock.sleep(pause_s - 0.5)
+        assert not backoff.due("k")
+        clock.sleep(0.5)
+        assert backoff.due("k")
     backoff.refused("k", 1)
-    backoff.forget("k")
-    assert backoff.due("k")
-
-
-def test_a_response_of_the_link_does_not_free_what_was_refused() -> None:
-    """What the cloud itself refused waits on; what met no response is due."""
-    backoff = Backoff(5.0, HandClock(), lambda _low, high: high)
-    backoff.refused("refused", 1)
     backoff.no_response()
     assert not backoff.due("other")
     backoff.responded()
-    assert (backoff.due("other"), backoff.due("refused")) == (True, False)
+    assert (backoff.due("other"), backoff.due("k")) == (True, False)
+    backoff.forget("k")
+    assert backoff.due("k")
 
 
 def test_a_database_that_is_older_than_the_report_overwrites_no_version(
@@ -137,8 +125,7 @@ def test_a_database_that_is_older_than_the_report_overwrites_no_version(
         for _ in range(2):
             cloud.answers = [1]
             site.turns()
-            site.clock.sleep(QUIET_S)
-            site.turns()
+            site.turns(QUIET_S)
         assert site.report("a")["version"] == 3
     kept = {p.name: p.read_bytes() for p in (tmp_path / "outbox" / "a").glob("report.v*.json")}
     last = (tmp_path / "outbox" / "a" / "report.json").read_bytes()

@@ -1,24 +1,15 @@
 import socket
 import stat
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import structlog
 from typer.testing import CliRunner
 
 from edge.cli.main import app
 from edge.status.login import Password
 from edge.store.repair import damaged_databases
-from tests.edge.agents import command
-
-
-@pytest.fixture(autouse=True)
-def own_log() -> Iterator[None]:
-    """The log of a command is its own."""
-    yield
-    structlog.reset_defaults()
+from tests.edge.running_agent import command
 
 
 def agent_error(root: Path, *more: str) -> str:
@@ -69,7 +60,6 @@ def test_help_documents_the_exit_status() -> None:
 
 
 def test_password_writes_the_hash_for_its_reader_alone(tmp_path: Path) -> None:
-    """Asked twice; a short one, or two that differ, are not taken."""
     file = tmp_path / "status.password"
     for typed, status in (("short\nshort\n", 2), ("one long word\nother word\n", 1)):
         assert CliRunner().invoke(app, ["password", str(file)], input=typed).exit_code == status

@@ -16,7 +16,6 @@ from edge.dicom_in import scp, stow
 from edge.dicom_in.part import ReceivePart
 from edge.errors import BadSettings
 from process.http import CannotListen
-from tests.edge.agents import agent_of
 from tests.edge.dicom_in.senders import (
     ANYWHERE,
     DICOM,
@@ -30,7 +29,7 @@ from tests.edge.dicom_in.senders import (
     on_their_way,
     settings_in,
 )
-from tests.edge.running_agent import wait_until
+from tests.edge.running_agent import agent_of, wait_until
 from tests.pki import make_pki
 
 

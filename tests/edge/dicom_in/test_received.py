@@ -17,7 +17,7 @@ from edge.dicom_in.identity import Reason, Refused, identify
 from edge.dicom_in.incoming import Expected, Sender, Source
 from edge.dicom_in.received import ReceivedStore, ReceiveMetrics
 from edge.telemetry import Telemetry
-from tests.edge.builders import HandClock, names, watch
+from tests.edge.builders import Box, HandClock
 from tests.edge.dicom_in.senders import (
     IMAGES,
     changed,
@@ -92,13 +92,13 @@ def test_the_sidecar_says_who_sent_the_series_and_is_no_file_of_the_study(
 def test_the_inbox_sees_the_series_and_nothing_that_is_on_its_way(
     inbox: Path, store: ReceivedStore
 ) -> None:
-    entries, clock = watch(inbox)
+    box = Box(inbox)
     put(store, IMAGES[0])
     half = store.begin()
     half.write(b"half")
-    assert names(entries) == []
-    clock.sleep(6.0)
-    assert names(entries) == list(received(inbox))
+    assert box.names() == []
+    box.clock.sleep(6.0)
+    assert box.names() == list(received(inbox))
     half.discard()
 
 

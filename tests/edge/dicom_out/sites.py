@@ -24,8 +24,7 @@ from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from evaluation.world import settings_in
 from tests.dicom_peers import write_object
-from tests.edge.builders import HandClock, open_claim
-from tests.edge.databases import nothing, open_store
+from tests.edge.builders import HandClock, nothing, open_claim, open_store
 
 TargetOf = DicomTarget | DicomWebTarget
 

@@ -14,7 +14,7 @@ from edge.dicom_out.overview import resend
 from edge.escalation.rois import EscalationResult
 from edge.folders import AgentFolders
 from edge.report.evidence import OUTLINES, of_version, read_outlines
-from edge.retention import DAY_S, RetentionPart
+from edge.retention import DAY_S
 from edge.run import site_of
 from edge.settings.core import EdgeSettings
 from edge.store.steps import Step
@@ -22,13 +22,12 @@ from evaluation.world import settings_in
 from protos.deadline import Deadline
 from protos.messages import Priority, Roi
 from tests.dicom_peers import Pacs
-from tests.edge.agents import agent_of
-from tests.edge.builders import ForgetfulCloud, HandClock, put
-from tests.edge.databases import open_store
+from tests.edge.builders import ForgetfulCloud, open_store, put
 from tests.edge.dicom_out.sites import make_objects, pacs_at, uids
 from tests.edge.running_agent import (
     a_version_for_each_verdict,
     quick_read,
+    remove_old,
     running,
     unfinished,
     wait_until,
@@ -114,22 +113,13 @@ def test_a_report_stays_until_every_target_has_it(tmp_path: Path, pacs: Pacs) ->
     with open_store(folders.state / "spool.sqlite3", targets=["pacs"]) as store:
         (key,) = keys(tmp_path).values()
         later = (folders.outbox / "a" / "report.json").stat().st_mtime + 2 * DAY_S
-
-        def remove_old() -> None:
-            retention = RetentionPart(
-                agent_of(settings, store=lambda: store, clock=HandClock()), lambda: later
-            )
-            retention.started()
-            while retention.work(False):
-                pass
-
         for step in (DeliveryStep.SENDING, DeliveryStep.DEAD):
             change = "UPDATE deliveries SET step = ?"
             store.database.execute(change, (step.value,))
-            remove_old()
+            remove_old(settings, store, lambda: later)
             assert (folders.outbox / "a" / "report.json").is_file()
         store.database.execute("UPDATE deliveries SET step = 'sent'")
-        remove_old()
+        remove_old(settings, store, lambda: later)
         assert not (folders.outbox / "a").exists()
         assert store.extension(ExportStore).of(key) == []
 

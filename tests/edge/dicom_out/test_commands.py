@@ -12,9 +12,8 @@ from edge.audit import Event, Person
 from edge.cli.main import app
 from edge.trail.records import records_after
 from tests.dicom_peers import Pacs
-from tests.edge import agents
-from tests.edge.builders import put
-from tests.edge.databases import open_store
+from tests.edge import running_agent
+from tests.edge.builders import open_store, put
 from tests.edge.dicom_out.test_agent_delivers import count, keys, work
 
 # pynetdicom drops the socket of a connection that failed without closing it
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning
 def command(root: Path, port: int, *arguments: str) -> Result:
     target = {"name": "pacs", "kind": "dicom", "called_ae": "PACS", "address": f"127.0.0.1:{port}"}
     lines = ["[[targets]]", *(f'{name} = "{value}"' for name, value in target.items())]
-    return agents.command(root, *arguments, lines=lines)
+    return running_agent.command(root, *arguments, lines=lines)
 
 
 def change(root: Path, what: str) -> None:

@@ -18,9 +18,9 @@ from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from evaluation.world import settings_in
 from models.runtime.detection import Candidate
-from tests.edge.agents import agent_of
 from tests.edge.builders import SilentCloud, Site, site_at
 from tests.edge.report.reports import FINDING, REPORT
+from tests.edge.running_agent import agent_of
 
 
 def unsure(score: float) -> Decision:

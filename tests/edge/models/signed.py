@@ -25,8 +25,7 @@ from models.runtime.signatures import make_keys, sign
 from protos import overread_pb2 as pb
 from protos import overread_pb2_grpc
 from tests.cloud.running import MeanReader, RunningCloud, run_cloud
-from tests.edge.builders import changed
-from tests.edge.databases import open_store
+from tests.edge.builders import changed, open_store
 
 NAME, SMALL = "screening-int8", "screening-small-int8"
 FILES = ("screening-int8.onnx", "screening-small-int8.onnx")

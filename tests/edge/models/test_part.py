@@ -11,9 +11,9 @@ from edge.models.agreement import Agreement
 from edge.models.part import ModelsPart
 from edge.models.store import SHIPPED, ShadowState
 from evaluation.world import settings_in
-from tests.edge.agents import agent_of
 from tests.edge.builders import SilentCloud, pipeline_of
 from tests.edge.models.signed import ENOUGH, GOOD, Edge
+from tests.edge.running_agent import agent_of
 from tests.edge.status.site import Site, Visit, visiting
 
 

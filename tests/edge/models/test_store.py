@@ -14,8 +14,9 @@ from typer.testing import Result
 
 from edge.access import user_name
 from edge.audit import Event
+from edge.checks import Level
 from edge.database import transaction
-from edge.doctor import Level, examine
+from edge.doctor import examine
 from edge.models import store as models
 from edge.models.agreement import Compared
 from edge.models.errors import NotPromotable, UpdatesOff
@@ -24,10 +25,9 @@ from edge.models.live import LiveModels
 from edge.models.store import SHIPPED, Choice, models_state, promote, roll_back
 from edge.run import PARTS, site_of
 from models.runtime.artifacts import every
-from tests.edge.agents import command
 from tests.edge.builders import changed
 from tests.edge.models.signed import ENOUGH, GOOD, SMALL, Edge, Signed, offering
-from tests.edge.running_agent import PATIENCE_S, PROCESSES
+from tests.edge.running_agent import PATIENCE_S, PROCESSES, command
 
 
 def damage(site: Edge, version: str) -> None:

@@ -33,14 +33,14 @@ def test_override_beats_environment_beats_file_beats_default(
     ("text", "says"),
     [
         ("deadline_s = -1", "deadline_s = -1: expected a number greater than 0 and of at most"),
-        ("quiet_s = 1e300", r"quiet_s = 1e\+300: expected .* of at most 31536000"),
-        ("poll_s = 1e300", r"poll_s = 1e\+300: expected .* of at most 31536000"),
-        ("deadline_s = 1e300", r"deadline_s = 1e\+300: expected .* of at most 31536000"),
-        (
-            "cloud.health_check_s = 1e300",
-            r"cloud.health_check_s = 1e\+300: expected .* at most 31536000",
+        *(
+            (f"{name} = 1e300", rf"{name} = 1e\+300: expected .* at most {most}")
+            for name, most in [
+                *((one, 31536000) for one in ("quiet_s", "poll_s", "deadline_s")),
+                ("cloud.health_check_s", 31536000),
+                ("pending.max_days", 36500),
+            ]
         ),
-        ("pending.max_days = 1e300", r"pending.max_days = 1e\+300: expected .* at most 36500"),
         ('inbox = "a"\noutbox = "b/../a"', "outbox must lie outside inbox"),
         ('inbox = "a"\noutbox = "a/out"', "outbox must lie outside inbox"),
         ('inbox = "a"\nstate_dir = "a/b/state"', "state_dir must lie outside inbox"),

@@ -35,11 +35,10 @@ from evaluation.world import settings_in
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, StudyHeader
 from process.http import Listener, serving
-from tests.edge.agents import Showing, agent_of
-from tests.edge.builders import SilentCloud, pipeline_of
-from tests.edge.databases import open_store
+from tests.edge.builders import SilentCloud, open_store, pipeline_of
 from tests.edge.dicom_out.sites import pacs_at
 from tests.edge.report.reports import FINDING, POSSIBLE, REPORT
+from tests.edge.running_agent import Showing, agent_of
 from tests.imaging.small_ct import SIZE, SmallCt
 
 PASSWORD = "correct horse battery"

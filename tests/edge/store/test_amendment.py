@@ -8,35 +8,22 @@ import numpy as np
 import pytest
 
 from edge.audit_sampling import Audit, AuditOutcome
-from edge.budget import LedgerEntry
 from edge.clinical.sidecar import Clinical
 from edge.decide import Plan, Thresholds
 from edge.escalation.rois import EscalationResult
 from edge.findings import SecondReading
 from edge.guarantee import NOT_CALIBRATED, Guarantee
 from edge.merge import MergeWeights
-from edge.report.model import Change, ChangeKind, Report, Status
+from edge.report.model import Report, Status
 from edge.rules.rule import Action, AppliedRule
 from edge.store.amendment import DERIVED, AmendmentContext, amend_report
-from imaging.location import Locator
-from imaging.volume import Geometry, ImageRef, StudyHeader
+from imaging.volume import Geometry
 from protos.messages import Priority, Verdict
 from tests.edge.builders import LISTING, TERMS, THRESHOLDS, WEIGHTS, plan_of
+from tests.edge.report.reports import CHANGE, LOCATOR, REPORT
 
 TURNED = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 GEOMETRY = Geometry((1.0, 0.5, 0.25), (-3.0, 4.0, 5.5), TURNED)
-
-
-LOCATOR = Locator(
-    (-100.0, -200.0, 30.5),
-    (2.5, 0.7, 0.7),
-    ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
-    2,
-    (ImageRef(2, "1.2.3.2"), ImageRef(1, "1.2.3.1", 4)),
-    "1.2.9",
-    between=((200.5, 260.0), (201.0, 259.5)),
-    zones=(0.5, 1.5),
-)
 
 
 def context_of(report: Report, plan: Plan | None = None) -> AmendmentContext:
@@ -46,23 +33,14 @@ def context_of(report: Report, plan: Plan | None = None) -> AmendmentContext:
 
 def full_report() -> Report:
     """A report in which every field says something."""
-    change = Change(2, ChangeKind.ADDED, "words", 4, (1.0, 2.0, 3.0), 0.1, 0.9, 0.8, "m 1")
-    return Report(
-        study_key="k1",
-        created="2026-03-01T10:11:12+00:00",
+    return dataclasses.replace(
+        REPORT,
         source=Path("/inbox/case ü 漢"),
-        deadline_s=10.0,
-        header=StudyHeader(patient_id="P1", patient_name="Doe^Jane"),
-        series_uid="1.2.3",
-        ledger=(LedgerEntry("read", 10.0, 0.3),),
         second_reading=SecondReading.PARTIAL,
-        second_reading_reason="1 of 2",
-        models={"edge": "e 1"},
-        other_series=("1.2.4",),
         guarantee=Guarantee(TERMS, "1 of 2 were not read", permanent=False),
         audit=Audit(AuditOutcome.CLEAR, 0.05, 0.04, 2, 2),
         version=2,
-        changes=(change,),
+        changes=(CHANGE,),
         finding_numbers=(1, 4),
         picture_note="note",
         locator=LOCATOR,
@@ -73,7 +51,6 @@ def full_report() -> Report:
 
 
 def test_every_field_of_a_report_comes_back() -> None:
-    """Also those that someone adds later; only what follows from the plan is made again."""
     report = full_report()
     kept = AmendmentContext.from_bytes(context_of(report).to_bytes()).report
     for field in dataclasses.fields(Report):
@@ -83,7 +60,6 @@ def test_every_field_of_a_report_comes_back() -> None:
 
 
 def test_plan_thresholds_and_place_come_back() -> None:
-    """What the findings follow from is the same to the last digit."""
     before = context_of(full_report(), plan_of(1 / 3, math.nextafter(0.7, 1)))
     after = AmendmentContext.from_bytes(before.to_bytes())
     assert after.plan == dataclasses.replace(before.plan, sizes=())
@@ -101,7 +77,6 @@ def test_text_that_is_no_utf8_and_an_infinite_deadline_can_be_persisted() -> Non
 
 
 def test_a_context_of_another_version_of_the_program_can_be_read() -> None:
-    """A field that is not known is left out, one that is missing has its default."""
     words = json.loads(zlib.decompress(context_of(full_report()).to_bytes()))
     words["report"]["of the future"] = 1
     del words["report"]["guarantee"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.audit import NoAudit
+from edge.audit import AuditTrail
 from edge.database import WrongStep
 from edge.decide import Plan
 from edge.escalation.rois import EscalationResult
@@ -17,8 +17,7 @@ from edge.selection import SELECTION_POLICY
 from edge.store.pending import PendingRead, PendingStep, PendingStore, pending_candidates
 from imaging.volume import Geometry
 from protos.messages import Roi, Verdict
-from tests.edge.builders import THRESHOLDS, WEIGHTS, plan_of
-from tests.edge.databases import open_store
+from tests.edge.builders import THRESHOLDS, WEIGHTS, open_store, plan_of
 from tests.edge.store.test_amendment import context_of, full_report
 
 MASK = np.zeros((8, 8, 8), bool)
@@ -33,7 +32,7 @@ def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 @pytest.fixture
 def pending(database: sqlite3.Connection) -> PendingStore:
-    return PendingStore(database, lambda _step, _durable: None, NoAudit())
+    return PendingStore(database, lambda _step, _durable: None, AuditTrail())
 
 
 def roi(roi_id: int) -> Roi:
@@ -55,7 +54,6 @@ def pending_read(pending: PendingStore, *, answers: EscalationResult | None = No
 
 
 def test_rois_come_back_as_they_were_and_in_their_order(pending: PendingStore) -> None:
-    """Voxel for voxel, the most valuable first, also after they were compressed."""
     pending_read(pending)
     for _ in range(2):
         kept = pending.rois("k1")
@@ -93,7 +91,6 @@ def test_a_damaged_roi_is_compressed_once_and_stays_damaged(
 
 
 def test_what_is_not_published_does_not_count_and_is_replaced(pending: PendingStore) -> None:
-    """A report that did not go out has no pending read; the next attempt replaces its ROIs."""
     pending.save(context_of(full_report()), EscalationResult(), [roi(1), roi(2)])
     assert pending.at(PendingStep.PENDING) == []
     pending.save(context_of(full_report()), EscalationResult(), [roi(3)])
@@ -119,7 +116,6 @@ def test_verdicts_count_from_their_version_on_with_their_masks(pending: PendingS
 def test_a_version_that_is_out_drops_what_was_answered_and_the_last_drops_all(
     pending: PendingStore, database: sqlite3.Connection
 ) -> None:
-    """Regions go as they are answered; with the last one nothing is left in any table."""
     made = pending.count_attempt(pending_read(pending))
     assert made.attempts == 1
     begun = pending.add_verdicts(made, EscalationResult({2: verdict(2)}))

@@ -6,8 +6,7 @@ from edge.agent.inbox import report_names
 from edge.database import WrongStep
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
-from tests.edge.builders import open_claim
-from tests.edge.databases import open_store
+from tests.edge.builders import open_claim, open_store
 
 
 def claimed(store: StudyStore, name: str = "a") -> Record:
@@ -23,7 +22,6 @@ def test_no_step_is_left_out_or_made_twice(store: StudyStore) -> None:
 
 
 def test_a_quarantined_study_keeps_its_reason(store: StudyStore) -> None:
-    """Kind, reason and file are in the row, whatever bytes the file name had."""
     key = claimed(store).id
     store.quarantine(key, "NotCt", "no CT", "odd\udcff.dcm")
     record = store.advance(key, Step.QUARANTINED)
@@ -31,7 +29,6 @@ def test_a_quarantined_study_keeps_its_reason(store: StudyStore) -> None:
 
 
 def test_two_processes_cannot_be_claiming_the_same_name(tmp_path: Path) -> None:
-    """The second claim of a name gets nothing while the first is open; later it is a new study."""
     with open_store(tmp_path / "s.db") as one, open_store(tmp_path / "s.db") as two:
         first = open_claim(one, "a")
         assert two.open_claim(("a",), "p", report_names("a")) is None

@@ -26,9 +26,8 @@ from edge.trail.verify import Verified, verify
 from evaluation.world import settings_in
 from imaging.dicom.writer import write_series
 from imaging.volume import Geometry, StudyHeader, Volume
-from tests.edge.agents import config_in
 from tests.edge.builders import put
-from tests.edge.running_agent import full_at, held_at, work_off
+from tests.edge.running_agent import config_in, full_at, held_at, work_off
 
 
 def trail_of(root: Path) -> list[TrailRecord]:

@@ -15,7 +15,7 @@ from edge.database import transaction
 from edge.trail.records import TrailRecord, append, files_in, records_after
 from edge.trail.store import TrailStore
 from edge.trail.verify import Verified, verify
-from tests.edge.databases import open_store
+from tests.edge.builders import open_store
 from tests.edge.running_agent import Killed, full_error
 
 
