@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import shutil
+import stat
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import numpy as np
 import structlog
 
 from edge.access import make_folder, walk
-from edge.atomic_files import remove
+from edge.atomic_files import remove, write_atomically
 from edge.report.evidence import PlacedOutline, interpolated
 from edge.site import Site
 from edge.status.state import SiteState
@@ -84,7 +85,6 @@ class Volumes:
         self._lock = threading.Lock()
         self._reading: str | None = None
         self._failed: dict[str, str] = {}
-        self._mapped: dict[str, tuple[str, Voxels]] = {}
         self._thread: threading.Thread | None = None
         self._reader: IsolatedReader | None = None
         self._closed = False
@@ -137,10 +137,6 @@ class Volumes:
     def voxels(self, study: Record) -> Voxels | None:
         """Return the voxels of a study that was opened; None if it was not, or changed since."""
         data, about = self._paths(study.id)
-        with self._lock:
-            known = self._mapped.get(study.id)
-        if known is not None and known[0] == study.updated and data.exists():
-            return known[1]
         try:
             told = json.loads(about.read_bytes())
             if told["updated"] != study.updated:
@@ -149,14 +145,10 @@ class Volumes:
             geometry = Geometry(
                 triple(told["spacing_mm"]), triple(told["origin_mm"]), np.array(told["direction"])
             )
-            voxels = Voxels(hu, geometry, tuple(told["images"]))
             os.utime(about)  # it is the last one that somebody looked at
+            return Voxels(hu, geometry, tuple(told["images"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        with self._lock:
-            self._mapped = {k: v for k, v in self._mapped.items() if self._paths(k)[0].exists()}
-            self._mapped[study.id] = study.updated, voxels
-        return voxels
 
     def _read(self, study: Record, series: str) -> None:
         """Read one study in the thread of its own; whatever happens, the reason can be shown."""
@@ -218,29 +210,20 @@ class Volumes:
             "images": [image.number for image in read.images],
         }
         part.replace(data)
-        with open(about, "w", opener=lambda p, flags: os.open(p, flags, 0o600)) as text:
-            json.dump(told, text)
+        write_atomically(about, json.dumps(told).encode())
 
     def _make_room(self, key: str) -> None:
         """Remove the voxels that nobody has looked at for the longest time, and what is left over.
 
         Studies whose files are gone go first.
         """
-        for path in self._folder.glob("*.part"):
-            remove(path)
         seen = sorted(self._folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
-        kept = []
-        for path in seen:
-            row = self._site.study(path.stem)
-            if path.stem == key or row is None or self._site.source(row) is None:
-                forget_voxels(self._folder, path.stem)
-            else:
-                kept.append(path.stem)
-        for old in kept[: max(0, len(kept) - (KEPT - 1))]:
-            forget_voxels(self._folder, old)
-        for data in self._folder.glob("*.npy"):
-            if not data.with_suffix(".json").exists():
-                remove(data)
+        rows = [self._site.study(path.stem) for path in seen if path.stem != key]
+        there = [row.id for row in rows if row is not None and self._site.source(row) is not None]
+        stay = there[1 - KEPT :]
+        for path in self._folder.iterdir():
+            if path.stem not in stay or path.suffix == ".part":
+                remove(path)
 
     def _paths(self, key: str) -> tuple[Path, Path]:
         return self._folder / f"{key}.npy", self._folder / f"{key}.json"
@@ -287,8 +270,5 @@ def _bytes(source: Path) -> int:
     """Return the size of a study's files."""
     if source.is_file():
         return source.stat().st_size
-    return sum(
-        entry.stat(follow_symlinks=False).st_size
-        for entry in walk(source)
-        if entry.is_file(follow_symlinks=False)
-    )
+    inside = (entry.stat(follow_symlinks=False) for entry in walk(source))
+    return sum(status.st_size for status in inside if stat.S_ISREG(status.st_mode))

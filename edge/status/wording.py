@@ -3,14 +3,11 @@
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any
 
-SECOND_READING = {
-    "complete": "complete",
-    "partial": "partial",
-    "missing": "missing",
-    "off": "edge only",
-}
+SECOND_READING = {"off": "edge only"}
+"""Where the pages have another word than the report."""
 STAGES = ("wait", "read", "preprocess", "screen", "decide", "escalate", "merge", "draw", "report",
           "failed")  # fmt: skip
 """In the order of the pipeline; a stage has its colour by its place here."""
@@ -88,19 +85,15 @@ def place(finding: Mapping[str, Any]) -> str:
 
 def bars(ledger: list[Mapping[str, Any]], total_s: float) -> list[dict[str, Any]]:
     """Return the parts of a bar of time: stage, its number, start and width in percent."""
-    parts, at = [], 0.0
-    whole = max(total_s, sum(float(one["took_s"] or 0) for one in ledger), 1e-9)
-    for entry in ledger:
-        width = 100 * float(entry["took_s"] or 0) / whole
-        known = entry["stage"] in STAGES
-        parts.append(
-            {
-                "stage": entry["stage"],
-                "number": STAGES.index(entry["stage"]) if known else len(STAGES) - 1,
-                "start": round(at, 2),
-                "width": round(max(width, 0.0), 2),
-                "took_s": float(entry["took_s"] or 0),
-            }
-        )
-        at += width
-    return parts
+    took = [float(one["took_s"] or 0) for one in ledger]
+    scale = 100 / max(total_s, sum(took), 1e-9)
+    return [
+        {
+            "stage": one["stage"],
+            "number": STAGES.index(one["stage"] if one["stage"] in STAGES else "failed"),
+            "start": round(scale * (end_s - took_s), 2),
+            "width": round(max(scale * took_s, 0.0), 2),
+            "took_s": took_s,
+        }
+        for one, took_s, end_s in zip(ledger, took, accumulate(took), strict=True)
+    ]
