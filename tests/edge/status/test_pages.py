@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge.audit import Event
 from edge.dicom_out.part import deliveries_panel
 from edge.drift.compare import BASELINE, LEAST
 from edge.drift.observe import put as put_drift
 from edge.findings import SecondReading
 from edge.folders import DATABASE
 from edge.guarantee import Guarantee
-from edge.report.model import Rejection, Report, Status
+from edge.report.model import Rejection, Status
 from edge.report.write import write_version
 from edge.run import site_of
 from edge.status.volumes import Volumes
@@ -48,11 +49,15 @@ def visit(site: Site, volumes: Volumes) -> Iterator[Visit]:
         yield visit
 
 
-def rejected(**given: object) -> Report:
-    why = Rejection("IncompleteSeries", "slice 12 of 100 is missing", "000012.dcm")
-    return replace(
-        REPORT, findings=(), status=Status.REJECTED, rejection=why, **given  # type: ignore[arg-type]
-    )  # fmt: skip
+WHY = Rejection("IncompleteSeries", "slice 12 of 100 is missing", "000012.dcm")
+REJECTED = replace(REPORT, findings=(), status=Status.REJECTED, rejection=WHY)
+ANYONE = {"user": "open to every user of this machine", "peer": "127.0.0.1"}
+
+
+def recorded(site: Site, event: Event) -> dict[str, object]:
+    """What the audit trail has of the one event of this kind."""
+    (record,) = [record for record in site.trail() if record.event == event]
+    return dict(record.fields)
 
 
 def test_the_status_shows_queue_refusals_pending_reads_and_reports(
@@ -61,7 +66,7 @@ def test_the_status_shows_queue_refusals_pending_reads_and_reports(
     site.add("read", report=SEEN)
     site.add("waits", step=Step.CLAIMED, report=None)
     reason = {"kind": "IncompleteSeries", "reason": "slice 12 is missing\nTraceback", "file": "a/b"}
-    site.add("refused", step=Step.QUARANTINED, report=rejected(), reason=reason)
+    site.add("refused", step=Step.QUARANTINED, report=REJECTED, reason=reason)
     put(site.folders.inbox, "arrives", done=False)
     text = visit.get("/").text
     for words in ("Doe Jane", "waits", "arrives", "IncompleteSeries", "slice 12 is missing",
@@ -190,11 +195,12 @@ def test_versions_and_changes_of_a_report(site: Site, visit: Visit) -> None:
 
 
 def test_a_refused_study_is_put_back(site: Site, visit: Visit) -> None:
-    key = site.add("a", step=Step.QUARANTINED, report=rejected())
+    key = site.add("a", step=Step.QUARANTINED, report=REJECTED)
     assert "slice 12 of 100 is missing" in visit.get(f"/study/{key}").text
     answer = visit.post("/requeue", {"study": key, "token": visit.token()})
     assert answer.headers["location"] == "/?note=requeued"
     assert len(list((site.folders.inbox / "a").iterdir())) == CT.count
+    assert recorded(site, Event.REQUEUED) == {"study_key": key, "name": "a", **ANYONE}
     text = visit.get("/?note=requeued").text
     assert "back in the inbox" in text
     assert "/requeue" not in text
@@ -225,6 +231,8 @@ def test_deliveries_are_shown_and_sent_again_where_there_are_some(site: Site, vi
         form["token"] = other.token()
         answer = other.post("/deliveries/resend", form)
         assert answer.headers["location"] == "/?note=deliveries.resend"
+        what = {"study_key": key, "versions": [1], "targets": ["pacs"]}
+        assert recorded(site, Event.RESENT) == {**what, **ANYONE}
         text = other.get("/?note=deliveries.resend").text
         assert "The results are sent again." in text
         assert "Given up" not in text
@@ -254,10 +262,8 @@ def test_slices_are_the_study_s_own_voxels(site: Site, volumes: Volumes, visit: 
     index = {"axial": 5, "coronal": 7, "sagittal": 9}
     for plane, truth in expected.items():
         got = visit.get(f"/study/{key}/slice/{plane}/{index[plane]}")
-        shown = np.frombuffer(got.content, "<i2").reshape(
-            int(got.headers["x-rows"]), int(got.headers["x-columns"])
-        )
-        np.testing.assert_array_equal(shown, truth)
+        shape = int(got.headers["x-rows"]), int(got.headers["x-columns"])
+        np.testing.assert_array_equal(np.frombuffer(got.content, "<i2").reshape(shape), truth)
     assert visit.get(f"/study/{key}/slice/axial/{CT.count}").status_code == 404
     # once its files are gone, so are its voxels, and the page says so
     (site.folders.done / key).rename(site.root / "elsewhere")
