@@ -60,7 +60,7 @@ class Verified:
 
 
 @dataclass(frozen=True)
-class _Expected:
+class _Known:
     """What the database knows: the last record, and those that may not be in the files yet."""
 
     sequence: int
@@ -69,14 +69,38 @@ class _Expected:
 
 
 class _Chain:
-    """The chain so far."""
+    """The chain so far; ``known`` is None without a database."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: _Known | None) -> None:
         self.sequence, self.hash, self.records, self.waiting = 0, ORIGIN, 0, 0
-        self.at_expected = ORIGIN
+        self._known, self._hash_at_known = known, ORIGIN
 
-    def add(self, text: str, expected: int) -> str:
-        """Add the next record; return what is wrong with it, empty if nothing is."""
+    def check_line(self, line: Line) -> str:
+        """Add the next line of the files; return what is wrong with it, empty if nothing is."""
+        if line.torn:
+            # its record is in the database, or `check_end` misses it
+            return "" if self._known else "the line is torn: it has no end"
+        if reason := self._add(line.text):
+            return reason
+        begins = line.number > 1 or TrailRecord.parse(line.text).event == Event.FILE
+        return "" if begins else "the file does not begin with the record of a file"
+
+    def check_end(self, known: _Known, last: Line) -> Broken | None:
+        """Add the records that are only in the database; the last one must be the expected."""
+        for sequence, text in known.lines:
+            if sequence > self.sequence:
+                if reason := self._add(text):
+                    return Broken(last.file.name, last.number + 1, f"in the database: {reason}")
+                self.waiting += 1
+        if self.sequence < known.sequence:
+            reason = f"records {self.sequence + 1} to {known.sequence} are missing at the end"
+            return Broken(last.file.name, last.number + (not last.torn), reason)
+        if self._hash_at_known != known.hash:
+            reason = f"record {known.sequence} is not the one that the database expects"
+            return Broken(last.file.name, last.number, reason)
+        return None
+
+    def _add(self, text: str) -> str:
         try:
             record = TrailRecord.parse(text)
         except InvalidRecord as error:
@@ -89,8 +113,8 @@ class _Chain:
         if record.previous != self.hash:
             return f"record {record.sequence} does not hold the hash of the line before it"
         self.sequence, self.hash, self.records = record.sequence, digest(text), self.records + 1
-        if self.sequence == expected:
-            self.at_expected = self.hash
+        if self._known and self.sequence == self._known.sequence:
+            self._hash_at_known = self.hash
         return ""
 
 
@@ -104,65 +128,36 @@ def verify(folder: Path, database: Path | None = None) -> Verified:
         OSError: a file cannot be read.
     """
     # the database first: the files may grow meanwhile, and may then be longer than it says
-    expected = None if database is None else _read(database)
+    known = None if database is None else _read(database)
     files = files_in(folder)
-    if not files and (expected is None or not expected.sequence):
+    if not files and (known is None or not known.sequence):
         raise NoTrail(f"{folder} has no file of an audit trail")
-    chain, last, broken = _Chain(), Line(folder / "no file", 0, ""), None
+    chain, last, broken = _Chain(known), Line(folder / "no file", 0, ""), None
     for last in itertools.chain.from_iterable(map(lines_of, files)):
-        broken = _check(chain, last, expected)
-        if broken:
+        if reason := chain.check_line(last):
+            broken = Broken(last.file.name, last.number, reason)
             break
-    if expected is not None and not broken:
-        broken = _check_end(chain, last, expected)
+    if known is not None and not broken:
+        broken = chain.check_end(known, last)
     return Verified(
         len(files),
         chain.records,
         chain.sequence,
         chain.hash,
         chain.waiting,
-        expected is not None,
+        known is not None,
         broken,
     )
 
 
-def _check(chain: _Chain, line: Line, expected: _Expected | None) -> Broken | None:
-    if line.torn and expected is not None:
-        return None  # its record is in the database, or `_check_end` misses it
-    reason = "the line is torn: it has no end" if line.torn else ""
-    reason = reason or chain.add(line.text, expected.sequence if expected else 0)
-    if not reason and line.number == 1 and TrailRecord.parse(line.text).event != Event.FILE:
-        reason = "the file does not begin with the record of a file"
-    return Broken(line.file.name, line.number, reason) if reason else None
-
-
-def _check_end(chain: _Chain, last: Line, expected: _Expected) -> Broken | None:
-    """Check the records that are only in the database, and that the last one is the expected."""
-    for sequence, text in expected.lines:
-        if sequence > chain.sequence:
-            if reason := chain.add(text, expected.sequence):
-                return Broken(last.file.name, last.number + 1, f"in the database: {reason}")
-            chain.waiting += 1
-    if chain.sequence < expected.sequence:
-        first, number = chain.sequence + 1, last.number + (not last.torn)
-        reason = f"records {first} to {expected.sequence} are missing at the end"
-        return Broken(last.file.name, number, reason)
-    if chain.at_expected != expected.hash:
-        reason = f"record {expected.sequence} is not the one that the database expects"
-        return Broken(last.file.name, last.number, reason)
-    return None
-
-
-def _read(database: Path) -> _Expected:
+def _read(database: Path) -> _Known:
     try:
         uri = f"{database.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as opened:
             opened.execute("BEGIN")
             head = opened.execute("SELECT sequence, hash FROM trail_head").fetchone()
-            rows = opened.execute(
-                "SELECT sequence, line FROM trail_records ORDER BY sequence"
-            ).fetchall()
+            rows = opened.execute("SELECT sequence, line FROM trail_records ORDER BY sequence")
+            sequence, last = head or (0, ORIGIN)
+            return _Known(sequence, last, tuple(rows))
     except sqlite3.Error as error:
         raise NoTrail(f"{database}: {error}") from error
-    sequence, last = head or (0, ORIGIN)
-    return _Expected(sequence, last, tuple(rows))

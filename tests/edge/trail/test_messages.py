@@ -83,23 +83,12 @@ def test_a_study_that_came_over_the_network_was_transferred_and_one_from_a_folde
     None
 ):
     folder = parsed(Event.RECEIVED, BY_EVENT[Event.RECEIVED])
-    network = parsed(
-        Event.RECEIVED,
-        {
-            **IDS,
-            "way": "dicom",
-            "calling_ae": "CT1",
-            "called_ae": "OVERREAD",
-            "peer": "10.0.0.5",
-            "owner": "x",
-        },
-    )
+    sender = {"way": "dicom", "calling_ae": "CT1", "called_ae": "OVERREAD", "peer": "10.0.0.5"}
+    network = parsed(Event.RECEIVED, {**IDS, **sender, "owner": "x"})
     assert values(folder, "//EventID/@csd-code") == ["110107"]
     assert values(network, "//EventID/@csd-code") == ["110104"]
-    assert values(network, "//ActiveParticipant/@AlternativeUserID") == [
-        "AETITLES=CT1",
-        "AETITLES=OVERREAD",
-    ]
+    titles = ["AETITLES=CT1", "AETITLES=OVERREAD"]
+    assert values(network, "//ActiveParticipant/@AlternativeUserID") == titles
     assert values(network, "//ActiveParticipant[1]/@NetworkAccessPointID") == ["10.0.0.5"]
     assert values(network, "//ActiveParticipant[1]/@NetworkAccessPointTypeCode") == ["2"]
 

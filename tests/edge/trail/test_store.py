@@ -1,12 +1,12 @@
 """The audit trail: no record lost, doubled or changed unseen, whatever dies on the way."""
 
 import json
-import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,18 +27,15 @@ class Site:
         self.now, self.max_file_bytes = datetime(2026, 11, 30, 23, 59, tzinfo=UTC), 100_000
 
     @contextmanager
-    def opened(self) -> Iterator[sqlite3.Connection]:
+    def opened(self) -> Iterator[tuple[TrailStore, sqlite3.Connection]]:
         with open_store(self.path) as store:
-            yield store.database
-
-    def trail(self, database: sqlite3.Connection) -> TrailStore:
-        return TrailStore(
-            database, self.folder, now=lambda: self.now, max_file_bytes=self.max_file_bytes
-        )
+            yield TrailStore(
+                store.database, self.folder,
+                now=lambda: self.now, max_file_bytes=self.max_file_bytes,
+            ), store.database  # fmt: skip
 
     def record(self, *names: str, flush: bool = True) -> None:
-        with self.opened() as database:
-            trail = self.trail(database)
+        with self.opened() as (trail, _):
             for name in names:
                 trail.record(Event.RECEIVED, study_key=name)
             if flush:
@@ -47,13 +44,14 @@ class Site:
     def verified(self) -> Verified:
         return verify(self.folder, self.path)
 
+    def fields(self, event: Event) -> list[dict[str, Any]]:
+        return [dict(r.fields) for r in records_after(self.folder, 0) if r.event == event]
+
     def studies(self) -> list[str]:
-        records = records_after(self.folder, 0)
-        return [r.fields["study_key"] for r in records if r.event == Event.RECEIVED]
+        return [fields["study_key"] for fields in self.fields(Event.RECEIVED)]
 
     def reasons(self) -> list[str]:
-        records = records_after(self.folder, 0)
-        return [r.fields["reason"] for r in records if r.event == Event.CONTINUED]
+        return [fields["reason"] for fields in self.fields(Event.CONTINUED)]
 
     def lines(self) -> list[str]:
         return [line for file in files_in(self.folder) for line in file.read_text().splitlines()]
@@ -72,24 +70,18 @@ def test_records_are_chained_through_files_by_month_and_by_size(site: Site) -> N
     site.max_file_bytes = 1
     site.record("c", "d")
     assert site.studies() == ["a", "b", "c", "d"]
+    begins = ("01-2026-11", "03-2026-12", "05-2026-12", "07-2026-12")
     names = [file.name for file in files_in(site.folder)]
-    assert names == [
-        "trail-000000000001-2026-11.jsonl",
-        "trail-000000000003-2026-12.jsonl",
-        "trail-000000000005-2026-12.jsonl",
-        "trail-000000000007-2026-12.jsonl",
-    ]
+    assert names == [f"trail-0000000000{begin}.jsonl" for begin in begins]
     heads = [TrailRecord.parse(file.read_text().splitlines()[0]) for file in files_in(site.folder)]
-    assert {(head.event, head.fields["agent"]) for head in heads} == {
-        (Event.FILE, heads[0].fields["agent"])
-    }
+    assert {head.event for head in heads} == {Event.FILE}
+    assert len({head.fields["agent"] for head in heads}) == 1
     found = site.verified()
     assert (found.files, found.records, found.waiting, found.broken) == (4, 8, 0, None)
 
 
 def test_a_record_belongs_to_the_transaction_of_its_step(site: Site) -> None:
-    with site.opened() as database:
-        trail = site.trail(database)
+    with site.opened() as (trail, database):
         with suppress(Killed), transaction(database):
             trail.record(Event.RECEIVED, study_key="undone")
             raise Killed
@@ -101,16 +93,14 @@ def test_a_record_belongs_to_the_transaction_of_its_step(site: Site) -> None:
 
 
 def test_a_record_has_the_identifiers_that_an_earlier_one_of_its_study_had(site: Site) -> None:
-    with site.opened() as database:
-        trail = site.trail(database)
+    with site.opened() as (trail, _):
         trail.record(Event.RECEIVED, study_key="a", patient_id="P1", study_uid="1.2")
         trail.record(Event.SENT, study_key="a", rois=2)
         trail.record(Event.SENT, study_key="other", rois=2)
         trail.forget("a")
         trail.record(Event.SENT, study_key="a", rois=3)
         trail.flush()
-    sent = [r.fields for r in records_after(site.folder, 0) if r.event == Event.SENT]
-    assert sent == [
+    assert site.fields(Event.SENT) == [
         {"study_key": "a", "rois": 2, "patient_id": "P1", "study_uid": "1.2"},
         {"study_key": "other", "rois": 2},
         {"study_key": "a", "rois": 3},
@@ -118,15 +108,13 @@ def test_a_record_has_the_identifiers_that_an_earlier_one_of_its_study_had(site:
 
 
 def test_a_removal_is_recorded_once_until_the_study_gets_files_again(site: Site) -> None:
-    with site.opened() as database:
-        trail = site.trail(database)
+    with site.opened() as (trail, _):
         for _ in range(2):
             trail.record_removal(Event.STUDY_REMOVED, "a", "too old")
         trail.forget_removals("a")
         trail.record_removal(Event.STUDY_REMOVED, "a", "too old")
         trail.flush()
-    removed = [r for r in records_after(site.folder, 0) if r.event == Event.STUDY_REMOVED]
-    assert len(removed) == 2
+    assert len(site.fields(Event.STUDY_REMOVED)) == 2
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "confirmed"])
@@ -136,23 +124,16 @@ def test_a_death_while_records_are_written_loses_and_doubles_none(
     """Before the disk has them, in the middle of a line, and before the database knows of it."""
     site.record("a")
 
-    def dies(*_: object) -> None:
+    def dies(*given: Any) -> None:
+        if call == "write":
+            folder, lines = given
+            with (folder / lines[0][0]).open("a") as file:
+                file.write("\n".join(line for _, line in lines)[:-20])
+        elif call == "confirmed":
+            append(*given)
         raise Killed
 
-    def writes_half(folder: Path, lines: list[tuple[str, str]]) -> None:
-        with (folder / lines[0][0]).open("a") as file:
-            file.write("\n".join(line for _, line in lines)[:-20])
-        raise Killed
-
-    def writes_all(folder: Path, lines: list[tuple[str, str]]) -> None:
-        append(folder, lines)
-        raise Killed
-
-    if call == "fsync":
-        monkeypatch.setattr(os, "fsync", dies)
-    else:
-        fake = {"write": writes_half, "confirmed": writes_all}[call]
-        monkeypatch.setattr("edge.trail.store.append", fake)
+    monkeypatch.setattr("os.fsync" if call == "fsync" else "edge.trail.store.append", dies)
     with pytest.raises(Killed):
         site.record("b", "c")
     assert site.verified().broken is None  # also as it is: the records are in the database
@@ -172,8 +153,7 @@ def test_a_full_disk_leaves_the_records_where_they_are(
             file.write(lines[0][1][:30])
         raise full_error()
 
-    with site.opened() as database:
-        trail = site.trail(database)
+    with site.opened() as (trail, _):
         trail.record(Event.RECEIVED, study_key="a")
         trail.flush()
         with monkeypatch.context() as patched:
@@ -188,8 +168,7 @@ def test_a_full_disk_leaves_the_records_where_they_are(
 
 
 def test_two_processes_record_in_one_chain(site: Site) -> None:
-    with site.opened() as one, site.opened() as two:
-        agent, command = site.trail(one), site.trail(two)
+    with site.opened() as (agent, _), site.opened() as (command, _):
         agent.record(Event.RECEIVED, study_key="a")
         agent.flush()
         command.record(Event.REQUEUED, study_key="a")
@@ -223,7 +202,7 @@ def test_an_older_database_continues_after_the_files_that_are_newer(site: Site) 
     site.record("a")
     site.record("b", flush=False)
     backup = site.path.with_name("backup")
-    with site.opened() as database, closing(sqlite3.connect(backup)) as copy:
+    with site.opened() as (_, database), closing(sqlite3.connect(backup)) as copy:
         database.backup(copy)
     site.record("c")
     for file in site.path.parent.glob("s.db*"):
