@@ -159,16 +159,13 @@ def put(database: sqlite3.Connection, seen: Observation, updated: str) -> None:
 
 
 def observations(
-    database: sqlite3.Connection, model: str, most: int, *, after: int = 0, last: bool = False
-) -> list[tuple[int, Observation]]:
-    """Return the first observations of a model, or the last, beyond a row; with rows, in order."""
+    database: sqlite3.Connection, model: str, most: int, *, skip: int = 0
+) -> list[Observation]:
+    """Return observations of a model in their order, without the first ``skip`` of them."""
     rows = database.execute(
-        "SELECT rowid AS number, * FROM drift WHERE model = ? AND rowid > ?"
-        f" ORDER BY rowid {'DESC' if last else ''} LIMIT ?",
-        (model, after, most),
+        "SELECT * FROM drift WHERE model = ? ORDER BY rowid LIMIT ? OFFSET ?", (model, most, skip)
     )
-    found = [(row["number"], _observation(row)) for row in rows]
-    return found[::-1] if last else found
+    return [_observation(row) for row in rows]
 
 
 def _observation(row: sqlite3.Row) -> Observation:

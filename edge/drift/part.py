@@ -64,9 +64,9 @@ def _load(database: sqlite3.Connection) -> Drift:
     if last is None:
         return NOTHING
     model = str(last[0])
-    first = observations(database, model, BASELINE)
-    recent = observations(database, model, RECENT, after=first[-1][0], last=True)
-    return compare(model, [seen for _, seen in first], [seen for _, seen in recent])
+    (count,) = database.execute("SELECT count(*) FROM drift WHERE model = ?", (model,)).fetchone()
+    recent = observations(database, model, RECENT, skip=max(BASELINE, count - RECENT))
+    return compare(model, observations(database, model, BASELINE), recent)
 
 
 AT_ONCE = 500

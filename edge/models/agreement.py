@@ -5,8 +5,9 @@ own thresholds, which were fitted with it.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean, median
 
 import numpy as np
 
@@ -157,21 +158,20 @@ def agreement_of(compared: Sequence[Compared]) -> Agreement:
         return Agreement()
     findings, kept = sum(one.findings for one in compared), sum(one.kept for one in compared)
 
-    def mean(value: Callable[[Compared], float]) -> float:
-        return sum(map(value, compared)) / len(compared)
+    def mean(name: str) -> float:
+        return fmean(getattr(one, name) for one in compared)
 
-    ratios = [one.after_s / one.before_s for one in compared if one.before_s > 0]
     return Agreement(
         studies=len(compared),
         findings=findings,
         kept=kept,
         kept_share=kept / findings if findings else None,
-        added=mean(lambda one: one.added),
-        regions_before=mean(lambda one: one.regions_before),
-        regions_after=mean(lambda one: one.regions_after),
-        logit_median=_median([o.logit_median for o in compared if o.logit_median is not None]),
-        logit_p95=_median([o.logit_p95 for o in compared if o.logit_p95 is not None]),
-        time_ratio=_median(ratios),
+        added=mean("added"),
+        regions_before=mean("regions_before"),
+        regions_after=mean("regions_after"),
+        logit_median=_median(one.logit_median for one in compared),
+        logit_p95=_median(one.logit_p95 for one in compared),
+        time_ratio=_median(one.after_s / one.before_s for one in compared if one.before_s > 0),
     )
 
 
@@ -202,5 +202,6 @@ def _logit(score: float) -> float:
     return math.log(within / (1 - within))
 
 
-def _median(values: Sequence[float]) -> float | None:
-    return float(np.median(values)) if values else None
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None

@@ -29,7 +29,7 @@ STAYS = "The model stays"
 class ModelsPart(Part):
     """Reads with the active model, and tries another in shadow.
 
-    It is off until it has the pipeline (`attach`).
+    ``is_on`` says whether the model may change: it is off until it has the pipeline (`attach`).
     """
 
     name = "models"
@@ -37,7 +37,7 @@ class ModelsPart(Part):
     def __init__(self, agent: Agent) -> None:
         super().__init__(agent)
         self.live = LiveModels(agent.site, agent.clock)
-        self._is_on = False
+        self.is_on = False
         agent.telemetry.registry.register(_Metrics(self))
 
     @classmethod
@@ -70,24 +70,19 @@ class ModelsPart(Part):
         """Take the pipeline around the active model, which the agent has from here from now on."""
         self.live.attach(pipeline)
         self.agent.pipeline = lambda: self.live.pipeline
-        self._is_on = True
-
-    @property
-    def is_on(self) -> bool:
-        """Whether the model may change while the agent runs."""
-        return self._is_on
+        self.is_on = True
 
     def opened(self) -> AbstractContextManager[None]:
         """Fetch what the cloud offers, in a thread, where the settings say so."""
-        return fetching(self.agent.site) if self._is_on else nullcontext()
+        return fetching(self.agent.site) if self.is_on else nullcontext()
 
     def work(self, waiting: bool) -> bool:
         """Change the active model if that was decided, or read one lung box in shadow."""
-        return self._is_on and self.live.run_once(waiting)
+        return self.is_on and self.live.run_once(waiting)
 
     def panels(self) -> Sequence[Panel]:
         """Return the models with their buttons."""
-        if not self._is_on:
+        if not self.is_on:
             return ()
         actions = {
             "promote": Action(

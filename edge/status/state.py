@@ -5,11 +5,12 @@ holds it up: in WAL mode readers and the writer do not wait for each other.
 """
 
 import json
+import os
 import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,7 @@ Json = Mapping[str, Any]
 
 KEY = re.compile(rf"[0-9a-f]{{{KEY_CHARACTERS}}}")
 VERSION = re.compile(r"report\.v([1-9][0-9]{0,4})\.json")
+PAGE = re.compile(r"report(\.v[1-9][0-9]{0,4})?\.html")
 PICTURE = re.compile(r"overview\.jpg|finding_[0-9]{2}\.jpg")
 
 INBOX_S = 2.0
@@ -69,9 +71,9 @@ class Disk:
 class SiteState:
     """The agent's folders and database, as far as the pages show them."""
 
-    def __init__(self, site: Site, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, site: Site) -> None:
         self.folders, self._quiet_s = site.folders, site.settings.quiet_s
-        self.database, self._clock = site.reading, clock
+        self.database = site.reading
         self._inbox_lock = threading.Lock()
         self._arriving: tuple[float, list[Queued]] = (float("-inf"), [])
 
@@ -79,10 +81,10 @@ class SiteState:
         """Return the studies in the inbox, at most `INBOX_S` old."""
         with self._inbox_lock:
             at_s, found = self._arriving
-            if self._clock() - at_s > INBOX_S:
+            if time.monotonic() - at_s > INBOX_S:
                 with suppress(OSError):  # `doctor` and the log say what is wrong with the inbox
                     found = list(arriving(self.folders.inbox, self._quiet_s))
-                self._arriving = self._clock(), found
+                self._arriving = time.monotonic(), found
             return found
 
     def unfinished(self) -> list[Record]:
@@ -138,11 +140,8 @@ class SiteState:
 
     def report(self, study: Record) -> Json | None:
         """Return a report's newest version; None if it is gone, damaged, or of another study."""
-        folder = self._report_folder(study)
-        if folder is None:
-            return None
-        path = folder / "report.json"
         try:
+            path = self._report_folder(study) / "report.json"
             status = path.stat()
             values = _parsed(path, status.st_mtime_ns, status.st_size)
         except (OSError, ValueError):
@@ -151,38 +150,31 @@ class SiteState:
 
     def versions(self, study: Record) -> list[int]:
         """Return the versions of a report, the newest first."""
-        folder, newest = self._report_folder(study), self.report(study)
-        if folder is None or newest is None:
+        newest = self.report(study)
+        if newest is None:
             return []
-        found = (VERSION.fullmatch(path.name) for path in folder.glob("report.v*.json"))
-        older = {int(match.group(1)) for match in found if match}
+        older = {int(found.group(1)) for found in self._files(study, VERSION)}
         return sorted(older | {int(newest["version"])}, reverse=True)
-
-    def file_of(self, study: Record, name: str) -> bytes | None:
-        """Return a picture, or the page of a version (``report.html``, ``report.v1.html``)."""
-        is_page = re.fullmatch(r"report(\.v[1-9][0-9]{0,4})?\.html", name)
-        folder = self._report_folder(study)
-        if folder is None or not (is_page or PICTURE.fullmatch(name)):
-            return None
-        try:
-            if (folder / name).is_symlink():
-                return None
-            return (folder / name).read_bytes()
-        except OSError:
-            return None
 
     def pictures(self, study: Record) -> list[str]:
         """Return the names of a report's pictures."""
-        folder = self._report_folder(study)
-        names = () if folder is None else sorted(path.name for path in folder.glob("*.jpg"))
-        return [name for name in names if PICTURE.fullmatch(name)]
+        return sorted(found.group() for found in self._files(study, PICTURE))
+
+    def file_of(self, study: Record, name: str) -> bytes | None:
+        """Return a picture, or the page of a version (``report.html``, ``report.v1.html``)."""
+        if not (PAGE.fullmatch(name) or PICTURE.fullmatch(name)):
+            return None
+        try:
+            file = self._report_folder(study) / name
+            return None if file.is_symlink() else file.read_bytes()
+        except OSError:
+            return None
 
     def outlines(self, study: Record) -> dict[int, PlacedOutline]:
         """Return the outlines of a report's newest version by number; none where it has none."""
-        folder = self._report_folder(study)
         try:
-            file = None if folder is None else folder / OUTLINES
-            if file is None or file.is_symlink() or file.stat().st_size > LONGEST_REPORT:
+            file = self._report_folder(study) / OUTLINES
+            if file.is_symlink() or file.stat().st_size > LONGEST_REPORT:
                 return {}
             return read_outlines(file.read_bytes())
         except (OSError, ValueError):  # missing or damaged
@@ -209,14 +201,20 @@ class SiteState:
             rows = database.execute(f"SELECT * FROM studies WHERE {which}", values)
             return [record_of(row) for row in rows]
 
-    def _report_folder(self, study: Record) -> Path | None:
-        """Return the folder of the study's report; None if it is gone or another study's."""
+    def _files(self, study: Record, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
+        """Yield the names in the folder of a report that match; none where there is no report."""
+        with suppress(OSError):
+            yield from filter(None, map(pattern.fullmatch, os.listdir(self._report_folder(study))))
+
+    def _report_folder(self, study: Record) -> Path:
+        """Return the folder of the study's report.
+
+        Raises:
+            OSError: it is gone, or another study's.
+        """
         folder = self.folders.outbox / study.report_name
-        try:
-            if folder.parent != self.folders.outbox or owner_of(folder) != study.id:
-                return None
-        except OSError:
-            return None
+        if folder.parent != self.folders.outbox or owner_of(folder) != study.id:
+            raise FileNotFoundError(folder)
         return folder
 
 

@@ -28,7 +28,7 @@ def unsure(score: float) -> Decision:
 
 
 def observed(store: StudyStore, model: str) -> list[Observation]:
-    return [one for _, one in observations(store.database, model, 1000)]
+    return observations(store.database, model, 1000)
 
 
 def test_an_observation_counts_what_the_second_reading_changed() -> None:

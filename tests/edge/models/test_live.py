@@ -51,15 +51,6 @@ def report(site: Edge, study: Path, name: str) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
 
 
-def report_by(version: str, site: Edge, study: Path, name: str) -> dict[str, Any]:
-    """The first report of this version; the agent sees a choice within a second."""
-    for number in range(10):
-        found = report(site, study, f"{name}-{number}")
-        if found["models"]["edge"].split()[1] == version:
-            return found
-    raise AssertionError(f"{version} never read a study")
-
-
 def report_compared(site: Edge, study: Path, name: str) -> dict[str, Any]:
     """The first report that is compared; the agent sees a complete model within a second."""
     for number in range(20):
@@ -79,14 +70,20 @@ def test_a_new_model_comes_is_tried_promoted_and_rolled_back_while_the_agent_wor
     with offering(hospital) as cloud:
         given = {**READ, "models__fetch": True}
         site = edge(tmp_path, cloud.address, hospital.key, **given)
-        with running(site.settings):
+        with running(site.settings) as logs:
+
+            def switched(times: int) -> bool:
+                return sum(log["event"] == "model changed" for log in list(logs)) == times
+
             wait_until(lambda: models_state(site.site).shadow is not None)
             first = report_compared(site, study, "one")
             seen = site.compared()[0]
             version = promote(site.site, user="anna", force=True)
-            second = report_by(version, site, study, "two")
+            wait_until(lambda: switched(1))
+            second = report(site, study, "two")
             roll_back(site.site, user="anna")
-            third = report_by(first["models"]["edge"].split()[1], site, study, "three")
+            wait_until(lambda: switched(2))
+            third = report(site, study, "three")
     assert len(first["findings"]) > 0
     assert (seen.findings, seen.kept, seen.added) == (len(first["findings"]),) * 2 + (0,)
     assert (seen.logit_median, seen.logit_p95) == (0.0, 0.0)
@@ -97,6 +94,7 @@ def test_a_new_model_comes_is_tried_promoted_and_rolled_back_while_the_agent_wor
     events = [one.event for one in site.trail()]
     assert events[-2:] == [Event.MODEL_PROMOTED, Event.MODEL_ROLLED_BACK]
     assert Event.MODEL_FETCHED in events
+    assert second["models"]["edge"].split()[1] == version
     assert first["models"]["edge"] == third["models"]["edge"]
 
 

@@ -51,9 +51,7 @@ def test_a_model_that_agrees_is_promoted_and_the_record_says_by_whom(site: Edge)
     ("compared", "says"),
     [
         ((), "0 studies were compared, expected 20"),
-        (ENOUGH[1:], "19 studies were compared"),
         ((*ENOUGH, *[replace(GOOD, kept=0)] * 2), "40 of 44 findings"),
-        ((*ENOUGH, replace(GOOD, added=20)), "findings a study of its own"),
     ],
 )
 def test_a_model_that_agrees_too_little_is_promoted_by_force_alone(
