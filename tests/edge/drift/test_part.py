@@ -1,7 +1,5 @@
 """Each report is noted once, again when it changes, and without its study's data."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from evaluation.world import settings_in
 from models.runtime.detection import Candidate
-from tests.edge.builders import SilentCloud, Site, site_at
+from tests.edge.builders import SilentCloud, Site
 from tests.edge.report.reports import FINDING, REPORT
 from tests.edge.running_agent import agent_of
 
@@ -50,14 +48,9 @@ def test_an_observation_counts_what_the_second_reading_changed() -> None:
     assert (seen.uncertain, seen.read_again, seen.changed, seen.provisional) == (4, 0, 0, True)
 
 
-@contextmanager
-def kept(root: Path, cloud: SilentCloud) -> Iterator[tuple[Site, DriftPart]]:
-    with site_at(root, cloud) as site:
-        yield site, part_of(site, root)
-
-
-def part_of(site: Site, root: Path) -> DriftPart:
-    return DriftPart(agent_of(settings_in(root), store=lambda: site.store))
+@pytest.fixture
+def part(site: Site, tmp_path: Path) -> DriftPart:
+    return DriftPart(agent_of(settings_in(tmp_path), store=lambda: site.store))
 
 
 def work(part: DriftPart) -> int:
@@ -65,96 +58,86 @@ def work(part: DriftPart) -> int:
     return sum(1 for _ in iter(lambda: part.work(False), False))
 
 
-def test_a_report_is_noted_once_and_again_when_it_is_final(tmp_path: Path) -> None:
-    cloud = SilentCloud(answers=[2])
-    with kept(tmp_path, cloud) as (site, part):
-        record = site.study("a")
-        assert work(part) == 1
-        (first,) = observed(site.store, "fixed 1")
-        assert first.provisional
-        assert first.read_again == 0
-        assert work(part) == 0
-        site.turns()  # the verdicts come, and amend the report
-        part.amended(REPORT)
-        assert work(part) == 1
-        (second,) = observed(site.store, "fixed 1")
-        assert (second.study_key, second.provisional, second.read_again) == (record.id, False, 2)
-        part.amended(REPORT)
-        assert work(part) == 0
+def test_a_report_is_noted_once_and_again_when_it_is_final(
+    site: Site, part: DriftPart, cloud: SilentCloud
+) -> None:
+    cloud.answers.append(2)
+    record = site.study("a")
+    assert work(part) == 1
+    (first,) = observed(site.store, "fixed 1")
+    assert first.provisional
+    assert first.read_again == 0
+    assert work(part) == 0
+    site.turns()  # the verdicts come, and amend the report
+    part.amended(REPORT)
+    assert work(part) == 1
+    (second,) = observed(site.store, "fixed 1")
+    assert (second.study_key, second.provisional, second.read_again) == (record.id, False, 2)
+    part.amended(REPORT)
+    assert work(part) == 0
 
 
 def test_what_an_older_version_or_a_lost_database_left_is_noted_at_the_start(
-    tmp_path: Path, cloud: SilentCloud
+    site: Site, part: DriftPart
 ) -> None:
-    with kept(tmp_path, cloud) as (site, _):
-        for name in ("a", "b"):
-            site.study(name)
-        site.store.database.execute("DELETE FROM drift")
-        assert work(part_of(site, tmp_path)) == 2
-        assert [one.model for one in observed(site.store, "fixed 1")] == ["fixed 1"] * 2
+    for name in ("a", "b"):
+        site.study(name)
+    site.store.database.execute("DELETE FROM drift")
+    assert work(part) == 2
+    assert [one.model for one in observed(site.store, "fixed 1")] == ["fixed 1"] * 2
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"study_key": "other"}', None])
 def test_a_damaged_report_is_noted_as_nothing_and_only_once(
-    tmp_path: Path, cloud: SilentCloud, damage: str | None
+    site: Site, part: DriftPart, damage: str | None
 ) -> None:
-    with kept(tmp_path, cloud) as (site, part):
-        site.study("a")
-        report = site.places.outbox / "a" / "report.json"
-        if damage is None:
-            report.unlink()
-        else:
-            report.write_text(damage)
-        assert work(part) == 1
-        assert observed(site.store, "fixed 1") == []
-        part.amended(REPORT)
-        assert work(part) == 0
+    site.study("a")
+    report = site.places.outbox / "a" / "report.json"
+    if damage is None:
+        report.unlink()
+    else:
+        report.write_text(damage)
+    assert work(part) == 1
+    assert observed(site.store, "fixed 1") == []
+    part.amended(REPORT)
+    assert work(part) == 0
 
 
-def test_nothing_of_a_patient_is_noted(tmp_path: Path, cloud: SilentCloud) -> None:
-    with kept(tmp_path, cloud) as (site, part):
-        site.study("Doe Jane")
-        work(part)
-        row = site.store.database.execute("SELECT * FROM drift").fetchone()
-        assert "Doe" not in repr(tuple(row))
-        assert "P1" not in repr(tuple(row))
-
-
-def test_the_row_outlives_the_study(tmp_path: Path, cloud: SilentCloud) -> None:
-    with kept(tmp_path, cloud) as (site, part):
-        record = site.study("a")
-        work(part)
-        site.store.forget(record.id)
-        assert len(observed(site.store, "fixed 1")) == 1
-
-
-def test_the_monitor_compares_the_studies_of_the_last_model(
-    tmp_path: Path, cloud: SilentCloud
+def test_nothing_of_a_patient_is_noted_and_the_row_outlives_the_study(
+    site: Site, part: DriftPart
 ) -> None:
+    record = site.study("Doe Jane")
+    work(part)
+    site.store.forget(record.id)
+    (row,) = site.store.database.execute("SELECT * FROM drift").fetchall()
+    assert row["model"] == "fixed 1"
+    assert "Doe" not in repr(tuple(row))
+    assert "P1" not in repr(tuple(row))
+
+
+def test_the_monitor_compares_the_studies_of_the_last_model(site: Site, tmp_path: Path) -> None:
     """Those of an older model are not its baseline; the metric has the level of each measure."""
-    with kept(tmp_path, cloud) as (site, _):
-        path = tmp_path / "state" / DATABASE
-        path.symlink_to(tmp_path / "state" / "s.db")
-        agent = agent_of(settings_in(tmp_path))
-        monitor = DriftPart(agent).monitor
-        assert monitor.current() is NOTHING
-        for number in range(350):
-            model = "m 1" if number < 100 else "m 2"
-            seen = Observation(f"{number}", model, uncertain=3 if number < 250 else 9, findings=1)
-            put(site.store.database, seen, "")
-        drift = monitor.current()
-        assert drift.model == "m 2"
-        assert [one.study_key for one in drift.baseline[:2]] == ["100", "101"]
-        assert [one.study_key for one in drift.recent] == [str(n) for n in range(250, 350)]
-        level = agent.telemetry.registry.get_sample_value
-        levels = [level("overread_edge_drift_level", {"measure": name}) for name in NAMES]
-        assert levels == [0, 2, 0, 0]
-        assert monitor.current() is drift
-        path.unlink()
-        assert monitor.level("uncertain") == 0
+    path = tmp_path / "state" / DATABASE
+    path.symlink_to(tmp_path / "state" / "s.db")
+    agent = agent_of(settings_in(tmp_path))
+    monitor = DriftPart(agent).monitor
+    assert monitor.current() is NOTHING
+    for number in range(350):
+        model = "m 1" if number < 100 else "m 2"
+        seen = Observation(f"{number}", model, uncertain=3 if number < 250 else 9, findings=1)
+        put(site.store.database, seen, "")
+    drift = monitor.current()
+    assert drift.model == "m 2"
+    assert [one.study_key for one in drift.baseline[:2]] == ["100", "101"]
+    assert [one.study_key for one in drift.recent] == [str(n) for n in range(250, 350)]
+    level = agent.telemetry.registry.get_sample_value
+    levels = [level("overread_edge_drift_level", {"measure": name}) for name in NAMES]
+    assert levels == [0, 2, 0, 0]
+    assert monitor.current() is drift
+    path.unlink()
+    assert monitor.level("uncertain") == 0
 
 
-def test_steps_other_than_done_are_not_noted(tmp_path: Path, cloud: SilentCloud) -> None:
-    with kept(tmp_path, cloud) as (site, part):
-        site.store.adopt("0" * 32, Step.QUARANTINED, ("a",), iter(["a"]), {})
-        assert work(part) == 0
+def test_steps_other_than_done_are_not_noted(site: Site, part: DriftPart) -> None:
+    site.store.adopt("0" * 32, Step.QUARANTINED, ("a",), iter(["a"]), {})
+    assert work(part) == 0
