@@ -93,9 +93,9 @@ class Edge:
     def models(self) -> Path:
         return self.folders.state / "models"
 
-    def at(self, cloud: RunningCloud) -> Site:
+    def at(self, cloud: str) -> Site:
         """The same edge with another cloud."""
-        return site_of(changed(self.settings, cloud__address=cloud.address))
+        return site_of(changed(self.settings, cloud__address=cloud))
 
     def store(self) -> AbstractContextManager[ModelStore]:
         return open_models(self.site)
@@ -104,6 +104,11 @@ class Edge:
     def choice(self) -> Choice:
         with self.store() as store:
             return store.choice()
+
+    def damage(self, version: str) -> None:
+        """Change the file of the small model."""
+        file = self.models / version / f"{SMALL}.onnx"
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
 
     def compared(self) -> list[Compared]:
         """What the model in shadow was compared in."""

@@ -4,7 +4,8 @@ import hashlib
 import lzma
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from models.runtime.package import MOST_MODEL, read_package
 from models.runtime.signatures import make_keys
 from protos import overread_pb2 as pb
 from protos.errors import NothingOffered
-from tests.cloud.running import run_cloud
+from tests.cloud.running import RunningCloud, run_cloud
 from tests.edge.models.signed import (
     NAME,
     SMALL,
@@ -43,10 +44,21 @@ Change = Callable[[pb.ModelOffer], None]
 
 
 @pytest.fixture(scope="module")
-def sent(hospital: Signed) -> list[pb.GetModelResponse]:
-    """All that an honest cloud sends."""
+def honest(hospital: Signed) -> Iterator[RunningCloud]:
     with offering(hospital) as cloud:
-        return responses_of(cloud)
+        yield cloud
+
+
+@pytest.fixture
+def site(hospital: Signed, honest: RunningCloud, tmp_path: Path) -> Edge:
+    """An edge that has fetched nothing yet."""
+    return edge(tmp_path, honest.address, hospital.key)
+
+
+@pytest.fixture(scope="module")
+def sent(honest: RunningCloud) -> list[pb.GetModelResponse]:
+    """All that it sends."""
+    return responses_of(honest)
 
 
 def events(site: Edge) -> list[str]:
@@ -61,25 +73,17 @@ def assert_nothing_is_left(site: Edge) -> None:
         assert store.packages() == []
 
 
-def refused(root: Path, hospital: Signed, sent: list[pb.GetModelResponse], says: str) -> Edge:
-    """An edge that refused what was sent, for this reason."""
-    with sending(sent) as address:
-        site = edge(root, address, hospital.key)
-        with pytest.raises(RefusedModel, match=says):
-            fetch(site.site, user="a")
+def assert_refused(site: Edge, sent: list[pb.GetModelResponse], says: str) -> None:
+    """What is sent is refused for this reason, and nothing of it is left."""
+    with sending(sent) as address, pytest.raises(RefusedModel, match=says):
+        fetch(site.at(address), user="a")
     assert_nothing_is_left(site)
-    return site
 
 
-def test_a_model_comes_whole_byte_for_byte_and_is_in_shadow(
-    hospital: Signed, tmp_path: Path
-) -> None:
-    with offering(hospital) as cloud:
-        site = edge(tmp_path, cloud.address, hospital.key)
-        steps = list[tuple[ModelStep, bool]]()
-        found = fetch(site.site, user="anna",
-                      on_step=lambda step, durable: steps.append((step, durable)))  # fmt: skip
-        again = fetch(site.site, user="anna")
+def test_a_model_comes_whole_byte_for_byte_and_is_in_shadow(hospital: Signed, site: Edge) -> None:
+    steps = list[tuple[ModelStep, bool]]()
+    found = fetch(site.site, user="anna", on_step=lambda *step: steps.append(step))
+    again = fetch(site.site, user="anna")
     assert found.new
     assert (again.new, again.bytes, again.version) == (False, 0, found.version)
     folder = site.models / found.version
@@ -91,7 +95,7 @@ def test_a_model_comes_whole_byte_for_byte_and_is_in_shadow(
         (package,) = store.packages()
     assert (site.choice.shadow, package.version) == (found.version,) * 2
     assert package.engine
-    assert steps == [(step, durable) for step in ModelStep for durable in (False, True)]
+    assert steps == list(product(ModelStep, (False, True)))
     records = site.trail()
     assert [one.event for one in records] == [Event.MODEL_FETCHED, Event.MODEL_SHADOWED]
     assert records[0].fields["sha256"] == read_package(NAME, hospital.folder).model.sha256
@@ -99,16 +103,12 @@ def test_a_model_comes_whole_byte_for_byte_and_is_in_shadow(
     assert records[0].fields["signed_by"].startswith("hospital (")
 
 
-def test_a_newer_model_takes_the_place_of_the_one_in_shadow(
-    hospital: Signed, tmp_path: Path
-) -> None:
+def test_a_newer_model_takes_the_place_of_the_one_in_shadow(hospital: Signed, site: Edge) -> None:
     """The one that nobody needs any more is removed."""
     with offering(hospital, SMALL) as cloud:
-        site = edge(tmp_path, cloud.address, hospital.key)
-        small = fetch(site.site, user="a").version
+        small = fetch(site.at(cloud.address), user="a").version
     assert (site.models / small / f"{SMALL}.onnx").is_file()
-    with offering(hospital) as cloud:
-        new = fetch(site.at(cloud), user="a").version
+    new = fetch(site.site, user="a").version
     assert [one.name for one in site.models.iterdir() if one.is_dir()] == [new]
     with site.store() as store:
         assert [one.version for one in store.packages()] == [new]
@@ -118,28 +118,21 @@ def test_a_newer_model_takes_the_place_of_the_one_in_shadow(
     ("then", "says"), [(grpc.StatusCode.UNAVAILABLE, "fetch again"), (None, "ended before")]
 )
 def test_a_transfer_that_broke_off_is_continued(
-    then: grpc.StatusCode | None,
-    says: str,
-    hospital: Signed,
-    sent: list[pb.GetModelResponse],
-    tmp_path: Path,
+    then: grpc.StatusCode | None, says: str, site: Edge, sent: list[pb.GetModelResponse]
 ) -> None:
     total = sum(piece.bytes for piece in sent[0].offer.pieces)
-    with sending(sent[:4], then) as address:
-        site = edge(tmp_path, address, hospital.key)
-        with pytest.raises(FetchFailed, match=says):
-            fetch(site.site, user="a")
+    with sending(sent[:4], then) as address, pytest.raises(FetchFailed, match=says):
+        fetch(site.at(address), user="a")
     assert events(site) == []
-    with offering(hospital) as cloud:
-        assert fetch(site.at(cloud), user="a").bytes == total - 3 * CHUNK
+    assert fetch(site.site, user="a").bytes == total - 3 * CHUNK
 
 
 def test_a_damaged_piece_is_discarded_and_recorded(
-    hospital: Signed, sent: list[pb.GetModelResponse], tmp_path: Path
+    site: Edge, sent: list[pb.GetModelResponse]
 ) -> None:
     chunk = pb.ModelChunk(data=bytes(CHUNK))
     damaged = [sent[0], pb.GetModelResponse(chunk=chunk), *sent[2:]]
-    site = refused(tmp_path, hospital, damaged, "another hash than was offered")
+    assert_refused(site, damaged, "another hash than was offered")
     last = site.trail()[-1]
     assert last.event == Event.MODEL_REFUSED
     assert last.fields["version"] == sent[0].offer.version
@@ -156,26 +149,24 @@ def test_a_damaged_piece_is_discarded_and_recorded(
     ],
 )
 def test_what_is_not_the_file_of_the_manifest_is_refused(
-    packed: bytes, says: str, hospital: Signed, sent: list[pb.GetModelResponse], tmp_path: Path
+    packed: bytes, says: str, site: Edge, sent: list[pb.GetModelResponse]
 ) -> None:
     """The hash of what is sent is not signed: that of the file is."""
     offer = pb.ModelOffer.FromString(sent[0].offer.SerializeToString())
     offer.pieces[0].bytes, offer.pieces[0].sha256 = len(packed), hashlib.sha256(packed).digest()
     chunk = pb.ModelChunk(data=packed)
     responses = [pb.GetModelResponse(offer=offer), pb.GetModelResponse(chunk=chunk)]
-    refused(tmp_path, hospital, responses, says)
+    assert_refused(site, responses, says)
 
 
-def test_what_a_draft_left_incomplete_is_fetched_whole(hospital: Signed, tmp_path: Path) -> None:
+def test_what_a_draft_left_incomplete_is_fetched_whole(hospital: Signed, site: Edge) -> None:
     """Its database has a row without an engine in shadow."""
-    with offering(hospital) as cloud:
-        site = edge(tmp_path, cloud.address, hospital.key)
-        version = read_package(NAME, hospital.folder).version
-        with site.store() as store:
-            store.shadow(StoredPackage(version, NAME, ""), user="agent")
-            assert store.package(version) is None
-        assert models_state(site.site).shadow is None
-        assert fetch(site.site, user="a").new
+    version = read_package(NAME, hospital.folder).version
+    with site.store() as store:
+        store.shadow(StoredPackage(version, NAME, ""), user="agent")
+        assert store.package(version) is None
+    assert models_state(site.site).shadow is None
+    assert fetch(site.site, user="a").new
     shadow = models_state(site.site).shadow
     assert shadow is not None
     assert shadow.version == version
@@ -208,11 +199,11 @@ WRONG: list[tuple[Change, str]] = [
 
 @pytest.mark.parametrize(("change", "says"), WRONG)
 def test_an_offer_that_is_wrong_is_refused_before_anything_is_stored(
-    change: Change, says: str, hospital: Signed, sent: list[pb.GetModelResponse], tmp_path: Path
+    change: Change, says: str, site: Edge, sent: list[pb.GetModelResponse]
 ) -> None:
     copy = pb.GetModelResponse.FromString(sent[0].SerializeToString())
     change(copy.offer)
-    site = refused(tmp_path, hospital, [copy, *sent[1:]], says)
+    assert_refused(site, [copy, *sent[1:]], says)
     assert events(site) == [Event.MODEL_REFUSED]
 
 
@@ -227,24 +218,19 @@ def test_an_offer_that_is_wrong_is_refused_before_anything_is_stored(
     ],
 )
 def test_a_chunk_that_is_not_the_next_one_is_refused(
-    chunk: dict[str, Any] | None,
-    says: str,
-    hospital: Signed,
-    sent: list[pb.GetModelResponse],
-    tmp_path: Path,
+    chunk: dict[str, Any] | None, says: str, site: Edge, sent: list[pb.GetModelResponse]
 ) -> None:
     offer = pb.GetModelResponse.FromString(sent[0].SerializeToString())
     offer.offer.pieces[0].bytes = 10
     odd = [pb.GetModelResponse(chunk=pb.ModelChunk(**chunk or {}))]
-    refused(tmp_path, hospital, odd if chunk is None else [offer, *odd], says)
+    assert_refused(site, odd if chunk is None else [offer, *odd], says)
 
 
-def test_a_model_that_somebody_else_signed_is_refused(hospital: Signed, tmp_path: Path) -> None:
+def test_a_model_that_somebody_else_signed_is_refused(honest: RunningCloud, tmp_path: Path) -> None:
     _, other = make_keys(tmp_path, "stranger")
-    with offering(hospital) as cloud:
-        site = edge(tmp_path, cloud.address, other)
-        with pytest.raises(RefusedModel, match="UntrustedManifest"):
-            fetch(site.site, user="a")
+    site = edge(tmp_path, honest.address, other)
+    with pytest.raises(RefusedModel, match="UntrustedManifest"):
+        fetch(site.site, user="a")
     assert_nothing_is_left(site)
 
 
@@ -262,16 +248,12 @@ def test_without_keys_or_a_cloud_no_model_is_taken(hospital: Signed, tmp_path: P
         load_settings(models__fetch=True, cloud__address="127.0.0.1:1")
 
 
-def test_a_cloud_without_a_model_and_no_cloud_at_all_are_said(
-    hospital: Signed, tmp_path: Path
-) -> None:
-    with run_cloud() as cloud:
-        site = edge(tmp_path, cloud.address, hospital.key)
-        with pytest.raises(FetchFailed, match="offered_model") as caught:
-            fetch(site.site, user="a")
+def test_a_cloud_without_a_model_and_no_cloud_at_all_are_said(site: Edge) -> None:
+    with run_cloud() as cloud, pytest.raises(FetchFailed, match="offered_model") as caught:
+        fetch(site.at(cloud.address), user="a")
     assert NothingOffered.words in str(caught.value)
     with pytest.raises(FetchFailed, match="cannot be reached"):
-        fetch(site.site, user="a")
+        fetch(site.at(cloud.address), user="a")
 
 
 def test_the_model_of_the_settings_is_not_fetched_again(tmp_path: Path) -> None:
@@ -303,22 +285,19 @@ def fetch_until(site: Edge, crash: tuple[ModelStep, bool]) -> None:
     fetch(site.site, user="a", on_step=on_step)
 
 
-def test_a_fetch_that_is_killed_at_any_step_is_continued(hospital: Signed, tmp_path: Path) -> None:
+def test_a_fetch_that_is_killed_at_any_step_is_continued(hospital: Signed, site: Edge) -> None:
     """Never is there half a file under its name, nor a record too many or too few."""
-    with offering(hospital) as cloud:
-        site = edge(tmp_path, cloud.address, hospital.key)
-        for step in ModelStep:
-            for durable in (False, True):
-                process = PROCESSES.Process(target=fetch_until, args=(site, (step, durable)))
-                process.start()
-                process.join(PATIENCE_S)
-                assert process.exitcode == -signal.SIGKILL, (step, durable)
-                for file in site.models.glob("*/*.onnx"):
-                    assert file.read_bytes() == (hospital.folder / file.name).read_bytes()
-                with site.store() as store:
-                    known = store.packages()
-                for package in known:
-                    assert (site.models / package.version / "screening-int8.onnx").is_file()
-        assert not fetch(site.site, user="a").new
+    for step, durable in product(ModelStep, (False, True)):
+        process = PROCESSES.Process(target=fetch_until, args=(site, (step, durable)))
+        process.start()
+        process.join(PATIENCE_S)
+        assert process.exitcode == -signal.SIGKILL, (step, durable)
+        for file in site.models.glob("*/*.onnx"):
+            assert file.read_bytes() == (hospital.folder / file.name).read_bytes()
+        with site.store() as store:
+            known = store.packages()
+        for package in known:
+            assert (site.models / package.version / "screening-int8.onnx").is_file()
+    assert not fetch(site.site, user="a").new
     assert events(site) == [Event.MODEL_FETCHED, Event.MODEL_SHADOWED]
-    assert verify(site.folders.trail, site.folders.state / "spool.sqlite3").broken is None
+    assert verify(site.folders.trail, site.site.database).broken is None

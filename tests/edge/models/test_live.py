@@ -3,8 +3,9 @@
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from edge.assemble import open_pipeline
 from edge.audit import Event
 from edge.job import Job
-from edge.models.live import LOOK_S, LiveModels
+from edge.models.live import LOOK_S
+from edge.models.part import ModelsPart
 from edge.models.store import SHIPPED, Choice, models_state, promote, roll_back
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.store.pending import PersistPending
@@ -22,7 +24,7 @@ from models.runtime.errors import ModelFailed
 from models.runtime.screener import Screener
 from tests.edge.builders import HandClock, changed
 from tests.edge.models.signed import SMALL, Edge, Signed, edge, offering
-from tests.edge.running_agent import running, wait_until
+from tests.edge.running_agent import agent_of, running, wait_until
 
 SPEC = PhantomSpec(seed=3, spacing_mm=(3.0, 1.25, 1.25), size_mm=(210.0, 340.0, 340.0),
                    nodule_count=2, diameter_mm=(12.0, 20.0))  # fmt: skip
@@ -98,104 +100,112 @@ def test_a_new_model_comes_is_tried_promoted_and_rolled_back_while_the_agent_wor
     assert first["models"]["edge"] == third["models"]["edge"]
 
 
-@pytest.fixture
-def live(site: Edge, clock: HandClock) -> Iterator[tuple[Edge, LiveModels]]:
+@dataclass
+class Live:
     """The models of an agent that has the small network in shadow; nothing is in its inbox."""
+
+    site: Edge
+    part: ModelsPart
+    study: Path
+
+    def read(self) -> Any:
+        """The report of the study, read as the agent does."""
+
+        def persisting(pipeline: Pipeline, job: Job, persist: PersistPending) -> StudyResult:
+            return read_and_report(replace(pipeline, persist_pending=persist), job)
+
+        job = Job(self.study, Path(mkdtemp(dir=self.site.root)))
+        return self.part.live.reading(persisting)(job, lambda *_: None).report
+
+    def shown(self, role: str) -> set[tuple[str, str]]:
+        """Model and version that the metric has."""
+        metrics = self.part.agent.telemetry.registry.collect()
+        (info,) = [one for one in metrics if one.name == "overread_edge_model_info"]
+        labels = [sample.labels for sample in info.samples]
+        return {(one["model"], one["version"]) for one in labels if one["role"] == role}
+
+
+@pytest.fixture
+def live(site: Edge, study: Path, clock: HandClock) -> Iterator[Live]:
     site = Edge(site.root, changed(site.settings, cloud__address="off", **READ))
-    live = LiveModels(site.site, clock)
-    with open_pipeline(site.settings, screening=live.open_active) as pipeline:
-        live.attach(pipeline)
-        yield site, live
-
-
-def read(live: LiveModels, study: Path, out: Path) -> Any:
-    """Read a study as the agent does."""
-
-    def persisting(pipeline: Pipeline, job: Job, persist: PersistPending) -> StudyResult:
-        return read_and_report(replace(pipeline, persist_pending=persist), job)
-
-    return live.reading(persisting)(Job(study, out), lambda *_: None).report
+    live = Live(site, ModelsPart(agent_of(site.settings, clock=clock)), study)
+    assert live.shown("active") == set()
+    with open_pipeline(site.settings, screening=live.part.live.open_active) as pipeline:
+        live.part.attach(pipeline)
+        yield live
 
 
 def test_a_really_different_network_is_compared_and_becomes_the_one_that_reads(
-    live: tuple[Edge, LiveModels], study: Path, tmp_path: Path, clock: HandClock
+    live: Live, clock: HandClock
 ) -> None:
-    site, models = live
-    before = read(models, study, tmp_path / "one")
-    assert models.run_once(False)
-    (seen,) = site.compared()
+    """The metrics have the two of the moment, and no series of others."""
+    before, active = live.read(), live.part.live.pipeline
+    assert live.part.work(False)
+    (seen,) = live.site.compared()
     assert seen.findings == len(before.findings)
     assert seen.kept <= seen.findings
     assert seen.pairs > 0
     assert seen.logit_p95
     assert seen.logit_p95 >= (seen.logit_median or 0) > 0
-    shadow = models.shadow_state()
-    assert shadow is not None
-    assert (shadow.name, shadow.agreement.studies) == (SMALL, 1)
-    active = models.pipeline
-    promote(site.site, user="anna", force=True)
+    version = str(live.site.choice.shadow)
+    assert live.shown("active") == {(active.reader.screener.name, active.reader.screener.version)}
+    assert live.shown("shadow") == {(SMALL, version)}
+    promote(live.site.site, user="anna", force=True)
     clock.sleep(LOOK_S)
-    assert models.run_once(True)  # a study waits: the change does not wait for it to end
-    after = read(models, study, tmp_path / "two")
-    assert SMALL in after.models["edge"]
-    assert models.active_model() == (SMALL, shadow.version)
-    assert models.shadow_state() is None
-    assert models.pipeline.reader.thresholds.finding != active.reader.thresholds.finding
-    assert models.pipeline.provenance.guarantee != active.provenance.guarantee
+    assert live.part.work(True)  # a study waits: the change does not wait for it to end
+    assert SMALL in live.read().models["edge"]
+    assert (live.shown("active"), live.shown("shadow")) == ({(SMALL, version)}, set())
+    now = live.part.live.pipeline
+    assert now.reader.thresholds.finding != active.reader.thresholds.finding
+    assert now.provenance.guarantee != active.provenance.guarantee
 
 
 def test_nothing_is_read_in_shadow_while_a_study_waits_or_arrives(
-    live: tuple[Edge, LiveModels], study: Path, tmp_path: Path, clock: HandClock
+    live: Live, clock: HandClock
 ) -> None:
     """And of several studies only the last one's lung box is kept."""
-    site, models = live
-    read(models, study, tmp_path / "one")
-    read(models, study, tmp_path / "two")
+    live.read()
+    live.read()
     clock.sleep(LOOK_S)
-    assert not models.run_once(True)
-    (site.folders.inbox / "coming").mkdir()
-    assert not models.run_once(False)
-    assert site.compared() == []
-    (site.folders.inbox / "coming").rmdir()
-    assert models.run_once(False)
-    assert not models.run_once(False)
-    assert len(site.compared()) == 1
+    assert not live.part.work(True)
+    arriving = live.site.folders.inbox / "coming"
+    arriving.mkdir()
+    assert not live.part.work(False)
+    assert live.site.compared() == []
+    arriving.rmdir()
+    assert live.part.work(False)
+    assert not live.part.work(False)
+    assert len(live.site.compared()) == 1
 
 
 def test_a_model_that_fails_in_shadow_harms_nothing_and_is_refused_in_the_end(
-    live: tuple[Edge, LiveModels], study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site, models = live
-
     def fails(*_: object) -> None:
         raise ModelFailed("the engine gave up")
 
-    for number in range(3):
-        read(models, study, tmp_path / str(number))
+    for _ in range(3):
+        live.read()
         with monkeypatch.context() as patch:
             patch.setattr(Screener, "screen", fails)
-            assert models.run_once(False)
-    assert site.compared() == []
-    record = site.trail()[-1]
+            assert live.part.work(False)
+    assert live.site.compared() == []
+    record = live.site.trail()[-1]
     assert record.event == Event.MODEL_REFUSED
     assert "the engine gave up" in record.fields["reason"]
-    assert site.choice.shadow is None
+    assert live.site.choice.shadow is None
 
 
-def test_a_file_that_was_damaged_since_is_never_read_with(
-    live: tuple[Edge, LiveModels], study: Path, tmp_path: Path, clock: HandClock
-) -> None:
-    site, models = live
-    version = str(site.choice.shadow)
-    file = site.models / version / f"{SMALL}.onnx"
-    file.write_bytes(file.read_bytes()[:-1] + b"x")
-    read(models, study, tmp_path / "one")
-    assert models.run_once(False)
-    assert site.compared() == []
-    with site.store() as store:  # without any check, as a database from elsewhere may say
+def test_a_file_that_was_damaged_since_is_never_read_with(live: Live, clock: HandClock) -> None:
+    version = str(live.site.choice.shadow)
+    live.site.damage(version)
+    live.read()
+    assert live.part.work(False)
+    assert live.site.compared() == []
+    with live.site.store() as store:  # without any check, as a database from elsewhere may say
         store.choose(Choice(version, SHIPPED), "anna")
     clock.sleep(LOOK_S)
-    assert models.run_once(False)
-    assert SMALL not in models.pipeline.provenance.edge_model
-    assert site.choice.active == SHIPPED
-    assert site.trail()[-1].event == Event.MODEL_REPLACED
+    assert live.part.work(False)
+    assert SMALL not in live.part.live.pipeline.provenance.edge_model
+    assert live.site.choice.active == SHIPPED
+    assert live.site.trail()[-1].event == Event.MODEL_REPLACED

@@ -30,11 +30,6 @@ from tests.edge.models.signed import ENOUGH, GOOD, SMALL, Edge, Signed, offering
 from tests.edge.running_agent import PATIENCE_S, PROCESSES, command
 
 
-def damage(site: Edge, version: str) -> None:
-    file = site.models / version / f"{SMALL}.onnx"
-    file.write_bytes(file.read_bytes()[:-1] + b"x")
-
-
 def test_a_model_that_agrees_is_promoted_and_the_record_says_by_whom(site: Edge) -> None:
     version = site.add(*ENOUGH)
     assert promote(site.site, user="anna") == version
@@ -78,7 +73,7 @@ def test_a_model_that_was_damaged_or_is_not_trusted_any_more_is_not_promoted(sit
     untrusting = changed(site.settings, models__keys=())
     with pytest.raises(NotPromotable, match=r"set models\.keys"):
         promote(site_of(untrusting), user="anna", force=True)
-    damage(site, version)
+    site.damage(version)
     with pytest.raises(NotPromotable, match="has SHA-256"):
         promote(site.site, user="anna", force=True)
 
@@ -104,9 +99,9 @@ def test_a_model_that_was_rolled_back_is_in_shadow_again_only_if_somebody_says_s
     promote(site.site, user="anna")
     roll_back(site.site, user="anna")
     with offering(hospital, SMALL) as cloud:
-        assert not fetch(site.at(cloud), user="agent").new
+        assert not fetch(site.at(cloud.address), user="agent").new
         assert site.choice.shadow is None
-        assert fetch(site.at(cloud), user="anna", again=True).new
+        assert fetch(site.at(cloud.address), user="anna", again=True).new
     assert site.choice.shadow == version
 
 
@@ -115,13 +110,13 @@ def test_an_active_model_that_cannot_be_opened_is_replaced_at_the_start(
     fault: str, site: Edge
 ) -> None:
     """The agent works on with the model before, and the trail says so."""
-    version = site.add(*ENOUGH)
+    version, settings = site.add(*ENOUGH), site.settings
     promote(site.site, user="anna")
     every.cache_clear()
-    folder, settings = site.models / version, site.settings
+    folder = site.models / version
     match fault:
         case "damaged":
-            damage(site, version)
+            site.damage(version)
         case "missing":
             shutil.rmtree(folder)
         case "unsigned":
@@ -140,7 +135,7 @@ def test_the_model_before_is_taken_where_it_was_fetched_too(hospital: Signed, si
     first = site.add(*ENOUGH)
     promote(site.site, user="anna")
     with offering(hospital) as cloud:
-        second = fetch(site.at(cloud), user="agent").version
+        second = fetch(site.at(cloud.address), user="agent").version
     promote(site.site, user="anna", force=True)
     assert {one.name for one in site.models.iterdir() if one.is_dir()} == {first, second}
     shutil.rmtree(site.models / second)

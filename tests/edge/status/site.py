@@ -49,13 +49,11 @@ LINK = LinkEstimate(silent_s=1.0)
 
 
 def centre_of(index_zyx: tuple[int, int, int]) -> tuple[float, float, float]:
-    """The world point of a voxel of `CT`."""
     z, y, x = index_zyx
     return (2.0 * x - 30, 2.0 * y - 30, CT.spacing_mm * z - 30)
 
 
 def found(at: tuple[int, int, int], **fields: Any) -> Finding:
-    """A finding at a voxel of `CT`."""
     return replace(FINDING, centre_mm=centre_of(at), **fields)
 
 
@@ -73,7 +71,6 @@ class Site:
             pass
 
     def store(self) -> StudyStore:
-        """Its database, to write."""
         return open_store(self.folders.state / DATABASE)
 
     def add(
@@ -130,7 +127,6 @@ class Site:
                     exports.ended(one, DeliveryStep.DEAD, reason)
 
     def with_target(self) -> EdgeSettings:
-        """Its settings with the target ``pacs``."""
         return self.settings.model_copy(update={"targets": (pacs_at(104),)})
 
     def agent(
@@ -152,7 +148,6 @@ class Site:
         return agent
 
     def authenticator(self, password: Password | None = HASH, **given: Any) -> Authenticator:
-        """Who may see its pages."""
         return Authenticator(password, site_of(self.settings), **given)
 
     def app(
@@ -175,7 +170,6 @@ class Visit:
     client: httpx.Client
 
     def get(self, path: str, **headers: str) -> Any:
-        """A page."""
         return self.client.get(path, headers=headers, follow_redirects=False)
 
     def post(self, path: str, fields: Mapping[str, str] | None = None, **headers: str) -> Any:
@@ -184,11 +178,9 @@ class Visit:
         return self.client.post(path, data=fields or {}, headers=given, follow_redirects=False)
 
     def token(self, path: str = "/") -> str:
-        """The form token in a page."""
         return str(self.client.get(path).text.split('name="token" value="')[1].split('"')[0])
 
     def log_in(self, password: str = PASSWORD, **fields: str) -> Any:
-        """The answer to a login."""
         given = {"token": self.token("/login"), "password": password, **fields}
         return self.post("/login", given)
 
