@@ -35,7 +35,7 @@ INPUT = {"name": "ROI", "datatype": "UINT8", "shape": [1, *SHAPE]}
 def http_cloud(**settings: Any) -> Iterator[tuple[RunningCloud, httpx.Client]]:
     with (
         run_cloud(DetailedReader(), **{"http_address": "127.0.0.1:0", **settings}) as cloud,
-        httpx.Client(base_url=f"http://{cloud.server.http_address}") as client,
+        httpx.Client(base_url=f"http://{cloud.server.http_address}", timeout=60) as client,
     ):
         yield cloud, client
 
