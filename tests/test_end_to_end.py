@@ -35,8 +35,6 @@ SPEC = PhantomSpec(seed=3, spacing_mm=(3.0, 1.25, 1.25), size_mm=(210.0, 340.0, 
 
 @dataclass(frozen=True)
 class Study:
-    """A DICOM folder and the nodules in it."""
-
     folder: Path
     nodules: tuple[Nodule, ...]
 
@@ -64,7 +62,6 @@ class Home:
 
     @contextmanager
     def cloud(self, folder: Path) -> Iterator[tuple[Process, str]]:
-        """A cloud on loopback that serves, and its address."""
         ready = folder / "ready"
         serve = ("cloud", "serve", "--address", "127.0.0.1:0", "--ready-file", ready)
         with self.running(*serve) as process:

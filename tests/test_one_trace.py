@@ -153,7 +153,6 @@ def config(root: Path, cloud: str, port: int, pacs_port: int) -> Path:
 
 
 def answers(port: int) -> bool:
-    """Whether an agent listens."""
     try:
         socket.create_connection(("127.0.0.1", port)).close()
     except ConnectionRefusedError:
@@ -166,6 +165,5 @@ def names(file: Path) -> set[str]:
 
 
 def of(spans: list[Seen], name: str) -> Seen:
-    """The only span of this name."""
     (found,) = [one for one in spans if one.name == name]
     return found

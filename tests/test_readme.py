@@ -234,6 +234,5 @@ def is_defined(file: str, name: str) -> bool:
 
 
 def in_percent(point: dict[str, float], digits: int) -> str:
-    """A share with its interval."""
     value, low, high = (100 * point[key] for key in ("value", "low", "high"))
     return f"{value:.{digits}f} % ({low:.0f}-{high:.0f} %)"

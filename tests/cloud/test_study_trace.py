@@ -16,8 +16,6 @@ PARENT = f"00-{KEY}-{CALLER}-01"
 
 
 class Kept:
-    """What was recorded."""
-
     def __init__(self, provider: TracerProvider, exporter: InMemorySpanExporter) -> None:
         self._provider, self._exporter = provider, exporter
 

@@ -26,7 +26,6 @@ NO_SCHEMA = ("Kustomization", "Component", "ServiceMonitor")
 
 
 def objects() -> Iterator[tuple[str, dict[str, Any]]]:
-    """File name and object of all manifests."""
     for path in sorted(FOLDER.rglob("*.yaml")):
         for one in yaml.safe_load_all(path.read_text()):
             if "kind" in one:
@@ -34,7 +33,6 @@ def objects() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def of(kind: str) -> dict[str, Any]:
-    """The only object of this kind."""
     (found,) = [one for _, one in objects() if one["kind"] == kind]
     return found
 

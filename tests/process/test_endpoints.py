@@ -26,7 +26,6 @@ def get(address: str, path: str) -> tuple[int, Any]:
 def serving(
     alive: Checks, ready: Checks, registry: CollectorRegistry | None = None
 ) -> Iterator[str]:
-    """The address of metrics and checks."""
     with serving_metrics(registry or CollectorRegistry(), "127.0.0.1:0", alive, ready) as address:
         assert address is not None
         yield address

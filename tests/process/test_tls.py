@@ -25,7 +25,6 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of another authority."""
     return make_pki(tmp_path_factory.mktemp("other"), service=HERE, edge=HERE)
 
 

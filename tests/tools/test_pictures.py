@@ -68,7 +68,6 @@ REFUSED = Report(
 
 @pytest.fixture(scope="module")
 def shown() -> Iterator[Browser]:
-    """One browser for all tests."""
     try:
         with browser() as one:
             yield one

@@ -35,12 +35,9 @@ class DetailedReader(MeanReader):
 
 @dataclass
 class Caller:
-    """A running tritonclient."""
-
     process: subprocess.Popen[str]
 
     def send(self, name: str, /, **arguments: Any) -> None:
-        """Begins a call."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps([name, arguments]) + "\n")
         self.process.stdin.flush()
@@ -56,7 +53,6 @@ class Caller:
         return said["result"]
 
     def __call__(self, name: str, /, **arguments: Any) -> Any:
-        """The result of a call."""
         self.send(name, **arguments)
         return self.receive()
 

@@ -68,16 +68,13 @@ class HandStage:
     place: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def allow(self, batches: int = 1) -> None:
-        """Lets this many batches finish."""
         for _ in range(batches):
             self.allowed.release()
 
     async def enter(self) -> None:
-        """See `cloud.instances.WorkerStage.enter`."""
         await self.place.acquire()
 
     async def run(self, batch: UInt8Array, is_wanted: Any = None) -> BatchResult:
-        """See `cloud.instances.WorkerStage.run`."""
         values = batch[:, 0, 0, 0]
         self.batches.append(values.tolist())
         took_s = self.fixed_s + len(batch)
@@ -98,7 +95,6 @@ class TwoSteps(HandStage):
     """A stage that lets the next batch in while the last is still being read."""
 
     async def run(self, batch: UInt8Array, is_wanted: Any = None) -> BatchResult:
-        """As `HandStage.run`, but the stage is free before the result is there."""
         self.batches.append(batch[:, 0, 0, 0].tolist())
         self.now_s += self.fixed_s + len(batch)
         self.place.release()
@@ -123,7 +119,6 @@ async def settle() -> None:
 def submit(
     batcher: Batcher, value: int, budget_s: float = 60.0, priority: Priority = ROUTINE
 ) -> asyncio.Future[Any]:
-    """Queue one ROI of this value; its future result."""
     return batcher.submit(roi(value), Deadline.after(budget_s, batcher.clock), priority)
 
 

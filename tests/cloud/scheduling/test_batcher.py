@@ -9,7 +9,6 @@ from tests.cloud.scheduling.builders import STAT, HandStage, TwoSteps, settle, s
 
 
 def wasted_s(batcher: Batcher) -> float:
-    """Model time whose result was not used."""
     value = batcher.telemetry.registry.get_sample_value("overread_cloud_wasted_seconds_total")
     assert value is not None
     return value
