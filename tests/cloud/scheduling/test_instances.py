@@ -108,25 +108,7 @@ async def test_an_instance_that_fails_is_dropped_and_the_other_reads_on(
 def test_an_instance_that_hangs_is_dropped_and_its_rois_fail(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The callers of its batch learn it at once, and the other instance reads on."""
-    monkeypatch.setattr(watchdog, "LEAST_HUNG_S", 0.05)
-    monkeypatch.setattr(watchdog, "HUNG", 0.0)
-
-    @with_batcher(stages=2)
-    async def scenario(batcher: Batcher, first: HandStage, second: HandStage) -> None:
-        hanging = submit(batcher, 1)
-        with pytest.raises(ModelFailed, match="the model hangs"):
-            await hanging
-        assert len(batcher.queue.busy_until_s) == 1
-        first.allow(99)
-        second.allow(99)
-        assert (await submit(batcher, 2)).reading.diameter_mm == 2
-
-    scenario()
-
-
-def test_every_batch_in_an_instance_that_hangs_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An instance of two steps holds two batches; the callers of both learn it."""
+    """One of two steps holds two batches: the callers of both learn it, and the other reads on."""
     monkeypatch.setattr(watchdog, "LEAST_HUNG_S", 0.05)
     monkeypatch.setattr(watchdog, "HUNG", 0.0)
 
@@ -143,6 +125,8 @@ def test_every_batch_in_an_instance_that_hangs_fails(monkeypatch: pytest.MonkeyP
             with pytest.raises(ModelFailed, match="the model hangs"):
                 await asyncio.wait_for(result, 5.0)
         assert not batcher._reading
+        assert len(batcher.queue.busy_until_s) == 1
+        assert (await submit(batcher, 2)).reading.diameter_mm == 2
 
     scenario()
 
