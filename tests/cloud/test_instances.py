@@ -3,7 +3,6 @@
 import asyncio
 import sys
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -13,17 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from cloud.errors import BadSettings
-from cloud.instances import (
-    BatchAbandoned,
-    BatchResult,
-    Instances,
-    WorkerStage,
-    open_instances,
-    stages_of,
-)
-from cloud.scheduling.batcher import Batcher
+from cloud.instances import BatchAbandoned, BatchResult, Instances, WorkerStage, open_instances
 from cloud.settings import CloudSettings
-from cloud.telemetry import Telemetry
 from evaluation.sleeping_cloud import SleepingModel
 from imaging.volume import UInt8Array
 from models.runtime import hardware
@@ -31,6 +21,7 @@ from protos.deadline import Deadline
 from protos.errors import ModelFailed
 from protos.messages import Priority, Verdict
 from tests.cloud.running import MeanReader, make_roi, make_stream, read, run_cloud
+from tests.cloud.scheduling.builders import batcher_of
 from tests.plain_readings import plain
 
 FIXED_S, EACH_S = 0.008, 0.001
@@ -43,20 +34,15 @@ def busy_s(rois: int = 48, **settings: Any) -> dict[str, float]:
 
     async def run() -> None:
         with open_instances(given, model.open) as reader:
-            stages = stages_of(reader, time.monotonic)
-            batcher = Batcher(stages, Telemetry(), max_batch=given.max_batch, max_batch_delay_s=0.0)
-            await batcher.warm_up((2, 2, 2))
-            for device in model.devices.values():
-                device.busy_s = 0.0
-            voxels = np.zeros((2, 2, 2), np.uint8)
-            async with asyncio.timeout(30), batcher:
+            async with batcher_of(reader, given.max_batch) as batcher:
+                for device in model.devices.values():
+                    device.busy_s = 0.0
+                voxels = np.zeros((2, 2, 2), np.uint8)
                 waiting = [
                     batcher.submit(lambda: voxels, Deadline.after(60.0), Priority.ROUTINE)
                     for _ in range(rois)
                 ]
                 await asyncio.gather(*waiting)
-            for one in stages:
-                await one.close()
 
     asyncio.run(run())
     return {name: device.busy_s for name, device in model.devices.items()}

@@ -15,16 +15,16 @@ pytest.importorskip("ray", reason="needs the extra ray")
 from ray.exceptions import RaySystemError
 
 from cloud import watchdog
-from cloud.instances import Instances, open_instances, stages_of
+from cloud.instances import Instances, open_instances
 from cloud.ray_actors import _wait
 from cloud.scheduling.batcher import Batcher
 from cloud.settings import CloudSettings
-from cloud.telemetry import Telemetry
 from models.runtime.errors import UnknownArtifact
 from models.runtime.second_reader import Readings
 from protos.deadline import Deadline
 from protos.errors import ModelFailed
 from protos.messages import Priority
+from tests.cloud.scheduling.builders import batcher_of
 from tests.plain_readings import plain
 
 SETTINGS = CloudSettings(ray="local", instances=2)
@@ -86,13 +86,8 @@ def run(reader: Any, scenario: Callable[[Batcher], Coroutine[Any, Any, None]]) -
     """Run ``scenario`` with a batcher of the reader's instances."""
 
     async def with_batcher() -> None:
-        stages = stages_of(reader, time.monotonic)
-        batcher = Batcher(stages, Telemetry(), max_batch=1, max_batch_delay_s=0.0)
-        await batcher.warm_up((2, 2, 2))
-        async with asyncio.timeout(120), batcher:
+        async with batcher_of(reader, 1) as batcher:
             await scenario(batcher)
-        for one in stages:
-            await one.close()
 
     asyncio.run(with_batcher())
 

@@ -2,13 +2,15 @@
 
 import asyncio
 import concurrent.futures
-from collections.abc import Callable, Coroutine
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from cloud.instances import BatchAbandoned, BatchResult
+from cloud.instances import BatchAbandoned, BatchResult, stages_of
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.cost import BatchTiming, CostModel
 from cloud.scheduling.scheduler import Rules, Scheduler, WaitingRoi
@@ -161,3 +163,15 @@ def with_batcher(
         return test
 
     return decorate
+
+
+@contextlib.asynccontextmanager
+async def batcher_of(reader: Any, max_batch: int) -> AsyncIterator[Batcher]:
+    """A batcher of the instances of a real reader of ROIs of 2 x 2 x 2, which is warmed up."""
+    stages = stages_of(reader, time.monotonic)
+    batcher = Batcher(stages, Telemetry(), max_batch=max_batch, max_batch_delay_s=0.0)
+    await batcher.warm_up((2, 2, 2))
+    async with asyncio.timeout(120), batcher:
+        yield batcher
+    for one in stages:
+        await one.close()
