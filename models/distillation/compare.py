@@ -88,11 +88,13 @@ def run_compare(given: Comparison) -> dict[str, Any]:
     learnt, held_out = _samples(given, material, hybrid)
     teachers, label = read_teachers(hybrid.spec.reads, learnt, held_out)
     weights = weigh(np.stack([t.logits for t in teachers]), label)
+    ends = np.cumsum([len(answers_of(path)[0]) for path in learnt])
     targets = soft_targets(teachers, weights, given.teaching.temperature)
 
     def student(arm: str, seed: int) -> Scores:
         network = ready(make_screening(only(given.start)), given.start, material())
-        soft = _by_sample(targets[arm], learnt)
+        target = targets[arm]
+        soft = None if target is None else np.split(target, ends[:-1])
         trained = train_student(network, learnt, soft, given.teaching, given.rate, seed)
         save(trained, given.out / f"{arm}_{seed}.pt")
         return _scores(material(), trained)
@@ -182,13 +184,6 @@ def soft_targets(
 def best_of(teachers: Sequence[Teacher]) -> Teacher:
     """Return the one with the least loss on the held-out samples."""
     return min(teachers, key=lambda teacher: teacher.held_out_loss)
-
-
-def _by_sample(target: FloatArray | None, samples: Sequence[Path]) -> list[FloatArray] | None:
-    if target is None:
-        return None
-    ends = np.cumsum([len(answers_of(path)[0]) for path in samples])
-    return np.split(target, ends[:-1])
 
 
 def _scores(material: Material, student: nn.Module) -> Scores:

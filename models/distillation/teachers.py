@@ -31,6 +31,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.progress import track
+from scipy.special import entr
 from torch import nn
 
 from imaging.roi import cut_roi
@@ -213,18 +214,14 @@ def weigh(
 
 
 def agreement(chance: FloatArray) -> FloatArray:
-    """Return 1 minus the distance from the mean of the other teachers; 1 if there are none."""
-    teachers = len(chance)
-    if teachers == 1:
-        return np.ones_like(chance)
-    others = (chance.sum(0) - chance) / (teachers - 1)
+    """Return 1 minus the distance from the mean of the other teachers."""
+    others = (chance.sum(0) - chance) / max(len(chance) - 1, 1)
     return np.asarray(1 - np.abs(chance - others))
 
 
 def entropy(chance: FloatArray) -> FloatArray:
     """Return the binary entropy in bits."""
-    p = np.clip(chance, 1e-12, 1 - 1e-12)
-    return np.asarray(-p * np.log2(p) - (1 - p) * np.log2(1 - p))
+    return np.asarray((entr(chance) + entr(1 - chance)) / np.log(2))
 
 
 def weighted_target(logits: FloatArray, weights: FloatArray, temperature: float) -> FloatArray:

@@ -56,9 +56,6 @@ METHODS = {
 }
 """The methods and their titles in tables."""
 
-RESULT, TIME = "result.json", "time.json"
-"""The files of a run: its scores, and the times of its network."""
-
 BATCHES = 32
 """Batches that importance is averaged over."""
 
@@ -100,11 +97,15 @@ def run_compare(
 
     def result_of(cell: Cell) -> dict[str, Any]:
         folder = run.out / cell.name
-        return kept(folder / RESULT, lambda: _run_cell(task(), cell, folder, steps, run.rate))
+        return kept(
+            folder / "result.json", lambda: _run_cell(task(), cell, folder, steps, run.rate)
+        )
 
     def times_of(cell: Cell) -> dict[str, Any]:
         control, folder = (run.out / one.name for one in (cells[0], cell))
-        return kept(folder / TIME, lambda: timed(files(control), files(folder), engine, rounds))
+        return kept(
+            folder / "time.json", lambda: timed(files(control), files(folder), engine, rounds)
+        )
 
     found = [[result_of(replace(cell, seed=seed)) for seed in range(seeds)] for cell in cells]
     times = [times_of(cell) for cell in track(cells, "timing pruned networks")]
@@ -144,9 +145,7 @@ def _run_cell(
     }  # fmt: skip
 
 
-def pruned(
-    task: ScreeningTask, cell: Cell, steps: int, *, count: int = BATCHES
-) -> ScreeningTask | SparseTask:
+def pruned(task: ScreeningTask, cell: Cell, steps: int) -> ScreeningTask | SparseTask:
     """Return a task on a copy of the network without the cell's share of its parameters.
 
     Raises:
@@ -158,11 +157,11 @@ def pruned(
     if cell.method == CONTROL:
         return own
     if cell.method == "channels":
-        scores = channel_scores(own, count, cell.seed)
+        scores = channel_scores(own, BATCHES, cell.seed)
         keep = choose(network.state_dict(), scores, cell.share)
         return replace(own, network=cut(network, keep))
     if cell.method == "weights":
-        importance = weight_scores(own, count, cell.seed)
+        importance = weight_scores(own, BATCHES, cell.seed)
         return SparseTask(own, importance_masks(network, importance, cell.share))
     assert cell.method == "dynamic"
     return SparseTask(own, random_masks(network, cell.share, cell.seed), Regrow(steps))

@@ -120,10 +120,9 @@ def _between(voxels: UInt8Array, axis: int, part: float) -> UInt8Array:
 
 def away_from_marks(places: FloatArray, piece: Piece, margin: float) -> npt.NDArray[np.bool_]:
     """Return which of the places ``(n, 3)`` lie further than ``margin`` from every mark's rim."""
-    away = np.ones(len(places), dtype=bool)
-    for z, y, x, diameter in np.concatenate([piece.nodules, piece.ignored]):
-        away &= np.linalg.norm(places - [z, y, x], axis=1) > diameter / 2 + margin
-    return away
+    marks = np.concatenate([piece.nodules, piece.ignored])
+    away = np.linalg.norm(places[:, None] - marks[None, :, :3], axis=2)
+    return np.asarray((away > marks[:, 3] / 2 + margin).all(1))
 
 
 @dataclass(frozen=True, eq=False)

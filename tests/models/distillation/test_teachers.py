@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.distillation.teachers import agreement, entropy, mean_target, weigh, weighted_target
+from models.distillation.teachers import entropy, mean_target, weigh, weighted_target
 from models.runtime.detection import sigmoid
 
 
@@ -34,7 +34,6 @@ def test_the_one_that_stands_alone_counts_less() -> None:
     alike = np.tile([[3.0, -2.0, 0.1]], (3, 1))
     np.testing.assert_allclose(weigh(alike, np.array([1.0, 1.0, 0.0])), 1 / 3)
     assert weigh(np.array([[-7.0, 2.0]]), np.array([1.0, 0.0])).tolist() == [[1.0, 1.0]]
-    assert agreement(np.array([[0.2]])).tolist() == [[1.0]]
     logits = np.array([[2.0], [2.0], [-2.0]])
     weights = weigh(logits, np.array([1.0]), confidence=0, correct=0)
     assert weights[0] == weights[1] > weights[2]

@@ -1,4 +1,3 @@
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,7 @@ from typer.testing import CliRunner
 from models.__main__ import app
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.pruning import compare
-from models.pruning.compare import (
-    CONTROL,
-    METHODS,
-    Cell,
-    compared,
-    prune_table,
-    pruned,
-    run_compare,
-)
+from models.pruning.compare import CONTROL, METHODS, Cell, compared, prune_table, run_compare
 from models.training.compose import Composer
 from models.training.data import NONE, Cubes, Noise, Piece
 from models.training.runs import Run
@@ -48,7 +39,7 @@ def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     composer = Composer(cubes, [scan], side=48, noise=Noise(48, 0))
     task = ScreeningTask(composer, cubes, [scan], network, batch=2, workers=0)
     monkeypatch.setattr(compare, "make_screening_task", lambda _: task)
-    monkeypatch.setattr(compare, "pruned", partial(pruned, count=1))
+    monkeypatch.setattr(compare, "BATCHES", 1)
     monkeypatch.setattr(
         compare, "load_cubes", lambda *_: Cubes(tuple(cubes), ("a", "b"), np.zeros(0), np.zeros(0))
     )
