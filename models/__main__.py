@@ -4,6 +4,7 @@
 """
 
 import json
+import sys
 import textwrap
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -111,30 +112,17 @@ def _short(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _absent(name: str) -> None:
-    """Add a command that says where it is."""
-
-    @app.command(
-        name,
-        hidden=True,
-        add_help_option=False,
-        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-    )
-    def absent() -> None:
-        _end(in_checkout(f"overread-models {name}", "train"))
-
-
 if find_spec("models.training") is not None:
     from models.cli import app as training
 
     app.add_typer(training)
-else:
-    for one in TRAINING:
-        _absent(one)
 
 
 def main() -> None:
     """Run the command ``overread-models``; an error ends it with one line."""
+    name = "".join(sys.argv[1:2])
+    if name in TRAINING and find_spec("models.training") is None:
+        _end(in_checkout(f"overread-models {name}", "train"))
     rich.reconfigure(stderr=True)  # progress goes to stderr, results to stdout
     try:
         app()
