@@ -89,7 +89,6 @@ def test_the_spec_follows_from_the_weights() -> None:
 
 
 def test_a_member_that_is_not_the_widest_loses_its_decoder() -> None:
-    """Trained alone it had one."""
     alone = HybridNetwork(HybridSpec(reads=(24,), widths=(4, 8, 8), blocks=(1, 1, 1), channels=32))
     wide = HybridNetwork(HybridSpec(reads=(48,), widths=(4, 8, 8), blocks=(1, 1, 1), channels=32))
     both = alone.state_dict() | wide.state_dict()

@@ -37,7 +37,6 @@ class Drawn:
         self._draw = draw
 
     def run(self, boxes: np.ndarray) -> tuple[np.ndarray]:
-        """Maps ``(1, 5, z/4, y/4, x/4)``."""
         maps = np.full((1, 5, *(n // 4 for n in boxes.shape[2:])), -8, np.float32)
         maps[0, 1:] = 0
         self._draw(maps[0])

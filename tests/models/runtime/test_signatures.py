@@ -28,11 +28,6 @@ def vendor(tmp_path: Path) -> tuple[Path, Path]:
     return make_keys(tmp_path / "keys", "vendor")
 
 
-@pytest.fixture
-def hospital(tmp_path: Path) -> tuple[Path, Path]:
-    return make_keys(tmp_path / "keys", "hospital")
-
-
 Pair = tuple[Path, Path]
 
 
@@ -56,8 +51,9 @@ def test_an_unsigned_manifest_is_refused_where_a_key_is_required(
 
 
 def test_each_of_several_keys_is_enough_and_another_is_not(
-    weights: Path, vendor: Pair, hospital: Pair
+    weights: Path, vendor: Pair, tmp_path: Path
 ) -> None:
+    hospital = make_keys(tmp_path / "keys", "hospital")
     sign(weights, vendor[0])
     assert every(weights, (hospital[1], vendor[1]))
     with pytest.raises(UntrustedManifest, match=f"expected one by hospital .*{hospital[1]}"):

@@ -105,7 +105,6 @@ def test_a_part_without_work_and_a_tensor_without_a_batch_axis_are_refused() -> 
 
 @pytest.fixture(scope="module")
 def hybrid() -> onnx.ModelProto:
-    """An untrained small hybrid network."""
     torch.manual_seed(0)
     return export_fp32(HybridNetwork(SMALL_HYBRID).eval(), "hybrid")
 
