@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import logit
 
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
@@ -227,5 +228,4 @@ def _cases(
 
 
 def _logit(probability: float) -> float:
-    clipped = min(max(probability, 1e-6), 1 - 1e-6)
-    return float(np.log(clipped / (1 - clipped)))
+    return float(logit(np.clip(probability, 1e-6, 1 - 1e-6)))

@@ -39,9 +39,9 @@ from imaging.volume import FloatArray
 from models.networks.hybrid import HybridNetwork
 from models.runtime.detection import sigmoid
 from models.training.compose import Composer
-from models.training.data import Piece, away_from_marks
+from models.training.data import Piece
 from models.training.hybrid import LEAST_LOGIT
-from models.training.screening import peaks_of, place_of
+from models.training.screening import apart, peaks_of, place_of
 
 EACH = 4
 """The most nodules, and the most false positives, that teachers read in one sample."""
@@ -72,7 +72,7 @@ def draw_sample(
     peaks = peaks_of(screener, sample.voxels)
     near = peaks.index_zyx[peaks.logit > LEAST_LOGIT]
     # the strongest false positives; of each nodule the candidate that hit it, or its middle
-    false = near[away_from_marks(near, sample, 2.0)][:EACH]
+    false = apart(peaks, sample, 2.0, LEAST_LOGIT).index_zyx[:EACH]
     chosen = rng.permutation(len(sample.nodules))[:EACH]
     found = [place_of(nodule, near) for nodule in sample.nodules[chosen]]
     # nodules first: the label follows from the position

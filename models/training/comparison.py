@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
-from models.training.screening import RATES, ScreeningTask, summary
+from imaging.volume import FloatArray
+from models.training.screening import RATES, ScreeningTask, hits, summary
 
 UNSEEN = -1e9
-"""The logit, in a file, of a nodule without a peak: it is below every threshold."""
+"""The logit, in a file, of a nodule without a peak."""
 
 RESAMPLES = 2000
 
@@ -36,18 +36,15 @@ def scores_of(task: ScreeningTask, network: nn.Module) -> Scores:
 
 def figures(scores: Scores, scans: int) -> dict[str, float]:
     """Return CPM and sensitivities in equal context."""
-    return summary(np.array(scores["found"]), np.array(scores["false_positives"]), scans)
+    return summary(*_logits(scores), scans)
 
 
-def hits(scores: Scores, scans: int) -> npt.NDArray[np.float64]:
-    """Return which nodules are above the threshold of each rate: 0 or 1, ``(nodules, rates)``."""
-    ranked = np.sort(scores["false_positives"])[::-1]
-    counts = [int(rate * scans) for rate in RATES]
-    least = [ranked[n] if n < len(ranked) else UNSEEN / 2 for n in counts]
-    return np.asarray(np.array(scores["found"])[:, None] > np.array(least), dtype=np.float64)
+def _logits(scores: Scores) -> tuple[FloatArray, FloatArray]:
+    found = np.array(scores["found"])
+    return np.where(found > UNSEEN, found, -np.inf), np.array(scores["false_positives"])
 
 
-def points(change: npt.NDArray[np.float64], patients: Sequence[str]) -> dict[str, float]:
+def points(change: FloatArray, patients: Sequence[str]) -> dict[str, float]:
     """Return the mean of ``change`` (seeds, nodules) in points of a hundred, and its 95 % interval.
 
     Each resample draws seeds, and the ``patients`` of the nodules, with replacement. The false
@@ -74,7 +71,8 @@ def gained(
 
     Both hold one network a seed, in the same order.
     """
-    gain = np.stack([hits(a, scans) - hits(b, scans) for a, b in zip(more, less, strict=True)])
+    at = [np.stack([hits(*_logits(one), scans) for one in seeds]) for seeds in (more, less)]
+    gain = at[0] - at[1]
     each = {"cpm": gain.mean(2)}
     each |= {f"at_{rate:g}": gain[:, :, i] for i, rate in enumerate(RATES) if rate >= 1}
     return {name: points(change, patients) for name, change in each.items()}

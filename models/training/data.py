@@ -118,13 +118,6 @@ def _between(voxels: UInt8Array, axis: int, part: float) -> UInt8Array:
     return np.asarray(mixed.reshape(low.shape), np.uint8)
 
 
-def away_from_marks(places: FloatArray, piece: Piece, margin: float) -> npt.NDArray[np.bool_]:
-    """Return which of the places ``(n, 3)`` lie further than ``margin`` from every mark's rim."""
-    marks = np.concatenate([piece.nodules, piece.ignored])
-    away = np.linalg.norm(places[:, None] - marks[None, :, :3], axis=2)
-    return np.asarray((away > marks[:, 3] / 2 + margin).all(1))
-
-
 @dataclass(frozen=True, eq=False)
 class Cubes:
     """Cubes of one split, each with its nodule in the middle.

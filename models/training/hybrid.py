@@ -29,7 +29,6 @@ from models.training.data import (
     Cubes,
     Noise,
     Piece,
-    away_from_marks,
     draw_batches,
     flip,
     resize,
@@ -37,7 +36,6 @@ from models.training.data import (
     simulate_scanner,
 )
 from models.training.screening import (
-    RATES,
     apart,
     best_logit,
     hit_of,
@@ -45,7 +43,7 @@ from models.training.screening import (
     peaks_of_each,
     peaks_of_tiles,
     place_of,
-    sensitivity_at,
+    summary,
 )
 from models.training.tiles import tile_around
 
@@ -130,16 +128,16 @@ class RegionDrawer:
         # the candidates that the edge would send; those on no mark are false
         peaks = peaks_of(network, sample.voxels)
         near = peaks.index_zyx[peaks.logit > LEAST_LOGIT]
-        false = away_from_marks(near, sample, 2.0)
+        false = apart(peaks, sample, 2.0, LEAST_LOGIT)
         # strong false candidates are drawn more often: the cloud is asked about these
-        odds = 0.08 + sigmoid(peaks.logit[: len(near)][false] + 2)
+        odds = 0.08 + sigmoid(false.logit + 2)
         # as many of each kind, so that the sample's composition does not tell the label
         count = min(len(sample.nodules), len(odds), EACH)
         others = list[Region]()
         if len(odds):
             some = min(max(count, 1), len(odds))
             chosen = rng.choice(len(odds), some, replace=False, p=odds / odds.sum())
-            others = [self._cut(sample, np.append(near[false][i], 0.0), rng) for i in chosen]
+            others = [self._cut(sample, np.append(false.index_zyx[i], 0.0), rng) for i in chosen]
         found = rng.permutation(len(sample.nodules))[: max(count, 1)]
         nodules = [self._around(sample, sample.nodules[i], near, rng) for i in found]
         both = [*others, *nodules]
@@ -278,9 +276,8 @@ class HybridTask:
                 ),
                 "edge": (held.nodule_logit, held.false_positive_logit),
             }
-            for name, (hits, false) in pairs.items():
-                at = [sensitivity_at(hits, false, rate * held.scans) for rate in RATES]
-                found[f"{context}_{name}"] = float(np.mean(at))
+            for name, logit in pairs.items():
+                found[f"{context}_{name}"] = summary(*logit, held.scans)["cpm"]
         return found
 
 

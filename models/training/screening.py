@@ -14,7 +14,7 @@ from imaging.volume import FloatArray, UInt8Array
 from models.runtime.detection import STRIDE, Peaks, find_peaks
 from models.runtime.screener import padded
 from models.training.compose import Composer, cut_out
-from models.training.data import Batch, Piece, away_from_marks, draw_batches
+from models.training.data import Batch, Piece, draw_batches
 from models.training.tiles import of_tiles, tiles
 
 RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
@@ -174,9 +174,20 @@ class ScreeningTask:
         return np.array(found), np.concatenate(false)
 
 
+def hits(found: FloatArray, false: FloatArray, scans: int) -> FloatArray:
+    """Return which nodules are found at each of the `RATES`: 0 or 1, ``(nodules, rates)``.
+
+    Given are the logits of nodules, -inf without a peak, and of the false positives of ``scans``.
+    The threshold is the lowest at which no more false positives than the rate's are left.
+    """
+    ranked = np.append(np.sort(false)[::-1], -np.inf)
+    least = ranked[[min(int(rate * scans), len(false)) for rate in RATES]]
+    return np.asarray(found[:, None] > least, np.float64)
+
+
 def summary(found: FloatArray, false: FloatArray, scans: int) -> dict[str, float]:
-    """Return the figures of `ScreeningTask.evaluate` from its scores and the number of scans."""
-    at = [sensitivity_at(found, false, rate * scans) for rate in RATES]
+    """Return the CPM, and the sensitivities at 1, 2, 4 and 8 false positives a scan, by `hits`."""
+    at = hits(found, false, scans).mean(0).tolist()
     named = {f"at_{rate:g}": value for rate, value in zip(RATES, at, strict=True) if rate >= 1}
     return {"cpm": float(np.mean(at)), **named}
 
@@ -248,11 +259,7 @@ def place_of(nodule: FloatArray, candidates: FloatArray) -> FloatArray:
 
 def apart(peaks: Peaks, scan: Piece, margin: float, above: float = -np.inf) -> Peaks:
     """Return the peaks above a logit and further than ``margin`` from the rims of all marks."""
-    return peaks.at(away_from_marks(peaks.index_zyx, scan, margin) & (peaks.logit > above))
-
-
-def sensitivity_at(found: FloatArray, false: FloatArray, allowed: float) -> float:
-    """Return the share of ``found`` above the lowest threshold with ``allowed`` false positives."""
-    ranked = np.sort(false)[::-1]
-    count = int(allowed)
-    return float(np.mean(found > (ranked[count] if count < len(ranked) else -np.inf)))
+    marks = np.concatenate([scan.nodules, scan.ignored])
+    away = np.linalg.norm(peaks.index_zyx[:, None] - marks[:, :3], axis=2)
+    clear = (away > marks[:, 3] / 2 + margin).all(1)
+    return peaks.at(clear & (peaks.logit > above))

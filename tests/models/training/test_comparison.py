@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from models.training.comparison import Scores, figures, gained, hits, points
-from models.training.screening import summary
+from models.training.comparison import UNSEEN, Scores, figures, gained, points
 
 
 def scores(found: list[float], false_positives: list[float]) -> Scores:
@@ -18,13 +17,12 @@ def test_figures_are_of_equal_context() -> None:
     assert found["cpm"] == pytest.approx((5 * 0.5 + 2) / 7)
 
 
-def test_hits_agree_with_the_evaluation() -> None:
-    rng = np.random.default_rng(0)
-    found, false_positives = rng.normal(1, 2, 50), rng.normal(-1, 2, 30)
-    own = hits(scores(found.tolist(), false_positives.tolist()), 1).mean(0)
-    evaluated = summary(found, false_positives, 1)
-    assert own.mean() == pytest.approx(evaluated["cpm"])
-    assert own[-1] == pytest.approx(evaluated["at_8"])
+def test_a_nodule_without_a_peak_is_found_at_no_rate() -> None:
+    """Even if there are fewer false positives than the rate allows."""
+    unseen, seen = scores([UNSEEN], [1.0]), scores([0.0], [1.0])
+    assert figures(unseen, 1)["at_8"] == 0
+    assert figures(seen, 1)["at_8"] == 1
+    assert gained([seen], [unseen], ["a"], 1)["at_8"]["value"] == 100
 
 
 def test_an_interval_is_by_patient() -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from models.networks.hybrid import Answers, HybridNetwork
 from models.training import hybrid
 from models.training.compose import Composer
-from models.training.data import Cubes, Noise, Piece, away_from_marks
+from models.training.data import Cubes, Noise, Piece
 from models.training.hybrid import (
     EDGE_WEIGHT,
     HybridTask,
@@ -160,14 +160,6 @@ def test_the_readers_means_become_targets() -> None:
     malignancy, texture = rated(cubes)
     np.testing.assert_array_equal(malignancy, [0, 0.5, 1, np.nan])
     np.testing.assert_array_equal(texture, [0, 1, 2, -1])
-
-
-def test_locations_at_annotations_are_no_false_positives() -> None:
-    """Neither at a nodule nor at an ignored mark, and only from 4 mm beyond their rim on."""
-    voxels = np.zeros((8, 8, 8), np.uint8)
-    piece = Piece(voxels, voxels, np.array([[20.0, 20, 20, 10]]), np.array([[60.0, 60, 60, 6]]))
-    places = np.array([[20.0, 20, 28.5], [20, 20, 29.5], [60, 60, 66.5], [60, 60, 67.5]])
-    np.testing.assert_array_equal(away_from_marks(places, piece, 4), [False, True, False, True])
 
 
 def task() -> HybridTask:

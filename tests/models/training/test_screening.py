@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from models.runtime.detection import find_peaks
+from models.runtime.detection import Peaks, find_peaks
 from models.training.compose import Composer
 from models.training.data import Piece
 from models.training.screening import (
     ScreeningTask,
+    apart,
     heat_loss,
     make_targets,
     peaks_of,
@@ -42,6 +43,16 @@ def test_false_positives_are_mined_where_no_nodule_is() -> None:
     learning.refresh(BrightHeat())
     (hard,) = learning.composer.hard
     assert sorted(np.rint(hard[:, 0] / 20).astype(int).tolist()) == [2, 3, 4]
+
+
+def test_locations_at_annotations_are_no_false_positives() -> None:
+    """Neither at a nodule nor at an ignored mark, and only from 4 mm beyond their rim on."""
+    voxels = np.zeros((8, 8, 8), np.uint8)
+    piece = Piece(voxels, voxels, np.array([[20.0, 20, 20, 10]]), np.array([[60.0, 60, 60, 6]]))
+    places = np.array([[20.0, 20, 28.5], [20, 20, 29.5], [60, 60, 66.5], [60, 60, 67.5]])
+    peaks = Peaks(np.arange(4.0), places, np.full(4, 5.0))
+    assert apart(peaks, piece, 4).logit.tolist() == [1, 3]
+    assert apart(peaks, piece, 4, above=1).logit.tolist() == [3]
 
 
 def test_peaks_come_in_the_order_of_their_boxes() -> None:
