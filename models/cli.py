@@ -269,6 +269,11 @@ def sensitivity(
 
 FineTuning = Annotated[int, typer.Option(min=1, help="Steps of fine-tuning of each run.")]
 PruneSeed = Annotated[int, typer.Option(help="Seed of samples and of random masks.")]
+_SHARE = typer.Option(
+    min=1e-6,
+    max=0.999999,
+    help="Share of the parameters to prune; `compare`: default 0.2, 0.42, 0.6 and 0.8.",
+)
 
 
 @prune.command("compare")
@@ -281,10 +286,7 @@ def prune_compare(
     way: Annotated[
         list[str] | None, typer.Option(help="weights, channels or dynamic; default: all three.")
     ] = None,
-    share: Annotated[
-        list[float] | None,
-        typer.Option(help="Share of the parameters to prune; default: 0.2, 0.42, 0.6 and 0.8."),
-    ] = None,
+    share: Annotated[list[float] | None, _SHARE] = None,
     rate: Rate = 1e-4,
     phantoms: Phantoms = 16,
     cache: Cache = PHANTOMS,
@@ -296,14 +298,11 @@ def prune_compare(
     from models.pruning.compare import CONTROL, METHODS, Cell, prune_table, run_compare
     from models.training.runs import Run
 
-    known = [one for one in METHODS if one != CONTROL]
-    methods, shares = way or known, share or [0.2, 0.42, 0.6, 0.8]
-    if unknown := set(methods) - set(known):
+    known = [name for name in METHODS if name != CONTROL]
+    if unknown := set(way or ()) - set(known):
         raise typer.BadParameter(f"--way {sorted(unknown)}, expected one of {sorted(known)}")
-    for one in shares:
-        _check_share(one)
     run = Run(data, out, rate, (start,), cache, phantoms)
-    cells = [Cell(method, one) for method in methods for one in shares]
+    cells = [Cell(method, one) for method in way or known for one in share or (0.2, 0.42, 0.6, 0.8)]
     result = run_compare(run, cells, steps=steps, seeds=seeds, engine=engine, rounds=rounds)
     show_section(result, as_json, prune_table(result))
 
@@ -313,7 +312,7 @@ def structured(
     start: Start,
     data: Data,
     out: Out,
-    share: Annotated[float, typer.Option(help="Share of the parameters to prune.")] = 0.42,
+    share: Annotated[float, _SHARE] = 0.42,
     steps: FineTuning = 100,
     rate: Rate = 1e-4,
     phantoms: Phantoms = 16,
@@ -325,15 +324,9 @@ def structured(
     from models.pruning.compare import run_structured
     from models.training.runs import Run
 
-    _check_share(share)
     run = Run(data, out, rate, (start,), cache, phantoms, seed)
     result = run_structured(run, share, steps)
     show_section(result, as_json, json.dumps(result, indent=2))
-
-
-def _check_share(share: float) -> None:
-    if not 0 < share < 1:
-        raise typer.BadParameter(f"--share {share:g}, expected a value between 0 and 1")
 
 
 @app.command("fit")

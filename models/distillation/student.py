@@ -7,7 +7,7 @@ highest heat logit of the place's cell and its neighbours, which a peak there wo
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from models.distillation.teachers import EACH, load_sample
 from models.runtime.detection import STRIDE
 from models.training.data import Batch, draw_batches, flip
 from models.training.loop import fine_tune
-from models.training.screening import Targets, make_targets, screening_loss
+from models.training.screening import make_targets, screening_loss
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,10 @@ def sample_of(path: Path, soft: FloatArray | None, rng: np.random.Generator) -> 
     cells[:count] = np.clip(np.floor((places + 0.5) / STRIDE), 0, limit)
     if soft is not None:
         wanted[:count], taught[:count] = soft, 1
-    targets = make_targets(sample)
     return {
         "voxels": torch.from_numpy(np.ascontiguousarray(sample.voxels))[None],
         "cells": torch.from_numpy(cells),
         "soft": torch.tensor(wanted, dtype=torch.float32),
         "taught": torch.tensor(taught, dtype=torch.float32),
-        **{f.name: torch.from_numpy(getattr(targets, f.name)) for f in fields(Targets)},
+        **make_targets(sample),
     }

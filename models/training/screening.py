@@ -1,11 +1,10 @@
 """The screening network's training: composed samples in, its loss, its figures on validation."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -23,30 +22,17 @@ RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
 SAMPLES_A_CUT = 3
 """One of three samples comes again, cut out: a batch has four."""
 
-FloatMap = npt.NDArray[np.float32]
 
+def make_targets(sample: Piece) -> Batch:
+    """Return maps of a sample, whose sides are multiples of `STRIDE`, on the network's grid.
 
-@dataclass(frozen=True, eq=False)
-class Targets:
-    """Maps of one sample on the network's grid ``(z, y, x)``.
-
-    Attributes:
+    Each is float32 ``(z, y, x)``:
         heat: 1 at a nodule's centre, falling off as a Gaussian.
         weight: 0 at ignored marks, else 1.
         box: ``(4, z, y, x)``: offsets in cells and ln of the diameter, where ``near`` is not 0.
         near: the weight of the box terms: the heat where it is above one half.
         share: the share of the cell that is nodule.
     """
-
-    heat: FloatMap
-    weight: FloatMap
-    box: FloatMap
-    near: FloatMap
-    share: FloatMap
-
-
-def make_targets(sample: Piece) -> Targets:
-    """Return the targets of a sample whose sides are multiples of `STRIDE`."""
     grid = tuple(n // STRIDE for n in sample.voxels.shape)
     heat, weight = np.zeros(grid, np.float32), np.ones(grid, np.float32)
     box = np.zeros((4, *grid), np.float32)
@@ -73,7 +59,8 @@ def make_targets(sample: Piece) -> Targets:
     z, y, x = grid
     blocks = sample.mask.reshape(z, STRIDE, y, STRIDE, x, STRIDE)
     share = blocks.mean((1, 3, 5), dtype=np.float32) / 255
-    return Targets(heat, weight, box, near, np.asarray(share, np.float32))
+    maps = {"heat": heat, "weight": weight, "box": box, "near": near, "share": share}
+    return {name: torch.from_numpy(one) for name, one in maps.items()}
 
 
 def heat_loss(logit: torch.Tensor, heat: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -94,9 +81,9 @@ def heat_loss(logit: torch.Tensor, heat: torch.Tensor, weight: torch.Tensor) -> 
 def screening_loss(maps: torch.Tensor, targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the terms of the screening loss, to be summed.
 
-    ``maps`` is ``(n, 6, z, y, x)`` as the network gives in training; ``targets`` holds the
-    fields of `Targets`, stacked, and may hold ``cut`` ``(n,)``: which sample is the one before it,
-    cut out. Both must give a nodule the same logit.
+    ``maps`` is ``(n, 6, z, y, x)`` as the network gives in training; ``targets`` holds what
+    `make_targets` gives, stacked, and may hold ``cut`` ``(n,)``: which sample is the one before
+    it, cut out. Both must give a nodule the same logit.
     """
     near = targets["near"]
     box = F.smooth_l1_loss(maps[:, 1:5], targets["box"], reduction="none", beta=0.3).sum(1)
@@ -137,7 +124,7 @@ class ScreeningTask:
     workers: int = 2
 
     def batches(self, seed: int) -> Iterator[Batch]:
-        """Yield ``voxels`` uint8 ``(n, 1, z, y, x)`` and the fields of `Targets`, without end.
+        """Yield ``voxels`` uint8 ``(n, 1, z, y, x)`` and the maps of `make_targets`, without end.
 
         ``cut`` ``(n,)`` tells which sample is the one before it, cut out.
         """
@@ -203,11 +190,10 @@ def _samples(composer: Composer, rng: np.random.Generator) -> Iterator[Batch]:
 
 
 def _batched(sample: Piece, *, cut: bool) -> Batch:
-    targets = make_targets(sample)
     return {
         "voxels": torch.from_numpy(sample.voxels.copy())[None],
         "cut": torch.tensor(cut),
-        **{f.name: torch.from_numpy(getattr(targets, f.name)) for f in fields(Targets)},
+        **make_targets(sample),
     }
 
 

@@ -91,8 +91,8 @@ def sample(nodules: list[list[float]], ignored: list[list[float]] | None = None)
 def test_decoding_the_targets_gives_the_nodules_back() -> None:
     nodules = [[12.3, 20.8, 33.1, 5.0], [30.0, 35.5, 10.2, 18.0]]
     targets = make_targets(sample(nodules))
-    heat = np.log(np.clip(targets.heat, 1e-4, 1 - 1e-4) / (1 - np.clip(targets.heat, 1e-4, 0.9999)))
-    maps = np.concatenate([heat[None], targets.box]).astype(np.float32)
+    heat = torch.logit(targets["heat"], 1e-4)
+    maps = torch.cat([heat[None], targets["box"]]).numpy()
     peaks = find_peaks(maps, least_logit=5, most=9)
     order = np.argsort(peaks.diameter_mm)
     np.testing.assert_allclose(peaks.index_zyx[order], np.array(nodules)[:, :3], atol=0.01)
@@ -102,16 +102,16 @@ def test_decoding_the_targets_gives_the_nodules_back() -> None:
 def test_ignored_marks_weigh_nothing_but_a_nodule_does() -> None:
     """Around an ignored mark the weight is 0; a nodule inside it still counts."""
     targets = make_targets(sample([[22.0, 22, 22, 6]], [[22.0, 22, 22, 20]]))
-    assert targets.weight[5, 5, 5] == 1
-    assert targets.weight[5, 5, 7] == 0
-    assert targets.weight[0, 0, 0] == 1
+    assert targets["weight"][5, 5, 5] == 1
+    assert targets["weight"][5, 5, 7] == 0
+    assert targets["weight"][0, 0, 0] == 1
 
 
 def test_the_share_is_the_part_of_the_cell_that_is_nodule() -> None:
     piece = sample([[10.0, 10, 10, 6]])
     mask = piece.mask.copy()
     mask[8:10, 8:12, 8:12] = 255
-    share = make_targets(Piece(piece.voxels, mask, piece.nodules, piece.ignored)).share
+    share = make_targets(Piece(piece.voxels, mask, piece.nodules, piece.ignored))["share"]
     assert share[2, 2, 2] == 0.5
     assert share.sum() == 0.5
 
