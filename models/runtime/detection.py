@@ -1,6 +1,6 @@
 """From the screening network's maps to candidates: peaks, their position and diameter."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,32 +50,19 @@ class Peaks:
         return Peaks(self.logit[chosen], self.index_zyx[chosen], self.diameter_mm[chosen])
 
 
-@dataclass(frozen=True)
-class SizePrior:
-    """A bonus on the logit of large peaks: ``per_mm`` above ``from_mm``, up to ``most``."""
-
-    from_mm: float
-    per_mm: float
-    most: float
-
-    def logit(self, diameter_mm: FloatArray) -> FloatArray:
-        """Return the bonus for these diameters ``(n,)``."""
-        return np.clip((diameter_mm - self.from_mm) * self.per_mm, 0.0, self.most)
-
-
 def find_peaks(
     maps: FloatMap,
     *,
     least_logit: float,
     most: int,
-    prior: SizePrior | None = None,
+    prior: Callable[[FloatArray], FloatArray] | None = None,
     voxel_mm: float = 1.0,
 ) -> Peaks:
     """Return peaks of the heat map of at least ``least_logit``, at most ``most`` of them.
 
     ``maps`` is ``(5, z, y, x)``: heat logit, offsets z, y, x in cells, ln of the diameter in
-    voxels of ``voxel_mm``. ``prior`` is added to the logits. Of two peaks closer than half the
-    larger one's diameter (or one cell) the stronger stays.
+    voxels of ``voxel_mm``. ``prior`` of the diameters in mm is added to the logits. Of two peaks
+    closer than half the larger one's diameter (or one cell) the stronger stays.
     """
     heat = maps[0]
     # cells that are the maximum of their neighbourhood, with offsets and diameters of 2 to 100 mm
@@ -83,7 +70,7 @@ def find_peaks(
     values = maps[:, cells[:, 0], cells[:, 1], cells[:, 2]].astype(np.float64)
     diameter = np.exp(np.clip(values[4], *np.log(np.array([2.0, 100.0]) / voxel_mm)))
     if prior is not None:
-        values[0] += prior.logit(diameter * voxel_mm)
+        values[0] += prior(diameter * voxel_mm)
     # strongest first; the cell's centre plus the offset, in voxels
     order = np.argsort(-values[0], kind="stable")[: 4 * most]
     cells, values, diameter = cells[order], values[:, order], diameter[order]

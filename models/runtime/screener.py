@@ -8,15 +8,8 @@ import cv2
 import numpy as np
 
 from imaging.preprocess import Preprocessed
-from imaging.volume import UInt8Array
-from models.runtime.detection import (
-    Candidate,
-    Peaks,
-    SizePrior,
-    find_peaks,
-    strongest,
-    to_candidates,
-)
+from imaging.volume import FloatArray, UInt8Array
+from models.runtime.detection import Candidate, Peaks, find_peaks, strongest, to_candidates
 from models.runtime.session import Opened, Opening, open_as
 
 PAD_TO = 16
@@ -24,9 +17,6 @@ PAD_TO = 16
 
 READING = 5
 """Increase it if boxes are read differently: calibrations of another reading are void."""
-
-PRIOR = SizePrior(from_mm=18.0, per_mm=0.25, most=2.0)
-"""Chosen on training and validation scans, where such large peaks in lungs are lesions only."""
 
 COARSE_MM = 2.0
 """Voxel size of the reading at half the resolution."""
@@ -78,9 +68,17 @@ class Screener(Opened):
             maps[0],
             least_logit=LEAST_LOGIT,
             most=2 * MOST_CANDIDATES,
-            prior=PRIOR,
+            prior=size_prior,
             voxel_mm=voxel_mm,
         )
+
+
+def size_prior(diameter_mm: FloatArray) -> FloatArray:
+    """Return the bonus on the logits of large peaks ``(n,)``: 0.25 for each mm above 18, at most 2.
+
+    Chosen on training and validation scans, where such large peaks in lungs are lesions only.
+    """
+    return np.clip((diameter_mm - 18.0) * 0.25, 0.0, 2.0)
 
 
 def read_by(version: str) -> str:

@@ -2,7 +2,8 @@ import numpy as np
 from scipy.special import expit
 
 from imaging.volume import Geometry
-from models.runtime.detection import Peaks, SizePrior, find_peaks, sigmoid, strongest, to_candidates
+from models.runtime.detection import Peaks, find_peaks, sigmoid, strongest, to_candidates
+from models.runtime.screener import size_prior
 
 
 def maps_with(*peaks: tuple[tuple[int, int, int], float, float]) -> np.ndarray:
@@ -40,20 +41,18 @@ def test_the_weaker_of_two_peaks_inside_one_nodule_goes() -> None:
 
 
 def test_what_is_large_is_likelier_a_nodule() -> None:
-    prior = SizePrior(from_mm=18.0, per_mm=0.25, most=2.0)
-    added = prior.logit(np.array([5.0, 18.0, 22.0, 26.0, 60.0]))
+    added = size_prior(np.array([5.0, 18.0, 22.0, 26.0, 60.0]))
     np.testing.assert_allclose(added, [0.0, 0.0, 1.0, 2.0, 2.0])
     maps = maps_with(((5, 5, 5), 0.0, 24.0), ((5, 5, 7), 1.0, 5.0))
-    peaks = find_peaks(maps, least_logit=-5, most=9, prior=prior)
+    peaks = find_peaks(maps, least_logit=-5, most=9, prior=size_prior)
     np.testing.assert_allclose(peaks.logit, [1.5], rtol=1e-6)
     np.testing.assert_allclose(peaks.diameter_mm, [24.0], rtol=1e-6)
 
 
 def test_diameters_of_a_coarse_map_are_in_mm() -> None:
     """What is 12 voxels of 2 mm across is 24 mm, for the prior too."""
-    prior = SizePrior(from_mm=18.0, per_mm=0.25, most=2.0)
     maps = maps_with(((5, 5, 5), 0.0, 12.0))
-    peaks = find_peaks(maps, least_logit=-5, most=9, prior=prior, voxel_mm=2.0)
+    peaks = find_peaks(maps, least_logit=-5, most=9, prior=size_prior, voxel_mm=2.0)
     np.testing.assert_allclose([*peaks.diameter_mm, *peaks.logit], [24.0, 1.5], rtol=1e-6)
 
 
