@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from torch import nn
 
@@ -70,6 +71,13 @@ def told(network: nn.Module, count: int) -> list[np.ndarray]:
     with torch.inference_mode():
         out = network(unit(count))
     return [o.numpy() for o in (out if isinstance(out, tuple) else (out,))]
+
+
+def answered(content: bytes, **given: np.ndarray) -> list[np.ndarray]:
+    """What a file answers on the reference engine."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return list(onnxruntime.InferenceSession(content, options).run(None, given))
 
 
 def unit(count: int) -> torch.Tensor:

@@ -1,6 +1,5 @@
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
@@ -9,7 +8,7 @@ from models.quantization.sensitivity import match_loss, select_layers, sensitivi
 from models.quantization.simulation import Simulation, exact_weights, to_onnx
 from models.runtime.artifacts import expanded
 from models.runtime.errors import UnfitArtifact
-from tests.models.small_networks import exported, pictures, quantized, settled, told, unit
+from tests.models.small_networks import answered, exported, pictures, quantized, settled, told, unit
 
 Made = tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
 """A network, its float export, and its INT8 form."""
@@ -33,10 +32,7 @@ def simulation(quantised: Made) -> Simulation:
 
 
 def served(content: bytes) -> list[np.ndarray]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options)
-    return list(session.run(None, {"voxels": pictures(2)}))
+    return answered(content, voxels=pictures(2))
 
 
 def agree(found: list[np.ndarray], wanted: list[np.ndarray]) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx.parser
-import onnxruntime
 import pytest
 from onnx import numpy_helper
 
 from models.runtime import engines
 from models.runtime.artifacts import find
 from models.runtime.engines import Outputs, Runner, pointwise_upsampling, start
+from tests.models.small_networks import answered
 
 SAMPLE = [np.arange(8, dtype=np.float32)[:, None]]
 
@@ -104,20 +104,13 @@ def transposed(stride: int, *, bias: bool) -> bytes:
     return model.SerializeToString()
 
 
-def answer(content: bytes, x: np.ndarray, name: str) -> list[np.ndarray]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options)
-    return list(session.run(None, {name: x}))
-
-
 @pytest.mark.parametrize("bias", [True, False])
 def test_patches_land_where_they_did(bias: bool) -> None:
     content = transposed(2, bias=bias)
     new = pointwise_upsampling(content)
     assert "ConvTranspose" not in {n.op_type for n in onnx.load_from_string(new).graph.node}
     x = np.random.default_rng(1).standard_normal((3, 3, 4, 5, 6)).astype(np.float32)
-    (found,), (wanted,) = answer(new, x, "x"), answer(content, x, "x")
+    (found,), (wanted,) = answered(new, x=x), answered(content, x=x)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
@@ -135,7 +128,7 @@ def test_the_shipped_hybrid_answers_as_its_file() -> None:
     new = pointwise_upsampling(content)
     assert new != content
     x = np.random.default_rng(2).integers(0, 256, (2, 1, 48, 48, 48), dtype=np.uint8)
-    for found, wanted in zip(answer(new, x, "voxels"), answer(content, x, "voxels"), strict=True):
+    for found, wanted in zip(answered(new, voxels=x), answered(content, voxels=x), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
