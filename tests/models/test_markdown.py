@@ -7,6 +7,12 @@ def test_a_table_has_a_line_for_each_row() -> None:
     assert Rows(["a", "b"], [[1, "x"]]).markdown() == "| a | b |\n| --- | --- |\n| 1 | x |\n"
 
 
+def test_a_terminal_shows_the_same_table_with_its_title() -> None:
+    shown = Rows(["a", "b"], [[1, "x"]], "c").__rich__()
+    assert shown.title == "c"
+    assert [(one.header, *one.cells) for one in shown.columns] == [("a", "1"), ("b", "x")]
+
+
 def test_numbers_come_with_their_intervals() -> None:
     assert interval(POINT, 2) == "0.92 (0.85--)"
     assert percents(POINT) == "91.6 (85--)"
