@@ -1,16 +1,13 @@
 """What ``overread-edge doctor`` says: the results of checks, and checks that several parts need."""
 
-import sqlite3
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
 
-from edge.database import BUSY_S
 from process.http import host_and_port, unbindable
 from process.tls import TlsFiles
 
@@ -83,15 +80,4 @@ def folder_problem(folder: Path) -> str:
             file.flush()
     except OSError as error:
         return f"{folder}: {error.strerror}"
-    return ""
-
-
-def database_problem(path: Path) -> str:
-    """Return why the database does not answer; empty if it does."""
-    try:
-        uri = f"{path.absolute().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_S)) as database:
-            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.Error as error:
-        return f"{path}: {error}"
     return ""

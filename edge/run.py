@@ -21,7 +21,7 @@ import structlog
 from edge.agent.loop import ReadStudy, main_loop
 from edge.assemble import open_pipeline
 from edge.audit import Event
-from edge.checks import database_problem, folder_problem
+from edge.checks import folder_problem
 from edge.database import Schema, StepHook
 from edge.dicom_in.part import ReceivePart
 from edge.dicom_out.deliver import MakeObjects, made_objects
@@ -166,7 +166,7 @@ def readiness(agent: Agent) -> dict[str, Callable[[], str]]:
         "inbox": partial(folder_problem, folders.inbox),
         "outbox": partial(folder_problem, folders.outbox),
         "state_dir": partial(folder_problem, folders.state),
-        "database": partial(database_problem, agent.site.database),
+        "database": agent.site.problem,
     }
     for part in agent.parts:
         checks |= part.ready()

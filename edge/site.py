@@ -52,6 +52,15 @@ class Site:
             database.execute("PRAGMA query_only = ON")
             yield database
 
+    def problem(self) -> str:
+        """Return why the database does not answer; empty if it does."""
+        try:
+            with self.reading() as database:
+                database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.Error as error:
+            return f"{self.database}: {error}"
+        return ""
+
     @contextmanager
     def opened(self) -> Iterator[StudyStore]:
         """Open the database for one use, beside an agent that may run; errors say what to do.

@@ -163,7 +163,7 @@ def _adopt_later_parts(key: str, study: Path, out: Path, store: StudyStore) -> N
     version = max(1, version_in(out, key)) + 1
     for part in parts[reported:]:
         images = sum(1 for _ in arrived(part))
-        store.parts.adopt(part.name.removeprefix("part-"), key, version, images)
+        store.parts.put(part.name.removeprefix("part-"), key, version, images)
 
 
 def _reason(path: Path) -> dict[str, str]:

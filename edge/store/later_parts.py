@@ -47,11 +47,14 @@ class PartStore:
             "INSERT OR REPLACE INTO series VALUES (?, ?)", [(one, study_key) for one in series]
         )
 
-    def begin(self, part_key: str, study_key: str, new_images: int) -> None:
-        """Note to which study the later part belongs; in the transaction of its step JOINING."""
+    def put(self, part_key: str, study_key: str, version: int, images: int) -> None:
+        """Note which version of a study's report has the images of a later part, 0: none yet.
+
+        It belongs to the transaction of the step.
+        """
         self._database.execute(
-            "INSERT INTO parts (part_key, study_key, images) VALUES (?, ?, ?)",
-            (part_key, study_key, new_images),
+            "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?)",
+            (part_key, study_key, version, images),
         )
 
     def forget(self, study_key: str) -> None:
@@ -77,20 +80,6 @@ class PartStore:
         query = "SELECT study_key, images FROM parts WHERE part_key = ?"
         row = self._database.execute(query, (part_key,)).fetchone()
         return row["study_key"], row["images"]
-
-    def finish(self, part_key: str, version: int, images: int) -> None:
-        """Note the version that will have the images; in the transaction that ends JOINING."""
-        self._database.execute(
-            "UPDATE parts SET version = ?, images = ? WHERE part_key = ?",
-            (version, images, part_key),
-        )
-
-    def adopt(self, part_key: str, study_key: str, version: int, images: int) -> None:
-        """Note a later part that lies with its study and that no row knows."""
-        self._database.execute(
-            "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?)",
-            (part_key, study_key, version, images),
-        )
 
     def later_parts(self, study_key: str) -> tuple[tuple[int, int], ...]:
         """Return version and images of the later parts that have joined a study, in their order."""

@@ -285,7 +285,7 @@ class StudyStore:
         Raises:
             WrongStep: the part is not at CLAIMED.
         """
-        also = partial(self.parts.begin, key, study_key, new_images)
+        also = partial(self.parts.put, key, study_key, 0, new_images)
         return self._update(key, Step.JOINING, {"attempts": 0}, also)
 
     def add_changed(self, key: str, study_key: str, images: int, notes: Mapping[str, str]) -> None:
@@ -316,7 +316,7 @@ class StudyStore:
         study_key, _ = self.parts.part(key)
 
         def reopen() -> None:
-            self.parts.finish(key, version, images)
+            self.parts.put(key, study_key, version, images)
             self.pending.delete(study_key)
             if (at := self.get(study_key).step) not in (Step.DONE, Step.QUARANTINED):
                 raise WrongStep(f"study {study_key} is at {at.value}")

@@ -95,12 +95,6 @@ def test_a_study_without_time_left_is_read_by_the_edge_alone_and_pending(tmp_pat
     assert report.took_s > report.deadline_s
 
 
-def test_site_without_a_cloud_gets_a_final_report(tmp_path: Path) -> None:
-    report = report_of(pipeline_of(NoSecondReader()), tmp_path)
-    assert (report.status, report.second_reading) == (Status.FINAL, SecondReading.OFF)
-    assert report.second_reading_reason == "no second reader is configured"
-
-
 def test_unreadable_study_is_reported_as_refused(tmp_path: Path) -> None:
     def no_lung(_volume: Volume, source: Path) -> Preprocessed:
         raise NoLung("no air inside the body", source)

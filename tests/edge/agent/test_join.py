@@ -1,10 +1,12 @@
 """Images that arrive after their study was reported: one study, one report in two versions."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import Dataset
 from structlog.testing import capture_logs
 
 from edge.agent import join
@@ -47,8 +49,8 @@ class Reader:
         return read_and_report(replace(pipeline, persist_pending=persist), job)
 
 
-def send(root: Path, name: str, part: slice) -> None:
-    SmallCt().write(root / "inbox" / name, IMAGES[part])
+def send(root: Path, name: str, part: slice, images: Sequence[Dataset] = IMAGES) -> None:
+    SmallCt().write(root / "inbox" / name, images[part])
     (root / "inbox" / name / ".done").touch()
 
 
@@ -59,14 +61,6 @@ def read_parts(root: Path, reader: Reader, *parts: slice, name: str = "a") -> No
     for part in parts:
         send(root, name, part)
         work_off(root, reader)
-
-
-def send_changed(root: Path) -> None:
-    """The whole series again, as ``b``, with an image that says something else."""
-    images = SmallCt(count=20).images()
-    images[5].KVP = 99
-    SmallCt().write(root / "inbox" / "b", images)
-    (root / "inbox" / "b" / ".done").touch()
 
 
 def images_in(folder: Path) -> set[str]:
@@ -87,13 +81,6 @@ def assert_one_study(root: Path) -> None:
     assert [path.name for path in (root / "state" / "done").iterdir()] == [newest["study_key"]]
     assert list((root / "state" / "work").iterdir()) == []
     assert [p for p in (root / "inbox").iterdir() if not p.name.startswith(".")] == []
-
-
-def work_off_killed_at(root: Path, reader: Reader, step: Step, durable: bool) -> None:
-    """Work until the agent dies at that step, and again until all is worked off."""
-    with pytest.raises(Killed):
-        work_off(root, reader, once_at(step, durable))
-    work_off(root, reader)
 
 
 @pytest.mark.parametrize("name", ["a", "another folder"])
@@ -186,7 +173,9 @@ def test_killed_at_any_step_no_image_is_lost_and_the_report_is_amended_once(
     reader = Reader()
     read_parts(tmp_path, reader, FIRST)
     send(tmp_path, "a", REST)
-    work_off_killed_at(tmp_path, reader, step, durable)
+    with pytest.raises(Killed):
+        work_off(tmp_path, reader, once_at(step, durable))
+    work_off(tmp_path, reader)
     assert_one_study(tmp_path)
 
 
@@ -226,8 +215,7 @@ def test_a_changed_image_in_a_later_part_is_told_and_not_read(tmp_path: Path) ->
     read_parts(tmp_path, reader, FIRST)
     images = SmallCt(count=20).images()
     images[11].PixelData = bytes(len(images[11].PixelData))
-    SmallCt().write(tmp_path / "inbox" / "a", images[10:])
-    (tmp_path / "inbox" / "a" / ".done").touch()
+    send(tmp_path, "a", slice(10, 20), images)
     with capture_logs() as lines:
         work_off(tmp_path, reader)
     newest = report_in(tmp_path)
@@ -247,7 +235,9 @@ def test_a_changed_image_in_a_later_part_is_told_and_not_read(tmp_path: Path) ->
 def test_two_reports_of_one_changed_series_name_each_other(tmp_path: Path, enough: int) -> None:
     reader = Reader(enough)
     read_parts(tmp_path, reader, ALL)
-    send_changed(tmp_path)
+    images = SmallCt(count=20).images()
+    images[5].KVP = 99
+    send(tmp_path, "b", ALL, images)
     work_off(tmp_path, reader)
     first, second = report_in(tmp_path), report_in(tmp_path, "b")
     key, other = first["study_key"], second["study_key"]

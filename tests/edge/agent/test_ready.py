@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from edge.checks import database_problem
 from edge.job import Job
 from edge.models import live
 from edge.pipeline import StudyResult
-from edge.run import STALLED_S
+from edge.run import STALLED_S, site_of
 from edge.settings.core import load_settings
 from edge.store.pending import PersistPending
 from evaluation.world import settings_in
@@ -106,10 +105,11 @@ def test_a_main_loop_that_hangs_is_not_alive(tmp_path: Path) -> None:
 
 
 def test_a_database_that_is_none_does_not_answer(tmp_path: Path) -> None:
-    path = tmp_path / "spool.sqlite3"
-    assert "unable to open" in database_problem(path)
-    path.write_text("no database" * 1000)
-    assert database_problem(path) == f"{path}: file is not a database"
+    site = site_of(settings_in(tmp_path))
+    assert "unable to open" in site.problem()
+    site.folders.make()
+    site.database.write_text("no database" * 1000)
+    assert site.problem() == f"{site.database}: file is not a database"
 
 
 def test_retries_and_refusals_are_spans_of_their_studies(tmp_path: Path) -> None:
