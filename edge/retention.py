@@ -154,9 +154,8 @@ class RetentionPart(Part):
     def _ended(self, *steps: Step) -> Iterator[tuple[str, str, float, bool]]:
         """Yield key, report and last change of the studies at these steps, and what is pending."""
         pending = self.agent.store().pending.keys()
-        for one in self.agent.store().at(*steps):
-            changed = datetime.fromisoformat(one.updated).timestamp()
-            yield one.id, one.report_name, changed, one.id in pending
+        for key, name, updated in self.agent.store().ended(*steps):
+            yield key, name, datetime.fromisoformat(updated).timestamp(), key in pending
 
     def _limit(
         self, limits: Limits, every: Iterable[_Kept], remove_one: Callable[[_Kept], None]

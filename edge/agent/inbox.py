@@ -271,7 +271,6 @@ class Inbox:
         return replace(seen, since_s=min(now, max(since_s, now - (self._wall() - entry.changed))))
 
     def _quiet_for(self, name: str, entry: InboxEntry) -> float:
-        """Return for how long a study must not change to be complete."""
         long_s = UNFINISHED_WAITS * self._quiet_s
         if missing := missing_images(self._folder / name):
             log.info("announced images are missing, waiting", missing=missing, at_most_s=long_s)

@@ -190,7 +190,6 @@ class MainLoop:
         return sorted(waiting, key=lambda record: known.get(record.id) is not Priority.STAT)
 
     def _adopt(self) -> None:
-        """Adopt the studies that lie in the folders and that the database does not know."""
         where = (self._folders, self._store)
         settle(*where)
         found = strays(*where)

@@ -186,7 +186,6 @@ def _change(
     new: _Listed | None,
     context: AmendmentContext,
 ) -> Change:
-    """Return what the verdict on the candidate ``index`` changed."""
     candidate = context.plan.decisions[index].candidate
     merged = context.weights.merged(candidate.score, verdict.probability, candidate.diameter_mm)
     shown = new or old

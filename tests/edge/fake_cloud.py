@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Self
 
@@ -121,6 +122,13 @@ def stalled_cloud(after: int = 0) -> Iterator[FakeCloud]:
             yield cloud
         finally:
             over.set()
+
+
+def mutual_tls(pki: Path) -> grpc.ServerCredentials:
+    """Those of ``service`` in a folder of `make_pki`, for clients with a certificate."""
+    pair = ((pki / "service.key").read_bytes(), (pki / "service.pem").read_bytes())
+    ca = (pki / "ca.pem").read_bytes()
+    return grpc.ssl_server_credentials([pair], root_certificates=ca, require_client_auth=True)
 
 
 RESERVE_S = 0.2

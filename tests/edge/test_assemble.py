@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -25,7 +24,7 @@ from imaging.errors import TooLarge
 from imaging.preprocess import preprocess
 from protos.deadline import Deadline
 from tests.edge.builders import SHAPE, THRESHOLDS, FixedScreener, box, plan_of
-from tests.edge.fake_cloud import FakeCloud
+from tests.edge.fake_cloud import FakeCloud, mutual_tls
 from tests.evaluation.plain_chest import chest
 from tests.pki import make_pki
 
@@ -80,12 +79,6 @@ def pki(tmp_path: Path) -> Path:
     """A certificate each for a service and for an edge."""
     names = {name: (f"CN={name}", "subjectAltName=IP:127.0.0.1") for name in ("service", "edge")}
     return make_pki(tmp_path, **names)
-
-
-def mutual_tls(pki: Path) -> grpc.ServerCredentials:
-    pair = ((pki / "service.key").read_bytes(), (pki / "service.pem").read_bytes())
-    ca = (pki / "ca.pem").read_bytes()
-    return grpc.ssl_server_credentials([pair], root_certificates=ca, require_client_auth=True)
 
 
 def ask(address: str, settings: EdgeSettings, budget_s: float = 5.0) -> EscalationResult:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
 from edge.doctor import RESERVE_BYTES
@@ -16,7 +15,7 @@ from edge.folders import exclusive
 from models.runtime.signatures import make_keys
 from tests.edge.agent.test_adopt import empty, noise, work
 from tests.edge.builders import put_all
-from tests.edge.fake_cloud import FakeCloud
+from tests.edge.fake_cloud import FakeCloud, mutual_tls
 from tests.edge.running_agent import command, database, sql
 from tests.pki import make_pki
 
@@ -185,13 +184,11 @@ def test_a_cloud_that_answers_is_well_and_a_mistake_with_tls_is_named(root: Path
     """With mutual TLS; and without the edge's own certificate."""
     (root / "pki").mkdir()
     pki = make_pki(root / "pki", service=("CN=service", "subjectAltName=IP:127.0.0.1"))
-    ca, key, cert = ((pki / name).read_bytes() for name in ("ca.pem", "service.key", "service.pem"))
-    credentials = grpc.ssl_server_credentials([(key, cert)], ca, require_client_auth=True)
     files = [
         f'cloud.tls.cert = "{pki / "service.pem"}"',
         f'cloud.tls.key = "{pki / "service.key"}"',
     ]
-    with FakeCloud(credentials=credentials) as cloud:
+    with FakeCloud(credentials=mutual_tls(pki)) as cloud:
         more = (f'cloud.address = "{cloud.address}"', f'cloud.tls.ca = "{pki / "ca.pem"}"')
         status, checked = doctor(root, *more, *files)
         assert wrong(checked) == []

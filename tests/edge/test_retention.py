@@ -57,15 +57,15 @@ def store(root: Path) -> Iterator[StudyStore]:
         yield store
 
 
-def run(root: Path, store: StudyStore, **given: Any) -> None:
-    """Remove all that may go by these settings and parts."""
-    own = {name: given.pop(name) for name in ("wall", "parts") if name in given}
-    remove_old(settings_in(root, **given), store, **{"wall": lambda: NOW, **own})
+def run(root: Path, store: StudyStore, **settings: Any) -> None:
+    """Remove all that may go by these settings."""
+    remove_old(settings_in(root, **settings), store, lambda: NOW)
 
 
 def test_parts_forget_a_study_before_its_files_go(root: Path, store: StudyStore) -> None:
     """The status page forgets the voxels that somebody has looked at."""
-    agent = agent_of(settings_in(root))
+    settings = settings_in(root, retention__studies_days=35.0)
+    agent = agent_of(settings)
     agent.site.folders.viewer.mkdir()
     keys = {one.name: one.id for one in store.at(Step.DONE)}
     for name in ("a", "d"):
@@ -78,7 +78,7 @@ def test_parts_forget_a_study_before_its_files_go(root: Path, store: StudyStore)
             assert (agent.site.folders.done / key).exists()
             forgotten.append(key)
 
-    run(root, store, parts=[PagePart(agent), Forgetting(agent)], retention__studies_days=35.0)
+    remove_old(settings, store, lambda: NOW, [PagePart(agent), Forgetting(agent)])
     assert forgotten == [keys["a"]]
     assert {path.stem for path in agent.site.folders.viewer.iterdir()} == {keys["d"]}
 
@@ -198,7 +198,7 @@ def test_a_clock_that_was_set_removes_nothing(root: Path, store: StudyStore) -> 
     """A year forward while the agent runs: everything would be too old."""
     times = chain([NOW], repeat(NOW + 365 * DAY_S))
     days = {"retention__studies_days": 100.0, "retention__reports_days": 100.0}
-    run(root, store, wall=lambda: next(times), **days)
+    remove_old(settings_in(root, **days), store, lambda: next(times))
     assert whereabouts(root).keys() == statuses(root).keys() == set("abcde")
 
 
