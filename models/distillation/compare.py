@@ -96,7 +96,7 @@ def run_compare(given: Comparison) -> dict[str, Any]:
         target = targets[arm]
         soft = None if target is None else np.split(target, ends[:-1])
         trained = train_student(network, learnt, soft, given.teaching, given.rate, seed)
-        save(trained, given.out / f"{arm}_{seed}.pt")
+        save(trained.state_dict(), given.out / f"{arm}_{seed}.pt")
         return _scores(material(), trained)
 
     def start() -> dict[str, Any]:

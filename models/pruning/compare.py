@@ -136,7 +136,7 @@ def _run_cell(
     network = fine_tune(own.network, own.batches(cell.seed), own.losses, steps=steps, rate=rate)
     if isinstance(own, SparseTask):
         apply_masks(network, own.masks)  # an average is not zero where a mask has moved
-    save(network, folder / "averaged.pt")
+    save(network.state_dict(), folder / "averaged.pt")
     return {
         "way": cell.method, "share": cell.share, "steps": steps, "scans": len(task.scans),
         "whole": sum(p.numel() for p in task.network.parameters()),

@@ -73,16 +73,14 @@ class Plan:
     start: tuple[Path, ...] = ()
 
 
-@dataclass
 class State:
-    """What a run carries from step to step."""
+    """What a run carries from step to step; ``decay`` is that of the average of the weights."""
 
-    network: nn.Module
-    averaged: AveragedModel
-    optimizer: torch.optim.Optimizer
-    spent_s: float = 0.0
-    steps: int = 0
-    skipped: int = 0
+    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, decay: float) -> None:
+        self.network, self.optimizer = network, optimizer
+        average = get_ema_multi_avg_fn(decay)
+        self.averaged = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
+        self.spent_s, self.steps, self.skipped = 0.0, 0, 0
 
     def step(self, losses: Losses, batch: Batch, rate: float, *, half: bool) -> dict[str, float]:
         """Do one step, also of the average, and return the terms of the loss.
@@ -111,7 +109,7 @@ class State:
     def write(self, path: Path) -> None:
         """Write a checkpoint atomically."""
         parts = {name: getattr(self, name).state_dict() for name in _PARTS}
-        _write_atomically(parts | {name: getattr(self, name) for name in _COUNTS}, path)
+        save(parts | {name: getattr(self, name) for name in _COUNTS}, path)
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint."""
@@ -126,9 +124,7 @@ class State:
 def train(task: Task, plan: Plan) -> nn.Module:
     """Train for ``plan.minutes`` and return the averaged network; log to `plan.out/log.jsonl`."""
     plan.out.mkdir(parents=True, exist_ok=True)
-    network = task.network.to(_device())
-    if any(weight.ndim == 5 for weight in network.parameters()):
-        network = channels_last(network)
+    network = placed(task.network)
     # weight decay is for weights; biases and norms have no reason to be small
     trained = [p for p in network.parameters() if p.requires_grad]
     groups = [
@@ -136,12 +132,12 @@ def train(task: Task, plan: Plan) -> nn.Module:
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98))
-    state = State(network, average_of(network, plan.average), optimizer)
+    state = State(network, optimizer, plan.average)
     if plan.resume and (plan.out / "last.pt").exists():
         state.restore(plan.out / "last.pt")
     _run(task, plan, state)
     averaged = state.average()
-    save(averaged, plan.out / "averaged.pt")
+    save(averaged.state_dict(), plan.out / "averaged.pt")
     return averaged
 
 
@@ -152,35 +148,22 @@ def fine_tune(
 
     It counts steps and not minutes: a comparison must not depend on the processor's speed.
     """
-    network = channels_last(network.to(_device()))
+    network = placed(network)
     optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=0.02)
     # the average is that of the last fifty steps or so
-    state = State(network, average_of(network, 0.98), optimizer)
+    state = State(network, optimizer, decay=0.98)
     for step in track(range(steps), "fine-tuning"):
         factor = schedule(step / steps, warm_up=0.05, flat=0.05)
         state.step(losses, next(batches), rate * factor, half=True)
     return state.average()
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def save(network: nn.Module, path: Path) -> None:
-    """Write the weights atomically."""
-    _write_atomically(network.state_dict(), path)
-
-
-def channels_last(network: nn.Module) -> nn.Module:
-    """Lay the weights out for a CPU's fast 3D convolutions."""
+def placed(network: nn.Module) -> nn.Module:
+    """Return the network on a GPU if there is one, its weights laid out for 3D convolutions."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     layout = torch.channels_last_3d
-    moved: nn.Module = network.to(memory_format=layout)  # type: ignore[call-overload]  # no stub
+    moved: nn.Module = network.to(device).to(memory_format=layout)  # type: ignore[call-overload]  # no stub
     return moved
-
-
-def average_of(network: nn.Module, decay: float) -> AveragedModel:
-    """Return the exponential moving average of a network's weights and buffers."""
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def _run(task: Task, plan: Plan, state: State) -> None:
@@ -252,7 +235,8 @@ def _log(plan: Plan, state: State, sums: dict[str, float], figures: dict[str, fl
         file.write(json.dumps(line) + "\n")
 
 
-def _write_atomically(value: object, path: Path) -> None:
+def save(value: object, path: Path) -> None:
+    """Write weights or a checkpoint atomically."""
     partial = path.with_suffix(".partial")
     torch.save(value, partial)
     os.replace(partial, path)
