@@ -8,7 +8,6 @@ has come of it so far is a hidden file named after the hash of what is sent. The
 its own, so that no byte of a model lies before a verdict.
 """
 
-import fcntl
 import hashlib
 import shutil
 import tempfile
@@ -25,6 +24,7 @@ import structlog
 
 from edge.atomic_files import move, remove, sync_folder, write_atomically
 from edge.database import StepHook
+from edge.folders import AlreadyRunning, exclusive
 from edge.link.channel import open_channel
 from edge.models.errors import FetchFailed, RefusedModel, UpdatesOff
 from edge.models.folder import (
@@ -218,7 +218,6 @@ class _Transfer:
         return folder
 
     def _receive(self, responses: Iterator[Any], size: int, part: Path) -> None:
-        """Receive the rest of the model file, as it is sent."""
         with part.open("ab") as file:
             while (had := file.tell()) < size:
                 response = next(responses, None)
@@ -320,12 +319,11 @@ def fetching(site: Site) -> Iterator[None]:
 def _alone(folder: Path) -> Iterator[None]:
     """Let one process fetch at a time."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    with (folder / ".lock").open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FetchFailed("another fetch runs now; its result is in the list") from error
-        yield
+    try:
+        with exclusive(folder / ".lock"):
+            yield
+    except AlreadyRunning as error:
+        raise FetchFailed("another fetch runs now; its result is in the list") from error
 
 
 def _held(top: Path) -> Iterator[pb.HeldPiece]:

@@ -14,6 +14,7 @@ import pytest
 
 from edge.audit import Event
 from edge.errors import BadSettings
+from edge.folders import exclusive
 from edge.models.errors import FetchFailed, RefusedModel, UpdatesOff
 from edge.models.fetch import ModelStep, fetch
 from edge.models.store import StoredPackage, models_state
@@ -254,6 +255,12 @@ def test_a_cloud_without_a_model_and_no_cloud_at_all_are_said(site: Edge) -> Non
     assert NothingOffered.words in str(caught.value)
     with pytest.raises(FetchFailed, match="cannot be reached"):
         fetch(site.at(cloud.address), user="a")
+
+
+def test_one_process_fetches_at_a_time(site: Edge) -> None:
+    site.models.mkdir()
+    with exclusive(site.models / ".lock"), pytest.raises(FetchFailed, match="another fetch runs"):
+        fetch(site.site, user="a")
 
 
 def test_the_model_of_the_settings_is_not_fetched_again(tmp_path: Path) -> None:
