@@ -9,6 +9,7 @@ after the report is out. One lung box is kept, that of the last study.
 import os
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -75,7 +76,7 @@ class LiveModels:
         self._pipeline: Pipeline | None = None
         self._shadow: tuple[str, EdgeReader] | None = None
         self._seen: _Seen | None = None
-        self._failures: dict[str, int] = {}
+        self._failures = Counter[str]()
         self._looked_s, self._is_wanted = float("-inf"), False
 
     def open_active(self) -> Screening:
@@ -179,7 +180,7 @@ class LiveModels:
     def _try(self, store: ModelStore, package: StoredPackage, seen: _Seen) -> None:
         """Read a lung box with the model in shadow, and store how far it agrees."""
         version = package.version
-        if self._failures.get(version, 0) >= MOST_FAILURES:
+        if self._failures[version] >= MOST_FAILURES:
             return
         try:
             reader = self._reader_in_shadow(package)
@@ -188,10 +189,10 @@ class LiveModels:
             took_s = time.perf_counter() - began_s
         except (ModelError, EdgeError, MemoryError) as error:
             self._shadow = None
-            count = self._failures[version] = self._failures.get(version, 0) + 1
+            self._failures[version] += 1
             reason = f"{type(error).__name__}: {error}"
             log.error("model in shadow failed", version=version, reason=reason)
-            if isinstance(error, RefusedModel) or count == MOST_FAILURES:
+            if isinstance(error, RefusedModel) or self._failures[version] == MOST_FAILURES:
                 store.refuse(version, reason, AGENT)
                 remove_version(folder_of(self._site, version))
             return
@@ -215,7 +216,6 @@ class LiveModels:
         return self._shadow[1]
 
     def _switch(self, store: ModelStore, version: str) -> None:
-        """Read the next studies with another model."""
         try:
             if self._shadow is not None and self._shadow[0] == version:
                 reader = self._shadow[1]
@@ -270,11 +270,10 @@ class LiveModels:
         return self._open_package(package)
 
     def _open_package(self, package: StoredPackage) -> Screening:
-        """Open the model of a package that was fetched.
+        """Open a package that was fetched, with the engine that its trial found if it may.
 
         Raises:
-            RefusedModel: nobody who is trusted signed it.
-            ModelError: the file is damaged, or cannot be run.
+            RefusedModel, ModelError: nobody who is trusted signed it, or it cannot be run.
         """
         settings, folder = self._settings, folder_of(self._site, package.version)
         keys = settings.models.keys

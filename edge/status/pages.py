@@ -228,7 +228,6 @@ class Pages:
         return next((one for one in self._panels() if one.name == name), None)
 
     def _section(self, request: Request, panel: Panel, values: Mapping[str, Any]) -> str:
-        """Return the HTML of a panel."""
         template = self._templates.from_string(panel.template.read_text(encoding="utf-8"))
         return template.render(**self._common(request), **values)
 
@@ -366,7 +365,6 @@ class Pages:
         return HTMLResponse(found.render(**self._common(request), **values), status_code)
 
     def _common(self, request: Request) -> dict[str, Any]:
-        """Return the values that every template gets."""
         user: User | None = request.user
         token = user.form_token if user else ""
         return {"user": user, "token": token, "path": request.url.path}

@@ -267,7 +267,6 @@ def forget_voxels(viewer: Path, key: str) -> None:
 
 
 def _bytes(source: Path) -> int:
-    """Return the size of a study's files."""
     if source.is_file():
         return source.stat().st_size
     inside = (entry.stat(follow_symlinks=False) for entry in walk(source))

@@ -127,7 +127,6 @@ def _event(message: ET.Element, kind: _Kind, record: TrailRecord) -> None:
 
 
 def _participants(message: ET.Element, record: TrailRecord, source: AuditSource) -> None:
-    """Add the users, processes and media that take part."""
     fields, event = record.fields, record.event
     peer = fields.get("peer")
 

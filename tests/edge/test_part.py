@@ -12,7 +12,7 @@ import edge.run
 from edge.run import PARTS, run_agent
 from edge.settings.core import EdgeSettings
 from evaluation.world import settings_in
-from tests.edge.builders import put
+from tests.edge.builders import put_all
 from tests.edge.running_agent import quick_read
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "parts.md"
@@ -43,8 +43,7 @@ def test_the_part_of_the_page_posts_each_report(
         def log_message(self, *_: object) -> None:
             pass
 
-    for name, text in (("a", "x"), ("b", "x"), ("c", "bad")):
-        put(tmp_path / "inbox", name, text)
+    put_all(tmp_path / "inbox", a="x", b="x", c="bad")
     values = settings_in(tmp_path).model_dump()
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = Thread(target=server.serve_forever)

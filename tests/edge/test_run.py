@@ -95,8 +95,7 @@ def test_studies_of_one_name_get_a_report_each(tmp_path: Path) -> None:
 
 def test_the_budget_of_a_study_runs_while_others_are_read(tmp_path: Path) -> None:
     clock, jobs = HandClock(), list[Job]()
-    for name in "abc":
-        put(tmp_path / "inbox", name)
+    put_all(tmp_path / "inbox", a="x", b="x", c="x")
 
     def wait(job: Job) -> None:
         jobs.append(job)
@@ -129,8 +128,7 @@ def test_the_budget_of_a_study_claimed_by_an_earlier_process_begins_with_this_on
 
 
 def test_a_study_that_kills_the_process_is_rejected_in_the_end(tmp_path: Path) -> None:
-    put(tmp_path / "inbox", "a")
-    put(tmp_path / "inbox", "b")
+    put_all(tmp_path / "inbox", a="x", b="x")
     deaths: list[str] = []
 
     def die(job: Job) -> None:
@@ -169,8 +167,7 @@ def test_a_report_that_the_agent_writes_is_late_by_the_wait_and_the_failed_readi
 ) -> None:
     """It has a ledger of the two, which the metrics have too."""
     clock = HandClock()
-    for name in "ab":
-        put(tmp_path / "inbox", name)
+    put_all(tmp_path / "inbox", a="x", b="x")
 
     def fail(_job: Job) -> None:
         clock.sleep(6.0)
@@ -204,8 +201,7 @@ def test_pending_reads_make_room_while_more_studies_wait(
     """Beyond the limit a read is given up after every study, not when there are none."""
     limits = replace(UNHURRIED, max_bytes=0.0)
     monkeypatch.setattr("edge.agent.loop.RetryBudget.of", lambda *_: limits)
-    for name in "abc":
-        put(tmp_path / "inbox", name, "pending")
+    put_all(tmp_path / "inbox", a="pending", b="pending", c="pending")
     seen: list[dict[str, str]] = []
 
     work_off(tmp_path, reading(lambda _job: seen.append(statuses(tmp_path))))
@@ -279,8 +275,7 @@ def read_without_end(job: Job, persist: PersistPending) -> StudyResult:
 
 
 def test_sigterm_finishes_the_current_study_and_no_other(tmp_path: Path) -> None:
-    for name in "ab":
-        put(tmp_path / "inbox", name)
+    put_all(tmp_path / "inbox", a="x", b="x")
     process = start(tmp_path, read=read_until_told)
     wait_until(lambda: (tmp_path / "outbox" / "begun").exists())
     process.terminate()

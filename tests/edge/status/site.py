@@ -1,7 +1,8 @@
 """A site with reports, images and refused studies, and its status page."""
 
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,13 @@ class Site:
 
     def store(self) -> StudyStore:
         return open_store(self.folders.state / DATABASE)
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Another process that holds its database, and then writes."""
+        with closing(sqlite3.connect(self.folders.state / DATABASE)) as other, other:
+            other.execute("BEGIN IMMEDIATE")
+            yield other
 
     def add(
         self,

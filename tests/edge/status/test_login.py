@@ -1,16 +1,13 @@
 """Nobody comes in without a login, each login is audited, and no other page sends a form."""
 
 import os
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from edge.audit import Event
 from edge.errors import BadSettings
-from edge.folders import DATABASE
 from edge.status.login import (
     ATTEMPTS,
     ATTEMPTS_IN_ALL,
@@ -41,15 +38,6 @@ def logins(site: Site) -> list[dict[str, object]]:
     return [dict(record.fields) for record in site.trail() if record.event == Event.LOGIN]
 
 
-@contextmanager
-def locked(site: Site) -> Iterator[None]:
-    """Another process holds the database."""
-    with closing(sqlite3.connect(site.folders.state / DATABASE, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        yield
-        other.execute("ROLLBACK")
-
-
 def test_a_file_holds_the_password_or_its_hash(tmp_path: Path) -> None:
     assert PASSWORD not in HASH.line
     for line in (PASSWORD, HASH.line):
@@ -78,12 +66,12 @@ PAGES = ("/", "/drift", f"/study/{0:032x}", f"/study/{0:032x}/view", f"/study/{0
          f"/study/{0:032x}/picture/overview.jpg", "/none")  # fmt: skip
 
 
-@pytest.mark.parametrize("path", PAGES)
-def test_a_page_needs_a_login(visit: Visit, path: str) -> None:
-    answer = visit.get(path)
-    assert answer.status_code == 303
-    assert answer.headers["location"].startswith("/login?next=")
-    assert visit.get(path, **{"sec-fetch-dest": "empty"}).status_code == 401
+def test_a_page_needs_a_login(visit: Visit) -> None:
+    for path in PAGES:
+        answer = visit.get(path)
+        assert answer.status_code == 303, path
+        assert answer.headers["location"].startswith("/login?next=")
+        assert visit.get(path, **{"sec-fetch-dest": "empty"}).status_code == 401, path
 
 
 def test_the_password_opens_the_page_that_was_wanted(site: Site, visit: Visit) -> None:
@@ -178,7 +166,7 @@ def test_a_session_of_an_earlier_start_is_none(site: Site, visit: Visit) -> None
 
 
 def test_a_login_that_cannot_be_audited_is_refused(site: Site, visit: Visit) -> None:
-    with locked(site):
+    with site.writing():
         answer = visit.log_in()
         assert answer.status_code == 503
         assert "Logins cannot be recorded now" in answer.text

@@ -3,9 +3,7 @@
 import http.client
 import json
 import re
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from imaging.volume import StudyHeader
 from tests.edge.builders import TERMS, put
 from tests.edge.drift.test_compare import studies
 from tests.edge.report.reports import CHANGE, REPORT, VERDICT
+from tests.edge.running_agent import sql
 from tests.edge.status.site import CT, LINK, SEEN, Site, Visit, visiting
 
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>{{ 7907 * 7919 }}'
@@ -109,11 +108,8 @@ def test_the_page_of_a_study_begins_with_the_result_and_names_readers_that_disag
 def test_a_pending_read_shows_its_age_and_reason(site: Site, visit: Visit) -> None:
     key = site.add("a", report=replace(SEEN, status=Status.PROVISIONAL,
                                        second_reading=SecondReading.MISSING))  # fmt: skip
-    with closing(sqlite3.connect(site.folders.state / DATABASE)) as database, database:
-        database.execute(
-            "INSERT INTO pending VALUES (?, 'pending', 1, 0, 3, 7200.0, 'the cloud is gone', '')",
-            (key,),
-        )
+    pending = "INSERT INTO pending VALUES (?, 'pending', 1, 0, 3, 7200.0, 'the cloud is gone', '')"
+    sql(site.folders.state / DATABASE, pending, values=(key,))
     text = visit.get("/").text
     assert "the cloud is gone" in text
     assert "2 h of running time" in text
@@ -284,11 +280,9 @@ def test_a_database_that_does_not_answer_is_said(site: Site, visit: Visit) -> No
 
 def test_the_page_neither_waits_for_the_writer_nor_holds_it_up(site: Site, visit: Visit) -> None:
     site.add("a")
-    with closing(sqlite3.connect(site.folders.state / DATABASE, isolation_level=None)) as writer:
-        writer.execute("BEGIN IMMEDIATE")
+    with site.writing() as writer:
         writer.execute("UPDATE studies SET attempts = 2")
         assert "Latest studies" in visit.get("/").text
-        writer.execute("COMMIT")
 
 
 def test_drift_is_shown_by_measure_and_as_an_alarm(site: Site, visit: Visit) -> None:

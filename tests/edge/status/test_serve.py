@@ -16,14 +16,13 @@ from edge.status.login import Password
 from edge.store.pending import PendingStep
 from edge.store.steps import Step
 from evaluation.world import settings_in
-from tests.edge.builders import put
+from tests.edge.builders import put, put_all
 from tests.edge.running_agent import work_off
 
 
 def test_the_page_is_there_while_the_agent_reads(tmp_path: Path) -> None:
     """It shows the study that is being read, and is gone when the agent has ended."""
-    for name in ("one", "two"):
-        put(tmp_path / "inbox", name)
+    put_all(tmp_path / "inbox", one="x", two="x")
     seen: list[str] = []
     with capture_logs() as lines:
 

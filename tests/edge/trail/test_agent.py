@@ -26,7 +26,7 @@ from edge.trail.verify import Verified, verify
 from evaluation.world import settings_in
 from imaging.dicom.writer import write_series
 from imaging.volume import Geometry, StudyHeader, Volume
-from tests.edge.builders import put
+from tests.edge.builders import put, put_all
 from tests.edge.running_agent import config_in, full_at, held_at, work_off
 
 
@@ -53,8 +53,7 @@ def of_studies(root: Path) -> dict[str, list[str]]:
 
 def test_the_trail_has_the_start_every_study_and_the_stop(tmp_path: Path) -> None:
     """A sound study, a refused one, and the stop of the agent, in one chain."""
-    put(tmp_path / "inbox", "a")
-    put(tmp_path / "inbox", "b", "bad")
+    put_all(tmp_path / "inbox", a="x", b="bad")
     work_off(tmp_path)
     records = trail_of(tmp_path)
     assert [record.event for record in records] == [
@@ -93,8 +92,7 @@ def test_what_a_receiver_says_of_the_sender_is_in_the_trail(tmp_path: Path) -> N
 
 
 def test_a_full_disk_or_a_locked_database_doubles_no_record(tmp_path: Path) -> None:
-    for name in "ab":
-        put(tmp_path / "inbox", name)
+    put_all(tmp_path / "inbox", a="x", b="x")
     work_off(tmp_path, on_step=full_at(Step.REPORTED, times=2))
     put(tmp_path / "inbox", "c")
     path = tmp_path / "state" / "spool.sqlite3"
