@@ -22,11 +22,13 @@ from tests.edge.dicom_in.senders import (
     STOW,
     Door,
     Port,
+    body,
     changed,
     file_of,
     names,
     new_images,
     on_their_way,
+    post,
     settings_in,
 )
 from tests.edge.running_agent import agent_of, wait_until
@@ -77,14 +79,17 @@ def test_an_instance_that_is_too_large_is_refused_and_the_next_is_not(
 
 
 def test_a_full_disk_is_out_of_resources_until_there_is_room(door: Door, port: Port) -> None:
+    """By HTTP that is status 503."""
     images, refused = new_images(), {"way": door.way, "reason": "no room"}
     before, port.free[0] = port.counted("refused_instances_total", **refused), 500_000
     try:
         assert door.send(port, *images) == [0xA700, 0xA700]
+        assert port.counted("refused_instances_total", **refused) == before + 2
+        if door is STOW:
+            assert post(port, body(file_of(images[0]))).status_code == 503
     finally:
         port.free[0] = 10**12
     assert door.send(port, *images) == [0, 0]
-    assert port.counted("refused_instances_total", **refused) == before + 2
 
 
 @pytest.mark.parametrize("keyword", ["SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"])

@@ -99,15 +99,6 @@ def test_what_is_refused_says_why(port: Port, part: bytes, status: int, reason: 
     assert stored(response) == [str(image.SOPInstanceUID)]
 
 
-def test_a_full_disk_is_service_unavailable(port: Port) -> None:
-    (image,) = new_images(1)
-    port.free[0] = 0
-    try:
-        assert post(port, body(file_of(image))).status_code == 503
-    finally:
-        port.free[0] = 10**12
-
-
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

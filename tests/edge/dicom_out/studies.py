@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from highdicom.legacy import LegacyConvertedEnhancedCTImage
 from pydicom import Dataset, dcmread
-from pydicom.sequence import Sequence
-from pydicom.uid import UID
+from pydicom.uid import generate_uid
 
 from edge.dicom_out.identity import Device
 from edge.findings import DecidedBy, Finding, Route, SecondReading
@@ -58,35 +58,13 @@ def _tilted(geometry: Geometry) -> Geometry:
     return replace(geometry, direction=about_x @ about_z)
 
 
-def _item(**attributes: object) -> Sequence:
-    item = Dataset()
-    for keyword, value in attributes.items():
-        setattr(item, keyword, value)
-    return Sequence([item])
-
-
 def _join_frames(folder: Path) -> None:
-    """Replace the files of a series by one Enhanced CT image, its frames head first."""
-    images = [dcmread(file) for file in sorted(folder.glob("*.dcm"))][::-1]
-    joined = images[-1]
-    shared = Dataset()
-    shared.PixelMeasuresSequence = _item(PixelSpacing=joined.PixelSpacing, SliceThickness=2)
-    shared.PlaneOrientationSequence = _item(ImageOrientationPatient=joined.ImageOrientationPatient)
-    shared.PixelValueTransformationSequence = _item(RescaleSlope=1, RescaleIntercept=0)
-    frames = []
-    for image in images:
-        frames.append(Dataset())
-        position = _item(ImagePositionPatient=image.ImagePositionPatient)
-        frames[-1].PlanePositionSequence = position
-    enhanced = UID("1.2.840.10008.5.1.4.1.1.2.1")
-    joined.SOPClassUID = joined.file_meta.MediaStorageSOPClassUID = enhanced
-    joined.NumberOfFrames = len(frames)
-    joined.SharedFunctionalGroupsSequence = Sequence([shared])
-    joined.PerFrameFunctionalGroupsSequence = Sequence(frames)
-    joined.PixelData = b"".join(image.PixelData for image in images)
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
-        delattr(joined, keyword)
-    for file in folder.glob("*.dcm"):
+    """Replace the files of a series by one image of many frames, head first."""
+    files = sorted(folder.glob("*.dcm"))
+    images = [dcmread(file) for file in reversed(files)]
+    series, instance = (generate_uid(entropy_srcs=[name]) for name in ("series", "joined"))
+    joined = LegacyConvertedEnhancedCTImage(images, series, 1, instance, 1)
+    for file in files:
         file.unlink()
     joined.save_as(folder / "joined.dcm", enforce_file_format=True)
 
