@@ -111,6 +111,9 @@ CREATE TABLE IF NOT EXISTS deliveries (
 CREATE INDEX IF NOT EXISTS deliveries_open ON deliveries (target, step) WHERE step != 'sent';
 """
 
+_WAITS = "study_key = ? AND version = ? AND target = ? AND resends = ? AND step = 'sending'"
+"""A delivery that waits, unless a person has resent it meanwhile; for the values of `_key`."""
+
 MIGRATIONS = (Migration(3, _TABLES),)
 
 
@@ -225,8 +228,10 @@ class ExportStore:
     def begin_attempt(self, delivery: Delivery) -> bool:
         """Count an attempt before it begins; return whether the delivery still waits."""
         with self._durable(DeliveryStep.TRYING):
-            attempts, stored = delivery.attempts + 1, delivery.stored
-            return self._change(delivery, DeliveryStep.SENDING, attempts, delivery.reason, stored)
+            changed = self._database.execute(
+                f"UPDATE deliveries SET attempts = attempts + 1 WHERE {_WAITS}", _key(delivery)
+            )
+        return changed.rowcount == 1
 
     def ended(
         self,
@@ -244,9 +249,14 @@ class ExportStore:
         """
         attempts = delivery.attempts + int(counts)
         objects, reason = sorted({*delivery.stored, *stored}), _storable(reason)
+        values = (step.value, attempts, json.dumps(objects), reason)
         with self._durable(step):
-            changed = self._change(delivery, step, attempts, reason, objects)
-            if changed and step is not DeliveryStep.SENDING:
+            changed = self._database.execute(
+                "UPDATE deliveries SET step = ?, attempts = ?, stored = ?, reason = ?"
+                f" WHERE {_WAITS}",
+                (*values, *_key(delivery)),
+            )
+            if changed.rowcount == 1 and step is not DeliveryStep.SENDING:
                 self._trail.record(
                     Event.DELIVERED,
                     study_key=delivery.study_key,
@@ -336,24 +346,6 @@ class ExportStore:
         )
         return changed.rowcount == 1
 
-    def _change(
-        self,
-        delivery: Delivery,
-        step: DeliveryStep,
-        attempts: int,
-        reason: str,
-        stored: Sequence[str],
-    ) -> bool:
-        """Change the row, unless a person has resent it meanwhile; return whether it was."""
-        key = (delivery.study_key, delivery.version, delivery.target, delivery.resends)
-        changed = self._database.execute(
-            "UPDATE deliveries SET step = ?, attempts = ?, stored = ?, reason = ?"
-            " WHERE study_key = ? AND version = ? AND target = ? AND step = 'sending'"
-            " AND resends = ?",
-            (step.value, attempts, json.dumps(stored), reason, *key),
-        )
-        return changed.rowcount == 1
-
     @contextmanager
     def _durable(self, step: ExportStep | DeliveryStep) -> Iterator[None]:
         """Run a transaction, and tell the hook before and after it."""
@@ -366,6 +358,10 @@ class ExportStore:
 def _delivery(row: sqlite3.Row) -> Delivery:
     stored = tuple(json.loads(row["stored"]))
     return Delivery(**dict(row) | {"step": DeliveryStep(row["step"]), "stored": stored})
+
+
+def _key(delivery: Delivery) -> tuple[str, int, str, int]:
+    return delivery.study_key, delivery.version, delivery.target, delivery.resends
 
 
 def _storable(text: str) -> str:
