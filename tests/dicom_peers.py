@@ -39,21 +39,7 @@ def write_object(path: Path, *names: str, sop_class: str = EncapsulatedPDFStorag
     dataset.StudyInstanceUID = generate_uid(entropy_srcs=[names[0], "study"])
     dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[*names, str(sop_class), "series"])
     dataset.PatientName, dataset.PatientID = "Nobody^Known", "P1"
-    dataset.PatientBirthDate = dataset.PatientSex = dataset.StudyID = dataset.AccessionNumber = ""
-    dataset.ReferringPhysicianName = dataset.StudyTime = ""
-    dataset.StudyDate, dataset.InstanceNumber, dataset.SeriesNumber = "20260301", 1, 1
-    if sop_class == SecondaryCaptureImageStorage:
-        dataset.Modality, dataset.ConversionType = "OT", "WSD"
-        dataset.Rows = dataset.Columns = 4
-        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-        dataset.BitsAllocated = dataset.BitsStored = 8
-        dataset.HighBit, dataset.PixelRepresentation = 7, 0
-        dataset.PixelData = bytes(16)
-    else:
-        dataset.Modality, dataset.ConversionType = "DOC", "WSD"
-        dataset.BurnedInAnnotation, dataset.DocumentTitle = "YES", "report"
-        dataset.MIMETypeOfEncapsulatedDocument = "application/pdf"
-        dataset.EncapsulatedDocument = b"%PDF-1.4 "
+    dataset.Modality, dataset.ConversionType = "OT", "WSD"
     dataset.save_as(path, enforce_file_format=True)
     return str(dataset.SOPInstanceUID)
 

@@ -80,7 +80,7 @@ class _Series:
         instances: how many files are in its folder.
         sender: of all that is in the folder; None if several sent it, or it is not known.
         source: who its `RECEIVED` names.
-        used_s: when the last instance came, on the store's clock.
+        used_s: when the last instance came, on the monotonic clock.
     """
 
     used_s: float
@@ -105,14 +105,12 @@ class ReceivedStore:
         settings: ReceiveSettings,
         metrics: ReceiveMetrics,
         *,
-        clock: Callable[[], float] = time.monotonic,
         free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
         on_step: StepHook = lambda _step, _durable: None,
         on_complete: Callable[[], None] = lambda: None,
     ) -> None:
         self._inbox, self._settings, self._metrics = inbox, settings, metrics
-        self._on_step, self._on_complete = on_step, on_complete
-        self._clock, self._free_bytes = clock, free_bytes
+        self._free_bytes, self._on_step, self._on_complete = free_bytes, on_step, on_complete
         self._lock = threading.Lock()
         self._series: dict[str, _Series] = {}
         self._stopping = False
@@ -269,7 +267,7 @@ class ReceivedStore:
 
     def _remembered(self, name: str) -> _Series:
         """Return what is known of a series; forget those of which nothing came for long."""
-        now = self._clock()
+        now = time.monotonic()
         if name not in self._series:
             self._series = {
                 other: one

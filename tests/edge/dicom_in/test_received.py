@@ -17,7 +17,7 @@ from edge.dicom_in.identity import Reason, Refused, identify
 from edge.dicom_in.incoming import Expected, Sender, Source
 from edge.dicom_in.received import ReceivedStore, ReceiveMetrics
 from edge.telemetry import Telemetry
-from tests.edge.builders import Box, HandClock
+from tests.edge.builders import Box
 from tests.edge.dicom_in.senders import (
     IMAGES,
     changed,
@@ -45,7 +45,7 @@ def store(inbox: Path) -> ReceivedStore:
 
 def store_in(inbox: Path, free: Callable[[Path], int] = lambda _: 10**12) -> ReceivedStore:
     settings, metrics = settings_in(inbox.parent).receive, ReceiveMetrics(Telemetry())
-    return ReceivedStore(inbox, settings, metrics, clock=HandClock(), free_bytes=free)
+    return ReceivedStore(inbox, settings, metrics, free_bytes=free)
 
 
 def put(store: ReceivedStore, image: Dataset | bytes, sender: Sender | None = None) -> None:
