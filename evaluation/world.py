@@ -292,7 +292,7 @@ class Agent:
 
     def out(self, study_uid: str, series_uid: str) -> Path:
         """Return the folder where the report of a received series will be."""
-        return self.folder / "outbox" / Identity(0, "", "", "", study_uid, series_uid).folder
+        return self.folder / "outbox" / Identity(0, "", "", study_uid, series_uid).folder
 
 
 @contextmanager

@@ -75,11 +75,9 @@ class Identity:
 
     Attributes:
         offset: where the data set begins, behind the file meta information.
-        syntax: its transfer syntax.
     """
 
     offset: int
-    syntax: str
     sop_class: str
     instance: str
     study: str
@@ -130,7 +128,7 @@ def identify(file: Path) -> Identity:
     except Exception as error:
         text = f"the data set is damaged ({type(error).__name__})"
         raise Refused(Reason.UNREADABLE, text) from None
-    return Identity(offset, syntax, *(_uid(data, keyword) for keyword in _IDENTIFIERS))
+    return Identity(offset, *(_uid(data, keyword) for keyword in _IDENTIFIERS))
 
 
 def data_set_digest(file: Path, offset: int) -> bytes:

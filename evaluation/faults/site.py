@@ -150,7 +150,7 @@ class Site:
             del image.RescaleSlope
             image.save_as(file)
         series = str(dcmread(files[0], stop_before_pixels=True).SeriesInstanceUID)
-        name = Identity(0, "", "", "", header.study_uid, series).folder
+        name = Identity(0, "", "", header.study_uid, series).folder
         self.studies.append(study := Study(event, step, when, header.study_uid, name, usable))
         return study, files
 
