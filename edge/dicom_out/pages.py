@@ -323,8 +323,9 @@ def _caption(name: str) -> str:
 
 
 def _cut(value: str) -> str:
-    """Cut what is too long for a cell, which must fit on a page."""
-    return value if len(value) <= _MAX_VALUE else f"{value[: _MAX_VALUE - 3]}..."
+    """Make one line of a header's value, and cut what is too long: a cell must fit on a page."""
+    line = value.replace("\n", " ")
+    return line if len(line) <= _MAX_VALUE else f"{line[: _MAX_VALUE - 3]}..."
 
 
 def _day(date: str) -> str:

@@ -70,7 +70,7 @@ def test_every_page_says_that_it_is_no_medical_device(report: Report, tmp_path: 
 
 def test_values_of_any_length_are_cut(tmp_path: Path) -> None:
     names = ("patient_id", "patient_name", "sex", "age", "study_date", "accession")
-    values = {name: f"{name} {'long ' * 20_000}" for name in (*names, "series_description")}
+    values = {name: f"{name} " + "long\n" * 20_000 for name in (*names, "series_description")}
     pages = report_pages(replace(REPORT, header=replace(REPORT.header, **values)), {})
     text = "".join(text_of(pages, tmp_path))
     assert "..." in text
