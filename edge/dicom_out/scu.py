@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import structlog
@@ -93,6 +94,7 @@ class DicomNode(Target):
         )
         if not association.is_established:
             raise Unreachable(self._why_none(association, tls))
+        keep_responses(association)
         try:
             yield association
         finally:
@@ -139,6 +141,20 @@ class DicomNode(Target):
     def _lost(self) -> str:
         target = self._settings
         return f"{target.address} aborted, or did not answer within {target.timeout_s:g} s"
+
+
+def keep_responses(association: Association) -> None:
+    """Leave each response to the call that waits for it.
+
+    The association's own thread would take one where the system holds it up: it then counts as
+    paused, and is not. It drops what it takes, and the call waits until its time is over.
+    """
+    get_msg = association.dimse.get_msg
+
+    def get(block: bool = False) -> Any:
+        return get_msg(block) if block else (None, None)
+
+    association.dimse.get_msg = get  # type: ignore[method-assign]
 
 
 def _contexts(files: Sequence[Path]) -> list[PresentationContext]:

@@ -24,6 +24,7 @@ from pynetdicom.sop_class import Verification
 
 from edge.dicom_in import scp, stow
 from edge.dicom_in.received import ReceivedStore, ReceiveMetrics
+from edge.dicom_out.scu import keep_responses
 from edge.settings.core import EdgeSettings, load_settings
 from edge.telemetry import Telemetry
 from tests.imaging.small_ct import SmallCt
@@ -133,12 +134,14 @@ def associate(
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
     ae.add_requested_context(sop_class, syntax)
     ae.add_requested_context(Verification)
-    return ae.associate(
+    association = ae.associate(
         *port.endpoint,
         ae_title=called,
         tls_args=tls,  # type: ignore[arg-type]
         evt_handlers=[(evt.EVT_CONN_OPEN, _remember)],
     )
+    keep_responses(association)
+    return association
 
 
 CONNECTIONS: list[Any] = []
@@ -167,10 +170,8 @@ def _context(association: Association) -> int:
 
 def store_raw(association: Association, data_set: bytes, **fields: object) -> int:
     """Send a request whose fields need not be those of the data set; its status."""
-    association._reactor_checkpoint.clear()
     association.dimse.send_msg(_request(data_set, **fields), _context(association))
     _, answer = association.dimse.get_msg(block=True)
-    association._reactor_checkpoint.set()
     return int(getattr(answer, "Status", None) or 0)
 
 

@@ -2,14 +2,17 @@
 
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 from pynetdicom import build_context
+from pynetdicom.association import Association
 from starlette.responses import RedirectResponse, Response
 
 from edge.dicom_out.deliver import open_target
@@ -113,6 +116,32 @@ def test_nobody_who_listens_is_unreachable(files: list[Path]) -> None:
         assert sent.unreachable.endswith("ends the connection without an answer")
         web = web_at(f"http://127.0.0.1:{port}", timeout_s=0.2)
         assert "does not answer within 0.2 s" in send(web, files).unreachable
+
+
+class Late(Event):
+    """An event whose threads go on late, as on a machine with too few cores."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        done = super().wait(timeout)
+        time.sleep(0.05)
+        return done
+
+
+def test_no_response_is_lost_where_threads_are_late(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pynetdicom's own thread may then take a response that the sender waits for."""
+    begin = Association.__init__
+
+    def begin_late(self: Association, *given: Any) -> None:
+        begin(self, *given)
+        self._reactor_checkpoint = Late()
+        self._reactor_checkpoint.set()
+
+    monkeypatch.setattr(Association, "__init__", begin_late)
+    with Pacs().running() as pacs:
+        assert send(pacs_at(pacs.port, timeout_s=5.0), files * 3).unreachable == ""
+    assert len(pacs.received) == 3 * len(files)
 
 
 @pytest.mark.parametrize("kind", ["dicom", "dicomweb"])
