@@ -12,6 +12,7 @@ import socket
 import ssl
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
@@ -46,7 +47,7 @@ The system takes it back, so it is set with each receipt. Only Linux has it.
 log = structlog.get_logger()
 
 
-class DataSetSink(BytesIO):
+class DataSetSink(BytesIO, ABC):
     """Takes the place of a message's data set, which pynetdicom fills while it arrives.
 
     Nothing is held in memory. That of a C-STORE goes to `take`; any other is dropped, and has at
@@ -67,13 +68,13 @@ class DataSetSink(BytesIO):
             raise ValueError("message too large")
         return len(data)
 
+    @abstractmethod
     def take(self, data: bytes) -> None:
         """Take the next part of the data set of a C-STORE."""
-        raise NotImplementedError
 
+    @abstractmethod
     def discard(self) -> None:
         """Remove what has arrived."""
-        raise NotImplementedError
 
 
 MakeSink = Callable[[DIMSEMessage, Association], DataSetSink]
