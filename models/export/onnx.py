@@ -166,6 +166,3 @@ def _drop_unused(graph: GraphProto) -> None:
     used = {name for node in graph.node for name in node.input}
     for tensor in [t for t in graph.initializer if t.name not in used]:
         graph.initializer.remove(tensor)
-    constants = {tensor.name for tensor in graph.initializer}
-    for value in [v for v in graph.input[1:] if v.name in constants or v.name not in used]:
-        graph.input.remove(value)

@@ -87,8 +87,6 @@ def _networks(
     """Return the float network and the screening networks whose candidates a hybrid reads."""
     if kind == "hybrid" and not screening:
         raise NoWeights("--screening is missing: a hybrid trains on screening networks' candidates")
-    if not run.start:
-        raise NoWeights("--start is missing: quantisation starts from trained weights")
     screeners = [make_screening(path).eval() for path in screening]
     torch.manual_seed(run.seed)
     return make_network(kind, run.start).eval(), screeners

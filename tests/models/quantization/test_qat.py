@@ -227,8 +227,6 @@ def test_another_network_and_another_run_are_refused(
 
 @pytest.mark.usefixtures("shelf")
 def test_missing_files_are_named_before_anything_is_quantised(start: Path, tmp_path: Path) -> None:
-    with pytest.raises(NoWeights, match="--start"):
-        run_qat(asked((), tmp_path), "screening", [], "minmax")
     with pytest.raises(NoWeights, match="--screening"):
         run_qat(asked((start,), tmp_path), "hybrid", [], "minmax")
     with pytest.raises(NoWeights, match="--screening"):
