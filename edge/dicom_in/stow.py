@@ -103,10 +103,6 @@ def read_token(settings: StowReceiveSettings) -> bytes:
     return token
 
 
-class MalformedRequest(ValueError):
-    """The body is no valid multipart message; the text says why."""
-
-
 Event = str | bytes | None
 """A part begins, with this media type; the next bytes of the part; or its end."""
 
@@ -115,12 +111,12 @@ class RelatedParser:
     """Takes a multipart/related body apart while it arrives (RFC 2387).
 
     Raises:
-        MalformedRequest: the boundary is invalid.
+        HTTPException: the boundary is invalid.
     """
 
     def __init__(self, boundary: str) -> None:
         if not 0 < len(boundary) <= MAX_BOUNDARY or not boundary.isascii():
-            raise MalformedRequest("Content-Type has no valid boundary")
+            raise HTTPException(HTTPStatus.BAD_REQUEST, "Content-Type has no valid boundary")
         self._events: list[Event] = []
         self._name, self._value, self._kind = bytearray(), bytearray(), ""
         self._ended = False
@@ -142,23 +138,25 @@ class RelatedParser:
         """Return the events of the next chunk.
 
         Raises:
-            MalformedRequest: it is no part of a valid message.
+            HTTPException: it is no part of a valid message.
         """
         self._events.clear()
         try:
             self._parser.write(chunk)
         except FormParserError as error:
-            raise MalformedRequest(f"the body is no valid multipart message: {error}") from error
+            text = f"the body is no valid multipart message: {error}"
+            raise HTTPException(HTTPStatus.BAD_REQUEST, text) from error
         return self._events
 
     def finish(self) -> None:
         """Require that the message has ended.
 
         Raises:
-            MalformedRequest: the closing boundary is missing.
+            HTTPException: the closing boundary is missing.
         """
         if not self._ended:
-            raise MalformedRequest("the body ends before its closing boundary")
+            text = "the body ends before its closing boundary"
+            raise HTTPException(HTTPStatus.BAD_REQUEST, text)
 
     def _on_header_end(self) -> None:
         if self._name.lower() == b"content-type":
@@ -297,10 +295,7 @@ class _Service:
             most = f"{self._open} requests are open, which is the most"
             text = "the agent is being stopped" if self.stopping else most
             raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, text, {"Retry-After": "10"})
-        try:
-            parser = RelatedParser(parameters.get("boundary", ""))
-        except MalformedRequest as error:
-            raise HTTPException(HTTPStatus.BAD_REQUEST, str(error)) from error
+        parser = RelatedParser(parameters.get("boundary", ""))
         return Sender(Source(WAY, caller, "", _peer(request))), study, parser
 
     def _caller(self, request: Request) -> str:
@@ -346,8 +341,6 @@ class _Service:
                             part = None
             parser.finish()
             complete = self._settings.complete_at_end and outcome.status is HTTPStatus.OK
-        except MalformedRequest as error:
-            raise HTTPException(HTTPStatus.BAD_REQUEST, str(error)) from error
         except SlowBody as error:
             raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, str(error)) from error
         finally:

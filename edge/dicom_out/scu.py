@@ -111,7 +111,6 @@ class DicomNode(Target):
         return context
 
     def _why_none(self, association: Association, tls: ssl.SSLContext | None) -> str:
-        """Return why there is no association."""
         target = self._settings
         answer = association.acceptor.primitive
         if association.is_rejected:

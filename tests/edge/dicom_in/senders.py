@@ -56,7 +56,6 @@ def changed(image: Dataset, **attributes: object) -> Dataset:
 
 
 def file_of(image: Dataset) -> bytes:
-    """The image as a file."""
     stream = BytesIO()
     image.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
@@ -221,7 +220,6 @@ def post(
     tls: Any = None,
     headers: Mapping[str, Any] = {},
 ) -> httpx.Response:
-    """One request."""
     url = f"http://{port.address}" if tls is None else f"https://localhost:{port.endpoint[1]}"
     given = {"Content-Type": TYPE, **headers}
     return httpx.post(url + path, content=content, headers=given, timeout=60, verify=tls or False)

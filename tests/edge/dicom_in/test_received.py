@@ -49,7 +49,6 @@ def store_in(inbox: Path, free: Callable[[Path], int] = lambda _: 10**12) -> Rec
 
 
 def put(store: ReceivedStore, image: Dataset | bytes, sender: Sender | None = None) -> None:
-    """Send one instance."""
     incoming = store.begin()
     content = image if isinstance(image, bytes) else file_of(image)
     for at in range(0, len(content), 1000):

@@ -67,7 +67,6 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Port]:
 
 
 def image_in(syntax: str) -> Dataset:
-    """An image in this transfer syntax."""
     (image,) = new_images(1)
     if syntax in COMPRESSED:
         encoded(image, "4.90" if syntax == JPEG2000 else syntax.removeprefix("1.2.840.10008.1.2."))

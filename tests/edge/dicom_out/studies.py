@@ -70,7 +70,6 @@ def _join_frames(folder: Path) -> None:
 
 
 def change_headers(folder: Path, change: Callable[[Dataset], None]) -> None:
-    """Change every file of a series."""
     for file in folder.glob("*.dcm"):
         image = dcmread(file)
         change(image)
@@ -131,7 +130,6 @@ def write_reported(folder: Path, out: Path) -> Report:
 
 
 def values_of(out: Path) -> dict[str, Any]:
-    """The content of report.json."""
     values: dict[str, Any] = json.loads((out / "report.json").read_bytes())
     return values
 

@@ -22,7 +22,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 
 def text_of(pages: bytes, folder: Path) -> list[str]:
-    """The text of each page."""
     if which("pdftotext") is None:
         pytest.skip("needs pdftotext (Debian: poppler-utils)")
     (folder / "report.pdf").write_bytes(pages)
