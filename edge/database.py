@@ -184,6 +184,15 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def durable(database: sqlite3.Connection, on_step: StepHook, step: Enum) -> Iterator[None]:
+    """Run a transaction that makes a step durable, and tell the hook before and after it."""
+    on_step(step, False)
+    with transaction(database):
+        yield
+    on_step(step, True)
+
+
 def migrate(
     path: Path, migrations: Sequence[Migration], on_step: StepHook = lambda _step, _durable: None
 ) -> None:

@@ -14,13 +14,13 @@ once. The wall clock only says for how long a delivery has waited.
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from functools import partial
 
 from edge.audit import AuditTrail, Event, Person
-from edge.database import Migration, StepHook, transaction
+from edge.database import Migration, StepHook, durable, transaction
 
 
 class ExportStep(Enum):
@@ -131,7 +131,8 @@ class ExportStore:
         on_step: StepHook,
         targets: Collection[str],
     ) -> None:
-        self._database, self._on_step, self._trail = database, on_step, trail
+        self._database, self._trail = database, trail
+        self._durable = partial(durable, database, on_step)
         self.targets = tuple(targets)
 
     def reported(self, key: str, versions: Iterable[int]) -> None:
@@ -345,14 +346,6 @@ class ExportStore:
             (step.value, _storable(reason), export.study_key, export.version),
         )
         return changed.rowcount == 1
-
-    @contextmanager
-    def _durable(self, step: ExportStep | DeliveryStep) -> Iterator[None]:
-        """Run a transaction, and tell the hook before and after it."""
-        self._on_step(step, False)
-        with transaction(self._database):
-            yield
-        self._on_step(step, True)
 
 
 def _delivery(row: sqlite3.Row) -> Delivery:

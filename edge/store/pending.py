@@ -11,15 +11,16 @@ ran.
 
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from enum import Enum
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from edge.audit import AuditTrail, Event
-from edge.database import StepHook, WrongStep, transaction
+from edge.database import StepHook, WrongStep, durable
 from edge.decide import Plan
 from edge.escalation.rois import EscalationResult, cut_rois
 from edge.findings import Route
@@ -148,7 +149,7 @@ class PendingStore:
         trail: AuditTrail,
         export: Callable[[str, Iterable[int]], None] = lambda _key, _versions: None,
     ) -> None:
-        self._database, self._on_step = database, on_step
+        self._database, self._durable = database, partial(durable, database, on_step)
         self._trail, self._export = trail, export
 
     def save(
@@ -369,14 +370,6 @@ class PendingStore:
         ).rowcount
         if changed != 1:
             raise WrongStep(f"another process has changed {read}")
-
-    @contextmanager
-    def _durable(self, step: PendingStep) -> Iterator[None]:
-        """Run a transaction, and tell the hook before and after it."""
-        self._on_step(step, False)
-        with transaction(self._database):
-            yield
-        self._on_step(step, True)
 
 
 def _pending_read(row: sqlite3.Row) -> PendingRead:

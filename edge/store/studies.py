@@ -23,6 +23,7 @@ from edge.database import (
     StepHook,
     WrongStep,
     columns,
+    durable,
     file_identities,
     lacking_in,
     make_tables,
@@ -431,8 +432,7 @@ class StudyStore:
         facts: Mapping[str, Any] = MappingProxyType({}),
     ) -> Record:
         """Make a step durable, with these ``changes`` of columns and what is done ``also``."""
-        self._on_step(step, False)
-        with transaction(self.database):
+        with durable(self.database, self._on_step, step):
             now = self.get(key)
             if now.step not in BEFORE[step]:
                 expected = [state.value for state in BEFORE[step]]
@@ -447,7 +447,6 @@ class StudyStore:
             taken_back = step is Step.CLAIMED and now.step is Step.READING
             if step in _RECORDED and not taken_back:
                 self.trail.record(_RECORDED[step], study_key=key, **facts)
-        self._on_step(step, True)
         return self.get(key)
 
     def _set(self, key: str, step: Step, changes: Mapping[str, object]) -> None:
