@@ -371,8 +371,11 @@ def config_in(root: Path, *lines: str) -> Path:
     return file
 
 
-def command(root: Path, *arguments: str, lines: Iterable[str] = ()) -> Result:
-    """A command of ``overread-edge`` with those settings."""
+def command(
+    root: Path, *arguments: str, lines: Iterable[str] = (), status: int | None = None
+) -> Result:
+    """A command of ``overread-edge`` with those settings; ``status`` is the expected one."""
     result = CliRunner().invoke(app, [*arguments, "--config", str(config_in(root, *lines))])
     structlog.reset_defaults()  # its standard error is closed now
+    assert status in (None, result.exit_code), result.output
     return result

@@ -29,14 +29,15 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def doctor(root: Path, *more: str) -> tuple[int, dict[str, list[tuple[str, str]]]]:
-    """Exit status, and level and text of the results by what was checked."""
+def doctor(root: Path, *more: str) -> dict[str, list[tuple[str, str]]]:
+    """Level and text of the results by what was checked; the exit status says if any is wrong."""
     result = command(root, "doctor", "--json", lines=more)
     found: list[dict[str, Any]] = json.loads(result.stdout)
     checked: dict[str, list[tuple[str, str]]] = {}
     for one in found:
         checked.setdefault(one["what"], []).append((one["level"], one["text"]))
-    return result.exit_code, checked
+    assert result.exit_code == bool(wrong(checked))
+    return checked
 
 
 def wrong(checked: dict[str, list[tuple[str, str]]]) -> list[tuple[str, str]]:
@@ -44,9 +45,8 @@ def wrong(checked: dict[str, list[tuple[str, str]]]) -> list[tuple[str, str]]:
 
 
 def test_nothing_is_wrong_on_a_sound_machine(root: Path) -> None:
-    status, checked = doctor(root)
+    checked = doctor(root)
     assert wrong(checked) == []
-    assert status == 0
     assert checked["agent"] == [("note", "does not run")]
     assert checked["cloud"] == [("note", "not set: no second reading")]
     assert checked["receiving"][0][0] == "note"
@@ -59,19 +59,16 @@ def test_nothing_is_wrong_on_a_sound_machine(root: Path) -> None:
 
 
 def test_nothing_is_wrong_before_the_first_start(tmp_path: Path) -> None:
-    status, checked = doctor(tmp_path)
-    assert (status, wrong(checked)) == (0, [])
+    assert wrong(doctor(tmp_path)) == []
     assert not (tmp_path / "state").exists()
 
 
 def test_a_database_that_is_deleted_while_the_agent_runs_is_wrong(root: Path) -> None:
     """Until the study that the agent reads is done, nobody else can see what it writes."""
     database(root).unlink()
-    assert doctor(root)[0] == 0
+    assert wrong(doctor(root)) == []
     with exclusive(root / "state" / ".overread.lock"):
-        status, checked = doctor(root)
-    assert status == 1
-    ((what, text),) = wrong(checked)
+        ((what, text),) = wrong(doctor(root))
     assert what == "database"
     assert "missing while the agent runs: it makes one after its current study" in text
 
@@ -118,35 +115,28 @@ def test_what_is_wrong_is_named(
     root: Path, spoil: Callable[[Path], object], what: str, said: str
 ) -> None:
     spoil(root)
-    status, checked = doctor(root)
-    assert status == 1
-    assert [text for one, text in wrong(checked) if one == what and said in text] != []
+    assert [text for one, text in wrong(doctor(root)) if one == what and said in text] != []
 
 
 def test_a_full_disk_is_told_before_it_is_full(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pending reads may grow to their limit, and studies and reports need room beside them."""
     free = shutil._ntuple_diskusage(10, 10, RESERVE_BYTES + 2_000_000_000 - 1)  # type: ignore[attr-defined]
     monkeypatch.setattr("edge.doctor.shutil.disk_usage", lambda _path: free)
-    status, checked = doctor(root)
-    assert status == 1
-    ((_, text),) = wrong(checked)
+    ((_, text),) = wrong(doctor(root))
     assert text.startswith("3.0 GB free for state_dir, expected 3.0 GB; make room")
-    assert doctor(root, "pending.max_mb = 1000.0")[0] == 0
+    assert wrong(doctor(root, "pending.max_mb = 1000.0")) == []
 
 
 def test_a_damaged_database_that_was_set_aside_is_a_note(root: Path) -> None:
     noise(database(root))
     work(root)
-    status, checked = doctor(root)
-    assert status == 0
+    checked = doctor(root)
     assert "was damaged and set aside" in checked["database"][0][1]
 
 
 def test_who_signed_the_models_is_named(root: Path) -> None:
     _, public = make_keys(root, "hospital")
-    status, checked = doctor(root, f'models.keys = ["{public}"]')
-    assert status == 1
-    ((what, text),) = wrong(checked)
+    ((what, text),) = wrong(doctor(root, f'models.keys = ["{public}"]'))
     assert what == "model"
     assert text.startswith("UntrustedManifest: ")
     assert str(public) in text
@@ -162,8 +152,7 @@ def test_who_signed_the_models_is_named(root: Path) -> None:
 def test_a_file_of_the_settings_that_is_missing_is_named(
     root: Path, lines: list[str], what: str, said: str
 ) -> None:
-    status, checked = doctor(root, *lines)
-    assert status == 1
+    checked = doctor(root, *lines)
     assert said in checked[what][0][1]
 
 
@@ -172,8 +161,7 @@ def test_each_of_several_addresses_is_asked(root: Path) -> None:
     with FakeCloud() as cloud, socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # nobody listens on it
         absent = f"127.0.0.1:{unused.getsockname()[1]}"
-        status, checked = doctor(root, f'cloud.address = "{cloud.address},{absent}"')
-    assert status == 1
+        checked = doctor(root, f'cloud.address = "{cloud.address},{absent}"')
     (well, text), (wrong, reason) = checked["cloud"]
     assert (well, wrong) == ("ok", "WRONG")
     assert text.startswith(f"{cloud.address} answers")
@@ -190,12 +178,10 @@ def test_a_cloud_that_answers_is_well_and_a_mistake_with_tls_is_named(root: Path
     ]
     with FakeCloud(credentials=mutual_tls(pki)) as cloud:
         more = (f'cloud.address = "{cloud.address}"', f'cloud.tls.ca = "{pki / "ca.pem"}"')
-        status, checked = doctor(root, *more, *files)
+        checked = doctor(root, *more, *files)
         assert wrong(checked) == []
-        assert status == 0
         assert checked["cloud"][-1][1].endswith("encryption: mutual TLS")
-        status, checked = doctor(root, *more)
-    assert status == 1
+        checked = doctor(root, *more)
     assert "requires a client certificate: set cloud.tls.cert and" in checked["cloud"][-1][1]
 
 
@@ -217,9 +203,8 @@ def test_it_changes_nothing(root: Path) -> None:
 def test_a_port_for_studies_that_is_taken_or_serves_nobody_is_wrong(root: Path) -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
         port = taken.getsockname()[1]
-        status, checked = doctor(root, f'receive.dicom.address = "0.0.0.0:{port}"')
-    texts = [text for what, text in wrong(checked) if what == "receiving"]
-    assert status == 1
+        found = wrong(doctor(root, f'receive.dicom.address = "0.0.0.0:{port}"'))
+        texts = [text for what, text in found if what == "receiving"]
     assert any(
         f"receive.dicom.address = 0.0.0.0:{port}: Address already in use" in text for text in texts
     )
@@ -233,8 +218,8 @@ def test_ports_for_studies_that_are_free_are_well(root: Path) -> None:
         'receive.dicom.peers = ["PACS"]',
         "receive.min_free_mb = 1",
     )
-    status, checked = doctor(root, *more)
-    assert (status, wrong(checked)) == (0, [])
+    checked = doctor(root, *more)
+    assert wrong(checked) == []
     assert checked["receiving"] == [("ok", "127.0.0.1:0 is free")] * 2
 
 
@@ -242,7 +227,7 @@ def test_an_agent_that_does_not_listen_where_the_settings_say_is_wrong(root: Pat
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
     with exclusive(root / "inbox" / ".overread.lock"), exclusive(root / "state" / ".overread.lock"):
-        _, checked = doctor(
+        checked = doctor(
             root, f'receive.stow.address = "127.0.0.1:{port}"', "receive.min_free_mb = 1"
         )
     ((_, text),) = wrong(checked)

@@ -66,8 +66,10 @@ def study(tmp_path: Path) -> str:
     return str(tmp_path / "study")
 
 
-def screen(out: Path, *arguments: str) -> Result:
-    return CliRunner().invoke(app, ["screen", "--out", str(out), *arguments])
+def screen(out: Path, *arguments: str, status: int | None = None) -> Result:
+    result = CliRunner().invoke(app, ["screen", "--out", str(out), *arguments])
+    assert status in (None, result.exit_code), result.output
+    return result
 
 
 def report_at(out: Path) -> dict[str, Any]:
@@ -100,8 +102,7 @@ def test_json_gives_every_finding(study: str, tmp_path: Path) -> None:
 
 
 def test_people_get_a_table_without_the_log(study: str, tmp_path: Path) -> None:
-    result = screen(tmp_path, study)
-    assert result.exit_code == 0
+    result = screen(tmp_path, study, status=0)
     for said in ("2 findings of 3 candidates", "preprocess", "report.html", "Not a medical device"):
         # the table wraps where a path is long
         assert said.replace(" ", "") in "".join(result.stdout.split())
@@ -135,8 +136,7 @@ def test_dicom_objects_are_written_beside_the_report(
         return Study(volume, source, images.header, headers=images.headers)
 
     monkeypatch.setattr(assemble, "read_study", read)
-    result = screen(tmp_path / "out", study, "--dicom", "--json")
-    assert result.exit_code == 0
+    result = screen(tmp_path / "out", study, "--dicom", "--json", status=0)
     assert json.loads(result.stdout)["findings"]
     objects = tmp_path / "out/dicom/v1"
     assert f"DICOM objects in {objects}" in result.stderr
@@ -145,8 +145,7 @@ def test_dicom_objects_are_written_beside_the_report(
 
 
 def test_a_study_that_is_no_dicom_has_no_objects_and_its_report(study: str, tmp_path: Path) -> None:
-    result = screen(tmp_path / "out", study, "--dicom")
-    assert result.exit_code == 0
+    result = screen(tmp_path / "out", study, "--dicom", status=0)
     assert "no DICOM objects: " in result.stderr
     assert (tmp_path / "out/report.json").is_file()
 
@@ -203,8 +202,7 @@ def test_bad_settings_are_named_and_nothing_is_written(
     monkeypatch.chdir(tmp_path)
     Path("rules.toml").write_text("[[rules]]\nname = 'a'\npriority = 'now'")
     Path("bad.toml").write_text("rules = 'rules.toml'")
-    result = screen(tmp_path / "out", study, *arguments)
-    assert result.exit_code == status
+    result = screen(tmp_path / "out", study, *arguments, status=status)
     assert not (tmp_path / "out").exists()
     assert says in result.stderr
     assert arguments[1] in result.stderr or arguments[1] in ("bad.toml", "x")
@@ -269,15 +267,14 @@ def test_another_study_s_report_is_replaced_only_with_overwrite(tmp_path: Path) 
     for folder in (one, two):
         folder.mkdir()
         (folder / "uid").write_text(f"1.2.{folder.name}")
-    assert screen(tmp_path / "out", str(one)).exit_code == 0
+    screen(tmp_path / "out", str(one), status=0)
     before = files_in(tmp_path / "out")
-    refused = screen(tmp_path / "out", str(two))
-    assert refused.exit_code == ExitStatus.USAGE
+    refused = screen(tmp_path / "out", str(two), status=ExitStatus.USAGE)
     assert f"holds the report of another study ({one}): if it can go, add --overwrite" in (
         refused.stderr
     )
     assert files_in(tmp_path / "out") == before
-    assert screen(tmp_path / "out", str(two), "--overwrite").exit_code == 0
+    screen(tmp_path / "out", str(two), "--overwrite", status=0)
     assert report_at(tmp_path / "out")["source"] == str(two)
 
 
@@ -300,8 +297,7 @@ def test_a_report_is_replaced_without_overwrite_by_that_of_the_same_study_alone(
     for (folder, uid), status in ((first, 0), (second, 0 if says else ExitStatus.USAGE)):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         (tmp_path / folder / "uid").write_text(uid)
-        result = screen(tmp_path / "out", str(tmp_path / folder))
-        assert result.exit_code == status
+        result = screen(tmp_path / "out", str(tmp_path / folder), status=status)
     assert says in result.stderr
     assert ("older report replaced" in result.stderr) is bool(says)
     assert (tmp_path / "out" / "thesis.txt").read_text() == "three years of work"
@@ -313,8 +309,7 @@ def test_a_refused_study_replaces_no_other_report_and_still_says_why(
     screen(tmp_path / "out", study)
     before = files_in(tmp_path / "out")
     (tmp_path / "short").mkdir()
-    result = screen(tmp_path / "out", str(tmp_path / "short"))
-    assert result.exit_code == ExitStatus.USAGE
+    result = screen(tmp_path / "out", str(tmp_path / "short"), status=ExitStatus.USAGE)
     assert "IncompleteSeries: " in result.stderr
     assert files_in(tmp_path / "out") == before
 
@@ -347,8 +342,7 @@ def test_files_that_are_not_ours_are_never_cleared(
         (tmp_path / file).with_name("thesis.txt").write_text("three years of work")
     before = files_in(tmp_path)
     for options in ((),) if advice == NO_REPORT else ((), ("--overwrite",)):
-        result = screen(tmp_path / out, study, *options)
-        assert result.exit_code == ExitStatus.USAGE
+        result = screen(tmp_path / out, study, *options, status=ExitStatus.USAGE)
         (line,) = result.stderr.splitlines()
         assert advice in line
         assert files_in(tmp_path) == before
@@ -356,8 +350,7 @@ def test_files_that_are_not_ours_are_never_cleared(
 
 def test_what_is_sent_in_the_clear_is_told(study: str, tmp_path: Path) -> None:
     more = ("--cloud", "192.0.2.1:50051", "--insecure", "--deadline", "2.2")
-    sent = screen(tmp_path / "out", study, *more)
-    assert sent.exit_code == ExitStatus.NO_SECOND_READING
+    sent = screen(tmp_path / "out", study, *more, status=ExitStatus.NO_SECOND_READING)
     assert "ROIs are sent unencrypted: set cloud.tls.ca" in sent.stderr
 
 
