@@ -386,6 +386,12 @@ class Box:
         """The studies that are complete now."""
         return [arrival.name for arrival in self.inbox.complete()]
 
+    def stays(self, *names: str, polls: int = 3) -> None:
+        """Require that only these are complete, however quiet the others are."""
+        for _ in range(polls):
+            assert self.names() == [*names]
+            self.clock.sleep(QUIET_S)
+
     def later(self, seconds: float = QUIET_S) -> list[str]:
         """Those that are complete after a while."""
         self.clock.sleep(seconds)

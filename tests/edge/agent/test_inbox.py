@@ -69,9 +69,7 @@ def test_a_done_file_left_by_an_older_study_completes_nothing(box: Box) -> None:
 def test_an_empty_folder_waits_for_its_files(box: Box) -> None:
     """A sender makes the folder first and may take its time."""
     (box.folder / "a").mkdir()
-    for _ in range(3):
-        assert box.names() == []
-        box.clock.sleep(QUIET_S)
+    box.stays()
 
 
 def test_a_transfer_in_a_folder_is_waited_for(box: Box) -> None:
@@ -111,9 +109,7 @@ def test_hidden_temporary_linked_and_loose_files_are_left_alone(box: Box, tmp_pa
     (folder / "DOE_JOHN.dcm").write_text("one slice")
     (folder / "link").symlink_to(tmp_path)
     with structlog.testing.capture_logs() as logs:
-        for _ in range(3):
-            assert box.names() == []
-            box.clock.sleep(QUIET_S)
+        box.stays()
     assert [(entry["count"], entry["suffixes"]) for entry in logs] == [(2, ["", ".dcm"])]
 
 
@@ -134,9 +130,7 @@ def test_an_unreadable_study_keeps_no_other_waiting(
 
     with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
         patch.setattr(os, "scandir", scandir)
-        for _ in range(3):
-            assert box.names() == ["good"]
-            box.clock.sleep(QUIET_S)
+        box.stays("good")
     (told,) = logs
     assert (told["count"], told["reasons"]) == (1, ["Permission denied"])
     assert box.names() == ["good"]
@@ -180,9 +174,7 @@ def test_a_link_that_goes_in_circles_does_not_stop_the_inbox(box: Box) -> None:
     bad = put(box.folder, "a", done=False)
     (bad / "loop.dcm").symlink_to("loop.dcm")
     put(box.folder, "b")
-    for _ in range(2):
-        assert box.names() == ["b"]
-        box.clock.sleep(QUIET_S)
+    box.stays("b", polls=2)
 
 
 def test_single_volume_files_are_studies_with_their_data(box: Box) -> None:
@@ -216,9 +208,7 @@ def test_a_header_waits_for_data_under_a_passing_name(box: Box, header: str, tex
     part = box.folder / "d.raw.part"
     part.write_bytes(b"1")
     with structlog.testing.capture_logs() as logs:
-        for _ in range(3):
-            assert box.names() == []
-            box.clock.sleep(QUIET_S)
+        box.stays()
     assert logs == [{"event": "headers lack their data files", "count": 1, "log_level": "warning"}]
     part.rename(box.folder / "d.raw")
     assert box.names() == []
@@ -247,9 +237,7 @@ def test_an_inbox_that_cannot_be_listed_is_waited_for(
     for _ in range(2):
         with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
             patch.setattr(os, "listdir", listdir)
-            for _ in range(3):
-                assert box.names() == []
-                box.clock.sleep(QUIET_S)
+            box.stays()
         assert [(entry["log_level"], entry["reason"]) for entry in logs] == [
             ("error", os.strerror(code))
         ]
