@@ -1,5 +1,6 @@
 """Fetching a model over real gRPC: whole, broken off, damaged, unsigned, and killed anywhere."""
 
+import errno
 import hashlib
 import lzma
 import os
@@ -261,6 +262,17 @@ def test_one_process_fetches_at_a_time(site: Edge) -> None:
     site.models.mkdir()
     with exclusive(site.models / ".lock"), pytest.raises(FetchFailed, match="another fetch runs"):
         fetch(site.site, user="a")
+
+
+def test_a_share_without_locks_keeps_no_model_from_being_asked_for(
+    site: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("edge.folders.fcntl.flock", no_locks)
+    with pytest.raises(FetchFailed, match="cannot be reached"):
+        fetch(site.at("127.0.0.1:1"), user="a")
 
 
 def test_the_model_of_the_settings_is_not_fetched_again(tmp_path: Path) -> None:
