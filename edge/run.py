@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from enum import Enum
 from functools import partial
 from importlib.metadata import version
@@ -29,17 +29,14 @@ from edge.dicom_out.part import DeliverPart
 from edge.drift.part import DriftPart
 from edge.escalation.client import Escalator, NoSecondReader, SecondReader
 from edge.folders import exclusive
-from edge.job import Job
 from edge.link.estimate import LinkEstimate
 from edge.models.part import ModelsPart
 from edge.part import Agent, Part
-from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.retention import RetentionPart
 from edge.rules.rule import load_rules
 from edge.settings.core import CLOUD_OFF, EdgeSettings
 from edge.site import Site
 from edge.status.part import PagePart
-from edge.store.pending import PersistPending
 from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
 from edge.telemetry import Telemetry
 from edge.trail.part import TrailPart
@@ -124,7 +121,7 @@ def run_agent(
             )
             pipeline = held.enter_context(opened)
             models.attach(pipeline)
-            read, second = models.live.reading(_read), second or pipeline.second_reader
+            read, second = models.live.read, second or pipeline.second_reader
             if settings.cloud.address is not None:
                 agent.telemetry.set_expiries(settings.cloud.tls.expiries())
         second = second or NoSecondReader()
@@ -190,12 +187,6 @@ def description(settings: EdgeSettings) -> Mapping[str, object]:
         "deadline_s": settings.deadline_s,
         **({"rules": str(settings.rules.absolute())} if settings.rules else {}),
     }
-
-
-def _read(pipeline: Pipeline, job: Job, persist: PersistPending) -> StudyResult:
-    provenance = replace(pipeline.provenance, amends=True)
-    amended = replace(pipeline, persist_pending=persist, provenance=provenance)
-    return read_and_report(amended, job)
 
 
 def _links(settings: EdgeSettings, second: SecondReader) -> dict[str, LinkEstimate]:

@@ -31,7 +31,7 @@ from edge.models.store import (
     models_state,
     open_models,
 )
-from edge.pipeline import Pipeline, StudyResult
+from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.reader import EdgeReader, Screening, open_configured
 from edge.report.compose import Assessment
 from edge.report.model import Report
@@ -47,8 +47,6 @@ MOST_FAILURES = 3
 """After this number of errors this process no longer tries a model in shadow."""
 AUTO = "auto"
 """The value of the setting ``engine`` that leaves the choice to the program."""
-
-Read = Callable[[Pipeline, Job, PersistPending], StudyResult]
 
 log = structlog.get_logger()
 
@@ -115,19 +113,18 @@ class LiveModels:
         except (sqlite3.Error, EdgeError):
             return None
 
-    def reading(self, read: Read) -> Callable[[Job, PersistPending], StudyResult]:
-        """Return ``read`` with the pipeline of the moment; it notes the lung box of each study."""
+    def read(self, job: Job, persist: PersistPending) -> StudyResult:
+        """Read a study with the pipeline of the moment, whose lung box is noted."""
 
-        def read_and_note(job: Job, persist: PersistPending) -> StudyResult:
-            def persist_and_note(
-                report: Report, assessment: Assessment, reader: EdgeReader, box: Preprocessed
-            ) -> None:
-                persist(report, assessment, reader, box)
-                self._note(report, assessment, box)
+        def persist_and_note(
+            report: Report, assessment: Assessment, reader: EdgeReader, box: Preprocessed
+        ) -> None:
+            persist(report, assessment, reader, box)
+            self._note(report, assessment, box)
 
-            return read(self.pipeline, job, persist_and_note)
-
-        return read_and_note
+        provenance = replace(self.pipeline.provenance, amends=True)
+        noting = replace(self.pipeline, persist_pending=persist_and_note, provenance=provenance)
+        return read_and_report(noting, job)
 
     def run_once(self, waiting: bool) -> bool:
         """Change the active model if that was decided, or read one lung box in shadow.

@@ -222,6 +222,8 @@ class SiteState:
 def _parsed(path: Path, _mtime_ns: int, size: int) -> Json | None:
     """Return a report that has all that the pages need; None where it lacks something.
 
+    It is read again when its time or size has changed.
+
     Raises:
         OSError, ValueError: it cannot be read, is too long or no JSON.
     """

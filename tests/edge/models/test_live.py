@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -16,8 +16,6 @@ from edge.job import Job
 from edge.models.live import LOOK_S
 from edge.models.part import ModelsPart
 from edge.models.store import SHIPPED, Choice, models_state, promote, roll_back
-from edge.pipeline import Pipeline, StudyResult, read_and_report
-from edge.store.pending import PersistPending
 from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import PhantomSpec, make_phantom
 from models.runtime.errors import ModelFailed
@@ -110,12 +108,8 @@ class Live:
 
     def read(self) -> Any:
         """The report of the study, read as the agent does."""
-
-        def persisting(pipeline: Pipeline, job: Job, persist: PersistPending) -> StudyResult:
-            return read_and_report(replace(pipeline, persist_pending=persist), job)
-
         job = Job(self.study, Path(mkdtemp(dir=self.site.root)))
-        return self.part.live.reading(persisting)(job, lambda *_: None).report
+        return self.part.live.read(job, lambda *_: None).report
 
     def shown(self, role: str) -> set[tuple[str, str]]:
         """Model and version that the metric has."""
