@@ -255,7 +255,8 @@ def from_status(code: grpc.StatusCode, text: str | None, metadata: Given) -> Ove
     by_code = next((kinds[0] for row, kinds in TABLE if row is code), ServiceFault)
     if info is None or info.domain != DOMAIN:
         is_long = code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LONG in (text or "")
-        error = (TooLarge if is_long else by_code)(_in_words(code, text or ""))
+        words = (said for row, part, said in _WORDS if row is code and part in (text or ""))
+        error = (TooLarge if is_long else by_code)(next(words, f"status {code.name}"))
     else:  # a class of a later contract is read by its code
         named = _BY_REASON.get(info.reason, by_code)
         error = named(text or "no reason was given")
@@ -303,11 +304,6 @@ def name_of(reason: str) -> str:
 def error_by_name(name: str, reason: str) -> OverreadError:
     """Return the error of class ``name``, as in a refusal; `ServiceFault` if it is unknown."""
     return _BY_NAME.get(name, ServiceFault)(reason)
-
-
-def _in_words(code: grpc.StatusCode, details: str) -> str:
-    words = (said for row, part, said in _WORDS if row is code and part in details)
-    return next(words, f"status {code.name}")
 
 
 def _number(text: str | None) -> float | None:

@@ -173,16 +173,14 @@ def errors() -> str:
         trees, family = [tree for _, tree in _modules(package)], roots
         classes = [one for t in trees for one in ast.walk(t) if isinstance(one, ast.ClassDef)]
         for _ in range(3):  # an error of an error of an error
-            family = family | {one.name for one in classes if _bases(one) & family}
+            family = family | {
+                one.name for one in classes for base in one.bases if ast.unparse(base) in family
+            }
         for one in classes:
             if one.name in family - roots:
                 said = (ast.get_docstring(one) or "").partition("\n\n")[0]
                 rows.append((f"`{one.name}`", package.partition("/")[0], " ".join(said.split())))
     return _table(("error", "package", "meaning"), sorted(rows))
-
-
-def _bases(node: ast.ClassDef) -> set[str]:
-    return {base.id for base in node.bases if isinstance(base, ast.Name)}
 
 
 def _modules(package: str) -> Iterator[tuple[Path, ast.Module]]:

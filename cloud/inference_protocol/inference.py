@@ -189,7 +189,9 @@ class Inference:
         telemetry = self._backend.telemetry
         try:
             priority = self._priority(request, caller)
-            deadline = self._deadline(request, left_s)
+            timeout_us = _number(request, "timeout")
+            budget_s = 1e-6 * timeout_us if timeout_us else math.inf
+            deadline = deadline_of(budget_s, left_s, self.bounds, self._clock)
             outputs = requested(request, self._roi_shape)
             voxels = decode_rois(request, self._roi_shape, self.settings.max_batch)
             rois, input_s = len(voxels), self._clock() - began_s
@@ -229,11 +231,6 @@ class Inference:
             return Priority.STAT
         self._backend.telemetry.demoted.inc()
         return Priority.ROUTINE
-
-    def _deadline(self, request: pb.ModelInferRequest, left_s: float | None) -> Deadline:
-        timeout_us = _number(request, "timeout")
-        budget_s = 1e-6 * timeout_us if timeout_us else math.inf
-        return deadline_of(budget_s, left_s, self.bounds, self._clock)
 
     async def _read(
         self, voxels: UInt8Array, deadline: Deadline, priority: Priority, site: str
@@ -326,8 +323,13 @@ class Statistics:
         self._inferences += len(results)
         self._last_ms = time.time_ns() // 1_000_000
         batches = {one.batch: one for one in results}
-        for one in batches.values():
-            self._count_batch(one)
+        for number, one in batches.items():
+            if number not in self._seen:
+                self._seen[number] = None
+                timed = self._batches.setdefault(one.batch_rois, pb.StatisticDuration())
+                _add(timed, one.compute_s)
+        while len(self._seen) > REMEMBERED_BATCHES:
+            self._seen.popitem(last=False)
         counted = self._counted
         _add(counted.success, total_s)
         queue_s, compute_s = _shares(batches.values())
@@ -354,14 +356,6 @@ class Statistics:
                 for size in sorted(self._batches)
             ],
         )
-
-    def _count_batch(self, one: RoiResult) -> None:
-        if one.batch in self._seen:
-            return
-        self._seen[one.batch] = None
-        if len(self._seen) > REMEMBERED_BATCHES:
-            self._seen.popitem(last=False)
-        _add(self._batches.setdefault(one.batch_rois, pb.StatisticDuration()), one.compute_s)
 
 
 def _shares(batches: Iterable[RoiResult]) -> tuple[float, float]:
