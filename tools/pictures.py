@@ -116,10 +116,6 @@ class Browser:
         clip = FloatRect(x=0, y=0, width=size["width"], height=height or size["height"])
         return self.page.screenshot(full_page=True, clip=clip)
 
-    def printed(self) -> bytes:
-        """Return the page as PDF, on A4."""
-        return self.page.pdf(format="A4")
-
 
 @contextmanager
 def browser() -> Iterator[Browser]:
@@ -150,7 +146,7 @@ def look(shown: Browser, page: Path, out: Path) -> dict[str, list[str]]:
     for view in VIEWS:
         faults[view.name] = shown.faults(view)
         (out / f"{view.name}.png").write_bytes(shown.screenshot())
-    (out / "printed.pdf").write_bytes(shown.printed())
+    shown.page.pdf(format="A4", path=out / "printed.pdf")
     return faults
 
 

@@ -113,7 +113,7 @@ def test_each_printed_page_has_the_disclaimer_and_the_patient_and_no_caption_is_
     if shutil.which("pdftotext") is None:
         pytest.skip("pdftotext is not installed: apt-get install poppler-utils")
     shown.page.goto(page_of(SHOWN, tmp_path / "report").as_uri())
-    (tmp_path / "printed.pdf").write_bytes(shown.printed())
+    shown.page.pdf(format="A4", path=tmp_path / "printed.pdf")
     text = subprocess.run(
         ["pdftotext", "-layout", tmp_path / "printed.pdf", "-"],
         capture_output=True,
