@@ -39,6 +39,9 @@ CLOSE_AFTER_S = 0.5
 ABANDON_AFTER_S = 0.25
 """Seconds after that at which the call of a caller that reads nothing is abandoned."""
 
+CANCELLED_S = 0.01
+"""Seconds in which a cancelled call is known to be one, and no study that ends early."""
+
 HALF_CLOSE_S = 0.25
 """Seconds after the last announced ROI in which its caller closes its side, or sends too many."""
 
@@ -165,6 +168,9 @@ class StudyStream:
                         f"no ROI arrived within {idle_timeout_s} s, and none was pending"
                     )
         except StopAsyncIteration:
+            # a call that is cancelled looks for a moment as if its caller had sent all
+            if len(self._checksums) < self._header.roi_count and not self._pending:
+                await asyncio.sleep(CANCELLED_S)
             self._close_when_done()
         except Exception as error:  # the servicer raises it, and logs a fault of the program
             self.fail(error)

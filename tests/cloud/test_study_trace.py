@@ -54,7 +54,8 @@ def test_a_call_continues_the_trace_of_its_caller(kept: Kept) -> None:
     assert {one.parent_id for one in parts} == {whole.span_id}
     assert {one.trace_id for one in parts} == {KEY}
     names = [one.name for one in sorted(parts, key=lambda one: (one.start_s, one.name))]
-    assert [names[0], names[1], names[-1]] == ["receive", "queue", "answer"]
+    assert names[:3] == ["receive", "queue", "batch"]
+    assert set(names[3:]) - {"batch"} == {"answer"}  # the first one before the last batch, perhaps
     batches = [one for one in parts if one.name == "batch"]
     assert sum(one.attributes["overread.rois"] for one in batches) == 3
     assert all(whole.start_s - 1e-3 < one.start_s <= one.end_s for one in parts)
