@@ -66,18 +66,6 @@ LIMITS: Mapping[str, tuple[float, float]] = {CUT: (0.3, 1.0), SHIFT: (0.3, 1.0)}
 """The largest median and 95th percentile of the absolute change of a nodule's logit."""
 
 
-@dataclass(frozen=True)
-class Ball:
-    """A nodule or another location in a lung box: centre ``(z, y, x)`` in voxels, and diameter."""
-
-    index_zyx: Triple
-    diameter_mm: float
-
-    def distance_mm(self, index_zyx: Sequence[float] | FloatArray) -> float:
-        """Return the distance of a point from the centre, in voxels of 1 mm."""
-        return float(np.linalg.norm(np.subtract(index_zyx, self.index_zyx)))
-
-
 @dataclass(frozen=True, eq=False)
 class Readers:
     """Both readers, whose scores are the sigmoid of their networks' own logits."""
@@ -87,9 +75,14 @@ class Readers:
 
 
 @dataclass(frozen=True)
-class Location(Ball):
-    """A location that is measured, of kind `NODULE` or `FALSE_POSITIVE`."""
+class Location:
+    """A nodule or another location in a lung box: centre ``(z, y, x)`` in voxels, and diameter.
 
+    One that is measured is of kind `NODULE` or `FALSE_POSITIVE`.
+    """
+
+    index_zyx: Triple
+    diameter_mm: float
     kind: str = NODULE
 
     @property
@@ -100,16 +93,12 @@ class Location(Ball):
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """The lung box of a scan, with the locations in it.
-
-    ``nodules`` are all that are known in it, and ``excluded`` all other marks.
-    """
+    """The lung box of a scan, with the locations in it, and all other marks."""
 
     folder: Path
     box: Preprocessed
-    nodules: tuple[Ball, ...]
-    excluded: tuple[Ball, ...]
     locations: tuple[Location, ...]
+    excluded: tuple[Location, ...] = ()
 
     @property
     def name(self) -> str:
@@ -118,27 +107,26 @@ class Sample:
 
     def false_positives(self, found: Iterable[Candidate]) -> list[tuple[float, Location]]:
         """Return the candidates that lie on no mark, each with its score."""
+        marks = (*self.locations, *self.excluded)
         return [
             (one.score, Location(one.index_zyx, one.diameter_mm, FALSE_POSITIVE))
             for one in found
-            if not any(
-                mark.distance_mm(one.index_zyx) < mark.diameter_mm / 2 + MARGIN_MM
-                for mark in (*self.nodules, *self.excluded)
+            if all(
+                _away_mm(mark.index_zyx, one) >= mark.diameter_mm / 2 + MARGIN_MM for mark in marks
             )
         ]
 
 
+def _away_mm(index_zyx: Triple | FloatArray, one: Candidate) -> float:
+    return float(np.linalg.norm(np.subtract(one.index_zyx, index_zyx)))
+
+
 @dataclass(frozen=True)
 class Reading:
-    """The logits at one location; the edge's is NaN where it has no candidate there."""
+    """The logits at one location; the edge's is None where it has no candidate there."""
 
-    edge: float
+    edge: float | None
     second: float
-
-    @property
-    def found(self) -> bool:
-        """Return whether the edge has a candidate at the location."""
-        return bool(np.isfinite(self.edge))
 
 
 @dataclass(frozen=True)
@@ -168,17 +156,15 @@ def open_raw(model: str | None, hybrid: str | None) -> Readers:
 def read_sample(folder: Path, truth: Truth) -> Sample:
     """Return the lung box of a whole scan; its lesions inside of the box are locations."""
     box = preprocess(read_study(folder).volume, folder)
-    lesions, ignored = (_inside(box, known) for known in (truth.lesions, truth.ignored))
-    locations = tuple(Location(one.index_zyx, one.diameter_mm) for one in lesions)
-    return Sample(folder, box, lesions, ignored, locations)
+    return Sample(folder, box, _inside(box, truth.lesions), _inside(box, truth.ignored))
 
 
-def _inside(box: Preprocessed, lesions: Iterable[Lesion]) -> tuple[Ball, ...]:
-    size, found = np.array(box.voxels.shape), list[Ball]()
+def _inside(box: Preprocessed, lesions: Iterable[Lesion]) -> tuple[Location, ...]:
+    size, found = np.array(box.voxels.shape), list[Location]()
     for lesion in lesions:
         index = box.geometry.to_index(lesion.centre_mm)
         if (index >= 0).all() and (index < size).all():
-            found.append(Ball(triple(index), 2 * lesion.reach_mm))
+            found.append(Location(triple(index), 2 * lesion.reach_mm))
     return tuple(found)
 
 
@@ -238,14 +224,10 @@ def read_locations(
     found = readers.edge(box)
     places = [sample.locations[number] for number in numbers]
     index = [box.geometry.to_index(sample.box.geometry.to_world(p.index_zyx)) for p in places]
-    edge = []
+    edge = list[float | None]()
     for place, at in zip(places, index, strict=True):
-        near = [
-            one.score
-            for one in found
-            if np.linalg.norm(np.subtract(one.index_zyx, at)) < place.reach_mm
-        ]
-        edge.append(float(logits(np.array(max(near)))) if near else np.nan)
+        near = [one.score for one in found if _away_mm(at, one) < place.reach_mm]
+        edge.append(float(logits(np.array(max(near)))) if near else None)
     second = list[float]()
     for first in range(0, len(index), _BATCH):
         batch = index[first : first + _BATCH]
@@ -265,10 +247,9 @@ def compared(
 ) -> tuple[Difference, Difference]:
     """Return the change at one location for each reader."""
     head = (change, sample.locations[number].kind, sample.name)
-    lost = not after.found if before.found else None
-    edge = None
-    if before.found or after.found:
-        then, now = (one.edge if one.found else LEAST_LOGIT for one in (before, after))
+    lost, edge = None if before.edge is None else after.edge is None, None
+    if before.edge is not None or after.edge is not None:
+        then, now = (LEAST_LOGIT if one.edge is None else one.edge for one in (before, after))
         edge = now - then
     return (
         Difference(EDGE, *head, edge, lost),
@@ -283,7 +264,7 @@ def part_of(box: Preprocessed, start: FloatArray, stop: FloatArray) -> Preproces
     return replace(box, voxels=voxels, geometry=box.geometry.cropped(start))
 
 
-def cut_around(box: Preprocessed, location: Ball) -> Preprocessed:
+def cut_around(box: Preprocessed, location: Location) -> Preprocessed:
     """Cut a box of `CUT_MM` around the location; less at the faces."""
     start = np.rint(location.index_zyx) - CUT_MM // 2
     stop = np.minimum(start + CUT_MM, box.voxels.shape)

@@ -50,14 +50,14 @@ ENDS = ("done", "quarantine", "work")
 """Folders of the state in which images may be; the last one is empty in the end."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sent:
     """What a scanner sent of one study: the acknowledged images by SOP Instance UID.
 
     Its report has the name ``folder``. A study that is not ``usable`` must be refused.
     """
 
-    acknowledged: Collection[str]
+    acknowledged: set[str]
     folder: str
     usable: bool = True
 
@@ -145,7 +145,7 @@ def check(
             made = _report(out, study_uid, study, wrong, kept)
             expected |= dict.fromkeys(made, study_uid)
             first = next((p for p in places["done"] if p.stem in study.acknowledged), None)
-            if first is not None and study.usable and set(study.acknowledged) <= set(count):
+            if first is not None and study.usable and study.acknowledged <= set(count):
                 _findings(out, first.parent, varied, wrong.lost[study_uid])
     wrong.left += [f"a report of {one}, which nobody sent" for one in reports.keys() - sent.keys()]
     for target, objects in kept.items():

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 from random import Random
@@ -39,17 +39,14 @@ MAX_SENDINGS = 200
 """After this number of associations for one series a scanner gives up."""
 
 
-@dataclass
-class Study:
-    """A series that was sent: what happened meanwhile, and its acknowledged images by UID."""
+@dataclass(kw_only=True)
+class Study(Sent):
+    """A series that was sent, and what happened meanwhile."""
 
     event: str
     step: str
     when: str
     study_uid: str
-    folder: str
-    usable: bool = True
-    acknowledged: set[str] = field(default_factory=set)
     associations: int = 0
     refused: int = 0
 
@@ -151,7 +148,10 @@ class Site:
             image.save_as(file)
         series = str(dcmread(files[0], stop_before_pixels=True).SeriesInstanceUID)
         name = Identity(0, "", "", header.study_uid, series).folder
-        self.studies.append(study := Study(event, step, when, header.study_uid, name, usable))
+        study = Study(
+            set(), name, usable, event=event, step=step, when=when, study_uid=header.study_uid
+        )
+        self.studies.append(study)
         return study, files
 
     def send(self, study: Study, files: Sequence[Path]) -> list[Path]:
@@ -200,10 +200,7 @@ class Site:
 
     def wrong(self) -> Wrong:
         """Return what is lost, doubled or left."""
-        sent = {
-            study.study_uid: Sent(study.acknowledged, study.folder, study.usable)
-            for study in self.studies
-        }
+        sent = {study.study_uid: study for study in self.studies}
         kept = {"archive": self.archive.kept, "web": self.web.kept}
         return check(self.root, sent, kept, varied=self._life.get("varied", False))
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.accuracy.data import Cube, read_cubes
+from evaluation.accuracy.data import read_cubes
 from evaluation.errors import BadTable, MissingData
 
 INDEX = "split,row,patient,z,y,x,diameter_mm\n"
@@ -26,13 +26,6 @@ def test_rows_of_the_index_find_their_cubes(tmp_path: Path) -> None:
     assert int(first.voxels.min()) == 7
     assert second.patient == "r"
     assert (second.stated("z"), np.isnan(second.stated("patient"))) == (2.0, True)
-
-
-def test_hit_is_nearer_than_half_the_diameter() -> None:
-    voxels = np.zeros((9, 9, 9), np.uint8)
-    cube = Cube("val/0", "p", voxels, (4.0, 4.0, 4.0), 6.0, voxels)
-    assert cube.hit_by((4.0, 4.0, 6.9))
-    assert not cube.hit_by((4.0, 4.0, 7.0))
 
 
 @pytest.mark.parametrize("index", ["val,0,p,1,1,1,5\n", "val,0,p,1,1,1,5\nval,0,p,1,1,1,5\n"])

@@ -100,8 +100,7 @@ def sound(found: dict[str, Any]) -> bool:
 def damaged(site: Site, root: Path, damage: Callable[[Path], None]) -> Wrong:
     shutil.copytree(site.root, root, symlinks=True)
     damage(root)
-    sent = {one.study_uid: Sent(one.acknowledged, one.folder) for one in site.studies}
-    sent["1.2.3"] = Sent({"1.2.3.4"}, "gone")
+    sent = {one.study_uid: one for one in site.studies} | {"1.2.3": Sent({"1.2.3.4"}, "gone")}
     return check(root, sent, {"archive": site.archive.kept, "web": site.web.kept})
 
 
