@@ -15,20 +15,18 @@ from evaluation.accuracy.bootstrap import RATE_COLUMNS, operating_point
 from evaluation.accuracy.froc import Scored
 from evaluation.accuracy.options import Data, Marks, MoreScans, Scans, Split, marked_scans
 from evaluation.accuracy.readers import STAGES, Stage, StageOption, open_agent
-from evaluation.lesion_insertion.donors import (
-    Traits,
-    by_subgroup,
-    cut_lesions,
-    only,
-    part,
-    read_donors,
-)
 from evaluation.lesion_insertion.policies import TABLES, TEST, VAL, bars, compare_policies
 from evaluation.lesion_insertion.scans import (
     InsertionScore,
     PreparedHost,
+    Traits,
+    by_subgroup,
+    cut_lesions,
     load_host,
+    only,
+    part,
     prepare_host,
+    read_donors,
     read_synthetic,
     scored,
 )

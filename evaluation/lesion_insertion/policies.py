@@ -22,8 +22,7 @@ from evaluation.accuracy.bootstrap import Interval, by_patient, widened
 from evaluation.accuracy.readers import Agent, Stage
 from evaluation.accuracy.truth import Lesion, Truth, scan_name
 from evaluation.errors import EvaluationError
-from evaluation.lesion_insertion.donors import read_donors
-from evaluation.lesion_insertion.scans import PreparedHost, load_host, prepare_host
+from evaluation.lesion_insertion.scans import PreparedHost, load_host, prepare_host, read_donors
 from evaluation.run import SHARE, Bar, Result, Table, each
 from imaging.preprocess import preprocess
 from imaging.volume import FloatArray, Volume

@@ -1,27 +1,59 @@
-"""Whole scans into which lesions are inserted, without them and with them.
+"""Whole scans into which lesions are inserted, without them and with them; donors and subgroups.
 
 The false positives of a host are counted once, however many synthetic scans are made of it; those
 give only the scores of their insertions.
+
+Donors are nodules of cubes and lesions of whole scans. Subgroups are by diameter, texture, subtlety
+and slice spacing; each is compared with the false positives of all scans, so that one threshold
+serves all. A nodule without a value for a trait belongs to the subgroup `UNKNOWN`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from evaluation.accuracy.bootstrap import figures
+from evaluation.accuracy.data import MATCH_MM, Cube, read_cubes
 from evaluation.accuracy.froc import Scored
 from evaluation.accuracy.readers import Reads, Stage
-from evaluation.accuracy.truth import Detection, Lesion, ScanScores, Truth, scan_name, score_scan
+from evaluation.accuracy.truth import Lesion, ScanScores, Truth, scan_name, score_scan
+from imaging.morphology import opened
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
-from imaging.volume import Volume
+from imaging.volume import FloatArray, Volume, from_window
+from models.calibration.cases import SAME_MM, STRONGEST
+from models.insertion.donors import VOTES, Donor, away_mm, cut, cut_donor
 from models.insertion.insert import APART_MM, FreeSpace, Insertion, Occupied, SyntheticScan, insert
 from models.runtime.detection import Candidate
+from models.runtime.second_reader import TEXTURES, nearest_piece
 
-SAME_MM = 6.0
-"""An insertion lies at least this far from a strong detection of its host."""
+_DENSE_HU = -400
+
+UNKNOWN = "unknown"
+
+BoolArray = npt.NDArray[np.bool_]
+
+Traits = dict[str, FloatArray]
+"""Traits of nodules by the names of `GROUPINGS`, each ``(n,)``; NaN where one is not known.
+
+Texture and subtlety are the readers' means of scales from 1 to 5 (ground glass to solid, extremely
+subtle to obvious); the slice spacing is that of the scan, in mm.
+"""
+
+GROUPINGS: dict[str, tuple[tuple[float, ...], tuple[str, ...]]] = {
+    "diameter": (
+        (4, 6, 8, 15, 30),
+        ("below 4 mm", "4 to 6 mm", "6 to 8 mm", "8 to 15 mm", "15 to 30 mm", "from 30 mm"),
+    ),
+    "texture": ((2.5, 4), TEXTURES),
+    "subtlety": ((3, 4), ("1 to 3, subtle", "3 to 4", "4 to 5, obvious")),
+    "slice spacing": ((1, 2), ("below 1 mm", "1 to 2 mm", "2 mm and more")),
+}
+"""Of each trait the values at which its subgroups begin, and their names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,19 +73,12 @@ def load_host(source: Path, known: Mapping[str, Truth]) -> Host:
 
 @dataclass(frozen=True, eq=False)
 class PreparedHost:
-    """A host that was read without insertions: free space, occupied locations and detections."""
+    """A host that was read without insertions: free space, occupied locations, false positives."""
 
     host: Host
     space: FreeSpace
     occupied: tuple[Occupied, ...]
-    detections: Mapping[Stage, tuple[Detection, ...]]
-
-    @cached_property
-    def scores(self) -> dict[Stage, ScanScores]:
-        """Return its false positives, and the scores of its known lesions, by stage."""
-        return {
-            stage: score_scan(found, self.host.truth) for stage, found in self.detections.items()
-        }
+    false_score: Mapping[Stage, FloatArray]
 
 
 def free_places(
@@ -72,19 +97,20 @@ def prepare_host(host: Host, reads: Reads) -> PreparedHost:
     box = preprocess(host.volume, host.name)
     found = reads(box)
     # those of the edge, whatever the stage: every stage gets the same insertions
-    strongest = sorted(found[Stage.EDGE], key=lambda one: -one.score)[:20]
-    detections = {
-        stage: tuple((one.centre_mm, one.score) for one in of) for stage, of in found.items()
-    }
-    return PreparedHost(host, *free_places(host, box, strongest), detections)
+    strongest = sorted(found[Stage.EDGE], key=lambda one: -one.score)[:STRONGEST]
+    false = {stage: _scores(of, host.truth).false_score for stage, of in found.items()}
+    return PreparedHost(host, *free_places(host, box, strongest), false)
+
+
+def _scores(found: Sequence[Candidate], truth: Truth) -> ScanScores:
+    return score_scan([(one.centre_mm, one.score) for one in found], truth)
 
 
 @dataclass(frozen=True)
 class InsertionScore:
-    """One insertion, its host, and the highest score of each stage on it, ``-inf`` without one."""
+    """One insertion, and the highest score of each stage on it, ``-inf`` without one."""
 
     insertion: Insertion
-    host: Host
     score: Mapping[Stage, float]
 
 
@@ -93,12 +119,9 @@ def read_synthetic(scan: SyntheticScan[PreparedHost], reads: Reads) -> list[Inse
     host = scan.host.host
     found = reads(preprocess(insert(host.volume, scan.insertions), host.name))
     inserted = Truth(tuple(Lesion(one.centre_mm, one.diameter_mm) for one in scan.insertions))
-    scores = {
-        stage: score_scan([(c.centre_mm, c.score) for c in candidates], inserted).lesion_score
-        for stage, candidates in found.items()
-    }
+    scores = {stage: _scores(of, inserted).lesion_score for stage, of in found.items()}
     return [
-        InsertionScore(one, host, {stage: float(of[i]) for stage, of in scores.items()})
+        InsertionScore(one, {stage: float(of[i]) for stage, of in scores.items()})
         for i, one in enumerate(scan.insertions)
     ]
 
@@ -109,5 +132,90 @@ def scored(
     """Return the input of the FROC: insertions by patient, false positives of the hosts."""
     _, patient = np.unique([one.insertion.donor.patient for one in insertions], return_inverse=True)
     score = np.array([one.score[stage] for one in insertions], float)
-    false = [host.scores[stage].false_score for host in hosts]
+    false = [host.false_score[stage] for host in hosts]
     return Scored.of(score, patient, false, paired=False)
+
+
+def read_donors(folder: Path, splits: tuple[str, ...]) -> tuple[list[Donor], Traits]:
+    """Return the nodules of ``splits`` that readers outlined at their centre, and their traits."""
+    donors = [
+        (donor, cube)
+        for cube in read_cubes(folder, splits)
+        if not cube.stated("match_mm") > MATCH_MM and (donor := donor_of(cube)) is not None
+    ]
+    return [donor for donor, _ in donors], traits_of([cube for _, cube in donors])
+
+
+def donor_of(cube: Cube) -> Donor | None:
+    """Return the cube's nodule, or None if no two readers drew anything at its centre."""
+    place = (cube.centre_zyx, cube.diameter_mm)
+    return cut_donor(cube.name, cube.patient, cube.voxels, cube.votes >= VOTES, *place)
+
+
+def cut_lesions(host: Host, box: Preprocessed) -> list[Donor]:
+    """Return the lesions of a scan that can be cut out of its lung box.
+
+    A lesion is the dense voxels within its longest extent, without thin vessels.
+    """
+    donors, name = [], host.name
+    for lesion in host.truth.lesions:
+        side = int(2 * lesion.reach_mm + 24)
+        centre = np.rint(box.geometry.to_index(lesion.centre_mm)).astype(int)
+        start = centre - side // 2
+        if (start < 0).any() or (start + side > box.voxels.shape).any():
+            continue
+        voxels = box.voxels[tuple(slice(a, a + side) for a in start)]
+        away = away_mm(voxels.shape, (side // 2,) * 3)
+        dense = (from_window(voxels) > _DENSE_HU) & (away <= lesion.reach_mm + 1)
+        mask = nearest_piece(opened(dense.astype(np.uint8), 2.5) > 0)
+        if mask.any():
+            z, y, x = (float(v) for v in np.argwhere(mask).mean(0))
+            diameter = float((6 * mask.sum() / np.pi) ** (1 / 3))
+            donors.append(cut(f"lesion of {name}", name, voxels, mask, (z, y, x), diameter))
+    return donors
+
+
+def masks(trait: str, value: FloatArray) -> dict[str, BoolArray]:
+    """Return the nodules ``(n,)`` of each subgroup of a trait that is not empty."""
+    edges, names = GROUPINGS[trait]
+    known = np.isfinite(value)
+    place = np.digitize(np.where(known, value, 0.0), edges)
+    found = {name: known & (place == i) for i, name in enumerate(names)} | {UNKNOWN: ~known}
+    return {name: mask for name, mask in found.items() if mask.any()}
+
+
+def traits_of(cubes: Sequence[Cube]) -> Traits:
+    """Return the traits of nodules; ratings of a doubtful match are not known."""
+    sure = [not cube.stated("match_mm") > MATCH_MM for cube in cubes]
+    texture, subtlety = (
+        np.where(sure, [cube.stated(f"{name}_mean") for cube in cubes], np.nan)
+        for name in ("texture", "subtlety")
+    )
+    return {
+        "diameter": np.array([cube.diameter_mm for cube in cubes], float),
+        "texture": texture,
+        "subtlety": subtlety,
+        "slice spacing": np.array([cube.stated("slice_spacing") for cube in cubes], float),
+    }
+
+
+def by_subgroup(scored: Scored, traits: Traits) -> Iterator[dict[str, Any]]:
+    """Yield the figures of each subgroup of each grouping, with intervals."""
+    for name, value in traits.items():
+        for subgroup, mask in masks(name, value).items():
+            yield {"by": name, "subgroup": subgroup, **part(only(scored, mask))}
+
+
+def part(of: Scored) -> dict[str, Any]:
+    """Return the figures of some nodules against all false positives."""
+    return {
+        "nodules": of.nodule_score.size,
+        "patients": int(np.unique(of.nodule_group).size),
+        **figures(of),
+    }
+
+
+def only(scored: Scored, mask: BoolArray) -> Scored:
+    """Return the nodules ``mask`` ``(n,)`` with all false positives; patients are renumbered."""
+    _, group = np.unique(scored.nodule_group[mask], return_inverse=True)
+    return replace(scored, nodule_score=scored.nodule_score[mask], nodule_group=group)

@@ -4,8 +4,7 @@ import numpy as np
 
 from evaluation.accuracy.data import Cube
 from evaluation.accuracy.truth import Truth
-from evaluation.lesion_insertion.donors import donor_of
-from evaluation.lesion_insertion.scans import Host
+from evaluation.lesion_insertion.scans import Host, donor_of
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, HuArray, Triple, Volume
 from models.insertion.donors import Donor
