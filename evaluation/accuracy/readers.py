@@ -6,7 +6,7 @@ the probability of its finding in the report. Candidates that the edge dismisses
 report, so they are not among them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Annotated
@@ -137,7 +137,7 @@ class Agent:
         settings = settings.model_copy(update={"deadline_s": 3600.0, "cloud": cloud})
         self.roi_side = ROI_SIDE if second is None else second.roi_shape[0]
         self.max_rois = cloud.max_rois
-        self._screener, self._second = _ScreenedOnce(screener), second
+        self._screener, self._second = ScreenedOnce(screener), second
         self._alone = build_pipeline(settings, self._screener, NoSecondReader())
         self._both: Pipeline | None = None
         if second is not None:
@@ -225,20 +225,23 @@ class Agent:
         return detect(pipeline, box, pipeline.start_budget(), study_key="evaluation")
 
 
-class _ScreenedOnce:
-    """A screening network that reads the same box only once in turn."""
+class ScreenedOnce:
+    """A screening network that reads each of ``boxes`` once, and any other only once in turn."""
 
-    def __init__(self, screener: Screening) -> None:
+    def __init__(self, screener: Screening, boxes: Iterable[Preprocessed] = ()) -> None:
         self._screener = screener
         self.name, self.version, self.engine = screener.name, screener.version, screener.engine
         self.settings = screener.settings
-        self._last: tuple[Preprocessed, Sequence[Candidate]] | None = None
+        self._read = [(box, screener.screen(box)) for box in boxes]
+        self._last: list[tuple[Preprocessed, Sequence[Candidate]]] = []
 
     def screen(self, box: Preprocessed) -> Sequence[Candidate]:
         """Return the candidates by falling score."""
-        if self._last is None or self._last[0] is not box:
-            self._last = box, self._screener.screen(box)
-        return self._last[1]
+        for one, found in (*self._read, *self._last):
+            if one is box:
+                return found
+        self._last = [(box, self._screener.screen(box))]
+        return self._last[0][1]
 
 
 def open_agent(stage: Stage, model: str | None, cloud_model: str | None) -> Agent:

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import grpc
 import numpy as np
@@ -35,9 +35,6 @@ from protos import codec
 from protos import overread_pb2 as pb
 from protos.messages import SITE_KEY, Header, Priority
 from protos.overread_pb2_grpc import OverreadStub
-
-if TYPE_CHECKING:
-    from protos.overread_pb2_grpc import OverreadAsyncStub
 
 ROUNDS, SPAN_S = 3, 5.0
 """Rounds of every measurement, and the seconds of each."""
@@ -100,7 +97,7 @@ def _header(rois: int, budget_s: float, priority: Priority = Priority.ROUTINE) -
 
 
 @asynccontextmanager
-async def _channels(address: str, count: int) -> AsyncIterator[list["OverreadAsyncStub"]]:
+async def _channels(address: str, count: int) -> AsyncIterator[list[Any]]:
     options = (("grpc.use_local_subchannel_pool", 1),)
     async with AsyncExitStack() as stack:
         opened = [grpc.aio.insecure_channel(address, options) for _ in range(count)]
@@ -108,7 +105,7 @@ async def _channels(address: str, count: int) -> AsyncIterator[list["OverreadAsy
 
 
 async def _read(
-    stub: "OverreadAsyncStub", *requests: pb.ReadRequest, silent_s: float = 0.0, site: str = ""
+    stub: Any, *requests: pb.ReadRequest, silent_s: float = 0.0, site: str = ""
 ) -> None:
     """Send requests, be silent before the stream's end, and read all answers."""
 
@@ -122,35 +119,35 @@ async def _read(
         pass
 
 
-async def _new_name(stub: "OverreadAsyncStub", budget_s: float) -> None:
+async def _new_name(stub: Any, budget_s: float) -> None:
     header = _header(4, budget_s, Priority.STAT)
     await _read(stub, header, *ROIS, site=f"site-{uuid.uuid4().hex}")
 
 
-async def _header_only(stub: "OverreadAsyncStub", budget_s: float) -> None:
+async def _header_only(stub: Any, budget_s: float) -> None:
     await _read(stub, _header(64, budget_s))
 
 
-async def _silent(stub: "OverreadAsyncStub", budget_s: float) -> None:
+async def _silent(stub: Any, budget_s: float) -> None:
     await _read(stub, _header(64, budget_s), ROIS[0], silent_s=LONG_S)
 
 
-async def _unread(stub: "OverreadAsyncStub", budget_s: float) -> None:
-    call: Any = cast(Any, stub).Read(timeout=LONG_S)
+async def _unread(stub: Any, budget_s: float) -> None:
+    call = stub.Read(timeout=LONG_S)
     await call.write(_header(64, budget_s))
     for number in range(64):
         await call.write(ROIS[number % len(ROIS)])
     await asyncio.sleep(LONG_S)
 
 
-Study = Callable[["OverreadAsyncStub", float], Coroutine[Any, Any, None]]
+Study = Callable[[Any, float], Coroutine[Any, Any, None]]
 """Sends one hostile study with a budget, over a connection."""
 
 
 def _always(study: Study, budget_s: float) -> Attack:
 
     async def attack(address: str) -> None:
-        async def caller(stub: "OverreadAsyncStub") -> None:
+        async def caller(stub: Any) -> None:
             while True:
                 with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                     await study(stub, budget_s)

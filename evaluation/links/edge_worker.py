@@ -6,7 +6,7 @@ network sees each box once, when the pipeline opens. Pending reads are persisted
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,18 +15,18 @@ from typing import Any
 from edge.assemble import open_pipeline
 from edge.job import Job
 from edge.pipeline import Pipeline, read_and_report
-from edge.reader import EdgeReader, Screening
+from edge.reader import EdgeReader
 from edge.report.compose import Assessment
 from edge.report.model import Report
 from edge.settings.core import EdgeSettings, load_settings
 from edge.store.pending import persist_in
 from edge.store.studies import StudyStore
 from evaluation.accuracy.detect import ledger_s, refusal
+from evaluation.accuracy.readers import ScreenedOnce
 from evaluation.accuracy.truth import score_scan, truth_of
 from evaluation.phantoms import STUDIES, Prepared, prepare, whole_chest
 from imaging.preprocess import Preprocessed
 from imaging.volume import Study
-from models.runtime.detection import Candidate
 
 PHANTOMS = 4
 """Different chests, read in turn."""
@@ -71,9 +71,9 @@ class Edge:
             self._loaded[one.folder] = study, pipeline.preprocess(study.volume, one.folder)
         if replay:
             reader = pipeline.reader
-            seen = {id(box): reader.screen(box) for _, box in self._loaded.values()}
-            replayed = replace(reader, screener=_Replay(reader.screener, seen))
-            pipeline = replace(pipeline, reader=replayed)
+            boxes = (box for _, box in self._loaded.values())
+            once = replace(reader, screener=ScreenedOnce(reader.screener, boxes))
+            pipeline = replace(pipeline, reader=once)
         self._store = self._held.enter_context(StudyStore(self._out.with_suffix(".sqlite3")))
         self._keep = persist_in(self._store.pending)
         self._pipeline = pipeline
@@ -116,19 +116,6 @@ class Edge:
             read=lambda folder: self._loaded[folder][0],
             preprocess=lambda _volume, folder: self._loaded[folder][1],
         )
-
-
-class _Replay:
-    """A screening network that repeats its candidates of some boxes, and runs for others."""
-
-    def __init__(self, screener: Screening, seen: Mapping[int, Sequence[Candidate]]) -> None:
-        self._screener, self._seen = screener, seen
-        self.name, self.version = screener.name, screener.version
-        self.engine, self.settings = screener.engine, screener.settings
-
-    def screen(self, box: Preprocessed) -> Sequence[Candidate]:
-        found = self._seen.get(id(box))
-        return self._screener.screen(box) if found is None else found
 
 
 def scheduler_delay_s(threads: Path = Path("/proc/self/task")) -> float:

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import numpy as np
@@ -30,10 +30,6 @@ from protos.errors import DeadlineUnmeetable, from_status, status_of
 from protos.inference_pb2_grpc import GRPCInferenceServiceStub
 from protos.messages import SITE_KEY, Accepted, Header, Load, Priority, Refusal, Roi, Summary
 from protos.overread_pb2_grpc import OverreadStub
-
-if TYPE_CHECKING:
-    from protos.inference_pb2_grpc import GRPCInferenceServiceAsyncStub
-    from protos.overread_pb2_grpc import OverreadAsyncStub
 
 
 @dataclass(frozen=True)
@@ -149,13 +145,15 @@ class CloudLoad:
 class Edges:
     """Simulated edges, each with a channel and a site name, for the time of an ``async with``."""
 
+    stub: type = OverreadStub
+
     def __init__(
         self, address: str, count: int, options: Sequence[tuple[str, str | int]] = ()
     ) -> None:
         self._address, self._count = address, count
         # otherwise all channels to one address would share a connection
         self._options = (("grpc.use_local_subchannel_pool", 1), *options)
-        self._stubs: list[OverreadAsyncStub] = []
+        self._stubs: list[Any] = []
         self._loads = [CloudLoad() for _ in range(count)]
         self._parts = AsyncExitStack()
 
@@ -164,11 +162,8 @@ class Edges:
             channel = grpc.aio.insecure_channel(self._address, options=self._options)
             await self._parts.enter_async_context(channel)
             await channel.channel_ready()
-            self._add(channel)
+            self._stubs.append(self.stub(channel))
         return self
-
-    def _add(self, channel: grpc.aio.Channel) -> None:
-        self._stubs.append(OverreadStub(channel))
 
     async def __aexit__(self, *_: object) -> None:
         await self._parts.aclose()
@@ -273,13 +268,11 @@ class InferenceEdges(Edges):
     it, the time of its largest batch.
     """
 
+    stub = GRPCInferenceServiceStub
+
     def __init__(self, address: str, count: int, model: str, margin_s: float = 0.0) -> None:
         super().__init__(address, count)
         self._model, self._margin_s = model, margin_s
-        self._calls: list[GRPCInferenceServiceAsyncStub] = []
-
-    def _add(self, channel: grpc.aio.Channel) -> None:
-        self._calls.append(GRPCInferenceServiceStub(channel))
 
     async def _study(self, arrival: Arrival, outcomes: Outcomes) -> None:
         async with asyncio.TaskGroup() as requests:
@@ -289,7 +282,7 @@ class InferenceEdges(Edges):
     async def _read(self, number: int, arrival: Arrival, outcomes: Outcomes) -> None:
         error, timeout_s = "", max(arrival.budget_s - self._margin_s, 1e-6)
         try:
-            await self._calls[arrival.edge % len(self._calls)].ModelInfer(
+            await self._stubs[arrival.edge % self._count].ModelInfer(
                 _request(self._model, number, timeout_s, arrival.priority),
                 timeout=arrival.budget_s,
                 metadata=((SITE_KEY, f"edge-{arrival.edge}"),),
