@@ -4,8 +4,7 @@ EvaluationError          the evaluation cannot be run
 ├── BadTable             a CSV is missing, damaged, or contradicts the others
 ├── MissingData          a folder of studies or a file of cubes is missing or unusable
 ├── MissingProgram       a program that the evaluation starts is not installed
-├── ServiceFailed        a process that the evaluation started failed
-└── StepFailed           a process that measured a training step failed
+└── ServiceFailed        a process that the evaluation started failed
 """
 
 from pathlib import Path
@@ -38,9 +37,5 @@ class MissingProgram(EvaluationError):
         super().__init__(f"{program}: not installed. {remedy}")
 
 
-class StepFailed(EvaluationError):
-    """A process that measured a training step failed; the message is its last line."""
-
-
 class ServiceFailed(EvaluationError):
-    """A process that the evaluation started failed: it did not start, serve or end cleanly."""
+    """A process that the evaluation started failed: it did not start, serve or end as it should."""

@@ -123,24 +123,22 @@ def _transcoded(images: Sequence[Dataset]) -> dict[str, list[bytes]]:
             change(copy)
         return [_saved(copy) for copy in copies]
 
-    def to(syntax: UID) -> Callable[[Dataset], None]:
-        def change(image: Dataset) -> None:
-            if syntax == ExplicitVRBigEndian:
-                image.PixelData = np.frombuffer(image.PixelData, "<i2").byteswap().tobytes()
-                image["PixelData"].VR = "OW"
-            image.file_meta.TransferSyntaxUID = syntax
-
-        return change
-
     return {
         "explicit": plain,
-        "implicit": each(to(ImplicitVRLittleEndian)),
-        "big endian": each(to(ExplicitVRBigEndian)),
-        "deflated": each(to(DeflatedExplicitVRLittleEndian)),
+        "implicit": each(lambda image: _recode(image, ImplicitVRLittleEndian)),
+        "big endian": each(lambda image: _recode(image, ExplicitVRBigEndian)),
+        "deflated": each(lambda image: _recode(image, DeflatedExplicitVRLittleEndian)),
         "RLE": each(lambda image: image.compress(RLELossless, generate_instance_uid=False)),
         "JPEG Lossless": each(lambda image: _by_gdcm(image, "JPEG")),
         "JPEG 2000": each(lambda image: _by_gdcm(image, "JPEG2000")),
     }
+
+
+def _recode(image: Dataset, syntax: UID) -> None:
+    if syntax == ExplicitVRBigEndian:
+        image.PixelData = np.frombuffer(image.PixelData, "<i2").byteswap().tobytes()
+        image["PixelData"].VR = "OW"
+    image.file_meta.TransferSyntaxUID = syntax
 
 
 def _saved(image: Dataset) -> bytes:
@@ -257,9 +255,8 @@ def bomb_of(kind: str, folder: Path, chance: Random, stuff: Materials) -> Path:
     if kind == "metres":
         image = sitk.Image(300, 300, 300, sitk.sitkInt16)
         image.SetSpacing((3.0, 3.0, 10.0))
-        (folder / "a").mkdir()
-        sitk.WriteImage(image, str(folder / "a" / "a.mha"), useCompression=True)
-        return _volume(folder, {"a.mha": (folder / "a" / "a.mha").read_bytes()})
+        sitk.WriteImage(image, str(folder / "a.mha"), useCompression=True)
+        return folder / "a.mha"
     parts = dict(stuff.volumes[f"a.{kind} True"])
     first = next(iter(parts))
     old, new = f"{SIDE} {SIDE} {SLICES}".encode(), f"{side} {side} {side}".encode()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.errors import StepFailed
+from evaluation.errors import ServiceFailed
 from evaluation.run import SHARE, Table, command, each
 
 ALLOCATOR = {
@@ -66,7 +66,7 @@ def measure(variant: str) -> dict[str, Any]:
     done = subprocess.run(line, capture_output=True, text=True, check=False, env=env)
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise StepFailed(f"{variant}: {said[-1]}")
+        raise ServiceFailed(f"{variant}: {said[-1]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 

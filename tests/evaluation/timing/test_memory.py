@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from evaluation.errors import StepFailed
+from evaluation.errors import ServiceFailed
 from evaluation.timing import memory
 from evaluation.timing.memory import ALLOCATOR, as_dict
 
@@ -66,5 +66,5 @@ def test_a_process_has_its_savings_and_a_failed_one_is_named(
     monkeypatch.setattr(memory.subprocess, "run", ended)
     assert memory.measure("allocator") == memory.measure("plain") == {"peak_bytes": 1}
     assert [ALLOCATOR.items() <= env.items() for env in given] == [True, False]
-    with pytest.raises(StepFailed, match="bf16: exit status"):
+    with pytest.raises(ServiceFailed, match="bf16: exit status"):
         memory.measure("bf16")
