@@ -307,7 +307,9 @@ def is_in(value: str, tap: Tap, heard: Heard) -> bool:
     """Tell whether a value is in the raw bytes, in some encodings, or in a decoded text."""
     forms = [value.encode(code) for code in ("utf-8", "utf-16-le", "utf-16-be")]
     forms += [value.lower().encode(), value.upper().encode(), value.encode().hex().encode()]
-    forms.append(base64.b64encode(value.encode()).rstrip(b"=")[:-1])
+    for before, mixed in enumerate((0, 2, 3)):  # in base64 what stands before and after mixes in
+        encoded = base64.b64encode(bytes(before) + value.encode()).rstrip(b"=")
+        forms.append(encoded[mixed:-1])
     raw = any(form in data for data in tap.data.values() for form in forms)
     return raw or any(value.lower() in text.lower() for text in heard.texts)
 

@@ -79,6 +79,8 @@ def test_a_value_in_the_details_of_a_status_would_be_found() -> None:
         "MRN-7764201-K".encode("utf-16-le"),
         b"mrn-7764201-k",
         base64.b64encode(b"MRN-7764201-K"),
+        base64.b64encode(b"a MRN-7764201-K b"),
+        base64.b64encode(b"id MRN-7764201-K"),
         b"MRN-7764201-K".hex().encode(),
     ],
 )
