@@ -1,8 +1,11 @@
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from evaluation.__main__ import app
 from evaluation.accuracy.detect import as_dict, read_one, read_phantom, stage_times, study_folders
 from evaluation.accuracy.truth import Lesion, Truth
 from evaluation.errors import MissingData
@@ -82,15 +85,18 @@ def test_real_slab_from_files_to_result(shared_data: Path, tmp_path: Path) -> No
 
 
 def test_study_that_is_refused_misses_its_lesion(tmp_path: Path) -> None:
-    (tmp_path / "studies" / "bad").mkdir(parents=True)
-    (tmp_path / "studies" / "bad" / "note.txt").write_text("no CT")
-    (study,) = study_folders(tmp_path / "studies")
-    truth = Truth((Lesion((0.0, 0.0, 0.0), 10.0),))
-    row = read_one(scripted_pipeline([]), study, tmp_path / "out", truth)
-    assert counts_of(row) == [1, 0, 0]
-    assert row["refused"]
-    again = read_one(scripted_pipeline([]), study, tmp_path / "again", None)
-    assert counts_of(again) == [None] * 3
+    """Of what is not known nothing is missed."""
+    for name in ("bad", "unknown"):
+        (tmp_path / "studies" / name).mkdir(parents=True)
+        (tmp_path / "studies" / name / "note.txt").write_text("no CT")
+    (tmp_path / "marks.csv").write_text("scan,kind,x,y,z,diameter_mm\nbad,nodule,0,0,0,10\n")
+    given = ["--studies", str(tmp_path / "studies"), "--truth", str(tmp_path / "marks.csv")]
+    done = CliRunner().invoke(app, ["detect", *given, "--cloud", "off", "--json"])
+    assert done.exit_code == 0, done.output
+    # here the log is not turned off, as the program does
+    bad, unknown = json.loads(done.stdout[done.stdout.index("{\n") :])["studies"]
+    assert [*counts_of(bad), bool(bad["refused"])] == [1, 0, 0, True]
+    assert counts_of(unknown) == [None] * 3
 
 
 def test_folder_without_studies_is_refused(tmp_path: Path) -> None:

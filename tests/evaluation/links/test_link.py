@@ -1,12 +1,16 @@
+import json
 import socket
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from evaluation.__main__ import app
 from evaluation.errors import ServiceFailed
 from evaluation.links import link as module
 from evaluation.links.link import (
@@ -249,3 +253,22 @@ def test_a_slow_tenth_of_the_studies_misses_the_limit() -> None:
     assert [what for what, kept in met.items() if not kept] == [
         "cloud black hole: more than without a cloud, p95"
     ]
+
+
+@pytest.mark.parametrize("scenario", ["traces", "dead-cloud"])
+def test_the_command_reads_studies_over_each_link_or_in_rounds(
+    scenario: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Edge and cloud stand in for their processes."""
+    monkeypatch.setattr(module, "apart", lambda *_: nullcontext(WrittenEdge()))
+    monkeypatch.setattr(module, "running_cloud", lambda: nullcontext(WrittenCloud()))
+    monkeypatch.setattr(module, "SETTLE_S", 0.0)
+    options = ["--scenario", scenario, "--studies", "2", "--workers", "2", "--deadline", "5"]
+    done = CliRunner().invoke(app, ["link", *options, "--json"])
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    if scenario == "traces":
+        assert (said["studies"], said["late"], said["deadline_s"]) == (20, 0, 5.0)
+        assert len(said["traces"]) == 10
+    else:
+        assert [(one["way"], one["studies"]) for one in said["ways"]] == [(w, 8) for w in CLOUDS]
