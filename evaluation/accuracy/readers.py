@@ -180,8 +180,7 @@ class Agent:
         Each lies where the report places it, or where the edge found it if not ``outlined``. The
         other candidates follow with the edge's score, or the curve would end there.
         """
-        if reading.both is None:
-            raise ValueError("no cloud has read this box")
+        assert reading.both is not None
         open_end = replace(self.thresholds, finding=0.0)
         plan, answers = reading.both.plan, reading.both.answers
         answers = answers if outlined else replace(answers, masks={})
@@ -196,8 +195,7 @@ class Agent:
 
     def second_scores(self, candidates: Sequence[Candidate], box: Preprocessed) -> FloatArray:
         """Return the cloud's probability of each candidate ``(k,)``, also of dismissed ones."""
-        if self._second is None:
-            raise ValueError("there is no cloud")
+        assert self._second is not None
         shape, found = self._second.roi_shape, list[FloatArray]()
         for start in range(0, len(candidates), _BATCH):
             batch = candidates[start : start + _BATCH]
