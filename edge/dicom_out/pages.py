@@ -203,14 +203,10 @@ def _content(report: Report, pictures: Mapping[str, bytes]) -> Iterator[Flowable
 def _study(report: Report) -> Iterator[Flowable]:
     header = report.header
     name, note = shown_name(_cut(header.patient_name))
+    sex_and_age = ", ".join(filter(None, (header.sex, header.age)))
     rows = (
         ("Patient", name, "Patient ID", header.patient_id),
-        (
-            "Sex, age",
-            ", ".join(filter(None, (header.sex, header.age))),
-            "Accession",
-            header.accession,
-        ),
+        ("Sex, age", sex_and_age, "Accession", header.accession),
         ("Study date", _day(header.study_date), "Series", header.series_description),
         ("Report of", report.created.replace("T", " "), "Study key", report.study_key),
     )
