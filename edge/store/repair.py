@@ -86,7 +86,7 @@ def reopen(
         hint="studies are adopted from the folders, pending reads may be lost",
     )
     with suppress(sqlite3.Error):  # a file that was only renamed shall be complete
-        store.checkpoint()
+        store.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     store.close()
     with suppress(OSError):
         now = file_identities(path)

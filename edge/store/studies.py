@@ -114,10 +114,7 @@ class StudyStore:
     """
 
     def __init__(
-        self,
-        path: Path,
-        schema: Schema = Schema(),  # noqa: B008 - it is frozen
-        on_step: StepHook = lambda _step, _durable: None,
+        self, path: Path, schema: Schema, on_step: StepHook = lambda _step, _durable: None
     ) -> None:
         self._on_step = on_step
         with ExitStack() as opened, naming(path):
@@ -141,10 +138,6 @@ class StudyStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def checkpoint(self) -> None:
-        """Write what is in the log into the file of the database, and empty the log."""
-        self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def write_log(self) -> None:
         """Write what is in the log into the file of the database as far as no reader needs it."""

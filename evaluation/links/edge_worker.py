@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.assemble import open_pipeline
+from edge.database import Schema
 from edge.job import Job
 from edge.pipeline import Pipeline, read_and_report
 from edge.reader import EdgeReader
@@ -74,7 +75,8 @@ class Edge:
             boxes = (box for _, box in self._loaded.values())
             once = replace(reader, screener=ScreenedOnce(reader.screener, boxes))
             pipeline = replace(pipeline, reader=once)
-        self._store = self._held.enter_context(StudyStore(self._out.with_suffix(".sqlite3")))
+        path = self._out.with_suffix(".sqlite3")
+        self._store = self._held.enter_context(StudyStore(path, Schema()))
         self._keep = persist_in(self._store.pending)
         self._pipeline = pipeline
         return pipeline.reader.label
