@@ -3,8 +3,7 @@
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,17 @@ from edge.drift.observe import MIGRATIONS, Observation, due, observations, obser
 from edge.part import Agent, Card, Panel, Part
 from edge.report.model import Report
 from edge.settings.core import EdgeSettings
+from edge.site import Site
 from edge.store.studies import StudyStore
 
 NOTHING = Drift("", (), ())
-
-Open = Callable[[], AbstractContextManager[sqlite3.Connection]]
-"""Opens the database for reading."""
 
 
 class DriftMonitor:
     """Drift of the model that read the last study; several threads may ask."""
 
-    def __init__(self, open_database: Open) -> None:
-        self._open, self._lock = open_database, threading.Lock()
+    def __init__(self, site: Site) -> None:
+        self._site, self._lock = site, threading.Lock()
         self._seen: tuple[object, ...] = ()
         self._drift = NOTHING
 
@@ -39,7 +36,7 @@ class DriftMonitor:
         Raises:
             sqlite3.Error: the database does not answer.
         """
-        with self._lock, self._open() as database:
+        with self._lock, self._site.reading() as database:
             seen = database.execute(
                 "SELECT count(*), max(rowid), max(updated), sum(provisional) FROM drift"
             ).fetchone()
@@ -88,7 +85,7 @@ class DriftPart(Part):
 
     def __init__(self, agent: Agent) -> None:
         super().__init__(agent)
-        self.monitor = DriftMonitor(agent.site.reading)
+        self.monitor = DriftMonitor(agent.site)
         self._store: StudyStore | None = None
         self._due: list[tuple[str, str, str]] = []
         self._may_be_due = True

@@ -11,9 +11,9 @@ import structlog
 
 from edge.access import user_name
 from edge.atomic_files import is_transient
-from edge.audit import AuditTrail, Event
+from edge.audit import Event
 from edge.checks import Checked, Level, Results
-from edge.database import Schema, StepHook
+from edge.database import Schema
 from edge.folders import AgentFolders
 from edge.part import Part
 from edge.settings.core import CLOUD_OFF, EdgeSettings
@@ -34,11 +34,7 @@ class TrailPart(Part):
     def schema(cls, settings: EdgeSettings) -> Schema:
         """Return the tables of the trail, and how the core records in them."""
         folder = AgentFolders.of(settings).trail
-
-        def audit(database: sqlite3.Connection, on_step: StepHook) -> AuditTrail:
-            return TrailStore(database, folder, on_step=on_step)
-
-        return Schema(MIGRATIONS, audit)
+        return Schema(MIGRATIONS, lambda database, hook: TrailStore(database, folder, on_step=hook))
 
     @classmethod
     def checks(cls, site: Site) -> Results:
