@@ -350,13 +350,13 @@ class Pages:
         text = str(error.detail) if isinstance(error, HTTPException) else ""
         if status == 404 and text == "Not Found":
             text = "There is no such page."
-        return self._render(request, "message.html.j2", status, text=text)
+        return self._render(request, "base.html.j2", status, text=text)
 
     def no_database(self, request: Request, error: Exception) -> Response:
         """Say that the database does not answer."""
         log.warning("status page: the database does not answer", error=str(error))
         text = "The agent's database does not answer now. This page tries again by itself."
-        return self._render(request, "message.html.j2", 503, text=text)
+        return self._render(request, "base.html.j2", 503, text=text)
 
     def _render(
         self, request: Request, template: str, status_code: int = 200, **values: Any
