@@ -104,21 +104,6 @@ def test_whole_scan(name: str, shared_data: Path) -> None:
         assert hu[z - 1 : z + 2, y - 3 : y + 4, x - 3 : x + 4].mean() > -300
 
 
-@pytest.mark.parametrize(
-    ("patient", "slices", "nodule"),
-    [("0001", 16, (57.24, 84.94, -115.62)), ("0003", 11, (72.15, 77.83, -191.81))],
-)
-@pytest.mark.long
-def test_slab(
-    patient: str, slices: int, nodule: tuple[float, float, float], shared_data: Path
-) -> None:
-    study = read_study(shared_data / f"ct/lidc_slabs/LIDC-IDRI-{patient}")
-    assert study.volume.shape == (slices, 512, 512)
-    assert study.other_series == ("not DICOM, ignored: annotation.xml",)
-    z, y, x = np.rint(study.volume.geometry.to_index(nodule)).astype(int)
-    assert study.volume.hu[z - 1 : z + 2, y - 3 : y + 4, x - 3 : x + 4].mean() > -100
-
-
 def _link(path: Path, elsewhere: Path) -> None:
     path.symlink_to(elsewhere)
 

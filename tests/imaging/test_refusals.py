@@ -15,12 +15,13 @@ import pytest
 from _pytest.mark import ParameterSet
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
+from pydicom.encaps import generate_frames
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from imaging.errors import IncompleteSeries, IrregularGeometry, NotCt, StudyError, UnreadableFile
 from imaging.read import read_study
-from tests.imaging.small_ct import SmallCt, set_frames
+from tests.imaging.small_ct import SmallCt, encoded, set_frames
 
 Damage = Callable[[list[Dataset]], Any]
 
@@ -138,6 +139,14 @@ def _wrong_stream(images: list[Dataset]) -> None:
     images[5]["PixelData"].is_undefined_length = True
 
 
+def _grey_frame(images: list[Dataset]) -> None:
+    """JPEG Lossless whose decoder only complains of the lost half, and fills it with grey."""
+    for image in images:
+        encoded(image, "4.70")
+    frame = next(generate_frames(images[5].PixelData, number_of_frames=1))
+    set_frames(images[5], "4.70", [frame[: len(frame) // 2] + b"\xff\xd9"])
+
+
 IMAGES: dict[type[StudyError], dict[str, tuple[Damage, str]]] = {
     IncompleteSeries: {
         "a slice is missing": (lambda i: i.pop(5), "1 missing between 004.dcm"),
@@ -167,6 +176,8 @@ IMAGES: dict[type[StudyError], dict[str, tuple[Damage, str]]] = {
             lambda i: _one(i[0], ImageOrientationPatient=[0, 1, 0, 0, 0, -1]),
             "000.dcm: orientation [0.0, 1.0, 0.0, 0.0, 0.0, -1.0], but 001.dcm",
         ),
+        "mixed slopes": (_fifth(RescaleSlope=2), "005.dcm: rescale slope and intercept (2"),
+        "mixed intercepts": (_fifth(RescaleIntercept=2), "but 000.dcm of the same"),
         "coronal": (_coronal, "not axial"),
         "slices far apart": (_far, "slice spacing 12"),
         "no position": (_fifth(ImagePositionPatient=None), "005.dcm: ImagePos"),
@@ -208,6 +219,7 @@ IMAGES: dict[type[StudyError], dict[str, tuple[Damage, str]]] = {
         "an unknown transfer syntax": (_other_syntax, "1.2.840.10008.1.2.4.201"),
         "lossy JPEG": (_lossy_syntax, "JPEG Extended (Process 2 and 4) (1.2.840"),
         "a broken codestream": (_wrong_stream, "005.dcm: pixel data"),
+        "half a frame": (_grey_frame, "005.dcm: pixel data: Corrupt JPEG data"),
     },
     NotCt: {
         "eight bits": (_all(BitsAllocated=8, BitsStored=8, HighBit=7), "BitsAllocated is 8"),

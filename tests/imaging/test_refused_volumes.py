@@ -159,16 +159,8 @@ VOLUMES: dict[type[StudyError], dict[str, tuple[Callable[[Path], Path], str]]] =
         "an archive": (lambda f: _noise_file(f, "a.zip"), "is an archive: unpack it"),
         "a transfer": (lambda f: _noise_file(f, "a.nii.part"), "has not finished"),
         "noise as DICOM": (lambda f: _noise_file(f, "a.dcm"), "a.dcm: is not DICOM"),
-        "nothing there": (lambda f: f / "nowhere", "nowhere: does not exist"),
-        "a folder of two volumes": (lambda f: _two_volumes(f), "2 volume files"),
     },
 }
-
-
-def _two_volumes(folder: Path) -> Path:
-    for name in ("a.nii", "b.nii"):
-        _volume(folder, name, _body())
-    return folder
 
 
 @pytest.mark.parametrize(("make", "error", "text"), rows(VOLUMES))
