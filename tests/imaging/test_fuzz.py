@@ -2,17 +2,16 @@
 
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import nibabel
-import numpy as np
 import pytest
 
 from evaluation.hostile.studies import mutated
 from imaging.errors import StudyError
 from imaging.read import read_study
 from tests.imaging.small_ct import SmallCt
+from tests.imaging.volumes import DIRECTIONS, MATRIX, ORIGIN, RAS, SPACING, meta, nifti, nrrd
 
 
 def _mutants(content: bytes, count: int, seed: int, rest: bytes = b"") -> Iterator[bytes]:
@@ -54,29 +53,21 @@ def test_mutants_in_a_series(
     assert capfd.readouterr().err == ""
 
 
-_VOLUME_HEADERS = {
-    "a.nrrd": "NRRD0005\ntype: short\nendian: little\nencoding: raw\ndimension: 3\n"
-    "sizes: 24 24 16\nspace: RAS\nspace directions: (2,0,0) (0,2,0) (0,0,3)\n"
-    "space origin: (-30,4,-100)\n\n",
-    "a.mha": "ObjectType = Image\nNDims = 3\nBinaryData = True\nDimSize = 24 24 16\n"
-    "TransformMatrix = 1 0 0 0 1 0 0 0 1\nElementSpacing = 2 2 3\nElementType = MET_SHORT\n"
-    "ElementDataFile = LOCAL\n",
-}
-
-
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["a.nii", "a.nrrd", "a.mha"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda f: nifti(f / "a.nii", RAS, None),
+        lambda f: nrrd(f / "a.nrrd", "space: RAS", DIRECTIONS, ORIGIN),
+        lambda f: meta(f / "a.mha", MATRIX, SPACING),
+    ],
+    ids=["NIfTI", "NRRD", "MetaImage"],
+)
 def test_mutants_of_volume_files(
-    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    make: Callable[[Path], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Most mutations are in the header, where a library would write beyond its buffers."""
-    values = np.full((16, 24, 24), -1000, np.int16)
-    values[:, 6:18, 6:18] = 40
-    victim = tmp_path / name
-    if name == "a.nii":
-        nibabel.Nifti1Image(values.T, np.diag([-2.0, -2.0, 3.0, 1.0])).to_filename(victim)
-    else:
-        victim.write_bytes(_VOLUME_HEADERS[name].encode() + values.tobytes())
+    victim = make(tmp_path)
     content = victim.read_bytes()
     read, refused = _outcomes(
         victim, victim, _mutants(content[:400], 300, seed=5, rest=content[400:])

@@ -15,6 +15,18 @@ import SimpleITK as sitk
 from imaging.errors import IncompleteSeries, IrregularGeometry, NotCt, StudyError, UnreadableFile
 from imaging.read import read_study
 from tests.imaging.test_refusals import rows
+from tests.imaging.volumes import (
+    DIRECTIONS,
+    MATRIX,
+    MIRRORED,
+    ORIGIN,
+    RAS,
+    SPACING,
+    body,
+    meta,
+    nifti,
+    nrrd,
+)
 
 
 def _volume(folder: Path, name: str, values: np.ndarray, **geometry: Any) -> Path:
@@ -24,37 +36,31 @@ def _volume(folder: Path, name: str, values: np.ndarray, **geometry: Any) -> Pat
     return folder / name
 
 
-def _body(dtype: str = "int16", shape: tuple[int, ...] = (16, 24, 24)) -> np.ndarray:
-    values = np.full(shape, -1000, dtype)
-    values[..., 6:18, 6:18] = 40
-    return values
-
-
 def _nan(folder: Path) -> Path:
-    values = _body("float32")
+    values = body("float32")
     values[3, 4, 5] = np.nan
     return _volume(folder, "a.nii.gz", values)
 
 
 def _complex(folder: Path) -> Path:
-    nibabel.Nifti1Image(_body("complex64"), np.eye(4)).to_filename(folder / "a.nii")
+    nibabel.Nifti1Image(body("complex64"), np.eye(4)).to_filename(folder / "a.nii")
     return folder / "a.nii"
 
 
 def _cut_gzip(folder: Path) -> Path:
-    file = _volume(folder, "a.nii.gz", _body())
+    file = _volume(folder, "a.nii.gz", body())
     file.write_bytes(file.read_bytes()[:100])
     return file
 
 
 def _cut_nifti(folder: Path) -> Path:
-    whole = gzip.decompress(_volume(folder, "a.nii.gz", _body()).read_bytes())
+    whole = gzip.decompress(_volume(folder, "a.nii.gz", body()).read_bytes())
     (folder / "b.nii").write_bytes(whole[: len(whole) // 2])
     return folder / "b.nii"
 
 
 def _lost_data(folder: Path) -> Path:
-    file = _volume(folder, "a.mhd", _body())
+    file = _volume(folder, "a.mhd", body())
     (folder / "a.raw").unlink()
     return file
 
@@ -69,7 +75,7 @@ def _detached(folder: Path, data: str, *, is_nrrd: bool = False) -> Path:
     (folder / "elsewhere").mkdir()
     study = folder / "study"
     study.mkdir()
-    file = _volume(study, "a.nhdr" if is_nrrd else "a.mhd", _body())
+    file = _volume(study, "a.nhdr" if is_nrrd else "a.mhd", body())
     raw = next(one for one in study.iterdir() if one != file)
     text = file.read_text().replace(raw.name, data.format(elsewhere=folder / "elsewhere"))
     raw.rename(folder / "elsewhere" / raw.name)
@@ -95,24 +101,91 @@ def _wide_and_tall(folder: Path) -> Path:
     return _volume(folder, "a.nii.gz", values, spacing=(3.0, 3.0, 10.0))
 
 
+def _sform_with(place: Any, value: float) -> Callable[[Path], Path]:
+    sform = RAS.copy()
+    sform[place] = value
+    return lambda folder: nifti(folder / "a.nii", sform, None)
+
+
+def _other_voxel(folder: Path) -> Path:
+    """Only the checksum at its end tells: the damaged data can be decompressed."""
+    content = nifti(folder / "a.nii", RAS, None).read_bytes()
+    whole = gzip.compress(content, compresslevel=0)
+    file = folder / "a.nii.gz"
+    file.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    return file
+
+
+def _more_voxels(folder: Path) -> Path:
+    file = nifti(folder / "a.nii", RAS, None)
+    file.write_bytes(file.read_bytes() + bytes(1 << 20))
+    return file
+
+
 VOLUMES: dict[type[StudyError], dict[str, tuple[Callable[[Path], Path], str]]] = {
     NotCt: {
         "NaN": (_nan, "1 voxels are NaN"),
-        "2-D": (lambda f: _volume(f, "a.nii", _body(shape=(24, 24))), "24 x 24"),
-        "4-D": (lambda f: _volume(f, "a.nii", _body(shape=(3, 16, 24, 24))), "16 x 3, not"),
-        "bytes": (lambda f: _volume(f, "a.nrrd", abs(_body()).astype("uint8")), "40 to 232"),
+        "2-D": (lambda f: _volume(f, "a.nii", body(shape=(24, 24))), "24 x 24"),
+        "4-D": (lambda f: _volume(f, "a.nii", body(shape=(3, 16, 24, 24))), "16 x 3, not"),
+        "bytes": (lambda f: _volume(f, "a.nrrd", abs(body()).astype("uint8")), "40 to 232"),
     },
-    IncompleteSeries: {"short": (lambda f: _volume(f, "a.mha", _body()[:8]), "16.0 mm")},
+    IncompleteSeries: {"short": (lambda f: _volume(f, "a.mha", body()[:8]), "16.0 mm")},
     IrregularGeometry: {
         "far apart": (
-            lambda f: _volume(f, "a.nii", _body(), spacing=(1.0, 1.0, 15.0)),
+            lambda f: _volume(f, "a.nii", body(), spacing=(1.0, 1.0, 15.0)),
             "spacing 15 x 1 x 1 mm",
         ),
         "microscopic": (
-            lambda f: _volume(f, "a.nrrd", _body(), spacing=(0.001, 0.001, 2.0)),
+            lambda f: _volume(f, "a.nrrd", body(), spacing=(0.001, 0.001, 2.0)),
             "spacing 2 x 0.001 x 0.001",
         ),
         "wider than any gantry": (_wide_and_tall, "120 x 1008 x 1008 mm"),
+        "sform and qform of exchanged sides": (
+            lambda f: nifti(f / "a.nii", RAS, MIRRORED),
+            "sform and qform contradict each other by up to 60.0 mm",
+        ),
+        "sform and qform 5 mm off": (
+            lambda f: nifti(f / "a.nii", RAS + np.diag([0, 0, 5], 1), RAS),
+            "sform and qform contradict each other by up to 5.0 mm",
+        ),
+        "double pixels": (
+            lambda f: nifti(f / "a.nii", RAS @ np.diag([2.0, 2, 2, 1]), None),
+            "sform and pixdim contradict each other: voxels of",
+        ),
+        # what converters make of a tilted gantry
+        "sheared": (_sform_with((1, 2), 0.8), "axes are not perpendicular"),
+        "a zero axis": (_sform_with(np.s_[:3, 0], 0.0), "it states voxels of [0.0"),
+        "an axis of NaN": (_sform_with(np.s_[:3, 0], np.nan), "it states voxels of [nan"),
+        # else every diameter would be wrong: ITK assumes 1 mm, or takes microns for millimetres
+        "NRRD without spacing": (lambda f: nrrd(f / "a.nrrd"), "states no voxel spacing"),
+        "NRRD with an origin alone": (
+            lambda f: nrrd(f / "a.nrrd", "space: LPS", ORIGIN),
+            "states no voxel spacing",
+        ),
+        "MetaImage without spacing": (
+            lambda f: meta(f / "a.mha", MATRIX),
+            "states no voxel spacing",
+        ),
+        "NRRD in microns": (
+            lambda f: nrrd(f / "a.nrrd", "space: LPS", DIRECTIONS, 'space units: "um" "um" "um"'),
+            "its lengths are in um, expected mm",
+        ),
+        "NRRD in centimetres": (
+            lambda f: nrrd(f / "a.nrrd", "spacings: 2 2 3", 'units: "cm" "cm" "cm"'),
+            "its lengths are in cm, expected mm",
+        ),
+        "MetaImage in microns": (
+            lambda f: meta(f / "a.mha", MATRIX, SPACING, "DistanceUnits = um"),
+            "its lengths are in um, expected mm",
+        ),
+        "MetaImage, negative spacing": (
+            lambda f: meta(f / "a.mha", MATRIX, "ElementSpacing = 2 2 -3"),
+            "spacing -3 x 2 x 2 mm",
+        ),
+        "NRRD, negative spacing": (
+            lambda f: nrrd(f / "a.nrrd", "spacings: 2 2 -3"),
+            "spacing -3 x 2 x 2 mm",
+        ),
     },
     UnreadableFile: {
         "data at an absolute path": (
@@ -149,6 +222,41 @@ VOLUMES: dict[type[StudyError], dict[str, tuple[Callable[[Path], Path], str]]] =
             lambda f: _detached(f, "a.raw\x0cElementDataFile = {elsewhere}/a.raw"),
             "where its voxels lie is unclear",
         ),
+        **{
+            f"scale {scale}": (
+                lambda f, scale=scale: nifti(f / "a.nii", RAS, None, scale),
+                "are not finite",
+            )
+            for scale in ((np.nan, 0), (1, np.nan), (np.inf, 0), (np.nan, np.nan))
+        },
+        # NrrdIO and MetaIO write such a line beyond their buffers, and the process ends
+        **{
+            f"{len(line)} characters, {suffix}": (
+                lambda f, make=make, suffix=suffix, line=line: make(f / f"a.{suffix}", line),
+                f"line of its header has {len(line)} characters",
+            )
+            for line in ("x" * 1000, "x" * 200_000, f"space: {'x' * 1000}")
+            for make, suffix in ((nrrd, "nrrd"), (meta, "mha"))
+        },
+        "a name too long": (
+            lambda f: meta(f / "a.mha", MATRIX, data="LOCAL" + "x" * 600),
+            "a line of its header has",
+        ),
+        # a name such as %s would read the memory of the process
+        "a name that is a format": (
+            lambda f: meta(f / "a.mha", MATRIX, SPACING, data="%s%s%n.raw"),
+            "the name of its data file is a pattern",
+        ),
+        "a name that is a format, NRRD": (
+            lambda f: nrrd(f / "a.nhdr", "spacings: 2 2 3", "data file: %n%d.raw 1 9 1"),
+            "the name of its data file is a pattern",
+        ),
+        "more dimensions than the library can hold": (
+            lambda f: meta(f / "a.mha", "NDims = 20", f"DimSize = {'2 ' * 20}"),
+            "it has 20 dimensions",
+        ),
+        "a damaged voxel in gzip": (_other_voxel, "CRC check failed"),
+        "more voxels than stated": (_more_voxels, "more bytes follow the voxels"),
         "complex numbers": (_complex, "voxels of type 32 are not numbers"),
         "cut gzip": (_cut_gzip, "a.nii.gz: damaged NIfTI"),
         "cut NIfTI": (_cut_nifti, "b.nii: damaged NIfTI"),

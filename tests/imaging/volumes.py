@@ -1,5 +1,10 @@
-"""Volumes with a known HU everywhere, and the window of the networks applied plainly."""
+"""Volumes and volume files with a known HU everywhere, and the networks' window, plainly."""
 
+import struct
+from pathlib import Path
+from typing import Any
+
+import nibabel
 import numpy as np
 import numpy.typing as npt
 
@@ -18,3 +23,65 @@ def to_window(hu: npt.NDArray[np.generic]) -> UInt8Array:
     low, high = WINDOW_HU
     scaled = (hu.astype(np.float32) - low) * (255.0 / (high - low))
     return np.asarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+
+
+# The voxels of the files below: a body in air with a mark to its left, in front and at its feet,
+# where x runs to the right, y to the front and z to the head.
+MARK, MARK_RAS_MM = 300, (-15.0, 37.0, -88.0)
+RAS = np.array([[2.0, 0, 0, -30], [0, 2, 0, 4], [0, 0, 3, -100], [0, 0, 0, 1]])
+MIRRORED = np.diag([-1.0, 1, 1, 1]) @ RAS
+DIRECTIONS = "space directions: (2,0,0) (0,2,0) (0,0,3)"
+ORIGIN = "space origin: (-30,4,-100)"
+MATRIX = "TransformMatrix = 1 0 0 0 1 0 0 0 1"
+SPACING = "ElementSpacing = 2 2 3"
+
+
+def body(dtype: str = "int16", shape: tuple[int, ...] = (16, 24, 24)) -> npt.NDArray[Any]:
+    """The voxels, without the mark in a shape of their own."""
+    values = np.full(shape, -1000, dtype)
+    values[..., 6:18, 6:18] = 40
+    if shape == (16, 24, 24):
+        values[4, 16:18, 7:9] = MARK
+    return values
+
+
+def nifti(
+    file: Path,
+    sform: npt.NDArray[Any] | None,
+    qform: npt.NDArray[Any] | None,
+    scale: tuple[float, float] | None = None,
+    **options: Any,
+) -> Path:
+    """Write NIfTI; options are fields of its header, its class, its values and their zooms."""
+    header = options.pop("header", nibabel.Nifti1Header)()
+    values = options.pop("values", body().T)
+    header.set_data_shape(values.shape)
+    header.set_zooms(options.pop("zooms", (2, 2, 3)) + (1,) * (values.ndim - 3))
+    is_2 = isinstance(header, nibabel.Nifti2Header)
+    made = (nibabel.Nifti2Image if is_2 else nibabel.Nifti1Image)(values, None, header)
+    made.header.set_qform(qform, int(qform is not None))
+    made.header.set_sform(sform, int(sform is not None))
+    for key, value in options.items():
+        made.header[key] = value
+    made.to_filename(file)
+    if scale:  # nibabel would write its own
+        content = file.read_bytes()
+        file.write_bytes(content[:112] + struct.pack("<2f", *scale) + content[120:])
+    return file
+
+
+def nrrd(file: Path, *fields: str) -> Path:
+    """Write NRRD with these lines in its header."""
+    lines = ["NRRD0005", "type: short", "endian: little", "encoding: raw"]
+    if not any(field.startswith("dimension") for field in fields):
+        lines += ["dimension: 3", "sizes: 24 24 16"]
+    file.write_bytes("\n".join([*lines, *fields, "", ""]).encode() + body().tobytes())
+    return file
+
+
+def meta(file: Path, *fields: str, data: str = "LOCAL") -> Path:
+    """Write MetaImage with these lines in its header; ``data`` is the name of its data file."""
+    lines = ["ObjectType = Image", "NDims = 3", "BinaryData = True", "DimSize = 24 24 16"]
+    end = ["ElementType = MET_SHORT", f"ElementDataFile = {data}", ""]
+    file.write_bytes("\n".join([*lines, *fields, *end]).encode() + body().tobytes())
+    return file
