@@ -101,11 +101,6 @@ def test_a_limitation_of_the_patient_does_not_matter() -> None:
     assert suggest([], (limitation,), BASELINE, was_read=True).category == "1"
 
 
-def test_a_study_that_was_not_read_is_category_0() -> None:
-    found = suggest([], (), BASELINE, was_read=False)
-    assert (found.category, found.reasons) == ("0", ("The study was not read.",))
-
-
 def test_with_a_prior_there_is_no_category_and_an_unknown_one_is_said() -> None:
     prior = suggest([(1, nodule(9.0))], (), Clinical(prior_chest_ct=True), was_read=True)
     assert (prior.category, prior.text) == (None, "no category")

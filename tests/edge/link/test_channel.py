@@ -10,9 +10,18 @@ from functools import partial
 import grpc
 import structlog
 
-from edge.link.channel import CHANNEL_OPTIONS, HealthCheck, HealthMonitor, start_health_check
+from edge.link.channel import (
+    CHANNEL_OPTIONS,
+    DIAGNOSE_EVERY_S,
+    Diagnosis,
+    HealthCheck,
+    HealthMonitor,
+    start_health_check,
+)
 from edge.link.link import NO_RESPONSE_YET, Link
+from edge.settings.core import load_settings
 from protos.errors import DeadlinePassed, LinkFault, Unreachable
+from tests.edge.builders import HandClock
 from tests.edge.fake_cloud import FakeCloud
 
 LONG_S = 60.0
@@ -169,3 +178,28 @@ def test_the_log_says_when_the_cloud_goes_down_and_comes_back() -> None:
         ("cloud is down", "reader:1", "other"),
         ("cloud is up", "reader:1", None),
     ]
+
+
+def test_a_diagnosis_is_kept_for_a_while() -> None:
+    """Each opens a connection, and a cloud that is down is checked every second."""
+    clock, connections = HandClock(), list[None]()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                connections.append(None)
+                connection.close()
+
+        threading.Thread(target=accept, daemon=True).start()
+        diagnosis = Diagnosis(f"127.0.0.1:{server.getsockname()[1]}", load_settings(), clock)
+        for _ in range(5):
+            assert diagnosis.reason() == ""
+        assert len(connections) == 1
+        clock.now_s += DIAGNOSE_EVERY_S
+        diagnosis.reason()
+        assert len(connections) == 2
+        server.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,7 @@
-"""Rules on the series of a study: what is read, what is ignored, and how urgent it is."""
+"""Rules on the series of a study: what is read, what is ignored, and how urgent it is.
+
+``rules test`` tells it beforehand.
+"""
 
 import json
 import os
@@ -7,7 +10,10 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+from typer.testing import CliRunner
 
+from edge.cli.main import app
+from edge.rules.explain import studies_below
 from edge.rules.rule import Action, AppliedRule, Received, Rule, Rules
 from edge.rules.selection import IgnoredStudy, priority_of, received_in, selection
 from imaging.errors import NotCt
@@ -148,3 +154,66 @@ def test_damaged_files_have_the_priority_of_the_agent(tmp_path: Path) -> None:
     (tmp_path / "b.dcm").write_text("text")
     stat = Rule("stat", priority=Priority.STAT)
     assert priority_of(Rules((stat,)), Priority.ROUTINE)(tmp_path) is Priority.ROUTINE
+
+
+RULES = """
+[[rules]]
+name = "night"
+calling_ae = "ER"
+priority = "stat"
+
+[[rules]]
+name = "slabs"
+description = "slab*"
+action = "ignore"
+"""
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of two series in sub-folders, and one of a slab alone."""
+    root = tmp_path_factory.mktemp("inbox")
+    SmallCt(12, 10.0, series="5").write(root / "first" / "a")
+    SmallCt(12, 2.0, series="6", description="slab").write(root / "first" / "b")
+    own = {"StudyInstanceUID": "1.2.826.2"}
+    SmallCt(12, 2.0, series="7", description="slab", attributes=own).write(root / "second")
+    (root / "rules.toml").write_text(RULES)
+    return root
+
+
+def test_a_folder_is_one_study_unless_its_folders_hold_several(studies: Path) -> None:
+    assert studies_below(studies) == [studies / "first", studies / "second"]
+    for one in ("first", "first/a/000.dcm"):
+        assert studies_below(studies / one) == [studies / one]
+
+
+def shown(path: Path, *arguments: object) -> str:
+    """What ``rules test`` prints for the studies at a path."""
+    result = CliRunner().invoke(app, ["rules", "test", str(path), *map(str, arguments)])
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def test_each_series_has_its_rule_and_one_is_marked_as_the_agent_would_read_it(
+    studies: Path,
+) -> None:
+    rules = ("--rules", studies / "rules.toml")
+    first, second = json.loads(shown(studies, *rules, "--json"))["studies"]
+    assert (first["outcome"], first["reason"]) == ("read", "")
+    assert (second["outcome"], second["reason"]) == ("ignored", "ignored by the rule 'slabs'")
+    series = [*first["series"], *second["series"]]
+    assert [(one["rule"], one["read"], one["slice_thickness_mm"]) for one in series] == [
+        ("default", True, 10.0),
+        ("slabs", False, 2.0),
+        ("slabs", False, 2.0),
+    ]
+    at_night = shown(studies / "second", *rules, "--calling-ae", "er")
+    assert "the marked series would be read" in at_night
+    assert "read, stat" in at_night
+
+
+def test_a_study_that_would_be_refused_says_why(tmp_path: Path) -> None:
+    SmallCt(3).write(tmp_path / "short")
+    (study,) = json.loads(shown(tmp_path / "short", "--json"))["studies"]
+    assert study["outcome"] == "refused"
+    assert study["reason"].startswith("IncompleteSeries: ")
