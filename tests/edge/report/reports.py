@@ -1,10 +1,12 @@
 """Reports for the tests of files and page."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from edge.budget import LedgerEntry
 from edge.findings import DecidedBy, Decision, Finding, Route, SecondReading
@@ -13,6 +15,7 @@ from edge.report.model import Change, ChangeKind, Report
 from edge.report.page import render_page
 from edge.report.pictures import draw_pictures
 from edge.report.serialize import report_to_dict
+from edge.report.terminal import render_report
 from edge.report.write import ReportPaths, write_report
 from imaging.location import Locator
 from imaging.preprocess import Preprocessed
@@ -88,6 +91,19 @@ def values_of(report: Report = REPORT) -> dict[str, Any]:
 def write(report: Report, out: Path) -> ReportPaths:
     report = completed(report)
     return write_report(report, draw_pictures(report.findings, report.possible, box(), out), out)
+
+
+def printed(report: Report, width: int = 80) -> str:
+    """What a terminal of that width shows."""
+    paths = ReportPaths(Path("out/report.json"), Path("out/report.html"))
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(render_report(completed(report), paths))
+    return console.export_text()
+
+
+def said(report: Report) -> str:
+    """All of it in one line."""
+    return " ".join(printed(report, 200).split())
 
 
 def page(report: Report = REPORT) -> str:

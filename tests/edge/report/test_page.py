@@ -1,4 +1,4 @@
-"""The page of a report, and what page, terminal and JSON say alike."""
+"""What people read of a report, on its page, in the terminal and in JSON."""
 
 import base64
 import re
@@ -8,13 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge.audit_sampling import Audit, AuditOutcome
 from edge.budget import LedgerEntry
 from edge.clinical.sidecar import Clinical
 from edge.findings import Outline, Route, SecondReading
+from edge.guarantee import Guarantee
+from edge.link.estimate import OFF
+from edge.report.compose import completed
 from edge.report.model import NOT_A_DEVICE, Rejection, Status
 from edge.report.page import banners
+from edge.report.wording import coverage_text, reasons_once
 from edge.rules.rule import AppliedRule
+from imaging.coverage import Coverage, Cut
 from imaging.volume import Limitation, LimitationKind, StudyHeader
+from tests.edge.builders import TERMS
 from tests.edge.report.reports import (
     FINDING,
     LOCATOR,
@@ -23,10 +30,11 @@ from tests.edge.report.reports import (
     UNCERTAIN,
     VERDICT,
     page,
+    printed,
+    said,
     values_of,
     write,
 )
-from tests.edge.report.test_terminal import printed
 
 REFUSED = replace(
     REPORT,
@@ -174,6 +182,8 @@ def test_a_rejected_study_has_a_page_that_says_why() -> None:
     assert "slice 12 of 100 is missing (000012.dcm)" in text
     assert "finding" not in re.sub(r"Findings are suggestions.*", "", text.split("<main>")[1])
     assert values_of(REFUSED)["rejection"]["kind"] == "IncompleteSeries"
+    for words in ("Refused: IncompleteSeries", "slice 12 of 100 is missing", "000012.dcm"):
+        assert words in said(REFUSED)
 
 
 def test_page_names_everything_that_the_reader_must_know() -> None:
@@ -241,3 +251,151 @@ def test_each_finding_has_its_probability_of_cancer_and_a_possible_finding_none(
     assert patient["unknown"][:2] == ["age", "sex"]
     assert "9.8 %" in page(SCREENED)
     assert "Brock probability of cancer  1: 9.8%; unknown: age, sex, " in printed(SCREENED, 300)
+
+
+def test_each_list_has_a_table_with_centre_scores_and_reason_and_the_ledger_its_deadline() -> None:
+    """All of it fits a terminal of 80 columns; findings below 6 mm have a star."""
+    small = replace(FINDING, diameter_mm=5.96)
+    report = replace(REPORT, findings=(FINDING, small), possible=(POSSIBLE,), locator=LOCATOR)
+    lines = printed(report).splitlines()
+    rows = {line.split("│")[1].strip(): line for line in lines if line.count("│") == 8}
+    cells = ["1", "-21.1, -137.2, 237.1", "12.3", "0.95", "0.61", "0.93", "cloud"]
+    assert [cell.strip() for cell in rows["1"].split("│")[1:-1]] == cells
+    assert "6.0*" in rows["2"]
+    assert "4.6*" in rows["3"]
+    assert sum("* below 6 mm" in line for line in lines) == 2
+    titles = [line.strip() for line in lines]
+    assert titles.index("2 findings of 1 candidate") < titles.index("1 possible finding")
+    assert "below the threshold of findings; most are not nodules" in titles
+    assert "1  right upper zone, image 56: 0.61 lies between 0.10 and 0.90; the cloud" in "".join(
+        lines
+    )
+    assert any("0.40 s of 10.00 s" in line for line in lines)
+    assert any("│ read   │   10.000 │  0.300 │" in line for line in lines)
+    assert "possible" not in printed(REPORT)
+
+
+def test_the_second_reading_is_said_in_words() -> None:
+    uncertain = replace(REPORT, decisions=(UNCERTAIN,))
+    assert "second reading complete: 1 of 1 regions" in said(uncertain)
+    off = replace(uncertain, second_reading=SecondReading.OFF, second_reading_reason=OFF.reason)
+    assert "second reading edge only: no second reader is configured" in said(off)
+    assert "second reading not needed: 1 of 1 regions" in said(REPORT)
+
+
+def test_guarantee_and_audit_are_printed() -> None:
+    audit = Audit(AuditOutcome.CLEAR, 0.05, 0.09, 3, 2, reason="DeadlinePassed: late")
+    text = said(replace(REPORT, guarantee=Guarantee(TERMS, ""), audit=audit))
+    assert f"guarantee {TERMS.text}" in text
+    assert (
+        "audit no candidate was uncertain, the highest dismissed score is 0.090; sampled, 2 of 3 "
+        "dismissed candidates were read again, 0 of them confirmed: DeadlinePassed: late"
+    ) in text
+    idle = Audit(AuditOutcome.NOT_SAMPLED, 0.05, 0.09)
+    assert "not sampled (rate 5 %)" in said(replace(REPORT, audit=idle))
+    assert "audit" not in said(REPORT)
+
+
+def test_header_text_is_no_markup() -> None:
+    assert "[bold]series 3[/]" in printed(replace(REPORT, other_series=("[bold]series 3[/]",)))
+
+
+LARGE = replace(
+    FINDING, diameter_mm=22.4, probability=0.8, verdict=replace(VERDICT, texture="solid")
+)
+MANY = replace(
+    REPORT,
+    findings=(FINDING, LARGE),
+    possible=(replace(POSSIBLE, diameter_mm=40.0),) * 2,
+    locator=LOCATOR,
+    second_reading=SecondReading.PARTIAL,
+)
+
+
+def test_the_result_names_the_largest_finding_with_type_and_side() -> None:
+    """The largest, not the most probable; not a larger possible finding."""
+    report = completed(MANY)
+    assert report.result == (
+        "2 findings, the largest 22 mm, solid, right upper zone; 2 possible findings; "
+        "second reading partial."
+    )
+    first = "Look first at finding 1, the most probable (right upper zone, image 56)."
+    assert first in report.next_steps
+    small = replace(MANY, findings=(replace(LARGE, diameter_mm=5.96),), locator=None)
+    assert completed(small).result.startswith("1 finding, 6.0 mm, solid; 2 possible")
+
+
+def test_without_findings_the_largest_possible_finding_leads() -> None:
+    report = completed(replace(MANY, findings=(), second_reading=SecondReading.OFF))
+    assert report.result == (
+        "No findings; 2 possible findings, the largest 40 mm, left lower zone; no second reading."
+    )
+    assert report.next_steps[-1] == (
+        "Look first at possible finding 1, the most probable (left lower zone, image 57)."
+    )
+
+
+def test_limitations_come_first_of_what_to_know() -> None:
+    limitations = (Limitation(LimitationKind.COVERAGE, "The lungs are cut."),) * 2
+    steps = completed(replace(REPORT, limitations=limitations)).next_steps
+    assert steps[0] == "No guarantee: this study has 2 limitations."
+    assert steps[1].startswith("A radiologist must read all images")
+
+
+@pytest.mark.parametrize("status", [Status.REJECTED, Status.IGNORED])
+def test_a_study_that_was_not_read_has_no_result(status: Status) -> None:
+    why = Rejection("NoLung", "there is none") if status is Status.REJECTED else None
+    report = completed(replace(REPORT, findings=(), status=status, rejection=why))
+    assert report.result == "This study was not read."
+    assert len(report.next_steps) == 1
+    assert "This study was not read." in page(report)
+
+
+def test_readers_that_disagree_are_named_beside_the_finding_in_every_form() -> None:
+    """Also for a possible finding, and not for others."""
+    apart = replace(FINDING, edge_score=1.0, verdict=replace(VERDICT, probability=0.36))
+    possible = replace(POSSIBLE, edge_score=0.9)
+    report = replace(REPORT, findings=(FINDING, apart), possible=(possible,))
+    step = "The two readers disagree strongly about finding 2 and possible finding 3."
+    written = values_of(report)
+    assert written["next_steps"][-1] == step
+    both = (*written["findings"], *written["possible_findings"])
+    told = [None, "edge 1.00, cloud 0.36", "edge 0.90, cloud 0.25"]
+    assert [one["disagreement"] for one in both] == told
+    rows = re.findall(r"<tr>.*?</tr>", page(report), re.DOTALL)
+    beside = [row for row in rows if "the readers disagree: edge" in row]
+    assert [re.findall(r">(\d)</a>", row) for row in beside] == [["2"], ["3"]]
+    assert step in said(report)
+    assert "2 the readers disagree, edge 1.00, cloud 0.36; " in said(report)
+    assert "disagree" not in page(REPORT)
+
+
+def test_equal_reasons_are_said_once_without_their_scores() -> None:
+    """A threshold stays, also where it equals a score; other numbers stay."""
+    below = "an answer takes 0.50 s; edge score {} is below the threshold 0.51"
+    reasons = [
+        (n, replace(FINDING, edge_score=float(score), reason=below.format(score)))
+        for n, score in ((1, "0.22"), (3, "0.31"))
+    ]
+    raised = "the cloud raised 0.500 to 0.94, at or above the threshold 0.94"
+    other = replace(FINDING, edge_score=0.5, probability=0.94, reason=raised)
+    assert reasons_once([*reasons, (2, other)]) == {
+        below.format("…"): [1, 3],
+        "the cloud raised … to …, at or above the threshold 0.94": [2],
+    }
+
+
+def test_the_coverage_names_where_the_lungs_are_cut() -> None:
+    cut = Coverage(212.5, (Cut("apex", 12.0), Cut("left", 4.0)))
+    limited = (Limitation(LimitationKind.COVERAGE, "The lungs are cut."),)
+    height = "212.5 mm of lung from apex to base"
+    texts = (
+        coverage_text(replace(REPORT, coverage=cut, limitations=limited)),
+        coverage_text(replace(REPORT, coverage=Coverage(212.5))),
+        coverage_text(REPORT),
+    )
+    assert texts == (
+        f"The images show {height}, cut at apex and left.",
+        f"The images show the whole lungs: {height}.",
+        "",
+    )
