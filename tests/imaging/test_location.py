@@ -176,13 +176,8 @@ def locator(
 def test_sides_are_told_by_the_two_lungs_not_by_the_middle_of_the_picture() -> None:
     """Here both lie in the right half of the field of view; between them no side is stated."""
     where = locator(balls(20, 48))
-    assert [where(30, x).side for x in (10, 25, 34, 45, 60)] == [
-        "right",
-        "right",
-        "",
-        "left",
-        "left",
-    ]
+    sides = [where(30, x).side for x in (10, 25, 34, 45, 60)]
+    assert sides == ["right", "right", "", "left", "left"]
 
 
 def test_lungs_that_touch_and_share_an_airway_are_two() -> None:
@@ -215,11 +210,7 @@ def test_zones_are_thirds_of_the_lungs_height() -> None:
         assert zones == ["lower", "lower", "middle", "middle", "upper", "upper"]
 
 
-@pytest.mark.parametrize("end", ["apex", "base"])
-def test_lungs_that_are_cut_have_no_zones(end: str) -> None:
-    where = locator(balls(20, 55), cuts=(Cut(end, 30.0),))
-    assert (where(30, 20).zone, where(30, 20).side) == ("", "right")
-
-
-def test_a_lateral_cut_leaves_the_zones() -> None:
-    assert locator(balls(20, 55), cuts=(Cut("left", 30.0),))(30, 20).zone == "middle"
+@pytest.mark.parametrize(("side", "zone"), [("apex", ""), ("base", ""), ("left", "middle")])
+def test_lungs_that_are_cut_above_or_below_have_no_zones(side: str, zone: str) -> None:
+    where = locator(balls(20, 55), cuts=(Cut(side, 30.0),))
+    assert (where(30, 20).zone, where(30, 20).side) == (zone, "right")

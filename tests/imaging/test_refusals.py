@@ -223,7 +223,6 @@ IMAGES: dict[type[StudyError], dict[str, tuple[Damage, str]]] = {
     },
     NotCt: {
         "eight bits": (_all(BitsAllocated=8, BitsStored=8, HighBit=7), "BitsAllocated is 8"),
-        "32 bits": (_all(BitsAllocated=32, BitsStored=32, HighBit=31), "BitsAllocated is 32"),
         "no slope": (_all(RescaleSlope=None), "RescaleSlope is missing"),
         "zero slope": (_fifth(RescaleSlope=0), "005.dcm: RescaleSlope is 0"),
         "no intercept": (_all(RescaleIntercept=None), "RescaleIntercept is missing"),
@@ -233,18 +232,12 @@ IMAGES: dict[type[StudyError], dict[str, tuple[Damage, str]]] = {
         ),
         "colour": (_colour, "SamplesPerPixel 3"),
         "MR": (_all(Modality="MR"), "modality MR is not CT"),
-        "PET": (_all(Modality="PT"), "modality PT is not CT"),
         "no modality": (_all(Modality=None), "modality not given"),
         "one MR image in a CT series": (_fifth(Modality="MR"), "005.dcm: modality MR"),
         "radiograph": (_all(SOPClassUID="1.2.840.10008.5.1.4.1.1.1.1"), "not a CT image"),
-        "scout only": (_all(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "localizer"),
         "projection only": (_all(ImageType=["DERIVED", "SECONDARY", "MIP"]), "mip"),
         "another quantity": (_all(RescaleType="MGML"), "values are MGML"),
         "two patients": (_fifth(PatientID="P2"), "CT of 2 patients"),
-        "a private class of images": (
-            _all(SOPClassUID="1.2.840.113619.4.27"),
-            "not a CT image (SOP class 1.2.840.113619.4.27)",
-        ),
         "an image of another study without PatientID": (
             _fifth(PatientID="", StudyInstanceUID="1.2.3"),
             "005.dcm: PatientID is empty, and its study is not that of 0",

@@ -4,6 +4,7 @@ import gzip
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,26 +189,14 @@ VOLUMES: dict[type[StudyError], dict[str, tuple[Callable[[Path], Path], str]]] =
         ),
     },
     UnreadableFile: {
-        "data at an absolute path": (
-            lambda f: _detached(f, "{elsewhere}/a.raw"),
-            "expected one file beside it",
-        ),
-        "data in another folder": (
-            lambda f: _detached(f, "../elsewhere/a.raw"),
-            "voxels lie in '../elsewhere/a.raw', expected one file beside it",
-        ),
-        "data in another folder, NRRD": (
-            lambda f: _detached(f, "../elsewhere/a.raw", is_nrrd=True),
-            "expected one file beside it",
-        ),
-        "a list of data files": (
-            lambda f: _detached(f, "LIST\n{elsewhere}/a.raw"),
-            "expected one file beside it",
-        ),
-        "a list of data files, NRRD": (
-            lambda f: _detached(f, "LIST\n{elsewhere}/a.raw", is_nrrd=True),
-            "expected one file beside it",
-        ),
+        **{
+            f"data at {data!r}, {'NRRD' if is_nrrd else 'MetaImage'}": (
+                partial(_detached, data=data, is_nrrd=is_nrrd),
+                "expected one file beside it",
+            )
+            for data in ("{elsewhere}/a.raw", "../elsewhere/a.raw", "LIST\n{elsewhere}/a.raw")
+            for is_nrrd in (False, True)
+        },
         "a pattern of data files": (
             lambda f: _detached(f, "a%03d.raw 1 16 1"),
             "is a pattern, expected one file",

@@ -169,11 +169,6 @@ def test_a_mark_on_bright_tissue_has_a_dark_edge_and_a_magnified_one_hides_no_ma
     assert dark[1] == 0
 
 
-def test_an_even_box_gives_an_even_overview() -> None:
-    picture = overview_picture(np.full(SHAPE, 7, np.uint8), [])
-    assert picture.shape == (OVERVIEW_TILE_PX, 2 * OVERVIEW_TILE_PX, 3)
-
-
 def test_a_picture_of_noise_takes_little_space_and_differs_little_when_it_is_encoded() -> None:
     """A chest of quantum noise (40 HU in lung of -850 HU) at 1 mm, as thin slices have it."""
     hu = np.random.default_rng(0).normal(-850, 40, (200, 220, 290))

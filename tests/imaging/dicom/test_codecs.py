@@ -14,11 +14,6 @@ _DATA = bytes.fromhex("12ff0034ffd05678")
 SOUND = b"\xff\xd8" + _SOF + _DHT + _SOS + _DATA + b"\xff\xd9"
 
 
-def test_sound_stream_states_its_size() -> None:
-    assert codecs.jpeg_size(SOUND) == (16, 32, 1, len(SOUND))
-    assert codecs.checked(SOUND, 16, 32) == SOUND
-
-
 SYNTAXES = {"JPEG Lossless": "4.70", "JPEG-LS": "4.80", "JPEG 2000": "4.90", "RLE": "5"}
 LAYOUT = Layout(32, 32, 16, 15, True)
 

@@ -15,7 +15,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGLossless
 
 from imaging.errors import IncompleteSeries, IrregularGeometry
 from imaging.read import read_study
@@ -244,13 +244,12 @@ def test_lossy_codecs(syntax: str, options: dict[str, Any], off_hu: int, tmp_pat
 
 
 @pytest.mark.skipif(not shutil.which("dcmcjpeg"), reason="needs dcmcjpeg of DCMTK to encode")
-@pytest.mark.parametrize("process", ["+el", "+e1"], ids=[".57", ".70"])
-def test_jpeg_lossless(process: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_jpeg_lossless_of_any_predictor(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ct = SmallCt()
     for file in ct.write(tmp_path):
-        subprocess.run(["dcmcjpeg", process, file, file], check=True)
+        subprocess.run(["dcmcjpeg", "+el", file, file], check=True)
     capfd.readouterr()
-    assert dcmread(tmp_path / "000.dcm").file_meta.TransferSyntaxUID.is_compressed
+    assert dcmread(tmp_path / "000.dcm").file_meta.TransferSyntaxUID == JPEGLossless
     np.testing.assert_array_equal(read_study(tmp_path).volume.hu, ct.hu())
     assert capfd.readouterr().err == ""
 

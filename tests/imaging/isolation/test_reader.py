@@ -1,5 +1,6 @@
 """Studies are read in child processes: what a study does to its reader ends with the child."""
 
+import json
 import os
 import resource
 import signal
@@ -7,13 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from pydicom import dcmread
+from typing_extensions import TypeAliasType
 
 from imaging.dicom.source import read_source_headers
 from imaging.dicom.writer import write_series
@@ -27,10 +30,11 @@ from imaging.errors import (
     UnreadableFile,
 )
 from imaging.isolation.reader import IsolatedReader, ReadLimits
+from imaging.isolation.transfer import UnexpectedData, from_json, to_json
 from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.selection import Preference, SeriesSummary
-from imaging.volume import Geometry, HuArray, Volume
+from imaging.volume import Geometry, Volume
 from tests.evaluation.plain_chest import chest
 from tests.imaging.small_ct import SmallCt
 
@@ -54,24 +58,6 @@ def long_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image.ImagePositionPatient = [-30, -30, 0.5 * index - 30]
         image.save_as(folder / f"{index:04}.dcm")
     return folder
-
-
-def _write_two_series(folder: Path) -> None:
-    for number in ("1", "2"):
-        SmallCt(series=number, description=f"série {number}").write(folder / number)
-
-
-def without_lung() -> HuArray:
-    hu = np.full((40, 60, 60), -1000, np.int16)
-    hu[:, 20:40, 20:40] = 40
-    return hu
-
-
-def write_zeros(file: Path, megabytes: int) -> Path:
-    """A volume of zeros, which takes little more than nothing on the disk."""
-    image = sitk.Image(512, 512, megabytes * 2, sitk.sitkInt16)  # half a megabyte a slice
-    sitk.WriteImage(image, str(file), useCompression=True)
-    return file
 
 
 @contextmanager
@@ -118,19 +104,12 @@ def _children(process: int) -> list[int]:
     return found
 
 
-def test_the_child_reads_the_series_that_is_asked_for(
-    reader: IsolatedReader, tmp_path: Path
-) -> None:
-    _write_two_series(tmp_path)
-    for number in ("2", "1"):
-        study = reader.read(tmp_path, f"série {number}")
-        assert study.volume.series_uid == f"1.2.826.0.1.{number}"
-
-
 def test_the_caller_chooses_among_the_series_that_the_child_sees(
     reader: IsolatedReader, tmp_path: Path
 ) -> None:
-    _write_two_series(tmp_path)
+    for number in ("1", "2"):
+        ct = SmallCt(series=number, description=f"série {number}")
+        ct.write(tmp_path / number)
     seen: list[tuple[str, Path]] = []
 
     def second_first(series: tuple[SeriesSummary, ...]) -> tuple[Preference, ...]:
@@ -140,6 +119,9 @@ def test_the_caller_chooses_among_the_series_that_the_child_sees(
     study = reader.read(tmp_path, select=second_first)
     assert (study.volume.description, study.rule) == ("série 2", "rule 2")
     assert sorted(seen) == [("série 1", tmp_path / "1"), ("série 2", tmp_path / "2")]
+    for number in ("2", "1"):
+        study = reader.read(tmp_path, f"série {number}")
+        assert study.volume.series_uid == f"1.2.826.0.1.{number}"
 
 
 def test_an_error_of_the_caller_s_choice_is_raised_and_the_next_study_is_read(
@@ -213,14 +195,21 @@ def test_headers_come_after_the_lung_box_once(reader: IsolatedReader, tmp_path: 
     assert again.headers() == here.headers()
 
 
-def test_headers_come_after_a_refusal(reader: IsolatedReader, tmp_path: Path) -> None:
-    SmallCt(12).write(tmp_path / "incomplete")[5].unlink()
-    write_series(Volume(without_lung(), Geometry()), tmp_path / "no lung")
+def test_a_refusal_names_the_file_as_the_caller_did_and_has_headers(
+    reader: IsolatedReader, tmp_path: Path
+) -> None:
+    """In both stages: a volume without lung is refused in the second."""
+    files = SmallCt(12).write(tmp_path / "incomplete")
+    files[5].unlink()
+    without_lung = np.full((40, 60, 60), -1000, np.int16)
+    without_lung[:, 20:40, 20:40] = 40
+    write_series(Volume(without_lung, Geometry()), tmp_path / "no lung")
     with pytest.raises(IncompleteSeries) as refused:
         reader.read(tmp_path / "incomplete")
     study = reader.read(tmp_path / "no lung")
-    with pytest.raises(StudyError) as later:
+    with pytest.raises(NoLung) as later:
         reader.preprocess(study.volume, tmp_path / "no lung")
+    assert (refused.value.file, later.value.file) == (files[6], tmp_path / "no lung")
     for error in (refused.value, later.value):
         assert error.headers is not None
     assert refused.value.headers() == b""  # it is another study by now
@@ -232,26 +221,6 @@ def test_a_volume_from_elsewhere_is_preprocessed_here(reader: IsolatedReader) ->
     volume = chest()
     box = reader.preprocess(volume, Path("array"))
     np.testing.assert_array_equal(box.voxels, preprocess(volume).voxels)
-
-
-def test_refusals_name_the_file_as_the_caller_did(reader: IsolatedReader, tmp_path: Path) -> None:
-    files = SmallCt(12).write(tmp_path)
-    files[5].unlink()
-    for _ in range(2):
-        with pytest.raises(IncompleteSeries) as refused:
-            reader.read(tmp_path)
-        assert refused.value.file == files[6]
-
-
-def test_a_volume_without_lung_is_refused_in_its_second_stage(
-    reader: IsolatedReader, tmp_path: Path
-) -> None:
-    file = tmp_path / "block.mha"
-    sitk.WriteImage(sitk.GetImageFromArray(without_lung()), str(file))
-    study = reader.read(file)
-    with pytest.raises(NoLung) as refused:
-        reader.preprocess(study.volume, file)
-    assert refused.value.file == file
 
 
 def test_the_child_has_ended_when_the_next_study_is_read(
@@ -286,7 +255,9 @@ def test_a_kill_by_the_system_is_a_fault_of_the_machine(
 def test_more_memory_than_allowed_is_too_large(tmp_path: Path) -> None:
     """The limit holds although the machine has more."""
     write_series(chest(), tmp_path / "chest")
-    large = write_zeros(tmp_path / "large.nii.gz", 800)
+    large = tmp_path / "large.nii.gz"
+    zeros = sitk.Image(512, 512, 1600, sitk.sitkInt16)  # 800 MB, which compress to almost nothing
+    sitk.WriteImage(zeros, str(large), useCompression=True)
     with IsolatedReader(replace(LIMITS, memory_mb=500)) as reader:
         with pytest.raises(TooLarge, match=r"more than 500 MB of memory: .* read_memory_mb"):
             reader.read(large)
@@ -363,3 +334,28 @@ def test_children_leave_no_core_files(reader: IsolatedReader, long_study: Path) 
     with meanwhile(note):
         reader.read(long_study)
     assert limits == [0]
+
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+Aliased = TypeAliasType(
+    "Aliased", np.ndarray[tuple[int, ...], np.dtype[Scalar]], type_params=(Scalar,)
+)
+"""As numpy 2.5 declares ``NDArray``: an alias that keeps its own name."""
+
+
+@dataclass(frozen=True)
+class Named:
+    voxels: Aliased[np.int16]
+    box: tuple[int, ...]
+
+
+def test_arrays_arrive_also_as_a_later_numpy_declares_their_type_and_no_others() -> None:
+    sent = Named(np.arange(24, dtype=np.int16).reshape(2, 3, 4), (1, 2, 3))
+    with open(os.memfd_create("test"), "r+b", 0) as memory:
+        values = json.loads(json.dumps(to_json(sent, memory.fileno())))
+        found = from_json(Named, values, memory.fileno())
+        np.testing.assert_array_equal(found.voxels, sent.voxels)
+        assert found.box == sent.box
+        other = to_json(replace(sent, voxels=np.zeros((2, 2), np.float32)), memory.fileno())
+        with pytest.raises(UnexpectedData, match="no array of int16"):
+            from_json(Named, other, memory.fileno())

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from imaging.phantom.phantom import Phantom, PhantomSpec, make_phantom, phantom_header
+from imaging.phantom.scanner import Kernel, Scanner, scan
+from imaging.volume import HuArray
 
 SMALL = PhantomSpec(
     seed=3,
@@ -48,21 +50,19 @@ def test_another_seed_gives_another_patient() -> None:
     assert np.abs(first.astype(int) - second).mean() > 50
 
 
-def test_volume_has_the_requested_spacing_and_size(phantom: Phantom) -> None:
+def test_volume_has_the_requested_spacing_and_size_and_names_no_patient(phantom: Phantom) -> None:
     assert phantom.volume.hu.dtype == np.int16
     assert phantom.volume.shape == SMALL.shape == (48, 200, 256)
     assert phantom.volume.geometry.spacing_mm == SMALL.spacing_mm
     assert np.array_equal(phantom.volume.geometry.direction, np.eye(3))
     assert "SYNTHETIC PHANTOM" in phantom.volume.description
+    assert phantom_header(SMALL).patient_name == "SYNTHETIC^PHANTOM"
+    assert phantom_header(SMALL).series_description.startswith("SYNTHETIC PHANTOM")
 
 
-def test_all_nodules_are_there_and_within_the_range(phantom: Phantom) -> None:
-    assert len(phantom.nodules) == 6
+def test_all_nodules_are_there_and_their_truth_agrees_with_the_mask(phantom: Phantom) -> None:
     assert set(np.unique(phantom.nodule_mask)) == set(range(7))
     assert all(8.5 < n.diameter_mm < 18.5 for n in phantom.nodules)
-
-
-def test_truth_agrees_with_the_mask(phantom: Phantom) -> None:
     voxel_ml = float(np.prod(SMALL.spacing_mm))
     for label, nodule in enumerate(phantom.nodules, start=1):
         points = phantom.volume.geometry.to_world(np.argwhere(phantom.nodule_mask == label))
@@ -151,7 +151,46 @@ def test_impossible_spec_is_refused_with_its_value(wrong: dict[str, Any]) -> Non
         PhantomSpec(seed=1, **wrong)
 
 
-def test_header_names_no_patient() -> None:
-    header = phantom_header(SMALL)
-    assert header.patient_name == "SYNTHETIC^PHANTOM"
-    assert header.series_description.startswith("SYNTHETIC PHANTOM")
+WATER = np.zeros((6, 96, 96), dtype=np.int16)
+
+
+def _scan(
+    anatomy: HuArray, kernel: Kernel = "soft", slice_mm: float = 1.0, noise: float = 0.0
+) -> HuArray:
+    """Scan slices of 1 mm."""
+    scanner, slices = Scanner((slice_mm, 0.7, 0.7), kernel, noise), int(len(anatomy) / slice_mm)
+    return scan(anatomy, 1.0, slices, scanner, np.random.SeedSequence(3), lambda _: None)
+
+
+def _likeness(noise: HuArray) -> float:
+    """Correlation of neighbours in a row."""
+    return float(np.corrcoef(noise[..., 1:].ravel(), noise[..., :-1].ravel())[0, 1])
+
+
+def test_sharp_kernel_has_finer_grain_than_soft() -> None:
+    soft, sharp = (_scan(WATER, kernel, noise=30.0) for kernel in ("soft", "sharp"))
+    assert _likeness(soft) > 0.5 > _likeness(sharp) + 0.2
+
+
+def test_sharp_kernel_keeps_an_edge_steeper() -> None:
+    edge = np.full((3, 64, 64), -850, dtype=np.int16)
+    edge[:, :, 32:] = 40
+    soft, sharp = (int(np.diff(_scan(edge, k)[1, 32]).max()) for k in ("soft", "sharp"))
+    assert sharp > 1.3 * soft
+
+
+@pytest.mark.parametrize(("slice_mm", "expected"), [(1.0, 900.0), (3.0, 300.0), (2.0, 450.0)])
+def test_slice_thickness_spreads_a_thin_plane(slice_mm: float, expected: float) -> None:
+    plane = np.zeros((9, 32, 32), dtype=np.int16)
+    plane[4] = 900
+    result = _scan(plane, slice_mm=slice_mm)
+    assert result[int(4 / slice_mm)].mean() == pytest.approx(expected, abs=1)
+
+
+def test_noise_of_neighbouring_slices_is_independent() -> None:
+    noise = _scan(WATER, noise=30.0)
+    assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.1
+
+
+def test_without_noise_flat_water_stays_flat() -> None:
+    assert not _scan(WATER, "sharp").any()
