@@ -19,8 +19,8 @@ from imaging.read import read_study
 from imaging.volume import Geometry, HuArray, Limitation, LimitationKind, Study, StudyHeader, Volume
 from tests.edge.builders import TERMS, box, pipeline_of, report_of, study_at
 from tests.edge.report.reports import FINDING
-from tests.imaging.diffuse import with_patches
 from tests.imaging.small_ct import SmallCt
+from tests.imaging.volumes import with_patches
 
 ADULT = StudyHeader(age="060Y", kernel="STANDARD", contrast="IV")
 SPEC = PhantomSpec(seed=2, spacing_mm=(2.5, 1.5, 1.5), nodule_count=0)

@@ -12,7 +12,7 @@ from imaging.phantom.phantom import PhantomSpec, make_phantom
 from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.volume import HuArray
-from tests.imaging.diffuse import with_patches
+from tests.imaging.volumes import with_patches
 
 SPACING_MM = (2.5, 1.5, 1.5)
 

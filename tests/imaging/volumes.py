@@ -8,7 +8,8 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 
-from imaging.volume import WINDOW_HU, Geometry, UInt8Array, Volume
+from imaging.lungs import find_lungs
+from imaging.volume import WINDOW_HU, Geometry, HuArray, Triple, UInt8Array, Volume
 
 
 def ramp(geometry: Geometry, shape: tuple[int, int, int]) -> Volume:
@@ -85,3 +86,32 @@ def meta(file: Path, *fields: str, data: str = "LOCAL") -> Path:
     end = ["ElementType = MET_SHORT", f"ElementDataFile = {data}", ""]
     file.write_bytes("\n".join([*lines, *fields, *end]).encode() + body().tobytes())
     return file
+
+
+def with_patches(
+    hu: HuArray,
+    spacing_mm: Triple,
+    *,
+    count: int,
+    radius_mm: float,
+    hu_of_patch: float,
+    seed: int = 1,
+) -> HuArray:
+    """Draw diffuse disease: ``count`` balls in the lungs of ``hu_of_patch``; vessels shine through.
+
+    Their edges are soft over 6 mm. Ground glass has about -600 HU, consolidation 20 HU.
+    """
+    rng = np.random.default_rng(seed)
+    air = find_lungs(hu, spacing_mm, "host").air
+    picks = [(np.arange(n) * m) // n for n, m in zip(hu.shape, air.shape, strict=True)]
+    inside = air[np.ix_(*picks)] > 0
+    cells = np.argwhere(air)
+    distance = np.full(hu.shape, np.inf, np.float32)
+    grid = np.ogrid[tuple(slice(0, n) for n in hu.shape)]
+    for cell in cells[rng.choice(len(cells), count)]:
+        centre = cell * np.array(hu.shape) / np.array(air.shape)
+        steps = (((g - c) * s) ** 2 for g, c, s in zip(grid, centre, spacing_mm, strict=True))
+        distance = np.minimum(distance, np.sqrt(sum(steps)) - radius_mm).astype(np.float32)
+    weight = np.clip(0.5 - distance / 6, 0, 1) * inside
+    tissue = np.maximum(hu, hu_of_patch + 15 * rng.standard_normal(hu.shape))
+    return np.asarray(np.rint(hu * (1 - weight) + tissue * weight).astype(np.int16))
