@@ -14,6 +14,7 @@ from hypothesis import strategies as some
 
 from imaging.errors import NoLung
 from imaging.lungs import MARGIN_MM, Lungs, at_lung, find_lungs
+from imaging.morphology import closed
 from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.volume import HuArray, Triple
@@ -130,6 +131,16 @@ def test_opaque_part_of_one_lung_stays_inside(
 def test_ground_glass_stays_inside(chest: HuArray, lung: Mask) -> None:
     chest[lung & (chest < -500)] += 300
     assert covered(find_lungs(chest, SPACING_MM, "chest"), RIGHT | LEFT) > 0.999
+
+
+def test_closing_fills_a_dent_but_not_a_wide_hollow() -> None:
+    block = np.zeros((20, 40, 60), np.uint8)
+    block[:, 10:30, 5:55] = 1
+    block[:, 10:18, 10:14] = 0
+    block[:, 10:18, 20:50] = 0
+    filled = closed(block, 5)
+    assert filled[:, 13:18, 10:14].all()
+    assert not filled[:, 10:16, 30:40].any()
 
 
 @pytest.mark.parametrize(("first", "last"), [(45, 192), (0, 147), (45, 147)])
