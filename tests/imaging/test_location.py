@@ -1,7 +1,7 @@
 """Where a finding lies: its image, its side and its zone, however the scan is stored."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,42 +38,30 @@ def phantom() -> Phantom:
     return make_phantom(SPEC)
 
 
-@dataclass(frozen=True)
-class Stored:
-    """The way in which a scan is stored: axes of the array, and a rotation of the patient."""
-
-    order: tuple[int, int, int] = (0, 1, 2)
-    """World axis of each index axis x, y, z."""
-    signs: tuple[int, int, int] = (1, 1, 1)
-    turned_deg: float = 0.0
-
-    @property
-    def rotation(self) -> FloatArray:
-        c, s = np.cos(np.radians(self.turned_deg)), np.sin(np.radians(self.turned_deg))
-        return np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
-
-    def volume(self, volume: Volume) -> Volume:
-        """The same anatomy, stored in this way."""
-        array_axes = [2 - self.order[2 - axis] for axis in range(3)]
-        hu = volume.hu.transpose(array_axes)
-        hu = np.flip(hu, [axis for axis in range(3) if self.signs[2 - axis] < 0])
-        direction = np.zeros((3, 3))
-        corner = np.zeros(3)
-        for axis, (world, sign) in enumerate(zip(self.order, self.signs, strict=True)):
-            direction[world, axis] = sign
-            corner[2 - world] = 0 if sign > 0 else volume.hu.shape[2 - world] - 1
-        spacing = triple(volume.geometry.spacing_mm[axis] for axis in array_axes)
-        origin = self.rotation @ volume.geometry.to_world(corner)
-        return Volume(hu, Geometry(spacing, triple(origin), self.rotation @ direction))
+def stored(
+    volume: Volume, order: tuple[int, ...], signs: tuple[int, ...], rotation: FloatArray
+) -> Volume:
+    """The same anatomy with other axes and rotated; ``order`` has the world axis of x, y, z."""
+    array_axes = [2 - order[2 - axis] for axis in range(3)]
+    hu = volume.hu.transpose(array_axes)
+    hu = np.flip(hu, [axis for axis in range(3) if signs[2 - axis] < 0])
+    direction, corner = np.zeros((3, 3)), np.zeros(3)
+    for axis, (world, sign) in enumerate(zip(order, signs, strict=True)):
+        direction[world, axis] = sign
+        corner[2 - world] = 0 if sign > 0 else volume.hu.shape[2 - world] - 1
+    spacing = triple(volume.geometry.spacing_mm[axis] for axis in array_axes)
+    origin = rotation @ volume.geometry.to_world(corner)
+    return Volume(hu, Geometry(spacing, triple(origin), rotation @ direction))
 
 
+UPRIGHT = (0, 1, 2)
 WAYS = {
-    "head first, supine": Stored(),
-    "feet first, supine": Stored(signs=(-1, 1, -1)),
-    "head first, prone": Stored(signs=(-1, -1, 1)),
-    "feet first, prone": Stored(signs=(1, -1, -1)),
-    "rows run to the back": Stored(order=(1, 0, 2), signs=(1, 1, -1)),
-    "oblique": Stored(turned_deg=12.0),
+    "head first, supine": (UPRIGHT, (1, 1, 1), 0.0),
+    "feet first, supine": (UPRIGHT, (-1, 1, -1), 0.0),
+    "head first, prone": (UPRIGHT, (-1, -1, 1), 0.0),
+    "feet first, prone": (UPRIGHT, (1, -1, -1), 0.0),
+    "rows run to the back": ((1, 0, 2), (1, 1, -1), 0.0),
+    "oblique": (UPRIGHT, (1, 1, 1), 12.0),
 }
 
 
@@ -82,8 +70,10 @@ def test_image_and_side_of_a_nodule_are_right_however_the_scan_is_stored(
     way: str, phantom: Phantom, tmp_path: Path
 ) -> None:
     """The images are numbered in the opposite order of their files, as on some scanners."""
-    stored = WAYS[way]
-    volume = stored.volume(phantom.volume)
+    order, signs, turned_deg = WAYS[way]
+    c, s = np.cos(np.radians(turned_deg)), np.sin(np.radians(turned_deg))
+    rotation = np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
+    volume = stored(phantom.volume, order, signs, rotation)
     paths = write_series(volume, tmp_path / "ct", seed=1)
     for path in paths:
         data = pydicom.dcmread(path)
@@ -92,7 +82,7 @@ def test_image_and_side_of_a_nodule_are_right_however_the_scan_is_stored(
     study = read_study(tmp_path / "ct")
     locator = locator_of(study, preprocess(study.volume))
     for nodule in phantom.nodules:
-        centre_mm = triple(stored.rotation @ nodule.centre_mm)
+        centre_mm = triple(rotation @ nodule.centre_mm)
         k = round(float(volume.geometry.to_index(centre_mm)[0]))
         data = pydicom.dcmread(paths[k], stop_before_pixels=True)
         location = locator.locate(centre_mm)

@@ -101,7 +101,6 @@ def test_page_holds_its_own_pictures_and_points_nowhere(tmp_path: Path) -> None:
     inside = re.findall(r'href="data:image/jpeg;base64,([^"]+)"', text)
     assert [base64.b64decode(data) for data in inside] == [p.read_bytes() for p in paths.pictures]
     assert len(re.findall(r"role=\"img\" aria-label=\"[^\"]{40,}\"", text)) == len(inside) == 2
-    assert len(re.findall(r'<use href="#[a-z0-9_.]+"/>', text)) == (2 - 1) + (8 - 1) + 1
     assert not re.search(r"<script|<link|https?:|@import|url\(|javascript:", text)
 
 
