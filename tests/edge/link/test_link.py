@@ -41,6 +41,22 @@ ROI, PAUSE_S = 48**3, 30.0
 GOOD = Pace(round_trip_s=0.02, bytes_per_s=5e6, down_bytes_per_s=5e6, queue_s=0.01, roi_s=0.02)
 
 
+def arrivals(
+    round_trip_s: float,
+    bytes_per_s: float,
+    count: int,
+    queue_s: float = 0.1,
+    batch_s: float = 0.2,
+    roi_bytes: int = MB // 10,
+) -> list[Arrival]:
+    """What a link of these figures shows of a cloud that reads all regions in one batch."""
+    sent = [i * roi_bytes for i in range(1, count + 1)]
+    return [
+        Arrival(s, round_trip_s + s / bytes_per_s + queue_s + batch_s, queue_s, batch_s)
+        for s in sent
+    ]
+
+
 def used(clock: HandClock, studies: int = 60, pace: Pace = GOOD) -> Measurements:
     """A link over which that many studies of ten ROIs were sent at ``pace``."""
     measured = Measurements(clock)
@@ -51,19 +67,8 @@ def used(clock: HandClock, studies: int = 60, pace: Pace = GOOD) -> Measurements
 
 def good_study(measured: Measurements, clock: HandClock, pace: Pace = GOOD) -> None:
     """Ten regions, all answered in one batch; then half a minute passes."""
-    batch_s = 10 * pace.roi_s
-    measured.add_stream(
-        [
-            Arrival(
-                sent_bytes=i * ROI,
-                after_s=pace.round_trip_s + i * ROI / pace.bytes_per_s + pace.queue_s + batch_s,
-                queue_s=pace.queue_s,
-                compute_s=batch_s,
-            )
-            for i in range(1, 11)
-        ],
-        pace.round_trip_s,
-    )
+    came = arrivals(pace.round_trip_s, pace.bytes_per_s, 10, pace.queue_s, 10 * pace.roi_s, ROI)
+    measured.add_stream(came, pace.round_trip_s)
     clock.sleep(PAUSE_S)
 
 
@@ -177,17 +182,6 @@ def test_a_link_that_is_down_says_since_when(silent_s: float | None, since: str)
 @pytest.fixture
 def link(clock: HandClock) -> Link:
     return Link(clock=clock)
-
-
-def arrivals(
-    round_trip_s: float, bytes_per_s: float, count: int, queue_s: float = 0.1, batch_s: float = 0.2
-) -> list[Arrival]:
-    """What a link of these figures shows of a cloud that reads all regions in one batch."""
-    sent = [(i + 1) * MB // 10 for i in range(count)]
-    return [
-        Arrival(s, round_trip_s + s / bytes_per_s + queue_s + batch_s, queue_s, batch_s)
-        for s in sent
-    ]
 
 
 @pytest.mark.parametrize("count", [1, 2, 6])

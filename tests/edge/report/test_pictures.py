@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.report.model import Change, ChangeKind, Report
+from edge.report.model import Report
 from edge.report.pictures import OVERVIEW, PICTURED, picture_name, picture_note, redraw
 from protos.messages import Roi
 from tests.edge.builders import LISTING, SETTINGS, Site, plan_of
@@ -83,26 +83,24 @@ def test_what_moves_to_the_other_list_keeps_number_and_picture(
     assert told in (out / "report.html").read_text()
 
 
-def amended(
-    findings: Sequence[int],
-    possible: Sequence[int],
-    changes: Sequence[tuple[ChangeKind, int]],
-    pictured: int,
-) -> Report:
+def amended(findings: Sequence[int], possible: Sequence[int], pictured: int) -> Report:
     """Version 2 with these numbers; the candidate of number ``n`` is ``n``."""
     listed = [
-        [replace(one, verdict=replace(VERDICT, roi_id=number)) for number in numbers]
+        tuple(replace(one, verdict=replace(VERDICT, roi_id=number)) for number in numbers)
         for one, numbers in ((FINDING, findings), (POSSIBLE, possible))
     ]
     return replace(
         REPORT,
         version=2,
-        findings=tuple(listed[0]),
-        possible=tuple(listed[1]),
+        findings=listed[0],
+        possible=listed[1],
         finding_numbers=(*findings, *possible),
         pictured=tuple(range(1, pictured + 1)),
-        changes=tuple(Change(2, kind, "", number) for kind, number in changes),
     )
+
+
+def roi_of(index: int) -> Roi:
+    return Roi(index, np.zeros((16, 16, 16), np.uint8), (1.0, 1.0, 1.0), (-1000.0, 400.0), 0.5)
 
 
 def test_findings_take_the_place_of_possible_findings_where_pictures_are_too_many(
@@ -113,13 +111,7 @@ def test_findings_take_the_place_of_possible_findings_where_pictures_are_too_man
     for name in (OVERVIEW, *map(picture_name, range(1, PICTURED + 1))):
         (tmp_path / name).write_bytes(name.encode())
     possible = [n for n in range(1, 25) if n != 23]
-    report = amended(
-        [23, 25], possible, [(ChangeKind.RAISED, 23), (ChangeKind.ADDED, 25)], PICTURED
-    )
-
-    def roi_of(index: int) -> Roi:
-        return Roi(index, np.zeros((16, 16, 16), np.uint8), (1.0, 1.0, 1.0), (-1000.0, 400.0), 0.5)
-
+    report = amended([23, 25], possible, PICTURED)
     pictures = redraw(report, plan, roi_of, tmp_path)
     first = [picture_name(n) for n in (23, 25, *range(1, PICTURED - 1))]
     assert [*pictures] == [OVERVIEW, *first]
@@ -133,9 +125,8 @@ def test_findings_take_the_place_of_possible_findings_where_pictures_are_too_man
 
 def test_an_added_possible_finding_is_drawn_from_its_roi(tmp_path: Path) -> None:
     (tmp_path / picture_name(1)).write_bytes(b"1")
-    report = amended([1], [2], [(ChangeKind.POSSIBLE_ADDED, 2)], 1)
-    roi = Roi(2, np.zeros((16, 16, 16), np.uint8), (1.0, 1.0, 1.0), (-1000.0, 400.0), 0.5)
-    pictures = redraw(report, plan_of(*[0.5] * 3), lambda _: roi, tmp_path)
+    report = amended([1], [2], 1)
+    pictures = redraw(report, plan_of(*[0.5] * 3), roi_of, tmp_path)
     assert [*pictures] == [picture_name(1), picture_name(2)]
     assert picture_note(report, pictures) == (
         "Pictures of version 1: finding 1. "

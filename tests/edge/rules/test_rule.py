@@ -137,10 +137,6 @@ def test_a_file_gives_its_rules_in_their_order(tmp_path: Path) -> None:
     )
 
 
-def test_without_a_file_there_are_no_rules() -> None:
-    assert not load_rules(None)
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [
