@@ -133,13 +133,6 @@ def test_a_frame_of_a_file_of_many_is_named() -> None:
 SHAPE = (60, 80, 80)
 
 
-def lungs_of(air: npt.NDArray[np.bool_], slices: int = 60) -> Lungs:
-    """Lungs on cells of 4 mm; the volume has other slices and twice the columns."""
-    empty = np.full(air.shape, -850, np.int16)
-    shape = (slices, air.shape[1], 2 * air.shape[2])
-    return Lungs((0, 0, 0), shape, air.astype(np.uint8), air.astype(np.uint8), empty, shape)
-
-
 def balls(*centres_x: float, z: tuple[int, int] = (10, 50)) -> npt.NDArray[np.bool_]:
     """Columns of 13 cells radius at the given x, from slice to slice."""
     _, y, x = np.indices(SHAPE)
@@ -153,11 +146,13 @@ def balls(*centres_x: float, z: tuple[int, int] = (10, 50)) -> npt.NDArray[np.bo
 def locator(
     air: npt.NDArray[np.bool_], cuts: tuple[Cut, ...] = (), slices: int = 60
 ) -> Callable[[float, float], Location]:
-    """Locate by slice and column of the cells."""
+    """Locate by slice and column of the cells, of 4 mm; the volume has twice the columns."""
     step_mm = 4.0 * 60 / slices
     geometry = Geometry((step_mm, 4.0, 2.0))
     study = Study(Volume(np.zeros((slices, 80, 160), np.int16), geometry), Path("scan.nii"))
-    lungs, coverage = lungs_of(air, slices), Coverage(160.0, cuts)
+    shape, mask = study.volume.shape, air.astype(np.uint8)
+    lungs = Lungs((0, 0, 0), shape, mask, mask, np.full(air.shape, -850, np.int16), shape)
+    coverage = Coverage(160.0, cuts)
     box = Preprocessed(np.zeros((1, 1, 1), np.uint8), Geometry(), lungs, geometry, coverage)
     made = locator_of(study, box)
     return lambda z, x: made.locate((4.0 * x + 1.0, 160.0, 4.0 * (z + 0.5) - step_mm / 2))
