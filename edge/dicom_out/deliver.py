@@ -367,10 +367,10 @@ def delivering(
                 tell("delivery pauses", error=f"{type(error).__name__}: {error}")
             stop.wait(10 * poll_s)
 
-    starts = {"objects": maker, **{one.name: partial(sender, one) for one in targets}}
+    starts = [("objects", maker), *((one.name, partial(sender, one)) for one in targets)]
     threads = [
         Thread(target=work, args=(start,), name=f"deliver {name}", daemon=True)
-        for name, start in starts.items()
+        for name, start in starts
     ]
     for thread in threads:
         thread.start()

@@ -105,6 +105,14 @@ def test_after_a_lost_database_every_report_reaches_its_target_and_none_comes_tw
     assert pacs.received == [uid for name in "abc" for uid in uids(named[name], 1)]
 
 
+def test_a_target_may_be_named_objects(tmp_path: Path, pacs: Pacs) -> None:
+    """As the thread that makes them is."""
+    put(tmp_path / "inbox", "a")
+    settings = settings_in(tmp_path, targets=(pacs_at(pacs.port, "objects"),))
+    with running(settings, read=quick_read, make_objects=make_objects):
+        wait_until(lambda: count(tmp_path, "deliveries", "sent") == 1)
+
+
 def test_a_report_stays_until_every_target_has_it(tmp_path: Path, pacs: Pacs) -> None:
     put(tmp_path / "inbox", "a")
     work(tmp_path, pacs.port, sent=1)
