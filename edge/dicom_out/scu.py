@@ -85,13 +85,13 @@ class DicomNode(Target):
             problems = "; ".join(target.tls.problems())
             raise Unreachable(problems or "the files of TLS cannot be used") from None
         host, port = host_and_port(target.address)
-        association = entity.associate(
-            host,
-            port,
-            contexts=contexts,
-            ae_title=target.called_ae,
-            tls_args=None if tls is None else (tls, host),
-        )
+        tls_args = None if tls is None else (tls, host)
+        try:
+            association = entity.associate(
+                host, port, contexts=contexts, ae_title=target.called_ae, tls_args=tls_args
+            )
+        except (OSError, UnicodeError) as error:
+            raise Unreachable(f"{target.address} cannot be looked up: {error}") from error
         if not association.is_established:
             raise Unreachable(self._why_none(association, tls))
         keep_responses(association)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pydicom.dataset import Dataset
@@ -116,6 +117,16 @@ def test_nobody_who_listens_is_unreachable(files: list[Path]) -> None:
         assert sent.unreachable.endswith("ends the connection without an answer")
         web = web_at(f"http://127.0.0.1:{port}", timeout_s=0.2)
         assert "does not answer within 0.2 s" in send(web, files).unreachable
+
+
+@pytest.mark.parametrize("error", [socket.gaierror(-2, "unknown"), UnicodeError("label empty")])
+def test_a_name_that_cannot_be_looked_up_is_unreachable(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    to = pacs_at(104)
+    monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=error))
+    assert open_target(to).echo() == send(to, files).unreachable
+    assert "127.0.0.1:104 cannot be looked up" in send(to, files).unreachable
 
 
 class Late(Event):
