@@ -116,7 +116,9 @@ def adopt(
         # those of a study that is claimed are exported once it is read
         exported = known if not claims and store.extensions else []
         versions = [v for name in exported for v in read_versions(folders.outbox / name, key)]
-        record = store.adopt(key, step, members, names, _reason(refused / "reason.json"), versions)
+        # one that left quarantine may have its reason there yet, after a crash
+        reason = _reason(refused / "reason.json") if step is Step.QUARANTINED else {}
+        record = store.adopt(key, step, members, names, reason, versions)
     if record is None:
         for empty in own if claims else ():
             with suppress(OSError):  # made for a study that was not moved

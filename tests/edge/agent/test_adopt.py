@@ -1,6 +1,7 @@
 """A damaged, lost or replaced database: every study is found again in the folders."""
 
 import errno
+import json
 import os
 import shutil
 import sqlite3
@@ -220,6 +221,21 @@ def test_killed_before_its_files_moved_and_its_row_lost_a_study_is_reported_unde
     assert statuses(tmp_path) == {"a": "final", "b-2": "final"}
     assert sorted(os.listdir(tmp_path / "outbox")) == [".overread.lock", "a", "b", "b-2"]
     assert os.listdir(tmp_path / "state" / "work") == []
+
+
+def test_a_study_that_left_quarantine_before_the_database_was_lost_has_no_reason(
+    tmp_path: Path,
+) -> None:
+    """Killed between two moves, when more images came for a study that was refused."""
+    key = "0" * 32
+    put(tmp_path / "state" / "work" / key, "a")
+    (tmp_path / "state" / "quarantine" / key).mkdir(parents=True)
+    reason = {"kind": "IncompleteSeries", "reason": "slice 12 is missing", "file": "12.dcm"}
+    (tmp_path / "state" / "quarantine" / key / "reason.json").write_text(json.dumps(reason))
+    work(tmp_path)
+    with open_store(database(tmp_path)) as store:
+        (record,) = store.at(Step.DONE)
+    assert (record.id, record.kind, record.reason, record.file) == (key, "", "", "")
 
 
 def test_images_that_joined_a_study_before_the_database_was_lost_are_read(tmp_path: Path) -> None:
