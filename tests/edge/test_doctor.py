@@ -152,8 +152,8 @@ def test_who_signed_the_models_is_named(root: Path) -> None:
 def test_a_file_of_the_settings_that_is_missing_is_named(
     root: Path, lines: list[str], what: str, said: str
 ) -> None:
-    checked = doctor(root, *lines)
-    assert said in checked[what][0][1]
+    ((name, text),) = wrong(doctor(root, *lines))
+    assert (name, said in text) == (what, True)
 
 
 def test_each_of_several_addresses_is_asked(root: Path) -> None:

@@ -346,6 +346,7 @@ def test_files_that_are_not_ours_are_never_cleared(
         (line,) = result.stderr.splitlines()
         assert advice in line
         assert files_in(tmp_path) == before
+    assert os.listdir(study) == []
 
 
 def test_what_is_sent_in_the_clear_is_told(study: str, tmp_path: Path) -> None:
