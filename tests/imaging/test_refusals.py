@@ -234,7 +234,10 @@ IMAGES: dict[type[StudyError], dict[str, tuple[Damage, str]]] = {
         "MR": (_all(Modality="MR"), "modality MR is not CT"),
         "no modality": (_all(Modality=None), "modality not given"),
         "one MR image in a CT series": (_fifth(Modality="MR"), "005.dcm: modality MR"),
-        "radiograph": (_all(SOPClassUID="1.2.840.10008.5.1.4.1.1.1.1"), "not a CT image"),
+        "radiograph": (
+            _all(SOPClassUID="1.2.840.10008.5.1.4.1.1.1.1"),
+            "not a CT image (SOP class 1.2.840.10008.5.1.4.1.1.1.1)",
+        ),
         "projection only": (_all(ImageType=["DERIVED", "SECONDARY", "MIP"]), "mip"),
         "another quantity": (_all(RescaleType="MGML"), "values are MGML"),
         "two patients": (_fifth(PatientID="P2"), "CT of 2 patients"),

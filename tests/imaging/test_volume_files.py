@@ -71,7 +71,7 @@ def test_floats_are_rounded_and_clipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("slope", "intercept"), [(0.5, -100.0), (1.0, -20.0), (0.0, 7.0)])
-def test_scale_ofnifti(slope: float, intercept: float, tmp_path: Path) -> None:
+def test_scale_of_nifti(slope: float, intercept: float, tmp_path: Path) -> None:
     """The scale is applied exactly; a slope of 0 says that there is none."""
     stored = np.random.default_rng(0).integers(-1000, 400, (24, 24, 24)).astype(np.int16)
     file = nifti(tmp_path / "a.nii", RAS, None, (slope, intercept), values=stored)
@@ -122,7 +122,7 @@ def test_a_qform_is_rounded_and_contradicts_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("code", "mm"), [(0, 1.0), (1, 1000.0), (2, 1.0), (3, 0.001)])
-def test_units_ofnifti(code: int, mm: float, tmp_path: Path) -> None:
+def test_units_of_nifti(code: int, mm: float, tmp_path: Path) -> None:
     """Metres, millimetres and microns are the same volume; without a unit it is millimetres."""
     matrix = np.diag([1 / mm, 1 / mm, 1 / mm, 1]) @ RAS
     pixdim = np.array([1, 2, 2, 3, 1, 1, 1, 1], np.float32) / mm
@@ -133,7 +133,7 @@ def test_units_ofnifti(code: int, mm: float, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sides", [(1, 1, 1), (-1, 1, 1), (1, -1, -1)])
 @pytest.mark.parametrize("form", ["sform", "qform"])
-def test_left_handednifti(form: str, sides: tuple[int, ...], tmp_path: Path) -> None:
+def test_left_handed_nifti(form: str, sides: tuple[int, ...], tmp_path: Path) -> None:
     """A file of mirrored axes that says so is the same patient."""
     matrix = RAS @ np.diag([*sides, 1])
     for axis, side in enumerate(sides):
