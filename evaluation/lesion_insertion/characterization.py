@@ -23,7 +23,7 @@ from edge.clinical.brock import BrockInputs, probability
 from edge.findings import READERS_MM, DecidedBy, Finding, Route
 from edge.merge import outlined
 from evaluation.accuracy.bootstrap import by_patient
-from evaluation.accuracy.data import MATCH_MM, read_cubes
+from evaluation.accuracy.data import MATCH_MM, read_cubes, read_table
 from evaluation.accuracy.options import Data, Marks, MoreScans, Scans, Split, marked_scans
 from evaluation.accuracy.readers import Agent, Stage, open_agent, open_second
 from evaluation.lesion_insertion.scans import Host, PreparedHost, free_places, load_host
@@ -150,6 +150,10 @@ def read_characterization(
 ) -> Characterization:
     """Read every cube of ``splits``; errors as `evaluation.accuracy.data.read_cubes`."""
     cubes = read_cubes(folder, splits)
+    needed = ("match_mm", "malignancy_mean", "texture_mean")
+    index = read_table(folder / "index.csv", needed)
+    for name in needed:
+        index.numbers(name)  # of an index without them all figures would be of nothing
     sure = [cube.stated("match_mm") <= MATCH_MM for cube in cubes]
     malignancy, texture = (
         np.where(sure, [cube.stated(f"{name}_mean") for cube in cubes], np.nan)

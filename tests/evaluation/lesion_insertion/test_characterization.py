@@ -9,6 +9,7 @@ import typer
 
 from edge.findings import READERS_MM
 from evaluation.accuracy.readers import Agent, Stage
+from evaluation.errors import BadTable
 from evaluation.lesion_insertion import characterization as module
 from evaluation.lesion_insertion.characterization import characterization as command
 from imaging.preprocess import Preprocessed
@@ -78,7 +79,10 @@ class Bright:
 
 
 def test_every_nodule_is_read_at_its_centre(tmp_path: Path) -> None:
-    """The outline is compared where the readers drew it; a doubtful match is not compared."""
+    """The outline is compared where the readers drew it; a doubtful match is not compared.
+
+    An index without readers' ratings is refused: all figures would be of nothing.
+    """
     ct, votes = np.zeros((2, 12, 12, 12), np.uint8), np.zeros((2, 12, 12, 12), np.uint8)
     ct[:, 5:8, 5:8, 5:8] = 200
     votes[:, 5:8, 5:8, 5:8] = 4
@@ -93,6 +97,13 @@ def test_every_nodule_is_read_at_its_centre(tmp_path: Path) -> None:
     assert (found.consensus_mm3[0], found.reported_mm3[0]) == (27, 27)
     assert found.reported_mm[0] == pytest.approx((6 * 27 / np.pi) ** (1 / 3))
     assert np.isnan(found.consensus_mm3[1])
+    for wrong in ("match_mm", "texture_mean"):
+        (tmp_path / "index.csv").write_text("\n".join([head.replace(wrong, "other"), *rows]))
+        with pytest.raises(BadTable, match=f"lacks the columns .*{wrong}"):
+            module.read_characterization(tmp_path, ("test",), Bright())
+    (tmp_path / "index.csv").write_text("\n".join([head, *rows]).replace("0.5", "none"))
+    with pytest.raises(BadTable, match="line 2: match_mm = 'none' is not a number"):
+        module.read_characterization(tmp_path, ("test",), Bright())
 
 
 READ = replace(
