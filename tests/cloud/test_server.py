@@ -105,6 +105,17 @@ def test_a_burst_of_calls_does_not_cancel_those_of_other_sites() -> None:
             assert [end_of(call) for call in calls] == [None] * 8
 
 
+def test_a_study_open_after_the_grace_period_gets_draining() -> None:
+    with contextlib.ExitStack() as channel:
+        with run_cloud(grace_s=0.05) as cloud:
+            stub = channel.enter_context(cloud.stub())
+            sent = channel.enter_context(unfinished(*make_stream(roi_count=1)))
+            call = stub.Read(sent, timeout=20)
+            until(lambda: cloud.open_streams == 1)
+            cloud.drain()
+        assert end_of(call) == "Draining"
+
+
 @pytest.mark.parametrize("host", ["256.1.1.1", "192.0.2.1"])
 def test_an_address_of_no_or_another_machine_is_named(host: str) -> None:
     """In words of the system: gRPC says to set GRPC_VERBOSITY."""
