@@ -62,8 +62,8 @@ class Interval:
 def figures(scored: Scored) -> dict[str, Any]:
     """Return the figures of one FROC for JSON, with percentile intervals.
 
-    They are ``sensitivity`` at `RATES`, their mean ``cpm``, and ``fp_at`` `TARGETS`, as
-    `RATE_COLUMNS` and `COST_COLUMNS` show them.
+    They are ``sensitivity`` at `RATES` and their mean ``cpm``, as `RATE_COLUMNS` show them, and
+    ``fp_at``: the false positives a scan at a sensitivity of each of `TARGETS`.
     """
     drawn = [_numbers(weighted_froc(scored, *weights)) for weights in _draws(scored)]
     intervals = _percentiles(_numbers(froc(scored)), np.stack(drawn))
