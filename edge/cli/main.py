@@ -33,7 +33,6 @@ from edge.rules.explain import ExplainedStudy, as_values, explain
 from edge.run import PARTS, run_agent
 from edge.settings.core import EdgeSettings
 from edge.status.login import Password
-from edge.trail.messages import AuditSource, message_of
 from edge.trail.records import records_after
 from edge.trail.store import agent_of
 from edge.trail.verify import verify as verify_trail
@@ -225,6 +224,9 @@ def export(
     config: Config = None,
 ) -> None:
     """Print the audit trail as DICOM audit messages (PS3.15), one XML document a line."""
+    # no other command, and not the agent, needs the table of DICOM's codes: 18 MB
+    from edge.trail.messages import AuditSource, message_of
+
     site = load(config)
     source = AuditSource(agent_of(site.folders.trail), site.settings.site, socket.gethostname())
     for record in records_after(site.folders.trail, 0):
