@@ -22,7 +22,13 @@ from edge.settings.targets import DicomTarget
 from process.http import host_and_port
 from process.text import printable_line
 
+NOT_ACCEPTED = "the target does not accept objects of its class"
+
 log = structlog.get_logger()
+
+
+class _NothingAccepted(Exception):
+    """The target answers, and takes objects of none of the classes that it was asked for."""
 
 
 class DicomNode(Target):
@@ -34,14 +40,17 @@ class DicomNode(Target):
     @contextmanager
     def _opened(self, files: Sequence[Path]) -> Iterator[Store]:
         numbers = count(1)
-        with self._associated(_contexts(files)) as association:
-            yield lambda file: self._store(association, file, next(numbers))
+        try:
+            with self._associated(_contexts(files)) as association:
+                yield lambda file: self._store(association, file, next(numbers))
+        except _NothingAccepted:
+            yield lambda _file: Refusal(NOT_ACCEPTED)
 
     def _store(self, association: Association, file: Path, number: int) -> Refusal | None:
         try:
             status = association.send_c_store(str(file), msg_id=number)
         except ValueError:  # of pynetdicom: no context for it was accepted
-            return Refusal("the target does not accept objects of its class")
+            return Refusal(NOT_ACCEPTED)
         except RuntimeError:  # of pynetdicom: the association has ended before
             raise Unreachable(self._lost()) from None
         if "Status" not in status:
@@ -62,7 +71,7 @@ class DicomNode(Target):
                 status = association.send_c_echo()
         except Unreachable as error:
             return str(error)
-        except ValueError:  # it accepts the association, and not verification: it answers
+        except _NothingAccepted:  # it does not know verification, but it answers
             return ""
         if "Status" not in status:
             return self._lost()
@@ -74,6 +83,7 @@ class DicomNode(Target):
 
         Raises:
             Unreachable: there is none.
+            _NothingAccepted: the target accepts none of the contexts.
         """
         target = self._settings
         entity = AE(ae_title=target.calling_ae)
@@ -93,6 +103,8 @@ class DicomNode(Target):
         except (OSError, UnicodeError) as error:
             raise Unreachable(f"{target.address} cannot be looked up: {error}") from error
         if not association.is_established:
+            if association.rejected_contexts and not association.accepted_contexts:
+                raise _NothingAccepted
             raise Unreachable(self._why_none(association, tls))
         keep_responses(association)
         try:
@@ -112,15 +124,11 @@ class DicomNode(Target):
 
     def _why_none(self, association: Association, tls: ssl.SSLContext | None) -> str:
         target = self._settings
-        answer = association.acceptor.primitive
         if association.is_rejected:
+            answer = association.acceptor.primitive
             why = "" if answer is None else f": {answer.reason_str}"
             titles = f"called_ae = {target.called_ae}, calling_ae = {target.calling_ae}"
             return f"{target.address} rejects the association{why} ({titles})"
-        # it answered, and no context is left
-        no_context = association.rejected_contexts and not association.accepted_contexts
-        if answer is not None and no_context:
-            return f"{target.address} accepts none of the objects' classes"
         # connect once more to find out: pynetdicom only logs why it could not
         place = host_and_port(target.address)
         try:

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from enum import Enum
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import EncapsulatedPDFStorage, KeyObjectSelectionDocumentStorage
+from pynetdicom import build_context
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from structlog.testing import capture_logs
 
 from edge.dicom_out.deliver import MAX_ATTEMPTS, MAX_MAKING
@@ -14,7 +17,7 @@ from edge.dicom_out.exports import DeliveryStep, ExportStep
 from edge.report.evidence import objects_folder
 from tests.dicom_peers import Pacs, StowService, write_object
 from tests.edge.dicom_out import sites
-from tests.edge.dicom_out.sites import NoObjects, deliveries, pacs_at, uids, web_at
+from tests.edge.dicom_out.sites import CLASSES, NoObjects, deliveries, pacs_at, uids, web_at
 from tests.edge.running_agent import Killed
 
 # pynetdicom drops the socket of a connection that failed without closing it
@@ -116,6 +119,30 @@ def test_a_refused_object_becomes_a_dead_letter_with_its_reason_and_others_pass(
         site.run()
         assert site.steps("pacs") == ["sent", "sent"]
         assert pacs.kept == [uids(first, 1)[0], *uids(second, 1), uids(first, 1)[1]]
+
+
+@pytest.mark.parametrize("refused", [c for n in (0, 1, 2) for c in combinations(CLASSES, n)])
+def test_an_archive_that_takes_some_classes_gets_these_of_every_study(
+    tmp_path: Path, refused: tuple[str, ...]
+) -> None:
+    """The others are dead letters, and no later study waits for them."""
+    taken = [build_context(CLASSES[name]) for name in CLASSES if name not in refused]
+    contexts = [*taken, build_context(Verification)]
+    with (
+        Pacs().running(contexts=contexts) as pacs,
+        deliveries(tmp_path, pacs_at(pacs.port)) as site,
+    ):
+        keys = [site.report(name) for name in "abc"]
+        site.run()
+        objects = [named for key in keys for named in zip(CLASSES, uids(key, 1), strict=True)]
+        wanted = [uid for name, uid in objects if name not in refused]
+        assert pacs.received == wanted
+        site.pass_time(3600.0)
+        assert pacs.received == wanted
+        assert set(site.steps("pacs")) == {"dead" if refused else "sent"}
+        reason = "the target does not accept objects of its class"
+        whole = "; ".join(f"{name}.dcm: {reason}" for name in sorted(refused))
+        assert {one.reason for one in site.of("pacs")} == {whole}
 
 
 def test_versions_of_a_study_keep_their_order_at_each_target(tmp_path: Path) -> None:

@@ -66,6 +66,8 @@ def failing(code: int, comment: str) -> Dataset:
 
 MISMATCH = "Data Set Does Not Match SOP Class (0xA900): no such class"
 PDF_ALONE = {"contexts": [build_context("1.2.840.10008.5.1.4.1.1.104.1")]}
+CT_ALONE = {"contexts": [build_context("1.2.840.10008.5.1.4.1.1.2")]}
+NOT_ACCEPTED = "does not accept objects of its class"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,8 @@ PDF_ALONE = {"contexts": [build_context("1.2.840.10008.5.1.4.1.1.104.1")]}
         (Pacs(), {}, 3, {}, ""),
         (Pacs(answer=second(0xB000)), {}, 3, {}, ""),
         (Pacs(answer=second(failing(0xA900, "no such class"))), {}, 2, {"c.dcm": MISMATCH}, ""),
-        (Pacs(), PDF_ALONE, 2, {"c.dcm": "does not accept objects of its class"}, ""),
+        (Pacs(), PDF_ALONE, 2, {"c.dcm": NOT_ACCEPTED}, ""),
+        (Pacs(), CT_ALONE, 0, dict.fromkeys(ALL, NOT_ACCEPTED), ""),
         (Pacs(answer=lambda _: 0xA700), {}, 0, {"a.dcm": "Refused: Out of Resources"},
          "Refused: Out of Resources (0xA700)"),
         # some abort with an object that they cannot handle: it must not block the others for ever
@@ -82,7 +85,7 @@ PDF_ALONE = {"contexts": [build_context("1.2.840.10008.5.1.4.1.1.104.1")]}
         (Pacs(), {"require_called_aet": True}, 0, {},
          "rejects the association: Called AE title not recognised"),
     ],
-    ids=["success", "warning", "refused", "no context", "full", "aborts", "other title"],
+    ids=["success", "warning", "refused", "no context", "none at all", "full", "aborts", "title"],
 )  # fmt: skip
 def test_answers_of_a_pacs_are_sorted_by_who_is_at_fault(
     files: list[Path],
@@ -96,13 +99,15 @@ def test_answers_of_a_pacs_are_sorted_by_who_is_at_fault(
     title = "OTHER" if "require_called_aet" in listening else "PACS"
     with pacs.running(**listening):
         sent = send(pacs_at(pacs.port, called_ae=title), files)
+        assert pacs.associations <= 1
+        # it answers, also where it does not know verification
+        assert title == "OTHER" or open_target(pacs_at(pacs.port)).echo() == ""
     assert sent.stored == ALL[:stored]
     assert sent.refused.keys() == refused.keys()
     assert all(words in str(sent.refused[name]) for name, words in refused.items())
     assert unreachable in sent.unreachable
     assert bool(sent.unreachable) == bool(unreachable)
     assert title == "PACS" or "called_ae = OTHER" in sent.unreachable
-    assert pacs.associations <= 1
 
 
 def test_nobody_who_listens_is_unreachable(files: list[Path]) -> None:
