@@ -51,8 +51,9 @@ class Device:
 
 
 def uid(*parts: str) -> UID:
-    """Return the UID that always follows from these parts."""
-    return generate_uid(entropy_srcs=["overread", *parts])
+    """Return the UID that always follows from these parts, and from no others."""
+    # with their lengths: version 1, picture 11 is not version 11, picture 1
+    return generate_uid(entropy_srcs=["overread", *(f"{len(part)}:{part}" for part in parts)])
 
 
 def tracking_uid(report: Report, number: int) -> UID:

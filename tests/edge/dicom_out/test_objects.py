@@ -14,6 +14,7 @@ from pydicom import Dataset, dcmread
 from pydicom.config import disable_value_validation
 from pydicom.sr.codedict import codes
 
+from edge.dicom_out.identity import Kind, general
 from edge.dicom_out.objects import MadeObjects, make_objects
 from edge.errors import NotExportable
 from edge.findings import SecondReading
@@ -174,6 +175,18 @@ def test_an_object_made_again_is_the_same(reported: Path, tmp_path: Path) -> Non
     new = make_objects(out, DEVICE)
     assert {file.name: file.read_bytes() for file in new.files} == contents
     assert [path.name for path in (out / OBJECTS).iterdir()] == ["v1"]
+
+
+def test_no_two_objects_of_a_study_have_one_uid(plain: tuple[Report, Path]) -> None:
+    """Also not version 1, picture 11 and version 11, picture 1."""
+    versions = [replace(plain[0], version=version) for version in range(1, 13)]
+    made = [
+        general(kind, report, DEVICE, number)["sop_instance_uid"]
+        for kind in Kind
+        for report in versions
+        for number in range(1, 13)
+    ]
+    assert len(set(made)) == len(made) == len(Kind) * 144
 
 
 def test_readers_that_disagree_are_named_in_the_group_of_their_finding_alone(out: Path) -> None:
