@@ -10,6 +10,9 @@ from protos.messages import Verdict
 StudyId = tuple[str, str]
 """The site that sent a study, and its key. No site gets the verdicts of another."""
 
+MOST_OF_STUDY = 256
+"""Verdicts of one study that are cached: several times what a study may announce."""
+
 
 @dataclass(frozen=True)
 class CacheKey:
@@ -28,7 +31,7 @@ class VerdictCache:
     ) -> None:
         self._size, self._ttl_s, self._clock = size, ttl_s, clock
         self._verdicts: OrderedDict[CacheKey, tuple[Deadline, Verdict]] = OrderedDict()
-        self._by_study: defaultdict[StudyId, set[CacheKey]] = defaultdict(set)
+        self._by_study: defaultdict[StudyId, dict[CacheKey, None]] = defaultdict(dict)
 
     def get(self, key: CacheKey) -> Verdict | None:
         """Return the cached verdict, with no queue and compute time, or None."""
@@ -39,15 +42,21 @@ class VerdictCache:
 
     def count(self, study: StudyId) -> int:
         """Return how many verdicts of a study are cached."""
-        return sum(self.get(key) is not None for key in self._by_study.get(study, ()))
+        return sum(not self._verdicts[key][0].passed for key in self._by_study.get(study, ()))
 
     def put(self, key: CacheKey, verdict: Verdict) -> None:
-        """Cache ``verdict``, and evict the oldest ones beyond the size."""
-        self._verdicts.pop(key, None)
+        """Cache ``verdict``; evict the oldest ones beyond the study's share and beyond the size."""
+        if key in self._verdicts:
+            self._evict(key)
         self._verdicts[key] = (Deadline.after(self._ttl_s, self._clock), verdict)
-        self._by_study[key.study].add(key)
+        own = self._by_study[key.study]
+        own[key] = None
+        if len(own) > MOST_OF_STUDY:
+            self._evict(next(iter(own)))
         while len(self._verdicts) > self._size:
-            oldest, _ = self._verdicts.popitem(last=False)
-            self._by_study[oldest.study].discard(oldest)
-            if not self._by_study[oldest.study]:
-                del self._by_study[oldest.study]
+            self._evict(next(iter(self._verdicts)))
+
+    def _evict(self, key: CacheKey) -> None:
+        del self._verdicts[key], self._by_study[key.study][key]
+        if not self._by_study[key.study]:
+            del self._by_study[key.study]
