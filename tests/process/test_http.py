@@ -91,6 +91,19 @@ def test_it_serves_until_the_end_and_its_port_can_be_served_again_at_once() -> N
             assert httpx.get(again.url).status_code == 200
 
 
+def test_no_part_of_an_answer_waits_for_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections inherit the option of the listening socket; asyncio does not set it there."""
+    create, made = socket.create_server, list[socket.socket]()
+
+    def recorded(*args: Any, **named: Any) -> socket.socket:
+        made.append(create(*args, **named))
+        return made[-1]
+
+    monkeypatch.setattr(socket, "create_server", recorded)
+    with serving(APP, HERE):
+        assert made[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_wrong_files_of_tls_stop_the_start_and_are_named(pki: Path) -> None:
     files = TlsFiles(cert=pki / "server.pem", key=pki / "client.key")
     said = r"tls\.key = .* is not the private key of tls\.cert"
