@@ -34,9 +34,6 @@ class Table:
     rows: list[dict[str, str]]
     lines: list[int]
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def text(self, column: str) -> list[str]:
         """Return a column as text ``(n,)``.
 
