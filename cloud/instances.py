@@ -177,7 +177,7 @@ class WorkerStage:
             loop = asyncio.get_running_loop()
             try:
                 await loop.run_in_executor(self._workers[0], self._recover)
-            except Exception as error:
+            except Exception as error:  # an engine's own errors have no common class
                 self._locks[0].release()
                 raise ModelFailed(f"{self._name}: {type(error).__name__}: {error}") from error
             except asyncio.CancelledError:

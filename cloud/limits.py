@@ -178,7 +178,7 @@ class OpenStreams:
         self.is_draining = True
 
     def stop(self) -> None:
-        """Reject new ones, and let whoever waits for ``stopped`` end the open ones."""
+        """Reject new ones, and set ``stopped``: its waiters end the open ones."""
         self.drain()
         if not self.stopped.done():
             self.stopped.set_result(None)

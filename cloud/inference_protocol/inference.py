@@ -167,7 +167,7 @@ class Inference:
                 said = {"error": error.kind, "reason": error.reason}
                 _log.info("inference request failed", **said, site=caller.site, peer=peer)
                 raise
-            except Exception:
+            except Exception:  # a fault of the program: the caller learns no more than that
                 _log.exception("internal error", site=caller.site, peer=peer)
                 raise ServiceFault(INTERNAL) from None
 

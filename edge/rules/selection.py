@@ -85,7 +85,7 @@ def selection(rules: Rules, root: Path) -> SelectSeries:
 
 
 def preferences(found: Sequence[RuledSeries], root: Path) -> tuple[Preference, ...]:
-    """Return what `imaging.read` is told of each series; require one to read.
+    """Return the preference for each series, for `imaging.read`; require one to read.
 
     A study without CT is left to the reading, which refuses it, unless rules ignore all of it.
 

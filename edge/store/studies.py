@@ -323,8 +323,8 @@ class StudyStore:
             self.pending.delete(study_key)
             if (at := self.get(study_key).step) not in (Step.DONE, Step.QUARANTINED):
                 raise WrongStep(f"study {study_key} is at {at.value}")
-            anew = {"attempts": 0, "kind": "", "reason": "", "file": ""}
-            self._set(study_key, Step.CLAIMED, anew)
+            cleared = {"attempts": 0, "kind": "", "reason": "", "file": ""}
+            self._set(study_key, Step.CLAIMED, cleared)
             self.trail.forget_removals(study_key)
             facts = {"part": key, "version": version, "images": images}
             self.trail.record(Event.JOINED, study_key=study_key, **facts)

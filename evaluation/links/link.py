@@ -56,7 +56,7 @@ SCAN_BYTES = 2 * math.prod(whole_chest(0).shape)
 """Of the voxels of each scan, of 16 bits."""
 
 FILES_EVERY = 50
-"""Every so many studies one is read from DICOM, beginning with the first."""
+"""One of this number of studies is read from DICOM, beginning with the first."""
 
 KILL_WITHIN_S = 0.5
 """The cloud is killed at most this long after the start of a study."""
