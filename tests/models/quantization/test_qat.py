@@ -154,7 +154,7 @@ def test_qat_enters_a_file_that_answers_as_the_float_network(
 def test_int4_enters_a_file_of_the_requested_size(
     trained: Path, shelf: Path, start: Path, from_run: bool
 ) -> None:
-    """Made from the INT8 run or from its file; how many layers were lowered is told."""
+    """It starts from the INT8 run or from its file, and prints the number of lowered layers."""
     weights = trained if from_run else None
     run_int4(asked((start,), shelf.parent / "int4"), "screening", weights, [], SHARE)
     whole, int8, int4 = (find(f"screening-{p}", shelf) for p in ("fp32", "int8", "int4"))
