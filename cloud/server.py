@@ -1,13 +1,12 @@
 """The server around the service: address, TLS, health, reflection, signals and drain."""
 
 import asyncio
-import ctypes
 import gc
 import math
 import signal
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 
 import grpc
 import structlog
@@ -29,6 +28,7 @@ from cloud.settings import CloudSettings
 from cloud.stream import Backend
 from cloud.telemetry import Telemetry
 from process.http import Listener, serving_here, unbindable
+from process.memory import share_free_memory
 from protos import inference_pb2_grpc, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.deadline import Clock
@@ -54,9 +54,6 @@ MAX_PENDING_CALLS = 16_000
 
 WINDOW = 128 * 1024
 """Bytes of a study that are received ahead: enough for 50 Mbit/s at 20 ms there and back."""
-
-M_ARENA_MAX, ARENAS = -8, 2
-"""Parameter of mallopt, and its value."""
 
 NOT_OURS = "it is taken, or not an address of this machine"
 """Why an address cannot be bound, where the system does not say it."""
@@ -103,8 +100,7 @@ def _bound_memory() -> None:
     """
     gc.collect()
     gc.freeze()
-    with suppress(OSError, AttributeError):  # only glibc has arenas
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
+    share_free_memory()
 
 
 async def _first_of(*ends: Coroutine[None, None, object]) -> None:

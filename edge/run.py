@@ -41,6 +41,7 @@ from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
 from edge.telemetry import Telemetry
 from edge.trail.part import TrailPart
 from process.endpoints import Pulse, serving_metrics
+from process.memory import share_free_memory
 from process.tracing import exporting
 
 PARTS: Sequence[type[Part]] = (
@@ -83,6 +84,7 @@ def run_agent(
     """
     rules, site = load_rules(settings.rules), site_of(settings)
     site.folders.make()
+    share_free_memory()
     with ExitStack() as held:
         held.enter_context(exporting("overread-edge", settings.traces))
         for folder in dict.fromkeys((site.folders.inbox, site.folders.outbox, site.folders.state)):
