@@ -19,6 +19,7 @@ from edge.report.write import ReportPaths
 from edge.settings.core import load_settings
 from imaging.volume import Geometry, Study
 from imaging.volume_files import study_of_array
+from models.runtime.package import only_screening
 
 ACCEPTED_TYPES = ("int16", "uint16", "float32")
 
@@ -36,6 +37,7 @@ def screen(
     series: str = "",
     cloud: str | None = None,
     deadline_s: float | None = None,
+    model: str | Path | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
 ) -> Report: ...
@@ -48,6 +50,7 @@ def screen(
     spacing_mm: Sequence[float],
     cloud: str | None = None,
     deadline_s: float | None = None,
+    model: str | Path | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
 ) -> Report: ...
@@ -60,6 +63,7 @@ def screen(
     series: str = "",
     cloud: str | None = None,
     deadline_s: float | None = None,
+    model: str | Path | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
 ) -> Report:
@@ -81,6 +85,9 @@ def screen(
             service on another machine needs TLS: set ``OVERREAD_EDGE_CLOUD__TLS__CA`` in the
             environment.
         deadline_s: seconds after which the report no longer waits for the cloud; 10 by default.
+        model: folder with a screening network of your own and its ``manifest.toml``, see
+            docs/own-network.md; None for the shipped one. Of several in the folder, the one that
+            ``OVERREAD_EDGE_SCREENING_MODEL`` names in the environment reads.
         out: folder for report.json, report.html and pictures; None writes nothing.
         overwrite: whether another study's report in ``out`` may be replaced. That of the same study
             may always be.
@@ -90,7 +97,9 @@ def screen(
         imaging.errors.StudyError: the study cannot be read, or shows no lungs.
         edge.errors.UnfitFolder: ``out`` holds another study's report, is a file, or lies in the
             study's folder; nothing was written.
-        edge.errors.EdgeError: a setting is wrong, for example the address of the cloud.
+        edge.errors.EdgeError: a setting is wrong, for example the address of the cloud, or the
+            manifest of ``model`` lacks a threshold.
+        models.runtime.errors.ModelError: ``model`` has no network that can read.
         OSError: the report cannot be written to ``out``.
 
     Example:
@@ -101,7 +110,12 @@ def screen(
     study = _study(source, spacing_mm, series)
     if out is not None:
         require_separate(Path(out), study.source)
-    settings = load_settings(cloud__address=cloud, deadline_s=deadline_s)
+    settings = load_settings(
+        cloud__address=cloud,
+        deadline_s=deadline_s,
+        models__folder=model,
+        screening_model=only_screening(Path(model)) if model is not None else None,
+    )
     with open_pipeline(settings, reads_files=False) as opened:
         pipeline = replace(opened, read=lambda _path: study, decide=lambda one, _key: decide(one))
         if out is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from models.runtime.artifacts import WEIGHTS as WEIGHTS
 from models.runtime.artifacts import Artifact as Artifact
-from models.runtime.artifacts import find
+from models.runtime.artifacts import every, find
 from models.runtime.errors import DamagedArtifact, UnfitArtifact, UntrustedManifest
 from models.runtime.signatures import MANIFEST, SIGNATURES
 
@@ -73,6 +73,16 @@ def read_package(name: str, folder: Path = WEIGHTS, keys: tuple[Path, ...] = ())
     if model.path.parent != folder or not _FILE.fullmatch(model.path.name):
         raise UnfitArtifact(f"{name}: file = {model.path.name!r}, expected NAME.onnx")
     return Package(_version(model), model)
+
+
+def only_screening(folder: Path) -> str | None:
+    """Return the name of the screening artifact in a folder, None if there is not exactly one.
+
+    Raises:
+        DamagedArtifact: see `models.runtime.artifacts.every`.
+    """
+    names = [one.name for one in every(folder.absolute()).values() if one.kind == SCREENING]
+    return names[0] if len(names) == 1 else None
 
 
 def open_offer(name: str, folder: Path = WEIGHTS, keys: tuple[Path, ...] = ()) -> Offer:

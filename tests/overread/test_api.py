@@ -15,6 +15,8 @@ from imaging.dicom.writer import write_series
 from imaging.errors import SeriesNotFound
 from imaging.phantom.phantom import Phantom, PhantomSpec, make_phantom
 from imaging.volume import Nodule
+from models.runtime.artifacts import WEIGHTS
+from models.runtime.errors import ModelError
 from tests.imaging.small_ct import SmallCt
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +68,24 @@ def test_the_example_of_the_readme_runs(
     monkeypatch.chdir(ct.parent)
     exec(example[1], {})
     assert len(capsys.readouterr().out.splitlines()) >= len(phantom.nodules)
+
+
+def test_the_one_screening_network_of_a_folder_reads(ct: Path, tmp_path: Path) -> None:
+    """Of several, the one of the settings."""
+    manifest = (WEIGHTS / "manifest.toml").read_text()
+    small = manifest[manifest.index("[screening-small-int8]") :]
+    others = re.search(r"\n(?=\[(?!screening-small-int8))", small)
+    for name, text in (("one", small[: others.start()] if others else small), ("many", manifest)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.toml").write_text(text)
+        for file in ("screening-small-int8.onnx", "screening-int8.onnx"):
+            (tmp_path / name / file).symlink_to(WEIGHTS / file)
+    readers = [
+        overread.screen(ct, model=tmp_path / name).models["edge"] for name in ("one", "many")
+    ]
+    assert [reader.split()[0] for reader in readers] == ["screening-small-int8", "screening-int8"]
+    with pytest.raises(ModelError, match=r"cannot read the manifest .*none/manifest\.toml"):
+        overread.screen(ct, model=tmp_path / "none")
 
 
 def test_a_missing_path_writes_nothing(ct: Path, tmp_path: Path) -> None:
