@@ -16,7 +16,6 @@ from rich.table import Table
 
 from edge.access import UMASK, make_folder
 from edge.assemble import open_pipeline
-from edge.atomic_files import write_atomically
 from edge.checks import Level
 from edge.cli import models, studies
 from edge.cli.output import Commands, Config, ExitStatus, Json, failed, load, show
@@ -32,7 +31,7 @@ from edge.report.terminal import Progress, render_report
 from edge.rules.explain import ExplainedStudy, as_values, explain
 from edge.run import PARTS, run_agent
 from edge.settings.core import EdgeSettings
-from edge.status.login import Password
+from edge.status.users import NAMELESS_USER, Role, is_name, put_user
 from edge.trail.records import records_after
 from edge.trail.store import agent_of
 from edge.trail.verify import verify as verify_trail
@@ -159,15 +158,20 @@ def doctor(config: Config = None, as_json: Json = False) -> None:
 
 @app.command()
 def password(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="File for the hash; replaced.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File of users, or a new one.")],
+    user: Annotated[str, typer.Argument(metavar="NAME", help="User.")] = NAMELESS_USER,
+    role: Annotated[
+        Role | None, typer.Option(help="Role; by default that of before, else reader.")
+    ] = None,
 ) -> None:
-    """Ask for the password of the status page, and write its hash for page.password_file."""
+    """Ask for a user's password, and write name, role and hash for page.password_file."""
+    if ":" in user or not is_name(user):
+        raise typer.BadParameter("a name without colons and control characters is expected")
     text = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     if len(text) < LEAST_PASSWORD:
         raise typer.BadParameter(f"a password of at least {LEAST_PASSWORD} characters is expected")
-    write_atomically(file.absolute(), f"{Password.of(text).line}\n".encode())
-    file.chmod(0o600)
-    typer.echo(printable(f'page.password_file = "{file.absolute()}"'))
+    given = put_user(file.absolute(), user, role, text)
+    typer.echo(printable(f'{user} is {given}: page.password_file = "{file.absolute()}"'))
 
 
 @app.command()

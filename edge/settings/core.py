@@ -8,6 +8,7 @@ have modules beside this one.
 
 import os
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -146,14 +147,35 @@ class PageSettings(Table):
     Attributes:
         address: ``HOST:PORT`` of the status page; port 0 is a free one, empty: off. Another one
             than loopback requires TLS, and a password or client certificates.
-        password_file: file with the password, or with its hash.
+        password_file: file of users, a line ``NAME:ROLE:HASH`` each; the role is ``reader`` or
+            ``operator``. A file with one password or its hash is one operator.
         tls: files of TLS; ``cert`` and ``key`` enable it. Certificates that ``ca`` has signed open
-            the page without password.
+            the page without password, and name the user.
+        proxies: addresses of proxies that sign users in, or names in their client certificates.
+        proxy_header: header in which a proxy names the user; from other callers it does not count.
+        operators: users with a certificate or from a proxy who are operators; others are readers.
     """
 
     address: ListenAddress = ""
     password_file: Path | None = None
     tls: ServerTlsFiles = Field(default_factory=ServerTlsFiles)
+    proxies: tuple[str, ...] = ()
+    proxy_header: str = Field(
+        default="X-Forwarded-User", pattern=r"^[A-Za-z0-9-]+$", description="name of a header"
+    )
+    operators: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _proxies_are_known(self) -> Self:
+        for one in self.proxies:
+            try:
+                ip_address(one)
+            except ValueError:
+                if one and self.tls.ca is not None:
+                    continue
+                hint = "names in client certificates need tls.ca"
+                raise ValueError(f"proxies: {one!r} is no IP address, and {hint}") from None
+        return self
 
     @model_validator(mode="after")
     def _is_safe(self) -> Self:
@@ -165,9 +187,10 @@ class PageSettings(Table):
                 f"{reached}, and tls.cert is not set: names and pictures of patients would be sent"
                 " unencrypted; set tls.cert and tls.key, or keep address at 127.0.0.1"
             )
-        if self.password_file is None and self.tls.ca is None:
+        if self.password_file is None and self.tls.ca is None and not self.proxies:
             raise ValueError(
-                f"{reached}, and everyone could look at patients: set password_file or tls.ca"
+                f"{reached}, and everyone could look at patients: set password_file, tls.ca or"
+                " proxies"
             )
         return self
 

@@ -1,24 +1,27 @@
-"""Who may see the status page: by password, by client certificate, or everyone on this machine.
+"""Who may see the status page, and who may also change something.
 
-A login is kept in Starlette's session, a signed cookie; its key changes at every start. A login
-that cannot be audited is refused.
+A user comes by password, by client certificate, through a proxy that names him, or as everyone on
+this machine. A login is kept in Starlette's session, a signed cookie; its key changes at every
+start. A login that cannot be audited is refused. What a user of a password may, and whether he is
+one still, the file of users says at each request.
 
 The guard is before all pages: who calls, from which page, with which form; and safe headers. GET
-and HEAD change nothing. A POST needs a user, an ``Origin`` that is this server, and the user's form
-token. A form is read here and nowhere else, up to `MOST_BODY`.
+and HEAD change nothing but the audit trail. A POST needs a user, an ``Origin`` that is this server,
+and the user's form token; all but `READERS_POST` are for operators. A form is read here and nowhere
+else, up to `MOST_BODY`.
 """
 
 import hashlib
 import hmac
+import re
 import secrets
 import sqlite3
 import threading
 import time
-from base64 import b64decode, b64encode
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import structlog
@@ -31,22 +34,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edge.audit import Event, Person
 from edge.errors import BadSettings, EdgeError
 from edge.site import Site
+from edge.status.users import MOST_NAME, NAMELESS_USER, Account, Password, Role, is_name, load_users
 from edge.status.wording import age
 from process.http import certificate_names
 from process.tls import is_loopback
 
 SESSION_S = 8 * 3600.0
 """A session ends this long after its login."""
-ATTEMPTS, ATTEMPTS_IN_ALL, WITHIN_S = 5, 100, 300.0
-"""Failed logins that one address, and all together, may make within this time."""
-MOST_PASSWORD = 1024
-"""Longest password in bytes."""
-_COST = (2**14, 8, 1)  # 16 MB and 50 ms
+ATTEMPTS, ATTEMPTS_OF_ADDRESS, ATTEMPTS_IN_ALL, WITHIN_S = 5, 50, 100, 300.0
+"""Failed logins as one user from one address, from one address, and of all, within this time.
+
+Behind one address there may be a proxy, and behind it a ward.
+"""
 
 MOST_BODY = 8192
 TOKEN = "token"
 """Name of the form token in a form; as a header it is `TOKEN_HEADER`."""
 TOKEN_HEADER = "x-form-token"
+READERS_POST = re.compile(r"/login|/logout|/study/[^/]+/volume")
+"""Where a form changes nothing that another user sees."""
 LOGIN = "login"
 """The purpose of the form token of the login page."""
 
@@ -79,76 +85,19 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Password:
-    """A password as its scrypt hash (RFC 7914); ``cost`` is n, r and p."""
-
-    salt: bytes
-    hashed: bytes
-    cost: tuple[int, int, int] = _COST
-
-    @classmethod
-    def of(cls, text: str) -> Self:
-        """Hash a password."""
-        salt = secrets.token_bytes(16)
-        return cls(salt, _scrypt(text, salt, _COST))
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a file with one line: the password, or what `line` gives.
-
-        Raises:
-            BadSettings: it cannot be read, is empty, or holds a damaged hash.
-        """
-        name = f"page.password_file = {path}"
-        try:
-            text = path.read_text("utf-8").strip("\r\n")
-        except OSError as error:
-            raise BadSettings(f"{name}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise BadSettings(f"{name} is not UTF-8 text") from error
-        if not text.strip() or "\n" in text or len(text.encode()) > MOST_PASSWORD:
-            raise BadSettings(f"{name}: expected one line with a password or its hash")
-        if not text.startswith("scrypt:"):
-            return cls.of(text)
-        try:
-            _, n, r, p, salt, hashed = text.split(":")
-            loaded = cls(b64decode(salt, validate=True), b64decode(hashed, validate=True),
-                         (int(n), int(r), int(p)))  # fmt: skip
-            loaded.matches("")
-        except (ValueError, OverflowError) as error:
-            hint = "make it again with overread-edge password"
-            raise BadSettings(f"{name}: the hash is damaged, {hint}") from error
-        return loaded
-
-    @property
-    def line(self) -> str:
-        """The hash as a line of a file."""
-        texts = (b64encode(one).decode() for one in (self.salt, self.hashed))
-        return ":".join(("scrypt", *map(str, self.cost), *texts))
-
-    def matches(self, text: str) -> bool:
-        """Tell whether this is the password, in a time that does not depend on where it differs."""
-        return hmac.compare_digest(_scrypt(text, self.salt, self.cost), self.hashed)
-
-
-def _scrypt(text: str, salt: bytes, cost: tuple[int, int, int]) -> bytes:
-    n, r, p = cost
-    most = 64 * 2**20
-    return hashlib.scrypt(text.encode("utf-8", "replace"), salt=salt, n=n, r=r, p=p, maxmem=most)
-
-
-@dataclass(frozen=True)
 class User:
     """Somebody who may see the pages.
 
     Attributes:
         name: for the log, the audit trail and the page.
         form_token: what each form of this user must bring.
+        is_operator: whether he may change something.
         by_password: whether there is a session that can be ended.
     """
 
     name: str
     form_token: str
+    is_operator: bool = True
     by_password: bool = False
 
 
@@ -163,92 +112,127 @@ class LoginRefused(Exception):
 class Authenticator:
     """Decides who may see the pages; several threads may use it.
 
-    ``password`` None and ``by_certificate`` False stand for everyone: the settings allow that on a
-    loopback address only. Logins are audited in the database of the ``site``.
+    The settings allow an address other than loopback only where somebody is asked who he is. Logins
+    are audited in the database of the ``site``.
+
+    Attributes:
+        header: in which a proxy names the user.
+        has_login: whether somebody can log in by password.
     """
 
-    def __init__(
-        self,
-        password: Password | None,
-        site: Site,
-        *,
-        by_certificate: bool = False,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._password, self._site, self._clock = password, site, clock
-        self._by_certificate = by_certificate
+    def __init__(self, site: Site, clock: Callable[[], float] = time.monotonic) -> None:
+        self._page, self._site, self._clock = site.settings.page, site, clock
+        self._file, self.header = self._page.password_file, self._page.proxy_header
+        self.has_login = self._file is not None
+        self._by_certificate = self._page.tls.ca is not None
         self._secret, self._ended = secrets.token_bytes(32), set[str]()
-        self._failed: list[tuple[float, str]] = []
+        self._failed: list[tuple[float, str, str]] = []
         self._hashing = threading.Lock()  # one hash at a time: a flood shall not stop the agent
+        # an unknown name takes as long as a wrong password
+        self._nobody = Password(secrets.token_bytes(16), secrets.token_bytes(64))
 
     @property
     def is_open(self) -> bool:
         """Whether everyone on this machine may see the pages."""
-        return self._password is None and not self._by_certificate
+        return not (self._file or self._by_certificate or self._page.proxies)
+
+    @property
+    def asks_name(self) -> bool:
+        """Whether a user is asked for a name: not where there is only one, without a name."""
+        with suppress(LoginRefused):
+            return set(self._users()) != {NAMELESS_USER}
+        return True
 
     def token(self, purpose: str) -> str:
         """Return the token of forms for a session or page; it changes at every start."""
         return hmac.new(self._secret, purpose.encode(), hashlib.sha256).hexdigest()
 
-    def user(self, session: Session, certificate: str, address: str) -> User | None:
-        """Return who calls; None for nobody. The first call with a certificate is a login.
+    def user(
+        self, session: Session, certificate: str, address: str, named: Sequence[str] = ()
+    ) -> User | None:
+        """Return who calls; None for nobody. The first call of whom others name is a login.
+
+        ``named`` are the values of `header`; they count only if the caller is the proxy.
 
         Raises:
-            LoginRefused: that login cannot be audited.
+            LoginRefused: that login cannot be audited, or the file of users cannot be read.
         """
         if self.is_open:
             return User("open to every user of this machine", self.token("everyone"))
-        certificate = certificate if self._by_certificate else ""
-        if not self._is_valid(session, certificate):
-            if not certificate:
-                return None
-            self._begin(session, certificate, certificate, address)
-        return User(session["name"], self.token(session["id"]), by_password=not certificate)
+        is_proxy = bool({address, certificate} & set(self._page.proxies))
+        name = _single(named) if is_proxy else certificate if self._by_certificate else ""
+        if name:
+            if not self._is_valid(session, name):
+                self._begin(session, name, address, certificate=name)
+            return User(name, self.token(session["id"]), name in self._page.operators)
+        account = self._users().get(session["name"]) if self._is_valid(session, "") else None
+        if account is None or session["password"] != self.token(account.password.line):
+            return None
+        is_operator = account.role is Role.OPERATOR
+        return User(session["name"], self.token(session["id"]), is_operator, by_password=True)
 
-    def log_in(self, session: Session, text: str, address: str) -> None:
-        """Begin a session by password.
+    def log_in(self, session: Session, name: str, text: str, address: str) -> None:
+        """Begin a session by name and password; the name does not count where users have none.
 
         Raises:
-            LoginRefused: the password is wrong, this address has to wait, or the login cannot be
-                audited.
+            LoginRefused: name or password are wrong, this address has to wait, the login cannot be
+                audited, or the file of users cannot be read.
         """
+        users = self._users()
+        name = name[:MOST_NAME] if self.asks_name else NAMELESS_USER
         with self._hashing:
-            self._require_few_failures(address)
-            if self._password is None or not self._password.matches(text):
-                self._failed.append((self._clock(), address))
-                self._audit(Person("unknown", address), outcome="failure", reason="wrong password")
+            self._require_few_failures(address, name)
+            account = users.get(name)
+            is_right = (account.password if account else self._nobody).matches(text)
+            if account is None or not is_right:
+                self._failed.append((self._clock(), address, name))
+                # a name that nobody has may be a password in the wrong field
+                who, why = (name, "wrong password") if account else ("unknown", "unknown user")
+                self._audit(Person(who, address), outcome="failure", reason=why)
                 log.warning("login to the status page failed", address=address)
-                self._require_few_failures(address)
-                raise LoginRefused(403, "This is not the password.")
-            self._failed = [one for one in self._failed if one[1] != address]
-        self._begin(session, f"password, from {address}", "", address)
+                self._require_few_failures(address, name)
+                raise LoginRefused(403, "The user name or the password is wrong.")
+            self._failed = [one for one in self._failed if one[1:] != (address, name)]
+        self._begin(session, name, address, password=self.token(account.password.line))
 
     def log_out(self, session: Session) -> None:
         """End a session; a copy of its cookie is not valid any more."""
         self._ended.add(session.get("id", ""))
         session.clear()
 
+    def _users(self) -> Mapping[str, Account]:
+        try:
+            return load_users(self._file) if self._file else {}
+        except BadSettings as error:
+            log.warning("users of the status page cannot be read", reason=str(error))
+            text = "The users of this page cannot be read now. The agent's log says why."
+            raise LoginRefused(503, text) from error
+
     def _is_valid(self, session: Session, certificate: str) -> bool:
         return (
-            session.get("certificate") == certificate
-            and session["until_s"] > self._clock()
+            session.get("certificate", "") == certificate
+            and session.get("until_s", 0.0) > self._clock()
             and session["id"] not in self._ended
         )
 
-    def _begin(self, session: Session, name: str, certificate: str, address: str) -> None:
+    def _begin(self, session: Session, name: str, address: str, **proof: str) -> None:
+        """Begin a session, and end that before; ``proof`` is what must stay as it is."""
         if not self._audit(Person(name, address), outcome="success"):
             raise LoginRefused(503, "Logins cannot be recorded now. Try again.")
         log.info("login to the status page", address=address)
+        self.log_out(session)
         until_s = self._clock() + SESSION_S
         new = {"id": secrets.token_urlsafe(16), "name": name, "until_s": until_s}
-        session.update(new, certificate=certificate)
+        session.update(new, **proof)
 
-    def _require_few_failures(self, address: str) -> None:
-        """Refuse a login after too many that failed, from this address or from all together."""
+    def _require_few_failures(self, address: str, name: str) -> None:
+        """Refuse a login after too many that failed, of this user, this address or all together."""
         now_s = self._clock()
         self._failed = [one for one in self._failed if one[0] > now_s - WITHIN_S]
-        own = [one for one in self._failed if one[1] == address]
-        for failed, most in ((own, ATTEMPTS), (self._failed, ATTEMPTS_IN_ALL)):
+        near = [one for one in self._failed if one[1] == address]
+        own = [one for one in near if one[2] == name]
+        limits = ((own, ATTEMPTS), (near, ATTEMPTS_OF_ADDRESS), (self._failed, ATTEMPTS_IN_ALL))
+        for failed, most in limits:
             if len(failed) >= most:
                 wait_s = failed[-most][0] + WITHIN_S - now_s
                 text = f"Too many failed attempts. Try again in {age(wait_s)}."
@@ -263,6 +247,15 @@ class Authenticator:
             log.warning("login cannot be recorded", error=str(error))
             return False
         return True
+
+
+def _single(named: Sequence[str]) -> str:
+    """Return the one name that a header has, as UTF-8; empty if it has none, two, or an odd one."""
+    try:
+        name = named[0].encode("latin-1").decode() if len(named) == 1 else ""
+    except UnicodeError:
+        return ""
+    return name if is_name(name) else ""
 
 
 class Guard:
@@ -312,15 +305,20 @@ class Guard:
         certificate = "" if names is None else next(iter(names), NAMELESS)
         try:
             find = self._authenticator.user
-            user = await run_in_threadpool(find, request.session, certificate, address)
+            named = request.headers.getlist(self._authenticator.header)
+            user = await run_in_threadpool(find, request.session, certificate, address, named)
         except LoginRefused as error:
             return _refused(error.status, str(error))
         request.scope["user"] = user
+        if user is None and not self._authenticator.has_login:
+            return _refused(403, "Sign in at the proxy first: it does not name you.")
         if user is None and path != "/login":
             is_page = request.headers.get("sec-fetch-dest", "document") == "document"
             if method == "POST" or not is_page:
                 return _refused(401, "Log in first.")
             return RedirectResponse(f"/login?next={quote(path, safe='')}", 303)
+        if method == "POST" and user and not (user.is_operator or READERS_POST.fullmatch(path)):
+            return _refused(403, f"Only an operator may do this. {user.name} is a reader.")
         token = user.form_token if user else self._authenticator.token(LOGIN)
         return await _read_form(request, token) if method == "POST" else None
 

@@ -133,8 +133,8 @@ class Pages:
         form = request.state.form
         wanted = form.get("next", "/")
         try:
-            password = form.get("password", "")
-            self._authenticator.log_in(request.session, password, address_of(request))
+            given = form.get("name", ""), form.get("password", "")
+            self._authenticator.log_in(request.session, *given, address_of(request))
         except LoginRefused as error:
             return self._login_page(wanted, str(error), error.status)
         return RedirectResponse(wanted if self._is_own_page(wanted) else "/", 303)
@@ -145,7 +145,8 @@ class Pages:
         return RedirectResponse("/login", 303)
 
     def _login_page(self, wanted: str, problem: str = "", status: int = 200) -> Response:
-        values = {"next": wanted, "problem": problem, "token": self._authenticator.token(LOGIN)}
+        values = {"next": wanted, "problem": problem, "token": self._authenticator.token(LOGIN),
+                  "asks_name": self._authenticator.asks_name}  # fmt: skip
         return HTMLResponse(self._templates.get_template("login.html.j2").render(values), status)
 
     # --- the agent
@@ -366,7 +367,8 @@ class Pages:
 
     def _common(self, request: Request) -> dict[str, Any]:
         user: User | None = request.user
-        token = user.form_token if user else ""
+        # without it no button is shown that changes something
+        token = user.form_token if user and user.is_operator else ""
         return {"user": user, "token": token, "path": request.url.path}
 
 

@@ -10,10 +10,12 @@ from edge.checks import Checked, Level, Results, mode, secrets
 from edge.part import Part
 from edge.settings.core import EdgeSettings
 from edge.site import Site
-from edge.status.login import Authenticator, Password
+from edge.status.login import Authenticator
 from edge.status.pages import application
+from edge.status.users import Role, load_users
 from edge.status.volumes import Volumes, forget_voxels
 from process.http import Listener, serving
+from process.tls import is_loopback
 
 STOP_S = 2.0
 """Time that open requests have at the end."""
@@ -42,12 +44,20 @@ class PagePart(Part):
         yield from secrets("status", page.tls.key)
         for warning in at.tls.warnings():
             yield Checked(Level.NOTE, "status", warning)
+        is_open = file is None and page.tls.ca is None and not page.proxies
+        roles = [one.role for one in load_users(file).values()] if file else []
+        if not (is_open or page.operators or Role.OPERATOR in roles):
+            text = "nobody is an operator: no button of the page can be used; docs/operate.md"
+            yield Checked(Level.NOTE, "status", text)
+        for one in page.proxies:
+            if is_loopback(f"{one}:0"):
+                text = f"page.proxies has {one}: every user of this machine may give any name"
+                yield Checked(Level.NOTE, "status", text)
         if file is not None:
-            Password.load(file)
             if mode(file) & 0o077:
                 text = f"{file} can be read by others: chmod go-rwx"
                 yield Checked(Level.WRONG, "status", text)
-        elif not at.encrypted or page.tls.ca is None:
+        elif is_open:
             text = (
                 "the status page has no password: every user of this machine sees names and"
                 " pictures of patients; set page.password_file"
@@ -61,7 +71,7 @@ class PagePart(Part):
         """Serve the page.
 
         Raises:
-            BadSettings: the password cannot be used.
+            BadSettings: the file of users cannot be used.
             CannotListen: the port is taken, or a file of TLS cannot be used.
         """
         settings = self.agent.site.settings
@@ -69,9 +79,9 @@ class PagePart(Part):
             yield
             return
         at, file = listener(settings), settings.page.password_file
-        password = None if file is None else Password.load(file)
-        by_certificate = settings.page.tls.ca is not None
-        who = Authenticator(password, self.agent.site, by_certificate=by_certificate)
+        if file is not None:
+            load_users(file)
+        who = Authenticator(self.agent.site)
         volumes = Volumes(self.agent.site)
         try:
             app = application(self.agent, volumes, who, secure=at.encrypted)
@@ -89,8 +99,10 @@ class PagePart(Part):
 def listener(settings: EdgeSettings) -> Listener:
     """Return where the status page is served.
 
-    A client certificate is required where there is no password; else it takes its place.
+    A client certificate is required where there is no password and no proxy; else it takes their
+    place.
     """
     page = settings.page
-    callers = ssl.CERT_REQUIRED if page.password_file is None else ssl.CERT_OPTIONAL
+    others = page.password_file is not None or page.proxies
+    callers = ssl.CERT_OPTIONAL if others else ssl.CERT_REQUIRED
     return Listener(page.address, "page.address", page.tls, callers, stop_s=STOP_S)

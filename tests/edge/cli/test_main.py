@@ -1,5 +1,6 @@
 import socket
 import stat
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edge.cli.main import app
-from edge.status.login import Password
+from edge.status.users import Account, Role, load_users
 from edge.store.repair import damaged_databases
 from tests.edge.running_agent import command
 
@@ -67,4 +68,27 @@ def test_password_writes_the_hash_for_its_reader_alone(tmp_path: Path) -> None:
     assert f'page.password_file = "{file}"' in result.stdout
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert "one long word" not in file.read_text()
-    assert Password.load(file).matches("one long word")
+    account = load_users(file)["operator"]
+    assert account.role is Role.OPERATOR
+    assert account.password.matches("one long word")
+
+
+def test_password_adds_a_user_to_the_file_and_leaves_the_others(tmp_path: Path) -> None:
+    """A file of one password gets a name for it; a new password leaves the role."""
+    file = tmp_path / "status.password"
+    file.write_text("one long word\n")
+
+    def roles_after(*arguments: str) -> dict[str, str]:
+        given = ["password", str(file), *arguments]
+        assert CliRunner().invoke(app, given, input="another word\n" * 2).exit_code == 0
+        return {name: one.role for name, one in accounts().items()}
+
+    def accounts() -> Mapping[str, Account]:
+        return load_users(file)
+
+    assert roles_after("anna") == {"operator": "operator", "anna": "reader"}
+    assert roles_after("anna", "--role", "operator")["anna"] == "operator"
+    assert roles_after("anna") == {"operator": "operator", "anna": "operator"}
+    assert accounts()["operator"].password.matches("one long word")
+    for odd in ("a:b", " a", "", "a\nb"):
+        assert CliRunner().invoke(app, ["password", str(file), odd]).exit_code == 2

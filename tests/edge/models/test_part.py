@@ -47,7 +47,7 @@ def test_a_person_promotes_and_rolls_back_and_the_trail_has_the_name(
     assert "/models/rollback" in text
     record = site.trail()[-1]
     assert record.event == Event.MODEL_PROMOTED
-    assert record.fields["user"] == "password, from 127.0.0.1"
+    assert record.fields["user"] == "operator"
     assert record.fields["forced"] is False
     done = visit.post("/models/rollback", {"token": visit.token("/")})
     assert done.headers["location"] == "/?note=models.rollback"

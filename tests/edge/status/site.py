@@ -1,6 +1,7 @@
 """A site with reports, images and refused studies, and its status page."""
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -25,9 +26,10 @@ from edge.report.model import Report
 from edge.report.pictures import draw_pictures
 from edge.report.write import write_report
 from edge.run import site_of
-from edge.settings.core import EdgeSettings
-from edge.status.login import Authenticator, Password
+from edge.settings.core import EdgeSettings, PageSettings
+from edge.status.login import Authenticator
 from edge.status.pages import application
+from edge.status.users import Password
 from edge.status.volumes import Volumes
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
@@ -44,6 +46,9 @@ from tests.imaging.small_ct import SIZE, SmallCt
 
 PASSWORD = "correct horse battery"
 HASH = Password.of(PASSWORD)
+USERS = "".join(f"{name}:{role}:{HASH.line}\n" for name, role in (("anna", "operator"),
+                                                                  ("bert", "reader")))  # fmt: skip
+CERTIFICATES = {"ca": "ca.pem", "cert": "page.pem", "key": "page.key"}
 CT = SmallCt(24)
 MIDDLE = SIZE // 2
 LINK = LinkEstimate(silent_s=1.0)
@@ -155,8 +160,22 @@ class Site:
         agent.parts = [DriftPart(agent), Showing(agent, panels)]
         return agent
 
-    def authenticator(self, password: Password | None = HASH, **given: Any) -> Authenticator:
-        return Authenticator(password, site_of(self.settings), **given)
+    def users(self, text: str) -> Path:
+        """The file of users, with this content."""
+        file = self.root / "users"
+        file.write_text(text)
+        file.chmod(0o600)
+        return file
+
+    def authenticator(
+        self, users: str | None = HASH.line, *, clock: Callable[[], float] = time.monotonic,
+        **page: Any,
+    ) -> Authenticator:  # fmt: skip
+        """Who may see the pages: the users of this file, and whom the settings name."""
+        if users is not None:
+            page["password_file"] = self.users(users)
+        settings = self.settings.model_copy(update={"page": PageSettings(**page)})
+        return Authenticator(site_of(settings), clock)
 
     def app(
         self, authenticator: Authenticator | None = None, *, secure: bool = False, **given: Any

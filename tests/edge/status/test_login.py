@@ -11,15 +11,17 @@ from edge.errors import BadSettings
 from edge.status.login import (
     ATTEMPTS,
     ATTEMPTS_IN_ALL,
+    ATTEMPTS_OF_ADDRESS,
     SESSION_S,
     WITHIN_S,
+    Authenticator,
     LoginRefused,
-    Password,
     Session,
 )
+from edge.status.users import Password, load_users
 from edge.store.steps import Step
 from tests.edge.builders import HandClock
-from tests.edge.status.site import HASH, PASSWORD, SEEN, Site, Visit, visiting
+from tests.edge.status.site import CERTIFICATES, HASH, PASSWORD, SEEN, USERS, Site, Visit, visiting
 
 
 @pytest.fixture
@@ -43,14 +45,16 @@ def test_a_file_holds_the_password_or_its_hash(tmp_path: Path) -> None:
     for line in (PASSWORD, HASH.line):
         file = tmp_path / "password"
         file.write_text(f"{line}\n")
-        assert Password.load(file).matches(PASSWORD)
-        assert not Password.load(file).matches(f"{PASSWORD} ")
+        (account,) = load_users(file).values()
+        assert account.password.matches(PASSWORD)
+        assert not account.password.matches(f"{PASSWORD} ")
 
 
 @pytest.mark.parametrize(
     "content",
     ["", "\n", "one\ntwo", "scrypt:16384:8:1:AAAA", "scrypt:999999:8:1:AAAA:AAAA", "x" * 2000,
-     "scrypt:15:8:1:AAAA:AAAA", "scrypt:16384:8:1:A:AAAA", None],
+     "scrypt:15:8:1:AAAA:AAAA", "scrypt:16384:8:1:A:AAAA", f"anna:operator:{PASSWORD}",
+     f"anna:admin:{HASH.line}", f":reader:{HASH.line}", f"{HASH.line}\n{USERS}", None],
 )  # fmt: skip
 def test_a_damaged_or_missing_password_file_stops_the_start(
     tmp_path: Path, content: str | None
@@ -58,7 +62,25 @@ def test_a_damaged_or_missing_password_file_stops_the_start(
     if content is not None:
         (tmp_path / "password").write_text(content)
     with pytest.raises(BadSettings, match=r"page\.password_file = "):
-        Password.load(tmp_path / "password")
+        load_users(tmp_path / "password")
+
+
+@pytest.mark.parametrize(
+    ("third", "expected"),
+    [
+        (f"anna:reader:{HASH.line}", "line 3: the user anna is there twice"),
+        (f"carl:reader:{HASH.line[:-5]}", "line 3: the password or hash is damaged"),
+        (f"carl:Reader:{HASH.line}", "line 3: expected NAME:ROLE:HASH"),
+        (f"carl {HASH.line}", "line 3: expected NAME:ROLE:HASH"),
+        ("carl:reader:", "line 3: expected NAME:ROLE:HASH"),
+    ],
+)
+def test_a_damaged_line_of_a_user_is_named_without_its_hash(
+    site: Site, third: str, expected: str
+) -> None:
+    with pytest.raises(BadSettings, match=expected) as refused:
+        load_users(site.users(f"{USERS}{third}\n"))
+    assert HASH.line[:-5] not in str(refused.value)
 
 
 PAGES = ("/", "/drift", f"/study/{0:032x}", f"/study/{0:032x}/view", f"/study/{0:032x}/volume",
@@ -111,7 +133,7 @@ def test_logins_are_audited_and_after_some_that_failed_an_address_waits(
     for _ in range(ATTEMPTS - 1):
         answer = visit.log_in("wrong")
         assert answer.status_code == 403
-        assert "This is not the password." in answer.text
+        assert "The user name or the password is wrong." in answer.text
     assert visit.log_in("wrong").status_code == 429
     answer = visit.log_in()
     assert answer.status_code == 429
@@ -119,25 +141,164 @@ def test_logins_are_audited_and_after_some_that_failed_an_address_waits(
     assert visit.get("/").status_code == 303
     clock.sleep(WITHIN_S + 1)
     assert visit.log_in().status_code == 303
-    failed = {"user": "unknown", "peer": "127.0.0.1"}
+    failed = {"user": "operator", "peer": "127.0.0.1"}
     assert logins(site) == [
         *[{"outcome": "failure", "reason": "wrong password", **failed}] * ATTEMPTS,
-        {"outcome": "success", "user": "password, from 127.0.0.1", "peer": "127.0.0.1"},
+        {"outcome": "success", "user": "operator", "peer": "127.0.0.1"},
     ]
     assert PASSWORD not in str(site.trail())
 
 
 def test_failed_logins_are_limited_in_all(site: Site) -> None:
-    """Another address may log in until there are too many of all."""
-    door = site.authenticator(Password(b"salt", b"hash", (2, 8, 1)))
-
-    def status(number: int) -> int:
-        with pytest.raises(LoginRefused) as refused:
-            door.log_in({}, "wrong", f"10.0.0.{number}")
-        return refused.value.status
-
-    found = [status(number) for number in range(ATTEMPTS_IN_ALL + 1)]
+    """Another address may log in until there are too many of all, whatever the names."""
+    door = site.authenticator(USERS)
+    found = [status(door, f"name {n}", f"10.0.0.{n}") for n in range(ATTEMPTS_IN_ALL + 1)]
     assert found == [*[403] * (ATTEMPTS_IN_ALL - 1), 429, 429]
+
+
+def test_wrong_passwords_of_one_user_stop_no_other_behind_the_same_proxy(site: Site) -> None:
+    """A name that nobody has is answered, counted and hashed as any other."""
+    door = site.authenticator(USERS)
+    for name in ("anna", "nobody"):
+        found = [status(door, name, "10.0.0.9") for _ in range(ATTEMPTS + 1)]
+        assert found == [*[403] * (ATTEMPTS - 1), 429, 429]
+    session: Session = {}
+    door.log_in(session, "bert", PASSWORD, "10.0.0.9")
+    assert session["name"] == "bert"
+    door.log_in({}, "anna", PASSWORD, "10.0.0.10")
+    found = [status(door, f"name {n}", "10.0.0.9") for n in range(1000)]
+    assert found.count(403) == ATTEMPTS_OF_ADDRESS - 2 * ATTEMPTS - 1
+    assert found[-1] == 429
+    assert [
+        (one["user"], one["reason"]) for one in logins(site) if one["outcome"] == "failure"
+    ] == [
+        *[("anna", "wrong password")] * ATTEMPTS,
+        *[("unknown", "unknown user")] * (ATTEMPTS_OF_ADDRESS - ATTEMPTS),
+    ]
+
+
+def status(door: Authenticator, name: str, address: str) -> int:
+    """How a login with a wrong password is refused."""
+    with pytest.raises(LoginRefused) as refused:
+        door.log_in({}, name, "wrong", address)
+    return refused.value.status
+
+
+def test_who_is_removed_or_gets_another_role_or_password_sees_it_at_once(site: Site) -> None:
+    """So does everyone while the file is damaged, and nobody has to log in again after it."""
+    door = site.authenticator(USERS)
+    of_anna: Session = {}
+    of_bert: Session = {}
+    door.log_in(of_anna, "anna", PASSWORD, "10.0.0.9")
+    door.log_in(of_bert, "bert", PASSWORD, "10.0.0.9")
+
+    def seen(session: Session) -> tuple[str, str] | None:
+        user = door.user(session, "", "10.0.0.9")
+        return user and (user.name, "operator" if user.is_operator else "reader")
+
+    assert (seen(of_anna), seen(of_bert)) == (("anna", "operator"), ("bert", "reader"))
+    site.users(
+        USERS.replace("bert:reader", "bert:operator").replace("anna:operator", "anna:reader")
+    )
+    assert (seen(of_anna), seen(of_bert)) == (("anna", "reader"), ("bert", "operator"))
+    site.users(f"{USERS}x")
+    with pytest.raises(LoginRefused, match="cannot be read now"):
+        seen(of_anna)
+    site.users(USERS.splitlines()[0])
+    assert (seen(of_anna), seen(of_bert)) == (("anna", "operator"), None)
+    site.users(f"anna:operator:{Password.of(PASSWORD).line}")
+    assert seen(of_anna) is None
+
+
+def test_a_reader_sees_no_button_and_changes_nothing(site: Site) -> None:
+    """Each name may hold any letter."""
+    odd = "<b>carl</b>"
+    key = site.add("a", report=SEEN)
+    refused = site.add("bad", step=Step.QUARANTINED, report=None, reason={"kind": "NotCt"})
+    with visiting(site.app(site.authenticator(USERS.replace("bert", odd)))) as visit:
+        visit.log_in(name=odd)
+        text = visit.get("/").text
+        assert "&lt;b&gt;carl&lt;/b&gt;, reader" in text
+        assert "<b>carl" not in text
+        assert "Read again" not in text
+        form = {"token": visit.token(), "study": refused}
+        for path in ("/requeue", "/models/promote", "/deliveries/resend", "/none"):
+            answer = visit.post(path, form)
+            assert answer.status_code == 403
+            assert answer.text == f"Only an operator may do this. {odd} is a reader.\n"
+            assert answer.headers["content-type"].startswith("text/plain")
+        opening = visit.post(f"/study/{key}/volume", **{"x-form-token": form["token"]})
+        assert opening.json()["state"] == "reading"
+        assert visit.post("/logout", form).status_code == 303
+        visit.log_in(name="anna")
+        assert "Read again" in visit.get("/").text
+        form["token"] = visit.token()
+        assert visit.post("/requeue", form).status_code == 303
+    (record,) = [record for record in site.trail() if record.event == Event.REQUEUED]
+    assert record.fields["user"] == "anna"
+
+
+def test_a_login_ends_the_session_before_it(site: Site) -> None:
+    """A form of the login page that a second tab still shows logs nobody in over another."""
+    door = site.authenticator(USERS)
+    session: Session = {}
+    door.log_in(session, "anna", PASSWORD, "10.0.0.9")
+    before = dict(session)
+    door.log_in(session, "bert", PASSWORD, "10.0.0.9")
+    assert door.user(before, "", "10.0.0.9") is None
+    with visiting(site.app(door)) as visit:
+        form = {"token": visit.token("/login"), "name": "bert", "password": PASSWORD}
+        visit.log_in(name="anna")
+        assert visit.post("/login", form).status_code == 403
+        assert "bert" not in visit.get("/").text
+
+
+@pytest.mark.parametrize(
+    ("address", "certificate", "named", "expected"),
+    [
+        ("10.0.0.5", "", ["anna"], ("anna", "operator")),
+        ("10.0.0.5", "", ["bert"], ("bert", "reader")),
+        ("10.0.0.5", "", ["JÃ¼rgen"], ("Jürgen", "reader")),
+        ("10.0.0.9", "proxy", ["anna"], ("anna", "operator")),
+        ("10.0.0.9", "anna", ["bert"], ("anna", "operator")),
+        ("10.0.0.9", "", ["anna"], None),
+        ("10.0.0.9", "proxy", [], None),
+        ("10.0.0.5", "", ["anna", "bert"], None),
+        ("10.0.0.5", "", ["anna, bert"], ("anna, bert", "reader")),
+        ("10.0.0.5", "", [" "], None),
+        ("10.0.0.5", "", ["an\x85na"], None),
+        ("10.0.0.5", "", ["x" * 65], None),
+        ("::1", "", ["anna"], None),
+    ],
+)
+def test_a_header_counts_from_the_proxy_alone(
+    site: Site, address: str, certificate: str, named: list[str], expected: tuple[str, str] | None
+) -> None:
+    """By its address or its certificate; a proxy is no user itself."""
+    door = site.authenticator(
+        None, proxies=("10.0.0.5", "proxy"), operators=("anna", "proxy"), tls=CERTIFICATES
+    )
+    user = door.user({}, certificate, address, named)
+    assert (user and (user.name, "operator" if user.is_operator else "reader")) == expected
+
+
+def test_the_session_of_one_whom_the_proxy_named_is_worth_nothing_elsewhere(site: Site) -> None:
+    """Nor for another one whom it names; each is a login."""
+    door = site.authenticator(USERS, proxies=("10.0.0.5",))
+    session: Session = {}
+    for named in ("anna", "anna", "bert"):
+        assert door.user(session, "", "10.0.0.5", [named]) is not None
+    assert door.user(session, "", "10.0.0.9", ["bert"]) is None
+    assert door.user(session, "", "10.0.0.5") is None
+    assert [one["user"] for one in logins(site)] == ["anna", "bert"]
+
+
+def test_the_proxy_s_header_reaches_the_page_and_none_does_without_a_proxy(site: Site) -> None:
+    for proxies, expected in ((("127.0.0.1",), 200), (("10.0.0.5",), 403)):
+        door = site.authenticator(None, proxies=proxies, proxy_header="Remote-User")
+        with visiting(site.app(door)) as visit:
+            assert visit.get("/", **{"remote-user": "anna"}).status_code == expected
+            assert visit.get("/", **{"x-forwarded-user": "anna"}).status_code == 403
 
 
 def test_a_session_ends_some_hours_after_its_login(visit: Visit, clock: HandClock) -> None:
@@ -172,13 +333,13 @@ def test_a_login_that_cannot_be_audited_is_refused(site: Site, visit: Visit) -> 
         assert "Logins cannot be recorded now" in answer.text
         assert "set-cookie" not in answer.headers
         with pytest.raises(LoginRefused, match="cannot be recorded"):
-            site.authenticator(by_certificate=True).user({}, "CN=anna", "10.0.0.9")
+            site.authenticator(tls=CERTIFICATES).user({}, "CN=anna", "10.0.0.9")
     assert visit.log_in().status_code == 303
 
 
 def test_a_certificate_takes_the_place_of_the_password_where_it_may(site: Site) -> None:
     assert site.authenticator().user({}, "anna", "10.0.0.9") is None
-    door = site.authenticator(by_certificate=True)
+    door = site.authenticator(tls=CERTIFICATES)
     assert door.user({}, "", "10.0.0.9") is None
     user = door.user({}, "anna", "10.0.0.9")
     assert user is not None
@@ -187,7 +348,7 @@ def test_a_certificate_takes_the_place_of_the_password_where_it_may(site: Site) 
 
 def test_a_user_with_a_certificate_is_audited_once_a_session(site: Site, clock: HandClock) -> None:
     """The session is worth nothing without the certificate, nor with another one."""
-    door = site.authenticator(by_certificate=True, clock=clock)
+    door = site.authenticator(tls=CERTIFICATES, clock=clock)
     session: Session = {}
     for after_s in (0.0, SESSION_S - 1, 2.0):
         clock.sleep(after_s)

@@ -12,7 +12,7 @@ from edge.doctor import examine
 from edge.errors import BadSettings
 from edge.run import PARTS, site_of
 from edge.settings.core import EdgeSettings, load_settings
-from edge.status.login import Password
+from edge.status.users import Password
 from edge.store.pending import PendingStep
 from edge.store.steps import Step
 from evaluation.world import settings_in
@@ -58,14 +58,16 @@ def test_a_damaged_password_stops_the_start(tmp_path: Path) -> None:
         ({"page__address": "[::]:1", "page__password_file": "p"}, "tls.cert is not set"),
         (
             {"page__address": "0.0.0.0:1", "page__tls__cert": "c", "page__tls__key": "k"},
-            "set password_file or tls.ca",
+            "set password_file, tls.ca or proxies",
         ),
+        ({"page__proxies": ("10.0.0.0/8",)}, "'10.0.0.0/8' is no IP address, and names in client"),
+        ({"page__proxy_header": "X User"}, "name of a header"),
         ({"page__tls__cert": "c"}, "page.tls: cert and key must be set together"),
         ({"page__tls__ca": "c"}, "page.tls: ca requires cert and key"),
     ],
 )
 def test_a_page_for_other_machines_needs_tls_and_a_password(
-    given: dict[str, str], expected: str
+    given: dict[str, object], expected: str
 ) -> None:
     with pytest.raises(BadSettings, match=expected):
         load_settings(**given)
@@ -95,8 +97,17 @@ def test_doctor_says_how_the_page_is_protected(tmp_path: Path) -> None:
         tmp_path, screening_model="none", page__address="127.0.0.1:9466", page__password_file=file
     )
     assert status_of(closed)[0].level is Level.WRONG  # it is missing
+    file.write_text(f"anna:reader:{Password.of('x').line}")
+    assert "nobody is an operator" in status_of(closed)[0].text
     file.write_text(Password.of("x").line)
     file.chmod(0o644)
     assert "can be read by others" in status_of(closed)[0].text
     file.chmod(0o600)
     assert [one.level for one in status_of(closed)] == [Level.OK]
+    proxied = settings_in(
+        tmp_path, screening_model="none", page__address="127.0.0.1:9466",
+        page__proxies=("127.0.0.1",),
+    )  # fmt: skip
+    nobody, forged, _ = status_of(proxied)
+    assert "nobody is an operator" in nobody.text
+    assert "may give any name" in forged.text
