@@ -56,6 +56,11 @@ class Pacs:
     aborts: Callable[[Dataset], bool] = lambda _dataset: False
     received: list[str] = field(default_factory=list)
     associations: int = 0
+    server: Any = None
+
+    def take(self, *classes: str) -> None:
+        """Accept these classes alone from now on."""
+        self.server.contexts = [build_context(kind) for kind in (*classes, Verification)]
 
     @property
     def kept(self) -> list[str]:
@@ -93,7 +98,7 @@ class Pacs:
         for name, value in limits.items():
             setattr(entity, name, value)
         handlers = [(evt.EVT_C_STORE, store), (evt.EVT_ACCEPTED, opened)]
-        server = entity.start_server(
+        server = self.server = entity.start_server(
             ("127.0.0.1", self.port), block=False, evt_handlers=handlers, ssl_context=tls
         )
         self.port = server.server_address[1]

@@ -111,7 +111,8 @@ def target_tables(
 ) -> list[RenderableType]:
     """Return the targets, their dead letters and the reports without objects for people."""
     table = Table(title="Targets")
-    for name in ("target", "address", "encryption", "answers", "waiting", "oldest", "dead"):
+    names = "target", "address", "encryption", "answers", "waiting", "oldest", "dead", "not taken"
+    for name in names:
         table.add_column(name, overflow="fold")
     for one in states:
         answer = one.problem or "yes"
@@ -119,7 +120,8 @@ def target_tables(
             answer = f"yes; last failure: {one.last_reason}"
         words = (one.name, one.address, one.encryption, answer, str(one.waiting))
         age = f"{one.oldest_s / 60:.0f} min" if one.waiting else ""
-        cells = (*words, age, str(len(one.dead)))
+        refused = ", ".join(found.name for found in one.not_taken)
+        cells = (*words, age, str(len(one.dead)), refused)
         table.add_row(*(escape(printable_line(cell)) for cell in cells))
     tables: list[RenderableType] = [table]
     dead = [letter for one in states for letter in one.dead]

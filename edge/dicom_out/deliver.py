@@ -8,6 +8,10 @@ the target knows the objects by their UIDs.
 Pauses double from a second up to a quarter of an hour, with jitter. A target that is unreachable
 pauses as a whole. An object that is refused pauses alone, and becomes a dead letter after
 `MAX_ATTEMPTS`. Pauses are in memory: at a start, and after a resend, everything is due once.
+
+After a dead letter for its SOP class, the next refusal of the class is one at once, in any study.
+The class is offered again with all that a target gets, behind the rest. For such classes alone
+there is an association in `LONGEST_PAUSE_S`.
 """
 
 import random
@@ -27,7 +31,7 @@ from edge.database import StepHook
 from edge.dicom_out.exports import Backlog, Delivery, DeliveryStep, Export, ExportStore
 from edge.dicom_out.scu import DicomNode
 from edge.dicom_out.stow import DicomWebService
-from edge.dicom_out.targets import STOPPED, Refusal, Sent, Target, kind_of
+from edge.dicom_out.targets import STOPPED, Refusal, Sent, Target, class_of, kind_of
 from edge.errors import EdgeError
 from edge.report.evidence import objects_folder
 from edge.report.write import read_versions
@@ -192,6 +196,10 @@ class Sender:
         self._clock, self._jitter = clock, jitter
         self._failures, self._until, self._resends = 0, float("-inf"), 0
         self._refused_until: dict[tuple[str, int, int], float] = {}
+        self._asks_again_s, self._last = float("-inf"), set[str]()
+        unwanted = [one.sop_class for one in self._exports.not_taken(self._name)]
+        unwanted = [one for one in unwanted if not self._is_wanted(one)]
+        self._exports.note_answers(self._name, dict.fromkeys(unwanted, ""), 0)
 
     def run_once(self) -> bool:
         """Try one delivery; return whether one was due.
@@ -202,6 +210,7 @@ class Sender:
         resends = self._exports.resends(self._name)
         if resends > self._resends:  # a person has done something about the target
             self._failures, self._until = 0, float("-inf")
+            self._asks_again_s = float("-inf")
         self._resends = resends
         if self._stopped() or self._clock() < self._until:
             return False
@@ -228,8 +237,7 @@ class Sender:
                 reason = "its objects are not in the outbox any more"
                 self._give_up(delivery, reason, Sent())
                 return
-            files = self._files(folder, delivery)
-            sent = self._send(files, delivery) if files else Sent()
+            sent = self._send(folder, delivery)
         except Exception as error:  # whatever it is, the other deliveries must go on
             if is_transient(error) or is_machine_fault(error) or isinstance(error, sqlite3.Error):
                 exports.ended(delivery, DeliveryStep.SENDING, counts=False)
@@ -250,23 +258,46 @@ class Sender:
             names = {"study_key": key, "version": delivery.version, "target": self._name}
             log.info("delivered", **names, objects=len(sent.stored))
 
-    def _send(self, files: list[Path], delivery: Delivery) -> Sent:
+    def _send(self, folder: Path, delivery: Delivery) -> Sent:
+        """Send what the target shall get and does not have; note which classes it takes.
+
+        A class with which it ended the association goes behind the others: it may do so again.
+        """
+        files = (file for file in folder.glob("*.dcm") if file.name not in delivery.stored)
+        classes: dict[str, str] = {file.name: class_of(file) for file in files}
+        classes = {name: one for name, one in classes.items() if self._is_wanted(one)}
+        not_taken = self._exports.not_taken(self._name)
+        given_up = {one.sop_class: one for one in not_taken if one.attempts >= MAX_ATTEMPTS}
+        is_alone = given_up.keys() >= {*classes.values()}
+        if not classes or (is_alone and self._clock() < self._asks_again_s):
+            why = {name: given_up[one].reason for name, one in classes.items()}
+            return Sent(refused={name: Refusal(one, is_known=True) for name, one in why.items()})
+        last = self._last | given_up.keys()
+        names = sorted(classes, key=lambda name: (classes[name] in last, name))
         with tracing.study(delivery.study_key), tracing.span("deliver") as span:
-            known = {"version": delivery.version, "objects": len(files)}
-            span.set_attributes(tracing.attributes(target=self._name, **known))
-            sent = self._target.send(files, self._stopped)
+            about = {"version": delivery.version, "objects": len(names)}
+            span.set_attributes(tracing.attributes(target=self._name, **about))
+            sent = self._target.send([folder / name for name in names], self._stopped)
             counts = {"stored": len(sent.stored), "refused": len(sent.refused)}
             span.set_attributes(tracing.attributes(**counts, unreachable=bool(sent.unreachable)))
-        return sent
+        refused = {name: (classes[name], why) for name, why in sent.refused.items()}
+        self._last |= {one for one, why in refused.values() if why.is_last}
+        answers = {one: why.code for one, why in refused.values() if why.of_class}
+        answers |= dict.fromkeys((classes[name] for name in sent.stored), "")
+        self._exports.note_answers(self._name, answers, delivery.attempts + 1)
+        if is_alone and not sent.unreachable:
+            self._asks_again_s = self._clock() + LONGEST_PAUSE_S
+        known = {n: replace(why, is_known=one in given_up) for n, (one, why) in refused.items()}
+        return replace(sent, refused=known)
 
-    def _files(self, folder: Path, delivery: Delivery) -> list[Path]:
-        """Return the objects that the target shall get and does not have."""
+    def _is_wanted(self, sop_class: str) -> bool:
         wanted = self._settings.objects
-        left = (file for file in sorted(folder.glob("*.dcm")) if file.name not in delivery.stored)
-        return [file for file in left if not wanted or kind_of(file) in wanted]
+        return not wanted or kind_of(sop_class) in wanted
 
     def _refused(self, delivery: Delivery, sent: Sent) -> None:
         attempts = delivery.attempts + 1
+        if all(why.is_known for why in sent.refused.values()):
+            attempts = MAX_ATTEMPTS
         reason = "; ".join(f"{name}: {why}" for name, why in sorted(sent.refused.items()))
         if attempts >= MAX_ATTEMPTS:
             self._give_up(delivery, reason, sent)

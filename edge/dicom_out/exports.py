@@ -13,11 +13,13 @@ once. The wall clock only says for how long a delivery has waited.
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from functools import partial
+
+from pydicom.uid import UID
 
 from edge.audit import AuditTrail, Event, Person
 from edge.database import Migration, StepHook, durable, transaction
@@ -77,6 +79,21 @@ class Delivery:
 
 
 @dataclass(frozen=True)
+class NotTaken:
+    """A SOP class that a target refuses, and why.
+
+    ``attempts`` is the most that a delivery has made with it, ``since`` the wall-clock time of the
+    first refusal, ISO 8601.
+    """
+
+    sop_class: str
+    name: str
+    reason: str
+    attempts: int
+    since: str
+
+
+@dataclass(frozen=True)
 class Backlog:
     """What one target does not have: deliveries that wait, the age of the oldest, dead letters."""
 
@@ -111,10 +128,21 @@ CREATE TABLE IF NOT EXISTS deliveries (
 CREATE INDEX IF NOT EXISTS deliveries_open ON deliveries (target, step) WHERE step != 'sent';
 """
 
+_NOT_TAKEN = """
+CREATE TABLE IF NOT EXISTS not_taken (
+    target TEXT NOT NULL,
+    sop_class TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    since TEXT NOT NULL,
+    PRIMARY KEY (target, sop_class)
+);
+"""
+
 _WAITS = "study_key = ? AND version = ? AND target = ? AND resends = ? AND step = 'sending'"
 """A delivery that waits, unless a person has resent it meanwhile; for the values of `_key`."""
 
-MIGRATIONS = (Migration(3, _TABLES),)
+MIGRATIONS = (Migration(3, _TABLES), Migration(8, _NOT_TAKEN))
 
 
 class ExportStore:
@@ -267,6 +295,26 @@ class ExportStore:
                     objects=objects,
                     **({"reason": reason} if reason else {}),
                 )
+
+    def not_taken(self, target: str) -> list[NotTaken]:
+        """Return the classes that a target refuses."""
+        query = "SELECT sop_class, reason, attempts, since FROM not_taken WHERE target = ?"
+        rows = self._database.execute(query, (target,)).fetchall()
+        return [NotTaken(name=UID(row["sop_class"]).name, **dict(row)) for row in rows]
+
+    def note_answers(self, target: str, reasons: Mapping[str, str], attempts: int) -> None:
+        """Note by SOP class why a target refuses it; with an empty reason, that it takes it."""
+        with transaction(self._database):
+            for one, why in reasons.items():
+                query = "DELETE FROM not_taken WHERE target = ? AND sop_class = ?"
+                values: tuple[str | int, ...] = target, one
+                if why:
+                    query = (
+                        "INSERT INTO not_taken VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                        " reason = excluded.reason, attempts = max(attempts, excluded.attempts)"
+                    )
+                    values = target, one, why, attempts, _now()
+                self._database.execute(query, values)
 
     def resend(
         self, key: str, versions: Sequence[int], targets: Sequence[str], by: Person | None = None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from edge.audit import Person
 from edge.dicom_out.deliver import open_target
-from edge.dicom_out.exports import Backlog, Delivery, DeliveryStep, Export, ExportStore
+from edge.dicom_out.exports import Backlog, Delivery, DeliveryStep, Export, ExportStore, NotTaken
 from edge.errors import EdgeError
 from edge.report.write import read_versions
 from edge.site import Site
@@ -50,6 +50,7 @@ class TargetState:
         encryption: of the way to it.
         problem: why it does not answer; empty if it does.
         last_reason: why the oldest delivery that waits has failed.
+        not_taken: the classes that it refuses.
         dead: its dead letters, the oldest first.
     """
 
@@ -61,6 +62,7 @@ class TargetState:
     waiting: int
     oldest_s: float
     last_reason: str
+    not_taken: list[NotTaken]
     dead: tuple[DeadLetter, ...]
 
 
@@ -76,6 +78,7 @@ def overview(site: Site) -> tuple[list[TargetState], list[DeadLetter]]:
         raise NothingToSend(NO_TARGETS)
     backlogs, dead = dict[str, Backlog](), list[DeadLetter]()
     reasons, unmade = dict[str, str](), list[DeadLetter]()
+    not_taken = dict[str, list[NotTaken]]()
     if site.database.is_file():
         with site.opened() as store:
             exports = store.extension(ExportStore)
@@ -85,12 +88,13 @@ def overview(site: Site) -> tuple[list[TargetState], list[DeadLetter]]:
             for one in exports.deliveries(DeliveryStep.SENDING):
                 reasons.setdefault(one.target, one.reason)
             unmade = [_letter(store, one) for one in exports.unmade()]
+            not_taken = {one.name: exports.not_taken(one.name) for one in targets}
     with ThreadPoolExecutor(max_workers=len(targets)) as pool:
         problems = list(pool.map(lambda one: open_target(one).echo(), targets))
 
     def state(name: str, kind: str, address: str, encryption: str, problem: str) -> TargetState:
         backlog, last = backlogs.get(name, Backlog()), reasons.get(name, "")
-        lacks = backlog.waiting, backlog.oldest_s, last
+        lacks = backlog.waiting, backlog.oldest_s, last, not_taken.get(name, [])
         letters = tuple(letter for letter in dead if letter.target == name)
         return TargetState(name, kind, address, encryption, problem, *lacks, letters)
 

@@ -66,6 +66,9 @@ class DeliverPart(Part):
             else:
                 text = f"{one.name}: {one.address} answers, encryption: {one.encryption}"
                 yield Checked(Level.OK, "targets", text)
+            for refused in one.not_taken:
+                text = f"{one.name} does not take {refused.name}: let it, or set objects without it"
+                yield Checked(Level.NOTE, "targets", text)
             if one.dead:
                 text = f"{one.name}: {len(one.dead)} dead letters: overread-edge targets says why"
                 yield Checked(Level.WRONG, "targets", text)
@@ -110,6 +113,7 @@ def deliveries_panel(site: Site) -> Panel:
                 (name, one.waiting, now - timedelta(seconds=one.oldest_s) if one.waiting else None)
                 for name, one in sorted(exports.backlogs().items())
             ]
+            refused = {name: exports.not_taken(name) for name in exports.targets}
             dead = [
                 {
                     "letter": one,
@@ -118,7 +122,7 @@ def deliveries_panel(site: Site) -> Panel:
                 }
                 for one in reversed(exports.deliveries(DeliveryStep.DEAD))
             ]
-        return {"waiting": waiting, "dead": dead}
+        return {"waiting": waiting, "refused": refused, "dead": dead}
 
     def send_again(form: Mapping[str, str], by: Person) -> None:
         resend(form.get("study", ""), form.get("target", ""), site, by)

@@ -22,7 +22,7 @@ from edge.settings.targets import DicomTarget
 from process.http import host_and_port
 from process.text import printable_line
 
-NOT_ACCEPTED = "the target does not accept objects of its class"
+NOT_ACCEPTED = Refusal("the target does not accept objects of its class", of_class=True)
 
 log = structlog.get_logger()
 
@@ -44,13 +44,13 @@ class DicomNode(Target):
             with self._associated(_contexts(files)) as association:
                 yield lambda file: self._store(association, file, next(numbers))
         except _NothingAccepted:
-            yield lambda _file: Refusal(NOT_ACCEPTED)
+            yield lambda _file: NOT_ACCEPTED
 
     def _store(self, association: Association, file: Path, number: int) -> Refusal | None:
         try:
             status = association.send_c_store(str(file), msg_id=number)
         except ValueError:  # of pynetdicom: no context for it was accepted
-            return Refusal(NOT_ACCEPTED)
+            return NOT_ACCEPTED
         except RuntimeError:  # of pynetdicom: the association has ended before
             raise Unreachable(self._lost()) from None
         if "Status" not in status:

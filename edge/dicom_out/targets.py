@@ -16,12 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pydicom
+from pydicom.uid import UID
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
 from edge.settings.targets import ObjectKind
 
 MAX_REASON = 300
 """Characters of a target's own words that are kept."""
+
+_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7, C.4.1
 
 STOPPED = "the agent stops"
 """Why a target gets no more files when the agent is being stopped."""
@@ -33,16 +36,20 @@ class Refusal:
 
     ``code`` is what the standard calls it; ``comment`` are the target's own words, which may name a
     patient and are never logged. ``is_last``: the target is at fault too, and gets no more.
+    ``of_class``: it takes no object of this class; ``is_known``: nor did it up to a dead letter.
     """
 
     code: str
     comment: str = ""
     is_last: bool = False
+    of_class: bool = False
+    is_known: bool = False
 
     @classmethod
     def of(cls, status: int, comment: str = "") -> "Refusal":
         """Return what a failure means; out of resources is the whole target (PS3.4, B.2)."""
-        return cls(status_words(status), comment, 0xA700 <= status <= 0xA7FF)
+        full = 0xA700 <= status <= 0xA7FF
+        return cls(status_words(status), comment, full, of_class=status == _CLASS_NOT_SUPPORTED)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.comment}" if self.comment else self.code
@@ -109,17 +116,19 @@ class Target(ABC):
         """Return why the target does not answer; empty if it does."""
 
 
-def kind_of(file: Path) -> ObjectKind | None:
-    """Return which kind of object a DICOM file is; None for any other.
+def class_of(file: Path) -> UID:
+    """Return the SOP class of a DICOM file.
 
     Raises:
         OSError: it cannot be read.
     """
-    name = pydicom.dcmread(file, specific_tags=["SOPClassUID"]).SOPClassUID.name
-    for kind, words in _KIND_WORDS.items():
-        if words in name:
-            return kind
-    return None
+    return UID(pydicom.dcmread(file, specific_tags=["SOPClassUID"]).SOPClassUID)
+
+
+def kind_of(sop_class: str) -> ObjectKind | None:
+    """Return which kind of object a SOP class is; None for any other."""
+    name = UID(sop_class).name
+    return next((kind for kind, words in _KIND_WORDS.items() if words in name), None)
 
 
 _KIND_WORDS: Mapping[ObjectKind, str] = {

@@ -1,12 +1,19 @@
 """Reports whose objects are delivered: made without a scan, on a clock by hand."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydicom.uid import EncapsulatedPDFStorage, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    EncapsulatedPDFStorage,
+    KeyObjectSelectionDocumentStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+    generate_uid,
+)
 
 from edge.access import make_folder
 from edge.atomic_files import move, remove
@@ -27,27 +34,35 @@ from tests.dicom_peers import write_object
 from tests.edge.builders import HandClock, nothing, open_claim, open_store
 
 TargetOf = DicomTarget | DicomWebTarget
+CLASSES: Mapping[str, str] = {
+    "capture-overview": SecondaryCaptureImageStorage,
+    "report": EncapsulatedPDFStorage,
+}
+EVERY_CLASS: Mapping[str, str] = {
+    **CLASSES,
+    "key-images": KeyObjectSelectionDocumentStorage,
+    "seg": SegmentationStorage,
+    "sr": Comprehensive3DSRStorage,
+}
+"""With the key objects that an earlier version made."""
 
 
-def make_objects(out: Path, version: int) -> list[Path]:
-    """A PDF and a picture for each version, whatever the report says; made once, as a whole."""
+def make_objects(out: Path, version: int, classes: Mapping[str, str] = CLASSES) -> list[Path]:
+    """An object of each class for each version, whatever the report says; made once, as a whole."""
     folder = objects_folder(out, version)
     if not folder.is_dir():
         part = folder.with_name(f".{folder.name}.part")
         remove(part)
         make_folder(part)
-        for name, sop_class in CLASSES.items():
+        for name, sop_class in classes.items():
             write_object(part / f"{name}.dcm", owner_of(out), str(version), sop_class=sop_class)
         move(part, folder)
     return sorted(folder.glob("*.dcm"))
 
 
-CLASSES = {"capture-overview": SecondaryCaptureImageStorage, "report": EncapsulatedPDFStorage}
-
-
-def uids(key: str, *versions: int) -> list[str]:
+def uids(key: str, *versions: int, classes: Mapping[str, str] = CLASSES) -> list[str]:
     """The UIDs of these versions, in the order in which they are sent."""
-    parts = [(key, str(v), str(sop_class)) for v in versions for sop_class in CLASSES.values()]
+    parts = [(key, str(v), str(sop_class)) for v in versions for sop_class in classes.values()]
     return [str(generate_uid(entropy_srcs=list(one))) for one in parts]
 
 

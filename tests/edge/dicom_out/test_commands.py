@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.uid import SegmentationStorage
 from typer.testing import CliRunner, Result
 
 from edge.audit import Event, Person
 from edge.cli.main import app
+from edge.dicom_out.exports import ExportStore
 from edge.trail.records import records_after
 from tests.dicom_peers import Pacs
 from tests.edge import running_agent
@@ -73,6 +75,20 @@ def test_targets_shows_who_answers_and_dead_letters_with_their_reasons(root: Pat
     result = command(root, pacs.port, "targets", "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["targets"][0]["problem"].endswith("Connection refused")
+
+
+def test_a_class_that_a_target_refuses_is_in_targets_and_doctor(root: Path) -> None:
+    with open_store(root / "state" / "spool.sqlite3", targets=["pacs"]) as store:
+        exports = store.extension(ExportStore)
+        exports.note_answers("pacs", {SegmentationStorage: "not accepted"}, 1)
+    with Pacs().running() as pacs:
+        (target,) = json.loads(command(root, pacs.port, "targets", "--json").stdout)["targets"]
+        (refused,) = target["not_taken"]
+        assert refused["name"] == "Segmentation Storage"
+        assert (refused["reason"], refused["attempts"]) == ("not accepted", 1)
+        assert "Storage" in command(root, pacs.port, "targets").stdout
+        said = command(root, pacs.port, "doctor").stdout
+        assert "does not take Segmentation Storage" in " ".join(said.split())
 
 
 def test_resend_makes_a_study_or_all_dead_letters_due_again_and_the_trail_says_who(

@@ -1,23 +1,31 @@
 """Every target gets every object, whatever fails on the way, and none is given up silently."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import EncapsulatedPDFStorage, KeyObjectSelectionDocumentStorage
-from pynetdicom import build_context
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from structlog.testing import capture_logs
 
+from edge.dicom_out import deliver
 from edge.dicom_out.deliver import MAX_ATTEMPTS, MAX_MAKING
 from edge.dicom_out.exports import DeliveryStep, ExportStep
 from edge.report.evidence import objects_folder
 from tests.dicom_peers import Pacs, StowService, write_object
 from tests.edge.dicom_out import sites
-from tests.edge.dicom_out.sites import CLASSES, NoObjects, deliveries, pacs_at, uids, web_at
+from tests.edge.dicom_out.sites import (
+    CLASSES,
+    EVERY_CLASS,
+    NoObjects,
+    deliveries,
+    pacs_at,
+    uids,
+    web_at,
+)
 from tests.edge.running_agent import Killed
 
 # pynetdicom drops the socket of a connection that failed without closing it
@@ -54,12 +62,12 @@ def test_a_target_gets_the_kinds_that_it_shall_get(tmp_path: Path) -> None:
     with (
         StowService().running() as web,
         StowService().running() as pdf_alone,
-        StowService().running() as none,
+        Pacs().running() as none,
         deliveries(
             tmp_path,
             web_at(web.url),
             web_at(pdf_alone.url, "pdf", objects=("pdf",)),
-            web_at(none.url, "none", objects=("seg",)),
+            pacs_at(none.port, "none", objects=("seg",)),
         ) as site,
     ):
         key = site.report("a")
@@ -69,7 +77,7 @@ def test_a_target_gets_the_kinds_that_it_shall_get(tmp_path: Path) -> None:
         site.run()
         assert [site.steps(name) for name in ("web", "pdf", "none")] == [["sent"]] * 3
         assert sorted(web.received) == sorted([*uids(key, 1), key_object])
-        assert (pdf_alone.received, none.received) == (uids(key, 1)[1:], [])
+        assert (pdf_alone.received, none.associations) == (uids(key, 1)[1:], 0)
 
 
 def test_a_target_that_is_away_for_an_hour_gets_everything_in_order(tmp_path: Path) -> None:
@@ -121,28 +129,127 @@ def test_a_refused_object_becomes_a_dead_letter_with_its_reason_and_others_pass(
         assert pacs.kept == [uids(first, 1)[0], *uids(second, 1), uids(first, 1)[1]]
 
 
-@pytest.mark.parametrize("refused", [c for n in (0, 1, 2) for c in combinations(CLASSES, n)])
-def test_an_archive_that_takes_some_classes_gets_these_of_every_study(
-    tmp_path: Path, refused: tuple[str, ...]
+SUBSETS = [some for n in range(1, 6) for some in combinations(EVERY_CLASS, n)]
+NOT_ACCEPTED = "the target does not accept objects of its class"
+
+
+@pytest.mark.long
+def test_an_archive_gets_the_classes_that_it_takes_whichever_they_are(
+    tmp_path: Path, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The others are dead letters, and no later study waits for them."""
-    taken = [build_context(CLASSES[name]) for name in CLASSES if name not in refused]
-    contexts = [*taken, build_context(Verification)]
+    """All subsets, one after another at one archive: what it took before counts no more."""
+    monkeypatch.setattr(deliver, "MAX_ATTEMPTS", 2)
+    with deliveries(tmp_path, pacs_at(pacs.port)) as site:
+        site.make = partial(sites.make_objects, classes=EVERY_CLASS)
+        for number, taken in enumerate(SUBSETS):
+            pacs.take(*(EVERY_CLASS[name] for name in taken))
+            pacs.received.clear()
+            keys = [site.report(f"{number}-{one}") for one in range(2)]
+            classes = {name: EVERY_CLASS[name] for name in taken}
+            wanted = sorted(uid for key in keys for uid in uids(key, 1, classes=classes))
+            site.run()  # no study waits for what is refused of another
+            assert sorted(pacs.received) == wanted
+            site.pass_time(10.0)
+            assert sorted(pacs.received) == wanted
+            refused = sorted(EVERY_CLASS.keys() - taken)
+            reason = "; ".join(f"{name}.dcm: {NOT_ACCEPTED}" for name in refused)
+            ended = [(one.step.value, one.reason) for one in site.of("pacs")[-2:]]
+            assert ended == [("dead" if refused else "sent", reason)] * 2
+            shown = {one.sop_class for one in site.exports.not_taken("pacs")}
+            assert shown == {EVERY_CLASS[name] for name in refused}
+        assert len(SUBSETS) == 31
+        assert pacs.associations <= 4 * len(SUBSETS)
+
+
+def refuses(code: int, *names: str) -> Callable[[Dataset], int]:
+    """Answers objects of these names with this status."""
+    classes = [CLASSES[name] for name in names]
+    return lambda dataset: code if dataset.SOPClassUID in classes else 0x0000
+
+
+@pytest.mark.parametrize("how", ["no context", "status"])
+def test_a_class_that_an_archive_refuses_costs_later_studies_nothing(
+    tmp_path: Path, pacs: Pacs, how: str
+) -> None:
+    """Not even one association: it is asked again along with what it takes. A restart knows it."""
+    with deliveries(tmp_path, pacs_at(pacs.port)) as site:
+        if how == "status":
+            pacs.answer = refuses(0x0122, "report")
+        else:
+            pacs.take(CLASSES["capture-overview"])
+        site.report("a")
+        site.pass_time(3600.0)
+        assert pacs.associations == MAX_ATTEMPTS
+        site.start()
+        keys = [site.report(name) for name in "bcd"]
+        site.run()
+        assert pacs.associations == MAX_ATTEMPTS + 3
+        assert site.steps("pacs") == ["dead"] * 4
+        words = NOT_ACCEPTED if how == "no context" else "SOP Class Not Supported (0x0122)"
+        assert all(words in one.reason for one in site.of("pacs"))
+        assert pacs.received[1:] == [uids(key, 1)[0] for key in keys]
+        # it changes its mind
+        pacs.take(*CLASSES.values())
+        pacs.answer = refuses(0)
+        key = site.report("e")
+        site.run()
+        assert sorted(pacs.received[-2:]) == sorted(uids(key, 1))
+        assert site.exports.not_taken("pacs") == []
+        site.exports.resend(keys[0], (1,), ("pacs",))
+        site.run()
+        assert site.steps("pacs") == ["dead", "sent", "dead", "dead", "sent"]
+
+
+@pytest.mark.parametrize("again", ["later", "resend", "restart"])
+def test_an_archive_that_takes_no_class_is_asked_now_and_then(
+    tmp_path: Path, pacs: Pacs, again: str
+) -> None:
+    """Every quarter of an hour at most, and at once after a resend or a restart."""
+    with deliveries(tmp_path, pacs_at(pacs.port)) as site:
+        pacs.take()
+        first = site.report("a")
+        site.pass_time(3600.0)
+        site.report("b")
+        site.run()
+        asked = pacs.associations
+        pacs.take(*CLASSES.values())
+        site.report("c")
+        site.run()
+        assert (pacs.associations, site.steps("pacs")) == (asked, ["dead"] * 3)
+        if again == "later":
+            site.pass_time(901.0)
+            site.report("d")
+        elif again == "resend":
+            site.exports.resend(first, (1,), ("pacs",))
+        else:
+            site.start()
+            site.report("d")
+        site.run()
+        assert site.steps("pacs").count("sent") == 1
+
+
+def test_an_archive_that_aborts_with_one_class_gets_the_others(tmp_path: Path) -> None:
+    """Also those that came after it, and of each later study before it."""
+    picture = CLASSES["capture-overview"]
     with (
-        Pacs().running(contexts=contexts) as pacs,
+        Pacs(aborts=lambda d: bool(d.SOPClassUID == picture)).running() as pacs,
         deliveries(tmp_path, pacs_at(pacs.port)) as site,
     ):
-        keys = [site.report(name) for name in "abc"]
-        site.run()
-        objects = [named for key in keys for named in zip(CLASSES, uids(key, 1), strict=True)]
-        wanted = [uid for name, uid in objects if name not in refused]
-        assert pacs.received == wanted
+        keys = [site.report(name) for name in "ab"]
+        site.pass_time(10.0)
+        assert pacs.received == [uids(key, 1)[1] for key in keys]
         site.pass_time(3600.0)
-        assert pacs.received == wanted
-        assert set(site.steps("pacs")) == {"dead" if refused else "sent"}
-        reason = "the target does not accept objects of its class"
-        whole = "; ".join(f"{name}.dcm: {reason}" for name in sorted(refused))
-        assert {one.reason for one in site.of("pacs")} == {whole}
+        assert site.steps("pacs") == ["dead", "dead"]
+        assert all("aborted" in one.reason for one in site.of("pacs"))
+        assert site.exports.not_taken("pacs") == []  # it may have been the object's fault
+
+
+def test_a_class_that_a_target_shall_not_get_any_more_is_not_named(tmp_path: Path) -> None:
+    with deliveries(tmp_path, pacs_at(104, objects=("sr",))) as site:
+        site.exports.note_answers("pacs", dict.fromkeys(EVERY_CLASS.values(), "refused"), 1)
+        site.start()
+        left = [one.sop_class for one in site.exports.not_taken("pacs")]
+        assert left == [EVERY_CLASS["sr"]]
 
 
 def test_versions_of_a_study_keep_their_order_at_each_target(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pynetdicom.association import Association
 from starlette.responses import RedirectResponse, Response
 
 from edge.dicom_out.deliver import open_target
-from edge.dicom_out.targets import STOPPED, Sent, kind_of
+from edge.dicom_out.targets import STOPPED, Sent, class_of, kind_of
 from edge.settings.targets import DicomTarget, DicomWebTarget
 from tests.dicom_peers import Pacs, StowService, stow_answer, write_object
 from tests.edge.dicom_out.sites import pacs_at, web_at
@@ -240,4 +240,4 @@ def test_answers_of_a_service_are_sorted_by_who_is_at_fault(
 
 
 def test_the_kind_of_an_object_is_that_of_its_class(files: list[Path]) -> None:
-    assert [kind_of(file) for file in files] == ["pdf", "pdf", "capture"]
+    assert [kind_of(class_of(file)) for file in files] == ["pdf", "pdf", "capture"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from pydicom.uid import SegmentationStorage
 from starlette.types import ASGIApp
 
 from edge.dicom_out.exports import DeliveryStep, ExportStore
@@ -129,9 +130,10 @@ class Site:
         return [TrailRecord.parse(line) for line in lines]
 
     def give_up(self, key: str, reason: str, version: int = 1) -> None:
-        """Make a dead letter of the results of a study for the target ``pacs``."""
+        """Make a dead letter for ``pacs``, which takes no segmentations."""
         with open_store(self.folders.state / DATABASE, ["pacs"]) as store:
             exports = store.extension(ExportStore)
+            exports.note_answers("pacs", {SegmentationStorage: reason}, 1)
             exports.adopt(key, (version,))
             for export in exports.of(key):
                 exports.made(export)

@@ -223,6 +223,7 @@ def test_deliveries_are_shown_and_sent_again_where_there_are_some(site: Site, vi
         text = other.get("/").text
         assert "Results sent" in text
         assert "Given up" in text
+        assert "Segmentation Storage" in text
         assert "<script>alert" not in text
         form["token"] = other.token()
         answer = other.post("/deliveries/resend", form)
