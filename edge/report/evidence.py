@@ -44,6 +44,29 @@ class PlacedOutline:
     mask: BoolArray
     geometry: Geometry
 
+    def on(
+        self, geometry: Geometry, shape: tuple[int, ...]
+    ) -> tuple[tuple[int, int, int], BoolArray] | None:
+        """Return its voxels in another volume: the first ``(z, y, x)`` and a mask; None for none.
+
+        A voxel belongs to it if the outline, interpolated linearly, covers half of it.
+        """
+        corners = np.array(list(product(*((-0.5, side - 0.5) for side in self.mask.shape))))
+        index = geometry.to_index(self.geometry.to_world(corners))
+        first = np.maximum(np.floor(index.min(0)), 0).astype(int)
+        last = np.minimum(np.ceil(index.max(0)) + 1, shape).astype(int)
+        if (first >= last).any():
+            return None
+        ranges = (np.arange(a, b, dtype=np.float64) for a, b in zip(first, last, strict=True))
+        voxels = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1)
+        inside = interpolated(self.mask, self.geometry.to_index(geometry.to_world(voxels))) >= 0.5
+        if not inside.any():
+            return None
+        used = np.argwhere(inside)
+        low, high = used.min(0), used.max(0) + 1
+        z, y, x = (int(value) for value in first + low)
+        return (z, y, x), inside[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+
 
 def of_version(name: str, version: int) -> str:
     """Return the name under which a file of the newest report is kept for an older version."""

@@ -14,7 +14,6 @@ import stat
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import structlog
 
 from edge.access import make_folder, walk
 from edge.atomic_files import remove, write_atomically
-from edge.report.evidence import PlacedOutline, interpolated
+from edge.report.evidence import PlacedOutline
 from edge.site import Site
 from edge.status.state import SiteState
 from edge.store.studies import Record
@@ -234,28 +233,17 @@ def outline_on(
 ) -> dict[str, Any] | None:
     """Return the voxels ``(z, y, x)`` of an outline in a volume, None where it has none.
 
-    A voxel belongs to it if the outline, interpolated linearly, covers half of it. ``start`` and
-    ``shape`` are the box that holds them, ``bits`` its voxels in base64, eight a byte, the first
-    in the highest bit.
+    ``start`` and ``shape`` are the box that holds them, ``bits`` its voxels in base64, eight a
+    byte, the first in the highest bit.
     """
-    corners = np.array(list(product(*((-0.5, side - 0.5) for side in outline.mask.shape))))
-    index = geometry.to_index(outline.geometry.to_world(corners))
-    first = np.maximum(np.floor(index.min(0)), 0).astype(int)
-    last = np.minimum(np.ceil(index.max(0)) + 1, shape).astype(int)
-    if (first >= last).any():
+    found = outline.on(geometry, shape)
+    if found is None:
         return None
-    ranges = (np.arange(a, b, dtype=np.float64) for a, b in zip(first, last, strict=True))
-    voxels = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1)
-    inside = interpolated(outline.mask, outline.geometry.to_index(geometry.to_world(voxels))) >= 0.5
-    if not inside.any():
-        return None
-    used = np.argwhere(inside)
-    low, high = used.min(0), used.max(0) + 1
-    cut = inside[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    start, inside = found
     return {
-        "start": (first + low).tolist(),
-        "shape": cut.shape,
-        "bits": base64.b64encode(np.packbits(cut).tobytes()).decode(),
+        "start": list(start),
+        "shape": inside.shape,
+        "bits": base64.b64encode(np.packbits(inside).tobytes()).decode(),
     }
 
 
