@@ -49,7 +49,8 @@ class PlacedOutline:
     ) -> tuple[tuple[int, int, int], BoolArray] | None:
         """Return its voxels in another volume: the first ``(z, y, x)`` and a mask; None for none.
 
-        A voxel belongs to it if the outline, interpolated linearly, covers half of it.
+        They are those that the outline, interpolated linearly, covers most, as many as give its
+        volume.
         """
         corners = np.array(list(product(*((-0.5, side - 0.5) for side in self.mask.shape))))
         index = geometry.to_index(self.geometry.to_world(corners))
@@ -59,7 +60,11 @@ class PlacedOutline:
             return None
         ranges = (np.arange(a, b, dtype=np.float64) for a, b in zip(first, last, strict=True))
         voxels = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1)
-        inside = interpolated(self.mask, self.geometry.to_index(geometry.to_world(voxels))) >= 0.5
+        covered = interpolated(self.mask, self.geometry.to_index(geometry.to_world(voxels)))
+        share = np.prod(self.geometry.spacing_mm) / np.prod(geometry.spacing_mm)
+        count = max(round(float(self.mask.sum() * share)), 1)
+        inside = covered > 0
+        inside.flat[np.argsort(-covered, axis=None, kind="stable")[count:]] = False
         if not inside.any():
             return None
         used = np.argwhere(inside)
