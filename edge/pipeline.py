@@ -17,7 +17,7 @@ Only an exception ends a study, and `read_and_report` reports that too. In the a
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
@@ -92,11 +92,13 @@ class Pipeline:
 class StudyResult:
     """The report of one study, and its files.
 
-    Its ledger is complete. The ledger in the files ends where their writing began.
+    Its ledger is complete. The ledger in the files ends where their writing began. ``evidence`` is
+    what was written beside the report.
     """
 
     report: Report
     paths: ReportPaths
+    evidence: EvidenceFiles = field(default_factory=dict)
 
 
 def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
@@ -129,7 +131,7 @@ def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
             OUTLINES: outlines_file(report.listed, box.geometry),
         }
         paths = pipeline.write(report, pictures, job.out, evidence)
-    return StudyResult(replace(report, ledger=budget.ledger), paths)
+    return StudyResult(replace(report, ledger=budget.ledger), paths, evidence)
 
 
 def detect(

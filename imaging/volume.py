@@ -83,6 +83,14 @@ class Volume:
         return triple(n * s for n, s in zip(self.hu.shape, self.geometry.spacing_mm, strict=True))
 
 
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The voxels ``(z, y, x)`` of an array: how many, and where they lie in the patient."""
+
+    shape: tuple[int, ...]
+    geometry: Geometry
+
+
 def from_window(values: UInt8Array) -> HuArray:
     """Convert uint8 values of `WINDOW_HU` back to HU, rounded to int16."""
     low, high = WINDOW_HU
@@ -161,6 +169,7 @@ class Study:
         rule: name of the caller's rule that took the series (`imaging.selection`); empty for none.
         headers: makes the headers of the images, as `imaging.dicom.source` keeps them; None for a
             volume file.
+        stored: the voxels as a volume file or an array orders them; None for DICOM.
     """
 
     volume: Volume
@@ -172,6 +181,12 @@ class Study:
     frame_of_reference_uid: str = ""
     rule: str = ""
     headers: Callable[[], bytes] | None = None
+    stored: Grid | None = None
+
+    @property
+    def grid(self) -> Grid:
+        """The voxels as the source orders them; of DICOM, those of `volume`."""
+        return self.stored or Grid(self.volume.shape, self.volume.geometry)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ from imaging.files import not_plain, open_plain, special_kind
 from imaging.volume import (
     FloatArray,
     Geometry,
+    Grid,
     HuArray,
     Limitation,
     LimitationKind,
@@ -101,6 +102,7 @@ def read_file(file: Path) -> Study:
     try:
         with c_stderr.captured():
             hu, geometry, is_oriented = _contents(file)
+            stored = Grid(hu.shape, geometry)
             hu, geometry = to_patient_axes(hu, geometry)
     except (
         c_stderr.ReportedDamage,
@@ -118,7 +120,8 @@ def read_file(file: Path) -> Study:
     _require_sane(hu, geometry, file)
     header = StudyHeader(series_description=file.name, transfer_syntax=format_of(file))
     limitations = () if is_oriented else (_ASSUMED,)
-    return Study(Volume(hu, geometry, file.name, file.name), file, header, limitations=limitations)
+    volume = Volume(hu, geometry, file.name, file.name)
+    return Study(volume, file, header, limitations=limitations, stored=stored)
 
 
 def _raise_if_not_of_file(error: Exception, file: Path) -> None:
@@ -139,9 +142,11 @@ def study_of_array(values: npt.NDArray[Any], geometry: Geometry, source: Path) -
         NotCt: a voxel is NaN or infinite, or the values cannot be HU.
         IncompleteSeries, IrregularGeometry: it is too short, or its geometry impossible.
     """
-    hu, geometry = to_patient_axes(_hu_of(values, values.shape, source), geometry)
+    hu = _hu_of(values, values.shape, source)
+    stored = Grid(hu.shape, geometry)
+    hu, geometry = to_patient_axes(hu, geometry)
     _require_sane(hu, geometry, source)
-    return Study(Volume(hu, geometry), source)
+    return Study(Volume(hu, geometry), source, stored=stored)
 
 
 def _contents(file: Path) -> tuple[HuArray, Geometry, bool]:

@@ -7,6 +7,8 @@
         print(finding.centre_mm, finding.diameter_mm, finding.probability)
 
 ``report.possible`` has the possible findings, which are less probable and mostly no nodules.
+``report.mask_of(finding)`` has the voxels of one, ``report.to_table()`` a row for each. A
+`Screener` reads many studies.
 
 Not a medical device. For research and development only.
 """
@@ -38,13 +40,13 @@ def _require_own_packages() -> None:
 
 _require_own_packages()
 
-from edge.report.model import Report  # noqa: E402 - after the check, which says why not
-from edge.report.serialize import report_to_dict  # noqa: E402
-from imaging.errors import StudyError  # noqa: E402
+from imaging.errors import StudyError  # noqa: E402 - after the check, which says why not
 from imaging.volume import Study  # noqa: E402
-from overread.api import UnsupportedArray, read_study, screen  # noqa: E402
+from overread.api import Outcome, Screener, UnsupportedArray, read_study, screen  # noqa: E402
+from overread.report import Report  # noqa: E402
 
 __version__ = version("overread")
 __all__ = [
-    "Report", "Study", "StudyError", "UnsupportedArray", "read_study", "report_to_dict", "screen",
+    "Outcome", "Report", "Screener", "Study", "StudyError", "UnsupportedArray", "read_study",
+    "screen",
 ]  # fmt: skip

@@ -3,14 +3,17 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import SimpleITK
 
 import overread
-from edge.errors import UnfitFolder
+from edge.errors import EdgeError, UnfitFolder
 from imaging.dicom.writer import write_series
 from imaging.errors import SeriesNotFound
 from imaging.phantom.phantom import Phantom, PhantomSpec, make_phantom
@@ -18,6 +21,7 @@ from imaging.volume import Nodule
 from models.runtime.artifacts import WEIGHTS
 from models.runtime.errors import ModelError
 from tests.imaging.small_ct import SmallCt
+from tests.overread.test_report import image_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = PhantomSpec(
@@ -36,6 +40,12 @@ def ct(phantom: Phantom, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study") / "ct"
     write_series(phantom.volume, folder, seed=SPEC.seed)
     return folder
+
+
+@pytest.fixture(scope="module")
+def screener() -> Iterator[overread.Screener]:
+    with overread.Screener() as screener:
+        yield screener
 
 
 def _found(report: overread.Report, nodules: tuple[Nodule, ...]) -> int:
@@ -128,13 +138,81 @@ def test_another_study_s_report_is_replaced_only_with_overwrite(
         overread.screen(ct, out=ct / "report")
 
 
-@pytest.mark.parametrize("kind", ["int16", "float32"])
-def test_an_array_gives_the_findings_of_its_file(kind: str, ct: Path) -> None:
+@pytest.mark.parametrize("kind", ["int16", "int64", "float32", "float64", ">f4"])
+def test_an_array_of_any_numbers_gives_the_findings_of_its_file(
+    kind: str, ct: Path, screener: overread.Screener
+) -> None:
     study = overread.read_study(ct)
     array = study.volume.hu.astype(kind)
-    of_array = overread.screen(array, spacing_mm=study.volume.geometry.spacing_mm)
-    of_file = overread.screen(ct)
+    of_array = screener.screen(array, spacing_mm=study.volume.geometry.spacing_mm)
+    of_file = screener.screen(ct)
     assert [f.probability for f in of_array.findings] == [f.probability for f in of_file.findings]
+
+
+@pytest.mark.parametrize("source", ["", "  "])
+def test_an_empty_path_is_not_the_current_folder(
+    source: str, ct: Path, screener: overread.Screener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ct)
+    for read in (
+        screener.screen,
+        overread.read_study,
+        lambda path: next(screener.screen_folder(path)),
+    ):
+        with pytest.raises(overread.StudyError, match="the path is empty"):
+            read(source)
+    with pytest.raises(UnfitFolder, match="out is empty"):
+        screener.screen(ct, out=source)
+
+
+@pytest.mark.parametrize(
+    "options", [{"deadline_s": -1}, {"cloud": "nowhere"}, {"out": __file__}, {"out": ""}]
+)
+def test_arguments_are_checked_before_the_study_is_read(options: dict[str, Any]) -> None:
+    """The study would be refused too."""
+    with pytest.raises(EdgeError):
+        overread.screen("missing", **options)
+
+
+def test_a_screener_reads_many_and_is_closed_at_the_end(phantom: Phantom, ct: Path) -> None:
+    with overread.Screener() as screener:
+        assert [_found(screener.screen(ct), phantom.nodules) for _ in range(2)] == [2, 2]
+    screener.close()
+    with pytest.raises(ValueError, match="the screener is closed"):
+        screener.screen(ct)
+
+
+def test_a_folder_of_studies_gives_each_its_report_or_its_error(
+    phantom: Phantom, ct: Path, screener: overread.Screener, tmp_path: Path
+) -> None:
+    """What is no study is ignored, and an error does not end the others."""
+    many = tmp_path / "many"
+    (many / "b-empty").mkdir(parents=True)
+    (many / "a").symlink_to(ct)
+    (many / "c.nii.gz").write_bytes(b"damaged")
+    (many / "d.zip").write_bytes(b"PK")
+    SimpleITK.WriteImage(image_of(phantom.volume), many / "e.nrrd")
+    for name in ("notes.txt", "table.csv", ".hidden"):
+        (many / name).write_text("no study")
+    found = list(screener.screen_folder(many, out=tmp_path / "reports"))
+    assert [(one.source.name, one.number, one.count) for one in found] == [
+        (name, n, 5) for n, name in enumerate(("a", "b-empty", "c.nii.gz", "d.zip", "e.nrrd"), 1)
+    ]
+    reports = [one.report for one in found if one.report and not one.error]
+    assert [_found(report, phantom.nodules) for report in reports] == [2, 2]
+    errors = [str(one.error) for one in found if isinstance(one.error, overread.StudyError)]
+    for error, reason in zip(errors, ("it is empty", "damaged", "is an archive"), strict=True):
+        assert reason in error
+    assert {path.name for path in (tmp_path / "reports").iterdir()} == {"a", "e.nrrd"}
+
+
+def test_a_folder_of_images_is_one_study(ct: Path, screener: overread.Screener) -> None:
+    (one,) = screener.screen_folder(ct)
+    assert one.report
+    with pytest.raises(overread.StudyError, match="is no folder"):
+        next(screener.screen_folder(ct / "missing"))
+    with pytest.raises(UnfitFolder):
+        next(screener.screen_folder(ct, out=ct / "reports"))
 
 
 def test_a_series_is_chosen_by_hand(tmp_path: Path) -> None:
@@ -146,7 +224,7 @@ def test_a_series_is_chosen_by_hand(tmp_path: Path) -> None:
     with pytest.raises(SeriesNotFound):
         overread.screen(tmp_path, series="chest 3")
     with pytest.raises(overread.UnsupportedArray, match="an array is one series"):
-        overread.screen(_array(), spacing_mm=(1, 1, 1), series="1")  # type: ignore[call-overload]
+        overread.screen(_array(), spacing_mm=(1, 1, 1), series="1")
 
 
 def _array(kind: str = "int16", shape: tuple[int, ...] = (4, 4, 4)) -> npt.NDArray[np.generic]:
@@ -156,14 +234,17 @@ def _array(kind: str = "int16", shape: tuple[int, ...] = (4, 4, 4)) -> npt.NDArr
 @pytest.mark.parametrize(
     ("array", "spacing_mm", "says"),
     [
-        (_array("int32"), (1, 1, 1), "an array of HU as int16, uint16, float32, got int32"),
-        (_array("float64"), (1, 1, 1), "got float64"),
+        (_array("bool"), (1, 1, 1), "expected HU as integers or floats, got bool"),
+        (_array("complex64"), (1, 1, 1), "got complex64"),
         (_array(shape=(4, 4)), (1, 1, 1), r"of shape \(z, y, x\), got shape \(4, 4\)"),
         (_array(shape=(0, 4, 4)), (1, 1, 1), "the array is empty"),
         (_array(), (1, 1), r"three numbers \(z, y, x\) in mm, got \(1, 1\)"),
         (_array(), (1, 1, 0), "expected spacing_mm above 0"),
         (_array(), None, "spacing_mm is missing"),
-        ([[1]], (1, 1, 1), "expected a path or a NumPy array, got list"),
+        ([[1]], (1, 1, 1), "spacing_mm is for arrays"),
+        ([[1]], None, "expected a path, a NumPy array or a SimpleITK image, got list"),
+        (SimpleITK.Image(4, 4, SimpleITK.sitkInt16), None, r"\(z, y, x\), got shape \(4, 4\)"),
+        (SimpleITK.Image([4, 4, 4], SimpleITK.sitkVectorInt16), None, "got shape"),
         ("ct", (1, 1, 1), "spacing_mm is for arrays"),
     ],
 )  # fmt: skip
@@ -171,7 +252,7 @@ def test_what_cannot_be_a_ct_is_refused_with_what_is_expected(
     array: object, spacing_mm: object, says: str
 ) -> None:
     with pytest.raises(overread.UnsupportedArray, match=says):
-        overread.screen(array, spacing_mm=spacing_mm)  # type: ignore[call-overload]
+        overread.screen(array, spacing_mm=spacing_mm)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -181,13 +262,15 @@ def test_what_cannot_be_a_ct_is_refused_with_what_is_expected(
         (_array(shape=(8, 64, 64)), (1.0, 1.0, 1.0)),
         (_array(shape=(200, 64, 64)), (40.0, 1.0, 1.0)),
         (_array(shape=(200, 64, 64)), (1.0, 1.0, 1.0)),
+        (np.random.default_rng(0).random((200, 64, 64)), (1.0, 1.0, 1.0)),
+        (np.linspace(-1e6, 1e6, 64**3).reshape(64, 64, 64), (4.0, 4.0, 4.0)),
     ],
 )
 def test_a_volume_that_is_no_chest_is_refused_as_a_file_would_be(
-    array: npt.NDArray[np.generic], spacing_mm: tuple[float, float, float]
+    array: npt.NDArray[Any], spacing_mm: tuple[float, float, float], screener: overread.Screener
 ) -> None:
     with pytest.raises(overread.StudyError):
-        overread.screen(array, spacing_mm=spacing_mm)
+        screener.screen(array, spacing_mm=spacing_mm)
 
 
 def _imported_from(folder: Path) -> subprocess.CompletedProcess[str]:
