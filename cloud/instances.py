@@ -26,6 +26,7 @@ from cloud.settings import CloudSettings
 from imaging.volume import UInt8Array
 from models.runtime import hardware
 from models.runtime.errors import EngineUnavailable
+from models.runtime.package import WEIGHTS
 from models.runtime.second_reader import Readings, open_second_reader
 from models.runtime.stages import open_staged
 from protos.deadline import Clock
@@ -104,10 +105,11 @@ def open_instances(settings: CloudSettings, open_one: OpenOne) -> Iterator[Reade
 def open_reader(settings: CloudSettings, device: str, threads: int) -> Reader:
     """Open one instance of the model, whole or in parts; raise `ModelError` if it cannot be."""
     name, engine, keys = settings.model, settings.engine, settings.model_keys
+    folder = (settings.model_folder or WEIGHTS).absolute()
     try:
         if settings.stages == 1:
             return open_second_reader(
-                name, engine=engine, device=device, threads=threads, keys=keys
+                name, engine=engine, device=device, threads=threads, keys=keys, folder=folder
             )
         return open_staged(
             name,
@@ -117,6 +119,7 @@ def open_reader(settings: CloudSettings, device: str, threads: int) -> Reader:
             device=device,
             threads=threads,
             keys=keys,
+            folder=folder,
         )
     except EngineUnavailable as error:
         if not device:

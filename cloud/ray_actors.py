@@ -2,7 +2,7 @@
 
 Ray starts an actor again when it dies. The batches still come from the one batcher: each actor has
 a stage of its own, so there is no second queue. Every machine needs this package and its extra
-``ray`` in the same version, and the files that ``model_keys`` names.
+``ray`` in the same version, and the files that ``model_keys`` and ``model_folder`` name.
 """
 
 import os

@@ -39,6 +39,7 @@ class CloudSettings(ProcessSettings):
         http_address: ``HOST:PORT`` of the Open Inference Protocol over HTTP; empty: off. Over gRPC
             it is served at ``address``.
         model: artifact that reads ROIs.
+        model_folder: folder with the models and their manifest; None: the package's.
         engine: ``openvino``, ``openvino:DEVICE``, ``onnxruntime`` or ``onnxruntime:PROVIDER``;
             ``auto`` for the fastest that is correct.
         threads: threads of each instance; 0 divides all cores that the process may use.
@@ -81,6 +82,7 @@ class CloudSettings(ProcessSettings):
     address: str = "127.0.0.1:50051"
     http_address: str = ""
     model: str = "hybrid-int8"
+    model_folder: Path | None = None
     model_keys: tuple[Path, ...] = ()
     engine: str = "auto"
     threads: int = Field(0, ge=0)

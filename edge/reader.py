@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge.decide import Thresholds
+from edge.errors import UnfitModel
 from edge.guarantee import Guarantee, guarantee_of_model
 from edge.merge import MergeWeights
 from edge.settings.core import EdgeSettings
@@ -56,9 +57,12 @@ class EdgeReader:
         Raises:
             UnfitModel: the manifest lacks one, or a value is out of range.
         """
-        thresholds = Thresholds.from_manifest(screener.settings)
-        weights = MergeWeights.from_manifest(screener.settings)
-        guarantee = guarantee_of_model(screener.settings, read_by(screener.version))
+        try:
+            thresholds = Thresholds.from_manifest(screener.settings)
+            weights = MergeWeights.from_manifest(screener.settings)
+            guarantee = guarantee_of_model(screener.settings, read_by(screener.version))
+        except UnfitModel as error:
+            raise UnfitModel(f"{screener.name}: {error}") from None
         return cls(screener, thresholds, weights, guarantee)
 
     @property

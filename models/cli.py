@@ -340,6 +340,12 @@ def fit(
     keep_hybrid: Annotated[
         bool, typer.Option("--keep-hybrid", help="Leave the settings of --hybrid.")
     ] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--models", metavar="DIR", help="Folder with manifest.toml; default: the package's."
+        ),
+    ] = None,
 ) -> None:
     """Fit probabilities and thresholds on whole scans; write them to the manifest.
 
@@ -347,4 +353,4 @@ def fit(
     """
     from models.calibration.guarantee import run_fit
 
-    run_fit(data, screening, hybrid, delta=delta, keep_hybrid=keep_hybrid)
+    run_fit(data, screening, hybrid, delta=delta, keep_hybrid=keep_hybrid, folder=folder)

@@ -173,7 +173,7 @@ def test_log_lines_that_need_a_person_are_logged() -> None:
     assert [line for line in lines if line not in words("docs/reference.md")] == []
 
 
-@pytest.mark.parametrize("page", ["install", "connect", "operate", "monitor"])
+@pytest.mark.parametrize("page", ["install", "connect", "operate", "monitor", "own-network"])
 def test_settings_that_a_page_shows_are_valid(page: str, tmp_path: Path) -> None:
     """Each block of TOML is one of the edge, of the cloud, or of rules."""
     blocks = re.findall(r"\n\n((?: {4}.*\n|\n(?= {4}))+)", words(f"docs/{page}.md"))

@@ -114,8 +114,8 @@ def calibration(
 
     screening = model or load_settings().screening_model
     hybrid = cloud_model or load_cloud_settings().model
-    settings = Settings(find(screening).settings, find(hybrid).settings)
-    readers = uncalibrated_readers(screening, hybrid)
+    edge, second = find(screening), find(hybrid)
+    settings, readers = Settings(edge.settings, second.settings), uncalibrated_readers(edge, second)
     read = {}
     parts = {"val": FITTED_ON, CALIBRATION: UNTRAINED, UNSEEN: ("test",)}
     for split, roles in each(parts.items(), "splits", len(parts)):

@@ -32,7 +32,7 @@ from models.calibration.cases import (
 from models.calibration.fit import fit_settings, probabilities
 from models.calibration.statistics import per_patient, upper_bound
 from models.data_folder import CALIBRATION
-from models.runtime.artifacts import Artifact, find
+from models.runtime.artifacts import WEIGHTS, Artifact, every, find
 from models.runtime.screener import Screener, read_by
 from models.runtime.second_reader import SecondReader
 from models.runtime.session import open_session
@@ -57,25 +57,36 @@ diameters of solid and part-solid spheres differ by at most 0.4 mm, of ground gl
 
 
 def run_fit(
-    data: Path, screening: str, hybrid: str, *, delta: float, keep_hybrid: bool = False
+    data: Path,
+    screening: str,
+    hybrid: str,
+    *,
+    delta: float,
+    keep_hybrid: bool = False,
+    folder: Path | None = None,
 ) -> None:
     """Fit the settings of both artifacts, and their guarantee, and enter them in the manifest.
 
     A hybrid that serves several screening networks is fitted with one of them; ``keep_hybrid``
-    leaves its settings as they are.
+    leaves its settings as they are. So do those of the package's hybrid stay that reads with a
+    screening network of another ``folder`` without a hybrid of that name.
     """
     # these need the extra `train`, which the rest does without
     from models.export.manifest import amend
     from models.training.data import load_cubes
 
     console = Console(stderr=True)
-    readers = uncalibrated_readers(screening, hybrid)
+    folder = folder or WEIGHTS
+    of_hybrid = folder if hybrid in every(folder) else WEIGHTS
+    edge, second = find(screening, folder), find(hybrid, of_hybrid)
+    keep_hybrid = keep_hybrid or of_hybrid != folder
+    readers = uncalibrated_readers(edge, second)
     cubes, held_out = (load_cubes(data / "nodules", name) for name in ("val", CALIBRATION))
     with console.status("reading whole scans"):
         scans = read_scans(data, FITTED_ON, readers)
     with console.status("reading nodules of validation patients in them"):
         nodules = inserted(scans, donors_of(cubes), readers, placements=PLACEMENTS, seed=SEED)
-    kept = find(hybrid).settings if keep_hybrid else {}
+    kept = second.settings if keep_hybrid else {}
     cases = candidates_of(scans, readers) + nodules
     settings, cloud = fit_settings(cases, kept.get("calibration"))
     if not keep_hybrid:
@@ -86,20 +97,21 @@ def run_fit(
     settings["guarantee"] = {
         **stated(others, settings, cloud, delta),
         **conditions(untrained),
-        "screening": read_by(find(screening).version),
-        "hybrid": find(hybrid).version,
+        "screening": read_by(edge.version),
+        "hybrid": second.version,
         "region_side": readers.second.roi_shape[0],
     }
-    amend(screening, "settings", settings)
-    amend(hybrid, "settings", cloud)
+    amend(screening, "settings", settings, folder)
+    if of_hybrid == folder:
+        amend(hybrid, "settings", cloud, folder)
     console.print(settings, cloud)
 
 
-def uncalibrated_readers(screening: str, hybrid: str) -> Readers:
+def uncalibrated_readers(screening: Artifact, hybrid: Artifact) -> Readers:
     """Open both networks so that they give raw logits."""
     return Readers(
-        Screener(open_session(uncalibrated(find(screening)))),
-        SecondReader(open_session(uncalibrated(find(hybrid)))),
+        Screener(open_session(uncalibrated(screening))),
+        SecondReader(open_session(uncalibrated(hybrid))),
     )
 
 

@@ -13,16 +13,10 @@ import torch
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from models.networks.hybrid import Answers
-
-INPUT = "voxels"
-"""The name of every artifact's input, uint8 ``(n, 1, z, y, x)`` of the HU window."""
+from models.runtime.contract import INPUT, OUTPUTS
 
 SCALE = ("unit_scale", "unit_zero")
 """The names of the constants that dequantise the input."""
-
-OUTPUTS = {"screening": ["maps"], "hybrid": list(Answers._fields)}
-"""The outputs of each kind of network, in this order."""
 
 _FREE_AXES = {
     "screening": {
@@ -51,7 +45,7 @@ def export_float(network: nn.Module, kind: str) -> onnx.ModelProto:
             (example,),
             str(path),
             input_names=[INPUT],
-            output_names=OUTPUTS[kind],
+            output_names=[*OUTPUTS[kind]],
             dynamic_axes=_FREE_AXES[kind],
             opset_version=18,
             dynamo=False,

@@ -21,13 +21,13 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from imaging.roi import ROI_SHAPE, cut_roi
 from models.export.manifest import register
 from models.export.onnx import (
-    INPUT,
     drop_rounding_before_sums,
     export_float,
     export_fp32,
     give_float,
     take_uint8_quantized,
 )
+from models.runtime.contract import INPUT
 from models.training.data import load_cubes, scans_of_role
 from models.training.runs import make_network
 

@@ -14,10 +14,10 @@ import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from models.export.onnx import INPUT
 from models.networks.hybrid import Answers
 from models.quantization import operators
 from models.quantization.operators import Rounding, best_scale, rounded
+from models.runtime.contract import INPUT
 from models.runtime.errors import UnfitArtifact
 from models.training.warm_start import module_of
 

@@ -20,6 +20,7 @@ from models.runtime.errors import DamagedArtifact, UnknownArtifact
 from models.runtime.signatures import MANIFEST, signer_of
 
 REQUIRED = ("sha256", "version", "kind", "precision")
+_PRECISIONS = ("fp32", "int8", "int4")
 OPTIONAL = ("parent", "method", "training", "settings", "metrics", "licence", "attribution")
 """The keys of a manifest entry besides ``file``."""
 
@@ -124,17 +125,22 @@ def every(folder: Path = WEIGHTS, keys: tuple[Path, ...] = ()) -> dict[str, Arti
         # of the same bytes that are used below
         signed_by = signer_of(content, folder, keys)
         entries = tomllib.loads(content.decode())
-        return {
-            name: Artifact(
-                name,
-                folder / entry["file"],
-                *(entry[key] for key in REQUIRED),
-                **{key: entry[key] for key in OPTIONAL if key in entry} | {"signed_by": signed_by},
-            )
-            for name, entry in entries.items()
-        }
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DamagedArtifact(f"cannot read the manifest {manifest}: {error!r}") from error
+    return {name: _artifact(name, entry, manifest, signed_by) for name, entry in entries.items()}
+
+
+def _artifact(name: str, entry: Any, manifest: Path, signed_by: str) -> Artifact:
+    given: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    expected = {key: "a text" for key in ("file", *REQUIRED) if not isinstance(given.get(key), str)}
+    if given.get("precision") not in _PRECISIONS:
+        expected["precision"] = " or ".join(_PRECISIONS)
+    if not isinstance(given.get("settings", {}), dict):
+        expected["settings"] = "a table"
+    for key, wanted in expected.items():
+        raise DamagedArtifact(f"{manifest}: {name}: {key} = {given.get(key)!r}, expected {wanted}")
+    values = {key: given[key] for key in (*REQUIRED, *OPTIONAL) if key in given}
+    return Artifact(name, manifest.parent / given["file"], **values, signed_by=signed_by)
 
 
 def expanded(content: bytes) -> bytes:

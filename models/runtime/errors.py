@@ -5,7 +5,7 @@ ModelError
 ├── DamagedArtifact      the file is missing or is not the one that the manifest describes
 ├── UntrustedManifest    nobody who is trusted signed the manifest, or it was changed since
 ├── InvalidKey           the file of a key cannot be used
-├── UnfitArtifact        it is of another kind, or lacks a setting: the operator picks another
+├── UnfitArtifact        it is of another kind, lacks a setting, or breaks the contract
 ├── EngineUnavailable    no engine on this machine runs it correctly
 ├── ModelFailed          it raised an error, or its output is not finite
 └── NoWeights            a command needs trained weights: the user gives an option
@@ -33,7 +33,7 @@ class InvalidKey(ModelError):
 
 
 class UnfitArtifact(ModelError):
-    """The artifact is of another kind, or lacks a valid setting."""
+    """The artifact is of another kind, lacks a valid setting, or has other inputs or outputs."""
 
 
 class EngineUnavailable(ModelError):

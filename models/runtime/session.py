@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from models.runtime import hardware
 from models.runtime.artifacts import WEIGHTS, Artifact, find
+from models.runtime.contract import require_shapes, require_tensors
 from models.runtime.engines import LAYOUT, Outputs, Runner, start
 from models.runtime.errors import EngineUnavailable, ModelFailed, UnfitArtifact
 
@@ -104,7 +105,8 @@ def open_as(kind: str, name: str, needed: Mapping[str, int], **opening: Unpack[O
 
     Raises:
         UnknownArtifact: the manifest lacks it.
-        UnfitArtifact: it is of another kind, or a setting is missing or invalid.
+        UnfitArtifact: it is of another kind, a setting is missing or invalid, or its file breaks
+            the contract.
         UntrustedManifest, InvalidKey: see `models.runtime.artifacts.every`.
     """
     artifact = find(name, opening.get("folder", WEIGHTS), opening.get("keys", ()))
@@ -118,12 +120,15 @@ def open_as(kind: str, name: str, needed: Mapping[str, int], **opening: Unpack[O
             and all(isinstance(n, int | float) and math.isfinite(n) for n in given)
         ):
             raise UnfitArtifact(f"{name}: {setting} = {given!r}, expected {count} numbers")
-    return open_session(
+    require_tensors(artifact)
+    session = open_session(
         artifact,
         engine=opening.get("engine", AUTO),
         device=opening.get("device", ""),
         threads=opening.get("threads", 0),
     )
+    require_shapes(artifact, session.run)
+    return session
 
 
 def open_session(

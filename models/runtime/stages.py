@@ -24,6 +24,7 @@ from onnx.utils import Extractor
 from imaging.volume import UInt8Array
 from models.runtime import hardware
 from models.runtime.artifacts import WEIGHTS, Artifact, find
+from models.runtime.contract import require_tensors
 from models.runtime.engines import start
 from models.runtime.errors import UnfitArtifact
 from models.runtime.second_reader import VIEWS, Readings, SecondReader
@@ -124,9 +125,10 @@ def open_staged(
     whole = find(name, folder, keys)
     if whole.kind != "hybrid":
         raise UnfitArtifact(f"{name} is of kind {whole.kind!r}, expected 'hybrid'")
+    require_tensors(whole)
     try:
         source, outputs, networks = _cut_evenly(whole, count)
-    except ValueError as error:
+    except (ValueError, KeyError) as error:  # a key of its settings
         raise UnfitArtifact(f"{name} cannot be cut into {count} parts: {error}") from error
     usual = chosen_engine(whole, engine, threads, device=device)
     each = max(1, (threads or hardware.cores()) // count)
