@@ -27,7 +27,7 @@ from cloud.server import serve as serve_until_signalled
 from cloud.settings import CloudSettings, load_settings
 from cloud.telemetry import Telemetry
 from models.runtime.errors import ModelError
-from process.command_line import program
+from process.command_line import hangup_ignored, program
 from process.endpoints import Pulse, serving_metrics
 from process.logs import configure_logging
 from process.text import Printable, printable
@@ -88,7 +88,7 @@ def serve(
             insecure=insecure or None,
         )
         configure_logging(settings.log_format, sys.stderr)
-        with exporting("overread-cloud", settings.traces):
+        with hangup_ignored(), exporting("overread-cloud", settings.traces):
             asyncio.run(_serve(settings, ready_file))
     except (CloudError, ModelError, OverreadError, OSError) as error:
         _leave_hanging_model(1)
@@ -137,7 +137,7 @@ async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
     server_credentials(settings)  # fails before the model is loaded
     for warning in settings.tls.warnings():
         _log.warning("a certificate expires soon", reason=warning)
-    telemetry.set_expiries(settings.tls.expiries())
+    telemetry.observe_expiries(settings.tls)
     if settings.tls.cert is None and settings.reachable:
         _log.warning("ROIs are received unencrypted: set tls.cert and tls.key")
     # the loop stands still while the model is loaded

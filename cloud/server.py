@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from typing import Any
 
 import grpc
 import structlog
@@ -319,10 +320,28 @@ class CloudServer:
 
 
 def server_credentials(settings: CloudSettings) -> grpc.ServerCredentials | None:
-    """Return the TLS credentials, None without TLS; raise `BadSettings` for an unusable file."""
-    if problems := settings.tls.problems():
+    """Return the TLS credentials, None without TLS; raise `BadSettings` for an unusable file.
+
+    Each handshake uses the files as they are then.
+    """
+    files = settings.tls
+    if problems := files.problems():
         raise BadSettings("; ".join(problems))
-    ca, key, cert = settings.tls.contents()
-    if key is None or cert is None:
+    if files.cert is None:
         return None
-    return grpc.ssl_server_credentials([(key, cert)], ca, require_client_auth=ca is not None)
+    used = files.current()
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        ca, key, cert = used.contents
+        return grpc.ssl_server_certificate_configuration([(key or b"", cert or b"")], ca)
+
+    def renewed() -> Any:  # None keeps those before, which grpc-stubs omits
+        nonlocal used
+        if (now := files.current()) is used:
+            return None
+        used = now
+        return configuration()
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(), renewed, require_client_authentication=files.ca is not None
+    )

@@ -1,12 +1,13 @@
 """The metrics of the cloud, for Prometheus."""
 
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from process.endpoints import process_registry
+from process.tls import TlsFiles
 from protos.errors import TABLE
 from protos.messages import Priority
 
@@ -71,10 +72,10 @@ class Telemetry:
         kind = end if end in (COMPLETE, CANCELLED) else "failed"
         self.study_s.labels(kind, priority).observe(took_s)
 
-    def set_expiries(self, expiries: Mapping[str, datetime]) -> None:
-        """Set when the certificate of each setting expires."""
-        for setting, end in expiries.items():
-            self._expiry.labels(setting).set(end.timestamp())
+    def observe_expiries(self, files: TlsFiles) -> None:
+        """Show when the certificate of each setting expires; a renewed one counts once in use."""
+        for setting in files.current().expiries:
+            self._expiry.labels(setting).set_function(partial(files.expiry_s, setting))
 
     def add_gauge(self, name: str, meaning: str, value: Callable[[], float]) -> None:
         """Add the gauge ``overread_cloud_<name>``, which shows what ``value`` returns."""

@@ -40,6 +40,7 @@ from edge.status.part import PagePart
 from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
 from edge.telemetry import Telemetry
 from edge.trail.part import TrailPart
+from process.command_line import hangup_ignored
 from process.endpoints import Pulse, serving_metrics
 from process.memory import share_free_memory
 from process.tracing import exporting
@@ -85,7 +86,7 @@ def run_agent(
     rules, site = load_rules(settings.rules), site_of(settings)
     site.folders.make()
     share_free_memory()
-    with ExitStack() as held:
+    with hangup_ignored(), ExitStack() as held:
         held.enter_context(exporting("overread-edge", settings.traces))
         for folder in dict.fromkeys((site.folders.inbox, site.folders.outbox, site.folders.state)):
             held.enter_context(exclusive(folder / ".overread.lock"))
@@ -125,7 +126,7 @@ def run_agent(
             models.attach(pipeline)
             read, second = models.live.read, second or pipeline.second_reader
             if settings.cloud.address is not None:
-                agent.telemetry.set_expiries(settings.cloud.tls.expiries())
+                agent.telemetry.observe_expiries(settings.cloud.tls)
         second = second or NoSecondReader()
         # collecting metrics must not wait for a health check
         estimate = second.estimate_now if isinstance(second, Escalator) else second.estimate

@@ -1,13 +1,14 @@
 """The metrics of the core of the edge, for Prometheus; each part of the agent adds its own."""
 
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from edge.link.estimate import LinkEstimate
 from edge.report.model import Report
 from process.endpoints import process_registry
+from process.tls import TlsFiles
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -55,10 +56,10 @@ class Telemetry:
         """Call ``estimate`` at every collection of `cloud_available`; it must not wait."""
         self._cloud.set_function(lambda: float(estimate().available))
 
-    def set_expiries(self, expiries: Mapping[str, datetime]) -> None:
-        """Set when the certificate of each setting expires."""
-        for setting, end in expiries.items():
-            self._expiry.labels(setting).set(end.timestamp())
+    def observe_expiries(self, files: TlsFiles) -> None:
+        """Show when the certificate of each setting expires; a renewed one counts once in use."""
+        for setting in files.current().expiries:
+            self._expiry.labels(setting).set_function(partial(files.expiry_s, setting))
 
     def set_backlog(self, claimed: int, suspended: int, pending: int, oldest_s: float) -> None:
         """Set the gauges of the work that is left at the beginning of a pass of the main loop.

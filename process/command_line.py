@@ -1,8 +1,10 @@
-"""What the programs share: the option ``--version``, and errors in plain words.
+"""What the programs share: ``--version``, errors in plain words, and what SIGHUP does.
 
 typer's errors are those of pydantic, for programmers.
 """
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -29,6 +31,19 @@ class PlainCommand(TyperCommand):
         """Parse the options."""
         with _in_plain_words():
             return super().make_context(*arguments, **more)
+
+
+@contextmanager
+def hangup_ignored() -> Iterator[None]:
+    """Ignore SIGHUP while entered: files of TLS are read again without it, settings at a start."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 Json = Annotated[bool, typer.Option("--json", help="JSON output.")]

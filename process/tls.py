@@ -1,26 +1,50 @@
 """The files of TLS, checked before they are used, and the reason why a connection is refused.
 
 gRPC reads its files late and says little: a wrong pair only shows as a lost connection. Here each
-mistake has a sentence that names the setting and the file.
+mistake has a sentence that names the setting and the file. Files that are renewed are used from the
+next handshake on.
 """
 
 import ipaddress
 import re
 import socket
 import ssl
-from contextlib import closing
+import threading
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
+import structlog
 from cryptography.x509 import load_pem_x509_certificates
 from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
 
 SOON = timedelta(days=30)
 """A certificate that expires within this time is a warning."""
 
+log = structlog.get_logger()
+
+_LOADING = threading.Lock()
+
 HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """What a client of HTTP/2 sends first: the preface and empty settings (RFC 9113, section 3.4)."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Files of TLS that are in use.
+
+    Attributes:
+        contents: those of authority, key and certificate, in gRPC's order.
+        expiries: when each certificate expires, by its setting.
+        marks: what `TlsFiles` tells another version of the files by.
+    """
+
+    contents: tuple[bytes | None, ...] = field(repr=False)
+    expiries: Mapping[str, datetime]
+    marks: tuple[object, ...]
 
 
 class TlsFiles(BaseModel):
@@ -38,6 +62,8 @@ class TlsFiles(BaseModel):
     cert: Path | None = None
     key: Path | None = None
     _prefix: str = PrivateAttr("tls.")
+    _loaded: Loaded | None = PrivateAttr(None)
+    _refused: tuple[object, ...] = PrivateAttr(())
 
     def named(self, prefix: str) -> Self:
         """Let messages begin the names of these settings with ``prefix``; return the same files."""
@@ -71,18 +97,66 @@ class TlsFiles(BaseModel):
             found += _mismatch(self.prefix, self.cert, self.key)
         return found
 
+    def current(self) -> Loaded:
+        """Return the files that are to be used: those on the disk, once they can be.
+
+        A renewal that cannot be used, as one of which a file is not yet written, is logged once.
+        Until it can, the files before it are used.
+
+        Raises:
+            OSError, ValueError: the first files cannot be used; `problems` says why.
+        """
+        with _LOADING:
+            marks = self._marks()
+            if self._loaded is None:
+                self._loaded = self._read(marks)
+            elif marks != self._loaded.marks:
+                with suppress(OSError, ValueError):  # removed meanwhile: those in use stay
+                    self._renew(marks)
+            return self._loaded
+
+    def _renew(self, marks: tuple[object, ...]) -> None:
+        """Use the files on the disk if they can be used, and nobody writes them meanwhile."""
+        if problems := self.problems():
+            if marks != self._refused:
+                log.warning("renewed certificate cannot be used", reason="; ".join(problems))
+            self._refused = marks
+            return
+        read = self._read(marks)
+        if marks == self._marks():
+            self._loaded = read
+            ends = {name: f"{end:%Y-%m-%d}" for name, end in read.expiries.items()}
+            log.info("certificate renewed", expires=ends)
+
+    def _read(self, marks: tuple[object, ...]) -> Loaded:
+        return Loaded(self.contents(), self.expiries(), marks)
+
     def server_context(self, callers: ssl.VerifyMode = ssl.CERT_REQUIRED) -> ssl.SSLContext | None:
-        """Return the context of a server; None without a certificate.
+        """Return the context of a server, whose handshakes use `current` files; None without any.
 
         With ``ca``, ``callers`` says whether a caller must have a certificate, or may.
 
         Raises:
             OSError: the files cannot be used; `problems` says why.
         """
-        if self.cert is None or self.key is None:
+        if self.cert is None:
             return None
+        used, context = self.current(), self._context(callers)
+
+        def renew(handshake: ssl.SSLObject | ssl.SSLSocket, _name: object, _first: object) -> None:
+            nonlocal used, context
+            with suppress(OSError):  # written meanwhile: the next handshake tries again
+                if (now := self.current()) is not used:
+                    context = self._context(callers)
+                    used = now
+            handshake.context = context
+
+        context.sni_callback = renew  # called in each handshake, with and without a name
+        return context
+
+    def _context(self, callers: ssl.VerifyMode) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(self.cert, self.key)
+        context.load_cert_chain(cast(Path, self.cert), self.key)
         if self.ca is not None:
             context.verify_mode = callers
             context.load_verify_locations(self.ca)
@@ -103,6 +177,10 @@ class TlsFiles(BaseModel):
             if path is not None
         }
 
+    def expiry_s(self, setting: str) -> float:
+        """Return when the certificate that is in use expires, in seconds since 1970."""
+        return self.current().expiries[setting].timestamp()
+
     def warnings(self, now: datetime | None = None) -> list[str]:
         """Return which certificates expire soon, a sentence each."""
         soon = (now or datetime.now(UTC)) + SOON
@@ -111,6 +189,15 @@ class TlsFiles(BaseModel):
             for setting, end in self.expiries().items()
             if end < soon
         ]
+
+    def _marks(self) -> tuple[object, ...]:
+        """Return what differs once a file was written or replaced."""
+        marks: list[object] = []
+        for path in filter(None, (self.ca, self.cert, self.key)):
+            with suppress(OSError):
+                found = path.stat()
+                marks.append((path, found.st_ino, found.st_size, found.st_mtime_ns))
+        return tuple(marks)
 
     @property
     def _certificates(self) -> dict[str, Path | None]:
@@ -143,26 +230,6 @@ def is_address(text: str) -> bool:
 def replicas_of(address: str) -> list[str]:
     """Return the addresses of ``HOST:PORT``, or of several with commas between them."""
     return address.split(",")
-
-
-def grpc_target(address: str) -> str:
-    """Return what gRPC connects to: a name, or all of several numbers.
-
-    Raises:
-        ValueError: several addresses are not all IPv4, or all IPv6.
-    """
-    replicas = replicas_of(address)
-    if len(replicas) == 1:
-        return address
-    hosts = [one.rpartition(":")[0].strip("[]") for one in replicas]
-    try:
-        (version,) = {ipaddress.ip_address(host).version for host in hosts}
-    except ValueError:
-        raise ValueError(
-            "several addresses must be numbers of one kind, IPv4 or IPv6; use a name that leads to"
-            " all of them instead"
-        ) from None
-    return f"ipv{version}:{address}"
 
 
 def is_loopback(address: str) -> bool:

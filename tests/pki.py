@@ -8,11 +8,11 @@ import pytest
 
 
 def make_pki(
-    folder: Path, *, period: tuple[str, str] | None = None, **names: tuple[str, str]
+    folder: Path, *, days: int = 2, period: tuple[str, str] | None = None, **names: tuple[str, str]
 ) -> Path:
     """An authority ``ca`` in ``folder``, and of each name a certificate: subject, extension.
 
-    They are valid for 2 days, or in the period between two times as YYYYMMDDHHMMSSZ.
+    They are valid for some days, or in the period between two times as YYYYMMDDHHMMSSZ.
     """
     if shutil.which("openssl") is None:
         pytest.skip("needs the command openssl to make certificates")
@@ -22,7 +22,7 @@ def make_pki(
 
     new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-x509")
     openssl(*new, "-days", "2", "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.pem")
-    valid = ("-days", "2")
+    valid = ("-days", str(days))
     if period is not None:
         valid = ("-not_before", period[0], "-not_after", period[1])
         used = subprocess.run(("openssl", "req", "-help"), capture_output=True, text=True)

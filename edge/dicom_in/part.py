@@ -74,7 +74,7 @@ class ReceivePart(Part):
         for tls in (settings.dicom.tls, settings.stow.tls):
             if problems := tls.problems():
                 raise BadSettings("; ".join(problems))
-            agent.telemetry.set_expiries(tls.expiries())
+            agent.telemetry.observe_expiries(tls)
             for warning in tls.warnings():
                 log.warning("a certificate expires soon", reason=warning)
         self._store = store = ReceivedStore(

@@ -10,15 +10,16 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import Self, cast
 
 import grpc
 import structlog
 
 from edge.errors import BadSettings
 from edge.link.link import CONNECT_S, Link
+from edge.link.replicas import Replicas
 from edge.settings.core import EdgeSettings
-from process.tls import diagnose, grpc_target, replicas_of
+from process.tls import diagnose, replicas_of
 from protos import overread_pb2 as pb
 from protos.deadline import Clock
 from protos.errors import LinkFault, Unreachable, from_status
@@ -109,23 +110,30 @@ def start_health_check(
 def open_channel(address: str, settings: EdgeSettings, *, alone: bool = False) -> grpc.Channel:
     """Open a channel to ``HOST:PORT``: plain, TLS or mutual TLS. It connects on first use.
 
-    Behind a name, or several addresses with commas between them, may be several replicas.
+    Several addresses with commas between them are replicas, and so is what a name leads to.
 
     Channels to one address share a connection, except one that is ``alone``. Certificates that
-    expire soon are logged.
+    expire soon are logged; those that are renewed are used for the next call.
 
     Raises:
         BadSettings: a certificate or key cannot be used.
     """
     options = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", int(alone)))
-    if settings.cloud.tls.ca is None:
-        return grpc.insecure_channel(grpc_target(address), options=options)
-    if problems := settings.cloud.tls.problems():
-        raise BadSettings("; ".join(problems))
-    for warning in settings.cloud.tls.warnings():
-        log.warning("a certificate expires soon", reason=warning)
-    credentials = grpc.ssl_channel_credentials(*settings.cloud.tls.contents())
-    return grpc.secure_channel(grpc_target(address), credentials, options=options)
+    files = settings.cloud.tls
+    if files.ca is not None:
+        if problems := files.problems():
+            raise BadSettings("; ".join(problems))
+        for warning in files.warnings():
+            log.warning("a certificate expires soon", reason=warning)
+
+    def opened(one: str) -> grpc.Channel:
+        if files.ca is None:
+            return grpc.insecure_channel(one, options=options)
+        credentials = grpc.ssl_channel_credentials(*files.current().contents)
+        return grpc.secure_channel(one, credentials, options=options)
+
+    replicas = Replicas(replicas_of(address), opened, files.current, CONNECT_S)
+    return cast(grpc.Channel, replicas)
 
 
 DIAGNOSE_EVERY_S = 30.0
@@ -140,14 +148,15 @@ class Diagnosis:
     def __init__(
         self, address: str, settings: EdgeSettings, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._address = replicas_of(address)[0]  # all have the same certificates
+        self._addresses = replicas_of(address)
         self._files, self._clock = settings.cloud.tls, clock
         self._reason, self._next_s = "", float("-inf")
 
     def reason(self) -> str:
         """Return the reason; empty if TLS does not fail, or the cloud cannot be reached at all."""
         if self._clock() >= self._next_s:
-            self._reason = diagnose(self._address, self._files, DIAGNOSE_S)
+            reasons = (diagnose(one, self._files, DIAGNOSE_S) for one in self._addresses)
+            self._reason = next(filter(None, reasons), "")
             self._next_s = self._clock() + DIAGNOSE_EVERY_S
         return self._reason
 

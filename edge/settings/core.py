@@ -19,7 +19,7 @@ from edge.errors import BadSettings
 from edge.settings.receive import ReceiveSettings
 from edge.settings.targets import TargetSettings
 from process.settings import LONGEST_S, InvalidSettings, ListenAddress, ProcessSettings, Table, load
-from process.tls import ServerTlsFiles, TlsFiles, grpc_target, is_address, is_loopback, replicas_of
+from process.tls import ServerTlsFiles, TlsFiles, is_address, is_loopback, replicas_of
 from process.tracing import problem_of
 from protos.messages import MAX_SITE_CHARACTERS
 
@@ -123,7 +123,6 @@ class CloudClientSettings(Table):
         for one in replicas_of(cloud):
             if not is_address(one) or not one.rpartition(":")[2].strip("0"):
                 raise ValueError("invalid address, expected HOST:PORT or off")
-        grpc_target(cloud)
         return cloud
 
     @model_validator(mode="after")

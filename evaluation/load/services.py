@@ -15,7 +15,6 @@ from evaluation.load.traffic import Edges, InferenceEdges
 from evaluation.sleeping_cloud import AWAKE
 from evaluation.world import CLOUD, Cloud, running_cloud
 from models.runtime import hardware
-from process.tls import grpc_target
 
 ORDER = "order"
 """Beside the settings of a cloud: one of `sleeping_cloud.ORDERS`, in place of its own order."""
@@ -39,7 +38,8 @@ class Service:
         """Return simulated edges of the service."""
         if self.model:
             return InferenceEdges(self.address, edges, self.model, self.margin_s)
-        return Edges(grpc_target(self.address), edges, BALANCED)
+        scheme = "ipv4:" if "," in self.address else ""  # gRPC's own choice among replicas
+        return Edges(scheme + self.address, edges, BALANCED)
 
     def model_time(self) -> tuple[float, float]:
         """Return the seconds of the model so far, and those of them that were wasted."""

@@ -1,6 +1,7 @@
 """The process of the command: signals, readiness, and a model that hangs or fails."""
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +17,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cloud.describe import fetch_description
-from evaluation.world import free_ports
+from evaluation.world import free_ports, write_toml
+from process.tls import TlsFiles
 from protos import overread_pb2 as pb
 from protos import overread_pb2_grpc
+from protos.errors import Unreachable
 from tests.cloud.running import accepted_of, end_of, make_roi, make_stream, unfinished, until
+from tests.pki import make_pki
 from tests.process.test_endpoints import get
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -134,6 +138,43 @@ def test_the_service_says_what_it_serves_and_is_ready_until_it_is_stopped(tmp_pa
     serving = next(line for line in log.splitlines() if "] serving" in line)
     for said in ("address=127.0.0.1:", "encryption=none", "model='mean 1.0 (", "version="):
         assert said in serving
+
+
+def test_a_certificate_is_renewed_without_a_restart_and_sighup_ends_nothing(tmp_path: Path) -> None:
+    """The metric has the expiry of the certificate that is in use."""
+    here = ("CN=x", "subjectAltName=IP:127.0.0.1")
+    for name, days in (("live", 2), ("new", 9)):
+        (tmp_path / name).mkdir()
+        make_pki(tmp_path / name, days=days, service=here)
+    live, new, pages = tmp_path / "live", tmp_path / "new", f"127.0.0.1:{free_ports(1)[0]}"
+    trusted = [TlsFiles(ca=folder / "ca.pem") for folder in (live, new)]
+    credentials = [grpc.ssl_channel_credentials(*files.contents()) for files in trusted]
+    config = write_toml(
+        tmp_path / "cloud.toml",
+        {"tls__cert": str(live / "service.pem"), "tls__key": str(live / "service.key")},
+    )
+
+    def expires_s() -> float:
+        name = 'overread_cloud_certificate_expiry_timestamp_seconds{setting="tls.cert"} '
+        return float(get(pages, "/metrics")[1].partition(name)[2].split()[0])
+
+    with run_process(tmp_path, "--config", str(config), "--metrics-address", pages) as running:
+        process, address, _ = running
+        for step, (serves, within_days) in (
+            (lambda: None, (0, (1, 2))),
+            (lambda: shutil.copy(new / "service.pem", live), (0, (1, 2))),
+            (lambda: shutil.copy(new / "service.key", live), (1, (8, 9))),
+        ):
+            step()
+            process.send_signal(signal.SIGHUP)
+            for number, one in enumerate(credentials):
+                with contextlib.ExitStack() as refused:
+                    if number != serves:
+                        refused.enter_context(pytest.raises(Unreachable))
+                    fetch_description(address, credentials=one, timeout_s=20.0)
+            first, last = within_days
+            assert first < (expires_s() - time.time()) / 86_400 <= last
+        assert process.poll() is None
 
 
 def test_a_failed_batcher_stops_the_service(tmp_path: Path) -> None:

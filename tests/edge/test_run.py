@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import os
 import shutil
 import signal
 import threading
@@ -278,6 +279,7 @@ def test_sigterm_finishes_the_current_study_and_no_other(tmp_path: Path) -> None
     put_all(tmp_path / "inbox", a="x", b="x")
     process = start(tmp_path, read=read_until_told)
     wait_until(lambda: (tmp_path / "outbox" / "begun").exists())
+    os.kill(process.pid or 0, signal.SIGHUP)  # which does nothing
     process.terminate()
     process.join(PATIENCE_S)
     assert process.exitcode == 0

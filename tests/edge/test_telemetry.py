@@ -1,5 +1,4 @@
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from edge.budget import LedgerEntry
 from edge.findings import SecondReading
@@ -47,11 +46,3 @@ def test_the_backlog_and_the_link_are_reported_as_they_are_now() -> None:
     assert value("overread_edge_cloud_available") == 1
     available[0] = False
     assert value("overread_edge_cloud_available") == 0
-
-
-def test_when_certificates_expire_is_a_metric() -> None:
-    telemetry, end = Telemetry(), datetime(2027, 1, 1, tzinfo=UTC)
-    telemetry.set_expiries({"cloud.tls.cert": end})
-    name = "overread_edge_certificate_expiry_timestamp_seconds"
-    value = telemetry.registry.get_sample_value(name, {"setting": "cloud.tls.cert"})
-    assert value == end.timestamp()

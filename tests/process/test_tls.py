@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from process.tls import TlsFiles, diagnose, grpc_target, is_loopback
+from process.tls import TlsFiles, diagnose, is_loopback
 from tests.pki import make_pki
 
 HERE = ("CN=x", "subjectAltName=IP:127.0.0.1")
@@ -194,23 +194,3 @@ def test_a_peer_that_speaks_neither_ends_the_diagnosis(pki: Path) -> None:
 )
 def test_only_names_and_numbers_of_this_machine_are_loopback(address: str, near: bool) -> None:
     assert is_loopback(address) is near
-
-
-@pytest.mark.parametrize(
-    ("address", "target"),
-    [
-        ("cloud.example.org:5", "cloud.example.org:5"),
-        ("10.0.0.1:5,10.0.0.2:6", "ipv4:10.0.0.1:5,10.0.0.2:6"),
-        ("[::1]:5,[2001:db8::7]:5", "ipv6:[::1]:5,[2001:db8::7]:5"),
-        ("a.example.org:5,b.example.org:5", ""),
-        ("10.0.0.1:5,[::1]:5", ""),
-    ],
-)
-def test_several_addresses_are_one_target_if_they_are_numbers_of_one_kind(
-    address: str, target: str
-) -> None:
-    if target:
-        assert grpc_target(address) == target
-    else:
-        with pytest.raises(ValueError, match="use a name that leads to all of them"):
-            grpc_target(address)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import ssl
 import struct
@@ -228,6 +229,32 @@ def test_with_tls_only_senders_with_a_certificate_are_served(
         (file,) = port.files(images).values()
         if door is STOW:
             assert '"caller": "scanner-1"' in file.with_name(".received.json").read_text()
+
+
+def test_a_renewed_certificate_is_used_by_the_next_connection(
+    door: Door, tmp_path: Path, pki: Path
+) -> None:
+    """With the authority of the senders; a key without its certificate changes nothing."""
+    sides = {"server": ("CN=x", "subjectAltName=DNS:localhost"), "client": ("CN=x", "nsComment=x")}
+    new, live = tmp_path / "new", tmp_path / "live"
+    shutil.copytree(pki, live)
+    new.mkdir()
+    make_pki(new, **sides)
+    files = {"ca": live / "ca.pem", "cert": live / "server.pem", "key": live / "server.key"}
+
+    def sender(folder: Path) -> tuple[ssl.SSLContext, str]:
+        context = ssl.create_default_context(cafile=folder / "ca.pem")
+        context.load_cert_chain(folder / "client.pem", folder / "client.key")
+        return context, "localhost"
+
+    images = new_images()
+    with door.open(tmp_path, tls=files) as port:
+        for name, old_is_served in (("server.key", True), ("ca.pem", True), ("server.pem", False)):
+            shutil.copy(new / name, live / name)
+            ways = (sender(pki), sender(new)) if old_is_served else (sender(new), sender(pki))
+            assert door.send(port, images[0], tls=ways[0]) == [0]
+            with pytest.raises(ConnectionError):
+                door.send(port, images[1], tls=ways[1])
 
 
 @pytest.mark.parametrize(
