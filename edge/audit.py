@@ -31,6 +31,7 @@ class Event(StrEnum):
     REQUEUED = "study requeued"
     RESENT = "results resent"
     LOGIN = "login"
+    VIEWED = "viewed"
     STUDY_REMOVED = "study removed"
     REPORT_REMOVED = "report removed"
     REMOVAL_FAILED = "removal failed"

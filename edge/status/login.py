@@ -15,7 +15,6 @@ import hashlib
 import hmac
 import re
 import secrets
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -32,9 +31,10 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge.audit import Event, Person
-from edge.errors import BadSettings, EdgeError
+from edge.errors import BadSettings
 from edge.site import Site
 from edge.status.users import MOST_NAME, NAMELESS_USER, Account, Password, Role, is_name, load_users
+from edge.status.views import audited
 from edge.status.wording import age
 from process.http import certificate_names
 from process.tls import is_loopback
@@ -188,7 +188,8 @@ class Authenticator:
                 self._failed.append((self._clock(), address, name))
                 # a name that nobody has may be a password in the wrong field
                 who, why = (name, "wrong password") if account else ("unknown", "unknown user")
-                self._audit(Person(who, address), outcome="failure", reason=why)
+                person = Person(who, address)
+                audited(self._site, Event.LOGIN, person, outcome="failure", reason=why)
                 log.warning("login to the status page failed", address=address)
                 self._require_few_failures(address, name)
                 raise LoginRefused(403, "The user name or the password is wrong.")
@@ -217,7 +218,7 @@ class Authenticator:
 
     def _begin(self, session: Session, name: str, address: str, **proof: str) -> None:
         """Begin a session, and end that before; ``proof`` is what must stay as it is."""
-        if not self._audit(Person(name, address), outcome="success"):
+        if not audited(self._site, Event.LOGIN, Person(name, address), outcome="success"):
             raise LoginRefused(503, "Logins cannot be recorded now. Try again.")
         log.info("login to the status page", address=address)
         self.log_out(session)
@@ -237,16 +238,6 @@ class Authenticator:
                 wait_s = failed[-most][0] + WITHIN_S - now_s
                 text = f"Too many failed attempts. Try again in {age(wait_s)}."
                 raise LoginRefused(429, text)
-
-    def _audit(self, person: Person, **fields: str) -> bool:
-        """Record a login in the audit trail; return whether that could be done."""
-        try:
-            with self._site.opened() as store:
-                store.trail.record(Event.LOGIN, **person.fields, **fields)
-        except (EdgeError, OSError, sqlite3.Error) as error:
-            log.warning("login cannot be recorded", error=str(error))
-            return False
-        return True
 
 
 def _single(named: Sequence[str]) -> str:

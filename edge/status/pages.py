@@ -44,6 +44,7 @@ from edge.status.login import (
     address_of,
 )
 from edge.status.state import Json, SiteState
+from edge.status.views import Views
 from edge.status.volumes import Volumes, Voxels, outline_on
 from edge.store.studies import Record
 from imaging.render import LUNG, MEDIASTINAL, Plane, Window
@@ -101,7 +102,7 @@ class Pages:
 
     def __init__(self, agent: Agent, volumes: Volumes, authenticator: Authenticator) -> None:
         self._agent, self._volumes, self._authenticator = agent, volumes, authenticator
-        self._state = SiteState(agent.site)
+        self._state, self._views = SiteState(agent.site), Views(agent.site, agent.clock)
         self._started = datetime.now(UTC)
         self._templates = Environment(
             loader=PackageLoader("edge.status", "templates"),
@@ -155,7 +156,11 @@ class Pages:
         """Show the agent, its queue, its link, and the latest studies."""
         state, number, pipeline = self._state, _page(request), self._agent.pipeline()
         rows = state.latest(PER_PAGE + 1, skip=(number - 1) * PER_PAGE)
-        refused = state.refused()
+        refused, unfinished, pending = state.refused(), state.unfinished(), state.pending()
+        shown = {row.id for row in (*rows[:PER_PAGE], *refused, *unfinished)}
+        shown |= {one.key for one in pending}
+        pictured = (("overview picture", row.id) for row in rows[:PER_PAGE])
+        self._record(request, "list", *pictured, studies=sorted(shown))
         panels = [(one, one.values()) for one in self._panels() if not one.is_page]
         return self._render(
             request,
@@ -166,8 +171,8 @@ class Pages:
             guarantee=pipeline.provenance.guarantee if pipeline else NOT_CALIBRATED,
             problem=self._agent.problem(),
             arriving=state.arriving(),
-            unfinished=state.unfinished(),
-            pending=state.pending(),
+            unfinished=unfinished,
+            pending=pending,
             refused=refused,
             refusals={row.id: state.report(row) for row in refused},
             studies=[(row, state.report(row)) for row in rows[:PER_PAGE]],
@@ -254,6 +259,9 @@ class Pages:
         """Show the content of a report, its versions and changes."""
         study, state = self._study(request), self._state
         report = state.report(study)
+        pictures = ("overview picture", study.id), ("pictures", study.id)
+        version = report["version"] if report else 0
+        self._record(request, "study page", *pictures, study_key=study.id, version=version)
         return self._render(
             request,
             "study.html.j2",
@@ -275,14 +283,17 @@ class Pages:
         page = self._state.file_of(study, name)
         if page is None:
             raise HTTPException(404, "There is no such version of this report.")
+        self._record(request, "report", study_key=study.id, version=number)
         return HTMLResponse(page, headers={"content-security-policy": REPORT_POLICY})
 
     def picture(self, request: Request) -> Response:
         """Show a picture of a report."""
-        study = self._study(request)
-        data = self._state.file_of(study, request.path_params["name"])
-        if data is None or not request.path_params["name"].endswith(".jpg"):
+        study, name = self._study(request), request.path_params["name"]
+        data = self._state.file_of(study, name)
+        if data is None or not name.endswith(".jpg"):
             raise HTTPException(404, "There is no such picture.")
+        what = "overview picture" if name == "overview.jpg" else "pictures"
+        self._record(request, what, study_key=study.id)
         return Response(data, media_type="image/jpeg")
 
     def viewer(self, request: Request) -> Response:
@@ -291,6 +302,7 @@ class Pages:
         report = self._state.report(study)
         if report is None:
             raise HTTPException(404, "The report of this study is gone or damaged.")
+        self._record(request, "images", study_key=study.id)
         return self._render(request, "viewer.html.j2", study=study, report=report, windows=WINDOWS)
 
     def volume(self, request: Request) -> Response:
@@ -300,6 +312,7 @@ class Pages:
         voxels = self._volumes.voxels(study) if opening.state == "ready" else None
         if voxels is None:
             return JSONResponse({"state": opening.state, "reason": opening.reason})
+        self._record(request, "images", study_key=study.id)
         report, outlines = self._state.report(study), self._state.outlines(study)
         if self._state.report(study) is not report:  # a new version, between the two
             outlines = {}
@@ -332,10 +345,17 @@ class Pages:
             hu = voxels.slice(plane, request.path_params["index"])
         except IndexError as error:
             raise HTTPException(404, f"There is no such slice: {error}.") from error
+        self._record(request, "images", study_key=study.id)
         rows, columns = hu.shape
         packed = zlib.compress(hu.astype("<i2").tobytes(), 1)
         headers = {"content-encoding": "deflate", "x-rows": str(rows), "x-columns": str(columns)}
         return Response(packed, media_type="application/octet-stream", headers=headers)
+
+    def _record(self, request: Request, what: str, *within: tuple[str, str], **facts: Any) -> None:
+        """Record what the user is about to see; without that nothing is shown."""
+        if not self._views.record(_person(request), what, *within, **facts):
+            text = "Nothing is shown now, because views cannot be recorded in the audit trail."
+            raise HTTPException(503, f"{text} {self._agent.problem()}".strip())
 
     def _study(self, request: Request) -> Record:
         study = self._state.study(request.path_params["key"])

@@ -65,6 +65,7 @@ _KINDS: Mapping[str, _Kind] = {
     Event.DELIVERED: _Kind(DCM.DICOMInstancesTransferred, "R"),
     Event.REQUEUED: _UPDATED,
     Event.RESENT: _READ,
+    Event.VIEWED: _READ,
     Event.LOGIN: _Kind(DCM.UserAuthentication, "E", DCM.Login),
     Event.STUDY_REMOVED: _Kind(DCM.DICOMStudyDeleted, "D"),
     Event.REPORT_REMOVED: _Kind(DCM.DICOMInstancesAccessed, "D"),
@@ -85,6 +86,8 @@ def message_of(record: TrailRecord, source: AuditSource) -> str:
         return ""
     if record.event == Event.RECEIVED and fields.get("way"):
         kind = _Kind(DCM.DICOMInstancesTransferred, "C")
+    if record.event == Event.VIEWED and not fields.get("study_key"):  # the list of studies
+        kind = _Kind(DCM.Query, "E")
     if record.event in (Event.DELIVERED, Event.LOGIN):
         succeeded = fields.get("outcome") in ("sent", "success")
         kind = replace(kind, outcome=OUTCOME_OK if succeeded else OUTCOME_MINOR)

@@ -391,7 +391,7 @@ def test_a_long_form_is_refused(visit: Visit) -> None:
 
 
 def test_get_and_head_change_nothing(site: Site, visit: Visit) -> None:
-    """No file and no row: not by any page, and not by an address that is for forms."""
+    """No file and no row but that of a view: no page, and no address that is for forms."""
     key = site.add("a", report=SEEN)
     site.add("bad", step=Step.QUARANTINED, report=None, reason={"kind": "NotCt"})
     visit.log_in()
@@ -402,12 +402,13 @@ def test_get_and_head_change_nothing(site: Site, visit: Visit) -> None:
         return {str(p): p.stat().st_mtime_ns for p in files if not p.name.endswith("-shm")}
 
     with site.store():  # as the agent has it open
-        before = everything()
         paths = [path.replace(f"{0:032x}", key) for path in PAGES]
-        for path in (*paths, f"/requeue?study={key}", "/deliveries/resend", "/logout"):
-            for ask in (visit.client.get, visit.client.head):
-                assert ask(path, follow_redirects=False).status_code in (200, 404, 405)
-        assert everything() == before
+        for _ in range(2):
+            before = everything()
+            for path in (*paths, f"/requeue?study={key}", "/deliveries/resend", "/logout"):
+                for ask in (visit.client.get, visit.client.head):
+                    assert ask(path, follow_redirects=False).status_code in (200, 404, 405)
+        assert everything() == before  # at the second time nothing is seen for the first time
     assert visit.get("/").status_code == 200
     for method in ("PUT", "DELETE", "OPTIONS", "TRACE"):
         assert visit.client.request(method, "/").status_code == 405

@@ -7,21 +7,28 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from edge.audit import Event
 from edge.checks import Checked, Level
 from edge.doctor import examine
 from edge.errors import BadSettings
+from edge.folders import DATABASE
 from edge.run import PARTS, site_of
 from edge.settings.core import EdgeSettings, load_settings
 from edge.status.users import Password
 from edge.store.pending import PendingStep
 from edge.store.steps import Step
+from edge.trail.records import records_after
+from edge.trail.verify import verify
 from evaluation.world import settings_in
 from tests.edge.builders import put, put_all
 from tests.edge.running_agent import work_off
 
 
 def test_the_page_is_there_while_the_agent_reads(tmp_path: Path) -> None:
-    """It shows the study that is being read, and is gone when the agent has ended."""
+    """It shows the study that is being read, and is gone when the agent has ended.
+
+    Who has seen it is in the trail, which is sound.
+    """
     put_all(tmp_path / "inbox", one="x", two="x")
     seen: list[str] = []
     with capture_logs() as lines:
@@ -40,6 +47,10 @@ def test_the_page_is_there_while_the_agent_reads(tmp_path: Path) -> None:
     (url,) = [line["url"] for line in lines if line["event"] == "status page served"]
     with pytest.raises(httpx.ConnectError):
         httpx.get(url)
+    trail = tmp_path / "state" / "trail"
+    assert verify(trail, tmp_path / "state" / DATABASE).broken is None
+    seen_by = [one.fields["user"] for one in records_after(trail, 0) if one.event == Event.VIEWED]
+    assert seen_by == ["open to every user of this machine"]
 
 
 def test_a_damaged_password_stops_the_start(tmp_path: Path) -> None:

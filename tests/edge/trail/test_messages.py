@@ -31,7 +31,8 @@ BY_EVENT: dict[Event, dict[str, Any]] = {
     Event.DELIVERED: {**IDS, "target": "PACS", "peer": "10.0.0.7", "outcome": "sent"},
     Event.REQUEUED: {**IDS, "user": "anna", "name": "a"},
     Event.RESENT: {**IDS, "user": "anna", "versions": [1, 2], "targets": ["PACS"]},
-    Event.LOGIN: {"user": "password, from 10.0.0.9", "peer": "10.0.0.9", "outcome": "success"},
+    Event.LOGIN: {"user": "anna", "peer": "10.0.0.9", "outcome": "success"},
+    Event.VIEWED: {**IDS, "user": "anna", "peer": "10.0.0.9", "what": "images"},
     Event.STUDY_REMOVED: {**IDS, "reason": "older than retention.studies_days"},
     Event.REPORT_REMOVED: {**IDS, "reason": "older than retention.reports_days"},
     Event.REMOVAL_FAILED: {**IDS, "kind": "study"},
@@ -107,8 +108,17 @@ def test_a_login_is_a_user_authentication_from_an_address() -> None:
     assert values(tree, "//EventID/@csd-code") == ["110114"]
     assert values(tree, "//EventTypeCode/@csd-code") == ["110122"]
     person = "//ActiveParticipant[@UserIsRequestor='true']"
-    assert values(tree, f"{person}/@UserID") == ["password, from 10.0.0.9"]
+    assert values(tree, f"{person}/@UserID") == ["anna"]
     assert values(tree, f"{person}/@NetworkAccessPointID") == ["10.0.0.9"]
+
+
+def test_a_view_is_an_access_of_a_user_and_the_list_of_studies_a_query() -> None:
+    seen = parsed(Event.VIEWED, BY_EVENT[Event.VIEWED])
+    assert values(seen, "//EventID/@csd-code") == ["110103"]
+    person = "//ActiveParticipant[@UserIsRequestor='true']"
+    assert values(seen, f"{person}/@UserID") == ["anna"]
+    listed = parsed(Event.VIEWED, {"user": "anna", "what": "list", "studies": ["k1"]})
+    assert values(listed, "//EventID/@csd-code") == ["110112"]
 
 
 @pytest.mark.parametrize(
