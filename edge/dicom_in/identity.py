@@ -17,7 +17,7 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from imaging.dicom.study import TRANSFER_SYNTAXES
+from imaging.dicom.pixels import TRANSFER_SYNTAXES
 
 _HEAD_BYTES = 1 << 18
 """The identifiers lie before it: private groups of scanners take 10 kB at most."""

@@ -26,7 +26,7 @@ from edge.dicom_in.incoming import MB, SOP_CLASSES, Expected, Incoming, Sender, 
 from edge.dicom_in.received import ReceivedStore, ReceiveMetrics
 from edge.errors import BadSettings
 from edge.settings.receive import Peer, ReceiveSettings, plain_address
-from imaging.dicom.study import TRANSFER_SYNTAXES
+from imaging.dicom.pixels import TRANSFER_SYNTAXES
 from process.http import address_text, host_and_port, reason_of
 from process.logs import quieten
 

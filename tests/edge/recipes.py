@@ -25,8 +25,8 @@ from edge.guarantee import UNREAD, Guarantee, guarantee_of, guarantee_of_model
 from edge.limitations import limitations_of
 from edge.settings.core import EdgeSettings
 from imaging.dicom.header import read_instance
+from imaging.dicom.pixels import stored_frames
 from imaging.dicom.stack import slice_of
-from imaging.dicom.study import stored_frames
 from imaging.errors import StudyError
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study

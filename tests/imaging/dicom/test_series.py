@@ -13,7 +13,7 @@ from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
-import imaging.dicom.study
+import imaging.dicom.pixels
 from imaging.dicom.writer import write_series
 from imaging.errors import IncompleteSeries, NoLung, NotCt, SeriesNotFound, UnreadableFile
 from imaging.preprocess import preprocess
@@ -224,13 +224,13 @@ def test_ranking_decodes_few_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         tmp_path, {"thin": (torso(150, 1.6, True), {}), "thick": (torso(120, 2.0, True), {})}
     )
     decoded: list[str] = []
-    frames = imaging.dicom.study.stored_frames
+    frames = imaging.dicom.pixels.stored_frames
 
     def counted(file: Path, *arguments: Any) -> Any:
         decoded.append(file.parent.name)
         return frames(file, *arguments)
 
-    monkeypatch.setattr(imaging.dicom.study, "stored_frames", counted)
+    monkeypatch.setattr(imaging.dicom.pixels, "stored_frames", counted)
     assert read_study(tmp_path).volume.description == "thin"
     assert (decoded.count("thin"), decoded.count("thick")) == (30 + 150, 30)
 

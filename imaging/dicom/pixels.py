@@ -1,0 +1,131 @@
+"""Read the pixel data of a stack of slices: the stored values of its files, and their HU."""
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.encaps import generate_frames
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from imaging import c_stderr
+from imaging.dicom import codecs
+from imaging.dicom.header import load
+from imaging.dicom.layout import Layout, write_hu
+from imaging.dicom.stack import Stack
+from imaging.errors import UnreadableFile, is_machine_fault
+from imaging.volume import HuArray
+
+StoredArray = npt.NDArray[Any]
+
+_NATIVE = {
+    "",  # a data set without preamble does not state its syntax: it is native
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+}
+TRANSFER_SYNTAXES = frozenset(map(UID, (_NATIVE - {""}) | codecs.SYNTAXES))
+"""What can be decoded."""
+
+
+def decoded(stack: Stack) -> HuArray:
+    """Decode the HU of every slice; damage that a library reports is an error."""
+    if stack.slices[0].transfer_syntax in _NATIVE:
+        return _decode(stack)
+    try:
+        with c_stderr.captured():
+            return _decode(stack)
+    except c_stderr.ReportedDamage as damage:
+        reason = f"pixel data: {damage}: send the file again"
+        raise UnreadableFile(reason, _damaged_file(stack)) from None
+
+
+def _damaged_file(stack: Stack) -> Path:
+    """Find the first file whose damage the decoder reports, one by one."""
+    for one in stack.slices:
+        try:
+            with c_stderr.captured():
+                stored_frames(one.file, [one.frame], one.layout, one.transfer_syntax)
+        except c_stderr.ReportedDamage:
+            return one.file
+    return stack.slices[0].file.parent
+
+
+def _decode(stack: Stack) -> HuArray:
+    """Decode the HU of every slice, ``(z, y, x)``; files are decoded in parallel."""
+    slices, layout = stack.slices, stack.slices[0].layout
+    hu = np.empty((len(slices), layout.rows, layout.columns), np.int16)
+    slices_of: dict[Path, list[int]] = defaultdict(list)
+    for z, one in enumerate(slices):
+        slices_of[one.file].append(z)
+
+    def decode_file(file: Path, zs: Sequence[int]) -> None:
+        first, frames = slices[zs[0]], [slices[z].frame for z in zs]
+        stored = stored_frames(file, frames, first.layout, first.transfer_syntax)
+        for z, values in zip(zs, stored, strict=True):
+            write_hu(values, slices[z].layout, slices[z].rescale, hu[z])
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        try:
+            tasks = [pool.submit(decode_file, *one) for one in slices_of.items()]
+            for task in tasks:
+                task.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return hu
+
+
+def stored_frames(
+    file: Path, frames: Sequence[int], layout: Layout, transfer_syntax: str
+) -> list[StoredArray]:
+    """Read the stored values of the frames, each ``(rows, columns)``, int16 or uint16.
+
+    Raises:
+        UnreadableFile: the pixel data is missing, truncated or damaged, or its transfer syntax is
+            not supported.
+    """
+    if transfer_syntax not in _NATIVE | codecs.SYNTAXES:
+        name = UID(transfer_syntax).name[:80]
+        reason = f"transfer syntax {name} ({transfer_syntax[:64]}) is not supported"
+        raise UnreadableFile(f"{reason}: send the file uncompressed", file)
+    data = load(file, ("PixelData", "NumberOfFrames"), pixels=True)
+    try:
+        content = data.get("PixelData")
+        if not isinstance(content, bytes) or not content:
+            raise ValueError("missing or cut off")
+        if transfer_syntax in _NATIVE:
+            return [_native(content, frame, layout, transfer_syntax) for frame in frames]
+        count = int(data.get("NumberOfFrames") or 1)
+        encoded = list(generate_frames(content, number_of_frames=count))
+        return [codecs.decode(encoded[f], layout, transfer_syntax) for f in frames]
+    # generate_frames meets damaged encapsulation with ValueError, struct.error, EOFError ...
+    except Exception as error:
+        if is_machine_fault(error):
+            raise
+        raise UnreadableFile(f"pixel data: {error}: send the file again", file) from None
+
+
+def _native(content: bytes, frame: int, layout: Layout, transfer_syntax: str) -> StoredArray:
+    frame_bytes = layout.rows * layout.columns * 2
+    needed = (frame + 1) * frame_bytes
+    if len(content) < needed:
+        raise ValueError(f"truncated, {len(content)} of {needed} bytes")
+    order = ">" if transfer_syntax == ExplicitVRBigEndian else "<"
+    return np.frombuffer(
+        content,
+        f"{order}{'i' if layout.signed else 'u'}2",
+        layout.rows * layout.columns,
+        offset=needed - frame_bytes,
+    ).reshape(layout.rows, layout.columns)
