@@ -7,9 +7,10 @@ ends the whole process when the tables are damaged; so JPEG headers are checked 
 annex A for JPEG 2000). A frame ends at its end marker. Some archives write a pad byte, or more,
 after it: that is no part of the image, and is cut off.
 
-Frames are decoded by GDCM in SimpleITK, which is fast and releases Python's lock. GDCM reads only
-files, and parses the whole header of each. So every frame gets a file of its own, in memory, with
-nothing but the pixel attributes: quicker, and independent of the rest of the header.
+JPEG-LS, in which many archives keep CT, is decoded by CharLS 2 in imagecodecs, all else by GDCM in
+SimpleITK. Both release Python's lock. GDCM reads only files, and parses the whole header of each.
+So every frame gets a file of its own, in memory, with nothing but the pixel attributes: quicker,
+and independent of the rest of the header.
 """
 
 import re
@@ -19,6 +20,7 @@ from functools import lru_cache
 from io import BytesIO
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
@@ -55,11 +57,9 @@ _START_JPEG2000, _DATA_JPEG2000 = b"\xff\x4f\xff\x51", b"\xff\x93"
 _NEXT_MARKER_JPEG2000 = re.compile(rb"\xff[\x90\xd9]")  # the next tile-part, or the end
 _ITEM, _SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 
+_JPEG_LS_SYNTAXES = {JPEGLSLossless, JPEGLSNearLossless}
 SYNTAXES = frozenset(
-    {
-        *(JPEGLossless, JPEGLosslessSV1, JPEGLSLossless),
-        *(JPEGLSNearLossless, JPEG2000Lossless, JPEG2000, RLELossless),
-    }
+    {JPEGLossless, JPEGLosslessSV1, JPEG2000Lossless, JPEG2000, RLELossless, *_JPEG_LS_SYNTAXES}
 )
 """The supported transfer syntaxes of compressed CT."""
 
@@ -71,7 +71,9 @@ def decode(frame: bytes, layout: Layout, transfer_syntax: str) -> npt.NDArray[An
         ValueError: the frame is damaged; the message says how.
     """
     whole = checked(frame, layout.rows, layout.columns, rle=transfer_syntax == RLELossless)
-    values = _read_image(_file_head(layout, transfer_syntax) + _encapsulated(whole))
+    values = _read_jpeg_ls(whole, layout) if transfer_syntax in _JPEG_LS_SYNTAXES else None
+    if values is None:
+        values = _read_image(_file_head(layout, transfer_syntax) + _encapsulated(whole))
     if values.shape != (size := (layout.rows, layout.columns)):
         raise ValueError(f"decodes to rows, columns {values.shape}, expected {size}")
     return values
@@ -193,6 +195,17 @@ def _check_scan(scan: bytes, header: bytes, tables: set[int]) -> None:
     sound = is_of_frame and scan[2] >> 4 in tables and 1 <= scan[3] <= 7 and scan[4] == 0
     if not sound or scan[5] >= header[0]:
         raise ValueError(f"the JPEG scan header is damaged ({scan.hex()})")
+
+
+def _read_jpeg_ls(frame: bytes, layout: Layout) -> npt.NDArray[Any] | None:
+    """Decode a frame with CharLS; None if its values have less than 9 bits."""
+    try:
+        values = imagecodecs.jpegls_decode(frame)
+    except imagecodecs.JpeglsError:
+        raise ValueError("the compressed frame cannot be decoded") from None
+    if values.dtype != np.uint16:
+        return None
+    return np.asarray(values.view(np.int16) if layout.signed else values)
 
 
 def _read_image(content: bytes) -> npt.NDArray[Any]:

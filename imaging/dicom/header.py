@@ -5,8 +5,8 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from pydicom.filereader import read_partial
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 
+from imaging.dicom.scan import Pixels, plain_texts, scan
 from imaging.errors import UnreadableFile, is_machine_fault
 from imaging.files import not_plain, open_plain, special_kind
 from imaging.volume import FloatArray
@@ -59,6 +60,9 @@ MAX_INFLATED = 512 << 20
 UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".tmp")
 """Suffixes that programs append to the name of a file while they transfer it."""
 DICOM_SUFFIXES = {".dcm", ".dicom", ".dic", ".ima"}
+_TAGS = {keyword: int(Tag(keyword)) for keyword in HEADER_KEYWORDS}
+_ABSENT = ("", b"")
+_WANTED = frozenset(_TAGS.values())
 _PIXEL_DATA = Tag("PixelData")
 _MAGIC = slice(128, 132)
 _HEAD_BYTES = 512
@@ -83,6 +87,9 @@ class Instance:
     data: Dataset
     transfer_syntax: str = ""
     frame: int = 0
+    pixels: Pixels | None = None
+    values: Mapping[int, tuple[str, bytes]] | None = None
+    _texts: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
 
     def text(self, keyword: str) -> str:
         """Return the value as stripped text, several joined by a backslash; empty if absent."""
@@ -90,6 +97,15 @@ class Instance:
 
     def texts(self, keyword: str) -> tuple[str, ...]:
         """Return every value of the attribute as stripped text; none if absent or empty."""
+        if (known := self._texts.get(keyword)) is None:
+            known = self._texts[keyword] = self._converted(keyword)
+        return known
+
+    def _converted(self, keyword: str) -> tuple[str, ...]:
+        if self.values is not None and (tag := _TAGS.get(keyword)) is not None:
+            plain = plain_texts(*self.values.get(tag, _ABSENT))
+            if plain is not None:
+                return plain
         value = self._raw(keyword)
         if value is None or value == "":
             return ()
@@ -151,6 +167,10 @@ def read_instance(file: Path) -> Instance:
     Raises:
         UnreadableFile: the header is damaged or cut off.
     """
+    with open_plain(file) as stream:
+        found = scan(stream, _WANTED)
+    if found is not None and len(found.data):
+        return Instance(file, found.data, found.transfer_syntax, 0, found.pixels, found.values)
     data = load(file, HEADER_KEYWORDS)
     if not len(data):
         raise UnreadableFile("holds no DICOM attributes: send the file again", file)

@@ -105,11 +105,13 @@ def _padding(image: Instance, signed: bool) -> tuple[int, int] | None:
 
 
 def write_hu(stored: npt.NDArray[Any], layout: Layout, rescale: Rescale, out: HuArray) -> None:
-    """Write the HU of one slice into ``out``, ``(rows, columns)`` int16.
+    """Write the HU of one slice into ``out``, ``(rows, columns)`` int16, which may hold ``stored``.
 
     Values below -1024 (-2000 and -3024 outside the field of view) and padding become air.
     """
     padded = _padded(stored, layout, rescale)
+    if padded is None and _written_in_place(stored, layout, rescale, out):
+        return
     if layout.bits_stored < 16:
         # remove the bits above and below the stored ones, and extend the sign
         above, below = 15 - layout.high_bit, 16 - layout.bits_stored
@@ -117,6 +119,22 @@ def write_hu(stored: npt.NDArray[Any], layout: Layout, rescale: Rescale, out: Hu
     np.clip(_rescaled(stored, rescale), AIR_HU, MAX_HU, out=out, casting="unsafe")
     if padded is not None:
         out[padded] = AIR_HU
+
+
+def _written_in_place(
+    stored: npt.NDArray[Any], layout: Layout, rescale: Rescale, out: HuArray
+) -> bool:
+    """Write the HU of unsigned values of less than 16 bits without a copy, if they fit in int16."""
+    slope, intercept = rescale
+    most = 2**layout.bits_stored - 1
+    fits = intercept.is_integer() and -32768 <= intercept <= 32767 - most
+    whole = layout.bits_stored < 16 and layout.high_bit == layout.bits_stored - 1
+    if layout.signed or slope != 1 or not (fits and whole) or stored.dtype != np.uint16:
+        return False
+    np.bitwise_and(stored, np.uint16(most), out=out.view(np.uint16))
+    np.add(out, np.int16(intercept), out=out)
+    np.maximum(out, np.int16(AIR_HU), out=out)
+    return True
 
 
 def require_hu(hu: HuArray, file: Path) -> None:

@@ -22,8 +22,10 @@ from imaging import c_stderr
 from imaging.dicom import codecs
 from imaging.dicom.header import load
 from imaging.dicom.layout import Layout, write_hu
-from imaging.dicom.stack import Stack
+from imaging.dicom.scan import one_frame
+from imaging.dicom.stack import Slice, Stack
 from imaging.errors import UnreadableFile, is_machine_fault
+from imaging.files import open_plain
 from imaging.volume import HuArray
 
 StoredArray = npt.NDArray[Any]
@@ -56,7 +58,7 @@ def _damaged_file(stack: Stack) -> Path:
     for one in stack.slices:
         try:
             with c_stderr.captured():
-                stored_frames(one.file, [one.frame], one.layout, one.transfer_syntax)
+                stored_frames([one])
         except c_stderr.ReportedDamage:
             return one.file
     return stack.slices[0].file.parent
@@ -70,15 +72,13 @@ def _decode(stack: Stack) -> HuArray:
     for z, one in enumerate(slices):
         slices_of[one.file].append(z)
 
-    def decode_file(file: Path, zs: Sequence[int]) -> None:
-        first, frames = slices[zs[0]], [slices[z].frame for z in zs]
-        stored = stored_frames(file, frames, first.layout, first.transfer_syntax)
-        for z, values in zip(zs, stored, strict=True):
+    def decode_file(zs: Sequence[int]) -> None:
+        for z, values in zip(zs, stored_frames([slices[z] for z in zs], hu[zs[0]]), strict=True):
             write_hu(values, slices[z].layout, slices[z].rescale, hu[z])
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         try:
-            tasks = [pool.submit(decode_file, *one) for one in slices_of.items()]
+            tasks = [pool.submit(decode_file, zs) for zs in slices_of.values()]
             for task in tasks:
                 task.result()
         except BaseException:
@@ -87,24 +87,29 @@ def _decode(stack: Stack) -> HuArray:
     return hu
 
 
-def stored_frames(
-    file: Path, frames: Sequence[int], layout: Layout, transfer_syntax: str
-) -> list[StoredArray]:
-    """Read the stored values of the frames, each ``(rows, columns)``, int16 or uint16.
+def stored_frames(slices: Sequence[Slice], room: HuArray | None = None) -> list[StoredArray]:
+    """Read the stored values of slices of one file, each ``(rows, columns)``, int16 or uint16.
+
+    One that is stored as it is may be read into ``room``, int16 of its size.
 
     Raises:
         UnreadableFile: the pixel data is missing, truncated or damaged, or its transfer syntax is
             not supported.
     """
+    one = slices[0]
+    file, layout, transfer_syntax = one.file, one.layout, one.transfer_syntax
     if transfer_syntax not in _NATIVE | codecs.SYNTAXES:
         name = UID(transfer_syntax).name[:80]
         reason = f"transfer syntax {name} ({transfer_syntax[:64]}) is not supported"
         raise UnreadableFile(f"{reason}: send the file uncompressed", file)
+    if len(slices) == 1 and (values := _usual_frame(one, room)) is not None:
+        return [values]
     data = load(file, ("PixelData", "NumberOfFrames"), pixels=True)
     try:
         content = data.get("PixelData")
         if not isinstance(content, bytes) or not content:
             raise ValueError("missing or cut off")
+        frames = [each.frame for each in slices]
         if transfer_syntax in _NATIVE:
             return [_native(content, frame, layout, transfer_syntax) for frame in frames]
         count = int(data.get("NumberOfFrames") or 1)
@@ -115,6 +120,33 @@ def stored_frames(
         if is_machine_fault(error):
             raise
         raise UnreadableFile(f"pixel data: {error}: send the file again", file) from None
+
+
+def _usual_frame(one: Slice, room: HuArray | None) -> StoredArray | None:
+    """Read the frame of a file that `scan` knows, without parsing it again.
+
+    None if the file is not as it was, or its frame is damaged: pydicom then says what is wrong.
+    """
+    known = one.pixels
+    if known is None:
+        return None
+    with open_plain(one.file) as stream:
+        status = os.fstat(stream.fileno())
+        if (status.st_size, status.st_mtime_ns) != (known.file_bytes, known.changed_ns):
+            return None
+        stream.seek(known.offset)
+        if known.length is None:
+            content = stream.read()
+        elif (
+            room is None or known.length != room.nbytes or stream.readinto(room.data) != room.nbytes
+        ):
+            return None
+        else:
+            return room if one.layout.signed else room.view(np.uint16)
+    try:
+        return codecs.decode(one_frame(content), one.layout, one.transfer_syntax)
+    except ValueError:
+        return None
 
 
 def _native(content: bytes, frame: int, layout: Layout, transfer_syntax: str) -> StoredArray:

@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from imaging.dicom.header import Instance
 from imaging.dicom.layout import Layout, Rescale, layout_of, rescale_of
+from imaging.dicom.scan import Pixels
 from imaging.errors import IncompleteSeries, IrregularGeometry, UnreadableFile
 from imaging.volume import UNNAMED, FloatArray, Geometry, ImageRef, Triple, triple
 
@@ -52,6 +54,7 @@ class Slice:
         pixel_mm: distance of rows and of columns, ``(y, x)``.
         thickness_mm: nominal thickness of the slice; 0 if the header does not state it.
         image: how viewers and archives name it.
+        pixels: where they lie in the file, if that is known.
     """
 
     file: Path
@@ -64,13 +67,14 @@ class Slice:
     pixel_mm: tuple[float, float]
     thickness_mm: float = 0.0
     image: ImageRef = UNNAMED
+    pixels: Pixels | None = None
 
     @property
     def name(self) -> str:
         """The name of its file, with the frame where a file holds several."""
         return f"{self.file.name} frame {self.frame}" if self.frame else self.file.name
 
-    @property
+    @cached_property
     def normal(self) -> FloatArray:
         """Unit normal of the slice plane, ``(3,)``, right-handed with the two axes."""
         # the axes are perpendicular only to within rounding, and so is the length of the product
@@ -114,6 +118,7 @@ def slice_of(image: Instance) -> Slice:
         pixel_mm=_pixel_mm(image),
         thickness_mm=max(image.advisory("SliceThickness") or 0.0, 0.0),
         image=_image_ref(image),
+        pixels=image.pixels,
     )
 
 

@@ -14,6 +14,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
 import imaging.dicom.pixels
+from imaging.dicom.stack import Slice
 from imaging.dicom.writer import write_series
 from imaging.errors import IncompleteSeries, NoLung, NotCt, SeriesNotFound, UnreadableFile
 from imaging.preprocess import preprocess
@@ -226,9 +227,9 @@ def test_ranking_decodes_few_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     decoded: list[str] = []
     frames = imaging.dicom.pixels.stored_frames
 
-    def counted(file: Path, *arguments: Any) -> Any:
-        decoded.append(file.parent.name)
-        return frames(file, *arguments)
+    def counted(slices: list[Slice], *arguments: Any) -> Any:
+        decoded.append(slices[0].file.parent.name)
+        return frames(slices, *arguments)
 
     monkeypatch.setattr(imaging.dicom.pixels, "stored_frames", counted)
     assert read_study(tmp_path).volume.description == "thin"
