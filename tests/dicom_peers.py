@@ -78,6 +78,7 @@ class Pacs:
 
         def store(event: evt.Event) -> int | Dataset:
             dataset = event.dataset
+            dataset.file_meta = event.file_meta
             if self.aborts(dataset):
                 event.assoc.abort()
                 return 0x0000

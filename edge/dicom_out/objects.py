@@ -23,8 +23,9 @@ from highdicom.sc import SCImage
 from highdicom.sr import CodedConcept
 from pydicom import Dataset, dcmread
 from pydicom.config import disable_value_validation
+from pydicom.encaps import encapsulate
 from pydicom.sr.codedict import codes
-from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
+from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian, JPEGBaseline8Bit
 from pydicom.valuerep import DSfloat
 
 from edge.access import make_folder
@@ -43,6 +44,9 @@ from imaging.dicom.source import read_source_headers
 
 SKIPPED = "skipped.json"
 """Why objects are missing, by kind; absent where none is."""
+
+_LINE_PX = 30
+"""Height of the line of text above a picture."""
 
 log = structlog.get_logger()
 
@@ -186,7 +190,7 @@ def _write(folder: Path, made: Mapping[str, Dataset], skipped: Mapping[str, str]
 def capture(
     report: Report, source: Source, device: Device, picture: bytes, shown: int | None
 ) -> Dataset:
-    """Return one picture as a secondary capture in RGB.
+    """Return one picture under a line of text as a secondary capture, JPEG.
 
     Args:
         report: the report with the picture.
@@ -198,39 +202,51 @@ def capture(
     Raises:
         NotExportable: the picture cannot be decoded.
     """
-    decoded = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if decoded is None:
+    drawn = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    if drawn is None:
         raise NotExportable("the picture is damaged")
-    pixels = np.asarray(decoded, dtype=np.uint8)
+    text = _caption(report, shown)
+    line = np.zeros((_LINE_PX, drawn.shape[1], 3), np.uint8)
+    cv2.putText(line, text, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255,) * 3, 1, cv2.LINE_AA)
+    pixels = np.vstack((line, drawn.astype(np.uint8)))
+    quality = (cv2.IMWRITE_JPEG_QUALITY, 90, cv2.IMWRITE_JPEG_SAMPLING_FACTOR)
+    encoded = cv2.imencode(".jpg", pixels, (*quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422))[1]
     made = SCImage(
         pixel_array=pixels,
-        photometric_interpretation="RGB",
+        photometric_interpretation="YBR_FULL_422",
         bits_allocated=8,
+        transfer_syntax_uid=JPEGBaseline8Bit,
         coordinate_system=CoordinateSystemNames.PATIENT,
         patient_orientation=("L", "P"),
         **patient_and_study(source),
         **general(Kind.CAPTURE, report, device, 1 + (shown or 0)),
     )
+    made.PixelData = encapsulate([encoded.tobytes()])
     made.BodyPartExamined = "CHEST"
     put(made, "PatientOrientation", None)  # several views in one picture
-    made.BurnedInAnnotation = "NO"  # numbers of findings, but no patient
-    made.ImageComments = _comment(report, shown)
+    made.BurnedInAnnotation = "YES"
+    made.ImageComments = f"{text}. {NOT_A_DEVICE}"
     made.DerivationDescription = "Picture of the report, with marks of findings"
     made.LossyImageCompression = "01"
-    made.LossyImageCompressionMethod = "ISO_10918_1"
-    made.LossyImageCompressionRatio = DSfloat(pixels.nbytes / len(picture), auto_format=True)
+    made.LossyImageCompressionMethod = ["ISO_10918_1"] * 2  # of the report's picture, and of this
+    ratios = drawn.nbytes / len(picture), pixels.nbytes / encoded.size
+    made.LossyImageCompressionRatio = [DSfloat(one, auto_format=True) for one in ratios]
     complete(made, source, report)
     return made
 
 
-def _comment(report: Report, shown: int | None) -> str:
+def _caption(report: Report, shown: int | None) -> str:
     what = "Overview of findings and possible findings"
+    if report.read_version < report.version:
+        what += f" of version {report.read_version}"
     for number, one in report.listed:
         if number == shown:
             kind = "Finding" if number in dict(report.numbered) else "Possible finding"
-            what = f"{kind} {number}: {one.diameter_mm:g} mm, "
+            place = report.locations.get(number)
+            side = f"{place.side} of the patient" if place and place.side else "side not known"
+            what = f"{kind} {number}: {one.diameter_mm:.1f} mm, {side}, "
             what += f"probability of being a nodule {one.probability:.2f}"
-    return f"{what}. Report version {report.version}. {NOT_A_DEVICE}"
+    return f"AI, not a medical device. Report version {report.version}. {what}"
 
 
 def encapsulated_pdf(

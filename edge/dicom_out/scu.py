@@ -10,7 +10,7 @@ from typing import Any
 
 import pydicom
 import structlog
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
@@ -46,9 +46,11 @@ class DicomNode(Target):
         except _NothingAccepted:
             yield lambda _file: NOT_ACCEPTED
 
-    def _store(self, association: Association, file: Path, number: int) -> Refusal | None:
+    def _store(
+        self, association: Association, file: Path | pydicom.Dataset, number: int
+    ) -> Refusal | None:
         try:
-            status = association.send_c_store(str(file), msg_id=number)
+            status = association.send_c_store(file, msg_id=number)
         except ValueError:  # of pynetdicom: no context for it was accepted
             return NOT_ACCEPTED
         except RuntimeError:  # of pynetdicom: the association has ended before
@@ -167,12 +169,11 @@ def keep_responses(association: Association) -> None:
 def _contexts(files: Sequence[Path]) -> list[PresentationContext]:
     """Return a presentation context for each SOP class and transfer syntax of the files.
 
-    Uncompressed objects are also offered in the default transfer syntax, which each AE has.
+    All are also offered uncompressed, in the default transfer syntax too, which each AE has.
     """
     wanted: dict[tuple[str, str], None] = {}
     for file in files:
         meta = pydicom.filereader.read_file_meta_info(file)
-        wanted[meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID] = None
-        if not meta.TransferSyntaxUID.is_compressed:
-            wanted[meta.MediaStorageSOPClassUID, ImplicitVRLittleEndian] = None
+        for syntax in (meta.TransferSyntaxUID, ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+            wanted[meta.MediaStorageSOPClassUID, syntax] = None
     return [build_context(sop_class, syntax) for sop_class, syntax in wanted]

@@ -44,9 +44,9 @@ class DicomWebService(Target):
         with requests.Session() as session:
             client = self._client(session)
 
-            def store(file: Path) -> Refusal | None:
+            def store(file: Path | pydicom.Dataset) -> Refusal | None:
                 try:
-                    return _store(client, pydicom.dcmread(file))
+                    return _store(client, pydicom.dcmread(file) if isinstance(file, Path) else file)
                 except requests.RequestException as error:
                     if _never_connected(error):
                         raise Unreachable(self._why(error)) from error

@@ -75,15 +75,15 @@ class Sent:
     unreachable: str = ""
 
 
-Store = Callable[[Path], Refusal | None]
-"""Sends one file; returns why it is refused, None if it is stored."""
+Store = Callable[[Path | pydicom.Dataset], Refusal | None]
+"""Sends one object; returns why it is refused, None if it is stored."""
 
 
 class Target(ABC):
     """A place to which objects are sent."""
 
     def send(self, files: Sequence[Path], stopped: Callable[[], bool]) -> Sent:
-        """Send files, and return what became of each.
+        """Send files, and return what became of each. What is compressed may be sent decoded.
 
         ``stopped`` is asked between two files; the target counts as unreachable once it is true.
 
@@ -97,6 +97,8 @@ class Target(ABC):
                     if stopped():
                         raise Unreachable(STOPPED)
                     refusal = store(file)
+                    if refusal and not refusal.is_last and (plain := decoded(file)) is not None:
+                        refusal = store(plain)
                     if refusal is None:
                         stored.append(file.name)
                         continue
@@ -123,6 +125,15 @@ def class_of(file: Path) -> UID:
         OSError: it cannot be read.
     """
     return UID(pydicom.dcmread(file, specific_tags=["SOPClassUID"]).SOPClassUID)
+
+
+def decoded(file: Path) -> pydicom.Dataset | None:
+    """Return an object without the compression of its pixels; None if they have none."""
+    if not pydicom.filereader.read_file_meta_info(file).TransferSyntaxUID.is_compressed:
+        return None
+    plain = pydicom.dcmread(file)
+    plain.decompress(generate_instance_uid=False)
+    return plain
 
 
 def kind_of(sop_class: str) -> ObjectKind | None:

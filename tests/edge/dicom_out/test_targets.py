@@ -9,9 +9,18 @@ from threading import Event
 from typing import Any
 from unittest.mock import Mock
 
+import cv2
+import numpy as np
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import SecondaryCaptureImageStorage
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    SecondaryCaptureImageStorage,
+)
 from pynetdicom import build_context
 from pynetdicom.association import Association
 from starlette.responses import RedirectResponse, Response
@@ -108,6 +117,63 @@ def test_answers_of_a_pacs_are_sorted_by_who_is_at_fault(
     assert unreachable in sent.unreachable
     assert bool(sent.unreachable) == bool(unreachable)
     assert title == "PACS" or "called_ae = OTHER" in sent.unreachable
+
+
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    """A picture in JPEG, and its pixels."""
+    path = tmp_path_factory.mktemp("compressed") / "a.dcm"
+    write_object(path, "a", sop_class=SecondaryCaptureImageStorage)
+    made = pydicom.dcmread(path)
+    made.Rows, made.Columns, made.SamplesPerPixel, made.PlanarConfiguration = 16, 32, 3, 0
+    made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 8, 8, 7, 0
+    made.PhotometricInterpretation = "YBR_FULL_422"
+    picture = np.arange(16 * 32 * 3, dtype=np.uint8).reshape(16, 32, 3)
+    made.PixelData = encapsulate([cv2.imencode(".jpg", picture)[1].tobytes()])
+    made["PixelData"].VR = "OB"
+    made.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    made.save_as(path)
+    return path, pydicom.dcmread(path).pixel_array.tobytes()
+
+
+PLAIN = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+
+
+@pytest.mark.parametrize("syntaxes", [[JPEGBaseline8Bit, *PLAIN], *([one] for one in PLAIN)])
+def test_a_picture_is_decoded_for_an_archive_that_takes_no_compressed_ones(
+    compressed: tuple[Path, bytes], syntaxes: list[str]
+) -> None:
+    """It is the same object, with the same pixels."""
+
+    def answer(dataset: Dataset) -> int:
+        got.append(dataset)
+        return 0x0000
+
+    got = list[Dataset]()
+    contexts = [build_context(SecondaryCaptureImageStorage, syntaxes)]
+    with Pacs(answer=answer).running(contexts=contexts) as pacs:
+        assert send(pacs_at(pacs.port), [compressed[0]]).stored == ("a.dcm",)
+    assert [one.file_meta.TransferSyntaxUID for one in got] == syntaxes[:1]
+    assert [one.pixel_array.tobytes() for one in got] == [compressed[1]]
+    assert got[0].SOPInstanceUID == pydicom.dcmread(compressed[0]).SOPInstanceUID
+
+
+@pytest.mark.parametrize("refusal", [415, 0xC122])
+def test_a_picture_is_decoded_for_a_service_that_takes_no_compressed_ones(
+    compressed: tuple[Path, bytes], refusal: int
+) -> None:
+    def answer(dataset: Dataset) -> Response | None:
+        if not dataset.file_meta.TransferSyntaxUID.is_compressed:
+            got.append(dataset)
+            return None
+        if refusal == 415:
+            return Response(status_code=refusal)
+        return stow_answer(dataset, "FailedSOPSequence", 409, refusal)
+
+    got = list[Dataset]()
+    with StowService(answer).running() as web:
+        assert send(web_at(web.url), [compressed[0]]).stored == ("a.dcm",)
+    assert [one.pixel_array.tobytes() for one in got] == [compressed[1]]
 
 
 def test_nobody_who_listens_is_unreachable(files: list[Path]) -> None:
