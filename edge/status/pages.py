@@ -52,7 +52,6 @@ from imaging.render import LUNG, MEDIASTINAL, Plane, Window
 BONE = Window(400, 1800)
 WINDOWS = {"lung": LUNG, "mediastinal": MEDIASTINAL, "bone": BONE}
 PER_PAGE = 20
-MOST_PAGES = 100_000
 
 log = structlog.get_logger()
 
@@ -112,7 +111,7 @@ class Pages:
             lstrip_blocks=True,
         )
         for name in ("age", "since", "moment", "size", "seconds", "date", "count", "patient",
-                     "place", "bars"):  # fmt: skip
+                     "place", "bars", "cut"):  # fmt: skip
             self._templates.filters[name] = getattr(wording, name)
         self._templates.globals.update(
             disclaimer=NOT_A_DEVICE,
@@ -154,12 +153,16 @@ class Pages:
 
     def overview(self, request: Request) -> Response:
         """Show the agent, its queue, its link, and the latest studies."""
-        state, number, pipeline = self._state, _page(request), self._agent.pipeline()
-        rows = state.latest(PER_PAGE + 1, skip=(number - 1) * PER_PAGE)
-        refused, unfinished, pending = state.refused(), state.unfinished(), state.pending()
-        shown = {row.id for row in (*rows[:PER_PAGE], *refused, *unfinished)}
-        shown |= {one.key for one in pending}
-        pictured = (("overview picture", row.id) for row in rows[:PER_PAGE])
+        state, query, pipeline = self._state, _query(request), self._agent.pipeline()
+        unfinished, arriving, pending = state.unfinished(), state.arriving(), state.pending()
+        queue = wording.cut([*unfinished, *arriving], "queue", query)
+        refused = wording.cut(state.refused(), "refused", query)
+        due = wording.cut(pending, "pending", query)
+        studies = wording.cut(range(state.count()), "studies", query, PER_PAGE)
+        rows = state.latest(PER_PAGE, skip=studies.start)
+        shown = {one.id for one in (*rows, *refused.rows)} | {one.key for one in due.rows}
+        shown |= {one.id for one in queue.rows if isinstance(one, Record)}
+        pictured = (("overview picture", row.id) for row in rows)
         self._record(request, "list", *pictured, studies=sorted(shown))
         panels = [(one, one.values()) for one in self._panels() if not one.is_page]
         return self._render(
@@ -170,15 +173,13 @@ class Pages:
             model=pipeline.provenance.edge_model if pipeline else "",
             guarantee=pipeline.provenance.guarantee if pipeline else NOT_CALIBRATED,
             problem=self._agent.problem(),
-            arriving=state.arriving(),
+            arriving=arriving,
             unfinished=unfinished,
             pending=pending,
-            refused=refused,
-            refusals={row.id: state.report(row) for row in refused},
-            studies=[(row, state.report(row)) for row in rows[:PER_PAGE]],
+            parts={"queue": queue, "refused": refused, "pending": due, "studies": studies},
+            refusals={row.id: state.report(row) for row in refused.rows},
+            studies=[(row, state.report(row)) for row in rows],
             pictures={row.id: "overview.jpg" in state.pictures(row) for row in rows},
-            number=number,
-            has_more=len(rows) > PER_PAGE,
             links=self._agent.links(),
             prior=PRIOR,
             cards=[(one, one.card()) for one in self._panels() if one.card is not None],
@@ -389,20 +390,21 @@ class Pages:
         user: User | None = request.user
         # without it no button is shown that changes something
         token = user.form_token if user and user.is_operator else ""
-        return {"user": user, "token": token, "path": request.url.path}
+        path, query = request.url.path, _query(request)
+        return {"user": user, "token": token, "path": path, "query": query}
 
 
 def _name(request: Request) -> str:
     return str(request.user.name)
 
 
+def _query(request: Request) -> dict[str, str]:
+    """Return which pages of its lists are shown."""
+    return {name: text for name, text in request.query_params.items() if name != "note"}
+
+
 def _person(request: Request) -> Person:
     return Person(_name(request), address_of(request))
-
-
-def _page(request: Request) -> int:
-    text = request.query_params.get("page", "1")
-    return min(max(int(text), 1), MOST_PAGES) if text.isascii() and text.isdigit() else 1
 
 
 def _marks(

@@ -40,6 +40,7 @@ MOST_REPORTS = 200
 LONGEST_REPORT = 20_000_000
 """Bytes of a report; a longer file is none of ours."""
 
+_READ = "step IN ('done', 'reported') AND id NOT IN (SELECT part_key FROM parts)"
 _NEEDED = (
     "study_key", "version", "status", "created", "study", "findings", "possible_findings",
     "candidates", "second_reading", "second_reading_reason", "ledger", "deadline_s", "took_s",
@@ -96,20 +97,23 @@ class SiteState:
 
     def refused(self) -> list[Record]:
         """Return the studies in quarantine whose files are there, the last one first."""
-        which = "step = ? ORDER BY updated DESC LIMIT 200"
-        found = self._records(which, Step.QUARANTINED.value)
-        return [row for row in found if (self.folders.quarantine / row.id).is_dir()]
+        which = "step = ? ORDER BY updated DESC"
+        there = {path.name for path in self.folders.quarantine.glob("*")}
+        return [row for row in self._records(which, Step.QUARANTINED.value) if row.id in there]
 
     def latest(self, count: int, skip: int = 0) -> list[Record]:
         """Return the studies that were read, the last one first.
 
         Later parts of studies, which have no report of their own, are left out.
         """
-        which = (
-            "step IN (?, ?) AND id NOT IN (SELECT part_key FROM parts)"
-            " ORDER BY updated DESC LIMIT ? OFFSET ?"
-        )
-        return self._records(which, Step.DONE.value, Step.REPORTED.value, count, skip)
+        return self._records(f"{_READ} ORDER BY updated DESC LIMIT ? OFFSET ?", count, skip)
+
+    def count(self) -> int:
+        """Return how many studies were read."""
+        with self.database() as database:
+            return int(
+                database.execute(f"SELECT count(*) FROM studies WHERE {_READ}").fetchone()[0]
+            )
 
     def study(self, key: str) -> Record | None:
         """Return one study; None if there is none of this key."""
@@ -121,7 +125,7 @@ class SiteState:
             "SELECT s.id, s.members, p.attempts, p.age_s, p.reason,"
             " (SELECT count(*) FROM pending_rois r WHERE r.study_key = s.id) AS rois"
             " FROM pending p JOIN studies s ON s.id = p.study_key WHERE p.step != 'saved'"
-            " ORDER BY p.age_s DESC LIMIT 200"
+            " ORDER BY p.age_s DESC"
         )
         with self.database() as database:
             return [

@@ -1,10 +1,12 @@
 """How the pages put numbers, times and states into words."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Any
+from urllib.parse import urlencode
 
 SECOND_READING = {"off": "edge only"}
 """Where the pages have another word than the report."""
@@ -81,6 +83,36 @@ def place(finding: Mapping[str, Any]) -> str:
     else:
         slice_ = ""
     return ", ".join(filter(None, (words, slice_)))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One page of a long list: its rows, and links to the pages beside it.
+
+    ``start`` is the place of the first row, from 0; ``count`` is that of the whole list.
+    """
+
+    rows: Sequence[Any]
+    start: int
+    count: int
+    links: Mapping[str, str]
+
+
+def cut(rows: Sequence[Any], name: str, query: Mapping[str, str], size: int = 50) -> Cut:
+    """Return the page that the query names for this list, the last one where it has fewer.
+
+    The links leave the other lists of the page where they are.
+    """
+    text, last = query.get(name, "1"), max(1, -(-len(rows) // size))
+    number = min(max(int(text[:9]), 1), last) if text.isascii() and text.isdigit() else 1
+    near = {"Previous": number - 1, "Next": number + 1}
+    links = {
+        word: f"?{urlencode({**query, name: to})}#{name}"
+        for word, to in near.items()
+        if 1 <= to <= last
+    }
+    start = size * (number - 1)
+    return Cut(rows[start : start + size], start, len(rows), links)
 
 
 def bars(ledger: list[Mapping[str, Any]], total_s: float) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from edge.audit import Event
+from edge.dicom_out.exports import DeliveryStep, ExportStore
 from edge.dicom_out.part import deliveries_panel
 from edge.drift.compare import BASELINE, LEAST
 from edge.drift.observe import put as put_drift
@@ -24,7 +25,7 @@ from edge.status.views import AGAIN_S, SAME_S
 from edge.status.volumes import Volumes
 from edge.store.steps import Step
 from imaging.volume import StudyHeader
-from tests.edge.builders import TERMS, HandClock, put
+from tests.edge.builders import TERMS, HandClock, open_store, put
 from tests.edge.drift.test_compare import studies
 from tests.edge.report.reports import CHANGE, REPORT, VERDICT
 from tests.edge.running_agent import sql
@@ -372,9 +373,75 @@ def test_drift_is_shown_by_measure_and_as_an_alarm(site: Site, visit: Visit) -> 
 def test_older_studies_are_on_further_pages(site: Site, visit: Visit) -> None:
     for number in range(22):
         site.add(f"study-{number:02}", key=f"{number:032x}", report=None, images=False)
-    first, second = visit.get("/").text, visit.get("/?page=2").text
+    first, second = visit.get("/").text, visit.get("/?studies=2").text
     assert "study-21" in first
     assert "study-00" not in first
     assert "study-00" in second
     for odd in ("0", "-1", "x", "٣", "9" * 30):
-        assert visit.get(f"/?page={odd}").status_code == 200
+        assert visit.get(f"/?studies={odd}&refused={odd}").status_code == 200
+
+
+def test_long_lists_are_cut_into_pages_that_are_counted(site: Site) -> None:
+    """Each has its own place, which the links of the others leave; the last page is not passed."""
+    pending = "INSERT INTO pending VALUES (?, 'pending', 1, 0, 3, ?, 'the cloud is gone', '')"
+    with open_store(site.folders.state / DATABASE, ["pacs"]) as store:
+        exports = store.extension(ExportStore)
+        for number in range(53):
+            step, name = Step.QUARANTINED if number < 52 else Step.DONE, f"r{number:02}"
+            key = f"{number:032x}"
+            store.adopt(key, step, (name,), iter([name]), {})
+            store.adopt(f"1{number:031x}", Step.CLAIMED, ("w",), iter([f"w{number}"]), {})
+            store.database.execute(pending, (key, float(number)))
+            (site.folders.quarantine / key).mkdir()
+            exports.adopt(key, (1,))
+            for export in exports.of(key):
+                exports.made(export)
+        for one in exports.deliveries(DeliveryStep.SENDING):
+            exports.ended(one, DeliveryStep.DEAD, f"gone {int(one.study_key, 16):02}")
+    put(site.folders.inbox, "arrives", done=False)
+    panel = deliveries_panel(site_of(site.with_target()))
+    with visiting(site.open_app(panels=[panel])) as visit:
+        first = visit.get("/").text
+        names = {"queue": 54, "refused": 52, "pending": 53, "dead": 53}
+        for name, count in names.items():
+            assert f"1 to 50 of {count}<" in first
+            assert f'<a href="?{name}=2#{name}">Next</a>' in first
+            assert f'id="{name}"' in first
+        assert re.findall(r'<dd class="big num">(\d+)</dd>', first) == ["54", "53", "52"]
+        later = visit.get("/?queue=2&refused=2&dead=9&note=requeued").text
+        assert ("arrives" in first, "arrives" in later) == (False, True)
+        assert ("r01</a>" in later, "gone 02" in later, "gone 52" in later) == (True, True, False)
+        assert "51 to 53 of 53<" in later
+        assert '<a href="?queue=1&amp;refused=2&amp;dead=9#queue">Previous</a>' in later
+        assert later.count(">Next</a>") == 1  # of the pending reads
+
+
+def test_a_study_names_its_series_and_has_dashes_for_what_was_not_read(
+    site: Site, visit: Visit
+) -> None:
+    """No number stands where nothing was read: not in the list, and not on its own page."""
+    header = replace(SEEN.header, series_description="LUNG 1.0 <b>")
+    read = site.add("read", report=replace(SEEN, header=header))
+    why = "the rule scouts ignores it"
+    ignored = replace(REPORT, findings=(), possible=(), status=Status.IGNORED,
+                      second_reading_reason=why)  # fmt: skip
+    keys = [site.add("ignored", report=ignored), site.add("lost", report=None)]
+    rows = visit.get("/").text.split('id="studies"')[1].split("<tr>")
+
+    def cells(key: str) -> dict[str, str]:
+        (row,) = [row for row in rows if f'"/study/{key}/view"' in row]
+        found = re.findall(r'data-label="(\w[\w ]*)"[^>]*>(.*?)</td>', row, re.DOTALL)
+        return {label: re.sub("<[^>]+>", "", cell).strip() for label, cell in found}
+
+    assert "LUNG 1.0 &lt;b&gt;" in cells(read)["Series"]
+    assert cells(read)["Findings"] == "1"
+    for key in keys:
+        found = cells(key)
+        blank = {found[one] for one in ("Findings", "Possible", "Second reading", "Time")}
+        assert blank == {"\N{EN DASH}"}, key
+    assert cells(keys[1])["Series"] == "\N{EN DASH}"
+    for path in (f"/study/{keys[0]}", f"/study/{keys[0]}/view"):
+        text = visit.get(path).text
+        assert "No finding" not in text
+        assert "edge only" not in text
+    assert why in visit.get(f"/study/{keys[0]}").text
