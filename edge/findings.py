@@ -47,7 +47,8 @@ class DecidedBy(Enum):
 class SecondReading(Enum):
     """How many of the uncertain candidates were read again; all of none is complete.
 
-    ``OFF`` is a site without a second reader.
+    It is complete only if the cloud has also characterized all findings that it was to, and partial
+    at most if not. ``OFF`` is a site without a second reader.
     """
 
     COMPLETE = "complete"

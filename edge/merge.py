@@ -19,6 +19,8 @@ from imaging.volume import Geometry
 from models.runtime.detection import MASS_MM
 from protos.messages import Verdict
 
+NOT_MEASURED = "the edge alone gives no type and no outline"
+
 EPSILON = 1e-6  # scores of exactly 0 and 1 have no finite logit
 
 _PLAUSIBLE = (0.7, 1.5)
@@ -73,13 +75,17 @@ class MergeWeights:
 class Merged:
     """The findings and possible findings, and how complete the second reading is.
 
-    Both lists are in order of falling probability.
+    Both lists are in order of falling probability. ``reason`` says which candidates were read
+    again. ``uncharacterized`` are the candidates whose characterization is missing, and ``why`` the
+    reason where ``reason`` does not give it.
     """
 
     findings: tuple[Finding, ...]
     possible: tuple[Finding, ...]
     second_reading: SecondReading
     reason: str
+    uncharacterized: tuple[int, ...] = ()
+    why: str = ""
 
 
 def merge(
@@ -210,28 +216,31 @@ def _finding(
     )
 
 
-def _second_reading(plan: Plan, answers: EscalationResult, added: int) -> tuple[SecondReading, str]:
-    """Tell how complete the second reading is, and why; an audit ``added`` findings."""
+def _second_reading(
+    plan: Plan, answers: EscalationResult, added: int
+) -> tuple[SecondReading, str, tuple[int, ...], str]:
+    """Return the last fields of `Merged`; an audit ``added`` findings."""
     if answers.switched_off:
-        return SecondReading.OFF, answers.reason
+        return SecondReading.OFF, f"{answers.reason}; {NOT_MEASURED}", (), ""
     why = answers.reason or plan.held_back
     wanted, read = len(plan.uncertain), sum(i in answers.verdicts for i in plan.uncertain)
-    # Nothing was uncertain: only the findings' characterization can be missing, and one that is
-    # there shows that the cloud was reached.
+    missing = tuple(i for i in plan.characterize if i not in answers.verdicts)
+    measured = len(plan.characterize) - len(missing)
+    words = [f"{read} of {wanted} uncertain candidates were read again"]
     if wanted == 0:
-        of, measured = len(plan.characterize), sum(i in answers.verdicts for i in plan.characterize)
-        done = "no candidate was uncertain"
-        if of:
-            done += f"; the cloud measured {measured} of {of} findings of the edge"
-        if of and why and not measured:
-            return SecondReading.MISSING, f"{done}: {why}"
+        words = ["no candidate was uncertain"]
+        if measured:
+            of = len(plan.characterize)
+            words.append(f"the cloud measured {measured} of {of} findings of the edge")
         if added:
-            done += f"; an audit added {added} finding{'s' if added > 1 else ''} of the cloud"
-        return SecondReading.COMPLETE, done
-    counts = f"{read} of {wanted} uncertain candidates were read again"
-    if read == wanted:
-        return SecondReading.COMPLETE, counts
-    return (SecondReading.PARTIAL if read else SecondReading.MISSING), f"{counts}: {why}"
+            words.append(f"an audit added {added} finding{'s' if added > 1 else ''} of the cloud")
+    if not plan.characterize and any(d.route is Route.REPORT for d in plan.decisions):
+        words.append(NOT_MEASURED)
+    if read < wanted:
+        words[0], why = f"{words[0]}: {why}", ""
+    some = SecondReading.PARTIAL if (read if wanted else measured) else SecondReading.MISSING
+    state = some if missing or read < wanted else SecondReading.COMPLETE
+    return state, "; ".join(words), missing, why if missing else ""
 
 
 def _why_missing(index: int, plan: Plan, answers: EscalationResult) -> str:

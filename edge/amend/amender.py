@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Self
 
@@ -32,11 +33,12 @@ from edge.report.serialize import report_facts
 from edge.report.write import version_in, write_version
 from edge.settings.core import EdgeSettings
 from edge.store.amendment import amend_report
-from edge.store.pending import PendingRead, PendingStep
+from edge.store.pending import CHARACTERIZATION, PendingRead, PendingStep
 from edge.store.studies import StudyStore
 from process import tracing
 from process.backoff import Jitter, doubled, pause_s
 from protos.deadline import Deadline
+from protos.messages import Priority
 
 MAX_LINK_PAUSE_S = 300.0
 MAX_REFUSAL_PAUSE_S = 3600.0
@@ -200,12 +202,18 @@ class Amender:
             reason = f"no answer within {self._budget.max_days:g} days"
             return self._attempt(too_old[0], partial(self._give_up, reason))
         if not self._has_room() and reads:
-            oldest = max(reads, key=lambda read: read.age_s)
+            # those that change no decision go first
+            least = [r for r in reads if r.uncharacterized] or reads
+            oldest = max(least, key=lambda read: read.age_s)
+            if oldest.uncharacterized and oldest.undecided:
+                return self._attempt(oldest, self._give_up_characterizations)
             reason = f"pending reads exceeded {self._budget.max_bytes / MB:g} MB"
             return self._attempt(oldest, partial(self._give_up, reason))
-        # 3. Retry a read that is due, while the cloud can be reached.
+        # 3. Retry a read that is due, while the cloud can be reached. Its characterizations wait
+        #    while another one has an uncertain candidate.
         if available and (due := [r for r in reads if self._backoff.due(r.study_key)]):
-            return self._attempt(due[0], self._retry)
+            hurry = sum(r.undecided for r in due) > 1
+            return self._attempt(due[0], partial(self._retry, CHARACTERIZATION if hurry else inf))
         # 4. Nothing is urgent: compress an ROI that was stored fast.
         return self._pending.compress_one()
 
@@ -246,18 +254,23 @@ class Amender:
         """
         if read.step is not PendingStep.AMENDING:
             return False
-        quiet = self._clock() >= self._quiet_at_s.get(read.study_key, float("-inf"))
-        return quiet or read.gives_up or not self._pending.open_rois(read)
+        quiet = self._clock() >= self._quiet_at_s.get(read.study_key, -inf)
+        return quiet or read.gives_up or not (read.undecided or read.uncharacterized)
 
-    def _retry(self, read: PendingRead) -> None:
-        """Send the ROIs of one study again; write a new version if the last verdict comes."""
+    def _retry(self, below: float, read: PendingRead) -> None:
+        """Send ROIs of one study again; write a new version if the last verdict comes.
+
+        Those of priorities ``below`` this one are sent.
+        """
         key = read.study_key
         read = self._pending.count_attempt(read)
         # While the breaker is half-open, one ROI is enough as a probe.
         max_rois = 1 if self._second.estimate().probing else self._budget.max_rois
-        rois = self._pending.rois(key)[:max_rois]
+        rois = self._pending.rois(key, below)[:max_rois]
         limit_s = self._budget.budget_s(self._backoff.failed_in_a_row)
-        priority = self._pending.context(key).report.rule.priority
+        priority = Priority.ROUTINE
+        if read.undecided:
+            priority = self._pending.context(key).report.rule.priority
         deadline = Deadline.after(limit_s, self._clock)
         with tracing.study(key), tracing.span("amend", retry=read.attempts, rois=len(rois)) as span:
             answers = self._second.read_rois(rois, deadline, key, priority)
@@ -280,6 +293,9 @@ class Amender:
     def _give_up(self, reason: str, read: PendingRead) -> None:
         self._write(self._pending.give_up(read, reason))
 
+    def _give_up_characterizations(self, read: PendingRead) -> None:
+        self._write(self._pending.give_up_characterizations(read))
+
     def _write(self, read: PendingRead) -> None:
         """Write the next version of the report of a read at AMENDING, unless it is out already."""
         key, pending = read.study_key, self._pending
@@ -289,7 +305,7 @@ class Amender:
             pending.answers(key, read.version),
             pending.answers(key, read.version + 1),
             created=self._now().isoformat(timespec="seconds"),
-            open_rois=len(pending.open_rois(read)),
+            open_rois=pending.open_rois(read),
             gives_up=read.gives_up,
         )
         # A database that is older than the reports, such as an old backup, overwrites no version.

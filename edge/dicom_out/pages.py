@@ -32,7 +32,7 @@ from reportlab.platypus import (
 from edge.findings import Finding, named
 from edge.report.model import NOT_A_DEVICE, Report, Status
 from edge.report.pictures import picture_name
-from edge.report.wording import coverage_text, reasons_once
+from edge.report.wording import MAY_CHANGE, coverage_text, reasons_once
 from imaging.location import Location
 from imaging.render import TILE_PX
 
@@ -222,7 +222,7 @@ def _study(report: Report) -> Iterator[Flowable]:
 
 def _banners(report: Report) -> Iterator[str]:
     if report.status is Status.PROVISIONAL:
-        yield "Provisional report: a second reading may change the findings."
+        yield f"Provisional report: {MAY_CHANGE}."
     if report.version > 1:
         yield f"Amended report, version {report.version}: the changes are listed below."
     for group in report.groups:

@@ -52,7 +52,7 @@ from edge.dicom_out.identity import (
 from edge.dicom_out.source import Plane, Source, nearest_plane, planes_of
 from edge.findings import DecidedBy, Finding
 from edge.report.model import NOT_A_DEVICE, Report, Status
-from edge.report.wording import coverage_text
+from edge.report.wording import MAY_CHANGE, coverage_text
 from imaging.location import Location
 
 Point = tuple[float, float, float]
@@ -246,7 +246,7 @@ def _evaluations(finding: Finding, is_finding: bool) -> Iterator[QualitativeEval
 def _texts(report: Report) -> ContainerContentItem:
     """Return the sentences of the report: what it is, how far to trust it, what changed."""
     reading = f"{report.second_reading.value}: {report.second_reading_reason}"
-    provisional = "This version is provisional: a second reading may change the findings."
+    provisional = f"This version is provisional: {MAY_CHANGE}."
     given: list[tuple[Code | CodedConcept, str]] = [
         (terms.DISCLAIMER, NOT_A_DEVICE),
         (terms.RESULT, " ".join([report.result, *report.next_steps])),

@@ -1,6 +1,6 @@
 """Compose the report of a study: one that was read, refused, or ignored by a rule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -17,7 +17,7 @@ from edge.job import Job
 from edge.limitations import limitations_of
 from edge.merge import Merged
 from edge.report.model import Change, ChangeKind, Rejection, Report, Status
-from edge.report.wording import next_steps, result_of
+from edge.report.wording import characterizations, next_steps, result_of
 from edge.rules.rule import BY_DEFAULT, AppliedRule
 from edge.rules.selection import IgnoredStudy
 from imaging.location import locator_of
@@ -70,7 +70,7 @@ def compose(
     """Compose the report of a study that was read."""
     plan, answers, merged = assessment.plan, assessment.answers, assessment.merged
     limitations = limitations_of(study, box, merged.findings, provenance.guarantee.terms)
-    # a later version may come while a cloud is set up and the second reading is incomplete
+    # a later version may come while a cloud is set up, and a verdict is missing
     may_change = merged.second_reading in (SecondReading.PARTIAL, SecondReading.MISSING)
     later = AMENDED_LATER if provenance.amends else NOT_AMENDED
     report = replace(
@@ -79,7 +79,9 @@ def compose(
         possible=merged.possible,
         decisions=plan.decisions,
         second_reading=merged.second_reading,
-        second_reading_reason=f"{merged.reason}; {later}" if may_change else merged.reason,
+        second_reading_reason=reading_reason(
+            merged, merged.uncharacterized if provenance.amends else (), later if may_change else ""
+        ),
         locator=locator_of(study, box),
         models=models_used(provenance.edge_model, answers),
         coverage=box.coverage,
@@ -90,6 +92,18 @@ def compose(
         clinical=clinical,
     )
     return completed(report)
+
+
+def reading_reason(merged: Merged, pending: Collection[int], later: str = "") -> str:
+    """Return what was read again, what is missing and why, and what happens ``later``.
+
+    The characterizations of the candidates in ``pending`` are still to come.
+    """
+    coming = [i for i in merged.uncharacterized if i in pending]
+    counts = {"still to come": len(coming), "missing": len(merged.uncharacterized) - len(coming)}
+    missing = [f"{characterizations(n)} are {state}" for state, n in counts.items() if n]
+    told = "; ".join([merged.reason, *missing]) + (merged.why and f": {merged.why}")
+    return f"{told}; {later}" if later else told
 
 
 def completed(report: Report) -> Report:

@@ -20,7 +20,7 @@ from edge.clinical.lung_rads import STANDARD
 from edge.findings import READERS_MM, SecondReading
 from edge.report.model import NOT_A_DEVICE, Change, ChangeKind, Report, Status
 from edge.report.pictures import picture_name
-from edge.report.wording import reasons_once
+from edge.report.wording import MAY_CHANGE, reasons_once
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def banners(report: Report) -> tuple[Banner, ...]:
         messages.append(Banner("warn", title, "The changes are listed below."))
     if report.status is Status.PROVISIONAL:
         messages.append(
-            Banner("warn", "Provisional report", "A second reading may change the findings.")
+            Banner("warn", "Provisional report", f"{MAY_CHANGE[0].upper()}{MAY_CHANGE[1:]}.")
         )
     if report.second_reading in (SecondReading.PARTIAL, SecondReading.MISSING):
         title, text = report.second_reading_title, report.second_reading_reason

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 from edge.findings import Finding, SecondReading, named
 from edge.report.model import Report
 
+MAY_CHANGE = "a second reading may change the findings, or add size, type and outline"
+"""What a provisional report says of itself."""
+
 
 def result_of(report: Report) -> str:
     """Return the result in one sentence."""
@@ -57,6 +60,11 @@ def coverage_text(report: Report) -> str:
 def counted(count: int, noun: str) -> str:
     """Return ``no findings``, ``1 finding`` or ``2 findings``."""
     return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"
+
+
+def characterizations(count: int) -> str:
+    """Return what the cloud gives of findings that the edge reports by itself."""
+    return f"size, type and outline of {counted(count, 'finding')}"
 
 
 def reasons_once(numbered: Iterable[tuple[int, Finding]]) -> dict[str, list[int]]:

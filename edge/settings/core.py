@@ -232,7 +232,7 @@ class PendingSettings(Table):
     Attributes:
         max_days: days of running time after which a pending read is given up.
         max_mb: largest size of the database in megabytes; beyond it, the oldest pending read is
-            given up.
+            given up, characterizations of findings first.
     """
 
     max_days: float = Field(default=30.0, gt=0, le=36_500.0)

@@ -9,7 +9,7 @@ from one list to the other. No number is used twice.
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from typing import Self
@@ -21,9 +21,10 @@ from edge.escalation.rois import EscalationResult
 from edge.findings import Finding
 from edge.guarantee import amended_guarantee
 from edge.merge import Merged, MergeWeights, merge
-from edge.report.compose import AMENDED_LATER, completed, models_used
+from edge.report.compose import AMENDED_LATER, completed, models_used, reading_reason
 from edge.report.model import Change, ChangeKind, Report, Status
 from edge.report.serialize import adapter
+from edge.report.wording import characterizations
 from imaging.volume import Geometry, Triple
 from protos.messages import Verdict
 
@@ -105,13 +106,14 @@ def amend_report(
     new: EscalationResult,
     *,
     created: str,
-    open_rois: int,
+    open_rois: Collection[int],
     gives_up: bool,
 ) -> Report:
     """Return the next version of the report, without its pictures.
 
-    ``old`` holds the verdicts in the version that is out, ``new`` these and the later ones. If it
-    gives up, the ROIs that are still open will not be retried, for the reason in ``new``.
+    ``old`` holds the verdicts in the version that is out, ``new`` these and the later ones.
+    ``open_rois`` have none yet. If it gives up, they will not be retried, for the reason in
+    ``new``. A characterization whose ROI is not open, for lack of room, will not come either.
     """
     shown = context.merged(old)
     before = replace(context.report, findings=shown.findings, possible=shown.possible)
@@ -127,21 +129,26 @@ def amend_report(
         for i, verdict in sorted(new.verdicts.items())
         if i not in old.verdicts
     ]
-    if open_rois and gives_up:
-        several = "1 candidate was" if open_rois == 1 else f"{open_rois} candidates were"
-        text = f"{several} not read again: {new.reason}"
-        changes.append(Change(version, ChangeKind.GIVEN_UP, text))
-    waits = bool(open_rois) and not gives_up
+    pending = () if gives_up else open_rois
+    given_up = []
+    if count := sum(i not in pending for i in open_rois if i in context.plan.uncertain):
+        several = "1 candidate was" if count == 1 else f"{count} candidates were"
+        given_up.append(f"{several} not read again: {new.reason}")
+    lacks = sum(i not in pending for i in merged.uncharacterized)
+    if lacks and all(change.kind is not ChangeKind.GIVEN_UP for change in before.changes):
+        why = new.reason if gives_up else "their ROIs are not stored"
+        given_up.append(f"{characterizations(lacks)} are missing: {why}")
+    changes += [Change(version, ChangeKind.GIVEN_UP, text) for text in given_up]
     amended = replace(
         after,
         created=created,
         second_reading=merged.second_reading,
-        second_reading_reason=f"{merged.reason}; {AMENDED_LATER}" if waits else merged.reason,
+        second_reading_reason=reading_reason(merged, pending, AMENDED_LATER if pending else ""),
         models=models_used(before.models["edge"], new),
         guarantee=amended_guarantee(before.guarantee, context.plan, new),
         version=version,
         changes=(*before.changes, *changes),
-        status=Status.PROVISIONAL if waits else Status.FINAL,
+        status=Status.PROVISIONAL if pending else Status.FINAL,
     )
     return completed(amended)
 
@@ -197,6 +204,9 @@ def _change(
     named = f"{locator.locate(centre_mm).text}, at " if locator else ""
     where = "{}({:.1f}, {:.1f}, {:.1f}) mm".format(named, *centre_mm)
     text = f"{name}, {where}: {moved} {verdict.probability:.2f} of {verdict.model}"
+    if old and new and index in context.plan.characterize:
+        sizes = old.finding.diameter_mm, new.finding.diameter_mm
+        text += "; diameter from {:.1f} to {:.1f} mm".format(*sizes)
     return Change(
         version,
         kind,

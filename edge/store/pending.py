@@ -9,11 +9,12 @@ The wall clock is not used: amendments are ordered by version, and age is the ti
 ran.
 """
 
+import math
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from types import MappingProxyType
@@ -61,6 +62,8 @@ class PendingRead:
         attempts: since the last verdict came.
         age_s: seconds for which agents have run since.
         reason: why verdicts are missing.
+        undecided: whether the ROI of an uncertain candidate has no verdict.
+        uncharacterized: whether the ROI of a finding of the edge has no verdict.
     """
 
     study_key: str
@@ -70,14 +73,26 @@ class PendingRead:
     attempts: int
     age_s: float
     reason: str
+    undecided: bool
+    uncharacterized: bool
 
 
-_COLUMNS = [field.name for field in fields(PendingRead)]
+CHARACTERIZATION = 1_000_000
+"""From this priority on an ROI is that of a finding of the edge: it changes no decision. Versions
+before did not tell those apart, and stored them only where no candidate was uncertain."""
 _OPEN = (
-    "FROM pending_rois WHERE study_key = ?1 AND roi_id NOT IN"
-    " (SELECT roi_id FROM pending_verdicts WHERE study_key = ?1) ORDER BY priority"
+    "FROM pending_rois WHERE study_key = {} AND roi_id NOT IN"
+    " (SELECT roi_id FROM pending_verdicts WHERE study_key = {})"
 )
+_OPEN_OF_ONE = f"{_OPEN.format('?1', '?1')} AND priority < ?2 ORDER BY priority"
 """The ROIs without a verdict, most valuable first."""
+_OPEN_OF_ANY = _OPEN.format("pending.study_key", "pending.study_key")
+_READ = (
+    "SELECT study_key, step, version, gives_up, attempts, age_s, reason,"
+    f" EXISTS (SELECT 1 {_OPEN_OF_ANY} AND priority < {CHARACTERIZATION}) AS undecided,"
+    f" EXISTS (SELECT 1 {_OPEN_OF_ANY} AND priority >= {CHARACTERIZATION}) AS uncharacterized"
+    " FROM pending"
+)
 FAST, SMALL = 0, 6
 """zlib levels: 0.1 ms an ROI of 48 voxels a side, while the report waits; and 3 ms, later."""
 
@@ -157,14 +172,15 @@ class PendingStore:
     ) -> None:
         """Save what is pending for a report that is about to go out.
 
-        ``answers`` are those that came in time, ``rois`` the pending ROIs, most valuable first.
-        Nothing is saved if there are none.
+        ``answers`` are those that came in time, ``rois`` the pending ROIs, most valuable first,
+        those to characterize last. Nothing is saved if there are none.
         """
         key = context.report.study_key
         if not rois:
             self.discard(key)
             return
         head = (key, PendingStep.SAVED.value, context.report.version, answers.reason)
+        count = sum(roi.roi_id not in context.plan.characterize for roi in rois)
         with self._durable(PendingStep.SAVED):
             self.discard(key)  # of an earlier attempt
             for table in ("pending_rois", "pending_verdicts"):  # left if a person deleted rows
@@ -176,7 +192,10 @@ class PendingStore:
             )
             self._database.executemany(
                 "INSERT INTO pending_rois (study_key, roi_id, priority, roi) VALUES (?, ?, ?, ?)",
-                [(key, roi.roi_id, i, _pack_roi(roi)) for i, roi in enumerate(rois)],
+                [
+                    (key, roi.roi_id, i if i < count else CHARACTERIZATION + i, _pack_roi(roi))
+                    for i, roi in enumerate(rois)
+                ],
             )
             self._insert(key, context.report.version, answers)
 
@@ -198,10 +217,13 @@ class PendingStore:
         self._database.execute("DELETE FROM pending WHERE study_key = ?", (key,))
 
     def at(self, *steps: PendingStep) -> list[PendingRead]:
-        """Return the pending reads at these steps: fewest attempts first, then the oldest."""
+        """Return the pending reads at these steps.
+
+        Those with an uncertain candidate come first, then fewest attempts, then the oldest.
+        """
         rows = self._database.execute(
-            f"SELECT {', '.join(_COLUMNS)} FROM pending"
-            f" WHERE step IN ({', '.join('?' * len(steps))}) ORDER BY attempts, rowid",
+            f"{_READ} WHERE step IN ({', '.join('?' * len(steps))})"
+            " ORDER BY undecided DESC, attempts, rowid",
             [step.value for step in steps],
         )
         return [_pending_read(row) for row in rows]
@@ -212,7 +234,7 @@ class PendingStore:
         Raises:
             KeyError: nothing is pending.
         """
-        return _pending_read(self._row(key))
+        return _pending_read(self._row(key, _READ))
 
     def has(self, key: str) -> bool:
         """Return whether there is a row of this study."""
@@ -226,9 +248,9 @@ class PendingStore:
         """Return the amendment context of the report that is out."""
         return AmendmentContext.from_bytes(self._row(key)["context"])
 
-    def rois(self, key: str) -> list[Roi]:
-        """Return the ROIs without a verdict, most valuable first."""
-        rows = self._database.execute(f"SELECT roi {_OPEN}", (key,))
+    def rois(self, key: str, below: float = math.inf) -> list[Roi]:
+        """Return the ROIs without a verdict, most valuable first, of priorities ``below`` it."""
+        rows = self._database.execute(f"SELECT roi {_OPEN_OF_ONE}", (key, below))
         return [_unpack_roi(row["roi"]) for row in rows]
 
     def roi(self, key: str, roi_id: int) -> Roi | None:
@@ -270,9 +292,19 @@ class PendingStore:
             self._move(read, step=PendingStep.AMENDING.value, reason=reason, gives_up=True)
         return self.get(read.study_key)
 
+    def give_up_characterizations(self, read: PendingRead) -> PendingRead:
+        """Delete the ROIs to characterize, and move to AMENDING; the other ones stay pending."""
+        with self._durable(PendingStep.AMENDING):
+            self._move(read, step=PendingStep.AMENDING.value)
+            self._database.execute(
+                "DELETE FROM pending_rois WHERE study_key = ? AND priority >= ?",
+                (read.study_key, CHARACTERIZATION),
+            )
+        return self.get(read.study_key)
+
     def open_rois(self, read: PendingRead) -> tuple[int, ...]:
         """Return the identifiers of the ROIs without a verdict, most valuable first."""
-        rows = self._database.execute(f"SELECT roi_id {_OPEN}", (read.study_key,))
+        rows = self._database.execute(f"SELECT roi_id {_OPEN_OF_ONE}", (read.study_key, math.inf))
         return tuple(row["roi_id"] for row in rows)
 
     def version_written(
@@ -343,9 +375,9 @@ class PendingStore:
         )
         return True
 
-    def _row(self, key: str) -> sqlite3.Row:
-        query = "SELECT * FROM pending WHERE study_key = ?"
-        row: sqlite3.Row | None = self._database.execute(query, (key,)).fetchone()
+    def _row(self, key: str, select: str = "SELECT * FROM pending") -> sqlite3.Row:
+        found = self._database.execute(f"{select} WHERE study_key = ?", (key,))
+        row: sqlite3.Row | None = found.fetchone()
         if row is None:
             raise KeyError(f"no read is pending for study {key}")
         return row
@@ -373,9 +405,8 @@ class PendingStore:
 
 
 def _pending_read(row: sqlite3.Row) -> PendingRead:
-    values = {name: row[name] for name in _COLUMNS}
-    found = {"step": PendingStep(row["step"]), "gives_up": bool(row["gives_up"])}
-    return PendingRead(**values | found)
+    flags = {name: bool(row[name]) for name in ("gives_up", "undecided", "uncharacterized")}
+    return PendingRead(**{**row, **flags, "step": PendingStep(row["step"])})
 
 
 PersistPending = Callable[[Report, Assessment, EdgeReader, Preprocessed], None]
@@ -400,13 +431,11 @@ def pending_candidates(plan: Plan, answers: EscalationResult) -> tuple[int, ...]
     """Return the candidates whose second reading is pending, most valuable first.
 
     A candidate is pending if the cloud was to read it and no verdict came by the deadline: time
-    was short, or the cloud did not answer, or refused. An audit is never pending.
+    was short, or the cloud did not answer, or refused. An audit is never pending. Findings of the
+    edge come last: their verdicts change no decision.
     """
     if answers.switched_off:
         return ()
-    # Where only characterizations were requested, they are pending if none came at all.
-    if not plan.uncertain and not any(i in answers.verdicts for i in plan.characterize):
-        return plan.characterize
     requested = dict.fromkeys((*plan.send, *plan.later, *plan.uncertain))
-    undecided = (i for i in requested if plan.decisions[i].route is Route.ESCALATE)
-    return tuple(i for i in undecided if i not in answers.verdicts)
+    undecided = [i for i in requested if plan.decisions[i].route is Route.ESCALATE]
+    return tuple(i for i in (*undecided, *plan.characterize) if i not in answers.verdicts)

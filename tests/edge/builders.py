@@ -263,9 +263,19 @@ class ForgetfulCloud(SilentCloud):
         return super().read_rois(rois, deadline, study_key, priority)
 
 
-def pending_pipeline(second: SecondReader, *, pictures: bool = False) -> Pipeline:
-    """The real pipeline, calibrated; two candidates of its study are pending."""
-    pipeline = replace(pipeline_of(second, guarantee=GUARANTEE), read=_study_with_header)
+def pending_pipeline(
+    second: SecondReader,
+    scores: Sequence[float] = SCORES,
+    *,
+    pictures: bool = False,
+    characterize: bool = False,
+) -> Pipeline:
+    """The real pipeline, calibrated; two candidates of its study are pending.
+
+    With ``characterize`` its finding is too.
+    """
+    pipeline = pipeline_of(second, scores, guarantee=GUARANTEE, cloud__characterize=characterize)
+    pipeline = replace(pipeline, read=_study_with_header)
     return pipeline if pictures else replace(pipeline, draw=lambda *_: {})
 
 
@@ -326,15 +336,17 @@ class Site:
         )
 
     def study(
-        self, name: str, *, pictures: bool = False, second: SecondReader | None = None
+        self, name: str, *scores: float, second: SecondReader | None = None, **options: bool
     ) -> Record:
-        """A study whose report is out, with two pending ROIs."""
+        """A study whose report is out, with two pending ROIs; ``options`` of the pipeline."""
         record = open_claim(self.store, name)
         put(self.places.work / record.id, name)
         record = self.store.advance(record.id, Step.CLAIMED)
 
         def read(job: Job) -> StudyResult:
-            pipeline = pending_pipeline(second or self.cloud, pictures=pictures)
+            pipeline = pending_pipeline(second or self.cloud, scores or SCORES, **options)
+            provenance = replace(pipeline.provenance, amends=True)
+            pipeline = replace(pipeline, provenance=provenance)
             persist = persist_in(self.store.pending)
             return read_and_report(replace(pipeline, persist_pending=persist), job)
 

@@ -13,6 +13,7 @@ from edge.escalation.rois import EscalationResult
 from edge.findings import BoolArray, DecidedBy, Route, SecondReading
 from edge.link.estimate import OFF, LinkEstimate
 from edge.merge import Merged, MergeWeights, merge
+from edge.report.compose import reading_reason
 from imaging.volume import Geometry
 from models.runtime.artifacts import find
 from protos.messages import Refusal, Verdict
@@ -245,23 +246,31 @@ def test_the_cloud_characterizes_what_the_edge_reports() -> None:
 
 NONE = "no candidate was uncertain"
 GONE = EscalationResult(reason="Unreachable: connection refused")
+MEASURED = EscalationResult({0: verdict(0, 0.9)}, reason="late")
 
 
 @pytest.mark.parametrize(
     ("scores", "link", "answers", "reading", "reason"),
     [
         ((0.05,), None, EscalationResult(), SecondReading.COMPLETE, NONE),
-        ((0.95, 0.05), None, EscalationResult(), SecondReading.COMPLETE,
-         f"{NONE}; the cloud measured 0 of 1 findings of the edge"),
         # the cloud was wanted for size and kind, and was not there
         ((0.95, 0.05), None, GONE, SecondReading.MISSING,
-         f"{NONE}; the cloud measured 0 of 1 findings of the edge: {GONE.reason}"),
+         f"{NONE}; size, type and outline of 1 finding are missing: {GONE.reason}"),
         # the breaker is open: nothing was sent
         ((0.95,), OFF, EscalationResult(), SecondReading.MISSING,
-         f"{NONE}; the cloud measured 0 of 1 findings of the edge: {OFF.reason}"),
+         f"{NONE}; size, type and outline of 1 finding are missing: {OFF.reason}"),
+        ((0.97, 0.96, 0.95), None, MEASURED, SecondReading.PARTIAL,
+         f"{NONE}; the cloud measured 1 of 3 findings of the edge;"
+         " size, type and outline of 2 findings are missing: late"),
         # a characterization is no second reading
-        ((0.95, 0.4), None, EscalationResult({0: verdict(0, 0.9)}, reason="late"),
+        ((0.95, 0.4), None, MEASURED,
          SecondReading.MISSING, "0 of 1 uncertain candidates were read again: late"),
+        ((0.95, 0.4), None, EscalationResult({1: verdict(1, 0.9)}, reason="late"),
+         SecondReading.PARTIAL, "1 of 1 uncertain candidates were read again;"
+         " size, type and outline of 1 finding are missing: late"),
+        ((0.95, 0.4), None, GONE, SecondReading.MISSING,
+         f"0 of 1 uncertain candidates were read again: {GONE.reason};"
+         " size, type and outline of 1 finding are missing"),
     ],
 )  # fmt: skip
 def test_how_complete_the_second_reading_is(
@@ -272,9 +281,11 @@ def test_how_complete_the_second_reading_is(
     reason: str,
 ) -> None:
     result = merge(plan_of(*scores, link=link), answers, THRESHOLDS, WEIGHTS, Geometry())
-    assert (result.second_reading, result.reason) == (reading, reason)
+    assert (result.second_reading, reading_reason(result, ())) == (reading, reason)
     reported = [one for one in result.findings if one.route is Route.REPORT]
-    assert [one.decided_by for one in reported] == [DecidedBy.EDGE] * (0.95 in scores)
+    assert [one.decided_by for one in reported] == [DecidedBy.EDGE] * sum(
+        score >= 0.95 for score in scores
+    )
 
 
 def test_a_refused_roi_names_its_refusal() -> None:
@@ -289,7 +300,8 @@ def test_switched_off_is_no_missing_reading_whatever_was_uncertain() -> None:
     off = EscalationResult(reason=OFF.reason, switched_off=True)
     for scores in ((0.7,), (0.95,), ()):
         result = merge(plan_of(*scores, link=OFF), off, THRESHOLDS, WEIGHTS, Geometry())
-        assert (result.second_reading, result.reason) == (SecondReading.OFF, OFF.reason)
+        assert result.second_reading is SecondReading.OFF
+        assert result.reason == f"{OFF.reason}; the edge alone gives no type and no outline"
 
 
 def test_the_cloud_counts_no_more_than_its_most() -> None:

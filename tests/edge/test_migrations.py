@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from edge.amend.amender import Amender
 from edge.database import BUSY_S, Migration, MigrationStep, OtherVersion, Schema, copies
 from edge.dicom_out.exports import DeliveryStep, ExportStep, ExportStore
 from edge.folders import DATABASE
@@ -22,7 +23,7 @@ from edge.store.steps import Step
 from edge.store.studies import StudyStore, all_migrations
 from edge.trail.verify import verify
 from evaluation.world import settings_in
-from tests.edge.builders import open_store, schema_of
+from tests.edge.builders import UNHURRIED, SilentCloud, open_store, report_in, schema_of
 
 VERSION_0 = Path(__file__).parent / "data" / "version-0.tar.xz"
 """The folders of an agent of the version before there were numbers: it was stopped with two pending
@@ -99,6 +100,20 @@ def test_nothing_of_the_version_before_is_lost(root: Path) -> None:
     migrate(root)
     assert_nothing_is_lost(root)
     assert not list((root / "state").glob("*damaged*"))
+
+
+def test_pending_reads_of_the_version_before_are_read_and_amend_their_reports(root: Path) -> None:
+    """One is of an uncertain study, the other of a finding that lacks its characterization."""
+    migrate(root)
+    with StudyStore(root / "state" / DATABASE, schema(root)) as store:
+        amender = Amender(store, root / "outbox", SilentCloud([3, 3]), UNHURRIED)
+        while amender.run_once():
+            pass
+        assert store.pending.keys() == set()
+    for name in ("certain", "uncertain"):
+        report = report_in(root, name)
+        assert (report["version"], report["status"]) == (2, "final")
+        assert report["second_reading"] == "complete"
 
 
 COUNT = len(all_migrations(schema(Path())))

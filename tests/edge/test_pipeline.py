@@ -91,7 +91,7 @@ def test_a_study_without_time_left_is_read_by_the_edge_alone_and_pending(tmp_pat
     assert (report.status, report.second_reading) == (Status.PROVISIONAL, SecondReading.MISSING)
     assert "no time was left for a second reading" in report.second_reading_reason
     assert deciders(report) == ["edge", "edge alone"]
-    assert kept == [(1, 2)]
+    assert kept == [(1, 2, 0)]
     assert report.took_s > report.deadline_s
 
 

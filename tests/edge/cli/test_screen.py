@@ -121,6 +121,7 @@ def test_dead_cloud_has_a_status_of_its_own(study: str, tmp_path: Path) -> None:
     assert printed["second_reading_reason"] == (
         "0 of 1 uncertain candidates were read again: the cloud cannot be reached "
         "(no service listens at the address); no answer yet since this program started; "
+        "size, type and outline of 1 finding are missing; "
         "this report will not be amended, read the study again for a second reading"
     )
     assert (tmp_path / "report.html").is_file()

@@ -119,7 +119,7 @@ def amended(context: AmendmentContext, old: dict[int, float], new: dict[int, flo
         for one in (old, {**old, **new})
     )
     return amend_report(
-        context, before, after, created="2026-03-02T10:11:12+00:00", open_rois=0, gives_up=False
+        context, before, after, created="2026-03-02T10:11:12+00:00", open_rois=(), gives_up=False
     )
 
 

@@ -142,6 +142,7 @@ def test_no_step_is_made_twice(pending: PendingStore) -> None:
 
 LOST = EscalationResult(reason="Unreachable: lost")
 REQUESTED = replace(plan_of(0.95, 0.3, 0.7, 0.4, 0.05), send=(2, 3, 0), later=(1,))
+"""Its characterization is that of candidate 0."""
 UNCHARACTERIZED = plan_of(0.95, 0.05, 0.97, policy=replace(SELECTION_POLICY, characterize=False))
 AUDITED = replace(plan_of(0.95, 0.05), send=(1, 0), audit=(1,))
 EMPTY = replace(plan_of(0.08, 0.05), send=(0, 1), audit=(0, 1))
@@ -154,12 +155,15 @@ def answered(*roi_ids: int, reason: str = "") -> EscalationResult:
 @pytest.mark.parametrize(
     ("plan", "answers", "expected", "reading"),
     [
-        # sent and unanswered first, then what was held back; dismissed and reported ones never
-        (REQUESTED, answered(2), (3, 1), SecondReading.PARTIAL),
-        (REQUESTED, EscalationResult(), (2, 3, 1), SecondReading.MISSING),
-        # characterizations, where nothing else was requested and none came
+        # sent and unanswered first, then what was held back, last what the edge reports
+        (REQUESTED, answered(2), (3, 1, 0), SecondReading.PARTIAL),
+        (REQUESTED, EscalationResult(), (2, 3, 1, 0), SecondReading.MISSING),
+        (REQUESTED, answered(2, 3, 1), (0,), SecondReading.PARTIAL),
+        (REQUESTED, answered(2, 3, 1, 0), (), SecondReading.COMPLETE),
+        # nothing was uncertain
         (plan_of(0.95, 0.05, 0.97), LOST, (2, 0), SecondReading.MISSING),
-        (plan_of(0.95, 0.05, 0.97), answered(0), (), SecondReading.COMPLETE),
+        (plan_of(0.95, 0.05, 0.97), answered(0), (2,), SecondReading.PARTIAL),
+        (plan_of(0.95, 0.05, 0.97), answered(0, 2), (), SecondReading.COMPLETE),
         # without characterization, a report without anything uncertain is complete
         (UNCHARACTERIZED, LOST, (), SecondReading.COMPLETE),
         # the verdict on an audited candidate is no characterization
