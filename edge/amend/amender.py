@@ -2,8 +2,8 @@
 
 The main loop calls `Amender.run_once` between studies. Nothing that matters is only in memory:
 verdicts are durable before a version is written from them, so that the next start finishes an
-interrupted version with the same verdicts and the same number. Verdicts of one study that arrive
-within some seconds make one version.
+interrupted version with the same verdicts and the same number. Verdicts of one study wait for those
+that are still missing, for some minutes at most, and make one version.
 
 All timing of retries is here: `RetryBudget` says how long a retry may take, `Backoff` says when the
 next one is due. (Within one escalation, `edge.escalation.client` paces its attempts.)
@@ -48,9 +48,9 @@ FIRST_RETRY_S, FIRST_RETRY_SHARE = 2.0, 0.2
 during a retry waits for its end."""
 MAX_RETRY_SHARE = 0.5
 """Limit of any retry as a share of the deadline: a new study keeps at least half of its time."""
-QUIET_S = 10.0
-"""Time without a verdict after which a version is written though verdicts are missing. Each version
-is a set of objects in the archive. One retry and its pause are usually shorter."""
+QUIET_S, LONGEST_WAIT_S = 60.0, 300.0
+"""A version is written though verdicts are missing when no verdict has come for ``QUIET_S``, and
+``LONGEST_WAIT_S`` after its first one. Each version is a set of objects in the archive."""
 DAY_S = 86_400.0
 MB = 1_000_000
 
@@ -179,7 +179,7 @@ class Amender:
         self._backoff = Backoff(budget.pause_s, clock, jitter)
         self._aged_s, self._was_down = clock(), False
         self._suspended: set[str] = set()
-        self._quiet_at_s: dict[str, float] = {}
+        self._due_s: dict[str, tuple[float, float]] = {}  # of a version: when quiet, at the latest
 
     def run_once(self) -> bool:
         """Do the most urgent piece of work; return whether there was any.
@@ -254,15 +254,15 @@ class Amender:
         """
         if read.step is not PendingStep.AMENDING:
             return False
-        quiet = self._clock() >= self._quiet_at_s.get(read.study_key, -inf)
-        return quiet or read.gives_up or not (read.undecided or read.uncharacterized)
+        is_due = self._clock() >= min(self._due_s.get(read.study_key, (-inf,)))
+        return is_due or read.gives_up or not (read.undecided or read.uncharacterized)
 
     def _retry(self, below: float, read: PendingRead) -> None:
         """Send ROIs of one study again; write a new version if the last verdict comes.
 
         Those of priorities ``below`` this one are sent.
         """
-        key = read.study_key
+        key, is_first = read.study_key, read.step is PendingStep.PENDING
         read = self._pending.count_attempt(read)
         # While the breaker is half-open, one ROI is enough as a probe.
         max_rois = 1 if self._second.estimate().probing else self._budget.max_rois
@@ -280,7 +280,10 @@ class Amender:
         if answers.verdicts:
             self._backoff.answered()
             read = self._pending.add_verdicts(read, answers)
-            self._quiet_at_s[key] = self._clock() + QUIET_S
+            now_s = self._clock()
+            _, before_s = self._due_s.get(key, (now_s, now_s))
+            latest_s = now_s + LONGEST_WAIT_S if is_first else before_s
+            self._due_s[key] = now_s + QUIET_S, latest_s
             if self._is_ready(read):
                 self._write(read)
             return
@@ -320,7 +323,7 @@ class Amender:
             outlines = outlines_file(report.listed, context.geometry)
             write_version(report, pictures, out, {OUTLINES: outlines})
         facts, context = report_facts(report), replace(context, report=report)
-        self._quiet_at_s.pop(key, None)
+        self._due_s.pop(key, None)
         if pending.version_written(read, context, facts) is PendingStep.CLOSED:
             self._backoff.forget(key)
         if self._on_amended is not None:

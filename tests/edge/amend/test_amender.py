@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.amend.amender import DAY_S, MB, QUIET_S, Amender, RetryBudget
+from edge.amend.amender import DAY_S, LONGEST_WAIT_S, MB, QUIET_S, Amender, RetryBudget
 from edge.escalation.rois import EscalationResult
 from edge.report.compose import AMENDED_LATER
 from edge.settings.core import load_settings
@@ -62,6 +62,72 @@ def test_a_pending_read_is_retried_and_amends_the_report(site: Site) -> None:
     assert "Amended" not in (site.places.outbox / "a" / "report.v1.html").read_text()
 
 
+class TricklingCloud(SilentCloud):
+    """It answers one region each ``every_s``, and no retry before."""
+
+    def __init__(self, site: Site, every_s: float) -> None:
+        super().__init__()
+        self._clock, self._every_s, self._at_s = site.clock, every_s, 0.0
+
+    def read_rois(
+        self,
+        rois: Sequence[Roi],
+        deadline: Deadline,
+        study_key: str,
+        priority: Priority | None = None,
+    ) -> EscalationResult:
+        """One, or none."""
+        if self._clock() - self._at_s >= self._every_s:
+            self.answers, self._at_s = [1], self._clock()
+        return super().read_rois(rois, deadline, study_key, priority)
+
+
+ELEVEN = [0.85 - 0.05 * number for number in range(11)]
+
+
+def trickle(site: Site, every_s: float, for_s: float) -> list[int]:
+    """The versions at each second while a cloud answers a region of eleven now and then."""
+    site.study("a", *ELEVEN)
+    site.cloud = TricklingCloud(site, every_s)
+    site.amender = site.start(pause_s=5.0)
+    versions = []
+    for _ in range(round(for_s)):
+        site.turns(1.0)
+        versions.append(site.report("a")["version"])
+        if site.cloud.asked:
+            site.amender.responded()  # a link that is up, and slow
+    return versions
+
+
+def test_a_cloud_that_answers_one_region_every_few_seconds_makes_one_version(site: Site) -> None:
+    assert set(trickle(site, every_s=13.0, for_s=160.0)) == {1, 2}
+    report = site.report("a")
+    assert (report["status"], len(report["changes"])) == ("final", 11)
+
+
+def test_on_a_link_that_trickles_no_change_is_held_for_longer_than_five_minutes(site: Site) -> None:
+    versions = trickle(site, every_s=45.0, for_s=600.0)
+    assert [versions.index(version) + 1 for version in (2, 3)] == [
+        pytest.approx(LONGEST_WAIT_S, abs=10), pytest.approx(45 * 10, abs=10),
+    ]  # fmt: skip
+    assert versions[-1] == 3
+
+
+def test_verdicts_of_a_study_that_is_read_again_while_some_are_held_wait_as_any(site: Site) -> None:
+    key, pending = site.study("a").id, site.store.pending
+    site.cloud.answers = [1, 0]
+    site.turns()
+    context, rois = pending.context(key), pending.rois(key)
+    pending.delete(key)  # as `StudyStore.finish_join` does
+    pending.save(context, EscalationResult(reason="late"), rois)
+    pending.publish(key)
+    site.cloud.answers = [0, 1, 0]
+    site.turns(LONGEST_WAIT_S)
+    assert site.report("a")["version"] == 1
+    site.turns(QUIET_S)
+    assert site.report("a")["version"] == 2
+
+
 def test_verdicts_that_follow_within_seconds_make_one_version(site: Site) -> None:
     key = site.study("a").id
     site.cloud.answers = [1, 0, 1]
@@ -95,6 +161,22 @@ def test_a_partial_answer_is_a_version_of_its_own_when_no_verdict_follows(site: 
     assert [change["version"] for change in three["changes"]] == [2, 3]
     assert {asked for asked, _ in site.cloud.asked} == {key}
     assert site.report("a", ".v1")["version"] == 1
+
+
+def test_a_verdict_that_an_earlier_process_stored_is_in_a_version_at_once(tmp_path: Path) -> None:
+    """The agent was killed while the version waited for the other verdict."""
+    cloud = SilentCloud([1])
+    with site_at(tmp_path, cloud) as site:
+        site.study("a")
+        site.turns()
+        assert site.report("a")["version"] == 1
+    cloud.available = False
+    with site_at(tmp_path, cloud) as site:
+        site.turns()
+        assert (site.report("a")["version"], site.report("a")["status"]) == (2, "provisional")
+        cloud.available, cloud.answers = True, [1]
+        site.turns()
+        assert (site.report("a")["version"], site.report("a")["status"]) == (3, "final")
 
 
 def test_a_pending_read_too_old_is_given_up_in_a_last_version(site: Site) -> None:
