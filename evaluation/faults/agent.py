@@ -6,6 +6,7 @@ noise that depends on the series, and each verdict on the middle of its ROI: so 
 every report is known beforehand. First reports have no pictures, which take long to encode.
 """
 
+import math
 import os
 import random
 import signal
@@ -23,6 +24,7 @@ from typing import Any, Self
 import numpy as np
 
 from edge.amend import amender
+from edge.amend.amender import QUIET_S
 from edge.assemble import build_pipeline
 from edge.dicom_out.deliver import made_objects
 from edge.escalation.client import SecondReader, open_second_reader
@@ -168,12 +170,21 @@ def at_random(seed: int) -> Choose:
     return choose
 
 
-def later(trigger: Trigger) -> Choose:
-    """Answer nothing in time, and all or a half of what is asked for in a retry."""
+def later(trigger: Trigger, clock: Callable[[], float]) -> Choose:
+    """Answer nothing in time, and all that is asked for in a retry.
+
+    If the trigger says so, it is a half at a time, and the next only when a version is out.
+    """
+    next_s = -math.inf
 
     def choose(numbers: Sequence[int], is_retry: bool) -> Sequence[int]:
-        many = (len(numbers) + 1) // 2 if trigger.by_halves else len(numbers)
-        return numbers[: many if is_retry else 0]
+        nonlocal next_s
+        if not is_retry or clock() < next_s:
+            return ()
+        if not trigger.by_halves:
+            return numbers
+        next_s = clock() + 2 * QUIET_S
+        return numbers[: (len(numbers) + 1) // 2]
 
     return choose
 
@@ -209,7 +220,11 @@ def serve(life: Life, trigger: Trigger, order: Order, shared: Any) -> None:
     often its wall clock was set and read.
     """
     order.watch()
-    ballast, quiet_s = life.root / "ballast", amender.QUIET_S
+    ballast = life.root / "ballast"
+
+    def clock() -> float:
+        return time.monotonic() + float(shared[0])
+
     wall = None if life.clock_seed is None else WallClock(life.clock_seed, time.time(), shared)
 
     def fault_point(name: str, after: bool) -> None:
@@ -221,8 +236,6 @@ def serve(life: Life, trigger: Trigger, order: Order, shared: Any) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def on_step(step: Enum, durable: bool) -> None:
-        # for this process alone: the first half of an answer does not wait for the other
-        amender.QUIET_S = 0.0 if trigger.by_halves or life.varied else quiet_s
         order.on_step(step, durable)
         if wall is not None:
             wall.jump()  # before and after every step, even if the clock is not read
@@ -234,7 +247,7 @@ def serve(life: Life, trigger: Trigger, order: Order, shared: Any) -> None:
         configure_logging("text", held.enter_context((life.root / "log").open("a")))
         if wall is not None:
             held.enter_context(edge_clock(wall))
-        choose = at_random(life.seed) if life.varied else later(trigger)
+        choose = at_random(life.seed) if life.varied else later(trigger, clock)
         second: SecondReader = stand_in_cloud(choose)
         if life.cloud is not None:
             second = open_second_reader(life.settings, held, time.monotonic)
@@ -243,7 +256,7 @@ def serve(life: Life, trigger: Trigger, order: Order, shared: Any) -> None:
             read=reader(second, life.settings, varied=life.varied, point=fault_point),
             second=second,
             on_step=on_step,
-            clock=lambda: time.monotonic() + float(shared[0]),
+            clock=clock,
             make_objects=_around(made_objects, OBJECTS, fault_point),
         )
 

@@ -24,8 +24,9 @@ ACKNOWLEDGED, AT_TARGET = "instance acknowledged", "object at the archive"
 """Steps whose other side sees them: after the first, and at the second, it kills the agent."""
 
 REPORT, AMENDED, OBJECTS = "report written", "amended report written", "DICOM objects written"
-MORE_TO_COME = "amendment noted, more to come, audit record"
-"""A step that needs a cloud that answers a half at a time."""
+STORED, MORE_TO_COME = "late verdicts stored", "amendment noted, more to come, audit record"
+HELD = (STORED, AMENDED, MORE_TO_COME)
+"""Steps of a version that waits for more verdicts: the cloud answers a half at a time."""
 
 STEPS: Mapping[str, Enum | None] = {
     "instance written": ReceiveStep.WRITTEN,
@@ -40,7 +41,7 @@ STEPS: Mapping[str, Enum | None] = {
     "study reported, export row, audit record": Step.REPORTED,
     "study put away": Step.DONE,
     "retry counted": PendingStep.RETRYING,
-    "late verdicts stored": PendingStep.AMENDING,
+    STORED: PendingStep.AMENDING,
     AMENDED: None,
     MORE_TO_COME: PendingStep.PENDING,
     "last amendment noted, audit record": PendingStep.CLOSED,
@@ -68,7 +69,7 @@ class Trigger:
 
     def arm(self, name: str, after: bool, *, skip: int = 0, fills: bool = False) -> None:
         """Act at this step, when it comes for the time after ``skip`` others."""
-        self._values[1:4] = [skip, int(fills), int(name == MORE_TO_COME)]
+        self._values[1:4] = [skip, int(fills), int(name in HELD)]
         self._values[0] = 2 * NAMES.index(name) + after
 
     def disarm(self) -> None:

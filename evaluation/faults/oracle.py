@@ -39,7 +39,7 @@ Kept = Mapping[str, Sequence[str]]
 Report = dict[str, Any]
 
 Essence = tuple[object, ...]
-"""The list and the route of a finding; for an uncertain candidate also position and probability."""
+"""List, route, position and probability of a finding."""
 
 ONCE = (
     Event.RECEIVED, Event.JOINED, Event.READ, Event.REJECTED, Event.AMENDED, Event.DELIVERED,
@@ -112,6 +112,15 @@ def busy(root: Path, waiting: Collection[str] = ()) -> bool:
             return bool(opened.execute(query, values).fetchone()[0])
     except sqlite3.OperationalError:  # it has not made its tables yet
         return True
+
+
+def pending(root: Path) -> bool:
+    """Return whether any verdict is pending, or stored for a version that is not out."""
+    try:
+        with closing(_opened(root)) as opened:
+            return bool(opened.execute("SELECT count(*) FROM pending").fetchone()[0])
+    except sqlite3.OperationalError:
+        return False
 
 
 def check(
@@ -232,7 +241,7 @@ def _findings(out: Path, source: Path, varied: bool, lost: list[str]) -> None:
     """Compare the last report with what it must be once every candidate has its verdict."""
     last = json.loads((out / "report.json").read_bytes())
     found = sorted(
-        _essence(name, f["route"], f["centre_mm"], f["probability"])
+        (name, f["route"], *f["centre_mm"], f["probability"])
         for name in ("findings", "possible_findings")
         for f in last[name]
         if f["route"] != Route.DISMISS.value  # of an audit, whose verdict may be missing
@@ -242,27 +251,20 @@ def _findings(out: Path, source: Path, varied: bool, lost: list[str]) -> None:
 
 
 def expected_findings(source: Path, study_key: str, *, varied: bool) -> list[Essence]:
-    """Return both lists of a study once every uncertain candidate has its verdict."""
+    """Return both lists of a study once every candidate that is sent has its verdict."""
     settings = load_settings()
     pipeline = stand_in_pipeline(NoSecondReader(), varied=varied, settings=settings)
     box = box_of(read_study(source).volume)
     plan = detect(pipeline, box, Budget(Deadline.after(60.0)), study_key).plan
-    whole = replace(plan, send=plan.uncertain, sizes=(), later=())
-    rois = [cut_one(plan, number, box, ROI_SHAPE) for number in plan.uncertain]
+    whole = replace(plan, send=(*plan.uncertain, *plan.characterize), sizes=(), later=())
+    rois = [cut_one(plan, number, box, ROI_SHAPE) for number in whole.send]
     thresholds, weights = pipeline.reader.thresholds, pipeline.reader.weights
     merged = merge(whole, verdicts_on(rois), thresholds, weights, box.geometry)
     return sorted(
-        _essence(name, f.route.value, [round(mm, 2) for mm in f.centre_mm], round(f.probability, 4))
+        (name, f.route.value, *(round(mm, 2) for mm in f.centre_mm), round(f.probability, 4))
         for name, listed in (("findings", merged.findings), ("possible_findings", merged.possible))
         for f in listed
     )
-
-
-def _essence(name: str, route: str, centre_mm: Sequence[float], probability: float) -> Essence:
-    """Return what must be the same; the verdict on a reported finding may be missing."""
-    if route == Route.REPORT.value:
-        return name, route
-    return name, route, *centre_mm, probability
 
 
 def _objects(target: str, objects: Kept, expected: Mapping[str, str], wrong: Wrong) -> None:

@@ -19,11 +19,12 @@ from typing import Any, Self
 import numpy as np
 from pydicom import dcmread
 
+from edge.amend.amender import QUIET_S
 from edge.dicom_in.identity import Identity
 from evaluation.errors import ServiceFailed
 from evaluation.faults.agent import Life, serve
 from evaluation.faults.fault_points import ACKNOWLEDGED, AT_TARGET, NAMES, Order, Trigger
-from evaluation.faults.oracle import Sent, Wrong, busy, check
+from evaluation.faults.oracle import Sent, Wrong, busy, check, pending
 from evaluation.receiving.archive import Archive
 from evaluation.receiving.sender import send
 from evaluation.world import free_ports, listens, log_tail
@@ -35,6 +36,8 @@ SPACING_MM = (5.0, 2.0, 2.0)
 
 PATIENCE_S = 900.0
 """Longest wait for an agent."""
+MINUTE_S = 0.5
+"""For so long an agent waits in place of `QUIET_S`, where it waits for nothing but verdicts."""
 MAX_SENDINGS = 200
 """After this number of associations for one series a scanner gives up."""
 
@@ -188,9 +191,12 @@ class Site:
 
     def wait(self, holds: Callable[[], bool]) -> bool:
         """Wait until it holds, the agent has died, or `PATIENCE_S`; return whether it holds."""
-        until = time.monotonic() + PATIENCE_S
+        until, next_s = time.monotonic() + PATIENCE_S, time.monotonic() + MINUTE_S
         while not (held := holds()) and self.agent.exitcode is None and time.monotonic() < until:
             time.sleep(0.005)
+            if time.monotonic() > next_s:  # amendments that wait for more verdicts
+                self.shared[0] += QUIET_S if pending(self.root) else 0.0
+                next_s += MINUTE_S
         return held or holds()
 
     def failed(self, what: str) -> ServiceFailed:
