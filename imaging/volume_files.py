@@ -14,14 +14,11 @@ from contextlib import contextmanager, suppress
 from io import BufferedIOBase
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
-from nibabel.nifti1 import Nifti1Header
-from nibabel.nifti2 import Nifti2Header
-from nibabel.spatialimages import HeaderDataError
 
 from imaging import c_stderr
 from imaging.continuity import require_continuous
@@ -57,6 +54,9 @@ from imaging.volume import (
     to_patient_axes,
     triple,
 )
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
 
 FORMATS = {
     ".nii": "NIfTI",
@@ -290,13 +290,15 @@ def _read_nifti(file: Path) -> tuple[HuArray, Geometry, bool]:
     return _voxels(file, header, size), geometry, is_oriented
 
 
-def _unit_mm(header: Nifti1Header) -> float:
+def _unit_mm(header: "Nifti1Header") -> float:
     """Return the header's unit of length in mm; mm if it states none."""
     return {1: 1000.0, 3: 0.001}.get(int(header["xyzt_units"]) & 7, 1.0)  # metres, microns
 
 
-def _affine(header: Nifti1Header, size: Sequence[int], file: Path) -> tuple[FloatArray, bool]:
+def _affine(header: "Nifti1Header", size: Sequence[int], file: Path) -> tuple[FloatArray, bool]:
     """Return the 3 x 4 matrix from indices to LPS in mm, and whether the header states it."""
+    from nibabel.spatialimages import HeaderDataError  # see `_header`
+
     try:
         forms = (header.get_sform(coded=True), header.get_qform(coded=True))
     except HeaderDataError as error:
@@ -314,8 +316,12 @@ def _affine(header: Nifti1Header, size: Sequence[int], file: Path) -> tuple[Floa
     return stated[0], True
 
 
-def _header(file: Path) -> Nifti1Header:
+def _header(file: Path) -> "Nifti1Header":
     """Read a NIfTI header of either version and byte order."""
+    # here, because nibabel takes longer to load than most studies to read
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+
     with _opened(file) as stream:
         block = stream.read(Nifti2Header.sizeof_hdr)
     kinds: tuple[Any, ...] = (Nifti1Header, Nifti2Header)  # nibabel does not type them
@@ -329,7 +335,7 @@ def _header(file: Path) -> Nifti1Header:
     raise ValueError("it has no NIfTI header")
 
 
-def _require_sound(header: Nifti1Header) -> None:
+def _require_sound(header: "Nifti1Header") -> None:
     rank, *dim = header["dim"].tolist()
     if not 1 <= rank <= 7 or min(dim[:rank]) < 1:
         raise ValueError(f"dimensions {[rank, *dim]} are impossible")
@@ -347,7 +353,7 @@ def _require_sound(header: Nifti1Header) -> None:
         raise ValueError(f"the voxels cannot begin at byte {header['vox_offset']}")
 
 
-def _voxels(file: Path, header: Nifti1Header, size: Sequence[int]) -> HuArray:
+def _voxels(file: Path, header: "Nifti1Header", size: Sequence[int]) -> HuArray:
     """Read the voxels in their scale; ValueError if the file is truncated."""
     x, y, z = size
     dtype = header.get_data_dtype()
