@@ -14,6 +14,7 @@ from edge.dicom_out.overview import DeadLetter, TargetState, overview, resend
 from edge.folders import is_running, other_user
 from edge.job import KEY_CHARACTERS
 from edge.queue import Queued, queued, requeue
+from edge.status.wording import age
 from process.text import printable, printable_line
 
 
@@ -102,7 +103,7 @@ def queue_table(studies: list[Queued], *, runs: bool) -> Table:
         study = f"{printable_line(one.name)}\n{one.study_key}".strip()
         attempts = f"{one.attempts} attempts" if one.attempts > 1 else ""
         reason = "; ".join(filter(None, (attempts, printable_line(one.reason))))
-        table.add_row(escape(study), one.state, _age(one.age_s), escape(reason))
+        table.add_row(escape(study), one.state, age(one.age_s), escape(reason))
     return table
 
 
@@ -119,9 +120,9 @@ def target_tables(
         if one.last_reason and not one.problem:
             answer = f"yes; last failure: {one.last_reason}"
         words = (one.name, one.address, one.encryption, answer, str(one.waiting))
-        age = f"{one.oldest_s / 60:.0f} min" if one.waiting else ""
+        oldest = age(one.oldest_s) if one.waiting else ""
         refused = ", ".join(found.name for found in one.not_taken)
-        cells = (*words, age, str(len(one.dead)), refused)
+        cells = (*words, oldest, str(len(one.dead)), refused)
         table.add_row(*(escape(printable_line(cell)) for cell in cells))
     tables: list[RenderableType] = [table]
     dead = [letter for one in states for letter in one.dead]
@@ -140,10 +141,3 @@ def _letters(title: str, letters: Iterable[DeadLetter]) -> Table:
         words = (report, str(one.version), one.target, str(one.attempts))
         table.add_row(*map(escape, words), escape(printable_line(one.reason)))
     return table
-
-
-def _age(seconds: float) -> str:
-    for unit, length_s in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= length_s:
-            return f"{seconds / length_s:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -20,8 +20,8 @@ from typing import Self
 from edge.atomic_files import write_atomically
 from edge.errors import BadSettings
 
-MOST_NAME, MOST_PASSWORD = 64, 1024
-"""Longest name in characters, and longest password or hash in bytes."""
+MOST_NAME = 64
+"""Longest name in characters."""
 NAMELESS_USER = "operator"
 """The user of a file that holds a password without a name."""
 _COST = (2**14, 8, 1)
@@ -132,12 +132,10 @@ def _read(path: Path, name: str, _state: object) -> Mapping[str, Account]:
 
 def _password_of(where: str, text: str) -> Password:
     try:
-        if len(text.encode()) > MOST_PASSWORD:
-            raise ValueError
         return Password.parse(text) if text.startswith("scrypt:") else Password.of(text)
     except ValueError as error:
         hint = "make it again with overread-edge password"
-        raise BadSettings(f"{where}: the password or hash is damaged, {hint}") from error
+        raise BadSettings(f"{where}: the hash is damaged, {hint}") from error
 
 
 def put_user(path: Path, user: str, role: Role | None, password: str) -> Role:

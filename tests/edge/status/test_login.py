@@ -52,7 +52,7 @@ def test_a_file_holds_the_password_or_its_hash(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "\n", "one\ntwo", "scrypt:16384:8:1:AAAA", "scrypt:999999:8:1:AAAA:AAAA", "x" * 2000,
+    ["", "\n", "one\ntwo", "scrypt:16384:8:1:AAAA", "scrypt:999999:8:1:AAAA:AAAA",
      "scrypt:15:8:1:AAAA:AAAA", "scrypt:16384:8:1:A:AAAA", f"anna:operator:{PASSWORD}",
      f"anna:admin:{HASH.line}", f":reader:{HASH.line}", f"{HASH.line}\n{USERS}", None],
 )  # fmt: skip
@@ -69,7 +69,7 @@ def test_a_damaged_or_missing_password_file_stops_the_start(
     ("third", "expected"),
     [
         (f"anna:reader:{HASH.line}", "line 3: the user anna is there twice"),
-        (f"carl:reader:{HASH.line[:-5]}", "line 3: the password or hash is damaged"),
+        (f"carl:reader:{HASH.line[:-5]}", "line 3: the hash is damaged"),
         (f"carl:Reader:{HASH.line}", "line 3: expected NAME:ROLE:HASH"),
         (f"carl {HASH.line}", "line 3: expected NAME:ROLE:HASH"),
         ("carl:reader:", "line 3: expected NAME:ROLE:HASH"),
