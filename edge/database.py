@@ -58,6 +58,10 @@ class OtherVersion(EdgeError):
     """The database is of another version of the program; the message says what to do."""
 
 
+class OlderVersion(OtherVersion):
+    """The database is of an older version of the program: the agent migrates it at its start."""
+
+
 class MigrationStep(Enum):
     """A durable step of a migration."""
 
@@ -271,8 +275,8 @@ def require_known(database: sqlite3.Connection, path: Path, migrations: Sequence
         raise OtherVersion(
             f"{path}: version {version}, but this program knows no more than {known}: a newer"
             " Overread has used it. Install that one again. To go back instead, stop the agent,"
-            f" and put the newest copy, {path.name}.version-N, in its place: what the newer one"
-            " did since is lost"
+            f" delete {path.name}-wal, and put the newest copy, {path.name}.version-N, in its"
+            " place: what the newer one did since is lost"
         )
     return version
 
@@ -283,11 +287,12 @@ def require_current(
     """Check that a database is of the version of this program.
 
     Raises:
-        OtherVersion: it is older or newer.
+        OlderVersion: it is older.
+        OtherVersion: it is newer.
     """
     version = require_known(database, path, migrations)
     if version < (known := migrations[-1].number):
-        raise OtherVersion(
+        raise OlderVersion(
             f"{path}: version {version}, expected {known}: start the agent, which migrates it"
         )
 

@@ -15,7 +15,7 @@ from itertools import chain
 from edge.agent.adopt import strays
 from edge.amend.amender import MB
 from edge.checks import Checked, Results, existing, folder_problem, mode, note, ok, secrets, wrong
-from edge.database import InvalidDatabase, OtherVersion, copies
+from edge.database import InvalidDatabase, OlderVersion, copies
 from edge.errors import EdgeError
 from edge.folders import DATABASE, AgentFolders, is_running, other_user
 from edge.link.channel import DIAGNOSE_S, open_channel, start_health_check
@@ -54,6 +54,8 @@ def examine(site: Site, parts: Iterable[type[Part]]) -> list[Checked]:
     for what, check in checks:
         try:
             found += check()
+        except OlderVersion as error:
+            found.append(note(what, str(error)))
         except (EdgeError, ModelError, OSError) as error:
             found.append(wrong(what, f"{type(error).__name__}: {error}"))
     return found
@@ -150,9 +152,6 @@ def _database(site: Site) -> Results:
         return
     try:
         opened = StudyStore(path, site.schema)
-    except OtherVersion as error:
-        yield wrong("database", str(error))
-        return
     except InvalidDatabase as error:
         hint = f": {RESTART}" if is_damage(error.__cause__, opening=True) else ""
         yield wrong("database", f"{error}{hint}")

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 PACKAGES = {
     **dict.fromkeys(("torch", "tomli_w", "onnxscript", "matplotlib", "scipy"), "train"),
     **dict.fromkeys(("hpack", "hyperframe"), "evaluation"),
+    "ray": "ray",
 }
 """Packages, and the extra that installs them."""
 
@@ -25,7 +26,7 @@ def how_to_install(error: ModuleNotFoundError) -> str | None:
     extra = PACKAGES.get((error.name or "").partition(".")[0])
     if extra is None:
         return None
-    return f"{error.name} is missing: needs the extra `{extra}`: pip install 'overread[{extra}]'"
+    return f"{error.name} is missing: in the checkout, pip install --editable '.[{extra}]'"
 
 
 def in_checkout(command: str, extra: str) -> str:
@@ -40,4 +41,10 @@ def overread_eval() -> None:
     """Run the command ``overread-eval``, or say where it is."""
     if find_spec("evaluation") is None:
         sys.exit(in_checkout("overread-eval", "evaluation"))
-    importlib.import_module("evaluation.__main__").main()
+    try:
+        main = importlib.import_module("evaluation.__main__").main
+    except ModuleNotFoundError as error:
+        if (line := how_to_install(error)) is None:
+            raise
+        sys.exit(line)
+    main()

@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import shutil
+import subprocess
 import textwrap
 import tomllib
 from pathlib import Path
@@ -134,6 +136,27 @@ def test_the_reference_is_what_the_code_says() -> None:
     """`python -m tools.reference` writes it again."""
     assert words("docs/reference.md") == reference.page()
     assert "|  |\n" not in words("docs/reference.md"), "a setting, metric or error is not explained"
+
+
+def test_every_address_that_can_be_listened_on_is_in_the_table() -> None:
+    """`cloud.address` of the edge is another machine's."""
+    section = words("docs/connect.md").split("## What listens\n")[1].split("\n## ")[0]
+    listed = re.findall(r"^\| (edge|cloud): `([\w.]+)`", section, re.MULTILINE)
+    both = (("edge", EdgeSettings), ("cloud", CloudSettings))
+    names = [(program, name) for program, kind in both for name in settings_of(kind)]
+    wanted = {(p, name) for p, name in names if re.search(r"(^|_|\.)address$", name)}
+    assert set(listed) == wanted - {("edge", "cloud.address")}
+
+
+def test_the_options_of_storescu_are_those_of_dcmtk() -> None:
+    if shutil.which("storescu", path="/usr/bin") is None:
+        pytest.skip("needs storescu: apt install dcmtk")
+    known = subprocess.run(["/usr/bin/storescu", "--help"], capture_output=True, text=True).stdout
+    listed = dict(re.findall(r"`(-x\w)` (J[^,.]+|RLE|def\w+)", words("docs/connect.md")))
+    for option, syntax in listed.items():
+        said = " ".join(known.split(f" {option} ")[1].split("\n    -")[0].split())
+        assert syntax.replace("\n", " ").lower() in said.lower()
+    assert len(listed) == 7
 
 
 def test_metrics_named_on_a_page_are_served() -> None:

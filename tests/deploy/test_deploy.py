@@ -85,7 +85,7 @@ def test_systemd_accepts_the_unit(unit: Path, tmp_path: Path) -> None:
     """With the programs of this environment, because /opt/overread is not there."""
     here = tmp_path / unit.name
     here.write_text(
-        unit.read_text().replace("/opt/overread/venv/bin", str(Path(sys.prefix, "bin")))
+        unit.read_text().replace("/opt/overread/current/venv/bin", str(Path(sys.prefix, "bin")))
     )
     output = run("systemd-analyze", "verify", here)
     assert unit.name not in output

@@ -1,7 +1,10 @@
+import ast
 import json
+import re
 import subprocess
 import sys
-from importlib.metadata import version
+import tomllib
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
@@ -9,8 +12,11 @@ from typer.testing import CliRunner
 
 from evaluation.__main__ import app, main
 from imaging.phantom.phantom import TRAINING_SEED
+from process.extras import PACKAGES
 from tests.evaluation.accuracy.test_luna16 import HEAD, write
 from tests.models.test_main import Ended, Lacking
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -61,7 +67,43 @@ def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, ended
     monkeypatch.setattr("sys.meta_path", [Lacking("torch"), *sys.meta_path])
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     said = ended("calibration", "--data", ".")
-    assert said == "torch is missing: needs the extra `train`: pip install 'overread[train]'\n"
+    assert said == "torch is missing: in the checkout, pip install --editable '.[train]'\n"
+
+
+def test_the_program_names_the_extra_that_a_plain_installation_lacks() -> None:
+    code = "import sys; sys.modules['hpack'] = None; import process.extras as e; e.overread_eval()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    said = "hpack is missing: in the checkout, pip install --editable '.[evaluation]'\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_all_that_the_evaluation_imports_is_installed_with_its_extra() -> None:
+    """Of what a plain installation lacks, the extra is known by name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    plain, extra = (
+        {re.sub(r"[-_.]+", "-", re.split(r"[\[<>=~]", one)[0]).lower() for one in needed}
+        for needed in (
+            project["dependencies"],
+            [*extras["evaluation"], *extras["train"], *extras["ray"]],
+        )
+    )
+    known, packages = packages_distributions(), set[str]()
+    for file in (ROOT / "evaluation").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                packages |= {one.name.partition(".")[0] for one in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                packages.add((node.module or "").partition(".")[0])
+    others = {name for name in packages - sys.stdlib_module_names if not (ROOT / name).is_dir()}
+    distributions = {
+        name: {re.sub(r"[-_.]+", "-", one).lower() for one in known.get(name, [name])}
+        for name in others
+    }
+    added = {name for name, of in distributions.items() if not of & plain}
+    assert "hpack" in added
+    assert {name for name in added if not distributions[name] & extra} == set()
+    assert added - PACKAGES.keys() == set()
 
 
 def test_torch_is_not_loaded_before_a_command_needs_it() -> None:

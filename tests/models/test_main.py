@@ -71,7 +71,7 @@ def test_without_the_extra_the_command_names_it(
     monkeypatch.setattr("sys.meta_path", [Lacking(module), *sys.meta_path])
     monkeypatch.delitem(sys.modules, module, raising=False)
     said = ended("fit", "--data", str(tmp_path))
-    assert said == f"{module} is missing: needs the extra `train`: pip install 'overread[train]'\n"
+    assert said == f"{module} is missing: in the checkout, pip install --editable '.[train]'\n"
 
 
 def test_another_missing_module_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
