@@ -5,8 +5,9 @@ typer's errors are those of pydantic, for programmers.
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -44,6 +45,26 @@ def hangup_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+class Loaded(Mapping[str, Any]):
+    """Commands by name, each loaded from the ``app`` of its module when it is needed.
+
+    A module whose app has no command of that name is a group of commands itself.
+    """
+
+    def __init__(self, modules: Mapping[str, str]) -> None:
+        self._modules = modules
+
+    def __getitem__(self, name: str) -> Any:
+        group = typer.main.get_group(import_module(self._modules[name]).app)
+        return group.commands.get(name, group)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
 
 
 Json = Annotated[bool, typer.Option("--json", help="JSON output.")]

@@ -6,19 +6,17 @@ import sqlite3
 import sys
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console, RenderableType
 
 from edge.access import whose
 from edge.errors import EdgeError, MissingPath, UnfitFolder
-from edge.run import site_of
-from edge.settings.core import load_settings
+from edge.settings.core import EdgeSettings, load_settings
 from edge.site import Site
 from imaging.errors import StudyError
 from models.runtime.errors import ModelError
-from process.command_line import PlainGroup
 from process.logs import configure_logging
 from process.text import Printable, printable, printable_json
 
@@ -43,26 +41,22 @@ class ExitStatus(IntEnum):
     IGNORED = 6
 
 
-class Commands(PlainGroup):
-    """The program: it says what went wrong in any command, and ends with the status for it."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
-        try:
-            return super().invoke(ctx)
-        except ERRORS as error:
-            raise failed(error) from error
-
-
-def load(config: Path | None, **overrides: object) -> Site:
-    """Return the site of the settings, and log as they say.
+def configured(config: Path | None, **overrides: object) -> EdgeSettings:
+    """Return the settings, and log as they say.
 
     Raises:
         BadSettings: the file cannot be read, or a setting is wrong.
     """
     settings = load_settings(config, **overrides)
     configure_logging(settings.log_format, sys.stderr)
-    return site_of(settings)
+    return settings
+
+
+def load(config: Path | None, **overrides: object) -> Site:
+    """Return the site of the settings; see `configured`."""
+    from edge.run import site_of  # it knows all parts, and loads their libraries
+
+    return site_of(configured(config, **overrides))
 
 
 def show(values: object, as_json: bool, *tables: RenderableType) -> None:

@@ -17,18 +17,10 @@ from edge.queue import Queued, queued, requeue
 from edge.status.wording import age
 from process.text import printable, printable_line
 
-
-def add_to(app: typer.Typer) -> None:
-    """Add the commands to the program."""
-    app.command(name="queue")(show_queue)
-    app.command(name="requeue")(put_back)
-    app.command(
-        name="targets",
-        epilog="Exit status: 0: every target answers. 1: one does not, or a setting is wrong.",
-    )(show_targets)
-    app.command(name="resend")(send_again)
+app = typer.Typer()
 
 
+@app.command(name="queue")
 def show_queue(
     config: Config = None,
     everything: Annotated[
@@ -45,6 +37,7 @@ def show_queue(
     show(values, as_json, queue_table(studies, runs=runs))
 
 
+@app.command(name="requeue")
 def put_back(
     study: Annotated[
         str | None, typer.Argument(help="Name or key of a study that is refused or done.")
@@ -61,6 +54,10 @@ def put_back(
     typer.echo("\n".join(f"back in the inbox: {printable(name)}" for name in names) or "none")
 
 
+@app.command(
+    name="targets",
+    epilog="Exit status: 0: every target answers. 1: one does not, or a setting is wrong.",
+)
 def show_targets(config: Config = None, as_json: Json = False) -> None:
     """Ask each target whether it answers, and show what it lacks and its dead letters."""
     states, unmade = overview(load(config))
@@ -73,6 +70,7 @@ def show_targets(config: Config = None, as_json: Json = False) -> None:
     raise typer.Exit(ExitStatus.FAILED if silent else ExitStatus.DONE)
 
 
+@app.command(name="resend")
 def send_again(
     study: Annotated[
         str | None, typer.Argument(help="Key of a study, or name of its report.")

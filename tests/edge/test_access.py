@@ -10,6 +10,7 @@ import structlog
 from typer.testing import CliRunner
 
 import edge.cli.main as program
+from edge.cli.output import ExitStatus
 from edge.folders import AgentFolders
 from evaluation.world import settings_in
 from tests.edge.builders import open_store, put, put_all
@@ -53,7 +54,7 @@ def test_screen_writes_private_files_whatever_the_umask(tmp_path: Path) -> None:
     source = put(tmp_path, "study")
     out = tmp_path / "below" / "report"
     result = CliRunner().invoke(program.app, ["screen", str(source), "--out", str(out)])
-    assert result.exit_code == program.ExitStatus.REFUSED
+    assert result.exit_code == ExitStatus.REFUSED
     assert modes(tmp_path / "below") == PRIVATE
 
 

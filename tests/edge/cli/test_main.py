@@ -1,5 +1,7 @@
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -51,6 +53,24 @@ def test_run_names_a_database_that_cannot_be_opened_and_does_not_set_it_aside(
 
 def test_version_is_that_of_the_package() -> None:
     assert CliRunner().invoke(app, ["--version"]).stdout == f"overread-edge {version('overread')}\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "most", "unneeded"),
+    [
+        ("edge.cli.main", 450, {"pydicom", "cv2", "openvino", "grpc"}),
+        ("edge.cli.screen", 1400, {"pynetdicom", "highdicom", "starlette", "nibabel", "scipy"}),
+    ],
+)
+def test_a_command_loads_what_it_needs(module: str, most: int, unneeded: set[str]) -> None:
+    """``--version`` and ``--help`` wait for no library; ``screen`` for none of the agent alone."""
+    code = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True
+    )
+    modules = loaded.stdout.split()
+    assert len(modules) < most
+    assert not unneeded & {*modules}
 
 
 def test_help_documents_the_exit_status() -> None:
