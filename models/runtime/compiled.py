@@ -18,8 +18,8 @@ from models.runtime import hardware
 
 CACHE = Path("~/.cache/overread/compiled")
 
-MOST_FILES = 32
-"""Those that were used last are kept: a second reader has four, of 10 MB each."""
+MOST_FILES = 16
+"""Those that were used last are kept: a second reader has three, of 10 MB each."""
 
 _DIGEST_BYTES = 32
 
