@@ -12,6 +12,7 @@ from pydicom.uid import UID, generate_uid
 
 from edge.dicom_out.source import DESCRIBING, UTF8, Source, put
 from edge.report.model import Report
+from imaging.dicom.source import ORDER_KEYWORDS
 
 MANUFACTURER = "Overread"
 MODEL = "Overread edge"
@@ -105,7 +106,7 @@ def complete(made: Dataset, source: Source, report: Report) -> None:
     highdicom takes the clock for dates, and an object that is made again would differ.
     """
     # the time zone is among them: all times of an object are of one zone
-    for keyword in ("PatientName", "ReferringPhysicianName", *DESCRIBING):
+    for keyword in ("PatientName", "ReferringPhysicianName", *DESCRIBING, *ORDER_KEYWORDS):
         if keyword in source.subject:
             put(made, keyword, source.subject.get(keyword))
     for equipment in made.get("ContributingEquipmentSequence") or []:

@@ -17,6 +17,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.valuerep import validate_value
 
 from edge.errors import NotExportable
+from imaging.dicom.source import ORDER_KEYWORDS
 from imaging.volume import FloatArray
 
 UTF8 = "ISO_IR 192"
@@ -39,6 +40,7 @@ _OF_IMAGE = (
     *("SoftwareVersions", "StationName", "AcquisitionDate", "AcquisitionTime"),
     *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
 )
+_CODE = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _TIMEZONE = re.compile(r"([+-])(\d\d)(\d\d)")
 
@@ -120,6 +122,12 @@ def _subject(headers: Sequence[Dataset]) -> Dataset:
     subject = Dataset()
     subject.SpecificCharacterSet = UTF8
     subject.StudyInstanceUID = str(headers[0].StudyInstanceUID)
+    for keyword in ORDER_KEYWORDS:
+        value = headers[0].get(keyword)
+        if keyword == "ProcedureCodeSequence":
+            value = [one for one in value or [] if all(one.get(part) for part in _CODE)]
+        if value:
+            setattr(subject, keyword, value)
     for keyword in (*IDENTIFYING, *_DESCRIBING_OR_EMPTY, *DESCRIBING):
         values = (header.get(keyword) for header in headers)
         value = next((one for one in values if one not in (None, "")), "")

@@ -53,9 +53,16 @@ from edge.dicom_out.source import Plane, Source, nearest_plane, planes_of
 from edge.findings import DecidedBy, Finding
 from edge.report.model import NOT_A_DEVICE, Report, Status
 from edge.report.wording import MAY_CHANGE, coverage_text
+from imaging.dicom.source import REQUEST_KEYWORDS
 from imaging.location import Location
 
 Point = tuple[float, float, float]
+_OR_EMPTY = (
+    *("AccessionNumber", "ReferencedStudySequence", "RequestedProcedureCodeSequence"),
+    *("RequestedProcedureID", "RequestedProcedureDescription"),
+    *("PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest"),
+)
+"""What a request has, empty where it is not known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +99,11 @@ def structured_report(
             segments[str(one.TrackingUID)] = segmentation, int(one.SegmentNumber)
     place = _Place(source, planes_of(source), segments)
     groups = [_group(report, number, one, place) for number, one in report.listed]
+    coded = source.subject.get("ProcedureCodeSequence", [])
+    procedures = [CodedConcept.from_dataset(one) for one in coded]
     content = MeasurementReport(
         observation_context=_observer(device),
-        procedure_reported=codes.LN.CTUnspecifiedBodyRegion,
+        procedure_reported=procedures or [terms.CHEST_CT],
         imaging_measurements=[_summary(report), *groups],
         title=codes.DCM.ImagingMeasurementReport,
     )
@@ -105,12 +114,29 @@ def structured_report(
         is_complete=report.status is Status.FINAL,
         is_final=report.status is Status.FINAL,
         is_verified=False,
+        performed_procedure_codes=procedures,
+        requested_procedures=[*_requests(source)] or None,
         previous_versions=None if predecessor is None else [predecessor],
         coding_schemes=[terms.scheme()],
         **general(Kind.SR, report, device),
     )
     complete(made, source, report)
     return made
+
+
+def _requests(source: Source) -> Iterator[Dataset]:
+    """Yield the requests of the order that the images name (PS3.3, C.17.2), if they name one."""
+    subject = source.subject
+    items = subject.get("ReferencedRequestSequence") or subject.get("RequestAttributesSequence")
+    is_named = any(keyword in subject for keyword in REQUEST_KEYWORDS)
+    for item in items or [Dataset()] * is_named:
+        made = Dataset()
+        made.StudyInstanceUID = item.get("StudyInstanceUID") or subject.StudyInstanceUID
+        for keyword in (*_OR_EMPTY, *REQUEST_KEYWORDS):
+            value = item.get(keyword) or subject.get(keyword)
+            if value or keyword in _OR_EMPTY:
+                setattr(made, keyword, value or None)
+        yield made
 
 
 def _observer(device: Device) -> ObservationContext:

@@ -29,6 +29,7 @@ def scheme() -> CodingSchemeIdentificationItem:
     )
 
 
+CHEST_CT = CodedConcept("24627-2", "LN", "CT Chest")
 NODULE: Code = codes.SCT.Nodule
 POSSIBLE_NODULE = own("POSSIBLE-NODULE", "Possible nodule, of low probability")
 LUNG: Code = codes.SCT.Lung

@@ -15,14 +15,26 @@ from pydicom.config import disable_value_validation
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.tag import BaseTag, Tag
 
-from imaging.dicom.header import FUNCTIONAL_GROUPS, SOURCE_KEYWORDS, Instance
-from imaging.errors import is_machine_fault
+from imaging.dicom.header import FUNCTIONAL_GROUPS, SOURCE_KEYWORDS, Instance, load
+from imaging.errors import UnreadableFile, is_machine_fault
 
 FORMAT = "overread.source/1"
 MAX_VALUE = 4096
 """Longest value in bytes that is kept: no text of patient or study is as long."""
+MAX_ORDER = 4 * MAX_VALUE
+"""Most bytes of the order's sequences, and characters of their JSON."""
 MAX_HEADERS = 6 << 20
 """Largest compressed headers in bytes: those of 20,000 slices take half of it."""
+REQUEST_KEYWORDS = (
+    *("RequestedProcedureID", "RequestedProcedureDescription", "IssuerOfAccessionNumberSequence"),
+    *("PlacerOrderNumberImagingServiceRequest", "OrderPlacerIdentifierSequence"),
+    *("FillerOrderNumberImagingServiceRequest", "OrderFillerIdentifierSequence"),
+)
+ORDER_KEYWORDS = (
+    *("RequestAttributesSequence", "ReferencedRequestSequence", "ProcedureCodeSequence"),
+    *REQUEST_KEYWORDS,
+)
+"""What names the order, of the first image: sequences of every image would make reading slow."""
 _MACROS = ("PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence")
 _TAGS = tuple(Tag(keyword) for keyword in SOURCE_KEYWORDS)
 _CHARSET = Tag("SpecificCharacterSet")
@@ -41,6 +53,7 @@ def source_headers(images: Sequence[Instance]) -> bytes:
             if keyword in first:
                 items = [_macros(item) for item in first[keyword].value]
                 shared[Tag(keyword).json_key] = {"vr": "SQ", "Value": items}
+        shared |= _order(images[0])
         own = [_to_json(image.data, _differing(image.data, first)) for image in images]
     values = {"format": FORMAT, "shared": shared, "images": own}
     text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
@@ -56,6 +69,16 @@ def source_headers_of_one(images: Sequence[Instance]) -> bytes:
     known = {(image.text("PatientID"), image.text("StudyInstanceUID")) for image in images}
     ct = [image for image in images if image.text("Modality") == "CT"]
     return source_headers(ct[:1]) if ct and len(known) == 1 else b""
+
+
+def _order(image: Instance) -> dict[str, Any]:
+    """Return what names the order; nothing where it cannot be read, or is long."""
+    try:
+        data = load(image.file, ORDER_KEYWORDS)
+    except UnreadableFile:
+        return {}
+    values = _to_json(data, map(Tag, ORDER_KEYWORDS), MAX_ORDER)
+    return values if len(json.dumps(values)) <= MAX_ORDER else {}
 
 
 def _differing(data: Dataset, first: Dataset) -> Iterable[BaseTag]:
@@ -86,17 +109,24 @@ def _raw(data: Dataset, tag: BaseTag) -> object:
     return element.value if isinstance(element, RawDataElement | DataElement) else None
 
 
-def _to_json(data: Dataset, tags: Iterable[BaseTag]) -> dict[str, Any]:
-    """Return the elements that can be converted, by tag."""
+def _to_json(data: Dataset, tags: Iterable[BaseTag], most: int = MAX_VALUE) -> dict[str, Any]:
+    """Return the elements that can be converted, by tag; private ones are left out.
+
+    ``most`` is the longest value in bytes. A sequence in it may have a quarter, so none is deep.
+    """
     values: dict[str, Any] = {}
     for tag in tags:
-        if tag not in data or tag == _CHARSET:
+        if tag not in data or tag == _CHARSET or tag.is_private or not most:
             continue
         value = _raw(data, tag)
-        if isinstance(value, bytes) and len(value) > MAX_VALUE:
+        if isinstance(value, bytes) and len(value) > most:
             continue
         try:
-            converted = data[tag].to_json_dict(None, MAX_VALUE)
+            if data[tag].VR == "SQ":
+                items = [_to_json(item, item.keys(), most // 4) for item in data[tag].value]
+                converted = {"vr": "SQ", "Value": items}
+            else:
+                converted = data[tag].to_json_dict(None, MAX_VALUE)
             json.dumps(converted, allow_nan=False)
         # A damaged value fails in pydicom with any exception.
         except Exception as error:

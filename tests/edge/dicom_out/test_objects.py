@@ -340,6 +340,66 @@ def test_little_is_known_of_an_anonymous_patient(tmp_path: Path) -> None:
     require_valid(*made.files)
 
 
+def code(value: str, scheme: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
+
+def order_of(image: Dataset) -> None:
+    """What scanners copy from the worklist, and what is no part of it."""
+    request, issuer = Dataset(), Dataset()
+    issuer.LocalNamespaceEntityID = "HOSPITAL"
+    request.RequestedProcedureID, request.ScheduledProcedureStepID = "RP1", "SPS1"
+    request.StudyInstanceUID, request.AccessionNumber = "1.2.3.4", "A12"
+    request.RequestedProcedureDescription = "Thorax nativ, für Jörg"
+    request.add_new((0x0009, 0x0010), "LO", "PRIVATE")
+    request.add_new((0x0009, 0x1001), "LO", "secret")
+    image.SpecificCharacterSet = "ISO_IR 100"
+    image.RequestAttributesSequence = [request]
+    image.IssuerOfAccessionNumberSequence = [issuer]
+    image.PlacerOrderNumberImagingServiceRequest = "PL7"
+    image.ProcedureCodeSequence = [code("CTTHX", "99KIS", "CT Thorax"), code("", "", "no code")]
+
+
+def test_every_object_names_the_order_that_the_images_name(tmp_path: Path) -> None:
+    made = made_with(tmp_path, order_of)
+    assert names(made) == ALL
+    for file in made.files:
+        one = dcmread(file)
+        (request,) = one.RequestAttributesSequence
+        assert (request.RequestedProcedureID, request.AccessionNumber) == ("RP1", "A12")
+        assert request.RequestedProcedureDescription == "Thorax nativ, für Jörg"
+        assert one.IssuerOfAccessionNumberSequence[0].LocalNamespaceEntityID == "HOSPITAL"
+        assert one.PlacerOrderNumberImagingServiceRequest == "PL7"
+        assert one.ProcedureCodeSequence[0].CodeValue == "CTTHX"
+        assert b"secret" not in file.read_bytes()
+    document = dcmread(made.folder / "sr.dcm")
+    (request,) = document.ReferencedRequestSequence
+    assert (request.RequestedProcedureID, request.StudyInstanceUID) == ("RP1", "1.2.3.4")
+    assert request.PlacerOrderNumberImagingServiceRequest == "PL7"
+    assert request.IssuerOfAccessionNumberSequence[0].LocalNamespaceEntityID == "HOSPITAL"
+    assert not request.FillerOrderNumberImagingServiceRequest
+    assert [one.CodeValue for one in document.PerformedProcedureCodeSequence] == ["CTTHX"]
+    assert procedures_in(document) == ["CT Thorax"]
+    require_valid(*made.files)
+
+
+def procedures_in(document: Dataset) -> list[str]:
+    """What the document says that it reports on."""
+    return [
+        item.ConceptCodeSequence[0].CodeMeaning
+        for item in document.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeMeaning == "Procedure reported"
+    ]
+
+
+def test_images_without_an_order_are_of_a_chest_ct(reported: Path) -> None:
+    document = dcmread(reported / OBJECTS / "v1" / "sr.dcm")
+    assert procedures_in(document) == ["CT Chest"]
+    assert "ReferencedRequestSequence" not in document
+
+
 def test_without_a_frame_of_reference_points_are_in_images(tmp_path: Path) -> None:
     made = made_with(tmp_path, lambda image: image.pop("FrameOfReferenceUID"))
     assert "FrameOfReferenceUID" in made.skipped["seg"]

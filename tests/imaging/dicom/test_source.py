@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 
 from imaging.dicom.source import read_source_headers
 from imaging.errors import IncompleteSeries
@@ -52,6 +52,47 @@ def test_what_is_long_private_or_damaged_is_left_out(tmp_path: Path) -> None:
     assert "StudyDescription" not in kept
     assert "PatientWeight" not in kept
     assert b"secret" not in gzip.decompress(data)
+
+
+@pytest.mark.parametrize("damage", ["", "long", "damaged"])
+def test_the_order_of_the_first_image_is_kept_without_what_is_long_or_damaged(
+    damage: str, tmp_path: Path
+) -> None:
+    request = Dataset()
+    request.RequestedProcedureID = "RP1"
+    if damage == "long":
+        request.add_new("RequestedProcedureComments", "LT", "y" * 5000)
+    elif damage == "damaged":
+        request.PatientWeight = "70.5"
+    for file in SmallCt(attributes={"RequestAttributesSequence": [request]}).write(tmp_path):
+        file.write_bytes(file.read_bytes().replace(b"70.5", b"heav"))
+    first, *others = read_source_headers(headers_of(tmp_path))
+    assert [e.keyword for e in first.RequestAttributesSequence[0]] == ["RequestedProcedureID"]
+    assert all(one.RequestAttributesSequence == first.RequestAttributesSequence for one in others)
+
+
+def nested(depth: int, *, undefined: bool) -> Dataset:
+    item = Dataset()
+    for _ in range(depth):
+        outer = Dataset()
+        outer.RequestedProcedureCodeSequence = [item]
+        outer["RequestedProcedureCodeSequence"].is_undefined_length = undefined
+        item = outer
+    return item
+
+
+@pytest.mark.parametrize(
+    "order", [[Dataset() for _ in range(5000)], *([nested(90, undefined=u)] for u in (0, 1))]
+)
+def test_an_order_of_thousands_of_items_or_levels_is_cut(
+    order: list[Dataset], tmp_path: Path
+) -> None:
+    """The headers could not be kept or read again."""
+    SmallCt(attributes={"RequestAttributesSequence": order}).write(tmp_path)
+    data = headers_of(tmp_path)
+    assert len(data) < 2000
+    assert gzip.decompress(data).count(b"SQ") < 20
+    assert read_source_headers(data)[0].PatientID == "P1"
 
 
 def test_a_thousand_images_take_little_room(tmp_path: Path) -> None:
