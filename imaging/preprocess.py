@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from imaging.acquisition import Acquisition, acquisition_of
 from imaging.coverage import Coverage, coverage_of
 from imaging.errors import IrregularGeometry
 from imaging.lungs import Lungs, at_lung, find_lungs, opaque_share, smaller_share
@@ -33,6 +34,7 @@ class Preprocessed:
         opaque_share: the part of the lungs that is not aerated; None if it was not measured.
         smaller_share: the air of one lung as a part of the other's; None if it was not measured.
         implausible: what no adult's whole chest shows, each with its subject.
+        acquisition: what the voxels tell of scanner and protocol; None if it was not measured.
     """
 
     voxels: UInt8Array
@@ -43,6 +45,7 @@ class Preprocessed:
     opaque_share: float | None = None
     smaller_share: float | None = None
     implausible: tuple[tuple[str, str], ...] = ()
+    acquisition: Acquisition | None = None
 
     @property
     def inner(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -91,7 +94,8 @@ def preprocess(volume: Volume, source: Path | str = "volume") -> Preprocessed:
     coverage = coverage_of(lungs, whole.spacing_mm[0])
     shares = opaque_share(lungs), smaller_share(lungs)
     odd = implausible(lungs, whole.spacing_mm)
-    return Preprocessed(voxels, geometry, lungs, whole, coverage, *shares, odd)
+    measured = acquisition_of(hu, whole.spacing_mm, lungs)
+    return Preprocessed(voxels, geometry, lungs, whole, coverage, *shares, odd, measured)
 
 
 def resample(hu: HuArray, geometry: Geometry) -> tuple[UInt8Array, Geometry]:

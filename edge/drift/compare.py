@@ -4,6 +4,10 @@ The stability index (PSI) and differences of shares say how large a change is. A
 says how often chance alone makes one as large: whole studies change sides, because the candidates
 of one study are alike. Only a change that is both large and beyond chance is an alarm. The index
 and its limits are those of credit scoring (Siddiqi, Credit Risk Scorecards, 2006, chapter 9).
+
+Of the images, a few studies tell: how many lie outside the range of the first ones. So a site with
+and without contrast medium, of several scanners and kernels, has a wide range and no alarm. A wrong
+HU scale then shows in the air, which contrast medium does not change.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +25,10 @@ LEAST = 30
 """The fewest studies of the last time, after the baseline, that are compared."""
 
 PERMUTATIONS = 1999
-CHANCE = 0.005
-"""A change that chance makes more often is none. Four measures are compared."""
+NAMES = ("scores", "uncertain", "changed", "with_findings", "air", "blood", "noise", "kernel",
+         "thickness")  # fmt: skip
+CHANCE = 0.02 / len(NAMES)
+"""A change that chance makes more often is none: 2 % for all measures together."""
 
 STRONG = 0.1
 """Candidates of this score and more are counted for people."""
@@ -31,6 +37,14 @@ PSI_WATCH, PSI_ALARM = 0.1, 0.25
 SHARE_WATCH, SHARE_ALARM = 0.1, 0.2
 _LEAST_SHARE = 0.05  # of the baseline in each bin of an index
 _COUNT_QUANTILES = (0.2, 0.4, 0.6, 0.8)
+
+LAST_IMAGES = 10
+"""Studies of the last time whose images are compared."""
+OUTSIDE_WATCH, OUTSIDE_ALARM = 0.3, 0.5
+_RANGE = (0.02, 0.98)  # one or two odd studies do not widen it
+_BEYOND_HU = {"air": 10.0, "blood": 25.0, "noise": 5.0}
+"""How far outside the range of the first studies counts. Of ten scans of two makers, air lies
+between -1019 and -991 HU, and with an offset of 50 HU between -973 and -949."""
 
 PROMISED = {"sent": 12.0, "listed": 3.0, "findings": 1.0}
 """False candidates a scan that the fit of the thresholds allows: `models.calibration.fit` has them
@@ -54,7 +68,7 @@ class Measure:
     Attributes:
         name: as the metric has it.
         baseline, recent: the two values.
-        effect: the stability index, or the difference of two shares.
+        effect: the stability index, the difference of two shares, or the share of studies outside.
         watch, alarm: limits of ``effect``.
         chance: probability of such an effect by chance alone.
     """
@@ -99,9 +113,6 @@ class Drift:
         return bool(self.measures)
 
 
-NAMES = ("scores", "uncertain", "changed", "with_findings")
-
-
 def compare(model: str, baseline: Sequence[Observation], recent: Sequence[Observation]) -> Drift:
     """Compare the two groups of studies; the result is the same for the same studies."""
     drift = Drift(model, tuple(baseline), tuple(recent))
@@ -133,6 +144,38 @@ def compare(model: str, baseline: Sequence[Observation], recent: Sequence[Observ
         chance = float((effects >= effects[0] - 1e-12).mean())  # the first is how they really are
         measures.append(Measure(name, before, now, float(effects[0]), *limits, chance))
     return Drift(model, drift.baseline, drift.recent, tuple(measures))
+
+
+def compare_images(first: Sequence[Observation], last: Sequence[Observation]) -> list[Measure]:
+    """Compare the images of the first studies with those of the last few; too few give nothing."""
+    if len(first) < BASELINE or len(last) < LAST_IMAGES:
+        return []
+    every, sides = [*first, *last], _sides(BASELINE, LAST_IMAGES)
+    order, measures = sides.argsort(axis=1, kind="stable"), []  # first studies, then the last
+    for name, beyond in _BEYOND_HU.items():
+        hu = np.array([getattr(one, f"{name}_hu") for one in every], dtype=np.float64)
+        if np.isfinite(hu[:BASELINE]).sum() >= BASELINE / 2:
+            hu = np.where(np.isfinite(hu), hu, np.nanmedian(hu[:BASELINE]))
+            before, now = hu[order[:, :BASELINE]], hu[order[:, BASELINE:]]
+            low, high = np.quantile(before, _RANGE, axis=1, keepdims=True)
+            outside = ((now < low - beyond) | (now > high + beyond)).mean(axis=1)
+            measures.append(_outside(name, np.median(before[0]), np.median(now[0]), outside))
+    stated = {
+        "kernel": [one.kernel or "" for one in every],
+        "thickness": [f"{one.thickness_mm or 0:.1f}" for one in every],
+    }
+    for name, values in stated.items():
+        table = np.array(values)[:, None] == np.unique(values)
+        recents = sides @ table
+        outside = np.where(recents == table.sum(0), recents, 0).sum(axis=1) / LAST_IMAGES
+        measures.append(_outside(name, 0.0, outside[0], outside))
+    return measures
+
+
+def _outside(name: str, before: float, now: float, outside: Floats) -> Measure:
+    chance = float((outside >= outside[0] - 1e-12).mean())
+    effect, limits = float(outside[0]), (OUTSIDE_WATCH, OUTSIDE_ALARM)
+    return Measure(name, float(before), float(now), effect, *limits, chance)
 
 
 def _sides(baseline: int, recent: int) -> Floats:

@@ -1,8 +1,8 @@
-"""What is noted of one report to recognise drift: counts, and no data of a patient.
+"""What is noted of one report to recognise drift: counts and HU, and no data of a patient.
 
 It is computed from ``report.json`` alone, while the agent is idle and not in the transaction that
 marks the report as written: nothing of it is in the way of a study. A row that is missing, after a
-lost database or in one of an older version, is made again from the file. A row has about 150 bytes,
+lost database or in one of an older version, is made again from the file. A row has about 200 bytes,
 and is kept when study and report are removed.
 """
 
@@ -42,8 +42,15 @@ CREATE TABLE IF NOT EXISTS drift (
 );
 CREATE INDEX IF NOT EXISTS drift_by_model ON drift (model);
 """
+_IMAGES = """
+ALTER TABLE drift ADD COLUMN air_hu REAL;
+ALTER TABLE drift ADD COLUMN blood_hu REAL;
+ALTER TABLE drift ADD COLUMN noise_hu REAL;
+ALTER TABLE drift ADD COLUMN kernel TEXT; -- NULL for a row without any of the images
+ALTER TABLE drift ADD COLUMN thickness_mm REAL;
+"""
 
-MIGRATIONS = (Migration(4, _TABLES),)
+MIGRATIONS = (Migration(4, _TABLES), Migration(9, _IMAGES))
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,9 @@ class Observation:
         findings, possible: in the report.
         read_again: uncertain candidates of a study whose second reading is complete, else 0.
         changed: those of them that the second reading decided otherwise than the edge alone.
+        air_hu, blood_hu, noise_hu: of `imaging.acquisition.Acquisition`; None where not measured.
+        kernel, thickness_mm: as the images state them, empty and 0 where they do not; None in a row
+            of an older version.
     """
 
     study_key: str
@@ -73,6 +83,11 @@ class Observation:
     possible: int = 0
     read_again: int = 0
     changed: int = 0
+    air_hu: float | None = None
+    blood_hu: float | None = None
+    noise_hu: float | None = None
+    kernel: str | None = None
+    thickness_mm: float | None = None
 
 
 def observe(study_key: str, report: Mapping[str, Any] | None, finding: float) -> Observation:
@@ -104,7 +119,19 @@ def observe(study_key: str, report: Mapping[str, Any] | None, finding: float) ->
         possible=len(report["possible_findings"]),
         read_again=len(unsure) if is_complete else 0,
         changed=_changed(unsure, report["findings"], finding) if is_complete else 0,
+        **_of_images(report),
     )
+
+
+def _of_images(report: Mapping[str, Any]) -> dict[str, Any]:
+    if not (measured := report.get("acquisition")):  # of an older version
+        return {}
+    kernel, thickness_mm = report["study"]["kernel"], report["study"]["slice_thickness_mm"]
+    names = ("air_hu", "blood_hu", "noise_hu")
+    return {name: measured[name] for name in names} | {
+        "kernel": kernel,
+        "thickness_mm": thickness_mm,
+    }
 
 
 def bin_of(score: float) -> int:
@@ -159,11 +186,16 @@ def put(database: sqlite3.Connection, seen: Observation, updated: str) -> None:
 
 
 def observations(
-    database: sqlite3.Connection, model: str, most: int, *, skip: int = 0
+    database: sqlite3.Connection, model: str, most: int, *, skip: int = 0, images: bool = False
 ) -> list[Observation]:
-    """Return observations of a model in their order, without the first ``skip`` of them."""
+    """Return observations of a model in their order, without the first ``skip`` of them.
+
+    ``images`` leaves out those without any of the images.
+    """
+    only = "AND kernel IS NOT NULL" if images else ""
     rows = database.execute(
-        "SELECT * FROM drift WHERE model = ? ORDER BY rowid LIMIT ? OFFSET ?", (model, most, skip)
+        f"SELECT * FROM drift WHERE model = ? {only} ORDER BY rowid LIMIT ? OFFSET ?",
+        (model, most, skip),
     )
     return [_observation(row) for row in rows]
 

@@ -85,6 +85,7 @@ def compose(
         locator=locator_of(study, box),
         models=models_used(provenance.edge_model, answers),
         coverage=box.coverage,
+        acquisition=box.acquisition,
         limitations=limitations,
         guarantee=guarantee_of(provenance.guarantee, plan, answers, limitations),
         audit=assessment.audit,

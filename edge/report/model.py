@@ -16,6 +16,7 @@ from edge.clinical.sidecar import UNKNOWN, Clinical
 from edge.findings import Decision, Finding, Route, SecondReading
 from edge.guarantee import NOT_CALIBRATED, Guarantee
 from edge.rules.rule import BY_DEFAULT, AppliedRule
+from imaging.acquisition import Acquisition
 from imaging.coverage import Coverage
 from imaging.location import Location, Locator
 from imaging.volume import Limitation, LimitationKind, StudyHeader, Triple
@@ -101,6 +102,7 @@ class Report:
             for a report that was read from its file.
         models: role (``edge``, ``cloud``) to model, version and engine in one line.
         other_series: series of the same folder that were not read.
+        acquisition: what the voxels tell of scanner and protocol, for drift.
         limitations: what of this study lies outside the models' calibration.
         audit: of a scan in which no candidate was uncertain; None for any other.
         version: 1, and one more for each amendment.
@@ -136,6 +138,7 @@ class Report:
     models: dict[str, str] = field(default_factory=dict)
     other_series: tuple[str, ...] = ()
     coverage: Coverage | None = None
+    acquisition: Acquisition | None = None
     limitations: tuple[Limitation, ...] = ()
     guarantee: Guarantee = NOT_CALIBRATED
     audit: Audit | None = None

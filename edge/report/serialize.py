@@ -83,6 +83,7 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "ledger": [_values(entry, budget_s=4, took_s=4) for entry in report.ledger],
         "models": dict(report.models),
         "coverage": _coverage(report),
+        "acquisition": report.acquisition and asdict(report.acquisition),
         "limitations": [_values(limitation) for limitation in report.limitations],
         "guarantee": _guarantee(report.guarantee),
         "audit": report.audit and _values(report.audit, highest_score=4),

@@ -1,0 +1,46 @@
+"""What the voxels tell of scanner and protocol."""
+
+import numpy as np
+import pytest
+
+from imaging.acquisition import Acquisition, acquisition_of
+from imaging.lungs import find_lungs
+from imaging.phantom.phantom import PhantomSpec, make_phantom
+from imaging.volume import HuArray
+
+VOLUME = make_phantom(
+    PhantomSpec(seed=4, spacing_mm=(2.5, 1.5, 1.5), size_mm=(280.0, 320.0, 320.0))
+).volume
+
+
+def measured(hu: HuArray) -> Acquisition:
+    spacing_mm = VOLUME.geometry.spacing_mm
+    return acquisition_of(hu, spacing_mm, find_lungs(hu, spacing_mm, "phantom"))
+
+
+def test_air_blood_and_noise_are_measured() -> None:
+    plain = measured(VOLUME.hu)
+    assert plain.air_hu == pytest.approx(-1000, abs=4)
+    assert plain.blood_hu == pytest.approx(40, abs=25)
+    chance = np.random.default_rng(0)
+    noisy = measured((VOLUME.hu + chance.normal(0, 40, VOLUME.hu.shape)).round().astype(np.int16))
+    assert plain.noise_hu is not None
+    assert noisy.noise_hu == pytest.approx(np.hypot(plain.noise_hu, 40), rel=0.15)
+    assert noisy.blood_hu == pytest.approx(plain.blood_hu, abs=5)
+
+
+def test_contrast_medium_changes_the_blood_and_not_the_air() -> None:
+    """All soft tissue is made as bright as blood with contrast medium."""
+    plain = measured(VOLUME.hu)
+    bright = np.where((VOLUME.hu > 0) & (VOLUME.hu < 90), VOLUME.hu + 200, VOLUME.hu)
+    found = measured(bright.astype(np.int16))
+    assert (found.air_hu, found.noise_hu) != (None, None)
+    assert found.air_hu == plain.air_hu
+    assert found.blood_hu == pytest.approx((plain.blood_hu or 0) + 200, abs=15)
+
+
+def test_a_volume_without_air_around_the_patient_has_none() -> None:
+    lungs = find_lungs(VOLUME.hu, VOLUME.geometry.spacing_mm, "phantom")
+    around = lungs.hu < -800
+    lungs.hu[around & (lungs.air == 0)] = -1024
+    assert acquisition_of(VOLUME.hu, VOLUME.geometry.spacing_mm, lungs).air_hu is None
