@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge.cli.output import Config, ExitStatus, Json, load, show
-from edge.dicom_out.overview import DeadLetter, TargetState, overview, resend
+from edge.dicom_out.overview import EVERY, LATEST, DeadLetter, TargetState, overview, resend
 from edge.folders import is_running, other_user
 from edge.job import KEY_CHARACTERS
 from edge.queue import Queued, queued, requeue
@@ -79,12 +79,15 @@ def send_again(
         str | None, typer.Option(metavar="TARGET", help="Target; by default each one.")
     ] = None,
     dead: Annotated[bool, typer.Option("--dead", help="All dead letters.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="All versions in order, not the latest alone.")
+    ] = False,
     config: Config = None,
 ) -> None:
-    """Send the objects of a study again, all versions in order; the agent may run."""
+    """Send the objects of a study again, by default of the latest version; the agent may run."""
     if (study is None) != dead:
         raise typer.BadParameter("name one study, or give --dead")
-    done = resend(study, to, load(config))
+    done = resend(study, to, load(config), version=EVERY if every else LATEST)
     typer.echo("\n".join(f"due again: {printable(one)}" for one in done) or "none")
 
 

@@ -17,6 +17,7 @@ from edge.site import Site
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
 
+LATEST, EVERY = "latest", "every"
 NOT_SET_UP = "is not set up any more"
 NO_TARGETS = "no targets are set up: docs/connect.md says how, with [[targets]]"
 
@@ -106,14 +107,17 @@ def overview(site: Site) -> tuple[list[TargetState], list[DeadLetter]]:
     return states + [state(name, "", "", "", NOT_SET_UP) for name in sorted(gone)], unmade
 
 
-def resend(study: str | None, to: str | None, site: Site, by: Person | None = None) -> list[str]:
+def resend(
+    study: str | None, to: str | None, site: Site, by: Person | None = None, version: str = LATEST
+) -> list[str]:
     """Make deliveries due again: those of one study, or all dead letters; return what.
 
     ``study`` is a study key or the name of a report; None stands for all dead letters. ``to`` is
-    the name of a target, None for all. ``by`` is who wants it, by default this user.
+    the name of a target, None for all. ``by`` is who wants it, by default this user. ``version`` of
+    the study is a number, `LATEST`, or `EVERY` for all in their order.
 
     Raises:
-        NothingToSend: there is no such study or target, or the report is not there.
+        NothingToSend: there is no such study, target or version, or the report is not there.
         InvalidDatabase: the database cannot be opened, or is damaged.
     """
     names = [one.name for one in site.settings.targets]
@@ -137,6 +141,11 @@ def resend(study: str | None, to: str | None, site: Site, by: Person | None = No
         versions = read_versions(out, record.id)
         if not versions:
             raise NothingToSend(f"{study}: no report of a study that was read is in {out}")
+        if version != EVERY:
+            wanted = str(versions[-1]) if version == LATEST else version
+            versions = tuple(one for one in versions if str(one) == wanted)
+        if not versions:
+            raise NothingToSend(f"{study}: there is no version {version}")
         exports.resend(record.id, versions, chosen, by)
         return [_line(store, record.id, versions, chosen)]
 

@@ -12,7 +12,7 @@ from edge.checks import Checked, Level, Results, secrets
 from edge.database import Schema
 from edge.dicom_out.deliver import MakeObjects, delivering, made_objects
 from edge.dicom_out.exports import MIGRATIONS, Backlog, DeliveryStep, ExportStore
-from edge.dicom_out.overview import overview, resend
+from edge.dicom_out.overview import LATEST, overview, resend
 from edge.part import Action, Agent, Panel, Part
 from edge.settings.core import EdgeSettings
 from edge.settings.targets import DicomWebTarget
@@ -125,7 +125,8 @@ def deliveries_panel(site: Site) -> Panel:
         return {"waiting": waiting, "refused": refused, "dead": dead}
 
     def send_again(form: Mapping[str, str], by: Person) -> None:
-        resend(form.get("study", ""), form.get("target", ""), site, by)
+        version = form.get("version", LATEST)
+        resend(form.get("study", ""), form.get("target", ""), site, by, version)
 
     action = Action(send_again, "The results are sent again.", "They cannot be sent again")
     template = Path(__file__).with_name("panel.html.j2")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,17 @@ from typer.testing import CliRunner, Result
 
 from edge.audit import Event, Person
 from edge.cli.main import app
-from edge.dicom_out.exports import ExportStore
+from edge.dicom_out.exports import DeliveryStep, ExportStore
+from edge.dicom_out.overview import NothingToSend
+from edge.dicom_out.part import deliveries_panel
+from edge.report.write import write_version
+from edge.run import site_of
 from edge.trail.records import records_after
+from evaluation.world import settings_in
 from tests.dicom_peers import Pacs
 from tests.edge import running_agent
 from tests.edge.builders import open_store, put
+from tests.edge.dicom_out.sites import pacs_at, report_of
 from tests.edge.dicom_out.test_agent_delivers import count, keys, work
 
 # pynetdicom drops the socket of a connection that failed without closing it
@@ -110,6 +117,23 @@ def test_resend_makes_a_study_or_all_dead_letters_due_again_and_the_trail_says_w
     resent = [dict(one.fields) for one in trail if one.event == Event.RESENT]
     what = {"study_key": keys(root)["a"], "versions": [1], "targets": ["pacs"]}
     assert resent == [{**what, **Person.here().fields}] * 3
+
+
+def test_resend_sends_the_latest_version_alone_or_all_or_that_of_a_dead_letter(root: Path) -> None:
+    key = keys(root)["a"]
+    write_version(replace(report_of(key), version=2), {}, root / "outbox" / "a")
+    for arguments, versions in ((["a"], "2"), (["a", "--all"], "1, 2"), (["--dead"], "1")):
+        change(root, f"deliveries SET step = 'dead' WHERE study_key = '{key}' AND version = 1")
+        said = command(root, 9, "resend", *arguments).stdout
+        assert said == f"due again: a version {versions} to pacs\n"
+    site = site_of(settings_in(root, targets=(pacs_at(9),)))
+    resend_button = deliveries_panel(site).actions["resend"].run
+    resend_button({"study": key, "target": "pacs", "version": "1"}, Person("Ann"))
+    with open_store(root / "state" / "spool.sqlite3", targets=["pacs"]) as store:
+        deliveries = store.extension(ExportStore).deliveries(DeliveryStep.SENDING)
+        assert [(one.version, one.resends) for one in deliveries] == [(1, 3), (2, 2)]
+    with pytest.raises(NothingToSend, match="no version x"):
+        resend_button({"study": key, "target": "pacs", "version": "x"}, Person("Ann"))
 
 
 def test_without_targets_the_commands_say_so() -> None:
