@@ -53,6 +53,8 @@ def _blood(lungs: Lungs) -> float | None:
     parts = zip(ends, ((0.25, 0.5), (0.15, 0.6), (0.25, 0.75)), strict=True)
     box = (slice(*np.quantile(end, part).astype(int)) for end, part in parts)
     cells, (low, high) = lungs.hu[tuple(box)], _TISSUE_HU
+    if cells.size < _MIN_CELLS:
+        return None
     inner = cells[erode(((cells > low) & (cells < high)).astype(np.uint8), _INNER_CELLS) > 0]
     return float(np.median(inner)) if inner.size >= _MIN_CELLS else None
 

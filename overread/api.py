@@ -13,6 +13,7 @@ import SimpleITK
 
 import imaging.read
 from edge import pipeline as edge_pipeline
+from edge.agent.inbox import is_study
 from edge.assemble import open_pipeline
 from edge.decide import decide
 from edge.errors import UnfitFolder
@@ -26,7 +27,7 @@ from imaging.dicom.layout import MAX_HU
 from imaging.errors import NotCt, UnreadableFile
 from imaging.files import special_kind
 from imaging.volume import Geometry, Study, triple
-from imaging.volume_files import format_of, study_of_array
+from imaging.volume_files import study_of_array
 from models.runtime.package import only_screening
 from overread.report import Report, in_volume
 
@@ -196,11 +197,6 @@ def screen(
     Not a medical device. For research and development only.
 
     Arguments and errors are those of `Screener` and `Screener.screen`.
-
-    Example:
-        >>> report = screen("ct/")  # doctest: +SKIP
-        >>> report.findings[0].diameter_mm  # doctest: +SKIP
-        12.4
     """
     options: dict[str, Any] = {"series": series, "out": out, "overwrite": overwrite}
     with Screener(cloud=cloud, deadline_s=deadline_s, model=model) as screener:
@@ -237,14 +233,14 @@ def _require_out(out: FilePath | None, source: Source) -> None:
 
 
 def _studies_in(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise UnreadableFile("is no folder: give one with a folder or file for each study", folder)
-    names = sorted(one for one in folder.absolute().iterdir() if not one.name.startswith("."))
-    files = [one for one in names if not one.is_dir() and not special_kind(one)]
+    inside = folder.absolute().iterdir() if folder.is_dir() else ()
+    names = sorted(one for one in inside if not one.name.startswith("."))
+    files = [one for one in names if one.is_file() and not special_kind(one)]
     if any(one.suffix.lower() in DICOM_SUFFIXES or is_dicom(read_head(one)) for one in files):
         return [folder.absolute()]  # its images lie in it
-    archives = imaging.read.ARCHIVES  # they are refused with a reason
-    return [one for one in names if one.is_dir() or format_of(one) or one.name.endswith(archives)]
+    if found := [one for one in names if is_study(one.resolve())]:
+        return found
+    raise UnreadableFile("is no folder of studies: expected a folder or file for each", folder)
 
 
 def _study(source: Source, spacing_mm: Sequence[float] | None, series: str) -> Study:

@@ -113,11 +113,25 @@ class Drift:
         return bool(self.measures)
 
 
-def compare(model: str, baseline: Sequence[Observation], recent: Sequence[Observation]) -> Drift:
-    """Compare the two groups of studies; the result is the same for the same studies."""
-    drift = Drift(model, tuple(baseline), tuple(recent))
+def compare(
+    model: str,
+    baseline: Sequence[Observation],
+    recent: Sequence[Observation],
+    first: Sequence[Observation] = (),
+    last: Sequence[Observation] = (),
+) -> Drift:
+    """Compare the two groups of studies; the result is the same for the same studies.
+
+    The images of ``first`` and ``last`` are compared, which are the first studies and the last few
+    that have them.
+    """
+    measures = (*_of_candidates(baseline, recent), *_of_images(first, last))
+    return Drift(model, tuple(baseline), tuple(recent), measures)
+
+
+def _of_candidates(baseline: Sequence[Observation], recent: Sequence[Observation]) -> list[Measure]:
     if len(baseline) < BASELINE or len(recent) < LEAST:
-        return drift
+        return []
     every, count = [*baseline, *recent], len(baseline)
     scores = np.array([one.scores for one in every], dtype=np.float64)
     uncertain = np.array([one.uncertain for one in every])
@@ -143,11 +157,10 @@ def compare(model: str, baseline: Sequence[Observation], recent: Sequence[Observ
         effects = statistic(table.sum(0) - recents, recents)
         chance = float((effects >= effects[0] - 1e-12).mean())  # the first is how they really are
         measures.append(Measure(name, before, now, float(effects[0]), *limits, chance))
-    return Drift(model, drift.baseline, drift.recent, tuple(measures))
+    return measures
 
 
-def compare_images(first: Sequence[Observation], last: Sequence[Observation]) -> list[Measure]:
-    """Compare the images of the first studies with those of the last few; too few give nothing."""
+def _of_images(first: Sequence[Observation], last: Sequence[Observation]) -> list[Measure]:
     if len(first) < BASELINE or len(last) < LAST_IMAGES:
         return []
     every, sides = [*first, *last], _sides(BASELINE, LAST_IMAGES)

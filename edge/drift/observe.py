@@ -107,6 +107,7 @@ def observe(study_key: str, report: Mapping[str, Any] | None, finding: float) ->
         float(one["score"]) for one in report["candidates"] if one["route"] == Route.ESCALATE.value
     ]
     is_complete = report["second_reading"] == SecondReading.COMPLETE.value
+    measured = report.get("acquisition") or {}  # not by an older version
     return Observation(
         study_key,
         model=model_of(str(report["models"].get("edge", ""))),
@@ -119,19 +120,10 @@ def observe(study_key: str, report: Mapping[str, Any] | None, finding: float) ->
         possible=len(report["possible_findings"]),
         read_again=len(unsure) if is_complete else 0,
         changed=_changed(unsure, report["findings"], finding) if is_complete else 0,
-        **_of_images(report),
+        **{name: measured.get(name) for name in ("air_hu", "blood_hu", "noise_hu")},
+        kernel=report["study"]["kernel"] if measured else None,
+        thickness_mm=report["study"]["slice_thickness_mm"] if measured else None,
     )
-
-
-def _of_images(report: Mapping[str, Any]) -> dict[str, Any]:
-    if not (measured := report.get("acquisition")):  # of an older version
-        return {}
-    kernel, thickness_mm = report["study"]["kernel"], report["study"]["slice_thickness_mm"]
-    names = ("air_hu", "blood_hu", "noise_hu")
-    return {name: measured[name] for name in names} | {
-        "kernel": kernel,
-        "thickness_mm": thickness_mm,
-    }
 
 
 def bin_of(score: float) -> int:

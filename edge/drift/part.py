@@ -4,7 +4,6 @@ import json
 import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,7 @@ from typing import Any
 import structlog
 
 from edge.database import Schema
-from edge.drift.compare import (
-    BASELINE,
-    LAST_IMAGES,
-    NAMES,
-    RECENT,
-    Drift,
-    Level,
-    compare,
-    compare_images,
-    rates,
-)
+from edge.drift.compare import BASELINE, LAST_IMAGES, NAMES, RECENT, Drift, Level, compare, rates
 from edge.drift.observe import MIGRATIONS, Observation, due, observations, observe, put
 from edge.part import Agent, Card, Panel, Part
 from edge.report.model import Report
@@ -75,11 +64,9 @@ def _load(database: sqlite3.Connection) -> Drift:
     counts = "SELECT count(*), count(kernel) FROM drift WHERE model = ?"
     count, seen = database.execute(counts, (model,)).fetchone()
     recent = observations(database, model, RECENT, skip=max(BASELINE, count - RECENT))
-    first = observations(database, model, BASELINE, images=True)
-    skip = max(BASELINE, seen - LAST_IMAGES)
-    last = observations(database, model, LAST_IMAGES, skip=skip, images=True)
-    drift = compare(model, observations(database, model, BASELINE), recent)
-    return replace(drift, measures=(*drift.measures, *compare_images(first, last)))
+    skip, of = max(BASELINE, seen - LAST_IMAGES), partial(observations, database, model)
+    first, last = of(BASELINE, images=True), of(LAST_IMAGES, skip=skip, images=True)
+    return compare(model, of(BASELINE), recent, first, last)
 
 
 AT_ONCE = 500

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from imaging.acquisition import Acquisition, acquisition_of
-from imaging.lungs import find_lungs
+from imaging.lungs import Lungs, find_lungs
 from imaging.phantom.phantom import PhantomSpec, make_phantom
 from imaging.volume import HuArray
 
@@ -37,6 +37,13 @@ def test_contrast_medium_changes_the_blood_and_not_the_air() -> None:
     assert (found.air_hu, found.noise_hu) != (None, None)
     assert found.air_hu == plain.air_hu
     assert found.blood_hu == pytest.approx((plain.blood_hu or 0) + 200, abs=15)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (20, 1, 20), (20, 20, 1), (20, 2, 20)])
+def test_of_tiny_lungs_nothing_is_measured(shape: tuple[int, int, int]) -> None:
+    air, hu = np.ones(shape, np.uint8), np.full(shape, -800, np.int16)
+    lungs = Lungs((0, 0, 0), shape, air, air, hu, shape)
+    assert acquisition_of(hu, (4.0, 4.0, 4.0), lungs) == Acquisition()
 
 
 def test_a_volume_without_air_around_the_patient_has_none() -> None:

@@ -209,7 +209,7 @@ def test_a_folder_of_studies_gives_each_its_report_or_its_error(
 def test_a_folder_of_images_is_one_study(ct: Path, screener: overread.Screener) -> None:
     (one,) = screener.screen_folder(ct)
     assert one.report
-    with pytest.raises(overread.StudyError, match="is no folder"):
+    with pytest.raises(overread.StudyError, match="is no folder of studies"):
         next(screener.screen_folder(ct / "missing"))
     with pytest.raises(UnfitFolder):
         next(screener.screen_folder(ct, out=ct / "reports"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import overread
-from edge.drift.compare import BASELINE, LAST_IMAGES, Level, compare_images
+from edge.drift.compare import BASELINE, LAST_IMAGES, Level, compare
 from edge.drift.observe import Observation, observe
 from imaging.phantom.phantom import PhantomSpec, make_phantom
 
@@ -44,7 +44,7 @@ def studies(
 
 
 def levels(first: list[Observation], last: list[Observation]) -> dict[str, Level]:
-    return {one.name: one.level for one in compare_images(first, last)}
+    return {one.name: one.level for one in compare("m 1", [], [], first, last).measures}
 
 
 def test_a_mixed_site_has_no_alarm() -> None:
@@ -86,7 +86,7 @@ def test_half_of_ten_studies_are_enough() -> None:
 
 def test_what_is_not_measured_is_not_compared() -> None:
     first, last = studies(BASELINE, 0), studies(LAST_IMAGES, 1)
-    assert compare_images(first[1:], last) == compare_images(first, last[1:]) == []
+    assert levels(first[1:], last) == levels(first, last[1:]) == {}
     blind = [replace(one, air_hu=None, blood_hu=None, noise_hu=None) for one in first]
     assert set(levels(blind, last)) == {"kernel", "thickness"}
     blind = [replace(one, air_hu=None) for one in last]
