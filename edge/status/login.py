@@ -33,7 +33,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edge.audit import Event, Person
 from edge.errors import BadSettings
 from edge.site import Site
-from edge.status.users import MOST_NAME, NAMELESS_USER, Account, Password, Role, is_name, load_users
+from edge.status.users import (
+    MOST_NAME,
+    NAMELESS_USER,
+    NOBODY,
+    Account,
+    Role,
+    is_name,
+    is_password,
+    load_users,
+)
 from edge.status.views import audited
 from edge.status.wording import age
 from process.http import certificate_names
@@ -128,8 +137,6 @@ class Authenticator:
         self._secret, self._ended = secrets.token_bytes(32), set[str]()
         self._failed: list[tuple[float, str, str]] = []
         self._hashing = threading.Lock()  # one hash at a time: a flood shall not stop the agent
-        # an unknown name takes as long as a wrong password
-        self._nobody = Password(secrets.token_bytes(16), secrets.token_bytes(64))
 
     @property
     def is_open(self) -> bool:
@@ -166,7 +173,7 @@ class Authenticator:
                 self._begin(session, name, address, certificate=name)
             return User(name, self.token(session["id"]), name in self._page.operators)
         account = self._users().get(session["name"]) if self._is_valid(session, "") else None
-        if account is None or session["password"] != self.token(account.password.line):
+        if account is None or session["password"] != self.token(account.hash):
             return None
         is_operator = account.role is Role.OPERATOR
         return User(session["name"], self.token(session["id"]), is_operator, by_password=True)
@@ -183,7 +190,8 @@ class Authenticator:
         with self._hashing:
             self._require_few_failures(address, name)
             account = users.get(name)
-            is_right = (account.password if account else self._nobody).matches(text)
+            # an unknown name takes as long as a wrong password
+            is_right = is_password(text, account.hash if account else NOBODY)
             if account is None or not is_right:
                 self._failed.append((self._clock(), address, name))
                 # a name that nobody has may be a password in the wrong field
@@ -194,7 +202,7 @@ class Authenticator:
                 self._require_few_failures(address, name)
                 raise LoginRefused(403, "The user name or the password is wrong.")
             self._failed = [one for one in self._failed if one[1:] != (address, name)]
-        self._begin(session, name, address, password=self.token(account.password.line))
+        self._begin(session, name, address, password=self.token(account.hash))
 
     def log_out(self, session: Session) -> None:
         """End a session; a copy of its cookie is not valid any more."""

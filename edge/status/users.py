@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
 
 from edge.atomic_files import write_atomically
 from edge.errors import BadSettings
@@ -24,10 +23,13 @@ MOST_NAME = 64
 """Longest name in characters."""
 NAMELESS_USER = "operator"
 """The user of a file that holds a password without a name."""
-_COST = (2**14, 8, 1)
-"""Of scrypt, n, r and p: 16 MB and 50 ms. One for all: the time shall not tell who is there."""
-_LINE = re.compile(r"([^:]*):([^:]*):(scrypt:.*)|[^:]*:(?:reader|operator):.*")
-"""A line of a user; without groups where the hash is none, which is no password either."""
+_N, _R, _P = 2**14, 8, 1
+"""Cost of scrypt (RFC 7914): 16 MB and 50 ms. One for all: the time shall not tell who is there."""
+_HASH = re.compile(rf"scrypt:{_N}:{_R}:{_P}:[A-Za-z0-9+/]{{22}}==:[A-Za-z0-9+/]{{86}}==")
+_OF_USER = re.compile(r"[^:]*:(reader|operator|[^:]*:scrypt):")
+"""What no password without a name begins with."""
+NOBODY = f"scrypt:{_N}:{_R}:{_P}:{'A' * 22}==:{'A' * 86}=="
+"""A hash that no password has."""
 
 
 class Role(StrEnum):
@@ -38,53 +40,24 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True)
-class Password:
-    """A password as its scrypt hash (RFC 7914)."""
-
-    salt: bytes
-    hashed: bytes
-
-    @classmethod
-    def of(cls, text: str) -> Self:
-        """Hash a password."""
-        salt = secrets.token_bytes(16)
-        return cls(salt, _scrypt(text, salt))
-
-    @classmethod
-    def parse(cls, line: str) -> Self:
-        """Read what `line` gives.
-
-        Raises:
-            ValueError: it is damaged, or of another cost.
-        """
-        *head, salt, hashed = line.split(":")
-        one = cls(b64decode(salt, validate=True), b64decode(hashed, validate=True))
-        if head != ["scrypt", *map(str, _COST)] or len(one.hashed) != 64:
-            raise ValueError(head)
-        return one
-
-    @property
-    def line(self) -> str:
-        """The hash as text."""
-        texts = (b64encode(one).decode() for one in (self.salt, self.hashed))
-        return ":".join(("scrypt", *map(str, _COST), *texts))
-
-    def matches(self, text: str) -> bool:
-        """Tell whether this is the password, in a time that does not depend on where it differs."""
-        return hmac.compare_digest(_scrypt(text, self.salt), self.hashed)
-
-
-def _scrypt(text: str, salt: bytes) -> bytes:
-    n, r, p = _COST
-    return hashlib.scrypt(text.encode("utf-8", "replace"), salt=salt, n=n, r=r, p=p, maxmem=2**26)
-
-
-@dataclass(frozen=True)
 class Account:
-    """One user of the file."""
+    """One user of the file, with the hash of his password."""
 
     role: Role
-    password: Password
+    hash: str
+
+
+def hash_of(password: str, salt: bytes | None = None) -> str:
+    """Return the hash of a password as text, by default with a new salt of 16 bytes."""
+    salt = salt or secrets.token_bytes(16)
+    text = password.encode("utf-8", "replace")
+    key = hashlib.scrypt(text, salt=salt, n=_N, r=_R, p=_P, maxmem=2**26)
+    return f"scrypt:{_N}:{_R}:{_P}:{b64encode(salt).decode()}:{b64encode(key).decode()}"
+
+
+def is_password(text: str, hashed: str) -> bool:
+    """Tell whether a password has this hash, in a time that does not depend on the password."""
+    return hmac.compare_digest(hash_of(text, b64decode(hashed.split(":")[4])), hashed)
 
 
 def is_name(text: str) -> bool:
@@ -113,29 +86,24 @@ def load_users(path: Path) -> Mapping[str, Account]:
 def _read(path: Path, name: str, _state: object) -> Mapping[str, Account]:
     given = enumerate(path.read_text("utf-8").split("\n"), 1)
     lines = [(n, line.strip("\r")) for n, line in given if line.strip()]
-    if len(lines) == 1 and not _LINE.match(lines[0][1]):
-        return {NAMELESS_USER: Account(Role.OPERATOR, _password_of(name, lines[0][1]))}
+    if not lines:
+        raise BadSettings(f"{name} is empty: add a user with overread-edge password")
+    if len(lines) == 1 and not _OF_USER.match(text := lines[0][1]):
+        if text.startswith("scrypt:") and not _HASH.fullmatch(text):
+            raise BadSettings(f"{name}: the hash is damaged, use overread-edge password again")
+        hashed = text if text.startswith("scrypt:") else hash_of(text)
+        return {NAMELESS_USER: Account(Role.OPERATOR, hashed)}
     users = dict[str, Account]()
     for number, line in lines:
-        where, found = f"{name}, line {number}", _LINE.fullmatch(line)
-        user, role, hashed = found.groups("") if found else ("", "", "")
-        if not is_name(user) or role not in list(Role):
-            wanted = "expected NAME:ROLE:HASH, with the role reader or operator"
-            raise BadSettings(f"{where}: {wanted}; overread-edge password writes such a line")
+        user, role, hashed = (*line.split(":", 2), "", "")[:3]
+        if not (is_name(user) and role in list(Role) and _HASH.fullmatch(hashed)):
+            wanted = "expected NAME:ROLE:HASH, with the role reader or operator and a whole hash"
+            hint = "overread-edge password writes such a line"
+            raise BadSettings(f"{name}, line {number}: {wanted}; {hint}")
         if user in users:
-            raise BadSettings(f"{where}: the user {user} is there twice")
-        users[user] = Account(Role(role), _password_of(where, hashed))
-    if not users:
-        raise BadSettings(f"{name} is empty: add a user with overread-edge password")
+            raise BadSettings(f"{name}, line {number}: the user {user} is there twice")
+        users[user] = Account(Role(role), hashed)
     return users
-
-
-def _password_of(where: str, text: str) -> Password:
-    try:
-        return Password.parse(text) if text.startswith("scrypt:") else Password.of(text)
-    except ValueError as error:
-        hint = "make it again with overread-edge password"
-        raise BadSettings(f"{where}: the hash is damaged, {hint}") from error
 
 
 def put_user(path: Path, user: str, role: Role | None, password: str) -> Role:
@@ -152,8 +120,8 @@ def put_user(path: Path, user: str, role: Role | None, password: str) -> Role:
     users = dict(load_users(path)) if before and before.st_size else {}
     default = Role.OPERATOR if user == NAMELESS_USER else Role.READER
     role = role or (users[user].role if user in users else default)
-    users[user] = Account(role, Password.of(password))
-    lines = (f"{name}:{one.role}:{one.password.line}\n" for name, one in users.items())
+    users[user] = Account(role, hash_of(password))
+    lines = (f"{name}:{one.role}:{one.hash}\n" for name, one in users.items())
     write_atomically(path, "".join(lines).encode())
     path.chmod(0o600)
     if before and before.st_uid != os.geteuid():

@@ -30,7 +30,7 @@ from edge.run import site_of
 from edge.settings.core import EdgeSettings, PageSettings
 from edge.status.login import Authenticator
 from edge.status.pages import application
-from edge.status.users import Password
+from edge.status.users import hash_of
 from edge.status.volumes import Volumes
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
@@ -46,8 +46,8 @@ from tests.edge.running_agent import Showing, agent_of
 from tests.imaging.small_ct import SIZE, SmallCt
 
 PASSWORD = "correct horse battery"
-HASH = Password.of(PASSWORD)
-USERS = "".join(f"{name}:{role}:{HASH.line}\n" for name, role in (("anna", "operator"),
+HASH = hash_of(PASSWORD)
+USERS = "".join(f"{name}:{role}:{HASH}\n" for name, role in (("anna", "operator"),
                                                                   ("bert", "reader")))  # fmt: skip
 CERTIFICATES = {"ca": "ca.pem", "cert": "page.pem", "key": "page.key"}
 CT = SmallCt(24)
@@ -170,7 +170,7 @@ class Site:
         return file
 
     def authenticator(
-        self, users: str | None = HASH.line, *, clock: Callable[[], float] = time.monotonic,
+        self, users: str | None = HASH, *, clock: Callable[[], float] = time.monotonic,
         **page: Any,
     ) -> Authenticator:  # fmt: skip
         """Who may see the pages: the users of this file, and whom the settings name."""

@@ -14,7 +14,7 @@ from edge.errors import BadSettings
 from edge.folders import DATABASE
 from edge.run import PARTS, site_of
 from edge.settings.core import EdgeSettings, load_settings
-from edge.status.users import Password
+from edge.status.users import hash_of
 from edge.store.pending import PendingStep
 from edge.store.steps import Step
 from edge.trail.records import records_after
@@ -108,9 +108,9 @@ def test_doctor_says_how_the_page_is_protected(tmp_path: Path) -> None:
         tmp_path, screening_model="none", page__address="127.0.0.1:9466", page__password_file=file
     )
     assert status_of(closed)[0].level is Level.WRONG  # it is missing
-    file.write_text(f"anna:reader:{Password.of('x').line}")
+    file.write_text(f"anna:reader:{hash_of('x')}")
     assert "nobody is an operator" in status_of(closed)[0].text
-    file.write_text(Password.of("x").line)
+    file.write_text(hash_of("x"))
     file.chmod(0o644)
     assert "can be read by others" in status_of(closed)[0].text
     file.chmod(0o600)
