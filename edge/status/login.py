@@ -15,6 +15,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -31,7 +32,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge.audit import Event, Person
-from edge.errors import BadSettings
+from edge.errors import BadSettings, EdgeError
 from edge.site import Site
 from edge.status.users import (
     MOST_NAME,
@@ -43,7 +44,6 @@ from edge.status.users import (
     is_password,
     load_users,
 )
-from edge.status.views import audited
 from edge.status.wording import age
 from process.http import certificate_names
 from process.tls import is_loopback
@@ -325,6 +325,22 @@ class Guard:
 def address_of(request: Request) -> str:
     """Return from where a request comes."""
     return request.client.host if request.client else "unknown"
+
+
+def person_of(request: Request) -> Person:
+    """Return the user who asks, for the audit trail."""
+    return Person(str(request.user.name), address_of(request))
+
+
+def audited(site: Site, event: Event, by: Person, **facts: Any) -> bool:
+    """Record what a user does in the audit trail; return whether that could be done."""
+    try:
+        with site.opened() as store:
+            store.trail.record(event, **by.fields, **facts)
+    except (EdgeError, OSError, sqlite3.Error) as error:
+        log.warning("audit trail cannot be written", what=event.value, error=str(error))
+        return False
+    return True
 
 
 async def _read_form(request: Request, token: str) -> Response | None:

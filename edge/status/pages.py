@@ -24,7 +24,6 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from edge.audit import Person
 from edge.errors import EdgeError
 from edge.guarantee import NOT_CALIBRATED
 from edge.link.estimate import PRIOR
@@ -42,6 +41,7 @@ from edge.status.login import (
     LoginRefused,
     User,
     address_of,
+    person_of,
 )
 from edge.status.state import Json, SiteState
 from edge.status.views import Views
@@ -101,7 +101,7 @@ class Pages:
 
     def __init__(self, agent: Agent, volumes: Volumes, authenticator: Authenticator) -> None:
         self._agent, self._volumes, self._authenticator = agent, volumes, authenticator
-        self._state, self._views = SiteState(agent.site), Views(agent.site, agent.clock)
+        self._state, self._views = SiteState(agent.site), Views(agent)
         self._started = datetime.now(UTC)
         self._templates = Environment(
             loader=PackageLoader("edge.status", "templates"),
@@ -163,7 +163,7 @@ class Pages:
         shown = {one.id for one in (*rows, *refused.rows)} | {one.key for one in due.rows}
         shown |= {one.id for one in queue.rows if isinstance(one, Record)}
         pictured = (("overview picture", row.id) for row in rows)
-        self._record(request, "list", *pictured, studies=sorted(shown))
+        self._views.record(request, "list", *pictured, studies=sorted(shown))
         panels = [(one, one.values()) for one in self._panels() if not one.is_page]
         return self._render(
             request,
@@ -196,14 +196,14 @@ class Pages:
         if study is None:
             raise HTTPException(404, "There is no such study.")
         try:
-            requeue(study.id, self._agent.site, _person(request))
+            requeue(study.id, self._agent.site, person_of(request))
         except NoSuchStudy as error:
             raise HTTPException(409, f"This study cannot be read again: {error}.") from error
         except OSError as error:
             log.exception("study cannot be put back", study_key=study.id)
             reason = f"Its files cannot be moved: {error.strerror}."
             raise HTTPException(503, reason) from error
-        log.info("study put back into the inbox", study_key=study.id, by=_name(request))
+        log.info("study put back into the inbox", study_key=study.id, by=request.user.name)
         return RedirectResponse("/?note=requeued", 303)
 
     # --- what the parts of the agent show
@@ -222,10 +222,10 @@ class Pages:
         if panel is None or action is None:
             raise HTTPException(404)
         try:
-            action.run(request.state.form, _person(request))
+            action.run(request.state.form, person_of(request))
         except EdgeError as error:
             raise HTTPException(409, f"{action.refused}: {error}.") from error
-        log.info("action on the status page", panel=panel.name, action=name, by=_name(request))
+        log.info("action on the status page", panel=panel.name, action=name, by=request.user.name)
         return RedirectResponse(f"/?note={panel.name}.{name}", 303)
 
     def _panels(self) -> list[Panel]:
@@ -262,7 +262,7 @@ class Pages:
         report = state.report(study)
         pictures = ("overview picture", study.id), ("pictures", study.id)
         version = report["version"] if report else 0
-        self._record(request, "study page", *pictures, study_key=study.id, version=version)
+        self._views.record(request, "study page", *pictures, study_key=study.id, version=version)
         return self._render(
             request,
             "study.html.j2",
@@ -284,7 +284,7 @@ class Pages:
         page = self._state.file_of(study, name)
         if page is None:
             raise HTTPException(404, "There is no such version of this report.")
-        self._record(request, "report", study_key=study.id, version=number)
+        self._views.record(request, "report", study_key=study.id, version=number)
         return HTMLResponse(page, headers={"content-security-policy": REPORT_POLICY})
 
     def picture(self, request: Request) -> Response:
@@ -294,7 +294,7 @@ class Pages:
         if data is None or not name.endswith(".jpg"):
             raise HTTPException(404, "There is no such picture.")
         what = "overview picture" if name == "overview.jpg" else "pictures"
-        self._record(request, what, study_key=study.id)
+        self._views.record(request, what, study_key=study.id)
         return Response(data, media_type="image/jpeg")
 
     def viewer(self, request: Request) -> Response:
@@ -303,7 +303,7 @@ class Pages:
         report = self._state.report(study)
         if report is None:
             raise HTTPException(404, "The report of this study is gone or damaged.")
-        self._record(request, "images", study_key=study.id)
+        self._views.record(request, "images", study_key=study.id)
         return self._render(request, "viewer.html.j2", study=study, report=report, windows=WINDOWS)
 
     def volume(self, request: Request) -> Response:
@@ -313,7 +313,7 @@ class Pages:
         voxels = self._volumes.voxels(study) if opening.state == "ready" else None
         if voxels is None:
             return JSONResponse({"state": opening.state, "reason": opening.reason})
-        self._record(request, "images", study_key=study.id)
+        self._views.record(request, "images", study_key=study.id)
         report, outlines = self._state.report(study), self._state.outlines(study)
         if self._state.report(study) is not report:  # a new version, between the two
             outlines = {}
@@ -346,17 +346,11 @@ class Pages:
             hu = voxels.slice(plane, request.path_params["index"])
         except IndexError as error:
             raise HTTPException(404, f"There is no such slice: {error}.") from error
-        self._record(request, "images", study_key=study.id)
+        self._views.record(request, "images", study_key=study.id)
         rows, columns = hu.shape
         packed = zlib.compress(hu.astype("<i2").tobytes(), 1)
         headers = {"content-encoding": "deflate", "x-rows": str(rows), "x-columns": str(columns)}
         return Response(packed, media_type="application/octet-stream", headers=headers)
-
-    def _record(self, request: Request, what: str, *within: tuple[str, str], **facts: Any) -> None:
-        """Record what the user is about to see; without that nothing is shown."""
-        if not self._views.record(_person(request), what, *within, **facts):
-            text = "Nothing is shown now, because views cannot be recorded in the audit trail."
-            raise HTTPException(503, f"{text} {self._agent.problem()}".strip())
 
     def _study(self, request: Request) -> Record:
         study = self._state.study(request.path_params["key"])
@@ -394,17 +388,9 @@ class Pages:
         return {"user": user, "token": token, "path": path, "query": query}
 
 
-def _name(request: Request) -> str:
-    return str(request.user.name)
-
-
 def _query(request: Request) -> dict[str, str]:
     """Return which pages of its lists are shown."""
     return {name: text for name, text in request.query_params.items() if name != "note"}
-
-
-def _person(request: Request) -> Person:
-    return Person(_name(request), address_of(request))
 
 
 def _marks(
