@@ -135,6 +135,7 @@ def test_the_figures_of_the_readme_are_those_of_the_results() -> None:
 def test_the_reference_is_what_the_code_says() -> None:
     """`python -m tools.reference` writes it again."""
     assert words("docs/reference.md") == reference.page()
+    assert words("docs/conformance.md") == reference.conformance()
     assert "|  |\n" not in words("docs/reference.md"), "a setting, metric or error is not explained"
 
 

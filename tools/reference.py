@@ -1,7 +1,8 @@
 """Write `docs/reference.md` from the code: settings, metrics, log events and errors.
 
 ``python -m tools.reference`` writes the page. Nothing of it is written by hand: the docstring of a
-class explains its settings, a help text its metric, and a docstring its error.
+class explains its settings, a help text its metric, and a docstring its error. It also writes the
+tables of `docs/conformance.md` that follow a comment; its prose is written by hand.
 """
 
 import ast
@@ -17,17 +18,22 @@ from typing import Any, get_args
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydicom.uid import UID
+from pynetdicom import AE
 
 from cloud.settings import CloudSettings
 from cloud.telemetry import Telemetry as CloudTelemetry
+from edge.dicom_in.incoming import SOP_CLASSES
+from edge.dicom_in.scp import MAX_ASSOCIATIONS, MAX_PDU_BYTES
 from edge.part import Agent
 from edge.run import parts_of, site_of
 from edge.settings.core import EdgeSettings
 from edge.telemetry import Telemetry as EdgeTelemetry
+from imaging.dicom.pixels import TRANSFER_SYNTAXES
 from process.settings import expected_of, tables_of
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "reference.md"
+PAGE, CONFORMANCE = (ROOT / "docs" / f"{name}.md" for name in ("reference", "conformance"))
 HEAD = """# Reference
 
 All settings, metrics, log events and errors. `python -m tools.reference` makes this page from the
@@ -183,6 +189,29 @@ def errors() -> str:
     return _table(("error", "package", "meaning"), sorted(rows))
 
 
+def conformance() -> str:
+    """Return the DICOM Conformance Statement, with its tables as the code says."""
+    classes, syntaxes = (
+        [(one.name, f"`{one}`") for one in sorted(map(UID, found))]
+        for found in (SOP_CLASSES, TRANSFER_SYNTAXES)
+    )
+    other = AE()
+    associations = [
+        ("largest PDU in bytes", f"{MAX_PDU_BYTES}", f"{other.maximum_pdu_size}"),
+        ("associations at once", f"{MAX_ASSOCIATIONS}", "1 for each target"),
+        ("implementation class UID", *[f"`{other.implementation_class_uid}`"] * 2),
+        ("implementation version name", *[f"{other.implementation_version_name}"] * 2),
+    ]
+    parts = CONFORMANCE.read_text(encoding="utf-8").split("\n\n")
+    for name, table in {
+        "received": _table(("SOP class", "UID"), classes),
+        "syntaxes": _table(("transfer syntax", "UID"), syntaxes),
+        "associations": _table(("parameter", "receiver", "sender"), associations),
+    }.items():
+        parts[parts.index(f"<!-- {name} -->") + 1] = table
+    return "\n\n".join(parts)
+
+
 def _modules(package: str) -> Iterator[tuple[Path, ast.Module]]:
     for path in sorted((ROOT / package).rglob("*.py")):
         yield path, ast.parse(path.read_text(encoding="utf-8"))
@@ -200,3 +229,4 @@ def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    CONFORMANCE.write_text(conformance(), encoding="utf-8")

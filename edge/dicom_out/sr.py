@@ -157,6 +157,8 @@ def _summary(report: Report) -> MeasurementsAndQualitativeEvaluations:
         (terms.POSSIBLE_FINDINGS, len(report.possible)),
     )
     evaluations = (
+        (terms.DETECTIONS, terms.SUCCEEDED),
+        (terms.ANALYSES, terms.STATUSES[report.second_reading]),
         (terms.SECOND_READING, terms.SECOND_READINGS[report.second_reading]),
         (terms.GUARANTEE_GIVEN, terms.YES_NO[report.guarantee.given]),
     )

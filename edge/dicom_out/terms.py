@@ -85,6 +85,16 @@ SECOND_READINGS: Mapping[SecondReading, CodedConcept] = {
     SecondReading.MISSING: own("MISSING", "Second reading missing"),
     SecondReading.OFF: own("OFF", "No second reader"),
 }
+# the status of each analysis (CID 6042): of the edge, which has succeeded, and of the cloud
+DETECTIONS: Code = codes.DCM.SummaryOfDetections
+SUCCEEDED: Code = codes.DCM.Succeeded
+ANALYSES: Code = codes.DCM.SummaryOfAnalyses
+STATUSES: Mapping[SecondReading, Code] = {
+    SecondReading.COMPLETE: SUCCEEDED,
+    SecondReading.PARTIAL: codes.DCM.PartiallySucceeded,
+    SecondReading.MISSING: codes.DCM.Failed,
+    SecondReading.OFF: codes.DCM.NotAttempted,
+}
 GUARANTEE_GIVEN = own("GUARANTEE-GIVEN", "Guarantee on missed nodules given")
 
 # texts

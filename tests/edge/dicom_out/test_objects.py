@@ -219,6 +219,42 @@ def test_readers_that_disagree_are_named_in_the_group_of_their_finding_alone(out
     assert told == ["edge 0.10, cloud 0.80"]
 
 
+def test_the_conformance_statement_lists_the_objects_as_they_are(reported: Path) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "conformance.md").read_text()
+    section = page.split("## Objects that are created\n\n")[1].split("\n\n")[0]
+    made = set[str]()
+    for file in make_objects(reported, DEVICE).files:
+        one, syntax = dcmread(file), dcmread(file).file_meta.TransferSyntaxUID
+        cells = (one.SOPClassUID.name, f"`{one.SOPClassUID}`", syntax.name, one.Modality)
+        name, series = file.stem.partition("-")[0], one.SeriesNumber
+        made.add(f"| `{name}` | {' | '.join(cells)} | {series} |")
+    assert set(section.splitlines()[2:]) == made
+
+
+@pytest.mark.parametrize(
+    ("reading", "status"),
+    [
+        (SecondReading.COMPLETE, "Succeeded"),
+        (SecondReading.PARTIAL, "Partially Succeeded"),
+        (SecondReading.MISSING, "Failed"),
+        (SecondReading.OFF, "Not Attempted"),
+    ],
+)
+def test_the_status_of_each_analysis_is_coded(
+    reading: SecondReading, status: str, plain: tuple[Report, Path], out: Path
+) -> None:
+    write_version(replace(plain[0], version=2, second_reading=reading), {}, out)
+    made = make_objects(out, DEVICE)
+    document = hd.sr.srread(made.folder / "sr.dcm")
+    (group,) = document.content.get_image_measurement_groups()
+    told = {one.name.meaning: one.value for one in group.get_qualitative_evaluations()}
+    assert told["Summary of Detections"] == codes.DCM.Succeeded
+    assert (told["Summary of Analyses"].meaning, told["Summary of Analyses"].scheme_designator) == (
+        status, "DCM",
+    )  # fmt: skip
+    require_valid(*made.files)
+
+
 def test_no_outline(out: Path) -> None:
     (out / OUTLINES).unlink()
     made = make_objects(out, DEVICE)
