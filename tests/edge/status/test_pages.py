@@ -13,7 +13,7 @@ import pytest
 from edge.audit import Event
 from edge.dicom_out.exports import DeliveryStep, ExportStore
 from edge.dicom_out.part import deliveries_panel
-from edge.drift.compare import BASELINE, LEAST
+from edge.drift.compare import BASELINE, LAST_IMAGES, LEAST
 from edge.drift.observe import put as put_drift
 from edge.findings import SecondReading
 from edge.folders import DATABASE
@@ -27,6 +27,7 @@ from edge.store.steps import Step
 from imaging.volume import StudyHeader
 from tests.edge.builders import TERMS, HandClock, open_store, put
 from tests.edge.drift.test_compare import studies
+from tests.edge.drift.test_images import studies as images
 from tests.edge.report.reports import CHANGE, REPORT, VERDICT
 from tests.edge.running_agent import sql
 from tests.edge.status.site import CT, LINK, SEEN, USERS, Site, Visit, visiting
@@ -368,6 +369,19 @@ def test_drift_is_shown_by_measure_and_as_an_alarm(site: Site, visit: Visit) -> 
     assert levels == ["steady", "alarm", "steady", "steady"]
     assert "watch from 0.1, alarm from 0.25" in text
     assert "findings of the edge alone" in text
+
+
+def test_drift_of_the_images_is_shown_before_that_of_the_candidates(
+    site: Site, visit: Visit
+) -> None:
+    with site.store() as store:
+        for seen in (*images(BASELINE, 0), *images(LAST_IMAGES, 1, offset_hu=50.0)):
+            put_drift(store.database, seen, "")
+    text = visit.get("/drift").text
+    rows = re.findall(r'data-label="Measure">([\w ]+)[^$]*?class="tag \w+">(\w+)<', text)
+    assert ("air around the patient", "alarm") in rows
+    assert len(rows) == 5
+    assert "studies outside 1.00" in text
 
 
 def test_older_studies_are_on_further_pages(site: Site, visit: Visit) -> None:
