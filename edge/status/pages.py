@@ -19,7 +19,13 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -366,6 +372,8 @@ class Pages:
         text = str(error.detail) if isinstance(error, HTTPException) else ""
         if status == 404 and text == "Not Found":
             text = "There is no such page."
+        if text and request.headers.get("sec-fetch-dest") == "empty":  # the viewer shows the text
+            return PlainTextResponse(text, status)
         return self._render(request, "base.html.j2", status, text=text)
 
     def no_database(self, request: Request, error: Exception) -> Response:

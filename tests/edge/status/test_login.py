@@ -85,7 +85,7 @@ def test_a_damaged_line_of_a_user_is_named_without_its_hash(
 
 PAGES = ("/", "/drift", f"/study/{0:032x}", f"/study/{0:032x}/view", f"/study/{0:032x}/volume",
          f"/study/{0:032x}/slice/axial/0", f"/study/{0:032x}/report/1",
-         f"/study/{0:032x}/picture/overview.jpg", "/none")  # fmt: skip
+         f"/study/{0:032x}/picture/overview.jpg", "/none", "/login%3Fx")  # fmt: skip
 
 
 def test_a_page_needs_a_login(visit: Visit) -> None:
@@ -227,6 +227,7 @@ def test_a_reader_sees_no_button_and_changes_nothing(site: Site) -> None:
             assert answer.status_code == 403
             assert answer.text == f"Only an operator may do this. {odd} is a reader.\n"
             assert answer.headers["content-type"].startswith("text/plain")
+        assert f'data-token="{form["token"]}"' in visit.get(f"/study/{key}/view").text
         opening = visit.post(f"/study/{key}/volume", **{"x-form-token": form["token"]})
         assert opening.json()["state"] == "reading"
         assert visit.post("/logout", form).status_code == 303

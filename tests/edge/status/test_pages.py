@@ -292,6 +292,8 @@ def test_the_page_neither_waits_for_the_writer_nor_holds_it_up(site: Site, visit
         refused = visit.get(f"/study/{key}")
         assert refused.status_code == 503
         assert "views cannot be recorded in the audit trail" in refused.text
+        fetched = visit.get(f"/study/{key}/report/1", **{"sec-fetch-dest": "empty"})
+        assert fetched.text.startswith("Nothing is shown now")
     assert visit.get(f"/study/{key}").status_code == 200
 
 
