@@ -33,7 +33,7 @@ from imaging.volume import UInt8Array
 from models.runtime.second_reader import Readings
 from process.endpoints import serving_metrics
 from process.logs import configure_logging
-from protos.errors import Overloaded, OverreadError
+from protos.errors import Overloaded
 
 DIAMETER_MM = 6.0
 
@@ -47,11 +47,10 @@ class EarliestDeadline(Scheduler):
     It knows neither priority nor site.
     """
 
-    def admit(self, newcomers: Sequence[WaitingRoi]) -> list[tuple[WaitingRoi, OverreadError]]:
+    def admit(self, newcomers: Sequence[WaitingRoi]) -> None:
         """Admit the newcomers while there is room."""
         if len(self.waiting) + len(newcomers) > self.rules.max_queued:
             raise Overloaded("the queue is full", limit=self.rules.max_queued)
-        return []
 
     def order(
         self, rois: Sequence[WaitingRoi], start_s: float, each_s: float = 0.0

@@ -117,7 +117,8 @@ class Batcher:
 
         def is_refused(n: int) -> bool:
             with contextlib.suppress(Overloaded, DeadlineUnmeetable):
-                return self.queue.admit(newcomers[:n]) is None
+                self.queue.admit(newcomers[:n])
+                return False
             return True
 
         # how many are admitted is found by halving: one more newcomer never helps the others
@@ -138,10 +139,8 @@ class Batcher:
         """
         # admission before the voxels, which cost a checksum and a copy
         roi = self._newcomer(deadline, priority, site)
-        preempted = self.queue.admit([roi])
+        self.queue.admit([roi])
         roi.voxels, roi.result = voxels(), asyncio.get_running_loop().create_future()
-        for gone, error in preempted:  # only now, since invalid voxels must not preempt any
-            gone.result.set_exception(error)
         self.queue.put(roi)
         self._arrived.set()
         return roi.result

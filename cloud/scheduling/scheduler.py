@@ -4,8 +4,9 @@ Stat is read before routine, except that one of four places is for routine that 
 Within a priority sites take turns of `TURN` ROIs, by start-time fair queueing (Goyal et al.,
 SIGCOMM 1996), and in a turn the earliest deadline is first.
 
-An ROI is refused on arrival if it could not be answered in time, or would make another late. So
-what was admitted is kept, except that stat may preempt routine.
+An ROI is refused on arrival if it could not be answered in time, or would make another late. What
+was admitted is never given up for another. Instead each priority leaves the other one places to
+come: routine as many as it has, stat one for three, and each a quarter of the queue.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from cloud.scheduling.cost import BatchTiming
 from imaging.volume import UInt8Array
 from models.runtime.second_reader import Reading
 from protos.deadline import Clock, Deadline
-from protos.errors import DeadlinePassed, DeadlineUnmeetable, Overloaded, OverreadError
+from protos.errors import DeadlinePassed, DeadlineUnmeetable, Overloaded
 from protos.messages import Priority
 
 UNKNOWN_SITE = "unknown"
@@ -37,6 +38,9 @@ BATCH_SHARE = 0.25
 
 ROUTINE_MAX_WAIT_S = 1.0
 """A routine ROI is aged after this wait, or after half of its budget if that is shorter."""
+
+EXPECTED_S = 86_400.0
+"""A priority is left places to come for this time after its last ROI came."""
 
 ACTIVE_S, KNOWN_S = 2.0, 600.0
 """A site counts as active, and as known, for this time after its last ROI came."""
@@ -121,6 +125,7 @@ class Scheduler:
         self._virtual, self._finish = 0.0, dict[str, float]()
         self._stats_in_a_row = 0
         self._active: dict[str, float] = {}  # when each site was last admitted or refused
+        self._came_s: dict[bool, float] = {}  # when stat, and routine, was last
         self._last_site, self._changed_s = "", -math.inf  # and when the last was another one
 
     def __len__(self) -> int:
@@ -139,8 +144,8 @@ class Scheduler:
         before_s = len(self) // full * self.timing.interval.estimate_s(full) / len(starts_s)
         return max(0.0, starts_s[0] - self._clock()) + before_s
 
-    def admit(self, newcomers: Sequence[WaitingRoi]) -> list[tuple[WaitingRoi, OverreadError]]:
-        """Return the ROIs that ``newcomers`` would preempt, each with its error.
+    def admit(self, newcomers: Sequence[WaitingRoi]) -> None:
+        """Check whether ``newcomers`` may wait; nothing that waits is given up for them.
 
         The newcomers are equal but for their numbers; none of them waits yet.
 
@@ -150,32 +155,27 @@ class Scheduler:
         """
         first, waiting = newcomers[0], self.waiting
         # even one that is refused: the others leave room for it from now on
-        self._active[first.site] = now_s = self._clock()
+        self._active[first.site] = self._came_s[first.is_stat] = now_s = self._clock()
         other, self._last_site = self._last_site not in ("", first.site), first.site
         self._changed_s = now_s if other else self._changed_s
-        gone = self._make_room(first, len(newcomers), waiting)
+        if reason := self._beyond_share(first, len(newcomers), waiting):
+            raise Overloaded(reason)
+        self._check_places(first, len(newcomers), waiting)
         if first.is_probe:
-            return gone
+            return
         # the queue is read in thought, with the newcomers: who would be late?
-        left = [roi for roi in waiting if all(roi is not one for one, _ in gone)]
-        late = self._late(left, newcomers)
-        if own := [late[one] - now_s for one in newcomers if one in late]:
+        late = self._late(waiting, newcomers)
+        if own := [late[one][0] - now_s for one in newcomers if one in late]:
             ends = f"{max(0.0, first.deadline.at_s - now_s):.3f} s are left"
             raise DeadlineUnmeetable(f"an answer would take {own[0]:.3f} s, {ends}", own[0])
-        # a newcomer does not count for those that would be late anyway
-        anyway = self._late(left, ()) if late else {}
-        late = {roi: at_s for roi, at_s in late.items() if roi not in anyway}
-        # stat may preempt routine; routine may preempt stat while less than one in four is routine
-        routine = sum(not roi.is_stat for roi in left) + len(newcomers)
-        may = first.is_stat or STATS_PER_ROUTINE * routine <= len(left) + len(newcomers) - routine
-        for roi, at_s in late.items():
-            takes_s = at_s - now_s
-            if roi.is_stat is first.is_stat or not may:
-                kept = f"a queued ROI would miss its deadline: it would take {takes_s:.3f} s"
+        # a newcomer does not count for those that would be late anyway, and may take the places
+        # that the other priority leaves it
+        anyway = self._late(waiting, ()) if late else {}
+        for roi, (at_s, surely) in late.items():
+            was_late, was_surely = roi in anyway, roi in anyway and anyway[roi][1]
+            if surely > was_surely or (roi.is_stat is first.is_stat and not was_late):
+                kept = f"a queued ROI would miss its deadline: it would take {at_s - now_s:.3f} s"
                 raise DeadlineUnmeetable(kept)  # the bound is another ROI's
-            lost = f"preempted by another priority; an answer would take {takes_s:.3f} s"
-            gone.append((roi, DeadlineUnmeetable(lost, takes_s)))
-        return gone
 
     def put(self, roi: WaitingRoi) -> None:
         """Add an ROI that was admitted."""
@@ -255,21 +255,19 @@ class Scheduler:
                 return n
         return min(most, len(order))
 
-    def _make_room(
-        self, first: WaitingRoi, count: int, waiting: Sequence[WaitingRoi]
-    ) -> list[tuple[WaitingRoi, OverreadError]]:
-        """Raise `Overloaded` beyond the site's share; in a full queue stat preempts routine."""
-        rules = self.rules
-        if reason := self._beyond_share(first, count, waiting):
-            raise Overloaded(reason)
-        if (excess := len(waiting) + count - rules.max_queued) <= 0:
-            return []
-        # those that would be read last lose least
-        last = [r for r in self.order(waiting, self._clock()) if not r.is_stat][-excess:]
-        if not first.is_stat or len(last) < excess:
-            full = f"the queue is full: {len(waiting)} ROIs wait, the limit is {rules.max_queued}"
-            raise Overloaded(full, limit=rules.max_queued)
-        return [(one, Overloaded("preempted: the queue is full, stat arrived")) for one in last]
+    def _check_places(self, first: WaitingRoi, count: int, waiting: Sequence[WaitingRoi]) -> None:
+        """Raise `Overloaded` in a full queue, and beyond the places of a priority."""
+        most = self.rules.max_queued
+        own = sum(roi.is_stat is first.is_stat for roi in waiting)
+        left = most // (1 + STATS_PER_ROUTINE) if self._is_expected(not first.is_stat) else 0
+        others = max(len(waiting) - own, left)
+        if own + others + count > most:
+            full = f"the queue is full: {len(waiting)} ROIs wait, the limit is {most}"
+            raise Overloaded(full, limit=most)
+
+    def _is_expected(self, is_stat: bool) -> bool:
+        """Return whether ROIs of a priority may come: some came within `EXPECTED_S`."""
+        return self._clock() - self._came_s.get(is_stat, -math.inf) < EXPECTED_S
 
     def _beyond_share(self, first: WaitingRoi, count: int, waiting: Sequence[WaitingRoi]) -> str:
         """Return why ``count`` more would exceed the site's share; empty where they do not."""
@@ -301,25 +299,37 @@ class Scheduler:
 
     def _late(
         self, waiting: Sequence[WaitingRoi], newcomers: Sequence[WaitingRoi]
-    ) -> dict[WaitingRoi, float]:
-        """Return the ROIs that would be answered late with these newcomers, and when."""
+    ) -> dict[WaitingRoi, tuple[float, bool]]:
+        """Return the ROIs that would be late with these newcomers: when, and whether surely.
+
+        Those that are not surely late would be late once the other priority takes its places.
+        """
         # the clockwork of the model, run ahead: each batch goes to the instance that is free first,
         # and holds as many ROIs as `take` would put into it then
         self._tag(newcomers)
         full, starts_s = self.timing.max_batch, self._starts_s()
         each_s = self.timing.interval.estimate_s(full) / full / len(starts_s)
         order = list(self.order([*waiting, *newcomers], starts_s[0], each_s))
-        late, at, alone_s = dict[WaitingRoi, float](), 0, self.timing.latency.bound_s(1)
+        late, at, before = dict[WaitingRoi, tuple[float, bool]](), 0, {True: 0, False: 0}
+        alone_s = self.timing.latency.bound_s(1)
         while at < len(order):
             start_s = starts_s[0]
             if start_s + alone_s > order[at].deadline.at_s:  # it will not be read
-                late[order[at]] = start_s + alone_s
+                late[order[at]] = start_s + alone_s, True
                 at += 1
                 continue
             n = self.batch_size(order[at : at + 2 * full], start_s)
             answered_s = start_s + self.timing.latency.bound_s(n)
-            batch = order[at : at + n]
-            late |= {roi: answered_s for roi in batch if answered_s > roi.deadline.at_s}
+            for roi in order[at : at + n]:
+                own, other = before[roi.is_stat], before[not roi.is_stat]
+                to_come = own / STATS_PER_ROUTINE - other
+                if not roi.is_stat:  # a batch at least: stat may move it into the next one
+                    to_come = max(own - other, full if own or other else 0)
+                expected = self._is_expected(not roi.is_stat)
+                at_s = answered_s + (max(0.0, to_come) * each_s if expected else 0.0)
+                if at_s > roi.deadline.at_s:
+                    late[roi] = at_s, answered_s > roi.deadline.at_s
+                before[roi.is_stat] += 1
             heapq.heapreplace(starts_s, start_s + self.timing.interval.estimate_s(n))
             at += n
         return late

@@ -206,9 +206,8 @@ def admission(monkeypatch: pytest.MonkeyPatch) -> Admission:
                 raise answer
             return int(answer)
 
-        def admit(_: Any) -> list[Any]:
+        def admit(_: Any) -> None:
             check()
-            return []
 
         monkeypatch.setattr(cloud.server.batcher, "check", check)
         monkeypatch.setattr(cloud.server.batcher.queue, "admit", admit)

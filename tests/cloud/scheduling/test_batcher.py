@@ -5,7 +5,7 @@ import pytest
 from cloud.scheduling.batcher import STALE_S, Batcher
 from cloud.telemetry import Telemetry
 from protos.errors import DeadlineUnmeetable, ModelFailed
-from tests.cloud.scheduling.builders import STAT, HandStage, TwoSteps, settle, submit, with_batcher
+from tests.cloud.scheduling.builders import HandStage, TwoSteps, settle, submit, with_batcher
 
 
 def wasted_s(batcher: Batcher) -> float:
@@ -203,18 +203,3 @@ async def test_one_stall_does_not_block_admission_for_long(
         stage.allow()
         await result
     submit(batcher, 4, 6)
-
-
-@with_batcher()
-async def test_stat_preempts_a_routine_roi_at_once(batcher: Batcher, stage: HandStage) -> None:
-    submit(batcher, 1, 20)
-    await settle()
-    routine = [submit(batcher, v, 7.5) for v in (2, 3)]
-    stat = submit(batcher, 4, 20, STAT)
-    (preempted,) = [result for result in routine if result.done()]
-    error = preempted.exception()
-    assert isinstance(error, DeadlineUnmeetable)
-    assert error.bound_s == pytest.approx(10.0)
-    stage.allow(2)
-    assert (await stat).reading.diameter_mm == 4.0
-    assert len(stage.batches) == 2

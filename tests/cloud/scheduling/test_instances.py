@@ -1,27 +1,20 @@
 """Several instances of the model behind one batcher."""
 
 import asyncio
-import math
-from contextlib import suppress
 
-import numpy as np
 import pytest
 
 import cloud.watchdog as watchdog
 from cloud.scheduling.batcher import Batcher
-from cloud.scheduling.scheduler import Rules, Scheduler, WaitingRoi
 from protos.deadline import Deadline
-from protos.errors import DeadlineUnmeetable, ModelFailed, Overloaded
+from protos.errors import DeadlineUnmeetable, ModelFailed
 from tests.cloud.scheduling.builders import (
-    NOW_S,
     ROUTINE,
-    STAT,
     HandStage,
     TwoSteps,
-    due,
+    random_day,
     settle,
     submit,
-    timing,
     with_batcher,
 )
 
@@ -144,54 +137,24 @@ def test_a_fault_in_the_loop_of_one_instance_ends_the_service() -> None:
     scenario()
 
 
-class Day:
-    """Random ROIs on a clock of its own, read by instances for which the estimate is exact."""
-
-    def __init__(self, instances: int, seed: int) -> None:
-        self.now_s, self.read, self.late = NOW_S, 0, 0
-        self.admitted: list[WaitingRoi] = []
-        self.scheduler = Scheduler(Rules(), timing(), lambda: self.now_s)
-        self.scheduler.busy_until_s = dict.fromkeys(range(instances), -math.inf)
-        rng = np.random.default_rng(seed)
-        for _ in range(400):
-            self._run_until(self.now_s + rng.exponential(0.3))
-            self._arrive(rng)
-        self._run_until(math.inf)
-
-    def _arrive(self, rng: np.random.Generator) -> None:
-        deadline = Deadline(self.now_s + rng.uniform(4, 30), lambda: self.now_s)
-        priority = STAT if rng.random() < 0.2 else ROUTINE
-        newcomer = due(0.0, priority, deadline=deadline, site=str(rng.integers(4)))
-        newcomer.arrived_s = self.now_s
-        with suppress(DeadlineUnmeetable, Overloaded):
-            for gone, error in self.scheduler.admit([newcomer]):
-                gone.result.set_exception(error)
-                self.admitted.remove(gone)
-            self.scheduler.put(newcomer)
-            self.admitted.append(newcomer)
-
-    def _run_until(self, end_s: float) -> None:
-        ends_s = self.scheduler.busy_until_s
-        while True:
-            for i in ends_s:
-                if math.isinf(ends_s[i]) and (batch := self.scheduler.take()):
-                    ends_s[i] = self.now_s + 2.0 + len(batch)
-                    self.read += len(batch)
-                    self.late += sum(one.deadline.at_s < ends_s[i] - 1e-6 for one in batch)
-            at_s, i = min((at_s, i) for i, at_s in [*ends_s.items(), (-1, math.inf)] if at_s > 0)
-            if i < 0 or at_s > end_s:
-                break
-            self.now_s, ends_s[i] = at_s, -math.inf
-        self.now_s = end_s if math.isfinite(end_s) else self.now_s
-
-
 def test_three_instances_admit_three_times_as_much_and_keep_it() -> None:
     """At several times the capacity: nothing is read late, and fewer than 1 in 200 are dropped."""
     read = {}
     for instances in (1, 3):
-        days = [Day(instances, seed) for seed in range(10)]
+        days = [random_day(instances, seed, 0.2) for seed in range(10)]
         read[instances] = sum(day.read for day in days)
         admitted = sum(len(day.admitted) for day in days)
         assert not any(day.late for day in days)
         assert read[instances] >= 0.995 * admitted
     assert read[3] >= 2.7 * read[1]
+
+
+@pytest.mark.parametrize("stat_share", [0.1, 0.5, 0.9])
+def test_no_site_and_no_priority_throws_out_what_was_admitted(stat_share: float) -> None:
+    """At several times the capacity; both priorities are read."""
+    days = [random_day(1, seed, stat_share) for seed in range(10)]
+    admitted = [one for day in days for one in day.admitted]
+    assert not any(day.late for day in days)
+    assert sum(day.read for day in days) >= 0.995 * len(admitted)
+    stats = sum(one.is_stat for one in admitted)
+    assert 0.05 < stats / len(admitted) < 0.9

@@ -1,5 +1,6 @@
 """Order, admission and shares of the waiting ROIs."""
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from cloud.scheduling.scheduler import ACTIVE_S, TURN, Rules, Scheduler, WaitingRoi
 from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable, Overloaded
-from tests.cloud.scheduling.builders import NOW_S, STAT, due, scheduler_of, timing
+from protos.messages import Priority
+from tests.cloud.scheduling.builders import NOW_S, ROUTINE, STAT, Day, due, scheduler_of, timing
 
 
 def order(scheduler: Scheduler, each_s: float = 0.0) -> list[WaitingRoi]:
@@ -129,20 +131,26 @@ def test_routine_is_admitted_under_endless_stat() -> None:
     stats = [due(99.0 + i, STAT, site="a") for i in range(26)]
     scheduler = scheduler_of(*stats)
     newcomer = due(70.0, site="b")
-    assert scheduler.admit([newcomer]) == []
+    scheduler.admit([newcomer])
     scheduler.put(newcomer)
-    assert scheduler.admit([due(300.0, STAT, site="a")]) == []
+    scheduler.admit([due(300.0, STAT, site="a")])
 
 
-def test_routine_may_preempt_stat_up_to_its_own_places() -> None:
-    """One stat ROI is preempted for the first routine one; none if a fourth is routine already."""
-    stats = [due(68.0, STAT, site="a") for _ in range(12)]
-    (gone,) = scheduler_of(*stats).admit([due(63.0, site="b")])
-    assert gone[0].is_stat
-    mixed = [due(68.0, STAT, site="a") for _ in range(9)]
-    mixed += [due(68.0, site="b") for _ in range(3)]
-    with pytest.raises(DeadlineUnmeetable):
-        scheduler_of(*mixed).admit([due(63.0, site="b")])
+@pytest.mark.parametrize(("stat_first", "stats", "routines"), [(True, 36, 12), (False, 30, 30)])
+def test_each_priority_finds_the_places_that_the_other_leaves_it(
+    stat_first: bool, stats: int, routines: int
+) -> None:
+    """Sites that fill their time are followed by others: nothing that was admitted is given up."""
+    day, order = Day(), (STAT, ROUTINE) if stat_first else (ROUTINE, STAT)
+    assert not day.arrive(order[1], 1.0, "a")  # so that it is known
+    for sites_of, priority in zip(("bcdef", "ghijk"), order, strict=True):
+        for site in sites_of * 30:
+            day.arrive(priority, 100.0, site)
+    admitted = sum(one.is_stat for one in day.admitted)
+    assert admitted >= stats
+    assert len(day.admitted) - admitted >= routines
+    day.run_until(math.inf)
+    assert (day.read, day.late) == (len(day.admitted), 0)
 
 
 # shares
@@ -150,7 +158,7 @@ def test_routine_may_preempt_stat_up_to_its_own_places() -> None:
 
 def test_a_site_alone_may_fill_the_queue() -> None:
     scheduler = scheduler_of(*sites("aaa"), max_queued=4)
-    assert scheduler.admit(sites("a")) == []
+    scheduler.admit(sites("a"))
     scheduler.put(*sites("a"))
     with pytest.raises(Overloaded, match="4 ROIs wait, the limit is 4"):
         scheduler.admit(sites("a"))
@@ -170,14 +178,14 @@ def test_a_site_alone_leaves_room_for_a_turn_of_another_that_is_known(known: boo
         while True:
             roi = due(now_s + 100.0, site="flood", arrived_s=now_s)
             roi.deadline = Deadline(now_s + 100.0, lambda: now_s)
-            assert scheduler.admit([roi]) == []
+            scheduler.admit([roi])
             scheduler.put(roi)
 
     with pytest.raises(refused):
         flood()
     study = [due(now_s + 50.0, site="quiet", arrived_s=now_s) for _ in range(4)]
     if known:
-        assert scheduler.admit(study) == []
+        scheduler.admit(study)
     else:
         with pytest.raises(DeadlineUnmeetable):
             scheduler.admit(study)
@@ -188,13 +196,13 @@ def test_beside_others_a_site_has_its_share() -> None:
     waiting = "a" * 20 + "b"
     with pytest.raises(Overloaded, match=r"a has 20 of 21 queued ROIs; its share .* is 11"):
         scheduler_of(*sites(waiting, 900.0), max_queued=40).admit(sites("a", 900.0))
-    assert scheduler_of(*sites(waiting, 900.0), max_queued=40).admit(sites("b", 900.0)) == []
+    scheduler_of(*sites(waiting, 900.0), max_queued=40).admit(sites("b", 900.0))
 
 
 def test_a_site_may_always_have_one_turn() -> None:
     """Otherwise a study would be cut where many sites are active, and few ROIs wait."""
     scheduler = scheduler_of(*sites("abcdefgh"), max_queued=16)
-    assert scheduler.admit(sites("aaaaaaa", 900.0)) == []
+    scheduler.admit(sites("aaaaaaa", 900.0))
     with pytest.raises(Overloaded, match="its share"):
         scheduler.admit(sites("aaaaaaaa", 900.0))
 
@@ -202,30 +210,35 @@ def test_a_site_may_always_have_one_turn() -> None:
 def test_a_site_that_was_refused_is_active() -> None:
     """A site that fills the time to its deadline leaves room for one that was refused."""
     scheduler = scheduler_of(*sites("a" * 24, at_s=100.0))
-    assert scheduler.admit(sites("a", at_s=100.0)) == []
+    scheduler.admit(sites("a", at_s=100.0))
     with pytest.raises(DeadlineUnmeetable):
         scheduler.admit(sites("b", at_s=51.0))
     with pytest.raises(Overloaded, match="a has 24 of 24 queued ROIs"):
         scheduler.admit(sites("a", at_s=100.0))
-    assert scheduler.admit(sites("b", at_s=100.0)) == []
+    scheduler.admit(sites("b", at_s=100.0))
 
 
 def test_weights_count_in_shares() -> None:
     """A site of weight 20 may hold 21 of 22; with weight 1 it may not."""
     waiting = sites("a" * 20 + "b", 900.0)
     heavy = scheduler_of(*waiting, max_queued=40, site_weights={"a": 20.0})
-    assert heavy.admit(sites("a", 900.0)) == []
+    heavy.admit(sites("a", 900.0))
     with pytest.raises(Overloaded):
         scheduler_of(*waiting, max_queued=40).admit(sites("a", 900.0))
 
 
-def test_in_a_full_queue_stat_preempts_the_last_routine_roi() -> None:
-    """Of any site; stat is never preempted."""
-    ((gone, _),) = scheduler_of(*sites("aabb"), max_queued=4).admit([due(99.0, STAT, site="c")])
-    assert gone.deadline.at_s == 90.03
-    full = [due(90.0, STAT, site="a") for _ in range(4)]
-    with pytest.raises(Overloaded, match="4 ROIs wait"):
-        scheduler_of(*full, max_queued=4).admit([due(99.0, STAT, site="b")])
+@pytest.mark.parametrize(("own", "other"), [(ROUTINE, STAT), (STAT, ROUTINE)])
+def test_of_a_full_queue_each_priority_leaves_the_other_a_quarter(
+    own: Priority, other: Priority
+) -> None:
+    """Nothing is given up for stat, whatever the site."""
+    scheduler = scheduler_of(*(due(900.0, own, site=site) for site in "aab"), max_queued=4)
+    scheduler.admit([due(900.0, other, site="c")])
+    with pytest.raises(Overloaded, match="3 ROIs wait, the limit is 4"):
+        scheduler.admit([due(900.0, own, site="c")])
+    scheduler.put(due(900.0, other, site="c"))
+    with pytest.raises(Overloaded, match="4 ROIs wait, the limit is 4"):
+        scheduler.admit([due(900.0, other, site="c")])
 
 
 def test_an_roi_whose_deadline_has_passed_is_refused_whatever_waits() -> None:

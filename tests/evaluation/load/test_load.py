@@ -204,7 +204,7 @@ def test_an_order_for_comparison(kind: type[FirstCome], expected: list[int], fir
     scheduler = kind(Rules(max_queued=5), timing(), lambda: NOW_S)
     rois = [due(90.0), due(55.5), due(70.0, STAT), due(99.0, site="a"), due(80.0, site="a")]
     for roi in rois:
-        assert scheduler.admit([roi]) == []
+        scheduler.admit([roi])
         scheduler.put(roi)
     with pytest.raises(Overloaded):
         scheduler.admit([due(99.0)])
