@@ -196,12 +196,18 @@ class _Outcome:
         return HTTPStatus.CONFLICT
 
     def data_set(self) -> Dataset:
-        """Return the module of the response (PS3.18, table 10.5.3-2)."""
+        """Return the module of the response (PS3.18, annex I).
+
+        RetrieveURL is of type 2: it is there, and empty, because nothing is retrieved from here.
+        """
         named = [one for one in self.failed if one.instance]
         others = [one for one in self.failed if not one.instance]
         data = Dataset()
+        data.RetrieveURL = None
         if self.stored:
             data.ReferencedSOPSequence = [_item(one.sop_class, one.instance) for one in self.stored]
+            for item in data.ReferencedSOPSequence:
+                item.RetrieveURL = None
         if named:
             data.FailedSOPSequence = [
                 _item(one.sop_class, one.instance, one.reason) for one in named

@@ -44,7 +44,9 @@ def settings_in(root: Path, **values: object) -> EdgeSettings:
 
 def new_images(number: int = 2, **attributes: object) -> list[Dataset]:
     """The images of a series that no other test sends."""
-    return SmallCt(number, series=str(next(_SERIES)), attributes=attributes).images()
+    series = str(next(_SERIES))
+    own = {"StudyInstanceUID": f"1.2.826.2.{series}", **attributes}
+    return SmallCt(number, series=series, attributes=own).images()
 
 
 def changed(image: Dataset, **attributes: object) -> Dataset:
@@ -81,7 +83,7 @@ class Port:
 
     def files(self, images: Sequence[Dataset]) -> dict[str, Path]:
         """The stored files of the series of these images, by name."""
-        found = self.inbox.glob(f"{images[0].SeriesInstanceUID}-*/*.dcm")
+        found = self.inbox.glob(f"*/{images[0].SeriesInstanceUID}/*.dcm")
         return {path.name: path for path in found}
 
 
@@ -228,7 +230,7 @@ def post(
 def items(response: httpx.Response, tag: str) -> list[dict[str, Any]]:
     """The items of a sequence, each value by tag."""
     found = response.json().get(tag, {}).get("Value", [])
-    return [{key: element["Value"][0] for key, element in item.items()} for item in found]
+    return [{key: e["Value"][0] for key, e in item.items() if "Value" in e} for item in found]
 
 
 def by_stow(port: Port, *instances: Dataset | bytes, tls: Any = None) -> list[int]:
@@ -258,10 +260,7 @@ STOW = Door("stow", stow.receiving_by_stow, by_stow, begin_by_stow)
 def received(inbox: Path) -> dict[str, list[str]]:
     """The folders in the inbox, and the images in each."""
     folders = [path for path in inbox.iterdir() if not path.name.startswith(".")]
-    return {
-        folder.name: sorted(name for name in os.listdir(folder) if name.endswith(".dcm"))
-        for folder in folders
-    }
+    return {folder.name: sorted(path.name for path in folder.rglob("*.dcm")) for folder in folders}
 
 
 def names(images: Sequence[Dataset]) -> list[str]:

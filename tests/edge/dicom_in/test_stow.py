@@ -59,6 +59,16 @@ def test_a_body_in_chunks_of_any_size_is_stored_as_it_came(port: Port) -> None:
         assert files[f"{image.SOPInstanceUID}.dcm"].read_bytes() == file_of(image)
 
 
+def test_an_answer_has_an_empty_retrieve_url_of_study_and_instances(port: Port) -> None:
+    """It is of type 2 (PS3.18, annex I): there, and empty, because nothing is retrieved here."""
+    (image,) = new_images(1)
+    for content, stored_instances in ((file_of(image), 1), (b"no DICOM", 0)):
+        answer = post(port, body(content)).json()
+        assert answer["00081190"] == {"vr": "UR"}
+        found = answer.get("00081199", {}).get("Value", [])
+        assert [item["00081190"] for item in found] == [{"vr": "UR"}] * stored_instances
+
+
 def test_the_study_in_the_path_is_that_of_the_instances(port: Port) -> None:
     first, second = new_images()
     other = changed(second, StudyInstanceUID="1.2.3", SOPInstanceUID="1.2.3.9")
