@@ -26,13 +26,13 @@ MAX_DEPTH = 64
 log = structlog.get_logger()
 
 
-def make_folder(folder: Path, *, exist_ok: bool = True) -> None:
-    """Make the folder, and those above it that are missing.
+def make_folder(folder: Path, *, exist_ok: bool = True, parents: bool = True) -> None:
+    """Make the folder, and with ``parents`` those above it that are missing.
 
     Raises:
         OSError: it cannot be made; FileExistsError if it exists and is no folder, or may not exist.
     """
-    if not folder.parent.exists():
+    if parents and not folder.parent.exists():
         make_folder(folder.parent)
     try:
         folder.mkdir(mode=0o700)

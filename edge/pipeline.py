@@ -43,7 +43,8 @@ from edge.rules.selection import IgnoredStudy
 from edge.selection import SELECTION_POLICY, SelectionPolicy
 from edge.settings.core import EdgeSettings
 from edge.store.pending import PersistPending
-from imaging.errors import StudyError, is_machine_fault
+from imaging.dicom.study import refused_study
+from imaging.errors import OnlyLocalizer, StudyError, is_machine_fault
 from imaging.preprocess import Preprocessed
 from imaging.volume import Study, Volume
 from process import tracing
@@ -184,10 +185,13 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
             result = run(pipeline, job, budget)
     except IgnoredStudy as error:
         result = _ignore(pipeline, job, budget, error)
+    except OnlyLocalizer as error:
+        ignored = IgnoredStudy(error.reason, error.file, pipeline.rule_named(error.rule))
+        ignored.study = refused_study(job.source)
+        result = _ignore(pipeline, job, budget, ignored)
     except StudyError as error:
         rejection = Rejection(error.kind, error.reason, str(error.file))
-        headers = (error.study and error.study.headers) or error.headers
-        result = _reject(pipeline, job, budget, rejection, error.study, error.rule, headers)
+        result = _reject(pipeline, job, budget, rejection, error.study, error.rule)
     except UnfitFolder:
         raise
     except Exception as error:  # a fault of the program must not prevent the report
@@ -255,11 +259,12 @@ def _reject(
     rejection: Rejection,
     study: Study | None = None,
     rule: str = "",
-    headers: Callable[[], bytes] | None = None,
 ) -> StudyResult:
     pipeline.admit(job, study)
     with budget.stage("report"):
+        study = study or refused_study(job.source)
         ledger, applied = budget.ledger_so_far, pipeline.rule_named(rule)
         report = compose_rejection(pipeline.provenance, job, study, rejection, ledger, applied)
-        paths = pipeline.write(report, {}, job.out, {SOURCE: _headers(headers, job)})
+        evidence = {SOURCE: _headers(study.headers if study else None, job)}
+        paths = pipeline.write(report, {}, job.out, evidence)
     return StudyResult(replace(report, ledger=budget.ledger), paths)

@@ -290,9 +290,9 @@ class Agent:
         """Its inbox."""
         return self.folder / "inbox"
 
-    def out(self, study_uid: str, series_uid: str) -> Path:
-        """Return the folder where the report of a received series will be."""
-        return self.folder / "outbox" / Identity(0, "", "", study_uid, series_uid).folder
+    def out(self, study_uid: str, patient_id: str) -> Path:
+        """Return the folder where the report of a received study will be."""
+        return self.folder / "outbox" / Identity(0, "", "", study_uid, "", patient_id).folder
 
 
 @contextmanager

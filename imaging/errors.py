@@ -3,6 +3,7 @@
 StudyError                       a study that cannot be read; it goes to quarantine
 ├── UnreadableFile               a file is damaged, truncated or of an unknown format
 ├── NotCt                        the images are not CT, or not images
+│   └── OnlyLocalizer            there is nothing but localizer images: the chest is to come
 ├── IncompleteSeries             slices are missing, duplicated or too few
 ├── IrregularGeometry            spacing, orientation or tilt that does not make a volume
 ├── NoLung                       a valid CT volume without lungs
@@ -15,7 +16,6 @@ can be read when it has passed.
 """
 
 import errno
-from collections.abc import Callable
 from pathlib import Path
 
 from imaging.volume import Study
@@ -38,13 +38,10 @@ class StudyError(Exception):
         file: the file, or the folder where no single file is at fault.
         study: what was read before the error; its report then names the patient.
         rule: name of the caller's rule that took the series (`imaging.selection`); empty for none.
-        headers: makes the header of one image of the study, as `Study.headers` does; None where it
-            is not known whose study it is.
     """
 
     study: Study | None = None
     rule: str = ""
-    headers: Callable[[], bytes] | None = None
 
     def __init__(self, reason: str, file: Path | str) -> None:
         super().__init__(f"{file}: {reason}")
@@ -63,6 +60,10 @@ class UnreadableFile(StudyError):
 
 class NotCt(StudyError):
     """The images are not CT, or not images: send the chest CT series."""
+
+
+class OnlyLocalizer(NotCt):
+    """There is nothing but localizer images: it is ignored until the chest series comes."""
 
 
 class IncompleteSeries(StudyError):

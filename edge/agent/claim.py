@@ -202,9 +202,15 @@ def sampled(files: Sequence[Path]) -> Iterator[Arrived]:
 
 
 def received(study: Path) -> dict[str, Any]:
+    """Return how a study was received, as its first series says; empty for one that was not."""
+    found = [_received(file) for file in (study / RECEIVED, *sorted(study.glob(f"*/{RECEIVED}")))]
+    return min(filter(None, found), key=lambda one: str(one.get("first")), default={})
+
+
+def _received(file: Path) -> dict[str, Any]:
     """Return the known keys of the file that a receiver leaves; values of other types are not."""
     try:
-        handle = os.open(study / RECEIVED, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(handle, "rb") as stream:
             values = json.loads(stream.read(1 << 16))
         known = {key: values[key] for key in RECEIVED_KEYS if key in values}

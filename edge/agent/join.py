@@ -1,8 +1,9 @@
 """Join images that arrived after their study was reported with that study, to read it again.
 
-A sender may pause for longer than `quiet_s`: then the first part of a series is claimed and
-reported alone. The part that follows has the same SeriesInstanceUID and other images. Its files are
-moved to those of the first part, and the report of both is the next version of the first one.
+A sender may pause for longer than `quiet_s`: then the first part of a study is claimed and reported
+alone. The part that follows has the same SeriesInstanceUID and other images; where both were
+received over the network, the same StudyInstanceUID is enough. Its files are moved to those of the
+first part, and the report of both is the next version of the first one.
 
 Every move can be repeated after a crash at any point; until the last step is durable the study
 keeps its report, and afterwards it is read again.
@@ -50,9 +51,10 @@ class Earlier:
 def earlier_study(record: Record, folders: AgentFolders, store: StudyStore) -> Earlier | None:
     """Return the study to which the claimed one belongs; None if it is to be read by itself.
 
-    The claimed one has a series of that study and patient. It is a later part if it has an image
-    that the study lacks; but not if it brings all images of a study that was refused: the file for
-    which that was refused would have both refused.
+    The claimed one has a series of that study and patient; where both were received over the
+    network, maybe another series. It is a later part if it has an image that the study lacks; but
+    not if it brings all images of a study that was refused: the file for which that was refused
+    would have both refused.
 
     It is a repetition if it was received over the network and each of its images is the same file
     as one of the study: some of them at any time, all of them within `RESENT_S` of the report. A
@@ -60,7 +62,10 @@ def earlier_study(record: Record, folders: AgentFolders, store: StudyStore) -> E
     """
     folder = folders.work / record.id / record.name
     files = files_of(folder)
-    series = {f"{image.series_uid} {image.patient_id}" for image in sampled(files)}
+    images = list(sampled(files))
+    series = {f"{image.series_uid} {image.patient_id}" for image in images}
+    if received(folder):
+        series |= {f"study {image.study_uid} {image.patient_id}" for image in images}
     owner = store.parts.owner(series)
     if owner is not None and owner != record.id:
         study = store.get(owner)
@@ -170,9 +175,9 @@ def join(record: Record, folders: AgentFolders, store: StudyStore) -> Record | N
             place = target / file.relative_to(came)
             place.parent.mkdir(parents=True, exist_ok=True)
             move(file, place)
-    sidecar = came / RECEIVED
-    if sidecar.is_file():
-        move(sidecar, target / RECEIVED)
+    for sidecar in came.rglob(RECEIVED):
+        if (place := target / sidecar.relative_to(came)).parent.is_dir():
+            move(sidecar, place)
     if any(path.is_file() for path in own.rglob("*")):
         move(own, folders.done / record.id)
     remove(own)

@@ -28,6 +28,7 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
 MAX_UID = 64
 """Characters of a UID (PS3.5, section 9.1)."""
 _IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_PATIENT = "PatientID"
 _LAST = Tag("SeriesInstanceUID")
 
 
@@ -75,6 +76,7 @@ class Identity:
 
     Attributes:
         offset: where the data set begins, behind the file meta information.
+        patient: PatientID, in whatever characters; empty where there is none.
     """
 
     offset: int
@@ -82,11 +84,15 @@ class Identity:
     instance: str
     study: str
     series: str
+    patient: str = ""
 
     @property
     def folder(self) -> str:
-        """Name of the folder of its series: digits, dots, a dash and a hash of the study."""
-        return f"{self.series}-{hashlib.sha256(self.study.encode()).hexdigest()[:8]}"
+        """Name of the folder of its study: digits, dots, a dash and a hash of the patient.
+
+        Two patients whose studies have the same UID by mistake are not mixed.
+        """
+        return f"{self.study}-{hashlib.sha256(self.patient.encode()).hexdigest()[:8]}"
 
 
 def checked_uid(text: str, name: str) -> str:
@@ -128,7 +134,9 @@ def identify(file: Path) -> Identity:
     except Exception as error:
         text = f"the data set is damaged ({type(error).__name__})"
         raise Refused(Reason.UNREADABLE, text) from None
-    return Identity(offset, *(_uid(data, keyword) for keyword in _IDENTIFIERS))
+    sop_class, instance, study, series = (_uid(data, keyword) for keyword in _IDENTIFIERS)
+    patient = _raw(data, _PATIENT, "latin-1").strip("\0 ")
+    return Identity(offset, sop_class, instance, study, series, patient)
 
 
 def data_set_digest(file: Path, offset: int) -> bytes:
@@ -150,7 +158,7 @@ def _identifiers(head: bytes, syntax: str) -> Dataset:
     """Parse the beginning of a data set; a deflated one is inflated no further than needed."""
     if syntax == DeflatedExplicitVRLittleEndian:
         head = zlib.decompressobj(-zlib.MAX_WBITS).decompress(head, _HEAD_BYTES)
-    tags: list[BaseTag | int] = [Tag(keyword) for keyword in _IDENTIFIERS]
+    tags: list[BaseTag | int] = [Tag(keyword) for keyword in (*_IDENTIFIERS, _PATIENT)]
     return read_dataset(
         BytesIO(head),
         syntax == ImplicitVRLittleEndian,
@@ -161,8 +169,11 @@ def _identifiers(head: bytes, syntax: str) -> Dataset:
 
 
 def _uid(data: Dataset, keyword: str) -> str:
-    """Return a UID; its raw value, because pydicom warns of others with their text."""
+    return checked_uid(_raw(data, keyword, "ascii").rstrip("\0 "), keyword)
+
+
+def _raw(data: Dataset, keyword: str, charset: str) -> str:
+    """Return the raw value as text, because pydicom warns of invalid ones with their text."""
     element = data.get_item(keyword)
     value = b"" if element is None else element.value
-    text = value.decode("ascii", "replace") if isinstance(value, bytes) else ""
-    return checked_uid(text.rstrip("\0 "), keyword)
+    return value.decode(charset, "replace") if isinstance(value, bytes) else ""

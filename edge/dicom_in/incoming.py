@@ -21,7 +21,7 @@ from edge.dicom_in.identity import Identity, Reason, Refused, data_set_digest
 
 MB = 1_000_000
 MAX_INSTANCES = 10_000
-"""Instances of one series that may wait in the inbox, and of one request."""
+"""Instances of one study that may wait in the inbox, and of one request."""
 SOP_CLASSES = frozenset(
     {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
 )
@@ -58,7 +58,7 @@ class Sender:
 
     Attributes:
         again: how many of its images were stored already.
-        missed: whether an instance was refused: its series are not whole.
+        missed: whether an instance was refused: its studies are not whole.
     """
 
     source: Source

@@ -1,9 +1,9 @@
-"""The durable store of received instances: a folder in the inbox for each series.
+"""The durable store of received instances: a folder in the inbox for each study.
 
-An instance is written under a hidden name, synchronised, and renamed into the folder of its series.
-Only then is it acknowledged. The inbox decides as always when a folder is complete. The agent may
-claim a folder at any moment: what comes later begins a new folder of the same name, and joins its
-study.
+In it each series has a folder. An instance is written under a hidden name, synchronised, and
+renamed into the folder of its series. Only then is it acknowledged. The inbox decides as always
+when a folder is complete. The agent may claim a folder at any moment: what comes later begins a new
+folder of the same name, and joins its study.
 """
 
 import json
@@ -38,6 +38,7 @@ from edge.dicom_in.incoming import (
 from edge.folders import DONE, RECEIVED, RESENT_S
 from edge.settings.receive import ReceiveSettings
 from edge.telemetry import Telemetry
+from imaging.dicom.arrival import files_of
 
 RECEIVING = ".receiving"
 """Hidden folder in the inbox with the instances that are not whole yet."""
@@ -49,12 +50,12 @@ log = structlog.get_logger()
 
 
 class ReceiveStep(Enum):
-    """A durable step of an instance, or of its series."""
+    """A durable step of an instance, or of its study."""
 
     WRITTEN = "written"  # its file is synchronised under a hidden name
     STORED = "stored"  # it lies in the folder of its series, which is synchronised
     ACKNOWLEDGED = "acknowledged"  # told before the acknowledgement only; nothing is written
-    COMPLETED = "completed"  # the mark that its series is complete is synchronised
+    COMPLETED = "completed"  # the mark that its study is complete is synchronised
 
 
 class ReceiveMetrics:
@@ -72,14 +73,14 @@ class ReceiveMetrics:
 
 
 @dataclass
-class _Series:
-    """What is remembered of one series.
+class _Study:
+    """What is remembered of one study.
 
     Attributes:
         digests: of the data sets that are stored, by SOP Instance UID.
         instances: how many files are in its folder.
         sender: of all that is in the folder; None if several sent it, or it is not known.
-        source: who its `RECEIVED` names.
+        sources: who the `RECEIVED` of a series names, by its UID.
         used_s: when the last instance came, on the monotonic clock.
     """
 
@@ -87,7 +88,7 @@ class _Series:
     digests: dict[str, bytes] = field(default_factory=dict)
     instances: int = 0
     sender: Sender | None = None
-    source: Source | None = None
+    sources: dict[str, Source] = field(default_factory=dict)
 
 
 class ReceivedStore:
@@ -96,7 +97,7 @@ class ReceivedStore:
     Args:
         free_bytes: returns the free space on the disk of a folder.
         on_step: is called with every durable step, by the thread that takes it.
-        on_complete: is called when a series was marked as complete.
+        on_complete: is called when a study was marked as complete.
     """
 
     def __init__(
@@ -112,15 +113,16 @@ class ReceivedStore:
         self._inbox, self._settings, self._metrics = inbox, settings, metrics
         self._free_bytes, self._on_step, self._on_complete = free_bytes, on_step, on_complete
         self._lock = threading.Lock()
-        self._series: dict[str, _Series] = {}
+        self._studies: dict[str, _Study] = {}
         self._stopping = False
         self._receiving = inbox / RECEIVING
         # what a crash left: the agent's lock on the inbox makes sure that nobody else receives
         remove(self._receiving)
         make_folder(self._receiving)
-        for folder in (path.parent for path in inbox.glob(f"*/{RECEIVED}")):
-            if all(name.startswith(".") for name in os.listdir(folder)):
-                remove(folder)
+        sidecars = list(inbox.glob(f"[!.]*/**/{RECEIVED}"))
+        for study in {inbox / one.relative_to(inbox).parts[0] for one in sidecars}:
+            if not files_of(study):
+                remove(study)
 
     def stop(self) -> None:
         """Begin no instance any more; those that are whole may still be kept."""
@@ -185,8 +187,8 @@ class ReceivedStore:
         The log says how many of its images were stored already.
         """
         with self._lock:
-            for name in [name for name, one in self._series.items() if one.sender is sender]:
-                self._series[name].sender = None
+            for name in [name for name, one in self._studies.items() if one.sender is sender]:
+                self._studies[name].sender = None
                 if complete and not sender.missed:
                     with suppress(OSError):  # it was claimed: the quiet time was shorter
                         self._on_step(ReceiveStep.COMPLETED, False)
@@ -205,9 +207,9 @@ class ReceivedStore:
         What is sent again is stored again, whatever its data set is, and the agent decides.
         """
         with self._lock:
-            if (series := self._series.get(name)) is not None:
-                there = set(os.listdir(folder)) if (folder := self._inbox / name).is_dir() else ()
-                series.digests = {u: d for u, d in series.digests.items() if f"{u}.dcm" in there}
+            if (study := self._studies.get(name)) is not None:
+                there = {path.stem for path in (self._inbox / name).glob("*/*.dcm")}
+                study.digests = {u: d for u, d in study.digests.items() if u in there}
 
     def _require_room(self) -> None:
         limit_mb = self._settings.min_free_mb
@@ -216,11 +218,11 @@ class ReceivedStore:
 
     def _place(self, incoming: Incoming, identity: Identity, sender: Sender) -> None:
         digest = incoming.digest(identity.offset)
-        folder = self._inbox / identity.folder
+        folder = self._inbox / identity.folder / identity.series
         target = folder / f"{identity.instance}.dcm"
         with self._lock:
-            series = self._remembered(identity.folder)
-            known = series.digests.get(identity.instance) or _digest_in(target)
+            study = self._remembered(identity.folder)
+            known = study.digests.get(identity.instance) or _digest_in(target)
             if known is not None and known != digest:
                 text = "the SOP Instance UID is stored with another data set"
                 raise Refused(Reason.CONFLICT, text)
@@ -230,65 +232,66 @@ class ReceivedStore:
                     sync_folder(folder)
                 return
             self._on_step(ReceiveStep.STORED, False)
-            descriptor = self._rename(incoming, target, series, sender)
+            descriptor = self._rename(incoming, target, study, sender)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
         self._on_step(ReceiveStep.STORED, True)
         with self._lock:
-            series.digests[identity.instance] = digest
+            study.digests[identity.instance] = digest
 
-    def _rename(self, incoming: Incoming, target: Path, series: _Series, sender: Sender) -> int:
+    def _rename(self, incoming: Incoming, target: Path, study: _Study, sender: Sender) -> int:
         """Rename the file into its folder; return the open folder, which is to be synchronised.
 
-        The agent may move the folder away between any two steps.
+        The agent may move the folder of the study away between any two steps.
         """
         folder = target.parent
         for _ in range(_TRIES):
             try:
-                is_new = not folder.is_dir()
-                if is_new:
-                    make_folder(folder)
+                if not folder.parent.is_dir():
+                    make_folder(folder.parent)
                     sync_folder(self._inbox)
-                    series.instances, series.sender, series.source = 0, sender, None
-                elif series.sender is not sender:
-                    series.sender = None
-                if series.instances >= MAX_INSTANCES:
-                    text = f"the series has more than {MAX_INSTANCES} instances"
+                    study.instances, study.sender, study.sources = 0, sender, {}
+                elif study.sender is not sender:
+                    study.sender = None
+                if study.instances >= MAX_INSTANCES:
+                    text = f"the study has more than {MAX_INSTANCES} instances"
                     raise Refused(Reason.TOO_MANY, text)
-                if series.source != sender.source:
+                if study.sources.get(folder.name) != sender.source:
+                    make_folder(folder, parents=False)
+                    sync_folder(folder.parent)
                     _write_sidecar(folder, sender.source)
-                    series.source = sender.source
-                return _rename_into(incoming.path, target, series)
+                    study.sources[folder.name] = sender.source
+                return _rename_into(incoming.path, target, study)
             except FileNotFoundError:
                 continue
-        raise Refused(Reason.FAULT, "the folder of the series vanishes again and again")
+        raise Refused(Reason.FAULT, "the folder of the study vanishes again and again")
 
-    def _remembered(self, name: str) -> _Series:
-        """Return what is known of a series; forget those of which nothing came for long."""
+    def _remembered(self, name: str) -> _Study:
+        """Return what is known of a study; forget those of which nothing came for long."""
         now = time.monotonic()
-        if name not in self._series:
-            self._series = {
+        if name not in self._studies:
+            self._studies = {
                 other: one
-                for other, one in self._series.items()
+                for other, one in self._studies.items()
                 if one.sender is not None or now - one.used_s <= RESENT_S
             }
-            total = sum(len(one.digests) for one in self._series.values())
-            for one in sorted(self._series.values(), key=lambda one: one.used_s):
+            total = sum(len(one.digests) for one in self._studies.values())
+            for one in sorted(self._studies.values(), key=lambda one: one.used_s):
                 if total <= MAX_REMEMBERED:
                     break
                 total -= len(one.digests)
                 one.digests.clear()
             # left by an earlier process: who sent it all is not known
-            found = len(list((self._inbox / name).glob("*.dcm")))
-            self._series[name] = _Series(now, instances=found)
-        series = self._series[name]
-        series.used_s = now
-        return series
+            found = len(list((self._inbox / name).glob("*/*.dcm")))
+            self._studies[name] = _Study(now, instances=found)
+        study = self._studies[name]
+        study.used_s = now
+        return study
 
 
-def _rename_into(file: Path, target: Path, series: _Series) -> int:
+def _rename_into(file: Path, target: Path, study: _Study) -> int:
     """Rename the file, and return the open folder in which it lies now.
 
     Raises:
@@ -300,13 +303,13 @@ def _rename_into(file: Path, target: Path, series: _Series) -> int:
     except OSError:
         os.close(folder)
         raise
-    series.instances += 1
+    study.instances += 1
     if not _lies_in(target.name, folder):  # the folder was moved away, and made again by another
         os.close(folder)
         try:
             folder = os.open(target.parent, os.O_RDONLY)
         except FileNotFoundError as error:
-            raise Refused(Reason.FAULT, "the folder of the series was moved away") from error
+            raise Refused(Reason.FAULT, "the folder of the study was moved away") from error
     return folder
 
 

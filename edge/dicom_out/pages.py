@@ -191,6 +191,7 @@ def _content(report: Report, pictures: Mapping[str, bytes]) -> Iterator[Flowable
         "Changes since the first version": [
             f"Version {one.version}, {one.kind.value}: {one.text}" for one in report.changes
         ],
+        "Series not read": list(report.other_series),
         "Models": [f"{role}: {model}" for role, model in report.models.items()],
     }
     for title, lines in sections.items():

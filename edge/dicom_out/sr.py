@@ -283,6 +283,7 @@ def _texts(report: Report) -> ContainerContentItem:
         *((terms.LIMITATION, one.text) for one in report.limitations),
         *((terms.CHANGE, f"version {one.version}: {one.text}") for one in report.changes),
         (terms.COVERAGE, coverage_text(report)),
+        *((terms.COMMENT, f"Series not read: {one}") for one in report.other_series),
         (terms.COMMENT, provisional if report.status is Status.PROVISIONAL else ""),
     ]
     item = ContainerContentItem(

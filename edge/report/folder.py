@@ -153,11 +153,11 @@ def _may_replace(job: Job, study: Study | None, *, overwrite: bool) -> str:
 def _same_study(older: dict[str, Any], source: Path, study: Study | None) -> str:
     """Return why the older report is of the same study, empty where it is not."""
     known = older.get("study") or {}
-    if study and study.header.study_uid and known.get("study_uid"):
+    if study and study.header.study_uid and known.get("study_uid") and older.get("series_uid"):
         before = older.get("series_uid"), known["study_uid"], known.get("patient_id")
         now = study.volume.series_uid, study.header.study_uid, study.header.patient_id
         return "same series" if before == now else ""
-    # a volume file and a refused study have no UIDs; an array has no path either
+    # a volume file has no UIDs, and a refused study no series; an array has no path either
     path = Path(str(older.get("source") or ""))
     same_path = source.exists() and os.path.realpath(path) == os.path.realpath(source)
     return "same source" if same_path else ""

@@ -126,8 +126,8 @@ class ReceiveSettings(Table):
         min_free_mb: space in megabytes that stays free on the inbox's disk.
         timeout_s: longest silence within an association or a request, and longest time for one PDU.
             A connection has half of it until it requests an association.
-        complete_at_end: whether a series is complete when the association or the request that sent
-            all of it ends. Only for senders that send a series at once.
+        complete_at_end: whether a study is complete when the association or the request that sent
+            all of it ends. Only for senders that send a study at once.
     """
 
     dicom: DicomReceiveSettings = Field(default_factory=DicomReceiveSettings)

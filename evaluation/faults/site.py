@@ -149,8 +149,7 @@ class Site:
             image = dcmread(file)
             del image.RescaleSlope
             image.save_as(file)
-        series = str(dcmread(files[0], stop_before_pixels=True).SeriesInstanceUID)
-        name = Identity(0, "", "", header.study_uid, series).folder
+        name = Identity(0, "", "", header.study_uid, "", header.patient_id).folder
         study = Study(
             set(), name, usable, event=event, step=step, when=when, study_uid=header.study_uid
         )

@@ -180,7 +180,7 @@ def senders(
                 acknowledged += _taken(endpoints["http" if by_http else "dicom"], series, by_http)
                 sent.append(series)
                 sizes_mb.append(resident_mb(agent.process.pid))
-        outs = [agent.out(one.study_uid, one.series_uid) for one in sent]
+        outs = [agent.out(one.study_uid, one.patient_id) for one in sent]
         agent.process.wait_until(
             lambda: all((out / "report.json").is_file() for out in outs), "answer", READ_S
         )

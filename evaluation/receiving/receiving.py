@@ -100,7 +100,7 @@ def send(agent: Agent, series: Series) -> Path:
     """Send files by C-STORE; return the folder of the report."""
     if not send_files(agent.endpoint, series.files):
         raise agent.process.failed("refused an image")
-    return agent.out(series.study_uid, series.series_uid)
+    return agent.out(series.study_uid, series.patient_id)
 
 
 WAYS = {FOLDER: put, DICOM: send}
@@ -222,7 +222,7 @@ def _send_all(
     def scan(number: int) -> None:
         study, folder = studies[number], work / "scanner" / f"{number}"
         series = copied(files, folder)
-        study.out = agent.out(series.study_uid, series.series_uid)
+        study.out = agent.out(series.study_uid, series.patient_id)
         stop.wait(max(0.0, study.ready_s - time.monotonic()))
         sent_s = time.monotonic()
         while not stop.is_set() and not send_files(agent.endpoint, series.files):

@@ -27,11 +27,11 @@ Endpoint = tuple[str, int]
 
 @dataclass(frozen=True)
 class Series:
-    """The files of a series, and its UIDs."""
+    """The files of a series, and whose it is."""
 
     files: tuple[Path, ...]
     study_uid: str
-    series_uid: str
+    patient_id: str
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,15 @@ def copied(files: Sequence[Path], folder: Path) -> Series:
     """Write files into a new folder as another series, of another study and patient."""
     folder.mkdir(parents=True)
     study, series, copies = generate_uid(), generate_uid(), []
+    patient = str(study[-16:])
     for number, file in enumerate(files):
         image = dcmread(file)
-        image.PatientID = study[-16:]
+        image.PatientID = patient
         image.StudyInstanceUID, image.SeriesInstanceUID = study, series
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         copies.append(folder / f"{number:05d}.dcm")
         image.save_as(copies[-1])
-    return Series(tuple(copies), str(study), str(series))
+    return Series(tuple(copies), str(study), patient)
 
 
 def send(

@@ -6,9 +6,11 @@ A file that is no DICOM image tells nothing here; reading the study refuses it i
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import groupby
 from pathlib import Path
 
 from pydicom import Dataset
@@ -29,7 +31,10 @@ _MAX_DIRECTORY_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class Arrived:
-    """One image that has arrived; ``announced`` is the number of images that belong to it, or 0."""
+    """One image that has arrived.
+
+    ``announced`` is the number of images that belong to it, or 0; ``of_study``: to its study.
+    """
 
     file: Path
     patient_id: str
@@ -37,6 +42,7 @@ class Arrived:
     series_uid: str
     image_uid: str
     announced: int
+    of_study: bool = False
 
 
 def arrived(study: Path) -> Iterator[Arrived]:
@@ -53,10 +59,18 @@ def files_of(study: Path) -> list[Path]:
 
 
 def missing_images(study: Path) -> int:
-    """Return how many images of a folder are still to come, as the first of them announces it."""
-    files = files_of(study)
-    first = next(filter(None, map(look, files)), None)
-    return 0 if first is None else max(0, first.announced - len(files))
+    """Return how many images of a study are still to come, as the first of each folder announces.
+
+    All images of a folder count for the series of its first one.
+    """
+    files, firsts, there = files_of(study), list[Arrived](), Counter[str]()
+    for _, group in groupby(files, key=lambda file: file.parent):
+        beside = list(group)
+        if (first := next(filter(None, map(look, beside)), None)) is not None:
+            firsts.append(first)
+            there[first.series_uid] += len(beside)
+    counts = [len(files) if one.of_study else there[one.series_uid] for one in firsts]
+    return max([0, *(one.announced - n for one, n in zip(firsts, counts, strict=True))])
 
 
 def look(file: Path) -> Arrived | None:
@@ -75,7 +89,9 @@ def look(file: Path) -> Arrived | None:
         return None
     if not (series and image):
         return None
-    return Arrived(file, patient, study, series, image, next(filter(None, numbers), 0))
+    announced = next(filter(None, numbers), 0)
+    # the number of the study is the last one
+    return Arrived(file, patient, study, series, image, announced, not any(numbers[:-1]))
 
 
 def head_of(file: Path, keywords: tuple[str, ...]) -> Dataset:

@@ -17,7 +17,7 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 
 from imaging.dicom.scan import Pixels, plain_texts, scan
-from imaging.errors import UnreadableFile, is_machine_fault
+from imaging.errors import StudyError, UnreadableFile, is_machine_fault
 from imaging.files import not_plain, open_plain, special_kind
 from imaging.volume import FloatArray
 
@@ -81,7 +81,10 @@ MAX_DEPTH = 64
 
 @dataclass(frozen=True, eq=False)
 class Instance:
-    """One image as its header describes it; ``frame`` is its index inside its file."""
+    """One image as its header describes it; ``frame`` is its index inside its file.
+
+    With ``damage`` its series cannot be read; what lies behind it may not be known.
+    """
 
     file: Path
     data: Dataset
@@ -90,6 +93,7 @@ class Instance:
     pixels: Pixels | None = None
     values: Mapping[int, tuple[str, bytes]] | None = None
     _texts: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    damage: StudyError | None = None
 
     def text(self, keyword: str) -> str:
         """Return the value as stripped text, several joined by a backslash; empty if absent."""

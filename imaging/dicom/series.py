@@ -13,7 +13,14 @@ from pydicom import Dataset
 
 from imaging.dicom.header import Instance, names_of
 from imaging.dicom.stack import DUPLICATE_MM, Stack, slice_of, stack_of
-from imaging.errors import IrregularGeometry, NotCt, SeriesNotFound, StudyError, UnreadableFile
+from imaging.errors import (
+    IrregularGeometry,
+    NotCt,
+    OnlyLocalizer,
+    SeriesNotFound,
+    StudyError,
+    UnreadableFile,
+)
 from imaging.selection import Preference
 
 MAX_FRAMES = 4096
@@ -29,6 +36,7 @@ _NOT_SLICES = {
     *("LOCALIZER", "SCOUT", "MIP", "MAX_IP", "MIN_IP", "MINIP", "MAXIP", "VRT", "VOLREN"),
     *("PROJECTION", "SCREEN", "SCREENSHOT", "DOSE"),
 }
+_LOCALIZER = "localizer, not slices"
 _REFORMATTED = {"MPR", "REFORMATTED", "RESAMPLED"}
 NOT_REQUESTED = "not requested"
 _CT_CLASSES = {"", *(f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("2", "2.1", "2.2"))}
@@ -112,8 +120,7 @@ class Choice:
 def group(images: Iterable[Instance]) -> list[Series]:
     """Group images into series; images that are not slices of CT form series of their own.
 
-    Raises:
-        NotCt: one series mixes CT with another modality.
+    A series that mixes CT with another modality is damaged.
     """
     groups: dict[tuple[str, str], list[Instance]] = {}
     for image in images:
@@ -121,10 +128,12 @@ def group(images: Iterable[Instance]) -> list[Series]:
         groups.setdefault(key, []).append(image)
     series = [Series(uid, tuple(found), unfit) for (uid, unfit), found in groups.items()]
     ct = {s.uid for s in series if s.first.text("Modality") == "CT"}
-    for one in series:
-        if one.uid in ct and one.first.text("Modality") != "CT":
-            reason = f"{one.unfit}, but other images of its series are: send only CT images"
-            raise NotCt(reason, one.first.file)
+    mixed = {s.uid: s for s in series if s.uid in ct and s.first.text("Modality") != "CT"}
+    for at, one in enumerate(series):
+        if (other := mixed.get(one.uid)) is not None:
+            reason = f"{other.unfit}, but other images of its series are: send only CT images"
+            damaged = replace(one.first, damage=NotCt(reason, other.first.file))
+            series[at] = replace(one, images=(damaged, *one.images[1:]), unfit="")
     return series
 
 
@@ -212,12 +221,15 @@ def choose(
     Raises:
         StudyError: no series makes a volume; the error is that of the largest.
         NotCt: there is no CT series, or there are CT series of several patients.
+        OnlyLocalizer: there is nothing but localizer images.
     """
     fit = [s for s in series if not s.unfit]
     if not fit:
         found = "; ".join(f"{s}: {s.unfit}" for s in series)
         images = [image for one in series for image in one.images]
         file = images[0].file if len(images) == 1 else folder
+        if all(s.unfit == _LOCALIZER for s in series):
+            raise OnlyLocalizer(f"only {found}: the chest CT series has not come", file)
         raise NotCt(f"no CT slices, only {found}: send the chest CT series", file)
     _require_one_patient(fit, folder)
     # what makes no volume is set aside with its reason; pixels are read only if a choice is left
@@ -225,6 +237,7 @@ def choose(
     failures: dict[Series, StudyError] = {}
     for one in fit:
         try:
+            _require_readable(one)
             _require_one_source(one)
             slices = [slice_of(frame) for image in one.images for frame in frames_of(image)]
             stacks[one] = stack_of(slices, folder)
@@ -240,7 +253,8 @@ def choose(
     if not stacks:
         raise failures[max(failures, key=lambda s: len(s.images))]
     best, passed_over = _ranked(stacks, extents)
-    reasons = {s: s.unfit for s in series if s.unfit} | {s: str(e) for s, e in failures.items()}
+    reasons = {s: s.unfit for s in series if s.unfit}
+    reasons |= {s: f"{e.file.name}: {e.reason}" for s, e in failures.items()}
     lines = tuple(f"{s}: {reason}" for s, reason in (reasons | passed_over).items())
     return Choice(best, stacks[best], lines, len(stacks) - 1)
 
@@ -300,7 +314,8 @@ def _unfit(image: Instance) -> str:
     if (sop_class := image.text("SOPClassUID")) not in _CT_CLASSES:
         return f"not a CT image (SOP class {sop_class})"
     if words := _NOT_SLICES & {*image.texts("ImageType"), *_words(image.text("ImageType"))}:
-        return f"{min(words).lower()}, not slices"
+        is_localizer = words <= {"LOCALIZER", "SCOUT"}
+        return _LOCALIZER if is_localizer else f"{min(words).lower()}, not slices"
     if (unit := image.text("RescaleType").upper()) not in ("", "US", "HU", "HU_MOD"):
         return f"values are {unit}, not HU"
     return ""
@@ -326,6 +341,12 @@ def _require_one_patient(fit: Sequence[Series], folder: Path) -> None:
                 f"{keyword} is empty, and its study is not that of {named[0].file.name}: it may"
             )
             raise NotCt(f"{reason} be of another patient, send one patient a folder", image.file)
+
+
+def _require_readable(one: Series) -> None:
+    """Require that no file of a series is damaged: what it shows would be missing."""
+    for damage in filter(None, (image.damage for image in one.images)):
+        raise damage
 
 
 def _require_one_source(one: Series) -> None:

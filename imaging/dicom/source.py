@@ -40,9 +40,10 @@ _TAGS = tuple(Tag(keyword) for keyword in SOURCE_KEYWORDS)
 _CHARSET = Tag("SpecificCharacterSet")
 
 
-def source_headers(images: Sequence[Instance]) -> bytes:
+def source_headers(images: Sequence[Instance], *, of_order: bool = True) -> bytes:
     """Return the headers of these images as compressed JSON; empty where there are too many.
 
+    ``of_order``: what names the order is among them, for which a file is read again.
     ``shared`` are the attributes of the first image; each of ``images`` has what differs in it.
     What is damaged, private or long is left out. Text is UTF-8, whatever it was in the files.
     """
@@ -53,22 +54,12 @@ def source_headers(images: Sequence[Instance]) -> bytes:
             if keyword in first:
                 items = [_macros(item) for item in first[keyword].value]
                 shared[Tag(keyword).json_key] = {"vr": "SQ", "Value": items}
-        shared |= _order(images[0])
+        shared |= _order(images[0]) if of_order else {}
         own = [_to_json(image.data, _differing(image.data, first)) for image in images]
     values = {"format": FORMAT, "shared": shared, "images": own}
     text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
     data = gzip.compress(text.encode("utf-8", "replace"), 4, mtime=0)
     return data if len(data) <= MAX_HEADERS else b""
-
-
-def source_headers_of_one(images: Sequence[Instance]) -> bytes:
-    """Return the header of one CT image of a study that was refused; empty where that is not sure.
-
-    All images must be of one patient and one study: nothing may be said of another patient.
-    """
-    known = {(image.text("PatientID"), image.text("StudyInstanceUID")) for image in images}
-    ct = [image for image in images if image.text("Modality") == "CT"]
-    return source_headers(ct[:1]) if ct and len(known) == 1 else b""
 
 
 def _order(image: Instance) -> dict[str, Any]:

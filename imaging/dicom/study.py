@@ -14,7 +14,7 @@ from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from imaging.continuity import require_continuous
 from imaging.coverage import coverage_of
-from imaging.dicom.arrival import head_of, listed_images
+from imaging.dicom.arrival import files_of, head_of, listed_images
 from imaging.dicom.header import ANNOUNCED, HEADER_KEYWORDS, Instance, names_of, read_instance
 from imaging.dicom.layout import require_hu
 from imaging.dicom.pixels import decoded
@@ -31,13 +31,14 @@ from imaging.dicom.series import (
     other_body_part,
     preferred,
 )
-from imaging.dicom.source import source_headers, source_headers_of_one
+from imaging.dicom.source import source_headers
 from imaging.dicom.stack import Stack
 from imaging.errors import NoLung, StudyError, UnreadableFile, is_machine_fault
 from imaging.files import open_plain
 from imaging.lungs import find_lungs
 from imaging.selection import SelectSeries, SeriesSummary
 from imaging.volume import (
+    Geometry,
     ImageRef,
     Limitation,
     LimitationKind,
@@ -72,23 +73,19 @@ def read_series(
     # with the file's name.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pydicom")
-        found = map(read_instance, files)
+        found = map(_read_header, files)
         images = [i for i in found if i.text("SOPClassUID") != MediaStorageDirectoryStorage]
         if not images:
             reason = "no images, only a DICOM directory: give the folder of the images"
             raise UnreadableFile(reason, folder)
         images, copies = _without_copies(images, only)
-        try:
-            series = _requested(group(images), only)
-            if select is not None:
-                series = preferred(series, select(tuple(map(summary_of, series))))
-            if request:
-                series = only_requested(series, request, folder)
-            series = [part for one in series for part in by_acquisition(one, folder)]
-            choice, volume = _read_chest(series, folder)
-        except StudyError as error:
-            error.headers = partial(source_headers_of_one, images)
-            raise
+        series = _requested(group(images), only)
+        if select is not None:
+            series = preferred(series, select(tuple(map(summary_of, series))))
+        if request:
+            series = only_requested(series, request, folder)
+        series = [part for one in series for part in by_acquisition(one, folder)]
+        choice, volume = _read_chest(series, folder)
         ignored = (f"exact copies of other files, ignored: {names_of(copies)}",) if copies else ()
         return Study(
             volume,
@@ -109,13 +106,54 @@ def peek(file: Path) -> SeriesSummary | None:
     It costs little time and memory whatever the file holds. Enhanced CT states the thickness of its
     slices further back.
     """
+    found = _peeked(file)
+    return found and found[1]
+
+
+def refused_study(source: Path) -> Study | None:
+    """Return what the first bytes of its files say of a study that was not read, without voxels.
+
+    None where they do not say whose it is, or name several patients or studies.
+    """
+    patients, names, studies = set[str](), set[str](), set[str]()
+    best: tuple[Instance, SeriesSummary] | None = None
+    for found in filter(None, map(_peeked, files_of(source) or [source])):
+        header = found[1].header
+        patients.add(header.patient_id)
+        names.add(header.patient_name)
+        studies.add(header.study_uid)
+        if best is None or (best[1].unfit and not found[1].unfit):
+            best = found
+    # an empty one is that of the other images of its study, as when it is read
+    several = len((patients if any(patients) else names) - {""}) > 1 or len(studies) > 1
+    if best is None or several:
+        return None
+    empty = Volume(np.empty((0, 0, 0), np.int16), Geometry())
+    # only the first bytes, whatever the file holds
+    headers = partial(source_headers, [best[0]], of_order=False) if all(studies) else None
+    return Study(empty, source, best[1].header, headers=headers)
+
+
+def _read_header(file: Path) -> Instance:
+    """Read the header of a file; of one that is damaged what lies before, if that is a series."""
+    try:
+        return read_instance(file)
+    except UnreadableFile as error:
+        head = _peeked(file)
+        if head is None or not head[1].uid:
+            raise
+        return replace(head[0], damage=error)
+
+
+def _peeked(file: Path) -> tuple[Instance, SeriesSummary] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             data = head_of(file, HEADER_KEYWORDS)
             if not data.get("SOPClassUID"):
                 return None
-            return summary_of(group([Instance(file, data)])[0])
+            head = Instance(file, data)
+            return head, summary_of(group([head])[0])
     # pydicom promises no set of exceptions for damaged files
     except Exception as error:
         if is_machine_fault(error):
@@ -196,7 +234,8 @@ def _read_chest(series: Sequence[Series], folder: Path) -> tuple[Choice, Volume]
             if not choice.alternatives:
                 raise
             damaged = choice.series
-            series = [replace(s, unfit=str(error)) if s is damaged else s for s in series]
+            why = f"{error.file.name}: {error.reason}"
+            series = [replace(s, unfit=why) if s is damaged else s for s in series]
 
 
 def _lung_extent(stack: Stack) -> LungExtent:

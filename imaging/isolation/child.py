@@ -134,7 +134,7 @@ def _read(
         _send_headers(connection, headers)
     except StudyError as error:
         _send_error(connection, error)
-        _send_headers(connection, headers or error.headers)
+        _send_headers(connection, headers)
     except BaseException as error:  # whatever it is: it is reported, and the child ends
         if is_out_of_memory(error):
             _send_no_memory(connection, path, memory_bytes)

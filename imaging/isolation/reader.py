@@ -174,7 +174,6 @@ class IsolatedReader:
             if "error" in answer:
                 error = _study_error(**answer["error"])
                 self._volume = None
-                error.headers = partial(self._headers, path, self._file)
                 raise error
         except (UnexpectedData, ValueError, TypeError, KeyError) as error:
             self._stop()

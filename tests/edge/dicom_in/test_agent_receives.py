@@ -242,4 +242,4 @@ def test_a_refused_series_that_is_sent_again_changed_is_read_again(tmp_path: Pat
     (kept,) = (tmp_path / "state_dir" / "quarantine").glob(
         f"{rejections(tmp_path)[1].fields['study_key']}/study/*"
     )
-    assert len(list(kept.glob("*.dcm"))) == 12
+    assert len(list(kept.rglob("*.dcm"))) == 12

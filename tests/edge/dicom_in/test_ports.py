@@ -64,7 +64,7 @@ def test_a_series_is_stored_and_counted_with_its_sender_beside_it(door: Door, po
 
 def test_a_duplicate_is_success_and_another_data_set_is_not(door: Door, port: Port) -> None:
     first, second = new_images()
-    codes = door.send(port, first, first, changed(first, PatientID="P2"), second)
+    codes = door.send(port, first, first, changed(first, KVP=99), second)
     assert codes == [0, 0, 0x0111, 0]
     assert sorted(port.files([first])) == names([first, second])
     assert on_their_way(port.inbox) == []

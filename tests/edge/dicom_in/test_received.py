@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -62,20 +63,35 @@ def refusal(store: ReceivedStore, *how: object) -> Reason:
     return refused.value.reason
 
 
-def test_series_of_one_uid_in_two_studies_have_two_folders(
-    inbox: Path, store: ReceivedStore
+@pytest.mark.parametrize(
+    ("attributes", "folders"),
+    [
+        ({"SeriesInstanceUID": "1.2.3"}, 1),
+        ({"StudyInstanceUID": "1.2.3"}, 2),
+        ({"PatientID": "P2"}, 2),
+        ({"PatientID": ""}, 2),
+        ({"PatientID": "P1 "}, 1),
+    ],
+)
+def test_a_study_of_a_patient_has_a_folder(
+    inbox: Path, store: ReceivedStore, attributes: dict[str, str], folders: int
 ) -> None:
+    """Of two patients whose studies have one UID by mistake none is mixed with the other."""
     put(store, IMAGES[0])
-    put(store, changed(IMAGES[0], StudyInstanceUID="1.2.3", SOPInstanceUID="1.2.3.4"))
-    assert len(received(inbox)) == 2
+    put(store, changed(IMAGES[0], SOPInstanceUID="1.2.3.4", **attributes))
+    assert len(received(inbox)) == folders
 
 
 def test_the_sidecar_says_who_sent_the_series_and_is_no_file_of_the_study(
     inbox: Path, store: ReceivedStore
 ) -> None:
     put(store, IMAGES[0])
+    put(store, changed(IMAGES[1], SeriesInstanceUID="1.2.3"), Sender(replace(SOURCE, caller="B")))
     (name,) = received(inbox)
-    values = json.loads((inbox / name / ".received.json").read_text())
+    other = json.loads((inbox / name / "1.2.3" / ".received.json").read_text())
+    assert other["calling_ae"] == "B"
+    sidecar = inbox / name / IMAGES[0].SeriesInstanceUID / ".received.json"
+    values = json.loads(sidecar.read_text())
     assert datetime.fromisoformat(values.pop("first")) <= datetime.now(UTC)
     assert values == {
         "way": "dicom",
@@ -84,7 +100,7 @@ def test_the_sidecar_says_who_sent_the_series_and_is_no_file_of_the_study(
         "peer": "10.1.2.3",
     }
     before = inspect_entry(inbox, name, set(os.listdir(inbox))).fingerprint
-    (inbox / name / ".received.json").write_text("{}")
+    sidecar.write_text("{}")
     assert inspect_entry(inbox, name, set(os.listdir(inbox))).fingerprint == before
 
 
@@ -106,12 +122,12 @@ def test_the_same_instance_again_is_success_without_a_second_file(
 ) -> None:
     """Also after a restart; other data under its UID is refused, and the first stays."""
     put(store, IMAGES[0])
-    (file,) = inbox.glob("*/*.dcm")
+    (file,) = inbox.glob("*/*/*.dcm")
     before = file.stat()
     for again in (store, store_in(inbox)):
         put(again, IMAGES[0])
-        assert refusal(again, changed(IMAGES[0], PatientID="P2")) is Reason.CONFLICT
-        assert [*inbox.glob("*/*.dcm")] == [file]
+        assert refusal(again, changed(IMAGES[0], KVP=99)) is Reason.CONFLICT
+        assert [*inbox.glob("*/*/*.dcm")] == [file]
         assert file.stat().st_ino == before.st_ino
         assert on_their_way(inbox) == []
 
@@ -152,11 +168,10 @@ def test_a_folder_that_is_claimed_at_any_moment_loses_no_instance(
 
     monkeypatch.setattr(module, "_rename_into", rename_into)
     put(store, IMAGES[1])
-    found = {*os.listdir(tmp_path / "claimed"), *(f for fs in received(inbox).values() for f in fs)}
-    assert set(files_of(IMAGES[:2])) <= found
+    assert set(files_of(IMAGES[:2])) <= {path.name for path in tmp_path.rglob("*.dcm")}
 
 
-def test_a_series_with_too_many_instances_is_refused(
+def test_a_study_with_too_many_instances_is_refused(
     inbox: Path, store: ReceivedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_INSTANCES", 3)
@@ -207,8 +222,9 @@ def test_what_a_crash_left_is_removed_at_the_next_start(inbox: Path, store: Rece
     half.write_bytes(b"half")
     assert on_their_way(inbox) == [half.name]
     put(store, IMAGES[0])
-    (inbox / "1.2.3-00000000").mkdir()
-    (inbox / "1.2.3-00000000" / ".received.json").write_text("{}")
+    for empty in ("1.2.3-00000000/1.2.4", "1.2.4-00000000"):  # the second as earlier versions did
+        (inbox / empty).mkdir(parents=True)
+        (inbox / empty / ".received.json").write_text("{}")
     store_in(inbox)
     assert on_their_way(inbox) == []
     assert list(received(inbox).values()) == [files_of(IMAGES[:1])]
@@ -270,5 +286,5 @@ def test_a_deflated_data_set_is_inflated_no_further_than_needed(
     content = file_of(image)
     assert len(content) < 1 << 20
     put(store, content)
-    (file,) = inbox.glob("*/*.dcm")
+    (file,) = inbox.glob("*/*/*.dcm")
     assert identify(file).series == image.SeriesInstanceUID

@@ -8,7 +8,7 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from imaging.dicom.source import read_source_headers
-from imaging.errors import IncompleteSeries
+from imaging.dicom.study import refused_study
 from imaging.read import read_study
 from tests.imaging.small_ct import SmallCt
 
@@ -103,23 +103,36 @@ def test_a_thousand_images_take_little_room(tmp_path: Path) -> None:
     assert all(len(image) <= 4 for image in json.loads(gzip.decompress(data))["images"])
 
 
-def test_a_refused_study_keeps_the_header_of_one_image(tmp_path: Path) -> None:
-    SmallCt(count=12).write(tmp_path)[5].unlink()
-    with pytest.raises(IncompleteSeries) as refused:
-        read_study(tmp_path)
-    assert refused.value.headers is not None
-    (kept,) = read_source_headers(refused.value.headers())
-    assert kept.PatientID == "P1"
-
-
-def test_of_several_studies_nothing_is_kept(tmp_path: Path) -> None:
-    """It would not be known to which of them the refusal belongs."""
+@pytest.mark.parametrize(
+    ("attributes", "is_known"),
+    [
+        ({}, True),
+        ({"PatientID": ""}, True),  # some scanners leave it empty in single images
+        ({"PatientID": "P2"}, False),
+        ({"StudyInstanceUID": "1.2.9"}, False),
+        ({"StudyInstanceUID": "1.2.9", "Modality": "MR"}, False),
+    ],
+)
+def test_a_refused_study_keeps_the_header_of_one_image_if_it_is_sure_whose_it_is(
+    tmp_path: Path, attributes: dict[str, object], is_known: bool
+) -> None:
     SmallCt(count=2).write(tmp_path / "a")
-    SmallCt(count=2, series="2", attributes={"StudyInstanceUID": "1.2.9"}).write(tmp_path / "b")
-    with pytest.raises(IncompleteSeries) as refused:
-        read_study(tmp_path)
-    assert refused.value.headers is not None
-    assert refused.value.headers() == b""
+    SmallCt(count=2, series="2", attributes=attributes).write(tmp_path / "b")
+    (tmp_path / "notes.txt").write_text("no image")
+    study = refused_study(tmp_path)
+    assert (study is not None) == is_known
+    if study is not None:
+        assert study.header.patient_id == "P1"
+        assert study.headers is not None
+        (kept,) = read_source_headers(study.headers())
+        assert kept.PatientID == "P1"
+
+
+def test_of_a_study_without_uid_the_patient_is_told_and_no_header_kept(tmp_path: Path) -> None:
+    SmallCt(count=2, attributes={"StudyInstanceUID": ""}).write(tmp_path)
+    study = refused_study(tmp_path)
+    assert study is not None
+    assert (study.header.patient_id, study.headers) == ("P1", None)
 
 
 @pytest.mark.parametrize(

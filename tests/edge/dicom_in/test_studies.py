@@ -1,0 +1,276 @@
+"""A study of several series is sent as scanners do it, and gets one report."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from threading import Barrier, Thread
+from typing import Any
+
+import pytest
+from pydicom import Dataset, dcmread
+from pynetdicom import AllStoragePresentationContexts
+
+from edge.dicom_out.deliver import made_objects
+from edge.escalation.client import NoSecondReader
+from edge.folders import DONE
+from edge.job import Job
+from edge.pipeline import StudyResult, read_and_report
+from edge.store.pending import PersistPending
+from imaging.read import read_study
+from tests.dicom_peers import Pacs
+from tests.edge.builders import HandClock, pending_pipeline
+from tests.edge.dicom_in.senders import ANYWHERE, DICOM, Port, body, changed, file_of, items, post
+from tests.edge.dicom_in.test_agent_receives import receiving_in, reports_of
+from tests.edge.dicom_out.sites import pacs_at
+from tests.edge.running_agent import running, wait_until
+from tests.imaging.small_ct import SmallCt
+
+# pynetdicom drops the socket of a connection that failed without closing it
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+OF_STUDY = {"StudyDate": "20260301", "AccessionNumber": "A12", "PatientBirthDate": ""}
+LOCALIZER = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
+
+
+def series(
+    number: int, description: str, count: int, spacing_mm: float, **attributes: Any
+) -> list[Dataset]:
+    orientation = attributes.pop("orientation", (1, 0, 0, 0, 1, 0))
+    step = attributes.pop("step_mm", None)
+    given = OF_STUDY | {"SeriesNumber": number} | attributes
+    return SmallCt(
+        count, spacing_mm, str(number), description, orientation, step, attributes=given
+    ).images()
+
+
+THIN = series(2, "thin", 48, 1.25, ConvolutionKernel="B30f")
+THICK = series(3, "thick", 12, 5.0, ConvolutionKernel="B30f")
+CORONAL = series(4, "coronal", 12, 2.0, orientation=(1, 0, 0, 0, 0, -1), step_mm=(0, 2, 0),
+                 ImageType=["DERIVED", "SECONDARY", "MPR"])  # fmt: skip
+SCOUT = series(1, "scout", 2, 1.0, **LOCALIZER)
+SHARP = series(5, "sharp", 48, 1.25, ConvolutionKernel="B70f")
+ALL = [*THIN, *THICK, *CORONAL, *SCOUT, *SHARP]
+
+
+def read_files(job: Job, persist: PersistPending) -> StudyResult:
+    """A pipeline that reads the files, and finds the same in each study."""
+    pipeline = replace(pending_pipeline(NoSecondReader()), read=read_study)
+    return read_and_report(replace(pipeline, persist_pending=persist), job)
+
+
+class Place:
+    """An agent with a port for each way, an archive, and a clock."""
+
+    def __init__(self, root: Path, ports: Sequence[Port], pacs: Pacs, clock: HandClock) -> None:
+        self.root, self.ports, self.pacs, self.clock = root, ports, pacs, clock
+
+    def send(self, images: Sequence[Dataset], **how: Any) -> None:
+        assert set(DICOM.send(self.ports[0], *images, **how)) == {0}
+
+    def rest(self) -> list[dict[str, Any]]:
+        """Let time pass until all that came is read; return the reports."""
+
+        def is_idle() -> bool:
+            self.clock.sleep(0.5)
+            left = [p for p in (self.root / "inbox").iterdir() if not p.name.startswith(".")]
+            return not left and not any((self.root / "state_dir" / "work").iterdir())
+
+        wait_until(is_idle)
+        return reports_of(self.root)
+
+    def objects(self, version: int) -> dict[str, Dataset]:
+        """The objects of a version of the only report, once the archive has them."""
+        folder = self.root / "outbox" / self.out.name / "dicom" / f"v{version}"
+        wait_until(lambda: folder.is_dir())
+        found = {file.stem: dcmread(file) for file in folder.glob("*.dcm")}
+        uids = {str(one.SOPInstanceUID) for one in found.values()}
+        wait_until(lambda: uids <= set(self.pacs.received))
+        return found
+
+    @property
+    def out(self) -> Path:
+        (out,) = [path.parent for path in self.root.glob("outbox/*/report.json")]
+        return out
+
+
+@contextmanager
+def place(root: Path, read: Any = read_files, **values: Any) -> Iterator[Place]:
+    clock = HandClock()
+    with Pacs().running(contexts=AllStoragePresentationContexts) as pacs:
+        on = {"receive__stow__address": ANYWHERE, "targets": (pacs_at(pacs.port),), **values}
+
+        def ports() -> list[Port]:
+            found = [line for line in lines if line["event"].startswith("receiving by")]
+            return [Port(line["address"]) for line in found]
+
+        parts = {"read": read, "clock": clock, "make_objects": made_objects}
+        with running(receiving_in(root, **on), **parts) as lines:
+            wait_until(lambda: len(ports()) == 2)
+            yield Place(root, ports(), pacs, clock)
+
+
+def texts(data: Dataset) -> list[str]:
+    own = [str(data.TextValue)] if "TextValue" in data else []
+    return own + [text for item in data.get("ContentSequence", []) for text in texts(item)]
+
+
+def assert_read(report: dict[str, Any], unread: Sequence[str]) -> None:
+    assert report["status"] == "final"
+    thin = (THIN[0].SeriesInstanceUID, SHARP[0].SeriesInstanceUID)
+    assert report["series_uid"] in thin
+    assert sorted(one.split("'")[1] for one in report["other_series"]) == sorted(unread)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_five_series_in_random_order_with_pauses_have_one_report(tmp_path: Path, seed: int) -> None:
+    """Over ten minutes: each pause is longer than the quiet time, so that versions follow."""
+    images = random.Random(seed).sample(ALL, len(ALL))
+    cuts = [0, 30, 60, 90, len(images)]
+    with place(tmp_path) as here:
+        for begin, end in pairwise(cuts):
+            here.send(images[begin:end])
+            (report,) = here.rest()
+            here.clock.sleep(150.0)
+        version = report["version"]
+        assert version == 4
+        assert_read(report, ["thick", "coronal", "scout", "sharp"])
+        structured = here.objects(version)["sr"]
+        for text in report["other_series"]:
+            assert text in [one.removeprefix("Series not read: ") for one in texts(structured)]
+        page = (here.out / "report.html").read_text()
+        assert all(f"&#39;{name}&#39;" in page for name in ("thick", "coronal", "scout", "sharp"))
+        srs = Counter(path.parent.name for path in here.out.glob("dicom/*/sr.dcm"))
+        assert set(srs.values()) == {1}
+
+
+def test_five_associations_at_once_make_one_version(tmp_path: Path) -> None:
+    with place(tmp_path) as here:
+        together = Barrier(5)
+
+        def scan(images: list[Dataset]) -> None:
+            together.wait()
+            here.send(images)
+
+        scanners = [
+            Thread(target=scan, args=(one,)) for one in (THIN, THICK, CORONAL, SCOUT, SHARP)
+        ]
+        for one in scanners:
+            one.start()
+        for one in scanners:
+            one.join()
+        (report,) = here.rest()
+        assert report["version"] == 1
+        assert_read(report, ["thick", "coronal", "scout", "sharp"])
+        assert {"sr", "report"} <= here.objects(1).keys()
+
+
+def test_a_localizer_that_comes_first_is_ignored_and_joins_its_study(tmp_path: Path) -> None:
+    with place(tmp_path) as here:
+        here.send(SCOUT)
+        (report,) = here.rest()
+        assert report["status"] == "ignored"
+        assert report["study"]["patient_name"] == "Test^Chest"
+        assert "the chest CT series has not come" in report["second_reading_reason"]
+        here.send(THIN)
+        (report,) = here.rest()
+        assert report["version"] == 2
+        assert_read(report, ["scout"])
+        here.objects(2)
+        assert not (here.out / "dicom" / "v1").exists()
+
+
+def test_the_end_of_its_sender_completes_a_study(tmp_path: Path) -> None:
+    """The clock stands still: only the mark says so."""
+    with place(tmp_path, receive__complete_at_end=True) as here:
+        here.send([*SCOUT, *THIN[:20], *THICK, *THIN[20:]])
+        wait_until(lambda: len(reports_of(tmp_path)) == 1)
+    (report,) = reports_of(tmp_path)
+    assert_read(report, ["scout", "thick"])
+
+
+def test_two_studies_in_one_association_and_a_series_sent_twice(tmp_path: Path) -> None:
+    others = [
+        changed(one, PatientID="P2", SOPInstanceUID=f"{one.SOPInstanceUID}.2")
+        for one in [*THIN, *SCOUT]
+    ]
+    both = [one for pair in zip([*THIN, *SCOUT], others, strict=True) for one in pair]
+    with place(tmp_path) as here:
+        here.send(both)
+        here.send(THIN)  # stored already
+        reports = here.rest()
+        assert sorted(one["study"]["patient_id"] for one in reports) == ["P1", "P2"]
+        here.send(THIN)  # reported already
+        here.send(THICK, caller="PACS")
+        reports = here.rest()
+    assert sorted((one["study"]["patient_id"], one["version"]) for one in reports) == [
+        ("P1", 2), ("P2", 1)
+    ]  # fmt: skip
+    for report in reports:
+        assert report["status"] == "final"
+    first = next(one for one in reports if one["version"] == 2)
+    assert_read(first, ["scout", "thick"])
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ({"PixelData": bytes(100)},
+         "pixel data: truncated, 100 of 2048 bytes: send the file again"),
+        ({"Rows": None}, "Rows is missing: send the file again"),
+        ({"Modality": "OT"},
+         "modality OT is not CT, but other images of its series are: send only CT images"),
+    ],
+)  # fmt: skip
+def test_a_damaged_series_gives_way_and_is_named(
+    tmp_path: Path, damage: dict[str, Any], reason: str
+) -> None:
+    """In its pixels or its header, so that it was acknowledged."""
+    thin = [*THIN[:7], changed(THIN[7], **damage), *THIN[8:]]
+    with place(tmp_path) as here:
+        here.send([*thin, *THICK])
+        (report,) = here.rest()
+    assert report["status"] == "final"
+    (passed_over,) = report["other_series"]
+    assert passed_over == f"'thin' (CT, 48 images): {THIN[7].SOPInstanceUID}.dcm: {reason}"
+
+
+def test_a_series_that_comes_while_its_study_is_read_joins_it(tmp_path: Path) -> None:
+    sent = list[str]()
+
+    def read(job: Job, persist: PersistPending) -> StudyResult:
+        if not sent:
+            sent.append("thick")
+            here.send(THICK)
+        return read_files(job, persist)
+
+    with place(tmp_path, read) as here:
+        here.send(THIN)
+        wait_until(lambda: bool(here.rest()) and here.rest()[0]["version"] == 2)
+        (report,) = here.rest()
+    assert_read(report, ["thick"])
+
+
+def test_several_series_in_one_request_are_one_study(tmp_path: Path) -> None:
+    with place(tmp_path) as here:
+        answer = post(here.ports[1], body(*map(file_of, [*SCOUT, *THIN, *CORONAL])))
+        assert len(items(answer, "00081199")) == len(SCOUT) + len(THIN) + len(CORONAL)
+        (report,) = here.rest()
+    assert_read(report, ["scout", "coronal"])
+
+
+def test_folders_of_an_earlier_version_become_one_study(tmp_path: Path) -> None:
+    """It had a folder for each series, with the hidden file of its sender in it."""
+    for number, images in enumerate((THIN, THICK)):
+        folder = tmp_path / "inbox" / f"1.2.{number}-00000000"
+        SmallCt().write(folder, images)
+        (folder / ".received.json").write_text(json.dumps({"way": "dicom", "calling_ae": "CT1"}))
+        (folder / DONE).touch()
+    with place(tmp_path) as here:
+        (report,) = here.rest()
+    assert report["version"] == 2
+    assert_read(report, ["thick"])
