@@ -23,7 +23,7 @@ from edge.folders import AgentFolders
 from edge.job import KEY_CHARACTERS
 from edge.report.folder import OWNER, owner_of, release_folder
 from edge.report.model import ChangeKind
-from edge.report.write import give_up_report, read_versions, version_in
+from edge.report.write import exported_versions, give_up_report, version_in
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from imaging.dicom.arrival import arrived
@@ -60,10 +60,11 @@ def settle(folders: AgentFolders, store: StudyStore) -> None:
             out = folders.outbox / record.report_name
             if not store.pending.has(record.id):
                 give_up_report(out, record.id)
-            store.settle(record.id, Step.DONE, versions=read_versions(out, record.id))
+            store.settle(record.id, Step.DONE, versions=exported_versions(out, record.id))
         elif (folders.quarantine / record.id / "study").exists():
             reason = _reason(folders.quarantine / record.id / "reason.json")
-            store.settle(record.id, Step.QUARANTINED, reason)
+            versions = exported_versions(folders.outbox / record.report_name, record.id)
+            store.settle(record.id, Step.QUARANTINED, reason, versions)
 
 
 def reports_by_study(outbox: Path) -> dict[str, str]:
@@ -115,7 +116,7 @@ def adopt(
         names = chain(known, free_report_names(members[0], folders.outbox))
         # those of a study that is claimed are exported once it is read
         exported = known if not claims and store.extensions else []
-        versions = [v for name in exported for v in read_versions(folders.outbox / name, key)]
+        versions = [v for name in exported for v in exported_versions(folders.outbox / name, key)]
         # one that left quarantine may have its reason there yet, after a crash
         reason = _reason(refused / "reason.json") if step is Step.QUARANTINED else {}
         record = store.adopt(key, step, members, names, reason, versions)

@@ -25,14 +25,16 @@ from edge.folders import AgentFolders
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.report.compose import completed, more_images
-from edge.report.evidence import evidence_files
+from edge.report.evidence import SOURCE, evidence_files
 from edge.report.model import Rejection, Report, Status
 from edge.report.serialize import report_in
-from edge.report.write import give_up_report, read_versions, write_report, write_version
+from edge.report.write import exported_versions, give_up_report, write_report, write_version
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
 from imaging.dicom.arrival import files_of
+from imaging.dicom.study import refused_study
 from imaging.errors import is_machine_fault
+from imaging.volume import StudyHeader
 from process import tracing
 
 MAX_ATTEMPTS = 3
@@ -103,14 +105,14 @@ def process_study(
             remove(draft.out)
         facts = report_in(out)
         record_trace(record, source, facts, began_s)
+        versions = exported_versions(out, record.id) if store.extensions else ()
         if rejection is None:
-            versions = read_versions(out, record.id) if store.extensions else ()
             record = store.advance(record.id, Step.REPORTED, facts, versions)
         else:
             log.warning("study quarantined", study_key=record.id, kind=rejection.kind)
             reason = f"{rejection.reason}\n{details}".strip()
             kind, file = rejection.kind, rejection.file
-            record = store.quarantine(record.id, kind, reason, file, facts)
+            record = store.quarantine(record.id, kind, reason, file, facts, versions)
     if record.step is Step.REPORTED:
         _put_away(record, folders, store, folders.done / record.id, Step.DONE)
     else:
@@ -154,6 +156,7 @@ def _read(
             ledger.append(LedgerEntry("failed", left_s, clock() - began_s))
             details = traceback.format_exc()
             rejection = Rejection("InternalError", repr(error), job.source.name, internal=True)
+    study = refused_study(job.source)
     report = Report(
         study_key=job.study_key,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -161,6 +164,7 @@ def _read(
         deadline_s=deadline_s,
         version=job.version,
         changes=more_images(job),
+        header=study.header if study else StudyHeader(),
         other_series=job.notes,
         ledger=tuple(ledger),
         second_reading_reason="the study was not read",
@@ -168,7 +172,9 @@ def _read(
         rejection=rejection,
     )
     report = completed(report)
-    write_report(report, {}, job.out)
+    # where the refusal stands, the targets have been told
+    headers = study.headers() if study and study.headers and refusal is None else b""
+    write_report(report, {}, job.out, {SOURCE: headers})
     return report, details
 
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -218,10 +218,11 @@ class ReceivedStore:
 
     def _place(self, incoming: Incoming, identity: Identity, sender: Sender) -> None:
         digest = incoming.digest(identity.offset)
-        folder = self._inbox / identity.folder / identity.series
-        target = folder / f"{identity.instance}.dcm"
         with self._lock:
-            study = self._remembered(identity.folder)
+            name = self._folder_of(identity)
+            folder = self._inbox / name / identity.series
+            target = folder / f"{identity.instance}.dcm"
+            study = self._remembered(name)
             known = study.digests.get(identity.instance) or _digest_in(target)
             if known is not None and known != digest:
                 text = "the SOP Instance UID is stored with another data set"
@@ -240,6 +241,18 @@ class ReceivedStore:
         self._on_step(ReceiveStep.STORED, True)
         with self._lock:
             study.digests[identity.instance] = digest
+
+    def _folder_of(self, identity: Identity) -> str:
+        """Return the name of the folder; one without PatientID is of the patient of its study.
+
+        Some scanners leave it empty in single images.
+        """
+        own, nameless = identity.folder, replace(identity, patient="").folder
+        if identity.patient:
+            is_first_named = not (self._inbox / own).is_dir() and (self._inbox / nameless).is_dir()
+            return nameless if is_first_named else own
+        known = (name for name in self._studies if name.startswith(f"{identity.study}-"))
+        return next((name for name in known if (self._inbox / name).is_dir()), nameless)
 
     def _rename(self, incoming: Incoming, target: Path, study: _Study, sender: Sender) -> int:
         """Rename the file into its folder; return the open folder, which is to be synchronised.
@@ -265,7 +278,7 @@ class ReceivedStore:
                     study.sources[folder.name] = sender.source
                 return _rename_into(incoming.path, target, study)
             except FileNotFoundError:
-                continue
+                study.sources.clear()
         raise Refused(Reason.FAULT, "the folder of the study vanishes again and again")
 
     def _remembered(self, name: str) -> _Study:

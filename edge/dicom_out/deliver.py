@@ -34,7 +34,7 @@ from edge.dicom_out.stow import DicomWebService
 from edge.dicom_out.targets import STOPPED, Refusal, Sent, Target, class_of, kind_of
 from edge.errors import EdgeError
 from edge.report.evidence import objects_folder
-from edge.report.write import read_versions
+from edge.report.write import exported_versions
 from edge.settings.targets import DicomTarget, DicomWebTarget
 from edge.site import Site
 from edge.store.repair import require_own_files
@@ -125,9 +125,9 @@ class ObjectMaker:
             if self._store.has(key):
                 out = self._outbox / self._store.get(key).report_name
                 if len(list(out.glob("report*.json"))) > known:
-                    versions = read_versions(out, key)
-                    if {one.version for one in self._exports.of(key)} < set(versions):
-                        self._exports.adopt(key, versions)
+                    newest = max(one.version for one in self._exports.of(key))
+                    if later := [v for v in exported_versions(out, key) if v > newest]:
+                        self._exports.adopt(key, later)
 
     def _make(self, export: Export) -> None:
         key, exports = export.study_key, self._exports
@@ -135,7 +135,7 @@ class ObjectMaker:
             self._store.forget_report(key)
             return
         out = self._outbox / self._store.get(key).report_name
-        if export.version not in read_versions(out, key):
+        if export.version not in exported_versions(out, key):
             self._none(export, "its report is not in the outbox any more")
             return
         if export.attempts >= MAX_MAKING:

@@ -265,7 +265,8 @@ def encapsulated_pdf(
     made.AcquisitionDateTime = None
     made.BurnedInAnnotation = "YES"  # the pages name the patient
     made.VerificationFlag = "UNVERIFIED"
-    made.DocumentTitle = f"Overread report, version {report.version}"
+    unread = ": the study was not read" if report.rejection else ""
+    made.DocumentTitle = f"Overread report, version {report.version}{unread}"
     made.ConceptNameCodeSequence = [CodedConcept.from_code(codes.LN.CTChestReport)]
     made.MIMETypeOfEncapsulatedDocument = "application/pdf"
     made.EncapsulatedDocument = pages + b"\0" * (len(pages) % 2)

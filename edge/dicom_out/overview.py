@@ -12,7 +12,7 @@ from edge.audit import Person
 from edge.dicom_out.deliver import open_target
 from edge.dicom_out.exports import Backlog, Delivery, DeliveryStep, Export, ExportStore, NotTaken
 from edge.errors import EdgeError
-from edge.report.write import read_versions
+from edge.report.write import exported_versions
 from edge.site import Site
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
@@ -138,7 +138,7 @@ def resend(
             return [_line(store, one.study_key, (one.version,), (one.target,)) for one in dead]
         record = _find(store, study)
         out = site.folders.outbox / record.report_name
-        versions = read_versions(out, record.id)
+        versions = exported_versions(out, record.id)
         if not versions:
             raise NothingToSend(f"{study}: no report of a study that was read is in {out}")
         if version != EVERY:

@@ -28,7 +28,11 @@ def result_of(report: Report) -> str:
 def next_steps(report: Report) -> tuple[str, ...]:
     """Return what a reader must know and do, in sentences, the most urgent first."""
     if not report.was_read:
-        return ("A radiologist must read the images: this report says nothing about them.",)
+        unread = "A radiologist must read the images: this report says nothing about them."
+        unknown = "The files do not say whose study this is, or name several patients or studies."
+        header = report.header
+        is_known = header.study_uid or header.patient_id or header.patient_name
+        return (unread,) if is_known else (unread, unknown)
     steps = ["A radiologist must read all images: the program can miss nodules."]
     if limits := len(report.limitations):
         steps.insert(0, f"No guarantee: this study has {counted(limits, 'limitation')}.")

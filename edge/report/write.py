@@ -131,17 +131,22 @@ def version_in(out: Path, study_key: str) -> int:
     return int(_values_in(out / "report.json", study_key).get("version", 0))
 
 
-def read_versions(out: Path, study_key: str) -> tuple[int, ...]:
-    """Return the versions of a study's report in ``out`` that report a reading, in their order.
+def exported_versions(out: Path, study_key: str) -> tuple[int, ...]:
+    """Return the versions of a study's report in ``out`` of which targets get objects, in order.
 
-    A version that says that the study was not read is left out.
+    A version that says that the study was ignored is left out; and so is one that says that it was
+    refused, where it is not known whose it is.
     """
     found = set[int]()
     for path in (out / "report.json", *out.glob("report.v[0-9]*.json")):
         with suppress(OSError):
             values = _values_in(path, study_key)
-            if values.get("rejection", "") is None:
-                found.add(int(values["version"]))
+            version = int(values.get("version", 0))
+            source = SOURCE if path.name == "report.json" else of_version(SOURCE, version)
+            was_read = values.get("rejection", "") is None
+            was_read &= values.get("status") != Status.IGNORED.value
+            if was_read or (values.get("rejection") and (out / source).is_file()):
+                found.add(version)
     return tuple(sorted(found))
 
 

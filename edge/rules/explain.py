@@ -15,7 +15,7 @@ from edge.rules.selection import IgnoredStudy, RuledSeries, preferences, receive
 from edge.settings.core import EdgeSettings
 from imaging.dicom.arrival import files_of
 from imaging.dicom.study import peek
-from imaging.errors import StudyError
+from imaging.errors import OnlyLocalizer, StudyError
 from imaging.isolation.reader import IsolatedReader, ReadLimits
 from imaging.selection import Preference, SeriesSummary
 from protos.messages import Priority
@@ -100,7 +100,7 @@ def _explained(
         # what cannot be read of a series with the same UID, such as its localizer, is another one
         same = (one for one in found if one.series.uid == uid and not one.series.unfit)
         chosen = next(same, found[0])
-    except IgnoredStudy as error:
+    except (IgnoredStudy, OnlyLocalizer) as error:
         outcome, reason = "ignored", error.reason
     except StudyError as error:
         outcome, reason = "refused", f"{error.kind}: {error}"

@@ -270,15 +270,19 @@ class StudyStore:
         reason: str,
         file: str,
         facts: Mapping[str, Any] = MappingProxyType({}),
+        versions: Iterable[int] = (),
     ) -> Record:
         """Make QUARANTINING durable, with the reason; ``facts`` are for the audit trail.
+
+        The export of ``versions`` of the report begins.
 
         Raises:
             WrongStep: the study is not being read.
         """
         texts = {"kind": kind, "reason": reason, "file": file}
         why = {name: text.encode("utf-8", "replace").decode() for name, text in texts.items()}
-        return self._update(key, Step.QUARANTINING, why, facts={**facts, "kind": kind})
+        also = partial(self._reported, key, versions)
+        return self._update(key, Step.QUARANTINING, why, also, {**facts, "kind": kind})
 
     def begin_join(self, key: str, study_key: str, new_images: int) -> Record:
         """Make JOINING durable for a later part of the study ``study_key``.

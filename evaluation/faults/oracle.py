@@ -155,7 +155,9 @@ def check(
             expected |= dict.fromkeys(made, study_uid)
             first = next((p for p in places["done"] if p.stem in study.acknowledged), None)
             if first is not None and study.usable and study.acknowledged <= set(count):
-                _findings(out, first.parent, varied, wrong.lost[study_uid])
+                done = root / "state" / "done"
+                source = done.joinpath(*first.relative_to(done).parts[:2])
+                _findings(out, source, varied, wrong.lost[study_uid])
     wrong.left += [f"a report of {one}, which nobody sent" for one in reports.keys() - sent.keys()]
     for target, objects in kept.items():
         _objects(target, objects, expected, wrong)
@@ -186,14 +188,13 @@ def _report(
     status = versions[-1]["status"]
     if status != ("final" if study.usable else "rejected"):
         wrong.lost[study_uid].append(f"the last version is {status}")
-    if not study.usable:
-        return
-    _compare_versions(versions, wrong.lost[study_uid], wrong.doubled[study_uid])
+    if study.usable:
+        _compare_versions(versions, wrong.lost[study_uid], wrong.doubled[study_uid])
     wrong.provisional += versions[0]["status"] == "provisional"
     wrong.amendments += len(versions) - 1
-    for version, made in enumerate(versions, start=1):
+    for version in range(1, len(versions) + 1):
         files = sorted((folder / "dicom" / f"v{version}").glob("*.dcm"))
-        if kept and not files and made["status"] != "rejected":
+        if kept and not files:
             wrong.lost[study_uid].append(f"the objects of version {version}")
         for file in files:
             uid = str(dcmread(file, specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
@@ -296,10 +297,9 @@ def _trail(
                 continue
             study_key = str(versions[-1]["study_key"])
             study_of[study_key] = study_uid
-            for version, made in enumerate(versions, start=1):
-                delivered = () if made["status"] == "rejected" else targets
+            for version in range(1, len(versions) + 1):
                 needed = [(study_key, "a report", version, "")]
-                needed += [(study_key, str(Event.DELIVERED), version, one) for one in delivered]
+                needed += [(study_key, str(Event.DELIVERED), version, one) for one in targets]
                 lost = [one for one in needed if not found[one]]
                 wrong.lost[study_uid] += [f"audit record: {one[1:]}" for one in lost]
     for one, count in found.items():

@@ -59,7 +59,8 @@ class Reader:
 def send(root: Path, name: str, *, calling_ae: str = "CT_1", description: str = "chest") -> None:
     folder = root / "inbox" / name
     number = str(sum(map(ord, name)))
-    SmallCt(12, series=number, description=description).write(folder)
+    own = {"StudyInstanceUID": f"1.2.826.2.{number}"}
+    SmallCt(12, series=number, description=description, attributes=own).write(folder)
     (folder / ".received.json").write_text(json.dumps({"calling_ae": calling_ae}))
     (folder / ".done").touch()
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -69,7 +70,7 @@ def refusal(store: ReceivedStore, *how: object) -> Reason:
         ({"SeriesInstanceUID": "1.2.3"}, 1),
         ({"StudyInstanceUID": "1.2.3"}, 2),
         ({"PatientID": "P2"}, 2),
-        ({"PatientID": ""}, 2),
+        ({"PatientID": ""}, 1),  # some scanners leave it empty in single images
         ({"PatientID": "P1 "}, 1),
     ],
 )
@@ -79,7 +80,29 @@ def test_a_study_of_a_patient_has_a_folder(
     """Of two patients whose studies have one UID by mistake none is mixed with the other."""
     put(store, IMAGES[0])
     put(store, changed(IMAGES[0], SOPInstanceUID="1.2.3.4", **attributes))
+    put(store, IMAGES[1])
     assert len(received(inbox)) == folders
+
+
+def test_a_folder_of_a_series_that_is_removed_is_made_again(
+    inbox: Path, store: ReceivedStore
+) -> None:
+    """The folder of its study stays: a requeued study has other folders."""
+    put(store, IMAGES[0])
+    (folder,) = inbox.glob("*/*")
+    shutil.rmtree(folder)
+    put(store, IMAGES[1])
+    assert list(received(inbox).values()) == [files_of(IMAGES[1:2])]
+    assert (folder / ".received.json").exists()
+
+
+def test_a_study_whose_first_image_has_no_patient_id_has_a_folder(
+    inbox: Path, store: ReceivedStore
+) -> None:
+    put(store, changed(IMAGES[0], PatientID=""))
+    put(store, IMAGES[1])
+    put(store, changed(IMAGES[2], PatientID=""))
+    assert len(received(inbox)) == 1
 
 
 def test_the_sidecar_says_who_sent_the_series_and_is_no_file_of_the_study(
