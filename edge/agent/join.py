@@ -12,7 +12,6 @@ A study that is received again unchanged, because its sender missed an acknowled
 again: its report or its refusal stands.
 """
 
-import filecmp
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from edge.report.model import Rejection
 from edge.report.write import refer_to, version_in
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
-from imaging.dicom.arrival import arrived, files_of, look
+from imaging.dicom.arrival import arrived, files_of, is_same_image, look
 
 log = structlog.get_logger()
 
@@ -81,7 +80,7 @@ def earlier_study(record: Record, folders: AgentFolders, store: StudyStore) -> E
             new = came.keys() - known.keys()
             joins = bool(new) and not (study.step is Step.QUARANTINED and not known.keys() - came)
             both = came.keys() & known.keys()
-            changed = sum(not filecmp.cmp(came[i], known[i], shallow=False) for i in both)
+            changed = sum(not is_same_image(came[i], known[i]) for i in both)
             if changed:
                 _note_changed(record, study, changed, joins, folders, store)
             if joins:
@@ -125,7 +124,7 @@ def _is_repeated(folder: Path, known: Mapping[str, Path], study: Record) -> bool
         return False
     for image in images:
         before = None if image is None else known.get(image.image_uid)
-        if image is None or before is None or not filecmp.cmp(image.file, before, shallow=False):
+        if image is None or before is None or not is_same_image(image.file, before):
             return False
     return bool(images)
 

@@ -4,6 +4,8 @@ Only the first bytes of a file are parsed, so that none costs more than a little
 A file that is no DICOM image tells nothing here; reading the study refuses it if it is damaged.
 """
 
+import filecmp
+import hashlib
 import os
 import warnings
 from collections import Counter
@@ -92,6 +94,27 @@ def look(file: Path) -> Arrived | None:
     announced = next(filter(None, numbers), 0)
     # the number of the study is the last one
     return Arrived(file, patient, study, series, image, announced, not any(numbers[:-1]))
+
+
+def is_same_image(one: Path, other: Path) -> bool:
+    """Compare the data sets of two files; each sender writes other file meta information (PS3.10).
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    return filecmp.cmp(one, other, shallow=False) or _data_set(one) == _data_set(other)
+
+
+def _data_set(file: Path) -> bytes:
+    """Return the SHA-256 of what lies behind the file meta information, whose length comes first.
+
+    Where no length is stated it is that of the whole file.
+    """
+    with file.open("rb") as stream:
+        prefix, length = stream.read(140)[128:], stream.read(4)
+        is_stated = prefix == b"DICM\x02\x00\x00\x00UL\x04\x00"
+        stream.seek(144 + int.from_bytes(length, "little") if is_stated else 0)
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def head_of(file: Path, keywords: tuple[str, ...]) -> Dataset:
