@@ -140,7 +140,7 @@ def resend(
         out = site.folders.outbox / record.report_name
         versions = exported_versions(out, record.id)
         if not versions:
-            raise NothingToSend(f"{study}: no report of a study that was read is in {out}")
+            raise NothingToSend(f"{study}: no report that targets get is in {out}")
         if version != EVERY:
             wanted = str(versions[-1]) if version == LATEST else version
             versions = tuple(one for one in versions if str(one) == wanted)

@@ -68,12 +68,15 @@ def test_the_status_shows_queue_refusals_pending_reads_and_reports(
     site.add("read", report=SEEN)
     site.add("waits", step=Step.CLAIMED, report=None)
     reason = {"kind": "IncompleteSeries", "reason": "slice 12 is missing\nTraceback", "file": "a/b"}
-    site.add("refused", step=Step.QUARANTINED, report=REJECTED, reason=reason)
+    header = StudyHeader("P7", "Roe^Ann", study_date="20260301", accession="A12")
+    refused = replace(REJECTED, header=header)
+    site.add("refused", step=Step.QUARANTINED, report=refused, reason=reason)
     put(site.folders.inbox, "arrives", done=False)
     text = visit.get("/").text
     for words in ("Doe Jane", "waits", "arrives", "IncompleteSeries", "slice 12 is missing",
                   "complete when nothing changes", "screening-int8 1 (none)", "cloud:50051",
-                  "No guarantee for this scan"):  # fmt: skip
+                  "No guarantee for this scan", "Roe Ann",
+                  "P7, 2026-03-01, A12, refused"):  # fmt: skip
         assert words in text
     assert "Traceback" not in text
     assert text.count("/requeue") == 1
