@@ -9,9 +9,8 @@ Pauses double from a second up to a quarter of an hour, with jitter. A target th
 pauses as a whole. An object that is refused pauses alone, and becomes a dead letter after
 `MAX_ATTEMPTS`. Pauses are in memory: at a start, and after a resend, everything is due once.
 
-After a dead letter for its SOP class, the next refusal of the class is one at once, in any study.
-The class is offered again with all that a target gets, behind the rest. For such classes alone
-there is an association in `LONGEST_PAUSE_S`.
+After a dead letter for a SOP class, its next refusal is one at once. It is offered again with all
+that a target gets, behind the rest, and alone once in `LONGEST_PAUSE_S`.
 """
 
 import random
@@ -280,15 +279,15 @@ class Sender:
             sent = self._target.send([folder / name for name in names], self._stopped)
             counts = {"stored": len(sent.stored), "refused": len(sent.refused)}
             span.set_attributes(tracing.attributes(**counts, unreachable=bool(sent.unreachable)))
-        refused = {name: (classes[name], why) for name, why in sent.refused.items()}
-        self._last |= {one for one, why in refused.values() if why.is_last}
-        answers = {one: why.code for one, why in refused.values() if why.of_class}
-        answers |= dict.fromkeys((classes[name] for name in sent.stored), "")
-        self._exports.note_answers(self._name, answers, delivery.attempts + 1)
         if is_alone and not sent.unreachable:
             self._asks_again_s = self._clock() + LONGEST_PAUSE_S
-        known = {n: replace(why, is_known=one in given_up) for n, (one, why) in refused.items()}
-        return replace(sent, refused=known)
+        refused = sent.refused.items()
+        self._last |= {classes[name] for name, why in refused if why.is_last}
+        answers = {classes[name]: why.code if why.of_class else "" for name, why in refused}
+        answers |= dict.fromkeys((classes[name] for name in sent.stored), "")
+        self._exports.note_answers(self._name, answers, delivery.attempts + 1)
+        known = {n: why.of_class and classes[n] in given_up for n, why in refused}
+        return replace(sent, refused={n: replace(why, is_known=known[n]) for n, why in refused})
 
     def _is_wanted(self, sop_class: str) -> bool:
         wanted = self._settings.objects

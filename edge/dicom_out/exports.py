@@ -80,11 +80,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class NotTaken:
-    """A SOP class that a target refuses, and why.
-
-    ``attempts`` is the most that a delivery has made with it, ``since`` the wall-clock time of the
-    first refusal, ISO 8601.
-    """
+    """A SOP class that a target refuses, since when, and the most attempts of one delivery."""
 
     sop_class: str
     name: str
@@ -130,11 +126,8 @@ CREATE INDEX IF NOT EXISTS deliveries_open ON deliveries (target, step) WHERE st
 
 _NOT_TAKEN = """
 CREATE TABLE IF NOT EXISTS not_taken (
-    target TEXT NOT NULL,
-    sop_class TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    attempts INTEGER NOT NULL,
-    since TEXT NOT NULL,
+    target TEXT NOT NULL, sop_class TEXT NOT NULL,
+    reason TEXT NOT NULL, attempts INTEGER NOT NULL, since TEXT NOT NULL,
     PRIMARY KEY (target, sop_class)
 );
 """
@@ -305,16 +298,15 @@ class ExportStore:
     def note_answers(self, target: str, reasons: Mapping[str, str], attempts: int) -> None:
         """Note by SOP class why a target refuses it; with an empty reason, that it takes it."""
         with transaction(self._database):
-            for one, why in reasons.items():
-                query = "DELETE FROM not_taken WHERE target = ? AND sop_class = ?"
-                values: tuple[str | int, ...] = target, one
-                if why:
-                    query = (
-                        "INSERT INTO not_taken VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-                        " reason = excluded.reason, attempts = max(attempts, excluded.attempts)"
-                    )
-                    values = target, one, why, attempts, _now()
-                self._database.execute(query, values)
+            self._database.executemany(
+                "DELETE FROM not_taken WHERE target = ? AND sop_class = ?",
+                [(target, one) for one, why in reasons.items() if not why],
+            )
+            self._database.executemany(
+                "INSERT INTO not_taken VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                " reason = excluded.reason, attempts = max(attempts, excluded.attempts)",
+                [(target, one, why, attempts, _now()) for one, why in reasons.items() if why],
+            )
 
     def resend(
         self, key: str, versions: Sequence[int], targets: Sequence[str], by: Person | None = None

@@ -23,7 +23,6 @@ from highdicom.sc import SCImage
 from highdicom.sr import CodedConcept
 from pydicom import Dataset, dcmread
 from pydicom.config import disable_value_validation
-from pydicom.encaps import encapsulate
 from pydicom.sr.codedict import codes
 from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian, JPEGBaseline8Bit
 from pydicom.valuerep import DSfloat
@@ -44,9 +43,6 @@ from imaging.dicom.source import read_source_headers
 
 SKIPPED = "skipped.json"
 """Why objects are missing, by kind; absent where none is."""
-
-_LINE_PX = 30
-"""Height of the line of text above a picture."""
 
 log = structlog.get_logger()
 
@@ -202,15 +198,13 @@ def capture(
     Raises:
         NotExportable: the picture cannot be decoded.
     """
-    drawn = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    drawn = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR_RGB)
     if drawn is None:
         raise NotExportable("the picture is damaged")
     text = _caption(report, shown)
-    line = np.zeros((_LINE_PX, drawn.shape[1], 3), np.uint8)
+    line = np.zeros((30, drawn.shape[1], 3), np.uint8)
     cv2.putText(line, text, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255,) * 3, 1, cv2.LINE_AA)
     pixels = np.vstack((line, drawn.astype(np.uint8)))
-    quality = (cv2.IMWRITE_JPEG_QUALITY, 90, cv2.IMWRITE_JPEG_SAMPLING_FACTOR)
-    encoded = cv2.imencode(".jpg", pixels, (*quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422))[1]
     made = SCImage(
         pixel_array=pixels,
         photometric_interpretation="YBR_FULL_422",
@@ -221,7 +215,6 @@ def capture(
         **patient_and_study(source),
         **general(Kind.CAPTURE, report, device, 1 + (shown or 0)),
     )
-    made.PixelData = encapsulate([encoded.tobytes()])
     made.BodyPartExamined = "CHEST"
     put(made, "PatientOrientation", None)  # several views in one picture
     made.BurnedInAnnotation = "YES"
@@ -229,7 +222,7 @@ def capture(
     made.DerivationDescription = "Picture of the report, with marks of findings"
     made.LossyImageCompression = "01"
     made.LossyImageCompressionMethod = ["ISO_10918_1"] * 2  # of the report's picture, and of this
-    ratios = drawn.nbytes / len(picture), pixels.nbytes / encoded.size
+    ratios = drawn.nbytes / len(picture), pixels.nbytes / len(made.PixelData)
     made.LossyImageCompressionRatio = [DSfloat(one, auto_format=True) for one in ratios]
     complete(made, source, report)
     return made

@@ -57,12 +57,6 @@ from imaging.dicom.source import REQUEST_KEYWORDS
 from imaging.location import Location
 
 Point = tuple[float, float, float]
-_OR_EMPTY = (
-    *("AccessionNumber", "ReferencedStudySequence", "RequestedProcedureCodeSequence"),
-    *("RequestedProcedureID", "RequestedProcedureDescription"),
-    *("PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest"),
-)
-"""What a request has, empty where it is not known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,16 +119,16 @@ def structured_report(
 
 
 def _requests(source: Source) -> Iterator[Dataset]:
-    """Yield the requests of the order that the images name (PS3.3, C.17.2), if they name one."""
+    """Yield the requests of the order that the images name (PS3.3, C.17.2)."""
     subject = source.subject
     items = subject.get("ReferencedRequestSequence") or subject.get("RequestAttributesSequence")
-    is_named = any(keyword in subject for keyword in REQUEST_KEYWORDS)
+    is_named = any(subject.get(keyword) for keyword in REQUEST_KEYWORDS)
     for item in items or [Dataset()] * is_named:
         made = Dataset()
         made.StudyInstanceUID = item.get("StudyInstanceUID") or subject.StudyInstanceUID
-        for keyword in (*_OR_EMPTY, *REQUEST_KEYWORDS):
+        for keyword in REQUEST_KEYWORDS:
             value = item.get(keyword) or subject.get(keyword)
-            if value or keyword in _OR_EMPTY:
+            if value or not keyword.startswith("Issuer"):  # the others may be empty
                 setattr(made, keyword, value or None)
         yield made
 

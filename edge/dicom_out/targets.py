@@ -119,11 +119,7 @@ class Target(ABC):
 
 
 def class_of(file: Path) -> UID:
-    """Return the SOP class of a DICOM file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Return the SOP class of a DICOM file that can be read."""
     return UID(pydicom.dcmread(file, specific_tags=["SOPClassUID"]).SOPClassUID)
 
 

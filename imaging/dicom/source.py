@@ -7,6 +7,7 @@ study. The files may be gone by then, so the headers are kept as DICOM JSON (PS3
 import gzip
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
@@ -26,9 +27,9 @@ MAX_ORDER = 4 * MAX_VALUE
 MAX_HEADERS = 6 << 20
 """Largest compressed headers in bytes: those of 20,000 slices take half of it."""
 REQUEST_KEYWORDS = (
-    *("RequestedProcedureID", "RequestedProcedureDescription", "IssuerOfAccessionNumberSequence"),
-    *("PlacerOrderNumberImagingServiceRequest", "OrderPlacerIdentifierSequence"),
-    *("FillerOrderNumberImagingServiceRequest", "OrderFillerIdentifierSequence"),
+    *("AccessionNumber", "IssuerOfAccessionNumberSequence", "ReferencedStudySequence"),
+    *("RequestedProcedureID", "RequestedProcedureDescription", "RequestedProcedureCodeSequence"),
+    *("PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest"),
 )
 ORDER_KEYWORDS = (
     *("RequestAttributesSequence", "ReferencedRequestSequence", "ProcedureCodeSequence"),
@@ -64,12 +65,11 @@ def source_headers(images: Sequence[Instance], *, of_order: bool = True) -> byte
 
 def _order(image: Instance) -> dict[str, Any]:
     """Return what names the order; nothing where it cannot be read, or is long."""
-    try:
-        data = load(image.file, ORDER_KEYWORDS)
-    except UnreadableFile:
-        return {}
-    values = _to_json(data, map(Tag, ORDER_KEYWORDS), MAX_ORDER)
-    return values if len(json.dumps(values)) <= MAX_ORDER else {}
+    with suppress(UnreadableFile):
+        values = _to_json(load(image.file, ORDER_KEYWORDS), map(Tag, ORDER_KEYWORDS), MAX_ORDER)
+        if len(json.dumps(values)) <= MAX_ORDER:
+            return values
+    return {}
 
 
 def _differing(data: Dataset, first: Dataset) -> Iterable[BaseTag]:

@@ -200,6 +200,21 @@ def test_a_class_that_an_archive_refuses_costs_later_studies_nothing(
         assert site.steps("pacs") == ["dead", "sent", "dead", "dead", "sent"]
 
 
+def test_an_object_of_a_class_that_is_taken_again_has_all_its_attempts(
+    tmp_path: Path, pacs: Pacs
+) -> None:
+    """Then it is the object that is refused, or that ends the association."""
+    with deliveries(tmp_path, pacs_at(pacs.port)) as site:
+        for number, code in enumerate((0xA900, 0xA700)):
+            site.exports.note_answers("pacs", {CLASSES["report"]: "refused"}, MAX_ATTEMPTS)
+            pacs.answer = refuses(code, "report")
+            site.report(str(number))
+            site.run()
+            assert site.steps("pacs")[-1] == "sending"
+            site.pass_time(3600.0)
+            assert site.of("pacs")[-1].attempts == MAX_ATTEMPTS
+
+
 @pytest.mark.parametrize("again", ["later", "resend", "restart"])
 def test_an_archive_that_takes_no_class_is_asked_now_and_then(
     tmp_path: Path, pacs: Pacs, again: str

@@ -389,6 +389,9 @@ def order_of(image: Dataset) -> None:
     request.RequestedProcedureID, request.ScheduledProcedureStepID = "RP1", "SPS1"
     request.StudyInstanceUID, request.AccessionNumber = "1.2.3.4", "A12"
     request.RequestedProcedureDescription = "Thorax nativ, für Jörg"
+    study = Dataset()
+    study.ReferencedSOPClassUID = study.ReferencedSOPInstanceUID = "1.2.840.10008.3.1.2.3.1"
+    image.ReferencedStudySequence = [study]
     request.add_new((0x0009, 0x0010), "LO", "PRIVATE")
     request.add_new((0x0009, 0x1001), "LO", "secret")
     image.SpecificCharacterSet = "ISO_IR 100"
@@ -433,7 +436,8 @@ def procedures_in(document: Dataset) -> list[str]:
 def test_images_without_an_order_are_of_a_chest_ct(reported: Path) -> None:
     document = dcmread(reported / OBJECTS / "v1" / "sr.dcm")
     assert procedures_in(document) == ["CT Chest"]
-    assert "ReferencedRequestSequence" not in document
+    (request,) = document.ReferencedRequestSequence
+    assert (request.AccessionNumber, request.RequestedProcedureID) == ("A12", "")
 
 
 def test_without_a_frame_of_reference_points_are_in_images(tmp_path: Path) -> None:
