@@ -27,7 +27,7 @@ from imaging.volume import UInt8Array
 from models.runtime import hardware
 from models.runtime.errors import EngineUnavailable
 from models.runtime.package import WEIGHTS
-from models.runtime.second_reader import Readings, open_second_reader
+from models.runtime.second_reader import Opening, Readings, open_second_reader
 from models.runtime.stages import open_staged
 from protos.deadline import Clock
 from protos.errors import ModelFailed
@@ -104,23 +104,17 @@ def open_instances(settings: CloudSettings, open_one: OpenOne) -> Iterator[Reade
 
 def open_reader(settings: CloudSettings, device: str, threads: int) -> Reader:
     """Open one instance of the model, whole or in parts; raise `ModelError` if it cannot be."""
-    name, engine, keys = settings.model, settings.engine, settings.model_keys
-    folder = (settings.model_folder or WEIGHTS).absolute()
+    given = Opening(
+        engine=settings.engine,
+        device=device,
+        threads=threads,
+        keys=settings.model_keys,
+        folder=(settings.model_folder or WEIGHTS).absolute(),
+    )
     try:
         if settings.stages == 1:
-            return open_second_reader(
-                name, engine=engine, device=device, threads=threads, keys=keys, folder=folder
-            )
-        return open_staged(
-            name,
-            settings.stages,
-            engine=engine,
-            engines=settings.stage_engines,
-            device=device,
-            threads=threads,
-            keys=keys,
-            folder=folder,
-        )
+            return open_second_reader(settings.model, **given)
+        return open_staged(settings.model, settings.stages, engines=settings.stage_engines, **given)
     except EngineUnavailable as error:
         if not device:
             raise

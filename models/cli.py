@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from models.markdown import show_section
+from models.runtime.artifacts import WEIGHTS
 from process.command_line import Json, PlainGroup
 
 Kind = Annotated[Literal["screening", "hybrid"], typer.Argument(help="Kind of network.")]
@@ -353,4 +354,4 @@ def fit(
     """
     from models.calibration.guarantee import run_fit
 
-    run_fit(data, screening, hybrid, delta=delta, keep_hybrid=keep_hybrid, folder=folder)
+    run_fit(data, screening, hybrid, folder or WEIGHTS, delta=delta, keep_hybrid=keep_hybrid)

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from pynetdicom import AE
 
 from cloud.settings import CloudSettings
+from edge.dicom_in.scp import MAX_ASSOCIATIONS, MAX_PDU_BYTES
 from edge.link.estimate import OFF
 from edge.settings.core import EdgeSettings
 from evaluation.pages import PROGRAMS, WIDTH, leaves
@@ -158,6 +160,18 @@ def test_the_options_of_storescu_are_those_of_dcmtk() -> None:
         said = " ".join(known.split(f" {option} ")[1].split("\n    -")[0].split())
         assert syntax.replace("\n", " ").lower() in said.lower()
     assert len(listed) == 7
+
+
+def test_the_limits_of_associations_are_those_of_the_code() -> None:
+    other = AE()
+    version = f"{other.implementation_version_name}"
+    for receiver, sender in (
+        (f"{MAX_PDU_BYTES}", f"{other.maximum_pdu_size}"),
+        (f"{MAX_ASSOCIATIONS}", "1 for each target"),
+        (f"`{other.implementation_class_uid}`", f"`{other.implementation_class_uid}`"),
+        (version, version),
+    ):
+        assert f" | {receiver} | {sender} |\n" in words("docs/conformance.md")
 
 
 def test_metrics_named_on_a_page_are_served() -> None:

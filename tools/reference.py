@@ -19,12 +19,10 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydicom.uid import UID
-from pynetdicom import AE
 
 from cloud.settings import CloudSettings
 from cloud.telemetry import Telemetry as CloudTelemetry
 from edge.dicom_in.incoming import SOP_CLASSES
-from edge.dicom_in.scp import MAX_ASSOCIATIONS, MAX_PDU_BYTES
 from edge.part import Agent
 from edge.run import parts_of, site_of
 from edge.settings.core import EdgeSettings
@@ -191,24 +189,10 @@ def errors() -> str:
 
 def conformance() -> str:
     """Return the DICOM Conformance Statement, with its tables as the code says."""
-    classes, syntaxes = (
-        [(one.name, f"`{one}`") for one in sorted(map(UID, found))]
-        for found in (SOP_CLASSES, TRANSFER_SYNTAXES)
-    )
-    other = AE()
-    associations = [
-        ("largest PDU in bytes", f"{MAX_PDU_BYTES}", f"{other.maximum_pdu_size}"),
-        ("associations at once", f"{MAX_ASSOCIATIONS}", "1 for each target"),
-        ("implementation class UID", *[f"`{other.implementation_class_uid}`"] * 2),
-        ("implementation version name", *[f"{other.implementation_version_name}"] * 2),
-    ]
     parts = CONFORMANCE.read_text(encoding="utf-8").split("\n\n")
-    for name, table in {
-        "received": _table(("SOP class", "UID"), classes),
-        "syntaxes": _table(("transfer syntax", "UID"), syntaxes),
-        "associations": _table(("parameter", "receiver", "sender"), associations),
-    }.items():
-        parts[parts.index(f"<!-- {name} -->") + 1] = table
+    for what, found in (("SOP class", SOP_CLASSES), ("transfer syntax", TRANSFER_SYNTAXES)):
+        rows = [(one.name, f"`{one}`") for one in sorted(map(UID, found))]
+        parts[parts.index(f"<!-- {what} -->") + 1] = _table((what, "UID"), rows)
     return "\n\n".join(parts)
 
 

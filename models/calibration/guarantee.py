@@ -57,39 +57,30 @@ diameters of solid and part-solid spheres differ by at most 0.4 mm, of ground gl
 
 
 def run_fit(
-    data: Path,
-    screening: str,
-    hybrid: str,
-    *,
-    delta: float,
-    keep_hybrid: bool = False,
-    folder: Path | None = None,
+    data: Path, screening: str, hybrid: str, folder: Path, *, delta: float, keep_hybrid: bool
 ) -> None:
     """Fit the settings of both artifacts, and their guarantee, and enter them in the manifest.
 
     A hybrid that serves several screening networks is fitted with one of them; ``keep_hybrid``
-    leaves its settings as they are. So do those of the package's hybrid stay that reads with a
-    screening network of another ``folder`` without a hybrid of that name.
+    leaves its settings as they are. So does a ``folder`` without it: then the package's reads.
     """
     # these need the extra `train`, which the rest does without
     from models.export.manifest import amend
     from models.training.data import load_cubes
 
     console = Console(stderr=True)
-    folder = folder or WEIGHTS
-    of_hybrid = folder if hybrid in every(folder) else WEIGHTS
-    edge, second = find(screening, folder), find(hybrid, of_hybrid)
-    keep_hybrid = keep_hybrid or of_hybrid != folder
+    has_hybrid = hybrid in every(folder)
+    edge, second = find(screening, folder), find(hybrid, folder if has_hybrid else WEIGHTS)
     readers = uncalibrated_readers(edge, second)
     cubes, held_out = (load_cubes(data / "nodules", name) for name in ("val", CALIBRATION))
     with console.status("reading whole scans"):
         scans = read_scans(data, FITTED_ON, readers)
     with console.status("reading nodules of validation patients in them"):
         nodules = inserted(scans, donors_of(cubes), readers, placements=PLACEMENTS, seed=SEED)
-    kept = second.settings if keep_hybrid else {}
+    kept = {} if has_hybrid and not keep_hybrid else second.settings
     cases = candidates_of(scans, readers) + nodules
     settings, cloud = fit_settings(cases, kept.get("calibration"))
-    if not keep_hybrid:
+    if not kept:
         cloud["outline"] = [OUTLINE_LOGIT]
     untrained = read_scans(data, UNTRAINED, readers)
     with console.status("reading nodules of calibration patients in scans of validation"):
@@ -102,7 +93,7 @@ def run_fit(
         "region_side": readers.second.roi_shape[0],
     }
     amend(screening, "settings", settings, folder)
-    if of_hybrid == folder:
+    if has_hybrid:
         amend(hybrid, "settings", cloud, folder)
     console.print(settings, cloud)
 

@@ -27,7 +27,7 @@ def require_tensors(artifact: Artifact) -> None:
 
     Raises:
         UnfitArtifact: they differ from the contract.
-        DamagedArtifact: the file is missing, not the manifest's, or no ONNX file.
+        DamagedArtifact: see `stored`; also if it is no ONNX file.
     """
     content, screens = artifact.stored(), artifact.kind == "screening"
     try:

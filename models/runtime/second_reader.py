@@ -11,7 +11,8 @@ from imaging.morphology import dilate, erode
 from imaging.volume import FloatArray, UInt8Array, from_window
 from models.runtime.detection import sigmoid
 from models.runtime.engines import Outputs
-from models.runtime.session import Opened, Opening, open_as
+from models.runtime.session import Opened, open_as
+from models.runtime.session import Opening as Opening
 
 BoolArray = npt.NDArray[np.bool_]
 
