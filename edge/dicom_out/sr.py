@@ -50,7 +50,7 @@ from edge.dicom_out.identity import (
     uid,
 )
 from edge.dicom_out.source import Plane, Source, nearest_plane, planes_of
-from edge.findings import DecidedBy, Finding
+from edge.findings import DecidedBy, Finding, SecondReading
 from edge.report.model import NOT_A_DEVICE, Report, Status
 from edge.report.wording import MAY_CHANGE, coverage_text
 from imaging.dicom.source import REQUEST_KEYWORDS
@@ -151,7 +151,7 @@ def _summary(report: Report) -> MeasurementsAndQualitativeEvaluations:
         (terms.POSSIBLE_FINDINGS, len(report.possible)),
     )
     evaluations = (
-        (terms.DETECTIONS, terms.SUCCEEDED),
+        (terms.DETECTIONS, terms.STATUSES[SecondReading.COMPLETE]),
         (terms.ANALYSES, terms.STATUSES[report.second_reading]),
         (terms.SECOND_READING, terms.SECOND_READINGS[report.second_reading]),
         (terms.GUARANTEE_GIVEN, terms.YES_NO[report.guarantee.given]),

@@ -87,10 +87,9 @@ SECOND_READINGS: Mapping[SecondReading, CodedConcept] = {
 }
 # the status of each analysis (CID 6042): of the edge, which has succeeded, and of the cloud
 DETECTIONS: Code = codes.DCM.SummaryOfDetections
-SUCCEEDED: Code = codes.DCM.Succeeded
 ANALYSES: Code = codes.DCM.SummaryOfAnalyses
 STATUSES: Mapping[SecondReading, Code] = {
-    SecondReading.COMPLETE: SUCCEEDED,
+    SecondReading.COMPLETE: codes.DCM.Succeeded,
     SecondReading.PARTIAL: codes.DCM.PartiallySucceeded,
     SecondReading.MISSING: codes.DCM.Failed,
     SecondReading.OFF: codes.DCM.NotAttempted,
