@@ -269,8 +269,8 @@ class Sender:
         given_up = {one.sop_class: one for one in not_taken if one.attempts >= MAX_ATTEMPTS}
         is_alone = given_up.keys() >= {*classes.values()}
         if not classes or (is_alone and self._clock() < self._asks_again_s):
-            why = {name: given_up[one].reason for name, one in classes.items()}
-            return Sent(refused={name: Refusal(one, is_known=True) for name, one in why.items()})
+            refused = {name: Refusal(given_up[one].reason) for name, one in classes.items()}
+            return Sent(refused=refused, is_known=True)
         last = self._last | given_up.keys()
         names = sorted(classes, key=lambda name: (classes[name] in last, name))
         with tracing.study(delivery.study_key), tracing.span("deliver") as span:
@@ -281,22 +281,20 @@ class Sender:
             span.set_attributes(tracing.attributes(**counts, unreachable=bool(sent.unreachable)))
         if is_alone and not sent.unreachable:
             self._asks_again_s = self._clock() + LONGEST_PAUSE_S
-        refused = sent.refused.items()
-        self._last |= {classes[name] for name, why in refused if why.is_last}
-        answers = {classes[name]: why.code if why.of_class else "" for name, why in refused}
+        whys = sent.refused.items()
+        self._last |= {classes[name] for name, why in whys if why.is_last}
+        answers = {classes[name]: why.code if why.of_class else "" for name, why in whys}
         answers |= dict.fromkeys((classes[name] for name in sent.stored), "")
         self._exports.note_answers(self._name, answers, delivery.attempts + 1)
-        known = {n: why.of_class and classes[n] in given_up for n, why in refused}
-        return replace(sent, refused={n: replace(why, is_known=known[n]) for n, why in refused})
+        is_known = all(why.of_class and classes[name] in given_up for name, why in whys)
+        return replace(sent, is_known=is_known and not sent.unreachable)
 
     def _is_wanted(self, sop_class: str) -> bool:
         wanted = self._settings.objects
         return not wanted or kind_of(sop_class) in wanted
 
     def _refused(self, delivery: Delivery, sent: Sent) -> None:
-        attempts = delivery.attempts + 1
-        if all(why.is_known for why in sent.refused.values()):
-            attempts = MAX_ATTEMPTS
+        attempts = MAX_ATTEMPTS if sent.is_known else delivery.attempts + 1
         reason = "; ".join(f"{name}: {why}" for name, why in sorted(sent.refused.items()))
         if attempts >= MAX_ATTEMPTS:
             self._give_up(delivery, reason, sent)

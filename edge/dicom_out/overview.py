@@ -138,14 +138,11 @@ def resend(
             return [_line(store, one.study_key, (one.version,), (one.target,)) for one in dead]
         record = _find(store, study)
         out = site.folders.outbox / record.report_name
-        versions = exported_versions(out, record.id)
+        every = exported_versions(out, record.id)
+        named = tuple(one for one in every if str(one) == version)
+        versions = {EVERY: every, LATEST: every[-1:]}.get(version, named)
         if not versions:
-            raise NothingToSend(f"{study}: no report that targets get is in {out}")
-        if version != EVERY:
-            wanted = str(versions[-1]) if version == LATEST else version
-            versions = tuple(one for one in versions if str(one) == wanted)
-        if not versions:
-            raise NothingToSend(f"{study}: there is no version {version}")
+            raise NothingToSend(f"{study}: no report that targets get is in {out} ({version})")
         exports.resend(record.id, versions, chosen, by)
         return [_line(store, record.id, versions, chosen)]
 

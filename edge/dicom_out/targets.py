@@ -24,8 +24,6 @@ from edge.settings.targets import ObjectKind
 MAX_REASON = 300
 """Characters of a target's own words that are kept."""
 
-_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7, C.4.1
-
 STOPPED = "the agent stops"
 """Why a target gets no more files when the agent is being stopped."""
 
@@ -36,20 +34,18 @@ class Refusal:
 
     ``code`` is what the standard calls it; ``comment`` are the target's own words, which may name a
     patient and are never logged. ``is_last``: the target is at fault too, and gets no more.
-    ``of_class``: it takes no object of this class; ``is_known``: nor did it up to a dead letter.
+    ``of_class``: it takes no object of this class.
     """
 
     code: str
     comment: str = ""
     is_last: bool = False
     of_class: bool = False
-    is_known: bool = False
 
     @classmethod
     def of(cls, status: int, comment: str = "") -> "Refusal":
-        """Return what a failure means; out of resources is the whole target (PS3.4, B.2)."""
-        full = 0xA700 <= status <= 0xA7FF
-        return cls(status_words(status), comment, full, of_class=status == _CLASS_NOT_SUPPORTED)
+        """Return what a failure means: a full target (PS3.4, B.2), a class (PS3.7, C.4.1)."""
+        return cls(status_words(status), comment, 0xA700 <= status <= 0xA7FF, status == 0x0122)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.comment}" if self.comment else self.code
@@ -68,11 +64,13 @@ class Sent:
         refused: by name, why it refused a file.
         unreachable: why it took no more; empty if it answered for every file. A file may be among
             the refused ones too.
+        is_known: whether it refused them for classes of which a dead letter has told before.
     """
 
     stored: tuple[str, ...] = ()
     refused: Mapping[str, Refusal] = field(default_factory=dict)
     unreachable: str = ""
+    is_known: bool = False
 
 
 Store = Callable[[Path | pydicom.Dataset], Refusal | None]

@@ -215,6 +215,22 @@ def test_an_object_of_a_class_that_is_taken_again_has_all_its_attempts(
             assert site.of("pacs")[-1].attempts == MAX_ATTEMPTS
 
 
+def test_a_stop_after_a_known_refusal_leaves_the_rest_for_the_next_start(tmp_path: Path) -> None:
+    def refuse_and_stop(_dataset: Dataset) -> int:
+        site.stops = True
+        return 0x0122
+
+    with (
+        Pacs(answer=refuse_and_stop).running() as pacs,
+        deliveries(tmp_path, pacs_at(pacs.port)) as site,
+    ):
+        refused = dict.fromkeys(CLASSES.values(), "refused")
+        site.exports.note_answers("pacs", refused, MAX_ATTEMPTS)
+        site.report("a")
+        site.run()
+        assert site.steps("pacs") == ["sending"]
+
+
 @pytest.mark.parametrize("again", ["later", "resend", "restart"])
 def test_an_archive_that_takes_no_class_is_asked_now_and_then(
     tmp_path: Path, pacs: Pacs, again: str
