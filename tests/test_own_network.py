@@ -1,6 +1,7 @@
 """A network of one's own, as docs/own-network.md says: its folder, edge, cloud, Python and fit."""
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -145,6 +146,21 @@ def test_a_second_reader_that_breaks_the_contract_is_named(tmp_path: Path) -> No
     own_hybrid(folder, model)
     with pytest.raises(UnfitArtifact, match=r"texture FLOAT; expected .*, mask FLOAT"):
         open_second_reader("own-hybrid", folder=folder)
+    text = (folder / "manifest.toml").read_text().replace("[48, 48, 48]", "[-1, 48, 48]")
+    (folder / "manifest.toml").write_text(text)
+    every.cache_clear()
+    with pytest.raises(UnfitArtifact, match=r"roi_shape = \[-1, 48, 48\], expected"):
+        open_second_reader("own-hybrid", folder=folder)
+
+
+def test_what_is_no_network_is_named(tmp_path: Path) -> None:
+    folder = own_folder(tmp_path, GOOD)
+    content, manifest = b"no network", (folder / "manifest.toml").read_text()
+    before, after = (hashlib.sha256(c).hexdigest() for c in (GOOD.SerializeToString(), content))
+    (folder / "own-screening.onnx").write_bytes(content)
+    (folder / "manifest.toml").write_text(manifest.replace(before, after))
+    with pytest.raises(UnfitArtifact, match=r"own-screening\.onnx is not an ONNX file"):
+        open_screener("own-screening", folder=folder)
 
 
 @pytest.mark.long

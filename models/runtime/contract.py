@@ -6,7 +6,7 @@ from onnx import TensorProto
 
 from models.runtime.artifacts import Artifact
 from models.runtime.engines import Runner
-from models.runtime.errors import DamagedArtifact, UnfitArtifact
+from models.runtime.errors import UnfitArtifact
 
 INPUT = "voxels"
 """The name of the input, uint8 ``(n, 1, z, y, x)`` of the HU window."""
@@ -23,17 +23,15 @@ _SAMPLE = (16, 32, 48)
 
 
 def require_tensors(artifact: Artifact) -> None:
-    """Check names, order and types of a network's input and outputs, and its free axes.
-
-    Raises:
-        UnfitArtifact: they differ from the contract.
-        DamagedArtifact: see `stored`; also if it is no ONNX file.
-    """
+    """Raise `UnfitArtifact` if names, order, types or free axes of the tensors are wrong."""
     content, screens = artifact.stored(), artifact.kind == "screening"
     try:
         graph = onnx.load_model_from_string(content).graph
     except Exception as error:  # protobuf's decode errors have no public base
-        raise DamagedArtifact(f"{artifact.path} is not an ONNX file: {error}") from error
+        raise _unfit(artifact, f"is not an ONNX file: {error}") from error
+    sides = artifact.settings.get("roi_shape", ())
+    if not all(isinstance(side, int) and side > 0 for side in sides):
+        raise _unfit(artifact, f"has roi_shape = {sides}, expected numbers of voxels")
     stored = {one.name for one in graph.initializer}  # old files have weights among the inputs
     given = [one for one in graph.input if one.name not in stored]
     expected = {INPUT: "UINT8"} | dict.fromkeys(OUTPUTS[artifact.kind], "FLOAT")
@@ -50,11 +48,7 @@ def require_tensors(artifact: Artifact) -> None:
 
 
 def require_shapes(artifact: Artifact, run: Runner) -> None:
-    """Check the shapes of a network's outputs by one small run; many files do not state them.
-
-    Raises:
-        UnfitArtifact: they differ from the contract, or it cannot read such an input.
-    """
+    """Raise `UnfitArtifact` if the shapes for a small input are wrong; files may not state them."""
     grid = _SAMPLE if artifact.kind == "screening" else tuple(artifact.settings["roi_shape"])
     given, sides = (1, 1, *grid), dict(zip("nzyx", (1, *grid), strict=True))
     try:

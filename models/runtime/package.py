@@ -76,11 +76,7 @@ def read_package(name: str, folder: Path = WEIGHTS, keys: tuple[Path, ...] = ())
 
 
 def only_screening(folder: Path) -> str | None:
-    """Return the name of the screening artifact in a folder, None if there is not exactly one.
-
-    Raises:
-        DamagedArtifact: see `models.runtime.artifacts.every`.
-    """
+    """Return the name of the screening artifact in a folder, None if there is not exactly one."""
     names = [one.name for one in every(folder.absolute()).values() if one.kind == SCREENING]
     return names[0] if len(names) == 1 else None
 
