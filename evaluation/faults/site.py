@@ -217,6 +217,8 @@ class Site:
         study, files = self.new("killed", name, "after" if after else "before")
         self.trigger.arm(name, after, skip=skip)
         left = self.send(study, files)
+        while left and self.trigger.armed and self.agent.exitcode is None:
+            left = self.send(study, left)  # an association broke off by itself
         if not self.wait(lambda: not self.trigger.armed):
             raise self.failed(f"never came to: {study.when} {name}")
         self.restart_after_kill()
