@@ -52,7 +52,7 @@ def said(report: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def test_after_an_outage_the_surest_finding_gets_its_size_type_and_outline(site: Site) -> None:
-    site.study("a", characterize=True)
+    site.study("a", characterize=True, pictures=True)
     out, first = site.places.outbox / "a", site.report("a")
     reason = f"{UNREAD}: {OUT_OF_REACH}; {TO_COME}; {LATER}"
     assert said(first) == ("provisional", "missing", reason)
@@ -74,6 +74,8 @@ def test_after_an_outage_the_surest_finding_gets_its_size_type_and_outline(site:
     assert (sure["verdict"]["texture"], sure["diameter_mm"]) == ("solid", pytest.approx(10, 0.05))
     assert sure["volume_mm3"] == BALL.sum()
     assert sorted(read_outlines((out / OUTLINES).read_bytes())) == [1, 2, 3]
+    # the pictures of version 1 have none; finding 3 was drawn from its ROI
+    assert (out / "report.html").read_text().count("outline by the cloud") == 1
     assert "diameter from 6.0 to 9.9 mm" in last["changes"][-1]["text"]
 
 
