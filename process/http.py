@@ -12,7 +12,8 @@ import math
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from threading import Thread
 from typing import Any
@@ -26,6 +27,9 @@ from process.tls import TlsFiles
 
 MAX_HEADER_BYTES = 16_384
 """Largest head of a request."""
+
+ACCEPTED_S = 0.05
+"""Seconds for which more connections than allowed may be open."""
 
 _CERTIFICATE = "certificate"
 """Key in a request's state: the caller's certificate as `ssl` has it, None without one."""
@@ -52,7 +56,7 @@ class Listener:
         setting: name of the setting that has the address, for messages.
         tls: certificate and key enable TLS; ``ca`` must have signed callers' certificates.
         callers: with a ``ca``, whether a caller must have a certificate, or may.
-        connections: largest number of open connections; more are closed.
+        connections: largest number of open connections; see `_Listening` for those that are closed.
         quiet_s: a connection that begins no request within this time is closed, at the latest
             after twice it.
         stop_s: time that open requests have at the end.
@@ -181,6 +185,38 @@ def address_text(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+class _Listening(socket.socket):
+    """A listening socket that ends connections while more than ``most`` are open, TLS or not yet.
+
+    They are those of the address that has the most: first the oldest ones without an open request.
+    """
+
+    most: int
+    open: dict[socket.socket, tuple[str, int]]
+    protocols: Collection[Any] = ()
+    is_due = False
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept the next connection."""
+        one, peer = super().accept()
+        self.open[one] = peer[:2]
+        if len(self.open) > self.most and not self.is_due:
+            self.is_due = True  # once a request that has arrived with them is read
+            asyncio.get_running_loop().call_later(ACCEPTED_S, self._end_excess)
+        return one, peer
+
+    def _end_excess(self) -> None:
+        self.is_due = False
+        self.open = {one: at for one, at in self.open.items() if one.fileno() >= 0}
+        busy = {protocol.client for protocol in self.protocols if protocol.is_busy}
+        hosts = defaultdict[str, list[socket.socket]](list)
+        for one, at in sorted(self.open.items(), key=lambda item: item[1] in busy):
+            hosts[at[0]].append(one)
+        for _ in range(len(self.open) - self.most):
+            with contextlib.suppress(OSError):  # its caller has left
+                max(hosts.values(), key=len).pop(0).shutdown(socket.SHUT_RDWR)
+
+
 class _Protocol(H11Protocol):
     """A connection that notes its caller's certificate, and ends if it is one too many or quiet."""
 
@@ -190,8 +226,6 @@ class _Protocol(H11Protocol):
         super().connection_made(transport)
         self._last: Any = None
         self._timer = self.loop.call_later(self.at.quiet_s, self._close_if_quiet)
-        if len(self.connections) > self.at.connections:
-            transport.abort()
         self.app_state = {_CERTIFICATE: transport.get_extra_info("peercert") or None}
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -199,10 +233,14 @@ class _Protocol(H11Protocol):
         super().connection_lost(exc)
         self._timer.cancel()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is open."""
+        return self.cycle is not None and not self.cycle.response_complete
+
     def _close_if_quiet(self) -> None:
         """Close it if no request has begun since the last time, and none is open."""
-        is_open = self.cycle is not None and not self.cycle.response_complete
-        if not is_open and self.cycle is self._last:
+        if not self.is_busy and self.cycle is self._last:
             self.transport.abort()
             return
         self._last = self.cycle
@@ -230,8 +268,9 @@ def _server(app: ASGIApp, at: Listener) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-async def _run(server: uvicorn.Server, listening: socket.socket) -> None:
+async def _run(server: uvicorn.Server, listening: _Listening) -> None:
     """Run the server until it should exit: as its ``serve``, but leave the signals alone."""
+    listening.protocols = server.server_state.connections
     server.lifespan = server.config.lifespan_class(server.config)
     await server.startup(sockets=[listening])
     await server.main_loop()
@@ -239,7 +278,7 @@ async def _run(server: uvicorn.Server, listening: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def _bound(at: Listener) -> Iterator[socket.socket]:
+def _bound(at: Listener) -> Iterator[_Listening]:
     if problems := at.tls.problems():
         raise CannotListen("; ".join(problems))
     try:
@@ -250,11 +289,13 @@ def _bound(at: Listener) -> Iterator[socket.socket]:
         yield listening
 
 
-def _listen(host: str, port: int, backlog: int) -> socket.socket:
+def _listen(host: str, port: int, most: int) -> _Listening:
     family, *_, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    listening = socket.create_server(address, family=family, backlog=backlog)
+    bound = socket.create_server(address, family=family, backlog=most)
+    listening = _Listening(fileno=bound.detach())
+    listening.most, listening.open = most, {}
     # its connections inherit it: else the second part of an answer waits 40 ms (Nagle)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening

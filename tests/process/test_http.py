@@ -4,6 +4,7 @@ import contextlib
 import gc
 import socket
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,18 @@ async def body(request: Request) -> Response:
     return Response(said, headers={"Connection": "close"})
 
 
-APP = Starlette(routes=[Route("/", who), Route("/", body, methods=["POST"])])
+async def patient(request: Request) -> Response:
+    parts = body_parts(request, idle_s=300.0)
+    return Response(str(sum([len(part) async for part in parts])))
+
+
+APP = Starlette(
+    routes=[
+        Route("/", who),
+        Route("/", body, methods=["POST"]),
+        Route("/patient", patient, methods=["POST"]),
+    ]
+)
 HERE = Listener("127.0.0.1:0", "test_address")
 
 
@@ -96,12 +108,13 @@ def test_no_part_of_an_answer_waits_for_the_one_before(monkeypatch: pytest.Monke
     create, made = socket.create_server, list[socket.socket]()
 
     def recorded(*args: Any, **named: Any) -> socket.socket:
-        made.append(create(*args, **named))
-        return made[-1]
+        one = create(*args, **named)
+        made.append(one.dup())
+        return one
 
     monkeypatch.setattr(socket, "create_server", recorded)
-    with serving(APP, HERE):
-        assert made[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    with serving(APP, HERE), made[0] as listening:
+        assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_wrong_files_of_tls_stop_the_start_and_are_named(pki: Path) -> None:
@@ -129,14 +142,28 @@ def test_a_quiet_connection_is_closed(sent: bytes) -> None:
         received(quiet)
 
 
-def test_too_many_connections_are_closed() -> None:
-    with serving(APP, bounded(connections=2)) as bound, contextlib.ExitStack() as open_ones:
-        for _ in range(2):
-            one = open_ones.enter_context(connected(bound))
-            one.sendall(GET)
-            assert one.recv(1000).startswith(b"HTTP/1.1 200")
-        with connected(bound) as third:
-            assert received(third) == b""
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00", GET[:-2], GET])
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_silent_connections_lock_nobody_out(pki: Path, *, encrypted: bool, sent: bytes) -> None:
+    """One beyond the limit ends the oldest without a request, and none that has one."""
+    files = TlsFiles(cert=pki / "server.pem", key=pki / "server.key") if encrypted else TlsFiles()
+    trusted = ssl.create_default_context(cafile=pki / "ca.pem")
+    with (
+        serving(APP, bounded(tls=files, connections=4, quiet_s=300.0)) as bound,
+        contextlib.ExitStack() as open_ones,
+        httpx.Client(base_url=bound.url, verify=trusted, timeout=60) as busy,
+    ):
+
+        def body() -> Iterator[bytes]:
+            for _ in range(3):
+                silent = [open_ones.enter_context(connected(bound)) for _ in range(4)]
+                for one in silent:
+                    one.sendall(sent)
+                for _ in range(3):
+                    assert httpx.get(bound.url, verify=trusted, timeout=60).status_code == 200
+                yield b"x"
+
+        assert busy.post("/patient", content=body()).text == "3"
 
 
 @pytest.mark.parametrize("sent", [b"\x16\x03\x01" + bytes(500), GET[:-2] + b"A: " + b"x" * 40_000])
