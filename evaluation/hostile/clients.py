@@ -14,14 +14,22 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 from hpack import Encoder
-from hyperframe.frame import DataFrame, Frame, HeadersFrame, SettingsFrame
+from hyperframe.frame import (
+    DataFrame,
+    Frame,
+    HeadersFrame,
+    RstStreamFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)
 
 from evaluation.errors import ServiceFailed
 from evaluation.links.wire import PREFACE
@@ -43,15 +51,22 @@ ASKED = 0.25
 HONEST = Traffic(edges=4)
 WARM_UP_S = 3.0
 """The honest site sends for so long before the attack is on and its ROIs count."""
+CONNECTED_S = 20.0
+"""Seconds in which the honest site must be connected."""
 PAUSE_S, QUIET_BUDGET_S = 3.0, 1.0
 """A quiet site sends a study each 3 s, so that it is not active between two; their budget."""
-RATE_BAR, FREE_BAR_S, MEMORY_BAR_MB = 0.9, 1.0, 400.0
+RATE_BAR, FREE_BAR_S, MEMORY_BAR_MB = 0.95, 1.0, 450.0
 CALLERS = 48
 """Studies that a hostile client keeps open at once."""
 HELD, HELD_BUDGET_S = 150, 3.0
 """Studies that hold places without work, and their budget."""
-CONNECTIONS, UNFINISHED = 40, 64
+CONNECTIONS, UNFINISHED = 40, 32
 """Connections, and the unfinished messages of each."""
+PARTS = 3
+"""Frames of 16 KiB that are sent of each message; it has more."""
+SILENT = 1_200
+"""Connections that begin no call."""
+READ, CHECK = "/overread.v1.Overread/Read", "/grpc.health.v1.Health/Check"
 READER_MS = 10.0, 10.0
 """Of the reader that sleeps: of a batch, and of each ROI."""
 LONG_S = 600.0
@@ -92,8 +107,10 @@ def has_ipv6() -> bool:
 ROIS = tuple(map(encoded, range(4)))
 
 
-def _header(rois: int, budget_s: float, priority: Priority = Priority.ROUTINE) -> pb.ReadRequest:
-    return codec.encode_header(Header(uuid.uuid4().hex, "", budget_s, rois, priority))
+def _header(
+    rois: int, budget_s: float, priority: Priority = Priority.ROUTINE, key: str = ""
+) -> pb.ReadRequest:
+    return codec.encode_header(Header(key or uuid.uuid4().hex, "", budget_s, rois, priority))
 
 
 @asynccontextmanager
@@ -124,8 +141,8 @@ async def _new_name(stub: Any, budget_s: float) -> None:
     await _read(stub, header, *ROIS, site=f"site-{uuid.uuid4().hex}")
 
 
-async def _header_only(stub: Any, budget_s: float) -> None:
-    await _read(stub, _header(64, budget_s))
+async def _header_only(stub: Any, budget_s: float, key: str = "") -> None:
+    await _read(stub, _header(64, budget_s, key=key))
 
 
 async def _silent(stub: Any, budget_s: float) -> None:
@@ -159,34 +176,73 @@ def _always(study: Study, budget_s: float) -> Attack:
     return attack
 
 
-@contextmanager
-def unfinished(address: str) -> Iterator[None]:
-    """Send messages to all but their last byte, and hold them for the time of the context."""
-    message = ROIS[0].SerializeToString()
-    body = b"\0" + len(message).to_bytes(4, "big") + message[:-1]
-    host, port = address.rsplit(":", 1)
+async def _filled_key(address: str) -> None:
+    """Send headers with a key of which many verdicts are cached."""
+    async with _channels(address, 1) as (stub,):
+        await _read(stub, _header(64, 60.0, key="filled"), *map(encoded, range(64)))
+    await _always(partial(_header_only, key="filled"), 2.0)(address)
+
+
+async def _hold(address: str, path: str) -> None:
+    """Open calls over a connection, and send half of each message."""
+    part = (b"\0" + (110_000).to_bytes(4, "big")).ljust(16_384, b"\1")
     fields = [
-        (":method", "POST"), (":scheme", "http"), (":path", "/overread.v1.Overread/Read"),
+        (":method", "POST"), (":scheme", "http"), (":path", path),
         (":authority", address), ("te", "trailers"), ("content-type", "application/grpc"),
     ]  # fmt: skip
-    with ExitStack() as held:
-        for _ in range(CONNECTIONS):
-            connection = socket.create_connection((host.strip("[]"), int(port)))
-            held.enter_context(connection).setblocking(False)
-            frames: list[Frame] = [SettingsFrame(0)]
-            encoder = Encoder()
-            for stream in range(1, 2 * UNFINISHED, 2):
-                frames.append(HeadersFrame(stream, encoder.encode(fields), flags=["END_HEADERS"]))
-                # as much as the peer takes before it must allow more
-                frames.append(DataFrame(stream, body[: 65_535 // UNFINISHED]))
-            with suppress(BlockingIOError, ConnectionError):
-                connection.send(PREFACE + b"".join(one.serialize() for one in frames))
-        yield
+    host, port = address.rsplit(":", 1)
+    reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    writer.write(PREFACE + SettingsFrame(0).serialize())
+    encoder, number, allowed, opened, due = Encoder(), 1, 65_535, set[int](), list[int]()
+    try:
+        while True:
+            while len(opened) < UNFINISHED:  # others in place of those that were ended
+                head = HeadersFrame(number, encoder.encode(fields), flags=["END_HEADERS"])
+                writer.write(head.serialize())
+                opened.add(number)
+                due += [number] * PARTS
+                number += 2
+            while due and allowed >= len(part):
+                writer.write(DataFrame(due.pop(0), part).serialize())
+                allowed -= len(part)
+            frame, length = Frame.parse_frame_header(memoryview(await reader.readexactly(9)))
+            frame.parse_body(memoryview(await reader.readexactly(length)))
+            if isinstance(frame, WindowUpdateFrame):
+                allowed += 0 if frame.stream_id else frame.window_increment
+            elif isinstance(frame, RstStreamFrame) or "END_STREAM" in frame.flags:
+                opened.discard(frame.stream_id)
+                due = [one for one in due if one != frame.stream_id]
+                await asyncio.sleep(0.05)
+    finally:
+        writer.close()
 
 
-async def _unfinished(address: str) -> None:
-    with unfinished(address):
-        await asyncio.sleep(LONG_S)
+async def _say(address: str, said: bytes) -> None:
+    """Open a connection, and say little or nothing."""
+    host, port = address.rsplit(":", 1)
+    reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    try:
+        for byte in said:
+            writer.write(bytes((byte,)))
+            await asyncio.sleep(0.5)
+        await reader.read()
+    finally:
+        writer.close()
+
+
+def connections(count: int, one: Callable[[str], Coroutine[Any, Any, None]]) -> Attack:
+    """Return the attack of ``count`` connections, each opened again when it is closed."""
+
+    async def attack(address: str) -> None:
+        async def again() -> None:
+            while True:
+                with suppress(OSError, asyncio.IncompleteReadError):
+                    await one(address)
+                await asyncio.sleep(0.2)
+
+        await asyncio.gather(*(again() for _ in range(count)))
+
+    return attack
 
 
 HOLDS: dict[str, Study] = {"one ROI, then silence": _silent, "answers that are not read": _unread}
@@ -195,29 +251,48 @@ ATTACKS: dict[str, Attack] = {
     "a new site name for each study, all stat": _always(_new_name, 2.0),
     "headers without ROIs": _always(_header_only, 2.0),
     **{name: _always(study, LONG_S) for name, study in HOLDS.items()},
-    "messages without an end": _unfinished,
+    "messages without an end": connections(CONNECTIONS, partial(_hold, path=READ)),
+    "unary messages without an end": connections(CONNECTIONS, partial(_hold, path=CHECK)),
+    "silent connections": connections(SILENT, partial(_say, said=b"")),
+    "slow handshakes": connections(SILENT, partial(_say, said=PREFACE)),
+    "headers with a filled cache key": _filled_key,
 }
 
 
 async def answered(service: Target, arrivals: Sequence[Arrival], attack: str | None) -> float:
-    """Send honest studies; return the part of the ROIs after the warm-up that is read in time."""
-    async with Edges(service.honest, HONEST.edges) as edges:
-        with _beside(service.hostile, attack):
-            outcomes = await edges.send(arrivals)
-    counted = [one for one in outcomes.rois if one.at_s - one.took_s >= WARM_UP_S]
-    return sum(not one.error for one in counted) / max(1, len(counted))
+    """Send honest studies; return the part of the ROIs after the warm-up that is read in time.
+
+    For these the honest site connects again, beside the attack; 0 where it cannot.
+    """
+    ready_s = asyncio.get_running_loop().time() + WARM_UP_S
+    counted = [replace(one, at_s=one.at_s - WARM_UP_S) for one in arrivals if one.at_s >= WARM_UP_S]
+    with _beside(service.hostile, attack):
+        async with AsyncExitStack() as stack:
+            edges = await stack.enter_async_context(Edges(service.honest, HONEST.edges))
+            await edges.send([one for one in arrivals if one.at_s < WARM_UP_S])
+            await asyncio.sleep(ready_s - asyncio.get_running_loop().time())
+            edges = Edges(service.honest, HONEST.edges)
+            try:
+                async with asyncio.timeout(CONNECTED_S):
+                    await stack.enter_async_context(edges)
+            except TimeoutError:
+                return 0.0
+            rois = (await edges.send(counted)).rois
+    return sum(not one.error for one in rois) / max(1, len(rois))
 
 
 @contextmanager
 def _beside(address: str, attack: str | None) -> Iterator[None]:
-    """Let a process attack for the time of the context; it begins within `WARM_UP_S`."""
+    """Let a process attack for the time of the context; all of it is on within `WARM_UP_S`."""
     if attack is None:
         yield
         return
     command = ["nice", "-n", "10", sys.executable, "-m", __spec__.name, attack, address]
     with tempfile.TemporaryDirectory() as folder:
-        client = Process("a hostile client", command, Path(folder) / "log")
+        log = Path(folder) / "log"
+        client = Process("a hostile client", command, log)
         try:
+            client.wait_until(lambda: b"attacks" in log.read_bytes(), "attack", LONG_S)
             yield
             client.require_alive()
         finally:
@@ -333,4 +408,5 @@ def hostile_clients() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    print("attacks", flush=True)
     asyncio.run(ATTACKS[sys.argv[1]](sys.argv[2]))
