@@ -71,7 +71,7 @@ def serve(
         bool, typer.Option("--insecure", help="Serve other machines without TLS.")
     ] = False,
     ready_file: Annotated[
-        Path | None, typer.Option(help="File for the bound address, written when serving.")
+        Path | None, typer.Option(help="File for the bound address, there while serving.")
     ] = None,
 ) -> None:
     """Serve until SIGTERM, then finish open studies; a second signal stops at once."""
@@ -155,8 +155,9 @@ async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
 
         def ready(bound: str) -> None:
             closed.clear()
-            http = {"http": server.http_address} if server.http_address else {}
-            _log.info("serving", address=bound, **http, **_description(settings, reader))
+            others = {"inference": server.inference_address, "http": server.http_address}
+            others = {name: address for name, address in others.items() if address}
+            _log.info("serving", address=bound, **others, **_description(settings, reader))
             if ready_file is not None:
                 part = ready_file.with_name(ready_file.name + ".part")
                 part.write_text(bound)
@@ -168,6 +169,8 @@ async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
             await serve_until_signalled(server, ready=ready, draining=stopping)
         finally:
             beating.cancel()
+            if ready_file is not None:
+                ready_file.unlink(missing_ok=True)
 
 
 async def _beat(pulse: Pulse) -> None:

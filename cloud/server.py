@@ -15,6 +15,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cloud.cache import VerdictCache
+from cloud.calls import BoundedCalls
+from cloud.connections import Connections, allowed
 from cloud.errors import AddressUnusable, BadSettings, BatcherFailed
 from cloud.inference_protocol import rpc
 from cloud.inference_protocol.inference import Inference
@@ -44,13 +46,16 @@ MESSAGE_MARGIN = 4096
 JSON_BYTES = 6
 """Bytes of a voxel as a number in JSON, at most."""
 
-MAX_STREAMS_OF_CONNECTION = 64
-"""Studies that one connection may have open."""
+STREAMS_OF_CONNECTION = 32
+"""Calls that one connection may have open."""
 
-SPARE_CONNECTIONS = 64
-"""Connections besides one for each study that may be open."""
+ADDRESS_CONNECTIONS, ADDRESSES = 64, 64
+"""Connections that one address may have open, at least; of so many addresses all may be."""
 
-MAX_PENDING_CALLS = 16_000
+HANDSHAKE_S = 5.0
+"""Seconds in which a connection must be encrypted, and speak HTTP/2."""
+
+MAX_PENDING_CALLS = 3072
 """Calls that may wait for the service; gRPC cancels all further ones. Its default is 1,000."""
 
 WINDOW = 128 * 1024
@@ -138,20 +143,24 @@ class CloudServer:
         self._settings, self._reader, self._telemetry = settings, reader, telemetry
         self._version, self._clock = service_version, clock
         self._bounds, self._scheduler = bounds or Bounds(), scheduler
-        self.address = self.http_address = ""
+        self.address = self.inference_address = self.http_address = ""
+        self._servers, self._connections = list[grpc.aio.Server](), list[Connections]()
         # in bytes: an ROI of a study; a batch of raw ROIs in one inference request; over HTTP that,
         # or an ROI in JSON
         roi, most = math.prod(reader.roi_shape), settings.max_batch
         self._largest_message = roi + MESSAGE_MARGIN
         self._largest_request = most * roi + MESSAGE_MARGIN
         self._largest_body = max(self._largest_request, JSON_BYTES * roi + MESSAGE_MARGIN)
+        most = max(ADDRESS_CONNECTIONS, settings.max_streams // STREAMS_OF_CONNECTION)
+        self._most_of_address, self._most_connections = most, allowed(most * ADDRESSES)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # grpc-stubs omits it
         self._parts = AsyncExitStack()
 
     async def __aenter__(self) -> "CloudServer":
         """Warm up the model, then listen; `address` is then the bound ``HOST:PORT``.
 
-        `http_address` is that of the Open Inference Protocol over HTTP, empty if it is off.
+        `inference_address` and `http_address` are those of the Open Inference Protocol, empty where
+        it is off.
 
         Raises:
             AddressUnusable, CannotListen: an address cannot be listened on.
@@ -164,18 +173,20 @@ class CloudServer:
             self.batcher = await self._open_batcher(parts)
             self.streams = OpenStreams(settings.max_streams)  # one for both protocols
             backend, models = self._make_backend(), ModelTransfers(settings, self._bounds)
-            self.service, inference = OverreadService(backend, models), Inference(backend)
+            study = f"/{SERVICE_NAME}/Read"
+            idle_s = self._bounds.idle_timeout_s
+            self._calls = BoundedCalls(settings, idle_s, study, backend.refusals)
+            self.service, self._inference = OverreadService(backend, models), Inference(backend)
             self._add_gauges()
-            self._server = self._make_server(inference)
-            self.address = self._bind()
-            await self._server.start()
-            parts.push_async_callback(self._server.stop, 1.0)
+            own = "address", self._largest_message, SERVICE_NAME
+            self.address = await self._serve(parts, *own)
+            if settings.inference_address:
+                inference = "inference_address", self._largest_request, rpc.SERVICE_NAME
+                self.inference_address = await self._serve(parts, *inference)
             if settings.http_address:
-                app = RestService(inference, self._largest_body).app()
-                connections = settings.max_streams + SPARE_CONNECTIONS
-                at = Listener(
-                    settings.http_address, "http_address", settings.tls, connections=connections
-                )
+                app = RestService(self._inference, self._largest_body).app()
+                most = settings.max_streams + ADDRESS_CONNECTIONS
+                at = Listener(settings.http_address, "http_address", settings.tls, connections=most)
                 http = serving_here(app, at)
                 self.http_address = (await parts.enter_async_context(http)).address
             for name in ("", SERVICE_NAME, rpc.SERVICE_NAME):
@@ -214,7 +225,8 @@ class CloudServer:
         self.streams.drain()
         grace_s = self._settings.grace_s
         # begins at once, and ends with this server: what is still open then gets its error before
-        self._stopping = asyncio.create_task(self._server.stop(grace_s + 1.0))
+        stopping = (one.stop(grace_s + 1.0) for one in self._servers)
+        self._stopping = asyncio.gather(*stopping)
         try:
             async with asyncio.timeout(grace_s):
                 await self.streams.wait_until_idle()
@@ -270,20 +282,28 @@ class CloudServer:
         add("open_requests", "Inference requests open now", lambda: counts[REQUESTS])
         reading = queue.busy_until_s
         add("instances", "Instances that read", lambda: len(reading))
+        add("connections_ratio", "Part of the allowed connections that is open", self._used)
         add("dropped_instances", "Instances that broke", lambda: self._instances - len(reading))
 
-    def _make_server(self, inference: Inference) -> grpc.aio.Server:
+    def _used(self) -> float:
+        return max((one.used for one in self._connections), default=0.0)
+
+    async def _serve(self, parts: AsyncExitStack, setting: str, largest: int, name: str) -> str:
+        """Serve the service ``name`` at the address of a setting; return the bound address.
+
+        ``largest`` is the largest message in bytes: gRPC knows one limit for all of a server.
+        """
+        settings = self._settings
         server = grpc.aio.server(
+            interceptors=[self._calls],
             options=(
-                ("grpc.max_receive_message_length", self._largest_request),
+                ("grpc.max_receive_message_length", largest),
                 ("grpc.so_reuseport", 0),  # otherwise a second service could share the port
-                ("grpc.max_connection_age_ms", round(1e3 * self._settings.max_connection_age_s)),
-                # what may be unfinished at once is bounded: an ROI for each stream
-                ("grpc.max_concurrent_streams", MAX_STREAMS_OF_CONNECTION),
-                (
-                    "grpc.max_allowed_incoming_connections",
-                    self._settings.max_streams + SPARE_CONNECTIONS,
-                ),
+                ("grpc.max_connection_age_ms", round(1e3 * settings.max_connection_age_s)),
+                # what an address may have unfinished is bounded: a window for each stream
+                ("grpc.max_concurrent_streams", STREAMS_OF_CONNECTION),
+                ("grpc.max_allowed_incoming_connections", self._most_connections),
+                ("grpc.server_handshake_timeout_ms", round(1e3 * HANDSHAKE_S)),
                 ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
                 ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
                 # and so is what is received ahead of its turn, for each stream
@@ -294,25 +314,36 @@ class CloudServer:
                 ("grpc.keepalive_timeout_ms", 10_000),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-            )
+            ),
         )
-        overread_pb2_grpc.add_OverreadServicer_to_server(self.service, server)
-        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            rpc.InferenceService(inference), server
-        )
+        if name == SERVICE_NAME:
+            overread_pb2_grpc.add_OverreadServicer_to_server(self.service, server)
+        else:
+            servicer = rpc.InferenceService(self._inference)
+            inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (SERVICE_NAME, rpc.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (name, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-        return server
+        address = self._bind(server, setting)
+        await server.start()
+        parts.push_async_callback(server.stop, 1.0)
+        self._servers.append(server)
+        port = address.rpartition(":")[2]
+        if port.isdigit():  # not that of a socket of this machine
+            watched = Connections(int(port), self._most_connections, self._most_of_address)
+            self._connections.append(watched)
+            parts.callback(asyncio.create_task(watched.watch()).cancel)
+        return address
 
-    def _bind(self) -> str:
-        address, credentials = self._settings.address, server_credentials(self._settings)
+    def _bind(self, server: grpc.aio.Server, setting: str) -> str:
+        address: str = getattr(self._settings, setting)
+        credentials = server_credentials(self._settings)
         host, _, wanted = address.rpartition(":")
         try:
             if credentials is None:
-                port = self._server.add_insecure_port(address)
+                port = server.add_insecure_port(address)
             else:
-                port = self._server.add_secure_port(address, credentials)
+                port = server.add_secure_port(address, credentials)
         except RuntimeError as error:
             why = unbindable(host.strip("[]"), int(wanted)) or NOT_OURS
             raise AddressUnusable(f"{address} cannot be bound: {why}") from error

@@ -69,14 +69,10 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
     async def Describe(  # noqa: N802 - named by the contract
         self,
         request: pb.DescribeRequest,  # noqa: ARG002 - it is empty
-        context: grpc.aio.ServicerContext[pb.DescribeRequest, pb.DescribeResponse],
+        context: grpc.aio.ServicerContext[pb.DescribeRequest, pb.DescribeResponse],  # noqa: ARG002
     ) -> pb.DescribeResponse:
         """Answer with what the service offers, and its limits."""
-        try:
-            return codec.encode_description(self._backend.limits)
-        except Exception as error:
-            await _abort(context, error, "description not sent")
-            raise  # not reached: `abort` raises
+        return codec.encode_description(self._backend.limits)
 
     async def GetModel(  # noqa: N802 - named by the contract
         self,
@@ -97,7 +93,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                     if self._open.stopped.done():
                         raise _stopped()
         except Exception as error:
-            await _abort(context, error, "model not sent", site=site)
+            await self._abort(context, error, "model not sent", site=site)
         finally:
             abandon.cancel()
 
@@ -146,7 +142,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 trace.end(kind)
                 event = "study failed" if trace.has_header else "call rejected"
                 load = codec.encode_load(self._load(trace))
-                await _abort(context, error, event, load, **trace.ids)
+                await self._abort(context, error, event, load, **trace.ids)
 
     @contextlib.contextmanager
     def _followed(self, trace: StudyTrace) -> Iterator[contextlib.ExitStack]:
@@ -184,6 +180,25 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         finally:
             self._opening.discard(call)
 
+    async def _abort(
+        self,
+        context: grpc.aio.ServicerContext[Any, Any],
+        error: Exception,
+        event: str,
+        *details: Message,
+        **ids: str,
+    ) -> None:
+        """Log ``error``, and end the call with its status; any other is a `ServiceFault`."""
+        if isinstance(error, OverreadError):
+            more = self._backend.refusals.more(event, error.kind)
+            said = {"error": error.kind, "reason": error.reason, "peer": context.peer()}
+            if more is not None:
+                _log.info(event, **said, **ids, **more)
+        else:
+            _log.exception("internal error", peer=context.peer(), **ids)
+            error = ServiceFault(INTERNAL)
+        await context.abort(*to_status(error, *details))
+
     def _load(self, trace: StudyTrace) -> Load:
         """Return the queue now, and the model time of the study."""
         return Load(self._backend.batcher.queue.queue_s, trace.compute_s)
@@ -210,20 +225,3 @@ def _this_call() -> asyncio.Task[Any]:
 
 def _stopped() -> Draining:
     return Draining("the service stopped before this was finished")
-
-
-async def _abort(
-    context: grpc.aio.ServicerContext[Any, Any],
-    error: Exception,
-    event: str,
-    *details: Message,
-    **ids: str,
-) -> None:
-    """Log ``error``, and end the call with its status; a fault of the program is `ServiceFault`."""
-    if isinstance(error, OverreadError):
-        said = {"error": error.kind, "reason": error.reason, "peer": context.peer()}
-        _log.info(event, **said, **ids)
-    else:
-        _log.exception("internal error", peer=context.peer(), **ids)
-        error = ServiceFault(INTERNAL)
-    await context.abort(*to_status(error, *details))

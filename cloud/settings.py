@@ -36,8 +36,8 @@ class CloudSettings(ProcessSettings):
 
     Attributes:
         address: ``HOST:PORT`` to listen on; port 0 takes a free one.
-        http_address: ``HOST:PORT`` of the Open Inference Protocol over HTTP; empty: off. Over gRPC
-            it is served at ``address``.
+        inference_address: ``HOST:PORT`` of the Open Inference Protocol over gRPC; empty: off.
+        http_address: ``HOST:PORT`` of the Open Inference Protocol over HTTP; empty: off.
         model: artifact that reads ROIs.
         model_folder: folder with the models and their manifest; None: the package's.
         engine: ``openvino``, ``openvino:DEVICE``, ``onnxruntime`` or ``onnxruntime:PROVIDER``;
@@ -80,6 +80,7 @@ class CloudSettings(ProcessSettings):
     renamed: ClassVar[Mapping[str, str]] = _RENAMED
 
     address: str = "127.0.0.1:50051"
+    inference_address: str = ""
     http_address: str = ""
     model: str = "hybrid-int8"
     model_folder: Path | None = None
@@ -111,12 +112,11 @@ class CloudSettings(ProcessSettings):
     @property
     def reachable(self) -> dict[str, str]:
         """The addresses that other machines reach, by their settings."""
-        found = {} if is_loopback(self.address) else {"address": self.address}
-        if self.http_address and not is_loopback(self.http_address):
-            found["http_address"] = self.http_address
-        return found
+        names = ("address", "inference_address", "http_address")
+        found = {name: getattr(self, name) for name in names}
+        return {name: at for name, at in found.items() if at and not is_loopback(at)}
 
-    @field_validator("address", "http_address", "metrics_address")
+    @field_validator("address", "inference_address", "http_address", "metrics_address")
     @classmethod
     def _host_and_port(cls, address: str, info: ValidationInfo) -> str:
         others = address.startswith("unix:") if info.field_name == "address" else not address

@@ -5,7 +5,7 @@ A reading becomes a verdict, an error becomes a refusal of that ROI alone.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from cloud.cache import CacheKey, VerdictCache
@@ -17,6 +17,7 @@ from cloud.study_trace import StudyTrace
 from cloud.telemetry import Telemetry
 from imaging.volume import UInt8Array
 from models.runtime.second_reader import Reading
+from process.logs import Sparse
 from protos import codec
 from protos import overread_pb2 as pb
 from protos.codec import Outcome, pack_mask, verify
@@ -42,6 +43,9 @@ ABANDON_AFTER_S = 0.25
 CANCELLED_S = 0.01
 """Seconds in which a cancelled call is known to be one, and no study that ends early."""
 
+PATIENCE = 0.25
+"""Part of its budget for which a study may let the service wait for ROIs while none is pending."""
+
 HALF_CLOSE_S = 0.25
 """Seconds after the last announced ROI in which its caller closes its side, or sends too many."""
 
@@ -50,7 +54,8 @@ HALF_CLOSE_S = 0.25
 class Backend:
     """What all streams and requests of a service share.
 
-    ``limits`` is the answer to `Describe`; ``model`` names the model in verdicts.
+    ``limits`` is the answer to `Describe`; ``model`` names the model in verdicts; ``refusals``
+    chooses the lines of refusals that are logged.
     """
 
     batcher: Batcher
@@ -61,6 +66,7 @@ class Backend:
     settings: CloudSettings
     bounds: Bounds
     streams: OpenStreams
+    refusals: Sparse = field(default_factory=Sparse)
 
 
 class StudyStream:
@@ -74,6 +80,7 @@ class StudyStream:
     ) -> None:
         self._header, self._deadline, self._backend, self._site = header, deadline, backend, site
         self._trace, self._began_s = trace, deadline.clock()
+        self._done_s = self._began_s  # when an ROI was last done
         self._finished: asyncio.Queue[Outcome | BaseException | None] = asyncio.Queue()
         self._pending: set[asyncio.Future[RoiResult]] = set()
         self._closed = self._cancelled = False
@@ -142,9 +149,11 @@ class StudyStream:
             work.cancel()
 
     async def _receive(self, requests: AsyncIterator[pb.ReadRequest]) -> None:
-        """Receive ROIs; one must arrive within the idle time-out while none is pending."""
+        """Receive ROIs; while none is pending one must arrive in time, and all in some more."""
         next_request: asyncio.Future[pb.ReadRequest] | None = None
-        idle_timeout_s = self._backend.bounds.idle_timeout_s
+        idle_timeout_s, clock = self._backend.bounds.idle_timeout_s, self._deadline.clock
+        waited_s = 0.0  # for ROIs while none was pending
+        patience_s = max(3 * idle_timeout_s, PATIENCE * self._deadline.remaining_s)
         try:
             while True:
                 next_request = next_request or asyncio.ensure_future(anext(requests))
@@ -152,7 +161,15 @@ class StudyStream:
                 is_complete = len(self._checksums) == self._header.roi_count
                 if is_complete and not self._closed:
                     wait_s = min(wait_s, HALF_CLOSE_S)
+                began_s = clock()
                 await asyncio.wait((next_request,), timeout=wait_s)
+                if not (self._pending or is_complete):
+                    waited_s += clock() - max(began_s, self._done_s)
+                if waited_s > patience_s:
+                    raise InvalidRequest(
+                        f"the ROIs come too slowly: for {waited_s:.1f} s none was pending, the"
+                        f" limit is {patience_s:.1f} s for this budget"
+                    )
                 if next_request.done():
                     self._take(next_request.result())
                     next_request = None
@@ -281,6 +298,7 @@ class StudyStream:
 
     def _finish(self, outcome: MakeOutcome, work: asyncio.Future[RoiResult]) -> None:
         self._pending.discard(work)
+        self._done_s = self._deadline.clock()
         if not (self._cancelled and work.cancelled()):
             try:
                 self._finished.put_nowait(outcome(work))

@@ -6,7 +6,10 @@ No line obeys what comes from outside: escape sequences and line feeds of a valu
 import io
 import json
 import logging
+import math
+import time
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -43,6 +46,22 @@ def configure_logging(form: Literal["text", "json"], stream: TextIO) -> None:
         ],
         logger_factory=structlog.PrintLoggerFactory(file=stream),
     )
+
+
+class Sparse:
+    """Chooses the lines of a flood that are logged: one each second of every kind."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._seen = clock, dict[tuple[str, ...], tuple[float, int]]()
+
+    def more(self, *kind: str) -> dict[str, int] | None:
+        """Return how many lines were left out before this one, if any; None to leave it out."""
+        at_s, left_out = self._seen.get(kind, (-math.inf, 0))
+        if (now_s := self._clock()) < at_s + 1.0:
+            self._seen[kind] = at_s, left_out + 1
+            return None
+        self._seen[kind] = now_s, 0
+        return {"left_out": left_out} if left_out else {}
 
 
 def quieten() -> None:

@@ -202,7 +202,10 @@ _TOO_LONG = "larger than"
 """In what gRPC says of a message beyond its limit: RESOURCE_EXHAUSTED, but no overload."""
 
 _NO_TLS = "no encrypted connection could be made: check tls.ca, tls.cert and tls.key at both ends"
-_ENDED = "the service ended the connection at once: check tls.ca, tls.cert and tls.key at both ends"
+_ENDED = (
+    "the service ended the connection at once: check tls.ca, tls.cert and tls.key at both ends; or"
+    " it has too many connections"
+)
 
 # What gRPC says of a connection is for programmers. The first row whose code is that of the status,
 # and whose words are in its details, says it to people.

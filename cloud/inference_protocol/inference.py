@@ -164,8 +164,10 @@ class Inference:
                     raise
                 yield
             except OverreadError as error:
-                said = {"error": error.kind, "reason": error.reason}
-                _log.info("inference request failed", **said, site=caller.site, peer=peer)
+                more = self._backend.refusals.more("inference request", error.kind)
+                said = {"error": error.kind, "reason": error.reason, "site": caller.site}
+                if more is not None:
+                    _log.info("inference request failed", **said, peer=peer, **more)
                 raise
             except Exception:  # a fault of the program: the caller learns no more than that
                 _log.exception("internal error", site=caller.site, peer=peer)

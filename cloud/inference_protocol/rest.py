@@ -35,7 +35,7 @@ from starlette.routing import Route
 
 from cloud.callers import Caller, named_caller
 from cloud.inference_protocol.inference import Inference
-from cloud.inference_protocol.tensors import decode_output
+from cloud.inference_protocol.tensors import check_datatype, decode_output
 from process.http import LargeBody, SlowBody, body_parts, certificate_names
 from protos import inference_pb2 as pb
 from protos.errors import DeadlineUnmeetable, InvalidRequest, OverreadError, TooLarge, to_status
@@ -184,7 +184,10 @@ class RestService:
 
     def _too_large(self) -> TooLarge:
         most = self._settings.max_batch
-        return TooLarge(f"a body of more than {self._max_body} bytes; max_batch is {most} ROIs")
+        return TooLarge(
+            f"the body is larger than {self._max_body} bytes: send at most {most} ROIs (max_batch)"
+            " as binary data, or one as JSON"
+        )
 
     async def _unless_gone(
         self, request: Request, answering: Awaitable[pb.ModelInferResponse]
@@ -318,6 +321,7 @@ def decode_request(body: bytes, header_length: str | None) -> tuple[pb.ModelInfe
     request, rest = pb.ModelInferRequest(id=given.id), memoryview(body)[size:]
     _put_parameters(request.parameters, given.parameters)
     for one in given.inputs:
+        check_datatype(one.name, one.datatype)
         tensor = request.inputs.add(name=one.name, datatype=one.datatype, shape=one.shape)
         _put_parameters(tensor.parameters, one.parameters)
         content, rest = _content(one, rest)
@@ -383,8 +387,10 @@ def _bytes_of(data: Sequence[Any] | None) -> bytes:
         if not all(isinstance(one, list) for one in data):
             raise InvalidRequest("data is a list of lists and of others")
         data = list(itertools.chain.from_iterable(data))
-    if data is None or not all(type(one) is int and 0 <= one < 256 for one in data):
-        raise InvalidRequest("data is no list of numbers from 0 to 255, as UINT8 has them")
+    if data is None:
+        raise InvalidRequest(f"an input has neither data nor {BINARY_SIZE}")
+    if wrong := [one for one in data if type(one) is not int or not 0 <= one < 256]:
+        raise InvalidRequest(f"data has {wrong[0]!r:.50}, expected whole numbers from 0 to 255")
     return bytes(data)
 
 

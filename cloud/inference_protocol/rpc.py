@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over gRPC: turns errors into status codes, and nothing else."""
+"""The Open Inference Protocol over gRPC; `cloud.calls` turns errors into status codes."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -9,7 +9,7 @@ from cloud.callers import caller_of
 from cloud.inference_protocol.inference import Inference
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
-from protos.errors import OverreadError, to_status
+from protos.errors import OverreadError
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -19,11 +19,8 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 def _answers(answer: Callable[[Inference, Any], Any]) -> Any:
     """Return the handler of a call that is answered at once."""
 
-    async def handle(service: "InferenceService", request: Any, context: Context) -> Any:
-        try:
-            return answer(service.inference, request)
-        except OverreadError as error:
-            await context.abort(*to_status(error))
+    async def handle(service: "InferenceService", request: Any, _: Context) -> Any:
+        return answer(service.inference, request)
 
     return handle
 
@@ -51,10 +48,7 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelInferResponse:
         """Answer with the readings of the request's ROIs."""
-        try:
-            return await self._answer(request, context)
-        except OverreadError as error:
-            await context.abort(*to_status(error))
+        return await self._answer(request, context)
 
     async def ModelStreamInfer(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: Context

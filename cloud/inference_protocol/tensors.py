@@ -91,8 +91,7 @@ def decode_rois(request: pb.ModelInferRequest, roi_shape: Shape, max_batch: int)
         names = [one.name for one in request.inputs[:4]]
         raise InvalidRequest(f"inputs {names!r:.100}, expected one input, {INPUT!r}")
     tensor = request.inputs[0]
-    if tensor.datatype != "UINT8":
-        raise InvalidRequest(f"datatype {tensor.datatype!r:.50} of {INPUT}, expected 'UINT8'")
+    check_datatype(INPUT, tensor.datatype)
     if "shared_memory_region" in tensor.parameters:
         raise InvalidRequest("shared memory is not offered: send the voxels in the request")
     shape = tuple(tensor.shape)
@@ -112,6 +111,15 @@ def decode_rois(request: pb.ModelInferRequest, roi_shape: Shape, max_batch: int)
         return np.frombuffer(bytes(given), np.uint8).reshape(shape)
     except ValueError:
         raise InvalidRequest(f"a value of {INPUT} is above 255") from None
+
+
+def check_datatype(name: str, datatype: str) -> None:
+    """Raise `InvalidRequest` for voxels that are not bytes, as those of the HU window are."""
+    if datatype != "UINT8":
+        raise InvalidRequest(
+            f"datatype {datatype!r:.50} of {name!r:.50}, expected 'UINT8':"
+            " [-1000, 400] HU as 0 to 255"
+        )
 
 
 def requested(request: pb.ModelInferRequest, roi_shape: Shape) -> list[Tensor]:

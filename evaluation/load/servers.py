@@ -123,8 +123,10 @@ def contenders(
     versions = dict[str, str]()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overread-servers-")))
-        (ours,) = stack.enter_context(services({STREAMS: {}}, program(*times_ms)))
-        started = [ours, Service(REQUESTS, ours.address, ours.clouds, "sleeping")]
+        asked = f"127.0.0.1:{free_ports(1)[0]}"
+        modes = {STREAMS: {"inference_address": asked}}
+        (ours,) = stack.enter_context(services(modes, program(*times_ms)))
+        started = [ours, Service(REQUESTS, asked, ours.clouds, "sleeping")]
 
         def start(
             mode: str, line: list[str], environment: dict[str, str], port: int, margin_s: float

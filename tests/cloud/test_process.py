@@ -109,6 +109,7 @@ def test_one_signal_stops_an_idle_service(tmp_path: Path) -> None:
     assert "[warning  ] ROIs are received unencrypted: set tls.cert and tls.key" in log
     assert "draining" in log
     assert "stopped" in log
+    assert not (tmp_path / "ready").exists()
 
 
 def test_the_service_says_what_it_serves_and_is_ready_until_it_is_stopped(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """The server around the service: health, reflection, drain, address and TLS."""
 
+import asyncio
 import contextlib
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from cloud.callers import Caller, caller_of
 from cloud.describe import fetch_description
 from cloud.errors import AddressUnusable, BadSettings
 from cloud.settings import CloudSettings
-from evaluation.hostile.clients import unfinished as unfinished_calls
+from evaluation.hostile.clients import ATTACKS
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.errors import status_of
@@ -95,7 +97,9 @@ def test_a_burst_of_calls_does_not_cancel_those_of_other_sites() -> None:
     with run_cloud(trusted_proxies=("*",)) as cloud, cloud.stub() as stub:
         read(cloud, make_stream(make_roi(1)))
         cloud.loop.call_soon_threadsafe(go.wait, 60)
-        with unfinished_calls(cloud.address):
+        attack = asyncio.wait_for(ATTACKS["messages without an end"](cloud.address), 2.0)
+        with ThreadPoolExecutor() as pool:
+            pool.submit(asyncio.run, attack)
             calls = [
                 stub.Read(iter(make_stream(make_roi(1), budget_s=60.0)), 60, metadata=north)
                 for _ in range(8)

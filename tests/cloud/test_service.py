@@ -1,5 +1,7 @@
 """The service as its callers meet it: a real server on loopback, a blocking client."""
 
+import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -9,7 +11,7 @@ import structlog
 
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
-from protos.errors import OverreadError
+from protos.errors import InvalidRequest, OverreadError
 from protos.messages import Load, Priority, Refusal, Verdict
 from tests.cloud.running import (
     RunningCloud,
@@ -82,11 +84,9 @@ def test_a_compatible_version_is_served(cloud: RunningCloud, version: str) -> No
 @pytest.mark.parametrize(
     ("version", "kind"), [("9" * 4_000, "InvalidRequest"), ("\x00" * 128, "VersionMismatch")]
 )
-def test_a_long_version_is_cut_in_errors_and_logs(
-    cloud: RunningCloud, version: str, kind: str
-) -> None:
+def test_a_long_version_is_cut_in_errors_and_logs(version: str, kind: str) -> None:
     """The class reaches the caller, and the log keeps a line of readable length."""
-    with structlog.testing.capture_logs() as logs:
+    with run_cloud() as cloud, structlog.testing.capture_logs() as logs:
         error = refused(cloud, make_stream(model_version=version))
     assert error.kind == kind
     assert len(error.reason) < 200
@@ -186,6 +186,25 @@ def test_a_silent_caller_does_not_hold_a_stream(
     ):
         list(stub.Read(requests, timeout=20))
     assert caught.value.kind == kind
+
+
+def test_a_caller_that_trickles_rois_does_not_hold_a_stream() -> None:
+    """Each of them comes in time; all of them may take no more than some time of the budget."""
+
+    def slow() -> Iterator[pb.ReadRequest]:
+        for request in make_stream(*map(make_roi, range(64)), budget_s=600.0):
+            yield request
+            time.sleep(0.1)
+
+    words = "the ROIs come too slowly: .* the limit is 1.5 s for this budget"
+    with (
+        run_cloud(idle_timeout_s=0.5, max_budget_s=6.0) as cloud,
+        cloud.stub() as stub,
+        pytest.raises(InvalidRequest, match=words),
+        typed(),
+    ):
+        list(stub.Read(slow(), timeout=60))
+    assert cloud.taken < 64
 
 
 def test_a_caller_that_reads_nothing_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:

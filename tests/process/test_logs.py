@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 import structlog
 
-from process.logs import configure_logging
+from process.logs import Sparse, configure_logging
 
 OWNED = "\x1b]0;owned\x07"
 
@@ -79,3 +79,14 @@ def test_a_terminal_shows_no_tables() -> None:
     assert "situation" not in stream.getvalue()
     assert "sent" in stream.getvalue()
     assert '{"budget_s":1.5}' in file.getvalue()
+
+
+def test_of_a_flood_one_line_a_second_says_how_many_were_left_out() -> None:
+    now_s = [0.0]
+    sparse = Sparse(lambda: now_s[0])
+    assert [sparse.more("rejected", "Overloaded") for _ in range(3)] == [{}, None, None]
+    assert sparse.more("rejected", "TooLarge") == {}
+    now_s[0] = 1.0
+    assert sparse.more("rejected", "Overloaded") == {"left_out": 2}
+    now_s[0] = 2.5
+    assert sparse.more("rejected", "Overloaded") == {}

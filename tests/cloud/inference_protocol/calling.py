@@ -20,6 +20,7 @@ from tests.cloud.running import SHAPE, MeanReader, RunningCloud, run_cloud
 SCRIPT = Path(__file__).with_name("triton_process.py")
 
 KINDS = ("grpc", "http")
+BOTH = {"inference_address": "127.0.0.1:0", "http_address": "127.0.0.1:0"}
 
 
 class DetailedReader(MeanReader):
@@ -90,7 +91,7 @@ def tritonclient(kind: str, address: str, *files: Path) -> Iterator[Caller]:
 
 def address_of(cloud: RunningCloud, kind: str) -> str:
     """Where the cloud serves the protocol."""
-    return cloud.address if kind == "grpc" else cloud.server.http_address
+    return cloud.server.inference_address if kind == "grpc" else cloud.server.http_address
 
 
 @contextlib.contextmanager
@@ -99,7 +100,7 @@ def called(
 ) -> Iterator[tuple[RunningCloud, Caller]]:
     """A cloud, and a tritonclient that calls it."""
     with (
-        run_cloud(reader or DetailedReader(), http_address="127.0.0.1:0", **settings) as cloud,
+        run_cloud(reader or DetailedReader(), **BOTH, **settings) as cloud,
         tritonclient(kind, address_of(cloud, kind)) as caller,
     ):
         yield cloud, caller

@@ -21,7 +21,14 @@ from cloud.inference_protocol.rest import decode_request
 from process.http import unbindable
 from protos.errors import InvalidRequest
 from protos.messages import SITE_KEY
-from tests.cloud.inference_protocol.calling import DetailedReader, rois, tritonclient
+from tests.cloud.inference_protocol.calling import (
+    BOTH,
+    KINDS,
+    DetailedReader,
+    address_of,
+    rois,
+    tritonclient,
+)
 from tests.cloud.running import SHAPE, RunningCloud, run_cloud, until
 from tests.pki import make_pki
 
@@ -143,13 +150,28 @@ def test_a_bad_body_is_refused_and_the_next_request_answered(
     assert client.post(PATH, content=body, headers=headers).json()["outputs"][0]["data"] == [0.2]
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"datatype": "FP32", "data": [0.2] * 512}, "datatype 'FP32' of 'ROI', expected 'UINT8'"),
+        ({"data": [51.0] * 512}, "data has 51.0, expected whole numbers from 0 to 255"),
+        ({"data": None}, "an input has neither data nor binary_data_size"),
+    ],
+)
+def test_input_that_is_no_bytes_is_named(
+    client: httpx.Client, given: dict[str, Any], said: str
+) -> None:
+    body, headers = plain(**given)
+    assert said in client.post(PATH, content=body, headers=headers).json()["error"]
+
+
 def test_a_body_beyond_the_limit_is_too_large_packed_or_not(client: httpx.Client) -> None:
     huge = b" " * 1_000_000
     packed: dict[str, str] = {"Content-Encoding": "gzip"}
     for body, headers in ((huge, {}), (gzip.compress(huge), packed)):
         answer = client.post(PATH, content=body, headers=headers)
         assert answer.status_code == 413
-        assert "a body of more than" in answer.json()["error"]
+        assert "send at most 2 ROIs (max_batch) as binary data" in answer.json()["error"]
 
 
 def test_a_body_whose_last_part_is_too_much_is_too_large(client: httpx.Client) -> None:
@@ -303,10 +325,10 @@ def test_the_site_is_the_name_in_a_certificate(
     pki = make_pki(tmp_path, server=("CN=server", here), client=("CN=client", here))
     files = {"cert": pki / "server.pem", "key": pki / "server.key", "ca": pki / "ca.pem"}
     seen = callers_of(monkeypatch)
-    with run_cloud(DetailedReader(), http_address="127.0.0.1:0", tls=files) as cloud:
+    with run_cloud(DetailedReader(), **BOTH, tls=files) as cloud:
         own = (pki / "ca.pem", pki / "client.key", pki / "client.pem")
-        for kind, where in (("grpc", cloud.address), ("http", cloud.server.http_address)):
-            with tritonclient(kind, where, *own) as call:
+        for kind in KINDS:
+            with tritonclient(kind, address_of(cloud, kind), *own) as call:
                 assert call("infer", rois=rois(51))["outputs"]["PROBABILITY"] == [[0.2]]
         unknown = ssl.create_default_context(cafile=pki / "ca.pem")
         with pytest.raises(httpx.TransportError):

@@ -173,7 +173,11 @@ def test_requests_on_a_stream_are_answered_in_order_and_fail_alone() -> None:
     [
         ({"rois": [[[[1]]]]}, "INVALID_ARGUMENT 400", "shape [1, 1, 1, 1] of ROI, expected [n, 8"),
         ({"rois": [1] * 512}, "INVALID_ARGUMENT 400", "shape [512] of ROI"),
-        ({"datatype": "FP32"}, "INVALID_ARGUMENT 400", "datatype 'FP32' of ROI, expected 'UINT8'"),
+        (
+            {"datatype": "FP32"},
+            "INVALID_ARGUMENT 400",
+            "datatype 'FP32' of 'ROI', expected 'UINT8'",
+        ),
         ({"name": "IMAGE"}, "INVALID_ARGUMENT 400", "inputs ['IMAGE'], expected one input, 'ROI'"),
         ({"outputs": ["LOGIT"]}, "INVALID_ARGUMENT 400", "output 'LOGIT', expected one of"),
         ({"model": "other"}, "NOT_FOUND 404", "model 'other' version '' is not served"),
@@ -213,7 +217,7 @@ def test_the_deadline_of_the_call_itself_counts() -> None:
     """The service refuses at once what the caller would not wait for."""
     with called("grpc") as (cloud, call):
         cloud.reader.gate.clear()
-        with tritonclient("grpc", cloud.address) as other:
+        with tritonclient("grpc", address_of(cloud, "grpc")) as other:
             other.send("infer", rois=rois(51))
             until(lambda: cloud.taken == 1)
             status, _ = call.refused(rois=rois(51), client_timeout=0.4)
@@ -345,9 +349,11 @@ def test_statistics_count_what_happened() -> None:
     assert int(stats["last_inference"]) > 1.7e12
 
 
-def test_http_is_off_unless_it_has_a_port() -> None:
+def test_it_is_off_unless_it_has_a_port() -> None:
     with run_cloud() as cloud:
-        assert cloud.server.http_address == ""
+        assert (cloud.server.http_address, cloud.server.inference_address) == ("", "")
+        with tritonclient("grpc", cloud.address) as call:
+            assert call.refused(rois=rois(51))[0] == "UNIMPLEMENTED"
 
 
 def held(cloud: Any, call: Caller) -> None:
