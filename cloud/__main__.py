@@ -28,7 +28,7 @@ from cloud.settings import CloudSettings, load_settings
 from cloud.telemetry import Telemetry
 from models.runtime.errors import ModelError
 from process.command_line import hangup_ignored, program
-from process.endpoints import Pulse, serving_metrics
+from process.endpoints import Pulse, notify_systemd, serving_metrics
 from process.logs import configure_logging
 from process.text import Printable, printable
 from process.tls import TlsFiles, diagnose
@@ -155,6 +155,7 @@ async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
 
         def ready(bound: str) -> None:
             closed.clear()
+            notify_systemd("READY=1")
             others = {"inference": server.inference_address, "http": server.http_address}
             others = {name: address for name, address in others.items() if address}
             _log.info("serving", address=bound, **others, **_description(settings, reader))

@@ -205,7 +205,7 @@ class OpenStreams:
             full = f"{total} streams are open, the limit is {self._most}"
             raise Overloaded(full, limit=self._most)
         if self._sites[site] >= self._site_quota + self._reserved:
-            raise Overloaded(self._over_quota(site))
+            raise Overloaded(self._over_quota(site), of_site=True)
         self._sites[site] += 1
         self.counts[kind] += 1
         self._idle.clear()
@@ -227,7 +227,7 @@ class OpenStreams:
                 f"{for_routine} streams are open, the last {self._reserved} are reserved for stat"
             )
         if self._sites[site] > self._site_quota:
-            raise Overloaded(self._over_quota(site))
+            raise Overloaded(self._over_quota(site), of_site=True)
 
     def _over_quota(self, site: str) -> str:
         return f"site {site} has {self._sites[site]} open streams; its quota is {self._site_quota}"

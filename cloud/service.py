@@ -138,8 +138,9 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 _log.info("study read", **counts, **trace.ids)
                 yield codec.encode_response(summary)
             except Exception as error:
-                kind = error.kind if isinstance(error, OverreadError) else type(error).__name__
-                trace.end(kind)
+                trace.end(
+                    error.outcome if isinstance(error, OverreadError) else type(error).__name__
+                )
                 event = "study failed" if trace.has_header else "call rejected"
                 load = codec.encode_load(self._load(trace))
                 await self._abort(context, error, event, load, **trace.ids)

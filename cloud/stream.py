@@ -279,7 +279,7 @@ class StudyStream:
         return verdict
 
     def _refused(self, roi_id: int, error: OverreadError) -> Refusal:
-        self._count(error.kind)
+        self._count(error.outcome)
         bound_s = error.bound_s if isinstance(error, DeadlineUnmeetable) else None
         return Refusal(roi_id, error.kind, error.reason, bound_s, error.field)
 

@@ -8,7 +8,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from process.endpoints import process_registry
 from process.tls import TlsFiles
-from protos.errors import TABLE
+from protos.errors import OVER_SHARE, TABLE
 from protos.messages import Priority
 
 _SECONDS = (
@@ -36,7 +36,8 @@ class Telemetry:
     ``verdict``, ``cached``, ``repeated`` or an error class; one without an outcome when its stream
     ends has the end of its stream. Each study has one end, and each ROI that arrives one outcome.
     ``priority`` is ``stat``, ``routine`` or ``unknown``. No label holds what a caller chooses
-    freely: neither sites nor study keys are labels.
+    freely: neither sites nor study keys are labels. What a site sends beyond its share is
+    ``OverShare`` in place of ``Overloaded``: the autoscaler leaves it out.
     """
 
     def __init__(self) -> None:
@@ -60,7 +61,7 @@ class Telemetry:
         expiry = ("certificate_expiry_timestamp_seconds", "When each certificate expires")
         self._expiry = Gauge(*expiry, ("setting",), **own)
         # an increase from nothing is no increase to Prometheus: series that alerts need begin at 0
-        for error in {kind.__name__ for _, kinds in TABLE for kind in kinds}:
+        for error in {kind.__name__ for _, kinds in TABLE for kind in kinds} | {OVER_SHARE}:
             self.streams.labels(error, NO_PRIORITY)  # most are refused before their header
             for priority in Priority:
                 self.streams.labels(error, priority.value)

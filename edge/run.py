@@ -41,7 +41,7 @@ from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
 from edge.telemetry import Telemetry
 from edge.trail.part import TrailPart
 from process.command_line import hangup_ignored
-from process.endpoints import Pulse, serving_metrics
+from process.endpoints import Pulse, notify_systemd, serving_metrics
 from process.memory import share_free_memory
 from process.tracing import exporting
 
@@ -136,6 +136,7 @@ def run_agent(
         for part in agent.parts:
             held.enter_context(part.opened())
         opening.clear()
+        notify_systemd("READY=1")
         model = agent.pipeline()
         label = model.provenance.edge_model if model else ""
         log.info("agent started", **description(settings), model=label)

@@ -5,9 +5,11 @@
 /readyz     200 while new work can be done, else 503, with what is missing
 """
 
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from importlib.metadata import version
 
@@ -33,8 +35,9 @@ class Pulse:
         self._limit_s, self._clock, self._last_s = limit_s, clock, clock()
 
     def beat(self) -> None:
-        """Note progress."""
+        """Note progress, for systemd's watchdog too."""
         self._last_s = self._clock()
+        notify_systemd("WATCHDOG=1")
 
     def problem(self, limit_s: float | None = None) -> str:
         """Return how long there was no progress if that is too long, else an empty text.
@@ -44,6 +47,14 @@ class Pulse:
         silent_s = self._clock() - self._last_s
         most_s = self._limit_s if limit_s is None else limit_s
         return f"no progress for {silent_s:.0f} s" if silent_s > most_s else ""
+
+
+def notify_systemd(state: str) -> None:
+    """Tell systemd a state of this process, if it waits for it: see sd_notify(3)."""
+    if address := os.environ.get("NOTIFY_SOCKET"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told, suppress(OSError):
+            told.setblocking(False)
+            told.sendto(state.encode(), address.replace("@", "\0", 1))
 
 
 def process_registry(prefix: str) -> CollectorRegistry:

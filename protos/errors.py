@@ -67,8 +67,13 @@ class OverreadError(Exception):
 
     @property
     def kind(self) -> str:
-        """The class name, for logs, metrics and reports."""
+        """The class name, for logs and reports."""
         return type(self).__name__
+
+    @property
+    def outcome(self) -> str:
+        """What metrics count: the class name, or `OVER_SHARE`."""
+        return self.kind
 
     @property
     def text(self) -> str:
@@ -129,11 +134,24 @@ class DeadlineUnmeetable(BusyFault):
         self.bound_s = self.retry_s = bound_s
 
 
+OVER_SHARE = "OverShare"
+"""The `outcome` of what a site sends beyond its share: more capacity is no remedy."""
+
+
 class Overloaded(BusyFault):
-    """The queue or a quota is full."""
+    """The queue or a quota is full; ``of_site`` says that it is the site's own share."""
 
     words = "the cloud has too much work"
     retry_s = 0.1
+
+    def __init__(self, reason: str, *, limit: float | None = None, of_site: bool = False) -> None:
+        super().__init__(reason, limit=limit)
+        self._of_site = of_site
+
+    @property
+    def outcome(self) -> str:
+        """What metrics count."""
+        return OVER_SHARE if self._of_site else self.kind
 
 
 class Draining(BusyFault):

@@ -1,7 +1,9 @@
 """Fixtures that every test may use."""
 
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,24 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"needs the real CT data in {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture
+def notified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], set[str]]]:
+    """What the programs have told systemd so far, which waits for it."""
+    states = set[str]()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(str(tmp_path / "notify"))
+        told.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+
+        def heard() -> set[str]:
+            with suppress(BlockingIOError):
+                while True:
+                    states.add(told.recv(100).decode())
+            return states
+
+        yield heard
 
 
 @pytest.fixture(autouse=True)

@@ -203,6 +203,7 @@ class Inference:
             self._statistics.failed(self._clock() - began_s)
             cancelled = isinstance(error, asyncio.CancelledError)
             outcome = CANCELLED if cancelled else type(error).__name__
+            outcome = error.outcome if isinstance(error, OverreadError) else outcome
             telemetry.rois.labels(outcome, priority.value).inc(rois)
             raise
         read_s = self._clock()

@@ -159,7 +159,7 @@ class Scheduler:
         other, self._last_site = self._last_site not in ("", first.site), first.site
         self._changed_s = now_s if other else self._changed_s
         if reason := self._beyond_share(first, len(newcomers), waiting):
-            raise Overloaded(reason)
+            raise Overloaded(reason, of_site=True)
         self._check_places(first, len(newcomers), waiting)
         if first.is_probe:
             return

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +98,11 @@ def run_process(
         process.communicate()
 
 
-def test_one_signal_stops_an_idle_service(tmp_path: Path) -> None:
-    """One that serves in the clear says so at each start."""
+def test_one_signal_stops_an_idle_service(tmp_path: Path, notified: Callable[[], set[str]]) -> None:
+    """One that serves in the clear says so at each start. systemd hears that it makes progress."""
     insecure = ("--address", "0.0.0.0:0", "--insecure")
     with run_process(tmp_path, *insecure) as (process, address, _):
+        until(lambda: {"READY=1", "WATCHDOG=1"} <= notified())
         assert fetch_description(address, timeout_s=20.0).models == {"mean": "1.0"}
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=120)

@@ -162,6 +162,8 @@ def test_quotas_keep_streams_for_other_sites_and_for_stat() -> None:
             if count == 6:
                 refused("north", "north has 6 open streams; .* is 5")
         refused("east", "are reserved for stat")
+        ends = cloud.counts("streams", "end")
+        assert ends == {"OverShare": 1, "Overloaded": 1}  # the autoscaler counts only the second
         assert accepted_of(hold("north", priority=Priority.STAT)) == 1
 
 

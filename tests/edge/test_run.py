@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,12 @@ def test_only_an_agent_says_that_its_report_will_be_amended(
 
 
 def test_every_study_gets_its_report_and_bad_ones_are_quarantined_with_a_reason(
-    tmp_path: Path,
+    tmp_path: Path, notified: Callable[[], set[str]]
 ) -> None:
     for name, text in (("a b", "x"), ("Ünïcode 漢", "x"), ("c", "bad"), ("d", "boom"), ("e", "x")):
         put(tmp_path / "inbox", name, text)
     work_off(tmp_path)
+    assert notified() == {"READY=1", "WATCHDOG=1"}  # systemd restarts an agent that hangs
     assert_each_once(tmp_path, {"a b", "Ünïcode 漢", "e"}, {"c", "d"})
     reasons = {reason["study"]: reason for reason in reasons_in(tmp_path)}
     said = [reasons["c"][key] for key in ("kind", "file", "reason")]
