@@ -208,8 +208,7 @@ class Sender:
         """
         resends = self._exports.resends(self._name)
         if resends > self._resends:  # a person has done something about the target
-            self._failures, self._until = 0, float("-inf")
-            self._asks_again_s = float("-inf")
+            self._failures, self._until, self._asks_again_s = 0, float("-inf"), float("-inf")
         self._resends = resends
         if self._stopped() or self._clock() < self._until:
             return False

@@ -93,8 +93,7 @@ def structured_report(
             segments[str(one.TrackingUID)] = segmentation, int(one.SegmentNumber)
     place = _Place(source, planes_of(source), segments)
     groups = [_group(report, number, one, place) for number, one in report.listed]
-    coded = source.subject.get("ProcedureCodeSequence", [])
-    procedures = [CodedConcept.from_dataset(one) for one in coded]
+    procedures = [*map(CodedConcept.from_dataset, source.subject.get("ProcedureCodeSequence", []))]
     content = MeasurementReport(
         observation_context=_observer(device),
         procedure_reported=procedures or [terms.CHEST_CT],
