@@ -56,6 +56,24 @@ def test_fewer_images_than_announced_are_missing_and_limit_the_study(
     )
 
 
+@pytest.mark.parametrize(
+    ("keyword", "announced", "missing"),
+    [
+        ("ImagesInAcquisition", 12, 3),
+        ("NumberOfSeriesRelatedInstances", 9, 0),
+        ("NumberOfStudyRelatedInstances", 25, 10),
+    ],
+)
+def test_the_images_of_another_series_are_not_those_that_are_missing(
+    keyword: str, announced: int, missing: int, tmp_path: Path
+) -> None:
+    SmallCt(count=6, series="2").write(tmp_path / "a")
+    ct = SmallCt(count=9, attributes={keyword: announced})
+    ct.write(tmp_path / "b", ct.images()[:4])
+    ct.write(tmp_path / "c", ct.images()[4:])
+    assert missing_images(tmp_path) == missing
+
+
 def test_a_second_acquisition_of_the_series_counts_its_own_images(tmp_path: Path) -> None:
     ct = SmallCt(count=12, attributes={"ImagesInAcquisition": 6})
     images = ct.images()
