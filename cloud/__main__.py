@@ -27,7 +27,7 @@ from cloud.server import serve as serve_until_signalled
 from cloud.settings import CloudSettings, load_settings
 from cloud.telemetry import Telemetry
 from models.runtime.errors import ModelError
-from process.command_line import hangup_ignored, program
+from process.command_line import ignore_hangup, program
 from process.endpoints import Pulse, notify_systemd, serving_metrics
 from process.logs import configure_logging
 from process.text import Printable, printable
@@ -88,7 +88,8 @@ def serve(
             insecure=insecure or None,
         )
         configure_logging(settings.log_format, sys.stderr)
-        with hangup_ignored(), exporting("overread-cloud", settings.traces):
+        ignore_hangup()
+        with exporting("overread-cloud", settings.traces):
             asyncio.run(_serve(settings, ready_file))
     except (CloudError, ModelError, OverreadError, OSError) as error:
         _leave_hanging_model(1)
@@ -197,7 +198,7 @@ def _fetch(address: str, files: TlsFiles, timeout_s: float) -> Description:
         raise BadSettings("; ".join(problems))
     credentials = None
     if files.ca is not None or files.cert is not None:
-        credentials = grpc.ssl_channel_credentials(*files.contents())
+        credentials = grpc.ssl_channel_credentials(*files.current().contents)
     try:
         return fetch_description(address, credentials=credentials, timeout_s=timeout_s)
     except Unreachable:

@@ -32,6 +32,7 @@ from cloud.stream import Backend
 from cloud.telemetry import Telemetry
 from process.http import Listener, serving_here, unbindable
 from process.memory import share_free_memory
+from process.tls import Loaded
 from protos import inference_pb2_grpc, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.deadline import Clock
@@ -360,19 +361,15 @@ def server_credentials(settings: CloudSettings) -> grpc.ServerCredentials | None
         raise BadSettings("; ".join(problems))
     if files.cert is None:
         return None
-    used = files.current()
+    used: list[Loaded] = []
 
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        ca, key, cert = used.contents
+    def renewed() -> Any:  # None, which grpc-stubs omits, keeps those before
+        if (now := files.current()) in used:
+            return None
+        used[:] = [now]
+        ca, key, cert = now.contents
         return grpc.ssl_server_certificate_configuration([(key or b"", cert or b"")], ca)
 
-    def renewed() -> Any:  # None keeps those before, which grpc-stubs omits
-        nonlocal used
-        if (now := files.current()) is used:
-            return None
-        used = now
-        return configuration()
-
     return grpc.dynamic_ssl_server_credentials(
-        configuration(), renewed, require_client_authentication=files.ca is not None
+        renewed(), renewed, require_client_authentication=files.ca is not None
     )

@@ -40,7 +40,7 @@ from edge.status.part import PagePart
 from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
 from edge.telemetry import Telemetry
 from edge.trail.part import TrailPart
-from process.command_line import hangup_ignored
+from process.command_line import ignore_hangup
 from process.endpoints import Pulse, notify_systemd, serving_metrics
 from process.memory import share_free_memory
 from process.tracing import exporting
@@ -86,7 +86,8 @@ def run_agent(
     rules, site = load_rules(settings.rules), site_of(settings)
     site.folders.make()
     share_free_memory()
-    with hangup_ignored(), ExitStack() as held:
+    ignore_hangup()
+    with ExitStack() as held:
         held.enter_context(exporting("overread-edge", settings.traces))
         for folder in dict.fromkeys((site.folders.inbox, site.folders.outbox, site.folders.state)):
             held.enter_context(exclusive(folder / ".overread.lock"))

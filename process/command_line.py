@@ -34,17 +34,10 @@ class PlainCommand(TyperCommand):
             return super().make_context(*arguments, **more)
 
 
-@contextmanager
-def hangup_ignored() -> Iterator[None]:
-    """Ignore SIGHUP while entered: files of TLS are read again without it, settings at a start."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals belong to the main thread
-        return
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, before)
+def ignore_hangup() -> None:
+    """Let SIGHUP do nothing: files of TLS are read again without it, and settings at a start."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 class Loaded(Mapping[str, Any]):

@@ -34,13 +34,7 @@ HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Files of TLS that are in use.
-
-    Attributes:
-        contents: those of authority, key and certificate, in gRPC's order.
-        expiries: when each certificate expires, by its setting.
-        marks: what `TlsFiles` tells another version of the files by.
-    """
+    """Files of TLS in use: authority, key and certificate, when each setting's expires, marks."""
 
     contents: tuple[bytes | None, ...] = field(repr=False)
     expiries: Mapping[str, datetime]
@@ -98,13 +92,10 @@ class TlsFiles(BaseModel):
         return found
 
     def current(self) -> Loaded:
-        """Return the files that are to be used: those on the disk, once they can be.
+        """Return the files to use: those on the disk, once certificate and key fit, and are valid.
 
-        A renewal that cannot be used, as one of which a file is not yet written, is logged once.
-        Until it can, the files before it are used.
-
-        Raises:
-            OSError, ValueError: the first files cannot be used; `problems` says why.
+        Until then those before are used, and why is logged once. The first files must be usable:
+        `problems` says whether they are.
         """
         with _LOADING:
             marks = self._marks()
@@ -129,7 +120,9 @@ class TlsFiles(BaseModel):
             log.info("certificate renewed", expires=ends)
 
     def _read(self, marks: tuple[object, ...]) -> Loaded:
-        return Loaded(self.contents(), self.expiries(), marks)
+        paths = (self.ca, self.key, self.cert)
+        contents = tuple(None if path is None else path.read_bytes() for path in paths)
+        return Loaded(contents, self.expiries(), marks)
 
     def server_context(self, callers: ssl.VerifyMode = ssl.CERT_REQUIRED) -> ssl.SSLContext | None:
         """Return the context of a server, whose handshakes use `current` files; None without any.
@@ -161,13 +154,6 @@ class TlsFiles(BaseModel):
             context.verify_mode = callers
             context.load_verify_locations(self.ca)
         return context
-
-    def contents(self) -> tuple[bytes | None, bytes | None, bytes | None]:
-        """Return the content of authority, key and certificate, in gRPC's order."""
-        ca, key, cert = (
-            None if path is None else path.read_bytes() for path in (self.ca, self.key, self.cert)
-        )
-        return ca, key, cert
 
     def expiries(self) -> dict[str, datetime]:
         """Return when each certificate expires, by its setting; of an authority the last one."""

@@ -53,6 +53,7 @@ CHANNEL_OPTIONS = (
     ("grpc.keepalive_timeout_ms", 3000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.client_idle_timeout_ms", 2**31 - 1),  # never: a study must not wait for a connection
     ("grpc.max_receive_message_length", 1 << 20),
     ("grpc.enable_retries", 0),  # `Escalator` retries, within the study's budget
     *BALANCED,

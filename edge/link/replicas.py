@@ -16,12 +16,9 @@ from grpc import ChannelConnectivity as State
 class Replicas:
     """What a stub needs of a channel; each call goes to the next replica that is connected.
 
-    Args:
-        addresses: those of the replicas; there may be one.
-        opened: opens a channel to one address.
-        version: what ``opened`` depends on. When it returns another object, the channels are opened
-            again; open calls end on those on which they began.
-        connect_s: longest time for which a call waits until a replica is connected.
+    ``opened`` opens a channel to one address. When ``version`` returns another object, all are
+    opened again; open calls end on the channels on which they began. A call waits ``connect_s`` at
+    most until a replica is connected.
     """
 
     def __init__(

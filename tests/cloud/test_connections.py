@@ -59,7 +59,7 @@ def test_silent_connections_lock_nobody_out(
         pki = make_pki(tmp_path, server=("CN=server", here), client=("CN=client", here))
         files = {"cert": pki / "server.pem", "key": pki / "server.key", "ca": pki / "ca.pem"}
         own = TlsFiles(ca=files["ca"], cert=pki / "client.pem", key=pki / "client.key")
-        credentials = grpc.ssl_channel_credentials(*own.contents())
+        credentials = grpc.ssl_channel_credentials(*own.current().contents)
     with run_cloud(max_streams=8, tls=files) as cloud, silent(cloud, SILENT, sent):
         until(lambda: described(cloud, credentials))
 

@@ -150,7 +150,7 @@ def test_a_certificate_is_renewed_without_a_restart_and_sighup_ends_nothing(tmp_
         make_pki(tmp_path / name, days=days, service=here)
     live, new, pages = tmp_path / "live", tmp_path / "new", f"127.0.0.1:{free_ports(1)[0]}"
     trusted = [TlsFiles(ca=folder / "ca.pem") for folder in (live, new)]
-    credentials = [grpc.ssl_channel_credentials(*files.contents()) for files in trusted]
+    credentials = [grpc.ssl_channel_credentials(*files.current().contents) for files in trusted]
     config = write_toml(
         tmp_path / "cloud.toml",
         {"tls__cert": str(live / "service.pem"), "tls__key": str(live / "service.key")},

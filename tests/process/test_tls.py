@@ -1,5 +1,6 @@
 """The usual mistakes with TLS each get a sentence, against real services."""
 
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from process.tls import TlsFiles, diagnose, is_loopback
 from tests.pki import make_pki
@@ -82,6 +84,36 @@ def test_a_file_of_another_kind_is_named(pki: Path, tmp_path: Path) -> None:
     assert TlsFiles(ca=tmp_path / "no").problems() == [
         f"tls.ca = {tmp_path / 'no'}: No such file or directory"
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("edge.pem", None, "No such file"),
+        ("ca.pem", b"", "holds no certificate"),
+        ("edge.pem", b"-----BEGIN CERTIFICATE-----\nAAAA", "damaged"),
+        ("edge.key", b"-----BEGIN EC PRIVATE KEY-----", "holds no private key"),
+        ("edge.key", "service.key", "is not the private key"),
+    ],
+)
+def test_files_that_cannot_be_used_leave_those_before_in_use(
+    pki: Path, tmp_path: Path, name: str, content: bytes | str | None, words: str
+) -> None:
+    """With one warning; and when they are put right, the next ones count."""
+    shutil.copytree(pki, live := tmp_path / "live")
+    files = edge_files(live)
+    before = files.current()
+    (live / name).unlink()
+    if content is not None:
+        (live / name).write_bytes(
+            content if isinstance(content, bytes) else (pki / content).read_bytes()
+        )
+    with capture_logs() as logs:
+        assert files.current() is files.current() is before
+    assert [words in log["reason"] for log in logs] == [True]
+    shutil.copy(pki / name, live / name)
+    assert files.current() is not before
+    assert files.current().contents == before.contents
 
 
 def test_an_expired_certificate_is_told_and_so_is_one_that_expires_soon(pki: Path) -> None:
