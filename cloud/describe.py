@@ -1,13 +1,26 @@
-"""The client of `Describe`, for operators and for scripts that wait for a service."""
+"""The command ``overread-cloud describe``, and its client of `Describe` for scripts."""
 
-from typing import cast
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, cast
 
 import grpc
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
+from cloud.errors import BadSettings, CloudError
+from process.command_line import stopped
+from process.text import Printable
+from process.tls import TlsFiles, diagnose
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
-from protos.errors import from_status
+from protos.errors import OverreadError, Unreachable, from_status
 from protos.messages import Description
+
+app = typer.Typer()
 
 
 def fetch_description(
@@ -29,3 +42,54 @@ def fetch_description(
         except grpc.RpcError as error:
             status = cast(grpc.Call, error)  # the error of a blocking call is its own status
             raise from_status(status.code(), status.details(), status.trailing_metadata()) from None
+
+
+@app.command()
+def describe(
+    address: Annotated[str, typer.Argument(help="HOST:PORT of a running service.")],
+    timeout_s: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 5.0,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="PEM authority of the service's certificate; enables TLS.")
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="PEM client certificate, for mutual TLS.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM private key of --tls-cert.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Output as JSON.")] = False,
+) -> None:
+    """Show the model and the limits of a running service."""
+    if (tls_cert is None) != (tls_key is None):
+        raise typer.BadParameter("--tls-cert and --tls-key must be given together")
+    try:
+        files = TlsFiles(ca=tls_ca, cert=tls_cert, key=tls_key).named("--tls-")
+        description = dataclasses.asdict(_fetch(address, files, timeout_s))
+    except (CloudError, OSError, OverreadError) as error:
+        raise stopped(error) from error
+    if as_json:
+        print(json.dumps(description))
+        return
+    table = Table("property", "value")
+    for name, value in description.items():
+        if name == "models":
+            value = ", ".join(f"{model} {number}" for model, number in value.items())
+        elif name == "roi_shape":
+            value = " x ".join(map(str, value))
+        table.add_row(name, escape(str(value)))
+    Console().print(Printable(table))
+
+
+def _fetch(address: str, files: TlsFiles, timeout_s: float) -> Description:
+    """Return what the service offers; where TLS fails, the error says why."""
+    if problems := files.problems():
+        raise BadSettings("; ".join(problems))
+    credentials = None
+    if files.ca is not None or files.cert is not None:
+        credentials = grpc.ssl_channel_credentials(*files.current().contents)
+    try:
+        return fetch_description(address, credentials=credentials, timeout_s=timeout_s)
+    except Unreachable:
+        # with a certificate and no authority, those of the system count, which gRPC knows
+        known = files.ca is not None or credentials is None
+        if known and (reason := diagnose(address, files, timeout_s)):
+            raise Unreachable(reason) from None
+        raise

@@ -9,35 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 from pydantic import ValidationError
+from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
-
-class PlainGroup(TyperGroup):
-    """A program with several commands."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Parse the options of a command and run it."""
-        with _in_plain_words():
-            return super().invoke(ctx)
-
-
-class PlainCommand(TyperCommand):
-    """A program with a single command."""
-
-    def make_context(self, *arguments: Any, **more: Any) -> Any:
-        """Parse the options."""
-        with _in_plain_words():
-            return super().make_context(*arguments, **more)
-
-
-def ignore_hangup() -> None:
-    """Let SIGHUP do nothing: files of TLS are read again without it, and settings at a start."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from process.text import printable
 
 
 class Loaded(Mapping[str, Any]):
@@ -60,14 +39,55 @@ class Loaded(Mapping[str, Any]):
         return len(self._modules)
 
 
+class PlainGroup(TyperGroup):
+    """A program with several commands.
+
+    With ``modules``, a command is loaded from its own when it is called, or its help is shown: no
+    other waits for its libraries.
+    """
+
+    modules: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        if self.modules:
+            self.commands: Any = Loaded(self.modules)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parse the options of a command and run it."""
+        with _in_plain_words():
+            return super().invoke(ctx)
+
+
+class PlainCommand(TyperCommand):
+    """A program with a single command."""
+
+    def make_context(self, *arguments: Any, **more: Any) -> Any:
+        """Parse the options."""
+        with _in_plain_words():
+            return super().make_context(*arguments, **more)
+
+
+def ignore_hangup() -> None:
+    """Let SIGHUP do nothing: files of TLS are read again without it, and settings at a start."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 Json = Annotated[bool, typer.Option("--json", help="JSON output.")]
 """The option of commands that can print JSON."""
 
 
-def program(name: str, help: str, *, completion: bool = True) -> typer.Typer:  # noqa: A002 - typer's
+def program(
+    name: str,
+    help: str,  # noqa: A002 - typer's
+    *,
+    group: type[PlainGroup] = PlainGroup,
+    completion: bool = True,
+) -> typer.Typer:
     """Return a program of several commands that knows ``-h`` and ``--version``."""
     app = typer.Typer(
-        cls=PlainGroup,
+        cls=group,
         help=help,
         no_args_is_help=True,
         add_completion=completion,
@@ -87,6 +107,13 @@ def program(name: str, help: str, *, completion: bool = True) -> typer.Typer:  #
         pass
 
     return app
+
+
+def stopped(error: Exception) -> typer.Exit:
+    """Print what went wrong in a line; return the exit of a program that failed."""
+    line = printable(f"{type(error).__name__}: {error}")
+    Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+    return typer.Exit(1)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from edge.access import UMASK
-from process.command_line import Loaded, PlainGroup
+from process.command_line import PlainGroup
 
 MODULES = {
     "screen": "edge.cli.screen",
@@ -22,14 +22,9 @@ MODULES = {
 
 
 class Commands(PlainGroup):
-    """The program: it says what went wrong in any command, and ends with the status for it.
+    """The program: it says what went wrong in any command, and ends with the status for it."""
 
-    A command is loaded when it is called, or its help is shown: no other waits for its libraries.
-    """
-
-    def __init__(self, **attributes: Any) -> None:
-        super().__init__(**attributes)
-        self.commands: Any = Loaded(MODULES)
+    modules = MODULES
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""

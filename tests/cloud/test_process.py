@@ -244,7 +244,7 @@ def test_a_service_that_loads_its_model_is_alive_and_not_ready(
 STANDING = f"""
 import os
 import time
-import cloud.__main__ as command_line
+import cloud.run as command_line
 from cloud.service import OverreadService
 command_line.UNREADY_S, command_line.STALLED_S = 3.0, 4.0
 

@@ -59,6 +59,7 @@ def test_version_is_that_of_the_package() -> None:
     ("module", "most", "unneeded"),
     [
         ("edge.cli.main", 450, {"pydicom", "cv2", "openvino", "grpc"}),
+        ("cloud.describe", 1000, {"openvino", "onnxruntime", "starlette", "SimpleITK"}),
         ("edge.cli.screen", 1400, {"pynetdicom", "highdicom", "starlette", "nibabel", "scipy"}),
     ],
 )
