@@ -2,7 +2,7 @@
 
 Stat is read before routine, except that one of four places is for routine that has waited long.
 Within a priority sites take turns of `TURN` ROIs, by start-time fair queueing (Goyal et al.,
-SIGCOMM 1996), and in a turn the earliest deadline is first.
+SIGCOMM 1996). The earliest deadline is first in a turn, and among the ROIs of a site.
 
 An ROI is refused on arrival if it could not be answered in time, or would make another late. What
 was admitted is never given up for another. Instead each priority leaves the other one places to
@@ -13,7 +13,7 @@ import asyncio
 import heapq
 import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -201,6 +201,8 @@ class Scheduler:
                 roi.result.set_exception(DeadlineUnmeetable(late, alone_s))
         # places in fair queueing go on from the last one that was read: time that a site was idle
         # earns no credit
+        for roi, start in self._places(self.waiting).items():
+            roi.start = start
         order = list(self.order(self.waiting, now_s))
         batch = order[: self.batch_size(order, now_s)]
         for roi in batch:
@@ -214,11 +216,9 @@ class Scheduler:
     ) -> Iterator[WaitingRoi]:
         """Yield ``rois`` in reading order; from ``start_s`` one is read every ``each_s``."""
         # within a priority: turns of fair queueing first, the earliest deadline in a turn
+        turns = {roi: start // TURN for roi, start in self._places(rois).items()}
         stat, routine = (
-            sorted(
-                (roi for roi in rois if roi.is_stat is is_stat),
-                key=lambda roi: (roi.start // TURN, roi.deadline.at_s, roi.number),
-            )
+            sorted((roi for roi in turns if roi.is_stat is is_stat), key=turns.__getitem__)
             for is_stat in (True, False)
         )
         # when the first of each tail of the routine ROIs is aged: an ROI whose turn is later counts
@@ -234,6 +234,17 @@ class Scheduler:
             else:
                 yield routine[at - i]
                 row = 0
+
+    def _places(self, rois: Sequence[WaitingRoi]) -> dict[WaitingRoi, float]:
+        """Return ROIs by deadline, with their places: a site's first is of its earliest deadline.
+
+        Otherwise ROIs that have time to spare would keep a site's urgent ones out.
+        """
+        places = defaultdict[tuple[str, bool], list[float]](list)
+        for roi in sorted(rois, key=lambda roi: -roi.start):
+            places[roi.site, roi.is_stat].append(roi.start)
+        by_deadline = sorted(rois, key=lambda roi: (roi.deadline.at_s, roi.number))
+        return {roi: places[roi.site, roi.is_stat].pop() for roi in by_deadline}
 
     def batch_size(self, order: Sequence[WaitingRoi], start_s: float) -> int:
         """Return how many of the first ROIs to read at once: none is late because of the others.

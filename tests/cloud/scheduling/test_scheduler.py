@@ -1,7 +1,7 @@
 """Order, admission and shares of the waiting ROIs."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -75,12 +75,12 @@ def test_no_site_is_more_than_four_turns_ahead_of_another_that_waits() -> None:
 def test_in_a_turn_the_earliest_deadline_is_first() -> None:
     rng = np.random.default_rng(4)
     rois = [due(rng.uniform(60, 90), site=str(rng.integers(5))) for _ in range(100)]
-    read = order(scheduler_of(*rois))
-    turns = [one.start // TURN for one in read]
-    assert turns == sorted(turns)
-    for turn in set(turns):
-        at_s = [one.deadline.at_s for one in read if one.start // TURN == turn]
-        assert at_s == sorted(at_s)
+    had, due_s = Counter[str](), defaultdict[float, list[float]](list)
+    for one in order(scheduler_of(*rois)):
+        due_s[had[one.site] // TURN].append(one.deadline.at_s)
+        had[one.site] += 1
+    assert list(due_s) == sorted(due_s)
+    assert list(due_s.values()) == [sorted(turn) for turn in due_s.values()]
 
 
 def test_idle_time_earns_no_credit() -> None:
@@ -246,3 +246,17 @@ def test_an_roi_whose_deadline_has_passed_is_refused_whatever_waits() -> None:
     scheduler = scheduler_of(*(due(NOW_S + 900 + i, STAT) for i in range(8)))
     with pytest.raises(DeadlineUnmeetable, match=r"0\.000 s are left"):
         scheduler.admit([due(NOW_S - 1.0)])
+
+
+def test_a_short_budget_passes_the_long_ones_of_its_site() -> None:
+    """They have time to spare, and it was refused behind them; other sites keep their turns."""
+    long_ones = [due(190.0 + i / 100, site="a") for i in range(16)]
+    scheduler = scheduler_of(*long_ones, *sites("b" * 16, 199.0))
+    urgent = due(59.0, site="a")
+    scheduler.admit([urgent])
+    scheduler.put(urgent)
+    assert scheduler.take()[0] is urgent
+    served = ""
+    while batch := scheduler.take():
+        served += "".join(one.site for one in batch)
+    assert served.count("b", 0, 24) >= 12
