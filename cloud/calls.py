@@ -62,7 +62,7 @@ class BoundedCalls(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # it t
                     not handler.request_streaming
                     and (request := await anext(request, None)) is None
                 ):
-                    raise self._logged(InvalidRequest("the call ended before its message"), site)
+                    raise InvalidRequest("the call ended before its message")
                 answers = answer(request, context)
                 if inspect.isawaitable(answers):
                     return await answers
@@ -70,6 +70,9 @@ class BoundedCalls(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # it t
                     async for one in answers:
                         await context.write(one)
             except OverreadError as error:
+                if (more := self._refusals.more("call rejected", error.kind)) is not None:
+                    said = {"error": error.kind, "reason": error.reason, "site": site}
+                    _log.info("call rejected", **said, peer=context.peer(), **more)
                 await context.abort(*to_status(error))
             except grpc.aio.BaseError:
                 raise
@@ -90,27 +93,18 @@ class BoundedCalls(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # it t
                     message = decode(encoded)
                 except DecodeError:
                     what = f"a message of {len(encoded)} bytes is not of the method's type"
-                    raise self._logged(InvalidRequest(what), site) from None
+                    raise InvalidRequest(what) from None
                 yield message
 
     async def _received(self, stream: AsyncIterator[bytes], site: str) -> bytes:
         # a site may take as much as is then left: alone a half, beside another one a third
         if (own := self._receiving[site]) >= RECEIVING - self._receiving.total():
-            many = f"{own} messages of site {site} are being received"
-            raise self._logged(Overloaded(many), site)
+            raise Overloaded(f"{own} messages of site {site} are being received")
         self._receiving[site] += 1
         try:
             async with asyncio.timeout(self._idle_s):
                 return await anext(stream)
         except TimeoutError:
-            late = f"no whole message arrived within {self._idle_s} s"
-            raise self._logged(InvalidRequest(late), site) from None
+            raise InvalidRequest(f"no whole message arrived within {self._idle_s} s") from None
         finally:
             self._receiving -= Counter((site,))
-
-    def _logged(self, error: OverreadError, site: str) -> OverreadError:
-        more = self._refusals.more("call rejected", error.kind)
-        if site and more is not None:  # a study logs its own
-            said = {"error": error.kind, "reason": error.reason}
-            _log.info("call rejected", **said, site=site, **more)
-        return error

@@ -12,12 +12,10 @@ from typing import Any, cast
 
 import grpc
 import structlog
-from google.protobuf.message import Message
 
 from cloud.callers import INTERNAL, caller_of, deadline_of
 from cloud.limits import STUDIES, check_header
 from cloud.models import ModelTransfers
-from cloud.scheduling.scheduler import UNKNOWN_SITE
 from cloud.stream import ABANDON_AFTER_S, Backend, StudyStream
 from cloud.study_trace import StudyTrace
 from cloud.telemetry import CANCELLED, COMPLETE
@@ -80,7 +78,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         context: grpc.aio.ServicerContext[pb.GetModelRequest, pb.GetModelResponse],
     ) -> AsyncIterator[pb.GetModelResponse]:
         """Send the offered model for the edge."""
-        site, longest_s = UNKNOWN_SITE, self._backend.bounds.transfer_timeout_s + ABANDON_AFTER_S
+        longest_s = self._backend.bounds.transfer_timeout_s + ABANDON_AFTER_S
         # a caller that reads nothing takes no error either, and would hold its place for ever
         abandon = asyncio.get_running_loop().call_later(longest_s, _this_call().cancel)
         try:
@@ -92,8 +90,6 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                     yield response
                     if self._open.stopped.done():
                         raise _stopped()
-        except Exception as error:
-            await self._abort(context, error, "model not sent", site=site)
         finally:
             abandon.cancel()
 
@@ -142,8 +138,14 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                     error.outcome if isinstance(error, OverreadError) else type(error).__name__
                 )
                 event = "study failed" if trace.has_header else "call rejected"
+                ids = {**trace.ids, "peer": context.peer()}
+                if not isinstance(error, OverreadError):
+                    _log.exception("internal error", **ids)
+                    error = ServiceFault(INTERNAL)
+                elif (more := self._backend.refusals.more(event, error.kind)) is not None:
+                    _log.info(event, error=error.kind, reason=error.reason, **ids, **more)
                 load = codec.encode_load(self._load(trace))
-                await self._abort(context, error, event, load, **trace.ids)
+                await context.abort(*to_status(error, load))
 
     @contextlib.contextmanager
     def _followed(self, trace: StudyTrace) -> Iterator[contextlib.ExitStack]:
@@ -180,25 +182,6 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
             raise InvalidRequest("the stream ended before its header", field="header") from None
         finally:
             self._opening.discard(call)
-
-    async def _abort(
-        self,
-        context: grpc.aio.ServicerContext[Any, Any],
-        error: Exception,
-        event: str,
-        *details: Message,
-        **ids: str,
-    ) -> None:
-        """Log ``error``, and end the call with its status; any other is a `ServiceFault`."""
-        if isinstance(error, OverreadError):
-            more = self._backend.refusals.more(event, error.kind)
-            said = {"error": error.kind, "reason": error.reason, "peer": context.peer()}
-            if more is not None:
-                _log.info(event, **said, **ids, **more)
-        else:
-            _log.exception("internal error", peer=context.peer(), **ids)
-            error = ServiceFault(INTERNAL)
-        await context.abort(*to_status(error, *details))
 
     def _load(self, trace: StudyTrace) -> Load:
         """Return the queue now, and the model time of the study."""

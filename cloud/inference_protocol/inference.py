@@ -65,7 +65,8 @@ class Inference:
 
     def __init__(self, backend: Backend) -> None:
         self._backend, self._open, self.settings = backend, backend.streams, backend.settings
-        self.bounds, self._clock = backend.bounds, backend.batcher.clock
+        self.bounds, self.refusals = backend.bounds, backend.refusals
+        self._clock = backend.batcher.clock
         ((self._name, self._own_version),) = backend.limits.models.items()
         self._version = protocol_version(self._own_version)
         self._roi_shape = backend.limits.roi_shape
@@ -148,7 +149,7 @@ class Inference:
 
     @contextlib.contextmanager
     def admitted(self, caller: Caller, peer: str) -> Iterator[None]:
-        """Count a request of ``caller`` as open while entered, and log why it fails.
+        """Count a request of ``caller`` as open while entered.
 
         Raises:
             Draining: the service is being stopped.
@@ -163,11 +164,7 @@ class Inference:
                     self._statistics.failed(0.0)
                     raise
                 yield
-            except OverreadError as error:
-                more = self._backend.refusals.more("inference request", error.kind)
-                said = {"error": error.kind, "reason": error.reason, "site": caller.site}
-                if more is not None:
-                    _log.info("inference request failed", **said, peer=peer, **more)
+            except OverreadError:
                 raise
             except Exception:  # a fault of the program: the caller learns no more than that
                 _log.exception("internal error", site=caller.site, peer=peer)

@@ -124,6 +124,9 @@ class RestService:
                     _log.info("inference request cancelled", site=caller.site, peer=peer)
                     return Response(status_code=HTTPStatus.BAD_REQUEST)
         except OverreadError as error:
+            if (more := self._inference.refusals.more("inference", error.kind)) is not None:
+                why = {"error": error.kind, "reason": error.reason, "site": caller.site}
+                _log.info("inference request failed", **why, peer=peer, **more)
             response = await _failed(request, error)
             if not await self._discard(request):
                 response.headers["Connection"] = "close"
