@@ -36,8 +36,8 @@ class Telemetry:
     ``verdict``, ``cached``, ``repeated`` or an error class; one without an outcome when its stream
     ends has the end of its stream. Each study has one end, and each ROI that arrives one outcome.
     ``priority`` is ``stat``, ``routine`` or ``unknown``. No label holds what a caller chooses
-    freely: neither sites nor study keys are labels. What a site sends beyond its share is
-    ``OverShare`` in place of ``Overloaded``: the autoscaler leaves it out.
+    freely: neither sites nor study keys are labels. What a site, alone, sends beyond its share
+    is ``OverShare`` in place of ``Overloaded``: the autoscaler leaves it out.
     """
 
     def __init__(self) -> None:

@@ -135,7 +135,7 @@ class DeadlineUnmeetable(BusyFault):
 
 
 OVER_SHARE = "OverShare"
-"""The `outcome` of what a site sends beyond its share: more capacity is no remedy."""
+"""The `outcome` of what one site alone sends beyond its share: more capacity is no remedy."""
 
 
 class Overloaded(BusyFault):

@@ -126,6 +126,7 @@ class Scheduler:
         self._stats_in_a_row = 0
         self._active: dict[str, float] = {}  # when each site was last admitted or refused
         self._came_s: dict[bool, float] = {}  # when stat, and routine, was last
+        self._beyond_s: dict[str, float] = {}  # when each site was last refused beyond its share
         self._last_site, self._changed_s = "", -math.inf  # and when the last was another one
 
     def __len__(self) -> int:
@@ -158,8 +159,7 @@ class Scheduler:
         self._active[first.site] = self._came_s[first.is_stat] = now_s = self._clock()
         other, self._last_site = self._last_site not in ("", first.site), first.site
         self._changed_s = now_s if other else self._changed_s
-        if reason := self._beyond_share(first, len(newcomers), waiting):
-            raise Overloaded(reason, of_site=True)
+        self._check_share(first, len(newcomers), waiting)
         self._check_places(first, len(newcomers), waiting)
         if first.is_probe:
             return
@@ -280,8 +280,8 @@ class Scheduler:
         """Return whether ROIs of a priority may come: some came within `EXPECTED_S`."""
         return self._clock() - self._came_s.get(is_stat, -math.inf) < EXPECTED_S
 
-    def _beyond_share(self, first: WaitingRoi, count: int, waiting: Sequence[WaitingRoi]) -> str:
-        """Return why ``count`` more would exceed the site's share; empty where they do not."""
+    def _check_share(self, first: WaitingRoi, count: int, waiting: Sequence[WaitingRoi]) -> None:
+        """Raise `Overloaded` where ``count`` more would exceed the site's share."""
         now_s, rules = self._clock(), self.rules
         waits = Counter(roi.site for roi in waiting if roi.priority is first.priority)
         self._active = {s: at_s for s, at_s in self._active.items() if now_s - at_s < ACTIVE_S}
@@ -294,13 +294,17 @@ class Scheduler:
         places, time_s = SITE_SHARE * rules.max_queued, SITE_SHARE * share * left_s
         if len(sites) < 2:  # no other is active, but a turn of one that is known must find room
             if now_s - self._changed_s >= KNOWN_S:
-                return ""
+                return
             time_s = left_s - 2 * self.timing.interval.estimate_s(int(TURN))
             places, most = rules.max_queued - TURN, TURN
         if own <= most or (own <= places and self.queue_s <= time_s):
-            return ""
+            return
         text = f"site {first.site} has {own - count} of {waits.total()} queued ROIs; its share"
-        return f"{text} beside {len(sites) - 1} other active sites is {most:g}"
+        text = f"{text} beside {len(sites) - 1} other active sites is {most:g}"
+        # if several sites are beyond their shares, capacity lacks
+        recent = {site: at for site, at in self._beyond_s.items() if now_s - at < ACTIVE_S}
+        self._beyond_s = recent | {first.site: now_s}
+        raise Overloaded(text, of_site=len(self._beyond_s) == 1)
 
     def _tag(self, rois: Sequence[WaitingRoi]) -> None:
         """Give the next ROIs of one site their places in fair queueing."""

@@ -199,6 +199,16 @@ def test_beside_others_a_site_has_its_share() -> None:
     scheduler_of(*sites(waiting, 900.0), max_queued=40).admit(sites("b", 900.0))
 
 
+def test_a_site_alone_beyond_its_share_is_no_lack_of_capacity_but_several_are() -> None:
+    """The autoscaler counts ``Overloaded``, and not ``OverShare``."""
+    scheduler, outcomes = scheduler_of(*sites("a" * 20 + "b" * 20, 900.0), max_queued=40), []
+    for site in "aaba":
+        with pytest.raises(Overloaded, match="its share") as caught:
+            scheduler.admit(sites(site * 9, 900.0))
+        outcomes.append(caught.value.outcome)
+    assert outcomes == ["OverShare", "OverShare", "Overloaded", "Overloaded"]
+
+
 def test_a_site_may_always_have_one_turn() -> None:
     """Otherwise a study would be cut where many sites are active, and few ROIs wait."""
     scheduler = scheduler_of(*sites("abcdefgh"), max_queued=16)
