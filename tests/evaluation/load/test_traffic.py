@@ -11,6 +11,7 @@ import pytest
 from evaluation.load.services import Service, services
 from evaluation.load.traffic import LATE, Arrival, Edges, Outcomes, Traffic, poisson, reason_of
 from evaluation.sleeping_cloud import program
+from evaluation.world import free_ports
 from protos.errors import DeadlineUnmeetable, to_status
 from protos.messages import Priority
 
@@ -40,17 +41,22 @@ def test_studies_follow_the_traffic_and_the_seed() -> None:
     assert again[0] == again[1] != again[2]
 
 
+INFERENCE = f"127.0.0.1:{free_ports(1)[0]}"
+
+
 @pytest.fixture(scope="module")
 def streams() -> Iterator[Service]:
     """The cloud with a reader that sleeps."""
-    with services({"deadline": {}}, program(20, 5)) as (started,):
+    modes = {"deadline": {"inference_address": INFERENCE}}
+    with services(modes, program(20, 5)) as (started,):
         yield started
 
 
 @pytest.fixture(params=["", "sleeping"], ids=["streams", "requests"])
 def service(streams: Service, request: pytest.FixtureRequest) -> Service:
     """The same cloud, asked by a stream a study or by a request an ROI."""
-    return Service("either", streams.address, streams.clouds, request.param)
+    address = INFERENCE if request.param else streams.address
+    return Service("either", address, streams.clouds, request.param)
 
 
 def sent(service: Service, *arrivals: Arrival) -> Outcomes:
