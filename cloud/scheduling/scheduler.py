@@ -33,6 +33,9 @@ TURN = 8.0
 STATS_PER_ROUTINE = 3
 """Stat ROIs that are read before the next aged routine ROI, while both wait."""
 
+LEFT = {True: 1 / STATS_PER_ROUTINE, False: 1.0}
+"""Places that each stat ROI, and each routine one, leaves the other priority, if that may come."""
+
 BATCH_SHARE = 0.25
 """Part of the shortest budget that waits which a batch may take beyond the efficient size."""
 
@@ -295,7 +298,9 @@ class Scheduler:
         if len(sites) < 2:  # no other is active, but a turn of one that is known must find room
             if now_s - self._changed_s >= KNOWN_S:
                 return
-            time_s = left_s - 2 * self.timing.interval.estimate_s(int(TURN))
+            # with the places that it leaves the other priority, each ROI takes longer
+            left = LEFT[first.is_stat] if self._is_expected(not first.is_stat) else 0.0
+            time_s = left_s / (1 + left) - 2 * self.timing.interval.estimate_s(int(TURN))
             places, most = rules.max_queued - TURN, TURN
         if own <= most or (own <= places and self.queue_s <= time_s):
             return
@@ -337,9 +342,9 @@ class Scheduler:
             answered_s = start_s + self.timing.latency.bound_s(n)
             for roi in order[at : at + n]:
                 own, other = before[roi.is_stat], before[not roi.is_stat]
-                to_come = own / STATS_PER_ROUTINE - other
-                if not roi.is_stat:  # a batch at least: stat may move it into the next one
-                    to_come = max(own - other, full if own or other else 0)
+                to_come = LEFT[roi.is_stat] * own - other
+                if not roi.is_stat and (own or other):
+                    to_come = max(to_come, full)  # stat may move it into the next batch
                 expected = self._is_expected(not roi.is_stat)
                 at_s = answered_s + (max(0.0, to_come) * each_s if expected else 0.0)
                 if at_s > roi.deadline.at_s:

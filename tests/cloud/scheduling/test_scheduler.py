@@ -164,15 +164,20 @@ def test_a_site_alone_may_fill_the_queue() -> None:
         scheduler.admit(sites("a"))
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_a_site_alone_leaves_room_for_a_turn_of_another_that_is_known(known: bool) -> None:
-    """A study of a site that sends one an hour must not be refused for a site that floods."""
+@pytest.mark.parametrize("known", [ROUTINE, STAT, None])
+def test_a_site_alone_leaves_room_for_a_turn_of_another_that_is_known(
+    known: Priority | None,
+) -> None:
+    """A study of a site that sends one an hour must not be refused for a site that floods.
+
+    Room for stat, where that is known, comes in addition.
+    """
     now_s = NOW_S
     scheduler = Scheduler(Rules(), timing(), lambda: now_s)
-    if known:
-        scheduler.admit([due(1e4, site="quiet")])
+    if known is not None:
+        scheduler.admit([due(1e4, known, site="quiet")])
     now_s += 10 * ACTIVE_S
-    refused = Overloaded if known else DeadlineUnmeetable
+    refused = Overloaded if known is not None else DeadlineUnmeetable
 
     def flood() -> None:
         while True:
@@ -184,7 +189,7 @@ def test_a_site_alone_leaves_room_for_a_turn_of_another_that_is_known(known: boo
     with pytest.raises(refused):
         flood()
     study = [due(now_s + 50.0, site="quiet", arrived_s=now_s) for _ in range(4)]
-    if known:
+    if known is not None:
         scheduler.admit(study)
     else:
         with pytest.raises(DeadlineUnmeetable):
