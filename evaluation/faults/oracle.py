@@ -30,6 +30,7 @@ from edge.store.steps import Step
 from edge.trail.records import TrailRecord, records_after
 from edge.trail.verify import verify
 from evaluation.faults.agent import box_of, stand_in_pipeline, verdicts_on
+from imaging.errors import StudyError
 from imaging.read import read_study
 from protos.deadline import Deadline
 
@@ -135,6 +136,10 @@ def check(
     reports = _reports(root / "outbox", uids)
     places = {end: list((root / "state" / end).rglob("*.dcm")) for end in ENDS}
     images = {end: Counter(path.stem for path in paths) for end, paths in places.items()}
+    # what came again after its study was claimed stays apart, in a folder without a report
+    done, keys = root / "state" / "done", _study_keys(reports)
+    read = [path for path in places["done"] if path.relative_to(done).parts[0] in keys]
+    of_reports = {**images, "done": Counter(path.stem for path in read)}
     for study_uid, study in sent.items():
         right = "done" if study.usable else "quarantine"
         count = images[right]
@@ -142,7 +147,7 @@ def check(
         for one in study.acknowledged:
             if not count[one] + elsewhere[one]:
                 wrong.lost[study_uid].append(f"image {one}")
-            if count[one] > 1:
+            if of_reports[right][one] > 1:
                 wrong.doubled[study_uid].append(f"image {one}")
             if elsewhere[one]:
                 wrong.left.append(f"{study_uid}: image {one} is not {right}")
@@ -153,11 +158,13 @@ def check(
         for out in folders[:1]:
             made = _report(out, study_uid, study, wrong, kept)
             expected |= dict.fromkeys(made, study_uid)
-            first = next((p for p in places["done"] if p.stem in study.acknowledged), None)
+            first = next((p for p in read if p.stem in study.acknowledged), None)
             if first is not None and study.usable and study.acknowledged <= set(count):
-                done = root / "state" / "done"
                 source = done.joinpath(*first.relative_to(done).parts[:2])
-                _findings(out, source, varied, wrong.lost[study_uid])
+                try:
+                    _findings(out, source, varied, wrong.lost[study_uid])
+                except StudyError as error:  # its images lie in several places
+                    wrong.lost[study_uid].append(f"images that can be read: {error}")
     wrong.left += [f"a report of {one}, which nobody sent" for one in reports.keys() - sent.keys()]
     for target, objects in kept.items():
         _objects(target, objects, expected, wrong)
@@ -175,6 +182,12 @@ def _reports(outbox: Path, uids: Mapping[str, str]) -> dict[str, list[Path]]:
         uid = (values.get("study") or {}).get("study_uid") or uids.get(folder.name, folder.name)
         found[uid].append(folder)
     return found
+
+
+def _study_keys(reports: Mapping[str, Sequence[Path]]) -> set[str]:
+    """Return the keys of the studies that have a report."""
+    last = (versions_of(out)[0][-1:] for folders in reports.values() for out in folders)
+    return {str(version["study_key"]) for one in last for version in one}
 
 
 def _report(
