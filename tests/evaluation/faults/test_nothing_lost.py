@@ -110,6 +110,14 @@ def lose_image(root: Path) -> None:
     min(folder.glob("*.dcm"), key=lambda file: dcmread(file).SliceLocation).unlink()
 
 
+def double_image(root: Path, place: str = "again") -> None:
+    """Copy an image within its study, or into a folder of ``done`` that has no report."""
+    image = next((root / "state" / "done").rglob("*.dcm"))
+    folder = (root / "state" / "done" if place == "apart" else image.parent) / place
+    folder.mkdir()
+    shutil.copyfile(image, folder / image.name)
+
+
 def double_report(root: Path) -> None:
     report = next((root / "outbox").iterdir())
     shutil.copytree(report, report.with_name(f"{report.name}-2"))
@@ -153,6 +161,7 @@ def leave_work(root: Path) -> None:
     [
         (lose_image, "lost", "image "),
         (lose_image, "lost", "0 reports"),
+        (double_image, "doubled", "image "),
         (double_report, "doubled", "2 reports"),
         (lose_version, "lost", "version 1"),
         (change_report, "lost", "a finding, or a verdict on one"),
@@ -168,6 +177,12 @@ def test_the_oracle_sees_what_is_wrong(
 ) -> None:
     found = damaged(site, tmp_path / "copy", damage).as_dict()
     assert any(words in text for text in found[where]), found
+
+
+@pytest.mark.long
+def test_an_image_that_came_again_lies_apart(site: Site, tmp_path: Path) -> None:
+    found = damaged(site, tmp_path / "copy", lambda root: double_image(root, "apart")).as_dict()
+    assert found["doubled"] == []
 
 
 @pytest.mark.long
