@@ -245,7 +245,7 @@ def _headers(make: Callable[[], bytes] | None, job: Job) -> bytes:
     """Return the headers of the source images; an error costs DICOM objects, but no finding."""
     try:
         return make() if make else b""
-    except Exception as error:
+    except Exception as error:  # whatever it is: the findings are worth more than the headers
         if is_transient(error) or is_machine_fault(error):
             raise
         log.exception("headers of the images not kept", study_key=job.study_key)

@@ -30,7 +30,7 @@ class Commands(PlainGroup):
         """Run a command."""
         try:
             return super().invoke(ctx)
-        except Exception as error:
+        except Exception as error:  # which errors have a sentence is known to what is loaded below
             from edge.cli.output import ERRORS, failed  # a command has loaded it
 
             if not isinstance(error, ERRORS):
