@@ -133,7 +133,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 counts = {"answered": summary.answered, "refused": summary.refused}
                 _log.info("study read", **counts, **trace.ids)
                 yield codec.encode_response(summary)
-            except Exception as error:  # it is raised again; the trace needs its name
+            except Exception as error:  # whatever it is: the caller gets a status, the log the rest
                 trace.end(
                     error.outcome if isinstance(error, OverreadError) else type(error).__name__
                 )
