@@ -1,0 +1,53 @@
+import numpy as np
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+
+from models.runtime.artifacts import find
+from models.runtime.rewrites import pointwise_upsampling
+from tests.models.small_networks import answered
+
+
+def transposed(stride: int, *, bias: bool) -> bytes:
+    """A file of one transposed convolution, kernel 2, of three channels to five."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((3, 5, 2, 2, 2)).astype(np.float32)
+    tensors = [numpy_helper.from_array(weight, "w")]
+    tensors += [numpy_helper.from_array(np.arange(5, dtype=np.float32), "b")] if bias else []
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        small (float[n, 3, z, y, x] x) => (float[n, 5, a, b, c] y) {{
+            r = Relu (x)
+            y = ConvTranspose <kernel_shape = [2, 2, 2], strides = {[stride] * 3}>
+                (r, {", ".join(t.name for t in tensors)})
+        }}""")
+    model.graph.initializer.extend(tensors)
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_patches_land_where_they_did(bias: bool) -> None:
+    content = transposed(2, bias=bias)
+    new = pointwise_upsampling(content)
+    assert "ConvTranspose" not in {n.op_type for n in onnx.load_from_string(new).graph.node}
+    x = np.random.default_rng(1).standard_normal((3, 3, 4, 5, 6)).astype(np.float32)
+    (found,), (wanted,) = answered(new, x=x), answered(content, x=x)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(("stride", "opset"), [(2, 13), (1, 17)])
+def test_a_file_that_overlaps_or_is_older_stays(stride: int, opset: int) -> None:
+    """The operators of version 13 have no shape with a start."""
+    model = onnx.load_from_string(transposed(stride, bias=True))
+    model.opset_import[0].version = opset
+    assert pointwise_upsampling(model.SerializeToString()) == model.SerializeToString()
+
+
+@pytest.mark.long
+def test_the_shipped_hybrid_answers_as_its_file() -> None:
+    content = find("hybrid-fp32").content()
+    new = pointwise_upsampling(content)
+    assert new != content
+    x = np.random.default_rng(2).integers(0, 256, (2, 1, 48, 48, 48), dtype=np.uint8)
+    for found, wanted in zip(answered(new, voxels=x), answered(content, voxels=x), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
