@@ -1,5 +1,6 @@
-"""The memory of processes, from /proc: now, and at most while they work."""
+"""The memory and the CPU time of processes, from /proc: now, and at most while they work."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -50,6 +51,18 @@ def peak_memory(pid: int, *, together: bool = False) -> Iterator[PeakMemory]:
 def resident_mb(pid: int) -> float:
     """Return the resident memory of a process in MB; 0 if it has ended."""
     return _mb(pid, "status", "VmRSS:")
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU time of a process and of all that it started, in seconds."""
+    found = 0
+    for one in (pid, *children_of(pid)):
+        with suppress(OSError):
+            # user and system time: its own, and of children that have ended
+            found += sum(
+                map(int, Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[11:15])
+            )
+    return found / os.sysconf("SC_CLK_TCK")
 
 
 def children_of(pid: int) -> list[int]:

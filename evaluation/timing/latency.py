@@ -1,7 +1,7 @@
 """``overread-eval latency``: from files to report by stage, and from a candidate to its verdict.
 
 For candidates a real edge and a real cloud run as processes. Candidates follow one another over
-each link.
+each link. With ``--against`` all steps of a study are compared with an earlier commit.
 """
 
 import tempfile
@@ -34,6 +34,8 @@ from evaluation.errors import MissingData, ServiceFailed
 from evaluation.links.proxy import proxied, read_trace
 from evaluation.phantoms import STUDIES, prepare, whole_chest
 from evaluation.run import Bar, Result, Table, command, each, percentiles_ms
+from evaluation.timing.against import TABLE as AGAINST
+from evaluation.timing.against import compare
 from evaluation.world import apart, running_cloud
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
@@ -57,6 +59,8 @@ Times = dict[str, Any]
 
 def bars(result: Result) -> Iterator[Bar]:
     """Yield the 95th percentile of candidates over each link."""
+    if (share := result.get("decoder_share")) is not None:
+        yield Bar("share of the decoder in reading JPEG-LS", share, 0.7, "{:.0%}", least=True)
     for one in result["links"]:
         if one["part"] == "all":
             what = f"from candidate to verdict, {one['link']}, p95"
@@ -70,12 +74,16 @@ def bars(result: Result) -> Iterator[Bar]:
         "p95_ms": ("p95 ms", "{:.1f}"), "p99_ms": ("p99 ms", "{:.1f}"),
         "longest_ms": ("longest ms", "{:.1f}"),
     }, title="From a candidate to its verdict, {candidates} candidates"),
+    AGAINST,
     "{cpu}, {cores} cores",
     bars=bars,
 )  # fmt: skip
 def latency(
     study: Annotated[
-        Path | None, typer.Argument(help="Folder or file that the edge can read.")
+        Path | None,
+        typer.Argument(
+            help="Folder or file that the edge can read; with --against, of lidc/ and ct/."
+        ),
     ] = None,
     cloud: Cloud = None,
     serve: Serve = False,
@@ -83,15 +91,21 @@ def latency(
     candidates: Annotated[
         int, typer.Option(min=0, help="Candidates over each link, in place of a study.")
     ] = 0,
+    against: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Checkout of an earlier commit.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=2, help="Rounds that count with --against.")] = 30,
 ) -> dict[str, Any]:
-    """Time from files to report, stage by stage, or of candidates to their verdicts."""
+    """Times from files to report, of candidates to verdicts, or against an earlier commit."""
     if (study is None) == (candidates == 0):
         raise typer.BadParameter("give either a STUDY or --candidates")
+    if study and against:
+        return {"candidates": 0, "links": [], **compare(against, study, rounds)}
     if study is None:
         return {"stages": [], **_escalate(candidates, warm_up)}
     with opened(cloud, serve) as (pipeline, folder):
-        rounds = each(range(warm_up + REPEATS), "readings")
-        reports = repeat_study(pipeline, study, folder, rounds)[warm_up:]
+        repeats = each(range(warm_up + REPEATS), "readings")
+        reports = repeat_study(pipeline, study, folder, repeats)[warm_up:]
     last = reports[-1]
     return {
         "study": str(study),
