@@ -1,11 +1,18 @@
 """Rewrites of an ONNX graph: the same numbers by operators for which engines have fast kernels."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import starmap
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+_RESIZED = {
+    "mode": b"linear", "coordinate_transformation_mode": b"half_pixel", "antialias": 0,
+    "exclude_outside": 0, "keep_aspect_ratio_policy": b"stretch",
+}  # fmt: skip
+"""Options of the resizing that `matrix_resize` replaces; all but the mode are the defaults."""
 
 
 def pointwise_upsampling(content: bytes) -> bytes:
@@ -17,8 +24,7 @@ def pointwise_upsampling(content: bytes) -> bytes:
     if b"ConvTranspose" not in content:
         return content
     model = onnx.load_from_string(content)
-    # from operator set 15 on ``Shape`` takes a start
-    if not any(o.domain in ("", "ai.onnx") and o.version >= 15 for o in model.opset_import):
+    if _operator_set(model) < 15:  # the first in which ``Shape`` takes a start
         return content
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     nodes: list[NodeProto] = []
@@ -31,6 +37,73 @@ def pointwise_upsampling(content: bytes) -> bytes:
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return model.SerializeToString()
+
+
+def matrix_resize(content: bytes) -> bytes:
+    """Replace the linear resizing of volumes by matrix products, one along each axis.
+
+    Their sums are rounded otherwise: a value half-way between two levels of INT8 may become the
+    other one, as it may between two engines. Other files are returned as they are, and so are
+    volumes whose sides are free.
+    """
+    if b"Resize" not in content:
+        return content
+    model = onnx.load_from_string(content)
+    linear = [node for node in model.graph.node if _is_linear(node)]
+    if not linear or _operator_set(model) < 12:  # the first with ``Einsum``
+        return content
+    typed = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    known = {value.name: value.type.tensor_type for value in (*typed.input, *typed.value_info)}
+    found = [(node, _sides(known, node.input[0], node.output[0])) for node in linear]
+    for node, sides in found:
+        if sides:
+            node.CopyFrom(_products(node, sides, model))
+    return model.SerializeToString() if any(sides for _, sides in found) else content
+
+
+def _operator_set(model: ModelProto) -> int:
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+
+
+def _is_linear(node: NodeProto) -> bool:
+    """Return whether it resizes linearly to given sizes."""
+    given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    return (
+        node.op_type == "Resize" and len(node.input) == 4 and "mode" in given
+        and "axes" not in given and all(given.get(a, b) == b for a, b in _RESIZED.items())
+    )  # fmt: skip
+
+
+def _sides(known: Mapping[str, Any], *names: str) -> list[tuple[int, int]]:
+    """Return z, y and x of float volumes ``(n, c, z, y, x)``, each before and after.
+
+    Nothing where a side is free, or where n or c differ.
+    """
+    dims = [
+        [dim.dim_value for dim in known[name].shape.dim]
+        for name in names
+        if name in known and known[name].elem_type == TensorProto.FLOAT
+    ]
+    if not all(len(one) == 5 and all(one[1:]) for one in dims) or len(dims) < 2:
+        return []
+    before, after = dims
+    return list(zip(before[2:], after[2:], strict=True)) if before[:2] == after[:2] else []
+
+
+def _products(node: NodeProto, sides: Sequence[tuple[int, int]], model: ModelProto) -> NodeProto:
+    name = node.name or node.output[0]
+    weights = dict(zip((f"{name}_{axis}" for axis in "zyx"), starmap(_weights, sides), strict=True))
+    model.graph.initializer.extend(numpy_helper.from_array(w, n) for n, w in weights.items())
+    inputs, equation = [node.input[0], *reversed(weights)], "nczyx,Xx,Yy,Zz->ncZYX"
+    return helper.make_node("Einsum", inputs, node.output, name, equation=equation)
+
+
+def _weights(before: int, after: int) -> np.ndarray:
+    """Return the weights ``(after, before)`` of linear interpolation between voxels' middles."""
+    at = np.clip((np.arange(after) + 0.5) * before / after - 0.5, 0, before - 1)
+    # a hat of one voxel's width around each place
+    hats = np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(before)))
+    return hats.astype(np.float32)
 
 
 def _is_patchwise(node: NodeProto) -> bool:

@@ -27,6 +27,7 @@ from models.runtime.artifacts import WEIGHTS, Artifact, find
 from models.runtime.contract import require_tensors
 from models.runtime.engines import start
 from models.runtime.errors import UnfitArtifact
+from models.runtime.rewrites import matrix_resize
 from models.runtime.second_reader import VIEWS, Readings, SecondReader
 from models.runtime.session import AUTO, Session, chosen_engine
 
@@ -144,7 +145,7 @@ def open_staged(
 @lru_cache(maxsize=1)  # several instances of a cloud are cut once
 def _cut_evenly(whole: Artifact, count: int) -> tuple[str, tuple[str, ...], tuple[ModelProto, ...]]:
     """Return the names of input and outputs, and the parts as networks."""
-    model = onnx.load_model_from_string(whole.content())
+    model = onnx.load_model_from_string(matrix_resize(whole.content()))  # before nodes are timed
     source, shape = model.graph.input[0].name, whole.settings["roi_shape"]
     one, two = (
         {source: np.random.default_rng(n).integers(0, 256, (n, 1, *shape), dtype=np.uint8)}

@@ -4,7 +4,7 @@ import pytest
 from onnx import numpy_helper
 
 from models.runtime.artifacts import find
-from models.runtime.rewrites import pointwise_upsampling
+from models.runtime.rewrites import matrix_resize, pointwise_upsampling
 from tests.models.small_networks import answered
 
 
@@ -43,11 +43,46 @@ def test_a_file_that_overlaps_or_is_older_stays(stride: int, opset: int) -> None
     assert pointwise_upsampling(model.SerializeToString()) == model.SerializeToString()
 
 
+def resized(sides: str = "5, 6, 7", mode: str = '"linear"', sizes: str = "8, 12, 5") -> bytes:
+    """A file that resizes volumes of two channels as the hybrid does: n and c are asked of them."""
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : 18]>
+        small (float[n, 2, {sides}] x) => (float[n, 2, a, b, c] y)
+        <int64[3] volume = {{{sizes}}}, int64[1] none = {{0}}, int64[1] two = {{2}}> {{
+            shape = Shape (x)
+            kept = Slice (shape, none, two, none)
+            sizes = Concat <axis = 0> (kept, volume)
+            r = Resize <mode = {mode}> (x, , , sizes)
+            y = Relu (r)
+        }}""")
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("sizes", ["8, 12, 5", "5, 6, 14", "1, 3, 21"])
+def test_volumes_are_resized_by_products(sizes: str) -> None:
+    content = resized(sizes=sizes)
+    new = matrix_resize(content)
+    assert "Resize" not in {n.op_type for n in onnx.load_from_string(new).graph.node}
+    x = np.random.default_rng(1).standard_normal((3, 2, 5, 6, 7)).astype(np.float32)
+    (found,), (wanted,) = answered(new, x=x), answered(content, x=x)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"mode": '"nearest"'}, {"mode": '"cubic"'}, {"sides": "z, 6, 7"},
+     {"mode": '"linear", coordinate_transformation_mode = "align_corners"'},
+     {"mode": '"linear", antialias = 1'}],
+)  # fmt: skip
+def test_another_resizing_stays(other: dict[str, str]) -> None:
+    assert matrix_resize(resized(**other)) == resized(**other)
+
+
 @pytest.mark.long
 def test_the_shipped_hybrid_answers_as_its_file() -> None:
     content = find("hybrid-fp32").content()
-    new = pointwise_upsampling(content)
-    assert new != content
+    new = matrix_resize(pointwise_upsampling(content))
+    assert [n.op_type for n in onnx.load_from_string(new).graph.node].count("Einsum") == 2
     x = np.random.default_rng(2).integers(0, 256, (2, 1, 48, 48, 48), dtype=np.uint8)
     for found, wanted in zip(answered(new, voxels=x), answered(content, voxels=x), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-4)
