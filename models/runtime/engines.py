@@ -47,10 +47,15 @@ def start(engine: str, content: bytes, threads: int, *, half: bool = False) -> R
             f"unknown engine {engine!r}, expected one of: {', '.join(starters)}"
         )
     try:
-        return starters[family](matrix_resize(pointwise_upsampling(content)), device, threads, half)
+        return starters[family](rewritten(content), device, threads, half)
     except Exception as error:  # both engines raise bare RuntimeErrors and worse
         reason = " ".join(str(error).split())  # openvino's has several lines
         raise EngineUnavailable(f"{engine} rejects the model: {reason}") from error
+
+
+def rewritten(content: bytes) -> bytes:
+    """Return an ONNX file as both engines run it; see `models.runtime.rewrites`."""
+    return matrix_resize(pointwise_upsampling(content))
 
 
 def _start_openvino(content: bytes, device: str, threads: int, half: bool) -> Runner:

@@ -1,0 +1,35 @@
+import pytest
+
+from models.runtime.artifacts import find
+from models.runtime.operators import Layer, achieved, layers_of, peak, sample, shares
+
+
+def test_layers_have_the_operations_of_the_network() -> None:
+    """As many in INT8 as in float; a convolution of the finest stage is counted by hand."""
+    quantised, plain = (
+        layers_of(find(f"screening-{precision}"), (32, 32, 32), 1, rounds=2)
+        for precision in ("int8", "fp32")
+    )
+    assert sum(one.operations for one in quantised) == sum(one.operations for one in plain)
+    smooth = next(one for one in quantised if one.name.startswith("/smooth/second"))
+    assert smooth.operations == 2 * 8**3 * 32 * (32 * 3)
+    assert smooth.int8
+    assert not any(one.int8 for one in plain if one.kind == "Convolution")
+
+
+def test_figures_of_layers_by_hand() -> None:
+    layers = [
+        Layer("a", "Convolution", True, 0.003, 6000),
+        Layer("b", "Convolution", True, 0.003, 3000),
+        Layer("c", "Resize", False, 0.002, 0),
+    ]
+    assert shares(layers) == pytest.approx({"Convolution": 0.75, "Resize": 0.25})
+    assert achieved(layers) == pytest.approx(9000 / 0.008)
+    assert layers[0].rate == pytest.approx(2e6)
+
+
+def test_a_sample_has_shares_of_one_and_a_rate_below_the_peak() -> None:
+    found = sample("hybrid-int8", rounds=1)
+    assert sum(found.shares.values()) == pytest.approx(1.0)
+    assert 0 < found.achieved < found.peak
+    assert peak(1, int8=False, rounds=2) > 0
