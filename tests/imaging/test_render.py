@@ -128,9 +128,12 @@ def test_each_finding_is_shown_in_the_lung_window_and_in_the_mediastinal_one() -
     assert int(tile(lung, 1, 0)[240, 100, 0]) == 0
 
 
-@pytest.mark.parametrize("index", [(0, 0, 0), (59, 79, 99), (-5.0, 90.0, 130.0)])
-def test_a_finding_at_or_beyond_the_rim_is_drawn(index: tuple[float, float, float]) -> None:
-    picture = finding_picture(np.zeros(SHAPE, np.uint8), Mark(index, 8.0, "1"))
+@pytest.mark.parametrize("shape", [SHAPE, (1, 500, 700)])
+@pytest.mark.parametrize("index", [(0, 0, 0), (59, 79, 99), (-5.0, 90.0, 130.0), (900, 900, -900)])
+def test_a_finding_at_or_beyond_the_rim_is_drawn(
+    index: tuple[float, float, float], shape: tuple[int, int, int]
+) -> None:
+    picture = finding_picture(np.zeros(shape, np.uint8), Mark(index, 8.0, "1"))
     columns, rows = FINDING_GRID
     assert picture.shape == (rows * TILE, columns * TILE, 3)
     assert picture.dtype == np.uint8
@@ -146,6 +149,16 @@ def test_overview_shows_every_finding_in_both_views() -> None:
     assert coronal[:, : side // 2].any()
     assert coronal[:, side // 2 :].any()
     assert sagittal.any()
+
+
+def test_the_overview_is_the_mean_of_each_ray() -> None:
+    """Bone counts as soft tissue; half the depth in white is half as bright as all of it."""
+    voxels = np.zeros((64, 64, 64), np.uint8)
+    voxels[:, :32, 32:] = 182
+    voxels[:, :, 48:] = 255
+    coronal, sagittal = np.split(overview_picture(voxels, [])[200, :, 0].astype(int), 2)
+    assert coronal[[100, 300, 420]] == pytest.approx([0, 127, 255], abs=1)
+    assert np.ptp(sagittal[60:200]) == np.ptp(sagittal[280:420]) == 0
 
 
 def test_a_label_covers_no_label_and_no_mark() -> None:
