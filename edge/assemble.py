@@ -24,7 +24,6 @@ from edge.settings.core import EdgeSettings
 from imaging.errors import StudyError
 from imaging.isolation.reader import IsolatedReader, ReadLimits
 from imaging.preprocess import preprocess
-from imaging.read import read_study
 from imaging.selection import Preference, SeriesSummary
 from imaging.volume import Study
 from protos.deadline import Clock, Deadline
@@ -90,6 +89,13 @@ def _reading(read: Callable[..., Study], series: str, rules: Rules) -> Callable[
     return read_by_rules
 
 
+def _read_here(path: Path, series: str) -> Study:
+    # imported here: it loads all that reads files, which most need in the reading process only
+    from imaging.read import read_study
+
+    return read_study(path, series)
+
+
 def build_pipeline(
     settings: EdgeSettings,
     screener: Screening,
@@ -102,7 +108,7 @@ def build_pipeline(
     reader = EdgeReader.of(screener)
     return Pipeline(
         start_budget=lambda: Budget(Deadline.after(settings.deadline_s, clock), on_stage),
-        read=partial(read_study, series=settings.series),
+        read=partial(_read_here, series=settings.series),
         preprocess=preprocess,
         reader=reader,
         decide=lambda situation, _study_key: decide(situation),

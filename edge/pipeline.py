@@ -43,7 +43,6 @@ from edge.rules.selection import IgnoredStudy
 from edge.selection import SELECTION_POLICY, SelectionPolicy
 from edge.settings.core import EdgeSettings
 from edge.store.pending import PersistPending
-from imaging.dicom.study import refused_study
 from imaging.errors import OnlyLocalizer, StudyError, is_machine_fault
 from imaging.preprocess import Preprocessed
 from imaging.volume import Study, Volume
@@ -187,7 +186,7 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
         result = _ignore(pipeline, job, budget, error)
     except OnlyLocalizer as error:
         ignored = IgnoredStudy(error.reason, error.file, pipeline.rule_named(error.rule))
-        ignored.study = refused_study(job.source)
+        ignored.study = _refused_study(job.source)
         result = _ignore(pipeline, job, budget, ignored)
     except StudyError as error:
         rejection = Rejection(error.kind, error.reason, str(error.file))
@@ -252,6 +251,13 @@ def _headers(make: Callable[[], bytes] | None, job: Job) -> bytes:
         return b""
 
 
+def _refused_study(source: Path) -> Study | None:
+    # imported here: it loads pydicom, which other studies need in the process that reads them only
+    from imaging.dicom.study import refused_study
+
+    return refused_study(source)
+
+
 def _reject(
     pipeline: Pipeline,
     job: Job,
@@ -262,7 +268,7 @@ def _reject(
 ) -> StudyResult:
     pipeline.admit(job, study)
     with budget.stage("report"):
-        study = study or refused_study(job.source)
+        study = study or _refused_study(job.source)
         ledger, applied = budget.ledger_so_far, pipeline.rule_named(rule)
         report = compose_rejection(pipeline.provenance, job, study, rejection, ledger, applied)
         evidence = {SOURCE: _headers(study.headers if study else None, job)}

@@ -15,6 +15,9 @@ from pathlib import Path
 
 from imaging.errors import UnreadableFile, is_machine_fault
 
+SIDECARS = ("clinical.json",)
+"""Files that the caller reads: they lie beside the images, and are none of them."""
+
 _KINDS = {
     stat.S_IFLNK: "a link",
     stat.S_IFDIR: "a folder",

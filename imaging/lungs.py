@@ -28,7 +28,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-import SimpleITK
 
 from imaging.errors import NoLung
 from imaging.morphology import closed, closed_along_z, dilate, doubled, erode, halved, hull, opened
@@ -299,6 +298,8 @@ def _interior(air: UInt8Array, slice_mm: float) -> UInt8Array:
 
 def labelled(mask: UInt8Array) -> npt.NDArray[np.uint32]:
     """Number the regions of ``mask`` from 1; cells are connected by their faces."""
+    import SimpleITK  # here, since the screening network needs this module, but not SimpleITK
+
     labels = SimpleITK.ConnectedComponent(SimpleITK.GetImageFromArray(mask))
     return np.asarray(SimpleITK.GetArrayFromImage(labels), dtype=np.uint32)
 

@@ -16,16 +16,13 @@ from imaging.dicom.header import (
 from imaging.dicom.series import is_named
 from imaging.dicom.study import read_series
 from imaging.errors import SeriesNotFound, UnreadableFile
+from imaging.files import SIDECARS
 from imaging.selection import SelectSeries, SeriesSummary
 from imaging.volume import Study
 from imaging.volume_files import FORMATS, format_of, read_file
 
 ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".iso")
 """Suffixes of archives, which are refused: they are unpacked by the user, who sees what is in."""
-
-
-SIDECARS = ("clinical.json",)
-"""Files that the caller reads: they lie beside the images, and are none of them."""
 
 
 def read_study(path: Path, series: str = "", select: SelectSeries | None = None) -> Study:

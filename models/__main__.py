@@ -16,9 +16,10 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from models.runtime import SIGNATURES
 from models.runtime.artifacts import WEIGHTS, Artifact, every
 from models.runtime.errors import ModelError
-from models.runtime.signatures import SIGNATURES, make_keys, read_public_key, sign
+from models.runtime.signatures import make_keys, read_public_key, sign
 from process.command_line import Json, program
 from process.extras import how_to_install, in_checkout
 from process.text import printable

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Self, cast
 
 import structlog
-from cryptography.x509 import load_pem_x509_certificates
 from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
 
 SOON = timedelta(days=30)
@@ -355,6 +354,8 @@ def _validities(path: Path) -> list[tuple[datetime, datetime]]:
     Raises:
         ValueError: one is damaged.
     """
+    from cryptography.x509 import load_pem_x509_certificates  # here, since most need none
+
     content = path.read_bytes()
     if b"-----BEGIN CERTIFICATE-----" not in content:
         return []

@@ -22,8 +22,7 @@ from typing import Any
 
 from edge.errors import EdgeError
 from imaging.errors import UnreadableFile
-from imaging.files import open_plain
-from imaging.read import SIDECARS
+from imaging.files import SIDECARS, open_plain
 from process.text import printable_line
 
 (NAME,) = SIDECARS

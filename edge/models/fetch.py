@@ -39,6 +39,7 @@ from edge.models.folder import (
 from edge.models.store import AGENT, ModelStore, StoredPackage, open_models, require_owner
 from edge.settings.core import EdgeSettings
 from edge.site import Site
+from models.runtime import MANIFEST, SIGNATURES
 from models.runtime.errors import ModelError
 from models.runtime.package import (
     MOST_MANIFEST,
@@ -49,7 +50,6 @@ from models.runtime.package import (
     read_package,
     unpacked,
 )
-from models.runtime.signatures import MANIFEST, SIGNATURES
 from process.backoff import doubled
 from protos import overread_pb2 as pb
 from protos.errors import from_status

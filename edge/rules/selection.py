@@ -13,8 +13,6 @@ import structlog
 
 from edge.folders import RECEIVED
 from edge.rules.rule import Action, AppliedRule, Received, Rule, Rules
-from imaging.dicom.arrival import files_of
-from imaging.dicom.study import peek
 from imaging.errors import StudyError, is_machine_fault
 from imaging.files import open_plain
 from imaging.selection import Preference, SelectSeries, SeriesSummary
@@ -153,6 +151,9 @@ def priority_of(rules: Rules, own: Priority) -> Callable[[Path], Priority]:
     """
     if all(rule.priority in (None, own) for rule in rules.rules):
         return lambda _source: own
+    # imported here: they load pydicom, which `screen` needs in its reading process only
+    from imaging.dicom.arrival import files_of
+    from imaging.dicom.study import peek
 
     def priority(source: Path) -> Priority:
         try:

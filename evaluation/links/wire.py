@@ -28,8 +28,9 @@ from evaluation.links.proxy import Conditions, proxied, steady
 from evaluation.phantoms import STUDIES, prepare, whole_chest
 from evaluation.run import Bar, command
 from evaluation.world import running_agent, running_cloud
+from models.runtime import MANIFEST
 from models.runtime.artifacts import WEIGHTS
-from models.runtime.signatures import MANIFEST, make_keys, sign
+from models.runtime.signatures import make_keys, sign
 from protos import overread_pb2 as pb
 from protos.errors import DETAILS_KEY
 

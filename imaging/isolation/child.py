@@ -29,18 +29,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK  # noqa: F401 - loaded before the fork, and not in each child
 
 from imaging.errors import StudyError, TooLarge, UnreadableFile, is_machine_fault, is_out_of_memory
-from imaging.isolation.transfer import to_json
+from imaging.isolation.transfer import MAX_LINE, to_json
 from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.selection import Preference, SelectSeries, SeriesSummary
 
 LOOKING = 5
 """Niceness of a child that reads a study for somebody who looks at it: others have a deadline."""
-
-MAX_LINE = 16 << 20
-"""Longest message in bytes: header, names of other series, and so on, but no voxel."""
 
 
 def serve(connection: socket.socket, memory_bytes: int, limit_s: float) -> None:

@@ -22,8 +22,7 @@ from typing import Any, BinaryIO, Self, TypeVar
 from imaging import errors
 from imaging.errors import StudyError, TookTooLong, UnreadableFile
 from imaging.files import anonymous_file
-from imaging.isolation.child import MAX_LINE
-from imaging.isolation.transfer import UnexpectedData, from_json
+from imaging.isolation.transfer import MAX_LINE, UnexpectedData, from_json
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.selection import SelectSeries, SeriesSummary
 from imaging.volume import Study, Volume

@@ -17,6 +17,9 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import numpy as np
 import numpy.typing as npt
 
+MAX_LINE = 16 << 20
+"""Longest message in bytes: header, names of other series, and so on, but no voxel."""
+
 _ALIGNED = 64  # bytes, for the processor's vector instructions
 
 T = TypeVar("T")

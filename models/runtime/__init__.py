@@ -1,0 +1,4 @@
+"""Open and run models."""
+
+MANIFEST, SIGNATURES = "manifest.toml", "manifest.sig"
+"""The names of the files in a folder of models."""

@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from models.runtime import MANIFEST
 from models.runtime.errors import DamagedArtifact, UnknownArtifact
-from models.runtime.signatures import MANIFEST, signer_of
 
 REQUIRED = ("sha256", "version", "kind", "precision")
 _PRECISIONS = ("fp32", "int8", "int4")
@@ -123,11 +123,17 @@ def every(folder: Path = WEIGHTS, keys: tuple[Path, ...] = ()) -> dict[str, Arti
     try:
         content = manifest.read_bytes()
         # of the same bytes that are used below
-        signed_by = signer_of(content, folder, keys)
+        signed_by = _signer(content, folder, keys) if keys else ""
         entries = tomllib.loads(content.decode())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DamagedArtifact(f"cannot read the manifest {manifest}: {error!r}") from error
     return {name: _artifact(name, entry, manifest, signed_by) for name, entry in entries.items()}
+
+
+def _signer(manifest: bytes, folder: Path, keys: tuple[Path, ...]) -> str:
+    from models.runtime.signatures import signer_of  # here: it loads cryptography
+
+    return signer_of(manifest, folder, keys)
 
 
 def _artifact(name: str, entry: Any, manifest: Path, signed_by: str) -> Artifact:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import openvino
 
 from models.runtime import hardware
@@ -187,6 +186,8 @@ def _plain(out: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _start_onnxruntime(content: bytes, provider: str, threads: int, _half: bool) -> Runner:
+    import onnxruntime  # here, since the other engine does without
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -5,7 +5,6 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-import onnxruntime
 import openvino
 
 
@@ -45,6 +44,8 @@ def engines() -> tuple[str, ...]:
     ``openvino`` and ``onnxruntime`` run on the CPU; others are named
     ``onnxruntime:PROVIDER`` and ``openvino:DEVICE``.
     """
+    import onnxruntime  # here, since an engine that is chosen already does without
+
     others = ("CPUExecutionProvider", "AzureExecutionProvider")
     providers = [p for p in onnxruntime.get_available_providers() if p not in others]
     devices = [d for d in openvino.Core().available_devices if not d.startswith("CPU")]

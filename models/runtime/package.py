@@ -11,11 +11,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.runtime import MANIFEST, SIGNATURES
 from models.runtime.artifacts import WEIGHTS as WEIGHTS
 from models.runtime.artifacts import Artifact as Artifact
 from models.runtime.artifacts import every, find
 from models.runtime.errors import DamagedArtifact, UnfitArtifact, UntrustedManifest
-from models.runtime.signatures import MANIFEST, SIGNATURES
 
 SCREENING = "screening"
 MOST_MANIFEST = 256 * 1024

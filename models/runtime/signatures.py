@@ -25,9 +25,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from models.runtime import MANIFEST, SIGNATURES
 from models.runtime.errors import InvalidKey, UntrustedManifest
-
-MANIFEST, SIGNATURES = "manifest.toml", "manifest.sig"
 
 _CONTEXT = b"overread manifest 1\n"
 """Signed before the manifest, so that no signature of anything else is one of a manifest."""
@@ -53,14 +52,12 @@ class TrustedKey:
 
 
 def signer_of(manifest: bytes, folder: Path, keys: Sequence[Path]) -> str:
-    """Return the name of the trusted key that signed a manifest; empty where ``keys`` is empty.
+    """Return the name of the trusted key that signed a manifest.
 
     Raises:
         UntrustedManifest: none of the keys did, or a signature by one of them is wrong.
         InvalidKey: the file of a key cannot be read.
     """
-    if not keys:
-        return ""
     trusted = {one.id: one for one in map(read_public_key, keys)}
     names = ", ".join(f"{one.name} of {one.file}" for one in trusted.values())
     file = folder / SIGNATURES

@@ -13,6 +13,7 @@ from edge import assemble
 from edge.cli.main import app
 from edge.cli.output import ExitStatus
 from edge.settings.core import EdgeSettings
+from imaging import read as reading
 from imaging.errors import IncompleteSeries
 from imaging.preprocess import Preprocessed
 from imaging.read import read_study
@@ -27,7 +28,7 @@ class InThisProcess(AbstractContextManager["InThisProcess"]):
     """Reads where the test has put its own study in place."""
 
     def __init__(self, _limits: object) -> None:
-        self.read = lambda path, series, *select: assemble.read_study(path, series, *select)
+        self.read = lambda path, series, *select: reading.read_study(path, series, *select)
         self.preprocess = lambda volume, path: assemble.preprocess(volume, path)
 
     def __exit__(self, *_: object) -> None:
@@ -56,7 +57,7 @@ def fixed_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(assemble, "IsolatedReader", InThisProcess)
     monkeypatch.setattr(assemble, "open_configured", open_configured)
-    monkeypatch.setattr(assemble, "read_study", read)
+    monkeypatch.setattr(reading, "read_study", read)
     monkeypatch.setattr(assemble, "preprocess", preprocess)
 
 
@@ -136,7 +137,7 @@ def test_dicom_objects_are_written_beside_the_report(
         volume = Volume(np.zeros((2, 2, 2), np.int16), Geometry(), "1.2.3")
         return Study(volume, source, images.header, headers=images.headers)
 
-    monkeypatch.setattr(assemble, "read_study", read)
+    monkeypatch.setattr(reading, "read_study", read)
     result = screen(tmp_path / "out", study, "--dicom", "--json", status=0)
     assert json.loads(result.stdout)["findings"]
     objects = tmp_path / "out/dicom/v1"
@@ -163,7 +164,7 @@ def test_refused_study_has_a_status_of_its_own(tmp_path: Path) -> None:
 def test_the_series_to_read_is_chosen_by_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assemble, "read_study", read_study)
+    monkeypatch.setattr(reading, "read_study", read_study)
     for number in (1, 2):
         numbered = {"SeriesNumber": number}
         ct = SmallCt(12, 2.5 * number, str(number), f"chest {number}", attributes=numbered)
@@ -216,7 +217,7 @@ def test_no_escape_sequence_of_a_study_reaches_the_terminal(
 ) -> None:
     """Neither of its headers nor of its names; a study of 3 slices is refused."""
     owned = "\x1b]0;owned\x07\x9b2J"
-    monkeypatch.setattr(assemble, "read_study", read_study)
+    monkeypatch.setattr(reading, "read_study", read_study)
     names = {"PatientName": owned, "PatientID": owned, "StudyDescription": owned}
     for number in (1, 2):
         ct = SmallCt(slices, 2.5 * number, str(number), owned, attributes=names)
@@ -371,7 +372,7 @@ screening = true
 @pytest.fixture
 def by_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for studies that are read from their files, by the rules of the settings."""
-    monkeypatch.setattr(assemble, "read_study", read_study)
+    monkeypatch.setattr(reading, "read_study", read_study)
     (tmp_path / "rules.toml").write_text(RULES)
     monkeypatch.setenv("OVERREAD_EDGE_RULES", str(tmp_path / "rules.toml"))
     return tmp_path / "study"
