@@ -24,12 +24,13 @@ from onnx.utils import Extractor
 from imaging.volume import UInt8Array
 from models.runtime import hardware
 from models.runtime.artifacts import WEIGHTS, Artifact, find
+from models.runtime.choice import AUTO, chosen_engine
 from models.runtime.contract import require_tensors
 from models.runtime.engines import start
 from models.runtime.errors import UnfitArtifact
 from models.runtime.rewrites import matrix_resize
 from models.runtime.second_reader import VIEWS, Readings, SecondReader
-from models.runtime.session import AUTO, Session, chosen_engine
+from models.runtime.session import Session
 
 SLACK = 0.1
 """The range of positions for each cut, as a share of the whole time."""

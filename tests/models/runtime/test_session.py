@@ -7,10 +7,11 @@ import pytest
 from models.runtime import engines, hardware
 from models.runtime import session as opened
 from models.runtime.artifacts import find
+from models.runtime.choice import TOLERANCE, chosen_engine, fastest, probe_input
 from models.runtime.errors import EngineUnavailable, ModelFailed, UnfitArtifact
 from models.runtime.screener import open_screener
 from models.runtime.second_reader import open_second_reader
-from models.runtime.session import TOLERANCE, chosen_engine, fastest, open_session, probe_input
+from models.runtime.session import open_session
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
