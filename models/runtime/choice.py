@@ -1,8 +1,12 @@
-"""The choice of an engine for an artifact: the fastest correct one.
+"""The choice of how an artifact is run: the fastest engine that is correct.
 
-Every engine answers one fixed input. `onnxruntime` on the CPU is the reference; an engine whose
-answer differs by more than the precision allows is excluded. The choice is cached for the machine,
-the engines' versions and the artifact.
+Every engine reads the same regions of a synthetic chest. The reference is onnxruntime without
+fusion: it computes quantised layers in float, so it is right on every processor. An engine is
+excluded whose answer differs by more than the precision allows, or whose sums of 8-bit products are
+cut off. What was measured is kept for the machine, the engines' versions and the artifact.
+
+A start measures each engine once; `overread-models probe` also measures other numbers of threads,
+each way in a process of its own, and keeps it in the same file.
 """
 
 import json
@@ -10,10 +14,16 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import cache as once
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx.parser
+from onnx import numpy_helper
 
 from models.runtime import hardware
 from models.runtime.artifacts import Artifact
@@ -29,112 +39,144 @@ REFERENCE = "onnxruntime"
 TOLERANCE = {"fp32": 1e-3, "int8": 0.05, "int4": 0.05}
 """Largest root mean square difference, as a share of the reference's standard deviation."""
 
+PASSES = 3
+"""Timed passes of each engine at a start."""
+
 _log = logging.getLogger(__name__)
 
 
-def chosen_engine(
+@dataclass(frozen=True)
+class Way:
+    """One way to run an artifact, and what was measured of it.
+
+    Attributes:
+        engine: one of `models.runtime.hardware.engines`.
+        threads: of the engine.
+        half: whether float layers run in bfloat16; see `Artifact.half`.
+        p50_ms: median time of one pass; ``p95_ms``: its 95th percentile.
+        difference: from the reference, as `TOLERANCE`.
+        saturates: whether sums of 8-bit products are cut off.
+        error: why it does not run; empty if it does.
+        probed: whether `overread-models probe` measured it.
+    """
+
+    engine: str
+    threads: int
+    half: bool = False
+    p50_ms: float = 0.0
+    p95_ms: float = 0.0
+    difference: float = 0.0
+    saturates: bool = False
+    error: str = ""
+    probed: bool = False
+
+    def wrong(self, precision: str) -> str:
+        """Return why it must not run an artifact of that precision; empty if it may."""
+        if self.error:
+            return self.error
+        if self.saturates and precision != "fp32":
+            return "cuts off sums of 8-bit products (a processor without VNNI)"
+        if not self.difference <= TOLERANCE[precision]:  # NaN is not
+            return f"differs by {self.difference:.3f} of the standard deviation"
+        return ""
+
+
+def choose(
     artifact: Artifact,
-    engine: str,
+    engine: str = AUTO,
     threads: int = 0,
-    probe_cache: Path | None = PROBE_CACHE,
+    cache: Path | None = PROBE_CACHE,
     device: str = "",
-) -> str:
-    """Return ``engine`` on ``device``, for ``auto`` the fastest correct one.
-
-    Raises:
-        EngineUnavailable: as `open_session`; also if the engine does not run on that device.
-    """
-    among = hardware.engines_on(device) if device else ()
-    if engine != AUTO and among:
-        among = tuple(one for one in among if one.partition(":")[0] == engine)
-    if device and not among:
-        raise EngineUnavailable(f"{engine} does not run on the device {device!r}")
-    if engine != AUTO or len(among) == 1:
-        return among[0] if among else engine
-    try:
-        cache = probe_cache and probe_cache.expanduser()
-    except RuntimeError:  # a system user without an entry and without HOME
-        cache = None
-    count = threads or hardware.cores()
-    return fastest(artifact, probe_input(artifact), count, cache, among=among)
-
-
-def probe_input(artifact: Artifact) -> npt.NDArray[np.uint8]:
-    """Return a fixed input that is neither empty nor noise: smooth shapes over the whole range."""
-    side = 96 if artifact.kind == "screening" else int(artifact.settings["roi_shape"][0])
-    z, y, x = np.meshgrid(*([np.linspace(0, 6, side)] * 3), indexing="ij")
-    shapes = np.sin(2 * z + y) * np.cos(3 * y - x) + np.sin(x * z / 2)
-    grey = np.asarray(np.clip(shapes * 64 + 128, 0, 255).astype(np.uint8))
-    pair = np.stack([grey, grey[::-1].copy()])[:, None]
-    return pair if artifact.kind == "screening" else np.concatenate([pair] * 4)
-
-
-def fastest(
-    artifact: Artifact,
-    sample: npt.NDArray[np.uint8],
-    threads: int,
-    cache: Path | None,
     clock: Callable[[], float] = time.perf_counter,
-    *,
-    among: Sequence[str] = (),
-) -> str:
-    """Return the name of the fastest correct engine, from ``cache`` if it is known.
+) -> Way:
+    """Return how to run an artifact on ``engine`` and ``device``: the fastest correct way.
 
-    Only those ``among`` are tried, if any are named.
+    With ``threads`` 0 the number is that of the probe, or else every core. An engine that is named
+    is taken as it is; if it would cut off sums, the log says so.
 
     Raises:
-        EngineUnavailable: not even the reference runs the artifact.
+        EngineUnavailable: no engine runs it correctly, or ``engine`` not on that device.
     """
-    key = f"{artifact.sha256}|{threads}|{hardware.fingerprint()}|{LAYOUT}{'|'.join(['', *among])}"
-    known = _load(cache)
-    if key in known:
-        return known[key]
+    count, known = threads or hardware.cores(), recall(artifact, cache)
+    among = _among(engine, device, _entry(artifact, cache).get("engines", ()))
+    ways = [way for way in known if way.engine in among]
+    fit = [way for way in ways if way.threads == count or (not threads and way.probed)]
+    if len(among) == 1:
+        (only,) = among
+        half = artifact.half and hardware.fast_bf16()
+        usable = [way for way in fit if not way.wrong(artifact.precision)]
+        chosen = _fastest(usable) if usable else Way(only, count, half)
+        if not usable and artifact.precision != "fp32" and saturates(only):
+            why = replace(chosen, saturates=True).wrong(artifact.precision)
+            _log.warning("%s on %s: the engine %s", artifact.name, only, why)
+        return chosen
+    if not set(among) <= {way.engine for way in fit if way.threads == count}:
+        fit = _measured(artifact, among, count, clock)
+        # times of a probe are of a larger input than those of a start: they are not compared
+        stale = [way for way in ways if way.probed or way.threads == count]
+        remember(artifact, [way for way in known if way not in stale] + fit, cache)
+    wrong = {way.engine: why for way in fit if (why := way.wrong(artifact.precision))}
+    right = [way for way in fit if not way.wrong(artifact.precision)]
+    if not right:
+        raise EngineUnavailable(f"{artifact.name}: no engine runs it correctly: {wrong}")
+    return _fastest(right)
 
-    def timed(engine: str) -> tuple[Outputs, float]:
-        run = start(engine, artifact.content(), threads, half=artifact.half)
+
+def _among(engine: str, device: str, found: Sequence[str]) -> tuple[str, ...]:
+    """Return the engines to choose from; all are those ``found`` before, if any."""
+    if not device:  # to look for all loads each engine
+        return tuple(found or hardware.engines()) if engine == AUTO else (engine,)
+    among = hardware.engines_on(device)
+    if engine != AUTO:
+        among = tuple(one for one in among if one.partition(":")[0] == engine)
+    if not among:
+        raise EngineUnavailable(f"{engine} does not run on the device {device!r}")
+    return among
+
+
+def _fastest(ways: Sequence[Way]) -> Way:
+    return min(ways, key=lambda way: way.p50_ms)
+
+
+def _measured(
+    artifact: Artifact, among: Sequence[str], threads: int, clock: Callable[[], float]
+) -> list[Way]:
+    """Return each engine with its time and its difference from the reference."""
+    content, voxels = artifact.content(), sample(artifact)
+    try:
+        truth = start(REFERENCE, content, threads, fused=False)(voxels)
+    except Exception as error:  # an engine's own errors have no common class
+        raise EngineUnavailable(f"{REFERENCE} failed on the sample: {error}") from error
+    ways = []
+    for engine in among:
+        way = Way(engine, threads, artifact.half and hardware.fast_bf16())
         try:
-            answer, took = run(sample), []
-            # the first run is not timed: it allocates and compiles
-            for _ in range(3):
+            run = start(engine, content, threads, half=way.half)
+            answer, took_s = run(voxels), []  # not timed: it allocates and compiles
+            for _ in range(PASSES):
                 began = clock()
-                run(sample)
-                took.append(clock() - began)
+                run(voxels)
+                took_s.append(clock() - began)
+            way = evidence(way, answer, truth, took_s)
         except Exception as error:  # an engine's own errors have no common class
-            raise EngineUnavailable(f"{engine} failed on the probe: {error}") from error
-        return answer, float(np.median(took))
-
-    times = _measure(timed, among or hardware.engines(), TOLERANCE[artifact.precision])
-    best = min(times, key=lambda name: times[name])
-    _log.info("engine chosen for %s: %s of %s", artifact.name, best, times)
-    _store(cache, known | {key: best})
-    return best
+            way = replace(way, error=f"{error}")
+        if why := way.wrong(artifact.precision):
+            _log.warning("engine %s excluded for %s: it %s", engine, artifact.name, why)
+        ways.append(way)
+    _log.info("engines measured for %s: %s", artifact.name, ways)
+    return ways
 
 
-def _measure(
-    timed: Callable[[str], tuple[Outputs, float]], engines: Sequence[str], tolerance: float
-) -> dict[str, float]:
-    """Return the time of the reference, and of each engine that answers as it does."""
-    truth, reference_s = timed(REFERENCE)
-    times = {REFERENCE: reference_s}
-    for engine in engines:
-        if engine == REFERENCE:
-            continue
-        try:
-            answer, took_s = timed(engine)
-        except EngineUnavailable as error:
-            _log.info("engine excluded: %s", error)
-            continue
-        difference = _difference(answer, truth)
-        if difference <= tolerance:
-            times[engine] = took_s
-        else:
-            _log.warning(
-                "engine %s excluded: differs by %.3f of the standard deviation", engine, difference
-            )
-    return times
+def evidence(way: Way, answer: Outputs, truth: Outputs, took_s: Sequence[float]) -> Way:
+    """Return a way with what was measured of it."""
+    p50, p95 = (1e3 * float(np.quantile(took_s, q)) for q in (0.5, 0.95))
+    return replace(
+        way, p50_ms=p50, p95_ms=p95, difference=difference(answer, truth),
+        saturates=saturates(way.engine),
+    )  # fmt: skip
 
 
-def _difference(answer: Outputs, truth: Outputs) -> float:
+def difference(answer: Outputs, truth: Outputs) -> float:
     """Return the largest root mean square difference of an output, as a share of its spread."""
     # a spread below 1 counts as 1: outputs are logits and logarithms
     shares = [
@@ -144,21 +186,107 @@ def _difference(answer: Outputs, truth: Outputs) -> float:
     return max(shares) if np.isfinite(shares).all() else float("inf")
 
 
-def _load(cache: Path | None) -> dict[str, str]:
+@once
+def saturates(engine: str) -> bool:
+    """Return whether an engine cuts off sums of products of 8 bits at 16 bits.
+
+    The instructions of processors without VNNI add two products u8 x s8 in 16 bits. A convolution
+    of the largest numbers has a known answer, and half of it where sums are cut off.
+
+    Raises:
+        EngineUnavailable: the engine is missing, or rejects the convolution.
+    """
+    exact, kernel = 255 * 127 * 16 * 27, np.full((16, 16, 3, 3, 3), 127, np.int8)
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        known_answer (uint8[1, 16, 4, 4, 4] voxels) => (float[1, 16, 2, 2, 2] outputs)
+        <float one = {1}, uint8 zero = {0}, int8 middle = {0}, float step = {65536}> {
+            inputs = DequantizeLinear (voxels, one, zero)
+            weights = DequantizeLinear (kernel, one, middle)
+            sums = Conv <kernel_shape = [3, 3, 3]> (inputs, weights)
+            levels = QuantizeLinear (sums, step, zero)
+            outputs = DequantizeLinear (levels, step, zero)
+        }""")
+    model.graph.initializer.append(numpy_helper.from_array(kernel, "kernel"))
+    run = start(engine, model.SerializeToString(), 1)
+    (found,) = run(np.full((1, 16, 4, 4, 4), 255, np.uint8))
+    return bool(found.min() < 0.9 * exact)
+
+
+@once
+def _phantom() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int16]]:
+    """Return a part of a synthetic chest ``(z, y, x)`` at 1 mm, and eight points in it."""
+    with np.load(Path(__file__).with_name("phantom.npz")) as stored:
+        return stored["box"], stored["centres"]
+
+
+def sample(artifact: Artifact) -> npt.NDArray[np.uint8]:
+    """Return a lung box, or eight regions of it, as input of a network ``(n, 1, z, y, x)``."""
+    box, centres = _phantom()
+    if artifact.kind == "screening":
+        return box[None, None]
+    sides = artifact.settings["roi_shape"]
+    padded = np.pad(box, [(side // 2, side) for side in sides], mode="edge")
+    regions = [
+        padded[tuple(slice(a, a + n) for a, n in zip(c, sides, strict=True))] for c in centres
+    ]
+    return np.stack(regions)[:, None]
+
+
+def recall(artifact: Artifact, cache: Path | None = PROBE_CACHE) -> list[Way]:
+    """Return what is known of an artifact on this machine."""
+    return [Way(**way) for way in _entry(artifact, cache).get("ways", ())]
+
+
+def _entry(artifact: Artifact, cache: Path | None) -> dict[str, Any]:
+    """Return the entry of an artifact; nothing if it is damaged or of another version."""
+    entry: Any = _load(cache).get(_key(artifact))
     try:
-        found = json.loads(cache.read_text()) if cache else {}
+        _ = [Way(**way) for way in entry["ways"]], set(entry["engines"])
+    except (KeyError, TypeError):
+        return {}
+    return {**entry}
+
+
+def remember(artifact: Artifact, ways: Sequence[Way], cache: Path | None = PROBE_CACHE) -> None:
+    """Keep what was measured, with its artifact, machine, versions and date."""
+    entry = {
+        "artifact": f"{artifact.name} {artifact.version}",
+        "machine": hardware.fingerprint(),
+        "engines": hardware.engines(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "ways": [asdict(way) for way in ways],
+    }
+    _store(cache, _load(cache) | {_key(artifact): entry})
+
+
+def _key(artifact: Artifact) -> str:
+    return f"{artifact.sha256}|{hardware.fingerprint()}|{LAYOUT}"
+
+
+def _file(cache: Path | None) -> Path | None:
+    try:
+        return cache and cache.expanduser()
+    except RuntimeError:  # a system user without an entry and without HOME
+        return None
+
+
+def _load(cache: Path | None) -> dict[str, Any]:
+    file = _file(cache)
+    try:
+        found = json.loads(file.read_text()) if file else {}
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _store(cache: Path | None, known: dict[str, str]) -> None:
-    if cache is None:
+def _store(cache: Path | None, known: dict[str, Any]) -> None:
+    if (file := _file(cache)) is None:
         return
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        partial = cache.with_suffix(f".{os.getpid()}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps(known))
-        os.replace(partial, cache)
+        os.replace(partial, file)
     except OSError as error:
-        _log.warning("cannot cache the choice of engine in %s: %s", cache, error)
+        _log.warning("cannot keep the choice of engine in %s: %s", file, error)

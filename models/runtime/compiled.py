@@ -4,6 +4,8 @@ A file holds what one model, its options and this machine gave, after its own SH
 damaged is compiled again. Nobody but the user may write to the folder.
 """
 
+from __future__ import annotations
+
 import hashlib
 import logging
 import os
@@ -12,9 +14,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-import openvino
-
 from models.runtime import hardware
+
+with suppress(ImportError):  # without it, nothing is compiled
+    import openvino
 
 CACHE = Path("~/.cache/overread/compiled")
 

@@ -4,19 +4,23 @@ Each has its workaround. openvino runs fixed batch sizes only (`_in_batches`); b
 convolutions as point-wise ones, for which they have fast kernels (`models.runtime.rewrites`).
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import openvino
 
-from models.runtime import hardware
+from models.runtime import hardware, providers
 from models.runtime.compiled import compiled
 from models.runtime.errors import EngineUnavailable
 from models.runtime.rewrites import matrix_resize, pointwise_upsampling
+
+with suppress(ImportError):  # without it, onnxruntime runs alone
+    import openvino
 
 Outputs = tuple[npt.NDArray[np.float32], ...]
 Runner = Callable[..., Outputs]
@@ -31,10 +35,13 @@ BATCHES = (2, 4)
 _log = logging.getLogger(__name__)
 
 
-def start(engine: str, content: bytes, threads: int, *, half: bool = False) -> Runner:
+def start(
+    engine: str, content: bytes, threads: int, *, half: bool = False, fused: bool = True
+) -> Runner:
     """Load an ONNX file on one engine; the model takes inputs of any size.
 
-    With ``half`` its float layers run in bfloat16 if the CPU has instructions for it.
+    With ``half`` its float layers run in bfloat16, on an accelerator in 16 bits. Without ``fused``
+    onnxruntime runs layer by layer, quantised ones in float: slow, and exact on every processor.
 
     Raises:
         EngineUnavailable: the engine is missing, or rejects the model.
@@ -46,7 +53,7 @@ def start(engine: str, content: bytes, threads: int, *, half: bool = False) -> R
             f"unknown engine {engine!r}, expected one of: {', '.join(starters)}"
         )
     try:
-        return starters[family](rewritten(content), device, threads, half)
+        return starters[family](rewritten(content), device, threads, half, fused)
     except Exception as error:  # both engines raise bare RuntimeErrors and worse
         reason = " ".join(str(error).split())  # openvino's has several lines
         raise EngineUnavailable(f"{engine} rejects the model: {reason}") from error
@@ -57,16 +64,22 @@ def rewritten(content: bytes) -> bytes:
     return matrix_resize(pointwise_upsampling(content))
 
 
-def _start_openvino(content: bytes, device: str, threads: int, half: bool) -> Runner:
+def _start_openvino(content: bytes, device: str, threads: int, half: bool, _fused: bool) -> Runner:
+    if not hardware.has_openvino():
+        raise EngineUnavailable("openvino is not installed")
     core = openvino.Core()
     model = core.read_model(content)
-    options = {"PERFORMANCE_HINT": "LATENCY"}
+    int8 = b"QuantizeLinear" in content
+    options = {
+        "PERFORMANCE_HINT": "LATENCY",
+        **providers.options_of(f"openvino:{device}", int8=int8, half=half),
+    }
     if not device:
         options["INFERENCE_NUM_THREADS"] = str(threads)
         if threads < hardware.cores():  # else the parts of a split model would share one core
             options["ENABLE_CPU_PINNING"] = "NO"
         # by default it uses bf16 where it can, also for layers that must stay exact
-        options["INFERENCE_PRECISION_HINT"] = "bf16" if half and hardware.fast_bf16() else "f32"
+        options["INFERENCE_PRECISION_HINT"] = "bf16" if half else "f32"
 
     sides = _sides(model)
 
@@ -185,21 +198,30 @@ def _plain(out: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return out if np.issubdtype(out.dtype, np.integer) else np.asarray(out, np.float32)
 
 
-def _start_onnxruntime(content: bytes, provider: str, threads: int, _half: bool) -> Runner:
+def _start_onnxruntime(
+    content: bytes, device: str, threads: int, half: bool, fused: bool
+) -> Runner:
     import onnxruntime  # here, since the other engine does without
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    provider, _, number = provider.partition(":")
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if fused else levels.ORT_DISABLE_ALL
+    # without VNNI its kernels would cut off sums of two products at 16 bits; else this does nothing
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    provider, _, number = device.partition(":")
     if provider and provider not in (known := onnxruntime.get_available_providers()):
-        package = " (onnxruntime-gpu has it)" if provider.startswith("CUDA") else ""
+        missing = providers.absent([])
+        package = next((f" ({a.package})" for a in missing if a.engine.endswith(provider)), "")
         raise EngineUnavailable(
             f"this onnxruntime has no {provider}{package}, only {', '.join(known)}"
         )
-    providers = [(provider, {"device_id": number} if number else {})] if provider else []
+    int8 = b"QuantizeLinear" in content
+    chosen = providers.options_of(f"onnxruntime:{device}", int8=int8, half=half)
+    chosen |= {"device_id": number} if number else {}
     session = onnxruntime.InferenceSession(
-        content, options, providers=[*providers, "CPUExecutionProvider"]
+        content, options, providers=[*([(provider, chosen)] if provider else []), providers.CPU]
     )
     if provider and session.get_providers()[0] != provider:
         raise EngineUnavailable(f"onnxruntime cannot use {provider} and fell back to the CPU")

@@ -2,10 +2,14 @@
 
 import os
 import platform
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import openvino
+from models.runtime.providers import PACKAGES, available_providers
+
+with suppress(ImportError):  # without it, onnxruntime runs alone
+    import openvino
 
 
 def cpu_name() -> str:
@@ -18,9 +22,19 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def has_bf16() -> bool:
+    """Return whether the processor has instructions for bfloat16."""
+    return bool({"amx_bf16", "avx512_bf16"} & _cpu()[1])
+
+
 def fast_bf16() -> bool:
     """Return whether the processor multiplies matrices of bfloat16 in hardware."""
     return "amx_bf16" in _cpu()[1]
+
+
+def has_openvino() -> bool:
+    """Return whether the engine openvino is installed."""
+    return "openvino" in globals()
 
 
 def _cpu() -> tuple[str, set[str]]:
@@ -44,15 +58,11 @@ def engines() -> tuple[str, ...]:
     ``openvino`` and ``onnxruntime`` run on the CPU; others are named
     ``onnxruntime:PROVIDER`` and ``openvino:DEVICE``.
     """
-    import onnxruntime  # here, since an engine that is chosen already does without
-
-    others = ("CPUExecutionProvider", "AzureExecutionProvider")
-    providers = [p for p in onnxruntime.get_available_providers() if p not in others]
-    devices = [d for d in openvino.Core().available_devices if not d.startswith("CPU")]
+    devices = openvino.Core().available_devices if has_openvino() else []
     return (
-        *(f"onnxruntime:{provider}" for provider in providers),
-        *(f"openvino:{device}" for device in devices),
-        "openvino",
+        *(f"onnxruntime:{provider}" for provider in available_providers()),
+        *(f"openvino:{device}" for device in devices if not device.startswith("CPU")),
+        *(["openvino"] if has_openvino() else []),
         "onnxruntime",
     )
 
@@ -65,7 +75,7 @@ def engines_on(device: str) -> tuple[str, ...]:
     """
     kind, _, number = device.partition(":")
     if device.lower() == "cpu":
-        return "openvino", "onnxruntime"
+        return ("openvino", "onnxruntime") if has_openvino() else ("onnxruntime",)
     if kind.lower() == "cuda":
         return (f"onnxruntime:CUDAExecutionProvider:{number or 0}",)
     return (f"openvino:{device}",)
@@ -73,4 +83,8 @@ def engines_on(device: str) -> tuple[str, ...]:
 
 def fingerprint() -> str:
     """Return a key that changes if engines should be timed again on this machine."""
-    return "|".join((cpu_name(), str(cores()), version("openvino"), version("onnxruntime")))
+    versions = []
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions.append(f"{package} {version(package)}")
+    return "|".join((cpu_name(), str(cores()), *versions))

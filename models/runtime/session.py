@@ -9,9 +9,8 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from models.runtime import hardware
 from models.runtime.artifacts import WEIGHTS, Artifact, find
-from models.runtime.choice import AUTO, PROBE_CACHE, chosen_engine
+from models.runtime.choice import AUTO, PROBE_CACHE, choose
 from models.runtime.contract import require_shapes, require_tensors
 from models.runtime.engines import Outputs, Runner, start
 from models.runtime.errors import ModelFailed, UnfitArtifact
@@ -123,14 +122,13 @@ def open_session(
     """Open ``artifact`` on ``engine``, one of `models.runtime.hardware.engines()` or ``auto``.
 
     With a ``device``, ``engine`` is one without: see `models.runtime.hardware.engines_on`.
-    ``threads`` 0 means every core that the process may use. The choice of ``auto`` is cached in
-    ``probe_cache``, or not at all if that lies in a home folder and there is none.
+    ``threads`` 0 means those that `overread-models probe` chose, or every core that the process may
+    use. The choice of ``auto`` is kept in ``probe_cache``, if there is a home folder.
 
     Raises:
         DamagedArtifact: the file is not what the manifest says.
         EngineUnavailable: the engine is missing or rejects the model.
     """
-    count = threads or hardware.cores()
-    chosen = chosen_engine(artifact, engine, threads, probe_cache, device)
-    run = start(chosen, artifact.content(), count, half=artifact.half)
-    return Session(artifact, chosen, count, run)
+    way = choose(artifact, engine, threads, probe_cache, device)
+    run = start(way.engine, artifact.content(), way.threads, half=way.half)
+    return Session(artifact, way.engine, way.threads, run)

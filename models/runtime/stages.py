@@ -24,7 +24,7 @@ from onnx.utils import Extractor
 from imaging.volume import UInt8Array
 from models.runtime import hardware
 from models.runtime.artifacts import WEIGHTS, Artifact, find
-from models.runtime.choice import AUTO, chosen_engine
+from models.runtime.choice import AUTO, choose
 from models.runtime.contract import require_tensors
 from models.runtime.engines import start
 from models.runtime.errors import UnfitArtifact
@@ -132,12 +132,12 @@ def open_staged(
         source, outputs, networks = _cut_evenly(whole, count)
     except (ValueError, KeyError) as error:  # a key of its settings
         raise UnfitArtifact(f"{name} cannot be cut into {count} parts: {error}") from error
-    usual = chosen_engine(whole, engine, threads, device=device)
+    way = choose(whole, engine, threads, device=device)
     each = max(1, (threads or hardware.cores()) // count)
     parts = []
     for network, own in zip(networks, engines or [AUTO] * count, strict=True):
-        chosen = usual if own == AUTO else own
-        run = start(chosen, network.SerializeToString(), each, half=whole.half)
+        chosen = way.engine if own == AUTO else own
+        run = start(chosen, network.SerializeToString(), each, half=way.half)
         session = Session(whole, chosen, each, run)
         parts.append(Part(session, _names(network.graph.input), _names(network.graph.output)))
     return StagedReader(parts[0].session, tuple(parts), source, outputs)

@@ -1,13 +1,10 @@
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models.runtime import engines, hardware
 from models.runtime import session as opened
 from models.runtime.artifacts import find
-from models.runtime.choice import TOLERANCE, chosen_engine, fastest, probe_input
 from models.runtime.errors import EngineUnavailable, ModelFailed, UnfitArtifact
 from models.runtime.screener import open_screener
 from models.runtime.second_reader import open_second_reader
@@ -38,59 +35,6 @@ def test_a_wrong_input_is_a_model_failure(weights: Path) -> None:
     session = open_session(find("bright-screening", weights), engine="onnxruntime")
     with pytest.raises(ModelFailed, match="onnxruntime"):
         session.run(np.zeros((1, 3, 8, 8, 8), np.uint8))
-
-
-def test_auto_takes_a_correct_engine_and_keeps_the_choice(weights: Path, tmp_path: Path) -> None:
-    """The probe names an engine of this machine, and is not repeated; damage is no obstacle."""
-    cache = tmp_path / "cache" / "engines.json"
-    artifact = find("bright-screening", weights)
-    session = open_session(artifact, threads=1, probe_cache=cache)
-    assert session.engine in hardware.engines()
-    (key,) = json.loads(cache.read_text())
-    assert artifact.sha256 in key
-    cache.write_text(json.dumps({key: "onnxruntime"}))
-    assert open_session(artifact, threads=1, probe_cache=cache).engine == "onnxruntime"
-    cache.write_text("{")
-    open_session(artifact, threads=1, probe_cache=cache)
-    assert json.loads(cache.read_text())
-
-
-def test_without_a_home_the_choice_is_not_kept(
-    weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A system user who has no home folder opens a model all the same."""
-
-    def homeless(path: Path) -> Path:
-        raise RuntimeError(f"no home for {path}")
-
-    monkeypatch.setattr(Path, "expanduser", homeless)
-    session = open_session(find("bright-screening", weights), threads=1)
-    assert session.engine in hardware.engines()
-
-
-def test_the_probe_takes_the_faster_engine(weights: Path) -> None:
-    ticks = iter([0, 10, 20, 30, 40, 50, *(60 + 0.001 * n for n in range(100))])
-    artifact = find("bright-screening", weights)
-    chosen = fastest(artifact, probe_input(artifact), 1, None, clock=lambda: float(next(ticks)))
-    assert chosen != "onnxruntime"
-
-
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-@pytest.mark.parametrize("kind", ["screening", pytest.param("hybrid", marks=pytest.mark.long)])
-def test_shipped_artifacts_agree_on_both_engines(
-    kind: str, precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engines, "BATCHES", (8,))  # each size compiles for seconds
-    artifact = find(f"{kind}-{precision}")
-    sample = probe_input(artifact)
-    one, other = (
-        open_session(artifact, engine=engine).run(sample) for engine in ("openvino", "onnxruntime")
-    )
-    # without VNNI sums of two products are cut off at 16 bits: such an engine is not chosen there
-    tolerance = TOLERANCE[precision] * (2 if precision == "int8" else 1)
-    for a, b in zip(one, other, strict=True):
-        spread = max(float(b.std()), 1.0)
-        assert np.sqrt(np.mean((a - b) ** 2)) / spread <= tolerance
 
 
 @pytest.fixture
@@ -136,22 +80,6 @@ def test_settings_that_cannot_be_are_refused(shelf: Path, old: str, new: str, me
         opens(f"bright-{name}")
 
 
-@pytest.mark.parametrize(
-    ("device", "engine", "chosen"),
-    [
-        ("cuda", "auto", "onnxruntime:CUDAExecutionProvider:0"),
-        ("cuda:1", "onnxruntime", "onnxruntime:CUDAExecutionProvider:1"),
-        ("GPU.0", "auto", "openvino:GPU.0"),
-        ("NPU", "openvino", "openvino:NPU"),
-        ("cpu", "onnxruntime", "onnxruntime"),
-        ("", "openvino:GPU.0", "openvino:GPU.0"),
-    ],
-)
-def test_a_device_names_its_engine(weights: Path, device: str, engine: str, chosen: str) -> None:
-    artifact = find("bright-screening", weights)
-    assert chosen_engine(artifact, engine, device=device) == chosen
-
-
 @pytest.mark.parametrize(("device", "engine"), [("cuda:0", "openvino"), ("GPU.0", "onnxruntime")])
 def test_an_engine_that_does_not_run_on_a_device_is_refused(
     weights: Path, device: str, engine: str
@@ -163,15 +91,3 @@ def test_an_engine_that_does_not_run_on_a_device_is_refused(
 def test_a_device_that_is_missing_is_unavailable(weights: Path) -> None:
     with pytest.raises(EngineUnavailable, match="onnxruntime"):
         open_session(find("bright-screening", weights), device="cuda:0")
-
-
-def test_auto_on_the_processor_tries_no_accelerator(
-    weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its choice is cached apart from the one among all engines."""
-    monkeypatch.setattr(hardware, "engines", lambda: ("openvino:GPU.0",))
-    artifact, cache = find("bright-screening", weights), weights / "cache.json"
-    chosen = chosen_engine(artifact, "auto", 1, cache, "cpu")
-    assert chosen in ("openvino", "onnxruntime")
-    (key,) = json.loads(cache.read_text())
-    assert key.endswith("|openvino|onnxruntime")

@@ -1,0 +1,263 @@
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from imaging.phantom.phantom import PhantomSpec, make_phantom
+from imaging.preprocess import preprocess
+from models.runtime import choice, engines, hardware
+from models.runtime.artifacts import Artifact, find
+from models.runtime.choice import (
+    TOLERANCE,
+    Way,
+    choose,
+    difference,
+    recall,
+    remember,
+    sample,
+    saturates,
+)  # fmt: skip
+from models.runtime.engines import Runner, start
+from models.runtime.errors import EngineUnavailable
+from models.runtime.session import open_session
+
+BOTH = ("openvino", "onnxruntime")
+
+
+def known(artifact: Artifact, cache: Path, *ways: Way) -> Path:
+    remember(artifact, ways, cache)
+    return cache
+
+
+def test_auto_takes_a_correct_engine_and_keeps_what_was_measured(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not measured again; a damaged file, or one of an earlier version, is no obstacle."""
+    cache = tmp_path / "cache" / "engines.json"
+    artifact = find("bright-screening", weights)
+    session = open_session(artifact, threads=1, probe_cache=cache)
+    assert session.engine in hardware.engines()
+    ((key, entry),) = json.loads(cache.read_text()).items()
+    assert {way["engine"] for way in entry["ways"]} == set(hardware.engines())
+    assert (entry["artifact"], entry["machine"]) == (
+        f"bright-screening {artifact.version}", hardware.fingerprint(),
+    )  # fmt: skip
+    for content in ("{", json.dumps({key: "onnxruntime"}), json.dumps({key: {"ways": [{"x": 1}]}})):
+        cache.write_text(content)
+        open_session(artifact, threads=1, probe_cache=cache)
+        assert len(recall(artifact, cache)) == len(hardware.engines())
+    monkeypatch.setattr(choice, "_measured", pytest.fail)
+    assert open_session(artifact, threads=1, probe_cache=cache).engine in hardware.engines()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda patch, _: patch.setattr(hardware, "fingerprint", lambda: "another machine"),
+        lambda patch, _: patch.setattr(choice, "LAYOUT", choice.LAYOUT + 1),
+        lambda _patch, artifact: replace(artifact, sha256="0" * 64),
+    ],
+    ids=["machine or version", "layout", "artifact"],
+)
+def test_what_was_measured_elsewhere_is_not_used(
+    change: Callable[..., Any], weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = find("bright-screening", weights)
+    cache = known(artifact, weights / "cache.json", Way("onnxruntime", 1, probed=True))
+    changed = change(monkeypatch, artifact) or artifact
+    assert recall(changed if isinstance(changed, Artifact) else artifact, cache) == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "threads", "expected"),
+    [
+        ("auto", 0, ("openvino", 3)),
+        ("auto", 1, ("onnxruntime", 1)),
+        ("openvino", 0, ("openvino", 3)),
+        ("onnxruntime", 0, ("onnxruntime", 1)),
+        ("openvino", 1, ("openvino", 1)),
+        ("openvino", 5, ("openvino", 5)),
+    ],
+)
+def test_the_probe_chooses_threads_only_where_the_settings_leave_them(
+    engine: str, threads: int, expected: tuple[str, int], weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A number that the settings give is used, also one that nobody measured."""
+    monkeypatch.setattr(hardware, "engines", lambda: BOTH)
+    monkeypatch.setattr(hardware, "cores", lambda: 4)
+    artifact, ms = find("bright-screening", weights), {1: 40.0, 3: 20.0, 4: 30.0}
+    ways = [Way("openvino", n, p50_ms=time, probed=True) for n, time in ms.items()]
+    ways += [Way("onnxruntime", n, p50_ms=n + 22.0, probed=True) for n in ms]
+    chosen = choose(artifact, engine, threads, known(artifact, weights / "cache.json", *ways))
+    assert (chosen.engine, chosen.threads) == expected
+
+
+def test_a_start_at_another_number_of_threads_measures_that(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two programs on a machine does not take what the other measured at a start."""
+    monkeypatch.setattr(hardware, "cores", lambda: 2)
+    artifact = find("bright-screening", weights)
+    cache = known(artifact, weights / "cache.json", *(Way(e, 1) for e in hardware.engines()))
+    assert choose(artifact, threads=0, cache=cache).threads == 2
+    assert {way.threads for way in recall(artifact, cache)} == {1, 2}
+
+
+def test_without_a_home_the_choice_is_not_kept(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A system user who has no home folder opens a model all the same."""
+
+    def homeless(path: Path) -> Path:
+        raise RuntimeError(f"no home for {path}")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    session = open_session(find("bright-screening", weights), threads=1)
+    assert session.engine in hardware.engines()
+
+
+@pytest.mark.parametrize("fast", [0, 1])
+def test_the_fastest_engine_is_taken(
+    fast: int, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "engines", lambda: BOTH)
+    took = [1.0 if number // choice.PASSES == fast else 10.0 for number in range(6)]
+    ticks = iter([tick for t in took for tick in (0.0, t)])
+    chosen = choose(find("bright-screening", weights), cache=None, clock=lambda: next(ticks))
+    assert chosen.engine == BOTH[fast]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"difference": 0.06}, "differs by 0.060"),
+        ({"difference": float("nan")}, "differs by nan"),
+        ({"saturates": True}, "cuts off sums"),
+        ({"error": "crashed"}, "crashed"),
+    ],
+)
+def test_an_incorrect_engine_is_never_chosen(wrong: dict[str, Any], reason: str) -> None:
+    artifact = find("screening-small-int8")
+    fast, slow = Way("openvino", 1, p50_ms=1, **wrong), Way("onnxruntime", 1, p50_ms=9)
+    assert reason in fast.wrong("int8")
+    assert fast.wrong("fp32") == "" or "saturates" not in wrong
+    for ways, engine in (((fast, slow), "onnxruntime"), ((fast, replace(slow, **wrong)), None)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(choice, "recall", lambda *_, ways=ways: list(ways))
+            patch.setattr(hardware, "engines", lambda: BOTH)
+            if engine:
+                assert choose(artifact, threads=1, cache=None).engine == engine
+            else:
+                with pytest.raises(EngineUnavailable, match=reason):
+                    choose(artifact, threads=1, cache=None)
+
+
+@pytest.fixture
+def saturating(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Openvino cuts off the sums of the convolution whose answer is known."""
+
+    def begin(engine: str, content: bytes, threads: int, **options: Any) -> Runner:
+        run = start(engine, content, threads, **options)
+        if engine == "openvino" and b"known_answer" in content:
+            return lambda *batch: tuple(out * np.float32(32767 / 64770) for out in run(*batch))
+        return run
+
+    monkeypatch.setattr(choice, "start", begin)
+    saturates.cache_clear()
+    yield
+    saturates.cache_clear()
+
+
+@pytest.mark.usefixtures("saturating")
+def test_an_engine_that_cuts_off_sums_runs_no_int8(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """FP32 it may run; where the settings name it, it is taken, and the log says so."""
+    int8, cache = find("screening-small-int8"), tmp_path / "cache.json"
+    assert choose(int8, cache=cache, device="cpu").engine == "onnxruntime"
+    assert [way.engine for way in recall(int8, cache) if way.saturates] == ["openvino"]
+    with caplog.at_level(logging.WARNING):
+        assert choose(int8, "openvino", cache=cache).engine == "openvino"
+        choose(find("screening-small-fp32"), "openvino", cache=cache)
+    (said,) = [line for line in caplog.messages if "the engine cuts off sums" in line]
+    assert said.startswith("screening-small-int8 on openvino")
+
+
+@pytest.mark.skipif("avx2" not in hardware.cpu_name(), reason="x86 alone has these instructions")
+@pytest.mark.parametrize(("instructions", "cut_off"), [("AVX2", True), ("AVX2_VNNI", False)])
+def test_openvino_cuts_off_sums_without_vnni(
+    instructions: str, cut_off: bool, tmp_path: Path
+) -> None:
+    """Onnxruntime does not: it is told to keep 8-bit sums exact."""
+    if not cut_off and "vnni" not in hardware.cpu_name():
+        pytest.skip("this processor has no VNNI")
+    code = f"from models.runtime.choice import saturates; print(*map(saturates, {BOTH}))"
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": instructions, "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    assert done.stdout.decode() == f"{cut_off} False\n"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("kind", ["screening", pytest.param("hybrid", marks=pytest.mark.long)])
+def test_shipped_artifacts_agree_on_all_engines_with_the_reference(
+    kind: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "BATCHES", (8,))  # each size compiles for seconds
+    artifact = find(f"{kind}-{precision}")
+    voxels, content = sample(artifact), artifact.content()
+    truth = start("onnxruntime", content, 2, fused=False)(voxels)
+    for engine in BOTH:
+        assert difference(start(engine, content, 2)(voxels), truth) <= TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("side", [32, 48, 64])
+def test_regions_of_the_sample_lie_around_their_centres(side: int) -> None:
+    artifact = find("hybrid-int8")
+    regions = sample(replace(artifact, settings={"roi_shape": [side] * 3}))
+    assert regions.shape == (8, 1, side, side, side)
+    inner = slice(side // 2 - 16, side // 2 + 16)
+    np.testing.assert_array_equal(regions[0, 0, inner, inner, inner][:, :, 2:],
+                                  sample(artifact)[0, 0, 8:40, 8:40, 8:40][:, :, 2:])  # fmt: skip
+
+
+@pytest.mark.long
+def test_the_sample_is_a_part_of_a_phantom() -> None:
+    box = sample(find("screening-int8"))[0, 0]
+    spec = PhantomSpec(seed=4, nodule_count=14, diameter_mm=(4, 14), dose_noise_hu=8.0)
+    whole = preprocess(make_phantom(spec).volume).voxels
+    z, y, x = 83, 75, 11
+    np.testing.assert_array_equal(box, whole[z : z + 96, y : y + 96, x : x + 112])
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "chosen"),
+    [
+        ("cuda", "auto", "onnxruntime:CUDAExecutionProvider:0"),
+        ("cuda:1", "onnxruntime", "onnxruntime:CUDAExecutionProvider:1"),
+        ("GPU.0", "auto", "openvino:GPU.0"),
+        ("NPU", "openvino", "openvino:NPU"),
+        ("cpu", "onnxruntime", "onnxruntime"),
+        ("", "openvino:GPU.0", "openvino:GPU.0"),
+    ],
+)
+def test_a_device_names_its_engine(weights: Path, device: str, engine: str, chosen: str) -> None:
+    artifact = find("bright-screening", weights)
+    assert choose(artifact, engine, device=device, cache=None).engine == chosen
+
+
+def test_auto_on_the_processor_tries_no_accelerator(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "engines", lambda: ("openvino:GPU.0",))
+    artifact, cache = find("bright-screening", weights), weights / "cache.json"
+    assert choose(artifact, "auto", 1, cache, "cpu").engine in BOTH
+    assert {way.engine for way in recall(artifact, cache)} == set(BOTH)
