@@ -124,15 +124,15 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 stream.open(requests, _this_call().cancel)
                 # sent at once, so that the caller can measure the round trip too
                 await context.send_initial_metadata(())
-                yield codec.encode_response(Accepted(accepted))
+                yield telemetry.encoded(Accepted(accepted))
                 async for outcome in stream.outcomes():
                     trace.answered()
-                    yield codec.encode_response(outcome)
+                    yield telemetry.encoded(outcome)
                 summary = replace(stream.summary(), load=self._load(trace))
                 trace.end(COMPLETE, summary)  # the edge may end the call once it has all
                 counts = {"answered": summary.answered, "refused": summary.refused}
                 _log.info("study read", **counts, **trace.ids)
-                yield codec.encode_response(summary)
+                yield telemetry.encoded(summary)
             except Exception as error:  # whatever it is: the caller gets a status, the log the rest
                 trace.end(
                     error.outcome if isinstance(error, OverreadError) else type(error).__name__

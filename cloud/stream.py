@@ -205,6 +205,7 @@ class StudyStream:
             unexpected = f"expected an ROI, not {kind or 'an empty message'}"
             raise InvalidRequest(unexpected, field=kind or "request")
         self._trace.received()
+        self._backend.telemetry.bytes.labels("received").inc(request.ByteSize())
         self._uncounted += 1
         message = request.roi
         if self._is_repeated(message):
@@ -242,7 +243,9 @@ class StudyStream:
     def _submit(self, message: pb.Roi) -> None:
         """Answer an ROI from the cache, or queue it; cheap checks come before costly ones."""
         backend = self._backend
-        roi = codec.decode_unverified(message)
+        telemetry = backend.telemetry
+        with telemetry.coding():
+            roi = codec.decode_unverified(message)
         check_roi(roi, backend.limits)
         key = CacheKey((self._site, self._header.study_key), roi.roi_id, message.checksum)
         if (verdict := backend.cache.get(key)) is not None:
@@ -252,7 +255,8 @@ class StudyStream:
             return
 
         def voxels() -> UInt8Array:  # called after admission: a rejected ROI costs neither
-            verify(roi, message.checksum)
+            with telemetry.coding():
+                verify(roi, message.checksum)
             return pad(roi.voxels, backend.limits.roi_shape)
 
         result = backend.batcher.submit(voxels, self._deadline, self._header.priority, self._site)

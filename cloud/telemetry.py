@@ -1,15 +1,20 @@
 """The metrics of the cloud, for Prometheus."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from process.endpoints import process_registry
+from process.endpoints import OperatorMetrics, process_registry
+from process.memory import peak_bytes
 from process.tls import TlsFiles
+from protos import overread_pb2 as pb
+from protos.codec import Outcome, encode_response
 from protos.errors import OVER_SHARE, TABLE
-from protos.messages import Priority
+from protos.messages import Accepted, Priority, Summary
 
 _SECONDS = (
     0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2,
@@ -58,6 +63,13 @@ class Telemetry:
         self.queue_s = Histogram("queue_seconds", wait, buckets=_SECONDS, **own)
         model = ("model", "version", "engine")
         self.model = Gauge("model_info", "1 for the model that is served", model, **own)
+        size = "Bytes of messages from callers and to them"
+        self.bytes = Counter("bytes", size, ("direction",), **own)
+        coding = "Time to decode and encode messages and to verify them"
+        self.coding_s = Counter("coding_seconds", coding, **own)
+        self.add_gauge("memory_peak_bytes", "Most memory since the start", peak_bytes)
+        self.operators = OperatorMetrics("overread_cloud")
+        self.registry.register(self.operators)
         expiry = ("certificate_expiry_timestamp_seconds", "When each certificate expires")
         self._expiry = Gauge(*expiry, ("setting",), **own)
         # an increase from nothing is no increase to Prometheus: series that alerts need begin at 0
@@ -66,6 +78,22 @@ class Telemetry:
             for priority in Priority:
                 self.streams.labels(error, priority.value)
                 self.rois.labels(error, priority.value)
+
+    @contextmanager
+    def coding(self) -> Iterator[None]:
+        """Add the time of the context to that of coding."""
+        began_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.coding_s.inc(time.perf_counter() - began_s)
+
+    def encoded(self, message: Outcome | Accepted | Summary) -> pb.ReadResponse:
+        """Encode a message, and count its bytes."""
+        with self.coding():
+            response = encode_response(message)
+        self.bytes.labels("sent").inc(response.ByteSize())
+        return response
 
     def count_study(self, end: str, priority: str, took_s: float) -> None:
         """Count a study that has ended; its duration goes by whether it was complete."""

@@ -62,7 +62,10 @@ def open_pipeline(
         pipeline = build_pipeline(settings, screener, second_reader, on_stage=on_stage, clock=clock)
         if isolated:
             read = _reading(isolated.read, settings.series, rules)
-            pipeline = replace(pipeline, read=read, preprocess=isolated.preprocess, rules=rules)
+            pipeline = replace(
+                pipeline, read=read, preprocess=isolated.preprocess, rules=rules,
+                read_peak_mb=lambda: isolated.peak_mb,
+            )  # fmt: skip
         yield replace(pipeline, decide=decide_and_log)
 
 

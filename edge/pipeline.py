@@ -65,6 +65,7 @@ class Pipeline:
         draw: draws findings and possible findings; the last argument is how many of these.
         second_reader: the cloud, or `NoSecondReader`.
         persist_pending: stores the pending reads, for an amendment of the report.
+        read_peak_mb: peak memory of the last child process that read a study, in MiB.
         rules: those that ``read`` obeys, which a study names its rule of.
     """
 
@@ -82,6 +83,7 @@ class Pipeline:
     policy: SelectionPolicy = SELECTION_POLICY
     admit: Callable[[Job, Study | None], None] = lambda _job, _study: None
     rules: Rules = NO_RULES
+    read_peak_mb: Callable[[], float] = lambda: 0.0
 
     def rule_named(self, name: str) -> AppliedRule:
         """Return what the rule of this name says."""

@@ -40,6 +40,7 @@ from edge.status.part import PagePart
 from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
 from edge.telemetry import Telemetry
 from edge.trail.part import TrailPart
+from models.runtime.operators import sample
 from process.command_line import ignore_hangup
 from process.endpoints import Pulse, notify_systemd, serving_metrics
 from process.memory import share_free_memory
@@ -114,17 +115,23 @@ def run_agent(
         )
         if (address := held.enter_context(metrics)) is not None:
             log.info("metrics served", address=address)
+
+        def on_stage(stage: str) -> None:
+            pulse.beat()
+            agent.telemetry.begin_stage(stage)
+
         if read is None:
             (models,) = [part for part in agent.parts if isinstance(part, ModelsPart)]
             opened = open_pipeline(
                 settings,
-                on_stage=lambda _stage: pulse.beat(),
+                on_stage=on_stage,
                 on_sending=lambda sending: store.trail.record(Event.SENT, **asdict(sending)),
                 clock=clock,
                 screening=models.live.open_active,
             )
             pipeline = held.enter_context(opened)
             models.attach(pipeline)
+            agent.telemetry.observe_reading(pipeline.read_peak_mb)
             read, second = models.live.read, second or pipeline.second_reader
             if settings.cloud.address is not None:
                 agent.telemetry.observe_expiries(settings.cloud.tls)
@@ -132,6 +139,9 @@ def run_agent(
         # collecting metrics must not wait for a health check
         estimate = second.estimate_now if isinstance(second, Escalator) else second.estimate
         agent.telemetry.observe_link(estimate)
+        if isinstance(second, Escalator):
+            agent.telemetry.traffic.traffic = second.traffic
+        agent.telemetry.operators.sample = partial(sample, settings.screening_model)
         agent.links = partial(_links, settings, second)
         held.enter_context(draining(agent.stop))
         for part in agent.parts:

@@ -22,7 +22,7 @@ from edge.escalation.rois import EscalationResult, RoiStates, cut_rois
 from edge.escalation.stream import GrpcStream
 from edge.link.channel import open_link
 from edge.link.estimate import OFF, LinkEstimate
-from edge.link.link import Link
+from edge.link.link import Link, Traffic
 from edge.settings.core import EdgeSettings
 from imaging.preprocess import Preprocessed
 from process.backoff import Jitter, pause_s
@@ -139,6 +139,10 @@ class Escalator:
     def estimates_now(self) -> list[LinkEstimate]:
         """Return the estimate of each link, the first cloud's first, without waiting."""
         return [link.estimate() for _, link, _ in self._clouds]
+
+    def traffic(self) -> Traffic:
+        """Return what went over all links."""
+        return sum((link.traffic for _, link, _ in self._clouds), Traffic())
 
     def _first_available(self, *, wait: bool) -> LinkEstimate:
         estimates = []

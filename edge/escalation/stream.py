@@ -1,6 +1,7 @@
 """One stream to the cloud over gRPC: what it sends, what it receives, and how it ends."""
 
 import threading
+import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -9,7 +10,7 @@ import grpc
 
 from edge.escalation.rois import RoiStates
 from edge.link.estimate import Arrival
-from edge.link.link import Link
+from edge.link.link import Link, Traffic
 from edge.settings.core import EdgeSettings
 from process import tracing
 from protos import overread_pb2 as pb
@@ -129,7 +130,8 @@ class GrpcStream:
         budget_s = left_s - min(link.round_trip_s or 0.0, left_s / 2)  # there and back
         header = Header(study_key, settings.cloud.model, budget_s, len(rois), priority)
         held = link.estimate().middle.busy
-        self._requests = RequestIterator(header, rois, deadline, held=held)
+        self._requests = RequestIterator(header, rois, deadline, link.carried, held=held)
+        self._carried = link.carried
         self.timing = StreamTiming(rois, deadline.clock, held=held)
         self.load: Load | None = None
         given = {SITE_KEY: settings.site, **tracing.metadata()}
@@ -151,13 +153,16 @@ class GrpcStream:
             for response in self._call:
                 if response.WhichOneof("response") is None:
                     continue  # of a later contract
+                began_s, size = time.perf_counter(), response.ByteSize()
                 message = decode_response(response)
+                decode_s = time.perf_counter() - began_s
+                self._carried(Traffic(received_bytes=size, coding_s=decode_s))
                 if isinstance(message, Accepted):
                     yield from self._first_response(message.rois, first_s)
                     continue
                 if isinstance(message, Summary):
                     self.load = message.load
-                yield self.timing.received(message, response.ByteSize())
+                yield self.timing.received(message, size)
         except grpc.RpcError:
             metadata = self._call.trailing_metadata()
             self.load = load_of(metadata)
@@ -192,8 +197,15 @@ class RequestIterator:
     """
 
     def __init__(
-        self, header: Header, rois: Sequence[Roi], deadline: Deadline, *, held: bool
+        self,
+        header: Header,
+        rois: Sequence[Roi],
+        deadline: Deadline,
+        carried: Callable[[Traffic], None],
+        *,
+        held: bool,
     ) -> None:
+        self._carried = carried
         self._header, self._rois, self._deadline = header, rois, deadline
         self._lock, self._released = threading.Lock(), threading.Event()
         self._limit, self._taken = 0 if held else len(rois), 0
@@ -205,7 +217,11 @@ class RequestIterator:
         yield encode_header(self._header)
         self._released.wait(self._deadline.remaining_s)
         while (roi := self._next()) is not None:
-            yield encode_roi(roi)
+            began_s = time.perf_counter()
+            message = encode_roi(roi)
+            encode_s = time.perf_counter() - began_s
+            self._carried(Traffic(sent_bytes=message.ByteSize(), coding_s=encode_s))
+            yield message
 
     def admit(self, accepted: int) -> list[Refusal]:
         """Send the first ``accepted`` ROIs; refuse the others not sent yet."""

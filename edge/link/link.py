@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 
 from edge.link.estimate import SLOW, Arrival, LinkEstimate, Measurements
 
@@ -72,6 +73,18 @@ class Breaker:
         self._probe_running = False
 
 
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of messages, and seconds to encode and decode them."""
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    coding_s: float = 0.0
+
+    def __add__(self, other: "Traffic") -> "Traffic":
+        return Traffic(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+
+
 class Link:
     """Running estimate and breaker of one link; lives as long as its channel.
 
@@ -80,6 +93,7 @@ class Link:
     `monitor_stopped`. Several threads may use it.
 
     Attributes:
+        traffic: what all escalations sent and received.
         receiving: whether a running escalation has received something from the cloud.
         suspect: is set when an escalation was not answered; the health monitor waits for it.
     """
@@ -99,6 +113,12 @@ class Link:
         self._known = threading.Event()
         self._timed_at_s, self.receiving, self._down = float("-inf"), False, ""
         self.suspect = threading.Event()
+        self.traffic = Traffic()
+
+    def carried(self, traffic: Traffic) -> None:
+        """Add messages that went over the link."""
+        with self._lock:
+            self.traffic += traffic
 
     def estimate(self) -> LinkEstimate:
         """Return what to expect now: quantiles of the measurements, recent ones counting most."""

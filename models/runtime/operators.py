@@ -45,20 +45,16 @@ class Layer:
         return self.operations / max(self.took_s, 1e-6)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Shares of a network's time by type of operator, its rate and that of the CPU, a second."""
+def sample(
+    name: str, folder: Path = WEIGHTS, rounds: int = 3
+) -> tuple[Mapping[str, float], float, float]:
+    """Profile a few passes of an artifact on one thread; errors as `artifacts.find`.
 
-    shares: Mapping[str, float]
-    achieved: float
-    peak: float
-
-
-def sample(name: str, folder: Path = WEIGHTS, rounds: int = 3) -> Sample:
-    """Profile a few passes of an artifact over one thread; errors as `artifacts.find`."""
+    Returns the `shares` of its time, its rate and that of the CPU, in operations a second.
+    """
     artifact = find(name, folder)
     layers = layers_of(artifact, (SAMPLE_SIDE,) * 3, 1, rounds)
-    return Sample(shares(layers), achieved(layers), peak(1, int8=artifact.precision != "fp32"))
+    return shares(layers), achieved(layers), peak(1, int8=artifact.precision != "fp32")
 
 
 def layers_of(

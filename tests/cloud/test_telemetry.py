@@ -48,3 +48,12 @@ def test_a_study_is_counted_once_by_end_and_priority_whoever_sends_it() -> None:
     assert f'overread_cloud_build_info{{version="{version("overread")}"}} 1.0\n' in text
     assert "\nprocess_resident_memory_bytes " in text
     assert "\noverread_cloud_queued_rois 0.0\n" in text
+
+
+def test_the_bytes_of_messages_are_counted() -> None:
+    with run_cloud() as cloud, cloud.stub() as stub:
+        header, roi = make_stream(make_roi(1))
+        answers = list(stub.Read(iter([header, roi]), timeout=20))
+        sizes = {"received": roi.ByteSize(), "sent": sum(one.ByteSize() for one in answers)}
+        assert cloud.counts("bytes", "direction") == sizes
+        assert cloud.count("coding_seconds_total") > 0

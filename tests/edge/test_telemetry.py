@@ -1,11 +1,14 @@
 from dataclasses import replace
 
+import numpy as np
+
 from edge.budget import LedgerEntry
 from edge.findings import SecondReading
 from edge.link.estimate import LinkEstimate
 from edge.report.model import Rejection, Status
 from edge.telemetry import Telemetry
-from tests.edge.builders import plan_of
+from tests.edge.builders import SHAPE, plan_of
+from tests.edge.fake_cloud import FakeCloud, escalator, read
 from tests.edge.report.reports import REPORT
 
 LATE = replace(
@@ -33,6 +36,41 @@ def test_a_rejected_study_has_no_second_reading() -> None:
     value = telemetry.registry.get_sample_value
     assert value("overread_edge_studies_total", {"status": "rejected"}) == 1
     assert value("overread_edge_second_readings_total", {"second_reading": "partial"}) is None
+
+
+def test_a_stage_has_the_memory_that_it_took() -> None:
+    """Not that of the stage before, though it took more; and the child that read has its own."""
+    telemetry = Telemetry()
+    telemetry.observe_reading(lambda: 100.0)
+    telemetry.begin_stage("read")
+    np.ones(100_000_000, np.uint8)
+    telemetry.begin_stage("screen")
+    telemetry.count_report(LATE)
+    value = telemetry.registry.get_sample_value
+
+    def peak(stage: str) -> float:
+        return value("overread_edge_memory_peak_bytes", {"stage": stage}) or 0.0
+
+    assert peak("read") > peak("screen") + 90e6
+    assert peak("screen") > 10e6
+    assert peak("read child") == 100 * 2**20
+
+
+def test_the_traffic_of_all_clouds_is_counted() -> None:
+    """Bytes are those of the messages, which hold more than voxels."""
+    telemetry = Telemetry()
+    value = telemetry.registry.get_sample_value
+    with FakeCloud() as cloud, escalator(cloud.address) as second:
+        telemetry.traffic.traffic = second.traffic
+        read(second, 0.5, 0.4)
+    sent, received = (
+        value("overread_edge_cloud_bytes_total", {"direction": one}) or 0
+        for one in ("sent", "received")
+    )
+    voxels = 2 * SHAPE[0] * SHAPE[1] * SHAPE[2]
+    assert voxels < sent < voxels + 500
+    assert 0 < received < 1000
+    assert 0 < (value("overread_edge_cloud_coding_seconds_total") or 0) < 10
 
 
 def test_the_backlog_and_the_link_are_reported_as_they_are_now() -> None:
