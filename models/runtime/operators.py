@@ -6,19 +6,21 @@ the CPU is that of a large convolution on the same engine.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
-from openvino import opset13 as op
-
 from imaging.volume import FloatArray
 from models.runtime import hardware
 from models.runtime.artifacts import WEIGHTS, Artifact, find
 from models.runtime.engines import rewritten
+
+with suppress(ImportError):  # without it, nothing is profiled
+    import openvino
+    from openvino import opset13 as op
 
 SAMPLE_SIDE = 96
 """Side of the box in voxels that a sample reads."""
@@ -93,7 +95,7 @@ def peak(threads: int, *, int8: bool, rounds: int = 10) -> float:
 
 
 def _passes(
-    model: openvino.Model, values: Any, threads: int, rounds: int, *, half: bool = False
+    model: Any, values: Any, threads: int, rounds: int, *, half: bool = False
 ) -> tuple[list[Layer], FloatArray]:
     """Run passes, `_WARM_UP` more than ``rounds``.
 
