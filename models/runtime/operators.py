@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from imaging.volume import FloatArray
 from models.runtime import hardware
 from models.runtime.artifacts import WEIGHTS, Artifact, find
