@@ -40,6 +40,22 @@ def test_the_weaker_of_two_peaks_inside_one_nodule_goes() -> None:
     assert len(find_peaks(maps_with(*small), least_logit=-5, most=9).logit) == 2
 
 
+def test_each_peak_that_stays_is_far_from_all_stronger_ones_that_stay() -> None:
+    """Also where there are more peaks than distances are computed for at once."""
+    rng = np.random.default_rng(0)
+    every = Peaks(
+        -np.arange(900.0), np.round(rng.uniform(0, 60, (900, 3)), 1), rng.uniform(2, 16, 900)
+    )
+    kept: list[int] = []
+    for n in range(900):
+        away = np.linalg.norm(every.index_zyx[kept] - every.index_zyx[n], axis=1)
+        reach = np.maximum(np.maximum(every.diameter_mm[kept], every.diameter_mm[n]) / 2, 4)
+        kept += [n] if (away >= reach).all() else []
+    assert kept[-1] > 600
+    for most in (1, 50, 900):
+        assert (-strongest([every], most).logit).tolist() == kept[:most]
+
+
 def test_what_is_large_is_likelier_a_nodule() -> None:
     added = size_prior(np.array([5.0, 18.0, 22.0, 26.0, 60.0]))
     np.testing.assert_allclose(added, [0.0, 0.0, 1.0, 2.0, 2.0])
