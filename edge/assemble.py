@@ -22,6 +22,7 @@ from edge.rules.selection import selection
 from edge.selection import SELECTION_POLICY
 from edge.settings.core import EdgeSettings
 from imaging.errors import StudyError
+from imaging.isolation.in_turn import ReadersInTurn
 from imaging.isolation.reader import IsolatedReader, ReadLimits
 from imaging.preprocess import preprocess
 from imaging.selection import Preference, SeriesSummary
@@ -37,6 +38,7 @@ def open_pipeline(
     on_sending: OnSending = lambda _sending: None,
     clock: Clock = time.monotonic,
     reads_files: bool = True,
+    reads_ahead: bool = False,
     screening: Callable[[], Screening] | None = None,
 ) -> Iterator[Pipeline]:
     """Open a pipeline for all studies, with the model loaded and the channel to the cloud.
@@ -45,7 +47,8 @@ def open_pipeline(
 
     ``on_stage`` gets the name of each stage as it begins, ``on_sending`` what is about to be sent
     to a cloud. Each study is read in a child process; without ``reads_files`` there is none, and
-    the caller brings volumes. ``screening`` opens another model than that of the settings.
+    the caller brings volumes. With ``reads_ahead`` there are two, so that one may read the next
+    study. ``screening`` opens another model than that of the settings.
 
     Raises:
         BadSettings: a certificate cannot be read.
@@ -55,8 +58,14 @@ def open_pipeline(
     rules = load_rules(settings.rules)
     with ExitStack() as parts:
         limits = ReadLimits(settings.read_memory_mb)
-        # first of all: its process loads its libraries while this one loads the model
-        isolated = parts.enter_context(IsolatedReader(limits)) if reads_files else None
+        # first of all: their processes load their libraries while this one loads the model
+        isolated: IsolatedReader | ReadersInTurn | None = None
+        if reads_ahead:
+            isolated = ReadersInTurn(limits, settings.series, selects=bool(rules))
+        elif reads_files:
+            isolated = IsolatedReader(limits)
+        if isolated:
+            parts.enter_context(isolated)
         screener = (screening or partial(open_configured, settings))()
         second_reader = open_second_reader(settings, parts, clock, on_sending)
         pipeline = build_pipeline(settings, screener, second_reader, on_stage=on_stage, clock=clock)
@@ -66,6 +75,8 @@ def open_pipeline(
                 pipeline, read=read, preprocess=isolated.preprocess, rules=rules,
                 read_peak_mb=lambda: isolated.peak_mb,
             )  # fmt: skip
+        if isinstance(isolated, ReadersInTurn):
+            pipeline = replace(pipeline, ahead=isolated)
         yield replace(pipeline, decide=decide_and_log)
 
 

@@ -10,7 +10,7 @@ from edge.findings import Finding
 from edge.guarantee import Terms
 from imaging.coverage import Coverage
 from imaging.plausibility import HU, RIBS, SIZE
-from imaging.preprocess import Preprocessed
+from imaging.preprocess import ChestMeasures, Preprocessed
 from imaging.volume import Limitation, LimitationKind, Study, StudyHeader
 
 MAX_OPAQUE_SHARE = 0.025
@@ -55,14 +55,15 @@ def limitations_of(
 
     ``terms`` say what calibration knew; without them the model has no guarantee to lose.
     """
-    cut = (box.coverage and [*_of_coverage(box.coverage)]) or [*_of_sides(box)]
+    shown = box.measures
+    cut = (shown.coverage and [*_of_coverage(shown.coverage)]) or [*_of_sides(shown)]
     slice_mm = study.volume.geometry.spacing_mm[0]
     scan = _of_acquisition(study.header, slice_mm, terms) if terms else ()
     return (
         *study.limitations,
         *_each(LimitationKind.COVERAGE, cut),
-        *_of_plausibility(box, has_cut=bool(cut)),
-        *_each(LimitationKind.DIFFUSE, _of_pattern(box, findings)),
+        *_of_plausibility(shown, has_cut=bool(cut)),
+        *_each(LimitationKind.DIFFUSE, _of_pattern(shown, findings)),
         *_each(LimitationKind.PATIENT, _of_patient(study.header, terms)),
         *_each(LimitationKind.ACQUISITION, scan),
     )
@@ -85,30 +86,30 @@ def _of_coverage(coverage: Coverage) -> Iterator[str]:
             yield f"{what} {sides}; what lies beyond was not read."
 
 
-def _of_sides(box: Preprocessed) -> Iterator[str]:
+def _of_sides(shown: ChestMeasures) -> Iterator[str]:
     """Say if one lung is much less to see than the other; a scan that cuts lung says that."""
-    if box.smaller_share is not None and box.smaller_share < MIN_SIDE_SHARE:
+    if shown.smaller_share is not None and shown.smaller_share < MIN_SIDE_SHARE:
         yield (
-            f"One lung holds only {box.smaller_share:.0%} of the air of the other. It may lie "
+            f"One lung holds only {shown.smaller_share:.0%} of the air of the other. It may lie "
             "outside the field of view, be removed, or be filled or collapsed; what is not "
             "aerated was not read reliably."
         )
 
 
-def _of_plausibility(box: Preprocessed, *, has_cut: bool) -> Iterator[Limitation]:
+def _of_plausibility(shown: ChestMeasures, *, has_cut: bool) -> Iterator[Limitation]:
     """Say what does not look like an adult's chest in HU; cut lungs have no known size."""
     for subject, sentence in _ODD.items():
-        texts = [text for of, text in box.implausible if of == subject]
+        texts = [text for of, text in shown.implausible if of == subject]
         if texts and not (has_cut and subject == SIZE):
             # where lung is not aerated, coverage is not complete
             kind = LimitationKind.COVERAGE if subject == SIZE else LimitationKind.PLAUSIBILITY
             yield Limitation(kind, sentence.format(", ".join(texts)))
 
 
-def _of_pattern(box: Preprocessed, findings: Sequence[Finding]) -> Iterator[str]:
+def _of_pattern(shown: ChestMeasures, findings: Sequence[Finding]) -> Iterator[str]:
     """Say if so much of the lungs is not aerated that the disease is diffuse, not nodular."""
     signs = []
-    opaque = box.opaque_share or 0.0
+    opaque = shown.opaque_share or 0.0
     patches = sum(finding.diameter_mm >= PATCH_MM for finding in findings)
     if opaque >= (MAX_OPAQUE_SHARE if patches < MANY_PATCHES else MIN_OPAQUE_SHARE):
         signs.append(f"{opaque:.1%} of the lungs are ground glass or consolidation")

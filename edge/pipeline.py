@@ -44,6 +44,7 @@ from edge.selection import SELECTION_POLICY, SelectionPolicy
 from edge.settings.core import EdgeSettings
 from edge.store.pending import PersistPending
 from imaging.errors import OnlyLocalizer, StudyError, is_machine_fault
+from imaging.isolation.in_turn import ReadersInTurn
 from imaging.preprocess import Preprocessed
 from imaging.volume import Study, Volume
 from process import tracing
@@ -67,6 +68,7 @@ class Pipeline:
         persist_pending: stores the pending reads, for an amendment of the report.
         read_peak_mb: peak memory of the last child process that read a study, in MiB.
         rules: those that ``read`` obeys, which a study names its rule of.
+        ahead: reads the next study ahead; None where there is none.
     """
 
     start_budget: Callable[[], Budget]
@@ -84,6 +86,7 @@ class Pipeline:
     admit: Callable[[Job, Study | None], None] = lambda _job, _study: None
     rules: Rules = NO_RULES
     read_peak_mb: Callable[[], float] = lambda: 0.0
+    ahead: ReadersInTurn | None = None
 
     def rule_named(self, name: str) -> AppliedRule:
         """Return what the rule of this name says."""

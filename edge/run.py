@@ -18,7 +18,7 @@ from types import FrameType
 
 import structlog
 
-from edge.agent.loop import ReadStudy, main_loop
+from edge.agent.loop import MainLoop, ReadStudy, main_loop
 from edge.assemble import open_pipeline
 from edge.audit import Event
 from edge.checks import folder_problem
@@ -96,6 +96,7 @@ def run_agent(
         pulse = Pulse(STALLED_S + settings.deadline_s + site.pause_s, clock)
 
         hook = on_step or (lambda _step, _durable: None)
+        loops: list[MainLoop] = []
 
         def step(to: Enum, durable: bool) -> None:
             pulse.beat()
@@ -119,6 +120,9 @@ def run_agent(
         def on_stage(stage: str) -> None:
             pulse.beat()
             agent.telemetry.begin_stage(stage)
+            if stage == "escalate":  # the machine waits for the cloud
+                for loop in loops:
+                    loop.read_ahead()
 
         if read is None:
             (models,) = [part for part in agent.parts if isinstance(part, ModelsPart)]
@@ -127,6 +131,7 @@ def run_agent(
                 on_stage=on_stage,
                 on_sending=lambda sending: store.trail.record(Event.SENT, **asdict(sending)),
                 clock=clock,
+                reads_ahead=True,
                 screening=models.live.open_active,
             )
             pipeline = held.enter_context(opened)
@@ -155,7 +160,8 @@ def run_agent(
             part.started()
         while True:
             try:
-                main_loop(agent, store, read, second, rules, arrived).work(pulse.beat)
+                loops[:] = [main_loop(agent, store, read, second, rules, arrived)]
+                loops[0].work(pulse.beat)
                 break
             except (LostDatabase, sqlite3.DatabaseError) as error:
                 if not isinstance(error, LostDatabase) and not is_damage(error):

@@ -1,7 +1,7 @@
 """Require that every slice of the lungs shows its own part of the body.
 
 Lost pixel data leaves slices constant. A fault of an archive or an export repeats a slice, puts it
-elsewhere, or takes it from another series. Slices are compared as means of cells of 8 mm.
+elsewhere, or takes it from another series. Slices are compared as means of coarse cells.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from imaging.errors import IncompleteSeries, NoLung
-from imaging.lungs import find_lungs, reduced
+from imaging.lungs import find_lungs
+from imaging.slices import SliceMeasures
 from imaging.volume import FloatArray, HuArray, Triple
 
 MAX_JUMP = 4.0
@@ -26,7 +27,6 @@ MAX_SINGLE = 1.3
 The same scans and phantoms reach 0.68, and 0.78 with slices 10 to 12 mm apart. It is at least 1.8
 for a slice that lies 20 places off, or whose upper half is lost.
 """
-_CELL_MM = 8.0
 _LOW_HU, _HIGH_HU, _BODY_HU = -1000, 200, -950
 """Metal counts like bone. Cells of air alone, below the last, hold noise, and are left out."""
 _MEASURED = 256
@@ -39,17 +39,22 @@ scan has more than 15 HU per mm: there many slices are out of place."""
 
 
 def require_continuous(
-    hu: HuArray, spacing_mm: Triple, names: Sequence[str], files: Sequence[Path]
+    hu: HuArray,
+    spacing_mm: Triple,
+    names: Sequence[str],
+    files: Sequence[Path],
+    measures: Sequence[SliceMeasures],
 ) -> None:
     """Refuse a volume ``(z, y, x)`` with slices of these names that do not belong where they are.
+
+    ``measures`` are those of the slices.
 
     Raises:
         IncompleteSeries: a slice between the first and the last with lung is constant, equals
             another, or differs from its neighbours far more than they do.
     """
-    _, y, x = (max(1, round(n * s / _CELL_MM)) for n, s in zip(hu.shape, spacing_mm, strict=True))
-    cells = np.stack([reduced(plane, (x, y)) for plane in hu])
-    flat = [int(z) for z in np.flatnonzero(np.ptp(cells, axis=(1, 2)) == 0) if np.ptp(hu[z]) == 0]
+    cells = np.stack([one.coarse for one in measures])
+    flat = [z for z, one in enumerate(measures) if one.low == one.high]
     shown = np.setdiff1d(np.arange(len(hu)), flat)
     if len(shown) < 2:
         return
@@ -62,7 +67,7 @@ def require_continuous(
     if not any(faults.values()):
         return
     try:
-        lungs = find_lungs(hu, spacing_mm, files[0])
+        lungs = find_lungs(hu, spacing_mm, files[0], measures)
     except NoLung:  # it is refused where the lungs are needed
         return
     for what, found in faults.items():

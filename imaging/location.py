@@ -125,7 +125,8 @@ def locator_of(study: Study, box: Preprocessed) -> Locator:
     # a study that a child process read comes without its voxels, and so without its shape
     slices = study.volume.shape[0] if lungs is None else lungs.shape[0]
     # a whole lung has its height: a scan that is cut at apex or base does not show the thirds of it
-    cut = box.coverage is None or any(one.side in ("apex", "base") for one in box.coverage.cuts)
+    coverage = box.measures.coverage
+    cut = coverage is None or any(one.side in ("apex", "base") for one in coverage.cuts)
     # where the orientation is assumed, side and zone would be
     assumed = any(one.kind is LimitationKind.ORIENTATION for one in study.limitations)
     told = None if assumed else lungs

@@ -21,7 +21,7 @@ nodules are too thin to count. Consolidation counts where lung lies above and be
 reaches the diaphragm or fills a whole lobe shows in the air that one lung has less than the other.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 from imaging.errors import NoLung
 from imaging.morphology import closed, closed_along_z, dilate, doubled, erode, halved, hull, opened
+from imaging.slices import FINE_MM, SliceMeasures, fine_means, of_each
 from imaging.volume import FloatArray, HuArray, Triple, UInt8Array
 
 _AIR_HU = -320
@@ -58,7 +59,7 @@ _MIN_SIZE_SHARE = 0.05
 _MIN_COMPACT = 0.5
 """Of the interior's share of the largest region, 0.62 to 0.74. Stool, full of walls, has 0.3."""
 
-CELL_MM = 4.0
+CELL_MM = FINE_MM
 MARGIN_MM = 8.0
 _GAP_MM = 72.0
 """A mass of 60 mm lies between lung above and lung below at most this far apart."""
@@ -128,19 +129,26 @@ class Lungs:
         return np.asarray(inside & (self.mask[z, y, x] > 0))
 
 
-def find_lungs(hu: HuArray, spacing_mm: Triple, source: Path | str) -> Lungs:
+def find_lungs(
+    hu: HuArray, spacing_mm: Triple, source: Path | str, measures: Sequence[SliceMeasures] = ()
+) -> Lungs:
     """Find the lungs in ``hu``, int16 ``(z, y, x)``, at least -1024.
 
     x goes to the patient's left, y to the back, z to the head. ``spacing_mm`` follows the array;
-    ``source`` is the file or folder that the error names.
+    ``source`` is the file or folder that the error names. ``measures`` are those of the slices,
+    where they are known.
 
     Raises:
         NoLung: nothing in the volume looks like lung.
     """
-    z, y, x = (max(1, round(n * s / CELL_MM)) for n, s in zip(hu.shape, spacing_mm, strict=True))
+    z = max(1, round(hu.shape[0] * spacing_mm[0] / CELL_MM))
     # cells: the nearest slices, and the mean within the slice
     picked = ((np.arange(z) + 0.5) * hu.shape[0] / z).astype(int)
-    coarse = np.stack([reduced(hu[i], (x, y)) for i in picked])
+    if measures:
+        coarse = np.stack([measures[i].fine for i in picked])
+    else:
+        planes = (hu[i] for i in picked)
+        coarse = np.stack(of_each(lambda plane: fine_means(plane, spacing_mm[1:]), planes))
     # the air in the body and not elsewhere (around the patient, bowel, stomach, sinuses)
     gas = _air_in_body(coarse)
     labels = labelled(gas)
@@ -165,19 +173,6 @@ def find_lungs(hu: HuArray, spacing_mm: Triple, source: Path | str) -> Lungs:
 def _index(values: Iterable[int]) -> Index:
     z, y, x = map(int, values)
     return z, y, x
-
-
-def reduced(plane: HuArray, size_xy: tuple[int, int]) -> HuArray:
-    """Return the means of one slice in ``size_xy`` equal cells."""
-    # halving first takes OpenCV's fast path: half the time of one step
-    height, width = plane.shape
-    steps = [size_xy]
-    if width >= 2 * size_xy[0] and height >= 2 * size_xy[1]:
-        steps.insert(0, (width // 2, height // 2))
-    cells: npt.NDArray[np.integer | np.floating] = np.ascontiguousarray(plane)
-    for step in steps:
-        cells = cv2.resize(cells, step, interpolation=cv2.INTER_AREA)
-    return np.asarray(cells, dtype=np.int16)
 
 
 def _air_in_body(coarse: HuArray) -> UInt8Array:

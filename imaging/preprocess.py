@@ -1,8 +1,9 @@
 """Preprocess a volume in HU for the networks: the lung box at 1 mm, uint8 of the window."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import cv2
@@ -14,11 +15,39 @@ from imaging.coverage import Coverage, coverage_of
 from imaging.errors import IrregularGeometry
 from imaging.lungs import Lungs, at_lung, find_lungs, opaque_share, smaller_share
 from imaging.plausibility import implausible
-from imaging.volume import WINDOW_HU, Geometry, HuArray, UInt8Array, Volume, to_patient_axes, triple
+from imaging.volume import (
+    WINDOW_HU,
+    Geometry,
+    HuArray,
+    Triple,
+    UInt8Array,
+    Volume,
+    to_patient_axes,
+    triple,
+)
 
 TARGET_MM = 1.0
 MAX_BOX_MM = 600.0
 """Longest side of a lung box; the lungs of a tall adult are 450 mm wide and high."""
+
+
+@dataclass(frozen=True)
+class ChestMeasures:
+    """What a volume shows of chest and scanner; the networks do not need it.
+
+    Attributes:
+        coverage: how much of the lungs the volume shows; None if it was not measured.
+        opaque_share: the part of the lungs that is not aerated; None if it was not measured.
+        smaller_share: the air of one lung as a part of the other's; None if it was not measured.
+        implausible: what no adult's whole chest shows, each with its subject.
+        acquisition: what the voxels tell of scanner and protocol; None if it was not measured.
+    """
+
+    coverage: Coverage | None = None
+    opaque_share: float | None = None
+    smaller_share: float | None = None
+    implausible: tuple[tuple[str, str], ...] = ()
+    acquisition: Acquisition | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,22 +59,19 @@ class Preprocessed:
         geometry: its position in the patient (x to the left, y to the back, z to the head).
         lungs: the lungs in the voxels of ``source``; None if the box is all lung.
         source: the geometry of ``lungs``.
-        coverage: how much of the lungs the volume shows; None if it was not measured.
-        opaque_share: the part of the lungs that is not aerated; None if it was not measured.
-        smaller_share: the air of one lung as a part of the other's; None if it was not measured.
-        implausible: what no adult's whole chest shows, each with its subject.
-        acquisition: what the voxels tell of scanner and protocol; None if it was not measured.
+        measure: makes `measures`; None where nothing is measured.
     """
 
     voxels: UInt8Array
     geometry: Geometry
     lungs: Lungs | None = None
     source: Geometry | None = None
-    coverage: Coverage | None = None
-    opaque_share: float | None = None
-    smaller_share: float | None = None
-    implausible: tuple[tuple[str, str], ...] = ()
-    acquisition: Acquisition | None = None
+    measure: Callable[[], ChestMeasures] | None = None
+
+    @cached_property
+    def measures(self) -> ChestMeasures:
+        """What the volume shows of chest and scanner: made when it is asked for first."""
+        return self.measure() if self.measure else ChestMeasures()
 
     @property
     def inner(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -81,7 +107,9 @@ def preprocess(volume: Volume, source: Path | str = "volume") -> Preprocessed:
         IrregularGeometry: its lungs would be larger than any.
     """
     hu, whole = to_patient_axes(volume.hu, volume.geometry)
-    lungs = find_lungs(hu, whole.spacing_mm, source)
+    # those of a volume in other axes are not those of these slices
+    known = volume.measures if hu is volume.hu else ()
+    lungs = find_lungs(hu, whole.spacing_mm, source, known)
     sides = [
         (b - a) * mm for a, b, mm in zip(lungs.start, lungs.stop, whole.spacing_mm, strict=True)
     ]
@@ -91,11 +119,18 @@ def preprocess(volume: Volume, source: Path | str = "volume") -> Preprocessed:
         raise IrregularGeometry(f"{reason}: check the spacing, export it again", source)
     box = tuple(slice(a, b) for a, b in zip(lungs.start, lungs.stop, strict=True))
     voxels, geometry = resample(hu[box], whole.cropped(lungs.start))
-    coverage = coverage_of(lungs, whole.spacing_mm[0])
-    shares = opaque_share(lungs), smaller_share(lungs)
-    odd = implausible(lungs, whole.spacing_mm)
-    measured = acquisition_of(hu, whole.spacing_mm, lungs)
-    return Preprocessed(voxels, geometry, lungs, whole, coverage, *shares, odd, measured)
+    measure = partial(_measured, hu, whole.spacing_mm, lungs)
+    return Preprocessed(voxels, geometry, lungs, whole, measure)
+
+
+def _measured(hu: HuArray, spacing_mm: Triple, lungs: Lungs) -> ChestMeasures:
+    return ChestMeasures(
+        coverage_of(lungs, spacing_mm[0]),
+        opaque_share(lungs),
+        smaller_share(lungs),
+        implausible(lungs, spacing_mm),
+        acquisition_of(hu, spacing_mm, lungs),
+    )
 
 
 def resample(hu: HuArray, geometry: Geometry) -> tuple[UInt8Array, Geometry]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from imaging.dicom.ahead import ReadAhead
 from imaging.dicom.header import (
     DICOM_SUFFIXES,
     find_dicom,
@@ -25,7 +26,9 @@ ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.
 """Suffixes of archives, which are refused: they are unpacked by the user, who sees what is in."""
 
 
-def read_study(path: Path, series: str = "", select: SelectSeries | None = None) -> Study:
+def read_study(
+    path: Path, series: str = "", select: SelectSeries | None = None, ahead: ReadAhead | None = None
+) -> Study:
     """Read the study at ``path``: HU, with axes to the patient's left, back and head.
 
     Only regular files are opened, and no link is followed: neither ``path`` nor inside a folder.
@@ -36,6 +39,7 @@ def read_study(path: Path, series: str = "", select: SelectSeries | None = None)
         series: UID, number or description of the DICOM series to read, or the name of the volume
             file; ``*`` and ``?`` stand for any letters and any letter. Empty: the pixels decide.
         select: says which series may be read, and which come first; what it raises is raised.
+        ahead: what was read of the study while it arrived.
 
     Raises:
         StudyError: the study cannot be read; the message names the file and says what to do.
@@ -43,7 +47,7 @@ def read_study(path: Path, series: str = "", select: SelectSeries | None = None)
     if path.is_symlink():
         raise UnreadableFile("is a link: give the file or folder itself", path)
     if path.is_dir():
-        return _read_directory(path, series, select)
+        return _read_directory(path, series, select, ahead)
     if not path.is_file():
         raise UnreadableFile("does not exist or is not a file: check the path", path)
     if path.name.upper() == "DICOMDIR":
@@ -64,11 +68,13 @@ def read_study(path: Path, series: str = "", select: SelectSeries | None = None)
     raise UnreadableFile(reason, path)
 
 
-def _read_directory(folder: Path, series: str, select: SelectSeries | None) -> Study:
+def _read_directory(
+    folder: Path, series: str, select: SelectSeries | None, ahead: ReadAhead | None = None
+) -> Study:
     """Read the DICOM files of a folder, or its volume file where there are none."""
     files, others = find_dicom(folder)
     if files:
-        study = read_series(folder, files, request=series, select=select)
+        study = read_series(folder, files, request=series, select=select, ahead=ahead)
         ignored = [file for file in others if file.name not in SIDECARS]
         told = (f"not DICOM, ignored: {names_of(ignored)}",) if ignored else ()
         return replace(study, other_series=study.other_series + told)

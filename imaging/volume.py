@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from imaging.slices import SliceMeasures
+
 HuArray = npt.NDArray[np.int16]
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
@@ -64,12 +66,14 @@ class Volume:
     """One CT series in Hounsfield units, ``hu`` int16 ``(z, y, x)``, with its geometry.
 
     ``series_uid`` names it in logs and reports; ``description`` is free text for people.
+    ``measures`` are those of its slices, where they are known.
     """
 
     hu: HuArray
     geometry: Geometry
     series_uid: str = ""
     description: str = ""
+    measures: tuple[SliceMeasures, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -206,12 +210,13 @@ class Nodule:
         return distance < self.diameter_mm / 2
 
 
-def to_patient_axes(hu: HuArray, geometry: Geometry) -> tuple[HuArray, Geometry]:
+def to_patient_axes(given: HuArray, geometry: Geometry) -> tuple[HuArray, Geometry]:
     """Permute and flip the axes to the patient's; every voxel keeps its world point.
 
     Afterwards x grows towards the patient's left, y to the back and z to the head, as nearly
     as the axes allow: nothing is resampled, an oblique volume stays oblique. Prone patients,
-    feet-first stacks and files in RAS order then all look alike to a network.
+    feet-first stacks and files in RAS order then all look alike to a network. An array that has
+    these axes, and whole slices one by one, is returned as it is.
     """
     # for each of the world axes x, y, z the nearest index axis
     order = max(
@@ -221,10 +226,12 @@ def to_patient_axes(hu: HuArray, geometry: Geometry) -> tuple[HuArray, Geometry]
     axes = tuple(2 - order[2 - axis] for axis in range(3))  # of the array, (z, y, x)
     direction = geometry.direction[:, order]
     spacing_mm = triple(geometry.spacing_mm[axis] for axis in axes)
-    turned, hu = Geometry(spacing_mm, geometry.origin_mm, direction), hu.transpose(axes)
+    turned, hu = Geometry(spacing_mm, geometry.origin_mm, direction), given.transpose(axes)
     # flip every axis that runs against the patient's
     signs = np.where(np.diagonal(direction) < 0, -1, 1)  # of x, y, z
     backward = tuple(axis for axis in range(3) if signs[2 - axis] < 0)
     start = [hu.shape[axis] - 1 if axis in backward else 0 for axis in range(3)]
     flipped = Geometry(spacing_mm, triple(turned.to_world(start)), direction * signs)
+    if axes == (0, 1, 2) and not backward and hu[:1].flags.c_contiguous:
+        return given, flipped
     return np.ascontiguousarray(np.flip(hu, backward)), flipped

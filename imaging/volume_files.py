@@ -41,6 +41,7 @@ from imaging.errors import (
     is_out_of_memory,
 )
 from imaging.files import not_plain, open_plain, special_kind
+from imaging.slices import SliceMeasures, measures_of
 from imaging.volume import (
     FloatArray,
     Geometry,
@@ -117,10 +118,10 @@ def read_file(file: Path) -> Study:
         line = (str(error).strip().splitlines() or ["no reason given"])[-1].split("): ")[-1][:120]
         reason = f"damaged {format_of(file)} file ({line}): send it again"
         raise UnreadableFile(reason, file) from None
-    _require_sane(hu, geometry, file)
+    measures = _require_sane(hu, geometry, file)
     header = StudyHeader(series_description=file.name, transfer_syntax=format_of(file))
     limitations = () if is_oriented else (_ASSUMED,)
-    volume = Volume(hu, geometry, file.name, file.name)
+    volume = Volume(hu, geometry, file.name, file.name, measures)
     return Study(volume, file, header, limitations=limitations, stored=stored)
 
 
@@ -145,8 +146,8 @@ def study_of_array(values: npt.NDArray[Any], geometry: Geometry, source: Path) -
     hu = _hu_of(values, values.shape, source)
     stored = Grid(hu.shape, geometry)
     hu, geometry = to_patient_axes(hu, geometry)
-    _require_sane(hu, geometry, source)
-    return Study(Volume(hu, geometry), source, stored=stored)
+    volume = Volume(hu, geometry, measures=_require_sane(hu, geometry, source))
+    return Study(volume, source, stored=stored)
 
 
 def _contents(file: Path) -> tuple[HuArray, Geometry, bool]:
@@ -422,8 +423,8 @@ def _hu_of(planes: Iterable[npt.NDArray[Any]], shape: Sequence[int], file: Path)
     return hu
 
 
-def _require_sane(hu: HuArray, geometry: Geometry, file: Path) -> None:
-    """Require the spacing, extent and values of a chest CT."""
+def _require_sane(hu: HuArray, geometry: Geometry, file: Path) -> tuple[SliceMeasures, ...]:
+    """Require the spacing, extent and values of a chest CT; return what is measured of slices."""
     z, y, x = geometry.spacing_mm
     _require_perpendicular(geometry.direction, file)
     pixels = all(MIN_PIXEL_MM <= v <= MAX_PIXEL_MM for v in (y, x))
@@ -439,9 +440,11 @@ def _require_sane(hu: HuArray, geometry: Geometry, file: Path) -> None:
         reason = f"{reason}, at least {MIN_EXTENT_MM:g} mm are needed"
         raise IncompleteSeries(f"{reason}: give the whole volume", file)
     require_extent(hu.shape, geometry.spacing_mm, file)
-    require_hu(hu, file)
+    measures = measures_of(hu, (y, x))
+    require_hu(measures, file)
     names = [f"{number} from the feet" for number in range(1, len(hu) + 1)]
-    require_continuous(hu, geometry.spacing_mm, names, [file] * len(hu))
+    require_continuous(hu, geometry.spacing_mm, names, [file] * len(hu), measures)
+    return measures
 
 
 def _require_perpendicular(direction: FloatArray, file: Path) -> None:

@@ -250,6 +250,11 @@ class Inbox:
         self.blocked = len(blocked) + len(unreadable)
         return [study for study in complete if study.name not in blocked]
 
+    def arriving(self) -> list[Path]:
+        """Return the folders of the last poll that were not complete, the last changed one last."""
+        found = [(one.changed, name) for name, one in self._seen.items() if one.since_s is None]
+        return [self._folder / name for _, name in sorted(found) if (self._folder / name).is_dir()]
+
     def _remembered(self, name: str, entry: InboxEntry, now: float) -> _Seen:
         seen = self._seen.get(name)
         now_there = (entry.fingerprint, entry.changed)

@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from edge.agent.adopt import adopt, release_unused, reports_by_study, settle, strays
-from edge.agent.claim import claim, resume_claim
+from edge.agent.claim import claim, received, resume_claim
 from edge.agent.inbox import Inbox
 from edge.agent.study import UNFINISHED, process_study
 from edge.amend.amender import Amender, RetryBudget
@@ -39,6 +39,8 @@ ReadStudy = Callable[[Job, PersistPending], StudyResult]
 
 MAX_PAUSE_S = 300.0
 """Longest wait of one study after a fault of the machine; it doubles from the length of a pause."""
+SETTLED_S = 3.0
+"""A file that a program copies is read ahead when it has not changed for this time."""
 AMEND_EVERY = 10
 """Studies in a row after which a pending read is retried although more studies wait."""
 
@@ -79,6 +81,7 @@ class MainLoop:
         self._retry_at: dict[str, tuple[float, int]] = {}  # until when, and how many so far
         self._uncounted: set[str] = set()
         self._current: Record | None = None
+        self._next: Record | None = None
         self._interrupted = False
         self._in_a_row = 0
         self._adopted = False
@@ -122,6 +125,7 @@ class MainLoop:
         waiting = self._by_priority([r for r in unfinished if not self._is_held(r.id)])
         suspended = len(unfinished) - len(waiting) + self._amender.suspended
         self._telemetry.set_backlog(len(waiting), suspended, *self._store.pending.backlog())
+        self._next = waiting[1] if len(waiting) > 1 else None
         for record in waiting[:1]:
             self._current = record
             since_s = self._since_s.get(record.id, self._start_s)
@@ -133,10 +137,29 @@ class MainLoop:
         worked = [due and self._ask(part, bool(waiting)) for part in self._agent.parts]
         busy = bool(waiting) or amends or any(worked)
         if not busy:
+            self.read_ahead()
             self._store.write_log()  # now, so that no report has to wait for it
         if full is not None and not busy:
             raise full
         return busy
+
+    def read_ahead(self) -> None:
+        """Let the next study be read ahead: the next one that waits, or one that still arrives.
+
+        It is called between two studies, and while the second reader reads one.
+        """
+        pipeline = self._agent.pipeline()
+        if pipeline is None or (ahead := pipeline.ahead) is None:
+            return
+        if self._next is not None:
+            studies = [self._folders.work / self._next.id / self._next.name]
+        else:
+            studies = self._inbox.arriving()
+        # what has begun stays: of several that arrive, another changes every moment
+        if studies and not any(map(ahead.has_begun, studies)):
+            is_settled = self._next is not None or bool(received(studies[-1]))
+            with suppress(OSError):  # no room for a process: the study is then read as any other
+                ahead.begin(studies[-1], 0.0 if is_settled else SETTLED_S)
 
     def _ask(self, part: Part, waiting: bool) -> bool:
         """Let a part do one piece of work; after a fault of the part it waits, and others go on."""

@@ -82,7 +82,7 @@ class ReceivePart(Part):
             settings,
             self._metrics,
             on_step=agent.on_step,
-            on_complete=agent.wake,
+            on_news=agent.wake,
         )
         with ExitStack() as ports:
             for address, receiving_by in (

@@ -97,7 +97,7 @@ class ReceivedStore:
     Args:
         free_bytes: returns the free space on the disk of a folder.
         on_step: is called with every durable step, by the thread that takes it.
-        on_complete: is called when a study was marked as complete.
+        on_news: is called when a study begins to arrive, or was marked as complete.
     """
 
     def __init__(
@@ -108,10 +108,10 @@ class ReceivedStore:
         *,
         free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
         on_step: StepHook = lambda _step, _durable: None,
-        on_complete: Callable[[], None] = lambda: None,
+        on_news: Callable[[], None] = lambda: None,
     ) -> None:
         self._inbox, self._settings, self._metrics = inbox, settings, metrics
-        self._free_bytes, self._on_step, self._on_complete = free_bytes, on_step, on_complete
+        self._free_bytes, self._on_step, self._on_news = free_bytes, on_step, on_news
         self._lock = threading.Lock()
         self._studies: dict[str, _Study] = {}
         self._stopping = False
@@ -195,7 +195,7 @@ class ReceivedStore:
                         (self._inbox / name / DONE).touch(exist_ok=False)
                         sync_folder(self._inbox / name)
                         self._on_step(ReceiveStep.COMPLETED, True)
-                        self._on_complete()
+                        self._on_news()
         if images := sender.again:
             sender.again = 0
             said = sender.source.words
@@ -266,6 +266,7 @@ class ReceivedStore:
                     make_folder(folder.parent)
                     sync_folder(self._inbox)
                     study.instances, study.sender, study.sources = 0, sender, {}
+                    self._on_news()
                 elif study.sender is not sender:
                     study.sender = None
                 if study.instances >= MAX_INSTANCES:

@@ -69,7 +69,9 @@ class Edge:
         pipeline = self._held.enter_context(self._opens(values))
         for one in self._prepared[len(self._loaded) :]:
             study = pipeline.read(one.folder)
-            self._loaded[one.folder] = study, pipeline.preprocess(study.volume, one.folder)
+            box = pipeline.preprocess(study.volume, one.folder)
+            self._loaded[one.folder] = study, box
+            _ = box.measures  # they go with the process that read it
         if replay:
             reader = pipeline.reader
             boxes = (box for _, box in self._loaded.values())

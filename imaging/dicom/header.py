@@ -16,6 +16,7 @@ from pydicom.filereader import read_partial
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 
+from imaging.dicom.planes import Plane
 from imaging.dicom.scan import Pixels, plain_texts, scan
 from imaging.errors import StudyError, UnreadableFile, is_machine_fault
 from imaging.files import not_plain, open_plain, special_kind
@@ -83,7 +84,8 @@ MAX_DEPTH = 64
 class Instance:
     """One image as its header describes it; ``frame`` is its index inside its file.
 
-    With ``damage`` its series cannot be read; what lies behind it may not be known.
+    With ``damage`` its series cannot be read; what lies behind it may not be known. ``plane`` is
+    its slice where it was decoded already.
     """
 
     file: Path
@@ -94,6 +96,7 @@ class Instance:
     values: Mapping[int, tuple[str, bytes]] | None = None
     _texts: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     damage: StudyError | None = None
+    plane: Plane | None = None
 
     def text(self, keyword: str) -> str:
         """Return the value as stripped text, several joined by a backslash; empty if absent."""

@@ -1,5 +1,6 @@
 """The storage layout of one image, and the conversion of its stored values to HU."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy.typing as npt
 
 from imaging.dicom.header import Instance
 from imaging.errors import NotCt, UnreadableFile
+from imaging.slices import SliceMeasures
 from imaging.volume import HuArray
 
 MAX_SIDE = 4096
@@ -137,13 +139,13 @@ def _written_in_place(
     return True
 
 
-def require_hu(hu: HuArray, file: Path) -> None:
+def require_hu(measures: Sequence[SliceMeasures], file: Path) -> None:
     """Refuse a volume whose values cannot be HU of a body in air.
 
     Raises:
         NotCt: it holds no air or no tissue, as images of 0 to 255 and raw values do.
     """
-    low, high = int(hu.min()), int(hu.max())
+    low, high = min(one.low for one in measures), max(one.high for one in measures)
     if low > -200 or high < 0:  # no air, or no tissue
         reason = f"values from {low} to {high} are not HU of a body in air: export the CT series"
         raise NotCt(reason, file)

@@ -4,6 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ from imaging import c_stderr
 from imaging.dicom import codecs
 from imaging.dicom.header import load
 from imaging.dicom.layout import Layout, write_hu
+from imaging.dicom.planes import in_order
 from imaging.dicom.scan import one_frame
 from imaging.dicom.stack import Slice, Stack
 from imaging.errors import UnreadableFile, is_machine_fault
 from imaging.files import open_plain
+from imaging.slices import SliceMeasures
 from imaging.volume import HuArray
 
 StoredArray = npt.NDArray[Any]
@@ -41,8 +44,15 @@ TRANSFER_SYNTAXES = frozenset(map(UID, (_NATIVE - {""}) | codecs.SYNTAXES))
 """What can be decoded."""
 
 
-def decoded(stack: Stack) -> HuArray:
-    """Decode the HU of every slice; damage that a library reports is an error."""
+def decoded(stack: Stack) -> tuple[HuArray, tuple[SliceMeasures, ...]]:
+    """Return the HU of every slice, ``(z, y, x)``, and what is measured of each.
+
+    Those that are decoded already are not copied if they lie in this order or its reverse. Damage
+    that a library reports is an error.
+    """
+    planes = [one.plane for one in stack.slices]
+    if (hu := in_order(planes)) is not None:
+        return hu, tuple(plane.measures for plane in planes if plane)
     if stack.slices[0].transfer_syntax in _NATIVE:
         return _decode(stack)
     try:
@@ -64,17 +74,22 @@ def _damaged_file(stack: Stack) -> Path:
     return stack.slices[0].file.parent
 
 
-def _decode(stack: Stack) -> HuArray:
-    """Decode the HU of every slice, ``(z, y, x)``; files are decoded in parallel."""
+def _decode(stack: Stack) -> tuple[HuArray, tuple[SliceMeasures, ...]]:
+    """Decode and measure every slice; files are decoded in parallel."""
     slices, layout = stack.slices, stack.slices[0].layout
     hu = np.empty((len(slices), layout.rows, layout.columns), np.int16)
+    measures: dict[int, SliceMeasures] = {}
     slices_of: dict[Path, list[int]] = defaultdict(list)
     for z, one in enumerate(slices):
-        slices_of[one.file].append(z)
+        if one.plane is not None:
+            hu[z], measures[z] = one.plane.hu, one.plane.measures
+        else:
+            slices_of[one.file].append(z)
 
     def decode_file(zs: Sequence[int]) -> None:
         for z, values in zip(zs, stored_frames([slices[z] for z in zs], hu[zs[0]]), strict=True):
             write_hu(values, slices[z].layout, slices[z].rescale, hu[z])
+            measures[z] = SliceMeasures.of(hu[z], slices[0].pixel_mm)
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         try:
@@ -84,7 +99,22 @@ def _decode(stack: Stack) -> HuArray:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return hu
+    return hu, tuple(measures[z] for z in range(len(slices)))
+
+
+def decode_slice(one: Slice, out: HuArray) -> SliceMeasures:
+    """Decode the HU of the only slice of a file into ``out``, and measure them.
+
+    Raises:
+        UnreadableFile: as `stored_frames`; also for damage that a library reports.
+    """
+    try:
+        with c_stderr.captured() if one.transfer_syntax not in _NATIVE else nullcontext():
+            (values,) = stored_frames([one], out)
+    except c_stderr.ReportedDamage as damage:
+        raise UnreadableFile(f"pixel data: {damage}: send the file again", one.file) from None
+    write_hu(values, one.layout, one.rescale, out)
+    return SliceMeasures.of(out, one.pixel_mm)
 
 
 def stored_frames(slices: Sequence[Slice], room: HuArray | None = None) -> list[StoredArray]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from imaging.dicom.header import Instance
 from imaging.dicom.layout import Layout, Rescale, layout_of, rescale_of
+from imaging.dicom.planes import Plane
 from imaging.dicom.scan import Pixels
 from imaging.errors import IncompleteSeries, IrregularGeometry, UnreadableFile
 from imaging.volume import UNNAMED, FloatArray, Geometry, ImageRef, Triple, triple
@@ -55,6 +56,7 @@ class Slice:
         thickness_mm: nominal thickness of the slice; 0 if the header does not state it.
         image: how viewers and archives name it.
         pixels: where they lie in the file, if that is known.
+        plane: the decoded slice, where that was done already.
     """
 
     file: Path
@@ -68,6 +70,7 @@ class Slice:
     thickness_mm: float = 0.0
     image: ImageRef = UNNAMED
     pixels: Pixels | None = None
+    plane: Plane | None = None
 
     @property
     def name(self) -> str:
@@ -119,6 +122,7 @@ def slice_of(image: Instance) -> Slice:
         thickness_mm=max(image.advisory("SliceThickness") or 0.0, 0.0),
         image=_image_ref(image),
         pixels=image.pixels,
+        plane=image.plane,
     )
 
 
@@ -149,7 +153,7 @@ def _axes(image: Instance) -> FloatArray:
     # the products of two perpendicular unit vectors, each with each, are the identity
     with np.errstate(over="ignore", invalid="ignore"):  # huge values are refused just below
         products = axes @ axes.T
-    if not np.allclose(products, np.eye(2), atol=2 * _UNIT_TOLERANCE):
+    if not (np.abs(products - np.eye(2)) <= 2 * _UNIT_TOLERANCE).all():
         reason = f"ImageOrientationPatient is {axes.ravel().tolist()}"
         advice = "expected two perpendicular unit vectors: send the original series"
         raise IrregularGeometry(f"{reason}, {advice}", image.file)
@@ -198,6 +202,16 @@ def _upward(one: Slice) -> FloatArray:
 
 def _require_alike(slices: Sequence[Slice]) -> None:
     """Require one matrix, pixel spacing, orientation, and conversion to HU."""
+    if (
+        len(
+            {
+                (s.layout.rows, s.layout.columns, s.axes.tobytes(), s.pixel_mm, s.rescale)
+                for s in slices
+            }
+        )
+        == 1
+    ):
+        return  # as in almost every series
     # the error names the slice that differs from most, not most of them
     looks = [
         (s.layout.rows, s.layout.columns, *s.axes.ravel().round(1), *s.rescale) for s in slices

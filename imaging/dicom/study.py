@@ -3,7 +3,7 @@
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -14,6 +14,7 @@ from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from imaging.continuity import require_continuous
 from imaging.coverage import coverage_of
+from imaging.dicom.ahead import ReadAhead
 from imaging.dicom.arrival import files_of, head_of, listed_images
 from imaging.dicom.header import ANNOUNCED, HEADER_KEYWORDS, Instance, names_of, read_instance
 from imaging.dicom.layout import require_hu
@@ -37,8 +38,10 @@ from imaging.errors import NoLung, StudyError, UnreadableFile, is_machine_fault
 from imaging.files import open_plain
 from imaging.lungs import find_lungs
 from imaging.selection import SelectSeries, SeriesSummary
+from imaging.slices import SliceMeasures, measures_of
 from imaging.volume import (
     Geometry,
+    HuArray,
     ImageRef,
     Limitation,
     LimitationKind,
@@ -59,12 +62,13 @@ def read_series(
     only: Path | None = None,
     request: str = "",
     select: SelectSeries | None = None,
+    ahead: ReadAhead | None = None,
 ) -> Study:
     """Read the study of a folder's DICOM files.
 
     ``only`` names a file whose series is requested. ``request`` is the UID, the number or the
     description of a series; if several have it, the best of them is read. ``select`` says which
-    series may be read, and which come first.
+    series may be read, and which come first. ``ahead`` is what was read of the files before.
 
     Raises:
         StudyError: a file is damaged or no series makes a CT volume; and what ``select`` raises.
@@ -73,7 +77,8 @@ def read_series(
     # with the file's name.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pydicom")
-        found = map(_read_header, files)
+        read = ahead.instance if ahead else read_instance
+        found = (_read_header(file, read) for file in files)
         images = [i for i in found if i.text("SOPClassUID") != MediaStorageDirectoryStorage]
         if not images:
             reason = "no images, only a DICOM directory: give the folder of the images"
@@ -134,10 +139,10 @@ def refused_study(source: Path) -> Study | None:
     return Study(empty, source, best[1].header, headers=headers)
 
 
-def _read_header(file: Path) -> Instance:
+def _read_header(file: Path, read: Callable[[Path], Instance]) -> Instance:
     """Read the header of a file; of one that is damaged what lies before, if that is a series."""
     try:
-        return read_instance(file)
+        return read(file)
     except UnreadableFile as error:
         head = _peeked(file)
         if head is None or not head[1].uid:
@@ -244,9 +249,9 @@ def _lung_extent(stack: Stack) -> LungExtent:
     _, y, x = stack.geometry.spacing_mm
     geometry = replace(stack.geometry, spacing_mm=(step * stack.spacing_mm, y, x))
     few = Stack(stack.slices[::step], geometry)
-    hu, geometry = to_patient_axes(decoded(few), geometry)
+    hu, measures, geometry = _in_patient_axes(few)
     try:
-        lungs = find_lungs(hu, geometry.spacing_mm, "")
+        lungs = find_lungs(hu, geometry.spacing_mm, "", measures)
     except NoLung:
         return LungExtent()
     slice_mm = geometry.spacing_mm[0]
@@ -256,13 +261,20 @@ def _lung_extent(stack: Stack) -> LungExtent:
 
 
 def _read_volume(choice: Choice) -> Volume:
-    hu, geometry = to_patient_axes(decoded(choice.stack), choice.stack.geometry)
+    hu, measures, geometry = _in_patient_axes(choice.stack)
     slices = choice.stack.slices
-    require_hu(hu, slices[0].file)
+    require_hu(measures, slices[0].file)
     if len(slices) == len(hu):  # the axes were not exchanged
         names, files = [one.name for one in slices], [one.file for one in slices]
-        require_continuous(hu, geometry.spacing_mm, names, files)
-    return Volume(hu, geometry, choice.series.uid, choice.series.first.text("SeriesDescription"))
+        require_continuous(hu, geometry.spacing_mm, names, files, measures)
+    description = choice.series.first.text("SeriesDescription")
+    return Volume(hu, geometry, choice.series.uid, description, measures)
+
+
+def _in_patient_axes(stack: Stack) -> tuple[HuArray, tuple[SliceMeasures, ...], Geometry]:
+    stored, measures = decoded(stack)
+    hu, geometry = to_patient_axes(stored, stack.geometry)
+    return hu, measures if hu is stored else measures_of(hu, geometry.spacing_mm[1:]), geometry
 
 
 def _images(stack: Stack, volume: Volume) -> tuple[ImageRef, ...]:

@@ -4,7 +4,7 @@
 its arrays. The forked child answers with the study, then with the lung box, or with the error. When
 it has ended, the program that forked it says how. It never opens a study itself, and it has one
 thread, so that forking is safe. Where the caller chooses among the series, the child sends what the
-headers say, and waits for the answer.
+headers say, and waits for the answer. It may read a study ahead, while that arrives.
 
 Run as ``python -m imaging.isolation.child SOCKET MEMORY_MB SECONDS``.
 """
@@ -26,13 +26,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import SimpleITK  # noqa: F401 - loaded before the fork, and not in each child
 
+from imaging.dicom.ahead import ReadAhead
 from imaging.errors import StudyError, TooLarge, UnreadableFile, is_machine_fault, is_out_of_memory
-from imaging.isolation.transfer import MAX_LINE, to_json
+from imaging.isolation.transfer import MAX_LINE, Ways, to_json
 from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.selection import Preference, SelectSeries, SeriesSummary
@@ -40,16 +41,22 @@ from imaging.selection import Preference, SelectSeries, SeriesSummary
 LOOKING = 5
 """Niceness of a child that reads a study for somebody who looks at it: others have a deadline."""
 
+_LOOK_S = 0.05
+"""Between two looks for new files of a study that arrives."""
+_FEW = 8
+"""More new files than these are decoded by all cores, as those of any other study."""
+_SHARE = 0.5
+"""Of the memory, for slices that are decoded ahead."""
+
 
 def serve(connection: socket.socket, memory_bytes: int, limit_s: float) -> None:
     """Read studies until the other end is closed."""
     gc.freeze()  # the children then copy fewer pages
     while (request := _request(connection)) is not None:
-        path, series, whole, file, *answers = request
+        path, ways, file, answers = request
         try:
             if (child := os.fork()) == 0:
-                select = _asking(connection, file, answers[0]) if answers else None
-                _read(connection, path, series, select, whole, file, memory_bytes, limit_s)
+                _read(connection, path, ways, file, answers, memory_bytes, limit_s)
             _, status, used = os.wait4(child, 0)
             code, cpu_s = os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
             _send(connection, "exit", {"code": code, "cpu_s": cpu_s, "peak_kb": used.ru_maxrss})
@@ -57,29 +64,26 @@ def serve(connection: socket.socket, memory_bytes: int, limit_s: float) -> None:
             _send(connection, "fault", _fault(error))
             _send(connection, "exit", {"code": 0, "cpu_s": 0.0, "peak_kb": 0})
         finally:
-            for handle in (file, *answers):
+            for handle in (file, answers):
                 os.close(handle)
 
 
 def _request(connection: socket.socket) -> tuple[Any, ...] | None:
-    """Return path, series, whether its voxels are wanted, and handles.
-
-    They are the file for arrays, and where there is one the socket for answers.
-    """
+    """Return the path of a study, how it is read, the file for arrays, the socket for answers."""
     line, handles = b"", list[int]()
     while not line.endswith(b"\n"):
         part, sent, _flags, _address = socket.recv_fds(connection, 1 << 16, 2)
         if not part:
             return None
         line, handles = line + part, handles + sent
-    path, series, whole = json.loads(line)
-    return Path(path), series, whole, *handles
+    path, ways = json.loads(line)
+    return Path(path), Ways(**ways), *handles
 
 
-def _asking(connection: socket.socket, file: int, answers: int) -> SelectSeries:
+def _asking(connection: socket.socket, file: int, answers: BinaryIO) -> SelectSeries:
     """Return a choice of series that the process at the other end makes.
 
-    It answers in one line on the socket ``answers``, or closes it after an error of its own.
+    It answers in one line of ``answers``, or closes it after an error of its own.
     """
 
     def select(series: tuple[SeriesSummary, ...]) -> tuple[Preference, ...]:
@@ -87,48 +91,81 @@ def _asking(connection: socket.socket, file: int, answers: int) -> SelectSeries:
         if len(json.dumps(told)) > MAX_LINE // 2:
             raise UnreadableFile("too many series: send one study", series[0].folder)
         _send(connection, "series", told)
-        with socket.socket(fileno=answers) as theirs, theirs.makefile("rb") as stream:
-            line = stream.readline()
-        if not line:
-            os._exit(0)
-        return tuple(Preference(*answer) for answer in json.loads(line))
+        return tuple(Preference(*answer) for answer in json.loads(_line(answers)))
 
     return select
+
+
+def _line(answers: BinaryIO) -> bytes:
+    """Return the next answer; without one nobody waits for the study any more."""
+    return answers.readline() or os._exit(0)
+
+
+def _read_ahead(
+    path: Path, ways: Ways, answers: BinaryIO, memory_bytes: int, limit_s: float
+) -> ReadAhead:
+    """Read what arrives at ``path`` until an answer comes."""
+    ahead = ReadAhead(int(_SHARE * memory_bytes), ways.settled_s)
+    told = select.poll()
+    told.register(answers, select.POLLIN)
+    pause_s = 0.0
+    while not told.poll(1000 * pause_s):
+        new = ahead.new_in(path)
+        for file in new:
+            _start_clock(limit_s)
+            ahead.take_in(file)
+            if told.poll(0):
+                return ahead
+        _start_clock(0)
+        pause_s = 0.0 if new else _LOOK_S
+    return ahead
 
 
 def _read(
     connection: socket.socket,
     path: Path,
-    series: str,
-    select: SelectSeries | None,
-    whole: bool,
+    ways: Ways,
     file: int,
+    handle: int,
     memory_bytes: int,
     limit_s: float,
 ) -> None:
     """Read and preprocess one study in the forked child, which ends here.
 
-    The headers come last: the receiver goes on with the lung box, and takes them later. ``whole``
-    sends its voxels and nothing else, of a study that is not in a hurry.
+    What only the report needs comes last: the receiver goes on with the lung box.
     """
     headers: Callable[[], bytes] | None = None
     try:
         _limit(memory_bytes, limit_s)
         threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
-        if whole:
+        answers: BinaryIO = socket.socket(fileno=handle).makefile("rb")
+        ahead = None
+        if ways.ahead:
+            ahead = _read_ahead(path, ways, answers, memory_bytes, limit_s)
+            path = Path(json.loads(_line(answers)))
+            if len(new := ahead.new_in(path)) <= _FEW:
+                for one in new:
+                    ahead.take_in(one)
+        _start_clock(limit_s)
+        if ways.whole:
             os.nice(LOOKING)
-        study = read_study(path, series, select)
-        if whole:
-            _send(connection, "study", to_json(replace(study, headers=None), file))
+        select = _asking(connection, file, answers) if ways.selects else None
+        study = read_study(path, ways.series, select, ahead)
+        volume = replace(study.volume, measures=())
+        if ways.whole:
+            _send(connection, "study", to_json(replace(study, volume=volume, headers=None), file))
             return
         # the voxels stay here: nothing after preprocessing needs them
-        empty = replace(study.volume, hu=np.empty((0, 0, 0), np.int16))
+        empty = replace(volume, hu=np.empty((0, 0, 0), np.int16))
         headers = study.headers
         told = to_json(replace(study, volume=empty, headers=None), file)
         if len(json.dumps(told)) > MAX_LINE // 2:
             raise UnreadableFile("its header is too long: export the study again", path)
         _send(connection, "study", told)
-        _send(connection, "box", to_json(preprocess(study.volume, path), file))
+        box = preprocess(study.volume, path)
+        _send(connection, "box", to_json(replace(box, measure=None), file))
+        os.nice(LOOKING)  # the network runs now
+        _send(connection, "measures", to_json(box.measures, file))
         _send_headers(connection, headers)
     except StudyError as error:
         _send_error(connection, error)
@@ -145,7 +182,7 @@ def _read(
 
 
 def _limit(memory_bytes: int, limit_s: float) -> None:
-    """Limit memory and time of this process; the kernel ends it at the limit of time."""
+    """Limit memory and CPU time of this process; the kernel ends it at the limit of time."""
     for kind, limit in (
         # private memory; the shared file has the limit of any file
         (resource.RLIMIT_DATA, memory_bytes),
@@ -158,6 +195,9 @@ def _limit(memory_bytes: int, limit_s: float) -> None:
     with suppress(OSError):  # if the machine runs out of memory, this process goes first
         Path("/proc/self/oom_score_adj").write_text("1000")
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then it is an OSError
+
+
+def _start_clock(limit_s: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, limit_s)  # SIGALRM ends the process also in C code
 
 

@@ -8,13 +8,14 @@ child: the study comes without them, and the lung box comes in shared memory.
 import errno
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 from base64 import b64decode
 from contextlib import suppress
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar
@@ -22,8 +23,8 @@ from typing import Any, BinaryIO, Self, TypeVar
 from imaging import errors
 from imaging.errors import StudyError, TookTooLong, UnreadableFile
 from imaging.files import anonymous_file
-from imaging.isolation.transfer import MAX_LINE, UnexpectedData, from_json
-from imaging.preprocess import Preprocessed, preprocess
+from imaging.isolation.transfer import MAX_LINE, UnexpectedData, Ways, from_json
+from imaging.preprocess import ChestMeasures, Preprocessed, preprocess
 from imaging.selection import SelectSeries, SeriesSummary
 from imaging.volume import Study, Volume
 
@@ -58,6 +59,9 @@ class IsolatedReader:
         self._file: BinaryIO
         self._volume: Volume | None = None
         self._busy = False
+        self._to_child: socket.socket | None = None
+        self._ahead: tuple[int, int] | None = None
+        self._later: dict[str, Any] = {}
         self.peak_mb = 0.0
         """Peak memory of the last child that ended."""
 
@@ -79,7 +83,11 @@ class IsolatedReader:
             OSError, MemoryError: a fault of the machine; the study may be read later.
             ReaderFailed: a fault of the program.
         """
-        study = self._study(path, series, _anonymous(), whole=False, select=select)
+        if self.has_begun(path):
+            study = self._continued(path, select)
+        else:
+            ways = Ways(series, selects=select is not None)
+            study = self._study(path, ways, _anonymous(), select)
         self._volume = study.volume
         return replace(study, headers=partial(self._headers, path, self._file))
 
@@ -91,7 +99,29 @@ class IsolatedReader:
         Raises:
             As `read`.
         """
-        return self._study(path, series, file, whole=True)
+        return self._study(path, Ways(series, whole=True), file)
+
+    def begin(self, path: Path, series: str = "", *, selects: bool, settled_s: float) -> None:
+        """Read ahead what arrives in the folder ``path``, until it is read from there or elsewhere.
+
+        ``selects`` says whether that reading will choose among the series; ``settled_s`` is for
+        `imaging.dicom.ahead.ReadAhead`.
+        """
+        self._request(path, Ways(series, False, selects, True, settled_s), _anonymous())
+        self._ahead = _identity(path)
+
+    def has_begun(self, path: Path) -> bool:
+        """Return whether the folder ``path``, which may have been moved, is being read ahead."""
+        if self._ahead is None or self._ahead != _identity(path):
+            return False
+        # a child that has ended has told something: the study is then read as any other
+        return not select.select([self._connection], [], [], 0)[0]
+
+    def _continued(self, path: Path, choose: SelectSeries | None) -> Study:
+        """Let the child that has begun the study finish it."""
+        self._ahead = None
+        self._tell(str(path))
+        return self._study_of(path, choose)
 
     def cancel(self) -> None:
         """Let the reading that runs in another thread fail now, as if memory had run out."""
@@ -99,37 +129,48 @@ class IsolatedReader:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def _study(
-        self,
-        path: Path,
-        series: str,
-        file: BinaryIO,
-        *,
-        whole: bool,
-        select: SelectSeries | None = None,
+        self, path: Path, ways: Ways, file: BinaryIO, choose: SelectSeries | None = None
     ) -> Study:
         """Have a child read the study; the answer's arrays are in ``file``, which is closed then.
 
         After a study without voxels the child goes on with its lung box.
         """
-        self._volume = None
+        self._request(path, ways, file)
+        return self._study_of(path, choose)
+
+    def _request(self, path: Path, ways: Ways, file: BinaryIO) -> None:
+        self._volume, self._ahead, self._later = None, None, {}
         self._finish()
         if self._process.poll() is not None:
             self._start()
         self._file.close()
         self._file = file
-        request = json.dumps([str(path), series, whole]).encode() + b"\n"
-        ours, theirs = socket.socketpair()
-        with ours:
-            with theirs:
-                handles = [file.fileno(), *([theirs.fileno()] if select else [])]
-                socket.send_fds(self._connection, [request], handles)
-            self._busy = True
-            if select is not None:
-                series_of_study = self._answer("series", tuple[SeriesSummary, ...], path)
-                answers = [astuple(one) for one in select(series_of_study)]
-                with suppress(BrokenPipeError):  # it has ended, and the next message says how
-                    ours.sendall(json.dumps(answers).encode() + b"\n")
-        return self._answer("study", Study, path)
+        request = json.dumps([str(path), asdict(ways)]).encode() + b"\n"
+        self._to_child, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self._connection, [request], [file.fileno(), theirs.fileno()])
+        self._busy = True
+
+    def _tell(self, answer: Any) -> None:
+        """Send the child a line that it waits for."""
+        with suppress(BrokenPipeError):  # it has ended, and the next message says how
+            if self._to_child:
+                self._to_child.sendall(json.dumps(answer).encode() + b"\n")
+
+    def _study_of(self, path: Path, choose: SelectSeries | None) -> Study:
+        try:
+            if choose is not None:
+                found = self._answer("series", tuple[SeriesSummary, ...], path)
+                self._tell([astuple(one) for one in choose(found)])
+            return self._answer("study", Study, path)
+        finally:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Send nothing to the child any more; one that waits for an answer ends."""
+        if self._to_child:
+            self._to_child.close()
+            self._to_child = None
 
     def preprocess(self, volume: Volume, source: Path) -> Preprocessed:
         """Return the lung box of the study that was read last; once for each study.
@@ -142,7 +183,20 @@ class IsolatedReader:
         if volume is not self._volume:
             return preprocess(volume, source)
         self._volume = None
-        return self._answer("box", Preprocessed, source)
+        box = self._answer("box", Preprocessed, source)
+        return replace(box, measure=partial(self._measures, source, self._file))
+
+    def _measures(self, path: Path, file: BinaryIO) -> ChestMeasures:
+        """Return what the volume of the lung box shows.
+
+        Raises:
+            As `read`; ReaderFailed: another study is being read.
+        """
+        if "measures" not in self._later:
+            if file is not self._file:
+                raise ReaderFailed("what the volume shows was not asked for in time")
+            return self._answer("measures", ChestMeasures, path)
+        return from_json(ChestMeasures, self._later["measures"], file.fileno())
 
     def _headers(self, path: Path, file: BinaryIO) -> bytes:
         """Return the headers of the study that was read into ``file``; once, after its lung box.
@@ -157,6 +211,8 @@ class IsolatedReader:
         if file is not self._file or self._volume is not None or not self._busy:
             return b""
         answer = self._receive(path)
+        if "measures" in answer:
+            self._later, answer = answer, self._receive(path)
         if "exit" in answer:
             self._ended(answer["exit"])
         try:
@@ -230,6 +286,7 @@ class IsolatedReader:
 
     def _finish(self) -> None:
         """Wait until the child of the study before has ended; one that still works is killed."""
+        self._hang_up()
         if not self._busy:
             return
         self._connection.settimeout(1.0)
@@ -274,8 +331,17 @@ class IsolatedReader:
             os.killpg(self._process.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE_S)
+        self._hang_up()
         for part in (self._answers, self._connection, self._errors, self._file):
             part.close()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what stays the same where a folder is moved; None where there is none."""
+    with suppress(OSError):
+        found = path.lstat()
+        return found.st_dev, found.st_ino
+    return None
 
 
 def _study_error(kind: str, reason: str, file: str) -> StudyError:

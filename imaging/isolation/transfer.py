@@ -8,7 +8,7 @@ arrays can be sent.
 import math
 import mmap
 import os
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
@@ -23,6 +23,25 @@ MAX_LINE = 16 << 20
 _ALIGNED = 64  # bytes, for the processor's vector instructions
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How a study is read.
+
+    Attributes:
+        series: as for `imaging.read.read_study`.
+        whole: its voxels are sent and nothing else, of a study that is not in a hurry.
+        selects: the caller chooses among its series.
+        ahead: it still arrives; its path follows when it is complete.
+        settled_s: as for `imaging.dicom.ahead.ReadAhead`.
+    """
+
+    series: str = ""
+    whole: bool = False
+    selects: bool = False
+    ahead: bool = False
+    settled_s: float = 0.0
 
 
 class UnexpectedData(Exception):

@@ -14,7 +14,7 @@ from edge.guarantee import Guarantee, Terms
 from edge.limitations import age_in_years, limitations_of
 from edge.pipeline import Pipeline
 from imaging.phantom.phantom import PhantomSpec, make_phantom
-from imaging.preprocess import preprocess
+from imaging.preprocess import ChestMeasures, preprocess
 from imaging.read import read_study
 from imaging.volume import Geometry, HuArray, Limitation, LimitationKind, Study, StudyHeader, Volume
 from tests.edge.builders import TERMS, box, pipeline_of, report_of, study_at
@@ -160,7 +160,9 @@ def finding(diameter_mm: float, x: float = 0.0) -> Finding:
 
 def pattern(*findings: Finding, opaque: float = 0.01) -> list[str]:
     study = replace(study_at(Path("study")), header=ADULT)
-    found = limitations_of(study, replace(box(), opaque_share=opaque), findings, TERMS)
+    found = limitations_of(
+        study, replace(box(), measure=lambda: ChestMeasures(opaque_share=opaque)), findings, TERMS
+    )
     assert all(one.kind is LimitationKind.DIFFUSE for one in found)
     return [one.text for one in found]
 

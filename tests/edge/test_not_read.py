@@ -375,4 +375,4 @@ def test_an_odd_size_hides_no_odd_value(base: Scan, tmp_path: Path) -> None:
     scan.set(ALL, RescaleSlope=1.3)
     box = outcome(scan.folder).box
     assert box is not None
-    assert {subject for subject, _ in box.implausible} >= {SIZE, HU}
+    assert {subject for subject, _ in box.measures.implausible} >= {SIZE, HU}

@@ -89,7 +89,7 @@ def test_empty_lungs_are_told_to_be_cut_too(chest: HuArray) -> None:
 )
 @pytest.mark.long
 def test_where_real_scans_are_cut_is_told(shared_data: Path, scan: str, cuts: list[str]) -> None:
-    found = preprocess(read_study(shared_data / scan).volume).coverage
+    found = preprocess(read_study(shared_data / scan).volume).measures.coverage
     assert found is not None
     assert sides(found) == cuts
     assert cuts or found.lung_height_mm > 180

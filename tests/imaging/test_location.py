@@ -14,7 +14,7 @@ from imaging.dicom.writer import write_series
 from imaging.location import Location, locator_of
 from imaging.lungs import Lungs
 from imaging.phantom.phantom import Phantom, PhantomSpec, make_phantom
-from imaging.preprocess import Preprocessed, preprocess
+from imaging.preprocess import ChestMeasures, Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.volume import (
     FloatArray,
@@ -153,7 +153,9 @@ def locator(
     shape, mask = study.volume.shape, air.astype(np.uint8)
     lungs = Lungs((0, 0, 0), shape, mask, mask, np.full(air.shape, -850, np.int16), shape)
     coverage = Coverage(160.0, cuts)
-    box = Preprocessed(np.zeros((1, 1, 1), np.uint8), Geometry(), lungs, geometry, coverage)
+    box = Preprocessed(
+        np.zeros((1, 1, 1), np.uint8), Geometry(), lungs, geometry, lambda: ChestMeasures(coverage)
+    )
     made = locator_of(study, box)
     return lambda z, x: made.locate((4.0 * x + 1.0, 160.0, 4.0 * (z + 0.5) - step_mm / 2))
 

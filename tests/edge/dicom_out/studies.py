@@ -112,7 +112,7 @@ def report_of(study: Study, box: Preprocessed) -> Report:
         second_reading_reason="3 of 3 uncertain candidates were read again",
         locator=locator_of(study, box),
         models={"edge": "screening-int8 1 (openvino)", "cloud": "hybrid-int8 1"},
-        coverage=box.coverage,
+        coverage=box.measures.coverage,
     )
     return completed(report)
 

@@ -1,0 +1,83 @@
+"""Measure the slices of a volume one by one: the range of their HU, and means in cells.
+
+It is done as soon as a slice is decoded: then it is in the processor's cache, and what is left for
+the last slice of a study is little.
+"""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+FINE_MM, COARSE_MM = 4.0, 8.0
+"""Side of the cells in which lungs are found, and in which slices are compared."""
+
+Plane = npt.NDArray[np.int16]
+PixelMm = tuple[float, float]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class SliceMeasures:
+    """What is measured of one slice.
+
+    Attributes:
+        low, high: its lowest and its highest HU.
+        fine, coarse: int16 ``(y, x)``, the means in cells of about `FINE_MM` and `COARSE_MM`.
+    """
+
+    low: int
+    high: int
+    fine: Plane
+    coarse: Plane
+
+    @classmethod
+    def of(cls, plane: Plane, pixel_mm: PixelMm) -> "SliceMeasures":
+        """Measure one slice ``(y, x)`` of HU with pixels of ``pixel_mm``, ``(y, x)``."""
+        plane = np.ascontiguousarray(plane)
+        low, high, _, _ = cv2.minMaxLoc(plane)
+        fine, coarse = (_cells(plane.shape, pixel_mm, side) for side in (FINE_MM, COARSE_MM))
+        half = _halved(plane, fine)
+        # most slices have the same half for both
+        other = _halved(plane, coarse) if half is plane else half
+        return cls(int(low), int(high), _resized(half, fine), _resized(other, coarse))
+
+
+def of_each(make: Callable[[Plane], T], planes: Iterable[Plane]) -> list[T]:
+    """Return what ``make`` makes of each slice, on two cores: OpenCV releases Python's lock."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(make, planes))
+
+
+def measures_of(hu: npt.NDArray[np.int16], pixel_mm: PixelMm) -> tuple[SliceMeasures, ...]:
+    """Measure all slices of a volume ``(z, y, x)``."""
+    return tuple(of_each(lambda plane: SliceMeasures.of(plane, pixel_mm), hu))
+
+
+def fine_means(plane: Plane, pixel_mm: PixelMm) -> Plane:
+    """Return ``fine`` of `SliceMeasures` alone."""
+    size = _cells(plane.shape, pixel_mm, FINE_MM)
+    return _resized(_halved(np.ascontiguousarray(plane), size), size)
+
+
+def _cells(shape: tuple[int, ...], pixel_mm: PixelMm, side: float) -> tuple[int, int]:
+    """Return how many cells a slice has, ``(x, y)``."""
+    y, x = (max(1, round(n * mm / side)) for n, mm in zip(shape, pixel_mm, strict=True))
+    return x, y
+
+
+def _halved(plane: Plane, size_xy: tuple[int, int]) -> Plane:
+    """Halve a slice that has two pixels or more for each cell: OpenCV does that fast."""
+    height, width = plane.shape
+    if width < 2 * size_xy[0] or height < 2 * size_xy[1]:
+        return plane
+    return _resized(plane, (width // 2, height // 2))
+
+
+def _resized(plane: Plane, size_xy: tuple[int, int]) -> Plane:
+    return np.asarray(cv2.resize(plane, size_xy, interpolation=cv2.INTER_AREA), dtype=np.int16)
