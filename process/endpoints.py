@@ -92,7 +92,8 @@ class OperatorMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield what was sampled; at first nothing."""
         if self.sample is not None:
-            threading.Thread(target=self._take, args=[self.sample], daemon=True).start()
+            # no daemon: Python ends those inside of the engine, which ends the process with SIGABRT
+            threading.Thread(target=self._take, args=[self.sample]).start()
             self.sample = None
         yield from (self._share, self._rate)
 

@@ -1,0 +1,230 @@
+"""``overread-eval profile``: memory, operators and link of a study, beside what the CPU can do.
+
+The installed agent reads a study again and again, with a cloud on loopback. Memory and link are
+those of their metrics. Both networks are timed layer by layer, without them.
+"""
+
+import json
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from prometheus_client.parser import text_string_to_metric_families
+
+from evaluation.accuracy.detect import TIMES, stage_times
+from evaluation.errors import MissingData
+from evaluation.phantoms import STUDIES, prepare, whole_chest
+from evaluation.process_memory import children_of, peak_memory, resident_mb
+from evaluation.receiving.receiving import ANSWER_S, put
+from evaluation.receiving.sender import copied
+from evaluation.run import SHARE, Bar, Result, Table, command, each
+from evaluation.world import free_ports, running_agent, running_cloud
+from imaging.dicom.arrival import files_of
+from models.runtime import hardware
+from models.runtime.artifacts import find
+from models.runtime.operators import achieved, layers_of, peak, shares
+
+READINGS = 10
+"""Readings that count; one before them does not."""
+
+BOX = (256, 224, 320)
+"""Voxels of the lung box that the screening network is timed with."""
+
+MOST_MB = 1200.0
+"""Required of the agent and its children together."""
+
+SHOWN = 12
+"""Layers of each network in the table; the result has all."""
+
+MILLI, GIGA = 1e3, 1e9
+
+
+def bars(result: Result) -> Iterator[Bar]:
+    """Yield the memory of the agent."""
+    what = f"memory of the agent and its children, {result['slices']} slices"
+    yield Bar(what, result["together_mb"], MOST_MB, "{:.0f} MB")
+
+
+@command(
+    TIMES,
+    Table("memory", {"what": "memory", "mb": ("MB", "{:.0f}")}),
+    Table("link", {"what": "link, each study", "edge": ("edge", "{:.1f}"),
+                   "cloud": ("cloud", "{:.1f}")}),
+    Table("networks", {
+        "network": "network", "threads": "threads", "took_ms": ("pass ms", "{:.1f}"),
+        "gop": ("GOP", "{:.1f}"), "gops": ("GOP/s", "{:.0f}"),
+        "peak_gops": ("peak", "{:.0f}"), "peak_fp32_gops": ("peak FP32", "{:.0f}"),
+        "at_peak": ("time at the peak", SHARE), "slower": ("products below it", SHARE),
+        "other": ("other operators", SHARE),
+    }),
+    Table("operators", {"network": "network", "operator": "operator",
+                        "took_ms": ("ms", "{:.2f}"), "share": ("share", SHARE)}),
+    Table("layers", {
+        "network": "network", "layer": "layer", "operator": "operator",
+        "took_ms": ("ms", "{:.2f}"), "share": ("share", SHARE), "gops": ("GOP/s", "{:.0f}"),
+        "of_peak": ("of the peak", SHARE),
+    }, lambda result: [
+        one for network in result["networks"]
+        for one in [row for row in result["layers"] if row["network"] == network["network"]][:SHOWN]
+    ], "The slowest layers"),
+    "{slices} slices, {readings} readings; {cpu}, {cores} cores",
+    bars=bars,
+)  # fmt: skip
+def profile(
+    study: Annotated[
+        Path | None, typer.Argument(help="Folder of one series in DICOM; a phantom if omitted.")
+    ] = None,
+    slices: Annotated[int, typer.Option(min=40, help="Slices of the phantom.")] = 120,
+    cloud: Annotated[bool, typer.Option(help="Start a cloud on loopback.")] = True,
+    out: Annotated[Path | None, typer.Option(help="File for the picture (PNG).")] = None,
+) -> dict[str, Any]:
+    """Memory by stage, operators by layer against the CPU's peak, and the link, of a study."""
+    if study is None:
+        chest = whole_chest(slices)
+        spacing_mm = (chest.size_mm[0] / slices, *chest.spacing_mm[1:])
+        study = prepare([replace(chest, spacing_mm=spacing_mm)], STUDIES)[0].folder
+    result = {**read_studies(study, cloud), **profile_networks()}
+    if out is not None:
+        draw(result, out)
+    return result
+
+
+def read_studies(study: Path, with_cloud: bool) -> dict[str, Any]:
+    """Have the agent read copies of a study; return times, memory and link.
+
+    Raises:
+        MissingData: the folder has no files, or the study is refused.
+    """
+    if not study.is_dir() or not (files := files_of(study)):
+        raise MissingData(study, "is no folder with files")
+    ledgers = []
+    with ExitStack() as held:
+        work = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="overread-profile-")))
+        address = f"127.0.0.1:{free_ports(1)[0]}"
+        service = held.enter_context(running_cloud()) if with_cloud else None
+        to = {"cloud__address": service.address, "deadline_s": 60.0} if service else {}
+        agent = held.enter_context(
+            running_agent(work / "site", work / "log", metrics_address=address, **to)
+        )
+        pid = agent.process.pid
+        with peak_memory(pid, together=True) as most:
+            for number in each(range(READINGS + 1), "readings"):
+                report = put(agent, copied(files, work / f"study-{number}")) / "report.json"
+                agent.process.wait_until(report.is_file, "answer", ANSWER_S, poll_s=0.005)
+                found = json.loads(report.read_bytes())
+                if found["rejection"] is not None:
+                    raise MissingData(study, f"was refused: {found['rejection']['reason']}")
+                ledgers.append({one["stage"]: one["took_s"] for one in found["ledger"]})
+        time.sleep(1.0)
+        steady_mb = sum(map(resident_mb, (pid, *children_of(pid))))
+        edge = scrape(f"http://{address}/metrics")
+        there = scrape(service.metrics) if service else {}
+    by_stage = [(key[1], value) for key, value in edge.items() if key[0] == "memory_peak_bytes"]
+    memory = [{"what": f"stage {stage}, peak", "mb": size / 1e6} for stage, size in by_stage]
+    memory += [
+        {"what": "agent and its children together, peak", "mb": most.together_mb},
+        {"what": "agent and its children between studies", "mb": steady_mb},
+    ]
+    if there:
+        memory.append({"what": "cloud, peak", "mb": there["memory_peak_bytes",] / 1e6})
+    return {
+        "slices": len(files),
+        "readings": READINGS,
+        "stages": stage_times(ledgers[1:]),
+        "memory": memory,
+        "together_mb": most.together_mb,
+        "steady_mb": steady_mb,
+        "link": link_rows(edge, there, len(ledgers)) if there else [],
+    }
+
+
+Scraped = Mapping[tuple[str, ...], float]
+"""Metrics by name without the program's, and values of labels."""
+
+
+def scrape(url: str) -> Scraped:
+    """Return the metrics of an agent or a cloud."""
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        text = answer.read().decode()
+    return {
+        (one.name.split("_", 2)[2], *one.labels.values()): one.value
+        for family in text_string_to_metric_families(text)
+        if family.name.startswith("overread_")
+        for one in family.samples
+    }
+
+
+def link_rows(edge: Scraped, cloud: Scraped, studies: int) -> list[dict[str, Any]]:
+    """Return what one study cost, as the edge and as the cloud counts it."""
+    rois = sum(value for key, value in cloud.items() if key[0] == "rois_total")
+    rows: list[tuple[str, float | None, float | None]] = [("ROIs", None, rois / studies)]
+    for there, here in (("received", "sent"), ("sent", "received")):
+        sizes = edge["cloud_bytes_total", here], cloud["bytes_total", there]
+        rows.append((f"KB {here} by the edge", *(size / studies / 1e3 for size in sizes)))
+    coding = edge["cloud_coding_seconds_total",], cloud["coding_seconds_total",]
+    rows.append(("ms of coding", *(MILLI * one / studies for one in coding)))
+    rows.append(("ms of a round trip", MILLI * edge["cloud_round_trip_seconds",], None))
+    return [{"what": what, "edge": here, "cloud": there} for what, here, there in rows]
+
+
+def profile_networks() -> dict[str, Any]:
+    """Time both networks layer by layer, as they are used: on all cores, and on one."""
+    networks, operators, rows = [], [], []
+    for name, threads in (("screening-int8", hardware.cores()), ("hybrid-int8", 1)):
+        layers = layers_of(find(name), BOX, threads)
+        most, took_s = peak(threads, int8=True), sum(one.took_s for one in layers)
+        ideal_s = sum(one.operations for one in layers) / most
+        products_s = sum(one.took_s for one in layers if one.operations)
+        networks.append({
+            "network": name, "threads": threads, "took_ms": MILLI * took_s,
+            "gop": sum(one.operations for one in layers) / GIGA, "gops": achieved(layers) / GIGA,
+            "peak_gops": most / GIGA, "peak_fp32_gops": peak(threads, int8=False) / GIGA,
+            "at_peak": ideal_s / took_s, "slower": (products_s - ideal_s) / took_s,
+            "other": 1 - products_s / took_s,
+        })  # fmt: skip
+        operators += [
+            {"network": name, "operator": kind, "took_ms": MILLI * share * took_s, "share": share}
+            for kind, share in shares(layers).items()
+        ]
+        rows += [
+            {"network": name, "layer": one.name, "operator": one.kind,
+             "took_ms": MILLI * one.took_s, "share": one.took_s / took_s,
+             "gops": one.rate / GIGA if one.operations else None,
+             "of_peak": one.rate / most if one.operations else None}
+            for one in sorted(layers, key=lambda one: -one.took_s)
+        ]  # fmt: skip
+    return {"networks": networks, "operators": operators, "layers": rows}
+
+
+def draw(result: Result, path: Path) -> None:
+    """Draw memory, link and the slowest layers of both networks as a PNG file."""
+    from matplotlib.figure import Figure
+
+    panels = [("memory, MB", [(one["what"], one["mb"], None) for one in result["memory"]])]
+    panels.append(("link, each study", [
+        (one["what"], one["cloud"] if one["edge"] is None else one["edge"], None)
+        for one in result["link"]
+    ]))  # fmt: skip
+    for network in result["networks"]:
+        layers = [one for one in result["layers"] if one["network"] == network["network"]][:SHOWN]
+        title = f"{network['network']}, ms; colour: share of the peak"
+        panels.append((title, [(one["layer"], one["took_ms"], one["of_peak"]) for one in layers]))
+    figure = Figure(figsize=(14, 9), dpi=100, layout="constrained")
+    for axes, (title, bars_of) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        names, values = [one[0][-44:] for one in bars_of], [one[1] for one in bars_of]
+        greys = [
+            ("0.7" if one[2] is None else (1 - one[2], 0.4 + 0.4 * one[2], 0.2)) if len(one) else ""
+            for one in bars_of
+        ]
+        drawn = axes.barh(names, values, color=greys)
+        axes.bar_label(drawn, fmt="%.3g", padding=2, fontsize="small")
+        axes.invert_yaxis()
+        axes.set_title(title, fontsize="medium")
+        axes.tick_params(labelsize="small")
+    figure.savefig(path, format="png")
