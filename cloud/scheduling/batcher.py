@@ -97,11 +97,12 @@ class Batcher:
             await stage.run(np.zeros((n, *roi_shape), np.uint8))
             return self.clock() - began_s
 
-        for n, counts in ((1, False), (1, True), (self.timing.max_batch, True)):
+        most = self.timing.max_batch
+        await asyncio.gather(*(read(stage, 1) for stage in self._stages))  # the first takes longer
+        for n in (*(2**i for i in range((most - 1).bit_length())), most):
             for took_s in await asyncio.gather(*(read(stage, n) for stage in self._stages)):
-                if counts:
-                    self.timing.latency.observe(n, took_s)
-                    self.timing.interval.observe(n, took_s)
+                self.timing.latency.observe(n, took_s)
+                self.timing.interval.observe(n, took_s)
 
     def check(
         self, deadline: Deadline, priority: Priority, site: str = UNKNOWN_SITE, rois: int = 1

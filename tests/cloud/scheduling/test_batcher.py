@@ -127,12 +127,12 @@ def test_warm_up_measures_the_cost() -> None:
 
     async def scenario() -> None:
         stage = HandStage()
-        stage.allow(3)
+        stage.allow(5)
         batcher = Batcher(
-            [stage], Telemetry(), max_batch=4, max_batch_delay_s=0.0, clock=lambda: stage.now_s
+            [stage], Telemetry(), max_batch=6, max_batch_delay_s=0.0, clock=lambda: stage.now_s
         )
         await batcher.warm_up((1, 1, 1))
-        assert [len(batch) for batch in stage.batches] == [1, 1, 4]
+        assert [len(batch) for batch in stage.batches] == [1, 1, 2, 4, 6]
         assert batcher.timing.latency.line == pytest.approx((2.0, 1.0))
 
     asyncio.run(scenario())

@@ -49,6 +49,20 @@ def test_a_batch_is_as_large_as_is_efficient(fixed_s: float, each_s: float, size
     assert line(fixed_s, each_s).efficient_size(8) == size
 
 
+def test_each_size_has_a_time_of_its_own() -> None:
+    """An engine that runs batches of 1, 2, 4 and 8 well reads three ROIs as four."""
+    padded = {1: 1.0, 2: 2.0, 3: 4.0, 4: 4.0, 8: 8.0}
+    cost = learnt(*list(padded.items()) * 3)
+    assert [cost.estimate_s(n) for n in padded] == pytest.approx(list(padded.values()), rel=0.15)
+    dear = learnt(*[(1, 2.0), (2, 2.5), (4, 8.0), (8, 15.0)] * 3)
+    assert dear.efficient_size(8) == 2
+
+
+def test_a_size_that_was_not_seen_of_late_follows_the_line() -> None:
+    cost = learnt((1, 1.9), *[(2, 2.0), (8, 8.0)] * 40)
+    assert cost.estimate_s(1) == pytest.approx(1.0, rel=0.1)
+
+
 def test_another_size_is_tried_once_in_a_while() -> None:
     """With one size seen of late another is tried, and the efficient size found again."""
     for usual, other in ((1, 8), (8, 4)):
