@@ -391,19 +391,24 @@ def at_lung(
     tissue = lungs.air & ((lungs.hu > low) & (lungs.hu < high)).astype(np.uint8)
     inner = tissue & erode(lungs.air, 1)  # at its surface gas and wall mix in one cell
     gas = opened((lungs.hu < _GAS_HU).astype(np.uint8), _GAS_CELLS)
-    masks = inner, opened(tissue, 1), gas
+    masks = [mask > 0 for mask in (inner, opened(tissue, 1), gas)]
     cell_mm = np.asarray(lungs.shape) * spacing_mm / lungs.air.shape
+    at, reach = (index_zyx + 0.5) * spacing_mm / cell_mm, diameter_mm / 2 + REACH_MM
+    # the cells within reach
+    first = np.maximum(np.floor(at - reach[:, None] / cell_mm).astype(int), 0)
+    last = np.minimum(np.ceil(at + reach[:, None] / cell_mm).astype(int), lungs.air.shape)
     near = np.zeros(len(index_zyx), dtype=bool)
-    for n, (index, diameter) in enumerate(zip(index_zyx, diameter_mm, strict=True)):
-        at, reach = (index + 0.5) * spacing_mm / cell_mm, diameter / 2 + REACH_MM
-        # the cells within reach, and their distance
-        first = np.maximum(np.floor(at - reach / cell_mm).astype(int), 0)
-        last = np.ceil(at + reach / cell_mm).astype(int)
-        parts = [mask[tuple(map(slice, first, last))] > 0 for mask in masks]
-        steps = np.moveaxis(np.indices(parts[0].shape), 0, -1) + first + 0.5 - at
-        far = np.linalg.norm(steps * cell_mm, axis=-1)
-        to_inner, to_tissue, to_gas = (far[part].min(initial=np.inf) for part in parts)
-        near[n] = to_inner <= reach and to_tissue <= to_gas + _CLOSER_MM
+    for n in range(len(near)):
+        sides = list(map(slice, first[n].tolist(), last[n].tolist()))
+        # the squares of their distances along each axis, and in space
+        z, y, x = (
+            ((np.arange(side.start, side.stop) + 0.5 - middle) * mm) ** 2
+            for side, middle, mm in zip(sides, at[n], cell_mm, strict=True)
+        )
+        far = np.add.outer(np.add.outer(z, y), x)
+        nearest = (far[mask[*sides]].min(initial=np.inf) ** 0.5 for mask in masks)
+        to_inner, to_tissue, to_gas = nearest
+        near[n] = to_inner <= reach[n] and to_tissue <= to_gas + _CLOSER_MM
     return near
 
 
