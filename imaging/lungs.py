@@ -30,7 +30,17 @@ import numpy as np
 import numpy.typing as npt
 
 from imaging.errors import NoLung
-from imaging.morphology import closed, closed_along_z, dilate, doubled, erode, halved, hull, opened
+from imaging.morphology import (
+    bounds,
+    closed,
+    closed_along_z,
+    dilate,
+    doubled,
+    erode,
+    halved,
+    hull,
+    opened,
+)
 from imaging.slices import FINE_MM, SliceMeasures, fine_means, of_each
 from imaging.volume import FloatArray, HuArray, Triple, UInt8Array
 
@@ -164,9 +174,9 @@ def find_lungs(
         )
     mask = _region(air.copy(), coarse)
     # the bounds in voxels, rounded outwards
-    hit = np.argwhere(mask)
-    start = hit.min(0) * hu.shape // mask.shape
-    stop = np.minimum(-(-(hit.max(0) + 1) * hu.shape // mask.shape), hu.shape)
+    first, last = bounds(mask)
+    start = first * hu.shape // mask.shape
+    stop = np.minimum(-(-last * hu.shape // mask.shape), hu.shape)
     return Lungs(_index(start), _index(stop), mask, air, coarse, _index(hu.shape))
 
 
@@ -197,16 +207,17 @@ def _cut_lung(doubtful: UInt8Array, tissue: UInt8Array, rim: UInt8Array) -> UInt
     are on cells of twice the coarse size.
     """
     labels = labelled(opened(doubtful, _THICK_CELLS))
+    n = int(labels.max()) + 1
+    reach = np.bincount(labels[rim > 0], minlength=n)
+    if not (reach[1:] >= _MIN_RIM_CELLS).any():
+        return np.zeros_like(doubtful)
     # the largest region of the tissue is the patient
     bodies = labelled(opened(tissue, _THICK_CELLS))
     sizes = np.bincount(bodies.ravel())
     sizes[0] = 0
     within = _between((bodies > 0) & (bodies == sizes.argmax()))
-    # cells of each label: all of them, those between tissue, and those at the rim
-    n = int(labels.max()) + 1
-    sizes, inner, reach = (
-        np.bincount(labels[part > 0], minlength=n) for part in (np.ones_like(rim), within, rim)
-    )
+    # cells of each label: all of them, and those between tissue
+    sizes, inner = np.bincount(labels.ravel()), np.bincount(labels[within > 0], minlength=n)
     cut = (reach >= _MIN_RIM_CELLS) & (inner >= _MIN_WITHIN_SHARE * sizes)
     cut[0] = False  # label 0 is the background
     return np.asarray(cut[labels], dtype=np.uint8)
@@ -253,12 +264,14 @@ def _lung_like(
     density is doubtful: no bowel holds as much that is not gas as a lung with large bullae, or with
     little air.
     """
-    inside = interior > 0
     sizes = np.bincount(labels.ravel())
-    tissue = inside & (coarse > _PURE_AIR_HU)
+    # the labels and the HU of the cells inside
+    inside = np.flatnonzero(interior)
+    of, hu = labels.ravel()[inside], coarse.ravel()[inside]
+    tissue = hu > _PURE_AIR_HU
     cells, parenchyma, aerated = (
-        np.bincount(labels[part], minlength=len(sizes))
-        for part in (inside, tissue, tissue & (coarse < _AERATED_HU))
+        np.bincount(of[part], minlength=len(sizes))
+        for part in (slice(None), tissue, tissue & (hu < _AERATED_HU))
     )
     blurred = (slice_mm > _THICK_SLICE_MM) & (_ml(sizes) < _SMALL_ML)
     needed = np.where(blurred, _MIN_AERATED_SHARE_OF_THICK, _MIN_AERATED_SHARE)
@@ -295,8 +308,12 @@ def labelled(mask: UInt8Array) -> npt.NDArray[np.uint32]:
     """Number the regions of ``mask`` from 1; cells are connected by their faces."""
     import SimpleITK  # here, since the screening network needs this module, but not SimpleITK
 
-    labels = SimpleITK.ConnectedComponent(SimpleITK.GetImageFromArray(mask))
-    return np.asarray(SimpleITK.GetArrayFromImage(labels), dtype=np.uint32)
+    labels = np.zeros(mask.shape, np.uint32)
+    if mask.any():
+        inner = tuple(map(slice, *bounds(mask)))
+        found = SimpleITK.ConnectedComponent(SimpleITK.GetImageFromArray(mask[inner]))
+        labels[inner] = SimpleITK.GetArrayViewFromImage(found)
+    return labels
 
 
 def _region(air: UInt8Array, coarse: HuArray) -> UInt8Array:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from imaging.volume import UInt8Array
 
@@ -17,12 +18,12 @@ _SliceFilter = Callable[[UInt8Array, UInt8Array], object]
 
 def dilate(mask: UInt8Array, radius: float) -> UInt8Array:
     """Dilate ``mask`` by a ball of ``radius`` cells; nothing grows in from outside the grid."""
-    return _by_discs(mask, radius, cv2.dilate, np.maximum)
+    return _by_discs(mask, radius, cv2.dilate, np.maximum, 0)
 
 
 def erode(mask: UInt8Array, radius: float) -> UInt8Array:
     """Erode ``mask`` by a ball of ``radius`` cells; the edge of the grid erodes nothing."""
-    return _by_discs(mask, radius, cv2.erode, np.minimum)
+    return _by_discs(mask, radius, cv2.erode, np.minimum, 1)
 
 
 def opened(mask: UInt8Array, radius: float) -> UInt8Array:
@@ -83,8 +84,18 @@ def doubled(mask: UInt8Array, shape: tuple[int, ...]) -> UInt8Array:
     return fine[:z, :y, :x]
 
 
+def bounds(mask: UInt8Array) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return the first index of a mask that is not empty, and the one after its last, ``(3,)``."""
+    ends = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    return np.array([end[0] for end in ends]), np.array([end[-1] + 1 for end in ends])
+
+
 def _by_discs(
-    mask: UInt8Array, radius: float, apply: _SliceFilter, combine: Callable[..., object]
+    mask: UInt8Array,
+    radius: float,
+    apply: _SliceFilter,
+    combine: Callable[..., object],
+    outside: int,
 ) -> UInt8Array:
     """Apply a ball filter as one disc filter for each distance along z.
 
@@ -92,10 +103,14 @@ def _by_discs(
     above and below.
     """
     result = mask.copy()
-    for dz in range(min(int(radius), mask.shape[0] - 1) + 1):
+    # all slices below each other are one image, kept apart by rows that change none of them
+    pad = int(radius)
+    apart = np.pad(mask, ((0, 0), (0, pad), (0, 0)), constant_values=outside)
+    tall = apart.reshape(-1, mask.shape[2])
+    for dz in range(min(pad, mask.shape[0] - 1) + 1):
         disc = _disc((radius**2 - dz**2) ** 0.5)
         # a slice is changed by its own section of the ball and the smaller ones of its neighbours
-        layer = np.stack([np.asarray(apply(s, disc), dtype=np.uint8) for s in mask])
+        layer = np.asarray(apply(tall, disc), np.uint8).reshape(apart.shape)[:, : mask.shape[1]]
         upper, lower = result[dz:], result[: len(result) - dz]
         combine(upper, layer[: len(layer) - dz], out=upper)
         combine(lower, layer[dz:], out=lower)

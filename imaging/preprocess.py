@@ -99,8 +99,15 @@ class Preprocessed:
         return inside
 
 
-def preprocess(volume: Volume, source: Path | str = "volume") -> Preprocessed:
-    """Cut out and resample the lung box of a CT volume.
+Room = Callable[[tuple[int, int, int]], UInt8Array]
+
+
+def _room(shape: tuple[int, int, int]) -> UInt8Array:
+    return np.empty(shape, np.uint8)
+
+
+def preprocess(volume: Volume, source: Path | str = "volume", room: Room = _room) -> Preprocessed:
+    """Cut out and resample the lung box of a CT volume; ``room`` makes the array for it.
 
     Raises:
         NoLung: the volume holds no lung; the error names ``source``.
@@ -118,7 +125,7 @@ def preprocess(volume: Volume, source: Path | str = "volume") -> Preprocessed:
         reason = f"its lungs would be {size} mm (z, y, x), at most {MAX_BOX_MM:g} mm each"
         raise IrregularGeometry(f"{reason}: check the spacing, export it again", source)
     box = tuple(slice(a, b) for a, b in zip(lungs.start, lungs.stop, strict=True))
-    voxels, geometry = resample(hu[box], whole.cropped(lungs.start))
+    voxels, geometry = resample(hu[box], whole.cropped(lungs.start), room)
     measure = partial(_measured, hu, whole.spacing_mm, lungs)
     return Preprocessed(voxels, geometry, lungs, whole, measure)
 
@@ -133,20 +140,21 @@ def _measured(hu: HuArray, spacing_mm: Triple, lungs: Lungs) -> ChestMeasures:
     )
 
 
-def resample(hu: HuArray, geometry: Geometry) -> tuple[UInt8Array, Geometry]:
+def resample(hu: HuArray, geometry: Geometry, room: Room = _room) -> tuple[UInt8Array, Geometry]:
     """Resample HU at any spacing to 1 mm, uint8 of the window, by trilinear interpolation.
 
     The window is applied first, which saves three quarters of the memory traffic and of the time.
     Then OpenCV resizes each slice in its plane (pixel areas aligned), and slices are blended
     along z.
     """
-    shape = tuple(
+    z, y, x = (
         max(1, round(n * s / TARGET_MM)) for n, s in zip(hu.shape, geometry.spacing_mm, strict=True)
     )
+    shape = z, y, x
     # OpenCV releases the interpreter's lock, so that two threads use two cores
     with ThreadPoolExecutor(2) as pool:
         flat = list(pool.map(lambda image: _flat(image, (shape[2], shape[1])), hu))
-        out = np.empty(shape, np.uint8)
+        out = room(shape)
         centres = (np.arange(shape[0]) + 0.5) * (hu.shape[0] / shape[0]) - 0.5
         at = np.clip(centres, 0, hu.shape[0] - 1)  # positions of the new slices in the old ones
         list(pool.map(lambda part: _blend(flat, at, out, part), np.array_split(range(shape[0]), 2)))
@@ -162,9 +170,8 @@ def _flat(image: HuArray, size_xy: tuple[int, int]) -> cv2.typing.MatLike:
     """Window one slice and resize it in its plane."""
     low, high = WINDOW_HU
     scale = 255.0 / (high - low)
-    contiguous = np.ascontiguousarray(image)
     # the second operand has weight 0: this is OpenCV's fused scale, round and saturate
-    windowed = cv2.addWeighted(contiguous, scale, contiguous, 0, -low * scale, dtype=cv2.CV_8U)
+    windowed = cv2.addWeighted(image, scale, image, 0, -low * scale, dtype=cv2.CV_8U)
     return cv2.resize(windowed, size_xy, interpolation=cv2.INTER_LINEAR)
 
 

@@ -72,7 +72,7 @@ def _read_directory(
     folder: Path, series: str, select: SelectSeries | None, ahead: ReadAhead | None = None
 ) -> Study:
     """Read the DICOM files of a folder, or its volume file where there are none."""
-    files, others = find_dicom(folder)
+    files, others = find_dicom(folder, ahead.is_known) if ahead else find_dicom(folder)
     if files:
         study = read_series(folder, files, request=series, select=select, ahead=ahead)
         ignored = [file for file in others if file.name not in SIDECARS]

@@ -61,6 +61,10 @@ class ReadAhead:
             if is_machine_fault(error) or is_out_of_memory(error):
                 raise
 
+    def is_known(self, file: Path) -> bool:
+        """Return whether a file was read, and is an image."""
+        return (key := _key(file)) is not None and self._known.get(key) is not None
+
     def instance(self, file: Path) -> Instance:
         """Return the header of a file, with its slice where that is decoded.
 

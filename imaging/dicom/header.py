@@ -5,10 +5,11 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom import Dataset
@@ -85,7 +86,7 @@ class Instance:
     """One image as its header describes it; ``frame`` is its index inside its file.
 
     With ``damage`` its series cannot be read; what lies behind it may not be known. ``plane`` is
-    its slice where it was decoded already.
+    its slice where it was decoded already, and ``made`` keeps what was made of the header.
     """
 
     file: Path
@@ -95,6 +96,7 @@ class Instance:
     pixels: Pixels | None = None
     values: Mapping[int, tuple[str, bytes]] | None = None
     _texts: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    made: dict[str, Any] = field(default_factory=dict, repr=False)
     damage: StudyError | None = None
     plane: Plane | None = None
 
@@ -244,8 +246,12 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:120]
 
 
-def find_dicom(folder: Path) -> tuple[list[Path], list[Path]]:
+def find_dicom(
+    folder: Path, is_known: Callable[[Path], bool] = lambda _file: False
+) -> tuple[list[Path], list[Path]]:
     """List the DICOM files below ``folder`` and the other files, each sorted by path.
+
+    Those that ``is_known`` knows to be DICOM files are not opened.
 
     Hidden files, DICOMDIR and the archive folders of macOS are left out of both. What else lies on
     a patient's disc (a viewer, its libraries, pictures, texts, empty files) is among the others.
@@ -261,6 +267,9 @@ def find_dicom(folder: Path) -> tuple[list[Path], list[Path]]:
         if count > MAX_FILES:
             reason = f"more than {MAX_FILES} files: give the folder of one study"
             raise UnreadableFile(reason, folder)
+        if is_known(file) and not is_unfinished(file):
+            dicom.append(file)
+            continue
         # what is no file is not opened, and treated like an empty one
         head = b"" if special_kind(file) else read_head(file)
         unfinished = is_unfinished(file)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -110,7 +110,10 @@ def slice_of(image: Instance) -> Slice:
         UnreadableFile, NotCt: the pixels are not those of a CT image.
         IrregularGeometry: the position in the patient is missing or impossible.
     """
-    return Slice(
+    made: Slice | None = image.made.get("slice")
+    if made is not None:
+        return replace(made, file=image.file, plane=image.plane)
+    one = image.made["slice"] = Slice(
         file=image.file,
         frame=image.frame,
         transfer_syntax=image.transfer_syntax,
@@ -124,6 +127,7 @@ def slice_of(image: Instance) -> Slice:
         pixels=image.pixels,
         plane=image.plane,
     )
+    return one
 
 
 def _image_ref(image: Instance) -> ImageRef:

@@ -33,7 +33,7 @@ import SimpleITK  # noqa: F401 - loaded before the fork, and not in each child
 
 from imaging.dicom.ahead import ReadAhead
 from imaging.errors import StudyError, TooLarge, UnreadableFile, is_machine_fault, is_out_of_memory
-from imaging.isolation.transfer import MAX_LINE, Ways, to_json
+from imaging.isolation.transfer import MAX_LINE, Ways, place, to_json
 from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.selection import Preference, SelectSeries, SeriesSummary
@@ -162,7 +162,7 @@ def _read(
         if len(json.dumps(told)) > MAX_LINE // 2:
             raise UnreadableFile("its header is too long: export the study again", path)
         _send(connection, "study", told)
-        box = preprocess(study.volume, path)
+        box = preprocess(study.volume, path, lambda shape: place(shape, np.uint8, file))
         _send(connection, "box", to_json(replace(box, measure=None), file))
         os.nice(LOOKING)  # the network runs now
         _send(connection, "measures", to_json(box.measures, file))

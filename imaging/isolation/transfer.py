@@ -10,6 +10,7 @@ import mmap
 import os
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -87,7 +88,30 @@ def from_json(kind: type[T], value: Any, file: int) -> T:
     return built
 
 
+class _Placed(np.ndarray):
+    """An array that lies in a file already, from ``start``."""
+
+    start: int
+
+
+def place(shape: tuple[int, ...], dtype: npt.DTypeLike, file: int) -> npt.NDArray[Any]:
+    """Make an array at the end of ``file``: `to_json` does not copy it.
+
+    Raises:
+        OSError: the file cannot grow: no memory is left.
+    """
+    start = -(-os.fstat(file).st_size // mmap.PAGESIZE) * mmap.PAGESIZE
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    os.ftruncate(file, start + size)
+    memory = mmap.mmap(file, size, offset=start)
+    array = np.frombuffer(memory, dtype).reshape(shape).view(_Placed)
+    array.start = start
+    return array
+
+
 def _append(array: npt.NDArray[Any], file: int) -> dict[str, object]:
+    if isinstance(array, _Placed):
+        return {"dtype": array.dtype.str, "shape": list(array.shape), "start": array.start}
     start = -(-os.fstat(file).st_size // _ALIGNED) * _ALIGNED
     view = np.ascontiguousarray(array).data.cast("B") if array.size else memoryview(b"")
     at = 0
@@ -110,8 +134,8 @@ def _build(kind: Any, value: Any, memory: mmap.mmap | bytes) -> Any:
         (scalar,) = get_args(args[1])
         return _array(np.dtype(scalar), value, memory)
     if is_dataclass(kind):
-        hints = get_type_hints(kind)
-        parts = {one.name: _build(hints[one.name], value[one.name], memory) for one in fields(kind)}
+        types = _hints(kind)  # type: ignore[arg-type]
+        parts = {name: _build(hint, value[name], memory) for name, hint in types}
         return make(**parts)
     if issubclass(kind, Enum):
         return kind[value]
@@ -122,6 +146,13 @@ def _build(kind: Any, value: Any, memory: mmap.mmap | bytes) -> Any:
     if type(value) is not kind:
         raise TypeError(f"{str(value)[:40]!r} is no {kind.__name__}")
     return value
+
+
+@cache
+def _hints(kind: Any) -> list[tuple[str, Any]]:
+    """Return the name and the type of each field of a dataclass."""
+    hints = get_type_hints(kind)
+    return [(one.name, hints[one.name]) for one in fields(kind)]
 
 
 def _without_alias(kind: Any) -> Any:
