@@ -1,5 +1,6 @@
 """The hybrid network as the cloud uses it: ROIs in, readings out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Unpack
 
@@ -15,13 +16,17 @@ from models.runtime.session import Opened, open_as
 from models.runtime.session import Opening as Opening
 
 BoolArray = npt.NDArray[np.bool_]
+Float32Array = npt.NDArray[np.float32]
 
 TEXTURES = ("ground glass", "part-solid", "solid")
 """The texture classes, in the order of their logits."""
 
-VIEWS: tuple[tuple[int, ...], ...] = ((), (1, 3))
-"""The axes along which a batch of ROIs is mirrored for each of its views, as in training."""
+MIRRORED = (1, 3)
+"""The axes along which a batch of ROIs is mirrored for its second view, as in training."""
 
+SURE = 0.0015
+"""An ROI whose first view has a lower probability is read in that view alone. On validation scans
+and in nodules that were inserted into them, a second view then changes no decision."""
 
 _LUNG_HU, _AERATED_HU, _LEAST_CONTRAST_HU = -850.0, -500.0, 100.0
 """Of lung where none is seen around a nodule; the most that is lung; the least contrast."""
@@ -84,40 +89,61 @@ class SecondReader(Opened):
         return int(z), int(y), int(x)
 
     def read(self, batch: UInt8Array) -> Readings:
-        """Read uint8 ROIs ``(n, z, y, x)``, each in two `VIEWS` whose logits are averaged.
+        """Read uint8 ROIs ``(n, z, y, x)``, those that are not `SURE` in two views, as averages.
 
         Raises:
             ModelFailed: the engine failed on this batch.
             ValueError: the ROIs are not of `roi_shape`.
         """
-        return self.conclude(self.session.run(self.views(batch)), batch)
+        views, n = self.views(batch), len(batch)
+        begun = n + n % 2  # engines read pairs in parallel: one mirrored view makes them whole
+        outputs = self.session.run(views[:begun])
+        rest = n + self._unsure(outputs[0][:n])
+        if len(rest := rest[rest >= begun]):
+            more = self.session.run(views[rest])
+            outputs = tuple(map(np.concatenate, zip(outputs, more, strict=True)))
+        return self.conclude(outputs, [*range(begun - n), *(rest - n)], batch)
 
     def views(self, batch: UInt8Array) -> UInt8Array:
-        """Return all views of ROIs ``(n, z, y, x)`` as network input, ``(views * n, 1, z, y, x)``.
+        """Return ROIs ``(n, z, y, x)`` and their mirrored views, ``(2 * n, 1, z, y, x)``.
 
         Raises:
             ValueError: the ROIs are not of `roi_shape`.
         """
         if batch.shape[1:] != self.roi_shape:
             raise ValueError(f"{self.name}: ROIs of {batch.shape[1:]}, expected {self.roi_shape}")
-        views = np.concatenate([np.flip(batch, axes) for axes in VIEWS])
-        return np.ascontiguousarray(views)[:, None]
+        return np.concatenate([batch, np.flip(batch, MIRRORED)])[:, None]
 
-    def conclude(self, outputs: Outputs, rois: UInt8Array) -> Readings:
-        """Average the network's outputs over the views, calibrate them, and measure ``rois``."""
-        # each (views, n, …); numbers (n,) are means over the views
-        *numbers, texture, masks = (out.reshape(len(VIEWS), -1, *out.shape[1:]) for out in outputs)
-        logit, log_diameter, malignancy = (one.mean(0)[:, 0].astype(np.float64) for one in numbers)
-        # masks are mirrored back before they are summed
-        mirrored = (np.flip(one[:, 0], axes) for one, axes in zip(masks, VIEWS, strict=True))
-        drawn = np.asarray(sum(mirrored) / np.float32(len(VIEWS)))
+    def _unsure(self, logit: Float32Array) -> npt.NDArray[np.intp]:
+        """Return the numbers of the ROIs whose logit ``(n, 1)`` is not `SURE`."""
+        slope, intercept = self.session.artifact.settings["calibration"]
+        return np.flatnonzero(sigmoid(slope * logit[:, 0].astype(np.float64) + intercept) >= SURE)
+
+    def conclude(self, outputs: Outputs, again: Sequence[int], rois: UInt8Array) -> Readings:
+        """Average the network's outputs over the views, calibrate them, and measure ``rois``.
+
+        After their first views the outputs have the mirrored ones of the ROIs ``again``; what is
+        `SURE` has no use for them, or the answer would depend on the other ROIs of the batch.
+        """
+        n = len(rois)
+        used = np.isin(again, self._unsure(outputs[0][:n]))
+        averaged = np.asarray(again, np.intp)[used]
+
+        def mean(out: Float32Array, axes: tuple[int, ...] = ()) -> Float32Array:
+            found = out[:n].copy()
+            found[averaged] = (found[averaged] + np.flip(out[n:], axes)[used]) / 2
+            return found
+
+        *numbers, texture, masks = outputs
+        logit, log_diameter, malignancy = (mean(one)[:, 0].astype(np.float64) for one in numbers)
+        drawn = mean(masks[:, 0], MIRRORED)
         (outline,) = self.session.artifact.settings["outline"]
         slope, intercept = self.session.artifact.settings["calibration"]
         return Readings(
             probability=sigmoid(slope * logit + intercept),
             diameter_mm=np.exp(np.clip(log_diameter, 0.0, 5.0)),
             malignancy=sigmoid(malignancy),
-            texture=texture.mean(0).argmax(1),
+            texture=mean(texture).argmax(1),
             mask=np.stack([half_contrast(*one, outline) for one in zip(rois, drawn, strict=True)]),
         )
 
@@ -128,7 +154,7 @@ def open_second_reader(name: str, **opening: Unpack[Opening]) -> SecondReader:
     return SecondReader(open_as("hybrid", name, needed, **opening))
 
 
-def half_contrast(roi: UInt8Array, logits: npt.NDArray[np.float32], outline: float) -> BoolArray:
+def half_contrast(roi: UInt8Array, logits: Float32Array, outline: float) -> BoolArray:
     """Return the nodule's voxels, as many as it has cubic voxels of volume, ``(z, y, x)``.
 
     The network draws as wide as readers do, above the logit ``outline``. The volume is that inside

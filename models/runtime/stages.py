@@ -29,7 +29,7 @@ from models.runtime.contract import require_tensors
 from models.runtime.engines import start
 from models.runtime.errors import UnfitArtifact
 from models.runtime.rewrites import matrix_resize
-from models.runtime.second_reader import VIEWS, Readings, SecondReader
+from models.runtime.second_reader import Readings, SecondReader
 from models.runtime.session import Session
 
 SLACK = 0.1
@@ -83,9 +83,10 @@ class StagedReader(SecondReader):
         def finish(tensors: Tensors) -> Readings:
             found = last.run(tensors)
             outputs = tuple(np.asarray(found[name]) for name in self.outputs)
-            # the views of all ROIs follow each other, the first as it is
-            rois = np.asarray(tensors[self.input])[:, 0]
-            return self.conclude(outputs, rois[: len(rois) // len(VIEWS)])
+            # a part that has begun cannot be asked again: both views of all ROIs were read
+            views = np.asarray(tensors[self.input])[:, 0]
+            n = len(views) // 2
+            return self.conclude(outputs, range(n), views[:n])
 
         return (begin, *(part.run for part in middle), finish)
 
