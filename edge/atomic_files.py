@@ -21,6 +21,12 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         OSError: writing failed; the old file is unchanged, and nothing else is left.
     """
+    write_whole(path, data)
+    sync_folder(path.parent)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write as `write_atomically`; a power cut may undo it until the folder is synchronised."""
     part = path.with_name(f".{path.name}.part")
     try:
         with open(part, "wb", opener=partial(os.open, mode=0o600)) as file:
@@ -32,7 +38,6 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError:
         part.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
 
 
 def move(source: Path, target: Path) -> None:

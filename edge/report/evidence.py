@@ -93,8 +93,8 @@ def beside(out: Path) -> list[Path]:
     return [*(path for path in (out / SOURCE, out / OUTLINES) if path.is_file()), *sorted(objects)]
 
 
-def remove_evidence(out: Path) -> None:
-    """Remove these files, and the folders that they leave empty.
+def remove_evidence(out: Path) -> bool:
+    """Remove these files, and the folders that they leave empty; return whether there were any.
 
     Raises:
         OSError: one cannot be removed.
@@ -106,6 +106,7 @@ def remove_evidence(out: Path) -> None:
     for folder in (*folders, *({out / OBJECTS} if folders else ())):
         with suppress(OSError):  # it holds something else
             folder.rmdir()
+    return bool(files)
 
 
 def evidence_files(out: Path) -> EvidenceFiles:

@@ -4,15 +4,19 @@ The page needs no other file. Its text may come from an untrusted DICOM header, 
 and the page forbids scripts.
 """
 
+import os
 import re
 from base64 import b64encode
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from html import escape
+from pathlib import Path
 from string import ascii_letters, digits
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUndefined, Template
+from jinja2.bccache import Bucket
 
 from edge.clinical.brock import MODEL as BROCK
 from edge.clinical.brock import REFERENCE, notes_of
@@ -21,6 +25,8 @@ from edge.findings import READERS_MM, SecondReading
 from edge.report.model import NOT_A_DEVICE, Change, ChangeKind, Report, Status
 from edge.report.pictures import picture_name
 from edge.report.wording import MAY_CHANGE, reasons_once
+
+PAGES = "~/.cache/overread/pages"
 
 
 @dataclass(frozen=True)
@@ -94,10 +100,24 @@ def banners(report: Report) -> tuple[Banner, ...]:
     return tuple(messages)
 
 
+class _Compiled(FileSystemBytecodeCache):
+    """The template as it was compiled, for the next start; without the folder it is compiled."""
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        with suppress(OSError):
+            super().load_bytecode(bucket)
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        with suppress(OSError):
+            Path(self.directory).mkdir(parents=True, exist_ok=True, mode=0o700)
+            super().dump_bytecode(bucket)
+
+
 @cache
 def _template() -> Template:
     """Compile the page's template once: that takes longer than filling it."""
     environment = Environment(
+        bytecode_cache=_Compiled(os.path.expanduser(PAGES)),
         loader=PackageLoader("edge.report", "."),
         autoescape=True,
         undefined=StrictUndefined,

@@ -7,15 +7,17 @@ An amended report keeps the pictures of version 1, since a finding keeps its num
 is gone by then: a finding without a picture in version 1 is drawn from the ROI that was sent.
 """
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from edge.access import make_folder
-from edge.atomic_files import sync_folder, write_atomically
+from edge.atomic_files import sync_folder, write_whole
 from edge.decide import Plan
 from edge.findings import Finding
 from edge.report.evidence import remove_evidence
@@ -23,6 +25,7 @@ from edge.report.model import Report
 from imaging.preprocess import Preprocessed
 from imaging.render import Contour, Mark, encode_jpeg, finding_picture, overview_picture
 from imaging.roi import roi_start
+from imaging.volume import UInt8Array
 from protos.messages import Roi
 
 PICTURED = 20
@@ -49,7 +52,7 @@ def draw_pictures(
     """Draw the pictures of one study and write them into the folder ``out``.
 
     Of the possible findings ``most_possible`` have a picture. An older report is removed from the
-    folder first. A picture that cannot be drawn is left out.
+    folder first. A picture that cannot be drawn is left out. They are durable with the report.
 
     Raises:
         OSError: the folder cannot be written.
@@ -61,23 +64,24 @@ def draw_pictures(
     ]
     sure, unsure = marks[: len(findings)], marks[len(findings) :]
     overview = [*sure, *(replace(mark, label=f"{mark.label}?") for mark in unsure)]
-    with ThreadPoolExecutor(max_workers=2) as pool:  # OpenCV releases the interpreter lock
-        tasks = {OVERVIEW: pool.submit(lambda: encode_jpeg(overview_picture(box.voxels, overview)))}
-        for number, mark in enumerate(
-            marks[: min(len(sure) + min(len(unsure), most_possible), PICTURED)], start=1
-        ):
-            tasks[picture_name(number)] = pool.submit(_draw_finding, box, mark)
+    most = min(len(sure) + min(len(unsure), most_possible), PICTURED)
+    to_draw = {OVERVIEW: partial(overview_picture, box.voxels, overview)} | {
+        picture_name(number): partial(finding_picture, box.voxels, mark)
+        for number, mark in enumerate(marks[:most], start=1)
+    }
+    clear_pictures(out)
+    with ThreadPoolExecutor(max_workers=2) as pool:  # OpenCV and files release the interpreter lock
+        tasks = {name: pool.submit(_drawn, out / name, draw) for name, draw in to_draw.items()}
     pictures: dict[str, bytes] = {}
     for name, task in tasks.items():
         try:
             pictures[name] = task.result()
+        except OSError:
+            raise
         except Exception:  # whatever it is: the findings are worth more than their pictures
             log.exception("picture not drawn", picture=name)
             if name == [*tasks][-1] and not pictures:
                 raise
-    clear_pictures(out)
-    for name, data in pictures.items():
-        write_atomically(out / name, data)
     return pictures
 
 
@@ -169,14 +173,17 @@ def clear_pictures(out: Path, keep: Collection[str] = ()) -> None:
     make_folder(out)
     sync_folder(out.parent)
     versions = out.glob("report.v[0-9]*.*")
-    for path in (out / "report.json", out / "report.html", *versions, *stray_pictures(out, keep)):
+    paths = (out / "report.json", out / "report.html", *versions, *stray_pictures(out, keep))
+    older = [path for path in paths if os.path.lexists(path)]
+    for path in older:
         path.unlink(missing_ok=True)
-    remove_evidence(out)
-    sync_folder(out)
+    if remove_evidence(out) or older:
+        sync_folder(out)
 
 
-def _draw_finding(box: Preprocessed, mark: Mark) -> bytes:
-    return encode_jpeg(finding_picture(box.voxels, mark))
+def _drawn(path: Path, draw: Callable[[], UInt8Array]) -> bytes:
+    write_whole(path, data := encode_jpeg(draw()))
+    return data
 
 
 def _draw_from_roi(number: int, finding: Finding, roi: Roi, plan: Plan) -> bytes:

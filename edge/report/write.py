@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from edge.access import make_folder
-from edge.atomic_files import sync_folder, write_atomically
+from edge.atomic_files import sync_folder, write_atomically, write_whole
 from edge.report.evidence import NO_EVIDENCE, OUTLINES, SOURCE, EvidenceFiles, of_version
 from edge.report.model import Change, ChangeKind, Report, Status
 from edge.report.page import changed_page, render_page
@@ -164,11 +164,12 @@ def _write_files(
 ) -> ReportPaths:
     for name, data in evidence.items():
         if data:
-            write_atomically(out / name, data)
+            write_whole(out / name, data)
         else:
             (out / name).unlink(missing_ok=True)
     html, json_file = out / "report.html", out / "report.json"
     text = json.dumps(report_to_dict(report), indent=2, ensure_ascii=False, allow_nan=False)
+    # with the page, evidence and pictures are durable too
     write_atomically(html, render_page(report, pictures).encode("utf-8", "replace"))
     write_atomically(json_file, f"{text}\n".encode("utf-8", "replace"))
     return ReportPaths(json_file, html, tuple(out / name for name in pictures))

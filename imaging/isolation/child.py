@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import SimpleITK  # noqa: F401 - loaded before the fork, and not in each child
 
 from imaging.dicom.ahead import ReadAhead
 from imaging.errors import StudyError, TooLarge, UnreadableFile, is_machine_fault, is_out_of_memory
@@ -52,6 +51,7 @@ _SHARE = 0.5
 def serve(connection: socket.socket, memory_bytes: int, limit_s: float) -> None:
     """Read studies until the other end is closed."""
     gc.freeze()  # the children then copy fewer pages
+    gc.enable()  # see `imaging.isolation.reader`
     while (request := _request(connection)) is not None:
         path, ways, file, answers = request
         try:

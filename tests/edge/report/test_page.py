@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jinja2 import Environment
 
 from edge.audit_sampling import Audit, AuditOutcome
 from edge.budget import LedgerEntry
@@ -16,7 +17,7 @@ from edge.guarantee import Guarantee
 from edge.link.estimate import OFF
 from edge.report.compose import completed
 from edge.report.model import NOT_A_DEVICE, Rejection, Status
-from edge.report.page import banners
+from edge.report.page import _template, banners, render_page
 from edge.report.wording import coverage_text, reasons_once
 from edge.rules.rule import AppliedRule
 from imaging.coverage import Coverage, Cut
@@ -388,3 +389,30 @@ def test_the_coverage_names_where_the_lungs_are_cut() -> None:
         f"The images show the whole lungs: {height}.",
         "",
     )
+
+
+@pytest.mark.parametrize("kept", ["kept", "damaged", "no folder"])
+def test_a_page_that_was_compiled_is_not_compiled_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """It is compiled again where it is damaged, or where the folder cannot be written."""
+    folder, compiled, real = tmp_path / "home" / "pages", list[object](), Environment.compile
+
+    def counted(environment: Environment, *given: object, **more: object) -> object:
+        compiled.append(given)
+        return real(environment, *given, **more)  # type: ignore[call-overload]
+
+    if kept == "no folder":
+        folder.parent.touch()
+    monkeypatch.setattr(Environment, "compile", counted)
+    monkeypatch.setattr("edge.report.page.PAGES", str(folder))
+    pages = []
+    for _ in range(2):
+        _template.cache_clear()
+        compiled.clear()
+        pages.append(render_page(REPORT, {}))
+        for file in folder.glob("*") if kept == "damaged" else ():
+            file.write_bytes(b"x")
+    assert bool(compiled) is (kept != "kept")
+    assert pages[0] == pages[1]
+    _template.cache_clear()

@@ -2,14 +2,15 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edge.atomic_files import write_atomically
+from edge.atomic_files import write_atomically, write_whole
 from edge.report.evidence import (
     OBJECTS,
     OUTLINES,
@@ -41,16 +42,22 @@ def test_report_json_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """What its objects are made from is there before."""
     written: list[str] = []
 
-    def watched(path: Path, data: bytes) -> None:
+    def watched(real: Callable[[Path, bytes], None], path: Path, data: bytes) -> None:
         written.append(path.name)
-        write_atomically(path, data)
+        real(path, data)
 
-    for module in ("pictures", "write"):
-        monkeypatch.setattr(f"edge.report.{module}.write_atomically", watched)
+    for module, real in (
+        ("pictures", write_whole),
+        ("write", write_whole),
+        ("write", write_atomically),
+    ):
+        patched = partial(watched, real)
+        monkeypatch.setattr(f"edge.report.{module}.{real.__name__}", patched)
     pictures = draw_pictures(REPORT.findings, (), box(), tmp_path)
     write_report(REPORT, pictures, tmp_path, {SOURCE: b"headers", OUTLINES: b"one"})
     names = [*pictures, SOURCE, OUTLINES, "report.html", "report.json"]
-    assert written == ["overview.jpg", "finding_01.jpg", *names[2:]]
+    assert sorted(written[:2]) == ["finding_01.jpg", "overview.jpg"]
+    assert written[2:] == names[2:]
 
 
 def test_one_patient_s_pictures_never_lie_beside_another_s_report(tmp_path: Path) -> None:
@@ -74,7 +81,7 @@ def test_an_older_report_goes_before_the_pictures_change(
         assert path.name == "overview.jpg"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("edge.report.pictures.write_atomically", dies)
+    monkeypatch.setattr("edge.report.pictures.write_whole", dies)
     with pytest.raises(KeyboardInterrupt):
         write(REPORT, tmp_path)
     assert os.listdir(tmp_path) == []
