@@ -22,6 +22,7 @@ from evaluation.stability import robustness
 from evaluation.timing.latency import latency
 from evaluation.timing.memory import memory
 from evaluation.timing.network import network
+from evaluation.timing.profile import profile
 from process.command_line import program
 
 app = program(
@@ -33,7 +34,8 @@ app = program(
 
 MEASURED: tuple[Command, ...] = (
     whole, nodules, lesion_insertion, calibration, characterization, detect, robustness, froc,
-    latency, network, memory, link, wire, nothing_lost, load, fuzz, hostile_clients, receiving,
+    latency, profile, network, memory, link, wire, nothing_lost, load, fuzz, hostile_clients,
+    receiving,
 )  # fmt: skip
 """The commands that are on the harness of `evaluation.run`."""
 

@@ -84,6 +84,7 @@ def environment(templates: Path) -> Environment:
         autoescape=False,  # Markdown, not HTML
     )
     made.filters.update(
+        probed=_probed,
         number=markdown.number, percent=markdown.percent, percents=markdown.percents,
         interval=markdown.interval, points=markdown.points, command=command, table=table, bars=bars,
         **{name: partial(_table, name, module) for name, module in TABLES.items()},
@@ -95,6 +96,12 @@ def environment(templates: Path) -> Environment:
 def _table(name: str, module: str, result: Mapping[str, Any]) -> str:
     """Return the table that the function of that name makes; its module is imported here."""
     return str(getattr(importlib.import_module(module), name)(result))
+
+
+def _probed(result: Mapping[str, Any]) -> str:
+    """Return what ``overread-models probe`` prints of a result."""
+    shown = importlib.import_module("models.probe.table").shown(result)
+    return "\n\n".join(one if isinstance(one, str) else one.markdown() for one in shown)
 
 
 def measured_by(result: Mapping[str, Any]) -> Command:

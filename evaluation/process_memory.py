@@ -36,8 +36,7 @@ def peak_memory(pid: int, *, together: bool = False) -> Iterator[PeakMemory]:
             peak.own_mb = max(peak.own_mb, _mb(pid, "status", "VmHWM:"))
             peak.child_mb = max([peak.child_mb, *(_mb(p, "status", "VmHWM:") for p in children)])
             if together:
-                found = sum(_mb(one, "smaps_rollup", "Pss:") for one in (pid, *children))
-                peak.together_mb = max(peak.together_mb, found)
+                peak.together_mb = max(peak.together_mb, together_mb(pid))
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()
@@ -46,6 +45,11 @@ def peak_memory(pid: int, *, together: bool = False) -> Iterator[PeakMemory]:
     finally:
         done.set()
         thread.join()
+
+
+def together_mb(pid: int) -> float:
+    """Return the memory of a process and of all that it started in MB, shared pages once (PSS)."""
+    return sum(_mb(one, "smaps_rollup", "Pss:") for one in (pid, *children_of(pid)))
 
 
 def resident_mb(pid: int) -> float:

@@ -1,266 +1,287 @@
-"""``overread-eval latency``: from files to report by stage, and from a candidate to its verdict.
+"""``overread-eval latency``: times of this program against those of an earlier commit, in turn.
 
-For candidates a real edge and a real cloud run as processes. Candidates follow one another over
-each link. With ``--against`` all steps of a study are compared with an earlier commit.
+Both trees have a cloud on loopback and one process that takes steps of a study
+(`evaluation.timing.steps`). Every round takes each step with this program, then with the earlier
+one. Starts of programs take long, so there are fewer rounds of them.
 """
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+import pydicom
 import typer
 
-from cloud.describe import fetch_description
-from edge.decide import ROI_SIDE, Situation, Thresholds, decide
-from edge.escalation.client import Escalator
-from edge.escalation.rois import RoiStates, cut_rois
-from edge.job import Job
-from edge.link.channel import open_link
-from edge.link.estimate import Arrival
-from edge.link.link import Link
-from edge.merge import MergeWeights, merge
-from edge.pipeline import Pipeline, read_and_report
-from edge.reader import EdgeReader
-from edge.report.model import Report
-from edge.settings.core import EdgeSettings, load_settings
-from evaluation.accuracy.detect import TIMES, Cloud, Serve, ledger_s, opened, stage_times
+from evaluation.accuracy.detect import TIMES, stage_times
 from evaluation.errors import MissingData, ServiceFailed
-from evaluation.links.proxy import proxied, read_trace
-from evaluation.phantoms import STUDIES, prepare, whole_chest
-from evaluation.run import Bar, Result, Table, command, each, percentiles_ms
-from evaluation.timing.against import TABLE as AGAINST
-from evaluation.timing.against import compare
-from evaluation.world import apart, running_cloud
-from imaging.preprocess import Preprocessed, preprocess
-from imaging.read import read_study
-from models.runtime.detection import Candidate
-from models.runtime.screener import open_screener
-from protos.codec import encode_roi
-from protos.deadline import Deadline
+from evaluation.process_memory import cpu_s
+from evaluation.run import Bar, Result, Table, command, each
+from evaluation.world import START_S, log_tail, write_toml
 
-LIMIT_MS = 85.0
-"""Required of the 95th percentile from a candidate to its verdict."""
+ROOT = Path(__file__).resolve().parents[2]
+STARTS = 2
+"""Starts are measured in each second round."""
 
-REPEATS = 10
-"""Readings of a study that count."""
+SIDES = ("now", "earlier")
 
-LOOPBACK = "loopback"
-LINKS = (LOOPBACK, "fibre")
+AGAINST = Table(
+    "against",
+    {
+        "what": "what", "now": "s (p95)", "earlier": "earlier s (p95)", "runs": "runs",
+        "ratio": ("ratio", "{:.2f}"), "required": "required", "met": "met",
+    },
+    lambda result: [
+        {**one, **{name: "{median:.3f} ({p95:.3f})".format(**one[name]) for name in SIDES}}
+        for one in result["against"]
+    ],
+    "This program and commit {earlier_commit} in turn, medians",
+)  # fmt: skip
 
-Times = dict[str, Any]
-"""The times of one candidate: ``total_s``, and ``parts_s`` by name."""
+
+@dataclass(frozen=True)
+class Row:
+    """One row: a step and what it is given, or a start; ``bar`` of the ratio, or ``most_s``."""
+
+    what: str
+    step: str
+    given: str = ""
+    measure: str = "cpu_s"
+    bar: float | None = None
+    most_s: float | None = None
+
+
+LIDC, CMB, PLAIN = "lidc/lidc_0001", "ct/cmb_crc_01068", "uncompressed"
+
+ROWS = (
+    Row("read 133 slices, JPEG-LS", "read", LIDC, bar=0.58),
+    Row("read 100 slices, JPEG-LS", "read", CMB, bar=0.66),
+    Row("read 133 slices, uncompressed", "read", PLAIN, bar=0.30),
+    Row("decode 133 slices, nothing else", "decode", LIDC),
+    Row("whole volume in HU to candidates", "detect", LIDC, "wall_s", bar=0.6),
+    Row("files to report, with the cloud", "study", LIDC, "wall_s", bar=0.45),
+    Row("files to report, without a cloud", "alone", LIDC, "wall_s", bar=0.5),
+    Row("one region at the cloud", "region", CMB, "wall_s", most_s=0.085),
+    Row("23 regions at the cloud", "regions", CMB, bar=0.45, most_s=0.25),
+    Row("`overread-edge screen`, user", "screen", LIDC, bar=0.45),
+    Row("`overread-edge --version`", "version", measure="wall_s", most_s=0.3),
+    Row("agent ready", "agent", measure="wall_s", most_s=2.0),
+    Row("cloud ready", "cloud", measure="wall_s", most_s=3.0),
+)
+"""What is measured; times are CPU seconds of all processes, or those of the clock."""
+
+
+@dataclass
+class Tree:
+    """A source tree: ``work`` is a folder for its files."""
+
+    source: Path
+    work: Path
+    held: ExitStack = field(default_factory=ExitStack)
+
+    def start(self, *words: str, **pipes: Any) -> subprocess.Popen[str]:
+        """Start Python with this tree before all other packages."""
+        own = {k: v for k, v in os.environ.items() if not k.startswith("OVERREAD_")}
+        with (self.work / "log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-W", "ignore", *words], cwd=self.work, stderr=log, text=True,
+                env={**own, "PYTHONPATH": str(self.source)},
+                **{"stdin": subprocess.DEVNULL, "stdout": log, **pipes},
+            )  # fmt: skip
+
+    def open(self) -> None:
+        """Start the cloud and the process that takes steps."""
+        self.cloud = self.held.enter_context(self._running("-m", "cloud", *self._serve("held")))
+        self._wait(self.cloud, (self.work / "held").is_file)
+        script, address = Path(__file__).with_name("steps.py"), (self.work / "held").read_text()
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.steps = self.held.enter_context(self._running("-P", str(script), address, **pipes))
+
+    def take(self, row: Row, given: str) -> dict[str, Any]:
+        """Take a step once; CPU is that of all processes where others take part."""
+        if (started := STARTED.get(row.step)) is not None:
+            return started(self, given)
+        assert self.steps.stdin
+        assert self.steps.stdout
+        pids = self.steps.pid, self.cloud.pid
+        before_s = sum(map(cpu_s, pids))
+        print(json.dumps([row.step, given]), file=self.steps.stdin, flush=True)
+        if not (line := self.steps.stdout.readline()):
+            raise self.failed(row.step)
+        took: dict[str, Any] = json.loads(line)
+        if row.step in ("study", "alone", "region", "regions"):
+            took["cpu_s"] = sum(map(cpu_s, pids)) - before_s
+        return took
+
+    def screen(self, given: str) -> dict[str, Any]:
+        """Read a study by the command; its user CPU."""
+        out = self.work / "report"
+        return self._timed("-m", "edge", "screen", given, "--cloud", "off", "--out", str(out))
+
+    def version(self, _: str) -> dict[str, Any]:
+        """Print the version."""
+        return self._timed("-m", "edge", "--version")
+
+    def agent(self, _: str) -> dict[str, Any]:
+        """Start the agent until it says so in its log."""
+        site, log = self.work / "site", self.work / "log"
+        shutil.rmtree(site, ignore_errors=True)
+        folders = {"inbox": "inbox", "outbox": "outbox", "state_dir": "state"}
+        values = {setting: str(site / name) for setting, name in folders.items()}
+        config = write_toml(self.work / "edge.toml", values)
+        log.write_bytes(b"")
+        ready = lambda: b"agent started" in log.read_bytes()  # noqa: E731
+        return self._ready(ready, "-m", "edge", "run", "--config", str(config))
+
+    def serve(self, _: str) -> dict[str, Any]:
+        """Start a cloud until it serves."""
+        (self.work / "ready").unlink(missing_ok=True)
+        return self._ready((self.work / "ready").is_file, "-m", "cloud", *self._serve("ready"))
+
+    def failed(self, what: str) -> ServiceFailed:
+        """Return an error with the end of the log."""
+        return ServiceFailed(f"{what}, {self.source}\n{log_tail(self.work / 'log')}")
+
+    def _serve(self, name: str) -> tuple[str, ...]:
+        return "serve", "--address", "127.0.0.1:0", "--ready-file", str(self.work / name)
+
+    @contextmanager
+    def _running(self, *words: str, **pipes: Any) -> Iterator[subprocess.Popen[str]]:
+        process = self.start(*words, **pipes)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    def _wait(self, process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
+        until_s = time.monotonic() + START_S
+        while not ready():
+            if process.poll() is not None or time.monotonic() > until_s:
+                raise self.failed("did not start")
+            time.sleep(0.002)
+
+    def _ready(self, ready: Callable[[], bool], *words: str) -> dict[str, Any]:
+        began_s = time.perf_counter()
+        with self._running(*words) as process:
+            self._wait(process, ready)
+            return {"wall_s": time.perf_counter() - began_s, "cpu_s": cpu_s(process.pid)}
+
+    def _timed(self, *words: str) -> dict[str, Any]:
+        began_s, process = time.perf_counter(), self.start(*words)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise self.failed(" ".join(words))
+        return {"wall_s": time.perf_counter() - began_s, "cpu_s": used.ru_utime}
+
+
+STARTED = {"screen": Tree.screen, "version": Tree.version, "agent": Tree.agent, "cloud": Tree.serve}
+"""Steps that are a program of their own."""
 
 
 def bars(result: Result) -> Iterator[Bar]:
-    """Yield the 95th percentile of candidates over each link."""
-    if (share := result.get("decoder_share")) is not None:
-        yield Bar("share of the decoder in reading JPEG-LS", share, 0.7, "{:.0%}", least=True)
-    for one in result["links"]:
-        if one["part"] == "all":
-            what = f"from candidate to verdict, {one['link']}, p95"
-            yield Bar(what, one["p95_ms"], LIMIT_MS, "{:.0f} ms")
+    """Yield the decoder's share; the other bars are in the table."""
+    share = result["decoder_share"]
+    yield Bar("share of the decoder in reading JPEG-LS", share, 0.7, "{:.0%}", least=True)
 
 
-@command(
-    TIMES,
-    Table("links", {
-        "link": "link", "part": "part", "p50_ms": ("median ms", "{:.1f}"),
-        "p95_ms": ("p95 ms", "{:.1f}"), "p99_ms": ("p99 ms", "{:.1f}"),
-        "longest_ms": ("longest ms", "{:.1f}"),
-    }, title="From a candidate to its verdict, {candidates} candidates"),
-    AGAINST,
-    "{cpu}, {cores} cores",
-    bars=bars,
-)  # fmt: skip
+@command(TIMES, AGAINST, "{cpu}, {cores} cores", bars=bars)
 def latency(
-    study: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Folder or file that the edge can read; with --against, of lidc/ and ct/."
-        ),
-    ] = None,
-    cloud: Cloud = None,
-    serve: Serve = False,
-    warm_up: Annotated[int, typer.Option(min=0, help="Uncounted repetitions at first.")] = 1,
-    candidates: Annotated[
-        int, typer.Option(min=0, help="Candidates over each link, in place of a study.")
-    ] = 0,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder with lidc/ and ct/.")],
     against: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Checkout of an earlier commit.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=2, help="Rounds that count with --against.")] = 30,
+        Path, typer.Option(metavar="DIR", help="Checkout of an earlier commit, to compare with.")
+    ],
+    rounds: Annotated[int, typer.Option(min=2, help="Rounds; starts are in each second one.")] = 30,
 ) -> dict[str, Any]:
-    """Times from files to report, of candidates to verdicts, or against an earlier commit."""
-    if (study is None) == (candidates == 0):
-        raise typer.BadParameter("give either a STUDY or --candidates")
-    if study and against:
-        return {"candidates": 0, "links": [], **compare(against, study, rounds)}
-    if study is None:
-        return {"stages": [], **_escalate(candidates, warm_up)}
-    with opened(cloud, serve) as (pipeline, folder):
-        repeats = each(range(warm_up + REPEATS), "readings")
-        reports = repeat_study(pipeline, study, folder, repeats)[warm_up:]
-    last = reports[-1]
-    return {
-        "study": str(study),
-        "repeats": len(reports),
-        "models": last.models,
-        "second_reading": sorted({report.second_reading.value for report in reports}),
-        "screened": len(last.decisions),
-        "findings": len(last.findings),
-        "stages": stage_times([ledger_s(report) for report in reports]),
-        "candidates": 0,
-        "links": [],
-    }
+    """Times from files to report, of each step and of starts, against an earlier commit."""
+    return compare(against, data, rounds)
 
 
-def repeat_study(line: Pipeline, study: Path, out: Path, rounds: Iterable[int]) -> list[Report]:
-    """Read `study` once for each of `rounds` and return the reports."""
-    reports = []
-    for _ in rounds:
-        report = read_and_report(line, Job(study, out)).report
-        if report.rejection is not None:
-            raise MissingData(study, f"{report.rejection.kind}: {report.rejection.reason}")
-        reports.append(report)
-    return reports
+def compare(earlier: Path, data: Path, rounds: int) -> dict[str, Any]:
+    """Take all steps in turn with this program and with the tree ``earlier``.
 
+    Returns the rows of `TABLE`, and the times of this program's stages.
 
-def _escalate(candidates: int, warm_up: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="overread-latency-") as folder:
-        log = Path(folder, "edge.log")
-        with running_cloud() as service, apart(Candidates, log) as edge:
-            served = fetch_description(service.address)
-            rows = []
-            for name in LINKS:
-                with ExitStack() as held:
-                    address = service.address
-                    if name != LOOPBACK:
-                        address = held.enter_context(proxied(address, read_trace(name))).address
-                    edge.open(address)
-                    numbers = each(range(warm_up + candidates), name)
-                    rows += link_rows(name, escalate_all(edge.escalate, numbers, warm_up))
-    return {
-        "models": served.models,
-        "engine": served.engine,
-        "candidates": candidates,
-        "links": rows,
-    }
-
-
-def escalate_all(
-    escalate: Callable[[int], Times], numbers: Iterable[int], warm_up: int
-) -> list[Times]:
-    """Return the times of these candidates, without the first ``warm_up``."""
-    times = [escalate(number) for number in numbers]
-    for one in times:
-        if "reason" in one:
-            raise ServiceFailed(f"the cloud did not answer: {one['reason']}")
-    return times[warm_up:]
-
-
-def link_rows(link: str, times: Sequence[Times]) -> list[dict[str, Any]]:
-    """Return the percentiles of one link: of all parts together, and of each."""
-    parts_s = {"all": [one["total_s"] for one in times]}
-    parts_s |= {name: [one["parts_s"][name] for one in times] for name in times[0]["parts_s"]}
-    return [
-        {"link": link, "part": name, **percentiles_ms(part_s), "longest_ms": 1000 * max(part_s)}
-        for name, part_s in parts_s.items()
-    ]
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A lung box and its candidates, all of them uncertain under these thresholds."""
-
-    box: Preprocessed
-    candidates: Sequence[Candidate]
-    thresholds: Thresholds
-    weights: MergeWeights
-
-
-class RecordingLink(Link):
-    """A link that also remembers the last verdict."""
-
-    last: Arrival | None = None
-
-    def succeeded(self, arrivals: Sequence[Arrival], response_s: float = 0.0) -> None:
-        """See `edge.link.link.Link.succeeded`."""
-        self.last = arrivals[-1] if arrivals else None
-        super().succeeded(arrivals, response_s)
-
-
-def read_case(folder: Path, settings: EdgeSettings) -> Case:
-    """Read and screen the study in that folder."""
-    screener = open_screener(settings.screening_model, engine=settings.engine)
-    reader = EdgeReader.of(screener)
-    box = preprocess(read_study(folder).volume, folder)
-    uncertain = replace(reader.thresholds, dismiss=0.0, report=1.01)
-    return Case(box, reader.screen(box), uncertain, reader.weights)
-
-
-def escalate(
-    case: Case, number: int, second: Escalator, link: RecordingLink, settings: EdgeSettings
-) -> dict[str, Any]:
-    """Take one candidate to its final verdict; the seconds in all and of each part."""
-    candidate = case.candidates[number % len(case.candidates)]
-    times_s = [time.monotonic()]
-    situation = Situation(
-        (candidate,), case.thresholds, link.estimate(),
-        settings.deadline_s, ROI_SIDE**3, settings.cloud.max_rois,
-    )  # fmt: skip
-    plan = decide(situation)
-    times_s.append(time.monotonic())
-    rois = cut_rois(plan, case.box)
-    times_s.append(time.monotonic())
-    answers = second.read_rois(rois, Deadline.after(settings.deadline_s), uuid.uuid4().hex)
-    times_s.append(time.monotonic())
-    merge(plan, answers, case.thresholds, case.weights, case.box.geometry)
-    times_s.append(time.monotonic())
-    if (last := link.last) is None or not answers.verdicts:
-        return {"reason": answers.reason or "no verdict"}
-    decide_s, cut_s, stream_s, merge_s = (b - a for a, b in pairwise(times_s))
-    began_s = time.monotonic()  # encode once more, to learn how long that takes
-    for roi in RoiStates(rois).open.values():
-        encode_roi(roi)
-    encode_s = time.monotonic() - began_s
-    parts_s = {
-        "decide": decide_s,
-        "cut and encode": cut_s + encode_s,
-        "link": last.transport_s - encode_s,
-        "queue": last.queue_s,
-        "compute": last.compute_s,
-        "end of stream": stream_s - last.after_s,
-        "merge": merge_s,
-    }
-    return {"total_s": times_s[-1] - times_s[0], "parts_s": parts_s}
-
-
-class Candidates:
-    """The candidates of one phantom, and a link to a cloud; for `evaluation.world.apart`.
-
-    The candidates are those of the edge's own network. Whatever their scores, all are treated as
-    uncertain.
+    Raises:
+        MissingData: ``earlier`` is no checkout, or ``data`` lacks a study.
     """
+    commit = ["git", "-C", str(earlier), "rev-parse", "--short", "HEAD"]
+    named = subprocess.run(commit, capture_output=True, text=True, check=False).stdout.strip()
+    if not (earlier / "imaging" / "read.py").is_file() or not named:
+        raise MissingData(earlier, "is no checkout of an earlier commit")
+    found: dict[Row, list[tuple[dict[str, Any], ...]]] = {row: [] for row in ROWS}
+    with ExitStack() as held:
+        work = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="overread-against-")))
+        given = {name: str((data / name).resolve()) for name in (LIDC, CMB)}
+        given |= {PLAIN: str(uncompressed(data / LIDC, work / PLAIN)), "": ""}
+        trees = [Tree(ROOT, work / "now"), Tree(earlier.resolve(), work / "earlier")]
+        for tree in trees:
+            tree.work.mkdir()
+            held.enter_context(tree.held)
+            tree.open()
+        for number in each(range(-1, rounds), "rounds"):
+            for row in ROWS:
+                if row.step not in STARTED or number % STARTS == 1:
+                    both = tuple(tree.take(row, given[row.given]) for tree in trees)
+                    found[row] += [both] * (number >= 0)  # the first of all is a warm-up
+    rows = [as_dict(row, found[row]) for row in ROWS if found[row]]
+    read_s, decode_s = (
+        next(one["now"]["median"] for one, row in zip(rows, ROWS, strict=False) if row.step == step)
+        for step in ("read", "decode")
+    )
+    studies = next(both for row, both in found.items() if row.step == "study")
+    return {
+        "earlier_commit": named,
+        "against": rows,
+        "decoder_share": decode_s / read_s,
+        "stages": stage_times([now["stages_s"] for now, _ in studies]),
+    }
 
-    def __init__(self) -> None:
-        (prepared,) = prepare([whole_chest(0)], STUDIES)
-        self._case = read_case(prepared.folder, load_settings())
-        self._held = ExitStack()
 
-    def open(self, address: str) -> None:
-        """Connect to a cloud, and wait until the link is known."""
-        self._held.close()
-        self._settings, self._link = load_settings(cloud__address=address), RecordingLink()
-        channel = open_link(address, self._link, self._settings, self._held)
-        self._second = Escalator(channel, self._link, self._settings)
-        self._link.wait_until_known()
+def uncompressed(study: Path, folder: Path) -> Path:
+    """Write a copy of a study without compression; return the folder."""
+    folder.mkdir(parents=True)
+    files = [file for file in sorted(study.glob("*")) if file.is_file()] if study.is_dir() else []
+    for file in files:
+        with suppress(pydicom.errors.InvalidDicomError):
+            one = pydicom.dcmread(file)
+            one.decompress()
+            one.save_as(folder / file.name)
+    if not files:
+        raise MissingData(study, "is not there, expected a study in DICOM")
+    return folder
 
-    def escalate(self, number: int) -> dict[str, Any]:
-        """Have one candidate read again; see `escalate`."""
-        return escalate(self._case, number, self._second, self._link, self._settings)
+
+def as_dict(row: Row, found: Sequence[tuple[dict[str, Any], ...]]) -> dict[str, Any]:
+    """Return a row for JSON: median and p95 of both, the median ratio, and what is required."""
+    ratios = [now[row.measure] / max(before[row.measure], 1e-9) for now, before in found]
+    ratio, now_s = float(np.median(ratios)), _median(found, 0, row.measure)
+    limits = [(ratio, row.bar, "{:g}"), (now_s, row.most_s, "{:g} s")]
+    set_ones = [(value, bar, form) for value, bar, form in limits if bar is not None]
+    words = " or ".join(form.format(bar) for _, bar, form in set_ones)
+    figures = {
+        name: {"median": _median(found, n, row.measure),
+               "p95": float(np.percentile([one[n][row.measure] for one in found], 95)),
+               **{key: _median(found, n, key) for key in ("cpu_s", "wall_s")}}
+        for n, name in enumerate(SIDES)
+    }  # fmt: skip
+    return {
+        "what": row.what + (", CPU" if row.measure == "cpu_s" else ""),
+        "runs": len(found), **figures, "ratio": ratio,
+        "required": f"at most {words}" if words else None,
+        "met": any(value <= bar for value, bar, _ in set_ones) if set_ones else None,
+    }  # fmt: skip
+
+
+def _median(found: Sequence[tuple[dict[str, Any], ...]], which: int, key: str) -> float:
+    return float(np.median([one[which][key] for one in found]))

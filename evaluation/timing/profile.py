@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from evaluation.accuracy.detect import TIMES, stage_times
 from evaluation.errors import MissingData
 from evaluation.phantoms import STUDIES, prepare, whole_chest
-from evaluation.process_memory import children_of, peak_memory, resident_mb
+from evaluation.process_memory import peak_memory, together_mb
 from evaluation.receiving.receiving import ANSWER_S, put
 from evaluation.receiving.sender import copied
 from evaluation.run import SHARE, Bar, Result, Table, command, each
@@ -43,6 +43,11 @@ SHOWN = 12
 """Layers of each network in the table; the result has all."""
 
 MILLI, GIGA = 1e3, 1e9
+
+
+def slowest(result: Result, network: str) -> list[dict[str, Any]]:
+    """Return the layers of a network that take the most time."""
+    return [one for one in result["layers"] if one["network"] == network][:SHOWN]
 
 
 def bars(result: Result) -> Iterator[Bar]:
@@ -71,7 +76,7 @@ def bars(result: Result) -> Iterator[Bar]:
         "of_peak": ("of the peak", SHARE),
     }, lambda result: [
         one for network in result["networks"]
-        for one in [row for row in result["layers"] if row["network"] == network["network"]][:SHOWN]
+        for one in slowest(result, network["network"])
     ], "The slowest layers"),
     "{slices} slices, {readings} readings; {cpu}, {cores} cores",
     bars=bars,
@@ -108,7 +113,9 @@ def read_studies(study: Path, with_cloud: bool) -> dict[str, Any]:
         work = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="overread-profile-")))
         address = f"127.0.0.1:{free_ports(1)[0]}"
         service = held.enter_context(running_cloud()) if with_cloud else None
-        to = {"cloud__address": service.address, "deadline_s": 60.0} if service else {}
+        to: dict[str, Any] = (
+            {"cloud__address": service.address, "deadline_s": 60.0} if service else {}
+        )
         agent = held.enter_context(
             running_agent(work / "site", work / "log", metrics_address=address, **to)
         )
@@ -122,11 +129,11 @@ def read_studies(study: Path, with_cloud: bool) -> dict[str, Any]:
                     raise MissingData(study, f"was refused: {found['rejection']['reason']}")
                 ledgers.append({one["stage"]: one["took_s"] for one in found["ledger"]})
         time.sleep(1.0)
-        steady_mb = sum(map(resident_mb, (pid, *children_of(pid))))
+        steady_mb = together_mb(pid)
         edge = scrape(f"http://{address}/metrics")
         there = scrape(service.metrics) if service else {}
     by_stage = [(key[1], value) for key, value in edge.items() if key[0] == "memory_peak_bytes"]
-    memory = [{"what": f"stage {stage}, peak", "mb": size / 1e6} for stage, size in by_stage]
+    memory = [{"what": f"{stage}, peak", "mb": size / 1e6} for stage, size in by_stage]
     memory += [
         {"what": "agent and its children together, peak", "mb": most.together_mb},
         {"what": "agent and its children between studies", "mb": steady_mb},
@@ -163,13 +170,16 @@ def scrape(url: str) -> Scraped:
 def link_rows(edge: Scraped, cloud: Scraped, studies: int) -> list[dict[str, Any]]:
     """Return what one study cost, as the edge and as the cloud counts it."""
     rois = sum(value for key, value in cloud.items() if key[0] == "rois_total")
-    rows: list[tuple[str, float | None, float | None]] = [("ROIs", None, rois / studies)]
-    for there, here in (("received", "sent"), ("sent", "received")):
-        sizes = edge["cloud_bytes_total", here], cloud["bytes_total", there]
-        rows.append((f"KB {here} by the edge", *(size / studies / 1e3 for size in sizes)))
+    sent = edge["cloud_bytes_total", "sent"], cloud["bytes_total", "received"]
+    received = edge["cloud_bytes_total", "received"], cloud["bytes_total", "sent"]
     coding = edge["cloud_coding_seconds_total",], cloud["coding_seconds_total",]
-    rows.append(("ms of coding", *(MILLI * one / studies for one in coding)))
-    rows.append(("ms of a round trip", MILLI * edge["cloud_round_trip_seconds",], None))
+    rows = [
+        ("ROIs", None, rois / studies),
+        ("KB sent by the edge", *(size / studies / 1e3 for size in sent)),
+        ("KB received by the edge", *(size / studies / 1e3 for size in received)),
+        ("ms of coding", *(MILLI * one / studies for one in coding)),
+        ("ms of a round trip", MILLI * edge["cloud_round_trip_seconds",], None),
+    ]
     return [{"what": what, "edge": here, "cloud": there} for what, here, there in rows]
 
 
@@ -193,8 +203,8 @@ def profile_networks() -> dict[str, Any]:
             for kind, share in shares(layers).items()
         ]
         rows += [
-            {"network": name, "layer": one.name, "operator": one.kind,
-             "took_ms": MILLI * one.took_s, "share": one.took_s / took_s,
+            {"network": name, "layer": one.name.removesuffix("/Conv/WithoutBiases"),
+             "operator": one.kind, "took_ms": MILLI * one.took_s, "share": one.took_s / took_s,
              "gops": one.rate / GIGA if one.operations else None,
              "of_peak": one.rate / most if one.operations else None}
             for one in sorted(layers, key=lambda one: -one.took_s)
@@ -206,25 +216,23 @@ def draw(result: Result, path: Path) -> None:
     """Draw memory, link and the slowest layers of both networks as a PNG file."""
     from matplotlib.figure import Figure
 
-    panels = [("memory, MB", [(one["what"], one["mb"], None) for one in result["memory"]])]
-    panels.append(("link, each study", [
-        (one["what"], one["cloud"] if one["edge"] is None else one["edge"], None)
-        for one in result["link"]
-    ]))  # fmt: skip
+    link = [(one["what"], one["edge"] or one["cloud"], None) for one in result["link"]]
+    panels = [
+        ("memory, MB", [(one["what"], one["mb"], None) for one in result["memory"]]),
+        ("link, each study", link),
+    ]
     for network in result["networks"]:
-        layers = [one for one in result["layers"] if one["network"] == network["network"]][:SHOWN]
-        title = f"{network['network']}, ms; colour: share of the peak"
+        layers = slowest(result, network["network"])
+        title = f"{network['network']}, ms; red: far from the peak, grey: no products"
         panels.append((title, [(one["layer"], one["took_ms"], one["of_peak"]) for one in layers]))
     figure = Figure(figsize=(14, 9), dpi=100, layout="constrained")
-    for axes, (title, bars_of) in zip(figure.subplots(2, 2).flat, panels, strict=True):
-        names, values = [one[0][-44:] for one in bars_of], [one[1] for one in bars_of]
-        greys = [
-            ("0.7" if one[2] is None else (1 - one[2], 0.4 + 0.4 * one[2], 0.2)) if len(one) else ""
-            for one in bars_of
-        ]
-        drawn = axes.barh(names, values, color=greys)
-        axes.bar_label(drawn, fmt="%.3g", padding=2, fontsize="small")
+    for axes, (title, rows) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        colours = ["0.7" if near is None else (1 - near, near, 0.2) for *_, near in rows]
+        drawn = axes.barh(range(len(rows)), [value for _, value, _ in rows], color=colours)
+        axes.bar_label(drawn, fmt=lambda value: f"{value:,.4g}", padding=2, fontsize="small")
+        axes.set_yticks(range(len(rows)), [name[-40:] for name, *_ in rows], fontsize="small")
+        axes.set_xscale("log" if rows is link else "linear")
         axes.invert_yaxis()
-        axes.set_title(title, fontsize="medium")
-        axes.tick_params(labelsize="small")
+        axes.margins(x=0.12)
+        axes.set_title(title, fontsize="small")
     figure.savefig(path, format="png")

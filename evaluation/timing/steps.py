@@ -1,4 +1,4 @@
-"""Takes steps of a study in the source tree of PYTHONPATH, for `evaluation.timing.against`.
+"""Takes steps of a study in the source tree of PYTHONPATH, for `evaluation.timing.latency`.
 
 It runs by its path, and knows only what the trees of two commits share. Each line of its input is
 a step and its argument in JSON. The answer is the seconds of CPU and of the clock, and the stages.
@@ -130,11 +130,18 @@ def regions(path: str, count: int = 23) -> Step:
     return run
 
 
+def region(path: str) -> Step:
+    """Have the cloud read the strongest candidate of a study."""
+    return regions(path, 1)
+
+
 def main() -> None:
     """Take the steps that the input names, until it ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the program logs is no answer
-    steps = {one.__name__: cache(one) for one in (read, decode, detect, study, alone, regions)}
+    steps = {
+        one.__name__: cache(one) for one in (read, decode, detect, study, alone, region, regions)
+    }
     with _held:
         for line in sys.stdin:
             name, argument = json.loads(line)

@@ -112,8 +112,8 @@ def test_torch_is_not_loaded_before_a_command_needs_it() -> None:
     assert done.stdout == "False\n"
 
 
-def test_serve_and_cloud_exclude_each_other(tmp_path: Path) -> None:
-    arguments = ["latency", str(tmp_path), "--serve", "--cloud", "off"]
+def test_serve_and_cloud_exclude_each_other() -> None:
+    arguments = ["detect", "--phantoms", "1", "--serve", "--cloud", "off"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert "--cloud" in result.stderr
@@ -129,8 +129,7 @@ def test_phantoms_used_in_training_are_refused(seed: int, count: int) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [["detect"], ["detect", "--phantoms", "1", "--studies", ".", "--truth", __file__], ["latency"],
-     ["latency", ".", "--candidates", "5"]],
+    [["detect"], ["detect", "--phantoms", "1", "--studies", ".", "--truth", __file__]],
 )  # fmt: skip
 def test_one_thing_is_measured_at_a_time(given: list[str]) -> None:
     result = CliRunner().invoke(app, given)

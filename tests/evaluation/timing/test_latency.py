@@ -1,91 +1,60 @@
-from collections.abc import Callable
+import json
+import subprocess
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
 
-from edge.escalation.client import Escalator
-from edge.link.channel import CHANNEL_OPTIONS
-from edge.settings.core import load_settings
-from evaluation.accuracy.detect import ledger_s, stage_times
 from evaluation.errors import MissingData, ServiceFailed
-from evaluation.timing.latency import (
-    Case,
-    RecordingLink,
-    bars,
-    escalate,
-    escalate_all,
-    latency,
-    link_rows,
-    repeat_study,
-)
-from protos.messages import Refusal, Roi, Verdict
-from tests.edge.builders import THRESHOLDS, WEIGHTS, box, candidate
-from tests.edge.fake_cloud import FakeCloud
-from tests.evaluation.scripted_screen import scripted_pipeline
+from evaluation.timing.latency import AGAINST, ROOT, Row, Tree, as_dict, compare, uncompressed
+from imaging.read import read_study
 
 
-def test_every_stage_is_timed(shared_data: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(ROOT, tmp_path)
+
+
+def test_figures_of_a_row_by_hand() -> None:
+    """The ratio is taken round by round; a row with two limits needs one of them."""
+    found = [({"cpu_s": now, "wall_s": 9.0}, {"cpu_s": 2.0, "wall_s": 9.0}) for now in (1.0, 1.2)]
+    row = Row("read", "read", bar=0.5)
+    assert as_dict(row, found)["ratio"] == pytest.approx(0.55)
+    made = [as_dict(row, found), as_dict(Row("run", "agent", bar=0.5, most_s=1.1), found)]
+    made.append(as_dict(Row("decode", "decode", measure="wall_s"), found))
+    assert AGAINST.of({"against": made, "earlier_commit": "8e3c957"}).cells == [
+        ["read, CPU", "1.100 (1.190)", "2.000 (2.000)", "2", "0.55", "at most 0.5", "no"],
+        ["run, CPU", "1.100 (1.190)", "2.000 (2.000)", "2", "0.55", "at most 0.5 or 1.1 s", "yes"],
+        ["decode", "9.000 (9.000)", "9.000 (9.000)", "2", "1.00", "-", "-"],
+    ]  # fmt: skip
+
+
+def test_steps_answer_with_their_seconds(shared_data: Path, tree: Tree) -> None:
+    """What the program prints or logs is no answer."""
     slab = shared_data / "ct" / "lidc_slabs" / "LIDC-IDRI-0003"
-    reports = repeat_study(scripted_pipeline([]), slab, tmp_path, range(2))
-    times = {one["stage"]: one for one in stage_times([ledger_s(one) for one in reports])}
-    stages = [one["median_ms"] for name, one in times.items() if name != "total"]
-    assert times["total"]["median_ms"] == pytest.approx(sum(stages), rel=0.5)
-    assert times["read"]["p95_ms"] >= times["read"]["median_ms"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    script = str(ROOT / "evaluation" / "timing" / "steps.py")
+    with tree.start("-P", script, "off", **pipes) as process:
+        told, _ = process.communicate(f"{json.dumps(['read', str(slab)])}\n" * 2)
+    answers = [json.loads(line) for line in told.splitlines()]
+    assert len(answers) == 2
+    assert all(one["wall_s"] > 0 and one["cpu_s"] > 0 for one in answers)
 
 
-def test_unreadable_study_has_no_latency(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(MissingData, match="empty"):
-        repeat_study(scripted_pipeline([]), tmp_path / "empty", tmp_path / "out", range(1))
+def test_a_start_that_fails_ends_with_its_log(tree: Tree) -> None:
+    with pytest.raises(ServiceFailed, match="No module named nowhere"):
+        tree._timed("-m", "nowhere")
+    with pytest.raises(ServiceFailed, match="No module named nowhere"):
+        tree._ready(lambda: False, "-m", "nowhere")
 
 
-def slow(roi: Roi) -> Verdict | Refusal:
-    """A verdict that waited 2 ms and took 3 ms, by the cloud's clock."""
-    return Verdict(roi.roi_id, 0.9, 8.0, "slow", queue_s=0.002, compute_s=0.003)
+def test_the_uncompressed_copy_has_the_same_voxels(shared_data: Path, tmp_path: Path) -> None:
+    study = shared_data / "ct" / "lungfcp_01_0001"
+    copy = uncompressed(study, tmp_path / "copy")
+    assert (read_study(copy).volume.hu == read_study(study).volume.hu).all()
 
 
-def escalated(answer: Callable[[Roi], Verdict | Refusal], number: int) -> dict[str, Any]:
-    """What it took to escalate two candidates to a cloud that answers so."""
-    case, link = Case(box(), [candidate(0.2), candidate(0.8)], THRESHOLDS, WEIGHTS), RecordingLink()
-    with (
-        FakeCloud(answer=answer) as cloud,
-        grpc.insecure_channel(cloud.address, options=CHANNEL_OPTIONS) as channel,
-    ):
-        settings = load_settings(deadline_s=60.0, reserve_s=1.0)
-        second = Escalator(channel, link, settings)
-        took = escalate(case, number, second, link, settings)
-    assert len(cloud.headers) == 1
-    return took
-
-
-def test_parts_add_up_to_the_whole() -> None:
-    took = escalated(slow, 1)
-    parts = took["parts_s"]
-    assert parts["queue"] == pytest.approx(0.002)
-    assert parts["compute"] == pytest.approx(0.003)
-    assert sum(parts.values()) == pytest.approx(took["total_s"], abs=0.005)
-
-
-def test_a_refused_candidate_ends_the_measurement() -> None:
-    took = escalated(lambda roi: Refusal(roi.roi_id, "ModelFailed", "nan"), 0)
-    assert took["reason"] == "the cloud refused 1 ROI: the cloud's model failed (nan)"
-    with pytest.raises(ServiceFailed, match="nan"):
-        escalate_all(lambda _: took, range(2), 0)
-
-
-def test_figures_of_a_link_by_hand() -> None:
-    def took(number: int) -> dict[str, Any]:
-        parts_s = {"link": 0.001, "compute": 0.001 * number}
-        return {"total_s": 0.01 * number, "parts_s": parts_s}
-
-    whole, link, compute = link_rows("fibre", escalate_all(took, range(11), 1))
-    figures = [whole[name] for name in ("p50_ms", "p95_ms", "longest_ms")]
-    assert figures == pytest.approx([55.0, 95.5, 100.0])
-    assert (link["part"], compute["p50_ms"]) == ("link", pytest.approx(5.5))
-    result = {"candidates": 10, "links": [whole, link, compute]}
-    assert [(one.what, one.met) for one in bars(result)] == [
-        ("from candidate to verdict, fibre, p95", False)
-    ]
-    assert len(latency.table("links").of(result).cells) == 3
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingData, match="no checkout"):
+        compare(tmp_path, tmp_path, 1)
+    with pytest.raises(MissingData, match="expected a study"):
+        uncompressed(tmp_path / "none", tmp_path / "copy")
