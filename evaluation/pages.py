@@ -1,4 +1,4 @@
-"""Render the pages below `docs` that have a template: models, budget and commands.
+"""Render the pages below `docs` that have a template, such as models, budget and performance.
 
 The prose is in ``NAME.md.j2`` beside the page ``NAME.md``. A template has each result of
 `docs/results` under the name of its file, and adds no figure of its own. It has the commands under

@@ -50,7 +50,7 @@ AGAINST = Table(
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a step and what it is given, or a start; ``bar`` of the ratio, or ``most_s``."""
+    """A step and what it is given, or a start; ``bar`` of the ratio, or ``most_s`` of the clock."""
 
     what: str
     step: str
@@ -265,8 +265,8 @@ def uncompressed(study: Path, folder: Path) -> Path:
 def as_dict(row: Row, found: Sequence[tuple[dict[str, Any], ...]]) -> dict[str, Any]:
     """Return a row for JSON: median and p95 of both, the median ratio, and what is required."""
     ratios = [now[row.measure] / max(before[row.measure], 1e-9) for now, before in found]
-    ratio, now_s = float(np.median(ratios)), _median(found, 0, row.measure)
-    limits = [(ratio, row.bar, "{:g}"), (now_s, row.most_s, "{:g} s")]
+    ratio, clock_s = float(np.median(ratios)), _median(found, 0, "wall_s")
+    limits = [(ratio, row.bar, "{:g}"), (clock_s, row.most_s, "{:g} s of the clock")]
     set_ones = [(value, bar, form) for value, bar, form in limits if bar is not None]
     words = " or ".join(form.format(bar) for _, bar, form in set_ones)
     figures = {

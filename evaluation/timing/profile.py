@@ -40,14 +40,9 @@ MOST_MB = 1200.0
 """Required of the agent and its children together."""
 
 SHOWN = 12
-"""Layers of each network in the table; the result has all."""
+"""Layers of each network in the table; below ``raw`` the result has all."""
 
 MILLI, GIGA = 1e3, 1e9
-
-
-def slowest(result: Result, network: str) -> list[dict[str, Any]]:
-    """Return the layers of a network that take the most time."""
-    return [one for one in result["layers"] if one["network"] == network][:SHOWN]
 
 
 def bars(result: Result) -> Iterator[Bar]:
@@ -74,10 +69,7 @@ def bars(result: Result) -> Iterator[Bar]:
         "network": "network", "layer": "layer", "operator": "operator",
         "took_ms": ("ms", "{:.2f}"), "share": ("share", SHARE), "gops": ("GOP/s", "{:.0f}"),
         "of_peak": ("of the peak", SHARE),
-    }, lambda result: [
-        one for network in result["networks"]
-        for one in slowest(result, network["network"])
-    ], "The slowest layers"),
+    }, title="The slowest layers"),
     "{slices} slices, {readings} readings; {cpu}, {cores} cores",
     bars=bars,
 )  # fmt: skip
@@ -185,7 +177,7 @@ def link_rows(edge: Scraped, cloud: Scraped, studies: int) -> list[dict[str, Any
 
 def profile_networks() -> dict[str, Any]:
     """Time both networks layer by layer, as they are used: on all cores, and on one."""
-    networks, operators, rows = [], [], []
+    networks, operators, rows, slowest = [], [], [], []
     for name, threads in (("screening-int8", hardware.cores()), ("hybrid-int8", 1)):
         layers = layers_of(find(name), BOX, threads)
         most, took_s = peak(threads, int8=True), sum(one.took_s for one in layers)
@@ -209,7 +201,9 @@ def profile_networks() -> dict[str, Any]:
              "of_peak": one.rate / most if one.operations else None}
             for one in sorted(layers, key=lambda one: -one.took_s)
         ]  # fmt: skip
-    return {"networks": networks, "operators": operators, "layers": rows}
+        slowest += rows[-len(layers) :][:SHOWN]
+    whole = {"layers": rows}
+    return {"networks": networks, "operators": operators, "layers": slowest, "raw": whole}
 
 
 def draw(result: Result, path: Path) -> None:
@@ -222,7 +216,7 @@ def draw(result: Result, path: Path) -> None:
         ("link, each study", link),
     ]
     for network in result["networks"]:
-        layers = slowest(result, network["network"])
+        layers = [one for one in result["layers"] if one["network"] == network["network"]]
         title = f"{network['network']}, ms; red: far from the peak, grey: no products"
         panels.append((title, [(one["layer"], one["took_ms"], one["of_peak"]) for one in layers]))
     figure = Figure(figsize=(14, 9), dpi=100, layout="constrained")

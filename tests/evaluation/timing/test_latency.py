@@ -19,11 +19,12 @@ def test_figures_of_a_row_by_hand() -> None:
     found = [({"cpu_s": now, "wall_s": 9.0}, {"cpu_s": 2.0, "wall_s": 9.0}) for now in (1.0, 1.2)]
     row = Row("read", "read", bar=0.5)
     assert as_dict(row, found)["ratio"] == pytest.approx(0.55)
-    made = [as_dict(row, found), as_dict(Row("run", "agent", bar=0.5, most_s=1.1), found)]
+    made = [as_dict(row, found), as_dict(Row("run", "agent", bar=0.5, most_s=9.0), found)]
     made.append(as_dict(Row("decode", "decode", measure="wall_s"), found))
     assert AGAINST.of({"against": made, "earlier_commit": "8e3c957"}).cells == [
         ["read, CPU", "1.100 (1.190)", "2.000 (2.000)", "2", "0.55", "at most 0.5", "no"],
-        ["run, CPU", "1.100 (1.190)", "2.000 (2.000)", "2", "0.55", "at most 0.5 or 1.1 s", "yes"],
+        ["run, CPU", "1.100 (1.190)", "2.000 (2.000)", "2", "0.55",
+         "at most 0.5 or 9 s of the clock", "yes"],
         ["decode", "9.000 (9.000)", "9.000 (9.000)", "2", "1.00", "-", "-"],
     ]  # fmt: skip
 

@@ -20,7 +20,7 @@ def networks() -> dict[str, Any]:
 
 def test_the_time_of_a_pass_is_parted_without_rest(networks: dict[str, Any]) -> None:
     for one in networks["networks"]:
-        layers = [row for row in networks["layers"] if row["network"] == one["network"]]
+        layers = [row for row in networks["raw"]["layers"] if row["network"] == one["network"]]
         assert one["at_peak"] + one["slower"] + one["other"] == pytest.approx(1.0)
         assert sum(row["share"] for row in layers) == pytest.approx(1.0)
         assert sum(row["took_ms"] for row in layers) == pytest.approx(one["took_ms"])
