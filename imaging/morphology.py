@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from imaging.volume import UInt8Array
+from imaging.volume import FloatArray, UInt8Array
 
 _SliceFilter = Callable[[UInt8Array, UInt8Array], object]
 
@@ -24,6 +24,20 @@ def dilate(mask: UInt8Array, radius: float) -> UInt8Array:
 def erode(mask: UInt8Array, radius: float) -> UInt8Array:
     """Erode ``mask`` by a ball of ``radius`` cells; the edge of the grid erodes nothing."""
     return _by_discs(mask, radius, cv2.erode, np.minimum, 1)
+
+
+def squared_distance(mask: UInt8Array, reach: int) -> FloatArray:
+    """Return the square of each cell's distance to ``mask``, exact up to ``reach`` cells.
+
+    Several balls around one mask are found faster so than by dilating it by each.
+    """
+    flat = [cv2.distanceTransform(s, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for s in 1 - mask]
+    planes = np.rint(np.minimum(np.stack(flat), 2.0 * reach) ** 2).astype(np.float64)
+    away = planes.copy()
+    for dz in range(1, min(reach, len(mask) - 1) + 1):
+        np.minimum(away[dz:], planes[:-dz] + dz**2, out=away[dz:])
+        np.minimum(away[:-dz], planes[dz:] + dz**2, out=away[:-dz])
+    return away
 
 
 def opened(mask: UInt8Array, radius: float) -> UInt8Array:

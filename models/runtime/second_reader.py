@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from imaging.morphology import dilate, erode
+from imaging.morphology import squared_distance
 from imaging.volume import FloatArray, UInt8Array, from_window
 from models.runtime.detection import sigmoid
 from models.runtime.engines import Outputs
@@ -169,16 +169,17 @@ def half_contrast(roi: UInt8Array, logits: Float32Array, outline: float) -> Bool
     low, high = np.maximum(voxels.min(0) - 6, 0), voxels.max(0) + 7  # for speed
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     hu, inside = from_window(roi[box]).astype(np.float32), drawn[box].astype(np.uint8)
-    around = (dilate(inside, 6.0) > dilate(inside, 2.0)) & (hu < _AERATED_HU)
+    away, depth = squared_distance(inside, 6), squared_distance(1 - inside, 3)
+    around = (away > 2**2) & (away <= 6**2) & (hu < _AERATED_HU)
     lung_hu = float(np.median(hu[around])) if around.any() else _LUNG_HU
     # the scanner's blur spares the core, which is as deep as the nodule is large
-    cores = (erode(inside, radius) > 0 for radius in (3.0, 2.0, 1.0, 0.0))
+    cores = (depth > radius**2 for radius in (3, 2, 1, 0))
     contrast_hu = float(np.median(hu[next(core for core in cores if core.any())])) - lung_hu
     if contrast_hu < _LEAST_CONTRAST_HU:
         return np.zeros_like(drawn)
     share = np.clip((hu - lung_hu) / contrast_hu, 0, 1)
     # The blur reaches a voxel further than readers draw. What is dense there is a vessel or wall.
-    counted = (inside > 0) | ((dilate(inside, 1.0) > 0) & (share < _RIM_SHARE))
+    counted = (away == 0) | ((away == 1) & (share < _RIM_SHARE))
     count = min(round(float(share[counted].sum())), len(voxels))
     kept = np.zeros_like(drawn)
     kept[tuple(voxels[np.argsort(-logits[drawn], kind="stable")[: max(count, 1)]].T)] = True
