@@ -33,7 +33,7 @@ def squared_distance(mask: UInt8Array, reach: int) -> FloatArray:
     """
     flat = [cv2.distanceTransform(s, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for s in 1 - mask]
     planes = np.rint(np.minimum(np.stack(flat), 2.0 * reach) ** 2).astype(np.float64)
-    away = planes.copy()
+    away: FloatArray = planes.copy()
     for dz in range(1, min(reach, len(mask) - 1) + 1):
         np.minimum(away[dz:], planes[:-dz] + dz**2, out=away[dz:])
         np.minimum(away[:-dz], planes[dz:] + dz**2, out=away[:-dz])
