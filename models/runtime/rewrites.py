@@ -1,12 +1,13 @@
 """Rewrites of an ONNX graph: the same numbers by operators for which engines have fast kernels."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import starmap
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 _RESIZED = {
     "mode": b"linear", "coordinate_transformation_mode": b"half_pixel", "antialias": 0,
@@ -59,6 +60,69 @@ def matrix_resize(content: bytes) -> bytes:
         if sides:
             node.CopyFrom(_products(node, sides, model))
     return model.SerializeToString() if any(sides for _, sides in found) else content
+
+
+def paired_rows(content: bytes) -> bytes:
+    """Let the first convolution of an INT8 network write all rows of the second one's patches.
+
+    Engines are slow where a convolution has one channel, or patches of several rows. The first one
+    gets its channels once for each row, with zeros in their kernels; sums of integers stay the
+    same. Files that do not begin with two convolutions of patches are returned as they are.
+    """
+    model = onnx.load_from_string(content) if b"QuantizeLinear" in content else ModelProto()
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"][:2]
+    names = _tensors_of_patches(convolutions, model.graph, stored)
+    if not names:
+        return content
+    kernel, *others, after = names
+    weight, folded = stored[kernel], np.moveaxis(stored[after], 3, 1)
+    (_, _, deep, high, wide), rows = weight.shape, folded.shape[1]
+    apart = np.einsum("rs,oizyx->roizsyx", np.eye(rows, dtype=weight.dtype), weight)
+    new = {name: np.tile(stored[name], rows) for name in others}
+    new[kernel] = apart.reshape(-1, 1, deep, rows * high, wide)
+    new[after] = folded.reshape(len(folded), -1, folded.shape[3], 1, folded.shape[4])
+    for tensor in model.graph.initializer:
+        if tensor.name in new:
+            tensor.CopyFrom(numpy_helper.from_array(new[tensor.name], tensor.name))
+    for node, height in zip(convolutions, (rows * high, 1), strict=True):
+        for option in node.attribute:
+            if option.name in ("kernel_shape", "strides"):
+                option.ints[1] = height
+    del model.graph.value_info[:]  # it states another shape between them
+    return model.SerializeToString()
+
+
+def _tensors_of_patches(
+    convolutions: Sequence[NodeProto], graph: GraphProto, stored: Mapping[str, np.ndarray]
+) -> list[str]:
+    """Return the tensors that `paired_rows` changes, the two kernels first and last.
+
+    None where the file does not fit.
+    """
+    if len(convolutions) < 2 or not all(map(_is_patchwise, convolutions)):
+        return []
+    first, second = convolutions
+    made = {name: node for node in graph.node for name in node.output}
+    given = [made.get(name, NodeProto()) for name in (*first.input, *second.input[:2])]
+    between = [second.input[0]]
+    while between[-1] != first.output[0]:  # what lies between them treats all channels alike
+        node = made.get(between[-1], NodeProto())
+        scalars = [stored[name].size == 1 for name in node.input[1:] if name in stored]
+        if node.op_type not in ("Relu", "QuantizeLinear", "DequantizeLinear") or not all(scalars):
+            return []
+        between.append(node.input[0])
+    axes = [option.i for node in given for option in node.attribute if option.name == "axis"]
+    if [node.op_type for node in given] != ["DequantizeLinear"] * 5 or axes != [0, 0, 0]:
+        return []
+    _, kernel, bias, _, after = (list(node.input) for node in given)
+    changed = [*kernel, *bias, after[0]]
+    uses = Counter(name for node in graph.node for name in node.input)
+    if not stored.keys() >= {*changed} or any(uses[name] != 1 for name in (*changed, *between)):
+        return []
+    weight, zeros = stored[kernel[0]], [stored[name] for name in kernel[2:]]
+    alike = {stored[name].size for name in changed[1:-1]} == {len(weight)}
+    return changed if alike and weight.shape[1] == 1 and not np.any(zeros) else []
 
 
 def _operator_set(model: ModelProto) -> int:
