@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
 
 from imaging import c_stderr
 from imaging.continuity import require_continuous
@@ -154,6 +153,8 @@ def _contents(file: Path) -> tuple[HuArray, Geometry, bool]:
     """Read voxels and geometry as the file orders its axes, and whether it states how they lie."""
     if format_of(file) == "NIfTI":
         return _read_nifti(file)
+    import SimpleITK as sitk  # here, since the reading process alone needs it
+
     fields, data_at = _text_header(file)
     reader = sitk.ImageFileReader()
     reader.SetImageIO(_IO[format_of(file)])

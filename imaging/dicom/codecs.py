@@ -23,7 +23,6 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
@@ -210,6 +209,8 @@ def _read_jpeg_ls(frame: bytes, layout: Layout) -> npt.NDArray[Any] | None:
 
 def _read_image(content: bytes) -> npt.NDArray[Any]:
     """Decode a DICOM file of one frame with GDCM."""
+    import SimpleITK as sitk  # here, since the reading process alone needs it
+
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     with named_in_memory(content) as name:

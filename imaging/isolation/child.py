@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import SimpleITK  # noqa: F401 - before the fork, since a child may need it
 
 from imaging.dicom.ahead import ReadAhead
 from imaging.errors import StudyError, TooLarge, UnreadableFile, is_machine_fault, is_out_of_memory
