@@ -50,13 +50,14 @@ def source_headers(images: Sequence[Instance], *, of_order: bool = True) -> byte
     """
     with disable_value_validation():
         first = images[0].data
+        # before the first image's elements are decoded: undecoded ones are compared in a fifth
+        own = [_to_json(image.data, _differing(image.data, first)) for image in images]
         shared = _to_json(first, _TAGS)
         for keyword in FUNCTIONAL_GROUPS:
             if keyword in first:
                 items = [_macros(item) for item in first[keyword].value]
                 shared[Tag(keyword).json_key] = {"vr": "SQ", "Value": items}
         shared |= _order(images[0]) if of_order else {}
-        own = [_to_json(image.data, _differing(image.data, first)) for image in images]
     values = {"format": FORMAT, "shared": shared, "images": own}
     text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
     data = gzip.compress(text.encode("utf-8", "replace"), 4, mtime=0)
@@ -85,8 +86,9 @@ def _is_same(data: Dataset, first: Dataset, tag: BaseTag) -> bool:
     """Compare two elements, undecoded as far as neither was needed yet."""
     if tag not in first:
         return False
-    if type(data.get_item(tag)) is type(first.get_item(tag)):
-        return _raw(data, tag) == _raw(first, tag)
+    one, other = data.get_item(tag), first.get_item(tag)
+    if type(one) is type(other):
+        return bool(one.value == other.value)
     try:
         return bool(data[tag].value == first[tag].value)
     except Exception as error:  # a damaged value fails in pydicom with any exception
