@@ -433,8 +433,12 @@ def at_lung(
     # the cells within reach
     first = np.maximum(np.floor(at - reach[:, None] / cell_mm).astype(int), 0)
     last = np.minimum(np.ceil(at + reach[:, None] / cell_mm).astype(int), lungs.air.shape)
-    near = np.zeros(len(index_zyx), dtype=bool)
-    for n in range(len(near)):
+    # most lie in tissue themselves: no gas is that much closer than the middle of their own cell
+    own = np.clip(np.floor(at).astype(int), 0, np.asarray(lungs.air.shape) - 1)
+    away = np.linalg.norm((own + 0.5 - at) * cell_mm, axis=1)
+    in_tissue = (masks[0] & masks[1])[tuple(own.T)]
+    near = np.asarray(in_tissue & (away <= np.minimum(reach, _CLOSER_MM)))
+    for n in np.flatnonzero(~near):
         sides = list(map(slice, first[n].tolist(), last[n].tolist()))
         # the squares of their distances along each axis, and in space
         z, y, x = (

@@ -93,8 +93,13 @@ def open_screener(name: str, **opening: Unpack[Opening]) -> Screener:
 
 def padded(voxels: UInt8Array) -> UInt8Array:
     """Pad the box at its far ends to multiples of `PAD_TO` by mirroring."""
-    pad = [(0, -n % PAD_TO) for n in voxels.shape]
-    return np.pad(voxels, pad, mode="symmetric")
+    deep, high, wide = (-n % PAD_TO for n in voxels.shape)
+    out = np.empty([n + -n % PAD_TO for n in voxels.shape], np.uint8)
+    for image, to in zip(voxels, out, strict=False):
+        cv2.copyMakeBorder(image, 0, high, 0, wide, cv2.BORDER_REFLECT, dst=to)
+    mirrored = np.pad(np.arange(len(voxels)), (0, deep), mode="symmetric")
+    out[len(voxels) :] = out[mirrored[len(voxels) :]]
+    return out
 
 
 def halved(voxels: UInt8Array) -> UInt8Array:
