@@ -105,24 +105,22 @@ def _tensors_of_patches(
     first, second = convolutions
     made = {name: node for node in graph.node for name in node.output}
     given = [made.get(name, NodeProto()) for name in (*first.input, *second.input[:2])]
-    between = [second.input[0]]
-    while between[-1] != first.output[0]:  # what lies between them treats all channels alike
-        node = made.get(between[-1], NodeProto())
-        scalars = [stored[name].size == 1 for name in node.input[1:] if name in stored]
-        if node.op_type not in ("Relu", "QuantizeLinear", "DequantizeLinear") or not all(scalars):
-            return []
-        between.append(node.input[0])
     axes = [option.i for node in given for option in node.attribute if option.name == "axis"]
     if [node.op_type for node in given] != ["DequantizeLinear"] * 5 or axes != [0, 0, 0]:
         return []
-    _, kernel, bias, _, after = (list(node.input) for node in given)
-    changed = [*kernel, *bias, after[0]]
-    uses = Counter(name for node in graph.node for name in node.input)
-    if not stored.keys() >= {*changed} or any(uses[name] != 1 for name in (*changed, *between)):
+    _, kernel, bias, between, after = (list(node.input) for node in given)
+    rounded, changed = made.get(between[0], first), [*kernel, *bias, after[0]]
+    if rounded.op_type != "QuantizeLinear" or [first.output[0], *between[1:]] != [*rounded.input]:
         return []
-    weight, zeros = stored[kernel[0]], [stored[name] for name in kernel[2:]]
-    alike = {stored[name].size for name in changed[1:-1]} == {len(weight)}
-    return changed if alike and weight.shape[1] == 1 and not np.any(zeros) else []
+    uses = Counter(name for node in graph.node for name in node.input)
+    alone = (*changed, first.output[0], between[0], second.input[0])
+    if any(uses[name] != 1 for name in alone) or not stored.keys() >= {*changed, *between[1:]}:
+        return []
+    weight, shifted = stored[kernel[0]], any(stored[name].any() for name in kernel[2:])
+    # a scale for each channel, and one for all between the two
+    sizes = [{stored[name].size for name in names} for names in (changed[1:-1], between[1:])]
+    fits = weight.shape[1] == 1 and sizes == [{len(weight)}, {1}]
+    return changed if fits and not shifted else []
 
 
 def _operator_set(model: ModelProto) -> int:
