@@ -153,6 +153,8 @@ def detect(
     reader, second, settings = pipeline.reader, pipeline.second_reader, pipeline.settings
     with budget.stage("screen"):
         candidates = reader.screen(box)
+        if box.proceed:
+            box.proceed()
     with budget.stage("decide"):
         link = second.estimate()
         left_s = budget.left_s(settings.reserve_s)

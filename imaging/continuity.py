@@ -100,7 +100,8 @@ def _unlike(cells: HuArray, slice_mm: float) -> list[int]:
     found = {*(1 + np.flatnonzero(both > MAX_SINGLE * np.maximum(next_but_one, _LEAST_HU)))}
     most = min(_MOST_OF_MEDIAN * float(np.median(near)), _MOST_HU_PER_MM * slice_mm)
     jumps = []
-    for z, difference in enumerate(near):
+    for z in np.flatnonzero(near > MAX_JUMP * _LEAST_HU).tolist():
+        difference = near[z]
         around = [*near[max(0, z - _NEARBY) : z], *near[z + 1 : z + 1 + _NEARBY]]
         usual = max(min(float(np.median(around or 0)), most), _LEAST_HU)
         if difference > MAX_JUMP * usual and not {z, z + 1} & found:

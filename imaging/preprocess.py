@@ -15,6 +15,7 @@ from imaging.coverage import Coverage, coverage_of
 from imaging.errors import IrregularGeometry
 from imaging.lungs import Lungs, at_lung, find_lungs, opaque_share, smaller_share
 from imaging.plausibility import implausible
+from imaging.slices import of_each
 from imaging.volume import (
     WINDOW_HU,
     Geometry,
@@ -60,6 +61,7 @@ class Preprocessed:
         lungs: the lungs in the voxels of ``source``; None if the box is all lung.
         source: the geometry of ``lungs``.
         measure: makes `measures`; None where nothing is measured.
+        proceed: lets another process measure meanwhile, where one does that.
     """
 
     voxels: UInt8Array
@@ -67,6 +69,7 @@ class Preprocessed:
     lungs: Lungs | None = None
     source: Geometry | None = None
     measure: Callable[[], ChestMeasures] | None = None
+    proceed: Callable[[], None] | None = None
 
     @cached_property
     def measures(self) -> ChestMeasures:
@@ -99,15 +102,16 @@ class Preprocessed:
         return inside
 
 
-Room = Callable[[tuple[int, int, int]], UInt8Array]
+Room = Callable[[tuple[int, ...]], UInt8Array]
+"""Makes an array of uint8 of a shape."""
 
 
-def _room(shape: tuple[int, int, int]) -> UInt8Array:
+def _room(shape: tuple[int, ...]) -> UInt8Array:
     return np.empty(shape, np.uint8)
 
 
 def preprocess(volume: Volume, source: Path | str = "volume", room: Room = _room) -> Preprocessed:
-    """Cut out and resample the lung box of a CT volume; ``room`` makes the array for it.
+    """Cut out and resample the lung box of a CT volume; ``room`` makes its array.
 
     Raises:
         NoLung: the volume holds no lung; the error names ``source``.
@@ -151,10 +155,9 @@ def resample(hu: HuArray, geometry: Geometry, room: Room = _room) -> tuple[UInt8
         max(1, round(n * s / TARGET_MM)) for n, s in zip(hu.shape, geometry.spacing_mm, strict=True)
     )
     shape = z, y, x
-    # OpenCV releases the interpreter's lock, so that two threads use two cores
+    flat = of_each(lambda image: _flat(image, (shape[2], shape[1])), hu)
+    out = room(shape)
     with ThreadPoolExecutor(2) as pool:
-        flat = list(pool.map(lambda image: _flat(image, (shape[2], shape[1])), hu))
-        out = room(shape)
         centres = (np.arange(shape[0]) + 0.5) * (hu.shape[0] / shape[0]) - 0.5
         at = np.clip(centres, 0, hu.shape[0] - 1)  # positions of the new slices in the old ones
         list(pool.map(lambda part: _blend(flat, at, out, part), np.array_split(range(shape[0]), 2)))

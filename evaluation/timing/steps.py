@@ -6,6 +6,7 @@ a step and its argument in JSON. The answer is the seconds of CPU and of the clo
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -18,6 +19,9 @@ from typing import Any
 
 CLOUD = sys.argv[1] if __name__ == "__main__" else ""
 """Address of the cloud."""
+
+ARRIVAL_S = 1.5
+"""A series but for its last slice arrives in this time, and is read."""
 
 Step = Callable[[], Any]
 """Takes a step that is prepared; that of a whole study returns the seconds by stage."""
@@ -93,6 +97,38 @@ def detect(path: str) -> Step:
     return lambda: screener.screen(preprocess(volume, path))
 
 
+def arrive(path: str) -> Step:
+    """Find the candidates of a study of which the last slice has just arrived.
+
+    An earlier program, which reads nothing ahead, gets the whole volume in HU.
+    """
+    try:
+        from imaging.isolation.in_turn import ReadersInTurn
+    except ImportError:
+        return detect(path)
+    from imaging.isolation.reader import ReadLimits
+
+    readers, screener = _held.enter_context(ReadersInTurn(ReadLimits(3500))), _screener()
+    *files, last = (file for file in sorted(Path(path).iterdir()) if file.is_file())
+    folder = Path(_held.enter_context(tempfile.TemporaryDirectory())) / "arriving"
+
+    def run() -> None:
+        (folder / last.name).write_bytes(last.read_bytes())
+        volume = readers.read(folder).volume
+        screener.screen(readers.preprocess(volume, folder))
+
+    def prepare() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        readers.begin(folder, 0.0)
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
+        time.sleep(ARRIVAL_S)
+
+    run.prepare = prepare  # type: ignore[attr-defined]
+    return run
+
+
 def study(path: str, cloud: str = CLOUD) -> Step:
     """Read a study from its files to its report."""
     from edge.job import Job
@@ -139,13 +175,13 @@ def main() -> None:
     """Take the steps that the input names, until it ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the program logs is no answer
-    steps = {
-        one.__name__: cache(one) for one in (read, decode, detect, study, alone, region, regions)
-    }
+    every = (read, decode, detect, arrive, study, alone, region, regions)
+    steps = {one.__name__: cache(one) for one in every}
     with _held:
         for line in sys.stdin:
             name, argument = json.loads(line)
             run = steps[name](argument)
+            getattr(run, "prepare", lambda: None)()
             cpu_s, began_s = time.process_time(), time.perf_counter()
             found = run()
             took_s, cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_s

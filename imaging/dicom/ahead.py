@@ -36,6 +36,11 @@ class ReadAhead:
         self._known: dict[_Key, Instance | None] = {}
         self._planes: dict[tuple[str, int, int], Planes] = {}
 
+    @property
+    def images(self) -> int:
+        """How many images were read."""
+        return sum(image is not None for image in self._known.values())
+
     def new_in(self, study: Path) -> list[Path]:
         """Return the files of a study that can be taken in now, in the order of their arrival."""
         latest_ns = time.time_ns() - self._settled_s * 1e9

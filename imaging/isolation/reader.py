@@ -168,8 +168,9 @@ class IsolatedReader:
                 found = self._answer("series", tuple[SeriesSummary, ...], path)
                 self._tell([astuple(one) for one in choose(found)])
             return self._answer("study", Study, path)
-        finally:
+        except BaseException:
             self._hang_up()
+            raise
 
     def _hang_up(self) -> None:
         """Send nothing to the child any more; one that waits for an answer ends."""
@@ -189,7 +190,14 @@ class IsolatedReader:
             return preprocess(volume, source)
         self._volume = None
         box = self._answer("box", Preprocessed, source)
-        return replace(box, measure=partial(self._measures, source, self._file))
+        measure = partial(self._measures, source, self._file)
+        return replace(box, measure=measure, proceed=partial(self._proceed, self._file))
+
+    def _proceed(self, file: BinaryIO) -> None:
+        """Let the child measure, and make the headers, of the study that was read into ``file``."""
+        if file is self._file:
+            self._tell("")
+            self._hang_up()
 
     def _measures(self, path: Path, file: BinaryIO) -> ChestMeasures:
         """Return what the volume of the lung box shows.
@@ -200,6 +208,7 @@ class IsolatedReader:
         if "measures" not in self._later:
             if file is not self._file:
                 raise ReaderFailed("what the volume shows was not asked for in time")
+            self._proceed(file)
             return self._answer("measures", ChestMeasures, path)
         return from_json(ChestMeasures, self._later["measures"], file.fileno())
 
@@ -215,6 +224,7 @@ class IsolatedReader:
         """
         if file is not self._file or self._volume is not None or not self._busy:
             return b""
+        self._proceed(file)
         answer = self._receive(path)
         if "measures" in answer:
             self._later, answer = answer, self._receive(path)

@@ -89,24 +89,30 @@ def from_json(kind: type[T], value: Any, file: int) -> T:
 
 
 class _Placed(np.ndarray):
-    """An array that lies in a file already, from ``start``."""
+    """An array that lies in the file already, from ``start``."""
 
     start: int
 
 
-def place(shape: tuple[int, ...], dtype: npt.DTypeLike, file: int) -> npt.NDArray[Any]:
-    """Make an array at the end of ``file``: `to_json` does not copy it.
+class Room:
+    """Memory at the end of ``file`` for one array, which `to_json` then does not copy.
 
-    Raises:
-        OSError: the file cannot grow: no memory is left.
+    It is taken from the system at once: that takes longer than to fill it.
     """
-    start = -(-os.fstat(file).st_size // mmap.PAGESIZE) * mmap.PAGESIZE
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    os.ftruncate(file, start + size)
-    memory = mmap.mmap(file, size, offset=start)
-    array = np.frombuffer(memory, dtype).reshape(shape).view(_Placed)
-    array.start = start
-    return array
+
+    def __init__(self, file: int, size: int) -> None:
+        self._start = -(-os.fstat(file).st_size // mmap.PAGESIZE) * mmap.PAGESIZE
+        os.ftruncate(file, self._start + size)
+        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+        self._memory = mmap.mmap(file, size, flags=flags, offset=self._start)
+
+    def __call__(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """Return the array, or one elsewhere if it is too large for the room."""
+        if (size := math.prod(shape)) > len(self._memory):
+            return np.empty(shape, np.uint8)
+        array = np.frombuffer(self._memory, np.uint8, size).reshape(shape).view(_Placed)
+        array.start = self._start
+        return array
 
 
 def _append(array: npt.NDArray[Any], file: int) -> dict[str, object]:
