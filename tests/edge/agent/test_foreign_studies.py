@@ -1,5 +1,6 @@
 """Studies in the inbox that belong to another user, as a program without rights meets them."""
 
+import encodings.cp437  # noqa: F401 - numpy needs it, and not every user may read Python
 import os
 import shutil
 import stat
