@@ -141,12 +141,9 @@ def _sides(known: Mapping[str, Any], *names: str) -> list[tuple[int, int]]:
 
     Nothing where a side is free, or where n or c differ.
     """
-    dims = [
-        [dim.dim_value for dim in known[name].shape.dim]
-        for name in names
-        if name in known and known[name].elem_type == TensorProto.FLOAT
-    ]
-    if not all(len(one) == 5 and all(one[1:]) for one in dims) or len(dims) < 2:
+    found = [known[name] for name in names if name in known]
+    dims = [[d.dim_value for d in a.shape.dim] for a in found if a.elem_type == TensorProto.FLOAT]
+    if len(dims) < 2 or not all(len(one) == 5 and all(one[1:]) for one in dims):
         return []
     before, after = dims
     return list(zip(before[2:], after[2:], strict=True)) if before[:2] == after[:2] else []
