@@ -1,6 +1,7 @@
 """The command ``overread-edge``: reads one study, or watches an inbox. Not a medical device."""
 
 import os
+import sys
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -65,4 +66,6 @@ def _program(
 def main() -> None:
     """Run the command ``overread-edge``."""
     os.umask(UMASK)
+    # a third of openvino's modules: the converter of models, with telemetry, which nothing uses
+    sys.modules["openvino.tools.ovc"] = None  # type: ignore[assignment]
     app()
