@@ -2,7 +2,7 @@
 
 Both trees have a cloud on loopback and one process that takes steps of a study
 (`evaluation.timing.steps`). Every round takes each step with this program, then with the earlier
-one. Starts of programs take long, so there are fewer rounds of them.
+one. Starts of programs take long: they are measured in each second round.
 """
 
 import json
@@ -13,10 +13,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any, Self, cast
 
 import numpy as np
 import pydicom
@@ -29,10 +29,9 @@ from evaluation.run import Bar, Result, Table, command, each
 from evaluation.world import START_S, log_tail, write_toml
 
 ROOT = Path(__file__).resolve().parents[2]
-STARTS = 2
-"""Starts are measured in each second round."""
-
 SIDES = ("now", "earlier")
+Both = tuple[dict[str, Any], dict[str, Any]]
+"""A step of both trees."""
 
 AGAINST = Table(
     "against",
@@ -68,6 +67,7 @@ ROWS = (
     Row("read 133 slices, uncompressed", "read", PLAIN, bar=0.30),
     Row("decode 133 slices, nothing else", "decode", LIDC),
     Row("whole volume in HU to candidates", "detect", LIDC, "wall_s", bar=0.6),
+    Row("last slice to candidates", "arrive", LIDC, "wall_s", bar=0.40, most_s=0.085),
     Row("files to report, with the cloud", "study", LIDC, "wall_s", bar=0.45),
     Row("files to report, without a cloud", "alone", LIDC, "wall_s", bar=0.5),
     Row("one region at the cloud", "region", CMB, "wall_s", most_s=0.085),
@@ -81,16 +81,56 @@ ROWS = (
 """What is measured; times are CPU seconds of all processes, or those of the clock."""
 
 
+STARTS = ("screen", "version", "agent", "cloud")
+"""Steps that are a program of their own, the last rows."""
+
+
 @dataclass
 class Tree:
-    """A source tree: ``work`` is a folder for its files."""
+    """A source tree, and a folder for its files."""
 
     source: Path
     work: Path
-    held: ExitStack = field(default_factory=ExitStack)
 
-    def start(self, *words: str, **pipes: Any) -> subprocess.Popen[str]:
-        """Start Python with this tree before all other packages."""
+    @contextmanager
+    def opened(self) -> Iterator[Self]:
+        """Run its cloud, and the process that takes steps."""
+        with self._running("-m", "cloud", *self._serve("held")) as self._cloud:
+            self._wait(self._cloud, (self.work / "held").is_file)
+            given = str(Path(__file__).with_name("steps.py")), (self.work / "held").read_text()
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            with self._running("-P", *given, **pipes) as self._steps:
+                yield self
+
+    def take(self, step: str, given: str) -> dict[str, Any]:
+        """Take a step once; return the seconds of CPU and of the clock."""
+        site, log, ready = (self.work / name for name in ("site", "log", "ready"))
+        if step == "screen":
+            out = str(self.work / "report")
+            return self._ended("-m", "edge", "screen", given, "--cloud", "off", "--out", out)
+        if step == "version":
+            return self._ended("-m", "edge", "--version")
+        if step == "cloud":
+            ready.unlink(missing_ok=True)
+            return self._ready(ready.is_file, "-m", "cloud", *self._serve("ready"))
+        if step == "agent":
+            shutil.rmtree(site, ignore_errors=True)
+            folders = {name: str(site / name) for name in ("inbox", "outbox", "state_dir")}
+            config = write_toml(self.work / "edge.toml", folders)
+            log.write_bytes(b"")
+            started = ("-m", "edge", "run", "--config", str(config))
+            return self._ready(lambda: b"agent started" in log.read_bytes(), *started)
+        pids = self._steps.pid, self._cloud.pid
+        before_s = sum(map(cpu_s, pids))
+        print(json.dumps([step, given]), file=self._steps.stdin, flush=True)
+        if not (line := cast(IO[str], self._steps.stdout).readline()):
+            raise self._failed(step)
+        took: dict[str, Any] = json.loads(line)
+        if step in ("study", "alone", "region", "regions"):  # their children and the cloud work too
+            took["cpu_s"] = sum(map(cpu_s, pids)) - before_s
+        return took
+
+    def _start(self, *words: str, **pipes: Any) -> subprocess.Popen[str]:
         own = {k: v for k, v in os.environ.items() if not k.startswith("OVERREAD_")}
         with (self.work / "log").open("ab") as log:
             return subprocess.Popen(
@@ -99,57 +139,7 @@ class Tree:
                 **{"stdin": subprocess.DEVNULL, "stdout": log, **pipes},
             )  # fmt: skip
 
-    def open(self) -> None:
-        """Start the cloud and the process that takes steps."""
-        self.cloud = self.held.enter_context(self._running("-m", "cloud", *self._serve("held")))
-        self._wait(self.cloud, (self.work / "held").is_file)
-        script, address = Path(__file__).with_name("steps.py"), (self.work / "held").read_text()
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.steps = self.held.enter_context(self._running("-P", str(script), address, **pipes))
-
-    def take(self, row: Row, given: str) -> dict[str, Any]:
-        """Take a step once; CPU is that of all processes where others take part."""
-        if (started := STARTED.get(row.step)) is not None:
-            return started(self, given)
-        assert self.steps.stdin
-        assert self.steps.stdout
-        pids = self.steps.pid, self.cloud.pid
-        before_s = sum(map(cpu_s, pids))
-        print(json.dumps([row.step, given]), file=self.steps.stdin, flush=True)
-        if not (line := self.steps.stdout.readline()):
-            raise self.failed(row.step)
-        took: dict[str, Any] = json.loads(line)
-        if row.step in ("study", "alone", "region", "regions"):
-            took["cpu_s"] = sum(map(cpu_s, pids)) - before_s
-        return took
-
-    def screen(self, given: str) -> dict[str, Any]:
-        """Read a study by the command; its user CPU."""
-        out = self.work / "report"
-        return self._timed("-m", "edge", "screen", given, "--cloud", "off", "--out", str(out))
-
-    def version(self, _: str) -> dict[str, Any]:
-        """Print the version."""
-        return self._timed("-m", "edge", "--version")
-
-    def agent(self, _: str) -> dict[str, Any]:
-        """Start the agent until it says so in its log."""
-        site, log = self.work / "site", self.work / "log"
-        shutil.rmtree(site, ignore_errors=True)
-        folders = {"inbox": "inbox", "outbox": "outbox", "state_dir": "state"}
-        values = {setting: str(site / name) for setting, name in folders.items()}
-        config = write_toml(self.work / "edge.toml", values)
-        log.write_bytes(b"")
-        ready = lambda: b"agent started" in log.read_bytes()  # noqa: E731
-        return self._ready(ready, "-m", "edge", "run", "--config", str(config))
-
-    def serve(self, _: str) -> dict[str, Any]:
-        """Start a cloud until it serves."""
-        (self.work / "ready").unlink(missing_ok=True)
-        return self._ready((self.work / "ready").is_file, "-m", "cloud", *self._serve("ready"))
-
-    def failed(self, what: str) -> ServiceFailed:
-        """Return an error with the end of the log."""
+    def _failed(self, what: str) -> ServiceFailed:
         return ServiceFailed(f"{what}, {self.source}\n{log_tail(self.work / 'log')}")
 
     def _serve(self, name: str) -> tuple[str, ...]:
@@ -157,18 +147,17 @@ class Tree:
 
     @contextmanager
     def _running(self, *words: str, **pipes: Any) -> Iterator[subprocess.Popen[str]]:
-        process = self.start(*words, **pipes)
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
+        with self._start(*words, **pipes) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def _wait(self, process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
         until_s = time.monotonic() + START_S
         while not ready():
             if process.poll() is not None or time.monotonic() > until_s:
-                raise self.failed("did not start")
+                raise self._failed("did not start")
             time.sleep(0.002)
 
     def _ready(self, ready: Callable[[], bool], *words: str) -> dict[str, Any]:
@@ -177,17 +166,13 @@ class Tree:
             self._wait(process, ready)
             return {"wall_s": time.perf_counter() - began_s, "cpu_s": cpu_s(process.pid)}
 
-    def _timed(self, *words: str) -> dict[str, Any]:
-        began_s, process = time.perf_counter(), self.start(*words)
+    def _ended(self, *words: str) -> dict[str, Any]:
+        began_s, process = time.perf_counter(), self._start(*words)
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            raise self.failed(" ".join(words))
+            raise self._failed(" ".join(words))
         return {"wall_s": time.perf_counter() - began_s, "cpu_s": used.ru_utime}
-
-
-STARTED = {"screen": Tree.screen, "version": Tree.version, "agent": Tree.agent, "cloud": Tree.serve}
-"""Steps that are a program of their own."""
 
 
 def bars(result: Result) -> Iterator[Bar]:
@@ -205,84 +190,69 @@ def latency(
     rounds: Annotated[int, typer.Option(min=2, help="Rounds; starts are in each second one.")] = 30,
 ) -> dict[str, Any]:
     """Times from files to report, of each step and of starts, against an earlier commit."""
-    return compare(against, data, rounds)
-
-
-def compare(earlier: Path, data: Path, rounds: int) -> dict[str, Any]:
-    """Take all steps in turn with this program and with the tree ``earlier``.
-
-    Returns the rows of `TABLE`, and the times of this program's stages.
-
-    Raises:
-        MissingData: ``earlier`` is no checkout, or ``data`` lacks a study.
-    """
-    commit = ["git", "-C", str(earlier), "rev-parse", "--short", "HEAD"]
+    commit = ["git", "-C", str(against), "rev-parse", "--short", "HEAD"]
     named = subprocess.run(commit, capture_output=True, text=True, check=False).stdout.strip()
-    if not (earlier / "imaging" / "read.py").is_file() or not named:
-        raise MissingData(earlier, "is no checkout of an earlier commit")
-    found: dict[Row, list[tuple[dict[str, Any], ...]]] = {row: [] for row in ROWS}
+    if not (against / "imaging" / "read.py").is_file() or not named:
+        raise MissingData(against, "is no checkout of an earlier commit")
+    found: dict[Row, list[Both]] = {row: [] for row in ROWS}
     with ExitStack() as held:
         work = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="overread-against-")))
         given = {name: str((data / name).resolve()) for name in (LIDC, CMB)}
         given |= {PLAIN: str(uncompressed(data / LIDC, work / PLAIN)), "": ""}
-        trees = [Tree(ROOT, work / "now"), Tree(earlier.resolve(), work / "earlier")]
-        for tree in trees:
-            tree.work.mkdir()
-            held.enter_context(tree.held)
-            tree.open()
-        for number in each(range(-1, rounds), "rounds"):
-            for row in ROWS:
-                if row.step not in STARTED or number % STARTS == 1:
-                    both = tuple(tree.take(row, given[row.given]) for tree in trees)
-                    found[row] += [both] * (number >= 0)  # the first of all is a warm-up
-    rows = [as_dict(row, found[row]) for row in ROWS if found[row]]
-    read_s, decode_s = (
-        next(one["now"]["median"] for one, row in zip(rows, ROWS, strict=False) if row.step == step)
-        for step in ("read", "decode")
-    )
-    studies = next(both for row, both in found.items() if row.step == "study")
+        trees = []
+        for side, source in zip(SIDES, (ROOT, against.resolve()), strict=True):
+            (work / side).mkdir()
+            trees.append(held.enter_context(Tree(source, work / side).opened()))
+        for number in each(range(-1, rounds), "rounds"):  # the first is a warm-up
+            for row in ROWS if number % 2 else ROWS[: -len(STARTS)]:
+                both = [tree.take(row.step, given[row.given]) for tree in trees]
+                found[row] += [(both[0], both[1])] * (number >= 0)
+    by_step = {row.step: both for row, both in reversed(found.items())}  # the first of each step
+    read_s, decode_s = (_median(by_step[step], 0, "cpu_s") for step in ("read", "decode"))
     return {
         "earlier_commit": named,
-        "against": rows,
+        "against": [as_dict(row, both) for row, both in found.items()],
         "decoder_share": decode_s / read_s,
-        "stages": stage_times([now["stages_s"] for now, _ in studies]),
+        "stages": stage_times([now["stages_s"] for now, _ in by_step["study"]]),
     }
 
 
 def uncompressed(study: Path, folder: Path) -> Path:
     """Write a copy of a study without compression; return the folder."""
-    folder.mkdir(parents=True)
-    files = [file for file in sorted(study.glob("*")) if file.is_file()] if study.is_dir() else []
-    for file in files:
-        with suppress(pydicom.errors.InvalidDicomError):
-            one = pydicom.dcmread(file)
-            one.decompress()
-            one.save_as(folder / file.name)
-    if not files:
+    if not (files := sorted(study.glob("*.dcm"))):
         raise MissingData(study, "is not there, expected a study in DICOM")
+    folder.mkdir(parents=True)
+    for file in files:
+        one = pydicom.dcmread(file)
+        one.decompress()
+        one.save_as(folder / file.name)
     return folder
 
 
-def as_dict(row: Row, found: Sequence[tuple[dict[str, Any], ...]]) -> dict[str, Any]:
+def as_dict(row: Row, found: Sequence[Both]) -> dict[str, Any]:
     """Return a row for JSON: median and p95 of both, the median ratio, and what is required."""
-    ratios = [now[row.measure] / max(before[row.measure], 1e-9) for now, before in found]
-    ratio, clock_s = float(np.median(ratios)), _median(found, 0, "wall_s")
-    limits = [(ratio, row.bar, "{:g}"), (clock_s, row.most_s, "{:g} s of the clock")]
-    set_ones = [(value, bar, form) for value, bar, form in limits if bar is not None]
-    words = " or ".join(form.format(bar) for _, bar, form in set_ones)
+    ratio = float(np.median([now[row.measure] / before[row.measure] for now, before in found]))
     figures = {
-        name: {"median": _median(found, n, row.measure),
-               "p95": float(np.percentile([one[n][row.measure] for one in found], 95)),
-               **{key: _median(found, n, key) for key in ("cpu_s", "wall_s")}}
+        name: {
+            **{key: _median(found, n, key) for key in ("cpu_s", "wall_s")},
+            "median": _median(found, n, row.measure),
+            "p95": float(np.percentile([one[n][row.measure] for one in found], 95)),
+        }
         for n, name in enumerate(SIDES)
-    }  # fmt: skip
+    }
+    limits = [
+        (ratio, row.bar, "{:g}"),
+        (figures["now"]["wall_s"], row.most_s, "{:g} s of the clock"),
+    ]
+    known = [(value <= bar, form.format(bar)) for value, bar, form in limits if bar is not None]
+    required = " or ".join(words for _, words in known)
     return {
         "what": row.what + (", CPU" if row.measure == "cpu_s" else ""),
         "runs": len(found), **figures, "ratio": ratio,
-        "required": f"at most {words}" if words else None,
-        "met": any(value <= bar for value, bar, _ in set_ones) if set_ones else None,
+        "required": f"at most {required}" if known else None,
+        "met": any(is_met for is_met, _ in known) if known else None,
     }  # fmt: skip
 
 
-def _median(found: Sequence[tuple[dict[str, Any], ...]], which: int, key: str) -> float:
+def _median(found: Sequence[Both], which: int, key: str) -> float:
     return float(np.median([one[which][key] for one in found]))

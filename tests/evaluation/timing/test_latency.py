@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.errors import MissingData, ServiceFailed
-from evaluation.timing.latency import AGAINST, ROOT, Row, Tree, as_dict, compare, uncompressed
+from evaluation.timing.latency import AGAINST, ROOT, Row, Tree, as_dict, latency, uncompressed
 from imaging.read import read_study
 
 
@@ -34,7 +34,7 @@ def test_steps_answer_with_their_seconds(shared_data: Path, tree: Tree) -> None:
     slab = shared_data / "ct" / "lidc_slabs" / "LIDC-IDRI-0003"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     script = str(ROOT / "evaluation" / "timing" / "steps.py")
-    with tree.start("-P", script, "off", **pipes) as process:
+    with tree._start("-P", script, "off", **pipes) as process:
         told, _ = process.communicate(f"{json.dumps(['read', str(slab)])}\n" * 2)
     answers = [json.loads(line) for line in told.splitlines()]
     assert len(answers) == 2
@@ -43,7 +43,7 @@ def test_steps_answer_with_their_seconds(shared_data: Path, tree: Tree) -> None:
 
 def test_a_start_that_fails_ends_with_its_log(tree: Tree) -> None:
     with pytest.raises(ServiceFailed, match="No module named nowhere"):
-        tree._timed("-m", "nowhere")
+        tree._ended("-m", "nowhere")
     with pytest.raises(ServiceFailed, match="No module named nowhere"):
         tree._ready(lambda: False, "-m", "nowhere")
 
@@ -56,6 +56,6 @@ def test_the_uncompressed_copy_has_the_same_voxels(shared_data: Path, tmp_path: 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingData, match="no checkout"):
-        compare(tmp_path, tmp_path, 1)
+        latency.measure(tmp_path, tmp_path, 2)
     with pytest.raises(MissingData, match="expected a study"):
         uncompressed(tmp_path / "none", tmp_path / "copy")
