@@ -243,9 +243,7 @@ class StudyStream:
     def _submit(self, message: pb.Roi) -> None:
         """Answer an ROI from the cache, or queue it; cheap checks come before costly ones."""
         backend = self._backend
-        telemetry = backend.telemetry
-        with telemetry.coding():
-            roi = codec.decode_unverified(message)
+        roi = codec.decode_unverified(message)
         check_roi(roi, backend.limits)
         key = CacheKey((self._site, self._header.study_key), roi.roi_id, message.checksum)
         if (verdict := backend.cache.get(key)) is not None:
@@ -255,8 +253,7 @@ class StudyStream:
             return
 
         def voxels() -> UInt8Array:  # called after admission: a rejected ROI costs neither
-            with telemetry.coding():
-                verify(roi, message.checksum)
+            verify(roi, message.checksum)
             return pad(roi.voxels, backend.limits.roi_shape)
 
         result = backend.batcher.submit(voxels, self._deadline, self._header.priority, self._site)

@@ -1,8 +1,6 @@
 """The metrics of the cloud, for Prometheus."""
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -65,8 +63,6 @@ class Telemetry:
         self.model = Gauge("model_info", "1 for the model that is served", model, **own)
         size = "Bytes of messages from callers and to them"
         self.bytes = Counter("bytes", size, ("direction",), **own)
-        coding = "Time to decode and encode messages and to verify them"
-        self.coding_s = Counter("coding_seconds", coding, **own)
         self.add_gauge("memory_peak_bytes", "Most memory since the start", peak_bytes)
         self.operators = OperatorMetrics("overread_cloud")
         self.registry.register(self.operators)
@@ -79,19 +75,9 @@ class Telemetry:
                 self.streams.labels(error, priority.value)
                 self.rois.labels(error, priority.value)
 
-    @contextmanager
-    def coding(self) -> Iterator[None]:
-        """Add the time of the context to that of coding."""
-        began_s = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.coding_s.inc(time.perf_counter() - began_s)
-
     def encoded(self, message: Outcome | Accepted | Summary) -> pb.ReadResponse:
         """Encode a message, and count its bytes."""
-        with self.coding():
-            response = encode_response(message)
+        response = encode_response(message)
         self.bytes.labels("sent").inc(response.ByteSize())
         return response
 

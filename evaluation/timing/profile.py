@@ -26,6 +26,7 @@ from evaluation.receiving.sender import copied
 from evaluation.run import SHARE, Bar, Result, Table, command, each
 from evaluation.world import free_ports, running_agent, running_cloud
 from imaging.dicom.arrival import files_of
+from imaging.dicom.header import is_dicom, read_head
 from models.runtime import hardware
 from models.runtime.artifacts import find
 from models.runtime.operators import achieved, layers_of, peak, shares
@@ -54,8 +55,7 @@ def bars(result: Result) -> Iterator[Bar]:
 @command(
     TIMES,
     Table("memory", {"what": "memory", "mb": ("MB", "{:.0f}")}),
-    Table("link", {"what": "link, each study", "edge": ("edge", "{:.1f}"),
-                   "cloud": ("cloud", "{:.1f}")}),
+    Table("link", {"what": "link", "value": ("each study", "{:.1f}")}),
     Table("networks", {
         "network": "network", "threads": "threads", "took_ms": ("pass ms", "{:.1f}"),
         "gop": ("GOP", "{:.1f}"), "gops": ("GOP/s", "{:.0f}"),
@@ -98,8 +98,9 @@ def read_studies(study: Path, with_cloud: bool) -> dict[str, Any]:
     Raises:
         MissingData: the folder has no files, or the study is refused.
     """
-    if not study.is_dir() or not (files := files_of(study)):
-        raise MissingData(study, "is no folder with files")
+    files = [file for file in files_of(study) if is_dicom(read_head(file))]
+    if not files:
+        raise MissingData(study, "is no folder with DICOM files")
     ledgers = []
     with ExitStack() as held:
         work = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="overread-profile-")))
@@ -120,25 +121,22 @@ def read_studies(study: Path, with_cloud: bool) -> dict[str, Any]:
                 if found["rejection"] is not None:
                     raise MissingData(study, f"was refused: {found['rejection']['reason']}")
                 ledgers.append({one["stage"]: one["took_s"] for one in found["ledger"]})
-        time.sleep(1.0)
+        time.sleep(1.0)  # the child that read has ended by then
         steady_mb = together_mb(pid)
         edge = scrape(f"http://{address}/metrics")
         there = scrape(service.metrics) if service else {}
-    by_stage = [(key[1], value) for key, value in edge.items() if key[0] == "memory_peak_bytes"]
-    memory = [{"what": f"{stage}, peak", "mb": size / 1e6} for stage, size in by_stage]
-    memory += [
-        {"what": "agent and its children together, peak", "mb": most.together_mb},
-        {"what": "agent and its children between studies", "mb": steady_mb},
-    ]
+    by_stage = {key[1]: size for key, size in edge.items() if key[0] == "memory_peak_bytes"}
+    memory = {f"{stage}, peak": size / 1e6 for stage, size in by_stage.items()}
+    memory["agent and its children together, peak"] = most.together_mb
+    memory["agent and its children between studies"] = steady_mb
     if there:
-        memory.append({"what": "cloud, peak", "mb": there["memory_peak_bytes",] / 1e6})
+        memory["cloud, peak"] = there["memory_peak_bytes",] / 1e6
     return {
         "slices": len(files),
         "readings": READINGS,
         "stages": stage_times(ledgers[1:]),
-        "memory": memory,
+        "memory": [{"what": what, "mb": size} for what, size in memory.items()],
         "together_mb": most.together_mb,
-        "steady_mb": steady_mb,
         "link": link_rows(edge, there, len(ledgers)) if there else [],
     }
 
@@ -160,19 +158,18 @@ def scrape(url: str) -> Scraped:
 
 
 def link_rows(edge: Scraped, cloud: Scraped, studies: int) -> list[dict[str, Any]]:
-    """Return what one study cost, as the edge and as the cloud counts it."""
-    rois = sum(value for key, value in cloud.items() if key[0] == "rois_total")
-    sent = edge["cloud_bytes_total", "sent"], cloud["bytes_total", "received"]
-    received = edge["cloud_bytes_total", "received"], cloud["bytes_total", "sent"]
-    coding = edge["cloud_coding_seconds_total",], cloud["coding_seconds_total",]
-    rows = [
-        ("ROIs", None, rois / studies),
-        ("KB sent by the edge", *(size / studies / 1e3 for size in sent)),
-        ("KB received by the edge", *(size / studies / 1e3 for size in received)),
-        ("ms of coding", *(MILLI * one / studies for one in coding)),
-        ("ms of a round trip", MILLI * edge["cloud_round_trip_seconds",], None),
+    """Return what one study cost on the link."""
+    totals = {
+        "ROIs": sum(value for key, value in cloud.items() if key[0] == "rois_total"),
+        "KB sent by the edge": edge["cloud_bytes_total", "sent"] / 1e3,
+        "KB received by the edge": edge["cloud_bytes_total", "received"] / 1e3,
+        "ms to encode and decode": MILLI * edge["cloud_coding_seconds_total",],
+    }
+    rows = [{"what": what, "value": total / studies} for what, total in totals.items()]
+    return [
+        *rows,
+        {"what": "ms of a round trip", "value": MILLI * edge["cloud_round_trip_seconds",]},
     ]
-    return [{"what": what, "edge": here, "cloud": there} for what, here, there in rows]
 
 
 def profile_networks() -> dict[str, Any]:
@@ -202,15 +199,15 @@ def profile_networks() -> dict[str, Any]:
             for one in sorted(layers, key=lambda one: -one.took_s)
         ]  # fmt: skip
         slowest += rows[-len(layers) :][:SHOWN]
-    whole = {"layers": rows}
-    return {"networks": networks, "operators": operators, "layers": slowest, "raw": whole}
+    found = {"networks": networks, "operators": operators, "layers": slowest}
+    return {**found, "raw": {"layers": rows}}
 
 
 def draw(result: Result, path: Path) -> None:
     """Draw memory, link and the slowest layers of both networks as a PNG file."""
     from matplotlib.figure import Figure
 
-    link = [(one["what"], one["edge"] or one["cloud"], None) for one in result["link"]]
+    link = [(one["what"], one["value"], None) for one in result["link"]]
     panels = [
         ("memory, MB", [(one["what"], one["mb"], None) for one in result["memory"]]),
         ("link, each study", link),
@@ -221,11 +218,12 @@ def draw(result: Result, path: Path) -> None:
         panels.append((title, [(one["layer"], one["took_ms"], one["of_peak"]) for one in layers]))
     figure = Figure(figsize=(14, 9), dpi=100, layout="constrained")
     for axes, (title, rows) in zip(figure.subplots(2, 2).flat, panels, strict=True):
-        colours = ["0.7" if near is None else (1 - near, near, 0.2) for *_, near in rows]
+        nears = [near if near is None else min(near, 1.0) for *_, near in rows]
+        colours = ["0.7" if near is None else (1 - near, near, 0.2) for near in nears]
         drawn = axes.barh(range(len(rows)), [value for _, value, _ in rows], color=colours)
         axes.bar_label(drawn, fmt=lambda value: f"{value:,.4g}", padding=2, fontsize="small")
         axes.set_yticks(range(len(rows)), [name[-40:] for name, *_ in rows], fontsize="small")
-        axes.set_xscale("log" if rows is link else "linear")
+        axes.set_xscale("log" if rows is link and link else "linear")
         axes.invert_yaxis()
         axes.margins(x=0.12)
         axes.set_title(title, fontsize="small")
