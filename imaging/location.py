@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from imaging.preprocess import Preprocessed
-from imaging.sides import between, zones
 from imaging.volume import UNNAMED, Geometry, ImageRef, LimitationKind, Study, Triple, triple
 
 
@@ -102,16 +101,15 @@ class Locator:
 
 def locator_of(study: Study, box: Preprocessed) -> Locator:
     """Return what the locations in this study follow from."""
-    geometry, lungs = study.volume.geometry, box.lungs
+    geometry, lungs, shown = study.volume.geometry, box.lungs, box.measures
     x, y, z = (triple(axis) for axis in geometry.direction.T)
     # a study that a child process read comes without its voxels, and so without its shape
     slices = study.volume.shape[0] if lungs is None else lungs.shape[0]
     # a whole lung has its height: a scan that is cut at apex or base does not show the thirds of it
-    coverage = box.measures.coverage
+    coverage = shown.coverage
     cut = coverage is None or any(one.side in ("apex", "base") for one in coverage.cuts)
     # where the orientation is assumed, side and zone would be
     assumed = any(one.kind is LimitationKind.ORIENTATION for one in study.limitations)
-    told = None if assumed else lungs
     return Locator(
         geometry.origin_mm,
         geometry.spacing_mm,
@@ -119,6 +117,6 @@ def locator_of(study: Study, box: Preprocessed) -> Locator:
         slices,
         study.images,
         study.frame_of_reference_uid,
-        between=() if told is None else between(told),
-        zones=None if told is None or cut else zones(told),
+        between=() if assumed else shown.between,
+        zones=None if assumed or cut else shown.zones,
     )

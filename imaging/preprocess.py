@@ -15,6 +15,7 @@ from imaging.coverage import Coverage, coverage_of
 from imaging.errors import IrregularGeometry
 from imaging.lungs import Lungs, at_lung, find_lungs, opaque_share, smaller_share
 from imaging.plausibility import implausible
+from imaging.sides import between, zones
 from imaging.slices import of_each
 from imaging.volume import (
     WINDOW_HU,
@@ -42,6 +43,7 @@ class ChestMeasures:
         smaller_share: the air of one lung as a part of the other's; None if it was not measured.
         implausible: what no adult's whole chest shows, each with its subject.
         acquisition: what the voxels tell of scanner and protocol; None if it was not measured.
+        between: see `imaging.sides.between`; ``zones``: see `imaging.sides.zones`.
     """
 
     coverage: Coverage | None = None
@@ -49,6 +51,8 @@ class ChestMeasures:
     smaller_share: float | None = None
     implausible: tuple[tuple[str, str], ...] = ()
     acquisition: Acquisition | None = None
+    between: tuple[tuple[float, float], ...] = ()
+    zones: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +145,8 @@ def _measured(hu: HuArray, spacing_mm: Triple, lungs: Lungs) -> ChestMeasures:
         smaller_share(lungs),
         implausible(lungs, spacing_mm),
         acquisition_of(hu, spacing_mm, lungs),
+        between(lungs),
+        zones(lungs),
     )
 
 

@@ -16,6 +16,7 @@ from imaging.lungs import Lungs
 from imaging.phantom.phantom import Phantom, PhantomSpec, make_phantom
 from imaging.preprocess import ChestMeasures, Preprocessed, preprocess
 from imaging.read import read_study
+from imaging.sides import between, zones
 from imaging.volume import (
     FloatArray,
     Geometry,
@@ -152,10 +153,8 @@ def locator(
     study = Study(Volume(np.zeros((slices, 80, 160), np.int16), geometry), Path("scan.nii"))
     shape, mask = study.volume.shape, air.astype(np.uint8)
     lungs = Lungs((0, 0, 0), shape, mask, mask, np.full(air.shape, -850, np.int16), shape)
-    coverage = Coverage(160.0, cuts)
-    box = Preprocessed(
-        np.zeros((1, 1, 1), np.uint8), Geometry(), lungs, geometry, lambda: ChestMeasures(coverage)
-    )
+    shown = ChestMeasures(Coverage(160.0, cuts), between=between(lungs), zones=zones(lungs))
+    box = Preprocessed(np.zeros((1, 1, 1), np.uint8), Geometry(), lungs, geometry, lambda: shown)
     made = locator_of(study, box)
     return lambda z, x: made.locate((4.0 * x + 1.0, 160.0, 4.0 * (z + 0.5) - step_mm / 2))
 
