@@ -414,9 +414,8 @@ def at_lung(
     last = np.minimum(np.ceil(at + reach[:, None] / cell_mm).astype(int), lungs.air.shape)
     # most lie in tissue themselves: no gas is that much closer than the middle of their own cell
     own = np.clip(np.floor(at).astype(int), 0, np.asarray(lungs.air.shape) - 1)
-    away = np.linalg.norm((own + 0.5 - at) * cell_mm, axis=1)
-    in_tissue = (masks[0] & masks[1])[tuple(own.T)]
-    near = np.asarray(in_tissue & (away <= np.minimum(reach, _CLOSER_MM)))
+    close = np.linalg.norm((own + 0.5 - at) * cell_mm, axis=1) <= np.minimum(reach, _CLOSER_MM)
+    near = np.asarray((masks[0] & masks[1])[tuple(own.T)] & close)
     for n in np.flatnonzero(~near):
         sides = list(map(slice, first[n].tolist(), last[n].tolist()))
         # the squares of their distances along each axis, and in space
@@ -425,8 +424,7 @@ def at_lung(
             for side, middle, mm in zip(sides, at[n], cell_mm, strict=True)
         )
         far = np.add.outer(np.add.outer(z, y), x)
-        nearest = (far[mask[*sides]].min(initial=np.inf) ** 0.5 for mask in masks)
-        to_inner, to_tissue, to_gas = nearest
+        to_inner, to_tissue, to_gas = (far[m[*sides]].min(initial=np.inf) ** 0.5 for m in masks)
         near[n] = to_inner <= reach[n] and to_tissue <= to_gas + _CLOSER_MM
     return near
 

@@ -123,15 +123,13 @@ def _apart(index: FloatArray, diameter: FloatArray, most: int) -> list[int]:
         squares = (np.subtract.outer(at[block], at[others]) ** 2 for at in index.T)
         reach = np.maximum(np.maximum.outer(diameter[block], diameter[others]) / 2, STRIDE)
         close = np.sqrt(sum(squares)) < reach
-        lost = close[:, : len(kept)].any(1)
-        among = close[:, len(kept) :]
+        lost, among = close[:, : len(kept)].any(1), close[:, len(kept) :]
         for place, number in enumerate(block.tolist()):
-            if lost[place]:
-                continue
-            kept.append(number)
             if len(kept) == most:
                 return kept
-            lost |= among[place]
+            if not lost[place]:
+                kept.append(number)
+                lost |= among[place]
     return kept
 
 
