@@ -64,6 +64,7 @@ UNNEEDED = ("pynetdicom", "highdicom", "starlette", "onnxruntime", "cryptography
         ("edge.cli.main", 450, {"pydicom", "cv2", "openvino", "grpc"}),
         ("cloud.describe", 1000, {"openvino", "onnxruntime", "starlette", "SimpleITK"}),
         ("edge.cli.screen", 1000, {*UNNEEDED, "nibabel", "scipy", "pydicom", "SimpleITK"}),
+        ("edge.cli.agent", 1600, {"highdicom", "nibabel", "scipy", "onnxruntime", "SimpleITK"}),
     ],
 )
 def test_a_command_loads_what_it_needs(module: str, most: int, unneeded: set[str]) -> None:

@@ -2,15 +2,15 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+import stat
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edge.atomic_files import write_atomically, write_whole
+from edge.atomic_files import write_atomically
 from edge.report.evidence import (
     OBJECTS,
     OUTLINES,
@@ -39,25 +39,27 @@ from tests.edge.report.reports import CHANGE, FINDING, POSSIBLE, REPORT, box, wr
 
 
 def test_report_json_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What its objects are made from is there before."""
-    written: list[str] = []
+    """What its objects are made from is there before; each file is written once, and durable."""
+    steps, fsync, replaced = list[str](), os.fsync, Path.replace
 
-    def watched(real: Callable[[Path, bytes], None], path: Path, data: bytes) -> None:
-        written.append(path.name)
-        real(path, data)
+    def synced(descriptor: int) -> None:
+        steps.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
 
-    for module, real in (
-        ("pictures", write_whole),
-        ("write", write_whole),
-        ("write", write_atomically),
-    ):
-        patched = partial(watched, real)
-        monkeypatch.setattr(f"edge.report.{module}.{real.__name__}", patched)
+    def renamed(path: Path, target: Path) -> Path:
+        steps.append(target.name)
+        return replaced(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
     pictures = draw_pictures(REPORT.findings, (), box(), tmp_path)
     write_report(REPORT, pictures, tmp_path, {SOURCE: b"headers", OUTLINES: b"one"})
-    names = [*pictures, SOURCE, OUTLINES, "report.html", "report.json"]
-    assert sorted(written[:2]) == ["finding_01.jpg", "overview.jpg"]
-    assert written[2:] == names[2:]
+    names = [step for step in steps if "." in step]
+    assert sorted(names[:2]) == ["finding_01.jpg", "overview.jpg"]
+    assert names[2:] == [SOURCE, OUTLINES, "report.html", "report.json"]
+    assert steps.count("file") == len(names)
+    assert steps[-4:] == ["folder", "file", "report.json", "folder"]
+    assert steps.count("folder") == 4  # the one above twice, which costs nothing as it is
 
 
 def test_one_patient_s_pictures_never_lie_beside_another_s_report(tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, dataset, dcmread
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataelem import DataElement, RawDataElement
 
 from imaging.dicom.source import read_source_headers
 from imaging.dicom.study import refused_study
@@ -28,6 +31,23 @@ def test_each_image_keeps_its_own_values_feet_first(tmp_path: Path) -> None:
         assert one.ImagePositionPatient == image.ImagePositionPatient
         assert (one.PatientID, one.StudyInstanceUID) == ("P1", "1.2.826.1")
         assert "PixelData" not in one
+
+
+def test_what_all_images_share_is_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SmallCt(attributes={"StationName": "CT1"}).write(tmp_path)
+    study, decoded, convert = read_study(tmp_path), list[str](), dataset.convert_raw_data_element
+
+    def counted(raw: RawDataElement, *given: Any, **more: Any) -> DataElement:
+        decoded.append(keyword_for_tag(raw.tag))
+        return convert(raw, *given, **more)
+
+    monkeypatch.setattr(dataset, "convert_raw_data_element", counted)
+    assert study.headers is not None
+    kept = read_source_headers(study.headers())
+    assert decoded.count("StationName") == 1
+    assert [one.StationName for one in kept] == ["CT1"] * len(kept)
 
 
 def test_text_of_any_character_set_becomes_unicode(tmp_path: Path) -> None:
