@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import SimpleITK
 from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
 from imaging.errors import NoLung
-from imaging.lungs import MARGIN_MM, Lungs, at_lung, find_lungs, labelled
+from imaging.lungs import MARGIN_MM, Lungs, at_lung, find_lungs
 from imaging.morphology import closed
 from imaging.preprocess import preprocess
 from imaging.read import read_study
@@ -447,15 +446,3 @@ def test_every_marked_nodule_of_the_whole_scans_counts(shared_data: Path) -> Non
             lost.append(row)
     assert len(marks) == 26
     assert lost == []
-
-
-@pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.8])
-def test_regions_are_numbered_as_simpleitk_does(share: float) -> None:
-    """Those that join only slices further up, as a coil does, are one region."""
-    coil = np.zeros((41, 5, 9), np.uint8)
-    coil[::2] = coil[1::4, 0, 0] = coil[3::4, -1, -1] = 1
-    rng = np.random.default_rng(0)
-    for shape in ((1, 1, 1), (12, 1, 9), (20, 30, 25)):
-        for mask in (coil, (rng.random(shape) < share).astype(np.uint8)):
-            regions = SimpleITK.ConnectedComponent(SimpleITK.GetImageFromArray(mask))
-            assert np.array_equal(labelled(mask), SimpleITK.GetArrayFromImage(regions))
