@@ -1,6 +1,6 @@
-"""`overread-models`: list and sign the models; in the checkout also train, export and fit them.
+"""`overread-models`: list, sign and probe the models; in the checkout also train and export them.
 
-``list``, ``keys`` and ``sign`` work without torch.
+``list``, ``keys``, ``sign`` and ``probe`` work without torch.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import rich
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Column, Table
 
 from models.runtime import SIGNATURES
@@ -22,9 +23,16 @@ from models.runtime.errors import ModelError
 from models.runtime.signatures import make_keys, read_public_key, sign
 from process.command_line import Json, program
 from process.extras import how_to_install, in_checkout
-from process.text import printable
+from process.text import Printable, printable
 
 app = program("overread-models", "Train, export and list Overread's models.")
+
+_Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--models", metavar="DIR", help="Folder with manifest.toml; default: the package's."
+    ),
+]
 
 TRAINING = (
     "train", "prune", "export", "distil", "qat", "int4", "ranges", "sensitivity", "fit",
@@ -70,12 +78,7 @@ def keys(
 @app.command("sign")
 def sign_manifest(
     key: Annotated[Path, typer.Option(metavar="FILE", help="Private key of the signer.")],
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--models", metavar="DIR", help="Folder with manifest.toml; default: the package's."
-        ),
-    ] = None,
+    folder: _Folder = None,
 ) -> None:
     """Sign the manifest, which holds the hashes of all artifacts, after checking those here."""
     folder = folder or WEIGHTS
@@ -87,6 +90,24 @@ def sign_manifest(
     print(printable(f"{folder / SIGNATURES}: signed by {signer}"))
     if absent:
         print(printable(f"not here, so not checked: {', '.join(absent)}"))
+
+
+@app.command("probe")
+def probe(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Artifact; may be repeated. Default: screening-int8 and hybrid-int8."),
+    ] = None,
+    folder: _Folder = None,
+    as_json: Json = False,
+) -> None:
+    """Measure every way to run the networks here; edge and cloud take the fastest correct one."""
+    from models.probe.matrix import run_probe
+    from models.probe.table import shown
+
+    with Progress(console=Console(stderr=True)) as bar:
+        result = run_probe(model or (), folder or WEIGHTS, bar.track)
+    print(json.dumps(result, indent=2)) if as_json else Console().print(Printable(*shown(result)))
 
 
 def _entry(artifact: Artifact) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def test_it_is_small_and_holds_programs_without_evaluation_training_and_float_we
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
     assert {name.partition("/")[0] for name in names} == PACKAGES
     inside = {name.split("/")[1] for name in names if name.startswith("models/")}
-    assert inside == {"__init__.py", "__main__.py", "runtime", "weights"}
+    assert inside == {"__init__.py", "__main__.py", "markdown.py", "probe", "runtime", "weights"}
     weights = {Path(name).name for name in names if name.endswith(".onnx")}
     assert weights == {a.path.name for a in every().values() if a.precision != "fp32"}
     tracked = subprocess.run(
@@ -91,6 +91,7 @@ def test_its_programs_start_and_name_what_only_the_checkout_has(run: Run) -> Non
         *(f"{name} --version" for name in programs),
         *(f"overread-models {words}" for words in absent),
         "overread-eval latency",
+        "overread-models probe --model none",
     )
     assert results[:3] == [(0, f"{name} 0.1.0\n", "") for name in programs]
     rest = "is not installed: it is in the checkout only. Clone the repository, and there: pip"
@@ -99,6 +100,7 @@ def test_its_programs_start_and_name_what_only_the_checkout_has(run: Run) -> Non
         (1, "", f"{name} {rest} install --editable '.[train]'\n") for name in names
     ]
     assert results[6] == (1, "", f"overread-eval {rest} install --editable '.[evaluation]'\n")
+    assert "UnknownArtifact: no artifact 'none'" in results[7][2]
 
 
 def test_its_models_are_listed_and_signed_without_the_float_weights(

@@ -14,6 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache as once
@@ -53,7 +54,11 @@ class Way:
         engine: one of `models.runtime.hardware.engines`.
         threads: of the engine.
         half: whether float layers run in bfloat16; see `Artifact.half`.
+        fused: as of `models.runtime.engines.start`.
+        stages: the parts that it is cut into, see `models.runtime.stages`.
         p50_ms: median time of one pass; ``p95_ms``: its 95th percentile.
+        ratio: its time to that of the way that took turns with it; 0 if none did.
+        peak_mb: the most memory of a process that runs nothing else; 0 if it was not measured.
         difference: from the reference, as `TOLERANCE`.
         saturates: whether sums of 8-bit products are cut off.
         error: why it does not run; empty if it does.
@@ -63,8 +68,12 @@ class Way:
     engine: str
     threads: int
     half: bool = False
+    fused: bool = True
+    stages: int = 1
     p50_ms: float = 0.0
     p95_ms: float = 0.0
+    ratio: float = 0.0
+    peak_mb: float = 0.0
     difference: float = 0.0
     saturates: bool = False
     error: str = ""
@@ -97,29 +106,28 @@ def choose(
     Raises:
         EngineUnavailable: no engine runs it correctly, or ``engine`` not on that device.
     """
-    count, known = threads or hardware.cores(), recall(artifact, cache)
-    among = _among(engine, device, _entry(artifact, cache).get("engines", ()))
+    (known, engines), count = recall(artifact, cache), threads or hardware.cores()
+    among = _among(engine, device, engines)
     ways = [way for way in known if way.engine in among]
     fit = [way for way in ways if way.threads == count or (not threads and way.probed)]
-    if len(among) == 1:
-        (only,) = among
-        half = artifact.half and hardware.fast_bf16()
-        usable = [way for way in fit if not way.wrong(artifact.precision)]
-        chosen = _fastest(usable) if usable else Way(only, count, half)
-        if not usable and artifact.precision != "fp32" and saturates(only):
-            why = replace(chosen, saturates=True).wrong(artifact.precision)
-            _log.warning("%s on %s: the engine %s", artifact.name, only, why)
-        return chosen
-    if not set(among) <= {way.engine for way in fit if way.threads == count}:
+    measured = {way.engine for way in fit if way.threads == count}
+    if len(among) > 1 and not measured.issuperset(among):
         fit = _measured(artifact, among, count, clock)
         # times of a probe are of a larger input than those of a start: they are not compared
         stale = [way for way in ways if way.probed or way.threads == count]
         remember(artifact, [way for way in known if way not in stale] + fit, cache)
-    wrong = {way.engine: why for way in fit if (why := way.wrong(artifact.precision))}
     right = [way for way in fit if not way.wrong(artifact.precision)]
-    if not right:
+    if right:
+        return min(right, key=lambda way: (way.ratio, way.p50_ms))
+    if len(among) > 1:
+        wrong = {way.engine: way.wrong(artifact.precision) for way in fit}
         raise EngineUnavailable(f"{artifact.name}: no engine runs it correctly: {wrong}")
-    return _fastest(right)
+    only = Way(among[0], count, artifact.half and hardware.fast_bf16())
+    with suppress(EngineUnavailable):  # if it is missing, the artifact's own start says so
+        if artifact.precision != "fp32" and saturates(only.engine):
+            why = replace(only, saturates=True).wrong(artifact.precision)
+            _log.warning("%s on %s: the engine %s", artifact.name, only.engine, why)
+    return only
 
 
 def _among(engine: str, device: str, found: Sequence[str]) -> tuple[str, ...]:
@@ -132,10 +140,6 @@ def _among(engine: str, device: str, found: Sequence[str]) -> tuple[str, ...]:
     if not among:
         raise EngineUnavailable(f"{engine} does not run on the device {device!r}")
     return among
-
-
-def _fastest(ways: Sequence[Way]) -> Way:
-    return min(ways, key=lambda way: way.p50_ms)
 
 
 def _measured(
@@ -157,7 +161,9 @@ def _measured(
                 began = clock()
                 run(voxels)
                 took_s.append(clock() - began)
-            way = evidence(way, answer, truth, took_s)
+            p50, p95 = (1e3 * float(np.quantile(took_s, q)) for q in (0.5, 0.95))
+            off, cut_off = difference(answer, truth), saturates(engine)
+            way = replace(way, p50_ms=p50, p95_ms=p95, difference=off, saturates=cut_off)
         except Exception as error:  # an engine's own errors have no common class
             way = replace(way, error=f"{error}")
         if why := way.wrong(artifact.precision):
@@ -165,15 +171,6 @@ def _measured(
         ways.append(way)
     _log.info("engines measured for %s: %s", artifact.name, ways)
     return ways
-
-
-def evidence(way: Way, answer: Outputs, truth: Outputs, took_s: Sequence[float]) -> Way:
-    """Return a way with what was measured of it."""
-    p50, p95 = (1e3 * float(np.quantile(took_s, q)) for q in (0.5, 0.95))
-    return replace(
-        way, p50_ms=p50, p95_ms=p95, difference=difference(answer, truth),
-        saturates=saturates(way.engine),
-    )  # fmt: skip
 
 
 def difference(answer: Outputs, truth: Outputs) -> float:
@@ -233,19 +230,13 @@ def sample(artifact: Artifact) -> npt.NDArray[np.uint8]:
     return np.stack(regions)[:, None]
 
 
-def recall(artifact: Artifact, cache: Path | None = PROBE_CACHE) -> list[Way]:
-    """Return what is known of an artifact on this machine."""
-    return [Way(**way) for way in _entry(artifact, cache).get("ways", ())]
-
-
-def _entry(artifact: Artifact, cache: Path | None) -> dict[str, Any]:
-    """Return the entry of an artifact; nothing if it is damaged or of another version."""
-    entry: Any = _load(cache).get(_key(artifact))
+def recall(artifact: Artifact, cache: Path | None = PROBE_CACHE) -> tuple[list[Way], Sequence[str]]:
+    """Return what is known of an artifact on this machine, and the engines that it had."""
+    entry: Any = _load(cache)[1].get(_key(artifact))
     try:
-        _ = [Way(**way) for way in entry["ways"]], set(entry["engines"])
-    except (KeyError, TypeError):
-        return {}
-    return {**entry}
+        return [Way(**way) for way in entry["ways"]], tuple(entry["engines"])
+    except (KeyError, TypeError):  # there is none, or it is damaged
+        return [], ()
 
 
 def remember(artifact: Artifact, ways: Sequence[Way], cache: Path | None = PROBE_CACHE) -> None:
@@ -257,36 +248,29 @@ def remember(artifact: Artifact, ways: Sequence[Way], cache: Path | None = PROBE
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "ways": [asdict(way) for way in ways],
     }
-    _store(cache, _load(cache) | {_key(artifact): entry})
+    file, known = _load(cache)
+    if file is None:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps({**known, _key(artifact): entry}))
+        os.replace(partial, file)
+    except OSError as error:
+        _log.warning("cannot keep the choice of engine in %s: %s", file, error)
 
 
 def _key(artifact: Artifact) -> str:
     return f"{artifact.sha256}|{hardware.fingerprint()}|{LAYOUT}"
 
 
-def _file(cache: Path | None) -> Path | None:
+def _load(cache: Path | None) -> tuple[Path | None, dict[str, Any]]:
+    """Return the file, None without a home, and what is in it."""
     try:
-        return cache and cache.expanduser()
-    except RuntimeError:  # a system user without an entry and without HOME
-        return None
-
-
-def _load(cache: Path | None) -> dict[str, Any]:
-    file = _file(cache)
-    try:
+        file = cache and cache.expanduser()
         found = json.loads(file.read_text()) if file else {}
+    except RuntimeError:  # a system user without an entry and without HOME
+        return None, {}
     except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _store(cache: Path | None, known: dict[str, Any]) -> None:
-    if (file := _file(cache)) is None:
-        return
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(known))
-        os.replace(partial, file)
-    except OSError as error:
-        _log.warning("cannot keep the choice of engine in %s: %s", file, error)
+        found = {}
+    return file, found if isinstance(found, dict) else {}

@@ -26,11 +26,11 @@ class Accelerator:
         engine: ``onnxruntime:PROVIDER`` or ``openvino:DEVICE``, without a number.
         device: its maker and kind.
         package: what to install in place of, or beside, the engine's package for the CPU.
-        precision: in which number formats the layers of FP32 and INT8 networks run there.
+        precision: the number formats of float and quantised layers there.
+        fusions: the layers that become one step.
         options: of every network; those that fuse layers are among them.
         int8: more options of a network with quantised layers.
         half: more options of a network whose float layers may have 16 bits.
-        fusions: the layers that become one step.
     """
 
     engine: str
@@ -43,32 +43,30 @@ class Accelerator:
     half: Mapping[str, str] = field(default_factory=dict)
 
 
+_USUAL = "INT8 as the file says, else FP32, FP16 where allowed"
+
 ACCELERATORS = (
     Accelerator(
         "onnxruntime:TensorrtExecutionProvider", "NVIDIA GPU, TensorRT",
-        "onnxruntime-gpu and tensorrt, in place of onnxruntime",
-        "INT8 as the file says, other layers FP32, FP16 where allowed",
-        "all that TensorRT finds; engines are kept",
+        "onnxruntime-gpu and tensorrt, in place of onnxruntime", _USUAL, "those of TensorRT",
         {"trt_engine_cache_enable": "1", "trt_engine_cache_path": _TENSORRT},
         {"trt_int8_enable": "1"}, {"trt_fp16_enable": "1"},
     ),
     Accelerator(
         "onnxruntime:CUDAExecutionProvider", "NVIDIA GPU, CUDA",
-        "onnxruntime-gpu, in place of onnxruntime",
-        "FP32 without TF32; INT8 is computed as float, so FP32 is as fast", "convolution and bias",
+        "onnxruntime-gpu, in place of onnxruntime", "FP32, also for INT8; TF32 where allowed",
+        "convolution and bias",
         {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE", "fuse_conv_bias": "1"},
         half={"use_tf32": "1"},
     ),
     Accelerator(
         "onnxruntime:MIGraphXExecutionProvider", "AMD GPU, MIGraphX",
-        "onnxruntime-migraphx, in place of onnxruntime",
-        "INT8 as the file says, other layers FP32, FP16 where allowed", "all that MIGraphX finds",
+        "onnxruntime-migraphx, in place of onnxruntime", _USUAL, "those of MIGraphX",
         half={"migraphx_fp16_enable": "1"},
     ),
     Accelerator(
         "onnxruntime:CANNExecutionProvider", "Huawei Ascend, CANN",
-        "onnxruntime-cann, in place of onnxruntime",
-        "as the file says, FP16 where allowed", "the whole graph in one engine",
+        "onnxruntime-cann, in place of onnxruntime", _USUAL, "the whole graph",
         {"enable_cann_graph": "1", "precision_mode": "must_keep_origin_dtype",
          "op_select_impl_mode": "high_precision"},
         half={"precision_mode": "allow_fp32_to_fp16"},
@@ -76,28 +74,26 @@ ACCELERATORS = (
     Accelerator(
         "onnxruntime:QNNExecutionProvider", "Qualcomm NPU, QNN",
         "onnxruntime-qnn below version 2, in place of onnxruntime",
-        "INT8 on the NPU, other layers FP32 on the CPU, FP16 on the NPU where allowed",
-        "all that the longest preparation finds",
+        "INT8, else FP32 on the CPU, FP16 where allowed", "those of the longest preparation",
         {"backend_path": "libQnnHtp.so", "htp_performance_mode": "burst",
          "htp_graph_finalization_optimization_mode": "3", "enable_htp_fp16_precision": "0"},
         half={"enable_htp_fp16_precision": "1"},
     ),
     Accelerator(
-        "onnxruntime:CoreMLExecutionProvider", "Apple GPU and Neural Engine, Core ML",
+        "onnxruntime:CoreMLExecutionProvider", "Apple GPU and Neural Engine",
         "onnxruntime for macOS", "FP32 on the GPU, FP16 on the Neural Engine where allowed",
-        "all that Core ML finds",
+        "those of Core ML",
         {"ModelFormat": "MLProgram", "MLComputeUnits": "CPUAndGPU"},
         half={"MLComputeUnits": "ALL"},
     ),
     Accelerator(
-        "openvino:GPU", "Intel GPU", "openvino, and the driver intel-opencl-icd",
-        "INT8 as the file says, other layers FP32, FP16 where allowed", "all that openvino finds",
-        {"INFERENCE_PRECISION_HINT": "f32"}, half={"INFERENCE_PRECISION_HINT": "f16"},
+        "openvino:GPU", "Intel GPU", "openvino, and the driver intel-opencl-icd", _USUAL,
+        "those of openvino", {"INFERENCE_PRECISION_HINT": "f32"},
+        half={"INFERENCE_PRECISION_HINT": "f16"},
     ),
     Accelerator(
         "openvino:NPU", "Intel NPU", "openvino, and the driver intel-driver-compiler-npu",
-        "INT8 as the file says, other layers FP16", "all that openvino finds",
-        {"INFERENCE_PRECISION_HINT": "f16"},
+        "INT8, else FP16", "those of openvino", {"INFERENCE_PRECISION_HINT": "f16"},
     ),
 )  # fmt: skip
 """By preference. Names and options are those of the engines' documentation; only the CPU has been

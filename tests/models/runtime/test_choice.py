@@ -53,7 +53,7 @@ def test_auto_takes_a_correct_engine_and_keeps_what_was_measured(
     for content in ("{", json.dumps({key: "onnxruntime"}), json.dumps({key: {"ways": [{"x": 1}]}})):
         cache.write_text(content)
         open_session(artifact, threads=1, probe_cache=cache)
-        assert len(recall(artifact, cache)) == len(hardware.engines())
+        assert len(recall(artifact, cache)[0]) == len(hardware.engines())
     monkeypatch.setattr(choice, "_measured", pytest.fail)
     assert open_session(artifact, threads=1, probe_cache=cache).engine in hardware.engines()
 
@@ -73,7 +73,7 @@ def test_what_was_measured_elsewhere_is_not_used(
     artifact = find("bright-screening", weights)
     cache = known(artifact, weights / "cache.json", Way("onnxruntime", 1, probed=True))
     changed = change(monkeypatch, artifact) or artifact
-    assert recall(changed if isinstance(changed, Artifact) else artifact, cache) == []
+    assert recall(changed if isinstance(changed, Artifact) else artifact, cache) == ([], ())
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_start_at_another_number_of_threads_measures_that(
     artifact = find("bright-screening", weights)
     cache = known(artifact, weights / "cache.json", *(Way(e, 1) for e in hardware.engines()))
     assert choose(artifact, threads=0, cache=cache).threads == 2
-    assert {way.threads for way in recall(artifact, cache)} == {1, 2}
+    assert {way.threads for way in recall(artifact, cache)[0]} == {1, 2}
 
 
 def test_without_a_home_the_choice_is_not_kept(
@@ -152,7 +152,7 @@ def test_an_incorrect_engine_is_never_chosen(wrong: dict[str, Any], reason: str)
     assert fast.wrong("fp32") == "" or "saturates" not in wrong
     for ways, engine in (((fast, slow), "onnxruntime"), ((fast, replace(slow, **wrong)), None)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(choice, "recall", lambda *_, ways=ways: list(ways))
+            patch.setattr(choice, "recall", lambda *_, ways=ways: (list(ways), BOTH))
             patch.setattr(hardware, "engines", lambda: BOTH)
             if engine:
                 assert choose(artifact, threads=1, cache=None).engine == engine
@@ -184,7 +184,7 @@ def test_an_engine_that_cuts_off_sums_runs_no_int8(
     """FP32 it may run; where the settings name it, it is taken, and the log says so."""
     int8, cache = find("screening-small-int8"), tmp_path / "cache.json"
     assert choose(int8, cache=cache, device="cpu").engine == "onnxruntime"
-    assert [way.engine for way in recall(int8, cache) if way.saturates] == ["openvino"]
+    assert [way.engine for way in recall(int8, cache)[0] if way.saturates] == ["openvino"]
     with caplog.at_level(logging.WARNING):
         assert choose(int8, "openvino", cache=cache).engine == "openvino"
         choose(find("screening-small-fp32"), "openvino", cache=cache)
@@ -260,4 +260,4 @@ def test_auto_on_the_processor_tries_no_accelerator(
     monkeypatch.setattr(hardware, "engines", lambda: ("openvino:GPU.0",))
     artifact, cache = find("bright-screening", weights), weights / "cache.json"
     assert choose(artifact, "auto", 1, cache, "cpu").engine in BOTH
-    assert {way.engine for way in recall(artifact, cache)} == set(BOTH)
+    assert {way.engine for way in recall(artifact, cache)[0]} == set(BOTH)
