@@ -84,6 +84,7 @@ class OperatorMetrics(Collector):
     sample: Callable[[], tuple[Mapping[str, float], float, float]] | None = None
 
     def __init__(self, prefix: str) -> None:
+        self._lock = threading.Lock()
         share = "Share of the network's time by type of operator, sampled once on one thread"
         rate = "Operations a second of the network, and the measured peak of the CPU"
         self._share = GaugeMetricFamily(f"{prefix}_operator_ratio", share, labels=["operator"])
@@ -91,10 +92,11 @@ class OperatorMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield what was sampled; at first nothing."""
-        if self.sample is not None:
+        with self._lock:
+            sample, self.sample = self.sample, None
+        if sample is not None:
             # no daemon: Python ends those inside of the engine, which ends the process with SIGABRT
-            threading.Thread(target=self._take, args=[self.sample]).start()
-            self.sample = None
+            threading.Thread(target=self._take, args=[sample]).start()
         yield from (self._share, self._rate)
 
     def _take(self, sample: Callable[[], tuple[Mapping[str, float], float, float]]) -> None:

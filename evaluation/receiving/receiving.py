@@ -40,7 +40,7 @@ from imaging.phantom.phantom import PhantomSpec
 BAR_S = 0.5
 """By C-STORE may take so much longer, in the median and in the 95th percentile."""
 SLICES, SPACING_MM = 133, 2.5
-ROUNDS, ENDURED = 10, 300
+ROUNDS, ENDURED = 10, 500
 """Readings by each way, and studies to endure."""
 ANSWER_S = 300.0
 """Longest wait for a report."""

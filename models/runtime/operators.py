@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from imaging.volume import FloatArray
 from models.runtime import hardware
 from models.runtime.artifacts import WEIGHTS, Artifact, find
 from models.runtime.engines import rewritten
 
 with suppress(ImportError):  # without it, nothing is profiled
     import openvino
-    from openvino import opset13 as op
 
 SAMPLE_SIDE = 96
 """Side of the box in voxels that a sample reads."""
@@ -77,6 +76,8 @@ def layers_of(
 
 def peak(threads: int, *, int8: bool, rounds: int = 10) -> float:
     """Return the operations a second of the fastest pass of a large convolution."""
+    from openvino import opset13 as op  # here, since a start does without
+
     given = op.parameter([1, _CHANNELS, *[_SIDE] * 3], np.float32)
     out: Any = given
     for number in range(_LAYERS):
@@ -98,7 +99,7 @@ def peak(threads: int, *, int8: bool, rounds: int = 10) -> float:
 
 def _passes(
     model: Any, values: Any, threads: int, rounds: int, *, half: bool = False
-) -> tuple[list[Layer], FloatArray]:
+) -> tuple[list[Layer], npt.NDArray[np.float64]]:
     """Run passes, `_WARM_UP` more than ``rounds``.
 
     Returns the layers, and their time up to each pass in seconds, ``(passes, layers)``.
