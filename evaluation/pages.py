@@ -99,9 +99,9 @@ def _table(name: str, module: str, result: Mapping[str, Any]) -> str:
 
 
 def _probed(result: Mapping[str, Any]) -> str:
-    """Return what ``overread-models probe`` prints of a result."""
-    shown = importlib.import_module("models.probe.table").shown(result)
-    return "\n\n".join(one if isinstance(one, str) else one.markdown() for one in shown)
+    """Return the tables that ``overread-models probe`` prints of a result."""
+    parts = importlib.import_module("models.probe.table").shown(result)
+    return "\n\n".join(one.markdown() for one in parts if not isinstance(one, str) and one.cells)
 
 
 def measured_by(result: Mapping[str, Any]) -> Command:

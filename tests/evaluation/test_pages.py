@@ -8,6 +8,7 @@ import pytest
 from evaluation.claims import claims
 from evaluation.pages import command, read_results, render
 from models.runtime.artifacts import every
+from tests.models.probe.test_matrix import RESULT
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEMPLATES = sorted(DOCS.glob("*.md.j2"))
@@ -61,6 +62,16 @@ def test_a_page_can_do_without_any_result(name: str, results: Path) -> None:
     path.unlink()
     for template in (MODELS, BUDGET):
         assert typed not in render(template, results).split("\n\n")
+
+
+def test_the_page_of_performance_has_the_tables_of_a_probe(tmp_path: Path) -> None:
+    """Those that have a row."""
+    result = {**RESULT, "command": "overread-models probe"}
+    (tmp_path / "probe.json").write_text(json.dumps(result))
+    page = render(DOCS / "performance.md.j2", tmp_path)
+    assert "| screening-int8 | openvino |" in page
+    assert "| network | what | against |" in page
+    assert "| not here |" not in page
 
 
 def test_every_result_is_measured_by_a_claim() -> None:
