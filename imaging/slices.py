@@ -42,10 +42,8 @@ class SliceMeasures:
         plane = np.ascontiguousarray(plane)
         low, high, _, _ = cv2.minMaxLoc(plane)
         fine, coarse = (_cells(plane.shape, pixel_mm, side) for side in (FINE_MM, COARSE_MM))
-        half = _halved(plane, fine)
-        # most slices have the same half for both
-        other = _halved(plane, coarse) if half is plane else half
-        return cls(int(low), int(high), _resized(half, fine), _resized(other, coarse))
+        cells = _resized(_halved(plane, fine), fine)
+        return cls(int(low), int(high), cells, _resized(cells, coarse))
 
 
 def of_each(make: Callable[[Plane], T], planes: Iterable[Plane]) -> list[T]:

@@ -3,7 +3,8 @@
 ``--scenario times`` brings the same series to the same agent in turn: a program copies its files
 into the inbox and marks them as complete, and a scanner sends them by C-STORE and releases the
 association, which completes them. The agent polls its inbox as often as it does without any
-settings. Sender and agent share the machine. Both ways must end in the same report.
+settings. Sender and agent share the machine. Both ways must end in the same report. At the end many
+studies wait at once, for an agent with a cloud on loopback.
 
 ``--scenario endurance`` sends more studies than the agent can read, for minutes. First all scanners
 send as fast as the agent takes their studies and reads them, which gives the sustainable rate. Then
@@ -19,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,15 +35,15 @@ from evaluation.phantoms import STUDIES, prepare, whole_chest
 from evaluation.process_memory import children_of, resident_mb
 from evaluation.receiving.sender import Series, copied, send_files, sender_name
 from evaluation.run import Bar, OnStep, Result, Table, command, counting, each
-from evaluation.world import Agent, running_agent
+from evaluation.world import Agent, running_agent, running_cloud
 from imaging.dicom.arrival import files_of
 from imaging.phantom.phantom import PhantomSpec
 
 BAR_S = 0.5
 """By C-STORE may take so much longer, in the median and in the 95th percentile."""
 SLICES, SPACING_MM = 133, 2.5
-ROUNDS, ENDURED = 10, 500
-"""Readings by each way, and studies to endure."""
+ROUNDS, WAITING, ENDURED = 10, 30, 500
+"""Readings by each way, studies that wait at once, and studies to endure."""
 ANSWER_S = 300.0
 """Longest wait for a report."""
 FOLDER, DICOM = "files in the inbox", "C-STORE"
@@ -110,7 +112,7 @@ def timed(agent: Agent, way: str, series: Series) -> dict[str, Any]:
     """Bring a series to the agent; return times in seconds, and the report."""
     began_s = time.monotonic()
     out = WAYS[way](agent, series)
-    arrived_s, path = time.monotonic(), out / "report.json"
+    arrived_s, arrived_wall_s, path = time.monotonic(), time.time(), out / "report.json"
     agent.process.wait_until(path.is_file, "answer", ANSWER_S, poll_s=0.002)
     ended_s = time.monotonic()
     report = json.loads(path.read_bytes())
@@ -118,10 +120,33 @@ def timed(agent: Agent, way: str, series: Series) -> dict[str, Any]:
         raise MissingData(path, f"the series was refused: {report['rejection']['reason']}")
     return {
         "arrival_s": arrived_s - began_s,
+        "candidates_s": _decided_s(agent.process.log) - arrived_wall_s,
         "answer_s": ended_s - arrived_s,
         "all_s": ended_s - began_s,
         "report": {key: without_uids(report.get(key)) for key in SAME},
     }
+
+
+def _decided_s(log: Path) -> float:
+    """Return when the agent last had all candidates of a study, by its log."""
+    *_, line = (one for one in log.read_text().splitlines() if "decided" in one)
+    return datetime.fromisoformat(line.split()[0]).timestamp()
+
+
+def per_minute(files: Files, count: int, work: Path) -> float:
+    """Return how many studies a minute are answered where ``count`` wait at once."""
+    with (
+        running_cloud() as cloud,
+        running_agent(work / "site", work / "edge.log", cloud__address=cloud.address) as agent,
+    ):
+        waiting = [copied(files, agent.inbox / f".{n}").files[0].parent for n in range(count)]
+        began_s, outs = time.monotonic(), list[Path]()
+        for folder in waiting:
+            (folder / DONE).touch()
+            folder.rename(agent.inbox / folder.name[1:])
+            outs.append(agent.folder / "outbox" / folder.name[1:] / "report.json")
+        agent.process.wait_until(lambda: all(map(Path.is_file, outs)), "answer", LIMIT_S)
+        return 60 * count / (time.monotonic() - began_s)
 
 
 def without_uids(value: Any) -> Any:
@@ -153,6 +178,8 @@ def compare(files: Sequence[Path], rounds: int, work: Path) -> dict[str, Any]:
         **polls,
         "sender": sender_name(),
         "ways": [{"way": way, **one} for way, one in times.items()],
+        "waiting": WAITING,
+        "per_minute": per_minute(files, WAITING, work / "waiting"),
         "more_from_there_s": ours["answer_median_s"] - theirs["answer_median_s"],
         "more_median_s": ours["all_median_s"] - theirs["all_median_s"],
         "more_p95_s": ours["all_p95_s"] - theirs["all_p95_s"],
@@ -164,7 +191,7 @@ def compare(files: Sequence[Path], rounds: int, work: Path) -> dict[str, Any]:
 
 def _times(results: Sequence[dict[str, Any]]) -> dict[str, float]:
     found = {}
-    for key in ("arrival", "answer", "all"):
+    for key in ("arrival", "candidates", "answer", "all"):
         values = [one[f"{key}_s"] for one in results]
         found[f"{key}_median_s"] = float(np.median(values))
         found[f"{key}_p95_s"] = float(np.percentile(values, 95))
@@ -339,12 +366,15 @@ TIMES_TABLE = Table(
         "way": "series comes as",
         "arrival_median_s": ("all there, median s", "{:.2f}"),
         "arrival_p95_s": ("p95", "{:.2f}"),
+        "candidates_median_s": ("from there to the candidates, median s", "{:.2f}"),
+        "candidates_p95_s": ("p95", "{:.2f}"),
         "answer_median_s": ("from there to the report, median s", "{:.2f}"),
         "answer_p95_s": ("p95", "{:.2f}"),
         "all_median_s": ("together, median s", "{:.2f}"),
         "all_p95_s": ("p95", "{:.2f}"),
     },
-    title="From the first byte to the report; {cores} cores of {cpu}, shared with {sender}",
+    title="From the first byte to the report; {cores} cores of {cpu}, shared with {sender}. Of"
+    " {waiting} studies that wait, {per_minute:.1f} a minute are answered",
 )
 
 ENDURANCE_ROWS = {

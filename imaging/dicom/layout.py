@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -133,9 +134,11 @@ def _written_in_place(
     whole = layout.bits_stored < 16 and layout.high_bit == layout.bits_stored - 1
     if layout.signed or slope != 1 or not (fits and whole) or stored.dtype != np.uint16:
         return False
-    np.bitwise_and(stored, np.uint16(most), out=out.view(np.uint16))
-    np.add(out, np.int16(intercept), out=out)
-    np.maximum(out, np.int16(AIR_HU), out=out)
+    if cv2.minMaxLoc(stored)[1] > most:  # other bits are set
+        stored = np.bitwise_and(stored, np.uint16(most), out=out.view(np.uint16))
+    np.add(stored.view(np.int16), np.int16(intercept), out=out)
+    if intercept < AIR_HU:
+        np.maximum(out, np.int16(AIR_HU), out=out)
     return True
 
 

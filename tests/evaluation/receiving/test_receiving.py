@@ -38,13 +38,17 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.long
-def test_both_ways_end_in_the_same_report(phantom: Path, tmp_path: Path) -> None:
+def test_both_ways_end_in_the_same_report(
+    phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WAITING", 3)
     times = compare(files_of(phantom), 1, tmp_path)
     assert times["same_report"]
     assert times["slices"] == 42
     assert [one["way"] for one in times["ways"]] == [FOLDER, DICOM]
     for one in times["ways"]:
         parts = one["arrival_median_s"] + one["answer_median_s"]
+        assert 0 < one["candidates_median_s"] < one["answer_median_s"]
         assert one["all_median_s"] == pytest.approx(parts)
     json.dumps(times)
     *_, same = receiving.bars(times)
