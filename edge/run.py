@@ -16,6 +16,7 @@ from functools import partial
 from importlib.metadata import version
 from types import FrameType
 
+import numpy as np
 import structlog
 
 from edge.agent.loop import MainLoop, ReadStudy, main_loop
@@ -41,6 +42,8 @@ from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
 from edge.telemetry import Telemetry
 from edge.trail.part import TrailPart
 from models.runtime.operators import sample
+from imaging.preprocess import Preprocessed
+from imaging.volume import Geometry
 from process.command_line import ignore_hangup
 from process.endpoints import Pulse, notify_systemd, serving_metrics
 from process.memory import share_free_memory
@@ -50,6 +53,9 @@ PARTS: Sequence[type[Part]] = (
     TrailPart, ModelsPart, DriftPart, RetentionPart, PagePart, DeliverPart, ReceivePart
 )  # fmt: skip
 """All parts, in the order in which they are opened: what receives studies last."""
+
+USUAL_BOX = (288, 224, 272)
+"""The first box of a process takes longer: it is an empty one, in mm, before the first study."""
 
 STALLED_S = 300.0
 """After this time without a new pass, stage or durable step, the main loop counts as stalled."""
@@ -136,6 +142,7 @@ def run_agent(
             )
             pipeline = held.enter_context(opened)
             models.attach(pipeline)
+            pipeline.reader.screen(Preprocessed(np.zeros(USUAL_BOX, np.uint8), Geometry()))
             agent.telemetry.observe_reading(pipeline.read_peak_mb)
             read, second = models.live.read, second or pipeline.second_reader
             if settings.cloud.address is not None:
