@@ -41,9 +41,9 @@ from edge.status.part import PagePart
 from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
 from edge.telemetry import Telemetry
 from edge.trail.part import TrailPart
-from models.runtime.operators import sample
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry
+from models.runtime.operators import sample
 from process.command_line import ignore_hangup
 from process.endpoints import Pulse, notify_systemd, serving_metrics
 from process.memory import share_free_memory
