@@ -26,7 +26,8 @@ def peak_bytes(*, begin: bool = False) -> float:
     try:
         status = Path("/proc/self/status").read_text()
         if begin:
-            Path("/proc/self/clear_refs").write_text("5")
+            with suppress(OSError):  # a strict host: then it is that since the start
+                Path("/proc/self/clear_refs").write_text("5")
         return 1024.0 * int(status.partition("VmHWM:")[2].split()[0])
     except (OSError, IndexError):
         return 0.0
