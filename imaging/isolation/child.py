@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from base64 import b64encode
 from collections.abc import Callable
@@ -41,8 +42,8 @@ from imaging.selection import Preference, SelectSeries, SeriesSummary
 LOOKING = 5
 """Niceness of a child that reads a study for somebody who looks at it: others have a deadline."""
 
-_LOOK_S = 0.05
-"""Between two looks for new files of a study that arrives."""
+_LOOK_S, _MOST_S = 0.02, 1.0
+"""Between two looks for new files of a study that arrives, at first and at most."""
 _FEW = 8
 """More new files than these are decoded by all cores, as those of any other study."""
 _ROOM = 32 << 20
@@ -115,19 +116,23 @@ def _read_ahead(
     told.register(answers, select.POLLIN)
     pause_s, rehearsed = 0.0, False
     while not told.poll(1000 * pause_s):
+        began_s = time.monotonic()
         new = ahead.new_in(path)
+        looked_s = time.monotonic() - began_s
         for file in new:
             _start_clock(limit_s)
             ahead.take_in(file)
             if told.poll(0):
                 return ahead
         if not new and not rehearsed and ahead.images >= _REHEARSED:
+            _start_clock(limit_s)
             # what runs first in a process takes half as long again
             with suppress(Exception):
                 preprocess(read_study(path, ways.series, None, ahead).volume, path)
             rehearsed = True
         _start_clock(0)
-        pause_s = 0.0 if new else _LOOK_S
+        # where nothing comes for long, or a look takes long, looks are rare
+        pause_s = 0.0 if new else min(2 * pause_s + _LOOK_S, _MOST_S) + 20 * looked_s
     return ahead
 
 

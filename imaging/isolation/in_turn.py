@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from imaging.isolation.reader import IsolatedReader, ReadLimits
+from imaging.isolation.reader import IsolatedReader, ReadLimits, identity
 from imaging.preprocess import Preprocessed
 from imaging.selection import SelectSeries
 from imaging.volume import Study, Volume
@@ -21,6 +21,7 @@ class ReadersInTurn:
         self._now, self._next = IsolatedReader(limits), IsolatedReader(limits)
         self._series, self._selects = series, selects
         self._held = ExitStack()
+        self._begun: tuple[int, int] | None = None
 
     def __enter__(self) -> Self:
         for reader in (self._now, self._next):
@@ -36,9 +37,13 @@ class ReadersInTurn:
         return max(self._now.peak_mb, self._next.peak_mb)
 
     def begin(self, path: Path, settled_s: float) -> None:
-        """Read ahead what arrives in a folder: the next study, unless that has begun already."""
-        if not self._next.has_begun(path):
+        """Read ahead what arrives in a folder: the next study, unless that was begun already.
+
+        A study that ended its process is not begun again.
+        """
+        if (begun := identity(path)) != self._begun:
             self._next.begin(path, self._series, selects=self._selects, settled_s=settled_s)
+            self._begun = begun
 
     def has_begun(self, path: Path) -> bool:
         """Return whether the study in a folder, which may have been moved, is being read ahead."""

@@ -115,11 +115,11 @@ class IsolatedReader:
         `imaging.dicom.ahead.ReadAhead`.
         """
         self._request(path, Ways(series, False, selects, True, settled_s), _anonymous())
-        self._ahead = _identity(path)
+        self._ahead = identity(path)
 
     def has_begun(self, path: Path) -> bool:
         """Return whether the folder ``path``, which may have been moved, is being read ahead."""
-        if self._ahead is None or self._ahead != _identity(path):
+        if self._ahead is None or self._ahead != identity(path):
             return False
         # a child that has ended has told something: the study is then read as any other
         return not select.select([self._connection], [], [], 0)[0]
@@ -353,7 +353,7 @@ class IsolatedReader:
             part.close()
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def identity(path: Path) -> tuple[int, int] | None:
     """Return what stays the same where a folder is moved; None where there is none."""
     with suppress(OSError):
         found = path.lstat()

@@ -96,6 +96,8 @@ def test_a_process_that_died_while_it_read_ahead_costs_nothing_but_time(
     until = time.monotonic() + PATIENCE_S
     while readers.has_begun(tmp_path) and time.monotonic() < until:
         time.sleep(0.005)
+    readers.begin(tmp_path, 0.0)  # it would end the process again
+    assert not readers.has_begun(tmp_path)
     assert readers.read(tmp_path).volume.series_uid == "1.2.826.0.1.1"
 
 
