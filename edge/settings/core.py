@@ -265,8 +265,8 @@ class EdgeSettings(ProcessSettings):
             letters and any letter. Empty: the pixels decide. A study without such a series is
             rejected.
         rules: TOML file of rules that choose the series and say what happens to it; None for none.
-        read_memory_mb: largest memory, in megabytes, of each of the two processes that read studies; a study
-            that needs more is rejected.
+        read_memory_mb: largest memory, in megabytes, of each of the two processes that read
+            studies; a study that needs more is rejected.
         log_format: form of the log on standard error.
         metrics_address: ``HOST:PORT`` of the metrics; port 0 is a free one, empty: off.
         traces: where traces go: the OTLP address of a collector, with ``http://`` or ``https://``,
