@@ -3,6 +3,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -154,3 +155,14 @@ def test_the_command_prints_ways_gains_and_what_is_not_here(
     else:
         for words in ("7 of 7", "yes, 0.010", "cuts off sums", "not fused", "monai is not inst"):
             assert words in " ".join(done.stdout.split())
+
+
+@pytest.mark.usefixtures("short")
+def test_without_a_reference_no_way_is_correct(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([(), *[(np.zeros((1, 5, 24, 24, 28), np.float32),)] * 9])
+    monkeypatch.setattr(matrix, "_measured", lambda _, way, *__: (way, next(answers)))
+    result = run_probe(["bright-screening"], weights)
+    assert not any(row["chosen"] for row in result["rows"])
+    assert {row["error"] for row in result["rows"][1:]} == {"its reference crashed"}
