@@ -95,8 +95,8 @@ class OperatorMetrics(Collector):
         with self._lock:
             sample, self.sample = self.sample, None
         if sample is not None:
-            # no daemon: Python ends those inside of the engine, which ends the process with SIGABRT
-            threading.Thread(target=self._take, args=[sample]).start()
+            # no daemon, as who collects is: Python ends those inside of the engine, with SIGABRT
+            threading.Thread(target=self._take, args=[sample], daemon=False).start()
         yield from (self._share, self._rate)
 
     def _take(self, sample: Callable[[], tuple[Mapping[str, float], float, float]]) -> None:
