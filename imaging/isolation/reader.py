@@ -155,7 +155,10 @@ class IsolatedReader:
         request = json.dumps([str(path), asdict(ways)]).encode() + b"\n"
         self._to_child, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(self._connection, [request], [file.fileno(), theirs.fileno()])
+            try:
+                socket.send_fds(self._connection, [request], [file.fileno(), theirs.fileno()])
+            except ConnectionError:  # it has ended in this moment
+                raise self._lost() from None
         self._busy = True
 
     def _tell(self, answer: Any) -> None:
@@ -282,6 +285,8 @@ class IsolatedReader:
         except TimeoutError:  # not even the kernel could end it: the disk does not answer
             self._stop()
             raise _silent(self._limits.seconds, path) from None
+        except ConnectionError:  # it has ended before it read the request
+            line = b""
         if not line:
             raise self._lost()
         message: dict[str, Any] = json.loads(line)
@@ -306,8 +311,8 @@ class IsolatedReader:
         self._hang_up()
         if not self._busy:
             return
-        self._connection.settimeout(1.0)
         try:
+            self._connection.settimeout(1.0)
             while "exit" not in (message := json.loads(self._answers.readline(MAX_LINE))):
                 pass
             self._ended(message["exit"])
@@ -344,6 +349,7 @@ class IsolatedReader:
 
     def _stop(self) -> None:
         """End the process and its child, whatever they do."""
+        self._ahead, self._busy = None, False
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):

@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,21 @@ def test_a_process_that_died_while_it_read_ahead_costs_nothing_but_time(
     readers.begin(tmp_path, 0.0)  # it would end the process again
     assert not readers.has_begun(tmp_path)
     assert readers.read(tmp_path).volume.series_uid == "1.2.826.0.1.1"
+
+
+def test_readers_that_the_system_kills_are_started_again(
+    readers: ReadersInTurn, tmp_path: Path
+) -> None:
+    for name in "ab":
+        SmallCt().write(tmp_path / name)
+    for _ in range(3):
+        readers.begin(tmp_path / "a", 0.0)
+        for reader in _readers():
+            os.kill(reader, signal.SIGKILL)
+        for name in "ba":
+            with suppress(MemoryError):  # it was not seen to be dead yet
+                readers.read(tmp_path / name)
+    assert readers.read(tmp_path / "a").volume.series_uid == "1.2.826.0.1.1"
 
 
 def test_another_study_comes_first_and_then_the_one_that_was_begun(
