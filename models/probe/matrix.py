@@ -127,13 +127,12 @@ def run_probe(
             way, answer = _measured(artifact, given, usual[artifact.kind], Path(scratch))
             row: dict[str, Any] = {}
             truth = truths.setdefault(artifact.name, answer)  # the reference is the first
-            exact = _family(artifact)[0]
             if answer and way.engine != "monai":
-                given = {"difference": choice.difference(answer, truth)} if truth else {}
-                way = replace(way, **(given or {"error": "its reference crashed"}))
-            if answer and way.engine != "monai" and (expected := truths[exact.name]):
+                off = {"difference": choice.difference(answer, truth)} if truth else {}
+                way = replace(way, **(off or {"error": "its reference crashed"}))
+            if answer and way.engine != "monai" and (expected := truths[_family(artifact)[0].name]):
                 row["from_fp32"] = choice.difference(answer, expected)
-                pair = _decisions(artifact, answer), _decisions(exact, expected)
+                pair = (_decisions(artifact, one) for one in (answer, expected))
                 row["same"], row["of"] = _agreement(*pair)
             # bfloat16 without AMX gains little for what it changes: it is measured, and not taken
             exact_enough = hardware.fast_bf16() or not way.half
