@@ -17,7 +17,7 @@ import numpy.typing as npt
 from models.runtime import hardware, providers
 from models.runtime.compiled import compiled
 from models.runtime.errors import EngineUnavailable
-from models.runtime.rewrites import matrix_resize, paired_rows, pointwise_upsampling
+from models.runtime.rewrites import matrix_resize, pointwise_upsampling
 
 with suppress(ImportError):  # without it, onnxruntime runs alone
     import openvino
@@ -61,7 +61,7 @@ def start(
 
 def rewritten(content: bytes) -> bytes:
     """Return an ONNX file as both engines run it; see `models.runtime.rewrites`."""
-    return paired_rows(matrix_resize(pointwise_upsampling(content)))
+    return matrix_resize(pointwise_upsampling(content))
 
 
 def _start_openvino(content: bytes, device: str, threads: int, half: bool, _fused: bool) -> Runner:

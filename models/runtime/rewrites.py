@@ -1,13 +1,12 @@
 """Rewrites of an ONNX graph: the same numbers by operators for which engines have fast kernels."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import starmap
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 _RESIZED = {
     "mode": b"linear", "coordinate_transformation_mode": b"half_pixel", "antialias": 0,
@@ -60,67 +59,6 @@ def matrix_resize(content: bytes) -> bytes:
         if sides:
             node.CopyFrom(_products(node, sides, model))
     return model.SerializeToString() if any(sides for _, sides in found) else content
-
-
-def paired_rows(content: bytes) -> bytes:
-    """Let the first convolution of an INT8 network write all rows of the second one's patches.
-
-    Engines are slow where a convolution has one channel, or patches of several rows. The first one
-    gets its channels once for each row, with zeros in their kernels; sums of integers stay the
-    same. Files that do not begin with two convolutions of patches are returned as they are.
-    """
-    model = onnx.load_from_string(content) if b"QuantizeLinear" in content else ModelProto()
-    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    convolutions = [node for node in model.graph.node if node.op_type == "Conv"][:2]
-    names = _tensors_of_patches(convolutions, model.graph, stored)
-    if not names:
-        return content
-    kernel, *others, after = names
-    weight, folded = stored[kernel], np.moveaxis(stored[after], 3, 1)
-    (_, _, deep, high, wide), rows = weight.shape, folded.shape[1]
-    apart = np.einsum("rs,oizyx->roizsyx", np.eye(rows, dtype=weight.dtype), weight)
-    new = {name: np.tile(stored[name], rows) for name in others}
-    new[kernel] = apart.reshape(-1, 1, deep, rows * high, wide)
-    new[after] = folded.reshape(len(folded), -1, folded.shape[3], 1, folded.shape[4])
-    for tensor in model.graph.initializer:
-        if tensor.name in new:
-            tensor.CopyFrom(numpy_helper.from_array(new[tensor.name], tensor.name))
-    for node, height in zip(convolutions, (rows * high, 1), strict=True):
-        for option in node.attribute:
-            if option.name in ("kernel_shape", "strides"):
-                option.ints[1] = height
-    del model.graph.value_info[:]  # it states another shape between them
-    return model.SerializeToString()
-
-
-def _tensors_of_patches(
-    convolutions: Sequence[NodeProto], graph: GraphProto, stored: Mapping[str, np.ndarray]
-) -> list[str]:
-    """Return the tensors that `paired_rows` changes, the two kernels first and last.
-
-    None where the file does not fit.
-    """
-    if len(convolutions) < 2 or not all(map(_is_patchwise, convolutions)):
-        return []
-    first, second = convolutions
-    made = {name: node for node in graph.node for name in node.output}
-    given = [made.get(name, NodeProto()) for name in (*first.input, *second.input[:2])]
-    axes = [option.i for node in given for option in node.attribute if option.name == "axis"]
-    if [node.op_type for node in given] != ["DequantizeLinear"] * 5 or axes != [0, 0, 0]:
-        return []
-    _, kernel, bias, between, after = (list(node.input) for node in given)
-    rounded, changed = made.get(between[0], first), [*kernel, *bias, after[0]]
-    if rounded.op_type != "QuantizeLinear" or [first.output[0], *between[1:]] != [*rounded.input]:
-        return []
-    uses = Counter(name for node in graph.node for name in node.input)
-    alone = (*changed, first.output[0], between[0], second.input[0])
-    if any(uses[name] != 1 for name in alone) or not stored.keys() >= {*changed, *between[1:]}:
-        return []
-    weight, shifted = stored[kernel[0]], any(stored[name].any() for name in kernel[2:])
-    # a scale for each channel, and one for all between the two
-    sizes = [{stored[name].size for name in names} for names in (changed[1:-1], between[1:])]
-    fits = weight.shape[1] == 1 and sizes == [{len(weight)}, {1}]
-    return changed if fits and not shifted else []
 
 
 def _operator_set(model: ModelProto) -> int:

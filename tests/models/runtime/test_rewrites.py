@@ -1,13 +1,11 @@
-from collections.abc import Callable
-
 import numpy as np
 import onnx.parser
 import pytest
 from onnx import numpy_helper
 
 from models.runtime.artifacts import find
-from models.runtime.rewrites import matrix_resize, paired_rows, pointwise_upsampling
-from tests.models.small_networks import answered, exported, quantized
+from models.runtime.rewrites import matrix_resize, pointwise_upsampling
+from tests.models.small_networks import answered
 
 
 def transposed(stride: int, *, bias: bool) -> bytes:
@@ -78,51 +76,6 @@ def test_volumes_are_resized_by_products(sizes: str) -> None:
 )  # fmt: skip
 def test_another_resizing_stays(other: dict[str, str]) -> None:
     assert matrix_resize(resized(**other)) == resized(**other)
-
-
-def test_two_rows_at_once_are_the_same_integers() -> None:
-    content = quantized("screening")
-    new = paired_rows(content)
-    assert [kernels[1] for kernels in kernels_of(new)[:3]] == [4, 1, 3]
-    x = np.random.default_rng(1).integers(0, 256, (2, 1, 16, 32, 48), dtype=np.uint8)
-    (found,), (wanted,) = answered(new, voxels=x), answered(content, voxels=x)
-    np.testing.assert_array_equal(found, wanted)
-
-
-def kernels_of(content: bytes) -> list[list[int]]:
-    nodes = [n for n in onnx.load_from_string(content).graph.node if n.op_type == "Conv"]
-    return [a.ints for n in nodes for a in n.attribute if a.name == "kernel_shape"]
-
-
-def _overlapping(graph: onnx.GraphProto) -> None:
-    first = next(n for n in graph.node if n.op_type == "Conv")
-    next(a for a in first.attribute if a.name == "strides").ints[:] = [1, 1, 1]
-
-
-def _read_twice(graph: onnx.GraphProto) -> None:
-    first = next(n for n in graph.node if n.op_type == "Conv")
-    graph.node.append(onnx.helper.make_node("Relu", first.output, ["second"]))
-
-
-def _float_bias(graph: onnx.GraphProto) -> None:
-    first = next(n for n in graph.node if n.op_type == "Conv")
-    graph.initializer.append(numpy_helper.from_array(np.zeros(16, np.float32), "bias"))
-    first.input[2] = "bias"
-
-
-def _rounded_by_channel(graph: onnx.GraphProto) -> None:
-    scale = next(n for n in graph.node if n.op_type == "QuantizeLinear").input[1]
-    (stored,) = (t for t in graph.initializer if t.name == scale)
-    stored.CopyFrom(numpy_helper.from_array(np.ones(16, np.float32), scale))
-
-
-@pytest.mark.parametrize("change", [_overlapping, _read_twice, _float_bias, _rounded_by_channel])
-def test_another_beginning_stays(change: Callable[[onnx.GraphProto], None]) -> None:
-    model = onnx.load_from_string(quantized("screening"))
-    change(model.graph)
-    content = model.SerializeToString()
-    assert paired_rows(content) == content
-    assert paired_rows(exported("screening")) == exported("screening")
 
 
 @pytest.mark.long

@@ -6,13 +6,11 @@ from typing import cast
 import numpy as np
 import pytest
 
-from imaging.preprocess import Preprocessed, preprocess
-from imaging.read import read_study
+from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry
-from models.runtime import engines
 from models.runtime.artifacts import find
 from models.runtime.detection import Candidate
-from models.runtime.screener import Screener, halved, open_screener, padded
+from models.runtime.screener import Screener, halved, padded
 from models.runtime.session import Session, open_session
 
 
@@ -84,19 +82,6 @@ def test_half_the_resolution_is_the_mean() -> None:
     assert small[0, 0, 0] == 80
     assert abs(int(small[1, 2, 3]) - 30) <= 1
     assert small.sum() == 80 + small[1, 2, 3]
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
-def test_candidates_of_a_real_scan_are_those_of_the_file_as_it_is(
-    shared_data: Path, engine: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = shared_data / "lidc" / "lidc_0001"
-    box = preprocess(read_study(folder).volume, folder)
-    found = open_screener("screening-int8", engine=engine).screen(box)
-    monkeypatch.setattr(engines, "rewritten", lambda content: content)
-    assert found == open_screener("screening-int8", engine=engine).screen(box)
-    assert len(found) == 100
 
 
 def test_what_lies_in_the_padding_is_no_candidate(weights: Path) -> None:
