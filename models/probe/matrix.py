@@ -128,8 +128,10 @@ def run_probe(
             row: dict[str, Any] = {}
             truth = truths.setdefault(artifact.name, answer)  # the reference is the first
             if answer and way.engine != "monai":
-                off = {"difference": choice.difference(answer, truth)} if truth else {}
-                way = replace(way, **(off or {"error": "its reference crashed"}))
+                if truth:
+                    way = replace(way, difference=choice.difference(answer, truth))
+                else:
+                    way = replace(way, error="its reference crashed")
             if answer and way.engine != "monai" and (expected := truths[_family(artifact)[0].name]):
                 row["from_fp32"] = choice.difference(answer, expected)
                 pair = (_decisions(artifact, one) for one in (answer, expected))
