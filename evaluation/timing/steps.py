@@ -98,20 +98,21 @@ def _arriving(study: Path, screener: Any, held: ExitStack) -> Step:
     """Find the candidates of a study of which the last slice has just arrived."""
     readers = held.enter_context(ReadersInTurn(ReadLimits(3500)))
     *files, last = sorted(study.glob("*.dcm"))
-    folder = Path(held.enter_context(tempfile.TemporaryDirectory())) / "arriving"
+    root, folders = held.enter_context(tempfile.TemporaryDirectory()), list[Path]()
 
     def before() -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        readers.begin(folder, 0.0)
+        for file in folders[-1].iterdir() if folders else ():
+            file.unlink()
+        folders.append(Path(tempfile.mkdtemp(dir=root)))  # none of a number that was used before
+        readers.begin(folders[-1], 0.0)
         for file in files:
-            shutil.copyfile(file, folder / file.name)
+            shutil.copyfile(file, folders[-1] / file.name)
         time.sleep(ARRIVAL_S)
 
     def run() -> None:
-        shutil.copyfile(last, folder / last.name)
-        volume = readers.read(folder).volume
-        screener.screen(readers.preprocess(volume, folder))
+        shutil.copyfile(last, folders[-1] / last.name)
+        volume = readers.read(folders[-1]).volume
+        screener.screen(readers.preprocess(volume, folders[-1]))
 
     return Step(run, before)
 
