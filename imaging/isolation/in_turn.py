@@ -53,6 +53,8 @@ class ReadersInTurn:
         """Read a study, from where it was begun; the rest as `IsolatedReader.read`."""
         if self._next.has_begun(path):
             self._now, self._next = self._next, self._now
+        if self._begun == identity(path):
+            self._begun = None  # another folder may get its number
         return self._now.read(path, series, select)
 
     def preprocess(self, volume: Volume, source: Path) -> Preprocessed:
