@@ -127,12 +127,20 @@ def write_hu(stored: npt.NDArray[Any], layout: Layout, rescale: Rescale, out: Hu
 def _written_in_place(
     stored: npt.NDArray[Any], layout: Layout, rescale: Rescale, out: HuArray
 ) -> bool:
-    """Write the HU of unsigned values of less than 16 bits without a copy, if they fit in int16."""
+    """Write the HU of usual values without a copy, if they fit in int16.
+
+    These are unsigned ones of less than 16 bits, and signed ones of 16.
+    """
     slope, intercept = rescale
+    if slope != 1 or not intercept.is_integer() or layout.high_bit != layout.bits_stored - 1:
+        return False
+    if layout.signed and layout.bits_stored == 16 and AIR_HU - 32767 <= intercept <= 0:
+        np.maximum(stored, np.int16(AIR_HU - intercept), out=out)
+        np.add(out, np.int16(intercept), out=out)
+        return True
     most = 2**layout.bits_stored - 1
-    fits = intercept.is_integer() and -32768 <= intercept <= 32767 - most
-    whole = layout.bits_stored < 16 and layout.high_bit == layout.bits_stored - 1
-    if layout.signed or slope != 1 or not (fits and whole) or stored.dtype != np.uint16:
+    fits = -32768 <= intercept <= 32767 - most and stored.dtype == np.uint16
+    if layout.signed or layout.bits_stored == 16 or not fits:
         return False
     if cv2.minMaxLoc(stored)[1] > most:  # other bits are set
         stored = np.bitwise_and(stored, np.uint16(most), out=out.view(np.uint16))
@@ -173,6 +181,8 @@ def _padded(
     if layout.padding is None:
         return None
     (low, high), (slope, intercept) = layout.padding, rescale
+    if layout.bits_stored == 16 and high * slope + intercept <= AIR_HU:
+        return None  # it becomes air as it is
     padded = np.asarray((stored >= low) & (stored <= high))
     ends_hu = (v * slope + intercept for v in layout.padding)
     is_tissue = any(_TISSUE_HU[0] < v < _TISSUE_HU[1] for v in ends_hu)
