@@ -164,7 +164,7 @@ def find_lungs(
     labels = labelled(gas)
     slice_mm = spacing_mm[0]
     lungs = _lung_like(labels, _interior(gas, slice_mm), coarse, slice_mm)
-    air = lungs[labels].astype(np.uint8)
+    air = lungs.astype(np.uint8)[labels]
     if not air.any():
         largest_l = np.bincount(labels.ravel())[1:].max(initial=0) * CELL_MM**3 / 1e6
         raise NoLung(
