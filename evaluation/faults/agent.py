@@ -227,11 +227,15 @@ def serve(life: Life, trigger: Trigger, order: Order, shared: Any) -> None:
 
     wall = None if life.clock_seed is None else WallClock(life.clock_seed, time.time(), shared)
 
+    def free() -> None:
+        ballast.unlink()
+        trigger.freed()
+
     def fault_point(name: str, after: bool) -> None:
         if trigger.met(name, after):
             if trigger.fills:
                 fill(ballast)
-                threading.Timer(FULL_S, ballast.unlink).start()
+                threading.Timer(FULL_S, free).start()
             else:
                 os.kill(os.getpid(), signal.SIGKILL)
 

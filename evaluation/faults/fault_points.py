@@ -83,8 +83,12 @@ class Trigger:
 
     @property
     def fills(self) -> bool:
-        """Whether the disk is filled, and nothing killed."""
+        """Whether the disk is filled, and nothing killed; until it has room again."""
         return bool(self._values[2])
+
+    def freed(self) -> None:
+        """Note that the disk has room again."""
+        self._values[2] = 0
 
     @property
     def by_halves(self) -> bool:

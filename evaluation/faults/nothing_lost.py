@@ -176,7 +176,7 @@ def fill_at(site: Site, name: str) -> None:
     if site.trigger.armed:
         raise site.failed(f"never came to: {name}")
     # the last steps need no room any more: the next series does
-    site.until(lambda: not (site.root / "ballast").exists(), "find room on its disk again")
+    site.until(lambda: not site.trigger.fills, "find room on its disk again")
 
 
 def be_away(site: Site) -> None:
