@@ -51,8 +51,8 @@ STREAMS_OF_CONNECTION = 32
 """Calls that one connection may have open."""
 
 ADDRESS_CONNECTIONS, ADDRESSES = 64, 64
-"""One address may have so many connections open, or more with more studies. The second number is
-that of the addresses which may have all of theirs open at the same time."""
+"""How many connections one address may have open (more where ``max_streams`` needs more), and how
+many addresses may have all of theirs open at the same time."""
 
 HANDSHAKE_S = 5.0
 """Seconds in which a connection must be encrypted, and speak HTTP/2."""

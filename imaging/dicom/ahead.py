@@ -1,9 +1,9 @@
 """Read the images of a study while it still arrives: their headers, and the HU of their slices.
 
 What was read of a file counts only while its inode, its size and its time are the same. So the
-study may be moved meanwhile, and an image that comes late, again or in another form is read anew.
-All that depends on several images is decided when the study is complete, as for any other study. A
-file that cannot be read ahead is left to that reading, which says what is wrong with it.
+study may be moved meanwhile. An image that comes late, twice or changed is read again. What depends
+on several images is decided when the study is complete, as for any other study. A file that cannot
+be read ahead is read then, and the error says what is wrong with it.
 """
 
 import os

@@ -49,7 +49,7 @@ _FEW = 8
 _ROOM = 32 << 20
 """For the lung box: those of adults take 10 to 30 MB."""
 _REHEARSED = 32
-"""After so many images, all that follows the last one is done once with what has arrived."""
+"""After this number of images the child reads what has arrived as if it were the whole study."""
 _SHARE = 0.5
 """Of the memory, for slices that are decoded ahead."""
 

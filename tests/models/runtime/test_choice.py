@@ -115,7 +115,7 @@ def test_a_start_at_another_number_of_threads_measures_that(
 def test_without_a_home_the_choice_is_not_kept(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A system user who has no home folder opens a model all the same."""
+    """A system user without a home folder can open a model."""
 
     def homeless(path: Path) -> Path:
         raise RuntimeError(f"no home for {path}")
@@ -197,7 +197,7 @@ def test_an_engine_that_cuts_off_sums_runs_no_int8(
 def test_openvino_cuts_off_sums_without_vnni(
     instructions: str, cut_off: bool, tmp_path: Path
 ) -> None:
-    """Onnxruntime does not: it is told to keep 8-bit sums exact."""
+    """Onnxruntime does not: an option keeps 8-bit sums exact."""
     if not cut_off and "vnni" not in hardware.cpu_name():
         pytest.skip("this processor has no VNNI")
     code = f"from models.runtime.choice import saturates; print(*map(saturates, {BOTH}))"
