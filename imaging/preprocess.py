@@ -13,7 +13,8 @@ import numpy.typing as npt
 from imaging.acquisition import Acquisition, acquisition_of
 from imaging.coverage import Coverage, coverage_of
 from imaging.errors import IrregularGeometry
-from imaging.lungs import Lungs, at_lung, find_lungs, opaque_share, smaller_share
+from imaging.lung_tissue import at_lung, opaque_share, smaller_share
+from imaging.lungs import Lungs, find_lungs
 from imaging.plausibility import implausible
 from imaging.sides import between, zones
 from imaging.slices import of_each

@@ -7,7 +7,8 @@ import pytest
 
 from edge.limitations import MAX_OPAQUE_SHARE
 from imaging.coverage import Coverage, coverage_of
-from imaging.lungs import find_lungs, opaque_share
+from imaging.lung_tissue import opaque_share
+from imaging.lungs import find_lungs
 from imaging.phantom.phantom import PhantomSpec, make_phantom
 from imaging.preprocess import preprocess
 from imaging.read import read_study

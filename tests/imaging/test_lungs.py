@@ -13,7 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
 from imaging.errors import NoLung
-from imaging.lungs import MARGIN_MM, Lungs, at_lung, find_lungs
+from imaging.lung_tissue import at_lung
+from imaging.lungs import MARGIN_MM, Lungs, find_lungs
 from imaging.morphology import closed
 from imaging.preprocess import preprocess
 from imaging.read import read_study
