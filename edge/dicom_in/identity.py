@@ -131,7 +131,7 @@ def identify(file: Path) -> Identity:
         raise Refused(Reason.SYNTAX, "the transfer syntax is not one that the reader decodes")
     try:
         data = _identifiers(head[offset:], syntax)
-    except Exception as error:  # as above
+    except Exception as error:  # pydicom promises no set of exceptions for damaged files
         text = f"the data set is damaged ({type(error).__name__})"
         raise Refused(Reason.UNREADABLE, text) from None
     sop_class, instance, study, series = (_uid(data, keyword) for keyword in _IDENTIFIERS)
