@@ -30,7 +30,11 @@ Screeners = Annotated[
 
 Out = Annotated[Path, typer.Option(help="Folder of the run: weights, checkpoint and log.")]
 RunsOut = Annotated[Path, typer.Option(help="Folder of the runs; finished ones are kept.")]
-Minutes = Annotated[float, typer.Option(help="Minutes of training, resumptions included.")]
+Steps = Annotated[int, typer.Option(min=1, help="Training steps, those before --resume included.")]
+Fold = Annotated[
+    int,
+    typer.Option(min=0, max=2, help="Half of the training patients that is left out; 0 for none."),
+]
 Rate = Annotated[float, typer.Option(help="Highest learning rate.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continuation of the last checkpoint.")]
 _START = typer.Option("--start", help="Initial weights: averaged.pt of a run or KIND-fp32.onnx.")
@@ -59,7 +63,7 @@ app.add_typer(prune, name="prune")
 def train_screening(
     data: Data,
     out: Out = Path("runs/screening"),
-    minutes: Minutes = 50,
+    steps: Steps = 60000,
     resume: Resume = False,
     start: Annotated[Path | None, _START] = None,
     rate: Rate = 3e-3,
@@ -74,13 +78,14 @@ def train_screening(
         tuple[int, int, int],
         typer.Option(help="Residual blocks at 1/4, 1/8 and 1/16 of a new network."),
     ] = (1, 3, 4),
+    fold: Fold = 0,
 ) -> None:
     """Train the screening network, from random weights or from --start with its size."""
     from models.networks.screening import ScreeningSpec
     from models.training.runs import Run, run_screening
 
     weights = (start,) if start else ()
-    run = Run(data, out, rate, weights, cache, phantoms, seed, minutes, resume)
+    run = Run(data, out, rate, weights, cache, phantoms, seed, steps, resume, fold)
     run_screening(run, None if start else ScreeningSpec(widths, blocks))
 
 
@@ -89,7 +94,7 @@ def train_hybrid(
     data: Data,
     screening: Screeners,
     out: Out = Path("runs/hybrid"),
-    minutes: Minutes = 40,
+    steps: Steps = 12000,
     resume: Resume = False,
     start: Annotated[list[Path] | None, _STARTS] = None,
     rate: Rate = 1e-3,
@@ -107,7 +112,7 @@ def train_hybrid(
     """Train the hybrid network, or a member of it, on screening networks' candidates."""
     from models.training.runs import Run, run_hybrid
 
-    run = Run(data, out, rate, tuple(start or ()), cache, phantoms, seed, minutes, resume)
+    run = Run(data, out, rate, tuple(start or ()), cache, phantoms, seed, steps, resume)
     run_hybrid(run, screening, reads or ())
 
 
@@ -204,7 +209,7 @@ def qat(
     screening: HybridScreeners = None,
     method: Method = "minmax",
     out: Out = Path("runs/qat"),
-    minutes: Minutes = 20,
+    steps: Steps = 1000,
     resume: Resume = False,
     rate: Rate = 2e-4,
     phantoms: Phantoms = 16,
@@ -215,7 +220,7 @@ def qat(
     from models.quantization.qat import run_qat
     from models.training.runs import Run
 
-    run = Run(data, out, rate, tuple(start), cache, phantoms, seed, minutes, resume)
+    run = Run(data, out, rate, tuple(start), cache, phantoms, seed, steps, resume)
     run_qat(run, kind, screening or [], method)
 
 
@@ -230,7 +235,7 @@ def int4(
         float, typer.Option(help="Largest file size, as a fraction of the FP32 file.")
     ] = 1 / 6,
     out: Out = Path("runs/int4"),
-    minutes: Minutes = 12,
+    steps: Steps = 600,
     resume: Resume = False,
     rate: Rate = 2e-4,
     phantoms: Phantoms = 16,
@@ -241,7 +246,7 @@ def int4(
     from models.quantization.qat import run_int4
     from models.training.runs import Run
 
-    run = Run(data, out, rate, tuple(start), cache, phantoms, seed, minutes, resume)
+    run = Run(data, out, rate, tuple(start), cache, phantoms, seed, steps, resume)
     run_int4(run, kind, qat, screening or [], share)
 
 

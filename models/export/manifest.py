@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import subprocess
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import onnx
 import tomli_w
 
 from models.runtime.artifacts import WEIGHTS, every
+from models.training.loop import commit
 
 ATTRIBUTION = (
     "Trained on LIDC-IDRI (The Cancer Imaging Archive, CC BY 3.0, doi "
@@ -56,7 +56,7 @@ def register(
         "precision": precision,
         "parent": parent,
         "method": method,
-        "training": {"commit": _commit(), **training_of(runs)},
+        "training": {"commit": commit(), **training_of(runs)},
         "licence": "Apache-2.0",
         "attribution": ATTRIBUTION,
         "settings": settings,
@@ -73,32 +73,28 @@ def amend(name: str, part: str, values: dict[str, Any], folder: Path = WEIGHTS) 
 
 
 def training_of(runs: Sequence[Path]) -> dict[str, Any]:
-    """Return steps, seconds and seeds of the runs in these folders, and of those they began from.
+    """Return what the logs of the runs in these folders, and of those they began from, tell.
 
-    It is empty if no folder has a log, as that of an artifact.
+    Steps and core-hours are sums; patients are the most of a run. It is empty if no folder has a
+    log, as that of an artifact.
     """
-    folders, logs = list(runs), list[dict[str, Any]]()
+    folders, logs = list(runs), list[list[dict[str, Any]]]()
     for folder in folders:
         if (path := folder / "log.jsonl").is_file():
-            logs.append(json.loads(path.read_text().splitlines()[-1]))
-            earlier = {Path(start).parent for start in logs[-1].get("start", ())}
+            logs.append([json.loads(line) for line in path.read_text().splitlines()])
+            earlier = {Path(start).parent for start in logs[-1][-1].get("start", ())}
             folders += sorted(earlier - set(folders))
     if not logs:
         return {}
+    lines = [line for log in logs for line in log]
     return {
-        "steps": sum(log["steps"] for log in logs),
-        "seconds": round(sum(60 * log["minutes"] for log in logs)),
-        "seeds": sorted({log["seed"] for log in logs if "seed" in log}),
+        "steps": sum(log[-1]["steps"] for log in logs),
+        "core_hours": round(sum(log[-1]["core_hours"] for log in logs), 2),
+        "patients": max(log[-1]["patients"] for log in logs),
+        "seeds": sorted({log[-1]["seed"] for log in logs}),
+        "commits": list(dict.fromkeys(line["commit"] for line in lines)),
+        "machines": list(dict.fromkeys(line["machine"] for line in lines)),
     }
-
-
-def _commit() -> str:
-    line = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
-    try:
-        found = subprocess.run(line, cwd=Path(__file__).parent, capture_output=True, text=True)
-    except OSError:  # no git
-        return ""
-    return found.stdout.strip()
 
 
 def _entries(folder: Path) -> dict[str, Any]:

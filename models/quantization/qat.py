@@ -19,7 +19,6 @@ from torch import nn
 
 from models.export.manifest import register
 from models.export.onnx import export_float
-from models.networks.screening import ScreeningNetwork
 from models.quantization.ptq import calibration, quantize
 from models.quantization.sensitivity import (
     match_loss,
@@ -33,7 +32,7 @@ from models.runtime.artifacts import find
 from models.runtime.errors import NoWeights
 from models.training.data import Batch
 from models.training.loop import Plan, Task, train
-from models.training.runs import Run, make_network, make_screening, task_of
+from models.training.runs import Proposer, Run, make_network, task_of
 
 STAGES = 3
 
@@ -44,12 +43,13 @@ def run_qat(run: Run, kind: str, screening: Sequence[Path], method: str) -> None
     ``screening`` is for a hybrid: the screening networks whose candidates it reads.
     """
     # the first ranges, then the simulation that is trained, then its file
-    network, screeners = _networks(run, kind, screening)
+    network, proposers = _networks(run, kind, screening)
     exact = export_float(network, kind)
     small = quantize(exact, kind, calibration(kind, run.data), method=method)
-    task = task_of(network, run.material(), screeners)
+    material = run.material()
+    task = task_of(network, material, proposers)
     simulation = Simulation(small, exact_weights(exact))
-    trained = fine_tune(simulation, network, task, run.plan(decay=0.0))
+    trained = fine_tune(simulation, network, task, run.plan(material.learnt, decay=0.0))
     register(
         f"{kind}-int8", to_onnx(trained), parent=f"{kind}-fp32",
         method=f"quantisation-aware training, ranges from {method}", runs=[run.out],
@@ -64,14 +64,15 @@ def run_int4(
     It starts from the weights ``qat`` of the INT8 run or, if None, from the registered INT8 file.
     ``screening`` is as for `run_qat`.
     """
-    network, screeners = _networks(run, kind, screening)
+    network, proposers = _networks(run, kind, screening)
     # choose layers by their sensitivity until the file is small enough, then lower and train
     simulation = trained_simulation(network, kind, qat)
     layers = sensitivity(simulation, network, sensitivity_batches(run.data, kind))
     max_bytes = int(find(f"{kind}-fp32").path.stat().st_size * share)
     chosen = select_layers(layers, to_onnx(simulation).ByteSize(), max_bytes)
-    task = task_of(network, run.material(), screeners)
-    small = lower_in_stages(simulation, network, task, run.plan(decay=0.0), chosen)
+    material = run.material()
+    task = task_of(network, material, proposers)
+    small = lower_in_stages(simulation, network, task, run.plan(material.learnt, decay=0.0), chosen)
     lowered = sum(layer.parameters for layer in layers if layer.name in chosen)
     part = lowered / sum(layer.parameters for layer in layers)
     register(
@@ -81,27 +82,25 @@ def run_int4(
     )  # fmt: skip
 
 
-def _networks(
-    run: Run, kind: str, screening: Sequence[Path]
-) -> tuple[nn.Module, list[ScreeningNetwork]]:
+def _networks(run: Run, kind: str, screening: Sequence[Path]) -> tuple[nn.Module, list[Proposer]]:
     """Return the float network and the screening networks whose candidates a hybrid reads."""
     if kind == "hybrid" and not screening:
         raise NoWeights("--screening is missing: a hybrid trains on screening networks' candidates")
-    screeners = [make_screening(path).eval() for path in screening]
+    proposers = [Proposer.of(path) for path in screening]
     torch.manual_seed(run.seed)
-    return make_network(kind, run.start).eval(), screeners
+    return make_network(kind, run.start).eval(), proposers
 
 
 def lower_in_stages(
     simulation: Simulation, network: nn.Module, base: Task, plan: Plan, chosen: Sequence[str]
 ) -> onnx.ModelProto:
-    """Return the file with the weights ``chosen`` in INT4, trained ``plan.minutes`` in all."""
-    # each stage lowers the next third of the layers and trains for a third of the time
+    """Return the file with the weights ``chosen`` in INT4, trained ``plan.steps`` in all."""
+    # each stage lowers the next third of the layers and trains for a third of the steps
     for stage, out in enumerate(_stages(plan.out)):
         first, last = (round(len(chosen) * part / STAGES) for part in (stage, stage + 1))
         for name in chosen[first:last]:
             simulation.lower(name, 4)
-        part = replace(plan, out=out, minutes=plan.minutes / STAGES)
+        part = replace(plan, out=out, steps=plan.steps // STAGES)
         simulation = fine_tune(simulation, network, base, part)
     return to_onnx(simulation)
 
@@ -118,7 +117,7 @@ def fine_tune(simulation: Simulation, network: nn.Module, base: Task, plan: Plan
     reference = copy.deepcopy(network).eval().requires_grad_(False)
     task = MatchTask(base, reference, simulation)
     # what was trained before is in the entry of the artifact's parent
-    trained = train(task, replace(plan, half=False, start=()))
+    trained = train(task, replace(plan, half=False, facts={**plan.facts, "start": []}))
     assert isinstance(trained, Simulation)  # `train` returns the network of the task
     return trained.cpu()
 

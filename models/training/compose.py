@@ -20,13 +20,16 @@ from scipy import ndimage
 from imaging.volume import FloatArray, UInt8Array
 from models.training.data import (
     NONE,
+    Cubes,
     Noise,
     Piece,
     crop,
     flip,
+    hollowed,
     resized,
     shifted,
     simulate_scanner,
+    thickened,
     zoom_factor,
     zoomed,
 )
@@ -35,6 +38,9 @@ NODULE, IGNORED = (80, 220, 80), (150, 150, 150)
 """BGR of a circle around a nodule and around an ignored mark."""
 
 SCALE = 2
+
+SOLID = 4.0
+"""The readers' mean texture from which on a nodule is solid."""
 
 AIR, LUNG = 6, 75
 """Voxels of lung are between these levels of the window: -970 and -590 HU."""
@@ -46,6 +52,7 @@ class Composer:
 
     Attributes:
         cubes: pieces with their nodule in the middle.
+        odds: how often each cube is drawn, see `odds_of`; empty for all alike.
         scans: whole lung boxes (real and phantoms), nodules marked.
         hard: hard negatives ``(n, 3)`` of each scan.
         shares: of mosaics, mirrored blocks, scans with implants and scans with planted blocks; they
@@ -59,16 +66,31 @@ class Composer:
     shares: tuple[float, float, float, float] = (0.3, 0.1, 0.3, 0.3)
     scan_weights: Sequence[float] = ()
     noise: Noise = field(default_factory=lambda: Noise(160, 0))
+    odds: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     def draw(self, rng: np.random.Generator) -> Piece:
         """Draw a sample of a random composition."""
         makers = (self.mosaic, self.mirror, self.scan, self.planted)
-        # noise and an end in air come last and over every composition alike: neither tells how a
-        # sample was made
+        # thick slices, noise and an end in air come last and over every composition alike: none
+        # tells how a sample was made
         sample = makers[int(rng.choice(4, p=self.shares))](rng)
+        if rng.random() < 0.15:
+            sample = replace(sample, voxels=thickened(sample.voxels, rng, (2.5, 6.0)))
         if rng.random() < 0.35:
             sample = replace(sample, voxels=self.noise.added(sample.voxels, rng))
         return ended(sample, rng) if rng.random() < 0.15 else sample
+
+    def drawn(self, rng: np.random.Generator) -> int:
+        """Draw the number of a cube."""
+        if not len(self.odds):
+            return int(rng.integers(len(self.cubes)))
+        rising = np.cumsum(self.odds)
+        return int(np.searchsorted(rising, rng.random() * rising[-1]))
+
+    def nodule(self, rng: np.random.Generator) -> Piece:
+        """Draw a cube; some large solid nodules get a cavity."""
+        cube = self.cubes[self.drawn(rng)]
+        return hollowed(cube, rng) if cube.nodules[0, 3] >= 12 and rng.random() < 0.2 else cube
 
     def mosaic(self, rng: np.random.Generator) -> Piece:
         """Compose tiles of 20 to 40 voxels, each a random part of a random cube or scan."""
@@ -103,7 +125,7 @@ class Composer:
         part = self._ground(rng)
         for _ in range(int(rng.integers(0, 6))):
             # tissue is implanted in the same way as nodules: the seam must not tell them apart
-            cube = _off_grid(resized(self.cubes[int(rng.integers(len(self.cubes)))], rng), rng)
+            cube = _off_grid(resized(self.nodule(rng), rng), rng)
             donor = simulate_scanner(flip(cube, rng), rng, None)
             part = implanted(part, donor, rng, real=bool(rng.random() < 0.6))
         return part
@@ -160,7 +182,7 @@ class Composer:
 
     def _part_of_cube(self, size: np.ndarray, rng: np.random.Generator) -> Piece:
         """Return a random part of a random cube, cropped before the costly augmentations."""
-        cube = flip(self.cubes[int(rng.integers(len(self.cubes)))], rng)
+        cube = flip(self.nodule(rng), rng)
         factor = zoom_factor(cube, rng)
         # a cube that is too small for the block is enlarged until it fills it
         need = np.ceil(size / factor).astype(int) + 2
@@ -174,6 +196,15 @@ class Composer:
         block = crop(cube, np.clip(start, 0, room), need)
         block = crop(_off_grid(zoomed(block, factor), rng), (0, 0, 0), size)
         return _inside(simulate_scanner(block, rng, None, thicken=0.25))
+
+
+def odds_of(cubes: Cubes) -> FloatArray:
+    """Return how often each cube is drawn ``(n,)``: rare kinds of nodules more often.
+
+    Those that are not solid four times as often, those of 12 mm and more twice.
+    """
+    diameter = np.array([piece.nodules[0, 3] for piece in cubes.pieces])
+    return np.where(cubes.texture < SOLID, 4.0, 1.0) * np.where(diameter >= 12, 2.0, 1.0)
 
 
 def _off_grid(part: Piece, rng: np.random.Generator) -> Piece:

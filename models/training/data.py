@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.progress import track
+from scipy import ndimage
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from imaging.preprocess import preprocess
@@ -29,6 +30,9 @@ MATCH_MM = 5.0
 
 HU_PER_LEVEL = 1400 / 255
 
+DENSE = 150
+"""From this level of the window on, -176 HU, a nodule is solid."""
+
 Batch = dict[str, torch.Tensor]
 Stream = Callable[[np.random.Generator], Iterator[Batch]]
 """Yields samples without end."""
@@ -43,12 +47,14 @@ class Piece:
         mask: uint8 of the same shape, 255 where a nodule is.
         nodules: ``(n, 4)``: z, y, x in voxels and diameter in mm.
         ignored: the same for marks that count neither as nodule nor as false positive.
+        name: of the scan, if it is a whole one.
     """
 
     voxels: UInt8Array
     mask: UInt8Array
     nodules: FloatArray
     ignored: FloatArray
+    name: str = ""
 
     def moved(
         self, voxels: Callable[[UInt8Array], UInt8Array], marks: Callable[[FloatArray], FloatArray]
@@ -134,6 +140,14 @@ class Cubes:
     malignancy: FloatArray
     texture: FloatArray
 
+    def of(self, wanted: Callable[[str], bool]) -> "Cubes":
+        """Return the cubes of the patients that are ``wanted``."""
+        kept = [i for i, patient in enumerate(self.patients) if wanted(patient)]
+        return Cubes(
+            tuple(self.pieces[i] for i in kept), tuple(self.patients[i] for i in kept),
+            self.malignancy[kept], self.texture[kept],
+        )  # fmt: skip
+
 
 def load_cubes(folder: Path, split: str) -> Cubes:
     """Read the cubes of a split with the marks of `index.csv` and `marks.csv`.
@@ -175,7 +189,8 @@ def scans_of_role(data: Path, role: str) -> tuple[Piece, ...]:
         nodules, ignored = (
             np.column_stack([box.geometry.to_index(one[:, :3]), one[:, 3]]) for one in marks
         )
-        found.append(Piece(box.voxels, balls(box.voxels.shape, nodules), nodules, ignored))
+        mask = balls(box.voxels.shape, nodules)
+        found.append(Piece(box.voxels, mask, nodules, ignored, folder.name))
     return tuple(found)
 
 
@@ -236,12 +251,34 @@ def resized(piece: Piece, rng: np.random.Generator) -> Piece:
     return zoomed(piece, zoom_factor(piece, rng))
 
 
-def thickened(voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
-    """Simulate slices of 2 to 4 mm resampled to 1 mm."""
+def hollowed(piece: Piece, rng: np.random.Generator) -> Piece:
+    """Fill the core of the piece's first nodule with air: a cavity, or a bubble of it."""
+    low = np.floor(piece.nodules[0, :3] - piece.nodules[0, 3]).astype(int)
+    high = np.ceil(piece.nodules[0, :3] + piece.nodules[0, 3]).astype(int) + 1
+    box = tuple(slice(max(a, 0), b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+    depth = ndimage.distance_transform_edt((piece.mask[box] > 0) & (piece.voxels[box] > DENSE))
+    core = (depth > rng.uniform(0.25, 0.7) * depth.max()).astype(np.float32)
+    if core.sum() < 30:  # nothing is dense and thick enough
+        return piece
+    weight = ndimage.gaussian_filter(core, 0.8)
+    air = rng.uniform(0, 40)
+    voxels = piece.voxels.copy()
+    # what is mixed in keeps a tenth of the texture, as noise goes on in air
+    part = voxels[box].astype(np.float32)
+    voxels[box] = np.rint((1 - weight) * part + weight * (air + 0.1 * (part - part.mean()))).clip(
+        0, 255
+    )
+    return replace(piece, voxels=voxels)
+
+
+def thickened(
+    voxels: UInt8Array, rng: np.random.Generator, thick_mm: tuple[float, float] = (1.8, 4.0)
+) -> UInt8Array:
+    """Simulate slices as thick as ``thick_mm``, from and to, resampled to 1 mm."""
     depth = voxels.shape[0]
     columns = np.ascontiguousarray(voxels).reshape(depth, -1)
     # averaging along z is what a thick slice does; the way back is the edge's own resampling
-    slices = max(4, round(depth / rng.uniform(1.8, 4.0)))
+    slices = max(4, round(depth / rng.uniform(*thick_mm)))
     thick = cv2.resize(columns, (columns.shape[1], slices), interpolation=cv2.INTER_AREA)
     thin = cv2.resize(thick, (columns.shape[1], depth), interpolation=cv2.INTER_LINEAR)
     return np.asarray(thin.reshape(voxels.shape), np.uint8)

@@ -92,20 +92,28 @@ def rated(cubes: Cubes) -> tuple[FloatArray, npt.NDArray[np.int64]]:
 
 
 @dataclass(frozen=True, eq=False)
+class Source:
+    """A screening network, and the composer of the samples in which its candidates are read."""
+
+    screener: nn.Module
+    composer: Composer
+
+
+@dataclass(frozen=True, eq=False)
 class RegionDrawer:
     """Draws training regions.
 
     Attributes:
-        composer: draws the samples; its cubes are the sources of ratings and outlines.
+        composer: its cubes teach ratings and outlines, and are implanted as neighbours.
         ratings: malignancy and texture of the composer's cubes, see `rated`.
-        screeners: networks whose candidates the regions surround, one at random for each sample.
+        sources: a region is of one of them, at random for each sample.
         side: of a region, in voxels.
         share: of regions that teach ratings and outlines.
     """
 
     composer: Composer
     ratings: tuple[FloatArray, npt.NDArray[np.int64]]
-    screeners: Sequence[nn.Module]
+    sources: Sequence[Source]
     noise: Noise = field(default_factory=lambda: Noise(96, 1))
     side: int = 48
     share: float = 0.2
@@ -123,10 +131,10 @@ class RegionDrawer:
 
         A sample without nodules, or without false positives, gives one of the other kind.
         """
-        sample = self.composer.draw(rng)
-        network = self.screeners[int(rng.integers(len(self.screeners)))]
+        source = self.sources[int(rng.integers(len(self.sources)))]
+        sample = source.composer.draw(rng)
         # the candidates that the edge would send; those on no mark are false
-        peaks = peaks_of(network, sample.voxels)
+        peaks = peaks_of(source.screener, sample.voxels)
         near = peaks.index_zyx[peaks.logit > LEAST_LOGIT]
         false = apart(peaks, sample, 2.0, LEAST_LOGIT)
         # strong false candidates are drawn more often: the cloud is asked about these
@@ -164,14 +172,14 @@ class RegionDrawer:
 
     def _with_neighbour(self, region: Piece, width_mm: float, rng: np.random.Generator) -> Piece:
         """Implant another nodule beside what lies in the middle, ``width_mm`` wide."""
-        donor = self.composer.cubes[int(rng.integers(len(self.composer.cubes)))]
+        donor = self.composer.nodule(rng)
         middle = np.array([[*[(self.side - 1) / 2] * 3, width_mm]])
         donor = flip(resized(donor, rng), rng)
         return implanted(replace(region, nodules=middle), donor, rng, real=True)
 
     def _of_cube(self, rng: np.random.Generator) -> Region:
         """Return a region of a cube's own nodule, with its ratings and its outline."""
-        number = int(rng.integers(len(self.composer.cubes)))
+        number = self.composer.drawn(rng)
         cube = resized(self.composer.cubes[number], rng)
         z, y, x, diameter = cube.nodules[0]
         at = np.array([z, y, x]) + rng.normal(0, 1.3 + 0.05 * diameter, 3)
@@ -250,16 +258,19 @@ class HybridTask:
 
     def refresh(self, network: nn.Module) -> None:
         """Mine the network's own errors among the screening network's candidates in whole scans."""
-        composer = self.drawer.composer
-        hard = [self._errors(network, scan) for scan in composer.scans]
-        self.drawer = replace(self.drawer, composer=replace(composer, hard=hard))
+        sources = [self._mined(network, source) for source in self.drawer.sources]
+        self.drawer = replace(self.drawer, sources=sources)
 
-    def _errors(self, network: nn.Module, scan: Piece) -> FloatArray:
-        peaks = peaks_of(self.drawer.screeners[-1], scan.voxels, most=120)
-        # the false candidates that this network, not the screening one, finds most like a nodule
-        places = apart(peaks, scan, 3, LEAST_LOGIT).index_zyx
-        order = np.argsort(-logits(network, _stacked([cut_roi(scan.voxels, at) for at in places])))
-        return places[order[:MINED]]
+    def _mined(self, network: nn.Module, source: Source) -> Source:
+        hard = []
+        for scan in source.composer.scans:
+            peaks = peaks_of(source.screener, scan.voxels, most=120)
+            # the false candidates that this network, not the screening one, finds most like a
+            # nodule
+            places = apart(peaks, scan, 3, LEAST_LOGIT).index_zyx
+            regions = _stacked([cut_roi(scan.voxels, at) for at in places])
+            hard.append(places[np.argsort(-logits(network, regions))[:MINED]])
+        return replace(source, composer=replace(source.composer, hard=hard))
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Return the CPM in each context that has nodules, and with the edge's logit."""

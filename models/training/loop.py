@@ -1,15 +1,18 @@
-"""The training loop: a budget in minutes, resumable, averaged weights, a GPU if there is one.
+"""The training loop: a budget in steps, resumable, averaged weights, a GPU if there is one.
 
-It does not know what it trains: a `Task` gives batches and losses.
+It does not know what it trains: a `Task` gives batches and losses. A run is made of rounds. At the
+end of each it is saved, measured on validation and logged, and the next one draws samples with a
+seed of its own. So a run that was interrupted, and goes on from its last round, takes the same
+steps as one that was not.
 """
 
 import json
 import os
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,9 +20,10 @@ from rich.progress import Progress, track
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from models.runtime.hardware import cpu_name
 from models.training.data import Batch
 
-_PARTS, _COUNTS = ("network", "averaged", "optimizer"), ("spent_s", "steps", "skipped")
+_PARTS, _COUNTS = ("network", "averaged", "optimizer"), ("core_s", "steps", "skipped")
 """What a checkpoint holds of a `State`."""
 
 
@@ -41,7 +45,7 @@ class Task(Protocol):
         ...
 
     def refresh(self, network: nn.Module) -> None:
-        """Adapt later batches to the network; called every ``refresh_minutes``."""
+        """Adapt later batches to the averaged network; called before every round but the first."""
         ...
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
@@ -51,26 +55,25 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """The parameters of a run. ``minutes`` is time spent training, over all resumptions.
+    """The parameters of a run. ``steps`` are taken in all, those before an interruption included.
 
-    ``half``: products are computed in bfloat16, which is four to five times as fast. ``resume``: go
-    on from the checkpoint in ``out``, if there is one. ``start``: the weights of the runs that this
-    one goes on from, for the log.
+    ``round_steps``: the steps of a round. ``half``: products are computed in bfloat16, which is
+    four to five times as fast. ``resume``: go on from the last round in ``out``, if there is one.
+    ``facts`` come with every line of the log: what is trained on, and the weights that it began
+    from.
     """
 
     out: Path
-    minutes: float
+    steps: int
     rate: float = 3e-3
     decay: float = 0.02
     warm_up: float = 0.03
-    average: float = 0.998
-    evaluation_minutes: float = 8.0
-    refresh_minutes: float = 8.0
-    save_minutes: float = 2.0
+    average: float = 0.999
+    round_steps: int = 500
     seed: int = 0
     half: bool = True
     resume: bool = False
-    start: tuple[Path, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class State:
@@ -80,7 +83,7 @@ class State:
         self.network, self.optimizer = network, optimizer
         average = get_ema_multi_avg_fn(decay)
         self.averaged = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
-        self.spent_s, self.steps, self.skipped = 0.0, 0, 0
+        self.core_s, self.steps, self.skipped = 0.0, 0, 0
 
     def step(self, losses: Losses, batch: Batch, rate: float, *, half: bool) -> dict[str, float]:
         """Do one step, also of the average, and return the terms of the loss.
@@ -122,7 +125,11 @@ class State:
 
 
 def train(task: Task, plan: Plan) -> nn.Module:
-    """Train for ``plan.minutes`` and return the averaged network; log to `plan.out/log.jsonl`."""
+    """Train ``plan.steps`` and return the averaged network.
+
+    After each round the folder ``plan.out`` has a checkpoint (`last.pt`), the averaged weights
+    (`averaged.pt`), and a further line in `log.jsonl`.
+    """
     plan.out.mkdir(parents=True, exist_ok=True)
     network = placed(task.network)
     # weight decay is for weights; biases and norms have no reason to be small
@@ -135,10 +142,11 @@ def train(task: Task, plan: Plan) -> nn.Module:
     state = State(network, optimizer, plan.average)
     if plan.resume and (plan.out / "last.pt").exists():
         state.restore(plan.out / "last.pt")
-    _run(task, plan, state)
-    averaged = state.average()
-    save(averaged.state_dict(), plan.out / "averaged.pt")
-    return averaged
+    with Progress() as progress:
+        bar = progress.add_task("training", total=plan.steps, completed=state.steps)
+        while state.steps < plan.steps:
+            _round(task, plan, state, lambda: progress.advance(bar))
+    return state.average()
 
 
 def fine_tune(
@@ -166,40 +174,29 @@ def placed(network: nn.Module) -> nn.Module:
     return moved
 
 
-def _run(task: Task, plan: Plan, state: State) -> None:
-    budget_s = plan.minutes * 60
+def _round(task: Task, plan: Plan, state: State, advance: Callable[[], None]) -> None:
+    """Take the steps up to the end of a round; save, measure and log."""
     if state.steps:
         task.refresh(state.average())
-    # the seed moves with the steps, so that a run that continues does not repeat its samples
-    batches = task.batches(plan.seed + state.steps)
-    last = dict.fromkeys(("save", "refresh", "evaluate"), state.spent_s)
-
-    def due(what: str, minutes: float) -> bool:
-        if state.spent_s - last[what] <= minutes * 60:
-            return False
-        last[what] = state.spent_s
-        return True
-
-    sums: dict[str, float] = {}
-    with Progress() as progress:
-        bar = progress.add_task("training", total=budget_s, completed=int(state.spent_s))
-        while state.spent_s < budget_s:
-            began = time.monotonic()
-            # the budget is time spent in steps: measuring on validation and saving do not use it up
-            rate = plan.rate * schedule(state.spent_s / budget_s, plan.warm_up)
-            terms = state.step(task.losses, next(batches), rate, half=plan.half)
-            for name, value in terms.items():
-                sums[name] = 0.98 * sums.get(name, value) + 0.02 * value
-            state.spent_s += time.monotonic() - began
-            progress.update(bar, completed=state.spent_s)
-            if due("save", plan.save_minutes):
-                state.write(plan.out / "last.pt")
-            if due("refresh", plan.refresh_minutes):
-                task.refresh(state.average())
-                batches = task.batches(plan.seed + state.steps)
-            if due("evaluate", plan.evaluation_minutes) or state.spent_s >= budget_s:
-                _log(plan, state, sums, task.evaluate(state.average()))
+    before, last = _core_s(), min(plan.steps, state.steps + plan.round_steps)
+    seed = plan.seed + state.steps
+    torch.manual_seed(seed)
+    batches, terms = task.batches(seed), list[dict[str, float]]()
+    while state.steps < last:
+        rate = plan.rate * schedule(state.steps / plan.steps, plan.warm_up)
+        terms.append(state.step(task.losses, next(batches), rate, half=plan.half))
+        advance()
+    del batches  # ends its processes, so that their time counts
+    state.core_s += _core_s() - before
+    averaged = state.average()
+    save(averaged.state_dict(), plan.out / "averaged.pt")
     state.write(plan.out / "last.pt")
+    _log(plan, state, [one for one in terms if one], task.evaluate(averaged))
+
+
+def _core_s() -> float:
+    """Return the time that this process and the ended ones below it have kept cores busy."""
+    return sum(os.times()[:4])
 
 
 def terms_of(
@@ -221,18 +218,41 @@ def schedule(progress: float, warm_up: float, flat: float = 0.4) -> float:
     return float(0.01 + 0.99 * 0.5 * (1 + np.cos(fall * np.pi)))
 
 
-def _log(plan: Plan, state: State, sums: dict[str, float], figures: dict[str, float]) -> None:
+def _log(
+    plan: Plan, state: State, terms: list[dict[str, float]], figures: dict[str, float]
+) -> None:
+    """Append a line: the round's mean losses, and the figures of the averaged network."""
+    names = terms[0] if terms else {}
     line = {
-        "minutes": round(state.spent_s / 60, 2),
         "steps": state.steps,
+        "core_hours": round(state.core_s / 3600, 4),
         "skipped": state.skipped,
         "seed": plan.seed,
-        "start": [str(path) for path in plan.start],
-        **{f"loss_{name}": round(value, 5) for name, value in sums.items()},
+        **plan.facts,
+        "commit": commit(),
+        "machine": machine(),
+        **{f"loss_{n}": round(float(np.mean([one[n] for one in terms])), 5) for n in names},
         **{name: round(value, 4) for name, value in figures.items()},
     }
     with (plan.out / "log.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
+
+
+def machine() -> str:
+    """Return the GPU's name or the processor's, and torch's version."""
+    gpu = torch.cuda.is_available()
+    found = torch.cuda.get_device_name() if gpu else cpu_name()
+    return f"{found}, torch {torch.__version__}"
+
+
+def commit() -> str:
+    """Return the commit of this checkout, with ``-dirty`` where files differ; else ''."""
+    line = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+    try:
+        found = subprocess.run(line, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:  # no git
+        return ""
+    return found.stdout.strip()
 
 
 def save(value: object, path: Path) -> None:

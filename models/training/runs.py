@@ -5,7 +5,9 @@ Data is laid out as ``DIR/nodules`` (``train.npz``, ``val.npz``, ``index.csv``, 
 Material of role ``train`` is trained on and ``val`` is measured on; ``test`` is never opened here.
 """
 
-from collections.abc import Iterator, Sequence
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -23,11 +25,12 @@ from imaging.roi import cut_roi
 from models.networks.hybrid import HybridNetwork, HybridSpec, scales, without_spare_decoders
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.runtime.errors import UnfitArtifact
-from models.training.compose import Composer
+from models.training.compose import Composer, odds_of
 from models.training.data import NONE, Cubes, Piece, balls, load_cubes, scans_of_role
 from models.training.hybrid import (
     HybridTask,
     RegionDrawer,
+    Source,
     rated,
     validation_in_cubes,
     validation_in_scans,
@@ -56,7 +59,8 @@ class Run:
 
     ``data`` holds ``nodules``, ``ct`` and ``lidc``; `averaged.pt` in ``out`` is the result.
     ``start`` are weights of runs or float artifacts, none for random ones: one file, or several
-    whose members a hybrid joins. ``minutes`` include resumptions.
+    whose members a hybrid joins. ``steps`` include those before an interruption. ``fold``: the
+    training patients and scans that are left out, see `Material.without`; 0 for none.
     """
 
     data: Path
@@ -66,8 +70,9 @@ class Run:
     cache: Path
     phantoms: int
     seed: int = 0
-    minutes: float = 0
+    steps: int = 0
     resume: bool = False
+    fold: int = 0
 
     def material(self) -> "Material":
         """Read the data, and make the phantoms that the cache lacks."""
@@ -79,27 +84,46 @@ class Run:
             scans_of_role(self.data, "val"),
         )
 
-    def plan(self, decay: float) -> Plan:
-        """Return the loop's plan with that weight decay."""
+    def plan(self, learnt: Cubes, decay: float, round_steps: int = 500) -> Plan:
+        """Return the loop's plan with that weight decay; ``learnt`` are the cubes of training."""
+        facts = {
+            "patients": len(set(learnt.patients)),
+            "nodules": len(learnt.pieces),
+            "start": [str(path) for path in self.start],
+            "fold": self.fold,
+        }
         return Plan(
-            self.out, self.minutes, self.rate, decay, seed=self.seed, resume=self.resume,
-            start=self.start,
+            self.out, self.steps, self.rate, decay, round_steps=round_steps, seed=self.seed,
+            resume=self.resume, facts=facts,
         )  # fmt: skip
 
 
 def run_screening(run: Run, spec: ScreeningSpec | None = None) -> None:
     """Train a screening network of that size, or as large as its start if None."""
     torch.manual_seed(run.seed)
-    train(make_screening_task(run, spec), run.plan(decay=0.02))
+    material = run.material().without(run.fold)
+    network = ready(
+        make_screening(only(run.start) if run.start else None, spec), run.start, material
+    )
+    task = screening_task(material, network, trained=start is not None)
+    train(task, run.plan(material.learnt, decay=0.02, round_steps=1000))
 
 
 def run_hybrid(run: Run, screening: Sequence[Path], reads: Sequence[int] = ()) -> None:
     """Train a hybrid, or members of one, on the candidates of the given screening weights."""
     torch.manual_seed(run.seed)
-    screeners = [make_screening(path).eval() for path in screening]
     material = run.material()
     hybrid = ready(make_hybrid(run.start, reads), run.start, material)
-    train(hybrid_task(material, screeners, hybrid), run.plan(decay=0.05))
+    task = hybrid_task(material, [Proposer.of(path) for path in screening], hybrid)
+    train(task, run.plan(material.learnt, decay=0.05))
+
+
+FOLDS = 2
+
+
+def fold_of(name: str) -> int:
+    """Return the fold of a patient or of the patient's scan, 1 or 2, by the digits at its end."""
+    return 1 + int(re.findall(r"\d+", name)[-1]) % FOLDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +136,43 @@ class Material:
     val_cubes: tuple[Piece, ...]
     val_scans: tuple[Piece, ...]
 
+    def without(self, fold: int) -> "Material":
+        """Return the material without a fold's training patients and scans; all of it for 0."""
+        return self._of(lambda name: fold_of(name) != fold)
+
+    def unseen(self, fold: int) -> "Material":
+        """Return what a network trained `without` the fold has not seen; all of it for 0."""
+        return self._of(lambda name: fold in (0, fold_of(name)))
+
+    def _of(self, wanted: Callable[[str], bool]) -> "Material":
+        scans = tuple(scan for scan in self.scans if wanted(scan.name))
+        return replace(self, learnt=self.learnt.of(wanted), scans=scans)
+
     @property
     def composer(self) -> Composer:
         """The sampler over the training part."""
         weights = [(1 - PHANTOM_SHARE) / len(self.scans)] * len(self.scans)
         weights += [PHANTOM_SHARE / max(len(self.phantoms), 1)] * len(self.phantoms)
-        return Composer(self.learnt.pieces, (*self.scans, *self.phantoms), scan_weights=weights)
+        return Composer(
+            self.learnt.pieces, (*self.scans, *self.phantoms), scan_weights=weights,
+            odds=odds_of(self.learnt),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Proposer:
+    """A screening network whose candidates are read, and the fold that it was trained without."""
+
+    network: ScreeningNetwork
+    fold: int = 0
+
+    @classmethod
+    def of(cls, weights: Path) -> "Proposer":
+        """Return the one with these weights; the log beside them tells the fold."""
+        network, log = make_screening(weights).eval(), weights.parent / "log.jsonl"
+        if weights.suffix == ARTIFACT or not log.is_file():
+            return cls(network)
+        return cls(network, json.loads(log.read_text().splitlines()[-1])["fold"])
 
 
 def load_phantoms(cache: Path, count: int) -> list[Piece]:
@@ -148,20 +203,19 @@ def _phantom(cache: Path, number: int) -> Piece:
         return Piece(voxels, balls(voxels.shape, nodules), nodules, NONE)
 
 
-def make_screening_task(run: Run, spec: ScreeningSpec | None = None) -> ScreeningTask:
-    """Return the task on the run's data and start; ``spec`` as for `make_screening`."""
+def make_screening_task(run: Run) -> ScreeningTask:
+    """Return the task on the run's data and start."""
     material = run.material()
-    start = only(run.start) if run.start else None
-    network = ready(make_screening(start, spec), run.start, material)
-    return screening_task(material, network, trained=start is not None)
+    network = ready(make_screening(only(run.start)), run.start, material)
+    return screening_task(material, network)
 
 
 def task_of(
-    network: nn.Module, material: Material, screeners: Sequence[ScreeningNetwork]
+    network: nn.Module, material: Material, proposers: Sequence[Proposer]
 ) -> ScreeningTask | HybridTask:
-    """Return the task to train a network further; ``screeners`` propose a hybrid's regions."""
+    """Return the task to train a network further; ``proposers`` give a hybrid's regions."""
     if isinstance(network, HybridNetwork):
-        return hybrid_task(material, screeners, network)
+        return hybrid_task(material, proposers, network)
     return screening_task(material, network)
 
 
@@ -179,18 +233,22 @@ def screening_task(
 
 
 def hybrid_task(
-    material: Material, screeners: Sequence[nn.Module], network: nn.Module
+    material: Material, proposers: Sequence[Proposer], network: nn.Module
 ) -> HybridTask:
     """Return the task that trains a hybrid on the screening networks' candidates.
 
-    An early screening network belongs among them: on its own training scans a finished one raises
-    fewer and easier false positives than on other scans.
+    Those of folds belong among them: on its own training scans a network raises fewer and easier
+    false positives than on other scans.
     """
-    composer = replace(material.composer, shares=REGION_SHARES)
-    drawer = RegionDrawer(composer, rated(material.learnt), screeners)
+    sources = [
+        Source(one.network, replace(material.unseen(one.fold).composer, shares=REGION_SHARES))
+        for one in proposers
+    ]
+    drawer = RegionDrawer(material.composer, rated(material.learnt), sources)
+    last = proposers[-1].network
     held = {
-        "same": validation_in_cubes(screeners[-1], material.val_cubes, material.val_scans),
-        "whole": validation_in_scans(screeners[-1], material.val_scans),
+        "same": validation_in_cubes(last, material.val_cubes, material.val_scans),
+        "whole": validation_in_scans(last, material.val_scans),
     }
     task = HybridTask(drawer, held, network)
     task.refresh(network.eval())
