@@ -102,9 +102,8 @@ def run_screening(run: Run, spec: ScreeningSpec | None = None) -> None:
     """Train a screening network of that size, or as large as its start if None."""
     torch.manual_seed(run.seed)
     material = run.material().without(run.fold)
-    network = ready(
-        make_screening(only(run.start) if run.start else None, spec), run.start, material
-    )
+    start = only(run.start) if run.start else None
+    network = ready(make_screening(start, spec), run.start, material)
     task = screening_task(material, network, trained=start is not None)
     train(task, run.plan(material.learnt, decay=0.02, round_steps=1000))
 
