@@ -56,7 +56,7 @@ def register(
         "precision": precision,
         "parent": parent,
         "method": method,
-        "training": {"commit": commit(), **training_of(runs)},
+        "training": {"commits": [commit()], **training_of(runs)},
         "licence": "Apache-2.0",
         "attribution": ATTRIBUTION,
         "settings": settings,

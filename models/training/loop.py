@@ -57,7 +57,8 @@ class Task(Protocol):
 class Plan:
     """The parameters of a run. ``steps`` are taken in all, those before an interruption included.
 
-    ``round_steps``: the steps of a round. ``half``: products are computed in bfloat16, which is
+    ``average``: the share of the steps that the averaged weights reach back. ``round_steps``: the
+    steps of a round. ``half``: products are computed in bfloat16, which is
     four to five times as fast. ``resume``: go on from the last round in ``out``, if there is one.
     ``facts`` come with every line of the log: what is trained on, and the weights that it began
     from.
@@ -68,7 +69,7 @@ class Plan:
     rate: float = 3e-3
     decay: float = 0.02
     warm_up: float = 0.03
-    average: float = 0.999
+    average: float = 0.03
     round_steps: int = 500
     seed: int = 0
     half: bool = True
@@ -139,7 +140,7 @@ def train(task: Task, plan: Plan) -> nn.Module:
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98))
-    state = State(network, optimizer, plan.average)
+    state = State(network, optimizer, 1 - 1 / max(plan.average * plan.steps, 10.0))
     if plan.resume and (plan.out / "last.pt").exists():
         state.restore(plan.out / "last.pt")
     with Progress() as progress:

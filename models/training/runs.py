@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -118,11 +119,13 @@ def run_hybrid(run: Run, screening: Sequence[Path], reads: Sequence[int] = ()) -
 
 
 FOLDS = 2
+"""Parts of the training patients: their cubes and their whole scans."""
 
 
 def fold_of(name: str) -> int:
-    """Return the fold of a patient or of the patient's scan, 1 or 2, by the digits at its end."""
-    return 1 + int(re.findall(r"\d+", name)[-1]) % FOLDS
+    """Return the fold of a patient or of the scan, from 1 on, by the last number in the name."""
+    numbers = re.findall(r"\d+", name)
+    return 1 + (int(numbers[-1]) if numbers else crc32(name.encode())) % FOLDS
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,8 +25,9 @@ from models.quantization.sensitivity import run_ranges, run_sensitivity, show_la
 from models.quantization.simulation import Simulation, exact_weights
 from models.runtime.artifacts import every, find
 from models.runtime.errors import NoWeights, UnfitArtifact
+from models.training.data import Cubes
 from models.training.loop import Plan
-from models.training.runs import Run, make_screening
+from models.training.runs import Material, Run, make_screening
 from tests.models.quantization.test_simulation import served
 from tests.models.small_networks import (
     SmallTask,
@@ -55,7 +56,7 @@ def test_lowering_in_stages_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     small = quantize(exact, "screening", (pictures(4)[n : n + 1] for n in range(4)))
     files = []
     for resume in (False, True):
-        plan = Plan(tmp_path, minutes=0.01 * STAGES, rate=1e-4, resume=resume)
+        plan = Plan(tmp_path, steps=2 * STAGES, rate=1e-4, resume=resume)
         simulation = Simulation(small, exact_weights(exact))
         chosen = simulation.weights()[-3:]
         task = picture_task(network)
@@ -99,14 +100,15 @@ def shelf_in(folder: Path) -> Iterator[None]:
             patch.setattr(module, "find", found, raising=module is not ptq)
         patch.setattr(sensitivity, "every", lambda where=folder: every(where))
         patch.setattr(qat, "task_of", lambda network, *_: picture_task(network))
-        patch.setattr(Run, "material", lambda _: None)
+        nothing = Cubes((), ("LIDC-IDRI-0001",), np.zeros(0), np.zeros(0))
+        patch.setattr(Run, "material", lambda _: Material(nothing, (), (), (), ()))
         yield
 
 
 def asked(start: tuple[Path, ...], out: Path) -> Run:
     """What the commands are asked for: a run of a moment."""
     nowhere = out / "nowhere"
-    return Run(nowhere, out, 1e-4, start, nowhere, 0, minutes=0.01)
+    return Run(nowhere, out, 1e-4, start, nowhere, 0, steps=STAGES)
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +142,10 @@ def test_qat_enters_a_file_that_answers_as_the_float_network(
     log = json.loads((trained.parent / "log.jsonl").read_text().splitlines()[-1])
     assert small.training["steps"] == log["steps"] > 0
     assert small.training["seeds"] == [0]
-    assert small.training["seconds"] == round(60 * log["minutes"])
-    assert small.training["commit"] != ""
+    assert small.training["core_hours"] == round(log["core_hours"], 2)
+    assert small.training["commits"] == [log["commit"]]
+    assert small.training["machines"] == [log["machine"]]
+    assert small.training["patients"] == 1
     (found,) = served(small.content())
     (wanted,) = told(make_screening(start).eval(), 2)
     assert float(np.abs(found - wanted).mean()) < 0.1 * float(wanted.std())
@@ -246,16 +250,26 @@ def test_an_export_enters_both_files_and_keeps_what_was_fitted(shelf: Path, star
 
 
 def test_a_run_that_began_from_another_counts_with_it(tmp_path: Path) -> None:
-    """The second began from the first; an artifact's folder has no log. Old logs have no seed."""
-    for name, line in {
-        "first": {"steps": 100, "minutes": 2.0, "start": ["models/x-fp32.onnx"]},
-        "second": {"steps": 40, "minutes": 0.5, "seed": 7, "start": ["first/averaged.pt"] * 2},
+    """The second began from the first; an artifact's folder has no log."""
+    both = {"patients": 5, "core_hours": 0.5}
+    for name, lines in {
+        "first": [
+            {"steps": 50, "seed": 0, "commit": "a", "machine": "x", "start": []},
+            {"steps": 100, "seed": 0, "commit": "b", "machine": "x", "start": ["models/fp32.onnx"]},
+        ],
+        "second": [
+            {"steps": 40, "seed": 7, "commit": "b", "machine": "y", "start": ["first/a.pt"] * 2}
+        ],
     }.items():
-        line["start"] = [str(tmp_path / one) for one in line["start"]]
         (tmp_path / name).mkdir()
-        (tmp_path / name / "log.jsonl").write_text("{}\n" + json.dumps(line) + "\n")
-    found = training_of([tmp_path / "second"])
-    assert found == {"steps": 140, "seconds": 150, "seeds": [7]}
+        starts = [{"start": [str(tmp_path / one) for one in line["start"]]} for line in lines]
+        (tmp_path / name / "log.jsonl").write_text(
+            "".join(json.dumps(a | b | both) + "\n" for a, b in zip(lines, starts, strict=True))
+        )
+    assert training_of([tmp_path / "second"]) == {
+        "steps": 140, "core_hours": 1.0, "patients": 5, "seeds": [0, 7], "commits": ["b", "a"],
+        "machines": ["y", "x"],
+    }  # fmt: skip
     assert training_of([tmp_path]) == {}
 
 

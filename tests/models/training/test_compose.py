@@ -5,8 +5,16 @@ import cv2
 import numpy as np
 import pytest
 
-from models.training.compose import NODULE, Composer, draw_samples, ended, implanted, with_block
-from models.training.data import NONE, Noise, Piece
+from models.training.compose import (
+    NODULE,
+    Composer,
+    draw_samples,
+    ended,
+    implanted,
+    odds_of,
+    with_block,
+)
+from models.training.data import NONE, Cubes, Noise, Piece
 from tests.models.training.test_data import ball, even
 
 SIDES = (64, 64, 64)
@@ -37,10 +45,22 @@ def test_every_mark_lies_on_something_bright(kind: str) -> None:
         assert sample.voxels.shape == sample.mask.shape == SIDES
         for z, y, x, _ in sample.nodules:
             at = tuple(int(np.clip(round(v), 0, SIDE - 1)) for v in (z, y, x))
-            assert sample.voxels[at] > 110
+            near = tuple(slice(max(a - 8, 0), a + 9) for a in at)  # its middle may be a cavity
+            assert sample.voxels[near].max() > 110
             assert sample.mask[at] > 127
             seen += 1
     assert seen > 3
+
+
+def test_rare_nodules_are_drawn_more_often() -> None:
+    """Ground glass of 6 mm, a part-solid one of 16 mm, a solid one of 10 mm, one without rating."""
+    pieces = [ball((50, 50, 50), (24.6, 25.2, 24.9), d) for d in (6.0, 16.0, 10.0, 10.0)]
+    cubes = Cubes(tuple(pieces), ("a",) * 4, np.zeros(4), np.array([1.0, 3.0, 5.0, np.nan]))
+    odds = odds_of(cubes)
+    assert odds.tolist() == [4, 8, 1, 1]
+    rng, drawn = np.random.default_rng(0), replace(composer(), cubes=pieces, odds=odds).drawn
+    counts = np.bincount([drawn(rng) for _ in range(2000)], minlength=4)
+    np.testing.assert_allclose(counts / 2000, odds / odds.sum(), atol=0.05)
 
 
 def test_nodules_of_mosaics_lie_everywhere() -> None:

@@ -14,6 +14,7 @@ from models.training.data import (
     balls,
     crop,
     flip,
+    hollowed,
     kernelled,
     load_cubes,
     mirrored,
@@ -161,6 +162,19 @@ def test_thick_slices_blur_along_z_only() -> None:
     along_z = np.abs(np.diff(out[:, 8, 0].astype(int)))
     assert (along_z > 0).sum() > 1
     np.testing.assert_array_equal(out[40, 0], voxels[40, 0])
+
+
+def test_a_cavity_is_air_inside_a_wall() -> None:
+    piece = ball((40, 40, 40), (20.0, 20.0, 20.0), 16.0)
+    for seed in range(6):
+        found = hollowed(piece, rng(seed))
+        assert found.voxels[20, 20, 20] < 60
+        changed = found.voxels != piece.voxels
+        assert piece.mask[changed].all()
+        assert found.voxels[20, 20, 28] == found.voxels[12, 20, 20] == 200
+        assert found.nodules is piece.nodules
+    thin = ball((40, 40, 40), (20.0, 20.0, 20.0), 4.0)
+    assert hollowed(thin, rng()) is thin
 
 
 def test_tone_is_a_line() -> None:

@@ -15,6 +15,7 @@ from models.training.hybrid import (
     HybridTask,
     Region,
     RegionDrawer,
+    Source,
     Validation,
     as_sample,
     hybrid_loss,
@@ -61,7 +62,9 @@ def drawer(
     cubes = [ball((50, 50, 50), (24.6, 25.2, 24.9), d) for d in (8.0, 12.0)]
     ratings = (np.array([0.25, np.nan]), np.array([2, -1]))
     composer = Composer(cubes, [lung()] if scans is None else scans, side=64, noise=NOISE)
-    return RegionDrawer(composer, ratings, [screener or BrightHeat()], NOISE, SIDE, share)
+    return RegionDrawer(
+        composer, ratings, [Source(screener or BrightHeat(), composer)], NOISE, SIDE, share
+    )
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +248,8 @@ def test_the_worst_errors_of_the_network_are_mined(monkeypatch: pytest.MonkeyPat
     learning = task()
     learning.drawer = drawer(scans=[scan], screener=BrightHeat())
     learning.refresh(Brightness())
-    (hard,) = learning.drawer.composer.hard
+    (source,) = learning.drawer.sources
+    (hard,) = source.composer.hard
     assert len(hard) == 1
     np.testing.assert_allclose(hard[0], [50, 55, 60], atol=3)
 

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,29 +22,58 @@ def line() -> SmallTask:
     return SmallTask(nn.Linear(1, 1), draw, square_error)
 
 
-def test_training_learns_and_logs(tmp_path: Path) -> None:
-    plan = Plan(tmp_path, minutes=0.05, rate=5e-2, average=0.9)
+def logged(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_training_learns_and_logs_each_round(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, steps=250, rate=5e-2, round_steps=100, seed=3, facts={"patients": 7})
     network = train(line(), plan)
-    assert float(network(torch.ones(1, 1)).detach()) == pytest.approx(3.0, abs=0.3)
-    last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
-    assert {"steps", "left", "loss_loss"} <= set(last)
-    assert (tmp_path / "averaged.pt").exists()
+    assert float(network(torch.ones(1, 1)).detach()) == pytest.approx(3.0, abs=0.1)
+    log = logged(tmp_path)
+    assert [one["steps"] for one in log] == [100, 200, 250]
+    assert log[0]["loss_loss"] > 10 * log[-1]["loss_loss"]
+    last = log[-1]
+    assert (last["seed"], last["patients"], last["left"]) == (3, 7, 2)
+    assert last["core_hours"] >= log[0]["core_hours"] >= 0
+    assert last["commit"]
+    assert torch.__version__ in last["machine"]
+    averaged = torch.load(tmp_path / "averaged.pt", weights_only=True)
+    torch.testing.assert_close(averaged, dict(network.state_dict()))
 
 
-def test_a_resumed_run_spends_only_what_is_left(tmp_path: Path) -> None:
-    train(line(), Plan(tmp_path, minutes=0.02))
-    steps = torch.load(tmp_path / "last.pt", weights_only=True)["steps"]
+class Stopped(Exception):
+    """What ends a run in the middle of a round."""
+
+
+def test_a_run_that_was_stopped_goes_on_as_one_that_was_not(tmp_path: Path) -> None:
+    """It begins its last round again, draws the same samples, and ends with the same weights."""
+    whole = train(line(), Plan(tmp_path / "whole", steps=60, round_steps=20))
+    plan = Plan(tmp_path / "stopped", steps=60, round_steps=20, resume=True)
+    task, loss = line(), line().loss
+
+    def stops(network: nn.Module, batch: Batch) -> torch.Tensor:
+        if task.drawn > 50:
+            raise Stopped
+        return loss(network, batch)
+
+    task.loss = stops
+    with pytest.raises(Stopped):
+        train(task, plan)
     again = line()
-    train(again, Plan(tmp_path, minutes=0.02, resume=True))
-    assert again.drawn == 0
-    train(line(), Plan(tmp_path, minutes=0.04, resume=True))
-    assert torch.load(tmp_path / "last.pt", weights_only=True)["steps"] > steps
+    resumed = train(again, plan)
+    assert again.drawn == 20
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert [one["steps"] for one in logged(plan.out)] == [20, 40, 60]
+    train(finished := line(), plan)
+    assert finished.drawn == 0
 
 
 def test_steps_with_gradients_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     task = line()
     task.loss = lambda network, batch: square_error(network, batch) * (1, torch.nan)[task.drawn % 2]
-    network = train(task, Plan(tmp_path, minutes=0.02, rate=1e-2))
+    network = train(task, Plan(tmp_path, steps=20, rate=1e-2))
     state = torch.load(tmp_path / "last.pt", weights_only=True)
-    assert state["skipped"] > 0
+    assert state["skipped"] == 10
     assert all(torch.isfinite(p).all() for p in network.parameters())
