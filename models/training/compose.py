@@ -55,25 +55,25 @@ class Composer:
         odds: how often each cube is drawn, see `odds_of`; empty for all alike.
         scans: whole lung boxes (real and phantoms), nodules marked.
         hard: hard negatives ``(n, 3)`` of each scan.
-        shares: of mosaics, mirrored blocks, scans with implants and scans with planted blocks; they
-            add up to 1.
+        shares: of mosaics, mirrored blocks, scans with implants, scans with planted blocks, and
+            scans as they are; they add up to 1.
     """
 
     cubes: Sequence[Piece]
     scans: Sequence[Piece]
     side: int = 96
     hard: Sequence[FloatArray] = ()
-    shares: tuple[float, float, float, float] = (0.3, 0.1, 0.3, 0.3)
+    shares: tuple[float, ...] = (0.3, 0.1, 0.3, 0.3, 0.0)
     scan_weights: Sequence[float] = ()
     noise: Noise = field(default_factory=lambda: Noise(160, 0))
     odds: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     def draw(self, rng: np.random.Generator) -> Piece:
         """Draw a sample of a random composition."""
-        makers = (self.mosaic, self.mirror, self.scan, self.planted)
+        makers = (self.mosaic, self.mirror, self.scan, self.planted, self.ground)
         # thick slices, noise and an end in air come last and over every composition alike: none
         # tells how a sample was made
-        sample = makers[int(rng.choice(4, p=self.shares))](rng)
+        sample = makers[int(rng.choice(len(makers), p=self.shares))](rng)
         if rng.random() < 0.15:
             sample = replace(sample, voxels=thickened(sample.voxels, rng, (2.5, 6.0)))
         if rng.random() < 0.35:
@@ -122,7 +122,7 @@ class Composer:
 
     def scan(self, rng: np.random.Generator) -> Piece:
         """Crop a whole scan, often at hard negatives, and implant nodules and tissue."""
-        part = self._ground(rng)
+        part = self.ground(rng)
         for _ in range(int(rng.integers(0, 6))):
             # tissue is implanted in the same way as nodules: the seam must not tell them apart
             cube = _off_grid(resized(self.nodule(rng), rng), rng)
@@ -132,7 +132,7 @@ class Composer:
 
     def planted(self, rng: np.random.Generator) -> Piece:
         """Crop a whole scan and plant two to five blocks of cubes and of other scans in it."""
-        part = self._ground(rng)
+        part = self.ground(rng)
         for _ in range(int(rng.integers(2, 6))):
             size = rng.integers(26, 47, 3)
             start = rng.integers(0, self.side - size + 1)
@@ -141,7 +141,7 @@ class Composer:
             part = with_block(part, self._block(size, rng), start, feather)
         return part
 
-    def _ground(self, rng: np.random.Generator) -> Piece:
+    def ground(self, rng: np.random.Generator) -> Piece:
         """Return a crop of a whole scan under another scanner."""
         part = flip(self._crop(np.full(3, self.side), rng), rng, keep_head_up=True)
         return simulate_scanner(_inside(part), rng, None, thicken=0.15)

@@ -146,7 +146,11 @@ class RegionDrawer:
             some = min(max(count, 1), len(odds))
             chosen = rng.choice(len(odds), some, replace=False, p=odds / odds.sum())
             others = [self._cut(sample, np.append(false.index_zyx[i], 0.0), rng) for i in chosen]
-        found = rng.permutation(len(sample.nodules))[: max(count, 1)]
+        # nodules that the edge is unsure of are drawn more often, for the same reason
+        sure = np.array([max(best_logit(peaks, one), LEAST_LOGIT) for one in sample.nodules])
+        odds = 0.15 + sigmoid(1 - sure)
+        some = min(max(count, 1), len(odds))
+        found = rng.choice(len(odds), some, replace=False, p=odds / odds.sum()) if some else ()
         nodules = [self._around(sample, sample.nodules[i], near, rng) for i in found]
         both = [*others, *nodules]
         return [both[i] for i in rng.permutation(len(both))]

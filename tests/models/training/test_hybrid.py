@@ -87,7 +87,7 @@ def test_regions_with_and_without_a_nodule_come_from_the_same_samples(
         for regions in samples
     ]
     both = [pair for pair in counts if min(pair) > 0]
-    assert len(both) > len(counts) / 4
+    assert len(both) > len(counts) / 5
     assert all(hits == others for hits, others in both)
     assert all(sum(pair) <= 1 for pair in counts if min(pair) == 0)
     for region in chain(*samples):
