@@ -12,6 +12,7 @@ from models.training.compose import Composer
 from models.training.data import Cubes, Noise, Piece
 from models.training.hybrid import (
     EDGE_WEIGHT,
+    LEAST_LOGIT,
     HybridTask,
     Region,
     RegionDrawer,
@@ -96,6 +97,7 @@ def test_regions_with_and_without_a_nodule_come_from_the_same_samples(
         assert region.voxels.flags.c_contiguous
         assert not region.outlined
         assert (region.diameter_mm > 0) == (region.nodule == 1)
+        assert region.edge >= LEAST_LOGIT
 
 
 def test_a_neighbouring_nodule_is_frequent_with_a_nodule_and_without(
@@ -124,7 +126,7 @@ def test_what_is_no_nodule_surrounds_a_candidate_that_lies_on_none(
 def test_a_region_of_a_cube_teaches_ratings_and_outline_and_not_the_label() -> None:
     """Its surroundings end 25 mm from the nodule: they would tell."""
     regions = of_cubes(3, 24)
-    assert all(np.isnan(region.nodule) for region in regions)
+    assert all(np.isnan([region.nodule, region.edge]).all() for region in regions)
     assert {region.texture for region in regions} == {2, -1}
     known = [region for region in regions if np.isfinite(region.malignancy)]
     assert known
