@@ -134,6 +134,22 @@ def sheet(
     typer.echo(png)
 
 
+@train.command("curve")
+def curve(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs with a log.jsonl.")],
+    figure: Annotated[str, typer.Option(help="Figure of the logs.")] = "cpm",
+    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="PNG file to write.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a figure on validation after each round of runs, and what the last rounds gained."""
+    from models.training.curve import curve_table, draw_curve, learning_curve
+
+    found = learning_curve(runs, figure)
+    if plot is not None:
+        draw_curve(found, plot)
+    show_section(found, as_json, curve_table(found))
+
+
 @app.command("export")
 def export(
     kind: Kind,

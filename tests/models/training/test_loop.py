@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from models.runtime.errors import NoWeights
+from models.training.curve import curve_table, draw_curve, learning_curve
 from models.training.data import Batch
 from models.training.loop import Plan, train
 from tests.models.small_networks import SmallTask, square_error
@@ -77,3 +79,23 @@ def test_steps_with_gradients_that_are_not_finite_are_left_out(tmp_path: Path) -
     state = torch.load(tmp_path / "last.pt", weights_only=True)
     assert state["skipped"] == 10
     assert all(torch.isfinite(p).all() for p in network.parameters())
+
+
+def test_a_learning_curve_says_what_the_last_rounds_gained(tmp_path: Path) -> None:
+    for name, values in {"a": [0.1, 0.5, 0.7, 0.75], "b": [0.6]}.items():
+        (tmp_path / name).mkdir()
+        lines = [
+            json.dumps({"steps": 10 * i, "core_hours": 0.5 * i, "cpm": value})
+            for i, value in enumerate(values, 1)
+        ]
+        (tmp_path / name / "log.jsonl").write_text("\n".join(lines))
+    found = learning_curve([tmp_path / "a", tmp_path / "b"], "cpm")
+    first, second = found["runs"]
+    assert first["gain"] == pytest.approx(0.05)
+    assert first["rounds"][1] == {"steps": 20, "core_hours": 1.0, "value": 0.5}
+    assert second["gain"] is None
+    assert "| a | 40 | 2.00 | 0.750 | 0.050 (sd 0.000) |" in curve_table(found)
+    draw_curve(found, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(NoWeights, match="no round with recall"):
+        learning_curve([tmp_path / "a"], "recall")
