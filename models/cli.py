@@ -108,12 +108,19 @@ def train_hybrid(
             "--start. The one member of --start starts each."
         ),
     ] = None,
+    residual: Annotated[
+        float,
+        typer.Option(
+            help="Weight of the screening network's logit, which is added to the network's while "
+            "it learns."
+        ),
+    ] = 0.0,
 ) -> None:
     """Train the hybrid network, or a member of it, on screening networks' candidates."""
     from models.training.runs import Run, run_hybrid
 
     run = Run(data, out, rate, tuple(start or ()), cache, phantoms, seed, steps, resume)
-    run_hybrid(run, screening, reads or ())
+    run_hybrid(run, screening, reads or (), residual)
 
 
 @train.command("sheet")

@@ -221,6 +221,7 @@ def as_sample(region: Region) -> dict[str, torch.Tensor]:
         "texture": torch.tensor(region.texture),
         "mask": torch.from_numpy(region.mask)[None].float() / 255,
         "outlined": torch.tensor(float(region.outlined)),
+        "edge": torch.tensor(region.edge, dtype=torch.float32),
     }
 
 
@@ -240,11 +241,16 @@ class Validation:
 
 @dataclass
 class HybridTask:
-    """Trains on ``drawer``'s regions; measures on regions of other patients, by context."""
+    """Trains on ``drawer``'s regions; measures on regions of other patients, by context.
+
+    ``residual``: what is taught is the network's logit and this share of the screening network's,
+    added. So it learns what the screening network does not know.
+    """
 
     drawer: RegionDrawer
     validation: dict[str, Validation]
     network: nn.Module
+    residual: float = 0.0
     batch: int = 24
     workers: int = 2
 
@@ -259,9 +265,11 @@ class HybridTask:
         assert isinstance(network, HybridNetwork)
         terms: dict[str, list[torch.Tensor]] = {}
         voxels = batch["voxels"].float() / 255
+        known = self.residual * torch.nan_to_num(batch["edge"])[:, None]
         # every member learns by itself from the same regions; their mean is what serves
         for member in network.listed():
             exact = Answers(*(out.float() for out in member(voxels)))
+            exact = exact._replace(logit=exact.logit + known)
             shown = batch | {"mask": member.view(batch["mask"])}
             for name, term in hybrid_loss(exact, shown).items():
                 terms.setdefault(name, []).append(term)

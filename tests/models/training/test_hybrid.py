@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain, islice
 
 import numpy as np
@@ -199,6 +200,23 @@ def test_every_member_learns_and_learns_its_own_answer() -> None:
         assert all(g is not None and torch.isfinite(g).all() for g in gradients)
         assert member.answer.weight.grad is not None
         assert member.answer.weight.grad.any()
+
+
+def test_what_the_edge_knows_is_not_taught_again() -> None:
+    """With the residual the gradient on the logit vanishes where the edge is right and sure."""
+    batch = next(task().batches(seed=2))
+    batch["edge"] = 20 * (2 * torch.nan_to_num(batch["nodule"]) - 1)
+    losses = [
+        float(replace(task(), residual=share).losses(task().network, batch)["nodule"].detach())
+        for share in (0.0, 0.2, -0.2)
+    ]
+    assert losses[1] < 0.2 < losses[0] < losses[2]
+    batch["edge"] *= np.nan  # not known: nothing is added
+    given = task()
+    assert (
+        given.losses(given.network, batch)["nodule"]
+        == replace(given, residual=0.2).losses(given.network, batch)["nodule"]
+    )
 
 
 def test_the_seed_decides_the_batches() -> None:
