@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -36,31 +37,57 @@ def make_targets(sample: Piece) -> Batch:
     grid = tuple(n // STRIDE for n in sample.voxels.shape)
     heat, weight = np.zeros(grid, np.float32), np.ones(grid, np.float32)
     box = np.zeros((4, *grid), np.float32)
-    centres = (np.indices(grid) + 0.5) * STRIDE - 0.5  # of the cells, (3, z, y, x) in voxels
     for mark in sample.ignored:
         # what heat an ignored mark gets is neither right nor wrong
-        away, diameter = np.sqrt(((centres - mark[:3, None, None, None]) ** 2).sum(0)), mark[3]
-        weight[away < max(diameter / 2, 4.0) + 2.0] = 0
+        radius = max(mark[3] / 2, 4.0) + 2.0
+        part, _, away = _cells_near(mark, radius, grid)
+        weight[part][away < radius] = 0
     for mark in sample.nodules:
-        offset, diameter = mark[:3, None, None, None] - centres, mark[3]
-        away = np.sqrt((offset**2).sum(0))
         # the nearest cells are 1 even if the centre lies between; of two nodules the nearer wins
-        sigma = float(np.clip(diameter / 4, 2.0, 8.0))
-        bump = np.exp(-(away**2) / (2 * sigma**2)).astype(np.float32)
+        diameter, sigma = mark[3], float(np.clip(mark[3] / 4, 2.0, 8.0))
+        part, offset, away = _cells_near(mark, 4 * sigma, grid)
+        if not away.size:
+            continue
+        bump = np.exp(-(away**2) / (2 * sigma**2))
         bump[away <= max(float(away.min()), 0.15 * diameter)] = 1.0
         # offsets and diameter of a cell are those of the nodule that gives it most heat
-        mine = bump > heat
-        heat = np.maximum(heat, bump)
-        weight[bump > 0.5] = 1
-        box[:3, mine] = (offset / STRIDE)[:, mine]
-        box[3, mine] = np.log(diameter)
+        mine = bump > heat[part]
+        heat[part] = np.maximum(heat[part], bump)
+        weight[part][bump > 0.5] = 1
+        inner = box[(slice(None), *part)]
+        inner[:3, mine] = (offset / STRIDE)[:, mine]
+        inner[3, mine] = np.log(diameter)
     near = np.where(heat > 0.5, heat, 0).astype(np.float32)
-    # the mean of the mask in each cell of STRIDE voxels a side
-    z, y, x = grid
-    blocks = sample.mask.reshape(z, STRIDE, y, STRIDE, x, STRIDE)
-    share = blocks.mean((1, 3, 5), dtype=np.float32) / 255
-    maps = {"heat": heat, "weight": weight, "box": box, "near": near, "share": share}
+    maps = {"heat": heat, "weight": weight, "box": box, "near": near, "share": _shares(sample.mask)}
     return {name: torch.from_numpy(one) for name, one in maps.items()}
+
+
+def _cells_near(
+    mark: FloatArray, reach: float, grid: tuple[int, ...]
+) -> tuple[tuple[slice, ...], np.ndarray, np.ndarray]:
+    """Return the cells around a mark, and the mark's offset from each of them.
+
+    They are the slices of a box that reaches ``reach`` voxels or a cell further, the offsets
+    ``(3, z, y, x)`` and their lengths ``(z, y, x)``, in voxels.
+    """
+    low = np.floor((mark[:3] - reach) / STRIDE).clip(0, grid).astype(int)
+    high = (np.ceil((mark[:3] + reach) / STRIDE) + 1).clip(0, grid).astype(int)
+    part = tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+    centres = [(np.arange(a, b, dtype=np.float32) + 0.5) * STRIDE - 0.5
+               for a, b in zip(low, high, strict=True)]  # fmt: skip
+    apart = [np.float32(m) - c for m, c in zip(mark, centres, strict=False)]
+    offset = np.stack(np.meshgrid(*apart, indexing="ij"))
+    return part, offset, np.sqrt(np.square(offset).sum(0))
+
+
+def _shares(mask: UInt8Array) -> np.ndarray:
+    """Return the mean of the mask in each cell, 0 to 1, float32."""
+    z, y, x = (n // STRIDE for n in mask.shape)
+    # along z first, with each column as a column of one image, then slice by slice
+    deep = cv2.resize(mask.reshape(len(mask), -1), (mask[0].size, z), interpolation=cv2.INTER_AREA)
+    planes = deep.reshape(z, *mask.shape[1:])
+    small = [cv2.resize(plane, (x, y), interpolation=cv2.INTER_AREA) for plane in planes]
+    return np.stack(small).astype(np.float32) / 255
 
 
 def heat_loss(logit: torch.Tensor, heat: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
