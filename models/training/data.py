@@ -115,10 +115,10 @@ def shifted(piece: Piece, parts: npt.ArrayLike) -> Piece:
 
 def _between(voxels: UInt8Array, axis: int, part: float) -> UInt8Array:
     """Interpolate between neighbours along an axis."""
-    size = voxels.shape[axis]
     # a mixture of each voxel with the next one: the grid lies ``part`` of a voxel further on
-    low = np.ascontiguousarray(np.take(voxels, range(size - 1), axis))
-    high = np.ascontiguousarray(np.take(voxels, range(1, size), axis))
+    before = (slice(None),) * axis
+    low = np.ascontiguousarray(voxels[(*before, slice(None, -1))])
+    high = np.ascontiguousarray(voxels[(*before, slice(1, None))])
     flat = (len(low), -1)
     mixed = cv2.addWeighted(low.reshape(flat), 1 - part, high.reshape(flat), part, 0)
     return np.asarray(mixed.reshape(low.shape), np.uint8)
