@@ -324,11 +324,11 @@ def make_screening(start: Path | None, spec: ScreeningSpec | None = None) -> Scr
 def make_hybrid(start: Sequence[Path], reads: Sequence[int] = ()) -> HybridNetwork:
     """Return a network with all members of the files, or a new one whose members read these mm.
 
-    With both, the single member of the files starts each of the members that read these mm.
+    With both, the members of the files that read these mm are taken; a single one starts each.
 
     Raises:
         UnfitArtifact: a file holds another kind of network, two members have the same scale, or
-            there are several to start from and ``reads``.
+            there are several to start from, and not those that read these mm.
     """
     if not start:
         return HybridNetwork(HybridSpec(reads=tuple(reads) or HybridSpec.reads))
@@ -341,12 +341,16 @@ def make_hybrid(start: Sequence[Path], reads: Sequence[int] = ()) -> HybridNetwo
             raise UnfitArtifact(f"{path}: a second member that reads {min(twice)} mm, expected one "
                                 "of each scale")  # fmt: skip
         joined |= weights
-    if reads:
-        if len(scales(joined)) > 1:
+    own, *more = scales(joined)
+    if reads and {own, *more}.issuperset(reads):
+        kept = tuple(f"members.{mm}." for mm in reads)
+        joined = {name: value for name, value in joined.items() if name.startswith(kept)}
+    elif reads:
+        if more:
             raise UnfitArtifact(
-                f"{_named(start)}: several members, expected one that starts others"
+                f"{_named(start)}: several members, none for some of {list(reads)} mm; expected "
+                "these, or one that starts others"
             )
-        (own,) = scales(joined)
         joined = {
             name.replace(f"members.{own}.", f"members.{mm}."): value
             for mm in reads

@@ -52,8 +52,9 @@ def test_one_member_starts_others_of_other_scales(tmp_path: Path) -> None:
     assert list(both) == ["24", "32"]
     assert torch.equal(both["24"].place, both["32"].place)
     several = saved(HybridNetwork(SMALL_HYBRID), tmp_path / "two.pt")
+    assert list(make_hybrid([several], reads=(48,)).members) == ["48"]
     with pytest.raises(UnfitArtifact, match="several members"):
-        make_hybrid([several], reads=(24,))
+        make_hybrid([several], reads=(32, 48))
 
 
 def member(reads: int, path: Path, seed: int = 0) -> Path:
