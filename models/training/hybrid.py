@@ -8,7 +8,7 @@ Ratings and outlines are known of cubes alone. Regions cut from these teach them
 there is a nodule.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -238,6 +238,18 @@ class Validation:
     false_positive_logit: FloatArray
     scans: int
 
+    def scored(self, network: nn.Module) -> dict[str, tuple[FloatArray, FloatArray]]:
+        """Return the logits of nodules and of false positives: of the network, the edge, both."""
+        nodule, other = (logits(network, r) for r in (self.nodules, self.false_positives))
+        return {
+            "alone": (nodule, other),
+            "both": (
+                EDGE_WEIGHT * self.nodule_logit + (1 - EDGE_WEIGHT) * nodule,
+                EDGE_WEIGHT * self.false_positive_logit + (1 - EDGE_WEIGHT) * other,
+            ),
+            "edge": (self.nodule_logit, self.false_positive_logit),
+        }
+
 
 @dataclass
 class HybridTask:
@@ -262,18 +274,7 @@ class HybridTask:
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the terms of `hybrid_loss`, each the mean over the members."""
-        assert isinstance(network, HybridNetwork)
-        terms: dict[str, list[torch.Tensor]] = {}
-        voxels = batch["voxels"].float() / 255
-        known = self.residual * torch.nan_to_num(batch["edge"])[:, None]
-        # every member learns by itself from the same regions; their mean is what serves
-        for member in network.listed():
-            exact = Answers(*(out.float() for out in member(voxels)))
-            exact = exact._replace(logit=exact.logit + known)
-            shown = batch | {"mask": member.view(batch["mask"])}
-            for name, term in hybrid_loss(exact, shown).items():
-                terms.setdefault(name, []).append(term)
-        return {name: torch.stack(found).mean() for name, found in terms.items()}
+        return losses_of_members(network, batch, hybrid_loss, self.residual)
 
     def refresh(self, network: nn.Module) -> None:
         """Mine the network's own errors among the screening network's candidates in whole scans."""
@@ -293,22 +294,36 @@ class HybridTask:
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Return the CPM in each context that has nodules, and with the edge's logit."""
-        found = {}
-        for context, held in self.validation.items():
-            if not len(held.nodules):
-                continue
-            nodule, other = (logits(network, r) for r in (held.nodules, held.false_positives))
-            pairs = {
-                "alone": (nodule, other),
-                "both": (
-                    EDGE_WEIGHT * held.nodule_logit + (1 - EDGE_WEIGHT) * nodule,
-                    EDGE_WEIGHT * held.false_positive_logit + (1 - EDGE_WEIGHT) * other,
-                ),
-                "edge": (held.nodule_logit, held.false_positive_logit),
-            }
-            for name, logit in pairs.items():
-                found[f"{context}_{name}"] = summary(*logit, held.scans)["cpm"]
-        return found
+        return cpms(network, self.validation)
+
+
+def losses_of_members(
+    network: nn.Module, batch: Batch, loss: Callable[[Answers, Batch], Batch], residual: float
+) -> Batch:
+    """Return the terms of a loss, each the mean over the members; ``residual`` as in `HybridTask`.
+
+    Every member learns by itself from the same regions; their mean is what serves.
+    """
+    assert isinstance(network, HybridNetwork)
+    terms: dict[str, list[torch.Tensor]] = {}
+    voxels = batch["voxels"].float() / 255
+    known = residual * torch.nan_to_num(batch["edge"])[:, None]
+    for member in network.listed():
+        exact = Answers(*(out.float() for out in member(voxels)))
+        exact = exact._replace(logit=exact.logit + known)
+        for name, term in loss(exact, batch | {"mask": member.view(batch["mask"])}).items():
+            terms.setdefault(name, []).append(term)
+    return {name: torch.stack(found).mean() for name, found in terms.items()}
+
+
+def cpms(network: nn.Module, validation: Mapping[str, Validation]) -> dict[str, float]:
+    """Return the CPM in each context that has nodules, of each of the scores in it."""
+    return {
+        f"{context}_{name}": summary(*pair, held.scans)["cpm"]
+        for context, held in validation.items()
+        if len(held.nodules)
+        for name, pair in held.scored(network).items()
+    }
 
 
 def validation_in_cubes(

@@ -32,6 +32,7 @@ from models.training.hybrid import (
     HybridTask,
     RegionDrawer,
     Source,
+    Validation,
     rated,
     validation_in_cubes,
     validation_in_scans,
@@ -244,7 +245,15 @@ def screening_task(
 def hybrid_task(
     material: Material, proposers: Sequence[Proposer], network: nn.Module
 ) -> HybridTask:
-    """Return the task that trains a hybrid on the screening networks' candidates.
+    """Return the task that trains a hybrid on the screening networks' candidates."""
+    held = hybrid_validation(material, proposers)
+    task = HybridTask(region_drawer(material, proposers), held, network)
+    task.refresh(network.eval())
+    return task
+
+
+def region_drawer(material: Material, proposers: Sequence[Proposer]) -> RegionDrawer:
+    """Return what draws regions around the candidates of screening networks.
 
     Those of folds belong among them: on its own training scans a network raises fewer and easier
     false positives than on other scans.
@@ -253,15 +262,16 @@ def hybrid_task(
         Source(one.network, replace(material.unseen(one.fold).composer, shares=REGION_SHARES))
         for one in proposers
     ]
-    drawer = RegionDrawer(material.composer, rated(material.learnt), sources)
+    return RegionDrawer(material.composer, rated(material.learnt), sources)
+
+
+def hybrid_validation(material: Material, proposers: Sequence[Proposer]) -> dict[str, Validation]:
+    """Return the candidates of the last screening network by context: cubes, and whole scans."""
     last = proposers[-1].network
-    held = {
+    return {
         "same": validation_in_cubes(last, material.val_cubes, material.val_scans),
         "whole": validation_in_scans(last, material.val_scans),
     }
-    task = HybridTask(drawer, held, network)
-    task.refresh(network.eval())
-    return task
 
 
 def ready(network: Network, start: Sequence[Path], material: Material) -> Network:
