@@ -51,12 +51,12 @@ def points(change: FloatArray, patients: Sequence[str]) -> dict[str, float]:
     positives of the few scans are not resampled.
     """
     rng, owner = np.random.default_rng(0), np.unique(patients, return_inverse=True)[1]
-    count, means = int(owner.max()) + 1, []
-    for _ in range(RESAMPLES):
-        seeds = rng.integers(len(change), size=len(change))
-        # a patient that is drawn twice has nodules of twice the weight
-        weight = rng.multinomial(count, np.full(count, 1 / count))[owner]
-        means.append(np.average(change[seeds].mean(0), weights=weight))
+    count = int(owner.max()) + 1
+    # a patient that is drawn twice has nodules of twice the weight
+    weight = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES)[:, owner]
+    each = weight @ change.T / weight.sum(1, keepdims=True)  # (resamples, seeds)
+    seeds = rng.integers(len(change), size=each.shape)
+    means = np.take_along_axis(each, seeds, 1).mean(1)
     value, (low, high) = float(change.mean()), np.quantile(means, [0.025, 0.975])
     if high - low < 1e-9:  # all patients are alike: at most as many differ as of 0 of n (exact)
         unlike = 1 - 0.025 ** (1 / count)
