@@ -45,6 +45,13 @@ _STARTS = typer.Option(
 )
 Start = Annotated[Path, _START]
 Starts = Annotated[list[Path], _STARTS]
+Residual = Annotated[
+    float,
+    typer.Option(
+        help="Weight of the screening network's logit, which is added to the network's while it "
+        "learns."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of weights and samples.")]
 
 PHANTOMS = Path("runs/phantoms")
@@ -108,13 +115,7 @@ def train_hybrid(
             "--start. The one member of --start starts each."
         ),
     ] = None,
-    residual: Annotated[
-        float,
-        typer.Option(
-            help="Weight of the screening network's logit, which is added to the network's while "
-            "it learns."
-        ),
-    ] = 0.0,
+    residual: Residual = 0.0,
 ) -> None:
     """Train the hybrid network, or a member of it, on screening networks' candidates."""
     from models.training.runs import Run, run_hybrid
@@ -180,38 +181,61 @@ def export(
 @app.command()
 def distil(
     data: Data,
-    start: Start,
+    screening: Screeners,
     teachers: Annotated[
         list[Path],
-        typer.Option(
-            help="hybrid-fp32.onnx or averaged.pt of hybrids, whose members teach; repeat to join."
-        ),
+        typer.Option(help="averaged.pt or hybrid-fp32.onnx of a teacher; repeat for each."),
     ],
     out: RunsOut = Path("runs/distil"),
-    lessons: Annotated[int, typer.Option(min=10, help="Samples to learn from.")] = 400,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of each student.")] = 200,
+    start: Annotated[list[Path] | None, _STARTS] = None,
+    reads: Annotated[
+        list[int] | None, typer.Option(help="Scale of a student's member in mm; default: 48.")
+    ] = None,
+    widths: Annotated[
+        tuple[int, int, int], typer.Option(help="Channels of a student at 1/2, 1/4 and 1/8.")
+    ] = (16, 64, 128),
+    blocks: Annotated[
+        tuple[int, int, int], typer.Option(help="Residual blocks at 1/2, 1/4 and 1/8.")
+    ] = (2, 3, 3),
+    encoder: Annotated[
+        tuple[int, int], typer.Option(help="Channels and layers of a student's encoder.")
+    ] = (192, 4),
+    regions: Annotated[
+        Path, typer.Option(help="Folder of the regions and of the teachers' answers.")
+    ] = Path("runs/regions"),
+    count: Annotated[int, typer.Option(min=1, help="Regions to learn from.")] = 20000,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each student.")] = 500,
     seeds: Annotated[int, typer.Option(min=1, help="Students of each arm.")] = 3,
+    arm: Annotated[
+        Literal["none", "single", "mean", "dynamic"] | None,
+        typer.Option(help="Soft target of the only students; default: each of the four."),
+    ] = None,
     weight: Annotated[float, typer.Option(min=0, help="Weight of the soft target.")] = 0.5,
     temperature: Annotated[float, typer.Option(min=0.1, help="Distillation temperature.")] = 2.0,
-    rate: Rate = 5e-4,
+    residual: Residual = 0.0,
+    rate: Rate = 1e-3,
     phantoms: Phantoms = 16,
     cache: Cache = PHANTOMS,
-    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the regions.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Distil the hybrid's members into screening networks; an interrupted comparison continues.
+    """Distil hybrids into a small one, the second reader; an interrupted comparison continues.
 
-    They begin from an early one, --start. Students of no teacher, the best one, the mean of all,
-    and dynamic weights are compared.
+    Students of no teacher, the best one, the mean of all, and dynamic weights are compared; one
+    --arm with many --steps makes the one that is exported.
     """
-    from models.distillation.compare import Comparison, distil_tables, run_compare
+    from models.distillation.compare import ARMS, Comparison, distil_tables
     from models.distillation.student import Teaching
+    from models.networks.hybrid import HybridSpec
 
     given = Comparison(
-        data, out, rate, (start,), cache, phantoms, seed, teachers=tuple(teachers),
-        samples=lessons, seeds=seeds, teaching=Teaching(steps, weight, temperature),
+        data, out, rate, tuple(start or ()), cache, phantoms, seed, steps,
+        screening=tuple(screening), teachers=tuple(teachers), regions=regions, count=count,
+        arms=(arm,) if arm else tuple(ARMS), seeds=seeds,
+        teaching=Teaching(weight, temperature, residual),
+        spec=HybridSpec(48, tuple(reads or (48,)), widths, blocks, *encoder),
     )  # fmt: skip
-    result = run_compare(given)
+    result = given.compare()
     show_section(result, as_json, distil_tables(result))
 
 

@@ -1,51 +1,47 @@
 """Distillation compared: no teacher, the best one, the mean of all, dynamic weights.
 
-The teachers are the members of a hybrid. Every student starts from the same weights, takes the same
-number of steps and, for each seed, sees the same samples in the same order; only the soft target
-differs. Finished samples and students are kept in the folder of the comparison, so a comparison
-that was interrupted continues.
+A teacher is a hybrid; its answer is the mean logit of its members. The student is a hybrid, too, of
+fewer multiply-adds. All students take the same number of steps and, for each seed, begin from the
+same weights and see the same regions in the same order; only the soft target differs. Finished
+regions and students are kept in folders, so a comparison that was interrupted continues. With one
+arm and many steps it makes the second reader that is shipped.
 """
 
+import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, partial
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from imaging.roi import ROI_SHAPE
 from imaging.volume import FloatArray
-from models.data_folder import CALIBRATION
-from models.distillation.student import Teaching, train_student
-from models.distillation.teachers import (
-    DistillationSample,
-    Teacher,
-    answers_of,
-    draw_sample,
-    make_samples,
-    mean_target,
-    read_teachers,
-    weigh,
-    weighted_target,
-)
+from models.distillation.regions import CHUNK, answers_of, make_chunks, values_of
+from models.distillation.student import StudentTask, Teaching
+from models.distillation.teachers import Teacher, best_of, calibrated, soft_target, weights_of_arms
 from models.markdown import Rows, points
-from models.networks.hybrid import HybridNetwork
+from models.networks.hybrid import HybridNetwork, HybridSpec
 from models.runtime.errors import UnfitArtifact
-from models.training.comparison import Scores, figures, gained, kept, scores_of
-from models.training.compose import Composer
+from models.training.comparison import Scores, figures, gained, kept
 from models.training.data import load_cubes
-from models.training.loop import save
+from models.training.hybrid import HybridTask, RegionDrawer, Validation
+from models.training.loop import placed, train
 from models.training.runs import (
     Material,
+    Proposer,
     Run,
+    hybrid_validation,
     make_hybrid,
-    make_screening,
-    only,
     ready,
-    screening_task,
+    region_drawer,
 )
 
 ARMS = {
@@ -57,209 +53,260 @@ ARMS = {
 """The soft targets that are compared, with their titles in tables."""
 
 HELD_OUT = 10
-"""One of ten samples is held out: its cubes are of patients kept for calibration."""
+"""One chunk of regions is held out for each ten: teachers are calibrated on these."""
 
-HEADS = {"cpm": "CPM", "at_1": "at 1", "at_2": "at 2", "at_8": "at 8"}
+VIEWS = {
+    "same_alone": "cubes",
+    "same_both": "cubes, with the edge",
+    "whole_alone": "whole scans",
+    "whole_both": "whole scans, with the edge",
+}
+"""Context and score of each CPM, see `Validation`, with their titles in tables."""
+
+_Scored = dict[str, Scores]  # of a network in each of the views
 
 
 @dataclass(frozen=True)
 class Comparison(Run):
-    """What is compared: ``seeds`` students of each arm, all from the screening network ``start``.
+    """What is compared: ``seeds`` students of each of the ``arms``.
 
-    ``teachers`` are weights of a hybrid, whose members teach; ``samples`` is the number of samples
-    that students learn from.
+    A student begins from the weights ``start``, as far as members read the mm of ``spec``, or has
+    this size. ``teachers`` are weights of hybrids; the first finds the hardest candidates of the
+    networks ``screening`` in whole scans. ``regions`` is the folder of the chunks, which hold
+    ``count`` regions or more. Each part is read or made where it is first used.
     """
 
+    screening: tuple[Path, ...] = ()
     teachers: tuple[Path, ...] = ()
-    samples: int = 400
+    regions: Path = Path()
+    count: int = 20000
+    arms: tuple[str, ...] = tuple(ARMS)
     seeds: int = 3
+    spec: HybridSpec = field(default_factory=lambda: HybridSpec(reads=(48,)))
     teaching: Teaching = field(default_factory=Teaching)
+    chunk: int = CHUNK
+
+    def compare(self) -> dict[str, Any]:
+        """Make the regions and train the students that are missing; return the result as JSON.
+
+        Raises:
+            UnfitArtifact: a folder holds another comparison, or regions of other networks.
+        """
+        options = {"steps": self.steps, "rate": self.rate, **asdict(self.teaching)}
+        own = {name: getattr(self, name) for name in ("start", "teachers", "count", "spec")}
+        _check(self.out, {**own, **self._origin, **options})
+        known = kept(self.out / "teachers.json", self._known)
+        students: dict[str, list[dict[str, Any]]] = {arm: [] for arm in self.arms}
+        for seed, arm in product(range(self.seeds), self.arms):
+            path = self.out / f"{arm}-{seed}" / "scores.json"
+            students[arm].append(kept(path, partial(self._student, arm, seed)))
+        return {"seeds": self.seeds, **options, **result(known, students)}
+
+    @property
+    def _origin(self) -> dict[str, Any]:
+        """What the regions depend on; the first teacher finds hard ones."""
+        names = ("screening", "phantoms", "seed", "chunk")
+        return {"miner": self.teachers[0], **{name: getattr(self, name) for name in names}}
+
+    @cached_property
+    def _material(self) -> Material:
+        return self.material()
+
+    @cached_property
+    def _proposers(self) -> list[Proposer]:
+        return [Proposer.of(path) for path in self.screening]
+
+    @cached_property
+    def _validation(self) -> dict[str, Validation]:
+        found = hybrid_validation(self._material, self._proposers)
+        return {context: held for context, held in found.items() if len(held.nodules)}
+
+    @cached_property
+    def _hybrids(self) -> list[nn.Module]:
+        return [placed(make_hybrid([path]).eval()) for path in self.teachers]
+
+    @cached_property
+    def _drawer(self) -> RegionDrawer:
+        task = HybridTask(region_drawer(self._material, self._proposers), {}, self._hybrids[0])
+        task.refresh(self._hybrids[0])
+        return task.drawer
+
+    @cached_property
+    def _chunks(self) -> tuple[list[Path], list[Path]]:
+        """The files of the regions to learn from, and of those that are held out."""
+        _check(self.regions, self._origin)
+        count = -(-self.count // self.chunk)
+        make = partial(make_chunks, drawer=lambda: self._drawer, size=self.chunk)
+        return (
+            make(self.regions / "learnt", count, seed=self.seed),
+            make(self.regions / "held_out", -(-count // HELD_OUT), seed=self.seed + 1),
+        )
+
+    @cached_property
+    def _label(self) -> FloatArray:
+        return values_of(self._chunks[0], "nodule")
+
+    @cached_property
+    def _teachers(self) -> list[Teacher]:
+        found, held_label = [], values_of(self._chunks[1], "nodule")
+        for path, hybrid in zip(self.teachers, self._hybrids, strict=True):
+            read = partial(answers_of, digest=_digest(path), teacher=hybrid)
+            learnt, held = (read(c, residual=self.teaching.residual) for c in self._chunks)
+            found.append(calibrated(learnt, held, held_label))
+        return found
+
+    def _student(self, arm: str, seed: int) -> dict[str, Any]:
+        """Train one student, which goes on from its last round, and measure it."""
+        torch.manual_seed(seed)
+        start, spec = self.start, self.spec
+        network = make_hybrid(start, spec.reads) if start else HybridNetwork(spec)
+        network = ready(network, start, self._material)
+        weights = weights_of_arms(self._teachers, self._label)[arm]
+        soft = soft_target(self._teachers, weights, self.teaching.temperature)
+        soft[np.isnan(self._label)] = np.nan
+        task = StudentTask(self._chunks[0], soft, self.teaching, self._validation, network)
+        plan = self.plan(self._material.learnt, decay=0.05)
+        facts = {**plan.facts, "arm": arm, "teachers": [str(path) for path in self.teachers]}
+        out = self.out / f"{arm}-{seed}"
+        plan = replace(plan, out=out, seed=seed, resume=True, facts=facts)
+        return _measured(train(task, plan), self._validation)
+
+    def _known(self) -> dict[str, Any]:
+        """Return what does not depend on students: the teachers, and what all are measured on."""
+        taught = np.isfinite(self._label)
+        weights = weights_of_arms(self._teachers, self._label)["dynamic"][:, taught]
+        return {
+            "regions": {
+                "learnt": len(taught), "held_out": len(values_of(self._chunks[1], "nodule")),
+                "taught": int(taught.sum()), "with_nodule": int((self._label == 1).sum()),
+            },
+            "patients": {
+                "same": load_cubes(self.data / "nodules", "val").patients,
+                "whole": [one.name for one in self._material.val_scans for _ in one.nodules],
+            },
+            "scans": {context: held.scans for context, held in self._validation.items()},
+            "teachers": [
+                {
+                    "name": str(self.teachers[k]), "best": teacher is best_of(self._teachers),
+                    "temperature": teacher.temperature, "log_loss": teacher.held_out_loss,
+                    "weight": float(weights[k].mean()),
+                    **_measured(self._hybrids[k], self._validation),
+                }
+                for k, teacher in enumerate(self._teachers)
+            ],
+        }  # fmt: skip
 
 
-def run_compare(given: Comparison) -> dict[str, Any]:
-    """Make the samples and train the students that are missing; return the comparison as JSON.
-
-    Raises:
-        UnfitArtifact: the folder holds another comparison.
-    """
-    _check_plan(given)
-    material = cache(given.material)  # read only where a sample or a student is missing
-    hybrid = make_hybrid(given.teachers).eval()
-    learnt, held_out = _samples(given, material, hybrid)
-    teachers, label = read_teachers(hybrid.spec.reads, learnt, held_out)
-    weights = weigh(np.stack([t.logits for t in teachers]), label)
-    ends = np.cumsum([len(answers_of(path)[0]) for path in learnt])
-    targets = soft_targets(teachers, weights, given.teaching.temperature)
-
-    def student(arm: str, seed: int) -> Scores:
-        network = ready(make_screening(only(given.start)), given.start, material())
-        target = targets[arm]
-        soft = None if target is None else np.split(target, ends[:-1])
-        trained = train_student(network, learnt, soft, given.teaching, given.rate, seed)
-        save(trained.state_dict(), given.out / f"{arm}_{seed}.pt")
-        return _scores(material(), trained)
-
-    def start() -> dict[str, Any]:
-        # of the network that all students start from
-        scores = _scores(material(), make_screening(only(given.start)))
-        return {**scores, "scans": len(material().val_scans)}
-
-    scores: dict[str, list[Scores]] = {arm: [] for arm in ARMS}
-    for seed, arm in product(range(given.seeds), ARMS):
-        scores[arm].append(kept(given.out / f"{arm}_{seed}.json", partial(student, arm, seed)))
-    at_start = kept(given.out / "start.json", start)
-    scans = at_start["scans"]
-    patients = load_cubes(given.data / "nodules", "val").patients
-    return {
-        "start": only(given.start).stem, "seeds": given.seeds, **_options(given),
-        "lessons": {
-            "learnt": len(learnt), "held_out": len(held_out), "places": len(label),
-            "with_nodule": int(label.sum()),
-        },
-        "val_scans": scans,
-        **result(teachers, weights, scores, at_start, patients, scans),
-    }  # fmt: skip
-
-
-def _options(given: Comparison) -> dict[str, Any]:
-    names = ("steps", "batch", "weight", "temperature")
-    return {**{name: getattr(given.teaching, name) for name in names}, "rate": given.rate}
-
-
-def _check_plan(given: Comparison) -> None:
-    """Write what is compared into the folder, or compare it with what is there."""
-    path = given.out / "plan.json"
-    wanted: dict[str, Any] = {
-        "start": _digest(only(given.start)), "teachers": [_digest(one) for one in given.teachers],
-        "lessons": given.samples, "seed": given.seed, **_options(given),
-    }  # fmt: skip
-    plan = kept(path, lambda: wanted)
-    if other := [name for name in wanted if plan.get(name) != wanted[name]]:
-        raise UnfitArtifact(f"{path}: holds a comparison with another {', '.join(other)}")
+def _check(folder: Path, wanted: dict[str, Any]) -> None:
+    """Write what a folder is made of into it, or compare it with what is there."""
+    named = json.dumps(wanted, default=lambda v: _digest(v) if isinstance(v, Path) else asdict(v))
+    path, stated = folder / "plan.json", json.loads(named)
+    plan = kept(path, lambda: stated)
+    if other := [name for name in stated if plan.get(name) != stated[name]]:
+        raise UnfitArtifact(
+            f"{path}: another {', '.join(other)}; expected the same, or a new folder"
+        )
 
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
-def _samples(
-    given: Comparison, material: Callable[[], Material], hybrid: HybridNetwork
-) -> tuple[list[Path], list[Path]]:
-    """Return the files of the samples to learn from, and of those that are held out."""
-    screener = make_screening(only(given.start)).eval()
-
-    @cache
-    def composer(split: str) -> Composer:
-        if split == "learnt":
-            return screening_task(material(), screener).composer
-        cubes = load_cubes(given.data / "nodules", CALIBRATION).pieces
-        return replace(composer("learnt"), cubes=cubes)
-
-    def samples(split: str, count: int, seed: int) -> list[Path]:
-        def draw(rng: np.random.Generator) -> DistillationSample:
-            return draw_sample(composer(split), screener, hybrid, rng)
-
-        return make_samples(given.out / split, count, draw, seed=seed)
-
-    held_out = -(-given.samples // HELD_OUT)
-    return (
-        samples("learnt", given.samples, given.seed),
-        samples("held_out", held_out, given.seed + 1),
-    )
-
-
-def soft_targets(
-    teachers: Sequence[Teacher], weights: FloatArray, temperature: float
-) -> dict[str, FloatArray | None]:
-    """Return the soft target of every place ``(n,)`` for each arm; None without teacher."""
-    logits = np.stack([teacher.logits for teacher in teachers])
+def _measured(network: nn.Module, validation: Mapping[str, Validation]) -> dict[str, Any]:
+    """Return the multiply-adds of one pass over a region, and the scores in each of the `VIEWS`."""
+    with FlopCounterMode(display=False) as counter:  # a pass that computes shapes only
+        copy.deepcopy(network).eval().to("meta")(torch.empty(1, 1, *ROI_SHAPE, device="meta"))
     return {
-        "none": None,
-        "single": mean_target(best_of(teachers).logits[None], temperature),
-        "mean": mean_target(logits, temperature),
-        "dynamic": weighted_target(logits, weights, temperature),
-    }
-
-
-def best_of(teachers: Sequence[Teacher]) -> Teacher:
-    """Return the one with the least loss on the held-out samples."""
-    return min(teachers, key=lambda teacher: teacher.held_out_loss)
-
-
-def _scores(material: Material, student: nn.Module) -> Scores:
-    return scores_of(screening_task(material, student, trained=False), student)
+        "multiply_adds": counter.get_total_flops() // 2,
+        "scores": {
+            f"{context}_{name}": {
+                "found": nodules.round(4).tolist(), "false_positives": others.round(4).tolist()
+            }
+            for context, held in validation.items()
+            for name, (nodules, others) in held.scored(network.eval()).items()
+        },
+    }  # fmt: skip
 
 
 def result(
-    teachers: Sequence[Teacher], weights: FloatArray, scores: Mapping[str, Sequence[Scores]],
-    start: Scores, patients: Sequence[str], scans: int,
-) -> dict[str, Any]:  # fmt: skip
-    """Return the figures of teachers and arms, and what each arm gains over no teacher.
+    known: Mapping[str, Any], students: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """Return the CPM of teachers and arms in each view, and what each arm gains over others.
 
-    ``weights`` are those of `weigh` ``(teachers, n)``; ``scores`` has one student a seed;
-    ``patients`` are those of the validation cubes.
+    ``known`` is what `Comparison` keeps of teachers; ``students`` has one a seed for each arm.
     """
-    largest = weights.argmax(0)
+    scans, patients = known["scans"], known["patients"]
+    each = [one["scores"] for one in known["teachers"]]
+    together = {
+        view: {part: np.mean([one[view][part] for one in each], 0).tolist() for part in of}
+        for view, of in each[0].items()
+    }
+    work = sum(one["multiply_adds"] for one in known["teachers"])
+    mean = {"name": "mean logit", "best": False, "multiply_adds": work, "scores": together}
+    teachers = [*known["teachers"], mean]
+    arms = {arm: [one["scores"] for one in of] for arm, of in students.items()}
+    best = [one["scores"] for one in teachers if one["best"]]
+    references = {"no teacher": arms.get("none", []), "best teacher": best, "teachers": [together]}
     return {
         "claim_points": 2.3,  # the published gain of the system's distillation
-        "val_nodules": len(patients),
-        "val_patients": len(set(patients)),
-        "best_single": best_of(teachers).name,
-        "teachers": [
-            {
-                "name": teacher.name,
-                "temperature": round(teacher.temperature, 3),
-                "held_out_loss": teacher.held_out_loss,
-                "mean_weight": float(weights[k].mean()),
-                "first": float((largest == k).mean()),
-            }
-            for k, teacher in enumerate(teachers)
-        ],
-        "at_start": figures(start, scans),
-        "arms": {arm: _spread([figures(s, scans) for s in of]) for arm, of in scores.items()},
+        "regions": known["regions"], "scans": scans,
+        "nodules": {context: len(of) for context, of in patients.items()},
+        "patients": {context: len(set(of)) for context, of in patients.items()},
+        "multiply_adds": next(iter(students.values()))[0]["multiply_adds"],
+        "teachers": [{**one, "scores": _cpm([one["scores"]], scans)} for one in teachers],
+        "arms": {arm: _cpm(of, scans) for arm, of in arms.items()},
         "gained": {
-            arm: {
-                name: {"points": one.pop("value"), **one}
-                for name, one in gained(of, scores["none"], patients, scans).items()
-            }
-            for arm, of in scores.items()
-            if arm != "none"
+            over: {arm: _gained(of, less, known) for arm, of in arms.items() if of is not less}
+            for over, less in references.items()
+            if less
         },
-    }
+    }  # fmt: skip
 
 
-def _spread(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
-    """Return mean and standard deviation of every figure over the seeds, and each seed's."""
+def _cpm(seeds: Sequence[_Scored], scans: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """Return mean and standard deviation of the CPM over the seeds, and each seed's, by view."""
     found = {}
-    for name in runs[0]:
-        each = [run[name] for run in runs]
-        sd = float(np.std(each, ddof=1)) if len(each) > 1 else 0.0
-        found[name] = {"mean": float(np.mean(each)), "sd": sd, "seeds": each}
+    for view in seeds[0]:
+        each = [figures(one[view], scans[view.split("_")[0]])["cpm"] for one in seeds]
+        sd = float(np.std(each, ddof=int(len(each) > 1)))
+        found[view] = {"mean": float(np.mean(each)), "sd": sd, "seeds": each}
+    return found
+
+
+def _gained(
+    more: Sequence[_Scored], less: Sequence[_Scored], known: Mapping[str, Any]
+) -> dict[str, dict[str, float]]:
+    """Return the points of CPM that students are above others, or above one network, by view."""
+    found = {}
+    for view in (view for view in VIEWS if view in more[0]):
+        patients, scans = (known[name][view.split("_")[0]] for name in ("patients", "scans"))
+        other = [less[n % len(less)][view] for n in range(len(more))]
+        found[view] = gained([one[view] for one in more], other, patients, scans)["cpm"]
     return found
 
 
 def distil_tables(result: Mapping[str, Any]) -> str:
-    """Return teachers, students, and what each arm gains over no teacher, in Markdown."""
-    teachers = [
-        [t["name"], f"{t['temperature']:.2f}", f"{t['held_out_loss']:.3f}",
-         f"{100 * t['mean_weight']:.0f}", f"{100 * t['first']:.0f}"]
-        for t in result["teachers"]
+    """Return teachers, students, and what each arm gains, in Markdown."""
+    facts = ("temperature", "log_loss", "weight")
+    views = [view for view in VIEWS if view in result["teachers"][0]["scores"]]
+
+    def row(name: str, work: int, cpm: Mapping[str, Any], *more: float) -> list[str]:
+        each = (f"{100 * cpm[view]['mean']:.1f} ± {100 * cpm[view]['sd']:.1f}" for view in views)
+        return [name, f"{work / 1e9:.2f}", *each, *(f"{one:.2f}" for one in more)]
+
+    rows = [
+        row(f"teacher, {one['name']}", one["multiply_adds"], one["scores"],
+            *(one[fact] for fact in facts if fact in one))
+        for one in result["teachers"]
     ]  # fmt: skip
-    students = [["before any step", *(f"{100 * result['at_start'][name]:.1f}" for name in HEADS)]]
-    for arm, of in result["arms"].items():
-        spread = [f"{100 * of[name]['mean']:.1f} ± {100 * of[name]['sd']:.1f}" for name in HEADS]
-        students.append([ARMS[arm], *spread])
+    each = result["multiply_adds"]
+    rows += [row(f"student, {ARMS[arm]}", each, cpm) for arm, cpm in result["arms"].items()]
     gains = [
-        [ARMS[arm], *(points(of[name], "points") for name in HEADS)]
-        for arm, of in result["gained"].items()
+        [f"{ARMS[arm]}, over {over}", *(points(of[view]) for view in views)]
+        for over, arms in result["gained"].items()
+        for arm, of in arms.items()
     ]
-    gains.append(["published claim", f"{result['claim_points']:+.1f}", *[""] * (len(HEADS) - 1)])
-    heads = ["teacher", "temperature", "log loss", "mean weight, %", "largest, %"]
-    return "\n".join(
-        [
-            Rows(heads, teachers).markdown(),
-            Rows(["student", *HEADS.values()], students).markdown(),
-            "Points over no teacher (95 % interval):\n",
-            Rows(["student", *HEADS.values()], gains).markdown(),
-        ]
-    )
+    heads = [VIEWS[view] for view in views]
+    networks = Rows(["network", "GMAC", *heads, "temperature", "log loss", "weight"], rows)
+    table = Rows(["student", *heads], gains).markdown()
+    return f"{networks.markdown()}\nPoints of CPM gained (95 % interval):\n\n{table}"

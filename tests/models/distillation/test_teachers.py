@@ -1,8 +1,14 @@
 import numpy as np
 import pytest
 
-from models.distillation.teachers import entropy, mean_target, weigh, weighted_target
-from models.runtime.detection import sigmoid
+from models.distillation.teachers import (
+    Teacher,
+    calibrated,
+    soft_target,
+    temperature_of,
+    weigh,
+    weights_of_arms,
+)
 
 
 def test_the_weights_of_each_sample_add_up_to_one() -> None:
@@ -39,14 +45,42 @@ def test_the_one_that_stands_alone_counts_less() -> None:
     assert weights[0] == weights[1] > weights[2]
 
 
-def test_entropy_is_in_bits() -> None:
-    np.testing.assert_allclose(entropy(np.array([0.5, 0.0, 1.0])), [1, 0, 0], atol=1e-9)
+def teacher(held_out_loss: float, *logits: float) -> Teacher:
+    return Teacher(1.0, np.array(logits), held_out_loss)
 
 
-def test_the_targets_lie_between_what_the_teachers_say() -> None:
-    logits = np.array([[4.0], [0.0]])
-    assert mean_target(logits, 1.0)[0] == pytest.approx((sigmoid(np.array(4.0)) + 0.5) / 2)
-    weights = np.array([[0.75], [0.25]])
-    sharp, soft = (weighted_target(logits, weights, t)[0] for t in (1.0, 4.0))
-    assert sharp > soft > 0.5
-    assert sharp == pytest.approx(0.75 * float(sigmoid(np.array(4.0))) + 0.125)
+def test_the_weights_are_all_that_arms_differ_in() -> None:
+    """They add up to 1 in each region; the best single teacher is that of the least loss."""
+    teachers = [teacher(0.3, 8.0, -8.0), teacher(0.2, 0.0, 0.0)]
+    weights = weights_of_arms(teachers, np.array([1.0, 0.0]))
+    targets = {arm: soft_target(teachers, of, 2.0) for arm, of in weights.items()}
+    assert np.isnan(targets["none"]).all()
+    assert targets["single"] == pytest.approx([0.5, 0.5])
+    assert targets["mean"] == pytest.approx([0.741, 0.259], abs=1e-3)
+    assert all(of.sum(0) == pytest.approx([1, 1]) for arm, of in weights.items() if arm != "none")
+    np.testing.assert_array_equal(weights["dynamic"], weigh(np.array([[8.0, -8], [0, 0]]),
+                                                            np.array([1.0, 0.0])))  # fmt: skip
+    assert 0.741 < targets["dynamic"][0] < 0.982
+
+
+def test_teachers_are_judged_and_calibrated_on_the_held_out_regions() -> None:
+    """The second answers at random there: it is made quieter and has the larger loss."""
+    rng = np.random.default_rng(0)
+    label = (np.arange(60) % 2).astype(float)
+    right = np.where(label > 0, 3.0, -3.0)
+    good = calibrated(right, right, label)
+    noisy = calibrated(right, rng.normal(0, 4, 60), label)
+    assert good.temperature < 1 < noisy.temperature
+    assert good.held_out_loss < noisy.held_out_loss
+    np.testing.assert_allclose(noisy.logits * noisy.temperature, right)
+    # regions that do not teach whether they hold a nodule do not count
+    more = calibrated(right, np.append(right, 99.0), np.append(label, np.nan))
+    assert more.temperature == good.temperature
+
+
+def test_the_temperature_makes_a_loud_teacher_quiet() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, 5000)
+    label = rng.random(5000) < 1 / (1 + np.exp(-logits))
+    found = temperature_of(3 * np.where(label, logits, -logits), label)
+    assert found == pytest.approx(3.0, rel=0.15)
