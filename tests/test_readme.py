@@ -118,7 +118,7 @@ def test_the_figures_of_the_readme_are_those_of_the_results() -> None:
         f"{100 * terms['alpha_findings']:.1f} % | {terms['patients']} patients",
         f"with possible findings {100 * terms['alpha']:.1f} %",
         in_percent(at_1["nodules"], 0),
-        f"{inserted['nodules']['nodules']} nodules",
+        f"{result('lesion_insertion').get('nodules', inserted['nodules']['nodules'])} nodules",
         f"{100 * at_1['nodules of 5 mm and more']['value']:.0f} % of those of 5 mm and more",
         f"{times['total']:.2f} s",
         f"{sent['ours']:.2f} MB",

@@ -46,12 +46,14 @@ def marked_scans(
     more: Sequence[Path] | None,
     tables: Sequence[Path],
     splits: Sequence[str] | None = None,
+    all_of: bool = False,
 ) -> tuple[list[Path], dict[str, Truth]]:
     """Return the scans of a command line that count, and what its tables know of them.
 
     ``more`` are the arguments without an option: those that end with .csv are tables. Scans count
     whose role is one of ``splits``, or is not stated. A scan with nodules that were seen by eye
-    alone is left out, and named on stderr: its false positives cannot be counted.
+    alone is left out, but not if ``all_of`` them are wanted, and named on stderr: its false
+    positives cannot be counted.
 
     Raises:
         MissingData, BadTable: a path does not exist, or a table is damaged or does not name a scan.
@@ -71,7 +73,7 @@ def marked_scans(
         remark(f"left out, not fully marked: {', '.join(left_out)}")
     if not kept:
         raise EvaluationError("no scan is fully marked: all have nodules that were seen by eye")
-    return kept, known
+    return of_splits if all_of else kept, known
 
 
 def scan_folders(given: Sequence[Path], known: Collection[str], table: Path) -> list[Path]:

@@ -1,28 +1,35 @@
 """``overread-eval lesion-insertion``: sensitivity to lesions inserted into whole scans.
 
 They are real nodules, cut out by their readers' contours; masses are magnified nodules and lesions.
+Each nodule is inserted at several places, as for the guarantee. Scans with nodules are read twice:
+as they are, and with their slices averaged to `SLICE_MM`.
 False positives are those of each scan without insertions, counted once. Of a patient's scan only
 some lesions are known, so a few of its false positives may be true.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import compress
 from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 import typer
 
-from evaluation.accuracy.bootstrap import RATE_COLUMNS, operating_point
-from evaluation.accuracy.froc import Scored
+from edge.decide import Thresholds
+from evaluation.accuracy.bootstrap import RATE_COLUMNS, by_patient, difference, widened
 from evaluation.accuracy.options import Data, Marks, MoreScans, Scans, Split, marked_scans
 from evaluation.accuracy.readers import STAGES, Stage, StageOption, open_agent
 from evaluation.lesion_insertion.policies import TABLES, TEST, VAL, bars, compare_policies
 from evaluation.lesion_insertion.scans import (
+    BoolArray,
     InsertionScore,
     PreparedHost,
     Traits,
     by_subgroup,
     cut_lesions,
     load_host,
+    masks,
     only,
     part,
     prepare_host,
@@ -30,11 +37,58 @@ from evaluation.lesion_insertion.scans import (
     read_synthetic,
     scored,
 )
-from evaluation.run import POINTS, SHARE, CloudModel, Model, Table, command, each
+from evaluation.run import POINTS, SHARE, Bar, CloudModel, Model, Result, Table, command, each, text
+from imaging.volume import FloatArray
+from models.calibration.guarantee import PLACEMENTS
 from models.insertion.donors import Donor
 from models.insertion.insert import SyntheticScan, plan_masses, plan_nodules
+from models.runtime.second_reader import TEXTURES
 
 NODULES, LARGE, MASSES = "nodules", "nodules of 5 mm and more", "masses of 30 to 60 mm"
+GAIN = "edge and cloud minus edge"
+
+SLICE_MM = 5.0
+OWN, THICK, THICK_LESS = "as scanned", "5 mm", "5 mm minus as scanned"
+"""The slices of the scans with nodules, and the paired difference."""
+
+DECIDED = {
+    "kept": "proposed and not dismissed", "finding": "findings", "listed": "in either list"
+}  # fmt: skip
+
+LEAST_KEPT = {NODULES: 0.975, TEXTURES[0]: 0.88}
+LEAST_AT_1, MOST_LOST, LEAST_GAIN = 0.94, 0.04, 0.03
+"""Required: the nodules that the edge keeps, the sensitivity to those of 5 mm and more at one false
+positive a scan, the share that slices of 5 mm lose, and the CPM that the cloud adds on validation.
+"""
+
+
+def _bars(result: Result) -> Iterator[Bar]:
+    """Yield what is required of inserted nodules, and of our policy."""
+    yield from bars(result)
+    split = result["split"]
+    for one in result.get("reports", ()):
+        what, kept = f"inserted {split} nodules, {one['lesions']}", LEAST_KEPT.get(one["lesions"])
+        if one["slices"] == OWN and kept:
+            what = f"{what}: proposed and not dismissed"
+            yield Bar(what, one["kept"]["value"], kept, SHARE, least=True)
+        if one["slices"] == THICK_LESS and one["lesions"] == NODULES:
+            what = f"inserted {split} nodules: findings lost in slices of 5 mm"
+            yield Bar(what, -one["finding"]["value"], MOST_LOST, SHARE)
+    for one in result.get("curves", ()):
+        cpm, what = one["cpm"], f"inserted {split} {one['lesions']}"
+        if one["lesions"] == LARGE and one["reader"] == result["reader"]:
+            (at_1,) = (p for p in one["sensitivity"] if p["false_positives_per_scan"] == 1)
+            what = f"{what}: found at 1 false positive a scan"
+            yield Bar(what, at_1["value"], LEAST_AT_1, SHARE, least=True)
+        if one["lesions"] == NODULES and one["reader"] == GAIN:
+            # of other patients than those of validation the interval must lie above zero
+            key, least = ("value", LEAST_GAIN) if split == VAL else ("low", 0.0)
+            value = cpm[key] if cpm[key] > least else None
+            what = f"{what}: CPM, {GAIN}" + (", lower end" if key == "low" else "")
+            yield Bar(what, value, least, "{:.3f}", least=True, shown=text(cpm, "{:.3f}"))
+
+
+Planned = SyntheticScan[PreparedHost]
 
 _RATES = {key: head for key, head in RATE_COLUMNS.items() if key not in ("sensitivity.0", "cpm")}
 
@@ -44,18 +98,17 @@ _RATES = {key: head for key, head in RATE_COLUMNS.items() if key not in ("sensit
         "lesions": "lesions", "reader": "reader", "nodules": "number", "patients": "patients",
         **RATE_COLUMNS,
     }, title="Sensitivity in % at false positives a scan"),
-    Table("shipped", {
-        "lesions": "lesions", "reader": "reader", "found": "findings", "nodules": "of",
-        "sensitivity": ("share", SHARE),
-        "false_positives_per_scan": ("false findings a scan", "{:.2f}"),
-    }, title="At the threshold of findings"),
+    Table("reports", {
+        "lesions": "nodules", "slices": "slices", "nodules": "number", "patients": "patients",
+        **{key: (head, SHARE) for key, head in DECIDED.items()},
+    }, title="{nodules} nodules, {placements} places; {false_findings:.2f} false findings a scan"),
     Table("subgroups", {
         "by": "by", "subgroup": "subgroup", "nodules": "nodules", "patients": "patients",
         **{key: (f"at {head}", POINTS) for key, (head, _) in _RATES.items()},
     }, title="Sensitivity in % by subgroup, {reader}"),
     *TABLES,
     "Not placed for lack of room: {not_placed}.",
-    bars=bars,
+    bars=_bars,
 )  # fmt: skip
 def lesion_insertion(
     data: Data,
@@ -88,54 +141,58 @@ def lesion_insertion(
     agent = open_agent(stage, model, cloud_model)
     reads = agent.reads(stage)
     hosts = [prepare_host(load_host(one, known), reads) for one in each(folders, "scans")]
-    planned, not_placed = _plan(hosts, donors, together)
-    read = [
-        one
-        for scan in each(planned, "scans with insertions")
-        for one in read_synthetic(scan, reads)
-    ]
+    nodules, masses, not_placed = _plan(hosts, donors, together)
+    limits, every = agent.thresholds, [*nodules, *masses]
+    low = limits.dismiss
+    read = [one for scan in each(every, OWN) for one in read_synthetic(scan, reads, low)]
+    thick = [s for scan in each(nodules, THICK) for s in read_synthetic(scan, reads, low, SLICE_MM)]
     return {
         "split": split,
         "reader": STAGES[stage],
         "scans": [one.host.name for one in hosts],
         "not_placed": ", ".join(not_placed) or "none",
-        **as_dict(read, hosts, traits, stage, agent.thresholds.finding),
+        "nodules": len(donors),
+        "placements": PLACEMENTS,
+        **as_dict(read, thick, hosts, traits, stage, limits),
     }  # fmt: skip
 
 
 def _plan(
     hosts: Sequence[PreparedHost], donors: Sequence[Donor], together: int
-) -> tuple[list[SyntheticScan[PreparedHost]], list[str]]:
+) -> tuple[list[Planned], list[Planned], list[str]]:
+    """Return the scans with nodules, those with a mass each, and what has no room."""
     large = [*donors, *(one for host in hosts for one in cut_lesions(host.host, host.space.box))]
-    rng = np.random.default_rng([0, 0])
-    nodules, rest = plan_nodules(hosts, donors, together, rng)
-    masses, too_large = plan_masses(hosts, large, rng)
-    not_placed = [f"{one.donor.name}, {one.diameter_mm:.0f} mm" for one in (*rest, *too_large)]
-    return [*nodules, *masses], not_placed
+    turns = [np.random.default_rng([0, turn]) for turn in range(PLACEMENTS + 1)]
+    masses, rest = plan_masses(hosts, large, turns.pop())
+    nodules = list[Planned]()
+    for rng in turns:
+        planned, no_room = plan_nodules(hosts, donors, together, rng)
+        nodules += planned
+        rest += no_room
+    return nodules, masses, [f"{one.donor.name}, {one.diameter_mm:.0f} mm" for one in rest]
 
 
 def as_dict(
     read: Sequence[InsertionScore],
+    thick: Sequence[InsertionScore],
     hosts: Sequence[PreparedHost],
     traits: Traits,
     stage: Stage,
-    least: float,
+    limits: Thresholds,
 ) -> dict[str, Any]:
     """Return all figures up to ``stage``; ``traits`` are those of the donors by their number.
 
-    A finding has a score of ``least`` or more.
+    ``thick`` are the nodules of ``read`` in slices of `SLICE_MM`, in the same order.
     """
     nodules, masses = (
         [one for one in read if one.insertion.mass is mass] for mass in (False, True)
     )
     of_nodules = [one.insertion.donor_id for one in nodules]
     kinds = {name: value[of_nodules] for name, value in traits.items()}
-    parts = {
-        NODULES: (nodules, np.ones(len(nodules), bool)),
-        LARGE: (nodules, kinds["diameter"] >= 5.0),
-        MASSES: (masses, np.ones(len(masses), bool)),
-    }
-    curves, shipped = list[dict[str, Any]](), list[dict[str, Any]]()
+    sizes = {NODULES: np.ones(len(nodules), bool), LARGE: kinds["diameter"] >= 5.0}
+    parts = {name: (nodules, mask) for name, mask in sizes.items()}
+    parts[MASSES] = masses, np.ones(len(masses), bool)
+    curves = list[dict[str, Any]]()
     for lesions, (inserted, mask) in parts.items():
         if not mask.any():
             continue
@@ -144,23 +201,45 @@ def as_dict(
             for one in dict.fromkeys((Stage.EDGE, stage))
         }
         for one, of in by.items():
-            head = {"lesions": lesions, "reader": STAGES[one]}
-            curves.append({**head, **part(of)})
-            shipped.append({**head, **_at(of, least)})
+            curves.append({"lesions": lesions, "reader": STAGES[one], **part(of)})
+        if stage is not Stage.EDGE:
+            first = {key: curves[-1][key] for key in ("lesions", "nodules", "patients")}
+            curves.append({**first, "reader": GAIN, **difference(by[Stage.EDGE], by[stage])})
     subgroups = list(by_subgroup(scored(nodules, hosts, stage), kinds)) if nodules else []
-    return {"curves": curves, "shipped": shipped, "subgroups": subgroups}
+    there = {name: mask for name, mask in sizes.items() if mask.any()}
+    there |= masks("texture", kinds["texture"])
+    reports = list(_reports(nodules, thick, there, stage, limits))
+    false = sum(int((one.false_score[stage] >= limits.finding).sum()) for one in hosts)
+    return {"curves": curves, "false_findings": false / len(hosts), "reports": reports,
+            "subgroups": subgroups}  # fmt: skip
 
 
-def _at(of: Scored, least: float) -> dict[str, Any]:
-    """Return the share of nodules from ``least`` on, by patient, and the false a scan."""
-    found, false = of.nodule_score >= least, of.false_scan[of.false_score >= least]
-    patients = np.stack([np.bincount(of.nodule_group), np.bincount(of.nodule_group, found)], 1)
-    scans = np.bincount(false, minlength=of.scans)
-    share, _ = operating_point(np.pad(patients, ((0, 0), (0, 1))))
-    _, rate = operating_point(np.pad(scans[:, None], ((0, 0), (2, 0))))
-    return {
-        "nodules": of.nodule_score.size,
-        "found": int(found.sum()),
-        "sensitivity": share.as_dict() if share else None,
-        "false_positives_per_scan": rate.as_dict(),
-    }
+def _reports(
+    own: Sequence[InsertionScore],
+    thick: Sequence[InsertionScore],
+    parts: Mapping[str, BoolArray],
+    stage: Stage,
+    limits: Thresholds,
+) -> Iterator[dict[str, Any]]:
+    """Yield what becomes of nodules at the shipped thresholds, in their own slices and in thick."""
+    first, second = (
+        np.array([
+            (one.kept, one.score[stage] >= limits.finding,
+             one.kept and one.score[stage] >= limits.possible)
+            for one in of
+        ], float)
+        for of in (own, thick)
+    )  # fmt: skip
+    versions = np.stack([first, second, second - first], axis=1)
+    for lesions, mask in parts.items():
+        of, patients = versions[mask], [o.insertion.donor.patient for o in compress(own, mask)]
+        number = len(set(patients))
+        found = iter(by_patient(patients, partial(_means, of)))
+        for slices, least in ((OWN, 0), (THICK, 0), (THICK_LESS, -1)):
+            shares = {key: widened(next(found), number, least).as_dict() for key in DECIDED}
+            yield {"lesions": lesions, "slices": slices, "nodules": len(of), "patients": number,
+                   **shares}  # fmt: skip
+
+
+def _means(of: FloatArray, chosen: npt.NDArray[np.int64]) -> list[float]:
+    return [float(share) for share in of[chosen].mean(0).ravel()]

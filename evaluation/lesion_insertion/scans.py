@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -24,11 +25,11 @@ from evaluation.accuracy.truth import Lesion, ScanScores, Truth, scan_name, scor
 from imaging.morphology import opened
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
-from imaging.volume import FloatArray, Volume, from_window
+from imaging.volume import FloatArray, Geometry, Volume, from_window, triple
 from models.calibration.cases import SAME_MM, STRONGEST
 from models.insertion.donors import VOTES, Donor, away_mm, cut, cut_donor
 from models.insertion.insert import APART_MM, FreeSpace, Insertion, Occupied, SyntheticScan, insert
-from models.runtime.detection import Candidate
+from models.runtime.detection import MASS_MM, Candidate
 from models.runtime.second_reader import TEXTURES, nearest_piece
 
 _DENSE_HU = -400
@@ -108,22 +109,53 @@ def _scores(found: Sequence[Candidate], truth: Truth) -> ScanScores:
 
 @dataclass(frozen=True)
 class InsertionScore:
-    """One insertion, and the highest score of each stage on it, ``-inf`` without one."""
+    """One insertion, and the highest score of each stage on it, ``-inf`` without one.
+
+    ``kept`` tells whether the edge proposes a candidate on it and does not dismiss it.
+    """
 
     insertion: Insertion
     score: Mapping[Stage, float]
+    kept: bool
 
 
-def read_synthetic(scan: SyntheticScan[PreparedHost], reads: Reads) -> list[InsertionScore]:
-    """Read one synthetic scan as the agent reads it, from the volume on."""
+def read_synthetic(
+    scan: SyntheticScan[PreparedHost], reads: Reads, dismiss: float, slice_mm: float = 0.0
+) -> list[InsertionScore]:
+    """Read one synthetic scan as the agent reads it, from the volume on.
+
+    The edge dismisses candidates below ``dismiss``, but no mass. The slices are the scan's own, or
+    averaged to ``slice_mm``.
+    """
     host = scan.host.host
-    found = reads(preprocess(insert(host.volume, scan.insertions), host.name))
+    volume = thickened(insert(host.volume, scan.insertions), slice_mm)
+    found = reads(preprocess(volume, host.name))
     inserted = Truth(tuple(Lesion(one.centre_mm, one.diameter_mm) for one in scan.insertions))
     scores = {stage: _scores(of, inserted).lesion_score for stage, of in found.items()}
+    kept = [c for c in found[Stage.EDGE] if c.score >= dismiss or c.diameter_mm > MASS_MM]
+    on = np.isfinite(_scores(kept, inserted).lesion_score)
     return [
-        InsertionScore(one, {stage: float(of[i]) for stage, of in scores.items()})
+        InsertionScore(one, {stage: float(of[i]) for stage, of in scores.items()}, bool(on[i]))
         for i, one in enumerate(scan.insertions)
     ]
+
+
+def thickened(volume: Volume, slice_mm: float) -> Volume:
+    """Return the scan in slices of about ``slice_mm``, means in HU; thicker ones stay as they are.
+
+    A slice counts in a mean by the part of it that the new slice covers.
+    """
+    count = round(volume.extent_mm[0] / slice_mm) if slice_mm else len(volume.hu)
+    if count >= len(volume.hu):
+        return volume
+    # a column for each place in the plane
+    columns = volume.hu.reshape(len(volume.hu), -1)
+    thick = cv2.resize(columns, (columns.shape[1], count), interpolation=cv2.INTER_AREA)
+    scale, (z, y, x) = len(volume.hu) / count, volume.geometry.spacing_mm
+    origin_mm = triple(volume.geometry.to_world([(scale - 1) / 2, 0, 0]))
+    geometry = Geometry((scale * z, y, x), origin_mm, volume.geometry.direction)
+    hu = thick.reshape(count, *volume.hu.shape[1:]).astype(np.int16)
+    return replace(volume, hu=hu, geometry=geometry, measures=())
 
 
 def scored(

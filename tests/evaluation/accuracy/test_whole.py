@@ -19,13 +19,14 @@ from evaluation.accuracy.whole import (
     as_dict,
     groups_of,
     nodule_row,
+    outside_row,
     read_box,
     scan_row,
     whole,
 )
-from imaging.preprocess import Preprocessed
+from imaging.preprocess import Preprocessed, preprocess
 from imaging.volume import Geometry, Triple, Volume
-from tests.evaluation.plain_chest import CORNER_MM, chest, in_lung
+from tests.evaluation.plain_chest import CORNER_MM, RADIUS_MM, chest, in_lung
 from tests.evaluation.scripted_screen import BrightSecond, ScriptedScreening
 
 # The thresholds of the scripted network: dismiss 0.1, report 0.9, alone 0.5, final 0.6. The merged
@@ -216,6 +217,22 @@ def test_files_and_marks_of_others_go_through_the_command(
     shown = " ".join(CliRunner().invoke(app, given).stdout.split())
     assert "for RAS change the signs of x and y" in shown
     assert "Refused, their nodules are missed: broken." in shown
+
+
+def test_findings_outside_the_lungs_are_counted_also_in_scans_not_fully_marked() -> None:
+    """A place 6 mm from lung may be a nodule of its wall; 13 mm away it is none without a mark."""
+    (x, y, z), (left, *_) = in_lung(0), in_lung(1)
+    y += RADIUS_MM
+    wall, beyond, marked = (x, y + 6.0, z), (x, y + 13.0, z), (left, y + 13.0, z)
+    places = [(wall, 0.95), (beyond, 0.92), (marked, 0.93), (in_lung(1), 0.94)]
+    scripted = Agent(ScriptedScreening(places), None, EdgeSettings())
+    truth = Truth((Lesion(marked, 9.0),), by_eye=("nodule",))
+    scan = read_box("a", truth, preprocess(chest()), scripted, Stage.EDGE)
+    row = outside_row([scan, WholeScan("b", Truth(), refused="NoLung")], Stage.EDGE)
+    at = ", ".join(f"{mm:.0f}" for mm in beyond)
+    assert row == {"reader": "edge", "scans": 1, "findings": [f"a at {at}"], "possible": []}
+    (bar,) = whole.bars({"groups": [], "outside_lungs": [row]})
+    assert not bar.met
 
 
 def test_every_table_has_its_rows(scan: WholeScan) -> None:

@@ -6,12 +6,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge.decide import Thresholds
 from evaluation.accuracy.data import read_cubes
 from evaluation.accuracy.froc import Scored
-from evaluation.accuracy.readers import Stage
+from evaluation.accuracy.readers import STAGES, Stage
 from evaluation.accuracy.truth import Lesion, Truth
 from evaluation.lesion_insertion import scans as module
-from evaluation.lesion_insertion.command import as_dict, lesion_insertion
+from evaluation.lesion_insertion.command import (
+    DECIDED,
+    GAIN,
+    OWN,
+    THICK,
+    THICK_LESS,
+    as_dict,
+    lesion_insertion,
+)
 from evaluation.lesion_insertion.scans import (
     GROUPINGS,
     UNKNOWN,
@@ -26,6 +35,7 @@ from evaluation.lesion_insertion.scans import (
     read_donors,
     read_synthetic,
     scored,
+    thickened,
     traits_of,
 )
 from imaging.preprocess import Preprocessed, preprocess
@@ -64,7 +74,7 @@ def synthetic(untouched: PreparedHost, *shifts_mm: float, masses: bool = False) 
 def test_false_positives_are_those_of_the_host(untouched: PreparedHost) -> None:
     """However many synthetic scans are read, the host's false positive counts once."""
     read = [synthetic(untouched, shift) for shift in (0.0, 10.0)]
-    found = [one for scan in read for one in read_synthetic(scan, reads)]
+    found = [one for scan in read for one in read_synthetic(scan, reads, 0.0)]
     whole = scored(found, [untouched], Stage.EDGE)
     assert whole.false_score.tolist() == [0.6]
     assert whole.scans == 1
@@ -72,15 +82,20 @@ def test_false_positives_are_those_of_the_host(untouched: PreparedHost) -> None:
 
 
 def result(untouched: PreparedHost, stage: Stage = Stage.EDGE) -> dict[str, Any]:
-    """Two nodules found, one of them below the false positive, and a mass."""
+    """Two nodules found, one of them below the false positive, and a mass.
+
+    The edge dismisses the first nodule, of 0.54; slices of 8 mm hide the other.
+    """
     scans = [synthetic(untouched, 0.0), synthetic(untouched, 10.0)]
     scans.append(synthetic(untouched, 0.0, masses=True))
-    read = [one for scan in scans for one in read_synthetic(scan, reads)]
+    read = [one for scan in scans for one in read_synthetic(scan, reads, 0.6)]
+    thick = [replace(one, kept=False, score=dict.fromkeys(Stage, 0.05)) for one in read[:2]]
     one = np.array([10.0])
     traits = {"diameter": one, "texture": one / 2, "subtlety": one / 2, "slice spacing": one / 10}
-    found = as_dict(read, [untouched], traits, stage, 0.55)
+    limits = Thresholds(possible=0.5, finding=0.55, dismiss=0.6, report=0.9)
+    found = as_dict(read, thick, [untouched], traits, stage, limits)
     said: dict[str, Any] = json.loads(json.dumps(found, allow_nan=False))
-    return {"reader": stage.value, **said}
+    return {"reader": STAGES[stage], "split": "val", "nodules": 1, "placements": 2, **said}
 
 
 def test_nodules_large_ones_and_masses_have_their_figures(untouched: PreparedHost) -> None:
@@ -92,18 +107,51 @@ def test_nodules_large_ones_and_masses_have_their_figures(untouched: PreparedHos
     assert (masses["lesions"], masses["nodules"]) == ("masses of 30 to 60 mm", 1)
     by = {(one["by"], one["subgroup"]): one["nodules"] for one in said["subgroups"]}
     assert by["diameter", "8 to 15 mm"] == 2
-    assert (said["shipped"][1]["found"], said["shipped"][1]["nodules"]) == (1, 2)
-    assert said["shipped"][1]["false_positives_per_scan"]["value"] == 1.0
 
 
 def test_both_is_read_on_the_same_insertions(untouched: PreparedHost) -> None:
     """Both gives the false positive 0.1: the nodule of 0.54 is found at 1/8 a scan too."""
     said = result(untouched, Stage.BOTH)
-    edge, both = (one["cpm"]["value"] for one in said["curves"][:2])
-    assert both - edge == pytest.approx(1.5 / 7)
-    assert {one["reader"] for one in said["shipped"]} == {"edge", "edge and cloud"}
-    for name in ("curves", "shipped", "subgroups"):
+    edge, both, gain = (one["cpm"]["value"] for one in said["curves"][:3])
+    assert both - edge == pytest.approx(1.5 / 7) == gain
+    assert said["curves"][2]["reader"] == GAIN
+    for name in ("curves", "reports", "subgroups"):
         assert lesion_insertion.table(name).of(said).cells
+
+
+def test_reports_say_what_the_edge_keeps_and_what_thick_slices_lose(
+    untouched: PreparedHost,
+) -> None:
+    """Of two nodules the edge keeps one, a finding; thick slices lose it. All are solid."""
+    said = result(untouched)
+    of = {(one["lesions"], one["slices"]): one for one in said["reports"]}
+    assert {name for name, _ in of} == {"nodules", "nodules of 5 mm and more", "solid"}
+    for name, share in ((OWN, 0.5), (THICK, 0.0), (THICK_LESS, -0.5)):
+        assert [of["solid", name][key]["value"] for key in DECIDED] == [share] * 3
+    met = {one.what: one.met for one in lesion_insertion.bars(said)}
+    assert met == {
+        "inserted val nodules, nodules: proposed and not dismissed": False,
+        "inserted val nodules: findings lost in slices of 5 mm": False,
+        "inserted val nodules of 5 mm and more: found at 1 false positive a scan": True,
+    }
+    with_cloud = result(untouched, Stage.BOTH)
+    for split, end in (("val", ""), ("test", ", lower end")):
+        *_, gain, _ = lesion_insertion.bars({**with_cloud, "split": split})
+        assert gain.what == f"inserted {split} nodules: CPM, {GAIN}{end}"
+        assert gain.met == (split == "val")
+
+
+def test_thick_slices_are_means_of_thin_ones_at_their_places() -> None:
+    """Two slices of 2 mm and a half make one of 5 mm; what lies between stays where it is."""
+    volume = chest((2.0, 1.5, 1.5))
+    volume.hu[:5, 0, 0] = 0, 100, 200, 300, 400
+    thick = thickened(volume, 5.0)
+    assert thick.hu[:2, 0, 0].tolist() == [80, 320]
+    assert (thick.extent_mm, thick.geometry.spacing_mm) == (volume.extent_mm, (5.0, 1.5, 1.5))
+    assert thick.geometry.to_world((-0.5, 0, 0)) == pytest.approx(
+        volume.geometry.to_world((-0.5, 0, 0))
+    )
+    assert thickened(volume, 2.0) is thickened(volume, 0.0) is volume
 
 
 def test_marks_of_a_host_are_avoided_and_no_false_positives() -> None:
