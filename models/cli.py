@@ -228,6 +228,8 @@ def distil(
     from models.distillation.student import Teaching
     from models.networks.hybrid import HybridSpec
 
+    if encoder[0] % 32:
+        raise typer.BadParameter(f"--encoder {encoder[0]}, expected a multiple of 32")
     given = Comparison(
         data, out, rate, tuple(start or ()), cache, phantoms, seed, steps,
         screening=tuple(screening), teachers=tuple(teachers), regions=regions, count=count,

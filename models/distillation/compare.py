@@ -2,9 +2,8 @@
 
 A teacher is a hybrid; its answer is the mean logit of its members. The student is a hybrid, too, of
 fewer multiply-adds. All students take the same number of steps and, for each seed, begin from the
-same weights and see the same regions in the same order; only the soft target differs. Finished
-regions and students are kept in folders, so a comparison that was interrupted continues. With one
-arm and many steps it makes the second reader that is shipped.
+same weights and see the same regions in the same order; only the soft target differs. What is
+finished is kept, so a comparison that was interrupted continues. One arm makes what is shipped.
 """
 
 import copy
@@ -90,17 +89,20 @@ class Comparison(Run):
         """Make the regions and train the students that are missing; return the result as JSON.
 
         Raises:
-            UnfitArtifact: a folder holds another comparison, or regions of other networks.
+            UnfitArtifact: weights do not fit, or a folder holds another comparison or regions of
+                other networks.
         """
         options = {"steps": self.steps, "rate": self.rate, **asdict(self.teaching)}
+        # weights that do not fit end it before anything is written
+        work, _ = multiply_adds(self._new()), (self._hybrids, self._proposers)
         own = {name: getattr(self, name) for name in ("start", "teachers", "count", "spec")}
         _check(self.out, {**own, **self._origin, **options})
         known = kept(self.out / "teachers.json", self._known)
-        students: dict[str, list[dict[str, Any]]] = {arm: [] for arm in self.arms}
+        students: dict[str, list[_Scored]] = {arm: [] for arm in self.arms}
         for seed, arm in product(range(self.seeds), self.arms):
             path = self.out / f"{arm}-{seed}" / "scores.json"
             students[arm].append(kept(path, partial(self._student, arm, seed)))
-        return {"seeds": self.seeds, **options, **result(known, students)}
+        return {"seeds": self.seeds, **options, **result(known, students, work)}
 
     @property
     def _origin(self) -> dict[str, Any]:
@@ -137,48 +139,46 @@ class Comparison(Run):
         _check(self.regions, self._origin)
         count = -(-self.count // self.chunk)
         make = partial(make_chunks, drawer=lambda: self._drawer, size=self.chunk)
-        return (
-            make(self.regions / "learnt", count, seed=self.seed),
-            make(self.regions / "held_out", -(-count // HELD_OUT), seed=self.seed + 1),
-        )
+        learnt = make(self.regions / "learnt", count, seed=self.seed)
+        return learnt, make(self.regions / "held_out", -(-count // HELD_OUT), seed=self.seed + 1)
 
     @cached_property
-    def _label(self) -> FloatArray:
-        return values_of(self._chunks[0], "nodule")
-
-    @cached_property
-    def _teachers(self) -> list[Teacher]:
+    def _teachers(self) -> tuple[list[Teacher], FloatArray]:
+        """The teachers, and the label of each region to learn from ``(n,)``, NaN if not taught."""
         found, held_label = [], values_of(self._chunks[1], "nodule")
+        known = [self.teaching.residual * np.nan_to_num(values_of(c, "edge")) for c in self._chunks]
         for path, hybrid in zip(self.teachers, self._hybrids, strict=True):
             read = partial(answers_of, digest=_digest(path), teacher=hybrid)
-            learnt, held = (read(c, residual=self.teaching.residual) for c in self._chunks)
+            learnt, held = (read(c) + edge for c, edge in zip(self._chunks, known, strict=True))
             found.append(calibrated(learnt, held, held_label))
-        return found
+        return found, values_of(self._chunks[0], "nodule")
 
-    def _student(self, arm: str, seed: int) -> dict[str, Any]:
+    def _new(self) -> HybridNetwork:
+        return make_hybrid(self.start, self.spec.reads) if self.start else HybridNetwork(self.spec)
+
+    def _student(self, arm: str, seed: int) -> _Scored:
         """Train one student, which goes on from its last round, and measure it."""
         torch.manual_seed(seed)
-        start, spec = self.start, self.spec
-        network = make_hybrid(start, spec.reads) if start else HybridNetwork(spec)
-        network = ready(network, start, self._material)
-        weights = weights_of_arms(self._teachers, self._label)[arm]
-        soft = soft_target(self._teachers, weights, self.teaching.temperature)
-        soft[np.isnan(self._label)] = np.nan
+        network = ready(self._new(), self.start, self._material)
+        teachers, label = self._teachers
+        weights = weights_of_arms(teachers, label)[arm]
+        soft = soft_target(teachers, weights, self.teaching.temperature)
+        soft[np.isnan(label)] = np.nan
         task = StudentTask(self._chunks[0], soft, self.teaching, self._validation, network)
         plan = self.plan(self._material.learnt, decay=0.05)
         facts = {**plan.facts, "arm": arm, "teachers": [str(path) for path in self.teachers]}
         out = self.out / f"{arm}-{seed}"
         plan = replace(plan, out=out, seed=seed, resume=True, facts=facts)
-        return _measured(train(task, plan), self._validation)
+        return self._measured(train(task, plan))
 
     def _known(self) -> dict[str, Any]:
         """Return what does not depend on students: the teachers, and what all are measured on."""
-        taught = np.isfinite(self._label)
-        weights = weights_of_arms(self._teachers, self._label)["dynamic"][:, taught]
+        teachers, label = self._teachers
+        weights = weights_of_arms(teachers, label)["dynamic"][:, np.isfinite(label)]
         return {
             "regions": {
-                "learnt": len(taught), "held_out": len(values_of(self._chunks[1], "nodule")),
-                "taught": int(taught.sum()), "with_nodule": int((self._label == 1).sum()),
+                "learnt": len(label), "held_out": len(values_of(self._chunks[1], "nodule")),
+                "taught": weights.shape[1], "with_nodule": int((label == 1).sum()),
             },
             "patients": {
                 "same": load_cubes(self.data / "nodules", "val").patients,
@@ -187,13 +187,23 @@ class Comparison(Run):
             "scans": {context: held.scans for context, held in self._validation.items()},
             "teachers": [
                 {
-                    "name": str(self.teachers[k]), "best": teacher is best_of(self._teachers),
+                    "name": str(self.teachers[k]), "best": teacher is best_of(teachers),
                     "temperature": teacher.temperature, "log_loss": teacher.held_out_loss,
                     "weight": float(weights[k].mean()),
-                    **_measured(self._hybrids[k], self._validation),
+                    "multiply_adds": multiply_adds(self._hybrids[k]),
+                    "scores": self._measured(self._hybrids[k]),
                 }
-                for k, teacher in enumerate(self._teachers)
+                for k, teacher in enumerate(teachers)
             ],
+        }  # fmt: skip
+
+    def _measured(self, network: nn.Module) -> _Scored:
+        return {
+            f"{context}_{name}": {
+                "found": nodules.round(4).tolist(), "false_positives": others.round(4).tolist()
+            }
+            for context, held in self._validation.items()
+            for name, (nodules, others) in held.scored(network.eval()).items()
         }  # fmt: skip
 
 
@@ -203,57 +213,45 @@ def _check(folder: Path, wanted: dict[str, Any]) -> None:
     path, stated = folder / "plan.json", json.loads(named)
     plan = kept(path, lambda: stated)
     if other := [name for name in stated if plan.get(name) != stated[name]]:
-        raise UnfitArtifact(
-            f"{path}: another {', '.join(other)}; expected the same, or a new folder"
-        )
+        raise UnfitArtifact(f"{path}: another {', '.join(other)}; expected a new folder")
 
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
-def _measured(network: nn.Module, validation: Mapping[str, Validation]) -> dict[str, Any]:
-    """Return the multiply-adds of one pass over a region, and the scores in each of the `VIEWS`."""
+def multiply_adds(network: nn.Module) -> int:
+    """Count the multiply-adds of one pass over a region."""
     with FlopCounterMode(display=False) as counter:  # a pass that computes shapes only
         copy.deepcopy(network).eval().to("meta")(torch.empty(1, 1, *ROI_SHAPE, device="meta"))
-    return {
-        "multiply_adds": counter.get_total_flops() // 2,
-        "scores": {
-            f"{context}_{name}": {
-                "found": nodules.round(4).tolist(), "false_positives": others.round(4).tolist()
-            }
-            for context, held in validation.items()
-            for name, (nodules, others) in held.scored(network.eval()).items()
-        },
-    }  # fmt: skip
+    return int(counter.get_total_flops()) // 2
 
 
 def result(
-    known: Mapping[str, Any], students: Mapping[str, Sequence[Mapping[str, Any]]]
+    known: Mapping[str, Any], arms: Mapping[str, Sequence[_Scored]], work: int
 ) -> dict[str, Any]:
     """Return the CPM of teachers and arms in each view, and what each arm gains over others.
 
-    ``known`` is what `Comparison` keeps of teachers; ``students`` has one a seed for each arm.
+    ``known`` is what `Comparison` keeps of teachers; ``arms`` have one student a seed, of ``work``
+    multiply-adds.
     """
-    scans, patients = known["scans"], known["patients"]
-    each = [one["scores"] for one in known["teachers"]]
+    scans, patients, teachers = known["scans"], known["patients"], known["teachers"]
+    each = [one["scores"] for one in teachers]
     together = {
         view: {part: np.mean([one[view][part] for one in each], 0).tolist() for part in of}
         for view, of in each[0].items()
     }
-    work = sum(one["multiply_adds"] for one in known["teachers"])
-    mean = {"name": "mean logit", "best": False, "multiply_adds": work, "scores": together}
-    teachers = [*known["teachers"], mean]
-    arms = {arm: [one["scores"] for one in of] for arm, of in students.items()}
     best = [one["scores"] for one in teachers if one["best"]]
     references = {"no teacher": arms.get("none", []), "best teacher": best, "teachers": [together]}
+    whole = sum(one["multiply_adds"] for one in teachers)
+    mean = {"name": "mean logit", "best": False, "multiply_adds": whole, "scores": together}
     return {
         "claim_points": 2.3,  # the published gain of the system's distillation
         "regions": known["regions"], "scans": scans,
         "nodules": {context: len(of) for context, of in patients.items()},
         "patients": {context: len(set(of)) for context, of in patients.items()},
-        "multiply_adds": next(iter(students.values()))[0]["multiply_adds"],
-        "teachers": [{**one, "scores": _cpm([one["scores"]], scans)} for one in teachers],
+        "multiply_adds": work,
+        "teachers": [{**one, "scores": _cpm([one["scores"]], scans)} for one in (*teachers, mean)],
         "arms": {arm: _cpm(of, scans) for arm, of in arms.items()},
         "gained": {
             over: {arm: _gained(of, less, known) for arm, of in arms.items() if of is not less}

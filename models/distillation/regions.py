@@ -1,8 +1,7 @@
 """Regions that students learn from: drawn once, kept in files, read at random.
 
 Teachers cost many times what a student costs. So each region is drawn and read once, and all
-students see the same. A chunk is a file of `RECORD`s, which is mapped into memory and not read
-whole; the logits of each teacher lie beside it. Chunks and logits that are missing are made.
+students see the same. A chunk is a file of `RECORD`s; the logits of each teacher lie beside it.
 """
 
 import os
@@ -44,19 +43,13 @@ def make_chunks(
     return paths
 
 
-def answers_of(
-    chunks: Sequence[Path], digest: str, teacher: nn.Module, residual: float = 0.0
-) -> FloatArray:
-    """Return a teacher's logit of every region and ``residual`` times the edge's, added ``(n,)``.
-
-    ``digest`` is that of its weights.
-    """
+def answers_of(chunks: Sequence[Path], digest: str, teacher: nn.Module) -> FloatArray:
+    """Return a teacher's logit of every region ``(n,)``; ``digest`` is that of its weights."""
     paths = [chunk.with_suffix(f".{digest}.npy") for chunk in chunks]
     for path, chunk in zip(paths, track(chunks, f"reading regions, {digest}"), strict=True):
         if not path.exists():
             _write(path, logits(teacher, np.ascontiguousarray(np.load(chunk)["voxels"])))
-    edge = np.nan_to_num(values_of(chunks, "edge"))
-    return np.concatenate([np.load(path) for path in paths]) + residual * edge
+    return np.concatenate([np.load(path) for path in paths])
 
 
 def values_of(chunks: Sequence[Path], name: str) -> FloatArray:

@@ -1,8 +1,7 @@
 """One student: a hybrid trained on kept regions, with or without a soft target.
 
-The loss is the hybrid's own (`models.training.hybrid.hybrid_loss`) plus w t^2 times the
-cross-entropy of its logit at temperature t against the soft target, in regions that teach whether
-they hold a nodule (Hinton et al., arXiv:1503.02531, section 2.1 for t^2).
+The loss is the hybrid's own plus w t^2 times the cross-entropy of its logit at temperature t
+against the soft target, where there is one (Hinton et al., arXiv:1503.02531, section 2.1 for t^2).
 """
 
 from collections.abc import Iterator, Mapping, Sequence

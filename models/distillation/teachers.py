@@ -93,10 +93,7 @@ def best_of(teachers: Sequence[Teacher]) -> Teacher:
 
 
 def weights_of_arms(teachers: Sequence[Teacher], label: FloatArray) -> dict[str, FloatArray]:
-    """Return the weights of each way of teaching ``(teachers, n)``, NaN for that without teacher.
-
-    ``label`` is as for `weigh`.
-    """
+    """Return the weights of each way of teaching ``(teachers, n)``, NaN for none."""
     logits, best = np.stack([teacher.logits for teacher in teachers]), best_of(teachers)
     chosen = np.array([[float(teacher is best)] for teacher in teachers])
     return {

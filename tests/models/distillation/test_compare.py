@@ -84,13 +84,18 @@ def test_a_comparison_that_was_stopped_continues_and_a_finished_one_is_only_read
         stopped.compare()
     monkeypatch.setattr(compare, "train", train)
     assert replace(stopped).compare() == whole
-    for name in ("train", "make_chunks", "make_hybrid"):
-        monkeypatch.setattr(compare, name, lambda *_: pytest.fail("done before"))
-    assert replace(given).compare() == whole
+    with monkeypatch.context() as finished:
+        for name in ("train", "make_chunks", "hybrid_validation"):
+            finished.setattr(compare, name, lambda *_: pytest.fail("done before"))
+        assert replace(given).compare() == whole
     with pytest.raises(UnfitArtifact, match=r"plan\.json: another weight; expected"):
         replace(given, teaching=replace(given.teaching, weight=0.9)).compare()
     with pytest.raises(UnfitArtifact, match=r"plan\.json: another seed"):
         replace(given, out=given.data / "new", seed=7).compare()
+    torch.save({}, given.data / "screening.pt")
+    with pytest.raises(UnfitArtifact, match=r"screening\.pt: no weights of a hybrid"):
+        replace(given, out=given.data / "no", teachers=(given.data / "screening.pt",)).compare()
+    assert not (given.data / "no").exists()
 
 
 def test_a_student_goes_on_as_any_run_and_tells_its_teachers(given: Comparison) -> None:
