@@ -242,7 +242,8 @@ def result(
         for view, of in each[0].items()
     }
     best = [one["scores"] for one in teachers if one["best"]]
-    references = {"no teacher": arms.get("none", []), "best teacher": best, "teachers": [together]}
+    none = arms.get("none", [])
+    references = {"no teacher": none, "best teacher": best, "mean logit": [together]}
     whole = sum(one["multiply_adds"] for one in teachers)
     mean = {"name": "mean logit", "best": False, "multiply_adds": whole, "scores": together}
     return {

@@ -65,7 +65,7 @@ def test_a_comparison_that_was_stopped_continues_and_a_finished_one_is_only_read
     assert sum(one["weight"] for one in teachers[:2]) == pytest.approx(1)
     assert sum(one["best"] for one in teachers) == 1
     assert {over: len(arms) for over, arms in whole["gained"].items()} == {
-        "no teacher": 3, "best teacher": 4, "teachers": 4
+        "no teacher": 3, "best teacher": 4, "mean logit": 4
     }  # fmt: skip
     assert 3 * whole["multiply_adds"] > teachers[0]["multiply_adds"] > whole["multiply_adds"]
     assert (whole["regions"]["learnt"], whole["regions"]["held_out"]) == (8, 4)
