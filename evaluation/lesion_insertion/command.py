@@ -67,12 +67,12 @@ def _bars(result: Result) -> Iterator[Bar]:
     yield from bars(result)
     split = result["split"]
     for one in result.get("reports", ()):
-        what, kept = f"inserted {split} nodules, {one['lesions']}", LEAST_KEPT.get(one["lesions"])
+        what, kept = f"inserted {split} {one['lesions']}", LEAST_KEPT.get(one["lesions"])
         if one["slices"] == OWN and kept:
             what = f"{what}: proposed and not dismissed"
             yield Bar(what, one["kept"]["value"], kept, SHARE, least=True)
         if one["slices"] == THICK_LESS and one["lesions"] == NODULES:
-            what = f"inserted {split} nodules: findings lost in slices of 5 mm"
+            what = f"{what}: findings lost in slices of 5 mm"
             yield Bar(what, -one["finding"]["value"], MOST_LOST, SHARE)
     for one in result.get("curves", ()):
         cpm, what = one["cpm"], f"inserted {split} {one['lesions']}"

@@ -130,7 +130,7 @@ def test_reports_say_what_the_edge_keeps_and_what_thick_slices_lose(
         assert [of["solid", name][key]["value"] for key in DECIDED] == [share] * 3
     met = {one.what: one.met for one in lesion_insertion.bars(said)}
     assert met == {
-        "inserted val nodules, nodules: proposed and not dismissed": False,
+        "inserted val nodules: proposed and not dismissed": False,
         "inserted val nodules: findings lost in slices of 5 mm": False,
         "inserted val nodules of 5 mm and more: found at 1 false positive a scan": True,
     }
