@@ -258,7 +258,7 @@ def insert(volume: Volume, insertions: Sequence[Insertion]) -> Volume:
     hu = volume.hu.copy()
     for insertion in insertions:
         _insert_one(hu, volume.geometry, insertion)
-    return replace(volume, hu=hu)
+    return replace(volume, hu=hu, measures=())
 
 
 def _insert_one(hu: HuArray, geometry: Geometry, insertion: Insertion) -> None:
