@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
+from imaging.morphology import dilate, squared_distance
 from imaging.volume import FloatArray, UInt8Array
 from models.training.data import (
     NONE,
@@ -44,6 +45,9 @@ SOLID = 4.0
 
 AIR, LUNG = 6, 75
 """Voxels of lung are between these levels of the window: -970 and -590 HU."""
+
+WALL, SOFT = 109, 189
+"""Levels from which on a voxel is wall or vessel, -400 HU, and soft tissue, 40 HU."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,43 +282,78 @@ def _in_air(part: Piece, start: np.ndarray, size: np.ndarray) -> Piece:
 def implanted(part: Piece, donor: Piece, rng: np.random.Generator, *, real: bool) -> Piece:
     """Blend the donor's nodule, or (not ``real``) tissue beside it, into lung of ``part``.
 
+    Its lung takes on the density and the noise of the host's.
     Returns ``part`` itself if no block of lung is large enough.
     """
     z, y, x, diameter = donor.nodules[0]
+    # an edge of one width, at one distance, would be learned as a sign of an implant
+    edge = (float(rng.uniform(0.7, 3.0)), float(rng.uniform(1.5, 4.0)))
+    margin = int(np.ceil(sum(edge)))
     mask, centre = donor.mask, np.array([z, y, x])
     if not real:
         # the outline itself, moved beside the nodule: tissue of the same shape that holds no nodule
         shift = rng.choice([-1.0, 1.0], 3) * rng.uniform(0.7, 1.0, 3) * (diameter / 2 + 6)
         mask = ndimage.shift(mask, np.rint(shift), order=0)
-        mask[donor.mask > 0] = 0
+        mask[dilate((donor.mask > 0).astype(np.uint8), margin) > 0] = 0
         centre = centre + np.rint(shift)
-    inside = np.argwhere(mask)
+    inside = np.argwhere(mask > 127)
     if len(inside) == 0:
         return part
-    # three voxels around it, where its softened edge ends
-    low = np.maximum(inside.min(0) - 3, 0)
-    high = np.minimum(inside.max(0) + 4, mask.shape)
+    low = np.maximum(inside.min(0) - margin, 0)
+    high = np.minimum(inside.max(0) + margin + 1, mask.shape)
     start = _lung_block(part, high - low, rng)
     if start is None:
         return part
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     mark = np.array([*(centre - low + start), diameter])
-    return _blend(part, donor.voxels[box], mask[box], start, mark if real else None)
+    return _blend(part, donor.voxels[box], mask[box], start, mark if real else None, edge)
 
 
 def _blend(
-    part: Piece, voxels: np.ndarray, mask: np.ndarray, start: np.ndarray, mark: FloatArray | None
-) -> Piece:
-    # the mask, grown and softened, is the weight of the donor's voxels
-    alpha = np.stack([cv2.GaussianBlur(m, (0, 0), 0.9) for m in cv2.dilate(mask, np.ones((3, 3)))])
-    weight = alpha.astype(np.float32) / 255
+    part: Piece, voxels: np.ndarray, mask: np.ndarray, start: np.ndarray, mark: FloatArray | None,
+    edge: tuple[float, float],
+) -> Piece:  # fmt: skip
+    """Blend voxels at ``start``; ``edge``: where they begin to fade off the mask, and how wide."""
     to = tuple(slice(a, a + n) for a, n in zip(start, mask.shape, strict=True))
     out, truth = part.voxels.copy(), part.mask.copy()
-    out[to] = np.rint(weight * voxels + (1 - weight) * out[to]).astype(np.uint8)
+    away = np.sqrt(squared_distance((mask > 127).astype(np.uint8), 8))
+    host, around = part.voxels[to].astype(np.float32), away > 2
+    donor = _adapted(voxels.astype(np.float32), host, around)
+    # a wall beside it stays behind
+    keep, fade = edge if (voxels[around] > WALL).mean() < 0.15 else (0.7, 1.5)
+    weight = np.clip((keep + fade - away) / fade, 0, 1)
+    mixed = host + weight**2 * (3 - 2 * weight) * (donor - host)
+    # the host's vessels end at the nodule, not before
+    mixed = np.where((host > WALL) & (mask <= 127), np.maximum(mixed, host), mixed)
+    out[to] = np.rint(mixed).clip(0, 255)
     if mark is None:
         return Piece(out, truth, part.nodules, part.ignored)
     truth[to] = np.maximum(truth[to], mask)
     return Piece(out, truth, np.concatenate([part.nodules, mark[None]]), part.ignored)
+
+
+def _adapted(donor: np.ndarray, host: np.ndarray, around: np.ndarray) -> np.ndarray:
+    """Give the donor's lung the density and the noise that the host's has ``around`` it."""
+    lung, grain, fine = _lung_of(donor, around)
+    wanted, host_grain, host_fine = _lung_of(host, around)
+    # soft tissue keeps its density; what is between is a mixture of both, as a nodule's rim is
+    out = np.where(donor < SOFT, SOFT - (SOFT - donor) * (SOFT - wanted) / (SOFT - lung), donor)
+    if grain > host_grain:
+        # what is stronger than noise stays: edges
+        return np.asarray(out - (1 - host_grain / grain) * fine.clip(-2 * grain, 2 * grain))
+    # the host's own noise from elsewhere, without its vessels
+    added = host_fine[::-1, ::-1, ::-1].clip(-3 * host_grain, 3 * host_grain)
+    return np.asarray(out + added * np.sqrt(1 - (grain / host_grain) ** 2))
+
+
+def _lung_of(voxels: np.ndarray, around: np.ndarray) -> tuple[float, float, np.ndarray]:
+    """Return density and noise of the lung ``around``, in levels, and the fine texture of all."""
+    fine = voxels - ndimage.gaussian_filter(voxels, 1.0)
+    lung = around & (voxels < LUNG)
+    if lung.sum() < 30:
+        return 27.0, 0.5, fine  # -850 HU, hardly any noise
+    # the median is that of noise: vessels are few
+    return float(np.median(voxels[lung])), 1.5 * float(np.median(np.abs(fine[lung]))) + 0.1, fine
 
 
 def _lung_block(part: Piece, size: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
@@ -329,7 +368,7 @@ def _lung_block(part: Piece, size: np.ndarray, rng: np.random.Generator) -> np.n
         block = part.voxels[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))]
         # the mean of lung is below -590 HU; outside the body more than 15 % is below -970 HU
         is_lung = 15 < block.mean() < LUNG and (block < AIR).mean() <= 0.15
-        if is_lung and (apart > reach + 4).all():
+        if is_lung and (apart > reach + 1).all():
             return np.asarray(start)
     return None
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from models.training.compose import (
     NODULE,
@@ -93,6 +94,29 @@ def test_a_piece_of_vessel_is_implanted_without_a_mark() -> None:
     parts = [implanted(lung, donor, rng, real=False) for _ in range(10)]
     assert all(len(part.nodules) == 0 and not part.mask.any() for part in parts)
     assert any((part.voxels != lung.voxels).any() for part in parts)
+
+
+@pytest.mark.parametrize(("host_noise", "donor_noise"), [(6.0, 1.0), (1.0, 6.0), (3.0, 3.0)])
+def test_an_implant_takes_on_the_density_and_the_noise_of_its_host(
+    host_noise: float, donor_noise: float
+) -> None:
+    rng = np.random.default_rng(4)
+
+    def noisy(piece: Piece, sigma: float) -> Piece:
+        voxels = piece.voxels + rng.normal(0, sigma, piece.voxels.shape)
+        return replace(piece, voxels=np.rint(voxels).clip(0, 255).astype(np.uint8))
+
+    lung = noisy(even(SIDES, 45), host_noise)
+    donor = noisy(ball((50, 50, 50), (25, 25, 25), 8.0), donor_noise)
+    around = []
+    for real in [True, False] * 3:
+        part = implanted(lung, donor, rng, real=real)
+        changed = (part.voxels != lung.voxels) & (part.voxels < 75)
+        around.append(part.voxels[changed & (ndimage.maximum_filter(part.mask, 5) == 0)])
+    lung_around = np.concatenate(around)
+    assert len(lung_around) > 500
+    assert lung_around.mean() == pytest.approx(45, abs=2.5)
+    assert lung_around.std() == pytest.approx(host_noise, rel=0.4, abs=1)
 
 
 def test_the_sheet_shows_every_composition_with_its_nodules(tmp_path: Path) -> None:
