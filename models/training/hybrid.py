@@ -284,6 +284,9 @@ class HybridTask:
     def _mined(self, network: nn.Module, source: Source) -> Source:
         hard = []
         for scan in source.composer.scans:
+            if not scan.name:  # a phantom: it has no anatomy to err on
+                hard.append(NONE[:, :3])
+                continue
             peaks = peaks_of(source.screener, scan.voxels, most=120)
             # the false candidates that this network, not the screening one, finds most like a
             # nodule

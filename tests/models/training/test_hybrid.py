@@ -264,13 +264,14 @@ def test_the_worst_errors_of_the_network_are_mined(monkeypatch: pytest.MonkeyPat
     voxels = lung.voxels.copy()
     for z, level in ((30, 200), (50, 255), (70, 255)):
         voxels[z - 3 : z + 4, 52:59, 57:64] = level
-    scan = Piece(voxels, lung.mask, np.array([[70.0, 55.0, 60.0, 8.0]]), lung.ignored)
+    marks = np.array([[70.0, 55.0, 60.0, 8.0]])
+    scan = Piece(voxels, lung.mask, marks, lung.ignored, "scan")
     learning = task()
-    learning.drawer = drawer(scans=[scan], screener=BrightHeat())
+    learning.drawer = drawer(scans=[scan, replace(scan, name="")], screener=BrightHeat())
     learning.refresh(Brightness())
     (source,) = learning.drawer.sources
-    (hard,) = source.composer.hard
-    assert len(hard) == 1
+    hard, phantom = source.composer.hard
+    assert (len(hard), len(phantom)) == (1, 0)
     np.testing.assert_allclose(hard[0], [50, 55, 60], atol=3)
 
 
