@@ -31,8 +31,9 @@ from models.networks.hybrid import HybridNetwork, HybridSpec
 from models.runtime.errors import UnfitArtifact
 from models.training.comparison import Scores, figures, gained, kept
 from models.training.data import load_cubes
-from models.training.hybrid import HybridTask, RegionDrawer, Validation
+from models.training.hybrid import HybridTask, Validation
 from models.training.loop import placed, train
+from models.training.regions import RegionDrawer
 from models.training.runs import (
     Material,
     Proposer,

@@ -15,7 +15,8 @@ from torch import nn
 
 from imaging.roi import ROI_SHAPE
 from imaging.volume import FloatArray
-from models.training.hybrid import Region, RegionDrawer, logits
+from models.training.hybrid import logits
+from models.training.regions import Region, RegionDrawer
 
 CHUNK = 256
 """The regions of a chunk."""

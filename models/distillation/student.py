@@ -18,14 +18,8 @@ from imaging.volume import FloatArray
 from models.distillation.regions import region_of
 from models.networks.hybrid import Answers
 from models.training.data import NONE, Batch, Piece, draw_batches, flip
-from models.training.hybrid import (
-    Region,
-    Validation,
-    as_sample,
-    cpms,
-    hybrid_loss,
-    losses_of_members,
-)
+from models.training.hybrid import Validation, cpms, hybrid_loss, losses_of_members
+from models.training.regions import Region, as_sample
 
 
 @dataclass(frozen=True)

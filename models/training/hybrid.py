@@ -1,19 +1,10 @@
-"""The hybrid network's training: regions in, its loss, its figures on validation candidates.
-
-Whether a region holds a nodule must not show in anything but its middle. So both kinds come from
-the same composed samples, around the candidates that a screening network has there: a seam, a face
-or a neighbouring nodule is as frequent with a nodule as without.
-
-Ratings and outlines are known of cubes alone. Regions cut from these teach them, and not whether
-there is a nodule.
-"""
+"""The hybrid network's training: its loss, and its figures on validation candidates."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -21,24 +12,12 @@ from torch.nn import functional as F
 from imaging.roi import ROI_SHAPE, cut_roi
 from imaging.volume import FloatArray, UInt8Array
 from models.networks.hybrid import Answers, HybridNetwork
-from models.runtime.detection import Peaks, sigmoid
-from models.training.compose import Composer, implanted
-from models.training.data import (
-    NONE,
-    Batch,
-    Cubes,
-    Noise,
-    Piece,
-    draw_batches,
-    flip,
-    resize,
-    resized,
-    simulate_scanner,
-)
+from models.runtime.detection import Peaks
+from models.training.data import NONE, Batch, Piece, draw_batches
+from models.training.regions import LEAST_LOGIT, RegionDrawer, Source, as_sample
 from models.training.screening import (
     apart,
     best_logit,
-    hit_of,
     peaks_of,
     peaks_of_each,
     peaks_of_tiles,
@@ -47,182 +26,11 @@ from models.training.screening import (
 )
 from models.training.tiles import tile_around
 
-LEAST_LOGIT = -6.0
-"""Weaker candidates are not read. It is also the edge's logit of a nodule without a candidate."""
-
-NEIGHBOURS = 0.3
-"""The share of regions, with and without a nodule, into which another nodule is implanted."""
-
-EACH = 3
-"""The most nodules, and the most others, that one composed sample gives."""
-
 MINED = 40
 """The worst errors of the network in each whole scan that later samples show more often."""
 
 EDGE_WEIGHT = 0.65
 """Of the screening network's logit in the figures of both."""
-
-
-@dataclass(frozen=True, eq=False)
-class Region:
-    """``voxels`` and ``mask`` uint8 ``(side, side, side)``; the diameter is 0 without a nodule.
-
-    ``nodule`` is 1 or 0, NaN if the region does not teach it. ``malignancy`` is in [0, 1], NaN if
-    unknown; ``texture`` a class of `models.runtime.second_reader.TEXTURES`, -1 if unknown.
-    ``outlined``: the mask is known. ``edge``: the screening network's logit, NaN if unknown.
-    """
-
-    voxels: np.ndarray
-    mask: np.ndarray
-    nodule: float
-    diameter_mm: float = 0.0
-    malignancy: float = np.nan
-    texture: int = -1
-    outlined: bool = False
-    edge: float = np.nan
-
-
-def rated(cubes: Cubes) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-    """Return malignancy and texture of each cube's nodule, as in `Region`, each ``(n,)``.
-
-    They come from the readers' mean ratings; 1.5 and 4.5 of malignancy count as certain.
-    """
-    known = np.isfinite(cubes.texture)
-    classes = np.digitize(np.where(known, cubes.texture, 5.0), [2.5, 4.0])
-    return np.clip((cubes.malignancy - 1.5) / 3, 0, 1), np.where(known, classes, -1)
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """A screening network, and the composer of the samples in which its candidates are read."""
-
-    screener: nn.Module
-    composer: Composer
-
-
-@dataclass(frozen=True, eq=False)
-class RegionDrawer:
-    """Draws training regions.
-
-    Attributes:
-        composer: its cubes teach ratings and outlines, and are implanted as neighbours.
-        ratings: malignancy and texture of the composer's cubes, see `rated`.
-        sources: a region is of one of them, at random for each sample.
-        side: of a region, in voxels.
-        share: of regions that teach ratings and outlines.
-    """
-
-    composer: Composer
-    ratings: tuple[FloatArray, npt.NDArray[np.int64]]
-    sources: Sequence[Source]
-    noise: Noise = field(default_factory=lambda: Noise(96, 1))
-    side: int = 48
-    share: float = 0.2
-
-    def stream(self, rng: np.random.Generator) -> Iterator[Region]:
-        """Yield regions without end."""
-        while True:
-            for region in self.of_sample(rng):
-                if rng.random() < self.share:
-                    yield self._of_cube(rng)
-                yield region
-
-    def of_sample(self, rng: np.random.Generator) -> list[Region]:
-        """Return regions around the candidates of one composed sample, as many of each kind.
-
-        A sample without nodules, or without false positives, gives one of the other kind.
-        """
-        source = self.sources[int(rng.integers(len(self.sources)))]
-        sample = source.composer.draw(rng)
-        # the candidates that the edge would send; those on no mark are false
-        peaks = peaks_of(source.screener, sample.voxels)
-        near = peaks.index_zyx[peaks.logit > LEAST_LOGIT]
-        false = apart(peaks, sample, 2.0, LEAST_LOGIT)
-        # strong false candidates are drawn more often: the cloud is asked about these
-        odds = 0.08 + sigmoid(false.logit + 2)
-        # as many of each kind, so that the sample's composition does not tell the label
-        count = min(len(sample.nodules), len(odds), EACH)
-        others = list[Region]()
-        if len(odds):
-            some = min(max(count, 1), len(odds))
-            chosen = rng.choice(len(odds), some, replace=False, p=odds / odds.sum())
-            others = [
-                self._cut(sample, np.append(false.index_zyx[i], 0.0), false.logit[i], rng)
-                for i in chosen
-            ]
-        # nodules that the edge is unsure of are drawn more often, for the same reason
-        sure = np.array([max(best_logit(peaks, one), LEAST_LOGIT) for one in sample.nodules])
-        odds = 0.15 + sigmoid(1 - sure)
-        some = min(max(count, 1), len(odds))
-        found = rng.choice(len(odds), some, replace=False, p=odds / odds.sum()) if some else ()
-        nodules = [self._around(sample, sample.nodules[i], near, sure[i], rng) for i in found]
-        both = [*others, *nodules]
-        return [both[i] for i in rng.permutation(len(both))]
-
-    def _around(
-        self, sample: Piece, nodule: FloatArray, candidates: FloatArray, edge: float,
-        rng: np.random.Generator,
-    ) -> Region:  # fmt: skip
-        """Return a region around the candidate that hit a nodule; of a miss, around its middle."""
-        hit = hit_of(nodule, candidates)
-        at = nodule[:3] + rng.normal(0, 1.2, 3) if hit is None else hit
-        return self._cut(sample, np.array([*at, nodule[3]]), edge, rng)
-
-    def _cut(
-        self, sample: Piece, mark: FloatArray, edge: float, rng: np.random.Generator
-    ) -> Region:
-        """Cut a region around a mark of a sample that was composed and augmented already."""
-        # candidates are off their nodules by about a millimetre, and so must the regions be
-        at = mark[:3] + rng.normal(0, 0.8, 3)
-        voxels, mask = (cut_roi(a, at, (self.side,) * 3) for a in (sample.voxels, sample.mask))
-        whole = flip(Piece(voxels, mask, NONE, NONE), rng)
-        if rng.random() < NEIGHBOURS:
-            whole = self._with_neighbour(whole, max(float(mark[3]), 8.0), rng)
-        voxels, mask = np.ascontiguousarray(whole.voxels), np.ascontiguousarray(whole.mask)
-        return Region(voxels, mask, float(mark[3] > 0), float(mark[3]), edge=float(edge))
-
-    def _with_neighbour(self, region: Piece, width_mm: float, rng: np.random.Generator) -> Piece:
-        """Implant another nodule beside what lies in the middle, ``width_mm`` wide."""
-        donor = self.composer.nodule(rng)
-        middle = np.array([[*[(self.side - 1) / 2] * 3, width_mm]])
-        donor = flip(resized(donor, rng), rng)
-        return implanted(replace(region, nodules=middle), donor, rng, real=True)
-
-    def _of_cube(self, rng: np.random.Generator) -> Region:
-        """Return a region of a cube's own nodule, with its ratings and its outline."""
-        number = self.composer.drawn(rng)
-        cube = resized(self.composer.cubes[number], rng)
-        z, y, x, diameter = cube.nodules[0]
-        at = np.array([z, y, x]) + rng.normal(0, 1.3 + 0.05 * diameter, 3)
-        # the region is cut larger or smaller and scaled to its side, and its diameter with it
-        factor = float(np.exp(rng.uniform(np.log(0.85), np.log(1.2))))
-        size = (round(self.side / factor),) * 3
-        voxels, mask = (cut_roi(a, at, size) for a in (cube.voxels, cube.mask))
-        voxels, mask = (resize(a, self.side / size[0]) for a in (voxels, mask))
-        whole = simulate_scanner(flip(Piece(voxels, mask, NONE, NONE), rng), rng, self.noise)
-        diameter *= self.side / size[0]
-        # scaled by more than this (natural logarithm) it is another nodule to a radiologist
-        same = abs(np.log(diameter / self.composer.cubes[number].nodules[0, 3])) < 0.3
-        malignancy, texture = self.ratings
-        return Region(
-            np.ascontiguousarray(whole.voxels), np.ascontiguousarray(whole.mask), np.nan, diameter,
-            float(malignancy[number]) if same else np.nan, int(texture[number]), outlined=True,
-        )  # fmt: skip
-
-
-def as_sample(region: Region) -> dict[str, torch.Tensor]:
-    """Return a region as what `hybrid_loss` takes, without batch axis."""
-    return {
-        "voxels": torch.from_numpy(region.voxels)[None],
-        "nodule": torch.tensor(region.nodule, dtype=torch.float32),
-        "log_diameter": torch.tensor(float(np.log(max(region.diameter_mm, 1.0)))),
-        "sized": torch.tensor(float(region.diameter_mm > 0)),
-        "malignancy": torch.tensor(region.malignancy, dtype=torch.float32),
-        "texture": torch.tensor(region.texture),
-        "mask": torch.from_numpy(region.mask)[None].float() / 255,
-        "outlined": torch.tensor(float(region.outlined)),
-        "edge": torch.tensor(region.edge, dtype=torch.float32),
-    }
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,16 +28,9 @@ from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.runtime.errors import UnfitArtifact
 from models.training.compose import Composer, odds_of
 from models.training.data import NONE, Cubes, Piece, balls, load_cubes, scans_of_role
-from models.training.hybrid import (
-    HybridTask,
-    RegionDrawer,
-    Source,
-    Validation,
-    rated,
-    validation_in_cubes,
-    validation_in_scans,
-)
+from models.training.hybrid import HybridTask, Validation, validation_in_cubes, validation_in_scans
 from models.training.loop import Plan, train
+from models.training.regions import RegionDrawer, Source, rated
 from models.training.screening import ScreeningTask
 from models.training.warm_start import settle_norms, weights_of_artifact
 

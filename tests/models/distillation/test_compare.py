@@ -18,8 +18,9 @@ from models.distillation.student import StudentTask, Teaching, student_loss, var
 from models.networks.hybrid import Answers, HybridNetwork
 from models.runtime.errors import UnfitArtifact
 from models.training.data import Batch, Cubes
-from models.training.hybrid import Region, as_sample, hybrid_loss, losses_of_members
+from models.training.hybrid import hybrid_loss, losses_of_members
 from models.training.loop import Plan, train
+from models.training.regions import Region, as_sample
 from models.training.runs import Material, Proposer, Run
 from tests.models.small_networks import TINY_HYBRID
 from tests.models.training.test_data import ball, even

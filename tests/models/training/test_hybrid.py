@@ -13,20 +13,15 @@ from models.training.compose import Composer
 from models.training.data import Cubes, Noise, Piece
 from models.training.hybrid import (
     EDGE_WEIGHT,
-    LEAST_LOGIT,
     HybridTask,
-    Region,
-    RegionDrawer,
-    Source,
     Validation,
-    as_sample,
     hybrid_loss,
     logits,
     mask_loss,
-    rated,
     validation_in_cubes,
     validation_in_scans,
 )
+from models.training.regions import LEAST_LOGIT, Region, RegionDrawer, Source, as_sample, rated
 from models.training.tiles import TILE
 from tests.models.small_networks import TINY_HYBRID
 from tests.models.training.test_data import ball, even
