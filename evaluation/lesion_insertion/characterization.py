@@ -30,7 +30,7 @@ from evaluation.lesion_insertion.scans import Host, PreparedHost, free_places, l
 from evaluation.run import SHARE, CloudModel, Table, command, each
 from imaging.preprocess import preprocess
 from imaging.roi import cut_roi
-from imaging.volume import FloatArray, Geometry, Nodule, Triple
+from imaging.volume import FloatArray, Geometry, Triple
 from models.calibration.statistics import auc, logistic
 from models.insertion.donors import PLAIN_LUNG_HU, Donor
 from models.insertion.insert import insert, plan_nodules
@@ -317,7 +317,7 @@ def sphere(diameter_mm: float, hu: float, shift: FloatArray) -> Donor:
     cover = np.stack([cv2.GaussianBlur(plane, (0, 0), _BLUR_MM) for plane in parts])
     name, density, (a, b, c) = f"{diameter_mm:g} mm", np.full_like(cover, hu), middle.tolist()
     reach_mm = diameter_mm / 2 + 1.5
-    return Donor(name, name, density, cover, (a, b, c), diameter_mm, reach_mm, PLAIN_LUNG_HU, 0.0)
+    return Donor(name, name, density, cover, (a, b, c), diameter_mm, reach_mm, PLAIN_LUNG_HU)
 
 
 def read_spheres(
@@ -338,7 +338,7 @@ def read_spheres(
             merged = (reading.both or reading.alone).merged
             listed = (*merged.findings, *merged.possible)
             for one in scan.insertions:
-                hit = Nodule(one.centre_mm, one.diameter_mm).hit_by
+                hit = one.hit_by
                 edge = next((c.diameter_mm for c in reading.candidates if hit(c.centre_mm)), np.nan)
                 sizes = [(f.diameter_mm, bool(f.volume_mm3)) for f in listed if hit(f.centre_mm)]
                 yield density, one.diameter_mm, edge, *(sizes or [(np.nan, False)])[0]

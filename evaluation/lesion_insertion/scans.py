@@ -21,7 +21,7 @@ from evaluation.accuracy.bootstrap import figures
 from evaluation.accuracy.data import MATCH_MM, Cube, read_cubes
 from evaluation.accuracy.froc import Scored
 from evaluation.accuracy.readers import Reads, Stage
-from evaluation.accuracy.truth import Lesion, ScanScores, Truth, scan_name, score_scan
+from evaluation.accuracy.truth import Truth, scan_name, score_scan
 from imaging.morphology import opened
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
@@ -99,12 +99,11 @@ def prepare_host(host: Host, reads: Reads) -> PreparedHost:
     found = reads(box)
     # those of the edge, whatever the stage: every stage gets the same insertions
     strongest = sorted(found[Stage.EDGE], key=lambda one: -one.score)[:STRONGEST]
-    false = {stage: _scores(of, host.truth).false_score for stage, of in found.items()}
+    false = {
+        stage: score_scan([(c.centre_mm, c.score) for c in of], host.truth).false_score
+        for stage, of in found.items()
+    }
     return PreparedHost(host, *free_places(host, box, strongest), false)
-
-
-def _scores(found: Sequence[Candidate], truth: Truth) -> ScanScores:
-    return score_scan([(one.centre_mm, one.score) for one in found], truth)
 
 
 @dataclass(frozen=True)
@@ -130,14 +129,13 @@ def read_synthetic(
     host = scan.host.host
     volume = thickened(insert(host.volume, scan.insertions), slice_mm)
     found = reads(preprocess(volume, host.name))
-    inserted = Truth(tuple(Lesion(one.centre_mm, one.diameter_mm) for one in scan.insertions))
-    scores = {stage: _scores(of, inserted).lesion_score for stage, of in found.items()}
-    kept = [c for c in found[Stage.EDGE] if c.score >= dismiss or c.diameter_mm > MASS_MM]
-    on = np.isfinite(_scores(kept, inserted).lesion_score)
-    return [
-        InsertionScore(one, {stage: float(of[i]) for stage, of in scores.items()}, bool(on[i]))
-        for i, one in enumerate(scan.insertions)
-    ]
+    scores = []
+    for one in scan.insertions:
+        on = {stage: [c for c in of if one.hit_by(c.centre_mm)] for stage, of in found.items()}
+        best = {stage: max((c.score for c in of), default=-np.inf) for stage, of in on.items()}
+        kept = any(c.score >= dismiss or c.diameter_mm > MASS_MM for c in on[Stage.EDGE])
+        scores.append(InsertionScore(one, best, kept))
+    return scores
 
 
 def thickened(volume: Volume, slice_mm: float) -> Volume:

@@ -19,10 +19,10 @@ from scipy.special import logit
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.roi import cut_roi
-from imaging.volume import FloatArray, Study
+from imaging.volume import FloatArray, Nodule, Study, triple
 from models.data_folder import marked_scans
 from models.insertion.donors import Donor, cut_donor
-from models.insertion.insert import APART_MM, FreeSpace, Occupied, insert, plan_nodules
+from models.insertion.insert import APART_MM, FreeSpace, Insertion, Occupied, insert, plan_nodules
 from models.runtime.detection import MASS_MM, Candidate
 from models.runtime.screener import Screener
 from models.runtime.second_reader import SecondReader
@@ -158,7 +158,8 @@ def candidates_of(scans: Iterable[Scan], readers: Readers) -> Cases:
     found = _NO_CASES
     for scan in scans:
         # a nodule counts once, by its best candidate; a false candidate must be clear of every mark
-        hits, lost = _best(scan.candidates, scan.nodules, [scan.name] * len(scan.nodules))
+        nodules = [Nodule(triple(xyz), mm) for *xyz, mm in scan.nodules.tolist()]
+        hits, lost = _best(scan.candidates, nodules, [scan.name] * len(nodules))
         marks = np.concatenate([scan.nodules, scan.ignored])
         for one in scan.candidates:
             away = np.linalg.norm(marks[:, :3] - one.centre_mm, axis=1)
@@ -187,9 +188,8 @@ def inserted(
             # the whole product path, preprocessing included, as for a scan that comes in
             volume = insert(one.host.study.volume, one.insertions)
             box = preprocess(volume, one.host.name)
-            nodules = np.array([(*i.centre_mm, i.diameter_mm) for i in one.insertions])
             owners = [i.donor.patient for i in one.insertions]
-            hits, lost = _best(readers.screener.screen(box), nodules, owners)
+            hits, lost = _best(readers.screener.screen(box), one.insertions, owners)
             found += _cases(readers, box, hits, lost)
     return found
 
@@ -198,12 +198,12 @@ _Hit = tuple[Candidate, bool, str]
 
 
 def _best(
-    candidates: Sequence[Candidate], nodules: FloatArray, owners: Sequence[str]
+    candidates: Sequence[Candidate], nodules: Sequence[Nodule | Insertion], owners: Sequence[str]
 ) -> tuple[list[_Hit], list[str]]:
-    """Return the strongest candidate within half the diameter of each nodule; and who has none."""
+    """Return the strongest candidate on each nodule; and who has none."""
     hits, missed = list[_Hit](), list[str]()
-    for (*centre, mm), owner in zip(nodules, owners, strict=True):
-        near = [c for c in candidates if np.linalg.norm(np.subtract(c.centre_mm, centre)) < mm / 2]
+    for nodule, owner in zip(nodules, owners, strict=True):
+        near = [c for c in candidates if nodule.hit_by(c.centre_mm)]
         if near:
             hits.append((max(near, key=lambda one: one.score), True, owner))
         else:

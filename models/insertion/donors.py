@@ -2,7 +2,7 @@
 
 A nodule takes with it what at least two of four readers drew, and one millimetre of the lung
 around. Chest wall, vessel and fissure stay behind, so an inserted nodule lies freely in the lung
-even if it was attached to a wall; ``attached`` is the dense part of its surroundings.
+even if it was attached to a wall.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,6 @@ SOFT_HU = 40.0
 """Tissue from this density on keeps its density in another lung."""
 
 _LUNG_HU = -600
-_DENSE_HU = -400
 _RIM_HU = -450
 PLAIN_LUNG_HU = -850.0
 """Density of lung around a donor where it cannot be measured."""
@@ -36,8 +35,7 @@ class Donor:
     """A nodule or lesion that can be inserted, named for its cube or scan.
 
     ``hu`` is float32 ``(z, y, x)`` at 1 mm, axes LPS; of each voxel the part ``cover`` is inserted,
-    0 to 1. ``reach_mm`` is how far it extends from its centre, ``lung_hu`` the lung around it, and
-    ``attached`` the part of its surroundings, 0 to 1, that is as dense as wall or vessel.
+    0 to 1. ``reach_mm`` is how far it extends from its centre, ``lung_hu`` the lung around it.
     """
 
     name: str
@@ -48,7 +46,6 @@ class Donor:
     diameter_mm: float
     reach_mm: float
     lung_hu: float
-    attached: float
 
 
 def cut_donor(
@@ -101,7 +98,6 @@ def cut(
         diameter_mm=diameter_mm,
         reach_mm=max(diameter_mm / 2, float(np.quantile(away, 0.98))),
         lung_hu=float(np.median(lung)) if lung.size >= 30 else PLAIN_LUNG_HU,
-        attached=float((hu[around] > _DENSE_HU).mean()) if around.any() else 0.0,
     )
 
 

@@ -160,6 +160,18 @@ class Insertion(ScaledDonor):
     centre_mm: Triple
     lung_hu: float
 
+    def hit_by(self, point_mm: Triple) -> bool:
+        """Tell whether a candidate there is on it: within half its diameter, or in its outline.
+
+        LUNA16's rule alone would count a nodule of two lobes as missed by a candidate in one.
+        """
+        away = np.subtract(point_mm, self.centre_mm)
+        z, y, x = np.rint(self.donor.centre_zyx + away[::-1] / self.scale).astype(int)
+        cover = self.donor.cover
+        inside = min(z, y, x) >= 0 and (np.array([z, y, x]) < cover.shape).all()
+        outlined = inside and bool(cover[z, y, x] >= 0.5)
+        return outlined or float(np.linalg.norm(away)) < self.diameter_mm / 2
+
 
 class Host(Protocol):
     """What insertions need to know of a scan."""

@@ -90,6 +90,17 @@ def test_masses_are_left_to_the_edge() -> None:
     assert settings["merge"][2] > 0.9 * fit_settings(spared)[0]["merge"][2]
 
 
+def test_a_few_nodules_that_the_cloud_rates_lowest_do_not_take_its_weight() -> None:
+    """They are lost at any useful threshold; a logistic regression halves the weight for four."""
+    cases = made()
+    low = replace(cases, cloud=np.where(np.arange(cases.edge.size) < 4, -15.0, cases.cloud))
+    shares = []
+    for one in (cases, low):
+        _, edge, cloud, *_ = fit_settings(one, (1.0, 0.0))[0]["merge"]
+        shares.append(cloud / (edge + cloud))
+    assert shares[1] == pytest.approx(shares[0], abs=0.1)
+
+
 def test_a_reader_that_ranks_nothing_is_refused() -> None:
     cases = made()
     with pytest.raises(ValueError, match="do not rank"):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,18 @@ def test_vessels_end_in_a_solid_nodule() -> None:
     after = inserted(before, in_lung(0))
     assert after.hu[z, y, x] == pytest.approx(TISSUE_HU, abs=6)
     assert after.hu[z, y, x + 12] == 200
+
+
+def test_a_candidate_hits_in_half_the_diameter_or_in_the_outline() -> None:
+    """Of a nodule of two lobes the centre lies between them."""
+    lobes = donor(10.0)
+    lobes = replace(lobes, cover=np.maximum(*(np.roll(lobes.cover, n, 2) for n in (-9, 9))))
+    one = Insertion(0, lobes, 2.0, centre_mm=(10.0, 20.0, 30.0), lung_hu=LUNG_HU)
+    assert one.hit_by((10.0, 20.0, 39.9))  # LUNA16's rule
+    assert one.hit_by((28.0, 20.0, 30.0))
+    assert one.hit_by((-8.0, 20.0, 30.0))
+    assert not one.hit_by((10.0, 38.0, 30.0))
+    assert not one.hit_by((10.0, 20.0, 300.0))
 
 
 def test_an_insertion_beside_the_scan_changes_nothing() -> None:
