@@ -55,13 +55,8 @@ ARMS = {
 HELD_OUT = 10
 """One chunk of regions is held out for each ten: teachers are calibrated on these."""
 
-VIEWS = {
-    "same_alone": "cubes",
-    "same_both": "cubes, with the edge",
-    "whole_alone": "whole scans",
-    "whole_both": "whole scans, with the edge",
-}
-"""Context and score of each CPM, see `Validation`, with their titles in tables."""
+VIEWS = {"alone": "alone", "both": "with the edge"}
+"""The scores of each CPM, see `Validation.scored`, with their titles in tables."""
 
 _Scored = dict[str, Scores]  # of a network in each of the views
 
@@ -120,9 +115,8 @@ class Comparison(Run):
         return [Proposer.of(path) for path in self.screening]
 
     @cached_property
-    def _validation(self) -> dict[str, Validation]:
-        found = hybrid_validation(self._material, self._proposers)
-        return {context: held for context, held in found.items() if len(held.nodules)}
+    def _validation(self) -> Validation:
+        return hybrid_validation(self._material, self._proposers)
 
     @cached_property
     def _hybrids(self) -> list[nn.Module]:
@@ -130,7 +124,8 @@ class Comparison(Run):
 
     @cached_property
     def _drawer(self) -> RegionDrawer:
-        task = HybridTask(region_drawer(self._material, self._proposers), {}, self._hybrids[0])
+        drawer = region_drawer(self._material, self._proposers)
+        task = HybridTask(drawer, self._validation, self._hybrids[0])
         task.refresh(self._hybrids[0])
         return task.drawer
 
@@ -181,11 +176,8 @@ class Comparison(Run):
                 "learnt": len(label), "held_out": len(values_of(self._chunks[1], "nodule")),
                 "taught": weights.shape[1], "with_nodule": int((label == 1).sum()),
             },
-            "patients": {
-                "same": load_cubes(self.data / "nodules", "val").patients,
-                "whole": [one.name for one in self._material.val_scans for _ in one.nodules],
-            },
-            "scans": {context: held.scans for context, held in self._validation.items()},
+            "patients": load_cubes(self.data / "nodules", "val").patients,
+            "scans": self._validation.scans,
             "teachers": [
                 {
                     "name": str(self.teachers[k]), "best": teacher is best_of(teachers),
@@ -200,11 +192,11 @@ class Comparison(Run):
 
     def _measured(self, network: nn.Module) -> _Scored:
         return {
-            f"{context}_{name}": {
+            name: {
                 "found": nodules.round(4).tolist(), "false_positives": others.round(4).tolist()
             }
-            for context, held in self._validation.items()
-            for name, (nodules, others) in held.scored(network.eval()).items()
+            for name, (nodules, others) in self._validation.scored(network.eval()).items()
+            if name in VIEWS
         }  # fmt: skip
 
 
@@ -250,8 +242,7 @@ def result(
     return {
         "claim_points": 2.3,  # the published gain of the system's distillation
         "regions": known["regions"], "scans": scans,
-        "nodules": {context: len(of) for context, of in patients.items()},
-        "patients": {context: len(set(of)) for context, of in patients.items()},
+        "nodules": len(patients), "patients": len(set(patients)),
         "multiply_adds": work,
         "teachers": [{**one, "scores": _cpm([one["scores"]], scans)} for one in (*teachers, mean)],
         "arms": {arm: _cpm(of, scans) for arm, of in arms.items()},
@@ -263,11 +254,11 @@ def result(
     }  # fmt: skip
 
 
-def _cpm(seeds: Sequence[_Scored], scans: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+def _cpm(seeds: Sequence[_Scored], scans: int) -> dict[str, dict[str, Any]]:
     """Return mean and standard deviation of the CPM over the seeds, and each seed's, by view."""
     found = {}
     for view in seeds[0]:
-        each = [figures(one[view], scans[view.split("_")[0]])["cpm"] for one in seeds]
+        each = [figures(one[view], scans)["cpm"] for one in seeds]
         sd = float(np.std(each, ddof=int(len(each) > 1)))
         found[view] = {"mean": float(np.mean(each)), "sd": sd, "seeds": each}
     return found
@@ -278,20 +269,20 @@ def _gained(
 ) -> dict[str, dict[str, float]]:
     """Return the points of CPM that students are above others, or above one network, by view."""
     found = {}
-    for view in (view for view in VIEWS if view in more[0]):
-        patients, scans = (known[name][view.split("_")[0]] for name in ("patients", "scans"))
+    for view in VIEWS:
         other = [less[n % len(less)][view] for n in range(len(more))]
-        found[view] = gained([one[view] for one in more], other, patients, scans)["cpm"]
+        found[view] = gained([one[view] for one in more], other, known["patients"], known["scans"])[
+            "cpm"
+        ]
     return found
 
 
 def distil_tables(result: Mapping[str, Any]) -> str:
     """Return teachers, students, and what each arm gains, in Markdown."""
     facts = ("temperature", "log_loss", "weight")
-    views = [view for view in VIEWS if view in result["teachers"][0]["scores"]]
 
     def row(name: str, work: int, cpm: Mapping[str, Any], *more: float) -> list[str]:
-        each = (f"{100 * cpm[view]['mean']:.1f} ± {100 * cpm[view]['sd']:.1f}" for view in views)
+        each = (f"{100 * cpm[view]['mean']:.1f} ± {100 * cpm[view]['sd']:.1f}" for view in VIEWS)
         return [name, f"{work / 1e9:.2f}", *each, *(f"{one:.2f}" for one in more)]
 
     rows = [
@@ -302,11 +293,10 @@ def distil_tables(result: Mapping[str, Any]) -> str:
     each = result["multiply_adds"]
     rows += [row(f"student, {ARMS[arm]}", each, cpm) for arm, cpm in result["arms"].items()]
     gains = [
-        [f"{ARMS[arm]}, over {over}", *(points(of[view]) for view in views)]
+        [f"{ARMS[arm]}, over {over}", *(points(of[view]) for view in VIEWS)]
         for over, arms in result["gained"].items()
         for arm, of in arms.items()
     ]
-    heads = [VIEWS[view] for view in views]
-    networks = Rows(["network", "GMAC", *heads, "temperature", "log loss", "weight"], rows)
-    table = Rows(["student", *heads], gains).markdown()
+    networks = Rows(["network", "GMAC", *VIEWS.values(), "temperature", "log loss", "weight"], rows)
+    table = Rows(["student", *VIEWS.values()], gains).markdown()
     return f"{networks.markdown()}\nPoints of CPM gained (95 % interval):\n\n{table}"

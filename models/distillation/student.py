@@ -4,7 +4,7 @@ The loss is the hybrid's own plus w t^2 times the cross-entropy of its logit at 
 against the soft target, where there is one (Hinton et al., arXiv:1503.02531, section 2.1 for t^2).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -47,7 +47,7 @@ class StudentTask:
     chunks: Sequence[Path]
     soft: FloatArray
     teaching: Teaching
-    validation: Mapping[str, Validation]
+    validation: Validation
     network: nn.Module
 
     def batches(self, seed: int) -> Iterator[Batch]:
@@ -64,7 +64,7 @@ class StudentTask:
         """Leave the regions as they are: teachers have read these."""
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
-        """Return the CPM in each context."""
+        """Return the CPM of each of the scores, see `Validation.scored`."""
         return cpms(network, self.validation)
 
 

@@ -2,7 +2,7 @@
 
 A cube has its nodule in the middle, and a whole scan has hardly any. So each composition is made of
 both, with and without nodules in the same proportion: mosaics of tiles cut at random from cubes and
-from scans; one block mirrored into its surroundings; crops of whole scans with nodules, or tissue
+from scans; crops of whole scans with nodules, or tissue
 beside them, implanted by their outline; and crops of whole scans into which blocks of cubes and of
 other scans are planted with feathered edges. Any sample may end at a random place in air, and its
 grid lies at any fraction of a voxel.
@@ -59,22 +59,22 @@ class Composer:
         odds: how often each cube is drawn, see `odds_of`; empty for all alike.
         scans: whole lung boxes (real and phantoms), nodules marked.
         hard: hard negatives ``(n, 3)`` of each scan.
-        shares: of mosaics, mirrored blocks, scans with implants, scans with planted blocks, and
-            scans as they are; they add up to 1.
+        shares: of mosaics, scans with implants, scans with planted blocks, and scans as they are;
+            they add up to 1.
     """
 
     cubes: Sequence[Piece]
     scans: Sequence[Piece]
     side: int = 96
     hard: Sequence[FloatArray] = ()
-    shares: tuple[float, ...] = (0.3, 0.1, 0.3, 0.3, 0.0)
+    shares: tuple[float, ...] = (0.4, 0.3, 0.3, 0.0)
     scan_weights: Sequence[float] = ()
     noise: Noise = field(default_factory=lambda: Noise(160, 0))
     odds: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     def draw(self, rng: np.random.Generator) -> Piece:
         """Draw a sample of a random composition."""
-        makers = (self.mosaic, self.mirror, self.scan, self.planted, self.ground)
+        makers = (self.mosaic, self.scan, self.planted, self.ground)
         # thick slices, noise and an end in air come last and over every composition alike: none
         # tells how a sample was made
         sample = makers[int(rng.choice(len(makers), p=self.shares))](rng)
@@ -111,18 +111,6 @@ class Composer:
             nodules.append(tile.nodules + shift)
             ignored.append(tile.ignored + shift)
         return Piece(voxels, mask, np.concatenate(nodules), np.concatenate(ignored))
-
-    def mirror(self, rng: np.random.Generator) -> Piece:
-        """Mirror a block of 49 voxels at its faces to fill the sample, and crop at random."""
-        block = self._block(np.array([49, 49, 49]), rng)
-        pad = self.side // 2
-        # a nodule's mirror images are nodules too; a random crop has it anywhere, not in the middle
-        wide = block.moved(
-            lambda voxels: np.pad(voxels, pad, mode="symmetric"),
-            lambda marks: _mirror_marks(marks, block.voxels.shape) + np.array([pad] * 3 + [0]),
-        )
-        start = [int(rng.integers(n - self.side + 1)) for n in wide.voxels.shape]
-        return _inside(crop(wide, start, (self.side,) * 3))
 
     def scan(self, rng: np.random.Generator) -> Piece:
         """Crop a whole scan, often at hard negatives, and implant nodules and tissue."""
@@ -395,17 +383,6 @@ def _inside(part: Piece) -> Piece:
     return Piece(part.voxels, part.mask, part.nodules[whole], ignored)
 
 
-def _mirror_marks(marks: FloatArray, shape: tuple[int, ...]) -> FloatArray:
-    """Return each mark and its mirror images beyond both faces of every axis."""
-    out = marks
-    for axis, size in enumerate(shape):
-        low, high = out.copy(), out.copy()
-        low[:, axis] = -1 - low[:, axis]
-        high[:, axis] = 2 * size - 1 - high[:, axis]
-        out = np.concatenate([out, low, high])
-    return out
-
-
 def _crop_padded(scan: Piece, centre: FloatArray, side: int) -> Piece:
     """Crop a cube of ``side`` around ``centre``; beyond the scan there is air."""
     shape = np.array(scan.voxels.shape)
@@ -425,7 +402,7 @@ def draw_samples(path: Path, composer: Composer, columns: int, seed: int) -> Non
     Each is shown by the axial slice that most nodules cross.
     """
     rng, rows = np.random.default_rng(seed), []
-    for name in ("mosaic", "mirror", "scan", "planted"):
+    for name in ("mosaic", "scan", "planted", "ground"):
         make: Callable[[np.random.Generator], Piece] = getattr(composer, name)
         rows.append(np.hstack([_picture(make(rng), name) for _ in range(columns)]))
     path.write_bytes(cv2.imencode(".png", np.vstack(rows))[1].tobytes())

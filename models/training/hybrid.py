@@ -1,6 +1,6 @@
 """The hybrid network's training: its loss, and its figures on validation candidates."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from imaging.roi import ROI_SHAPE, cut_roi
 from imaging.volume import FloatArray, UInt8Array
 from models.networks.hybrid import Answers, HybridNetwork
-from models.runtime.detection import Peaks
 from models.training.data import NONE, Batch, Piece, draw_batches
 from models.training.regions import LEAST_LOGIT, RegionDrawer, Source, as_sample
 from models.training.screening import (
@@ -29,13 +28,13 @@ from models.training.tiles import tile_around
 MINED = 40
 """The worst errors of the network in each whole scan that later samples show more often."""
 
-EDGE_WEIGHT = 0.65
-"""Of the screening network's logit in the figures of both."""
+EDGE_WEIGHT = 0.3
+"""Of the screening network's logit in the figures of both, about as the merger's fit finds it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """Regions of nodules and of false positives in one context, with the edge's logits.
+    """Regions of nodules and of false positives in equal context, with the edge's logits.
 
     ``scans`` is the number of whole scans that the false positives come from.
     """
@@ -61,14 +60,14 @@ class Validation:
 
 @dataclass
 class HybridTask:
-    """Trains on ``drawer``'s regions; measures on regions of other patients, by context.
+    """Trains on ``drawer``'s regions; measures on regions of other patients.
 
     ``residual``: what is taught is the network's logit and this share of the screening network's,
     added. So it learns what the screening network does not know.
     """
 
     drawer: RegionDrawer
-    validation: dict[str, Validation]
+    validation: Validation
     network: nn.Module
     residual: float = 0.0
     batch: int = 24
@@ -104,7 +103,7 @@ class HybridTask:
         return replace(source, composer=replace(source.composer, hard=hard))
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
-        """Return the CPM in each context that has nodules, and with the edge's logit."""
+        """Return the CPM of each of the scores, see `Validation.scored`."""
         return cpms(network, self.validation)
 
 
@@ -127,58 +126,31 @@ def losses_of_members(
     return {name: torch.stack(found).mean() for name, found in terms.items()}
 
 
-def cpms(network: nn.Module, validation: Mapping[str, Validation]) -> dict[str, float]:
-    """Return the CPM in each context that has nodules, of each of the scores in it."""
-    return {
-        f"{context}_{name}": summary(*pair, held.scans)["cpm"]
-        for context, held in validation.items()
-        if len(held.nodules)
-        for name, pair in held.scored(network).items()
-    }
+def cpms(network: nn.Module, held: Validation) -> dict[str, float]:
+    """Return the CPM of each of the scores, see `Validation.scored`."""
+    return {name: summary(*pair, held.scans)["cpm"] for name, pair in held.scored(network).items()}
 
 
-def validation_in_cubes(
+def validation_of(
     screener: nn.Module, cubes: Sequence[Piece], scans: Sequence[Piece]
 ) -> Validation:
     """Return nodules in their cubes, and false positives of scans in tiles cut as these are."""
     each = peaks_of_each(screener, [cube.voxels for cube in cubes])
-    nodules = [_read(cube, cube.nodules[0], peaks) for cube, peaks in zip(cubes, each, strict=True)]
-    false = []
+    regions, logit, others, other_logit = [], [], [], []
+    for cube, peaks in zip(cubes, each, strict=True):
+        regions.append(cut_roi(cube.voxels, place_of(cube.nodules[0], peaks.index_zyx)))
+        logit.append(max(best_logit(peaks, cube.nodules[0]), LEAST_LOGIT))
     for scan in scans:
         peaks = apart(peaks_of_tiles(screener, scan.voxels), scan, 3, LEAST_LOGIT)
-        for at, logit in zip(peaks.index_zyx, peaks.logit, strict=True):
+        other_logit += peaks.logit.tolist()
+        for at in peaks.index_zyx:
             # the region ends where the cube of a nodule would: context must not tell the label
             place = tile_around(scan.voxels.shape, at)
             inside = at - np.array([one.start for one in place])
-            false.append((cut_roi(scan.voxels[place], inside), float(logit)))
-    return _validation(nodules, false, len(scans))
-
-
-def validation_in_scans(screener: nn.Module, scans: Sequence[Piece]) -> Validation:
-    """Return nodules and false positives of whole scans."""
-    nodules, false = list[_Scored](), list[_Scored]()
-    for scan in scans:
-        peaks = peaks_of(screener, scan.voxels)
-        nodules += [_read(scan, nodule, peaks) for nodule in scan.nodules]
-        others = apart(peaks, scan, 3, LEAST_LOGIT)
-        rois = (cut_roi(scan.voxels, at) for at in others.index_zyx)
-        false += zip(rois, others.logit.tolist(), strict=True)
-    return _validation(nodules, false, len(scans))
-
-
-_Scored = tuple[UInt8Array, float]
-"""A region, and the edge's logit."""
-
-
-def _read(piece: Piece, nodule: FloatArray, peaks: Peaks) -> _Scored:
-    region = cut_roi(piece.voxels, place_of(nodule, peaks.index_zyx))
-    return region, max(best_logit(peaks, nodule), LEAST_LOGIT)
-
-
-def _validation(nodules: Sequence[_Scored], false: Sequence[_Scored], scans: int) -> Validation:
-    regions, others = (_stacked([roi for roi, _ in one]) for one in (nodules, false))
-    logit, other_logit = (np.array([y for _, y in one], float) for one in (nodules, false))
-    return Validation(regions, logit, others, other_logit, scans)
+            others.append(cut_roi(scan.voxels[place], inside))
+    return Validation(
+        _stacked(regions), np.array(logit), _stacked(others), np.array(other_logit), len(scans)
+    )
 
 
 def _stacked(regions: Sequence[UInt8Array]) -> UInt8Array:

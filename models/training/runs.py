@@ -28,7 +28,7 @@ from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.runtime.errors import UnfitArtifact
 from models.training.compose import Composer, odds_of
 from models.training.data import NONE, Cubes, Piece, balls, load_cubes, scans_of_role
-from models.training.hybrid import HybridTask, Validation, validation_in_cubes, validation_in_scans
+from models.training.hybrid import HybridTask, Validation, validation_of
 from models.training.loop import Plan, train
 from models.training.regions import RegionDrawer, Source, rated
 from models.training.screening import ScreeningTask
@@ -37,7 +37,7 @@ from models.training.warm_start import settle_norms, weights_of_artifact
 PHANTOM_SHARE = 0.12
 """The share of phantoms among crops of whole lungs."""
 
-REGION_SHARES = (0.15, 0.05, 0.3, 0.3, 0.2)
+REGION_SHARES = (0.2, 0.3, 0.3, 0.2)
 """The shares of compositions, see `Composer`, whose candidates a hybrid reads: mostly lungs, and a
 fifth of them as they are."""
 
@@ -258,13 +258,9 @@ def region_drawer(material: Material, proposers: Sequence[Proposer]) -> RegionDr
     return RegionDrawer(material.composer, rated(material.learnt), sources)
 
 
-def hybrid_validation(material: Material, proposers: Sequence[Proposer]) -> dict[str, Validation]:
-    """Return the candidates of the last screening network by context: cubes, and whole scans."""
-    last = proposers[-1].network
-    return {
-        "same": validation_in_cubes(last, material.val_cubes, material.val_scans),
-        "whole": validation_in_scans(last, material.val_scans),
-    }
+def hybrid_validation(material: Material, proposers: Sequence[Proposer]) -> Validation:
+    """Return the candidates of the last screening network."""
+    return validation_of(proposers[-1].network, material.val_cubes, material.val_scans)
 
 
 def ready(network: Network, start: Sequence[Path], material: Material) -> Network:

@@ -24,7 +24,7 @@ from models.training.regions import Region, as_sample
 from models.training.runs import Material, Proposer, Run
 from tests.models.small_networks import TINY_HYBRID
 from tests.models.training.test_data import ball, even
-from tests.models.training.test_hybrid import BrightHeat, Brightness, drawer
+from tests.models.training.test_hybrid import HELD, BrightHeat, Brightness, drawer
 
 SMALL = replace(TINY_HYBRID, reads=(48,))
 TEACHING = Teaching(batch=3, workers=0)
@@ -60,7 +60,7 @@ def test_a_comparison_that_was_stopped_continues_and_a_finished_one_is_only_read
     """Its figures are those of one that was not; students of another loss there are refused."""
     whole = given.compare()
     assert tuple(whole["arms"]) == tuple(ARMS)
-    assert all(len(views["same_both"]["seeds"]) == 2 for views in whole["arms"].values())
+    assert all(len(views["both"]["seeds"]) == 2 for views in whole["arms"].values())
     teachers = whole["teachers"]
     assert [one["name"] for one in teachers] == [*map(str, given.teachers), "mean logit"]
     assert sum(one["weight"] for one in teachers[:2]) == pytest.approx(1)
@@ -105,7 +105,7 @@ def test_a_student_goes_on_as_any_run_and_tells_its_teachers(given: Comparison) 
     line = json.loads((folder / "log.jsonl").read_text())
     assert (line["steps"], line["arm"], line["patients"]) == (2, "dynamic", 2)
     assert line["teachers"] == list(map(str, given.teachers))
-    assert {"loss_nodule", "loss_soft", "same_alone", "whole_both"} <= set(line)
+    assert {"loss_nodule", "loss_soft", "alone", "both"} <= set(line)
     again = replace(
         given, arms=("none",), seeds=1, start=given.teachers[1:], out=given.data / "next"
     )
@@ -171,7 +171,8 @@ def test_a_student_without_teacher_learns_as_a_hybrid_does(
         target = np.full(len(regions), np.nan)
         target[0] = soft
         torch.manual_seed(0)
-        task = kind([path], target, replace(TEACHING, residual=0.3), {}, HybridNetwork(SMALL))
+        teaching = replace(TEACHING, residual=0.3)
+        task = kind([path], target, teaching, HELD, HybridNetwork(SMALL))
         return train(task, Plan(tmp_path / f"{kind.__name__}{soft}", steps=4, half=False))
 
     plain, none, taught = (
