@@ -156,15 +156,18 @@ OPERATORS: dict[str, Callable[..., Any]] = {
 
 
 class _Rounded(torch.autograd.Function):
-    """``scale * clamp(round(x / scale), low, high)``; gradients to ``x`` and to ``scale``."""
+    """``scale * (clamp(round(x / scale) + zero, low, high) - zero)``; gradients to the first three.
+
+    ``zero`` is rounded.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, scale: torch.Tensor, low: int, high: int
+        ctx: Any, x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, low: int, high: int
     ) -> torch.Tensor:
         # the level of each value, clipped to the range
-        steps = x / scale.to(x.dtype)
-        level = steps.round().clamp_(low, high)
+        steps, at = x / scale.to(x.dtype), zero.round().to(x.dtype)
+        level = torch.clamp(steps.round(), low - at, high - at)
         ctx.save_for_backward(steps, level, scale)
         return level * scale.to(x.dtype)
 
@@ -177,38 +180,59 @@ class _Rounded(torch.autograd.Function):
         # the scale gets the rounding error inside the range, the range's end beyond it
         lost = torch.where(inside, level - steps, level) * gradient
         to_scale = lost.float().sum_to_size(scale.shape)
-        return gradient * inside, to_scale, None, None
+        passed = gradient * inside
+        # a higher zero point moves both ends of the range down
+        to_zero = -((gradient - passed).float() * scale).sum() if ctx.needs_input_grad[2] else None
+        return passed, to_scale, to_zero, None, None
 
 
-def rounded(x: torch.Tensor, scale: torch.Tensor, low: int, high: int) -> torch.Tensor:
+_ZERO = torch.zeros(())
+
+
+def rounded(
+    x: torch.Tensor, scale: torch.Tensor, low: int, high: int, zero: torch.Tensor = _ZERO
+) -> torch.Tensor:
     """Round ``x`` to the levels ``low`` to ``high`` of ``scale``, which broadcasts against it.
 
-    Source of the gradients: LSQ (Esser et al., arXiv:1902.08153).
+    ``zero`` is the level of 0. Sources of the gradients: LSQ (Esser et al., arXiv:1902.08153), and
+    LSQ+ (Bhalgat et al., arXiv:2004.09576) for that of the zero point.
     """
     apply: Callable[..., torch.Tensor] = _Rounded.apply
-    return apply(x, scale, low, high)
+    return apply(x, scale, zero, low, high)
 
 
 class Rounding(nn.Module):
     """Rounds to the levels of an unsigned or signed integer with a learned, positive scale.
 
     The logarithm is learned, so that a step changes the scale by a share of itself. ``low`` and
-    ``high`` are the type's bounds less the zero point.
+    ``high`` are the type's bounds. A ``zero`` point is learned, too, by shares of the type's range;
+    without one it is 0.
     """
 
-    def __init__(self, scale: torch.Tensor, low: int, high: int) -> None:
+    moved: nn.Parameter | None
+
+    def __init__(self, scale: torch.Tensor, low: int, high: int, zero: int | None = None) -> None:
         super().__init__()
-        self.low, self.high = low, high
+        self.low, self.high, self._begun = low, high, zero or 0
         self.log_scale = nn.Parameter(scale.clamp(min=1e-12).log())
+        self.moved = None if zero is None else nn.Parameter(torch.zeros(()))
 
     @property
     def scale(self) -> torch.Tensor:
         """The difference of two levels."""
         return self.log_scale.exp()
 
+    @property
+    def zero(self) -> torch.Tensor:
+        """The level of 0, not rounded."""
+        if self.moved is None:
+            return _ZERO
+        share = self.moved * (self.high - self.low)
+        return (self._begun + share).clamp(self.low, self.high)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Round ``x``; the shape stays."""
-        return rounded(x, self.scale, self.low, self.high)
+        return rounded(x, self.scale, self.low, self.high, self.zero)
 
 
 def best_scale(weight: torch.Tensor, high: int, axis: int = 0) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 INT8 takes three steps. (1) Post-training quantisation decides what is rounded, and the simulation
 rounds the same. (2) The first ranges come from training material (`models.quantization.ptq`).
-(3) Weights and ranges learn to give the float network's outputs; labels are not needed.
+(3) Weights, scales and zero points learn to give the float network's outputs; labels are not
+needed.
 
 INT4 starts from that simulation. The least sensitive layers are lowered in stages, as many as the
 file's size demands; after each stage weights and ranges learn again.

@@ -58,8 +58,10 @@ class Simulation(nn.Module):
                 scale, zero = (self._constants[name] for name in node.input[1:3])
                 bounds = np.iinfo(zero.dtype)
                 self.rounding[parameter_name(node.input[1])] = Rounding(
-                    torch.tensor(scale), bounds.min - int(zero), bounds.max - int(zero)
-                )
+                    torch.tensor(scale), bounds.min, bounds.max,
+                    # a range that begins at 0 may stand for a ReLU, and stays
+                    None if zero == bounds.min == 0 else int(zero),
+                )  # fmt: skip
             elif node.op_type == "DequantizeLinear" and node.input[0] in self._constants:
                 self._take_constant(node, exact)
 
@@ -183,8 +185,10 @@ def to_onnx(simulation: Simulation) -> onnx.ModelProto:
     store = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear":
-            scale = simulation.rounding_of(node.input[1]).scale
-            _set(store, node.input[1], _array(scale))
+            rounding = simulation.rounding_of(node.input[1])
+            _set(store, node.input[1], _array(rounding.scale))
+            kind = helper.tensor_dtype_to_np_dtype(store[node.input[2]].data_type)
+            _set(store, node.input[2], _array(rounding.zero.round()).astype(kind))
         elif node.op_type == "DequantizeLinear" and weight_name(node) in simulation.exact:
             _write_constant(simulation, node, store)
     # weights of four bits exist from these versions on

@@ -38,6 +38,22 @@ def test_learning_the_range_finds_one_that_fits() -> None:
     assert float((rounding(x) - x).square().mean().detach()) < before / 10
 
 
+def test_the_zero_point_learns_where_the_values_are() -> None:
+    """Values from -1 to 3 in a range of 0 to 3.75: what lies below is cut off at first."""
+    x = torch.linspace(-1, 3, 401)
+    rounding = Rounding(torch.tensor(0.25), 0, 15, 0)
+    assert float(rounding(x).min().detach()) == 0
+    learner = torch.optim.Adam(rounding.parameters(), lr=0.01)
+    for _ in range(80):
+        learner.zero_grad()
+        (rounding(x) - x).square().mean().backward()
+        learner.step()
+    assert round(float(rounding.zero.detach())) in (3, 4)
+    assert float((rounding(x) - x).detach().abs().max()) < 0.3
+    weights = Rounding(torch.tensor(0.25), -8, 7)
+    assert [name for name, _ in weights.named_parameters()] == ["log_scale"]
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_the_best_scale_clips_an_outlier(axis: int) -> None:
     torch.manual_seed(0)

@@ -62,6 +62,13 @@ def test_what_was_learnt_is_in_the_file(simulation: Simulation, quantised: Made)
         learner.step()
         lost.append(float(loss.detach()))
     assert min(lost[1:]) < lost[0]
+    # and a zero point that has moved
+    free = [
+        r.moved for r in map(simulation.rounding_of, simulation.rounding) if r.moved is not None
+    ]
+    assert free
+    for moved in free:
+        moved.data += 0.03
     small = to_onnx(simulation.eval())
     onnx.checker.check_model(small)
     agree(told(simulation, 2), served(small.SerializeToString()))
