@@ -52,7 +52,7 @@ VARIANTS = (
     "checkpointing+bf16+sharing+buffers+allocator",
     "recomputation+bf16+sharing+buffers+allocator",
 )
-"""Combinations of the savings of `models.training.memory`; the first has none."""
+"""Combinations of the savings of `evaluation.timing.training_memory`; the first has none."""
 
 BATCH, STEPS, ROUNDS = 32, 4, 2
 """ROIs of a step, steps of each process, and processes of each variant."""
@@ -61,7 +61,14 @@ BATCH, STEPS, ROUNDS = 32, 4, 2
 def measure(variant: str) -> dict[str, Any]:
     """Run one process; its peak bytes, times and losses."""
     savings = "-" if variant == PLAIN else variant
-    line = [sys.executable, "-m", "models.training.memory", savings, str(BATCH), str(STEPS)]
+    line = [
+        sys.executable,
+        "-m",
+        "evaluation.timing.training_memory",
+        savings,
+        str(BATCH),
+        str(STEPS),
+    ]
     env = {**os.environ, **(ALLOCATOR if "allocator" in variant else {})}
     done = subprocess.run(line, capture_output=True, text=True, check=False, env=env)
     if done.returncode:

@@ -1,7 +1,7 @@
 """Methods to train the hybrid network in less memory, and their measurement in this process.
 
-`python -m models.training.memory` measures one combination and prints a line of JSON. Each needs a
-process of its own: the allocator keeps memory of an earlier one.
+`python -m evaluation.timing.training_memory` measures one combination and prints a line of JSON.
+Each needs a process of its own: the allocator keeps memory of an earlier one.
 
 - ``checkpointing``: a block keeps its input only and is computed again in the backward pass
   (Chen et al., arXiv:1604.06174).

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from evaluation.timing.training_memory import Trainer, blocks, make_network, measure, pool_gradients
 from models.networks.hybrid import HybridNetwork, HybridSpec
-from models.training.memory import Trainer, blocks, make_network, measure, pool_gradients
 
 SPEC = HybridSpec(side=16, reads=(8, 16), widths=(4, 8, 8), blocks=(1, 1, 1), channels=32, depth=2)
 
