@@ -73,16 +73,17 @@ def amend(name: str, part: str, values: dict[str, Any], folder: Path = WEIGHTS) 
 
 
 def training_of(runs: Sequence[Path]) -> dict[str, Any]:
-    """Return what the logs of the runs in these folders, and of those they began from, tell.
+    """Return what the logs of the runs in these folders tell, with those of starts and teachers.
 
     Steps and core-hours are sums; patients are the most of a run. It is empty if no folder has a
     log, as that of an artifact.
     """
     folders, logs = list(runs), list[list[dict[str, Any]]]()
     for folder in folders:
-        if (path := folder / "log.jsonl").is_file():
-            logs.append([json.loads(line) for line in path.read_text().splitlines()])
-            earlier = {Path(start).parent for start in logs[-1][-1].get("start", ())}
+        if lines := _log_of(folder):
+            logs.append(lines)
+            named = (*lines[-1]["start"], *lines[-1].get("teachers", ()))
+            earlier = {Path(one).parent for one in named}
             folders += sorted(earlier - set(folders))
     if not logs:
         return {}
@@ -95,6 +96,19 @@ def training_of(runs: Sequence[Path]) -> dict[str, Any]:
         "commits": list(dict.fromkeys(line["commit"] for line in lines)),
         "machines": list(dict.fromkeys(line["machine"] for line in lines)),
     }
+
+
+def method_of(runs: Sequence[Path]) -> str:
+    """Return how these runs made their weights."""
+    for last in (log[-1] for log in map(_log_of, runs) if log):
+        if "arm" in last:
+            return f"distillation of {len(last['teachers'])} hybrids, {last['arm']} weights"
+    return "training"
+
+
+def _log_of(run: Path) -> list[dict[str, Any]]:
+    path = run / "log.jsonl"
+    return [json.loads(one) for one in path.read_text().splitlines()] if path.is_file() else []
 
 
 def _entries(folder: Path) -> dict[str, Any]:

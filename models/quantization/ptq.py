@@ -19,7 +19,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from imaging.roi import ROI_SHAPE, cut_roi
-from models.export.manifest import register
+from models.export.manifest import method_of, register
 from models.export.onnx import (
     drop_rounding_before_sums,
     export_float,
@@ -50,10 +50,10 @@ CALIBRATION_CUBES = 96
 def run_export(kind: str, data: Path, weights: Sequence[Path], method: str, name: str) -> None:
     """Register `NAME-fp32` and `NAME-int8` of trained ``weights``; a hybrid joins its members."""
     network = make_network(kind, weights)
+    runs = [path.parent for path in weights]
     register(
-        f"{name}-fp32", export_fp32(network, kind), parent="", method="training",
-        runs=[path.parent for path in weights],
-    )  # fmt: skip
+        f"{name}-fp32", export_fp32(network, kind), parent="", method=method_of(runs), runs=runs
+    )
     exact = export_float(network, kind)
     register(
         f"{name}-int8",

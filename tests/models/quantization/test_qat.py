@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from models.__main__ import app
 from models.cli import Method
-from models.export.manifest import UNFITTED, amend, register, training_of
+from models.export.manifest import UNFITTED, amend, method_of, register, training_of
 from models.export.onnx import export_float, export_fp32
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.quantization import ptq, qat, sensitivity
@@ -250,7 +250,7 @@ def test_an_export_enters_both_files_and_keeps_what_was_fitted(shelf: Path, star
 
 
 def test_a_run_that_began_from_another_counts_with_it(tmp_path: Path) -> None:
-    """The second began from the first; an artifact's folder has no log."""
+    """The second began from the first, which taught the third; an artifact's folder has no log."""
     both = {"patients": 5, "core_hours": 0.5}
     for name, lines in {
         "first": [
@@ -259,6 +259,17 @@ def test_a_run_that_began_from_another_counts_with_it(tmp_path: Path) -> None:
         ],
         "second": [
             {"steps": 40, "seed": 7, "commit": "b", "machine": "y", "start": ["first/a.pt"] * 2}
+        ],
+        "third": [
+            {
+                "steps": 5,
+                "seed": 0,
+                "commit": "b",
+                "machine": "x",
+                "start": [],
+                "arm": "dynamic",
+                "teachers": [str(tmp_path / "first" / "a.pt"), "models/fp32.onnx"],
+            }
         ],
     }.items():
         (tmp_path / name).mkdir()
@@ -270,6 +281,9 @@ def test_a_run_that_began_from_another_counts_with_it(tmp_path: Path) -> None:
         "steps": 140, "core_hours": 1.0, "patients": 5, "seeds": [0, 7], "commits": ["b", "a"],
         "machines": ["y", "x"],
     }  # fmt: skip
+    assert training_of([tmp_path / "third"])["steps"] == 105
+    assert method_of([tmp_path / "third"]) == "distillation of 2 hybrids, dynamic weights"
+    assert method_of([tmp_path / "second"]) == method_of([tmp_path]) == "training"
     assert training_of([tmp_path]) == {}
 
 
