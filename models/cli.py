@@ -133,7 +133,7 @@ def sheet(
     cache: Cache = PHANTOMS,
     seed: Seed = 0,
 ) -> None:
-    """Draw training samples of the screening network: mosaics, mirrored cubes, scans."""
+    """Draw training samples of the screening network: mosaics and scans."""
     from models.training.compose import draw_samples
     from models.training.runs import Run
 
