@@ -78,7 +78,8 @@ class OperatorMetrics(Collector):
     """Where the time of the process's network goes: sampled once, after the first collection.
 
     ``sample`` returns shares of time by type of operator, the operations a second, and those that
-    the CPU can do. Its thread has the lowest priority: collecting does not wait for it.
+    the CPU can do. Its thread has a low priority: collecting does not wait for it. The process ends
+    after it, so it must not starve beside other work.
     """
 
     sample: Callable[[], tuple[Mapping[str, float], float, float]] | None = None
@@ -101,7 +102,7 @@ class OperatorMetrics(Collector):
 
     def _take(self, sample: Callable[[], tuple[Mapping[str, float], float, float]]) -> None:
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
         try:
             shares, achieved, peak = sample()
         except Exception:  # whatever it is: a site's own network may take what no sample has
