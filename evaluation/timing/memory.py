@@ -61,14 +61,8 @@ BATCH, STEPS, ROUNDS = 32, 4, 2
 def measure(variant: str) -> dict[str, Any]:
     """Run one process; its peak bytes, times and losses."""
     savings = "-" if variant == PLAIN else variant
-    line = [
-        sys.executable,
-        "-m",
-        "evaluation.timing.training_memory",
-        savings,
-        str(BATCH),
-        str(STEPS),
-    ]
+    module = "evaluation.timing.training_memory"
+    line = [sys.executable, "-m", module, savings, str(BATCH), str(STEPS)]
     env = {**os.environ, **(ALLOCATOR if "allocator" in variant else {})}
     done = subprocess.run(line, capture_output=True, text=True, check=False, env=env)
     if done.returncode:

@@ -271,9 +271,8 @@ def _gained(
     found = {}
     for view in VIEWS:
         other = [less[n % len(less)][view] for n in range(len(more))]
-        found[view] = gained([one[view] for one in more], other, known["patients"], known["scans"])[
-            "cpm"
-        ]
+        mine = [one[view] for one in more]
+        found[view] = gained(mine, other, known["patients"], known["scans"])["cpm"]
     return found
 
 

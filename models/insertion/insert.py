@@ -24,7 +24,7 @@ import SimpleITK as sitk
 
 from imaging.morphology import opened
 from imaging.preprocess import Preprocessed
-from imaging.volume import Geometry, HuArray, Triple, Volume, from_window, triple
+from imaging.volume import Geometry, HuArray, Nodule, Triple, Volume, from_window, triple
 from models.insertion.donors import SOFT_HU, Donor, Floats
 
 APART_MM = 12.0
@@ -170,7 +170,7 @@ class Insertion(ScaledDonor):
         cover = self.donor.cover
         inside = min(z, y, x) >= 0 and (np.array([z, y, x]) < cover.shape).all()
         outlined = inside and bool(cover[z, y, x] >= 0.5)
-        return outlined or float(np.linalg.norm(away)) < self.diameter_mm / 2
+        return outlined or Nodule(self.centre_mm, self.diameter_mm).hit_by(point_mm)
 
 
 class Host(Protocol):

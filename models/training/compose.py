@@ -2,10 +2,9 @@
 
 A cube has its nodule in the middle, and a whole scan has hardly any. So each composition is made of
 both, with and without nodules in the same proportion: mosaics of tiles cut at random from cubes and
-from scans; crops of whole scans with nodules, or tissue
-beside them, implanted by their outline; and crops of whole scans into which blocks of cubes and of
-other scans are planted with feathered edges. Any sample may end at a random place in air, and its
-grid lies at any fraction of a voxel.
+from scans; crops of whole scans with nodules, or tissue beside them, implanted by their outline;
+and crops of whole scans into which blocks of cubes and of other scans are planted with feathered
+edges. Any sample may end at a random place in air, and its grid lies at any fraction of a voxel.
 """
 
 from collections.abc import Callable, Sequence

@@ -91,9 +91,9 @@ def test_masses_are_left_to_the_edge() -> None:
 
 
 def test_a_few_nodules_that_the_cloud_rates_lowest_do_not_take_its_weight() -> None:
-    """They are lost at any useful threshold; a logistic regression halves the weight for four."""
+    """They are lost at any useful threshold; eight take half of it in a logistic regression."""
     cases = made()
-    low = replace(cases, cloud=np.where(np.arange(cases.edge.size) < 4, -15.0, cases.cloud))
+    low = replace(cases, cloud=np.where(np.arange(cases.edge.size) < 8, -40.0, cases.cloud))
     shares = []
     for one in (cases, low):
         _, edge, cloud, *_ = fit_settings(one, (1.0, 0.0))[0]["merge"]
