@@ -26,7 +26,7 @@ from evaluation.lesion_insertion.scans import PreparedHost, load_host, prepare_h
 from evaluation.run import SHARE, Bar, Result, Table, each
 from imaging.preprocess import preprocess
 from imaging.volume import FloatArray, Volume
-from models.insertion.insert import SyntheticScan, insert, plan_nodules
+from models.insertion.insert import Insertion, SyntheticScan, insert, plan_nodules
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
@@ -134,8 +134,8 @@ def compare_policies(
     }
 
 
-Scan = tuple[Volume, Truth, Sequence[str], bool]
-"""A scan, its nodules with their patients, and whether nothing was inserted."""
+Scan = tuple[Volume, Sequence[Lesion | Insertion], Sequence[str], Truth | None]
+"""A scan, its nodules with their patients, and the truth of a real scan."""
 
 
 def _scans(
@@ -144,28 +144,27 @@ def _scans(
     """Yield the real scans, then the copies; one is in memory at a time."""
     for host in hosts:
         one = host.host
-        yield one.volume, one.truth, [one.name] * len(one.truth.lesions), True
+        yield one.volume, one.truth.lesions, [one.name] * len(one.truth.lesions), one.truth
     for copy in copies:
-        truth = Truth(tuple(Lesion(one.centre_mm, one.diameter_mm) for one in copy.insertions))
         patients = [one.donor.patient for one in copy.insertions]
-        yield insert(copy.host.host.volume, copy.insertions), truth, patients, False
+        yield insert(copy.host.host.volume, copy.insertions), copy.insertions, patients, None
 
 
 def read_studies(scans: Iterable[Scan], count: int, agent: Agent) -> Studies:
     """Read each scan by edge and cloud; of a study as many candidates count as may be sent."""
     rows, reals = list[tuple[int, float, float, int, bool]](), list[bool]()
     patients, home = list[str](), list[int]()
-    for number, (volume, truth, owners, real) in enumerate(each(scans, "studies", count)):
+    for number, (volume, nodules, owners, truth) in enumerate(each(scans, "studies", count)):
         box = preprocess(volume)
         found = [c for c in agent.reads(Stage.EDGE)(box)[Stage.EDGE] if c.score >= PROPOSED]
         found = sorted(found, key=lambda one: -one.score)[: agent.max_rois]
         for one, chance in zip(found, agent.second_scores(found, box).tolist(), strict=True):
-            hits = [lesion.hit_by(one.centre_mm) for lesion in truth.lesions]
+            hits = [known.hit_by(one.centre_mm) for known in nodules]
             nodule = len(patients) + hits.index(True) if any(hits) else -1
             both = agent.weights.merged(one.score, chance, one.diameter_mm)
-            false = real and truth.is_false(one.centre_mm)
+            false = truth is not None and truth.is_false(one.centre_mm)
             rows.append((number, one.score, both, nodule, false))
-        reals.append(real)
+        reals.append(truth is not None)
         patients += owners
         home += [number] * len(owners)
     table = np.array(rows, float).reshape(-1, 5)

@@ -214,7 +214,7 @@ def test_studies_are_read_by_edge_and_cloud() -> None:
     settings = load_settings(cloud__max_rois=2)
     agent = Agent(ScriptedScreening(places), BrightSecond(), settings)
     truth = Truth((Lesion(in_lung(1), 8.0),), role="test")
-    scans = [(chest(), truth, ["a"], True), (chest(), truth, ["b"], False)]
+    scans = [(chest(), truth.lesions, ["a"], truth), (chest(), truth.lesions, ["b"], None)]
     found = read_studies(scans, 2, agent)
     assert found.edge.tolist() == [0.95, 0.4] * 2
     assert found.study.tolist() == [0, 0, 1, 1]
