@@ -166,7 +166,7 @@ class _Rounded(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, low: int, high: int
     ) -> torch.Tensor:
         # the level of each value, clipped to the range
-        steps, at = x / scale.to(x.dtype), zero.round().to(x.dtype)
+        steps, at = x / scale.to(x.dtype), zero.to(x.device, x.dtype).round()
         level = torch.clamp(steps.round(), low - at, high - at)
         ctx.save_for_backward(steps, level, scale)
         return level * scale.to(x.dtype)
@@ -205,17 +205,21 @@ class Rounding(nn.Module):
     """Rounds to the levels of an unsigned or signed integer with a learned, positive scale.
 
     The logarithm is learned, so that a step changes the scale by a share of itself. ``low`` and
-    ``high`` are the type's bounds. A ``zero`` point is learned, too, by shares of the type's range;
-    without one it is 0.
+    ``high`` are the type's bounds. The ``zero`` point is learned if ``learn_zero``, too, by shares
+    of the type's range.
     """
 
-    moved: nn.Parameter | None
+    initial_zero: torch.Tensor
 
-    def __init__(self, scale: torch.Tensor, low: int, high: int, zero: int | None = None) -> None:
+    def __init__(
+        self, scale: torch.Tensor, low: int, high: int, zero: int = 0, *, learn_zero: bool = False
+    ) -> None:
         super().__init__()
-        self.low, self.high, self._begun = low, high, zero or 0
+        self.low, self.high = low, high
         self.log_scale = nn.Parameter(scale.clamp(min=1e-12).log())
-        self.moved = None if zero is None else nn.Parameter(torch.zeros(()))
+        # in the state: a file that was trained already has another zero point
+        self.register_buffer("initial_zero", torch.tensor(float(zero)))
+        self.zero_offset = nn.Parameter(torch.zeros(()), requires_grad=learn_zero)
 
     @property
     def scale(self) -> torch.Tensor:
@@ -225,10 +229,8 @@ class Rounding(nn.Module):
     @property
     def zero(self) -> torch.Tensor:
         """The level of 0, not rounded."""
-        if self.moved is None:
-            return _ZERO
-        share = self.moved * (self.high - self.low)
-        return (self._begun + share).clamp(self.low, self.high)
+        offset = self.zero_offset * (self.high - self.low)
+        return (self.initial_zero + offset).clamp(self.low, self.high)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Round ``x``; the shape stays."""

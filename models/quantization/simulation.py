@@ -58,9 +58,9 @@ class Simulation(nn.Module):
                 scale, zero = (self._constants[name] for name in node.input[1:3])
                 bounds = np.iinfo(zero.dtype)
                 self.rounding[parameter_name(node.input[1])] = Rounding(
-                    torch.tensor(scale), bounds.min, bounds.max,
+                    torch.tensor(scale), bounds.min, bounds.max, int(zero),
                     # a range that begins at 0 may stand for a ReLU, and stays
-                    None if zero == bounds.min == 0 else int(zero),
+                    learn_zero=not zero == bounds.min == 0,
                 )  # fmt: skip
             elif node.op_type == "DequantizeLinear" and node.input[0] in self._constants:
                 self._take_constant(node, exact)
