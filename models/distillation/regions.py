@@ -4,7 +4,6 @@ Teachers cost many times what a student costs. So each region is drawn and read 
 students see the same. A chunk is a file of `RECORD`s; the logits of each teacher lie beside it.
 """
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -17,6 +16,7 @@ from imaging.roi import ROI_SHAPE
 from imaging.volume import FloatArray
 from models.training.hybrid import logits
 from models.training.regions import Region, RegionDrawer
+from models.training.run_folder import write_whole
 
 CHUNK = 256
 """The regions of a chunk."""
@@ -74,8 +74,4 @@ def region_of(record: np.void) -> Region:
 
 
 def _write(path: Path, values: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".partial")
-    with part.open("wb") as file:
-        np.save(file, values)
-    os.replace(part, path)
+    write_whole(path, lambda file: np.save(file, values))

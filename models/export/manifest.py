@@ -1,8 +1,6 @@
 """Writes artifacts: the file under its name, and its entry in the manifest."""
 
 import hashlib
-import json
-import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ import tomli_w
 
 from models.runtime.artifacts import WEIGHTS, every
 from models.training.loop import commit
+from models.training.run_folder import read_log, write_whole
 
 ATTRIBUTION = (
     "Trained on LIDC-IDRI (The Cancer Imaging Archive, CC BY 3.0, doi "
@@ -47,7 +46,7 @@ def register(
     settings = entries[name].get("settings", {}) if name in entries else UNFITTED[kind]
     content = model.SerializeToString()
     digest = hashlib.sha256(content).hexdigest()
-    _replace(folder / f"{name}.onnx", content)
+    write_whole(folder / f"{name}.onnx", lambda file: file.write(content))
     entries[name] = {
         "file": f"{name}.onnx",
         "sha256": digest,
@@ -80,7 +79,7 @@ def training_of(runs: Sequence[Path]) -> dict[str, Any]:
     """
     folders, logs = list(runs), list[list[dict[str, Any]]]()
     for folder in folders:
-        if lines := _log_of(folder):
+        if lines := read_log(folder):
             logs.append(lines)
             named = (*lines[-1]["start"], *lines[-1].get("teachers", ()))
             earlier = {Path(one).parent for one in named}
@@ -100,15 +99,10 @@ def training_of(runs: Sequence[Path]) -> dict[str, Any]:
 
 def method_of(runs: Sequence[Path]) -> str:
     """Return how these runs made their weights."""
-    for last in (log[-1] for log in map(_log_of, runs) if log):
+    for last in (log[-1] for log in map(read_log, runs) if log):
         if "arm" in last:
             return f"distillation of {len(last['teachers'])} hybrids, {last['arm']} weights"
     return "training"
-
-
-def _log_of(run: Path) -> list[dict[str, Any]]:
-    path = run / "log.jsonl"
-    return [json.loads(one) for one in path.read_text().splitlines()] if path.is_file() else []
 
 
 def _entries(folder: Path) -> dict[str, Any]:
@@ -117,12 +111,5 @@ def _entries(folder: Path) -> dict[str, Any]:
 
 
 def _write(entries: dict[str, Any], folder: Path) -> None:
-    _replace(folder / "manifest.toml", tomli_w.dumps(entries).encode())
+    write_whole(folder / "manifest.toml", lambda file: tomli_w.dump(entries, file))
     every.cache_clear()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -5,7 +5,6 @@ folder, so a comparison that was interrupted continues.
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from imaging.volume import FloatArray
+from models.training.run_folder import write_whole
 from models.training.screening import RATES, ScreeningTask, hits, summary
 
 UNSEEN = -1e9
@@ -81,9 +81,7 @@ def gained(
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return the JSON of a file, which is made and written first if it is missing."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(make(), indent=1, allow_nan=False) + "\n")
-        os.replace(partial, path)
+        text = json.dumps(make(), indent=1, allow_nan=False) + "\n"
+        write_whole(path, lambda file: file.write(text.encode()))
     found: dict[str, Any] = json.loads(path.read_text())
     return found

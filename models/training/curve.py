@@ -1,6 +1,5 @@
 """Learning curves: the figures on validation after each round of runs, as a table and a plot."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from models.markdown import Rows, number
 from models.runtime.errors import NoWeights
+from models.training.run_folder import LOG, read_log
 
 SHOWN = 12
 """The most rounds of a run in the table."""
@@ -27,15 +27,13 @@ def learning_curve(runs: Sequence[Path], figure: str) -> dict[str, Any]:
 
 
 def _of(run: Path, figure: str) -> dict[str, Any]:
-    path = run / "log.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     rounds = [
         {"steps": one["steps"], "core_hours": one["core_hours"], "value": one[figure]}
-        for one in lines
+        for one in read_log(run)
         if figure in one
     ]
     if not rounds:
-        raise NoWeights(f"{path}: no round with {figure}; expected the log of a training run")
+        raise NoWeights(f"{run / LOG}: no round with {figure}; expected the log of a training run")
     values = np.array([one["value"] for one in rounds])
     part = max(len(values) // 4, 1)
     last, before = values[-part:], values[-2 * part : -part]

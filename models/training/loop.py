@@ -1,16 +1,15 @@
 """The training loop: a budget in steps, resumable, averaged weights, a GPU if there is one.
 
 It does not know what it trains: a `Task` gives batches and losses. A run is made of rounds. At the
-end of each it is saved, measured on validation and logged, and the next one draws samples with a
+end of each it is measured on validation, logged and saved, and the next one draws samples with a
 seed of its own. So a run that was interrupted, and goes on from its last round, takes the same
 steps as one that was not.
 """
 
-import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,8 +19,10 @@ from rich.progress import Progress, track
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from models.runtime.errors import UnfitArtifact
 from models.runtime.hardware import cpu_name
 from models.training.data import Batch
+from models.training.run_folder import CHECKPOINT, LOG, WEIGHTS, read_log, write_log, write_whole
 
 _PARTS, _COUNTS = ("network", "averaged", "optimizer"), ("core_s", "steps", "skipped")
 """What a checkpoint holds of a `State`."""
@@ -76,6 +77,11 @@ class Plan:
     resume: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    def same(self) -> dict[str, Any]:
+        """Return what must be the same to resume a run."""
+        left_out = ("out", "resume")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
 
 class State:
     """What a run carries from step to step; ``decay`` is that of the average of the weights."""
@@ -110,15 +116,22 @@ class State:
         averaged: nn.Module = self.averaged.module
         return averaged.eval()
 
-    def write(self, path: Path) -> None:
-        """Write a checkpoint atomically."""
+    def write(self, path: Path, plan: dict[str, Any]) -> None:
+        """Write a checkpoint of the run with that plan."""
         parts = {name: getattr(self, name).state_dict() for name in _PARTS}
-        save(parts | {name: getattr(self, name) for name in _COUNTS}, path)
+        save(parts | {name: getattr(self, name) for name in _COUNTS} | {"plan": plan}, path)
 
-    def restore(self, path: Path) -> None:
-        """Go on from a checkpoint."""
+    def restore(self, path: Path, plan: dict[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            UnfitArtifact: it is of a run with another plan.
+        """
         device = next(self.network.parameters()).device
         found = torch.load(path, map_location=device, weights_only=True)
+        if other := [name for name in plan if found["plan"].get(name) != plan[name]]:
+            raise UnfitArtifact(f"{path}: another {', '.join(other)}; expected those of the run, "
+                                "or a new folder")  # fmt: skip
         for name in _PARTS:
             getattr(self, name).load_state_dict(found[name])
         for name in _COUNTS:
@@ -130,8 +143,12 @@ def train(task: Task, plan: Plan) -> nn.Module:
 
     After each round the folder ``plan.out`` has a checkpoint (`last.pt`), the averaged weights
     (`averaged.pt`), and a further line in `log.jsonl`.
+
+    Raises:
+        UnfitArtifact: the folder holds a run, which is another one or is not to be resumed.
     """
-    plan.out.mkdir(parents=True, exist_ok=True)
+    # the code that runs is that of the start, whatever happens to the checkout
+    stated = {**plan.facts, "commit": commit(), "machine": machine()}
     network = placed(task.network)
     # weight decay is for weights; biases and norms have no reason to be small
     trained = [p for p in network.parameters() if p.requires_grad]
@@ -141,22 +158,26 @@ def train(task: Task, plan: Plan) -> nn.Module:
     ]
     optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98))
     state = State(network, optimizer, 1 - 1 / max(plan.average * plan.steps, 10.0))
-    if plan.resume and (plan.out / "last.pt").exists():
-        state.restore(plan.out / "last.pt")
+    if plan.resume and (plan.out / CHECKPOINT).exists():
+        state.restore(plan.out / CHECKPOINT, plan.same())
+        # a round that was logged and not saved is taken again
+        write_log(plan.out, [one for one in read_log(plan.out) if one["steps"] <= state.steps])
+    elif (plan.out / LOG).exists():
+        raise UnfitArtifact(f"{plan.out}: it holds a run; expected --resume or a new folder")
     with Progress() as progress:
         bar = progress.add_task("training", total=plan.steps, completed=state.steps)
         while state.steps < plan.steps:
-            _round(task, plan, state, lambda: progress.advance(bar))
+            line = _round(task, plan, state, lambda: progress.advance(bar))
+            save(state.average().state_dict(), plan.out / WEIGHTS)
+            write_log(plan.out, [*read_log(plan.out), {**stated, **line}])
+            state.write(plan.out / CHECKPOINT, plan.same())
     return state.average()
 
 
 def fine_tune(
     network: nn.Module, batches: Iterator[Batch], losses: Losses, *, steps: int, rate: float
 ) -> nn.Module:
-    """Take ``steps`` steps of a rate that rises to ``rate`` and falls; return the averaged network.
-
-    It counts steps and not minutes: a comparison must not depend on the processor's speed.
-    """
+    """Return the average after ``steps`` steps of a rate that rises to ``rate`` and falls."""
     network = placed(network)
     optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=0.02)
     # the average is that of the last fifty steps or so
@@ -175,12 +196,16 @@ def placed(network: nn.Module) -> nn.Module:
     return moved
 
 
-def _round(task: Task, plan: Plan, state: State, advance: Callable[[], None]) -> None:
-    """Take the steps up to the end of a round; save, measure and log."""
+def _round(task: Task, plan: Plan, state: State, advance: Callable[[], None]) -> dict[str, Any]:
+    """Take the steps up to the end of a round.
+
+    Return the means of its losses, and the figures of the averaged network on validation.
+    """
     if state.steps:
         task.refresh(state.average())
     before, last = _core_s(), min(plan.steps, state.steps + plan.round_steps)
-    seed = plan.seed + state.steps
+    # no round of another seed has the samples of this one
+    seed = int(np.random.SeedSequence((plan.seed, state.steps)).generate_state(1)[0])
     torch.manual_seed(seed)
     batches, terms = task.batches(seed), list[dict[str, float]]()
     while state.steps < last:
@@ -189,10 +214,16 @@ def _round(task: Task, plan: Plan, state: State, advance: Callable[[], None]) ->
         advance()
     del batches  # ends its processes, so that their time counts
     state.core_s += _core_s() - before
-    averaged = state.average()
-    save(averaged.state_dict(), plan.out / "averaged.pt")
-    state.write(plan.out / "last.pt")
-    _log(plan, state, [one for one in terms if one], task.evaluate(averaged))
+    finite = [one for one in terms if one]
+    names, figures = finite[0] if finite else {}, task.evaluate(state.average())
+    return {
+        "steps": state.steps,
+        "core_hours": round(state.core_s / 3600, 4),
+        "skipped": state.skipped,
+        "seed": plan.seed,
+        **{f"loss_{n}": round(float(np.mean([one[n] for one in finite])), 5) for n in names},
+        **{name: round(value, 4) for name, value in figures.items()},
+    }
 
 
 def _core_s() -> float:
@@ -219,26 +250,6 @@ def schedule(progress: float, warm_up: float, flat: float = 0.4) -> float:
     return float(0.01 + 0.99 * 0.5 * (1 + np.cos(fall * np.pi)))
 
 
-def _log(
-    plan: Plan, state: State, terms: list[dict[str, float]], figures: dict[str, float]
-) -> None:
-    """Append a line: the round's mean losses, and the figures of the averaged network."""
-    names = terms[0] if terms else {}
-    line = {
-        "steps": state.steps,
-        "core_hours": round(state.core_s / 3600, 4),
-        "skipped": state.skipped,
-        "seed": plan.seed,
-        **plan.facts,
-        "commit": commit(),
-        "machine": machine(),
-        **{f"loss_{n}": round(float(np.mean([one[n] for one in terms])), 5) for n in names},
-        **{name: round(value, 4) for name, value in figures.items()},
-    }
-    with (plan.out / "log.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
-
-
 def machine() -> str:
     """Return the GPU's name or the processor's, and torch's version."""
     gpu = torch.cuda.is_available()
@@ -257,7 +268,5 @@ def commit() -> str:
 
 
 def save(value: object, path: Path) -> None:
-    """Write weights or a checkpoint atomically."""
-    partial = path.with_suffix(".partial")
-    torch.save(value, partial)
-    os.replace(partial, path)
+    """Write weights or a checkpoint."""
+    write_whole(path, lambda file: torch.save(value, file))

@@ -5,7 +5,6 @@ Data is laid out as ``DIR/nodules`` (``train.npz``, ``val.npz``, ``index.csv``, 
 Material of role ``train`` is trained on and ``val`` is measured on; ``test`` is never opened here.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from models.training.data import NONE, Cubes, Piece, balls, load_cubes, scans_of
 from models.training.hybrid import HybridTask, Validation, validation_of
 from models.training.loop import Plan, train
 from models.training.regions import RegionDrawer, Source, rated
+from models.training.run_folder import read_log
 from models.training.screening import ScreeningTask
 from models.training.warm_start import settle_norms, weights_of_artifact
 
@@ -172,10 +172,9 @@ class Proposer:
     @classmethod
     def of(cls, weights: Path) -> "Proposer":
         """Return the one with these weights; the log beside them tells the fold."""
-        network, log = make_screening(weights).eval(), weights.parent / "log.jsonl"
-        if weights.suffix == ARTIFACT or not log.is_file():
-            return cls(network)
-        return cls(network, json.loads(log.read_text().splitlines()[-1])["fold"])
+        network = make_screening(weights).eval()
+        log = [] if weights.suffix == ARTIFACT else read_log(weights.parent)
+        return cls(network, log[-1]["fold"] if log else 0)
 
 
 def load_phantoms(cache: Path, count: int) -> list[Piece]:

@@ -1,4 +1,6 @@
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.runtime.errors import NoWeights
+from models.runtime.errors import NoWeights, UnfitArtifact
 from models.training.curve import curve_table, draw_curve, learning_curve
 from models.training.data import Batch
 from models.training.loop import Plan, train
@@ -48,6 +50,10 @@ class Stopped(Exception):
     """What ends a run in the middle of a round."""
 
 
+def stopped(_: nn.Module) -> dict[str, float]:
+    raise Stopped
+
+
 def test_a_run_that_was_stopped_goes_on_as_one_that_was_not(tmp_path: Path) -> None:
     """It begins its last round again, draws the same samples, and ends with the same weights."""
     whole = train(line(), Plan(tmp_path / "whole", steps=60, round_steps=20))
@@ -62,6 +68,12 @@ def test_a_run_that_was_stopped_goes_on_as_one_that_was_not(tmp_path: Path) -> N
     task.loss = stops
     with pytest.raises(Stopped):
         train(task, plan)
+    # and once more while its third round is measured
+    task = line()
+    task.evaluate = stopped
+    with pytest.raises(Stopped):
+        train(task, plan)
+    assert [one["steps"] for one in logged(plan.out)] == [20, 40]
     again = line()
     resumed = train(again, plan)
     assert again.drawn == 20
@@ -70,6 +82,46 @@ def test_a_run_that_was_stopped_goes_on_as_one_that_was_not(tmp_path: Path) -> N
     assert [one["steps"] for one in logged(plan.out)] == [20, 40, 60]
     train(finished := line(), plan)
     assert finished.drawn == 0
+
+
+def test_a_run_goes_on_as_it_began_and_no_other_takes_its_folder(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, steps=20, round_steps=10, facts={"fold": 1})
+    train(line(), plan)
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"seed": 2}, "another seed"), ({"steps": 30}, "another steps"),
+        ({"facts": {"fold": 2}}, "another facts"),
+    ]  # fmt: skip
+    for change, told in changes:
+        with pytest.raises(UnfitArtifact, match=told):
+            train(line(), replace(plan, resume=True, **change))
+    with pytest.raises(UnfitArtifact, match="holds a run; expected --resume"):
+        train(line(), plan)
+    assert [one["steps"] for one in logged(tmp_path)] == [10, 20]
+
+
+def test_a_round_that_was_logged_and_not_saved_is_logged_once(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, steps=20, round_steps=10, resume=True)
+    train(line(), replace(plan, steps=20))
+    first = (tmp_path / "log.jsonl").read_text()
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"steps": 30}\n')
+    train(line(), plan)
+    assert (tmp_path / "log.jsonl").read_text() == first
+
+
+def test_rounds_of_two_seeds_draw_different_samples(tmp_path: Path) -> None:
+    drawn: list[int] = []
+    for seed in (0, 10):
+        task = line()
+        batches = task.batches
+
+        def noted(seed: int, batches: Any = batches) -> Iterator[Batch]:
+            drawn.append(seed)
+            return batches(seed)
+
+        task.batches = noted
+        train(task, Plan(tmp_path / str(seed), steps=20, round_steps=10, seed=seed))
+    assert len(set(drawn)) == len(drawn) == 4
 
 
 def test_steps_with_gradients_that_are_not_finite_are_left_out(tmp_path: Path) -> None:

@@ -1,0 +1,30 @@
+"""The files of a training run's folder: a log with a line for each round, and weights."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+LOG, CHECKPOINT, WEIGHTS = "log.jsonl", "last.pt", "averaged.pt"
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """Return the lines of the log in a folder; none if it has no log."""
+    path = run / LOG
+    return [json.loads(one) for one in path.read_text().splitlines()] if path.is_file() else []
+
+
+def write_log(run: Path, lines: list[dict[str, Any]]) -> None:
+    """Write the log anew."""
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    write_whole(run / LOG, lambda file: file.write(text.encode()))
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file atomically; several processes may write the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        write(file)
+    os.replace(partial, path)
