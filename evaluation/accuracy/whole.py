@@ -100,11 +100,11 @@ class WholeScan:
         return Counts(nodules, in_findings.found, in_either.found, false, false_possible)
 
     def outside_lungs(self, listed: Sequence[Finding]) -> list[str]:
-        """Name the places further than `AWAY_MM` from lung tissue, on no mark; none if unknown."""
+        """Name the places further than `AWAY_MM` from lung tissue, on no mark."""
         places = [one.centre_mm for one in listed if self.truth.is_false(one.centre_mm)]
         return [
             f"{self.name} at {', '.join(f'{mm:.0f}' for mm in place)}"
-            for place in (places if len(self.lung_mm) else ())
+            for place in places
             if np.linalg.norm(self.lung_mm - place, axis=1).min() > AWAY_MM
         ]
 
@@ -247,7 +247,7 @@ def bars(result: Result) -> Iterator[Bar]:
 
 def _remarks(result: Result) -> Iterator[str]:
     """Name what lies outside the lungs, and what is missed for another reason than a reader."""
-    for one in result["outside_lungs"]:
+    for one in result.get("outside_lungs", ()):
         found, listed = ("; ".join(one[name]) or "none" for name in ("findings", "possible"))
         yield f"Outside the lungs, {one['reader']}: {found}. Possible findings: {listed}."
     refused = [one["scan"] for one in result["raw"]["scans"] if one["refused"]]
@@ -333,8 +333,12 @@ def whole(
 
 
 def outside_row(scans: Sequence[WholeScan], stage: Stage) -> dict[str, Any]:
-    """Return the places of a stage's findings outside the lungs, also in scans not fully marked."""
-    merged = [(scan, report.merged) for scan in scans if (report := scan.report(stage))]
+    """Return the places of a stage's findings outside the lungs, also in scans not fully marked.
+
+    Scans without lung tissue do not count.
+    """
+    known = [scan for scan in scans if len(scan.lung_mm)]
+    merged = [(scan, report.merged) for scan in known if (report := scan.report(stage))]
     return {
         "reader": STAGES[stage],
         "scans": len(merged),

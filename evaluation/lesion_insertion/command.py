@@ -83,7 +83,7 @@ def _bars(result: Result) -> Iterator[Bar]:
         if one["lesions"] == NODULES and one["reader"] == GAIN:
             # of other patients than those of validation the interval must lie above zero
             key, least = ("value", LEAST_GAIN) if split == VAL else ("low", 0.0)
-            value = cpm[key] if cpm[key] > least else None
+            value = cpm[key] if split == VAL or cpm[key] > least else None
             what = f"{what}: CPM, {GAIN}" + (", lower end" if key == "low" else "")
             yield Bar(what, value, least, "{:.3f}", least=True, shown=text(cpm, "{:.3f}"))
 

@@ -162,7 +162,8 @@ class Comparison(Run):
         soft[np.isnan(label)] = np.nan
         task = StudentTask(self._chunks[0], soft, self.teaching, self._validation, network)
         plan = self.plan(self._material.learnt, decay=0.05)
-        facts = {**plan.facts, "arm": arm, "teachers": [str(path) for path in self.teachers]}
+        heard = [str(path) for path, one in zip(self.teachers, weights, strict=True) if one[0] > 0]
+        facts = {**plan.facts, "arm": ARMS[arm], "teachers": heard}
         out = self.out / f"{arm}-{seed}"
         plan = replace(plan, out=out, seed=seed, resume=True, facts=facts)
         return self._measured(train(task, plan))

@@ -79,7 +79,7 @@ def student_loss(answers: Answers, batch: Batch, teaching: Teaching) -> Batch:
 
 
 def _samples(chunks: Sequence[Path], soft: FloatArray, rng: np.random.Generator) -> Iterator[Batch]:
-    """Yield the regions in random order, without end; every one before any comes again."""
+    """Yield the regions in random order, without end."""
     records = [np.load(path, "r") for path in chunks]  # mapped into memory
     while True:
         for number in rng.permutation(len(soft)):

@@ -100,8 +100,8 @@ def training_of(runs: Sequence[Path]) -> dict[str, Any]:
 def method_of(runs: Sequence[Path]) -> str:
     """Return how these runs made their weights."""
     for last in (log[-1] for log in map(read_log, runs) if log):
-        if "arm" in last:
-            return f"distillation of {len(last['teachers'])} hybrids, {last['arm']} weights"
+        if last.get("teachers"):
+            return f"distillation, {last['arm']}, teachers: {len(last['teachers'])}"
     return "training"
 
 

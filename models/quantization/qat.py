@@ -101,7 +101,7 @@ def lower_in_stages(
         first, last = (round(len(chosen) * part / STAGES) for part in (stage, stage + 1))
         for name in chosen[first:last]:
             simulation.lower(name, 4)
-        part = replace(plan, out=out, steps=plan.steps // STAGES)
+        part = replace(plan, out=out, steps=plan.steps // STAGES, seed=plan.seed + stage)
         simulation = fine_tune(simulation, network, base, part)
     return to_onnx(simulation)
 

@@ -1,14 +1,18 @@
-"""Composes the screening network's training samples: no way of composing tells the label.
+"""Composes the screening network's training samples: no way of composing them tells the label.
 
 A cube has its nodule in the middle, and a whole scan has hardly any. So each composition is made of
 both, with and without nodules in the same proportion: mosaics of tiles cut at random from cubes and
 from scans; crops of whole scans with nodules, or tissue beside them, implanted by their outline;
 and crops of whole scans into which blocks of cubes and of other scans are planted with feathered
 edges. Any sample may end at a random place in air, and its grid lies at any fraction of a voxel.
+
+Crops of scans as they are hold hardly a nodule, but nothing that was composed either. Only the
+hybrid sees them, whose candidates are of many kinds.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
@@ -68,7 +72,7 @@ class Composer:
     hard: Sequence[FloatArray] = ()
     shares: tuple[float, ...] = (0.4, 0.3, 0.3, 0.0)
     scan_weights: Sequence[float] = ()
-    noise: Noise = field(default_factory=lambda: Noise(160, 0))
+    noise: Noise = field(default_factory=cache(partial(Noise, 160, 0)))  # one for all
     odds: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     def draw(self, rng: np.random.Generator) -> Piece:
@@ -276,13 +280,15 @@ def implanted(part: Piece, donor: Piece, rng: np.random.Generator, *, real: bool
     # an edge of one width, at one distance, would be learned as a sign of an implant
     edge = (float(rng.uniform(0.7, 3.0)), float(rng.uniform(1.5, 4.0)))
     margin = int(np.ceil(sum(edge)))
-    mask, centre = donor.mask, np.array([z, y, x])
+    mask = donor.mask
     if not real:
         # the outline itself, moved beside the nodule: tissue of the same shape that holds no nodule
         shift = rng.choice([-1.0, 1.0], 3) * rng.uniform(0.7, 1.0, 3) * (diameter / 2 + 6)
         mask = ndimage.shift(mask, np.rint(shift), order=0)
         mask[dilate((donor.mask > 0).astype(np.uint8), margin) > 0] = 0
-        centre = centre + np.rint(shift)
+        # where the cube ends, the edge would end as a straight cut
+        inner = tuple(slice(margin, n - margin) for n in mask.shape)
+        mask = np.pad(mask[inner], margin)
     inside = np.argwhere(mask > 127)
     if len(inside) == 0:
         return part
@@ -292,7 +298,7 @@ def implanted(part: Piece, donor: Piece, rng: np.random.Generator, *, real: bool
     if start is None:
         return part
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    mark = np.array([*(centre - low + start), diameter])
+    mark = np.array([*(np.array([z, y, x]) - low + start), diameter])
     return _blend(part, donor.voxels[box], mask[box], start, mark if real else None, edge)
 
 

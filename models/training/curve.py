@@ -19,6 +19,7 @@ def learning_curve(runs: Sequence[Path], figure: str) -> dict[str, Any]:
 
     ``gain`` is by how much the mean of the last quarter of the rounds is above that of the quarter
     before, ``sd`` the standard deviation of the last quarter: a gain below it shows the end.
+    Each is None where rounds are too few.
 
     Raises:
         NoWeights: a folder has no log with that figure.
@@ -38,7 +39,8 @@ def _of(run: Path, figure: str) -> dict[str, Any]:
     part = max(len(values) // 4, 1)
     last, before = values[-part:], values[-2 * part : -part]
     gain = float(last.mean() - before.mean()) if len(before) else None
-    return {"run": run.name, "rounds": rounds, "gain": gain, "sd": float(last.std())}
+    sd = float(last.std()) if part > 1 else None
+    return {"run": run.name, "rounds": rounds, "gain": gain, "sd": sd}
 
 
 def curve_table(found: Mapping[str, Any]) -> str:

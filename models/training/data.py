@@ -265,9 +265,8 @@ def hollowed(piece: Piece, rng: np.random.Generator) -> Piece:
     voxels = piece.voxels.copy()
     # what is mixed in keeps a tenth of the texture, as noise goes on in air
     part = voxels[box].astype(np.float32)
-    voxels[box] = np.rint((1 - weight) * part + weight * (air + 0.1 * (part - part.mean()))).clip(
-        0, 255
-    )
+    texture = 0.1 * (part - part[core > 0].mean())
+    voxels[box] = np.rint((1 - weight) * part + weight * (air + texture)).clip(0, 255)
     return replace(piece, voxels=voxels)
 
 

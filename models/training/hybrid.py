@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -73,6 +73,16 @@ class HybridTask:
     batch: int = 24
     workers: int = 2
 
+    @cached_property
+    def _false_places(self) -> list[list[FloatArray]]:
+        """The false candidates ``(n, 3)`` of each source in each of its scans, in voxels."""
+        return [
+            # a phantom has no name, and no anatomy to err on
+            [_false_places(source, scan) if scan.name else NONE[:, :3]
+             for scan in source.composer.scans]
+            for source in self.drawer.sources
+        ]  # fmt: skip
+
     def batches(self, seed: int) -> Iterator[Batch]:
         """Yield ``voxels`` uint8 ``(n, 1, z, y, x)`` and what `hybrid_loss` compares with."""
         return draw_batches(
@@ -85,26 +95,30 @@ class HybridTask:
 
     def refresh(self, network: nn.Module) -> None:
         """Mine the network's own errors among the screening network's candidates in whole scans."""
-        sources = [self._mined(network, source) for source in self.drawer.sources]
+        sources = []
+        for source, places in zip(self.drawer.sources, self._false_places, strict=True):
+            # those that this network, not the screening one, finds most like a nodule
+            hard = [
+                _hardest(network, *one) for one in zip(source.composer.scans, places, strict=True)
+            ]
+            sources.append(replace(source, composer=replace(source.composer, hard=hard)))
         self.drawer = replace(self.drawer, sources=sources)
-
-    def _mined(self, network: nn.Module, source: Source) -> Source:
-        hard = []
-        for scan in source.composer.scans:
-            if not scan.name:  # a phantom: it has no anatomy to err on
-                hard.append(NONE[:, :3])
-                continue
-            peaks = peaks_of(source.screener, scan.voxels, most=120)
-            # the false candidates that this network, not the screening one, finds most like a
-            # nodule
-            places = apart(peaks, scan, 3, LEAST_LOGIT).index_zyx
-            regions = _stacked([cut_roi(scan.voxels, at) for at in places])
-            hard.append(places[np.argsort(-logits(network, regions))[:MINED]])
-        return replace(source, composer=replace(source.composer, hard=hard))
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Return the CPM of each of the scores, see `Validation.scored`."""
         return cpms(network, self.validation)
+
+
+def _false_places(source: Source, scan: Piece) -> FloatArray:
+    peaks = peaks_of(source.screener, scan.voxels, most=120)
+    return apart(peaks, scan, 3, LEAST_LOGIT).index_zyx
+
+
+def _hardest(network: nn.Module, scan: Piece, places: FloatArray) -> FloatArray:
+    if not len(places):
+        return places
+    regions = _stacked([cut_roi(scan.voxels, at) for at in places])
+    return np.asarray(places[np.argsort(-logits(network, regions))[:MINED]])
 
 
 def losses_of_members(

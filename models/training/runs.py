@@ -322,11 +322,12 @@ def make_screening(start: Path | None, spec: ScreeningSpec | None = None) -> Scr
 def make_hybrid(start: Sequence[Path], reads: Sequence[int] = ()) -> HybridNetwork:
     """Return a network with all members of the files, or a new one whose members read these mm.
 
-    With both, the members of the files that read these mm are taken; a single one starts each.
+    With both, the members of the files that read these mm are taken, the widest among them; a
+    single one starts each.
 
     Raises:
         UnfitArtifact: a file holds another kind of network, two members have the same scale, or
-            there are several to start from, and not those that read these mm.
+            there are several to start from, and not those that read these mm or not the widest.
     """
     if not start:
         return HybridNetwork(HybridSpec(reads=tuple(reads) or HybridSpec.reads))
@@ -341,6 +342,9 @@ def make_hybrid(start: Sequence[Path], reads: Sequence[int] = ()) -> HybridNetwo
         joined |= weights
     own, *more = scales(joined)
     if reads and {own, *more}.issuperset(reads):
+        if max(reads) < max(own, *more):
+            raise UnfitArtifact(f"{_named(start)}: expected the widest member, of "
+                                f"{max(own, *more)} mm, too: no other draws outlines")  # fmt: skip
         kept = tuple(f"members.{mm}." for mm in reads)
         joined = {name: value for name, value in joined.items() if name.startswith(kept)}
     elif reads:

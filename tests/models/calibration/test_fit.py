@@ -101,10 +101,11 @@ def test_a_few_nodules_that_the_cloud_rates_lowest_do_not_take_its_weight() -> N
     assert shares[1] == pytest.approx(shares[0], abs=0.1)
 
 
-def test_a_reader_that_ranks_nothing_is_refused() -> None:
+@pytest.mark.parametrize("calibration", [None, (1.0, 0.0)])
+def test_a_reader_that_ranks_nothing_is_refused(calibration: tuple[float, float] | None) -> None:
     cases = made()
     with pytest.raises(ValueError, match="do not rank"):
-        fit_settings(replace(cases, cloud=-cases.cloud))
+        fit_settings(replace(cases, cloud=-cases.cloud), calibration)
 
 
 def test_the_mean_counts_between_the_limits() -> None:

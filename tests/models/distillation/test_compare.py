@@ -103,7 +103,7 @@ def test_a_student_goes_on_as_any_run_and_tells_its_teachers(given: Comparison) 
     whole = replace(given, arms=("dynamic",), seeds=1).compare()
     folder = given.out / "dynamic-0"
     line = json.loads((folder / "log.jsonl").read_text())
-    assert (line["steps"], line["arm"], line["patients"]) == (2, "dynamic", 2)
+    assert (line["steps"], line["arm"], line["patients"]) == (2, "dynamic weights", 2)
     assert line["teachers"] == list(map(str, given.teachers))
     assert {"loss_nodule", "loss_soft", "alone", "both"} <= set(line)
     again = replace(
@@ -111,6 +111,7 @@ def test_a_student_goes_on_as_any_run_and_tells_its_teachers(given: Comparison) 
     )
     found = again.compare()
     assert tuple(found["arms"]) == ("none",)
+    assert json.loads((again.out / "none-0" / "log.jsonl").read_text())["teachers"] == []
     assert found["multiply_adds"] == whole["multiply_adds"]  # of the three members the one of 48 mm
 
 

@@ -267,7 +267,7 @@ def test_a_run_that_began_from_another_counts_with_it(tmp_path: Path) -> None:
                 "commit": "b",
                 "machine": "x",
                 "start": [],
-                "arm": "dynamic",
+                "arm": "dynamic weights",
                 "teachers": [str(tmp_path / "first" / "a.pt"), "models/fp32.onnx"],
             }
         ],
@@ -282,7 +282,7 @@ def test_a_run_that_began_from_another_counts_with_it(tmp_path: Path) -> None:
         "machines": ["y", "x"],
     }  # fmt: skip
     assert training_of([tmp_path / "third"])["steps"] == 105
-    assert method_of([tmp_path / "third"]) == "distillation of 2 hybrids, dynamic weights"
+    assert method_of([tmp_path / "third"]) == "distillation, dynamic weights, teachers: 2"
     assert method_of([tmp_path / "second"]) == method_of([tmp_path]) == "training"
     assert training_of([tmp_path]) == {}
 

@@ -1,11 +1,13 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from models.training import compose
 from models.training.compose import (
     NODULE,
     Composer,
@@ -94,6 +96,27 @@ def test_a_piece_of_vessel_is_implanted_without_a_mark() -> None:
     parts = [implanted(lung, donor, rng, real=False) for _ in range(10)]
     assert all(len(part.nodules) == 0 and not part.mask.any() for part in parts)
     assert any((part.voxels != lung.voxels).any() for part in parts)
+
+
+def test_no_insertion_ends_as_the_cube_that_it_comes_from_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its edge has faded to nothing before a face, with a nodule and without one."""
+    donor, lung = ball((40, 40, 40), (20, 20, 20), 12.0), even(SIDES)
+    masks = []
+
+    def blended(part: Piece, *given: Any) -> Piece:
+        _, mask, _, _, edge = given
+        masks.append((mask, int(np.ceil(sum(edge)))))
+        return part
+
+    monkeypatch.setattr(compose, "_blend", blended)
+    for seed in range(40):
+        implanted(lung, donor, np.random.default_rng(seed), real=seed % 4 == 0)
+    assert len(masks) > 20
+    for mask, margin in masks:
+        inner = tuple(slice(margin, n - margin) for n in mask.shape)
+        assert mask[inner].sum() == mask.sum() > 0
 
 
 @pytest.mark.parametrize(("host_noise", "donor_noise"), [(6.0, 1.0), (1.0, 6.0), (3.0, 3.0)])

@@ -168,7 +168,7 @@ def test_a_cavity_is_air_inside_a_wall() -> None:
     piece = ball((40, 40, 40), (20.0, 20.0, 20.0), 16.0)
     for seed in range(6):
         found = hollowed(piece, rng(seed))
-        assert found.voxels[20, 20, 20] < 60
+        assert found.voxels[20, 20, 20] < 50  # air, up to -780 HU, and the rim's blur
         changed = found.voxels != piece.voxels
         assert piece.mask[changed].all()
         assert found.voxels[20, 20, 28] == found.voxels[12, 20, 20] == 200

@@ -134,19 +134,21 @@ def test_steps_with_gradients_that_are_not_finite_are_left_out(tmp_path: Path) -
 
 
 def test_a_learning_curve_says_what_the_last_rounds_gained(tmp_path: Path) -> None:
-    for name, values in {"a": [0.1, 0.5, 0.7, 0.75], "b": [0.6]}.items():
+    rising = [0.1, 0.3, 0.5, 0.6, 0.65, 0.7, 0.74, 0.76]
+    for name, values in {"a": rising, "b": [0.6], "c": [0.6, 0.7]}.items():
         (tmp_path / name).mkdir()
         lines = [
             json.dumps({"steps": 10 * i, "core_hours": 0.5 * i, "cpm": value})
             for i, value in enumerate(values, 1)
         ]
         (tmp_path / name / "log.jsonl").write_text("\n".join(lines))
-    found = learning_curve([tmp_path / "a", tmp_path / "b"], "cpm")
-    first, second = found["runs"]
-    assert first["gain"] == pytest.approx(0.05)
-    assert first["rounds"][1] == {"steps": 20, "core_hours": 1.0, "value": 0.5}
+    found = learning_curve([tmp_path / name for name in "abc"], "cpm")
+    first, second, third = found["runs"]
+    assert first["gain"] == pytest.approx(0.075)
+    assert first["rounds"][1] == {"steps": 20, "core_hours": 1.0, "value": 0.3}
     assert second["gain"] is None
-    assert "| a | 40 | 2.00 | 0.750 | 0.050 (sd 0.000) |" in curve_table(found)
+    assert (third["gain"], third["sd"]) == (pytest.approx(0.1), None)
+    assert "| a | 80 | 4.00 | 0.760 | 0.075 (sd 0.010) |" in curve_table(found)
     draw_curve(found, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(NoWeights, match="no round with recall"):

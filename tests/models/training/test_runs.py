@@ -55,6 +55,8 @@ def test_one_member_starts_others_of_other_scales(tmp_path: Path) -> None:
     assert list(make_hybrid([several], reads=(48,)).members) == ["48"]
     with pytest.raises(UnfitArtifact, match="several members"):
         make_hybrid([several], reads=(32, 48))
+    with pytest.raises(UnfitArtifact, match="the widest member, of 48 mm"):
+        make_hybrid([several], reads=(24,))
 
 
 def member(reads: int, path: Path, seed: int = 0) -> Path:
