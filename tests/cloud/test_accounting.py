@@ -73,7 +73,7 @@ def test_the_counts_add_up_whatever_the_callers_do(seed: int) -> None:
             until(lambda: cloud.open_streams == 0)
             until(lambda: cloud.queued == 0)
         assert sum(streams(cloud).values()) == opened[0] > 20
-        assert sum(rois(cloud).values()) == arrived[0] > 20
+        assert sum(rois(cloud).values()) == arrived[0] > 10
         assert min(len(streams(cloud)), len(rois(cloud))) > 2
 
 
