@@ -16,7 +16,7 @@ from imaging.roi import ROI_SHAPE
 from imaging.volume import FloatArray
 from models.training.hybrid import logits
 from models.training.regions import Region, RegionDrawer
-from models.training.run_folder import write_whole
+from models.training.run_folder import write_atomically
 
 CHUNK = 256
 """The regions of a chunk."""
@@ -74,4 +74,4 @@ def region_of(record: np.void) -> Region:
 
 
 def _write(path: Path, values: np.ndarray) -> None:
-    write_whole(path, lambda file: np.save(file, values))
+    write_atomically(path, lambda file: np.save(file, values))

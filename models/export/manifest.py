@@ -11,7 +11,7 @@ import tomli_w
 
 from models.runtime.artifacts import WEIGHTS, every
 from models.training.loop import commit
-from models.training.run_folder import read_log, write_whole
+from models.training.run_folder import read_log, write_atomically
 
 ATTRIBUTION = (
     "Trained on LIDC-IDRI (The Cancer Imaging Archive, CC BY 3.0, doi "
@@ -46,7 +46,7 @@ def register(
     settings = entries[name].get("settings", {}) if name in entries else UNFITTED[kind]
     content = model.SerializeToString()
     digest = hashlib.sha256(content).hexdigest()
-    write_whole(folder / f"{name}.onnx", lambda file: file.write(content))
+    write_atomically(folder / f"{name}.onnx", lambda file: file.write(content))
     entries[name] = {
         "file": f"{name}.onnx",
         "sha256": digest,
@@ -111,5 +111,5 @@ def _entries(folder: Path) -> dict[str, Any]:
 
 
 def _write(entries: dict[str, Any], folder: Path) -> None:
-    write_whole(folder / "manifest.toml", lambda file: tomli_w.dump(entries, file))
+    write_atomically(folder / "manifest.toml", lambda file: tomli_w.dump(entries, file))
     every.cache_clear()

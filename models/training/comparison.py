@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from imaging.volume import FloatArray
-from models.training.run_folder import write_whole
+from models.training.run_folder import write_atomically
 from models.training.screening import RATES, ScreeningTask, hits, summary
 
 UNSEEN = -1e9
@@ -82,6 +82,6 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return the JSON of a file, which is made and written first if it is missing."""
     if not path.exists():
         text = json.dumps(make(), indent=1, allow_nan=False) + "\n"
-        write_whole(path, lambda file: file.write(text.encode()))
+        write_atomically(path, lambda file: file.write(text.encode()))
     found: dict[str, Any] = json.loads(path.read_text())
     return found

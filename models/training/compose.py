@@ -1,4 +1,4 @@
-"""Composes the screening network's training samples: no way of composing them tells the label.
+"""Composes the screening network's training samples: no way of composing tells the label.
 
 A cube has its nodule in the middle, and a whole scan has hardly any. So each composition is made of
 both, with and without nodules in the same proportion: mosaics of tiles cut at random from cubes and
@@ -6,8 +6,7 @@ from scans; crops of whole scans with nodules, or tissue beside them, implanted 
 and crops of whole scans into which blocks of cubes and of other scans are planted with feathered
 edges. Any sample may end at a random place in air, and its grid lies at any fraction of a voxel.
 
-Crops of scans as they are hold hardly a nodule, but nothing that was composed either. Only the
-hybrid sees them, whose candidates are of many kinds.
+A fourth kind, crops of scans as they are, holds few nodules. Only the hybrid is trained on it.
 """
 
 from collections.abc import Callable, Sequence
@@ -286,7 +285,7 @@ def implanted(part: Piece, donor: Piece, rng: np.random.Generator, *, real: bool
         shift = rng.choice([-1.0, 1.0], 3) * rng.uniform(0.7, 1.0, 3) * (diameter / 2 + 6)
         mask = ndimage.shift(mask, np.rint(shift), order=0)
         mask[dilate((donor.mask > 0).astype(np.uint8), margin) > 0] = 0
-        # where the cube ends, the edge would end as a straight cut
+        # at a face of the cube the edge would end in a straight cut
         inner = tuple(slice(margin, n - margin) for n in mask.shape)
         mask = np.pad(mask[inner], margin)
     inside = np.argwhere(mask > 127)

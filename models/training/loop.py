@@ -22,7 +22,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from models.runtime.errors import UnfitArtifact
 from models.runtime.hardware import cpu_name
 from models.training.data import Batch
-from models.training.run_folder import CHECKPOINT, LOG, WEIGHTS, read_log, write_log, write_whole
+from models.training.run_folder import (
+    CHECKPOINT,
+    LOG,
+    WEIGHTS,
+    read_log,
+    write_atomically,
+    write_log,
+)
 
 _PARTS, _COUNTS = ("network", "averaged", "optimizer"), ("core_s", "steps", "skipped")
 """What a checkpoint holds of a `State`."""
@@ -129,7 +136,8 @@ class State:
         """
         device = next(self.network.parameters()).device
         found = torch.load(path, map_location=device, weights_only=True)
-        if other := [name for name in plan if found["plan"].get(name) != plan[name]]:
+        begun = found.get("plan", {})
+        if other := [name for name in plan if begun.get(name) != plan[name]]:
             raise UnfitArtifact(f"{path}: another {', '.join(other)}; expected those of the run, "
                                 "or a new folder")  # fmt: skip
         for name in _PARTS:
@@ -147,7 +155,7 @@ def train(task: Task, plan: Plan) -> nn.Module:
     Raises:
         UnfitArtifact: the folder holds a run, which is another one or is not to be resumed.
     """
-    # the code that runs is that of the start, whatever happens to the checkout
+    # read at the start: the checkout may change while the run goes on
     stated = {**plan.facts, "commit": commit(), "machine": machine()}
     network = placed(task.network)
     # weight decay is for weights; biases and norms have no reason to be small
@@ -269,4 +277,4 @@ def commit() -> str:
 
 def save(value: object, path: Path) -> None:
     """Write weights or a checkpoint."""
-    write_whole(path, lambda file: torch.save(value, file))
+    write_atomically(path, lambda file: torch.save(value, file))

@@ -16,13 +16,13 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 
 def write_log(run: Path, lines: list[dict[str, Any]]) -> None:
-    """Write the log anew."""
+    """Replace the log by these lines."""
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    write_whole(run / LOG, lambda file: file.write(text.encode()))
+    write_atomically(run / LOG, lambda file: file.write(text.encode()))
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file atomically; several processes may write the same."""
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file that others see whole; several processes may write the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with partial.open("wb") as file:

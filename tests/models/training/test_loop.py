@@ -96,6 +96,11 @@ def test_a_run_goes_on_as_it_began_and_no_other_takes_its_folder(tmp_path: Path)
             train(line(), replace(plan, resume=True, **change))
     with pytest.raises(UnfitArtifact, match="holds a run; expected --resume"):
         train(line(), plan)
+    found = torch.load(tmp_path / "last.pt", weights_only=True)
+    del found["plan"]  # of an earlier version
+    torch.save(found, tmp_path / "last.pt")
+    with pytest.raises(UnfitArtifact, match="another steps, rate"):
+        train(line(), replace(plan, resume=True))
     assert [one["steps"] for one in logged(tmp_path)] == [10, 20]
 
 
