@@ -195,10 +195,12 @@ def distil(
         tuple[int, int, int], typer.Option(help="Channels of a student at 1/2, 1/4 and 1/8.")
     ] = (16, 64, 128),
     blocks: Annotated[
-        tuple[int, int, int], typer.Option(help="Residual blocks at 1/2, 1/4 and 1/8.")
+        tuple[int, int, int],
+        typer.Option(help="Residual blocks at 1/2, 1/4 and 1/8; of a start with more, the first."),
     ] = (2, 3, 3),
     encoder: Annotated[
-        tuple[int, int], typer.Option(help="Channels and layers of a student's encoder.")
+        tuple[int, int],
+        typer.Option(help="Channels and layers of the encoder; of a start with more, the first."),
     ] = (192, 4),
     regions: Annotated[
         Path, typer.Option(help="Folder of the regions and of the teachers' answers.")

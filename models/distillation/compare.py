@@ -27,7 +27,7 @@ from models.distillation.regions import CHUNK, answers_of, make_chunks, values_o
 from models.distillation.student import StudentTask, Teaching
 from models.distillation.teachers import Teacher, best_of, calibrated, soft_target, weights_of_arms
 from models.markdown import Rows, points
-from models.networks.hybrid import HybridNetwork, HybridSpec
+from models.networks.hybrid import HybridNetwork, HybridSpec, shortened
 from models.runtime.errors import UnfitArtifact
 from models.training.comparison import Scores, figures, gained, kept
 from models.training.data import load_cubes
@@ -65,10 +65,11 @@ _Scored = dict[str, Scores]  # of a network in each of the views
 class Comparison(Run):
     """What is compared: ``seeds`` students of each of the ``arms``.
 
-    A student begins from the weights ``start``, as far as members read the mm of ``spec``, or has
-    this size. ``teachers`` are weights of hybrids; the first finds the hardest candidates of the
-    networks ``screening`` in whole scans. ``regions`` is the folder of the chunks, which hold
-    ``count`` regions or more. Each part is read or made where it is first used.
+    A student begins from the weights ``start``, as far as members read the mm of ``spec``, and
+    `shortened` to its blocks and depth; without a start it has this size. ``teachers`` are weights
+    of hybrids; the first finds the hardest candidates of the networks ``screening`` in whole scans.
+    ``regions`` is the folder of the chunks, which hold ``count`` regions or more. Each part is read
+    or made where it is first used.
     """
 
     screening: tuple[Path, ...] = ()
@@ -150,7 +151,10 @@ class Comparison(Run):
         return found, values_of(self._chunks[0], "nodule")
 
     def _new(self) -> HybridNetwork:
-        return make_hybrid(self.start, self.spec.reads) if self.start else HybridNetwork(self.spec)
+        if not self.start:
+            return HybridNetwork(self.spec)
+        start = make_hybrid(self.start, self.spec.reads)
+        return shortened(start, self.spec.blocks, self.spec.depth)
 
     def _student(self, arm: str, seed: int) -> _Scored:
         """Train one student, which goes on from its last round, and measure it."""

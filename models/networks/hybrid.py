@@ -10,8 +10,8 @@ The decoder of the mask is that of U-Net (Ronneberger et al., arXiv:1505.04597).
 answers are the means over its members; outline and diameter are those of the widest.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 import torch
@@ -121,6 +121,20 @@ class HybridNetwork(nn.Module):
     def listed(self) -> list["Member"]:
         """Return the members, the widest last."""
         return [member for member in self.members.values() if isinstance(member, Member)]
+
+
+def shortened(network: HybridNetwork, blocks: Sequence[int], depth: int) -> HybridNetwork:
+    """Return a copy with at most as many ``blocks`` and layers of the encoder: the first ones.
+
+    Each adds to what the others compute, so the rest is a start from which to train. DistilBERT
+    (Sanh et al., arXiv:1910.01108) begins so, too.
+    """
+    at2, at4, at8 = map(min, network.spec.blocks, blocks)
+    spec = replace(network.spec, blocks=(at2, at4, at8), depth=min(network.spec.depth, depth))
+    short = HybridNetwork(spec)
+    weights = network.state_dict()
+    short.load_state_dict({name: weights[name] for name in short.state_dict()})
+    return short
 
 
 class Member(nn.Module):

@@ -1,7 +1,15 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from models.networks.hybrid import HybridNetwork, HybridSpec, scales, without_spare_decoders
+from models.networks.hybrid import (
+    HybridNetwork,
+    HybridSpec,
+    scales,
+    shortened,
+    without_spare_decoders,
+)
 from models.networks.screening import MAPS, ScreeningNetwork
 from models.runtime.second_reader import TEXTURES
 from tests.models.small_networks import TINY_HYBRID
@@ -51,6 +59,21 @@ def test_the_answers_are_the_means_over_the_members() -> None:
     assert torch.equal(answers.log_diameter, each[-1].log_diameter)
     assert torch.equal(answers.mask, each[-1].mask)
     assert all(one.mask.numel() == 0 for one in each[:-1])
+
+
+def test_a_shorter_network_answers_alike_where_what_it_lacks_adds_nothing() -> None:
+    torch.manual_seed(0)
+    network = HybridNetwork(replace(TINY_HYBRID, depth=TINY_HYBRID.depth + 1)).eval()
+    x = torch.rand(2, 1, 48, 48, 48)
+    short = shortened(network, (9, 9, 9), TINY_HYBRID.depth).eval()
+    assert short.spec == TINY_HYBRID
+    with torch.inference_mode():
+        assert not torch.allclose(short(x).logit, network(x).logit, atol=1e-5)
+        adds = tuple(f"encoder.{TINY_HYBRID.depth}.{name}." for name in ("mix", "feed.2"))
+        for name, value in network.named_parameters():
+            if any(one in name for one in adds):
+                value.zero_()
+        torch.testing.assert_close(short(x).logit, network(x).logit)
 
 
 @pytest.mark.parametrize("edge", [2, 10, 14, 20])
