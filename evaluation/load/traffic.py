@@ -77,7 +77,7 @@ def poisson(traffic: Traffic, rois_per_s: float, span_s: float, seed: int) -> li
 
 @cache
 def noise(number: int) -> Roi:
-    """Return an ROI of noise around a cube, made once; it is read in two views."""
+    """Return an ROI of noise around a cube, made once."""
     voxels = np.random.default_rng(number).integers(0, 256, ROI_SHAPE, dtype=np.uint8)
     voxels[20:28, 20:28, 20:28] = 255
     return Roi(number, voxels, (1.0, 1.0, 1.0), WINDOW_HU, 0.5)

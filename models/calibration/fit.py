@@ -31,7 +31,7 @@ FALSE_FINDINGS, CONFIDENCE = 1.0, 0.9
 FALSE_LISTED = 3.0
 """False candidates a scan in both lists, findings and possible findings."""
 
-REGIONS = 12.0
+REGIONS = 30.0
 """False candidates that are sent for a scan, at most, on average."""
 
 

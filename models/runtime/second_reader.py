@@ -1,6 +1,5 @@
 """The hybrid network as the cloud uses it: ROIs in, readings out."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Unpack
 
@@ -20,13 +19,6 @@ Float32Array = npt.NDArray[np.float32]
 
 TEXTURES = ("ground glass", "part-solid", "solid")
 """The texture classes, in the order of their logits."""
-
-MIRRORED = (1, 3)
-"""The axes along which a batch of ROIs is mirrored for its second view, as in training."""
-
-SURE = 0.0015
-"""An ROI whose first view has a lower probability is read in that view alone. On validation scans
-and in nodules that were inserted into them, a second view then changes no decision."""
 
 _LUNG_HU, _AERATED_HU, _LEAST_CONTRAST_HU = -850.0, -500.0, 100.0
 """Of lung where none is seen around a nodule; the most that is lung; the least contrast."""
@@ -89,62 +81,37 @@ class SecondReader(Opened):
         return int(z), int(y), int(x)
 
     def read(self, batch: UInt8Array) -> Readings:
-        """Read uint8 ROIs ``(n, z, y, x)``, those that are not `SURE` in two views, as averages.
+        """Read uint8 ROIs ``(n, z, y, x)``.
 
         Raises:
             ModelFailed: the engine failed on this batch.
             ValueError: the ROIs are not of `roi_shape`.
         """
-        views, n = self.views(batch), len(batch)
-        begun = n + n % 2  # engines read pairs in parallel: one mirrored view makes them whole
-        outputs = self.session.run(views[:begun])
-        rest = n + self._unsure(outputs[0][:n])
-        if len(rest := rest[rest >= begun]):
-            more = self.session.run(views[rest])
-            outputs = tuple(map(np.concatenate, zip(outputs, more, strict=True)))
-        return self.conclude(outputs, [*range(begun - n), *(rest - n)], batch)
+        return self.conclude(self.session.run(self.given(batch)), batch)
 
-    def views(self, batch: UInt8Array) -> UInt8Array:
-        """Return ROIs ``(n, z, y, x)`` and their mirrored views, ``(2 * n, 1, z, y, x)``.
+    def given(self, batch: UInt8Array) -> UInt8Array:
+        """Return ROIs ``(n, z, y, x)`` as the network takes them, ``(n, 1, z, y, x)``.
 
         Raises:
             ValueError: the ROIs are not of `roi_shape`.
         """
         if batch.shape[1:] != self.roi_shape:
             raise ValueError(f"{self.name}: ROIs of {batch.shape[1:]}, expected {self.roi_shape}")
-        return np.concatenate([batch, np.flip(batch, MIRRORED)])[:, None]
+        return batch[:, None]
 
-    def _unsure(self, logit: Float32Array) -> npt.NDArray[np.intp]:
-        """Return the numbers of the ROIs whose logit ``(n, 1)`` is not `SURE`."""
-        slope, intercept = self.session.artifact.settings["calibration"]
-        return np.flatnonzero(sigmoid(slope * logit[:, 0].astype(np.float64) + intercept) >= SURE)
-
-    def conclude(self, outputs: Outputs, again: Sequence[int], rois: UInt8Array) -> Readings:
-        """Average the network's outputs over the views, calibrate them, and measure ``rois``.
-
-        After their first views the outputs have the mirrored ones of the ROIs ``again``; what is
-        `SURE` has no use for them, or the answer would depend on the other ROIs of the batch.
-        """
-        n = len(rois)
-        used = np.isin(again, self._unsure(outputs[0][:n]))
-        averaged = np.asarray(again, np.intp)[used]
-
-        def mean(out: Float32Array, axes: tuple[int, ...] = ()) -> Float32Array:
-            found = out[:n].copy()
-            found[averaged] = (found[averaged] + np.flip(out[n:], axes)[used]) / 2
-            return found
-
+    def conclude(self, outputs: Outputs, rois: UInt8Array) -> Readings:
+        """Calibrate the network's outputs, and measure the ``rois`` ``(n, z, y, x)``."""
         *numbers, texture, masks = outputs
-        logit, log_diameter, malignancy = (mean(one)[:, 0].astype(np.float64) for one in numbers)
-        drawn = mean(masks[:, 0], MIRRORED)
+        logit, log_diameter, malignancy = (one[:, 0].astype(np.float64) for one in numbers)
         (outline,) = self.session.artifact.settings["outline"]
         slope, intercept = self.session.artifact.settings["calibration"]
+        drawn = zip(rois, masks[:, 0], strict=True)
         return Readings(
             probability=sigmoid(slope * logit + intercept),
             diameter_mm=np.exp(np.clip(log_diameter, 0.0, 5.0)),
             malignancy=sigmoid(malignancy),
-            texture=mean(texture).argmax(1),
-            mask=np.stack([half_contrast(*one, outline) for one in zip(rois, drawn, strict=True)]),
+            texture=texture.argmax(1),
+            mask=np.stack([half_contrast(*one, outline) for one in drawn]),
         )
 
 

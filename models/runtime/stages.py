@@ -78,15 +78,12 @@ class StagedReader(SecondReader):
         first, *middle, last = self.parts
 
         def begin(batch: UInt8Array) -> Tensors:
-            return first.run({self.input: self.views(batch)})
+            return first.run({self.input: self.given(batch)})
 
         def finish(tensors: Tensors) -> Readings:
             found = last.run(tensors)
             outputs = tuple(np.asarray(found[name]) for name in self.outputs)
-            # a part that has begun cannot be asked again: both views of all ROIs were read
-            views = np.asarray(tensors[self.input])[:, 0]
-            n = len(views) // 2
-            return self.conclude(outputs, range(n), views[:n])
+            return self.conclude(outputs, np.asarray(tensors[self.input])[:, 0])
 
         return (begin, *(part.run for part in middle), finish)
 

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,9 +5,8 @@ import pytest
 
 from imaging.volume import FloatArray, UInt8Array
 from models.runtime.artifacts import every, find
-from models.runtime.engines import Outputs
 from models.runtime.second_reader import SecondReader, half_contrast, nearest_piece
-from models.runtime.session import Session, open_session
+from models.runtime.session import open_session
 from tests.plain_readings import plain
 
 
@@ -46,32 +44,6 @@ def test_the_manifest_s_threshold_makes_the_mask_tighter(weights: Path) -> None:
     region[2:4, 4, 4] = 250
     mask = reader(weights).read(region[None]).mask[0]
     np.testing.assert_array_equal(np.argwhere(mask), [[2, 4, 4], [3, 4, 4]])
-
-
-@pytest.mark.parametrize(
-    ("greys", "runs"),
-    [([200], [2]), ([0], [2]), ([0, 0], [2]), ([0, 200], [2, 1]), ([0, 0, 200], [4, 1]),
-     ([200, 0, 200], [4, 1]), ([200] * 4, [4, 4])],
-)  # fmt: skip
-def test_what_is_surely_no_nodule_is_read_in_one_view(
-    weights: Path, greys: list[int], runs: list[int]
-) -> None:
-    """An odd number of first views has a mirrored one beside it, which changes no answer."""
-    read = reader(weights)
-    settings = {**read.session.artifact.settings, "calibration": [20.0, -10.0]}
-    artifact, sizes = replace(read.session.artifact, settings=settings), list[int]()
-
-    def mirrored_is_brighter(views: UInt8Array) -> Outputs:
-        sizes.append(len(views))
-        logit, *others = read.session.run(views)
-        return logit + (views[:, :, 0, 0, 0] != 1) * 0.01, *others
-
-    batch = np.stack([np.full((8, 8, 8), grey, np.uint8) for grey in greys])
-    batch[:, 0, 0, 0] = 1  # another corner of the mirrored view
-    found = SecondReader(Session(artifact, "", 1, mirrored_is_brighter)).read(batch)
-    assert sizes == runs
-    means = batch.reshape(len(batch), -1).mean(1) / 255 + 0.005 * (np.array(greys) > 0)
-    np.testing.assert_allclose(found.probability, 1 / (1 + np.exp(10 - 20 * means)), rtol=1e-4)
 
 
 def test_an_roi_of_another_shape_is_refused(weights: Path) -> None:
