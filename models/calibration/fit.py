@@ -11,6 +11,7 @@ scores beyond which no verdict changes what a candidate is; and no more than `RE
 candidates a scan are sent.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -125,7 +126,10 @@ def thresholds(
     dismiss = max(out_of_reach, sent)
     report = max(beyond_doubt, dismiss)
     values = {"possible": possible, "finding": finding, "dismiss": dismiss, "report": report}
-    return {name: round(float(sigmoid(np.array(v))), 6) for name, v in values.items()}
+    chances = {name: float(sigmoid(np.array(value))) for name, value in values.items()}
+    # near 1 the sixth digit counts: a lower ``report`` would let a verdict take a finding back
+    up = {"report": math.ceil(chances["report"] * 1e6) / 1e6}
+    return {name: round(chance, 6) for name, chance in chances.items()} | up
 
 
 def allowed(scans: int) -> int:

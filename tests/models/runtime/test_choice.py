@@ -198,8 +198,8 @@ def test_openvino_cuts_off_sums_without_vnni(
     instructions: str, cut_off: bool, tmp_path: Path
 ) -> None:
     """Onnxruntime does not: an option keeps 8-bit sums exact."""
-    if not cut_off and "vnni" not in hardware.cpu_name():
-        pytest.skip("this processor has no VNNI")
+    if not cut_off and "avx_vnni" not in hardware.cpu_name():
+        pytest.skip("this processor has no VNNI for AVX2")
     code = f"from models.runtime.choice import saturates; print(*map(saturates, {BOTH}))"
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": instructions, "HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
@@ -231,11 +231,12 @@ def test_regions_of_the_sample_lie_around_their_centres(side: int) -> None:
 
 @pytest.mark.long
 def test_the_sample_is_a_part_of_a_phantom() -> None:
+    """But for a few voxels, which processors compute differently."""
     box = sample(find("screening-int8"))[0, 0]
     spec = PhantomSpec(seed=4, nodule_count=14, diameter_mm=(4, 14), dose_noise_hu=8.0)
     whole = preprocess(make_phantom(spec).volume).voxels
     z, y, x = 83, 75, 11
-    np.testing.assert_array_equal(box, whole[z : z + 96, y : y + 96, x : x + 112])
+    assert (box != whole[z : z + 96, y : y + 96, x : x + 112]).mean() < 1e-3
 
 
 @pytest.mark.parametrize(
