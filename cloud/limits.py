@@ -51,7 +51,7 @@ class Bounds:
         transfer_timeout_s: longest time of one transfer; the caller continues it with another.
     """
 
-    max_rois: int = 64
+    max_rois: int = 100
     max_queued_rois: int = 512
     max_budget_s: float = 600.0
     idle_timeout_s: float = 10.0

@@ -105,7 +105,7 @@ class CloudClientSettings(Table):
     insecure: bool = False
     model: str = ""
     health_check_s: float = Field(default=5.0, ge=0, le=LONGEST_S)
-    max_rois: int = Field(default=64, ge=1)
+    max_rois: int = Field(default=100, ge=1)
     characterize: bool = True
     audit_rate: float = Field(default=0.05, ge=0, le=1)
 

@@ -80,7 +80,7 @@ def scripted() -> list[Call]:
         "cached": complete,
         "with refusals": [header, damaged, *others],
         "without ROIs": make_stream(study_key="k4"),
-        "too many announced": make_stream(roi_count=65),
+        "too many announced": make_stream(roi_count=101),
         "no budget": make_stream(budget_s=-1.0),
         "no time": make_stream(study_key="k5", budget_s=1e-6, roi_count=1),
         "another model": make_stream(model_version="1.0"),

@@ -63,7 +63,7 @@ def test_the_load_is_in_the_summary_and_in_the_details_of_an_error(cloud: Runnin
         ({"budget_s": float("inf")}, "InvalidRequest"),
         ({"study_key": ""}, "InvalidRequest"),
         ({"study_key": "k" * 129}, "InvalidRequest"),
-        ({"roi_count": 65}, "TooLarge"),
+        ({"roi_count": 101}, "TooLarge"),
         ({"model_version": "1.0"}, "VersionMismatch"),
         ({"model_version": "21.0"}, "VersionMismatch"),
     ],

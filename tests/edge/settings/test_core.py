@@ -22,7 +22,7 @@ def test_override_beats_environment_beats_file_beats_default(
     """An override that is None is no override; ``off`` switches off the cloud of the file."""
     settings = load_settings(config)
     assert (settings.cloud.address, settings.deadline_s) == ("127.0.0.1:50051", 7.0)
-    assert settings.cloud.max_rois == 64
+    assert settings.cloud.max_rois == 100
     monkeypatch.setenv("OVERREAD_EDGE_DEADLINE_S", "3.5")
     assert load_settings(config, deadline_s=3.0).deadline_s == 3.0
     assert load_settings(config, deadline_s=None).deadline_s == 3.5
