@@ -80,7 +80,7 @@ def scripted() -> list[Call]:
         "cached": complete,
         "with refusals": [header, damaged, *others],
         "without ROIs": make_stream(study_key="k4"),
-        "too many announced": make_stream(roi_count=101),
+        "too many announced": make_stream(roi_count=65),
         "no budget": make_stream(budget_s=-1.0),
         "no time": make_stream(study_key="k5", budget_s=1e-6, roi_count=1),
         "another model": make_stream(model_version="1.0"),
@@ -105,7 +105,10 @@ def scripted() -> list[Call]:
 
 def replay(calls: Sequence[Call]) -> list[Call]:
     """Send the requests of ``calls`` to a service with a deterministic reader; return the calls."""
-    with run_cloud(max_batch=1) as cloud, grpc.insecure_channel(cloud.address) as channel:
+    with (
+        run_cloud(max_batch=1, max_rois=64) as cloud,  # the limit of that time
+        grpc.insecure_channel(cloud.address) as channel,
+    ):
         return [_sent(channel, call) for call in calls]
 
 
