@@ -51,7 +51,7 @@ def test_describe_prints_json_or_a_table_and_fails_without_a_service() -> None:
     assert "max_rois" in table
     assert "mean 2.1" in table
     assert "8 x 8 x 8" in table
-    assert "64" in table
+    assert "100" in table
     status, out, err = command("describe", cloud.address)
     assert (status, out) == (1, "")
     assert "Unreachable" in err
