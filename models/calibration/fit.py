@@ -127,9 +127,9 @@ def thresholds(
     report = max(beyond_doubt, dismiss)
     values = {"possible": possible, "finding": finding, "dismiss": dismiss, "report": report}
     chances = {name: float(sigmoid(np.array(value))) for name, value in values.items()}
-    # near 1 the sixth digit counts: a lower ``report`` would let a verdict take a finding back
-    up = {"report": math.ceil(chances["report"] * 1e6) / 1e6}
-    return {name: round(chance, 6) for name, chance in chances.items()} | up
+    # upwards: near 1 the sixth digit counts, and a lower one would let a verdict take findings back
+    chances["report"] = math.ceil(chances["report"] * 1e6) / 1e6
+    return {name: round(chance, 6) for name, chance in chances.items()}
 
 
 def allowed(scans: int) -> int:
