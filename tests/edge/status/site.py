@@ -47,6 +47,9 @@ from tests.imaging.small_ct import SIZE, SmallCt
 
 PASSWORD = "correct horse battery"
 HASH = hash_of(PASSWORD)
+PAGES = ("/", "/drift", f"/study/{0:032x}", f"/study/{0:032x}/view", f"/study/{0:032x}/volume",
+         f"/study/{0:032x}/slice/axial/0", f"/study/{0:032x}/report/1",
+         f"/study/{0:032x}/picture/overview.jpg", "/none", "/login%3Fx")  # fmt: skip
 USERS = "".join(f"{name}:{role}:{HASH}\n" for name, role in (("anna", "operator"),
                                                                   ("bert", "reader")))  # fmt: skip
 CERTIFICATES = {"ca": "ca.pem", "cert": "page.pem", "key": "page.key"}
