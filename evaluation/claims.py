@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,6 +57,12 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
+def in_rows(result: Mapping[str, Any]) -> str:
+    """Return a result as JSON; what holds no further list or object is a row, one line."""
+    text = json.dumps(result, indent=1)
+    return re.sub(r"[\[{][^\[\]{}]*[\]}]", lambda row: re.sub(r"\n *", " ", row[0]), text) + "\n"
+
+
 def can_measure(line: str) -> bool:
     """Return whether this machine can make the small filesystem, if the command needs one."""
     tried = "unshare -rm mount -t tmpfs none /mnt"
@@ -88,8 +95,7 @@ def main(
             typer.echo(f"leaving out {name}: unshare and mount are not permitted here", err=True)
             continue
         typer.echo(f"measuring {name}", err=True)
-        found = json.dumps(measure(line), indent=1)
-        (results / f"{name}.json").write_text(f"{found}\n")
+        (results / f"{name}.json").write_text(in_rows(measure(line)))
     for name, figures in read_figures(results).items():
         amend(name, "metrics", figures)
     typer.echo(", ".join(map(str, write_pages(DOCS))))

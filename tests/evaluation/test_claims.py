@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from evaluation import claims
 from evaluation.__main__ import app
-from evaluation.claims import can_measure, measure, read_figures
+from evaluation.claims import can_measure, in_rows, measure, read_figures
 from models.__main__ import app as models_app
 
 
@@ -49,6 +49,13 @@ def test_a_claim_is_run_for_json_and_named_by_its_command(started: Started) -> N
         "overread-eval load --json",
         "unshare -rm sh -c 'mount X && overread-eval nothing-lost --at /mnt --json'",
     ]
+
+
+def test_a_row_of_a_result_is_a_line_and_its_texts_stay() -> None:
+    rows = [{"name": "a  [b\n{c}", "value": 0.5}, {"name": "d  e", "value": None}]
+    text = in_rows({"rows": rows, "empty": []})
+    assert json.loads(text) == {"rows": rows, "empty": []}
+    assert '{ "name": "d  e", "value": null }' in map(str.strip, text.splitlines())
 
 
 def test_the_programs_are_those_of_this_interpreter() -> None:
