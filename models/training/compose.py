@@ -395,6 +395,8 @@ def _crop_padded(scan: Piece, centre: FloatArray, side: int) -> Piece:
     start = np.where(shape > side, np.clip(start, -8, shape - side + 8), (shape - side) // 2)
     low, high = np.maximum(start, 0), np.minimum(start + side, shape)
     inner = crop(scan, low, high - low)
+    if not (high - low < side).any():
+        return inner
     pad = [(int(a), int(b)) for a, b in zip(low - start, start + side - high, strict=True)]
     shift = np.array([*(p[0] for p in pad), 0])
     return inner.moved(lambda voxels: np.pad(voxels, pad), lambda marks: marks + shift)
