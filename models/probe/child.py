@@ -1,7 +1,7 @@
 """One way to run a network, in a process of its own: ``python -m models.probe.child JSON``.
 
-It prints a line of JSON when the network is loaded and has read the sample. Then it prints one with
-time and peak memory for each line on standard input. A crash ends this process and no other.
+It prints a line of JSON for each line on standard input: the first when the network is loaded and
+has read the sample, the others with time and peak memory. A crash ends this process and no other.
 """
 
 import json
@@ -18,6 +18,7 @@ from models.runtime.choice import Way, sample, saturates
 from models.runtime.engines import Outputs, Runner, start
 from models.runtime.errors import ModelError
 from models.runtime.stages import open_staged
+from process.memory import peak_bytes
 
 BOX = (256, 224, 320)
 """Voxels of a lung box, ``(z, y, x)``; a hybrid reads the eight regions of the sample."""
@@ -36,18 +37,16 @@ def main() -> None:
         print(json.dumps({"error": str(error)}), flush=True)
         return
     np.savez(file, *answer)
+    sys.stdin.readline()
     print(json.dumps({"saturates": cut_off}), flush=True)
     if artifact.kind == "screening":
-        tiles = [-(-n // m) for n, m in zip(BOX, voxels.shape[2:], strict=True)]
-        z, y, x = BOX
-        voxels = np.ascontiguousarray(np.tile(voxels, (1, 1, *tiles))[:, :, :z, :y, :x])
+        more = [(0, n - m) for n, m in zip((1, 1, *BOX), voxels.shape, strict=True)]
+        voxels = np.pad(voxels, more, mode="wrap")
     for _ in sys.stdin:
         began = time.perf_counter()
         run(voxels)
         took_ms = 1e3 * (time.perf_counter() - began)
-        lines = Path("/proc/self/status").read_text().splitlines()
-        peak_kb = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-        print(json.dumps({"ms": took_ms, "peak_mb": peak_kb / 1e3}), flush=True)
+        print(json.dumps({"ms": took_ms, "peak_mb": peak_bytes() / 1e6}), flush=True)
 
 
 def _opened(artifact: Artifact, way: Way) -> Runner:
@@ -55,26 +54,16 @@ def _opened(artifact: Artifact, way: Way) -> Runner:
         return OTHERS[way.engine](artifact, way.threads)
     if way.stages == 1:
         return start(way.engine, artifact.content(), way.threads, half=way.half, fused=way.fused)
-    reader = open_staged(
+    return open_staged(
         artifact.name, way.stages, engine=way.engine, threads=way.threads,
         folder=artifact.path.parent,
-    )  # fmt: skip
-
-    def run(voxels: Any) -> Outputs:
-        tensors = {reader.input: voxels}
-        for part in reader.parts:
-            tensors = {**part.run(tensors)}
-        return tuple(np.asarray(tensors[name]) for name in reader.outputs)
-
-    return run
+    ).session.run  # fmt: skip
 
 
 def _torch(artifact: Artifact, threads: int) -> Runner:
-    from models.training.runs import make_hybrid, make_screening
+    from models.training.runs import make_network
 
-    screens = artifact.kind == "screening"
-    network = make_screening(artifact.path) if screens else make_hybrid([artifact.path])
-    return _of_module(network, threads)
+    return _of_module(make_network(artifact.kind, [artifact.path]), threads)
 
 
 def _monai(_artifact: Artifact, threads: int) -> Runner:

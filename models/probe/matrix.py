@@ -15,11 +15,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -59,48 +59,43 @@ def ways(artifact: Artifact, engines: Sequence[str], cores: int) -> Iterator[Way
         yield from (Way(name, cores) for name in named if installed(name))
 
 
-class Child:
-    """A process that runs one way; it is ended at the end of a ``with`` block."""
+@contextmanager
+def child(artifact: Artifact, way: Way, answer: Path) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Run one way in a process for the time of a ``with`` block; give what asks for a reply.
 
-    def __init__(self, artifact: Artifact, way: Way, answer: Path) -> None:
-        given = json.dumps([artifact.name, str(artifact.path.parent), asdict(way), str(answer)])
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the end of the block
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "models.probe.child", given],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, bufsize=0,
-        )  # fmt: skip
-        self._timer = threading.Timer(HANGS_S, self._process.kill)
-        self._timer.start()
+    See `models.probe.child`. It raises `ModelError` if the way cannot run, or crashed.
+    """
+    given = json.dumps([artifact.name, str(artifact.path.parent), asdict(way), str(answer)])
+    command, pipe = [sys.executable, "-P", "-m", "models.probe.child", given], subprocess.PIPE
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, bufsize=0) as process,
+    ):
+        assert process.stdin
+        assert process.stdout
+        asks, replies = process.stdin, process.stdout
 
-    def __enter__(self) -> Self:
-        return self
+        def reply() -> dict[str, Any]:
+            with suppress(OSError):  # it ended, as the reply will say
+                asks.write(b"\n")
+            if not (line := replies.readline()):
+                code = process.wait()
+                log.seek(0)
+                said = log.read().decode(errors="replace").strip().rpartition("\n")[2]
+                how = signal.Signals(-code).name if code < 0 else f"exit status {code}, {said}"
+                raise ModelFailed(f"crashed: {how}")
+            found: dict[str, Any] = json.loads(line)
+            if "error" in found:
+                raise EngineUnavailable(found["error"])
+            return found
 
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self._process.kill()
-        self._process.communicate()
-        self._log.close()
-
-    def reply(self) -> dict[str, Any]:
-        """Return what it prints next; raise `ModelError` if it cannot run, or crashed."""
-        assert self._process.stdout
-        if not (line := self._process.stdout.readline()):
-            code = self._process.wait()
-            self._log.seek(0)
-            said = self._log.read().decode(errors="replace").strip().rpartition("\n")[2]
-            how = signal.Signals(-code).name if code < 0 else f"exit status {code}, {said}"
-            raise ModelFailed(f"crashed: {how}")
-        found: dict[str, Any] = json.loads(line)
-        if "error" in found:
-            raise EngineUnavailable(found["error"])
-        return found
-
-    def one_pass(self) -> dict[str, Any]:
-        """Return time and peak memory after one more pass."""
-        assert self._process.stdin
-        with suppress(OSError):  # it ended, as the reply will say
-            self._process.stdin.write(b"\n")
-        return self.reply()
+        timer = threading.Timer(HANGS_S, process.kill)
+        timer.start()
+        try:
+            yield reply
+        finally:
+            timer.cancel()
+            process.kill()
 
 
 def run_probe(
@@ -132,10 +127,10 @@ def run_probe(
                     way = replace(way, difference=choice.difference(answer, truth))
                 else:
                     way = replace(way, error="its reference crashed")
-            if answer and way.engine != "monai" and (expected := truths[_family(artifact)[0].name]):
-                row["from_fp32"] = choice.difference(answer, expected)
-                pair = (_decisions(artifact, one) for one in (answer, expected))
-                row["same"], row["of"] = _agreement(*pair)
+                if expected := truths[_family(artifact)[0].name]:
+                    row["from_fp32"] = choice.difference(answer, expected)
+                    pair = (_decisions(artifact, one) for one in (answer, expected))
+                    row["same"], row["of"] = _agreement(*pair)
             # bfloat16 without AMX gains little for what it changes: it is measured, and not taken
             exact_enough = hardware.fast_bf16() or not way.half
             if way.fused and way.stages == 1 and way.engine not in OTHERS and exact_enough:
@@ -168,19 +163,19 @@ def _measured(artifact: Artifact, way: Way, usual: Artifact, scratch: Path) -> t
     """Return a way with what was measured of it, and its answer to the sample."""
     file, plain = scratch / "answer.npz", Way(REFERENCE, hardware.cores())
     try:
-        with Child(artifact, way, file) as own, Child(usual, plain, scratch / "b.npz") as other:
-            way = replace(way, **own.reply(), probed=True)
-            other.reply()
-            began, passes = time.monotonic(), [(own.one_pass(), other.one_pass())]
-            # on a busy machine two passes count at least
-            while len(passes) < min(3, ROUNDS + 1) or (
-                len(passes) <= ROUNDS and time.monotonic() - began < LONGEST_S
-            ):
-                passes.append((own.one_pass(), other.one_pass()))
+        with child(artifact, way, file) as own, child(usual, plain, scratch / "b.npz") as other:
+            way = replace(way, **own(), probed=True)
+            other()
+            began, passes = time.monotonic(), []
+            for number in range(ROUNDS + 1):
+                # on a busy machine two passes count at least
+                if number > 2 and time.monotonic() - began > LONGEST_S:
+                    break
+                passes.append((own(), other()))
     except ModelError as error:
         return replace(way, error=str(error), probed=True), ()
     # the first pass does not count: it allocates
-    times = np.array([[one["ms"] for one in pair] for pair in passes[1:] or passes])
+    times = np.array([[one["ms"] for one in pair] for pair in passes[1:]])
     p50, p95 = (float(np.quantile(times[:, 0], q)) for q in (0.5, 0.95))
     ratio, peak_mb = float(np.median(times[:, 0] / times[:, 1])), passes[-1][0]["peak_mb"]
     with np.load(file) as stored:

@@ -61,18 +61,11 @@ def _named(precision: str, engine: str, fused: bool) -> str:
     return f"{precision.upper()} on {engine}" + ", not fused" * (not fused)
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _cells(row: Mapping[str, Any]) -> list[object]:
     engine, _, device = row["engine"].partition(":")
     precision = row["artifact"].rpartition("-")[2]
     kind = precision + ", bf16" * row["half"] + ", not fused" * (not row["fused"])
-    first = [
-        row["artifact"],
-        engine,
-        device or "CPU",
-        kind,
-        str(row["threads"]),
-        str(row["stages"]),
-    ]
+    first = [row["artifact"], engine, device or "CPU", kind, row["threads"], row["stages"]]
     if row["error"]:
         return [*first, row["error"], *"------"]
     wrong = Way(**{name: row[name] for name in NAMES}).wrong(precision)

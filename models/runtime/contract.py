@@ -1,5 +1,8 @@
 """The contract of a network: its input and outputs, which docs/own-network.md explains."""
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from onnx import TensorProto
@@ -18,13 +21,33 @@ OUTPUTS = {
 }  # fmt: skip
 """The outputs of each kind of network in this order, float32, and their shapes."""
 
+SETTINGS = {
+    "screening": {"calibration": 2},
+    "hybrid": {"calibration": 2, "roi_shape": 3, "outline": 1},
+}
+"""The settings that each kind of network needs, and the count of numbers of each."""
+
 _SAMPLE = (16, 32, 48)
 """A grid ``(z, y, x)`` of three sides that differ, as a screening network must take it."""
 
 
-def require_tensors(artifact: Artifact) -> None:
-    """Raise `UnfitArtifact` if names, order, types or free axes of the tensors are wrong."""
-    content, screens = artifact.stored(), artifact.kind == "screening"
+def require_fit(artifact: Artifact, kind: str) -> None:
+    """Raise `UnfitArtifact` if it is of another kind, or a setting or a tensor is wrong.
+
+    Of tensors these are names, order, types and free axes.
+    """
+    if artifact.kind != kind:
+        raise UnfitArtifact(f"{artifact.name} is of kind {artifact.kind!r}, expected {kind!r}")
+    for setting, count in SETTINGS[kind].items():
+        numbers = artifact.settings.get(setting)
+        if not (
+            isinstance(numbers, Sequence)
+            and len(numbers) == count
+            and all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+        ):
+            wrong = f"{setting} = {numbers!r}, expected {count} numbers"
+            raise UnfitArtifact(f"{artifact.name}: {wrong}")
+    content, screens = artifact.stored(), kind == "screening"
     try:
         graph = onnx.load_model_from_string(content).graph
     except Exception as error:  # protobuf's decode errors have no public base

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from models.runtime import hardware, providers
 from models.runtime.compiled import compiled
 from models.runtime.errors import EngineUnavailable
-from models.runtime.rewrites import matrix_resize, pointwise_upsampling
+from models.runtime.rewrites import rewritten
 
 with suppress(ImportError):  # without it, onnxruntime runs alone
     import openvino
@@ -57,11 +57,6 @@ def start(
     except Exception as error:  # both engines raise bare RuntimeErrors and worse
         reason = " ".join(str(error).split())  # openvino's has several lines
         raise EngineUnavailable(f"{engine} rejects the model: {reason}") from error
-
-
-def rewritten(content: bytes) -> bytes:
-    """Return an ONNX file as both engines run it; see `models.runtime.rewrites`."""
-    return matrix_resize(pointwise_upsampling(content))
 
 
 def _start_openvino(content: bytes, device: str, threads: int, half: bool, _fused: bool) -> Runner:
@@ -142,16 +137,12 @@ def _in_batches(compiled: Callable[[int], Runner], sample: Sequence[npt.NDArray[
     for size in BATCHES:
         try:
             runner = compiled(size)
-            answers = runner(*(one[:size] for one in sample))
+            if not _same(runner(*(one[:size] for one in sample)), [out[:size] for out in alone]):
+                raise ValueError("its answers differ from those of single inputs")
         except Exception as error:  # the engine's own errors have no common class
             _log.warning("batch size %d is not used: %s", size, error)
-            continue
-        if _same(answers, [out[:size] for out in alone]):
-            runners[size] = runner
         else:
-            _log.warning(
-                "batch size %d is not used: its answers differ from those of single inputs", size
-            )
+            runners[size] = runner
     return lambda *batch: _in_pieces(runners, batch)
 
 
@@ -212,8 +203,8 @@ def _start_onnxruntime(
     options.add_session_config_entry("session.x64quantprecision", "1")
     provider, _, number = device.partition(":")
     if provider and provider not in (known := onnxruntime.get_available_providers()):
-        missing = providers.absent([])
-        package = next((f" ({a.package})" for a in missing if a.engine.endswith(provider)), "")
+        named = (a for a in providers.ACCELERATORS if a.engine.endswith(provider))
+        package = next((f" ({one.package})" for one in named), "")
         raise EngineUnavailable(
             f"this onnxruntime has no {provider}{package}, only {', '.join(known)}"
         )

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from models.runtime import hardware
 from models.runtime.artifacts import WEIGHTS, Artifact, find
-from models.runtime.engines import rewritten
+from models.runtime.rewrites import rewritten
 
 with suppress(ImportError):  # without it, nothing is profiled
     import openvino

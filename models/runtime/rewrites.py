@@ -15,50 +15,50 @@ _RESIZED = {
 """Options of the resizing that `matrix_resize` replaces; all but the mode are the defaults."""
 
 
-def pointwise_upsampling(content: bytes) -> bytes:
-    """Replace transposed convolutions whose stride is their kernel by point-wise ones.
-
-    Each input voxel becomes a patch of its own, so the same numbers come from a point-wise
-    convolution with a channel for each voxel of the patch. Other files are returned as they are.
-    """
-    if b"ConvTranspose" not in content:
+def rewritten(content: bytes) -> bytes:
+    """Return an ONNX file as both engines run it; one with nothing to replace as it is."""
+    if b"ConvTranspose" not in content and b"Resize" not in content:
         return content
     model = onnx.load_from_string(content)
+    before = [node.op_type for node in model.graph.node]
+    pointwise_upsampling(model)
+    matrix_resize(model)
+    changed = before != [node.op_type for node in model.graph.node]
+    return model.SerializeToString() if changed else content
+
+
+def pointwise_upsampling(model: ModelProto) -> None:
+    """Replace transposed convolutions whose stride is their kernel by point-wise ones, in place.
+
+    Each input voxel becomes a patch of its own, so the same numbers come from a point-wise
+    convolution with a channel for each voxel of the patch.
+    """
     if _operator_set(model) < 15:  # the first in which ``Shape`` takes a start
-        return content
+        return
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     nodes: list[NodeProto] = []
     for node in model.graph.node:
         known = all(name in stored for name in node.input[1:])
         fits = node.op_type == "ConvTranspose" and known and _is_patchwise(node)
         nodes += _pointwise(node, stored, model) if fits else [node]
-    if len(nodes) == len(model.graph.node):
-        return content
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    return model.SerializeToString()
 
 
-def matrix_resize(content: bytes) -> bytes:
-    """Replace the linear resizing of volumes by matrix products, one along each axis.
+def matrix_resize(model: ModelProto) -> None:
+    """Replace the linear resizing of volumes by matrix products, one along each axis, in place.
 
     Their sums are rounded otherwise: a value half-way between two levels of INT8 may become the
-    other one, as it may between two engines. Other files are returned as they are, and so are
-    volumes whose sides are free.
+    other one, as it may between two engines. Volumes whose sides are free stay.
     """
-    if b"Resize" not in content:
-        return content
-    model = onnx.load_from_string(content)
     linear = [node for node in model.graph.node if _is_linear(node)]
     if not linear or _operator_set(model) < 12:  # the first with ``Einsum``
-        return content
+        return
     typed = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     known = {value.name: value.type.tensor_type for value in (*typed.input, *typed.value_info)}
-    found = [(node, _sides(known, node.input[0], node.output[0])) for node in linear]
-    for node, sides in found:
-        if sides:
+    for node in linear:
+        if sides := _sides(known, node.input[0], node.output[0]):
             node.CopyFrom(_products(node, sides, model))
-    return model.SerializeToString() if any(sides for _, sides in found) else content
 
 
 def _operator_set(model: ModelProto) -> int:

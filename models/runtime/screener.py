@@ -58,8 +58,8 @@ class Screener(Opened):
         at = found.index_zyx
         size = np.array(box.voxels.shape)
         keep = box.inside(at, found.diameter_mm) & (at >= -0.5).all(1) & (at <= size - 0.5).all(1)
-        slope, intercept = self.settings["calibration"]
-        return to_candidates(found.at(keep), box.geometry, (slope, intercept))[:MOST_CANDIDATES]
+        calibration = self.settings["calibration"]
+        return to_candidates(found.at(keep), box.geometry, calibration)[:MOST_CANDIDATES]
 
     def _peaks(self, voxels: UInt8Array, voxel_mm: float = 1.0) -> Peaks:
         """Return the peaks in a box of that voxel size."""
@@ -88,7 +88,7 @@ def read_by(version: str) -> str:
 
 def open_screener(name: str, **opening: Unpack[Opening]) -> Screener:
     """Open the screening artifact of that name; the rest and errors as `open_as`."""
-    return Screener(open_as("screening", name, {"calibration": 2}, **opening))
+    return Screener(open_as("screening", name, **opening))
 
 
 def padded(voxels: UInt8Array) -> UInt8Array:

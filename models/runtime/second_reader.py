@@ -117,8 +117,7 @@ class SecondReader(Opened):
 
 def open_second_reader(name: str, **opening: Unpack[Opening]) -> SecondReader:
     """Open the hybrid artifact of that name; the rest and errors as `open_as`."""
-    needed = {"calibration": 2, "roi_shape": 3, "outline": 1}
-    return SecondReader(open_as("hybrid", name, needed, **opening))
+    return SecondReader(open_as("hybrid", name, **opening))
 
 
 def half_contrast(roi: UInt8Array, logits: Float32Array, outline: float) -> BoolArray:

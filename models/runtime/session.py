@@ -1,7 +1,5 @@
 """Opens an artifact on an engine: the one that is named, or the fastest correct one."""
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -10,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from models.runtime.artifacts import WEIGHTS, Artifact, find
-from models.runtime.choice import AUTO, PROBE_CACHE, choose
-from models.runtime.contract import require_shapes, require_tensors
+from models.runtime.choice import AUTO, choose
+from models.runtime.contract import require_fit, require_shapes
 from models.runtime.engines import Outputs, Runner, start
-from models.runtime.errors import ModelFailed, UnfitArtifact
+from models.runtime.errors import ModelFailed
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +76,8 @@ class Opening(TypedDict, total=False):
     folder: Path
 
 
-def open_as(kind: str, name: str, needed: Mapping[str, int], **opening: Unpack[Opening]) -> Session:
+def open_as(kind: str, name: str, **opening: Unpack[Opening]) -> Session:
     """Open the artifact of that name for a reader of ``kind``; errors as `open_session`.
-
-    ``needed`` gives the settings that the reader needs, and the count of numbers of each.
 
     Raises:
         UnknownArtifact: the manifest lacks it.
@@ -90,17 +86,7 @@ def open_as(kind: str, name: str, needed: Mapping[str, int], **opening: Unpack[O
         UntrustedManifest, InvalidKey: see `models.runtime.artifacts.every`.
     """
     artifact = find(name, opening.get("folder", WEIGHTS), opening.get("keys", ()))
-    if artifact.kind != kind:
-        raise UnfitArtifact(f"{name} is of kind {artifact.kind!r}, expected {kind!r}")
-    for setting, count in needed.items():
-        given = artifact.settings.get(setting)
-        if not (
-            isinstance(given, Sequence)
-            and len(given) == count
-            and all(isinstance(n, int | float) and math.isfinite(n) for n in given)
-        ):
-            raise UnfitArtifact(f"{name}: {setting} = {given!r}, expected {count} numbers")
-    require_tensors(artifact)
+    require_fit(artifact, kind)
     session = open_session(
         artifact,
         engine=opening.get("engine", AUTO),
@@ -112,23 +98,18 @@ def open_as(kind: str, name: str, needed: Mapping[str, int], **opening: Unpack[O
 
 
 def open_session(
-    artifact: Artifact,
-    *,
-    engine: str = AUTO,
-    device: str = "",
-    threads: int = 0,
-    probe_cache: Path | None = PROBE_CACHE,
+    artifact: Artifact, *, engine: str = AUTO, device: str = "", threads: int = 0
 ) -> Session:
     """Open ``artifact`` on ``engine``, one of `models.runtime.hardware.engines()` or ``auto``.
 
     With a ``device``, ``engine`` is one without: see `models.runtime.hardware.engines_on`.
     ``threads`` 0 means those that `overread-models probe` chose, or every core that the process may
-    use. The choice of ``auto`` is kept in ``probe_cache``, if there is a home folder.
+    use. The choice of ``auto`` is kept, if there is a home folder.
 
     Raises:
         DamagedArtifact: the file is not what the manifest says.
         EngineUnavailable: the engine is missing or rejects the model.
     """
-    way = choose(artifact, engine, threads, probe_cache, device)
+    way = choose(artifact, engine, threads, device=device)
     run = start(way.engine, artifact.content(), way.threads, half=way.half)
     return Session(artifact, way.engine, way.threads, run)

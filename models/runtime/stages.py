@@ -5,6 +5,7 @@ part takes tensors of earlier parts by name and gives those that later parts or 
 a skip connection goes around the parts between.
 """
 
+import copy
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -25,12 +26,12 @@ from imaging.volume import UInt8Array
 from models.runtime import hardware
 from models.runtime.artifacts import WEIGHTS, Artifact, find
 from models.runtime.choice import AUTO, choose
-from models.runtime.contract import require_tensors
-from models.runtime.engines import start
+from models.runtime.contract import INPUT, OUTPUTS, require_fit
+from models.runtime.engines import Outputs, start
 from models.runtime.errors import UnfitArtifact
 from models.runtime.rewrites import matrix_resize
 from models.runtime.second_reader import Readings, SecondReader
-from models.runtime.session import Session
+from models.runtime.session import Opening, Session
 
 SLACK = 0.1
 """The range of positions for each cut, as a share of the whole time."""
@@ -60,17 +61,10 @@ class Part:
 class StagedReader(SecondReader):
     """Reads ROIs with the ``parts`` of one hybrid artifact, one after another.
 
-    Its ``session`` is that of the first part.
+    Its ``session`` runs all of them in turn.
     """
 
     parts: tuple[Part, ...]
-    input: str
-    outputs: tuple[str, ...]
-
-    @property
-    def engine(self) -> str:
-        """The engines of the parts, in their order; one if they are the same."""
-        return " + ".join(dict.fromkeys(part.session.engine for part in self.parts))
 
     @property
     def steps(self) -> tuple[Callable[[Any], Any], ...]:
@@ -78,59 +72,35 @@ class StagedReader(SecondReader):
         first, *middle, last = self.parts
 
         def begin(batch: UInt8Array) -> Tensors:
-            return first.run({self.input: self.given(batch)})
+            return first.run({INPUT: self.given(batch)})
 
         def finish(tensors: Tensors) -> Readings:
-            found = last.run(tensors)
-            outputs = tuple(np.asarray(found[name]) for name in self.outputs)
-            return self.conclude(outputs, np.asarray(tensors[self.input])[:, 0])
+            return self.conclude(_answers(last.run(tensors)), tensors[INPUT][:, 0])
 
         return (begin, *(part.run for part in middle), finish)
 
-    def read(self, batch: UInt8Array) -> Readings:
-        """Read ROIs ``(n, z, y, x)`` with all parts in turn, as the whole would.
-
-        Raises:
-            ModelFailed: an engine failed on this batch.
-            ValueError: the ROIs are not of `roi_shape`.
-        """
-        work: Any = batch
-        for step in self.steps:
-            work = step(work)
-        readings: Readings = work
-        return readings
-
 
 def open_staged(
-    name: str,
-    count: int,
-    *,
-    engine: str = AUTO,
-    engines: Sequence[str] = (),
-    device: str = "",
-    threads: int = 0,
-    folder: Path = WEIGHTS,
-    keys: tuple[Path, ...] = (),
+    name: str, count: int, *, engines: Sequence[str] = (), **opening: Unpack[Opening]
 ) -> StagedReader:
     """Cut a hybrid artifact into ``count`` >= 2 parts and open them; errors as `open_session`.
 
-    ``engines`` has one for each part; if empty, all run on ``engine`` and ``device``, where
-    ``auto`` is the fastest for the whole. ``threads`` are divided among the parts; 0 means every
-    core.
+    ``engines`` has one for each part; if empty, all run on the ``engine`` and ``device`` of
+    ``opening``, where ``auto`` is the fastest for the whole. Its ``threads`` are divided among the
+    parts; 0 means every core.
 
     Raises:
         UnfitArtifact: it is no hybrid, or cannot be cut into this number of parts.
         UntrustedManifest, InvalidKey: see `models.runtime.artifacts.every`.
     """
-    whole = find(name, folder, keys)
-    if whole.kind != "hybrid":
-        raise UnfitArtifact(f"{name} is of kind {whole.kind!r}, expected 'hybrid'")
-    require_tensors(whole)
+    whole = find(name, opening.get("folder", WEIGHTS), opening.get("keys", ()))
+    require_fit(whole, "hybrid")
     try:
-        source, outputs, networks = _cut_evenly(whole, count)
-    except (ValueError, KeyError) as error:  # a key of its settings
+        networks = _cut_evenly(whole, count)
+    except ValueError as error:
         raise UnfitArtifact(f"{name} cannot be cut into {count} parts: {error}") from error
-    way = choose(whole, engine, threads, device=device)
+    threads = opening.get("threads", 0)
+    way = choose(whole, opening.get("engine", AUTO), threads, device=opening.get("device", ""))
     each = max(1, (threads or hardware.cores()) // count)
     parts = []
     for network, own in zip(networks, engines or [AUTO] * count, strict=True):
@@ -138,20 +108,31 @@ def open_staged(
         run = start(chosen, network.SerializeToString(), each, half=way.half)
         session = Session(whole, chosen, each, run)
         parts.append(Part(session, _names(network.graph.input), _names(network.graph.output)))
-    return StagedReader(parts[0].session, tuple(parts), source, outputs)
+
+    def run_all(voxels: UInt8Array) -> Outputs:
+        tensors: Tensors = {INPUT: voxels}
+        for part in parts:
+            tensors = part.run(tensors)
+        return _answers(tensors)
+
+    named = " + ".join(dict.fromkeys(part.session.engine for part in parts))
+    return StagedReader(Session(whole, named, each, run_all), tuple(parts))
+
+
+def _answers(tensors: Tensors) -> Outputs:
+    return tuple(tensors[name] for name in OUTPUTS["hybrid"])
 
 
 @lru_cache(maxsize=1)  # several instances of a cloud are cut once
-def _cut_evenly(whole: Artifact, count: int) -> tuple[str, tuple[str, ...], tuple[ModelProto, ...]]:
-    """Return the names of input and outputs, and the parts as networks."""
-    model = onnx.load_model_from_string(matrix_resize(whole.content()))  # before nodes are timed
-    source, shape = model.graph.input[0].name, whole.settings["roi_shape"]
+def _cut_evenly(whole: Artifact, count: int) -> list[ModelProto]:
+    """Return the parts as networks."""
+    model, shape = onnx.load_model_from_string(whole.content()), whole.settings["roi_shape"]
+    matrix_resize(model)  # before nodes are timed
     one, two = (
-        {source: np.random.default_rng(n).integers(0, 256, (n, 1, *shape), dtype=np.uint8)}
+        {INPUT: np.random.default_rng(n).integers(0, 256, (n, 1, *shape), dtype=np.uint8)}
         for n in (1, 2)
     )
-    parts = cut(model, even_cuts(model, count, (one, two)), (one, two))
-    return source, _names(model.graph.output), tuple(parts)
+    return cut(model, even_cuts(model, count, (one, two)), (one, two))
 
 
 def _names(values: Sequence[ValueInfoProto]) -> tuple[str, ...]:
@@ -182,12 +163,11 @@ def even_cuts(model: ModelProto, count: int, examples: Examples) -> list[int]:
         crossings[position] = [name for name in graph.taken(later) if name in graph.makers]
     # a position serves if all that crosses there has a batch axis
     names = sorted({name for crossing in crossings.values() for name in crossing})
-    one, two = (_values(model, names, example) for example in examples)
-    batched = {n for n in names if one[n].ndim > 0 and one[n].shape[0] != two[n].shape[0]}
+    batched = _batched(model, names, examples)
     sizes = {
-        position: sum(one[name].nbytes for name in crossing)
+        position: sum(batched[name][0].nbytes for name in crossing)
         for position, crossing in crossings.items()
-        if crossing and batched.issuperset(crossing)
+        if crossing and batched.keys() >= set(crossing)
     }
     chosen = [0]
     for i in range(1, count):
@@ -208,8 +188,7 @@ def _best(sizes: dict[int, int], shares: Sequence[float], share: float, after: i
 
 def node_times(model: ModelProto, example: Tensors) -> list[float]:
     """Return the seconds of each node in their order, the least of several runs."""
-    named = ModelProto()
-    named.CopyFrom(model)
+    named = copy.deepcopy(model)
     for number, node in enumerate(named.graph.node):
         node.name = f"node{number}"
     with tempfile.TemporaryDirectory() as folder:
@@ -242,8 +221,7 @@ def cut(model: ModelProto, positions: Sequence[int], examples: Examples) -> list
     if not all(parts):
         raise ValueError(f"cuts before the nodes {list(positions)} leave a part without nodes")
     crossing = sorted({name for part in parts for name in graph.taken(part)})
-    declared = ModelProto()
-    declared.CopyFrom(model)
+    declared = copy.deepcopy(model)
     declared.graph.value_info.extend(_types(model, crossing, examples))
     extract = Extractor(declared).extract_model
     made = [extract(graph.taken(part), graph.given(part, crossing)) for part in parts]
@@ -304,11 +282,11 @@ def _types(
     """Yield type and shape of each tensor that crosses and is no input or output of the whole."""
     known = {*_names(model.graph.input), *_names(model.graph.output)}
     names = [name for name in crossing if name not in known]
-    first, second = (_values(model, names, example) for example in examples)
+    batched = _batched(model, names, examples)
     for name in names:
-        one, two = first[name], second[name]
-        if one.ndim == 0 or one.shape[0] == two.shape[0]:
-            raise ValueError(f"{name} {one.shape} crosses a cut and has no batch axis")
+        if name not in batched:
+            raise ValueError(f"{name} crosses a cut and has no batch axis")
+        one, two = batched[name]
         # an axis that differs between the examples is free, as the batch axis is
         axes = enumerate(zip(one.shape[1:], two.shape[1:], strict=True), 1)
         shape = ["n", *(a if a == b else f"n{i}" for i, (a, b) in axes)]
@@ -316,14 +294,17 @@ def _types(
         yield helper.make_tensor_value_info(name, kind, shape)
 
 
-def _values(model: ModelProto, names: Sequence[str], example: Tensors) -> Tensors:
-    """Return the named tensors as the whole network computes them."""
-    shown = ModelProto()
-    shown.CopyFrom(model)
+def _batched(
+    model: ModelProto, names: Sequence[str], examples: Examples
+) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    """Return those of the named tensors that have a batch axis, as computed for both examples."""
+    shown = copy.deepcopy(model)
     known = {output.name for output in model.graph.output}
     shown.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in known)
     session = _open_plain(shown, onnxruntime.SessionOptions())
-    return dict(zip(names, session.run(list(names), dict(example)), strict=True))
+    values = (session.run(list(names), dict(example)) for example in examples)
+    pairs = zip(names, zip(*values, strict=True), strict=True)
+    return {name: (a, b) for name, (a, b) in pairs if a.ndim and a.shape[0] != b.shape[0]}
 
 
 def _open_plain(model: ModelProto, options: Any) -> Any:

@@ -41,9 +41,10 @@ def test_auto_takes_a_correct_engine_and_keeps_what_was_measured(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not measured again; a damaged file, or one of an earlier version, is no obstacle."""
-    cache = tmp_path / "cache" / "engines.json"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cache = tmp_path / ".cache" / "overread" / "engines.json"
     artifact = find("bright-screening", weights)
-    session = open_session(artifact, threads=1, probe_cache=cache)
+    session = open_session(artifact, threads=1)
     assert session.engine in hardware.engines()
     ((key, entry),) = json.loads(cache.read_text()).items()
     assert {way["engine"] for way in entry["ways"]} == set(hardware.engines())
@@ -52,10 +53,10 @@ def test_auto_takes_a_correct_engine_and_keeps_what_was_measured(
     )  # fmt: skip
     for content in ("{", json.dumps({key: "onnxruntime"}), json.dumps({key: {"ways": [{"x": 1}]}})):
         cache.write_text(content)
-        open_session(artifact, threads=1, probe_cache=cache)
+        open_session(artifact, threads=1)
         assert len(recall(artifact, cache)[0]) == len(hardware.engines())
     monkeypatch.setattr(choice, "_measured", pytest.fail)
-    assert open_session(artifact, threads=1, probe_cache=cache).engine in hardware.engines()
+    assert open_session(artifact, threads=1).engine in hardware.engines()
 
 
 @pytest.mark.parametrize(

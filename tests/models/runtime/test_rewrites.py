@@ -4,7 +4,7 @@ import pytest
 from onnx import numpy_helper
 
 from models.runtime.artifacts import find
-from models.runtime.rewrites import matrix_resize, pointwise_upsampling
+from models.runtime.rewrites import rewritten
 from tests.models.small_networks import answered
 
 
@@ -28,7 +28,7 @@ def transposed(stride: int, *, bias: bool) -> bytes:
 @pytest.mark.parametrize("bias", [True, False])
 def test_patches_land_where_they_did(bias: bool) -> None:
     content = transposed(2, bias=bias)
-    new = pointwise_upsampling(content)
+    new = rewritten(content)
     assert "ConvTranspose" not in {n.op_type for n in onnx.load_from_string(new).graph.node}
     x = np.random.default_rng(1).standard_normal((3, 3, 4, 5, 6)).astype(np.float32)
     (found,), (wanted,) = answered(new, x=x), answered(content, x=x)
@@ -40,7 +40,7 @@ def test_a_file_that_overlaps_or_is_older_stays(stride: int, opset: int) -> None
     """The operators of version 13 have no shape with a start."""
     model = onnx.load_from_string(transposed(stride, bias=True))
     model.opset_import[0].version = opset
-    assert pointwise_upsampling(model.SerializeToString()) == model.SerializeToString()
+    assert rewritten(model.SerializeToString()) == model.SerializeToString()
 
 
 def resized(sides: str = "5, 6, 7", mode: str = '"linear"', sizes: str = "8, 12, 5") -> bytes:
@@ -61,7 +61,7 @@ def resized(sides: str = "5, 6, 7", mode: str = '"linear"', sizes: str = "8, 12,
 @pytest.mark.parametrize("sizes", ["8, 12, 5", "5, 6, 14", "1, 3, 21"])
 def test_volumes_are_resized_by_products(sizes: str) -> None:
     content = resized(sizes=sizes)
-    new = matrix_resize(content)
+    new = rewritten(content)
     assert "Resize" not in {n.op_type for n in onnx.load_from_string(new).graph.node}
     x = np.random.default_rng(1).standard_normal((3, 2, 5, 6, 7)).astype(np.float32)
     (found,), (wanted,) = answered(new, x=x), answered(content, x=x)
@@ -75,13 +75,13 @@ def test_volumes_are_resized_by_products(sizes: str) -> None:
      {"mode": '"linear", antialias = 1'}],
 )  # fmt: skip
 def test_another_resizing_stays(other: dict[str, str]) -> None:
-    assert matrix_resize(resized(**other)) == resized(**other)
+    assert rewritten(resized(**other)) == resized(**other)
 
 
 @pytest.mark.long
 def test_the_shipped_hybrid_answers_as_its_file() -> None:
     content = find("hybrid-fp32").content()
-    new = matrix_resize(pointwise_upsampling(content))
+    new = rewritten(content)
     assert [n.op_type for n in onnx.load_from_string(new).graph.node].count("Einsum") == 1
     x = np.random.default_rng(2).integers(0, 256, (2, 1, 48, 48, 48), dtype=np.uint8)
     for found, wanted in zip(answered(new, voxels=x), answered(content, voxels=x), strict=True):
