@@ -20,7 +20,7 @@ from rich.table import Column, Table
 from models.runtime import SIGNATURES
 from models.runtime.artifacts import WEIGHTS, Artifact, every
 from models.runtime.errors import ModelError
-from models.runtime.signatures import make_keys, read_public_key, sign
+from models.runtime.signatures import identity, make_keys, read_public_key, sign
 from process.command_line import Json, program
 from process.extras import how_to_install, in_checkout
 from process.text import Printable, printable
@@ -70,9 +70,9 @@ def keys(
 ) -> None:
     """Make a pair of keys to sign models with; the private one, NAME.key, stays with the signer."""
     private, public = make_keys(folder, name)
-    signer = read_public_key(public)
+    signer = identity(read_public_key(public))
     print(printable(f"private key  {private}: keep it offline, it has no password"))
-    print(printable(f"public key   {public}: {signer.id}, for the setting model_keys"))
+    print(printable(f"public key   {public}: {signer}, for the setting model_keys"))
 
 
 @app.command("sign")

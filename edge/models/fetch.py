@@ -259,7 +259,7 @@ class _Transfer:
                 model=model.name,
                 sha256=model.sha256,
                 precision=model.precision,
-                signed_by=package.signed_by,
+                signed_by=model.signed_by,
                 cloud=self._settings.cloud.address,
             )
         log.info("model fetched", version=package.version, model=model.name, engine=engine)

@@ -333,7 +333,7 @@ def promote(site: Site, *, user: str, version: str | None = None, force: bool = 
             user=user,
             model=found.model.name,
             sha256=found.model.sha256,
-            signed_by=found.signed_by,
+            signed_by=found.model.signed_by,
             studies=agreement.studies,
             kept=agreement.kept,
             findings=agreement.findings,

@@ -122,18 +122,15 @@ def every(folder: Path = WEIGHTS, keys: tuple[Path, ...] = ()) -> dict[str, Arti
     manifest = folder / MANIFEST
     try:
         content = manifest.read_bytes()
-        # of the same bytes that are used below
-        signed_by = _signer(content, folder, keys) if keys else ""
+        signed_by = ""
+        if keys:
+            from models.runtime.signatures import signer_of  # here: it loads cryptography
+
+            signed_by = signer_of(content, folder, keys)  # of the same bytes that are used below
         entries = tomllib.loads(content.decode())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DamagedArtifact(f"cannot read the manifest {manifest}: {error!r}") from error
     return {name: _artifact(name, entry, manifest, signed_by) for name, entry in entries.items()}
-
-
-def _signer(manifest: bytes, folder: Path, keys: tuple[Path, ...]) -> str:
-    from models.runtime.signatures import signer_of  # here: it loads cryptography
-
-    return signer_of(manifest, folder, keys)
 
 
 def _artifact(name: str, entry: Any, manifest: Path, signed_by: str) -> Artifact:

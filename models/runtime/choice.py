@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx.parser
 from onnx import numpy_helper
 
+from imaging.volume import UInt8Array
 from models.runtime import hardware
 from models.runtime.artifacts import Artifact
 from models.runtime.engines import LAYOUT, Outputs, start
@@ -210,16 +210,12 @@ def saturates(engine: str) -> bool:
     return bool(found.min() < 0.9 * exact)
 
 
-@once
-def _phantom() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int16]]:
-    """Return a part of a synthetic chest ``(z, y, x)`` at 1 mm, and eight points in it."""
-    with np.load(Path(__file__).with_name("phantom.npz")) as stored:
-        return stored["box"], stored["centres"]
-
-
-def sample(artifact: Artifact) -> npt.NDArray[np.uint8]:
+def sample(artifact: Artifact) -> UInt8Array:
     """Return a lung box, or eight regions of it, as input of a network ``(n, 1, z, y, x)``."""
-    box, centres = _phantom()
+    # a part of a synthetic chest (z, y, x) at 1 mm, and eight points in it
+    with np.load(Path(__file__).with_name("phantom.npz")) as stored:
+        box: UInt8Array = stored["box"]
+        centres = stored["centres"]
     if artifact.kind == "screening":
         return box[None, None]
     sides = artifact.settings["roi_shape"]

@@ -73,10 +73,9 @@ def _store(file: Path, model: bytes) -> None:
     """Write the file at once and whole, and remove the oldest beyond `MOST_FILES`."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, part = tempfile.mkstemp(dir=file.parent, suffix=".part")
-        with os.fdopen(handle, "wb") as stream:
+        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as stream:
             stream.write(hashlib.sha256(model).digest() + model)
-        os.replace(part, file)
+        os.replace(stream.name, file)
         kept = sorted(file.parent.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True)
     except OSError as error:
         _log.warning("cannot keep the compiled model in %s: %s", file.parent, error)

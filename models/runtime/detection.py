@@ -96,14 +96,10 @@ def to_candidates(
 ) -> list[Candidate]:
     """Return candidates with score sigmoid(slope * logit + intercept) (Platt, 1999)."""
     slope, intercept = calibration
-    score = sigmoid(slope * peaks.logit + intercept)
-    world = geometry.to_world(peaks.index_zyx)
-    return [
-        Candidate(triple(centre), triple(index), float(diameter), float(chance))
-        for centre, index, diameter, chance in zip(
-            world, peaks.index_zyx, peaks.diameter_mm, score, strict=True
-        )
-    ]
+    score = sigmoid(slope * peaks.logit + intercept).tolist()
+    world, index = geometry.to_world(peaks.index_zyx), peaks.index_zyx
+    rows = zip(world, index, peaks.diameter_mm.tolist(), score, strict=True)
+    return [Candidate(triple(mm), triple(at), wide_mm, chance) for mm, at, wide_mm, chance in rows]
 
 
 def _highest_neighbour(heat: FloatMap) -> FloatMap:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from models.runtime.providers import PACKAGES, available_providers
+from models.runtime.providers import CPU, NO_DEVICE, PACKAGES
 
 with suppress(ImportError):  # without it, onnxruntime runs alone
     import openvino
@@ -58,9 +58,12 @@ def engines() -> tuple[str, ...]:
     ``openvino`` and ``onnxruntime`` run on the CPU; others are named
     ``onnxruntime:PROVIDER`` and ``openvino:DEVICE``.
     """
+    import onnxruntime  # here, since an engine that is chosen already does without
+
+    providers = (p for p in onnxruntime.get_available_providers() if p not in (CPU, NO_DEVICE))
     devices = openvino.Core().available_devices if has_openvino() else []
     return (
-        *(f"onnxruntime:{provider}" for provider in available_providers()),
+        *(f"onnxruntime:{provider}" for provider in providers),
         *(f"openvino:{device}" for device in devices if not device.startswith("CPU")),
         *(["openvino"] if has_openvino() else []),
         "onnxruntime",

@@ -39,11 +39,6 @@ class Package:
     version: str
     model: Artifact
 
-    @property
-    def signed_by(self) -> str:
-        """The trusted key that signed the manifest; empty where none was required."""
-        return self.model.signed_by
-
 
 @dataclass(frozen=True, eq=False)
 class Offer:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 CPU, NO_DEVICE = "CPUExecutionProvider", "AzureExecutionProvider"
+"""The providers of onnxruntime that use no device of their own."""
+
 PACKAGES = (
     "openvino", "onnxruntime", "onnxruntime-gpu", "onnxruntime-migraphx", "onnxruntime-cann",
     "onnxruntime-qnn",
@@ -108,13 +110,6 @@ def options_of(engine: str, *, int8: bool, half: bool) -> dict[str, str]:
         if one.engine == plain:
             return {**one.options, **(one.int8 if int8 else {}), **(one.half if half else {})}
     return {}
-
-
-def available_providers() -> list[str]:
-    """Return onnxruntime's providers that use a device of their own, in its order."""
-    import onnxruntime  # here, since an engine that is chosen already does without
-
-    return [p for p in onnxruntime.get_available_providers() if p not in (CPU, NO_DEVICE)]
 
 
 def absent(engines: Sequence[str]) -> list[Accelerator]:

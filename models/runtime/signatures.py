@@ -6,10 +6,8 @@ whom, the caller says with the files of public keys.
 """
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,33 +31,16 @@ _CONTEXT = b"overread manifest 1\n"
 _ID_CHARACTERS = 16
 
 
-@dataclass(frozen=True)
-class TrustedKey:
-    """A public key, and the file that it is from."""
-
-    file: Path
-    key: Ed25519PublicKey
-
-    @property
-    def id(self) -> str:
-        """The identity of the key: the beginning of its SHA-256, hexadecimal."""
-        return _id(self.key)
-
-    @property
-    def name(self) -> str:
-        """The key for people: name of its file, and identity."""
-        return f"{self.file.stem} ({self.id})"
-
-
 def signer_of(manifest: bytes, folder: Path, keys: Sequence[Path]) -> str:
-    """Return the name of the trusted key that signed a manifest.
+    """Return the trusted key that signed a manifest: the name of its file, and its identity.
 
     Raises:
         UntrustedManifest: none of the keys did, or a signature by one of them is wrong.
         InvalidKey: the file of a key cannot be read.
     """
-    trusted = {one.id: one for one in map(read_public_key, keys)}
-    names = ", ".join(f"{one.name} of {one.file}" for one in trusted.values())
+    read = [(one, read_public_key(one)) for one in keys]
+    trusted = {identity(key): (f"{one.stem} ({identity(key)})", key) for one, key in read}
+    names = ", ".join(f"{trusted[identity(key)][0]} of {one}" for one, key in read)
     file = folder / SIGNATURES
     try:
         signatures = _read(file)
@@ -72,15 +53,15 @@ def signer_of(manifest: bytes, folder: Path, keys: Sequence[Path]) -> str:
         others = ", ".join(signatures) or "nobody"
         raise UntrustedManifest(f"{file} has signatures by {others}, expected one by {names}")
     for key_id in known:
-        one = trusted[key_id]
+        name, key = trusted[key_id]
         try:
-            one.key.verify(signatures[key_id], _CONTEXT + manifest)
+            key.verify(signatures[key_id], _CONTEXT + manifest)
         except InvalidSignature:
             raise UntrustedManifest(
-                f"{file}: the signature by {one.name} is not one of {folder / MANIFEST}, which was"
+                f"{file}: the signature by {name} is not one of {folder / MANIFEST}, which was"
                 " changed since: restore both files, or sign again with overread-models sign"
             ) from None
-    return trusted[known[0]].name
+    return trusted[known[0]][0]
 
 
 def make_keys(folder: Path, name: str) -> tuple[Path, Path]:
@@ -119,15 +100,15 @@ def sign(folder: Path, key_file: Path) -> str:
     own = key.sign(_CONTEXT + (folder / MANIFEST).read_bytes())
     file = folder / SIGNATURES
     signatures = _read(file) if file.exists() else {}
-    signatures[_id(key.public_key())] = own
+    signatures[identity(key.public_key())] = own
     lines = (f"{key_id} {base64.b64encode(one).decode()}\n" for key_id, one in signatures.items())
     part = file.with_name(f".{SIGNATURES}.part")
     part.write_text("".join(lines))
     part.replace(file)
-    return _id(key.public_key())
+    return identity(key.public_key())
 
 
-def read_public_key(file: Path) -> TrustedKey:
+def read_public_key(file: Path) -> Ed25519PublicKey:
     """Read the file of a public key.
 
     Raises:
@@ -136,7 +117,7 @@ def read_public_key(file: Path) -> TrustedKey:
     key = _pem(file, load_pem_public_key)
     if not isinstance(key, Ed25519PublicKey):
         raise InvalidKey(f"{file} holds no Ed25519 public key, expected PEM")
-    return TrustedKey(file, key)
+    return key
 
 
 def _pem(file: Path, load: Callable[[bytes], Any]) -> Any:
@@ -159,10 +140,11 @@ def _read(file: Path) -> dict[str, bytes]:
     try:
         pairs = [line.split() for line in file.read_text("ascii").splitlines()]
         return {key_id: base64.b64decode(text, validate=True) for key_id, text in pairs}
-    except (ValueError, binascii.Error) as error:
+    except ValueError as error:
         wrong = f"{file} is damaged: expected a key and its signature a line"
         raise UntrustedManifest(wrong) from error
 
 
-def _id(key: Ed25519PublicKey) -> str:
+def identity(key: Ed25519PublicKey) -> str:
+    """Return the identity of a key: the beginning of its SHA-256, hexadecimal."""
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:_ID_CHARACTERS]

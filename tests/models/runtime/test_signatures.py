@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from models.__main__ import app, main
 from models.runtime.artifacts import WEIGHTS, every, find
 from models.runtime.errors import InvalidKey, UntrustedManifest
-from models.runtime.signatures import make_keys, read_public_key, sign
+from models.runtime.signatures import identity, make_keys, read_public_key, sign
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_the_commands_make_keys_and_sign_what_is_whole(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     made = CliRunner().invoke(app, ["keys", str(tmp_path), "--name", "release"])
-    assert read_public_key(tmp_path / "release.pem").id in made.stdout
+    assert identity(read_public_key(tmp_path / "release.pem")) in made.stdout
     sign_it = ["sign", "--key", str(tmp_path / "release.key"), "--models", str(weights)]
     file = next(weights.glob("*.onnx"))
     content = file.read_bytes()
