@@ -75,13 +75,14 @@ def _take_uint8(graph: GraphProto) -> None:
         graph.node.insert(0, node)
 
 
-def take_uint8_quantized(model: ModelProto) -> ModelProto:
-    """Give the quantised model a uint8 input: the first QuantizeLinear is removed.
+def as_served(model: ModelProto) -> ModelProto:
+    """Return a quantised model as it is served, from the form that onnxruntime makes.
 
-    The calibrated scale of the input is replaced by that of the voxels: 1/255, zero point 0.
+    The input stays uint8, sums take unrounded convolutions, and outputs are not rounded.
     """
     graph = model.graph
-    # voxels are levels already: rounding them again would cost a pass over the whole box
+    # voxels are levels already: rounding them again would cost a pass over the whole box. Their
+    # scale is 1/255, and not that of the calibration
     first = next(n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == INPUT)
     graph.node.remove(first)
     for node in graph.node:
@@ -89,18 +90,22 @@ def take_uint8_quantized(model: ModelProto) -> ModelProto:
             del node.input[:]
             node.input.extend([INPUT, *SCALE])
     _take_uint8(graph)
-    _drop_unused(graph)
+    _drop_rounding_before_sums(graph)
+    # constants without a reader: onnx's checker rejects duplicate names
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [t for t in graph.initializer if t.name not in used]:
+        graph.initializer.remove(tensor)
+    _give_float(graph)
     return model
 
 
-def drop_rounding_before_sums(model: ModelProto) -> ModelProto:
+def _drop_rounding_before_sums(graph: GraphProto) -> None:
     """Remove the rounding of a convolution's output before a sum; the sum is rounded.
 
     Some engines fuse convolution and sum and skip that rounding. Without it in the file all
     engines and the simulation compute the same. A rounding that is a ReLU too (its lowest level
     is zero) stays, and of two convolutions that are added one stays rounded.
     """
-    graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     makers = {out: node for node in graph.node for out in node.output}
     uses = Counter(name for node in graph.node for name in node.input)
@@ -108,7 +113,7 @@ def drop_rounding_before_sums(model: ModelProto) -> ModelProto:
         for index, name in enumerate(total.input):
             chain = _rounding_behind(name, makers)
             # a rounded tensor that others read too must stay
-            if chain is None or any(uses[node.output[0]] > 1 for node in chain):
+            if not chain or any(uses[node.output[0]] > 1 for node in chain):
                 continue
             zero = numpy_helper.to_array(constants[chain[1].input[2]])
             # it cuts off what is below zero, which the sum would not do
@@ -118,25 +123,21 @@ def drop_rounding_before_sums(model: ModelProto) -> ModelProto:
             for node in chain:
                 graph.node.remove(node)
             break
-    _drop_unused(graph)
-    return model
 
 
-def _rounding_behind(
-    name: str, makers: Mapping[str, NodeProto]
-) -> tuple[NodeProto, NodeProto] | None:
+def _rounding_behind(name: str, makers: Mapping[str, NodeProto]) -> list[NodeProto]:
     """Return the two nodes that round a convolution's output to ``name``, the last first."""
-    back = makers.get(name)
-    forth = makers.get(back.input[0]) if back and back.op_type == "DequantizeLinear" else None
-    source = makers.get(forth.input[0]) if forth else None
-    if back is None or forth is None or source is None or source.op_type != "Conv":
-        return None
-    return back, forth
+    chain = []
+    for kind in ("DequantizeLinear", "QuantizeLinear", "Conv"):
+        if name not in makers or makers[name].op_type != kind:
+            return []
+        chain.append(makers[name])
+        name = makers[name].input[0]
+    return chain[:2]
 
 
-def give_float(model: ModelProto) -> ModelProto:
-    """Return outputs as the last layer computed them, not rounded to 256 levels."""
-    graph = model.graph
+def _give_float(graph: GraphProto) -> None:
+    """Give outputs as the last layer computed them, not rounded to 256 levels."""
     makers = {out: node for node in graph.node for out in node.output}
     for output in graph.output:
         back = makers[output.name]
@@ -152,11 +153,3 @@ def give_float(model: ModelProto) -> ModelProto:
             names[list(names).index(raw)] = output.name
         else:
             graph.node.append(helper.make_node("Identity", [raw], [output.name]))
-    return model
-
-
-def _drop_unused(graph: GraphProto) -> None:
-    """Remove constants without a reader; onnx's checker rejects duplicate names."""
-    used = {name for node in graph.node for name in node.input}
-    for tensor in [t for t in graph.initializer if t.name not in used]:
-        graph.initializer.remove(tensor)

@@ -7,7 +7,7 @@ blocks, what is added on the way back) or the inside of one residual block.
 from collections.abc import Mapping
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from imaging.volume import FloatArray
 from models.networks.screening import DOWN, ScreeningNetwork, ScreeningSpec
@@ -51,7 +51,7 @@ def groups_of(name: str) -> tuple[str, str]:
     return (writes, block) if "second" in rest else (writes, reads)
 
 
-def widths(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
+def widths(weights: Mapping[str, Tensor]) -> dict[str, int]:
     """Return the number of channels of each group."""
     return {
         group: value.shape[0]
@@ -60,7 +60,7 @@ def widths(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
     }
 
 
-def cut(network: ScreeningNetwork, keep: Mapping[str, torch.Tensor]) -> ScreeningNetwork:
+def cut(network: ScreeningNetwork, keep: Mapping[str, Tensor]) -> ScreeningNetwork:
     """Return the network with only those channels, ``keep`` by group: indices in rising order."""
     kept = {}
     for name, value in network.state_dict().items():
@@ -75,7 +75,7 @@ def cut(network: ScreeningNetwork, keep: Mapping[str, torch.Tensor]) -> Screenin
     return smaller.train(network.training)
 
 
-def cost(weights: Mapping[str, torch.Tensor], width: Mapping[str, int]) -> FloatArray:
+def cost(weights: Mapping[str, Tensor], width: Mapping[str, int]) -> FloatArray:
     """Return the cost of a network of these shapes with ``width`` channels in each group.
 
     It is ``(2,)``: parameters, and multiply-adds for each voxel of the box.
@@ -95,11 +95,8 @@ def cost(weights: Mapping[str, torch.Tensor], width: Mapping[str, int]) -> Float
 
 
 def choose(
-    weights: Mapping[str, torch.Tensor],
-    scores: Mapping[str, torch.Tensor],
-    share: float,
-    step: int = STEP,
-) -> dict[str, torch.Tensor]:
+    weights: Mapping[str, Tensor], scores: Mapping[str, Tensor], share: float, step: int = STEP
+) -> dict[str, Tensor]:
     """Return the channels of each group to keep so that ``share`` of the parameters goes.
 
     ``step`` channels go at a time: those of least score for their cost, which is their share of
@@ -131,15 +128,15 @@ def choose(
     return {group: rank[: width[group]].sort().values for group, rank in order.items()}
 
 
-def channel_scores(task: Task, count: int, seed: int = 0) -> dict[str, torch.Tensor]:
+def channel_scores(task: Task, count: int, seed: int = 0) -> dict[str, Tensor]:
     """Return the mean square change of the loss if a channel were zero, for each group.
 
     A channel is zero if scale and shift of every batch norm that writes to it are, and the
     weights of a lateral, which has no batch norm. Source: Molchanov et al., arXiv:1906.10771.
     """
-    sums: dict[str, torch.Tensor] = {}
+    sums: dict[str, Tensor] = {}
     for network in gradients(task, count, seed):
-        gates: dict[str, torch.Tensor] = {}
+        gates: dict[str, Tensor] = {}
         for name, weight in network.named_parameters():
             group = groups_of(name)[0]
             if not group or weight.grad is None or not is_gate(name, weight):
@@ -153,6 +150,6 @@ def channel_scores(task: Task, count: int, seed: int = 0) -> dict[str, torch.Ten
     return {group: total / count for group, total in sums.items()}
 
 
-def is_gate(name: str, weight: torch.Tensor) -> bool:
+def is_gate(name: str, weight: Tensor) -> bool:
     """Return whether this parameter alone can shut the channels that it writes to."""
     return weight.ndim == 1 or name.startswith("lateral")

@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from models.markdown import Rows, percent, points
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.pruning.channels import channel_scores, choose, cut
 from models.pruning.masks import (
-    Regrow,
     SparseTask,
     apply_masks,
     importance_masks,
@@ -38,9 +36,8 @@ from models.pruning.masks import (
     weight_scores,
 )
 from models.quantization.ptq import quantize
-from models.runtime.artifacts import Artifact
-from models.runtime.hardware import cpu_name
-from models.runtime.session import open_session
+from models.runtime.engines import start
+from models.runtime.hardware import cores, cpu_name
 from models.training.comparison import figures, gained, kept, scores_of
 from models.training.data import Piece, load_cubes
 from models.training.loop import fine_tune, save
@@ -164,7 +161,7 @@ def pruned(task: ScreeningTask, cell: Cell, steps: int) -> ScreeningTask | Spars
         importance = weight_scores(own, BATCHES, cell.seed)
         return SparseTask(own, importance_masks(network, importance, cell.share))
     assert cell.method == "dynamic"
-    return SparseTask(own, random_masks(network, cell.share, cell.seed), Regrow(steps))
+    return SparseTask(own, random_masks(network, cell.share, cell.seed), steps)
 
 
 def parameters_left(network: nn.Module) -> int:
@@ -199,18 +196,13 @@ def timed(
     voxels = np.random.default_rng(0).integers(0, 256, (1, 1, *BOX), dtype=np.uint8)
     times = {}
     for precision, file in own.items():
-        # artifacts that are in no manifest, A B A B; the first two passes of each are warm-up
-        artifacts = (
-            Artifact(
-                precision, path, sha256(path.read_bytes()).hexdigest(), "", "screening", precision
-            )
-            for path in (control[precision], file)
-        )
-        sessions = [open_session(one, engine=engine) for one in artifacts]
+        # A B A B; the first two passes of each are warm-up
+        pair = (path.read_bytes() for path in (control[precision], file))
+        runs = [start(engine, content, cores()) for content in pair]
         took = np.zeros((2 + rounds, 2))
         for row, place in product(took, (0, 1)):
             began = time.perf_counter()
-            sessions[place].run(voxels)
+            runs[place](voxels)
             row[place] = time.perf_counter() - began
         base, mine = took[2:].T
         times[f"{precision}_ms"] = float(np.median(mine)) * 1e3

@@ -4,31 +4,33 @@ Zeros among the weights make a network smaller on disk; an engine that multiplie
 takes as long as before.
 
 Importance is the change of the loss if a weight went, to first order (Molchanov et al.,
-arXiv:1906.10771). With a `Regrow` the masks move as in RigL (Evci et al., arXiv:1911.11134): every
-few steps the smallest weights of each layer go, and as many others come, at zero, where the
-gradient is largest.
+arXiv:1906.10771). Masks may move as in RigL (Evci et al., arXiv:1911.11134): every few steps the
+smallest weights of each layer go, and as many others come, at zero, where the gradient is largest.
 """
 
 import copy
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
 import numpy as np
 import torch
 from rich.progress import track
-from torch import nn
+from torch import Tensor, nn
 
 from models.training.data import Batch
 from models.training.loop import Task, terms_of
 
-Scores = Mapping[str, torch.Tensor]
+Scores = Mapping[str, Tensor]
 """By the name of a weight: the importance of each of its elements, of its shape."""
 
-Masks = Mapping[str, torch.Tensor]
+Masks = Mapping[str, Tensor]
 """By the name of a parameter: bool of its shape, True where the weight stays."""
+
+EVERY, SHARE, UNTIL = 10, 0.3, 0.75
+"""Steps between two moves of the masks, the first share that moves, and the part of the run after
+which nothing does."""
 
 
 def prunable(network: nn.Module) -> dict[str, nn.Conv3d]:
@@ -52,9 +54,9 @@ def gradients(task: Task, count: int, seed: int = 0) -> Iterator[nn.Module]:
         yield network
 
 
-def weight_scores(task: Task, count: int, seed: int = 0) -> dict[str, torch.Tensor]:
+def weight_scores(task: Task, count: int, seed: int = 0) -> dict[str, Tensor]:
     """Return the mean ``|w g|`` of every prunable weight over ``count`` batches."""
-    sums: dict[str, torch.Tensor] = {}
+    sums: dict[str, Tensor] = {}
     for network in gradients(task, count, seed):
         for name, conv in prunable(network).items():
             assert conv.weight.grad is not None  # every convolution is used
@@ -62,7 +64,7 @@ def weight_scores(task: Task, count: int, seed: int = 0) -> dict[str, torch.Tens
     return {name: total / count for name, total in sums.items()}
 
 
-def importance_masks(network: nn.Module, scores: Scores, share: float) -> dict[str, torch.Tensor]:
+def importance_masks(network: nn.Module, scores: Scores, share: float) -> dict[str, Tensor]:
     """Return masks without the least important ``share`` of all the network's parameters.
 
     Importance is compared over all layers at once.
@@ -75,7 +77,7 @@ def importance_masks(network: nn.Module, scores: Scores, share: float) -> dict[s
     return {n: part.view_as(scores[n]) for n, part in zip(convolutions, parts, strict=True)}
 
 
-def random_masks(network: nn.Module, share: float, seed: int) -> dict[str, torch.Tensor]:
+def random_masks(network: nn.Module, share: float, seed: int) -> dict[str, Tensor]:
     """Return masks without ``share`` of all parameters, drawn by ``seed`` in each layer.
 
     How many weights a layer keeps says `erdos_renyi`.
@@ -122,42 +124,32 @@ def _to_remove(network: nn.Module, convolutions: Mapping[str, nn.Conv3d], share:
     return min(wanted, sum(conv.weight.numel() for conv in convolutions.values()))
 
 
-@dataclass(frozen=True)
-class Regrow:
-    """How the masks move: ``share`` of each layer every ``every`` steps, less and less.
-
-    The share falls with a cosine to 0 at ``until`` of the run's ``steps``.
-    """
-
-    steps: int
-    every: int = 10
-    share: float = 0.3
-    until: float = 0.75
-
-    def share_at(self, step: int) -> float:
-        """Return the share that moves after that many steps."""
-        progress = min(step / (self.until * self.steps), 1.0)
-        return self.share / 2 * (1 + math.cos(math.pi * progress))
+def share_at(step: int, steps: int) -> float:
+    """Return the share of each layer that moves after that many of ``steps``; it falls to 0."""
+    return SHARE / 2 * (1 + math.cos(math.pi * min(step / (UNTIL * steps), 1.0)))
 
 
 class SparseTask:
-    """A task whose network keeps the masked weights at zero."""
+    """A task whose network keeps the masked weights at zero.
 
-    def __init__(self, task: Task, masks: Masks, regrow: Regrow | None = None) -> None:
+    With ``moves_in`` the masks move in a run of that number of steps.
+    """
+
+    def __init__(self, task: Task, masks: Masks, moves_in: int = 0) -> None:
         self.network, self.batches = task.network, task.batches
         self.masks = dict(masks)
-        self._task, self._regrow, self._steps = task, regrow, 0
-        self._gradients: dict[str, torch.Tensor] = {}
+        self._task, self._moves_in, self._steps = task, moves_in, 0
+        self._gradients: dict[str, Tensor] = {}
         apply_masks(self.network, self.masks)
         for name, weight in self.network.named_parameters():
             if name in self.masks:
                 weight.register_hook(partial(self._mask_gradient, name))
 
-    def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+    def losses(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return the task's losses, after the masks have moved if it is time and were applied."""
         # the gradients are those of the last step, before its update: the masks move between steps
-        if self._gradients and self._regrow is not None:
-            share = self._regrow.share_at(self._steps)
+        if self._gradients:
+            share = share_at(self._steps, self._moves_in)
             weights = dict(network.named_parameters())
             for name, gradient in self._gradients.items():
                 self.masks[name] = moved(self.masks[name], weights[name].detach(), gradient, share)
@@ -166,8 +158,8 @@ class SparseTask:
         self._steps += 1
         return self._task.losses(network, batch)
 
-    def _mask_gradient(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
-        if self._regrow is not None and self._steps % self._regrow.every == 0:
+    def _mask_gradient(self, name: str, gradient: Tensor) -> Tensor:
+        if self._moves_in and self._steps % EVERY == 0:
             # noted before it is masked: of a weight that is out it says how much it would help
             self._gradients[name] = gradient.detach().clone()
         self.masks[name] = self.masks[name].to(gradient.device)
@@ -182,9 +174,7 @@ def apply_masks(network: nn.Module, masks: Masks) -> None:
                 weight.mul_(masks[name].to(weight.device))
 
 
-def moved(
-    mask: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, share: float
-) -> torch.Tensor:
+def moved(mask: Tensor, weight: Tensor, gradient: Tensor, share: float) -> Tensor:
     """Swap ``share`` of the mask's smallest weights for as many of the largest gradient elsewhere.
 
     All arguments are of one shape. A gradient that is not finite moves nothing.

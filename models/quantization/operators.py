@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from onnx import NodeProto, TensorProto, helper
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.runtime.errors import ModelError
@@ -21,7 +21,7 @@ class UnknownOperator(ModelError):
     """The simulation does not implement an operator of the graph."""
 
 
-def run(node: NodeProto, given: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
+def run(node: NodeProto, given: Sequence[Tensor | None]) -> list[Tensor]:
     """Return the node's outputs.
 
     Raises:
@@ -44,9 +44,7 @@ def _only(options: dict[str, Any], **known: Any) -> None:
             raise UnknownOperator(f"{name} = {options[name]!r} is not implemented, only {value!r}")
 
 
-def _convolve(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, **options: Any
-) -> torch.Tensor:
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, **options: Any) -> Tensor:
     # torch pads both sides alike; ONNX lists all begins, then all ends
     half = options["pads"][: len(options["pads"]) // 2]
     _only(options, auto_pad=b"NOTSET", pads=half * 2)
@@ -54,9 +52,7 @@ def _convolve(
     return F.conv3d(x, weight, bias, strides, half, dilations, options["group"])
 
 
-def _convolve_back(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, **options: Any
-) -> torch.Tensor:
+def _convolve_back(x: Tensor, weight: Tensor, bias: Tensor | None = None, **options: Any) -> Tensor:
     sides = len(options["strides"])
     _only(options, auto_pad=b"NOTSET", pads=[0] * 2 * sides, dilations=[1] * sides, group=1,
           output_padding=[0] * sides)  # fmt: skip
@@ -64,9 +60,8 @@ def _convolve_back(
 
 
 def _resize(
-    x: torch.Tensor, _: None, scales: torch.Tensor | None, sizes: torch.Tensor | None = None,
-    **options: Any,
-) -> torch.Tensor:  # fmt: skip
+    x: Tensor, _: None, scales: Tensor | None, sizes: Tensor | None = None, **options: Any
+) -> Tensor:
     if sizes is None:
         assert scales is not None
         _only(options, mode=b"nearest")
@@ -75,29 +70,24 @@ def _resize(
     return F.interpolate(x, sizes[2:].tolist(), mode="trilinear", align_corners=False)
 
 
-def _gemm(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, **options: Any
-) -> torch.Tensor:
+def _gemm(x: Tensor, weight: Tensor, bias: Tensor | None = None, **options: Any) -> Tensor:
     _only(options, alpha=1.0, beta=1.0, transA=0)
     return F.linear(x, weight if options.get("transB") else weight.t(), bias)
 
 
-def _normalise(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, **options: Any
-) -> torch.Tensor:
+def _normalise(x: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Tensor:
     _only(options, axis=-1)
     return F.layer_norm(x, weight.shape, weight, bias, options["epsilon"])
 
 
-def _mean(x: torch.Tensor, axes: torch.Tensor, keepdims: int = 1, **options: Any) -> torch.Tensor:
+def _mean(x: Tensor, axes: Tensor, keepdims: int = 1, **options: Any) -> Tensor:
     _only(options, noop_with_empty_axes=0)
     return x.mean(axes.tolist(), keepdim=bool(keepdims))
 
 
 def _slice(
-    x: torch.Tensor, starts: torch.Tensor, ends: torch.Tensor,
-    axes: torch.Tensor | None = None, steps: torch.Tensor | None = None,
-) -> torch.Tensor:  # fmt: skip
+    x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None
+) -> Tensor:
     _only({} if steps is None else {"steps": steps.tolist()}, steps=[1] * len(starts))
     named = range(len(starts)) if axes is None else axes.tolist()
     index = [slice(None)] * x.ndim
@@ -107,19 +97,16 @@ def _slice(
     return x[tuple(index)]
 
 
-def _gather(x: torch.Tensor, index: torch.Tensor, axis: int = 0) -> torch.Tensor:
-    axis %= x.ndim
-    # torch gathers along a flat index; the index's own shape comes back afterwards
-    picked = x.index_select(axis, index.reshape(-1).long() % x.shape[axis])
-    return picked.reshape(x.shape[:axis] + index.shape + x.shape[axis + 1 :])
+def _gather(x: Tensor, index: Tensor, axis: int = 0) -> Tensor:
+    return x[(slice(None),) * (axis % x.ndim) + (index,)]
 
 
-def _reshape(x: torch.Tensor, shape: torch.Tensor, **options: Any) -> torch.Tensor:
+def _reshape(x: Tensor, shape: Tensor, **options: Any) -> Tensor:
     _only(options, allowzero=0)  # 0 keeps the side, -1 is inferred as in torch
     return x.reshape([side or x.shape[i] for i, side in enumerate(shape.tolist())])
 
 
-def _cast(x: torch.Tensor, to: int) -> torch.Tensor:
+def _cast(x: Tensor, to: int) -> Tensor:
     if to not in TYPES:
         raise UnknownOperator(f"cast to type {to} is not implemented")
     return x.to(TYPES[to])
@@ -162,9 +149,7 @@ class _Rounded(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, low: int, high: int
-    ) -> torch.Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, low: int, high: int) -> Tensor:
         # the level of each value, clipped to the range
         steps, at = x / scale.to(x.dtype), zero.to(x.device, x.dtype).round()
         level = torch.clamp(steps.round(), low - at, high - at)
@@ -172,7 +157,7 @@ class _Rounded(torch.autograd.Function):
         return level * scale.to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         steps, level, scale = ctx.saved_tensors
         # straight through inside the range, nothing to values that were clipped
@@ -189,15 +174,13 @@ class _Rounded(torch.autograd.Function):
 _ZERO = torch.zeros(())
 
 
-def rounded(
-    x: torch.Tensor, scale: torch.Tensor, low: int, high: int, zero: torch.Tensor = _ZERO
-) -> torch.Tensor:
+def rounded(x: Tensor, scale: Tensor, low: int, high: int, zero: Tensor = _ZERO) -> Tensor:
     """Round ``x`` to the levels ``low`` to ``high`` of ``scale``, which broadcasts against it.
 
     ``zero`` is the level of 0. Sources of the gradients: LSQ (Esser et al., arXiv:1902.08153), and
     LSQ+ (Bhalgat et al., arXiv:2004.09576) for that of the zero point.
     """
-    apply: Callable[..., torch.Tensor] = _Rounded.apply
+    apply: Callable[..., Tensor] = _Rounded.apply
     return apply(x, scale, zero, low, high)
 
 
@@ -209,10 +192,10 @@ class Rounding(nn.Module):
     of the type's range.
     """
 
-    initial_zero: torch.Tensor
+    initial_zero: Tensor
 
     def __init__(
-        self, scale: torch.Tensor, low: int, high: int, zero: int = 0, *, learn_zero: bool = False
+        self, scale: Tensor, low: int, high: int, zero: int = 0, *, learn_zero: bool = False
     ) -> None:
         super().__init__()
         self.low, self.high = low, high
@@ -222,22 +205,22 @@ class Rounding(nn.Module):
         self.zero_offset = nn.Parameter(torch.zeros(()), requires_grad=learn_zero)
 
     @property
-    def scale(self) -> torch.Tensor:
+    def scale(self) -> Tensor:
         """The difference of two levels."""
         return self.log_scale.exp()
 
     @property
-    def zero(self) -> torch.Tensor:
+    def zero(self) -> Tensor:
         """The level of 0, not rounded."""
         offset = self.zero_offset * (self.high - self.low)
         return (self.initial_zero + offset).clamp(self.low, self.high)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Round ``x``; the shape stays."""
         return rounded(x, self.scale, self.low, self.high, self.zero)
 
 
-def best_scale(weight: torch.Tensor, high: int, axis: int = 0) -> torch.Tensor:
+def best_scale(weight: Tensor, high: int, axis: int = 0) -> Tensor:
     """Return the scale with the least mean square error for each channel along ``axis``.
 
     Tried are 40 shares of the channel's largest weight: with few bits it pays to clip outliers.

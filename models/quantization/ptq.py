@@ -7,7 +7,6 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -19,14 +18,9 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from imaging.roi import ROI_SHAPE, cut_roi
+from imaging.volume import UInt8Array
 from models.export.manifest import method_of, register
-from models.export.onnx import (
-    drop_rounding_before_sums,
-    export_float,
-    export_fp32,
-    give_float,
-    take_uint8_quantized,
-)
+from models.export.onnx import as_served, export_float, export_fp32
 from models.runtime.contract import INPUT
 from models.training.data import load_cubes, scans_of_role
 from models.training.runs import make_network
@@ -64,11 +58,7 @@ def run_export(kind: str, data: Path, weights: Sequence[Path], method: str, name
 
 
 def quantize(
-    model: onnx.ModelProto,
-    kind: str,
-    batches: Iterable[npt.NDArray[np.uint8]],
-    *,
-    method: str = "minmax",
+    model: onnx.ModelProto, kind: str, batches: Iterable[UInt8Array], *, method: str = "minmax"
 ) -> onnx.ModelProto:
     """Return the INT8 form of a float model (`export_float`), uint8 in and float32 out.
 
@@ -92,15 +82,14 @@ def quantize(
                 weight_type=QuantType.QInt8,
                 calibrate_method=METHODS[method],
             )
-        # input stays uint8; sums take unrounded convolutions; outputs are not rounded
-        return give_float(drop_rounding_before_sums(take_uint8_quantized(onnx.load(small))))
+        return as_served(onnx.load(small))
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime publishes no types
-    def __init__(self, batches: Iterable[npt.NDArray[np.uint8]]) -> None:
-        self._batches: Iterator[npt.NDArray[np.uint8]] = iter(batches)
+    def __init__(self, batches: Iterable[UInt8Array]) -> None:
+        self._batches = iter(batches)
 
-    def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
+    def get_next(self) -> dict[str, np.ndarray] | None:
         batch = next(self._batches, None)
         return None if batch is None else {INPUT: batch.astype(np.float32) / np.float32(255)}
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.export.onnx import export_float
@@ -87,27 +87,23 @@ def trained_simulation(network: nn.Module, kind: str, qat: Path | None) -> Simul
     Raises:
         UnfitArtifact: the run or the file was not made from ``network``.
     """
-    model = onnx.load_model_from_string(find(f"{kind}-int8").content())
-    exact = exact_weights(export_float(network, kind))
-    simulation = Simulation(model, exact if qat else None).eval()
+    simulation = Simulation(onnx.load_model_from_string(find(f"{kind}-int8").content())).eval()
     if qat is not None:
         try:
             simulation.load_state_dict(load_weights(qat))
         except RuntimeError as error:
             raise UnfitArtifact(f"{qat}: not of the run that made {kind}-int8: {error}") from error
-        return simulation
-    # the file's weights are the network's up to rounding and the training that followed, which
-    # change them by less than half of their norm
+    # its weights are the network's up to rounding and the training that followed, which change
+    # them by less than half of their norm
+    exact = exact_weights(export_float(network, kind))
     for name in simulation.weights():
-        mine = simulation.exact[name].detach().numpy()
-        other = exact.get(name, np.zeros(0))
-        same = other.shape == mine.shape
-        if not same or np.linalg.norm(mine - other) > 0.5 * np.linalg.norm(other):
+        mine, other = simulation.exact[name].detach().numpy(), exact.get(name, np.zeros(0))
+        if mine.shape != other.shape or np.linalg.norm(mine - other) > 0.5 * np.linalg.norm(other):
             raise UnfitArtifact(f"{kind}-int8 is not of the network that --start gives: {name}")
     return simulation
 
 
-def sensitivity_batches(data: Path, kind: str, split: str = "train") -> list[torch.Tensor]:
+def sensitivity_batches(data: Path, kind: str, split: str = "train") -> list[Tensor]:
     """Return every nth of the calibration batches, in [0, 1], so that at least 24 remain."""
     batches = list(calibration(kind, data, split))
     step = max(1, len(batches) // 24)
@@ -115,7 +111,7 @@ def sensitivity_batches(data: Path, kind: str, split: str = "train") -> list[tor
 
 
 def sensitivity(
-    simulation: Simulation, network: nn.Module, batches: Sequence[torch.Tensor]
+    simulation: Simulation, network: nn.Module, batches: Sequence[Tensor]
 ) -> list[Layer]:
     """Return every weight's report, in the order of the graph; the simulation is left unchanged.
 
@@ -142,7 +138,7 @@ def sensitivity(
 
 @torch.no_grad()
 def distance(
-    simulation: Simulation, batches: Sequence[torch.Tensor], wanted: Sequence[Any]
+    simulation: Simulation, batches: Sequence[Tensor], wanted: Sequence[Any]
 ) -> dict[str, float]:
     """Return the mean over the batches of each term of the matching loss to the ``wanted``."""
     pairs = zip(batches, wanted, strict=True)
@@ -150,18 +146,14 @@ def distance(
     return {name: sum(float(t[name]) for t in terms) / len(terms) for name in terms[0]}
 
 
-def match_loss(found: Any, wanted: Any) -> dict[str, torch.Tensor]:
+def match_loss(found: Any, wanted: Any) -> dict[str, Tensor]:
     """Return the terms of the difference, for screening maps or for a hybrid's `Answers`."""
     if isinstance(wanted, Answers):
         # numbers as they are, the mask as probabilities
-        terms = {
-            name: F.smooth_l1_loss(
-                getattr(found, name).float(), getattr(wanted, name).float(), beta=0.2
-            )
-            for name in ("logit", "log_diameter", "malignancy", "texture")
-        }
-        mask = torch.sigmoid(wanted.mask.float())
-        return {**terms, "mask": F.binary_cross_entropy_with_logits(found.mask.float(), mask)}
+        *numbers, (_, mask, drawn) = zip(Answers._fields, found, wanted, strict=True)
+        terms = {n: F.smooth_l1_loss(a.float(), b.float(), beta=0.2) for n, a, b in numbers}
+        aim = torch.sigmoid(drawn.float())
+        return {**terms, "mask": F.binary_cross_entropy_with_logits(mask.float(), aim)}
     # heat weighs where it could pass a threshold, offsets and diameter where there is heat
     maps, wanted = found.float(), wanted.float()
     heat, aim = maps[:, 0], wanted[:, 0]
@@ -206,11 +198,9 @@ def show_layers(rows: Sequence[dict[str, Any]], plot: Path | None, as_json: bool
 def _draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     # matplotlib's objects: no window and no global state; sizes in inches of 100 pixels
     from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import LogLocator
 
-    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06)  # room between panels
-    figure = Figure(figsize=(9, 0.26 * len(rows) + 1.6), dpi=100, layout=layout)
+    figure = Figure(figsize=(9, 0.26 * len(rows) + 1.6), dpi=100, layout="constrained")
     axes = figure.subplots()
     heights = range(len(rows))
     for key, label, mark in SERIES:

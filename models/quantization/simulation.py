@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-from torch import nn
+from torch import Tensor, nn
 
 from models.networks.hybrid import Answers
 from models.quantization import operators
@@ -91,7 +91,7 @@ class Simulation(nn.Module):
         """Return the module that uses a weight, such as ``down4.1.first.0``."""
         return module_of(self._user(name))
 
-    def forward(self, x: torch.Tensor) -> Any:
+    def forward(self, x: Tensor) -> Any:
         """See the class."""
         values: dict[str, Any] = {INPUT: x, "": None}
         # run the nodes in their order; constants are looked up where no node made the value
@@ -120,7 +120,7 @@ class Simulation(nn.Module):
             return [self.rounding[name](weight)]
         return [rounded(weight, self.bias_scale(name).detach(), -(2**31), 2**31 - 1)]
 
-    def bias_scale(self, name: str) -> torch.Tensor:
+    def bias_scale(self, name: str) -> Tensor:
         """Return the step of that bias, ``(channels,)``: scale of the input times of the weight.
 
         Kernels sum integer products, so the file format demands exactly this scale.
@@ -144,7 +144,7 @@ class Simulation(nn.Module):
         scale = best_scale(self.exact[name].detach(), LEVELS[bits], axis)
         self._round_weight(name, scale, LEVELS[bits])
 
-    def _round_weight(self, name: str, scale: torch.Tensor, high: int) -> None:
+    def _round_weight(self, name: str, scale: Tensor, high: int) -> None:
         """Round a weight with one ``scale`` for each channel along its axis."""
         shape = _along(axis_of(self._dequantizers[name]), self.exact[name].ndim)
         self.rounding[name] = Rounding(scale.reshape(shape), -high - 1, high)
@@ -227,5 +227,5 @@ def _set(store: dict[str, TensorProto], name: str, values: np.ndarray) -> None:
     store[name].CopyFrom(numpy_helper.from_array(values.reshape(tuple(before.dims)), name))
 
 
-def _array(values: torch.Tensor) -> np.ndarray:
+def _array(values: Tensor) -> np.ndarray:
     return values.detach().float().cpu().numpy()

@@ -8,7 +8,6 @@ from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.pruning.channels import channel_scores, widths
 from models.pruning.compare import multiply_adds, parameters_left
 from models.pruning.masks import (
-    Regrow,
     SparseTask,
     apply_masks,
     erdos_renyi,
@@ -16,6 +15,7 @@ from models.pruning.masks import (
     moved,
     prunable,
     random_masks,
+    share_at,
     weight_scores,
 )
 from models.training.data import Batch
@@ -122,8 +122,9 @@ def test_what_is_left_out_stays_zero() -> None:
         assert weight[MASK].all()
 
 
-def test_moving_masks_find_the_weights_that_count() -> None:
-    task = SparseTask(plane(), {"weight": MASK}, Regrow(steps=300, every=5))
+def test_moving_masks_find_the_weights_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.pruning.masks.EVERY", 5)
+    task = SparseTask(plane(), {"weight": MASK}, moves_in=300)
     optimizer = torch.optim.SGD(task.network.parameters(), lr=0.1)
     for batch in islice(task.batches(0), 300):
         loss = task.losses(task.network, batch)["loss"]
@@ -136,8 +137,8 @@ def test_moving_masks_find_the_weights_that_count() -> None:
 
 
 def test_the_share_that_moves_falls_to_nothing() -> None:
-    regrow = Regrow(steps=200, share=0.4)
-    assert [regrow.share_at(s) for s in (0, 75, 150, 180)] == pytest.approx([0.4, 0.2, 0, 0])
+    shares = [share_at(step, 200) for step in (0, 75, 150, 180)]
+    assert shares == pytest.approx([0.3, 0.15, 0, 0])
 
 
 def test_the_smallest_go_and_the_steepest_come() -> None:
