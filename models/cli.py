@@ -45,13 +45,6 @@ _STARTS = typer.Option(
 )
 Start = Annotated[Path, _START]
 Starts = Annotated[list[Path], _STARTS]
-Residual = Annotated[
-    float,
-    typer.Option(
-        help="Weight of the screening network's logit, which is added to the network's while it "
-        "learns."
-    ),
-]
 Seed = Annotated[int, typer.Option(help="Seed of weights and samples.")]
 
 PHANTOMS = Path("runs/phantoms")
@@ -115,13 +108,12 @@ def train_hybrid(
             "--start. The one member of --start starts each."
         ),
     ] = None,
-    residual: Residual = 0.0,
 ) -> None:
     """Train the hybrid network, or a member of it, on screening networks' candidates."""
     from models.training.runs import Run, run_hybrid
 
     run = Run(data, out, rate, tuple(start or ()), cache, phantoms, seed, steps, resume)
-    run_hybrid(run, screening, reads or (), residual)
+    run_hybrid(run, screening, reads or ())
 
 
 @train.command("sheet")
@@ -214,7 +206,6 @@ def distil(
     ] = None,
     weight: Annotated[float, typer.Option(min=0, help="Weight of the soft target.")] = 0.5,
     temperature: Annotated[float, typer.Option(min=0.1, help="Distillation temperature.")] = 2.0,
-    residual: Residual = 0.0,
     rate: Rate = 1e-3,
     phantoms: Phantoms = 16,
     cache: Cache = PHANTOMS,
@@ -236,7 +227,7 @@ def distil(
         data, out, rate, tuple(start or ()), cache, phantoms, seed, steps,
         screening=tuple(screening), teachers=tuple(teachers), regions=regions, count=count,
         arms=(arm,) if arm else tuple(ARMS), seeds=seeds,
-        teaching=Teaching(weight, temperature, residual),
+        teaching=Teaching(weight, temperature),
         spec=HybridSpec(48, tuple(reads or (48,)), widths, blocks, *encoder),
     )  # fmt: skip
     result = given.compare()

@@ -143,11 +143,9 @@ class Comparison(Run):
     def _teachers(self) -> tuple[list[Teacher], FloatArray]:
         """The teachers, and the label of each region to learn from ``(n,)``, NaN if not taught."""
         found, held_label = [], values_of(self._chunks[1], "nodule")
-        known = [self.teaching.residual * np.nan_to_num(values_of(c, "edge")) for c in self._chunks]
         for path, hybrid in zip(self.teachers, self._hybrids, strict=True):
             read = partial(answers_of, digest=_digest(path), teacher=hybrid)
-            learnt, held = (read(c) + edge for c, edge in zip(self._chunks, known, strict=True))
-            found.append(calibrated(learnt, held, held_label))
+            found.append(calibrated(*map(read, self._chunks), held_label))
         return found, values_of(self._chunks[0], "nodule")
 
     def _new(self) -> HybridNetwork:

@@ -25,7 +25,7 @@ RECORD = np.dtype([
     ("voxels", np.uint8, ROI_SHAPE),
     ("mask", np.uint8, np.prod(ROI_SHAPE) // 8),  # as bits
     ("nodule", np.float32), ("diameter_mm", np.float32), ("malignancy", np.float32),
-    ("texture", np.int64), ("outlined", np.bool_), ("edge", np.float32),
+    ("texture", np.int64), ("outlined", np.bool_),
 ])  # fmt: skip
 """A `Region` as bytes."""
 

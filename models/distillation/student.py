@@ -27,12 +27,10 @@ class Teaching:
     """Training parameters, the same for all students that are compared.
 
     ``weight`` is that of the soft target in the loss, ``temperature`` that of the distillation.
-    ``residual`` as in `models.training.hybrid.HybridTask`, for students and teachers.
     """
 
     weight: float = 0.5
     temperature: float = 2.0
-    residual: float = 0.0
     batch: int = 24
     workers: int = 2
 
@@ -58,7 +56,7 @@ class StudentTask:
     def losses(self, network: nn.Module, batch: Batch) -> Batch:
         """Return the terms of `student_loss`, each the mean over the members."""
         loss = partial(student_loss, teaching=self.teaching)
-        return losses_of_members(network, batch, loss, self.teaching.residual)
+        return losses_of_members(network, batch, loss)
 
     def refresh(self, network: nn.Module) -> None:
         """Leave the regions as they are: teachers have read these."""

@@ -60,16 +60,11 @@ class Validation:
 
 @dataclass
 class HybridTask:
-    """Trains on ``drawer``'s regions; measures on regions of other patients.
-
-    ``residual``: what is taught is the network's logit and this share of the screening network's,
-    added. So it learns what the screening network does not know.
-    """
+    """Trains on ``drawer``'s regions; measures on regions of other patients."""
 
     drawer: RegionDrawer
     validation: Validation
     network: nn.Module
-    residual: float = 0.0
     batch: int = 24
     workers: int = 2
 
@@ -91,7 +86,7 @@ class HybridTask:
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the terms of `hybrid_loss`, each the mean over the members."""
-        return losses_of_members(network, batch, hybrid_loss, self.residual)
+        return losses_of_members(network, batch, hybrid_loss)
 
     def refresh(self, network: nn.Module) -> None:
         """Mine the network's own errors among the screening network's candidates in whole scans."""
@@ -122,19 +117,17 @@ def _hardest(network: nn.Module, scan: Piece, places: FloatArray) -> FloatArray:
 
 
 def losses_of_members(
-    network: nn.Module, batch: Batch, loss: Callable[[Answers, Batch], Batch], residual: float
+    network: nn.Module, batch: Batch, loss: Callable[[Answers, Batch], Batch]
 ) -> Batch:
-    """Return the terms of a loss, each the mean over the members; ``residual`` as in `HybridTask`.
+    """Return the terms of a loss, each the mean over the members.
 
     Every member learns by itself from the same regions; their mean is what serves.
     """
     assert isinstance(network, HybridNetwork)
     terms: dict[str, list[torch.Tensor]] = {}
     voxels = batch["voxels"].float() / 255
-    known = residual * torch.nan_to_num(batch["edge"])[:, None]
     for member in network.listed():
         exact = Answers(*(out.float() for out in member(voxels)))
-        exact = exact._replace(logit=exact.logit + known)
         for name, term in loss(exact, batch | {"mask": member.view(batch["mask"])}).items():
             terms.setdefault(name, []).append(term)
     return {name: torch.stack(found).mean() for name, found in terms.items()}

@@ -40,7 +40,7 @@ class Region:
 
     ``nodule`` is 1 or 0, NaN if the region does not teach it. ``malignancy`` is in [0, 1], NaN if
     unknown; ``texture`` a class of `models.runtime.second_reader.TEXTURES`, -1 if unknown.
-    ``outlined``: the mask is known. ``edge``: the screening network's logit, NaN if unknown.
+    ``outlined``: the mask is known.
     """
 
     voxels: np.ndarray
@@ -50,7 +50,6 @@ class Region:
     malignancy: float = np.nan
     texture: int = -1
     outlined: bool = False
-    edge: float = np.nan
 
 
 def rated(cubes: Cubes) -> tuple[FloatArray, npt.NDArray[np.int64]]:
@@ -117,31 +116,25 @@ class RegionDrawer:
         if len(odds):
             some = min(max(count, 1), len(odds))
             chosen = rng.choice(len(odds), some, replace=False, p=odds / odds.sum())
-            others = [
-                self._cut(sample, np.append(false.index_zyx[i], 0.0), false.logit[i], rng)
-                for i in chosen
-            ]
+            others = [self._cut(sample, np.append(false.index_zyx[i], 0.0), rng) for i in chosen]
         # nodules that the edge is unsure of are drawn more often, for the same reason
         sure = np.array([max(best_logit(peaks, one), LEAST_LOGIT) for one in sample.nodules])
         odds = 0.15 + sigmoid(1 - sure)
         some = min(max(count, 1), len(odds))
         found = rng.choice(len(odds), some, replace=False, p=odds / odds.sum()) if some else ()
-        nodules = [self._around(sample, sample.nodules[i], near, sure[i], rng) for i in found]
+        nodules = [self._around(sample, sample.nodules[i], near, rng) for i in found]
         both = [*others, *nodules]
         return [both[i] for i in rng.permutation(len(both))]
 
     def _around(
-        self, sample: Piece, nodule: FloatArray, candidates: FloatArray, edge: float,
-        rng: np.random.Generator,
-    ) -> Region:  # fmt: skip
+        self, sample: Piece, nodule: FloatArray, candidates: FloatArray, rng: np.random.Generator
+    ) -> Region:
         """Return a region around the candidate that hit a nodule; of a miss, around its middle."""
         hit = hit_of(nodule, candidates)
         at = nodule[:3] + rng.normal(0, 1.2, 3) if hit is None else hit
-        return self._cut(sample, np.array([*at, nodule[3]]), edge, rng)
+        return self._cut(sample, np.array([*at, nodule[3]]), rng)
 
-    def _cut(
-        self, sample: Piece, mark: FloatArray, edge: float, rng: np.random.Generator
-    ) -> Region:
+    def _cut(self, sample: Piece, mark: FloatArray, rng: np.random.Generator) -> Region:
         """Cut a region around a mark of a sample that was composed and augmented already."""
         # candidates are off their nodules by about a millimetre, and so must the regions be
         at = mark[:3] + rng.normal(0, 0.8, 3)
@@ -150,7 +143,7 @@ class RegionDrawer:
         if rng.random() < NEIGHBOURS:
             whole = self._with_neighbour(whole, max(float(mark[3]), 8.0), rng)
         voxels, mask = np.ascontiguousarray(whole.voxels), np.ascontiguousarray(whole.mask)
-        return Region(voxels, mask, float(mark[3] > 0), float(mark[3]), edge=float(edge))
+        return Region(voxels, mask, float(mark[3] > 0), float(mark[3]))
 
     def _with_neighbour(self, region: Piece, width_mm: float, rng: np.random.Generator) -> Piece:
         """Implant another nodule beside what lies in the middle, ``width_mm`` wide."""
@@ -192,5 +185,4 @@ def as_sample(region: Region) -> dict[str, torch.Tensor]:
         "texture": torch.tensor(region.texture),
         "mask": torch.from_numpy(region.mask)[None].float() / 255,
         "outlined": torch.tensor(float(region.outlined)),
-        "edge": torch.tensor(region.edge, dtype=torch.float32),
     }

@@ -104,18 +104,12 @@ def run_screening(run: Run, spec: ScreeningSpec | None = None) -> None:
     train(task, run.plan(material.learnt, decay=0.02, round_steps=1000))
 
 
-def run_hybrid(
-    run: Run, screening: Sequence[Path], reads: Sequence[int] = (), residual: float = 0.0
-) -> None:
-    """Train a hybrid, or members of one, on the candidates of the given screening weights.
-
-    ``residual`` as in `HybridTask`.
-    """
+def run_hybrid(run: Run, screening: Sequence[Path], reads: Sequence[int] = ()) -> None:
+    """Train a hybrid, or members of one, on the candidates of the given screening weights."""
     torch.manual_seed(run.seed)
     material = run.material()
     hybrid = ready(make_hybrid(run.start, reads), run.start, material)
     task = hybrid_task(material, [Proposer.of(path) for path in screening], hybrid)
-    task.residual = residual
     train(task, run.plan(material.learnt, decay=0.05))
 
 

@@ -93,7 +93,6 @@ def test_regions_with_and_without_a_nodule_come_from_the_same_samples(
         assert region.voxels.flags.c_contiguous
         assert not region.outlined
         assert (region.diameter_mm > 0) == (region.nodule == 1)
-        assert region.edge >= LEAST_LOGIT
 
 
 def test_a_neighbouring_nodule_is_frequent_with_a_nodule_and_without(
@@ -122,7 +121,7 @@ def test_what_is_no_nodule_surrounds_a_candidate_that_lies_on_none(
 def test_a_region_of_a_cube_teaches_ratings_and_outline_and_not_the_label() -> None:
     """Its surroundings end 25 mm from the nodule: they would tell."""
     regions = of_cubes(3, 24)
-    assert all(np.isnan([region.nodule, region.edge]).all() for region in regions)
+    assert all(np.isnan(region.nodule) for region in regions)
     assert {region.texture for region in regions} == {2, -1}
     known = [region for region in regions if np.isfinite(region.malignancy)]
     assert known
@@ -199,23 +198,6 @@ def test_every_member_learns_and_learns_its_own_answer() -> None:
         assert all(g is not None and torch.isfinite(g).all() for g in gradients)
         assert member.answer.weight.grad is not None
         assert member.answer.weight.grad.any()
-
-
-def test_what_the_edge_knows_is_not_taught_again() -> None:
-    """With the residual the gradient on the logit vanishes where the edge is right and sure."""
-    batch = next(task().batches(seed=2))
-    batch["edge"] = 20 * (2 * torch.nan_to_num(batch["nodule"]) - 1)
-    losses = [
-        float(replace(task(), residual=share).losses(task().network, batch)["nodule"].detach())
-        for share in (0.0, 0.2, -0.2)
-    ]
-    assert losses[1] < 0.2 < losses[0] < losses[2]
-    batch["edge"] *= np.nan  # not known: nothing is added
-    given = task()
-    assert (
-        given.losses(given.network, batch)["nodule"]
-        == replace(given, residual=0.2).losses(given.network, batch)["nodule"]
-    )
 
 
 def test_the_seed_decides_the_batches() -> None:
