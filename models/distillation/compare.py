@@ -145,7 +145,8 @@ class Comparison(Run):
         found, held_label = [], values_of(self._chunks[1], "nodule")
         for path, hybrid in zip(self.teachers, self._hybrids, strict=True):
             read = partial(answers_of, digest=_digest(path), teacher=hybrid)
-            found.append(calibrated(*map(read, self._chunks), held_label))
+            learnt, held = map(read, self._chunks)
+            found.append(calibrated(learnt, held, held_label))
         return found, values_of(self._chunks[0], "nodule")
 
     def _new(self) -> HybridNetwork:
