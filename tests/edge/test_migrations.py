@@ -38,7 +38,9 @@ PROCESSES = multiprocessing.get_context("forkserver")
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     with tarfile.open(VERSION_0) as packed:
-        packed.extractall(tmp_path, filter="data")
+        if hasattr(tarfile, "data_filter"):  # from Python 3.11.4 on
+            packed.extraction_filter = tarfile.data_filter
+        packed.extractall(tmp_path)
     return tmp_path
 
 
