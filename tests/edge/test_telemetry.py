@@ -42,7 +42,7 @@ def test_a_stage_has_the_memory_that_it_took() -> None:
     telemetry = Telemetry()
     telemetry.observe_reading(lambda: 100.0)
     telemetry.begin_stage("read")
-    with mmap(-1, 100_000_000) as taken:  # malloc may have as much at hand
+    with mmap(-1, 100_000_000) as taken:  # from the system: malloc may hold free memory
         for page in range(0, len(taken), PAGESIZE):
             taken[page] = 1
     telemetry.begin_stage("screen")
