@@ -19,8 +19,6 @@ Method = Annotated[
 Data = Annotated[
     Path, typer.Option(help="Folder with nodules/, ct/ and lidc/, as described in docs/models.md.")
 ]
-Cache = Annotated[Path, typer.Option(help="Cache folder of the phantoms.")]
-Phantoms = Annotated[int, typer.Option(help="Number of phantoms among the training scans.")]
 Screeners = Annotated[
     list[Path],
     typer.Option(
@@ -47,9 +45,6 @@ Start = Annotated[Path, _START]
 Starts = Annotated[list[Path], _STARTS]
 Seed = Annotated[int, typer.Option(help="Seed of weights and samples.")]
 
-PHANTOMS = Path("runs/phantoms")
-"""The default cache folder of the phantoms."""
-
 app = typer.Typer(cls=PlainGroup)
 train = typer.Typer(
     help="Train a network; --resume continues an interrupted run.", no_args_is_help=True
@@ -67,8 +62,6 @@ def train_screening(
     resume: Resume = False,
     start: Annotated[Path | None, _START] = None,
     rate: Rate = 3e-3,
-    phantoms: Phantoms = 16,
-    cache: Cache = PHANTOMS,
     seed: Seed = 0,
     widths: Annotated[
         tuple[int, int, int, int],
@@ -85,7 +78,7 @@ def train_screening(
     from models.training.runs import Run, run_screening
 
     weights = (start,) if start else ()
-    run = Run(data, out, rate, weights, cache, phantoms, seed, steps, resume, fold)
+    run = Run(data, out, rate, weights, seed, steps, resume, fold)
     run_screening(run, None if start else ScreeningSpec(widths, blocks))
 
 
@@ -98,8 +91,6 @@ def train_hybrid(
     resume: Resume = False,
     start: Annotated[list[Path] | None, _STARTS] = None,
     rate: Rate = 1e-3,
-    phantoms: Phantoms = 16,
-    cache: Cache = PHANTOMS,
     seed: Seed = 0,
     reads: Annotated[
         list[int] | None,
@@ -112,7 +103,7 @@ def train_hybrid(
     """Train the hybrid network, or a member of it, on screening networks' candidates."""
     from models.training.runs import Run, run_hybrid
 
-    run = Run(data, out, rate, tuple(start or ()), cache, phantoms, seed, steps, resume)
+    run = Run(data, out, rate, tuple(start or ()), seed, steps, resume)
     run_hybrid(run, screening, reads or ())
 
 
@@ -121,15 +112,13 @@ def sheet(
     data: Data,
     png: Annotated[Path, typer.Argument(help="PNG file to write.")],
     columns: Annotated[int, typer.Option(min=1, help="Samples of each composition.")] = 6,
-    phantoms: Phantoms = 4,
-    cache: Cache = PHANTOMS,
     seed: Seed = 0,
 ) -> None:
     """Draw training samples of the screening network: mosaics and scans."""
     from models.training.compose import draw_samples
     from models.training.runs import Run
 
-    composer = Run(data, png, 0, (), cache, phantoms).material().composer
+    composer = Run(data, png, 0, ()).material().composer
     draw_samples(png, composer, columns, seed)
     typer.echo(png)
 
@@ -207,8 +196,6 @@ def distil(
     weight: Annotated[float, typer.Option(min=0, help="Weight of the soft target.")] = 0.5,
     temperature: Annotated[float, typer.Option(min=0.1, help="Distillation temperature.")] = 2.0,
     rate: Rate = 1e-3,
-    phantoms: Phantoms = 16,
-    cache: Cache = PHANTOMS,
     seed: Annotated[int, typer.Option(help="Seed of the regions.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -224,7 +211,7 @@ def distil(
     if encoder[0] % 32:
         raise typer.BadParameter(f"--encoder {encoder[0]}, expected a multiple of 32")
     given = Comparison(
-        data, out, rate, tuple(start or ()), cache, phantoms, seed, steps,
+        data, out, rate, tuple(start or ()), seed, steps,
         screening=tuple(screening), teachers=tuple(teachers), regions=regions, count=count,
         arms=(arm,) if arm else tuple(ARMS), seeds=seeds,
         teaching=Teaching(weight, temperature),
@@ -254,15 +241,13 @@ def qat(
     steps: Steps = 1000,
     resume: Resume = False,
     rate: Rate = 2e-4,
-    phantoms: Phantoms = 16,
-    cache: Cache = PHANTOMS,
     seed: Seed = 0,
 ) -> None:
     """Make `KIND-int8` by quantisation-aware training, to answer as the float network."""
     from models.quantization.qat import run_qat
     from models.training.runs import Run
 
-    run = Run(data, out, rate, tuple(start), cache, phantoms, seed, steps, resume)
+    run = Run(data, out, rate, tuple(start), seed, steps, resume)
     run_qat(run, kind, screening or [], method)
 
 
@@ -280,15 +265,13 @@ def int4(
     steps: Steps = 600,
     resume: Resume = False,
     rate: Rate = 2e-4,
-    phantoms: Phantoms = 16,
-    cache: Cache = PHANTOMS,
     seed: Seed = 0,
 ) -> None:
     """Make `KIND-int4`: lower the least sensitive INT8 layers until the file meets --share."""
     from models.quantization.qat import run_int4
     from models.training.runs import Run
 
-    run = Run(data, out, rate, tuple(start), cache, phantoms, seed, steps, resume)
+    run = Run(data, out, rate, tuple(start), seed, steps, resume)
     run_int4(run, kind, qat, screening or [], share)
 
 
@@ -336,8 +319,6 @@ def prune_compare(
     ] = None,
     share: Annotated[list[float] | None, _SHARE] = None,
     rate: Rate = 1e-4,
-    phantoms: Phantoms = 16,
-    cache: Cache = PHANTOMS,
     engine: Annotated[str, typer.Option(help="Engine to time.")] = "openvino",
     rounds: Annotated[int, typer.Option(min=1, help="Timed passes of each network.")] = 10,
     as_json: Json = False,
@@ -349,7 +330,7 @@ def prune_compare(
     known = [name for name in METHODS if name != CONTROL]
     if unknown := set(way or ()) - set(known):
         raise typer.BadParameter(f"--way {sorted(unknown)}, expected one of {sorted(known)}")
-    run = Run(data, out, rate, (start,), cache, phantoms)
+    run = Run(data, out, rate, (start,))
     cells = [Cell(method, one) for method in way or known for one in share or (0.2, 0.42, 0.6, 0.8)]
     result = run_compare(run, cells, steps=steps, seeds=seeds, engine=engine, rounds=rounds)
     show_section(result, as_json, prune_table(result))
@@ -363,8 +344,6 @@ def structured(
     share: Annotated[float, _SHARE] = 0.42,
     steps: FineTuning = 100,
     rate: Rate = 1e-4,
-    phantoms: Phantoms = 16,
-    cache: Cache = PHANTOMS,
     seed: PruneSeed = 0,
     as_json: Json = False,
 ) -> None:
@@ -372,7 +351,7 @@ def structured(
     from models.pruning.compare import run_structured
     from models.training.runs import Run
 
-    run = Run(data, out, rate, (start,), cache, phantoms, seed)
+    run = Run(data, out, rate, (start,), seed)
     result = run_structured(run, share, steps)
     show_section(result, as_json, json.dumps(result, indent=2))
 

@@ -104,7 +104,7 @@ class Comparison(Run):
     @property
     def _origin(self) -> dict[str, Any]:
         """What the regions depend on; the first teacher finds hard ones."""
-        names = ("screening", "phantoms", "seed", "chunk")
+        names = ("screening", "seed", "chunk")
         return {"miner": self.teachers[0], **{name: getattr(self, name) for name in names}}
 
     @cached_property

@@ -34,6 +34,9 @@ from models.training.run_folder import read_log
 from models.training.screening import ScreeningTask
 from models.training.warm_start import settle_norms, weights_of_artifact
 
+PHANTOMS, PHANTOM_COUNT = Path("runs/phantoms"), 16
+"""The cache folder of the phantoms among the training scans, and their number."""
+
 PHANTOM_SHARE = 0.12
 """The share of phantoms among crops of whole lungs."""
 
@@ -63,19 +66,17 @@ class Run:
     out: Path
     rate: float
     start: tuple[Path, ...]
-    cache: Path
-    phantoms: int
     seed: int = 0
     steps: int = 0
     resume: bool = False
     fold: int = 0
 
     def material(self) -> "Material":
-        """Read the data, and make the phantoms that the cache lacks."""
+        """Read the data, and make the phantoms that are missing."""
         return Material(
             load_cubes(self.data / "nodules", "train"),
             scans_of_role(self.data, "train"),
-            tuple(load_phantoms(self.cache, self.phantoms)),
+            tuple(load_phantoms(PHANTOMS, PHANTOM_COUNT)),
             load_cubes(self.data / "nodules", "val").pieces,
             scans_of_role(self.data, "val"),
         )

@@ -48,7 +48,7 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Comparison:
         path.parent.mkdir()
         torch.save(HybridNetwork(TINY_HYBRID).state_dict(), path)
     return Comparison(
-        tmp_path, tmp_path / "out", 1e-3, (), tmp_path, 0, steps=2, screening=paths[:1],
+        tmp_path, tmp_path / "out", 1e-3, (), steps=2, screening=paths[:1],
         teachers=paths, regions=tmp_path / "regions", count=5, seeds=2, spec=SMALL,
         teaching=TEACHING, chunk=4,
     )  # fmt: skip

@@ -44,7 +44,7 @@ def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         compare, "load_cubes", lambda *_: Cubes(tuple(cubes), ("a", "b"), np.zeros(0), np.zeros(0))
     )
     monkeypatch.setattr(compare, "BOX", (32, 32, 32))
-    run = Run(tmp_path, tmp_path / "out", 1e-3, (tmp_path,), tmp_path, 0)
+    run = Run(tmp_path, tmp_path / "out", 1e-3, (tmp_path,))
     cells = [Cell(way, 0.42) for way in METHODS if way != CONTROL]
     first = run_compare(run, cells, steps=2, seeds=1, rounds=2)
     gone = {row["way"]: row["gone"] for row in first["runs"]}
@@ -62,7 +62,7 @@ def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_missing_cell_needs_the_data(tmp_path: Path) -> None:
     (tmp_path / "control-0-0").mkdir()
     nowhere = tmp_path / "nowhere"
-    run = Run(nowhere, tmp_path, 1e-3, (nowhere,), nowhere, 0)
+    run = Run(nowhere, tmp_path, 1e-3, (nowhere,))
     with pytest.raises(FileNotFoundError, match="nowhere"):
         run_compare(run, [Cell("channels", 0.42)], steps=2)
 

@@ -108,7 +108,7 @@ def shelf_in(folder: Path) -> Iterator[None]:
 def asked(start: tuple[Path, ...], out: Path) -> Run:
     """What the commands are asked for: a run of a moment."""
     nowhere = out / "nowhere"
-    return Run(nowhere, out, 1e-4, start, nowhere, 0, steps=STAGES)
+    return Run(nowhere, out, 1e-4, start, steps=STAGES)
 
 
 @pytest.fixture(scope="module")
