@@ -29,7 +29,7 @@ from models.distillation.teachers import Teacher, best_of, calibrated, soft_targ
 from models.markdown import Rows, points
 from models.networks.hybrid import HybridNetwork, HybridSpec, shortened
 from models.runtime.errors import UnfitArtifact
-from models.training.comparison import Scores, figures, gained, kept
+from models.training.comparison import Scores, as_scores, figures, gained, kept
 from models.training.data import load_cubes
 from models.training.hybrid import HybridTask, Validation
 from models.training.loop import placed, train
@@ -195,13 +195,8 @@ class Comparison(Run):
         }  # fmt: skip
 
     def _measured(self, network: nn.Module) -> _Scored:
-        return {
-            name: {
-                "found": nodules.round(4).tolist(), "false_positives": others.round(4).tolist()
-            }
-            for name, (nodules, others) in self._validation.scored(network.eval()).items()
-            if name in VIEWS
-        }  # fmt: skip
+        found = self._validation.scored(network.eval())
+        return {view: as_scores(*found[view]) for view in VIEWS}
 
 
 def _check(folder: Path, wanted: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ PLAIN_LUNG_HU = -850.0
 """Density of lung around a donor where it cannot be measured."""
 
 Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,18 +50,10 @@ class Donor:
 
 
 def cut_donor(
-    name: str,
-    patient: str,
-    voxels: UInt8Array,
-    outlined: npt.NDArray[np.bool_],
-    centre_zyx: Triple,
-    diameter_mm: float,
+    name: str, patient: str, voxels: UInt8Array, drawn: Mask, centre_zyx: Triple, diameter_mm: float
 ) -> Donor | None:
-    """Return the nodule of a cube, or None if nothing is outlined at its centre.
-
-    ``outlined`` says which voxels enough readers drew.
-    """
-    mask = nearest_piece(outlined)
+    """Return the nodule of a cube, or None if not enough readers drew voxels at its centre."""
+    mask = nearest_piece(drawn)
     limit_mm = max(diameter_mm / 2, 2.0)
     if not mask.any() or away_mm(mask.shape, centre_zyx)[mask].min() > limit_mm:
         return None
@@ -68,12 +61,7 @@ def cut_donor(
 
 
 def cut(
-    name: str,
-    patient: str,
-    voxels: UInt8Array,
-    mask: npt.NDArray[np.bool_],
-    centre_zyx: Triple,
-    diameter_mm: float,
+    name: str, patient: str, voxels: UInt8Array, mask: Mask, centre_zyx: Triple, diameter_mm: float
 ) -> Donor:
     """Return what the ``mask`` ``(z, y, x)`` marks in ``voxels``, with a soft edge."""
     hu = from_window(voxels).astype(np.float32)

@@ -38,7 +38,7 @@ from models.pruning.masks import (
 from models.quantization.ptq import quantize
 from models.runtime.engines import start
 from models.runtime.hardware import cores, cpu_name
-from models.training.comparison import figures, gained, kept, scores_of
+from models.training.comparison import as_scores, figures, gained, kept
 from models.training.data import Piece, load_cubes
 from models.training.loop import fine_tune, save
 from models.training.runs import Run, load_weights, make_screening, make_screening_task, only
@@ -129,7 +129,7 @@ def _run_cell(
 ) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     own = pruned(task, cell, steps)
-    before = scores_of(task, own.network)
+    before = as_scores(*task.scores(own.network.eval()))
     network = fine_tune(own.network, own.batches(cell.seed), own.losses, steps=steps, rate=rate)
     if isinstance(own, SparseTask):
         apply_masks(network, own.masks)  # an average is not zero where a mask has moved
@@ -138,7 +138,7 @@ def _run_cell(
         "way": cell.method, "share": cell.share, "steps": steps, "scans": len(task.scans),
         "whole": sum(p.numel() for p in task.network.parameters()),
         "parameters": parameters_left(network), "multiply_adds": multiply_adds(network),
-        "before": before, "after": scores_of(task, network),
+        "before": before, "after": as_scores(*task.scores(network.eval())),
     }  # fmt: skip
 
 

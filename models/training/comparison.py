@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from imaging.volume import FloatArray
 from models.training.run_folder import write_atomically
-from models.training.screening import RATES, ScreeningTask, hits, summary
+from models.training.screening import RATES, hits, summary
 
 UNSEEN = -1e9
 """The logit, in a file, of a nodule without a peak."""
@@ -25,9 +24,8 @@ Scores = dict[str, list[float]]
 """Logits of the nodules (``found``) and of the false positives (``false_positives``)."""
 
 
-def scores_of(task: ScreeningTask, network: nn.Module) -> Scores:
-    """Return the scores of a network on the validation part of a task."""
-    found, false = task.scores(network.eval())
+def as_scores(found: FloatArray, false: FloatArray) -> Scores:
+    """Return the logits of the nodules, -inf without a peak, and of the false positives."""
     return {
         "found": np.where(np.isfinite(found), found.round(4), UNSEEN).tolist(),
         "false_positives": false.round(4).tolist(),

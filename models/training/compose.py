@@ -120,7 +120,7 @@ class Composer:
         for _ in range(int(rng.integers(0, 6))):
             # tissue is implanted in the same way as nodules: the seam must not tell them apart
             cube = _off_grid(resized(self.nodule(rng), rng), rng)
-            donor = simulate_scanner(flip(cube, rng), rng, None)
+            donor = simulate_scanner(flip(cube, rng), rng)
             part = implanted(part, donor, rng, real=bool(rng.random() < 0.6))
         return part
 
@@ -138,7 +138,7 @@ class Composer:
     def ground(self, rng: np.random.Generator) -> Piece:
         """Return a crop of a whole scan under another scanner."""
         part = flip(self._crop(np.full(3, self.side), rng), rng, keep_head_up=True)
-        return simulate_scanner(_inside(part), rng, None, thicken=0.15)
+        return simulate_scanner(_inside(part), rng, thicken=0.15)
 
     def _crop(self, size: np.ndarray, rng: np.random.Generator) -> Piece:
         """Return a block of a scan, scaled, its grid shifted by a part of a voxel."""
@@ -172,7 +172,7 @@ class Composer:
             return self._part_of_cube(size, rng)
         part = self._crop(size + size % 2, rng)
         part = crop(flip(part, rng), (0, 0, 0), size) if len(set(size)) == 1 else part
-        return _inside(simulate_scanner(crop(part, (0, 0, 0), size), rng, None, thicken=0.25))
+        return _inside(simulate_scanner(crop(part, (0, 0, 0), size), rng, thicken=0.25))
 
     def _part_of_cube(self, size: np.ndarray, rng: np.random.Generator) -> Piece:
         """Return a random part of a random cube, cropped before the costly augmentations."""
@@ -189,7 +189,7 @@ class Composer:
             start = np.rint(cube.nodules[0, :3] - rng.uniform(0.1, 0.9, 3) * need).astype(int)
         block = crop(cube, np.clip(start, 0, room), need)
         block = crop(_off_grid(zoomed(block, factor), rng), (0, 0, 0), size)
-        return _inside(simulate_scanner(block, rng, None, thicken=0.25))
+        return _inside(simulate_scanner(block, rng, thicken=0.25))
 
 
 def odds_of(cubes: Cubes) -> FloatArray:

@@ -53,13 +53,7 @@ def curve_table(found: Mapping[str, Any]) -> str:
             steps, hours = one["steps"], number(one["core_hours"], 2)
             cells.append([run["run"], steps, hours, number(one["value"]), ""])
         cells[-1][-1] = f"{number(run['gain'])} (sd {number(run['sd'])})"
-    heads = [
-        "run",
-        "steps",
-        "core-hours",
-        found["figure"],
-        "gain of the last quarter of the rounds",
-    ]
+    heads = "run", "steps", "core-hours", found["figure"], "gain of the last quarter of the rounds"
     return Rows(heads, cells).markdown()
 
 

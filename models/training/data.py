@@ -283,11 +283,13 @@ def thickened(
     return np.asarray(thin.reshape(voxels.shape), np.uint8)
 
 
-def toned(voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
-    """Change the HU scale: gain within 8 %, shift within 45 HU."""
+def toned(
+    voxels: UInt8Array, rng: np.random.Generator, gain: float = 0.08, hu: float = 45.0
+) -> UInt8Array:
+    """Change the HU scale: a gain within ``gain`` of 1, a shift within ``hu``."""
     levels = np.arange(256, dtype=np.float32)
     # 256 levels: a table is faster than arithmetic on the voxels
-    table = levels * rng.uniform(0.92, 1.08) + rng.uniform(-45, 45) / HU_PER_LEVEL
+    table = levels * rng.uniform(1 - gain, 1 + gain) + rng.uniform(-hu, hu) / HU_PER_LEVEL
     table = np.clip(table, 0, 255).astype(np.uint8)
     return np.asarray(cv2.LUT(np.ascontiguousarray(voxels).ravel(), table), np.uint8).reshape(
         voxels.shape
@@ -342,10 +344,8 @@ def _along_z(noise: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.GaussianBlur(columns, (1, 0), 0.001, sigmaY=1.0)).reshape(noise.shape)
 
 
-def simulate_scanner(
-    piece: Piece, rng: np.random.Generator, noise: Noise | None, *, thicken: float = 0.3
-) -> Piece:
-    """Simulate another scanner; each effect is applied in some of the cases."""
+def simulate_scanner(piece: Piece, rng: np.random.Generator, *, thicken: float = 0.3) -> Piece:
+    """Simulate another scanner but for its noise; each effect is applied in some of the cases."""
     voxels = piece.voxels
     if rng.random() < thicken:
         voxels = thickened(voxels, rng)
@@ -353,6 +353,4 @@ def simulate_scanner(
         voxels = kernelled(voxels, rng)
     if rng.random() < 0.7:
         voxels = toned(voxels, rng)
-    if noise is not None and rng.random() < 0.4:
-        voxels = noise.added(voxels, rng)
     return replace(piece, voxels=voxels)

@@ -110,8 +110,6 @@ def _false_places(source: Source, scan: Piece) -> FloatArray:
 
 
 def _hardest(network: nn.Module, scan: Piece, places: FloatArray) -> FloatArray:
-    if not len(places):
-        return places
     regions = _stacked([cut_roi(scan.voxels, at) for at in places])
     return np.asarray(places[np.argsort(-logits(network, regions))[:MINED]])
 
@@ -207,17 +205,14 @@ def hybrid_loss(answers: Answers, batch: dict[str, torch.Tensor]) -> dict[str, t
         answers.texture, batch["texture"], ignore_index=-1, reduction="sum",
         weight=answers.texture.new_tensor((3.0, 3.0, 1.0)),  # nine of ten nodules are solid
     )  # fmt: skip
-    return {
+    terms = {
         "nodule": answer / taught.sum().clamp(min=1),
         "size": 0.2 * (size * sized).sum() / sized.sum().clamp(min=1),
         "malignancy": 0.1 * malignancy / rated.sum().clamp(min=1),
         "texture": 0.1 * texture / seen.sum().clamp(min=1),
-        **(
-            mask_loss(answers.mask, batch["mask"], batch["outlined"])
-            if answers.mask.numel()
-            else {}
-        ),
     }
+    drawn = answers.mask.numel() > 0
+    return terms | (mask_loss(answers.mask, batch["mask"], batch["outlined"]) if drawn else {})
 
 
 def mask_loss(

@@ -163,13 +163,14 @@ class RegionDrawer:
         size = (round(self.side / factor),) * 3
         voxels, mask = (cut_roi(a, at, size) for a in (cube.voxels, cube.mask))
         voxels, mask = (resize(a, self.side / size[0]) for a in (voxels, mask))
-        whole = simulate_scanner(flip(Piece(voxels, mask, NONE, NONE), rng), rng, self.noise)
+        whole = simulate_scanner(flip(Piece(voxels, mask, NONE, NONE), rng), rng)
+        seen = self.noise.added(whole.voxels, rng) if rng.random() < 0.4 else whole.voxels
         diameter *= self.side / size[0]
         # scaled by more than this (natural logarithm) it is another nodule to a radiologist
         same = abs(np.log(diameter / self.composer.cubes[number].nodules[0, 3])) < 0.3
         malignancy, texture = self.ratings
         return Region(
-            np.ascontiguousarray(whole.voxels), np.ascontiguousarray(whole.mask), np.nan, diameter,
+            np.ascontiguousarray(seen), np.ascontiguousarray(whole.mask), np.nan, diameter,
             float(malignancy[number]) if same else np.nan, int(texture[number]), outlined=True,
         )  # fmt: skip
 
