@@ -34,7 +34,11 @@ PROGRAMS = {
     "overread-eval": evaluation,
 }
 
-TABLES = {"prune_table": "models.pruning.compare", "distil_tables": "models.distillation.compare"}
+TABLES = {
+    "prune_table": "models.pruning.compare",
+    "distil_tables": "models.distillation.compare",
+    "curve_table": "models.training.curve",
+}
 """Tables that commands print too, with their modules, which need torch."""
 
 WIDTH = 100
