@@ -118,13 +118,13 @@ def test_met_or_not_follows_from_the_results(results: Path) -> None:
     ways = [one | {"more_median_ms": 9.0, "more_p95_ms": 9} for one in found["dead_cloud"]["ways"]]
     change(results, "dead_cloud", ways=ways)
     missed = found["calibration"]["missed"]
-    change(results, "calibration", missed=[one | {"miss_rate": 0.01} for one in missed])
+    change(results, "calibration", missed=[one | {"miss_rate": 0.9} for one in missed])
     before, after = render(BUDGET, DOCS / "results"), render(BUDGET, results)
     for start, was, now in (
         ("answers later than", "yes", "no"),
         ("longest answer", "yes", "yes"),
         ("cloud refused: more than without a cloud, p95", "no", "yes"),
-        ("nodules of test patients missed, findings", "no", "yes"),
+        ("nodules of test patients missed, findings", "yes", "no"),
     ):
         assert f"| {was} | `" in row(before, start), start
         assert f"| {now} | `" in row(after, start), start

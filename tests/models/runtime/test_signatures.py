@@ -72,7 +72,7 @@ def test_what_was_changed_after_signing_is_refused(weights: Path, vendor: Pair, 
     if what == "threshold":
         manifest.write_text(text.replace("dismiss = 0.0", "dismiss = 0.9"))
     elif what == "hash":
-        manifest.write_text(text.replace('sha256 = "de9a', 'sha256 = "de9b'))
+        manifest.write_text(text.replace('sha256 = "', 'sha256 = "0'))
     else:
         signature = (weights / "manifest.sig").read_text()
         manifest.write_text(f"{text}\n")
