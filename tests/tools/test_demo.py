@@ -110,7 +110,7 @@ def test_the_default_shows_whole_lungs_and_a_nodule_that_the_second_reading_deci
         )
         cells = [[cell.strip() for cell in line.split("│")] for line in lines]
         assert any(row[4:5] == [str(number)] and row[6:7] == ["cloud"] for row in cells)
-    assert "5 of 5 nodules of the phantom found, 1 false positive" in said.stdout
+    assert "5 of 5 nodules of the phantom found, 0 false positives" in said.stdout
     assert "to the cloud and back" in said.stdout
     assert (folder / "report.html").is_file()
     assert (folder / "overview.jpg").is_file()
