@@ -172,16 +172,13 @@ def distil(
     reads: Annotated[
         list[int] | None, typer.Option(help="Scale of a student's member in mm; default: 48.")
     ] = None,
-    widths: Annotated[
-        tuple[int, int, int], typer.Option(help="Channels of a student at 1/2, 1/4 and 1/8.")
-    ] = (16, 64, 128),
     blocks: Annotated[
         tuple[int, int, int],
-        typer.Option(help="Residual blocks at 1/2, 1/4 and 1/8; of a start with more, the first."),
+        typer.Option(help="Residual blocks at 1/2, 1/4 and 1/8; of a start's widest, the first."),
     ] = (2, 3, 3),
     encoder: Annotated[
         tuple[int, int],
-        typer.Option(help="Channels and layers of the encoder; of a start with more, the first."),
+        typer.Option(help="Channels and layers of the encoder; of a start's widest, the first."),
     ] = (192, 4),
     regions: Annotated[
         Path, typer.Option(help="Folder of the regions and of the teachers' answers.")
@@ -193,10 +190,7 @@ def distil(
         Literal["none", "single", "mean", "dynamic"] | None,
         typer.Option(help="Soft target of the only students; default: each of the four."),
     ] = None,
-    weight: Annotated[float, typer.Option(min=0, help="Weight of the soft target.")] = 0.5,
-    temperature: Annotated[float, typer.Option(min=0.1, help="Distillation temperature.")] = 2.0,
     rate: Rate = 1e-3,
-    seed: Annotated[int, typer.Option(help="Seed of the regions.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Distil hybrids into a small one, the second reader; an interrupted comparison continues.
@@ -205,17 +199,15 @@ def distil(
     --arm with many --steps makes the one that is exported.
     """
     from models.distillation.compare import ARMS, Comparison, distil_tables
-    from models.distillation.student import Teaching
     from models.networks.hybrid import HybridSpec
 
     if encoder[0] % 32:
         raise typer.BadParameter(f"--encoder {encoder[0]}, expected a multiple of 32")
     given = Comparison(
-        data, out, rate, tuple(start or ()), seed, steps,
+        data, out, rate, tuple(start or ()), steps=steps,
         screening=tuple(screening), teachers=tuple(teachers), regions=regions, count=count,
         arms=(arm,) if arm else tuple(ARMS), seeds=seeds,
-        teaching=Teaching(weight, temperature),
-        spec=HybridSpec(48, tuple(reads or (48,)), widths, blocks, *encoder),
+        spec=HybridSpec.alike(reads or (48,), blocks=blocks, channels=encoder[0], depth=encoder[1]),
     )  # fmt: skip
     result = given.compare()
     show_section(result, as_json, distil_tables(result))

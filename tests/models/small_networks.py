@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,18 +18,21 @@ from models.networks.screening import ScreeningNetwork
 from models.quantization.ptq import quantize
 from models.training.data import Batch
 
-SMALL_HYBRID = HybridSpec(
-    reads=(24, 48), widths=(16, 32, 64), blocks=(1, 1, 1), channels=64, depth=2
-)
+SMALL_SIZES: dict[str, Any] = {
+    "widths": (16, 32, 64),
+    "blocks": (1, 1, 1),
+    "channels": 64,
+    "depth": 2,
+}
+SMALL_HYBRID = HybridSpec.alike((24, 48), **SMALL_SIZES)
 
-TINY_HYBRID = HybridSpec(
-    reads=(24, 32, 48), widths=(4, 8, 8), blocks=(1, 1, 1), channels=32, depth=1
-)
+TINY_SIZES: dict[str, Any] = {"widths": (4, 8, 8), "blocks": (1, 1, 1), "channels": 32, "depth": 1}
+TINY_HYBRID = HybridSpec.alike((24, 32, 48), **TINY_SIZES)
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "screening": ScreeningNetwork,
     "hybrid": lambda: HybridNetwork(
-        HybridSpec(widths=(16, 32, 64), blocks=(1, 1, 1), channels=96, depth=2)
+        HybridSpec.alike((24, 32, 48), widths=(16, 32, 64), blocks=(1, 1, 1), channels=96, depth=2)
     ),
 }
 
