@@ -174,11 +174,11 @@ def distil(
     ] = None,
     blocks: Annotated[
         tuple[int, int, int],
-        typer.Option(help="Residual blocks at 1/2, 1/4 and 1/8; of a start's widest, the first."),
+        typer.Option(help="Residual blocks at 1/2, 1/4 and 1/8; of a start with more, the first."),
     ] = (2, 3, 3),
     encoder: Annotated[
         tuple[int, int],
-        typer.Option(help="Channels and layers of the encoder; of a start's widest, the first."),
+        typer.Option(help="Channels and layers of the encoder; of a start with more, the first."),
     ] = (192, 4),
     regions: Annotated[
         Path, typer.Option(help="Folder of the regions and of the teachers' answers.")
@@ -207,7 +207,9 @@ def distil(
         data, out, rate, tuple(start or ()), steps=steps,
         screening=tuple(screening), teachers=tuple(teachers), regions=regions, count=count,
         arms=(arm,) if arm else tuple(ARMS), seeds=seeds,
-        spec=HybridSpec.alike(reads or (48,), blocks=blocks, channels=encoder[0], depth=encoder[1]),
+        spec=HybridSpec(
+            reads=tuple(reads or (48,)), blocks=blocks, channels=encoder[0], depth=encoder[1]
+        ),
     )  # fmt: skip
     result = given.compare()
     show_section(result, as_json, distil_tables(result))

@@ -1,9 +1,9 @@
 """Distillation compared: no teacher, the best one, the mean of all, dynamic weights.
 
-A teacher is a hybrid; its answer is the mean logit of its members. The student is a hybrid, too, of
-fewer multiply-adds. All students take the same number of steps and, for each seed, begin from the
-same weights and see the same regions in the same order; only the soft target differs. What is
-finished is kept, so a comparison that was interrupted continues. One arm makes what is shipped.
+A teacher is a hybrid, and its answer is its logit. The student is a hybrid, too, of fewer
+multiply-adds. All students take the same number of steps and, for each seed, begin from the same
+weights and see the same regions in the same order; only the soft target differs. What is finished
+is kept, so a comparison that was interrupted continues. One arm makes what is shipped.
 """
 
 import copy
@@ -65,11 +65,11 @@ _Scored = dict[str, Scores]  # of a network in each of the views
 class Comparison(Run):
     """What is compared: ``seeds`` students of each of the ``arms``.
 
-    A student begins from the weights ``start``, as far as members read the mm of ``spec``; its
-    widest is `shortened` to that of ``spec``. Without a start it is made by ``spec``. ``teachers``
-    are weights of hybrids; the first finds the hardest candidates of the networks ``screening`` in
-    whole scans. ``regions`` is the folder of the chunks, which hold ``count`` regions or more. Each
-    part is read or made where it is first used.
+    A student begins from the weights ``start``, as far as members read the mm of ``spec``, and
+    `shortened` to its blocks and depth; without a start it has this size. ``teachers`` are weights
+    of hybrids; the first finds the hardest candidates of the networks ``screening`` in whole scans.
+    ``regions`` is the folder of the chunks, which hold ``count`` regions or more. Each part is read
+    or made where it is first used.
     """
 
     screening: tuple[Path, ...] = ()
@@ -78,7 +78,7 @@ class Comparison(Run):
     count: int = 20000
     arms: tuple[str, ...] = tuple(ARMS)
     seeds: int = 3
-    spec: HybridSpec = field(default_factory=lambda: HybridSpec.alike((48,)))
+    spec: HybridSpec = field(default_factory=lambda: HybridSpec(reads=(48,)))
     teaching: Teaching = field(default_factory=Teaching)
     chunk: int = CHUNK
 
@@ -152,8 +152,8 @@ class Comparison(Run):
     def _new(self) -> HybridNetwork:
         if not self.start:
             return HybridNetwork(self.spec)
-        start = make_hybrid(self.start, [one.reads for one in self.spec.members])
-        return shortened(start, self.spec.members[-1])
+        start = make_hybrid(self.start, self.spec.reads)
+        return shortened(start, self.spec.blocks, self.spec.depth)
 
     def _student(self, arm: str, seed: int) -> _Scored:
         """Train one student, which goes on from its last round, and measure it."""

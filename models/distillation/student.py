@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from imaging.volume import FloatArray
 from models.distillation.regions import region_of
-from models.networks.hybrid import Answers, HybridNetwork
+from models.networks.hybrid import Answers
 from models.training.data import NONE, Batch, Piece, draw_batches, flip, toned
-from models.training.hybrid import Validation, cpms, hybrid_loss
+from models.training.hybrid import Validation, cpms, hybrid_loss, losses_of_members
 from models.training.regions import Region, as_sample
 
 
@@ -54,11 +54,9 @@ class StudentTask:
         return draw_batches(draw, self.teaching.batch, workers=self.teaching.workers, seed=seed)
 
     def losses(self, network: nn.Module, batch: Batch) -> Batch:
-        """Return the terms of `student_loss`: the members of a student learn together."""
-        assert isinstance(network, HybridNetwork)
-        exact = Answers(*(out.float() for out in network(batch["voxels"].float() / 255)))
-        outlined = {"mask": network.listed()[-1].view(batch["mask"])}
-        return student_loss(exact, batch | outlined, self.teaching)
+        """Return the terms of `student_loss`, each the mean over the members."""
+        loss = partial(student_loss, teaching=self.teaching)
+        return losses_of_members(network, batch, loss)
 
     def refresh(self, network: nn.Module) -> None:
         """Leave the regions as they are: teachers have read these."""

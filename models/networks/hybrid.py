@@ -7,12 +7,13 @@ Each member sees the region at another scale: its middle 24, 32 or 48 mm, resamp
 side. The CNN learns local texture; the encoder relates the tokens. A class token, which starts from
 the features of the middle, carries the answers, as in ViT (Dosovitskiy et al., arXiv:2010.11929).
 The decoder of the mask is that of U-Net (Ronneberger et al., arXiv:1505.04597). The network's
-answers are the means over its members; outline and diameter are those of the widest.
+answers are the means over its members, in the logit each with the inverse of the volume that it
+reads as its weight; outline and diameter are those of the widest.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import nn
@@ -25,36 +26,15 @@ DECODER = ("up4", "back4", "up2", "back2", "mask")
 
 
 @dataclass(frozen=True)
-class MemberSpec:
-    """Mm that a member reads; its CNN's widths and blocks; its encoder's channels and layers."""
+class HybridSpec:
+    """Side of a region in voxels; mm that each member reads; CNN's widths and blocks; encoder."""
 
-    reads: int = 48
+    side: int = 48
+    reads: tuple[int, ...] = (24, 32, 48)
     widths: tuple[int, int, int] = (16, 64, 128)
     blocks: tuple[int, int, int] = (2, 3, 3)
     channels: int = 192
     depth: int = 4
-
-    @classmethod
-    def of(cls, weights: Mapping[str, torch.Tensor], reads: int) -> Self:
-        """Return the spec of the member of that scale among these weights."""
-        one = f"members.{reads}"
-        half, quarter, eighth = (weights[f"{one}.down{n}.0.0.weight"].shape[0] for n in (2, 4, 8))
-        at2, at4, at8 = (parts(weights, f"{one}.down{n}.") - 1 for n in (2, 4, 8))
-        encoder = weights[f"{one}.place"].shape[2], parts(weights, f"{one}.encoder.")
-        return cls(reads, (half, quarter, eighth), (at2, at4, at8), *encoder)
-
-
-@dataclass(frozen=True)
-class HybridSpec:
-    """Side of a region in voxels, and the members, the widest last."""
-
-    side: int = 48
-    members: tuple[MemberSpec, ...] = (MemberSpec(24), MemberSpec(32), MemberSpec(48))
-
-    @classmethod
-    def alike(cls, reads: Sequence[int], side: int = 48, **sizes: Any) -> Self:
-        """Return members of one size, see `MemberSpec`, that read these mm."""
-        return cls(side, tuple(MemberSpec(mm, **sizes) for mm in sorted(reads)))
 
     @classmethod
     def of(cls, weights: Mapping[str, torch.Tensor], side: int = 48) -> Self:
@@ -63,9 +43,16 @@ class HybridSpec:
         Raises:
             KeyError: they are not a hybrid network's.
         """
-        if not (reads := scales(weights)):
+        reads = scales(weights)
+        if not reads:
             raise KeyError("members")
-        return cls(side, tuple(MemberSpec.of(weights, mm) for mm in reads))
+        one = f"members.{reads[0]}"
+        half, quarter, eighth = (weights[f"{one}.down{n}.0.0.weight"].shape[0] for n in (2, 4, 8))
+        blocks = tuple(parts(weights, f"{one}.down{n}.") - 1 for n in (2, 4, 8))
+        return cls(
+            side, tuple(reads), (half, quarter, eighth), (blocks[0], blocks[1], blocks[2]),
+            weights[f"{one}.place"].shape[2], parts(weights, f"{one}.encoder."),
+        )  # fmt: skip
 
 
 def scales(weights: Mapping[str, torch.Tensor]) -> list[int]:
@@ -111,20 +98,25 @@ class HybridNetwork(nn.Module):
     def __init__(self, spec: HybridSpec | None = None) -> None:
         super().__init__()
         self.spec = spec = spec or HybridSpec()
-        *_, widest = spec.members
+        widest = max(spec.reads)
         self.members = nn.ModuleDict(
-            {str(one.reads): Member(one, spec.side, outlines=one is widest) for one in spec.members}
+            {str(mm): Member(spec, mm, outlines=mm == widest) for mm in sorted(spec.reads)}
         )
 
     def forward(self, x: torch.Tensor) -> Answers:
         """See the class."""
         each = self.each(x)
         widest = each[-1]
-        # answers about the nodule are averaged; its size and outline need all of it, which the
-        # widest member alone may see
-        logit, malignancy, texture = (
+        # what lies around a nodule the screening network knows, so the logit is the more a
+        # member's the narrower it looks
+        say = [
+            mm**-3 / sum(other**-3 for other in self.spec.reads) for mm in sorted(self.spec.reads)
+        ]
+        logit = torch.stack([part * one.logit for part, one in zip(say, each, strict=True)]).sum(0)
+        # its size and outline need all of it, which the widest member alone may see
+        malignancy, texture = (
             torch.stack([getattr(one, name) for one in each]).mean(0)
-            for name in ("logit", "malignancy", "texture")
+            for name in ("malignancy", "texture")
         )
         return Answers(logit, widest.log_diameter, malignancy, texture, widest.mask)
 
@@ -137,33 +129,32 @@ class HybridNetwork(nn.Module):
         return [member for member in self.members.values() if isinstance(member, Member)]
 
 
-def shortened(network: HybridNetwork, to: MemberSpec) -> HybridNetwork:
-    """Return a copy whose widest member has at most the blocks and encoder layers of ``to``.
+def shortened(network: HybridNetwork, blocks: Sequence[int], depth: int) -> HybridNetwork:
+    """Return a copy with at most as many ``blocks`` and layers of the encoder: the first ones.
 
-    It keeps the first ones. Each adds to what the others compute, so the rest is a start from which
-    to train. DistilBERT (Sanh et al., arXiv:1910.01108) begins so, too.
+    Each adds to what the others compute, so the rest is a start from which to train. DistilBERT
+    (Sanh et al., arXiv:1910.01108) begins so, too.
     """
-    *others, widest = network.spec.members
-    at2, at4, at8 = map(min, widest.blocks, to.blocks)
-    less = replace(widest, blocks=(at2, at4, at8), depth=min(widest.depth, to.depth))
-    short = HybridNetwork(replace(network.spec, members=(*others, less)))
+    at2, at4, at8 = map(min, network.spec.blocks, blocks)
+    spec = replace(network.spec, blocks=(at2, at4, at8), depth=min(network.spec.depth, depth))
+    short = HybridNetwork(spec)
     weights = network.state_dict()
     short.load_state_dict({name: weights[name] for name in short.state_dict()})
     return short
 
 
 class Member(nn.Module):
-    """The network of one scale, in regions of ``side`` voxels; one that ``outlines`` has a mask.
+    """The network of one scale, in mm that it ``reads``; only one that ``outlines`` has a mask.
 
     The mask covers what the member reads; without one it is empty.
     """
 
-    def __init__(self, spec: MemberSpec, side: int, *, outlines: bool) -> None:
+    def __init__(self, spec: HybridSpec, reads: int, *, outlines: bool) -> None:
         super().__init__()
-        self.side, self.reads, self.outlines = side, spec.reads, outlines
+        self.side, self.reads, self.outlines = spec.side, reads, outlines
         half, quarter, eighth = spec.widths
         at2, at4, at8 = spec.blocks
-        self.grid = side // 8
+        self.grid = spec.side // 8
         tokens = self.grid**3
         self.down2 = nn.Sequential(patchify(1, half), *residuals(half, [half] * at2))
         self.down4 = nn.Sequential(patchify(half, quarter), *residuals(quarter, [quarter] * at4))

@@ -1,6 +1,6 @@
 """The hybrid network's training: its loss, and its figures on validation candidates."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -85,19 +85,8 @@ class HybridTask:
         )
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        """Return the terms of `hybrid_loss`, each the mean over the members.
-
-        Every member learns by itself from the same regions; their mean is what serves.
-        """
-        assert isinstance(network, HybridNetwork)
-        terms: dict[str, list[torch.Tensor]] = {}
-        voxels = batch["voxels"].float() / 255
-        for member in network.listed():
-            exact = Answers(*(out.float() for out in member(voxels)))
-            found = hybrid_loss(exact, batch | {"mask": member.view(batch["mask"])})
-            for name, term in found.items():
-                terms.setdefault(name, []).append(term)
-        return {name: torch.stack(each).mean() for name, each in terms.items()}
+        """Return the terms of `hybrid_loss`, each the mean over the members."""
+        return losses_of_members(network, batch, hybrid_loss)
 
     def refresh(self, network: nn.Module) -> None:
         """Mine the network's own errors among the screening network's candidates in whole scans."""
@@ -123,6 +112,23 @@ def _false_places(source: Source, scan: Piece) -> FloatArray:
 def _hardest(network: nn.Module, scan: Piece, places: FloatArray) -> FloatArray:
     regions = _stacked([cut_roi(scan.voxels, at) for at in places])
     return np.asarray(places[np.argsort(-logits(network, regions))[:MINED]])
+
+
+def losses_of_members(
+    network: nn.Module, batch: Batch, loss: Callable[[Answers, Batch], Batch]
+) -> Batch:
+    """Return the terms of a loss, each the mean over the members.
+
+    Every member learns by itself from the same regions; their weighted mean is what serves.
+    """
+    assert isinstance(network, HybridNetwork)
+    terms: dict[str, list[torch.Tensor]] = {}
+    voxels = batch["voxels"].float() / 255
+    for member in network.listed():
+        exact = Answers(*(out.float() for out in member(voxels)))
+        for name, term in loss(exact, batch | {"mask": member.view(batch["mask"])}).items():
+            terms.setdefault(name, []).append(term)
+    return {name: torch.stack(found).mean() for name, found in terms.items()}
 
 
 def cpms(network: nn.Module, held: Validation) -> dict[str, float]:

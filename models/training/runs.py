@@ -279,10 +279,11 @@ def make_network(kind: str, weights: Sequence[Path]) -> ScreeningNetwork | Hybri
     if kind == "screening":
         return make_screening(only(weights))
     network = make_hybrid(weights)
-    widest, side = network.spec.members[-1].reads, network.spec.side
-    if widest < side:
-        raise UnfitArtifact(f"{_named(weights)}: the widest member reads {widest} mm, expected one "
-                            f"that reads the whole region of {side} mm")  # fmt: skip
+    if max(network.spec.reads) < network.spec.side:
+        raise UnfitArtifact(
+            f"{_named(weights)}: the widest member reads {max(network.spec.reads)} mm, expected "
+            f"one that reads the whole region of {network.spec.side} mm"
+        )
     return network
 
 
@@ -316,14 +317,15 @@ def make_screening(start: Path | None, spec: ScreeningSpec | None = None) -> Scr
 def make_hybrid(start: Sequence[Path], reads: Sequence[int] = ()) -> HybridNetwork:
     """Return a network with all members of the files, or a new one whose members read these mm.
 
-    With both, the members of the files that read these mm are taken, the widest among them.
+    With both, the members of the files that read these mm are taken, the widest among them; a
+    single one starts each.
 
     Raises:
         UnfitArtifact: a file holds another kind of network, two members have the same scale, or
-            one that reads these mm or the widest is not among them.
+            there are several to start from, and not those that read these mm or not the widest.
     """
     if not start:
-        return HybridNetwork(HybridSpec.alike(reads) if reads else None)
+        return HybridNetwork(HybridSpec(reads=tuple(reads) or HybridSpec.reads))
     joined: dict[str, torch.Tensor] = {}
     for path in start:
         weights = load_weights(path)
@@ -333,12 +335,24 @@ def make_hybrid(start: Sequence[Path], reads: Sequence[int] = ()) -> HybridNetwo
             raise UnfitArtifact(f"{path}: a second member that reads {min(twice)} mm, expected one "
                                 "of each scale")  # fmt: skip
         joined |= weights
-    own = scales(joined)
-    if (reads and max(own) not in reads) or not {*own}.issuperset(reads):
-        raise UnfitArtifact(f"{_named(start)}: members of {own} mm; expected {list(reads)}, "
-                            "with the widest among them: no other draws outlines")  # fmt: skip
-    kept = tuple(f"members.{mm}." for mm in reads or own)
-    joined = {name: value for name, value in joined.items() if name.startswith(kept)}
+    own, *more = scales(joined)
+    if reads and {own, *more}.issuperset(reads):
+        if max(reads) < max(own, *more):
+            raise UnfitArtifact(f"{_named(start)}: expected the widest member, of "
+                                f"{max(own, *more)} mm, too: no other draws outlines")  # fmt: skip
+        kept = tuple(f"members.{mm}." for mm in reads)
+        joined = {name: value for name, value in joined.items() if name.startswith(kept)}
+    elif reads:
+        if more:
+            raise UnfitArtifact(
+                f"{_named(start)}: several members, none for some of {list(reads)} mm; expected "
+                "these, or one that starts others"
+            )
+        joined = {
+            name.replace(f"members.{own}.", f"members.{mm}."): value
+            for mm in reads
+            for name, value in joined.items()
+        }
     with fitting(_named(start), "hybrid"):
         network = HybridNetwork(HybridSpec.of(joined))
         network.load_state_dict(without_spare_decoders(joined))

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import onnx
@@ -13,32 +12,24 @@ import torch
 from torch import nn
 
 from models.export.onnx import export_float
-from models.networks.hybrid import HybridNetwork, HybridSpec, MemberSpec
+from models.networks.hybrid import HybridNetwork, HybridSpec
 from models.networks.screening import ScreeningNetwork
 from models.quantization.ptq import quantize
 from models.training.data import Batch
 
-SMALL_SIZES: dict[str, Any] = {
-    "widths": (16, 32, 64),
-    "blocks": (1, 1, 1),
-    "channels": 64,
-    "depth": 2,
-}
-SMALL_HYBRID = HybridSpec.alike((24, 48), **SMALL_SIZES)
-
-TINY_SIZES: dict[str, Any] = {"widths": (4, 8, 8), "blocks": (1, 1, 1), "channels": 32, "depth": 1}
-TINY_HYBRID = HybridSpec.alike((24, 32, 48), **TINY_SIZES)
-
-DIFFERENT = (
-    MemberSpec(24, (16, 32, 64), (1, 2, 1), 96, 3),
-    MemberSpec(32, (16, 32, 64), (1, 1, 1), 96, 2),
-    MemberSpec(48, (16, 32, 64), (1, 1, 1), 64, 1),
+SMALL_HYBRID = HybridSpec(
+    reads=(24, 48), widths=(16, 32, 64), blocks=(1, 1, 1), channels=64, depth=2
 )
-"""Members of different sizes."""
+
+TINY_HYBRID = HybridSpec(
+    reads=(24, 32, 48), widths=(4, 8, 8), blocks=(1, 1, 1), channels=32, depth=1
+)
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "screening": ScreeningNetwork,
-    "hybrid": lambda: HybridNetwork(HybridSpec(members=DIFFERENT)),
+    "hybrid": lambda: HybridNetwork(
+        HybridSpec(widths=(16, 32, 64), blocks=(1, 1, 1), channels=96, depth=2)
+    ),
 }
 
 

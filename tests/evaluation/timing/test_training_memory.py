@@ -4,7 +4,7 @@ import torch
 from evaluation.timing.training_memory import Trainer, blocks, make_network, measure, pool_gradients
 from models.networks.hybrid import HybridNetwork, HybridSpec
 
-SPEC = HybridSpec.alike((8, 16), 16, widths=(4, 8, 8), blocks=(1, 1, 1), channels=32, depth=2)
+SPEC = HybridSpec(side=16, reads=(8, 16), widths=(4, 8, 8), blocks=(1, 1, 1), channels=32, depth=2)
 
 
 def make(*savings: str) -> HybridNetwork:

@@ -18,7 +18,7 @@ from models.distillation.student import StudentTask, Teaching, student_loss, var
 from models.networks.hybrid import Answers, HybridNetwork
 from models.runtime.errors import UnfitArtifact
 from models.training.data import Batch, Cubes
-from models.training.hybrid import HybridTask
+from models.training.hybrid import hybrid_loss, losses_of_members
 from models.training.loop import Plan, train
 from models.training.regions import Region, as_sample
 from models.training.runs import Material, Proposer, Run
@@ -26,7 +26,7 @@ from tests.models.small_networks import TINY_HYBRID
 from tests.models.training.test_data import ball, even
 from tests.models.training.test_hybrid import HELD, BrightHeat, Brightness, drawer
 
-SMALL = replace(TINY_HYBRID, members=TINY_HYBRID.members[-1:])
+SMALL = replace(TINY_HYBRID, reads=(48,))
 TEACHING = Teaching(batch=3, workers=0)
 
 
@@ -165,7 +165,7 @@ def test_a_student_without_teacher_learns_as_a_hybrid_does(
 
     class Plain(StudentTask):
         def losses(self, network: nn.Module, batch: Batch) -> Batch:
-            return HybridTask(drawer(), HELD, network).losses(network, batch)
+            return losses_of_members(network, batch, hybrid_loss)
 
     def trained(kind: type[StudentTask], soft: float) -> nn.Module:
         target = np.full(len(regions), np.nan)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,12 @@ import torch
 
 from models.export.manifest import UNFITTED, amend, register
 from models.export.onnx import export_float, export_fp32
-from models.networks.hybrid import HybridNetwork, HybridSpec
+from models.networks.hybrid import HybridNetwork
 from models.quantization.ptq import quantize
 from models.runtime.artifacts import find
 from models.runtime.session import open_session
 from tests.models.small_networks import (
-    SMALL_SIZES,
+    SMALL_HYBRID,
     exported,
     pictures,
     quantized,
@@ -68,7 +69,7 @@ def test_both_engines_agree_on_a_hybrid_of_three_scales(
     INT8 kernels differ: without VNNI sums are cut off.
     """
     torch.manual_seed(0)
-    network = shown(HybridNetwork(HybridSpec.alike((24, 32, 48), **SMALL_SIZES)), 4)
+    network = shown(HybridNetwork(replace(SMALL_HYBRID, reads=(24, 32, 48))), 4)
     model = export_fp32(network, "hybrid")
     if precision == "int8":
         pieces = (pictures(4)[n : n + 1] for n in range(4))

@@ -12,7 +12,7 @@ from models.networks.hybrid import (
 )
 from models.networks.screening import MAPS, ScreeningNetwork
 from models.runtime.second_reader import TEXTURES
-from tests.models.small_networks import DIFFERENT, TINY_HYBRID
+from tests.models.small_networks import TINY_HYBRID
 
 
 def test_the_screening_maps_have_a_quarter_of_the_grid() -> None:
@@ -53,9 +53,12 @@ def test_the_answers_are_the_means_over_the_members() -> None:
     x = torch.rand(2, 1, 48, 48, 48)
     with torch.inference_mode():
         answers, each = network(x), network.each(x)
-    for name in ("logit", "malignancy", "texture"):
+    for name in ("malignancy", "texture"):
         mean = sum(getattr(one, name) for one in each) / 3
         torch.testing.assert_close(getattr(answers, name), mean)
+    by_volume = [(48 / mm) ** 3 for mm in (24, 32, 48)]
+    told = sum(w * one.logit for w, one in zip(by_volume, each, strict=True)) / sum(by_volume)
+    torch.testing.assert_close(answers.logit, told)
     assert torch.equal(answers.log_diameter, each[-1].log_diameter)
     assert torch.equal(answers.mask, each[-1].mask)
     assert all(one.mask.numel() == 0 for one in each[:-1])
@@ -63,15 +66,13 @@ def test_the_answers_are_the_means_over_the_members() -> None:
 
 def test_a_shorter_network_answers_alike_where_what_it_lacks_adds_nothing() -> None:
     torch.manual_seed(0)
-    *others, widest = TINY_HYBRID.members
-    deeper = replace(widest, depth=widest.depth + 1)
-    network = HybridNetwork(replace(TINY_HYBRID, members=(*others, deeper))).eval()
+    network = HybridNetwork(replace(TINY_HYBRID, depth=TINY_HYBRID.depth + 1)).eval()
     x = torch.rand(2, 1, 48, 48, 48)
-    short = shortened(network, replace(widest, blocks=(9, 9, 9))).eval()
+    short = shortened(network, (9, 9, 9), TINY_HYBRID.depth).eval()
     assert short.spec == TINY_HYBRID
     with torch.inference_mode():
         assert not torch.allclose(short(x).logit, network(x).logit, atol=1e-5)
-        adds = tuple(f"48.encoder.{widest.depth}.{name}." for name in ("mix", "feed.2"))
+        adds = tuple(f"encoder.{TINY_HYBRID.depth}.{name}." for name in ("mix", "feed.2"))
         for name, value in network.named_parameters():
             if any(one in name for one in adds):
                 value.zero_()
@@ -89,7 +90,7 @@ def test_a_member_does_not_see_beyond_its_scale_and_the_widest_sees_all(edge: in
     with torch.inference_mode():
         changed = {
             mm: not torch.equal(a.logit, b.logit)
-            for mm, a, b in zip((24, 32, 48), network.each(x), network.each(y), strict=True)
+            for mm, a, b in zip(network.spec.reads, network.each(x), network.each(y), strict=True)
         }
     assert changed == {mm: edge > (48 - mm) // 2 for mm in (24, 32, 48)}
 
@@ -99,7 +100,7 @@ def test_a_member_reads_the_middle_magnified() -> None:
     network = HybridNetwork(TINY_HYBRID)
     grid = torch.stack(torch.meshgrid(*[torch.arange(48.0)] * 3, indexing="ij"))
     ball = ((grid - 23.5).square().sum(0) < 3**2).float()[None, None]
-    for mm, member in zip((24, 32, 48), network.listed(), strict=True):
+    for mm, member in zip(network.spec.reads, network.listed(), strict=True):
         view = member.view(ball)
         assert view.shape == (1, 1, 48, 48, 48)
         volume = float(view.sum() / ball.sum())
@@ -107,15 +108,15 @@ def test_a_member_reads_the_middle_magnified() -> None:
 
 
 def test_the_spec_follows_from_the_weights() -> None:
-    for spec in (TINY_HYBRID, HybridSpec(members=DIFFERENT)):
+    for spec in (TINY_HYBRID, HybridSpec(reads=(32,), blocks=(1, 2, 1), channels=64, depth=2)):
         assert HybridSpec.of(HybridNetwork(spec).state_dict()) == spec
     with pytest.raises(KeyError):
         HybridSpec.of(ScreeningNetwork().state_dict())
 
 
 def test_a_member_that_is_not_the_widest_loses_its_decoder() -> None:
-    alone = HybridNetwork(HybridSpec.alike((24,), widths=(4, 8, 8), blocks=(1, 1, 1), channels=32))
-    wide = HybridNetwork(HybridSpec.alike((48,), widths=(4, 8, 8), blocks=(1, 1, 1), channels=32))
+    alone = HybridNetwork(HybridSpec(reads=(24,), widths=(4, 8, 8), blocks=(1, 1, 1), channels=32))
+    wide = HybridNetwork(HybridSpec(reads=(48,), widths=(4, 8, 8), blocks=(1, 1, 1), channels=32))
     both = alone.state_dict() | wide.state_dict()
     kept = without_spare_decoders(both)
     assert scales(kept) == [24, 48]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from imaging.phantom.phantom import PhantomSpec
-from models.networks.hybrid import HybridNetwork, HybridSpec, scales
+from models.networks.hybrid import HybridNetwork, scales
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.runtime.errors import UnfitArtifact
 from models.training import runs
@@ -20,7 +20,7 @@ from models.training.runs import (
     make_network,
     make_screening,
 )
-from tests.models.small_networks import SMALL_HYBRID, TINY_HYBRID, TINY_SIZES
+from tests.models.small_networks import SMALL_HYBRID, TINY_HYBRID
 from tests.models.training.test_data import even
 
 SMALL = ScreeningSpec((8, 16, 16, 32), (2, 1, 1))
@@ -45,18 +45,24 @@ def test_a_new_network_has_the_requested_size(spec: ScreeningSpec) -> None:
     assert ScreeningSpec.of(make_screening(None, spec).state_dict()) == spec
 
 
-def test_members_of_a_start_are_taken_with_the_widest_alone(tmp_path: Path) -> None:
+def test_one_member_starts_others_of_other_scales(tmp_path: Path) -> None:
+    """Each begins with its weights; of several it is not known which starts which."""
+    one = saved(HybridNetwork(replace(SMALL_HYBRID, reads=(48,))), tmp_path / "48.pt")
+    both = make_hybrid([one], reads=(24, 32)).members
+    assert list(both) == ["24", "32"]
+    assert torch.equal(both["24"].place, both["32"].place)
     several = saved(HybridNetwork(SMALL_HYBRID), tmp_path / "two.pt")
     assert list(make_hybrid([several], reads=(48,)).members) == ["48"]
-    for reads in ((32, 48), (24,)):
-        with pytest.raises(UnfitArtifact, match=r"members of \[24, 48\] mm; expected"):
-            make_hybrid([several], reads=reads)
+    with pytest.raises(UnfitArtifact, match="several members"):
+        make_hybrid([several], reads=(32, 48))
+    with pytest.raises(UnfitArtifact, match="the widest member, of 48 mm"):
+        make_hybrid([several], reads=(24,))
 
 
 def member(reads: int, path: Path, seed: int = 0) -> Path:
     """The weights of one member that was trained by itself."""
     torch.manual_seed(seed)
-    return saved(HybridNetwork(HybridSpec.alike((reads,), **TINY_SIZES)), path)
+    return saved(HybridNetwork(replace(TINY_HYBRID, reads=(reads,))), path)
 
 
 def test_members_of_runs_of_their_own_are_joined(tmp_path: Path) -> None:
@@ -70,7 +76,7 @@ def test_members_of_runs_of_their_own_are_joined(tmp_path: Path) -> None:
         each = joined.each(region)
         for path, mm in zip(paths, (48, 24, 32), strict=True):
             alone = make_hybrid([path]).eval()(region)
-            found = each[(24, 32, 48).index(mm)]
+            found = each[TINY_HYBRID.reads.index(mm)]
             torch.testing.assert_close(found.logit, alone.logit)
         torch.testing.assert_close(joined(region).mask, make_hybrid(paths[:1]).eval()(region).mask)
     again = make_hybrid([saved(joined, tmp_path / "all.pt")])
@@ -88,7 +94,7 @@ def test_two_members_of_one_scale_are_refused(tmp_path: Path) -> None:
 def test_a_hybrid_that_does_not_read_the_whole_region_becomes_no_artifact(tmp_path: Path) -> None:
     """A member may be trained alone; its mask would not be the region's."""
     narrow = member(32, tmp_path / "narrow.pt")
-    assert list(make_hybrid([narrow]).members) == ["32"]
+    assert make_hybrid([narrow]).spec.reads == (32,)
     with pytest.raises(UnfitArtifact, match=r"narrow\.pt: the widest member reads 32 mm"):
         make_network("hybrid", [narrow])
 
@@ -103,10 +109,10 @@ def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
         make_network("screening", [screening, screening])
 
 
-def test_members_of_different_sizes_are_joined(tmp_path: Path) -> None:
-    wider = HybridNetwork(HybridSpec.alike((24,), **{**TINY_SIZES, "widths": (8, 8, 8)}))
-    joined = make_hybrid([member(48, tmp_path / "m.pt"), saved(wider, tmp_path / "o.pt")])
-    assert joined.spec.members == (*wider.spec.members, TINY_HYBRID.members[-1])
+def test_members_of_different_widths_are_refused(tmp_path: Path) -> None:
+    other = HybridNetwork(replace(TINY_HYBRID, reads=(24,), widths=(8, 8, 8)))
+    with pytest.raises(UnfitArtifact, match="size mismatch"):
+        make_hybrid([member(48, tmp_path / "m.pt"), saved(other, tmp_path / "o.pt")])
 
 
 def test_phantoms_have_their_share_of_the_whole_lungs() -> None:
