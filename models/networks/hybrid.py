@@ -107,8 +107,7 @@ class HybridNetwork(nn.Module):
         """See the class."""
         each = self.each(x)
         widest = each[-1]
-        # what lies around a nodule the screening network knows, so the logit is the more a
-        # member's the narrower it looks
+        # what lies around, the screening network knows: a narrow look adds most
         say = [
             mm**-3 / sum(other**-3 for other in self.spec.reads) for mm in sorted(self.spec.reads)
         ]

@@ -4,7 +4,7 @@ Fake quantisation rounds in the forward pass and passes gradients in the backwar
 """
 
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -80,9 +80,11 @@ def _normalise(x: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Tenso
     return F.layer_norm(x, weight.shape, weight, bias, options["epsilon"])
 
 
-def _mean(x: Tensor, axes: Tensor, keepdims: int = 1, **options: Any) -> Tensor:
+def _reduced(
+    by: Callable[..., Tensor], x: Tensor, axes: Tensor, keepdims: int = 1, **options: Any
+) -> Tensor:
     _only(options, noop_with_empty_axes=0)
-    return x.mean(axes.tolist(), keepdim=bool(keepdims))
+    return by(x, axes.tolist(), keepdim=bool(keepdims))
 
 
 def _slice(
@@ -127,7 +129,8 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "MatMul": torch.matmul,
     "Mul": torch.mul,
     "Pow": torch.pow,
-    "ReduceMean": _mean,
+    "ReduceMean": partial(_reduced, torch.mean),
+    "ReduceSum": partial(_reduced, torch.sum),
     "Relu": torch.relu,
     "Reshape": _reshape,
     "Resize": _resize,
