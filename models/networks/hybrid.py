@@ -108,10 +108,9 @@ class HybridNetwork(nn.Module):
         each = self.each(x)
         widest = each[-1]
         # what lies around, the screening network knows: a narrow look adds most
-        say = [
-            mm**-3 / sum(other**-3 for other in self.spec.reads) for mm in sorted(self.spec.reads)
-        ]
-        logit = torch.stack([part * one.logit for part, one in zip(say, each, strict=True)]).sum(0)
+        say = [member.reads**-3 for member in self.listed()]
+        told = (part / sum(say) * one.logit for part, one in zip(say, each, strict=True))
+        logit = torch.stack([*told]).sum(0)
         # its size and outline need all of it, which the widest member alone may see
         malignancy, texture = (
             torch.stack([getattr(one, name) for one in each]).mean(0)
