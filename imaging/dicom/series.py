@@ -9,27 +9,12 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
 
-from pydicom import Dataset
-
+from imaging.dicom.frames import frames_of
 from imaging.dicom.header import Instance, names_of
 from imaging.dicom.stack import DUPLICATE_MM, Stack, slice_of, stack_of
-from imaging.errors import (
-    IrregularGeometry,
-    NotCt,
-    OnlyLocalizer,
-    SeriesNotFound,
-    StudyError,
-    UnreadableFile,
-)
+from imaging.errors import NotCt, OnlyLocalizer, SeriesNotFound, StudyError
 from imaging.selection import Preference
 
-MAX_FRAMES = 4096
-_MACROS = (
-    "PixelMeasuresSequence",
-    "PlanePositionSequence",
-    "PlaneOrientationSequence",
-    "PixelValueTransformationSequence",
-)
 _MIN_HEIGHT_SHARE, _WHOLE_SHARE = 0.75, 0.9
 """Of the most lung that any series shows: one breath differs from the next by a tenth."""
 _NOT_SLICES = {
@@ -407,47 +392,3 @@ def other_body_part(one: Series) -> str:
     telling = ((k, text) for k, text in named if _words(text) & (_CHEST | _ELSEWHERE))
     keyword, text = next(telling, ("", ""))
     return "" if _words(text) & _CHEST or not text else f"{keyword} is {text[:64]}"
-
-
-def frames_of(image: Instance) -> list[Instance]:
-    """Split a multi-frame image (Enhanced CT) into one instance per frame.
-
-    Each gets the values of its functional groups at the top level: a value of the shared groups
-    holds for every frame, one of the per-frame groups for its own (DICOM PS3.3, C.7.6.16). A
-    single-frame image is returned as it is.
-
-    Raises:
-        UnreadableFile: the groups are damaged, or their number is not that of the frames.
-        IrregularGeometry: there are several frames without positions.
-    """
-    count = image.integer("NumberOfFrames") or 1
-    if "PerFrameFunctionalGroupsSequence" not in image.data:
-        if count == 1:
-            return [image]
-        reason = f"{count} frames without functional groups: send the original series"
-        raise IrregularGeometry(reason, image.file)
-    try:
-        return _flattened(image, count)
-    # Nested values fail in pydicom as top-level ones do: with any exception.
-    except Exception as error:
-        reason = f"damaged functional groups ({type(error).__name__}: {error})"[:160]
-        raise UnreadableFile(f"{reason}: send the file again", image.file) from None
-
-
-def _flattened(image: Instance, count: int) -> list[Instance]:
-    shared = image.data.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    groups = list(image.data.PerFrameFunctionalGroupsSequence)
-    if len(groups) != count or count > MAX_FRAMES:
-        raise ValueError(f"{len(groups)} groups for {count} frames, at most {MAX_FRAMES}")
-    top = Dataset()
-    top.update({e.tag: e for e in image.data if "FunctionalGroups" not in e.keyword})
-    frames = []
-    for frame, own in enumerate(groups):
-        flat = Dataset()
-        flat.update(top)
-        for group in (shared[0], own):
-            for macro in _MACROS:
-                for item in group.get(macro, [])[:1]:
-                    flat.update(item)
-        frames.append(Instance(image.file, flat, image.transfer_syntax, frame))
-    return frames

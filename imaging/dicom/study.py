@@ -16,6 +16,7 @@ from imaging.continuity import require_continuous
 from imaging.coverage import coverage_of
 from imaging.dicom.ahead import ReadAhead
 from imaging.dicom.arrival import files_of, head_of, listed_images
+from imaging.dicom.frames import frames_of
 from imaging.dicom.header import ANNOUNCED, HEADER_KEYWORDS, Instance, names_of, read_instance
 from imaging.dicom.layout import require_hu
 from imaging.dicom.pixels import decoded
@@ -26,7 +27,6 @@ from imaging.dicom.series import (
     Series,
     by_acquisition,
     choose,
-    frames_of,
     group,
     only_requested,
     other_body_part,
