@@ -8,6 +8,7 @@ from pathlib import Path
 from shutil import which
 from typing import Any
 
+import highdicom as hd
 import numpy as np
 import pytest
 from highdicom.legacy import LegacyConvertedEnhancedCTImage
@@ -15,6 +16,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
 from edge.dicom_out.identity import Device
+from edge.dicom_out.objects import MadeObjects
 from edge.findings import DecidedBy, Finding, Route, SecondReading
 from edge.merge import outlined
 from edge.report.compose import completed
@@ -35,6 +37,8 @@ HEADER = StudyHeader(
     patient_id="P7", patient_name="Doe^Jane", sex="F", age="060Y", study_date="20260228",
     accession="A12", series_description="thorax", manufacturer="ACME", kernel="STANDARD",
 )  # fmt: skip
+CAPTURES = {"capture-overview", "capture-01", "capture-02", "capture-03"}
+ALL = {"report", "seg", "sr", *CAPTURES}
 KINDS = ("axial", "oblique", "enhanced")
 NODULE_MM = 12.0
 
@@ -144,3 +148,23 @@ def require_valid(*files: Path) -> None:
         lines = (done.stdout + done.stderr).splitlines()
         errors = [line for line in lines if line.startswith("Error")]
         assert not errors, f"{file.name}: {errors}"
+
+
+def names(made: MadeObjects) -> set[str]:
+    return {file.stem for file in made.files}
+
+
+def groups_in(folder: Path) -> dict[str, Any]:
+    """The measurement groups in a folder of objects by tracking identifier."""
+    document = hd.sr.srread(folder / "sr.dcm")
+    groups = document.content.get_volumetric_roi_measurement_groups()
+    return {group.tracking_identifier: group for group in groups}
+
+
+def procedures_in(document: Dataset) -> list[str]:
+    """What the document says that it reports on."""
+    return [
+        item.ConceptCodeSequence[0].CodeMeaning
+        for item in document.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeMeaning == "Procedure reported"
+    ]

@@ -2,22 +2,19 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import highdicom as hd
 import numpy as np
 import pytest
-from pydicom import Dataset, dcmread
-from pydicom.config import disable_value_validation
+from pydicom import dcmread
 from pydicom.sr.codedict import codes
 from pydicom.uid import JPEGBaseline8Bit
 
 from edge.dicom_out.identity import Kind, general
-from edge.dicom_out.objects import MadeObjects, make_objects
+from edge.dicom_out.objects import make_objects
 from edge.errors import NotExportable
 from edge.findings import SecondReading
 from edge.report.evidence import OBJECTS, OUTLINES, SOURCE
@@ -25,9 +22,12 @@ from edge.report.model import Change, ChangeKind, Rejection, Report, Status
 from edge.report.pictures import OVERVIEW
 from edge.report.write import write_report, write_version
 from tests.edge.dicom_out.studies import (
+    ALL,
     DEVICE,
     KINDS,
-    change_headers,
+    groups_in,
+    names,
+    procedures_in,
     require_valid,
     values_of,
     write_reported,
@@ -57,30 +57,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
 def out(plain: tuple[Report, Path], tmp_path: Path) -> Path:
     """A copy of that folder."""
     return Path(shutil.copytree(plain[1], tmp_path / "report"))
-
-
-def made_with(tmp_path: Path, change: Callable[[Dataset], None]) -> MadeObjects:
-    """The objects of a report of axial images whose headers were changed."""
-    folder = write_study(tmp_path / "study")
-    with disable_value_validation():
-        change_headers(folder, change)
-    write_reported(folder, tmp_path / "report")
-    return make_objects(tmp_path / "report", DEVICE)
-
-
-def names(made: MadeObjects) -> set[str]:
-    return {file.stem for file in made.files}
-
-
-def groups_in(folder: Path) -> dict[str, Any]:
-    """The measurement groups in a folder of objects by tracking identifier."""
-    document = hd.sr.srread(folder / "sr.dcm")
-    groups = document.content.get_volumetric_roi_measurement_groups()
-    return {group.tracking_identifier: group for group in groups}
-
-
-CAPTURES = {"capture-overview", "capture-01", "capture-02", "capture-03"}
-ALL = {"report", "seg", "sr", *CAPTURES}
 
 
 def test_every_object_is_valid_and_belongs_to_the_patient_and_the_study(reported: Path) -> None:
@@ -356,150 +332,8 @@ def test_an_older_version_can_be_made_after_the_next_one_is_out(
     assert len(uids) == 2
 
 
-def test_little_is_known_of_an_anonymous_patient(tmp_path: Path) -> None:
-    def change(image: Dataset) -> None:
-        for keyword in (
-            *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "PatientAge"),
-            *("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "Manufacturer"),
-            *("ReferringPhysicianName", "SeriesDescription", "InstanceNumber"),
-        ):
-            image.pop(keyword, None)
-        image.PatientIdentityRemoved = "YES"
-        image.add_new((0x0009, 0x0010), "LO", "PRIVATE")
-        image.add_new((0x0009, 0x1001), "LO", "secret")
-
-    made = made_with(tmp_path, change)
-    assert names(made) == ALL
-    for file in made.files:
-        assert dcmread(file).PatientID in ("", None)
-        assert b"secret" not in file.read_bytes()
-    require_valid(*made.files)
-
-
-def code(value: str, scheme: str, meaning: str) -> Dataset:
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
-    return item
-
-
-def order_of(image: Dataset) -> None:
-    """What scanners copy from the worklist, and what is no part of it."""
-    request, issuer = Dataset(), Dataset()
-    issuer.LocalNamespaceEntityID = "HOSPITAL"
-    request.RequestedProcedureID, request.ScheduledProcedureStepID = "RP1", "SPS1"
-    request.StudyInstanceUID, request.AccessionNumber = "1.2.3.4", "A12"
-    request.RequestedProcedureDescription = "Thorax nativ, für Jörg"
-    study = Dataset()
-    study.ReferencedSOPClassUID = study.ReferencedSOPInstanceUID = "1.2.840.10008.3.1.2.3.1"
-    image.ReferencedStudySequence = [study]
-    request.add_new((0x0009, 0x0010), "LO", "PRIVATE")
-    request.add_new((0x0009, 0x1001), "LO", "secret")
-    image.SpecificCharacterSet = "ISO_IR 100"
-    image.RequestAttributesSequence = [request]
-    image.IssuerOfAccessionNumberSequence = [issuer]
-    image.PlacerOrderNumberImagingServiceRequest = "PL7"
-    image.ProcedureCodeSequence = [code("CTTHX", "99KIS", "CT Thorax"), code("", "", "no code")]
-
-
-def test_every_object_names_the_order_that_the_images_name(tmp_path: Path) -> None:
-    made = made_with(tmp_path, order_of)
-    assert names(made) == ALL
-    for file in made.files:
-        one = dcmread(file)
-        (request,) = one.RequestAttributesSequence
-        assert (request.RequestedProcedureID, request.AccessionNumber) == ("RP1", "A12")
-        assert request.RequestedProcedureDescription == "Thorax nativ, für Jörg"
-        assert one.IssuerOfAccessionNumberSequence[0].LocalNamespaceEntityID == "HOSPITAL"
-        assert one.PlacerOrderNumberImagingServiceRequest == "PL7"
-        assert one.ProcedureCodeSequence[0].CodeValue == "CTTHX"
-        assert b"secret" not in file.read_bytes()
-    document = dcmread(made.folder / "sr.dcm")
-    (request,) = document.ReferencedRequestSequence
-    assert (request.RequestedProcedureID, request.StudyInstanceUID) == ("RP1", "1.2.3.4")
-    assert request.PlacerOrderNumberImagingServiceRequest == "PL7"
-    assert request.IssuerOfAccessionNumberSequence[0].LocalNamespaceEntityID == "HOSPITAL"
-    assert not request.FillerOrderNumberImagingServiceRequest
-    assert [one.CodeValue for one in document.PerformedProcedureCodeSequence] == ["CTTHX"]
-    assert procedures_in(document) == ["CT Thorax"]
-    require_valid(*made.files)
-
-
-def procedures_in(document: Dataset) -> list[str]:
-    """What the document says that it reports on."""
-    return [
-        item.ConceptCodeSequence[0].CodeMeaning
-        for item in document.ContentSequence
-        if item.ConceptNameCodeSequence[0].CodeMeaning == "Procedure reported"
-    ]
-
-
 def test_images_without_an_order_are_of_a_chest_ct(reported: Path) -> None:
     document = dcmread(reported / OBJECTS / "v1" / "sr.dcm")
     assert procedures_in(document) == ["CT Chest"]
     (request,) = document.ReferencedRequestSequence
     assert (request.AccessionNumber, request.RequestedProcedureID) == ("A12", "")
-
-
-def test_without_a_frame_of_reference_points_are_in_images(tmp_path: Path) -> None:
-    made = made_with(tmp_path, lambda image: image.pop("FrameOfReferenceUID"))
-    assert "FrameOfReferenceUID" in made.skipped["seg"]
-    values = values_of(tmp_path / "report")["findings"][0]
-    group = groups_in(made.folder)["Overread 1"]
-    assert group.reference_type == codes.DCM.ImageRegion
-    (region,) = group.roi
-    image = next(
-        one
-        for one in map(dcmread, (tmp_path / "study").glob("*.dcm"))
-        if one.SOPInstanceUID == values["location"]["sop_instance_uid"]
-    )
-    column, row = region.GraphicData
-    first, spacing = np.array(image.ImagePositionPatient, float), image.PixelSpacing
-    found = first[:2] + np.array([column - 0.5, row - 0.5]) * spacing[1]
-    np.testing.assert_allclose(found, values["centre_mm"][:2], atol=0.1)
-    require_valid(*made.files)
-
-
-@pytest.mark.parametrize(
-    ("charset", "name"),
-    [
-        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
-        (["ISO_IR 144"], "Иванов^Иван"),
-        (["ISO_IR 192"], "王^小東"),
-        (["ISO_IR 100"], "Buc^Jérôme"),
-    ],
-)
-def test_names_of_any_script_are_kept(charset: list[str], name: str, tmp_path: Path) -> None:
-    def change(image: Dataset) -> None:
-        image.SpecificCharacterSet, image.PatientName = charset, name
-
-    made = made_with(tmp_path, change)
-    assert not made.skipped
-    for file in made.files:
-        data = dcmread(file)
-        assert (data.SpecificCharacterSet, str(data.PatientName)) == ("ISO_IR 192", name)
-    require_valid(*made.files)
-
-
-def test_invalid_values_are_left_out_but_not_those_that_identify(tmp_path: Path) -> None:
-    number = "12345678901234567890"  # an accession number of 20 characters, 16 are allowed
-
-    def change(image: Dataset) -> None:
-        image.StudyDate, image.PatientAge, image.AccessionNumber = "28.02.26", "ABCY", number
-
-    made = made_with(tmp_path, change)
-    assert names(made) == ALL
-    data = dcmread(made.folder / "report.dcm")
-    assert "PatientAge" not in data
-    assert not data.StudyDate
-    assert data.get_item("AccessionNumber").value == number.encode()
-
-
-def test_images_without_a_study_have_no_objects(tmp_path: Path) -> None:
-    with pytest.raises(NotExportable, match="StudyInstanceUID"):
-        made_with(tmp_path, lambda image: setattr(image, "StudyInstanceUID", ""))
-
-
-def test_images_without_a_name_are_not_referred_to(tmp_path: Path) -> None:
-    made = made_with(tmp_path, lambda image: setattr(image, "SOPInstanceUID", ""))
-    assert (names(made), set(made.skipped)) == ({*CAPTURES, "report"}, {"sr", "seg"})
-    require_valid(*made.files)
