@@ -94,14 +94,15 @@ def zoomed(piece: Piece, factor: float) -> Piece:
 
 
 def resize(voxels: UInt8Array, factor: float) -> UInt8Array:
-    """Scale uint8 ``(z, y, x)`` by ``factor`` along every axis, trilinear."""
+    """Scale uint8 ``(z, y, x)`` by ``factor`` along every axis, trilinear or averaged."""
     # along z first, with each column as a row of one image, then slice by slice in the plane
     z, y, x = (max(4, round(n * factor)) for n in voxels.shape)
+    how = cv2.INTER_AREA if factor < 0.7 else cv2.INTER_LINEAR  # small voxels are averaged
     deep = cv2.resize(np.ascontiguousarray(voxels).reshape(voxels.shape[0], -1),
-                      (voxels[0].size, z)).reshape(z, *voxels.shape[1:])  # fmt: skip
+                      (voxels[0].size, z), interpolation=how)  # fmt: skip
     out = np.empty((z, y, x), np.uint8)
-    for image, target in zip(deep, out, strict=True):
-        cv2.resize(image, (x, y), dst=target)
+    for image, target in zip(deep.reshape(z, *voxels.shape[1:]), out, strict=True):
+        cv2.resize(image, (x, y), dst=target, interpolation=how)
     return out
 
 
@@ -236,8 +237,13 @@ def flip(piece: Piece, rng: np.random.Generator, *, keep_head_up: bool = False) 
 
 
 def zoom_factor(piece: Piece, rng: np.random.Generator) -> float:
-    """Draw a factor: 1 in three of five cases, else near it; 12 mm and more may become a mass."""
+    """Draw a factor: 1 in three of five cases, else near it.
+
+    Nodules of 12 mm and more may become a mass, those of 6 to 16 mm may become small.
+    """
     largest = float(piece.nodules[:, 3].max()) if len(piece.nodules) else 0.0
+    if 6 <= largest < 16 and rng.random() < 0.3:
+        return float(rng.uniform(3.5, 6.0)) / largest
     # masses are rare in the cubes: magnified nodules stand in for them
     if 12 <= largest < 35 and rng.random() < 0.3:
         return float(rng.uniform(1.3, min(3.0, 60 / largest)))
