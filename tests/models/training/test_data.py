@@ -228,6 +228,15 @@ def test_large_nodules_become_masses_and_small_ones_do_not() -> None:
     assert 20 * max(large) <= 60
 
 
+def test_some_nodules_of_middle_size_become_small() -> None:
+    """Of 6 to 16 mm: small ones, which the cubes have too few of, are made of them."""
+    factors = [zoom_factor(ball((50,) * 3, (25,) * 3, 10), rng(s)) for s in range(60)]
+    small = [10 * factor for factor in factors if factor < 0.8]
+    assert 8 < len(small) < 30
+    assert min(small) >= 3.5
+    assert max(small) <= 6.0
+
+
 def test_resizing_scales_the_diameter() -> None:
     sizes = {resized(ball((50,) * 3, (25,) * 3, 8.0), rng(s)).nodules[0, 3] for s in range(12)}
     assert len(sizes) > 3
