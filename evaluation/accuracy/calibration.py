@@ -17,7 +17,7 @@ from edge.settings.core import load_settings
 from evaluation.accuracy.bootstrap import draw, poisson
 from evaluation.run import SHARE, Bar, CloudModel, Model, Result, Table, command, each
 from imaging.volume import FloatArray
-from models.calibration.cases import Cases, Readers, candidates_of, donors_of, inserted, read_scans
+from models.calibration.cases import Cases, Readers, candidates_of, inserted, read_scans
 from models.calibration.fit import probabilities, weights_of
 from models.calibration.guarantee import (
     FITTED_ON,
@@ -111,6 +111,7 @@ def calibration(
     """Probabilities against shares of nodules, the choice of thresholds, and the guarantee."""
     require("torch")
     from models.training.data import load_cubes
+    from models.training.insertions import donors_of
 
     screening = model or load_settings().screening_model
     hybrid = cloud_model or load_cloud_settings().model

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +20,11 @@ from imaging.read import read_study
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray, Nodule, Study, triple
 from models.data_folder import marked_scans
-from models.insertion.donors import Donor, cut_donor
+from models.insertion.donors import Donor
 from models.insertion.insert import APART_MM, FreeSpace, Insertion, Occupied, insert, plan_nodules
 from models.runtime.detection import MASS_MM, Candidate
 from models.runtime.screener import Screener
 from models.runtime.second_reader import SecondReader
-
-if TYPE_CHECKING:
-    # imports torch, which readers of cases can do without
-    from models.training.data import Cubes
 
 SAME_MM = 6.0
 """An insertion keeps this distance from the strongest candidates of the scan."""
@@ -135,22 +130,6 @@ def read_scans(data: Path, roles: Sequence[str], readers: Readers) -> list[Scan]
         found = tuple(readers.screener.screen(box))
         scans.append(Scan(folder.name, study, FreeSpace.of(box), found, nodules, ignored))
     return scans
-
-
-def donors_of(cubes: Cubes) -> list[Donor]:
-    """Return the nodules of cubes that two readers outlined, each with its patient.
-
-    One whose readers are not surely its own is left out.
-    """
-    sure = np.flatnonzero(np.isfinite(cubes.malignancy))
-    found = []
-    for i in sure:
-        piece, patient = cubes.pieces[i], cubes.patients[i]
-        z, y, x, mm = piece.nodules[0].tolist()
-        found.append(
-            cut_donor(f"{patient}/{i}", patient, piece.voxels, piece.mask > 0, (z, y, x), mm)
-        )
-    return [donor for donor in found if donor is not None]
 
 
 def candidates_of(scans: Iterable[Scan], readers: Readers) -> Cases:

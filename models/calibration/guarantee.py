@@ -20,15 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from imaging.volume import FloatArray
-from models.calibration.cases import (
-    Cases,
-    Readers,
-    Scan,
-    candidates_of,
-    donors_of,
-    inserted,
-    read_scans,
-)
+from models.calibration.cases import Cases, Readers, Scan, candidates_of, inserted, read_scans
 from models.calibration.fit import fit_settings, probabilities
 from models.calibration.statistics import per_patient, upper_bound
 from models.data_folder import CALIBRATION
@@ -67,6 +59,7 @@ def run_fit(
     # these need the extra `train`, which the rest does without
     from models.export.manifest import amend
     from models.training.data import load_cubes
+    from models.training.insertions import donors_of
 
     console = Console(stderr=True)
     has_hybrid = hybrid in every(folder)

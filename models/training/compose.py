@@ -6,7 +6,8 @@ from scans; crops of whole scans with nodules, or tissue beside them, implanted 
 and crops of whole scans into which blocks of cubes and of other scans are planted with feathered
 edges. Any sample may end at a random place in air, and its grid lies at any fraction of a voxel.
 
-A fourth kind, crops of scans as they are, holds few nodules. Only the hybrid is trained on it.
+A fourth kind are crops of scans as they are. They hold nodules where the scans are copies with
+insertions, see `models.training.insertions`.
 """
 
 from collections.abc import Callable, Sequence
@@ -69,7 +70,7 @@ class Composer:
     scans: Sequence[Piece]
     side: int = 96
     hard: Sequence[FloatArray] = ()
-    shares: tuple[float, ...] = (0.4, 0.3, 0.3, 0.0)
+    shares: tuple[float, ...] = (0.3, 0.25, 0.2, 0.25)
     scan_weights: Sequence[float] = ()
     noise: Noise = field(default_factory=cache(partial(Noise, 160, 0)))  # one for all
     odds: FloatArray = field(default_factory=lambda: np.zeros(0))
@@ -155,7 +156,7 @@ class Composer:
         if len(self.hard) > number and len(self.hard[number]) and rng.random() < 0.6:
             return np.asarray(rng.choice(self.hard[number]) + rng.uniform(-reach, reach, 3))
         nodules = self.scans[number].nodules
-        if len(nodules) and rng.random() < 0.15:
+        if rng.random() < min(0.15 * len(nodules), 0.5):
             return np.asarray(
                 nodules[rng.integers(len(nodules)), :3] + rng.uniform(-reach, reach, 3)
             )
@@ -281,13 +282,7 @@ def implanted(part: Piece, donor: Piece, rng: np.random.Generator, *, real: bool
     margin = int(np.ceil(sum(edge)))
     mask = donor.mask
     if not real:
-        # the outline itself, moved beside the nodule: tissue of the same shape that holds no nodule
-        shift = rng.choice([-1.0, 1.0], 3) * rng.uniform(0.7, 1.0, 3) * (diameter / 2 + 6)
-        mask = ndimage.shift(mask, np.rint(shift), order=0)
-        mask[dilate((donor.mask > 0).astype(np.uint8), margin) > 0] = 0
-        # at a face of the cube the edge would end in a straight cut
-        inner = tuple(slice(margin, n - margin) for n in mask.shape)
-        mask = np.pad(mask[inner], margin)
+        mask = beside(mask, diameter, margin, rng)
     inside = np.argwhere(mask > 127)
     if len(inside) == 0:
         return part
@@ -299,6 +294,18 @@ def implanted(part: Piece, donor: Piece, rng: np.random.Generator, *, real: bool
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     mark = np.array([*(np.array([z, y, x]) - low + start), diameter])
     return _blend(part, donor.voxels[box], mask[box], start, mark if real else None, edge)
+
+
+def beside(
+    mask: UInt8Array, diameter_mm: float, margin: int, rng: np.random.Generator
+) -> UInt8Array:
+    """Move a nodule's outline beside it: tissue of the same shape that holds no nodule."""
+    shift = rng.choice([-1.0, 1.0], 3) * rng.uniform(0.7, 1.0, 3) * (diameter_mm / 2 + 6)
+    moved: UInt8Array = ndimage.shift(mask, np.rint(shift), order=0)
+    moved[dilate((mask > 0).astype(np.uint8), margin) > 0] = 0
+    # at a face of the cube the edge would end in a straight cut
+    inner = tuple(slice(margin, n - margin) for n in mask.shape)
+    return np.pad(moved[inner], margin)
 
 
 def _blend(

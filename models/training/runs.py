@@ -28,6 +28,7 @@ from models.runtime.errors import UnfitArtifact
 from models.training.compose import Composer, odds_of
 from models.training.data import NONE, Cubes, Piece, balls, load_cubes, scans_of_role
 from models.training.hybrid import HybridTask, Validation, validation_of
+from models.training.insertions import copies_of_scans
 from models.training.loop import Plan, train
 from models.training.regions import RegionDrawer, Source, rated
 from models.training.run_folder import read_log
@@ -40,9 +41,8 @@ PHANTOMS, PHANTOM_COUNT = Path("runs/phantoms"), 16
 PHANTOM_SHARE = 0.12
 """The share of phantoms among crops of whole lungs."""
 
-REGION_SHARES = (0.2, 0.3, 0.3, 0.2)
-"""The shares of compositions, see `Composer`, whose candidates a hybrid reads: mostly lungs, and a
-fifth of them as they are."""
+COPIES = 60
+"""Copies of whole training scans with insertions; half of the crops of whole lungs are theirs."""
 
 ARTIFACT = ".onnx"
 
@@ -72,13 +72,15 @@ class Run:
     fold: int = 0
 
     def material(self) -> "Material":
-        """Read the data, and make the phantoms that are missing."""
+        """Read the data, insert nodules into copies of scans, and make missing phantoms."""
+        learnt = load_cubes(self.data / "nodules", "train")
         return Material(
-            load_cubes(self.data / "nodules", "train"),
+            learnt,
             scans_of_role(self.data, "train"),
             tuple(load_phantoms(PHANTOMS, PHANTOM_COUNT)),
             load_cubes(self.data / "nodules", "val").pieces,
             scans_of_role(self.data, "val"),
+            copies_of_scans(self.data, learnt, COPIES, self.seed),
         )
 
     def plan(self, learnt: Cubes, decay: float, round_steps: int = 500) -> Plan:
@@ -126,13 +128,14 @@ def fold_of(name: str) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """Cubes and whole scans of training and of validation."""
+    """Cubes and whole scans of training and of validation; ``copies`` of the former's scans."""
 
     learnt: Cubes
     scans: tuple[Piece, ...]
     phantoms: tuple[Piece, ...]
     val_cubes: tuple[Piece, ...]
     val_scans: tuple[Piece, ...]
+    copies: tuple[Piece, ...] = ()
 
     def without(self, fold: int) -> "Material":
         """Return the material without a fold's training patients and scans; all of it for 0."""
@@ -143,16 +146,21 @@ class Material:
         return self._of(lambda name: fold in (0, fold_of(name)))
 
     def _of(self, wanted: Callable[[str], bool]) -> "Material":
-        scans = tuple(scan for scan in self.scans if wanted(scan.name))
-        return replace(self, learnt=self.learnt.of(wanted), scans=scans)
+        scans, copies = (
+            tuple(scan for scan in some if wanted(scan.name)) for some in (self.scans, self.copies)
+        )
+        return replace(self, learnt=self.learnt.of(wanted), scans=scans, copies=copies)
 
     @property
     def composer(self) -> Composer:
         """The sampler over the training part."""
         weights = [(1 - PHANTOM_SHARE) / len(self.scans)] * len(self.scans)
         weights += [PHANTOM_SHARE / max(len(self.phantoms), 1)] * len(self.phantoms)
+        weights += [1 / max(len(self.copies), 1)] * len(self.copies)
+        # a copy has no name there: what to err on is in the scan itself
+        copies = (replace(copy, name="") for copy in self.copies)
         return Composer(
-            self.learnt.pieces, (*self.scans, *self.phantoms), scan_weights=weights,
+            self.learnt.pieces, (*self.scans, *self.phantoms, *copies), scan_weights=weights,
             odds=odds_of(self.learnt),
         )  # fmt: skip
 
@@ -245,10 +253,7 @@ def region_drawer(material: Material, proposers: Sequence[Proposer]) -> RegionDr
     Those of folds belong among them: on its own training scans a network raises fewer and easier
     false positives than on other scans.
     """
-    sources = [
-        Source(one.network, replace(material.unseen(one.fold).composer, shares=REGION_SHARES))
-        for one in proposers
-    ]
+    sources = [Source(one.network, material.unseen(one.fold).composer) for one in proposers]
     return RegionDrawer(material.composer, rated(material.learnt), sources)
 
 

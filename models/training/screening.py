@@ -14,7 +14,7 @@ from imaging.volume import FloatArray, UInt8Array
 from models.runtime.detection import STRIDE, Peaks, find_peaks
 from models.runtime.screener import padded
 from models.training.compose import Composer, cut_out
-from models.training.data import Batch, Piece, draw_batches
+from models.training.data import NONE, Batch, Piece, draw_batches
 from models.training.tiles import of_tiles, tiles
 
 RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
@@ -166,9 +166,12 @@ class ScreeningTask:
 
     def refresh(self, network: nn.Module) -> None:
         """Mine hard negatives: the training scans are drawn more often where they lie."""
-        false = (apart(peaks_of(network, one.voxels), one, 5, -4.0) for one in self.composer.scans)
-        # of each scan the 60 strongest at most
-        self.composer = replace(self.composer, hard=[peaks.index_zyx[:60] for peaks in false])
+        hard = []
+        for scan in self.composer.scans:
+            # no phantom has a name, nor a copy of a scan; of each scan the 60 strongest at most
+            false = apart(peaks_of(network, scan.voxels), scan, 5, -4.0) if scan.name else None
+            hard.append(false.index_zyx[:60] if false else NONE[:, :3])
+        self.composer = replace(self.composer, hard=hard)
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Return sensitivity at 1, 2, 4 and 8 false positives a scan, and the CPM.
