@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -26,8 +28,7 @@ def task(scan: Piece) -> ScreeningTask:
 
 def marked() -> Piece:
     """A lung with four lumps, one of which is a nodule."""
-    piece = lung()
-    return Piece(piece.voxels, piece.mask, np.array([[22.5, 32.5, 42.5, 6.0]]), piece.ignored, "lung")
+    return replace(lung(), nodules=np.array([[22.5, 32.5, 42.5, 6.0]]), name="lung")
 
 
 def test_figures_are_of_equal_context() -> None:
