@@ -2,8 +2,8 @@
 
 Whether a region holds a nodule must not show in anything but its middle. So both kinds come from
 the same composed samples, around the candidates that a screening network has there: in a composed
-sample a seam, a face or a neighbouring nodule is as frequent with a nodule as without. A fifth of
-the samples are scans as they are; few of their regions hold a nodule.
+sample a seam, a face or a neighbouring nodule is as frequent with a nodule as without. A quarter of
+the samples are crops of scans as they are, half of these of copies with insertions.
 
 Ratings and outlines are known of cubes alone. Regions cut from these teach them, and not whether
 there is a nodule.

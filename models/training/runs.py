@@ -39,7 +39,7 @@ PHANTOMS, PHANTOM_COUNT = Path("runs/phantoms"), 16
 """The cache folder of the phantoms among the training scans, and their number."""
 
 PHANTOM_SHARE = 0.12
-"""The share of phantoms among crops of whole lungs."""
+"""The share of phantoms among crops of whole lungs that are no copies."""
 
 COPIES = 60
 """Copies of whole training scans with insertions; half of the crops of whole lungs are theirs."""
