@@ -81,7 +81,7 @@ class Composer:
         # thick slices, noise and an end in air come last and over every composition alike: none
         # tells how a sample was made
         sample = makers[int(rng.choice(len(makers), p=self.shares))](rng)
-        if rng.random() < 0.35:
+        if rng.random() < 0.45:
             sample = replace(sample, voxels=thickened(sample.voxels, rng, (2.5, 6.0)))
         if rng.random() < 0.35:
             sample = replace(sample, voxels=self.noise.added(sample.voxels, rng))
