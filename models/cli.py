@@ -29,10 +29,6 @@ Screeners = Annotated[
 Out = Annotated[Path, typer.Option(help="Folder of the run: weights, checkpoint and log.")]
 RunsOut = Annotated[Path, typer.Option(help="Folder of the runs; finished ones are kept.")]
 Steps = Annotated[int, typer.Option(min=1, help="Training steps, those before --resume included.")]
-Fold = Annotated[
-    int,
-    typer.Option(min=0, max=2, help="Half of the training patients that is left out; 0 for none."),
-]
 Rate = Annotated[float, typer.Option(help="Highest learning rate.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continuation of the last checkpoint.")]
 _START = typer.Option("--start", help="Initial weights: averaged.pt of a run or KIND-fp32.onnx.")
@@ -71,14 +67,13 @@ def train_screening(
         tuple[int, int, int],
         typer.Option(help="Residual blocks at 1/4, 1/8 and 1/16 of a new network."),
     ] = (1, 3, 4),
-    fold: Fold = 0,
 ) -> None:
     """Train the screening network, from random weights or from --start with its size."""
     from models.networks.screening import ScreeningSpec
     from models.training.runs import Run, run_screening
 
     weights = (start,) if start else ()
-    run = Run(data, out, rate, weights, seed, steps, resume, fold)
+    run = Run(data, out, rate, weights, seed, steps, resume)
     run_screening(run, None if start else ScreeningSpec(widths, blocks))
 
 

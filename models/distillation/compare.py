@@ -36,10 +36,10 @@ from models.training.loop import placed, train
 from models.training.regions import RegionDrawer
 from models.training.runs import (
     Material,
-    Proposer,
     Run,
     hybrid_validation,
     make_hybrid,
+    make_screening,
     ready,
     region_drawer,
 )
@@ -91,7 +91,7 @@ class Comparison(Run):
         """
         options = {"steps": self.steps, "rate": self.rate, **asdict(self.teaching)}
         # weights that do not fit end it before anything is written
-        work, _ = multiply_adds(self._new()), (self._hybrids, self._proposers)
+        work, _ = multiply_adds(self._new()), (self._hybrids, self._screeners)
         own = {name: getattr(self, name) for name in ("start", "teachers", "count", "spec")}
         _check(self.out, {**own, **self._origin, **options})
         known = kept(self.out / "teachers.json", self._known)
@@ -112,12 +112,12 @@ class Comparison(Run):
         return self.material()
 
     @cached_property
-    def _proposers(self) -> list[Proposer]:
-        return [Proposer.of(path) for path in self.screening]
+    def _screeners(self) -> list[nn.Module]:
+        return [make_screening(path).eval() for path in self.screening]
 
     @cached_property
     def _validation(self) -> Validation:
-        return hybrid_validation(self._material, self._proposers)
+        return hybrid_validation(self._material, self._screeners)
 
     @cached_property
     def _hybrids(self) -> list[nn.Module]:
@@ -125,7 +125,7 @@ class Comparison(Run):
 
     @cached_property
     def _drawer(self) -> RegionDrawer:
-        drawer = region_drawer(self._material, self._proposers)
+        drawer = region_drawer(self._material, self._screeners)
         task = HybridTask(drawer, self._validation, self._hybrids[0])
         task.refresh(self._hybrids[0])
         return task.drawer

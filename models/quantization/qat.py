@@ -33,7 +33,7 @@ from models.runtime.artifacts import find
 from models.runtime.errors import NoWeights
 from models.training.data import Batch
 from models.training.loop import Plan, Task, train
-from models.training.runs import Proposer, Run, make_network, task_of
+from models.training.runs import Run, make_network, make_screening, task_of
 
 STAGES = 3
 
@@ -44,11 +44,11 @@ def run_qat(run: Run, kind: str, screening: Sequence[Path], method: str) -> None
     ``screening`` is for a hybrid: the screening networks whose candidates it reads.
     """
     # the first ranges, then the simulation that is trained, then its file
-    network, proposers = _networks(run, kind, screening)
+    network, screeners = _networks(run, kind, screening)
     exact = export_float(network, kind)
     small = quantize(exact, kind, calibration(kind, run.data), method=method)
     material = run.material()
-    task = task_of(network, material, proposers)
+    task = task_of(network, material, screeners)
     simulation = Simulation(small, exact_weights(exact))
     trained = fine_tune(simulation, network, task, run.plan(material.learnt, decay=0.0))
     register(
@@ -65,14 +65,14 @@ def run_int4(
     It starts from the weights ``qat`` of the INT8 run or, if None, from the registered INT8 file.
     ``screening`` is as for `run_qat`.
     """
-    network, proposers = _networks(run, kind, screening)
+    network, screeners = _networks(run, kind, screening)
     # choose layers by their sensitivity until the file is small enough, then lower and train
     simulation = trained_simulation(network, kind, qat)
     layers = sensitivity(simulation, network, sensitivity_batches(run.data, kind))
     max_bytes = int(find(f"{kind}-fp32").path.stat().st_size * share)
     chosen = select_layers(layers, to_onnx(simulation).ByteSize(), max_bytes)
     material = run.material()
-    task = task_of(network, material, proposers)
+    task = task_of(network, material, screeners)
     small = lower_in_stages(simulation, network, task, run.plan(material.learnt, decay=0.0), chosen)
     lowered = sum(layer.parameters for layer in layers if layer.name in chosen)
     part = lowered / sum(layer.parameters for layer in layers)
@@ -83,13 +83,13 @@ def run_int4(
     )  # fmt: skip
 
 
-def _networks(run: Run, kind: str, screening: Sequence[Path]) -> tuple[nn.Module, list[Proposer]]:
+def _networks(run: Run, kind: str, screening: Sequence[Path]) -> tuple[nn.Module, list[nn.Module]]:
     """Return the float network and the screening networks whose candidates a hybrid reads."""
     if kind == "hybrid" and not screening:
         raise NoWeights("--screening is missing: a hybrid trains on screening networks' candidates")
-    proposers = [Proposer.of(path) for path in screening]
+    screeners = [make_screening(path).eval() for path in screening]
     torch.manual_seed(run.seed)
-    return make_network(kind, run.start).eval(), proposers
+    return make_network(kind, run.start).eval(), screeners
 
 
 def lower_in_stages(

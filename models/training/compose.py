@@ -60,7 +60,7 @@ class Composer:
     Attributes:
         cubes: pieces with their nodule in the middle.
         odds: how often each cube is drawn, see `odds_of`; empty for all alike.
-        scans: whole lung boxes (real and phantoms), nodules marked.
+        scans: whole lung boxes, nodules marked.
         hard: hard negatives ``(n, 3)`` of each scan.
         shares: of mosaics, scans with implants, scans with planted blocks, and scans as they are;
             they add up to 1.

@@ -141,14 +141,6 @@ class Cubes:
     malignancy: FloatArray
     texture: FloatArray
 
-    def of(self, wanted: Callable[[str], bool]) -> "Cubes":
-        """Return the cubes of the patients that are ``wanted``."""
-        kept = [i for i, patient in enumerate(self.patients) if wanted(patient)]
-        return Cubes(
-            tuple(self.pieces[i] for i in kept), tuple(self.patients[i] for i in kept),
-            self.malignancy[kept], self.texture[kept],
-        )  # fmt: skip
-
 
 def load_cubes(folder: Path, split: str) -> Cubes:
     """Read the cubes of a split with the marks of `index.csv` and `marks.csv`.

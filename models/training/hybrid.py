@@ -72,7 +72,7 @@ class HybridTask:
     def _false_places(self) -> list[list[FloatArray]]:
         """The false candidates ``(n, 3)`` of each source in each of its scans, in voxels."""
         return [
-            # a phantom has no name, and no anatomy to err on; no copy has one, nor other anatomy
+            # no copy of a scan has a name, nor other anatomy
             [_false_places(source, scan) if scan.name else NONE[:, :3]
              for scan in source.composer.scans]
             for source in self.drawer.sources

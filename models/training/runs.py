@@ -5,22 +5,17 @@ Data is laid out as ``DIR/nodules`` (``train.npz``, ``val.npz``, ``index.csv``, 
 Material of role ``train`` is trained on and ``val`` is measured on; ``test`` is never opened here.
 """
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
-from zlib import crc32
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import nn
 
-from imaging.phantom.phantom import TRAINING_SEED, PhantomSpec, make_phantom
-from imaging.preprocess import preprocess
 from imaging.roi import cut_roi
 from models.networks.hybrid import HybridNetwork, HybridSpec, scales, without_spare_decoders
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
@@ -34,12 +29,6 @@ from models.training.regions import RegionDrawer, Source, rated
 from models.training.run_folder import read_log
 from models.training.screening import ScreeningTask
 from models.training.warm_start import settle_norms, weights_of_artifact
-
-PHANTOMS, PHANTOM_COUNT = Path("runs/phantoms"), 16
-"""The cache folder of the phantoms among the training scans, and their number."""
-
-PHANTOM_SHARE = 0.12
-"""The share of phantoms among crops of whole lungs that are no copies."""
 
 COPIES = 60
 """Copies of whole training scans with insertions; half of the crops of whole lungs are theirs."""
@@ -58,8 +47,7 @@ class Run:
 
     ``data`` holds ``nodules``, ``ct`` and ``lidc``; `averaged.pt` in ``out`` is the result.
     ``start`` are weights of runs or float artifacts, none for random ones: one file, or several
-    whose members a hybrid joins. ``steps`` include those before an interruption. ``fold``: the
-    training patients and scans that are left out, see `Material.without`; 0 for none.
+    whose members a hybrid joins. ``steps`` include those before an interruption.
     """
 
     data: Path
@@ -69,15 +57,13 @@ class Run:
     seed: int = 0
     steps: int = 0
     resume: bool = False
-    fold: int = 0
 
     def material(self) -> "Material":
-        """Read the data, insert nodules into copies of scans, and make missing phantoms."""
+        """Read the data, and insert nodules into copies of scans."""
         learnt = load_cubes(self.data / "nodules", "train")
         return Material(
             learnt,
             scans_of_role(self.data, "train"),
-            tuple(load_phantoms(PHANTOMS, PHANTOM_COUNT)),
             load_cubes(self.data / "nodules", "val").pieces,
             scans_of_role(self.data, "val"),
             copies_of_scans(self.data, learnt, COPIES, self.seed),
@@ -89,7 +75,6 @@ class Run:
             "patients": len(set(learnt.patients)),
             "nodules": len(learnt.pieces),
             "start": [str(path) for path in self.start],
-            "fold": self.fold,
         }
         return Plan(
             self.out, self.steps, self.rate, decay, round_steps=round_steps, seed=self.seed,
@@ -100,7 +85,7 @@ class Run:
 def run_screening(run: Run, spec: ScreeningSpec | None = None) -> None:
     """Train a screening network of that size, or as large as its start if None."""
     torch.manual_seed(run.seed)
-    material = run.material().without(run.fold)
+    material = run.material()
     start = only(run.start) if run.start else None
     network = ready(make_screening(start, spec), run.start, material)
     task = screening_task(material, network, trained=start is not None)
@@ -112,18 +97,8 @@ def run_hybrid(run: Run, screening: Sequence[Path], reads: Sequence[int] = ()) -
     torch.manual_seed(run.seed)
     material = run.material()
     hybrid = ready(make_hybrid(run.start, reads), run.start, material)
-    task = hybrid_task(material, [Proposer.of(path) for path in screening], hybrid)
+    task = hybrid_task(material, [make_screening(path).eval() for path in screening], hybrid)
     train(task, run.plan(material.learnt, decay=0.05))
-
-
-FOLDS = 2
-"""Parts of the training patients: their cubes and their whole scans."""
-
-
-def fold_of(name: str) -> int:
-    """Return the fold of a patient or of the scan, from 1 on, by the last number in the name."""
-    numbers = re.findall(r"\d+", name)
-    return 1 + (int(numbers[-1]) if numbers else crc32(name.encode())) % FOLDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,80 +107,20 @@ class Material:
 
     learnt: Cubes
     scans: tuple[Piece, ...]
-    phantoms: tuple[Piece, ...]
     val_cubes: tuple[Piece, ...]
     val_scans: tuple[Piece, ...]
     copies: tuple[Piece, ...] = ()
 
-    def without(self, fold: int) -> "Material":
-        """Return the material without a fold's training patients and scans; all of it for 0."""
-        return self._of(lambda name: fold_of(name) != fold)
-
-    def unseen(self, fold: int) -> "Material":
-        """Return what a network trained `without` the fold has not seen; all of it for 0."""
-        return self._of(lambda name: fold in (0, fold_of(name)))
-
-    def _of(self, wanted: Callable[[str], bool]) -> "Material":
-        scans, copies = (
-            tuple(scan for scan in some if wanted(scan.name)) for some in (self.scans, self.copies)
-        )
-        return replace(self, learnt=self.learnt.of(wanted), scans=scans, copies=copies)
-
     @property
     def composer(self) -> Composer:
         """The sampler over the training part."""
-        weights = [(1 - PHANTOM_SHARE) / len(self.scans)] * len(self.scans)
-        weights += [PHANTOM_SHARE / max(len(self.phantoms), 1)] * len(self.phantoms)
-        weights += [1 / max(len(self.copies), 1)] * len(self.copies)
+        weights = [1 / len(some) for some in (self.scans, self.copies) for _ in some]
         # a copy has no name there: what to err on is in the scan itself
         copies = (replace(copy, name="") for copy in self.copies)
         return Composer(
-            self.learnt.pieces, (*self.scans, *self.phantoms, *copies), scan_weights=weights,
+            self.learnt.pieces, (*self.scans, *copies), scan_weights=weights,
             odds=odds_of(self.learnt),
         )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Proposer:
-    """A screening network whose candidates are read, and the fold that it was trained without."""
-
-    network: ScreeningNetwork
-    fold: int = 0
-
-    @classmethod
-    def of(cls, weights: Path) -> "Proposer":
-        """Return the one with these weights; the log beside them tells the fold."""
-        network = make_screening(weights).eval()
-        log = [] if weights.suffix == ARTIFACT else read_log(weights.parent)
-        return cls(network, log[-1]["fold"] if log else 0)
-
-
-def load_phantoms(cache: Path, count: int) -> list[Piece]:
-    """Return the first ``count`` training phantoms as preprocessed lung boxes."""
-    cache.mkdir(parents=True, exist_ok=True)
-    return [_phantom(cache, number) for number in track(range(count), "making phantoms")]
-
-
-def _phantom(cache: Path, number: int) -> Piece:
-    path = cache / f"phantom_{number:03d}.npz"
-    if not path.exists():
-        rng = np.random.default_rng(TRAINING_SEED + number)
-        pixel = float(rng.uniform(0.65, 0.9))
-        phantom = make_phantom(
-            PhantomSpec(
-                seed=TRAINING_SEED + number,
-                spacing_mm=(float(rng.choice([1.0, 1.25, 2.0, 3.0])), pixel, pixel),
-                nodule_count=int(rng.integers(3, 10)),
-                kernel="sharp" if rng.random() < 0.5 else "soft",
-                dose_noise_hu=float(rng.uniform(8, 45)),
-            )
-        )
-        box = preprocess(phantom.volume, path)
-        marks = [[*box.geometry.to_index(n.centre_mm), n.diameter_mm] for n in phantom.nodules]
-        np.savez_compressed(path, voxels=box.voxels, nodules=np.array(marks).reshape(-1, 4))
-    with np.load(path) as found:
-        voxels, nodules = found["voxels"], found["nodules"]
-        return Piece(voxels, balls(voxels.shape, nodules), nodules, NONE)
 
 
 def make_screening_task(run: Run) -> ScreeningTask:
@@ -216,11 +131,11 @@ def make_screening_task(run: Run) -> ScreeningTask:
 
 
 def task_of(
-    network: nn.Module, material: Material, proposers: Sequence[Proposer]
+    network: nn.Module, material: Material, screeners: Sequence[nn.Module]
 ) -> ScreeningTask | HybridTask:
-    """Return the task to train a network further; ``proposers`` give a hybrid's regions."""
+    """Return the task to train a network further; ``screeners`` give a hybrid's regions."""
     if isinstance(network, HybridNetwork):
-        return hybrid_task(material, proposers, network)
+        return hybrid_task(material, screeners, network)
     return screening_task(material, network)
 
 
@@ -238,28 +153,25 @@ def screening_task(
 
 
 def hybrid_task(
-    material: Material, proposers: Sequence[Proposer], network: nn.Module
+    material: Material, screeners: Sequence[nn.Module], network: nn.Module
 ) -> HybridTask:
     """Return the task that trains a hybrid on the screening networks' candidates."""
-    held = hybrid_validation(material, proposers)
-    task = HybridTask(region_drawer(material, proposers), held, network)
+    held = hybrid_validation(material, screeners)
+    task = HybridTask(region_drawer(material, screeners), held, network)
     task.refresh(network.eval())
     return task
 
 
-def region_drawer(material: Material, proposers: Sequence[Proposer]) -> RegionDrawer:
-    """Return what draws regions around the candidates of screening networks.
-
-    Those of folds belong among them: on its own training scans a network raises fewer and easier
-    false positives than on other scans.
-    """
-    sources = [Source(one.network, material.unseen(one.fold).composer) for one in proposers]
-    return RegionDrawer(material.composer, rated(material.learnt), sources)
+def region_drawer(material: Material, screeners: Sequence[nn.Module]) -> RegionDrawer:
+    """Return what draws regions around the candidates of screening networks."""
+    composer = material.composer
+    sources = [Source(screener, composer) for screener in screeners]
+    return RegionDrawer(composer, rated(material.learnt), sources)
 
 
-def hybrid_validation(material: Material, proposers: Sequence[Proposer]) -> Validation:
+def hybrid_validation(material: Material, screeners: Sequence[nn.Module]) -> Validation:
     """Return the candidates of the last screening network."""
-    return validation_of(proposers[-1].network, material.val_cubes, material.val_scans)
+    return validation_of(screeners[-1], material.val_cubes, material.val_scans)
 
 
 def ready(network: Network, start: Sequence[Path], material: Material) -> Network:

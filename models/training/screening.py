@@ -168,7 +168,7 @@ class ScreeningTask:
         """Mine hard negatives: the training scans are drawn more often where they lie."""
         hard = []
         for scan in self.composer.scans:
-            # no phantom has a name, nor a copy of a scan; of each scan the 60 strongest at most
+            # no copy of a scan has a name; of each scan the 60 strongest at most
             false = apart(peaks_of(network, scan.voxels), scan, 5, -4.0) if scan.name else None
             hard.append(false.index_zyx[:60] if false else NONE[:, :3])
         self.composer = replace(self.composer, hard=hard)
