@@ -83,7 +83,9 @@ def run_int4(
     )  # fmt: skip
 
 
-def _networks(run: Run, kind: str, screening: Sequence[Path]) -> tuple[nn.Module, list[nn.Module]]:
+def _networks(
+    run: Run, kind: str, screening: Sequence[Path]
+) -> tuple[nn.Module, Sequence[nn.Module]]:
     """Return the float network and the screening networks whose candidates a hybrid reads."""
     if kind == "hybrid" and not screening:
         raise NoWeights("--screening is missing: a hybrid trains on screening networks' candidates")

@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -21,12 +20,11 @@ from models.networks.hybrid import HybridNetwork, HybridSpec, scales, without_sp
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.runtime.errors import UnfitArtifact
 from models.training.compose import Composer, odds_of
-from models.training.data import NONE, Cubes, Piece, balls, load_cubes, scans_of_role
+from models.training.data import Cubes, Piece, load_cubes, scans_of_role
 from models.training.hybrid import HybridTask, Validation, validation_of
 from models.training.insertions import copies_of_scans
 from models.training.loop import Plan, train
 from models.training.regions import RegionDrawer, Source, rated
-from models.training.run_folder import read_log
 from models.training.screening import ScreeningTask
 from models.training.warm_start import settle_norms, weights_of_artifact
 

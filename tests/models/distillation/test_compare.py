@@ -21,7 +21,7 @@ from models.training.data import Batch, Cubes
 from models.training.hybrid import hybrid_loss, losses_of_members
 from models.training.loop import Plan, train
 from models.training.regions import Region, as_sample
-from models.training.runs import Material, Proposer, Run
+from models.training.runs import Material, Run
 from tests.models.small_networks import TINY_HYBRID
 from tests.models.training.test_data import ball, even
 from tests.models.training.test_hybrid import HELD, BrightHeat, Brightness, drawer
@@ -38,8 +38,8 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Comparison:
     scan = even((52, 52, 48))
     scan.voxels[20:26, 30:36, 24:30] = 220
     marked = replace(scan, nodules=np.array([[22.5, 32.5, 26.5, 6]]), name="c")
-    monkeypatch.setattr(Run, "material", lambda _: Material(held, (scan,), (), cubes, (marked,)))
-    monkeypatch.setattr(Proposer, "of", lambda _: Proposer(BrightHeat()))
+    monkeypatch.setattr(Run, "material", lambda _: Material(held, (scan,), cubes, (marked,)))
+    monkeypatch.setattr(compare, "make_screening", lambda _: BrightHeat())
     monkeypatch.setattr(compare, "region_drawer", lambda *_: drawer())
     monkeypatch.setattr(compare, "load_cubes", lambda *_: held)
     paths = tuple(tmp_path / name / "averaged.pt" for name in ("x", "y"))

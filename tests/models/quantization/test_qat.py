@@ -101,7 +101,7 @@ def shelf_in(folder: Path) -> Iterator[None]:
         patch.setattr(sensitivity, "every", lambda where=folder: every(where))
         patch.setattr(qat, "task_of", lambda network, *_: picture_task(network))
         nothing = Cubes((), ("LIDC-IDRI-0001",), np.zeros(0), np.zeros(0))
-        patch.setattr(Run, "material", lambda _: Material(nothing, (), (), (), ()))
+        patch.setattr(Run, "material", lambda _: Material(nothing, (), (), ()))
         yield
 
 

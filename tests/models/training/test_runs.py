@@ -1,27 +1,14 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from imaging.phantom.phantom import PhantomSpec
 from models.networks.hybrid import HybridNetwork, scales
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.runtime.errors import UnfitArtifact
-from models.training import runs
-from models.training.data import Cubes
-from models.training.runs import (
-    PHANTOM_SHARE,
-    Material,
-    Proposer,
-    load_phantoms,
-    make_hybrid,
-    make_network,
-    make_screening,
-)
+from models.training.runs import make_hybrid, make_network, make_screening
 from tests.models.small_networks import SMALL_HYBRID, TINY_HYBRID
-from tests.models.training.test_data import even
 
 SMALL = ScreeningSpec((8, 16, 16, 32), (2, 1, 1))
 
@@ -113,45 +100,3 @@ def test_members_of_different_widths_are_refused(tmp_path: Path) -> None:
     other = HybridNetwork(replace(TINY_HYBRID, reads=(24,), widths=(8, 8, 8)))
     with pytest.raises(UnfitArtifact, match="size mismatch"):
         make_hybrid([member(48, tmp_path / "m.pt"), saved(other, tmp_path / "o.pt")])
-
-
-def test_phantoms_have_their_share_of_the_whole_lungs() -> None:
-    nothing = Cubes((), (), np.zeros(0), np.zeros(0))
-    lung = even((60, 60, 60))
-    composer = Material(nothing, (lung,), (lung,) * 3, (), ()).composer
-    weights = np.array(composer.scan_weights) / sum(composer.scan_weights)
-    assert weights[0] == pytest.approx(1 - PHANTOM_SHARE)
-    assert len(weights) == 4
-
-
-def test_a_fold_has_a_patient_s_cubes_and_scan(tmp_path: Path) -> None:
-    """What a network is trained without is what its candidates are read in; none sees both."""
-    cube, names = even((50, 50, 50)), ("LIDC-IDRI-0004", "LIDC-IDRI-0021", "LIDC-IDRI-0306")
-    learnt = Cubes((cube,) * 3, names, np.arange(3.0), np.arange(3.0))
-    scans = tuple(replace(cube, name=name) for name in ("lidc_0004", "lidc_0021", "no number"))
-    material = Material(learnt, scans, (cube,), (), ())
-    for fold in (1, 2):
-        seen, unseen = material.without(fold), material.unseen(fold)
-        assert sorted(seen.learnt.patients + unseen.learnt.patients) == list(names)
-        assert {one.name for one in seen.scans + unseen.scans} == {one.name for one in scans}
-        assert len(seen.scans + unseen.scans) == 3
-        assert len(unseen.phantoms) == 1
-    one = material.unseen(1)
-    assert (one.learnt.patients, one.scans[0].name) == ((names[0], names[2]), "lidc_0004")
-    np.testing.assert_array_equal(one.learnt.texture, [0, 2])
-    assert len(material.without(0).scans) == len(material.unseen(0).scans) == 3
-    weights = saved(ScreeningNetwork(), tmp_path / "averaged.pt")
-    assert Proposer.of(weights).fold == 0
-    (tmp_path / "log.jsonl").write_text('{"fold": 0}\n{"fold": 2}\n')
-    assert Proposer.of(weights).fold == 2
-
-
-def test_a_phantom_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    coarse = {"spacing_mm": (3.0, 1.5, 1.5), "size_mm": (210.0, 340.0, 340.0)}
-    monkeypatch.setattr(runs, "PhantomSpec", lambda **given: PhantomSpec(**{**given, **coarse}))
-    first = load_phantoms(tmp_path, 1)[0]
-    monkeypatch.setattr(runs, "make_phantom", None)
-    again = load_phantoms(tmp_path, 1)[0]
-    np.testing.assert_array_equal(first.voxels, again.voxels)
-    np.testing.assert_array_equal(first.nodules, again.nodules)
-    assert 3 <= len(first.nodules) <= 9
