@@ -23,7 +23,7 @@ from edge.part import Agent, Panel
 from edge.report.compose import completed
 from edge.report.evidence import OUTLINES, outlines_file
 from edge.report.folder import take_folder
-from edge.report.model import Report
+from edge.report.model import Rejection, Report, Status
 from edge.report.pictures import draw_pictures
 from edge.report.write import write_report
 from edge.run import site_of
@@ -235,6 +235,8 @@ SEEN = replace(
     possible=(replace(POSSIBLE, centre_mm=centre_of((15, 10, 22))),),
 )
 """A report of `CT` with a finding and a possible finding in its voxels."""
+WHY = Rejection("IncompleteSeries", "slice 12 of 100 is missing", "000012.dcm")
+REJECTED = replace(REPORT, findings=(), status=Status.REJECTED, rejection=WHY)
 BOX = Geometry(origin_mm=(-30.0, -30.0, -30.0))
 """A lung box with the origin of `CT`, and voxels of 1 mm."""
 OUTLINED = replace(

@@ -18,19 +18,18 @@ from edge.drift.observe import put as put_drift
 from edge.findings import SecondReading
 from edge.folders import DATABASE
 from edge.guarantee import Guarantee
-from edge.report.model import Rejection, Status
+from edge.report.model import Status
 from edge.report.write import write_version
 from edge.run import site_of
-from edge.status.views import AGAIN_S, SAME_S
 from edge.status.volumes import Volumes
 from edge.store.steps import Step
 from imaging.volume import StudyHeader
-from tests.edge.builders import TERMS, HandClock, open_store, put
+from tests.edge.builders import TERMS, open_store, put
 from tests.edge.drift.test_compare import studies
 from tests.edge.drift.test_images import studies as images
 from tests.edge.report.reports import CHANGE, REPORT, VERDICT
 from tests.edge.running_agent import sql
-from tests.edge.status.site import CT, LINK, SEEN, USERS, Site, Visit, visiting
+from tests.edge.status.site import CT, LINK, REJECTED, SEEN, Site, Visit, visiting
 
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>{{ 7907 * 7919 }}'
 
@@ -51,8 +50,6 @@ def visit(site: Site, volumes: Volumes) -> Iterator[Visit]:
         yield visit
 
 
-WHY = Rejection("IncompleteSeries", "slice 12 of 100 is missing", "000012.dcm")
-REJECTED = replace(REPORT, findings=(), status=Status.REJECTED, rejection=WHY)
 ANYONE = {"user": "open to every user of this machine", "peer": "127.0.0.1"}
 
 
@@ -298,68 +295,6 @@ def test_the_page_neither_waits_for_the_writer_nor_holds_it_up(site: Site, visit
         fetched = visit.get(f"/study/{key}/report/1", **{"sec-fetch-dest": "empty"})
         assert fetched.text.startswith("Nothing is shown now")
     assert visit.get(f"/study/{key}").status_code == 200
-
-
-def views(site: Site) -> list[dict[str, object]]:
-    return [dict(one.fields) for one in site.trail() if one.event == Event.VIEWED]
-
-
-def test_each_view_is_recorded_with_who_what_and_whose(
-    site: Site, volumes: Volumes, clock: HandClock
-) -> None:
-    """Once while it goes on: a viewer loads hundreds of slices, and a page its pictures."""
-    key, other = site.add("a", report=SEEN), site.add("b", report=SEEN)
-    bad = site.add("bad", step=Step.QUARANTINED, report=REJECTED)
-    studies, who = sorted((key, other, bad)), {"user": "anna", "peer": "127.0.0.1"}
-    app = site.app(site.authenticator(USERS), volumes=volumes, clock=clock)
-    with visiting(app) as visit:
-        visit.log_in(name="anna")
-        assert views(site) == []
-
-        def see(*paths: str) -> list[dict[str, object]]:
-            """What is recorded of these looks, without the user."""
-            before = len(views(site))
-            for path in paths:
-                assert visit.get(path).status_code == 200
-            new = views(site)[before:]
-            assert all(one.items() >= who.items() for one in new)
-            return [{k: v for k, v in one.items() if k not in who} for one in new]
-
-        page, picture = f"/study/{key}", f"/study/{key}/picture"
-        assert see("/", f"{picture}/overview.jpg", "/") == [{"what": "list", "studies": studies}]
-        assert see(page, f"{picture}/finding_01.jpg", f"{picture}/overview.jpg", page) == [
-            {"what": "study page", "study_key": key, "version": 1}
-        ]
-        assert see(f"{page}/report/1", f"{page}/report/1") == [
-            {"what": "report", "study_key": key, "version": 1}
-        ]
-        visit.post(f"{page}/volume", **{"x-form-token": visit.token()})
-        volumes.wait()
-        looks = (f"{page}/view", f"{page}/volume", *(f"{page}/slice/axial/{n}" for n in range(9)))
-        assert see(*looks) == [{"what": "images", "study_key": key}]
-        assert see(f"/study/{other}/picture/finding_01.jpg", "/drift") == [
-            {"what": "pictures", "study_key": other}
-        ]
-        clock.sleep(SAME_S - 1)
-        assert see(looks[-1]) == []
-        clock.sleep(SAME_S - 1)
-        assert see(looks[-1]) == []
-        clock.sleep(SAME_S)
-        assert see(looks[-1], f"{picture}/overview.jpg") == [
-            {"what": "images", "study_key": key},
-            {"what": "overview picture", "study_key": key},
-        ]
-        for _ in range(2 * round(AGAIN_S / SAME_S)):
-            clock.sleep(SAME_S / 2)
-            visit.get(looks[-1])
-        assert see("/") == [{"what": "list", "studies": studies}]
-        assert len([one for one in views(site) if one["what"] == "images"]) == 3
-        assert visit.get(f"/study/{key}/report/9").status_code == 404
-        clock.sleep(SAME_S)
-        visit.client.cookies.clear()
-        visit.log_in(name="bert")
-        visit.get(page)
-        assert (views(site)[-1]["user"], views(site)[-1]["what"]) == ("bert", "study page")
 
 
 def test_drift_is_shown_by_measure_and_as_an_alarm(site: Site, visit: Visit) -> None:
