@@ -2,8 +2,8 @@
 
 Whether a region holds a nodule must not show in anything but its middle. So both kinds come from
 the same composed samples, around the candidates that a screening network has there: in a composed
-sample a seam, a face or a neighbouring nodule is as frequent with a nodule as without. A quarter of
-the samples are crops of scans as they are, half of these of copies with insertions.
+sample a seam, a face or a neighbouring nodule is as frequent with a nodule as without. Most of the
+samples are crops of scans as they are, half of these of copies with insertions.
 
 Ratings and outlines are known of cubes alone. Regions cut from these teach them, and not whether
 there is a nodule.
@@ -29,6 +29,9 @@ LEAST_LOGIT = -6.0
 
 NEIGHBOURS = 0.3
 """The share of regions, with and without a nodule, into which another nodule is implanted."""
+
+WHOLE = 0.5
+"""The share of samples that are crops of scans, besides those among the composed ones."""
 
 EACH = 3
 """The most nodules, and the most others, that one composed sample gives."""
@@ -103,7 +106,8 @@ class RegionDrawer:
         A sample without nodules, or without false positives, gives one of the other kind.
         """
         source = self.sources[int(rng.integers(len(self.sources)))]
-        sample = source.composer.draw(rng)
+        composer = source.composer
+        sample = composer.ground(rng) if rng.random() < WHOLE else composer.draw(rng)
         # the candidates that the edge would send; those on no mark are false
         peaks = peaks_of(source.screener, sample.voxels)
         near = peaks.index_zyx[peaks.logit > LEAST_LOGIT]
