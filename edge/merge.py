@@ -175,7 +175,7 @@ def outlined(
 
     ``mask`` is the cloud's outline in its ROI, ``geometry`` that of the lung box; ``plan`` knows
     its first and last slice. The network places a nodule of two parts, or a ring, on its brightest
-    part; the outline's centre is better.
+    part; the outline's centre is better. But of a mass the ROI may hold a part: its centre stays.
     """
     if mask is None:
         return finding
@@ -186,6 +186,8 @@ def outlined(
     shift = geometry.to_world(index) - geometry.to_world(finding.index_zyx)
     if np.linalg.norm(shift) > max(finding.diameter_mm, 6.0):
         return finding  # another structure of the ROI
+    if outline.diameter_mm > MASS_MM:
+        index, shift = finding.index_zyx, np.zeros(3)
     x_mm, y_mm, z_mm = (float(a) for a in np.array(finding.centre_mm) + shift)
     moved = replace(finding, centre_mm=(x_mm, y_mm, z_mm), index_zyx=index, outline=outline)
     low, high = (share * finding.diameter_mm for share in _PLAUSIBLE)

@@ -175,6 +175,16 @@ def test_an_outlined_nodule_lies_where_its_voxels_are() -> None:
     assert finding.volume_mm3 == pytest.approx(math.pi / 6 * finding.diameter_mm**3)
 
 
+def test_the_outline_of_a_mass_does_not_move_it() -> None:
+    """Of a mass of more than 30 mm the region may hold a part."""
+    answers = EscalationResult({0: verdict(0, 0.9)}, masks={0: ball((24, 27, 24), 16.0)})
+    (finding,) = merged((0.45,), answers).findings
+    (plain,) = merged((0.45,), EscalationResult({0: verdict(0, 0.9)})).findings
+    assert (finding.index_zyx, finding.centre_mm) == (plain.index_zyx, plain.centre_mm)
+    assert finding.outline is not None
+    assert finding.outline.diameter_mm == pytest.approx(32, abs=0.5)
+
+
 def test_a_rotated_box_rotates_the_shift() -> None:
     """Of a box at 0.5 mm that lies on its side, the same voxels are a shift along its axes."""
     turned = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
