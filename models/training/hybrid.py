@@ -13,7 +13,7 @@ from imaging.roi import ROI_SHAPE, cut_roi
 from imaging.volume import FloatArray, UInt8Array
 from models.networks.hybrid import Answers, HybridNetwork
 from models.training.data import NONE, Batch, Piece, draw_batches
-from models.training.regions import LEAST_LOGIT, RegionDrawer, Source, as_sample
+from models.training.regions import LEAST_LOGIT, RegionDrawer, as_sample
 from models.training.screening import (
     apart,
     best_logit,
@@ -69,13 +69,13 @@ class HybridTask:
     workers: int = 2
 
     @cached_property
-    def _false_places(self) -> list[list[FloatArray]]:
-        """The false candidates ``(n, 3)`` of each source in each of its scans, in voxels."""
+    def _false_places(self) -> list[FloatArray]:
+        """The false candidates ``(n, 3)`` of all screening networks in each scan, in voxels."""
         return [
             # no copy of a scan has a name, nor other anatomy
-            [_false_places(source, scan) if scan.name else NONE[:, :3]
-             for scan in source.composer.scans]
-            for source in self.drawer.sources
+            np.concatenate([_false_places(one, scan) for one in self.drawer.screeners])
+            if scan.name else NONE[:, :3]
+            for scan in self.drawer.composer.scans
         ]  # fmt: skip
 
     def batches(self, seed: int) -> Iterator[Batch]:
@@ -90,22 +90,19 @@ class HybridTask:
 
     def refresh(self, network: nn.Module) -> None:
         """Mine the network's own errors among the screening network's candidates in whole scans."""
-        sources = []
-        for source, places in zip(self.drawer.sources, self._false_places, strict=True):
-            # those that this network, not the screening one, finds most like a nodule
-            hard = [
-                _hardest(network, *one) for one in zip(source.composer.scans, places, strict=True)
-            ]
-            sources.append(replace(source, composer=replace(source.composer, hard=hard)))
-        self.drawer = replace(self.drawer, sources=sources)
+        composer = self.drawer.composer
+        # those that this network, not the screening one, finds most like a nodule
+        both = zip(composer.scans, self._false_places, strict=True)
+        hard = [_hardest(network, scan, places) for scan, places in both]
+        self.drawer = replace(self.drawer, composer=replace(composer, hard=hard))
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Return the CPM of each of the scores, see `Validation.scored`."""
         return cpms(network, self.validation)
 
 
-def _false_places(source: Source, scan: Piece) -> FloatArray:
-    peaks = peaks_of(source.screener, scan.voxels, most=120)
+def _false_places(screener: nn.Module, scan: Piece) -> FloatArray:
+    peaks = peaks_of(screener, scan.voxels, most=120)
     return apart(peaks, scan, 3, LEAST_LOGIT).index_zyx
 
 

@@ -21,7 +21,18 @@ from imaging.roi import cut_roi
 from imaging.volume import FloatArray
 from models.runtime.detection import sigmoid
 from models.training.compose import Composer, implanted
-from models.training.data import NONE, Cubes, Noise, Piece, flip, resize, resized, simulate_scanner
+from models.training.data import (
+    NONE,
+    Cubes,
+    Noise,
+    Piece,
+    flip,
+    resize,
+    resized,
+    simulate_scanner,
+    zoom_factor,
+    zoomed,
+)
 from models.training.screening import apart, best_logit, hit_of, peaks_of
 
 LEAST_LOGIT = -6.0
@@ -66,28 +77,21 @@ def rated(cubes: Cubes) -> tuple[FloatArray, npt.NDArray[np.int64]]:
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
-    """A screening network, and the composer of the samples in which its candidates are read."""
-
-    screener: nn.Module
-    composer: Composer
-
-
-@dataclass(frozen=True, eq=False)
 class RegionDrawer:
     """Draws training regions.
 
     Attributes:
-        composer: its cubes teach ratings and outlines, and are implanted as neighbours.
+        composer: of the samples; its cubes teach ratings and outlines, and are implanted as
+            neighbours.
         ratings: malignancy and texture of the composer's cubes, see `rated`.
-        sources: a region is of one of them, at random for each sample.
+        screeners: the candidates of one of them are read, at random for each sample.
         side: of a region, in voxels.
         share: of regions that teach ratings and outlines.
     """
 
     composer: Composer
     ratings: tuple[FloatArray, npt.NDArray[np.int64]]
-    sources: Sequence[Source]
+    screeners: Sequence[nn.Module]
     noise: Noise = field(default_factory=lambda: Noise(96, 1))
     side: int = 48
     share: float = 0.2
@@ -105,11 +109,11 @@ class RegionDrawer:
 
         A sample without nodules, or without false positives, gives one of the other kind.
         """
-        source = self.sources[int(rng.integers(len(self.sources)))]
-        composer = source.composer
+        screener = self.screeners[int(rng.integers(len(self.screeners)))]
+        composer = self.composer
         sample = composer.ground(rng) if rng.random() < WHOLE else composer.draw(rng)
         # the candidates that the edge would send; those on no mark are false
-        peaks = peaks_of(source.screener, sample.voxels)
+        peaks = peaks_of(screener, sample.voxels)
         near = peaks.index_zyx[peaks.logit > LEAST_LOGIT]
         false = apart(peaks, sample, 2.0, LEAST_LOGIT)
         # strong false candidates are drawn more often: the cloud is asked about these
@@ -159,7 +163,9 @@ class RegionDrawer:
     def _of_cube(self, rng: np.random.Generator) -> Region:
         """Return a region of a cube's own nodule, with its ratings and its outline."""
         number = self.composer.drawn(rng)
-        cube = resized(self.composer.cubes[number], rng)
+        cube = self.composer.cubes[number]
+        # made smaller, it would not fill the region: its mirror images would
+        cube = zoomed(cube, max(zoom_factor(cube, rng), 0.82))
         z, y, x, diameter = cube.nodules[0]
         at = np.array([z, y, x]) + rng.normal(0, 1.3 + 0.05 * diameter, 3)
         # the region is cut larger or smaller and scaled to its side, and its diameter with it

@@ -24,7 +24,7 @@ from models.training.data import Cubes, Piece, load_cubes, scans_of_role
 from models.training.hybrid import HybridTask, Validation, validation_of
 from models.training.insertions import copies_of_scans
 from models.training.loop import Plan, train
-from models.training.regions import RegionDrawer, Source, rated
+from models.training.regions import RegionDrawer, rated
 from models.training.screening import ScreeningTask
 from models.training.warm_start import settle_norms, weights_of_artifact
 
@@ -162,9 +162,7 @@ def hybrid_task(
 
 def region_drawer(material: Material, screeners: Sequence[nn.Module]) -> RegionDrawer:
     """Return what draws regions around the candidates of screening networks."""
-    composer = material.composer
-    sources = [Source(screener, composer) for screener in screeners]
-    return RegionDrawer(composer, rated(material.learnt), sources)
+    return RegionDrawer(material.composer, rated(material.learnt), screeners)
 
 
 def hybrid_validation(material: Material, screeners: Sequence[nn.Module]) -> Validation:
