@@ -94,6 +94,11 @@ class Composer:
         rising = np.cumsum(self.odds)
         return int(np.searchsorted(rising, rng.random() * rising[-1]))
 
+    def drawn_scan(self, rng: np.random.Generator) -> int:
+        """Draw the number of a whole scan."""
+        weights = np.asarray(self.scan_weights) if self.scan_weights else np.ones(len(self.scans))
+        return int(rng.choice(len(self.scans), p=weights / weights.sum()))
+
     def nodule(self, rng: np.random.Generator) -> Piece:
         """Draw a cube; some large solid nodules get a cavity."""
         cube = self.cubes[self.drawn(rng)]
@@ -144,8 +149,7 @@ class Composer:
     def _crop(self, size: np.ndarray, rng: np.random.Generator) -> Piece:
         """Return a block of a scan, scaled, its grid shifted by a part of a voxel."""
         factor = float(rng.uniform(0.85, 1.2)) if rng.random() < 0.4 else 1.0
-        weights = np.asarray(self.scan_weights) if self.scan_weights else np.ones(len(self.scans))
-        number = int(rng.choice(len(self.scans), p=weights / weights.sum()))
+        number = self.drawn_scan(rng)
         # two voxels more: scaling and shifting lose one at a face
         side = int(np.ceil(size.max() / factor)) + 2
         part = _crop_padded(self.scans[number], self._centre(number, side, rng), side)

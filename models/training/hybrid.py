@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from models.training.regions import LEAST_LOGIT, RegionDrawer, as_sample
 from models.training.screening import (
     apart,
     best_logit,
-    peaks_of,
     peaks_of_each,
     peaks_of_tiles,
     place_of,
@@ -68,16 +67,6 @@ class HybridTask:
     batch: int = 24
     workers: int = 2
 
-    @cached_property
-    def _false_places(self) -> list[FloatArray]:
-        """The false candidates ``(n, 3)`` of all screening networks in each scan, in voxels."""
-        return [
-            # no copy of a scan has a name, nor other anatomy
-            np.concatenate([_false_places(one, scan) for one in self.drawer.screeners])
-            if scan.name else NONE[:, :3]
-            for scan in self.drawer.composer.scans
-        ]  # fmt: skip
-
     def batches(self, seed: int) -> Iterator[Batch]:
         """Yield ``voxels`` uint8 ``(n, 1, z, y, x)`` and what `hybrid_loss` compares with."""
         return draw_batches(
@@ -90,20 +79,17 @@ class HybridTask:
 
     def refresh(self, network: nn.Module) -> None:
         """Mine the network's own errors among the screening network's candidates in whole scans."""
-        composer = self.drawer.composer
-        # those that this network, not the screening one, finds most like a nodule
-        both = zip(composer.scans, self._false_places, strict=True)
-        hard = [_hardest(network, scan, places) for scan, places in both]
+        composer, hard = self.drawer.composer, []
+        # those that this network, not the screening ones, finds most like a nodule
+        for scan, each in zip(composer.scans, zip(*self.drawer.peaks, strict=True), strict=True):
+            # no copy of a scan has a name, nor other anatomy
+            false = [apart(of, scan, 3, LEAST_LOGIT).index_zyx for of in each if scan.name]
+            hard.append(_hardest(network, scan, np.concatenate([NONE[:, :3], *false])))
         self.drawer = replace(self.drawer, composer=replace(composer, hard=hard))
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Return the CPM of each of the scores, see `Validation.scored`."""
         return cpms(network, self.validation)
-
-
-def _false_places(screener: nn.Module, scan: Piece) -> FloatArray:
-    peaks = peaks_of(screener, scan.voxels, most=120)
-    return apart(peaks, scan, 3, LEAST_LOGIT).index_zyx
 
 
 def _hardest(network: nn.Module, scan: Piece, places: FloatArray) -> FloatArray:

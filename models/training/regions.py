@@ -1,9 +1,9 @@
 """Training regions of the hybrid, drawn around candidates of screening networks.
 
 Whether a region holds a nodule must not show in anything but its middle. So both kinds come from
-the same composed samples, around the candidates that a screening network has there: in a composed
-sample a seam, a face or a neighbouring nodule is as frequent with a nodule as without. Most of the
-samples are crops of scans as they are, half of these of copies with insertions.
+the same samples, around the candidates that a screening network has there. Half of the samples are
+composed: a seam, a face or a neighbouring nodule is as frequent with a nodule as without. The
+others are whole scans, half of them copies with insertions.
 
 Ratings and outlines are known of cubes alone. Regions cut from these teach them, and not whether
 there is a nodule.
@@ -19,7 +19,7 @@ from torch import nn
 
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray
-from models.runtime.detection import sigmoid
+from models.runtime.detection import Peaks, sigmoid
 from models.training.compose import Composer, implanted
 from models.training.data import (
     NONE,
@@ -42,7 +42,7 @@ NEIGHBOURS = 0.3
 """The share of regions, with and without a nodule, into which another nodule is implanted."""
 
 WHOLE = 0.5
-"""The share of samples that are crops of scans, besides those among the composed ones."""
+"""The share of samples that are whole scans, read as the product reads them."""
 
 EACH = 3
 """The most nodules, and the most others, that one composed sample gives."""
@@ -85,6 +85,7 @@ class RegionDrawer:
             neighbours.
         ratings: malignancy and texture of the composer's cubes, see `rated`.
         screeners: the candidates of one of them are read, at random for each sample.
+        peaks: of each of the screeners, those in each of the composer's scans.
         side: of a region, in voxels.
         share: of regions that teach ratings and outlines.
     """
@@ -92,6 +93,7 @@ class RegionDrawer:
     composer: Composer
     ratings: tuple[FloatArray, npt.NDArray[np.int64]]
     screeners: Sequence[nn.Module]
+    peaks: Sequence[Sequence[Peaks]]
     noise: Noise = field(default_factory=lambda: Noise(96, 1))
     side: int = 48
     share: float = 0.2
@@ -105,15 +107,18 @@ class RegionDrawer:
                 yield region
 
     def of_sample(self, rng: np.random.Generator) -> list[Region]:
-        """Return regions around the candidates of one composed sample, as many of each kind.
+        """Return regions around the candidates of one sample, as many of each kind.
 
         A sample without nodules, or without false positives, gives one of the other kind.
         """
-        screener = self.screeners[int(rng.integers(len(self.screeners)))]
-        composer = self.composer
-        sample = composer.ground(rng) if rng.random() < WHOLE else composer.draw(rng)
+        which = int(rng.integers(len(self.screeners)))
+        if rng.random() < WHOLE:
+            number = self.composer.drawn_scan(rng)
+            sample, peaks = self.composer.scans[number], self.peaks[which][number]
+        else:
+            sample = self.composer.draw(rng)
+            peaks = peaks_of(self.screeners[which], sample.voxels)
         # the candidates that the edge would send; those on no mark are false
-        peaks = peaks_of(screener, sample.voxels)
         near = peaks.index_zyx[peaks.logit > LEAST_LOGIT]
         false = apart(peaks, sample, 2.0, LEAST_LOGIT)
         # strong false candidates are drawn more often: the cloud is asked about these

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from rich.progress import track
 from torch import nn
 
 from imaging.roi import cut_roi
@@ -25,7 +26,7 @@ from models.training.hybrid import HybridTask, Validation, validation_of
 from models.training.insertions import copies_of_scans
 from models.training.loop import Plan, train
 from models.training.regions import RegionDrawer, rated
-from models.training.screening import ScreeningTask
+from models.training.screening import ScreeningTask, peaks_of
 from models.training.warm_start import settle_norms, weights_of_artifact
 
 COPIES = 60
@@ -162,7 +163,12 @@ def hybrid_task(
 
 def region_drawer(material: Material, screeners: Sequence[nn.Module]) -> RegionDrawer:
     """Return what draws regions around the candidates of screening networks."""
-    return RegionDrawer(material.composer, rated(material.learnt), screeners)
+    composer = material.composer
+    peaks = [
+        [peaks_of(one, scan.voxels) for scan in track(composer.scans, "screening scans")]
+        for one in screeners
+    ]
+    return RegionDrawer(composer, rated(material.learnt), screeners, peaks)
 
 
 def hybrid_validation(material: Material, screeners: Sequence[nn.Module]) -> Validation:

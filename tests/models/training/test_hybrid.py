@@ -9,7 +9,7 @@ from torch import nn
 
 from imaging.roi import cut_roi
 from models.networks.hybrid import Answers, HybridNetwork
-from models.training import hybrid
+from models.training import hybrid, regions
 from models.training.compose import Composer
 from models.training.data import Cubes, Noise, Piece, balls
 from models.training.hybrid import (
@@ -22,6 +22,7 @@ from models.training.hybrid import (
     validation_of,
 )
 from models.training.regions import LEAST_LOGIT, Region, RegionDrawer, as_sample, rated
+from models.training.screening import peaks_of
 from models.training.tiles import TILE
 from tests.models.small_networks import TINY_HYBRID
 from tests.models.training.test_data import ball, even
@@ -69,8 +70,10 @@ def drawer(
     """Cubes with a ball of 8 or 12 mm in the middle, and a lung with lumps."""
     cubes = [ball((50, 50, 50), (24.6, 25.2, 24.9), d) for d in (8.0, 12.0)]
     ratings = (np.array([0.25, np.nan]), np.array([2, -1]))
-    composer = Composer(cubes, [lung()] if scans is None else scans, side=64, noise=NOISE)
-    return RegionDrawer(composer, ratings, [screener or BrightHeat()], NOISE, SIDE, share)
+    scans, screener = [lung()] if scans is None else scans, screener or BrightHeat()
+    composer = Composer(cubes, scans, side=64, noise=NOISE)
+    peaks = [[peaks_of(screener, scan.voxels) for scan in scans]]
+    return RegionDrawer(composer, ratings, [screener], peaks, NOISE, SIDE, share)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +128,20 @@ def test_what_is_no_nodule_surrounds_a_candidate_that_lies_on_none(
         assert (region.mask[22:26, 22:26, 22:26] > 127).mean() < 0.5
         assert np.isnan(region.malignancy)
         assert region.texture == -1
+
+
+def test_a_whole_scan_gives_its_own_nodules_around_its_candidates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the product reads it: not scaled, in its own surroundings, in one of its mirror images."""
+    monkeypatch.setattr(regions, "WHOLE", 1.0)
+    monkeypatch.setattr(regions, "NEIGHBOURS", 0.0)
+    scan = lung_with_nodules()
+    source, rng = drawer(scans=[scan]), np.random.default_rng(4)
+    drawn = [region for _ in range(12) for region in source.of_sample(rng)]
+    levels = [set(np.unique(region.voxels)) for region in drawn]
+    assert {region.diameter_mm for region in drawn} == {0.0, *scan.nodules[:, 3]}
+    assert all(seen <= set(np.unique(scan.voxels)) for seen in levels)
 
 
 def test_a_region_of_a_cube_teaches_ratings_and_outline_and_not_the_label() -> None:
@@ -276,7 +293,7 @@ def test_validation_reads_nodules_and_false_positives_in_one_context() -> None:
     found = held.false_positives[worst]
     assert found[22:26, 22:26, 22:26].mean() > 150
     # the tile ends there and is continued by its mirror image or by air: not by the scan
-    peaks = hybrid.peaks_of(BrightHeat(), scan.voxels)
+    peaks = peaks_of(BrightHeat(), scan.voxels)
     assert (found != cut_roi(scan.voxels, peaks.index_zyx[0])).any()
 
 
