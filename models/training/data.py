@@ -33,6 +33,9 @@ HU_PER_LEVEL = 1400 / 255
 DENSE = 150
 """From this level of the window on, -176 HU, a nodule is solid."""
 
+THICK_MM = (2.5, 6.0)
+"""Slices that many sites store, from and to."""
+
 Batch = dict[str, torch.Tensor]
 Stream = Callable[[np.random.Generator], Iterator[Batch]]
 """Yields samples without end."""

@@ -22,6 +22,7 @@ from models.training.hybrid import (
     validation_of,
 )
 from models.training.regions import LEAST_LOGIT, Region, RegionDrawer, as_sample, rated
+from models.training.runs import Material, region_drawer
 from models.training.screening import peaks_of
 from models.training.tiles import TILE
 from tests.models.small_networks import TINY_HYBRID
@@ -142,6 +143,17 @@ def test_a_whole_scan_gives_its_own_nodules_around_its_candidates(
     levels = [set(np.unique(region.voxels)) for region in drawn]
     assert {region.diameter_mm for region in drawn} == {0.0, *scan.nodules[:, 3]}
     assert all(seen <= set(np.unique(scan.voxels)) for seen in levels)
+
+
+def test_half_of_the_whole_scans_have_thick_slices_and_their_own_candidates() -> None:
+    nothing = Cubes((), (), np.zeros(0), np.zeros(0))
+    source = region_drawer(Material(nothing, (lung(), lung()), (), ()), [BrightHeat()])
+    thin, thick = (scan.voxels for scan in source.composer.scans)
+    np.testing.assert_array_equal(thin, lung().voxels)
+    edges = [np.abs(np.diff(one.astype(int), axis=0)).max() for one in (thin, thick)]
+    assert edges[1] < 0.7 * edges[0]
+    strongest = [peaks.logit[0] for peaks in source.peaks[0]]
+    assert strongest[0] != strongest[1]
 
 
 def test_a_region_of_a_cube_teaches_ratings_and_outline_and_not_the_label() -> None:
