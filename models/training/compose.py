@@ -24,7 +24,6 @@ from imaging.morphology import dilate, squared_distance
 from imaging.volume import FloatArray, UInt8Array
 from models.training.data import (
     NONE,
-    THICK_MM,
     Cubes,
     Noise,
     Piece,
@@ -83,7 +82,7 @@ class Composer:
         # tells how a sample was made
         sample = makers[int(rng.choice(len(makers), p=self.shares))](rng)
         if rng.random() < 0.45:
-            sample = replace(sample, voxels=thickened(sample.voxels, rng, THICK_MM))
+            sample = replace(sample, voxels=thickened(sample.voxels, rng))
         if rng.random() < 0.35:
             sample = replace(sample, voxels=self.noise.added(sample.voxels, rng))
         return ended(sample, rng) if rng.random() < 0.15 else sample

@@ -33,9 +33,6 @@ HU_PER_LEVEL = 1400 / 255
 DENSE = 150
 """From this level of the window on, -176 HU, a nodule is solid."""
 
-THICK_MM = (2.5, 6.0)
-"""Slices that many sites store, from and to."""
-
 Batch = dict[str, torch.Tensor]
 Stream = Callable[[np.random.Generator], Iterator[Batch]]
 """Yields samples without end."""
@@ -272,7 +269,7 @@ def hollowed(piece: Piece, rng: np.random.Generator) -> Piece:
 
 
 def thickened(
-    voxels: UInt8Array, rng: np.random.Generator, thick_mm: tuple[float, float] = (1.8, 4.0)
+    voxels: UInt8Array, rng: np.random.Generator, thick_mm: tuple[float, float] = (2.5, 6.0)
 ) -> UInt8Array:
     """Simulate slices as thick as ``thick_mm``, from and to, resampled to 1 mm."""
     depth = voxels.shape[0]
@@ -349,7 +346,7 @@ def simulate_scanner(piece: Piece, rng: np.random.Generator, *, thicken: float =
     """Simulate another scanner but for its noise; each effect is applied in some of the cases."""
     voxels = piece.voxels
     if rng.random() < thicken:
-        voxels = thickened(voxels, rng)
+        voxels = thickened(voxels, rng, (1.8, 4.0))
     if rng.random() < 0.3:
         voxels = kernelled(voxels, rng)
     if rng.random() < 0.7:

@@ -22,7 +22,7 @@ from models.networks.hybrid import HybridNetwork, HybridSpec, scales, without_sp
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.runtime.errors import UnfitArtifact
 from models.training.compose import Composer, odds_of
-from models.training.data import THICK_MM, Cubes, Piece, load_cubes, scans_of_role, thickened
+from models.training.data import Cubes, Piece, load_cubes, scans_of_role, thickened
 from models.training.hybrid import HybridTask, Validation, validation_of
 from models.training.insertions import copies_of_scans
 from models.training.loop import Plan, train
@@ -167,14 +167,12 @@ def region_drawer(material: Material, screeners: Sequence[nn.Module]) -> RegionD
     composer, rng = material.composer, np.random.default_rng(0)
     scans = list(composer.scans)
     for number in range(1, len(scans), 2):  # half of them have thick slices
-        thick = thickened(scans[number].voxels, rng, THICK_MM)
-        scans[number] = replace(scans[number], voxels=thick)
-    composer = replace(composer, scans=scans)
+        scans[number] = replace(scans[number], voxels=thickened(scans[number].voxels, rng))
     peaks = [
         [peaks_of(one, scan.voxels) for scan in track(scans, "screening scans")]
         for one in screeners
     ]
-    return RegionDrawer(composer, rated(material.learnt), screeners, peaks)
+    return RegionDrawer(replace(composer, scans=scans), rated(material.learnt), screeners, peaks)
 
 
 def hybrid_validation(material: Material, screeners: Sequence[nn.Module]) -> Validation:

@@ -227,14 +227,12 @@ def _batched(sample: Piece, *, cut: bool) -> Batch:
     }
 
 
-def peaks_of(network: nn.Module, voxels: UInt8Array, *, most: int = 200) -> Peaks:
+def peaks_of(network: nn.Module, voxels: UInt8Array) -> Peaks:
     """Return the torch network's peaks in a box, which is padded as the runtime pads it."""
-    return peaks_of_each(network, [voxels], most=most)[0]
+    return peaks_of_each(network, [voxels])[0]
 
 
-def peaks_of_each(
-    network: nn.Module, boxes: Sequence[UInt8Array], *, most: int = 200, batch: int = 8
-) -> list[Peaks]:
+def peaks_of_each(network: nn.Module, boxes: Sequence[UInt8Array], batch: int = 8) -> list[Peaks]:
     """Return the peaks of boxes; neighbours of one shape are read together."""
     device, found = next(network.parameters()).device, list[Peaks]()
     while len(found) < len(boxes):
@@ -244,7 +242,7 @@ def peaks_of_each(
         x = torch.from_numpy(np.stack([padded(box) for box in part])).to(device)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
             maps = network(x[:, None].float() / 255).float().cpu().numpy()[:, :5]
-        found += [find_peaks(one, least_logit=-7.0, most=most) for one in maps]
+        found += [find_peaks(one, least_logit=-7.0, most=200) for one in maps]
     return found
 
 
