@@ -43,7 +43,7 @@ class Signed:
     private: Path
 
 
-def refitted(manifest: str, share: float = 0.999) -> str:
+def refitted(manifest: str, share: float = 0.9999) -> str:
     """The manifest with another threshold of the shipped model: another version of it."""
     pattern = r"(\[screening-int8\.settings\.thresholds\].*?\nfinding = )([0-9.]+)"
 
