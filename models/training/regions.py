@@ -45,7 +45,7 @@ WHOLE = 0.5
 """The share of samples that are whole scans, read as the product reads them."""
 
 EACH = 3
-"""The most nodules, and the most others, that one composed sample gives."""
+"""The most nodules, and the most others, that one sample gives."""
 
 
 @dataclass(frozen=True, eq=False)

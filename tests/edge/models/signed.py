@@ -43,12 +43,12 @@ class Signed:
     private: Path
 
 
-def refitted(manifest: str, share: float = 0.9999) -> str:
+def refitted(manifest: str) -> str:
     """The manifest with another threshold of the shipped model: another version of it."""
     pattern = r"(\[screening-int8\.settings\.thresholds\].*?\nfinding = )([0-9.]+)"
 
     def moved(found: re.Match[str]) -> str:
-        return f"{found[1]}{share * float(found[2]):.6f}"
+        return f"{found[1]}{0.9999 * float(found[2]):.6f}"
 
     edited, count = re.subn(pattern, moved, manifest, flags=re.DOTALL)
     assert count == 1
