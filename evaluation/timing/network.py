@@ -38,7 +38,7 @@ def network(
     ]
     return {
         "threads": sessions[0].threads,
-        "shape": ",".join(map(str, BOX)),
+        "shape": ",".join(map(str, _shape(sessions[0].artifact, BOX))),
         "batch": batch,
         "rounds": ROUNDS,
         "passes": passes(sessions, BOX, each(range(ROUNDS), "rounds"), batch=batch),
@@ -87,6 +87,10 @@ def _named(name: str) -> Artifact:
 
 
 def _input(artifact: Artifact, shape: tuple[int, int, int], batch: int) -> np.ndarray:
-    roi_or_box = artifact.settings["roi_shape"] if artifact.kind == "hybrid" else shape
     rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (batch, 1, *map(int, roi_or_box)), dtype=np.uint8)
+    return rng.integers(0, 256, (batch, 1, *_shape(artifact, shape)), dtype=np.uint8)
+
+
+def _shape(artifact: Artifact, box: Sequence[int]) -> Sequence[int]:
+    """Return what one pass reads ``(z, y, x)``: a hybrid reads an ROI, whatever the box is."""
+    return artifact.settings["roi_shape"] if artifact.kind == "hybrid" else box

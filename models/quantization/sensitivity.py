@@ -61,7 +61,7 @@ def run_ranges(
 ) -> list[dict[str, Any]]:
     """Return the difference of INT8 from float on validation for each method to find ranges.
 
-    The last row is the trained simulation, if there is one: see `trained_simulation`.
+    The last row is the registered file, if there is one: see `trained_simulation`.
     """
     network = make_network(kind, start).eval()
     exact = export_float(network, kind)
@@ -75,7 +75,7 @@ def run_ranges(
         for method in METHODS
     }
     if qat is not None or f"{kind}-int8" in every():
-        simulations["learnt"] = trained_simulation(network, kind, qat)
+        simulations["registered"] = trained_simulation(network, kind, qat)
     return [{"ranges": name, **distance(one, batches, wanted)} for name, one in simulations.items()]
 
 

@@ -28,7 +28,7 @@ MINED = 40
 """The worst errors of the network in each whole scan that later samples show more often."""
 
 EDGE_WEIGHT = 0.3
-"""Of the screening network's logit in the figures of both, about as the merger's fit finds it."""
+"""Of the screening network's logit in the figures of both, which hardly change up to a half."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -189,11 +189,11 @@ def test_a_rounding_that_stands_for_a_relu_stays() -> None:
     assert float(np.abs(found - wanted).mean()) < 0.03
 
 
-def test_ranges_compare_every_method_and_what_was_learnt(
+def test_ranges_compare_every_method_and_the_registered_file(
     trained: Path, shelf: Path, start: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = run_ranges("screening", shelf, [start], trained)
-    assert [row["ranges"] for row in rows] == [*METHODS, "learnt"]
+    assert [row["ranges"] for row in rows] == [*METHODS, "registered"]
     assert all(row["heat"] > 0 and row["place"] > 0 for row in rows)
     *methods, filed = run_ranges("screening", shelf, [start], None)
     assert methods == rows[:-1]
