@@ -12,8 +12,7 @@ from process.command_line import Json, PlainGroup
 
 Kind = Annotated[Literal["screening", "hybrid"], typer.Argument(help="Kind of network.")]
 Method = Annotated[
-    Literal["minmax", "percentile", "entropy"],
-    typer.Option(help="Method for the initial INT8 ranges."),
+    Literal["minmax", "percentile"], typer.Option(help="Method for the initial INT8 ranges.")
 ]
 
 Data = Annotated[
@@ -266,7 +265,7 @@ def int4(
 
 @app.command()
 def ranges(kind: Kind, data: Data, start: Starts, qat: Qat = None, as_json: Json = False) -> None:
-    """Measure INT8 against float on validation: min-max, percentile, entropy, learned ranges."""
+    """Measure INT8 against float on validation: min-max, percentile, and the registered file."""
     from models.quantization.sensitivity import run_ranges, show_ranges
 
     show_ranges(run_ranges(kind, data, start, qat), as_json)

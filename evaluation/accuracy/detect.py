@@ -21,7 +21,7 @@ from edge.settings.core import load_settings
 from evaluation.accuracy.bootstrap import operating_point
 from evaluation.accuracy.nodules import CAVEAT
 from evaluation.accuracy.options import Marks
-from evaluation.accuracy.truth import RIM_MM, Truth, read_truth, scan_name, score_scan, truth_of
+from evaluation.accuracy.truth import Truth, read_truth, scan_name, score_scan, truth_of
 from evaluation.errors import MissingData
 from evaluation.phantoms import prepare
 from evaluation.run import SHARE, Deadline, Model, Seed, Table, command, each
@@ -121,9 +121,7 @@ def study_folders(folder: Path) -> list[Path]:
     return studies
 
 
-def read_one(
-    pipeline: Pipeline, study: Path, out: Path, truth: Truth | None, *, rim_mm: float = RIM_MM
-) -> StudyRow:
+def read_one(pipeline: Pipeline, study: Path, out: Path, truth: Truth | None) -> StudyRow:
     """Read one study; its report is left in a sub-folder of ``out``.
 
     A study without known truth, or that is not fully marked, counts only for the times.
@@ -143,7 +141,7 @@ def read_one(
     }
     if truth is not None and truth.fully_marked:
         detections = [(finding.centre_mm, finding.probability) for finding in report.findings]
-        scores = score_scan(detections, truth, rim_mm=rim_mm)
+        scores = score_scan(detections, truth)
         row |= {"lesions": len(truth.lesions), "found": scores.found}
         row["false_positives"] = scores.false_score.size
     return row
@@ -161,13 +159,10 @@ def refusal(report: Report) -> str:
 
 
 def read_phantom(pipeline: Pipeline, spec: PhantomSpec, out: Path) -> StudyRow:
-    """Write a phantom as a DICOM series, read that, and compare the report with the truth.
-
-    The truth is exact, so there is no rim: a finding outside every nodule is a false positive.
-    """
+    """Write a phantom as a DICOM series, read that, and compare the report with the truth."""
     with tempfile.TemporaryDirectory(prefix="overread-phantom-") as folder:
         (made,) = prepare([spec], Path(folder))
-        return read_one(pipeline, made.folder, out, truth_of(made.nodules), rim_mm=0.0)
+        return read_one(pipeline, made.folder, out, truth_of(made.nodules))
 
 
 def as_dict(rows: Sequence[StudyRow]) -> dict[str, Any]:

@@ -23,9 +23,6 @@ from imaging.volume import FloatArray, Nodule, Triple, triple
 from imaging.volume_files import FORMATS
 from models.data_folder import BY_EYE, FOUND, stacked
 
-RIM_MM = 3.0
-"""A detection up to this far outside a known lesion is neither hit nor false positive."""
-
 IGNORED = ("excluded", "doubtful")
 """The kinds of marks that need not be `FOUND`."""
 
@@ -83,18 +80,16 @@ class Truth:
         """Return whether a detection there is false: on no lesion and no ignored place."""
         return not any(place.hit_by(point_mm) for place in (*self.lesions, *self.ignored))
 
-    def spheres(self, rim_mm: float = RIM_MM) -> tuple[FloatArray, FloatArray]:
-        """Return what must be found ``(n, 4)`` and what is ignored ``(m, 4)``, rims included.
+    def spheres(self) -> tuple[FloatArray, FloatArray]:
+        """Return what must be found ``(n, 4)`` and what is ignored ``(m, 4)``.
 
         The columns are x, y, z and diameter in mm, as `froc.match_scan` takes them.
         """
-        rims = self.lesions if rim_mm > 0 else ()
-        ignored = [*_rows(self.ignored), *_rows(rims, rim_mm)]
-        return stacked(_rows(self.lesions)), stacked(ignored)
+        return stacked(_rows(self.lesions)), stacked(_rows(self.ignored))
 
 
-def _rows(lesions: Sequence[Lesion], rim_mm: float = 0.0) -> list[tuple[float, ...]]:
-    return [(*one.centre_mm, 2 * (one.reach_mm + rim_mm)) for one in lesions]
+def _rows(lesions: Sequence[Lesion]) -> list[tuple[float, ...]]:
+    return [(*one.centre_mm, 2 * one.reach_mm) for one in lesions]
 
 
 Detection = tuple[Triple, float]
@@ -118,16 +113,14 @@ class ScanScores:
         return int(np.isfinite(self.lesion_score).sum())
 
 
-def score_scan(
-    detections: Iterable[Detection], truth: Truth, *, rim_mm: float = RIM_MM
-) -> ScanScores:
+def score_scan(detections: Iterable[Detection], truth: Truth) -> ScanScores:
     """Sort the detections of one scan into hits and false positives, by the rules of LUNA16.
 
-    A lesion has the highest score of the detections that hit it. A detection within ``rim_mm``
-    outside a lesion, or on an ignored place, is not counted. Every other one is a false positive.
+    A lesion has the highest score of the detections that hit it. A detection on an ignored place is
+    not counted. Every other one is a false positive.
     """
     rows = [(*location, score) for location, score in detections]
-    best, false, _, _ = match_scan(stacked(rows), *truth.spheres(rim_mm))
+    best, false, _, _ = match_scan(stacked(rows), *truth.spheres())
     return ScanScores(best, false)
 
 

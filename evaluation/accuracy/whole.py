@@ -134,7 +134,7 @@ class WholeScan:
             yield (number in after) is hit if counts else None
 
     def _matched(self, detections: Sequence[tuple[Triple, float]]) -> ScanScores:
-        return score_scan(detections, self.truth, rim_mm=0.0)
+        return score_scan(detections, self.truth)
 
 
 def read_whole(folder: Path, truth: Truth, agent: Agent, stage: Stage) -> WholeScan:

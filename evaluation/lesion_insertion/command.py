@@ -143,9 +143,9 @@ def lesion_insertion(
     hosts = [prepare_host(load_host(one, known), reads) for one in each(folders, "scans")]
     nodules, masses, not_placed = _plan(hosts, donors, together)
     limits, every = agent.thresholds, [*nodules, *masses]
-    low = limits.dismiss
-    read = [one for scan in each(every, OWN) for one in read_synthetic(scan, reads, low)]
-    thick = [s for scan in each(nodules, THICK) for s in read_synthetic(scan, reads, low, SLICE_MM)]
+    read = [s for scan in each(every, OWN) for s in read_synthetic(scan, reads, limits)]
+    slices = partial(read_synthetic, reads=reads, limits=limits, slice_mm=SLICE_MM)
+    thick = [one for scan in each(nodules, THICK) for one in slices(scan)]
     return {
         "split": split,
         "reader": STAGES[stage],

@@ -1,7 +1,7 @@
 """Our policy against fixed thresholds, on whole scans over a link that answers everything.
 
 A *real* study is a scan with all that is marked in it. A *semi-synthetic* one is a copy of a real
-scan with nodules of other patients of its split inserted. It gives only the sensitivity to these
+scan with nodules of its split inserted. It gives only the sensitivity to these
 nodules: the false positives of its scan are counted once, in the real study.
 
 Each policy is a band of the edge's scores: what lies in it is sent, and what lies above is
@@ -38,9 +38,6 @@ FIXED, PAIR, TUNED = "fixed threshold", "fixed pair", "edge only, tuned"
 
 VERDICTS, OURS = "ours, verdicts only", "ours"
 """The agent without characterization, which fixed thresholds do not request, and as it is set."""
-
-PROPOSED = 0.002
-"""Candidates below this score are left out: cloud only would send them too."""
 
 LIMIT, CLOUD_LIMIT = 0.5, 0.35
 """Required: the largest share of the ROIs and bytes of fixed thresholds, and of cloud only."""
@@ -156,7 +153,7 @@ def read_studies(scans: Iterable[Scan], count: int, agent: Agent) -> Studies:
     patients, home = list[str](), list[int]()
     for number, (volume, nodules, owners, truth) in enumerate(each(scans, "studies", count)):
         box = preprocess(volume)
-        found = [c for c in agent.reads(Stage.EDGE)(box)[Stage.EDGE] if c.score >= PROPOSED]
+        found = agent.reads(Stage.EDGE)(box)[Stage.EDGE]
         found = sorted(found, key=lambda one: -one.score)[: agent.max_rois]
         for one, chance in zip(found, agent.second_scores(found, box).tolist(), strict=True):
             hits = [known.hit_by(one.centre_mm) for known in nodules]

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edge.decide import Thresholds
 from evaluation.accuracy.bootstrap import figures
 from evaluation.accuracy.data import MATCH_MM, Cube, read_cubes
 from evaluation.accuracy.froc import Scored
@@ -119,12 +120,12 @@ class InsertionScore:
 
 
 def read_synthetic(
-    scan: SyntheticScan[PreparedHost], reads: Reads, dismiss: float, slice_mm: float = 0.0
+    scan: SyntheticScan[PreparedHost], reads: Reads, limits: Thresholds, slice_mm: float = 0.0
 ) -> list[InsertionScore]:
     """Read one synthetic scan as the agent reads it, from the volume on.
 
-    The edge dismisses candidates below ``dismiss``, but no mass. The slices are the scan's own, or
-    averaged to ``slice_mm``.
+    The edge dismisses candidates below ``limits.dismiss``, and masses below ``possible``.
+    The slices are the scan's own, or averaged to ``slice_mm``.
     """
     host = scan.host.host
     volume = thickened(insert(host.volume, scan.insertions), slice_mm)
@@ -133,9 +134,14 @@ def read_synthetic(
     for one in scan.insertions:
         on = {stage: [c for c in of if one.hit_by(c.centre_mm)] for stage, of in found.items()}
         best = {stage: max((c.score for c in of), default=-np.inf) for stage, of in on.items()}
-        kept = any(c.score >= dismiss or c.diameter_mm > MASS_MM for c in on[Stage.EDGE])
+        kept = any(_kept(c, limits) for c in on[Stage.EDGE])
         scores.append(InsertionScore(one, best, kept))
     return scores
+
+
+def _kept(candidate: Candidate, limits: Thresholds) -> bool:
+    mass = candidate.diameter_mm > MASS_MM
+    return candidate.score >= (limits.possible if mass else limits.dismiss)
 
 
 def thickened(volume: Volume, slice_mm: float) -> Volume:

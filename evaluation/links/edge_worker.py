@@ -101,7 +101,7 @@ class Edge:
         self._store.pending.discard(report.study_key)
         truth = truth_of(study.nodules)
         findings = [(finding.centre_mm, finding.probability) for finding in report.findings]
-        scores = score_scan(findings, truth, rim_mm=0.0)
+        scores = score_scan(findings, truth)
         return {
             "took_s": took_s,
             "scheduler_delay_s": delay_s,

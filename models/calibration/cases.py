@@ -31,8 +31,6 @@ SAME_MM = 6.0
 STRONGEST = 20
 TOGETHER = 8
 """Nodules in one copy of a scan."""
-RIM_MM = 5.0
-"""A candidate up to this far outside a mark is neither nodule nor false."""
 _BATCH = 8
 
 
@@ -136,13 +134,13 @@ def candidates_of(scans: Iterable[Scan], readers: Readers) -> Cases:
     """Return the candidates of real scans: the best on each nodule, and every false one."""
     found = _NO_CASES
     for scan in scans:
-        # a nodule counts once, by its best candidate; a false candidate must be clear of every mark
+        # a nodule counts once, by its best candidate; one on no mark is false
         nodules = [Nodule(triple(xyz), mm) for *xyz, mm in scan.nodules.tolist()]
         hits, lost = _best(scan.candidates, nodules, [scan.name] * len(nodules))
         marks = np.concatenate([scan.nodules, scan.ignored])
         for one in scan.candidates:
             away = np.linalg.norm(marks[:, :3] - one.centre_mm, axis=1)
-            if (away >= marks[:, 3] / 2 + RIM_MM).all():
+            if (away >= marks[:, 3] / 2).all():
                 hits.append((one, False, scan.name))
         found += _cases(readers, scan.space.box, hits, lost, scans=1)
     return found

@@ -4,7 +4,8 @@ The fit uses whole scans of training and validation, and nodules of validation p
 into them. The guarantee uses nodules of the split ``calibration``, whose patients nothing else was
 fitted on, inserted into scans of validation, on which no network was trained. It states what share
 of a patient's nodules is missed: by the findings, and by findings and possible findings together.
-Both statements hold together with confidence 1 - delta: each gets half of delta.
+Both statements hold together with confidence 1 - delta, also after a choice among `COMPARED`
+settings by what they lose here: each statement of each gets an equal part of delta.
 
 Limits: the scans are few, and an inserted nodule touches neither wall nor vessel.
 """
@@ -40,6 +41,9 @@ PLACEMENTS = 6
 """Places of each nodule, one after the other; with 3, CPMs of two draws differ by up to 0.04."""
 
 SEED = 20261129
+
+COMPARED = 10
+"""Settings that were compared by their losses of the calibration patients, these included."""
 
 BASIS = "nodules inserted into whole scans, away from wall and vessels"
 
@@ -115,7 +119,7 @@ def losses(
     limits, nodule = settings["thresholds"], cases.nodule
     edge, both = (one[nodule] for one in probabilities(cases, settings, cloud))
     owner = np.concatenate([cases.owner[nodule], np.array(cases.missed, str)])
-    # a mass is never dismissed; a nodule without a candidate is lost to both lists
+    # a mass is dismissed only below ``possible``; a nodule without a candidate is lost to both
     dismissed = (edge < limits["dismiss"]) & ~cases.mass[nodule]
     unseen = np.ones(len(cases.missed), bool)
     findings, listed = (
@@ -137,13 +141,18 @@ def stated(
     if listed.all():
         raise ValueError(f"{len(listed)} patients lose nodules each: nothing can be guaranteed")
     return {
-        "alpha": _up(upper_bound(listed, delta / 2)),
-        "alpha_findings": _up(upper_bound(findings, delta / 2)),
+        "alpha": _up(upper_bound(listed, part_of(delta))),
+        "alpha_findings": _up(upper_bound(findings, part_of(delta))),
         "delta": delta,
         "patients": len(listed),
         "calibration": identity_of(cases),
         "basis": BASIS,
     }
+
+
+def part_of(delta: float) -> float:
+    """Return what one of two statements gets of ``delta``."""
+    return delta / (2 * COMPARED)
 
 
 def conditions(scans: Sequence[Scan]) -> dict[str, Any]:

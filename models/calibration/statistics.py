@@ -4,7 +4,8 @@
 loses on average at most a share alpha of his nodules. Nodules of one patient resemble each other,
 so the patient is the exchangeable unit, and his loss is the *share* of his nodules that are lost.
 The miss rate pooled over nodules is not guaranteed; patients with many nodules weigh more there.
-Networks, calibration, merger and thresholds must have been fitted on other patients.
+Networks, calibration, merger and thresholds must have been fitted on other patients. If settings
+were compared by these losses, each of them gets a part of delta (Bonferroni).
 
 **How.** The losses of ``n`` exchangeable patients lie in [0, 1]. A p-value tests "the risk exceeds
 alpha"; the bound is the smallest alpha that is still rejected at delta. One bound is used, and it

@@ -31,14 +31,11 @@ OPERATORS = {
 }
 """The operators that are quantised, except for the nodes of `_float_nodes`."""
 
-METHODS = {
-    "minmax": CalibrationMethod.MinMax,
-    "percentile": CalibrationMethod.Percentile,
-    "entropy": CalibrationMethod.Entropy,
-}
+METHODS = {"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile}
 
 CALIBRATION_CUBES = 96
-"""Training cubes that quantisation is calibrated on, in addition to whole training scans."""
+"""Training cubes that a hybrid's ranges are found on, beside whole training scans; the screening
+network's are found on a third."""
 
 
 def run_export(kind: str, data: Path, weights: Sequence[Path], method: str, name: str) -> None:

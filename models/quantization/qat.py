@@ -32,7 +32,7 @@ from models.quantization.simulation import Simulation, exact_weights, to_onnx
 from models.runtime.artifacts import find
 from models.runtime.errors import NoWeights
 from models.training.data import Batch
-from models.training.loop import Plan, Task, train
+from models.training.loop import Plan, Task, placed, train
 from models.training.runs import Run, make_network, make_screening, task_of
 
 STAGES = 3
@@ -130,7 +130,7 @@ class MatchTask:
 
     def __init__(self, base: Task, reference: nn.Module, network: nn.Module) -> None:
         self.network, self.refresh, self.evaluate = network, base.refresh, base.evaluate
-        self._base, self._reference = base, reference
+        self._base, self._reference = base, placed(reference)
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """Yield the voxels of the base's batches."""

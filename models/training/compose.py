@@ -175,8 +175,7 @@ class Composer:
         """Return a block of a cube or, as often, of a whole scan."""
         if not self.scans or rng.random() < 0.5:
             return self._part_of_cube(size, rng)
-        part = self._crop(size + size % 2, rng)
-        part = crop(flip(part, rng), (0, 0, 0), size) if len(set(size)) == 1 else part
+        part = flip(self._crop(np.full(3, size.max()), rng), rng)  # as a cube is: any symmetry
         return _inside(simulate_scanner(crop(part, (0, 0, 0), size), rng, thicken=0.25))
 
     def _part_of_cube(self, size: np.ndarray, rng: np.random.Generator) -> Piece:

@@ -89,14 +89,21 @@ def zoomed(piece: Piece, factor: float) -> Piece:
     """Scale the piece by ``factor``, diameters too."""
     if factor == 1.0:
         return piece
-    shift = np.array([0.5 * factor - 0.5] * 3 + [0.0])  # voxel centres lie at halves
-    return piece.moved(lambda voxels: resize(voxels, factor), lambda marks: marks * factor + shift)
+    # whole voxels are left of it, so each axis has a factor of its own
+    z, y, x = (_scaled(n, factor) / n for n in piece.voxels.shape)
+    scale = np.array([z, y, x, np.cbrt(z * y * x)])
+    shift = np.append(0.5 * scale[:3] - 0.5, 0.0)  # voxel centres lie at halves
+    return piece.moved(lambda voxels: resize(voxels, factor), lambda marks: marks * scale + shift)
+
+
+def _scaled(voxels: int, factor: float) -> int:
+    return max(4, round(voxels * factor))
 
 
 def resize(voxels: UInt8Array, factor: float) -> UInt8Array:
     """Scale uint8 ``(z, y, x)`` by ``factor`` along every axis, trilinear or averaged."""
     # along z first, with each column as a row of one image, then slice by slice in the plane
-    z, y, x = (max(4, round(n * factor)) for n in voxels.shape)
+    z, y, x = (_scaled(n, factor) for n in voxels.shape)
     how = cv2.INTER_AREA if factor < 0.7 else cv2.INTER_LINEAR  # small voxels are averaged
     deep = cv2.resize(np.ascontiguousarray(voxels).reshape(voxels.shape[0], -1),
                       (voxels[0].size, z), interpolation=how)  # fmt: skip
@@ -288,7 +295,7 @@ def toned(
     levels = np.arange(256, dtype=np.float32)
     # 256 levels: a table is faster than arithmetic on the voxels
     table = levels * rng.uniform(1 - gain, 1 + gain) + rng.uniform(-hu, hu) / HU_PER_LEVEL
-    table = np.clip(table, 0, 255).astype(np.uint8)
+    table = np.rint(np.clip(table, 0, 255)).astype(np.uint8)
     return np.asarray(cv2.LUT(np.ascontiguousarray(voxels).ravel(), table), np.uint8).reshape(
         voxels.shape
     )
@@ -302,11 +309,11 @@ def kernelled(voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     sigma, amount = float(rng.uniform(0.5, 1.0)), float(rng.uniform(-1.0, 1.2))
     if rng.random() < 0.3:
         amount = float(rng.uniform(1.2, 2.4))
-    image = np.ascontiguousarray(voxels).reshape(-1, voxels.shape[2])  # slices under each other
+    image = np.ascontiguousarray(np.moveaxis(voxels, 0, -1))  # slices as the channels of one image
     # unsharp masking: adding the difference to the blurred image sharpens, subtracting it softens
     soft = cv2.GaussianBlur(image, (0, 0), sigma)
     out = cv2.addWeighted(image, 1 + amount, soft, -amount, 0)
-    return np.asarray(out.reshape(voxels.shape), np.uint8)
+    return np.ascontiguousarray(np.moveaxis(out.reshape(image.shape), -1, 0))
 
 
 class Noise:

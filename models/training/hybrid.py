@@ -35,7 +35,8 @@ EDGE_WEIGHT = 0.3
 class Validation:
     """Regions of nodules and of false positives in equal context, with the edge's logits.
 
-    ``scans`` is the number of whole scans that the false positives come from.
+    The logit of a nodule that the edge does not propose is -inf, whatever reads it. ``scans`` is
+    the number of whole scans that the false positives come from.
     """
 
     nodules: UInt8Array
@@ -47,6 +48,7 @@ class Validation:
     def scored(self, network: nn.Module) -> dict[str, tuple[FloatArray, FloatArray]]:
         """Return the logits of nodules and of false positives: of the network, the edge, both."""
         nodule, other = (logits(network, r) for r in (self.nodules, self.false_positives))
+        nodule[np.isneginf(self.nodule_logit)] = -np.inf  # no reader mends what is not sent
         return {
             "alone": (nodule, other),
             "both": (
@@ -127,7 +129,7 @@ def validation_of(
     regions, logit, others, other_logit = [], [], [], []
     for cube, peaks in zip(cubes, each, strict=True):
         regions.append(cut_roi(cube.voxels, place_of(cube.nodules[0], peaks.index_zyx)))
-        logit.append(max(best_logit(peaks, cube.nodules[0]), LEAST_LOGIT))
+        logit.append(best_logit(peaks, cube.nodules[0]))
     for scan in scans:
         peaks = apart(peaks_of_tiles(screener, scan.voxels), scan, 3, LEAST_LOGIT)
         other_logit += peaks.logit.tolist()

@@ -170,8 +170,10 @@ def train(task: Task, plan: Plan) -> nn.Module:
         state.restore(plan.out / CHECKPOINT, plan.same())
         # a round that was logged and not saved is taken again
         write_log(plan.out, [one for one in read_log(plan.out) if one["steps"] <= state.steps])
-    elif (plan.out / LOG).exists():
+    elif not plan.resume and (plan.out / LOG).exists():
         raise UnfitArtifact(f"{plan.out}: it holds a run; expected --resume or a new folder")
+    else:
+        write_log(plan.out, [])  # a first round that was logged and not saved is taken again
     with Progress() as progress:
         bar = progress.add_task("training", total=plan.steps, completed=state.steps)
         while state.steps < plan.steps:

@@ -98,7 +98,9 @@ def run_hybrid(run: Run, screening: Sequence[Path], reads: Sequence[int] = ()) -
     material = run.material()
     hybrid = ready(make_hybrid(run.start, reads), run.start, material)
     task = hybrid_task(material, [make_screening(path).eval() for path in screening], hybrid)
-    train(task, run.plan(material.learnt, decay=0.05))
+    plan = run.plan(material.learnt, decay=0.05)
+    facts = {**plan.facts, "screening": [str(path) for path in screening]}
+    train(task, replace(plan, facts=facts))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,8 @@ def test_a_lesion_is_hit_within_half_its_diameter() -> None:
     assert not lesion.hit_by((15.0, 0, 0))
 
 
-def test_detections_are_sorted_into_hits_rim_and_false() -> None:
-    """The best hit scores for the lesion, rim and ignored lesions count neither way."""
+def test_detections_are_sorted_into_hits_and_false() -> None:
+    """The best hit scores for the lesion; ignored lesions count neither way."""
     lesion = Lesion((0.0, 0.0, 0.0), 20.0)
     detections = [
         ((9.0, 0.0, 0.0), 0.6),
@@ -25,9 +25,7 @@ def test_detections_are_sorted_into_hits_rim_and_false() -> None:
     ]
     scores = score_scan(detections, Truth((lesion,)))
     assert (scores.lesion_score.tolist(), scores.found) == ([0.7], 1)
-    assert scores.false_score.tolist() == [0.5, 0.2]
-    without_rim = score_scan(detections[2:3], Truth((lesion,)), rim_mm=0.0)
-    assert (without_rim.found, without_rim.false_score.tolist()) == (0, [0.99])
+    assert scores.false_score.tolist() == [0.99, 0.5, 0.2]
     ignored = score_scan([((1.0, 0.0, 0.0), 0.9)], Truth(ignored=(lesion,)))
     assert ignored.lesion_score.size == ignored.false_score.size == 0
 

@@ -71,10 +71,13 @@ def synthetic(untouched: PreparedHost, *shifts_mm: float, masses: bool = False) 
     return SyntheticScan(untouched, tuple(insertions))
 
 
+LIMITS = Thresholds(possible=0.5, finding=0.55, dismiss=0.6, report=0.9)
+
+
 def test_false_positives_are_those_of_the_host(untouched: PreparedHost) -> None:
     """However many synthetic scans are read, the host's false positive counts once."""
     read = [synthetic(untouched, shift) for shift in (0.0, 10.0)]
-    found = [one for scan in read for one in read_synthetic(scan, reads, 0.0)]
+    found = [one for scan in read for one in read_synthetic(scan, reads, LIMITS)]
     whole = scored(found, [untouched], Stage.EDGE)
     assert whole.false_score.tolist() == [0.6]
     assert whole.scans == 1
@@ -88,12 +91,11 @@ def result(untouched: PreparedHost, stage: Stage = Stage.EDGE) -> dict[str, Any]
     """
     scans = [synthetic(untouched, 0.0), synthetic(untouched, 10.0)]
     scans.append(synthetic(untouched, 0.0, masses=True))
-    read = [one for scan in scans for one in read_synthetic(scan, reads, 0.6)]
+    read = [one for scan in scans for one in read_synthetic(scan, reads, LIMITS)]
     thick = [replace(one, kept=False, score=dict.fromkeys(Stage, 0.05)) for one in read[:2]]
     one = np.array([10.0])
     traits = {"diameter": one, "texture": one / 2, "subtlety": one / 2, "slice spacing": one / 10}
-    limits = Thresholds(possible=0.5, finding=0.55, dismiss=0.6, report=0.9)
-    found = as_dict(read, thick, [untouched], traits, stage, limits)
+    found = as_dict(read, thick, [untouched], traits, stage, LIMITS)
     said: dict[str, Any] = json.loads(json.dumps(found, allow_nan=False))
     return {"reader": STAGES[stage], "split": "val", "nodules": 1, "placements": 2, **said}
 

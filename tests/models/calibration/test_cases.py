@@ -44,15 +44,15 @@ def scan(screener: Bright, nodules: Any = (), ignored: Any = ()) -> Scan:
 
 
 def test_candidates_are_nodules_false_or_ignored() -> None:
-    """Two hit one nodule: the stronger is its row; one lies on its rim, one on an ignored mark."""
+    """Two hit one nodule: the stronger is its row; one lies beside it, one on an ignored mark."""
     place = in_lung(0)
     shifted = [in_lung(0, mm) for mm in (0.0, 3.0, 9.0)]
     bright = Bright((*shifted, in_lung(1), in_lung(1, 30.0)))
     nodules = [(*place, 10.0), (*in_lung(1, -25.0), 8.0)]
     readers = Readers(cast(Any, bright), cast(Any, Half()))
     found = candidates_of([scan(bright, nodules, [(*in_lung(1), 6.0)])], readers)
-    assert found.nodule.tolist() == [True, False]
-    np.testing.assert_allclose(found.edge, np.log([0.9 / 0.1, 0.5 / 0.5]), atol=1e-6)
+    assert found.nodule.tolist() == [True, False, False]
+    np.testing.assert_allclose(found.edge[[0, 2]], np.log([0.9 / 0.1, 0.5 / 0.5]), atol=1e-6)
     assert (found.missed, found.scans, found.nodules) == (("chest",), 1, 2)
     np.testing.assert_allclose(found.cloud, 0.0, atol=1e-6)
 

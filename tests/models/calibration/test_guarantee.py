@@ -10,7 +10,14 @@ from edge.guarantee import Terms
 from imaging.volume import Geometry, StudyHeader, Volume
 from models.calibration.cases import Cases
 from models.calibration.fit import fit_settings
-from models.calibration.guarantee import conditions, identity_of, losses, stated, uncalibrated
+from models.calibration.guarantee import (
+    conditions,
+    identity_of,
+    losses,
+    part_of,
+    stated,
+    uncalibrated,
+)
 from models.runtime.artifacts import find
 from tests.models.calibration.test_fit import made
 
@@ -50,12 +57,13 @@ def test_the_placements_of_a_patient_are_one_loss() -> None:
 
 
 def test_both_statements_hold_together() -> None:
-    """Each gets half of delta, and the findings miss no less than both lists."""
+    """Each gets a part of delta, also after a choice; the findings miss no less than both lists."""
     cases = nodules(*[(3, 3)] * 95, *[(-1, -1)] * 5)
     found = stated(cases, SETTINGS, CLOUD, 0.1)
     assert found["patients"] == 100
-    assert 0.0295 < found["alpha"] < 0.034  # Clopper and Pearson at 5 %: 0.0295
-    assert 0.1 < found["alpha_findings"] < 0.13
+    assert part_of(0.1) == pytest.approx(0.005)
+    assert 0.0516 < found["alpha"] < 0.06  # Clopper and Pearson at 0.5 %: 0.0516
+    assert 0.1351 < found["alpha_findings"] < 0.17
     assert stated(cases, SETTINGS, CLOUD, 0.02)["alpha"] > found["alpha"]
 
 

@@ -183,6 +183,19 @@ def test_blocks_come_from_cubes_and_from_scans(kind: str) -> None:
     assert (seen < 40).mean() > 0.05
 
 
+def test_blocks_of_scans_lie_upside_down_as_often_as_those_of_cubes() -> None:
+    """The scan is darker at its head: a symmetry that only cubes had would tell a cube."""
+    depth = np.linspace(40, 140, 120).astype(np.uint8)[:, None, None]
+    scan = replace(even((120, 120, 120)), voxels=np.repeat(np.repeat(depth, 120, 1), 120, 2))
+    cube = ball((50, 50, 50), (25, 25, 25), 8.0)
+    composer, rng = Composer([cube], [scan], side=SIDE, noise=NOISE), np.random.default_rng(8)
+    blocks = [composer._block(np.array([20, 30, 40]), rng).voxels for _ in range(80)]
+    rises = np.array([float(one[-1].mean()) - float(one[0].mean()) for one in blocks])
+    assert (rises > 10).sum() > 8
+    assert (rises < -10).sum() > 8
+    assert {one.shape for one in blocks} == {(20, 30, 40)}
+
+
 def marked(marks: list[list[float]]) -> Piece:
     lung = even((64, 64, 64))
     return Piece(lung.voxels, lung.mask, np.array(marks, float).reshape(-1, 4), NONE)

@@ -21,7 +21,7 @@ from models.training.hybrid import (
     mask_loss,
     validation_of,
 )
-from models.training.regions import LEAST_LOGIT, Region, RegionDrawer, as_sample, rated
+from models.training.regions import Region, RegionDrawer, as_sample, rated
 from models.training.runs import Material, region_drawer
 from models.training.screening import peaks_of
 from models.training.tiles import TILE
@@ -298,8 +298,11 @@ def test_validation_reads_nodules_and_false_positives_in_one_context() -> None:
     missed = replace(plain, nodules=np.array([[24.0, 24, 24, 6]]))
     held = validation_of(BrightHeat(), [cube, missed], [scan])
     assert held.nodules.shape == (2, SIDE, SIDE, SIDE)
-    # a nodule without a candidate is read at its own place, with the lowest logit
-    assert held.nodule_logit[0] > 0 > held.nodule_logit[1] == LEAST_LOGIT
+    # what the edge does not propose, no reader finds
+    assert held.nodule_logit[0] > 0
+    for name, (of_nodules, others) in held.scored(Brightness()).items():
+        assert np.isfinite(of_nodules).tolist() == [True, False], name
+        assert np.isfinite(others).all()
     assert held.scans == 1
     worst = int(held.false_positive_logit.argmax())
     found = held.false_positives[worst]

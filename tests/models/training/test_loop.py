@@ -112,6 +112,10 @@ def test_a_round_that_was_logged_and_not_saved_is_logged_once(tmp_path: Path) ->
         file.write('{"steps": 30}\n')
     train(line(), plan)
     assert (tmp_path / "log.jsonl").read_text() == first
+    # of a first round, nothing was saved at all
+    (tmp_path / "last.pt").unlink()
+    train(line(), plan)
+    assert [one["steps"] for one in logged(tmp_path)] == [10, 20]
 
 
 def test_rounds_of_two_seeds_draw_different_samples(tmp_path: Path) -> None:
