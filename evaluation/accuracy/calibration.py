@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 import typer
 
 from cloud.settings import load_settings as load_cloud_settings
@@ -206,8 +207,7 @@ def reliability(score: FloatArray, cases: Cases) -> Iterator[dict[str, float]]:
 
 def listed(score: FloatArray, cases: Cases, settings: Settings, least: float) -> dict[str, Any]:
     """Return nodules and false candidates from ``least`` on that the edge does not dismiss."""
-    edge = settings.scores(cases)[EDGE]
-    kept = (score >= least) & ((edge >= settings.limits["dismiss"]) | cases.mass)
+    kept = (score >= least) & not_dismissed(cases, settings)
     found, false = int((kept & cases.nodule).sum()), int((kept & ~cases.nodule).sum())
     return {
         "probability": least,
@@ -220,10 +220,15 @@ def listed(score: FloatArray, cases: Cases, settings: Settings, least: float) ->
     }
 
 
+def not_dismissed(cases: Cases, settings: Settings) -> npt.NDArray[np.bool_]:
+    """Return which candidates ``(n,)`` the edge does not dismiss."""
+    return (settings.scores(cases)[EDGE] >= settings.limits["dismiss"]) | cases.mass
+
+
 def changed(cases: Cases, settings: Settings) -> dict[str, int]:
     """Count the findings that verdicts make and take away, of nodules and of false candidates."""
     scores, limit = settings.scores(cases), settings.limits["finding"]
-    alone, both = scores[EDGE] >= limit, scores[BOTH] >= limit
+    alone, both = scores[EDGE] >= limit, (scores[BOTH] >= limit) & not_dismissed(cases, settings)
     return {
         f"{kind}_{what}": int((which & moved).sum())
         for kind, which in (("nodules", cases.nodule), ("false", ~cases.nodule))
