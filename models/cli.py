@@ -90,7 +90,7 @@ def train_hybrid(
         list[int] | None,
         typer.Option(
             help="Scale of a member in mm; may be repeated. Default: 24, 32 and 48, or those of "
-            "--start. The one member of --start starts each."
+            "--start."
         ),
     ] = None,
 ) -> None:

@@ -164,11 +164,10 @@ class Comparison(Run):
         soft = soft_target(teachers, weights, self.teaching.temperature)
         soft[np.isnan(label)] = np.nan
         task = StudentTask(self._chunks[0], soft, self.teaching, self._validation, network)
-        plan = self.plan(self._material.learnt, decay=0.05)
         heard = [str(path) for path, one in zip(self.teachers, weights, strict=True) if one[0] > 0]
-        facts = {**plan.facts, "arm": ARMS[arm], "teachers": heard}
-        out = self.out / f"{arm}-{seed}"
-        plan = replace(plan, out=out, seed=seed, resume=True, facts=facts)
+        learnt = self._material.learnt
+        plan = self.plan(learnt, decay=0.05, arm=ARMS[arm], teachers=heard)
+        plan = replace(plan, out=self.out / f"{arm}-{seed}", seed=seed, resume=True)
         return self._measured(train(task, plan))
 
     def _known(self) -> dict[str, Any]:

@@ -90,20 +90,20 @@ def zoomed(piece: Piece, factor: float) -> Piece:
     if factor == 1.0:
         return piece
     # whole voxels are left of it, so each axis has a factor of its own
-    z, y, x = (_scaled(n, factor) / n for n in piece.voxels.shape)
+    z, y, x = np.divide(_scaled(piece.voxels, factor), piece.voxels.shape).tolist()
     scale = np.array([z, y, x, np.cbrt(z * y * x)])
-    shift = np.append(0.5 * scale[:3] - 0.5, 0.0)  # voxel centres lie at halves
+    shift = (scale - 1) / 2 * (1, 1, 1, 0)  # voxel centres lie at halves
     return piece.moved(lambda voxels: resize(voxels, factor), lambda marks: marks * scale + shift)
 
 
-def _scaled(voxels: int, factor: float) -> int:
-    return max(4, round(voxels * factor))
+def _scaled(voxels: UInt8Array, factor: float) -> list[int]:
+    return [max(4, round(n * factor)) for n in voxels.shape]
 
 
 def resize(voxels: UInt8Array, factor: float) -> UInt8Array:
     """Scale uint8 ``(z, y, x)`` by ``factor`` along every axis, trilinear or averaged."""
     # along z first, with each column as a row of one image, then slice by slice in the plane
-    z, y, x = (_scaled(n, factor) for n in voxels.shape)
+    z, y, x = _scaled(voxels, factor)
     how = cv2.INTER_AREA if factor < 0.7 else cv2.INTER_LINEAR  # small voxels are averaged
     deep = cv2.resize(np.ascontiguousarray(voxels).reshape(voxels.shape[0], -1),
                       (voxels[0].size, z), interpolation=how)  # fmt: skip

@@ -86,17 +86,14 @@ class HybridTask:
         for scan, each in zip(composer.scans, zip(*self.drawer.peaks, strict=True), strict=True):
             # no copy of a scan has a name, nor other anatomy
             false = [apart(of, scan, 3, LEAST_LOGIT).index_zyx for of in each if scan.name]
-            hard.append(_hardest(network, scan, np.concatenate([NONE[:, :3], *false])))
+            places = np.concatenate([NONE[:, :3], *false])
+            found = logits(network, _stacked([cut_roi(scan.voxels, at) for at in places]))
+            hard.append(places[np.argsort(-found)[:MINED]])
         self.drawer = replace(self.drawer, composer=replace(composer, hard=hard))
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Return the CPM of each of the scores, see `Validation.scored`."""
         return cpms(network, self.validation)
-
-
-def _hardest(network: nn.Module, scan: Piece, places: FloatArray) -> FloatArray:
-    regions = _stacked([cut_roi(scan.voxels, at) for at in places])
-    return np.asarray(places[np.argsort(-logits(network, regions))[:MINED]])
 
 
 def losses_of_members(

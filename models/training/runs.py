@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -69,12 +69,13 @@ class Run:
             copies_of_scans(self.data, learnt, COPIES, self.seed),
         )
 
-    def plan(self, learnt: Cubes, decay: float, round_steps: int = 500) -> Plan:
-        """Return the loop's plan with that weight decay; ``learnt`` are the cubes of training."""
+    def plan(self, learnt: Cubes, decay: float, round_steps: int = 500, **more: Any) -> Plan:
+        """Return the loop's plan on the training cubes ``learnt``, and ``more`` facts."""
         facts = {
             "patients": len(set(learnt.patients)),
             "nodules": len(learnt.pieces),
             "start": [str(path) for path in self.start],
+            **more,
         }
         return Plan(
             self.out, self.steps, self.rate, decay, round_steps=round_steps, seed=self.seed,
@@ -98,9 +99,7 @@ def run_hybrid(run: Run, screening: Sequence[Path], reads: Sequence[int] = ()) -
     material = run.material()
     hybrid = ready(make_hybrid(run.start, reads), run.start, material)
     task = hybrid_task(material, [make_screening(path).eval() for path in screening], hybrid)
-    plan = run.plan(material.learnt, decay=0.05)
-    facts = {**plan.facts, "screening": [str(path) for path in screening]}
-    train(task, replace(plan, facts=facts))
+    train(task, run.plan(material.learnt, decay=0.05, screening=[str(one) for one in screening]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,12 +241,11 @@ def make_screening(start: Path | None, spec: ScreeningSpec | None = None) -> Scr
 def make_hybrid(start: Sequence[Path], reads: Sequence[int] = ()) -> HybridNetwork:
     """Return a network with all members of the files, or a new one whose members read these mm.
 
-    With both, the members of the files that read these mm are taken, the widest among them; a
-    single one starts each.
+    With both, the members of the files that read these mm are taken, the widest among them.
 
     Raises:
         UnfitArtifact: a file holds another kind of network, two members have the same scale, or
-            there are several to start from, and not those that read these mm or not the widest.
+            there is none that reads some of these mm, or the widest is left out.
     """
     if not start:
         return HybridNetwork(HybridSpec(reads=tuple(reads) or HybridSpec.reads))
@@ -260,24 +258,16 @@ def make_hybrid(start: Sequence[Path], reads: Sequence[int] = ()) -> HybridNetwo
             raise UnfitArtifact(f"{path}: a second member that reads {min(twice)} mm, expected one "
                                 "of each scale")  # fmt: skip
         joined |= weights
-    own, *more = scales(joined)
-    if reads and {own, *more}.issuperset(reads):
-        if max(reads) < max(own, *more):
-            raise UnfitArtifact(f"{_named(start)}: expected the widest member, of "
-                                f"{max(own, *more)} mm, too: no other draws outlines")  # fmt: skip
+    own = scales(joined)
+    if reads:
+        if others := set(reads) - set(own):
+            raise UnfitArtifact(f"{_named(start)}: no member that reads {min(others)} mm; expected "
+                                f"some of {list(own)}")  # fmt: skip
+        if max(reads) < max(own):
+            raise UnfitArtifact(f"{_named(start)}: expected the widest member, of {max(own)} mm, "
+                                "too: no other draws outlines")  # fmt: skip
         kept = tuple(f"members.{mm}." for mm in reads)
         joined = {name: value for name, value in joined.items() if name.startswith(kept)}
-    elif reads:
-        if more:
-            raise UnfitArtifact(
-                f"{_named(start)}: several members, none for some of {list(reads)} mm; expected "
-                "these, or one that starts others"
-            )
-        joined = {
-            name.replace(f"members.{own}.", f"members.{mm}."): value
-            for mm in reads
-            for name, value in joined.items()
-        }
     with fitting(_named(start), "hybrid"):
         network = HybridNetwork(HybridSpec.of(joined))
         network.load_state_dict(without_spare_decoders(joined))
