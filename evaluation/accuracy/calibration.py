@@ -21,6 +21,7 @@ from imaging.volume import FloatArray
 from models.calibration.cases import Cases, Readers, candidates_of, inserted, read_scans
 from models.calibration.fit import probabilities, weights_of
 from models.calibration.guarantee import (
+    COMPARED,
     FITTED_ON,
     PLACEMENTS,
     SEED,
@@ -181,6 +182,7 @@ def as_dict(read: Mapping[str, Mapping[str, Cases]], settings: Settings) -> dict
             for split, cases in ((CALIBRATION, held_out), (UNSEEN, read["test"]["nodules"]))
             for row in missed(cases, settings)
         ],
+        "compared": COMPARED,
         "kept_by_sets": {
             name: kept_by_sets(shares, part_of(terms["delta"]), rng)
             for name, shares in zip(LISTS, by_list, strict=True)

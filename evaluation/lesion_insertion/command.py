@@ -144,8 +144,9 @@ def lesion_insertion(
     nodules, masses, not_placed = _plan(hosts, donors, together)
     limits, every = agent.thresholds, [*nodules, *masses]
     read = [s for scan in each(every, OWN) for s in read_synthetic(scan, reads, limits)]
-    slices = partial(read_synthetic, reads=reads, limits=limits, slice_mm=SLICE_MM)
-    thick = [one for scan in each(nodules, THICK) for one in slices(scan)]
+    thick = [
+        s for scan in each(nodules, THICK) for s in read_synthetic(scan, reads, limits, SLICE_MM)
+    ]
     return {
         "split": split,
         "reader": STAGES[stage],

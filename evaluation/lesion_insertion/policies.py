@@ -1,8 +1,8 @@
 """Our policy against fixed thresholds, on whole scans over a link that answers everything.
 
 A *real* study is a scan with all that is marked in it. A *semi-synthetic* one is a copy of a real
-scan with nodules of its split inserted. It gives only the sensitivity to these
-nodules: the false positives of its scan are counted once, in the real study.
+scan with nodules of its split inserted. It gives only the sensitivity to these nodules: the false
+positives of its scan are counted once, in the real study.
 
 Each policy is a band of the edge's scores: what lies in it is sent, and what lies above is
 reported. Ours is the band of `edge.decide` where everything is answered in time. A fixed *single*

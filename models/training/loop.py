@@ -22,14 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from models.runtime.errors import UnfitArtifact
 from models.runtime.hardware import cpu_name
 from models.training.data import Batch
-from models.training.run_folder import (
-    CHECKPOINT,
-    LOG,
-    WEIGHTS,
-    read_log,
-    write_atomically,
-    write_log,
-)
+from models.training.run_folder import CHECKPOINT, WEIGHTS, read_log, write_atomically, write_log
 
 _PARTS, _COUNTS = ("network", "averaged", "optimizer"), ("core_s", "steps", "skipped")
 """What a checkpoint holds of a `State`."""
@@ -168,12 +161,10 @@ def train(task: Task, plan: Plan) -> nn.Module:
     state = State(network, optimizer, 1 - 1 / max(plan.average * plan.steps, 10.0))
     if plan.resume and (plan.out / CHECKPOINT).exists():
         state.restore(plan.out / CHECKPOINT, plan.same())
-        # a round that was logged and not saved is taken again
-        write_log(plan.out, [one for one in read_log(plan.out) if one["steps"] <= state.steps])
-    elif not plan.resume and (plan.out / LOG).exists():
+    elif not plan.resume and read_log(plan.out):
         raise UnfitArtifact(f"{plan.out}: it holds a run; expected --resume or a new folder")
-    else:
-        write_log(plan.out, [])  # a first round that was logged and not saved is taken again
+    # a round that was logged and not saved is taken again
+    write_log(plan.out, [one for one in read_log(plan.out) if one["steps"] <= state.steps])
     with Progress() as progress:
         bar = progress.add_task("training", total=plan.steps, completed=state.steps)
         while state.steps < plan.steps:

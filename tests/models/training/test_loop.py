@@ -104,6 +104,15 @@ def test_a_run_goes_on_as_it_began_and_no_other_takes_its_folder(tmp_path: Path)
     assert [one["steps"] for one in logged(tmp_path)] == [10, 20]
 
 
+def test_a_run_that_ended_before_its_first_round_is_in_nobodys_way(tmp_path: Path) -> None:
+    task = line()
+    task.evaluate = stopped
+    with pytest.raises(Stopped):
+        train(task, Plan(tmp_path, steps=20))
+    train(line(), Plan(tmp_path, steps=20))
+    assert [one["steps"] for one in logged(tmp_path)] == [20]
+
+
 def test_a_round_that_was_logged_and_not_saved_is_logged_once(tmp_path: Path) -> None:
     plan = Plan(tmp_path, steps=20, round_steps=10, resume=True)
     train(line(), replace(plan, steps=20))
@@ -112,7 +121,7 @@ def test_a_round_that_was_logged_and_not_saved_is_logged_once(tmp_path: Path) ->
         file.write('{"steps": 30}\n')
     train(line(), plan)
     assert (tmp_path / "log.jsonl").read_text() == first
-    # of a first round, nothing was saved at all
+    # of a first round nothing was saved
     (tmp_path / "last.pt").unlink()
     train(line(), plan)
     assert [one["steps"] for one in logged(tmp_path)] == [10, 20]
