@@ -172,7 +172,10 @@ def distil(
     ] = (2, 3, 3),
     encoder: Annotated[
         tuple[int, int],
-        typer.Option(help="Channels and layers of the encoder; of a start with more, the first."),
+        typer.Option(
+            help="Channels and layers of the encoder; of a start with more, layers at equal "
+            "distances, the last among them."
+        ),
     ] = (192, 4),
     regions: Annotated[
         Path, typer.Option(help="Folder of the regions and of the teachers' answers.")

@@ -11,6 +11,7 @@ answers are the means over its members, in the logit each with the inverse of th
 reads as its weight; outline and diameter are those of the widest.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
@@ -128,16 +129,21 @@ class HybridNetwork(nn.Module):
 
 
 def shortened(network: HybridNetwork, blocks: Sequence[int], depth: int) -> HybridNetwork:
-    """Return a copy with at most as many ``blocks`` and layers of the encoder: the first ones.
+    """Return a copy with at most as many ``blocks`` and layers of the encoder.
 
-    Each adds to what the others compute, so the rest is a start from which to train. DistilBERT
-    (Sanh et al., arXiv:1910.01108) begins so, too.
+    The first blocks stay, and every second or third layer, the last one among them. Each adds to
+    what the others compute, so the rest is a start from which to train. DistilBERT (Sanh et al.,
+    arXiv:1910.01108) begins so, too.
     """
     at2, at4, at8 = map(min, network.spec.blocks, blocks)
-    spec = replace(network.spec, blocks=(at2, at4, at8), depth=min(network.spec.depth, depth))
-    short = HybridNetwork(spec)
-    weights = network.state_dict()
-    short.load_state_dict({name: weights[name] for name in short.state_dict()})
+    before, depth = network.spec.depth, min(network.spec.depth, depth)
+    short = copy.deepcopy(network)
+    short.spec = replace(network.spec, blocks=(at2, at4, at8), depth=depth)
+    for one in short.listed():
+        for name, count in (("down2", at2), ("down4", at4), ("down8", at8)):
+            setattr(one, name, getattr(one, name)[: 1 + count])
+        layers = (one.encoder[-(-n * before // depth) - 1] for n in range(1, 1 + depth))
+        one.encoder = nn.Sequential(*layers)
     return short
 
 
@@ -182,7 +188,11 @@ class Member(nn.Module):
         centre = down8[:, :, two, two, two].mean((2, 3, 4))
         tokens = self.embed(down8.flatten(2).transpose(1, 2))
         tokens = torch.cat([self.middle(centre)[:, None], tokens], 1) + self.place
-        tokens = self.norm(self.encoder(tokens))
+        *layers, last = self.encoder
+        for layer in layers:
+            tokens = layer(tokens)
+        # the class token alone answers; the others are asked for by the mask
+        tokens = self.norm(last(tokens, None if self.outlines else 1))
         answer = self.answer(tokens[:, 0])  # (n, 6)
         mask = x.new_zeros(0)
         if self.outlines:
@@ -217,17 +227,18 @@ class EncoderLayer(nn.Module):
             nn.Linear(channels, 3 * channels), nn.GELU(), nn.Linear(3 * channels, channels)
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map ``(n, tokens, channels)`` to the same shape."""
-        x = x + self._attend(self.norm_mix(x))
+    def forward(self, x: torch.Tensor, first: int | None = None) -> torch.Tensor:
+        """Map ``(n, tokens, channels)`` to the same shape, or to that of the ``first`` tokens."""
+        x = x[:, :first] + self._attend(self.norm_mix(x), first)
         out: torch.Tensor = x + self.feed(self.norm_feed(x))
         return out
 
-    def _attend(self, x: torch.Tensor) -> torch.Tensor:
+    def _attend(self, x: torch.Tensor, first: int | None) -> torch.Tensor:
         n, tokens, channels = x.shape
         parts = self.query_key_value(x).reshape(n, tokens, 3, self.heads, channels // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (n, heads, tokens, c / heads)
+        query = query[:, :, :first]
         share = torch.softmax(query @ key.transpose(2, 3) * query.shape[3] ** -0.5, 3)
         mixed = share @ value  # for these sizes faster than the fused operator
-        out: torch.Tensor = self.mix(mixed.transpose(1, 2).reshape(n, tokens, channels))
+        out: torch.Tensor = self.mix(mixed.transpose(1, 2).reshape(n, query.shape[2], channels))
         return out

@@ -2,8 +2,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from models.networks.hybrid import (
+    EncoderLayer,
     HybridNetwork,
     HybridSpec,
     scales,
@@ -65,18 +67,24 @@ def test_the_answers_are_the_means_over_the_members() -> None:
 
 
 def test_a_shorter_network_answers_alike_where_what_it_lacks_adds_nothing() -> None:
+    """Of four layers it keeps the second and the last, of the blocks at 1/8 the first two."""
     torch.manual_seed(0)
-    network = HybridNetwork(replace(TINY_HYBRID, depth=TINY_HYBRID.depth + 1)).eval()
+    network = HybridNetwork(replace(TINY_HYBRID, blocks=(1, 1, 3), depth=4)).eval()
     x = torch.rand(2, 1, 48, 48, 48)
-    short = shortened(network, (9, 9, 9), TINY_HYBRID.depth).eval()
-    assert short.spec == TINY_HYBRID
+    short = shortened(network, (9, 9, 2), 2).eval()
+    assert short.spec == replace(TINY_HYBRID, blocks=(1, 1, 2), depth=2)
     with torch.inference_mode():
         assert not torch.allclose(short(x).logit, network(x).logit, atol=1e-5)
-        adds = tuple(f"encoder.{TINY_HYBRID.depth}.{name}." for name in ("mix", "feed.2"))
-        for name, value in network.named_parameters():
-            if any(one in name for one in adds):
-                value.zero_()
+        for member in network.listed():
+            member.down8[3] = nn.Identity()
+            member.encoder[0] = member.encoder[2] = nn.Identity()
         torch.testing.assert_close(short(x).logit, network(x).logit)
+
+
+def test_a_layer_asked_for_the_first_tokens_gives_them_as_for_all() -> None:
+    torch.manual_seed(0)
+    layer, x = EncoderLayer(64, 2), torch.rand(2, 9, 64)
+    torch.testing.assert_close(layer(x, 1), layer(x)[:, :1])
 
 
 @pytest.mark.parametrize("edge", [2, 10, 14, 20])
