@@ -198,8 +198,10 @@ def distil(
     from models.distillation.compare import ARMS, Comparison, distil_tables
     from models.networks.hybrid import HybridSpec
 
-    if encoder[0] % 32:
-        raise typer.BadParameter(f"--encoder {encoder[0]}, expected a multiple of 32")
+    if encoder[0] % 32 or encoder[1] < 1:
+        raise typer.BadParameter(
+            f"--encoder {encoder[0]} {encoder[1]}, expected a multiple of 32, and a layer or more"
+        )
     given = Comparison(
         data, out, rate, tuple(start or ()), steps=steps,
         screening=tuple(screening), teachers=tuple(teachers), regions=regions, count=count,

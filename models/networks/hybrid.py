@@ -131,8 +131,8 @@ class HybridNetwork(nn.Module):
 def shortened(network: HybridNetwork, blocks: Sequence[int], depth: int) -> HybridNetwork:
     """Return a copy with at most as many ``blocks`` and layers of the encoder.
 
-    The first blocks stay, and every second or third layer, the last one among them. Each adds to
-    what the others compute, so the rest is a start from which to train. DistilBERT (Sanh et al.,
+    The first blocks stay, and layers at equal distances, the last one among them. Each adds to what
+    the others compute, so the rest is a start from which to train. DistilBERT (Sanh et al.,
     arXiv:1910.01108) begins so, too.
     """
     at2, at4, at8 = map(min, network.spec.blocks, blocks)
