@@ -20,7 +20,6 @@ from typing import Any
 import pydicom
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
-from grpc_health.v1 import health_pb2
 from hpack import Decoder
 from hyperframe.frame import ContinuationFrame, DataFrame, Frame, HeadersFrame, PushPromiseFrame
 
@@ -46,14 +45,11 @@ OFFERED = "screening-small-int8"
 """The model that the cloud offers: another one than the agent's."""
 
 SERVICE = "/overread.v1.Overread"
-HEALTH = "/grpc.health.v1.Health/Watch"
-"""By this gRPC learns which replicas are being stopped."""
 
 METHODS: Mapping[str, tuple[type[Message], type[Message]]] = {
     f"{SERVICE}/Read": (pb.ReadRequest, pb.ReadResponse),
     f"{SERVICE}/Describe": (pb.DescribeRequest, pb.DescribeResponse),
     f"{SERVICE}/GetModel": (pb.GetModelRequest, pb.GetModelResponse),
-    HEALTH: (health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse),
 }
 """What is asked and answered in each."""
 

@@ -224,7 +224,7 @@ def test_without_a_certificate_nobody_reaches_a_cloud(front: Front) -> None:
     assert error.code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_an_edge_does_without_the_health_watch_of_one_cloud(front: Front) -> None:
+def test_a_caller_gets_no_health_watch_of_one_cloud(front: Front) -> None:
     """Through Envoy it would see one cloud, and count all as down with it."""
     with front.channel() as channel:
         stub = health_pb2_grpc.HealthStub(channel)
