@@ -34,7 +34,7 @@ DOWN_PAUSE_S = 1.0
 """The longest pause between two checks while the cloud is down."""
 
 # All replicas that an address leads to, in turn. gRPC's own health checks stay off: where a
-# connection ends as it begins they end the process (1.76 to 1.85). A replica that stops says GOAWAY.
+# connection ends as it begins they end the process (1.76 to 1.85). One that stops says GOAWAY.
 BALANCED = (
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
     ("grpc.dns_min_time_between_resolutions_ms", 5_000),
