@@ -135,8 +135,9 @@ def _with_verdict(
         case Route.REPORT:
             yield _finding(decision, DecidedBy.EDGE, decision.reason, probability, verdict)
         case Route.ESCALATE if reached := _reached(probability, thresholds):
-            moved = "raised" if probability > score else "lowered"
-            reason = f"the cloud {moved} {score:.2f} to {probability:.2f}, {reached}"
+            before, after = f"{score:.2f}", f"{probability:.2f}"
+            moved = f"{'raised' if probability > score else 'lowered'} {before} to {after}"
+            reason = f"the cloud {f'left it at {after}' if before == after else moved}, {reached}"
             yield _finding(decision, DecidedBy.CLOUD, reason, probability, verdict)
         # The edge was sure that this is nothing: the merged probability could not overrule it,
         # so the cloud's own probability decides.

@@ -73,6 +73,8 @@ def test_the_reason_of_a_possible_finding_names_both_thresholds() -> None:
         "the cloud lowered 0.45 to 0.21, below the threshold 0.60 of findings, "
         "at or above 0.20 of possible findings"
     )
+    (as_before,) = listed(0.45, 0.5).possible
+    assert as_before.reason.startswith("the cloud left it at 0.45, below the threshold 0.60")
     (alone,) = listed(0.45, None).possible
     assert alone.decided_by is DecidedBy.EDGE_ALONE
     assert alone.reason == (
