@@ -52,10 +52,17 @@ def test_what_is_float_beside_integers_may_be_coarser() -> None:
     coarse = {name for name in ("hybrid-int8", "hybrid-fp32", "screening-int8", "screening-fp32")
               if find(name).half}  # fmt: skip
     assert coarse == {"hybrid-int8"}
-    batch = np.random.default_rng(0).integers(0, 256, (1, 1, 48, 48, 48), dtype=np.uint8)
-    exact, near = (running("hybrid-int8", *of)(batch) for of in ((False, 1), (True, 2)))
+    # a nodule of 12 mm in lung: what is answered, and its outline
+    away = np.linalg.norm(np.moveaxis(np.indices((48, 48, 48)), 0, 3) - 23.5, axis=3)
+    grey = np.where(away < 6, 186, 26) + np.random.default_rng(0).normal(0, 5, away.shape)
+    roi = grey.clip(0, 255).astype(np.uint8)[None, None]
+    (*exact, drawn), (*near, coarser) = (
+        running("hybrid-int8", *of)(roi) for of in ((False, 1), (True, 2))
+    )
     for a, b in zip(exact, near, strict=True):
-        assert float(np.sqrt(np.mean((a - b) ** 2))) < 0.05 * max(float(a.std()), 1.0)
+        np.testing.assert_allclose(a, b, atol=0.1)
+    both, each = ((drawn > 0) & (coarser > 0)).sum(), (drawn > 0).sum() + (coarser > 0).sum()
+    assert 2 * both / each > 0.99
 
 
 def test_bytes_may_differ_by_a_level() -> None:
