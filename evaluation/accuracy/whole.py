@@ -37,8 +37,9 @@ TOGETHER = "all"
 """The group of all scans, beside those of each role."""
 
 AWAY_MM = 10.0
-"""A finding is outside the lungs if it is on no mark and its centre is further from lung tissue.
-Marks in 11 scans of training and validation are at most 9.7 mm away, masses from 29 mm on 14 mm."""
+"""A finding is outside the lungs if it is on no mark, and its centre is further from lung tissue
+than this and than half of its diameter. Marks in 11 scans of training and validation are at most
+9.7 mm away, masses from 29 mm on 14 mm."""
 
 UNCERTAIN, RIGHT = 3.0, 0.75
 """Required: uncertain candidates a test scan, and the share of changed decisions that are right."""
@@ -100,12 +101,13 @@ class WholeScan:
         return Counts(nodules, in_findings.found, in_either.found, false, false_possible)
 
     def outside_lungs(self, listed: Sequence[Finding]) -> list[str]:
-        """Name the places further than `AWAY_MM` from lung tissue, on no mark."""
-        places = [one.centre_mm for one in listed if self.truth.is_false(one.centre_mm)]
+        """Name the places of those that are outside, see `AWAY_MM`."""
         return [
-            f"{self.name} at {', '.join(f'{mm:.0f}' for mm in place)}"
-            for place in places
-            if np.linalg.norm(self.lung_mm - place, axis=1).min() > AWAY_MM
+            f"{self.name} at {', '.join(f'{mm:.0f}' for mm in one.centre_mm)}"
+            for one in listed
+            if self.truth.is_false(one.centre_mm)
+            and np.linalg.norm(self.lung_mm - one.centre_mm, axis=1).min()
+            > max(AWAY_MM, one.diameter_mm / 2)
         ]
 
     def uncertain(self) -> int:

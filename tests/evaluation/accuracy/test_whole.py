@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,7 @@ def test_files_and_marks_of_others_go_through_the_command(
 
 
 def test_findings_outside_the_lungs_are_counted_also_in_scans_not_fully_marked() -> None:
-    """A place 6 mm from lung may be a nodule of its wall; 13 mm away it is none without a mark."""
+    """A place 6 mm from lung may be a nodule of its wall; a small one 13 mm away is in no lung."""
     (x, y, z), (left, *_) = in_lung(0), in_lung(1)
     y += RADIUS_MM
     wall, beyond, marked = (x, y + 6.0, z), (x, y + 13.0, z), (left, y + 13.0, z)
@@ -233,6 +234,10 @@ def test_findings_outside_the_lungs_are_counted_also_in_scans_not_fully_marked()
     assert row == {"reader": "edge", "scans": 1, "findings": [f"a at {at}"], "possible": []}
     (bar,) = whole.bars({"groups": [], "outside_lungs": [row]})
     assert not bar.met
+    report = scan.report(Stage.EDGE)
+    assert report is not None
+    masses = [replace(one, diameter_mm=36.0) for one in report.merged.findings]
+    assert scan.outside_lungs(masses) == []  # a mass of that size reaches lung
 
 
 def test_every_table_has_its_rows(scan: WholeScan) -> None:
