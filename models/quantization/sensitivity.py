@@ -76,7 +76,14 @@ def run_ranges(
     }
     if qat is not None or f"{kind}-int8" in every():
         simulations["registered"] = trained_simulation(network, kind, qat)
-    return [{"ranges": name, **distance(one, batches, wanted)} for name, one in simulations.items()]
+    return [
+        {
+            "ranges": name,
+            **distance(one, batches, wanted),
+            "strongest": strongest(one, batches, wanted),
+        }
+        for name, one in simulations.items()
+    ]
 
 
 def trained_simulation(network: nn.Module, kind: str, qat: Path | None) -> Simulation:
@@ -147,6 +154,22 @@ def distance(
     pairs = zip(batches, wanted, strict=True)
     terms = [match_loss(simulation(batch), aim) for batch, aim in pairs]
     return {name: sum(float(t[name]) for t in terms) / len(terms) for name in terms[0]}
+
+
+@torch.no_grad()
+def strongest(simulation: Simulation, batches: Sequence[Tensor], wanted: Sequence[Any]) -> float:
+    """Return the root mean square difference of each batch's highest nodule logit.
+
+    Ranges that cut off strong activations change it, which the mean over a map hides.
+    """
+    change = []
+    for batch, aim in zip(batches, wanted, strict=True):
+        one, other = (
+            (out[0] if isinstance(aim, Answers) else out[:, 0]).flatten()
+            for out in (simulation(batch), aim)
+        )
+        change.append((one - other)[other.argmax()])
+    return float(torch.stack(change).square().mean().sqrt())
 
 
 def match_loss(found: Any, wanted: Any) -> dict[str, Tensor]:
