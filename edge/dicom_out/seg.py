@@ -242,8 +242,12 @@ def _images(source: Source, planes: Sequence[Plane], used: Sequence[int]) -> dic
 
 
 def _apart_mm(planes: Sequence[Plane]) -> float:
-    """Return the distance of two planes; reading has required that it is the same for all."""
-    return abs(float((planes[1].position_mm - planes[0].position_mm) @ planes[0].normal))
+    """Return the distance of neighbours; reading has required that it is the same for all.
+
+    The planes come in the order of the frames, which need not be that in the patient.
+    """
+    at_mm = np.sort([float(plane.position_mm @ planes[0].normal) for plane in planes])
+    return float(np.median(np.diff(at_mm)))
 
 
 def _copied(image: Dataset, *others: Dataset) -> Dataset:

@@ -14,7 +14,7 @@ from edge.report.evidence import PlacedOutline, outlines_file, read_outlines
 from imaging.dicom.source import read_source_headers
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
-from imaging.volume import Geometry
+from imaging.volume import Geometry, triple
 from tests.edge.dicom_out.studies import DEVICE, finding, report_of, write_study
 
 Made = tuple[Source, Preprocessed, Callable[[tuple[float, float, float]], hd.seg.Segmentation]]
@@ -71,3 +71,15 @@ def test_an_outline_smaller_than_a_pixel_has_one(made: Made, off_mm: float) -> N
     (patch,) = patches_of(PlacedOutline(np.ones((1, 1, 1), bool), geometry), planes)
     assert (patch.row, patch.column, patch.mask.sum()) == (40, 50, 1)
     assert patch.plane in (30, 31)
+
+
+def test_frames_need_not_come_in_the_order_of_space(made: Made) -> None:
+    planes = planes_of(made[0])
+    middle = planes[30].points_mm(np.array([40.0]), np.array([50.0]))[0, 0]
+    geometry = Geometry((1.0, 1.0, 1.0), triple(middle))
+    outline = PlacedOutline(np.ones((9, 9, 9), bool), geometry)
+    pixels = [
+        sum(int(patch.mask.sum()) for patch in patches_of(outline, listed, 729.0))
+        for listed in (planes, [*planes[::2], *planes[1::2]])
+    ]
+    assert pixels[0] == pixels[1] > 20
