@@ -11,7 +11,7 @@ from pathlib import Path
 
 from imaging.dicom.frames import frames_of
 from imaging.dicom.header import Instance, names_of
-from imaging.dicom.stack import DUPLICATE_MM, Stack, slice_of, stack_of
+from imaging.dicom.stack import DUPLICATE_MM, Slice, Stack, slice_of, stack_of
 from imaging.errors import NotCt, OnlyLocalizer, SeriesNotFound, StudyError
 from imaging.selection import Preference
 
@@ -126,25 +126,34 @@ def by_acquisition(one: Series, folder: Path) -> list[Series]:
     """Separate the acquisitions of a series whose slices lie between or upon each other.
 
     They are several phases or reconstructions. Acquisitions that follow each other along the
-    patient, such as two breath-holds, are one volume; so are those of which none makes one.
+    patient, such as two breath-holds, are one volume. So are those of which none makes one, or
+    which make one together and not each alone: one may fill a gap of the other.
     """
     found: dict[str, list[Instance]] = {}
     for image in one.images:
         found.setdefault(image.text("AcquisitionNumber"), []).append(image)
     if one.unfit or len(found) < 2 or "" in found:
         return [one]
-    ends, makes_volume = list[tuple[float, float]](), False
+    ends, every, volumes = list[tuple[float, float]](), list[Slice](), 0
     for images in found.values():
         with suppress(StudyError):  # whatever it is, reading says so
             slices = [slice_of(frame) for image in images for frame in frames_of(image)]
             at_mm = [float(s.position_mm @ slices[0].normal) for s in slices]
             ends.append((min(at_mm), max(at_mm)))
-            makes_volume |= bool(stack_of(slices, folder))
+            every += slices
+            volumes += _makes_volume(slices, folder)
     # sorted by where they begin: each must end before the next begins
     apart = all(low[1] < high[0] - DUPLICATE_MM for low, high in pairwise(sorted(ends)))
-    if apart or not makes_volume:
+    known, some = len(ends) == len(found), volumes < len(found)
+    if apart or not volumes or (known and some and _makes_volume(every, folder)):
         return [one]
     return [replace(one, images=tuple(v), acquisition=k) for k, v in found.items()]
+
+
+def _makes_volume(slices: Sequence[Slice], folder: Path) -> bool:
+    with suppress(StudyError):
+        return bool(stack_of(slices, folder))
+    return False
 
 
 def preferred(series: Sequence[Series], answers: Sequence[Preference]) -> list[Series]:

@@ -86,6 +86,16 @@ def test_a_second_acquisition_of_the_series_counts_its_own_images(tmp_path: Path
     assert one.text == "Only 9 of 12 announced images arrived."
 
 
+def test_an_acquisition_that_fills_a_gap_of_another_is_of_the_same_volume(tmp_path: Path) -> None:
+    ct = SmallCt(count=30)
+    images = ct.images()
+    for image in images:
+        image.AcquisitionNumber = 2 if 10 <= image.InstanceNumber < 20 else 1
+    ct.write(tmp_path, images)
+    study = read_study(tmp_path)
+    assert (len(study.volume.hu), study.limitations) == (30, ())
+
+
 def _write_disc(folder: Path) -> list[Path]:
     """Two series with their DICOMDIR; return the files of the first."""
     disc = FileSet()
