@@ -196,7 +196,19 @@ def stack_of(slices: Sequence[Slice], folder: Path) -> Stack:
     first, upward = ordered[0], _upward(ordered[0])
     origin = first.position_mm + (start - at_mm[0]) * upward
     direction = np.column_stack([*first.axes, upward])
-    return Stack(tuple(ordered), Geometry((step, *first.pixel_mm), triple(origin), direction))
+    geometry = Geometry((step, *first.pixel_mm), triple(origin), direction)
+    return Stack(_without_shared_numbers(ordered), geometry)
+
+
+def _without_shared_numbers(ordered: Sequence[Slice]) -> tuple[Slice, ...]:
+    """Take away image numbers that several slices have: they name none of them."""
+    times = Counter((s.image.number, s.image.frame) for s in ordered)
+    return tuple(
+        replace(s, image=replace(s.image, number=None))
+        if times[s.image.number, s.image.frame] > 1
+        else s
+        for s in ordered
+    )
 
 
 def _upward(one: Slice) -> FloatArray:

@@ -66,6 +66,15 @@ def test_each_slice_names_its_image(tmp_path: Path) -> None:
     assert study.frame_of_reference_uid == "1.2.3.4"
 
 
+def test_a_number_that_several_images_have_names_none(tmp_path: Path) -> None:
+    ct = SmallCt()
+    images = ct.images()
+    images[3].InstanceNumber = 8
+    ct.write(tmp_path, images)
+    numbers = [image.number for image in read_study(tmp_path).images]
+    assert numbers == [1, 2, 3, None, 5, 6, 7, None, 9, 10, 11, 12]
+
+
 def _replace(file: Path, element: bytes, value: bytes) -> None:
     """Replace the value of an element, given by tag and VR."""
     data = file.read_bytes()
