@@ -132,8 +132,8 @@ class Finding:
 
     @property
     def small(self) -> bool:
-        """Whether it is marked as small: its diameter is below `SMALL_MM`."""
-        return self.diameter_mm < SMALL_MM
+        """Whether it is marked as small: its diameter, as it is printed, is below `SMALL_MM`."""
+        return round(self.diameter_mm, 1) < SMALL_MM
 
 
 def named(noun: str, numbers: Sequence[int]) -> str:

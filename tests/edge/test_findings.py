@@ -17,7 +17,15 @@ def finding(diameter_mm: float, malignancy: float | None) -> Finding:
 
 @pytest.mark.parametrize(
     ("diameter_mm", "malignancy", "small"),
-    [(5.9, 0.2, True), (5.9, None, True), (5.9, 0.9, True), (6.0, 0.2, False), (30, None, False)],
+    [
+        (5.9, 0.2, True),
+        (5.9, None, True),
+        (5.9, 0.9, True),
+        (6.0, 0.2, False),
+        (30, None, False),
+        (5.94, None, True),
+        (5.96, None, False),
+    ],
 )
 def test_below_6_mm_is_small_whatever_the_malignancy_score(
     diameter_mm: float, malignancy: float | None, small: bool
