@@ -152,7 +152,9 @@ class Screener:
             pipeline = replace(pipeline, draw=lambda *_: {}, write=lambda *_: nothing)
         else:
             pipeline = replace(pipeline, admit=admission(overwrite=overwrite))
-        job = Job(study.source.absolute(), Path(out or "."))
+        # an array or image has a name and no path
+        path = study.source.absolute() if isinstance(source, str | PathLike) else study.source
+        job = Job(path, Path(out or "."))
         result = edge_pipeline.run(pipeline, job, pipeline.start_budget())
         return in_volume(result.report, read_outlines(result.evidence[OUTLINES]), study.grid)
 
