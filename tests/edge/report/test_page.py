@@ -93,6 +93,7 @@ def test_zones_and_outlines_are_explained_only_where_there_are_some(tmp_path: Pa
         text = write(report, tmp_path / str(there)).html.read_text()
         assert ("Zones are thirds" in text) is there
         assert ("Outline of the nodule by the cloud" in text) is there
+    assert "outline by the cloud, not measured" in text
     assert "27 mm³" not in text  # it is drawn, but its volume is not stated
 
 
