@@ -208,8 +208,16 @@ class ServerTlsFiles(TlsFiles):
 
 def is_address(text: str) -> bool:
     """Tell whether the text is ``HOST:PORT``, in printable ASCII; a host is not looked up."""
-    found = re.fullmatch(r"[!-~]+:([0-9]{1,5})", text)
-    return found is not None and int(found[1]) < 65536
+    found = re.fullmatch(r"([!-~]+):([0-9]{1,5})", text)
+    return found is not None and int(found[2]) < 65536 and is_host(found[1])
+
+
+def is_host(name: str) -> bool:
+    """Tell whether a host can be looked up: no part between its dots is empty or too long."""
+    try:
+        return bool(name.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def replicas_of(address: str) -> list[str]:

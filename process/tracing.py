@@ -23,7 +23,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from structlog.contextvars import bound_contextvars
 from structlog.typing import EventDict
 
-from process.tls import is_address
+from process.tls import is_address, is_host
 
 PROPAGATOR = TraceContextTextMapPropagator()
 """Writes and reads ``traceparent``, in metadata and headers (W3C Trace Context)."""
@@ -44,7 +44,8 @@ def problem_of(traces: str) -> str:
     It is the OTLP address of a collector, or a file; empty for none.
     """
     try:
-        is_wrong = not urlsplit(traces).hostname if is_url(traces) else is_address(traces)
+        host = urlsplit(traces).hostname or ""
+        is_wrong = not is_host(host) if is_url(traces) else is_address(traces)
     except ValueError:
         is_wrong = True
     if is_wrong:

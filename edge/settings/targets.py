@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from edge.settings.receive import AeTitle
 from process.settings import Table
-from process.tls import TlsFiles, is_address, is_loopback
+from process.tls import TlsFiles, is_address, is_host, is_loopback
 
 ObjectKind = Literal["sr", "seg", "capture", "pdf"]
 """Kinds of objects: structured report, segmentation, secondary capture, and encapsulated PDF."""
@@ -121,10 +121,16 @@ class DicomWebTarget(_TargetSettings):
             host, port = parts.hostname, parts.port
         except ValueError:  # a port that is no number, or too large
             host = port = None
-        if not host or parts.query or parts.fragment or parts.username is not None:
+        if (
+            not host
+            or not is_host(host)
+            or parts.query
+            or parts.fragment
+            or parts.username is not None
+        ):
             raise ValueError(
-                f"url = {self.url!r}: expected an address without user, query"
-                " and fragment, such as https://pacs.example.org/dicom-web"
+                f"url = {self.url!r}: expected an address with a valid host, and"
+                " without user, query and fragment, such as https://pacs.example.org/dicom-web"
             )
         encrypted = parts.scheme == "https"
         if not encrypted and (self.tls.ca or self.tls.cert):

@@ -150,12 +150,30 @@ def test_a_zero_byte_is_named(kind: type[ProcessSettings], value: str, config: P
 
 @pytest.mark.parametrize(
     "address",
-    ["\\u001b:1", " :1", "a:\\uff11", "a:", ":1", "a:-1", "a:1.0", "a b:1", "a:99999999999999999"],
+    [
+        "\\u001b:1",
+        " :1",
+        "a:\\uff11",
+        "a:",
+        ":1",
+        "a:-1",
+        "a:1.0",
+        "a b:1",
+        "a:99999999999999999",
+        "cloud..example.org:1",
+        f"{64 * 'a'}.org:1",
+    ],
 )
 @pytest.mark.parametrize(
-    ("kind", "name"), [(EdgeSettings, "cloud.address"), (CloudSettings, "address")]
+    ("kind", "name"),
+    [
+        (EdgeSettings, "cloud.address"),
+        (EdgeSettings, "metrics_address"),
+        (CloudSettings, "address"),
+        (CloudSettings, "metrics_address"),
+    ],
 )
-def test_an_address_is_printable(
+def test_an_address_is_printable_and_can_be_looked_up(
     kind: type[ProcessSettings], name: str, address: str, config: Path
 ) -> None:
     config.write_text(f'{name} = "{address}"')

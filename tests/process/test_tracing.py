@@ -53,6 +53,7 @@ assert not any(name.startswith("opentelemetry.sdk") for name in sys.modules)
         ("localhost:4318", True),
         ("http://[::1", True),
         ("https:///v1/traces", True),
+        ("http://traces..example.org:4318", True),
     ],
 )
 def test_a_destination_that_cannot_be_is_named(traces: str, is_wrong: bool) -> None:

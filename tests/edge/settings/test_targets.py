@@ -56,7 +56,12 @@ def test_targets_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         (f'{DICOM}tls.ca = "a\\u0000"', "expected text without zero bytes"),
         (DICOM + DICOM, "^targets: two have the name pacs"),
         (f'{WEB}url = "ftp://x"', r"targets\.pacs\.url = 'ftp://x': expected an address with http"),
-        (f'{WEB}url = "https://u@x"', r"targets\.pacs: url = .*expected an address without user"),
+        (
+            f'{WEB}url = "https://u@x"',
+            r"targets\.pacs: url = .*expected an address with.* without user",
+        ),
+        (f'{WEB}url = "https://a..b"', r"targets\.pacs: url = .*expected an address with a valid"),
+        (DICOM.replace("127.0.0.1", "a..b"), r"targets\.pacs\.address = .*: expected HOST:PORT"),
         (f'{WEB}url = "http://x/"', r"targets\.pacs: x:80 is another machine, .* not https"),
         (f'{WEB}url = "http://[::1]/"\ntls.ca = "a"', r"targets\.pacs: tls.ca .* need an https://"),
         ("targets = 3", r"targets = 3: expected a list of tables"),
