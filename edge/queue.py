@@ -217,8 +217,13 @@ def _of(record: Record, folders: AgentFolders) -> Queued:
     updated = datetime.fromisoformat(record.updated)
     age_s = max(0.0, (datetime.now(UTC) - updated).total_seconds())
     reason = f"{record.kind}: {record.reason.splitlines()[0]}" if record.reason else record.kind
-    if record.step is Step.CLAIMING:
-        with suppress(OSError):  # it was copied meanwhile, or this user may not look
-            reason = missing_room(record, folders)
+    reason = room_wanted(record, folders) or reason
     state = STATES[record.step]
     return Queued(record.name, record.id, state, record.attempts, age_s, reason, record.report_name)
+
+
+def room_wanted(record: Record, folders: AgentFolders) -> str:
+    """Return for how much room a study waits that is moving in; empty if it does not."""
+    with suppress(OSError):  # it was copied meanwhile, or this user may not look
+        return missing_room(record, folders) if record.step is Step.CLAIMING else ""
+    return ""

@@ -120,11 +120,12 @@ class MainLoop:
         if not self._adopted:
             self._attempt("adoption", self._adopt, field="task")
         self._take_attempts_back()
-        full = self._claim()
+        full, held = self._claim()
         unfinished = self._store.at(*UNFINISHED)
         waiting = self._by_priority([r for r in unfinished if not self._is_held(r.id)])
-        suspended = len(unfinished) - len(waiting) + self._amender.suspended
-        self._telemetry.set_backlog(len(waiting), suspended, *self._store.pending.backlog())
+        suspended = len(unfinished) - len(waiting) + held + self._amender.suspended
+        pending = self._store.pending.backlog()
+        self._telemetry.set_backlog(len(waiting) + len(full), suspended, *pending)
         self._next = waiting[1] if len(waiting) > 1 else None
         for record in waiting[:1]:
             self._current = record
@@ -139,8 +140,8 @@ class MainLoop:
         if not busy:
             self.read_ahead()
             self._store.write_log()  # now, so that no report has to wait for it
-        if full is not None and not busy:
-            raise full
+        if full and not busy:
+            raise full[0]
         return busy
 
     def read_ahead(self) -> None:
@@ -222,14 +223,14 @@ class MainLoop:
         if self._adopted:
             release_unused(*where)
 
-    def _claim(self) -> OSError | None:
+    def _claim(self) -> tuple[list[OSError], int]:
         """Claim complete studies, and finish claims that were interrupted.
 
-        Returns what kept one from being claimed if that passes: the disk may be too full for this
-        study, and those that are claimed, or smaller, must not wait for it.
+        Returns what kept studies from being claimed if that passes: the disk may be too full for
+        one, and those that are claimed, or smaller, must not wait for it. Then how many are held.
         """
         folders, store = self._folders, self._store
-        full: OSError | None = None
+        full = list[OSError]()
         tasks: list[tuple[str, Callable[[], object], str]] = [
             (record.id, partial(resume_claim, record, folders, store), "study_key")
             for record in store.at(Step.CLAIMING)
@@ -242,8 +243,8 @@ class MainLoop:
             try:
                 self._attempt(key, action, field=field)
             except OSError as error:
-                full = full or error
-        return full
+                full.append(error)
+        return full, sum(self._is_held(key) for key, _, _ in tasks)
 
     def _attempt(self, key: str, action: Callable[[], object], *, field: str = "study_key") -> bool:
         """Run the action; suspend the study if its files cannot be moved or written.

@@ -34,7 +34,7 @@ from edge.errors import EdgeError
 from edge.guarantee import NOT_CALIBRATED
 from edge.link.estimate import PRIOR
 from edge.part import Agent, Panel
-from edge.queue import STATES, NoSuchStudy, requeue
+from edge.queue import STATES, NoSuchStudy, requeue, room_wanted
 from edge.report.evidence import PlacedOutline
 from edge.report.model import NOT_A_DEVICE
 from edge.status import wording
@@ -167,7 +167,8 @@ class Pages:
         studies = wording.cut(range(state.count()), "studies", query, PER_PAGE)
         rows = state.latest(PER_PAGE, skip=studies.start)
         shown = {one.id for one in (*rows, *refused.rows)} | {one.key for one in due.rows}
-        shown |= {one.id for one in queue.rows if isinstance(one, Record)}
+        claimed = [one for one in queue.rows if isinstance(one, Record)]
+        shown |= {one.id for one in claimed}
         pictured = (("overview picture", row.id) for row in rows)
         self._views.record(request, "list", *pictured, studies=sorted(shown))
         panels = [(one, one.values()) for one in self._panels() if not one.is_page]
@@ -182,6 +183,7 @@ class Pages:
             arriving=arriving,
             unfinished=unfinished,
             pending=pending,
+            rooms={row.id: room_wanted(row, state.folders) for row in claimed},
             parts={"queue": queue, "refused": refused, "pending": due, "studies": studies},
             refusals={row.id: state.report(row) for row in refused.rows},
             studies=[(row, state.report(row)) for row in rows],

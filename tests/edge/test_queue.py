@@ -21,6 +21,7 @@ from evaluation.world import settings_in
 from tests.edge.agent.test_adopt import busy_site, cut, noise, older_layout, work
 from tests.edge.builders import put, put_all
 from tests.edge.running_agent import command, database, sql, statuses, whereabouts
+from tests.edge.status.site import Site, visiting
 
 
 def shown(root: Path, *arguments: str) -> dict[str, Any]:
@@ -71,6 +72,8 @@ def test_queue_says_how_much_room_a_study_waits_for(
     assert not list((tmp_path / "state" / "work").rglob("*.dcm"))
     assert (one["name"], one["state"]) == ("a", "moving in")
     assert one["reason"] == "waits for room: 2.6 MB are needed, 0.5 MB are free"
+    with visiting(Site(tmp_path).open_app()) as visit:
+        assert one["reason"] in visit.get("/").text
     monkeypatch.undo()
     assert shown(tmp_path)["studies"][0]["reason"] == ""
     work(tmp_path)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from edge.agent.study import MAX_ATTEMPTS
+from edge.atomic_files import move as real_move
 from edge.audit import Event
 from edge.folders import AlreadyRunning, exclusive
 from edge.job import Job
@@ -196,6 +197,28 @@ def test_the_backlog_is_measured_before_every_study(tmp_path: Path, telemetry: T
 
     work_off(tmp_path, reading(look), clock=clock)
     assert seen == [(2.0, 0.0, 0.0, 0.0), (1.0, 1.0, 0.0, 0.0)]
+
+
+def test_a_claim_without_room_counts_as_claimed_and_one_that_fails_as_suspended(
+    tmp_path: Path, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The alerts of studies that wait or are held need them."""
+    put_all(tmp_path / "inbox", a="x", full="x", held="x")
+    seen, value = list[tuple[float | None, ...]](), telemetry.registry.get_sample_value
+    faults = {"full": OSError(errno.ENOSPC, "no room"), "held": PermissionError("not yours")}
+
+    def move(source: Path, target: Path) -> None:
+        if source.name in faults and not seen:
+            raise faults[source.name]
+        real_move(source, target)
+
+    def look(_job: Job) -> None:
+        names = ("claimed", "suspended")
+        seen.append(tuple(value(f"overread_edge_{name}_studies") for name in names))
+
+    monkeypatch.setattr("edge.agent.claim.move", move)
+    work_off(tmp_path, reading(look))
+    assert seen[0] == (2.0, 1.0)
 
 
 def test_pending_reads_make_room_while_more_studies_wait(
