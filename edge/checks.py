@@ -1,5 +1,6 @@
 """What ``overread-edge doctor`` says: the results of checks, and checks that several parts need."""
 
+import errno
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from enum import Enum
 from functools import partial
 from pathlib import Path
 
+from edge.database import full_disk
 from process.http import host_and_port, unbindable
 from process.tls import TlsFiles
 
@@ -79,5 +81,6 @@ def folder_problem(folder: Path) -> str:
             file.write(bytes(4096))
             file.flush()
     except OSError as error:
-        return f"{folder}: {error.strerror}"
+        is_full = error.errno == errno.ENOSPC
+        return full_disk(folder) if is_full else f"{folder}: {error.strerror}"
     return ""

@@ -11,7 +11,9 @@ A part stores its rows in the transaction of the step that they belong to. So th
 there (`StoreExtension`), and knows nothing else of it.
 """
 
+import errno
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -40,6 +42,9 @@ MAX_LOG_PAGES = 16_384
 Usually `edge.agent.loop` has it written before, when no study waits.
 """
 
+ROOM_BYTES = 100_000_000
+"""What should be free where the disk is full: the log of `MAX_LOG_PAGES`, and some more."""
+
 StepHook = Callable[[Enum, bool], None]
 """Called with each durable step twice: just before it is made durable (False) and just after."""
 
@@ -52,6 +57,10 @@ class WrongStep(EdgeError):
 
 class InvalidDatabase(EdgeError):
     """The database of the state folder cannot be opened, or is not a database."""
+
+
+class FullDisk(InvalidDatabase):
+    """The database cannot be opened because its disk is full; the message says what to free."""
 
 
 class OtherVersion(EdgeError):
@@ -246,14 +255,32 @@ def naming(path: Path) -> Iterator[None]:
     """Name the database in every error of opening it.
 
     Raises:
-        InvalidDatabase: it cannot be opened, or is not a database.
+        FullDisk: there is no room for what opening it writes.
+        InvalidDatabase: it cannot be opened for another reason, or is not a database.
     """
     try:
         yield
     except (sqlite3.Error, OSError) as error:
+        if _is_full(error, path.parent):
+            raise FullDisk(full_disk(path.parent)) from error
         allowed = os.access(path, os.R_OK | os.W_OK, effective_ids=True)
         why = "" if allowed or not path.exists() else f"; {whose(path)}"
         raise InvalidDatabase(f"{path}: {error}{why}") from error
+
+
+def _is_full(error: sqlite3.Error | OSError, folder: Path) -> bool:
+    """Return whether a full disk is the cause; SQLite may say only that input or output failed."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOSPC
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    is_vague = code == sqlite3.SQLITE_IOERR
+    return code == sqlite3.SQLITE_FULL or (is_vague and shutil.disk_usage(folder).free < 1_000_000)
+
+
+def full_disk(folder: Path) -> str:
+    """Return that the disk of a folder is full, and what to do."""
+    free, wanted = shutil.disk_usage(folder).free / 1e6, ROOM_BYTES / 1e6
+    return f"{folder}: the disk is full ({free:.1f} MB free), make at least {wanted:.0f} MB free"
 
 
 def make_tables(database: sqlite3.Connection, migrations: Sequence[Migration]) -> None:

@@ -80,7 +80,8 @@ def _folders(folders: AgentFolders) -> Results:
         if not folder.exists():
             yield note(name, f"{folder} is missing: the agent makes it at its start")
         elif problem := folder_problem(folder):
-            yield wrong(name, f"{problem}: give it to the agent's user")
+            may_write = os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
+            yield wrong(name, problem if may_write else f"{problem}: give it to the agent's user")
         else:
             yield ok(name, f"{folder} can be written")
     blocked = [one.reason for one in arriving(folders.inbox, 0.0) if one.state == BLOCKED]

@@ -1,17 +1,24 @@
 """``overread-edge doctor``: each thing that is wrong is named, with what to do."""
 
+import errno
 import json
 import os
 import shutil
 import socket
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from edge.database import FullDisk
 from edge.doctor import RESERVE_BYTES
 from edge.folders import exclusive
+from edge.run import site_of
+from edge.store.repair import open_or_replace
+from evaluation.world import settings_in
 from models.runtime.signatures import make_keys
 from tests.edge.agent.test_adopt import empty, noise, work
 from tests.edge.builders import put_all
@@ -71,6 +78,26 @@ def test_a_database_that_is_deleted_while_the_agent_runs_is_wrong(root: Path) ->
         ((what, text),) = wrong(doctor(root))
     assert what == "database"
     assert "missing while the agent runs: it makes one after its current study" in text
+
+
+def test_a_full_disk_is_named_and_how_much_to_free(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite says only that input or output failed."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    no_room = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    usage = shutil._ntuple_diskusage(99, 99, 0)  # type: ignore[attr-defined]
+    monkeypatch.setattr("edge.database.shutil.disk_usage", lambda _folder: usage)
+    monkeypatch.setattr("edge.checks.tempfile.TemporaryFile", Mock(side_effect=no_room))
+    monkeypatch.setattr("edge.database.sqlite3.connect", Mock(side_effect=error))
+    says = f"{root / 'state'}: the disk is full (0.0 MB free), make at least 100 MB free"
+    found = wrong(doctor(root))
+    assert ("state_dir", says) in found
+    assert ("database", says) in found
+    site = site_of(settings_in(root))
+    with pytest.raises(FullDisk, match="make at least 100 MB free"):
+        open_or_replace(site.database, site.schema)
 
 
 def test_people_get_a_line_for_each_check(root: Path) -> None:
