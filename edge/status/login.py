@@ -22,12 +22,12 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import parse_qsl, quote
 
 import structlog
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -45,7 +45,7 @@ from edge.status.users import (
     load_users,
 )
 from edge.status.wording import age
-from process.http import certificate_names
+from process.http import SlowBody, body_parts, certificate_names
 from process.tls import is_loopback
 
 SESSION_S = 8 * 3600.0
@@ -56,7 +56,10 @@ ATTEMPTS, ATTEMPTS_OF_ADDRESS, ATTEMPTS_IN_ALL, WITHIN_S = 5, 50, 100, 300.0
 Behind one address there may be a proxy, and behind it a ward.
 """
 
-MOST_BODY = 8192
+MOST_BODY, BODY_S = 8192, 10.0
+"""Bytes of a form, and the time in which it must arrive."""
+MOST_PATH = 200
+"""Letters of a path; all that lead to a page are shorter."""
 TOKEN = "token"
 """Name of the form token in a form; as a header it is `TOKEN_HEADER`."""
 TOKEN_HEADER = "x-form-token"
@@ -283,6 +286,8 @@ class Guard:
         try:
             answer = await self._refusal(Request(scope, receive))
             await (answer or self._app)(scope, receive, send_safely)
+        except ClientDisconnect:  # no fault of the page
+            pass
         except Exception:  # whatever it is, the server goes on; the path has keys, and no names
             log.exception("status page failed", path=scope["path"])
 
@@ -294,9 +299,11 @@ class Guard:
         if self._authenticator.is_open and not is_loopback(f"{host}:0" if is_bare else host):
             # a page of another site whose name leads to this machine would be the same origin
             return _refused(421, "This page is for this machine alone: use http://localhost.")
+        if len(path) > MOST_PATH:
+            return _refused(404, "There is no such page.")
         if method not in ("GET", "HEAD", "POST"):
             return _refused(405, "Only GET, HEAD and POST.")
-        if method == "POST" and urlsplit(request.headers.get("origin", "")).netloc != host:
+        if method == "POST" and request.headers.get("origin", "").partition("://")[2] != host:
             return _refused(403, "The request comes from another page than this one.")
         if path.startswith("/static/"):
             return None
@@ -348,7 +355,13 @@ async def _read_form(request: Request, token: str) -> Response | None:
     length = request.headers.get("content-length", "")
     if not length.isdecimal() or int(length) > MOST_BODY:
         return _refused(413, "The form is too long.")
-    form = dict(parse_qsl((await request.body()).decode("utf-8", "replace")))
+    try:
+        body = b"".join(
+            [part async for part in body_parts(request, idle_s=BODY_S, within_s=BODY_S)]
+        )
+    except SlowBody:
+        return _refused(408, f"The form did not arrive within {BODY_S:g} s.")
+    form = dict(parse_qsl(body.decode("utf-8", "replace")))
     given = request.headers.get(TOKEN_HEADER) or form.get(TOKEN, "")
     if not hmac.compare_digest(given.encode(), token.encode()):
         return _refused(403, "The form is too old: go back, load the page again, repeat.")

@@ -1,10 +1,12 @@
 """Forms of other pages, frames of other sites, and hosts of other names are refused."""
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from edge.store.steps import Step
 from tests.edge.status.site import PAGES, SEEN, Site, Visit, visiting
@@ -50,6 +52,33 @@ def test_a_long_form_is_refused(visit: Visit) -> None:
     endless = visit.client.post("/login", content=iter([b"x"]), headers={"origin": str(
         visit.client.base_url).rstrip("/")})  # fmt: skip
     assert endless.status_code == 413  # it does not say how long it is
+
+
+def test_a_form_that_does_not_arrive_ends_its_request(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After some seconds; a caller that leaves before is no fault of the page."""
+    monkeypatch.setattr("edge.status.login.BODY_S", 0.2)
+    url = visit.client.base_url
+    head = (
+        f"POST /login HTTP/1.1\r\nHost: {url.host}:{url.port}\r\n"
+        f"Origin: {str(url).rstrip('/')}\r\nContent-Length: 100\r\n\r\nx="
+    )
+    with capture_logs() as lines:
+        for leaves in (True, False):
+            with socket.create_connection((url.host, url.port), 20.0) as caller:
+                caller.sendall(head.encode())
+                if not leaves:
+                    assert b" 408 " in caller.recv(1000).splitlines()[0]
+    assert [line for line in lines if line["log_level"] == "error"] == []
+
+
+def test_an_odd_origin_or_path_is_refused(site: Site, visit: Visit) -> None:
+    with capture_logs() as lines:
+        assert visit.post("/login", origin="http://[").status_code == 403
+        path = f"/study/{site.add('a')}/slice/axial/{5000 * '9'}"
+        assert visit.get(path).status_code == 404
+    assert lines == []
 
 
 def test_get_and_head_change_nothing(site: Site, visit: Visit) -> None:
