@@ -21,7 +21,7 @@ from edge.folders import DATABASE, AgentFolders, is_running, other_user
 from edge.link.channel import DIAGNOSE_S, open_channel, start_health_check
 from edge.link.link import CONNECT_S
 from edge.part import Part
-from edge.queue import BLOCKED, arriving, is_provisional
+from edge.queue import BLOCKED, arriving, is_here, is_provisional
 from edge.reader import EdgeReader, open_configured
 from edge.rules.rule import load_rules
 from edge.settings.core import EdgeSettings
@@ -165,8 +165,7 @@ def _database(site: Site) -> Results:
         if unknown := strays(folders, store):
             text = f"{len(unknown)} studies in the folders have no row: restart the agent"
             yield wrong("studies", text)
-        refused = [r for r in store.at(Step.QUARANTINED) if (folders.quarantine / r.id).exists()]
-        if refused:
+        if refused := [r for r in store.at(Step.QUARANTINED) if is_here(r, folders)]:
             yield note("studies", f"{len(refused)} are refused: overread-edge queue shows why")
         pending, done = store.pending.keys(), store.at(Step.DONE)
         waiting = (one for one in done if one.id not in pending and is_provisional(one, folders))

@@ -96,7 +96,7 @@ def queued(site: Site, *, everything: bool = False) -> list[Queued]:
             if read.study_key in records
         ]
     for record in records.values():
-        if everything or (record.step is not Step.DONE and _is_here(record, folders)):
+        if everything or (record.step is not Step.DONE and is_here(record, folders)):
             found.append(_of(record, folders))
     return [*found, *pending]
 
@@ -117,7 +117,7 @@ def requeue(wanted: str | None, site: Site, by: Person | None = None) -> list[st
     if not path.is_file():  # opening would make one, which may belong to another user
         raise NoSuchStudy(f"{path} is missing: start the agent, which makes it from the folders")
     with site.opened() as store:
-        records = [r for r in store.at(Step.QUARANTINED, Step.DONE) if _is_here(r, folders)]
+        records = [r for r in store.at(Step.QUARANTINED, Step.DONE) if is_here(r, folders)]
         chosen = _chosen(wanted, records)
         for record in chosen:
             _bring_back(record, folders, store, by or Person.here())
@@ -164,7 +164,7 @@ def _place(record: Record, folders: AgentFolders) -> Path:
     return (folders.done if record.step is Step.DONE else folders.work) / record.id
 
 
-def _is_here(record: Record, folders: AgentFolders) -> bool:
+def is_here(record: Record, folders: AgentFolders) -> bool:
     """Return whether the files of a study that came to its end are still in their folder."""
     ended = record.step in (Step.QUARANTINED, Step.DONE)
     return not ended or os.path.lexists(_place(record, folders) / record.name)

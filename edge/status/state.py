@@ -19,7 +19,7 @@ from typing import Any
 
 from edge.folders import DATABASE
 from edge.job import KEY_CHARACTERS
-from edge.queue import Queued, arriving
+from edge.queue import Queued, arriving, is_here
 from edge.report.evidence import OUTLINES, PlacedOutline, read_outlines
 from edge.report.folder import owner_of
 from edge.site import Site
@@ -97,9 +97,8 @@ class SiteState:
 
     def refused(self) -> list[Record]:
         """Return the studies in quarantine whose files are there, the last one first."""
-        which = "step = ? ORDER BY updated DESC"
-        there = {path.name for path in self.folders.quarantine.glob("*")}
-        return [row for row in self._records(which, Step.QUARANTINED.value) if row.id in there]
+        rows = self._records("step = ? ORDER BY updated DESC", Step.QUARANTINED.value)
+        return [row for row in rows if is_here(row, self.folders)]
 
     def latest(self, count: int, skip: int = 0) -> list[Record]:
         """Return the studies that were read, the last one first.

@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -205,6 +206,12 @@ def test_a_refused_study_is_put_back(site: Site, visit: Visit) -> None:
     assert "/requeue" not in text
 
 
+def test_a_refused_study_whose_files_are_gone_is_not_shown(site: Site, visit: Visit) -> None:
+    key = site.add("a", step=Step.QUARANTINED, report=REJECTED)
+    shutil.rmtree(site.folders.quarantine / key / "study")
+    assert "/requeue" not in visit.get("/").text
+
+
 def test_a_study_that_cannot_be_put_back_says_why(site: Site, visit: Visit) -> None:
     key = site.add("a", step=Step.QUARANTINED, report=None)
     token = visit.token()
@@ -346,7 +353,7 @@ def test_long_lists_are_cut_into_pages_that_are_counted(site: Site) -> None:
             store.adopt(key, step, (name,), iter([name]), {})
             store.adopt(f"1{number:031x}", Step.CLAIMED, ("w",), iter([f"w{number}"]), {})
             store.database.execute(pending, (key, float(number)))
-            (site.folders.quarantine / key).mkdir()
+            (site.folders.quarantine / key / "study" / name).mkdir(parents=True)
             exports.adopt(key, (1,))
             for export in exports.of(key):
                 exports.made(export)
