@@ -32,8 +32,6 @@ MIN_AGE = 18
 MAX_THICKNESS_MM = 3.0
 """The thickest slices of the scans in calibration, those of LUNA16 (Setio et al., Medical Image
 Analysis 42:1-13, 2017). Thick slices at a small distance blur a nodule."""
-MAX_GAP_MM = 1.5
-"""Half the diameter of the smallest nodule of calibration. Two scans that we have leave 1.25 mm."""
 _ODD = {
     SIZE: (
         "The lungs do not have the size of an adult's: {}. The stated scale is wrong, or part of "
@@ -145,11 +143,6 @@ def _of_acquisition(header: StudyHeader, slice_mm: float, terms: Terms) -> Itera
     thickness, most = header.slice_thickness_mm, max(MAX_THICKNESS_MM, terms.slice_mm)
     if thickness > most + 0.05:
         yield f"Slices are {thickness:.3g} mm thick, in calibration at most {most:.3g} mm."
-    if thickness and slice_mm - thickness > MAX_GAP_MM:
-        yield (
-            f"Slices of {thickness:.3g} mm every {slice_mm:.3g} mm leave gaps of "
-            f"{slice_mm - thickness:.3g} mm, expected at most {MAX_GAP_MM:g} mm."
-        )
     # a header may name several kernels; iterative reconstruction adds a suffix to the name
     names = [name.strip() for name in header.kernel.split("\\") if name.strip()]
     known = ", ".join(terms.kernels) or "none"

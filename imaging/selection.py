@@ -19,7 +19,7 @@ class SeriesSummary:
         uid, number: SeriesInstanceUID and SeriesNumber; a number that is none is None.
         header: patient, examination and series.
         image_type, kernels: every value of ImageType and of ConvolutionKernel.
-        slice_thickness_mm: None if it is not stated.
+        slice_thickness_mm: the largest; None if it is not stated.
         images: how many there are.
         folder: in which the first image lies.
         unfit: why it cannot be read; empty if its header allows it.

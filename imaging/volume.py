@@ -106,7 +106,7 @@ def from_window(values: UInt8Array) -> HuArray:
 class StudyHeader:
     """Patient and examination as the file states them; empty or 0 where it states nothing.
 
-    The thickness is that of the first slice. None of it leaves the site.
+    The thickness is the largest of the slices. None of it leaves the site.
     """
 
     patient_id: str = ""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -63,6 +64,14 @@ class Series:
     def first(self) -> Instance:
         """The image whose header describes the series."""
         return self.images[0]
+
+    @cached_property
+    def frames(self) -> Sequence[Instance]:
+        """Its slices; the images where these cannot be split, as reading them then says."""
+        with suppress(StudyError):
+            if not self.unfit:
+                return [frame for image in self.images for frame in frames_of(image)]
+        return self.images
 
     def __str__(self) -> str:
         name = self.first.text("SeriesDescription") or f"series {self.uid or 'without UID'}"
@@ -372,7 +381,7 @@ def _words(text: str) -> set[str]:
 
 def _thickness_mm(stack: Stack) -> float:
     """Return what limits the resolution along z: the thickness or the spacing of the slices."""
-    return max(stack.spacing_mm, stack.slices[0].thickness_mm)
+    return max(stack.spacing_mm, *(one.thickness_mm for one in stack.slices))
 
 
 def _is_sharp(one: Series) -> bool:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -342,9 +343,9 @@ def _require_sane_spacing(ordered: Sequence[Slice], step: float, folder: Path) -
     if not MIN_SPACING_MM <= step <= MAX_SPACING_MM:
         reason = f"slice spacing {step:.3g} mm, expected {MIN_SPACING_MM} to {MAX_SPACING_MM:g} mm"
         raise IrregularGeometry(f"{reason}: send the thin series", folder)
-    thickness = ordered[0].thickness_mm
-    if thickness and step - thickness > MAX_GAP_MM:
-        reason = f"slices of {thickness:g} mm every {step:.2f} mm leave gaps over {MAX_GAP_MM:g} mm"
+    if (gap := widest_gap_mm(ordered, step)) > MAX_GAP_MM:
+        apart = f"{step - gap:g} mm every {step:.2f} mm"
+        reason = f"slices of {apart} leave gaps over {MAX_GAP_MM:g} mm"
         raise IncompleteSeries(f"{reason}: send the contiguous series", folder)
     layout = ordered[0].layout
     voxels = len(ordered) * layout.rows * layout.columns
@@ -355,6 +356,17 @@ def _require_sane_spacing(ordered: Sequence[Slice], step: float, folder: Path) -
     require_extent(
         (len(ordered), layout.rows, layout.columns), (step, *ordered[0].pixel_mm), folder
     )
+
+
+def widest_gap_mm(ordered: Sequence[Slice], step: float) -> float:
+    """Return the most tissue between two slices that neither shows; 0 if no thickness is stated."""
+    # each of two neighbours reaches half of its thickness towards the other
+    reach = (
+        (low.thickness_mm + high.thickness_mm) / 2
+        for low, high in pairwise(ordered)
+        if low.thickness_mm and high.thickness_mm
+    )
+    return step - min(reach, default=step)
 
 
 def require_extent(shape: Sequence[int], spacing_mm: Triple, file: Path) -> None:

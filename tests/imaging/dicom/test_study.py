@@ -48,6 +48,24 @@ def test_the_header_is_that_of_the_files(tmp_path: Path) -> None:
     assert study.volume.series_uid == "1.2.826.0.1.1"
 
 
+@pytest.mark.parametrize(
+    ("first_mm", "others_mm", "stated_mm", "gaps"),
+    [(3, 7.5, 7.5, ""), (2.5, 0.6, 2.5, "1.9"), (0.6, 2.5, 2.5, ""), ("", 0.6, 0.6, "1.9")],
+)
+def test_no_single_slice_hides_how_thick_the_others_are(
+    first_mm: object, others_mm: float, stated_mm: float, gaps: str, tmp_path: Path
+) -> None:
+    """The largest thickness is stated; gaps lie where two neighbours are thin."""
+    ct = SmallCt(attributes={"SliceThickness": others_mm})
+    images = ct.images()
+    images[0].SliceThickness = first_mm
+    ct.write(tmp_path, images)
+    study = read_study(tmp_path)
+    assert study.header.slice_thickness_mm == stated_mm
+    text = f"Slices of 0.6 mm every 2.5 mm leave gaps of {gaps} mm, expected at most 1.5 mm."
+    assert [one.text for one in study.limitations] == ([text] if gaps else [])
+
+
 def test_each_slice_names_its_image(tmp_path: Path) -> None:
     """A name that is damaged, missing or longer than DICOM allows refuses no study."""
     ct = SmallCt(attributes={"FrameOfReferenceUID": "1.2.3.4"})
