@@ -11,6 +11,7 @@ _MACROS = (
     "PlanePositionSequence",
     "PlaneOrientationSequence",
     "PixelValueTransformationSequence",
+    "CTReconstructionSequence",
 )
 
 
@@ -46,6 +47,9 @@ def _flattened(image: Instance, count: int) -> list[Instance]:
         raise ValueError(f"{len(groups)} groups for {count} frames, at most {MAX_FRAMES}")
     top = Dataset()
     top.update({e.tag: e for e in image.data if "FunctionalGroups" not in e.keyword})
+    # Enhanced CT has no ContrastBolusAgent: it names the agent by a code (C.7.6.4b)
+    if agents := top.get("ContrastBolusAgentSequence"):
+        top.ContrastBolusAgent = str(agents[0].get("CodeMeaning") or "not named")
     frames = []
     for frame, own in enumerate(groups):
         flat = Dataset()

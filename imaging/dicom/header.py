@@ -180,7 +180,7 @@ def read_instance(file: Path) -> Instance:
         found = scan(stream, _WANTED)
     if found is not None and len(found.data):
         return Instance(file, found.data, found.transfer_syntax, 0, found.pixels, found.values)
-    data = load(file, HEADER_KEYWORDS)
+    data = load(file, (*HEADER_KEYWORDS, "ContrastBolusAgentSequence"))
     if not len(data):
         raise UnreadableFile("holds no DICOM attributes: send the file again", file)
     try:

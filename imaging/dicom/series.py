@@ -73,6 +73,13 @@ class Series:
                 return [frame for image in self.images for frame in frames_of(image)]
         return self.images
 
+    def stated(self, keyword: str) -> str:
+        """Return the value of the first slice that states one; empty if none does.
+
+        Some scanners leave it empty in single images.
+        """
+        return next(filter(None, (frame.text(keyword) for frame in self.frames)), "")
+
     def __str__(self) -> str:
         name = self.first.text("SeriesDescription") or f"series {self.uid or 'without UID'}"
         count = f"{len(self.images)} image{'s' if len(self.images) != 1 else ''}"
@@ -386,7 +393,7 @@ def _thickness_mm(stack: Stack) -> float:
 
 def _is_sharp(one: Series) -> bool:
     """Tell whether the kernel is one for lung or bone; without a kernel the description tells."""
-    kernel = next(iter(one.first.texts("ConvolutionKernel")), "").upper()
+    kernel = one.stated("ConvolutionKernel").split("\\")[0].upper()
     if not kernel:
         return bool(_SHARP & _words(one.first.text("SeriesDescription")))
     # Siemens: B70f, Br64d, I50f ...; Canon: FC51 ...

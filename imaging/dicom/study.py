@@ -176,7 +176,7 @@ def summary_of(series: Series) -> SeriesSummary:
         uid=series.uid,
         number=None if number is None else int(number),
         image_type=first.texts("ImageType"),
-        kernels=first.texts("ConvolutionKernel"),
+        kernels=tuple(filter(None, series.stated("ConvolutionKernel").split("\\"))),
         body_part=first.text("BodyPartExamined"),
         slice_thickness_mm=_stated_thickness_mm(series),
         images=len(series.images),
@@ -295,7 +295,7 @@ def _limitations(images: Sequence[Instance], choice: Choice, folder: Path) -> It
             f"{gap_mm:.3g} mm, expected at most {_MAX_GAP_MM:g} mm."
         )
         yield Limitation(LimitationKind.ACQUISITION, text)
-    kernels = {image.text("ConvolutionKernel"): image.file.name for image in series.images}
+    kernels = {frame.text("ConvolutionKernel"): frame.file.name for frame in series.frames}
     kernels.pop("", None)  # some scanners leave it empty in single images
     if len(kernels) > 1:
         found = " and ".join(f"{kernel} ({file})" for kernel, file in kernels.items())
@@ -345,8 +345,8 @@ def _header(series: Series) -> StudyHeader:
         accession=image.text("AccessionNumber"),
         modality=image.text("Modality"),
         manufacturer=image.text("Manufacturer"),
-        kernel=image.text("ConvolutionKernel"),
-        contrast=image.text("ContrastBolusAgent"),
+        kernel=series.stated("ConvolutionKernel"),
+        contrast=series.stated("ContrastBolusAgent"),
         series_description=image.text("SeriesDescription"),
         transfer_syntax=UID(image.transfer_syntax).name,
         slice_thickness_mm=max(_stated_thickness_mm(series) or 0.0, 0.0),

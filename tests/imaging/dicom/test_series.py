@@ -14,7 +14,10 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
 import imaging.dicom.pixels
+from imaging.dicom.header import read_instance
+from imaging.dicom.series import group
 from imaging.dicom.stack import Slice
+from imaging.dicom.study import summary_of
 from imaging.dicom.writer import write_series
 from imaging.errors import IncompleteSeries, NoLung, NotCt, SeriesNotFound, UnreadableFile
 from imaging.preprocess import preprocess
@@ -351,6 +354,22 @@ def test_frames_become_slices(compressed: bool, tmp_path: Path) -> None:
     assert study.volume.geometry.spacing_mm == (2.5, 2.0, 2.0)
     frames = [(image.number, image.frame) for image in study.images]
     assert frames == [(1, 12 - k) for k in range(12)]
+
+
+def test_kernel_and_contrast_of_enhanced_ct_are_known(tmp_path: Path) -> None:
+    """The kernel stands in the functional groups, the contrast agent in a sequence."""
+    data = _enhanced(SmallCt())
+    shared = data.SharedFunctionalGroupsSequence[0]
+    shared.CTReconstructionSequence = _item(ConvolutionKernel="STANDARD")
+    own = data.PerFrameFunctionalGroupsSequence[3]
+    own.CTReconstructionSequence = _item(ConvolutionKernel="BONE")
+    data.ContrastBolusAgentSequence = _item(CodeMeaning="Iohexol")
+    (file,) = SmallCt().write(tmp_path, [data])
+    study = read_study(tmp_path)
+    assert (study.header.kernel, study.header.contrast) == ("STANDARD", "Iohexol")
+    (limitation,) = study.limitations
+    assert limitation.text.endswith("within the series: STANDARD (000.dcm) and BONE (000.dcm).")
+    assert summary_of(group([read_instance(file)])[0]).kernels == ("STANDARD",)
 
 
 @pytest.mark.parametrize("syntax", ["4.70", "4.80", "4.90", "5"])
