@@ -27,11 +27,6 @@ An earlier version had a folder in the inbox for each series, with this file in 
 """
 DONE = ".done"
 """Suffix of an empty file, or the file itself in a folder: the study of this name is complete."""
-RESENT_S = 600.0
-"""So long after the last instance of a series, one that is sent again is known to be stored.
-
-A sender that missed the acknowledgement sends it again, maybe after its folder was claimed.
-"""
 TRAIL = "trail"
 """Name of the folder of the audit trail in the state folder."""
 

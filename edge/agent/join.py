@@ -22,13 +22,19 @@ import structlog
 
 from edge.agent.claim import received, sampled
 from edge.atomic_files import move, remove, sync_folder
-from edge.folders import RECEIVED, RESENT_S, AgentFolders
+from edge.folders import RECEIVED, AgentFolders
 from edge.report.folder import release_folder
 from edge.report.model import Rejection
 from edge.report.write import refer_to, version_in
 from edge.store.steps import Step
 from edge.store.studies import Record, StudyStore
 from imaging.dicom.arrival import arrived, files_of, is_same_image, look
+
+RESENT_S = 600.0
+"""So long after its report a whole study that is received again unchanged is not read again.
+
+A sender that missed the acknowledgement sends it again, maybe after its folder was claimed.
+"""
 
 log = structlog.get_logger()
 

@@ -14,7 +14,6 @@ from edge.dicom_in.stow import read_token, receiving_by_stow
 from edge.errors import BadSettings
 from edge.folders import is_running
 from edge.part import Agent, Part
-from edge.report.model import Report
 from edge.settings.receive import DicomReceiveSettings
 from edge.site import Site
 from process.tls import is_loopback
@@ -33,7 +32,6 @@ class ReceivePart(Part):
     def __init__(self, agent: Agent) -> None:
         super().__init__(agent)
         self._metrics = ReceiveMetrics(agent.telemetry)
-        self._store: ReceivedStore | None = None
         # of each port its address, and whether it is served
         self._ports: list[tuple[str, Callable[[], bool]]] = []
 
@@ -77,7 +75,7 @@ class ReceivePart(Part):
             agent.telemetry.observe_expiries(tls)
             for warning in tls.warnings():
                 log.warning("a certificate expires soon", reason=warning)
-        self._store = store = ReceivedStore(
+        store = ReceivedStore(
             agent.site.folders.inbox,
             settings,
             self._metrics,
@@ -103,11 +101,6 @@ class ReceivePart(Part):
             return f"{' and '.join(dead)} is not served any more: restart" if dead else ""
 
         return {"receiving": problem} if self.agent.site.settings.receive.is_on else {}
-
-    def reported(self, report: Report) -> None:
-        """Forget a series whose study was refused, so that it may be sent again."""
-        if report.rejection is not None and self._store is not None:
-            self._store.forget(report.source.name)
 
 
 def _senders(dicom: DicomReceiveSettings) -> Results:

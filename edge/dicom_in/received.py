@@ -3,7 +3,8 @@
 In it each series has a folder. An instance is written under a hidden name, synchronised, and
 renamed into the folder of its series. Only then is it acknowledged. The inbox decides as always
 when a folder is complete. The agent may claim a folder at any moment: what comes later begins a new
-folder of the same name, and joins its study.
+folder of the same name, and joins its study. An instance is stored already only while its file is
+in the inbox. What comes again after that is stored again, and the agent decides whether to read it.
 """
 
 import json
@@ -11,7 +12,6 @@ import os
 import secrets
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -35,15 +35,13 @@ from edge.dicom_in.incoming import (
     Source,
     refusing_faults,
 )
-from edge.folders import DONE, RECEIVED, RESENT_S
+from edge.folders import DONE, RECEIVED
 from edge.settings.receive import ReceiveSettings
 from edge.telemetry import Telemetry
 from imaging.dicom.arrival import files_of
 
 RECEIVING = ".receiving"
 """Hidden folder in the inbox with the instances that are not whole yet."""
-MAX_REMEMBERED = 200_000
-"""Instances that are remembered: 30 MB at most."""
 _TRIES = 10
 
 log = structlog.get_logger()
@@ -74,18 +72,14 @@ class ReceiveMetrics:
 
 @dataclass
 class _Study:
-    """What is remembered of one study.
+    """What is remembered of one study while its folder is in the inbox.
 
     Attributes:
-        digests: of the data sets that are stored, by SOP Instance UID.
         instances: how many files are in its folder.
         sender: of all that is in the folder; None if several sent it, or it is not known.
         sources: who the `RECEIVED` of a series names, by its UID.
-        used_s: when the last instance came, on the monotonic clock.
     """
 
-    used_s: float
-    digests: dict[str, bytes] = field(default_factory=dict)
     instances: int = 0
     sender: Sender | None = None
     sources: dict[str, Source] = field(default_factory=dict)
@@ -201,16 +195,6 @@ class ReceivedStore:
             said = sender.source.words
             log.info("images received again, stored already", images=images, **said)
 
-    def forget(self, name: str) -> None:
-        """Forget what was taken out of this folder in the inbox: its study was refused.
-
-        What is sent again is stored again, whatever its data set is, and the agent decides.
-        """
-        with self._lock:
-            if (study := self._studies.get(name)) is not None:
-                there = {path.stem for path in (self._inbox / name).glob("*/*.dcm")}
-                study.digests = {u: d for u, d in study.digests.items() if u in there}
-
     def _require_room(self) -> None:
         limit_mb = self._settings.min_free_mb
         if self._free_bytes(self._inbox) < limit_mb * MB:
@@ -223,15 +207,15 @@ class ReceivedStore:
             folder = self._inbox / name / identity.series
             target = folder / f"{identity.instance}.dcm"
             study = self._remembered(name)
-            known = study.digests.get(identity.instance) or _digest_in(target)
+            known = _digest_in(target)
             if known is not None and known != digest:
                 text = "the SOP Instance UID is stored with another data set"
                 raise Refused(Reason.CONFLICT, text)
             if known is not None:
-                sender.again += 1
-                with suppress(FileNotFoundError):  # claimed
+                with suppress(FileNotFoundError):  # it left the inbox: it is stored again
                     sync_folder(folder)
-                return
+                    sender.again += 1
+                    return
             self._on_step(ReceiveStep.STORED, False)
             descriptor = self._rename(incoming, target, study, sender)
         try:
@@ -239,8 +223,6 @@ class ReceivedStore:
         finally:
             os.close(descriptor)
         self._on_step(ReceiveStep.STORED, True)
-        with self._lock:
-            study.digests[identity.instance] = digest
 
     def _folder_of(self, identity: Identity) -> str:
         """Return the name of the folder; one without PatientID is of the patient of its study.
@@ -283,26 +265,13 @@ class ReceivedStore:
         raise Refused(Reason.FAULT, "the folder of the study vanishes again and again")
 
     def _remembered(self, name: str) -> _Study:
-        """Return what is known of a study; forget those of which nothing came for long."""
-        now = time.monotonic()
+        """Return what is known of a study; forget those whose folder has left the inbox."""
         if name not in self._studies:
-            self._studies = {
-                other: one
-                for other, one in self._studies.items()
-                if one.sender is not None or now - one.used_s <= RESENT_S
-            }
-            total = sum(len(one.digests) for one in self._studies.values())
-            for one in sorted(self._studies.values(), key=lambda one: one.used_s):
-                if total <= MAX_REMEMBERED:
-                    break
-                total -= len(one.digests)
-                one.digests.clear()
+            here = {o: one for o, one in self._studies.items() if (self._inbox / o).is_dir()}
             # left by an earlier process: who sent it all is not known
             found = len(list((self._inbox / name).glob("*/*.dcm")))
-            self._studies[name] = _Study(now, instances=found)
-        study = self._studies[name]
-        study.used_s = now
-        return study
+            self._studies = {**here, name: _Study(found)}
+        return self._studies[name]
 
 
 def _rename_into(file: Path, target: Path, study: _Study) -> int:

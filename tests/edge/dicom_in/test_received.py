@@ -96,6 +96,16 @@ def test_a_folder_of_a_series_that_is_removed_is_made_again(
     assert (folder / ".received.json").exists()
 
 
+def test_a_study_that_was_removed_from_the_inbox_is_stored_again(
+    inbox: Path, store: ReceivedStore
+) -> None:
+    for _ in range(2):
+        for image in IMAGES[:2]:
+            put(store, image)
+        assert list(received(inbox).values()) == [files_of(IMAGES[:2])]
+        shutil.rmtree(inbox / next(iter(received(inbox))))
+
+
 def test_a_study_whose_first_image_has_no_patient_id_has_a_folder(
     inbox: Path, store: ReceivedStore
 ) -> None:
