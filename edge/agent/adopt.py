@@ -8,6 +8,7 @@ out again from the reports.
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +18,7 @@ from pathlib import Path
 import structlog
 
 from edge.agent.claim import free_report_names, resume_claim, staging_folder
-from edge.agent.inbox import VOLUME_SUFFIXES, data_file
+from edge.agent.inbox import VOLUME_SUFFIXES, data_file, is_study
 from edge.agent.study import UNFINISHED
 from edge.folders import AgentFolders
 from edge.job import KEY_CHARACTERS
@@ -149,9 +150,9 @@ def _members(own: Sequence[Path], inbox: Path | None = None) -> tuple[str, ...]:
     paths = {path.name: path for path in found if not path.name.startswith(".")}
     names = sorted(paths, key=lambda name: (not name.lower().endswith(VOLUME_SUFFIXES), name))
     data = data_file(paths[names[0]]) if names else ""
-    homes = [*own, inbox] if inbox else own
-    if data and data not in paths and any((home / data).exists() for home in homes):
-        names.append(data)
+    if data and data not in paths and inbox:
+        waiting = inbox / data
+        names += [data] if os.path.isfile(waiting) and not is_study(waiting) else []
     return tuple(names)
 
 

@@ -62,8 +62,10 @@ def inspect_entry(inbox: Path, name: str, names: Set[str]) -> InboxEntry:
         OSError: a part of it cannot be read.
     """
     study, data = inbox / name, data_file(inbox / name)
+    if data in names and is_study(inbox / data):
+        data = ""  # it has a report of its own
     others = [other for other in (data, name + DONE) if other in names and other != name]
-    members = (name, *(other for other in others if (inbox / other).exists()))
+    members = (name, *(other for other in others if (inbox / other).is_file()))
     files = [found for member in members for found in _walk(inbox / member)]
     markers = (inbox / f"{name}{DONE}", study / DONE)
     marked = any(_is_marked(study, marker) for marker in markers)
@@ -78,19 +80,20 @@ def inspect_entry(inbox: Path, name: str, names: Set[str]) -> InboxEntry:
 
 
 def data_file(path: Path) -> str:
-    """Return the data file that a detached header names; empty for none."""
+    """Return the data file that a detached header names; empty for none, or no plain name."""
     key = _NAMES_DATA.get(path.suffix.lower())
     if key is None or not path.is_file():
         return ""
     with path.open("rb") as file:
         lines = file.read(_HEADER_BYTES).decode("utf-8", "replace").splitlines()
     pairs = (line.replace("=", ":", 1).partition(":") for line in lines)
-    return next((v.strip() for k, _, v in pairs if k.strip().lower() == key), "")
+    data = next((v.strip() for k, _, v in pairs if k.strip().lower() == key), "")
+    return "" if _is_temporary(data) or PureWindowsPath(data).name != data else data
 
 
 def _is_beside(data: str) -> bool:
-    """Return whether this is one file beside the header: no path, pattern or keyword."""
-    if not data or "%" in data or PureWindowsPath(data).name != data:
+    """Return whether this is one file beside the header: no pattern or keyword."""
+    if not data or "%" in data:
         return False
     return data.split()[0].upper() not in ("LOCAL", "LIST")
 

@@ -190,6 +190,22 @@ def test_single_volume_files_are_studies_with_their_data(box: Box) -> None:
     assert members == ["a.nii.gz", "b.nrrd", "c.mha", "d.mhd d.raw", "evil.mhd", "n.nhdr"]
 
 
+@pytest.mark.parametrize(
+    "data", ["zstudy", "z.nii", ".overread.lock", ".receiving", "x.part", "z.nii.done"]
+)
+def test_a_header_takes_no_other_study_and_nothing_hidden_along(box: Box, data: str) -> None:
+    put(box.folder, "zstudy")
+    (box.folder / ".receiving").mkdir()
+    for name in (".overread.lock", "x.part", "z.nii", "z.nii.done"):
+        (box.folder / name).touch()
+    (box.folder / "d.mhd").write_text(f"ElementDataFile = {data}\n")
+    assert box.names() == ["z.nii", "zstudy"]
+    box.clock.sleep(QUIET_S)
+    assert [one.members for one in box.inbox.complete()] == [
+        ("d.mhd",), ("z.nii", "z.nii.done"), ("zstudy",)
+    ]  # fmt: skip
+
+
 def test_data_that_still_arrives_keeps_its_header_waiting(box: Box) -> None:
     (box.folder / "d.mhd").write_text("ElementDataFile = d.raw\n")
     for size in range(1, 4):
