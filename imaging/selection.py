@@ -13,7 +13,7 @@ from imaging.volume import StudyHeader
 
 @dataclass(frozen=True)
 class SeriesSummary:
-    """What the header of its first image says of a series; empty where it says nothing.
+    """What the headers of its images say of a series; empty where they say nothing.
 
     Attributes:
         uid, number: SeriesInstanceUID and SeriesNumber; a number that is none is None.

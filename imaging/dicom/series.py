@@ -404,7 +404,7 @@ def _is_sharp(one: Series) -> bool:
 
 def _name_rank(one: Series) -> int:
     """Rank what the header calls the series: 0 the chest, 1 nothing, 2 another part of the body."""
-    words = set[str]().union(*(_words(one.first.text(k)) for k in _NAMES))
+    words = set[str]().union(*(_words(one.stated(k)) for k in _NAMES))
     return 0 if words & _CHEST else 2 if words & _ELSEWHERE else 1
 
 
@@ -413,7 +413,7 @@ def other_body_part(one: Series) -> str:
 
     BodyPartExamined counts more than the other names. The text is empty if none does.
     """
-    named = ((k, one.first.text(k)) for k in _NAMES)
+    named = ((k, one.stated(k)) for k in _NAMES)
     telling = ((k, text) for k, text in named if _words(text) & (_CHEST | _ELSEWHERE))
     keyword, text = next(telling, ("", ""))
     return "" if _words(text) & _CHEST or not text else f"{keyword} is {text[:64]}"

@@ -66,6 +66,38 @@ def test_no_single_slice_hides_how_thick_the_others_are(
     assert [one.text for one in study.limitations] == ([text] if gaps else [])
 
 
+def test_the_header_states_what_its_first_image_leaves_empty(tmp_path: Path) -> None:
+    stated = {"PatientAge": "045Y", "PatientSex": "F", "ContrastBolusAgent": "Iohexol"}
+    ct = SmallCt(attributes={**stated, "BodyPartExamined": "ABDOMEN"})
+    images = ct.images()
+    for keyword in ct.attributes:
+        setattr(images[0], keyword, "")
+    ct.write(tmp_path, images)
+    study = read_study(tmp_path)
+    header = study.header
+    assert (header.age, header.sex, header.contrast) == tuple(stated.values())
+    assert study.limitations[0].text.startswith("BodyPartExamined is ABDOMEN")
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR AS")
+@pytest.mark.parametrize(
+    ("age", "born", "expected"),
+    [
+        ("45", "19500101", "070Y"),
+        ("000Y", "19500101", "070Y"),
+        ("000Y", "20200101", "000Y"),
+        ("000Y", "", "000Y"),
+        ("018M", "19500101", "018M"),
+    ],
+)
+def test_an_unusable_age_gives_way_to_the_date_of_birth(
+    age: str, born: str, expected: str, tmp_path: Path
+) -> None:
+    dates = {"PatientBirthDate": born, "StudyDate": "20200601"}
+    SmallCt(attributes={"PatientAge": age, **dates}).write(tmp_path)
+    assert read_study(tmp_path).header.age == expected
+
+
 def test_each_slice_names_its_image(tmp_path: Path) -> None:
     """A name that is damaged, missing or longer than DICOM allows refuses no study."""
     ct = SmallCt(attributes={"FrameOfReferenceUID": "1.2.3.4"})
