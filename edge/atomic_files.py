@@ -5,6 +5,7 @@ here and nowhere else.
 """
 
 import errno
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -55,7 +56,9 @@ def copy_whole(source: Path, target: Path) -> None:
     Raises:
         OSError: the first error, with its number; nothing is left.
     """
-    part = target.with_name(f".{target.name}.part")
+    # a name may be as long as the filesystem allows: it has no room for more letters
+    name = hashlib.sha256(os.fsencode(target.name)).hexdigest()
+    part = target.with_name(f".{name}.part")
     remove(part)
     try:
         _copy(source, part)

@@ -275,7 +275,7 @@ def test_what_cannot_be_a_ct_is_refused_with_what_is_expected(
 def test_a_volume_that_is_no_chest_is_refused_as_a_file_would_be(
     array: npt.NDArray[Any], spacing_mm: tuple[float, float, float], screener: overread.Screener
 ) -> None:
-    with pytest.raises(overread.StudyError, match="^array: "):
+    with pytest.raises(overread.StudyError, match=r"^array: "):
         screener.screen(array, spacing_mm=spacing_mm)
 
 

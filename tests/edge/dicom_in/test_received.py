@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -261,6 +262,13 @@ def test_what_a_crash_left_is_removed_at_the_next_start(inbox: Path, store: Rece
     store_in(inbox)
     assert on_their_way(inbox) == []
     assert list(received(inbox).values()) == [files_of(IMAGES[:1])]
+
+
+def test_folders_within_folders_do_not_keep_the_store_from_starting(inbox: Path) -> None:
+    subprocess.run(["mkdir", "-p", inbox / "d" / "/".join("d" * 1100)], check=True)
+    store_in(inbox)
+    assert (inbox / "d").is_dir()
+    subprocess.run(["rm", "-r", inbox / "d"], check=True)  # pytest would not get to the end of it
 
 
 def test_a_stopping_store_begins_nothing_and_keeps_what_is_whole(
