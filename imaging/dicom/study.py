@@ -304,6 +304,10 @@ def _limitations(images: Sequence[Instance], choice: Choice, folder: Path) -> It
         found = " and ".join(f"{kernel} ({file})" for kernel, file in kernels.items())
         text = f"The reconstruction kernel changes within the series: {found}."
         yield Limitation(LimitationKind.ACQUISITION, text)
+    uids = Counter(filter(None, (image.text("SOPInstanceUID") for image in series.images)))
+    if alike := [i.file for i in series.images if uids[i.text("SOPInstanceUID")] > 1]:
+        text = f"Different images have one SOPInstanceUID: {names_of(alike)}. An archive keeps one."
+        yield Limitation(LimitationKind.ACQUISITION, text)
     if other := other_body_part(series):
         text = f"{other}; the models know the chest only."
         yield Limitation(LimitationKind.ACQUISITION, text)

@@ -116,6 +116,15 @@ def test_each_slice_names_its_image(tmp_path: Path) -> None:
     assert study.frame_of_reference_uid == "1.2.3.4"
 
 
+def test_different_images_of_one_uid_are_a_limitation(tmp_path: Path) -> None:
+    ct = SmallCt()
+    images = ct.images()
+    images[3].SOPInstanceUID = images[7].SOPInstanceUID
+    ct.write(tmp_path, images)
+    (one,) = read_study(tmp_path).limitations
+    assert one.text.startswith("Different images have one SOPInstanceUID: 003.dcm, 007.dcm.")
+
+
 def test_a_number_that_several_images_have_names_none(tmp_path: Path) -> None:
     ct = SmallCt()
     images = ct.images()
