@@ -121,13 +121,8 @@ class DicomWebTarget(_TargetSettings):
             host, port = parts.hostname, parts.port
         except ValueError:  # a port that is no number, or too large
             host = port = None
-        if (
-            not host
-            or not is_host(host)
-            or parts.query
-            or parts.fragment
-            or parts.username is not None
-        ):
+        is_plain = not (parts.query or parts.fragment) and parts.username is None
+        if not host or not is_host(host) or not is_plain:
             raise ValueError(
                 f"url = {self.url!r}: expected an address with a valid host, and"
                 " without user, query and fragment, such as https://pacs.example.org/dicom-web"

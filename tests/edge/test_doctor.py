@@ -87,7 +87,7 @@ def test_a_full_disk_is_named_and_how_much_to_free(
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
     no_room = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    usage = shutil._ntuple_diskusage(99, 99, 0)  # type: ignore[attr-defined]
+    usage = Mock(free=0)
     monkeypatch.setattr("edge.database.shutil.disk_usage", lambda _folder: usage)
     monkeypatch.setattr("edge.checks.tempfile.TemporaryFile", Mock(side_effect=no_room))
     monkeypatch.setattr("edge.database.sqlite3.connect", Mock(side_effect=error))
@@ -147,7 +147,7 @@ def test_what_is_wrong_is_named(
 
 def test_a_full_disk_is_told_before_it_is_full(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pending reads may grow to their limit, and studies and reports need room beside them."""
-    free = shutil._ntuple_diskusage(10, 10, RESERVE_BYTES + 2_000_000_000 - 1)  # type: ignore[attr-defined]
+    free = Mock(free=RESERVE_BYTES + 2_000_000_000 - 1)
     monkeypatch.setattr("edge.doctor.shutil.disk_usage", lambda _path: free)
     ((_, text),) = wrong(doctor(root))
     assert text.startswith("3.0 GB free for state_dir, expected 3.0 GB; make room")

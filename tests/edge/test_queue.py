@@ -3,12 +3,12 @@
 import errno
 import json
 import os
-import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -63,7 +63,7 @@ def test_queue_says_how_much_room_a_study_waits_for(
             raise OSError(errno.EXDEV, "Invalid cross-device link")
         real_move(source, target)
 
-    room = shutil._ntuple_diskusage(99, 99, 500_000)  # type: ignore[attr-defined]
+    room = Mock(total=99, used=99, free=500_000)
     monkeypatch.setattr(claiming, "move", move)
     monkeypatch.setattr("edge.agent.claim.shutil.disk_usage", lambda _path: room)
     monkeypatch.setattr("edge.site.PAUSE_POLLS", 1)
