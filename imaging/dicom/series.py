@@ -326,8 +326,10 @@ def _unfit(image: Instance) -> str:
     if words := _NOT_SLICES & {*image.texts("ImageType"), *_words(image.text("ImageType"))}:
         is_localizer = words <= {"LOCALIZER", "SCOUT"}
         return _LOCALIZER if is_localizer else f"{min(words).lower()}, not slices"
-    if (unit := image.text("RescaleType").upper()) not in ("", "US", "HU", "HU_MOD"):
-        return f"values are {unit}, not HU"
+    with suppress(StudyError):  # frames that cannot be split are refused where they are read
+        units = {frame.text("RescaleType").upper() for frame in frames_of(image)}
+        if others := sorted(units - {"", "US", "HU", "HU_MOD"}):
+            return f"values are {others[0]}, not HU"
     return ""
 
 

@@ -372,6 +372,17 @@ def test_kernel_and_contrast_of_enhanced_ct_are_known(tmp_path: Path) -> None:
     assert summary_of(group([read_instance(file)])[0]).kernels == ("STANDARD",)
 
 
+def test_enhanced_ct_of_another_quantity_is_refused(tmp_path: Path) -> None:
+    """A map of effective atomic numbers may have values that could be HU."""
+    data = _enhanced(SmallCt())
+    for part in (data.SharedFunctionalGroupsSequence[0], *data.PerFrameFunctionalGroupsSequence):
+        for item in part.get("PixelValueTransformationSequence", []):
+            item.RescaleType = "Z_EFF"
+    SmallCt().write(tmp_path, [data])
+    with pytest.raises(NotCt, match="values are Z_EFF, not HU"):
+        read_study(tmp_path)
+
+
 @pytest.mark.parametrize("syntax", ["4.70", "4.80", "4.90", "5"])
 @pytest.mark.parametrize("table", ["none", "basic", "extended"])
 def test_every_table_of_frame_offsets(table: str, syntax: str, tmp_path: Path) -> None:
