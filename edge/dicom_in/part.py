@@ -10,7 +10,7 @@ from edge.checks import Checked, Level, Results, existing, port
 from edge.dicom_in.incoming import MB
 from edge.dicom_in.received import ReceivedStore, ReceiveMetrics
 from edge.dicom_in.scp import receiving_by_dicom
-from edge.dicom_in.stow import read_token, receiving_by_stow
+from edge.dicom_in.stow import receiving_by_stow
 from edge.errors import BadSettings
 from edge.folders import is_running
 from edge.part import Agent, Part
@@ -51,7 +51,7 @@ class ReceivePart(Part):
                 yield from _senders(dicom)
         if stow.address:
             yield from port("receiving", "receive.stow.address", stow.address, stow.tls, runs=runs)
-            read_token(stow)
+            stow.token()
         free = shutil.disk_usage(existing(site.folders.inbox)).free / MB
         if free < settings.min_free_mb:
             text = f"{free:.0f} MB are free for the inbox, less than receive.min_free_mb: make room"

@@ -29,8 +29,7 @@ from starlette.routing import Route
 from edge.dicom_in.identity import Identity, Reason, Refused, checked_uid
 from edge.dicom_in.incoming import MAX_INSTANCES, Expected, Incoming, Sender, Source
 from edge.dicom_in.received import ReceivedStore, ReceiveMetrics
-from edge.errors import BadSettings
-from edge.settings.receive import ReceiveSettings, StowReceiveSettings, plain_address
+from edge.settings.receive import ReceiveSettings, plain_address
 from process.http import Listener, SlowBody, body_parts, certificate_names, serving
 from process.logs import quieten
 
@@ -47,7 +46,6 @@ HEADERS_S = 15.0
 """Longest time until the headers of a request are there."""
 STOP_S = 10.0
 """Longest time that open requests have at the end."""
-MAX_TOKEN_BYTES = 4096
 MAX_BOUNDARY = 200
 
 log = structlog.get_logger()
@@ -79,28 +77,6 @@ def receiving_by_stow(
             yield bound.address, bound.runs
         finally:
             service.stopping = True
-
-
-def read_token(settings: StowReceiveSettings) -> bytes:
-    """Return the token that senders must name; empty for none.
-
-    Raises:
-        BadSettings: the file cannot be read, or is empty.
-    """
-    path = settings.token_file
-    if path is None:
-        return b""
-    try:
-        with path.open("rb") as file:
-            token = file.read(MAX_TOKEN_BYTES).strip()
-    except OSError as error:
-        raise BadSettings(f"receive.stow.token_file = {path}: {error.strerror}") from error
-    if len(token) < 16 or not token.isascii() or any(c <= 32 for c in token):
-        raise BadSettings(
-            f"receive.stow.token_file = {path}: expected one line of at least 16 ASCII characters"
-            " without spaces"
-        )
-    return token
 
 
 Event = str | bytes | None
@@ -236,7 +212,7 @@ class _Service:
         self, settings: ReceiveSettings, store: ReceivedStore, metrics: ReceiveMetrics
     ) -> None:
         self._settings, self._store, self._metrics = settings, store, metrics
-        self._token = read_token(settings.stow)
+        self._token = settings.stow.token().encode()
         self._open = 0
         self.stopping = False
 

@@ -13,7 +13,9 @@ from dicomweb_client.web import DICOMwebClient
 from urllib3.exceptions import NewConnectionError
 
 from edge.dicom_out.targets import MAX_REASON, Refusal, Store, Target, Unreachable
+from edge.errors import BadSettings
 from edge.settings.targets import DicomWebTarget
+from edge.settings.tokens import read_token
 from process.text import printable_line
 
 _UNAVAILABLE: frozenset[int] = frozenset({
@@ -123,10 +125,9 @@ class _Authorization(requests.auth.AuthBase):
         request.headers.pop("Host", None)
         if self._file is not None:
             try:
-                token = self._file.read_text("ascii").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                why = error.strerror if isinstance(error, OSError) else "not ASCII text"
-                raise Unreachable(f"token_file = {self._file}: {why}") from error
+                token = read_token("token_file", self._file)
+            except BadSettings as error:
+                raise Unreachable(str(error)) from error
             request.headers["Authorization"] = f"Bearer {token}"
         return request
 

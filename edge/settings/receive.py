@@ -8,6 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from edge.settings.tokens import read_token
 from process.settings import LONGEST_S, ListenAddress, Table
 from process.tls import ServerTlsFiles, is_loopback
 
@@ -114,6 +115,16 @@ class StowReceiveSettings(Table):
                 " insecure = true where the network itself is protected"
             )
         return self
+
+    def token(self) -> str:
+        """Return the token that senders must name; empty for none.
+
+        Raises:
+            BadSettings: see `edge.settings.tokens.read_token`.
+        """
+        if self.token_file is None:
+            return ""
+        return read_token("receive.stow.token_file", self.token_file, least=16)
 
 
 class ReceiveSettings(Table):

@@ -165,7 +165,7 @@ def test_without_the_token_nothing_is_received(tmp_path: Path) -> None:
     assert "0123456789abcde" not in str(logs)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"short", b"0123456789 abcdef"])
+@pytest.mark.parametrize("content", [None, b"", b"short", b"0123456789 abcdef", b"a" * 5000])
 def test_a_token_that_is_none_stops_the_start(tmp_path: Path, content: bytes | None) -> None:
     token = tmp_path / "token"
     if content is not None:

@@ -269,6 +269,11 @@ def test_a_dicomweb_target_with_mutual_tls_and_a_token(
     with StowService(token="new").running(**options, ssl_cert_reqs=ssl.CERT_REQUIRED) as web:
         to = open_target(web_at(web.url, token_file=token, tls=own))
         assert to.echo() == f"token_file = {token}: No such file or directory"
+        for unfit in ("", "old\nnew\n", "old new"):
+            token.write_text(unfit)
+            wrong = f"token_file = {token}: expected one line of 1 to 4096 ASCII characters"
+            assert to.echo() == f"{wrong} without spaces"
+            assert to.send(files, lambda: False).unreachable == f"{wrong} without spaces"
         token.write_text("old\n")
         assert to.echo().startswith("HTTP 401 Unauthorized: check token_file, ")
         assert "HTTP 401" in to.send(files, lambda: False).unreachable
