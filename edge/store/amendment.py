@@ -19,7 +19,7 @@ import numpy as np
 from edge.decide import Plan, Thresholds, present_thresholds
 from edge.escalation.rois import EscalationResult
 from edge.findings import Finding
-from edge.guarantee import amended_guarantee
+from edge.guarantee import amended_guarantee, present_guarantee
 from edge.merge import Merged, MergeWeights, merge
 from edge.report.compose import AMENDED_LATER, completed, models_used, reading_reason
 from edge.report.model import Change, ChangeKind, Report, Status
@@ -84,6 +84,8 @@ class AmendmentContext:
         stored = json.loads(zlib.decompress(data))
         plan: Plan = adapter(Plan).validate_python(stored["plan"])
         limits = present_thresholds(stored["thresholds"])
+        guarantee = present_guarantee(stored["report"].get("guarantee", {}))
+        report = {**stored["report"], "decisions": plan.decisions, "guarantee": guarantee}
         triple = adapter(Triple)
         geometry = Geometry(
             triple.validate_python(stored["spacing_mm"]),
@@ -92,7 +94,7 @@ class AmendmentContext:
         )
         return cls(
             # a field that only another version of this program knows is ignored
-            adapter(Report).validate_python({**stored["report"], "decisions": plan.decisions}),
+            adapter(Report).validate_python(report),
             plan,
             adapter(Thresholds).validate_python(limits),
             adapter(MergeWeights).validate_python(stored["weights"]),

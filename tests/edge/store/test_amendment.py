@@ -92,6 +92,15 @@ def test_a_context_of_another_version_of_the_program_can_be_read() -> None:
     assert context.weights == MergeWeights(0.0, 0.5, 0.5, most=3.0)
 
 
+def test_a_guarantee_that_an_earlier_version_gave_in_other_terms_is_withdrawn() -> None:
+    words = json.loads(zlib.decompress(context_of(full_report()).to_bytes()))
+    del words["report"]["guarantee"]["terms"]["alpha_findings"]
+    kept = AmendmentContext.from_bytes(zlib.compress(json.dumps(words).encode())).report
+    assert not kept.guarantee.given
+    assert kept.guarantee.permanent
+    assert "earlier version" in kept.guarantee.text
+
+
 def test_a_candidate_held_back_at_first_counts_as_sent_later() -> None:
     """The reason that a finding gives is that of the last retry, not of the first plan."""
     held = dataclasses.replace(plan_of(0.7, 0.3), send=(), held_back="no time left to ask")
