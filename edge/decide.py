@@ -46,7 +46,7 @@ class Thresholds:
         """Read the thresholds that were fitted with the model.
 
         Raises:
-            UnfitModel: one is missing or no number, ``dismiss`` is above ``report``, or
+            UnfitModel: one is missing or no probability, ``dismiss`` is above ``report``, or
                 ``possible`` is above ``finding``.
         """
         table = settings.get("thresholds")
@@ -262,6 +262,6 @@ def _options(
 
 def _number(table: Mapping[str, object], name: str) -> float:
     value = table.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UnfitModel(f"thresholds: {name} = {value!r} must be a finite number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise UnfitModel(f"thresholds: {name} = {value!r} must be a probability, from 0 to 1")
     return float(value)

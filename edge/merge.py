@@ -4,6 +4,7 @@ A pure function: the same plan and verdicts give the same findings and possible 
 """
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -48,16 +49,21 @@ class MergeWeights:
         """Read ``merge = [bias, edge, cloud, least, most]`` of the manifest.
 
         Raises:
-            UnfitModel: it is missing, or is not five finite numbers.
+            UnfitModel: it is missing, or is not five finite numbers; a weight is below 0, or
+                ``least`` above ``most``.
         """
         weights = settings.get("merge")
         if not isinstance(weights, Sequence) or len(weights) != 5:
             raise UnfitModel(
                 f"merge = {weights!r}: the manifest must hold [bias, edge, cloud, least, most]"
             )
-        if not all(isinstance(w, int | float) and math.isfinite(w) for w in weights):
+        numbers = [w for w in weights if isinstance(w, int | float) and not isinstance(w, bool)]
+        if len(numbers) < 5 or not all(abs(w) <= sys.float_info.max for w in numbers):
             raise UnfitModel(f"merge = {weights!r}: the manifest must hold finite numbers")
-        return cls(*(float(value) for value in weights))
+        found = cls(*map(float, numbers))
+        if min(found.edge, found.cloud) < 0 or found.least > found.most:
+            raise UnfitModel(f"merge = {weights!r}: expected weights of 0 and more, least to most")
+        return found
 
     def merged(self, edge_score: float, cloud_probability: float, diameter_mm: float) -> float:
         """Return the probability of a candidate with a verdict, in (0, 1).

@@ -185,7 +185,7 @@ def _read(file: Path) -> Mapping[str, Any]:
         raise InvalidSettings(f"{file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InvalidSettings(f"{file} is not UTF-8 text, expected a TOML file") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number too long, or lists too deep
         raise InvalidSettings(f"{file} is not valid TOML: {error}") from error
 
 

@@ -120,6 +120,9 @@ def test_a_file_that_breaks_the_contract_is_named_with_what_is_expected(
         ("calibration = [1.0, 0.0]", "", UnfitArtifact, "calibration = None, expected 2 numbers"),
         ("[own-screening]", 'x = "y"\n[own-screening]', DamagedArtifact, "x: file = None"),
         ('sha256 = "', 'sha256 = "0', DamagedArtifact, "the manifest says"),
+        ('"own-screening.onnx"', r'"a\u0000.onnx"', DamagedArtifact, "embedded null byte"),
+        ('"own-screening.onnx"', "[" * 5000, DamagedArtifact, "cannot read the manifest"),
+        ('"own-screening.onnx"', "1" * 5000, DamagedArtifact, "cannot read the manifest"),
     ],
 )
 def test_a_wrong_manifest_names_the_key(

@@ -5,7 +5,7 @@ that takes a series decides; a series that no rule takes is read as if there wer
 is TOML, with one table ``[[rules]]`` for each rule.
 """
 
-import math
+import sys
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -188,7 +188,7 @@ def load_rules(file: Path | None) -> Rules:
         raise BadRules(f"{file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise BadRules(f"{file} is not UTF-8 text, expected a TOML file") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number too long, or lists too deep
         raise BadRules(f"{file} is not valid TOML: {error}") from error
     try:
         return _rules(values)
@@ -277,7 +277,7 @@ class _Fields:
             self._fail(name, expected)
         for limit in value.values():
             number = isinstance(limit, int | float) and not isinstance(limit, bool)
-            if not number or not math.isfinite(limit) or limit < 0:
+            if not number or not 0 <= limit <= sys.float_info.max:
                 self._fail(name, expected)
         least, most = value.get("min"), value.get("max")
         if least is not None and most is not None and least > most:

@@ -85,7 +85,7 @@ class Artifact:
         """
         try:
             content = self.path.read_bytes()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a name may hold what no path can
             raise DamagedArtifact(f"{self.name}: cannot read {self.path}: {error}") from error
         found = hashlib.sha256(content).hexdigest()
         if found != self.sha256:
@@ -128,7 +128,7 @@ def every(folder: Path = WEIGHTS, keys: tuple[Path, ...] = ()) -> dict[str, Arti
 
             signed_by = signer_of(content, folder, keys)  # of the same bytes that are used below
         entries = tomllib.loads(content.decode())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DamagedArtifact(f"cannot read the manifest {manifest}: {error!r}") from error
     return {name: _artifact(name, entry, manifest, signed_by) for name, entry in entries.items()}
 

@@ -1,6 +1,6 @@
 """The contract of a network: its input and outputs, which docs/own-network.md explains."""
 
-import math
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,13 +40,12 @@ def require_fit(artifact: Artifact, kind: str) -> None:
         raise UnfitArtifact(f"{artifact.name} is of kind {artifact.kind!r}, expected {kind!r}")
     for setting, count in SETTINGS[kind].items():
         numbers = artifact.settings.get(setting)
-        if not (
-            isinstance(numbers, Sequence)
-            and len(numbers) == count
-            and all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
-        ):
+        if not (isinstance(numbers, Sequence) and len(numbers) == count and are_finite(numbers)):
             wrong = f"{setting} = {numbers!r}, expected {count} numbers"
             raise UnfitArtifact(f"{artifact.name}: {wrong}")
+    if artifact.settings["calibration"][0] <= 0:
+        wrong = f"calibration = {artifact.settings['calibration']!r}, expected a slope above 0"
+        raise UnfitArtifact(f"{artifact.name}: {wrong}")
     content, screens = artifact.stored(), kind == "screening"
     try:
         graph = onnx.load_model_from_string(content).graph
@@ -68,6 +67,12 @@ def require_fit(artifact: Artifact, kind: str) -> None:
         stated = ", ".join(str(axis or "free") for axis in axes)
         wanted = f"(n, 1, z, y, x) with free {'n, z, y and x' if screens else 'n'}"
         raise _unfit(artifact, f"has {INPUT} of ({stated}), expected {wanted}")
+
+
+def are_finite(values: Sequence[object]) -> bool:
+    """Return whether all are numbers that fit into a float64."""
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    return len(numbers) == len(values) and all(abs(v) <= sys.float_info.max for v in numbers)
 
 
 def require_shapes(artifact: Artifact, run: Runner) -> None:

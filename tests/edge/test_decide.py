@@ -111,6 +111,9 @@ def test_a_hopeless_link_gets_one_candidate() -> None:
         ({"thresholds": {"possible": 0.1, "dismiss": 0.1, "report": 0.9}}, "finding = None"),
         ({"thresholds": {**THRESHOLDS.__dict__, "finding": "half"}}, "finding = 'half'"),
         ({"thresholds": {**THRESHOLDS.__dict__, "finding": float("nan")}}, "finding = nan"),
+        ({"thresholds": {**THRESHOLDS.__dict__, "report": 99}}, "report = 99 must be a prob"),
+        ({"thresholds": {**THRESHOLDS.__dict__, "dismiss": -0.1}}, "dismiss = -0.1 must be"),
+        ({"thresholds": {**THRESHOLDS.__dict__, "possible": 10**400}}, "possible = 10+ must be"),
         ({"thresholds": {"dismiss": 0.1, "report": 0.9, "finding": 0.6}}, "possible = None"),
         ({"thresholds": {**THRESHOLDS.__dict__, "possible": True}}, "possible = True"),
         (

@@ -326,7 +326,11 @@ def test_the_cloud_counts_no_more_than_its_most() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [None, [1.0, 2.0], [1.0] * 4, [1.0, "x", 2.0, 0.0, 1.0], [1.0, math.inf, 2.0, 0.0, 1.0]],
+    [
+        *(None, [1.0, 2.0], [1.0] * 4, [1.0, "x", 2.0, 0.0, 1.0], [1.0, math.inf, 2.0, 0.0, 1.0]),
+        *([1.0, True, 2.0, 0.0, 1.0], [10**400, 1.0, 2.0, 0.0, 1.0]),
+        *([1.0, -0.5, 2.0, 0.0, 1.0], [1.0, 0.5, -2.0, 0.0, 1.0], [1.0, 0.5, 2.0, 1.0, 0.0]),
+    ],
 )
 def test_unfit_weights_are_refused(value: object) -> None:
     with pytest.raises(UnfitModel, match="merge = "):

@@ -141,6 +141,11 @@ def test_a_file_gives_its_rules_in_their_order(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("= 3", "is not valid TOML"),
+        (
+            f"[[rules]]\nname = 'a'\nslice_thickness_mm = {{min = 1{400 * '0'}}}",
+            "rule 1 ('a'), slice_thickness_mm = ",
+        ),
+        ("a = " + "[" * 5000, "is not valid TOML"),
         ("rule = 1", "rule: expected only tables [[rules]]"),
         ("rules = 3", "expected one table [[rules]] for each rule"),
         ("", "expected one table [[rules]] for each rule"),

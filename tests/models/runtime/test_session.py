@@ -67,7 +67,10 @@ def test_another_kind_is_refused() -> None:
     ("old", "new", "message"),
     [
         *(("calibration = [1.0, 0.0]", f"calibration = {given}", "calibration = .*expected 2 num")
-          for given in ("[1.0]", "[1.0, nan]", "['a', 'b']", "1.0")),
+          for given in ("[1.0]", "[1.0, nan]", "['a', 'b']", "1.0", "[true, 0]",
+                        f"[1{400 * '0'}, 0]")),
+        *(("calibration = [1.0, 0.0]", f"calibration = [{given}, 0]", "calibration = .*a slope ab")
+          for given in (0, -2.5)),
         ("roi_shape = [8, 8, 8]", "", "roi_shape = None, expected 3 numbers"),
     ],
 )  # fmt: skip
