@@ -5,8 +5,8 @@ that takes a series decides; a series that no rule takes is read as if there wer
 is TOML, with one table ``[[rules]]`` for each rule.
 """
 
-import sys
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
