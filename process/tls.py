@@ -10,7 +10,7 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -86,8 +86,18 @@ class TlsFiles(BaseModel):
         found = _problems_of(f"{self.prefix}key", self.key)
         for setting, path in self._certificates.items():
             found += _problems_of(setting, path, now or datetime.now(UTC))
-        if not found and self.cert is not None and self.key is not None:
-            found += _mismatch(self.prefix, self.cert, self.key)
+        return found or self._refused_by_openssl()
+
+    def _refused_by_openssl(self) -> list[str]:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        found = list[str]()
+        if self.cert is not None and self.key is not None:
+            found += _mismatch(context, self.prefix, self.cert, self.key)
+        if self.ca is not None:
+            try:
+                context.load_verify_locations(self.ca)
+            except OSError as error:
+                found.append(f"{self.prefix}ca = {self.ca} cannot be used: {_reason(error)}")
         return found
 
     def current(self) -> Loaded:
@@ -155,9 +165,9 @@ class TlsFiles(BaseModel):
         return context
 
     def expiries(self) -> dict[str, datetime]:
-        """Return when each certificate expires, by its setting; of an authority the last one."""
+        """Return when each certificate expires, by its setting."""
         return {
-            setting: max(end for _, end in _validities(path))
+            setting: _validity(setting, _validities(path))[1]
             for setting, path in self._certificates.items()
             if path is not None
         }
@@ -330,7 +340,7 @@ def _problems_of(setting: str, path: Path | None, now: datetime | None = None) -
         return [f"{said} is damaged, expected a certificate as PEM"]
     if not periods:
         return [f"{said} holds no certificate, expected PEM"]
-    start, end = max(periods, key=lambda period: period[1])
+    start, end = _validity(setting, periods)
     if now >= end:
         return [f"{said} expired on {end:%Y-%m-%d %H:%M} UTC: renew it"]
     if now < start:
@@ -339,21 +349,39 @@ def _problems_of(setting: str, path: Path | None, now: datetime | None = None) -
     return []
 
 
-def _mismatch(prefix: str, cert: Path, key: Path) -> list[str]:
+def _validity(
+    setting: str, periods: Sequence[tuple[datetime, datetime]]
+) -> tuple[datetime, datetime]:
+    """Return the period that counts: of several authorities that which ends last.
+
+    The first of other certificates is that of this side, before those that signed it.
+    """
+    is_authority = setting.endswith("ca")
+    return max(periods, key=lambda period: period[1]) if is_authority else periods[0]
+
+
+def _mismatch(context: ssl.SSLContext, prefix: str, cert: Path, key: Path) -> list[str]:
     """Return why certificate and key are no pair."""
 
     def no_password() -> str:
         raise ValueError("the key has a password")
 
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, no_password)
+        context.load_cert_chain(cert, key, no_password)
     except ValueError:
         return [f"{prefix}key = {key} has a password, expected a private key without one"]
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             return [f"{prefix}key = {key} is not the private key of {prefix}cert = {cert}"]
+        if error.reason:  # such as a key that is too short
+            return [f"{prefix}cert = {cert} cannot be used: {_reason(error)}"]
         return [f"{prefix}key = {key} holds no private key, expected PEM"]
     return []
+
+
+def _reason(error: OSError) -> str:
+    name = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+    return (name or "it is damaged").replace("_", " ").lower()
 
 
 def _validities(path: Path) -> list[tuple[datetime, datetime]]:
@@ -362,12 +390,16 @@ def _validities(path: Path) -> list[tuple[datetime, datetime]]:
     Raises:
         ValueError: one is damaged.
     """
-    from cryptography.x509 import load_pem_x509_certificates  # here, since most need none
+    # here, since most need none
+    from cryptography.x509 import InvalidVersion, load_pem_x509_certificates
 
     content = path.read_bytes()
-    if b"-----BEGIN CERTIFICATE-----" not in content:
+    if not (begun := content.count(b"-----BEGIN CERTIFICATE-----")):
         return []
-    return [
-        (one.not_valid_before_utc, one.not_valid_after_utc)
-        for one in load_pem_x509_certificates(content)
-    ]
+    try:
+        found = load_pem_x509_certificates(content)
+    except InvalidVersion as error:
+        raise ValueError(str(error)) from error
+    if len(found) < begun:
+        raise ValueError("the last certificate is cut off")
+    return [(one.not_valid_before_utc, one.not_valid_after_utc) for one in found]

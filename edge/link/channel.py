@@ -202,14 +202,22 @@ class HealthMonitor:
         self._link.monitor_stopped()
 
     def _run(self) -> None:
+        while self._goes_on():
+            pause_s = self._pause_s if self._up else min(self._pause_s, DOWN_PAUSE_S)
+            self._link.suspect.wait(pause_s)
+            self._link.suspect.clear()
+
+    def _goes_on(self) -> bool:
+        """Check once; a link that cannot be checked must not stay down."""
         try:
-            while self._check_once():
-                pause_s = self._pause_s if self._up else min(self._pause_s, DOWN_PAUSE_S)
-                self._link.suspect.wait(pause_s)
-                self._link.suspect.clear()
-        except Exception:  # whatever it is, a link without a monitor must not stay down
-            log.exception("health monitor stopped; each study will probe the cloud itself")
+            return self._check_once()
+        except Exception as error:  # whatever it is, a later check may succeed
+            if self._logged != (said := repr(error)):
+                self._logged = said
+                log.exception("health check failed; each study will probe the cloud itself")
+            self._up = False
             self._link.up(None)
+            return not self._over.is_set()
 
     def _check_once(self) -> bool:
         """Check once, unless an escalation is receiving answers; return False when it is over."""

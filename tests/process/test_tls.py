@@ -2,6 +2,8 @@
 
 import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -81,6 +83,12 @@ def test_a_file_of_another_kind_is_named(pki: Path, tmp_path: Path) -> None:
     damaged.write_text("\n".join([text[0], "QUJD", *text[-1:]]))
     said = f"tls.ca = {damaged} is damaged, expected a certificate as PEM"
     assert TlsFiles(ca=damaged).problems() == [said]
+    whole, second = (pki / "ca.pem").read_text(), (pki / "edge.pem").read_text()
+    damaged.write_text(whole + second[:300])  # of a bundle that is copied at this moment
+    assert diagnose("127.0.0.1:1", TlsFiles(ca=damaged), 1.0) == said
+    version_4 = ssl.PEM_cert_to_DER_cert(whole).replace(b"\xa0\3\2\1\2", b"\xa0\3\2\1\3")
+    damaged.write_text(ssl.DER_cert_to_PEM_cert(version_4))
+    assert TlsFiles(ca=damaged).problems() == [said]
     assert TlsFiles(ca=tmp_path / "no").problems() == [
         f"tls.ca = {tmp_path / 'no'}: No such file or directory"
     ]
@@ -114,6 +122,27 @@ def test_files_that_cannot_be_used_leave_those_before_in_use(
     shutil.copy(pki / name, live / name)
     assert files.current() is not before
     assert files.current().contents == before.contents
+
+
+def test_a_key_that_is_too_short_is_named(pki: Path, tmp_path: Path) -> None:
+    cert, key = tmp_path / "weak.pem", pki / "weak.key"
+    new = ("openssl", "req", "-x509", "-newkey", "rsa:1024", "-nodes", "-subj", "/CN=x")
+    subprocess.run((*new, "-keyout", key, "-out", cert), check=True, capture_output=True)
+    said = f"tls.cert = {cert} cannot be used: ee key too small"
+    assert TlsFiles(cert=cert, key=key).problems() == [said]
+
+
+def test_of_a_chain_the_certificate_of_this_side_counts(tmp_path: Path) -> None:
+    """It comes first, and those that signed it are often valid for longer."""
+    pki = make_pki(tmp_path, days=1, edge=HERE)
+    chain, bundle = tmp_path / "chain.pem", tmp_path / "bundle.pem"
+    chain.write_bytes((pki / "edge.pem").read_bytes() + (pki / "ca.pem").read_bytes())
+    bundle.write_bytes(chain.read_bytes())
+    files = TlsFiles(ca=bundle, cert=chain, key=pki / "edge.key")
+    assert files.problems() == []
+    assert files.expiries()["tls.ca"] > files.expiries()["tls.cert"]
+    (late,) = files.problems(datetime.now(UTC) + timedelta(days=1.5))
+    assert late.startswith(f"tls.cert = {chain} expired on")
 
 
 def test_an_expired_certificate_is_told_and_so_is_one_that_expires_soon(pki: Path) -> None:

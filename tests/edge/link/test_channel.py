@@ -107,16 +107,24 @@ def test_no_health_check_runs_while_an_escalation_receives_answers() -> None:
         assert until(lambda: cloud.checks == 1)
 
 
-def test_a_link_without_a_monitor_is_not_down() -> None:
-    """Whatever ends the watch: studies may ask, and find out for themselves."""
-    link = Link()
+def test_a_check_that_fails_by_itself_leaves_the_link_up_and_the_next_one_counts() -> None:
+    """Studies may ask, and find out for themselves."""
+    link, cloud, faults = Link(), Scripted(), 2
     link.down("Unreachable: refused")
 
-    def broken(_timeout_s: float) -> HealthCheck:
-        raise RuntimeError("a fault of ours")
+    def broken(timeout_s: float) -> HealthCheck:
+        nonlocal faults
+        faults -= 1
+        if faults >= 0:
+            raise RuntimeError("a fault of ours")
+        return cloud(timeout_s)
 
-    with HealthMonitor(broken, link, LONG_S):
+    with structlog.testing.capture_logs() as logs, HealthMonitor(broken, link, 0.001):
         assert until(lambda: link.estimate().available)
+        cloud.answers.put(Unreachable("refused"))
+        assert until(lambda: not link.estimate().available)
+    failed = "health check failed; each study will probe the cloud itself"
+    assert [log["event"] for log in logs].count(failed) == 1
 
 
 def test_only_a_second_health_check_measures_the_round_trip() -> None:
