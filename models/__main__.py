@@ -72,7 +72,11 @@ def keys(
     private, public = make_keys(folder, name)
     signer = identity(read_public_key(public))
     print(printable(f"private key  {private}: keep it offline, it has no password"))
-    print(printable(f"public key   {public}: {signer}, for the setting model_keys"))
+    print(
+        printable(
+            f"public key   {public}: {signer}, for models.keys of an edge, model_keys of a cloud"
+        )
+    )
 
 
 @app.command("sign")

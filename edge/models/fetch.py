@@ -206,7 +206,8 @@ class _Transfer:
                 if found != offer.version:
                     text = f"the manifest is of version {found}, offered was {offer.version}"
                     raise RefusedModel(text)
-                if not folder.exists():
+                if folder.is_symlink() or not folder.is_dir():
+                    folder.unlink(missing_ok=True)  # whatever it is, it is no folder of ours
                     move(new, folder)
                 else:  # what has come of its files stays; signatures may be others
                     for file in (SIGNATURES, MANIFEST):

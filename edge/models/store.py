@@ -196,13 +196,14 @@ class ModelStore:
     def leave(self, event: Event, to: str, by: str, **facts: Any) -> None:
         """Make another version the active one, in the transaction that is open.
 
-        The one that was active is not tried by itself again.
+        The one that was active is not tried by itself again. The way back to the shipped one stays.
         """
         before = self.choice()
         self.database.execute(
             "UPDATE model_packages SET rejected = 1 WHERE version = ?", (before.active,)
         )
-        self.choose(replace(before, active=to, previous=None), by)
+        previous = None if to == SHIPPED else SHIPPED
+        self.choose(replace(before, active=to, previous=previous), by)
         self.trail.record(event, version=before.active, to=to, **facts)
 
     def replace_active(self, version: str, reason: str) -> None:
@@ -355,7 +356,7 @@ def roll_back(site: Site, *, user: str) -> str:
     with open_models(site) as store, transaction(store.database):
         previous = store.choice().previous
         if previous is None:
-            raise NotPromotable("there is no model to go back to: none was promoted")
+            raise NotPromotable("there is no model to go back to: that of the settings is active")
         package = store.package(previous)
         if package is not None:
             require_sound(package, site)

@@ -84,7 +84,7 @@ def load_users(path: Path) -> Mapping[str, Account]:
 
 @lru_cache(1)
 def _read(path: Path, name: str, _state: object) -> Mapping[str, Account]:
-    given = enumerate(path.read_text("utf-8").split("\n"), 1)
+    given = enumerate(path.read_text("utf-8-sig").split("\n"), 1)
     lines = [(n, line.strip("\r")) for n, line in given if line.strip()]
     if not lines:
         raise BadSettings(f"{name} is empty: add a user with overread-edge password")

@@ -66,7 +66,7 @@ def read_package(name: str, folder: Path = WEIGHTS, keys: tuple[Path, ...] = ())
     if model.kind != SCREENING:
         raise UnfitArtifact(f"{name} is of kind {model.kind!r}, expected {SCREENING!r}")
     if model.path.parent != folder or not _FILE.fullmatch(model.path.name):
-        raise UnfitArtifact(f"{name}: file = {model.path.name!r}, expected NAME.onnx")
+        raise UnfitArtifact(f"{name}: file is {model.path}, expected NAME.onnx in {folder}")
     return Package(_version(model), model)
 
 

@@ -174,6 +174,24 @@ def test_what_a_draft_left_incomplete_is_fetched_whole(hospital: Signed, site: E
     assert shadow.version == version
 
 
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_has_the_name_of_a_version_and_is_no_folder_is_replaced(
+    hospital: Signed, site: Edge, kind: str, tmp_path: Path
+) -> None:
+    place = site.models / read_package(NAME, hospital.folder).version
+    place.parent.mkdir(exist_ok=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if kind == "file":
+        place.write_text("x")
+    else:
+        place.symlink_to(elsewhere)
+    assert fetch(site.site, user="a").new
+    assert place.is_dir()
+    assert not place.is_symlink()
+    assert list(elsewhere.iterdir()) == []
+
+
 def with_roles(*roles: int) -> Change:
     def change(offer: pb.ModelOffer) -> None:
         del offer.pieces[:]

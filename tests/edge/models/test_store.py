@@ -92,6 +92,16 @@ def test_going_back_leads_to_the_model_before_and_only_once(site: Edge) -> None:
         roll_back(site.site, user="bert")
 
 
+def test_the_way_back_to_the_shipped_model_stays(site: Edge) -> None:
+    """Also where the model that was promoted last cannot be opened."""
+    with site.store() as store:
+        store.choose(Choice("b-2", previous="a-1"), "anna")
+        store.replace_active("a-1", "DamagedArtifact: b-2")
+    assert (site.choice.active, site.choice.previous) == ("a-1", SHIPPED)
+    assert roll_back(site.site, user="anna") == SHIPPED
+    assert (site.choice.active, site.choice.previous) == (SHIPPED, None)
+
+
 def test_a_model_that_was_rolled_back_is_in_shadow_again_only_if_somebody_says_so(
     hospital: Signed, site: Edge
 ) -> None:

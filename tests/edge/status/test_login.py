@@ -51,7 +51,7 @@ def logins(site: Site) -> list[dict[str, object]]:
 
 def test_a_file_holds_the_password_or_its_hash(tmp_path: Path) -> None:
     assert PASSWORD not in HASH
-    for line in (PASSWORD, HASH):
+    for line in (PASSWORD, HASH, f"\ufeff{PASSWORD}"):  # some editors mark UTF-8
         file = tmp_path / "password"
         file.write_text(f"{line}\n")
         (account,) = load_users(file).values()
