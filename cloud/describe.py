@@ -13,8 +13,9 @@ from rich.table import Table
 
 from cloud.errors import BadSettings, CloudError
 from process.command_line import stopped
+from process.settings import LONGEST_S
 from process.text import Printable
-from process.tls import TlsFiles, diagnose
+from process.tls import TlsFiles, diagnose, is_address
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.errors import OverreadError, Unreachable, from_status
@@ -60,6 +61,10 @@ def describe(
     """Show the model and the limits of a running service."""
     if (tls_cert is None) != (tls_key is None):
         raise typer.BadParameter("--tls-cert and --tls-key must be given together")
+    if not (is_address(address) or address.startswith(("unix:", "unix-abstract:"))):
+        raise typer.BadParameter(f"the address {address!r}: expected HOST:PORT")
+    if not 0 < timeout_s <= LONGEST_S:
+        raise typer.BadParameter(f"--timeout-s {timeout_s:g}: expected more than 0 seconds")
     try:
         files = TlsFiles(ca=tls_ca, cert=tls_cert, key=tls_key).named("--tls-")
         description = dataclasses.asdict(_fetch(address, files, timeout_s))

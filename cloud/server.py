@@ -85,11 +85,12 @@ async def serve(
             `Draining`.
     """
     first, second = asyncio.Event(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(
-            number, lambda: (second if first.is_set() else first).set()
-        )
     async with server:
+        # not before: while a model is loaded, a signal ends the process at once
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(
+                number, lambda: (second if first.is_set() else first).set()
+            )
         _bound_memory()
         ready(server.address)
         try:
@@ -341,15 +342,18 @@ class CloudServer:
         address: str = getattr(self._settings, setting)
         credentials = server_credentials(self._settings)
         host, _, wanted = address.rpartition(":")
+        is_socket = address.startswith("unix:")
         try:
             if credentials is None:
                 port = server.add_insecure_port(address)
             else:
                 port = server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            why = unbindable(host.strip("[]"), int(wanted)) or NOT_OURS
+            why = "its folder is missing or may not be written, or another service listens there"
+            if not is_socket:
+                why = unbindable(host.strip("[]"), int(wanted)) or NOT_OURS
             raise AddressUnusable(f"{address} cannot be bound: {why}") from error
-        return address if host == "unix" else f"{host}:{port}"
+        return address if is_socket else f"{host}:{port}"
 
 
 def server_credentials(settings: CloudSettings) -> grpc.ServerCredentials | None:

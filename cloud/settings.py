@@ -86,8 +86,8 @@ class CloudSettings(ProcessSettings):
     model_folder: Path | None = None
     model_keys: tuple[Path, ...] = ()
     engine: str = "auto"
-    threads: int = Field(0, ge=0)
-    max_batch: int = Field(8, ge=1)
+    threads: int = Field(0, ge=0, le=1024)
+    max_batch: int = Field(8, ge=1, le=256)
     site_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}, description="a table with a number greater than 0 for each site"
     )
@@ -99,7 +99,7 @@ class CloudSettings(ProcessSettings):
     max_streams: int = Field(1024, ge=1)
     trusted_proxies: tuple[str, ...] = Field((), description="a list with the name of each proxy")
     stat_sites: tuple[str, ...] = Field((), description="a list with the name of each site")
-    max_connection_age_s: float = Field(600.0, ge=1)
+    max_connection_age_s: float = Field(600.0, ge=1, le=2e6)
     grace_s: float = Field(20.0, ge=0)
     offered_model: str = ""
     offered_folder: Path | None = None

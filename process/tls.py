@@ -219,7 +219,9 @@ class ServerTlsFiles(TlsFiles):
 def is_address(text: str) -> bool:
     """Tell whether the text is ``HOST:PORT``, in printable ASCII; a host is not looked up."""
     found = re.fullmatch(r"([!-~]+):([0-9]{1,5})", text)
-    return found is not None and int(found[2]) < 65536 and is_host(found[1])
+    if found is None or text.startswith(("unix:", "unix-abstract:")):  # of a socket for gRPC
+        return False
+    return int(found[2]) < 65536 and is_host(found[1])
 
 
 def is_host(name: str) -> bool:
@@ -261,6 +263,8 @@ def diagnose(address: str, files: TlsFiles, timeout_s: float) -> str:
     host = host.strip("[]")
     if problems := files.problems():
         return problems[0]
+    if not port.isdecimal():  # a socket of this machine
+        return ""
     service, ca, cert = f"the service at {address}", f"{files.prefix}ca", f"{files.prefix}cert"
     speaks_tls = f"{service} uses TLS: set {ca} to the authority that signed its certificate"
     # why the service ends the connection once it knows who calls

@@ -222,7 +222,7 @@ _TOO_LONG = "larger than"
 _NO_TLS = "no encrypted connection could be made: check tls.ca, tls.cert and tls.key at both ends"
 _ENDED = (
     "the service ended the connection at once: check tls.ca, tls.cert and tls.key at both ends; or"
-    " it has too many connections"
+    " it has too many connections, or the port is not that of gRPC"
 )
 
 # What gRPC says of a connection is for programmers. The first row whose code is that of the status,

@@ -125,6 +125,9 @@ def check_datatype(name: str, datatype: str) -> None:
 def requested(request: pb.ModelInferRequest, roi_shape: Shape) -> list[Tensor]:
     """Return the outputs that a request wants, or all; raise `InvalidRequest` for any other."""
     known = {tensor.name: tensor for tensor in outputs_of(roi_shape)}
+    names = [output.name for output in request.outputs]
+    if len(names) > len(set(names)):  # each would be a copy of its own
+        raise InvalidRequest(f"an output is requested twice, expected each of {list(known)} once")
     for output in request.outputs:
         if output.name not in known:
             raise InvalidRequest(f"output {output.name!r:.100}, expected one of {list(known)}")

@@ -299,7 +299,7 @@ class EdgeSettings(ProcessSettings):
     priority: Literal["routine", "stat"] = "routine"
     screening_model: str = "screening-int8"
     engine: str = "auto"
-    threads: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0, le=1024)
     series: str = Field(default="", max_length=128, coerce_numbers_to_str=True)
     rules: Path | None = None
     read_memory_mb: int = Field(default=3500, ge=500)

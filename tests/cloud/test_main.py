@@ -57,6 +57,23 @@ def test_describe_prints_json_or_a_table_and_fails_without_a_service() -> None:
     assert "Unreachable" in err
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("127.0.0.1",), "'127.0.0.1': expected HOST:PORT"),
+        (("",), "'': expected HOST:PORT"),
+        (("127.0.0.1:1", "--timeout-s", "inf"), "--timeout-s inf: expected more than 0"),
+        (("127.0.0.1:1", "--timeout-s", "nan"), "--timeout-s nan: expected more than 0"),
+        (("unix:/nope",), "Unreachable"),
+    ],
+)
+def test_describe_names_what_cannot_be(given: tuple[str, ...], said: str) -> None:
+    status, out, err = command("describe", *given)
+    assert status in (1, 2)
+    assert out == ""
+    assert said in " ".join(err.replace("│", "").split())
+
+
 @pytest.mark.parametrize("arguments", [("-h",), ("serve", "-h"), ("describe", "-h")])
 def test_help_has_a_short_option(arguments: tuple[str, ...]) -> None:
     status, out, _ = command(*arguments)

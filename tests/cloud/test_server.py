@@ -138,6 +138,15 @@ def test_a_socket_of_this_machine_can_be_served(tmp_path: Path) -> None:
         assert fetch_description(address, timeout_s=20.0).models == {"mean": "2.1"}
 
 
+def test_a_socket_that_cannot_be_bound_is_named(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path / 'none' / 'reader.sock'}"
+    with (
+        pytest.raises(AddressUnusable, match="its folder is missing or may not be written"),
+        run_cloud(address=address),
+    ):
+        pass
+
+
 def test_a_wrong_pair_is_named(pki: Path) -> None:
     tls = {"cert": pki / "server.pem", "key": pki / "client.key"}
     with (

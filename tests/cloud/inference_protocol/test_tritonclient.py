@@ -179,6 +179,7 @@ def test_requests_on_a_stream_are_answered_in_order_and_fail_alone() -> None:
             "datatype 'FP32' of 'ROI', expected 'UINT8'",
         ),
         ({"name": "IMAGE"}, "INVALID_ARGUMENT 400", "inputs ['IMAGE'], expected one input, 'ROI'"),
+        ({"outputs": ["MASK"] * 2}, "INVALID_ARGUMENT 400", "an output is requested twice"),
         ({"outputs": ["LOGIT"]}, "INVALID_ARGUMENT 400", "output 'LOGIT', expected one of"),
         ({"model": "other"}, "NOT_FOUND 404", "model 'other' version '' is not served"),
         ({"model_version": "3"}, "NOT_FOUND 404", "model 'mean' version '3' is not served"),
