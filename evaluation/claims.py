@@ -85,6 +85,9 @@ def main(
     ] = False,
 ) -> None:
     """Measure the claims, and render the pages of docs that have a template."""
+    if unknown := set(only or ()) - set(claims(data)):
+        known = ", ".join(claims(data))
+        raise typer.BadParameter(f"no claim {', '.join(unknown)}; there are: {known}")
     results = DOCS / "results"
     for folder in (results, DOCS.parent / "runs"):  # the latter for output that no page shows
         folder.mkdir(exist_ok=True)

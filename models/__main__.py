@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 
+from imaging.errors import StudyError
 from models.runtime import SIGNATURES
 from models.runtime.artifacts import WEIGHTS, Artifact, every
 from models.runtime.errors import ModelError
@@ -152,7 +153,7 @@ def main() -> None:
     rich.reconfigure(stderr=True)  # progress goes to stderr, results to stdout
     try:
         app()
-    except (ModelError, OSError) as error:
+    except (ModelError, StudyError, OSError) as error:
         _end(f"{type(error).__name__}: {error}", error)
     except ModuleNotFoundError as error:
         if (line := how_to_install(error)) is None:

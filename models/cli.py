@@ -1,6 +1,7 @@
 """The commands of `overread-models` that make artifacts; most need torch."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -148,8 +149,8 @@ def export(
     """Export trained weights as FP32 and INT8 artifacts and enter both in the manifest."""
     from models.quantization.ptq import run_export
 
-    if name and name.split("-")[0] != kind:
-        raise typer.BadParameter(f"{name}: it must begin with {kind}")
+    if name and (name.split("-")[0] != kind or not re.fullmatch("[a-z0-9-]+", name)):
+        raise typer.BadParameter(f"{name!r}: expected {kind}-, then a-z, 0-9 and hyphens")
     run_export(kind, data, weights, method, name or kind)
 
 

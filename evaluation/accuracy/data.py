@@ -71,7 +71,7 @@ def read_table(path: Path, required: tuple[str, ...]) -> Table:
         BadTable: it is missing, not text, lacks a column, or has a row of another length.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restkey="", restval=None)
             header, rows, lines = reader.fieldnames or [], list[dict[str, str]](), list[int]()
             for row in reader:

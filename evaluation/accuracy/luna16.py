@@ -71,7 +71,7 @@ def challenge(
 def read_scan_list(path: Path) -> list[str]:
     """Read the scans that a file lists, one a line, with or without the header ``seriesuid``."""
     try:
-        lines = [line.strip().rstrip(",") for line in path.read_text("utf-8").splitlines()]
+        lines = [line.strip().rstrip(",") for line in path.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise BadTable(path, f"cannot be read ({error})") from error
     listed = [line for line in lines if line and line != "seriesuid"]

@@ -163,6 +163,8 @@ def train(task: Task, plan: Plan) -> nn.Module:
         state.restore(plan.out / CHECKPOINT, plan.same())
     elif not plan.resume and read_log(plan.out):
         raise UnfitArtifact(f"{plan.out}: it holds a run; expected --resume or a new folder")
+    elif len(read_log(plan.out)) > 1:  # the first round is logged before it is saved
+        raise UnfitArtifact(f"{plan.out}: {CHECKPOINT} is missing; restore it, or use a new folder")
     # a round that was logged and not saved is taken again
     write_log(plan.out, [one for one in read_log(plan.out) if one["steps"] <= state.steps])
     with Progress() as progress:

@@ -78,6 +78,7 @@ def test_a_claim_that_cannot_be_measured_keeps_what_there_was(
     assert ended.exit_code == 0, ended.output
     assert "leaving out faults" in ended.output
     assert kept.read_text() == "{}"
+    assert CliRunner().invoke(claims.app, ["--only", "nope"]).exit_code == 2
     assert can_measure("overread-eval load")
     assert len(started.lines) == 1
 

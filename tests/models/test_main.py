@@ -47,10 +47,11 @@ def test_what_is_missing_is_one_line(
 
 
 def test_an_artifact_is_named_after_its_kind(tmp_path: Path) -> None:
-    words = ["export", "hybrid", "--data", str(tmp_path), "--weights", "a.pt", "--name", "large"]
-    result = CliRunner().invoke(command.app, words)
-    assert result.exit_code == 2
-    assert "large: it must begin with hybrid" in result.output
+    words = ["export", "hybrid", "--data", str(tmp_path), "--weights", "a.pt", "--name"]
+    for name in ("large", "hybrid-x/../../y", "hybrid-X"):
+        result = CliRunner().invoke(command.app, [*words, name])
+        assert result.exit_code == 2
+        assert f"'{name}': expected hybrid-, then" in result.output
 
 
 def test_a_damaged_manifest_is_one_line(

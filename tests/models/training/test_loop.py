@@ -121,8 +121,12 @@ def test_a_round_that_was_logged_and_not_saved_is_logged_once(tmp_path: Path) ->
         file.write('{"steps": 30}\n')
     train(line(), plan)
     assert (tmp_path / "log.jsonl").read_text() == first
-    # of a first round nothing was saved
     (tmp_path / "last.pt").unlink()
+    with pytest.raises(UnfitArtifact, match=r"last\.pt is missing"):
+        train(line(), plan)
+    assert (tmp_path / "log.jsonl").read_text() == first
+    # of a first round nothing was saved
+    (tmp_path / "log.jsonl").write_text(first.splitlines()[0] + "\n")
     train(line(), plan)
     assert [one["steps"] for one in logged(tmp_path)] == [10, 20]
 
