@@ -12,9 +12,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 INPUT ?=
 ARGS ?=
 DATA ?= ../shared/data
-# Two processes, each with whole files of tests in the order of tests/conftest.py: a file shares its
-# agents and clouds. One that crashes ends the run, which would wait for ever otherwise.
-PARALLEL ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+# Two processes, each with whole files of tests: a file shares its agents and clouds. One that
+# crashes ends the run, which would wait for ever otherwise.
+PARALLEL ?= --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

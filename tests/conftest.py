@@ -12,12 +12,6 @@ import structlog
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with a long test come first: one that begins last would run alone at the end."""
-    with_long = {item.path for item in items if item.get_closest_marker("long")}
-    items.sort(key=lambda item: item.path not in with_long)
-
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real CT data beside the checkout; the test skips where there is none."""
