@@ -61,10 +61,12 @@ def describe(
     """Show the model and the limits of a running service."""
     if (tls_cert is None) != (tls_key is None):
         raise typer.BadParameter("--tls-cert and --tls-key must be given together")
-    if not (is_address(address) or address.startswith(("unix:", "unix-abstract:"))):
+    if not (is_address(address) or address.startswith("unix:")):
         raise typer.BadParameter(f"the address {address!r}: expected HOST:PORT")
     if not 0 < timeout_s <= LONGEST_S:
-        raise typer.BadParameter(f"--timeout-s {timeout_s:g}: expected more than 0 seconds")
+        raise typer.BadParameter(
+            f"--timeout-s {timeout_s:g}: expected seconds, above 0 and at most {LONGEST_S:g}"
+        )
     try:
         files = TlsFiles(ca=tls_ca, cert=tls_cert, key=tls_key).named("--tls-")
         description = dataclasses.asdict(_fetch(address, files, timeout_s))

@@ -40,7 +40,7 @@ def require_fit(artifact: Artifact, kind: str) -> None:
         raise UnfitArtifact(f"{artifact.name} is of kind {artifact.kind!r}, expected {kind!r}")
     for setting, count in SETTINGS[kind].items():
         numbers = artifact.settings.get(setting)
-        if not (isinstance(numbers, Sequence) and len(numbers) == count and are_finite(numbers)):
+        if not (isinstance(numbers, Sequence) and len(numbers) == count and _are_finite(numbers)):
             wrong = f"{setting} = {numbers!r}, expected {count} numbers"
             raise UnfitArtifact(f"{artifact.name}: {wrong}")
     if artifact.settings["calibration"][0] <= 0:
@@ -69,7 +69,7 @@ def require_fit(artifact: Artifact, kind: str) -> None:
         raise _unfit(artifact, f"has {INPUT} of ({stated}), expected {wanted}")
 
 
-def are_finite(values: Sequence[object]) -> bool:
+def _are_finite(values: Sequence[object]) -> bool:
     """Return whether all are numbers that fit into a float64."""
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     return len(numbers) == len(values) and all(abs(v) <= sys.float_info.max for v in numbers)

@@ -62,8 +62,8 @@ def test_describe_prints_json_or_a_table_and_fails_without_a_service() -> None:
     [
         (("127.0.0.1",), "'127.0.0.1': expected HOST:PORT"),
         (("",), "'': expected HOST:PORT"),
-        (("127.0.0.1:1", "--timeout-s", "inf"), "--timeout-s inf: expected more than 0"),
-        (("127.0.0.1:1", "--timeout-s", "nan"), "--timeout-s nan: expected more than 0"),
+        (("127.0.0.1:1", "--timeout-s", "inf"), "--timeout-s inf: expected seconds, above 0"),
+        (("127.0.0.1:1", "--timeout-s", "nan"), "--timeout-s nan: expected seconds, above 0"),
         (("unix:/nope",), "Unreachable"),
     ],
 )
