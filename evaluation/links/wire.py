@@ -9,6 +9,7 @@ either direction.
 
 import base64
 import json
+import re
 import struct
 import tempfile
 from collections import Counter, defaultdict
@@ -301,14 +302,18 @@ def searched(values: set[str]) -> Iterator[str]:
 
 
 def is_in(value: str, tap: Tap, heard: Heard) -> bool:
-    """Tell whether a value is in the raw bytes, in some encodings, or in a decoded text."""
+    """Tell whether a value is in the raw bytes, in some encodings, or in a decoded text.
+
+    There a value of digits alone is no part of a longer number: times have nineteen digits.
+    """
     forms = [value.encode(code) for code in ("utf-8", "utf-16-le", "utf-16-be")]
     forms += [value.lower().encode(), value.upper().encode(), value.encode().hex().encode()]
     for before, mixed in enumerate((0, 2, 3)):  # in base64 what stands before and after mixes in
         encoded = base64.b64encode(bytes(before) + value.encode()).rstrip(b"=")
         forms.append(encoded[mixed:-1])
     raw = any(form in data for data in tap.data.values() for form in forms)
-    return raw or any(value.lower() in text.lower() for text in heard.texts)
+    whole = rf"(?<!\d){value}(?!\d)" if value.isdecimal() else re.escape(value)
+    return raw or any(re.search(whole, text, re.IGNORECASE) for text in heard.texts)
 
 
 @command(

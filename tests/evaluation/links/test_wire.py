@@ -92,6 +92,13 @@ def test_a_value_is_found_in_other_encodings(form: bytes) -> None:
     assert not wire.is_in("ACC9920417", tap, wire.Heard())
 
 
+def test_a_date_of_birth_is_no_part_of_a_time_in_nanoseconds() -> None:
+    time = wire.Heard(texts=['"startTimeUnixNano":"1796196103170521088"'])
+    assert not wire.is_in("19610317", wire.Tap(), time)
+    for text in ("born 19610317", "id_19610317x", "19610317"):
+        assert wire.is_in("19610317", wire.Tap(), wire.Heard(texts=[text]))
+
+
 def test_names_are_searched_for_by_their_parts_too() -> None:
     values = set(wire.searched(set(wire.PATIENT.values())))
     assert {"Quixwell^Zephyrine", "Quixwell", "Zephyrine", "19610317"} <= values
