@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from edge.atomic_files import write_atomically
-from evaluation.errors import MissingData
 from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import PhantomSpec, Progress, make_phantom, phantom_header
 from imaging.volume import Nodule, triple
+from models.runtime.errors import MissingData
 
 STUDIES = Path("runs/studies")
 """Where the studies of the commands are."""

@@ -20,7 +20,7 @@ import overread
 from edge.errors import UnfitModel
 from edge.reader import EdgeReader
 from imaging.dicom.writer import write_series
-from models.data_folder import read_rows
+from models.data.tables import read_table
 from models.runtime.artifacts import WEIGHTS, every
 from models.runtime.contract import OUTPUTS
 from models.runtime.errors import DamagedArtifact, ModelError, UnfitArtifact
@@ -195,17 +195,14 @@ def test_the_command_of_the_page_fits_a_network(shared_data: Path, tmp_path: Pat
     folder, data = own_folder(tmp_path, shipped), tmp_path / "data"
     text = (folder / "manifest.toml").read_text().replace('"fp32"', '"int8"')
     (folder / "manifest.toml").write_text(text)
-    shutil.copytree(shared_data / "nodules", data / "nodules")
+    (data / "nodules").mkdir(parents=True)
     for part, keep in (("lidc", ("lidc_0005", "lidc_0306")), ("ct", ())):
         (data / part).mkdir()
         for scan in keep:
             shutil.copytree(shared_data / part / scan, data / part / scan)
         for file in ("scans.csv", "marks.csv"):
             copy_rows(shared_data / part / file, data / part / file, "scan", keep)
-    rows = read_rows(shared_data / "nodules" / "index.csv")
-    some = [r["patient"] for r in rows if r["split"] == "val" or r["subset"] == "4"][:400:12]
-    index = data / "nodules" / "index.csv"
-    copy_rows(shared_data / "nodules" / "index.csv", index, "patient", some)
+    copy_some_cubes(shared_data / "nodules", data / "nodules")
     (line,) = re.findall(r"overread-models (fit .*)", PAGE)
     command, environment = Home(tmp_path).command("models", *line.split())
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(overread.__file__).parents[1])])
@@ -215,6 +212,27 @@ def test_the_command_of_the_page_fits_a_network(shared_data: Path, tmp_path: Pat
     fitted = every(folder)["own-screening"].settings
     assert fitted["guarantee"]["screening"].startswith("2027-01")
     assert fitted["thresholds"]["finding"] != 0.5
+
+
+def copy_some_cubes(source: Path, target: Path) -> None:
+    """Write a folder of cubes with some of those of validation and calibration."""
+    rows = read_table(source / "index.csv", ()).rows
+    some = [r for r in rows if r["split"] == "val" or r["subset"] == "4"][:400:12]
+    number = dict[tuple[str, str], str]()
+    for split in ("train", "val"):
+        kept = [row["row"] for row in some if row["split"] == split]
+        number |= {(split, row): str(i) for i, row in enumerate(kept)}
+        with np.load(source / f"{split}.npz") as arrays:
+            parts = {name: arrays[name][[int(row) for row in kept]] for name in ("ct", "votes")}
+        np.savez(target / f"{split}.npz", **parts)
+    for name in ("index.csv", "marks.csv"):
+        table = read_table(source / name, ())
+        with (target / name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, table.header)
+            writer.writeheader()
+            for row in table.rows:
+                if at := number.get((row["split"], row["row"])):
+                    writer.writerow(row | {"row": at})
 
 
 def copy_rows(source: Path, target: Path, column: str, keep: tuple[str, ...] | list[str]) -> None:

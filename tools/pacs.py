@@ -24,11 +24,12 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
 from edge.access import make_folder
-from evaluation.errors import MissingData, MissingProgram, ServiceFailed
+from evaluation.errors import MissingProgram, ServiceFailed
 from evaluation.receiving.sender import send
 from evaluation.world import AGENT, Agent, free_ports, running, running_agent
 from imaging.dicom.arrival import arrived, files_of
 from models.markdown import Rows
+from models.runtime.errors import MissingData
 
 EXPECTED = frozenset({"SR", "SEG", "OT", "DOC"})
 """Modalities of the results of a study with findings and outlines."""

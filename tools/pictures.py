@@ -22,10 +22,11 @@ import typer
 from PIL import Image
 from playwright.sync_api import CDPSession, FloatRect, Page, sync_playwright
 
-from evaluation.errors import MissingData, MissingProgram
+from evaluation.errors import MissingProgram
 from evaluation.phantoms import prepare, whole_chest
 from evaluation.run import run_program
 from evaluation.world import free_ports, running_agent, running_cloud
+from models.runtime.errors import MissingData
 from tools.demo import DEADLINE_S, SEED
 
 PATIENCE_S = 900.0

@@ -31,7 +31,7 @@ from models.calibration.guarantee import (
     uncalibrated_readers,
 )
 from models.calibration.statistics import upper_bound
-from models.data_folder import CALIBRATION
+from models.data.folder import CALIBRATION
 from models.runtime.artifacts import find
 from models.runtime.detection import sigmoid
 from process.extras import require

@@ -22,11 +22,11 @@ from evaluation.accuracy.bootstrap import operating_point
 from evaluation.accuracy.nodules import CAVEAT
 from evaluation.accuracy.options import Marks
 from evaluation.accuracy.truth import Truth, read_truth, scan_name, score_scan, truth_of
-from evaluation.errors import MissingData
 from evaluation.phantoms import prepare
 from evaluation.run import SHARE, Deadline, Model, Seed, Table, command, each
 from evaluation.world import running_cloud
 from imaging.phantom.phantom import TRAINING_SEED, PhantomSpec
+from models.runtime.errors import MissingData
 
 PHANTOMS = (
     "Phantoms are synthetic: they show what the pipeline does, not how well it works on patients."

@@ -16,8 +16,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.accuracy.data import UNKNOWN_RADIUS_MM
 from imaging.volume import FloatArray
+from models.data.folder import UNKNOWN_RADIUS_MM
 
 IntArray = npt.NDArray[np.int64]
 

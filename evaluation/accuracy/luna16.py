@@ -7,14 +7,17 @@ from typing import Annotated, Any
 import numpy as np
 
 from evaluation.accuracy.bootstrap import figures
-from evaluation.accuracy.data import read_table
 from evaluation.accuracy.froc import Scored, match_scan
 from evaluation.accuracy.options import csv_option
-from evaluation.errors import BadTable
 from evaluation.run import Table, command
 from imaging.volume import FloatArray
+from models.data.tables import read_table
+from models.runtime.errors import BadTable
 
 _PLACE = ("coordX", "coordY", "coordZ")
+
+SCORE, SIZE = "probability", "diameter_mm"
+"""The last column of candidates, and of nodules."""
 
 COUNTS = {
     "tp": "true positives", "fn": "false negatives", "fp": "false positives",
@@ -48,9 +51,13 @@ def challenge(
 ) -> tuple[Scored, dict[str, int]]:
     """Match four CSV files by the rules; return the scores, and counts at the lowest threshold."""
     listed = read_scan_list(scans)
-    proposed = _by_scan(candidates, "probability", listed)
-    nodules = _by_scan(annotations, "diameter_mm", listed)
-    ignore = _by_scan(excluded, "diameter_mm", listed)
+    proposed, nodules, ignore = (
+        _by_scan(path, last, listed)
+        for path, last in ((candidates, SCORE), (annotations, SIZE), (excluded, SIZE))
+    )
+    for uid, marks in zip(listed, nodules, strict=True):
+        if len(np.unique(marks[:, :3], axis=0)) < len(marks):
+            raise BadTable(annotations, f"scan {uid!r} has two nodules at one place")
     if not any(len(found) for found in nodules):
         raise BadTable(annotations, "has no nodule")
     matched = map(match_scan, proposed, nodules, ignore)
@@ -83,7 +90,8 @@ def read_scan_list(path: Path) -> list[str]:
 
 def _by_scan(path: Path, last: str, listed: list[str]) -> list[FloatArray]:
     table = read_table(path, ("seriesuid", *_PLACE, last))
-    values = np.stack([table.numbers(name) for name in (*_PLACE, last)], axis=1)
+    of_last = table.diameters if last == SIZE else table.numbers
+    values = np.stack([*map(table.numbers, _PLACE), of_last(last)], axis=1)
     number = {uid: i for i, uid in enumerate(listed)}
     uids = table.text("seriesuid")
     for uid, line in zip(uids, table.lines, strict=True):

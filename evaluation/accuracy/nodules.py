@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from evaluation.accuracy.bootstrap import RATE_COLUMNS, difference, figures
-from evaluation.accuracy.data import Cube, read_cubes
 from evaluation.accuracy.froc import Scored
 from evaluation.accuracy.options import Data, Marks, MoreScans, Scans, Split, marked_scans
 from evaluation.accuracy.readers import STAGES, Reads, Stage, StageOption, open_agent
@@ -24,6 +23,7 @@ from evaluation.run import CloudModel, Model, Table, command, each
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.volume import Geometry, triple
+from models.data.cubes import Cube, read_cubes
 from models.runtime.detection import Candidate, Peaks, strongest
 from models.runtime.screener import MOST_CANDIDATES
 from models.training.tiles import tiles

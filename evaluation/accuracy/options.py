@@ -6,11 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from evaluation.accuracy.truth import LISTING, Truth, read_truth, scan_name
-from evaluation.errors import EvaluationError, MissingData
+from evaluation.accuracy.truth import Truth, read_truth, scan_name
+from evaluation.errors import EvaluationError
 from evaluation.run import remark
 from imaging.dicom.header import DICOM_SUFFIXES, is_dicom, read_head
 from imaging.volume_files import format_of
+from models.data.folder import LISTING
+from models.runtime.errors import MissingData
 
 
 def csv_option(meaning: str) -> Any:

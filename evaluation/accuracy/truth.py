@@ -1,35 +1,24 @@
 """What is known of whole scans: the lesions that must be found, and the places that do not count.
 
 A table of marks names a kind in each line. ``nodule`` and ``lesion`` must be found. ``excluded``
-and ``doubtful`` count neither as found nor as false. A `scans.csv` beside it may list the scans,
-also those without any mark, with their roles.
+and ``doubtful`` count neither as found nor as false. A `scans.csv` beside it may list scans without
+any mark. If it states roles, it lists all scans.
 
 A mark whose column ``source`` says ``by eye`` was seen among the strongest candidates of networks,
 so it is no independent truth: a nodule by eye counts neither way. A scan with such a nodule is not
 fully marked. It probably holds more of them, and its false positives are not counted.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from evaluation.accuracy.data import UNKNOWN_RADIUS_MM, Table, read_table
 from evaluation.accuracy.froc import match_scan
-from evaluation.errors import BadTable
-from imaging.volume import FloatArray, Nodule, Triple, triple
-from imaging.volume_files import FORMATS
-from models.data_folder import BY_EYE, FOUND, stacked
-
-IGNORED = ("excluded", "doubtful")
-"""The kinds of marks that need not be `FOUND`."""
-
-LISTING = "scans.csv"
-"""Name of the table that lists the scans, beside a table of marks."""
-
-_COLUMNS = ("scan", "kind", "x", "y", "z", "diameter_mm")
+from imaging.volume import FloatArray, Nodule, Triple
+from models.data.folder import FOUND, LISTING, UNKNOWN_RADIUS_MM, bare_name, read_scans, stacked
+from models.runtime.errors import BadTable
 
 
 @dataclass(frozen=True)
@@ -143,66 +132,34 @@ def read_truth(*paths: Path) -> dict[str, Truth]:
     A column ``source`` tells which marks were made by eye.
 
     Raises:
-        BadTable: a file cannot be read, lacks a column, or a line has no location, no valid size or
-            another kind; or two tables give a scan different roles.
+        BadTable: a table is damaged, names a scan that is not in the list beside it, or marks a
+            place twice; or two tables give a scan or a patient different roles.
     """
-    lesions, ignored = defaultdict[str, list[Lesion]](list), defaultdict[str, list[Lesion]](list)
-    roles, by_eye = dict[str, str](), defaultdict[str, set[str]](set)
+    found, patients = dict[str, Truth](), dict[str, str]()
     for path in paths:
-        table = read_table(path, _COLUMNS)
-        listing = path.with_name(LISTING)
-        if listing.is_file():
-            _read_roles(read_table(listing, ("scan",)), roles)
-        kinds = [kind.lower() for kind in table.text("kind")]
-        sources = [row.get("source", "").strip().lower() for row in table.rows]
-        rows = zip(_names(table), kinds, _lesions(table), table.lines, sources, strict=True)
-        for name, kind, lesion, line, source in rows:
-            roles.setdefault(name, "")
-            if kind not in (*FOUND, *IGNORED):
-                expected = ", ".join((*FOUND, *IGNORED))
-                raise BadTable(path, f"kind {kind!r}, expected one of {expected}", line)
-            if source == BY_EYE:
-                by_eye[name].add(kind)
-            counts = kind in FOUND and source != BY_EYE
-            (lesions if counts else ignored)[name].append(lesion)
-    return {
-        name: Truth(tuple(lesions[name]), tuple(ignored[name]), role, tuple(sorted(by_eye[name])))
-        for name, role in roles.items()
-    }
-
-
-def _lesions(table: Table) -> list[Lesion]:
-    place = np.stack([table.numbers(axis, blank=np.nan) for axis in ("x", "y", "z")], axis=1)
-    diameter = table.numbers("diameter_mm", blank=-1.0)
-    for row, size, line in zip(place, diameter, table.lines, strict=True):
-        if np.isnan(row).any() or not (size > 0 or size == -1):
-            raise BadTable(
-                table.path,
-                "a lesion needs x, y, z and a diameter_mm above 0; -1 where the diameter is not"
-                " known",
-                line,
+        for name, scan in read_scans(path, patients).items():
+            before = found.get(name, Truth())
+            if before.role and scan.role and before.role != scan.role:
+                reason = f"scan {name!r} has the role {scan.role!r}, elsewhere {before.role!r}"
+                raise BadTable(path.with_name(LISTING), reason)
+            # what was seen by eye alone is no independent truth
+            counts = [mark.must_be_found and not mark.by_eye for mark in scan.marks]
+            lesions, ignored = (
+                tuple(
+                    Lesion(mark.centre, mark.diameter_mm)
+                    for mark, one in zip(scan.marks, counts, strict=True)
+                    if one is which
+                )
+                for which in (True, False)
             )
-    return [Lesion(triple(row), float(size)) for row, size in zip(place, diameter, strict=True)]
-
-
-def _read_roles(table: Table, roles: dict[str, str]) -> None:
-    """Add the scans of a table with their roles, if it has that column."""
-    for name, row, line in zip(_names(table), table.rows, table.lines, strict=True):
-        role = row.get("role", "").strip()
-        if role and roles.get(name, "") not in ("", role):
-            reason = f"scan {name!r} has the role {role!r}, elsewhere {roles[name]!r}"
-            raise BadTable(table.path, reason, line)
-        roles[name] = role or roles.get(name, "")
-
-
-def _names(table: Table) -> list[str]:
-    return [_bare(name) for name in table.text("scan")]
-
-
-def _bare(name: str) -> str:
-    """Return a name without the suffix of a volume file."""
-    suffixes = sorted(FORMATS, key=len, reverse=True)
-    return next((name[: -len(s)] for s in suffixes if name.lower().endswith(s)), name)
+            eye = {mark.kind for mark in scan.marks if mark.by_eye} | set(before.by_eye)
+            found[name] = Truth(
+                before.lesions + lesions,
+                before.ignored + ignored,
+                before.role or scan.role,
+                tuple(sorted(eye)),
+            )
+    return found
 
 
 def scan_name(scan: Path) -> str:
@@ -211,4 +168,4 @@ def scan_name(scan: Path) -> str:
     It is the name of its folder, or of its file without the suffix.
     """
     found = scan.resolve()
-    return found.name if found.is_dir() else _bare(found.name)
+    return found.name if found.is_dir() else bare_name(found.name)

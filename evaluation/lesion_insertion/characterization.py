@@ -23,7 +23,6 @@ from edge.clinical.brock import BrockInputs, probability
 from edge.findings import READERS_MM, DecidedBy, Finding, Route
 from edge.merge import outlined
 from evaluation.accuracy.bootstrap import by_patient
-from evaluation.accuracy.data import MATCH_MM, read_cubes, read_table
 from evaluation.accuracy.options import Data, Marks, MoreScans, Scans, Split, marked_scans
 from evaluation.accuracy.readers import Agent, Stage, open_agent, open_second
 from evaluation.lesion_insertion.scans import Host, PreparedHost, free_places, load_host
@@ -32,6 +31,7 @@ from imaging.preprocess import preprocess
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray, Geometry, Triple
 from models.calibration.statistics import auc, logistic
+from models.data.cubes import read_cubes
 from models.insertion.donors import PLAIN_LUNG_HU, Donor
 from models.insertion.insert import insert, plan_nodules
 from models.runtime.second_reader import TEXTURES, Reading, SecondReader, nearest_piece
@@ -148,24 +148,19 @@ class Characterization:
 def read_characterization(
     folder: Path, splits: tuple[str, ...], reader: SecondReader
 ) -> Characterization:
-    """Read every cube of ``splits``; errors as `evaluation.accuracy.data.read_cubes`."""
-    cubes = read_cubes(folder, splits)
-    needed = ("match_mm", "malignancy_mean", "texture_mean")
-    index = read_table(folder / "index.csv", needed)
-    for name in needed:
-        index.numbers(name)  # of an index without them all figures would be of nothing
-    sure = [cube.stated("match_mm") <= MATCH_MM for cube in cubes]
+    """Read every cube of ``splits``; errors as `models.data.cubes.read_cubes`."""
+    # of an index without these columns all figures would be of nothing
+    cubes = read_cubes(folder, splits, ("match_mm", "malignancy_mean", "texture_mean"))
     malignancy, texture = (
-        np.where(sure, [cube.stated(f"{name}_mean") for cube in cubes], np.nan)
-        for name in ("malignancy", "texture")
+        np.array([cube.rated(name) for cube in cubes]) for name in ("malignancy", "texture")
     )
     readings, dice, sizes = [], [], []
-    for cube, known in zip(each(cubes, "nodules"), sure, strict=True):
+    for cube in each(cubes, "nodules"):
         region = cut_roi(cube.voxels, cube.centre_zyx, reader.roi_shape)
         readings.append(reader.read(region[None])[0])
         truth = cut_roi(cube.votes, cube.centre_zyx, reader.roi_shape) >= VOTES
         # of a smaller nodule a voxel's rim is half
-        drawn = known and cube.diameter_mm >= 6.0
+        drawn = cube.sure and cube.diameter_mm >= 6.0
         dice.append(overlap(readings[-1], truth) if drawn else np.nan)
         consensus_mm3 = float(nearest_piece(truth).sum()) if drawn else np.nan
         finding = _finding(readings[-1], cube.centre_zyx)

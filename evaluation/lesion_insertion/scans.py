@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from edge.decide import Thresholds
 from evaluation.accuracy.bootstrap import figures
-from evaluation.accuracy.data import MATCH_MM, Cube, read_cubes
 from evaluation.accuracy.froc import Scored
 from evaluation.accuracy.readers import Reads, Stage
 from evaluation.accuracy.truth import Truth, scan_name, score_scan
@@ -28,6 +27,7 @@ from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.volume import FloatArray, Geometry, Volume, from_window, triple
 from models.calibration.cases import SAME_MM, STRONGEST
+from models.data.cubes import Cube, read_cubes
 from models.insertion.donors import VOTES, Donor, away_mm, cut, cut_donor
 from models.insertion.insert import APART_MM, FreeSpace, Insertion, Occupied, SyntheticScan, insert
 from models.runtime.detection import MASS_MM, Candidate
@@ -177,7 +177,7 @@ def read_donors(folder: Path, splits: tuple[str, ...]) -> tuple[list[Donor], Tra
     donors = [
         (donor, cube)
         for cube in read_cubes(folder, splits)
-        if not cube.stated("match_mm") > MATCH_MM and (donor := donor_of(cube)) is not None
+        if cube.sure and (donor := donor_of(cube)) is not None
     ]
     return [donor for donor, _ in donors], traits_of([cube for _, cube in donors])
 
@@ -222,10 +222,8 @@ def masks(trait: str, value: FloatArray) -> dict[str, BoolArray]:
 
 def traits_of(cubes: Sequence[Cube]) -> Traits:
     """Return the traits of nodules; ratings of a doubtful match are not known."""
-    sure = [not cube.stated("match_mm") > MATCH_MM for cube in cubes]
     texture, subtlety = (
-        np.where(sure, [cube.stated(f"{name}_mean") for cube in cubes], np.nan)
-        for name in ("texture", "subtlety")
+        np.array([cube.rated(name) for cube in cubes]) for name in ("texture", "subtlety")
     )
     return {
         "diameter": np.array([cube.diameter_mm for cube in cubes], float),

@@ -30,7 +30,6 @@ import typer
 
 from edge.folders import DONE
 from edge.settings.core import EdgeSettings
-from evaluation.errors import MissingData
 from evaluation.phantoms import STUDIES, prepare, whole_chest
 from evaluation.process_memory import children_of, resident_mb
 from evaluation.receiving.sender import Series, copied, send_files, sender_name
@@ -38,6 +37,7 @@ from evaluation.run import Bar, OnStep, Result, Table, command, counting, each
 from evaluation.world import Agent, running_agent, running_cloud
 from imaging.dicom.arrival import files_of
 from imaging.phantom.phantom import PhantomSpec
+from models.runtime.errors import MissingData
 
 BAR_S = 0.5
 """By C-STORE may take so much longer, in the median and in the 95th percentile."""

@@ -23,10 +23,11 @@ import pydicom
 import typer
 
 from evaluation.accuracy.detect import TIMES, stage_times
-from evaluation.errors import MissingData, ServiceFailed
+from evaluation.errors import ServiceFailed
 from evaluation.process_memory import cpu_s
 from evaluation.run import Bar, Result, Table, command, each
 from evaluation.world import START_S, log_tail, write_toml
+from models.runtime.errors import MissingData
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDES = ("now", "earlier")

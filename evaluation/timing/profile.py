@@ -18,7 +18,6 @@ import typer
 from prometheus_client.parser import text_string_to_metric_families
 
 from evaluation.accuracy.detect import TIMES, stage_times
-from evaluation.errors import MissingData
 from evaluation.phantoms import STUDIES, prepare, whole_chest
 from evaluation.process_memory import peak_memory, together_mb
 from evaluation.receiving.receiving import ANSWER_S, put
@@ -29,6 +28,7 @@ from imaging.dicom.arrival import files_of
 from imaging.dicom.header import is_dicom, read_head
 from models.runtime import hardware
 from models.runtime.artifacts import find
+from models.runtime.errors import MissingData
 from models.runtime.operators import achieved, layers_of, peak, shares
 
 READINGS = 10

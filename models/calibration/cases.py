@@ -19,7 +19,7 @@ from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray, Nodule, Study, triple
-from models.data_folder import marked_scans
+from models.data.folder import marked_scans
 from models.insertion.donors import Donor
 from models.insertion.insert import APART_MM, FreeSpace, Insertion, Occupied, insert, plan_nodules
 from models.runtime.detection import MASS_MM, Candidate

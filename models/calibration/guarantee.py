@@ -24,7 +24,7 @@ from imaging.volume import FloatArray
 from models.calibration.cases import Cases, Readers, Scan, candidates_of, inserted, read_scans
 from models.calibration.fit import fit_settings, probabilities
 from models.calibration.statistics import per_patient, upper_bound
-from models.data_folder import CALIBRATION
+from models.data.folder import CALIBRATION
 from models.runtime.artifacts import WEIGHTS, Artifact, every, find
 from models.runtime.screener import Screener, read_by
 from models.runtime.second_reader import SecondReader

@@ -8,12 +8,16 @@ ModelError
 ├── UnfitArtifact        it is of another kind, lacks a setting, or breaks the contract
 ├── EngineUnavailable    no engine on this machine runs it correctly
 ├── ModelFailed          it raised an error, or its output is not finite
-└── NoWeights            a command needs trained weights: the user gives an option
+├── NoWeights            a command needs trained weights: the user gives an option
+├── BadTable             a CSV file of marks, scans or cubes is damaged, or contradicts another
+└── MissingData          a folder of studies or a file of cubes is missing or unusable
 """
+
+from pathlib import Path
 
 
 class ModelError(Exception):
-    """An artifact or the engine that runs it is faulty."""
+    """An artifact, the engine that runs it, or the data that it is made from is faulty."""
 
 
 class UnknownArtifact(ModelError):
@@ -46,3 +50,19 @@ class ModelFailed(ModelError):
 
 class NoWeights(ModelError):
     """A command that starts from trained weights was given none."""
+
+
+class BadTable(ModelError):
+    """A CSV file is missing, damaged, or contradicts another; ``line`` counts from 1."""
+
+    def __init__(self, path: Path, reason: str, line: int | None = None) -> None:
+        place = f"{path}" if line is None else f"{path}, line {line}"
+        super().__init__(f"{place}: {reason}")
+        self.path = path
+
+
+class MissingData(ModelError):
+    """A folder of studies or a file of cubes is missing or unusable."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")

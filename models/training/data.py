@@ -20,13 +20,11 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.volume import FloatArray, UInt8Array
-from models.data_folder import mark_of, marked_scans, read_rows, split_of, stacked, stored_in
+from models.data.cubes import neighbours_of, read_cubes
+from models.data.folder import marked_scans, spheres, stacked
 
 NONE: FloatArray = np.zeros((0, 4))
 """No marks."""
-
-MATCH_MM = 5.0
-"""Ratings of readers whose centre is further than this from LUNA16's may be of a neighbour."""
 
 HU_PER_LEVEL = 1400 / 255
 
@@ -150,32 +148,20 @@ class Cubes:
 
 
 def load_cubes(folder: Path, split: str) -> Cubes:
-    """Read the cubes of a split with the marks of `index.csv` and `marks.csv`.
-
-    The split ``calibration`` is a part of `train.npz`, see `models.data_folder`.
-    """
-    stored = stored_in(split)
-    with np.load(folder / f"{stored}.npz") as arrays:
-        ct, votes = arrays["ct"], arrays["votes"]
-    index = [row for row in read_rows(folder / "index.csv") if split_of(row) == split]
-    marks = [row for row in read_rows(folder / "marks.csv") if row["split"] == stored]
-    index.sort(key=lambda r: int(r["row"]))
+    """Read the cubes of a split with their marks; errors as `models.data.cubes` states."""
+    cubes = read_cubes(folder, (split,), ("match_mm", "malignancy_mean", "texture_mean"))
     pieces = []
-    for row in index:
-        number = int(row["row"])
-        neighbours = [m for m in marks if int(m["row"]) == number]
-        nodules = [mark_of(row)] + [mark_of(m) for m in neighbours if m["kind"] == "nodule"]
-        ignored = [mark_of(m) for m in neighbours if m["kind"] != "nodule"]
+    for cube, marks in zip(cubes, neighbours_of(folder, cubes), strict=True):
+        beside = [mark.sphere for mark in marks if mark.must_be_found]
+        nodules = stacked([[*cube.centre_zyx, cube.diameter_mm], *beside])
         # a voxel is nodule if two of the four readers outlined it
-        mask = np.where(votes[number] >= 2, 255, 0).astype(np.uint8)
-        pieces.append(Piece(ct[number], mask, stacked(nodules), stacked(ignored)))
-    # readers rate what they marked, which may be a neighbour of LUNA16's nodule
-    sure = np.array([float(row["match_mm"]) <= MATCH_MM for row in index], bool)
+        mask = np.where(cube.votes >= 2, 255, 0).astype(np.uint8)
+        ignored = spheres(mark for mark in marks if not mark.must_be_found)
+        pieces.append(Piece(cube.voxels, mask, nodules, ignored))
     malignancy, texture = (
-        np.where(sure, [float(row[f"{name}_mean"]) for row in index], np.nan)
-        for name in ("malignancy", "texture")
+        np.array([cube.rated(name) for cube in cubes]) for name in ("malignancy", "texture")
     )
-    return Cubes(tuple(pieces), tuple(r["patient"] for r in index), malignancy, texture)
+    return Cubes(tuple(pieces), tuple(cube.patient for cube in cubes), malignancy, texture)
 
 
 def scans_of_role(data: Path, role: str) -> tuple[Piece, ...]:

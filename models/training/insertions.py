@@ -15,7 +15,7 @@ from rich.progress import track
 from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.volume import FloatArray, Volume
-from models.data_folder import marked_scans, stacked
+from models.data.folder import marked_scans, stacked
 from models.insertion.donors import Donor, cut, cut_donor
 from models.insertion.insert import APART_MM, FreeSpace, Occupied, insert, plan_nodules
 from models.training.compose import beside

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from evaluation.accuracy.data import Cube
 from evaluation.accuracy.truth import Truth
 from evaluation.lesion_insertion.scans import Host, donor_of
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, HuArray, Triple, Volume
+from models.data.cubes import Cube
 from models.insertion.donors import Donor
 from models.runtime.detection import Candidate
 from tests.imaging.volumes import to_window

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from evaluation import phantoms
-from evaluation.errors import MissingData
 from evaluation.phantoms import prepare
 from imaging.phantom.phantom import Phantom, PhantomSpec, make_phantom
 from imaging.read import read_study
+from models.runtime.errors import MissingData
 
 SPEC = PhantomSpec(seed=11, spacing_mm=(5.0, 3.0, 3.0), nodule_count=2, diameter_mm=(8.0, 20.0))
 

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 from evaluation.__main__ import app
 from evaluation.accuracy.detect import as_dict, read_one, read_phantom, stage_times, study_folders
 from evaluation.accuracy.truth import Lesion, Truth
-from evaluation.errors import MissingData
 from imaging.phantom.phantom import PhantomSpec, make_phantom
+from models.runtime.errors import MissingData
 from tests.evaluation.scripted_screen import scripted_pipeline
 
 

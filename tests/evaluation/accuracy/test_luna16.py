@@ -5,7 +5,7 @@ import pytest
 from evaluation.accuracy.bootstrap import figures
 from evaluation.accuracy.froc import froc, sensitivity_at
 from evaluation.accuracy.luna16 import challenge, read_scan_list
-from evaluation.errors import BadTable
+from models.runtime.errors import BadTable
 
 
 def test_published_result_is_reproduced(shared_data: Path) -> None:
@@ -62,7 +62,9 @@ def test_a_scan_list_with_header_and_an_empty_exclusion_list_are_fine(tmp_path: 
         ("candidates", HEAD + "probability\na,0,0,0,1,2\n", r"line 2: .* shorter or longer"),
         ("candidates", HEAD + "probability\n,0,0,0,1\n", r"column 'seriesuid' is empty"),
         ("annotations", HEAD + "diameter_mm\n", r"has no nodule"),
-        ("annotations", HEAD + "diameter_mm\na,0,0,0,\n", r"diameter_mm = '' is not a number"),
+        ("annotations", HEAD + "diameter_mm\na,0,0,0,0\n", r"line 2: .* = 0, expected above 0"),
+        ("excluded", HEAD + "diameter_mm\na,0,0,0,-5\n", r"line 2: .* = -5, expected above 0"),
+        ("annotations", HEAD + "diameter_mm\n" + 2 * "a,0,0,0,6\n", r"'a' has two nodules at"),
         ("scans", "a\nb\na\n", r"lists scans twice: \['a'\]"),
         ("scans", "\n", r"lists no scan"),
     ],

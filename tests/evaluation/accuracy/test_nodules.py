@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from edge.settings.core import EdgeSettings
-from evaluation.accuracy.data import Cube
 from evaluation.accuracy.nodules import at, joined, read_cube, read_scan, strongest_apart, tiled
 from evaluation.accuracy.readers import Agent, Reads, Stage
 from evaluation.accuracy.truth import Lesion, ScanScores, Truth
 from imaging.preprocess import Preprocessed
 from imaging.roi import cut_roi
 from imaging.volume import Geometry, Triple, UInt8Array, triple
+from models.data.cubes import Cube
 from models.runtime.detection import Candidate
 from models.runtime.second_reader import Readings
 from tests.evaluation.scripted_screen import ScriptedScreening

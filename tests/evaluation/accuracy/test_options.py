@@ -4,7 +4,8 @@ import pytest
 
 from evaluation.accuracy.options import marked_scans, scan_folders
 from evaluation.accuracy.truth import Truth, scan_name
-from evaluation.errors import EvaluationError, MissingData
+from evaluation.errors import EvaluationError
+from models.runtime.errors import MissingData
 
 MARKS = "scan,kind,x,y,z,diameter_mm,source\n"
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from evaluation.accuracy.truth import Lesion, Truth, read_truth, scan_name, score_scan, truth_of
-from evaluation.errors import BadTable
 from imaging.volume import Nodule
+from models.runtime.errors import BadTable
 
 
 def test_a_lesion_is_hit_within_half_its_diameter() -> None:
@@ -100,9 +100,9 @@ def test_the_listing_beside_the_marks_names_scans_without_nodules(tmp_path: Path
     ("row", "reason"),
     [
         ("a,tumour,1,2,3,8,", "kind 'tumour', expected one of nodule, lesion, excluded, doubtful"),
-        ("a,nodule,,,,8,", "needs x, y, z"),
-        ("a,nodule,1,2,3,0,", "-1 where the diameter is not known"),
-        ("a,excluded,1,2,3,-4,", "-1 where the diameter is not known"),
+        ("a,nodule,,,,8,", "x = '' is not a number"),
+        ("a,nodule,1,2,3,0,", "-1 if the diameter is not known"),
+        ("a,excluded,1,2,3,-4,", "-1 if the diameter is not known"),
         ("a,nodule,1,2,x,5,", "z = 'x' is not a number"),
         (",nodule,1,2,3,5,", "column 'scan' is empty"),
         ("a,nodule,1,2,3", "shorter or longer"),

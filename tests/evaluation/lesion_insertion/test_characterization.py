@@ -9,11 +9,11 @@ import typer
 
 from edge.findings import READERS_MM
 from evaluation.accuracy.readers import Agent, Stage
-from evaluation.errors import BadTable
 from evaluation.lesion_insertion import characterization as module
 from evaluation.lesion_insertion.characterization import characterization as command
 from imaging.preprocess import Preprocessed
 from imaging.volume import UInt8Array, from_window
+from models.runtime.errors import BadTable
 from models.runtime.second_reader import Reading, Readings
 from tests.evaluation.plain_chest import host
 from tests.plain_readings import plain

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from edge.decide import Thresholds
-from evaluation.accuracy.data import read_cubes
 from evaluation.accuracy.froc import Scored
 from evaluation.accuracy.readers import STAGES, Stage
 from evaluation.accuracy.truth import Lesion, Truth
@@ -39,6 +38,7 @@ from evaluation.lesion_insertion.scans import (
     traits_of,
 )
 from imaging.preprocess import Preprocessed, preprocess
+from models.data.cubes import read_cubes
 from models.insertion.insert import APART_MM, Insertion, Occupied, SyntheticScan
 from models.runtime.detection import Candidate
 from tests.evaluation.plain_chest import LUNG_HU, bright, chest, donor, host, in_lung, nodule
@@ -263,19 +263,17 @@ def test_only_renumbers_patients() -> None:
 
 
 def test_index_may_lack_columns_and_values() -> None:
-    """A column, a value or a word for none are not known; a doubtful match hides the ratings."""
+    """A column or a value that is not there is not known; a doubtful match hides the ratings."""
     lines = [
-        {"texture_mean": "4.5", "match_mm": "0.5", "slice_spacing": "2.5"},
-        {"texture_mean": "2.0", "match_mm": "9.0", "slice_spacing": "1.0"},
-        {"texture_mean": "3.0", "match_mm": "", "slice_spacing": "n/a"},
+        {"texture_mean": 4.5, "match_mm": 0.5, "slice_spacing": 2.5},
+        {"texture_mean": 2.0, "match_mm": 9.0, "slice_spacing": 1.0},
+        {"texture_mean": 3.0, "match_mm": np.nan, "slice_spacing": np.nan},
     ]
-    found = traits_of([replace(nodule(6.0 + i), row=line) for i, line in enumerate(lines)])
+    found = traits_of([replace(nodule(6.0 + i), known=line) for i, line in enumerate(lines)])
     assert found["diameter"].tolist() == [6, 7, 8]
     assert np.isnan(found["subtlety"]).all()
-    assert found["texture"][[0, 2]].tolist() == [4.5, 3.0]
-    assert np.isnan(found["texture"][1])
-    assert found["slice spacing"][:2].tolist() == [2.5, 1.0]
-    assert np.isnan(found["slice spacing"][2])
+    np.testing.assert_equal(found["texture"], [4.5, np.nan, 3.0])
+    np.testing.assert_equal(found["slice spacing"], [2.5, 1.0, np.nan])
 
 
 def test_real_subgroups_add_up(shared_data: Path) -> None:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.errors import MissingData, ServiceFailed
+from evaluation.errors import ServiceFailed
 from evaluation.timing.latency import AGAINST, ROOT, Row, Tree, as_dict, latency, uncompressed
 from imaging.read import read_study
+from models.runtime.errors import MissingData
 
 
 @pytest.fixture

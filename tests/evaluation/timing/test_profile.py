@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from evaluation.errors import MissingData
 from evaluation.phantoms import prepare
 from evaluation.receiving.receiving import SPEC
 from evaluation.timing import profile as module
 from evaluation.timing.profile import bars, draw, link_rows, profile, profile_networks, read_studies
+from models.runtime.errors import MissingData
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.data_folder import CALIBRATION, SUBSETS, TRAINED_SCANS, marked_scans
+from models.data.folder import CALIBRATION, SUBSETS, TRAINED_SCANS, marked_scans
 from models.training.data import (
     NONE,
     Cubes,
@@ -127,7 +127,7 @@ def test_calibration_patients_are_in_no_training_cube(shared_data: Path) -> None
     with (folder / "index.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
     assert len(train.pieces) + len(kept.pieces) == len(rows)
-    subset = {row["patient"]: row["subset"] for row in rows}
+    subset = {row["patient"]: int(row["subset"]) for row in rows}
     assert {subset[patient] for patient in kept.patients} == set(SUBSETS)
     with (shared_data / "lidc" / "scans.csv").open(newline="") as file:
         trained = {row["patient"] for row in csv.DictReader(file) if row["role"] == "train"}
