@@ -70,8 +70,9 @@ def figures(scored: Scored) -> dict[str, Any]:
     n, patients = len(RATES), len(np.unique(scored.nodule_group))
     # a CPM is at least the sensitivity at the first rate, so the limit of that is one of the CPM
     shares = [widened(one, patients) for one in intervals[: n + 1]]
+    read = scored.scans - len(scored.refused)
     costs = [
-        {"sensitivity": target, **widened_rate(one, scored.scans).as_dict()}
+        {"sensitivity": target, **widened_rate(one, read).as_dict()}
         for target, one in zip(TARGETS, intervals[n + 1 :], strict=True)
     ]
     return {**_of_rates(shares), "fp_at": costs}
@@ -158,13 +159,15 @@ def poisson(count: int, scans: int) -> Interval:
 def operating_point(counts: FloatArray) -> tuple[Interval | None, Interval]:
     """Return sensitivity and false positives a scan, by bootstrap over scans.
 
-    ``counts`` ``(scans, 3)`` are lesions, those found, and false positives. Without a lesion there
-    is no sensitivity.
+    ``counts`` ``(scans, 4)`` are lesions, those found, false positives, and 1 if the scan was read:
+    one that was refused misses its lesions, and does not count in the rate. Without a lesion there
+    is no sensitivity. At least one scan was read.
     """
     n, rng = len(counts), np.random.default_rng(0)
-    lesions, found, false = counts.sum(axis=0)
+    lesions, found, false, read = counts.sum(axis=0)
     drawn = np.stack([draw(n, rng) for _ in range(RESAMPLES)]) @ counts
-    rate = widened_rate(interval(false / n, drawn[:, 2] / n), n)
+    by_scan = drawn[drawn[:, 3] > 0]
+    rate = widened_rate(interval(false / read, by_scan[:, 2] / by_scan[:, 3]), int(read))
     if not lesions:
         return None, rate
     some = drawn[drawn[:, 0] > 0]  # a draw without a lesion has no sensitivity
@@ -194,8 +197,8 @@ def _draws(scored: Scored) -> Iterator[tuple[FloatArray, FloatArray]]:
         scan_weight = draw(scored.scans, rng)
         group_weight = scan_weight if scored.paired else draw(scored.groups, rng)
         nodule_weight = group_weight[scored.nodule_group]
-        # without a single nodule there is no sensitivity: draw again
-        if nodule_weight.any():
+        # without a single nodule there is no sensitivity, without a scan no rate: draw again
+        if nodule_weight.any() and scored.read(scan_weight):
             yield nodule_weight, scan_weight
             done += 1
 

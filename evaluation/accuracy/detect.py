@@ -166,16 +166,21 @@ def read_phantom(pipeline: Pipeline, spec: PhantomSpec, out: Path) -> StudyRow:
 
 
 def as_dict(rows: Sequence[StudyRow]) -> dict[str, Any]:
-    """Return the result for JSON; a refused study counts, its lesions are missed."""
+    """Return the result for JSON.
+
+    The lesions of a refused study are missed; in the rate a scan it does not count.
+    """
     known = [row for row in rows if row["lesions"] is not None]
     names = ("lesions", "found", "false_positives")
-    counts = np.array([[row[name] for name in names] for row in known], float).reshape(-1, 3)
-    share, rate = operating_point(counts) if known else (None, None)
+    counts = np.array(
+        [[*(row[name] for name in names), not row["refused"]] for row in known], float
+    ).reshape(-1, 4)
+    share, rate = operating_point(counts) if counts[:, 3].any() else (None, None)
     return {
         "sensitivity": share and share.as_dict(),
         "false_positives_per_scan": rate and rate.as_dict(),
         "with_truth": len(known),
-        **dict(zip(names, counts.sum(axis=0).astype(int).tolist(), strict=True)),
+        **dict(zip(names, counts.sum(axis=0).astype(int).tolist(), strict=False)),
         "stages": stage_times([row["stages_s"] for row in rows if not row["refused"]]),
         "studies": [{key: one for key, one in row.items() if key != "stages_s"} for row in rows],
     }

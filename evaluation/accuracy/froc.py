@@ -36,7 +36,8 @@ class Scored:
 
     A nodule has the highest score of a candidate that hit it, or ``-inf``, and a patient or scan as
     group. Groups and scans are counted from 0; ``scans`` includes those without false positives. If
-    ``paired``, ``nodule_group`` counts the same scans as ``false_scan``.
+    ``paired``, ``nodule_group`` counts the same scans as ``false_scan``. Of ``refused`` scans the
+    nodules are missed; they have no false positives, and do not count in a rate a scan.
     """
 
     nodule_score: FloatArray
@@ -45,6 +46,7 @@ class Scored:
     false_scan: IntArray
     scans: int
     paired: bool
+    refused: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.nodule_score.shape != self.nodule_group.shape or self.nodule_score.size == 0:
@@ -64,6 +66,7 @@ class Scored:
         false_scores: Sequence[FloatArray],
         *,
         paired: bool,
+        refused: tuple[int, ...] = (),
     ) -> "Scored":
         """Join nodules with the false positives of every scan, one array of scores each."""
         counts = [scores.size for scores in false_scores]
@@ -74,12 +77,17 @@ class Scored:
             false_scan=np.repeat(np.arange(len(false_scores)), counts),
             scans=len(false_scores),
             paired=paired,
+            refused=refused,
         )
 
     @property
     def groups(self) -> int:
         """Return the number of patients (or scans) of the nodules."""
         return self.scans if self.paired else int(self.nodule_group.max()) + 1
+
+    def read(self, scan_weight: FloatArray) -> float:
+        """Return how many scans were read, of scans with these weights ``(scans,)``."""
+        return float(scan_weight.sum() - scan_weight[list(self.refused)].sum())
 
     @cached_property
     def ranking(self) -> tuple[IntArray, IntArray, FloatArray]:
@@ -108,13 +116,17 @@ class Curve:
 
 
 def froc(scored: Scored) -> Curve:
-    """Return the FROC curve; every nodule and every scan counts once."""
+    """Return the FROC curve; every nodule and every scan counts once.
+
+    Raises:
+        ValueError: no scan was read.
+    """
     return weighted_froc(scored, np.ones(scored.nodule_score.size), np.ones(scored.scans))
 
 
 def weighted_froc(scored: Scored, nodule_weight: FloatArray, scan_weight: FloatArray) -> Curve:
     """Return the curve with nodule i counted ``nodule_weight[i]`` times, and scans likewise."""
-    nodules, scans = nodule_weight.sum(), scan_weight.sum()
+    nodules, scans = nodule_weight.sum(), scored.read(scan_weight)
     if nodules <= 0 or scans <= 0:
         raise ValueError(f"nodules weigh {nodules}, scans {scans}: nothing to count")
     # Running sums along the ranking, read at the last of equal scores.

@@ -1,7 +1,8 @@
 """``overread-eval whole``: whole scans with every nodule marked, through the agent's own code.
 
 The rules are those of LUNA16. A scan without any nodule counts: whatever is found in it is false. A
-scan that is refused misses all its nodules. Decisions are at the shipped thresholds.
+scan that is refused misses all its nodules, and does not count in a rate a scan. Decisions are at
+the shipped thresholds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from evaluation.accuracy.lung_points import lung_points_mm
 from evaluation.accuracy.options import Marks, MoreScans, Scans, marked_scans
 from evaluation.accuracy.readers import STAGES, Agent, BoxReading, Stage, StageOption, open_agent
 from evaluation.accuracy.truth import ScanScores, Truth, scan_name, score_scan
+from evaluation.errors import EvaluationError
 from evaluation.run import SHARE, Bar, CloudModel, Model, Result, Table, command, each
 from imaging.errors import StudyError
 from imaging.preprocess import Preprocessed, preprocess
@@ -175,7 +177,9 @@ def scored(scans: Sequence[WholeScan], stage: Stage) -> Scored:
     of = [scan.scores(stage) for scan in scans]
     numbers = np.repeat(np.arange(len(scans)), [one.lesion_score.size for one in of])
     nodules = np.concatenate([one.lesion_score for one in of])
-    return Scored.of(nodules, numbers, [one.false_score for one in of], paired=True)
+    refused = tuple(number for number, scan in enumerate(scans) if scan.refused)
+    false = [one.false_score for one in of]
+    return Scored.of(nodules, numbers, false, paired=True, refused=refused)
 
 
 def reported(report: Assessment) -> dict[int, Finding]:
@@ -254,7 +258,10 @@ def _remarks(result: Result) -> Iterator[str]:
         yield f"Outside the lungs, {one['reader']}: {found}. Possible findings: {listed}."
     refused = [one["scan"] for one in result["raw"]["scans"] if one["refused"]]
     if refused:
-        yield f"Refused, their nodules are missed: {', '.join(refused)}."
+        yield (
+            f"Refused: {', '.join(refused)}. Their nodules are missed; in a rate a scan they do not"
+            " count."
+        )
     nodules = result["raw"]["nodules"]
     if outside := [one["scan"] for one in nodules if one["by_edge"] == OUTSIDE]:
         yield (
@@ -370,10 +377,20 @@ def groups_of(scans: Sequence[WholeScan]) -> dict[str, list[WholeScan]]:
 
 
 def as_dict(groups: Mapping[str, Sequence[WholeScan]], stage: Stage) -> dict[str, Any]:
-    """Return the figures of each group of scans; without a nodule there is no sensitivity."""
+    """Return the figures of each group of scans; without a nodule there is no sensitivity.
+
+    A group of scans that were all refused has no figures.
+
+    Raises:
+        EvaluationError: there is no other group.
+    """
+    read = {name: scans for name, scans in groups.items() if not all(one.refused for one in scans)}
+    if not read:
+        why = (f"{one.name}: {one.refused}" for scans in groups.values() for one in scans)
+        raise EvaluationError(f"no scan could be read: {'; '.join(dict.fromkeys(why))}")
     stages = tuple(dict.fromkeys((Stage.EDGE, stage)))
     curves, shipped, verdicts = list[dict[str, Any]](), list[dict[str, Any]](), []
-    for name, scans in groups.items():
+    for name, scans in read.items():
         nodules = sum(len(scan.truth.lesions) for scan in scans)
         of = {one: scored(scans, one) for one in (stages if nodules else ())}
         for one, input_ in of.items():
@@ -390,11 +407,11 @@ def as_dict(groups: Mapping[str, Sequence[WholeScan]], stage: Stage) -> dict[str
 
 def _shipped(scans: Sequence[WholeScan], stage: Stage) -> dict[str, Any]:
     """Return what the reports of a stage have of the nodules, and what is false in them."""
-    counts = np.array([scan.counts(stage) for scan in scans], np.float64)
-    nodules, found, listed, false, false_possible = counts.sum(axis=0).astype(int).tolist()
+    counts = np.array([(*scan.counts(stage), not scan.refused) for scan in scans], np.float64)
+    nodules, found, listed, false, false_possible, _ = counts.sum(axis=0).astype(int).tolist()
     share, rate, either, possible_rate = (
         None if one is None else one.as_dict()
-        for columns in ([0, 1, 3], [0, 2, 4])
+        for columns in ([0, 1, 3, 5], [0, 2, 4, 5])
         for one in operating_point(counts[:, columns])
     )
     return {
@@ -412,10 +429,11 @@ def _shipped(scans: Sequence[WholeScan], stage: Stage) -> dict[str, Any]:
 
 def _verdicts(scans: Sequence[WholeScan]) -> dict[str, Any]:
     """Return how much is uncertain, what is sent, and how often a verdict changed a decision."""
-    right = [change for scan in scans for change in scan.changes()]
+    read = [scan for scan in scans if not scan.refused]
+    right = [change for scan in read for change in scan.changes()]
     return {
-        "uncertain_per_scan": float(np.mean([scan.uncertain() for scan in scans])),
-        "sent_per_scan": float(np.mean([scan.sent() for scan in scans])),
+        "uncertain_per_scan": float(np.mean([scan.uncertain() for scan in read])),
+        "sent_per_scan": float(np.mean([scan.sent() for scan in read])),
         "changed": len(right),
         "right": right.count(True),
         "wrong": right.count(False),

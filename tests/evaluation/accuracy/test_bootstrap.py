@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from evaluation.accuracy.bootstrap import (
     interval,
     operating_point,
 )
-from evaluation.accuracy.froc import Scored
+from evaluation.accuracy.froc import Scored, froc
 
 
 def paired(hits: list[float], false: list[float]) -> Scored:
@@ -45,7 +47,7 @@ def test_the_limit_is_that_of_patients_and_not_of_nodules() -> None:
 
 def test_patients_who_are_alike_give_no_interval_of_width_zero() -> None:
     """Each of three finds one of two: at most 70.8 % of patients can be other than these."""
-    counts = np.array([[2, 1, 3]] * 3, float)
+    counts = np.array([[2, 1, 3, 1]] * 3, float)
     share, false = operating_point(counts)
     assert share is not None
     assert (share.value, false.value) == (0.5, 3.0)
@@ -113,7 +115,7 @@ def test_only_readings_of_the_same_nodules_are_paired() -> None:
 
 def test_an_operating_point_counts_scans_without_a_lesion() -> None:
     """Two of four lesions, three false positives in three scans; without lesions only these."""
-    counts = np.array([[3, 1, 0], [1, 1, 2], [0, 0, 1]], float)
+    counts = np.array([[3, 1, 0, 1], [1, 1, 2, 1], [0, 0, 1, 1]], float)
     share, false = operating_point(counts)
     assert share is not None
     assert (share.value, false.value) == (0.5, 1.0)
@@ -121,6 +123,20 @@ def test_an_operating_point_counts_scans_without_a_lesion() -> None:
     none, false = operating_point(counts[2:])
     assert none is None
     assert (false.low, false.high) == pytest.approx((0.0253, 5.5716), abs=1e-4)
+
+
+def test_a_refused_scan_misses_its_nodules_and_counts_in_no_rate() -> None:
+    """Two false positives in the two scans that were read, and none where nothing was read."""
+    share, false = operating_point(np.array([[1, 1, 1, 1], [1, 1, 1, 1], [2, 0, 0, 0]], float))
+    assert share is not None
+    assert (share.value, false.value, false.low < 1 < false.high) == (0.5, 1.0, True)
+    read = paired([0.9, 0.9, -np.inf], [0.5, 0.5, 0.1])
+    none = np.array([0.5, 0.5])
+    refused = replace(read, false_score=none, false_scan=np.arange(2), refused=(2,))
+    assert froc(refused).false_per_scan[-1] == 1.0
+    assert figures(refused)["fp_at"][0]["value"] is None
+    with pytest.raises(ValueError, match="nothing to count"):
+        froc(replace(refused, refused=(0, 1, 2)))
 
 
 def test_nodules_of_one_patient_are_drawn_together() -> None:

@@ -25,6 +25,7 @@ from evaluation.accuracy.whole import (
     scan_row,
     whole,
 )
+from evaluation.errors import EvaluationError
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.volume import Geometry, Triple, Volume
 from tests.evaluation.plain_chest import CORNER_MM, RADIUS_MM, chest, in_lung
@@ -136,11 +137,18 @@ def test_possible_findings_are_counted_apart(box: Preprocessed) -> None:
 
 
 def test_a_refused_scan_misses_its_nodules_and_is_named(scan: WholeScan) -> None:
+    """It has no false positive that could be counted, so no rate a scan falls by it."""
     refused = WholeScan("b", Truth((Lesion((0, 0, 0), 5.0),), role="test"), refused="NoLung: none")
     (curve,), edge, _ = group_of([scan, refused], Stage.EDGE)
     assert curve["nodules"] == 8
     assert edge["sensitivity"]["value"] == 3 / 8
     assert curve["sensitivity"][-1]["value"] == 6 / 8
+    assert edge["false_positives_per_scan"]["value"] == 1
+    _, _, verdicts = group_of([scan, refused], Stage.BOTH)
+    assert verdicts["uncertain_per_scan"] == 7
+    assert len(as_dict({"test": [refused], "val": [scan]}, Stage.EDGE)["groups"]) == 1
+    with pytest.raises(EvaluationError, match="no scan could be read: b: NoLung: none"):
+        group_of([refused], Stage.EDGE)
     assert nodule_row(refused, 0, Stage.BOTH)["by_stage"] == "refused"
     assert scan_row(refused, Stage.BOTH)["refused"] == "NoLung: none"
 
@@ -212,12 +220,13 @@ def test_files_and_marks_of_others_go_through_the_command(
     (edge,) = said["shipped"]
     assert (edge["scans"], edge["number"], edge["nodules"]) == ("all", 3, 3)
     assert (edge["found"], edge["false_positives"]) == (1, 3)
+    assert edge["false_positives_per_scan"]["value"] == 3 / 2
     scans, nodules = said["raw"]["scans"], said["raw"]["nodules"]
     assert [one["scan"] for one in scans] == ["broken", "none", "one"]
     assert [one["by_stage"] for one in nodules if one["scan"] == "one"] == ["found", OUTSIDE]
     shown = " ".join(CliRunner().invoke(app, given).stdout.split())
     assert "for RAS change the signs of x and y" in shown
-    assert "Refused, their nodules are missed: broken." in shown
+    assert "Refused: broken. Their nodules are missed" in shown
 
 
 def test_findings_outside_the_lungs_are_counted_also_in_scans_not_fully_marked() -> None:
