@@ -61,7 +61,7 @@ def train_screening(
     seed: Seed = 0,
     widths: Annotated[
         tuple[int, int, int, int],
-        typer.Option(help="Channels at 1/2, 1/4, 1/8 and 1/16 of a new network."),
+        typer.Option(min=1, help="Channels at 1/2, 1/4, 1/8 and 1/16 of a new network."),
     ] = (16, 32, 64, 128),
     blocks: Annotated[
         tuple[int, int, int],

@@ -31,18 +31,10 @@ from models.networks.hybrid import HybridNetwork, HybridSpec, shortened
 from models.runtime.errors import UnfitArtifact
 from models.training.comparison import Scores, as_scores, figures, gained, kept
 from models.training.data import load_cubes
-from models.training.hybrid import HybridTask, Validation
+from models.training.hybrid import HybridTask, Validation, validation_of
 from models.training.loop import placed, train
 from models.training.regions import RegionDrawer
-from models.training.runs import (
-    Material,
-    Run,
-    hybrid_validation,
-    make_hybrid,
-    make_screening,
-    ready,
-    region_drawer,
-)
+from models.training.runs import Material, Run, make_hybrid, make_screening, ready, region_drawer
 
 ARMS = {
     "none": "no teacher",
@@ -117,7 +109,8 @@ class Comparison(Run):
 
     @cached_property
     def _validation(self) -> Validation:
-        return hybrid_validation(self._material, self._screeners)
+        known = self._material
+        return validation_of(self._screeners[-1], known.val_cubes, known.val_scans)
 
     @cached_property
     def _hybrids(self) -> list[nn.Module]:
@@ -165,8 +158,7 @@ class Comparison(Run):
         soft[np.isnan(label)] = np.nan
         task = StudentTask(self._chunks[0], soft, self.teaching, self._validation, network)
         heard = [str(path) for path, one in zip(self.teachers, weights, strict=True) if one[0] > 0]
-        learnt = self._material.learnt
-        plan = self.plan(learnt, decay=0.05, arm=ARMS[arm], teachers=heard)
+        plan = self.plan(self._material, decay=0.05, arm=ARMS[arm], teachers=heard)
         plan = replace(plan, out=self.out / f"{arm}-{seed}", seed=seed, resume=True)
         return self._measured(train(task, plan))
 

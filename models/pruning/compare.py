@@ -41,7 +41,7 @@ from models.runtime.hardware import cores, cpu_name
 from models.training.comparison import as_scores, figures, gained, kept
 from models.training.data import Piece, load_cubes
 from models.training.loop import fine_tune, save
-from models.training.runs import Run, load_weights, make_screening, make_screening_task, only
+from models.training.runs import Run, load_weights, make_screening, only, ready, screening_task
 from models.training.screening import ScreeningTask
 
 CONTROL = "control"
@@ -87,7 +87,7 @@ def run_compare(
     """
     cells = [Cell(CONTROL, 0.0), *cells]
     # read only where a result is missing
-    task = cache(lambda: make_screening_task(run))
+    task = cache(lambda: _task(run))
     # eight cubes are enough for ranges, on which time does not depend; `export` takes more
     cubes = cache(lambda: load_cubes(run.data / "nodules", "train").pieces[:8])
     files = cache(lambda folder: export_files(folder, cubes()))
@@ -117,11 +117,18 @@ def run_compare(
 def run_structured(run: Run, share: float, steps: int) -> dict[str, Any]:
     """Prune channels and fine-tune; `averaged.pt` in `run.out` starts runs as any other."""
     cell = Cell("channels", share, run.seed)
-    found = _run_cell(make_screening_task(run), cell, run.out, steps, run.rate)
+    found = _run_cell(_task(run), cell, run.out, steps, run.rate)
     weights = run.out / "averaged.pt"
     spec = ScreeningSpec.of(load_weights(weights))
     shown = found | {when: figures(found[when], found["scans"]) for when in ("before", "after")}
     return {**shown, "weights": str(weights), "spec": asdict(spec)}
+
+
+def _task(run: Run) -> ScreeningTask:
+    """Return the task on the run's data and start."""
+    material = run.material()
+    network = ready(make_screening(only(run.start)), run.start, material)
+    return screening_task(material, network)
 
 
 def _run_cell(

@@ -50,7 +50,7 @@ def run_qat(run: Run, kind: str, screening: Sequence[Path], method: str) -> None
     material = run.material()
     task = task_of(network, material, screeners)
     simulation = Simulation(small, exact_weights(exact))
-    trained = fine_tune(simulation, network, task, run.plan(material.learnt, decay=0.0))
+    trained = fine_tune(simulation, network, task, run.plan(material, decay=0.0))
     register(
         f"{kind}-int8", to_onnx(trained), parent=f"{kind}-fp32",
         method=f"quantisation-aware training, ranges from {method}", runs=[run.out],
@@ -73,7 +73,7 @@ def run_int4(
     chosen = select_layers(layers, to_onnx(simulation).ByteSize(), max_bytes)
     material = run.material()
     task = task_of(network, material, screeners)
-    small = lower_in_stages(simulation, network, task, run.plan(material.learnt, decay=0.0), chosen)
+    small = lower_in_stages(simulation, network, task, run.plan(material, decay=0.0), chosen)
     lowered = sum(layer.parameters for layer in layers if layer.name in chosen)
     part = lowered / sum(layer.parameters for layer in layers)
     register(

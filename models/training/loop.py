@@ -19,7 +19,7 @@ from rich.progress import Progress, track
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from models.runtime.errors import UnfitArtifact
+from models.runtime.errors import DamagedArtifact, UnfitArtifact
 from models.runtime.hardware import cpu_name
 from models.training.data import Batch
 from models.training.run_folder import CHECKPOINT, WEIGHTS, read_log, write_atomically, write_log
@@ -79,8 +79,9 @@ class Plan:
 
     def same(self) -> dict[str, Any]:
         """Return what must be the same to resume a run."""
-        left_out = ("out", "resume")
-        return {name: value for name, value in asdict(self).items() if name not in left_out}
+        left_out = ("out", "resume", "facts")
+        own = {name: value for name, value in asdict(self).items() if name not in left_out}
+        return {**own, **self.facts}
 
 
 class State:
@@ -125,16 +126,19 @@ class State:
         """Go on from a checkpoint.
 
         Raises:
-            UnfitArtifact: it is of a run with another plan.
+            UnfitArtifact: it is of a run with another plan, or of another network.
+            DamagedArtifact: it cannot be read.
         """
-        device = next(self.network.parameters()).device
-        found = torch.load(path, map_location=device, weights_only=True)
+        found = load(path, next(self.network.parameters()).device)
         begun = found.get("plan", {})
         if other := [name for name in plan if begun.get(name) != plan[name]]:
             raise UnfitArtifact(f"{path}: another {', '.join(other)}; expected those of the run, "
                                 "or a new folder")  # fmt: skip
-        for name in _PARTS:
-            getattr(self, name).load_state_dict(found[name])
+        try:
+            for name in _PARTS:
+                getattr(self, name).load_state_dict(found[name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UnfitArtifact(f"{path}: of a network of another size") from error
         for name in _COUNTS:
             setattr(self, name, found[name])
 
@@ -268,6 +272,19 @@ def commit() -> str:
     except OSError:  # no git
         return ""
     return found.stdout.strip()
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Return the weights or the checkpoint in a file.
+
+    Raises:
+        DamagedArtifact: it holds none.
+    """
+    try:
+        return dict(torch.load(path, map_location=device, weights_only=True))
+    except Exception as error:  # torch, pickle and zip have many
+        told = str(error).partition("\n")[0]
+        raise DamagedArtifact(f"{path}: no weights of a run, or damaged: {told}") from error
 
 
 def save(value: object, path: Path) -> None:

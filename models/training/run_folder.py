@@ -6,13 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from models.runtime.errors import DamagedArtifact
+
 LOG, CHECKPOINT, WEIGHTS = "log.jsonl", "last.pt", "averaged.pt"
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """Return the lines of the log in a folder; none if it has no log."""
+    """Return the lines of the log in a folder; none if it has no log.
+
+    Raises:
+        DamagedArtifact: a line is damaged.
+    """
     path = run / LOG
-    return [json.loads(one) for one in path.read_text().splitlines()] if path.is_file() else []
+    try:
+        return [json.loads(one) for one in path.read_text().splitlines()] if path.is_file() else []
+    except ValueError as error:
+        raise DamagedArtifact(f"{path}: cannot be read as the log of a run ({error})") from error
 
 
 def write_log(run: Path, lines: list[dict[str, Any]]) -> None:

@@ -1,10 +1,9 @@
 """The training commands: material, task and plan put together; weights stay in the run's folder.
 
-Data is laid out as ``DIR/nodules`` (``train.npz``, ``val.npz``, ``index.csv``, ``marks.csv``),
-``DIR/ct`` and ``DIR/lidc`` (a folder for each scan, ``scans.csv`` with its role, ``marks.csv``).
 Material of role ``train`` is trained on and ``val`` is measured on; ``test`` is never opened here.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,9 +22,9 @@ from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.runtime.errors import UnfitArtifact
 from models.training.compose import Composer, odds_of
 from models.training.data import Cubes, Piece, load_cubes, scans_of_role, thickened
-from models.training.hybrid import HybridTask, Validation, validation_of
+from models.training.hybrid import HybridTask, validation_of
 from models.training.insertions import copies_of_scans
-from models.training.loop import Plan, train
+from models.training.loop import Plan, load, train
 from models.training.regions import RegionDrawer, rated
 from models.training.screening import ScreeningTask, peaks_of
 from models.training.warm_start import settle_norms, weights_of_artifact
@@ -69,14 +68,16 @@ class Run:
             copies_of_scans(self.data, learnt, COPIES, self.seed),
         )
 
-    def plan(self, learnt: Cubes, decay: float, round_steps: int = 500, **more: Any) -> Plan:
-        """Return the loop's plan on the training cubes ``learnt``, and ``more`` facts."""
+    def plan(self, material: "Material", decay: float, round_steps: int = 500, **more: Any) -> Plan:
+        """Return the loop's plan on the material, and ``more`` facts, such as lists of files."""
         facts = {
-            "patients": len(set(learnt.patients)),
-            "nodules": len(learnt.pieces),
+            "patients": len(set(material.learnt.patients)),
+            "nodules": len(material.learnt.pieces),
             "start": [str(path) for path in self.start],
             **more,
         }
+        files = (one for value in facts.values() if isinstance(value, list) for one in value)
+        facts["inputs"] = material.digest(*map(Path, files))
         return Plan(
             self.out, self.steps, self.rate, decay, round_steps=round_steps, seed=self.seed,
             resume=self.resume, facts=facts,
@@ -90,7 +91,7 @@ def run_screening(run: Run, spec: ScreeningSpec | None = None) -> None:
     start = only(run.start) if run.start else None
     network = ready(make_screening(start, spec), run.start, material)
     task = screening_task(material, network, trained=start is not None)
-    train(task, run.plan(material.learnt, decay=0.02, round_steps=1000))
+    train(task, run.plan(material, decay=0.02, round_steps=1000))
 
 
 def run_hybrid(run: Run, screening: Sequence[Path], reads: Sequence[int] = ()) -> None:
@@ -99,7 +100,7 @@ def run_hybrid(run: Run, screening: Sequence[Path], reads: Sequence[int] = ()) -
     material = run.material()
     hybrid = ready(make_hybrid(run.start, reads), run.start, material)
     task = hybrid_task(material, [make_screening(path).eval() for path in screening], hybrid)
-    train(task, run.plan(material.learnt, decay=0.05, screening=[str(one) for one in screening]))
+    train(task, run.plan(material, decay=0.05, screening=[str(one) for one in screening]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +113,16 @@ class Material:
     val_scans: tuple[Piece, ...]
     copies: tuple[Piece, ...] = ()
 
+    def digest(self, *files: Path) -> str:
+        """Return twelve digits that change with any voxel or mark, or with a file of weights."""
+        found = hashlib.sha256()
+        for piece in (*self.learnt.pieces, *self.scans, *self.val_cubes, *self.val_scans):
+            for part in (piece.voxels, piece.mask, piece.nodules, piece.ignored):
+                found.update(np.ascontiguousarray(part).data)
+        for file in files:
+            found.update(file.read_bytes())
+        return found.hexdigest()[:12]
+
     @property
     def composer(self) -> Composer:
         """The sampler over the training part."""
@@ -122,13 +133,6 @@ class Material:
             self.learnt.pieces, (*self.scans, *copies), scan_weights=weights,
             odds=odds_of(self.learnt),
         )  # fmt: skip
-
-
-def make_screening_task(run: Run) -> ScreeningTask:
-    """Return the task on the run's data and start."""
-    material = run.material()
-    network = ready(make_screening(only(run.start)), run.start, material)
-    return screening_task(material, network)
 
 
 def task_of(
@@ -157,7 +161,7 @@ def hybrid_task(
     material: Material, screeners: Sequence[nn.Module], network: nn.Module
 ) -> HybridTask:
     """Return the task that trains a hybrid on the screening networks' candidates."""
-    held = hybrid_validation(material, screeners)
+    held = validation_of(screeners[-1], material.val_cubes, material.val_scans)
     task = HybridTask(region_drawer(material, screeners), held, network)
     task.refresh(network.eval())
     return task
@@ -174,11 +178,6 @@ def region_drawer(material: Material, screeners: Sequence[nn.Module]) -> RegionD
         for one in screeners
     ]
     return RegionDrawer(replace(composer, scans=scans), rated(material.learnt), screeners, peaks)
-
-
-def hybrid_validation(material: Material, screeners: Sequence[nn.Module]) -> Validation:
-    """Return the candidates of the last screening network."""
-    return validation_of(screeners[-1], material.val_cubes, material.val_scans)
 
 
 def ready(network: Network, start: Sequence[Path], material: Material) -> Network:
@@ -288,8 +287,11 @@ def _named(paths: Sequence[Path]) -> str:
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Return the weights of a run, or those that a float artifact was exported from."""
+    """Return the weights of a run, or those that a float artifact was exported from.
+
+    Raises:
+        UnfitArtifact, DamagedArtifact: the file holds none.
+    """
     if path.suffix == ARTIFACT:
         return weights_of_artifact(path)
-    weights: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return weights
+    return load(path)

@@ -86,7 +86,7 @@ def test_a_comparison_that_was_stopped_continues_and_a_finished_one_is_only_read
     monkeypatch.setattr(compare, "train", train)
     assert replace(stopped).compare() == whole
     with monkeypatch.context() as finished:
-        for name in ("train", "make_chunks", "hybrid_validation"):
+        for name in ("train", "make_chunks", "validation_of"):
             finished.setattr(compare, name, lambda *_: pytest.fail("done before"))
         assert replace(given).compare() == whole
     with pytest.raises(UnfitArtifact, match=r"plan\.json: another weight; expected"):

@@ -10,6 +10,7 @@ from models.__main__ import app
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.pruning import compare
 from models.pruning.compare import CONTROL, METHODS, Cell, compared, prune_table, run_compare
+from models.runtime.errors import BadTable
 from models.training.compose import Composer
 from models.training.data import NONE, Cubes, Noise, Piece
 from models.training.runs import Run
@@ -38,7 +39,7 @@ def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     scan = Piece(*(np.full((64, 64, 64), v, np.uint8) for v in (40, 0)), NONE, NONE)
     composer = Composer(cubes, [scan], side=48, noise=Noise(48, 0))
     task = ScreeningTask(composer, cubes, [scan], network, batch=2, workers=0)
-    monkeypatch.setattr(compare, "make_screening_task", lambda _: task)
+    monkeypatch.setattr(compare, "_task", lambda _: task)
     monkeypatch.setattr(compare, "BATCHES", 1)
     monkeypatch.setattr(
         compare, "load_cubes", lambda *_: Cubes(tuple(cubes), ("a", "b"), np.zeros(0), np.zeros(0))
@@ -54,7 +55,7 @@ def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert all(row["int8_ms"] > 0 for row in first["runs"])
     assert "found" not in str(first)
     assert "single weights" in prune_table(first)
-    for name in ("make_screening_task", "timed"):
+    for name in ("_task", "timed"):
         monkeypatch.setattr(compare, name, None)
     assert run_compare(run, cells, steps=2, seeds=1, rounds=2) == first
 
@@ -63,7 +64,7 @@ def test_a_missing_cell_needs_the_data(tmp_path: Path) -> None:
     (tmp_path / "control-0-0").mkdir()
     nowhere = tmp_path / "nowhere"
     run = Run(nowhere, tmp_path, 1e-3, (nowhere,))
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(BadTable, match="nowhere"):
         run_compare(run, [Cell("channels", 0.42)], steps=2)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.runtime.errors import NoWeights, UnfitArtifact
+from models.runtime.errors import DamagedArtifact, NoWeights, UnfitArtifact
 from models.training.curve import curve_table, draw_curve, learning_curve
 from models.training.data import Batch
 from models.training.loop import Plan, train
@@ -89,7 +89,7 @@ def test_a_run_goes_on_as_it_began_and_no_other_takes_its_folder(tmp_path: Path)
     train(line(), plan)
     changes: list[tuple[dict[str, Any], str]] = [
         ({"seed": 2}, "another seed"), ({"steps": 30}, "another steps"),
-        ({"facts": {"fold": 2}}, "another facts"),
+        ({"facts": {"fold": 2}}, "another fold"),
     ]  # fmt: skip
     for change, told in changes:
         with pytest.raises(UnfitArtifact, match=told):
@@ -102,6 +102,24 @@ def test_a_run_goes_on_as_it_began_and_no_other_takes_its_folder(tmp_path: Path)
     with pytest.raises(UnfitArtifact, match="another steps, rate"):
         train(line(), replace(plan, resume=True))
     assert [one["steps"] for one in logged(tmp_path)] == [10, 20]
+
+
+def test_a_damaged_checkpoint_or_one_of_another_network_is_named(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, steps=20, round_steps=10, resume=True)
+    train(line(), plan)
+    other = line()
+    other.network = nn.Linear(3, 2)
+    with pytest.raises(UnfitArtifact, match=r"last\.pt: of a network of another size"):
+        train(other, plan)
+    whole, log = (tmp_path / "last.pt").read_bytes(), (tmp_path / "log.jsonl").read_text()
+    for damaged in (whole[: len(whole) // 2], b"", b"text"):
+        (tmp_path / "last.pt").write_bytes(damaged)
+        with pytest.raises(DamagedArtifact, match=r"last\.pt: no weights of a run, or damaged"):
+            train(line(), plan)
+    assert (tmp_path / "log.jsonl").read_text() == log
+    (tmp_path / "log.jsonl").write_text(log[:-9])
+    with pytest.raises(DamagedArtifact, match=r"log\.jsonl: cannot be read as the log"):
+        train(line(), replace(plan, resume=False))
 
 
 def test_a_run_that_ended_before_its_first_round_is_in_nobodys_way(tmp_path: Path) -> None:

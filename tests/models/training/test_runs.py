@@ -1,13 +1,15 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from models.networks.hybrid import HybridNetwork, scales
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
-from models.runtime.errors import UnfitArtifact
-from models.training.runs import make_hybrid, make_network, make_screening
+from models.runtime.errors import DamagedArtifact, UnfitArtifact
+from models.training.data import NONE, Cubes, Piece
+from models.training.runs import Material, Run, make_hybrid, make_network, make_screening
 from tests.models.small_networks import SMALL_HYBRID, TINY_HYBRID
 
 SMALL = ScreeningSpec((8, 16, 16, 32), (2, 1, 1))
@@ -16,6 +18,31 @@ SMALL = ScreeningSpec((8, 16, 16, 32), (2, 1, 1))
 def saved(network: torch.nn.Module, path: Path) -> Path:
     torch.save(network.state_dict(), path)
     return path
+
+
+def test_what_a_run_is_made_of_is_in_its_facts(tmp_path: Path) -> None:
+    """Any voxel, mark or weight of a start: a run does not go on with another."""
+    start = tmp_path / "start.pt"
+    start.write_bytes(b"weights")
+    piece = Piece(*np.zeros((2, 4, 4, 4), np.uint8), np.zeros((1, 4)), NONE)
+    rated = np.array([3.0])
+    material = Material(Cubes((piece,), ("p",), rated, rated), (piece,), (piece,), ())
+    run = Run(tmp_path, tmp_path / "out", 1e-3, (start,))
+    before = run.plan(material, 0.0).facts
+    assert (before["patients"], before["start"], len(before["inputs"])) == (1, [str(start)], 12)
+    assert run.plan(material, 0.0).facts == before
+    moved = replace(piece, nodules=np.ones((1, 4)))
+    changed = [replace(material, scans=(moved,)), replace(material, val_scans=(piece,))]
+    found = {run.plan(one, 0.0).facts["inputs"] for one in (material, *changed)}
+    start.write_bytes(b"other weights")
+    found.add(run.plan(material, 0.0).facts["inputs"])
+    assert len(found) == 4
+
+
+def test_a_file_that_is_no_weights_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(DamagedArtifact, match=r"notes\.txt: no weights of a run"):
+        make_screening(tmp_path / "notes.txt")
 
 
 @pytest.mark.parametrize("kind", ["screening", "hybrid"])
