@@ -20,7 +20,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``: a reader sees the old file or the new one, never a part of it.
 
     Raises:
-        OSError: writing failed; the old file is unchanged, and nothing else is left.
+        OSError: writing failed; it names the file. The old one is unchanged, and nothing else is
+            left.
     """
     write_whole(path, data)
     sync_folder(path.parent)
@@ -36,7 +37,8 @@ def write_whole(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except OSError:
+    except OSError as error:
+        error.filename = error.filename or str(path)  # that of a full disk names none
         part.unlink(missing_ok=True)
         raise
 

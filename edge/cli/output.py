@@ -12,6 +12,7 @@ import typer
 from rich.console import Console, RenderableType
 
 from edge.access import whose
+from edge.atomic_files import is_transient
 from edge.errors import EdgeError, MissingPath, UnfitFolder
 from edge.settings.core import EdgeSettings, load_settings
 from edge.site import Site
@@ -72,6 +73,8 @@ def failed(error: Exception, setting: str = "") -> typer.Exit:
     typer.echo(printable(f"{type(error).__name__}: {setting}{error}"), err=True)
     if isinstance(error, PermissionError) and error.filename:
         typer.echo(printable(whose(Path(os.fsdecode(error.filename)))), err=True)
+    if isinstance(error, sqlite3.OperationalError) and is_transient(error):
+        typer.echo("The database in state_dir is in use, or its disk is full: try again.", err=True)
     if isinstance(error.__context__, StudyError):  # a refusal that could not be written
         typer.echo(printable(f"{error.__context__.kind}: {error.__context__}"), err=True)
     match error:

@@ -161,7 +161,11 @@ class _Transfer:
             folder = self._accept(offer)
             package = signed_package(offer.name, folder, self._keys)
             part = folder / f".{offer.pieces[0].sha256.hex()}{_PART}"
-            self._receive(responses, offer.pieces[0].bytes, part)
+            try:
+                self._receive(responses, offer.pieces[0].bytes, part)
+            except OSError as error:
+                error.filename = error.filename or str(part)  # that of a full disk names none
+                raise
             self._use(package, part, offer.pieces[0].sha256)
             self._clean_up()
             return Fetched(package.version, True, self._bytes)

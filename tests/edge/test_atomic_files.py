@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.atomic_files import copy_whole, is_transient
+from edge.atomic_files import copy_whole, is_transient, write_atomically
 from tests.edge.builders import put
 
 
@@ -25,6 +25,18 @@ def test_a_folder_is_copied_as_a_rename_would_leave_it(tmp_path: Path) -> None:
     assert (copied / "series" / "9.dcm").stat().st_mtime_ns == 7
     assert os.readlink(copied / "dangling.dcm") == "nowhere.dcm"
     assert os.readlink(copied / "folder") == "series"
+
+
+def test_a_file_for_which_the_disk_has_no_room_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left .*report\.json"):
+        write_atomically(tmp_path / "report.json", b"{}")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

@@ -32,7 +32,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["export", "screening", "--weights", "no.pt"], ["DamagedArtifact: no.pt:", "No such file"]),
+        (["export", "screening", "--weights", "no.pt"], ["DamagedArtifact: no.pt", "No such file"]),
         (["fit", "--screening", "screening-int9"],
          ["UnknownArtifact: no artifact 'screening-int9'", "screening-int8"]),
     ],

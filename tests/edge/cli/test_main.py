@@ -1,8 +1,10 @@
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 from edge.cli.main import app
 from edge.status.users import Account, Role, is_password, load_users
 from edge.store.repair import damaged_databases
+from tests.edge.builders import open_store
 from tests.edge.running_agent import command
 
 
@@ -49,6 +52,18 @@ def test_run_names_a_database_that_cannot_be_opened_and_does_not_set_it_aside(
     assert line.startswith("InvalidDatabase: ")
     assert "spool.sqlite3" in line
     assert damaged_databases(tmp_path / "state" / "spool.sqlite3") == []
+
+
+def test_a_database_that_another_process_holds_is_one_to_try_again(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "spool.sqlite3"
+    path.parent.mkdir()
+    with open_store(path):
+        pass
+    with closing(sqlite3.connect(path)) as held:
+        held.execute("BEGIN EXCLUSIVE")
+        result = command(tmp_path, "models", "rollback", status=1)
+    assert "in use" in result.stderr, result.stderr
+    assert "try again" in result.stderr
 
 
 def test_version_is_that_of_the_package() -> None:
