@@ -89,11 +89,8 @@ def read_cubes(folder: Path, splits: tuple[str, ...], needed: tuple[str, ...] = 
     for mm, line in zip(diameter, index.lines, strict=True):
         if not mm > 0:
             raise BadTable(index.path, f"diameter_mm = {mm:g}, expected above 0", line)
-    stated = {
-        name: index.numbers(name, blank=np.nan)
-        for name in STATED
-        if name in (*index.rows[:1], {})[0]
-    }
+    has = [name for name in STATED if name in index.header]
+    stated = {name: index.numbers(name, blank=np.nan) for name in has}
     cubes = list[Cube]()
     for split in dict.fromkeys(splits):
         stored = stored_in(split)

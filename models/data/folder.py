@@ -165,11 +165,8 @@ def marked_scans(
         BadTable: a table is damaged, or a patient is in two splits, those of the cubes included.
         MissingData: there is no scan of that role.
     """
-    index, patients, found = (
-        data / "nodules" / "index.csv",
-        dict[str, str](),
-        list[tuple[Path, list[Mark]]](),
-    )
+    index, patients = data / "nodules" / "index.csv", dict[str, str]()
+    found = list[tuple[Path, list[Mark]]]()
     if index.is_file():
         cubes = read_table(index, ("split", "patient"))
         one_split(cubes, cubes.text("patient"), splits_of(cubes), patients)
