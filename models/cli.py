@@ -29,7 +29,7 @@ Screeners = Annotated[
 Out = Annotated[Path, typer.Option(help="Folder of the run: weights, checkpoint and log.")]
 RunsOut = Annotated[Path, typer.Option(help="Folder of the runs; finished ones are kept.")]
 Steps = Annotated[int, typer.Option(min=1, help="Training steps, those before --resume included.")]
-Rate = Annotated[float, typer.Option(help="Highest learning rate.")]
+Rate = Annotated[float, typer.Option(min=1e-9, max=1.0, help="Highest learning rate.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continuation of the last checkpoint.")]
 _START = typer.Option("--start", help="Initial weights: averaged.pt of a run or KIND-fp32.onnx.")
 _STARTS = typer.Option(
@@ -65,7 +65,7 @@ def train_screening(
     ] = (16, 32, 64, 128),
     blocks: Annotated[
         tuple[int, int, int],
-        typer.Option(help="Residual blocks at 1/4, 1/8 and 1/16 of a new network."),
+        typer.Option(min=0, help="Residual blocks at 1/4, 1/8 and 1/16 of a new network."),
     ] = (1, 3, 4),
 ) -> None:
     """Train the screening network, from random weights or from --start with its size."""
@@ -128,6 +128,8 @@ def curve(
     """Show a figure on validation after each round of runs, and what the last rounds gained."""
     from models.training.curve import curve_table, draw_curve, learning_curve
 
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise typer.BadParameter(f"--plot: {plot}, expected a name that ends with .png")
     found = learning_curve(runs, figure)
     if plot is not None:
         draw_curve(found, plot)

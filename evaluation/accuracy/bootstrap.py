@@ -156,18 +156,19 @@ def poisson(count: int, scans: int) -> Interval:
     return Interval(count / scans, low / scans, poisson_limit(count, 1 - TAIL) / scans)
 
 
-def operating_point(counts: FloatArray) -> tuple[Interval | None, Interval]:
+def operating_point(counts: FloatArray) -> tuple[Interval | None, Interval | None]:
     """Return sensitivity and false positives a scan, by bootstrap over scans.
 
     ``counts`` ``(scans, 4)`` are lesions, those found, false positives, and 1 if the scan was read:
     one that was refused misses its lesions, and does not count in the rate. Without a lesion there
-    is no sensitivity. At least one scan was read.
+    is no sensitivity, and if all scans were refused no rate.
     """
     n, rng = len(counts), np.random.default_rng(0)
     lesions, found, false, read = counts.sum(axis=0)
     drawn = np.stack([draw(n, rng) for _ in range(RESAMPLES)]) @ counts
     by_scan = drawn[drawn[:, 3] > 0]
-    rate = widened_rate(interval(false / read, by_scan[:, 2] / by_scan[:, 3]), int(read))
+    rates = by_scan[:, 2] / by_scan[:, 3]
+    rate = widened_rate(interval(false / read, rates), int(read)) if read else None
     if not lesions:
         return None, rate
     some = drawn[drawn[:, 0] > 0]  # a draw without a lesion has no sensitivity
@@ -197,8 +198,8 @@ def _draws(scored: Scored) -> Iterator[tuple[FloatArray, FloatArray]]:
         scan_weight = draw(scored.scans, rng)
         group_weight = scan_weight if scored.paired else draw(scored.groups, rng)
         nodule_weight = group_weight[scored.nodule_group]
-        # without a single nodule there is no sensitivity, without a scan no rate: draw again
-        if nodule_weight.any() and scored.read(scan_weight):
+        # without a single nodule there is no sensitivity: draw again
+        if nodule_weight.any():
             yield nodule_weight, scan_weight
             done += 1
 

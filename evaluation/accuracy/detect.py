@@ -175,7 +175,7 @@ def as_dict(rows: Sequence[StudyRow]) -> dict[str, Any]:
     counts = np.array(
         [[*(row[name] for name in names), not row["refused"]] for row in known], float
     ).reshape(-1, 4)
-    share, rate = operating_point(counts) if counts[:, 3].any() else (None, None)
+    share, rate = operating_point(counts) if known else (None, None)
     return {
         "sensitivity": share and share.as_dict(),
         "false_positives_per_scan": rate and rate.as_dict(),

@@ -86,7 +86,7 @@ class Scored:
         return self.scans if self.paired else int(self.nodule_group.max()) + 1
 
     def read(self, scan_weight: FloatArray) -> float:
-        """Return how many scans were read, of scans with these weights ``(scans,)``."""
+        """Return how many scans were read, each counted ``scan_weight`` ``(scans,)`` times."""
         return float(scan_weight.sum() - scan_weight[list(self.refused)].sum())
 
     @cached_property
@@ -116,19 +116,18 @@ class Curve:
 
 
 def froc(scored: Scored) -> Curve:
-    """Return the FROC curve; every nodule and every scan counts once.
-
-    Raises:
-        ValueError: no scan was read.
-    """
+    """Return the FROC curve; every nodule and every scan counts once."""
     return weighted_froc(scored, np.ones(scored.nodule_score.size), np.ones(scored.scans))
 
 
 def weighted_froc(scored: Scored, nodule_weight: FloatArray, scan_weight: FloatArray) -> Curve:
-    """Return the curve with nodule i counted ``nodule_weight[i]`` times, and scans likewise."""
-    nodules, scans = nodule_weight.sum(), scored.read(scan_weight)
-    if nodules <= 0 or scans <= 0:
-        raise ValueError(f"nodules weigh {nodules}, scans {scans}: nothing to count")
+    """Return the curve with nodule i counted ``nodule_weight[i]`` times, and scans likewise.
+
+    If no scan was read there is no false positive either.
+    """
+    nodules, scans = nodule_weight.sum(), max(scored.read(scan_weight), 1.0)
+    if nodules <= 0:
+        raise ValueError(f"nodules weigh {nodules}: nothing to count")
     # Running sums along the ranking, read at the last of equal scores.
     order, ends, threshold = scored.ranking
     hits = np.concatenate([nodule_weight, np.zeros(scored.false_score.size)])

@@ -81,7 +81,11 @@ def read_scan_list(path: Path) -> list[str]:
         lines = [line.strip().rstrip(",") for line in path.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise BadTable(path, f"cannot be read ({error})") from error
-    listed = [line for line in lines if line and line != "seriesuid"]
+    listed = [line for line in lines if line]
+    if listed and listed[0].lower().replace("_", "") == "seriesuid":
+        del listed[0]
+    if odd := [line for line in listed if line.startswith("#") or "," in line]:
+        raise BadTable(path, f"{odd[0]!r}, expected the name of a scan")
     twice = [uid for uid, times in Counter(listed).items() if times > 1]
     if not listed or twice:
         raise BadTable(path, f"lists scans twice: {twice}" if twice else "lists no scan")

@@ -11,7 +11,7 @@ from evaluation.errors import EvaluationError
 from evaluation.run import remark
 from imaging.dicom.header import DICOM_SUFFIXES, is_dicom, read_head
 from imaging.volume_files import format_of
-from models.data.folder import LISTING
+from models.data.folder import CALIBRATION, LISTING, ROLES
 from models.runtime.errors import MissingData
 
 
@@ -66,6 +66,9 @@ def marked_scans(
     known = read_truth(*tables, *more_tables)
     folders = scan_folders(given, known, tables[0])
     roles = {folder: known[scan_name(folder)].role for folder in folders}
+    if unknown := {*(splits or ())} - {*ROLES, CALIBRATION}:
+        expected = ", ".join((*ROLES, CALIBRATION))
+        raise EvaluationError(f"--split: {sorted(unknown)}, expected some of {expected}")
     of_splits = [one for one in folders if splits is None or roles[one] in ("", *splits)]
     if not of_splits:
         there = sorted({*roles.values()})

@@ -142,6 +142,9 @@ def read_truth(*paths: Path) -> dict[str, Truth]:
             if before.role and scan.role and before.role != scan.role:
                 reason = f"scan {name!r} has the role {scan.role!r}, elsewhere {before.role!r}"
                 raise BadTable(path.with_name(LISTING), reason)
+            places = {one.centre_mm for one in before.lesions}
+            if places & {mark.centre for mark in scan.marks}:
+                raise BadTable(path, f"marks a nodule of scan {name!r} that another table has too")
             # what was seen by eye alone is no independent truth
             counts = [mark.must_be_found and not mark.by_eye for mark in scan.marks]
             lesions, ignored = (

@@ -21,12 +21,12 @@ from evaluation.accuracy.lung_points import lung_points_mm
 from evaluation.accuracy.options import Marks, MoreScans, Scans, marked_scans
 from evaluation.accuracy.readers import STAGES, Agent, BoxReading, Stage, StageOption, open_agent
 from evaluation.accuracy.truth import ScanScores, Truth, scan_name, score_scan
-from evaluation.errors import EvaluationError
 from evaluation.run import SHARE, Bar, CloudModel, Model, Result, Table, command, each
 from imaging.errors import StudyError
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
-from imaging.volume import FloatArray, Triple, Volume
+from imaging.volume import FloatArray, Triple
+from models.data.folder import is_inside
 from models.runtime.detection import Candidate
 
 OUTSIDE = "outside of the scan"
@@ -152,15 +152,9 @@ def read_whole(folder: Path, truth: Truth, agent: Agent, stage: Stage) -> WholeS
     outside = {
         number
         for number, lesion in enumerate(truth.lesions)
-        if not _is_inside(volume, lesion.centre_mm)
+        if not is_inside(volume, lesion.centre_mm)
     }
     return replace(read_box(name, truth, box, agent, stage), outside=frozenset(outside))
-
-
-def _is_inside(volume: Volume, point_mm: Triple) -> bool:
-    """Return whether the volume has a voxel there; beyond its last voxels, within one of them."""
-    index = volume.geometry.to_index(point_mm)
-    return bool((index >= -1).all() and (index <= np.array(volume.hu.shape)).all())
 
 
 def read_box(name: str, truth: Truth, box: Preprocessed, agent: Agent, stage: Stage) -> WholeScan:
@@ -377,20 +371,10 @@ def groups_of(scans: Sequence[WholeScan]) -> dict[str, list[WholeScan]]:
 
 
 def as_dict(groups: Mapping[str, Sequence[WholeScan]], stage: Stage) -> dict[str, Any]:
-    """Return the figures of each group of scans; without a nodule there is no sensitivity.
-
-    A group of scans that were all refused has no figures.
-
-    Raises:
-        EvaluationError: there is no other group.
-    """
-    read = {name: scans for name, scans in groups.items() if not all(one.refused for one in scans)}
-    if not read:
-        why = (f"{one.name}: {one.refused}" for scans in groups.values() for one in scans)
-        raise EvaluationError(f"no scan could be read: {'; '.join(dict.fromkeys(why))}")
+    """Return the figures of each group of scans; without a nodule there is no sensitivity."""
     stages = tuple(dict.fromkeys((Stage.EDGE, stage)))
     curves, shipped, verdicts = list[dict[str, Any]](), list[dict[str, Any]](), []
-    for name, scans in read.items():
+    for name, scans in groups.items():
         nodules = sum(len(scan.truth.lesions) for scan in scans)
         of = {one: scored(scans, one) for one in (stages if nodules else ())}
         for one, input_ in of.items():
@@ -427,13 +411,17 @@ def _shipped(scans: Sequence[WholeScan], stage: Stage) -> dict[str, Any]:
     }
 
 
+def _mean(values: Sequence[int]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
 def _verdicts(scans: Sequence[WholeScan]) -> dict[str, Any]:
     """Return how much is uncertain, what is sent, and how often a verdict changed a decision."""
     read = [scan for scan in scans if not scan.refused]
     right = [change for scan in read for change in scan.changes()]
     return {
-        "uncertain_per_scan": float(np.mean([scan.uncertain() for scan in read])),
-        "sent_per_scan": float(np.mean([scan.sent() for scan in read])),
+        "uncertain_per_scan": _mean([scan.uncertain() for scan in read]),
+        "sent_per_scan": _mean([scan.sent() for scan in read]),
         "changed": len(right),
         "right": right.count(True),
         "wrong": right.count(False),

@@ -34,6 +34,7 @@ from models.calibration.statistics import auc, logistic
 from models.data.cubes import read_cubes
 from models.insertion.donors import PLAIN_LUNG_HU, Donor
 from models.insertion.insert import insert, plan_nodules
+from models.runtime.errors import MissingData
 from models.runtime.second_reader import TEXTURES, Reading, SecondReader, nearest_piece
 
 VOTES = 2
@@ -148,12 +149,19 @@ class Characterization:
 def read_characterization(
     folder: Path, splits: tuple[str, ...], reader: SecondReader
 ) -> Characterization:
-    """Read every cube of ``splits``; errors as `models.data.cubes.read_cubes`."""
+    """Read every cube of ``splits``; errors as `models.data.cubes.read_cubes`.
+
+    Raises:
+        MissingData: the readers call no nodule malignant, or none benign.
+    """
     # of an index without these columns all figures would be of nothing
     cubes = read_cubes(folder, splits, ("match_mm", "malignancy_mean", "texture_mean"))
     malignancy, texture = (
         np.array([cube.rated(name) for cube in cubes]) for name in ("malignancy", "texture")
     )
+    if not ((malignancy >= 4).any() and (malignancy <= 2).any()):
+        reason = f"no nodule of {', '.join(splits)} is rated malignant (4 and more), or none benign"
+        raise MissingData(folder / "index.csv", reason)
     readings, dice, sizes = [], [], []
     for cube in each(cubes, "nodules"):
         region = cut_roi(cube.voxels, cube.centre_zyx, reader.roi_shape)

@@ -16,13 +16,13 @@ import numpy.typing as npt
 from scipy.special import logit
 
 from imaging.preprocess import Preprocessed, preprocess
-from imaging.read import read_study
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray, Nodule, Study, triple
-from models.data.folder import marked_scans
+from models.data.folder import marked_scans, read_marked
 from models.insertion.donors import Donor
 from models.insertion.insert import APART_MM, FreeSpace, Insertion, Occupied, insert, plan_nodules
 from models.runtime.detection import MASS_MM, Candidate
+from models.runtime.errors import MissingData
 from models.runtime.screener import Screener
 from models.runtime.second_reader import SecondReader
 
@@ -120,10 +120,8 @@ class Readers:
 def read_scans(data: Path, roles: Sequence[str], readers: Readers) -> list[Scan]:
     """Read the fully marked whole scans of these roles in ``data/lidc`` and ``data/ct``."""
     scans = []
-    for folder, nodules, ignored in (
-        one for role in roles for one in marked_scans(data, role, fully=True)
-    ):
-        study = read_study(folder)
+    for folder, marks in (one for role in roles for one in marked_scans(data, role, fully=True)):
+        study, nodules, ignored = read_marked(folder, marks)
         box = preprocess(study.volume, folder)
         found = tuple(readers.screener.screen(box))
         scans.append(Scan(folder.name, study, FreeSpace.of(box), found, nodules, ignored))
@@ -152,7 +150,7 @@ def inserted(
     """Insert each donor ``placements`` times into the scans, and return its best candidates.
 
     Raises:
-        ValueError: there was no room for a donor.
+        MissingData: there was no room for a donor.
     """
     found = _NO_CASES
     for turn in range(placements):
@@ -160,7 +158,8 @@ def inserted(
         planned, not_placed = plan_nodules(scans, donors, TOGETHER, rng)
         if not_placed:
             names = ", ".join(one.donor.name for one in not_placed)
-            raise ValueError(f"no room in {len(scans)} scans for {names}")
+            where = Path(", ".join(scan.name for scan in scans))
+            raise MissingData(where, f"no room for {names}; more scans are needed")
         for one in planned:
             # the whole product path, preprocessing included, as for a scan that comes in
             volume = insert(one.host.study.volume, one.insertions)

@@ -1,7 +1,5 @@
 """Cubes, each with a nodule in its middle: ``SPLIT.npz``, ``index.csv`` and ``marks.csv``."""
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +9,7 @@ import numpy as np
 from imaging.volume import Triple, UInt8Array
 from models.data.folder import (
     CALIBRATION,
+    FOUND,
     MARKS,
     ROLES,
     TRAIN,
@@ -19,14 +18,25 @@ from models.data.folder import (
     marks_of,
     splits_of,
 )
-from models.data.tables import Table, read_table
+from models.data.tables import LARGEST_MM, Table, read_table
 from models.runtime.errors import BadTable, MissingData
 
 MATCH_MM = 5.0
 """Ratings of readers whose centre is further than this from LUNA16's may be of a neighbour."""
 
-STATED = ("match_mm", "malignancy_mean", "texture_mean", "subtlety_mean", "slice_spacing")
-"""Columns of the index that it may lack."""
+_RATING = (0.999, 5.0)
+
+STATED = {
+    "match_mm": (-1e-9, LARGEST_MM), "malignancy_mean": _RATING, "texture_mean": _RATING,
+    "subtlety_mean": _RATING, "slice_spacing": (0.0, LARGEST_MM),
+}  # fmt: skip
+"""Columns of the index that it may lack, above what and up to what their numbers are."""
+
+SIDE_MM = 50
+"""Side of a cube in voxels of 1 mm."""
+
+MOST_READERS = 16
+"""A voxel has no more votes."""
 
 _PLACE = ("z", "y", "x", "diameter_mm")
 
@@ -76,7 +86,7 @@ def read_cubes(folder: Path, splits: tuple[str, ...], needed: tuple[str, ...] = 
 
     The split ``calibration`` is a part of ``train.npz`` (`models.data.folder`), the others are
     ``SPLIT.npz``; each in the order of its rows. A cube's name has the file and the row in it. The
-    index must have the columns ``needed``.
+    columns ``needed`` must have a number in each line.
 
     Raises:
         MissingData: the file of a split is missing or unusable, or a split has no cube.
@@ -85,12 +95,13 @@ def read_cubes(folder: Path, splits: tuple[str, ...], needed: tuple[str, ...] = 
     """
     index = read_table(folder / "index.csv", ("split", "row", "patient", *_PLACE, *needed))
     patients, mine, rows = index.text("patient"), splits_of(index), index.whole("row")
-    *centre, diameter = (index.numbers(name) for name in _PLACE)
-    for mm, line in zip(diameter, index.lines, strict=True):
-        if not mm > 0:
-            raise BadTable(index.path, f"diameter_mm = {mm:g}, expected above 0", line)
-    has = [name for name in STATED if name in index.header]
-    stated = {name: index.numbers(name, blank=np.nan) for name in has}
+    centre = [index.within(axis, -1, SIDE_MM - 1, blank=None) for axis in _PLACE[:3]]
+    diameter = index.within(_PLACE[3], 0, LARGEST_MM, blank=None)
+    stated = {
+        name: index.within(name, *limits, blank=None if name in needed else np.nan)
+        for name, limits in STATED.items()
+        if name in index.header
+    }
     cubes = list[Cube]()
     for split in dict.fromkeys(splits):
         stored = stored_in(split)
@@ -130,6 +141,9 @@ def neighbours_of(folder: Path, cubes: list[Cube]) -> list[list[Mark]]:
         found[name].append(mark)
     for name, marks in found.items():
         check_once(table.path, f"cube {name}", marks)
+    for cube in cubes:
+        own = Mark(FOUND[0], cube.centre_zyx, cube.diameter_mm, by_eye=False, line=0)
+        check_once(table.path, f"cube {cube.name}, its own included,", [own, *found[cube.name]])
     return [found[cube.name] for cube in cubes]
 
 
@@ -139,14 +153,17 @@ def _names(table: Table) -> list[str]:
 
 
 def _arrays(path: Path) -> list[UInt8Array]:
-    damage = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
     try:
         # opened here, because np.load leaves a damaged file open
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = [np.asarray(arrays[name]) for name in ("ct", "votes")]
-    except damage as error:
-        raise MissingData(path, f"cannot be read as cubes ({error})") from error
-    for one in found:
-        if one.dtype != np.uint8 or one.ndim != 4 or one.shape != found[0].shape:
-            raise MissingData(path, f"has {one.dtype} {one.shape}, not uint8 (n, z, y, x)")
+    except Exception as error:  # numpy, zip and its decompressors have many
+        told = getattr(error, "strerror", None) or type(error).__name__
+        raise MissingData(path, f"cannot be read as cubes: {told}") from error
+    for name, one in zip(("ct", "votes"), found, strict=True):
+        if one.dtype != np.uint8 or one.shape != (len(found[0]), *3 * (SIDE_MM,)):
+            has = f"{name}: {one.dtype} {one.shape}"
+            raise MissingData(path, f"{has}, expected uint8 (n, {SIDE_MM}, {SIDE_MM}, {SIDE_MM})")
+    if found[1].size and found[1].max() > MOST_READERS:
+        raise MissingData(path, f"votes: {found[1].max()} at a voxel, expected readers, not levels")
     return found

@@ -4,13 +4,16 @@
 each whole scan, `scans.csv` with its role, and `marks.csv`; one of the two may be absent.
 """
 
+import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from imaging.volume import FloatArray, Triple, triple
+from imaging.read import read_study
+from imaging.volume import FloatArray, Study, Triple, Volume, triple
 from imaging.volume_files import FORMATS
 from models.data.tables import Table, read_table
 from models.runtime.errors import BadTable, MissingData
@@ -39,6 +42,9 @@ BY_EYE = "by eye"
 
 UNKNOWN_RADIUS_MM = 5.0
 """Radius of a mark without a diameter, as in LUNA16."""
+
+APART_MM = 1.0
+"""Two marks that are nearer than this are of one nodule."""
 
 MARKS, LISTING = "marks.csv", "scans.csv"
 """Names of a table of marks, and of the table beside it that lists the scans."""
@@ -77,7 +83,10 @@ def splits_of(index: Table) -> list[str]:
     """
     patients, files = index.text("patient"), index.one_of("split", ROLES)
     has_subset = "subset" in index.header
-    subsets = index.numbers("subset", blank=-1) if has_subset else np.full(len(files), -1)
+    subsets = index.numbers("subset", blank=-1) if has_subset else np.full(len(files), -1.0)
+    for subset, line in zip(subsets, index.lines, strict=True):
+        if subset != np.rint(subset):
+            raise BadTable(index.path, f"subset = {subset:g}, expected a whole number", line)
     kept = np.isin(subsets, SUBSETS) & ~np.isin(patients, TRAINED_SCANS)
     found = [
         CALIBRATION if file == TRAIN and mine else file
@@ -90,14 +99,15 @@ def splits_of(index: Table) -> list[str]:
 def one_split(
     table: Table, patients: Sequence[str], splits: Sequence[str], known: dict[str, str]
 ) -> None:
-    """Enter the patients of a table with their splits in ``known``.
+    """Enter the patients of a table with their splits in ``known``; upper case does not count.
 
     Raises:
         BadTable: a patient is in two of them: what is measured would be what was trained on.
     """
     for patient, split, line in zip(patients, splits, table.lines, strict=True):
-        if patient and split and known.setdefault(patient, split) != split:
-            reason = f"patient {patient!r} is in {split!r}, elsewhere in {known[patient]!r}"
+        key = patient.casefold()
+        if patient and split and known.setdefault(key, split) != split:
+            reason = f"patient {patient!r} is in {split!r}, elsewhere in {known[key]!r}"
             raise BadTable(table.path, reason, line)
 
 
@@ -114,22 +124,25 @@ class MarkedScan:
     patient: str = ""
 
 
-def read_scans(path: Path, patients: dict[str, str] | None = None) -> dict[str, MarkedScan]:
+def read_scans(
+    path: Path, patients: dict[str, str] | None = None, *, with_roles: bool = False
+) -> dict[str, MarkedScan]:
     """Return the scans that a table of marks names, and those of `scans.csv` beside it, if any.
 
     A list with roles must name all scans. The key is the name without the suffix of a volume file.
-    ``patients`` are those of other tables with their splits; those of the list are added.
+    ``patients`` are those of other tables with their splits; those of the list are added. If
+    ``with_roles``, the list must be there and state them.
 
     Raises:
         BadTable: a table is damaged, names a scan that the list with roles does not, or marks a
             place twice; or a patient is in two splits.
     """
     listing, found, complete = path.with_name(LISTING), dict[str, MarkedScan](), False
-    if listing.is_file():
-        table = read_table(listing, ("scan",))
-        files, blank = table.text("scan"), [""] * len(table.rows)
-        complete = "role" in table.header
-        roles = table.one_of("role", (*ROLES, "")) if complete else blank
+    if with_roles or listing.is_file():
+        table = read_table(listing, ("scan", "role") if with_roles else ("scan",))
+        files, complete = _files(table), "role" in table.header
+        allowed = ROLES if with_roles else (*ROLES, "")
+        roles = table.one_of("role", allowed) if complete else [""] * len(files)
         owners = [row.get("patient", "").strip() for row in table.rows]
         one_split(table, owners, roles, {} if patients is None else patients)
         for file, role, owner, line in zip(files, roles, owners, table.lines, strict=True):
@@ -137,7 +150,7 @@ def read_scans(path: Path, patients: dict[str, str] | None = None) -> dict[str, 
                 raise BadTable(listing, f"lists scan {file!r} twice", line)
             found[bare_name(file)] = MarkedScan(file, [], role, owner)
     table = read_table(path, ("scan", "kind", "x", "y", "z", "diameter_mm"))
-    for file, mark in zip(table.text("scan"), marks_of(table, "xyz"), strict=True):
+    for file, mark in zip(_files(table), marks_of(table, "xyz"), strict=True):
         if complete and bare_name(file) not in found:
             raise BadTable(path, f"scan {file!r} is not in {LISTING} beside it", mark.line)
         found.setdefault(bare_name(file), MarkedScan(file, [])).marks.append(mark)
@@ -146,44 +159,75 @@ def read_scans(path: Path, patients: dict[str, str] | None = None) -> dict[str, 
     return found
 
 
+def _files(table: Table) -> list[str]:
+    """Return the scans of a table, each the name of a folder or a file, without a path."""
+    names = table.text("scan")
+    for name, line in zip(names, table.lines, strict=True):
+        if name in (".", "..") or Path(name).name != name:
+            raise BadTable(table.path, f"scan {name!r}, expected a name without a path", line)
+    return names
+
+
 def bare_name(name: str) -> str:
     """Return a name without the suffix of a volume file."""
     suffixes = sorted(FORMATS, key=len, reverse=True)
     return next((name[: -len(s)] for s in suffixes if name.lower().endswith(s)), name)
 
 
-def marked_scans(
-    data: Path, role: str, *, fully: bool = False
-) -> list[tuple[Path, FloatArray, FloatArray]]:
+def marked_scans(data: Path, role: str, *, fully: bool = False) -> list[tuple[Path, list[Mark]]]:
     """Return the whole scans of ``data/ct`` and ``data/lidc`` with that role in `scans.csv`.
 
-    Each is a folder, what must be found in it, and what is ignored: both ``(n, 4)``, x, y, z in the
-    patient (LPS mm) and diameter in mm. With ``fully``, scans are left out that have nodules which
-    were seen by eye alone: they probably have more of them.
+    With ``fully``, scans are left out that have nodules which were seen by eye alone: they probably
+    have more of them.
 
     Raises:
-        BadTable: a table is damaged, or a patient is in two splits, those of the cubes included.
+        BadTable: a table is damaged, a scan is in both folders, or a patient is in two splits,
+            those of the cubes included.
         MissingData: there is no scan of that role.
     """
     index, patients = data / "nodules" / "index.csv", dict[str, str]()
-    found = list[tuple[Path, list[Mark]]]()
+    found, names = list[tuple[Path, list[Mark]]](), set[str]()
     if index.is_file():
         cubes = read_table(index, ("split", "patient"))
         one_split(cubes, cubes.text("patient"), splits_of(cubes), patients)
     for part in (data / "ct", data / "lidc"):
-        scans = read_scans(part / MARKS, patients).values() if part.is_dir() else ()
-        found += [(part / one.file, one.marks) for one in scans if one.role == role]
+        scans = read_scans(part / MARKS, patients, with_roles=True) if os.path.lexists(part) else {}
+        if both := names & scans.keys():
+            raise BadTable(part / LISTING, f"lists scans of ct too: {sorted(both)}")
+        names |= scans.keys()
+        found += [(part / one.file, one.marks) for one in scans.values() if one.role == role]
     if not found:
         raise MissingData(data, f"no scan has the role {role!r} in ct/{LISTING} or lidc/{LISTING}")
     return [
-        (
-            scan,
-            spheres(mark for mark in marks if mark.must_be_found),
-            spheres(mark for mark in marks if not mark.must_be_found),
-        )
+        (scan, marks)
         for scan, marks in found
         if not (fully and any(mark.must_be_found and mark.by_eye for mark in marks))
     ]
+
+
+def read_marked(folder: Path, marks: Sequence[Mark]) -> tuple[Study, FloatArray, FloatArray]:
+    """Read a whole scan; return it, what must be found in it, and what is ignored.
+
+    The latter are ``(n, 4)``: x, y, z in the patient (LPS mm) and diameter in mm.
+
+    Raises:
+        StudyError: the scan is refused.
+        MissingData: what must be found lies outside of the scan.
+    """
+    study = read_study(folder)
+    for mark in marks:
+        if mark.must_be_found and not is_inside(study.volume, mark.centre):
+            place = ", ".join(f"{mm:g}" for mm in mark.centre)
+            reason = f"the {mark.kind} at {place} (line {mark.line} of {MARKS}) is outside of it"
+            raise MissingData(folder, f"{reason}; expected LPS mm, for RAS change x and y")
+    nodules = spheres(mark for mark in marks if mark.must_be_found)
+    return study, nodules, spheres(mark for mark in marks if not mark.must_be_found)
+
+
+def is_inside(volume: Volume, point_mm: Triple) -> bool:
+    """Return whether the volume has a voxel there; beyond its last voxels, within one of them."""
+    index = volume.geometry.to_index(point_mm)
+    return bool((index >= -1).all() and (index <= np.array(volume.hu.shape)).all())
 
 
 def marks_of(table: Table, axes: str) -> list[Mark]:
@@ -194,23 +238,24 @@ def marks_of(table: Table, axes: str) -> list[Mark]:
     """
     kinds = table.one_of("kind", (*FOUND, *IGNORED))
     places = np.stack([table.numbers(axis) for axis in axes], axis=1)
-    eye = [row.get("source", "").strip().lower() == BY_EYE for row in table.rows]
+    sources = (row.get("source", "").lower().replace("_", " ") for row in table.rows)
+    eye = [" ".join(source.split()) == BY_EYE for source in sources]
     rows = zip(kinds, places, table.diameters().tolist(), eye, table.lines, strict=True)
     return [Mark(kind, triple(place), *others) for kind, place, *others in rows]
 
 
-def check_once(path: Path, where: str, marks: Iterable[Mark]) -> None:
+def check_once(path: Path, where: str, marks: Sequence[Mark]) -> None:
     """Check that no place which must be found is listed twice: it would count twice.
 
     Raises:
-        BadTable: one is.
+        BadTable: one is, or two are nearer than `APART_MM`.
     """
-    places = set[Triple]()
-    for mark in marks:
-        if mark.must_be_found and mark.centre in places:
-            raise BadTable(path, f"{where} has two nodules or lesions at {mark.centre}", mark.line)
-        if mark.must_be_found:
-            places.add(mark.centre)
+    known = [mark for mark in marks if mark.must_be_found]
+    for number, mark in enumerate(known):
+        for other in known[:number]:
+            if math.dist(mark.centre, other.centre) < APART_MM:
+                reason = f"{where} has two nodules or lesions at {mark.centre}"
+                raise BadTable(path, reason, mark.line)
 
 
 def spheres(marks: Iterable[Mark]) -> FloatArray:

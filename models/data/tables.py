@@ -14,10 +14,16 @@ import numpy.typing as npt
 from imaging.volume import FloatArray
 from models.runtime.errors import BadTable
 
+LARGEST_MM = 300.0
+"""No nodule or mass is larger: a lung is not."""
+
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one CSV file; ``lines`` are their line numbers, for messages."""
+    """The rows of one CSV file; ``lines`` are their line numbers, for messages.
+
+    Names of columns are in lower case, and given in any: a spreadsheet may change them.
+    """
 
     path: Path
     header: Sequence[str]
@@ -30,7 +36,7 @@ class Table:
         Raises:
             BadTable: a value is empty.
         """
-        values = [row[column].strip() for row in self.rows]
+        values = [row[column.lower()].strip() for row in self.rows]
         for value, line in zip(values, self.lines, strict=True):
             if not value:
                 raise BadTable(self.path, f"column {column!r} is empty", line)
@@ -42,7 +48,7 @@ class Table:
         Raises:
             BadTable: a value is not ``allowed``.
         """
-        values = [row[column].strip().lower() for row in self.rows]
+        values = [row[column.lower()].strip().lower() for row in self.rows]
         for value, line in zip(values, self.lines, strict=True):
             if value not in allowed:
                 expected = ", ".join(one or "nothing" for one in allowed)
@@ -57,7 +63,7 @@ class Table:
         """
         values = np.empty(len(self.rows))
         for number, (row, line) in enumerate(zip(self.rows, self.lines, strict=True)):
-            text = row[column].strip()
+            text = row[column.lower()].strip()
             try:
                 values[number] = blank if blank is not None and not text else float(text)
             except ValueError:
@@ -67,14 +73,14 @@ class Table:
         return values
 
     def whole(self, column: str) -> npt.NDArray[np.int64]:
-        """Return a column of whole numbers of 0 and more ``(n,)``.
+        """Return a column of whole numbers from 0 to a million ``(n,)``.
 
         Raises:
             BadTable: a value is none.
         """
         values = self.numbers(column)
         for value, line in zip(values, self.lines, strict=True):
-            if value < 0 or value != np.rint(value):
+            if not 0 <= value <= 1e6 or value != np.rint(value):
                 raise BadTable(self.path, f"{column} = {value:g}, expected 0, 1, 2 ...", line)
         return values.astype(np.int64)
 
@@ -82,12 +88,23 @@ class Table:
         """Return diameters in mm ``(n,)``; -1 where one is not known: empty, or -1.
 
         Raises:
-            BadTable: another value is not above 0.
+            BadTable: another value is not above 0, or larger than `LARGEST_MM`.
         """
-        values = self.numbers(column, blank=-1.0)
+        return self.within(column, 0, LARGEST_MM, blank=-1.0, but=-1.0)
+
+    def within(
+        self, column: str, least: float, most: float, *, blank: float | None, but: float = np.nan
+    ) -> FloatArray:
+        """Return numbers above ``least``, and up to ``most``, or what ``blank`` and ``but`` are.
+
+        Raises:
+            BadTable: a value is none of these.
+        """
+        values = self.numbers(column, blank=blank)
         for value, line in zip(values, self.lines, strict=True):
-            if not (value > 0 or value == -1):
-                reason = f"{column} = {value:g}, expected above 0; -1 if the diameter is not known"
+            if not (least < value <= most or value == but or np.isnan(value)):
+                known = "" if np.isnan(but) else f"; {but:g} if it is not known"
+                reason = f"{column} = {value:g}, expected above {least:g}, at most {most:g}{known}"
                 raise BadTable(self.path, reason, line)
         return values
 
@@ -95,22 +112,29 @@ class Table:
 def read_table(path: Path, required: tuple[str, ...]) -> Table:
     """Read the CSV at ``path``, whose header must name the columns ``required``.
 
+    A column without a name, as some programs add one, is left out.
+
     Raises:
-        BadTable: it is missing, not text, lacks a column, or has a row of another length.
+        BadTable: it is missing, not text, lacks a column or names one twice, or has a row of
+            another length.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey="", restval=None)
-            header, rows, lines = reader.fieldnames or [], list[dict[str, str]](), list[int]()
-            for row in reader:
-                if "" in row or None in row.values():
+            reader = csv.reader(file, strict=True)
+            header = [name.strip().lower() for name in next(reader, [])]
+            if missing := [name for name in required if name.lower() not in header]:
+                raise BadTable(path, f"lacks the columns {missing}, has {header}", 1)
+            if twice := {name for name in header if name and header.count(name) > 1}:
+                raise BadTable(path, f"names columns twice: {sorted(twice)}", 1)
+            rows, lines = list[dict[str, str]](), list[int]()
+            for values in filter(None, reader):
+                if len(values) != len(header):
                     reason = "the row is shorter or longer than the header"
                     raise BadTable(path, reason, reader.line_num)
+                row = dict(zip(header, values, strict=True))
+                row.pop("", None)
                 rows.append(row)
                 lines.append(reader.line_num)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadTable(path, f"cannot be read as CSV ({error})") from error
-    missing = [name for name in required if name not in header]
-    if missing:
-        raise BadTable(path, f"lacks the columns {missing}, has {list(header)}", 1)
     return Table(path, header, rows, lines)

@@ -50,7 +50,8 @@ def run_qat(run: Run, kind: str, screening: Sequence[Path], method: str) -> None
     material = run.material()
     task = task_of(network, material, screeners)
     simulation = Simulation(small, exact_weights(exact))
-    trained = fine_tune(simulation, network, task, run.plan(material, decay=0.0))
+    plan = run.plan(material, decay=0.0, method=method, screening=[*map(str, screening)])
+    trained = fine_tune(simulation, network, task, plan)
     register(
         f"{kind}-int8", to_onnx(trained), parent=f"{kind}-fp32",
         method=f"quantisation-aware training, ranges from {method}", runs=[run.out],
@@ -73,7 +74,10 @@ def run_int4(
     chosen = select_layers(layers, to_onnx(simulation).ByteSize(), max_bytes)
     material = run.material()
     task = task_of(network, material, screeners)
-    small = lower_in_stages(simulation, network, task, run.plan(material, decay=0.0), chosen)
+    files = [str(path) for path in (*screening, *filter(None, [qat]))]
+    parent = find(f"{kind}-int8").sha256[:12]
+    plan = run.plan(material, decay=0.0, share=share, int8=parent, screening=files)
+    small = lower_in_stages(simulation, network, task, plan, chosen)
     lowered = sum(layer.parameters for layer in layers if layer.name in chosen)
     part = lowered / sum(layer.parameters for layer in layers)
     register(

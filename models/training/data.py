@@ -18,10 +18,9 @@ from scipy import ndimage
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from imaging.preprocess import preprocess
-from imaging.read import read_study
 from imaging.volume import FloatArray, UInt8Array
 from models.data.cubes import neighbours_of, read_cubes
-from models.data.folder import marked_scans, spheres, stacked
+from models.data.folder import marked_scans, read_marked, spheres, stacked
 
 NONE: FloatArray = np.zeros((0, 4))
 """No marks."""
@@ -170,10 +169,11 @@ def scans_of_role(data: Path, role: str) -> tuple[Piece, ...]:
     No outlines are known: a piece's mask is a ball for each nodule.
     """
     found = []
-    for folder, *marks in track(marked_scans(data, role), f"reading {role} scans"):
-        box = preprocess(read_study(folder).volume, folder)
+    for folder, marks in track(marked_scans(data, role), f"reading {role} scans"):
+        study, *known = read_marked(folder, marks)
+        box = preprocess(study.volume, folder)
         nodules, ignored = (
-            np.column_stack([box.geometry.to_index(one[:, :3]), one[:, 3]]) for one in marks
+            np.column_stack([box.geometry.to_index(one[:, :3]), one[:, 3]]) for one in known
         )
         mask = balls(box.voxels.shape, nodules)
         found.append(Piece(box.voxels, mask, nodules, ignored, folder.name))

@@ -13,11 +13,11 @@ import numpy as np
 from rich.progress import track
 
 from imaging.preprocess import preprocess
-from imaging.read import read_study
 from imaging.volume import FloatArray, Volume
-from models.data.folder import marked_scans, stacked
+from models.data.folder import marked_scans, read_marked, stacked
 from models.insertion.donors import Donor, cut, cut_donor
 from models.insertion.insert import APART_MM, FreeSpace, Occupied, insert, plan_nodules
+from models.runtime.errors import MissingData
 from models.training.compose import beside
 from models.training.data import Cubes, Piece, balls
 
@@ -71,13 +71,19 @@ def copies_of_scans(data: Path, cubes: Cubes, count: int, seed: int) -> tuple[Pi
     """Return about ``count`` copies of the fully marked training scans with `TOGETHER` donors each.
 
     A piece has the scan's name. Its nodules are the inserted ones and the scan's own.
+
+    Raises:
+        MissingData: no cube has a nodule that can be inserted.
     """
     rng, hosts = np.random.default_rng(seed), list[_Host]()
-    for folder, nodules, ignored in marked_scans(data, "train", fully=True):
-        volume = read_study(folder).volume
+    for folder, marks in marked_scans(data, "train", fully=True):
+        study, nodules, ignored = read_marked(folder, marks)
+        volume = study.volume
         space = FreeSpace.of(preprocess(volume, folder))
         hosts.append(_Host(folder.name, volume, space, nodules, ignored))
     donors = donors_of(cubes)
+    if not donors:
+        raise MissingData(data, "no training nodule has a rating and an outline of two readers")
     chosen = [donors[i] for i in rng.integers(len(donors), size=count * TOGETHER * 2 // 3)]
     tissue = [one for one, _ in zip(tissue_of(cubes, rng), chosen[::2], strict=False)]
     planned, _ = plan_nodules(hosts, [*chosen, *tissue], TOGETHER, rng)

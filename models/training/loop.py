@@ -22,7 +22,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from models.runtime.errors import DamagedArtifact, UnfitArtifact
 from models.runtime.hardware import cpu_name
 from models.training.data import Batch
-from models.training.run_folder import CHECKPOINT, WEIGHTS, read_log, write_atomically, write_log
+from models.training.run_folder import (
+    CHECKPOINT,
+    LOG,
+    WEIGHTS,
+    read_log,
+    write_atomically,
+    write_log,
+)
 
 _PARTS, _COUNTS = ("network", "averaged", "optimizer"), ("core_s", "steps", "skipped")
 """What a checkpoint holds of a `State`."""
@@ -137,7 +144,7 @@ class State:
         try:
             for name in _PARTS:
                 getattr(self, name).load_state_dict(found[name])
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise UnfitArtifact(f"{path}: of a network of another size") from error
         for name in _COUNTS:
             setattr(self, name, found[name])
@@ -165,12 +172,16 @@ def train(task: Task, plan: Plan) -> nn.Module:
     state = State(network, optimizer, 1 - 1 / max(plan.average * plan.steps, 10.0))
     if plan.resume and (plan.out / CHECKPOINT).exists():
         state.restore(plan.out / CHECKPOINT, plan.same())
-    elif not plan.resume and read_log(plan.out):
+    elif not plan.resume and (read_log(plan.out) or (plan.out / CHECKPOINT).exists()):
         raise UnfitArtifact(f"{plan.out}: it holds a run; expected --resume or a new folder")
     elif len(read_log(plan.out)) > 1:  # the first round is logged before it is saved
         raise UnfitArtifact(f"{plan.out}: {CHECKPOINT} is missing; restore it, or use a new folder")
     # a round that was logged and not saved is taken again
-    write_log(plan.out, [one for one in read_log(plan.out) if one["steps"] <= state.steps])
+    rounds = [one for one in read_log(plan.out) if one["steps"] <= state.steps]
+    if state.steps and (not rounds or rounds[-1]["steps"] != state.steps):
+        raise UnfitArtifact(f"{plan.out / LOG}: lacks the round that ended at step {state.steps}; "
+                            "restore it, or use a new folder")  # fmt: skip
+    write_log(plan.out, rounds)
     with Progress() as progress:
         bar = progress.add_task("training", total=plan.steps, completed=state.steps)
         while state.steps < plan.steps:
@@ -178,6 +189,8 @@ def train(task: Task, plan: Plan) -> nn.Module:
             save(state.average().state_dict(), plan.out / WEIGHTS)
             write_log(plan.out, [*read_log(plan.out), {**stated, **line}])
             state.write(plan.out / CHECKPOINT, plan.same())
+    if not (plan.out / WEIGHTS).exists():
+        save(state.average().state_dict(), plan.out / WEIGHTS)
     return state.average()
 
 
@@ -283,7 +296,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     try:
         return dict(torch.load(path, map_location=device, weights_only=True))
     except Exception as error:  # torch, pickle and zip have many
-        told = str(error).partition("\n")[0]
+        told = getattr(error, "strerror", None) or type(error).__name__
         raise DamagedArtifact(f"{path}: no weights of a run, or damaged: {told}") from error
 
 

@@ -18,10 +18,14 @@ def read_log(run: Path) -> list[dict[str, Any]]:
         DamagedArtifact: a line is damaged.
     """
     path = run / LOG
-    try:
-        return [json.loads(one) for one in path.read_text().splitlines()] if path.is_file() else []
-    except ValueError as error:
-        raise DamagedArtifact(f"{path}: cannot be read as the log of a run ({error})") from error
+    found = list[dict[str, Any]]()
+    for number, line in enumerate(path.read_text().splitlines() if path.is_file() else (), 1):
+        try:
+            one = json.loads(line)
+            found.append(one | {"steps": int(one["steps"]), "core_hours": float(one["core_hours"])})
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DamagedArtifact(f"{path}, line {number}: is no round of a run") from error
+    return found
 
 
 def write_log(run: Path, lines: list[dict[str, Any]]) -> None:

@@ -19,13 +19,14 @@ from torch import nn
 from imaging.roi import cut_roi
 from models.networks.hybrid import HybridNetwork, HybridSpec, scales, without_spare_decoders
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
-from models.runtime.errors import UnfitArtifact
+from models.runtime.errors import DamagedArtifact, UnfitArtifact
 from models.training.compose import Composer, odds_of
 from models.training.data import Cubes, Piece, load_cubes, scans_of_role, thickened
 from models.training.hybrid import HybridTask, validation_of
 from models.training.insertions import copies_of_scans
 from models.training.loop import Plan, load, train
 from models.training.regions import RegionDrawer, rated
+from models.training.run_folder import WEIGHTS
 from models.training.screening import ScreeningTask, peaks_of
 from models.training.warm_start import settle_norms, weights_of_artifact
 
@@ -114,13 +115,16 @@ class Material:
     copies: tuple[Piece, ...] = ()
 
     def digest(self, *files: Path) -> str:
-        """Return twelve digits that change with any voxel or mark, or with a file of weights."""
-        found = hashlib.sha256()
-        for piece in (*self.learnt.pieces, *self.scans, *self.val_cubes, *self.val_scans):
-            for part in (piece.voxels, piece.mask, piece.nodules, piece.ignored):
-                found.update(np.ascontiguousarray(part).data)
-        for file in files:
-            found.update(file.read_bytes())
+        """Return twelve digits that change with any voxel, mark or rating, or a file of weights."""
+        found, learnt = hashlib.sha256(), self.learnt
+        parts: list[Any] = [learnt.patients, learnt.malignancy, learnt.texture]
+        for pieces in (learnt.pieces, self.scans, self.val_cubes, self.val_scans):
+            parts.append([one.name for one in pieces])
+            parts += [x for p in pieces for x in (p.voxels, p.mask, p.nodules, p.ignored)]
+        # what is in a copy follows from the others and from where it is
+        parts += [x for copy in self.copies for x in ([copy.name], copy.nodules)]
+        for part in (*map(np.asarray, parts), *(np.fromfile(file, np.uint8) for file in files)):
+            found.update(f"{part.dtype}{part.shape}".encode() + part.tobytes())
         return found.hexdigest()[:12]
 
     @property
@@ -278,8 +282,9 @@ def fitting(where: Path | str, kind: str) -> Iterator[None]:
     """Turn torch's errors about weights that do not fit into `UnfitArtifact`."""
     try:
         yield
-    except (KeyError, RuntimeError) as error:
-        raise UnfitArtifact(f"{where}: no weights of a {kind} network: {error}") from error
+    except (KeyError, RuntimeError, ValueError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise UnfitArtifact(f"{where}: no weights of a {kind} network: {told}") from error
 
 
 def _named(paths: Sequence[Path]) -> str:
@@ -294,4 +299,9 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     """
     if path.suffix == ARTIFACT:
         return weights_of_artifact(path)
-    return load(path)
+    found = load(path)
+    if not all(isinstance(name, str) and torch.is_tensor(one) for name, one in found.items()):
+        raise DamagedArtifact(f"{path}: expected the weights of a network, such as {WEIGHTS}")
+    if bad := [name for name, one in found.items() if not one.isfinite().all()]:
+        raise DamagedArtifact(f"{path}: {bad[0]} has values that are not finite")
+    return found

@@ -11,9 +11,10 @@ from itertools import product
 import numpy as np
 
 from imaging.volume import FloatArray
+from models.data.cubes import SIDE_MM
 from models.runtime.detection import Peaks, strongest
 
-TILE = 50
+TILE = SIDE_MM
 """Side of a tile in voxels of 1 mm, as that of the cubes."""
 
 CORE = 36

@@ -1,6 +1,9 @@
 """A chest of tissue with two round lungs, quick to make and to read, and a nodule to put in it."""
 
+from pathlib import Path
+
 import numpy as np
+import SimpleITK as sitk
 
 from evaluation.accuracy.truth import Truth
 from evaluation.lesion_insertion.scans import Host, donor_of
@@ -76,3 +79,11 @@ def bright(box: Preprocessed) -> list[Candidate]:
             if value > 150:
                 found.append(Candidate(point, (z, y, x), 5.0, 0.5 + shift / 100))
     return found
+
+
+def write_nifti(volume: Volume, path: Path) -> None:
+    """Write a chest as a file."""
+    image = sitk.GetImageFromArray(volume.hu)
+    image.SetSpacing(volume.geometry.spacing_mm[::-1])
+    image.SetOrigin(CORNER_MM)
+    sitk.WriteImage(image, str(path))

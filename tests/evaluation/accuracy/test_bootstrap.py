@@ -135,8 +135,11 @@ def test_a_refused_scan_misses_its_nodules_and_counts_in_no_rate() -> None:
     refused = replace(read, false_score=none, false_scan=np.arange(2), refused=(2,))
     assert froc(refused).false_per_scan[-1] == 1.0
     assert figures(refused)["fp_at"][0]["value"] is None
-    with pytest.raises(ValueError, match="nothing to count"):
-        froc(replace(refused, refused=(0, 1, 2)))
+    # a draw of refused scans alone finds nothing
+    assert figures(replace(refused, refused=(1, 2)))["cpm"]["low"] == 0
+    none, rate = operating_point(np.array([[1, 0, 0, 0]], float))
+    assert none is not None
+    assert (none.value, rate) == (0.0, None)
 
 
 def test_nodules_of_one_patient_are_drawn_together() -> None:

@@ -46,7 +46,7 @@ def test_a_scan_list_with_header_and_an_empty_exclusion_list_are_fine(tmp_path: 
     scored, counts = challenge(*write(tmp_path).values())
     assert counts == {"tp": 1, "fn": 0, "fp": 1, "ignored": 0, "double": 0}
     assert scored.scans == 2
-    tables = write(tmp_path)
+    tables = write(tmp_path, scans="SeriesUID\na\nb\n")
     for table in tables.values():  # as spreadsheets save them
         table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
     assert challenge(*tables.values())[1] == counts
@@ -67,6 +67,7 @@ def test_a_scan_list_with_header_and_an_empty_exclusion_list_are_fine(tmp_path: 
         ("annotations", HEAD + "diameter_mm\n" + 2 * "a,0,0,0,6\n", r"'a' has two nodules at"),
         ("scans", "a\nb\na\n", r"lists scans twice: \['a'\]"),
         ("scans", "\n", r"lists no scan"),
+        ("scans", "# mine\na\nb\n", r"'# mine', expected the name of a scan"),
     ],
 )
 def test_bad_tables_are_named(tmp_path: Path, file: str, text: str, message: str) -> None:

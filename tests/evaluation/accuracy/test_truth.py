@@ -101,8 +101,8 @@ def test_the_listing_beside_the_marks_names_scans_without_nodules(tmp_path: Path
     [
         ("a,tumour,1,2,3,8,", "kind 'tumour', expected one of nodule, lesion, excluded, doubtful"),
         ("a,nodule,,,,8,", "x = '' is not a number"),
-        ("a,nodule,1,2,3,0,", "-1 if the diameter is not known"),
-        ("a,excluded,1,2,3,-4,", "-1 if the diameter is not known"),
+        ("a,nodule,1,2,3,0,", "-1 if it is not known"),
+        ("a,excluded,1,2,3,-4,", "-1 if it is not known"),
         ("a,nodule,1,2,x,5,", "z = 'x' is not a number"),
         (",nodule,1,2,3,5,", "column 'scan' is empty"),
         ("a,nodule,1,2,3", "shorter or longer"),
@@ -112,6 +112,13 @@ def test_a_bad_mark_is_refused_with_its_line(tmp_path: Path, row: str, reason: s
     with pytest.raises(BadTable, match="line 2") as refused:
         read_truth(marks(tmp_path, row + "\n"))
     assert reason in str(refused.value)
+
+
+def test_a_table_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    """Each nodule would count twice."""
+    path = marks(tmp_path, "a,nodule,1,2,3,8,\n")
+    with pytest.raises(BadTable, match="a nodule of scan 'a' that another table has too"):
+        read_truth(path, path)
 
 
 def test_two_roles_of_one_scan_are_refused(tmp_path: Path) -> None:

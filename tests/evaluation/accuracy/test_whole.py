@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from typer.testing import CliRunner
 
 from edge.settings.core import EdgeSettings
@@ -25,10 +24,9 @@ from evaluation.accuracy.whole import (
     scan_row,
     whole,
 )
-from evaluation.errors import EvaluationError
 from imaging.preprocess import Preprocessed, preprocess
-from imaging.volume import Geometry, Triple, Volume
-from tests.evaluation.plain_chest import CORNER_MM, RADIUS_MM, chest, in_lung
+from imaging.volume import Geometry, Triple
+from tests.evaluation.plain_chest import RADIUS_MM, chest, in_lung, write_nifti
 from tests.evaluation.scripted_screen import BrightSecond, ScriptedScreening
 
 # The thresholds of the scripted network: dismiss 0.1, report 0.9, alone 0.5, final 0.6. The merged
@@ -146,9 +144,10 @@ def test_a_refused_scan_misses_its_nodules_and_is_named(scan: WholeScan) -> None
     assert edge["false_positives_per_scan"]["value"] == 1
     _, _, verdicts = group_of([scan, refused], Stage.BOTH)
     assert verdicts["uncertain_per_scan"] == 7
-    assert len(as_dict({"test": [refused], "val": [scan]}, Stage.EDGE)["groups"]) == 1
-    with pytest.raises(EvaluationError, match="no scan could be read: b: NoLung: none"):
-        group_of([refused], Stage.EDGE)
+    (curve,), alone, verdicts = group_of([refused], Stage.EDGE)
+    assert (curve["cpm"]["value"], alone["sensitivity"]["value"]) == (0, 0)
+    assert alone["false_positives_per_scan"] is verdicts["uncertain_per_scan"] is None
+    assert not any(one.met for one in whole.bars({"groups": [verdicts]}))
     assert nodule_row(refused, 0, Stage.BOTH)["by_stage"] == "refused"
     assert scan_row(refused, Stage.BOTH)["refused"] == "NoLung: none"
 
@@ -189,13 +188,6 @@ def test_scans_with_independent_marks_are_the_headline() -> None:
     assert [one.name for one in groups["test, independent marks"]] == ["0", "2"]
     assert len(groups["test"]) == 3
     assert list(groups_of([WholeScan("x", eye)])) == ["test"]
-
-
-def write_nifti(volume: Volume, path: Path) -> None:
-    image = sitk.GetImageFromArray(volume.hu)
-    image.SetSpacing(volume.geometry.spacing_mm[::-1])
-    image.SetOrigin(CORNER_MM)
-    sitk.WriteImage(image, str(path))
 
 
 def test_files_and_marks_of_others_go_through_the_command(

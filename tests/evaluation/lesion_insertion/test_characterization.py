@@ -13,7 +13,7 @@ from evaluation.lesion_insertion import characterization as module
 from evaluation.lesion_insertion.characterization import characterization as command
 from imaging.preprocess import Preprocessed
 from imaging.volume import UInt8Array, from_window
-from models.runtime.errors import BadTable
+from models.runtime.errors import BadTable, MissingData
 from models.runtime.second_reader import Reading, Readings
 from tests.evaluation.plain_chest import host
 from tests.plain_readings import plain
@@ -83,12 +83,13 @@ def test_every_nodule_is_read_at_its_centre(tmp_path: Path) -> None:
 
     An index without readers' ratings is refused: all figures would be of nothing.
     """
-    ct, votes = np.zeros((2, 12, 12, 12), np.uint8), np.zeros((2, 12, 12, 12), np.uint8)
+    ct, votes = np.zeros((2, 3, 50, 50, 50), np.uint8)
     ct[:, 5:8, 5:8, 5:8] = 200
     votes[:, 5:8, 5:8, 5:8] = 4
     np.savez(tmp_path / "test.npz", ct=ct, votes=votes)
     head = "split,row,patient,z,y,x,diameter_mm,match_mm,malignancy_mean,texture_mean"
-    rows = [f"test,{i},p{i},6,6,6,7,{match},4,5" for i, match in enumerate((0.5, 9))]
+    known = enumerate(((0.5, 4), (9, 4), (0.5, 1)))
+    rows = [f"test,{i},p{i},6,6,6,7,{match},{rating},5" for i, (match, rating) in known]
     (tmp_path / "index.csv").write_text("\n".join([head, *rows]) + "\n")
     found = module.read_characterization(tmp_path, ("test",), Bright())
     assert found.dice[0] == 1
@@ -101,6 +102,9 @@ def test_every_nodule_is_read_at_its_centre(tmp_path: Path) -> None:
         (tmp_path / "index.csv").write_text("\n".join([head.replace(wrong, "other"), *rows]))
         with pytest.raises(BadTable, match=f"lacks the columns .*{wrong}"):
             module.read_characterization(tmp_path, ("test",), Bright())
+    (tmp_path / "index.csv").write_text("\n".join([head, *rows]).replace(",1,5", ",3,5"))
+    with pytest.raises(MissingData, match="no nodule of test is rated malignant"):
+        module.read_characterization(tmp_path, ("test",), Bright())
     (tmp_path / "index.csv").write_text("\n".join([head, *rows]).replace("0.5", "none"))
     with pytest.raises(BadTable, match="line 2: match_mm = 'none' is not a number"):
         module.read_characterization(tmp_path, ("test",), Bright())

@@ -10,6 +10,7 @@ from imaging.volume import Study, UInt8Array, triple
 from models.calibration.cases import Readers, Scan, candidates_of, inserted
 from models.insertion.insert import FreeSpace
 from models.runtime.detection import Candidate
+from models.runtime.errors import MissingData
 from tests.evaluation.plain_chest import chest, donor, in_lung
 
 
@@ -72,5 +73,5 @@ def test_a_donor_without_room_is_an_error() -> None:
     bright = Bright(())
     readers = Readers(cast(Any, bright), cast(Any, Half()))
     full = scan(bright, [(*in_lung(side), 80.0) for side in (0, 1)])
-    with pytest.raises(ValueError, match="no room"):
+    with pytest.raises(MissingData, match=r"no room for .*; more scans are needed"):
         inserted([full], [donor(8.0)], readers, placements=1, seed=1)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from imaging.volume import Study
+from models.runtime.errors import MissingData
 from models.training import insertions
 from models.training.data import Cubes, Piece
 from models.training.insertions import copies_of_scans, donors_of, tissue_of
@@ -31,10 +32,17 @@ def cubes() -> Cubes:
 @pytest.fixture
 def copies(cubes: Cubes, monkeypatch: pytest.MonkeyPatch) -> tuple[Piece, ...]:
     marks = np.array([[*in_lung(0), 10.0]]), np.array([[*in_lung(1), 6.0]])
-    monkeypatch.setattr(insertions, "marked_scans", lambda *_, **__: [(Path("ct/lidc_7"), *marks)])
-    monkeypatch.setattr(insertions, "read_study", lambda path: Study(chest(), path))
+    monkeypatch.setattr(insertions, "marked_scans", lambda *_, **__: [(Path("ct/lidc_7"), [])])
+    monkeypatch.setattr(insertions, "read_marked", lambda path, _: (Study(chest(), path), *marks))
     monkeypatch.setattr(insertions, "TOGETHER", 3)
     return copies_of_scans(Path(), cubes, 2, 0)
+
+
+def test_without_a_donor_there_is_no_copy(cubes: Cubes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(insertions, "marked_scans", lambda *_, **__: [])
+    unrated = replace(cubes, malignancy=np.full(3, np.nan))
+    with pytest.raises(MissingData, match="no training nodule has a rating and an outline"):
+        copies_of_scans(Path(), unrated, 2, 0)
 
 
 def test_rated_nodules_are_donors(cubes: Cubes) -> None:

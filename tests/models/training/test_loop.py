@@ -117,8 +117,25 @@ def test_a_damaged_checkpoint_or_one_of_another_network_is_named(tmp_path: Path)
         with pytest.raises(DamagedArtifact, match=r"last\.pt: no weights of a run, or damaged"):
             train(line(), plan)
     assert (tmp_path / "log.jsonl").read_text() == log
-    (tmp_path / "log.jsonl").write_text(log[:-9])
-    with pytest.raises(DamagedArtifact, match=r"log\.jsonl: cannot be read as the log"):
+    for damaged_line in (log.splitlines()[-1][:-9], "3", '{"a": 1}', "[" * 9999):
+        (tmp_path / "log.jsonl").write_text(log.splitlines()[0] + "\n" + damaged_line + "\n")
+        with pytest.raises(DamagedArtifact, match=r"log\.jsonl, line 2: is no round of a run"):
+            learning_curve([tmp_path], "cpm")
+
+
+def test_a_finished_run_that_lost_a_file_is_not_taken_for_whole(tmp_path: Path) -> None:
+    """The averaged weights are written again; a round that is not in the log is missed."""
+    plan = Plan(tmp_path, steps=20, round_steps=10, resume=True)
+    train(line(), plan)
+    (tmp_path / "averaged.pt").unlink()
+    train(line(), plan)
+    assert (tmp_path / "averaged.pt").exists()
+    first, _ = (tmp_path / "log.jsonl").read_text().splitlines()
+    (tmp_path / "log.jsonl").write_text(first + "\n")
+    with pytest.raises(UnfitArtifact, match=r"log\.jsonl: lacks the round that ended at step 20"):
+        train(line(), plan)
+    (tmp_path / "log.jsonl").unlink()
+    with pytest.raises(UnfitArtifact, match="holds a run; expected --resume or a new folder"):
         train(line(), replace(plan, resume=False))
 
 
@@ -136,7 +153,7 @@ def test_a_round_that_was_logged_and_not_saved_is_logged_once(tmp_path: Path) ->
     train(line(), replace(plan, steps=20))
     first = (tmp_path / "log.jsonl").read_text()
     with (tmp_path / "log.jsonl").open("a") as file:
-        file.write('{"steps": 30}\n')
+        file.write('{"steps": 30, "core_hours": 0.1}\n')
     train(line(), plan)
     assert (tmp_path / "log.jsonl").read_text() == first
     (tmp_path / "last.pt").unlink()

@@ -33,16 +33,26 @@ def test_what_a_run_is_made_of_is_in_its_facts(tmp_path: Path) -> None:
     assert run.plan(material, 0.0).facts == before
     moved = replace(piece, nodules=np.ones((1, 4)))
     changed = [replace(material, scans=(moved,)), replace(material, val_scans=(piece,))]
+    other = replace(material.learnt, texture=np.array([1.0]))
+    changed += [replace(material, learnt=other), replace(material, copies=(piece,))]
+    ignored = replace(piece, nodules=NONE, ignored=piece.nodules)
+    changed.append(replace(material, scans=(ignored,)))
     found = {run.plan(one, 0.0).facts["inputs"] for one in (material, *changed)}
     start.write_bytes(b"other weights")
     found.add(run.plan(material, 0.0).facts["inputs"])
-    assert len(found) == 4
+    assert len(found) == 7
 
 
 def test_a_file_that_is_no_weights_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(DamagedArtifact, match=r"notes\.txt: no weights of a run"):
         make_screening(tmp_path / "notes.txt")
+    torch.save({"plan": 1}, tmp_path / "last.pt")
+    with pytest.raises(DamagedArtifact, match=r"last\.pt: expected the weights of a network, such"):
+        make_screening(tmp_path / "last.pt")
+    torch.save({"stem.weight": torch.tensor([torch.nan])}, tmp_path / "nan.pt")
+    with pytest.raises(DamagedArtifact, match=r"nan\.pt: stem\.weight has values that are not fin"):
+        make_screening(tmp_path / "nan.pt")
 
 
 @pytest.mark.parametrize("kind", ["screening", "hybrid"])
