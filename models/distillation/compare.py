@@ -23,13 +23,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from imaging.roi import ROI_SHAPE
 from imaging.volume import FloatArray
+from models.comparison import Scores, as_scores, figures, gained, kept
 from models.distillation.regions import CHUNK, answers_of, make_chunks, values_of
 from models.distillation.student import StudentTask, Teaching
 from models.distillation.teachers import Teacher, best_of, calibrated, soft_target, weights_of_arms
 from models.markdown import Rows, points
 from models.networks.hybrid import HybridNetwork, HybridSpec, shortened
 from models.runtime.errors import UnfitArtifact
-from models.training.comparison import Scores, as_scores, figures, gained, kept
 from models.training.data import load_cubes
 from models.training.hybrid import HybridTask, Validation, validation_of
 from models.training.loop import placed, train

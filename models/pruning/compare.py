@@ -24,6 +24,7 @@ import torch
 from rich.progress import track
 from torch import nn
 
+from models.comparison import as_scores, figures, gained, kept
 from models.export.onnx import export_float, export_fp32
 from models.markdown import Rows, percent, points
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
@@ -38,7 +39,6 @@ from models.pruning.masks import (
 from models.quantization.ptq import quantize
 from models.runtime.engines import start
 from models.runtime.hardware import cores, cpu_name
-from models.training.comparison import as_scores, figures, gained, kept
 from models.training.data import Piece, load_cubes
 from models.training.loop import fine_tune, save
 from models.training.runs import Run, load_weights, make_screening, only, ready, screening_task

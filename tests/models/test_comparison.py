@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.training.comparison import UNSEEN, Scores, figures, gained, points
+from models.comparison import UNSEEN, Scores, figures, gained, points
 
 
 def scores(found: list[float], false_positives: list[float]) -> Scores:
