@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import rich
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Column, Table
 
@@ -53,7 +54,8 @@ def list_models(as_json: Json = False) -> None:
     installed = {name: one for name, one in artifacts.items() if one.path.exists()}
     for name, artifact in installed.items():
         figures = (f"{key} {_short(value)}" for key, value in artifact.metrics.items())
-        table.add_row(f"{name}\n{artifact.version}", _made(artifact), "\n".join(figures))
+        cells = (f"{name}\n{artifact.version}", _made(artifact), "\n".join(figures))
+        table.add_row(*map(escape, cells))
         table.add_section()
     console.print(table)
     if others := ", ".join(name for name in artifacts if name not in installed):

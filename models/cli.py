@@ -39,7 +39,27 @@ _STARTS = typer.Option(
 )
 Start = Annotated[Path, _START]
 Starts = Annotated[list[Path], _STARTS]
-Seed = Annotated[int, typer.Option(help="Seed of weights and samples.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of weights and samples.")]
+
+
+def _png(path: Path | None) -> Path | None:
+    """Check before the work that a picture can be written there."""
+    if path is not None and (path.suffix.lower() != ".png" or path.is_dir()):
+        raise typer.BadParameter(f"{path}, expected the name of a file that ends with .png")
+    if path is not None and not path.parent.is_dir():
+        raise typer.BadParameter(f"{path}: {path.parent} is no folder")
+    return path
+
+
+Plot = Annotated[Path | None, typer.Option(metavar="PNG", callback=_png, help="PNG file to write.")]
+
+
+def _scales(reads: list[int] | None) -> list[int] | None:
+    """Check the scales of members: the network halves them three times."""
+    if reads and (len({*reads}) < len(reads) or any(mm % 8 or not 16 <= mm <= 48 for mm in reads)):
+        raise typer.BadParameter(f"{reads}, expected different multiples of 8 from 16 to 48")
+    return reads
+
 
 app = typer.Typer(cls=PlainGroup)
 train = typer.Typer(
@@ -90,8 +110,9 @@ def train_hybrid(
     reads: Annotated[
         list[int] | None,
         typer.Option(
+            callback=_scales,
             help="Scale of a member in mm; may be repeated. Default: 24, 32 and 48, or those of "
-            "--start."
+            "--start.",
         ),
     ] = None,
 ) -> None:
@@ -105,7 +126,7 @@ def train_hybrid(
 @train.command("sheet")
 def sheet(
     data: Data,
-    png: Annotated[Path, typer.Argument(help="PNG file to write.")],
+    png: Annotated[Path, typer.Argument(callback=_png, help="PNG file to write.")],
     columns: Annotated[int, typer.Option(min=1, help="Samples of each composition.")] = 6,
     seed: Seed = 0,
 ) -> None:
@@ -122,14 +143,12 @@ def sheet(
 def curve(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs with a log.jsonl.")],
     figure: Annotated[str, typer.Option(help="Figure of the logs.")] = "cpm",
-    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="PNG file to write.")] = None,
+    plot: Plot = None,
     as_json: Json = False,
 ) -> None:
     """Show a figure on validation after each round of runs, and what the last rounds gained."""
     from models.training.curve import curve_table, draw_curve, learning_curve
 
-    if plot is not None and plot.suffix.lower() != ".png":
-        raise typer.BadParameter(f"--plot: {plot}, expected a name that ends with .png")
     found = learning_curve(runs, figure)
     if plot is not None:
         draw_curve(found, plot)
@@ -151,7 +170,7 @@ def export(
     """Export trained weights as FP32 and INT8 artifacts and enter both in the manifest."""
     from models.quantization.ptq import run_export
 
-    if name and (name.split("-")[0] != kind or not re.fullmatch("[a-z0-9-]+", name)):
+    if name and (name.split("-")[0] != kind or not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name)):
         raise typer.BadParameter(f"{name!r}: expected {kind}-, then a-z, 0-9 and hyphens")
     run_export(kind, data, weights, method, name or kind)
 
@@ -167,7 +186,8 @@ def distil(
     out: RunsOut = Path("runs/distil"),
     start: Annotated[list[Path] | None, _STARTS] = None,
     reads: Annotated[
-        list[int] | None, typer.Option(help="Scale of a student's member in mm; default: 48.")
+        list[int] | None,
+        typer.Option(callback=_scales, help="Scale of a student's member in mm; default: 48."),
     ] = None,
     blocks: Annotated[
         tuple[int, int, int],
@@ -201,7 +221,7 @@ def distil(
     from models.distillation.compare import ARMS, Comparison, distil_tables
     from models.networks.hybrid import HybridSpec
 
-    if encoder[0] % 32 or encoder[1] < 1:
+    if encoder[0] < 32 or encoder[0] % 32 or encoder[1] < 1:
         raise typer.BadParameter(
             f"--encoder {encoder[0]} {encoder[1]}, expected a multiple of 32, and a layer or more"
         )
@@ -255,10 +275,11 @@ def int4(
     qat: Qat = None,
     screening: HybridScreeners = None,
     share: Annotated[
-        float, typer.Option(help="Largest file size, as a fraction of the FP32 file.")
+        float,
+        typer.Option(min=0.01, max=1.0, help="Largest file size, as a fraction of the FP32 file."),
     ] = 1 / 6,
     out: Out = Path("runs/int4"),
-    steps: Steps = 600,
+    steps: Annotated[int, typer.Option(min=3, help="Training steps of the three stages.")] = 600,
     resume: Resume = False,
     rate: Rate = 2e-4,
     seed: Seed = 0,
@@ -281,12 +302,7 @@ def ranges(kind: Kind, data: Data, start: Starts, qat: Qat = None, as_json: Json
 
 @app.command()
 def sensitivity(
-    kind: Kind,
-    data: Data,
-    start: Starts,
-    qat: Qat = None,
-    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="PNG file to write.")] = None,
-    as_json: Json = False,
+    kind: Kind, data: Data, start: Starts, qat: Qat = None, plot: Plot = None, as_json: Json = False
 ) -> None:
     """Measure each layer's sensitivity to INT8 and to INT4."""
     from models.quantization.sensitivity import run_sensitivity, show_layers
@@ -295,7 +311,7 @@ def sensitivity(
 
 
 FineTuning = Annotated[int, typer.Option(min=1, help="Steps of fine-tuning of each run.")]
-PruneSeed = Annotated[int, typer.Option(help="Seed of samples and of random masks.")]
+PruneSeed = Annotated[int, typer.Option(min=0, help="Seed of samples and of random masks.")]
 _SHARE = typer.Option(
     min=1e-6,
     max=0.999999,

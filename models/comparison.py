@@ -4,14 +4,17 @@ Pruning and distillation train one network a seed for each variant. Finished one
 folder, so a comparison that was interrupted continues.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from imaging.volume import FloatArray
+from models.runtime.errors import DamagedArtifact, UnfitArtifact
 from models.training.run_folder import write_atomically
 from models.training.screening import RATES, hits, summary
 
@@ -81,5 +84,31 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     if not path.exists():
         text = json.dumps(make(), indent=1, allow_nan=False) + "\n"
         write_atomically(path, lambda file: file.write(text.encode()))
-    found: dict[str, Any] = json.loads(path.read_text())
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise DamagedArtifact(f"{path}: no JSON ({error}); remove it to have it made") from error
     return found
+
+
+def check_plan(folder: Path, wanted: dict[str, Any], data: Path | None = None) -> None:
+    """Write what a folder is made of into it, or compare it with what is there.
+
+    A path stands for the content of its file, ``data`` for the tables and cubes of a data folder.
+
+    Raises:
+        UnfitArtifact: the folder is of something else.
+    """
+    if data is not None:
+        files = sorted(data.glob("nodules/[tv][ra]*.npz")) + sorted(data.glob("*/*.csv"))
+        wanted = {**wanted, "data": {str(one.relative_to(data)): digest(one) for one in files}}
+    named = json.dumps(wanted, default=lambda v: digest(v) if isinstance(v, Path) else asdict(v))
+    path, stated = folder / "plan.json", json.loads(named)
+    plan = kept(path, lambda: stated)
+    if other := [name for name in stated if plan.get(name) != stated[name]]:
+        raise UnfitArtifact(f"{path}: another {', '.join(other)}; expected a new folder")
+
+
+def digest(path: Path) -> str:
+    """Return twelve hexadecimal digits of the hash of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]

@@ -26,6 +26,7 @@ from models.calibration.fit import fit_settings, probabilities
 from models.calibration.statistics import per_patient, upper_bound
 from models.data.folder import CALIBRATION
 from models.runtime.artifacts import WEIGHTS, Artifact, every, find
+from models.runtime.errors import UnfitArtifact
 from models.runtime.screener import Screener, read_by
 from models.runtime.second_reader import SecondReader
 from models.runtime.session import open_session
@@ -96,7 +97,14 @@ def run_fit(
 
 
 def uncalibrated_readers(screening: Artifact, hybrid: Artifact) -> Readers:
-    """Open both networks so that they give raw logits."""
+    """Open both networks so that they give raw logits.
+
+    Raises:
+        UnfitArtifact: one is of another kind.
+    """
+    for artifact, kind in ((screening, "screening"), (hybrid, "hybrid")):
+        if artifact.kind != kind:
+            raise UnfitArtifact(f"{artifact.name}: of the kind {artifact.kind}, expected {kind}")
     return Readers(
         Screener(open_session(uncalibrated(screening))),
         SecondReader(open_session(uncalibrated(hybrid))),

@@ -7,8 +7,6 @@ is kept, so a comparison that was interrupted continues. One arm makes what is s
 """
 
 import copy
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -23,13 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from imaging.roi import ROI_SHAPE
 from imaging.volume import FloatArray
-from models.comparison import Scores, as_scores, figures, gained, kept
+from models.comparison import Scores, as_scores, check_plan, digest, figures, gained, kept
 from models.distillation.regions import CHUNK, answers_of, make_chunks, values_of
 from models.distillation.student import StudentTask, Teaching
 from models.distillation.teachers import Teacher, best_of, calibrated, soft_target, weights_of_arms
 from models.markdown import Rows, points
 from models.networks.hybrid import HybridNetwork, HybridSpec, shortened
-from models.runtime.errors import UnfitArtifact
 from models.training.data import load_cubes
 from models.training.hybrid import HybridTask, Validation, validation_of
 from models.training.loop import placed, train
@@ -85,7 +82,7 @@ class Comparison(Run):
         # weights that do not fit end it before anything is written
         work, _ = multiply_adds(self._new()), (self._hybrids, self._screeners)
         own = {name: getattr(self, name) for name in ("start", "teachers", "count", "spec")}
-        _check(self.out, {**own, **self._origin, **options})
+        check_plan(self.out, {**own, **self._origin, **options}, self.data)
         known = kept(self.out / "teachers.json", self._known)
         students: dict[str, list[_Scored]] = {arm: [] for arm in self.arms}
         for seed, arm in product(range(self.seeds), self.arms):
@@ -126,7 +123,7 @@ class Comparison(Run):
     @cached_property
     def _chunks(self) -> tuple[list[Path], list[Path]]:
         """The files of the regions to learn from, and of those that are held out."""
-        _check(self.regions, self._origin)
+        check_plan(self.regions, self._origin, self.data)
         count = -(-self.count // self.chunk)
         make = partial(make_chunks, drawer=lambda: self._drawer, size=self.chunk)
         learnt = make(self.regions / "learnt", count, seed=self.seed)
@@ -137,7 +134,7 @@ class Comparison(Run):
         """The teachers, and the label of each region to learn from ``(n,)``, NaN if not taught."""
         found, held_label = [], values_of(self._chunks[1], "nodule")
         for path, hybrid in zip(self.teachers, self._hybrids, strict=True):
-            read = partial(answers_of, digest=_digest(path), teacher=hybrid)
+            read = partial(answers_of, digest=digest(path), teacher=hybrid)
             learnt, held = map(read, self._chunks)
             found.append(calibrated(learnt, held, held_label))
         return found, values_of(self._chunks[0], "nodule")
@@ -188,19 +185,6 @@ class Comparison(Run):
     def _measured(self, network: nn.Module) -> _Scored:
         found = self._validation.scored(network.eval())
         return {view: as_scores(*found[view]) for view in VIEWS}
-
-
-def _check(folder: Path, wanted: dict[str, Any]) -> None:
-    """Write what a folder is made of into it, or compare it with what is there."""
-    named = json.dumps(wanted, default=lambda v: _digest(v) if isinstance(v, Path) else asdict(v))
-    path, stated = folder / "plan.json", json.loads(named)
-    plan = kept(path, lambda: stated)
-    if other := [name for name in stated if plan.get(name) != stated[name]]:
-        raise UnfitArtifact(f"{path}: another {', '.join(other)}; expected a new folder")
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def multiply_adds(network: nn.Module) -> int:

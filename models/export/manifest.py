@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import tomli_w
+from onnx import numpy_helper
 
 from models.runtime.artifacts import WEIGHTS, every
+from models.runtime.errors import DamagedArtifact, UnfitArtifact
 from models.training.loop import commit
 from models.training.run_folder import read_log, write_atomically
 
@@ -40,12 +43,22 @@ def register(
     Kind and precision are those of the name (`KIND-PRECISION`), and the settings those that were
     fitted before. ``method`` says how it was made from ``parent``, and ``runs`` are
     the folders of the training runs that did it.
+
+    Raises:
+        UnfitArtifact: a weight is not finite.
+        DamagedArtifact: the manifest or the log of a run is damaged.
     """
     kind, *_, precision = name.split("-")
     entries = _entries(folder)
     settings = entries[name].get("settings", {}) if name in entries else UNFITTED[kind]
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise UnfitArtifact(f"{name}: {tensor.name} has values that are not finite")
     content = model.SerializeToString()
     digest = hashlib.sha256(content).hexdigest()
+    training = {"commits": [commit()], **training_of(runs)}
+    # nothing is written before all that may fail
     write_atomically(folder / f"{name}.onnx", lambda file: file.write(content))
     entries[name] = {
         "file": f"{name}.onnx",
@@ -55,7 +68,7 @@ def register(
         "precision": precision,
         "parent": parent,
         "method": method,
-        "training": {"commits": [commit()], **training_of(runs)},
+        "training": training,
         "licence": "Apache-2.0",
         "attribution": ATTRIBUTION,
         "settings": settings,
@@ -81,12 +94,14 @@ def training_of(runs: Sequence[Path]) -> dict[str, Any]:
     for folder in folders:
         if lines := read_log(folder):
             logs.append(lines)
-            named = (*lines[-1]["start"], *lines[-1].get("teachers", ()))
+            named = (*lines[-1].get("start", ()), *lines[-1].get("teachers", ()))
             earlier = {Path(one).parent for one in named}
             folders += sorted(earlier - set(folders))
     if not logs:
         return {}
     lines = [line for log in logs for line in log]
+    if lacking := {"patients", "seed", "commit", "machine"}.difference(*lines):
+        raise DamagedArtifact(f"{folders}: a log lacks {sorted(lacking)}, expected those of runs")
     return {
         "steps": sum(log[-1]["steps"] for log in logs),
         "core_hours": round(sum(log[-1]["core_hours"] for log in logs), 2),
@@ -107,6 +122,9 @@ def method_of(runs: Sequence[Path]) -> str:
 
 def _entries(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.toml"
+    if path.exists():
+        every.cache_clear()
+        every(folder)  # its errors name what is damaged
     return tomllib.loads(path.read_text()) if path.exists() else {}
 
 

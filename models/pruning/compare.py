@@ -24,7 +24,7 @@ import torch
 from rich.progress import track
 from torch import nn
 
-from models.comparison import as_scores, figures, gained, kept
+from models.comparison import as_scores, check_plan, figures, gained, kept
 from models.export.onnx import export_float, export_fp32
 from models.markdown import Rows, percent, points
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
@@ -38,9 +38,11 @@ from models.pruning.masks import (
 )
 from models.quantization.ptq import quantize
 from models.runtime.engines import start
+from models.runtime.errors import UnfitArtifact
 from models.runtime.hardware import cores, cpu_name
 from models.training.data import Piece, load_cubes
 from models.training.loop import fine_tune, save
+from models.training.run_folder import LOG, WEIGHTS
 from models.training.runs import Run, load_weights, make_screening, only, ready, screening_task
 from models.training.screening import ScreeningTask
 
@@ -84,7 +86,13 @@ def run_compare(
     """Prune, fine-tune and evaluate every cell and the control with each seed; time the first.
 
     A run with a result is not repeated; one that was interrupted starts over.
+
+    Raises:
+        UnfitArtifact: the folder has results of another start, data or options.
     """
+    plan = {"start": only(run.start), "steps": steps, "rate": run.rate, "engine": engine,
+            "rounds": rounds}  # fmt: skip
+    check_plan(run.out, plan, run.data)
     cells = [Cell(CONTROL, 0.0), *cells]
     # read only where a result is missing
     task = cache(lambda: _task(run))
@@ -116,6 +124,8 @@ def run_compare(
 
 def run_structured(run: Run, share: float, steps: int) -> dict[str, Any]:
     """Prune channels and fine-tune; `averaged.pt` in `run.out` starts runs as any other."""
+    if any((run.out / name).exists() for name in (WEIGHTS, LOG)):
+        raise UnfitArtifact(f"{run.out}: it holds a run; expected a new folder")
     cell = Cell("channels", share, run.seed)
     found = _run_cell(_task(run), cell, run.out, steps, run.rate)
     weights = run.out / "averaged.pt"

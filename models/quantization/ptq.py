@@ -42,16 +42,13 @@ def run_export(kind: str, data: Path, weights: Sequence[Path], method: str, name
     """Register `NAME-fp32` and `NAME-int8` of trained ``weights``; a hybrid joins its members."""
     network = make_network(kind, weights)
     runs = [path.parent for path in weights]
-    register(
-        f"{name}-fp32", export_fp32(network, kind), parent="", method=method_of(runs), runs=runs
-    )
     exact = export_float(network, kind)
-    register(
-        f"{name}-int8",
-        quantize(exact, kind, calibration(kind, data), method=method),
-        parent=f"{name}-fp32",
-        method=f"post-training quantisation, {method}",
-    )
+    small = quantize(exact, kind, calibration(kind, data), method=method)
+    # both are made before one is registered: they are a pair
+    whole = export_fp32(network, kind)
+    register(f"{name}-fp32", whole, parent="", method=method_of(runs), runs=runs)
+    method = f"post-training quantisation, {method}"
+    register(f"{name}-int8", small, parent=f"{name}-fp32", method=method)
 
 
 def quantize(

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from torch import nn
@@ -30,7 +31,7 @@ from models.quantization.sensitivity import (
 )
 from models.quantization.simulation import Simulation, exact_weights, to_onnx
 from models.runtime.artifacts import find
-from models.runtime.errors import NoWeights
+from models.runtime.errors import NoWeights, UnfitArtifact
 from models.training.data import Batch
 from models.training.loop import Plan, Task, placed, train
 from models.training.runs import Run, make_network, make_screening, task_of
@@ -46,6 +47,7 @@ def run_qat(run: Run, kind: str, screening: Sequence[Path], method: str) -> None
     # the first ranges, then the simulation that is trained, then its file
     network, screeners = _networks(run, kind, screening)
     exact = export_float(network, kind)
+    require_parent(exact, kind)
     small = quantize(exact, kind, calibration(kind, run.data), method=method)
     material = run.material()
     task = task_of(network, material, screeners)
@@ -56,6 +58,20 @@ def run_qat(run: Run, kind: str, screening: Sequence[Path], method: str) -> None
         f"{kind}-int8", to_onnx(trained), parent=f"{kind}-fp32",
         method=f"quantisation-aware training, ranges from {method}", runs=[run.out],
     )  # fmt: skip
+
+
+def require_parent(exact: onnx.ModelProto, kind: str) -> None:
+    """Check that a float network is the registered one, which its INT8 file is entered under.
+
+    Raises:
+        UnfitArtifact: it is another one.
+    """
+    name = f"{kind}-fp32"
+    registered = exact_weights(onnx.load_model_from_string(find(name).content()))
+    for key, value in exact_weights(exact).items():
+        other = registered.get(key, np.zeros(0))
+        if value.shape != other.shape or not np.allclose(value, other, rtol=1e-2, atol=1e-3):
+            raise UnfitArtifact(f"{name} is not the network that --start gives: {key}; export it")
 
 
 def run_int4(

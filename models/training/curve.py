@@ -31,7 +31,7 @@ def _of(run: Path, figure: str) -> dict[str, Any]:
     rounds = [
         {"steps": one["steps"], "core_hours": one["core_hours"], "value": one[figure]}
         for one in read_log(run)
-        if isinstance(one.get(figure), int | float)
+        if isinstance(one.get(figure), int | float) and np.isfinite(one[figure])
     ]
     if not rounds:
         raise NoWeights(f"{run / LOG}: no round with {figure}; expected the log of a training run")

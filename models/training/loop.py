@@ -19,7 +19,7 @@ from rich.progress import Progress, track
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from models.runtime.errors import DamagedArtifact, UnfitArtifact
+from models.runtime.errors import DamagedArtifact, ModelFailed, UnfitArtifact
 from models.runtime.hardware import cpu_name
 from models.training.data import Batch
 from models.training.run_folder import (
@@ -235,13 +235,15 @@ def _round(task: Task, plan: Plan, state: State, advance: Callable[[], None]) ->
     del batches  # ends its processes, so that their time counts
     state.core_s += _core_s() - before
     finite = [one for one in terms if one]
-    names, figures = finite[0] if finite else {}, task.evaluate(state.average())
+    if not finite:
+        raise ModelFailed(f"{plan.out}: no gradient of a round was finite; lower the rate")
+    figures = task.evaluate(state.average())
     return {
         "steps": state.steps,
         "core_hours": round(state.core_s / 3600, 4),
         "skipped": state.skipped,
         "seed": plan.seed,
-        **{f"loss_{n}": round(float(np.mean([one[n] for one in finite])), 5) for n in names},
+        **{f"loss_{n}": round(float(np.mean([one[n] for one in finite])), 5) for n in finite[0]},
         **{name: round(value, 4) for name, value in figures.items()},
     }
 

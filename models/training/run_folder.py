@@ -38,6 +38,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file that others see whole; several processes may write the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        write(file)
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            write(file)
+        os.replace(partial, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # that of a full disk names none
+        raise
+    finally:
+        partial.unlink(missing_ok=True)

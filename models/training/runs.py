@@ -88,9 +88,10 @@ class Run:
 def run_screening(run: Run, spec: ScreeningSpec | None = None) -> None:
     """Train a screening network of that size, or as large as its start if None."""
     torch.manual_seed(run.seed)
-    material = run.material()
     start = only(run.start) if run.start else None
-    network = ready(make_screening(start, spec), run.start, material)
+    network = make_screening(start, spec)  # what does not fit ends it before the data is read
+    material = run.material()
+    ready(network, run.start, material)
     task = screening_task(material, network, trained=start is not None)
     train(task, run.plan(material, decay=0.02, round_steps=1000))
 
@@ -98,9 +99,10 @@ def run_screening(run: Run, spec: ScreeningSpec | None = None) -> None:
 def run_hybrid(run: Run, screening: Sequence[Path], reads: Sequence[int] = ()) -> None:
     """Train a hybrid, or members of one, on the candidates of the given screening weights."""
     torch.manual_seed(run.seed)
+    hybrid = make_hybrid(run.start, reads)
+    screeners = [make_screening(path).eval() for path in screening]
     material = run.material()
-    hybrid = ready(make_hybrid(run.start, reads), run.start, material)
-    task = hybrid_task(material, [make_screening(path).eval() for path in screening], hybrid)
+    task = hybrid_task(material, screeners, ready(hybrid, run.start, material))
     train(task, run.plan(material, decay=0.05, screening=[str(one) for one in screening]))
 
 
@@ -282,7 +284,7 @@ def fitting(where: Path | str, kind: str) -> Iterator[None]:
     """Turn torch's errors about weights that do not fit into `UnfitArtifact`."""
     try:
         yield
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         told = " ".join(str(error).split())[:200]
         raise UnfitArtifact(f"{where}: no weights of a {kind} network: {told}") from error
 

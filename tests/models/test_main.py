@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from models import __main__ as command
+from models.__main__ import app
 from models.runtime import artifacts
 from models.runtime.artifacts import every
 
@@ -144,3 +145,26 @@ def test_json_holds_everything_of_the_manifest() -> None:
         assert entry["sha256"] == hashlib.sha256(Path(entry["file"]).read_bytes()).hexdigest()
         assert entry["settings"] == dict(every()[name].settings)
         assert len(entry["settings"]["calibration"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["train", "hybrid", "--screening", "x", "--reads", "7"], "multiples of 8 from 16 to 48"),
+        (["train", "hybrid", "--screening", "x", "--reads", "24", "--reads", "24"], "different"),
+        (["train", "curve", "x", "--plot", "c.xyz"], "expected the name of a file that ends with"),
+        (["train", "curve", "x", "--plot", "nodir/c.png"], "nodir is no folder"),
+        (["train", "screening", "--rate", "nan"], "--rate"),
+        (["train", "sheet", "x.png", "--seed", "-1"], "--seed"),
+        (["int4", "screening", "--start", "x", "--share", "nan"], "--share"),
+        (["int4", "screening", "--start", "x", "--steps", "2"], "--steps"),
+        (["export", "screening", "--weights", "x", "--name", "screening-"], "screening-"),
+    ],
+)
+def test_options_that_cannot_be_end_before_the_work(
+    words: list[str], named: str, tmp_path: Path
+) -> None:
+    data = [] if "curve" in words else ["--data", str(tmp_path)]
+    result = CliRunner().invoke(app, [*words, *data])
+    assert result.exit_code == 2
+    assert named in " ".join(result.stderr.replace("│", " ").split())

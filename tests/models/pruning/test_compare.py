@@ -9,8 +9,16 @@ from typer.testing import CliRunner
 from models.__main__ import app
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.pruning import compare
-from models.pruning.compare import CONTROL, METHODS, Cell, compared, prune_table, run_compare
-from models.runtime.errors import BadTable
+from models.pruning.compare import (
+    CONTROL,
+    METHODS,
+    Cell,
+    compared,
+    prune_table,
+    run_compare,
+    run_structured,
+)
+from models.runtime.errors import BadTable, UnfitArtifact
 from models.training.compose import Composer
 from models.training.data import NONE, Cubes, Noise, Piece
 from models.training.runs import Run
@@ -45,7 +53,9 @@ def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         compare, "load_cubes", lambda *_: Cubes(tuple(cubes), ("a", "b"), np.zeros(0), np.zeros(0))
     )
     monkeypatch.setattr(compare, "BOX", (32, 32, 32))
-    run = Run(tmp_path, tmp_path / "out", 1e-3, (tmp_path,))
+    start = tmp_path / "start.pt"
+    torch.save(network.state_dict(), start)
+    run = Run(tmp_path, tmp_path / "out", 1e-3, (start,))
     cells = [Cell(way, 0.42) for way in METHODS if way != CONTROL]
     first = run_compare(run, cells, steps=2, seeds=1, rounds=2)
     gone = {row["way"]: row["gone"] for row in first["runs"]}
@@ -58,12 +68,29 @@ def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name in ("_task", "timed"):
         monkeypatch.setattr(compare, name, None)
     assert run_compare(run, cells, steps=2, seeds=1, rounds=2) == first
+    # results of other options or of another start are not taken for those that are asked for
+    with pytest.raises(UnfitArtifact, match=r"plan\.json: another steps, engine; expected a"):
+        run_compare(run, cells, steps=3, seeds=1, rounds=2, engine="onnxruntime")
+    start.write_bytes(b"other weights")
+    with pytest.raises(UnfitArtifact, match=r"plan\.json: another start"):
+        run_compare(run, cells, steps=2, seeds=1, rounds=2)
+    start.unlink()
+    with pytest.raises(FileNotFoundError, match=r"start\.pt"):
+        run_compare(run, cells, steps=2, seeds=1, rounds=2)
+
+
+def test_pruning_takes_no_folder_of_another_run(tmp_path: Path) -> None:
+    (tmp_path / "averaged.pt").write_bytes(b"mine")
+    with pytest.raises(UnfitArtifact, match="it holds a run; expected a new folder"):
+        run_structured(Run(tmp_path, tmp_path, 1e-3, (tmp_path / "start.pt",)), 0.4, 1)
+    assert (tmp_path / "averaged.pt").read_bytes() == b"mine"
 
 
 def test_a_missing_cell_needs_the_data(tmp_path: Path) -> None:
     (tmp_path / "control-0-0").mkdir()
-    nowhere = tmp_path / "nowhere"
-    run = Run(nowhere, tmp_path, 1e-3, (nowhere,))
+    nowhere, start = tmp_path / "nowhere", tmp_path / "start.pt"
+    start.write_bytes(b"weights")
+    run = Run(nowhere, tmp_path, 1e-3, (start,))
     with pytest.raises(BadTable, match="nowhere"):
         run_compare(run, [Cell("channels", 0.42)], steps=2)
 

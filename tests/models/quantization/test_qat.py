@@ -2,9 +2,10 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -24,7 +25,7 @@ from models.quantization.qat import STAGES, lower_in_stages, run_int4, run_qat
 from models.quantization.sensitivity import run_ranges, run_sensitivity, show_layers, show_ranges
 from models.quantization.simulation import Simulation, exact_weights
 from models.runtime.artifacts import every, find
-from models.runtime.errors import NoWeights, UnfitArtifact
+from models.runtime.errors import DamagedArtifact, NoWeights, UnfitArtifact
 from models.training.data import Cubes
 from models.training.loop import Plan
 from models.training.runs import Material, Run, make_screening
@@ -227,6 +228,57 @@ def test_another_network_and_another_run_are_refused(
         run_sensitivity("screening", shelf, [tmp_path / "other.pt"], None)
     with pytest.raises(UnfitArtifact, match="not of the run that made screening-int8"):
         run_sensitivity("screening", shelf, [start], start)  # the float network's weights
+    before = (shelf / "manifest.toml").read_bytes()
+    with pytest.raises(UnfitArtifact, match="screening-fp32 is not the network that --start gives"):
+        run_qat(asked((tmp_path / "other.pt",), tmp_path / "run"), "screening", [], "minmax")
+    assert (shelf / "manifest.toml").read_bytes() == before
+
+
+@pytest.mark.parametrize("other", [{"method": "percentile"}, {"screening": ["a.pt"]}])
+def test_a_quantised_run_goes_on_with_the_same_options_only(
+    trained: Path, shelf: Path, start: Path, other: dict[str, Any]
+) -> None:
+    run = replace(asked((start,), trained.parent), resume=True)
+    screening = [shelf / one for one in other.get("screening", ())]
+    for one in screening:
+        shutil.copy(start, one)
+    with pytest.raises(UnfitArtifact, match=f"another .*{next(iter(other))}"):
+        run_qat(run, "screening", screening, other.get("method", "minmax"))
+
+
+def test_int4_goes_on_with_the_same_share_only(shelf: Path, start: Path) -> None:
+    run = asked((start,), shelf.parent / "int4")
+    run_int4(run, "screening", None, [], SHARE)
+    before = (shelf / "manifest.toml").read_bytes()
+    with pytest.raises(UnfitArtifact, match="another share"):
+        run_int4(replace(run, resume=True), "screening", None, [], 2 * SHARE)
+    assert (shelf / "manifest.toml").read_bytes() == before
+
+
+def test_an_export_that_fails_leaves_all_as_it_was(
+    shelf: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both artifacts are made before one is entered, and all is known before a file is written."""
+    before = {path.name: path.read_bytes() for path in shelf.iterdir()}
+    damaged = tmp_path / "run" / "averaged.pt"
+    damaged.parent.mkdir()
+    shutil.copy(start, damaged)
+    (damaged.parent / "log.jsonl").write_text('{"steps": 1, "core_hours": 1}\n')
+    with pytest.raises(DamagedArtifact, match="a log lacks"):
+        run_export("screening", shelf, [damaged], "minmax", "screening")
+    monkeypatch.setattr(ptq, "quantize", lambda *_, **__: int("no ranges"))
+    with pytest.raises(ValueError, match="no ranges"):
+        run_export("screening", shelf, [start], "minmax", "screening")
+    infinite = onnx.load_model_from_string(find("screening-fp32", shelf).content())
+    tensor = next(one for one in infinite.graph.initializer if one.data_type == 1)
+    values = np.full(tuple(tensor.dims), np.inf, np.float32)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    with pytest.raises(UnfitArtifact, match="has values that are not finite"):
+        register("screening-fp32", infinite, parent="", folder=shelf)
+    assert {path.name: path.read_bytes() for path in shelf.iterdir()} == before
+    (shelf / "manifest.toml").write_text("[broken")
+    with pytest.raises(DamagedArtifact, match="cannot read the manifest"):
+        register("screening-fp32", infinite, parent="", folder=shelf)
 
 
 @pytest.mark.usefixtures("shelf")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.runtime.errors import DamagedArtifact, NoWeights, UnfitArtifact
+from models.runtime.errors import DamagedArtifact, ModelFailed, NoWeights, UnfitArtifact
 from models.training.curve import curve_table, draw_curve, learning_curve
 from models.training.data import Batch
 from models.training.loop import Plan, train
@@ -188,6 +188,15 @@ def test_steps_with_gradients_that_are_not_finite_are_left_out(tmp_path: Path) -
     state = torch.load(tmp_path / "last.pt", weights_only=True)
     assert state["skipped"] == 10
     assert all(torch.isfinite(p).all() for p in network.parameters())
+
+
+def test_a_run_without_a_finite_gradient_is_an_error(tmp_path: Path) -> None:
+    """Its weights would be random."""
+    task = line()
+    task.loss = lambda network, batch: square_error(network, batch) * torch.nan
+    with pytest.raises(ModelFailed, match="no gradient of a round was finite; lower the rate"):
+        train(task, Plan(tmp_path, steps=20))
+    assert not (tmp_path / "averaged.pt").exists()
 
 
 def test_a_learning_curve_says_what_the_last_rounds_gained(tmp_path: Path) -> None:
