@@ -46,6 +46,9 @@ Deadline = Annotated[float | None, typer.Option(metavar="SECONDS", help="Budget 
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is random.")]
 _Json = Annotated[bool, typer.Option("--json", help="Output as JSON.")]
 
+FILE_WIDTH = 200
+"""Letters in a line of a result that goes to a file or a pipe."""
+
 Result = Mapping[str, Any]
 """The figures of one run, as its JSON has them."""
 
@@ -232,7 +235,9 @@ class Command:
                 bars = [one.as_dict() for one in self.bars(result)]
                 typer.echo(json.dumps(result | {"bars": bars}, indent=2, allow_nan=False))
             else:
-                Console().print(Printable(*self.parts(result)))
+                # a file has no width: figures would be cut off at 80 letters
+                width = None if sys.stdout.isatty() else FILE_WIDTH
+                Console(width=width).print(Printable(*self.parts(result)))
             if self.strict and not all(one.met for one in self.bars(result)):
                 raise typer.Exit(1)
 

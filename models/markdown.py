@@ -22,10 +22,10 @@ class Rows:
     title: str | None = None
 
     def __rich__(self) -> Table:
-        """Return the table for a terminal; its first column is never wrapped."""
+        """Return the table for a terminal; its first column is never wrapped, no figure cut off."""
         shown = Table(title=self.title)
         for number, head in enumerate(self.heads):
-            shown.add_column(head, no_wrap=number == 0)
+            shown.add_column(head, no_wrap=number == 0, overflow="fold")
         for row in self.cells:
             shown.add_row(*map(str, row))
         return shown
