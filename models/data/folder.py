@@ -115,13 +115,12 @@ def one_split(
 class MarkedScan:
     """A whole scan of a table of marks or of the list beside it; ``file`` is its name there.
 
-    ``role`` and ``patient`` are empty if no list states them.
+    ``role`` is empty if no list states it.
     """
 
     file: str
     marks: list[Mark]
     role: str = ""
-    patient: str = ""
 
 
 def read_scans(
@@ -145,10 +144,10 @@ def read_scans(
         roles = table.one_of("role", allowed) if complete else [""] * len(files)
         owners = [row.get("patient", "").strip() for row in table.rows]
         one_split(table, owners, roles, {} if patients is None else patients)
-        for file, role, owner, line in zip(files, roles, owners, table.lines, strict=True):
+        for file, role, line in zip(files, roles, table.lines, strict=True):
             if bare_name(file) in found:
                 raise BadTable(listing, f"lists scan {file!r} twice", line)
-            found[bare_name(file)] = MarkedScan(file, [], role, owner)
+            found[bare_name(file)] = MarkedScan(file, [], role)
     table = read_table(path, ("scan", "kind", "x", "y", "z", "diameter_mm"))
     for file, mark in zip(_files(table), marks_of(table, "xyz"), strict=True):
         if complete and bare_name(file) not in found:
