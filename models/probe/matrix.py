@@ -27,6 +27,7 @@ from models.probe.child import BOX, OTHERS, installed
 from models.runtime import choice, hardware
 from models.runtime.artifacts import WEIGHTS, Artifact, every, find
 from models.runtime.choice import REFERENCE, Way
+from models.runtime.contract import require_fit
 from models.runtime.detection import STRIDE, find_peaks, sigmoid
 from models.runtime.engines import Outputs
 from models.runtime.errors import EngineUnavailable, ModelError, ModelFailed
@@ -109,11 +110,14 @@ def run_probe(
 
     Raises:
         UnknownArtifact: see `models.runtime.artifacts.find`.
+        UnfitArtifact, DamagedArtifact: a model breaks the contract.
     """
     named = [find(name, folder) for name in models or MODELS]
     usual = {one.kind: one for one in reversed(named)}
     engines, cores = hardware.engines(), hardware.cores()
     plan = [(a, way) for one in named for a in _family(one) for way in ways(a, engines, cores)]
+    for artifact in dict.fromkeys(one for one, _ in plan):
+        require_fit(artifact, artifact.kind)  # before minutes of measuring
     rows: list[dict[str, Any]] = []
     truths: dict[str, Outputs] = {}
     tried: dict[Artifact, list[Way]] = {}

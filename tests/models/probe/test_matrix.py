@@ -11,8 +11,9 @@ from models import __main__ as command
 from models.probe import matrix, table
 from models.probe.matrix import run_probe, ways
 from models.runtime import hardware
-from models.runtime.artifacts import find
+from models.runtime.artifacts import every, find
 from models.runtime.choice import Way, choose, recall
+from models.runtime.errors import UnfitArtifact
 from tests.models.runtime.conftest import weights as weights
 
 
@@ -166,3 +167,14 @@ def test_without_a_reference_no_way_is_correct(
     result = run_probe(["bright-screening"], weights)
     assert not any(row["chosen"] for row in result["rows"])
     assert {row["error"] for row in result["rows"][1:]} == {"its reference crashed"}
+
+
+def test_a_model_without_its_settings_is_named_before_anything_is_measured(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrix, "_measured", None)
+    manifest = weights / "manifest.toml"
+    manifest.write_text(manifest.read_text().replace("calibration", "other"))
+    every.cache_clear()
+    with pytest.raises(UnfitArtifact, match="bright-screening: calibration = None, expected 2 num"):
+        run_probe(["bright-screening"], weights)
