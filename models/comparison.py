@@ -15,13 +15,19 @@ import numpy as np
 
 from imaging.volume import FloatArray
 from models.runtime.errors import DamagedArtifact, UnfitArtifact
-from models.training.run_folder import write_atomically
+from models.training.run_folder import require_same, write_atomically
 from models.training.screening import RATES, hits, summary
 
 UNSEEN = -1e9
 """The logit, in a file, of a nodule without a peak."""
 
 RESAMPLES = 2000
+
+DATA_FILES = (
+    "nodules/*.csv", "nodules/train.npz", "nodules/val.npz", "ct/scans.csv", "ct/marks.csv",
+    "ct/*/**/*", "lidc/scans.csv", "lidc/marks.csv", "lidc/*/**/*",
+)  # fmt: skip
+"""What results depend on in a data folder; every scan is taken, whatever its role."""
 
 Scores = dict[str, list[float]]
 """Logits of the nodules (``found``) and of the false positives (``false_positives``)."""
@@ -91,22 +97,28 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def check_plan(folder: Path, wanted: dict[str, Any], data: Path | None = None) -> None:
-    """Write what a folder is made of into it, or compare it with what is there.
+def check_plan(folder: Path, wanted: dict[str, Any], data: Path) -> None:
+    """Compare what a folder is made of with what is there; a folder without results may be taken.
 
-    A path stands for the content of its file, ``data`` for the tables and cubes of a data folder.
+    A path stands for the content of its file, ``data`` for all files of a data folder.
 
     Raises:
-        UnfitArtifact: the folder is of something else.
+        UnfitArtifact: the folder has results of something else.
     """
-    if data is not None:
-        files = sorted(data.glob("nodules/[tv][ra]*.npz")) + sorted(data.glob("*/*.csv"))
-        wanted = {**wanted, "data": {str(one.relative_to(data)): digest(one) for one in files}}
-    named = json.dumps(wanted, default=lambda v: digest(v) if isinstance(v, Path) else asdict(v))
+    found = hashlib.sha256()
+    for one in sorted({one for pattern in DATA_FILES for one in data.glob(pattern)}):
+        if one.is_file():
+            found.update(f"{one.relative_to(data)} {digest(one)} ".encode())
+    named = json.dumps(
+        {**wanted, "data": found.hexdigest()[:12]},
+        default=lambda v: digest(v) if isinstance(v, Path) else asdict(v),
+    )
     path, stated = folder / "plan.json", json.loads(named)
-    plan = kept(path, lambda: stated)
-    if other := [name for name in stated if plan.get(name) != stated[name]]:
-        raise UnfitArtifact(f"{path}: another {', '.join(other)}; expected a new folder")
+    if not any(one.is_file() and one != path for one in folder.glob("**/*")):
+        path.unlink(missing_ok=True)  # of a comparison that ended before its first result
+    elif not path.exists():
+        raise UnfitArtifact(f"{folder}: has files and no {path.name}; expected a new folder")
+    require_same(path, kept(path, lambda: stated), stated)
 
 
 def digest(path: Path) -> str:

@@ -66,9 +66,9 @@ def marked_scans(
     known = read_truth(*tables, *more_tables)
     folders = scan_folders(given, known, tables[0])
     roles = {folder: known[scan_name(folder)].role for folder in folders}
-    if unknown := {*(splits or ())} - {*ROLES, CALIBRATION}:
-        expected = ", ".join((*ROLES, CALIBRATION))
-        raise EvaluationError(f"--split: {sorted(unknown)}, expected some of {expected}")
+    allowed = {*ROLES, CALIBRATION, *(truth.role for truth in known.values())} - {""}
+    if unknown := {*(splits or ())} - allowed:
+        raise EvaluationError(f"--split: {sorted(unknown)}, expected some of {sorted(allowed)}")
     of_splits = [one for one in folders if splits is None or roles[one] in ("", *splits)]
     if not of_splits:
         there = sorted({*roles.values()})

@@ -9,15 +9,25 @@ so it is no independent truth: a nodule by eye counts neither way. A scan with s
 fully marked. It probably holds more of them, and its false positives are not counted.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from evaluation.accuracy.froc import match_scan
 from imaging.volume import FloatArray, Nodule, Triple
-from models.data.folder import FOUND, LISTING, UNKNOWN_RADIUS_MM, bare_name, read_scans, stacked
+from models.data.folder import (
+    APART_MM,
+    FOUND,
+    LISTING,
+    UNKNOWN_RADIUS_MM,
+    bare_name,
+    read_scans,
+    stacked,
+)
 from models.runtime.errors import BadTable
 
 
@@ -142,11 +152,12 @@ def read_truth(*paths: Path) -> dict[str, Truth]:
             if before.role and scan.role and before.role != scan.role:
                 reason = f"scan {name!r} has the role {scan.role!r}, elsewhere {before.role!r}"
                 raise BadTable(path.with_name(LISTING), reason)
-            places = {one.centre_mm for one in before.lesions}
-            if places & {mark.centre for mark in scan.marks}:
-                raise BadTable(path, f"marks a nodule of scan {name!r} that another table has too")
             # what was seen by eye alone is no independent truth
             counts = [mark.must_be_found and not mark.by_eye for mark in scan.marks]
+            places = [mark.centre for mark, one in zip(scan.marks, counts, strict=True) if one]
+            known = [one.centre_mm for one in before.lesions]
+            if any(math.dist(*pair) < APART_MM for pair in product(known, places)):
+                raise BadTable(path, f"marks a nodule of scan {name!r} that another table has too")
             lesions, ignored = (
                 tuple(
                     Lesion(mark.centre, mark.diameter_mm)

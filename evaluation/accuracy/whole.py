@@ -234,7 +234,7 @@ def bars(result: Result) -> Iterator[Bar]:
     """Yield what is required: no finding outside lungs, and of second readings in test scans."""
     for one in result.get("outside_lungs", ()):
         what = f"findings outside the lungs in {one['scans']} whole scans, {one['reader']}"
-        yield Bar(what, len(one["findings"]), 0)
+        yield Bar(what, len(one["findings"]) if one["scans"] else None, 0)
     for one in result["groups"]:
         if one["scans"] == "test":
             what = "uncertain candidates a scan, whole test scans"

@@ -6,6 +6,7 @@ each whole scan, `scans.csv` with its role, and `marks.csv`; one of the two may 
 
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,8 +141,9 @@ def read_scans(
     if with_roles or listing.is_file():
         table = read_table(listing, ("scan", "role") if with_roles else ("scan",))
         files, complete = _files(table), "role" in table.header
-        allowed = ROLES if with_roles else (*ROLES, "")
-        roles = table.one_of("role", allowed) if complete else [""] * len(files)
+        roles = [row.get("role", "").strip().lower() for row in table.rows]
+        if with_roles:
+            table.one_of("role", ROLES)
         owners = [row.get("patient", "").strip() for row in table.rows]
         one_split(table, owners, roles, {} if patients is None else patients)
         for file, role, line in zip(files, roles, table.lines, strict=True):
@@ -237,8 +239,8 @@ def marks_of(table: Table, axes: str) -> list[Mark]:
     """
     kinds = table.one_of("kind", (*FOUND, *IGNORED))
     places = np.stack([table.numbers(axis) for axis in axes], axis=1)
-    sources = (row.get("source", "").lower().replace("_", " ") for row in table.rows)
-    eye = [" ".join(source.split()) == BY_EYE for source in sources]
+    sources = (re.sub("[^a-z]+", " ", row.get("source", "").lower()) for row in table.rows)
+    eye = [source.strip() == BY_EYE for source in sources]
     rows = zip(kinds, places, table.diameters().tolist(), eye, table.lines, strict=True)
     return [Mark(kind, triple(place), *others) for kind, place, *others in rows]
 
@@ -252,7 +254,7 @@ def check_once(path: Path, where: str, marks: Sequence[Mark]) -> None:
     known = [mark for mark in marks if mark.must_be_found]
     for number, mark in enumerate(known):
         for other in known[:number]:
-            if math.dist(mark.centre, other.centre) < APART_MM:
+            if mark.by_eye == other.by_eye and math.dist(mark.centre, other.centre) < APART_MM:
                 reason = f"{where} has two nodules or lesions at {mark.centre}"
                 raise BadTable(path, reason, mark.line)
 

@@ -90,9 +90,7 @@ def run_compare(
     Raises:
         UnfitArtifact: the folder has results of another start, data or options.
     """
-    plan = {"start": only(run.start), "steps": steps, "rate": run.rate, "engine": engine,
-            "rounds": rounds}  # fmt: skip
-    check_plan(run.out, plan, run.data)
+    check_plan(run.out, {"start": only(run.start), "steps": steps, "rate": run.rate}, run.data)
     cells = [Cell(CONTROL, 0.0), *cells]
     # read only where a result is missing
     task = cache(lambda: _task(run))
@@ -109,7 +107,8 @@ def run_compare(
     def times_of(cell: Cell) -> dict[str, Any]:
         control, folder = (run.out / one.name for one in (cells[0], cell))
         return kept(
-            folder / "time.json", lambda: timed(files(control), files(folder), engine, rounds)
+            folder / f"time-{engine}-{rounds}.json",
+            lambda: timed(files(control), files(folder), engine, rounds),
         )
 
     found = [[result_of(replace(cell, seed=seed)) for seed in range(seeds)] for cell in cells]

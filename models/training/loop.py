@@ -27,6 +27,7 @@ from models.training.run_folder import (
     LOG,
     WEIGHTS,
     read_log,
+    require_same,
     write_atomically,
     write_log,
 )
@@ -137,10 +138,7 @@ class State:
             DamagedArtifact: it cannot be read.
         """
         found = load(path, next(self.network.parameters()).device)
-        begun = found.get("plan", {})
-        if other := [name for name in plan if begun.get(name) != plan[name]]:
-            raise UnfitArtifact(f"{path}: another {', '.join(other)}; expected those of the run, "
-                                "or a new folder")  # fmt: skip
+        require_same(path, found.get("plan", {}), plan)
         try:
             for name in _PARTS:
                 getattr(self, name).load_state_dict(found[name])
@@ -172,7 +170,9 @@ def train(task: Task, plan: Plan) -> nn.Module:
     state = State(network, optimizer, 1 - 1 / max(plan.average * plan.steps, 10.0))
     if plan.resume and (plan.out / CHECKPOINT).exists():
         state.restore(plan.out / CHECKPOINT, plan.same())
-    elif not plan.resume and (read_log(plan.out) or (plan.out / CHECKPOINT).exists()):
+    elif not plan.resume and any(
+        [read_log(plan.out), *((plan.out / name).exists() for name in (CHECKPOINT, WEIGHTS))]
+    ):
         raise UnfitArtifact(f"{plan.out}: it holds a run; expected --resume or a new folder")
     elif len(read_log(plan.out)) > 1:  # the first round is logged before it is saved
         raise UnfitArtifact(f"{plan.out}: {CHECKPOINT} is missing; restore it, or use a new folder")

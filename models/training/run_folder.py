@@ -2,11 +2,11 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from models.runtime.errors import DamagedArtifact
+from models.runtime.errors import DamagedArtifact, UnfitArtifact
 
 LOG, CHECKPOINT, WEIGHTS = "log.jsonl", "last.pt", "averaged.pt"
 
@@ -19,13 +19,24 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     """
     path = run / LOG
     found = list[dict[str, Any]]()
-    for number, line in enumerate(path.read_text().splitlines() if path.is_file() else (), 1):
+    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else (), 1):
         try:
             one = json.loads(line)
             found.append(one | {"steps": int(one["steps"]), "core_hours": float(one["core_hours"])})
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedArtifact(f"{path}, line {number}: is no round of a run") from error
     return found
+
+
+def require_same(path: Path, begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Compare what the work in a file was begun with, and what is asked for.
+
+    Raises:
+        UnfitArtifact: they differ.
+    """
+    if other := [name for name in wanted if begun.get(name) != wanted[name]]:
+        what = "of an earlier version" if wanted.keys() - begun.keys() else "another"
+        raise UnfitArtifact(f"{path}: {what}: {', '.join(other)}; expected a new folder")
 
 
 def write_log(run: Path, lines: list[dict[str, Any]]) -> None:

@@ -117,8 +117,16 @@ def test_a_bad_mark_is_refused_with_its_line(tmp_path: Path, row: str, reason: s
 def test_a_table_that_is_given_twice_is_refused(tmp_path: Path) -> None:
     """Each nodule would count twice."""
     path = marks(tmp_path, "a,nodule,1,2,3,8,\n")
-    with pytest.raises(BadTable, match="a nodule of scan 'a' that another table has too"):
-        read_truth(path, path)
+    near = marks(tmp_path / "near", "a,nodule,1.3,2,3,8,\n")
+    for second in (path, near):
+        with pytest.raises(BadTable, match="a nodule of scan 'a' that another table has too"):
+            read_truth(path, second)
+    seen = marks(tmp_path / "seen", "a,nodule,1,2,3,8,by-eye\n")
+    for tables in ((path, seen), (seen, path)):
+        assert (len(read_truth(*tables)["a"].lesions), len(read_truth(*tables)["a"].ignored)) == (
+            1,
+            1,
+        )
 
 
 def test_two_roles_of_one_scan_are_refused(tmp_path: Path) -> None:

@@ -69,10 +69,13 @@ def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(compare, name, None)
     assert run_compare(run, cells, steps=2, seeds=1, rounds=2) == first
     # results of other options or of another start are not taken for those that are asked for
-    with pytest.raises(UnfitArtifact, match=r"plan\.json: another steps, engine; expected a"):
-        run_compare(run, cells, steps=3, seeds=1, rounds=2, engine="onnxruntime")
+    with pytest.raises(UnfitArtifact, match=r"plan\.json: another: steps; expected a new folder"):
+        run_compare(run, cells, steps=3, seeds=1, rounds=2)
     start.write_bytes(b"other weights")
-    with pytest.raises(UnfitArtifact, match=r"plan\.json: another start"):
+    with pytest.raises(UnfitArtifact, match=r"plan\.json: another: start"):
+        run_compare(run, cells, steps=2, seeds=1, rounds=2)
+    (run.out / "plan.json").unlink()
+    with pytest.raises(UnfitArtifact, match=r"out: has files and no plan\.json; expected a new"):
         run_compare(run, cells, steps=2, seeds=1, rounds=2)
     start.unlink()
     with pytest.raises(FileNotFoundError, match=r"start\.pt"):
@@ -87,10 +90,13 @@ def test_pruning_takes_no_folder_of_another_run(tmp_path: Path) -> None:
 
 
 def test_a_missing_cell_needs_the_data(tmp_path: Path) -> None:
-    (tmp_path / "control-0-0").mkdir()
+    """It ends with its error, and the folder can be taken with the right data."""
     nowhere, start = tmp_path / "nowhere", tmp_path / "start.pt"
     start.write_bytes(b"weights")
-    run = Run(nowhere, tmp_path, 1e-3, (start,))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "plan.json").write_text('{"start": "of a comparison that ended at once"}')
+    run = Run(nowhere, out, 1e-3, (start,))
     with pytest.raises(BadTable, match="nowhere"):
         run_compare(run, [Cell("channels", 0.42)], steps=2)
 
