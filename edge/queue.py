@@ -24,8 +24,9 @@ from edge.folders import AgentFolders
 from edge.report.model import Status
 from edge.site import Site
 from edge.store.pending import PendingStep
+from edge.store.record import Record
 from edge.store.steps import Step
-from edge.store.studies import Record, StudyStore
+from edge.store.studies import StudyStore
 
 STATES = {
     Step.CLAIMING: "moving in",

@@ -22,8 +22,9 @@ from edge.agent.inbox import CompleteStudy, report_names
 from edge.atomic_files import copy_whole, move, remove, sync_folder
 from edge.folders import DONE, RECEIVED, AgentFolders
 from edge.report.folder import release_folder, take_folder
+from edge.store.record import Record
 from edge.store.steps import Step
-from edge.store.studies import Record, StudyStore
+from edge.store.studies import StudyStore
 from imaging.dicom.arrival import Arrived, files_of, look
 
 RECEIVED_KEYS = ("way", "calling_ae", "called_ae", "caller", "peer", "first")

@@ -26,8 +26,9 @@ from edge.folders import RECEIVED, AgentFolders
 from edge.report.folder import release_folder
 from edge.report.model import Rejection
 from edge.report.write import refer_to, version_in
+from edge.store.record import Record
 from edge.store.steps import Step
-from edge.store.studies import Record, StudyStore
+from edge.store.studies import StudyStore
 from imaging.dicom.arrival import arrived, files_of, is_same_image, look
 
 RESENT_S = 600.0

@@ -27,9 +27,10 @@ from edge.report.model import Report
 from edge.rules.rule import Rules
 from edge.rules.selection import priority_of
 from edge.store.pending import PersistPending, persist_in
+from edge.store.record import Record
 from edge.store.repair import is_damage, require_own_files
 from edge.store.steps import Step
-from edge.store.studies import Record, StudyStore
+from edge.store.studies import StudyStore
 from imaging.errors import is_machine_fault
 from process.backoff import doubled
 from protos.messages import Priority

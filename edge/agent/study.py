@@ -29,8 +29,9 @@ from edge.report.evidence import SOURCE, evidence_files
 from edge.report.model import Rejection, Report, Status
 from edge.report.serialize import report_in
 from edge.report.write import exported_versions, give_up_report, write_report, write_version
+from edge.store.record import Record
 from edge.store.steps import Step
-from edge.store.studies import Record, StudyStore
+from edge.store.studies import StudyStore
 from imaging.dicom.arrival import files_of
 from imaging.dicom.study import refused_study
 from imaging.errors import is_machine_fault

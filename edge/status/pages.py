@@ -52,7 +52,7 @@ from edge.status.login import (
 from edge.status.state import Json, SiteState
 from edge.status.views import Views
 from edge.status.volumes import Volumes, Voxels, outline_on
-from edge.store.studies import Record
+from edge.store.record import Record
 from imaging.render import LUNG, MEDIASTINAL, Plane, Window
 
 BONE = Window(400, 1800)

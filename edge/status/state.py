@@ -23,8 +23,8 @@ from edge.queue import Queued, arriving, is_here
 from edge.report.evidence import OUTLINES, PlacedOutline, read_outlines
 from edge.report.folder import owner_of
 from edge.site import Site
+from edge.store.record import Record, record_of
 from edge.store.steps import Step
-from edge.store.studies import Record, record_of
 
 Json = Mapping[str, Any]
 

@@ -25,7 +25,7 @@ from edge.atomic_files import remove, write_atomically
 from edge.report.evidence import PlacedOutline
 from edge.site import Site
 from edge.status.state import SiteState
-from edge.store.studies import Record
+from edge.store.record import Record
 from imaging.errors import StudyError
 from imaging.isolation.reader import IsolatedReader, ReaderFailed, ReadLimits
 from imaging.render import Plane

@@ -9,7 +9,6 @@ import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -37,6 +36,7 @@ from edge.job import new_study_key
 from edge.store import later_parts, pending
 from edge.store.later_parts import PartStore
 from edge.store.pending import PendingStore
+from edge.store.record import Record, record_of
 from edge.store.steps import BEFORE, Step
 
 _RECORDED = {
@@ -68,38 +68,6 @@ MIGRATIONS = (Migration(1, _TABLES + later_parts.TABLES + pending.TABLES),)
 """Those of the core."""
 
 E = TypeVar("E")
-
-
-@dataclass(frozen=True)
-class Record:
-    """The row of one study.
-
-    Attributes:
-        id: the random study key; its folder in ``work``, ``done`` or ``quarantine``.
-        members: names in the inbox of all its files and folders, the study itself first.
-        fingerprint: of names, sizes and times of its files when it was complete.
-        report_name: its folder in the outbox, unique.
-        attempts: readings that were started and not finished, the current one included.
-        kind, reason, file: why it was quarantined; else empty.
-        created, updated: wall-clock time of the claim and of the last step, ISO 8601.
-    """
-
-    id: str
-    members: tuple[str, ...]
-    fingerprint: str
-    report_name: str
-    step: Step
-    attempts: int
-    kind: str
-    reason: str
-    file: str
-    created: str
-    updated: str
-
-    @property
-    def name(self) -> str:
-        """Name of its folder, or of its volume file, in the inbox."""
-        return self.members[0]
 
 
 class StudyStore:
@@ -456,13 +424,6 @@ class StudyStore:
 def all_migrations(schema: Schema) -> tuple[Migration, ...]:
     """Return the migrations of the core and of all parts, in the order of their numbers."""
     return tuple(sorted((*MIGRATIONS, *schema.migrations), key=lambda one: one.number))
-
-
-def record_of(row: sqlite3.Row) -> Record:
-    """Return a row of the table of studies."""
-    values = dict(row)
-    members = tuple(json.loads(values.pop("members")))
-    return Record(**values | {"members": members, "step": Step(values["step"])})
 
 
 def _marks(values: Collection[object]) -> str:

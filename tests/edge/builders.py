@@ -34,8 +34,9 @@ from edge.run import PARTS
 from edge.selection import SELECTION_POLICY, SelectionPolicy
 from edge.settings.core import EdgeSettings, load_settings
 from edge.store.pending import persist_in
+from edge.store.record import Record
 from edge.store.steps import Step
-from edge.store.studies import Record, StudyStore
+from edge.store.studies import StudyStore
 from evaluation.world import settings_in
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Study, StudyHeader, Volume

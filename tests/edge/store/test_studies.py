@@ -4,8 +4,9 @@ import pytest
 
 from edge.agent.inbox import report_names
 from edge.database import WrongStep
+from edge.store.record import Record
 from edge.store.steps import Step
-from edge.store.studies import Record, StudyStore
+from edge.store.studies import StudyStore
 from tests.edge.builders import open_claim, open_store
 
 
