@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from edge.access import file_mode
+from process.files import named
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -31,14 +32,13 @@ def write_whole(path: Path, data: bytes) -> None:
     """Write as `write_atomically`; a power cut may undo it until the folder is synchronised."""
     part = path.with_name(f".{path.name}.part")
     try:
-        with open(part, "wb", opener=partial(os.open, mode=0o600)) as file:
+        with named(path), open(part, "wb", opener=partial(os.open, mode=0o600)) as file:
             os.fchmod(file.fileno(), file_mode(path.parent))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # that of a full disk names none
+    except OSError:
         part.unlink(missing_ok=True)
         raise
 

@@ -51,6 +51,7 @@ from models.runtime.package import (
     unpacked,
 )
 from process.backoff import doubled
+from process.files import named
 from protos import overread_pb2 as pb
 from protos.errors import from_status
 from protos.messages import SITE_KEY
@@ -161,11 +162,8 @@ class _Transfer:
             folder = self._accept(offer)
             package = signed_package(offer.name, folder, self._keys)
             part = folder / f".{offer.pieces[0].sha256.hex()}{_PART}"
-            try:
+            with named(part):
                 self._receive(responses, offer.pieces[0].bytes, part)
-            except OSError as error:
-                error.filename = error.filename or str(part)  # that of a full disk names none
-                raise
             self._use(package, part, offer.pieces[0].sha256)
             self._clean_up()
             return Fetched(package.version, True, self._bytes)

@@ -9,10 +9,8 @@ so it is no independent truth: a nodule by eye counts neither way. A scan with s
 fully marked. It probably holds more of them, and its false positives are not counted.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +18,12 @@ import numpy as np
 from evaluation.accuracy.froc import match_scan
 from imaging.volume import FloatArray, Nodule, Triple
 from models.data.folder import (
-    APART_MM,
     FOUND,
     LISTING,
     UNKNOWN_RADIUS_MM,
+    Mark,
     bare_name,
+    check_once,
     read_scans,
     stacked,
 )
@@ -142,38 +141,30 @@ def read_truth(*paths: Path) -> dict[str, Truth]:
     A column ``source`` tells which marks were made by eye.
 
     Raises:
-        BadTable: a table is damaged, names a scan that is not in the list beside it, or marks a
-            place twice; or two tables give a scan or a patient different roles.
+        BadTable: a table is damaged, or names a scan that is not in the list beside it; a nodule is
+            marked twice, also in two tables; or two give a scan or a patient different roles.
     """
-    found, patients = dict[str, Truth](), dict[str, str]()
+    marks, roles, patients = dict[str, list[Mark]](), dict[str, str](), dict[str, str]()
     for path in paths:
         for name, scan in read_scans(path, patients).items():
-            before = found.get(name, Truth())
-            if before.role and scan.role and before.role != scan.role:
-                reason = f"scan {name!r} has the role {scan.role!r}, elsewhere {before.role!r}"
+            known = roles.get(name, "")
+            if known and scan.role and known != scan.role:
+                reason = f"scan {name!r} has the role {scan.role!r}, elsewhere {known!r}"
                 raise BadTable(path.with_name(LISTING), reason)
-            # what was seen by eye alone is no independent truth
-            counts = [mark.must_be_found and not mark.by_eye for mark in scan.marks]
-            places = [mark.centre for mark, one in zip(scan.marks, counts, strict=True) if one]
-            known = [one.centre_mm for one in before.lesions]
-            if any(math.dist(*pair) < APART_MM for pair in product(known, places)):
-                raise BadTable(path, f"marks a nodule of scan {name!r} that another table has too")
-            lesions, ignored = (
-                tuple(
-                    Lesion(mark.centre, mark.diameter_mm)
-                    for mark, one in zip(scan.marks, counts, strict=True)
-                    if one is which
-                )
-                for which in (True, False)
-            )
-            eye = {mark.kind for mark in scan.marks if mark.by_eye} | set(before.by_eye)
-            found[name] = Truth(
-                before.lesions + lesions,
-                before.ignored + ignored,
-                before.role or scan.role,
-                tuple(sorted(eye)),
-            )
-    return found
+            roles[name] = known or scan.role
+            marks[name] = [*marks.get(name, ()), *scan.marks]
+            check_once(path, f"scan {name!r}, with the tables before,", marks[name])
+    return {name: _truth(marks[name], role) for name, role in roles.items()}
+
+
+def _truth(marks: Sequence[Mark], role: str) -> Truth:
+    """Return the truth of a scan; what was seen by eye alone is no independent truth."""
+    lesions, ignored = list[Lesion](), list[Lesion]()
+    for mark in marks:
+        counts = mark.must_be_found and not mark.by_eye
+        (lesions if counts else ignored).append(Lesion(mark.centre, mark.diameter_mm))
+    by_eye = sorted({mark.kind for mark in marks if mark.by_eye})
+    return Truth(tuple(lesions), tuple(ignored), role, tuple(by_eye))
 
 
 def scan_name(scan: Path) -> str:

@@ -26,7 +26,7 @@ from models.calibration.fit import fit_settings, probabilities
 from models.calibration.statistics import per_patient, upper_bound
 from models.data.folder import CALIBRATION
 from models.runtime.artifacts import WEIGHTS, Artifact, every, find
-from models.runtime.errors import UnfitArtifact
+from models.runtime.contract import require_fit
 from models.runtime.screener import Screener, read_by
 from models.runtime.second_reader import SecondReader
 from models.runtime.session import open_session
@@ -100,11 +100,10 @@ def uncalibrated_readers(screening: Artifact, hybrid: Artifact) -> Readers:
     """Open both networks so that they give raw logits.
 
     Raises:
-        UnfitArtifact: one is of another kind.
+        UnfitArtifact: one breaks the contract, or is of another kind.
     """
-    for artifact, kind in ((screening, "screening"), (hybrid, "hybrid")):
-        if artifact.kind != kind:
-            raise UnfitArtifact(f"{artifact.name}: of the kind {artifact.kind}, expected {kind}")
+    require_fit(screening, "screening")
+    require_fit(hybrid, "hybrid")
     return Readers(
         Screener(open_session(uncalibrated(screening))),
         SecondReader(open_session(uncalibrated(hybrid))),

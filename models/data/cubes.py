@@ -18,19 +18,19 @@ from models.data.folder import (
     marks_of,
     splits_of,
 )
-from models.data.tables import LARGEST_MM, Table, read_table
+from models.data.tables import SIZES_MM, Table, read_table
 from models.runtime.errors import BadTable, MissingData
 
 MATCH_MM = 5.0
 """Ratings of readers whose centre is further than this from LUNA16's may be of a neighbour."""
 
-_RATING = (0.999, 5.0)
+_RATING = (1.0, 5.0)
 
 STATED = {
-    "match_mm": (-1e-9, LARGEST_MM), "malignancy_mean": _RATING, "texture_mean": _RATING,
-    "subtlety_mean": _RATING, "slice_spacing": (0.0, LARGEST_MM),
+    "match_mm": (0.0, SIZES_MM[1]), "malignancy_mean": _RATING, "texture_mean": _RATING,
+    "subtlety_mean": _RATING, "slice_spacing": SIZES_MM,
 }  # fmt: skip
-"""Columns of the index that it may lack, above what and up to what their numbers are."""
+"""Columns of the index that it may lack, and from what to what their numbers are."""
 
 SIDE_MM = 50
 """Side of a cube in voxels of 1 mm."""
@@ -95,8 +95,8 @@ def read_cubes(folder: Path, splits: tuple[str, ...], needed: tuple[str, ...] = 
     """
     index = read_table(folder / "index.csv", ("split", "row", "patient", *_PLACE, *needed))
     patients, mine, rows = index.text("patient"), splits_of(index), index.whole("row")
-    centre = [index.within(axis, -1, SIDE_MM - 1, blank=None) for axis in _PLACE[:3]]
-    diameter = index.within(_PLACE[3], 0, LARGEST_MM, blank=None)
+    centre = [index.within(axis, 0, SIDE_MM - 1) for axis in _PLACE[:3]]
+    diameter = index.within(_PLACE[3], *SIZES_MM)
     stated = {
         name: index.within(name, *limits, blank=None if name in needed else np.nan)
         for name, limits in STATED.items()
@@ -139,11 +139,9 @@ def neighbours_of(folder: Path, cubes: list[Cube]) -> list[list[Mark]]:
         if name not in found:
             raise BadTable(table.path, f"index.csv has no cube {name}", mark.line)
         found[name].append(mark)
-    for name, marks in found.items():
-        check_once(table.path, f"cube {name}", marks)
     for cube in cubes:
         own = Mark(FOUND[0], cube.centre_zyx, cube.diameter_mm, by_eye=False, line=0)
-        check_once(table.path, f"cube {cube.name}, its own included,", [own, *found[cube.name]])
+        check_once(table.path, f"cube {cube.name}, with its own,", [own, *found[cube.name]])
     return [found[cube.name] for cube in cubes]
 
 
@@ -157,7 +155,7 @@ def _arrays(path: Path) -> list[UInt8Array]:
         # opened here, because np.load leaves a damaged file open
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = [np.asarray(arrays[name]) for name in ("ct", "votes")]
-    except Exception as error:  # numpy, zip and its decompressors have many
+    except Exception as error:  # a flipped byte raises one of a dozen: numpy's, zip's, tokenize's
         told = getattr(error, "strerror", None) or type(error).__name__
         raise MissingData(path, f"cannot be read as cubes: {told}") from error
     for name, one in zip(("ct", "votes"), found, strict=True):

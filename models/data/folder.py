@@ -76,8 +76,10 @@ class Mark:
         return [*self.centre, mm if mm > 0 else 2 * UNKNOWN_RADIUS_MM]
 
 
-def splits_of(index: Table) -> list[str]:
+def splits_of(index: Table, known: dict[str, str] | None = None) -> list[str]:
     """Return the split of each line of `index.csv`: that of its file, or ``calibration``.
+
+    The patients are entered in ``known``, as by `one_split`.
 
     Raises:
         BadTable: a split is none, or a patient is in two of them.
@@ -93,7 +95,7 @@ def splits_of(index: Table) -> list[str]:
         CALIBRATION if file == TRAIN and mine else file
         for file, mine in zip(files, kept, strict=True)
     ]
-    one_split(index, patients, found, {})
+    one_split(index, patients, found, {} if known is None else known)
     return found
 
 
@@ -189,8 +191,7 @@ def marked_scans(data: Path, role: str, *, fully: bool = False) -> list[tuple[Pa
     index, patients = data / "nodules" / "index.csv", dict[str, str]()
     found, names = list[tuple[Path, list[Mark]]](), set[str]()
     if index.is_file():
-        cubes = read_table(index, ("split", "patient"))
-        one_split(cubes, cubes.text("patient"), splits_of(cubes), patients)
+        splits_of(read_table(index, ("split", "patient")), patients)
     for part in (data / "ct", data / "lidc"):
         scans = read_scans(part / MARKS, patients, with_roles=True) if os.path.lexists(part) else {}
         if both := names & scans.keys():

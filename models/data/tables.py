@@ -14,8 +14,11 @@ import numpy.typing as npt
 from imaging.volume import FloatArray
 from models.runtime.errors import BadTable
 
-LARGEST_MM = 300.0
-"""No nodule or mass is larger: a lung is not."""
+SIZES_MM = (0.1, 300.0)
+"""No diameter is smaller or larger: a lung is not."""
+
+UNKNOWN_MM = -1.0
+"""A diameter that is not known."""
 
 
 @dataclass(frozen=True)
@@ -88,23 +91,23 @@ class Table:
         """Return diameters in mm ``(n,)``; -1 where one is not known: empty, or -1.
 
         Raises:
-            BadTable: another value is not above 0, or larger than `LARGEST_MM`.
+            BadTable: another value is not one of `SIZES_MM`.
         """
-        return self.within(column, 0, LARGEST_MM, blank=-1.0, but=-1.0)
+        return self.within(column, *SIZES_MM, blank=UNKNOWN_MM)
 
     def within(
-        self, column: str, least: float, most: float, *, blank: float | None, but: float = np.nan
+        self, column: str, least: float, most: float, *, blank: float | None = None
     ) -> FloatArray:
-        """Return numbers above ``least``, and up to ``most``, or what ``blank`` and ``but`` are.
+        """Return numbers from ``least`` to ``most`` ``(n,)``, or ``blank``, also where it is empty.
 
         Raises:
             BadTable: a value is none of these.
         """
         values = self.numbers(column, blank=blank)
         for value, line in zip(values, self.lines, strict=True):
-            if not (least < value <= most or value == but or np.isnan(value)):
-                known = "" if np.isnan(but) else f"; {but:g} if it is not known"
-                reason = f"{column} = {value:g}, expected above {least:g}, at most {most:g}{known}"
+            if not (least <= value <= most or value == blank or np.isnan(value)):
+                known = "; -1 if it is not known" if blank == UNKNOWN_MM else ""
+                reason = f"{column} = {value:g}, expected {least:g} to {most:g}{known}"
                 raise BadTable(self.path, reason, line)
         return values
 

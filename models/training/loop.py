@@ -168,11 +168,10 @@ def train(task: Task, plan: Plan) -> nn.Module:
     ]
     optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98))
     state = State(network, optimizer, 1 - 1 / max(plan.average * plan.steps, 10.0))
-    if plan.resume and (plan.out / CHECKPOINT).exists():
-        state.restore(plan.out / CHECKPOINT, plan.same())
-    elif not plan.resume and any(
-        [read_log(plan.out), *((plan.out / name).exists() for name in (CHECKPOINT, WEIGHTS))]
-    ):
+    checkpoint, weights = plan.out / CHECKPOINT, plan.out / WEIGHTS
+    if plan.resume and checkpoint.exists():
+        state.restore(checkpoint, plan.same())
+    elif not plan.resume and (read_log(plan.out) or checkpoint.exists() or weights.exists()):
         raise UnfitArtifact(f"{plan.out}: it holds a run; expected --resume or a new folder")
     elif len(read_log(plan.out)) > 1:  # the first round is logged before it is saved
         raise UnfitArtifact(f"{plan.out}: {CHECKPOINT} is missing; restore it, or use a new folder")
@@ -186,11 +185,11 @@ def train(task: Task, plan: Plan) -> nn.Module:
         bar = progress.add_task("training", total=plan.steps, completed=state.steps)
         while state.steps < plan.steps:
             line = _round(task, plan, state, lambda: progress.advance(bar))
-            save(state.average().state_dict(), plan.out / WEIGHTS)
+            save(state.average().state_dict(), weights)
             write_log(plan.out, [*read_log(plan.out), {**stated, **line}])
-            state.write(plan.out / CHECKPOINT, plan.same())
-    if not (plan.out / WEIGHTS).exists():
-        save(state.average().state_dict(), plan.out / WEIGHTS)
+            state.write(checkpoint, plan.same())
+    if not weights.exists():  # lost since the last round
+        save(state.average().state_dict(), weights)
     return state.average()
 
 

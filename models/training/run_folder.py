@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from models.runtime.errors import DamagedArtifact, UnfitArtifact
+from process.files import named
 
 LOG, CHECKPOINT, WEIGHTS = "log.jsonl", "last.pt", "averaged.pt"
 
@@ -34,9 +35,12 @@ def require_same(path: Path, begun: Mapping[str, Any], wanted: Mapping[str, Any]
     Raises:
         UnfitArtifact: they differ.
     """
-    if other := [name for name in wanted if begun.get(name) != wanted[name]]:
-        what = "of an earlier version" if wanted.keys() - begun.keys() else "another"
-        raise UnfitArtifact(f"{path}: {what}: {', '.join(other)}; expected a new folder")
+    if absent := [name for name in wanted if name not in begun]:
+        raise UnfitArtifact(f"{path}: of an earlier version, does not state {', '.join(absent)}; "
+                            "expected a new folder")  # fmt: skip
+    if other := [name for name in wanted if begun[name] != wanted[name]]:
+        raise UnfitArtifact(f"{path}: begun with another {', '.join(other)}; expected the same, or "
+                            "a new folder")  # fmt: skip
 
 
 def write_log(run: Path, lines: list[dict[str, Any]]) -> None:
@@ -50,11 +54,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
+        with named(path), partial.open("wb") as file:
             write(file)
         os.replace(partial, path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # that of a full disk names none
-        raise
     finally:
         partial.unlink(missing_ok=True)

@@ -119,7 +119,7 @@ def test_a_table_that_is_given_twice_is_refused(tmp_path: Path) -> None:
     path = marks(tmp_path, "a,nodule,1,2,3,8,\n")
     near = marks(tmp_path / "near", "a,nodule,1.3,2,3,8,\n")
     for second in (path, near):
-        with pytest.raises(BadTable, match="a nodule of scan 'a' that another table has too"):
+        with pytest.raises(BadTable, match="2: scan 'a', with the tables before, has two"):
             read_truth(path, second)
     seen = marks(tmp_path / "seen", "a,nodule,1,2,3,8,by-eye\n")
     for tables in ((path, seen), (seen, path)):

@@ -17,8 +17,10 @@ from models.calibration.guarantee import (
     part_of,
     stated,
     uncalibrated,
+    uncalibrated_readers,
 )
 from models.runtime.artifacts import find
+from models.runtime.errors import UnfitArtifact
 from tests.models.calibration.test_fit import made
 
 SETTINGS = {
@@ -112,3 +114,10 @@ def test_the_shipped_settings_were_fitted_for_what_ships() -> None:
     settings = find("screening-int8").settings
     assert settings["guarantee"]["hybrid"] == find("hybrid-int8").version
     assert Path(find("screening-int8").path).is_file()
+
+
+def test_networks_of_another_kind_are_refused() -> None:
+    screening, hybrid = find("screening-int8"), find("hybrid-int8")
+    for pair, said in (((hybrid, hybrid), "'screening'"), ((screening, screening), "'hybrid'")):
+        with pytest.raises(UnfitArtifact, match=f"is of kind .*, expected {said}"):
+            uncalibrated_readers(*pair)

@@ -48,12 +48,12 @@ def test_patients_of_some_subsets_are_kept_for_calibration(tmp_path: Path) -> No
         (["val,0,p,,1,1,1,5,1"] * 2, "2 lines for 2 cubes"),
         (["val,0,p,,1,1,1,5,1", "val,-1,p,,1,1,1,5,1"], "line 3: row = -1, expected 0, 1, 2"),
         (["val,0,p,,1,1,1,5,1", "val,0.5,p,,1,1,1,5,1"], "line 3: row = 0.5, expected 0, 1, 2"),
-        (["val,0,p,,1,1,1,-1,1"], "line 2: diameter_mm = -1, expected above 0"),
+        (["val,0,p,,1,1,1,-1,1"], "line 2: diameter_mm = -1, expected 0.1 to 300"),
         (["val,0,p,,1,1,1,nan,1"], "line 2: diameter_mm = 'nan' is not finite"),
         (["val,0,p,,1,1,1,5,n/a"], "line 2: match_mm = 'n/a' is not a number"),
-        (["val,0,p,,1,1,1,5,-3"], "line 2: match_mm = -3, expected above"),
-        (["val,0,p,,1,1,500,5,1"], "line 2: x = 500, expected above -1, at most 49"),
-        (["val,0,p,,1,1,1,1e6,1"], "line 2: diameter_mm = 1e.06, expected above 0, at most 300"),
+        (["val,0,p,,1,1,1,5,-3"], "line 2: match_mm = -3, expected 0 to 300"),
+        (["val,0,p,,1,1,500,5,1"], "line 2: x = 500, expected 0 to 49"),
+        (["val,0,p,,1,1,1,1e6,1"], "line 2: diameter_mm = 1e.06, expected 0.1 to 300"),
         (["val,0,p,4.5,1,1,1,5,1"], "line 2: subset = 4.5, expected a whole number"),
         (["val,1e300,p,,1,1,1,5,1"], "line 2: row = 1e.300, expected 0, 1, 2"),
         (["valid,0,p,,1,1,1,5,1"], "line 2: split 'valid', expected one of train, val, test"),
@@ -113,8 +113,8 @@ def test_a_cube_has_its_neighbours(tmp_path: Path) -> None:
     assert (first.sphere, first.must_be_found) == ([1, 2, 3, 10], False)
     assert (last.sphere, last.must_be_found) == ([3, 2, 1, 6], True)
     for lines, reason in (
-        (2 * nodule, "line 3: cube val/0 has two nodules"),
-        ("val,0,nodule,1,1.2,1,6\n", "line 2: cube val/0, its own included, has two nodules"),
+        (2 * nodule, "line 3: cube val/0, with its own, has two nodules"),
+        ("val,0,nodule,1,1.2,1,6\n", "line 2: cube val/0, with its own, has two nodules"),
         ("val,7,nodule,1,2,3,6\n", "line 2: index.csv has no cube val/7"),
         ("val,0,nodul,1,2,3,6\n", "line 2: kind 'nodul', expected one of nodule, lesion"),
         ("val,0,nodule,1,2,3,inf\n", "line 2: diameter_mm = 'inf' is not finite"),

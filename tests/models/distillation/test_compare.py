@@ -89,9 +89,9 @@ def test_a_comparison_that_was_stopped_continues_and_a_finished_one_is_only_read
         for name in ("train", "make_chunks", "validation_of"):
             finished.setattr(compare, name, lambda *_: pytest.fail("done before"))
         assert replace(given).compare() == whole
-    with pytest.raises(UnfitArtifact, match=r"plan\.json: another: weight; expected"):
+    with pytest.raises(UnfitArtifact, match=r"plan\.json: begun with another weight; expected"):
         replace(given, teaching=replace(given.teaching, weight=0.9)).compare()
-    with pytest.raises(UnfitArtifact, match=r"plan\.json: another: seed"):
+    with pytest.raises(UnfitArtifact, match=r"plan\.json: begun with another seed"):
         replace(given, out=given.data / "new", seed=7).compare()
     torch.save({}, given.data / "screening.pt")
     with pytest.raises(UnfitArtifact, match=r"screening\.pt: no weights of a hybrid"):

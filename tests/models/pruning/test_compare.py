@@ -69,10 +69,12 @@ def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(compare, name, None)
     assert run_compare(run, cells, steps=2, seeds=1, rounds=2) == first
     # results of other options or of another start are not taken for those that are asked for
-    with pytest.raises(UnfitArtifact, match=r"plan\.json: another: steps; expected a new folder"):
+    with pytest.raises(
+        UnfitArtifact, match=r"plan\.json: begun with another steps; expected the same"
+    ):
         run_compare(run, cells, steps=3, seeds=1, rounds=2)
     start.write_bytes(b"other weights")
-    with pytest.raises(UnfitArtifact, match=r"plan\.json: another: start"):
+    with pytest.raises(UnfitArtifact, match=r"plan\.json: begun with another start"):
         run_compare(run, cells, steps=2, seeds=1, rounds=2)
     (run.out / "plan.json").unlink()
     with pytest.raises(UnfitArtifact, match=r"out: has files and no plan\.json; expected a new"):
