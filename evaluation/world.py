@@ -8,6 +8,7 @@ fails raises `ServiceFailed`, which quotes the end of its log.
 import json
 import logging
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -390,13 +392,21 @@ def settings_in(root: Path, **more: object) -> EdgeSettings:
     return load_settings(None, **(given | more))
 
 
+_PORTS = iter(random.SystemRandom().sample(range(20_000, 32_000), 12_000))
+"""Below those that a kernel gives to connections and to servers that ask for any; none twice."""
+
+
 def free_ports(count: int) -> list[int]:
-    """Return ports of loopback that were free a moment ago."""
-    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(server.getsockname()[1]) for server in servers]
-    for server in servers:
-        server.close()
-    return ports
+    """Return ports of loopback that were free a moment ago, none twice in this process."""
+    return list(islice(filter(_is_free, _PORTS), count))
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def listens(port: int) -> bool:

@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -10,7 +11,15 @@ import pytest
 
 from evaluation import world
 from evaluation.errors import ServiceFailed
-from evaluation.world import Process, apart, log_tail, running, running_cloud, write_toml
+from evaluation.world import (
+    Process,
+    apart,
+    free_ports,
+    log_tail,
+    running,
+    running_cloud,
+    write_toml,
+)
 
 IDLE = ("tests.evaluation.idle_cloud",)
 SLEEPS = "import time; print('up', flush=True); time.sleep(600)"
@@ -192,3 +201,11 @@ def test_an_object_apart_keeps_its_state_and_its_end_is_an_error(tmp_path: Path)
         assert pid != os.getpid()
         with pytest.raises(ServiceFailed, match="thirteen is unlucky"):
             counter.add(13)
+
+
+def test_no_port_is_given_twice_nor_one_that_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    served, other, *more = free_ports(200)
+    assert len({served, other, *more}) == 200
+    monkeypatch.setattr(world, "_PORTS", iter([served, other]))
+    with socket.create_server(("127.0.0.1", served)):
+        assert free_ports(1) == [other]
