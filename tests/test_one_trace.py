@@ -1,7 +1,6 @@
 """One trace of a study: from its first image by C-STORE, through the cloud, to a Storage SCP."""
 
 import json
-import socket
 import time
 from contextlib import ExitStack
 from itertools import pairwise
@@ -19,7 +18,7 @@ from starlette.routing import Route
 
 from edge.escalation.client import open_second_reader
 from edge.settings.core import load_settings
-from evaluation.world import free_ports
+from evaluation.world import free_ports, listens
 from process import tracing
 from process.http import Listener, serving
 from process.tracing import exporting, root_span_id
@@ -53,7 +52,7 @@ def test_every_span_of_a_study_is_in_one_trace_also_after_a_kill(
         wait_for(ready.is_file, cloud)
         run = ("edge", "run", "--config", config(tmp_path, ready.read_text(), port, pacs_port))
         with home.running(*run) as agent:
-            wait_for(lambda: answers(port), agent)
+            wait_for(lambda: listens(port), agent)
             images = [dcmread(path) for path in sorted(chest.folder.glob("*.dcm"))]
             assert set(DICOM.send(Port(f"127.0.0.1:{port}"), *images)) == {0}
             wait_for(lambda: "study" in names(at_edge), agent)
@@ -150,14 +149,6 @@ def config(root: Path, cloud: str, port: int, pacs_port: int) -> Path:
     file = root / "edge.toml"
     file.write_text("\n".join(lines))
     return file
-
-
-def answers(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port)).close()
-    except ConnectionRefusedError:
-        return False
-    return True
 
 
 def names(file: Path) -> set[str]:
