@@ -4,16 +4,18 @@ Only regular files are opened, and none through a link: a link may lead to a fil
 a named pipe blocks its reader for ever, and opening a device may do anything.
 """
 
+import errno
 import fcntl
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
-from imaging.errors import UnreadableFile, is_machine_fault
+from imaging.errors import StudyError, UnreadableFile, is_machine_fault
+from process.files import state_of
 
 SIDECARS = ("clinical.json",)
 """Files that the caller reads: they lie beside the images, and are none of them."""
@@ -58,6 +60,33 @@ def open_plain(path: Path) -> BufferedReader:
         reason = f"cannot be opened ({error.strerror}): check its permissions"
         raise UnreadableFile(reason, path) from None
     raise UnreadableFile(not_plain(kind), path)
+
+
+@contextmanager
+def unchanged(files: Iterable[Path]) -> Iterator[None]:
+    """Require that each file is at the end what it was at the beginning, also after a `StudyError`.
+
+    Raises:
+        OSError: one was changed, replaced or removed: what was read may be of two studies.
+    """
+    before = {file: _state(file) for file in files}
+    error = None
+    try:
+        yield
+    except StudyError as found:
+        error = found
+    if changed := next((file for file in before if _state(file) != before[file]), None):
+        reason = "was changed while the study was read: read it again"
+        raise OSError(errno.ESTALE, reason, str(changed)) from error
+    if error is not None:
+        raise error
+
+
+def _state(file: Path) -> tuple[int, ...]:
+    try:
+        return state_of(file.lstat())
+    except FileNotFoundError:
+        return ()
 
 
 def not_plain(kind: str) -> str:

@@ -17,7 +17,7 @@ from imaging.dicom.header import (
 from imaging.dicom.series import is_named
 from imaging.dicom.study import read_series
 from imaging.errors import SeriesNotFound, UnreadableFile
-from imaging.files import SIDECARS
+from imaging.files import SIDECARS, unchanged
 from imaging.selection import SelectSeries, SeriesSummary
 from imaging.volume import Study
 from imaging.volume_files import FORMATS, format_of, read_file
@@ -43,6 +43,8 @@ def read_study(
 
     Raises:
         StudyError: the study cannot be read; the message names the file and says what to do.
+        OSError: a fault of the machine, or a file was changed meanwhile; the study may be read
+            later.
     """
     if path.is_symlink():
         raise UnreadableFile("is a link: give the file or folder itself", path)
@@ -58,7 +60,8 @@ def read_study(
         return _read_volume([path], series, select, path)
     if is_dicom(head := read_head(path)):
         files, _others = find_dicom(path.parent)
-        return read_series(path.parent, files, only=path, request=series, select=select)
+        with unchanged(files):
+            return read_series(path.parent, files, only=path, request=series, select=select)
     if path.name.lower().endswith(ARCHIVES):
         raise UnreadableFile("is an archive: unpack it, and give the folder of the study", path)
     if not head or path.suffix.lower() in DICOM_SUFFIXES:
@@ -74,7 +77,8 @@ def _read_directory(
     """Read the DICOM files of a folder, or its volume file where there are none."""
     files, others = find_dicom(folder, ahead.is_known) if ahead else find_dicom(folder)
     if files:
-        study = read_series(folder, files, request=series, select=select, ahead=ahead)
+        with unchanged(files):
+            study = read_series(folder, files, request=series, select=select, ahead=ahead)
         ignored = [file for file in others if file.name not in SIDECARS]
         told = (f"not DICOM, ignored: {names_of(ignored)}",) if ignored else ()
         return replace(study, other_series=study.other_series + told)
@@ -103,7 +107,8 @@ def _read_volume(
     if len(meant) > 1:
         reason = f"{len(meant)} volume files ({names_of(meant)}), which may be of several patients"
         raise UnreadableFile(f"{reason}: give one of them", source)
-    study = read_file(meant[0])
+    with unchanged(meant):
+        study = read_file(meant[0])
     if select is not None:
         # a volume file has no header of a series
         header = replace(study.header, series_description=meant[0].name)

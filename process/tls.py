@@ -20,6 +20,8 @@ from typing import Self, cast
 import structlog
 from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
 
+from process.files import state_of
+
 SOON = timedelta(days=30)
 """A certificate that expires within this time is a warning."""
 
@@ -190,8 +192,7 @@ class TlsFiles(BaseModel):
         marks: list[object] = []
         for path in filter(None, (self.ca, self.cert, self.key)):
             with suppress(OSError):
-                found = path.stat()
-                marks.append((path, found.st_ino, found.st_size, found.st_mtime_ns))
+                marks.append((path, state_of(path.stat())))
         return tuple(marks)
 
     @property

@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from edge.access import close_files, make_folder, user_name, walk
+from edge.access import make_folder, user_name, walk
 from edge.agent.inbox import CompleteStudy, report_names
 from edge.atomic_files import copy_whole, move, remove, sync_folder
 from edge.folders import DONE, RECEIVED, AgentFolders
@@ -99,7 +99,6 @@ def _take(record: Record, folders: AgentFolders, store: StudyStore) -> Record | 
     for marker in (folder / record.name / DONE, folder / f"{record.name}{DONE}"):
         if marker.is_file():
             remove(marker)
-    close_files(folder)
     return store.advance(record.id, Step.CLAIMED, arrival_of(folder / record.name))
 
 

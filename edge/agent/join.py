@@ -20,6 +20,7 @@ from pathlib import Path
 
 import structlog
 
+from edge.access import close_files
 from edge.agent.claim import received, sampled
 from edge.atomic_files import move, remove, sync_folder
 from edge.folders import RECEIVED, AgentFolders
@@ -158,6 +159,7 @@ def join(record: Record, folders: AgentFolders, store: StudyStore) -> Record | N
     study_key, new_images = store.parts.part(record.id)
     study = store.get(study_key)
     home, own = folders.work / study.id, folders.work / record.id
+    close_files(own)
     if not new_images:
         if own.exists():
             move(own, folders.done / record.id)

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from edge.access import make_folder
+from edge.access import close_files, make_folder
 from edge.agent.claim import hold_report_folder, received
 from edge.agent.join import earlier_study, join
 from edge.atomic_files import is_transient, move, remove, sync_folder, write_atomically
@@ -221,6 +221,9 @@ def _put_away(
 ) -> None:
     source = folders.work / record.id
     if source.exists():
+        close_files(
+            source
+        )  # not before it was read: rights change the time of a file's last change
         move(source, target)
     store.advance(record.id, step)
 

@@ -25,6 +25,7 @@ from edge.report.folder import owner_of
 from edge.site import Site
 from edge.store.record import Record, record_of
 from edge.store.steps import Step
+from process.files import state_of
 
 Json = Mapping[str, Any]
 
@@ -146,7 +147,7 @@ class SiteState:
         try:
             path = self._report_folder(study) / "report.json"
             status = path.stat()
-            values = _parsed(path, status.st_mtime_ns, status.st_size)
+            values = _parsed(path, state_of(status), status.st_size)
         except (OSError, ValueError):
             return None
         return values if values is not None and values["study_key"] == study.id else None
@@ -222,10 +223,10 @@ class SiteState:
 
 
 @lru_cache(MOST_REPORTS)
-def _parsed(path: Path, _mtime_ns: int, size: int) -> Json | None:
+def _parsed(path: Path, _state: object, size: int) -> Json | None:
     """Return a report that has all that the pages need; None where it lacks something.
 
-    It is read again when its time or size has changed.
+    It is read again when the file has changed.
 
     Raises:
         OSError, ValueError: it cannot be read, is too long or no JSON.

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from edge.atomic_files import write_atomically
 from edge.errors import BadSettings
+from process.files import state_of
 
 MOST_NAME = 64
 """Longest name in characters."""
@@ -74,8 +75,7 @@ def load_users(path: Path) -> Mapping[str, Account]:
     """
     name = f"page.password_file = {path}"
     try:
-        now = path.stat()
-        return _read(path, name, (now.st_ino, now.st_mtime_ns, now.st_ctime_ns, now.st_size))
+        return _read(path, name, state_of(path.stat()))
     except OSError as error:
         raise BadSettings(f"{name}: {error.strerror}") from error
     except UnicodeDecodeError as error:

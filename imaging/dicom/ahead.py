@@ -1,6 +1,6 @@
 """Read the images of a study while it still arrives: their headers, and the HU of their slices.
 
-What was read of a file counts only while its inode, its size and its time are the same. So the
+What was read of a file counts only while that is the same file, unchanged: `state_of` tells. So the
 study may be moved meanwhile. An image that comes late, twice or changed is read again. What depends
 on several images is decided when the study is complete, as for any other study. A file that cannot
 be read ahead is read then, and the error says what is wrong with it.
@@ -19,8 +19,10 @@ from imaging.dicom.planes import Plane, Planes
 from imaging.dicom.series import group
 from imaging.dicom.stack import slice_of
 from imaging.errors import is_machine_fault, is_out_of_memory
+from process.files import state_of
 
-_Key = tuple[int, int, int, int]
+TICK_S = 0.05
+"""A file may change again, with the same time, within one tick of the clock: at most 10 ms."""
 
 
 class ReadAhead:
@@ -32,8 +34,8 @@ class ReadAhead:
     """
 
     def __init__(self, most_bytes: int, settled_s: float = 0.0) -> None:
-        self._left, self._settled_s = most_bytes, settled_s
-        self._known: dict[_Key, Instance | None] = {}
+        self._left, self._settled_s = most_bytes, max(settled_s, TICK_S)
+        self._known: dict[tuple[int, ...], Instance | None] = {}
         self._planes: dict[tuple[str, int, int], Planes] = {}
 
     @property
@@ -45,7 +47,9 @@ class ReadAhead:
         """Return the files of a study that can be taken in now, in the order of their arrival."""
         latest_ns = time.time_ns() - self._settled_s * 1e9
         found = {file: key for file in files_of(study) if (key := _key(file)) is not None}
-        new = [f for f, key in found.items() if key not in self._known and key[3] <= latest_ns]
+        new = [
+            f for f, key in found.items() if key not in self._known and max(key[3:]) <= latest_ns
+        ]
         return sorted(new, key=lambda file: found[file][3])
 
     def take_in(self, file: Path) -> None:
@@ -96,11 +100,10 @@ class ReadAhead:
         return Plane(planes, planes.count - 1, measures)
 
 
-def _key(file: Path) -> _Key | None:
+def _key(file: Path) -> tuple[int, ...] | None:
     try:
-        found = os.stat(file, follow_symlinks=False)
+        return state_of(os.stat(file, follow_symlinks=False))
     except OSError as error:
         if is_machine_fault(error):
             raise
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -155,15 +155,12 @@ def stored_frames(slices: Sequence[Slice], room: HuArray | None = None) -> list[
 def _usual_frame(one: Slice, room: HuArray | None) -> StoredArray | None:
     """Read the frame of a file that `scan` knows, without parsing it again.
 
-    None if the file is not as it was, or its frame is damaged: pydicom then says what is wrong.
+    None if its frame is damaged: pydicom then says what is wrong.
     """
     known = one.pixels
     if known is None:
         return None
     with open_plain(one.file) as stream:
-        status = os.fstat(stream.fileno())
-        if (status.st_size, status.st_mtime_ns) != (known.file_bytes, known.changed_ns):
-            return None
         stream.seek(known.offset)
         if known.length is None:
             content = stream.read()

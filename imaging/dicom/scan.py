@@ -48,15 +48,13 @@ Element = DataElement | RawDataElement
 
 @dataclass(frozen=True)
 class Pixels:
-    """Where the value of the pixel data lies in a file, and how the file was when that was found.
+    """Where the value of the pixel data lies in a file.
 
     ``length`` is None for encapsulated frames, which end where a delimiter says so.
     """
 
     offset: int
     length: int | None
-    file_bytes: int
-    changed_ns: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,20 +79,20 @@ def scan(stream: BufferedReader, wanted: Set[int]) -> Header | None:
 
     A sequence that is wanted, if the file has it, makes it unusual.
     """
-    status = os.fstat(stream.fileno())
+    file_bytes = os.fstat(stream.fileno()).st_size
     head = stream.read(_HEAD_BYTES)
     try:
         try:
-            return _header(head, wanted, status)
+            return _header(head, wanted, file_bytes)
         except (_Odd, struct.error, IndexError):
             if len(head) < _HEAD_BYTES:
                 return None
-        return _header(head + stream.read(), wanted, status)
+        return _header(head + stream.read(), wanted, file_bytes)
     except (_Odd, struct.error, IndexError):
         return None
 
 
-def _header(content: bytes, wanted: Set[int], status: os.stat_result) -> Header:
+def _header(content: bytes, wanted: Set[int], file_bytes: int) -> Header:
     if content[128:132] != b"DICM":
         raise _Odd
     at, syntax = 132, ""
@@ -130,7 +128,7 @@ def _header(content: bytes, wanted: Set[int], status: os.stat_result) -> Header:
             stored = value or cast(bytes | None, empty_value_for_VR(kind, raw=True))
             found[name] = RawDataElement(name, kind, length, stored, value_at, implicit, True)
     encapsulated = length == _UNDEFINED
-    cut_off = not encapsulated and value_at + length > status.st_size
+    cut_off = not encapsulated and value_at + length > file_bytes
     if cut_off or encapsulated == (implicit or syntax == ExplicitVRLittleEndian):
         raise _Odd
     data = Dataset(found)
@@ -139,7 +137,7 @@ def _header(content: bytes, wanted: Set[int], status: os.stat_result) -> Header:
         implicit, True, _encodings(cast(bytes | None, charset and charset.value))
     )
     whole = None if encapsulated else length
-    return Header(data, values, syntax, Pixels(value_at, whole, status.st_size, status.st_mtime_ns))
+    return Header(data, values, syntax, Pixels(value_at, whole))
 
 
 @lru_cache(maxsize=16)

@@ -1,10 +1,13 @@
 """The agent reads the next study ahead: one that waits, or one that still arrives."""
 
+import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
 
 from edge.agent.loop import SETTLED_S
 from edge.folders import DONE, RECEIVED
@@ -80,3 +83,32 @@ def test_the_next_of_several_is_read_while_the_cloud_reads(
         ("begun", "c", False, 0.0),
         ("read", "c", True),
     ]
+
+
+def test_files_that_replace_those_read_ahead_make_their_own_report(
+    series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All names, sizes and times stay the same: only the patient is another."""
+    patients = {}
+    for patient in ("FIRST", "OTHER"):
+        shutil.copytree(series, patients.setdefault(patient, tmp_path / patient))
+        for file in patients[patient].iterdir():
+            image = dcmread(file)
+            image.PatientID = patient
+            image.save_as(file)
+    monkeypatch.setattr("edge.agent.loop.SETTLED_S", 0.0)
+    taken = list[object]()
+    begin = ReadersInTurn.begin
+    monkeypatch.setattr(ReadersInTurn, "begin", lambda *args: (begin(*args), taken.append(args)))
+    study = tmp_path / "inbox" / "a"
+    with running(settings_in(tmp_path, quiet_s=60.0, poll_s=0.02)):
+        shutil.copytree(patients["FIRST"], study)
+        wait_until(lambda: bool(taken))
+        time.sleep(1.0)  # it reads ahead
+        for file in sorted(study.iterdir()):
+            status = file.stat()
+            file.write_bytes((patients["OTHER"] / file.name).read_bytes())
+            os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+        (study / DONE).touch()
+        wait_until(lambda: answered(tmp_path, "a"))
+    assert report_in(tmp_path, "a")["study"]["patient_id"] == "OTHER"

@@ -1,8 +1,12 @@
 """What is read of a study while it arrives ends in the same volume, or in the same refusal."""
 
+import mmap
 import os
 import random
 import re
+import shutil
+import tarfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +25,14 @@ from tests.imaging.small_ct import SmallCt, encoded, set_frames
 ROOM = 1 << 24
 
 
-def taken(folder: Path, most_bytes: int = ROOM) -> ReadAhead:
-    ahead = ReadAhead(most_bytes)
+def settled() -> None:
+    """Wait until what was written may be taken in."""
+    time.sleep(1.2 * ahead_module.TICK_S)
+
+
+def taken(folder: Path, most_bytes: int = ROOM, ahead: ReadAhead | None = None) -> ReadAhead:
+    ahead = ahead or ReadAhead(most_bytes)
+    settled()
     for file in ahead.new_in(folder):
         ahead.take_in(file)
     return ahead
@@ -36,8 +46,8 @@ def arrived(folder: Path, order: list[int], syntax: str = "") -> ReadAhead:
         if syntax:
             set_frames(images[n], syntax, [encoded(images[n], syntax)])
         images[n].save_as(folder / f"{n:03}.dcm", enforce_file_format=True)
-        (new,) = ahead.new_in(folder)
-        ahead.take_in(new)
+        ahead.take_in(folder / f"{n:03}.dcm")
+    settled()
     return ahead
 
 
@@ -85,24 +95,81 @@ def test_no_file_is_decoded_or_parsed_twice(
     assert not opened
 
 
-def changed_pixels(file: Path) -> None:
+def changed(file: Path) -> bytes:
+    """Other pixels in a file of the same size."""
     content = bytearray(file.read_bytes())
     content[-600] ^= 1
+    return bytes(content)
+
+
+def keep_time(change: Callable[[Path], object]) -> Callable[[Path], None]:
+    """Let a change leave the time that programs see, as ``cp -p`` and ``tar`` do."""
+
+    def changing(file: Path) -> None:
+        before = file.stat()
+        change(file)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    return changing
+
+
+def written_anew(file: Path) -> None:
+    """The file system may give the new file the inode of the old one."""
+    content = changed(file)
+    file.unlink()
     file.write_bytes(content)
 
 
-def replaced(file: Path) -> None:
+def renamed_over(file: Path) -> None:
     copy = file.with_suffix(".new")
-    copy.write_bytes(file.read_bytes())
-    status = file.stat()
-    changed_pixels(copy)
-    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+    copy.write_bytes(changed(file))
     copy.rename(file)
 
 
+def copied_over(file: Path) -> None:
+    copy = file.parent.parent / "copy"
+    copy.write_bytes(changed(file))
+    shutil.copystat(file, copy)
+    shutil.copy2(copy, file)
+
+
+def exchanged(file: Path) -> None:
+    """Two files exchange their names."""
+    other, aside = file.with_name("006.dcm"), file.with_name("aside")
+    for source, target in ((file, aside), (other, file), (aside, other)):
+        source.rename(target)
+
+
+def written_in_memory(file: Path) -> None:
+    with file.open("r+b") as stream, mmap.mmap(stream.fileno(), 0) as memory:
+        memory[-600] ^= 1
+
+
+def unpacked(file: Path) -> None:
+    """Unpack an archive whose files all have one time."""
+    file.write_bytes(changed(file))
+    with tarfile.open(file.parent.parent / "a.tar", "w") as archive:
+        archive.add(file, file.name)
+    file.unlink()
+    with tarfile.open(file.parent.parent / "a.tar") as archive:
+        archive.extractall(file.parent, filter="data")
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
-    "other pixels": changed_pixels,
-    "another file of this size and time": replaced,
+    "other pixels": lambda file: file.write_bytes(changed(file)),
+    "in place, old time": keep_time(lambda file: file.write_bytes(changed(file))),
+    "in memory, old time": keep_time(written_in_memory),
+    "removed and written, old time": keep_time(written_anew),
+    "renamed over, old time": keep_time(renamed_over),
+    "cp -p over": keep_time(lambda file: copied_over(file)),
+    "tar with one time": keep_time(unpacked),
+    "names exchanged": exchanged,
+    "linked elsewhere": lambda file: os.link(file, file.parent.parent / "a"),
+    "replaced by a hard link": lambda file: (
+        (file.parent.parent / "a").write_bytes(changed(file)),
+        file.unlink(),
+        os.link(file.parent.parent / "a", file),
+    ),
     "cut off": lambda file: os.truncate(file, file.stat().st_size - 100),
     "gone": lambda file: file.unlink(),
     "empty": lambda file: file.write_bytes(b""),
@@ -116,6 +183,34 @@ def test_what_changes_after_it_was_read_ahead_is_read_again(change: str, tmp_pat
     folder = tmp_path / "study"
     ahead = arrived(folder, list(range(12)))
     CHANGES[change](folder / "005.dcm")
+    assert_as_read_at_once(folder, ahead)
+
+
+@pytest.mark.parametrize("change", ["removed and written", "over each", "a folder of this number"])
+def test_files_of_another_patient_in_the_same_places_are_the_other_patients(
+    change: str, tmp_path: Path
+) -> None:
+    """All sizes and times are the same, and inodes may be."""
+    folder = tmp_path / "study"
+
+    def written(patient: str) -> None:
+        for file in SmallCt(attributes={"PatientID": patient}).write(folder):
+            os.utime(file, (1e9, 1e9))
+
+    written("first")
+    ahead = taken(folder)
+    if change == "a folder of this number":
+        shutil.rmtree(folder)
+        folder.mkdir()
+    elif change == "removed and written":
+        for file in sorted(folder.iterdir()):
+            file.unlink()
+    written("other")
+    assert_as_read_at_once(folder, ahead)
+    assert read_study(folder, ahead=ahead).header.patient_id == "other"
+
+
+def assert_as_read_at_once(folder: Path, ahead: ReadAhead) -> None:
     try:
         wanted = read_study(folder)
     except StudyError as error:
@@ -124,6 +219,7 @@ def test_what_changes_after_it_was_read_ahead_is_read_again(change: str, tmp_pat
     else:
         found = read_study(folder, ahead=ahead)
         np.testing.assert_array_equal(found.volume.hu, wanted.volume.hu)
+        assert (found.header, found.images) == (wanted.header, wanted.images)
         assert found.other_series == wanted.other_series
 
 
@@ -163,9 +259,11 @@ def test_no_more_is_kept_than_there_is_room_for(tmp_path: Path) -> None:
 
 def test_a_file_in_the_middle_of_a_copy_is_not_taken_in(tmp_path: Path) -> None:
     old, new = SmallCt(2).write(tmp_path)
-    os.utime(old, (1e9, 1e9))
-    assert ReadAhead(ROOM, settled_s=3.0).new_in(tmp_path) == [old]
+    settled()
     assert ReadAhead(ROOM).new_in(tmp_path) == [old, new]
+    os.utime(new, (1e9, 1e9))  # a copy sets the time of its original
+    assert ReadAhead(ROOM).new_in(tmp_path) == [old]
+    assert ReadAhead(ROOM, settled_s=3.0).new_in(tmp_path) == []
 
 
 def test_only_a_fault_of_the_machine_ends_reading_ahead(

@@ -1,5 +1,7 @@
 """Usual files are read without pydicom, and say the same; all others are left to it."""
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +11,9 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from imaging.dicom import header
-from imaging.dicom.header import HEADER_KEYWORDS, read_instance
-from imaging.dicom.pixels import decoded
-from imaging.dicom.stack import slice_of, stack_of
+from imaging.dicom import header, study
+from imaging.dicom.header import HEADER_KEYWORDS, Instance, read_instance
+from imaging.dicom.series import Series, group
 from imaging.errors import UnreadableFile
 from imaging.read import read_study
 from tests.imaging.small_ct import SmallCt, encoded, set_frames
@@ -153,10 +154,23 @@ def test_pydicom_parses_no_usual_file(
     np.testing.assert_array_equal(read_study(tmp_path).volume.hu, SmallCt().hu())
 
 
-def test_a_file_that_changes_while_it_is_read_is_parsed_again(tmp_path: Path) -> None:
-    files = SmallCt().write(tmp_path)
-    stack = stack_of([slice_of(read_instance(file)) for file in files], tmp_path)
-    image = SmallCt().images()[5]
-    image.PatientComments = "a comment moves the pixels"
-    image.save_as(files[5], enforce_file_format=True)
-    np.testing.assert_array_equal(decoded(stack)[0], SmallCt().hu())
+@pytest.mark.parametrize("change", ["replaced", "removed", "changed and back"])
+def test_a_study_is_not_read_from_a_file_that_changes_meanwhile(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Headers of one patient and pixels of another would make a sound volume."""
+    SmallCt().write(tmp_path)
+    changed = tmp_path / "005.dcm"
+
+    def grouped(images: list[Instance]) -> list[Series]:  # when all headers are read
+        content, status = changed.read_bytes(), changed.stat()
+        changed.unlink()
+        if change != "removed":
+            changed.write_bytes(content if "back" in change else content[:-2] + b"zz")
+            os.utime(changed, ns=(status.st_atime_ns, status.st_mtime_ns))
+        return group(images)
+
+    monkeypatch.setattr(study, "group", grouped)
+    with pytest.raises(OSError, match="was changed while the study was read") as error:
+        read_study(tmp_path)
+    assert (error.value.errno, error.value.filename) == (errno.ESTALE, str(changed))
