@@ -18,6 +18,9 @@ from imaging.errors import UnreadableFile, is_machine_fault
 SIDECARS = ("clinical.json",)
 """Files that the caller reads: they lie beside the images, and are none of them."""
 
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+"""Of files that hold a volume."""
+
 _KINDS = {
     stat.S_IFLNK: "a link",
     stat.S_IFDIR: "a folder",

@@ -8,8 +8,9 @@ unasked.
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,23 @@ from edge.job import Job
 from edge.report.evidence import beside
 from edge.report.pictures import stray_pictures
 from edge.report.serialize import SCHEMA
+from imaging.files import VOLUME_SUFFIXES
 from imaging.volume import Study
 
 log = structlog.get_logger()
 
 OWNER = ".study-"
+
+
+def report_names(name: str) -> Iterator[str]:
+    """Propose a report's folder: the study's name without suffix, then with -2, -3, … after it."""
+    suffix = next((s for s in VOLUME_SUFFIXES if name.lower().endswith(s)), "")
+    stem = name[: len(name) - len(suffix)] or name
+    stem = stem.encode("utf-8", "replace").decode()  # a name that is not UTF-8
+    while len(stem.encode()) > 200:  # room for a number within the 255 bytes of a name
+        stem = stem[:-1]
+    yield stem
+    yield from (f"{stem}-{number}" for number in count(2))
 
 
 def take_folder(folder: Path, study_key: str) -> bool:
