@@ -59,8 +59,9 @@ class Pipeline:
 
     Attributes:
         read: a folder or file to a study; raises `imaging.errors.StudyError`.
-        admit: raises `UnfitFolder` where the job's folder holds what the report must not replace;
-            gets None for a study that cannot be read.
+        admit: returns the job with the folder for its report, the same when it is called again;
+            gets None for a study that cannot be read. Raises `UnfitFolder` where the folder holds
+            what the report must not replace.
         preprocess: a volume to the lung box; raises `imaging.errors.NoLung`.
         decide: chooses the candidates to send; the study key is for the log.
         draw: draws findings and possible findings; the last argument is how many of these.
@@ -83,7 +84,7 @@ class Pipeline:
     provenance: Provenance
     settings: EdgeSettings
     policy: SelectionPolicy = SELECTION_POLICY
-    admit: Callable[[Job, Study | None], None] = lambda _job, _study: None
+    admit: Callable[[Job, Study | None], Job] = lambda job, _study: job
     rules: Rules = NO_RULES
     read_peak_mb: Callable[[], float] = lambda: 0.0
     ahead: ReadersInTurn | None = None
@@ -111,7 +112,7 @@ def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
     with budget.stage("read"):
         study = pipeline.read(job.source)
         clinical = clinical_of(job.source)
-        pipeline.admit(job, study)
+        job = pipeline.admit(job, study)
     with budget.stage("preprocess"):
         try:
             box = pipeline.preprocess(study.volume, job.source)
@@ -240,7 +241,7 @@ def _draw(
 
 
 def _ignore(pipeline: Pipeline, job: Job, budget: Budget, ignored: IgnoredStudy) -> StudyResult:
-    pipeline.admit(job, ignored.study)
+    job = pipeline.admit(job, ignored.study)
     with budget.stage("report"):
         report = compose_ignored(pipeline.provenance, job, ignored, budget.ledger_so_far)
         paths = pipeline.write(report, {}, job.out, NO_EVIDENCE)
@@ -273,7 +274,7 @@ def _reject(
     study: Study | None = None,
     rule: str = "",
 ) -> StudyResult:
-    pipeline.admit(job, study)
+    job = pipeline.admit(job, study)
     with budget.stage("report"):
         study = study or _refused_study(job.source)
         ledger, applied = budget.ledger_so_far, pipeline.rule_named(rule)
