@@ -14,6 +14,7 @@ import numpy.typing as npt
 import typer
 
 from cloud.settings import load_settings as load_cloud_settings
+from edge.merge import MergeWeights
 from edge.settings.core import load_settings
 from evaluation.accuracy.bootstrap import draw, poisson
 from evaluation.run import SHARE, Bar, CloudModel, Model, Result, Table, command, each
@@ -68,6 +69,16 @@ class Settings:
         limits: Mapping[str, float] = self.edge["thresholds"]
         return limits
 
+    @property
+    def reach(self) -> dict[str, float]:
+        """The highest merged probability below ``dismiss``, and the lowest from ``report`` on."""
+        merge, small_mm = MergeWeights.from_manifest(self.edge), 0.0
+        verdicts = {"dismissed": ("dismiss", 1.0), "reported": ("report", 0.0)}
+        return {
+            name: merge.merged(self.limits[at], verdict, small_mm)
+            for name, (at, verdict) in verdicts.items()
+        }
+
 
 def bars(result: Result) -> Iterator[Bar]:
     """Yield the misses of test patients, which the guarantee limits."""
@@ -103,6 +114,8 @@ def bars(result: Result) -> Iterator[Bar]:
     }, title="The guarantee"),
     "The bound of drawn sets holds: findings {kept_by_sets[findings]:.1%}, both lists"
     " {kept_by_sets[listed]:.1%}.",
+    "With the surest verdict a candidate that is dismissed could reach {reach[dismissed]:.2f}; with"
+    " the least sure one that is reported keeps {reach[reported]:.3f} or more.",
     bars=bars,
 )  # fmt: skip
 def calibration(
@@ -152,6 +165,7 @@ def as_dict(read: Mapping[str, Mapping[str, Cases]], settings: Settings) -> dict
     return {
         "limits": dict(settings.limits),
         "merge": settings.edge["merge"],
+        "reach": settings.reach,
         "thresholds": [
             {"cases": name, "reader": reader, "threshold": what,
              **listed(of[reader], cases, settings, settings.limits[what])}
