@@ -24,9 +24,6 @@ from process.tracing import exporting, record_study
 
 app = typer.Typer()
 
-REPORTS = Path("report")
-"""With a folder for each study, where none is given."""
-
 
 @app.command(
     epilog="Exit status: 0: the second reading is complete, or off. 1: an error of the settings or "
@@ -68,11 +65,8 @@ def screen(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Read one study, print its findings, and write report.json, report.html and pictures.
-
-    The last line says where.
-    """
-    progress, top = Progress(Console(stderr=True)), out or REPORTS
+    """Read one study, print its findings, and write report.json, report.html and pictures."""
+    progress, top = Progress(Console(stderr=True)), out or Path("report")
     require_readable(path)
     require_separate(top, path)
     own = folder_of_its_own(path, overwrite=overwrite)
@@ -94,12 +88,11 @@ def screen(
         job, began_s = Job(path.resolve(), top), time.time()
         result = read_and_report(guarded, job)
         record_study(job.study_key, began_s, time.time(), status=result.report.status.value)
-    page = result.paths.html
     if dicom:
-        _write_objects(page.parent)
+        _write_objects(result.paths.html.parent)
     values = report_to_dict(result.report) if as_json else None
     show(values, as_json, render_report(result.report))
-    typer.echo(printable_line(f"report  {page}"), err=as_json)  # whole, to be copied
+    typer.echo(printable_line(f"report  {result.paths.html}"), err=as_json)  # whole, to be copied
     raise typer.Exit(exit_status(result.report))
 
 

@@ -143,24 +143,22 @@ def folder_of_its_own(
     It is the folder that holds an older report of the same study, else the first free name of
     `report_names`. With ``overwrite`` another study's report of the first name is replaced.
     """
-    jobs = list[Job]()
-    name, admit = os.path.basename(os.path.abspath(source)), admission(overwrite=overwrite)
+    jobs, name = list[Job](), os.path.basename(os.path.abspath(source))
 
-    def admit_there(job: Job, study: Study | None) -> Job:
+    def admit(job: Job, study: Study | None) -> Job:
         if not jobs:  # a study that fails later is admitted again, to be refused
             many = len(os.listdir(job.out)) + 1  # so that a name that is gone hides no later one
             known = [replace(job, out=job.out / one) for one in islice(report_names(name), many)]
             same = next((one for one in known if _holds_same(one, study)), None)
             if same or overwrite:
-                jobs.append(admit(same or known[0], study))
+                jobs.append(admission(overwrite=overwrite)(same or known[0], study))
             else:
-                free = (job.out / one for one in report_names(name))
-                place = next(one for one in free if take_folder(one, job.study_key))
-                jobs.append(replace(job, out=place))
+                free = (replace(job, out=job.out / one) for one in report_names(name))
+                jobs.append(next(one for one in free if take_folder(one.out, job.study_key)))
         return jobs[0]
 
     try:
-        yield admit_there
+        yield admit
     finally:
         for job in jobs:
             release_folder(job.out, job.study_key)

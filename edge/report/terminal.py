@@ -22,12 +22,11 @@ DISCLAIMER = f"[dim]{NOT_A_DEVICE}[/]"
 
 def render_report(report: Report) -> RenderableType:
     """Return all that a person at the terminal needs of one study, but where its report is."""
-    if report.rejection is not None:
-        why = report.rejection
-        text, title = f"{escape(why.reason)}\n{escape(why.file)}", f"Refused: {why.kind}"
-        return Group(Panel(text, title=title), DISCLAIMER)
     if not report.was_read:
-        return Group(Panel(escape(report.second_reading_reason), title="Not read"), DISCLAIMER)
+        why = report.rejection
+        text = f"{why.reason}\n{why.file}" if why else report.second_reading_reason
+        title = f"Refused: {why.kind}" if why else "Not read"
+        return Group(Panel(escape(text), title=title), DISCLAIMER)
     return Group(
         f"[bold]{escape(report.result)}[/]",
         *(f"- {escape(step)}" for step in report.next_steps),

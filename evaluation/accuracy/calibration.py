@@ -69,16 +69,6 @@ class Settings:
         limits: Mapping[str, float] = self.edge["thresholds"]
         return limits
 
-    @property
-    def reach(self) -> dict[str, float]:
-        """The highest merged probability below ``dismiss``, and the lowest from ``report`` on."""
-        merge, small_mm = MergeWeights.from_manifest(self.edge), 0.0
-        verdicts = {"dismissed": ("dismiss", 1.0), "reported": ("report", 0.0)}
-        return {
-            name: merge.merged(self.limits[at], verdict, small_mm)
-            for name, (at, verdict) in verdicts.items()
-        }
-
 
 def bars(result: Result) -> Iterator[Bar]:
     """Yield the misses of test patients, which the guarantee limits."""
@@ -159,16 +149,19 @@ def joined(read: Mapping[str, Mapping[str, Cases]]) -> dict[str, Cases]:
 def as_dict(read: Mapping[str, Mapping[str, Cases]], settings: Settings) -> dict[str, Any]:
     """Return all figures; ``read`` has the nodules and the scans of each split."""
     terms, rng = settings.edge["guarantee"], np.random.default_rng(SEED)
+    limits, merge = settings.limits, MergeWeights.from_manifest(settings.edge)
     held_out = read[CALIBRATION]["nodules"]
     by_list = losses(held_out, settings.edge, settings.cloud)
     scores = {name: (cases, settings.scores(cases)) for name, cases in joined(read).items()}
     return {
-        "limits": dict(settings.limits),
+        "limits": dict(limits),
         "merge": settings.edge["merge"],
-        "reach": settings.reach,
+        # the highest merged probability below ``dismiss``, and the lowest from ``report`` on
+        "reach": {"dismissed": merge.merged(limits["dismiss"], 1.0, 0.0),
+                  "reported": merge.merged(limits["report"], 0.0, 0.0)},
         "thresholds": [
             {"cases": name, "reader": reader, "threshold": what,
-             **listed(of[reader], cases, settings, settings.limits[what])}
+             **listed(of[reader], cases, settings, limits[what])}
             for name, (cases, of) in scores.items()
             for reader in READERS
             for what in ("finding", "possible")
