@@ -2,9 +2,9 @@
 
 ``python -m tools.pictures report`` shows a report's page at the width of a desktop and of a phone,
 light and dark, and prints it. In each view a script looks for content wider than its page, and for
-text of too little contrast. ``python -m tools.pictures status`` lets a real agent and a real cloud
-read a synthetic chest, and a copy of it that lacks a slice, and shows the agent's status page and
-its viewer.
+text of too little contrast. ``python -m tools.pictures documents`` lets a real agent and a real
+cloud read a synthetic chest, and another one that lacks a slice, and draws the pictures of README
+and the pages: the report, the agent's status page and its viewer. ``make evaluate`` runs it.
 """
 
 import json
@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import typer
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import CDPSession, FloatRect, Page, sync_playwright
 
 from evaluation.errors import MissingProgram
@@ -33,8 +34,10 @@ PATIENCE_S = 900.0
 README_PX = (1000, 1500)
 """Width and height of the picture in README."""
 VIEWER_PX = (1180, 720)
+DRAWN = ("report.png", "status.png", "viewer.png")
+"""Pictures of the documents; each has as its texts the ``result`` of the report, and the ``models``."""
 COLOURS = 256
-"""Of a picture; more are not seen, and the file is a third as large."""
+"""Of a picture: the file is a third as large. The thin outlines of a report need more."""
 
 PAGE_SCRIPT = """
 side => {
@@ -160,9 +163,6 @@ def report(
         f"demo/reports/phantom-{SEED}/report.html"
     ),
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("runs/screenshots"),
-    readme: Annotated[
-        Path | None, typer.Option(help="PNG of the page's top, as README has it.")
-    ] = None,
 ) -> None:
     """Show a report's page: desktop, phone, dark, and printed.
 
@@ -172,9 +172,6 @@ def report(
         raise MissingData(page, "there is no such page; make demo writes the default one")
     with browser() as shown:
         found = look(shown, page, out)
-        if readme is not None:
-            shown.show(View("readme", README_PX[0]))
-            readme.write_bytes(shown.screenshot(README_PX[1]))
     for name, faults in found.items():
         typer.echo(f"{name}: {'; '.join(faults) or 'nothing overflows, every contrast is enough'}")
     typer.echo(f"pictures and PDF: {out}")
@@ -183,63 +180,70 @@ def report(
 
 
 @app.command()
-def status(
-    out: Annotated[Path, typer.Option(help="Folder for status.png and viewer.png.")] = Path("docs"),
-    cache: Annotated[Path, typer.Option(help="Folder for the phantom.")] = Path("demo"),
+def documents(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("docs"),
+    cache: Annotated[Path, typer.Option(help="Folder for the phantoms.")] = Path("demo"),
 ) -> None:
-    """Read a phantom with agent and cloud, and draw the status page and the viewer."""
-    (made,) = prepare([whole_chest(SEED)], cache)
+    """Read phantoms with agent and cloud, and draw report.png, status.png and viewer.png."""
+    made, other = prepare([whole_chest(SEED), whole_chest(SEED + 1)], cache)
     (port,) = free_ports(1)
     with (
         tempfile.TemporaryDirectory(prefix="overread-status-") as work,
         browser() as shown,
         running_cloud() as cloud,
     ):
-        folder = Path(work)
-        for name, without in ((made.folder.name, None), ("incomplete-export", 40)):
-            shutil.copytree(made.folder, folder / "inbox" / name)
-            if without is not None:
-                sorted((folder / "inbox" / name).glob("*.dcm"))[without].unlink()
-            (folder / "inbox" / name / ".done").touch()
+        folder, inbox = Path(work), Path(work, "inbox")
+        names = [made.folder.name, "incomplete-export"]
+        for study, name in zip((made, other), names, strict=True):
+            shutil.copytree(study.folder, inbox / name)
+        sorted((inbox / name).glob("*.dcm"))[40].unlink()
+        for name in names:
+            (inbox / name / ".done").touch()
         settings: dict[str, Any] = {
             "deadline_s": DEADLINE_S,
             "cloud__address": cloud.address,
             "page__address": f"127.0.0.1:{port}",
         }
         with running_agent(folder, folder / "log", **settings) as agent:
-            reports = [folder / "outbox" / one / "report.json" for one in (made.folder.name, name)]
+            reports = [folder / "outbox" / name / "report.json" for name in names]
             agent.process.wait_until(lambda: all(map(_is_last, reports)), "answer", PATIENCE_S)
-            key = json.loads(reports[0].read_bytes())["study_key"]
-            _draw(shown, f"http://127.0.0.1:{port}", key, out)
-    typer.echo(f"pictures: {out / 'status.png'}, {out / 'viewer.png'}")
+            _draw(shown, f"http://127.0.0.1:{port}", reports[0], out)
+    typer.echo(f"pictures: {', '.join(str(out / name) for name in DRAWN)}")
 
 
 def _is_last(report: Path) -> bool:
     return report.is_file() and json.loads(report.read_bytes())["status"] != "provisional"
 
 
-def _draw(shown: Browser, url: str, study_key: str, out: Path) -> None:
+def _draw(shown: Browser, url: str, report: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    values = json.loads(report.read_bytes())
+    shown.show(View("readme", README_PX[0]))
+    shown.page.goto(report.with_suffix(".html").as_uri())
+    drawn = [shown.screenshot(README_PX[1])]
     shown.show(View("page", VIEWER_PX[0]))
     shown.page.goto(url)
     _wait(lambda: shown.page.evaluate("[...document.images].every(i => i.complete)"))
-    _save(shown.screenshot(), out / "status.png")
+    drawn.append(shown.screenshot())
     shown.show(View("viewer", *VIEWER_PX[:1], height=VIEWER_PX[1]))
-    shown.page.goto(f"{url}/study/{study_key}/view#1")
+    shown.page.goto(f"{url}/study/{values['study_key']}/view#1")
     _wait(lambda: shown.page.evaluate("document.getElementById('message').hidden"))
     time.sleep(1.0)  # the slice, and its neighbours
-    _save(shown.screenshot(VIEWER_PX[1]), out / "viewer.png")
+    drawn.append(shown.screenshot(VIEWER_PX[1]))
+    told = PngInfo()
+    told.add_text("result", values["result"])
+    told.add_text("models", ", ".join(values["models"].values()))
+    for name, png in zip(DRAWN, drawn, strict=True):
+        with Image.open(BytesIO(png)) as picture:
+            plain = picture.convert("RGB")
+            kept = plain if name == DRAWN[0] else plain.quantize(COLOURS)
+            kept.save(out / name, optimize=True, pnginfo=told)
 
 
 def _wait(holds: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE_S
     while not holds() and time.monotonic() < end:
         time.sleep(0.2)
-
-
-def _save(png: bytes, path: Path) -> None:
-    with Image.open(BytesIO(png)) as picture:
-        picture.convert("RGB").quantize(COLOURS).save(path, optimize=True)
 
 
 if __name__ == "__main__":
