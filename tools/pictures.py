@@ -35,7 +35,7 @@ README_PX = (1000, 1500)
 """Width and height of the picture in README."""
 VIEWER_PX = (1180, 720)
 DRAWN = ("report.png", "status.png", "viewer.png")
-"""Pictures of the documents; each has as its texts the ``result`` of the report, and the ``models``."""
+"""Pictures of the documents; each has the texts ``result`` of the report, and ``models``."""
 COLOURS = 256
 """Of a picture: the file is a third as large. The thin outlines of a report need more."""
 
