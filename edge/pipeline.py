@@ -98,13 +98,14 @@ class Pipeline:
 class StudyResult:
     """The report of one study, and its files.
 
-    Its ledger is complete. The ledger in the files ends where their writing began. ``evidence`` is
-    what was written beside the report.
+    Its ledger is complete. The ledger in the files ends where their writing began. ``evidence`` and
+    ``pictures`` are what was written beside the report.
     """
 
     report: Report
     paths: ReportPaths
     evidence: EvidenceFiles = field(default_factory=dict)
+    pictures: Pictures = field(default_factory=dict)
 
 
 def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
@@ -137,7 +138,7 @@ def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
             OUTLINES: outlines_file(report.listed, box.geometry),
         }
         paths = pipeline.write(report, pictures, job.out, evidence)
-    return StudyResult(replace(report, ledger=budget.ledger), paths, evidence)
+    return StudyResult(replace(report, ledger=budget.ledger), paths, evidence, pictures)
 
 
 def detect(
