@@ -55,7 +55,7 @@ check: $(VENV)/dev.stamp ## Check format, lint, types, import contracts and gene
 
 evaluate: $(VENV)/dev.stamp ## Measure every claim of the documentation again on DATA, and draw its pictures.
 	$(BIN)/python -m evaluation.claims --data "$(DATA)"
-	$(BIN)/python -m tools.pictures documents
+	$(BIN)/python -m tools.pictures
 
 clean: ## Remove the environment and the output of the demo.
 	rm -rf $(VENV) demo

@@ -1,10 +1,7 @@
-"""Pictures of the pages for the documents, drawn by a real browser.
+"""``python -m tools.pictures`` draws the pictures of README and the pages, by a real browser.
 
-``python -m tools.pictures report`` shows a report's page at the width of a desktop and of a phone,
-light and dark, and prints it. In each view a script looks for content wider than its page, and for
-text of too little contrast. ``python -m tools.pictures documents`` lets a real agent and a real
-cloud read a synthetic chest, and another one that lacks a slice, and draws the pictures of README
-and the pages: the report, the agent's status page and its viewer. ``make evaluate`` runs it.
+A real agent and a real cloud read a synthetic chest, and another one that lacks a slice. The
+pictures are of the report, of the agent's status page and of its viewer. ``make evaluate`` runs it.
 """
 
 import json
@@ -27,7 +24,6 @@ from evaluation.errors import MissingProgram
 from evaluation.phantoms import prepare, whole_chest
 from evaluation.run import run_program
 from evaluation.world import free_ports, running_agent, running_cloud
-from models.runtime.errors import MissingData
 from tools.demo import DEADLINE_S, SEED
 
 PATIENCE_S = 900.0
@@ -39,41 +35,6 @@ DRAWN = ("report.png", "status.png", "viewer.png")
 COLOURS = 256
 """Of a picture: the file is a third as large. The thin outlines of a report need more."""
 
-PAGE_SCRIPT = """
-side => {
-const faults = [];
-const name = e => e.tagName.toLowerCase() + (e.id ? '#' + e.id : '') +
-  (e.classList.length ? '.' + [...e.classList].join('.') : '');
-const clipped = e => { for (; e; e = e.parentElement)
-  if (getComputedStyle(e).clipPath !== 'none') return true; return false; };
-const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
-const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
-  .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-const behind = e => { for (; e; e = e.parentElement) {
-  const colour = numbers(getComputedStyle(e).backgroundColor);
-  if (colour.length < 4 || colour[3] > 0) return colour; } return [255, 255, 255]; };
-if (document.documentElement.scrollWidth > side)
-  faults.push(`the page is ${document.documentElement.scrollWidth} px wide, the window ${side} px`);
-for (const e of document.body.querySelectorAll('*')) {
-  if (e.closest('svg') || !e.checkVisibility() || clipped(e)) continue;
-  const box = e.getBoundingClientRect();
-  if (box.left < -0.5 || box.right > side + 0.5)
-    faults.push(`${name(e)} reaches from ${box.left} to ${box.right} px`);
-  if (e.clientWidth && e.scrollWidth > e.clientWidth + 1)
-    faults.push(`${name(e)} holds ${e.scrollWidth} px in ${e.clientWidth} px`);
-  if ([...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) {
-    const [one, other] = [numbers(getComputedStyle(e).color), behind(e)].map(light);
-    const ratio = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
-    if (ratio < 4.5) faults.push(`${name(e)} has a contrast of ${ratio.toFixed(1)}`);
-  }
-}
-return [...new Set(faults)];
-}
-"""
-"""Returns the faults of the page in a window of this many pixels: overflow, and contrast below 4.5
-(WCAG 2.2, AA)."""
-
 
 @dataclass(frozen=True)
 class View:
@@ -84,14 +45,6 @@ class View:
     dark: bool = False
     phone: bool = False
     height: int = 900
-
-
-VIEWS = (
-    View("desktop", 1280),
-    View("desktop_dark", 1280, dark=True),
-    View("phone", 390, phone=True),
-    View("phone_dark", 390, dark=True, phone=True),
-)
 
 
 @dataclass(frozen=True)
@@ -107,11 +60,6 @@ class Browser:
         scale = {"deviceScaleFactor": 2 if view.phone else 1, "mobile": view.phone}
         self.devtools.send("Emulation.setDeviceMetricsOverride", {**size, **scale})
         self.page.emulate_media(media="screen", color_scheme="dark" if view.dark else "light")
-
-    def faults(self, view: View) -> list[str]:
-        """Show the page in this view, and return what `PAGE_SCRIPT` finds."""
-        self.show(view)
-        return [str(fault) for fault in self.page.evaluate(PAGE_SCRIPT, view.width)]
 
     def screenshot(self, height: int | None = None) -> bytes:
         """Return the page as PNG, from its top: the whole of it or ``height`` CSS pixels."""
@@ -142,56 +90,22 @@ def browser() -> Iterator[Browser]:
         yield Browser(page, context.new_cdp_session(page))
 
 
-def look(shown: Browser, page: Path, out: Path) -> dict[str, list[str]]:
-    """Write a screenshot of each of `VIEWS` and the PDF into ``out``; return faults by view."""
-    out.mkdir(parents=True, exist_ok=True)
-    shown.page.goto(page.resolve().as_uri())
-    faults = {}
-    for view in VIEWS:
-        faults[view.name] = shown.faults(view)
-        (out / f"{view.name}.png").write_bytes(shown.screenshot())
-    shown.page.pdf(format="A4", path=out / "printed.pdf")
-    return faults
-
-
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-
-
-@app.command()
-def report(
-    page: Annotated[Path, typer.Argument(help="Page of a report.", metavar="<path>")] = Path(
-        f"demo/reports/phantom-{SEED}/report.html"
-    ),
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("runs/screenshots"),
-) -> None:
-    """Show a report's page: desktop, phone, dark, and printed.
-
-    It ends with status 1 if anything is wider than its page, or has too little contrast.
-    """
-    if not page.is_file():
-        raise MissingData(page, "there is no such page; make demo writes the default one")
-    with browser() as shown:
-        found = look(shown, page, out)
-    for name, faults in found.items():
-        typer.echo(f"{name}: {'; '.join(faults) or 'nothing overflows, every contrast is enough'}")
-    typer.echo(f"pictures and PDF: {out}")
-    if any(found.values()):
-        raise typer.Exit(1)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def documents(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("docs"),
-    cache: Annotated[Path, typer.Option(help="Folder for the phantoms.")] = Path("demo"),
+    cache: Annotated[Path, typer.Option(help="Folder for the phantoms.")] = Path("runs"),
 ) -> None:
     """Read phantoms with agent and cloud, and draw report.png, status.png and viewer.png."""
-    made, other = prepare([whole_chest(SEED), whole_chest(SEED + 1)], cache)
     (port,) = free_ports(1)
     with (
-        tempfile.TemporaryDirectory(prefix="overread-status-") as work,
         browser() as shown,
+        tempfile.TemporaryDirectory(prefix="overread-pictures-") as work,
         running_cloud() as cloud,
     ):
+        made, other = prepare([whole_chest(SEED), whole_chest(SEED + 1)], cache)
         folder, inbox = Path(work), Path(work, "inbox")
         names = [made.folder.name, "incomplete-export"]
         for study, name in zip((made, other), names, strict=True):
